@@ -1,0 +1,64 @@
+/**
+ * Every error a caller can meet, in one place: its stable code, the HTTP status it is answered with (RFC 9110) and the
+ * title of its problem document (RFC 9457). A code keeps its one meaning for ever; `detail` carries the particulars and
+ * what to do next.
+ */
+export const errorCodes = {
+  'invalid-request': { status: 400, title: 'The request is not valid' },
+  'invalid-cursor': { status: 400, title: 'The cursor is not one of ours' },
+  'idempotency-key-required': { status: 400, title: 'This operation needs an Idempotency-Key' },
+  'invalid-idempotency-key': { status: 400, title: 'The Idempotency-Key is malformed' },
+  'not-found': { status: 404, title: 'There is nothing at this address' },
+  'order-not-found': { status: 404, title: 'There is no such order' },
+  'product-not-found': { status: 404, title: 'There is no such product' },
+  'key-not-found': { status: 404, title: 'The cache holds nothing under this key' },
+  'method-not-allowed': { status: 405, title: 'The address does not answer this method' },
+  'out-of-stock': { status: 409, title: 'There is not enough stock' },
+  'price-changed': { status: 409, title: 'The total is not the one expected' },
+  'illegal-transition': { status: 409, title: 'The order cannot do this in its present state' },
+  'stock-below-reserved': { status: 409, title: 'The stock would fall below what is promised to orders' },
+  'request-in-progress': { status: 409, title: 'A request with this Idempotency-Key is still running' },
+  'precondition-failed': { status: 412, title: 'The resource has changed since it was read' },
+  'payload-too-large': { status: 413, title: 'The request is too large' },
+  'unsupported-media-type': { status: 415, title: 'The content type is not supported' },
+  'unknown-product': { status: 422, title: 'The order names a product that does not exist' },
+  'currency-mismatch': { status: 422, title: 'The amounts are not all in one currency' },
+  'idempotency-key-reused': { status: 422, title: 'This Idempotency-Key belongs to another request' },
+  'too-many-requests': { status: 429, title: 'Too many requests' },
+  internal: { status: 500, title: 'Something went wrong on our side' },
+  unavailable: { status: 503, title: 'A service this request needs is not available' },
+  'deadline-exceeded': { status: 503, title: 'The answer did not come in time' },
+} as const satisfies Record<string, { status: number; title: string }>;
+
+export type ErrorCode = keyof typeof errorCodes;
+
+export const isErrorCode = (code: unknown): code is ErrorCode =>
+  typeof code === 'string' && Object.hasOwn(errorCodes, code);
+
+/** One fault of a request: where it is (`lines.0.quantity`) and what is wrong there. */
+export interface Fault {
+  path: string;
+  message: string;
+}
+
+/** A refusal with a stable code. It crosses REST as problem+json and messages as `{code, detail, extensions}`. */
+export class CleaveError extends Error {
+  override readonly name = 'CleaveError';
+
+  /**
+   * @param detail what happened and what to do next, for a person to read
+   * @param extensions further members of the problem document, plain JSON
+   */
+  constructor(
+    readonly code: ErrorCode,
+    readonly detail: string,
+    readonly extensions: Record<string, unknown> = {},
+    options?: ErrorOptions,
+  ) {
+    super(`${code}: ${detail}`, options);
+  }
+
+  get status(): number {
+    return errorCodes[this.code].status;
+  }
+}

@@ -1,0 +1,176 @@
+import { z } from 'zod';
+import { contract } from './operation.js';
+import {
+  amountMinor,
+  currency,
+  idText,
+  limits,
+  moment,
+  pageOf,
+  quantity,
+  text,
+  unitPriceMinor,
+  callerId,
+} from './values.js';
+
+export const putProductRequest = z
+  .strictObject({ name: text(limits.textLength, 1), unit_price_minor: unitPriceMinor, currency })
+  .meta({
+    id: 'PutProductRequest',
+    examples: [{ name: 'White hanging heart', unit_price_minor: 255, currency: 'GBP' }],
+  });
+
+export const product = z
+  .object({
+    product_id: idText,
+    name: z.string(),
+    unit_price_minor: unitPriceMinor,
+    currency,
+    created_at: moment,
+    updated_at: moment,
+  })
+  .meta({ id: 'Product' });
+export type Product = z.output<typeof product>;
+
+export const productPage = pageOf(product).meta({ id: 'ProductPage' });
+
+export const putProductsRequest = z
+  .strictObject({
+    products: z
+      .array(
+        z.strictObject({
+          product_id: callerId,
+          name: text(limits.textLength, 1),
+          unit_price_minor: unitPriceMinor,
+          currency,
+        }),
+      )
+      .min(1)
+      .max(limits.batch),
+  })
+  .meta({
+    id: 'PutProductsRequest',
+    examples: [
+      { products: [{ product_id: '85123A', name: 'White hanging heart', unit_price_minor: 255, currency: 'GBP' }] },
+    ],
+  });
+
+export const productBatch = z.object({ data: z.array(product) }).meta({ id: 'ProductBatch' });
+
+const onHand = z.int().min(0).max(limits.onHand);
+
+export const putStockRequest = z
+  .strictObject({ on_hand: onHand.meta({ description: 'What was counted on the shelf.' }) })
+  .meta({ id: 'PutStockRequest', examples: [{ on_hand: 100 }] });
+
+export const putStockBatchRequest = z
+  .strictObject({
+    stock: z
+      .array(z.strictObject({ product_id: callerId, on_hand: onHand }))
+      .min(1)
+      .max(limits.batch),
+  })
+  .meta({ id: 'PutStockBatchRequest', examples: [{ stock: [{ product_id: 'demo-mug', on_hand: 100 }] }] });
+
+export const adjustStockRequest = z
+  .strictObject({
+    delta: z
+      .int()
+      .min(-limits.onHand)
+      .max(limits.onHand)
+      .refine((it) => it !== 0, 'must not be 0'),
+    reason: text(limits.textLength, 1),
+  })
+  .meta({ id: 'AdjustStockRequest', examples: [{ delta: -2, reason: 'broken' }] });
+
+export const stock = z
+  .object({
+    product_id: idText,
+    on_hand: z.int().meta({ description: 'What lies on the shelf.' }),
+    reserved: z.int().meta({ description: 'What is promised to orders.' }),
+    available: z.int().meta({ description: 'on_hand − reserved' }),
+    sold: z.int().meta({ description: 'Counts the units handed over.' }),
+  })
+  .meta({ id: 'Stock' });
+export type Stock = z.output<typeof stock>;
+
+export const stockBatch = z.object({ data: z.array(stock) }).meta({ id: 'StockBatch' });
+
+export const productListQuery = z.strictObject({
+  limit: z.string().optional(),
+  cursor: z.string().max(1_000).optional(),
+});
+
+const heldLine = z.object({
+  product_id: idText,
+  quantity,
+  unit_price_minor: unitPriceMinor.optional(),
+});
+
+const reservationRequest = z.object({
+  reservation_id: z.uuid(),
+  lines: z.array(heldLine).min(1).max(limits.lines),
+  /** The range the sum of the lines must fall into, in minor units; unbounded when left out. */
+  items_total: z.object({ at_least: amountMinor, at_most: amountMinor }).optional(),
+  /** From when on an operator may ask what became of the reservation. Inventory never releases it on its own. */
+  deadline_at: moment,
+});
+export type ReservationRequest = z.output<typeof reservationRequest>;
+
+const decision = z.discriminatedUnion('outcome', [
+  z.object({ reservation_id: z.uuid(), outcome: z.literal('held') }),
+  z.object({
+    reservation_id: z.uuid(),
+    outcome: z.literal('out-of-stock'),
+    shortages: z.array(z.object({ product_id: idText, requested: z.int(), available: z.int() })),
+  }),
+  z.object({ reservation_id: z.uuid(), outcome: z.literal('unknown-product'), product_ids: z.array(idText) }),
+  z.object({ reservation_id: z.uuid(), outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
+  z.object({
+    reservation_id: z.uuid(),
+    outcome: z.literal('total-outside'),
+    items_total_minor: amountMinor.nullable(),
+  }),
+  /** The reservation was held once and has been released since: the caller tries anew under another id. */
+  z.object({ reservation_id: z.uuid(), outcome: z.literal('released') }),
+]);
+export type Decision = z.output<typeof decision>;
+
+const effect = z.object({
+  /** Names the effect for ever: applied once, however often it is delivered. */
+  effect_id: text(limits.idLength, 1),
+  reservation_id: z.uuid(),
+  kind: z.enum(['confirm', 'release', 'fulfil', 'restock']),
+  /** The units concerned, for `fulfil` and `restock`. */
+  lines: z.array(z.object({ product_id: idText, quantity: z.int().min(1) })),
+});
+export type StockEffect = z.output<typeof effect>;
+
+/** What inventory answers to the other modules. */
+export const inventoryContract = contract('inventory', {
+  reserve: {
+    summary:
+      'Holds stock for a batch of orders, each all-or-nothing, in the order given. Holds and out-of-stock refusals are kept ' +
+      'under the reservation id, so that every try of one request gets the same answer; other refusals are not kept.',
+    request: z.object({ reservations: z.array(reservationRequest).min(1).max(limits.batch) }),
+    reply: z.object({
+      /** In the order of the request. */
+      decisions: z.array(decision),
+      /** Every known product of the batch, once. */
+      products: z.array(z.object({ product_id: idText, name: z.string(), unit_price_minor: unitPriceMinor, currency })),
+    }),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 16_777_216,
+  },
+  settle: {
+    summary: 'Applies what became of orders to the stock: effects of one reservation in the order given, each once.',
+    request: z.object({ effects: z.array(effect).min(1).max(limits.batch) }),
+    reply: z.object({ applied: z.int(), repeated: z.int() }),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 16_777_216,
+  },
+});

@@ -1,0 +1,199 @@
+import { z } from 'zod';
+import {
+  amountMinor,
+  callerId,
+  currency,
+  idText,
+  limits,
+  metadata,
+  moment,
+  nonNegativeAmountMinor,
+  pageOf,
+  quantity,
+  text,
+  unitPriceMinor,
+} from './values.js';
+
+export const adjustmentKinds = ['tax', 'shipping', 'discount'] as const;
+
+export const orderStatuses = [
+  'pending',
+  'confirmed',
+  'partially-fulfilled',
+  'fulfilled',
+  'returned',
+  'cancelled',
+] as const;
+export type OrderStatus = (typeof orderStatuses)[number];
+
+const orderLineRequest = z.strictObject({
+  product_id: callerId,
+  quantity,
+  unit_price_minor: unitPriceMinor
+    .optional()
+    .meta({ description: 'The price of one unit, for callers who set prices; the catalogue price otherwise.' }),
+});
+
+const adjustmentRequest = z
+  .strictObject({
+    kind: z.enum(adjustmentKinds),
+    label: text(limits.textLength, 1),
+    amount_minor: amountMinor,
+  })
+  .refine((it) => it.kind === 'discount' || it.amount_minor >= 0, {
+    error: 'must not be negative, except for a discount',
+    path: ['amount_minor'],
+  })
+  .meta({
+    description: 'A discount lowers the total, whichever sign it is written with; it is kept as a negative amount.',
+  });
+
+const orderOptions = {
+  reference: text(limits.idLength, 1)
+    .optional()
+    .meta({ description: "The caller's own number for the order; it need not be unique.", examples: ['536365'] }),
+  adjustments: z.array(adjustmentRequest).max(limits.adjustments).optional(),
+  expected_total_minor: nonNegativeAmountMinor
+    .optional()
+    .meta({ description: 'The order is refused with `price-changed` when its total is another.' }),
+  metadata: metadata.optional(),
+};
+
+export const placeOrderOfLines = z
+  .strictObject({
+    customer_id: callerId,
+    lines: z.array(orderLineRequest).min(1).max(limits.lines),
+    ...orderOptions,
+  })
+  .meta({
+    id: 'PlaceOrderOfLines',
+    examples: [
+      {
+        customer_id: 'c-1',
+        lines: [
+          { product_id: 'demo-mug', quantity: 2 },
+          { product_id: 'demo-lamp', quantity: 1 },
+        ],
+        adjustments: [{ kind: 'shipping', label: 'Parcel', amount_minor: 495 }],
+      },
+    ],
+  });
+
+export const placeOrderOfOneProduct = z
+  .strictObject({ customer_id: callerId, product_id: callerId, quantity, ...orderOptions })
+  .meta({
+    id: 'PlaceOrderOfOneProduct',
+    examples: [{ customer_id: 'c-1', product_id: 'demo-mug', quantity: 1 }],
+  });
+
+/** Both forms of an order. The form is told by `lines`, so that every fault is reported against the form that was meant. */
+export const placeOrderRequest = z.union([placeOrderOfOneProduct, placeOrderOfLines]).meta({ id: 'PlaceOrderRequest' });
+export type PlaceOrderRequest = z.output<typeof placeOrderRequest>;
+
+export const orderLine = z
+  .object({
+    line: z.int().meta({ description: 'The number of the line within the order, from 1.' }),
+    product_id: idText,
+    name: z.string(),
+    quantity,
+    unit_price_minor: unitPriceMinor,
+    fulfilled: z.int().meta({ description: 'Units handed over so far.' }),
+    returned: z.int().meta({ description: 'Units that came back so far.' }),
+  })
+  .meta({ id: 'OrderLine' });
+
+export const adjustment = z
+  .object({ kind: z.enum(adjustmentKinds), label: z.string(), amount_minor: amountMinor })
+  .meta({ id: 'Adjustment' });
+
+export const order = z
+  .object({
+    order_id: z.uuid(),
+    status: z.enum(orderStatuses),
+    customer_id: idText,
+    reference: z.string().nullable(),
+    currency,
+    total_minor: nonNegativeAmountMinor.meta({ description: 'Lines and adjustments added up, in minor units.' }),
+    returned_total_minor: nonNegativeAmountMinor.meta({ description: 'What the returned goods are credited with.' }),
+    lines: z.array(orderLine),
+    adjustments: z.array(adjustment),
+    metadata: z.record(z.string(), z.unknown()),
+    version: z.int().meta({ description: 'Counts the changes of the order; the ETag carries it.' }),
+    created_at: moment,
+    updated_at: moment,
+  })
+  .meta({ id: 'Order' });
+export type OrderDocument = z.output<typeof order>;
+
+export const orderPage = pageOf(order).meta({ id: 'OrderPage' });
+
+export const historyEntryTypes = ['placed', 'cancelled', 'fulfilled', 'returned'] as const;
+
+export const historyEntry = z
+  .object({
+    version: z.int().meta({ description: 'The version of the order that this entry led to.' }),
+    type: z.enum(historyEntryTypes),
+    status: z.enum(orderStatuses).meta({ description: 'The status that this entry led to.' }),
+    data: z.record(z.string(), z.unknown()),
+    at: moment,
+  })
+  .meta({ id: 'HistoryEntry' });
+
+export const orderHistory = z.object({ data: z.array(historyEntry) }).meta({ id: 'OrderHistory' });
+
+const lineUnits = {
+  product_id: callerId,
+  quantity,
+  line: z
+    .int()
+    .min(1)
+    .max(limits.lines)
+    .optional()
+    .meta({
+      description: 'Which line of the order is meant, where several name the product; the first that fits otherwise.',
+    }),
+};
+
+export const cancelOrderRequest = z
+  .strictObject({ reason: text(limits.textLength).optional() })
+  .meta({ id: 'CancelOrderRequest', examples: [{ reason: 'changed my mind' }] });
+
+export const fulfilOrderRequest = z
+  .strictObject({
+    lines: z
+      .array(z.strictObject(lineUnits))
+      .min(1)
+      .max(limits.lines)
+      .optional()
+      .meta({ description: 'The units handed over; all that remain when left out.' }),
+  })
+  .meta({ id: 'FulfilOrderRequest', examples: [{}] });
+
+export const returnOrderRequest = z
+  .strictObject({
+    lines: z
+      .array(
+        z.strictObject({
+          ...lineUnits,
+          amount_minor: nonNegativeAmountMinor
+            .optional()
+            .meta({ description: 'What the units are credited with; their price in the order when left out.' }),
+        }),
+      )
+      .min(1)
+      .max(limits.lines),
+    restock: z.boolean().meta({ description: 'Whether the units go back on the shelf.' }),
+    reason: text(limits.textLength, 1),
+  })
+  .meta({
+    id: 'ReturnOrderRequest',
+    examples: [{ lines: [{ product_id: 'demo-mug', quantity: 1 }], restock: true, reason: 'damaged box' }],
+  });
+
+export const orderListQuery = z.strictObject({
+  customer_id: idText.optional(),
+  status: z.enum(orderStatuses).optional(),
+  reference: text(limits.idLength, 1).optional(),
+  limit: z.string().optional(),
+  cursor: z.string().max(1_000).optional(),
+});

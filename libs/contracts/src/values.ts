@@ -1,0 +1,89 @@
+import { z } from 'zod';
+
+/** The limits of the public API. Everything has one. */
+export const limits = {
+  idLength: 128,
+  keyLength: 255,
+  textLength: 500,
+  lines: 2_000,
+  adjustments: 100,
+  quantity: 1_000_000,
+  unitPriceMinor: 100_000_000_000,
+  onHand: 1_000_000_000_000,
+  page: 200,
+  defaultPage: 50,
+  batch: 1_000,
+  metadataBytes: 16_384,
+  nesting: 32,
+  bodyBytes: 1_048_576,
+  cacheKeyBytes: 1_024,
+  cacheTtlMs: 365 * 24 * 3_600_000,
+} as const;
+
+/** Postgres stores neither NUL nor lone surrogates in text, so they are refused where they enter. */
+const isStorable = (text: string): boolean => !text.includes('\0') && text.isWellFormed();
+const storableMessage = 'must not contain NUL or unpaired surrogates';
+
+/** A text that Postgres can keep. */
+export const text = (maximum: number, minimum = 0) =>
+  z.string().min(minimum).max(maximum).refine(isStorable, storableMessage);
+
+/** An id chosen by the caller: 1 to 128 characters, case-sensitive; an integer is taken as its decimal string. */
+export const callerId = z
+  .union([text(limits.idLength, 1), z.int()], {
+    error: `must be a string of 1 to ${limits.idLength} characters (no NUL, no unpaired surrogates) or an integer`,
+  })
+  .transform(String)
+  .meta({ description: 'Case-sensitive. An integer is taken as its decimal string.' });
+
+/** The same id where it can only be text: in an address, in a reply, between modules. */
+export const idText = text(limits.idLength, 1);
+
+export const quantity = z.int().min(1).max(limits.quantity);
+
+/** An amount of money in minor units (pence, cents): an integer whose magnitude stays below 2^53. */
+export const amountMinor = z.int();
+export const nonNegativeAmountMinor = z.int().min(0);
+export const unitPriceMinor = z.int().min(0).max(limits.unitPriceMinor);
+
+/** An ISO 4217 code. */
+export const currency = z.string().regex(/^[A-Z]{3}$/, 'must be an ISO 4217 code such as GBP');
+
+/** A moment: RFC 3339 text in UTC with milliseconds on the wire, a Date in the program. */
+export const moment = z.codec(z.iso.datetime(), z.date(), {
+  decode: (wire) => new Date(wire),
+  encode: (date) => date.toISOString(),
+});
+
+/** How deep a JSON value is nested: 0 for a scalar. Iterative, so that depth cannot exhaust the stack. */
+export const nestingOf = (value: unknown): number => {
+  let depth = 0;
+  let level: unknown[] = [value];
+  for (;;) {
+    const next: unknown[] = [];
+    for (const item of level) if (item !== null && typeof item === 'object') next.push(...Object.values(item));
+    const containers = level.some((item) => item !== null && typeof item === 'object');
+    if (!containers) return depth;
+    depth += 1;
+    level = next;
+  }
+};
+
+/** JSON.stringify escapes NUL and unpaired surrogates, so a look at its text finds them anywhere in a value. */
+const isStorableJson = (json: string): boolean => !/(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/i.test(json);
+
+/** The caller's own data, kept and given back as it came. */
+export const metadata = z
+  .record(z.string(), z.unknown())
+  .refine((value) => {
+    const json = JSON.stringify(value);
+    return Buffer.byteLength(json) <= limits.metadataBytes && isStorableJson(json);
+  }, `must be at most ${limits.metadataBytes} bytes of JSON, without NUL or unpaired surrogates`)
+  .meta({ description: `The caller's own data, at most ${limits.metadataBytes} bytes of JSON.` });
+
+/** One page of a list, newest first, and the way to the next. */
+export const pageOf = <Item extends z.ZodType>(item: Item) =>
+  z.object({
+    data: z.array(item),
+    next_cursor: z.string().nullable().meta({ description: 'Pass it as `cursor` for the next page; null at the end.' }),
+  });
