@@ -87,3 +87,7 @@ export const pageOf = <Item extends z.ZodType>(item: Item) =>
     data: z.array(item),
     next_cursor: z.string().nullable().meta({ description: 'Pass it as `cursor` for the next page; null at the end.' }),
   });
+
+/** Whose data it is and who asks, until keys tell them apart. */
+export const defaultTenant = 'default';
+export const defaultAccount = 'default';

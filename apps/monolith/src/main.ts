@@ -1,0 +1,15 @@
+import { readEnvironment } from '#config';
+import { run, serve, startDatabaseFor } from '#service';
+import { document, modules } from './modules.js';
+import { environmentOf, monolithEnvironment } from './environment.js';
+import { welcome } from './welcome.js';
+
+/** Every module in one process, with a database of its own unless `DATABASE_URL` names one. */
+run(async () => {
+  const environment = readEnvironment(monolithEnvironment, environmentOf(process.env));
+  const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL } = environment;
+  const database = await startDatabaseFor({ ORDER_DATABASE_URL, INVENTORY_DATABASE_URL }, environment.DATA_DIR);
+  const settings = { ...environment, ...database.urls };
+  const url = await serve({ ...settings, name: 'monolith', document, modules: modules(settings), after: [database.stop] });
+  welcome(url, settings.DEMO_PRODUCTS);
+});

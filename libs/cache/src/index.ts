@@ -1,0 +1,1 @@
+export { CacheModule, cacheEnvironment } from './cache.module.js';

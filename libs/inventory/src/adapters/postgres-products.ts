@@ -1,0 +1,75 @@
+import { Injectable } from '@nestjs/common';
+import { InjectRepository } from '@nestjs/typeorm';
+import { MoreThan, type Repository } from 'typeorm';
+import type { Product } from '#contracts';
+import { InjectSql, Sql } from '#database';
+import type { ProductList } from '../use-cases/list-products.js';
+import type { ProductCatalogue, ProductDescription } from '../use-cases/put-products.js';
+import type { ProductReader } from '../use-cases/read-product.js';
+import { ProductEntity } from './product.entity.js';
+
+const productOf = (row: ProductEntity): Product => ({
+  product_id: row.productId,
+  name: row.name,
+  unit_price_minor: Number(row.unitPriceMinor),
+  currency: row.currency,
+  created_at: row.createdAt,
+  updated_at: row.updatedAt,
+});
+
+/** The catalogue in Postgres. */
+@Injectable()
+export class PostgresProducts implements ProductReader, ProductList, ProductCatalogue {
+  constructor(
+    @InjectRepository(ProductEntity, 'inventory') private readonly products: Repository<ProductEntity>,
+    @InjectSql('inventory') private readonly sql: Sql,
+  ) {}
+
+  async find(tenantId: string, productId: string): Promise<Product | undefined> {
+    const row = await this.products.findOneBy({ tenantId, productId });
+    return row ? productOf(row) : undefined;
+  }
+
+  async page(tenantId: string, after: string | undefined, limit: number): Promise<Product[]> {
+    const rows = await this.products.find({
+      where: { tenantId, ...(after !== undefined && { productId: MoreThan(after) }) },
+      order: { productId: 'ASC' },
+      take: limit,
+    });
+    return rows.map(productOf);
+  }
+
+  async isEmpty(tenantId: string): Promise<boolean> {
+    return !(await this.products.existsBy({ tenantId }));
+  }
+
+  async put(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]> {
+    return this.sql.query<Product & { created: boolean }>(put, [
+      tenant,
+      products.map((it) => it.product_id),
+      products.map((it) => it.name),
+      products.map((it) => it.unit_price_minor),
+      products.map((it) => it.currency),
+    ]);
+  }
+}
+
+/** Rows are written in the order of their ids, as every writer of products does, so that two batches cannot deadlock. */
+const put = {
+  name: 'inventory-put-products',
+  text: `
+    WITH wanted AS (
+      SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[])
+        WITH ORDINALITY AS w(product_id, name, unit_price_minor, currency, position)
+    ), written AS (
+      INSERT INTO inventory.products AS p (tenant_id, product_id, name, unit_price_minor, currency)
+      SELECT $1, product_id, name, unit_price_minor, currency FROM wanted ORDER BY product_id COLLATE "C"
+      ON CONFLICT (tenant_id, product_id) DO UPDATE
+      SET name = excluded.name, unit_price_minor = excluded.unit_price_minor, currency = excluded.currency,
+          updated_at = CASE WHEN (p.name, p.unit_price_minor, p.currency)
+                              = (excluded.name, excluded.unit_price_minor, excluded.currency)
+                            THEN p.updated_at ELSE now() END
+      RETURNING p.product_id, p.name, p.unit_price_minor, p.currency, p.created_at, p.updated_at, xmax = 0 AS created
+    )
+    SELECT written.* FROM written JOIN wanted USING (product_id) ORDER BY position`,
+};

@@ -1,0 +1,141 @@
+import { Injectable } from '@nestjs/common';
+import type { Decision, Stock, StockEffect } from '#contracts';
+import { limits } from '#contracts';
+import { InjectSql, Sql } from '#database';
+import type { ReservationBatch } from '../domain/reservation-batch.js';
+import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
+import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
+import type { StockLevels } from '../use-cases/read-stock.js';
+import type { StockReservations } from '../use-cases/reserve-stock.js';
+import type { StockSettlements } from '../use-cases/settle-stock.js';
+
+type StockRow = Omit<Stock, 'available'>;
+
+const stockOf = ({ product_id, on_hand, reserved, sold }: StockRow): Stock => ({
+  product_id,
+  on_hand,
+  reserved,
+  available: on_hand - reserved,
+  sold,
+});
+
+/** Units by product. */
+const unitsOf = (lines: StockEffect['lines']): Record<string, number> => {
+  const units = new Map<string, number>();
+  for (const line of lines) units.set(line.product_id, (units.get(line.product_id) ?? 0) + line.quantity);
+  return Object.fromEntries(units);
+};
+
+const decisionOf = (reservation_id: string, outcome: Decision['outcome'], detail: unknown): Decision => {
+  switch (outcome) {
+    case 'held':
+    case 'released':
+      return { reservation_id, outcome };
+    case 'out-of-stock':
+      return { reservation_id, outcome, shortages: detail as never };
+    case 'unknown-product':
+      return { reservation_id, outcome, product_ids: detail as string[] };
+    case 'currency-mismatch':
+      return { reservation_id, outcome, currencies: detail as string[] };
+    case 'total-outside':
+      return { reservation_id, outcome, items_total_minor: detail as number | null };
+  }
+};
+
+/** Stock in Postgres: every change is one call of a function of the `inventory` schema. */
+@Injectable()
+export class PostgresStock
+  implements StockReservations, StockSettlements, StockCounts, StockAdjustments, StockLevels
+{
+  constructor(@InjectSql('inventory') private readonly sql: Sql) {}
+
+  async decide(tenant: string, batch: ReservationBatch): ReturnType<StockReservations['decide']> {
+    const [row] = await this.sql.query<{
+      outcomes: Decision['outcome'][];
+      details: unknown[];
+      names: (string | null)[];
+      prices: number[];
+      currencies: string[];
+    }>(reserve, [
+      tenant,
+      batch.reservationIds,
+      batch.held.map((it) => JSON.stringify(it)),
+      batch.deadlines,
+      batch.productIds,
+      batch.lines.map((it) => it.reservation),
+      batch.lines.map((it) => it.product),
+      batch.lines.map((it) => it.quantity),
+      batch.lines.map((it) => it.catalogueQuantity),
+      batch.ownPricedMinor,
+      batch.atLeast,
+      batch.atMost,
+    ]);
+    if (!row) throw new Error('inventory.reserve returned no row');
+    return {
+      decisions: batch.reservationIds.map((id, index) =>
+        decisionOf(id, row.outcomes[index] as Decision['outcome'], row.details[index]),
+      ),
+      products: batch.productIds.flatMap((product_id, index) => {
+        const name = row.names[index];
+        if (name === null || name === undefined) return [];
+        return [{ product_id, name, unit_price_minor: row.prices[index]!, currency: row.currencies[index]! }];
+      }),
+    };
+  }
+
+  async apply(tenant: string, effects: readonly StockEffect[]): Promise<number> {
+    const [row] = await this.sql.query<{ applied: number }>(settle, [
+      tenant,
+      effects.map((it) => it.effect_id),
+      effects.map((it) => it.reservation_id),
+      effects.map((it) => it.kind),
+      effects.map((it) => JSON.stringify(unitsOf(it.lines))),
+    ]);
+    return row!.applied;
+  }
+
+  async count(tenant: string, counts: readonly StockCount[]): Promise<CountOutcome> {
+    const [row] = await this.sql.query<{
+      unknown: string[];
+      below: { product_id: string; on_hand: number; reserved: number }[] | null;
+      stock: StockRow[];
+    }>(countStock, [tenant, counts.map((it) => it.product_id), counts.map((it) => it.on_hand)]);
+    if (row!.unknown.length > 0) return { outcome: 'unknown', productIds: row!.unknown };
+    if (row!.below) return { outcome: 'below-reserved', below: row!.below };
+    return { outcome: 'counted', stock: row!.stock.map(stockOf) };
+  }
+
+  async adjust(tenant: string, adjustment: StockAdjustment): Promise<AdjustmentOutcome> {
+    const { account, idempotencyKey, productId, delta, reason } = adjustment;
+    const [row] = await this.sql.query<{ outcome: AdjustmentOutcome['outcome']; stock: StockRow | null }>(adjustStock, [
+      tenant,
+      account,
+      idempotencyKey,
+      productId,
+      delta,
+      reason,
+      limits.onHand,
+    ]);
+    return { outcome: row!.outcome, ...(row!.stock && { stock: stockOf(row!.stock) }) } as AdjustmentOutcome;
+  }
+
+  async of(tenant: string, productId: string): Promise<Stock | undefined> {
+    const [row] = await this.sql.query<StockRow>(read, [tenant, productId]);
+    return row && stockOf(row);
+  }
+}
+
+const reserve = {
+  name: 'inventory-reserve',
+  text: 'SELECT * FROM inventory.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
+};
+const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
+const countStock = { name: 'inventory-count', text: 'SELECT * FROM inventory.count_stock($1, $2, $3)' };
+const adjustStock = {
+  name: 'inventory-adjust',
+  text: 'SELECT * FROM inventory.adjust_stock($1, $2, $3, $4, $5, $6, $7)',
+};
+const read = {
+  name: 'inventory-read-stock',
+  text: 'SELECT product_id, on_hand, reserved, sold FROM inventory.products WHERE tenant_id = $1 AND product_id = $2',
+};

@@ -1,0 +1,12 @@
+import { CleaveError } from '#contracts';
+
+/** A batch that names a product twice is ambiguous. */
+export const refuseRepeats = (productIds: readonly string[], list: string): void => {
+  const seen = new Set<string>();
+  const faults = productIds.flatMap((id, index) =>
+    seen.size === seen.add(id).size
+      ? [{ path: `${list}.${index}.product_id`, message: `names product ${id} a second time` }]
+      : [],
+  );
+  if (faults.length > 0) throw new CleaveError('invalid-request', 'A batch names each product once.', { faults });
+};

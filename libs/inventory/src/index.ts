@@ -1,0 +1,1 @@
+export { InventoryModule, inventoryEnvironment } from './inventory.module.js';

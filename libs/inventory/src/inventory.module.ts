@@ -1,0 +1,102 @@
+import { Inject, Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import { cacheContract, defaultTenant } from '#contracts';
+import { env } from '#config';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { Readiness } from '#health';
+import { Messenger, address, balancePolicy, type Address, type BalancePolicy } from '#messaging';
+import { Cursors } from '#rest';
+import { ProductsAndStock1764000000001 } from '../migrations/1-products-and-stock.js';
+import { MessagingProductCache } from './adapters/messaging-product-cache.js';
+import { PostgresProducts } from './adapters/postgres-products.js';
+import { PostgresStock } from './adapters/postgres-stock.js';
+import { ProductEntity } from './adapters/product.entity.js';
+import { InventoryMessages } from './transport/inventory.messages.js';
+import { ProductsController } from './transport/products.controller.js';
+import { StockController } from './transport/stock.controller.js';
+import { AdjustStock, StockAdjustments } from './use-cases/adjust-stock.js';
+import { CountStock, StockCounts } from './use-cases/count-stock.js';
+import { ListProducts, ProductList } from './use-cases/list-products.js';
+import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
+import { ProductCache, ProductReader, ReadProduct } from './use-cases/read-product.js';
+import { ReadStock, StockLevels } from './use-cases/read-stock.js';
+import { ReserveStock, StockReservations } from './use-cases/reserve-stock.js';
+import { SettleStock, StockSettlements } from './use-cases/settle-stock.js';
+import { StockDemoProducts } from './use-cases/stock-demo-products.js';
+
+/** What inventory reads from the environment. */
+export const inventoryEnvironment = {
+  INVENTORY_DATABASE_URL: env.postgresUrl,
+  CACHE_AT: address,
+  CACHE_BALANCE: balancePolicy,
+  DEMO_PRODUCTS: env.flag,
+};
+
+interface InventoryOptions {
+  INVENTORY_DATABASE_URL: string;
+  CACHE_AT: Address;
+  CACHE_BALANCE: BalancePolicy;
+  DEMO_PRODUCTS: boolean;
+}
+
+const demoRequested = Symbol('demo products requested');
+
+/** Products, prices and stock. */
+@Module({})
+export class InventoryModule implements OnModuleInit {
+  constructor(
+    @Inject(demoRequested) private readonly demo: boolean,
+    private readonly stockDemoProducts: StockDemoProducts,
+    @InjectSql('inventory') private readonly sql: Sql,
+    private readonly readiness: Readiness,
+  ) {}
+
+  async onModuleInit(): Promise<void> {
+    this.readiness.add('inventory-database', () => this.sql.ping());
+    if (this.demo) await this.stockDemoProducts.execute(defaultTenant);
+  }
+
+  static register(options: InventoryOptions): DynamicModule {
+    return {
+      module: InventoryModule,
+      imports: [
+        databaseFor({
+          name: 'inventory',
+          url: options.INVENTORY_DATABASE_URL,
+          schema: 'inventory',
+          entities: [ProductEntity],
+          migrations: [ProductsAndStock1764000000001],
+        }),
+        TypeOrmModule.forFeature([ProductEntity], 'inventory'),
+      ],
+      controllers: [ProductsController, StockController, InventoryMessages],
+      providers: [
+        ...[AdjustStock, CountStock, ListProducts, PutProducts, ReadProduct, ReadStock, ReserveStock, SettleStock],
+        ...[PostgresStock, PostgresProducts],
+        ...[StockAdjustments, StockCounts, StockLevels, StockReservations, StockSettlements].map((port) => ({
+          provide: port,
+          useExisting: PostgresStock,
+        })),
+        ...[ProductCatalogue, ProductList, ProductReader].map((port) => ({
+          provide: port,
+          useExisting: PostgresProducts,
+        })),
+        {
+          provide: ProductCache,
+          inject: [Messenger],
+          useFactory: (messenger: Messenger) =>
+            new MessagingProductCache(
+              messenger.clientFor(cacheContract, options.CACHE_AT, { balance: options.CACHE_BALANCE }),
+            ),
+        },
+        {
+          provide: Cursors,
+          inject: [sqlToken('inventory')],
+          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'inventory')),
+        },
+        StockDemoProducts,
+        { provide: demoRequested, useValue: options.DEMO_PRODUCTS },
+      ],
+    };
+  }
+}

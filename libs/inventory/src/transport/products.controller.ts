@@ -1,0 +1,96 @@
+import { Body, Controller, Get, HttpCode, Param, Post, Put, Query, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
+import {
+  defaultTenant,
+  idText,
+  product,
+  productBatch,
+  productListQuery,
+  productPage,
+  putProductRequest,
+  putProductsRequest,
+  type Product,
+} from '#contracts';
+import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { ListProducts } from '../use-cases/list-products.js';
+import { PutProducts } from '../use-cases/put-products.js';
+import { ReadProduct } from '../use-cases/read-product.js';
+
+const cursor = z.object({ after: z.string() });
+
+@ApiTags('products')
+@Controller('products')
+export class ProductsController {
+  constructor(
+    private readonly putProducts: PutProducts,
+    private readonly readProduct: ReadProduct,
+    private readonly listProducts: ListProducts,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Put(':id')
+  @Endpoint({
+    operationId: 'putProduct',
+    summary: 'Create or change a product',
+    request: putProductRequest,
+    replies: {
+      200: { schema: product, description: 'The product, changed or as it was already' },
+      201: { schema: product, description: 'The product, created' },
+    },
+    errors: [],
+  })
+  async put(
+    @Param('id', valid(idText)) id: string,
+    @Body(valid(putProductRequest)) body: z.output<typeof putProductRequest>,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Product> {
+    const [put] = await this.putProducts.execute(defaultTenant, [{ product_id: id, ...body }]);
+    reply.status(put!.created ? 201 : 200);
+    return put!;
+  }
+
+  @Get(':id')
+  @Endpoint({
+    operationId: 'getProduct',
+    summary: 'Read a product',
+    description: 'Served through the cache: a change shows within ten seconds at the latest.',
+    replies: { 200: { schema: product, description: 'The product' } },
+    errors: ['product-not-found'],
+  })
+  get(@Param('id', valid(idText)) id: string): Promise<Product> {
+    return this.readProduct.execute(defaultTenant, id);
+  }
+
+  @Get()
+  @Endpoint({
+    operationId: 'listProducts',
+    summary: 'List products, in the order of their ids',
+    query: productListQuery,
+    replies: { 200: { schema: productPage, description: 'One page of products' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(productListQuery)) query: z.output<typeof productListQuery>,
+  ): Promise<z.output<typeof productPage>> {
+    const after = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).after;
+    const { data, last } = await this.listProducts.execute(defaultTenant, after, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
+  }
+
+  @Post('batch')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'putProducts',
+    summary: 'Create or change many products, all or none',
+    request: putProductsRequest,
+    replies: { 200: { schema: productBatch, description: 'The products, in the order of the request' } },
+    errors: [],
+  })
+  async putBatch(
+    @Body(valid(putProductsRequest)) body: z.output<typeof putProductsRequest>,
+  ): Promise<z.output<typeof productBatch>> {
+    return { data: await this.putProducts.execute(defaultTenant, body.products) };
+  }
+}

@@ -1,0 +1,93 @@
+import { Body, Controller, Get, HttpCode, Param, Post, Put, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import type { z } from 'zod';
+import {
+  adjustStockRequest,
+  defaultAccount,
+  defaultTenant,
+  idText,
+  putStockBatchRequest,
+  putStockRequest,
+  stock,
+  stockBatch,
+  type Stock,
+} from '#contracts';
+import { Endpoint, IdempotencyKey, valid } from '#rest';
+import { AdjustStock } from '../use-cases/adjust-stock.js';
+import { CountStock } from '../use-cases/count-stock.js';
+import { ReadStock } from '../use-cases/read-stock.js';
+
+@ApiTags('stock')
+@Controller('stock')
+export class StockController {
+  constructor(
+    private readonly countStock: CountStock,
+    private readonly adjustStock: AdjustStock,
+    private readonly readStock: ReadStock,
+  ) {}
+
+  @Put(':product_id')
+  @Endpoint({
+    operationId: 'putStock',
+    summary: 'Set what was counted on the shelf',
+    request: putStockRequest,
+    replies: { 200: { schema: stock, description: 'The stock after the count' } },
+    errors: ['product-not-found', 'stock-below-reserved'],
+  })
+  async put(
+    @Param('product_id', valid(idText)) productId: string,
+    @Body(valid(putStockRequest)) body: z.output<typeof putStockRequest>,
+  ): Promise<Stock> {
+    const [counted] = await this.countStock.execute(defaultTenant, [{ product_id: productId, ...body }]);
+    return counted!;
+  }
+
+  @Get(':product_id')
+  @Endpoint({
+    operationId: 'getStock',
+    summary: 'Read the stock of a product',
+    replies: { 200: { schema: stock, description: 'The stock at this moment' } },
+    errors: ['product-not-found'],
+  })
+  get(@Param('product_id', valid(idText)) productId: string): Promise<Stock> {
+    return this.readStock.execute(defaultTenant, productId);
+  }
+
+  @Post(':product_id/adjustments')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'adjustStock',
+    summary: 'Correct the stock by a difference',
+    request: adjustStockRequest,
+    replies: { 200: { schema: stock, description: 'The stock after the adjustment' } },
+    errors: ['product-not-found', 'stock-below-reserved', 'idempotency-key-reused'],
+    idempotencyKey: 'required',
+  })
+  async adjust(
+    @Param('product_id', valid(idText)) productId: string,
+    @IdempotencyKey({ required: true }) idempotencyKey: string,
+    @Body(valid(adjustStockRequest)) { delta, reason }: z.output<typeof adjustStockRequest>,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Stock> {
+    const adjustment = { productId, delta, reason, account: defaultAccount, idempotencyKey };
+    const { stock: adjusted, replayed } = await this.adjustStock.execute(defaultTenant, adjustment);
+    if (replayed) reply.header('Idempotent-Replayed', 'true');
+    return adjusted;
+  }
+
+  @Post('batch')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'putStockBatch',
+    summary: 'Set what was counted of many products, all or none',
+    request: putStockBatchRequest,
+    replies: { 200: { schema: stockBatch, description: 'The stocks, in the order of the request' } },
+    errors: ['product-not-found', 'stock-below-reserved'],
+  })
+  async putBatch(
+    @Body(valid(putStockBatchRequest)) body: z.output<typeof putStockBatchRequest>,
+  ): Promise<z.output<typeof stockBatch>> {
+    return { data: await this.countStock.execute(defaultTenant, body.stock) };
+  }
+}

@@ -1,0 +1,51 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError, limits, type Stock } from '#contracts';
+
+export interface StockAdjustment {
+  productId: string;
+  delta: number;
+  reason: string;
+  account: string;
+  idempotencyKey: string;
+}
+
+export type AdjustmentOutcome =
+  | { outcome: 'adjusted' | 'replayed'; stock: Stock }
+  | { outcome: 'unknown' | 'key-reused' }
+  | { outcome: 'below' | 'above'; stock: Stock };
+
+/** Adds to or takes from what lies on the shelf, once an idempotency key. */
+export abstract class StockAdjustments {
+  abstract adjust(tenant: string, adjustment: StockAdjustment): Promise<AdjustmentOutcome>;
+}
+
+/** Corrects the stock of a product by a difference, with a reason. */
+@Injectable()
+export class AdjustStock {
+  constructor(private readonly adjustments: StockAdjustments) {}
+
+  async execute(tenant: string, adjustment: StockAdjustment): Promise<{ stock: Stock; replayed: boolean }> {
+    const result = await this.adjustments.adjust(tenant, adjustment);
+    switch (result.outcome) {
+      case 'adjusted':
+      case 'replayed':
+        return { stock: result.stock, replayed: result.outcome === 'replayed' };
+      case 'unknown':
+        throw new CleaveError('product-not-found', 'Put the product before its stock.', {
+          product_ids: [adjustment.productId],
+        });
+      case 'key-reused':
+        throw new CleaveError('idempotency-key-reused', 'The key was used for another adjustment. Choose a new one.');
+      case 'below':
+        throw new CleaveError(
+          'stock-below-reserved',
+          'More units would be taken than are free of promises to orders. Cancel orders first, or take fewer.',
+          { products: [result.stock] },
+        );
+      case 'above':
+        throw new CleaveError('invalid-request', `The stock of a product cannot exceed ${limits.onHand} units.`, {
+          faults: [{ path: 'delta', message: 'would lift the stock above its limit' }],
+        });
+    }
+  }
+}

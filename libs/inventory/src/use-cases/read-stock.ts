@@ -1,0 +1,18 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError, type Stock } from '#contracts';
+
+export abstract class StockLevels {
+  abstract of(tenant: string, productId: string): Promise<Stock | undefined>;
+}
+
+/** Tells what lies on the shelf of a product and what of it is promised. */
+@Injectable()
+export class ReadStock {
+  constructor(private readonly levels: StockLevels) {}
+
+  async execute(tenant: string, productId: string): Promise<Stock> {
+    const stock = await this.levels.of(tenant, productId);
+    if (stock) return stock;
+    throw new CleaveError('product-not-found', `There is no product ${productId}.`, { product_ids: [productId] });
+  }
+}

@@ -1,0 +1,99 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+/** Orders with their history, the stored answers of keyed requests, and the outbox with its checkpoints. */
+export class Orders1764000000001 implements MigrationInterface {
+  readonly name = 'Orders1764000000001';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`
+      CREATE TABLE orders.orders (
+        tenant_id text COLLATE "C" NOT NULL,
+        order_id uuid NOT NULL,
+        account_id text COLLATE "C" NOT NULL,
+        customer_id text COLLATE "C" NOT NULL,
+        reference text COLLATE "C",
+        status text COLLATE "C" NOT NULL,
+        currency text COLLATE "C" NOT NULL,
+        total_minor bigint NOT NULL CHECK (total_minor >= 0),
+        returned_total_minor bigint NOT NULL DEFAULT 0 CHECK (returned_total_minor >= 0),
+        -- An order is read and written as a whole, so its lines lie in its row.
+        lines jsonb NOT NULL,
+        adjustments jsonb NOT NULL,
+        metadata jsonb NOT NULL,
+        version int NOT NULL,
+        reservation_id uuid NOT NULL,
+        idempotency_key text COLLATE "C",
+        fingerprint text COLLATE "C" NOT NULL,
+        created_at timestamptz(3) NOT NULL,
+        updated_at timestamptz(3) NOT NULL,
+        PRIMARY KEY (tenant_id, order_id),
+        -- One order a reservation: whoever writes it first decides.
+        CONSTRAINT one_order_a_reservation UNIQUE (tenant_id, reservation_id)
+      )`);
+    // At most one order a key, for ever: stored answers may be purged, this may not.
+    await runner.query(`
+      CREATE UNIQUE INDEX one_order_a_key ON orders.orders (tenant_id, account_id, idempotency_key)
+      WHERE idempotency_key IS NOT NULL`);
+    await runner.query(`CREATE INDEX orders_by_customer ON orders.orders (tenant_id, customer_id, order_id)`);
+    await runner.query(`CREATE INDEX orders_by_status ON orders.orders (tenant_id, status, order_id)`);
+    await runner.query(`
+      CREATE INDEX orders_by_reference ON orders.orders (tenant_id, reference, order_id) WHERE reference IS NOT NULL`);
+    await runner.query(`
+      CREATE TABLE orders.history (
+        tenant_id text COLLATE "C" NOT NULL,
+        order_id uuid NOT NULL,
+        version int NOT NULL,
+        type text COLLATE "C" NOT NULL,
+        status text COLLATE "C" NOT NULL,
+        data jsonb NOT NULL,
+        at timestamptz(3) NOT NULL,
+        PRIMARY KEY (tenant_id, order_id, version)
+      )`);
+    await runner.query(`
+      CREATE TABLE orders.responses (
+        tenant_id text COLLATE "C" NOT NULL,
+        account_id text COLLATE "C" NOT NULL,
+        operation text COLLATE "C" NOT NULL,
+        idempotency_key text COLLATE "C" NOT NULL,
+        fingerprint text COLLATE "C" NOT NULL,
+        body jsonb NOT NULL,
+        created_at timestamptz(3) NOT NULL DEFAULT now(),
+        PRIMARY KEY (tenant_id, account_id, operation, idempotency_key)
+      )`);
+    // Rows are only ever added. Ids are handed out before their transaction commits, so a reader orders by the
+    // transaction first and stops below the oldest one still running.
+    await runner.query(`
+      CREATE TABLE orders.outbox (
+        xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+        id bigint GENERATED ALWAYS AS IDENTITY,
+        tenant_id text COLLATE "C" NOT NULL,
+        order_id uuid NOT NULL,
+        version int NOT NULL,
+        reservation_id uuid NOT NULL,
+        type text COLLATE "C" NOT NULL,
+        data jsonb NOT NULL,
+        consequences jsonb NOT NULL,
+        at timestamptz(3) NOT NULL,
+        PRIMARY KEY (xid, id)
+      )`);
+    await runner.query(`
+      CREATE TABLE orders.checkpoints (
+        consumer text COLLATE "C" PRIMARY KEY,
+        xid xid8 NOT NULL DEFAULT '0',
+        id bigint NOT NULL DEFAULT 0,
+        -- Who reads at present, until when, and the fence that a reader whose lease ran out fails on.
+        holder uuid,
+        lease_until timestamptz NOT NULL DEFAULT '-infinity',
+        epoch bigint NOT NULL DEFAULT 0
+      )`);
+    await runner.query(`INSERT INTO orders.checkpoints (consumer) VALUES ('stock')`);
+    await runner.query(`CREATE TABLE orders.settings (name text PRIMARY KEY, value text NOT NULL)`);
+    await runner.query(`
+      INSERT INTO orders.settings VALUES ('cursor_secret', gen_random_uuid()::text || gen_random_uuid()::text)`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    for (const name of ['settings', 'checkpoints', 'outbox', 'responses', 'history', 'orders'])
+      await runner.query(`DROP TABLE orders.${name}`);
+  }
+}

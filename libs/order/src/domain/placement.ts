@@ -1,0 +1,148 @@
+import { createHash } from 'node:crypto';
+import { CleaveError, type PlaceOrderRequest, type ReservationRequest } from '#contracts';
+import type { Order } from './order.js';
+
+/** What is asked for, whichever form it was written in. */
+export interface PlacementCommand {
+  customerId: string;
+  lines: { product_id: string; quantity: number; unit_price_minor?: number | undefined }[];
+  reference: string | null;
+  adjustments: Order['adjustments'];
+  expectedTotalMinor: number | null;
+  metadata: Record<string, unknown>;
+}
+
+/** Name, price and currency of a product, as they were when the stock was held. */
+export interface PricedProduct {
+  product_id: string;
+  name: string;
+  unit_price_minor: number;
+  currency: string;
+}
+
+export const commandOf = (request: PlaceOrderRequest): PlacementCommand => ({
+  customerId: request.customer_id,
+  lines: 'lines' in request ? request.lines : [{ product_id: request.product_id, quantity: request.quantity }],
+  reference: request.reference ?? null,
+  adjustments: (request.adjustments ?? []).map((it) => ({
+    ...it,
+    amount_minor: it.kind === 'discount' ? -Math.abs(it.amount_minor) : it.amount_minor,
+  })),
+  expectedTotalMinor: request.expected_total_minor ?? null,
+  metadata: request.metadata ?? {},
+});
+
+/** The same for the same command, whatever the order of its JSON keys or the form it came in. SHA-256, hex. */
+export const fingerprintOf = (command: unknown): string =>
+  createHash('sha256').update(canonicalJson(command)).digest('hex');
+
+const canonicalJson = (value: unknown): string =>
+  JSON.stringify(value, (_, item: unknown) =>
+    item !== null && typeof item === 'object' && !Array.isArray(item)
+      ? Object.fromEntries(Object.entries(item).sort(([a], [b]) => (a < b ? -1 : 1)))
+      : item,
+  );
+
+/**
+ * The reservation of an attempt to place an order under an idempotency key: the same for every try of the same command,
+ * so that all of them get the same decision. A name-based UUID in the manner of version 8 (RFC 9562).
+ */
+export const reservationIdOf = (
+  tenant: string,
+  account: string,
+  idempotencyKey: string,
+  fingerprint: string,
+  attempt: number,
+): string => {
+  const bytes = createHash('sha256')
+    .update(JSON.stringify([tenant, account, idempotencyKey, fingerprint, attempt]))
+    .digest()
+    .subarray(0, 16);
+  bytes[6] = (bytes[6]! & 0x0f) | 0x80;
+  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
+  const hex = bytes.toString('hex');
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+};
+
+const adjustmentsMinor = (command: PlacementCommand): number =>
+  command.adjustments.reduce((sum, it) => sum + it.amount_minor, 0);
+
+/** From this many units on, a sum at the highest price allowed could leave the safe integers. */
+const unitsThatCouldOverflow = 50_000;
+
+/**
+ * The range that the sum of the lines has to fall into: exactly what is expected, or at least so much that discounts do
+ * not turn the total negative and at most so much that it can be kept. Left out where neither could happen.
+ */
+export const itemsTotalRange = (command: PlacementCommand): ReservationRequest['items_total'] => {
+  const adjusted = adjustmentsMinor(command);
+  if (command.expectedTotalMinor !== null) {
+    const exact = command.expectedTotalMinor - adjusted;
+    return { at_least: exact, at_most: exact };
+  }
+  const units = command.lines.reduce((sum, line) => sum + line.quantity, 0);
+  if (command.adjustments.length === 0 && units < unitsThatCouldOverflow) return undefined;
+  return { at_least: Math.max(0, -adjusted), at_most: Number.MAX_SAFE_INTEGER - Math.max(0, adjusted) };
+};
+
+/** What was refused by the range above, as the caller has to hear it. */
+export const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: number | null): CleaveError => {
+  const total = itemsTotalMinor === null ? null : itemsTotalMinor + adjustmentsMinor(command);
+  if (command.expectedTotalMinor !== null)
+    return new CleaveError('price-changed', `The total is ${total ?? 'too large'}, not what was expected.`, {
+      total_minor: total,
+      expected_total_minor: command.expectedTotalMinor,
+    });
+  const [path, message] =
+    total !== null && total < 0
+      ? ['adjustments', 'the discounts exceed the rest of the order']
+      : ['lines', 'the total is too large to be kept'];
+  return new CleaveError('invalid-request', `The order cannot be placed: ${message}.`, { faults: [{ path, message }] });
+};
+
+/** The order that a command becomes once its stock is held. */
+export const placedOrder = (
+  command: PlacementCommand,
+  products: ReadonlyMap<string, PricedProduct>,
+  orderId: string,
+  at: Date,
+): Order => {
+  const lines = command.lines.map((line, index) => {
+    const product = products.get(line.product_id)!;
+    return {
+      line: index + 1,
+      product_id: line.product_id,
+      name: product.name,
+      quantity: line.quantity,
+      unit_price_minor: line.unit_price_minor ?? product.unit_price_minor,
+      fulfilled: 0,
+      returned: 0,
+    };
+  });
+  return {
+    order_id: orderId,
+    status: 'confirmed',
+    customer_id: command.customerId,
+    reference: command.reference,
+    currency: products.get(command.lines[0]!.product_id)!.currency,
+    total_minor:
+      lines.reduce((sum, line) => sum + line.quantity * line.unit_price_minor, 0) + adjustmentsMinor(command),
+    returned_total_minor: 0,
+    lines,
+    adjustments: command.adjustments,
+    metadata: command.metadata,
+    version: 1,
+    created_at: at,
+    updated_at: at,
+  };
+};
+
+/** The order as it was answered when it was placed, told from what became of it: that answer is not kept twice. */
+export const asPlaced = (order: Order): Order => ({
+  ...order,
+  status: 'confirmed',
+  returned_total_minor: 0,
+  lines: order.lines.map((line) => ({ ...line, fulfilled: 0, returned: 0 })),
+  version: 1,
+  updated_at: order.created_at,
+});

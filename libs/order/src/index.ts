@@ -1,0 +1,1 @@
+export { OrderModule, orderEnvironment } from './order.module.js';

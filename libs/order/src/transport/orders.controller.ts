@@ -1,0 +1,222 @@
+import { Body, Controller, Get, HttpCode, Param, Post, Query, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
+import {
+  CleaveError,
+  cancelOrderRequest,
+  defaultAccount,
+  defaultTenant,
+  fulfilOrderRequest,
+  order,
+  orderHistory,
+  orderListQuery,
+  orderPage,
+  placeOrderRequest,
+  returnOrderRequest,
+} from '#contracts';
+import { Cursors, Endpoint, IdempotencyKey, IfMatch, etagOf, pageLimit, valid } from '#rest';
+import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
+import { fingerprintOf } from '../domain/placement.js';
+import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
+import { PlaceOrder } from '../use-cases/place-order.js';
+import { ReadOrders } from '../use-cases/read-orders.js';
+
+const taggedHeaders = { ETag: 'The version of the order, for `If-Match`' };
+const placedHeaders = { Location: 'The address of the order', ...taggedHeaders };
+
+const placingErrors = [
+  'out-of-stock',
+  'price-changed',
+  'unknown-product',
+  'currency-mismatch',
+  'idempotency-key-reused',
+] as const;
+
+const cursor = z.object({ before: z.uuid() });
+
+@ApiTags('orders')
+@Controller()
+export class OrdersController {
+  constructor(
+    private readonly placeOrder: PlaceOrder,
+    private readonly changeOrder: ChangeOrder,
+    private readonly readOrders: ReadOrders,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Post('orders')
+  @Endpoint({
+    operationId: 'placeOrder',
+    summary: 'Place an order',
+    description:
+      'Holds the stock of all lines or of none. With an `Idempotency-Key` the request may be repeated freely: ' +
+      'the same order is answered again, with `Idempotent-Replayed: true`.',
+    request: placeOrderRequest,
+    replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
+    errors: placingErrors,
+    idempotencyKey: 'optional',
+  })
+  async place(
+    @Body(valid(placeOrderRequest)) body: z.output<typeof placeOrderRequest>,
+    @IdempotencyKey() idempotencyKey: string | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Order> {
+    const result = await this.placeOrder.execute(defaultTenant, defaultAccount, body, idempotencyKey ?? null);
+    if (result.replayed) reply.header('Idempotent-Replayed', 'true');
+    if ('refusal' in result) throw result.refusal;
+    reply.header('Location', `/orders/${result.order.order_id}`);
+    return tagged(result.order, reply);
+  }
+
+  @Post('order')
+  @Endpoint({
+    operationId: 'placeOrderByAlias',
+    summary: 'Place an order: another name of `POST /orders`',
+    request: placeOrderRequest,
+    replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
+    errors: placingErrors,
+    idempotencyKey: 'optional',
+  })
+  placeByAlias(
+    @Body(valid(placeOrderRequest)) body: z.output<typeof placeOrderRequest>,
+    @IdempotencyKey() idempotencyKey: string | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Order> {
+    return this.place(body, idempotencyKey, reply);
+  }
+
+  @Get('orders/:id')
+  @Endpoint({
+    operationId: 'getOrder',
+    summary: 'Read an order',
+    replies: { 200: { schema: order, description: 'The order', headers: taggedHeaders } },
+    errors: ['order-not-found'],
+  })
+  async get(@Param('id') id: string, @Res({ passthrough: true }) reply: FastifyReply): Promise<Order> {
+    return tagged(await this.readOrders.one(defaultTenant, known(id)), reply);
+  }
+
+  @Get('orders')
+  @Endpoint({
+    operationId: 'listOrders',
+    summary: 'List orders, newest first',
+    description: 'A limit above the cap is lowered to the cap. An order that existed when paging began is seen once.',
+    query: orderListQuery,
+    replies: { 200: { schema: orderPage, description: 'One page of orders' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(orderListQuery)) query: z.output<typeof orderListQuery>,
+  ): Promise<z.output<typeof orderPage>> {
+    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).before;
+    const filter = { customerId: query.customer_id, status: query.status, reference: query.reference };
+    const { data, last } = await this.readOrders.list(defaultTenant, filter, before, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
+  }
+
+  @Get('orders/:id/history')
+  @Endpoint({
+    operationId: 'getOrderHistory',
+    summary: 'Read what became of an order, oldest first',
+    replies: { 200: { schema: orderHistory, description: 'The entries; each led to one version of the order' } },
+    errors: ['order-not-found'],
+  })
+  async history(@Param('id') id: string): Promise<z.output<typeof orderHistory>> {
+    return { data: await this.readOrders.history(defaultTenant, known(id)) };
+  }
+
+  @Post('orders/:id/cancel')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'cancelOrder',
+    summary: 'Cancel an order that was not handed over',
+    description: 'Its stock is free again a moment later. An order that is cancelled already is answered as it is.',
+    request: cancelOrderRequest,
+    replies: { 200: { schema: order, description: 'The order, cancelled', headers: taggedHeaders } },
+    errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
+    ifMatch: true,
+  })
+  async cancel(
+    @Param('id') id: string,
+    @Body(valid(cancelOrderRequest)) { reason }: z.output<typeof cancelOrderRequest>,
+    @IfMatch() expectedVersion: number | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Order> {
+    const request = { tenant: defaultTenant, orderId: known(id), expectedVersion };
+    const changed = await this.changeOrder.execute(request, (it, at) => cancelOrder(it, reason, at));
+    return tagged(changed.order, reply);
+  }
+
+  @Post('orders/:id/fulfil')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'fulfilOrder',
+    summary: 'Hand over an order, or some of its units',
+    description: 'Without lines, all that remains is handed over; an order that is handed over already is answered as it is.',
+    request: fulfilOrderRequest,
+    replies: { 200: { schema: order, description: 'The order after the hand-over', headers: taggedHeaders } },
+    errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
+    idempotencyKey: 'optional',
+    ifMatch: true,
+  })
+  async fulfil(
+    @Param('id') id: string,
+    @Body(valid(fulfilOrderRequest)) { lines }: z.output<typeof fulfilOrderRequest>,
+    @IdempotencyKey() idempotencyKey: string | undefined,
+    @IfMatch() expectedVersion: number | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Order> {
+    const keyed = idempotencyKey === undefined ? undefined : keyedAs('fulfil', idempotencyKey, { orderId: id, lines });
+    const request = { tenant: defaultTenant, orderId: known(id), expectedVersion, keyed };
+    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => fulfilOrder(it, lines, at));
+    return replayable(changed, replayed, reply);
+  }
+
+  @Post('orders/:id/returns')
+  @Endpoint({
+    operationId: 'returnGoods',
+    summary: 'Take goods back',
+    description: 'Credits them; whether money flows back is another decision.',
+    request: returnOrderRequest,
+    replies: { 201: { schema: order, description: 'The order after the return', headers: taggedHeaders } },
+    errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
+    idempotencyKey: 'required',
+    ifMatch: true,
+  })
+  async return(
+    @Param('id') id: string,
+    @Body(valid(returnOrderRequest)) body: z.output<typeof returnOrderRequest>,
+    @IdempotencyKey({ required: true }) idempotencyKey: string,
+    @IfMatch() expectedVersion: number | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Order> {
+    const keyed = keyedAs('return', idempotencyKey, { orderId: id, ...body });
+    const request = { tenant: defaultTenant, orderId: known(id), expectedVersion, keyed };
+    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => returnGoods(it, body, at));
+    return replayable(changed, replayed, reply);
+  }
+}
+
+/** Order ids are opaque to callers: what cannot be one names no order. */
+const known = (id: string): string => {
+  if (z.uuid().safeParse(id).success) return id;
+  throw new CleaveError('order-not-found', 'There is no order with this id.');
+};
+
+const keyedAs = (operation: string, idempotencyKey: string, command: unknown): KeyedChange => ({
+  account: defaultAccount,
+  operation,
+  idempotencyKey,
+  fingerprint: fingerprintOf(command),
+});
+
+const replayable = (order: Order, replayed: boolean, reply: FastifyReply): Order => {
+  if (replayed) reply.header('Idempotent-Replayed', 'true');
+  return tagged(order, reply);
+};
+
+const tagged = (it: Order, reply: FastifyReply): Order => {
+  reply.header('ETag', etagOf(it.version));
+  return it;
+};

@@ -1,0 +1,55 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError, type OrderStatus } from '#contracts';
+import type { HistoryEntryType, Order } from '../domain/order.js';
+
+export interface OrderFilter {
+  customerId?: string | undefined;
+  status?: OrderStatus | undefined;
+  reference?: string | undefined;
+}
+
+export interface HistoryEntry {
+  version: number;
+  type: HistoryEntryType;
+  status: OrderStatus;
+  data: Record<string, unknown>;
+  at: Date;
+}
+
+export abstract class OrderReader {
+  abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
+  /** At most `limit` orders, newest first, those older than `before`. */
+  abstract page(tenant: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]>;
+  /** The entries of an order, oldest first. */
+  abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
+}
+
+/** Reads orders: one, many, or the history of one. */
+@Injectable()
+export class ReadOrders {
+  constructor(private readonly orders: OrderReader) {}
+
+  async one(tenant: string, orderId: string): Promise<Order> {
+    const order = await this.orders.find(tenant, orderId);
+    if (!order) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+    return order;
+  }
+
+  async list(
+    tenant: string,
+    filter: OrderFilter,
+    before: string | undefined,
+    limit: number,
+  ): Promise<{ data: Order[]; last: string | null }> {
+    // One more than asked for tells whether there is a next page.
+    const found = await this.orders.page(tenant, filter, before, limit + 1);
+    const data = found.slice(0, limit);
+    return { data, last: found.length > limit ? (data.at(-1)?.order_id ?? null) : null };
+  }
+
+  async history(tenant: string, orderId: string): Promise<HistoryEntry[]> {
+    const entries = await this.orders.history(tenant, orderId);
+    if (entries.length === 0) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+    return entries;
+  }
+}

@@ -1,0 +1,138 @@
+import { randomUUID } from 'node:crypto';
+import { Injectable, Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
+import { CleaveError, type StockEffect } from '#contracts';
+
+/** A place in the outbox: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
+export interface Position {
+  xid: string;
+  id: string;
+}
+
+/** The right to read the outbox for a while. A reader whose lease ran out finds its epoch passed and writes nothing. */
+export interface Lease {
+  epoch: string;
+  position: Position;
+}
+
+export interface OutboxRow extends Position {
+  tenant: string;
+  effects: StockEffect[];
+}
+
+/** The outbox as the consumer `stock` reads it: once a commit is in, in commit order, by one reader at a time. */
+export abstract class StockOutbox {
+  /** @returns `undefined` while another reader has the lease */
+  abstract acquire(holder: string, leaseMs: number): Promise<Lease | undefined>;
+  abstract read(after: Position, limit: number): Promise<OutboxRow[]>;
+  /** Moves the checkpoint. @returns whether the lease still held */
+  abstract advance(lease: Lease, to: Position): Promise<boolean>;
+  abstract release(holder: string): Promise<void>;
+}
+
+export abstract class StockSettler {
+  /** Idempotent by effect. */
+  abstract settle(tenant: string, effects: readonly StockEffect[]): Promise<void>;
+}
+
+const leaseMs = 15_000;
+const batchSize = 500;
+/** How often the outbox is looked at without being woken: another instance may have written, or this one been deaf. */
+const pollMs = 500;
+const longestPauseMs = 5_000;
+
+/** Relays from the outbox to inventory what became of orders. Delivered at least once, applied once, in order. */
+@Injectable()
+export class SettleStock implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(SettleStock.name);
+  private readonly holder = randomUUID();
+  private lease: Lease | undefined;
+  private leasedUntil = 0;
+  private stopping = false;
+  private awake = false;
+  private wakeUp: () => void = () => {};
+  private running: Promise<void> = Promise.resolve();
+
+  constructor(
+    private readonly outbox: StockOutbox,
+    private readonly stock: StockSettler,
+  ) {}
+
+  onApplicationBootstrap(): void {
+    this.running = this.run();
+  }
+
+  /** Finishes what is under way; the rest waits in the outbox for the next reader. */
+  async beforeApplicationShutdown(): Promise<void> {
+    this.stopping = true;
+    this.wake();
+    await this.running;
+  }
+
+  /** There is something new to deliver. */
+  wake(): void {
+    this.awake = true;
+    this.wakeUp();
+  }
+
+  private async run(): Promise<void> {
+    let failures = 0;
+    while (!this.stopping) {
+      try {
+        const delivered = await this.deliver();
+        if (failures > 0) this.logger.log('the outbox is being delivered to inventory again');
+        failures = 0;
+        if (delivered < batchSize) await this.pause(pollMs);
+      } catch (error) {
+        failures += 1;
+        this.lease = undefined;
+        if (failures === 1)
+          this.logger.warn(`cannot deliver the outbox to inventory, trying again until it works (${reasonOf(error)})`);
+        await this.pause(Math.min(longestPauseMs, 50 * 2 ** failures), true);
+      }
+    }
+    await this.outbox.release(this.holder).catch((error: unknown) => {
+      this.logger.warn(`the lease on the outbox runs out by itself (${reasonOf(error)})`);
+    });
+  }
+
+  /** @returns how many rows were delivered */
+  private async deliver(): Promise<number> {
+    this.awake = false;
+    if (!this.lease || Date.now() > this.leasedUntil - leaseMs / 2) {
+      this.lease = await this.outbox.acquire(this.holder, leaseMs);
+      this.leasedUntil = Date.now() + leaseMs;
+    }
+    if (!this.lease) return 0;
+    const rows = await this.outbox.read(this.lease.position, batchSize);
+    const last = rows.at(-1);
+    if (!last) return 0;
+    for (const [tenant, group] of Map.groupBy(rows, (it) => it.tenant))
+      await this.settleInParts(tenant, group.flatMap((it) => it.effects));
+    const position = { xid: last.xid, id: last.id };
+    if (await this.outbox.advance(this.lease, position)) this.lease.position = position;
+    else this.lease = undefined;
+    return rows.length;
+  }
+
+  private async settleInParts(tenant: string, effects: readonly StockEffect[]): Promise<void> {
+    for (let from = 0; from < effects.length; from += batchSize)
+      await this.stock.settle(tenant, effects.slice(from, from + batchSize));
+  }
+
+  /** Waits until there is something to do; `regardless` of being woken after a failure. */
+  private async pause(ms: number, regardless = false): Promise<void> {
+    if (this.stopping || (this.awake && !regardless)) return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.wakeUp = () => {
+        if (regardless && !this.stopping) return;
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+    this.wakeUp = () => {};
+  }
+}
+
+const reasonOf = (error: unknown): string =>
+  error instanceof CleaveError ? `${error.code}: ${error.detail}` : String(error);
