@@ -1,10 +1,22 @@
 import { problem } from '#contracts';
+import {
+  adjustStock,
+  createClient,
+  createConfig,
+  fulfilOrder,
+  getOrder,
+  placeOrder,
+  putProducts,
+  returnGoods,
+  type Client,
+  type Order,
+} from '#sdk';
 import { z } from 'zod';
 import { currency, type CatalogueEntry, type GoodsReturn, type OrderStep } from './plan.js';
 import { ReplayStopped, ShopRefusal, ShopUnavailable, type OrderTotals, type ShopApi } from './shop-api.js';
 
-const placed = z.object({ order_id: z.string() });
-const totals = z.object({ total_minor: z.int(), returned_total_minor: z.int() });
+/** What is looked at in an order; the types of the SDK promise it, but another server may answer. */
+const looksLikeOrder = z.object({ order_id: z.string(), total_minor: z.int(), returned_total_minor: z.int() });
 
 const timeoutMs = 60_000;
 
@@ -28,35 +40,49 @@ const reasonOf = (error: unknown): string => {
   return first instanceof Error ? first.message : (error as Error).message;
 };
 
+/** What a function of the SDK resolves with; without a response there was none. */
+interface Answer {
+  data?: unknown;
+  error?: unknown;
+  response?: Response;
+}
+
 /** The shop behind the REST API. */
 export class SdkShopApi implements ShopApi {
-  private readonly base: string;
+  private readonly client: Client;
 
   /** @param url where the API begins, such as `http://127.0.0.1:3000` */
-  constructor(url: string) {
-    this.base = url.replace(/\/+$/, '');
+  constructor(private readonly url: string) {
+    this.client = createClient(createConfig({ baseUrl: url.replace(/\/+$/, ''), fetch: fetchInTime }));
   }
 
   async putProducts(products: CatalogueEntry[]): Promise<void> {
-    await this.ask('POST', '/products/batch', {
+    const body = {
       products: products.map(({ productId, name, unitPriceMinor }) => ({
         product_id: productId,
         name,
         unit_price_minor: unitPriceMinor,
         currency,
       })),
-    });
+    };
+    await this.ask('POST /products/batch', putProducts({ client: this.client, body }));
   }
 
   async adjustStock(productId: string, delta: number, reason: string, idempotencyKey: string): Promise<void> {
-    await this.ask('POST', `/stock/${encodeURIComponent(productId)}/adjustments`, { delta, reason }, idempotencyKey);
+    const call = adjustStock({
+      client: this.client,
+      path: { product_id: productId },
+      headers: { 'Idempotency-Key': idempotencyKey },
+      body: { delta, reason },
+    });
+    await this.ask(`POST /stock/${productId}/adjustments`, call);
   }
 
   async placeOrder(order: OrderStep): Promise<{ orderId: string; replayed: boolean }> {
-    const { json, headers } = await this.ask(
-      'POST',
-      '/orders',
-      {
+    const placing = placeOrder({
+      client: this.client,
+      headers: { 'Idempotency-Key': order.invoice },
+      body: {
         customer_id: order.customerId,
         reference: order.invoice,
         lines: order.lines.map(({ productId, quantity, unitPriceMinor }) => ({
@@ -65,17 +91,18 @@ export class SdkShopApi implements ShopApi {
           unit_price_minor: unitPriceMinor,
         })),
         ...(order.roundingMinor > 0 && {
-          adjustments: [{ kind: 'discount', label: 'rounding', amount_minor: order.roundingMinor }],
+          adjustments: [{ kind: 'discount' as const, label: 'rounding', amount_minor: order.roundingMinor }],
         }),
       },
-      order.invoice,
-    );
-    const orderId = this.understood(placed, json, 'POST /orders').order_id;
-    return { orderId, replayed: headers.get('idempotent-replayed') === 'true' };
+    });
+    const { data, response } = await this.ask('POST /orders', placing);
+    const orderId = this.understood(data, 'POST /orders').order_id;
+    return { orderId, replayed: response.headers.get('idempotent-replayed') === 'true' };
   }
 
   async fulfilOrder(orderId: string): Promise<void> {
-    await this.ask('POST', `/orders/${orderId}/fulfil`, {});
+    const call = fulfilOrder({ client: this.client, path: { id: orderId }, body: {} });
+    await this.ask(`POST /orders/${orderId}/fulfil`, call);
   }
 
   async returnGoods(orderId: string, goods: GoodsReturn, reason: string): Promise<void> {
@@ -85,81 +112,53 @@ export class SdkShopApi implements ShopApi {
       quantity,
       amount_minor: amountMinor,
     }));
-    await this.ask('POST', `/orders/${orderId}/returns`, { lines, restock: true, reason }, goods.idempotencyKey);
+    const call = returnGoods({
+      client: this.client,
+      path: { id: orderId },
+      headers: { 'Idempotency-Key': goods.idempotencyKey },
+      body: { lines, restock: true, reason },
+    });
+    await this.ask(`POST /orders/${orderId}/returns`, call);
   }
 
   async readOrder(orderId: string): Promise<OrderTotals> {
-    const { json } = await this.ask('GET', `/orders/${orderId}`);
-    const { total_minor, returned_total_minor } = this.understood(totals, json, 'GET /orders/:id');
+    const { data } = await this.ask('GET /orders/:id', getOrder({ client: this.client, path: { id: orderId } }));
+    const { total_minor, returned_total_minor } = this.understood(data, 'GET /orders/:id');
     return { totalMinor: total_minor, returnedTotalMinor: returned_total_minor };
   }
 
-  private async ask(
-    method: string,
-    path: string,
-    body?: unknown,
-    idempotencyKey?: string,
-  ): Promise<{ json: unknown; headers: Headers }> {
-    const { response, text } = await this.send(method, path, body, idempotencyKey);
-    const json = this.parsed(text);
-    if (response.ok) return { json, headers: response.headers };
-    const said = problem.safeParse(json);
+  /** @param call how it is named to a person: `POST /orders` */
+  private async ask(call: string, sending: Promise<Answer>): Promise<{ data: unknown; response: Response }> {
+    const { data, error, response } = await sending.catch((failure: unknown): Answer => ({ error: failure }));
+    if (!response) throw new ShopUnavailable(reasonOf(error), false);
+    if (response.ok) return { data, response };
+    const said = problem.safeParse(error);
     const code = said.success ? said.data.code : `http-${response.status}`;
     const faults = said.success ? (said.data.faults ?? []).map((it) => ` (${it.path}: ${it.message})`).join('') : '';
-    const detail = said.success ? said.data.detail + faults : text.slice(0, 200);
+    const detail = said.success ? said.data.detail + faults : String(error).slice(0, 200);
     if (isTransient(response.status, code))
       throw new ShopUnavailable(
-        `${method} ${path} → ${response.status} ${code}: ${detail}`,
+        `${call} → ${response.status} ${code}: ${detail}`,
         true,
         retryAfterMs(response.headers.get('retry-after')),
       );
     if (!said.success || code === 'not-found' || hopelessStatuses.has(response.status))
-      throw this.notTheApi(`${method} ${path}`, `${response.status} ${detail}`);
+      throw this.notTheApi(call, `${response.status} ${detail}`);
     throw new ShopRefusal(code, detail);
   }
 
-  private async send(
-    method: string,
-    path: string,
-    body: unknown,
-    idempotencyKey: string | undefined,
-  ): Promise<{ response: Response; text: string }> {
-    try {
-      const response = await fetch(this.base + path, {
-        method,
-        headers: {
-          accept: 'application/json',
-          ...(body !== undefined && { 'content-type': 'application/json' }),
-          ...(idempotencyKey !== undefined && { 'idempotency-key': idempotencyKey }),
-        },
-        body: body === undefined ? null : JSON.stringify(body),
-        signal: AbortSignal.timeout(timeoutMs),
-      });
-      return { response, text: await response.text() };
-    } catch (error) {
-      throw new ShopUnavailable(reasonOf(error), false);
-    }
-  }
-
-  private parsed(text: string): unknown {
-    try {
-      return JSON.parse(text);
-    } catch {
-      // Not JSON: the caller sees that no schema fits it.
-      return undefined;
-    }
-  }
-
-  private understood<Shape>(schema: z.ZodType<Shape>, json: unknown, call: string): Shape {
-    const read = schema.safeParse(json);
+  private understood(data: unknown, call: string): Pick<Order, 'order_id' | 'total_minor' | 'returned_total_minor'> {
+    const read = looksLikeOrder.safeParse(data);
     if (!read.success) throw this.notTheApi(call, 'something else than an order');
     return read.data;
   }
 
   private notTheApi(call: string, answer: string): ReplayStopped {
     return new ReplayStopped(
-      `What runs at ${this.base} answers ${call} with: ${answer}. ` +
+      `What runs at ${this.url} answers ${call} with: ${answer}. ` +
         'Check that --url names the API of Cleave, and that this caller may use it.',
     );
   }
 }
+
+const fetchInTime: typeof fetch = (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(timeoutMs) });

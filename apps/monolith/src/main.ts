@@ -1,8 +1,7 @@
 import { readEnvironment } from '#config';
-import { run, serve, startDatabaseFor } from '#service';
+import { run, serve, startDatabaseFor, welcome } from '#service';
 import { document, modules } from './modules.js';
 import { environmentOf, monolithEnvironment } from './environment.js';
-import { welcome } from './welcome.js';
 
 /** Every module in one process, with a database of its own unless `DATABASE_URL` names one. */
 run(async () => {
@@ -10,6 +9,12 @@ run(async () => {
   const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL } = environment;
   const database = await startDatabaseFor({ ORDER_DATABASE_URL, INVENTORY_DATABASE_URL }, environment.DATA_DIR);
   const settings = { ...environment, ...database.urls };
-  const url = await serve({ ...settings, name: 'monolith', document, modules: modules(settings), after: [database.stop] });
+  const url = await serve({
+    ...settings,
+    name: 'monolith',
+    document,
+    modules: modules(settings),
+    after: [database.stop],
+  });
   welcome(url, settings.DEMO_PRODUCTS);
 });

@@ -144,14 +144,9 @@ export const orderHistory = z.object({ data: z.array(historyEntry) }).meta({ id:
 const lineUnits = {
   product_id: callerId,
   quantity,
-  line: z
-    .int()
-    .min(1)
-    .max(limits.lines)
-    .optional()
-    .meta({
-      description: 'Which line of the order is meant, where several name the product; the first that fits otherwise.',
-    }),
+  line: z.int().min(1).max(limits.lines).optional().meta({
+    description: 'Which line of the order is meant, where several name the product; the first that fits otherwise.',
+  }),
 };
 
 export const cancelOrderRequest = z

@@ -4,6 +4,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
 import { HealthModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
+import { useServiceLog } from './log.js';
 import { closeOnSignals, createRestApp, mountDocs, openApiDocument, type DocumentOptions } from '#rest';
 
 /** Where a process answers REST. */
@@ -20,18 +21,25 @@ export interface Service {
   listen?: Address[];
   /** Does what the app needs before it is initialised, such as registering plugins. */
   prepare?: (app: NestFastifyApplication) => Promise<void>;
+  /** Mounts the document in place of `mountDocs`, where what is shown is more than the app's own. */
+  docs?: typeof mountDocs;
   /** What is stopped after the app, in this order. */
   after?: (() => Promise<unknown>)[];
 }
 
 /** The app of a service, complete but not listening: what `serve` starts and the OpenAPI document is drawn from. */
-export const createService = async ({ document, modules, prepare }: Service): Promise<NestFastifyApplication> => {
+export const createService = async ({
+  document,
+  modules,
+  prepare,
+  docs = mountDocs,
+}: Service): Promise<NestFastifyApplication> => {
   const app = await createRestApp({
     module: ServiceModule,
     imports: [MessagingModule.forRoot(), HealthModule, ...modules],
   });
   await prepare?.(app);
-  mountDocs(app, openApiDocument(app, document));
+  docs(app, openApiDocument(app, document));
   return app;
 };
 
@@ -51,9 +59,18 @@ export const serve = async (service: Service): Promise<string> => {
 
 /** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */
 export const run = (main: () => Promise<unknown>): void => {
+  useServiceLog();
+  // Nobody reads the output any more: no reason to drop what is in flight.
+  for (const stream of [process.stdout, process.stderr]) stream.on('error', ignoreClosedPipe);
+  // Whoever started this process and keeps a channel to it is gone: so is the reason to run.
+  if (process.connected) process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'));
   main().catch((error: unknown) => {
     const known = error instanceof ConfigurationError || (error instanceof Error && 'code' in error);
     process.stderr.write(`${known ? error.message : error instanceof Error ? error.stack : String(error)}\n`);
     process.exit(1);
   });
+};
+
+const ignoreClosedPipe = (error: NodeJS.ErrnoException): void => {
+  if (error.code !== 'EPIPE') throw error;
 };

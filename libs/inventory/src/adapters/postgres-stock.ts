@@ -44,9 +44,7 @@ const decisionOf = (reservation_id: string, outcome: Decision['outcome'], detail
 
 /** Stock in Postgres: every change is one call of a function of the `inventory` schema. */
 @Injectable()
-export class PostgresStock
-  implements StockReservations, StockSettlements, StockCounts, StockAdjustments, StockLevels
-{
+export class PostgresStock implements StockReservations, StockSettlements, StockCounts, StockAdjustments, StockLevels {
   constructor(@InjectSql('inventory') private readonly sql: Sql) {}
 
   async decide(tenant: string, batch: ReservationBatch): ReturnType<StockReservations['decide']> {

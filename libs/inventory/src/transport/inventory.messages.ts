@@ -15,12 +15,18 @@ export class InventoryMessages {
   ) {}
 
   @Answers(inventoryContract, 'reserve')
-  reserve(request: RequestOf<Operations['reserve']>, { tenant }: MessageMetadata): Promise<ReplyOf<Operations['reserve']>> {
+  reserve(
+    request: RequestOf<Operations['reserve']>,
+    { tenant }: MessageMetadata,
+  ): Promise<ReplyOf<Operations['reserve']>> {
     return this.reserveStock.execute(tenant, request);
   }
 
   @Answers(inventoryContract, 'settle')
-  settle(request: RequestOf<Operations['settle']>, { tenant }: MessageMetadata): Promise<ReplyOf<Operations['settle']>> {
+  settle(
+    request: RequestOf<Operations['settle']>,
+    { tenant }: MessageMetadata,
+  ): Promise<ReplyOf<Operations['settle']>> {
     return this.settleStock.execute(tenant, request.effects);
   }
 }

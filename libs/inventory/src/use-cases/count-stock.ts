@@ -30,7 +30,9 @@ export class CountStock {
     const result = await this.counts.count(tenant, counts);
     if (result.outcome === 'counted') return result.stock;
     if (result.outcome === 'unknown')
-      throw new CleaveError('product-not-found', 'Put the product before its stock.', { product_ids: result.productIds });
+      throw new CleaveError('product-not-found', 'Put the product before its stock.', {
+        product_ids: result.productIds,
+      });
     throw new CleaveError(
       'stock-below-reserved',
       'Fewer units were counted than are promised to orders. Cancel orders first, or count again.',

@@ -20,7 +20,10 @@ export class PutProducts {
   ) {}
 
   async execute(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]> {
-    refuseRepeats(products.map((it) => it.product_id), 'products');
+    refuseRepeats(
+      products.map((it) => it.product_id),
+      'products',
+    );
     const put = await this.catalogue.put(tenant, products);
     // A product that was just created has never been read, so no cache can hold it.
     const changed = put.filter((it) => !it.created).map((it) => it.product_id);

@@ -28,14 +28,12 @@ export class PostgresStockOutbox implements StockOutbox {
       xid: row.xid,
       id: row.id,
       tenant: row.tenant_id,
-      effects: row.consequences.map(
-        ({ kind, lines }, index): StockEffect => ({
-          effect_id: `${row.order_id}:${row.version}:${index}`,
-          reservation_id: row.reservation_id,
-          kind,
-          lines: lines.map(({ product_id, quantity }) => ({ product_id, quantity })),
-        }),
-      ),
+      effects: row.consequences.map(({ kind, lines }, index): StockEffect => ({
+        effect_id: `${row.order_id}:${row.version}:${index}`,
+        reservation_id: row.reservation_id,
+        kind,
+        lines: lines.map(({ product_id, quantity }) => ({ product_id, quantity })),
+      })),
     }));
   }
 

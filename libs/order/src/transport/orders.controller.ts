@@ -135,7 +135,6 @@ export class OrdersController {
     request: cancelOrderRequest,
     replies: { 200: { schema: order, description: 'The order, cancelled', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
-    ifMatch: true,
   })
   async cancel(
     @Param('id') id: string,
@@ -153,12 +152,12 @@ export class OrdersController {
   @Endpoint({
     operationId: 'fulfilOrder',
     summary: 'Hand over an order, or some of its units',
-    description: 'Without lines, all that remains is handed over; an order that is handed over already is answered as it is.',
+    description:
+      'Without lines, all that remains is handed over; an order that is handed over already is answered as it is.',
     request: fulfilOrderRequest,
     replies: { 200: { schema: order, description: 'The order after the hand-over', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
-    ifMatch: true,
   })
   async fulfil(
     @Param('id') id: string,
@@ -169,7 +168,9 @@ export class OrdersController {
   ): Promise<Order> {
     const keyed = idempotencyKey === undefined ? undefined : keyedAs('fulfil', idempotencyKey, { orderId: id, lines });
     const request = { tenant: defaultTenant, orderId: known(id), expectedVersion, keyed };
-    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => fulfilOrder(it, lines, at));
+    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) =>
+      fulfilOrder(it, lines, at),
+    );
     return replayable(changed, replayed, reply);
   }
 
@@ -182,7 +183,6 @@ export class OrdersController {
     replies: { 201: { schema: order, description: 'The order after the return', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'required',
-    ifMatch: true,
   })
   async return(
     @Param('id') id: string,

@@ -136,7 +136,9 @@ export class PlaceOrder {
   private async placeBatch(requests: Request[]): Promise<(PlacementResult | Error)[]> {
     const results = new Map<Request, PlacementResult | Error>();
     await Promise.all(
-      [...Map.groupBy(requests, (it) => it.tenant)].map(([tenant, group]) => this.placeOfTenant(tenant, group, results)),
+      [...Map.groupBy(requests, (it) => it.tenant)].map(([tenant, group]) =>
+        this.placeOfTenant(tenant, group, results),
+      ),
     );
     return requests.map((it) => results.get(it)!);
   }
@@ -148,7 +150,8 @@ export class PlaceOrder {
   ): Promise<void> {
     let open = await this.replayStored(tenant, requests, results);
     for (let round = 1; open.length > 0; round += 1) {
-      if (round > maxAttempts) throw new CleaveError('unavailable', 'The stock held for the order kept being released.');
+      if (round > maxAttempts)
+        throw new CleaveError('unavailable', 'The stock held for the order kept being released.');
       open = await this.reserveAndRecord(tenant, open, results);
     }
   }

@@ -107,7 +107,10 @@ export class SettleStock implements OnApplicationBootstrap, BeforeApplicationShu
     const last = rows.at(-1);
     if (!last) return 0;
     for (const [tenant, group] of Map.groupBy(rows, (it) => it.tenant))
-      await this.settleInParts(tenant, group.flatMap((it) => it.effects));
+      await this.settleInParts(
+        tenant,
+        group.flatMap((it) => it.effects),
+      );
     const position = { xid: last.xid, id: last.id };
     if (await this.outbox.advance(this.lease, position)) this.lease.position = position;
     else this.lease = undefined;

@@ -1,0 +1,23 @@
+import { readdirSync } from 'node:fs';
+
+// Only our own libs are doors: packages such as chalk have `#…` imports of their own.
+const libs = readdirSync(new URL('libs', import.meta.url)).join('|');
+
+/** @type {import('jest').Config} */
+export default {
+  testMatch: ['libs/*/test', 'apps/*/test', 'test'].map((folder) => `<rootDir>/${folder}/**/*.spec.ts`),
+  modulePathIgnorePatterns: ['<rootDir>/dist/', '<rootDir>/\\.data/'],
+  transform: { '\\.ts$': '@swc/jest' },
+  extensionsToTreatAsEsm: ['.ts'],
+  // js before ts, because the mapping below takes the extension from the imports of every package.
+  moduleFileExtensions: ['js', 'mjs', 'cjs', 'ts', 'json', 'node'],
+  moduleNameMapper: {
+    [`^#(${libs})$`]: '<rootDir>/libs/$1/src/index.ts',
+    '^(\\.{1,2}/.*)\\.js$': '$1',
+  },
+  setupFiles: ['<rootDir>/scripts/jest-setup.mjs'],
+  showSeed: true,
+  testTimeout: 60_000,
+  maxWorkers: 2,
+  reporters: ['default', '<rootDir>/scripts/jest-count-reporter.mjs'],
+};

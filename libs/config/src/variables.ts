@@ -1,0 +1,44 @@
+import { z } from 'zod';
+
+/** A TCP port, 0 meaning any free one. */
+export const port = (standard: number) =>
+  z
+    .string()
+    .regex(/^\d{1,5}$/, 'must be a port from 0 to 65535')
+    .transform(Number)
+    .pipe(z.int().max(65_535, 'must be a port from 0 to 65535'))
+    .default(standard);
+
+/** The name or IP address to listen on. */
+export const host = (standard: string) =>
+  z
+    .string()
+    .regex(/^[A-Za-z0-9.:_-]+$/, 'must be a host name or an IP address such as 127.0.0.1')
+    .default(standard);
+
+/** A path in the file system; it need not exist yet. */
+export const directory = (standard: string) =>
+  z
+    .string()
+    .refine((path) => !path.includes('\0'), 'must be the path of a directory')
+    .default(standard);
+
+/** An address with one of the given protocols and a host. */
+const address = (protocols: string[], example: string) => {
+  const error = `must be an address such as ${example}`;
+  return z.string({ error }).refine((text) => {
+    if (!URL.canParse(text)) return false;
+    const url = new URL(text);
+    return protocols.includes(url.protocol) && url.hostname !== '';
+  }, error);
+};
+
+export const postgresUrl = address(['postgres:', 'postgresql:'], 'postgres://user:password@host:5432/database');
+export const redisUrl = address(['redis:', 'rediss:'], 'redis://host:6379/0');
+export const httpUrl = address(['http:', 'https:'], 'http://host:3000');
+
+/** Yes or no; no when unset. */
+export const flag = z
+  .enum(['true', 'false', '1', '0'], 'must be true or false')
+  .transform((text) => text === 'true' || text === '1')
+  .default(false);

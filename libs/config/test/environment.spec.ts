@@ -1,0 +1,135 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { z } from 'zod';
+import { ConfigurationError, env, readEnvironment } from '#config';
+
+const faultsIn = (shape: Record<string, z.ZodType>, source: Record<string, string>): string => {
+  try {
+    readEnvironment(shape, source);
+    return 'none';
+  } catch (error) {
+    expect(error).toBeInstanceOf(ConfigurationError);
+    return (error as ConfigurationError).message;
+  }
+};
+
+describe('readEnvironment', () => {
+  const shape = {
+    PORT: env.port(3000),
+    HOST: env.host('127.0.0.1'),
+    DATA_DIR: env.directory('.data'),
+    DATABASE_URL: env.postgresUrl.optional(),
+    CACHE_REDIS_URL: env.redisUrl.optional(),
+    ORDER_URL: env.httpUrl.optional(),
+    DEMO_PRODUCTS: env.flag,
+  };
+
+  it('gives typed values, standards where nothing is set, and nothing else', () => {
+    const read = readEnvironment(shape, { PORT: '0', HOST: '', DATABASE_URL: 'postgresql://db/x', HOME: '/root' });
+    const port: number = read.PORT;
+    expect(read).toEqual({
+      PORT: port,
+      HOST: '127.0.0.1',
+      DATA_DIR: '.data',
+      DATABASE_URL: 'postgresql://db/x',
+      DEMO_PRODUCTS: false,
+    });
+    expect(readEnvironment(shape, { PORT: '65535', HOST: '::1', DEMO_PRODUCTS: 'true' })).toMatchObject({
+      PORT: 65_535,
+      HOST: '::1',
+      DEMO_PRODUCTS: true,
+    });
+  });
+
+  it('lists every fault, one a line, with what was given and what would be right', () => {
+    expect(
+      faultsIn(
+        { ...shape, ORDER_DATABASE_URL: env.postgresUrl },
+        {
+          PORT: '65536',
+          HOST: 'a b',
+          CACHE_REDIS_URL: 'http://localhost',
+          ORDER_URL: 'localhost:3000',
+          DEMO_PRODUCTS: 'yes',
+        },
+      ).split('\n'),
+    ).toEqual([
+      'The environment is not right. Correct these variables and start again:',
+      '  PORT: "65536" is not right; must be a port from 0 to 65535',
+      '  HOST: "a b" is not right; must be a host name or an IP address such as 127.0.0.1',
+      '  CACHE_REDIS_URL: "http://localhost" is not right; must be an address such as redis://host:6379/0',
+      '  ORDER_URL: "localhost:3000" is not right; must be an address such as http://host:3000',
+      '  DEMO_PRODUCTS: "yes" is not right; must be true or false',
+      '  ORDER_DATABASE_URL: is not set; must be an address such as postgres://user:password@host:5432/database',
+    ]);
+  });
+
+  it.each(['-1', '1.5', '99999', '0x10', '1e3', ' 80', 'http'])('takes no port %s', (PORT) => {
+    expect(faultsIn({ PORT: env.port(3000) }, { PORT })).toContain('must be a port');
+  });
+
+  it.each(['postgres://', 'postgres:db', 'mysql://db/x', 'db', 'postgres:///x'])('takes no database at %s', (url) => {
+    expect(faultsIn({ DATABASE_URL: env.postgresUrl }, { DATABASE_URL: url })).toContain('must be an address such as');
+  });
+
+  it.each([
+    'mysql://cleave:hunter2@db/orders',
+    'mysql://cleave:hunter2',
+    'mysql://cleave:hun/hunter2@db/orders',
+    'mysql://cleave:hun@hunter2@db/orders',
+    'mysql://db/orders?password=hunter2',
+    'mysql://hunter2@[bad/orders',
+    'cleave:hunter2@db',
+    'mysql://a:1,cleave:hunter2@db:2',
+  ])('never prints the password in %s', (url) => {
+    const faults = faultsIn({ DATABASE_URL: env.postgresUrl }, { DATABASE_URL: url });
+    expect(faults).toContain('DATABASE_URL');
+    expect(faults).not.toContain('hunter2');
+  });
+
+  it('never prints what is called a secret, nor lets a schema quote it', () => {
+    const quoting = z.string().refine(() => false, { error: ({ input }) => `${String(input)} will not do` });
+    expect(faultsIn({ CURSOR_SECRET: quoting }, { CURSOR_SECRET: 'hunter2' })).not.toContain('hunter2');
+    expect(faultsIn({ X_AT: quoting }, { X_AT: 'redis://u:hunter2@h:6379' })).not.toContain('hunter2');
+  });
+
+  it('never prints a password, whatever it is made of', () => {
+    const character = fc.constantFrom(...'abc019:/@?#[]%&=, '.split(''));
+    const password = fc.array(character, { minLength: 1, maxLength: 8 }).map((it) => `hun${it.join('')}ter`);
+    fc.assert(
+      fc.property(password, fc.constantFrom('db', 'db:5432', 'a:1,b:2', ''), (secret, host) => {
+        const url = `mysql://cleave:${secret}@${host}/orders`;
+        const faults = faultsIn({ DATABASE_URL: env.postgresUrl }, { DATABASE_URL: url });
+        expect(faults).not.toContain(secret);
+      }),
+    );
+  });
+
+  it('shows addresses that hold no secret as they are', () => {
+    const never = z.string().refine(() => false, 'no');
+    for (const value of ['tcp://a:1,b:2', 'tcp://[::1]:3001', 'redis://localhost:6379']) {
+      expect(faultsIn({ X_AT: never }, { X_AT: value })).toContain(JSON.stringify(value));
+    }
+  });
+});
+
+describe('a misspelt variable', () => {
+  const shape = { ORDER_AT: z.string().optional(), INVENTORY_LISTEN: z.string().optional(), PORT: env.port(1) };
+
+  it('is told with what may have been meant', () => {
+    expect(faultsIn(shape, { INVENTORY_LISTNE: 'x' })).toContain(
+      'INVENTORY_LISTNE: is not known; did you mean INVENTORY_LISTEN?',
+    );
+    expect(faultsIn(shape, { INVENTORY_LISTENS: 'x', ORDER_ATT: 'y' })).toMatch(/LISTENS.*\n.*ORDER_ATT/);
+  });
+
+  it('is left alone when it can well be something else', () => {
+    const foreign = [
+      ...['PORTS', 'HOSTS', 'ORDER_DB', 'ORDER_ID', 'ORDER_PORT', 'ORDER_SERVICE_HOST', 'ORDER_PORT_3000_TCP'],
+      ...['INVENTORY_PORT', 'INVENTORY_URL', 'CACHE_AT', 'MY_ORDER_AT', 'ORDERAT'],
+    ];
+    for (const variable of foreign) expect(faultsIn(shape, { [variable]: 'x' })).toBe('none');
+    expect(faultsIn(shape, { INVENTORY_LISTEN: 'x', INVENTORY_LISTENS: 'y' })).toBe('none');
+    expect(faultsIn(shape, { INVENTORY_LISTENS: '' })).toBe('none');
+  });
+});

@@ -1,0 +1,162 @@
+import { spawn } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { chown, mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { startOf } from './postmaster.js';
+import { canReach, type ServerUser } from './server-user.js';
+
+export const superuser = 'cleave';
+
+/** Where things lie in DATA_DIR. */
+export interface Cluster {
+  dataDir: string;
+  home: string;
+  data: string;
+  passwordFile: string;
+  logFile: string;
+}
+
+export function clusterIn(dataDir: string): Cluster {
+  const home = resolve(dataDir, 'postgres');
+  return {
+    dataDir: resolve(dataDir),
+    home,
+    data: join(home, 'data'),
+    passwordFile: join(home, 'password'),
+    logFile: join(home, 'postgres.log'),
+  };
+}
+
+/** The environment of the server's programs: messages in English, and nothing that was meant for another Postgres. */
+export const serverEnvironment = (): NodeJS.ProcessEnv => ({
+  ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('PG'))),
+  LC_ALL: 'C',
+});
+
+/**
+ * How the server names its data directory. Its programs are started inside it, so that an account that cannot walk down
+ * to it (below root's home) can still name it on Linux.
+ */
+export async function nameOfData(data: string, user: ServerUser | undefined): Promise<string> {
+  if (await canReach(user, data)) return data;
+  if (process.platform === 'linux') return '/proc/self/cwd';
+  throw new Error(
+    `Postgres does not run as root, and the account it runs as cannot reach ${data}. ` +
+      'Start as another user, or set DATA_DIR to a folder that every user can reach.',
+  );
+}
+
+const exists = async (path: string): Promise<boolean> => {
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return false;
+    throw error;
+  }
+};
+
+const namePrefix = 'postgres.new-';
+
+/** What starts that were cut short have left. */
+async function removeLeftovers(dataDir: string): Promise<void> {
+  for (const name of await readdir(dataDir)) {
+    if (!name.startsWith(namePrefix)) continue;
+    const pid = Number(name.slice(namePrefix.length));
+    if (pid === process.pid || (await startOf(pid)) === undefined) {
+      await rm(join(dataDir, name), { recursive: true, force: true, maxRetries: 5 });
+    }
+  }
+}
+
+async function runInitdb(cluster: Cluster, binaries: string, user: ServerUser | undefined): Promise<void> {
+  // On standard input, because the account may not be able to walk down to the file.
+  const passwordFile = process.platform === 'win32' ? cluster.passwordFile : '/dev/stdin';
+  const data = await nameOfData(cluster.data, user);
+  const locale = ['--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'];
+  const access = ['--username', superuser, '--auth=scram-sha-256', `--pwfile=${passwordFile}`];
+  const password = await open(cluster.passwordFile, 'r');
+  try {
+    const initdb = spawn(join(binaries, 'bin', 'initdb'), ['-D', data, ...locale, ...access], {
+      ...user,
+      cwd: cluster.data,
+      env: serverEnvironment(),
+      stdio: [password.fd, 'pipe', 'pipe'],
+      windowsHide: true,
+    });
+    const ended = new Promise<string>((done) => {
+      initdb.once('error', (error) => done(error.message));
+      initdb.once('close', (code, signal) => done(String(signal ?? code)));
+    });
+    const [how, printed, complained] = await Promise.all([ended, text(initdb.stdout!), text(initdb.stderr!)]);
+    if (how !== '0') {
+      throw new Error(`Postgres could not make its data directory (initdb: ${how}):\n${printed}\n${complained}`.trim());
+    }
+  } finally {
+    await password.close();
+  }
+}
+
+async function syncFolder(folder: string): Promise<void> {
+  if (process.platform === 'win32') return;
+  const handle = await open(folder, 'r');
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/** Everything is made beside its place and renamed once it is whole: a start that is cut short leaves no half data. */
+async function create(cluster: Cluster, binaries: string, user: ServerUser | undefined): Promise<void> {
+  const home = join(cluster.dataDir, `${namePrefix}${process.pid}`);
+  const made = { ...cluster, home, data: join(home, 'data'), passwordFile: join(home, 'password') };
+  try {
+    // The server's account has to pass through; what lies inside is closed to others.
+    await mkdir(home, { mode: user ? 0o711 : 0o700 });
+    await mkdir(made.data, { mode: 0o700 });
+    await writeFile(made.passwordFile, randomBytes(24).toString('base64url'), { mode: 0o600, flush: true });
+    if (user) for (const path of [made.data, made.passwordFile]) await chown(path, user.uid, user.gid);
+    await runInitdb(made, binaries, user);
+    await syncFolder(home);
+    await rename(home, cluster.home).catch(async (error: unknown) => {
+      // Another process was faster; its data are as good.
+      if (!(await exists(cluster.home))) throw error;
+    });
+    await syncFolder(dirname(home));
+  } finally {
+    await rm(home, { recursive: true, force: true, maxRetries: 5 });
+  }
+}
+
+/**
+ * Makes the data directory where there is none yet.
+ *
+ * @returns the superuser's password
+ */
+export async function ensureCluster(
+  cluster: Cluster,
+  binaries: string,
+  user: ServerUser | undefined,
+  log: (line: string) => void,
+): Promise<string> {
+  await mkdir(cluster.dataDir, { recursive: true });
+  await removeLeftovers(cluster.dataDir);
+  if (!(await exists(cluster.home))) {
+    log(`making a Postgres data directory in ${cluster.home}`);
+    await create(cluster, binaries, user);
+  }
+  try {
+    await stat(join(cluster.data, 'PG_VERSION'));
+    return (await readFile(cluster.passwordFile, 'utf8')).trim();
+  } catch (error) {
+    const [problem, remedy] =
+      (error as NodeJS.ErrnoException).code === 'ENOENT'
+        ? ['is not complete', 'Move it away to start with an empty database']
+        : ['cannot be read', 'Start as the user that made it'];
+    throw new Error(`${cluster.home} ${problem} (${(error as Error).message}). ${remedy}, or set another DATA_DIR.`, {
+      cause: error,
+    });
+  }
+}

@@ -1,0 +1,210 @@
+import { setTimeout } from 'node:timers/promises';
+import { Logger, Module, type DynamicModule } from '@nestjs/common';
+import { TypeOrmModule, getDataSourceToken } from '@nestjs/typeorm';
+import pg from 'pg';
+import {
+  AbstractLogger,
+  DataSource,
+  type DataSourceOptions,
+  type EntitySchema,
+  type LogLevel,
+  type LogMessage,
+  type MigrationInterface,
+  type QueryRunner,
+  type ReplicationMode,
+} from 'typeorm';
+import { migrate } from './migrate.js';
+import { Sql, sqlToken } from './sql.js';
+import { asUnavailable, isConnectionFailure } from './unavailable.js';
+
+/** A module's database: its own schema, entities and migrations. */
+export interface Database {
+  /** Of the data source: `@InjectRepository(Entity, name)`, `@InjectSql(name)`. */
+  name: string;
+  url: string;
+  /** Made where it is missing. */
+  schema: string;
+  entities: (Function | EntitySchema)[];
+  /** Classes whose names end in a timestamp in milliseconds; that is their order. */
+  migrations: (new () => MigrationInterface)[];
+  /** The most connections of this instance. */
+  poolSize?: number;
+  /** How long a start waits for a Postgres that is not up yet. */
+  connectWithinMs?: number;
+}
+
+const defaultPoolSize = 8;
+const defaultConnectWithinMs = 30_000;
+
+/** Limits of a request: to get a connection, to wait for a lock, to run a statement, to hear of it. */
+const limits = {
+  connectionTimeoutMillis: 5_000,
+  lock_timeout: 5_000,
+  statement_timeout: 10_000,
+  query_timeout: 12_000,
+  idle_in_transaction_session_timeout: 10_000,
+};
+
+const int8 = 20;
+const int8Array = 1016;
+
+function integerOf(text: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value)) throw new RangeError(`${text} is beyond 2^53 and would lose digits as a number`);
+  return value;
+}
+
+type Nested<T> = T | null | Nested<T>[];
+
+const integersOf = (value: Nested<string>): Nested<number> =>
+  Array.isArray(value) ? value.map(integersOf) : value === null ? null : integerOf(value);
+
+const usualParser = pg.types.getTypeParser as (oid: number, format?: string) => (text: string) => Nested<string>;
+
+/** Everything of ours stays below 2^53, so that int8 is read as a number; on our connections only. */
+const types: pg.CustomTypesConfig = {
+  getTypeParser(oid: number, format?: 'text' | 'binary') {
+    const parse = usualParser(oid, format);
+    if (format === 'binary') return parse;
+    if (oid === int8) return integerOf;
+    return oid === int8Array ? (text: string) => integersOf(parse(text)) : parse;
+  },
+};
+
+/** TypeORM with the same errors as `Sql`. */
+class ModuleDataSource extends DataSource {
+  constructor(
+    private readonly nameOfModule: string,
+    options: DataSourceOptions,
+  ) {
+    super(options);
+  }
+
+  override createQueryRunner(mode?: ReplicationMode): QueryRunner {
+    const runner = super.createQueryRunner(mode);
+    const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
+    runner.query = async (...parameters: unknown[]) => {
+      try {
+        return (await query(...parameters)) as never;
+      } catch (error) {
+        throw asUnavailable(error, this.nameOfModule);
+      }
+    };
+    return runner;
+  }
+}
+
+const logger = new Logger('Database');
+
+/** Warnings go where ours go. What fails is thrown, so that it need not be written as well. */
+class TypeOrmLogger extends AbstractLogger {
+  protected writeLog(level: LogLevel, message: LogMessage | string | number | (LogMessage | string | number)[]): void {
+    if (level !== 'warn') return;
+    for (const { message: text } of this.prepareLogMessages(message, { highlightSql: false })) logger.warn(text);
+  }
+}
+
+const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres' } => ({
+  type: 'postgres',
+  driver: pg,
+  url: database.url,
+  schema: database.schema,
+  entities: database.entities,
+  migrations: database.migrations,
+  // What the extensions are for (uuids) is built in by now, and to install them takes rights that we need not have.
+  installExtensions: false,
+  uuidExtension: 'pgcrypto',
+  logging: ['warn'],
+  logger: new TypeOrmLogger(['warn']),
+  poolErrorHandler: (error: Error) =>
+    logger.warn(`lost an idle connection to the ${database.name} database: ${error.message}`),
+  extra: {
+    ...limits,
+    max: database.poolSize ?? defaultPoolSize,
+    application_name: `cleave-${database.name}`,
+    keepAlive: true,
+    idleTimeoutMillis: 60_000,
+    types,
+  },
+});
+
+/** Host, port and database of the URL, without the password. */
+function placeOf(url: string): string {
+  try {
+    const { hostname, port, pathname } = new URL(url);
+    return `${hostname || 'localhost'}:${port || 5432}, database "${decodeURIComponent(pathname.slice(1))}"`;
+  } catch {
+    return 'an address that is not a URL';
+  }
+}
+
+function unreachable({ name, url }: Database, error: unknown, patient: boolean): Error {
+  const { code, message } = error as { code?: string; message: string };
+  const variable = `${name.toUpperCase()}_DATABASE_URL`;
+  const advice = patient
+    ? `Is it up, and does ${variable} (else DATABASE_URL) name it?`
+    : `Mend ${variable} (else DATABASE_URL) or the database.`;
+  // A refusal by several addresses of one host has no message of its own.
+  return new Error(`Cannot use Postgres at ${placeOf(url)} for ${name}: ${message || code}. ${advice}`, {
+    cause: error,
+  });
+}
+
+/** A wrong or missing password (28, SASL) and a database that does not exist (3D) do not get better by waiting. */
+const isRefusal = (error: unknown): boolean => {
+  const { code, message } = error as { code?: string; message: string };
+  return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
+};
+
+/** Migrates and connects; waits a while for a Postgres that is still starting. */
+async function connect(database: Database): Promise<DataSource> {
+  const { name, schema } = database;
+  const connection = connectionOf(database);
+  const giveUpAt = Date.now() + (database.connectWithinMs ?? defaultConnectWithinMs);
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      await migrate({ name, schema, connection, log: (line) => logger.log(line) });
+      return await new ModuleDataSource(name, connection).initialize();
+    } catch (error) {
+      if (isRefusal(error)) throw unreachable(database, error, false);
+      if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
+      if (Date.now() >= giveUpAt) throw unreachable(database, error, true);
+      if (attempt === 0) logger.warn(`waiting for Postgres at ${placeOf(database.url)} (${name})`);
+      await setTimeout(Math.min(100 * 2 ** attempt, 2_000));
+    }
+  }
+}
+
+@Module({})
+class DatabaseModule {}
+
+/**
+ * A module's data source under its name, migrated and connected before anything that injects it, and `Sql` on the same
+ * pool. Several instances may start at once on one database. `TypeOrmModule.forFeature(entities, name)` gives
+ * repositories.
+ *
+ * The start fails with an Error that names the place and the variable, never the password, when Postgres cannot be used,
+ * and with one that names the migration when that fails.
+ */
+export function databaseFor(database: Database): DynamicModule {
+  const { name } = database;
+  return {
+    module: DatabaseModule,
+    imports: [
+      TypeOrmModule.forRootAsync({
+        name,
+        // Waiting is done in `connect`, where its reason is known.
+        useFactory: () => ({ type: 'postgres', toRetry: () => false }),
+        dataSourceFactory: () => connect(database),
+      }),
+    ],
+    providers: [
+      {
+        provide: sqlToken(name),
+        inject: [getDataSourceToken(name)],
+        useFactory: (source: DataSource) => new Sql((source.driver as unknown as { master: pg.Pool }).master, name),
+      },
+    ],
+    exports: [sqlToken(name)],
+  };
+}

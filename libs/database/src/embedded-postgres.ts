@@ -1,0 +1,324 @@
+import { execFile, spawn, type ChildProcess } from 'node:child_process';
+import { once } from 'node:events';
+import { open, readFile, rename, stat } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import pg from 'pg';
+import { clusterIn, ensureCluster, nameOfData, serverEnvironment, superuser, type Cluster } from './cluster.js';
+import { runnableBinaries } from './postgres-binaries.js';
+import {
+  disownLockFile,
+  endsWithin,
+  isAlive,
+  isPostmasterOf,
+  isThere,
+  lastStart,
+  ownerSetting,
+  readLockFile,
+  startOf,
+  type Process,
+} from './postmaster.js';
+import { serverUserFor, type ServerUser } from './server-user.js';
+
+const run = promisify(execFile);
+
+export interface EmbeddedPostgresOptions {
+  /** Data go to `<dataDir>/postgres`; made where it is missing. */
+  dataDir: string;
+  /** Told what a person may want to know, a line at a time. */
+  log?: (line: string) => void;
+  maxConnections?: number;
+  /** Called when the server has ended, was started again and would not stay up: nothing more will be tried. */
+  onExit?: (error: Error) => void;
+}
+
+/** A Postgres server of our own on 127.0.0.1. It does not keep the process alive, and ends when the process exits. */
+export interface EmbeddedPostgres {
+  readonly port: number;
+  /** Of the postmaster; another one after the server had to be started again. */
+  readonly pid: number;
+  /** `postgres://user:password@127.0.0.1:port/database` */
+  url(database: string): string;
+  /** A database that is there already is left as it is. */
+  createDatabase(name: string): Promise<void>;
+  /** Ends the connections and shuts down; call it last, when nobody uses the databases any more. */
+  stop(): Promise<void>;
+}
+
+const busyTimeoutMs = 30_000;
+const recoveryTimeoutMs = 600_000;
+const fastStopTimeoutMs = 20_000;
+const immediateStopTimeoutMs = 10_000;
+const restartsPerMinute = 3;
+const logBytes = 1_048_576;
+
+const settingsOf = (port: number, maxConnections: number): Record<string, string | number> => ({
+  listen_addresses: '127.0.0.1',
+  port,
+  unix_socket_directories: '',
+  max_connections: maxConnections,
+  max_prepared_transactions: 64,
+  fsync: 'on',
+  synchronous_commit: 'on',
+  full_page_writes: 'on',
+  shared_buffers: '128MB',
+  wal_buffers: '16MB',
+  min_wal_size: '256MB',
+  max_wal_size: '1GB',
+  jit: 'off',
+  timezone: 'UTC',
+  log_timezone: 'UTC',
+  logging_collector: 'off',
+  log_checkpoints: 'off',
+  // Starts, stops and crashes. Failed statements are for their callers, and may contain personal data.
+  log_min_messages: 'log',
+  log_min_error_statement: 'panic',
+});
+
+async function freePort(): Promise<number> {
+  const server = createServer().listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  server.close();
+  await once(server, 'close');
+  return port;
+}
+
+class SupervisedPostgres implements EmbeddedPostgres {
+  port = 0;
+  private child?: ChildProcess;
+  private restarting: Promise<void> = Promise.resolve();
+  private stopping = false;
+  private stopped?: Promise<void>;
+  private exits: number[] = [];
+
+  constructor(
+    private readonly cluster: Cluster,
+    private readonly binaries: string,
+    private readonly user: ServerUser | undefined,
+    private readonly password: string,
+    private readonly options: Required<Pick<EmbeddedPostgresOptions, 'log' | 'maxConnections' | 'onExit'>>,
+  ) {}
+
+  get pid(): number {
+    return this.child?.pid ?? 0;
+  }
+
+  url(database: string): string {
+    return `postgres://${superuser}:${this.password}@127.0.0.1:${this.port}/${encodeURIComponent(database)}`;
+  }
+
+  async createDatabase(name: string): Promise<void> {
+    const client = new pg.Client({ connectionString: this.url('postgres'), connectionTimeoutMillis: 10_000 });
+    // What goes wrong is told by the calls below; without a listener it would end the process as well.
+    client.on('error', (error) => this.options.log(`creating a database: ${error.message}`));
+    await client.connect();
+    try {
+      const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [name]);
+      if (rowCount === 0) await client.query(`CREATE DATABASE ${pg.escapeIdentifier(name)}`);
+    } catch (error) {
+      // Somebody else made it at the same moment: duplicate_database, or unique_violation when it was very close.
+      if (!['42P04', '23505'].includes((error as pg.DatabaseError).code ?? '')) throw error;
+    } finally {
+      await client.end();
+    }
+  }
+
+  async start(): Promise<void> {
+    this.port = (await lastStart(this.cluster.data)).port ?? (await freePort());
+    await this.launch({ mayChangePort: true });
+  }
+
+  stop(): Promise<void> {
+    this.stopped ??= this.end();
+    return this.stopped;
+  }
+
+  private async end(): Promise<void> {
+    this.stopping = true;
+    await this.restarting;
+    const pid = this.child?.pid;
+    const startedAt = pid === undefined ? undefined : await startOf(pid);
+    if (pid !== undefined && startedAt !== undefined) await this.shutDown({ pid, startedAt });
+  }
+
+  /** First without waiting for clients (`fast`), then without tidying up (`immediate`), which the next start makes good. */
+  private async shutDown(postmaster: Process): Promise<void> {
+    await this.ask(postmaster.pid, 'fast');
+    if (await endsWithin(fastStopTimeoutMs, postmaster)) return;
+    await this.ask(postmaster.pid, 'immediate');
+    if (await endsWithin(immediateStopTimeoutMs, postmaster)) return;
+    throw new Error(
+      `Postgres (process ${postmaster.pid}) does not stop; end it yourself. Log: ${this.cluster.logFile}`,
+    );
+  }
+
+  private async ask(pid: number, mode: 'fast' | 'immediate'): Promise<void> {
+    if (process.platform === 'win32') {
+      const stop = ['stop', '-D', this.cluster.data, '-m', mode, '-W'];
+      await run(join(this.binaries, 'bin', 'pg_ctl'), stop, { windowsHide: true });
+    } else if (isThere(pid)) {
+      process.kill(pid, mode === 'fast' ? 'SIGINT' : 'SIGQUIT');
+    }
+  }
+
+  /**
+   * Starts the server, however the last one ended. Postgres itself makes sure that no two run on the same data; what is
+   * in the way here passes by itself, is put away, or is told to a person.
+   */
+  private async launch({ mayChangePort }: { mayChangePort: boolean }): Promise<void> {
+    const giveUpAt = Date.now() + busyTimeoutMs;
+    while (!this.stopping) {
+      await this.clearTheWay();
+      const failure = await this.spawnOnce();
+      if (failure === undefined) return;
+      const portIsTaken = /could not bind|could not create any TCP\/IP sockets/.test(failure);
+      // The children of a server that was killed need a moment to notice it.
+      const isBusy = portIsTaken || /lock file ".*" already exists|shared memory block .* still in use/.test(failure);
+      if (!isBusy || Date.now() > giveUpAt) throw new Error(this.explain(failure));
+      if (portIsTaken && mayChangePort) this.port = await freePort();
+      else await setTimeout(100);
+    }
+  }
+
+  private explain(failure: string): string {
+    const { data, logFile } = this.cluster;
+    const advice = failure.includes('still in use')
+      ? 'Processes of a server that was killed still work on the data: wait for them or end them, then start again.'
+      : `Its log is ${logFile}.`;
+    return `Postgres did not start on ${data}. ${advice}\n${failure.trim()}`;
+  }
+
+  /** A server whose owner was killed is stopped; one whose owner lives is left alone. */
+  private async clearTheWay(): Promise<void> {
+    const { data, dataDir } = this.cluster;
+    const giveUpAt = Date.now() + busyTimeoutMs;
+    for (;;) {
+      const lock = await readLockFile(data);
+      if (!lock) return;
+      const startedAt = await startOf(lock.pid);
+      if (startedAt === undefined || !(await isPostmasterOf(lock.pid, data))) {
+        if (isThere(lock.pid)) disownLockFile(data, lock.pid);
+        return;
+      }
+      if (lock.status === '' && Date.now() < giveUpAt) {
+        // It has only just been started and does not tell yet whose it is.
+        await setTimeout(20);
+        continue;
+      }
+      const { owner } = await lastStart(data);
+      if (!owner || (await isAlive(owner))) {
+        throw new Error(
+          `${dataDir} is already used by process ${owner?.pid ?? lock.pid}. ` +
+            'Stop that one first, or give this one another DATA_DIR.',
+        );
+      }
+      this.options.log(`stopping the Postgres that process ${owner.pid} left behind (process ${lock.pid})`);
+      await this.shutDown({ pid: lock.pid, startedAt });
+    }
+  }
+
+  /** @returns what the server logged when it ended instead of becoming ready */
+  private async spawnOnce(): Promise<string | undefined> {
+    const { data, logFile } = this.cluster;
+    const logged = await stat(logFile).then(
+      (it) => it.size,
+      () => 0,
+    );
+    if (logged > logBytes) await rename(logFile, `${logFile}.1`);
+    const seen = logged > logBytes ? 0 : logged;
+    const child = await this.spawnServer();
+    let end: string | undefined;
+    const ended = new Promise<string>((resolve) => {
+      child.once('error', (error) => resolve(error.message));
+      child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`));
+    });
+    void ended.then((how) => (end = how));
+    const giveUpAt = Date.now() + recoveryTimeoutMs;
+    while (end === undefined) {
+      const lock = await readLockFile(data);
+      if (lock?.pid === child.pid && lock?.status === 'ready') {
+        this.watch(child, ended);
+        return undefined;
+      }
+      if (this.stopping || Date.now() > giveUpAt) child.kill('SIGINT');
+      await setTimeout(10);
+    }
+    const log = (await readFile(logFile)).subarray(seen).toString().trim();
+    return `${log.split('\n').slice(-20).join('\n')}\n(${end})`;
+  }
+
+  private async spawnServer(): Promise<ChildProcess> {
+    const { data, logFile } = this.cluster;
+    const { pid } = process;
+    const settings = Object.entries(settingsOf(this.port, this.options.maxConnections));
+    const parameters = [
+      ...settings.map(([name, value]) => `${name}=${value}`),
+      ownerSetting({ pid, startedAt: (await startOf(pid)) ?? '' }),
+    ];
+    const name = await nameOfData(data, this.user);
+    const log = await open(logFile, 'a', 0o600);
+    try {
+      return spawn(join(this.binaries, 'bin', 'postgres'), ['-D', name, ...parameters.flatMap((it) => ['-c', it])], {
+        ...this.user,
+        cwd: data,
+        env: serverEnvironment(),
+        stdio: ['ignore', log.fd, log.fd],
+        // In a process group of its own, so that Ctrl-C reaches us alone and requests in flight can still be finished.
+        detached: process.platform !== 'win32',
+        windowsHide: true,
+      });
+    } finally {
+      await log.close();
+    }
+  }
+
+  private watch(child: ChildProcess, ended: Promise<string>): void {
+    const endWithUs = () => child.kill('SIGINT');
+    process.once('exit', endWithUs);
+    child.unref();
+    this.child = child;
+    const onEnd = (how: string) => {
+      process.off('exit', endWithUs);
+      if (!this.stopping) this.restarting = this.restart(how);
+    };
+    void ended.then(onEnd);
+  }
+
+  /** Never rejects: a server that cannot be kept up is reported to `onExit`. */
+  private async restart(how: string): Promise<void> {
+    const now = Date.now();
+    this.exits = [...this.exits.filter((it) => it > now - 60_000), now];
+    try {
+      const ended = `Postgres ended unexpectedly (${how})`;
+      if (this.exits.length > restartsPerMinute) {
+        throw new Error(`${ended} for the ${this.exits.length}th time within a minute. Log: ${this.cluster.logFile}`);
+      }
+      this.options.log(`${ended}; starting it again`);
+      await this.launch({ mayChangePort: false });
+    } catch (error) {
+      this.options.log((error as Error).message);
+      this.options.onExit(error as Error);
+    }
+  }
+}
+
+/**
+ * Starts a Postgres server of our own, supervised: it is started again when it ends unexpectedly. However the last
+ * process ended, the data are found as they were; a server that it left behind is stopped first.
+ *
+ * @throws Error that says what to do when another living process uses the data, or when there is no server for this
+ * platform
+ */
+export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
+  const { dataDir, log = () => undefined, maxConnections = 100, onExit = () => undefined } = options;
+  const cluster = clusterIn(dataDir);
+  const user = await serverUserFor(cluster.data);
+  const binaries = await runnableBinaries(user);
+  const password = await ensureCluster(cluster, binaries, user, log);
+  const server = new SupervisedPostgres(cluster, binaries, user, password, { log, maxConnections, onExit });
+  await server.start();
+  return server;
+}

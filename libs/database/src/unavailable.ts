@@ -1,0 +1,76 @@
+import { CleaveError } from '#contracts';
+
+/** What the network, the resolver and the pool say when Postgres cannot be reached or is gone in the middle. */
+const lostConnection = new Set([
+  ...['ECONNREFUSED', 'ECONNRESET', 'ECONNABORTED', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN'],
+  ...['EHOSTUNREACH', 'ENETUNREACH'],
+]);
+const lostConnectionMessage =
+  /^(Connection terminated|timeout exceeded when trying to connect|timeout expired|Query read timeout|Client has encountered a connection error|Client was closed|Cannot use a pool after calling end)/;
+
+/** SQLSTATEs after which the connection is of no more use: lost, shut down, no more room, or a standby by now. */
+const endsSession = /^(08|53|57P|25P03|25P04|25006)/;
+
+/** The statement gave up or lost to another one, and the connection is as good as before. */
+const gaveUp: Record<string, string> = {
+  '40001': 'the statement lost to one that ran beside it',
+  '40P01': 'the statement lost a deadlock',
+  '55P03': 'a lock was not free in time',
+  '57014': 'the statement took too long',
+};
+
+interface DriverError {
+  code?: string;
+  severity?: string;
+  routine?: string;
+  message: string;
+}
+
+/** TypeORM wraps what the driver said. */
+const driverErrorOf = (error: unknown): DriverError =>
+  (error as { driverError?: DriverError } | undefined)?.driverError ??
+  (error as DriverError | undefined) ?? { message: '' };
+
+/** Whether Postgres answered. Everything else comes from the network or the pool. */
+const isAnswer = ({ severity }: DriverError): boolean => severity !== undefined;
+
+/** A prepared statement whose tables a migration has changed: it works again on another connection. */
+const isOutdatedPlan = ({ routine }: DriverError): boolean => routine === 'RevalidateCachedQuery';
+
+/** Whether Postgres is not there, or not for us: a reason to try again, and to drop the connection. */
+export function isConnectionFailure(error: unknown): boolean {
+  const it = driverErrorOf(error);
+  if (isAnswer(it)) return endsSession.test(it.code ?? '') || isOutdatedPlan(it);
+  return lostConnection.has(it.code ?? '') || lostConnectionMessage.test(it.message);
+}
+
+/** Whether the connection can be used again after this error. */
+export const keepsConnection = (error: unknown): boolean =>
+  isAnswer(driverErrorOf(error)) && !isConnectionFailure(error);
+
+const reasonOf = (error: unknown): string | undefined => {
+  const it = driverErrorOf(error);
+  if (isConnectionFailure(error)) return `the connection failed: ${it.code ?? it.message}`;
+  return isAnswer(it) ? gaveUp[it.code ?? ''] : undefined;
+};
+
+/**
+ * The error to throw for one of the driver or of TypeORM: `unavailable` when Postgres cannot be reached, is shutting down,
+ * has no room, or gave up on the statement; any other error as it is. After `unavailable` a write may or may not have been
+ * made: ask again under the same key.
+ *
+ * @param name of the data source, for the person who reads it
+ */
+export function asUnavailable(error: unknown, name: string): unknown {
+  if (error instanceof CleaveError) return error;
+  const reason = reasonOf(error);
+  if (reason === undefined) return error;
+  return new CleaveError(
+    'unavailable',
+    `The ${name} database did not answer (${reason}). Try again in a moment.`,
+    {},
+    {
+      cause: error,
+    },
+  );
+}

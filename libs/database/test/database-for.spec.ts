@@ -1,0 +1,280 @@
+import { Logger } from '@nestjs/common';
+import { TypeOrmModule, getDataSourceToken, getRepositoryToken } from '@nestjs/typeorm';
+import { Test, type TestingModule } from '@nestjs/testing';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import {
+  Column,
+  Entity,
+  PrimaryColumn,
+  type DataSource,
+  type MigrationInterface,
+  type QueryRunner,
+  type Repository,
+} from 'typeorm';
+import { freePort, stopTestDatabases, testDatabase, type TestDatabase } from '#testing';
+import { Sql, cursorSecret, databaseFor, sqlToken, startEmbeddedPostgres, type Database } from '../src/index.js';
+
+@Entity({ schema: 'shop', name: 'things' })
+class Thing {
+  @PrimaryColumn('text')
+  id!: string;
+
+  @Column('bigint')
+  units!: number;
+}
+
+class Things1700000000001 implements MigrationInterface {
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`CREATE TABLE shop.things (id text PRIMARY KEY, units bigint NOT NULL)`);
+    // Long enough for the others to come while this one migrates.
+    await runner.query(`SELECT pg_sleep(0.2)`);
+    await runner.query(`CREATE TABLE shop.settings (name text PRIMARY KEY, value text NOT NULL)`);
+    await runner.query(`INSERT INTO shop.settings VALUES ('cursor_secret', 'of all instances')`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`DROP TABLE shop.things, shop.settings`);
+  }
+}
+
+class Broken1700000000002 implements MigrationInterface {
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`CREATE TABLE shop.half (id text)`);
+    await runner.query(`SELECT * FROM shop.nowhere`);
+  }
+
+  async down(): Promise<void> {}
+}
+
+let database: TestDatabase;
+const modules: TestingModule[] = [];
+
+const start = async (options: Partial<Database> = {}): Promise<TestingModule> => {
+  const shop = {
+    name: 'shop',
+    url: database.url,
+    schema: 'shop',
+    entities: [Thing],
+    migrations: [Things1700000000001],
+    ...options,
+  };
+  const module = await Test.createTestingModule({
+    imports: [databaseFor(shop), TypeOrmModule.forFeature([Thing], 'shop')],
+  }).compile();
+  modules.push(module);
+  return module;
+};
+
+const sqlOf = (module: TestingModule): Sql => module.get<Sql>(sqlToken('shop'), { strict: false });
+const thingsOf = (module: TestingModule): Repository<Thing> =>
+  module.get<Repository<Thing>>(getRepositoryToken(Thing, 'shop'), { strict: false });
+
+const failureOf = async (work: Promise<unknown>): Promise<Error & { code?: string; cause?: unknown }> => {
+  try {
+    await work;
+  } catch (error) {
+    return error as Error;
+  }
+  throw new Error('it did not fail');
+};
+
+const put = { name: 'put', text: 'INSERT INTO shop.things VALUES ($1, $2) RETURNING units' };
+const read = { name: 'read', text: 'SELECT id, units FROM shop.things ORDER BY id' };
+
+beforeAll(() => Logger.overrideLogger(false));
+
+afterEach(async () => {
+  for (const module of modules.splice(0)) await module.close();
+  await database?.stop();
+});
+
+afterAll(async () => {
+  await stopTestDatabases();
+});
+
+describe('a data source', () => {
+  it('is migrated once by instances that start at the same moment', async () => {
+    database = await testDatabase();
+    const instances = await Promise.all([start(), start(), start(), start()]);
+    const done = await sqlOf(instances[0]).query({ name: 'done', text: 'SELECT name FROM shop.migrations' });
+    expect(done).toEqual([{ name: 'Things1700000000001' }]);
+    for (const instance of instances) {
+      expect(await cursorSecret(sqlOf(instance), 'shop')).toBe('of all instances');
+      await sqlOf(instance).ping();
+    }
+    await start();
+  });
+
+  it('does not start when a migration fails, and keeps nothing of that one', async () => {
+    database = await testDatabase();
+    const error = await failureOf(start({ migrations: [Broken1700000000002, Things1700000000001] }));
+    expect(error.message).toMatch(/Broken1700000000002 of shop failed and was rolled back: relation "shop.nowhere"/);
+    const module = await start();
+    const tables = {
+      name: 'tables',
+      text: `SELECT to_regclass('shop.half') AS half, to_regclass('shop.things') IS NULL AS no`,
+    };
+    expect(await sqlOf(module).query(tables)).toEqual([{ half: null, no: false }]);
+  });
+
+  it('reads int8 as numbers on its own connections, and refuses to round', async () => {
+    database = await testDatabase();
+    const module = await start();
+    await thingsOf(module).insert({ id: 'a', units: Number.MAX_SAFE_INTEGER });
+    expect(await thingsOf(module).find()).toEqual([{ id: 'a', units: Number.MAX_SAFE_INTEGER }]);
+    const values = {
+      name: 'values',
+      text: `SELECT 5::bigint AS one, ARRAY[1, NULL, 3]::bigint[] AS more, now() AS at`,
+    };
+    expect(await sqlOf(module).query(values)).toEqual([{ one: 5, more: [1, null, 3], at: expect.any(Date) }]);
+    const tooLarge = { name: 'too-large', text: 'SELECT 9007199254740993::bigint' };
+    await expect(sqlOf(module).query(tooLarge)).rejects.toThrow(RangeError);
+    await sqlOf(module).ping();
+    expect(pg.types.getTypeParser(pg.types.builtins.INT8)('5')).toBe('5');
+  });
+
+  it('says where it looked for a Postgres that is not there, without the password', async () => {
+    database = await testDatabase();
+    const port = await freePort();
+    const url = `postgres://somebody:secret@127.0.0.1:${port}/shop`;
+    const error = await failureOf(start({ url, connectWithinMs: 200 }));
+    expect(error.message).toContain(`Cannot use Postgres at 127.0.0.1:${port}, database "shop" for shop`);
+    expect(error.message).toContain('SHOP_DATABASE_URL');
+    expect(`${error.message} ${error.stack}`).not.toContain('secret');
+  });
+
+  it('does not wait for a database that does not exist or a password that is wrong', async () => {
+    database = await testDatabase();
+    const elsewhere = new URL(database.url);
+    elsewhere.pathname = '/nowhere';
+    await expect(start({ url: elsewhere.href })).rejects.toThrow('database "nowhere" does not exist');
+    const stranger = new URL(database.url);
+    stranger.password = 'guessed';
+    const error = await failureOf(start({ url: stranger.href }));
+    expect(error.message).toContain('password authentication failed');
+    expect(`${error.message} ${error.stack}`).not.toContain('guessed');
+  });
+});
+
+describe('sql', () => {
+  it('commits and rolls back', async () => {
+    database = await testDatabase();
+    const sql = sqlOf(await start());
+    expect(await sql.query(put, ['a', 1])).toEqual([{ units: 1 }]);
+    await sql.transaction(async (within) => {
+      await within.query(put, ['b', 2]);
+      await within.query(put, ['c', 3]);
+    });
+    const refusal = new Error('not today');
+    const refused = sql.transaction(async (within) => {
+      await within.query(put, ['d', 4]);
+      throw refusal;
+    });
+    expect(await failureOf(refused)).toBe(refusal);
+    // A failure that `work` hides has undone the transaction nevertheless.
+    const hidden = sql.transaction(async (within) => {
+      await within.query(put, ['e', 5]);
+      await failureOf(within.query(put, ['a', 1]));
+    });
+    await expect(hidden).rejects.toThrow('rolled back');
+    expect((await sql.query<{ id: string }>(read)).map((it) => it.id)).toEqual(['a', 'b', 'c']);
+  });
+
+  it('leaves errors of the statement as they are, and keeps the connection with what is prepared on it', async () => {
+    database = await testDatabase();
+    const sql = sqlOf(await start({ poolSize: 1 }));
+    const prepared = { name: 'prepared', text: 'SELECT name FROM pg_prepared_statements' };
+    await sql.query(put, ['a', 1]);
+    expect(await failureOf(sql.query(put, ['a', 1]))).toMatchObject({ code: '23505', constraint: 'things_pkey' });
+    await failureOf(sql.transaction(() => Promise.reject(new Error('not today'))));
+    expect(await sql.query(prepared)).toContainEqual({ name: 'put' });
+  });
+
+  it('answers unavailable when a lock is not free in time, and when the pool has no connection', async () => {
+    database = await testDatabase();
+    const url = new URL(database.url);
+    url.searchParams.set('lock_timeout', '50');
+    const sql = sqlOf(await start({ url: url.href }));
+    await sql.query(put, ['a', 1]);
+    const change = { name: 'change', text: 'UPDATE shop.things SET units = units + 1' };
+    await sql.transaction(async (within) => {
+      await within.query(change);
+      const error = await failureOf(sql.query(change));
+      expect(error).toMatchObject({ code: 'unavailable', detail: expect.stringContaining('a lock was not free') });
+      expect(error.cause).toMatchObject({ code: '55P03' });
+    });
+    const pool = new pg.Pool({ connectionString: database.url, max: 1, connectionTimeoutMillis: 100 });
+    const crowded = new Sql(pool, 'shop');
+    expect(await failureOf(crowded.transaction(() => crowded.ping()))).toMatchObject({ code: 'unavailable' });
+    await crowded.ping();
+    await pool.end();
+  });
+
+  it('answers unavailable when its connection is cut in a transaction, and goes on with another', async () => {
+    database = await testDatabase();
+    const sql = sqlOf(await start());
+    const whoAmI = { name: 'who', text: 'SELECT pg_backend_pid() AS pid' };
+    const cut = { name: 'cut', text: 'SELECT pg_terminate_backend($1, 5000)' };
+    const cutOff = sql.transaction(async (within) => {
+      const [me] = await within.query<{ pid: number }>(whoAmI);
+      await sql.query(cut, [me!.pid]);
+      await within.query(put, ['a', 1]);
+    });
+    expect(await failureOf(cutOff)).toMatchObject({ code: 'unavailable' });
+    expect(await sql.query(read)).toEqual([]);
+  });
+
+  it('prepares a statement anew after a migration has changed its table', async () => {
+    database = await testDatabase();
+    const sql = sqlOf(await start({ poolSize: 1 }));
+    const everything = { name: 'everything', text: 'SELECT * FROM shop.things' };
+    await sql.query(everything);
+    await sql.query({ name: 'alter', text: `ALTER TABLE shop.things ADD COLUMN colour text DEFAULT 'red'` });
+    await sql.query(put, ['a', 1]);
+    expect(await failureOf(sql.query(everything))).toMatchObject({ code: 'unavailable' });
+    expect(await sql.query(everything)).toEqual([{ id: 'a', units: 1, colour: 'red' }]);
+  });
+});
+
+describe('a Postgres that goes away and comes back', () => {
+  it('is unavailable meanwhile, to statements and to TypeORM alike, and is waited for at a start', async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'cleave-database-'));
+    const first = await startEmbeddedPostgres({ dataDir });
+    try {
+      const url = first.url('postgres');
+      database = { url, stop: async () => undefined };
+      const module = await start();
+      const source = module.get<DataSource>(getDataSourceToken('shop'), { strict: false });
+      await Promise.all([sqlOf(module).query(put, ['a', 1]), sqlOf(module).ping(), thingsOf(module).find()]);
+
+      await first.stop();
+      expect(await failureOf(sqlOf(module).ping())).toMatchObject({ code: 'unavailable', status: 503 });
+      expect(await failureOf(sqlOf(module).transaction((within) => within.query(read)))).toMatchObject({
+        code: 'unavailable',
+      });
+      expect(await failureOf(thingsOf(module).find())).toMatchObject({ code: 'unavailable' });
+      expect(await failureOf(source.transaction((within) => within.count(Thing)))).toMatchObject({
+        code: 'unavailable',
+      });
+
+      const starting = start();
+      const second = await startEmbeddedPostgres({ dataDir });
+      try {
+        expect(second.url('postgres')).toBe(url);
+        expect(await sqlOf(await starting).query(read)).toEqual([{ id: 'a', units: 1 }]);
+        expect(await sqlOf(module).query(read)).toEqual([{ id: 'a', units: 1 }]);
+        expect(await thingsOf(module).find()).toHaveLength(1);
+        for (const started of modules.splice(0)) await started.close();
+      } finally {
+        await second.stop();
+      }
+    } finally {
+      await first.stop();
+      await rm(dataDir, { recursive: true, force: true });
+    }
+  });
+});

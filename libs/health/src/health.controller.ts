@@ -1,0 +1,105 @@
+import { Controller, Get, Header, Logger, Res, ServiceUnavailableException } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { HealthCheckService, HealthIndicatorService, type HealthCheckResult } from '@nestjs/terminus';
+import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
+import { Endpoint } from '#rest';
+import { Readiness } from './readiness.js';
+
+const deadlineMs = 2_000;
+
+const indicators = z.record(z.string(), z.looseObject({ status: z.enum(['up', 'degraded', 'down']) }));
+
+const healthReport = z
+  .object({
+    status: z.enum(['ok', 'degraded', 'error', 'shutting_down']),
+    info: indicators.optional().meta({ description: 'What can be used.' }),
+    error: indicators.optional().meta({ description: 'What cannot be used.' }),
+    details: indicators.meta({ description: 'Both.' }),
+  })
+  .meta({ id: 'HealthReport' });
+
+@ApiTags('health')
+@Controller('health')
+export class HealthController {
+  private readonly logger = new Logger('Health');
+  private readonly down = new Set<string>();
+
+  constructor(
+    private readonly health: HealthCheckService,
+    private readonly indicator: HealthIndicatorService,
+    private readonly readiness: Readiness,
+  ) {}
+
+  @Get('live')
+  @Header('Cache-Control', 'no-store')
+  @Endpoint({
+    operationId: 'getLiveness',
+    summary: 'Whether the process runs',
+    description: 'Asks nothing but the process itself: one that fails this should be restarted.',
+    replies: { 200: { schema: healthReport, description: 'It runs' } },
+    errors: [],
+  })
+  live(): Promise<HealthCheckResult> {
+    return this.health.check([]);
+  }
+
+  @Get('ready')
+  @Header('Cache-Control', 'no-store')
+  @Endpoint({
+    operationId: 'getReadiness',
+    summary: 'Whether the process can serve',
+    description: 'Asks everything it needs. One that fails this should get no requests; it may well recover.',
+    replies: {
+      200: { schema: healthReport, description: 'It can serve' },
+      503: { schema: healthReport, description: 'It cannot serve: something it needs fails, or it is shutting down' },
+    },
+    errors: [],
+  })
+  async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<HealthCheckResult> {
+    const report = await this.report();
+    if (this.readiness.shuttingDown) report.status = 'shutting_down';
+    if (report.status === 'error' || report.status === 'shutting_down') reply.code(503);
+    return report;
+  }
+
+  private async report(): Promise<HealthCheckResult> {
+    const reasons = new Map<string, unknown>();
+    const checks = [...this.readiness.checks].map(
+      ([name, check]) =>
+        () =>
+          this.indicator
+            .check(name)
+            .attempt(() => this.run(name, check, reasons))
+            .withTimeout(deadlineMs),
+    );
+    const report = await this.health.check(checks).catch((error: unknown) => {
+      if (error instanceof ServiceUnavailableException) return error.getResponse() as HealthCheckResult;
+      throw error;
+    });
+    this.logChanges(report, reasons);
+    return report;
+  }
+
+  /** Keeps the reason for the log: it may name servers and users, so callers only learn that the check fails. */
+  private async run(name: string, check: () => Promise<void>, reasons: Map<string, unknown>): Promise<void> {
+    try {
+      await check();
+    } catch (error) {
+      reasons.set(name, error);
+      throw new Error('cannot be used; the log says why', { cause: error });
+    }
+  }
+
+  /** Health is asked for every few seconds, so only changes are logged. */
+  private logChanges({ details }: HealthCheckResult, reasons: Map<string, unknown>): void {
+    for (const [name, { status, message }] of Object.entries(details)) {
+      if (status === 'up' && this.down.delete(name)) this.logger.log(`${name} can be used again.`);
+      if (status !== 'down' || this.down.has(name)) continue;
+      this.down.add(name);
+      this.logger.warn(`${name} cannot be used: ${withoutUserinfo(String(reasons.get(name) ?? message))}`);
+    }
+  }
+}
+
+const withoutUserinfo = (text: string): string => text.replaceAll(/\/\/\S*@/g, '//***@');

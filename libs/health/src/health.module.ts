@@ -1,0 +1,26 @@
+import { Global, Inject, Module } from '@nestjs/common';
+import { HttpAdapterHost } from '@nestjs/core';
+import { TerminusModule } from '@nestjs/terminus';
+import type { FastifyInstance } from 'fastify';
+import { HealthController } from './health.controller.js';
+import { Readiness } from './readiness.js';
+
+/** `GET /health/live` and `GET /health/ready`, and the `Readiness` that every module may add its checks to. */
+@Global()
+@Module({
+  // The controller logs what fails itself: once, and without addresses of servers.
+  imports: [TerminusModule.forRoot({ logger: false })],
+  controllers: [HealthController],
+  providers: [Readiness],
+  exports: [Readiness],
+})
+export class HealthModule {
+  constructor(@Inject(Readiness) readiness: Readiness, @Inject(HttpAdapterHost) { httpAdapter }: HttpAdapterHost) {
+    // Runs when closing begins, before the server stops listening and before any module is destroyed.
+    const fastify: FastifyInstance | undefined = httpAdapter?.getInstance();
+    fastify?.addHook('preClose', (done) => {
+      readiness.shutDown();
+      done();
+    });
+  }
+}

@@ -1,0 +1,109 @@
+import { afterEach, expect, it } from '@jest/globals';
+import { Module, type LoggerService } from '@nestjs/common';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { HealthModule, Readiness } from '#health';
+import { createRestApp, openApiDocument } from '#rest';
+
+@Module({ imports: [HealthModule] })
+class Root {}
+
+let app: NestFastifyApplication;
+const log: string[] = [];
+const write = (...parts: unknown[]): void => void log.push(parts.map(String).join(' '));
+const logger: LoggerService = { log: write, warn: write, error: write };
+
+const start = async (drainDelayMs = 0) => {
+  log.length = 0;
+  app = await createRestApp(Root, { logger, drainDelayMs });
+  await app.listen(0, '127.0.0.1');
+  return app.get(Readiness);
+};
+
+afterEach(() => app.close());
+
+const ask = async (path: string) => {
+  const { port } = app.getHttpServer().address() as { port: number };
+  const response = await fetch(`http://127.0.0.1:${port}/health/${path}`);
+  return {
+    status: response.status,
+    body: (await response.json()) as Record<string, unknown>,
+    headers: response.headers,
+  };
+};
+
+it('lives and is ready when there is nothing to check', async () => {
+  await start();
+  const empty = { status: 'ok', info: {}, error: {}, details: {} };
+  expect(await ask('live')).toMatchObject({ status: 200, body: empty });
+  const ready = await ask('ready');
+  expect(ready).toMatchObject({ status: 200, body: empty });
+  expect(ready.headers.get('cache-control')).toBe('no-store');
+});
+
+it('is not ready while a check fails, says which, and lives on', async () => {
+  const readiness = await start();
+  let broken = true;
+  readiness.add('database', async () => {
+    if (broken) throw new Error('no route to postgres://cleave:hunter2@db.internal/orders');
+  });
+  readiness.add('cache', async () => {});
+  const { status, body } = await ask('ready');
+  expect(status).toBe(503);
+  expect(body).toMatchObject({
+    status: 'error',
+    info: { cache: { status: 'up' } },
+    error: { database: { status: 'down' } },
+    details: { cache: { status: 'up' }, database: { status: 'down' } },
+  });
+  expect(JSON.stringify(body)).not.toMatch(/hunter2|db\.internal/);
+  expect((await ask('live')).status).toBe(200);
+  await ask('ready');
+  const told = log.filter((line) => line.includes('database cannot be used'));
+  expect(told).toEqual([expect.stringContaining('no route to postgres://***@db.internal/orders')]);
+  broken = false;
+  expect((await ask('ready')).status).toBe(200);
+  expect(log.join('\n')).toContain('database can be used again');
+});
+
+it('is not ready when a check does not answer in time, or throws at once', async () => {
+  const readiness = await start();
+  readiness.add('hangs', () => new Promise(() => {}));
+  readiness.add('throws', () => {
+    throw new Error('at once');
+  });
+  const { status, body } = await ask('ready');
+  expect([status, Object.keys(body.error as object)]).toEqual([503, ['hangs', 'throws']]);
+  expect(JSON.stringify(body.error)).toContain('timeout of 2000ms exceeded');
+});
+
+it('is not ready any more while it shuts down, but lives', async () => {
+  const readiness = await start(500);
+  readiness.add('database', async () => {});
+  expect((await ask('ready')).status).toBe(200);
+  const closing = app.close();
+  while (!readiness.shuttingDown) await new Promise(setImmediate);
+  expect(await ask('ready')).toMatchObject({
+    status: 503,
+    body: { status: 'shutting_down', info: { database: { status: 'up' } } },
+  });
+  expect((await ask('live')).status).toBe(200);
+  await closing;
+});
+
+it('takes each check once', async () => {
+  const readiness = await start();
+  readiness.add('database', async () => {});
+  expect(() => readiness.add('database', async () => {})).toThrow('called database already');
+});
+
+it('is documented', async () => {
+  await start();
+  const { paths, components } = openApiDocument(app, { title: 'Health', description: '', version: '1' });
+  const { get: ready } = paths['/health/ready']!;
+  expect(ready).toMatchObject({ operationId: 'getReadiness', tags: ['health'] });
+  expect(Object.keys(ready!.responses)).toEqual(['200', '500', '503']);
+  expect(ready!.responses[503]).toMatchObject({
+    content: { 'application/json': { schema: { $ref: '#/components/schemas/HealthReport' } } },
+  });
+  expect(Object.keys(components!.schemas!)).toContain('HealthReport');
+});

@@ -1,0 +1,68 @@
+import { z } from 'zod';
+
+export interface Endpoint {
+  host: string;
+  port: number;
+}
+
+/** Where a module is found, or where it listens. */
+export type Address =
+  { scheme: 'in-process' } | { scheme: 'tcp'; endpoints: readonly Endpoint[] } | { scheme: 'redis'; url: string };
+
+const supported =
+  'must be in-process:, tcp://host:port[,host:port…] (an IPv6 host in brackets) or redis://[user:password@]host:port[/database]';
+
+const endpointPattern = /^(?:\[([0-9a-f:.]+)\]|([^\s:/?#@[\],]+)):(\d{1,5})$/i;
+
+function parseEndpoint(text: string): Endpoint {
+  const match = endpointPattern.exec(text.trim());
+  const port = Number(match?.[3]);
+  if (!match || port < 1 || port > 65_535) {
+    throw new Error(`"${text}" is not host:port with a port from 1 to 65535; an address ${supported}`);
+  }
+  return { host: (match[1] ?? match[2]) as string, port };
+}
+
+function parseRedis(text: string): Address {
+  const url = URL.parse(text);
+  if (!url?.hostname || url.search || url.hash || !/^(?:\/\d*)?$/.test(url.pathname)) {
+    throw new Error('is not redis://[user:password@]host:port[/database]');
+  }
+  return { scheme: 'redis', url: url.href };
+}
+
+function parse(text: string): Address {
+  if (text === 'in-process:') return { scheme: 'in-process' };
+  if (text.startsWith('tcp://')) {
+    return { scheme: 'tcp', endpoints: text.slice('tcp://'.length).split(',').map(parseEndpoint) };
+  }
+  if (text.startsWith('redis://')) return parseRedis(text);
+  throw new Error(supported);
+}
+
+/** Parses `in-process:`, `tcp://host:port[,host:port…]` or `redis://[user:password@]host:port[/database]`. */
+export const address: z.ZodType<Address, string> = z.string().transform((text, context) => {
+  try {
+    return parse(text.trim());
+  } catch (error) {
+    context.issues.push({ code: 'custom', input: text, message: (error as Error).message });
+    return z.NEVER;
+  }
+});
+
+/** The same for listening: a `tcp://` one names exactly one host and port. */
+export const listenAddress: z.ZodType<Address, string> = address.refine(
+  (at) => at.scheme !== 'tcp' || at.endpoints.length === 1,
+  'must name exactly one host:port to listen at',
+);
+
+export const endpointText = ({ host, port }: Endpoint): string =>
+  host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
+
+/** The address for people to read, without credentials. */
+export function addressText(at: Address): string {
+  if (at.scheme === 'in-process') return 'in-process:';
+  if (at.scheme === 'tcp') return `tcp://${at.endpoints.map(endpointText).join(',')}`;
+  const { host, pathname } = new URL(at.url);
+  return `redis://${host}${pathname}`;
+}

@@ -1,0 +1,48 @@
+import { BaseRpcContext, Server, type MessageHandler } from '@nestjs/microservices';
+import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
+import { answering } from './answers.js';
+import { InFlight } from './in-flight.js';
+
+/** How long a shutdown waits for what has been accepted. */
+export const drainMs = 10_000;
+
+/** What became of a request: the text of the reply, or the error. */
+export interface Outcome {
+  response?: unknown;
+  err?: unknown;
+}
+
+/** What our own transports share: requests go through Nest's pipeline and the contract, as with Nest's own servers. */
+export abstract class AnsweringServer extends Server {
+  protected readonly inFlight = new InFlight();
+
+  override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
+    super.addHandler(pattern, answering(callback, extras, this.inFlight), isEvent, extras);
+  }
+
+  /** Carries out one request. Never rejects. */
+  receive(pattern: string, data: unknown): Promise<Outcome> {
+    const handler = this.getHandlerByPattern(pattern);
+    if (!handler) return Promise.resolve({ err: NO_MESSAGE_HANDLER });
+    const context = new BaseRpcContext([pattern]);
+    return new Promise((resolve) => {
+      const produce = async () => this.transformToObservable(await handler(data, context));
+      // Nest's type hides the promise of its hooks; a hook that fails must not leave the caller without an answer.
+      const handled: unknown = this.handleRequest(context, produce, ({ err, response }) =>
+        resolve(err ? { err } : { response }),
+      );
+      Promise.resolve(handled).catch((error: unknown) => {
+        this.logger.error(error);
+        resolve({ err: 'the request failed before its handler was reached' });
+      });
+    });
+  }
+
+  override on(): never {
+    throw new Error('This transport has no events to subscribe to');
+  }
+
+  override unwrap(): never {
+    throw new Error('This transport has no server underneath');
+  }
+}

@@ -1,0 +1,100 @@
+import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
+import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
+import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
+import { isNativeError } from 'node:util/types';
+import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
+import type { InFlight } from './in-flight.js';
+import {
+  decodeRequest,
+  encodeReply,
+  operationOf,
+  toWireError,
+  transportErrors,
+  wireRequest,
+  type MessageMetadata,
+  type NamedOperation,
+} from './wire.js';
+
+const logger = new Logger('Messages');
+
+/** Nest turns every error it does not know into "Internal server error"; this one keeps a refusal what it is. */
+@Catch(CleaveError)
+class RefusalFilter implements RpcExceptionFilter<CleaveError> {
+  catch(refusal: CleaveError): Observable<never> {
+    return throwError(() => refusal);
+  }
+}
+
+/**
+ * Makes a controller's method the answer to one operation of a contract, whatever transport the request comes by. It is
+ * called with the decoded request and the metadata; guards, interceptors and filters get the two as data and context. It
+ * refuses by throwing one of the operation's errors; anything else reaches the caller as `internal` and is logged here.
+ */
+export function Answers<C extends Contract, Name extends keyof C['operations'] & string>(contract: C, name: Name) {
+  type Asked = C['operations'][Name];
+  const operation = operationOf(contract, name);
+  return <Handler extends (request: RequestOf<Asked>, metadata: MessageMetadata) => Promise<ReplyOf<Asked>>>(
+    target: object,
+    key: string | symbol,
+    descriptor: TypedPropertyDescriptor<Handler>,
+  ): void => {
+    Payload()(target, key, 0);
+    Ctx()(target, key, 1);
+    UseFilters(new RefusalFilter())(target, key, descriptor);
+    MessagePattern(operation.pattern, { operation })(target, key, descriptor);
+  };
+}
+
+/** The operation that a pattern handler answers, if it was made by `@Answers`. */
+export const answeredBy = (extras: Record<string, unknown> | undefined): NamedOperation | undefined =>
+  extras?.['operation'] as NamedOperation | undefined;
+
+/** What Nest's pipeline comes to: the value, or the error it ended with. */
+async function settled(result: unknown): Promise<unknown> {
+  const value = await result;
+  return isObservable(value) ? lastValueFrom(value, { defaultValue: undefined }) : value;
+}
+
+// Nest has logged an error with its stack when this is all that is left of it.
+const wasLogged = (error: unknown): boolean =>
+  typeof error === 'object' && error !== null && 'message' in error && error.message === 'Internal server error';
+
+/** Nothing of an unexpected error is told to the caller: it may hold what is none of their business. */
+function refusal(operation: NamedOperation, error: unknown): CleaveError {
+  if (error instanceof CleaveError && [...transportErrors, ...operation.errors].includes(error.code)) return error;
+  const unlisted = error instanceof CleaveError ? `"${error.code}" is not among the errors of its contract: ` : '';
+  if (isNativeError(error)) logger.error(`${operation.pattern} failed: ${unlisted}${error.message}`, error.stack);
+  else if (!wasLogged(error)) logger.error(`${operation.pattern} failed: ${JSON.stringify(error)}`);
+  return new CleaveError('internal', `${operation.pattern} failed; its own log says why`);
+}
+
+async function answer(operation: NamedOperation, handler: MessageHandler, data: unknown): Promise<string> {
+  const message = wireRequest.safeParse(data);
+  if (!message.success) throw new CleaveError('invalid-request', `${operation.pattern} was asked without its envelope`);
+  const { meta, body } = message.data;
+  const { remainingMs, ...passedOn } = meta;
+  if (remainingMs <= 0) {
+    throw new CleaveError('deadline-exceeded', `${operation.pattern} arrived too late and was not carried out`);
+  }
+  const request = decodeRequest(operation, body);
+  const metadata: MessageMetadata = { ...passedOn, deadlineAt: new Date(Date.now() + remainingMs) };
+  return encodeReply(operation, await settled(handler(request, metadata)));
+}
+
+/**
+ * Wraps a handler as Nest registers it with a server: from the wire to the typed request, and from the typed reply or the
+ * error back. A handler that was not made by `@Answers` stays as it is.
+ */
+export function answering(handler: MessageHandler, extras: object | undefined, inFlight: InFlight): MessageHandler {
+  const operation = answeredBy(extras as Record<string, unknown> | undefined);
+  if (!operation) return handler;
+  return (data: unknown): Promise<Observable<unknown>> =>
+    inFlight.during(async () => {
+      try {
+        return of(await answer(operation, handler, data));
+      } catch (error) {
+        const refused = toWireError(refusal(operation, error));
+        return throwError(() => refused);
+      }
+    });
+}

@@ -1,0 +1,122 @@
+import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
+import { Logger } from '@nestjs/common';
+import type { ClientProxy } from '@nestjs/microservices';
+import { isNativeError } from 'node:util/types';
+import { defer, firstValueFrom, throwError, timeout, type Observable } from 'rxjs';
+import {
+  decodeReply,
+  defaultTenant,
+  encodeRequest,
+  isWireError,
+  operationOf,
+  type MessageMetadata,
+  type NamedOperation,
+  type WireRequest,
+} from './wire.js';
+
+export interface CallOptions {
+  /** Shortens the operation's deadline; it cannot be made longer. */
+  deadlineMs?: number;
+  /** `deadlineAt` shortens the deadline too, so that the metadata of a request can be passed on as they are. */
+  metadata?: Partial<MessageMetadata>;
+}
+
+/** Asks a module for the operations of its contract, near or far. */
+export interface ContractClient<C extends Contract = Contract> {
+  /**
+   * @throws CleaveError with one of the operation's own codes, or `invalid-request` (the request does not fit the contract,
+   *   with `faults`), `payload-too-large`, `deadline-exceeded`, `unavailable` (not reached, or lost on the way), `internal`
+   */
+  call<Name extends keyof C['operations'] & string>(
+    operation: Name,
+    request: RequestOf<C['operations'][Name]>,
+    options?: CallOptions,
+  ): Promise<ReplyOf<C['operations'][Name]>>;
+}
+
+/** The way to a module. */
+export interface Route {
+  /**
+   * Emits the text of the reply, or fails with the error the other side answered with (a `WireError`, or what else Nest
+   * sends), or with an Error when it could not be asked.
+   *
+   * @param message makes the message at the moment it is sent, so that it tells the time that is left then
+   * @param mayRepeat whether the request may be sent again when it is unknown what became of it
+   */
+  send(pattern: string, message: () => WireRequest, mayRepeat: boolean): Observable<unknown>;
+  close(): Promise<void>;
+}
+
+/** The way through one of Nest's client proxies. */
+export const routeThrough = (proxy: ClientProxy): Route => ({
+  send: (pattern, message) => defer(() => proxy.send(pattern, message())),
+  close: async () => {
+    await proxy.close();
+  },
+});
+
+const logger = new Logger('Messages');
+
+function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
+  const { pattern } = operation;
+  if (error instanceof CleaveError) return error;
+  if (isWireError(error)) return new CleaveError(error.code, error.detail, error.extensions);
+  if (isNativeError(error)) {
+    return new CleaveError('unavailable', `${pattern} could not be asked: ${error.message}`, {}, { cause: error });
+  }
+  const answered = typeof error === 'string' ? error : JSON.stringify(error);
+  logger.error(`${pattern} was answered with: ${answered}`);
+  const detail = `${pattern} is not answered there; check that the address is the module's and that both sides have the same version`;
+  return new CleaveError('internal', detail, {}, { cause: error });
+}
+
+function tooLate({ pattern, idempotent }: NamedOperation, waitedMs: number): CleaveError {
+  const advice = idempotent ? 'asking again is safe' : 'it may have been carried out nevertheless';
+  return new CleaveError('deadline-exceeded', `${pattern} was not answered within ${waitedMs} ms; ${advice}`);
+}
+
+function understood(operation: NamedOperation, reply: unknown): unknown {
+  try {
+    if (typeof reply !== 'string') throw new Error('the reply is not text');
+    return decodeReply(operation, reply);
+  } catch (error) {
+    if (error instanceof CleaveError) throw error;
+    logger.error(`${operation.pattern} gave a reply that its contract forbids: ${(error as Error).message}`);
+    const detail = `${operation.pattern} gave a reply that its contract forbids; check that both sides have the same version`;
+    throw new CleaveError('internal', detail, {}, { cause: error });
+  }
+}
+
+async function ask(operation: NamedOperation, request: unknown, route: Route, options: CallOptions): Promise<unknown> {
+  const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent } = options.metadata ?? {};
+  const startedAt = performance.now();
+  const untilDeadline = deadlineAt ? deadlineAt.getTime() - Date.now() : Number.POSITIVE_INFINITY;
+  const allowedMs = Math.min(operation.deadlineMs, options.deadlineMs ?? Number.POSITIVE_INFINITY, untilDeadline);
+  const body = encodeRequest(operation, request);
+  if (allowedMs <= 0) throw tooLate(operation, 0);
+  const message = (): WireRequest => ({
+    meta: {
+      tenant,
+      ...(idempotencyKey !== undefined && { idempotencyKey }),
+      ...(traceparent !== undefined && { traceparent }),
+      remainingMs: Math.ceil(allowedMs - (performance.now() - startedAt)),
+    },
+    body,
+  });
+  const giveUp = () => throwError(() => tooLate(operation, Math.round(allowedMs)));
+  const reply$ = route.send(operation.pattern, message, operation.idempotent);
+  try {
+    return understood(operation, await firstValueFrom(reply$.pipe(timeout({ first: allowedMs, with: giveUp }))));
+  } catch (error) {
+    throw asCleaveError(operation, error);
+  }
+}
+
+/** The client of a contract over one route. */
+export function contractClient<C extends Contract>(contract: C, route: Route): ContractClient<C> {
+  return {
+    call: async (name, request, options = {}) =>
+      // The reply has been decoded by the schema that its type is taken from.
+      (await ask(operationOf(contract, name), request, route, options)) as ReplyOf<C['operations'][typeof name]>,
+  };
+}

@@ -1,0 +1,54 @@
+import { CleaveError } from '#contracts';
+import { ClientProxy, type CustomTransportStrategy, type ReadPacket, type WritePacket } from '@nestjs/microservices';
+import { AnsweringServer, drainMs } from './answering-server.js';
+
+/** Where the modules of one application meet: each application has its own. */
+export class InProcessHub {
+  server: InProcessServer | undefined;
+}
+
+export class InProcessServer extends AnsweringServer implements CustomTransportStrategy {
+  override readonly transportId = Symbol('in-process');
+
+  constructor(private readonly hub: InProcessHub) {
+    super();
+  }
+
+  override listen(callback: () => void): void {
+    this.hub.server = this;
+    callback();
+  }
+
+  /**
+   * Waits for what is running and goes on answering: the requests that other transports finish at the same time may need
+   * it still. The hub is emptied when the whole application has been drained.
+   */
+  override async close(): Promise<void> {
+    await this.inFlight.idle(drainMs);
+  }
+}
+
+export class InProcessClient extends ClientProxy {
+  constructor(private readonly hub: InProcessHub) {
+    super();
+  }
+
+  override async connect(): Promise<void> {}
+
+  override async close(): Promise<void> {}
+
+  override unwrap(): never {
+    throw new Error('This transport has no connection underneath');
+  }
+
+  protected override publish({ pattern, data }: ReadPacket, callback: (packet: WritePacket) => void): () => void {
+    const { server } = this.hub;
+    if (server) void server.receive(pattern as string, data).then((it) => callback({ ...it, isDisposed: true }));
+    else callback({ err: new CleaveError('unavailable', 'The application is starting or stopping; try again later') });
+    return () => {};
+  }
+
+  protected override dispatchEvent(): never {
+    throw new Error('Events do not travel this way: they ride the outbox');
+  }
+}

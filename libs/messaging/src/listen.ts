@@ -1,0 +1,51 @@
+import type { INestApplication } from '@nestjs/common';
+import type { CustomTransportStrategy } from '@nestjs/microservices';
+import { addressText, type Address, type Endpoint } from './address.js';
+import { InProcessServer, type InProcessHub } from './in-process.js';
+import { Messenger } from './messenger.js';
+import { RedisServer } from './redis-server.js';
+import { TcpServer } from './tcp-server.js';
+
+function serverAt(at: Address, hub: InProcessHub): CustomTransportStrategy {
+  switch (at.scheme) {
+    case 'in-process':
+      return new InProcessServer(hub);
+    case 'tcp':
+      if (at.endpoints.length !== 1) throw new Error(`${addressText(at)} must name exactly one host:port to listen at`);
+      return new TcpServer(at.endpoints[0] as Endpoint);
+    case 'redis':
+      return new RedisServer(at.url);
+  }
+}
+
+function whyNot(error: unknown): string {
+  const { code, message } = error as NodeJS.ErrnoException;
+  if (code === 'EADDRINUSE') return 'the port is in use; stop what uses it or choose another';
+  if (code === 'EACCES') return 'this port needs more rights; choose one above 1023';
+  if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine does not have that host address';
+  if (code === 'ECONNREFUSED') return 'nothing answers there; start it or correct the address';
+  return message || String(error);
+}
+
+/**
+ * Makes the application's `@Answers` methods answer at the given addresses, and in-process in any case, once all its
+ * modules have been initialised. When the application closes, what has been accepted is answered before the transports
+ * go, and the transports before the shutdown hooks of the modules run. Messages have their own Nest pipeline: the global
+ * guards, pipes, interceptors and filters of the REST side do not apply to them, those of a controller or method do.
+ *
+ * @throws Error that names the address and what is wrong with it
+ */
+export async function listenForMessages(app: INestApplication, listen: readonly Address[]): Promise<void> {
+  await app.init();
+  const { hub } = app.get(Messenger, { strict: false });
+  const elsewhere = listen.filter(({ scheme }) => scheme !== 'in-process');
+  for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
+    const microservice = app.connectMicroservice({ strategy: serverAt(at, hub) });
+    try {
+      await microservice.listen();
+    } catch (error) {
+      const message = `Cannot listen for messages at ${addressText(at)}: ${whyNot(error)}`;
+      throw new Error(message, { cause: error });
+    }
+  }
+}

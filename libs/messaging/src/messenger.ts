@@ -1,0 +1,66 @@
+import { CleaveError, type Contract } from '#contracts';
+import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { throwError } from 'rxjs';
+import type { Address } from './address.js';
+import { balanceBy, type BalancePolicy } from './balance.js';
+import { contractClient, routeThrough, type ContractClient, type Route } from './client.js';
+import { InProcessClient, InProcessHub } from './in-process.js';
+import { RedisClient } from './redis-client.js';
+import { TcpRoute } from './tcp-route.js';
+
+const largestOf = (contract: Contract): number =>
+  Math.max(...Object.values(contract.operations).map(({ maxBytes }) => maxBytes));
+
+const closedRoute: Route = {
+  send: () => throwError(() => new CleaveError('unavailable', 'The application is stopping; try again elsewhere')),
+  close: async () => {},
+};
+
+/** Gives out the clients of the other modules. They connect when they are first used. */
+@Injectable()
+export class Messenger implements OnApplicationShutdown {
+  /** Where `listenForMessages` makes this application's own modules reachable. */
+  readonly hub = new InProcessHub();
+  private readonly routes = new Map<string, Route>();
+  private isClosed = false;
+
+  /** Clients of one module at one address share their connections; the address decides how requests travel. */
+  clientFor<C extends Contract>(
+    contract: C,
+    at: Address,
+    { balance = 'least-loaded' }: { balance?: BalancePolicy } = {},
+  ): ContractClient<C> {
+    const key = JSON.stringify([contract.name, at, balance]);
+    const route = this.routes.get(key) ?? this.open(contract, at, balance);
+    this.routes.set(key, route);
+    const send: Route['send'] = (...request) => (this.isClosed ? closedRoute : route).send(...request);
+    return contractClient(contract, { send, close: () => route.close() });
+  }
+
+  /** The last hook of a shutdown: requests that are still being answered before it may need the other modules. */
+  async onApplicationShutdown(): Promise<void> {
+    this.isClosed = true;
+    this.hub.server = undefined;
+    await Promise.all([...this.routes.values()].map((route) => route.close()));
+    this.routes.clear();
+  }
+
+  private open(contract: Contract, at: Address, balance: BalancePolicy): Route {
+    switch (at.scheme) {
+      case 'in-process':
+        return routeThrough(new InProcessClient(this.hub));
+      case 'tcp':
+        return new TcpRoute(at.endpoints, balanceBy(balance), largestOf(contract));
+      case 'redis':
+        return routeThrough(new RedisClient(at.url, contract.name));
+    }
+  }
+}
+
+@Module({})
+export class MessagingModule {
+  /** Provides the Messenger everywhere. */
+  static forRoot(): DynamicModule {
+    return { module: MessagingModule, global: true, providers: [Messenger], exports: [Messenger] };
+  }
+}

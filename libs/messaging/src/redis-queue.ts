@@ -1,0 +1,145 @@
+import { randomUUID } from 'node:crypto';
+import { createClient, defineScript } from 'redis';
+
+/**
+ * How requests travel over Redis. A module has one stream and one consumer group, so that each request is read by exactly
+ * one of its instances; the reply is published to the channel of the client that asked.
+ */
+export const group = 'instances';
+
+/** A client that asks while so many requests wait is refused: a queue that is never worked off helps nobody. */
+export const longestQueue = 10_000;
+
+/** An instance that has not shown itself for so long is taken for dead. */
+export const aliveMs = 5_000;
+
+export interface QueueKeys {
+  /** The stream. */
+  requests: string;
+  /** Instances that run, by the time their sign of life expires; those that drain included. */
+  alive: string;
+  /** Instances that take requests, likewise. */
+  accepting: string;
+}
+
+export const queueKeys = (module: string): QueueKeys => ({
+  requests: `cleave:{${module}}:requests`,
+  alive: `cleave:{${module}}:alive`,
+  accepting: `cleave:{${module}}:accepting`,
+});
+
+/** The fields of an entry of the stream. */
+export interface QueuedRequest {
+  pattern: string;
+  /** JSON of the metadata. */
+  meta: string;
+  body: string;
+  /** Where the reply is published, and under which id. */
+  channel: string;
+  id: string;
+}
+
+/** What is published to the channel. */
+export interface PublishedReply {
+  id: string;
+  response?: unknown;
+  err?: unknown;
+  /** The key that holds the response instead, where it is large. */
+  responseAt?: string;
+}
+
+/**
+ * Redis cuts off a subscriber for whom more than some megabytes wait (`client-output-buffer-limit pubsub`); a response of
+ * more characters is fetched by the client, to which no such limit applies.
+ */
+export const largestPublished = 262_144;
+
+const now = `local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+`;
+
+const scripts = {
+  /** Adds a request unless nobody would read it: 'added', 'nobody' or 'full'. */
+  addRequest: defineScript({
+    NUMBER_OF_KEYS: 2,
+    SCRIPT: `${now}
+if redis.call('ZCOUNT', KEYS[2], now, '+inf') == 0 then return 'nobody' end
+if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 'full' end
+redis.call('XADD', KEYS[1], '*', 'pattern', ARGV[2], 'meta', ARGV[3], 'body', ARGV[4], 'channel', ARGV[5], 'id', ARGV[6])
+return 'added'`,
+    parseCommand(parser, { requests, accepting }: QueueKeys, request: QueuedRequest) {
+      parser.pushKeys([requests, accepting]);
+      const { pattern, meta, body, channel, id } = request;
+      parser.push(String(longestQueue), pattern, meta, body, channel, id);
+    },
+    transformReply: (reply: unknown) => reply as 'added' | 'nobody' | 'full',
+  }),
+
+  /** Shows that an instance is alive, and whether it takes requests; the time of Redis in ms. */
+  showLife: defineScript({
+    NUMBER_OF_KEYS: 2,
+    SCRIPT: `${now}
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', '(' .. now)
+redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', '(' .. now)
+redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
+if ARGV[3] == '1' then redis.call('ZADD', KEYS[2], now + ARGV[2], ARGV[1]) end
+return now`,
+    parseCommand(parser, { alive, accepting }: QueueKeys, instance: string, isAccepting: boolean) {
+      parser.pushKeys([alive, accepting]);
+      parser.push(instance, String(aliveMs), isAccepting ? '1' : '0');
+    },
+    transformReply: (reply: unknown) => reply as number,
+  }),
+};
+
+const shortestReconnectMs = 50;
+const longestReconnectMs = 1_000;
+
+/**
+ * A connection that reconnects by itself. Commands fail at once while it is down instead of piling up, except with
+ * `waits`, for the connection that carries nothing but a subscription.
+ */
+export const redisConnection = (url: string, role: string, { waits = false } = {}) =>
+  createClient({
+    url,
+    scripts,
+    RESP: 2,
+    name: `cleave-${role}-${randomUUID().slice(0, 8)}`,
+    disableOfflineQueue: !waits,
+    // Each caller has its own deadline; a timer a command on top would only cost.
+    commandOptions: { timeout: 0 },
+    maintNotifications: 'disabled',
+    // A peer that is gone without a word is noticed by the missing answer to the ping.
+    pingInterval: 2_000,
+    socket: {
+      connectTimeout: 1_000,
+      socketTimeout: 6_000,
+      reconnectStrategy: (retries) =>
+        Math.min(shortestReconnectMs * 2 ** Math.min(retries, 10), longestReconnectMs) * (0.5 + Math.random() / 2),
+    },
+  });
+
+export type RedisConnection = ReturnType<typeof redisConnection>;
+
+/** Starts a connection and waits for it; rejects with the first failure, while it goes on trying by itself. */
+export async function open(connection: RedisConnection): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    connection.once('ready', resolve);
+    connection.once('error', reject);
+    // It ends only when the connection is destroyed; failures on the way are told by 'error'.
+    connection.connect().catch(reject);
+  });
+}
+
+/** Tells once when a connection is lost and once when it is back. */
+export function reportOutages(connection: RedisConnection, report: (message: string) => void): void {
+  let isLost = false;
+  connection.on('error', (error: Error) => {
+    if (!isLost) report(`Redis is not reached (${error.message || error.name}); trying again until it is`);
+    isLost = true;
+  });
+  connection.on('ready', () => {
+    if (isLost) report('Redis is reached again');
+    isLost = false;
+  });
+}

@@ -1,0 +1,348 @@
+import { Logger } from '@nestjs/common';
+import { randomUUID } from 'node:crypto';
+import { drainMs, type Outcome } from './answering-server.js';
+import { InFlight } from './in-flight.js';
+import {
+  aliveMs,
+  group,
+  largestPublished,
+  open,
+  queueKeys,
+  redisConnection,
+  type PublishedReply,
+  type QueuedRequest,
+  type QueueKeys,
+  type RedisConnection,
+} from './redis-queue.js';
+import type { WireError } from './wire.js';
+
+const concurrency = 256;
+/** Few at a time, so that several instances share a burst. */
+const readAtOnce = 32;
+const blockMs = 2_000;
+const lifeSignMs = 1_000;
+const recoverAtOnce = 100;
+const forgetConsumerMs = 600_000;
+const retryMs = 200;
+const replyKeptMs = 30_000;
+
+export interface Work {
+  /** Carries out one request; never rejects. */
+  carryOut(request: QueuedRequest, meta: Record<string, unknown>): Promise<Outcome>;
+  /** Whether the operation may be carried out again when an instance died over it. */
+  mayRepeat(pattern: string): boolean;
+}
+
+interface Entry {
+  id: string;
+  request: QueuedRequest;
+}
+
+type RawEntry = { id: string; message: Record<string, string> } | null;
+
+const lostOnTheWay: WireError = {
+  code: 'unavailable',
+  detail: 'The instance that had the request is gone; it may have been carried out or not',
+  extensions: {},
+};
+
+const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
+
+/**
+ * Reads the queue of one module as one consumer of its group.
+ *
+ * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
+ * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
+ * deadline has not passed, refused otherwise. An instance that is merely slow, or draining, keeps its requests.
+ */
+export class RedisReader {
+  private readonly logger: Logger;
+  private readonly keys: QueueKeys;
+  private readonly consumer = randomUUID();
+  private readonly reader: RedisConnection;
+  private readonly inFlight = new InFlight();
+  /** Entries that have been taken up here and are not acknowledged yet. */
+  private readonly taken = new Set<string>();
+  /** Entries that are done, but whose acknowledgement did not get through. */
+  private readonly unsettled = new Set<string>();
+  /** What the clock of Redis is ahead of ours. */
+  private clockOffsetMs = 0;
+  private isStopping = false;
+  private hasReconnected = true;
+  private isResuming = true;
+  private reading: Promise<void> = Promise.resolve();
+  private takingOver: Promise<void> | undefined;
+  private lifeSigns: NodeJS.Timeout | undefined;
+  private wake: (() => void) | undefined;
+  private readerId = 0;
+
+  constructor(
+    module: string,
+    url: string,
+    private readonly commands: RedisConnection,
+    private readonly work: Work,
+  ) {
+    this.logger = new Logger(`Queue of ${module}`);
+    this.keys = queueKeys(module);
+    this.reader = redisConnection(url, `reads-${module}`);
+  }
+
+  async start(): Promise<void> {
+    // The other connection tells of outages.
+    this.reader.on('error', () => undefined);
+    this.reader.on('ready', () => {
+      this.hasReconnected = true;
+      this.wake?.();
+    });
+    await open(this.reader);
+    await this.createGroup();
+    await this.showLife();
+    // A Redis that comes back empty hears of us at once.
+    this.commands.on('ready', this.keepAlive);
+    this.lifeSigns = setInterval(this.keepAlive, lifeSignMs);
+    this.reading = this.readUntilStopped();
+  }
+
+  /** Takes no more requests and finishes those that were taken; when this was the last instance, also those that wait. */
+  async stop(): Promise<void> {
+    this.isStopping = true;
+    this.wake?.();
+    try {
+      await this.commands.zRem(this.keys.accepting, this.consumer);
+      const others = await this.commands.zCard(this.keys.accepting);
+      await this.stopReading();
+      if (others === 0) await this.readTheRest();
+    } catch (error) {
+      this.logger.warn(`Redis was not reached at the end (${(error as Error).message})`);
+    }
+    this.reader.destroy();
+    await this.reading;
+    if (!(await this.inFlight.idle(drainMs))) {
+      this.logger.error(`${this.inFlight.count} requests were not finished within ${drainMs} ms and are left behind`);
+    }
+    clearInterval(this.lifeSigns);
+    this.commands.off('ready', this.keepAlive);
+    await this.leave().catch((error: Error) => this.logger.warn(`Leaving the group failed: ${error.message}`));
+  }
+
+  private async stopReading(): Promise<void> {
+    // A connection that is cut while it waits could take a request with it; this one returns with nothing.
+    if (this.reader.isReady && this.readerId) await this.commands.clientUnblock(this.readerId);
+    await this.reading;
+  }
+
+  /** Nobody adds requests any more once no instance accepts them. */
+  private async readTheRest(): Promise<void> {
+    const giveUpAt = performance.now() + drainMs;
+    while (performance.now() < giveUpAt) {
+      const entries = await this.read(undefined);
+      if (entries.length === 0) return;
+      for (const entry of entries) this.take(entry, false);
+      if (this.inFlight.count >= concurrency) await this.inFlight.idle(giveUpAt - performance.now());
+    }
+  }
+
+  private async leave(): Promise<void> {
+    await this.settleAgain();
+    const { requests, alive } = this.keys;
+    const left = await this.commands.xPendingRange(requests, group, '-', '+', 1, { consumer: this.consumer });
+    // Deleting a consumer forgets what it had pending; that is for the others to take over.
+    if (left.length === 0) await this.commands.xGroupDelConsumer(requests, group, this.consumer);
+    await this.commands.zRem(alive, this.consumer);
+  }
+
+  private async createGroup(): Promise<void> {
+    try {
+      await this.commands.xGroupCreate(this.keys.requests, group, '0', { MKSTREAM: true });
+    } catch (error) {
+      if (!(error as Error).message.startsWith('BUSYGROUP')) throw error;
+    }
+  }
+
+  private async readUntilStopped(): Promise<void> {
+    while (!this.isStopping) {
+      try {
+        if (this.hasReconnected) await this.resume();
+        await this.untilSlotIsFree();
+        if (this.isStopping) return;
+        for (const entry of await this.read(blockMs)) this.take(entry, false);
+      } catch (error) {
+        await this.afterFailure(error as Error);
+      }
+    }
+  }
+
+  /** After every connect: requests that were delivered while the last connection broke have not been seen here. */
+  private async resume(): Promise<void> {
+    this.hasReconnected = false;
+    this.isResuming = true;
+    await this.takingOver;
+    this.readerId = await this.reader.clientId();
+    await this.createGroup();
+    await this.takeUnseen(0);
+    this.isResuming = false;
+  }
+
+  /** Takes up what Redis has delivered to this consumer and what has never arrived. */
+  private async takeUnseen(idleMs: number): Promise<void> {
+    let from = '-';
+    for (;;) {
+      const known = new Set([...this.taken, ...this.unsettled]);
+      const ids = await this.pendingOf(this.consumer, from, idleMs);
+      if (ids.length === 0) return;
+      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id));
+      for (const entry of await this.claim(unseen, 0)) this.take(entry, false);
+      from = `(${ids.at(-1)}`;
+    }
+  }
+
+  private async read(block: number | undefined): Promise<Entry[]> {
+    const free = Math.max(1, concurrency - this.inFlight.count);
+    const streams = await this.reader.xReadGroup(
+      group,
+      this.consumer,
+      { key: this.keys.requests, id: '>' },
+      { COUNT: Math.min(free, readAtOnce), ...(block !== undefined && { BLOCK: block }) },
+    );
+    const found = (streams as { messages: RawEntry[] }[] | null) ?? [];
+    return found.flatMap(({ messages }) => messages.flatMap((raw) => this.entryOf(raw)));
+  }
+
+  private entryOf(raw: RawEntry): Entry[] {
+    if (!raw) return [];
+    return [{ id: raw.id, request: { ...raw.message } as unknown as QueuedRequest }];
+  }
+
+  private async untilSlotIsFree(): Promise<void> {
+    while (this.inFlight.count >= concurrency && !this.isStopping) await this.untilWoken();
+  }
+
+  private untilWoken(timeoutMs?: number): Promise<void> {
+    return new Promise((resolve) => {
+      const timer = timeoutMs === undefined ? undefined : setTimeout(resolve, timeoutMs);
+      this.wake = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  private async afterFailure(error: Error): Promise<void> {
+    if (this.isStopping) return;
+    this.hasReconnected = true;
+    // Without its stream, Redis came back empty or was emptied; without its connection, that has been told.
+    const isExpected = /NOGROUP|UNBLOCKED/.test(error.message) || !this.reader.isReady || !this.commands.isReady;
+    if (!isExpected) this.logger.error(`Reading failed: ${error.message}`);
+    await this.untilWoken(this.reader.isReady ? retryMs : undefined);
+  }
+
+  private take(entry: Entry, isInherited: boolean): void {
+    if (this.taken.has(entry.id)) return;
+    this.taken.add(entry.id);
+    void this.inFlight
+      .during(() => this.handle(entry, isInherited))
+      .finally(() => {
+        this.taken.delete(entry.id);
+        this.wake?.();
+      });
+  }
+
+  /** Never rejects. */
+  private async handle({ id, request }: Entry, isInherited: boolean): Promise<void> {
+    try {
+      const meta = JSON.parse(request.meta) as Record<string, unknown>;
+      const queuedMs = Date.now() + this.clockOffsetMs - writtenAt(id);
+      const remainingMs = Number(meta['remainingMs']) - Math.max(0, queuedMs);
+      if (remainingMs <= 0) return await this.settle(id);
+      if (isInherited && !this.work.mayRepeat(request.pattern)) {
+        return await this.settle(id, request, { err: lostOnTheWay });
+      }
+      await this.settle(id, request, await this.work.carryOut(request, { ...meta, remainingMs }));
+    } catch (error) {
+      this.logger.error(`A request that cannot be understood is dropped: ${(error as Error).message}`);
+      await this.settle(id);
+    }
+  }
+
+  /** Replies, acknowledges and deletes, in one go. */
+  private async settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+    const { requests } = this.keys;
+    const batch = this.commands.multi();
+    if (request && outcome) {
+      const { response } = outcome;
+      const reply: PublishedReply = { id: request.id, ...outcome };
+      if (typeof response === 'string' && response.length > largestPublished) {
+        delete reply.response;
+        reply.responseAt = `cleave:reply:${randomUUID()}`;
+        batch.set(reply.responseAt, response, { expiration: { type: 'PX', value: replyKeptMs } });
+      }
+      batch.publish(request.channel, JSON.stringify(reply));
+    }
+    try {
+      await batch.xAck(requests, group, id).xDel(requests, id).exec();
+    } catch (error) {
+      // The client has lost its connection to the same Redis and knows; only the entry must not stay.
+      this.unsettled.add(id);
+      this.logger.warn(`A reply could not be sent: ${(error as Error).message}`);
+    }
+  }
+
+  private async settleAgain(): Promise<void> {
+    const ids = [...this.unsettled];
+    if (ids.length === 0) return;
+    await this.commands.multi().xAck(this.keys.requests, group, ids).xDel(this.keys.requests, ids).exec();
+    for (const id of ids) this.unsettled.delete(id);
+  }
+
+  private async showLife(): Promise<void> {
+    const before = Date.now();
+    const redisTime = await this.commands.showLife(this.keys, this.consumer, !this.isStopping);
+    this.clockOffsetMs = redisTime - (before + Date.now()) / 2;
+  }
+
+  private readonly keepAlive = (): void => {
+    if (!this.commands.isReady || this.takingOver) return;
+    this.takingOver = this.showLife()
+      .then(() => this.settleAgain())
+      .then(() => (this.isStopping || this.isResuming ? undefined : this.takeOver()))
+      .catch((error: Error) => {
+        // Without its group there is nothing to take over; reading creates it again.
+        if (this.commands.isReady && !error.message.startsWith('NOGROUP')) this.logger.warn(error.message);
+      })
+      .finally(() => {
+        this.takingOver = undefined;
+      });
+  };
+
+  /** Takes over what dead instances had read, and forgets those that left nothing. */
+  private async takeOver(): Promise<void> {
+    const { requests, alive } = this.keys;
+    await this.takeUnseen(aliveMs);
+    const [consumers, living] = await Promise.all([
+      this.commands.xInfoConsumers(requests, group),
+      this.commands.zRange(alive, 0, -1),
+    ]);
+    const dead = consumers.filter(({ name }) => name !== this.consumer && !living.includes(name));
+    for (const { name, pending, idle } of dead) {
+      if (pending > 0 && this.inFlight.count < concurrency) {
+        // The least idle time lets one of several instances win: claiming an entry makes it fresh.
+        const entries = await this.claim(await this.pendingOf(name, '-', lifeSignMs), lifeSignMs);
+        for (const entry of entries) this.take(entry, true);
+      } else if (pending === 0 && idle > forgetConsumerMs) {
+        await this.commands.xGroupDelConsumer(requests, group, name);
+      }
+    }
+  }
+
+  private async pendingOf(consumer: string, from: string, idleMs: number): Promise<string[]> {
+    const options = { consumer, IDLE: idleMs };
+    const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
+    return pending.map(({ id }) => id);
+  }
+
+  private async claim(ids: string[], idleMs: number): Promise<Entry[]> {
+    if (ids.length === 0) return [];
+    const claimed = await this.commands.xClaim(this.keys.requests, group, this.consumer, idleMs, ids);
+    return claimed.flatMap((raw) => this.entryOf(raw as RawEntry));
+  }
+}

@@ -1,0 +1,80 @@
+import { JsonSocket, ServerTCP, type MessageHandler, type TcpSocket } from '@nestjs/microservices';
+import type { Socket } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
+import type { Endpoint } from './address.js';
+import { drainMs } from './answering-server.js';
+import { answeredBy, answering } from './answers.js';
+import { InFlight } from './in-flight.js';
+import { drainNotice, frameCharacters } from './tcp-frames.js';
+
+// Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
+const lastRequestsMs = 100;
+const flushMs = 1_000;
+
+/** Nest's TCP server, answering by contract and leaving without losing a request. */
+export class TcpServer extends ServerTCP {
+  private readonly inFlight = new InFlight();
+  private readonly peers = new Map<Socket, TcpSocket>();
+  private largestBytes = 0;
+
+  constructor({ host, port }: Endpoint) {
+    super({ host, port });
+  }
+
+  override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
+    const operation = answeredBy(extras as Record<string, unknown>);
+    this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
+    super.addHandler(pattern, answering(callback, extras, this.inFlight), isEvent, extras);
+  }
+
+  /** Nest reports only a port in use; every other reason would leave the start waiting for ever. */
+  override listen(callback: (error?: unknown) => void): void {
+    this.server.once('error', callback);
+    this.server.listen(this.port, this.host, () => {
+      this.server.off('error', callback);
+      callback();
+    });
+  }
+
+  override bindHandler(socket: Socket): void {
+    socket.setNoDelay(true);
+    super.bindHandler(socket);
+  }
+
+  protected override getSocketInstance(socket: Socket): TcpSocket {
+    const peer = new JsonSocket(socket, { maxBufferSize: frameCharacters(this.largestBytes) });
+    this.peers.set(socket, peer);
+    socket.once('close', () => this.peers.delete(socket));
+    return peer;
+  }
+
+  /**
+   * Takes no more connections, asks the callers to go elsewhere, answers what they have sent, and only then lets Nest
+   * destroy the sockets.
+   */
+  override async close(): Promise<void> {
+    this.isManuallyTerminated = true;
+    this.server.close();
+    const giveUpAt = performance.now() + drainMs;
+    for (const peer of this.peers.values()) peer.sendMessage(drainNotice);
+    while (this.peers.size > 0 && performance.now() < giveUpAt) {
+      await this.inFlight.idle(giveUpAt - performance.now());
+      await setTimeout(lastRequestsMs);
+      if (this.inFlight.count === 0) break;
+    }
+    if (this.inFlight.count > 0) {
+      this.logger.error(`${this.inFlight.count} requests were not finished within ${drainMs} ms and are cut off`);
+    }
+    await this.flush();
+    super.close();
+  }
+
+  /** Ends the sockets, so that the last replies leave before they are destroyed. */
+  private async flush(): Promise<void> {
+    const closed = [...this.peers.keys()].map((socket) => new Promise<void>((resolve) => socket.end(() => resolve())));
+    const ended = new AbortController();
+    const tooLate = setTimeout(flushMs, undefined, { signal: ended.signal }).catch(() => undefined);
+    await Promise.race([Promise.all(closed), tooLate]);
+    ended.abort();
+  }
+}

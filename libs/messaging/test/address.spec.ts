@@ -1,0 +1,69 @@
+import { describe, expect, it } from '@jest/globals';
+import { address, addressText, balancePolicy, listenAddress } from '../src/index.js';
+
+const faults = (text: string, schema = address): string[] =>
+  schema.safeParse(text).error?.issues.map(({ message }) => message) ?? [];
+
+describe('an address', () => {
+  it.each([
+    ['in-process:', { scheme: 'in-process' }],
+    ['tcp://inventory:4001', { scheme: 'tcp', endpoints: [{ host: 'inventory', port: 4001 }] }],
+    [
+      'tcp://10.0.0.1:4001,[::1]:4002, inventory-2.local:4003',
+      {
+        scheme: 'tcp',
+        endpoints: [
+          { host: '10.0.0.1', port: 4001 },
+          { host: '::1', port: 4002 },
+          { host: 'inventory-2.local', port: 4003 },
+        ],
+      },
+    ],
+    ['redis://cache:6379', { scheme: 'redis', url: 'redis://cache:6379' }],
+    ['redis://me:s%40cret@[::1]:6379/2', { scheme: 'redis', url: 'redis://me:s%40cret@[::1]:6379/2' }],
+  ])('reads %s', (text, expected) => {
+    expect(address.parse(text)).toStrictEqual(expected);
+  });
+
+  it.each([
+    '',
+    'inventory:4001',
+    'tcp://',
+    'tcp://inventory',
+    'tcp://inventory:0',
+    'tcp://inventory:65536',
+    'tcp://::1:4001',
+    'tcp://a:1,',
+    'tcp://user@a:1',
+    'redis://',
+    'redis://h:6379/one',
+    'redis://h:6379/0?x=1',
+    'http://h:1',
+  ])('refuses %j', (text) => {
+    expect(faults(text)).toHaveLength(1);
+  });
+
+  it('says what is supported when a scheme is not', () => {
+    expect(faults('nats://localhost:4222')[0]).toMatch(/in-process:.*tcp:\/\/.*redis:\/\//);
+    expect(faults('tcp://inventory')[0]).toContain('"inventory" is not host:port');
+  });
+
+  it('names exactly one place to listen at', () => {
+    expect(faults('tcp://a:1,b:2', listenAddress)).toEqual(['must name exactly one host:port to listen at']);
+    expect(faults('tcp://a:1', listenAddress)).toEqual([]);
+    expect(faults('nats://a:1', listenAddress)).toHaveLength(1);
+  });
+
+  it('is told without credentials', () => {
+    expect(addressText(address.parse('redis://me:secret@h:6379/2'))).toBe('redis://h:6379/2');
+    expect(addressText(address.parse('tcp://a:1,[::1]:2'))).toBe('tcp://a:1,[::1]:2');
+  });
+});
+
+describe('a balance policy', () => {
+  it('is least-loaded unless another is named', () => {
+    expect(balancePolicy.parse(undefined)).toBe('least-loaded');
+    expect(balancePolicy.parse('round-robin')).toBe('round-robin');
+    expect(balancePolicy.safeParse('fastest').success).toBe(false);
+  });
+});

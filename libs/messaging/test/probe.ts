@@ -1,0 +1,292 @@
+import { CleaveError, contract, moment } from '#contracts';
+import {
+  Catch,
+  Controller,
+  Inject,
+  Injectable,
+  Module,
+  UseFilters,
+  UseGuards,
+  UseInterceptors,
+  UsePipes,
+  type CallHandler,
+  type CanActivate,
+  type DynamicModule,
+  type ExecutionContext,
+  type INestApplication,
+  type LoggerService,
+  type NestInterceptor,
+  type PipeTransform,
+  type RpcExceptionFilter,
+} from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter } from '@nestjs/platform-fastify';
+import { tap, throwError, type Observable } from 'rxjs';
+import { z } from 'zod';
+import {
+  Answers,
+  MessagingModule,
+  Messenger,
+  listenForMessages,
+  type Address,
+  type MessageMetadata,
+} from '../src/index.js';
+
+const values = z.object({
+  text: z.string(),
+  at: moment,
+  maybe: z.string().nullable(),
+  left_out: z.string().optional(),
+  nested: z.object({ moments: z.array(moment.nullable()), deep: z.object({ empty: z.array(z.int()) }) }),
+  anything: z.unknown(),
+});
+
+const common = { idempotent: true, deadlineMs: 10_000, maxBytes: 20_000 } as const;
+
+/** What the tests ask of a module, near and far. */
+export const probeContract = contract('probe', {
+  echo: { ...common, summary: 'Gives back what it gets.', request: values, reply: values, errors: [] },
+  ping: { ...common, summary: 'Answers nothing.', request: z.undefined(), reply: z.undefined(), errors: [] },
+  refuse: {
+    ...common,
+    summary: 'Fails in the way asked for.',
+    request: z.object({
+      how: z.enum(['listed', 'unlisted', 'crash', 'teapot', 'wrong-reply', 'unavailable', 'guard']),
+    }),
+    reply: z.object({ fine: z.literal(true) }),
+    errors: ['out-of-stock'],
+  },
+  metadata: {
+    ...common,
+    summary: 'Tells the metadata it was called with.',
+    request: z.object({}),
+    reply: z.object({
+      deadline_at: moment,
+      tenant: z.string(),
+      key: z.string().nullable(),
+      trace: z.string().nullable(),
+    }),
+    errors: [],
+  },
+  wait: {
+    ...common,
+    summary: 'Answers when it is let go.',
+    request: z.object({ id: z.string() }),
+    reply: z.string(),
+    errors: [],
+  },
+  once: {
+    ...common,
+    idempotent: false,
+    summary: 'Must not be carried out twice.',
+    request: z.object({ id: z.string() }),
+    reply: z.object({ by: z.string() }),
+    errors: [],
+  },
+  fill: {
+    ...common,
+    summary: 'Gives a text of a length.',
+    request: z.object({ length: z.int(), filling: z.string().optional() }),
+    reply: z.string(),
+    errors: [],
+  },
+  flood: {
+    ...common,
+    maxBytes: 2_000_000,
+    summary: 'Gives back a long text.',
+    request: z.string(),
+    reply: z.string(),
+    errors: [],
+  },
+  orphan: { ...common, summary: 'Nobody answers this.', request: z.object({}), reply: z.object({}), errors: [] },
+});
+export type ProbeValues = z.output<typeof values>;
+
+/** What one instance has been through, and its gates. */
+export class Journal {
+  readonly carriedOut: string[] = [];
+  readonly pipeline: string[] = [];
+  private readonly arrivals = new Map<string, PromiseWithResolvers<void>>();
+  private readonly gates = new Map<string, PromiseWithResolvers<void>>();
+
+  constructor(readonly instance: string) {}
+
+  arrived(id: string): Promise<void> {
+    return this.of(this.arrivals, id).promise;
+  }
+
+  letGo(id: string): void {
+    this.of(this.gates, id).resolve();
+  }
+
+  async pass(id: string): Promise<void> {
+    this.of(this.arrivals, id).resolve();
+    await this.of(this.gates, id).promise;
+  }
+
+  private of(them: Map<string, PromiseWithResolvers<void>>, id: string): PromiseWithResolvers<void> {
+    const known = them.get(id) ?? Promise.withResolvers<void>();
+    them.set(id, known);
+    return known;
+  }
+}
+
+class Teapot extends Error {}
+
+@Injectable()
+class ProbeGuard implements CanActivate {
+  constructor(@Inject(Journal) private readonly journal: Journal) {}
+
+  canActivate(context: ExecutionContext): boolean {
+    const [request, metadata] = context.getArgs<[{ how?: string }, MessageMetadata]>();
+    this.journal.pipeline.push(`guard sees ${metadata.tenant}`);
+    if (request?.how === 'guard') throw new CleaveError('unavailable', 'the guard says no');
+    return true;
+  }
+}
+
+@Injectable()
+class ProbeInterceptor implements NestInterceptor {
+  constructor(@Inject(Journal) private readonly journal: Journal) {}
+
+  intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
+    const request = context.switchToRpc().getData<{ at?: unknown }>();
+    return next.handle().pipe(
+      tap((reply: { at?: unknown }) => {
+        const seen = [request?.at, reply?.at].map((at) => (at instanceof Date ? 'a Date' : typeof at));
+        this.journal.pipeline.push(`interceptor sees ${seen.join(', ')}`);
+      }),
+    );
+  }
+}
+
+@Injectable()
+class ProbePipe implements PipeTransform {
+  constructor(@Inject(Journal) private readonly journal: Journal) {}
+
+  transform(value: unknown): unknown {
+    this.journal.pipeline.push('pipe');
+    return value;
+  }
+}
+
+@Catch(Teapot)
+class TeapotFilter implements RpcExceptionFilter<Teapot> {
+  catch(): Observable<never> {
+    return throwError(() => new CleaveError('out-of-stock', 'the filter made it so', { tea: 0 }));
+  }
+}
+
+@Controller()
+@UseGuards(ProbeGuard)
+@UseInterceptors(ProbeInterceptor)
+@UsePipes(ProbePipe)
+@UseFilters(TeapotFilter)
+class ProbeMessages {
+  constructor(@Inject(Journal) private readonly journal: Journal) {}
+
+  @Answers(probeContract, 'echo')
+  async echo(request: ProbeValues): Promise<ProbeValues> {
+    this.journal.carriedOut.push(request.text);
+    return request;
+  }
+
+  @Answers(probeContract, 'ping')
+  async ping(): Promise<undefined> {
+    return undefined;
+  }
+
+  @Answers(probeContract, 'refuse')
+  async refuse({ how }: { how: string }): Promise<{ fine: true }> {
+    const extensions = {
+      at: new Date(0),
+      left_out: undefined,
+      none: null,
+      products: [{ product_id: 'a', available: 2 }],
+    };
+    if (how === 'listed') throw new CleaveError('out-of-stock', 'only 2 are left', extensions);
+    if (how === 'unlisted') throw new CleaveError('order-not-found', 'secret detail');
+    if (how === 'unavailable') throw new CleaveError('unavailable', 'a neighbour is away');
+    if (how === 'teapot') throw new Teapot();
+    if (how === 'crash') throw new Error('secret: password=hunter2');
+    return { fine: 'no' } as unknown as { fine: true };
+  }
+
+  @Answers(probeContract, 'metadata')
+  async metadata(_request: object, metadata: MessageMetadata) {
+    const { deadlineAt, tenant, idempotencyKey = null, traceparent = null } = metadata;
+    return { deadline_at: deadlineAt, tenant, key: idempotencyKey, trace: traceparent };
+  }
+
+  @Answers(probeContract, 'wait')
+  async wait({ id }: { id: string }): Promise<string> {
+    await this.journal.pass(id);
+    this.journal.carriedOut.push(id);
+    return id;
+  }
+
+  @Answers(probeContract, 'once')
+  async once({ id }: { id: string }): Promise<{ by: string }> {
+    this.journal.carriedOut.push(id);
+    await new Promise(setImmediate);
+    return { by: this.journal.instance };
+  }
+
+  @Answers(probeContract, 'fill')
+  async fill({ length }: { length: number }): Promise<string> {
+    return 'é'.repeat(length);
+  }
+
+  @Answers(probeContract, 'flood')
+  async flood(text: string): Promise<string> {
+    return text;
+  }
+}
+
+@Module({})
+class ProbeModule {
+  static with(journal: Journal): DynamicModule {
+    return {
+      module: ProbeModule,
+      imports: [MessagingModule.forRoot()],
+      controllers: [ProbeMessages],
+      providers: [{ provide: Journal, useValue: journal }],
+    };
+  }
+}
+
+/** What the applications of this test file have logged as errors, stacks included. */
+export const loggedErrors: string[] = [];
+
+const logger: LoggerService = {
+  log: () => undefined,
+  warn: () => undefined,
+  error: (...parts: unknown[]) => {
+    loggedErrors.push(parts.map((part) => (part instanceof Error ? part.stack : String(part))).join(' '));
+  },
+};
+
+export interface Instance {
+  app: INestApplication;
+  journal: Journal;
+  messenger: Messenger;
+  close(): Promise<void>;
+}
+
+/** One process' worth of the probe module, answering at the addresses. */
+export async function startInstance(listen: readonly Address[], name = 'one'): Promise<Instance> {
+  const journal = new Journal(name);
+  const app = await NestFactory.create(ProbeModule.with(journal), new FastifyAdapter(), {
+    logger,
+    abortOnError: false,
+  });
+  try {
+    await listenForMessages(app, listen);
+  } catch (error) {
+    await app.close();
+    throw error;
+  }
+  let closing: Promise<void> | undefined;
+  const close = () => (closing ??= app.close());
+  return { app, journal, messenger: app.get(Messenger), close };
+}

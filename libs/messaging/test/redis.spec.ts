@@ -1,0 +1,220 @@
+import { CleaveError } from '#contracts';
+import { freePort, redisOrSkip, startRedis } from '#testing';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { createClient } from 'redis';
+import { Messenger, type Address, type ContractClient } from '../src/index.js';
+import { group, longestQueue, queueKeys } from '../src/redis-queue.js';
+import { loggedErrors, probeContract, startInstance, type Instance } from './probe.js';
+
+const codeOf = (call: Promise<unknown>): Promise<unknown> =>
+  call.then(
+    () => 'answered',
+    (error: CleaveError) => error.code,
+  );
+
+async function eventually<Result>(attempt: () => Promise<Result | undefined>): Promise<Result> {
+  for (;;) {
+    const result = await attempt();
+    if (result !== undefined) return result;
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+const describeWithRedis = await redisOrSkip(describe);
+
+describeWithRedis('requests over Redis', () => {
+  const keys = queueKeys('probe');
+  let redis: Awaited<ReturnType<typeof startRedis>>;
+  let at: Address;
+  let hands: ReturnType<typeof handsOn>;
+  let messenger: Messenger;
+  let client: ContractClient<typeof probeContract>;
+  const running: Instance[] = [];
+
+  const handsOn = (url: string) => createClient({ url, RESP: 2 }).on('error', () => undefined);
+  const start = async (): Promise<Instance> => {
+    const instance = await startInstance([at]);
+    running.push(instance);
+    return instance;
+  };
+  /** Something that takes requests and is never heard of again, as an instance that was killed. */
+  const pretendInstance = async (name: string, forMs: number): Promise<void> => {
+    const until = Date.now() + forMs;
+    await hands.zAdd(keys.accepting, { score: until, value: name });
+    await hands.zAdd(keys.alive, { score: until, value: name });
+    await hands.xGroupCreate(keys.requests, group, '0', { MKSTREAM: true });
+  };
+  const queueLength = (length: number): Promise<true> =>
+    eventually(async () => ((await hands.xLen(keys.requests)) === length ? true : undefined));
+
+  beforeAll(async () => {
+    redis = await startRedis();
+    at = { scheme: 'redis', url: redis.url };
+    hands = handsOn(redis.url);
+    await hands.connect();
+  });
+  afterAll(async () => {
+    hands.destroy();
+    await redis.stop();
+  });
+  beforeEach(async () => {
+    await hands.flushAll();
+    loggedErrors.length = 0;
+    messenger = new Messenger();
+    client = messenger.clientFor(probeContract, at);
+  });
+  afterEach(async () => {
+    await messenger.onApplicationShutdown();
+    await Promise.all(running.splice(0).map((instance) => instance.close()));
+  });
+
+  it('leave nothing behind', async () => {
+    const instance = await start();
+    await Promise.all(Array.from({ length: 50 }, (_, id) => client.call('once', { id: `${id}` })));
+    expect(await hands.xLen(keys.requests)).toBe(0);
+    expect((await hands.xPending(keys.requests, group)).pending).toBe(0);
+    await instance.close();
+    expect(await hands.xInfoConsumers(keys.requests, group)).toEqual([]);
+    expect(await hands.zCard(keys.alive)).toBe(0);
+    expect(loggedErrors).toEqual([]);
+  });
+
+  it('that waited past their deadline are not carried out', async () => {
+    await pretendInstance('gone', 60_000);
+    expect(await codeOf(client.call('once', { id: 'stale' }, { deadlineMs: 30 }))).toBe('deadline-exceeded');
+    expect(await hands.xLen(keys.requests)).toBe(1);
+    const { journal } = await start();
+    await client.call('once', { id: 'fresh' });
+    await queueLength(0);
+    expect(journal.carriedOut).toEqual(['fresh']);
+  });
+
+  it('that a dead instance had read are repeated if that is safe, and refused otherwise', async () => {
+    await pretendInstance('dead', 100);
+    const safe = client.call('wait', { id: 'safe' });
+    const unsafe = codeOf(client.call('once', { id: 'unsafe' }));
+    const late = codeOf(client.call('wait', { id: 'late' }, { deadlineMs: 50 }));
+    await queueLength(3);
+    await hands.xReadGroup(group, 'dead', { key: keys.requests, id: '>' });
+    expect(await late).toBe('deadline-exceeded');
+    const { journal } = await start();
+    journal.letGo('safe');
+    expect(await safe).toBe('safe');
+    expect(await unsafe).toBe('unavailable');
+    await queueLength(0);
+    expect(journal.carriedOut).toEqual(['safe']);
+  });
+
+  it('that a slow but living instance has read stay with it', async () => {
+    const one = await start();
+    const held = client.call('wait', { id: 'held' });
+    await one.journal.arrived('held');
+    const two = await start();
+    // Two looks at what others have pending: the first may have begun before the instance was there.
+    for (const look of ['first', 'second']) {
+      const before = await hands.zScore(keys.alive, (await hands.zRange(keys.alive, -1, -1))[0] as string);
+      await eventually(async () => {
+        const scores = await hands.zRangeWithScores(keys.alive, 0, -1);
+        return scores.every(({ score }) => score > (before as number)) ? look : undefined;
+      });
+    }
+    expect(two.journal.carriedOut).toEqual([]);
+    one.journal.letGo('held');
+    expect(await held).toBe('held');
+  });
+
+  it('that were delivered but never arrived are taken up when the connection is back', async () => {
+    const { journal } = await start();
+    await client.call('ping', undefined);
+    const [consumer] = await hands.xInfoConsumers(keys.requests, group);
+    // Cuts the connection that reads and takes, in its name, what would have been on the way to it.
+    const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
+    const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
+    const cut = hands
+      .multi()
+      .addCommand(['CLIENT', 'KILL', 'ID', reader])
+      .xAdd(keys.requests, '*', {
+        pattern: 'probe.once',
+        meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
+        body: '{"id":"on the way"}',
+        channel: 'nobody',
+        id: '1',
+      })
+      .xReadGroup(group, consumer?.name as string, { key: keys.requests, id: '>' });
+    await cut.exec();
+    await queueLength(0);
+    expect(journal.carriedOut).toEqual(['on the way']);
+  });
+
+  it('are all answered or refused when the last instance leaves', async () => {
+    const instance = await start();
+    await client.call('ping', undefined);
+    const ids = Array.from({ length: 600 }, (_, id) => `${id}`);
+    const calls = Promise.all(ids.map((id) => codeOf(client.call('once', { id }))));
+    await eventually(async () => (instance.journal.carriedOut.length > 0 ? true : undefined));
+    await instance.close();
+    const became = await calls;
+    for (const what of became) expect(['answered', 'unavailable']).toContain(what);
+    const answered = ids.filter((_, index) => became[index] === 'answered');
+    expect(instance.journal.carriedOut.sort()).toEqual(answered.sort());
+  });
+
+  it('are refused at once when too many wait', async () => {
+    await pretendInstance('stuck', 60_000);
+    const many = hands.multi();
+    for (let entry = 0; entry < longestQueue; entry += 1) many.xAdd(keys.requests, '*', { some: 'thing' });
+    await many.execAsPipeline();
+    await expect(client.call('ping', undefined)).rejects.toThrow('Too many requests to probe are waiting');
+  });
+
+  it('that are none are dropped', async () => {
+    await start();
+    await hands.xAdd(keys.requests, '*', { some: 'thing' });
+    await hands.xAdd(keys.requests, '*', { pattern: 'probe.once', meta: '{', body: '', channel: 'c', id: '1' });
+    await queueLength(0);
+    expect(loggedErrors.filter((line) => line.includes('cannot be understood'))).toHaveLength(2);
+    expect(await codeOf(client.call('ping', undefined))).toBe('answered');
+  });
+
+  it('go on after Redis was emptied', async () => {
+    await start();
+    await client.call('ping', undefined);
+    await hands.flushAll();
+    await eventually(async () => ((await codeOf(client.call('ping', undefined))) === 'answered' ? true : undefined));
+  });
+
+  it('are unavailable at once while Redis is down, and go on when it is back, empty', async () => {
+    const port = await freePort();
+    let own = await startRedis({ port });
+    const there: Address = { scheme: 'redis', url: own.url };
+    const instance = await startInstance([there]);
+    running.push(instance);
+    const { call } = messenger.clientFor(probeContract, there);
+    await call('ping', undefined);
+    const held = codeOf(call('wait', { id: 'in flight' }));
+    await instance.journal.arrived('in flight');
+    await own.stop();
+    expect(await held).toBe('unavailable');
+    expect(await codeOf(call('ping', undefined))).toBe('unavailable');
+    instance.journal.letGo('in flight');
+    own = await startRedis({ port });
+    await eventually(async () => ((await codeOf(call('ping', undefined))) === 'answered' ? true : undefined));
+    // A messenger that first asks while Redis is down finds it later as well.
+    await own.stop();
+    const early = new Messenger();
+    const { call: askEarly } = early.clientFor(probeContract, there);
+    expect(await codeOf(askEarly('ping', undefined))).toBe('unavailable');
+    own = await startRedis({ port });
+    await eventually(async () => ((await codeOf(askEarly('ping', undefined))) === 'answered' ? true : undefined));
+    await early.onApplicationShutdown();
+    // And an instance that stops while Redis is down does stop.
+    await own.stop();
+    await instance.close();
+  });
+
+  it('need Redis at the start', async () => {
+    const nowhere: Address = { scheme: 'redis', url: `redis://me:secret@127.0.0.1:${await freePort()}/1` };
+    const failure = await startInstance([nowhere]).catch((error: Error) => error.message);
+    expect(failure).toMatch(/^Cannot listen for messages at redis:\/\/127\.0\.0\.1:\d+\/1: nothing answers there/);
+  });
+});

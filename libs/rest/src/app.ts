@@ -1,0 +1,174 @@
+import { STATUS_CODES } from 'node:http';
+import type { Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Logger, Module, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import { CleaveError, limits } from '#contracts';
+import { readJsonBodies } from './body.js';
+import {
+  ProblemFilter,
+  ProblemsModule,
+  problemOf,
+  problemOfError,
+  problemType,
+  refusalOfUnrouted,
+  sendProblem,
+  type Problem,
+} from './problems.js';
+
+export interface RestAppOptions {
+  logger?: LoggerService;
+  /** The largest body that is read, in bytes. */
+  bodyLimitBytes?: number;
+  /**
+   * How long a closing app goes on taking connections, though it is not ready any more, in milliseconds: the time that
+   * a load balancer needs to notice.
+   */
+  drainDelayMs?: number;
+  /** How long a closing app waits for requests in flight before it cuts their connections, in milliseconds. */
+  drainTimeoutMs?: number;
+}
+
+const requestTimeoutMs = 30_000;
+const sweepIntervalMs = 250;
+const nosniff = ['x-content-type-options', 'nosniff'] as const;
+
+@Module({})
+class RestModule {}
+
+/**
+ * A Nest app on Fastify that reads JSON, answers errors as problem documents and finishes what is in flight when it is
+ * closed. Not yet listening: mount documents, then `listen`.
+ *
+ * @throws whatever keeps the root module from starting
+ */
+export const createRestApp = async (
+  rootModule: Type | DynamicModule,
+  { logger, bodyLimitBytes = limits.bodyBytes, drainDelayMs = 0, drainTimeoutMs = 20_000 }: RestAppOptions = {},
+): Promise<NestFastifyApplication> => {
+  const app = await NestFactory.create<NestFastifyApplication>(
+    { module: RestModule, imports: [rootModule, ProblemsModule] },
+    new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs),
+    { bodyParser: false, abortOnError: false, ...(logger && { logger }) },
+  );
+  const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
+  readJsonBodies(fastify);
+  fastify.addHook('onRequest', (request, reply, done) => {
+    reply.header(...nosniff);
+    if (!isQueryDecodable(request.raw.url ?? '')) return done(badQuery());
+    done(request.is404 ? refusalOfUnrouted(request) : undefined);
+  });
+  // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
+  if (drainDelayMs > 0) fastify.addHook('preClose', () => sleep(drainDelayMs));
+  return app.useGlobalFilters(new ProblemFilter());
+};
+
+/** The router decodes the path and refuses what it cannot decode, but passes such a query on as it is. */
+const isQueryDecodable = (url: string): boolean => {
+  const start = url.indexOf('?');
+  if (start < 0 || !url.includes('%', start)) return true;
+  try {
+    decodeURIComponent(url.slice(start));
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+const badQuery = (): CleaveError =>
+  new CleaveError(
+    'invalid-request',
+    'The query has a percent sign that does not begin an encoded UTF-8 character; encode it as %25.',
+  );
+
+/** Nest's adapter, with our answers to what fails before a handler is found, and with a drain before the shutdown. */
+class RestAdapter extends FastifyAdapter {
+  private draining = false;
+  private readonly unused = new Set<Socket>();
+
+  constructor(
+    bodyLimit: number,
+    private readonly patienceMs: number,
+  ) {
+    super({
+      bodyLimit,
+      requestTimeout: requestTimeoutMs,
+      // Far above the longest id, so that its schema refuses an id that is too long, with its path.
+      routerOptions: { maxParamLength: limits.idLength * 12 },
+      // A request on a connection that was kept alive is still answered, and told that it was the last one.
+      return503OnClosing: false,
+      frameworkErrors: (error: FastifyError, _request: FastifyRequest, reply: FastifyReply) =>
+        sendProblem(reply.header(...nosniff), problemOfError(error)),
+      clientErrorHandler: (error, socket) => answerUnreadable(error, socket),
+    });
+    // Fastify tells only requests that come later that their connection ends.
+    this.instance.addHook('onSend', (_request, reply, payload, done) => {
+      if (this.draining) reply.header('connection', 'close');
+      done(null, payload);
+    });
+    // Node waits for connections that were opened in advance as if a request were under way.
+    this.instance.server
+      .on('connection', (socket) => {
+        this.unused.add(socket);
+        socket.once('close', () => this.unused.delete(socket));
+      })
+      .on('request', ({ socket }) => this.unused.delete(socket));
+  }
+
+  /**
+   * Nest destroys modules before it stops listening. Here requests in flight are finished first, while all they need
+   * is still there.
+   */
+  override async beforeClose(): Promise<void> {
+    super.beforeClose();
+    this.draining = true;
+    const { server } = this.instance;
+    const sweep = setInterval(() => {
+      if (server.listening) return;
+      server.closeIdleConnections();
+      for (const socket of this.unused) socket.destroy();
+    }, sweepIntervalMs);
+    const cut = setTimeout(() => {
+      new Logger('Rest').warn(`Requests still run after ${this.patienceMs} ms; their connections are cut.`);
+      server.closeAllConnections();
+    }, this.patienceMs);
+    await this.instance.close().finally(() => {
+      clearInterval(sweep);
+      clearTimeout(cut);
+    });
+  }
+}
+
+/** Answers what node's HTTP parser refuses, which never becomes a request. */
+const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket): void => {
+  // As node does: never write into an answer that has begun.
+  const { _httpMessage: answer } = socket as Socket & { _httpMessage?: { headersSent: boolean } };
+  if (error.code !== 'ECONNRESET' && socket.writable && !answer?.headersSent) socket.write(unreadableAnswer(error));
+  socket.destroy();
+};
+
+const unreadableAnswer = ({ code }: NodeJS.ErrnoException): string => {
+  const problem = problemOfUnreadable(code);
+  const body = JSON.stringify(problem);
+  return [
+    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
+    `content-type: ${problemType}`,
+    `content-length: ${Buffer.byteLength(body)}`,
+    nosniff.join(': '),
+    'connection: close',
+    '',
+    body,
+  ].join('\r\n');
+};
+
+const problemOfUnreadable = (code: string | undefined): Problem => {
+  if (code === 'HPE_HEADER_OVERFLOW') {
+    return { ...problemOf('invalid-request', 'The header fields are too large.'), status: 431 };
+  }
+  if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
+    return { ...problemOf('invalid-request', 'The request did not arrive in time.'), status: 408 };
+  }
+  return problemOf('invalid-request', 'The request is not valid HTTP/1.1.');
+};

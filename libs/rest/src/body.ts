@@ -1,0 +1,93 @@
+import { isUtf8 } from 'node:buffer';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { CleaveError, limits } from '#contracts';
+
+/**
+ * Makes JSON in UTF-8 the one body the server reads. A request without a body has the body `undefined`, whatever its
+ * content type says; the schema of the endpoint decides whether that is enough.
+ */
+export const readJsonBodies = (fastify: FastifyInstance): void => {
+  fastify.removeAllContentTypeParsers();
+  fastify.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
+    try {
+      done(null, body.length === 0 ? undefined : parseJsonBody(body, request));
+    } catch (error) {
+      done(error as Error);
+    }
+  });
+  fastify.addContentTypeParser('*', (request, _stream, done) => {
+    const { 'content-length': length, 'transfer-encoding': encoding } = request.headers;
+    const bodyless = encoding === undefined && (length === undefined || length === '0');
+    done(bodyless ? null : notJson(request), undefined);
+  });
+};
+
+const notJson = (request: FastifyRequest): CleaveError =>
+  new CleaveError(
+    'unsupported-media-type',
+    `A body must be sent as application/json in UTF-8, not as ${request.headers['content-type'] ?? 'content of no type'}.`,
+  );
+
+const parseJsonBody = (body: Buffer, request: FastifyRequest): unknown => {
+  const charset = /;\s*charset\s*=\s*"?([^";\s]*)/i.exec(request.headers['content-type'] ?? '')?.[1];
+  if (charset !== undefined && !/^utf-?8$/i.test(charset)) throw notJson(request);
+  if (!isUtf8(body)) throw unreadable('The body is not valid UTF-8.');
+  refuseDeepNesting(body);
+  const startsWithBom = body[0] === 0xef && body[1] === 0xbb && body[2] === 0xbf;
+  const json = body.toString('utf8', startsWithBom ? 3 : 0);
+  const value = parse(json);
+  // Keys can be written with escapes, so a backslash is as suspicious as the name itself.
+  if (/__proto__|prototype|\\u/.test(json)) refusePrototypeKeys(value);
+  return value;
+};
+
+const unreadable = (detail: string): CleaveError =>
+  new CleaveError('invalid-request', detail, { faults: [{ path: '', message: detail }] });
+
+const parse = (json: string): unknown => {
+  try {
+    return JSON.parse(json);
+  } catch (error) {
+    throw unreadable(`The body is not valid JSON: ${(error as SyntaxError).message}`);
+  }
+};
+
+const quote = '"'.charCodeAt(0);
+const backslash = '\\'.charCodeAt(0);
+const openers = new Set(['[', '{'].map((it) => it.charCodeAt(0)));
+const closers = new Set([']', '}'].map((it) => it.charCodeAt(0)));
+
+/** Looks at the bytes before anything recurses into them. In UTF-8 no byte of a longer character equals an ASCII one. */
+const refuseDeepNesting = (body: Buffer): void => {
+  let depth = 0;
+  for (let at = 0; at < body.length; at += 1) {
+    const byte = body[at] as number;
+    if (byte === quote) at = endOfString(body, at);
+    else if (openers.has(byte)) depth += 1;
+    else if (closers.has(byte)) depth -= 1;
+    if (depth > limits.nesting) throw unreadable(`The body is nested deeper than ${limits.nesting} levels.`);
+  }
+};
+
+/** The position of the quote that ends the string begun at `start`, or the end of the body. */
+const endOfString = (body: Buffer, start: number): number => {
+  let at = start + 1;
+  while (at < body.length && body[at] !== quote) at += body[at] === backslash ? 2 : 1;
+  return at;
+};
+
+/** Refuses keys that change what an object is when it is copied or merged. */
+const refusePrototypeKeys = (root: unknown): void => {
+  const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
+  for (let next = waiting.pop(); next; next = waiting.pop()) {
+    if (next.value === null || typeof next.value !== 'object') continue;
+    for (const [key, value] of Object.entries(next.value)) {
+      const path = [...next.path, key];
+      if (key === '__proto__' || (key === 'prototype' && next.path.at(-1) === 'constructor')) {
+        const fault = { path: path.join('.'), message: 'is not allowed as a key' };
+        throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
+      }
+      waiting.push({ value, path });
+    }
+  }
+};

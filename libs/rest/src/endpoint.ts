@@ -1,0 +1,210 @@
+import {
+  applyDecorators,
+  HttpCode,
+  UseInterceptors,
+  type CallHandler,
+  type ExecutionContext,
+  type NestInterceptor,
+} from '@nestjs/common';
+import { ROUTE_ARGS_METADATA, RouteParamtypes } from '@nestjs/common/internal';
+import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse } from '@nestjs/swagger';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { map, type Observable } from 'rxjs';
+import { z } from 'zod';
+import { errorCodes, limits, problem, type ErrorCode } from '#contracts';
+import { examplesOf, wireSchema } from './wire-schema.js';
+import { SchemaPipe, faultsIn } from './valid.js';
+
+/** One answer that an endpoint can give. */
+export interface Reply {
+  /** What the handler returns with this status, encoded by the schema; without one it is sent as it is. */
+  schema?: z.ZodType;
+  description: string;
+  /** Header fields of the answer and what they say: `{Location: 'the address of the order'}`. */
+  headers?: Record<string, string>;
+}
+
+export interface EndpointOptions {
+  summary: string;
+  description?: string;
+  /** Unique in the document; the name of the method when left out. */
+  operationId?: string;
+  /** The body; when left out, the schema of the handler's `@Body(valid(schema))`. */
+  request?: z.ZodType;
+  /** The query; when left out, the schema of the handler's `@Query(valid(schema))`. */
+  query?: z.ZodObject;
+  /** The answers by status, among them any that are no success and no problem document. */
+  replies: Record<number, Reply>;
+  /** The refusals that are particular to the endpoint; those that any endpoint can give are added. */
+  errors: readonly ErrorCode[];
+  idempotencyKey?: 'optional' | 'required';
+}
+
+/**
+ * Describes an endpoint once: it is documented by it, and what the handler returns is encoded by the reply of the
+ * status that was set (the lowest success by default). What does not fit its schema is answered 500.
+ */
+export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
+  return (target, key, method) => {
+    const inputs = inputsOf(target, key);
+    const request = endpoint.request ?? inputs.body;
+    const query = endpoint.query ?? (inputs.query instanceof z.ZodObject ? inputs.query : undefined);
+    const errors = errorsOf(endpoint, { body: request !== undefined, input: Boolean(query) || inputs.params.size > 0 });
+    applyDecorators(
+      ApiOperation({
+        operationId: endpoint.operationId ?? String(key),
+        summary: endpoint.summary,
+        ...(endpoint.description && { description: endpoint.description }),
+      }),
+      ...[...inputs.params].map(([name, schema]) => ApiParam({ name, ...parameterOf(schema) })),
+      ...Object.entries(query?.shape ?? {}).map(([name, schema]) =>
+        ApiQuery({
+          name,
+          ...parameterOf(schema as z.ZodType),
+          required: !(schema as z.ZodType).safeParse(undefined).success,
+        }),
+      ),
+      ...(endpoint.idempotencyKey ? [idempotencyKeyHeader(endpoint.idempotencyKey === 'required')] : []),
+      ...(request ? [bodyOf(request)] : []),
+      ...Object.entries(endpoint.replies).map(([status, reply]) =>
+        replyOf(Number(status), reply, endpoint.idempotencyKey !== undefined),
+      ),
+      ...[...Map.groupBy(errors, (code) => errorCodes[code].status)]
+        .filter(([status]) => !(status in endpoint.replies))
+        .map(([status, codes]) => refusalOf(status, codes)),
+      HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
+      UseInterceptors(new EncodeReply(endpoint.replies)),
+    )(target, key, method);
+  };
+};
+
+interface Inputs {
+  body: z.ZodType | undefined;
+  query: z.ZodType | undefined;
+  params: Map<string, z.ZodType>;
+}
+
+/** What the handler's parameters are parsed by. Parameters are decorated before their method is. */
+const inputsOf = (target: object, key: string | symbol): Inputs => {
+  const args = (Reflect.getMetadata(ROUTE_ARGS_METADATA, target.constructor, key) ?? {}) as Record<
+    string,
+    { data?: unknown; pipes?: unknown[] }
+  >;
+  const parsed = Object.entries(args).flatMap(([kind, { data, pipes }]) => {
+    const pipe = pipes?.find((it) => it instanceof SchemaPipe);
+    return pipe ? [{ kind: Number(kind.split(':', 1)[0]), data, schema: pipe.schema }] : [];
+  });
+  const whole = (wanted: RouteParamtypes): z.ZodType | undefined =>
+    parsed.find(({ kind, data }) => kind === Number(wanted) && data === undefined)?.schema;
+  const params = parsed.filter(({ kind }) => kind === Number(RouteParamtypes.PARAM));
+  return {
+    body: whole(RouteParamtypes.BODY),
+    query: whole(RouteParamtypes.QUERY),
+    params: new Map(params.map(({ data, schema }) => [String(data), schema])),
+  };
+};
+
+/** The refusals of an endpoint, those among them that come with what it takes. */
+const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: boolean }): ErrorCode[] => {
+  const codes: ErrorCode[] = [...endpoint.errors];
+  if (takes.body || takes.input) codes.push('invalid-request');
+  if (takes.body) codes.push('payload-too-large', 'unsupported-media-type');
+  if (endpoint.idempotencyKey) codes.push('invalid-idempotency-key');
+  if (endpoint.idempotencyKey === 'required') codes.push('idempotency-key-required');
+  codes.push('internal', 'unavailable');
+  const known = Object.keys(errorCodes);
+  return [...new Set(codes)].sort((one, other) => known.indexOf(one) - known.indexOf(other));
+};
+
+const parameterOf = (schema: z.ZodType) => {
+  const { description, ...rest } = wireSchema(schema);
+  return { schema: rest, ...(typeof description === 'string' && { description }) };
+};
+
+const idempotencyKeyHeader = (required: boolean) =>
+  ApiHeader({
+    name: 'Idempotency-Key',
+    required,
+    description:
+      `A text of 1 to ${limits.keyLength} characters, new for each operation and the same for its repeats: ` +
+      'a repeat is answered as the first request was and takes no effect of its own.',
+    schema: { type: 'string', minLength: 1, maxLength: limits.keyLength + 2 },
+  });
+
+const bodyOf = (schema: z.ZodType) =>
+  ApiBody({
+    required: !schema.safeParse({}).success,
+    schema: wireSchema(schema),
+    ...(examplesOf(schema) && { examples: examplesOf(schema) }),
+  });
+
+const replyOf = (status: number, { schema, description, headers }: Reply, replayed: boolean) => {
+  const described = {
+    ...headers,
+    ...(replayed && status < 300 && { 'Idempotent-Replayed': '`true` when this answer was given before' }),
+  };
+  return ApiResponse({
+    status,
+    description,
+    ...(Object.keys(described).length > 0 && {
+      headers: Object.fromEntries(
+        Object.entries(described).map(([name, meaning]) => [
+          name,
+          { description: meaning, schema: { type: 'string' } },
+        ]),
+      ),
+    }),
+    ...(schema && {
+      content: {
+        'application/json': {
+          schema: wireSchema(schema),
+          ...(examplesOf(schema) && { examples: examplesOf(schema) }),
+        },
+      },
+    }),
+  });
+};
+
+const refusalOf = (status: number, codes: ErrorCode[]) =>
+  ApiResponse({
+    status,
+    description: codes.map((code) => `\`${code}\`: ${errorCodes[code].title}`).join('\n\n'),
+    ...(status === 503 && {
+      headers: { 'Retry-After': { description: 'Seconds to wait before a repeat', schema: { type: 'string' } } },
+    }),
+    content: {
+      'application/problem+json': {
+        schema: wireSchema(problem),
+        examples: Object.fromEntries(
+          codes.map((code) => {
+            const { title } = errorCodes[code];
+            return [code, { value: { type: `/problems/${code}`, title, status, code, detail: title } }];
+          }),
+        ),
+      },
+    },
+  });
+
+class EncodeReply implements NestInterceptor {
+  constructor(private readonly replies: Record<number, Reply>) {}
+
+  intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
+    const http = context.switchToHttp();
+    return next
+      .handle()
+      .pipe(
+        map((value: unknown) => this.encode(value, http.getResponse<FastifyReply>().statusCode, http.getRequest())),
+      );
+  }
+
+  private encode(value: unknown, status: number, request: FastifyRequest): unknown {
+    const reply = this.replies[status];
+    const route = `${request.method} ${request.routeOptions.url}`;
+    if (!reply) throw new Error(`${route} answered ${status}, which its @Endpoint does not declare`);
+    if (!reply.schema) return value;
+    const encoded = z.safeEncode(reply.schema, value);
+    if (encoded.success) return encoded.data;
+    const faults = faultsIn(encoded.error.issues, value).map(({ path, message }) => `${path}: ${message}`);
+    throw new Error(`${route} answered ${status} with what does not fit its schema: ${faults.slice(0, 10).join('; ')}`);
+  }
+}

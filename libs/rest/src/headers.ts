@@ -1,0 +1,86 @@
+import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
+import { ApiHeader } from '@nestjs/swagger';
+import type { FastifyRequest } from 'fastify';
+import { CleaveError, limits } from '#contracts';
+
+const requestOf = (context: ExecutionContext): FastifyRequest => context.switchToHttp().getRequest();
+
+/** A string of RFC 8941: printable ASCII in double quotes, with `\"` and `\\`. */
+const quotedString = /^"(?:[ !#-[\]-~]|\\["\\])*"$/;
+/** A key without quotes: what is neither space, quote, backslash nor a separator of header fields. */
+const bareKey = /^[!#-+\--:<-[\]-~]+$/;
+
+/**
+ * The request's `Idempotency-Key` (IETF draft): a text in double quotes; without them it is the same key.
+ * `string | undefined`, or `string` with `{required: true}`.
+ *
+ * @throws CleaveError `invalid-idempotency-key`, `idempotency-key-required`
+ */
+export const IdempotencyKey = createParamDecorator(
+  (options: { required: true } | undefined, context: ExecutionContext): string | undefined => {
+    const request = requestOf(context);
+    const header = request.headers['idempotency-key'];
+    if (header === undefined) {
+      if (!options?.required) return undefined;
+      throw new CleaveError(
+        'idempotency-key-required',
+        'Send a header Idempotency-Key with a text that is new for each operation and the same for its repeats.',
+      );
+    }
+    // Node joins repeated fields with a comma, which a quoted key may contain as well.
+    const repeated = header.includes(',') && (request.raw.headersDistinct['idempotency-key']?.length ?? 0) > 1;
+    const key = repeated ? undefined : keyIn(String(header).trim());
+    if (key === undefined || key.length < 1 || key.length > limits.keyLength) {
+      throw new CleaveError(
+        'invalid-idempotency-key',
+        `An Idempotency-Key is sent once and has 1 to ${limits.keyLength} printable ASCII characters in double quotes, such as "8e03978e-40d5".`,
+      );
+    }
+    return key;
+  },
+);
+
+const keyIn = (header: string): string | undefined => {
+  if (quotedString.test(header)) return header.slice(1, -1).replaceAll(/\\(["\\])/g, '$1');
+  return bareKey.test(header) ? header : undefined;
+};
+
+/** The entity tag of a version, for the header `ETag`. */
+export const etagOf = (version: number): string => `"v${version}"`;
+
+/**
+ * The version that `If-Match` asks for, `number | undefined`: undefined without the header or with `*`.
+ *
+ * A tag that is well-formed but cannot be a version of ours, weak ones among them, matches nothing (RFC 9110, 13.1.1).
+ *
+ * @throws CleaveError `precondition-failed`, or `invalid-request` for a header that is malformed or names several tags
+ */
+export const IfMatch = createParamDecorator(
+  (_options: undefined, context: ExecutionContext): number | undefined => {
+    const header = requestOf(context).headers['if-match']?.trim();
+    if (header === undefined || header === '*') return undefined;
+    const tag = /^(?:W\/)?"[!#-~\x80-\xff]*"$/.test(header) ? header : undefined;
+    if (tag === undefined) {
+      const fault = { path: 'If-Match', message: 'must be one entity tag such as "v3", or *' };
+      throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
+    }
+    const version = /^"v(\d{1,15})"$/.exec(tag)?.[1];
+    if (version === undefined) {
+      throw new CleaveError('precondition-failed', 'The entity tag is not one of ours. Read the resource again.');
+    }
+    return Number(version);
+  },
+  [
+    (target, key) => {
+      if (key === undefined) return;
+      const method = Object.getOwnPropertyDescriptor(target, key);
+      if (!method) return;
+      ApiHeader({
+        name: 'If-Match',
+        description: 'The `ETag` of the version that may be changed; any version when left out.',
+        required: false,
+        schema: { type: 'string', examples: ['"v3"'] },
+      })(target, key, method);
+    },
+  ],
+);

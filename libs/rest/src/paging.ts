@@ -1,0 +1,59 @@
+import { createHmac, timingSafeEqual } from 'node:crypto';
+import type { z } from 'zod';
+import { CleaveError, limits } from '#contracts';
+
+/**
+ * The number of items on a page, from the text of `?limit=`: 50 when left out, at most 200 however much is asked for.
+ *
+ * @throws CleaveError `invalid-request` for anything but a whole number from 1
+ */
+export const pageLimit = (text: string | undefined): number => {
+  if (text === undefined) return limits.defaultPage;
+  if (!/^\d+$/.test(text) || /^0+$/.test(text)) {
+    const fault = { path: 'limit', message: 'must be a whole number from 1' };
+    throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
+  }
+  return Math.min(Number(text), limits.page);
+};
+
+const signatureBytes = 16;
+
+/**
+ * Opaque cursors: where a list goes on, signed so that only what we wrote is read back. The content is not secret, the
+ * signature only keeps it from being made up. Instances that share a list share the secret.
+ */
+export class Cursors {
+  /** @param secret at least 16 bytes */
+  constructor(private readonly secret: string | Uint8Array) {
+    if (Buffer.byteLength(secret) < 16) throw new RangeError('The secret of cursors must have at least 16 bytes.');
+  }
+
+  /** @param payload plain JSON */
+  write(payload: unknown): string {
+    const content = Buffer.from(JSON.stringify(payload));
+    return Buffer.concat([this.signatureOf(content), content]).toString('base64url');
+  }
+
+  /** @throws CleaveError `invalid-cursor` for anything that is not an unchanged cursor of ours with such a payload */
+  read<Schema extends z.ZodType>(cursor: string, schema: Schema): z.output<Schema> {
+    const parsed = schema.safeParse(this.payloadOf(cursor));
+    if (!parsed.success) throw notOurs();
+    return parsed.data;
+  }
+
+  private payloadOf(cursor: string): unknown {
+    const bytes = Buffer.from(cursor, 'base64url');
+    const content = bytes.subarray(signatureBytes);
+    // Node skips characters that are not base64url, and the last one may carry unused bits.
+    if (content.length === 0 || bytes.toString('base64url') !== cursor) throw notOurs();
+    if (!timingSafeEqual(bytes.subarray(0, signatureBytes), this.signatureOf(content))) throw notOurs();
+    return JSON.parse(content.toString());
+  }
+
+  private signatureOf(content: Uint8Array): Buffer {
+    return createHmac('sha256', this.secret).update(content).digest().subarray(0, signatureBytes);
+  }
+}
+
+const notOurs = (): CleaveError =>
+  new CleaveError('invalid-cursor', 'Pass `next_cursor` of the page before as it came, or leave it out to start anew.');

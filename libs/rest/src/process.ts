@@ -1,0 +1,43 @@
+import { Logger } from '@nestjs/common';
+
+const logger = new Logger('Process');
+
+export interface ClosingOptions {
+  /** What is stopped after the app, in this order: servers that the program started for itself. */
+  after?: (() => Promise<unknown>)[];
+  /** How long closing may take before the process ends anyway, in milliseconds. */
+  patienceMs?: number;
+}
+
+/**
+ * Closes the app at SIGTERM or SIGINT and ends the process: with 0 when everything was closed, with 1 when something
+ * failed, took too long, or a second signal came.
+ */
+export const closeOnSignals = (
+  app: { close(): Promise<void> },
+  { after = [], patienceMs = 30_000 }: ClosingOptions = {},
+): void => {
+  let closing = false;
+  const close = async (signal: NodeJS.Signals): Promise<void> => {
+    if (closing) {
+      logger.warn(`${signal} again: stopping at once.`);
+      process.exit(1);
+    }
+    closing = true;
+    logger.log(`${signal}: finishing what is in flight. A second signal stops at once.`);
+    setTimeout(() => {
+      logger.error(`Closing has taken longer than ${patienceMs} ms: stopping with work unfinished.`);
+      process.exit(1);
+    }, patienceMs).unref();
+    let failed = false;
+    for (const step of [() => app.close(), ...after]) {
+      await step().catch((error: unknown) => {
+        failed = true;
+        logger.error('Closing failed', error instanceof Error ? error.stack : String(error));
+      });
+    }
+    logger.log('Stopped.');
+    process.exit(failed ? 1 : 0);
+  };
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, (received) => void close(received));
+};

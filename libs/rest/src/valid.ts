@@ -1,0 +1,98 @@
+import type { ArgumentMetadata, PipeTransform } from '@nestjs/common';
+import { z } from 'zod';
+import { CleaveError, type Fault } from '#contracts';
+
+/** More faults than this are counted, not listed. */
+const listedFaults = 100;
+
+/** A pipe that remembers its schema, so that `@Endpoint` can document what a handler takes. */
+export class SchemaPipe implements PipeTransform {
+  constructor(readonly schema: z.ZodType) {}
+
+  transform(given: unknown, { type, data }: ArgumentMetadata): unknown {
+    const noBody = type === 'body' && given === undefined;
+    const value = noBody ? {} : given;
+    const parsed = this.schema.safeParse(value);
+    if (parsed.success) return parsed.data;
+    if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);
+    throw invalid(faultsIn(parsed.error.issues, value, data));
+  }
+}
+
+/**
+ * Parses a body, a query or a parameter: `@Body(valid(schema))`, `@Query(valid(schema))`, `@Param('id', valid(schema))`.
+ * A request without a body is taken as `{}`, so that a body may be left out where the schema requires nothing.
+ *
+ * @throws CleaveError `invalid-request` with `faults: [{path, message}]`, one for each fault
+ */
+export const valid = (schema: z.ZodType): PipeTransform => new SchemaPipe(schema);
+
+const invalid = (faults: Fault[]): CleaveError => {
+  const [first] = faults;
+  const described = first ? [first.path, first.message].filter(Boolean).join(': ') : 'The request is not valid.';
+  const others = faults.length > 1 ? ` (and ${faults.length - 1} more)` : '';
+  return new CleaveError('invalid-request', `${described}${others}`, { faults: faults.slice(0, listedFaults) });
+};
+
+type Issue = z.core.$ZodIssue;
+
+/** The faults behind zod's issues, in plain paths. `root` is the name of the parameter when it is not an object. */
+export const faultsIn = (issues: readonly Issue[], value: unknown, root?: string): Fault[] =>
+  issues.flatMap((issue) => faultsOf(issue, value, root === undefined ? [] : [root]));
+
+const faultsOf = (issue: Issue, value: unknown, base: PropertyKey[]): Fault[] => {
+  const path = [...base, ...issue.path];
+  const given = valueAt(value, issue.path);
+  const fault = (message: string, at: PropertyKey[] = path): Fault[] => [{ path: at.map(String).join('.'), message }];
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.flatMap((key) => fault('is not a known member', [...path, key]));
+  }
+  if (given === undefined && (issue.code === 'invalid_type' || issue.code === 'invalid_union')) {
+    return fault('is required');
+  }
+  if (issue.code === 'invalid_key') return fault(issue.issues.map(({ message }) => message).join('; '));
+  if (issue.code === 'invalid_union') return faultsOfUnion(issue, given, path, fault);
+  return fault(issue.message);
+};
+
+/**
+ * A union fails with the faults of each of its forms. Reported are those of the form that was meant: the one whose
+ * members fit best to those given, and among equals the one with the fewest faults.
+ */
+const faultsOfUnion = (
+  union: z.core.$ZodIssueInvalidUnion,
+  given: unknown,
+  path: PropertyKey[],
+  fault: (message: string) => Fault[],
+): Fault[] => {
+  const forms = union.errors.filter((issues) => !issues.some(isWrongKind));
+  const [meant] = forms.sort(
+    (one, other) => mismatch(one, given) - mismatch(other, given) || one.length - other.length,
+  );
+  if (meant) return meant.flatMap((issue) => faultsOf(issue, given, path));
+  if (union.message !== 'Invalid input') return fault(union.message);
+  return fault([...new Set(union.errors.flat().map(({ message }) => message))].join(' or '));
+};
+
+/** The value as a whole is of another kind than this form: a text where an object is expected. */
+const isWrongKind = (issue: Issue): boolean =>
+  issue.path.length === 0 && (issue.code === 'invalid_type' || issue.code === 'invalid_value');
+
+/** Members that the form does not know, and members that it needs and were not given. */
+const mismatch = (issues: readonly Issue[], given: unknown): number =>
+  issues
+    .filter(({ path }) => path.length <= 1)
+    .map((issue) => {
+      if (issue.code === 'unrecognized_keys' && issue.path.length === 0) return issue.keys.length;
+      return issue.path.length === 1 && valueAt(given, issue.path) === undefined ? 1 : 0;
+    })
+    .reduce((sum, count) => sum + count, 0);
+
+const valueAt = (value: unknown, path: readonly PropertyKey[]): unknown =>
+  path.reduce<unknown>(
+    (at, key) =>
+      at !== null && typeof at === 'object' && Object.hasOwn(at, key)
+        ? (at as Record<PropertyKey, unknown>)[key]
+        : undefined,
+    value,
+  );

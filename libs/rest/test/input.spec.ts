@@ -1,0 +1,281 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { raw, startApp, type AppUnderTest } from './app-under-test.js';
+
+let here: AppUnderTest;
+beforeAll(async () => void (here = await startApp({ bodyLimitBytes: 4_096 })));
+afterAll(() => here.app.close());
+
+const post = (body: RequestInit['body'], headers: Record<string, string> = { 'content-type': 'application/json' }) =>
+  fetch(`${here.url}/things`, {
+    method: 'POST',
+    body,
+    headers,
+    ...(body instanceof ReadableStream && { duplex: 'half' }),
+  });
+
+/** Checks what every problem document has and gives back the rest. */
+const problem = async (response: Response, status: number, code: string): Promise<Record<string, unknown>> => {
+  const body = (await response.json()) as Record<string, unknown>;
+  expect({ status: response.status, code: body.code }).toEqual({ status, code });
+  expect(response.headers.get('content-type')).toMatch(/^application\/problem\+json/);
+  expect(response.headers.get('x-content-type-options')).toBe('nosniff');
+  expect(body).toMatchObject({
+    type: `/problems/${code}`,
+    status,
+    title: expect.any(String),
+    detail: expect.any(String),
+  });
+  return body;
+};
+
+const pathsOf = (body: Record<string, unknown>): string[] =>
+  (body.faults as { path: string }[]).map(({ path }) => path);
+
+describe('a body', () => {
+  it('is read as JSON, with a charset or a byte order mark', async () => {
+    for (const type of ['application/json', 'application/json; charset=utf-8', 'APPLICATION/JSON;Charset="UTF-8"']) {
+      expect((await post('{"name":"ä"}', { 'content-type': type })).status).toBe(201);
+    }
+    expect((await post('\ufeff{"name":"a"}')).status).toBe(201);
+  });
+
+  it.each([
+    ['a wrong type', '{"name":1}', ['name']],
+    ['several faults', '{"name":"","size":0.5,"colour":"red"}', ['name', 'size', 'colour']],
+    ['a missing member', '{}', ['name']],
+    ['an array', '[]', ['']],
+    ['null', 'null', ['']],
+    ['a text', '"a"', ['']],
+  ])('with %s is refused with the path of each fault', async (_, body, paths) => {
+    expect(pathsOf(await problem(await post(body), 400, 'invalid-request'))).toEqual(paths);
+  });
+
+  it.each(['{', '{"name":tru}', '{"name":"a"} x', '{name:1}', '{"name":"\u0001"}', "{'name':1}"])(
+    'that is not JSON is refused: %s',
+    async (body) => {
+      const { detail } = await problem(await post(body), 400, 'invalid-request');
+      expect(detail).toMatch(/^The body is not valid JSON: .*(position \d+|not valid JSON|Unexpected end)/);
+    },
+  );
+
+  it('of invalid UTF-8 is refused', async () => {
+    const body = Buffer.concat([Buffer.from('{"name":"'), Buffer.from([0xff, 0xfe]), Buffer.from('"}')]);
+    expect((await problem(await post(body), 400, 'invalid-request')).detail).toContain('UTF-8');
+  });
+
+  it('with keys that reach a prototype is refused with their path', async () => {
+    const refused = [
+      ['{"name":"a","__proto__":{"x":1}}', '__proto__'],
+      ['{"name":"a","data":[{"\\u005f_proto__":1}]}', 'data.0.__proto__'],
+      ['{"name":"a","data":{"constructor":{"prototype":{}}}}', 'data.constructor.prototype'],
+    ] as const;
+    for (const [body, path] of refused) {
+      expect(pathsOf(await problem(await post(body), 400, 'invalid-request'))).toEqual([path]);
+    }
+    const harmless = '{"name":"__proto__ and \\u005f","data":{"constructor":"Smith","prototype":1}}';
+    expect((await post(harmless)).status).toBe(201);
+  });
+
+  it('is refused when it is nested too deeply, before anything recurses into it', async () => {
+    const nested = (levels: number) => `{"name":"a","data":${'['.repeat(levels)}${']'.repeat(levels)}}`;
+    expect((await post(nested(31))).status).toBe(201);
+    await problem(await post(nested(32)), 400, 'invalid-request');
+    expect((await post(`{"name":"${'['.repeat(100)}\\"{{"}`)).status).toBe(201);
+  });
+
+  it('is refused when it is too large, by its length or by what arrives', async () => {
+    const body = `{"name":"${'a'.repeat(5_000)}"}`;
+    await problem(await post(body), 413, 'payload-too-large');
+    await problem(await post(new Blob([body]).stream()), 413, 'payload-too-large');
+  });
+
+  it('of another content type is refused', async () => {
+    const types = ['text/plain', 'application/x-www-form-urlencoded', 'application/merge-patch+json', 'nonsense'];
+    for (const type of [...types, 'application/json; charset=latin1', 'multipart/form-data; boundary=x']) {
+      await problem(await post('{"name":"a"}', { 'content-type': type }), 415, 'unsupported-media-type');
+    }
+    const untyped = await raw(
+      here.port,
+      'POST /things HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 12\r\n\r\n{"name":"a"}',
+    );
+    expect(untyped).toMatch(/^HTTP\/1\.1 415 /);
+  });
+
+  it('may be left out where the schema requires nothing, and is asked for elsewhere', async () => {
+    const close = (init: RequestInit) => fetch(`${here.url}/things/1/close`, { method: 'POST', ...init });
+    expect((await close({})).status).toBe(200);
+    expect((await close({ headers: { 'content-type': 'application/json' } })).status).toBe(200);
+    expect((await close({ headers: { 'content-type': 'text/plain' } })).status).toBe(200);
+    expect((await close({ body: '{"reason":"old"}', headers: { 'content-type': 'application/json' } })).status).toBe(
+      200,
+    );
+    expect((await problem(await post(undefined), 400, 'invalid-request')).detail).toContain('body');
+    expect((await problem(await post(''), 400, 'invalid-request')).detail).toContain('body');
+  });
+});
+
+describe('a union of forms', () => {
+  const faultsOf = async (body: unknown) => {
+    const response = await fetch(`${here.url}/trials/orders`, {
+      method: 'POST',
+      body: JSON.stringify(body),
+      headers: { 'content-type': 'application/json' },
+    });
+    return response.status === 200 ? [] : pathsOf(await problem(response, 400, 'invalid-request'));
+  };
+
+  it('is refused with the faults of the form that was meant', async () => {
+    expect(await faultsOf({ customer_id: 'c', product_id: 'p', quantity: 1 })).toEqual([]);
+    expect(await faultsOf({ customer_id: 'c', lines: [{ product_id: 'p', quantity: 1 }] })).toEqual([]);
+    expect(await faultsOf({ customer_id: 'c', product_id: 'p', quantity: 0 })).toEqual(['quantity']);
+    expect(await faultsOf({ customer_id: 'c', product_id: 'p' })).toEqual(['quantity']);
+    expect(await faultsOf({ customer_id: 'c', lines: [] })).toEqual(['lines']);
+    const lines = [{ product_id: '', quantity: 0 }, { product_id: true }, 7];
+    expect(await faultsOf({ customer_id: 'c', lines })).toEqual([
+      ...['lines.0.product_id', 'lines.0.quantity', 'lines.1.product_id', 'lines.1.quantity', 'lines.2'],
+    ]);
+    expect(await faultsOf({ lines: [{ product_id: 'p', quantity: 1 }], colour: 'red' })).toEqual([
+      'customer_id',
+      'colour',
+    ]);
+    expect(await faultsOf({ customer_id: {}, product_id: 'p', quantity: 1 })).toEqual(['customer_id']);
+    expect(await faultsOf('no order')).toEqual(['']);
+  });
+});
+
+describe('an address', () => {
+  it('that leads nowhere is 404, with another method 405', async () => {
+    await problem(await fetch(`${here.url}/nothing`), 404, 'not-found');
+    await problem(await fetch(`${here.url}/things/`, { method: 'DELETE' }), 404, 'not-found');
+    const wrong = await fetch(`${here.url}/things/1?maker=2`, {
+      method: 'PATCH',
+      body: '{',
+      headers: { 'content-type': 'x/y' },
+    });
+    await problem(wrong, 405, 'method-not-allowed');
+    expect(wrong.headers.get('allow')?.split(', ').sort()).toEqual(['DELETE', 'GET', 'HEAD', 'PUT']);
+    const options = await fetch(`${here.url}/things`, { method: 'OPTIONS' });
+    expect(options.headers.get('allow')?.split(', ').sort()).toEqual(['GET', 'HEAD', 'POST']);
+    expect(await raw(here.port, 'PROPFIND /things HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n')).toMatch(
+      /^HTTP\/1\.1 405 /,
+    );
+  });
+
+  it('answers HEAD where it answers GET', async () => {
+    const response = await fetch(`${here.url}/things/1`, { method: 'HEAD' });
+    expect([response.status, await response.text()]).toEqual([200, '']);
+  });
+
+  it.each([
+    '/things/%',
+    '/things/%zz',
+    '/things/%ff',
+    '/%E0%A4%A',
+    '/things?maker=%',
+    '/things?maker=%ff',
+    '/nothing?%zz',
+  ])('with malformed percent-encoding is refused: %s', async (path) => {
+    const answer = await raw(here.port, `GET ${path} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n`);
+    expect(answer).toMatch(/^HTTP\/1\.1 400 /);
+    expect(answer).toContain('application/problem+json');
+    expect(answer).toContain('"code":"invalid-request"');
+  });
+
+  it('carries any id that can be stored', async () => {
+    const ids = [
+      'a/b',
+      '85123A',
+      'ä ö?&=#',
+      '%25',
+      '..;',
+      '💡'.repeat(64),
+      '/'.repeat(128),
+      '__proto__',
+      'constructor',
+    ];
+    for (const id of ids) {
+      const response = await fetch(`${here.url}/things/${encodeURIComponent(id)}`);
+      expect(await response.json()).toMatchObject({ name: id });
+    }
+  });
+
+  it('with an id that cannot be stored is refused', async () => {
+    for (const id of ['a%00b', 'a'.repeat(129), 'a'.repeat(3_000)]) {
+      await problem(await fetch(`${here.url}/things/${id}`), 400, 'invalid-request');
+    }
+  });
+});
+
+describe('a query', () => {
+  it.each([
+    ['', ['maker']],
+    ['maker=a%00b', ['maker']],
+    ['maker=m&limit=1&limit=2', ['limit']],
+    ['maker=m&colour=green', ['colour']],
+    ['maker=m&color=red&__proto__=1&constructor=2', ['color', '__proto__', 'constructor']],
+    ['maker=m&limit=1e3', ['limit']],
+    ['maker=m&limit=0', ['limit']],
+    ['maker=m&limit=-1', ['limit']],
+    ['maker=m&limit=', ['limit']],
+  ])('is refused with the path of each fault: %s', async (query, paths) => {
+    expect(pathsOf(await problem(await fetch(`${here.url}/things?${query}`), 400, 'invalid-request'))).toEqual(paths);
+  });
+
+  it('pages with signed cursors', async () => {
+    const list = (query: string) => fetch(`${here.url}/things?maker=m&${query}`);
+    const first = (await (await list('limit=9999')).json()) as { next_cursor: string };
+    expect(first).toMatchObject({ data: [{ size: 200 }] });
+    const second = await (await list(`cursor=${first.next_cursor}`)).json();
+    expect(second).toMatchObject({ data: [{ size: 50, made_at: new Date(200).toISOString() }] });
+    await problem(await list(`cursor=${first.next_cursor}A`), 400, 'invalid-cursor');
+    await problem(await list('cursor='), 400, 'invalid-cursor');
+  });
+});
+
+describe('a request that is not valid HTTP', () => {
+  it.each([
+    ['an unknown method', 'BREW / HTTP/1.1\r\nhost: a\r\n\r\n', 400],
+    ['no HTTP at all', 'hello\r\n\r\n', 400],
+    [
+      'a body of two lengths',
+      'POST /things HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n{}',
+      400,
+    ],
+    [
+      'a length and chunks',
+      'POST /things HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n',
+      400,
+    ],
+    [
+      'a bad chunk',
+      'POST /things HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n',
+      400,
+    ],
+    ['too large a header', `GET / HTTP/1.1\r\nhost: a\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`, 431],
+  ])('is refused as a problem: %s', async (_, text, status) => {
+    const answer = await raw(here.port, text);
+    expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+    expect(answer).toContain('content-type: application/problem+json');
+    expect(JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')))).toMatchObject({ status, code: 'invalid-request' });
+  });
+});
+
+it('refuses a hundred thousand brackets and thousands of faults without being hurt', async () => {
+  const { app, url } = await startApp();
+  try {
+    const send = (body: string) =>
+      fetch(`${url}/trials/orders`, { method: 'POST', body, headers: { 'content-type': 'application/json' } });
+    await problem(await send('['.repeat(100_000)), 400, 'invalid-request');
+    await problem(await send('{"a":'.repeat(100_000)), 400, 'invalid-request');
+    const lines = (count: number) => `{"customer_id":"c","lines":[${'{},'.repeat(count - 1)}{}]}`;
+    const { faults, detail } = await problem(await send(lines(2_000)), 400, 'invalid-request');
+    expect([(faults as unknown[]).length, detail]).toEqual([100, 'lines.0.product_id: is required (and 3999 more)']);
+    expect(pathsOf(await problem(await send(lines(100_000)), 400, 'invalid-request'))).toEqual(['lines']);
+  } finally {
+    await app.close();
+  }
+});
+
+it('logs nothing about what callers do wrong', () => {
+  expect(here.log.filter((line) => /fail|Error/.test(line))).toEqual([]);
+});

@@ -1,0 +1,66 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { startApp, type AppUnderTest } from './app-under-test.js';
+
+let here: AppUnderTest;
+beforeAll(async () => void (here = await startApp()));
+afterAll(() => here.app.close());
+
+const get = async (path: string) => {
+  const response = await fetch(`${here.url}${path}`);
+  return { response, body: (await response.json()) as Record<string, unknown> };
+};
+
+describe('an error', () => {
+  it('with a code is answered as it is', async () => {
+    const { response, body } = await get('/trials/refuses');
+    expect(response.status).toBe(409);
+    expect(response.headers.get('content-type')).toBe('application/problem+json; charset=utf-8');
+    expect(body).toEqual({
+      type: '/problems/out-of-stock',
+      title: 'There is not enough stock',
+      status: 409,
+      code: 'out-of-stock',
+      detail: 'There are 2 left.',
+      shortages: [{ product_id: 'mug' }],
+    });
+  });
+
+  it('that passes is answered with a time to wait, and its cause is logged only', async () => {
+    const { response, body } = await get('/trials/unavailable');
+    expect([response.status, response.headers.get('retry-after')]).toEqual([503, '1']);
+    expect(JSON.stringify(body)).not.toContain('10.0.0.7');
+    expect(here.log.join('\n')).toContain('ECONNREFUSED 10.0.0.7');
+  });
+
+  it('of ours tells nothing to the caller and all to the log', async () => {
+    const { response, body } = await get('/trials/breaks?token=s3cret');
+    expect([response.status, body.code]).toEqual([500, 'internal']);
+    expect(JSON.stringify(body)).not.toMatch(/hunter2|stack|lay behind/);
+    const log = here.log.join('\n');
+    expect(log).toMatch(/GET \/trials\/breaks failed .*hunter2/);
+    expect(log).toContain('app-under-test.ts');
+    expect(log).toContain('caused by: Error: what lay behind it');
+    expect(log).not.toContain('s3cret');
+  });
+
+  it('that is no error at all is still answered', async () => {
+    expect((await get('/trials/breaks-oddly')).body).toMatchObject({ status: 500, code: 'internal' });
+  });
+
+  it('of Nest keeps its status', async () => {
+    expect((await get('/trials/forbids')).body).toMatchObject({ status: 403, detail: 'Not for you.' });
+  });
+});
+
+describe('a problem type', () => {
+  it('leads to what explains it', async () => {
+    const { body } = await get('/problems/invalid-cursor');
+    expect(body).toMatchObject({ code: 'invalid-cursor', status: 400, advice: expect.any(String) });
+  });
+
+  it('that does not exist is not found', async () => {
+    for (const code of ['nonsense', 'toString', '__proto__']) {
+      expect((await get(`/problems/${code}`)).body).toMatchObject({ status: 404, code: 'not-found' });
+    }
+  });
+});

@@ -1,0 +1,22 @@
+import { ConsoleLogger, Logger } from '@nestjs/common';
+
+/** Contexts in which Nest tells how it wires itself up. */
+const wiring = new Set([
+  'InstanceLoader',
+  'NestApplication',
+  'NestFactory',
+  'NestMicroservice',
+  'RouterExplorer',
+  'RoutesResolver',
+]);
+
+/** Nest's log without the wiring, so that what a person needs to know stands out; coloured for people only. */
+class ServiceLogger extends ConsoleLogger {
+  override log(message: unknown, ...rest: unknown[]): void {
+    if (wiring.has(String(rest.at(-1)))) return;
+    super.log(message, ...(rest as [string]));
+  }
+}
+
+export const useServiceLog = (): void =>
+  Logger.overrideLogger(new ServiceLogger({ colors: process.stdout.isTTY && !process.env['NO_COLOR'] }));

@@ -1,0 +1,114 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { mkdtemp } from 'node:fs/promises';
+import os from 'node:os';
+import { join } from 'node:path';
+import pg from 'pg';
+import { startEmbeddedPostgres } from '#database';
+
+export interface TestDatabase {
+  url: string;
+  /** Drops the database. */
+  stop(): Promise<void>;
+}
+
+interface Server {
+  /** Of a database to create others from. */
+  url: string;
+  stop(): Promise<void>;
+}
+
+/**
+ * Ends the server and removes its folder as soon as standard input closes, that is when the process that holds the other
+ * end is gone, however it went: jest may kill a worker without letting it tidy up.
+ */
+const watchdogProgram = `
+  const { readFileSync, rmSync } = require('node:fs');
+  const [folder] = process.argv.slice(1);
+  const postmaster = () => {
+    try {
+      return Number(readFileSync(folder + '/postgres/data/postmaster.pid', 'utf8').split('\\n')[0]);
+    } catch {
+      return 0;
+    }
+  };
+  const end = (attemptsLeft) => {
+    const pid = postmaster();
+    if (pid > 0 && attemptsLeft > 0) {
+      try {
+        process.kill(pid, 'SIGINT');
+      } catch {}
+      return setTimeout(end, 100, attemptsLeft - 1);
+    }
+    rmSync(folder, { recursive: true, force: true, maxRetries: 5 });
+  };
+  process.stdin.resume().on('end', () => end(100)).on('error', () => end(100));
+`;
+
+function watch(folder: string): ChildProcess {
+  const watchdog = spawn(process.execPath, ['-e', watchdogProgram, folder], {
+    stdio: ['pipe', 'ignore', 'ignore'],
+    // Out of reach of a Ctrl-C that is meant for jest.
+    detached: true,
+    windowsHide: true,
+  });
+  watchdog.unref();
+  (watchdog.stdin as unknown as { unref(): void }).unref();
+  return watchdog;
+}
+
+async function startServer(): Promise<Server> {
+  const given = process.env['TEST_DATABASE_URL'];
+  if (given) return { url: given, stop: async () => undefined };
+  const folder = await mkdtemp(join(os.tmpdir(), 'cleave-test-'));
+  const watchdog = watch(folder);
+  const server = await startEmbeddedPostgres({ dataDir: folder });
+  const stop = async () => {
+    await server.stop();
+    const ended = once(watchdog, 'exit');
+    watchdog.ref();
+    watchdog.stdin?.end();
+    await ended;
+  };
+  return { url: server.url('postgres'), stop };
+}
+
+const key = Symbol.for('cleave.testing.postgres');
+
+/**
+ * Jest gives every test file its own globals and its own copy of every module but those of Node itself: one of these
+ * holds the server, so that the files of a worker share it.
+ */
+const holder = os as unknown as Record<typeof key, Promise<Server> | undefined>;
+
+async function execute(url: string, statement: string): Promise<void> {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
+  await client.connect();
+  try {
+    await client.query(statement);
+  } finally {
+    await client.end();
+  }
+}
+
+/**
+ * A fresh, empty database on a real Postgres: the server at TEST_DATABASE_URL (a superuser's URL), else an embedded one
+ * that the test files of a jest worker share. That one ends with the worker.
+ */
+export async function testDatabase(): Promise<TestDatabase> {
+  holder[key] ??= startServer();
+  const server = await holder[key];
+  const name = `test_${randomBytes(8).toString('hex')}`;
+  await execute(server.url, `CREATE DATABASE ${name}`);
+  const url = new URL(server.url);
+  url.pathname = `/${name}`;
+  return { url: url.href, stop: () => execute(server.url, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) };
+}
+
+/** Ends the embedded server now; the next `testDatabase` starts another. */
+export async function stopTestDatabases(): Promise<void> {
+  const server = holder[key];
+  delete holder[key];
+  await (await server)?.stop();
+}

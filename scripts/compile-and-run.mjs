@@ -1,0 +1,21 @@
+// Compiles what has changed, without checking types (`npm run check` does), and runs one of the programs in this very
+// process, so that signals reach it: node scripts/compile-and-run.mjs dist/apps/monolith/src/main.js [arguments]
+import { spawnSync } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { pathToFileURL } from 'node:url';
+
+const program = resolve(process.argv[2]);
+if (!existsSync(program)) console.error('Compiling, the first time takes a few seconds …');
+const { status } = spawnSync(
+  process.execPath,
+  ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck'],
+  {
+    stdio: 'inherit',
+  },
+);
+if (status !== 0) process.exit(status ?? 1);
+
+process.setSourceMapsEnabled(true);
+process.argv.splice(1, 2, program);
+await import(pathToFileURL(program).href);
