@@ -41,7 +41,7 @@ function parse(text: string): Address {
 }
 
 /** Parses `in-process:`, `tcp://host:port[,host:port…]` or `redis://[user:password@]host:port[/database]`. */
-export const address: z.ZodType<Address, string> = z.string().transform((text, context) => {
+export const address: z.ZodType<Address, string> = z.string({ error: supported }).transform((text, context) => {
   try {
     return parse(text.trim());
   } catch (error) {

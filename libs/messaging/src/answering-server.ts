@@ -20,6 +20,11 @@ export abstract class AnsweringServer extends Server {
     super.addHandler(pattern, answering(callback, extras, this.inFlight), isEvent, extras);
   }
 
+  /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */
+  override getHandlerByPattern(pattern: string): MessageHandler | null {
+    return this.messageHandlers.get(pattern) ?? super.getHandlerByPattern(pattern);
+  }
+
   /** Carries out one request. Never rejects. */
   receive(pattern: string, data: unknown): Promise<Outcome> {
     const handler = this.getHandlerByPattern(pattern);

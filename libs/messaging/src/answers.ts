@@ -1,7 +1,6 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
 import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
 import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
-import { isNativeError } from 'node:util/types';
 import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
 import type { InFlight } from './in-flight.js';
 import {
@@ -63,7 +62,7 @@ const wasLogged = (error: unknown): boolean =>
 function refusal(operation: NamedOperation, error: unknown): CleaveError {
   if (error instanceof CleaveError && [...transportErrors, ...operation.errors].includes(error.code)) return error;
   const unlisted = error instanceof CleaveError ? `"${error.code}" is not among the errors of its contract: ` : '';
-  if (isNativeError(error)) logger.error(`${operation.pattern} failed: ${unlisted}${error.message}`, error.stack);
+  if (error instanceof Error) logger.error(`${operation.pattern} failed: ${unlisted}${error.message}`, error.stack);
   else if (!wasLogged(error)) logger.error(`${operation.pattern} failed: ${JSON.stringify(error)}`);
   return new CleaveError('internal', `${operation.pattern} failed; its own log says why`);
 }

@@ -1,7 +1,6 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
-import { isNativeError } from 'node:util/types';
 import { defer, firstValueFrom, throwError, timeout, type Observable } from 'rxjs';
 import {
   decodeReply,
@@ -61,7 +60,7 @@ function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
   const { pattern } = operation;
   if (error instanceof CleaveError) return error;
   if (isWireError(error)) return new CleaveError(error.code, error.detail, error.extensions);
-  if (isNativeError(error)) {
+  if (error instanceof Error) {
     return new CleaveError('unavailable', `${pattern} could not be asked: ${error.message}`, {}, { cause: error });
   }
   const answered = typeof error === 'string' ? error : JSON.stringify(error);
@@ -87,7 +86,12 @@ function understood(operation: NamedOperation, reply: unknown): unknown {
   }
 }
 
-async function ask(operation: NamedOperation, request: unknown, route: Route, options: CallOptions): Promise<unknown> {
+async function ask(
+  operation: NamedOperation,
+  request: unknown,
+  route: Pick<Route, 'send'>,
+  options: CallOptions,
+): Promise<unknown> {
   const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent } = options.metadata ?? {};
   const startedAt = performance.now();
   const untilDeadline = deadlineAt ? deadlineAt.getTime() - Date.now() : Number.POSITIVE_INFINITY;
@@ -113,7 +117,7 @@ async function ask(operation: NamedOperation, request: unknown, route: Route, op
 }
 
 /** The client of a contract over one route. */
-export function contractClient<C extends Contract>(contract: C, route: Route): ContractClient<C> {
+export function contractClient<C extends Contract>(contract: C, route: Pick<Route, 'send'>): ContractClient<C> {
   return {
     call: async (name, request, options = {}) =>
       // The reply has been decoded by the schema that its type is taken from.

@@ -11,11 +11,6 @@ import { TcpRoute } from './tcp-route.js';
 const largestOf = (contract: Contract): number =>
   Math.max(...Object.values(contract.operations).map(({ maxBytes }) => maxBytes));
 
-const closedRoute: Route = {
-  send: () => throwError(() => new CleaveError('unavailable', 'The application is stopping; try again elsewhere')),
-  close: async () => {},
-};
-
 /** Gives out the clients of the other modules. They connect when they are first used. */
 @Injectable()
 export class Messenger implements OnApplicationShutdown {
@@ -33,8 +28,10 @@ export class Messenger implements OnApplicationShutdown {
     const key = JSON.stringify([contract.name, at, balance]);
     const route = this.routes.get(key) ?? this.open(contract, at, balance);
     this.routes.set(key, route);
-    const send: Route['send'] = (...request) => (this.isClosed ? closedRoute : route).send(...request);
-    return contractClient(contract, { send, close: () => route.close() });
+    const stopping = () => new CleaveError('unavailable', 'The application is stopping; ask another instance');
+    return contractClient(contract, {
+      send: (...request) => (this.isClosed ? throwError(stopping) : route.send(...request)),
+    });
   }
 
   /** The last hook of a shutdown: requests that are still being answered before it may need the other modules. */

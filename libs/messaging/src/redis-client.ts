@@ -7,6 +7,7 @@ import {
   queueKeys,
   redisConnection,
   reportOutages,
+  shut,
   type PublishedReply,
   type QueueKeys,
   type RedisConnection,
@@ -25,7 +26,7 @@ export class RedisClient extends ClientProxy {
   private readonly replies: RedisConnection;
   private opening: Promise<unknown> | undefined;
   private isOpening = true;
-  private isSubscribed = false;
+  private subscribed: Promise<void> | undefined;
   private sent = 0;
 
   constructor(
@@ -35,21 +36,23 @@ export class RedisClient extends ClientProxy {
     super();
     this.keys = queueKeys(module);
     this.requests = redisConnection(url, `asks-${module}`);
-    this.replies = redisConnection(url, `hears-${module}`, { waits: true });
+    this.replies = redisConnection(url, `hears-${module}`);
   }
 
   /** Waits for the first attempt to connect; later, while a connection is down, it fails at once. */
   override async connect(): Promise<void> {
-    this.opening ??= this.openAll().finally(() => {
+    this.opening ??= this.open().finally(() => {
       this.isOpening = false;
     });
     if (this.isOpening) await this.opening;
-    if (!this.requests.isReady || !this.replies.isReady || !this.isSubscribed) throw new Error('Redis is not reached');
+    if (!this.requests.isReady || !this.replies.isReady) throw new Error('Redis is not reached');
+    this.subscribed ??= this.subscribe();
+    await this.subscribed;
   }
 
   override async close(): Promise<void> {
-    this.requests.destroy();
-    this.replies.destroy();
+    shut(this.requests);
+    shut(this.replies);
     this.failAll('the client was closed');
   }
 
@@ -66,7 +69,7 @@ export class RedisClient extends ClientProxy {
       (added) => {
         if (added !== 'added') this.finish(id, { err: this.refusal(added) });
       },
-      (error: unknown) => this.finish(id, { err: error }),
+      (error: Error) => this.finish(id, { err: new Error(`Redis did not take it (${error.message})`) }),
     );
     return () => this.routingMap.delete(id);
   }
@@ -83,21 +86,26 @@ export class RedisClient extends ClientProxy {
     return new CleaveError('unavailable', detail[added]);
   }
 
-  private async openAll(): Promise<void> {
+  private async open(): Promise<void> {
     reportOutages(this.replies, (message) => this.logger.warn(`${this.module}: ${message}`));
     // Both connections lose and find the same Redis: one of them tells.
     this.requests.on('error', () => undefined);
     this.replies.on('error', () => this.failAll('the connection to Redis was lost'));
-    const ready = Promise.all([open(this.requests), open(this.replies)]);
-    const subscribed = this.replies.subscribe(this.channel, (text) => this.hear(text));
-    subscribed.then(
-      () => {
-        this.isSubscribed = true;
-      },
-      (error: unknown) => this.logger.error(`Subscribing to the replies of ${this.module} failed: ${String(error)}`),
-    );
-    await ready;
-    await subscribed;
+    try {
+      await Promise.all([open(this.requests), open(this.replies)]);
+    } catch (error) {
+      throw new Error(`Redis is not reached (${(error as Error).message})`, { cause: error });
+    }
+  }
+
+  /** Once: the connection itself renews a subscription that it has had. */
+  private async subscribe(): Promise<void> {
+    try {
+      await this.replies.subscribe(this.channel, (text) => this.hear(text));
+    } catch (error) {
+      this.subscribed = undefined;
+      throw new Error(`Redis did not subscribe us (${(error as Error).message})`, { cause: error });
+    }
   }
 
   private hear(text: string): void {
@@ -105,7 +113,7 @@ export class RedisClient extends ClientProxy {
     if (responseAt === undefined) return this.finish(id, outcome);
     this.requests.getDel(responseAt).then(
       (response) => this.finish(id, response === null ? { err: new Error('the reply has expired') } : { response }),
-      (error: unknown) => this.finish(id, { err: error }),
+      (error: Error) => this.finish(id, { err: new Error(`the reply was not fetched (${error.message})`) }),
     );
   }
 

@@ -95,17 +95,13 @@ return now`,
 const shortestReconnectMs = 50;
 const longestReconnectMs = 1_000;
 
-/**
- * A connection that reconnects by itself. Commands fail at once while it is down instead of piling up, except with
- * `waits`, for the connection that carries nothing but a subscription.
- */
-export const redisConnection = (url: string, role: string, { waits = false } = {}) =>
+/** A connection that reconnects by itself. Commands fail at once while it is down instead of piling up. */
+export const redisConnection = (url: string, role: string) =>
   createClient({
     url,
     scripts,
-    RESP: 2,
     name: `cleave-${role}-${randomUUID().slice(0, 8)}`,
-    disableOfflineQueue: !waits,
+    disableOfflineQueue: true,
     // Each caller has its own deadline; a timer a command on top would only cost.
     commandOptions: { timeout: 0 },
     maintNotifications: 'disabled',
@@ -129,6 +125,12 @@ export async function open(connection: RedisConnection): Promise<void> {
     // It ends only when the connection is destroyed; failures on the way are told by 'error'.
     connection.connect().catch(reject);
   });
+}
+
+/** Ends a connection. One that is being made meanwhile is made nevertheless, and would keep the process alive. */
+export function shut(connection: RedisConnection): void {
+  connection.on('ready', () => connection.destroy());
+  connection.destroy();
 }
 
 /** Tells once when a connection is lost and once when it is back. */

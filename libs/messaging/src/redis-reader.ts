@@ -9,6 +9,7 @@ import {
   open,
   queueKeys,
   redisConnection,
+  shut,
   type PublishedReply,
   type QueuedRequest,
   type QueueKeys,
@@ -115,7 +116,7 @@ export class RedisReader {
     } catch (error) {
       this.logger.warn(`Redis was not reached at the end (${(error as Error).message})`);
     }
-    this.reader.destroy();
+    shut(this.reader);
     await this.reading;
     if (!(await this.inFlight.idle(drainMs))) {
       this.logger.error(`${this.inFlight.count} requests were not finished within ${drainMs} ms and are left behind`);
@@ -343,6 +344,6 @@ export class RedisReader {
   private async claim(ids: string[], idleMs: number): Promise<Entry[]> {
     if (ids.length === 0) return [];
     const claimed = await this.commands.xClaim(this.keys.requests, group, this.consumer, idleMs, ids);
-    return claimed.flatMap((raw) => this.entryOf(raw as RawEntry));
+    return claimed.flatMap((raw) => this.entryOf(raw));
   }
 }

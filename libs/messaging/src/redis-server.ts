@@ -1,7 +1,7 @@
 import type { CustomTransportStrategy, MessageHandler } from '@nestjs/microservices';
 import { AnsweringServer } from './answering-server.js';
 import { answeredBy } from './answers.js';
-import { open, redisConnection, reportOutages, type RedisConnection } from './redis-queue.js';
+import { open, redisConnection, reportOutages, shut, type RedisConnection } from './redis-queue.js';
 import { RedisReader, type Work } from './redis-reader.js';
 
 /** Answers from Redis: one queue for each module that this application answers for. */
@@ -33,7 +33,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
   /** Stops reading, finishes what has been read, replies, acknowledges; then lets go of Redis. */
   override async close(): Promise<void> {
     await Promise.all(this.readers.map((reader) => reader.stop()));
-    this.connection?.destroy();
+    if (this.connection) shut(this.connection);
   }
 
   private async start(): Promise<void> {

@@ -1,6 +1,5 @@
 import { ClientTCP } from '@nestjs/microservices';
 import type { Socket } from 'node:net';
-import { isNativeError } from 'node:util/types';
 import { catchError, defer, finalize, mergeMap, tap, throwError, type Observable } from 'rxjs';
 import { endpointText, type Endpoint } from './address.js';
 import type { Balance } from './balance.js';
@@ -168,7 +167,7 @@ export class TcpRoute implements Route {
       return endpoint.send(pattern, message).pipe(
         catchError((error: unknown) => {
           // What is not an Error is the answer of the other side.
-          if (!isNativeError(error)) return throwError(() => error);
+          if (!(error instanceof Error)) return throwError(() => error);
           endpoint.avoid();
           if (!this.isWorthAnother(error, mayRepeat, triedNow)) return throwError(() => error);
           return this.tryOne(pattern, message, mayRepeat, triedNow);

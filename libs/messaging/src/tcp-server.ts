@@ -27,6 +27,11 @@ export class TcpServer extends ServerTCP {
     super.addHandler(pattern, answering(callback, extras, this.inFlight), isEvent, extras);
   }
 
+  /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */
+  override getHandlerByPattern(pattern: string): MessageHandler | null {
+    return this.messageHandlers.get(pattern) ?? super.getHandlerByPattern(pattern);
+  }
+
   /** Nest reports only a port in use; every other reason would leave the start waiting for ever. */
   override listen(callback: (error?: unknown) => void): void {
     this.server.once('error', callback);

@@ -1,5 +1,4 @@
 import { CleaveError, isErrorCode, type Contract, type ErrorCode, type Fault, type Operation } from '#contracts';
-import { isNativeError } from 'node:util/types';
 import { z } from 'zod';
 
 /** What travels with a request beside its content. */
@@ -127,7 +126,7 @@ export const toWireError = ({ code, detail, extensions }: CleaveError): WireErro
 export const isWireError = (error: unknown): error is WireError =>
   typeof error === 'object' &&
   error !== null &&
-  !isNativeError(error) &&
+  !(error instanceof Error) &&
   'code' in error &&
   isErrorCode(error.code) &&
   'detail' in error &&

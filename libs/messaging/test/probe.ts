@@ -103,7 +103,7 @@ export const probeContract = contract('probe', {
 export type ProbeValues = z.output<typeof values>;
 
 /** What one instance has been through, and its gates. */
-export class Journal {
+class Journal {
   readonly carriedOut: string[] = [];
   readonly pipeline: string[] = [];
   private readonly arrivals = new Map<string, PromiseWithResolvers<void>>();

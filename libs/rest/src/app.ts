@@ -7,6 +7,7 @@ import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fa
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { CleaveError, limits } from '#contracts';
 import { readJsonBodies } from './body.js';
+import { encodeReply } from './endpoint.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -115,6 +116,10 @@ class RestAdapter extends FastifyAdapter {
         socket.once('close', () => this.unused.delete(socket));
       })
       .on('request', ({ socket }) => this.unused.delete(socket));
+  }
+
+  override reply(reply: FastifyReply, value: unknown, status?: number) {
+    return super.reply(reply, encodeReply(value, reply), status);
   }
 
   /**

@@ -1,15 +1,8 @@
-import {
-  applyDecorators,
-  HttpCode,
-  UseInterceptors,
-  type CallHandler,
-  type ExecutionContext,
-  type NestInterceptor,
-} from '@nestjs/common';
+import { applyDecorators, HttpCode } from '@nestjs/common';
 import { ROUTE_ARGS_METADATA, RouteParamtypes } from '@nestjs/common/internal';
 import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse } from '@nestjs/swagger';
-import type { FastifyReply, FastifyRequest } from 'fastify';
-import { map, type Observable } from 'rxjs';
+import { RouteConfig } from '@nestjs/platform-fastify';
+import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { errorCodes, limits, problem, type ErrorCode } from '#contracts';
 import { examplesOf, wireSchema } from './wire-schema.js';
@@ -41,8 +34,8 @@ export interface EndpointOptions {
 }
 
 /**
- * Describes an endpoint once: it is documented by it, and what the handler returns is encoded by the reply of the
- * status that was set (the lowest success by default). What does not fit its schema is answered 500.
+ * Describes an endpoint once: it is documented by it, and in an app of `createRestApp` what the handler returns is
+ * encoded by the reply of the status that was set, the lowest by default. What does not fit its schema is answered 500.
  */
 export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   return (target, key, method) => {
@@ -73,7 +66,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         .filter(([status]) => !(status in endpoint.replies))
         .map(([status, codes]) => refusalOf(status, codes)),
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
-      UseInterceptors(new EncodeReply(endpoint.replies)),
+      RouteConfig({ replies: endpoint.replies }),
     )(target, key, method);
   };
 };
@@ -185,26 +178,22 @@ const refusalOf = (status: number, codes: ErrorCode[]) =>
     },
   });
 
-class EncodeReply implements NestInterceptor {
-  constructor(private readonly replies: Record<number, Reply>) {}
-
-  intercept(context: ExecutionContext, next: CallHandler): Observable<unknown> {
-    const http = context.switchToHttp();
-    return next
-      .handle()
-      .pipe(
-        map((value: unknown) => this.encode(value, http.getResponse<FastifyReply>().statusCode, http.getRequest())),
-      );
-  }
-
-  private encode(value: unknown, status: number, request: FastifyRequest): unknown {
-    const reply = this.replies[status];
-    const route = `${request.method} ${request.routeOptions.url}`;
-    if (!reply) throw new Error(`${route} answered ${status}, which its @Endpoint does not declare`);
-    if (!reply.schema) return value;
-    const encoded = z.safeEncode(reply.schema, value);
-    if (encoded.success) return encoded.data;
-    const faults = faultsIn(encoded.error.issues, value).map(({ path, message }) => `${path}: ${message}`);
-    throw new Error(`${route} answered ${status} with what does not fit its schema: ${faults.slice(0, 10).join('; ')}`);
-  }
-}
+/**
+ * What is sent for the value that a handler returned. Called for every answer, where Nest hands it to Fastify: an
+ * interceptor would do the same for the price of an Observable a request.
+ *
+ * @throws Error when the reply is not declared or does not fit its schema
+ */
+export const encodeReply = (value: unknown, { request, statusCode: status }: FastifyReply): unknown => {
+  const { config, url } = request.routeOptions;
+  const { replies } = config as { replies?: Record<number, Reply> };
+  if (!replies) return value;
+  const route = `${request.method} ${url}`;
+  const reply = replies[status];
+  if (!reply) throw new Error(`${route} answered ${status}, which its @Endpoint does not declare`);
+  if (!reply.schema) return value;
+  const encoded = z.safeEncode(reply.schema, value);
+  if (encoded.success) return encoded.data;
+  const faults = faultsIn(encoded.error.issues, value).map(({ path, message }) => `${path}: ${message}`);
+  throw new Error(`${route} answered ${status} with what does not fit its schema: ${faults.slice(0, 10).join('; ')}`);
+};

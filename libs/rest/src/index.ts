@@ -1,8 +1,8 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
 export * from './app.js';
-export * from './endpoint.js';
+export { Endpoint, type EndpointOptions, type Reply } from './endpoint.js';
 export * from './headers.js';
 export * from './openapi.js';
 export * from './paging.js';
 export * from './process.js';
-export * from './valid.js';
+export { valid } from './valid.js';

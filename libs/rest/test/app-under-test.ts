@@ -51,7 +51,7 @@ const thingQuery = z.strictObject({
 
 const wholeStory = new CleaveError('out-of-stock', 'There are 2 left.', { shortages: [{ product_id: 'mug' }] });
 
-export const cursors = new Cursors('a secret of more than sixteen bytes');
+const cursors = new Cursors('a secret of more than sixteen bytes');
 const position = z.object({ after: z.int() });
 
 /** What waits in `POST /things/slow` until a test lets it go on. */

@@ -19,4 +19,4 @@ class ServiceLogger extends ConsoleLogger {
 }
 
 export const useServiceLog = (): void =>
-  Logger.overrideLogger(new ServiceLogger({ colors: process.stdout.isTTY && !process.env['NO_COLOR'] }));
+  Logger.overrideLogger(new ServiceLogger({ colors: process.stdout.isTTY === true && !process.env['NO_COLOR'] }));
