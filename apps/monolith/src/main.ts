@@ -1,6 +1,6 @@
 import { readEnvironment } from '#config';
-import { run, serve, startDatabaseFor, welcome } from '#service';
-import { document, modules } from './modules.js';
+import { apiDocument, run, serve, startDatabaseFor, welcome } from '#service';
+import { modules } from './modules.js';
 import { environmentOf, monolithEnvironment } from './environment.js';
 
 /** Every module in one process, with a database of its own unless `DATABASE_URL` names one. */
@@ -12,7 +12,7 @@ run(async () => {
   const url = await serve({
     ...settings,
     name: 'monolith',
-    document,
+    document: apiDocument,
     modules: modules(settings),
     after: [database.stop],
   });

@@ -11,17 +11,3 @@ export const modules = (settings: Settings) => [
   InventoryModule.register(settings),
   CacheModule.register(settings),
 ];
-
-export const document = {
-  title: 'Cleave',
-  description: 'Places orders, holds stock and caches. Errors are problem documents (RFC 9457) with a stable `code`.',
-  version: '1',
-  tags: [
-    { name: 'orders', description: 'Placed once, kept for ever' },
-    { name: 'products', description: 'Names and prices' },
-    { name: 'stock', description: 'What lies on the shelf, and what of it is promised' },
-    { name: 'cache', description: 'What is read often' },
-    { name: 'health', description: 'For those who operate it' },
-    { name: 'problems', description: 'What the error codes mean' },
-  ],
-};

@@ -84,12 +84,19 @@ const idsReferencedIn = (part: unknown): string[] => {
   return ids;
 };
 
-/** Serves Swagger UI at `/docs` and the document at `/openapi.json`. To be called before the app is initialised. */
-export const mountDocs = (app: INestApplication, document: OpenAPIObject): void => {
+/** The document to show at this moment, made from the app's own. */
+export type CurrentDocument = (own: OpenAPIObject) => Promise<OpenAPIObject>;
+
+/**
+ * Serves Swagger UI at `/docs` and the document at `/openapi.json`: the one given, or what `current` makes of it at each
+ * request. To be called before the app is initialised.
+ */
+export const mountDocs = (app: INestApplication, document: OpenAPIObject, current?: CurrentDocument): void => {
   SwaggerModule.setup('docs', app, document, {
     jsonDocumentUrl: 'openapi.json',
     raw: ['json'],
     customSiteTitle: document.info.title,
+    ...(current && { patchDocumentOnRequest: () => current(document) }),
     swaggerOptions: {
       // Swagger UI would load a badge from another host.
       validatorUrl: null,

@@ -16,6 +16,12 @@ class ServiceLogger extends ConsoleLogger {
     if (wiring.has(String(rest.at(-1)))) return;
     super.log(message, ...(rest as [string]));
   }
+
+  override error(message: unknown, ...rest: unknown[]): void {
+    // What keeps the app from starting is thrown as well, and said once where it is caught.
+    if (rest.at(-1) === 'ExceptionHandler') return;
+    super.error(message, ...(rest as [string]));
+  }
 }
 
 export const useServiceLog = (): void =>

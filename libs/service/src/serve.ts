@@ -5,7 +5,14 @@ import { ConfigurationError, env } from '#config';
 import { HealthModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
 import { useServiceLog } from './log.js';
-import { closeOnSignals, createRestApp, mountDocs, openApiDocument, type DocumentOptions } from '#rest';
+import {
+  closeOnSignals,
+  createRestApp,
+  mountDocs,
+  openApiDocument,
+  type CurrentDocument,
+  type DocumentOptions,
+} from '#rest';
 
 /** Where a process answers REST. */
 export const restEnvironment = (port: number) => ({ HOST: env.host('127.0.0.1'), PORT: env.port(port) });
@@ -21,8 +28,8 @@ export interface Service {
   listen?: Address[];
   /** Does what the app needs before it is initialised, such as registering plugins. */
   prepare?: (app: NestFastifyApplication) => Promise<void>;
-  /** Mounts the document in place of `mountDocs`, where what is shown is more than the app's own. */
-  docs?: typeof mountDocs;
+  /** What is shown in place of the app's own document, where it is more than that; asked at each request. */
+  currentDocument?: CurrentDocument;
   /** What is stopped after the app, in this order. */
   after?: (() => Promise<unknown>)[];
 }
@@ -32,14 +39,14 @@ export const createService = async ({
   document,
   modules,
   prepare,
-  docs = mountDocs,
+  currentDocument,
 }: Service): Promise<NestFastifyApplication> => {
   const app = await createRestApp({
     module: ServiceModule,
     imports: [MessagingModule.forRoot(), HealthModule, ...modules],
   });
   await prepare?.(app);
-  docs(app, openApiDocument(app, document));
+  mountDocs(app, openApiDocument(app, document), currentDocument);
   return app;
 };
 
@@ -51,10 +58,19 @@ export const serve = async (service: Service): Promise<string> => {
   const app = await createService(service);
   closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
-  await app.listen(service.PORT, service.HOST);
+  await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
   new Logger(service.name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
   return url;
+};
+
+const listen = async (app: NestFastifyApplication, { HOST, PORT }: Service): Promise<void> => {
+  try {
+    await app.listen(PORT, HOST);
+  } catch (error) {
+    const advice = 'Set HOST and PORT to an address that is free, or stop what uses this one.';
+    throw new Error(`Cannot answer REST at ${HOST}:${PORT} (${(error as Error).message}). ${advice}`, { cause: error });
+  }
 };
 
 /** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */
@@ -65,10 +81,16 @@ export const run = (main: () => Promise<unknown>): void => {
   // Whoever started this process and keeps a channel to it is gone: so is the reason to run.
   if (process.connected) process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'));
   main().catch((error: unknown) => {
-    const known = error instanceof ConfigurationError || (error instanceof Error && 'code' in error);
-    process.stderr.write(`${known ? error.message : error instanceof Error ? error.stack : String(error)}\n`);
+    process.stderr.write(`${complaintOf(error)}\n`);
     process.exit(1);
   });
+};
+
+/** Plain errors and those of the system say what to mend; an error of another class is a fault in the program. */
+const complaintOf = (error: unknown): string | undefined => {
+  if (!(error instanceof Error)) return String(error);
+  const isForPeople = error instanceof ConfigurationError || 'code' in error || error.constructor === Error;
+  return isForPeople ? error.message : error.stack;
 };
 
 const ignoreClosedPipe = (error: NodeJS.ErrnoException): void => {

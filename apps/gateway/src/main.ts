@@ -1,0 +1,10 @@
+import { readEnvironment } from '#config';
+import { restEnvironment, run, serve } from '#service';
+import { gateway } from './gateway.js';
+import { gatewayEnvironment } from './routes.js';
+
+/** One base URL in front of the services: REST at :3000. `ORDER_URL`, `INVENTORY_URL` and `CACHE_URL` say where they are. */
+run(async () => {
+  const environment = readEnvironment({ ...restEnvironment(3000), ...gatewayEnvironment });
+  await serve(gateway(environment));
+});

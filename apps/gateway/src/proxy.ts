@@ -1,0 +1,152 @@
+import type { IncomingHttpHeaders } from 'node:http';
+import httpProxy from '@fastify/http-proxy';
+import type { FastifyInstance, FastifyRequest } from 'fastify';
+import { CleaveError } from '#contracts';
+import type { Upstream } from './routes.js';
+
+export interface ProxyTimeouts {
+  connectTimeoutMs: number;
+  /** From the end of the request to the first byte of the answer, and between any two parts of the answer. */
+  answerTimeoutMs: number;
+}
+
+/** Longer than any deadline between the services, so that theirs, which say more, come first. */
+const standardTimeouts: ProxyTimeouts = { connectTimeoutMs: 2_000, answerTimeoutMs: 30_000 };
+
+/** Connections to one upstream. More requests than this at once wait for one of them. */
+const connections = 512;
+
+/**
+ * Passes on what lies below the prefixes of the upstreams, and their answers, as they are.
+ *
+ * A body is read whole before the upstream hears of the request: a slow caller occupies no connection to it, a body over
+ * the limit is refused here in the same words, and a connection that breaks leaves us something to repeat. Answers are
+ * streamed.
+ */
+export const proxyTo = async (
+  fastify: FastifyInstance,
+  upstreams: readonly Upstream[],
+  timeouts: Partial<ProxyTimeouts> = {},
+): Promise<void> => {
+  const { connectTimeoutMs, answerTimeoutMs } = { ...standardTimeouts, ...timeouts };
+  await fastify.register(async (scope) => {
+    scope.removeAllContentTypeParsers();
+    scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
+    // Nest sets the app's own handler later than this scope is made, so it is looked up when it is needed.
+    scope.setErrorHandler((error, request, reply) => fastify.errorHandler(error, request, reply));
+    for (const { name, origin, prefixes } of upstreams) {
+      await scope.register(httpProxy, {
+        upstream: origin,
+        routes: prefixes.flatMap((prefix) => [prefix, `${prefix}/*`]),
+        internalRewriteLocationHeader: false,
+        // What an address does not answer is refused by the one who has the address.
+        httpMethods: scope.supportedMethods,
+        proxyPayloads: false,
+        disableRequestLogging: true,
+        destroyAgent: true,
+        undici: {
+          connections,
+          connectTimeout: connectTimeoutMs,
+          headersTimeout: answerTimeoutMs,
+          bodyTimeout: answerTimeoutMs,
+          connect: { rejectUnauthorized: true },
+        },
+        replyOptions: {
+          rewriteRequestHeaders: requestHeaders,
+          rewriteHeaders: endToEnd,
+          retryDelay: ({ err, req, attempt }) => (attempt === 0 && isBroken(err) && isRepeatable(req) ? 1 : null),
+          onError: (reply, { error }) => void reply.send(refusalOf(name, error)),
+        },
+        preHandler: (request, _reply, done) => done(dotsIn(request.url) ? refusalOfDots() : undefined),
+        // In an address that is parsed as one of the web, a backslash would become a slash.
+        handler: (request, reply, path, options) =>
+          reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) }),
+      });
+    }
+  });
+};
+
+/** Whether the path would be resolved, `/a/../b` to `/b`, before it is passed on; the library refuses `/..` anywhere. */
+const dotsIn = (url: string): boolean =>
+  /\/\.(?:\/|$)|\/\.\.|\.\.\//.test(decodeURIComponent(url.split('?', 1)[0] ?? '').replaceAll('\\', '/'));
+
+const refusalOfDots = (): CleaveError =>
+  new CleaveError(
+    'invalid-request',
+    'The gateway passes on no address with a part that is a dot, or with ../ or /.. in it.',
+  );
+
+/** The body in the very bytes that came; the library would write JSON anew. */
+const bodyOf = ({ body, headers }: FastifyRequest): { body: Buffer; contentType: string } | undefined =>
+  Buffer.isBuffer(body) ? { body, contentType: headers['content-type'] ?? 'application/octet-stream' } : undefined;
+
+/** What concerns one connection only (RFC 9110, 7.6.1), and Expect, which is answered by whoever reads the body. */
+const hopByHop = [
+  ...['connection', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade'],
+  ...['http2-settings', 'proxy-authorization', 'expect'],
+];
+
+const endToEnd = (headers: IncomingHttpHeaders): IncomingHttpHeaders => {
+  const named = String(headers.connection ?? '')
+    .split(',')
+    .map((name) => name.trim().toLowerCase());
+  const dropped = new Set([...hopByHop, ...named]);
+  return Object.fromEntries(Object.entries(headers).filter(([name]) => !dropped.has(name)));
+};
+
+const requestHeaders = (
+  request: Pick<FastifyRequest, 'body' | 'headers' | 'socket'>,
+  given: IncomingHttpHeaders,
+): IncomingHttpHeaders => {
+  const { 'content-type': contentType, 'content-length': contentLength, ...headers } = endToEnd(given);
+  const forwardedFor = [given['x-forwarded-for'], request.socket.remoteAddress].flat().filter(Boolean).join(', ');
+  return {
+    'x-forwarded-host': request.headers.host,
+    'x-forwarded-proto': 'http',
+    ...headers,
+    'x-forwarded-for': forwardedFor,
+    // A body is given a type on its way through the library, whether it came with one or not.
+    ...(request.headers['content-type'] !== undefined && { 'content-type': contentType }),
+    // GET and HEAD have no body here, whatever they came with.
+    ...(request.body !== undefined && { 'content-length': contentLength }),
+  };
+};
+
+/** The code of what went wrong at the connection, below the library's own error. */
+const codeOf = (error: unknown): string => {
+  const { code, cause } = (error ?? {}) as { code?: unknown; cause?: { code?: unknown } };
+  return String(cause?.code ?? code);
+};
+
+const brokenCodes = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
+
+/** The connection broke before the answer began: an upstream that restarts does that to those it had kept open. */
+const isBroken = (error: unknown): boolean => brokenCodes.has(codeOf(error));
+
+const repeatableMethods = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
+
+/**
+ * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
+ * version that the second asks for.
+ */
+const isRepeatable = ({ method, headers }: Pick<FastifyRequest, 'method' | 'headers'>): boolean =>
+  (repeatableMethods.has(method) || headers['idempotency-key'] !== undefined) && headers['if-match'] === undefined;
+
+/** No connection came about. */
+const unreachedCodes = new Set([
+  ...['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'ETIMEDOUT', 'UND_ERR_CONNECT_TIMEOUT'],
+]);
+
+const mayHaveTakenEffect = 'The request may have taken effect: repeat it with the same Idempotency-Key, or read first.';
+
+const refusalOf = (name: string, error: Error): CleaveError => {
+  const cause = error.cause ?? error;
+  if (codeOf(error) === 'UND_ERR_HEADERS_TIMEOUT') {
+    const detail = `The ${name} service has not answered in time. ${mayHaveTakenEffect}`;
+    return new CleaveError('deadline-exceeded', detail, {}, { cause });
+  }
+  const detail = unreachedCodes.has(codeOf(error))
+    ? `The ${name} service cannot be reached. The request has had no effect; repeat it later.`
+    : `The ${name} service broke off before it answered. ${mayHaveTakenEffect}`;
+  return new CleaveError('unavailable', detail, {}, { cause });
+};

@@ -1,0 +1,88 @@
+import { Logger } from '@nestjs/common';
+import type { OpenAPIObject } from '@nestjs/swagger';
+import { mergeDocuments, type DocumentPart } from './merge-documents.js';
+import type { Upstream } from './routes.js';
+
+export interface DocumentTimes {
+  /** How long an upstream may take to hand out its document. */
+  timeoutMs: number;
+  /** How long what an upstream answered, a failure included, is taken for its present document. */
+  freshMs: number;
+}
+
+const standardTimes: DocumentTimes = { timeoutMs: 1_000, freshMs: 5_000 };
+
+/** The documents of the upstreams, asked for when somebody looks, and kept while an upstream cannot be reached. */
+export class UpstreamDocuments {
+  private readonly sources: DocumentSource[];
+
+  constructor(upstreams: readonly Upstream[], times: Partial<DocumentTimes> = {}) {
+    this.sources = upstreams.map((upstream) => new DocumentSource(upstream, { ...standardTimes, ...times }));
+  }
+
+  /**
+   * The gateway's own document with what the upstreams add. `info.description` names those that never answered.
+   *
+   * @throws Error when the documents contradict each other
+   */
+  async mergedInto(own: OpenAPIObject): Promise<OpenAPIObject> {
+    const documents = await Promise.all(this.sources.map((source) => source.current()));
+    const parts = this.sources.flatMap(({ upstream: { name, prefixes } }, index): DocumentPart[] => {
+      const document = documents[index];
+      return document ? [{ name, prefixes, document }] : [];
+    });
+    const missing = this.sources.filter((_, index) => !documents[index]).map(({ upstream }) => upstream.name);
+    return mergeDocuments(withNote(own, missing), parts);
+  }
+}
+
+const withNote = (own: OpenAPIObject, missing: string[]): OpenAPIObject => {
+  if (missing.length === 0) return own;
+  const note = `What these services answer is missing here, because they cannot be reached: ${missing.join(', ')}.`;
+  return { ...own, info: { ...own.info, description: [own.info.description, note].filter(Boolean).join('\n\n') } };
+};
+
+class DocumentSource {
+  private readonly logger = new Logger('Documents');
+  private latest: { document: OpenAPIObject; etag: string | null } | undefined;
+  private asked: Promise<void> | undefined;
+  private freshUntil = 0;
+
+  constructor(
+    readonly upstream: Upstream,
+    private readonly times: DocumentTimes,
+  ) {}
+
+  /** The document of the upstream, the last known one while it cannot be reached; undefined before it ever was. */
+  async current(): Promise<OpenAPIObject | undefined> {
+    if (Date.now() >= this.freshUntil) this.asked ??= this.ask().finally(() => (this.asked = undefined));
+    await this.asked;
+    return this.latest?.document;
+  }
+
+  private async ask(): Promise<void> {
+    try {
+      await this.fetch();
+    } catch (error) {
+      const { message, cause } = error as Error;
+      this.logger.warn(`${this.upstream.name} hands out no document: ${message}${cause ? ` (${String(cause)})` : ''}`);
+    }
+    this.freshUntil = Date.now() + this.times.freshMs;
+  }
+
+  private async fetch(): Promise<void> {
+    const answer = await fetch(`${this.upstream.origin}/openapi.json`, {
+      headers: this.latest?.etag ? { 'if-none-match': this.latest.etag } : {},
+      redirect: 'error',
+      signal: AbortSignal.timeout(this.times.timeoutMs),
+    });
+    if (answer.status === 304) return;
+    if (!answer.ok) {
+      await answer.body?.cancel();
+      throw new Error(`it answered ${answer.status}`);
+    }
+    const document = (await answer.json()) as OpenAPIObject;
+    if (typeof document?.paths !== 'object' || document.paths === null) throw new Error('what it answered is none');
+    this.latest = { document, etag: answer.headers.get('etag') };
+  }
+}

@@ -1,0 +1,152 @@
+import { afterEach, describe, expect, it } from '@jest/globals';
+import type { OpenAPIObject } from '@nestjs/swagger';
+import { freePort } from '#testing';
+import { jsonAnswer, startGateway, startUpstream, type FakeUpstream, type RunningGateway } from './servers.js';
+
+const closing: (() => Promise<void>)[] = [];
+
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const documentOf = (path: string, operationId: string, schemas: object = {}): object => ({
+  openapi: '3.1.0',
+  info: { title: operationId, version: '1' },
+  paths: { [path]: { get: { operationId, responses: {} } } },
+  components: { schemas },
+});
+
+const upstreamWith = async (document: () => object, port = 0): Promise<FakeUpstream> => {
+  const upstream = await startUpstream(({ url }, response) => {
+    if (url === '/openapi.json') jsonAnswer(response, 200, document());
+    else jsonAnswer(response, 404, {});
+  }, port);
+  closing.push(upstream.stop);
+  return upstream;
+};
+
+const start = async (urls: Parameters<typeof startGateway>[0], documents: object = {}): Promise<RunningGateway> => {
+  const gateway = await startGateway(urls, { documents });
+  closing.push(gateway.close);
+  return gateway;
+};
+
+const documentFrom = async ({ url }: RunningGateway): Promise<OpenAPIObject> => {
+  const answer = await fetch(`${url}/openapi.json`);
+  expect(answer.status).toBe(200);
+  return (await answer.json()) as OpenAPIObject;
+};
+
+const standard = async () => ({
+  order: (await upstreamWith(() => documentOf('/orders', 'listOrders'))).url,
+  inventory: (await upstreamWith(() => documentOf('/products', 'listProducts'))).url,
+  cache: (await upstreamWith(() => documentOf('/cache', 'getCacheEntry'))).url,
+});
+
+describe('GET /openapi.json', () => {
+  it('joins what the services say to what the gateway answers itself', async () => {
+    const document = await documentFrom(await start(await standard()));
+    expect(Object.keys(document.paths)).toEqual([
+      '/cache',
+      '/health/live',
+      '/health/ready',
+      '/orders',
+      '/problems/{code}',
+      '/products',
+    ]);
+    expect(document.info.description).not.toContain('missing');
+  });
+
+  it('leaves a service out that cannot be reached, says so, and takes it in later', async () => {
+    const port = await freePort();
+    const urls = { ...(await standard()), cache: `http://127.0.0.1:${port}` };
+    const gateway = await start(urls, { freshMs: 0 });
+    const without = await documentFrom(gateway);
+    expect(without.paths['/cache']).toBeUndefined();
+    expect(without.info.description).toMatch(/missing here.*: cache\./);
+    await upstreamWith(() => documentOf('/cache', 'getCacheEntry'), port);
+    const complete = await documentFrom(gateway);
+    expect(complete.paths['/cache']).toBeDefined();
+    expect(complete.info.description).not.toContain('missing');
+  });
+
+  it('keeps the last known part of a service that has gone', async () => {
+    const gone = await startUpstream((_request, response) => jsonAnswer(response, 200, documentOf('/cache', 'get')));
+    const gateway = await start({ ...(await standard()), cache: gone.url }, { freshMs: 0 });
+    const before = await documentFrom(gateway);
+    expect(before.paths['/cache']).toBeDefined();
+    await gone.stop();
+    expect(await documentFrom(gateway)).toEqual(before);
+  });
+
+  it('does not wait long for a service that does not answer', async () => {
+    const silent = await startUpstream(() => {});
+    closing.push(silent.stop);
+    const gateway = await start({ ...(await standard()), cache: silent.url }, { timeoutMs: 100 });
+    expect((await documentFrom(gateway)).info.description).toMatch(/missing here/);
+    await documentFrom(gateway);
+    // The failure is fresh, so nobody waits for it again.
+    expect(silent.received).toHaveLength(1);
+  });
+
+  it.each<[string, FakeUpstream['answer']]>([
+    ['an error', (_request, response) => jsonAnswer(response, 500, {})],
+    ['no JSON', (_request, response) => void response.end('<html>')],
+    ['no document', (_request, response) => jsonAnswer(response, 200, null)],
+    ['another address', (_request, response) => void response.writeHead(302, { location: '/' }).end()],
+  ])('leaves a service out that answers %s', async (_name, answer) => {
+    const odd = await startUpstream(answer);
+    closing.push(odd.stop);
+    const document = await documentFrom(await start({ ...(await standard()), cache: odd.url }));
+    expect(document.info.description).toMatch(/missing here.*: cache\./);
+  });
+
+  it('follows a service that changes, and asks whether it did', async () => {
+    let version = 1;
+    const asked: (string | undefined)[] = [];
+    const cache = await startUpstream(({ headers }, response) => {
+      asked.push(headers['if-none-match']);
+      response.setHeader('etag', `"${version}"`);
+      if (headers['if-none-match'] === `"${version}"`) response.writeHead(304).end();
+      else jsonAnswer(response, 200, documentOf(`/cache/${version}`, 'get'));
+    });
+    closing.push(cache.stop);
+    const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 0 });
+    expect((await documentFrom(gateway)).paths['/cache/1']).toBeDefined();
+    expect((await documentFrom(gateway)).paths['/cache/1']).toBeDefined();
+    version = 2;
+    expect(Object.keys((await documentFrom(gateway)).paths)).toContain('/cache/2');
+    expect(asked).toEqual([undefined, '"1"', '"1"']);
+  });
+
+  it('asks once for all who look, and again only when it is no longer fresh', async () => {
+    const cache = await upstreamWith(() => documentOf('/cache', 'get'));
+    const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 60_000 });
+    await Promise.all([documentFrom(gateway), documentFrom(gateway), documentFrom(gateway)]);
+    await documentFrom(gateway);
+    expect(cache.received).toHaveLength(1);
+  });
+
+  it('fails when the services contradict each other', async () => {
+    const cache = await upstreamWith(() => documentOf('/cache', 'get', { HealthReport: { type: 'string' } }));
+    const gateway = await start({ ...(await standard()), cache: cache.url });
+    const answer = await fetch(`${gateway.url}/openapi.json`);
+    expect(answer.status).toBe(500);
+    expect(await answer.json()).toMatchObject({ code: 'internal' });
+  });
+});
+
+describe('GET /docs', () => {
+  it('is Swagger UI with the merged document', async () => {
+    const gateway = await start(await standard());
+    const page = await fetch(`${gateway.url}/docs`);
+    expect(page.headers.get('content-type')).toContain('text/html');
+    expect(await page.text()).toContain('swagger-ui');
+    const script = await (await fetch(`${gateway.url}/docs/swagger-ui-init.js`)).text();
+    expect(script).toContain('"listOrders"');
+    expect(script).toContain('"getCacheEntry"');
+    const bundle = await fetch(`${gateway.url}/docs/swagger-ui-bundle.js`);
+    expect([bundle.status, bundle.headers.get('content-type')]).toEqual([200, expect.stringContaining('javascript')]);
+    await bundle.body!.cancel();
+  });
+});

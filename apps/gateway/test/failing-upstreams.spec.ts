@@ -1,0 +1,152 @@
+import { once } from 'node:events';
+import { createServer, type Socket } from 'node:net';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { freePort } from '#testing';
+import { startGateway, startUpstream, type FakeUpstream, type RunningGateway } from './servers.js';
+
+let order: FakeUpstream;
+let gateway: RunningGateway;
+/** Accepts connections and lets a test do with them what it likes, byte by byte. */
+let inventory: { url: string; onConnection: (socket: Socket) => void; stop(): void };
+
+const startTcp = async (): Promise<typeof inventory> => {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket.on('error', () => socket.destroy()).on('close', () => sockets.delete(socket)));
+    tcp.onConnection(socket);
+  });
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const tcp = {
+    url: `http://127.0.0.1:${(server.address() as { port: number }).port}`,
+    onConnection: (_socket: Socket) => {},
+    stop: () => {
+      server.close();
+      for (const socket of sockets) socket.destroy();
+    },
+  };
+  return tcp;
+};
+
+beforeAll(async () => {
+  [order, inventory] = await Promise.all([startUpstream(), startTcp()]);
+  const nobody = `http://127.0.0.1:${await freePort()}`;
+  gateway = await startGateway(
+    { order: order.url, inventory: inventory.url, cache: nobody },
+    { proxy: { answerTimeoutMs: 400 } },
+  );
+});
+
+afterAll(async () => {
+  await gateway.close();
+  inventory.stop();
+  await order.stop();
+});
+
+beforeEach(() => {
+  order.received.length = 0;
+  order.answer = (_request, response) => void response.end('{}');
+});
+
+const expectProblem = async (answer: Response, code: string, detail: RegExp): Promise<void> => {
+  expect(answer.status).toBe(503);
+  expect(answer.headers.get('content-type')).toContain('application/problem+json');
+  expect(answer.headers.get('retry-after')).toMatch(/^\d+$/);
+  expect(await answer.json()).toMatchObject({ code, type: `/problems/${code}`, detail: expect.stringMatching(detail) });
+};
+
+describe('a service that', () => {
+  it('does not run is unavailable, and nothing has happened', async () => {
+    const answer = await fetch(`${gateway.url}/cache?key=a`);
+    await expectProblem(answer, 'unavailable', /^The cache service cannot be reached\. .*no effect/);
+  });
+
+  it('has a name that nobody knows is unavailable', async () => {
+    const url = 'http://nowhere.invalid';
+    const other = await startGateway({ order: url, inventory: url, cache: url });
+    await expectProblem(
+      await fetch(`${other.url}/orders`, { method: 'POST', body: '{}' }),
+      'unavailable',
+      /cannot be reached/,
+    );
+    await other.close();
+  });
+
+  it('does not answer in time has exceeded the deadline', async () => {
+    order.answer = () => {};
+    const answer = await fetch(`${gateway.url}/orders`, { method: 'POST' });
+    await expectProblem(answer, 'deadline-exceeded', /may have taken effect/);
+    expect(order.received).toHaveLength(1);
+  });
+
+  it('stops in the middle of its answer does not seem to have finished it', async () => {
+    order.answer = (_request, response) => void response.writeHead(200, { 'content-length': '9' }).write('{"half":');
+    const answer = await fetch(`${gateway.url}/orders`);
+    await expect(answer.text()).rejects.toThrow();
+  });
+
+  it('speaks another protocol is unavailable', async () => {
+    inventory.onConnection = (socket) => void socket.end('SSH-2.0-OpenSSH_9.2\r\n');
+    await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /broke off/);
+  });
+
+  it('comes back is used again', async () => {
+    const port = await freePort();
+    const url = `http://127.0.0.1:${port}`;
+    const other = await startGateway({ order: url, inventory: url, cache: url });
+    await expectProblem(await fetch(`${other.url}/orders`), 'unavailable', /cannot be reached/);
+    const late = await startUpstream(undefined, port);
+    expect((await fetch(`${other.url}/orders`)).status).toBe(200);
+    await late.stop();
+    await expectProblem(await fetch(`${other.url}/orders`), 'unavailable', /cannot be reached/);
+    await other.close();
+  });
+});
+
+describe('a request whose connection breaks before it is answered', () => {
+  /** Breaks the first connection once the request is there, and answers all others. */
+  const breakOnce = (): { requests: string[] } => {
+    const seen = { requests: [] as string[] };
+    inventory.onConnection = (socket) => {
+      socket.on('data', (data: Buffer) => {
+        seen.requests.push(data.toString());
+        if (seen.requests.length === 1) socket.destroy();
+        else socket.end('HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}');
+      });
+    };
+    return seen;
+  };
+
+  it.each<[string, RequestInit]>([
+    ['GET', { method: 'GET' }],
+    ['PUT', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['POST with an Idempotency-Key', { method: 'POST', body: '{"a":1}', headers: { 'idempotency-key': '"k"' } }],
+  ])('is repeated once: %s', async (_name, request) => {
+    const seen = breakOnce();
+    const answer = await fetch(`${gateway.url}/stock/a`, request);
+    expect(answer.status).toBe(200);
+    expect(seen.requests).toHaveLength(2);
+    if (request.body) for (const received of seen.requests) expect(received).toContain(request.body);
+  });
+
+  it.each<[string, RequestInit]>([
+    ['POST', { method: 'POST', body: '{"on_hand":1}' }],
+    ['PATCH', { method: 'PATCH', body: '{}' }],
+    ['PUT with If-Match', { method: 'PUT', body: '{}', headers: { 'if-match': '"v1"' } }],
+  ])('is not repeated: %s', async (_name, request) => {
+    const seen = breakOnce();
+    const answer = await fetch(`${gateway.url}/stock/a`, request);
+    await expectProblem(answer, 'unavailable', /broke off.*may have taken effect/);
+    expect(seen.requests).toHaveLength(1);
+  });
+
+  it('is not repeated for ever', async () => {
+    let connections = 0;
+    inventory.onConnection = (socket) => {
+      connections += 1;
+      socket.on('data', () => socket.destroy());
+    };
+    await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /broke off/);
+    expect(connections).toBe(2);
+  });
+});

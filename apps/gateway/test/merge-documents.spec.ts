@@ -1,0 +1,100 @@
+import { describe, expect, it } from '@jest/globals';
+import type { OpenAPIObject } from '@nestjs/swagger';
+import { mergeDocuments, type DocumentPart } from '../src/merge-documents.js';
+
+const operation = (operationId: string, schema?: string): object => ({
+  operationId,
+  responses: schema ? { 200: { content: { json: { schema: { $ref: `#/components/schemas/${schema}` } } } } } : {},
+});
+
+const documentOf = (
+  paths: Record<string, object>,
+  schemas: Record<string, object>,
+  more: object = {},
+): OpenAPIObject => ({
+  openapi: '3.1.0',
+  info: { title: 't', description: 'd', version: '1' },
+  ...more,
+  paths,
+  components: { schemas },
+});
+
+const problem = { type: 'object', title: 'Problem' };
+const own = documentOf({ '/health/live': { get: operation('live', 'Problem') } }, { Problem: problem });
+
+const order: DocumentPart = {
+  name: 'order',
+  prefixes: ['/orders', '/order'],
+  document: documentOf(
+    {
+      '/health/live': { get: operation('live', 'Problem') },
+      '/orders/{id}': { get: operation('getOrder', 'Order') },
+      '/orders': { get: operation('listOrders', 'Order'), post: operation('placeOrder', 'Problem') },
+      '/order': { post: operation('placeOrderByAlias') },
+      '/internal': { get: operation('internal', 'Internal') },
+    },
+    {
+      Problem: { title: 'Problem', type: 'object' },
+      Order: { properties: { line: { $ref: '#/components/schemas/Line' } } },
+      Line: { type: 'object' },
+      Internal: { type: 'object' },
+    },
+  ),
+};
+const cache: DocumentPart = {
+  name: 'cache',
+  prefixes: ['/cache'],
+  document: documentOf(
+    { '/cache': { get: operation('getCacheEntry', 'CacheValue') } },
+    { CacheValue: { type: 'null' } },
+  ),
+};
+
+describe('the merged document', () => {
+  it('has what is routed, what the gateway answers itself, and the schemas these need, in order', () => {
+    const merged = mergeDocuments(own, [order, cache]);
+    expect(Object.keys(merged)).toEqual(['openapi', 'info', 'paths', 'components']);
+    expect(Object.keys(merged.paths)).toEqual(['/cache', '/health/live', '/order', '/orders', '/orders/{id}']);
+    expect(Object.keys(merged.components!.schemas!)).toEqual(['CacheValue', 'Line', 'Order', 'Problem']);
+  });
+
+  it('does not depend on the order of the services', () => {
+    expect(JSON.stringify(mergeDocuments(own, [cache, order]))).toBe(
+      JSON.stringify(mergeDocuments(own, [order, cache])),
+    );
+  });
+
+  it('of nothing is the own one, and no input is changed', () => {
+    const before = JSON.stringify([own, order]);
+    expect(mergeDocuments(own, [])).toEqual(own);
+    mergeDocuments(own, [order]);
+    expect(JSON.stringify([own, order])).toBe(before);
+  });
+
+  it('keeps the places of the own tags, and puts others before them', () => {
+    const tagged = documentOf({}, {}, { tags: [{ name: 'health', description: 'own' }] });
+    const tags = [{ name: 'cache' }, { name: 'health', description: 'other' }];
+    const part = { ...cache, document: { ...cache.document, tags } };
+    expect(mergeDocuments(tagged, [part]).tags).toEqual([{ name: 'cache' }, { name: 'health', description: 'own' }]);
+    expect(Object.keys(mergeDocuments(tagged, [part]))).toEqual(['openapi', 'info', 'tags', 'paths', 'components']);
+  });
+
+  it('is refused when two schemas have one name', () => {
+    const other = { ...cache, document: { ...cache.document, components: { schemas: { Line: { type: 'string' } } } } };
+    expect(() => mergeDocuments(own, [order, other as DocumentPart])).toThrow(
+      /order and cache have different schemas called Line/,
+    );
+  });
+
+  it('is refused when two operations have one name', () => {
+    const other = { ...cache, document: documentOf({ '/cache': { get: operation('getOrder') } }, {}) };
+    expect(() => mergeDocuments(own, [order, other])).toThrow(
+      /GET \/cache and GET \/orders\/{id} are both called getOrder/,
+    );
+  });
+
+  it('is refused when a schema is missing', () => {
+    const other = { ...cache, document: documentOf({ '/cache': { get: operation('get', 'Nothing') } }, {}) };
+    expect(() => mergeDocuments(own, [other])).toThrow(/the schema Nothing/);
+  });
+});

@@ -1,0 +1,110 @@
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { readEnvironment } from '#config';
+import { freePort } from '#testing';
+import { gatewayEnvironment, upstreamsIn } from '../src/routes.js';
+import { jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
+
+const closing: (() => Promise<void>)[] = [];
+
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const upstream = async (answer: FakeUpstream['answer']): Promise<FakeUpstream> => {
+  const started = await startUpstream(answer);
+  closing.push(started.stop);
+  return started;
+};
+
+const ready = (status: number, report: string): FakeUpstream['answer'] => {
+  return ({ url }, response) => jsonAnswer(response, url === '/health/ready' ? status : 404, { status: report });
+};
+const nobody = async (): Promise<string> => `http://127.0.0.1:${await freePort()}`;
+
+const gatewayTo = async (order: string, inventory: string, cache: string) => {
+  const gateway = await startGateway({ order, inventory, cache });
+  closing.push(gateway.close);
+  return gateway;
+};
+
+describe('GET /health/ready', () => {
+  it('is ok when all services are ready', async () => {
+    const { url } = await upstream(ready(200, 'ok'));
+    const answer = await fetch(`${(await gatewayTo(url, url, url)).url}/health/ready`);
+    expect(answer.status).toBe(200);
+    expect(answer.headers.get('cache-control')).toBe('no-store');
+    const up = { status: 'up' };
+    expect(await answer.json()).toMatchObject({ status: 'ok', details: { order: up, inventory: up, cache: up } });
+  });
+
+  it('is degraded while one can be used, and says what each is', async () => {
+    const [down, degraded] = await Promise.all([upstream(ready(503, 'error')), upstream(ready(200, 'degraded'))]);
+    const answer = await fetch(`${(await gatewayTo(degraded.url, down.url, await nobody())).url}/health/ready`);
+    expect(answer.status).toBe(200);
+    expect(await answer.json()).toMatchObject({
+      status: 'degraded',
+      info: { order: { status: 'degraded' } },
+      error: { inventory: { status: 'down' }, cache: { status: 'down' } },
+      details: { order: { status: 'degraded' }, inventory: { status: 'down' }, cache: { status: 'down' } },
+    });
+  });
+
+  it('fails when none can be used, and recovers', async () => {
+    let status = 503;
+    const { url } = await upstream((_request, response) => jsonAnswer(response, status, { status: 'ok' }));
+    const gateway = await gatewayTo(url, url, await nobody());
+    const answer = await fetch(`${gateway.url}/health/ready`);
+    expect([answer.status, ((await answer.json()) as { status: string }).status]).toEqual([503, 'error']);
+    expect((await fetch(`${gateway.url}/health/live`)).status).toBe(200);
+    status = 200;
+    expect((await fetch(`${gateway.url}/health/ready`)).status).toBe(200);
+  });
+});
+
+describe('a gateway that is closed', () => {
+  it('finishes what it has passed on', async () => {
+    const { promise: arrived, resolve: arrive } = Promise.withResolvers<void>();
+    const { promise: goOn, resolve: release } = Promise.withResolvers<void>();
+    const slow = await upstream(async (_request, response) => {
+      arrive();
+      await goOn;
+      response.writeHead(200, { 'content-type': 'application/json' }).write('{"first":1,');
+      setImmediate(() => response.end('"second":2}'));
+    });
+    const gateway = await startGateway({ order: slow.url, inventory: slow.url, cache: slow.url });
+    const answer = fetch(`${gateway.url}/orders`, { method: 'POST', body: '{}' });
+    await arrived;
+    const closed = gateway.close();
+    release();
+    expect(await (await answer).json()).toEqual({ first: 1, second: 2 });
+    await closed;
+    await expect(fetch(`${gateway.url}/orders`)).rejects.toThrow();
+  });
+});
+
+describe('the environment', () => {
+  it('names every service that is missing, at once', () => {
+    expect(() => readEnvironment(gatewayEnvironment, {})).toThrow(/ORDER_URL: .*\n.*INVENTORY_URL: .*\n.*CACHE_URL: /);
+  });
+
+  it.each(['order', 'order:3001', 'ftp://order', 'http://order/base', 'http://order?x=1', 'http://me:secret@order'])(
+    'refuses %s as the address of a service',
+    (given) => {
+      const source = { ORDER_URL: given, INVENTORY_URL: 'http://i', CACHE_URL: 'http://c' };
+      expect(() => readEnvironment(gatewayEnvironment, source)).toThrow(/ORDER_URL: .*must/);
+    },
+  );
+
+  it('takes origins, with or without a last slash', () => {
+    const source = {
+      ORDER_URL: 'http://order:3001/',
+      INVENTORY_URL: 'https://i.example',
+      CACHE_URL: 'http://[::1]:3003',
+    };
+    expect(upstreamsIn(readEnvironment(gatewayEnvironment, source)).map(({ origin }) => origin)).toEqual([
+      'http://order:3001',
+      'https://i.example',
+      'http://[::1]:3003',
+    ]);
+  });
+});

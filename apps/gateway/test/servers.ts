@@ -1,0 +1,129 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
+import { connect, type AddressInfo } from 'node:net';
+import { Logger } from '@nestjs/common';
+import { createService } from '#service';
+import { gateway } from '../src/gateway.js';
+
+Logger.overrideLogger(false);
+
+/** A request as it reached an upstream. */
+interface Received {
+  method: string;
+  url: string;
+  headers: IncomingMessage['headers'];
+  body: Buffer;
+}
+
+export interface FakeUpstream {
+  url: string;
+  server: Server;
+  received: Received[];
+  /** What it does with a request whose body has been read. */
+  answer: (request: Received, response: ServerResponse) => void | Promise<void>;
+  stop(): Promise<void>;
+}
+
+export const startUpstream = async (answer?: FakeUpstream['answer'], port = 0): Promise<FakeUpstream> => {
+  const server = createServer((request, response) => {
+    const chunks: Buffer[] = [];
+    request.on('data', (chunk: Buffer) => chunks.push(chunk));
+    request.on('end', () => {
+      const { method = '', url = '', headers } = request;
+      const received = { method, url, headers, body: Buffer.concat(chunks) };
+      upstream.received.push(received);
+      void upstream.answer(received, response);
+    });
+  });
+  const url = await listen(server, port);
+  const upstream: FakeUpstream = {
+    url,
+    server,
+    received: [],
+    answer: answer ?? ((_request, response) => void response.end('{}')),
+    stop: async () => {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    },
+  };
+  return upstream;
+};
+
+const listen = async (server: Server, port: number): Promise<string> => {
+  server.listen(port, '127.0.0.1');
+  await once(server, 'listening');
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+};
+
+export const jsonAnswer = (response: ServerResponse, status: number, value: unknown): void => {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(value));
+};
+
+export interface RunningGateway {
+  url: string;
+  port: number;
+  close(): Promise<void>;
+}
+
+type Settings = Parameters<typeof gateway>[0];
+
+export const startGateway = async (
+  urls: { order: string; inventory: string; cache: string },
+  options: Pick<Settings, 'proxy' | 'documents'> = {},
+): Promise<RunningGateway> => {
+  const app = await createService(
+    gateway({
+      HOST: '127.0.0.1',
+      PORT: 0,
+      ORDER_URL: urls.order,
+      INVENTORY_URL: urls.inventory,
+      CACHE_URL: urls.cache,
+      ...options,
+    }),
+  );
+  await app.listen(0, '127.0.0.1');
+  const { port } = app.getHttpServer().address() as AddressInfo;
+  return { url: `http://127.0.0.1:${port}`, port, close: () => app.close() };
+};
+
+/** The bytes of a request. */
+export const requestBytes = (line: string, headers: string[] = [], body: Buffer | string = ''): Buffer =>
+  Buffer.concat([
+    Buffer.from(
+      [`${line} HTTP/1.1`, 'host: shop.example', 'connection: close', ...headers, '', ''].join('\r\n'),
+      'latin1',
+    ),
+    Buffer.from(body),
+  ]);
+
+export interface RawAnswer {
+  status: number;
+  headers: Record<string, string>;
+  body: string;
+}
+
+/** Sends bytes as they are; the answer once the server has closed the connection. */
+export const raw = async (url: string, bytes: Buffer): Promise<RawAnswer> => {
+  const socket = connect(Number(new URL(url).port), '127.0.0.1');
+  const chunks: Buffer[] = [];
+  socket.on('data', (chunk: Buffer) => chunks.push(chunk));
+  // A server that refuses a body may close the connection while we still send.
+  socket.on('error', () => socket.destroy());
+  await once(socket, 'connect');
+  socket.write(bytes);
+  await once(socket, 'close');
+  return answerIn(Buffer.concat(chunks).toString('utf8'));
+};
+
+const answerIn = (text: string): RawAnswer => {
+  const [head = '', ...rest] = text.split('\r\n\r\n');
+  const [statusLine = '', ...fields] = head.split('\r\n');
+  const headers = Object.fromEntries(
+    fields.map((field) => [
+      field.slice(0, field.indexOf(':')).toLowerCase(),
+      field.slice(field.indexOf(':') + 1).trim(),
+    ]),
+  );
+  return { status: Number(statusLine.split(' ')[1]), headers, body: rest.join('\r\n\r\n') };
+};

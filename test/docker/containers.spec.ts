@@ -1,0 +1,239 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, readFileSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+import { describe, expect, it } from '@jest/globals';
+import { parse } from 'yaml';
+import { z } from 'zod';
+
+const read = (path: string): string => readFileSync(path, 'utf8');
+
+const { projects } = JSON.parse(read('nest-cli.json')) as { projects: Record<string, { type: string }> };
+const apps = Object.keys(projects).filter((name) => projects[name]?.type === 'application');
+
+/** What we use of the Compose Specification, and nothing else: a member that is misspelled is refused. */
+const duration = z.string().regex(/^(?:\d+(?:ms|s|m|h))+$/);
+const serviceSchema = z.strictObject({
+  image: z.string().regex(/^[a-z0-9./-]+:[a-z0-9.-]+$/, 'must name its version'),
+  build: z.strictObject({ context: z.string(), dockerfile: z.string() }).optional(),
+  command: z.array(z.string()).optional(),
+  environment: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string()).optional(),
+  ports: z.array(z.string().regex(/^(?:[\d.]+:)?\d+:\d+$/)).optional(),
+  volumes: z.array(z.string().regex(/^[a-z-]+:\/\S+$/)).optional(),
+  depends_on: z.record(z.string(), z.strictObject({ condition: z.literal('service_healthy') })).optional(),
+  healthcheck: z
+    .strictObject({
+      test: z.tuple([z.enum(['CMD', 'CMD-SHELL'])], z.string()),
+      interval: duration,
+      timeout: duration,
+      retries: z.int().positive(),
+    })
+    .optional(),
+  restart: z.literal('unless-stopped'),
+  stop_grace_period: duration.optional(),
+  read_only: z.boolean().optional(),
+  cap_drop: z.array(z.literal('ALL')).optional(),
+  security_opt: z.array(z.literal('no-new-privileges:true')).optional(),
+});
+const composeSchema = z.strictObject({
+  name: z.string().regex(/^[a-z0-9][a-z0-9_-]*$/),
+  services: z.record(z.string(), serviceSchema),
+  volumes: z.record(z.string(), z.null()),
+});
+type Compose = z.output<typeof composeSchema>;
+type Service = z.output<typeof serviceSchema>;
+
+/** A value as it is with nothing set in the shell: of `${NAME:-value}` the latter. */
+const interpolated = (_key: unknown, value: unknown): unknown =>
+  typeof value === 'string' ? value.replaceAll(/\$\{[A-Z_]+:-([^}]*)\}/g, '$1') : value;
+
+type Tree = Record<string, unknown>;
+const isTree = (value: unknown): value is Tree => value !== null && typeof value === 'object' && !Array.isArray(value);
+
+/** One file over the other: trees are merged, all else is replaced. */
+const over = (base: Tree, upper: Tree): Tree => ({
+  ...base,
+  ...Object.fromEntries(
+    Object.entries(upper).map(([key, value]) => [
+      key,
+      isTree(value) && isTree(base[key]) ? over(base[key], value) : value,
+    ]),
+  ),
+});
+
+const compose = (...files: string[]): Compose => {
+  const trees = files.map((file) => parse(read(`docker/${file}`), interpolated, { merge: true }) as Tree);
+  const entries = Object.entries(trees.reduce(over)).filter(([key]) => !key.startsWith('x-'));
+  return composeSchema.parse(Object.fromEntries(entries));
+};
+
+const monolith = (): Compose => compose('compose.monolith.yaml');
+const split = (): Compose => compose('compose.split.yaml');
+const splitRedis = (): Compose => compose('compose.split.yaml', 'compose.split-redis.yaml');
+const all: [string, () => Compose][] = [
+  ['monolith', monolith],
+  ['split', split],
+  ['split over Redis', splitRedis],
+];
+
+const ours = ({ services }: Compose): [string, Service][] =>
+  Object.entries(services).filter(([, service]) => service.build !== undefined);
+
+const dockerfile = read('docker/Dockerfile')
+  .replaceAll(/^#.*\n/gm, '')
+  .replaceAll(/\\\n\s*/g, '')
+  .split('\n')
+  .filter((line) => line.trim() !== '')
+  .map((line) => ({ instruction: line.split(' ', 1)[0] as string, rest: line.slice(line.indexOf(' ') + 1) }));
+const stages = dockerfile.reduce<(typeof dockerfile)[]>((found, line) => {
+  if (line.instruction === 'FROM') found.push([]);
+  found.at(-1)?.push(line);
+  return found;
+}, []);
+const image = stages.at(-1) as typeof dockerfile;
+const inImage = (instruction: string): string[] =>
+  image.filter((line) => line.instruction === instruction).map(({ rest }) => rest);
+
+/** The app of a service: its command, or the one that the image has for want of another. */
+const mainOf = ({ command }: Service): string => (command ?? (JSON.parse(inImage('CMD')[0]!) as string[])).join(' ');
+const imageEnvironment = Object.fromEntries(
+  inImage('ENV').flatMap((line) => line.split(' ').map((pair) => pair.split('=') as [string, string])),
+);
+
+const environmentOf = ({ environment }: Service): Record<string, string> => {
+  const { HOST, PORT } = imageEnvironment as Record<'HOST' | 'PORT', string>;
+  return { HOST, PORT, ...environment };
+};
+
+/** For some processes, one after the other, on a machine that is busy. */
+const startsTimeoutMs = 300_000;
+
+/** Starts an app with an environment that it must refuse. @returns the variables that it finds fault with */
+const faultsOf = async (main: string, env: Record<string, string>): Promise<string[]> => {
+  if (!existsSync(`dist/${main.slice('dist/'.length)}`)) throw new Error(`${main} is missing: run npm run build first`);
+  const app = spawn(process.execPath, [main], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+  const [complaint, [code]] = await Promise.all([text(app.stderr), once(app, 'exit')]);
+  if (code !== 1) throw new Error(`${main} did not refuse its environment, but ended with ${code}: ${complaint}`);
+  return [...complaint.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
+};
+
+describe.each(all)('the compose file: %s', (_name, composed) => {
+  it('is well-formed, and what it refers to exists', () => {
+    const { services, volumes } = composed();
+    for (const service of Object.values(services)) {
+      for (const name of Object.keys(service.depends_on ?? {})) {
+        const isOurs = services[name]?.build !== undefined;
+        // Our services have the health check of their image.
+        expect(isOurs || services[name]?.healthcheck !== undefined).toBe(true);
+      }
+      for (const volume of service.volumes ?? []) expect(Object.keys(volumes)).toContain(volume.split(':')[0]);
+      if (service.build) expect(existsSync(`docker/${service.build.context}/${service.build.dockerfile}`)).toBe(true);
+      expect(service.healthcheck ?? service.build).toBeDefined();
+    }
+    for (const [, service] of ours(composed()))
+      expect(existsSync(mainOf(service).replace(/^dist\/(.*)\.js$/, '$1.ts'))).toBe(true);
+  });
+
+  it('is published at one address, of this machine only', () => {
+    const published = Object.values(composed().services).flatMap(({ ports }) => ports ?? []);
+    expect(published).toEqual([`127.0.0.1:3000:${imageEnvironment['PORT']}`]);
+  });
+
+  it(
+    'gives each app every variable that it requires',
+    async () => {
+      for (const [name, service] of ours(composed())) {
+        // An app says all that is wrong with its environment at once, and does nothing then.
+        const faults = await faultsOf(mainOf(service), { ...environmentOf(service), PORT: '!' });
+        expect([name, faults]).toEqual([name, ['PORT']]);
+      }
+    },
+    startsTimeoutMs,
+  );
+
+  it('names its neighbours as they are called, at the ports where they listen', () => {
+    const { services } = composed();
+    const port = imageEnvironment['PORT'];
+    for (const [, { environment = {} }] of ours(composed())) {
+      for (const [variable, value] of Object.entries(environment)) {
+        if (!URL.canParse(value) || variable.endsWith('_LISTEN')) continue;
+        const { protocol, hostname, port: asked } = new URL(value);
+        expect([variable, Object.keys(services)]).toEqual([variable, expect.arrayContaining([hostname])]);
+        if (protocol === 'http:') expect(asked).toBe(port);
+        if (protocol === 'tcp:') {
+          const listen = services[hostname]?.environment?.[`${hostname.toUpperCase()}_LISTEN`];
+          expect(listen).toBe(`tcp://0.0.0.0:${asked}`);
+        }
+      }
+    }
+  });
+});
+
+describe('the services', () => {
+  it(
+    'read every variable that they are given',
+    async () => {
+      for (const [name, service] of [monolith(), splitRedis()].flatMap(ours)) {
+        const given = Object.keys(environmentOf(service));
+        const refused = await faultsOf(mainOf(service), Object.fromEntries(given.map((variable) => [variable, '!'])));
+        // DATABASE_URL is refused as the address of each module that has no other.
+        const isRead = (variable: string): boolean =>
+          refused.some((it) => it === variable || it.endsWith(`_${variable}`));
+        expect([name, given.filter((variable) => !isRead(variable))]).toEqual([name, []]);
+      }
+    },
+    startsTimeoutMs,
+  );
+
+  it('are the apps of the repository', () => {
+    const started = [monolith(), split()].flatMap(ours).map(([, service]) => mainOf(service));
+    expect(started.sort()).toEqual(apps.map((app) => `dist/apps/${app}/src/main.js`).sort());
+  });
+
+  it('listen and ask over one queue, where it is Redis', () => {
+    const addresses = ours(splitRedis()).flatMap(([, { environment = {} }]) =>
+      Object.entries(environment).filter(([variable]) => /_(?:AT|LISTEN)$/.test(variable)),
+    );
+    expect(new Set(addresses.map(([, address]) => address))).toEqual(new Set(['redis://queue:6379']));
+    expect(splitRedis().services['queue']?.command).toContain('noeviction');
+  });
+});
+
+describe('the image', () => {
+  it('is built on Node, all stages on the one that the tests run on', () => {
+    const bases = dockerfile.filter(({ instruction }) => instruction === 'FROM').map(({ rest }) => rest.split(' ')[0]);
+    expect(new Set(bases)).toEqual(new Set([`node:${process.versions.node.split('.')[0]}-slim`]));
+  });
+
+  it('holds production packages only', () => {
+    const copied = inImage('COPY').filter((line) => line.includes('node_modules'));
+    expect(copied).toEqual(['--from=packages /app/node_modules node_modules']);
+    const packages = stages.find(([from]) => from?.rest.endsWith(' AS packages'))!;
+    const installs = packages.filter(({ instruction }) => instruction === 'RUN').map(({ rest }) => rest);
+    expect(installs).toEqual(['npm ci --omit=dev --omit=optional --ignore-scripts']);
+    expect(inImage('RUN')).toEqual([]);
+  });
+
+  it('runs as nobody in particular, gets signals itself, and says how it does', () => {
+    expect(inImage('USER')).toEqual(['node']);
+    for (const form of [...inImage('ENTRYPOINT'), ...inImage('CMD')])
+      expect(JSON.parse(form)).toEqual(expect.any(Array));
+    const [, check] = inImage('HEALTHCHECK')[0]!.split(' CMD ');
+    expect(JSON.parse(check!)).toEqual(['node', '-e', expect.stringContaining('/health/ready')]);
+    expect(imageEnvironment).toMatchObject({ HOST: '0.0.0.0', PORT: inImage('EXPOSE')[0] });
+  });
+
+  it('is made of what exists and is not ignored', () => {
+    const taken = stages
+      .flat()
+      .filter(({ instruction, rest }) => instruction === 'COPY' && !rest.startsWith('--from='))
+      .flatMap(({ rest }) => rest.split(' ').slice(0, -1));
+    const allowed = read('.dockerignore')
+      .split('\n')
+      .filter((line) => line.startsWith('!'))
+      .map((line) => line.slice(1));
+    expect(read('.dockerignore').split('\n')).toContain('*');
+    expect([...new Set(taken)].sort()).toEqual(allowed.sort());
+    for (const path of taken) expect(existsSync(path)).toBe(true);
+  });
+});
