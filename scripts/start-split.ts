@@ -89,8 +89,10 @@ class Supervisor {
 
   constructor(private readonly services: Service[]) {}
 
+  /** The gateway last: what it passes requests on to is there by then. */
   async start(): Promise<void> {
-    await Promise.all(this.services.map((service) => this.launch(service)));
+    await Promise.all(this.services.slice(0, -1).map((service) => this.launch(service)));
+    await this.launch(this.services.at(-1)!);
   }
 
   /** In the order in which requests come in, so that each can still be finished by those behind. */

@@ -172,7 +172,7 @@ const get = async <Body>(url: string): Promise<Body> => {
 const drawnFrom = async (whole: string, part: string): Promise<string> => {
   const random = new SeededRandom(testSeed());
   const drawn = new Map<string, boolean>();
-  const rows = parse(gunzipSync(await readFile(whole)), { columns: true }) as Record<string, string>[];
+  const rows = parse<Record<string, string>>(gunzipSync(await readFile(whole)), { columns: true });
   const chosen = rows.filter(({ InvoiceNo, CustomerID }) => {
     // Sales without a customer are too many to take them all: of those, invoices are drawn.
     const who = CustomerID || InvoiceNo!;

@@ -28,7 +28,7 @@ export class CacheController {
     @Query(valid(keyQuery)) { key }: z.output<typeof keyQuery>,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<z.output<typeof cacheValue> | z.output<typeof cacheMiss>> {
-    const hit = await this.cache.get(key);
+    const hit = await this.cache.get('callers', key);
     if (hit) return hit;
     reply.status(404);
     return { error: 'key not found' };
@@ -45,7 +45,7 @@ export class CacheController {
   put(
     @Body(valid(putCacheEntryRequest)) { key, value, ttl_ms }: z.output<typeof putCacheEntryRequest>,
   ): Promise<WrittenEntry> {
-    return this.cache.put(key, value, ttl_ms);
+    return this.cache.put('callers', key, value, ttl_ms);
   }
 
   @Delete()
@@ -58,6 +58,6 @@ export class CacheController {
     errors: [],
   })
   async delete(@Query(valid(keyQuery)) { key }: z.output<typeof keyQuery>): Promise<void> {
-    await this.cache.delete([key]);
+    await this.cache.delete('callers', [key]);
   }
 }

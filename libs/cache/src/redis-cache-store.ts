@@ -5,6 +5,11 @@ import { CacheStore, type CacheEntry } from './cache-store.js';
 
 const prefix = 'cleave:cache:';
 const commandTimeoutMs = 200;
+/** A connection on which nothing moves is asked after `pingMs` whether it still lives, and given up after `silenceMs`. */
+const pingMs = 1_000;
+const silenceMs = 3_000;
+/** Commands without an answer. Beyond it they fail at once, so that a Redis that hangs is left in silence and given up. */
+const maxUnanswered = 10_000;
 
 /** Values in Redis, shared by all instances. While Redis cannot be reached, every call fails at once. */
 export class RedisCacheStore extends CacheStore {
@@ -18,8 +23,13 @@ export class RedisCacheStore extends CacheStore {
       url,
       // A command that cannot be sent now fails now: a queue would answer late what nobody waits for any more.
       disableOfflineQueue: true,
-      commandOptions: { timeout: commandTimeoutMs },
-      socket: { connectTimeout: 1_000, reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, 2_000) },
+      commandsQueueMaxLength: maxUnanswered,
+      pingInterval: pingMs,
+      socket: {
+        connectTimeout: 1_000,
+        socketTimeout: silenceMs,
+        reconnectStrategy: (retries) => Math.min(50 * 2 ** retries, 2_000),
+      },
     });
     this.client.on('error', (error: Error) => {
       if (this.reachable) this.logger.warn(`Redis cannot be reached, trying again until it can (${error.message})`);
@@ -60,11 +70,16 @@ export class RedisCacheStore extends CacheStore {
     await this.attempt(() => this.client.ping());
   }
 
+  /** The client's own timeout ends when the command is sent; this one ends when it is answered. */
   private async attempt<T>(command: () => Promise<T>): Promise<T> {
+    const { promise: late, reject } = Promise.withResolvers<never>();
+    const timer = setTimeout(reject, commandTimeoutMs, new Error(`no answer within ${commandTimeoutMs} ms`));
     try {
-      return await command();
+      return await Promise.race([command(), late]);
     } catch (error) {
       throw new CleaveError('unavailable', 'The cache cannot reach Redis at present.', {}, { cause: error });
+    } finally {
+      clearTimeout(timer);
     }
   }
 }

@@ -16,15 +16,13 @@ const ttlMs = z
   .max(limits.cacheTtlMs)
   .meta({ description: 'Milliseconds until the entry is gone; it stays until it is evicted when left out.' });
 
+const jsonValue = z
+  .unknown()
+  .refine((value) => value !== undefined, 'is required')
+  .meta({ description: 'Any JSON value.' });
+
 export const putCacheEntryRequest = z
-  .strictObject({
-    key: cacheKey,
-    value: z
-      .unknown()
-      .refine((value) => value !== undefined, 'is required')
-      .meta({ description: 'Any JSON value.' }),
-    ttl_ms: ttlMs.optional(),
-  })
+  .strictObject({ key: cacheKey, value: jsonValue, ttl_ms: ttlMs.optional() })
   .meta({ id: 'PutCacheEntryRequest', examples: [{ key: 'greeting', value: { text: 'hello' }, ttl_ms: 60000 }] });
 
 export const cacheEntryWritten = z
@@ -59,7 +57,7 @@ export const cacheContract = contract('cache', {
   },
   put: {
     summary: 'Writes a value under a key.',
-    request: z.object({ key: cacheKey, value: z.unknown(), ttl_ms: ttlMs.optional() }),
+    request: z.object({ key: cacheKey, value: jsonValue, ttl_ms: ttlMs.optional() }),
     reply: cacheEntryWritten,
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,

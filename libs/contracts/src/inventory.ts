@@ -107,8 +107,11 @@ const heldLine = z.object({
   unit_price_minor: unitPriceMinor.optional(),
 });
 
+/** One spelling: the same reservation written in capitals would be another one to a program and the same to Postgres. */
+const reservationId = z.uuid().toLowerCase();
+
 const reservationRequest = z.object({
-  reservation_id: z.uuid(),
+  reservation_id: reservationId,
   lines: z.array(heldLine).min(1).max(limits.lines),
   /** The range the sum of the lines must fall into, in minor units; unbounded when left out. */
   items_total: z.object({ at_least: amountMinor, at_most: amountMinor }).optional(),
@@ -118,28 +121,28 @@ const reservationRequest = z.object({
 export type ReservationRequest = z.output<typeof reservationRequest>;
 
 const decision = z.discriminatedUnion('outcome', [
-  z.object({ reservation_id: z.uuid(), outcome: z.literal('held') }),
+  z.object({ reservation_id: reservationId, outcome: z.literal('held') }),
   z.object({
-    reservation_id: z.uuid(),
+    reservation_id: reservationId,
     outcome: z.literal('out-of-stock'),
     shortages: z.array(z.object({ product_id: idText, requested: z.int(), available: z.int() })),
   }),
-  z.object({ reservation_id: z.uuid(), outcome: z.literal('unknown-product'), product_ids: z.array(idText) }),
-  z.object({ reservation_id: z.uuid(), outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
+  z.object({ reservation_id: reservationId, outcome: z.literal('unknown-product'), product_ids: z.array(idText) }),
+  z.object({ reservation_id: reservationId, outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
   z.object({
-    reservation_id: z.uuid(),
+    reservation_id: reservationId,
     outcome: z.literal('total-outside'),
     items_total_minor: amountMinor.nullable(),
   }),
   /** The reservation was held once and has been released since: the caller tries anew under another id. */
-  z.object({ reservation_id: z.uuid(), outcome: z.literal('released') }),
+  z.object({ reservation_id: reservationId, outcome: z.literal('released') }),
 ]);
 export type Decision = z.output<typeof decision>;
 
 const effect = z.object({
   /** Names the effect for ever: applied once, however often it is delivered. */
   effect_id: text(limits.idLength, 1),
-  reservation_id: z.uuid(),
+  reservation_id: reservationId,
   kind: z.enum(['confirm', 'release', 'fulfil', 'restock']),
   /** The units concerned, for `fulfil` and `restock`. */
   lines: z.array(z.object({ product_id: idText, quantity: z.int().min(1) })),
@@ -167,7 +170,12 @@ export const inventoryContract = contract('inventory', {
   settle: {
     summary: 'Applies what became of orders to the stock: effects of one reservation in the order given, each once.',
     request: z.object({ effects: z.array(effect).min(1).max(limits.batch) }),
-    reply: z.object({ applied: z.int(), repeated: z.int() }),
+    reply: z.object({
+      applied: z.int(),
+      repeated: z.int(),
+      /** Effects that changed nothing, because fewer units are held than they fulfil or a product is not known. */
+      impossible: z.array(z.string()),
+    }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 10_000,

@@ -38,6 +38,8 @@ export const callerId = z
 
 /** The same id where it can only be text: in an address, in a reply, between modules. */
 export const idText = text(limits.idLength, 1);
+/** In an address, with an example that a fresh embedded database knows. */
+export const productIdParameter = idText.meta({ examples: ['demo-mug'] });
 
 export const quantity = z.int().min(1).max(limits.quantity);
 

@@ -84,14 +84,23 @@ export class ProductsAndStock1764000000001 implements MigrationInterface {
 }
 
 /**
+ * A plan is made once and serves batches of every size, on tables that were empty when it was made. So arrays are joined
+ * by hash, never by comparing each with each, and rows are fetched by `key = ANY (array)`, which only an index answers.
+ */
+const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
+
+/**
  * Decides a batch of reservations, each all-or-nothing, in the order given.
  *
  * The lines come summed by reservation and product, grouped by reservation; `p_line_reservation` and `p_line_product`
  * are positions (from 1) in `p_reservations` and `p_products`. The result has one outcome and, for a refusal, one
  * detail a reservation, and name, price and currency of each of `p_products` (null where there is no such product).
  *
- * A reservation that exists keeps its decision. When everything fits, one update takes the units of the whole batch;
- * when something does not, or a total has to be checked, the reservations are decided one by one on arrays.
+ * A reservation that exists keeps its decision. A hold that prices have moved out of its range since is refused like a
+ * new one, yet stays held: somebody else who tried it may be about to record its order.
+ *
+ * When everything fits, one update takes the units of the whole batch; when something does not, or a total has to be
+ * checked, the reservations are decided one by one on arrays.
  */
 const reserve = `
   CREATE FUNCTION inventory.reserve(
@@ -104,7 +113,7 @@ const reserve = `
     -- The range that the sum of a reservation's lines has to fall into; null elements for no limit.
     p_at_least bigint[], p_at_most bigint[],
     OUT outcomes text[], OUT details jsonb[], OUT names text[], OUT prices bigint[], OUT currencies text[]
-  ) LANGUAGE plpgsql AS $$
+  ) LANGUAGE plpgsql ${planning} AS $$
   DECLARE
     reservation_count int := cardinality(p_reservations);
     product_count int := cardinality(p_products);
@@ -113,6 +122,7 @@ const reserve = `
     available bigint[];
     taken bigint[];
     everything_fits boolean;
+    kept text;
     first_line int;
     line int;
     product int;
@@ -145,7 +155,8 @@ const reserve = `
              array_agg(CASE WHEN e.state = 'refused' THEN e.shortages END ORDER BY r.position)
       INTO outcomes, details
       FROM unnest(p_reservations) WITH ORDINALITY AS r(id, position)
-      JOIN inventory.reservations e ON e.tenant_id = p_tenant AND e.reservation_id = r.id;
+      JOIN inventory.reservations e ON e.reservation_id = r.id
+      WHERE e.tenant_id = p_tenant AND e.reservation_id = ANY (p_reservations);
     END IF;
 
     SELECT array_agg(l.name ORDER BY w.position), array_agg(l.unit_price_minor ORDER BY w.position),
@@ -168,12 +179,10 @@ const reserve = `
       GROUP BY l.product
     ) d ON d.product = w.position;
 
-    SELECT coalesce(bool_and(t.units <= a.units), false) INTO everything_fits
-    FROM unnest(taken) WITH ORDINALITY AS t(units, position)
-    JOIN unnest(available) WITH ORDINALITY AS a(units, position) USING (position);
     -- A null among the available marks an unknown product; more than one currency has to be looked at order by order.
+    SELECT bool_and(x.available IS NOT NULL AND x.taken <= x.available) INTO everything_fits
+    FROM unnest(taken, available) AS x(taken, available);
     everything_fits := everything_fits
-      AND array_position(available, NULL) IS NULL
       AND currencies[1] = ALL (currencies)
       AND array_remove(p_at_least, NULL) = '{}' AND array_remove(p_at_most, NULL) = '{}';
 
@@ -201,17 +210,17 @@ const reserve = `
           END IF;
           line := line + 1;
         END LOOP;
-        CONTINUE WHEN outcomes[reservation] IS NOT NULL;
+        kept := outcomes[reservation];
+        CONTINUE WHEN kept IN ('out-of-stock', 'released');
         IF unknown <> '[]' THEN
           outcomes[reservation] := 'unknown-product'; details[reservation] := unknown;
-          forgotten := forgotten || p_reservations[reservation];
         ELSIF cardinality(seen_currencies) > 1 THEN
           outcomes[reservation] := 'currency-mismatch'; details[reservation] := to_jsonb(seen_currencies);
-          forgotten := forgotten || p_reservations[reservation];
         ELSIF total < p_at_least[reservation] OR total > p_at_most[reservation] THEN
           outcomes[reservation] := 'total-outside';
           details[reservation] := CASE WHEN abs(total) < 9007199254740992 THEN to_jsonb(total) ELSE 'null'::jsonb END;
-          forgotten := forgotten || p_reservations[reservation];
+        ELSIF kept = 'held' THEN
+          CONTINUE;
         ELSIF missing <> '[]' THEN
           outcomes[reservation] := 'out-of-stock'; details[reservation] := missing;
           refused := refused || p_reservations[reservation]; refused_for := refused_for || missing;
@@ -221,151 +230,178 @@ const reserve = `
             taken[p_line_product[i]] := taken[p_line_product[i]] + p_line_quantity[i];
           END LOOP;
         END IF;
+        IF kept IS NULL AND outcomes[reservation] NOT IN ('held', 'out-of-stock') THEN
+          forgotten := forgotten || p_reservations[reservation];
+        END IF;
       END LOOP;
       UPDATE inventory.reservations r SET state = 'refused', held = '{}', shortages = x.shortages
       FROM unnest(refused, refused_for) AS x(id, shortages)
-      WHERE r.tenant_id = p_tenant AND r.reservation_id = x.id;
+      WHERE r.tenant_id = p_tenant AND r.reservation_id = ANY (refused) AND r.reservation_id = x.id;
       DELETE FROM inventory.reservations WHERE tenant_id = p_tenant AND reservation_id = ANY (forgotten);
     END IF;
 
     UPDATE inventory.products p SET reserved = p.reserved + t.units
     FROM unnest(p_products, taken) AS t(product_id, units)
-    WHERE p.tenant_id = p_tenant AND p.product_id = t.product_id AND t.units > 0;
+    WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND p.product_id = t.product_id AND t.units > 0;
   END $$`;
 
 /**
- * Applies what became of orders: \`confirm\` makes a hold permanent, \`release\` gives back what is still held, \`fulfil\`
- * takes units off the shelf, \`restock\` puts returned units back. An effect that was applied before is passed over.
+ * Applies what became of orders: `confirm` makes a hold permanent, `release` gives back what is still held, `fulfil`
+ * takes units off the shelf, `restock` puts returned units back. An effect that was applied before is passed over.
  * A release of a reservation that does not exist leaves a released one behind, so that a late reserve is refused.
+ *
+ * An effect that cannot be applied, because fewer units are held than it fulfils or a product is not known, changes
+ * nothing and does not count as applied: `impossible` names it, and it holds up nobody else's effects.
  */
 const settle = `
   CREATE FUNCTION inventory.settle(
-    p_tenant text, p_effects text[], p_reservations uuid[], p_kinds text[], p_lines jsonb[], OUT applied int
-  ) LANGUAGE plpgsql AS $$
+    p_tenant text, p_effects text[], p_reservations uuid[], p_kinds text[], p_lines jsonb[],
+    OUT applied int, OUT impossible text[]
+  ) LANGUAGE plpgsql ${planning} AS $$
   DECLARE
-    fresh text[];
-    effect record;
+    -- Positions of the effects that were not applied before.
+    fresh int[];
+    effect int;
+    concerned text[];
+    unknown_products text[];
+    held_units jsonb;
+    units jsonb;
+    -- What moves, an element an effect: its position, and units by product.
+    moved int[] := '{}';
+    moved_units jsonb[] := '{}';
   BEGIN
+    impossible := '{}';
+
     WITH inserted AS (
       INSERT INTO inventory.applied_effects (tenant_id, effect_id)
       SELECT p_tenant, e.id FROM unnest(p_effects) AS e(id) ORDER BY e.id
       ON CONFLICT DO NOTHING
       RETURNING effect_id
-    ) SELECT coalesce(array_agg(effect_id), '{}') INTO fresh FROM inserted;
+    ) SELECT coalesce(array_agg(e.position::int ORDER BY e.position), '{}') INTO fresh
+    FROM unnest(p_effects) WITH ORDINALITY AS e(id, position) JOIN inserted ON inserted.effect_id = e.id;
     applied := cardinality(fresh);
     IF applied = 0 THEN RETURN; END IF;
 
     INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
-    SELECT DISTINCT ON (r.id) p_tenant, r.id, 'released', '{}'::jsonb, now()
-    FROM unnest(p_effects, p_reservations, p_kinds) AS r(effect_id, id, kind)
-    WHERE r.kind = 'release' AND r.effect_id = ANY (fresh)
-    ORDER BY r.id
+    SELECT DISTINCT p_tenant, p_reservations[f.position], 'released', '{}'::jsonb, now()
+    FROM unnest(fresh) AS f(position) WHERE p_kinds[f.position] = 'release'
+    ORDER BY p_reservations[f.position]
     ON CONFLICT DO NOTHING;
 
     PERFORM 1 FROM inventory.reservations
     WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations)
     ORDER BY reservation_id FOR UPDATE;
 
-    PERFORM 1 FROM inventory.products
-    WHERE tenant_id = p_tenant AND product_id IN (
+    concerned := ARRAY(
       SELECT jsonb_object_keys(r.held) FROM inventory.reservations r
       WHERE r.tenant_id = p_tenant AND r.reservation_id = ANY (p_reservations) AND 'release' = ANY (p_kinds)
       UNION
-      SELECT jsonb_object_keys(l.lines) FROM unnest(p_lines) AS l(lines)
-    )
+      SELECT jsonb_object_keys(e.lines) FROM unnest(p_lines) AS e(lines));
+    PERFORM 1 FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (concerned)
     ORDER BY product_id FOR NO KEY UPDATE;
+    unknown_products := ARRAY(
+      SELECT unnest(concerned)
+      EXCEPT
+      SELECT product_id FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (concerned));
 
     -- A confirmation commutes with what may follow it, so all of them go at once.
-    UPDATE inventory.reservations r SET state = 'confirmed'
-    FROM unnest(p_effects, p_reservations, p_kinds) AS e(effect_id, id, kind)
-    WHERE e.kind = 'confirm' AND e.effect_id = ANY (fresh)
-      AND r.tenant_id = p_tenant AND r.reservation_id = e.id AND r.state = 'held';
+    UPDATE inventory.reservations SET state = 'confirmed'
+    WHERE tenant_id = p_tenant AND state = 'held' AND reservation_id = ANY (ARRAY(
+      SELECT p_reservations[f.position] FROM unnest(fresh) AS f(position) WHERE p_kinds[f.position] = 'confirm'));
 
-    FOR effect IN
-      SELECT e.* FROM unnest(p_effects, p_reservations, p_kinds, p_lines)
-        WITH ORDINALITY AS e(effect_id, reservation_id, kind, lines, position)
-      WHERE e.kind <> 'confirm' AND e.effect_id = ANY (fresh) ORDER BY e.position
-    LOOP
-      IF effect.kind = 'release' THEN
-        UPDATE inventory.products p SET reserved = p.reserved - h.units::bigint
-        FROM inventory.reservations r, jsonb_each_text(r.held) AS h(product_id, units)
-        WHERE r.tenant_id = p_tenant AND r.reservation_id = effect.reservation_id
-          AND p.tenant_id = p_tenant AND p.product_id = h.product_id;
-        UPDATE inventory.reservations SET state = 'released', held = '{}'
-        WHERE tenant_id = p_tenant AND reservation_id = effect.reservation_id;
-      ELSIF effect.kind = 'fulfil' THEN
-        UPDATE inventory.products p
-        SET on_hand = p.on_hand - l.units::bigint, reserved = p.reserved - l.units::bigint, sold = p.sold + l.units::bigint
-        FROM jsonb_each_text(effect.lines) AS l(product_id, units)
-        WHERE p.tenant_id = p_tenant AND p.product_id = l.product_id;
-        UPDATE inventory.reservations r
-        SET held = n.held, state = CASE WHEN n.held = '{}' THEN 'fulfilled' ELSE r.state END
-        FROM (
-          SELECT coalesce(jsonb_object_agg(h.product_id, h.units::bigint - coalesce((effect.lines ->> h.product_id)::bigint, 0))
-                   FILTER (WHERE h.units::bigint <> coalesce((effect.lines ->> h.product_id)::bigint, 0)), '{}') AS held
-          FROM inventory.reservations e, jsonb_each_text(e.held) AS h(product_id, units)
-          WHERE e.tenant_id = p_tenant AND e.reservation_id = effect.reservation_id
-        ) n
-        WHERE r.tenant_id = p_tenant AND r.reservation_id = effect.reservation_id
-          AND NOT EXISTS (
-            SELECT 1 FROM jsonb_each_text(effect.lines) AS l(product_id, units)
-            WHERE coalesce((r.held ->> l.product_id)::bigint, 0) < l.units::bigint);
-        IF NOT FOUND THEN
-          RAISE EXCEPTION 'effect % fulfils more than reservation % holds', effect.effect_id, effect.reservation_id;
-        END IF;
-      ELSE
-        UPDATE inventory.products p SET on_hand = p.on_hand + l.units::bigint
-        FROM jsonb_each_text(effect.lines) AS l(product_id, units)
-        WHERE p.tenant_id = p_tenant AND p.product_id = l.product_id;
+    FOREACH effect IN ARRAY fresh LOOP
+      CONTINUE WHEN p_kinds[effect] = 'confirm';
+      SELECT r.held INTO held_units FROM inventory.reservations r
+      WHERE r.tenant_id = p_tenant AND r.reservation_id = p_reservations[effect];
+      units := CASE p_kinds[effect] WHEN 'release' THEN held_units ELSE p_lines[effect] END;
+      IF units ?| unknown_products OR p_kinds[effect] = 'fulfil' AND EXISTS (
+        SELECT FROM jsonb_each_text(units) AS u(product_id, wanted)
+        WHERE u.wanted::bigint > coalesce((held_units ->> u.product_id)::bigint, 0)
+      ) THEN
+        impossible := impossible || p_effects[effect];
+        CONTINUE;
       END IF;
-      INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta, effect_id)
-      SELECT p_tenant, l.product_id, CASE effect.kind WHEN 'fulfil' THEN 'fulfilled' ELSE 'returned' END,
-             CASE effect.kind WHEN 'fulfil' THEN -l.units::bigint ELSE l.units::bigint END, effect.effect_id
-      FROM jsonb_each_text(effect.lines) AS l(product_id, units)
-      WHERE effect.kind IN ('fulfil', 'restock');
+      moved := moved || effect; moved_units := moved_units || units;
+      CONTINUE WHEN p_kinds[effect] = 'restock';
+
+      SELECT coalesce(jsonb_object_agg(l.product_id, l.remaining) FILTER (WHERE l.remaining > 0), '{}') INTO held_units
+      FROM (
+        SELECT h.product_id, h.quantity::bigint - coalesce((units ->> h.product_id)::bigint, 0) AS remaining
+        FROM jsonb_each_text(held_units) AS h(product_id, quantity)
+      ) l;
+      UPDATE inventory.reservations r
+      SET held = held_units,
+          state = CASE WHEN p_kinds[effect] = 'release' THEN 'released' WHEN held_units = '{}' THEN 'fulfilled' ELSE r.state END
+      WHERE r.tenant_id = p_tenant AND r.reservation_id = p_reservations[effect];
     END LOOP;
+
+    UPDATE inventory.products p
+    SET on_hand = p.on_hand - m.fulfilled + m.restocked,
+        reserved = p.reserved - m.fulfilled - m.released,
+        sold = p.sold + m.fulfilled
+    FROM (
+      SELECT u.product_id,
+             coalesce(sum(u.quantity::bigint) FILTER (WHERE p_kinds[e.position] = 'fulfil'), 0)::bigint AS fulfilled,
+             coalesce(sum(u.quantity::bigint) FILTER (WHERE p_kinds[e.position] = 'release'), 0)::bigint AS released,
+             coalesce(sum(u.quantity::bigint) FILTER (WHERE p_kinds[e.position] = 'restock'), 0)::bigint AS restocked
+      FROM unnest(moved, moved_units) AS e(position, units), jsonb_each_text(e.units) AS u(product_id, quantity)
+      GROUP BY u.product_id
+    ) m
+    WHERE p.tenant_id = p_tenant AND p.product_id = ANY (concerned) AND p.product_id = m.product_id;
+
+    INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta, effect_id)
+    SELECT p_tenant, u.product_id, CASE p_kinds[e.position] WHEN 'fulfil' THEN 'fulfilled' ELSE 'returned' END,
+           CASE p_kinds[e.position] WHEN 'fulfil' THEN -u.quantity::bigint ELSE u.quantity::bigint END, p_effects[e.position]
+    FROM unnest(moved, moved_units) AS e(position, units), jsonb_each_text(e.units) AS u(product_id, quantity)
+    WHERE p_kinds[e.position] IN ('fulfil', 'restock');
+
+    DELETE FROM inventory.applied_effects WHERE tenant_id = p_tenant AND effect_id = ANY (impossible);
+    applied := applied - cardinality(impossible);
   END $$`;
 
 /**
  * Sets what was counted on the shelf, for all of the products or, when one is unknown or would fall below what is
- * reserved, for none: \`unknown\` and \`below\` then name them.
+ * reserved, for none: `unknown` and `below` then name them.
  */
 const countStock = `
   CREATE FUNCTION inventory.count_stock(
     p_tenant text, p_products text[], p_on_hand bigint[], OUT unknown text[], OUT below jsonb, OUT stock jsonb
-  ) LANGUAGE plpgsql AS $$
+  ) LANGUAGE plpgsql ${planning} AS $$
   BEGIN
     PERFORM 1 FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (p_products)
     ORDER BY product_id FOR NO KEY UPDATE;
 
-    SELECT coalesce(array_agg(w.product_id) FILTER (WHERE p.product_id IS NULL), '{}'),
-           jsonb_agg(jsonb_build_object('product_id', p.product_id, 'on_hand', w.on_hand, 'reserved', p.reserved))
-             FILTER (WHERE w.on_hand < p.reserved)
+    SELECT coalesce(array_agg(w.product_id ORDER BY w.position) FILTER (WHERE p.product_id IS NULL), '{}'),
+           jsonb_agg(jsonb_build_object('product_id', p.product_id, 'on_hand', w.on_hand, 'reserved', p.reserved)
+             ORDER BY w.position) FILTER (WHERE w.on_hand < p.reserved)
     INTO unknown, below
-    FROM unnest(p_products, p_on_hand) AS w(product_id, on_hand)
-    LEFT JOIN inventory.products p ON p.tenant_id = p_tenant AND p.product_id = w.product_id;
+    FROM unnest(p_products, p_on_hand) WITH ORDINALITY AS w(product_id, on_hand, position)
+    LEFT JOIN inventory.products p
+      ON p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND p.product_id = w.product_id;
     IF unknown <> '{}' OR below IS NOT NULL THEN RETURN; END IF;
 
     INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta)
     SELECT p_tenant, w.product_id, 'counted', w.on_hand - p.on_hand
     FROM unnest(p_products, p_on_hand) AS w(product_id, on_hand)
-    JOIN inventory.products p ON p.tenant_id = p_tenant AND p.product_id = w.product_id
-    WHERE w.on_hand <> p.on_hand;
+    JOIN inventory.products p ON p.product_id = w.product_id
+    WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND w.on_hand <> p.on_hand;
 
     UPDATE inventory.products p SET on_hand = w.on_hand
     FROM unnest(p_products, p_on_hand) AS w(product_id, on_hand)
-    WHERE p.tenant_id = p_tenant AND p.product_id = w.product_id AND p.on_hand <> w.on_hand;
+    WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products) AND p.product_id = w.product_id
+      AND p.on_hand <> w.on_hand;
 
     SELECT jsonb_agg(jsonb_build_object('product_id', p.product_id, 'on_hand', p.on_hand, 'reserved', p.reserved,
              'sold', p.sold) ORDER BY w.position)
     INTO stock
     FROM unnest(p_products) WITH ORDINALITY AS w(product_id, position)
-    JOIN inventory.products p ON p.tenant_id = p_tenant AND p.product_id = w.product_id;
+    JOIN inventory.products p ON p.product_id = w.product_id
+    WHERE p.tenant_id = p_tenant AND p.product_id = ANY (p_products);
   END $$`;
 
 /**
- * Adds \`p_delta\` to what lies on the shelf, once a key. \`outcome\` is adjusted, replayed, key-reused, unknown, below
- * (more would be taken than is free of promises; \`stock\` then shows what there is) or above (more than \`p_most\`).
+ * Adds `p_delta` to what lies on the shelf, once a key. `outcome` is adjusted, replayed, key-reused, unknown, below
+ * (more would be taken than is free of promises; `stock` then shows what there is) or above (more than `p_most`).
  */
 const adjustStock = `
   CREATE FUNCTION inventory.adjust_stock(

@@ -25,4 +25,4 @@ class ServiceLogger extends ConsoleLogger {
 }
 
 export const useServiceLog = (): void =>
-  Logger.overrideLogger(new ServiceLogger({ colors: process.stdout.isTTY === true && !process.env['NO_COLOR'] }));
+  Logger.overrideLogger(new ServiceLogger({ colors: Boolean(process.stdout.isTTY) && !process.env['NO_COLOR'] }));

@@ -9,7 +9,8 @@ import type { ProductCache } from '../use-cases/read-product.js';
  */
 const ttlMs = 10_000;
 
-const keyOf = (tenant: string, productId: string): string => `product:${tenant}:${productId}`;
+/** With the length, because tenants and products may have colons in them. */
+const keyOf = (tenant: string, productId: string): string => `product:${tenant.length}:${tenant}:${productId}`;
 
 /** Products in the cache module, wherever that runs. */
 @Injectable()

@@ -44,13 +44,15 @@ export class PostgresProducts implements ProductReader, ProductList, ProductCata
   }
 
   async put(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]> {
-    return this.sql.query<Product & { created: boolean }>(put, [
+    const written = await this.sql.query<Product & { created: boolean }>(put, [
       tenant,
       products.map((it) => it.product_id),
       products.map((it) => it.name),
       products.map((it) => it.unit_price_minor),
       products.map((it) => it.currency),
     ]);
+    const byId = new Map(written.map((it) => [it.product_id, it]));
+    return products.map((it) => byId.get(it.product_id)!);
   }
 }
 
@@ -58,18 +60,14 @@ export class PostgresProducts implements ProductReader, ProductList, ProductCata
 const put = {
   name: 'inventory-put-products',
   text: `
-    WITH wanted AS (
-      SELECT * FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[])
-        WITH ORDINALITY AS w(product_id, name, unit_price_minor, currency, position)
-    ), written AS (
-      INSERT INTO inventory.products AS p (tenant_id, product_id, name, unit_price_minor, currency)
-      SELECT $1, product_id, name, unit_price_minor, currency FROM wanted ORDER BY product_id COLLATE "C"
-      ON CONFLICT (tenant_id, product_id) DO UPDATE
-      SET name = excluded.name, unit_price_minor = excluded.unit_price_minor, currency = excluded.currency,
-          updated_at = CASE WHEN (p.name, p.unit_price_minor, p.currency)
-                              = (excluded.name, excluded.unit_price_minor, excluded.currency)
-                            THEN p.updated_at ELSE now() END
-      RETURNING p.product_id, p.name, p.unit_price_minor, p.currency, p.created_at, p.updated_at, xmax = 0 AS created
-    )
-    SELECT written.* FROM written JOIN wanted USING (product_id) ORDER BY position`,
+    INSERT INTO inventory.products AS p (tenant_id, product_id, name, unit_price_minor, currency)
+    SELECT $1, product_id, name, unit_price_minor, currency
+    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[]) AS w(product_id, name, unit_price_minor, currency)
+    ORDER BY product_id COLLATE "C"
+    ON CONFLICT (tenant_id, product_id) DO UPDATE
+    SET name = excluded.name, unit_price_minor = excluded.unit_price_minor, currency = excluded.currency,
+        updated_at = CASE WHEN (p.name, p.unit_price_minor, p.currency)
+                            = (excluded.name, excluded.unit_price_minor, excluded.currency)
+                          THEN p.updated_at ELSE now() END
+    RETURNING p.product_id, p.name, p.unit_price_minor, p.currency, p.created_at, p.updated_at, xmax = 0 AS created`,
 };

@@ -81,15 +81,15 @@ export class PostgresStock implements StockReservations, StockSettlements, Stock
     };
   }
 
-  async apply(tenant: string, effects: readonly StockEffect[]): Promise<number> {
-    const [row] = await this.sql.query<{ applied: number }>(settle, [
+  async apply(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettlements['apply']> {
+    const [row] = await this.sql.query<{ applied: number; impossible: string[] }>(settle, [
       tenant,
       effects.map((it) => it.effect_id),
       effects.map((it) => it.reservation_id),
       effects.map((it) => it.kind),
       effects.map((it) => JSON.stringify(unitsOf(it.lines))),
     ]);
-    return row!.applied;
+    return row!;
   }
 
   async count(tenant: string, counts: readonly StockCount[]): Promise<CountOutcome> {

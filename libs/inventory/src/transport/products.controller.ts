@@ -4,10 +4,10 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import {
   defaultTenant,
-  idText,
   product,
   productBatch,
   productListQuery,
+  productIdParameter,
   productPage,
   putProductRequest,
   putProductsRequest,
@@ -42,7 +42,7 @@ export class ProductsController {
     errors: [],
   })
   async put(
-    @Param('id', valid(idText)) id: string,
+    @Param('id', valid(productIdParameter)) id: string,
     @Body(valid(putProductRequest)) body: z.output<typeof putProductRequest>,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<Product> {
@@ -59,7 +59,7 @@ export class ProductsController {
     replies: { 200: { schema: product, description: 'The product' } },
     errors: ['product-not-found'],
   })
-  get(@Param('id', valid(idText)) id: string): Promise<Product> {
+  get(@Param('id', valid(productIdParameter)) id: string): Promise<Product> {
     return this.readProduct.execute(defaultTenant, id);
   }
 

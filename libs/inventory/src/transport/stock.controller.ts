@@ -6,7 +6,7 @@ import {
   adjustStockRequest,
   defaultAccount,
   defaultTenant,
-  idText,
+  productIdParameter,
   putStockBatchRequest,
   putStockRequest,
   stock,
@@ -36,7 +36,7 @@ export class StockController {
     errors: ['product-not-found', 'stock-below-reserved'],
   })
   async put(
-    @Param('product_id', valid(idText)) productId: string,
+    @Param('product_id', valid(productIdParameter)) productId: string,
     @Body(valid(putStockRequest)) body: z.output<typeof putStockRequest>,
   ): Promise<Stock> {
     const [counted] = await this.countStock.execute(defaultTenant, [{ product_id: productId, ...body }]);
@@ -50,7 +50,7 @@ export class StockController {
     replies: { 200: { schema: stock, description: 'The stock at this moment' } },
     errors: ['product-not-found'],
   })
-  get(@Param('product_id', valid(idText)) productId: string): Promise<Stock> {
+  get(@Param('product_id', valid(productIdParameter)) productId: string): Promise<Stock> {
     return this.readStock.execute(defaultTenant, productId);
   }
 
@@ -65,7 +65,7 @@ export class StockController {
     idempotencyKey: 'required',
   })
   async adjust(
-    @Param('product_id', valid(idText)) productId: string,
+    @Param('product_id', valid(productIdParameter)) productId: string,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
     @Body(valid(adjustStockRequest)) { delta, reason }: z.output<typeof adjustStockRequest>,
     @Res({ passthrough: true }) reply: FastifyReply,

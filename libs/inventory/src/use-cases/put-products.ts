@@ -6,7 +6,10 @@ import { ProductCache } from './read-product.js';
 export type ProductDescription = Pick<Product, 'product_id' | 'name' | 'unit_price_minor' | 'currency'>;
 
 export abstract class ProductCatalogue {
-  /** Creates or changes all of the products or none; a product that is as described already is left alone. */
+  /**
+   * Creates or changes all of the products or none, in the order given; a product that is as described already keeps the
+   * time of its last change.
+   */
   abstract put(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]>;
   abstract isEmpty(tenant: string): Promise<boolean>;
 }

@@ -1,10 +1,15 @@
 import { Injectable } from '@nestjs/common';
-import type { StockEffect } from '#contracts';
+import type { ReplyOf, StockEffect, inventoryContract } from '#contracts';
+
+type Reply = ReplyOf<(typeof inventoryContract)['operations']['settle']>;
 
 /** Applies effects to reservations and stock, atomically, each effect once. */
 export abstract class StockSettlements {
-  /** @returns how many of the effects had not been applied before */
-  abstract apply(tenant: string, effects: readonly StockEffect[]): Promise<number>;
+  /** @returns how many were applied now, and the ids of those that cannot be: the stock knows nothing of their units */
+  abstract apply(
+    tenant: string,
+    effects: readonly StockEffect[],
+  ): Promise<{ applied: number; impossible: readonly string[] }>;
 }
 
 /** Lets the stock follow what became of orders. */
@@ -12,9 +17,9 @@ export abstract class StockSettlements {
 export class SettleStock {
   constructor(private readonly settlements: StockSettlements) {}
 
-  async execute(tenant: string, effects: readonly StockEffect[]): Promise<{ applied: number; repeated: number }> {
+  async execute(tenant: string, effects: readonly StockEffect[]): Promise<Reply> {
     const distinct = [...new Map(effects.map((it) => [it.effect_id, it])).values()];
-    const applied = await this.settlements.apply(tenant, distinct);
-    return { applied, repeated: effects.length - applied };
+    const { applied, impossible } = await this.settlements.apply(tenant, distinct);
+    return { applied, repeated: effects.length - applied - impossible.length, impossible: [...impossible] };
   }
 }

@@ -15,8 +15,9 @@ export class MessagingStock implements StockHolder, StockSettler {
     return this.inventory.call('reserve', { reservations: [...reservations] }, { metadata: { tenant } });
   }
 
-  async settle(tenant: string, effects: readonly StockEffect[]): Promise<void> {
-    await this.inventory.call('settle', { effects: [...effects] }, { metadata: { tenant } });
+  async settle(tenant: string, effects: readonly StockEffect[]): Promise<readonly string[]> {
+    const { impossible } = await this.inventory.call('settle', { effects: [...effects] }, { metadata: { tenant } });
+    return impossible;
   }
 
   /** The caller has its answer already, so a failure is the operator's to know, not the caller's. */

@@ -149,17 +149,25 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
 
 const confirmation: StockConsequence[] = [{ kind: 'confirm', lines: [] }];
 
+/**
+ * Lateral, so that every key is looked up in the index, even by a plan that was made while the tables were empty. Where
+ * a key has both, the order goes for more than the refusal.
+ */
 const answersOf = {
   name: 'order-answers-of',
   text: `
-    SELECT k.position::int, o.order_id, coalesce(o.fingerprint, r.fingerprint) AS fingerprint, r.body AS refusal
+    SELECT k.position::int, a.order_id, a.fingerprint, a.refusal
     FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS k(account_id, idempotency_key, position)
-    LEFT JOIN orders.orders o
-      ON o.tenant_id = $1 AND o.account_id = k.account_id AND o.idempotency_key = k.idempotency_key
-    LEFT JOIN orders.responses r
-      ON o.order_id IS NULL AND r.tenant_id = $1 AND r.account_id = k.account_id AND r.operation = 'place'
-      AND r.idempotency_key = k.idempotency_key
-    WHERE o.order_id IS NOT NULL OR r.body IS NOT NULL`,
+    CROSS JOIN LATERAL (
+      SELECT o.order_id, o.fingerprint, NULL::jsonb AS refusal FROM orders.orders o
+      WHERE o.tenant_id = $1 AND o.account_id = k.account_id AND o.idempotency_key = k.idempotency_key
+      UNION ALL
+      SELECT NULL, r.fingerprint, r.body FROM orders.responses r
+      WHERE r.tenant_id = $1 AND r.account_id = k.account_id AND r.operation = 'place'
+        AND r.idempotency_key = k.idempotency_key
+      LIMIT 2
+    ) a
+    ORDER BY a.order_id NULLS FIRST`,
 };
 
 /** Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. */

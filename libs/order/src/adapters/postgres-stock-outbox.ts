@@ -58,13 +58,14 @@ const acquire = {
     RETURNING epoch::text, xid::text, id::text`,
 };
 
+/** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const read = {
   name: 'order-outbox-read',
   text: `
-    SELECT xid::text, id::text, tenant_id, order_id, version, reservation_id, consequences
-    FROM orders.outbox
-    WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY xid, id LIMIT $3`,
+    SELECT o.xid::text, o.id::text, o.tenant_id, o.order_id, o.version, o.reservation_id, o.consequences
+    FROM orders.outbox o
+    WHERE (o.xid, o.id) > ($1::xid8, $2::bigint) AND o.xid < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY o.xid, o.id LIMIT $3`,
 };
 
 const advance = {

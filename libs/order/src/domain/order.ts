@@ -3,7 +3,7 @@ import { CleaveError, type OrderDocument, type OrderStatus } from '#contracts';
 
 /** An order as it is kept. Its document is the same, in the words of the public API. */
 export type Order = OrderDocument;
-export type OrderLine = Order['lines'][number];
+type OrderLine = Order['lines'][number];
 
 /** What a change of an order means for the stock held for it. */
 export interface StockConsequence {
@@ -45,7 +45,7 @@ const whyNot: Record<Verb, string> = {
 const assertMay = (verb: Verb, order: Order): void => {
   if (mayFrom[verb].includes(order.status)) return;
   throw new CleaveError('illegal-transition', `The order is ${order.status}. ${whyNot[verb]}`, {
-    status: order.status,
+    order_status: order.status,
     allowed_from: mayFrom[verb],
   });
 };
@@ -156,7 +156,7 @@ const takeUnits = (
       throw new CleaveError(
         'illegal-transition',
         `${available} units of ${units.product_id} ${meaning}, not ${units.quantity}.`,
-        { status: order.status, faults: [{ path: `lines.${index}.quantity`, message: `at most ${available}` }] },
+        { order_status: order.status, faults: [{ path: `lines.${index}.quantity`, message: `at most ${available}` }] },
       );
     const taken: TakenUnits[] = [];
     let open = units.quantity;

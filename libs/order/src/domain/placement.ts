@@ -20,17 +20,35 @@ export interface PricedProduct {
   currency: string;
 }
 
-export const commandOf = (request: PlaceOrderRequest): PlacementCommand => ({
-  customerId: request.customer_id,
-  lines: 'lines' in request ? request.lines : [{ product_id: request.product_id, quantity: request.quantity }],
-  reference: request.reference ?? null,
-  adjustments: (request.adjustments ?? []).map((it) => ({
+/** @throws CleaveError `invalid-request` when the amounts of the adjustments alone are beyond what can be added up */
+export const commandOf = (request: PlaceOrderRequest): PlacementCommand => {
+  const adjustments = (request.adjustments ?? []).map((it) => ({
     ...it,
     amount_minor: it.kind === 'discount' ? -Math.abs(it.amount_minor) : it.amount_minor,
-  })),
-  expectedTotalMinor: request.expected_total_minor ?? null,
-  metadata: request.metadata ?? {},
-});
+  }));
+  assertCanBeAddedUp(adjustments);
+  return {
+    customerId: request.customer_id,
+    lines: 'lines' in request ? request.lines : [{ product_id: request.product_id, quantity: request.quantity }],
+    reference: request.reference ?? null,
+    adjustments,
+    expectedTotalMinor: request.expected_total_minor ?? null,
+    metadata: request.metadata ?? {},
+  };
+};
+
+/** Whatever the signs: a sum that leaves the safe integers on its way comes back another. */
+const assertCanBeAddedUp = (adjustments: Order['adjustments']): void => {
+  const magnitude = adjustments.reduce((sum, it) => sum + Math.abs(it.amount_minor), 0);
+  if (Number.isSafeInteger(magnitude)) return;
+  throw new CleaveError(
+    'invalid-request',
+    'The order cannot be placed: the adjustments are too large to be added up.',
+    {
+      faults: [{ path: 'adjustments', message: 'the amounts are too large to be added up' }],
+    },
+  );
+};
 
 /** The same for the same command, whatever the order of its JSON keys or the form it came in. SHA-256, hex. */
 export const fingerprintOf = (command: unknown): string =>
@@ -78,7 +96,8 @@ export const itemsTotalRange = (command: PlacementCommand): ReservationRequest['
   const adjusted = adjustmentsMinor(command);
   if (command.expectedTotalMinor !== null) {
     const exact = command.expectedTotalMinor - adjusted;
-    return { at_least: exact, at_most: exact };
+    // A sum that no lines can have is a range that nothing falls into.
+    return Number.isSafeInteger(exact) ? { at_least: exact, at_most: exact } : { at_least: 1, at_most: 0 };
   }
   const units = command.lines.reduce((sum, line) => sum + line.quantity, 0);
   if (command.adjustments.length === 0 && units < unitsThatCouldOverflow) return undefined;

@@ -31,6 +31,7 @@ const placingErrors = [
   'unknown-product',
   'currency-mismatch',
   'idempotency-key-reused',
+  'request-in-progress',
 ] as const;
 
 const cursor = z.object({ before: z.uuid() });
@@ -72,7 +73,7 @@ export class OrdersController {
   @Post('order')
   @Endpoint({
     operationId: 'placeOrderByAlias',
-    summary: 'Place an order: another name of `POST /orders`',
+    summary: 'Place an order (another name of POST /orders)',
     request: placeOrderRequest,
     replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
     errors: placingErrors,
@@ -166,8 +167,9 @@ export class OrdersController {
     @IfMatch() expectedVersion: number | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<Order> {
-    const keyed = idempotencyKey === undefined ? undefined : keyedAs('fulfil', idempotencyKey, { orderId: id, lines });
-    const request = { tenant: defaultTenant, orderId: known(id), expectedVersion, keyed };
+    const orderId = known(id);
+    const keyed = idempotencyKey === undefined ? undefined : keyedAs('fulfil', idempotencyKey, { orderId, lines });
+    const request = { tenant: defaultTenant, orderId, expectedVersion, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) =>
       fulfilOrder(it, lines, at),
     );
@@ -191,8 +193,9 @@ export class OrdersController {
     @IfMatch() expectedVersion: number | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<Order> {
-    const keyed = keyedAs('return', idempotencyKey, { orderId: id, ...body });
-    const request = { tenant: defaultTenant, orderId: known(id), expectedVersion, keyed };
+    const orderId = known(id);
+    const keyed = keyedAs('return', idempotencyKey, { orderId, ...body });
+    const request = { tenant: defaultTenant, orderId, expectedVersion, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => returnGoods(it, body, at));
     return replayable(changed, replayed, reply);
   }
@@ -200,7 +203,7 @@ export class OrdersController {
 
 /** Order ids are opaque to callers: what cannot be one names no order. */
 const known = (id: string): string => {
-  if (z.uuid().safeParse(id).success) return id;
+  if (z.uuid().safeParse(id).success) return id.toLowerCase();
   throw new CleaveError('order-not-found', 'There is no order with this id.');
 };
 

@@ -51,10 +51,11 @@ export class ChangeOrder {
     decide: (order: Order, at: Date) => OrderChange | undefined,
   ): Promise<{ order: Order; replayed: boolean }> {
     for (let tries = 0; tries < maxTries; tries += 1) {
+      // In this order: who sees the change that was made under its key sees the answer to it as well.
+      const before = await this.orders.find(tenant, orderId);
       const answer = keyed && (await this.orders.answerTo(tenant, keyed));
       if (answer && keyed) return { order: sameCommand(answer, keyed), replayed: true };
 
-      const before = await this.orders.find(tenant, orderId);
       if (!before) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
       if (expectedVersion !== undefined && expectedVersion !== before.version)
         throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {

@@ -88,6 +88,8 @@ interface Request {
 /** How long a hold waits for its order before anybody may ask what became of it. */
 const holdForMs = 10 * 60_000;
 const maxAttempts = 5;
+/** How long a request waits for one with the same key. */
+const turnWithinMs = 10_000;
 
 /** Places orders: reserves their stock, then records them, in batches of what arrives together. */
 @Injectable()
@@ -121,7 +123,13 @@ export class PlaceOrder {
 
     // Equal keys in this process follow one another: the second finds the stored answer of the first.
     const slot = JSON.stringify([tenant, account, idempotencyKey]);
-    for (let before = this.inFlight.get(slot); before; before = this.inFlight.get(slot)) await before;
+    const giveUpAt = Date.now() + turnWithinMs;
+    for (let before = this.inFlight.get(slot); before; before = this.inFlight.get(slot))
+      if (!(await settlesBy(giveUpAt, before)))
+        throw new CleaveError(
+          'request-in-progress',
+          'Another request with this Idempotency-Key is still running. Send the same request again in a moment.',
+        );
     const placing = this.batcher.add(item);
     this.inFlight.set(
       slot,
@@ -135,11 +143,14 @@ export class PlaceOrder {
 
   private async placeBatch(requests: Request[]): Promise<(PlacementResult | Error)[]> {
     const results = new Map<Request, PlacementResult | Error>();
-    await Promise.all(
+    const tenants = await Promise.allSettled(
       [...Map.groupBy(requests, (it) => it.tenant)].map(([tenant, group]) =>
         this.placeOfTenant(tenant, group, results),
       ),
     );
+    // Not before all of them have ended: the batch is tried again in halves.
+    const failed = tenants.find((it) => it.status === 'rejected');
+    if (failed) throw failed.reason as Error;
     return requests.map((it) => results.get(it)!);
   }
 
@@ -148,11 +159,17 @@ export class PlaceOrder {
     requests: Request[],
     results: Map<Request, PlacementResult | Error>,
   ): Promise<void> {
-    let open = await this.replayStored(tenant, requests, results);
-    for (let round = 1; open.length > 0; round += 1) {
-      if (round > maxAttempts)
-        throw new CleaveError('unavailable', 'The stock held for the order kept being released.');
-      open = await this.reserveAndRecord(tenant, open, results);
+    try {
+      let open = await this.replayStored(tenant, requests, results);
+      for (let round = 1; open.length > 0; round += 1) {
+        if (round > maxAttempts)
+          throw new CleaveError('unavailable', 'The stock held for the order kept being released.');
+        open = await this.reserveAndRecord(tenant, open, results);
+      }
+    } catch (error) {
+      if (!isOutage(error)) throw error;
+      // Who was answered before it keeps the answer: the order is recorded.
+      for (const request of requests) if (!results.has(request)) results.set(request, error);
     }
   }
 
@@ -271,7 +288,14 @@ export class PlaceOrder {
   }
 }
 
-const isOutage = (result: unknown): boolean => result instanceof CleaveError && result.status === 503;
+const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
+
+/** @param work never rejects */
+const settlesBy = async (atMs: number, work: Promise<unknown>): Promise<boolean> => {
+  const { promise: late, resolve } = Promise.withResolvers<boolean>();
+  const timer = setTimeout(resolve, atMs - Date.now(), false);
+  return Promise.race([work.then(() => true), late]).finally(() => clearTimeout(timer));
+};
 
 const isKeyed = <R extends { idempotencyKey: string | null }>(request: R): request is R & { idempotencyKey: string } =>
   request.idempotencyKey !== null;

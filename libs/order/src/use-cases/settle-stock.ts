@@ -30,12 +30,17 @@ export abstract class StockOutbox {
 }
 
 export abstract class StockSettler {
-  /** Idempotent by effect. */
-  abstract settle(tenant: string, effects: readonly StockEffect[]): Promise<void>;
+  /**
+   * Idempotent by effect.
+   * @returns the ids of effects that cannot be applied, however often they are delivered
+   */
+  abstract settle(tenant: string, effects: readonly StockEffect[]): Promise<readonly string[]>;
 }
 
 const leaseMs = 15_000;
 const batchSize = 500;
+/** In one call; an effect of more lines goes alone. */
+const linesAtOnce = 5_000;
 /** How often the outbox is looked at without being woken: another instance may have written, or this one been deaf. */
 const pollMs = 500;
 const longestPauseMs = 5_000;
@@ -107,19 +112,20 @@ export class SettleStock implements OnApplicationBootstrap, BeforeApplicationShu
     const last = rows.at(-1);
     if (!last) return 0;
     for (const [tenant, group] of Map.groupBy(rows, (it) => it.tenant))
-      await this.settleInParts(
-        tenant,
-        group.flatMap((it) => it.effects),
-      );
+      for (const part of partsOf(group.flatMap((it) => it.effects))) await this.settle(tenant, part);
     const position = { xid: last.xid, id: last.id };
     if (await this.outbox.advance(this.lease, position)) this.lease.position = position;
     else this.lease = undefined;
     return rows.length;
   }
 
-  private async settleInParts(tenant: string, effects: readonly StockEffect[]): Promise<void> {
-    for (let from = 0; from < effects.length; from += batchSize)
-      await this.stock.settle(tenant, effects.slice(from, from + batchSize));
+  /** What cannot be applied is told to the operator and holds up nobody else: its row stays in the outbox. */
+  private async settle(tenant: string, effects: readonly StockEffect[]): Promise<void> {
+    for (const effectId of await this.stock.settle(tenant, effects))
+      this.logger.error(
+        `inventory cannot apply effect ${effectId} (order:version:index) of tenant ${tenant}: ` +
+          'it holds fewer units than the order says, or does not know a product. Count the products of the order anew.',
+      );
   }
 
   /** Waits until there is something to do; `regardless` of being woken after a failure. */
@@ -136,6 +142,22 @@ export class SettleStock implements OnApplicationBootstrap, BeforeApplicationShu
     this.wakeUp = () => {};
   }
 }
+
+/** Parts that fit into one call, in order. */
+const partsOf = (effects: readonly StockEffect[]): StockEffect[][] => {
+  const parts: StockEffect[][] = [];
+  let lines = 0;
+  for (const effect of effects) {
+    const part = parts.at(-1);
+    lines += effect.lines.length;
+    if (part && part.length < batchSize && lines <= linesAtOnce) part.push(effect);
+    else {
+      parts.push([effect]);
+      lines = effect.lines.length;
+    }
+  }
+  return parts;
+};
 
 const reasonOf = (error: unknown): string =>
   error instanceof CleaveError ? `${error.code}: ${error.detail}` : String(error);

@@ -153,7 +153,7 @@ export const getReadiness = <ThrowOnError extends boolean = false>(
   });
 
 /**
- * Place an order: another name of `POST /orders`
+ * Place an order (another name of POST /orders)
  */
 export const placeOrderByAlias = <ThrowOnError extends boolean = false>(
   options: Options<PlaceOrderByAliasData, ThrowOnError>,

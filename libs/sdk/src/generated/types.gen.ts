@@ -567,6 +567,8 @@ export type PlaceOrderByAliasErrors = {
    * `out-of-stock`: There is not enough stock
    *
    * `price-changed`: The total is not the one expected
+   *
+   * `request-in-progress`: A request with this Idempotency-Key is still running
    */
   409: Problem;
   /**
@@ -671,6 +673,8 @@ export type PlaceOrderErrors = {
    * `out-of-stock`: There is not enough stock
    *
    * `price-changed`: The total is not the one expected
+   *
+   * `request-in-progress`: A request with this Idempotency-Key is still running
    */
   409: Problem;
   /**

@@ -1,0 +1,103 @@
+import { describe, expect, it } from '@jest/globals';
+import { z } from 'zod';
+import { cacheContract, inventoryContract, isErrorCode, type Contract, type Operation } from '../src/index.js';
+
+const id = '019a5f00-0000-7000-8000-00000000000a';
+const at = new Date('2026-11-05T06:07:08.009Z');
+const extremes = [1, 1_000_000];
+
+/** Of every operation, requests and replies that use all that its schema knows. */
+const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
+  'inventory.reserve': {
+    requests: [
+      {
+        reservations: [
+          { reservation_id: id, lines: [{ product_id: 'ä "quoted" 🦊', quantity: 1 }], deadline_at: at },
+          {
+            reservation_id: id,
+            lines: extremes.map((quantity) => ({ product_id: '__proto__', quantity, unit_price_minor: 0 })),
+            items_total: { at_least: Number.MIN_SAFE_INTEGER, at_most: Number.MAX_SAFE_INTEGER },
+            deadline_at: at,
+          },
+        ],
+      },
+    ],
+    replies: [
+      {
+        decisions: [
+          { reservation_id: id, outcome: 'held' },
+          { reservation_id: id, outcome: 'released' },
+          { reservation_id: id, outcome: 'out-of-stock', shortages: [{ product_id: 'a', requested: 2, available: 0 }] },
+          { reservation_id: id, outcome: 'unknown-product', product_ids: ['a', 'b'] },
+          { reservation_id: id, outcome: 'currency-mismatch', currencies: ['GBP', 'EUR'] },
+          { reservation_id: id, outcome: 'total-outside', items_total_minor: 3 },
+          { reservation_id: id, outcome: 'total-outside', items_total_minor: null },
+        ],
+        products: [{ product_id: 'a', name: '', unit_price_minor: 100_000_000_000, currency: 'GBP' }],
+      },
+      { decisions: [], products: [] },
+    ],
+  },
+  'inventory.settle': {
+    requests: [
+      {
+        effects: [
+          { effect_id: `${id}:1:0`, reservation_id: id, kind: 'confirm', lines: [] },
+          { effect_id: 'e', reservation_id: id, kind: 'fulfil', lines: [{ product_id: 'a', quantity: 2_000_000_000 }] },
+        ],
+      },
+    ],
+    replies: [{ applied: 1, repeated: 0, impossible: ['e'] }],
+  },
+  'cache.get': {
+    requests: [{ key: 'a\0b' }],
+    replies: [{ found: false }, ...[null, 0, '', [], { deep: [{ a: null }] }].map((value) => ({ found: true, value }))],
+  },
+  'cache.put': {
+    requests: [
+      { key: 'k', value: null },
+      { key: 'k', value: { a: [1] }, ttl_ms: 1 },
+    ],
+    replies: [
+      { key: 'k', version: 'v', expires_at: null },
+      { key: 'k', version: 'v', expires_at: at },
+    ],
+  },
+  'cache.delete': { requests: [{ keys: ['a', 'b'] }], replies: [{}] },
+};
+
+const operations = ([inventoryContract, cacheContract] as Contract[]).flatMap((it) =>
+  Object.entries(it.operations).map(([name, operation]): [string, Operation] => [`${it.name}.${name}`, operation]),
+);
+
+/** There and back, as a message goes. */
+const travelled = (schema: z.ZodType, value: unknown): unknown =>
+  z.decode(schema, JSON.parse(JSON.stringify(z.encode(schema, value))));
+
+describe.each(operations)('%s', (name, operation) => {
+  const { requests, replies } = samples[name] ?? { requests: [], replies: [] };
+
+  it('keeps its requests and replies through encoding, JSON and decoding', () => {
+    expect(requests).not.toEqual([]);
+    for (const it of requests) expect(travelled(operation.request, it)).toEqual(it);
+    for (const it of replies) expect(travelled(operation.reply, it)).toEqual(it);
+  });
+
+  it('declares errors of the list, a deadline and a size', () => {
+    for (const code of operation.errors) expect(isErrorCode(code)).toBe(true);
+    expect(operation.deadlineMs).toBeGreaterThan(0);
+    expect(operation.maxBytes).toBeGreaterThan(0);
+  });
+});
+
+it('spells reservations one way, however the caller spells them', () => {
+  const { request } = inventoryContract.operations.settle;
+  const effect = { effect_id: 'e', reservation_id: id.toUpperCase(), kind: 'confirm' as const, lines: [] };
+  expect(request.parse({ effects: [effect] }).effects[0]!.reservation_id).toBe(id);
+});
+
+it('does not take a cached value that is not there for one', () => {
+  const { request } = cacheContract.operations.put;
+  expect(request.safeParse({ key: 'k' }).success).toBe(false);
+  expect(request.safeParse({ key: 'k', value: undefined }).success).toBe(false);
+});

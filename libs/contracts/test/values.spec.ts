@@ -1,0 +1,147 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { testSeed } from '#testing';
+import {
+  CleaveError,
+  cacheKey,
+  callerId,
+  errorCodes,
+  isErrorCode,
+  limits,
+  metadata,
+  moment,
+  nestingOf,
+  placeOrderRequest,
+  returnOrderRequest,
+  text,
+} from '../src/index.js';
+
+const accepts = (schema: { safeParse(value: unknown): { success: boolean } }, value: unknown): boolean =>
+  schema.safeParse(value).success;
+
+const unstorable = ['\0', 'a\0b', '\ud800', 'x\udc00', '\udc00\ud800'];
+
+describe('a caller’s id', () => {
+  it('is 1 to 128 characters as they are, or an integer as its decimal string', () => {
+    for (const id of ['a', ' A ', '🦊', 'x'.repeat(128), '__proto__', '\u0001']) expect(callerId.parse(id)).toBe(id);
+    for (const [number, id] of [
+      [0, '0'],
+      [-0, '0'],
+      [-12, '-12'],
+      [Number.MAX_SAFE_INTEGER, '9007199254740991'],
+    ] as const)
+      expect(callerId.parse(number)).toBe(id);
+    for (const id of ['', 'x'.repeat(129), 1.5, 2 ** 53, Number.NaN, null, true, [], {}, ...unstorable])
+      expect(accepts(callerId, id)).toBe(false);
+  });
+});
+
+it('text is what Postgres can store', () => {
+  for (const value of unstorable) expect(accepts(text(10), value)).toBe(false);
+  for (const value of ['', '🦊🦊', '\u0001', '\\u0000']) expect(accepts(text(10), value)).toBe(true);
+});
+
+describe('metadata', () => {
+  it('refuses what jsonb cannot store, however deep it lies, in keys as in values', () => {
+    for (const bad of unstorable) {
+      expect(accepts(metadata, { a: [{ b: bad }] })).toBe(false);
+      expect(accepts(metadata, { a: { [bad]: 1 } })).toBe(false);
+    }
+  });
+
+  it('takes text that only looks like it, and gives back what it got', () => {
+    fc.assert(
+      fc.property(fc.dictionary(fc.string(), fc.jsonValue()), fc.nat({ max: 5 }), (value, backslashes) => {
+        const lookalike = `${'\\'.repeat(backslashes)}u0000 ${'\\'.repeat(backslashes)}ud800`;
+        const given = { ...value, [lookalike]: lookalike };
+        expect(metadata.parse(JSON.parse(JSON.stringify(given)))).toEqual(given);
+      }),
+      { seed: testSeed() },
+    );
+  });
+
+  it('is bounded in bytes, not in characters', () => {
+    const room = limits.metadataBytes - '{"k":""}'.length;
+    expect(accepts(metadata, { k: 'x'.repeat(room) })).toBe(true);
+    expect(accepts(metadata, { k: 'x'.repeat(room + 1) })).toBe(false);
+    expect(accepts(metadata, { k: 'é'.repeat(room / 2 + 1) })).toBe(false);
+    for (const other of [null, [], 'text', 1]) expect(accepts(metadata, other)).toBe(false);
+  });
+});
+
+it('a cache key is bounded in bytes and well-formed', () => {
+  expect(accepts(cacheKey, 'é'.repeat(limits.cacheKeyBytes / 2))).toBe(true);
+  expect(accepts(cacheKey, 'a\0b')).toBe(true);
+  for (const key of ['', 'é'.repeat(limits.cacheKeyBytes / 2 + 1), 'x\ud800'])
+    expect(accepts(cacheKey, key)).toBe(false);
+});
+
+it('a moment is UTC text with milliseconds on the wire and a Date in the program', () => {
+  const date = new Date('2026-11-05T06:07:08.009Z');
+  expect(moment.encode(date)).toBe('2026-11-05T06:07:08.009Z');
+  expect(moment.decode('2026-11-05T06:07:08.009Z')).toEqual(date);
+  for (const wire of ['2026-11-05', '2026-11-05T06:07:08+01:00', 'now']) {
+    expect(() => moment.decode(wire)).toThrow();
+  }
+});
+
+it('nesting is counted without recursion', () => {
+  let deep: unknown = 1;
+  for (let depth = 0; depth < 200_000; depth += 1) deep = depth % 2 === 0 ? [deep] : { deep };
+  expect(nestingOf(deep)).toBe(200_000);
+  expect([nestingOf(null), nestingOf([]), nestingOf({ a: [1, { b: 2 }] })]).toEqual([0, 1, 3]);
+});
+
+describe('an order', () => {
+  const line = { product_id: 'a', quantity: 1 };
+  const faultsOf = (request: unknown): string[] => {
+    const parsed = placeOrderRequest.safeParse(request);
+    return parsed.success ? [] : parsed.error.issues.map((it) => it.path.join('.'));
+  };
+
+  it('comes in two forms, never in both at once', () => {
+    expect(placeOrderRequest.parse({ customer_id: 7, product_id: 8, quantity: 1 })).toEqual({
+      ...{ customer_id: '7', product_id: '8', quantity: 1 },
+    });
+    expect(faultsOf({ customer_id: 'c', lines: [line] })).toEqual([]);
+    expect(faultsOf({ customer_id: 'c', lines: [line], ...line })).not.toEqual([]);
+    expect(faultsOf({ customer_id: 'c' })).not.toEqual([]);
+  });
+
+  it('has bounded lines, quantities, prices and adjustments', () => {
+    const withLines = (lines: unknown) => faultsOf({ customer_id: 'c', lines });
+    expect(withLines(Array.from({ length: limits.lines }, () => line))).toEqual([]);
+    expect(withLines(Array.from({ length: limits.lines + 1 }, () => line))).not.toEqual([]);
+    expect(withLines([])).not.toEqual([]);
+    for (const quantity of [0, -1, 1.5, limits.quantity + 1, '1', null])
+      expect(withLines([{ ...line, quantity }])).not.toEqual([]);
+    for (const unit_price_minor of [-1, 0.5, limits.unitPriceMinor + 1])
+      expect(withLines([{ ...line, unit_price_minor }])).not.toEqual([]);
+    const adjusted = (kind: string, amount_minor: number) =>
+      faultsOf({ customer_id: 'c', ...line, adjustments: [{ kind, label: 'l', amount_minor }] });
+    expect([adjusted('discount', -5), adjusted('discount', 5), adjusted('tax', 0)]).toEqual([[], [], []]);
+    expect([adjusted('tax', -5), adjusted('gift', 5), adjusted('tax', 2 ** 53)]).not.toContainEqual([]);
+  });
+
+  it('takes back with a reason and units', () => {
+    const back = { lines: [{ ...line, line: 1, amount_minor: 0 }], restock: false, reason: 'r' };
+    expect(accepts(returnOrderRequest, back)).toBe(true);
+    for (const wrong of [
+      { ...back, reason: '' },
+      { ...back, lines: [] },
+      { ...back, restock: 'no' },
+      { ...back, more: 1 },
+    ])
+      expect(accepts(returnOrderRequest, wrong)).toBe(false);
+  });
+});
+
+it('an error has a code of the list, its status and its words', () => {
+  for (const [code, { status, title }] of Object.entries(errorCodes)) {
+    expect(isErrorCode(code)).toBe(true);
+    expect(title).not.toBe('');
+    expect(new CleaveError(code as keyof typeof errorCodes, 'why').status).toBe(status);
+    expect(status).toBeGreaterThanOrEqual(400);
+  }
+  for (const other of ['toString', '__proto__', '', undefined, 404]) expect(isErrorCode(other)).toBe(false);
+});

@@ -1,0 +1,131 @@
+import { randomUUID } from 'node:crypto';
+import { Test } from '@nestjs/testing';
+import { TypeOrmModule } from '@nestjs/typeorm';
+import type { Decision, Product, ReservationRequest, StockEffect } from '#contracts';
+import { databaseFor, sqlToken, type Sql } from '#database';
+import { ProductsAndStock1764000000001 } from '../migrations/1-products-and-stock.js';
+import { PostgresProducts } from '../src/adapters/postgres-products.js';
+import { PostgresStock } from '../src/adapters/postgres-stock.js';
+import { ProductEntity } from '../src/adapters/product.entity.js';
+import { AdjustStock } from '../src/use-cases/adjust-stock.js';
+import { CountStock } from '../src/use-cases/count-stock.js';
+import { PutProducts } from '../src/use-cases/put-products.js';
+import { ProductCache } from '../src/use-cases/read-product.js';
+import { ReadStock } from '../src/use-cases/read-stock.js';
+import { ReserveStock } from '../src/use-cases/reserve-stock.js';
+import { SettleStock } from '../src/use-cases/settle-stock.js';
+
+class NoCache extends ProductCache {
+  read(_tenant: string, _productId: string, source: () => Promise<Product | undefined>): Promise<Product | undefined> {
+    return source();
+  }
+
+  async forget(): Promise<void> {}
+}
+
+/** One instance of inventory on a database: its own pool, the real adapters, no transport. */
+export interface Instance {
+  sql: Sql;
+  catalogue: PostgresProducts;
+  putProducts: PutProducts;
+  countStock: CountStock;
+  adjustStock: AdjustStock;
+  readStock: ReadStock;
+  reserveStock: ReserveStock;
+  settleStock: SettleStock;
+  stop(): Promise<void>;
+}
+
+export const startInstance = async (url: string): Promise<Instance> => {
+  const database = { name: 'inventory', url, schema: 'inventory' };
+  const module = await Test.createTestingModule({
+    imports: [
+      databaseFor({ ...database, entities: [ProductEntity], migrations: [ProductsAndStock1764000000001] }),
+      TypeOrmModule.forFeature([ProductEntity], 'inventory'),
+    ],
+    providers: [PostgresStock, PostgresProducts],
+  }).compile();
+  const stock = module.get(PostgresStock);
+  const catalogue = module.get(PostgresProducts);
+  return {
+    sql: module.get<Sql>(sqlToken('inventory'), { strict: false }),
+    catalogue,
+    putProducts: new PutProducts(catalogue, new NoCache()),
+    countStock: new CountStock(stock),
+    adjustStock: new AdjustStock(stock),
+    readStock: new ReadStock(stock),
+    reserveStock: new ReserveStock(stock),
+    settleStock: new SettleStock(stock),
+    stop: () => module.close(),
+  };
+};
+
+/** A tenant of its own, so that tests share a database without meeting each other. */
+export const newTenant = (): string => `t-${randomUUID()}`;
+
+/** Puts products at 100 GBP minor units with so many units on the shelf. */
+export const stocked = async (at: Instance, tenant: string, onHand: Record<string, number>): Promise<void> => {
+  const products = Object.entries(onHand);
+  const described = { unit_price_minor: 100, currency: 'GBP' };
+  await at.putProducts.execute(
+    tenant,
+    products.map(([product_id]) => ({ product_id, name: `Product ${product_id}`, ...described })),
+  );
+  await at.countStock.execute(
+    tenant,
+    products.map(([product_id, on_hand]) => ({ product_id, on_hand })),
+  );
+};
+
+export const deadline = new Date('2030-01-01T00:00:00.000Z');
+
+/** A reservation of units by product. */
+export const reservation = (
+  units: Record<string, number>,
+  more: Partial<ReservationRequest> = {},
+): ReservationRequest => ({
+  reservation_id: randomUUID(),
+  lines: Object.entries(units).map(([product_id, quantity]) => ({ product_id, quantity })),
+  deadline_at: deadline,
+  ...more,
+});
+
+export const effect = (
+  reservationId: string,
+  kind: StockEffect['kind'],
+  units: Record<string, number> = {},
+  effectId: string = randomUUID(),
+): StockEffect => ({
+  effect_id: effectId,
+  reservation_id: reservationId,
+  kind,
+  lines: Object.entries(units).map(([product_id, quantity]) => ({ product_id, quantity })),
+});
+
+export const decide = async (at: Instance, tenant: string, reservations: ReservationRequest[]): Promise<Decision[]> =>
+  (await at.reserveStock.execute(tenant, { reservations })).decisions;
+
+export const outcomes = async (at: Instance, tenant: string, reservations: ReservationRequest[]): Promise<string[]> =>
+  (await decide(at, tenant, reservations)).map((it) => it.outcome);
+
+/** The products of a tenant whose books do not balance: I1 (the database holds it too), I2 and I7. */
+export const brokenInvariants = (at: Instance, tenant: string): Promise<unknown[]> =>
+  at.sql.query(invariants, [tenant]);
+
+const invariants = {
+  name: 'test-invariants',
+  text: `
+    SELECT p.product_id, p.on_hand, p.reserved, p.sold, h.held, m.moved, m.fulfilled
+    FROM inventory.products p
+    LEFT JOIN LATERAL (
+      SELECT coalesce(sum((r.held ->> p.product_id)::bigint), 0) AS held FROM inventory.reservations r
+      WHERE r.tenant_id = p.tenant_id AND r.state IN ('held', 'confirmed')
+    ) h ON true
+    LEFT JOIN LATERAL (
+      SELECT coalesce(sum(s.delta), 0) AS moved, coalesce(-sum(s.delta) FILTER (WHERE s.kind = 'fulfilled'), 0) AS fulfilled
+      FROM inventory.stock_moves s WHERE s.tenant_id = p.tenant_id AND s.product_id = p.product_id
+    ) m ON true
+    WHERE p.tenant_id = $1
+      AND (NOT (0 <= p.reserved AND p.reserved <= p.on_hand)
+           OR p.reserved <> h.held OR p.on_hand <> m.moved OR p.sold <> m.fulfilled)`,
+};

@@ -1,0 +1,192 @@
+import { afterAll, beforeAll, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { CleaveError, type ReservationRequest, type StockEffect } from '#contracts';
+import { testDatabase, testSeed, type TestDatabase } from '#testing';
+import { brokenInvariants, deadline, newTenant, startInstance, type Instance } from './inventory-under-test.js';
+import { StockModel } from './stock-model.js';
+
+let database: TestDatabase;
+let instances: [Instance, Instance];
+
+beforeAll(async () => {
+  database = await testDatabase();
+  instances = [await startInstance(database.url), await startInstance(database.url)];
+});
+
+afterAll(async () => {
+  await Promise.all((instances ?? []).map((it) => it.stop()));
+  await database?.stop();
+});
+
+interface Real {
+  tenant: string;
+  instance(which: number): Instance;
+}
+
+/** A command on either instance; what it answers and what is there afterwards is held against the model. */
+class Command implements fc.AsyncCommand<StockModel, Real> {
+  constructor(
+    private readonly name: string,
+    private readonly input: unknown,
+    private readonly model: (model: StockModel) => unknown,
+    private readonly real: (instance: Instance, tenant: string) => Promise<unknown>,
+    private readonly which: number,
+  ) {}
+
+  check(): boolean {
+    return true;
+  }
+
+  async run(model: StockModel, { tenant, instance }: Real): Promise<void> {
+    const answer = await this.real(instance(this.which), tenant).catch((error: unknown) => {
+      if (error instanceof CleaveError && error.status < 500) return error.code;
+      throw error;
+    });
+    expect(answer).toEqual(this.model(model));
+    const rows = await instance(0).sql.query<{ product_id: string }>(everyProduct, [tenant]);
+    expect(new Map(rows.map(({ product_id, ...row }) => [product_id, row]))).toEqual(
+      new Map(
+        [...model.products].map(([id, it]) => [id, { on_hand: it.onHand, reserved: it.reserved, sold: it.sold }]),
+      ),
+    );
+    expect(await brokenInvariants(instance(0), tenant)).toEqual([]);
+  }
+
+  toString(): string {
+    return `${this.name}@${this.which}(${JSON.stringify(this.input)})`;
+  }
+}
+
+const everyProduct = {
+  name: 'test-products',
+  text: 'SELECT product_id, on_hand, reserved, sold FROM inventory.products WHERE tenant_id = $1',
+};
+
+const uuid = (kind: number, number: number): string =>
+  `${`${kind}`.repeat(8)}-0000-4000-8000-${`${number}`.padStart(12, '0')}`;
+
+const which = fc.nat({ max: 1 });
+const productId = fc.constantFrom('a', 'B', 'ä', 'Z');
+const quantity = fc.integer({ min: 1, max: 4 });
+const lines = fc.array(fc.record({ product_id: productId, quantity }), { minLength: 1, maxLength: 4 });
+const reservationId = fc.nat({ max: 11 }).map((number) => uuid(1, number));
+
+const put = fc
+  .tuple(productId, fc.constantFrom(100, 250), fc.constantFrom('GBP', 'GBP', 'GBP', 'EUR'), which)
+  .map(([product_id, unit_price_minor, currency, at]) => {
+    const product = { product_id, name: 'A name', unit_price_minor, currency };
+    return new Command(
+      'put',
+      product,
+      (model) => model.put(product_id, unit_price_minor, currency),
+      (real, tenant) => real.putProducts.execute(tenant, [product]).then(() => undefined),
+      at,
+    );
+  });
+
+const count = fc
+  .tuple(fc.uniqueArray(productId, { minLength: 1 }), fc.nat({ max: 12 }), which)
+  .map(([ids, on_hand, at]) => {
+    const counts = ids.map((product_id) => ({ product_id, on_hand }));
+    return new Command(
+      'count',
+      counts,
+      (model) => model.count(counts),
+      (real, tenant) => real.countStock.execute(tenant, counts).then(() => 'counted'),
+      at,
+    );
+  });
+
+const adjust = fc.tuple(productId, fc.constantFrom(-3, 2), fc.nat({ max: 9 }), which).map(([id, delta, key, at]) => {
+  const adjustment = { productId: id, delta, reason: 'found', account: 'a', idempotencyKey: `key-${key}` };
+  return new Command(
+    'adjust',
+    adjustment,
+    (model) => model.adjust(id, delta, adjustment.idempotencyKey),
+    (real, tenant) => real.adjustStock.execute(tenant, adjustment).then((it) => it.stock.on_hand),
+    at,
+  );
+});
+
+const reservationRequest: fc.Arbitrary<ReservationRequest> = fc.record(
+  {
+    reservation_id: reservationId,
+    lines: fc.oneof(
+      lines,
+      lines.map((some) => some.map((it, index) => (index === 0 ? { ...it, unit_price_minor: 50 } : it))),
+    ),
+    items_total: fc.constantFrom({ at_least: 0, at_most: 600 }, { at_least: 300, at_most: 900 }),
+    deadline_at: fc.constant(deadline),
+  },
+  { requiredKeys: ['reservation_id', 'lines', 'deadline_at'] },
+);
+
+const reserve = fc
+  .tuple(fc.uniqueArray(reservationRequest, { minLength: 1, maxLength: 5, selector: (it) => it.reservation_id }), which)
+  .map(([reservations, at]) => {
+    return new Command(
+      'reserve',
+      reservations,
+      (model) => model.reserve(reservations),
+      (real, tenant) => real.reserveStock.execute(tenant, { reservations }).then((it) => it.decisions),
+      at,
+    );
+  });
+
+const effect: fc.Arbitrary<StockEffect> = fc
+  .record({
+    number: fc.nat({ max: 40 }),
+    reservation_id: reservationId,
+    kind: fc.constantFrom('confirm', 'release', 'fulfil', 'fulfil', 'restock'),
+    lines,
+  })
+  .map(({ number, kind, ...rest }) => ({ effect_id: `effect-${number}`, kind, ...rest }));
+
+const settle = fc
+  .tuple(fc.uniqueArray(effect, { minLength: 1, maxLength: 5, selector: (it) => it.effect_id }), which)
+  .map(([effects, at]) => {
+    return new Command(
+      'settle',
+      effects,
+      (model) => model.settle(effects),
+      (real, tenant) => real.settleStock.execute(tenant, effects),
+      at,
+    );
+  });
+
+it('does what the model does, command by command, and its books balance after each (I1, I2, I7)', async () => {
+  // Most runs begin with products on the shelf, so that something can happen.
+  const opening = ['a', 'B', 'ä'].flatMap((id, at) => [
+    new Command(
+      'put',
+      id,
+      (model) => model.put(id, 100, 'GBP'),
+      (real, tenant) =>
+        real.putProducts
+          .execute(tenant, [{ product_id: id, name: 'A name', unit_price_minor: 100, currency: 'GBP' }])
+          .then(() => undefined),
+      at % 2,
+    ),
+    new Command(
+      'count',
+      id,
+      (model) => model.count([{ product_id: id, on_hand: 10 }]),
+      (real, tenant) => real.countStock.execute(tenant, [{ product_id: id, on_hand: 10 }]).then(() => 'counted'),
+      at % 2,
+    ),
+  ]);
+  const commands = fc.commands([put, count, adjust, reserve, reserve, reserve, settle, settle], {
+    maxCommands: 60,
+    size: 'max',
+  });
+  await fc.assert(
+    fc.asyncProperty(commands, async (run) => {
+      const tenant = newTenant();
+      const setup = () => ({ model: new StockModel(), real: { tenant, instance: (at: number) => instances[at]! } });
+      const { model, real } = setup();
+      for (const it of opening) await it.run(model, real);
+      await fc.asyncModelRun(() => ({ model, real }), run);
+    }),
+    { seed: testSeed(), numRuns: 25, plugins: [fc.interruptAfterTimeLimit(40_000)] },
+  );
+}, 60_000);

@@ -1,0 +1,128 @@
+import type { Decision, ReservationRequest, StockEffect } from '#contracts';
+
+export interface ModelProduct {
+  price: number;
+  currency: string;
+  onHand: number;
+  reserved: number;
+  sold: number;
+}
+
+interface ModelReservation {
+  state: 'held' | 'refused' | 'released';
+  held: Map<string, number>;
+  shortages: { product_id: string; requested: number; available: number }[];
+}
+
+const summed = (lines: readonly { product_id: string; quantity: number }[]): Map<string, number> => {
+  const sums = new Map<string, number>();
+  for (const { product_id, quantity } of lines) sums.set(product_id, (sums.get(product_id) ?? 0) + quantity);
+  return sums;
+};
+
+/** What inventory should do, as plainly as it can be said. */
+export class StockModel {
+  readonly products = new Map<string, ModelProduct>();
+  private readonly reservations = new Map<string, ModelReservation>();
+  private readonly applied = new Set<string>();
+  private readonly adjustments = new Map<string, { productId: string; delta: number; onHand: number }>();
+
+  put(id: string, price: number, currency: string): void {
+    const product = this.products.get(id) ?? { price, currency, onHand: 0, reserved: 0, sold: 0 };
+    this.products.set(id, { ...product, price, currency });
+  }
+
+  count(counts: readonly { product_id: string; on_hand: number }[]): string {
+    if (counts.some((it) => !this.products.has(it.product_id))) return 'product-not-found';
+    if (counts.some((it) => it.on_hand < this.products.get(it.product_id)!.reserved)) return 'stock-below-reserved';
+    for (const { product_id, on_hand } of counts) this.products.get(product_id)!.onHand = on_hand;
+    return 'counted';
+  }
+
+  /** @returns what lies on the shelf after it, or the code it is refused with */
+  adjust(productId: string, delta: number, key: string): number | string {
+    const earlier = this.adjustments.get(key);
+    if (earlier)
+      return earlier.productId === productId && earlier.delta === delta ? earlier.onHand : 'idempotency-key-reused';
+    const product = this.products.get(productId);
+    if (!product) return 'product-not-found';
+    if (product.onHand + delta < product.reserved) return 'stock-below-reserved';
+    product.onHand += delta;
+    this.adjustments.set(key, { productId, delta, onHand: product.onHand });
+    return product.onHand;
+  }
+
+  reserve(batch: readonly ReservationRequest[]): Decision[] {
+    return batch.map((it) => this.decide(it));
+  }
+
+  private decide({ reservation_id, lines, items_total }: ReservationRequest): Decision {
+    const kept = this.reservations.get(reservation_id);
+    if (kept?.state === 'released') return { reservation_id, outcome: 'released' };
+    if (kept?.state === 'refused') return { reservation_id, outcome: 'out-of-stock', shortages: kept.shortages };
+
+    const wanted = summed(lines);
+    const product_ids = [...wanted.keys()].filter((id) => !this.products.has(id));
+    if (product_ids.length > 0) return { reservation_id, outcome: 'unknown-product', product_ids };
+    const currencies = [...new Set([...wanted.keys()].map((id) => this.products.get(id)!.currency))];
+    if (currencies.length > 1) return { reservation_id, outcome: 'currency-mismatch', currencies };
+    const items_total_minor = lines.reduce(
+      (sum, it) => sum + it.quantity * (it.unit_price_minor ?? this.products.get(it.product_id)!.price),
+      0,
+    );
+    if (items_total && (items_total_minor < items_total.at_least || items_total_minor > items_total.at_most))
+      return { reservation_id, outcome: 'total-outside', items_total_minor };
+    if (kept) return { reservation_id, outcome: 'held' };
+
+    const shortages = [...wanted].flatMap(([product_id, requested]) => {
+      const { onHand, reserved } = this.products.get(product_id)!;
+      return requested > onHand - reserved ? [{ product_id, requested, available: onHand - reserved }] : [];
+    });
+    if (shortages.length > 0) {
+      this.reservations.set(reservation_id, { state: 'refused', held: new Map(), shortages });
+      return { reservation_id, outcome: 'out-of-stock', shortages };
+    }
+    for (const [id, units] of wanted) this.products.get(id)!.reserved += units;
+    this.reservations.set(reservation_id, { state: 'held', held: wanted, shortages: [] });
+    return { reservation_id, outcome: 'held' };
+  }
+
+  settle(effects: readonly StockEffect[]): { applied: number; repeated: number; impossible: string[] } {
+    const reply = { applied: 0, repeated: 0, impossible: [] as string[] };
+    for (const effect of effects) {
+      if (this.applied.has(effect.effect_id)) reply.repeated += 1;
+      else if (this.apply(effect)) {
+        this.applied.add(effect.effect_id);
+        reply.applied += 1;
+      } else reply.impossible.push(effect.effect_id);
+    }
+    return reply;
+  }
+
+  private apply({ reservation_id, kind, lines }: StockEffect): boolean {
+    const units = summed(lines);
+    const reservation = this.reservations.get(reservation_id);
+    switch (kind) {
+      case 'confirm':
+        return true;
+      case 'release':
+        for (const [id, quantity] of reservation?.held ?? []) this.products.get(id)!.reserved -= quantity;
+        this.reservations.set(reservation_id, { state: 'released', held: new Map(), shortages: [] });
+        return true;
+      case 'restock':
+        if ([...units.keys()].some((id) => !this.products.has(id))) return false;
+        for (const [id, quantity] of units) this.products.get(id)!.onHand += quantity;
+        return true;
+      case 'fulfil':
+        if ([...units].some(([id, quantity]) => (reservation?.held.get(id) ?? 0) < quantity)) return false;
+        for (const [id, quantity] of units) {
+          const product = this.products.get(id)!;
+          product.onHand -= quantity;
+          product.reserved -= quantity;
+          product.sold += quantity;
+          reservation!.held.set(id, reservation!.held.get(id)! - quantity);
+        }
+        return true;
+    }
+  }
+}

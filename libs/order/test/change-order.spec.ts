@@ -1,0 +1,191 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { testDatabase, type TestDatabase } from '#testing';
+import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../src/domain/order.js';
+import { ChangeOrder, type ChangeableOrders, type KeyedChange } from '../src/use-cases/change-order.js';
+import { newTenant, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
+
+let database: TestDatabase;
+let one: Instance;
+let two: Instance;
+const tenant = newTenant();
+
+beforeAll(async () => {
+  database = await testDatabase();
+  one = await startInstance(database.url);
+  two = await startInstance(database.url);
+  one.stock.onHand.set('mug', 1_000_000);
+});
+
+afterAll(async () => {
+  await Promise.all([one?.stop(), two?.stop()]);
+  await database?.stop();
+});
+
+const placed = async (quantity: number, of = tenant): Promise<Order> => {
+  const result = await one.placeOrder.execute(of, 'acc', requestOf({ mug: quantity }), null);
+  if ('refusal' in result) throw result.refusal;
+  return result.order;
+};
+
+const changing = (order: Order, more: { expectedVersion?: number; keyed?: KeyedChange } = {}) => ({
+  ...{ tenant, orderId: order.order_id, expectedVersion: undefined },
+  ...more,
+});
+const fulfilUnits = (quantity: number) => (order: Order, at: Date) =>
+  fulfilOrder(order, [{ product_id: 'mug', quantity }], at);
+const keyed = (operation: string, idempotencyKey: string, fingerprint = 'f'): KeyedChange => ({
+  ...{ account: 'acc', operation, idempotencyKey, fingerprint },
+});
+
+interface Told {
+  order_id: string;
+  version: number;
+  type: string;
+  consequences: { kind: string; lines: { quantity: number }[] }[];
+}
+
+const toldAbout = ({ order_id }: Order): Promise<Told[]> =>
+  one.sql.query<Told>(
+    {
+      name: 'test-told',
+      text: 'SELECT order_id, version, type, consequences FROM orders.outbox WHERE order_id = $1 ORDER BY version',
+    },
+    [order_id],
+  );
+
+describe('a crowd on one order', () => {
+  it('gets each its own change, one after the other, and the books are in order (I10)', async () => {
+    const order = await placed(60);
+    const calls = Array.from({ length: 40 }, (_, index) => (index % 2 === 0 ? one : two)).map(({ changeOrder }) =>
+      changeOrder.execute(changing(order), fulfilUnits(2)),
+    );
+    const results = await Promise.all(calls.map(settled));
+    for (const it of results) if (it instanceof Error) expect(it).toMatchObject({ code: 'illegal-transition' });
+    const versions = results.flatMap((it) => (it instanceof Error ? [] : it.order.version));
+    expect(versions.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 30 }, (_, index) => index + 2));
+
+    const now = (await two.orders.find(tenant, order.order_id))!;
+    expect(now).toMatchObject({ status: 'fulfilled', version: 31, lines: [{ fulfilled: 60 }] });
+    const history = await one.orders.history(tenant, order.order_id);
+    expect(history.map((it) => it.version)).toEqual(Array.from({ length: 31 }, (_, index) => index + 1));
+    expect(history.at(-1)).toMatchObject({ type: 'fulfilled', status: 'fulfilled', at: now.updated_at });
+    const told = await toldAbout(order);
+    expect(told.map((it) => it.version)).toEqual(history.map((it) => it.version));
+    expect(told.flatMap((it) => it.consequences).map((it) => it.kind)).toEqual([
+      'confirm',
+      ...Array(30).fill('fulfil'),
+    ]);
+  });
+
+  it('of which each saw the same version lets exactly one through', async () => {
+    const order = await placed(10);
+    const calls = [one, two, one, two].map(({ changeOrder }) =>
+      settled(changeOrder.execute(changing(order, { expectedVersion: 1 }), fulfilUnits(1))),
+    );
+    const results = await Promise.all(calls);
+    expect(results.filter((it) => !(it instanceof Error))).toHaveLength(1);
+    for (const it of results)
+      if (it instanceof Error) expect(it).toMatchObject({ code: 'precondition-failed', extensions: { version: 2 } });
+  });
+
+  it('that cancels and hands over at the same time ends in one of the two', async () => {
+    for (let round = 0; round < 5; round += 1) {
+      const order = await placed(1);
+      const [cancelled, fulfilled] = await Promise.all([
+        settled(one.changeOrder.execute(changing(order), (it, at) => cancelOrder(it, undefined, at))),
+        settled(two.changeOrder.execute(changing(order), fulfilUnits(1))),
+      ]);
+      expect([cancelled, fulfilled].filter((it) => it instanceof Error)).toHaveLength(1);
+      const { status } = (await one.orders.find(tenant, order.order_id))!;
+      expect(status).toBe(cancelled instanceof Error ? 'fulfilled' : 'cancelled');
+      expect((await toldAbout(order)).flatMap((it) => it.consequences.map(({ kind }) => kind))).toEqual([
+        'confirm',
+        cancelled instanceof Error ? 'fulfil' : 'release',
+      ]);
+    }
+  });
+});
+
+describe('a keyed change', () => {
+  it('is made once, and its repeats get its answer, whatever happened and whichever version they insist on', async () => {
+    const order = await placed(10);
+    const key = randomUUID();
+    const change = (at: Instance) =>
+      at.changeOrder.execute(changing(order, { keyed: keyed('fulfil', key), expectedVersion: 1 }), fulfilUnits(1));
+    const results = await Promise.all([one, two, one, two, two].map(change));
+    expect(results.filter((it) => !it.replayed)).toHaveLength(1);
+    await one.changeOrder.execute(changing(order), fulfilUnits(5));
+    for (const { order: answer } of [...results, await change(two)]) {
+      expect(answer).toEqual(results[0]!.order);
+      expect(answer).toMatchObject({ version: 2, lines: [{ fulfilled: 1 }] });
+    }
+    expect((await one.orders.find(tenant, order.order_id))!.lines[0]!.fulfilled).toBe(6);
+  });
+
+  it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
+    const order = await placed(1);
+    const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersion: 1 });
+    let overtaken = false;
+    const orders: ChangeableOrders = {
+      find: async (of, id) => {
+        if (!overtaken) await two.changeOrder.execute(request, fulfilUnits(1));
+        overtaken = true;
+        return one.orders.find(of, id);
+      },
+      answerTo: one.orders.answerTo.bind(one.orders),
+      save: one.orders.save.bind(one.orders),
+    };
+    expect(await new ChangeOrder(orders, one.settleStock).execute(request, fulfilUnits(1))).toMatchObject({
+      ...{ replayed: true, order: { status: 'fulfilled', version: 2 } },
+    });
+  });
+
+  it('of one key is one change, also of two orders at the same time', async () => {
+    const orders = [await placed(5), await placed(5)];
+    const key = randomUUID();
+    const results = await Promise.all(
+      [...orders, ...orders].map((order, index) => {
+        const request = changing(order, { keyed: keyed('fulfil', key, order.order_id) });
+        return settled((index % 2 === 0 ? one : two).changeOrder.execute(request, fulfilUnits(1)));
+      }),
+    );
+    const failed = results.filter((it) => it instanceof Error);
+    expect(failed).toHaveLength(2);
+    for (const it of failed) expect(it).toMatchObject({ code: 'idempotency-key-reused' });
+    const now = await Promise.all(orders.map((it) => one.orders.find(tenant, it.order_id)));
+    expect(new Set(now.map((it) => it!.version))).toEqual(new Set([1, 2]));
+  });
+
+  it('has its keys to itself: other operations, accounts and tenants, and refused changes, leave them free', async () => {
+    const order = await placed(10);
+    const key = randomUUID();
+    const back = (it: Order, at: Date) =>
+      returnGoods(it, { lines: [{ product_id: 'mug', quantity: 1 }], restock: true, reason: 'r' }, at);
+    const request = changing(order, { keyed: keyed('return', key) });
+    await expect(one.changeOrder.execute(request, back)).rejects.toMatchObject({ code: 'illegal-transition' });
+    await one.changeOrder.execute(changing(order, { keyed: keyed('fulfil', key) }), fulfilUnits(2));
+    expect(await one.changeOrder.execute(request, back)).toMatchObject({ replayed: false, order: { version: 3 } });
+    expect(await one.changeOrder.execute(request, back)).toMatchObject({ replayed: true, order: { version: 3 } });
+    const otherAccount = changing(order, { keyed: { ...keyed('return', key), account: 'other' } });
+    expect(await one.changeOrder.execute(otherAccount, back)).toMatchObject({ replayed: false });
+    await expect(one.changeOrder.execute({ ...request, tenant: newTenant() }, back)).rejects.toMatchObject({
+      code: 'order-not-found',
+    });
+  });
+});
+
+it('paging sees every order that was there when it began exactly once, newest first', async () => {
+  const own = newTenant();
+  const there = new Set<string>();
+  for (let round = 0; round < 4; round += 1)
+    for (const it of await Promise.all(Array.from({ length: 10 }, () => placed(1, own)))) there.add(it.order_id);
+  const seen: string[] = [];
+  for (let before: string | undefined; ; before = seen.at(-1)) {
+    const page = await two.orders.page(own, { customerId: 'c-1', status: 'confirmed' }, before, 7);
+    if (page.length === 0) break;
+    seen.push(...page.map((it) => it.order_id));
+    await placed(1, own);
+  }
+  expect(seen).toEqual([...there].toSorted().toReversed());
+});

@@ -1,0 +1,423 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { CleaveError, orderStatuses, placeOrderRequest, type OrderStatus } from '#contracts';
+import { testSeed } from '#testing';
+import {
+  cancelOrder,
+  fulfilOrder,
+  newOrderId,
+  returnGoods,
+  type Order,
+  type OrderChange,
+  type StockConsequence,
+} from '../src/domain/order.js';
+import {
+  asPlaced,
+  commandOf,
+  fingerprintOf,
+  itemsTotalRange,
+  placedOrder,
+  refusalOfTotal,
+  reservationIdOf,
+} from '../src/domain/placement.js';
+
+const placedAt = new Date('2026-11-05T12:00:00.000Z');
+const later = new Date('2026-11-05T12:00:01.000Z');
+
+const products = new Map(
+  ['a', 'b', 'c'].map((product_id, index) => [
+    product_id,
+    { product_id, name: product_id.toUpperCase(), unit_price_minor: 100 * (index + 1), currency: 'GBP' },
+  ]),
+);
+
+/** An order of lines `[product, quantity]`. */
+const orderOf = (...lines: [string, number][]): Order =>
+  placedOrder(
+    commandOf({
+      customer_id: 'c-1',
+      lines: lines.map(([product_id, quantity]) => ({ product_id, quantity })),
+    }),
+    products,
+    newOrderId(placedAt.getTime()),
+    placedAt,
+  );
+
+const refusal = (work: () => unknown): CleaveError => {
+  try {
+    work();
+  } catch (error) {
+    return error as CleaveError;
+  }
+  throw new Error('it was not refused');
+};
+
+describe('the state machine', () => {
+  const inStatus: Record<OrderStatus, Order> = {
+    pending: { ...orderOf(['a', 2]), status: 'pending' },
+    confirmed: orderOf(['a', 2]),
+    'partially-fulfilled': fulfilOrder(orderOf(['a', 2]), [{ product_id: 'a', quantity: 1 }], later)!.order,
+    fulfilled: fulfilOrder(orderOf(['a', 2]), undefined, later)!.order,
+    returned: { ...orderOf(['a', 2]), status: 'returned' },
+    cancelled: cancelOrder(orderOf(['a', 2]), undefined, later)!.order,
+  };
+  inStatus.returned = returnGoods(
+    inStatus.fulfilled,
+    { lines: [{ product_id: 'a', quantity: 2 }], restock: true, reason: 'r' },
+    later,
+  ).order;
+  const one = [{ product_id: 'a', quantity: 1 }];
+  const verbs: Record<string, (order: Order) => OrderChange | undefined> = {
+    cancel: (order) => cancelOrder(order, 'r', later),
+    'fulfil the rest': (order) => fulfilOrder(order, undefined, later),
+    'fulfil one': (order) => fulfilOrder(order, one, later),
+    'return one': (order) => returnGoods(order, { lines: one, restock: true, reason: 'r' }, later),
+  };
+  const refused = 'refused';
+  const already = 'already';
+  const table: [OrderStatus, Record<keyof typeof verbs, OrderStatus | typeof refused | typeof already>][] = [
+    ['pending', { cancel: 'cancelled', 'fulfil the rest': refused, 'fulfil one': refused, 'return one': refused }],
+    [
+      'confirmed',
+      {
+        ...{ cancel: 'cancelled', 'fulfil the rest': 'fulfilled', 'fulfil one': 'partially-fulfilled' },
+        'return one': refused,
+      },
+    ],
+    [
+      'partially-fulfilled',
+      {
+        ...{ cancel: refused, 'fulfil the rest': 'fulfilled', 'fulfil one': 'fulfilled' },
+        'return one': 'partially-fulfilled',
+      },
+    ],
+    ['fulfilled', { cancel: refused, 'fulfil the rest': already, 'fulfil one': refused, 'return one': 'fulfilled' }],
+    ['returned', { cancel: refused, 'fulfil the rest': already, 'fulfil one': refused, 'return one': refused }],
+    ['cancelled', { cancel: already, 'fulfil the rest': refused, 'fulfil one': refused, 'return one': refused }],
+  ];
+
+  it('is told in full', () => expect(table.map(([status]) => status)).toEqual([...orderStatuses]));
+
+  it.each(table)('from %s', (status, leadsTo) => {
+    for (const [verb, use] of Object.entries(verbs)) {
+      const before = structuredClone(inStatus[status]);
+      const expected = leadsTo[verb];
+      if (expected === refused) {
+        const { code, extensions } = refusal(() => use(inStatus[status]));
+        expect([verb, code, extensions['order_status']]).toEqual([verb, 'illegal-transition', status]);
+      } else {
+        const change = use(inStatus[status]);
+        expect([verb, change?.order.status ?? already]).toEqual([verb, expected]);
+        if (change) expect(change.order.version).toBe(before.version + 1);
+      }
+      // A decision never changes what it was made about.
+      expect(inStatus[status]).toEqual(before);
+    }
+  });
+});
+
+describe('units', () => {
+  const order = orderOf(['a', 3], ['b', 1], ['a', 2]);
+  const fulfilled = (of: Order): number[] => of.lines.map((it) => it.fulfilled);
+
+  it('are taken from the lines of their product in order, or from the line that is named', () => {
+    const { order: after, consequences } = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!;
+    expect(fulfilled(after)).toEqual([3, 0, 1]);
+    expect(consequences).toEqual([
+      {
+        kind: 'fulfil',
+        lines: [
+          { line: 1, product_id: 'a', quantity: 3 },
+          { line: 3, product_id: 'a', quantity: 1 },
+        ],
+      },
+    ]);
+    const named = fulfilOrder(order, [{ product_id: 'a', quantity: 2, line: 3 }], later)!;
+    expect(fulfilled(named.order)).toEqual([0, 0, 2]);
+  });
+
+  it('named in several entries are taken one entry after the other, never twice', () => {
+    const entries = (...quantities: number[]) => quantities.map((quantity) => ({ product_id: 'a', quantity }));
+    expect(fulfilled(fulfilOrder(order, entries(2, 2, 1), later)!.order)).toEqual([3, 0, 2]);
+    const { code, extensions } = refusal(() => fulfilOrder(order, entries(2, 2, 2), later));
+    expect(code).toBe('illegal-transition');
+    expect(extensions).toMatchObject({ faults: [{ path: 'lines.2.quantity', message: 'at most 1' }] });
+    const line = refusal(() => fulfilOrder(order, [...entries(3), { product_id: 'a', quantity: 1, line: 1 }], later));
+    expect(line.extensions).toMatchObject({ faults: [{ path: 'lines.1.quantity', message: 'at most 0' }] });
+  });
+
+  it('that the order does not have are refused', () => {
+    for (const wrong of [
+      { product_id: 'z', quantity: 1 },
+      { product_id: 'a', quantity: 1, line: 2 },
+      { product_id: 'a', quantity: 1, line: 9 },
+      { product_id: 'b', quantity: 2 },
+    ])
+      expect(refusal(() => fulfilOrder(order, [wrong], later)).code).toBe('illegal-transition');
+  });
+
+  it('come back only as far as they were handed over', () => {
+    const part = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!.order;
+    const back = (quantity: number) => ({ lines: [{ product_id: 'a', quantity }], restock: true, reason: 'r' });
+    expect(refusal(() => returnGoods(part, back(5), later)).code).toBe('illegal-transition');
+    const once = returnGoods(part, back(3), later).order;
+    expect(once.status).toBe('partially-fulfilled');
+    expect(refusal(() => returnGoods(once, back(2), later)).code).toBe('illegal-transition');
+    expect(returnGoods(once, back(1), later).order.lines.map((it) => it.returned)).toEqual([3, 0, 1]);
+  });
+});
+
+describe('a credit', () => {
+  it('given for units of several lines is shared out in proportion, and nothing of it is lost', () => {
+    fc.assert(
+      fc.property(
+        fc.array(fc.integer({ min: 1, max: 1_000_000 }), { minLength: 1, maxLength: 8 }),
+        fc.maxSafeNat(),
+        (quantities, amount_minor) => {
+          const lines = quantities.map((quantity): [string, number] => ['a', quantity]);
+          const handedOver = fulfilOrder(orderOf(...lines), undefined, later)!.order;
+          const quantity = quantities.reduce((sum, it) => sum + it, 0);
+          const command = { lines: [{ product_id: 'a', quantity, amount_minor }], restock: false, reason: 'r' };
+          const { order, entry, consequences } = returnGoods(handedOver, command, later);
+          const shares = (entry.data['lines'] as { amount_minor: number }[]).map((it) => it.amount_minor);
+          expect(shares).toHaveLength(quantities.length);
+          expect(shares.reduce((sum, it) => sum + BigInt(it), 0n)).toBe(BigInt(amount_minor));
+          shares.forEach((share, index) => {
+            const fair = Number((BigInt(amount_minor) * BigInt(quantities[index]!)) / BigInt(quantity));
+            expect(Math.abs(share - fair)).toBeLessThanOrEqual(quantities.length);
+          });
+          expect(order.returned_total_minor).toBe(amount_minor);
+          expect(consequences).toEqual([]);
+        },
+      ),
+      { seed: testSeed() },
+    );
+  });
+
+  it('is the price in the order when none is given, and never more than can be kept', () => {
+    const handedOver = fulfilOrder(orderOf(['a', 3], ['b', 2]), undefined, later)!.order;
+    const most = Number.MAX_SAFE_INTEGER;
+    const back = (lines: { product_id: string; quantity: number; amount_minor?: number }[]) =>
+      returnGoods(handedOver, { lines, restock: false, reason: 'r' }, later).order.returned_total_minor;
+    expect(
+      back([
+        { product_id: 'a', quantity: 2 },
+        { product_id: 'b', quantity: 1 },
+      ]),
+    ).toBe(400);
+    expect(back([{ product_id: 'a', quantity: 3, amount_minor: 0 }])).toBe(0);
+    expect(back([{ product_id: 'a', quantity: 1, amount_minor: most }])).toBe(most);
+    const beyond = [
+      { product_id: 'a', quantity: 1, amount_minor: most },
+      { product_id: 'a', quantity: 1, amount_minor: 1 },
+    ];
+    expect(refusal(() => back(beyond)).code).toBe('invalid-request');
+  });
+});
+
+/** What an order comes to by its history alone (I10). */
+const replayed = (placed: Order, changes: readonly OrderChange[]): Order => {
+  const order = structuredClone(placed);
+  for (const { entry, order: after } of changes) {
+    const units = (entry.data['lines'] ?? []) as { line: number; quantity: number }[];
+    for (const { line, quantity } of units)
+      order.lines[line - 1]![entry.type === 'fulfilled' ? 'fulfilled' : 'returned'] += quantity;
+    if (entry.type === 'returned') order.returned_total_minor += entry.data['amount_minor'] as number;
+    order.status = after.status;
+    order.version += 1;
+    order.updated_at = after.updated_at;
+  }
+  return order;
+};
+
+it('comes through any life with its books in order (I10, I11), and the stock is told of every unit', () => {
+  const product = fc.constantFrom('a', 'b', 'c');
+  const units = fc.record(
+    { product_id: product, quantity: fc.integer({ min: 1, max: 4 }), line: fc.integer({ min: 1, max: 4 }) },
+    { requiredKeys: ['product_id', 'quantity'] },
+  );
+  const someUnits = fc.array(units, { minLength: 1, maxLength: 3 });
+  const step = fc.oneof(
+    { weight: 1, arbitrary: fc.constant((order: Order, at: Date) => cancelOrder(order, 'r', at)) },
+    { weight: 1, arbitrary: fc.constant((order: Order, at: Date) => fulfilOrder(order, undefined, at)) },
+    { weight: 4, arbitrary: someUnits.map((some) => (order: Order, at: Date) => fulfilOrder(order, some, at)) },
+    {
+      weight: 4,
+      arbitrary: fc.tuple(someUnits, fc.boolean()).map(
+        ([lines, restock]) =>
+          (order: Order, at: Date) =>
+            returnGoods(order, { lines, restock, reason: 'r' }, at),
+      ),
+    },
+  );
+  fc.assert(
+    fc.property(
+      fc.array(fc.tuple(product, fc.integer({ min: 1, max: 5 })), { minLength: 1, maxLength: 4 }),
+      fc.array(fc.tuple(step, fc.integer({ min: -2_000, max: 2_000 })), { maxLength: 20 }),
+      (lines, steps) => {
+        const placed = orderOf(...lines);
+        const changes: OrderChange[] = [];
+        let order = placed;
+        for (const [decide, driftMs] of steps) {
+          let change: OrderChange | undefined;
+          try {
+            change = decide(order, new Date(placedAt.getTime() + driftMs));
+          } catch (error) {
+            expect(error).toMatchObject({ code: 'illegal-transition' });
+          }
+          if (!change) continue;
+          changes.push(change);
+          expect(change.order.updated_at.getTime()).toBeGreaterThanOrEqual(order.updated_at.getTime());
+          order = change.order;
+          for (const line of order.lines) {
+            expect(line.returned).toBeLessThanOrEqual(line.fulfilled);
+            expect(line.fulfilled).toBeLessThanOrEqual(line.quantity);
+          }
+          const sum = order.lines.reduce((total, it) => total + it.quantity * it.unit_price_minor, 0);
+          expect(order.total_minor).toBe(sum);
+        }
+        expect(replayed(placed, changes)).toEqual(order);
+        expect(asPlaced(order)).toEqual(placed);
+        const told = (kind: StockConsequence['kind']) =>
+          changes
+            .flatMap((it) => it.consequences)
+            .filter((it) => it.kind === kind)
+            .flatMap((it) => it.lines)
+            .reduce((total, it) => total + it.quantity, 0);
+        expect(told('fulfil')).toBe(order.lines.reduce((total, it) => total + it.fulfilled, 0));
+        expect(told('restock')).toBeLessThanOrEqual(order.lines.reduce((total, it) => total + it.returned, 0));
+      },
+    ),
+    { seed: testSeed(), numRuns: 500 },
+  );
+});
+
+describe('a command', () => {
+  const full = {
+    customer_id: 'c-1',
+    lines: [{ product_id: 'a', quantity: 1, unit_price_minor: 5 }],
+    reference: 'r-1',
+    adjustments: [{ kind: 'discount' as const, label: 'Friends', amount_minor: 1 }],
+    metadata: { b: [1, { y: 1, x: 2 }], a: null },
+  };
+  const fingerprint = (request: unknown) => fingerprintOf(commandOf(placeOrderRequest.parse(request)));
+
+  it('has one fingerprint, whatever the order of its keys, its form or the sign of its discount', () => {
+    const reordered = {
+      metadata: { a: null, b: [1, { x: 2, y: 1 }] },
+      adjustments: [{ amount_minor: -1, label: 'Friends', kind: 'discount' }],
+      lines: [{ unit_price_minor: 5, quantity: 1, product_id: 'a' }],
+      reference: 'r-1',
+      customer_id: 'c-1',
+    };
+    expect(fingerprint(reordered)).toBe(fingerprint(full));
+    expect(fingerprint({ customer_id: 'c-1', product_id: 7, quantity: 2 })).toBe(
+      fingerprint({ customer_id: 'c-1', lines: [{ quantity: 2, product_id: '7' }], adjustments: [], metadata: {} }),
+    );
+  });
+
+  it('has another fingerprint when anything in it is another', () => {
+    const others = [
+      full,
+      { ...full, customer_id: 'c-2' },
+      { ...full, reference: undefined },
+      { ...full, expected_total_minor: 4 },
+      { ...full, adjustments: [] },
+      { ...full, metadata: { ...full.metadata, b: [{ y: 1, x: 2 }, 1] } },
+      { ...full, lines: [...full.lines, ...full.lines] },
+      { ...full, lines: [{ product_id: 'a', quantity: 1 }] },
+    ];
+    expect(new Set(others.map(fingerprint)).size).toBe(others.length);
+  });
+
+  it('reserves under ids that only its own tries share', () => {
+    const parts = ['tenant', 'account', 'key', 'fingerprint', 1] as const;
+    const id = reservationIdOf(...parts);
+    expect(id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+    expect(reservationIdOf(...parts)).toBe(id);
+    const others = [
+      reservationIdOf('tenan', 'taccount', 'key', 'fingerprint', 1),
+      reservationIdOf('tenant', 'other', 'key', 'fingerprint', 1),
+      reservationIdOf('tenant', 'account', 'other', 'fingerprint', 1),
+      reservationIdOf('tenant', 'account', 'key', 'other', 1),
+      reservationIdOf('tenant', 'account', 'key', 'fingerprint', 2),
+    ];
+    expect(new Set([id, ...others]).size).toBe(6);
+  });
+
+  it('asks for a range that lets through exactly the totals that can be kept and are expected', () => {
+    const amount = fc.oneof(fc.integer({ min: -1_000, max: 1_000 }), fc.maxSafeInteger());
+    const adjustment = fc
+      .tuple(fc.constantFrom('tax' as const, 'discount' as const), amount)
+      .map(([kind, it]) => ({ kind, label: 'l', amount_minor: kind === 'tax' ? Math.abs(it) : it }));
+    fc.assert(
+      fc.property(
+        fc.array(adjustment, { maxLength: 3 }),
+        fc.option(fc.oneof(fc.nat({ max: 2_000 }), fc.maxSafeNat()), { nil: undefined }),
+        fc.bigInt({ min: 0n, max: 10n ** 17n }),
+        (adjustments, expected_total_minor, spread) => {
+          const request = { customer_id: 'c', product_id: 'a', quantity: 1, adjustments, expected_total_minor };
+          let command;
+          try {
+            command = commandOf(request);
+          } catch (error) {
+            expect(error).toMatchObject({ code: 'invalid-request', extensions: { faults: [{ path: 'adjustments' }] } });
+            return;
+          }
+          const adjusted = command.adjustments.reduce((sum, it) => sum + BigInt(it.amount_minor), 0n);
+          const safe = (it: bigint) => it >= 0n && it <= BigInt(Number.MAX_SAFE_INTEGER);
+          // Sums around those that matter, and anything else.
+          for (const items of [spread, -adjusted, BigInt(expected_total_minor ?? 0) - adjusted, spread % 2_000n]) {
+            for (const near of [items - 1n, items, items + 1n]) {
+              if (near < 0n || (adjustments.length === 0 && near > 5_000_000_000_000_000n)) continue;
+              const total = near + adjusted;
+              const fine = safe(total) && safe(near) && (expected_total_minor ?? Number(total)) === Number(total);
+              const range = itemsTotalRange(command);
+              const passes = !range || (near >= BigInt(range.at_least) && near <= BigInt(range.at_most));
+              expect({ near, passes }).toEqual({ near, passes: fine });
+              if (!fine) {
+                const told = safe(near) ? Number(near) : null;
+                expect(refusalOfTotal(command, told).code).toBe(
+                  expected_total_minor === undefined ? 'invalid-request' : 'price-changed',
+                );
+              }
+            }
+          }
+        },
+      ),
+      { seed: testSeed(), numRuns: 1_000 },
+    );
+  });
+
+  it('becomes an order whose lines and adjustments add up to its total (I11)', () => {
+    const command = commandOf({
+      customer_id: 'c-1',
+      lines: [
+        { product_id: 'b', quantity: 2 },
+        { product_id: 'a', quantity: 3, unit_price_minor: 7 },
+      ],
+      adjustments: [
+        { kind: 'shipping', label: 'Parcel', amount_minor: 30 },
+        { kind: 'discount', label: 'Friends', amount_minor: 11 },
+      ],
+    });
+    expect(placedOrder(command, products, 'id', placedAt)).toMatchObject({
+      status: 'confirmed',
+      currency: 'GBP',
+      total_minor: 2 * 200 + 3 * 7 + 30 - 11,
+      lines: [
+        { line: 1, product_id: 'b', name: 'B', quantity: 2, unit_price_minor: 200, fulfilled: 0, returned: 0 },
+        { line: 2, product_id: 'a', name: 'A', quantity: 3, unit_price_minor: 7, fulfilled: 0, returned: 0 },
+      ],
+      adjustments: [{ amount_minor: 30 }, { amount_minor: -11 }],
+    });
+  });
+});
+
+it('order ids are version 7, sort by their millisecond and do not repeat', () => {
+  const ids = Array.from({ length: 2_000 }, (_, index) => newOrderId(1_762_000_000_000 + Math.floor(index / 20)));
+  for (const id of ids) expect(id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+  expect(new Set(ids).size).toBe(ids.length);
+  const milliseconds = ids.map((id) => id.slice(0, 13));
+  expect(milliseconds).toEqual(milliseconds.toSorted());
+});

@@ -1,0 +1,372 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import { CleaveError, type PlaceOrderRequest } from '#contracts';
+import { testDatabase, type TestDatabase } from '#testing';
+import { cancelOrder, newOrderId } from '../src/domain/order.js';
+import { commandOf, fingerprintOf, placedOrder } from '../src/domain/placement.js';
+import { PlaceOrder, type PlacedOrders, type Placement, type PlacementResult } from '../src/use-cases/place-order.js';
+import {
+  FakeInventory,
+  newTenant,
+  ordersOf,
+  requestOf,
+  settled,
+  startInstance,
+  type Instance,
+} from './order-under-test.js';
+
+let database: TestDatabase;
+/** Two instances of the module on one database, and one inventory that both ask. */
+let one: Instance;
+let two: Instance;
+let tenant: string;
+let stock: FakeInventory;
+
+beforeAll(async () => {
+  database = await testDatabase();
+  one = await startInstance(database.url);
+  two = await startInstance(database.url);
+});
+
+afterAll(async () => {
+  await Promise.all([one?.stop(), two?.stop()]);
+  await database?.stop();
+});
+
+beforeEach(() => {
+  tenant = newTenant();
+  stock = new FakeInventory();
+  stock.onHand.set('mug', 1_000).set('lamp', 1_000).set('rare', 3);
+  for (const it of [one, two]) it.placeOrder = new PlaceOrder(it.orders, stock, it.settleStock);
+});
+
+const place = (
+  request: PlaceOrderRequest,
+  key: string | null = null,
+  at: Instance = one,
+  account = 'acc',
+): Promise<PlacementResult> => at.placeOrder.execute(tenant, account, request, key);
+
+const orderIn = (result: PlacementResult | Error) => {
+  if (result instanceof Error) throw result;
+  if ('refusal' in result) throw result.refusal;
+  return result.order;
+};
+
+const outage = new CleaveError('unavailable', 'not now');
+
+describe('a key', () => {
+  it('is answered with one order for ever, also when the order has changed since', async () => {
+    const placed = await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k');
+    expect(placed).toMatchObject({ replayed: false, order: { status: 'confirmed', total_minor: 200, version: 1 } });
+    const order = orderIn(placed);
+    await one.changeOrder.execute({ tenant, orderId: order.order_id, expectedVersion: undefined }, (it, at) =>
+      cancelOrder(it, 'r', at),
+    );
+    for (const at of [one, two])
+      expect(await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k', at)).toEqual({ order, replayed: true });
+    expect(stock.batches).toHaveLength(1);
+    expect(await ordersOf(one, tenant)).toBe(1);
+  });
+
+  it('belongs to one command, in one account of one tenant', async () => {
+    const { order_id } = orderIn(await place(requestOf({ mug: 1 }), 'k'));
+    await expect(place(requestOf({ mug: 2 }), 'k', two)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    expect(orderIn(await place(requestOf({ mug: 2 }), 'k', one, 'another account')).order_id).not.toBe(order_id);
+    tenant = newTenant();
+    expect(orderIn(await place(requestOf({ mug: 2 }), 'k')).order_id).not.toBe(order_id);
+  });
+
+  it('keeps being out of stock, but not what was wrong with the request', async () => {
+    const wanted = requestOf({ rare: 4 });
+    const refused = await place(wanted, 'k');
+    expect(refused).toMatchObject({ replayed: false, refusal: { code: 'out-of-stock' } });
+    stock.onHand.set('rare', 9);
+    const again = await place(wanted, 'k', two);
+    expect(again).toEqual({ ...refused, replayed: true });
+    await expect(place(requestOf({ rare: 1 }), 'k')).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+
+    await expect(place(requestOf({ new: 1 }), 'k2')).rejects.toMatchObject({ code: 'unknown-product' });
+    stock.onHand.set('new', 1);
+    expect(orderIn(await place(requestOf({ new: 1 }), 'k2')).status).toBe('confirmed');
+  });
+
+  it('gives equal requests at the same time one order, on one instance and on two', async () => {
+    const results = await Promise.all(
+      Array.from({ length: 20 }, (_, index) => place(requestOf({ mug: 1 }), 'k', index % 2 === 0 ? one : two)),
+    );
+    expect(new Set(results.map((it) => orderIn(it).order_id)).size).toBe(1);
+    expect(results.filter((it) => !it.replayed)).toHaveLength(1);
+    expect(await ordersOf(one, tenant)).toBe(1);
+    expect(stock.reserved).toBe(1);
+    expect(stock.released).toEqual([]);
+
+    const before = stock.batches.length;
+    await Promise.all(Array.from({ length: 10 }, () => place(requestOf({ mug: 1 }), 'l')));
+    expect(stock.batches.length).toBe(before + 1);
+  });
+
+  it('gives different commands at the same time one order, and what the losers held goes back', async () => {
+    for (let round = 0; round < 5; round += 1) {
+      const results = await Promise.all(
+        Array.from({ length: 8 }, (_, index) =>
+          settled(place(requestOf({ mug: (index % 4) + 1 }), `k${round}`, index % 2 === 0 ? one : two)),
+        ),
+      );
+      const won = results.filter((it) => !(it instanceof Error));
+      expect(new Set(won.map((it) => orderIn(it).order_id)).size).toBe(1);
+      for (const it of results) if (it instanceof Error) expect(it).toMatchObject({ code: 'idempotency-key-reused' });
+    }
+    expect(await ordersOf(one, tenant)).toBe(5);
+    const held = await one.orders.page(tenant, {}, undefined, 10);
+    expect(stock.reserved).toBe(held.flatMap((it) => it.lines).reduce((sum, it) => sum + it.quantity, 0));
+  });
+
+  it('is told to wait when its first request does not end', async () => {
+    const gate = Promise.withResolvers<void>();
+    const entered = Promise.withResolvers<void>();
+    stock.interrupt = () => {
+      entered.resolve();
+      return gate.promise;
+    };
+    const first = place(requestOf({ mug: 1 }), 'k');
+    await entered.promise;
+    // Only the clock that the second one waits by.
+    jest.useFakeTimers({ doNotFake: ['Date', 'hrtime', 'nextTick', 'performance', 'queueMicrotask', 'setImmediate'] });
+    const second = settled(place(requestOf({ mug: 1 }), 'k'));
+    await jest.advanceTimersByTimeAsync(10_000);
+    jest.useRealTimers();
+    expect(await second).toMatchObject({ code: 'request-in-progress' });
+    gate.resolve();
+    expect((await first).replayed).toBe(false);
+  });
+});
+
+describe('a failure', () => {
+  it.each(['before', 'after'] as const)(
+    'of inventory %s it decided leaves nothing behind that a repeat does not find',
+    async (when) => {
+      let failing = true;
+      stock.interrupt = (_, at) => {
+        if (failing && at === when) throw outage;
+      };
+      const keyed = ['a', 'b', 'c'];
+      const results = await Promise.all(keyed.map((key) => settled(place(requestOf({ mug: 1 }), key))));
+      for (const it of results) expect(it).toMatchObject({ code: 'unavailable' });
+      expect(await ordersOf(one, tenant)).toBe(0);
+      failing = false;
+      const again = await Promise.all(keyed.map((key) => place(requestOf({ mug: 1 }), key, two)));
+      expect(new Set(again.map((it) => orderIn(it).order_id)).size).toBe(3);
+      expect(again.every((it) => !it.replayed)).toBe(true);
+      expect(stock.reserved).toBe(3);
+    },
+  );
+
+  it('while recording, with the answer lost, neither releases nor repeats what is recorded', async () => {
+    for (const error of [outage, new Error('a bug')]) {
+      let failures = 1;
+      const forgetful = proxied(one.orders, {
+        record: async (of, placements) => {
+          const recorded = await one.orders.record(of, placements);
+          if (failures-- > 0) throw error;
+          return recorded;
+        },
+      });
+      one.placeOrder = new PlaceOrder(forgetful, stock, one.settleStock);
+      const before = await ordersOf(one, tenant);
+      const keys = [randomUUID(), null, randomUUID(), null];
+      const results = await Promise.all(keys.map((key) => settled(place(requestOf({ mug: 1 }), key))));
+      // After an outage nobody knows; after anything else the batch is tried again and finds its own orders.
+      for (const it of results)
+        if (error === outage) expect(it).toBe(outage);
+        else expect(orderIn(it).status).toBe('confirmed');
+      expect(await ordersOf(one, tenant)).toBe(before + 4);
+      for (const key of keys)
+        if (key) expect(await place(requestOf({ mug: 1 }), key)).toMatchObject({ replayed: true });
+      expect(await ordersOf(one, tenant)).toBe(before + 4);
+    }
+    expect(stock.released).toEqual([]);
+    expect(stock.reserved).toBe(8);
+  });
+
+  it.each(['orders', 'answers'] as const)(
+    'to find the %s after recording is felt by nobody whose order is recorded, and nothing is released',
+    async (missing) => {
+      await place(requestOf({ mug: 5 }), 'taken', two);
+      const halfBlind = proxied(one.orders, {
+        // The key looks free, so that the request loses only when it is recorded.
+        answersOf: async (_, requests) => requests.map(() => undefined),
+        ...(missing === 'orders' && { byReservation: () => Promise.reject(outage) }),
+      });
+      one.placeOrder = new PlaceOrder(halfBlind, stock, one.settleStock);
+      const [lost, fine, fineToo] = await Promise.all([
+        settled(place(requestOf({ mug: 1 }), 'taken')),
+        place(requestOf({ mug: 1 }), 'free'),
+        place(requestOf({ mug: 1 })),
+      ]);
+      expect(lost).toMatchObject({ code: 'unavailable' });
+      expect([fine.replayed, fineToo.replayed]).toEqual([false, false]);
+      expect(await ordersOf(one, tenant)).toBe(3);
+      expect(stock.released).toEqual([]);
+    },
+  );
+
+  it('that one request causes is its own: the rest of its batch is placed', async () => {
+    const poison = requestOf({ mug: 1 }, { customer_id: 'poison' });
+    const allergic = proxied(one.orders, {
+      record: (of, placements) => {
+        if (placements.some((it) => it.order.customer_id === 'poison')) throw new Error('cannot be stored');
+        return one.orders.record(of, placements);
+      },
+    });
+    one.placeOrder = new PlaceOrder(allergic, stock, one.settleStock);
+    const requests = Array.from({ length: 20 }, (_, index) => (index === 13 ? poison : requestOf({ mug: 1 })));
+    const results = await Promise.all(
+      requests.map((it, index) => settled(place(it, index % 2 === 0 ? `k${index}` : null))),
+    );
+    results.forEach((it, index) => {
+      if (index === 13) expect(it).toEqual(new Error('cannot be stored'));
+      else expect(orderIn(it).total_minor).toBe(100);
+    });
+    expect(await ordersOf(one, tenant)).toBe(19);
+    expect(new Set(results.flatMap((it) => (it instanceof Error ? [] : orderIn(it).order_id))).size).toBe(19);
+    // What the poisoned one holds stays held: nobody knows here that no order will ever claim it.
+    expect(stock.reserved).toBe(20);
+    expect(stock.released).toEqual([]);
+  });
+});
+
+it('a hold that was released before its order was recorded is tried anew, and for no longer than a while', async () => {
+  // Every reservation of the first attempts has a stone in its way.
+  const stones = new Set<string>();
+  const reserve = stock.reserve.bind(stock);
+  stock.reserve = async (of, reservations) => {
+    for (const { reservation_id } of reservations) if (stones.size < 2) stones.add(reservation_id);
+    for (const id of stones) await stock.release(of, id);
+    return reserve(of, reservations);
+  };
+  const order = orderIn(await place(requestOf({ mug: 1 }), 'k'));
+  expect(order.status).toBe('confirmed');
+  expect(stones.size).toBe(2);
+
+  stock.reserve = async (of, reservations) => {
+    const reply = await reserve(of, reservations);
+    const decisions = reply.decisions.map((it, index) =>
+      reservations[index]!.lines[0]!.product_id === 'lamp'
+        ? { reservation_id: it.reservation_id, outcome: 'released' as const }
+        : it,
+    );
+    return { ...reply, decisions };
+  };
+  const [cursed, fine] = await Promise.all([
+    settled(place(requestOf({ lamp: 1 }), 'l')),
+    place(requestOf({ mug: 1 }), 'm'),
+  ]);
+  expect(cursed).toMatchObject({ code: 'unavailable' });
+  expect(orderIn(fine).status).toBe('confirmed');
+});
+
+it('tenants share a batch and nothing else', async () => {
+  const other = newTenant();
+  const failing = proxied(one.orders, {
+    record: (of, placements) => (of === other ? Promise.reject(outage) : one.orders.record(of, placements)),
+  });
+  one.placeOrder = new PlaceOrder(failing, stock, one.settleStock);
+  const [mine, theirs] = await Promise.all([
+    place(requestOf({ mug: 1 }), 'k'),
+    settled(one.placeOrder.execute(other, 'acc', requestOf({ mug: 1 }), 'k')),
+  ]);
+  expect(orderIn(mine).status).toBe('confirmed');
+  expect(theirs).toBe(outage);
+  expect([await ordersOf(one, tenant), await ordersOf(one, other)]).toEqual([1, 0]);
+  expect(await one.orders.find(other, orderIn(mine).order_id)).toBeUndefined();
+});
+
+describe('recording', () => {
+  const placement = (key: string | null, units = 1, reservationId: string = randomUUID()): Placement => {
+    const command = commandOf(requestOf({ mug: units }));
+    const now = new Date();
+    const products = new Map([['mug', { product_id: 'mug', name: 'Mug', unit_price_minor: 100, currency: 'GBP' }]]);
+    return {
+      order: placedOrder(command, products, newOrderId(now.getTime()), now),
+      account: 'acc',
+      idempotencyKey: key,
+      fingerprint: fingerprintOf(command),
+      reservationId,
+    };
+  };
+
+  it('keeps one of those that share a key or a reservation in a batch, and everything of it', async () => {
+    const reservationId = randomUUID();
+    const [first, sameKey, otherKey, sameReservation, unkeyed] = [
+      placement('k'),
+      placement('k', 2),
+      placement('l', 1, reservationId),
+      placement(null, 1, reservationId),
+      placement(null),
+    ];
+    const recorded = await one.orders.record(tenant, [first, sameKey, otherKey, sameReservation, unkeyed]);
+    expect(recorded.size).toBe(3);
+    expect(recorded.has(unkeyed.order.order_id)).toBe(true);
+    expect(await one.orders.record(tenant, [placement('k'), placement(null, 1, reservationId)])).toEqual(new Set());
+    for (const id of recorded) {
+      expect((await one.orders.find(tenant, id))!.version).toBe(1);
+      expect(await one.orders.history(tenant, id)).toMatchObject([{ version: 1, type: 'placed', status: 'confirmed' }]);
+    }
+    const [rows] = await one.sql.query<{ count: number }>(
+      { name: 'test-outbox', text: 'SELECT count(*) AS count FROM orders.outbox WHERE tenant_id = $1' },
+      [tenant],
+    );
+    expect(rows!.count).toBe(3);
+  });
+
+  it('does not deadlock when two instances meet over the same keys in opposite orders', async () => {
+    for (let round = 0; round < 6; round += 1) {
+      const keys = Array.from({ length: 250 }, (_, index) => `${round}-${'aBäZ9🦊\uffee'.at(index % 7)}-${index}`);
+      const [mine, theirs] = await Promise.all([
+        one.orders.record(
+          tenant,
+          keys.map((key) => placement(key)),
+        ),
+        two.orders.record(
+          tenant,
+          keys.toReversed().map((key) => placement(key)),
+        ),
+      ]);
+      expect(mine.size + theirs.size).toBe(250);
+    }
+    expect(await ordersOf(one, tenant)).toBe(1_500);
+  });
+
+  it('finds the answers of keys in the order they are asked for, orders before refusals', async () => {
+    const kept = placement('kept');
+    await one.orders.record(tenant, [kept]);
+    const refusal = { code: 'out-of-stock' as const, detail: 'none left', extensions: { products: [] } };
+    const refuse = (idempotencyKey: string, fingerprint: string) => ({
+      ...{ account: 'acc', idempotencyKey, fingerprint, refusal },
+    });
+    await one.orders.keepRefusals(tenant, [refuse('refused', 'f1'), refuse('kept', 'f2')]);
+    await two.orders.keepRefusals(tenant, [refuse('refused', 'too late')]);
+    const ask = (account: string, ...keys: string[]) =>
+      one.orders.answersOf(
+        tenant,
+        keys.map((idempotencyKey) => ({ account, idempotencyKey })),
+      );
+    expect(await ask('acc', 'new', 'refused', 'kept', 'refused')).toEqual([
+      undefined,
+      { fingerprint: 'f1', refusal },
+      { fingerprint: kept.fingerprint, order: kept.order },
+      { fingerprint: 'f1', refusal },
+    ]);
+    expect(await ask('another', 'refused', 'kept')).toEqual([undefined, undefined]);
+  });
+});
+
+/** The real orders with some calls replaced. */
+const proxied = (orders: Instance['orders'], replaced: Partial<PlacedOrders>): PlacedOrders => ({
+  answersOf: orders.answersOf.bind(orders),
+  record: orders.record.bind(orders),
+  byReservation: orders.byReservation.bind(orders),
+  keepRefusals: orders.keepRefusals.bind(orders),
+  ...replaced,
+});

@@ -1,0 +1,42 @@
+import { describe, expect, it } from '@jest/globals';
+import { acknowledged, callers, expectAnswers, withTrial } from '../support/trial.js';
+
+describe('the monolith', () => {
+  const holder = withTrial('monolith');
+
+  it('finishes what it has accepted when it is told to stop', async () => {
+    const { trial } = holder;
+    const service = trial.shape.service('monolith');
+    const load = trial.load();
+    await load.until(() => load.answered.length > 300 && load.inFlight.length === callers);
+    const accepted = load.inFlight;
+    expect(await service.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    const attempts = await load.end();
+    expectAnswers(accepted, [201, 409]);
+    // Who comes later finds the door closed.
+    expectAnswers(attempts, [201, 409, 'ECONNREFUSED', 'ECONNRESET']);
+    expect(load.summary()).toMatch(/ECONN/);
+    await service.restart();
+    for (const { order } of acknowledged(attempts).slice(-100))
+      expect(await trial.api.order(order!.order_id)).toEqual(order);
+    await trial.settle();
+  });
+
+  it.each([
+    ['it', false],
+    ['it and its Postgres', true],
+  ])('loses and doubles nothing when %s is killed under load', async (_, withPostgres) => {
+    const { trial } = holder;
+    const service = trial.shape.service('monolith');
+    const load = trial.load();
+    await load.until(() => load.answered.length > 200);
+    const postmaster = withPostgres ? await trial.shape.postmasterPid() : undefined;
+    const exit = service.kill('SIGKILL');
+    if (postmaster !== undefined) process.kill(postmaster, 'SIGKILL');
+    expect(await exit).toEqual({ code: null, signal: 'SIGKILL' });
+    await load.end();
+    expect(load.attempts.length).toBeGreaterThan(load.answered.length);
+    await service.restart();
+    await trial.settle();
+  });
+});

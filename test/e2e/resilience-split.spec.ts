@@ -1,0 +1,128 @@
+import { describe, expect, it } from '@jest/globals';
+import { ok, refused, type Problem, type Product } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { acknowledged, callers, expectAnswers, withTrial } from '../support/trial.js';
+
+describe('services over TCP', () => {
+  const holder = withTrial('split-tcp');
+
+  it('that order is told to stop: what was accepted is answered and kept', async () => {
+    const { trial } = holder;
+    const order = trial.shape.service('order');
+    const load = trial.load();
+    await load.until(() => load.answered.length > 200 && load.inFlight.length === callers);
+    const accepted = load.inFlight;
+    expect(await order.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    await load.until(() => load.attempts.some((it) => it.outcome === 503));
+    expectAnswers(await load.end(), [201, 409, 503]);
+    // Of what was under way, the gateway may not have passed on everything; that had no effect, and says so.
+    const refusals = accepted.filter((it) => it.outcome === 503);
+    for (const { text } of refusals) expect(text).toContain('has had no effect');
+    expect(refusals.length).toBeLessThan(callers);
+    await order.restart();
+    await trial.settle();
+  });
+
+  it('of which inventory restarts under load: nobody notices more than a 503', async () => {
+    const { trial } = holder;
+    const inventory = trial.shape.service('inventory');
+    const load = trial.load();
+    await load.until(() => load.answered.length > 200);
+    expect(await inventory.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    await load.until(() => load.attempts.some((it) => it.outcome === 503));
+    await inventory.restart();
+    const before = acknowledged(load.attempts).length;
+    await load.until(() => acknowledged(load.attempts).length > before + 100);
+    expectAnswers(await load.end(), [201, 409, 503]);
+    await trial.settle();
+  });
+
+  it('of which inventory is killed under load: orders are refused with 503 until it is back', async () => {
+    const { trial } = holder;
+    const inventory = trial.shape.service('inventory');
+    const load = trial.load();
+    await load.until(() => acknowledged(load.attempts).length > 150);
+    await inventory.kill('SIGKILL');
+    const killedAt = load.attempts.length;
+    await load.until(() => load.attempts.slice(killedAt).filter((it) => it.outcome === 503).length > 50);
+    // What needs no stock goes on.
+    const some = acknowledged(load.attempts).at(-1)!;
+    expect(await trial.api.order(some.order!.order_id)).toEqual(some.order);
+    ok(await trial.api.get('/health/live'));
+    const probe = await trial.api.place(some.body);
+    const { code } = probe.body as unknown as Problem;
+    expect(['unavailable', 'deadline-exceeded']).toContain(code);
+    refused(probe, `503 ${code}`);
+    expect(probe.headers.get('retry-after')).toMatch(/^\d+$/);
+    await inventory.restart();
+    const before = acknowledged(load.attempts).length;
+    await load.until(() => acknowledged(load.attempts).length > before + 50);
+    expectAnswers(await load.end(), [201, 409, 503]);
+    await trial.settle();
+  });
+
+  it('carries out in the stock what was decided while inventory was away', async () => {
+    const { trial } = holder;
+    const inventory = trial.shape.service('inventory');
+    const [mug, lamp] = [await trial.api.product({ onHand: 10 }), await trial.api.product({ onHand: 10 })];
+    const customer_id = fresh('c');
+    const kept = await trial.api.placed({ customer_id, product_id: mug, quantity: 4 });
+    const dropped = await trial.api.placed({ customer_id, product_id: lamp, quantity: 4 });
+    await inventory.kill('SIGKILL');
+    ok(await trial.api.fulfil(kept.order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
+    ok(await trial.api.cancel(dropped.order_id));
+    const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };
+    ok(await trial.api.return(kept.order_id, back), 201);
+    await inventory.restart();
+    await trial.ledger.quiet();
+    expect(await trial.api.stock(mug)).toMatchObject({ on_hand: 8, reserved: 1, sold: 3 });
+    expect(await trial.api.stock(lamp)).toMatchObject({ on_hand: 10, reserved: 0, sold: 0 });
+    await trial.ledger.expectInvariants();
+  });
+
+  it('of which order is killed under load: nothing acknowledged is lost, nothing is doubled', async () => {
+    const { trial } = holder;
+    const order = trial.shape.service('order');
+    const load = trial.load();
+    await load.until(() => acknowledged(load.attempts).length > 150);
+    await order.kill('SIGKILL');
+    await load.until(() => load.attempts.filter((it) => it.outcome === 503).length > 20);
+    await order.restart();
+    const before = acknowledged(load.attempts).length;
+    await load.until(() => acknowledged(load.attempts).length > before + 50);
+    // The gateway stands between: even what broke off in the middle is answered.
+    expectAnswers(await load.end(), [201, 409, 503]);
+    await trial.settle();
+  });
+
+  it.each(['SIGKILL', 'SIGSTOP'] as const)('does without the cache (%s)', async (signal) => {
+    const { trial } = holder;
+    const cache = trial.shape.service('cache');
+    const product = await trial.api.product({ price: 100, onHand: 10 });
+    const path = `/products/${product}`;
+    ok(await trial.api.get<Product>(path));
+    if (signal === 'SIGSTOP') process.kill(cache.pid, signal);
+    else await cache.kill(signal);
+    try {
+      for (let price = 1; price <= 5; price += 1) {
+        const body = { name: 'A thing', unit_price_minor: price, currency: 'GBP' };
+        ok(await trial.api.send('PUT', path, { body }));
+        expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(price);
+        const order = { customer_id: fresh('c'), product_id: product, quantity: 1, expected_total_minor: price };
+        await trial.api.placed(order);
+      }
+      ok(await trial.api.get('/health/ready'));
+      if (signal === 'SIGKILL') refused(await trial.api.get('/cache?key=a'), '503 unavailable');
+    } finally {
+      if (signal === 'SIGSTOP') process.kill(cache.pid, 'SIGCONT');
+      else await cache.restart();
+    }
+    await eventually(async () => {
+      const answer = await trial.api.send('PUT', '/cache', { body: { key: 'back', value: 1 } });
+      expect(answer.status).toBe(200);
+    });
+    // Nothing that the cache slept through may come out of it for longer than the time promised.
+    await eventually(async () => expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(5));
+  });
+});

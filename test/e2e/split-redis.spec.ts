@@ -1,0 +1,3 @@
+import { describeCleave } from './suite.js';
+
+describeCleave('split-redis');

@@ -1,0 +1,135 @@
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { testDatabase } from '#testing';
+import { Api, ok } from '../support/api.js';
+import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
+import { servicePorts } from '../support/shapes.js';
+
+describe('a start that cannot succeed', () => {
+  const started: AppProcess[] = [];
+  afterEach(async () => {
+    await Promise.all(started.splice(0).map((it) => it.stop()));
+  });
+
+  /** What the app says when it gives up. */
+  const complaintOf = async (
+    app: string,
+    environment: Record<string, string>,
+    { mayShowStack = false } = {},
+  ): Promise<string> => {
+    const process = new AppProcess(app, environment);
+    started.push(process);
+    process.spawn();
+    expect(await process.exit).toEqual({ code: 1, signal: null });
+    const stack = process.log.split('\n').filter((line) => /^\s+at .*:\d+/.test(line));
+    if (!mayShowStack) expect(stack).toEqual([]);
+    return process.log;
+  };
+
+  it('names every fault of the monolith’s environment at once', async () => {
+    const said = await complaintOf('monolith', {
+      PORT: 'abc',
+      HOST: 'no host',
+      DATABASE_URL: 'mysql://root:secret@db/x',
+      INVENTORY_AT: 'ftp://nowhere',
+      CACHE_REDIS_URL: 'localhost:6379',
+      CACHE_MAX_BYTES: '1',
+      INVENTORY_BALANCE: 'fair',
+    });
+    for (const variable of [
+      'PORT',
+      'HOST',
+      'ORDER_DATABASE_URL',
+      'INVENTORY_DATABASE_URL',
+      'INVENTORY_AT',
+      'CACHE_REDIS_URL',
+      'CACHE_MAX_BYTES',
+      'INVENTORY_BALANCE',
+    ])
+      expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
+    expect(said).not.toContain('secret');
+  });
+
+  it.each([
+    ['order', { PORT: '99999' }, ['PORT', 'ORDER_DATABASE_URL', 'INVENTORY_AT']],
+    ['order', { INVENTORY_TA: 'tcp://127.0.0.1:1' }, ['ORDER_DATABASE_URL', 'INVENTORY_AT', 'INVENTORY_TA']],
+    ['inventory', { INVENTORY_LISTEN: 'tcp://a:1,b:2' }, ['INVENTORY_DATABASE_URL', 'CACHE_AT', 'INVENTORY_LISTEN']],
+    ['cache', { CACHE_LISTEN: 'http://x', CACHE_MAX_BYTES: 'lots' }, ['CACHE_LISTEN', 'CACHE_MAX_BYTES']],
+    ['gateway', { CACHE_URL: 'x' }, ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL']],
+  ])('names every fault of the environment of %s: %j', async (app, environment, variables) => {
+    const said = await complaintOf(app, environment);
+    for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
+  });
+
+  it('says which port is taken', async () => {
+    const blocker = createServer().listen(0, '127.0.0.1');
+    await once(blocker, 'listening');
+    const { port } = blocker.address() as { port: number };
+    const [free] = await servicePorts(1);
+    const inUse = new RegExp(`\\b${port}\\b.*\\bin use\\b|\\bin use\\b.*\\b${port}\\b`);
+    try {
+      const rest = await complaintOf('cache', { PORT: String(port), CACHE_LISTEN: `tcp://127.0.0.1:${free}` });
+      expect(rest).toMatch(inUse);
+      expect(rest).toMatch(/\bPORT\b/);
+      const messages = { PORT: String(free), CACHE_LISTEN: `tcp://127.0.0.1:${port}` };
+      // Nest's own server logs its error before ours is said.
+      const said = await complaintOf('cache', messages, { mayShowStack: true });
+      expect(said.trimEnd().split('\n').at(-1)).toMatch(inUse);
+    } finally {
+      blocker.close();
+    }
+  });
+
+  it('says what is wrong with the database, without its password', async () => {
+    const database = await testDatabase();
+    try {
+      const url = new URL(database.url);
+      url.pathname = '/no_such_database';
+      const [port] = await servicePorts(1);
+      const common = { PORT: String(port), INVENTORY_AT: 'tcp://127.0.0.1:1' };
+      const missing = await complaintOf('order', { ...common, DATABASE_URL: url.href });
+      expect(missing).toMatch(/no_such_database/);
+      expect(missing).toMatch(/ORDER_DATABASE_URL/);
+      const locked = new URL(database.url);
+      locked.password = 'not-the-password';
+      const refusedAt = await complaintOf('order', { ...common, DATABASE_URL: locked.href });
+      expect(refusedAt).toMatch(/password authentication failed/);
+      expect(refusedAt).toMatch(/ORDER_DATABASE_URL/);
+      for (const said of [missing, refusedAt]) {
+        expect(said).not.toContain('not-the-password');
+        expect(said).not.toContain(decodeURIComponent(url.password));
+      }
+    } finally {
+      await database.stop();
+    }
+  });
+
+  it('says who uses the data already, and leaves that one alone', async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+    guardFolder(dataDir);
+    try {
+      const [port, other] = await servicePorts(2);
+      const first = new AppProcess('monolith', { DATA_DIR: dataDir, PORT: String(port) });
+      started.push(first);
+      first.spawn();
+      await first.untilReady(`http://127.0.0.1:${port}/health/ready`);
+      // What a person is told to try first works as it is told.
+      const api = new Api(`http://127.0.0.1:${port}`);
+      expect(first.log).toContain(api.baseUrl);
+      const told = /-d '(\{[^']*customer_id[^']*\})'/.exec(first.log)?.[1];
+      ok(await api.send('POST', '/orders', { raw: told! }), 201);
+      const said = await complaintOf('monolith', { DATA_DIR: dataDir, PORT: String(other) });
+      expect(said).toContain(String(first.pid));
+      expect(said).toContain('DATA_DIR');
+      ok(await api.send('POST', '/orders', { raw: told! }), 201);
+      expect(await first.stop()).toBeUndefined();
+    } finally {
+      await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
+      unguardFolder(dataDir);
+    }
+  });
+});

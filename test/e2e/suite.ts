@@ -1,0 +1,47 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api } from '../support/api.js';
+import { Ledger } from '../support/ledger.js';
+import { startShape, type ShapeName } from '../support/shapes.js';
+import { cacheTests } from './suite/cache.js';
+import { documentTests } from './suite/documents.js';
+import { hostileInputTests } from './suite/hostile-input.js';
+import { idempotencyTests } from './suite/idempotency.js';
+import { listTests } from './suite/lists.js';
+import { orderTests } from './suite/orders.js';
+import { productTests } from './suite/products.js';
+import { stockTests } from './suite/stock.js';
+import { transitionTests } from './suite/transitions.js';
+import type { World } from './suite/world.js';
+
+/** What the system promises, over one base URL. The same in every shape: where modules run is nobody's business. */
+export const describeCleave = (name: ShapeName): void => {
+  describe(`Cleave as ${name}`, () => {
+    const world = {} as World;
+
+    beforeAll(async () => {
+      const shape = await startShape(name);
+      Object.assign(world, { shape, api: new Api(shape.baseUrl), ledger: new Ledger(shape) });
+    }, 180_000);
+
+    afterAll(() => world.shape?.stop(), 120_000);
+
+    documentTests(world);
+    orderTests(world);
+    idempotencyTests(world);
+    stockTests(world);
+    productTests(world);
+    listTests(world);
+    transitionTests(world);
+    cacheTests(world);
+    hostileInputTests(world);
+
+    describe('after all of that', () => {
+      it('keeps the invariants of the design', () => world.ledger.expectInvariants());
+
+      it('has failed nowhere: no error of its own in any log', () => {
+        const complaints = world.shape.log().match(/^.*\b(?:ERROR|FATAL)\b.*(?:\n(?!\S*\[Nest\]).*){0,10}/gm);
+        expect(complaints ?? []).toEqual([]);
+      });
+    });
+  });
+};

@@ -1,0 +1,189 @@
+import { describe, expect, it } from '@jest/globals';
+import { ok, refused, type Order, type OrderPage, type ProductPage } from '../../support/api.js';
+import { fresh, randomOf } from '../../support/fresh.js';
+import type { World } from './world.js';
+
+const query = (parameters: Record<string, string | number>): string =>
+  new URLSearchParams(
+    Object.fromEntries(Object.entries(parameters).map(([name, value]) => [name, String(value)])),
+  ).toString();
+
+export const listTests = (world: World): void => {
+  const page = async (parameters: Record<string, string | number>): Promise<OrderPage> =>
+    ok(await world.api.get<OrderPage>(`/orders?${query(parameters)}`));
+
+  const pages = async (
+    parameters: Record<string, string | number>,
+    between: () => Promise<unknown> = () => Promise.resolve(),
+  ): Promise<Order[]> => {
+    const found: Order[] = [];
+    for (let cursor: string | null | undefined; cursor !== null;) {
+      const { data, next_cursor } = await page({ ...parameters, ...(cursor && { cursor }) });
+      found.push(...data);
+      cursor = next_cursor;
+      await between();
+    }
+    return found;
+  };
+
+  const idsOf = (orders: Order[]): string[] => orders.map((it) => it.order_id);
+  const sorted = (ids: string[]): string[] => ids.toSorted();
+
+  /** Orders of a customer of their own. */
+  const placeMany = async (count: number, customer = fresh('c'), options: object = {}): Promise<Order[]> => {
+    const product_id = await world.api.product({ onHand: count });
+    const body = { customer_id: customer, product_id, quantity: 1, ...options };
+    const placed: Order[] = [];
+    while (placed.length < count) {
+      const some = Array.from({ length: Math.min(25, count - placed.length) }, () => world.api.placed(body));
+      placed.push(...(await Promise.all(some)));
+    }
+    return placed;
+  };
+
+  describe('the list of orders', () => {
+    it('shows the newest first, each as it is read alone', async () => {
+      const customer = fresh('c');
+      const placed: Order[] = [];
+      for (let count = 0; count < 6; count += 1) placed.push(...(await placeMany(1, customer)));
+      const listed = await page({ customer_id: customer });
+      expect(listed).toEqual({ data: placed.toReversed(), next_cursor: null });
+      const newest = await page({ limit: 200 });
+      expect(idsOf(newest.data)).toContain(placed.at(-1)!.order_id);
+      const times = newest.data.map((it) => it.created_at);
+      expect(times).toEqual(times.toSorted().toReversed());
+    });
+
+    it('can be narrowed to a customer, a status, a reference, or all of them', async () => {
+      const customer = fresh('c & d=é%');
+      const reference = fresh('ref +/');
+      const [one, cancelled, fulfilled] = await placeMany(3, customer, { reference });
+      const [other] = await placeMany(1, customer);
+      const [foreign] = await placeMany(1, fresh('c'), { reference });
+      ok(await world.api.cancel(cancelled!.order_id));
+      ok(await world.api.fulfil(fulfilled!.order_id));
+      const ids = async (parameters: Record<string, string>) => sorted(idsOf((await page(parameters)).data));
+      const all = [one, cancelled, fulfilled, other, foreign].map((it) => it!.order_id);
+      expect(await ids({ customer_id: customer })).toEqual(sorted(all.slice(0, 4)));
+      expect(await ids({ reference })).toEqual(sorted([all[0]!, all[1]!, all[2]!, all[4]!]));
+      expect(await ids({ customer_id: customer, reference })).toEqual(sorted(all.slice(0, 3)));
+      expect(await ids({ customer_id: customer, status: 'cancelled' })).toEqual([all[1]]);
+      expect(await ids({ customer_id: customer, status: 'fulfilled', reference })).toEqual([all[2]]);
+      expect(await ids({ customer_id: customer, status: 'confirmed', reference })).toEqual([all[0]]);
+      expect(await ids({ customer_id: customer, status: 'returned' })).toEqual([]);
+      expect(await ids({ customer_id: customer.toUpperCase() })).toEqual([]);
+      const everyCancelled = await pages({ status: 'cancelled', limit: 200 });
+      expect(new Set(everyCancelled.map((it) => it.status))).toEqual(new Set(['cancelled']));
+      expect(idsOf(everyCancelled)).toContain(all[1]);
+    });
+
+    it('lowers a limit above the cap to the cap', async () => {
+      const customer = fresh('c');
+      const placed = await placeMany(205, customer);
+      for (const limit of [201, 1_000, '9'.repeat(30)]) {
+        const first = await page({ customer_id: customer, limit });
+        expect(first.data).toHaveLength(200);
+        const last = await page({ customer_id: customer, limit, cursor: first.next_cursor! });
+        expect(last.next_cursor).toBeNull();
+        expect(sorted(idsOf([...first.data, ...last.data]))).toEqual(sorted(idsOf(placed)));
+      }
+      const standard = await page({ customer_id: customer });
+      expect(standard.data).toHaveLength(50);
+    });
+
+    it('ends exactly where it is full', async () => {
+      const customer = fresh('c');
+      await placeMany(10, customer);
+      expect(await page({ customer_id: customer, limit: 10 })).toMatchObject({ next_cursor: null });
+      const half = await page({ customer_id: customer, limit: 5 });
+      expect(await page({ customer_id: customer, limit: 5, cursor: half.next_cursor! })).toMatchObject({
+        data: { length: 5 },
+        next_cursor: null,
+      });
+    });
+
+    it('shows each order that was there when paging began exactly once, while others come in', async () => {
+      const customer = fresh('c');
+      const there = await placeMany(40, customer);
+      const later: Promise<Order[]>[] = [];
+      const seen = await pages({ customer_id: customer, limit: 7 }, async () => {
+        later.push(placeMany(4, customer));
+        await placeMany(1, customer);
+      });
+      const added = (await Promise.all(later)).flat();
+      expect(added.length).toBeGreaterThan(20);
+      const ids = idsOf(seen);
+      expect(new Set(ids).size).toBe(ids.length);
+      expect(sorted(ids.filter((id) => idsOf(there).includes(id)))).toEqual(sorted(idsOf(there)));
+    });
+
+    it('keeps its place when orders change under it', async () => {
+      const customer = fresh('c');
+      const there = await placeMany(12, customer);
+      const random = randomOf('change while paging');
+      const open = random.shuffled(there);
+      const seen = await pages({ customer_id: customer, limit: 4 }, async () => {
+        const next = open.pop();
+        if (next) ok(await world.api.cancel(next.order_id));
+      });
+      expect(sorted(idsOf(seen))).toEqual(sorted(idsOf(there)));
+    });
+  });
+
+  describe.each(['/orders', '/products'])('the list %s', (path) => {
+    it.each(['0', '-1', '1.5', 'abc', '', '1e2', '0x10', ' 5', '٣'])('refuses the limit "%s"', async (limit) => {
+      refused(await world.api.get(`${path}?${query({ limit })}`), '400 invalid-request', ['limit']);
+    });
+
+    it('refuses a cursor that is not one of its own', async () => {
+      await Promise.all([placeMany(2), world.api.product(), world.api.product()]);
+      const cursorOf = async (list: string) =>
+        ok(await world.api.get<OrderPage | ProductPage>(`${list}?limit=1`)).next_cursor!;
+      const own = await cursorOf(path);
+      ok(await world.api.get(`${path}?${query({ cursor: own, limit: 1 })}`));
+      const random = randomOf('tampered cursors');
+      const letters = 'ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_';
+      const tampered = Array.from({ length: 20 }, () => {
+        const at = random.integer(0, own.length - 1);
+        const letter = random.pick(letters.split('').filter((it) => it !== own[at]));
+        return own.slice(0, at) + letter + own.slice(at + 1);
+      });
+      const foreign = await cursorOf(path === '/orders' ? '/products' : '/orders');
+      const forged = Buffer.from(JSON.stringify({ before: 'x', after: 'x' })).toString('base64url');
+      const wrong = [foreign, forged, '', 'x', `${own}A`, `${own}=`, own.slice(0, -1), own.slice(4), `${own}.${own}`];
+      for (const cursor of [...tampered, ...wrong]) {
+        refused(await world.api.get(`${path}?${query({ cursor })}`), '400 invalid-cursor');
+      }
+      refused(await world.api.get(`${path}?${query({ cursor: own.padEnd(1_001, 'A') })}`), '400 invalid-request', [
+        'cursor',
+      ]);
+    });
+
+    it('refuses parameters it does not know and parameters given twice', async () => {
+      const paths = async (search: string, faults: string[]) =>
+        refused(await world.api.get(`${path}?${search}`), '400 invalid-request', faults);
+      await paths('limt=5', ['limt']);
+      await paths('limit=1&offset=5', ['offset']);
+      await paths('limit=1&limit=2', ['limit']);
+      await paths('cursor=a&cursor=b', ['cursor']);
+      await paths('limit[]=1', ['limit[]']);
+    });
+  });
+
+  describe('the filters of orders', () => {
+    it.each([
+      ['status=unknown', ['status']],
+      ['status=', ['status']],
+      ['status=CONFIRMED', ['status']],
+      ['status=confirmed&status=cancelled', ['status']],
+      ['customer_id=', ['customer_id']],
+      ['customer_id=a&customer_id=b', ['customer_id']],
+      [`customer_id=${'x'.repeat(129)}`, ['customer_id']],
+      ['customer_id=%00', ['customer_id']],
+      ['reference=', ['reference']],
+      [`reference=${'x'.repeat(129)}`, ['reference']],
+    ])('refuse %s', async (search, paths) => {
+      refused(await world.api.get(`/orders?${search}`), '400 invalid-request', paths);
+    });
+  });
+};

@@ -1,0 +1,325 @@
+import { randomUUID } from 'node:crypto';
+import { describe, expect, it } from '@jest/globals';
+import { ok, refused, type Order } from '../../support/api.js';
+import { fresh } from '../../support/fresh.js';
+import type { World } from './world.js';
+
+export const transitionTests = (world: World): void => {
+  /** A confirmed order of `quantity` of a product of its own. */
+  const confirmed = async (quantity = 5, price = 100): Promise<{ order: Order; id: string; mug: string }> => {
+    const mug = await world.api.product({ onHand: 100, price });
+    const order = await world.api.placed({ customer_id: fresh('c'), product_id: mug, quantity });
+    return { order, id: order.order_id, mug };
+  };
+  const units = (product_id: string, quantity: number, more: object = {}) => ({
+    lines: [{ product_id, quantity, ...more }],
+  });
+  const back = (product_id: string, quantity: number, more: object = {}) => ({
+    ...units(product_id, quantity, more),
+    restock: true,
+    reason: 'unwanted',
+  });
+
+  describe('an order', () => {
+    it('writes down what becomes of it', async () => {
+      const { id, order, mug } = await confirmed(5);
+      expect(await world.api.history(id)).toEqual([
+        { version: 1, type: 'placed', status: 'confirmed', data: {}, at: order.created_at },
+      ]);
+      ok(await world.api.fulfil(id, units(mug, 2)));
+      ok(await world.api.fulfil(id));
+      ok(await world.api.return(id, back(mug, 1)), 201);
+      const last = ok(
+        await world.api.return(id, { ...back(mug, 4, { amount_minor: 50 }), restock: false, reason: 'broken' }),
+        201,
+      );
+      const history = await world.api.history(id);
+      expect(history.map(({ version, type, status }) => [version, type, status])).toEqual([
+        [1, 'placed', 'confirmed'],
+        [2, 'fulfilled', 'partially-fulfilled'],
+        [3, 'fulfilled', 'fulfilled'],
+        [4, 'returned', 'fulfilled'],
+        [5, 'returned', 'returned'],
+      ]);
+      expect(history[1]!.data).toMatchObject({ lines: [{ product_id: mug, quantity: 2 }] });
+      expect(history[2]!.data).toMatchObject({ lines: [{ product_id: mug, quantity: 3 }] });
+      expect(history[4]!.data).toMatchObject({ amount_minor: 50, restock: false, reason: 'broken' });
+      const times = history.map((it) => it.at);
+      expect(times).toEqual(times.toSorted());
+      expect(times.at(-1)).toBe(last.updated_at);
+      expect(await world.api.order(id)).toEqual(last);
+    });
+
+    it('that nobody knows is not found, whatever is asked of it', async () => {
+      const mug = await world.api.product();
+      await world.ledger.unchangedBy(async () => {
+        for (const id of [randomUUID(), '0'.repeat(8), 'x', '__proto__', '%20', 'null', encodeURIComponent('a/b?c')]) {
+          refused(await world.api.get(`/orders/${id}`), '404 order-not-found');
+          refused(await world.api.get(`/orders/${id}/history`), '404 order-not-found');
+          refused(await world.api.cancel(id), '404 order-not-found');
+          refused(await world.api.fulfil(id), '404 order-not-found');
+          refused(await world.api.fulfil(id, undefined, { key: fresh('k') }), '404 order-not-found');
+          refused(await world.api.return(id, back(mug, 1)), '404 order-not-found');
+        }
+      });
+    });
+  });
+
+  describe('cancelling', () => {
+    it('happens once, however often it is asked for', async () => {
+      const { id, order, mug } = await confirmed(5);
+      const answer = await world.api.cancel(id, { reason: 'changed my mind' });
+      const cancelled = ok(answer);
+      expect(cancelled).toEqual({ ...order, status: 'cancelled', version: 2, updated_at: cancelled.updated_at });
+      expect(Date.parse(cancelled.updated_at)).toBeGreaterThanOrEqual(Date.parse(order.created_at));
+      expect(answer.headers.get('etag')).toBe('"v2"');
+      for (const body of [undefined, {}, { reason: 'another' }])
+        expect(ok(await world.api.cancel(id, body))).toEqual(cancelled);
+      const history = await world.api.history(id);
+      expect(history).toHaveLength(2);
+      expect(history[1]).toMatchObject({ type: 'cancelled', data: { reason: 'changed my mind' } });
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100, reserved: 0, sold: 0 });
+    });
+
+    it('is too late once goods were handed over', async () => {
+      const { id, mug } = await confirmed(5);
+      ok(await world.api.fulfil(id, units(mug, 1)));
+      await world.ledger.unchangedBy(async () => {
+        expect(refused(await world.api.cancel(id), '409 illegal-transition')['order_status']).toBe(
+          'partially-fulfilled',
+        );
+      });
+      ok(await world.api.fulfil(id));
+      refused(await world.api.cancel(id), '409 illegal-transition');
+      ok(await world.api.return(id, back(mug, 5)), 201);
+      expect(refused(await world.api.cancel(id), '409 illegal-transition')['order_status']).toBe('returned');
+    });
+
+    it('ends everything else', async () => {
+      const { id, mug } = await confirmed(5);
+      ok(await world.api.cancel(id));
+      await world.ledger.unchangedBy(async () => {
+        refused(await world.api.fulfil(id), '409 illegal-transition');
+        refused(await world.api.fulfil(id, units(mug, 1)), '409 illegal-transition');
+        refused(await world.api.return(id, back(mug, 1)), '409 illegal-transition');
+      });
+    });
+
+    it('and handing over at the same moment: one of them happens', async () => {
+      const orders = await Promise.all(Array.from({ length: 12 }, () => confirmed(3)));
+      await Promise.all(
+        orders.map(async ({ id }) => {
+          const [cancelled, fulfilled] = await Promise.all([world.api.cancel(id), world.api.fulfil(id)]);
+          expect(new Set([cancelled.status, fulfilled.status])).toEqual(new Set([200, 409]));
+          refused(cancelled.status === 409 ? cancelled : fulfilled, '409 illegal-transition');
+        }),
+      );
+      await world.ledger.quiet();
+      for (const { id, mug } of orders) {
+        const { status } = await world.api.order(id);
+        const sold = status === 'fulfilled' ? 3 : 0;
+        expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100 - sold, reserved: 0, sold });
+      }
+    });
+  });
+
+  describe('handing over', () => {
+    it('may take several steps, and never more than was ordered', async () => {
+      const { id, mug } = await confirmed(5);
+      const first = ok(await world.api.fulfil(id, units(mug, 2)));
+      expect(first).toMatchObject({
+        status: 'partially-fulfilled',
+        version: 2,
+        lines: [{ quantity: 5, fulfilled: 2 }],
+      });
+      await world.ledger.unchangedBy(async () => {
+        refused(await world.api.fulfil(id, units(mug, 4)), '409 illegal-transition', ['lines.0.quantity']);
+        const twice = { lines: [...units(mug, 2).lines, ...units(mug, 2).lines] };
+        refused(await world.api.fulfil(id, twice), '409 illegal-transition', ['lines.1.quantity']);
+        refused(await world.api.fulfil(id, units(fresh('ghost'), 1)), '409 illegal-transition', ['lines.0.quantity']);
+        refused(await world.api.fulfil(id, units(mug, 1, { line: 2 })), '409 illegal-transition', ['lines.0.quantity']);
+      });
+      expect(ok(await world.api.fulfil(id, units(mug, 3)))).toMatchObject({ status: 'fulfilled', version: 3 });
+      refused(await world.api.fulfil(id, units(mug, 1)), '409 illegal-transition');
+    });
+
+    it('of what is handed over already is answered as it is', async () => {
+      const { id } = await confirmed(5);
+      const first = ok(await world.api.fulfil(id));
+      expect(first).toMatchObject({ status: 'fulfilled', version: 2, lines: [{ fulfilled: 5 }] });
+      expect(ok(await world.api.fulfil(id))).toEqual(first);
+      expect(ok(await world.api.fulfil(id, {}))).toEqual(first);
+      expect(await world.api.history(id)).toHaveLength(2);
+    });
+
+    it('under a key happens once', async () => {
+      const { id, mug } = await confirmed(5);
+      const key = fresh('k');
+      const first = await world.api.fulfil(id, units(mug, 1), { key });
+      expect(first.headers.get('idempotent-replayed')).toBeNull();
+      ok(await world.api.fulfil(id, units(mug, 2)));
+      const repeat = await world.api.fulfil(id, units(mug, 1), { key });
+      expect(ok(repeat)).toEqual(ok(first));
+      expect(repeat.headers.get('idempotent-replayed')).toBe('true');
+      expect(repeat.headers.get('etag')).toBe('"v2"');
+      expect(await world.api.order(id)).toMatchObject({ version: 3, lines: [{ fulfilled: 3 }] });
+      const { id: otherId, mug: otherMug } = await confirmed(5);
+      refused(await world.api.fulfil(id, units(mug, 2), { key }), '422 idempotency-key-reused');
+      refused(await world.api.fulfil(otherId, units(otherMug, 1), { key }), '422 idempotency-key-reused');
+    });
+
+    it('takes units from the line named, else from the first that fits', async () => {
+      const mug = await world.api.product({ onHand: 100 });
+      const lines = [
+        { product_id: mug, quantity: 2 },
+        { product_id: mug, quantity: 3, unit_price_minor: 90 },
+      ];
+      const { order_id } = await world.api.placed({ customer_id: fresh('c'), lines });
+      const named = ok(await world.api.fulfil(order_id, units(mug, 1, { line: 2 })));
+      expect(named.lines.map((it) => it.fulfilled)).toEqual([0, 1]);
+      const spread = ok(await world.api.fulfil(order_id, units(mug, 3)));
+      expect(spread.lines.map((it) => it.fulfilled)).toEqual([2, 2]);
+      refused(await world.api.fulfil(order_id, units(mug, 1, { line: 1 })), '409 illegal-transition');
+      expect(ok(await world.api.fulfil(order_id))).toMatchObject({ status: 'fulfilled' });
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 95, reserved: 0, sold: 5 });
+    });
+
+    it('by twenty at once loses no unit', async () => {
+      const { id, mug } = await confirmed(20);
+      const answers = await Promise.all(Array.from({ length: 30 }, () => world.api.fulfil(id, units(mug, 1))));
+      expect(answers.filter((it) => it.status === 200)).toHaveLength(20);
+      for (const answer of answers.filter((it) => it.status !== 200)) refused(answer, '409 illegal-transition');
+      const versions = answers.filter((it) => it.status === 200).map((it) => it.body.version);
+      expect(versions.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 20 }, (_, index) => index + 2));
+      expect(await world.api.order(id)).toMatchObject({ status: 'fulfilled', version: 21, lines: [{ fulfilled: 20 }] });
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 80, reserved: 0, sold: 20 });
+    });
+  });
+
+  describe('taking back', () => {
+    it('needs a key, and happens once under it', async () => {
+      const { id, mug } = await confirmed(5);
+      ok(await world.api.fulfil(id));
+      await world.ledger.unchangedBy(async () =>
+        refused(await world.api.return(id, back(mug, 1), {}), '400 idempotency-key-required'),
+      );
+      const key = fresh('k');
+      const answers = await Promise.all(Array.from({ length: 10 }, () => world.api.return(id, back(mug, 1), { key })));
+      expect(new Set(answers.map((it) => it.text)).size).toBe(1);
+      expect(answers.map((it) => it.status)).toEqual(answers.map(() => 201));
+      expect(answers.filter((it) => it.headers.get('idempotent-replayed') === null)).toHaveLength(1);
+      expect(await world.api.order(id)).toMatchObject({ version: 3, lines: [{ returned: 1 }] });
+      refused(await world.api.return(id, back(mug, 2), { key }), '422 idempotency-key-reused');
+      const broken = { ...back(mug, 1), restock: false };
+      refused(await world.api.return(id, broken, { key }), '422 idempotency-key-reused');
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 96, sold: 5 });
+    });
+
+    it('takes only what was handed over and has not come back', async () => {
+      const { id, mug } = await confirmed(5);
+      await world.ledger.unchangedBy(async () =>
+        refused(await world.api.return(id, back(mug, 1)), '409 illegal-transition'),
+      );
+      ok(await world.api.fulfil(id, units(mug, 3)));
+      await world.ledger.unchangedBy(async () => {
+        refused(await world.api.return(id, back(mug, 4)), '409 illegal-transition', ['lines.0.quantity']);
+        refused(await world.api.return(id, back(fresh('ghost'), 1)), '409 illegal-transition', ['lines.0.quantity']);
+      });
+      expect(ok(await world.api.return(id, back(mug, 2)), 201)).toMatchObject({ status: 'partially-fulfilled' });
+      refused(await world.api.return(id, back(mug, 2)), '409 illegal-transition', ['lines.0.quantity']);
+      expect(ok(await world.api.fulfil(id))).toMatchObject({ status: 'fulfilled' });
+      expect(ok(await world.api.return(id, back(mug, 3)), 201)).toMatchObject({
+        status: 'returned',
+        lines: [{ quantity: 5, fulfilled: 5, returned: 5 }],
+      });
+      refused(await world.api.return(id, back(mug, 1)), '409 illegal-transition');
+    });
+
+    it('credits the price of the order, or the amount given', async () => {
+      const { id, mug } = await confirmed(6, 100);
+      ok(await world.api.fulfil(id));
+      ok(
+        await world.api.send('PUT', `/products/${mug}`, {
+          body: { name: 'Dearer', unit_price_minor: 999, currency: 'GBP' },
+        }),
+      );
+      expect(ok(await world.api.return(id, back(mug, 2)), 201)).toMatchObject({ returned_total_minor: 200 });
+      const partly = back(mug, 1, { amount_minor: 33 });
+      expect(ok(await world.api.return(id, partly), 201)).toMatchObject({ returned_total_minor: 233 });
+      const nothing = back(mug, 1, { amount_minor: 0 });
+      expect(ok(await world.api.return(id, nothing), 201)).toMatchObject({ returned_total_minor: 233 });
+      const order = await world.api.order(id);
+      expect(order).toMatchObject({ returned_total_minor: 233, total_minor: 600, status: 'fulfilled' });
+    });
+
+    it('shares an amount among the lines without losing a penny', async () => {
+      const mug = await world.api.product({ onHand: 100, price: 100 });
+      const lines = [1, 1, 1].map((quantity) => ({ product_id: mug, quantity }));
+      const { order_id } = await world.api.placed({ customer_id: fresh('c'), lines });
+      ok(await world.api.fulfil(order_id));
+      const returned = ok(await world.api.return(order_id, back(mug, 3, { amount_minor: 100 })), 201);
+      expect(returned).toMatchObject({ status: 'returned', returned_total_minor: 100 });
+      const entry = (await world.api.history(order_id)).at(-1)!;
+      const credited = (entry.data['lines'] as { amount_minor: number }[]).map((it) => it.amount_minor);
+      expect(credited.reduce((sum, it) => sum + it, 0)).toBe(100);
+      expect(credited).toHaveLength(3);
+    });
+
+    it.each([
+      [{}, ['lines', 'reason', 'restock']],
+      [{ lines: [], restock: true, reason: 'x' }, ['lines']],
+      [{ lines: [{ product_id: 'x', quantity: 1 }], restock: 'yes', reason: 'x' }, ['restock']],
+      [{ lines: [{ product_id: 'x', quantity: 1 }], restock: true, reason: '' }, ['reason']],
+      [
+        { lines: [{ product_id: 'x', quantity: 1, amount_minor: -1 }], restock: true, reason: 'x' },
+        ['lines.0.amount_minor'],
+      ],
+      [
+        { lines: [{ product_id: 'x', quantity: 0, line: 0 }], restock: true, reason: 'x' },
+        ['lines.0.line', 'lines.0.quantity'],
+      ],
+    ])('refuses %j', async (body, paths) => {
+      const { id } = await confirmed(1);
+      refused(await world.api.return(id, body), '400 invalid-request', paths);
+    });
+  });
+
+  describe('If-Match', () => {
+    it('lets a change through only for the version that was seen', async () => {
+      const { id, mug } = await confirmed(5);
+      const ifMatch = (tag: string) => ({ headers: { 'if-match': tag } });
+      const first = await world.api.fulfil(id, units(mug, 1), ifMatch('"v1"'));
+      expect(ok(first)).toMatchObject({ version: 2 });
+      await world.ledger.unchangedBy(async () => {
+        for (const tag of ['"v1"', '"v3"', '"v02x"', 'W/"v2"', '"something else"', '""']) {
+          if (tag.includes(' ')) continue;
+          refused(await world.api.fulfil(id, units(mug, 1), ifMatch(tag)), '412 precondition-failed');
+          refused(await world.api.cancel(id, {}, ifMatch(tag)), '412 precondition-failed');
+          const returning = { ...ifMatch(tag), key: fresh('k') };
+          refused(await world.api.return(id, back(mug, 1), returning), '412 precondition-failed');
+        }
+        for (const tag of ['v2', '"v2', '"v1", "v2"', '']) {
+          refused(await world.api.fulfil(id, units(mug, 1), ifMatch(tag)), '400 invalid-request', ['If-Match']);
+        }
+      });
+      const tag = first.headers.get('etag')!;
+      expect(ok(await world.api.fulfil(id, units(mug, 1), ifMatch(tag)))).toMatchObject({ version: 3 });
+      expect(ok(await world.api.fulfil(id, units(mug, 1), ifMatch('*')))).toMatchObject({ version: 4 });
+    });
+
+    it('lets one of several changes of the same version through', async () => {
+      const { id, mug } = await confirmed(20);
+      const headers = { 'if-match': '"v1"' };
+      const answers = await Promise.all(
+        Array.from({ length: 10 }, () => world.api.fulfil(id, units(mug, 1), { headers })),
+      );
+      expect(answers.filter((it) => it.status === 200)).toHaveLength(1);
+      for (const answer of answers.filter((it) => it.status !== 200)) refused(answer, '412 precondition-failed');
+      expect(await world.api.order(id)).toMatchObject({ version: 2, lines: [{ fulfilled: 1 }] });
+    });
+  });
+};

@@ -1,0 +1,155 @@
+import { expect } from '@jest/globals';
+import type { z } from 'zod';
+import type {
+  cacheEntryWritten,
+  order,
+  orderHistory,
+  orderPage,
+  problem,
+  product,
+  productBatch,
+  productPage,
+  stock,
+  stockBatch,
+} from '#contracts';
+import { fresh } from './fresh.js';
+
+export type Order = z.input<typeof order>;
+export type OrderPage = z.input<typeof orderPage>;
+export type History = z.input<typeof orderHistory>;
+export type Product = z.input<typeof product>;
+export type ProductPage = z.input<typeof productPage>;
+export type ProductBatch = z.input<typeof productBatch>;
+export type Stock = z.input<typeof stock>;
+export type StockBatch = z.input<typeof stockBatch>;
+export type CacheEntryWritten = z.input<typeof cacheEntryWritten>;
+export type Problem = z.input<typeof problem>;
+
+export interface Answer<Body = unknown> {
+  status: number;
+  headers: Headers;
+  text: string;
+  /** What the text says in JSON; undefined where it is none. */
+  body: Body;
+}
+
+export interface Sent {
+  /** Encoded as JSON. */
+  body?: unknown;
+  /** Sent as it is, in place of `body`. */
+  raw?: string | Uint8Array;
+  key?: string;
+  headers?: Record<string, string>;
+}
+
+const answerWithinMs = 60_000;
+
+const contentOf = ({ body, raw }: Sent): string | Uint8Array | undefined =>
+  raw ?? (body === undefined ? undefined : JSON.stringify(body));
+
+/** The system as a caller sees it. */
+export class Api {
+  constructor(readonly baseUrl: string) {}
+
+  async send<Body = unknown>(method: string, path: string, sent: Sent = {}): Promise<Answer<Body>> {
+    const content = contentOf(sent);
+    const response = await fetch(this.baseUrl + path, {
+      method,
+      headers: {
+        ...(content !== undefined && { 'content-type': 'application/json' }),
+        ...(sent.key !== undefined && { 'idempotency-key': `"${sent.key}"` }),
+        ...sent.headers,
+      },
+      ...(content !== undefined && { body: content as string }),
+      signal: AbortSignal.timeout(answerWithinMs),
+    });
+    const text = await response.text();
+    const isJson = /^application\/(?:problem\+)?json/.test(response.headers.get('content-type') ?? '');
+    return {
+      status: response.status,
+      headers: response.headers,
+      text,
+      body: (isJson && text !== '' ? JSON.parse(text) : undefined) as Body,
+    };
+  }
+
+  get<Body = unknown>(path: string): Promise<Answer<Body>> {
+    return this.send<Body>('GET', path);
+  }
+
+  place(body: unknown, key?: string, path = '/orders'): Promise<Answer<Order>> {
+    return this.send<Order>('POST', path, { body, ...(key !== undefined && { key }) });
+  }
+
+  /** Places an order that has to succeed. */
+  async placed(body: unknown, key?: string): Promise<Order> {
+    return ok(await this.place(body, key), 201);
+  }
+
+  async order(orderId: string): Promise<Order> {
+    return ok(await this.get<Order>(`/orders/${orderId}`));
+  }
+
+  async history(orderId: string): Promise<History['data']> {
+    return ok(await this.get<History>(`/orders/${orderId}/history`)).data;
+  }
+
+  fulfil(orderId: string, body?: unknown, sent: Sent = {}): Promise<Answer<Order>> {
+    return this.send<Order>('POST', `/orders/${orderId}/fulfil`, { ...(body !== undefined && { body }), ...sent });
+  }
+
+  cancel(orderId: string, body?: unknown, sent: Sent = {}): Promise<Answer<Order>> {
+    return this.send<Order>('POST', `/orders/${orderId}/cancel`, { ...(body !== undefined && { body }), ...sent });
+  }
+
+  return(orderId: string, body: unknown, sent: Sent = { key: fresh('return') }): Promise<Answer<Order>> {
+    return this.send<Order>('POST', `/orders/${orderId}/returns`, { body, ...sent });
+  }
+
+  /** A product of its own for a test, with stock. @returns its id */
+  async product({
+    id = fresh('p'),
+    name = 'A thing',
+    price = 250,
+    currency = 'GBP',
+    onHand = 100,
+  }: { id?: string; name?: string; price?: number; currency?: string; onHand?: number } = {}): Promise<string> {
+    const body = { name, unit_price_minor: price, currency };
+    ok(await this.send('PUT', `/products/${encodeURIComponent(id)}`, { body }), 201);
+    if (onHand > 0) ok(await this.send('PUT', `/stock/${encodeURIComponent(id)}`, { body: { on_hand: onHand } }));
+    return id;
+  }
+
+  async stock(productId: string): Promise<Stock> {
+    return ok(await this.get<Stock>(`/stock/${encodeURIComponent(productId)}`));
+  }
+}
+
+/** The body of an answer with the status expected; anything else fails with what was answered instead. */
+export const ok = <Body>({ status, text, body }: Answer<Body>, expected = 200): Body => {
+  if (status !== expected) throw new Error(`answered ${status} instead of ${expected}: ${text.slice(0, 2_000)}`);
+  return body;
+};
+
+/**
+ * Checks that a request was refused as `'409 out-of-stock'`, with a problem document that is whole.
+ *
+ * @param paths the paths of its faults, each once and all of them, in any order
+ */
+export const refused = (answer: Answer, expected: string, paths?: string[]): Problem => {
+  const [status, code] = expected.split(' ') as [string, string];
+  const body = answer.body as Problem | undefined;
+  // In one object, so that a failure shows what was answered in full.
+  expect({ status: answer.status, ...body }).toMatchObject({
+    status: Number(status),
+    code,
+    type: `/problems/${code}`,
+    title: expect.stringMatching(/\S/),
+    detail: expect.stringMatching(/\S/),
+    ...(paths && { faults: expect.anything() }),
+  });
+  expect(answer.headers.get('content-type')).toMatch(/^application\/problem\+json(?:;|$)/);
+  if (paths) expect([...new Set(body?.faults?.map(({ path }) => path))].sort()).toEqual(paths.toSorted());
+  for (const fault of body?.faults ?? []) expect(fault.message).toMatch(/\S/);
+  return body as Problem;
+};

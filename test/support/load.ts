@@ -1,0 +1,112 @@
+import { Agent, request } from 'node:http';
+import { setTimeout } from 'node:timers/promises';
+import type { Order } from './api.js';
+import { fresh } from './fresh.js';
+
+/** An order under its key, and what became of the request. */
+export interface Attempt {
+  key: string;
+  body: object;
+  /** The status it was answered with, or the code of the error that it ended in; `NO_ANSWER` when it hangs. */
+  outcome?: number | string;
+  order?: Order;
+  text?: string;
+}
+
+const answerWithinMs = 40_000;
+/** After a failure, as a caller would. */
+const pauseMs = 50;
+
+/** Callers that place one keyed order after the other, each over a connection of its own that it keeps. */
+export class Load {
+  readonly attempts: Attempt[] = [];
+  private stopped = false;
+  private readonly callers: Promise<void>[];
+
+  /** @param nextBody makes the body of each order */
+  constructor(
+    private readonly baseUrl: string,
+    callers: number,
+    private readonly nextBody: () => object,
+  ) {
+    this.callers = Array.from({ length: callers }, () => this.call());
+  }
+
+  get answered(): Attempt[] {
+    return this.attempts.filter((it) => typeof it.outcome === 'number');
+  }
+
+  get inFlight(): Attempt[] {
+    return this.attempts.filter((it) => it.outcome === undefined);
+  }
+
+  /** Resolves once the condition holds; it is looked at every few milliseconds while the callers go on. */
+  async until(condition: () => boolean): Promise<void> {
+    for (const giveUpAt = Date.now() + answerWithinMs; !condition(); await setTimeout(5))
+      if (Date.now() > giveUpAt) throw new Error(`waited in vain; answered: ${this.summary()}`);
+  }
+
+  /** No caller begins another order. What has been sent goes on. */
+  stop(): void {
+    this.stopped = true;
+  }
+
+  /** Stops and waits until every order that was sent has come to an end. */
+  async end(): Promise<Attempt[]> {
+    this.stop();
+    await Promise.all(this.callers);
+    return this.attempts;
+  }
+
+  /** How many orders had which outcome. */
+  summary(attempts = this.attempts): string {
+    const counts = Map.groupBy(attempts, (it) => String(it.outcome ?? 'in flight'));
+    return [...counts].map(([outcome, some]) => `${outcome} × ${some.length}`).join(', ');
+  }
+
+  private async call(): Promise<void> {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    while (!this.stopped) {
+      const attempt: Attempt = { key: fresh('load'), body: this.nextBody() };
+      this.attempts.push(attempt);
+      await place(this.baseUrl, agent, attempt);
+      if (attempt.outcome !== 201 && attempt.outcome !== 409) await setTimeout(pauseMs);
+    }
+    agent.destroy();
+  }
+}
+
+/** Sends one attempt and notes what becomes of it. */
+const place = async (baseUrl: string, agent: Agent, attempt: Attempt): Promise<void> => {
+  const body = JSON.stringify(attempt.body);
+  await new Promise<void>((resolve) => {
+    const failed = (error: NodeJS.ErrnoException): void => {
+      attempt.outcome ??= error.code ?? error.message;
+      resolve();
+    };
+    const sending = request(`${baseUrl}/orders`, {
+      method: 'POST',
+      agent,
+      timeout: answerWithinMs,
+      headers: {
+        'content-type': 'application/json',
+        'content-length': Buffer.byteLength(body),
+        'idempotency-key': `"${attempt.key}"`,
+      },
+    });
+    sending.on('timeout', () => sending.destroy(Object.assign(new Error('no answer'), { code: 'NO_ANSWER' })));
+    sending.on('error', failed);
+    sending.on('response', (response) => {
+      const chunks: Buffer[] = [];
+      response.on('data', (chunk: Buffer) => chunks.push(chunk));
+      response.on('error', failed);
+      response.on('end', () => {
+        attempt.text = Buffer.concat(chunks).toString();
+        attempt.outcome = response.statusCode!;
+        if (response.statusCode === 201) attempt.order = JSON.parse(attempt.text) as Order;
+        resolve();
+      });
+    });
+    sending.end(body);
+  });
+};

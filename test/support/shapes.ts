@@ -1,0 +1,238 @@
+import { once } from 'node:events';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
+import { SeededRandom, startRedis, testDatabase } from '#testing';
+import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
+
+export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis';
+
+interface RunningService {
+  name: string;
+  url: string;
+  readonly pid: number;
+  readonly isRunning: boolean;
+  readonly log: string;
+  /** Sends the signal and waits for the end. */
+  kill(signal?: NodeJS.Signals): Promise<Exit>;
+  /** Starts it again as it was, once it has ended, and waits until it is ready. */
+  restart(): Promise<void>;
+}
+
+/** The system, running. */
+export interface Shape {
+  name: ShapeName;
+  baseUrl: string;
+  services: RunningService[];
+  service(name: string): RunningService;
+  /** Where the data are; asked anew each time, because an embedded server may come back on another port. */
+  databaseUrls(): Promise<{ order: string; inventory: string }>;
+  /** The server that the monolith has started for itself. */
+  postmasterPid(): Promise<number>;
+  log(): string;
+  /** Ends everything; rejects when a service did not end well by itself. */
+  stop(): Promise<void>;
+}
+
+interface Plan {
+  /** The first is the one that callers speak to. */
+  services: { app: string; port: number; environment: Record<string, string> }[];
+  databaseUrls: Shape['databaseUrls'];
+  postmasterPid?: Shape['postmasterPid'];
+  release: () => Promise<void>;
+}
+
+// Not the seed of the test: files that run side by side have the same one.
+const random = new SeededRandom(process.pid);
+
+const canListen = async (port: number): Promise<boolean> => {
+  const server = createServer();
+  const listening = once(server, 'listening').then(
+    () => true,
+    () => false,
+  );
+  server.listen(port, '127.0.0.1');
+  if (!(await listening)) return false;
+  server.close();
+  await once(server, 'close');
+  return true;
+};
+
+/**
+ * Ports below those that the system gives to outgoing connections: nobody takes one by chance while its service is down.
+ */
+export const servicePorts = async (count: number): Promise<number[]> => {
+  const ports = new Set<number>();
+  while (ports.size < count) {
+    const port = random.integer(12_000, 31_000);
+    if (await canListen(port)) ports.add(port);
+  }
+  return [...ports];
+};
+
+const embeddedDatabaseUrl = async (dataDir: string): Promise<string> => {
+  const home = join(dataDir, 'postgres');
+  const password = (await readFile(join(home, 'password'), 'utf8')).trim();
+  const port = (await readFile(join(home, 'data', 'postmaster.pid'), 'utf8')).split('\n')[3];
+  return `postgres://cleave:${password}@127.0.0.1:${port}/cleave`;
+};
+
+const postmasterOf = async (dataDir: string): Promise<number> => {
+  const text = await readFile(join(dataDir, 'postgres', 'data', 'postmaster.pid'), 'utf8').catch(() => '0');
+  return Number(text.split('\n')[0]);
+};
+
+const sent = (pid: number, signal: NodeJS.Signals): boolean => {
+  try {
+    return process.kill(pid, signal);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ESRCH') return false;
+    throw error;
+  }
+};
+
+/** Postgres outlives a monolith that was killed. */
+const stopPostgresIn = async (dataDir: string): Promise<void> => {
+  const pid = await postmasterOf(dataDir);
+  // The file goes when the server does.
+  while (pid > 0 && (await postmasterOf(dataDir)) === pid && sent(pid, 'SIGQUIT')) await setTimeout(100);
+};
+
+const monolith = async (): Promise<Plan> => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+  guardFolder(dataDir);
+  const [port] = await servicePorts(1);
+  return {
+    services: [{ app: 'monolith', port: port!, environment: { DATA_DIR: dataDir } }],
+    databaseUrls: async () => {
+      const url = await embeddedDatabaseUrl(dataDir);
+      return { order: url, inventory: url };
+    },
+    postmasterPid: () => postmasterOf(dataDir),
+    release: async () => {
+      await stopPostgresIn(dataDir);
+      await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
+      unguardFolder(dataDir);
+    },
+  };
+};
+
+const split = async (
+  at: { inventory: string; cache: string },
+  own: { order: Record<string, string>; inventory: Record<string, string>; cache: Record<string, string> },
+): Promise<Plan['services']> => {
+  const [gateway, order, inventory, cache] = await servicePorts(4);
+  const local = (port: number | undefined) => `http://127.0.0.1:${port}`;
+  return [
+    {
+      app: 'gateway',
+      port: gateway!,
+      environment: { ORDER_URL: local(order), INVENTORY_URL: local(inventory), CACHE_URL: local(cache) },
+    },
+    { app: 'order', port: order!, environment: { INVENTORY_AT: at.inventory, ...own.order } },
+    {
+      app: 'inventory',
+      port: inventory!,
+      environment: { INVENTORY_LISTEN: at.inventory, CACHE_AT: at.cache, ...own.inventory },
+    },
+    { app: 'cache', port: cache!, environment: { CACHE_LISTEN: at.cache, ...own.cache } },
+  ];
+};
+
+/** Each module with a database of its own. */
+const splitOverTcp = async (): Promise<Plan> => {
+  const [inventoryPort, cachePort] = await servicePorts(2);
+  const [order, inventory] = await Promise.all([testDatabase(), testDatabase()]);
+  const urls = { order: order.url, inventory: inventory.url };
+  const at = { inventory: `tcp://127.0.0.1:${inventoryPort}`, cache: `tcp://127.0.0.1:${cachePort}` };
+  const own = { order: { ORDER_DATABASE_URL: order.url }, inventory: { INVENTORY_DATABASE_URL: inventory.url } };
+  return {
+    services: await split(at, { ...own, cache: {} }),
+    databaseUrls: () => Promise.resolve(urls),
+    release: async () => {
+      await order.stop();
+      await inventory.stop();
+    },
+  };
+};
+
+/** One database with a schema a module; requests and the cache travel through Redis. */
+const splitOverRedis = async (): Promise<Plan> => {
+  const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
+  const shared = { DATABASE_URL: database.url };
+  const own = { order: shared, inventory: shared, cache: { CACHE_REDIS_URL: `${redis.url}/1` } };
+  return {
+    services: await split({ inventory: redis.url, cache: redis.url }, own),
+    databaseUrls: () => Promise.resolve({ order: database.url, inventory: database.url }),
+    release: async () => {
+      await redis.stop();
+      await database.stop();
+    },
+  };
+};
+
+const plans: Record<ShapeName, () => Promise<Plan>> = {
+  monolith,
+  'split-tcp': splitOverTcp,
+  'split-redis': splitOverRedis,
+};
+
+/** Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready. */
+export const startShape = async (name: ShapeName): Promise<Shape> => {
+  const plan = await plans[name]();
+  const processes = plan.services.map(
+    (it) => new AppProcess(it.app, { ...it.environment, HOST: '127.0.0.1', PORT: String(it.port) }),
+  );
+  const services = plan.services.map((it, index): RunningService => {
+    const process = processes[index]!;
+    const url = `http://127.0.0.1:${it.port}`;
+    const start = async (): Promise<void> => {
+      process.spawn();
+      await process.untilReady(`${url}/health/ready`);
+    };
+    return {
+      name: it.app,
+      url,
+      get pid() {
+        return process.pid;
+      },
+      get isRunning() {
+        return process.isRunning;
+      },
+      get log() {
+        return process.log;
+      },
+      kill: (signal) => process.kill(signal),
+      restart: start,
+    };
+  });
+  const stop = async (): Promise<void> => {
+    const complaints = await Promise.all(processes.map((it) => it.stop()));
+    await plan.release();
+    const told = complaints.filter((it) => it !== undefined);
+    if (told.length > 0) throw new Error(told.join('\n\n'));
+  };
+  try {
+    // All at once: none needs another one to start.
+    await Promise.all(services.map((it) => it.restart()));
+  } catch (error) {
+    await stop().catch(() => undefined);
+    throw error;
+  }
+  return {
+    name,
+    baseUrl: services[0]!.url,
+    services,
+    service: (wanted) => {
+      const found = services.find((it) => it.name === wanted);
+      if (!found) throw new Error(`${name} has no service ${wanted}`);
+      return found;
+    },
+    databaseUrls: plan.databaseUrls,
+    postmasterPid: plan.postmasterPid ?? (() => Promise.reject(new Error(`${name} has no Postgres of its own`))),
+    log: () => services.map((it) => `===== ${it.name}\n${it.log}`).join('\n'),
+    stop,
+  };
+};
