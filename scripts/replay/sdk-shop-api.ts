@@ -9,14 +9,14 @@ import {
   putProducts,
   returnGoods,
   type Client,
-  type Order,
 } from '#sdk';
 import { z } from 'zod';
 import { currency, type CatalogueEntry, type GoodsReturn, type OrderStep } from './plan.js';
 import { ReplayStopped, ShopRefusal, ShopUnavailable, type OrderTotals, type ShopApi } from './shop-api.js';
 
 /** What is looked at in an order; the types of the SDK promise it, but another server may answer. */
-const looksLikeOrder = z.object({ order_id: z.string(), total_minor: z.int(), returned_total_minor: z.int() });
+const placed = z.object({ order_id: z.string() });
+const totals = z.object({ total_minor: z.int(), returned_total_minor: z.int() });
 
 const timeoutMs = 60_000;
 
@@ -96,7 +96,7 @@ export class SdkShopApi implements ShopApi {
       },
     });
     const { data, response } = await this.ask('POST /orders', placing);
-    const orderId = this.understood(data, 'POST /orders').order_id;
+    const orderId = this.understood(placed, data, 'POST /orders').order_id;
     return { orderId, replayed: response.headers.get('idempotent-replayed') === 'true' };
   }
 
@@ -123,7 +123,7 @@ export class SdkShopApi implements ShopApi {
 
   async readOrder(orderId: string): Promise<OrderTotals> {
     const { data } = await this.ask('GET /orders/:id', getOrder({ client: this.client, path: { id: orderId } }));
-    const { total_minor, returned_total_minor } = this.understood(data, 'GET /orders/:id');
+    const { total_minor, returned_total_minor } = this.understood(totals, data, 'GET /orders/:id');
     return { totalMinor: total_minor, returnedTotalMinor: returned_total_minor };
   }
 
@@ -147,8 +147,8 @@ export class SdkShopApi implements ShopApi {
     throw new ShopRefusal(code, detail);
   }
 
-  private understood(data: unknown, call: string): Pick<Order, 'order_id' | 'total_minor' | 'returned_total_minor'> {
-    const read = looksLikeOrder.safeParse(data);
+  private understood<Shape>(schema: z.ZodType<Shape>, data: unknown, call: string): Shape {
+    const read = schema.safeParse(data);
     if (!read.success) throw this.notTheApi(call, 'something else than an order');
     return read.data;
   }

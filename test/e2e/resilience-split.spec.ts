@@ -96,6 +96,53 @@ describe('services over TCP', () => {
     await trial.settle();
   });
 
+  it.each([
+    ['never comes', true],
+    ['comes late', false],
+  ])('of which order is killed between holding stock and writing it down, and the writing %s', async (_, isLost) => {
+    const { trial } = holder;
+    const order = trial.shape.service('order');
+    const mug = await trial.api.product({ onHand: 12 });
+    const body = { customer_id: fresh('c'), product_id: mug, quantity: 2 };
+    const keys = Array.from({ length: 5 }, () => fresh('k'));
+    const lock = await trial.ledger.lock('orders');
+    const placing = keys.map((key) => trial.api.place(body, key));
+    await eventually(async () => expect(await trial.api.stock(mug)).toMatchObject({ reserved: 10 }));
+    await order.kill('SIGKILL');
+    for (const answer of await Promise.all(placing)) refused(answer, '503 unavailable');
+    // What order has already sent to Postgres is carried out there even without it.
+    if (isLost) await trial.ledger.endSessionsOf('order');
+    await lock.release();
+    await order.restart();
+    const placed = await Promise.all(keys.map((key) => trial.api.placed(body, key)));
+    expect(new Set(placed.map((it) => it.order_id)).size).toBe(5);
+    await trial.ledger.expectInvariants();
+    expect(await trial.api.stock(mug)).toMatchObject({ on_hand: 12, reserved: 10, available: 2 });
+    const held = await trial.ledger.inventory(`SELECT reservation_id FROM inventory.reservations WHERE state = 'held'`);
+    expect(held).toEqual([]);
+  });
+
+  it('of which order is killed after the stock has followed, and before it has taken note of that', async () => {
+    const { trial } = holder;
+    const order = trial.shape.service('order');
+    const mug = await trial.api.product({ onHand: 10 });
+    const { order_id } = await trial.api.placed({ customer_id: fresh('c'), product_id: mug, quantity: 4 });
+    await trial.ledger.quiet();
+    const lock = await trial.ledger.lock('checkpoints');
+    ok(await trial.api.fulfil(order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
+    const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };
+    ok(await trial.api.return(order_id, back), 201);
+    const followed = { on_hand: 8, reserved: 1, available: 7, sold: 3 };
+    await eventually(async () => expect(await trial.api.stock(mug)).toMatchObject({ sold: 3 }));
+    await order.kill('SIGKILL');
+    await trial.ledger.endSessionsOf('order');
+    await lock.release();
+    await order.restart();
+    await trial.ledger.quiet();
+    expect(await trial.api.stock(mug)).toMatchObject(followed);
+    await trial.ledger.expectInvariants();
+  });
+
   it.each(['SIGKILL', 'SIGSTOP'] as const)('does without the cache (%s)', async (signal) => {
     const { trial } = holder;
     const cache = trial.shape.service('cache');

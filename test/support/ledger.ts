@@ -58,6 +58,24 @@ export class Ledger {
     return query<R>((await this.shape.databaseUrls()).inventory, text, values);
   }
 
+  /** Makes everybody wait who writes to a table of orders; `release` lets them go on. Reading goes on meanwhile. */
+  async lock(table: string): Promise<{ release: () => Promise<void> }> {
+    const client = await connected((await this.shape.databaseUrls()).order);
+    await client.query(
+      `BEGIN; LOCK TABLE ${pg.escapeIdentifier('orders')}.${pg.escapeIdentifier(table)} IN SHARE ROW EXCLUSIVE MODE`,
+    );
+    return { release: () => client.end() };
+  }
+
+  /** Rolls back what a service that was killed has left running in Postgres. */
+  async endSessionsOf(service: string): Promise<void> {
+    await this.orders(
+      `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+       WHERE datname = current_database() AND application_name = $1`,
+      [`cleave-${service}`],
+    );
+  }
+
   /** Resolves once everything that became of orders has reached the stock. */
   async quiet(): Promise<void> {
     await eventually(async () => {
@@ -123,11 +141,16 @@ export class Ledger {
 }
 
 const query = async <R extends Row>(url: string, text: string, values: unknown[]): Promise<R[]> => {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, query_timeout: 30_000 });
-  await client.connect();
+  const client = await connected(url);
   try {
     return (await client.query<R>(text, values)).rows;
   } finally {
     await client.end();
   }
+};
+
+const connected = async (url: string): Promise<pg.Client> => {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, query_timeout: 30_000 });
+  await client.connect();
+  return client;
 };
