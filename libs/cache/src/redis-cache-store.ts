@@ -4,7 +4,8 @@ import { CleaveError } from '#contracts';
 import { CacheStore, type CacheEntry } from './cache-store.js';
 
 const prefix = 'cleave:cache:';
-const commandTimeoutMs = 200;
+/** Long enough for a machine that is busy for a moment; modules that ask the cache give up sooner by themselves. */
+const commandTimeoutMs = 1_000;
 /** A connection on which nothing moves is asked after `pingMs` whether it still lives, and given up after `silenceMs`. */
 const pingMs = 1_000;
 const silenceMs = 3_000;

@@ -40,6 +40,8 @@ export const callerId = z
 export const idText = text(limits.idLength, 1);
 /** In an address, with an example that a fresh embedded database knows. */
 export const productIdParameter = idText.meta({ examples: ['demo-mug'] });
+/** In an address. What cannot be an order id is answered like an id that no order has. */
+export const orderIdParameter = z.string().meta({ description: 'The `order_id` that placing the order answered.' });
 
 export const quantity = z.int().min(1).max(limits.quantity);
 

@@ -52,8 +52,7 @@ export class ProductsAndStock1764000000001 implements MigrationInterface {
         -- The stock after a keyed adjustment: the stored answer that a repeat gets.
         answer jsonb,
         effect_id text COLLATE "C",
-        moved_at timestamptz(3) NOT NULL DEFAULT now(),
-        FOREIGN KEY (tenant_id, product_id) REFERENCES inventory.products
+        moved_at timestamptz(3) NOT NULL DEFAULT now()
       )`);
     await runner.query(`CREATE INDEX stock_moves_by_product ON inventory.stock_moves (tenant_id, product_id, move_id)`);
     await runner.query(`

@@ -10,6 +10,7 @@ import {
   fulfilOrderRequest,
   order,
   orderHistory,
+  orderIdParameter,
   orderListQuery,
   orderPage,
   placeOrderRequest,
@@ -94,7 +95,10 @@ export class OrdersController {
     replies: { 200: { schema: order, description: 'The order', headers: taggedHeaders } },
     errors: ['order-not-found'],
   })
-  async get(@Param('id') id: string, @Res({ passthrough: true }) reply: FastifyReply): Promise<Order> {
+  async get(
+    @Param('id', valid(orderIdParameter)) id: string,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<Order> {
     return tagged(await this.readOrders.one(defaultTenant, known(id)), reply);
   }
 
@@ -123,7 +127,7 @@ export class OrdersController {
     replies: { 200: { schema: orderHistory, description: 'The entries; each led to one version of the order' } },
     errors: ['order-not-found'],
   })
-  async history(@Param('id') id: string): Promise<z.output<typeof orderHistory>> {
+  async history(@Param('id', valid(orderIdParameter)) id: string): Promise<z.output<typeof orderHistory>> {
     return { data: await this.readOrders.history(defaultTenant, known(id)) };
   }
 
@@ -138,7 +142,7 @@ export class OrdersController {
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
   })
   async cancel(
-    @Param('id') id: string,
+    @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(cancelOrderRequest)) { reason }: z.output<typeof cancelOrderRequest>,
     @IfMatch() expectedVersion: number | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
@@ -161,7 +165,7 @@ export class OrdersController {
     idempotencyKey: 'optional',
   })
   async fulfil(
-    @Param('id') id: string,
+    @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(fulfilOrderRequest)) { lines }: z.output<typeof fulfilOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
     @IfMatch() expectedVersion: number | undefined,
@@ -187,7 +191,7 @@ export class OrdersController {
     idempotencyKey: 'required',
   })
   async return(
-    @Param('id') id: string,
+    @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(returnOrderRequest)) body: z.output<typeof returnOrderRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
     @IfMatch() expectedVersion: number | undefined,

@@ -717,6 +717,9 @@ export type PlaceOrderResponse = PlaceOrderResponses[keyof PlaceOrderResponses];
 export type GetOrderData = {
   body?: never;
   path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
     id: string;
   };
   query?: never;
@@ -724,6 +727,10 @@ export type GetOrderData = {
 };
 
 export type GetOrderErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `order-not-found`: There is no such order
    */
@@ -758,6 +765,9 @@ export type CancelOrderData = {
     'If-Match'?: string;
   };
   path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
     id: string;
   };
   query?: never;
@@ -823,6 +833,9 @@ export type FulfilOrderData = {
     'Idempotency-Key'?: string;
   };
   path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
     id: string;
   };
   query?: never;
@@ -884,6 +897,9 @@ export type FulfilOrderResponse = FulfilOrderResponses[keyof FulfilOrderResponse
 export type GetOrderHistoryData = {
   body?: never;
   path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
     id: string;
   };
   query?: never;
@@ -891,6 +907,10 @@ export type GetOrderHistoryData = {
 };
 
 export type GetOrderHistoryErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `order-not-found`: There is no such order
    */
@@ -929,6 +949,9 @@ export type ReturnGoodsData = {
     'Idempotency-Key': string;
   };
   path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
     id: string;
   };
   query?: never;
