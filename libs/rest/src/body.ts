@@ -36,8 +36,9 @@ const parseJsonBody = (body: Buffer, request: FastifyRequest): unknown => {
   const startsWithBom = body[0] === 0xef && body[1] === 0xbb && body[2] === 0xbf;
   const json = body.toString('utf8', startsWithBom ? 3 : 0);
   const value = parse(json);
-  // Keys can be written with escapes, so a backslash is as suspicious as the name itself.
-  if (/__proto__|prototype|\\u/.test(json)) refusePrototypeKeys(value);
+  // Keys can be written with escapes, so a backslash is as suspicious as the name itself; and only a number with a large
+  // exponent or very many digits can be beyond what a double holds.
+  if (/__proto__|prototype|\\u|e\+?\d{3}|\d{300}/i.test(json)) refuseTreacherous(value);
   return value;
 };
 
@@ -76,18 +77,25 @@ const endOfString = (body: Buffer, start: number): number => {
   return at;
 };
 
-/** Refuses keys that change what an object is when it is copied or merged. */
-const refusePrototypeKeys = (root: unknown): void => {
+/**
+ * Refuses keys that change what an object is when it is copied or merged, and numbers that were read as infinite, which
+ * could only be given back as null.
+ */
+const refuseTreacherous = (root: unknown): void => {
   const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
   for (let next = waiting.pop(); next; next = waiting.pop()) {
-    if (next.value === null || typeof next.value !== 'object') continue;
-    for (const [key, value] of Object.entries(next.value)) {
-      const path = [...next.path, key];
-      if (key === '__proto__' || (key === 'prototype' && next.path.at(-1) === 'constructor')) {
-        const fault = { path: path.join('.'), message: 'is not allowed as a key' };
-        throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
-      }
-      waiting.push({ value, path });
+    const { value, path } = next;
+    if (value === Infinity || value === -Infinity) throw faulty(path, 'is a number too large to be kept');
+    if (value === null || typeof value !== 'object') continue;
+    for (const [key, member] of Object.entries(value)) {
+      if (key === '__proto__' || (key === 'prototype' && path.at(-1) === 'constructor'))
+        throw faulty([...path, key], 'is not allowed as a key');
+      waiting.push({ value: member, path: [...path, key] });
     }
   }
+};
+
+const faulty = (path: string[], message: string): CleaveError => {
+  const fault = { path: path.join('.'), message };
+  return new CleaveError('invalid-request', `${fault.path}: ${message}`, { faults: [fault] });
 };

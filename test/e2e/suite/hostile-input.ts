@@ -227,6 +227,12 @@ export const hostileInputTests = (world: World): void => {
         json('{"\\udfff": 1}'),
       ]);
       refused(await send('POST', '/orders', { ...order(), metadata: deep(32) }), '400 invalid-request', ['']);
+      for (const number of ['1e400', '-1E+999', `1${'0'.repeat(400)}`])
+        refused(
+          await send('POST', '/orders', { ...order(), metadata: { deep: [json(number)] } }),
+          '400 invalid-request',
+          ['metadata.deep.0'],
+        );
     });
 
     it('keys that change what an object is are refused', async () => {

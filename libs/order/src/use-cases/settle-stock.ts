@@ -37,7 +37,8 @@ export abstract class StockSettler {
   abstract settle(tenant: string, effects: readonly StockEffect[]): Promise<readonly string[]>;
 }
 
-const leaseMs = 15_000;
+/** Also how long the outbox waits after its reader was killed. */
+const leaseMs = 5_000;
 const batchSize = 500;
 /** In one call; an effect of more lines goes alone. */
 const linesAtOnce = 5_000;
