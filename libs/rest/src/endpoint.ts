@@ -110,8 +110,10 @@ const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: bool
 };
 
 const parameterOf = (schema: z.ZodType) => {
-  const { description, ...rest } = wireSchema(schema);
-  return { schema: rest, ...(typeof description === 'string' && { description }) };
+  const { description, examples, ...rest } = wireSchema(schema);
+  // Swagger UI fills the field in from `example` alone.
+  const example = Array.isArray(examples) && { example: examples[0] as unknown };
+  return { schema: { ...rest, ...example }, ...(typeof description === 'string' && { description }) };
 };
 
 const idempotencyKeyHeader = (required: boolean) =>
@@ -122,6 +124,7 @@ const idempotencyKeyHeader = (required: boolean) =>
       `A text of 1 to ${limits.keyLength} characters, new for each operation and the same for its repeats: ` +
       'a repeat is answered as the first request was and takes no effect of its own.',
     schema: { type: 'string', minLength: 1, maxLength: limits.keyLength + 2 },
+    ...(required && { example: 'first-try' }),
   });
 
 const bodyOf = (schema: z.ZodType) =>

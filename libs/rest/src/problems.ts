@@ -131,6 +131,11 @@ const methodsOf = ({ server, url }: FastifyRequest): string[] =>
     return route !== null && Object.entries(route.params).every(([name, value]) => value !== '' || name === '*');
   });
 
+const problemCode = z
+  .string()
+  .max(100)
+  .meta({ examples: ['out-of-stock'] });
+
 const explanation = z
   .object({ type: z.string(), code: z.string(), status: z.int(), title: z.string(), advice: z.string() })
   .meta({ id: 'ProblemExplanation' });
@@ -160,7 +165,7 @@ class ProblemsController {
     replies: { 200: { schema: explanation, description: 'What the code means and what to do' } },
     errors: ['not-found'],
   })
-  explain(@Param('code', valid(z.string().max(100))) code: string): z.output<typeof explanation> {
+  explain(@Param('code', valid(problemCode)) code: string): z.output<typeof explanation> {
     if (!isErrorCode(code)) throw new CleaveError('not-found', `There is no problem with the code ${code}.`);
     const { status, title } = errorCodes[code];
     return { type: `/problems/${code}`, code, status, title, advice: advice[status] ?? title };
