@@ -1,16 +1,15 @@
 import type { z } from 'zod';
 import { env } from '#config';
 
-export type UpstreamName = 'order' | 'inventory' | 'cache';
+/** Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. */
+const services = [
+  { name: 'order', variable: 'ORDER_URL', prefixes: ['/orders', '/order'] },
+  { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'] },
+  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'] },
+] as const;
 
-/** Who answers which addresses: the prefix itself and everything below it. */
-const routes: readonly { prefix: string; upstream: UpstreamName }[] = [
-  { prefix: '/orders', upstream: 'order' },
-  { prefix: '/order', upstream: 'order' },
-  { prefix: '/products', upstream: 'inventory' },
-  { prefix: '/stock', upstream: 'inventory' },
-  { prefix: '/cache', upstream: 'cache' },
-];
+type Service = (typeof services)[number];
+export type UpstreamName = Service['name'];
 
 /** A service behind the gateway. */
 export interface Upstream {
@@ -18,7 +17,7 @@ export interface Upstream {
   /** Such as `http://order:3001`. */
   origin: string;
   /** The prefixes of the addresses that it answers. */
-  prefixes: string[];
+  prefixes: readonly string[];
 }
 
 // A path would have to be taken out of every Location again, and no service of ours needs one.
@@ -28,12 +27,11 @@ const origin = env.httpUrl
   .transform((url) => url.origin);
 
 /** What the gateway reads from the environment: where the services answer REST. */
-export const gatewayEnvironment = { ORDER_URL: origin, INVENTORY_URL: origin, CACHE_URL: origin };
+export const gatewayEnvironment = Object.fromEntries(services.map(({ variable }) => [variable, origin])) as Record<
+  Service['variable'],
+  typeof origin
+>;
 export type GatewayEnvironment = z.output<z.ZodObject<typeof gatewayEnvironment>>;
 
-export const upstreamsIn = ({ ORDER_URL, INVENTORY_URL, CACHE_URL }: GatewayEnvironment): Upstream[] =>
-  Object.entries({ order: ORDER_URL, inventory: INVENTORY_URL, cache: CACHE_URL }).map(([name, origin]) => ({
-    name: name as UpstreamName,
-    origin,
-    prefixes: routes.filter(({ upstream }) => upstream === name).map(({ prefix }) => prefix),
-  }));
+export const upstreamsIn = (environment: GatewayEnvironment): Upstream[] =>
+  services.map(({ name, variable, prefixes }) => ({ name, origin: environment[variable], prefixes }));

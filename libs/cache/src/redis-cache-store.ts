@@ -1,4 +1,4 @@
-import { Logger } from '@nestjs/common';
+import { Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { createClient } from 'redis';
 import { CleaveError } from '#contracts';
 import { CacheStore, type CacheEntry } from './cache-store.js';
@@ -13,7 +13,7 @@ const silenceMs = 3_000;
 const maxUnanswered = 10_000;
 
 /** Values in Redis, shared by all instances. While Redis cannot be reached, every call fails at once. */
-export class RedisCacheStore extends CacheStore {
+export class RedisCacheStore extends CacheStore implements OnModuleInit, OnApplicationShutdown {
   private readonly logger = new Logger(RedisCacheStore.name);
   private readonly client;
   private reachable = true;
@@ -43,13 +43,13 @@ export class RedisCacheStore extends CacheStore {
   }
 
   /** Does not wait for Redis: the cache starts without it and serves once it is there. */
-  connect(): void {
+  onModuleInit(): void {
     this.client.connect().catch((error: unknown) => {
       this.logger.warn(`gave up connecting to Redis (${String(error)})`);
     });
   }
 
-  close(): void {
+  onApplicationShutdown(): void {
     this.client.destroy();
   }
 

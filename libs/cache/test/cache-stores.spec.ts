@@ -132,12 +132,12 @@ describeWithRedis('the store in Redis', () => {
   beforeAll(async () => {
     server = await startRedis();
     store = new RedisCacheStore(server.url);
-    store.connect();
+    store.onModuleInit();
     await untilUp(store);
   });
 
   afterAll(async () => {
-    store?.close();
+    store?.onApplicationShutdown();
     await server?.stop();
   });
 
@@ -145,12 +145,12 @@ describeWithRedis('the store in Redis', () => {
 
   it('is shared by the instances on one Redis', async () => {
     const other = new RedisCacheStore(server.url);
-    other.connect();
+    other.onModuleInit();
     await untilUp(other);
     const key = newKey();
     await new Cache(store).put('callers', key, 'seen');
     expect(await new Cache(other).get('callers', key)).toEqual({ value: 'seen' });
-    other.close();
+    other.onApplicationShutdown();
   });
 
   it('says unavailable while Redis is away or hangs, and serves again once it is back', async () => {
@@ -167,7 +167,7 @@ describeWithRedis('the store in Redis', () => {
       const results = await Promise.allSettled(calls);
       for (const it of results) expect(it).toMatchObject({ status: 'rejected', reason: { code: 'unavailable' } });
     };
-    own.connect();
+    own.onModuleInit();
     await refusesEverything();
 
     let redis = await startRedis({ port });
@@ -186,14 +186,14 @@ describeWithRedis('the store in Redis', () => {
     redis = await startRedis({ port });
     await untilUp(own);
     expect(await cache.get('callers', 'k')).toBeUndefined();
-    own.close();
+    own.onApplicationShutdown();
     await redis.stop();
   });
 
   it('can be closed without ever having met its Redis', async () => {
     const own = new RedisCacheStore(`redis://127.0.0.1:${await freePort()}`);
-    own.connect();
-    own.close();
+    own.onModuleInit();
+    own.onApplicationShutdown();
     await expect(own.ping()).rejects.toMatchObject({ code: 'unavailable' });
   });
 });

@@ -1,10 +1,11 @@
 import { Inject, Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
+import type { z } from 'zod';
 import { cacheContract, defaultTenant } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
 import { Readiness } from '#health';
-import { Messenger, address, balancePolicy, type Address, type BalancePolicy } from '#messaging';
+import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { ProductsAndStock1764000000001 } from '../migrations/1-products-and-stock.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
@@ -32,12 +33,7 @@ export const inventoryEnvironment = {
   DEMO_PRODUCTS: env.flag,
 };
 
-interface InventoryOptions {
-  INVENTORY_DATABASE_URL: string;
-  CACHE_AT: Address;
-  CACHE_BALANCE: BalancePolicy;
-  DEMO_PRODUCTS: boolean;
-}
+type InventorySettings = z.output<z.ZodObject<typeof inventoryEnvironment>>;
 
 const demoRequested = Symbol('demo products requested');
 
@@ -56,7 +52,7 @@ export class InventoryModule implements OnModuleInit {
     if (this.demo) await this.stockDemoProducts.execute(defaultTenant);
   }
 
-  static register(options: InventoryOptions): DynamicModule {
+  static register(options: InventorySettings): DynamicModule {
     return {
       module: InventoryModule,
       imports: [

@@ -1,10 +1,11 @@
 import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
+import type { z } from 'zod';
 import { inventoryContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
 import { Readiness } from '#health';
-import { Messenger, address, balancePolicy, type Address, type BalancePolicy } from '#messaging';
+import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Orders1764000000001 } from '../migrations/1-orders.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
@@ -15,7 +16,7 @@ import { OrdersController } from './transport/orders.controller.js';
 import { ChangeOrder, ChangeableOrders } from './use-cases/change-order.js';
 import { PlaceOrder, PlacedOrders, StockHolder } from './use-cases/place-order.js';
 import { OrderReader, ReadOrders } from './use-cases/read-orders.js';
-import { SettleStock, StockOutbox, StockSettler } from './use-cases/settle-stock.js';
+import { RelayOutbox, StockOutbox, StockSettler } from './use-cases/relay-outbox.js';
 
 /** What order reads from the environment. */
 export const orderEnvironment = {
@@ -24,11 +25,7 @@ export const orderEnvironment = {
   INVENTORY_BALANCE: balancePolicy,
 };
 
-interface OrderOptions {
-  ORDER_DATABASE_URL: string;
-  INVENTORY_AT: Address;
-  INVENTORY_BALANCE: BalancePolicy;
-}
+type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
 
 /** Places and keeps orders. */
 @Module({})
@@ -42,7 +39,7 @@ export class OrderModule implements OnModuleInit {
     this.readiness.add('order-database', () => this.sql.ping());
   }
 
-  static register(options: OrderOptions): DynamicModule {
+  static register(options: OrderSettings): DynamicModule {
     return {
       module: OrderModule,
       imports: [
@@ -57,7 +54,7 @@ export class OrderModule implements OnModuleInit {
       ],
       controllers: [OrdersController],
       providers: [
-        ...[ChangeOrder, PlaceOrder, ReadOrders, SettleStock],
+        ...[ChangeOrder, PlaceOrder, ReadOrders, RelayOutbox],
         ...[PostgresOrders, PostgresStockOutbox],
         ...[PlacedOrders, ChangeableOrders, OrderReader].map((port) => ({
           provide: port,

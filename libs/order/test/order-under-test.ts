@@ -9,7 +9,7 @@ import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresStockOutbox } from '../src/adapters/postgres-stock-outbox.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { PlaceOrder, type StockHolder } from '../src/use-cases/place-order.js';
-import { SettleStock, type StockSettler } from '../src/use-cases/settle-stock.js';
+import { RelayOutbox, type StockSettler } from '../src/use-cases/relay-outbox.js';
 
 type Decision = ReplyOf<(typeof inventoryContract)['operations']['reserve']>['decisions'][number];
 
@@ -119,7 +119,7 @@ export interface Instance {
   orders: PostgresOrders;
   outbox: PostgresStockOutbox;
   stock: FakeInventory;
-  settleStock: SettleStock;
+  settleStock: RelayOutbox;
   placeOrder: PlaceOrder;
   changeOrder: ChangeOrder;
   stop(): Promise<void>;
@@ -140,7 +140,7 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
   module.useLogger(false);
   const orders = module.get(PostgresOrders);
   const outbox = module.get(PostgresStockOutbox);
-  const settleStock = new SettleStock(outbox, stock);
+  const settleStock = new RelayOutbox(outbox, stock);
   return {
     sql: module.get<Sql>(sqlToken('order'), { strict: false }),
     orders,

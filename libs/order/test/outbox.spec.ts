@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import pg from 'pg';
 import { CleaveError } from '#contracts';
 import { testDatabase, type TestDatabase } from '#testing';
-import { SettleStock } from '../src/use-cases/settle-stock.js';
+import { RelayOutbox } from '../src/use-cases/relay-outbox.js';
 import { FakeInventory, startInstance, type Instance } from './order-under-test.js';
 
 let database: TestDatabase;
@@ -108,9 +108,9 @@ describe('the lease', () => {
 });
 
 describe('the relay', () => {
-  const running: SettleStock[] = [];
-  const startRelay = (at: Instance, stock: FakeInventory): SettleStock => {
-    const relay = new SettleStock(at.outbox, stock);
+  const running: RelayOutbox[] = [];
+  const startRelay = (at: Instance, stock: FakeInventory): RelayOutbox => {
+    const relay = new RelayOutbox(at.outbox, stock);
     relay.onApplicationBootstrap();
     running.push(relay);
     return relay;

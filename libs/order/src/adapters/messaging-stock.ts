@@ -2,7 +2,7 @@ import { Injectable, Logger } from '@nestjs/common';
 import type { StockEffect, inventoryContract } from '#contracts';
 import type { ContractClient } from '#messaging';
 import type { StockHolder } from '../use-cases/place-order.js';
-import type { StockSettler } from '../use-cases/settle-stock.js';
+import type { StockSettler } from '../use-cases/relay-outbox.js';
 
 /** Stock in the inventory module, wherever that runs. */
 @Injectable()

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { StockEffect } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { StockConsequence } from '../domain/order.js';
-import type { Lease, OutboxRow, Position, StockOutbox } from '../use-cases/settle-stock.js';
+import type { Lease, OutboxRow, Position, StockOutbox } from '../use-cases/relay-outbox.js';
 
 /** The outbox table as the consumer `stock` reads it. */
 @Injectable()

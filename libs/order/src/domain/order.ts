@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { CleaveError, type OrderDocument, type OrderStatus } from '#contracts';
+import { uuidOf } from './uuid.js';
 
 /** An order as it is kept. Its document is the same, in the words of the public API. */
 export type Order = OrderDocument;
@@ -194,8 +195,5 @@ const withUnits = (
 export const newOrderId = (now: number): string => {
   const bytes = randomBytes(16);
   bytes.writeUIntBE(now, 0, 6);
-  bytes[6] = (bytes[6]! & 0x0f) | 0x70;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString('hex');
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  return uuidOf(bytes, 7);
 };

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { CleaveError, type PlaceOrderRequest, type ReservationRequest } from '#contracts';
 import type { Order } from './order.js';
+import { uuidOf } from './uuid.js';
 
 /** What is asked for, whichever form it was written in. */
 export interface PlacementCommand {
@@ -76,10 +77,7 @@ export const reservationIdOf = (
     .update(JSON.stringify([tenant, account, idempotencyKey, fingerprint, attempt]))
     .digest()
     .subarray(0, 16);
-  bytes[6] = (bytes[6]! & 0x0f) | 0x80;
-  bytes[8] = (bytes[8]! & 0x3f) | 0x80;
-  const hex = bytes.toString('hex');
-  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20)}`;
+  return uuidOf(bytes, 8);
 };
 
 const adjustmentsMinor = (command: PlacementCommand): number =>

@@ -16,7 +16,7 @@ import {
   placeOrderRequest,
   returnOrderRequest,
 } from '#contracts';
-import { Cursors, Endpoint, IdempotencyKey, IfMatch, etagOf, pageLimit, valid } from '#rest';
+import { Cursors, Endpoint, type EndpointOptions, IdempotencyKey, IfMatch, etagOf, pageLimit, valid } from '#rest';
 import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
 import { fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
@@ -26,14 +26,20 @@ import { ReadOrders } from '../use-cases/read-orders.js';
 const taggedHeaders = { ETag: 'The version of the order, for `If-Match`' };
 const placedHeaders = { Location: 'The address of the order', ...taggedHeaders };
 
-const placingErrors = [
-  'out-of-stock',
-  'price-changed',
-  'unknown-product',
-  'currency-mismatch',
-  'idempotency-key-reused',
-  'request-in-progress',
-] as const;
+/** What both addresses of placing an order have in common. */
+const placing = {
+  request: placeOrderRequest,
+  replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
+  errors: [
+    'out-of-stock',
+    'price-changed',
+    'unknown-product',
+    'currency-mismatch',
+    'idempotency-key-reused',
+    'request-in-progress',
+  ],
+  idempotencyKey: 'optional',
+} satisfies Partial<EndpointOptions>;
 
 const cursor = z.object({ before: z.uuid() });
 
@@ -54,10 +60,7 @@ export class OrdersController {
     description:
       'Holds the stock of all lines or of none. With an `Idempotency-Key` the request may be repeated freely: ' +
       'the same order is answered again, with `Idempotent-Replayed: true`.',
-    request: placeOrderRequest,
-    replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
-    errors: placingErrors,
-    idempotencyKey: 'optional',
+    ...placing,
   })
   async place(
     @Body(valid(placeOrderRequest)) body: z.output<typeof placeOrderRequest>,
@@ -75,10 +78,7 @@ export class OrdersController {
   @Endpoint({
     operationId: 'placeOrderByAlias',
     summary: 'Place an order (another name of POST /orders)',
-    request: placeOrderRequest,
-    replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
-    errors: placingErrors,
-    idempotencyKey: 'optional',
+    ...placing,
   })
   placeByAlias(
     @Body(valid(placeOrderRequest)) body: z.output<typeof placeOrderRequest>,

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 import type { Order, OrderChange } from '../domain/order.js';
-import { SettleStock } from './settle-stock.js';
+import { RelayOutbox } from './relay-outbox.js';
 
 /** The answer to a keyed change, kept with the change itself. */
 export interface KeyedChange {
@@ -42,7 +42,7 @@ const maxTries = 50;
 export class ChangeOrder {
   constructor(
     private readonly orders: ChangeableOrders,
-    private readonly settlement: SettleStock,
+    private readonly relay: RelayOutbox,
   ) {}
 
   /** @param decide returns `undefined` when the order is already what it should become */
@@ -65,7 +65,7 @@ export class ChangeOrder {
       const change = decide(before, new Date());
       if (!change) return { order: before, replayed: false };
       if (await this.orders.save(tenant, before, change, keyed)) {
-        this.settlement.wake();
+        this.relay.wake();
         return { order: change.order, replayed: false };
       }
     }

@@ -14,7 +14,7 @@ import {
   type PlacementCommand,
 } from '../domain/placement.js';
 import { Batcher } from './batcher.js';
-import { SettleStock } from './settle-stock.js';
+import { RelayOutbox } from './relay-outbox.js';
 
 /** An order to be recorded, with what makes it unique. */
 export interface Placement {
@@ -104,7 +104,7 @@ export class PlaceOrder {
   constructor(
     private readonly orders: PlacedOrders,
     private readonly stock: StockHolder,
-    private readonly settlement: SettleStock,
+    private readonly relay: RelayOutbox,
   ) {}
 
   /** @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone */
@@ -262,7 +262,7 @@ export class PlaceOrder {
     results: Map<Request, PlacementResult | Error>,
   ): Promise<void> {
     const recorded = await this.orders.record(tenant, [...placements.values()]);
-    this.settlement.wake();
+    this.relay.wake();
     const lost: Request[] = [];
     for (const [request, { order }] of placements) {
       if (recorded.has(order.order_id)) results.set(request, { order, replayed: false });

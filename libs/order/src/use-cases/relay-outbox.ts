@@ -48,8 +48,8 @@ const longestPauseMs = 5_000;
 
 /** Relays from the outbox to inventory what became of orders. Delivered at least once, applied once, in order. */
 @Injectable()
-export class SettleStock implements OnApplicationBootstrap, BeforeApplicationShutdown {
-  private readonly logger = new Logger(SettleStock.name);
+export class RelayOutbox implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(RelayOutbox.name);
   private readonly holder = randomUUID();
   private lease: Lease | undefined;
   private leasedUntil = 0;
