@@ -5,6 +5,15 @@ import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
+const [major, minor] = process.versions.node.split('.').map(Number);
+if (major < 22 || (major === 22 && minor < 12)) {
+  console.error(
+    `Cleave runs on Node 22.12 or later; this is ${process.versions.node}. ` +
+      'On Linux `npm start` uses the Node 24 that npm installed; elsewhere install Node 24.',
+  );
+  process.exit(1);
+}
+
 const program = resolve(process.argv[2]);
 if (!existsSync(program)) console.error('Compiling, the first time takes a few seconds …');
 const { status } = spawnSync(

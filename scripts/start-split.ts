@@ -2,71 +2,114 @@ import { spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { cacheEnvironment } from '#cache';
 import { env, readEnvironment } from '#config';
-import { address } from '#messaging';
-import { restEnvironment, run, startDatabaseFor, welcome, withDatabaseUrls, withDefaults } from '#service';
+import { inventoryEnvironment } from '#inventory';
+import { listenAddress } from '#messaging';
+import { orderEnvironment } from '#order';
+import { restEnvironment, run, startDatabaseFor, welcome } from '#service';
+
+type Variables = Record<string, string>;
 
 /** A service that is to be kept running. */
 interface Service {
   name: string;
   url: string;
-  variables: Record<string, string>;
+  variables: Variables;
   child?: ChildProcess;
 }
 
 const readyTimeoutMs = 60_000;
+const askTimeoutMs = 5_000;
 const stopTimeoutMs = 30_000;
+const shortestPauseMs = 100;
+const longestPauseMs = 5_000;
+
+const highestPort = 65_535 - 1_003;
+const messageAddress = listenAddress
+  .refine(({ scheme }) => scheme !== 'in-process', 'must lead to another process: tcp://host:port or redis://host:port')
+  .optional();
+
+/** What the services read, here at once, so that every fault is named before anything starts. */
+const splitEnvironment = {
+  ...restEnvironment(3000),
+  PORT: env
+    .port(3000)
+    .refine(
+      (port) => port > 0 && port <= highestPort,
+      `must be from 1 to ${highestPort}, because the services use PORT + 1 to PORT + 1003 as well`,
+    ),
+  ...orderEnvironment,
+  ...inventoryEnvironment,
+  ...cacheEnvironment,
+  DATA_DIR: env.directory('.data'),
+  ORDER_DATABASE_URL: env.postgresUrl.optional(),
+  INVENTORY_DATABASE_URL: env.postgresUrl.optional(),
+  INVENTORY_AT: messageAddress,
+  CACHE_AT: messageAddress,
+};
+
+/** Those of the variables that are set. */
+const given = (variables: string[]): Variables =>
+  Object.fromEntries(
+    variables.flatMap((variable) => {
+      const value = process.env[variable];
+      return value ? [[variable, value]] : [];
+    }),
+  );
+
+/** Of the environment, what the runtime and the system go by; the settings of a service are only its own. */
+const systemVariables = [
+  ...['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'NO_COLOR', 'NODE_ENV', 'NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS'],
+  ...['SystemRoot', 'TEMP', 'USERPROFILE'],
+];
+
+/** What the driver adds to an address, such as PGPASSWORD. */
+const postgresVariables = (): string[] => Object.keys(process.env).filter((variable) => variable.startsWith('PG'));
 
 /** Starts order, inventory, cache and the gateway as processes of their own on this machine, and keeps them running. */
 run(async () => {
-  const given = withDatabaseUrls(process.env, 'ORDER_DATABASE_URL', 'INVENTORY_DATABASE_URL');
-  const port = Number(process.env['PORT'] || 3000);
-  const settings = withDefaults(given, {
-    INVENTORY_AT: `tcp://127.0.0.1:${port + 1002}`,
-    CACHE_AT: `tcp://127.0.0.1:${port + 1003}`,
-    DEMO_PRODUCTS: given['INVENTORY_DATABASE_URL'] ? 'false' : 'true',
-  });
-  const environment = readEnvironment(
+  const { HOST, PORT, DATA_DIR, ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, DEMO_PRODUCTS } = readEnvironment(
+    splitEnvironment,
+    process.env,
     {
-      ...restEnvironment(3000),
-      DATA_DIR: env.directory('.data'),
-      ORDER_DATABASE_URL: env.postgresUrl.optional(),
-      INVENTORY_DATABASE_URL: env.postgresUrl.optional(),
-      INVENTORY_AT: address,
-      CACHE_AT: address,
-      DEMO_PRODUCTS: env.flag,
-    },
-    settings,
-  );
-  const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL } = environment;
-  const database = await startDatabaseFor({ ORDER_DATABASE_URL, INVENTORY_DATABASE_URL }, environment.DATA_DIR);
-
-  const urlOf = (offset: number) => `http://127.0.0.1:${port + offset}`;
-  const wanted: Service[] = [
-    { name: 'cache', url: urlOf(3), variables: { CACHE_LISTEN: settings['CACHE_AT']! } },
-    { name: 'inventory', url: urlOf(2), variables: { INVENTORY_LISTEN: settings['INVENTORY_AT']! } },
-    { name: 'order', url: urlOf(1), variables: {} },
-    {
-      name: 'gateway',
-      url: `http://${environment.HOST}:${port}`,
-      variables: {
-        HOST: environment.HOST,
-        ORDER_URL: urlOf(1),
-        INVENTORY_URL: urlOf(2),
-        CACHE_URL: urlOf(3),
+      fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL', INVENTORY_DATABASE_URL: 'DATABASE_URL' },
+      defaults: {
+        DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
       },
     },
-  ];
-  const services = wanted.map((service) => ({
-    ...service,
-    variables: {
-      ...(settings as Record<string, string>),
-      ...database.urls,
-      HOST: '127.0.0.1',
-      PORT: new URL(service.url).port,
-      ...service.variables,
+  );
+  const database = await startDatabaseFor({ ORDER_DATABASE_URL, INVENTORY_DATABASE_URL }, DATA_DIR);
+
+  const inventoryAt = process.env['INVENTORY_AT'] || `tcp://127.0.0.1:${PORT + 1002}`;
+  const cacheAt = process.env['CACHE_AT'] || `tcp://127.0.0.1:${PORT + 1003}`;
+  const urlOf = (offset: number) => `http://127.0.0.1:${PORT + offset}`;
+  const behind = (name: string, offset: number, variables: Variables): Service => ({
+    name,
+    url: urlOf(offset),
+    variables: { ...variables, HOST: '127.0.0.1', PORT: String(PORT + offset) },
+  });
+  const services: Service[] = [
+    behind('cache', 3, { ...given(Object.keys(cacheEnvironment)), CACHE_LISTEN: cacheAt }),
+    behind('inventory', 2, {
+      ...given([...Object.keys(inventoryEnvironment), ...postgresVariables()]),
+      INVENTORY_DATABASE_URL: database.urls.INVENTORY_DATABASE_URL,
+      INVENTORY_LISTEN: inventoryAt,
+      CACHE_AT: cacheAt,
+      DEMO_PRODUCTS: String(DEMO_PRODUCTS),
+    }),
+    behind('order', 1, {
+      ...given([...Object.keys(orderEnvironment), ...postgresVariables()]),
+      ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
+      INVENTORY_AT: inventoryAt,
+    }),
+    {
+      name: 'gateway',
+      url: `http://${HOST.includes(':') ? `[${HOST}]` : HOST}:${PORT}`,
+      variables: { HOST, PORT: String(PORT), ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3) },
     },
-  }));
+  ];
 
   const supervisor = new Supervisor(services);
   const stop = async (code: number): Promise<never> => {
@@ -81,7 +124,7 @@ run(async () => {
     process.stderr.write(`${(error as Error).message}\n`);
     await stop(1);
   }
-  welcome(services.at(-1)!.url, environment.DEMO_PRODUCTS);
+  welcome(services.at(-1)!.url, DEMO_PRODUCTS);
 });
 
 class Supervisor {
@@ -92,7 +135,7 @@ class Supervisor {
   /** The gateway last: what it passes requests on to is there by then. */
   async start(): Promise<void> {
     await Promise.all(this.services.slice(0, -1).map((service) => this.launch(service)));
-    await this.launch(this.services.at(-1)!);
+    if (!this.stopping) await this.launch(this.services.at(-1)!);
   }
 
   /** In the order in which requests come in, so that each can still be finished by those behind. */
@@ -107,10 +150,35 @@ class Supervisor {
     }
   }
 
+  /** Resolves once it is ready for the first time, and starts it again from then on whenever it ends. */
   private async launch(service: Service): Promise<void> {
-    const main = new URL(`../apps/${service.name}/src/main.js`, import.meta.url).pathname;
+    const ended = this.spawn(service);
+    const obstacle = await this.untilReady(service, ended);
+    if (this.stopping) return;
+    if (obstacle) throw new Error(`${service.name} did not become ready (${obstacle}); see its lines above.`);
+    void this.keepRunning(service, ended);
+  }
+
+  private async keepRunning(service: Service, firstEnd: Promise<string>): Promise<void> {
+    let ended = firstEnd;
+    let pauseMs = shortestPauseMs;
+    for (;;) {
+      const how = await ended;
+      if (this.stopping) return;
+      process.stderr.write(`${service.name} ended (${how}); starting it again\n`);
+      await delay(pauseMs);
+      if (this.stopping) return;
+      ended = this.spawn(service);
+      const obstacle = await this.untilReady(service, ended);
+      pauseMs = obstacle ? Math.min(2 * pauseMs, longestPauseMs) : shortestPauseMs;
+    }
+  }
+
+  /** @returns how it ends */
+  private spawn(service: Service): Promise<string> {
+    const main = fileURLToPath(new URL(`../apps/${service.name}/src/main.js`, import.meta.url));
     const child = spawn(process.execPath, ['--enable-source-maps', main], {
-      env: service.variables,
+      env: { ...given(systemVariables), ...service.variables },
       // The channel tells the child when we are gone; its own group keeps Ctrl-C for us.
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: process.platform !== 'win32',
@@ -118,25 +186,23 @@ class Supervisor {
     service.child = child;
     for (const stream of [child.stdout!, child.stderr!])
       createInterface(stream).on('line', (line) => process.stdout.write(`${service.name.padEnd(9)} | ${line}\n`));
-    const ended = once(child, 'exit').then(([code, signal]) => String(signal ?? `exit code ${code}`));
-    await this.ready(service, ended);
-    void ended.then((how) => {
-      if (this.stopping) return;
-      process.stderr.write(`${service.name} ended (${how}); starting it again\n`);
-      this.launch(service).catch((error: unknown) => process.stderr.write(`${String(error)}\n`));
-    });
+    return once(child, 'exit').then(
+      ([code, signal]) => String(signal ?? `exit code ${code}`),
+      (error: Error) => error.message,
+    );
   }
 
-  private async ready(service: Service, ended: Promise<string>): Promise<void> {
+  /** @returns why it is not ready, undefined when it is */
+  private async untilReady(service: Service, ended: Promise<string>): Promise<string | undefined> {
     let end: string | undefined;
     void ended.then((how) => (end = how));
     const giveUpAt = Date.now() + readyTimeoutMs;
     while (end === undefined && Date.now() < giveUpAt) {
-      const answer = await fetch(`${service.url}/health/ready`).catch(() => undefined);
-      if (answer?.ok) return;
+      const signal = AbortSignal.timeout(askTimeoutMs);
+      const answer = await fetch(`${service.url}/health/ready`, { signal }).catch(() => undefined);
+      if (answer?.ok) return undefined;
       await delay(100);
     }
-    if (this.stopping) return;
-    throw new Error(`${service.name} did not become ready (${end ?? 'it took too long'}); see its lines above.`);
+    return end ?? 'it took too long';
   }
 }

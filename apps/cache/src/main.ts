@@ -1,13 +1,14 @@
 import { CacheModule, cacheEnvironment } from '#cache';
 import { readEnvironment } from '#config';
 import { listenAddress } from '#messaging';
-import { restEnvironment, run, serve, withDefaults } from '#service';
+import { restEnvironment, run, serve } from '#service';
 
 /** The cache on its own: REST at :3003, messages at :4003. */
 run(async () => {
   const environment = readEnvironment(
     { ...restEnvironment(3003), CACHE_LISTEN: listenAddress, ...cacheEnvironment },
-    withDefaults(process.env, { CACHE_LISTEN: 'tcp://127.0.0.1:4003' }),
+    process.env,
+    { defaults: { CACHE_LISTEN: 'tcp://127.0.0.1:4003' } },
   );
   await serve({
     ...environment,

@@ -9,11 +9,10 @@ const services = [
 ] as const;
 
 type Service = (typeof services)[number];
-export type UpstreamName = Service['name'];
 
 /** A service behind the gateway. */
 export interface Upstream {
-  name: UpstreamName;
+  name: Service['name'];
   /** Such as `http://order:3001`. */
   origin: string;
   /** The prefixes of the addresses that it answers. */

@@ -1,13 +1,17 @@
 import { readEnvironment } from '#config';
 import { InventoryModule, inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
-import { restEnvironment, run, serve, withDatabaseUrls, withDefaults } from '#service';
+import { restEnvironment, run, serve } from '#service';
 
 /** Products and stock on their own: REST at :3002, messages at :4002. `CACHE_AT` says where the cache is. */
 run(async () => {
   const environment = readEnvironment(
     { ...restEnvironment(3002), INVENTORY_LISTEN: listenAddress, ...inventoryEnvironment },
-    withDefaults(withDatabaseUrls(process.env, 'INVENTORY_DATABASE_URL'), { INVENTORY_LISTEN: 'tcp://127.0.0.1:4002' }),
+    process.env,
+    {
+      fallbacks: { INVENTORY_DATABASE_URL: 'DATABASE_URL' },
+      defaults: { INVENTORY_LISTEN: 'tcp://127.0.0.1:4002' },
+    },
   );
   await serve({
     ...environment,

@@ -1,11 +1,10 @@
-import { readEnvironment } from '#config';
 import { apiDocument, run, serve, startDatabaseFor, welcome } from '#service';
 import { modules } from './modules.js';
-import { environmentOf, monolithEnvironment } from './environment.js';
+import { readMonolithEnvironment } from './environment.js';
 
 /** Every module in one process, with a database of its own unless `DATABASE_URL` names one. */
 run(async () => {
-  const environment = readEnvironment(monolithEnvironment, environmentOf(process.env));
+  const environment = readMonolithEnvironment(process.env);
   const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL } = environment;
   const database = await startDatabaseFor({ ORDER_DATABASE_URL, INVENTORY_DATABASE_URL }, environment.DATA_DIR);
   const settings = { ...environment, ...database.urls };

@@ -1,13 +1,12 @@
 import { readEnvironment } from '#config';
 import { OrderModule, orderEnvironment } from '#order';
-import { restEnvironment, run, serve, withDatabaseUrls } from '#service';
+import { restEnvironment, run, serve } from '#service';
 
 /** Orders on their own: REST at :3001. `INVENTORY_AT` says where inventory is. */
 run(async () => {
-  const environment = readEnvironment(
-    { ...restEnvironment(3001), ...orderEnvironment },
-    withDatabaseUrls(process.env, 'ORDER_DATABASE_URL'),
-  );
+  const environment = readEnvironment({ ...restEnvironment(3001), ...orderEnvironment }, process.env, {
+    fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL' },
+  });
   await serve({
     ...environment,
     name: 'order',

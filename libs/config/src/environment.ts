@@ -21,7 +21,15 @@ export class ConfigurationError extends Error {
   }
 }
 
-type Environment = Record<string, string | undefined>;
+export type Environment = Record<string, string | undefined>;
+
+/** What stands in for variables that are not set. */
+export interface StandIns {
+  /** The variable that is read instead, such as `{ ORDER_DATABASE_URL: 'DATABASE_URL' }`. */
+  fallbacks?: Record<string, string>;
+  /** What is parsed where neither the variable nor its fallback is set. */
+  defaults?: Record<string, string>;
+}
 
 /**
  * Parses the variables that `shape` names; all others are ignored, unless one looks like a misspelling of a variable
@@ -32,13 +40,19 @@ type Environment = Record<string, string | undefined>;
 export const readEnvironment = <const Shape extends Record<string, z.ZodType>>(
   shape: Shape,
   source: Environment = process.env,
+  { fallbacks = {}, defaults = {} }: StandIns = {},
 ): z.output<z.ZodObject<Shape>> => {
-  const given: Environment = {};
-  for (const variable of Object.keys(shape)) given[variable] = source[variable] || undefined;
-  const parsed = z.object(shape).safeParse(given);
+  const settings = Object.keys(shape).map((variable): Setting => {
+    const fallback = source[variable] ? undefined : fallbacks[variable];
+    const value = source[variable] || source[fallback ?? ''] || defaults[variable];
+    return { variable, fallback, value };
+  });
+  const parsed = z
+    .object(shape)
+    .safeParse(Object.fromEntries(settings.map(({ variable, value }) => [variable, value])));
   const faults = [
-    ...(parsed.success ? [] : faultsOf(parsed.error, given)),
-    ...findMisspellings(Object.keys(shape), source).map(({ variable, meant }) => ({
+    ...(parsed.success ? [] : faultsOf(parsed.error, settings)),
+    ...findMisspellings([...Object.keys(shape), ...Object.values(fallbacks)], source).map(({ variable, meant }) => ({
       variable,
       message: `is not known; did you mean ${meant}?`,
     })),
@@ -47,20 +61,34 @@ export const readEnvironment = <const Shape extends Record<string, z.ZodType>>(
   return parsed.data;
 };
 
-const faultsOf = (error: z.ZodError, given: Environment): VariableFault[] => {
-  const byVariable = new Map<string, string[]>();
-  for (const issue of error.issues) {
-    const variable = String(issue.path[0]);
-    byVariable.set(variable, [...(byVariable.get(variable) ?? []), issue.message]);
-  }
-  return [...byVariable].map(([variable, messages]) => {
-    const value = given[variable];
-    if (value === undefined) return { variable, message: `is not set; ${messages.join('; ')}` };
-    const shown = presentable(variable, value);
-    // A schema may quote the value in its message.
-    return { variable, message: `${shown} is not right; ${messages.join('; ').replaceAll(value, () => shown)}` };
+/** A variable and what was found for it. */
+interface Setting {
+  variable: string;
+  /** What is read in place of the variable, which is not set. */
+  fallback: string | undefined;
+  value: string | undefined;
+}
+
+const faultsOf = (error: z.ZodError, settings: Setting[]): VariableFault[] => {
+  const faults = settings.flatMap(({ variable, fallback, value }): VariableFault[] => {
+    const messages = error.issues.filter(({ path }) => path[0] === variable).map(({ message }) => message);
+    if (messages.length === 0) return [];
+    if (value === undefined) {
+      const instead = fallback ? ` (or ${fallback})` : '';
+      return [{ variable, message: [`is not set${instead}`, ...messages].join('; ') }];
+    }
+    // What several variables fall back to is one fault.
+    const named = fallback ?? variable;
+    const shown = presentable(named, value);
+    const tellable = shown === JSON.stringify(value) ? messages : messages.filter((message) => !quotes(message, value));
+    return [{ variable: named, message: [`${shown} is not right`, ...tellable].join('; ') }];
   });
+  return faults.filter((fault, at) => faults.findIndex(({ variable }) => variable === fault.variable) === at);
 };
+
+/** Whether the message of a schema repeats the value, or a part of it that may hold a password. */
+const quotes = (message: string, value: string): boolean =>
+  [value, ...value.split(/,|:\/\//).filter((part) => part.includes('@'))].some((part) => message.includes(part));
 
 /**
  * The value as it may be printed. Passwords hide in addresses (`scheme://user:password@host`, or in a query), often

@@ -1,3 +1,4 @@
 /** The environment, parsed once, typed, and refused with all its faults at once. */
+import './node.js';
 export * from './environment.js';
 export * as env from './variables.js';

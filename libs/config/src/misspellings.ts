@@ -1,5 +1,5 @@
-/** Only variables with our own prefixes are looked at, so that foreign ones cannot stop a start. */
-const ours = /^(?:ORDER|INVENTORY|PAYMENT|CACHE|EVENTS)_/;
+/** Names of one word, such as PORT, are too common: other programs have variables that are spelled almost like them. */
+const isParticular = (variable: string): boolean => variable.includes('_');
 
 /**
  * Variables that are set, unknown and spelled almost like a known one that is not set. Short names must be closer:
@@ -9,9 +9,9 @@ export const findMisspellings = (
   known: string[],
   source: Record<string, string | undefined>,
 ): { variable: string; meant: string }[] => {
-  const missing = known.filter((variable) => ours.test(variable) && !source[variable]);
+  const missing = known.filter((variable) => isParticular(variable) && !source[variable]);
   return Object.keys(source)
-    .filter((variable) => ours.test(variable) && source[variable] && !known.includes(variable))
+    .filter((variable) => isParticular(variable) && source[variable] && !known.includes(variable))
     .flatMap((variable) => {
       const meant = missing.find((name) => distance(variable, name) <= (tailOf(name).length < 5 ? 1 : 2));
       return meant ? [{ variable, meant }] : [];

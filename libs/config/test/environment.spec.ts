@@ -1,11 +1,15 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { z } from 'zod';
-import { ConfigurationError, env, readEnvironment } from '#config';
+import { ConfigurationError, env, readEnvironment, type StandIns } from '#config';
 
-const faultsIn = (shape: Record<string, z.ZodType>, source: Record<string, string>): string => {
+const faultsIn = (
+  shape: Record<string, z.ZodType>,
+  source: Record<string, string>,
+  standIns: StandIns = {},
+): string => {
   try {
-    readEnvironment(shape, source);
+    readEnvironment(shape, source, standIns);
     return 'none';
   } catch (error) {
     expect(error).toBeInstanceOf(ConfigurationError);
@@ -93,6 +97,22 @@ describe('readEnvironment', () => {
     expect(faultsIn({ X_AT: quoting }, { X_AT: 'redis://u:hunter2@h:6379' })).not.toContain('hunter2');
   });
 
+  it('never prints a password that a schema quotes out of a list of addresses', () => {
+    const quoting = z
+      .string()
+      .refine(() => false, { error: ({ input }) => `"${String(input).split(',')[1]}" is none` });
+    const faults = faultsIn({ X_AT: quoting }, { X_AT: 'tcp://h:1,u:hunter2@h:2' });
+    expect(faults).toContain('X_AT');
+    expect(faults).not.toContain('hunter2');
+  });
+
+  it('leaves a message as it is where the value happens to be part of it', () => {
+    const shape = { CACHE_MAX_BYTES: z.coerce.number().min(1_048_576, 'must be at least 1048576') };
+    expect(faultsIn(shape, { CACHE_MAX_BYTES: '1' })).toContain(
+      '  CACHE_MAX_BYTES: "1" is not right; must be at least 1048576',
+    );
+  });
+
   it('never prints a password, whatever it is made of', () => {
     const character = fc.constantFrom(...'abc019:/@?#[]%&=, '.split(''));
     const password = fc.array(character, { minLength: 1, maxLength: 8 }).map((it) => `hun${it.join('')}ter`);
@@ -110,6 +130,42 @@ describe('readEnvironment', () => {
     for (const value of ['tcp://a:1,b:2', 'tcp://[::1]:3001', 'redis://localhost:6379']) {
       expect(faultsIn({ X_AT: never }, { X_AT: value })).toContain(JSON.stringify(value));
     }
+  });
+});
+
+describe('what stands in for a variable', () => {
+  const shape = {
+    ORDER_DATABASE_URL: env.postgresUrl,
+    INVENTORY_DATABASE_URL: env.postgresUrl,
+    INVENTORY_AT: z.string(),
+  };
+  const standIns = {
+    fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL', INVENTORY_DATABASE_URL: 'DATABASE_URL' },
+    defaults: { INVENTORY_AT: 'in-process:' },
+  };
+
+  it('is its fallback, then its default, where it is not set', () => {
+    const source = { ORDER_DATABASE_URL: 'postgres://own/x', DATABASE_URL: 'postgres://all/x', INVENTORY_AT: '' };
+    expect(readEnvironment(shape, source, standIns)).toEqual({
+      ORDER_DATABASE_URL: 'postgres://own/x',
+      INVENTORY_DATABASE_URL: 'postgres://all/x',
+      INVENTORY_AT: 'in-process:',
+    });
+  });
+
+  it('is named once when it is wrong, and beside the variable when neither is set', () => {
+    expect(faultsIn(shape, { DATABASE_URL: 'mysql://db/x' }, standIns).split('\n').slice(1)).toEqual([
+      '  DATABASE_URL: "mysql://db/x" is not right; must be an address such as postgres://user:password@host:5432/database',
+    ]);
+    expect(faultsIn(shape, {}, standIns)).toContain('ORDER_DATABASE_URL: is not set (or DATABASE_URL); must be');
+  });
+
+  it('does not hide a misspelling', () => {
+    const source = { DATABASE_URL: 'postgres://all/x', INVENTRY_AT: 'x', ORDER_DATABSE_URL: 'postgres://own/x' };
+    const faults = faultsIn(shape, source, standIns);
+    expect(faults).toContain('INVENTRY_AT: is not known; did you mean INVENTORY_AT?');
+    expect(faults).toContain('ORDER_DATABSE_URL: is not known; did you mean ORDER_DATABASE_URL?');
+    expect(faultsIn(shape, { DATABSE_URL: 'postgres://all/x' }, standIns)).toContain('did you mean DATABASE_URL?');
   });
 });
 

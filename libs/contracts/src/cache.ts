@@ -1,20 +1,18 @@
 import { z } from 'zod';
 import { contract } from './operation.js';
-import { limits, moment } from './values.js';
+import { limits, moment, wholeNumber } from './values.js';
 
 /** A cache key: 1 to 1,024 bytes of UTF-8, any characters but unpaired surrogates. */
 export const cacheKey = z
   .string()
-  .min(1)
+  .min(1, 'must not be empty')
   .refine((key) => key.isWellFormed() && Buffer.byteLength(key) <= limits.cacheKeyBytes, {
     error: `must be at most ${limits.cacheKeyBytes} bytes of UTF-8 without unpaired surrogates`,
   });
 
-const ttlMs = z
-  .int()
-  .min(1)
-  .max(limits.cacheTtlMs)
-  .meta({ description: 'Milliseconds until the entry is gone; it stays until it is evicted when left out.' });
+const ttlMs = wholeNumber(1, limits.cacheTtlMs).meta({
+  description: 'Milliseconds until the entry is gone; it stays until it is evicted when left out.',
+});
 
 const jsonValue = z
   .unknown()

@@ -3,6 +3,7 @@ import { contract } from './operation.js';
 import {
   amountMinor,
   currency,
+  givenCurrency,
   idText,
   limits,
   moment,
@@ -11,10 +12,11 @@ import {
   text,
   unitPriceMinor,
   callerId,
+  wholeNumber,
 } from './values.js';
 
 export const putProductRequest = z
-  .strictObject({ name: text(limits.textLength, 1), unit_price_minor: unitPriceMinor, currency })
+  .strictObject({ name: text(limits.textLength, 1), unit_price_minor: unitPriceMinor, currency: givenCurrency })
   .meta({
     id: 'PutProductRequest',
     examples: [{ name: 'White hanging heart', unit_price_minor: 255, currency: 'GBP' }],
@@ -42,7 +44,7 @@ export const putProductsRequest = z
           product_id: callerId,
           name: text(limits.textLength, 1),
           unit_price_minor: unitPriceMinor,
-          currency,
+          currency: givenCurrency,
         }),
       )
       .min(1)
@@ -57,7 +59,7 @@ export const putProductsRequest = z
 
 export const productBatch = z.object({ data: z.array(product) }).meta({ id: 'ProductBatch' });
 
-const onHand = z.int().min(0).max(limits.onHand);
+const onHand = wholeNumber(0, limits.onHand);
 
 export const putStockRequest = z
   .strictObject({ on_hand: onHand.meta({ description: 'What was counted on the shelf.' }) })
@@ -74,11 +76,7 @@ export const putStockBatchRequest = z
 
 export const adjustStockRequest = z
   .strictObject({
-    delta: z
-      .int()
-      .min(-limits.onHand)
-      .max(limits.onHand)
-      .refine((it) => it !== 0, 'must not be 0'),
+    delta: wholeNumber(-limits.onHand, limits.onHand).refine((it) => it !== 0, 'must not be 0'),
     reason: text(limits.textLength, 1),
   })
   .meta({ id: 'AdjustStockRequest', examples: [{ delta: -2, reason: 'broken' }] });

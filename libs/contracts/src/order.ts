@@ -12,6 +12,7 @@ import {
   quantity,
   text,
   unitPriceMinor,
+  wholeNumber,
 } from './values.js';
 
 export const adjustmentKinds = ['tax', 'shipping', 'discount'] as const;
@@ -144,7 +145,7 @@ export const orderHistory = z.object({ data: z.array(historyEntry) }).meta({ id:
 const lineUnits = {
   product_id: callerId,
   quantity,
-  line: z.int().min(1).max(limits.lines).optional().meta({
+  line: wholeNumber(1, limits.lines).optional().meta({
     description: 'Which line of the order is meant, where several name the product; the first that fits otherwise.',
   }),
 };

@@ -25,14 +25,22 @@ const isStorable = (text: string): boolean => !text.includes('\0') && text.isWel
 const storableMessage = 'must not contain NUL or unpaired surrogates';
 
 /** A text that Postgres can keep. */
-export const text = (maximum: number, minimum = 0) =>
-  z.string().min(minimum).max(maximum).refine(isStorable, storableMessage);
+export const text = (maximum: number, minimum = 0) => {
+  const error = `must be a text of ${minimum > 0 ? `${minimum} to` : 'at most'} ${maximum} characters`;
+  return z.string(error).min(minimum, error).max(maximum, error).refine(isStorable, storableMessage);
+};
+
+/** A whole number within bounds; all of its faults are told in the same words. */
+export const wholeNumber = (minimum: number = Number.MIN_SAFE_INTEGER, maximum: number = Number.MAX_SAFE_INTEGER) => {
+  const error = `must be a whole number from ${minimum} to ${maximum}`;
+  return z.int(error).min(minimum, error).max(maximum, error);
+};
+
+const callerIdMessage = `must be a string of 1 to ${limits.idLength} characters (no NUL, no unpaired surrogates) or an integer`;
 
 /** An id chosen by the caller: 1 to 128 characters, case-sensitive; an integer is taken as its decimal string. */
 export const callerId = z
-  .union([text(limits.idLength, 1), z.int()], {
-    error: `must be a string of 1 to ${limits.idLength} characters (no NUL, no unpaired surrogates) or an integer`,
-  })
+  .union([text(limits.idLength, 1), z.int(callerIdMessage)], callerIdMessage)
   .transform(String)
   .meta({ description: 'Case-sensitive. An integer is taken as its decimal string.' });
 
@@ -43,15 +51,20 @@ export const productIdParameter = idText.meta({ examples: ['demo-mug'] });
 /** In an address. What cannot be an order id is answered like an id that no order has. */
 export const orderIdParameter = z.string().meta({ description: 'The `order_id` that placing the order answered.' });
 
-export const quantity = z.int().min(1).max(limits.quantity);
+export const quantity = wholeNumber(1, limits.quantity);
 
 /** An amount of money in minor units (pence, cents): an integer whose magnitude stays below 2^53. */
-export const amountMinor = z.int();
-export const nonNegativeAmountMinor = z.int().min(0);
-export const unitPriceMinor = z.int().min(0).max(limits.unitPriceMinor);
+export const amountMinor = wholeNumber();
+export const nonNegativeAmountMinor = wholeNumber(0);
+export const unitPriceMinor = wholeNumber(0, limits.unitPriceMinor);
 
-/** An ISO 4217 code. */
-export const currency = z.string().regex(/^[A-Z]{3}$/, 'must be an ISO 4217 code such as GBP');
+const currencyMessage = 'must be an ISO 4217 code such as GBP';
+const currenciesInUse = new Set(Intl.supportedValuesOf('currency'));
+
+/** An ISO 4217 code as it is kept and given back, also when it has gone out of use since. */
+export const currency = z.string(currencyMessage).regex(/^[A-Z]{3}$/, currencyMessage);
+/** The same from a caller: one that is in use. */
+export const givenCurrency = currency.refine((code) => currenciesInUse.has(code), currencyMessage);
 
 /** A moment: RFC 3339 text in UTC with milliseconds on the wire, a Date in the program. */
 export const moment = z.codec(z.iso.datetime(), z.date(), {

@@ -5,7 +5,9 @@ import {
   CleaveError,
   cacheKey,
   callerId,
+  currency,
   errorCodes,
+  givenCurrency,
   isErrorCode,
   limits,
   metadata,
@@ -83,6 +85,13 @@ it('a moment is UTC text with milliseconds on the wire and a Date in the program
   for (const wire of ['2026-11-05', '2026-11-05T06:07:08+01:00', 'now']) {
     expect(() => moment.decode(wire)).toThrow();
   }
+});
+
+it('a currency is one in use where it is given, and one of the form where it is kept', () => {
+  for (const code of ['GBP', 'JPY', 'USD'])
+    expect([accepts(givenCurrency, code), accepts(currency, code)]).toEqual([true, true]);
+  expect([accepts(givenCurrency, 'ZZZ'), accepts(currency, 'ZZZ')]).toEqual([false, true]);
+  for (const other of ['gbp', 'GB', '', 826, null]) expect(accepts(givenCurrency, other)).toBe(false);
 });
 
 it('nesting is counted without recursion', () => {

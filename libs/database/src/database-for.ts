@@ -116,8 +116,11 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
   uuidExtension: 'pgcrypto',
   logging: ['warn'],
   logger: new TypeOrmLogger(['warn']),
-  poolErrorHandler: (error: Error) =>
-    logger.warn(`lost an idle connection to the ${database.name} database: ${error.message}`),
+  poolErrorHandler(this: pg.Pool, error: Error) {
+    // A pool is closed before its connections are; a server that stops meanwhile ends them itself.
+    if (this.ending) return;
+    logger.warn(`lost an idle connection to the ${database.name} database: ${error.message}`);
+  },
   extra: {
     ...limits,
     max: database.poolSize ?? defaultPoolSize,

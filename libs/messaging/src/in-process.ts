@@ -19,6 +19,11 @@ export class InProcessServer extends AnsweringServer implements CustomTransportS
     callback();
   }
 
+  /** Whether there is a handler for anything that the module answers. */
+  answersFor(module: string): boolean {
+    return [...this.messageHandlers.keys()].some((pattern) => pattern.startsWith(`${module}.`));
+  }
+
   /**
    * Waits for what is running and goes on answering: the requests that other transports finish at the same time may need
    * it still. The hub is emptied when the whole application has been drained.

@@ -33,19 +33,20 @@ function whyNot(error: unknown): string {
  * go, and the transports before the shutdown hooks of the modules run. Messages have their own Nest pipeline: the global
  * guards, pipes, interceptors and filters of the REST side do not apply to them, those of a controller or method do.
  *
- * @throws Error that names the address and what is wrong with it
+ * @throws Error that names the address and what is wrong with it, or a module that is said to be in-process and is not
  */
 export async function listenForMessages(app: INestApplication, listen: readonly Address[]): Promise<void> {
   await app.init();
-  const { hub } = app.get(Messenger, { strict: false });
+  const messenger = app.get(Messenger, { strict: false });
   const elsewhere = listen.filter(({ scheme }) => scheme !== 'in-process');
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
-    const microservice = app.connectMicroservice({ strategy: serverAt(at, hub) });
+    const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger.hub) });
     try {
       await microservice.listen();
     } catch (error) {
       const message = `Cannot listen for messages at ${addressText(at)}: ${whyNot(error)}`;
       throw new Error(message, { cause: error });
     }
+    if (at.scheme === 'in-process') messenger.refuseAbsentModules();
   }
 }

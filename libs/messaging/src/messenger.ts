@@ -16,6 +16,7 @@ const largestOf = (contract: Contract): number =>
 export class Messenger implements OnApplicationShutdown {
   /** Where `listenForMessages` makes this application's own modules reachable. */
   readonly hub = new InProcessHub();
+  private readonly nearContracts = new Set<string>();
   private readonly routes = new Map<string, Route>();
   private isClosed = false;
 
@@ -34,6 +35,21 @@ export class Messenger implements OnApplicationShutdown {
     });
   }
 
+  /**
+   * Checks that the modules which are said to be in-process are. To be called once this application's own answer.
+   *
+   * @throws Error that names the module and the variable that says where it is
+   */
+  refuseAbsentModules(): void {
+    for (const name of this.nearContracts) {
+      if (this.hub.server?.answersFor(name)) continue;
+      throw new Error(
+        `${name} is said to be in-process:, but it does not run in this process. ` +
+          `Set ${name.toUpperCase()}_AT to where it runs.`,
+      );
+    }
+  }
+
   /** The last hook of a shutdown: requests that are still being answered before it may need the other modules. */
   async onApplicationShutdown(): Promise<void> {
     this.isClosed = true;
@@ -45,6 +61,7 @@ export class Messenger implements OnApplicationShutdown {
   private open(contract: Contract, at: Address, balance: BalancePolicy): Route {
     switch (at.scheme) {
       case 'in-process':
+        this.nearContracts.add(contract.name);
         return routeThrough(new InProcessClient(this.hub));
       case 'tcp':
         return new TcpRoute(at.endpoints, balanceBy(balance), largestOf(contract));

@@ -1,4 +1,4 @@
-import { CleaveError, contract, moment } from '#contracts';
+import { CleaveError, contract, moment, type Contract } from '#contracts';
 import {
   Catch,
   Controller,
@@ -273,13 +273,18 @@ export interface Instance {
   close(): Promise<void>;
 }
 
-/** One process' worth of the probe module, answering at the addresses. */
-export async function startInstance(listen: readonly Address[], name = 'one'): Promise<Instance> {
+/** One process' worth of the probe module, answering at the addresses and expecting its neighbours in-process. */
+export async function startInstance(
+  listen: readonly Address[],
+  name = 'one',
+  neighbours: readonly Contract[] = [],
+): Promise<Instance> {
   const journal = new Journal(name);
   const app = await NestFactory.create(ProbeModule.with(journal), new FastifyAdapter(), {
     logger,
     abortOnError: false,
   });
+  for (const neighbour of neighbours) app.get(Messenger).clientFor(neighbour, { scheme: 'in-process' });
   try {
     await listenForMessages(app, listen);
   } catch (error) {

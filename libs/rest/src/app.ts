@@ -1,4 +1,4 @@
-import { STATUS_CODES } from 'node:http';
+import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger, Module, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
@@ -6,7 +6,7 @@ import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { CleaveError, limits } from '#contracts';
-import { readJsonBodies } from './body.js';
+import { hasBody, readJsonBodies } from './body.js';
 import { encodeReply } from './endpoint.js';
 import {
   ProblemFilter,
@@ -58,13 +58,27 @@ export const createRestApp = async (
   readJsonBodies(fastify);
   fastify.addHook('onRequest', (request, reply, done) => {
     reply.header(...nosniff);
-    if (!isQueryDecodable(request.raw.url ?? '')) return done(badQuery());
-    done(request.is404 ? refusalOfUnrouted(request) : undefined);
+    done(refusalOf(request, reply));
   });
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => sleep(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
 };
+
+/** What keeps a request from its handler, whatever the handler is. */
+const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | undefined => {
+  const { headers, httpVersion, url = '' } = request.raw;
+  if (headers.host === undefined && httpVersion === '1.1') return withoutHost();
+  if (!isQueryDecodable(url)) return badQuery();
+  if (request.is404) return refusalOfUnrouted(request);
+  const coding = headers['content-encoding']?.trim() || 'identity';
+  if (coding.toLowerCase() === 'identity' || !hasBody(request)) return undefined;
+  reply.header('accept-encoding', 'identity');
+  return new CleaveError('unsupported-media-type', `A body must be sent as it is, not encoded as ${coding}.`);
+};
+
+const withoutHost = (): CleaveError =>
+  new CleaveError('invalid-request', 'A request of HTTP/1.1 must have a header Host; send the name of this server.');
 
 /** The router decodes the path and refuses what it cannot decode, but passes such a query on as it is. */
 const isQueryDecodable = (url: string): boolean => {
@@ -96,6 +110,8 @@ class RestAdapter extends FastifyAdapter {
     super({
       bodyLimit,
       requestTimeout: requestTimeoutMs,
+      // Node would answer without a word; the hook of the app says what is missing.
+      http: { requireHostHeader: false },
       // Far above the longest id, so that its schema refuses an id that is too long, with its path.
       routerOptions: { maxParamLength: limits.idLength * 12 },
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
@@ -115,7 +131,8 @@ class RestAdapter extends FastifyAdapter {
         this.unused.add(socket);
         socket.once('close', () => this.unused.delete(socket));
       })
-      .on('request', ({ socket }) => this.unused.delete(socket));
+      .on('request', ({ socket }) => this.unused.delete(socket))
+      .on('checkExpectation', answerExpectation);
   }
 
   override reply(reply: FastifyReply, value: unknown, status?: number) {
@@ -146,6 +163,14 @@ class RestAdapter extends FastifyAdapter {
   }
 }
 
+/** Answers a header `Expect` other than `100-continue`, which never becomes a request of Fastify's. */
+const answerExpectation = ({ headers }: IncomingMessage, response: ServerResponse): void => {
+  const detail = `Nothing but 100-continue can be expected, not ${headers.expect}; leave the header Expect out.`;
+  const problem = problemOf('expectation-failed', detail);
+  const fields = { 'content-type': problemType, [nosniff[0]]: nosniff[1], connection: 'close' };
+  response.writeHead(problem.status, fields).end(JSON.stringify(problem));
+};
+
 /** Answers what node's HTTP parser refuses, which never becomes a request. */
 const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket): void => {
   // As node does: never write into an answer that has begun.
@@ -170,10 +195,10 @@ const unreadableAnswer = ({ code }: NodeJS.ErrnoException): string => {
 
 const problemOfUnreadable = (code: string | undefined): Problem => {
   if (code === 'HPE_HEADER_OVERFLOW') {
-    return { ...problemOf('invalid-request', 'The header fields are too large.'), status: 431 };
+    return problemOf('headers-too-large', 'The header fields are too large; send fewer or shorter ones.');
   }
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
-    return { ...problemOf('invalid-request', 'The request did not arrive in time.'), status: 408 };
+    return problemOf('request-timeout', `The request did not arrive within ${requestTimeoutMs} ms; send it again.`);
   }
   return problemOf('invalid-request', 'The request is not valid HTTP/1.1.');
 };

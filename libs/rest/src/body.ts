@@ -16,11 +16,13 @@ export const readJsonBodies = (fastify: FastifyInstance): void => {
     }
   });
   fastify.addContentTypeParser('*', (request, _stream, done) => {
-    const { 'content-length': length, 'transfer-encoding': encoding } = request.headers;
-    const bodyless = encoding === undefined && (length === undefined || length === '0');
-    done(bodyless ? null : notJson(request), undefined);
+    done(hasBody(request) ? notJson(request) : null, undefined);
   });
 };
+
+/** Whether a request comes with a body, which may be empty where it comes in chunks. */
+export const hasBody = ({ headers }: FastifyRequest): boolean =>
+  headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 
 const notJson = (request: FastifyRequest): CleaveError =>
   new CleaveError(

@@ -104,7 +104,7 @@ const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: bool
   if (takes.body) codes.push('payload-too-large', 'unsupported-media-type');
   if (endpoint.idempotencyKey) codes.push('invalid-idempotency-key');
   if (endpoint.idempotencyKey === 'required') codes.push('idempotency-key-required');
-  codes.push('internal', 'unavailable');
+  codes.push('internal', 'unavailable', 'deadline-exceeded');
   const known = Object.keys(errorCodes);
   return [...new Set(codes)].sort((one, other) => known.indexOf(one) - known.indexOf(other));
 };
@@ -122,7 +122,8 @@ const idempotencyKeyHeader = (required: boolean) =>
     required,
     description:
       `A text of 1 to ${limits.keyLength} characters, new for each operation and the same for its repeats: ` +
-      'a repeat is answered as the first request was and takes no effect of its own.',
+      'a repeat is answered as the first request was and takes no effect of its own.' +
+      (required ? ' Replace the example by a key of your own for every other request.' : ''),
     schema: { type: 'string', minLength: 1, maxLength: limits.keyLength + 2 },
     ...(required && { example: 'first-try' }),
   });

@@ -1,5 +1,6 @@
 import type { INestApplication } from '@nestjs/common';
 import { SwaggerModule, type OpenAPIObject } from '@nestjs/swagger';
+import type { FastifyInstance } from 'fastify';
 import { components, componentsAt, type JsonSchema } from './wire-schema.js';
 
 export interface DocumentOptions {
@@ -89,7 +90,7 @@ export type CurrentDocument = (own: OpenAPIObject) => Promise<OpenAPIObject>;
 
 /**
  * Serves Swagger UI at `/docs` and the document at `/openapi.json`: the one given, or what `current` makes of it at each
- * request. To be called before the app is initialised.
+ * request. `/` leads to Swagger UI. To be called before the app is initialised.
  */
 export const mountDocs = (app: INestApplication, document: OpenAPIObject, current?: CurrentDocument): void => {
   SwaggerModule.setup('docs', app, document, {
@@ -104,4 +105,6 @@ export const mountDocs = (app: INestApplication, document: OpenAPIObject, curren
       tryItOutEnabled: true,
     },
   });
+  const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
+  fastify.get('/', (_request, reply) => reply.redirect('/docs', 302));
 };

@@ -35,10 +35,13 @@ export const problemOf = (code: ErrorCode, detail: string, extensions: Record<st
 const codeOfStatus: Record<number, ErrorCode> = {
   404: 'not-found',
   405: 'method-not-allowed',
+  408: 'request-timeout',
   412: 'precondition-failed',
   413: 'payload-too-large',
   415: 'unsupported-media-type',
+  417: 'expectation-failed',
   429: 'too-many-requests',
+  431: 'headers-too-large',
   503: 'unavailable',
 };
 
@@ -55,9 +58,7 @@ export const problemOfError = (error: unknown): Problem => {
   const { status, name } = refusalIn(error);
   if (status === undefined || !isError(error)) return problemOf('internal', internalDetail);
   const detail = detailOfFrameworkError[name ?? ''] ?? error.message;
-  // A status without a code of its own is still told.
-  const code = codeOfStatus[status] ?? 'invalid-request';
-  return { ...problemOf(code, detail), status: code === 'invalid-request' ? status : errorCodes[code].status };
+  return problemOf(codeOfStatus[status] ?? 'invalid-request', detail);
 };
 
 const internalDetail =
@@ -144,12 +145,15 @@ const advice: Record<number, string> = {
   400: 'Correct the request; the same request will be refused again.',
   404: 'Check the address and the ids in it.',
   405: 'Use one of the methods in the header Allow.',
+  408: 'Send the request again, without pauses.',
   409: 'The request contradicts the present state. Read the state and decide anew.',
   412: 'Read the resource again and repeat the change with its new ETag.',
   413: 'Send less at once.',
-  415: 'Send JSON in UTF-8 with Content-Type: application/json.',
+  415: 'Send JSON in UTF-8 with Content-Type: application/json, without a Content-Encoding.',
+  417: 'Leave the header Expect out.',
   422: 'The request is well-formed but cannot be carried out as it is; see the detail.',
   429: 'Wait as long as Retry-After says, then repeat the request.',
+  431: 'Send fewer or shorter header fields.',
   500: 'Repeat the request later, with the same Idempotency-Key if it has one.',
   503: 'Repeat the request after Retry-After, with the same Idempotency-Key if it has one.',
 };

@@ -12,10 +12,11 @@ export class SchemaPipe implements PipeTransform {
   transform(given: unknown, { type, data }: ArgumentMetadata): unknown {
     const noBody = type === 'body' && given === undefined;
     const value = noBody ? {} : given;
-    const parsed = this.schema.safeParse(value);
+    const parsed = this.schema.safeParse(value, { error: inPlainWords });
     if (parsed.success) return parsed.data;
     if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);
-    throw invalid(faultsIn(parsed.error.issues, value, data));
+    const { issues } = parsed.error;
+    throw invalid(faultsIn(type === 'query' ? issues.map((it) => toldAsRepeated(it, value)) : issues, value, data));
   }
 }
 
@@ -35,6 +36,34 @@ const invalid = (faults: Fault[]): CleaveError => {
 };
 
 type Issue = z.core.$ZodIssue;
+
+/** A parameter that a query repeats arrives as an array, where the caller has only written texts. */
+const toldAsRepeated = (issue: Issue, query: unknown): Issue =>
+  Array.isArray(valueAt(query, issue.path))
+    ? { code: 'custom', path: issue.path, message: 'is given more than once' }
+    : issue;
+
+const kinds: Record<string, string> = {
+  string: 'a text',
+  number: 'a number',
+  int: 'a whole number',
+  boolean: 'true or false',
+  array: 'a list',
+  object: 'an object',
+  record: 'an object',
+};
+
+/** What a fault is called where the schema does not say so itself; undefined leaves it to zod. */
+const inPlainWords: z.core.$ZodErrorMap = (issue) => {
+  if (issue.code === 'invalid_type') return kinds[issue.expected] && `must be ${kinds[issue.expected]}`;
+  if (issue.code === 'invalid_value') return `must be ${issue.values.map(String).join(' or ')}`;
+  const unit = issue.code === 'too_small' || issue.code === 'too_big' ? units[issue.origin] : undefined;
+  if (unit === undefined) return undefined;
+  if (issue.code === 'too_small') return `must be at least ${issue.minimum}${unit}`;
+  return issue.code === 'too_big' ? `must be at most ${issue.maximum}${unit}` : undefined;
+};
+
+const units: Record<string, string> = { string: ' characters long', array: ' items long', number: '', int: '' };
 
 /** The faults behind zod's issues, in plain paths. `root` is the name of the parameter when it is not an object. */
 export const faultsIn = (issues: readonly Issue[], value: unknown, root?: string): Fault[] =>

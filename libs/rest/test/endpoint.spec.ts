@@ -190,7 +190,7 @@ describe('the OpenAPI document', () => {
         name: 'maker',
         in: 'query',
         required: true,
-        schema: { type: 'string', minLength: 1, maxLength: 128, examples: ['m-1'] },
+        schema: { type: 'string', minLength: 1, maxLength: 128, example: 'm-1' },
       },
     ]);
     expect(operation('/things/{id}', 'put').parameters).toEqual(
@@ -236,6 +236,21 @@ describe('the OpenAPI document', () => {
   it('is the same text each time', () => {
     expect(JSON.stringify(documentOf(here.app))).toBe(JSON.stringify(documentOf(here.app)));
     expect(Object.keys(document.paths as Json)).toEqual(Object.keys(document.paths as Json).toSorted());
+  });
+
+  it('names every refusal that any endpoint can give', () => {
+    const { 503: away } = operation('/things/{id}', 'get').responses as Record<string, Json>;
+    expect(away).toMatchObject({
+      content: { 'application/problem+json': { examples: { unavailable: {}, 'deadline-exceeded': {} } } },
+    });
+  });
+
+  it('is where the root leads, which it does not name', async () => {
+    for (const method of ['GET', 'HEAD']) {
+      const root = await fetch(`${here.url}/`, { method, redirect: 'manual' });
+      expect([root.status, root.headers.get('location')]).toEqual([302, '/docs']);
+    }
+    expect(document.paths).not.toHaveProperty('/');
   });
 
   it('is shown by Swagger UI, which loads nothing from other hosts', async () => {

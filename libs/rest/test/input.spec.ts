@@ -101,6 +101,17 @@ describe('a body', () => {
     expect(untyped).toMatch(/^HTTP\/1\.1 415 /);
   });
 
+  it('in an encoding is refused, telling which is read', async () => {
+    const json = { 'content-type': 'application/json' };
+    for (const coding of ['gzip', 'BR', 'identity, gzip']) {
+      const response = await post('{"name":"a"}', { ...json, 'content-encoding': coding });
+      await problem(response, 415, 'unsupported-media-type');
+      expect(response.headers.get('accept-encoding')).toBe('identity');
+    }
+    expect((await post('{"name":"a"}', { ...json, 'content-encoding': 'Identity' })).status).toBe(201);
+    expect((await fetch(`${here.url}/things/1`, { headers: { 'content-encoding': 'gzip' } })).status).toBe(200);
+  });
+
   it('may be left out where the schema requires nothing, and is asked for elsewhere', async () => {
     const close = (init: RequestInit) => fetch(`${here.url}/things/1/close`, { method: 'POST', ...init });
     expect((await close({})).status).toBe(200);
@@ -140,6 +151,43 @@ describe('a union of forms', () => {
     ]);
     expect(await faultsOf({ customer_id: {}, product_id: 'p', quantity: 1 })).toEqual(['customer_id']);
     expect(await faultsOf('no order')).toEqual(['']);
+  });
+});
+
+describe('a fault', () => {
+  const messagesOf = async (body: unknown) => {
+    const response = await fetch(`${here.url}/trials/orders`, {
+      method: 'POST',
+      body: JSON.stringify(body),
+      headers: { 'content-type': 'application/json' },
+    });
+    const { faults } = await problem(response, 400, 'invalid-request');
+    return (faults as { message: string }[]).map(({ message }) => message);
+  };
+  const alias = { customer_id: 'c', product_id: 'p', quantity: 1 };
+
+  it('is told in the words of the schema, whatever was given instead', async () => {
+    for (const quantity of [0, 1.5, 1_000_001, 2 ** 60, '1', null, []]) {
+      expect(await messagesOf({ ...alias, quantity })).toEqual(['must be a whole number from 1 to 1000000']);
+    }
+    for (const reference of ['', 'x'.repeat(129), 5, {}]) {
+      expect(await messagesOf({ ...alias, reference })).toEqual(['must be a text of 1 to 128 characters']);
+    }
+    for (const customer_id of [2 ** 60, true]) {
+      expect(await messagesOf({ ...alias, customer_id })).toEqual([
+        'must be a string of 1 to 128 characters (no NUL, no unpaired surrogates) or an integer',
+      ]);
+    }
+  });
+
+  it('is told in plain words where the schema has none', async () => {
+    expect(await messagesOf({ customer_id: 'c', lines: [] })).toEqual(['must be at least 1 items long']);
+    expect(await messagesOf({ customer_id: 'c', lines: 7 })).toEqual(['must be a list']);
+    expect(await messagesOf({ customer_id: 'c', lines: [7] })).toEqual(['must be an object']);
+    const adjustments = [{ kind: 'gift', label: 'l', amount_minor: 1 }];
+    expect(await messagesOf({ ...alias, adjustments })).toEqual(['must be tax or shipping or discount']);
+    expect(await messagesOf({ ...alias, metadata: 7 })).toEqual(['must be an object']);
+    expect(await messagesOf('no order')).toEqual(['must be an object']);
   });
 });
 
@@ -221,6 +269,16 @@ describe('a query', () => {
     expect(pathsOf(await problem(await fetch(`${here.url}/things?${query}`), 400, 'invalid-request'))).toEqual(paths);
   });
 
+  it('that repeats a parameter is told so', async () => {
+    for (const [query, path] of [
+      ['maker=m&maker=n', 'maker'],
+      ['maker=m&colour=red&colour=red', 'colour'],
+    ]) {
+      const { faults } = await problem(await fetch(`${here.url}/things?${query}`), 400, 'invalid-request');
+      expect(faults).toEqual([{ path, message: 'is given more than once' }]);
+    }
+  });
+
   it('pages with signed cursors', async () => {
     const list = (query: string) => fetch(`${here.url}/things?maker=m&${query}`);
     const first = (await (await list('limit=9999')).json()) as { next_cursor: string };
@@ -251,13 +309,19 @@ describe('a request that is not valid HTTP', () => {
       'POST /things HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n',
       400,
     ],
-    ['too large a header', `GET / HTTP/1.1\r\nhost: a\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`, 431],
-  ])('is refused as a problem: %s', async (_, text, status) => {
+    ['too large a header', `GET / HTTP/1.1\r\nhost: a\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`, 431, 'headers-too-large'],
+    ['no host', 'GET /things/1 HTTP/1.1\r\nconnection: close\r\n\r\n', 400],
+    ['an odd expectation', 'GET /things/1 HTTP/1.1\r\nhost: a\r\nexpect: foo\r\n\r\n', 417, 'expectation-failed'],
+  ])('is refused as a problem: %s', async (_, text, status, code = 'invalid-request') => {
     const answer = await raw(here.port, text);
     expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
     expect(answer).toContain('content-type: application/problem+json');
-    expect(JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')))).toMatchObject({ status, code: 'invalid-request' });
+    expect(JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')))).toMatchObject({ status, code });
   });
+});
+
+it('answers HTTP/1.0 without a host', async () => {
+  expect(await raw(here.port, 'GET /things/1 HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 200 /);
 });
 
 it('refuses a hundred thousand brackets and thousands of faults without being hurt', async () => {

@@ -47,8 +47,10 @@ describe('an error', () => {
     expect((await get('/trials/breaks-oddly')).body).toMatchObject({ status: 500, code: 'internal' });
   });
 
-  it('of Nest keeps its status', async () => {
-    expect((await get('/trials/forbids')).body).toMatchObject({ status: 403, detail: 'Not for you.' });
+  it('of Nest without a code of its own is a request that is not valid', async () => {
+    const { response, body } = await get('/trials/forbids');
+    expect(response.status).toBe(400);
+    expect(body).toMatchObject({ status: 400, code: 'invalid-request', detail: 'Not for you.' });
   });
 });
 

@@ -10,6 +10,13 @@ const wiring = new Set([
   'RoutesResolver',
 ]);
 
+/** Contexts in which Nest logs what it throws as well: what keeps the app from starting is said once, where it is caught. */
+const saidElsewhere = new Set(['ExceptionHandler', 'NestApplication', 'NestMicroservice']);
+
+/** The server of the messages logs this and throws it. */
+const isOfListening = (message: unknown): boolean =>
+  message instanceof Error && (message as NodeJS.ErrnoException).syscall === 'listen';
+
 /** Nest's log without the wiring, so that what a person needs to know stands out; coloured for people only. */
 class ServiceLogger extends ConsoleLogger {
   override log(message: unknown, ...rest: unknown[]): void {
@@ -18,8 +25,7 @@ class ServiceLogger extends ConsoleLogger {
   }
 
   override error(message: unknown, ...rest: unknown[]): void {
-    // What keeps the app from starting is thrown as well, and said once where it is caught.
-    if (rest.at(-1) === 'ExceptionHandler') return;
+    if (saidElsewhere.has(String(rest.at(-1))) || isOfListening(message)) return;
     super.error(message, ...(rest as [string]));
   }
 }

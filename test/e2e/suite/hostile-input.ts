@@ -387,7 +387,7 @@ export const hostileInputTests = (world: World): void => {
       refused(await world.api.get(`/products/${'x'.repeat(5_000)}`), '400 invalid-request');
       for (const path of [`/products/${'x'.repeat(40_000)}`, `/orders?customer_id=${'x'.repeat(40_000)}`]) {
         const answer = await exchange(world.api.baseUrl, { line: `GET ${path} HTTP/1.1` });
-        refused(answer, '431 invalid-request');
+        refused(answer, '431 headers-too-large');
       }
     });
 

@@ -390,6 +390,8 @@ export type DeleteCacheEntryErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -429,6 +431,8 @@ export type GetCacheEntryErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -470,6 +474,8 @@ export type PutCacheEntryErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -499,6 +505,8 @@ export type GetLivenessErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -593,6 +601,8 @@ export type PlaceOrderByAliasErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -634,6 +644,8 @@ export type ListOrdersErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -699,6 +711,8 @@ export type PlaceOrderErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -741,6 +755,8 @@ export type GetOrderErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -805,6 +821,8 @@ export type CancelOrderErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -879,6 +897,8 @@ export type FulfilOrderErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -921,6 +941,8 @@ export type GetOrderHistoryErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -944,7 +966,7 @@ export type ReturnGoodsData = {
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
+     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
      */
     'Idempotency-Key': string;
   };
@@ -997,6 +1019,8 @@ export type ReturnGoodsErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1036,6 +1060,8 @@ export type ExplainProblemErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1074,6 +1100,8 @@ export type ListProductsErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1115,6 +1143,8 @@ export type PutProductsErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1154,6 +1184,8 @@ export type GetProductErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1197,6 +1229,8 @@ export type PutProductErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1250,6 +1284,8 @@ export type PutStockBatchErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1289,6 +1325,8 @@ export type GetStockErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1340,6 +1378,8 @@ export type PutStockErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };
@@ -1359,7 +1399,7 @@ export type AdjustStockData = {
   body: AdjustStockRequest;
   headers: {
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
+     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
      */
     'Idempotency-Key': string;
   };
@@ -1405,6 +1445,8 @@ export type AdjustStockErrors = {
   500: Problem;
   /**
    * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
    */
   503: Problem;
 };

@@ -1,0 +1,10 @@
+// Checked as the very first thing: other modules use what an older Node lacks while they are loaded, and the error that
+// makes helps nobody.
+const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
+if (major < 22 || (major === 22 && minor < 12)) {
+  process.stderr.write(
+    `Cleave runs on Node 22.12 or later; this is ${process.versions.node}. ` +
+      'On Linux `npm start` uses the Node 24 that npm installed; elsewhere install Node 24.\n',
+  );
+  process.exit(1);
+}
