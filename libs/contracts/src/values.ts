@@ -33,7 +33,8 @@ export const text = (maximum: number, minimum = 0) => {
 /** A whole number within bounds; all of its faults are told in the same words. */
 export const wholeNumber = (minimum: number = Number.MIN_SAFE_INTEGER, maximum: number = Number.MAX_SAFE_INTEGER) => {
   const error = `must be a whole number from ${minimum} to ${maximum}`;
-  return z.int(error).min(minimum, error).max(maximum, error);
+  // Beyond 2^53 a number is out of bounds as well; once is enough.
+  return z.int({ error, abort: true }).min(minimum, error).max(maximum, error);
 };
 
 const callerIdMessage = `must be a string of 1 to ${limits.idLength} characters (no NUL, no unpaired surrogates) or an integer`;

@@ -52,11 +52,15 @@ describe('metadata', () => {
   });
 
   it('takes text that only looks like it, and gives back what it got', () => {
+    // The server refuses this one before any schema sees it.
+    const key = fc.string().filter((text) => text !== '__proto__');
     fc.assert(
-      fc.property(fc.dictionary(fc.string(), fc.jsonValue()), fc.nat({ max: 5 }), (value, backslashes) => {
+      fc.property(fc.dictionary(key, fc.jsonValue()), fc.nat({ max: 5 }), (value, backslashes) => {
         const lookalike = `${'\\'.repeat(backslashes)}u0000 ${'\\'.repeat(backslashes)}ud800`;
         const given = { ...value, [lookalike]: lookalike };
-        expect(metadata.parse(JSON.parse(JSON.stringify(given)))).toEqual(given);
+        // JSON has no -0.
+        const arrived: unknown = JSON.parse(JSON.stringify(given));
+        expect(metadata.parse(arrived)).toEqual(JSON.parse(JSON.stringify(given)));
       }),
       { seed: testSeed() },
     );

@@ -167,8 +167,14 @@ class RestAdapter extends FastifyAdapter {
 const answerExpectation = ({ headers }: IncomingMessage, response: ServerResponse): void => {
   const detail = `Nothing but 100-continue can be expected, not ${headers.expect}; leave the header Expect out.`;
   const problem = problemOf('expectation-failed', detail);
-  const fields = { 'content-type': problemType, [nosniff[0]]: nosniff[1], connection: 'close' };
-  response.writeHead(problem.status, fields).end(JSON.stringify(problem));
+  const body = JSON.stringify(problem);
+  response.writeHead(problem.status, {
+    'content-type': problemType,
+    'content-length': Buffer.byteLength(body),
+    [nosniff[0]]: nosniff[1],
+    connection: 'close',
+  });
+  response.end(body);
 };
 
 /** Answers what node's HTTP parser refuses, which never becomes a request. */

@@ -7,7 +7,7 @@ interface Parameter {
   name: string;
   in: 'path' | 'query' | 'header';
   required?: boolean;
-  schema?: { examples?: unknown[] };
+  schema?: { example?: unknown };
 }
 
 interface Operation {
@@ -137,7 +137,7 @@ export const documentTests = (world: World): void => {
       const path = template.replace(/\{(\w+)\}/g, (_, name: string) => encodeURIComponent(values[name]!));
       const required = parameters.filter((it) => it.required && it.in === 'query');
       const query = new URLSearchParams(
-        Object.fromEntries(required.map((it) => [it.name, String(it.schema?.examples?.[0])])),
+        Object.fromEntries(required.map((it) => [it.name, String(it.schema?.example)])),
       ).toString();
       const [example] = Object.values(requestBody?.content['application/json']?.examples ?? {});
       if (requestBody && !example) throw new Error(`${method} ${template} has no example`);
