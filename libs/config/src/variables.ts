@@ -42,3 +42,14 @@ export const flag = z
   .enum(['true', 'false', '1', '0'], 'must be true or false')
   .transform((text) => text === 'true' || text === '1')
   .default(false);
+
+/** A duration in milliseconds, from 1 to a day. */
+export const milliseconds = (standard: number) => {
+  const error = 'must be a whole number of milliseconds from 1 to 86400000';
+  return z
+    .string()
+    .regex(/^\d{1,8}$/, error)
+    .transform(Number)
+    .pipe(z.int().min(1, error).max(86_400_000, error))
+    .default(standard);
+};

@@ -110,42 +110,44 @@ const reservationId = z.uuid().toLowerCase();
 
 const reservationRequest = z.object({
   reservation_id: reservationId,
+  /** The order that the stock is for. The first try of a reservation decides it; later tries are told that one. */
+  order_id: z.uuid(),
   lines: z.array(heldLine).min(1).max(limits.lines),
   /** The range the sum of the lines must fall into, in minor units; unbounded when left out. */
   items_total: z.object({ at_least: amountMinor, at_most: amountMinor }).optional(),
-  /** From when on an operator may ask what became of the reservation. Inventory never releases it on its own. */
-  deadline_at: moment,
 });
 export type ReservationRequest = z.output<typeof reservationRequest>;
 
 const decision = z.discriminatedUnion('outcome', [
-  z.object({ reservation_id: reservationId, outcome: z.literal('held') }),
+  z.object({ outcome: z.literal('held'), order_id: z.uuid() }),
   z.object({
-    reservation_id: reservationId,
     outcome: z.literal('out-of-stock'),
     shortages: z.array(z.object({ product_id: idText, requested: z.int(), available: z.int() })),
   }),
-  z.object({ reservation_id: reservationId, outcome: z.literal('unknown-product'), product_ids: z.array(idText) }),
-  z.object({ reservation_id: reservationId, outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
-  z.object({
-    reservation_id: reservationId,
-    outcome: z.literal('total-outside'),
-    items_total_minor: amountMinor.nullable(),
-  }),
-  /** The reservation was held once and has been released since: the caller tries anew under another id. */
-  z.object({ reservation_id: reservationId, outcome: z.literal('released') }),
+  z.object({ outcome: z.literal('unknown-product'), product_ids: z.array(idText) }),
+  z.object({ outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
+  z.object({ outcome: z.literal('total-outside'), items_total_minor: amountMinor.nullable() }),
+  /**
+   * Nothing is held any more, because the order was cancelled or the hold was given back before there was one. Without
+   * an order the caller tries anew under another reservation id.
+   */
+  z.object({ outcome: z.literal('released'), order_id: z.uuid().nullable() }),
 ]);
 export type Decision = z.output<typeof decision>;
 
+/** What became of an order means for its reservation. The reservation and the version name the effect for ever. */
 const effect = z.object({
-  /** Names the effect for ever: applied once, however often it is delivered. */
-  effect_id: text(limits.idLength, 1),
   reservation_id: reservationId,
+  /** The version of the order that has the effect. Applied once, however often it is delivered. */
+  version: z.int().min(1),
   kind: z.enum(['confirm', 'release', 'fulfil', 'restock']),
-  /** The units concerned, for `fulfil` and `restock`. */
-  lines: z.array(z.object({ product_id: idText, quantity: z.int().min(1) })),
+  /** The units concerned, of `fulfil` and `restock`. */
+  lines: z.array(z.object({ product_id: idText, quantity: z.int().min(1) })).optional(),
 });
 export type StockEffect = z.output<typeof effect>;
+
+const overdueHold = z.object({ tenant_id: idText, reservation_id: reservationId, order_id: z.uuid() });
+export type OverdueHold = z.output<typeof overdueHold>;
 
 /** What inventory answers to the other modules. */
 export const inventoryContract = contract('inventory', {
@@ -153,7 +155,11 @@ export const inventoryContract = contract('inventory', {
     summary:
       'Holds stock for a batch of orders, each all-or-nothing, in the order given. Holds and out-of-stock refusals are kept ' +
       'under the reservation id, so that every try of one request gets the same answer; other refusals are not kept.',
-    request: z.object({ reservations: z.array(reservationRequest).min(1).max(limits.batch) }),
+    request: z.object({
+      reservations: z.array(reservationRequest).min(1).max(limits.batch),
+      /** How long a new hold waits to be confirmed before it is overdue. Inventory never releases it on its own. */
+      hold_ms: z.int().min(1),
+    }),
     reply: z.object({
       /** In the order of the request. */
       decisions: z.array(decision),
@@ -166,17 +172,31 @@ export const inventoryContract = contract('inventory', {
     maxBytes: 16_777_216,
   },
   settle: {
-    summary: 'Applies what became of orders to the stock: effects of one reservation in the order given, each once.',
+    summary:
+      'Applies what became of orders to the stock: effects of one reservation in the order of their versions, each once.',
     request: z.object({ effects: z.array(effect).min(1).max(limits.batch) }),
     reply: z.object({
       applied: z.int(),
       repeated: z.int(),
       /** Effects that changed nothing, because fewer units are held than they fulfil or a product is not known. */
-      impossible: z.array(z.string()),
+      impossible: z.array(z.object({ reservation_id: reservationId, version: z.int() })),
     }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 10_000,
     maxBytes: 16_777_216,
+  },
+  overdue: {
+    summary: 'Tells which holds, of whatever tenant, are overdue and were neither confirmed nor released.',
+    request: z.object({
+      /** Leaves out what was overdue a minute before this moment. It is `looked_at` of an earlier reply. */
+      after: moment.nullable(),
+      limit: z.int().min(1).max(limits.batch),
+    }),
+    reply: z.object({ holds: z.array(overdueHold), looked_at: moment }),
+    errors: ['unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 1_048_576,
   },
 });

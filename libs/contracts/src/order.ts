@@ -142,6 +142,37 @@ export const historyEntry = z
 
 export const orderHistory = z.object({ data: z.array(historyEntry) }).meta({ id: 'OrderHistory' });
 
+export const orderEvent = z
+  .object({
+    event_id: z.string().meta({ description: 'Names the event for ever: the order and the version it led to.' }),
+    cursor: z.string().meta({ description: 'Pass it as `after` to go on behind this event.' }),
+    type: z.enum(historyEntryTypes.map((it) => `order.${it}` as const)),
+    order_id: z.uuid(),
+    version: z.int(),
+    status: z.enum(orderStatuses),
+    data: z.record(z.string(), z.unknown()),
+    at: moment,
+  })
+  .meta({ id: 'OrderEvent' });
+
+export const eventPage = z
+  .object({
+    data: z.array(orderEvent),
+    next_cursor: z.string().meta({
+      description: 'Pass it as `after` for what comes next: at once while pages are full, after a while otherwise.',
+    }),
+  })
+  .meta({ id: 'EventPage' });
+
+export const eventQuery = z.strictObject({
+  after: z
+    .string()
+    .max(1_000)
+    .optional()
+    .meta({ description: 'A cursor of an event or a page; the beginning when left out.' }),
+  limit: z.string().optional(),
+});
+
 const lineUnits = {
   product_id: callerId,
   quantity,

@@ -17,6 +17,7 @@ export const limits = {
   nesting: 32,
   bodyBytes: 1_048_576,
   cacheKeyBytes: 1_024,
+  refusalKeptMs: 7 * 24 * 3_600_000,
   cacheTtlMs: 365 * 24 * 3_600_000,
 } as const;
 

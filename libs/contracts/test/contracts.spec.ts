@@ -4,6 +4,7 @@ import { cacheContract, inventoryContract, isErrorCode, type Contract, type Oper
 
 const id = '019a5f00-0000-7000-8000-00000000000a';
 const at = new Date('2026-11-05T06:07:08.009Z');
+const orderId = '019a5f00-0000-7000-8000-00000000000b';
 const extremes = [1, 1_000_000];
 
 /** Of every operation, requests and replies that use all that its schema knows. */
@@ -12,26 +13,28 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     requests: [
       {
         reservations: [
-          { reservation_id: id, lines: [{ product_id: 'ä "quoted" 🦊', quantity: 1 }], deadline_at: at },
+          { reservation_id: id, order_id: orderId, lines: [{ product_id: 'ä "quoted" 🦊', quantity: 1 }] },
           {
             reservation_id: id,
+            order_id: orderId,
             lines: extremes.map((quantity) => ({ product_id: '__proto__', quantity, unit_price_minor: 0 })),
             items_total: { at_least: Number.MIN_SAFE_INTEGER, at_most: Number.MAX_SAFE_INTEGER },
-            deadline_at: at,
           },
         ],
+        hold_ms: 600_000,
       },
     ],
     replies: [
       {
         decisions: [
-          { reservation_id: id, outcome: 'held' },
-          { reservation_id: id, outcome: 'released' },
-          { reservation_id: id, outcome: 'out-of-stock', shortages: [{ product_id: 'a', requested: 2, available: 0 }] },
-          { reservation_id: id, outcome: 'unknown-product', product_ids: ['a', 'b'] },
-          { reservation_id: id, outcome: 'currency-mismatch', currencies: ['GBP', 'EUR'] },
-          { reservation_id: id, outcome: 'total-outside', items_total_minor: 3 },
-          { reservation_id: id, outcome: 'total-outside', items_total_minor: null },
+          { outcome: 'held', order_id: orderId },
+          { outcome: 'released', order_id: orderId },
+          { outcome: 'released', order_id: null },
+          { outcome: 'out-of-stock', shortages: [{ product_id: 'a', requested: 2, available: 0 }] },
+          { outcome: 'unknown-product', product_ids: ['a', 'b'] },
+          { outcome: 'currency-mismatch', currencies: ['GBP', 'EUR'] },
+          { outcome: 'total-outside', items_total_minor: 3 },
+          { outcome: 'total-outside', items_total_minor: null },
         ],
         products: [{ product_id: 'a', name: '', unit_price_minor: 100_000_000_000, currency: 'GBP' }],
       },
@@ -42,12 +45,27 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     requests: [
       {
         effects: [
-          { effect_id: `${id}:1:0`, reservation_id: id, kind: 'confirm', lines: [] },
-          { effect_id: 'e', reservation_id: id, kind: 'fulfil', lines: [{ product_id: 'a', quantity: 2_000_000_000 }] },
+          { reservation_id: id, version: 1, kind: 'confirm' },
+          { reservation_id: id, version: 2, kind: 'release', lines: [] },
+          { reservation_id: id, version: 3, kind: 'fulfil', lines: [{ product_id: 'a', quantity: 2_000_000_000 }] },
+          { reservation_id: id, version: 4, kind: 'restock', lines: [{ product_id: 'a', quantity: 1 }] },
         ],
       },
     ],
-    replies: [{ applied: 1, repeated: 0, impossible: ['e'] }],
+    replies: [
+      { applied: 1, repeated: 0, impossible: [{ reservation_id: id, version: 3 }] },
+      { applied: 0, repeated: 4, impossible: [] },
+    ],
+  },
+  'inventory.overdue': {
+    requests: [
+      { after: null, limit: 1 },
+      { after: at, limit: 500 },
+    ],
+    replies: [
+      { holds: [{ tenant_id: 'default', reservation_id: id, order_id: orderId }], looked_at: at },
+      { holds: [], looked_at: at },
+    ],
   },
   'cache.get': {
     requests: [{ key: 'a\0b' }],
@@ -92,7 +110,7 @@ describe.each(operations)('%s', (name, operation) => {
 
 it('spells reservations one way, however the caller spells them', () => {
   const { request } = inventoryContract.operations.settle;
-  const effect = { effect_id: 'e', reservation_id: id.toUpperCase(), kind: 'confirm' as const, lines: [] };
+  const effect = { reservation_id: id.toUpperCase(), version: 1, kind: 'confirm' as const };
   expect(request.parse({ effects: [effect] }).effects[0]!.reservation_id).toBe(id);
 });
 

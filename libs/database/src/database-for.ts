@@ -45,6 +45,15 @@ const limits = {
   idle_in_transaction_session_timeout: 10_000,
 };
 
+/**
+ * Prepared statements keep their plans, and a plan that was made while a table had ten rows reads it from end to end
+ * when it has a million. Whatever is asked for here has an index. A transaction has a limit of its own where Postgres
+ * knows one (from 17 on).
+ */
+const sessionSettings = `
+  SELECT set_config('enable_seqscan', 'off', false),
+    (SELECT set_config(name, '15s', false) FROM pg_settings WHERE name = 'transaction_timeout')`;
+
 const int8 = 20;
 const int8Array = 1016;
 
@@ -128,6 +137,7 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
     keepAlive: true,
     idleTimeoutMillis: 60_000,
     types,
+    onConnect: (client: pg.ClientBase) => client.query(sessionSettings),
   },
 });
 

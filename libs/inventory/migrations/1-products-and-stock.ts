@@ -6,8 +6,8 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
  * Every decision about stock is taken inside the database by one function call, so that no row lock ever waits for an
  * event loop. All of them lock reservations in the order of their ids first, then products in the order of theirs.
  */
-export class ProductsAndStock1764000000001 implements MigrationInterface {
-  readonly name = 'ProductsAndStock1764000000001';
+export class ProductsAndStock1764000000002 implements MigrationInterface {
+  readonly name = 'ProductsAndStock1764000000002';
 
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`
@@ -30,15 +30,23 @@ export class ProductsAndStock1764000000001 implements MigrationInterface {
       CREATE TABLE inventory.reservations (
         tenant_id text COLLATE "C" NOT NULL,
         reservation_id uuid NOT NULL,
+        -- What the stock is held for; null where a release came before any try.
+        order_id uuid,
         state text COLLATE "C" NOT NULL CHECK (state IN ('held', 'confirmed', 'fulfilled', 'released', 'refused')),
         -- Product id to units still held; empty once nothing is.
         held jsonb NOT NULL,
         -- What was missing, of a refusal.
         shortages jsonb,
+        -- The inbox: the last version of the order whose effect was applied. Effects come in the order of the versions.
+        settled_version int NOT NULL DEFAULT 0,
         deadline_at timestamptz(3) NOT NULL,
-        created_at timestamptz(3) NOT NULL DEFAULT now(),
         PRIMARY KEY (tenant_id, reservation_id)
-      )`);
+        -- Room for the confirmation that follows, so that it touches no index.
+      ) WITH (fillfactor = 60)`);
+    // Rows lie in the order of their deadlines, and a block index leaves updates of other columns alone.
+    await runner.query(`
+      CREATE INDEX reservations_by_deadline ON inventory.reservations USING brin (deadline_at)
+      WITH (pages_per_range = 16, autosummarize = on)`);
     await runner.query(`
       CREATE TABLE inventory.stock_moves (
         move_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -51,20 +59,15 @@ export class ProductsAndStock1764000000001 implements MigrationInterface {
         idempotency_key text COLLATE "C",
         -- The stock after a keyed adjustment: the stored answer that a repeat gets.
         answer jsonb,
-        effect_id text COLLATE "C",
+        -- The reservation and the version of the order behind a move that an order made.
+        reservation_id uuid,
+        version int,
         moved_at timestamptz(3) NOT NULL DEFAULT now()
       )`);
     await runner.query(`CREATE INDEX stock_moves_by_product ON inventory.stock_moves (tenant_id, product_id, move_id)`);
     await runner.query(`
       CREATE UNIQUE INDEX stock_moves_by_key ON inventory.stock_moves (tenant_id, account_id, idempotency_key)
       WHERE idempotency_key IS NOT NULL`);
-    await runner.query(`
-      CREATE TABLE inventory.applied_effects (
-        tenant_id text COLLATE "C" NOT NULL,
-        effect_id text COLLATE "C" NOT NULL,
-        applied_at timestamptz(3) NOT NULL DEFAULT now(),
-        PRIMARY KEY (tenant_id, effect_id)
-      )`);
     await runner.query(`CREATE TABLE inventory.settings (name text PRIMARY KEY, value text NOT NULL)`);
     await runner.query(`
       INSERT INTO inventory.settings VALUES ('cursor_secret', gen_random_uuid()::text || gen_random_uuid()::text)`);
@@ -77,7 +80,7 @@ export class ProductsAndStock1764000000001 implements MigrationInterface {
   async down(runner: QueryRunner): Promise<void> {
     for (const name of ['adjust_stock', 'count_stock', 'settle', 'reserve'])
       await runner.query(`DROP FUNCTION inventory.${name}`);
-    for (const name of ['settings', 'applied_effects', 'stock_moves', 'reservations', 'products'])
+    for (const name of ['settings', 'stock_moves', 'reservations', 'products'])
       await runner.query(`DROP TABLE inventory.${name}`);
   }
 }
@@ -92,11 +95,12 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
  * Decides a batch of reservations, each all-or-nothing, in the order given.
  *
  * The lines come summed by reservation and product, grouped by reservation; `p_line_reservation` and `p_line_product`
- * are positions (from 1) in `p_reservations` and `p_products`. The result has one outcome and, for a refusal, one
- * detail a reservation, and name, price and currency of each of `p_products` (null where there is no such product).
+ * are positions (from 1) in `p_reservations` and `p_products`; `p_wanted` is what all of them together want of each
+ * product. The result has one outcome, for a refusal one detail, and the order that is held for a reservation; and name,
+ * price and currency of each of `p_products` (null where there is no such product).
  *
- * A reservation that exists keeps its decision. A hold that prices have moved out of its range since is refused like a
- * new one, yet stays held: somebody else who tried it may be about to record its order.
+ * A reservation that exists keeps its decision and its order. A hold that prices have moved out of its range since is
+ * refused like a new one, yet stays held: somebody else who tried it may be about to record its order.
  *
  * When everything fits, one update takes the units of the whole batch; when something does not, or a total has to be
  * checked, the reservations are decided one by one on arrays.
@@ -104,14 +108,15 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
 const reserve = `
   CREATE FUNCTION inventory.reserve(
     p_tenant text,
-    p_reservations uuid[], p_held jsonb[], p_deadlines timestamptz[],
-    p_products text[],
+    p_reservations uuid[], p_orders uuid[], p_held jsonb[], p_hold_ms bigint,
+    p_products text[], p_wanted bigint[],
     p_line_reservation int[], p_line_product int[], p_line_quantity bigint[],
     -- Units of the line that go at the catalogue price, and what the others come to at prices set by the caller.
     p_line_catalogue_quantity bigint[], p_own_priced_minor bigint[],
     -- The range that the sum of a reservation's lines has to fall into; null elements for no limit.
     p_at_least bigint[], p_at_most bigint[],
-    OUT outcomes text[], OUT details jsonb[], OUT names text[], OUT prices bigint[], OUT currencies text[]
+    OUT outcomes text[], OUT details jsonb[], OUT orders uuid[],
+    OUT names text[], OUT prices bigint[], OUT currencies text[]
   ) LANGUAGE plpgsql ${planning} AS $$
   DECLARE
     reservation_count int := cardinality(p_reservations);
@@ -119,7 +124,7 @@ const reserve = `
     line_count int := cardinality(p_line_reservation);
     fresh uuid[];
     available bigint[];
-    taken bigint[];
+    taken bigint[] := p_wanted;
     everything_fits boolean;
     kept text;
     first_line int;
@@ -135,11 +140,12 @@ const reserve = `
   BEGIN
     outcomes := array_fill(NULL::text, ARRAY[reservation_count]);
     details := array_fill(NULL::jsonb, ARRAY[reservation_count]);
+    orders := p_orders;
 
     WITH inserted AS (
-      INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
-      SELECT p_tenant, r.id, 'held', r.held, r.deadline
-      FROM unnest(p_reservations, p_held, p_deadlines) AS r(id, held, deadline)
+      INSERT INTO inventory.reservations (tenant_id, reservation_id, order_id, state, held, deadline_at)
+      SELECT p_tenant, r.id, r.order_id, 'held', r.held, now() + p_hold_ms * interval '1 millisecond'
+      FROM unnest(p_reservations, p_orders, p_held) AS r(id, order_id, held)
       ORDER BY r.id
       ON CONFLICT DO NOTHING
       RETURNING reservation_id
@@ -151,11 +157,21 @@ const reserve = `
                             WHEN e.state = 'refused' THEN 'out-of-stock'
                             WHEN e.state = 'released' THEN 'released'
                             ELSE 'held' END ORDER BY r.position),
-             array_agg(CASE WHEN e.state = 'refused' THEN e.shortages END ORDER BY r.position)
-      INTO outcomes, details
+             array_agg(CASE WHEN e.state = 'refused' THEN e.shortages END ORDER BY r.position),
+             array_agg(e.order_id ORDER BY r.position)
+      INTO outcomes, details, orders
       FROM unnest(p_reservations) WITH ORDINALITY AS r(id, position)
       JOIN inventory.reservations e ON e.reservation_id = r.id
       WHERE e.tenant_id = p_tenant AND e.reservation_id = ANY (p_reservations);
+
+      SELECT array_agg(coalesce(d.units, 0) ORDER BY w.position) INTO taken
+      FROM generate_series(1, product_count) AS w(position)
+      LEFT JOIN (
+        SELECT l.product, sum(l.quantity)::bigint AS units
+        FROM unnest(p_line_reservation, p_line_product, p_line_quantity) AS l(reservation, product, quantity)
+        WHERE outcomes[l.reservation] IS NULL
+        GROUP BY l.product
+      ) d ON d.product = w.position;
     END IF;
 
     SELECT array_agg(l.name ORDER BY w.position), array_agg(l.unit_price_minor ORDER BY w.position),
@@ -168,15 +184,6 @@ const reserve = `
       ORDER BY p.product_id
       FOR NO KEY UPDATE
     ) l USING (product_id);
-
-    SELECT array_agg(coalesce(d.units, 0) ORDER BY w.position) INTO taken
-    FROM generate_series(1, product_count) AS w(position)
-    LEFT JOIN (
-      SELECT l.product, sum(l.quantity)::bigint AS units
-      FROM unnest(p_line_reservation, p_line_product, p_line_quantity) AS l(reservation, product, quantity)
-      WHERE outcomes[l.reservation] IS NULL
-      GROUP BY l.product
-    ) d ON d.product = w.position;
 
     -- A null among the available marks an unknown product; more than one currency has to be looked at order by order.
     SELECT bool_and(x.available IS NOT NULL AND x.taken <= x.available) INTO everything_fits
@@ -246,91 +253,108 @@ const reserve = `
 
 /**
  * Applies what became of orders: `confirm` makes a hold permanent, `release` gives back what is still held, `fulfil`
- * takes units off the shelf, `restock` puts returned units back. An effect that was applied before is passed over.
- * A release of a reservation that does not exist leaves a released one behind, so that a late reserve is refused.
+ * takes units off the shelf, `restock` puts returned units back. An effect is passed over when its version, or a later
+ * one, was applied to the reservation before. A release of a reservation that does not exist leaves a released one
+ * behind, so that a late reserve is refused.
  *
- * An effect that cannot be applied, because fewer units are held than it fulfils or a product is not known, changes
- * nothing and does not count as applied: `impossible` names it, and it holds up nobody else's effects.
+ * An effect that cannot be applied, because there is no reservation, fewer units are held than it fulfils or a product
+ * is not known, changes nothing and does not count as applied: `impossible` names it, and it holds up nobody else's
+ * effects.
+ *
+ * Most effects are confirmations. They commute with what may follow them, so all of them go in one update, which finds
+ * and locks the reservations in the order of the index.
  */
 const settle = `
   CREATE FUNCTION inventory.settle(
-    p_tenant text, p_effects text[], p_reservations uuid[], p_kinds text[], p_lines jsonb[],
-    OUT applied int, OUT impossible text[]
-  ) LANGUAGE plpgsql ${planning} AS $$
+    p_tenant text, p_reservations uuid[], p_versions int[], p_kinds text[], p_lines jsonb[],
+    OUT applied int, OUT impossible jsonb
+  ) LANGUAGE plpgsql ${planning} SET enable_bitmapscan = off AS $$
   DECLARE
-    -- Positions of the effects that were not applied before.
-    fresh int[];
+    effects int[];
     effect int;
     concerned text[];
     unknown_products text[];
     held_units jsonb;
+    settled int;
     units jsonb;
     -- What moves, an element an effect: its position, and units by product.
     moved int[] := '{}';
     moved_units jsonb[] := '{}';
   BEGIN
-    impossible := '{}';
+    impossible := '[]';
+    effects := ARRAY(SELECT k.position FROM unnest(p_kinds) WITH ORDINALITY AS k(kind, position)
+                     WHERE k.kind <> 'confirm' ORDER BY k.position);
 
-    WITH inserted AS (
-      INSERT INTO inventory.applied_effects (tenant_id, effect_id)
-      SELECT p_tenant, e.id FROM unnest(p_effects) AS e(id) ORDER BY e.id
-      ON CONFLICT DO NOTHING
-      RETURNING effect_id
-    ) SELECT coalesce(array_agg(e.position::int ORDER BY e.position), '{}') INTO fresh
-    FROM unnest(p_effects) WITH ORDINALITY AS e(id, position) JOIN inserted ON inserted.effect_id = e.id;
-    applied := cardinality(fresh);
-    IF applied = 0 THEN RETURN; END IF;
+    IF effects <> '{}' THEN
+      INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+      SELECT DISTINCT p_tenant, r.id, 'released', '{}'::jsonb, now()
+      FROM unnest(p_reservations, p_kinds) AS r(id, kind) WHERE r.kind = 'release'
+      ORDER BY r.id
+      ON CONFLICT DO NOTHING;
 
-    INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
-    SELECT DISTINCT p_tenant, p_reservations[f.position], 'released', '{}'::jsonb, now()
-    FROM unnest(fresh) AS f(position) WHERE p_kinds[f.position] = 'release'
-    ORDER BY p_reservations[f.position]
-    ON CONFLICT DO NOTHING;
+      PERFORM 1 FROM inventory.reservations
+      WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations)
+      ORDER BY reservation_id FOR NO KEY UPDATE;
 
-    PERFORM 1 FROM inventory.reservations
-    WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations)
-    ORDER BY reservation_id FOR UPDATE;
+      concerned := ARRAY(
+        SELECT jsonb_object_keys(r.held) FROM inventory.reservations r
+        WHERE r.tenant_id = p_tenant AND r.reservation_id = ANY (p_reservations) AND 'release' = ANY (p_kinds)
+        UNION
+        SELECT jsonb_object_keys(e.lines) FROM unnest(p_lines) AS e(lines));
+      PERFORM 1 FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (concerned)
+      ORDER BY product_id FOR NO KEY UPDATE;
+      unknown_products := ARRAY(
+        SELECT unnest(concerned)
+        EXCEPT
+        SELECT product_id FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (concerned));
+    END IF;
 
-    concerned := ARRAY(
-      SELECT jsonb_object_keys(r.held) FROM inventory.reservations r
-      WHERE r.tenant_id = p_tenant AND r.reservation_id = ANY (p_reservations) AND 'release' = ANY (p_kinds)
-      UNION
-      SELECT jsonb_object_keys(e.lines) FROM unnest(p_lines) AS e(lines));
-    PERFORM 1 FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (concerned)
-    ORDER BY product_id FOR NO KEY UPDATE;
-    unknown_products := ARRAY(
-      SELECT unnest(concerned)
-      EXCEPT
-      SELECT product_id FROM inventory.products WHERE tenant_id = p_tenant AND product_id = ANY (concerned));
+    UPDATE inventory.reservations r
+    SET state = CASE r.state WHEN 'held' THEN 'confirmed' ELSE r.state END, settled_version = c.version
+    FROM (
+      SELECT e.id, max(e.version) AS version FROM unnest(p_reservations, p_versions, p_kinds) AS e(id, version, kind)
+      WHERE e.kind = 'confirm' GROUP BY e.id
+    ) c
+    WHERE r.tenant_id = p_tenant AND r.reservation_id = ANY (p_reservations) AND r.reservation_id = c.id
+      AND r.settled_version < c.version;
+    GET DIAGNOSTICS applied = ROW_COUNT;
 
-    -- A confirmation commutes with what may follow it, so all of them go at once.
-    UPDATE inventory.reservations SET state = 'confirmed'
-    WHERE tenant_id = p_tenant AND state = 'held' AND reservation_id = ANY (ARRAY(
-      SELECT p_reservations[f.position] FROM unnest(fresh) AS f(position) WHERE p_kinds[f.position] = 'confirm'));
+    IF applied + cardinality(effects) < cardinality(p_kinds) THEN
+      SELECT coalesce(jsonb_agg(jsonb_build_object('reservation_id', e.id, 'version', e.version)), '[]') INTO impossible
+      FROM unnest(p_reservations, p_versions, p_kinds) AS e(id, version, kind)
+      WHERE e.kind = 'confirm' AND NOT e.id = ANY (ARRAY(
+        SELECT reservation_id FROM inventory.reservations
+        WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations)));
+    END IF;
+    IF effects = '{}' THEN RETURN; END IF;
 
-    FOREACH effect IN ARRAY fresh LOOP
-      CONTINUE WHEN p_kinds[effect] = 'confirm';
-      SELECT r.held INTO held_units FROM inventory.reservations r
+    FOREACH effect IN ARRAY effects LOOP
+      SELECT r.held, r.settled_version INTO held_units, settled FROM inventory.reservations r
       WHERE r.tenant_id = p_tenant AND r.reservation_id = p_reservations[effect];
+      CONTINUE WHEN settled >= p_versions[effect];
       units := CASE p_kinds[effect] WHEN 'release' THEN held_units ELSE p_lines[effect] END;
-      IF units ?| unknown_products OR p_kinds[effect] = 'fulfil' AND EXISTS (
+      IF settled IS NULL OR units ?| unknown_products OR p_kinds[effect] = 'fulfil' AND EXISTS (
         SELECT FROM jsonb_each_text(units) AS u(product_id, wanted)
         WHERE u.wanted::bigint > coalesce((held_units ->> u.product_id)::bigint, 0)
       ) THEN
-        impossible := impossible || p_effects[effect];
+        impossible := impossible || jsonb_build_object('reservation_id', p_reservations[effect], 'version', p_versions[effect]);
         CONTINUE;
       END IF;
+      applied := applied + 1;
       moved := moved || effect; moved_units := moved_units || units;
-      CONTINUE WHEN p_kinds[effect] = 'restock';
 
-      SELECT coalesce(jsonb_object_agg(l.product_id, l.remaining) FILTER (WHERE l.remaining > 0), '{}') INTO held_units
-      FROM (
-        SELECT h.product_id, h.quantity::bigint - coalesce((units ->> h.product_id)::bigint, 0) AS remaining
-        FROM jsonb_each_text(held_units) AS h(product_id, quantity)
-      ) l;
+      IF p_kinds[effect] <> 'restock' THEN
+        SELECT coalesce(jsonb_object_agg(l.product_id, l.remaining) FILTER (WHERE l.remaining > 0), '{}') INTO held_units
+        FROM (
+          SELECT h.product_id, h.quantity::bigint - coalesce((units ->> h.product_id)::bigint, 0) AS remaining
+          FROM jsonb_each_text(held_units) AS h(product_id, quantity)
+        ) l;
+      END IF;
       UPDATE inventory.reservations r
-      SET held = held_units,
-          state = CASE WHEN p_kinds[effect] = 'release' THEN 'released' WHEN held_units = '{}' THEN 'fulfilled' ELSE r.state END
+      SET held = held_units, settled_version = p_versions[effect],
+          state = CASE WHEN p_kinds[effect] = 'release' THEN 'released'
+                       WHEN p_kinds[effect] = 'fulfil' AND held_units = '{}' THEN 'fulfilled'
+                       ELSE r.state END
       WHERE r.tenant_id = p_tenant AND r.reservation_id = p_reservations[effect];
     END LOOP;
 
@@ -348,14 +372,12 @@ const settle = `
     ) m
     WHERE p.tenant_id = p_tenant AND p.product_id = ANY (concerned) AND p.product_id = m.product_id;
 
-    INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta, effect_id)
+    INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta, reservation_id, version)
     SELECT p_tenant, u.product_id, CASE p_kinds[e.position] WHEN 'fulfil' THEN 'fulfilled' ELSE 'returned' END,
-           CASE p_kinds[e.position] WHEN 'fulfil' THEN -u.quantity::bigint ELSE u.quantity::bigint END, p_effects[e.position]
+           CASE p_kinds[e.position] WHEN 'fulfil' THEN -u.quantity::bigint ELSE u.quantity::bigint END,
+           p_reservations[e.position], p_versions[e.position]
     FROM unnest(moved, moved_units) AS e(position, units), jsonb_each_text(e.units) AS u(product_id, quantity)
     WHERE p_kinds[e.position] IN ('fulfil', 'restock');
-
-    DELETE FROM inventory.applied_effects WHERE tenant_id = p_tenant AND effect_id = ANY (impossible);
-    applied := applied - cardinality(impossible);
   END $$`;
 
 /**

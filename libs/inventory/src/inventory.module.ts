@@ -7,7 +7,7 @@ import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
-import { ProductsAndStock1764000000001 } from '../migrations/1-products-and-stock.js';
+import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
 import { PostgresProducts } from './adapters/postgres-products.js';
 import { PostgresStock } from './adapters/postgres-stock.js';
@@ -17,8 +17,10 @@ import { ProductsController } from './transport/products.controller.js';
 import { StockController } from './transport/stock.controller.js';
 import { AdjustStock, StockAdjustments } from './use-cases/adjust-stock.js';
 import { CountStock, StockCounts } from './use-cases/count-stock.js';
+import { FindOverdueHolds, OverdueHolds } from './use-cases/find-overdue-holds.js';
 import { ListProducts, ProductList } from './use-cases/list-products.js';
 import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
+import { PurgeRefusals, RefusedReservations } from './use-cases/purge-refusals.js';
 import { ProductCache, ProductReader, ReadProduct } from './use-cases/read-product.js';
 import { ReadStock, StockLevels } from './use-cases/read-stock.js';
 import { ReserveStock, StockReservations } from './use-cases/reserve-stock.js';
@@ -61,15 +63,24 @@ export class InventoryModule implements OnModuleInit {
           url: options.INVENTORY_DATABASE_URL,
           schema: 'inventory',
           entities: [ProductEntity],
-          migrations: [ProductsAndStock1764000000001],
+          migrations: [ProductsAndStock1764000000002],
         }),
         TypeOrmModule.forFeature([ProductEntity], 'inventory'),
       ],
       controllers: [ProductsController, StockController, InventoryMessages],
       providers: [
-        ...[AdjustStock, CountStock, ListProducts, PutProducts, ReadProduct, ReadStock, ReserveStock, SettleStock],
+        ...[AdjustStock, CountStock, FindOverdueHolds, ListProducts, PurgeRefusals, PutProducts],
+        ...[ReadProduct, ReadStock, ReserveStock, SettleStock],
         ...[PostgresStock, PostgresProducts],
-        ...[StockAdjustments, StockCounts, StockLevels, StockReservations, StockSettlements].map((port) => ({
+        ...[
+          OverdueHolds,
+          RefusedReservations,
+          StockAdjustments,
+          StockCounts,
+          StockLevels,
+          StockReservations,
+          StockSettlements,
+        ].map((port) => ({
           provide: port,
           useExisting: PostgresStock,
         })),

@@ -3,12 +3,13 @@ import { Test } from '@nestjs/testing';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import type { Decision, Product, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
-import { ProductsAndStock1764000000001 } from '../migrations/1-products-and-stock.js';
+import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
 import { PostgresProducts } from '../src/adapters/postgres-products.js';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
 import { AdjustStock } from '../src/use-cases/adjust-stock.js';
 import { CountStock } from '../src/use-cases/count-stock.js';
+import { FindOverdueHolds } from '../src/use-cases/find-overdue-holds.js';
 import { PutProducts } from '../src/use-cases/put-products.js';
 import { ProductCache } from '../src/use-cases/read-product.js';
 import { ReadStock } from '../src/use-cases/read-stock.js';
@@ -33,6 +34,7 @@ export interface Instance {
   readStock: ReadStock;
   reserveStock: ReserveStock;
   settleStock: SettleStock;
+  findOverdueHolds: FindOverdueHolds;
   stop(): Promise<void>;
 }
 
@@ -40,7 +42,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
   const database = { name: 'inventory', url, schema: 'inventory' };
   const module = await Test.createTestingModule({
     imports: [
-      databaseFor({ ...database, entities: [ProductEntity], migrations: [ProductsAndStock1764000000001] }),
+      databaseFor({ ...database, entities: [ProductEntity], migrations: [ProductsAndStock1764000000002] }),
       TypeOrmModule.forFeature([ProductEntity], 'inventory'),
     ],
     providers: [PostgresStock, PostgresProducts],
@@ -56,6 +58,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
     readStock: new ReadStock(stock),
     reserveStock: new ReserveStock(stock),
     settleStock: new SettleStock(stock),
+    findOverdueHolds: new FindOverdueHolds(stock),
     stop: () => module.close(),
   };
 };
@@ -77,36 +80,48 @@ export const stocked = async (at: Instance, tenant: string, onHand: Record<strin
   );
 };
 
-export const deadline = new Date('2030-01-01T00:00:00.000Z');
+/** Long enough for a hold not to be overdue while a test runs. */
+export const longHoldMs = 600_000;
 
-/** A reservation of units by product. */
+/** A reservation of units by product, for an order of its own. */
 export const reservation = (
   units: Record<string, number>,
   more: Partial<ReservationRequest> = {},
 ): ReservationRequest => ({
   reservation_id: randomUUID(),
-  lines: Object.entries(units).map(([product_id, quantity]) => ({ product_id, quantity })),
-  deadline_at: deadline,
+  order_id: randomUUID(),
+  lines: linesOf(units),
   ...more,
 });
 
+/** The effect that a version of the order has on its reservation. */
 export const effect = (
   reservationId: string,
+  version: number,
   kind: StockEffect['kind'],
-  units: Record<string, number> = {},
-  effectId: string = randomUUID(),
+  units?: Record<string, number>,
 ): StockEffect => ({
-  effect_id: effectId,
-  reservation_id: reservationId,
-  kind,
-  lines: Object.entries(units).map(([product_id, quantity]) => ({ product_id, quantity })),
+  ...{ reservation_id: reservationId, version, kind },
+  ...(units && { lines: linesOf(units) }),
 });
 
-export const decide = async (at: Instance, tenant: string, reservations: ReservationRequest[]): Promise<Decision[]> =>
-  (await at.reserveStock.execute(tenant, { reservations })).decisions;
+const linesOf = (units: Record<string, number>): { product_id: string; quantity: number }[] =>
+  Object.entries(units).map(([product_id, quantity]) => ({ product_id, quantity }));
 
-export const outcomes = async (at: Instance, tenant: string, reservations: ReservationRequest[]): Promise<string[]> =>
-  (await decide(at, tenant, reservations)).map((it) => it.outcome);
+/** What a reply calls an effect that is impossible. */
+export const nameOf = ({ reservation_id, version }: StockEffect): Pick<StockEffect, 'reservation_id' | 'version'> => ({
+  ...{ reservation_id, version },
+});
+
+export const decide = async (
+  at: Instance,
+  tenant: string,
+  reservations: ReservationRequest[],
+  hold_ms = longHoldMs,
+): Promise<Decision[]> => (await at.reserveStock.execute(tenant, { reservations, hold_ms })).decisions;
+
+export const outcomes = async (...args: Parameters<typeof decide>): Promise<string[]> =>
+  (await decide(...args)).map((it) => it.outcome);
 
 /** The products of a tenant whose books do not balance: I1 (the database holds it too), I2 and I7. */
 export const brokenInvariants = (at: Instance, tenant: string): Promise<unknown[]> =>

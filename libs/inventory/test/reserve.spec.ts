@@ -5,6 +5,7 @@ import {
   brokenInvariants,
   decide,
   effect,
+  longHoldMs,
   newTenant,
   outcomes,
   reservation,
@@ -35,8 +36,9 @@ describe('a decision', () => {
   it('holds what is there and tells what the products cost', async () => {
     await stocked(inventory, tenant, { 'held-a': 5, 'held-b': 5 });
     const one = reservation({ 'held-b': 2, 'held-a': 5 });
-    const { decisions, products } = await inventory.reserveStock.execute(tenant, { reservations: [one] });
-    expect(decisions).toEqual([{ reservation_id: one.reservation_id, outcome: 'held' }]);
+    const request = { reservations: [one], hold_ms: longHoldMs };
+    const { decisions, products } = await inventory.reserveStock.execute(tenant, request);
+    expect(decisions).toEqual([{ outcome: 'held', order_id: one.order_id }]);
     expect(products).toEqual([
       { product_id: 'held-b', name: 'Product held-b', unit_price_minor: 100, currency: 'GBP' },
       { product_id: 'held-a', name: 'Product held-a', unit_price_minor: 100, currency: 'GBP' },
@@ -168,9 +170,9 @@ describe('a repeat', () => {
     const one = reservation({ after: 2 });
     const seen = [await outcomes(inventory, tenant, [one])];
     for (const it of [
-      effect(one.reservation_id, 'confirm'),
-      effect(one.reservation_id, 'fulfil', { after: 2 }),
-      effect(one.reservation_id, 'release'),
+      effect(one.reservation_id, 1, 'confirm'),
+      effect(one.reservation_id, 2, 'fulfil', { after: 2 }),
+      effect(one.reservation_id, 3, 'release'),
     ]) {
       await inventory.settleStock.execute(tenant, [it]);
       seen.push(await outcomes(inventory, tenant, [one]));
@@ -182,11 +184,17 @@ describe('a repeat', () => {
   it('that comes after its own release is refused: the stone that the release left is in the way', async () => {
     await stocked(inventory, tenant, { late: 4 });
     const late = reservation({ late: 1 });
-    const release = effect(late.reservation_id, 'release');
-    expect(await inventory.settleStock.execute(tenant, [release, { ...release, effect_id: 'again' }])).toEqual({
+    const release = effect(late.reservation_id, 1, 'release');
+    expect(await inventory.settleStock.execute(tenant, [release, effect(late.reservation_id, 2, 'release')])).toEqual({
       ...{ applied: 2, repeated: 0, impossible: [] },
     });
-    expect(await outcomes(inventory, tenant, [reservation({ late: 4 }), late])).toEqual(['held', 'released']);
+    expect(await inventory.settleStock.execute(tenant, [release])).toEqual({ applied: 0, repeated: 1, impossible: [] });
+    const fitting = reservation({ late: 4 });
+    // Nobody has said which order it was for.
+    expect(await decide(inventory, tenant, [fitting, late])).toEqual([
+      { outcome: 'held', order_id: fitting.order_id },
+      { outcome: 'released', order_id: null },
+    ]);
   });
 
   it('of a hold whose price has left the range since is refused, and nothing is taken from the hold', async () => {
@@ -210,6 +218,39 @@ describe('a repeat', () => {
   });
 });
 
+describe('the order of a reservation', () => {
+  it('is that of its first try, whatever the later ones would have it, and is told as long as there is a decision', async () => {
+    await stocked(inventory, tenant, { ordered: 4 });
+    const first = reservation({ ordered: 3 });
+    const later = () => ({ ...first, order_id: randomUUID() });
+    const held = { outcome: 'held', order_id: first.order_id };
+    // Twice in one batch, and in company.
+    const fresh = reservation({ ordered: 1 });
+    expect(await decide(inventory, tenant, [first, later()])).toEqual([held, held]);
+    expect(await decide(inventory, tenant, [later(), fresh, later()])).toEqual([
+      ...[held, { outcome: 'held', order_id: fresh.order_id }, held],
+    ]);
+    // However much is missing to others of the batch, and however far it has come.
+    const [again, refused] = await decide(inventory, tenant, [later(), reservation({ ordered: 1 })]);
+    expect([again, refused!.outcome]).toEqual([held, 'out-of-stock']);
+    await inventory.settleStock.execute(tenant, [
+      ...[effect(first.reservation_id, 1, 'confirm'), effect(first.reservation_id, 2, 'fulfil', { ordered: 1 })],
+    ]);
+    expect(await decide(inventory, tenant, [later()])).toEqual([held]);
+    await inventory.settleStock.execute(tenant, [effect(first.reservation_id, 3, 'release')]);
+    expect(await decide(inventory, tenant, [later()])).toEqual([{ outcome: 'released', order_id: first.order_id }]);
+  });
+
+  it('is decided anew where no decision was kept', async () => {
+    const unknown = reservation({ 'of-nobody': 1 });
+    expect(await outcomes(inventory, tenant, [unknown])).toEqual(['unknown-product']);
+    await stocked(inventory, tenant, { 'of-nobody': 1 });
+    const other = { ...unknown, order_id: randomUUID() };
+    expect(await decide(inventory, tenant, [other])).toEqual([{ outcome: 'held', order_id: other.order_id }]);
+    expect(await decide(inventory, tenant, [unknown])).toEqual([{ outcome: 'held', order_id: other.order_id }]);
+  });
+});
+
 it('keeps tenants apart, whatever they share', async () => {
   const other = newTenant();
   await stocked(inventory, tenant, { shared: 3 });
@@ -217,7 +258,7 @@ it('keeps tenants apart, whatever they share', async () => {
   const one = reservation({ shared: 2 });
   expect(await outcomes(inventory, tenant, [one])).toEqual(['held']);
   expect(await outcomes(inventory, other, [one])).toEqual(['held']);
-  const release = effect(one.reservation_id, 'release');
+  const release = effect(one.reservation_id, 1, 'release');
   await inventory.settleStock.execute(other, [release]);
   expect(await stockOf('shared')).toMatchObject({ reserved: 2 });
   expect(await stockOf('shared', other)).toMatchObject({ reserved: 0 });
@@ -235,7 +276,7 @@ it('decides the largest batch on a plan that was made for small ones on empty ta
       const ranged = reservation({ first: 1 }, { items_total: { at_least: 0, at_most: 1 } });
       await decide(instance, tenant, [small]);
       await decide(instance, tenant, [ranged, small]);
-      await instance.settleStock.execute(tenant, [effect(small.reservation_id, 'fulfil', { first: 1 })]);
+      await instance.settleStock.execute(tenant, [effect(small.reservation_id, 2, 'fulfil', { first: 1 })]);
     }
     const ids = Array.from({ length: 5_000 }, (_, index) => `product-${index}`);
     for (let from = 0; from < ids.length; from += 1_000)
@@ -258,8 +299,8 @@ it('decides the largest batch on a plan that was made for small ones on empty ta
     expect(new Set(await outcomes(instance, tenant, held))).toEqual(new Set(['held']));
     const kinds = ['fulfil', 'release'] as const;
     const effects = held.map((it, index) => ({
-      ...effect(it.reservation_id, kinds[index % 2]!),
-      lines: index % 2 === 0 ? it.lines : [],
+      ...effect(it.reservation_id, 2, kinds[index % 2]!),
+      ...(index % 2 === 0 && { lines: it.lines }),
     }));
     expect(await instance.settleStock.execute(tenant, effects)).toEqual({ applied: 250, repeated: 0, impossible: [] });
     expect(await brokenInvariants(instance, tenant)).toEqual([]);

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { limits } from '#contracts';
 import { testDatabase, type TestDatabase } from '#testing';
@@ -6,7 +7,10 @@ import {
   brokenInvariants,
   decide,
   effect,
+  longHoldMs,
+  nameOf,
   newTenant,
+  outcomes,
   reservation,
   startInstance,
   stocked,
@@ -148,7 +152,7 @@ describe('an adjustment', () => {
     });
     await expect(adjust('tight', limits.onHand, key)).rejects.toMatchObject({ code: 'invalid-request' });
     await expect(adjust('missing', 1, key)).rejects.toMatchObject({ code: 'product-not-found' });
-    await settle(effect(reservationId, 'release'));
+    await settle(effect(reservationId, 2, 'release'));
     expect(await adjust('tight', -2, key)).toMatchObject({ stock: { on_hand: 3 }, replayed: false });
     expect(await brokenInvariants(inventory, tenant)).toEqual([]);
   });
@@ -159,12 +163,12 @@ describe('an effect', () => {
     await stocked(inventory, tenant, { once: 10, also: 10 });
     const one = await hold({ once: 3, also: 1 });
     const two = await hold({ once: 2 });
-    const confirmed = effect(one, 'confirm');
-    const part = effect(one, 'fulfil', { once: 1 });
-    const rest = effect(one, 'fulfil', { once: 2, also: 1 });
-    const back = effect(one, 'restock', { once: 2 });
+    const confirmed = effect(one, 1, 'confirm');
+    const part = effect(one, 2, 'fulfil', { once: 1 });
+    const rest = effect(one, 3, 'fulfil', { once: 2, also: 1 });
+    const back = effect(one, 4, 'restock', { once: 2 });
     expect(await settle(confirmed, part, part)).toEqual({ applied: 2, repeated: 1, impossible: [] });
-    expect(await settle(confirmed, part, rest, back, effect(two, 'release'))).toEqual({
+    expect(await settle(confirmed, part, rest, back, effect(two, 1, 'release'))).toEqual({
       ...{ applied: 3, repeated: 2, impossible: [] },
     });
     expect(await settle(rest, back)).toEqual({ applied: 0, repeated: 2, impossible: [] });
@@ -177,40 +181,191 @@ describe('an effect', () => {
     await stocked(inventory, tenant, { lines: 10 });
     const id = await hold({ lines: 7 });
     const lines = [1, 2, 3].map((quantity) => ({ product_id: 'lines', quantity }));
-    await settle({ ...effect(id, 'fulfil'), lines });
+    await settle({ ...effect(id, 2, 'fulfil'), lines });
     expect(await stockOf('lines')).toMatchObject({ on_hand: 4, reserved: 1, sold: 6 });
   });
 
-  it('that is impossible is named, changes nothing and holds up nobody, and is applied once it has become possible', async () => {
+  it('that is impossible is named, changes nothing and holds up nobody', async () => {
     await stocked(inventory, tenant, { scarce: 10, other: 10 });
-    const id = await hold({ scarce: 2, other: 1 });
-    const tooMany = effect(id, 'fulfil', { other: 1, scarce: 3 });
-    const nothingHeld = effect(randomUUID(), 'fulfil', { scarce: 1 });
-    const unknown = effect(id, 'restock', { 'never-heard-of': 1 });
-    const fine = effect(id, 'fulfil', { scarce: 1 });
-    expect(await settle(tooMany, nothingHeld, fine, unknown)).toEqual({
-      ...{ applied: 1, repeated: 0, impossible: [tooMany.effect_id, nothingHeld.effect_id, unknown.effect_id] },
-    });
+    const [id, nobody] = [await hold({ scarce: 2, other: 1 }), randomUUID()];
+    const tooMany = effect(id, 2, 'fulfil', { other: 1, scarce: 3 });
+    const nothingHeld = effect(nobody, 2, 'fulfil', { scarce: 1 });
+    const nothingToConfirm = effect(nobody, 1, 'confirm');
+    const neverSold = effect(nobody, 3, 'restock', { scarce: 1 });
+    const unknown = effect(id, 4, 'restock', { 'never-heard-of': 1 });
+    const fine = effect(id, 3, 'fulfil', { scarce: 1 });
+    const all = [tooMany, nothingHeld, nothingToConfirm, neverSold, fine, unknown];
+    const { impossible, ...counted } = await settle(...all);
+    expect(counted).toEqual({ applied: 1, repeated: 0 });
+    expect(new Set(impossible)).toEqual(new Set(all.filter((it) => it !== fine).map(nameOf)));
     expect(await stockOf('scarce')).toMatchObject({ on_hand: 9, reserved: 1, sold: 1 });
     expect(await stockOf('other')).toMatchObject({ on_hand: 10, reserved: 1, sold: 0 });
-
-    await stocked(inventory, tenant, { 'never-heard-of': 0 });
-    expect(await settle(unknown, fine, tooMany)).toEqual({
-      ...{ applied: 1, repeated: 1, impossible: [tooMany.effect_id] },
+    // Alone, and among confirmations that are fine, it is named as well.
+    const confirmed = effect(await hold({ other: 1 }), 1, 'confirm');
+    expect(await settle(confirmed, nothingToConfirm)).toEqual({
+      ...{ applied: 1, repeated: 0, impossible: [nameOf(nothingToConfirm)] },
     });
-    expect(await stockOf('never-heard-of')).toMatchObject({ on_hand: 1 });
     expect(await brokenInvariants(inventory, tenant)).toEqual([]);
   });
+
+  it('that was impossible is applied once it has become possible, unless a later version has passed it by', async () => {
+    await stocked(inventory, tenant, { mended: 10 });
+    const id = await hold({ mended: 2 });
+    const [unknown, tooMany] = [effect(id, 2, 'restock', { 'not-yet': 1 }), effect(id, 3, 'fulfil', { mended: 3 })];
+    expect(await settle(unknown, tooMany)).toMatchObject({
+      applied: 0,
+      impossible: [nameOf(unknown), nameOf(tooMany)],
+    });
+    await stocked(inventory, tenant, { 'not-yet': 0 });
+    expect(await settle(unknown, tooMany)).toEqual({ applied: 1, repeated: 0, impossible: [nameOf(tooMany)] });
+    expect(await stockOf('not-yet')).toMatchObject({ on_hand: 1 });
+
+    expect(await settle(effect(id, 4, 'fulfil', { mended: 1 }))).toMatchObject({ applied: 1 });
+    expect(await settle(unknown, tooMany)).toEqual({ applied: 0, repeated: 2, impossible: [] });
+    expect(await stockOf('mended')).toMatchObject({ on_hand: 9, reserved: 1, sold: 1 });
+    expect(await brokenInvariants(inventory, tenant)).toEqual([]);
+  });
+
+  it.each(['confirm', 'release', 'fulfil', 'restock'] as const)(
+    '(%s) of a version that the reservation has left behind is passed over, however late and in whatever company it comes',
+    async (kind) => {
+      const product = `late-${kind}`;
+      await stocked(inventory, tenant, { [product]: 10, [`${product}-2`]: 10 });
+      const [id, other] = [await hold({ [product]: 4 }), await hold({ [`${product}-2`]: 4 })];
+      const late = effect(id, 2, kind, kind === 'fulfil' || kind === 'restock' ? { [product]: 1 } : undefined);
+      await settle(effect(id, 1, 'confirm'), effect(id, 3, 'fulfil', { [product]: 2 }));
+      const before = [await stockOf(product), await decide(inventory, tenant, [reservation({ [product]: 9 })])];
+      expect(await settle(late)).toEqual({ applied: 0, repeated: 1, impossible: [] });
+      const company = [effect(other, 1, 'confirm'), effect(other, 2, 'fulfil', { [`${product}-2`]: 1 })];
+      expect(await settle(...company, late, effect(id, 3, 'release'), effect(id, 1, 'confirm'))).toEqual({
+        ...{ applied: 2, repeated: 3, impossible: [] },
+      });
+      expect([await stockOf(product), await decide(inventory, tenant, [reservation({ [product]: 9 })])]).toEqual(
+        before,
+      );
+      // What it has not left behind goes on as if nothing had come.
+      expect(await settle(effect(id, 4, 'release'))).toMatchObject({ applied: 1 });
+      expect(await stockOf(product)).toMatchObject({ on_hand: 8, reserved: 0, sold: 2 });
+      expect(await brokenInvariants(inventory, tenant)).toEqual([]);
+    },
+  );
 
   it('leaves a refused reservation refused and a fulfilled one fulfilled', async () => {
     await stocked(inventory, tenant, { final: 1 });
     const refused = reservation({ final: 2 });
     await decide(inventory, tenant, [refused]);
-    await settle(effect(refused.reservation_id, 'confirm'));
+    await settle(effect(refused.reservation_id, 1, 'confirm'));
     const fulfilled = await hold({ final: 1 });
-    await settle(effect(fulfilled, 'fulfil', { final: 1 }), effect(fulfilled, 'confirm'));
-    await settle(effect(fulfilled, 'release'));
+    await settle(effect(fulfilled, 1, 'confirm'), effect(fulfilled, 2, 'fulfil', { final: 1 }));
+    await settle(effect(fulfilled, 3, 'release'));
     expect((await decide(inventory, tenant, [refused]))[0]).toMatchObject({ outcome: 'out-of-stock' });
     expect(await stockOf('final')).toMatchObject({ on_hand: 0, reserved: 0, sold: 1 });
+  });
+});
+
+describe('an overdue hold', () => {
+  // Holds are overdue in whatever tenant they are, so that these have a database to themselves.
+  let own: TestDatabase;
+  let alone: Instance;
+  beforeAll(async () => {
+    own = await testDatabase();
+    alone = await startInstance(own.url);
+  });
+  afterAll(async () => {
+    await alone?.stop();
+    await own?.stop();
+  });
+
+  const overdue = async (after: Date | null = null, limit = 100) => {
+    const { holds, looked_at } = await alone.findOverdueHolds.execute({ after, limit });
+    return { ids: holds.map((it) => it.reservation_id).toSorted(), holds, looked_at };
+  };
+  const held = async (of: string, holdMs: number, units: Record<string, number> = { mug: 1 }) => {
+    const wanted = reservation(units);
+    const [decision] = await decide(alone, of, [wanted], holdMs);
+    expect(decision!.outcome).toBe('held');
+    return wanted;
+  };
+  const age = (reservationId: string, by: string) =>
+    alone.sql.query(
+      {
+        name: 'test-age',
+        text: `UPDATE inventory.reservations SET deadline_at = now() - $2::interval WHERE reservation_id = $1`,
+      },
+      [reservationId, by],
+    );
+  const untilPast = async (ms: number) => {
+    await setTimeout(ms + 20);
+  };
+
+  it('is one past its deadline that nobody has confirmed or released, of whatever tenant', async () => {
+    const [here, there] = [newTenant(), newTenant()];
+    for (const it of [here, there]) await stocked(alone, it, { mug: 100 });
+    await held(here, longHoldMs);
+    const [mine, theirs] = [await held(here, 1), await held(there, 1)];
+    const ends = [
+      ...[effect((await held(here, 1)).reservation_id, 1, 'confirm')],
+      ...[effect((await held(here, 1)).reservation_id, 1, 'release')],
+      ...[effect(randomUUID(), 1, 'release')],
+    ];
+    await alone.settleStock.execute(here, ends);
+    const done = await held(here, 1);
+    await alone.settleStock.execute(here, [
+      ...[effect(done.reservation_id, 1, 'confirm'), effect(done.reservation_id, 2, 'fulfil', { mug: 1 })],
+    ]);
+    const [refusal] = await decide(alone, here, [reservation({ mug: 1_000 })], 1);
+    expect(refusal!.outcome).toBe('out-of-stock');
+    await untilPast(1);
+
+    const { holds, ids } = await overdue();
+    expect(ids).toEqual([mine.reservation_id, theirs.reservation_id].toSorted());
+    expect(holds).toContainEqual({
+      ...{ tenant_id: here, reservation_id: mine.reservation_id, order_id: mine.order_id },
+    });
+    expect(holds).toContainEqual({
+      ...{ tenant_id: there, reservation_id: theirs.reservation_id, order_id: theirs.order_id },
+    });
+    // To be told is not to be released.
+    expect((await alone.readStock.execute(here, 'mug')).reserved).toBe(3);
+    expect((await overdue()).ids).toEqual(ids);
+
+    expect((await overdue(null, 1)).ids).toHaveLength(1);
+    await alone.settleStock.execute(here, [effect(mine.reservation_id, 1, 'release')]);
+    expect((await overdue(null, 1)).ids).toEqual([theirs.reservation_id]);
+    await alone.settleStock.execute(there, [effect(theirs.reservation_id, 1, 'confirm')]);
+    expect((await overdue()).ids).toEqual([]);
+  });
+
+  it('is told of by the order and the time of its first try', async () => {
+    const tenant = newTenant();
+    await stocked(alone, tenant, { mug: 100 });
+    const [first, long] = [await held(tenant, 300), await held(tenant, longHoldMs)];
+    // Neither puts the deadline off, nor brings it forward.
+    const again = (it: typeof first) => ({ ...it, order_id: randomUUID() });
+    expect(await outcomes(alone, tenant, [again(first)], longHoldMs)).toEqual(['held']);
+    expect(await outcomes(alone, tenant, [again(long)], 1)).toEqual(['held']);
+    expect((await overdue()).ids).toEqual([]);
+    await untilPast(300);
+    expect((await overdue()).holds).toEqual([
+      { tenant_id: tenant, reservation_id: first.reservation_id, order_id: first.order_id },
+    ]);
+    await alone.settleStock.execute(tenant, [effect(first.reservation_id, 1, 'release')]);
+  });
+
+  it('that was overdue a minute before the last look is left out of the next one, and told of by a first one', async () => {
+    const tenant = newTenant();
+    await stocked(alone, tenant, { mug: 100 });
+    const [old, justInTime] = [await held(tenant, 1), await held(tenant, 1)];
+    const { looked_at } = await overdue();
+    await age(old.reservation_id, '61 seconds');
+    await age(justInTime.reservation_id, '30 seconds');
+    const fresh = await held(tenant, 1);
+    await untilPast(1);
+    expect((await overdue(looked_at)).ids).toEqual([justInTime, fresh].map((it) => it.reservation_id).toSorted());
+    const all = await overdue();
+    expect(all.ids).toEqual([old, justInTime, fresh].map((it) => it.reservation_id).toSorted());
+    expect(all.looked_at.getTime()).toBeGreaterThanOrEqual(looked_at.getTime());
+    await age(fresh.reservation_id, '-1 hour');
+    expect((await overdue(looked_at)).ids).toEqual([justInTime.reservation_id]);
   });
 });

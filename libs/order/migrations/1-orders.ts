@@ -1,8 +1,8 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** Orders with their history, the stored answers of keyed requests, and the outbox with its checkpoints. */
-export class Orders1764000000001 implements MigrationInterface {
-  readonly name = 'Orders1764000000001';
+/** Orders and their events, what keys were used for, and the checkpoints of those who read the events. */
+export class Orders1764000000002 implements MigrationInterface {
+  readonly name = 'Orders1764000000002';
 
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`
@@ -23,12 +23,12 @@ export class Orders1764000000001 implements MigrationInterface {
         version int NOT NULL,
         reservation_id uuid NOT NULL,
         idempotency_key text COLLATE "C",
-        fingerprint text COLLATE "C" NOT NULL,
+        fingerprint uuid NOT NULL,
         created_at timestamptz(3) NOT NULL,
         updated_at timestamptz(3) NOT NULL,
-        PRIMARY KEY (tenant_id, order_id),
-        -- One order a reservation: whoever writes it first decides.
-        CONSTRAINT one_order_a_reservation UNIQUE (tenant_id, reservation_id)
+        -- The reservation of an order is held for its id alone, so that this is one order a reservation as well: whoever
+        -- writes it first decides, the order or, with the status void, a tombstone in its place.
+        PRIMARY KEY (tenant_id, order_id)
       )`);
     // At most one order a key, for ever: stored answers may be purged, this may not.
     await runner.query(`
@@ -38,32 +38,35 @@ export class Orders1764000000001 implements MigrationInterface {
     await runner.query(`CREATE INDEX orders_by_status ON orders.orders (tenant_id, status, order_id)`);
     await runner.query(`
       CREATE INDEX orders_by_reference ON orders.orders (tenant_id, reference, order_id) WHERE reference IS NOT NULL`);
+    // What keys were answered with that came to no order. These may be purged.
     await runner.query(`
-      CREATE TABLE orders.history (
+      CREATE TABLE orders.refusals (
         tenant_id text COLLATE "C" NOT NULL,
-        order_id uuid NOT NULL,
-        version int NOT NULL,
-        type text COLLATE "C" NOT NULL,
-        status text COLLATE "C" NOT NULL,
-        data jsonb NOT NULL,
-        at timestamptz(3) NOT NULL,
-        PRIMARY KEY (tenant_id, order_id, version)
+        account_id text COLLATE "C" NOT NULL,
+        idempotency_key text COLLATE "C" NOT NULL,
+        fingerprint uuid NOT NULL,
+        refusal jsonb NOT NULL,
+        refused_at timestamptz(3) NOT NULL DEFAULT now(),
+        PRIMARY KEY (tenant_id, account_id, idempotency_key)
       )`);
+    await runner.query(`CREATE INDEX refusals_by_age ON orders.refusals (refused_at)`);
+    // The version that a keyed change led to: the history tells the answer, and a key is never used twice.
     await runner.query(`
-      CREATE TABLE orders.responses (
+      CREATE TABLE orders.keyed_changes (
         tenant_id text COLLATE "C" NOT NULL,
         account_id text COLLATE "C" NOT NULL,
         operation text COLLATE "C" NOT NULL,
         idempotency_key text COLLATE "C" NOT NULL,
-        fingerprint text COLLATE "C" NOT NULL,
-        body jsonb NOT NULL,
-        created_at timestamptz(3) NOT NULL DEFAULT now(),
+        fingerprint uuid NOT NULL,
+        order_id uuid NOT NULL,
+        version int NOT NULL,
         PRIMARY KEY (tenant_id, account_id, operation, idempotency_key)
       )`);
-    // Rows are only ever added. Ids are handed out before their transaction commits, so a reader orders by the
-    // transaction first and stops below the oldest one still running.
+    // What happened to orders: their history, the outbox and the change feed at once. Rows are only ever added. Ids are
+    // handed out before their transaction commits, so a reader orders by the transaction first and stops below the oldest
+    // one still running.
     await runner.query(`
-      CREATE TABLE orders.outbox (
+      CREATE TABLE orders.events (
         xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
         id bigint GENERATED ALWAYS AS IDENTITY,
         tenant_id text COLLATE "C" NOT NULL,
@@ -71,11 +74,12 @@ export class Orders1764000000001 implements MigrationInterface {
         version int NOT NULL,
         reservation_id uuid NOT NULL,
         type text COLLATE "C" NOT NULL,
+        status text COLLATE "C" NOT NULL,
         data jsonb NOT NULL,
-        consequences jsonb NOT NULL,
         at timestamptz(3) NOT NULL,
         PRIMARY KEY (xid, id)
       )`);
+    await runner.query(`CREATE UNIQUE INDEX events_by_order ON orders.events (tenant_id, order_id, version)`);
     await runner.query(`
       CREATE TABLE orders.checkpoints (
         consumer text COLLATE "C" PRIMARY KEY,
@@ -93,7 +97,7 @@ export class Orders1764000000001 implements MigrationInterface {
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    for (const name of ['settings', 'checkpoints', 'outbox', 'responses', 'history', 'orders'])
+    for (const name of ['settings', 'checkpoints', 'events', 'keyed_changes', 'refusals', 'orders'])
       await runner.query(`DROP TABLE orders.${name}`);
   }
 }

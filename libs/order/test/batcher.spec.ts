@@ -1,36 +1,42 @@
 import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
 import { CleaveError } from '#contracts';
-import { Batcher, type BatchLimits } from '../src/use-cases/batcher.js';
+import { testSeed } from '#testing';
+import { Batcher, type BatchLimits, type Bounds, type Size } from '../src/use-cases/batcher.js';
 import { settled } from './order-under-test.js';
 
-const limits: BatchLimits = { lanes: 2, items: 4, weight: 10, queued: 20 };
+const unbounded: Bounds = {
+  items: Number.POSITIVE_INFINITY,
+  lines: Number.POSITIVE_INFINITY,
+  bytes: Number.POSITIVE_INFINITY,
+};
+const limits: BatchLimits = { lanes: 2, batch: { items: 4, lines: 10, bytes: 1_000 }, waiting: unbounded };
 
-/** A batcher of numbers whose batches end when the test says so. */
+/** A batcher of numbers, each of as many lines, whose batches end when the test says so. */
 const gated = (more: Partial<BatchLimits> = {}) => {
   const batches: { items: number[]; end: PromiseWithResolvers<(number | Error)[]> }[] = [];
   let arrived: PromiseWithResolvers<void> = Promise.withResolvers();
-  const batcher = new Batcher<number, number>(
-    { ...limits, ...more },
-    (it) => it,
-    (items) => {
-      const end = Promise.withResolvers<(number | Error)[]>();
-      batches.push({ items, end });
-      arrived.resolve();
-      arrived = Promise.withResolvers();
-      return end.promise;
-    },
-  );
+  const batcher = new Batcher<number, number>({ ...limits, ...more }, (items) => {
+    const end = Promise.withResolvers<(number | Error)[]>();
+    batches.push({ items, end });
+    arrived.resolve();
+    arrived = Promise.withResolvers();
+    return end.promise;
+  });
   const until = async (count: number) => {
     while (batches.length < count) await arrived.promise;
   };
   const succeed = (index: number) => batches[index]!.end.resolve(batches[index]!.items.map((it) => it * 10));
-  return { batcher, batches, until, succeed, items: () => batches.map((it) => it.items) };
+  const add = (item: number, size: Partial<Size> = {}) => batcher.add(item, { lines: item, bytes: 1, ...size });
+  return { add, batches, until, succeed, items: () => batches.map((it) => it.items) };
 };
 
+const oneLine: Size = { lines: 1, bytes: 1 };
+
 describe('batches', () => {
-  it('take what arrived together at once, in order, within items and weight, on no more lanes than there are', async () => {
-    const { batcher, until, succeed, items } = gated();
-    const answers = Promise.all([1, 1, 1, 1, 1, 9, 2, 30, 1].map((it) => batcher.add(it)));
+  it('take what arrived together at once, in order, within items and lines, on no more lanes than there are', async () => {
+    const { add, until, succeed, items } = gated();
+    const answers = Promise.all([1, 1, 1, 1, 1, 9, 2, 30, 1].map((it) => add(it)));
     await until(2);
     expect(items()).toEqual([
       [1, 1, 1, 1],
@@ -41,7 +47,7 @@ describe('batches', () => {
     expect(items()[2]).toEqual([2]);
     succeed(2);
     await until(4);
-    // Too heavy for any batch, so it goes alone.
+    // Too large for any batch, so it goes alone.
     expect(items()[3]).toEqual([30]);
     succeed(3);
     await until(5);
@@ -50,13 +56,25 @@ describe('batches', () => {
     expect(await answers).toEqual([10, 10, 10, 10, 10, 90, 20, 300, 10]);
   });
 
+  it('keep within their bytes as well, whatever the lines', async () => {
+    const { add, until, succeed, items } = gated({ lanes: 1 });
+    const sizes = [600, 400, 1, 999, 5_000, 1];
+    const answers = Promise.all(sizes.map((bytes, index) => add(index, { lines: 1, bytes })));
+    for (const [index, batch] of [[0, 1], [2, 3], [4], [5]].entries()) {
+      await until(index + 1);
+      expect(items()[index]).toEqual(batch);
+      succeed(index);
+    }
+    expect(await answers).toEqual([0, 10, 20, 30, 40, 50]);
+  });
+
   it('do not wait for company: a free lane takes one alone while another is busy', async () => {
-    const { batcher, until, succeed, items } = gated();
-    const first = batcher.add(1);
+    const { add, until, succeed, items } = gated();
+    const first = add(1);
     await until(1);
-    const second = batcher.add(2);
+    const second = add(2);
     await until(2);
-    const rest = [batcher.add(3), batcher.add(4)];
+    const rest = [add(3), add(4)];
     succeed(1);
     await until(3);
     expect(items()).toEqual([[1], [2], [3, 4]]);
@@ -65,27 +83,139 @@ describe('batches', () => {
     succeed(0);
     expect(await first).toBe(10);
   });
+});
 
-  it('refuse at once who comes beyond the queue, and nobody else', async () => {
-    const { batcher, until, succeed } = gated({ lanes: 1, queued: 3 });
-    const first = batcher.add(1);
+describe('the queue', () => {
+  it('refuses at once who comes beyond it, and nobody else', async () => {
+    const { add, until, succeed } = gated({ lanes: 1, waiting: { ...unbounded, items: 3 } });
+    const first = add(1);
     await until(1);
-    const waiting = [batcher.add(2), batcher.add(3), batcher.add(4)];
-    await expect(batcher.add(5)).rejects.toMatchObject({ code: 'unavailable' });
+    const waiting = [add(2), add(3), add(4)];
+    await expect(add(5)).rejects.toMatchObject({ code: 'unavailable' });
     succeed(0);
     await until(2);
-    const after = batcher.add(6);
+    const after = add(6);
     succeed(1);
     await until(3);
     succeed(2);
     expect(await Promise.all([first, ...waiting, after])).toEqual([10, 20, 30, 40, 60]);
   });
+
+  it.each([
+    ['lines', 12],
+    ['bytes', 70],
+  ] as const)(
+    'refuses what is too much in %s, still takes what fits, and all of it once it has emptied',
+    async (unit, most) => {
+      const { add, until, succeed, items } = gated({ lanes: 1, waiting: { ...unbounded, [unit]: most } });
+      const sized = (item: number, size: number) => add(item, { ...oneLine, [unit]: size });
+      const first = sized(0, 1);
+      await until(1);
+      const waiting = [sized(1, most - 2)];
+      for (const size of [3, most, most + 1, Number.MAX_SAFE_INTEGER])
+        await expect(sized(9, size)).rejects.toMatchObject({ code: 'unavailable' });
+      // Who was refused takes no room.
+      waiting.push(sized(2, 1), sized(3, 1));
+      await expect(sized(9, 1)).rejects.toMatchObject({ code: 'unavailable' });
+      succeed(0);
+      for (let done = 1; items().flat().length < 4; done += 1) {
+        await until(done + 1);
+        succeed(done);
+      }
+      expect(await Promise.all([first, ...waiting])).toEqual([0, 10, 20, 30]);
+
+      const before = items().length;
+      const again = [sized(4, most)];
+      // What is on its way waits no longer, so that its room is free.
+      await until(before + 1);
+      again.push(sized(5, most));
+      await expect(sized(9, 1)).rejects.toMatchObject({ code: 'unavailable' });
+      succeed(before);
+      await until(before + 2);
+      succeed(before + 1);
+      expect(await Promise.all(again)).toEqual([40, 50]);
+    },
+  );
+
+  it('gives its room back when batches fail, and when items do', async () => {
+    const { add, batches, until, succeed } = gated({ lanes: 1, waiting: { items: 2, lines: 20, bytes: 20 } });
+    const size = { lines: 10, bytes: 10 };
+    for (const [round, failure] of [
+      new CleaveError('unavailable', 'gone'),
+      new Error('a bug'),
+      [new Error('its own')],
+    ].entries()) {
+      const at = round * 3;
+      const first = settled(add(1, size));
+      await until(at + 1);
+      const waiting = [settled(add(2, size)), settled(add(3, size))];
+      await expect(add(9, oneLine)).rejects.toMatchObject({ code: 'unavailable' });
+      if (failure instanceof Error) batches[at]!.end.reject(failure);
+      else batches[at]!.end.resolve(failure);
+      expect(await first).toBeInstanceOf(Error);
+      await until(at + 2);
+      succeed(at + 1);
+      await until(at + 3);
+      succeed(at + 2);
+      expect(await Promise.all(waiting)).toEqual([20, 30]);
+    }
+  });
+});
+
+it('whatever comes, batches keep to their bounds and the order of arrival, and refused is only who finds no room', async () => {
+  const size = fc.record({ lines: fc.integer({ min: 1, max: 14 }), bytes: fc.integer({ min: 1, max: 14 }) });
+  const bounds = { items: 4, lines: 10, bytes: 12 };
+  const waiting = { items: 12, lines: 60, bytes: 50 };
+  await fc.assert(
+    fc.asyncProperty(fc.array(fc.array(size, { maxLength: 20 }), { maxLength: 8 }), async (arrivals) => {
+      const sizes: Size[] = [];
+      const batches: number[][] = [];
+      let inFlight = 0;
+      const batcher = new Batcher<number, number>({ lanes: 2, batch: bounds, waiting }, async (items) => {
+        inFlight += 1;
+        expect(inFlight).toBeLessThanOrEqual(2);
+        batches.push(items);
+        await new Promise(setImmediate);
+        inFlight -= 1;
+        return items;
+      });
+      const answers: Promise<number | Error>[] = [];
+      const admitted: number[] = [];
+      for (const group of arrivals) {
+        for (const it of group) {
+          // What has been admitted and is in no batch yet.
+          const queue = admitted.slice(batches.flat().length);
+          const sum = (unit: keyof Size) => queue.reduce((total, at) => total + sizes[at]![unit], it[unit]);
+          const fits = queue.length < waiting.items && sum('lines') <= waiting.lines && sum('bytes') <= waiting.bytes;
+          if (fits) admitted.push(sizes.length);
+          sizes.push(it);
+          answers.push(settled(batcher.add(sizes.length - 1, it)));
+        }
+        await new Promise(setImmediate);
+      }
+      const results = await Promise.all(answers);
+      for (const [at, it] of results.entries())
+        if (!admitted.includes(at)) expect(it).toMatchObject({ code: 'unavailable' });
+      expect(results.filter((it) => !(it instanceof Error))).toEqual(admitted);
+      expect(batches.flat()).toEqual(admitted);
+      for (const batch of batches) {
+        const sum = (unit: keyof Size) => batch.reduce((total, it) => total + sizes[it]![unit], 0);
+        expect(batch.length).toBeLessThanOrEqual(bounds.items);
+        if (batch.length === 1) continue;
+        expect(sum('lines')).toBeLessThanOrEqual(bounds.lines);
+        expect(sum('bytes')).toBeLessThanOrEqual(bounds.bytes);
+      }
+      // Nothing is left behind that would take room.
+      expect(await Promise.all(Array.from({ length: 12 }, () => batcher.add(0, oneLine)))).toEqual(Array(12).fill(0));
+    }),
+    { seed: testSeed(), numRuns: 200 },
+  );
 });
 
 describe('failures', () => {
   it('of one item are its own', async () => {
-    const { batcher, batches, until } = gated();
-    const answers = Promise.all([1, 2, 3].map((it) => settled(batcher.add(it))));
+    const { add, batches, until } = gated();
+    const answers = Promise.all([1, 2, 3].map((it) => settled(add(it))));
     await until(1);
     batches[0]!.end.resolve([10, new CleaveError('unknown-product', 'no'), 30]);
     expect(await answers).toEqual([10, expect.objectContaining({ code: 'unknown-product' }), 30]);
@@ -93,16 +223,12 @@ describe('failures', () => {
 
   it('of a whole batch are narrowed down to the items that cause them', async () => {
     const processed: number[][] = [];
-    const batcher = new Batcher<number, number>(
-      { ...limits, items: 16, weight: 1_000 },
-      () => 1,
-      async (items) => {
-        processed.push(items);
-        if (items.includes(7) || items.includes(8)) throw new Error(`poison in ${items.join()}`);
-        return items.map((it) => it * 10);
-      },
-    );
-    const answers = await Promise.all(Array.from({ length: 16 }, (_, it) => settled(batcher.add(it))));
+    const batcher = new Batcher<number, number>({ ...limits, batch: { ...unbounded, items: 16 } }, async (items) => {
+      processed.push(items);
+      if (items.includes(7) || items.includes(8)) throw new Error(`poison in ${items.join()}`);
+      return items.map((it) => it * 10);
+    });
+    const answers = await Promise.all(Array.from({ length: 16 }, (_, it) => settled(batcher.add(it, oneLine))));
     answers.forEach((answer, it) => {
       if (it === 7 || it === 8) expect(answer).toEqual(new Error(`poison in ${it}`));
       else expect(answer).toBe(it * 10);
@@ -113,18 +239,14 @@ describe('failures', () => {
 
   it('by an outage are everybody’s at once, without asking again, and the lane is free afterwards', async () => {
     let calls = 0;
-    const batcher = new Batcher<number, number>(
-      { ...limits, lanes: 1 },
-      () => 1,
-      async (items) => {
-        calls += 1;
-        if (calls === 1) throw new CleaveError('deadline-exceeded', 'late');
-        return items;
-      },
-    );
-    const answers = await Promise.all([1, 2, 3].map((it) => settled(batcher.add(it))));
+    const batcher = new Batcher<number, number>({ ...limits, lanes: 1 }, async (items) => {
+      calls += 1;
+      if (calls === 1) throw new CleaveError('deadline-exceeded', 'late');
+      return items;
+    });
+    const answers = await Promise.all([1, 2, 3].map((it) => settled(batcher.add(it, oneLine))));
     for (const it of answers) expect(it).toMatchObject({ code: 'deadline-exceeded' });
     expect(calls).toBe(1);
-    expect(await batcher.add(4)).toBe(4);
+    expect(await batcher.add(4, oneLine)).toBe(4);
   });
 });

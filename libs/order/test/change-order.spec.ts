@@ -1,7 +1,15 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { testDatabase, type TestDatabase } from '#testing';
-import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../src/domain/order.js';
+import {
+  cancelOrder,
+  fulfilOrder,
+  returnGoods,
+  stockEffectOf,
+  type HistoryEntry,
+  type Order,
+} from '../src/domain/order.js';
+import { fingerprintOf } from '../src/domain/placement.js';
 import { ChangeOrder, type ChangeableOrders, type KeyedChange } from '../src/use-cases/change-order.js';
 import { newTenant, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
 
@@ -34,25 +42,21 @@ const changing = (order: Order, more: { expectedVersion?: number; keyed?: KeyedC
 });
 const fulfilUnits = (quantity: number) => (order: Order, at: Date) =>
   fulfilOrder(order, [{ product_id: 'mug', quantity }], at);
-const keyed = (operation: string, idempotencyKey: string, fingerprint = 'f'): KeyedChange => ({
-  ...{ account: 'acc', operation, idempotencyKey, fingerprint },
+const keyed = (operation: string, idempotencyKey: string, command = 'f'): KeyedChange => ({
+  ...{ account: 'acc', operation, idempotencyKey, fingerprint: fingerprintOf(command) },
 });
 
-interface Told {
-  order_id: string;
-  version: number;
-  type: string;
-  consequences: { kind: string; lines: { quantity: number }[] }[];
-}
-
-const toldAbout = ({ order_id }: Order): Promise<Told[]> =>
-  one.sql.query<Told>(
+/** What the relay is told about an order, in the order of telling. */
+const toldAbout = async ({ order_id }: Order): Promise<{ version: number; kind: string | undefined }[]> => {
+  const rows = await one.sql.query<Pick<HistoryEntry, 'version' | 'type' | 'data'>>(
     {
       name: 'test-told',
-      text: 'SELECT order_id, version, type, consequences FROM orders.outbox WHERE order_id = $1 ORDER BY version',
+      text: 'SELECT version, type, data FROM orders.events WHERE order_id = $1 ORDER BY xid, id',
     },
     [order_id],
   );
+  return rows.map((it) => ({ version: it.version, kind: stockEffectOf(it)?.kind }));
+};
 
 describe('a crowd on one order', () => {
   it('gets each its own change, one after the other, and the books are in order (I10)', async () => {
@@ -72,10 +76,7 @@ describe('a crowd on one order', () => {
     expect(history.at(-1)).toMatchObject({ type: 'fulfilled', status: 'fulfilled', at: now.updated_at });
     const told = await toldAbout(order);
     expect(told.map((it) => it.version)).toEqual(history.map((it) => it.version));
-    expect(told.flatMap((it) => it.consequences).map((it) => it.kind)).toEqual([
-      'confirm',
-      ...Array(30).fill('fulfil'),
-    ]);
+    expect(told.map((it) => it.kind)).toEqual(['confirm', ...Array<string>(30).fill('fulfil')]);
   });
 
   it('of which each saw the same version lets exactly one through', async () => {
@@ -99,7 +100,7 @@ describe('a crowd on one order', () => {
       expect([cancelled, fulfilled].filter((it) => it instanceof Error)).toHaveLength(1);
       const { status } = (await one.orders.find(tenant, order.order_id))!;
       expect(status).toBe(cancelled instanceof Error ? 'fulfilled' : 'cancelled');
-      expect((await toldAbout(order)).flatMap((it) => it.consequences.map(({ kind }) => kind))).toEqual([
+      expect((await toldAbout(order)).map((it) => it.kind)).toEqual([
         'confirm',
         cancelled instanceof Error ? 'fulfil' : 'release',
       ]);
@@ -123,6 +124,32 @@ describe('a keyed change', () => {
     expect((await one.orders.find(tenant, order.order_id))!.lines[0]!.fulfilled).toBe(6);
   });
 
+  it('is answered to the letter as it was, whatever the order has come to since', async () => {
+    const order = await placed(10);
+    const back = (quantity: number, restock: boolean) => (it: Order, at: Date) =>
+      returnGoods(it, { lines: [{ product_id: 'mug', quantity, amount_minor: 7 }], restock, reason: 'r' }, at);
+    const changes = [
+      ['fulfil', fulfilUnits(3)],
+      ['return', back(1, true)],
+      ['fulfil', fulfilUnits(7)],
+      ['return', back(2, false)],
+      ['return', back(7, true)],
+    ] as const;
+    const requests = changes.map(([operation]) => changing(order, { keyed: keyed(operation, randomUUID()) }));
+    const answers: Order[] = [];
+    for (const [index, [, decide]] of changes.entries()) {
+      const { order: answer, replayed } = await one.changeOrder.execute(requests[index]!, decide);
+      expect(replayed).toBe(false);
+      answers.push(answer);
+      for (const [earlier, request] of requests.slice(0, index + 1).entries())
+        expect(await two.changeOrder.execute(request, changes[earlier]![1])).toEqual({
+          ...{ order: answers[earlier], replayed: true },
+        });
+    }
+    expect(answers.at(-1)).toMatchObject({ status: 'returned', version: 6, returned_total_minor: 21 });
+    expect(await two.orders.find(tenant, order.order_id)).toEqual(answers.at(-1));
+  });
+
   it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
     const order = await placed(1);
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersion: 1 });
@@ -133,10 +160,11 @@ describe('a keyed change', () => {
         overtaken = true;
         return one.orders.find(of, id);
       },
-      answerTo: one.orders.answerTo.bind(one.orders),
+      history: one.orders.history.bind(one.orders),
+      versionOf: one.orders.versionOf.bind(one.orders),
       save: one.orders.save.bind(one.orders),
     };
-    expect(await new ChangeOrder(orders, one.settleStock).execute(request, fulfilUnits(1))).toMatchObject({
+    expect(await new ChangeOrder(orders, one.relay).execute(request, fulfilUnits(1))).toMatchObject({
       ...{ replayed: true, order: { status: 'fulfilled', version: 2 } },
     });
   });

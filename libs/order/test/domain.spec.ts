@@ -6,13 +6,18 @@ import {
   cancelOrder,
   fulfilOrder,
   newOrderId,
+  replay,
   returnGoods,
+  stockEffectOf,
+  transitions,
+  type HistoryEntry,
   type Order,
   type OrderChange,
-  type StockConsequence,
 } from '../src/domain/order.js';
 import {
   asPlaced,
+  canonicalJson,
+  canonicalPlacement,
   commandOf,
   fingerprintOf,
   itemsTotalRange,
@@ -67,6 +72,7 @@ describe('the state machine', () => {
     later,
   ).order;
   const one = [{ product_id: 'a', quantity: 1 }];
+  const two = [{ product_id: 'a', quantity: 2 }];
   const verbs: Record<string, (order: Order) => OrderChange | undefined> = {
     cancel: (order) => cancelOrder(order, 'r', later),
     'fulfil the rest': (order) => fulfilOrder(order, undefined, later),
@@ -114,24 +120,99 @@ describe('the state machine', () => {
       expect(inStatus[status]).toEqual(before);
     }
   });
+
+  it('is what its table says: no decision is taken but from the states it names, and none leads but where it says', () => {
+    const decisions: Record<keyof typeof transitions, { inParticular: Decide[]; inGeneral?: Decide }> = {
+      cancel: { inParticular: [], inGeneral: (order) => cancelOrder(order, 'r', later) },
+      fulfil: {
+        inParticular: [(order) => fulfilOrder(order, one, later), (order) => fulfilOrder(order, two, later)],
+        inGeneral: (order) => fulfilOrder(order, undefined, later),
+      },
+      return: {
+        inParticular: [one, two].map(
+          (lines) => (order) => returnGoods(order, { lines, restock: true, reason: 'r' }, later),
+        ),
+      },
+    };
+    // Every state, and every way its units can be spread in it.
+    const orders = [...Object.values(inStatus), ...everyPartOf(orderOf(['a', 2], ['b', 1]))];
+    expect(Object.keys(decisions).toSorted()).toEqual(Object.keys(transitions).toSorted());
+    for (const verb of Object.keys(decisions) as (keyof typeof transitions)[]) {
+      const { mayFrom, leadsTo, done, whyNot } = transitions[verb];
+      const { inParticular, inGeneral } = decisions[verb];
+      const [startedFrom, ledTo] = [new Set<OrderStatus>(), new Set<OrderStatus>()];
+      for (const order of orders) {
+        for (const decide of [...inParticular, ...(inGeneral ? [inGeneral] : [])]) {
+          if (decide === inGeneral && done.includes(order.status)) {
+            expect(decide(order)).toBeUndefined();
+            continue;
+          }
+          let change: OrderChange | undefined;
+          try {
+            change = decide(order);
+          } catch (error) {
+            expect(error).toMatchObject({ code: 'illegal-transition', extensions: { order_status: order.status } });
+            const { detail, extensions } = error as CleaveError;
+            // From a state that would do, it can only be for want of units.
+            if (mayFrom.includes(order.status)) expect(extensions['faults']).toHaveLength(1);
+            else
+              expect([detail, extensions['allowed_from']]).toEqual([
+                `The order is ${order.status}. ${whyNot}`,
+                mayFrom,
+              ]);
+            continue;
+          }
+          expect(mayFrom).toContain(order.status);
+          expect(leadsTo).toContain(change!.order.status);
+          startedFrom.add(order.status);
+          ledTo.add(change!.order.status);
+        }
+      }
+      // It names none that cannot be: an order that is returned in full has nothing left to return, though.
+      expect([...startedFrom].toSorted()).toEqual(
+        mayFrom.filter((it) => !(verb === 'return' && it === 'returned')).toSorted(),
+      );
+      expect([...ledTo].toSorted()).toEqual(leadsTo.toSorted());
+    }
+  });
 });
+
+type Decide = (order: Order) => OrderChange | undefined;
+
+/** An order with every number of its units handed over, and of these every number returned, line by line. */
+const everyPartOf = (order: Order): Order[] => {
+  let some = [order];
+  for (const { line, quantity, product_id } of order.lines)
+    some = some.flatMap((start) =>
+      Array.from({ length: quantity + 1 }, (_, fulfilled) => fulfilled).flatMap((fulfilled) => {
+        if (fulfilled === 0) return [start];
+        const handedOver = fulfilOrder(start, [{ product_id, line, quantity: fulfilled }], later)!.order;
+        const back = (quantity: number) => ({ lines: [{ product_id, line, quantity }], restock: true, reason: 'r' });
+        const returned = Array.from(
+          { length: fulfilled },
+          (_, it) => returnGoods(handedOver, back(it + 1), later).order,
+        );
+        // What comes back from the first line in full leaves the state as it was, so that the next can be handed over.
+        return [handedOver, ...returned.filter((it) => it.status !== 'returned')];
+      }),
+    );
+  return some;
+};
 
 describe('units', () => {
   const order = orderOf(['a', 3], ['b', 1], ['a', 2]);
   const fulfilled = (of: Order): number[] => of.lines.map((it) => it.fulfilled);
 
   it('are taken from the lines of their product in order, or from the line that is named', () => {
-    const { order: after, consequences } = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!;
+    const { order: after, entry } = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!;
     expect(fulfilled(after)).toEqual([3, 0, 1]);
-    expect(consequences).toEqual([
-      {
-        kind: 'fulfil',
-        lines: [
-          { line: 1, product_id: 'a', quantity: 3 },
-          { line: 3, product_id: 'a', quantity: 1 },
-        ],
-      },
-    ]);
+    expect(stockEffectOf(entry)).toEqual({
+      kind: 'fulfil',
+      lines: [
+        { line: 1, product_id: 'a', quantity: 3 },
+        { line: 3, product_id: 'a', quantity: 1 },
+      ],
+    });
     const named = fulfilOrder(order, [{ product_id: 'a', quantity: 2, line: 3 }], later)!;
     expect(fulfilled(named.order)).toEqual([0, 0, 2]);
   });
@@ -178,8 +259,8 @@ describe('a credit', () => {
           const handedOver = fulfilOrder(orderOf(...lines), undefined, later)!.order;
           const quantity = quantities.reduce((sum, it) => sum + it, 0);
           const command = { lines: [{ product_id: 'a', quantity, amount_minor }], restock: false, reason: 'r' };
-          const { order, entry, consequences } = returnGoods(handedOver, command, later);
-          const shares = (entry.data['lines'] as { amount_minor: number }[]).map((it) => it.amount_minor);
+          const { order, entry } = returnGoods(handedOver, command, later);
+          const shares = entry.data.lines!.map((it) => it.amount_minor!);
           expect(shares).toHaveLength(quantities.length);
           expect(shares.reduce((sum, it) => sum + BigInt(it), 0n)).toBe(BigInt(amount_minor));
           shares.forEach((share, index) => {
@@ -187,7 +268,10 @@ describe('a credit', () => {
             expect(Math.abs(share - fair)).toBeLessThanOrEqual(quantities.length);
           });
           expect(order.returned_total_minor).toBe(amount_minor);
-          expect(consequences).toEqual([]);
+          expect(stockEffectOf(entry)).toBeUndefined();
+          expect(stockEffectOf(returnGoods(handedOver, { ...command, restock: true }, later).entry)!.kind).toBe(
+            'restock',
+          );
         },
       ),
       { seed: testSeed() },
@@ -215,20 +299,26 @@ describe('a credit', () => {
   });
 });
 
-/** What an order comes to by its history alone (I10). */
-const replayed = (placed: Order, changes: readonly OrderChange[]): Order => {
+/** What an order comes to by its history alone (I10), told without the domain's own way of telling it. */
+const retold = (placed: Order, entries: readonly HistoryEntry[]): Order => {
   const order = structuredClone(placed);
-  for (const { entry, order: after } of changes) {
-    const units = (entry.data['lines'] ?? []) as { line: number; quantity: number }[];
-    for (const { line, quantity } of units)
-      order.lines[line - 1]![entry.type === 'fulfilled' ? 'fulfilled' : 'returned'] += quantity;
-    if (entry.type === 'returned') order.returned_total_minor += entry.data['amount_minor'] as number;
-    order.status = after.status;
-    order.version += 1;
-    order.updated_at = after.updated_at;
+  for (const { type, data, status, version, at } of entries) {
+    for (const { line, quantity } of data.lines ?? [])
+      order.lines[line - 1]![type === 'fulfilled' ? 'fulfilled' : 'returned'] += quantity;
+    if (type === 'returned') order.returned_total_minor += data.amount_minor!;
+    Object.assign(order, { status, version, updated_at: at });
   }
   return order;
 };
+
+/** As they are kept and read back. */
+const kept = (placed: Order, changes: readonly OrderChange[]): HistoryEntry[] => [
+  { version: 1, type: 'placed', status: placed.status, data: {}, at: placed.created_at },
+  ...changes.map(({ order: { version, status, updated_at }, entry: { type, data } }) => ({
+    ...{ version, type, status, at: updated_at },
+    data: JSON.parse(JSON.stringify(data)) as HistoryEntry['data'],
+  })),
+];
 
 it('comes through any life with its books in order (I10, I11), and the stock is told of every unit', () => {
   const product = fc.constantFrom('a', 'b', 'c');
@@ -276,15 +366,26 @@ it('comes through any life with its books in order (I10, I11), and the stock is 
           const sum = order.lines.reduce((total, it) => total + it.quantity * it.unit_price_minor, 0);
           expect(order.total_minor).toBe(sum);
         }
-        expect(replayed(placed, changes)).toEqual(order);
+        const entries = kept(placed, changes);
+        expect(retold(placed, entries)).toEqual(order);
         expect(asPlaced(order)).toEqual(placed);
-        const told = (kind: StockConsequence['kind']) =>
-          changes
-            .flatMap((it) => it.consequences)
-            .filter((it) => it.kind === kind)
-            .flatMap((it) => it.lines)
+        // The answer to every change can be told from the history, and the last one is the order as it is.
+        expect(replay(asPlaced(order), entries)).toEqual(order);
+        for (const [index, change] of [{ order: placed }, ...changes].entries())
+          expect(replay(asPlaced(order), entries.slice(0, index + 1))).toEqual(change.order);
+
+        const effects = entries.map(stockEffectOf);
+        const told = (kind: NonNullable<ReturnType<typeof stockEffectOf>>['kind']) =>
+          effects
+            .filter((it) => it?.kind === kind)
+            .flatMap((it) => it!.lines ?? [])
             .reduce((total, it) => total + it.quantity, 0);
+        expect(effects.map((it) => it?.kind).indexOf('confirm')).toBe(0);
+        expect(effects.filter((it) => it?.kind === 'confirm')).toHaveLength(1);
+        expect(effects.some((it) => it?.kind === 'release')).toBe(order.status === 'cancelled');
         expect(told('fulfil')).toBe(order.lines.reduce((total, it) => total + it.fulfilled, 0));
+        const restocked = entries.filter((it) => it.data.restock).flatMap((it) => it.data.lines!);
+        expect(told('restock')).toBe(restocked.reduce((total, it) => total + it.quantity, 0));
         expect(told('restock')).toBeLessThanOrEqual(order.lines.reduce((total, it) => total + it.returned, 0));
       },
     ),
@@ -300,7 +401,8 @@ describe('a command', () => {
     adjustments: [{ kind: 'discount' as const, label: 'Friends', amount_minor: 1 }],
     metadata: { b: [1, { y: 1, x: 2 }], a: null },
   };
-  const fingerprint = (request: unknown) => fingerprintOf(commandOf(placeOrderRequest.parse(request)));
+  const fingerprint = (request: unknown) =>
+    fingerprintOf(canonicalPlacement(commandOf(placeOrderRequest.parse(request))));
 
   it('has one fingerprint, whatever the order of its keys, its form or the sign of its discount', () => {
     const reordered = {
@@ -328,6 +430,50 @@ describe('a command', () => {
       { ...full, lines: [{ product_id: 'a', quantity: 1 }] },
     ];
     expect(new Set(others.map(fingerprint)).size).toBe(others.length);
+  });
+
+  it('has the same fingerprint exactly as long as all of it is the same', () => {
+    const word = fc.constantFrom('a', 'b', '1', '', '","', 'null');
+    const line = fc.record(
+      { product_id: word, quantity: fc.integer({ min: 1, max: 2 }), unit_price_minor: fc.nat({ max: 1 }) },
+      { requiredKeys: ['product_id', 'quantity'] },
+    );
+    const command = fc.record({
+      customerId: word,
+      lines: fc.array(line, { minLength: 1, maxLength: 2 }),
+      reference: fc.option(word),
+      adjustments: fc.array(
+        fc.record({
+          kind: fc.constantFrom('tax' as const, 'shipping' as const),
+          label: word,
+          amount_minor: fc.nat({ max: 1 }),
+        }),
+        { maxLength: 1 },
+      ),
+      expectedTotalMinor: fc.option(fc.nat({ max: 1 })),
+      metadata: fc.dictionary(word, fc.oneof(word, fc.array(word, { maxLength: 2 })), { maxKeys: 2 }),
+    });
+    // The plain one, which looks into everything.
+    const same = (one: unknown, two: unknown) => canonicalJson(one) === canonicalJson(two);
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          fc.tuple(command, command),
+          command.map((it) => [it, structuredClone(it)] as const),
+        ),
+        ([one, two]) => {
+          expect(canonicalPlacement(one) === canonicalPlacement(two)).toBe(same(one, two));
+          expect(fingerprintOf(canonicalPlacement(one)) === fingerprintOf(canonicalPlacement(two))).toBe(
+            same(one, two),
+          );
+        },
+      ),
+      { seed: testSeed(), numRuns: 1_000 },
+    );
+  });
+
+  it('has a fingerprint that Postgres can keep as a UUID', () => {
+    expect(fingerprint(full)).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   });
 
   it('reserves under ids that only its own tries share', () => {

@@ -1,52 +1,86 @@
 import { randomUUID } from 'node:crypto';
 import { Test } from '@nestjs/testing';
 import { TypeOrmModule } from '@nestjs/typeorm';
-import type { PlaceOrderRequest, ReplyOf, ReservationRequest, StockEffect, inventoryContract } from '#contracts';
+import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
-import { Orders1764000000001 } from '../migrations/1-orders.js';
-import { HistoryEntity, OrderEntity } from '../src/adapters/order.entity.js';
+import { Orders1764000000002 } from '../migrations/1-orders.js';
+import { EventEntity, OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
-import { PostgresStockOutbox } from '../src/adapters/postgres-stock-outbox.js';
+import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
-import { PlaceOrder, type StockHolder } from '../src/use-cases/place-order.js';
+import { PlaceOrder } from '../src/use-cases/place-order.js';
 import { RelayOutbox, type StockSettler } from '../src/use-cases/relay-outbox.js';
-
-type Decision = ReplyOf<(typeof inventoryContract)['operations']['reserve']>['decisions'][number];
+import { ReserveAndRecord, type PlacedOrders, type StockHolder } from '../src/use-cases/reserve-and-record.js';
+import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
 
 interface Hold {
+  tenant: string;
+  reservationId: string;
+  /** The order of the first try; null where a release came before any. */
+  orderId: string | null;
   state: 'held' | 'confirmed' | 'fulfilled' | 'released' | 'refused';
+  /** What is still held. */
   units: Map<string, number>;
-  decision: Decision;
+  shortages: Extract<Decision, { outcome: 'out-of-stock' }>['shortages'];
+  /** The last version that was applied. */
+  settled: number;
+  deadlineMs: number;
 }
 
+type Reservation = Parameters<StockHolder['reserve']>[1][number];
+
 /**
- * The neighbour, with as much of its promises as order builds on: all or nothing, decisions kept under the reservation's
- * id, effects once. `interrupt` is called around every request and may fail it before or after it has taken effect.
+ * The neighbour, with as much of its promises as order builds on: all or nothing; decisions, and the order they were for,
+ * kept under the reservation's id; each version of an order applied once, in order; nothing released on its own.
+ * `interrupt` is called around every request and may fail it before or after it has taken effect.
  */
-export class FakeInventory implements StockHolder, StockSettler {
+export class FakeInventory implements StockHolder, StockSettler, OverdueStock {
   readonly onHand = new Map<string, number>();
   priceMinor = 100;
-  readonly holds = new Map<string, Hold>();
+  /** A clock that moves when the test says so. */
+  nowMs = Date.now();
+  holdMs = 600_000;
   readonly effects: StockEffect[] = [];
-  readonly batches: ReservationRequest[][] = [];
+  readonly batches: Reservation[][] = [];
   readonly released: string[] = [];
-  impossible: (effect: StockEffect) => boolean = () => false;
-  interrupt: (call: 'reserve' | 'settle', when: 'before' | 'after') => Promise<void> | void = () => {};
-  private readonly applied = new Set<string>();
+  interrupt: (call: 'reserve' | 'settle' | 'overdue', when: 'before' | 'after') => Promise<void> | void = () => {};
+  private readonly holds = new Map<string, Hold>();
 
   get reserved(): number {
-    return [...this.holds.values()]
-      .flatMap((it) => (it.state === 'held' || it.state === 'confirmed' ? [...it.units.values()] : []))
-      .reduce((sum, units) => sum + units, 0);
+    return this.inState().reduce((sum, it) => sum + [...it.units.values()].reduce((one, units) => one + units, 0), 0);
   }
 
-  async reserve(
+  reservedOf(productId: string): number {
+    return this.inState().reduce((sum, it) => sum + (it.units.get(productId) ?? 0), 0);
+  }
+
+  /** The reservations in a state, or all of them. */
+  inState(state?: Hold['state']): Hold[] {
+    return [...this.holds.values()].filter((it) => state === undefined || it.state === state);
+  }
+
+  /** Puts a hold there as if somebody had reserved it. */
+  hold(
     tenant: string,
-    reservations: Parameters<StockHolder['reserve']>[1],
-  ): ReturnType<StockHolder['reserve']> {
+    reservationId: string,
+    units: Record<string, number> = {},
+    orderId: string = randomUUID(),
+  ): void {
+    this.holds.set(`${tenant}:${reservationId}`, {
+      ...{ tenant, reservationId, orderId, state: 'held', units: new Map(Object.entries(units)) },
+      ...{ shortages: [], settled: 0, deadlineMs: this.nowMs + this.holdMs },
+    });
+  }
+
+  /** Lets so much time go by that all that is held now is overdue. */
+  expire(): void {
+    this.nowMs += this.holdMs;
+  }
+
+  async reserve(tenant: string, reservations: readonly Reservation[]): ReturnType<StockHolder['reserve']> {
     await this.interrupt('reserve', 'before');
     this.batches.push([...reservations]);
-    const decisions = reservations.map((it) => this.decide(`${tenant}:${it.reservation_id}`, it));
+    const decisions = reservations.map((it) => this.decide(tenant, it));
     await this.interrupt('reserve', 'after');
     const products = [...this.onHand.keys()].map((product_id) => ({
       ...{ product_id, name: `Product ${product_id}`, unit_price_minor: this.priceMinor, currency: 'GBP' },
@@ -54,74 +88,106 @@ export class FakeInventory implements StockHolder, StockSettler {
     return { decisions, products };
   }
 
-  private decide(
-    key: string,
-    { reservation_id, lines }: { reservation_id: string; lines: ReservationRequest['lines'] },
-  ) {
-    const kept = this.holds.get(key);
-    if (kept?.state === 'released') return { reservation_id, outcome: 'released' as const };
-    if (kept) return kept.decision;
-    const units = new Map<string, number>();
-    for (const { product_id, quantity } of lines) units.set(product_id, (units.get(product_id) ?? 0) + quantity);
+  private decide(tenant: string, { reservation_id, order_id, lines }: Reservation): Decision {
+    const kept = this.holds.get(`${tenant}:${reservation_id}`);
+    if (kept?.state === 'released') return { outcome: 'released', order_id: kept.orderId };
+    if (kept?.state === 'refused') return { outcome: 'out-of-stock', shortages: kept.shortages };
+    if (kept) return { outcome: 'held', order_id: kept.orderId! };
+    const units = summed(lines);
     const product_ids = [...units.keys()].filter((id) => !this.onHand.has(id));
-    if (product_ids.length > 0) return { reservation_id, outcome: 'unknown-product' as const, product_ids };
-    const available = (id: string) =>
-      this.onHand.get(id)! -
-      [...this.holds.values()]
-        .filter((it) => it.state === 'held' || it.state === 'confirmed')
-        .reduce((sum, it) => sum + (it.units.get(id) ?? 0), 0);
+    if (product_ids.length > 0) return { outcome: 'unknown-product', product_ids };
+    const available = (id: string) => this.onHand.get(id)! - this.reservedOf(id);
     const shortages = [...units]
       .filter(([id, requested]) => requested > available(id))
       .map(([product_id, requested]) => ({ product_id, requested, available: available(product_id) }));
-    const decision: Decision =
-      shortages.length > 0
-        ? { reservation_id, outcome: 'out-of-stock', shortages }
-        : { reservation_id, outcome: 'held' };
-    this.holds.set(key, { state: shortages.length > 0 ? 'refused' : 'held', units, decision });
-    return decision;
+    this.hold(tenant, reservation_id, Object.fromEntries(units), order_id);
+    if (shortages.length === 0) return { outcome: 'held', order_id };
+    const refused = { state: 'refused' as const, units: new Map<string, number>(), shortages };
+    Object.assign(this.holds.get(`${tenant}:${reservation_id}`)!, refused);
+    return { outcome: 'out-of-stock', shortages };
   }
 
-  async settle(tenant: string, effects: readonly StockEffect[]): Promise<readonly string[]> {
+  async settle(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettler['settle']> {
     await this.interrupt('settle', 'before');
-    const impossible: string[] = [];
-    for (const effect of effects) {
-      if (this.applied.has(effect.effect_id)) continue;
-      if (this.impossible(effect)) {
-        impossible.push(effect.effect_id);
-        continue;
-      }
-      this.applied.add(effect.effect_id);
-      this.effects.push(effect);
-      const key = `${tenant}:${effect.reservation_id}`;
-      const hold = this.holds.get(key);
-      if (effect.kind === 'release') this.releaseHold(key);
-      else if (effect.kind === 'confirm' && hold?.state === 'held') hold.state = 'confirmed';
-    }
+    const impossible = effects.filter((it) => this.apply(tenant, it) === 'impossible');
     await this.interrupt('settle', 'after');
-    return impossible;
+    return impossible.map(({ reservation_id, version }) => ({ reservation_id, version }));
   }
 
   async release(tenant: string, reservationId: string): Promise<void> {
     this.released.push(reservationId);
-    this.releaseHold(`${tenant}:${reservationId}`);
+    this.apply(tenant, { reservation_id: reservationId, version: 1, kind: 'release' });
   }
 
-  private releaseHold(key: string): void {
-    const reservation_id = key.split(':').at(-1)!;
-    const decision: Decision = { reservation_id, outcome: 'released' };
-    this.holds.set(key, { state: 'released', units: new Map(), decision });
+  private apply(tenant: string, effect: StockEffect): 'applied' | 'repeated' | 'impossible' {
+    const { reservation_id, version, kind } = effect;
+    const key = `${tenant}:${reservation_id}`;
+    if (kind === 'release' && !this.holds.has(key)) {
+      this.hold(tenant, reservation_id);
+      this.holds.get(key)!.orderId = null;
+    }
+    const hold = this.holds.get(key);
+    if (!hold) return 'impossible';
+    if (version <= hold.settled) return 'repeated';
+    const units = summed(effect.lines ?? []);
+    switch (kind) {
+      case 'confirm':
+        if (hold.state === 'held') hold.state = 'confirmed';
+        break;
+      case 'release':
+        hold.units.clear();
+        hold.state = 'released';
+        break;
+      case 'fulfil':
+        if ([...units].some(([id, quantity]) => quantity > (hold.units.get(id) ?? 0))) return 'impossible';
+        for (const [id, quantity] of units) {
+          hold.units.set(id, hold.units.get(id)! - quantity);
+          this.onHand.set(id, (this.onHand.get(id) ?? 0) - quantity);
+        }
+        if ([...hold.units.values()].every((quantity) => quantity === 0)) hold.state = 'fulfilled';
+        break;
+      case 'restock':
+        if ([...units.keys()].some((id) => !this.onHand.has(id))) return 'impossible';
+        for (const [id, quantity] of units) this.onHand.set(id, this.onHand.get(id)! + quantity);
+        break;
+    }
+    hold.settled = version;
+    this.effects.push(effect);
+    return 'applied';
+  }
+
+  async overdue(after: Date | null, limit: number): ReturnType<OverdueStock['overdue']> {
+    await this.interrupt('overdue', 'before');
+    const looked_at = new Date(this.nowMs);
+    const holds = this.inState('held')
+      .filter((it) => it.deadlineMs <= this.nowMs && (after === null || it.deadlineMs > after.getTime() - 60_000))
+      .slice(0, limit)
+      .map(({ tenant, reservationId, orderId }) => ({
+        ...{ tenant_id: tenant, reservation_id: reservationId, order_id: orderId! },
+      }));
+    await this.interrupt('overdue', 'after');
+    return { holds, looked_at };
   }
 }
 
-/** One instance of order on a database: its own pool, the real adapters, no transport; the relay does not run. */
+const summed = (lines: Pick<ReservationRequest['lines'][number], 'product_id' | 'quantity'>[]): Map<string, number> => {
+  const units = new Map<string, number>();
+  for (const { product_id, quantity } of lines) units.set(product_id, (units.get(product_id) ?? 0) + quantity);
+  return units;
+};
+
+/** One instance of order on a database: its own pool, the real adapters, no transport; relay and sweeper do not run. */
 export interface Instance {
   sql: Sql;
   orders: PostgresOrders;
-  outbox: PostgresStockOutbox;
+  outbox: PostgresOutbox;
   stock: FakeInventory;
-  settleStock: RelayOutbox;
+  relay: RelayOutbox;
   placeOrder: PlaceOrder;
   changeOrder: ChangeOrder;
+  sweepHolds: SweepHolds;
+  /** Has it ask another inventory, and with other orders where they are given. */
+  use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
 }
 
@@ -130,28 +196,43 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
     imports: [
       databaseFor({
         ...{ name: 'order', url, schema: 'orders' },
-        entities: [OrderEntity, HistoryEntity],
-        migrations: [Orders1764000000001],
+        entities: [OrderEntity, EventEntity],
+        migrations: [Orders1764000000002],
       }),
-      TypeOrmModule.forFeature([OrderEntity, HistoryEntity], 'order'),
+      TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
     ],
-    providers: [PostgresOrders, PostgresStockOutbox],
+    providers: [PostgresOrders, PostgresOutbox],
   }).compile();
   module.useLogger(false);
   const orders = module.get(PostgresOrders);
-  const outbox = module.get(PostgresStockOutbox);
-  const settleStock = new RelayOutbox(outbox, stock);
-  return {
+  const outbox = module.get(PostgresOutbox);
+  const of = (stock: FakeInventory, placed: PlacedOrders = orders) => {
+    const relay = new RelayOutbox(outbox, stock);
+    return {
+      ...{ stock, relay },
+      placeOrder: new PlaceOrder(new ReserveAndRecord(placed, stock, relay)),
+      changeOrder: new ChangeOrder(orders, relay),
+      sweepHolds: new SweepHolds(stock, orders, stock, 1),
+    };
+  };
+  const instance: Instance = {
     sql: module.get<Sql>(sqlToken('order'), { strict: false }),
-    orders,
-    outbox,
-    stock,
-    settleStock,
-    placeOrder: new PlaceOrder(orders, stock, settleStock),
-    changeOrder: new ChangeOrder(orders, settleStock),
+    ...{ orders, outbox },
+    ...of(stock),
+    use: (other, placed) => void Object.assign(instance, of(other, placed)),
     stop: () => module.close(),
   };
+  return instance;
 };
+
+/** The real orders with some calls replaced. */
+export const proxied = (orders: PostgresOrders, replaced: Partial<PlacedOrders>): PlacedOrders => ({
+  answersOf: orders.answersOf.bind(orders),
+  record: orders.record.bind(orders),
+  byId: orders.byId.bind(orders),
+  keepRefusals: orders.keepRefusals.bind(orders),
+  ...replaced,
+});
 
 /** A tenant of its own, so that tests share a database without meeting each other. */
 export const newTenant = (): string => `t-${randomUUID()}`;
@@ -165,10 +246,25 @@ export const requestOf = (units: Record<string, number>, more: Partial<PlaceOrde
 /** How many orders a tenant has. */
 export const ordersOf = async ({ sql }: Instance, tenant: string): Promise<number> => {
   const [row] = await sql.query<{ count: number }>(
-    { name: 'test-orders', text: 'SELECT count(*) AS count FROM orders.orders WHERE tenant_id = $1' },
+    {
+      name: 'test-orders',
+      text: `SELECT count(*) AS count FROM orders.orders WHERE tenant_id = $1 AND status <> 'void'`,
+    },
     [tenant],
   );
   return row!.count;
+};
+
+/** The ids of a tenant that no order will ever have. */
+export const tombstonesOf = async ({ sql }: Instance, tenant: string): Promise<string[]> => {
+  const rows = await sql.query<{ order_id: string }>(
+    {
+      name: 'test-tombstones',
+      text: `SELECT order_id FROM orders.orders WHERE tenant_id = $1 AND status = 'void' ORDER BY order_id`,
+    },
+    [tenant],
+  );
+  return rows.map((it) => it.order_id);
 };
 
 /** Everything that a call ended with. */

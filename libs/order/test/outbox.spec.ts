@@ -4,7 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import pg from 'pg';
 import { CleaveError } from '#contracts';
 import { testDatabase, type TestDatabase } from '#testing';
-import { RelayOutbox } from '../src/use-cases/relay-outbox.js';
+import { RelayOutbox, type OutboxEvent } from '../src/use-cases/relay-outbox.js';
 import { FakeInventory, startInstance, type Instance } from './order-under-test.js';
 
 let database: TestDatabase;
@@ -28,23 +28,27 @@ afterAll(async () => {
 
 const start = { xid: '0', id: '0' };
 
-/** Writes rows as a change of an order does, in the transaction of the connection if there is one. */
-const write = async (
-  ids: readonly string[],
-  consequences: unknown = [{ kind: 'confirm', lines: [] }],
-  on = client,
-): Promise<void> => {
+const placed: Pick<OutboxEvent, 'version' | 'type' | 'data'> = { version: 1, type: 'placed', data: {} };
+
+/** Writes events as a change of an order does, in the transaction of the connection if there is one. */
+const write = async (ids: readonly string[], { version, type, data } = placed, on = client): Promise<void> => {
   await on.query(
-    `INSERT INTO orders.outbox (tenant_id, order_id, version, reservation_id, type, data, consequences, at)
-     SELECT 't', id, 1, id, 'placed', '{}', $2, now() FROM unnest($1::uuid[]) WITH ORDINALITY AS r(id, position)
+    `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
+     SELECT 't', id, $2, id, $3, 'confirmed', $4, now() FROM unnest($1::uuid[]) WITH ORDINALITY AS r(id, position)
      ORDER BY position`,
-    [ids, JSON.stringify(consequences)],
+    [ids, version, type, JSON.stringify(data)],
   );
+};
+/** An inventory that holds something for each of the orders. */
+const holding = (ids: readonly string[], units: Record<string, number> = {}, stock = new FakeInventory()) => {
+  for (const id of ids) stock.hold('t', id, units);
+  for (const id of Object.keys(units)) stock.onHand.set(id, 1_000_000);
+  return stock;
 };
 const newIds = (count: number): string[] => Array.from({ length: count }, () => randomUUID());
 
 beforeEach(async () => {
-  await client.query('TRUNCATE orders.outbox');
+  await client.query('TRUNCATE orders.events');
   await client.query(`UPDATE orders.checkpoints SET xid = '0', id = 0, holder = NULL, lease_until = '-infinity'`);
 });
 
@@ -66,7 +70,7 @@ describe('reading', () => {
         const [[xid, id], [nextXid, nextId]] = [numbers[at - 1]!, numbers[at]!];
         expect(xid < nextXid || (xid === nextXid && id < nextId)).toBe(true);
       }
-      seen.push(...page.flatMap((it) => it.effects.map((effect) => effect.reservation_id)));
+      seen.push(...page.map((it) => it.reservationId));
       const { xid, id } = page.at(-1)!;
       position = { xid, id };
     }
@@ -81,7 +85,7 @@ describe('reading', () => {
     await late.query('BEGIN');
     await write(slow, undefined, late);
     await write(after);
-    const read = async () => (await one.outbox.read(start, 10)).map((it) => it.effects[0]!.reservation_id);
+    const read = async () => (await one.outbox.read(start, 10)).map((it) => it.reservationId);
     expect(await read()).toEqual(early);
     await late.query('COMMIT');
     expect(await read()).toEqual([...early, ...slow, ...after]);
@@ -130,6 +134,7 @@ describe('the relay', () => {
     for (let round = 0; round < 15; round += 1) {
       const more = newIds(70);
       ids.push(...more);
+      holding(more, {}, stock);
       await write(more);
       relays[round % 2]!.wake();
     }
@@ -140,24 +145,23 @@ describe('the relay', () => {
   });
 
   it('goes on where the last one stopped, and delivers again what was not noted as delivered', async () => {
-    const stock = new FakeInventory();
-    const ids = newIds(3);
+    const [ids, more] = [newIds(3), newIds(2)];
+    const stock = holding([...ids, ...more]);
     await write(ids);
     // It has delivered, but is gone before it could say so.
-    const rows = await one.outbox.read(start, 10);
     await stock.settle(
       't',
-      rows.flatMap((it) => it.effects),
+      ids.map((reservation_id) => ({ reservation_id, version: 1, kind: 'confirm' })),
     );
     startRelay(two, stock);
-    const more = newIds(2);
     await write(more);
     await until(() => stock.effects.length === 5);
     expect(appliedTo(stock)).toEqual([...ids, ...more]);
   });
 
   it('survives an inventory that is away, that forgets to answer, and comes back', async () => {
-    const stock = new FakeInventory();
+    const ids = newIds(4);
+    const stock = holding(ids);
     let calls = 0;
     stock.interrupt = (_, when) => {
       if (when === 'before') calls += 1;
@@ -165,7 +169,6 @@ describe('the relay', () => {
         throw new CleaveError('unavailable', 'gone');
     };
     const relay = startRelay(one, stock);
-    const ids = newIds(4);
     await write(ids);
     relay.wake();
     await until(() => calls >= 4);
@@ -173,7 +176,8 @@ describe('the relay', () => {
   });
 
   it('notices that the lease went to another while it was delivering, and does not move the checkpoint', async () => {
-    const stock = new FakeInventory();
+    const ids = newIds(2);
+    const stock = holding(ids);
     const entered = Promise.withResolvers<void>();
     const gate = Promise.withResolvers<void>();
     stock.interrupt = async (_, when) => {
@@ -181,7 +185,6 @@ describe('the relay', () => {
       entered.resolve();
       await gate.promise;
     };
-    const ids = newIds(2);
     await write(ids);
     startRelay(one, stock);
     await entered.promise;
@@ -196,19 +199,51 @@ describe('the relay', () => {
     expect(rows).toEqual([{ ...start, holder: other }]);
   });
 
+  it('tells of every event what it means for the stock, under the version that it led to', async () => {
+    const [id] = newIds(1) as [string];
+    const stock = holding([id], { mug: 5 });
+    const lines = [{ line: 1, product_id: 'mug', quantity: 2 }];
+    const credited = lines.map((it) => ({ ...it, amount_minor: 7 }));
+    const returned = { lines: credited, amount_minor: 7, reason: 'r' };
+    await write([id]);
+    await write([id], { version: 2, type: 'fulfilled', data: { lines } });
+    await write([id], { version: 3, type: 'returned', data: { ...returned, restock: true } });
+    // Goods that are not put back on the shelf are no business of the stock.
+    await write([id], { version: 4, type: 'returned', data: { ...returned, restock: false } });
+    await write([id], { version: 5, type: 'cancelled', data: { reason: 'r' } });
+    startRelay(one, stock);
+    await until(() => stock.effects.length === 4);
+    await stopAll();
+    const units = { lines: [{ product_id: 'mug', quantity: 2 }] };
+    expect(stock.effects).toEqual([
+      { reservation_id: id, version: 1, kind: 'confirm' },
+      { reservation_id: id, version: 2, kind: 'fulfil', ...units },
+      { reservation_id: id, version: 3, kind: 'restock', ...units },
+      { reservation_id: id, version: 5, kind: 'release' },
+    ]);
+    expect(stock.onHand.get('mug')).toBe(1_000_000);
+    expect(stock.reserved).toBe(0);
+  });
+
   it('passes over what cannot be applied, and splits what is too much for one call', async () => {
-    const stock = new FakeInventory();
+    const [large, small] = [newIds(6), newIds(3)];
+    const lines = Array.from({ length: 2_000 }, (_, index) => ({
+      ...{ line: index + 1, product_id: `p-${index}`, quantity: 1 },
+    }));
+    const stock = holding(
+      large.filter((id) => id !== large[1]),
+      Object.fromEntries(lines.map((it) => [it.product_id, 1])),
+    );
+    // Some of it, and not all.
+    holding([large[1]!], { 'p-0': 1 }, stock);
+    holding(small, {}, stock);
     const sizes: number[] = [];
     const settle = stock.settle.bind(stock);
     stock.settle = (tenant, effects) => {
-      sizes.push(effects.reduce((sum, it) => sum + it.lines.length, 0));
+      sizes.push(effects.reduce((sum, it) => sum + (it.lines?.length ?? 0), 0));
       return settle(tenant, effects);
     };
-    const lines = Array.from({ length: 2_000 }, (_, index) => ({ product_id: `p-${index}`, quantity: 1 }));
-    const large = newIds(6);
-    await write(large, [{ kind: 'fulfil', lines }]);
-    stock.impossible = (effect) => effect.reservation_id === large[1];
-    const small = newIds(3);
+    await write(large, { version: 2, type: 'fulfilled', data: { lines } });
     await write(small);
     startRelay(one, stock);
     await until(() => stock.effects.length === 8);
@@ -218,14 +253,15 @@ describe('the relay', () => {
   });
 
   it('finishes what is under way before it stops, and gives the lease back', async () => {
-    const stock = new FakeInventory();
+    const ids = newIds(1);
+    const stock = holding(ids);
     const entered = Promise.withResolvers<void>();
     const gate = Promise.withResolvers<void>();
     stock.interrupt = async (_, when) => {
       entered.resolve();
       if (when === 'before') await gate.promise;
     };
-    await write(newIds(1));
+    await write(ids);
     startRelay(one, stock);
     await entered.promise;
     const stopped = stopAll();

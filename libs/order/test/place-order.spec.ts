@@ -3,12 +3,13 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@je
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { testDatabase, type TestDatabase } from '#testing';
 import { cancelOrder, newOrderId } from '../src/domain/order.js';
-import { commandOf, fingerprintOf, placedOrder } from '../src/domain/placement.js';
-import { PlaceOrder, type PlacedOrders, type Placement, type PlacementResult } from '../src/use-cases/place-order.js';
+import { canonicalPlacement, commandOf, fingerprintOf, placedOrder } from '../src/domain/placement.js';
+import type { OrderRecord, PlacementResult } from '../src/use-cases/reserve-and-record.js';
 import {
   FakeInventory,
   newTenant,
   ordersOf,
+  proxied,
   requestOf,
   settled,
   startInstance,
@@ -37,7 +38,7 @@ beforeEach(() => {
   tenant = newTenant();
   stock = new FakeInventory();
   stock.onHand.set('mug', 1_000).set('lamp', 1_000).set('rare', 3);
-  for (const it of [one, two]) it.placeOrder = new PlaceOrder(it.orders, stock, it.settleStock);
+  for (const it of [one, two]) it.use(stock);
 });
 
 const place = (
@@ -63,9 +64,17 @@ describe('a key', () => {
     await one.changeOrder.execute({ tenant, orderId: order.order_id, expectedVersion: undefined }, (it, at) =>
       cancelOrder(it, 'r', at),
     );
-    for (const at of [one, two])
-      expect(await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k', at)).toEqual({ order, replayed: true });
-    expect(stock.batches).toHaveLength(1);
+    // Before the stock has heard of it, and after that.
+    for (const tellStock of [false, true]) {
+      const { reservationId } = stock.inState()[0]!;
+      if (tellStock) await stock.settle(tenant, [{ reservation_id: reservationId, version: 2, kind: 'release' }]);
+      for (const at of [one, two])
+        expect(await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k', at)).toEqual({ order, replayed: true });
+    }
+    // Every repeat asks inventory again, for the same reservation, and holds nothing.
+    expect(stock.batches.flat()).toHaveLength(5);
+    expect(stock.inState().map((it) => it.state)).toEqual(['released']);
+    expect(stock.reserved).toBe(0);
     expect(await ordersOf(one, tenant)).toBe(1);
   });
 
@@ -101,9 +110,31 @@ describe('a key', () => {
     expect(stock.reserved).toBe(1);
     expect(stock.released).toEqual([]);
 
+    // In one process the first goes alone: whoever waits for it finds its order.
     const before = stock.batches.length;
-    await Promise.all(Array.from({ length: 10 }, () => place(requestOf({ mug: 1 }), 'l')));
-    expect(stock.batches.length).toBe(before + 1);
+    const waited = await Promise.all(Array.from({ length: 10 }, () => place(requestOf({ mug: 1 }), 'l')));
+    expect(new Set(waited.map((it) => orderIn(it).order_id)).size).toBe(1);
+    expect(waited.map((it) => it.replayed)).toEqual([false, ...Array<boolean>(9).fill(true)]);
+    expect(stock.batches[before]).toHaveLength(1);
+    expect(new Set(stock.batches.slice(before).map((it) => it[0]!.reservation_id)).size).toBe(1);
+    expect(stock.reserved).toBe(2);
+  });
+
+  it('whose first request fails is answered as if the next one had been the first', async () => {
+    const place3 = (key: string) => [
+      settled(place(requestOf({ mug: 1 }), key)),
+      ...Array.from({ length: 3 }, () => settled(place(requestOf({ mug: 1 }), key))),
+    ];
+    let calls = 0;
+    stock.interrupt = (_, when) => {
+      if (when === 'before' && (calls += 1) === 1) throw outage;
+    };
+    const [first, ...rest] = await Promise.all(place3('k'));
+    expect(first).toBe(outage);
+    expect(new Set(rest.map((it) => orderIn(it).order_id)).size).toBe(1);
+    expect(rest.map((it) => !(it instanceof Error) && it.replayed)).toEqual([false, true, true]);
+    expect(await ordersOf(one, tenant)).toBe(1);
+    expect(stock.reserved).toBe(1);
   });
 
   it('gives different commands at the same time one order, and what the losers held goes back', async () => {
@@ -172,14 +203,15 @@ describe('a failure', () => {
           return recorded;
         },
       });
-      one.placeOrder = new PlaceOrder(forgetful, stock, one.settleStock);
+      one.use(stock, forgetful);
       const before = await ordersOf(one, tenant);
       const keys = [randomUUID(), null, randomUUID(), null];
       const results = await Promise.all(keys.map((key) => settled(place(requestOf({ mug: 1 }), key))));
-      // After an outage nobody knows; after anything else the batch is tried again and finds its own orders.
-      for (const it of results)
-        if (error === outage) expect(it).toBe(outage);
+      // After an outage only a key tells; after anything else the batch is tried again and finds its own orders.
+      results.forEach((it, index) => {
+        if (error === outage && keys[index] === null) expect(it).toBe(outage);
         else expect(orderIn(it).status).toBe('confirmed');
+      });
       expect(await ordersOf(one, tenant)).toBe(before + 4);
       for (const key of keys)
         if (key) expect(await place(requestOf({ mug: 1 }), key)).toMatchObject({ replayed: true });
@@ -194,11 +226,10 @@ describe('a failure', () => {
     async (missing) => {
       await place(requestOf({ mug: 5 }), 'taken', two);
       const halfBlind = proxied(one.orders, {
-        // The key looks free, so that the request loses only when it is recorded.
         answersOf: async (_, requests) => requests.map(() => undefined),
-        ...(missing === 'orders' && { byReservation: () => Promise.reject(outage) }),
+        ...(missing === 'orders' && { byId: () => Promise.reject(outage) }),
       });
-      one.placeOrder = new PlaceOrder(halfBlind, stock, one.settleStock);
+      one.use(stock, halfBlind);
       const [lost, fine, fineToo] = await Promise.all([
         settled(place(requestOf({ mug: 1 }), 'taken')),
         place(requestOf({ mug: 1 }), 'free'),
@@ -219,7 +250,7 @@ describe('a failure', () => {
         return one.orders.record(of, placements);
       },
     });
-    one.placeOrder = new PlaceOrder(allergic, stock, one.settleStock);
+    one.use(stock, allergic);
     const requests = Array.from({ length: 20 }, (_, index) => (index === 13 ? poison : requestOf({ mug: 1 })));
     const results = await Promise.all(
       requests.map((it, index) => settled(place(it, index % 2 === 0 ? `k${index}` : null))),
@@ -253,7 +284,7 @@ it('a hold that was released before its order was recorded is tried anew, and fo
     const reply = await reserve(of, reservations);
     const decisions = reply.decisions.map((it, index) =>
       reservations[index]!.lines[0]!.product_id === 'lamp'
-        ? { reservation_id: it.reservation_id, outcome: 'released' as const }
+        ? { outcome: 'released' as const, order_id: reservations[index]!.order_id }
         : it,
     );
     return { ...reply, decisions };
@@ -271,7 +302,7 @@ it('tenants share a batch and nothing else', async () => {
   const failing = proxied(one.orders, {
     record: (of, placements) => (of === other ? Promise.reject(outage) : one.orders.record(of, placements)),
   });
-  one.placeOrder = new PlaceOrder(failing, stock, one.settleStock);
+  one.use(stock, failing);
   const [mine, theirs] = await Promise.all([
     place(requestOf({ mug: 1 }), 'k'),
     settled(one.placeOrder.execute(other, 'acc', requestOf({ mug: 1 }), 'k')),
@@ -282,39 +313,57 @@ it('tenants share a batch and nothing else', async () => {
   expect(await one.orders.find(other, orderIn(mine).order_id)).toBeUndefined();
 });
 
+it('what one tenant breaks is tried again without placing anything of another one twice', async () => {
+  const other = newTenant();
+  const failing = proxied(one.orders, {
+    record: (of, records) => (of === other ? Promise.reject(new Error('a bug')) : one.orders.record(of, records)),
+  });
+  one.use(stock, failing);
+  const [mine, mineToo, theirs] = await Promise.all([
+    place(requestOf({ mug: 1 })),
+    place(requestOf({ mug: 1 }), 'k'),
+    settled(one.placeOrder.execute(other, 'acc', requestOf({ mug: 1 }), null)),
+  ]);
+  expect([orderIn(mine).status, orderIn(mineToo).status]).toEqual(['confirmed', 'confirmed']);
+  expect(theirs).toEqual(new Error('a bug'));
+  expect(await ordersOf(one, tenant)).toBe(2);
+  // One of them is the other tenant's, which nobody knows to be no order's.
+  expect(stock.reserved).toBe(3);
+});
+
 describe('recording', () => {
-  const placement = (key: string | null, units = 1, reservationId: string = randomUUID()): Placement => {
+  const recordOf = (key: string | null, units = 1, orderId = newOrderId(Date.now())): OrderRecord => {
     const command = commandOf(requestOf({ mug: units }));
     const now = new Date();
     const products = new Map([['mug', { product_id: 'mug', name: 'Mug', unit_price_minor: 100, currency: 'GBP' }]]);
     return {
-      order: placedOrder(command, products, newOrderId(now.getTime()), now),
+      order: placedOrder(command, products, orderId, now),
       account: 'acc',
       idempotencyKey: key,
-      fingerprint: fingerprintOf(command),
-      reservationId,
+      fingerprint: fingerprintOf(canonicalPlacement(command)),
+      reservationId: randomUUID(),
     };
   };
 
-  it('keeps one of those that share a key or a reservation in a batch, and everything of it', async () => {
-    const reservationId = randomUUID();
-    const [first, sameKey, otherKey, sameReservation, unkeyed] = [
-      placement('k'),
-      placement('k', 2),
-      placement('l', 1, reservationId),
-      placement(null, 1, reservationId),
-      placement(null),
+  it('keeps one of those that share a key or an id in a batch, and everything of it', async () => {
+    const orderId = newOrderId(Date.now());
+    const [first, sameKey, otherKey, sameId, unkeyed] = [
+      recordOf('k'),
+      recordOf('k', 2),
+      recordOf('l', 1, orderId),
+      recordOf(null, 1, orderId),
+      recordOf(null),
     ];
-    const recorded = await one.orders.record(tenant, [first, sameKey, otherKey, sameReservation, unkeyed]);
+    const recorded = await one.orders.record(tenant, [first, sameKey, otherKey, sameId, unkeyed]);
     expect(recorded.size).toBe(3);
     expect(recorded.has(unkeyed.order.order_id)).toBe(true);
-    expect(await one.orders.record(tenant, [placement('k'), placement(null, 1, reservationId)])).toEqual(new Set());
+    expect(await one.orders.record(tenant, [recordOf('k'), recordOf(null, 1, orderId)])).toEqual(new Set());
     for (const id of recorded) {
       expect((await one.orders.find(tenant, id))!.version).toBe(1);
       expect(await one.orders.history(tenant, id)).toMatchObject([{ version: 1, type: 'placed', status: 'confirmed' }]);
     }
     const [rows] = await one.sql.query<{ count: number }>(
-      { name: 'test-outbox', text: 'SELECT count(*) AS count FROM orders.outbox WHERE tenant_id = $1' },
+      { name: 'test-events', text: 'SELECT count(*) AS count FROM orders.events WHERE tenant_id = $1' },
       [tenant],
     );
     expect(rows!.count).toBe(3);
@@ -326,11 +375,11 @@ describe('recording', () => {
       const [mine, theirs] = await Promise.all([
         one.orders.record(
           tenant,
-          keys.map((key) => placement(key)),
+          keys.map((key) => recordOf(key)),
         ),
         two.orders.record(
           tenant,
-          keys.toReversed().map((key) => placement(key)),
+          keys.toReversed().map((key) => recordOf(key)),
         ),
       ]);
       expect(mine.size + theirs.size).toBe(250);
@@ -339,14 +388,15 @@ describe('recording', () => {
   });
 
   it('finds the answers of keys in the order they are asked for, orders before refusals', async () => {
-    const kept = placement('kept');
+    const kept = recordOf('kept');
     await one.orders.record(tenant, [kept]);
     const refusal = { code: 'out-of-stock' as const, detail: 'none left', extensions: { products: [] } };
+    const [f1, f2, tooLate] = ['f1', 'f2', 'too late'].map(fingerprintOf) as [string, string, string];
     const refuse = (idempotencyKey: string, fingerprint: string) => ({
       ...{ account: 'acc', idempotencyKey, fingerprint, refusal },
     });
-    await one.orders.keepRefusals(tenant, [refuse('refused', 'f1'), refuse('kept', 'f2')]);
-    await two.orders.keepRefusals(tenant, [refuse('refused', 'too late')]);
+    await one.orders.keepRefusals(tenant, [refuse('refused', f1), refuse('kept', f2)]);
+    await two.orders.keepRefusals(tenant, [refuse('refused', tooLate)]);
     const ask = (account: string, ...keys: string[]) =>
       one.orders.answersOf(
         tenant,
@@ -354,19 +404,10 @@ describe('recording', () => {
       );
     expect(await ask('acc', 'new', 'refused', 'kept', 'refused')).toEqual([
       undefined,
-      { fingerprint: 'f1', refusal },
+      { fingerprint: f1, refusal },
       { fingerprint: kept.fingerprint, order: kept.order },
-      { fingerprint: 'f1', refusal },
+      { fingerprint: f1, refusal },
     ]);
     expect(await ask('another', 'refused', 'kept')).toEqual([undefined, undefined]);
   });
-});
-
-/** The real orders with some calls replaced. */
-const proxied = (orders: Instance['orders'], replaced: Partial<PlacedOrders>): PlacedOrders => ({
-  answersOf: orders.answersOf.bind(orders),
-  record: orders.record.bind(orders),
-  byReservation: orders.byReservation.bind(orders),
-  keepRefusals: orders.keepRefusals.bind(orders),
-  ...replaced,
 });

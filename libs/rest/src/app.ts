@@ -34,6 +34,8 @@ export interface RestAppOptions {
 
 const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
+/** The media type of server-sent events. */
+export const eventStream = 'text/event-stream';
 const nosniff = ['x-content-type-options', 'nosniff'] as const;
 
 @Module({})
@@ -102,6 +104,8 @@ const badQuery = (): CleaveError =>
 class RestAdapter extends FastifyAdapter {
   private draining = false;
   private readonly unused = new Set<Socket>();
+  /** Answers that have no end of their own. */
+  private readonly streams = new Set<ServerResponse>();
 
   constructor(
     bodyLimit: number,
@@ -123,6 +127,10 @@ class RestAdapter extends FastifyAdapter {
     // Fastify tells only requests that come later that their connection ends.
     this.instance.addHook('onSend', (_request, reply, payload, done) => {
       if (this.draining) reply.header('connection', 'close');
+      if (String(reply.getHeader('content-type')).startsWith(eventStream)) {
+        this.streams.add(reply.raw);
+        reply.raw.once('close', () => this.streams.delete(reply.raw));
+      }
       done(null, payload);
     });
     // Node waits for connections that were opened in advance as if a request were under way.
@@ -150,6 +158,8 @@ class RestAdapter extends FastifyAdapter {
     const sweep = setInterval(() => {
       if (server.listening) return;
       server.closeIdleConnections();
+      // Who follows events goes on at another instance, from the last one received.
+      for (const stream of this.streams) stream.destroy();
       for (const socket of this.unused) socket.destroy();
     }, sweepIntervalMs);
     const cut = setTimeout(() => {

@@ -1,4 +1,4 @@
-import { applyDecorators, HttpCode } from '@nestjs/common';
+import { applyDecorators, HttpCode, StreamableFile } from '@nestjs/common';
 import { ROUTE_ARGS_METADATA, RouteParamtypes } from '@nestjs/common/internal';
 import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse } from '@nestjs/swagger';
 import { RouteConfig } from '@nestjs/platform-fastify';
@@ -13,6 +13,8 @@ export interface Reply {
   /** What the handler returns with this status, encoded by the schema; without one it is sent as it is. */
   schema?: z.ZodType;
   description: string;
+  /** The media type of a stream that the handler may return instead, as a StreamableFile. */
+  streamedAs?: string;
   /** Header fields of the answer and what they say: `{Location: 'the address of the order'}`. */
   headers?: Record<string, string>;
 }
@@ -135,7 +137,7 @@ const bodyOf = (schema: z.ZodType) =>
     ...(examplesOf(schema) && { examples: examplesOf(schema) }),
   });
 
-const replyOf = (status: number, { schema, description, headers }: Reply, replayed: boolean) => {
+const replyOf = (status: number, { schema, description, headers, streamedAs }: Reply, replayed: boolean) => {
   const described = {
     ...headers,
     ...(replayed && status < 300 && { 'Idempotent-Replayed': '`true` when this answer was given before' }),
@@ -157,6 +159,7 @@ const replyOf = (status: number, { schema, description, headers }: Reply, replay
           schema: wireSchema(schema),
           ...(examplesOf(schema) && { examples: examplesOf(schema) }),
         },
+        ...(streamedAs && { [streamedAs]: { schema: { type: 'string' } } }),
       },
     }),
   });
@@ -195,7 +198,7 @@ export const encodeReply = (value: unknown, { request, statusCode: status }: Fas
   const route = `${request.method} ${url}`;
   const reply = replies[status];
   if (!reply) throw new Error(`${route} answered ${status}, which its @Endpoint does not declare`);
-  if (!reply.schema) return value;
+  if (!reply.schema || (reply.streamedAs !== undefined && value instanceof StreamableFile)) return value;
   const encoded = z.safeEncode(reply.schema, value);
   if (encoded.success) return encoded.data;
   const faults = faultsIn(encoded.error.issues, value).map(({ path, message }) => `${path}: ${message}`);

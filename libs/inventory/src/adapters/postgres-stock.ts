@@ -1,13 +1,15 @@
 import { Injectable } from '@nestjs/common';
-import type { Decision, Stock, StockEffect } from '#contracts';
+import type { Decision, OverdueHold, Stock, StockEffect } from '#contracts';
 import { limits } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { ReservationBatch } from '../domain/reservation-batch.js';
 import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
+import type { OverdueHolds } from '../use-cases/find-overdue-holds.js';
 import type { StockLevels } from '../use-cases/read-stock.js';
+import type { RefusedReservations } from '../use-cases/purge-refusals.js';
 import type { StockReservations } from '../use-cases/reserve-stock.js';
-import type { StockSettlements } from '../use-cases/settle-stock.js';
+import type { EffectName, StockSettlements } from '../use-cases/settle-stock.js';
 
 type StockRow = Omit<Stock, 'available'>;
 
@@ -22,44 +24,57 @@ const stockOf = ({ product_id, on_hand, reserved, sold }: StockRow): Stock => ({
 /** Units by product. */
 const unitsOf = (lines: StockEffect['lines']): Record<string, number> => {
   const units = new Map<string, number>();
-  for (const line of lines) units.set(line.product_id, (units.get(line.product_id) ?? 0) + line.quantity);
+  for (const line of lines ?? []) units.set(line.product_id, (units.get(line.product_id) ?? 0) + line.quantity);
   return Object.fromEntries(units);
 };
 
-const decisionOf = (reservation_id: string, outcome: Decision['outcome'], detail: unknown): Decision => {
+const decisionOf = (outcome: Decision['outcome'], detail: unknown, orderId: string | null): Decision => {
   switch (outcome) {
     case 'held':
+      return { outcome, order_id: orderId! };
     case 'released':
-      return { reservation_id, outcome };
+      return { outcome, order_id: orderId };
     case 'out-of-stock':
-      return { reservation_id, outcome, shortages: detail as never };
+      return { outcome, shortages: detail as never };
     case 'unknown-product':
-      return { reservation_id, outcome, product_ids: detail as string[] };
+      return { outcome, product_ids: detail as string[] };
     case 'currency-mismatch':
-      return { reservation_id, outcome, currencies: detail as string[] };
+      return { outcome, currencies: detail as string[] };
     case 'total-outside':
-      return { reservation_id, outcome, items_total_minor: detail as number | null };
+      return { outcome, items_total_minor: detail as number | null };
   }
 };
 
 /** Stock in Postgres: every change is one call of a function of the `inventory` schema. */
 @Injectable()
-export class PostgresStock implements StockReservations, StockSettlements, StockCounts, StockAdjustments, StockLevels {
+export class PostgresStock
+  implements
+    StockReservations,
+    StockSettlements,
+    OverdueHolds,
+    RefusedReservations,
+    StockCounts,
+    StockAdjustments,
+    StockLevels
+{
   constructor(@InjectSql('inventory') private readonly sql: Sql) {}
 
-  async decide(tenant: string, batch: ReservationBatch): ReturnType<StockReservations['decide']> {
+  async decide(tenant: string, batch: ReservationBatch, holdMs: number): ReturnType<StockReservations['decide']> {
     const [row] = await this.sql.query<{
       outcomes: Decision['outcome'][];
       details: unknown[];
+      orders: (string | null)[];
       names: (string | null)[];
       prices: number[];
       currencies: string[];
     }>(reserve, [
       tenant,
       batch.reservationIds,
+      batch.orderIds,
       batch.held.map((it) => JSON.stringify(it)),
-      batch.deadlines,
+      holdMs,
       batch.productIds,
+      batch.wanted,
       batch.lines.map((it) => it.reservation),
       batch.lines.map((it) => it.product),
       batch.lines.map((it) => it.quantity),
@@ -70,9 +85,7 @@ export class PostgresStock implements StockReservations, StockSettlements, Stock
     ]);
     if (!row) throw new Error('inventory.reserve returned no row');
     return {
-      decisions: batch.reservationIds.map((id, index) =>
-        decisionOf(id, row.outcomes[index] as Decision['outcome'], row.details[index]),
-      ),
+      decisions: row.outcomes.map((outcome, index) => decisionOf(outcome, row.details[index], row.orders[index]!)),
       products: batch.productIds.flatMap((product_id, index) => {
         const name = row.names[index];
         if (name === null || name === undefined) return [];
@@ -82,13 +95,23 @@ export class PostgresStock implements StockReservations, StockSettlements, Stock
   }
 
   async apply(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettlements['apply']> {
-    const [row] = await this.sql.query<{ applied: number; impossible: string[] }>(settle, [
+    const [row] = await this.sql.query<{ applied: number; impossible: EffectName[] }>(settle, [
       tenant,
-      effects.map((it) => it.effect_id),
       effects.map((it) => it.reservation_id),
+      effects.map((it) => it.version),
       effects.map((it) => it.kind),
       effects.map((it) => JSON.stringify(unitsOf(it.lines))),
     ]);
+    return row!;
+  }
+
+  async find(after: Date | null, limit: number): ReturnType<OverdueHolds['find']> {
+    const [row] = await this.sql.query<{ holds: OverdueHold[]; looked_at: Date }>(overdue, [after, limit]);
+    return row!;
+  }
+
+  async forget(ageMs: number, after: Date | null, limit: number): ReturnType<RefusedReservations['forget']> {
+    const [row] = await this.sql.query<{ forgotten: number; looked_at: Date }>(forgetRefused, [ageMs, after, limit]);
     return row!;
   }
 
@@ -125,9 +148,37 @@ export class PostgresStock implements StockReservations, StockSettlements, Stock
 
 const reserve = {
   name: 'inventory-reserve',
-  text: 'SELECT * FROM inventory.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)',
+  text: 'SELECT * FROM inventory.reserve($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)',
 };
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
+
+/** The minute is for holds whose transaction began before the last look and was committed after it. */
+const overdue = {
+  name: 'inventory-overdue',
+  text: `
+    SELECT now() AS looked_at, coalesce(jsonb_agg(to_jsonb(h)), '[]') AS holds FROM (
+      SELECT tenant_id, reservation_id, order_id FROM inventory.reservations
+      WHERE state = 'held' AND deadline_at <= now()
+        AND deadline_at > coalesce($1::timestamptz, '-infinity') - interval '1 minute'
+      LIMIT $2
+    ) h`,
+};
+
+const forgetRefused = {
+  name: 'inventory-forget-refused',
+  text: `
+    WITH old AS (
+      SELECT tenant_id, reservation_id FROM inventory.reservations
+      WHERE state = 'refused' AND deadline_at <= now() - $1::bigint * interval '1 millisecond'
+        AND deadline_at > coalesce($2::timestamptz, '-infinity') - $1::bigint * interval '1 millisecond' - interval '1 minute'
+      ORDER BY tenant_id, reservation_id LIMIT $3 FOR UPDATE SKIP LOCKED
+    ), forgotten AS (
+      DELETE FROM inventory.reservations r USING old
+      WHERE r.tenant_id = old.tenant_id AND r.reservation_id = old.reservation_id
+      RETURNING 1
+    )
+    SELECT now() AS looked_at, (SELECT count(*) FROM forgotten) AS forgotten`,
+};
 const countStock = { name: 'inventory-count', text: 'SELECT * FROM inventory.count_stock($1, $2, $3)' };
 const adjustStock = {
   name: 'inventory-adjust',

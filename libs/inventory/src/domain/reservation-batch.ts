@@ -3,15 +3,17 @@ import type { ReservationRequest } from '#contracts';
 /** A batch of reservations as the arrays that the database decides on. Positions count from 1. */
 export interface ReservationBatch {
   reservationIds: string[];
+  orderIds: string[];
   /** A reservation: product id to units. */
   held: Record<string, number>[];
-  deadlines: Date[];
   atLeast: (number | null)[];
   atMost: (number | null)[];
   /** What the lines come to that carry a price of their own. */
   ownPricedMinor: number[];
   /** Every product of the batch, once. */
   productIds: string[];
+  /** What the whole batch wants of each product. */
+  wanted: number[];
   /** One entry a reservation and product: several lines of one product are summed, so that none is checked alone. */
   lines: { reservation: number; product: number; quantity: number; catalogueQuantity: number }[];
 }
@@ -22,17 +24,19 @@ const beyondAnyRange = 2 ** 54;
 export const arrangeReservations = (reservations: readonly ReservationRequest[]): ReservationBatch => {
   const batch: ReservationBatch = {
     reservationIds: [],
+    orderIds: [],
     held: [],
-    deadlines: [],
     atLeast: [],
     atMost: [],
     ownPricedMinor: [],
     productIds: [],
+    wanted: [],
     lines: [],
   };
   const positionOf = new Map<string, number>();
   for (const reservation of reservations) {
     const position = batch.reservationIds.push(reservation.reservation_id);
+    batch.orderIds.push(reservation.order_id);
     const summed = new Map<string, { quantity: number; catalogueQuantity: number }>();
     let ownPricedMinor = 0;
     for (const line of reservation.lines) {
@@ -45,10 +49,10 @@ export const arrangeReservations = (reservations: readonly ReservationRequest[])
     for (const [productId, { quantity, catalogueQuantity }] of summed) {
       let product = positionOf.get(productId);
       if (product === undefined) positionOf.set(productId, (product = batch.productIds.push(productId)));
+      batch.wanted[product - 1] = (batch.wanted[product - 1] ?? 0) + quantity;
       batch.lines.push({ reservation: position, product, quantity, catalogueQuantity });
     }
     batch.held.push(Object.fromEntries([...summed].map(([productId, { quantity }]) => [productId, quantity])));
-    batch.deadlines.push(reservation.deadline_at);
     batch.atLeast.push(reservation.items_total?.at_least ?? null);
     batch.atMost.push(reservation.items_total?.at_most ?? null);
     batch.ownPricedMinor.push(Math.min(ownPricedMinor, beyondAnyRange));

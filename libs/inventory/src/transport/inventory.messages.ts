@@ -1,6 +1,7 @@
 import { Controller } from '@nestjs/common';
 import { inventoryContract, type ReplyOf, type RequestOf } from '#contracts';
 import { Answers, type MessageMetadata } from '#messaging';
+import { FindOverdueHolds } from '../use-cases/find-overdue-holds.js';
 import { ReserveStock } from '../use-cases/reserve-stock.js';
 import { SettleStock } from '../use-cases/settle-stock.js';
 
@@ -12,6 +13,7 @@ export class InventoryMessages {
   constructor(
     private readonly reserveStock: ReserveStock,
     private readonly settleStock: SettleStock,
+    private readonly findOverdueHolds: FindOverdueHolds,
   ) {}
 
   @Answers(inventoryContract, 'reserve')
@@ -28,5 +30,10 @@ export class InventoryMessages {
     { tenant }: MessageMetadata,
   ): Promise<ReplyOf<Operations['settle']>> {
     return this.settleStock.execute(tenant, request.effects);
+  }
+
+  @Answers(inventoryContract, 'overdue')
+  overdue(request: RequestOf<Operations['overdue']>): Promise<ReplyOf<Operations['overdue']>> {
+    return this.findOverdueHolds.execute(request);
   }
 }

@@ -7,8 +7,11 @@ type Reply = ReplyOf<(typeof inventoryContract)['operations']['reserve']>;
 
 /** Decides a batch of reservations in one round trip, atomically. */
 export abstract class StockReservations {
-  /** One decision a reservation, in the order of the batch, and what is known of the batch's products. */
-  abstract decide(tenant: string, batch: ReservationBatch): Promise<Reply>;
+  /**
+   * One decision a reservation, in the order of the batch, and what is known of the batch's products.
+   * @param holdMs after how long a new hold is overdue
+   */
+  abstract decide(tenant: string, batch: ReservationBatch, holdMs: number): Promise<Reply>;
 }
 
 /** Holds stock for a batch of orders, each all-or-nothing. */
@@ -16,15 +19,18 @@ export abstract class StockReservations {
 export class ReserveStock {
   constructor(private readonly reservations: StockReservations) {}
 
-  async execute(tenant: string, { reservations }: Request): Promise<Reply> {
+  async execute(tenant: string, { reservations, hold_ms }: Request): Promise<Reply> {
     // A reservation named twice is decided once, and both get the decision.
-    const distinct = [...new Map(reservations.map((it) => [it.reservation_id, it])).values()];
-    const reply = await this.reservations.decide(tenant, arrangeReservations(distinct));
+    const positions = new Map<string, number>();
+    const distinct = reservations.filter((it) => {
+      if (positions.has(it.reservation_id)) return false;
+      positions.set(it.reservation_id, positions.size);
+      return true;
+    });
+    const reply = await this.reservations.decide(tenant, arrangeReservations(distinct), hold_ms);
     if (distinct.length === reservations.length) return reply;
-    const decisionOf = new Map(reply.decisions.map((it) => [it.reservation_id, it]));
-    return {
-      ...reply,
-      decisions: reservations.map((it) => decisionOf.get(it.reservation_id) as Decision),
-    };
+    const decisionOf = ({ reservation_id }: { reservation_id: string }) =>
+      reply.decisions[positions.get(reservation_id)!] as Decision;
+    return { ...reply, decisions: reservations.map(decisionOf) };
   }
 }

@@ -3,13 +3,19 @@ import type { ReplyOf, StockEffect, inventoryContract } from '#contracts';
 
 type Reply = ReplyOf<(typeof inventoryContract)['operations']['settle']>;
 
+/** An effect by what names it. */
+export type EffectName = Pick<StockEffect, 'reservation_id' | 'version'>;
+
 /** Applies effects to reservations and stock, atomically, each effect once. */
 export abstract class StockSettlements {
-  /** @returns how many were applied now, and the ids of those that cannot be: the stock knows nothing of their units */
+  /**
+   * @param effects in the order in which they are to be applied; those of one reservation by version
+   * @returns how many were applied now, and those that cannot be: the stock knows nothing of their units
+   */
   abstract apply(
     tenant: string,
     effects: readonly StockEffect[],
-  ): Promise<{ applied: number; impossible: readonly string[] }>;
+  ): Promise<{ applied: number; impossible: readonly EffectName[] }>;
 }
 
 /** Lets the stock follow what became of orders. */
@@ -18,8 +24,7 @@ export class SettleStock {
   constructor(private readonly settlements: StockSettlements) {}
 
   async execute(tenant: string, effects: readonly StockEffect[]): Promise<Reply> {
-    const distinct = [...new Map(effects.map((it) => [it.effect_id, it])).values()];
-    const { applied, impossible } = await this.settlements.apply(tenant, distinct);
+    const { applied, impossible } = await this.settlements.apply(tenant, effects);
     return { applied, repeated: effects.length - applied - impossible.length, impossible: [...impossible] };
   }
 }

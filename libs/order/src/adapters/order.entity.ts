@@ -1,6 +1,6 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import type { OrderStatus } from '#contracts';
-import type { Order } from '../domain/order.js';
+import type { HistoryEntry, Order } from '../domain/order.js';
 
 @Entity({ schema: 'orders', name: 'orders' })
 export class OrderEntity {
@@ -17,7 +17,7 @@ export class OrderEntity {
   reference!: string | null;
 
   @Column({ type: 'text' })
-  status!: OrderStatus;
+  status!: OrderStatus | 'void';
 
   @Column({ type: 'text' })
   currency!: string;
@@ -50,8 +50,9 @@ export class OrderEntity {
   updatedAt!: Date;
 }
 
-@Entity({ schema: 'orders', name: 'history' })
-export class HistoryEntity {
+/** What happened to orders: their history, the outbox and the change feed at once. */
+@Entity({ schema: 'orders', name: 'events' })
+export class EventEntity {
   @PrimaryColumn({ name: 'tenant_id', type: 'text' })
   tenantId!: string;
 
@@ -62,13 +63,13 @@ export class HistoryEntity {
   version!: number;
 
   @Column({ type: 'text' })
-  type!: 'placed' | 'cancelled' | 'fulfilled' | 'returned';
+  type!: HistoryEntry['type'];
 
   @Column({ type: 'text' })
   status!: OrderStatus;
 
   @Column({ type: 'jsonb' })
-  data!: Record<string, unknown>;
+  data!: HistoryEntry['data'];
 
   @Column({ type: 'timestamptz' })
   at!: Date;
@@ -76,7 +77,7 @@ export class HistoryEntity {
 
 export const orderOf = (row: OrderEntity): Order => ({
   order_id: row.orderId,
-  status: row.status,
+  status: row.status as OrderStatus,
   customer_id: row.customerId,
   reference: row.reference,
   currency: row.currency,

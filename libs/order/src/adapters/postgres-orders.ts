@@ -1,25 +1,30 @@
 import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
-import { In, LessThan, type Repository } from 'typeorm';
-import { order as orderSchema } from '#contracts';
+import { In, LessThan, Not, type Repository } from 'typeorm';
+import type { OverdueHold } from '#contracts';
 import { InjectSql, Sql } from '#database';
-import type { Order, OrderChange, StockConsequence } from '../domain/order.js';
+import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange } from '../use-cases/change-order.js';
-import type { KeyedRequest, PlacedOrders, Placement, StoredAnswer, StoredRefusal } from '../use-cases/place-order.js';
-import type { HistoryEntry, OrderFilter, OrderReader } from '../use-cases/read-orders.js';
-import { HistoryEntity, OrderEntity, orderOf } from './order.entity.js';
+import type { KeptRefusals } from '../use-cases/purge-refusals.js';
+import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
+import type { OrderRecord, PlacedOrders, StoredAnswer, StoredRefusal } from '../use-cases/reserve-and-record.js';
+import type { VoidOrders } from '../use-cases/sweep-holds.js';
+import { EventEntity, OrderEntity, orderOf } from './order.entity.js';
+
+/** A tombstone is no order: nobody who reads orders meets one. */
+const isOrder = { status: Not('void' as const) };
 
 /** Orders in Postgres: reads through TypeORM, writes as prepared statements over arrays, each its own transaction. */
 @Injectable()
-export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderReader {
+export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderReader, KeptRefusals, VoidOrders {
   constructor(
     @InjectRepository(OrderEntity, 'order') private readonly orders: Repository<OrderEntity>,
-    @InjectRepository(HistoryEntity, 'order') private readonly entries: Repository<HistoryEntity>,
+    @InjectRepository(EventEntity, 'order') private readonly events: Repository<EventEntity>,
     @InjectSql('order') private readonly sql: Sql,
   ) {}
 
   async find(tenantId: string, orderId: string): Promise<Order | undefined> {
-    const row = await this.orders.findOneBy({ tenantId, orderId });
+    const row = await this.orders.findOneBy({ tenantId, orderId, ...isOrder });
     return row ? orderOf(row) : undefined;
   }
 
@@ -28,7 +33,7 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       where: {
         tenantId,
         ...(filter.customerId !== undefined && { customerId: filter.customerId }),
-        ...(filter.status !== undefined && { status: filter.status }),
+        ...(filter.status === undefined ? isOrder : { status: filter.status }),
         ...(filter.reference !== undefined && { reference: filter.reference }),
         ...(before !== undefined && { orderId: LessThan(before) }),
       },
@@ -39,16 +44,19 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
   }
 
   async history(tenantId: string, orderId: string): Promise<HistoryEntry[]> {
-    const rows = await this.entries.find({ where: { tenantId, orderId }, order: { version: 'ASC' } });
+    const rows = await this.events.find({ where: { tenantId, orderId }, order: { version: 'ASC' } });
     return rows.map(({ version, type, status, data, at }) => ({ version, type, status, data, at }));
   }
 
-  async byReservation(tenantId: string, reservationIds: readonly string[]): Promise<ReadonlyMap<string, Order>> {
-    const rows = await this.orders.findBy({ tenantId, reservationId: In([...reservationIds]) });
-    return new Map(rows.map((row) => [row.reservationId, orderOf(row)]));
+  async byId(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
+    const rows = await this.orders.findBy({ tenantId, orderId: In([...orderIds]) });
+    return new Map(rows.map((row) => [row.orderId, row.status === 'void' ? 'void' : orderOf(row)]));
   }
 
-  async answersOf(tenant: string, requests: readonly KeyedRequest[]): Promise<(StoredAnswer | undefined)[]> {
+  async answersOf(
+    tenant: string,
+    requests: Parameters<PlacedOrders['answersOf']>[1],
+  ): Promise<(StoredAnswer | undefined)[]> {
     const rows = await this.sql.query<{
       position: number;
       order_id: string | null;
@@ -56,67 +64,68 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       refusal: StoredRefusal | null;
     }>(answersOf, [tenant, requests.map((it) => it.account), requests.map((it) => it.idempotencyKey)]);
     const orderIds = rows.flatMap((row) => row.order_id ?? []);
-    const orders =
-      orderIds.length === 0 ? [] : (await this.orders.findBy({ tenantId: tenant, orderId: In(orderIds) })).map(orderOf);
-    const orderById = new Map(orders.map((it) => [it.order_id, it]));
+    const orders = orderIds.length === 0 ? new Map<string, Order | 'void'>() : await this.byId(tenant, orderIds);
     const answers: (StoredAnswer | undefined)[] = requests.map(() => undefined);
     for (const { position, order_id, fingerprint, refusal } of rows)
-      answers[position - 1] = refusal ? { fingerprint, refusal } : { fingerprint, order: orderById.get(order_id!)! };
+      answers[position - 1] = refusal
+        ? { fingerprint, refusal }
+        : { fingerprint, order: orders.get(order_id!) as Order };
     return answers;
   }
 
-  async record(tenant: string, placements: readonly Placement[]): Promise<ReadonlySet<string>> {
+  async record(tenant: string, records: readonly OrderRecord[]): Promise<ReadonlySet<string>> {
     const rows = await this.sql.query<{ order_id: string }>(record, [
       tenant,
-      placements.map(({ order }) => order.order_id),
-      placements.map((it) => it.account),
-      placements.map(({ order }) => order.customer_id),
-      placements.map(({ order }) => order.reference),
-      placements.map(({ order }) => order.status),
-      placements.map(({ order }) => order.currency),
-      placements.map(({ order }) => order.total_minor),
-      placements.map(({ order }) => JSON.stringify(order.lines)),
-      placements.map(({ order }) => JSON.stringify(order.adjustments)),
-      placements.map(({ order }) => JSON.stringify(order.metadata)),
-      placements.map((it) => it.reservationId),
-      placements.map((it) => it.idempotencyKey),
-      placements.map((it) => it.fingerprint),
-      placements.map(({ order }) => order.created_at),
-      JSON.stringify(confirmation),
+      records.map(({ order }) => order.order_id),
+      records.map((it) => it.account),
+      records.map(({ order }) => order.customer_id),
+      records.map(({ order }) => order.reference),
+      records.map(({ order }) => order.status),
+      records.map(({ order }) => order.currency),
+      records.map(({ order }) => order.total_minor),
+      records.map(({ order }) => JSON.stringify(order.lines)),
+      records.map(({ order }) => JSON.stringify(order.adjustments)),
+      records.map(({ order }) => JSON.stringify(order.metadata)),
+      records.map((it) => it.reservationId),
+      records.map((it) => it.idempotencyKey),
+      records.map((it) => it.fingerprint),
+      records.map(({ order }) => order.created_at),
     ]);
     return new Set(rows.map((row) => row.order_id));
   }
 
-  async keepRefusals(
-    tenant: string,
-    refusals: readonly (KeyedRequest & { fingerprint: string; refusal: StoredRefusal })[],
-  ): Promise<void> {
+  async keepRefusals(tenant: string, refusals: Parameters<PlacedOrders['keepRefusals']>[1]): Promise<void> {
     await this.sql.query(keepRefusals, [
       tenant,
       refusals.map((it) => it.account),
       refusals.map((it) => it.idempotencyKey),
       refusals.map((it) => it.fingerprint),
-      refusals.map((it) => JSON.stringify(it.refusal)),
+      refusals.map(({ refusal: { code, detail, extensions } }) => JSON.stringify({ code, detail, extensions })),
     ]);
   }
 
-  async answerTo(
+  async forget(ageMs: number, limit: number): Promise<number> {
+    const rows = await this.sql.query(forgetRefusals, [ageMs, limit]);
+    return rows.length;
+  }
+
+  async versionOf(
     tenant: string,
     { account, operation, idempotencyKey }: Omit<KeyedChange, 'fingerprint'>,
-  ): Promise<{ fingerprint: string; order: Order } | undefined> {
-    const [row] = await this.sql.query<{ fingerprint: string; body: unknown }>(answerTo, [
+  ): Promise<{ fingerprint: string; version: number } | undefined> {
+    const [row] = await this.sql.query<{ fingerprint: string; version: number }>(versionOf, [
       tenant,
       account,
       operation,
       idempotencyKey,
     ]);
-    return row && { fingerprint: row.fingerprint, order: orderSchema.decode(row.body as never) };
+    return row;
   }
 
   async save(
     tenant: string,
     before: Order,
-    { order, entry, consequences }: OrderChange,
+    { order, entry }: OrderChange,
     keyed: KeyedChange | undefined,
   ): Promise<boolean> {
     const saving = this.sql.query<{ saved: boolean }>(save, [
@@ -129,12 +138,10 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       order.updated_at,
       entry.type,
       JSON.stringify(entry.data),
-      JSON.stringify(consequences),
       keyed?.account ?? null,
       keyed?.operation ?? null,
       keyed?.idempotencyKey ?? null,
       keyed?.fingerprint ?? null,
-      keyed ? JSON.stringify(orderSchema.encode(order)) : null,
     ]);
     try {
       const [row] = await saving;
@@ -145,13 +152,27 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       throw error;
     }
   }
+
+  async declareVoid(tenant: string, holds: readonly OverdueHold[]): Promise<ReadonlySet<string>> {
+    const orderIds = holds.map((it) => it.order_id);
+    const known = await this.statusOf(tenant, orderIds);
+    // One by one: a transaction that takes one id only waits for nobody who waits for it.
+    for (const { order_id, reservation_id } of holds)
+      if (!known.has(order_id)) await this.sql.query(declareVoid, [tenant, order_id, reservation_id]);
+    // A statement of its own, which sees the orders that the tombstones have met.
+    const decided = await this.statusOf(tenant, orderIds);
+    return new Set(orderIds.filter((it) => decided.get(it) === 'void'));
+  }
+
+  private async statusOf(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, string>> {
+    const rows = await this.sql.query<{ order_id: string; status: string }>(statusOf, [tenant, orderIds]);
+    return new Map(rows.map((row) => [row.order_id, row.status]));
+  }
 }
 
-const confirmation: StockConsequence[] = [{ kind: 'confirm', lines: [] }];
-
 /**
- * Lateral, so that every key is looked up in the index, even by a plan that was made while the tables were empty. Where
- * a key has both, the order goes for more than the refusal.
+ * Lateral and limited, so that every key is looked up in the index by whatever plan. Where a key has both, the order goes
+ * for more than the refusal.
  */
 const answersOf = {
   name: 'order-answers-of',
@@ -162,21 +183,23 @@ const answersOf = {
       SELECT o.order_id, o.fingerprint, NULL::jsonb AS refusal FROM orders.orders o
       WHERE o.tenant_id = $1 AND o.account_id = k.account_id AND o.idempotency_key = k.idempotency_key
       UNION ALL
-      SELECT NULL, r.fingerprint, r.body FROM orders.responses r
-      WHERE r.tenant_id = $1 AND r.account_id = k.account_id AND r.operation = 'place'
-        AND r.idempotency_key = k.idempotency_key
+      SELECT NULL, r.fingerprint, r.refusal FROM orders.refusals r
+      WHERE r.tenant_id = $1 AND r.account_id = k.account_id AND r.idempotency_key = k.idempotency_key
       LIMIT 2
     ) a
     ORDER BY a.order_id NULLS FIRST`,
 };
 
-/** Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. */
+/**
+ * Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. Refusals are
+ * looked up by a subquery of each row, so that no plan reads all of them.
+ */
 const record = {
   name: 'order-record',
   text: `
     WITH wanted AS (
       SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-        $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::uuid[], $13::text[], $14::text[], $15::timestamptz[])
+        $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::uuid[], $13::text[], $14::uuid[], $15::timestamptz[])
         AS w(order_id, account_id, customer_id, reference, status, currency, total_minor, lines, adjustments, metadata,
              reservation_id, idempotency_key, fingerprint, at)
     ), recorded AS (
@@ -184,15 +207,17 @@ const record = {
         lines, adjustments, metadata, version, reservation_id, idempotency_key, fingerprint, created_at, updated_at)
       SELECT $1, order_id, account_id, customer_id, reference, status, currency, total_minor, lines, adjustments,
         metadata, 1, reservation_id, idempotency_key, fingerprint, at, at
-      FROM wanted ORDER BY account_id COLLATE "C", idempotency_key COLLATE "C", reservation_id
+      FROM wanted w
+      WHERE (
+        SELECT r.fingerprint FROM orders.refusals r
+        WHERE r.tenant_id = $1 AND r.account_id = w.account_id AND r.idempotency_key = w.idempotency_key
+      ) IS NULL
+      ORDER BY account_id COLLATE "C", idempotency_key COLLATE "C", order_id
       ON CONFLICT DO NOTHING
       RETURNING order_id, status, reservation_id, created_at
-    ), entered AS (
-      INSERT INTO orders.history (tenant_id, order_id, version, type, status, data, at)
-      SELECT $1, order_id, 1, 'placed', status, '{}', created_at FROM recorded
     ), announced AS (
-      INSERT INTO orders.outbox (tenant_id, order_id, version, reservation_id, type, data, consequences, at)
-      SELECT $1, order_id, 1, reservation_id, 'placed', '{}', $16::jsonb, created_at FROM recorded
+      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
+      SELECT $1, order_id, 1, reservation_id, 'placed', status, '{}', created_at FROM recorded
     )
     SELECT order_id FROM recorded`,
 };
@@ -200,17 +225,28 @@ const record = {
 const keepRefusals = {
   name: 'order-keep-refusals',
   text: `
-    INSERT INTO orders.responses (tenant_id, account_id, operation, idempotency_key, fingerprint, body)
-    SELECT $1, account_id, 'place', idempotency_key, fingerprint, body
-    FROM unnest($2::text[], $3::text[], $4::text[], $5::jsonb[]) AS r(account_id, idempotency_key, fingerprint, body)
+    INSERT INTO orders.refusals (tenant_id, account_id, idempotency_key, fingerprint, refusal)
+    SELECT $1, account_id, idempotency_key, fingerprint, refusal
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::jsonb[]) AS r(account_id, idempotency_key, fingerprint, refusal)
     ORDER BY account_id COLLATE "C", idempotency_key COLLATE "C"
     ON CONFLICT DO NOTHING`,
 };
 
-const answerTo = {
-  name: 'order-answer-to',
+const forgetRefusals = {
+  name: 'order-forget-refusals',
   text: `
-    SELECT fingerprint, body FROM orders.responses
+    DELETE FROM orders.refusals WHERE (tenant_id, account_id, idempotency_key) IN (
+      SELECT tenant_id, account_id, idempotency_key FROM orders.refusals
+      WHERE refused_at < now() - $1::bigint * interval '1 millisecond'
+      ORDER BY refused_at LIMIT $2 FOR UPDATE SKIP LOCKED
+    )
+    RETURNING 1`,
+};
+
+const versionOf = {
+  name: 'order-version-of',
+  text: `
+    SELECT fingerprint, version FROM orders.keyed_changes
     WHERE tenant_id = $1 AND account_id = $2 AND operation = $3 AND idempotency_key = $4`,
 };
 
@@ -222,17 +258,29 @@ const save = {
       WHERE tenant_id = $1 AND order_id = $2 AND version = $3
       RETURNING order_id, version, status, reservation_id, updated_at
     ), answered AS (
-      INSERT INTO orders.responses (tenant_id, account_id, operation, idempotency_key, fingerprint, body)
-      SELECT $1, $11, $12, $13, $14, $15 FROM changed WHERE $13::text IS NOT NULL
-    ), entered AS (
-      INSERT INTO orders.history (tenant_id, order_id, version, type, status, data, at)
-      SELECT $1, order_id, version, $8, status, $9, updated_at FROM changed
+      INSERT INTO orders.keyed_changes (tenant_id, account_id, operation, idempotency_key, fingerprint, order_id, version)
+      SELECT $1, $10, $11, $12, $13, order_id, version FROM changed WHERE $12::text IS NOT NULL
     ), announced AS (
-      INSERT INTO orders.outbox (tenant_id, order_id, version, reservation_id, type, data, consequences, at)
-      SELECT $1, order_id, version, reservation_id, $8, $9, $10, updated_at FROM changed
+      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
+      SELECT $1, order_id, version, reservation_id, $8, status, $9, updated_at FROM changed
     )
     SELECT EXISTS (SELECT FROM changed) AS saved`,
 };
 
+/** Under the primary key that Record writes: of the two, whoever commits first decides. */
+const declareVoid = {
+  name: 'order-void',
+  text: `
+    INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, status, currency, total_minor, lines,
+      adjustments, metadata, version, reservation_id, fingerprint, created_at, updated_at)
+    VALUES ($1, $2, '', '', 'void', '', 0, '[]', '[]', '{}', 0, $3, $3, now(), now())
+    ON CONFLICT DO NOTHING`,
+};
+
+const statusOf = {
+  name: 'order-status-of',
+  text: `SELECT order_id, status FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])`,
+};
+
 const isKeyTaken = (error: unknown): boolean =>
-  error instanceof Error && 'constraint' in error && error.constraint === 'responses_pkey';
+  error instanceof Error && 'constraint' in error && error.constraint === 'keyed_changes_pkey';

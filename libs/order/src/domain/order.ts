@@ -1,24 +1,41 @@
-import { randomBytes } from 'node:crypto';
+import { randomUUID } from 'node:crypto';
 import { CleaveError, type OrderDocument, type OrderStatus } from '#contracts';
-import { uuidOf } from './uuid.js';
 
 /** An order as it is kept. Its document is the same, in the words of the public API. */
 export type Order = OrderDocument;
 type OrderLine = Order['lines'][number];
 
-/** What a change of an order means for the stock held for it. */
-export interface StockConsequence {
-  kind: 'confirm' | 'release' | 'fulfil' | 'restock';
-  lines: { product_id: string; quantity: number }[];
-}
-
 export type HistoryEntryType = 'placed' | 'cancelled' | 'fulfilled' | 'returned';
 
-/** A change of an order: what it became, the entry of its history, and what it means for the stock. */
+/** What happened to an order, and the version and status it led to. */
+export interface HistoryEntry {
+  version: number;
+  type: HistoryEntryType;
+  status: OrderStatus;
+  data: HistoryData;
+  at: Date;
+}
+
+/** The particulars of an entry, by its type: nothing of `placed`, whose particulars are the order's own. */
+export type HistoryData = {
+  reason?: string;
+  /** The units handed over or taken back. */
+  lines?: (LineUnits & { amount_minor?: number })[];
+  /** What a return is credited with, all lines together. */
+  amount_minor?: number;
+  restock?: boolean;
+};
+
+interface LineUnits {
+  line: number;
+  product_id: string;
+  quantity: number;
+}
+
+/** A change of an order: what it became, and the entry of its history. */
 export interface OrderChange {
   order: Order;
-  entry: { type: HistoryEntryType; data: Record<string, unknown> };
-  consequences: StockConsequence[];
+  entry: Pick<HistoryEntry, 'type' | 'data'>;
 }
 
 /** Which units of which line: `line` may be left out where the product says enough. */
@@ -30,24 +47,42 @@ export interface Units {
 
 type Verb = 'cancel' | 'fulfil' | 'return';
 
-/** The state machine: from which status each verb may be used. Where it leads follows from the units concerned. */
-const mayFrom: Record<Verb, readonly OrderStatus[]> = {
-  cancel: ['pending', 'confirmed'],
-  fulfil: ['confirmed', 'partially-fulfilled'],
-  return: ['partially-fulfilled', 'fulfilled', 'returned'],
+/**
+ * The state machine. `mayFrom` are the states a verb may be used in and `leadsTo` those it can lead to, by what remains
+ * of the units; an order in which the verb is `done` already is answered as it is where nothing in particular is asked for.
+ */
+export const transitions: Record<
+  Verb,
+  { mayFrom: OrderStatus[]; leadsTo: OrderStatus[]; done: OrderStatus[]; whyNot: string }
+> = {
+  cancel: {
+    mayFrom: ['pending', 'confirmed'],
+    leadsTo: ['cancelled'],
+    done: ['cancelled'],
+    whyNot: 'Goods that were handed over cannot be cancelled; take them back with a return.',
+  },
+  fulfil: {
+    mayFrom: ['confirmed', 'partially-fulfilled'],
+    leadsTo: ['partially-fulfilled', 'fulfilled'],
+    done: ['fulfilled', 'returned'],
+    whyNot: 'Only a confirmed order can be handed over.',
+  },
+  return: {
+    mayFrom: ['partially-fulfilled', 'fulfilled', 'returned'],
+    leadsTo: ['partially-fulfilled', 'fulfilled', 'returned'],
+    done: [],
+    whyNot: 'Only what was handed over can come back.',
+  },
 };
 
-const whyNot: Record<Verb, string> = {
-  cancel: 'Goods that were handed over cannot be cancelled; take them back with a return.',
-  fulfil: 'Only a confirmed order can be handed over.',
-  return: 'Only what was handed over can come back.',
-};
+const isDone = (verb: Verb, order: Order): boolean => transitions[verb].done.includes(order.status);
 
 const assertMay = (verb: Verb, order: Order): void => {
-  if (mayFrom[verb].includes(order.status)) return;
-  throw new CleaveError('illegal-transition', `The order is ${order.status}. ${whyNot[verb]}`, {
+  const { mayFrom, whyNot } = transitions[verb];
+  if (mayFrom.includes(order.status)) return;
+  throw new CleaveError('illegal-transition', `The order is ${order.status}. ${whyNot}`, {
     order_status: order.status,
-    allowed_from: mayFrom[verb],
+    allowed_from: mayFrom,
   });
 };
 
@@ -61,30 +96,20 @@ const changed = (order: Order, at: Date, change: Partial<Order>): Order => ({
 
 /** Cancels an order that was not handed over yet. `undefined` when it is cancelled already. */
 export const cancelOrder = (order: Order, reason: string | undefined, at: Date): OrderChange | undefined => {
-  if (order.status === 'cancelled') return undefined;
+  if (isDone('cancel', order)) return undefined;
   assertMay('cancel', order);
-  return {
-    order: changed(order, at, { status: 'cancelled' }),
-    entry: { type: 'cancelled', data: reason === undefined ? {} : { reason } },
-    consequences: [{ kind: 'release', lines: [] }],
-  };
+  return become(order, at, { type: 'cancelled', data: reason === undefined ? {} : { reason } });
 };
 
 /** Hands units over: those given, or all that remain. `undefined` when nothing remains and nothing was named. */
 export const fulfilOrder = (order: Order, units: readonly Units[] | undefined, at: Date): OrderChange | undefined => {
-  if (!units && (order.status === 'fulfilled' || order.status === 'returned')) return undefined;
+  if (!units && isDone('fulfil', order)) return undefined;
   assertMay('fulfil', order);
   const remaining = (line: OrderLine): number => line.quantity - line.fulfilled;
   const taken = units
     ? takeUnits(order, units, remaining, 'remain to be handed over')
     : order.lines.map((line) => ({ line, quantity: remaining(line) })).filter((it) => it.quantity > 0);
-  const lines = withUnits(order, taken, 'fulfilled');
-  const done = lines.every((line) => line.fulfilled === line.quantity);
-  return {
-    order: changed(order, at, { lines, status: done ? 'fulfilled' : 'partially-fulfilled' }),
-    entry: { type: 'fulfilled', data: { lines: taken.map(unitsOf) } },
-    consequences: [{ kind: 'fulfil', lines: taken.map(unitsOf) }],
-  };
+  return become(order, at, { type: 'fulfilled', data: { lines: taken.map(unitsOf) } });
 };
 
 export interface ReturnCommand {
@@ -98,31 +123,70 @@ export const returnGoods = (order: Order, command: ReturnCommand, at: Date): Ord
   assertMay('return', order);
   const back = (line: OrderLine): number => line.fulfilled - line.returned;
   const taken = takeUnits(order, command.lines, back, 'were handed over and not returned yet');
-  const lines = withUnits(order, taken, 'returned');
   const creditedMinor = taken.reduce((sum, it) => sum + it.creditMinor, 0);
-  const returnedTotalMinor = order.returned_total_minor + creditedMinor;
-  if (!Number.isSafeInteger(returnedTotalMinor))
+  if (!Number.isSafeInteger(order.returned_total_minor + creditedMinor))
     throw new CleaveError('invalid-request', 'The amounts of the returns add up to more than can be kept.', {
       faults: [{ path: 'lines', message: 'the amounts are too large' }],
     });
-  const all = lines.every((line) => line.returned === line.quantity);
-  return {
-    order: changed(order, at, {
-      lines,
-      returned_total_minor: returnedTotalMinor,
-      status: all ? 'returned' : order.status,
-    }),
-    entry: {
-      type: 'returned',
-      data: {
-        lines: taken.map((it) => ({ ...unitsOf(it), amount_minor: it.creditMinor })),
-        amount_minor: creditedMinor,
-        restock: command.restock,
-        reason: command.reason,
-      },
+  return become(order, at, {
+    type: 'returned',
+    data: {
+      lines: taken.map((it) => ({ ...unitsOf(it), amount_minor: it.creditMinor })),
+      amount_minor: creditedMinor,
+      restock: command.restock,
+      reason: command.reason,
     },
-    consequences: command.restock ? [{ kind: 'restock', lines: taken.map(unitsOf) }] : [],
-  };
+  });
+};
+
+/** The one place where an entry changes an order: when it is decided, and when the history is replayed. */
+const become = (order: Order, at: Date, entry: OrderChange['entry']): OrderChange => ({
+  order: changed(order, at, effectOf(order, entry)),
+  entry,
+});
+
+const effectOf = (order: Order, { type, data }: OrderChange['entry']): Partial<Order> => {
+  switch (type) {
+    case 'placed':
+      return {};
+    case 'cancelled':
+      return { status: 'cancelled' };
+    case 'fulfilled': {
+      const lines = withUnits(order, data.lines!, 'fulfilled');
+      const done = lines.every((line) => line.fulfilled === line.quantity);
+      return { lines, status: done ? 'fulfilled' : 'partially-fulfilled' };
+    }
+    case 'returned': {
+      const lines = withUnits(order, data.lines!, 'returned');
+      const all = lines.every((line) => line.returned === line.quantity);
+      return {
+        lines,
+        returned_total_minor: order.returned_total_minor + data.amount_minor!,
+        status: all ? 'returned' : order.status,
+      };
+    }
+  }
+};
+
+/** The order that a history leads to, from the order as it was placed. */
+export const replay = (placed: Order, entries: readonly Pick<HistoryEntry, 'type' | 'data' | 'at'>[]): Order =>
+  entries.reduce((order, entry) => (entry.type === 'placed' ? order : become(order, entry.at, entry).order), placed);
+
+/** What an entry of an order's history means for the stock held for it. */
+export const stockEffectOf = ({
+  type,
+  data,
+}: OrderChange['entry']): { kind: 'confirm' | 'release' | 'fulfil' | 'restock'; lines?: LineUnits[] } | undefined => {
+  switch (type) {
+    case 'placed':
+      return { kind: 'confirm' };
+    case 'cancelled':
+      return { kind: 'release' };
+    case 'fulfilled':
+      return { kind: 'fulfil', lines: data.lines! };
+    case 'returned':
+      return data.restock ? { kind: 'restock', lines: data.lines! } : undefined;
+  }
 };
 
 interface TakenUnits {
@@ -180,20 +244,19 @@ const takeUnits = (
 
 const withUnits = (
   order: Order,
-  taken: readonly Pick<TakenUnits, 'line' | 'quantity'>[],
+  taken: readonly Pick<LineUnits, 'line' | 'quantity'>[],
   counter: 'fulfilled' | 'returned',
-): OrderLine[] =>
-  order.lines.map((line) => ({
-    ...line,
-    [counter]: line[counter] + taken.reduce((sum, it) => sum + (it.line === line ? it.quantity : 0), 0),
-  }));
+): OrderLine[] => {
+  const units = new Map<number, number>();
+  for (const { line, quantity } of taken) units.set(line, (units.get(line) ?? 0) + quantity);
+  return order.lines.map((line) => ({ ...line, [counter]: line[counter] + (units.get(line.line) ?? 0) }));
+};
 
 /**
  * A new order id: a UUID of version 7 (RFC 9562), so that ids sort by the millisecond they were made in and the other
  * 74 bits cannot be guessed.
  */
 export const newOrderId = (now: number): string => {
-  const bytes = randomBytes(16);
-  bytes.writeUIntBE(now, 0, 6);
-  return uuidOf(bytes, 7);
+  const millisecond = now.toString(16).padStart(12, '0');
+  return `${millisecond.slice(0, 8)}-${millisecond.slice(8)}-7${randomUUID().slice(15)}`;
 };

@@ -1,7 +1,7 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { CleaveError, type PlaceOrderRequest, type ReservationRequest } from '#contracts';
 import type { Order } from './order.js';
-import { uuidOf } from './uuid.js';
+import { uuidOfHash } from './uuid.js';
 
 /** What is asked for, whichever form it was written in. */
 export interface PlacementCommand {
@@ -51,11 +51,8 @@ const assertCanBeAddedUp = (adjustments: Order['adjustments']): void => {
   );
 };
 
-/** The same for the same command, whatever the order of its JSON keys or the form it came in. SHA-256, hex. */
-export const fingerprintOf = (command: unknown): string =>
-  createHash('sha256').update(canonicalJson(command)).digest('hex');
-
-const canonicalJson = (value: unknown): string =>
+/** A command as text: the same for the same command, whatever the order of its JSON keys or the form it came in. */
+export const canonicalJson = (value: unknown): string =>
   JSON.stringify(value, (_, item: unknown) =>
     item !== null && typeof item === 'object' && !Array.isArray(item)
       ? Object.fromEntries(Object.entries(item).sort(([a], [b]) => (a < b ? -1 : 1)))
@@ -63,22 +60,33 @@ const canonicalJson = (value: unknown): string =>
   );
 
 /**
- * The reservation of an attempt to place an order under an idempotency key: the same for every try of the same command,
- * so that all of them get the same decision. A name-based UUID in the manner of version 8 (RFC 9562).
+ * The same for a placement, without looking into what `commandOf` has put in order itself: the metadata alone are as the
+ * caller wrote them.
+ */
+export const canonicalPlacement = ({ metadata, lines, adjustments, ...rest }: PlacementCommand): string =>
+  JSON.stringify([
+    rest.customerId,
+    lines.map((it) => [it.product_id, it.quantity, it.unit_price_minor]),
+    rest.reference,
+    adjustments.map((it) => [it.kind, it.label, it.amount_minor]),
+    rest.expectedTotalMinor,
+    canonicalJson(metadata),
+  ]);
+
+/** The first half of SHA-256, as a UUID: two commands that were not made to collide do not. */
+export const fingerprintOf = (canonical: string): string => uuidOfHash(hash('sha256', canonical, 'hex'));
+
+/**
+ * The reservation of an attempt to place an order, named by its idempotency key: the same for every try of the same
+ * command, so that all of them get the same decision. A name-based UUID in the manner of version 8 (RFC 9562).
  */
 export const reservationIdOf = (
   tenant: string,
   account: string,
-  idempotencyKey: string,
+  name: string,
   fingerprint: string,
   attempt: number,
-): string => {
-  const bytes = createHash('sha256')
-    .update(JSON.stringify([tenant, account, idempotencyKey, fingerprint, attempt]))
-    .digest()
-    .subarray(0, 16);
-  return uuidOf(bytes, 8);
-};
+): string => uuidOfHash(hash('sha256', JSON.stringify([tenant, account, name, fingerprint, attempt]), 'hex'));
 
 const adjustmentsMinor = (command: PlacementCommand): number =>
   command.adjustments.reduce((sum, it) => sum + it.amount_minor, 0);

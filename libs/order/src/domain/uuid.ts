@@ -1,7 +1,6 @@
-/** The text of 16 bytes as a UUID (RFC 9562) of a version; its version and variant bits are written over. */
-export const uuidOf = (bytes: Buffer, version: number): string => {
-  const marked = Buffer.from(bytes);
-  marked[6] = (marked[6]! & 0x0f) | (version << 4);
-  marked[8] = (marked[8]! & 0x3f) | 0x80;
-  return marked.toString('hex').replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, '$1-$2-$3-$4-$5');
+/** The first 16 bytes of a hash, in hex, as a UUID of version 8 (RFC 9562); its version and variant bits are written over. */
+export const uuidOfHash = (hex: string): string => {
+  const variant = ((Number.parseInt(hex[16]!, 16) & 0x3) | 0x8).toString(16);
+  const [one, two, three] = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(13, 16)];
+  return `${one}-${two}-8${three}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
 };

@@ -18,7 +18,7 @@ import {
 } from '#contracts';
 import { Cursors, Endpoint, type EndpointOptions, IdempotencyKey, IfMatch, etagOf, pageLimit, valid } from '#rest';
 import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
-import { fingerprintOf } from '../domain/placement.js';
+import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
@@ -59,7 +59,8 @@ export class OrdersController {
     summary: 'Place an order',
     description:
       'Holds the stock of all lines or of none. With an `Idempotency-Key` the request may be repeated freely: ' +
-      'the same order is answered again, with `Idempotent-Replayed: true`.',
+      'the same order is answered again, with `Idempotent-Replayed: true`. A key is the key of its order for ever; a refusal ' +
+      'for want of stock is repeated for seven days.',
     ...placing,
   })
   async place(
@@ -215,7 +216,7 @@ const keyedAs = (operation: string, idempotencyKey: string, command: unknown): K
   account: defaultAccount,
   operation,
   idempotencyKey,
-  fingerprint: fingerprintOf(command),
+  fingerprint: fingerprintOf(canonicalJson(command)),
 });
 
 const replayable = (order: Order, replayed: boolean, reply: FastifyReply): Order => {

@@ -1,20 +1,30 @@
 import { CleaveError } from '#contracts';
 
-interface Waiting<Item, Result> {
-  item: Item;
-  weight: number;
-  resolve: (result: Result) => void;
-  reject: (error: unknown) => void;
+/** What an item adds to its batch. */
+export interface Size {
+  lines: number;
+  bytes: number;
+}
+
+/** Bounds of a number of items and of their sizes added up. */
+export interface Bounds extends Size {
+  items: number;
 }
 
 export interface BatchLimits {
   /** Batches in flight at once: two, so that a slow one does not park everyone. */
   lanes: number;
-  items: number;
-  /** The sum of the weights in a batch; a heavier item goes alone. */
-  weight: number;
-  /** Items waiting for a batch. Whoever comes beyond is refused at once: a queue that grows only makes all of them late. */
-  queued: number;
+  /** Of one batch; an item that alone is larger goes alone. */
+  batch: Bounds;
+  /** Of what waits for a batch. Whoever comes beyond is refused at once: a queue that grows only makes all of them late. */
+  waiting: Bounds;
+}
+
+interface Waiting<Item, Result> {
+  item: Item;
+  size: Size;
+  resolve: (result: Result) => void;
+  reject: (error: unknown) => void;
 }
 
 /**
@@ -22,7 +32,8 @@ export interface BatchLimits {
  * finds a lane free goes at once.
  */
 export class Batcher<Item, Result> {
-  private waiting: Waiting<Item, Result>[] = [];
+  private readonly queue: Waiting<Item, Result>[] = [];
+  private readonly queued: Bounds = { items: 0, lines: 0, bytes: 0 };
   private lanesInUse = 0;
   private scheduled = false;
 
@@ -33,15 +44,15 @@ export class Batcher<Item, Result> {
    */
   constructor(
     private readonly limits: BatchLimits,
-    private readonly weightOf: (item: Item) => number,
     private readonly process: (items: Item[]) => Promise<(Result | Error)[]>,
   ) {}
 
-  add(item: Item): Promise<Result> {
-    if (this.waiting.length >= this.limits.queued)
+  add(item: Item, size: Size): Promise<Result> {
+    if (!fits(this.queued, size, this.limits.waiting))
       return Promise.reject(new CleaveError('unavailable', 'Too many orders are waiting already. Try again shortly.'));
     return new Promise((resolve, reject) => {
-      this.waiting.push({ item, weight: this.weightOf(item), resolve, reject });
+      this.queue.push({ item, size, resolve, reject });
+      count(this.queued, size, 1);
       this.schedule();
     });
   }
@@ -52,19 +63,18 @@ export class Batcher<Item, Result> {
     this.scheduled = true;
     setImmediate(() => {
       this.scheduled = false;
-      while (this.waiting.length > 0 && this.lanesInUse < this.limits.lanes) void this.run(this.nextBatch());
+      while (this.queue.length > 0 && this.lanesInUse < this.limits.lanes) void this.run(this.nextBatch());
     });
   }
 
   private nextBatch(): Waiting<Item, Result>[] {
-    let weight = 0;
-    let count = 0;
-    for (const { weight: more } of this.waiting) {
-      if (count > 0 && (count >= this.limits.items || weight + more > this.limits.weight)) break;
-      weight += more;
-      count += 1;
+    const batch: Bounds = { items: 0, lines: 0, bytes: 0 };
+    for (const { size } of this.queue) {
+      if (batch.items > 0 && !fits(batch, size, this.limits.batch)) break;
+      count(batch, size, 1);
+      count(this.queued, size, -1);
     }
-    return this.waiting.splice(0, count);
+    return this.queue.splice(0, batch.items);
   }
 
   private async run(batch: Waiting<Item, Result>[]): Promise<void> {
@@ -73,7 +83,7 @@ export class Batcher<Item, Result> {
       await this.settle(batch);
     } finally {
       this.lanesInUse -= 1;
-      if (this.waiting.length > 0) this.schedule();
+      if (this.queue.length > 0) this.schedule();
     }
   }
 
@@ -97,3 +107,12 @@ export class Batcher<Item, Result> {
     }
   }
 }
+
+const fits = (sum: Bounds, more: Size, most: Bounds): boolean =>
+  sum.items < most.items && sum.lines + more.lines <= most.lines && sum.bytes + more.bytes <= most.bytes;
+
+const count = (sum: Bounds, { lines, bytes }: Size, times: 1 | -1): void => {
+  sum.items += times;
+  sum.lines += times * lines;
+  sum.bytes += times * bytes;
+};

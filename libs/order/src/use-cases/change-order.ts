@@ -1,9 +1,10 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError } from '#contracts';
-import type { Order, OrderChange } from '../domain/order.js';
+import { replay, type HistoryEntry, type Order, type OrderChange } from '../domain/order.js';
+import { asPlaced } from '../domain/placement.js';
 import { RelayOutbox } from './relay-outbox.js';
 
-/** The answer to a keyed change, kept with the change itself. */
+/** What makes a change happen once, kept with the change itself. */
 export interface KeyedChange {
   account: string;
   operation: string;
@@ -14,13 +15,15 @@ export interface KeyedChange {
 /** Keeps orders through their changes. */
 export abstract class ChangeableOrders {
   abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
-  /** What a keyed change was answered with. */
-  abstract answerTo(
+  /** The entries of an order, oldest first. */
+  abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
+  /** The version that a keyed change led to. */
+  abstract versionOf(
     tenant: string,
     key: Omit<KeyedChange, 'fingerprint'>,
-  ): Promise<{ fingerprint: string; order: Order } | undefined>;
+  ): Promise<{ fingerprint: string; version: number } | undefined>;
   /**
-   * Writes the change with its history entry, outbox row and stored answer in one transaction.
+   * Writes the change with its event and its key in one transaction.
    * @returns whether it was written: not when the order has changed since it was read, or the key was used meanwhile
    */
   abstract save(tenant: string, before: Order, change: OrderChange, keyed: KeyedChange | undefined): Promise<boolean>;
@@ -51,12 +54,14 @@ export class ChangeOrder {
     decide: (order: Order, at: Date) => OrderChange | undefined,
   ): Promise<{ order: Order; replayed: boolean }> {
     for (let tries = 0; tries < maxTries; tries += 1) {
-      // In this order: who sees the change that was made under its key sees the answer to it as well.
+      // In this order: who sees the change that was made under its key sees the key as well.
       const before = await this.orders.find(tenant, orderId);
-      const answer = keyed && (await this.orders.answerTo(tenant, keyed));
-      if (answer && keyed) return { order: sameCommand(answer, keyed), replayed: true };
-
       if (!before) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+      const earlier = keyed && (await this.orders.versionOf(tenant, keyed));
+      if (earlier) {
+        refuseOther(earlier.fingerprint, keyed);
+        return { order: await this.at(tenant, before, earlier.version), replayed: true };
+      }
       if (expectedVersion !== undefined && expectedVersion !== before.version)
         throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
           version: before.version,
@@ -71,10 +76,19 @@ export class ChangeOrder {
     }
     throw new CleaveError('unavailable', 'The order is being changed by too many others. Try again shortly.');
   }
+
+  /** The order as it was at a version: the answer to the change that led there, told from the history. */
+  private async at(tenant: string, order: Order, version: number): Promise<Order> {
+    const entries = await this.orders.history(tenant, order.order_id);
+    return replay(
+      asPlaced(order),
+      entries.filter((it) => it.version <= version),
+    );
+  }
 }
 
-const sameCommand = (answer: { fingerprint: string; order: Order }, keyed: KeyedChange): Order => {
-  if (answer.fingerprint === keyed.fingerprint) return answer.order;
+const refuseOther = (fingerprint: string, keyed: KeyedChange): void => {
+  if (fingerprint === keyed.fingerprint) return;
   throw new CleaveError(
     'idempotency-key-reused',
     'The key was used for another request. Send the same request again, or choose a new key.',

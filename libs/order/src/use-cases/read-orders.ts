@@ -1,19 +1,11 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderStatus } from '#contracts';
-import type { HistoryEntryType, Order } from '../domain/order.js';
+import type { HistoryEntry, Order } from '../domain/order.js';
 
 export interface OrderFilter {
   customerId?: string | undefined;
   status?: OrderStatus | undefined;
   reference?: string | undefined;
-}
-
-export interface HistoryEntry {
-  version: number;
-  type: HistoryEntryType;
-  status: OrderStatus;
-  data: Record<string, unknown>;
-  at: Date;
 }
 
 export abstract class OrderReader {

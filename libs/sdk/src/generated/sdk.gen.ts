@@ -39,6 +39,9 @@ import type {
   GetStockData,
   GetStockErrors,
   GetStockResponses,
+  ListEventsData,
+  ListEventsErrors,
+  ListEventsResponses,
   ListOrdersData,
   ListOrdersErrors,
   ListOrdersResponses,
@@ -127,6 +130,16 @@ export const putCacheEntry = <ThrowOnError extends boolean = false>(
   });
 
 /**
+ * Read what happened to orders, in the order of commits
+ *
+ * Each event is seen once by whoever goes on from the cursor of the one before, however late its transaction was committed. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.
+ */
+export const listEvents = <ThrowOnError extends boolean = false>(
+  options?: Options<ListEventsData, ThrowOnError>,
+): RequestResult<ListEventsResponses, ListEventsErrors, ThrowOnError> =>
+  (options?.client ?? client).get<ListEventsResponses, ListEventsErrors, ThrowOnError>({ url: '/events', ...options });
+
+/**
  * Whether the process runs
  *
  * Asks nothing but the process itself: one that fails this should be restarted.
@@ -180,7 +193,7 @@ export const listOrders = <ThrowOnError extends boolean = false>(
 /**
  * Place an order
  *
- * Holds the stock of all lines or of none. With an `Idempotency-Key` the request may be repeated freely: the same order is answered again, with `Idempotent-Replayed: true`.
+ * Holds the stock of all lines or of none. With an `Idempotency-Key` the request may be repeated freely: the same order is answered again, with `Idempotent-Replayed: true`. A key is the key of its order for ever; a refusal for want of stock is repeated for seven days.
  */
 export const placeOrder = <ThrowOnError extends boolean = false>(
   options: Options<PlaceOrderData, ThrowOnError>,

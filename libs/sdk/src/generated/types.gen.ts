@@ -36,6 +36,14 @@ export type CancelOrderRequest = {
   reason?: string;
 };
 
+export type EventPage = {
+  data: Array<OrderEvent>;
+  /**
+   * Pass it as `after` for what comes next: at once while pages are full, after a while otherwise.
+   */
+  next_cursor: string;
+};
+
 export type FulfilOrderRequest = {
   /**
    * The units handed over; all that remain when left out.
@@ -125,6 +133,25 @@ export type Order = {
   version: number;
   created_at: string;
   updated_at: string;
+};
+
+export type OrderEvent = {
+  /**
+   * Names the event for ever: the order and the version it led to.
+   */
+  event_id: string;
+  /**
+   * Pass it as `after` to go on behind this event.
+   */
+  cursor: string;
+  type: 'order.placed' | 'order.cancelled' | 'order.fulfilled' | 'order.returned';
+  order_id: string;
+  version: number;
+  status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
+  data: {
+    [key: string]: unknown;
+  };
+  at: string;
 };
 
 export type OrderHistory = {
@@ -490,6 +517,55 @@ export type PutCacheEntryResponses = {
 };
 
 export type PutCacheEntryResponse = PutCacheEntryResponses[keyof PutCacheEntryResponses];
+
+export type ListEventsData = {
+  body?: never;
+  headers?: {
+    /**
+     * Where an event stream goes on: the `id` of the last event received. It goes for more than `after`.
+     */
+    'Last-Event-ID'?: string;
+  };
+  path?: never;
+  query?: {
+    /**
+     * A cursor of an event or a page; the beginning when left out.
+     */
+    after?: string;
+    limit?: string;
+  };
+  url: '/events';
+};
+
+export type ListEventsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListEventsError = ListEventsErrors[keyof ListEventsErrors];
+
+export type ListEventsResponses = {
+  /**
+   * One page of events
+   */
+  200: EventPage;
+};
+
+export type ListEventsResponse = ListEventsResponses[keyof ListEventsResponses];
 
 export type GetLivenessData = {
   body?: never;

@@ -1,12 +1,11 @@
 import { Injectable } from '@nestjs/common';
-import type { StockEffect } from '#contracts';
 import { InjectSql, Sql } from '#database';
-import type { StockConsequence } from '../domain/order.js';
-import type { Lease, OutboxRow, Position, StockOutbox } from '../use-cases/relay-outbox.js';
+import type { EventFeed, OrderEvent } from '../use-cases/read-events.js';
+import type { Lease, Outbox, OutboxEvent, Position } from '../use-cases/relay-outbox.js';
 
-/** The outbox table as the consumer `stock` reads it. */
+/** The events of orders: as the consumer `stock` reads them, and as callers do. */
 @Injectable()
-export class PostgresStockOutbox implements StockOutbox {
+export class PostgresOutbox implements Outbox, EventFeed {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
   async acquire(holder: string, leaseMs: number): Promise<Lease | undefined> {
@@ -14,27 +13,12 @@ export class PostgresStockOutbox implements StockOutbox {
     return row && { epoch: row.epoch, position: { xid: row.xid, id: row.id } };
   }
 
-  async read(after: Position, limit: number): Promise<OutboxRow[]> {
-    const rows = await this.sql.query<
-      Position & {
-        tenant_id: string;
-        order_id: string;
-        version: number;
-        reservation_id: string;
-        consequences: StockConsequence[];
-      }
-    >(read, [after.xid, after.id, limit]);
-    return rows.map((row) => ({
-      xid: row.xid,
-      id: row.id,
-      tenant: row.tenant_id,
-      effects: row.consequences.map(({ kind, lines }, index): StockEffect => ({
-        effect_id: `${row.order_id}:${row.version}:${index}`,
-        reservation_id: row.reservation_id,
-        kind,
-        lines: lines.map(({ product_id, quantity }) => ({ product_id, quantity })),
-      })),
-    }));
+  read(after: Position, limit: number): Promise<OutboxEvent[]> {
+    return this.sql.query<OutboxEvent>(read, [after.xid, after.id, limit]);
+  }
+
+  after(tenant: string, { xid, id }: Position, limit: number): Promise<OrderEvent[]> {
+    return this.sql.query<OrderEvent>(feed, [tenant, xid, id, limit]);
   }
 
   async advance(lease: Lease, to: Position): Promise<boolean> {
@@ -62,10 +46,20 @@ const acquire = {
 const read = {
   name: 'order-outbox-read',
   text: `
-    SELECT o.xid::text, o.id::text, o.tenant_id, o.order_id, o.version, o.reservation_id, o.consequences
-    FROM orders.outbox o
-    WHERE (o.xid, o.id) > ($1::xid8, $2::bigint) AND o.xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY o.xid, o.id LIMIT $3`,
+    SELECT e.xid::text, e.id::text, e.tenant_id AS tenant, e.reservation_id AS "reservationId", e.version, e.type, e.data
+    FROM orders.events e
+    WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY e.xid, e.id LIMIT $3`,
+};
+
+const feed = {
+  name: 'order-feed',
+  text: `
+    SELECT e.xid::text, e.id::text, e.order_id AS "orderId", e.version, e.type, e.status, e.data, e.at
+    FROM orders.events e
+    WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+      AND e.tenant_id = $1
+    ORDER BY e.xid, e.id LIMIT $4`,
 };
 
 const advance = {

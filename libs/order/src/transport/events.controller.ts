@@ -1,0 +1,97 @@
+import { Readable } from 'node:stream';
+import { Controller, Get, Headers, Query, Res, StreamableFile } from '@nestjs/common';
+import { ApiHeader, ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
+import { defaultTenant, eventPage, eventQuery, orderEvent } from '#contracts';
+import { Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
+import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
+import type { Position } from '../use-cases/relay-outbox.js';
+
+type EventDocument = z.output<typeof orderEvent>;
+
+const number = z.string().regex(/^\d{1,20}$/);
+const cursor = z.object({ xid: number, id: number });
+
+/** How often a stream shows that it is alive when there is nothing to tell. */
+const heartbeatMs = 10_000;
+
+@ApiTags('orders')
+@Controller()
+export class EventsController {
+  constructor(
+    private readonly readEvents: ReadEvents,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Get('events')
+  @ApiHeader({
+    name: 'Last-Event-ID',
+    required: false,
+    description: 'Where an event stream goes on: the `id` of the last event received. It goes for more than `after`.',
+    schema: { type: 'string' },
+  })
+  @Endpoint({
+    operationId: 'listEvents',
+    summary: 'Read what happened to orders, in the order of commits',
+    description:
+      'Each event is seen once by whoever goes on from the cursor of the one before, however late its transaction was ' +
+      'committed. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
+    query: eventQuery,
+    replies: { 200: { schema: eventPage, description: 'One page of events', streamedAs: eventStream } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(eventQuery)) { after, limit }: z.output<typeof eventQuery>,
+    @Headers('accept') accept: string | undefined,
+    @Headers('last-event-id') lastEventId: string | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<z.output<typeof eventPage> | StreamableFile> {
+    if (accept?.includes(eventStream)) {
+      const events = this.readEvents.follow(defaultTenant, this.positionOf(lastEventId || after));
+      reply.header('cache-control', 'no-store').header('x-accel-buffering', 'no');
+      return new StreamableFile(Readable.from(this.streamed(events)), { type: eventStream });
+    }
+    const { events, next } = await this.readEvents.page(defaultTenant, this.positionOf(after), pageLimit(limit));
+    return { data: events.map((it) => this.documentOf(it)), next_cursor: this.cursorOf(next) };
+  }
+
+  /** Server-sent events (WHATWG HTML, 9.2). */
+  private async *streamed(events: AsyncIterable<OrderEvent[]>): AsyncGenerator<string, void> {
+    yield ': these are the events of orders\n\n';
+    let toldAt = Date.now();
+    for await (const some of events) {
+      if (some.length === 0 && Date.now() - toldAt < heartbeatMs) continue;
+      toldAt = Date.now();
+      yield some.length === 0 ? ': nothing new\n\n' : some.map((it) => this.messageOf(it)).join('');
+    }
+  }
+
+  private messageOf(event: OrderEvent): string {
+    const document = this.documentOf(event);
+    const data = JSON.stringify(z.encode(orderEvent, document));
+    return `id: ${document.cursor}\nevent: ${document.type}\ndata: ${data}\n\n`;
+  }
+
+  private documentOf(event: OrderEvent): EventDocument {
+    const { orderId, version, type, status, data, at } = event;
+    return {
+      event_id: `${orderId}:${version}`,
+      cursor: this.cursorOf(event),
+      type: `order.${type}`,
+      order_id: orderId,
+      version,
+      status,
+      data,
+      at,
+    };
+  }
+
+  private cursorOf({ xid, id }: Position): string {
+    return this.cursors.write({ xid, id });
+  }
+
+  private positionOf(text: string | undefined): Position | undefined {
+    return text === undefined ? undefined : this.cursors.read(text, cursor);
+  }
+}

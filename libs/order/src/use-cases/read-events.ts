@@ -1,0 +1,70 @@
+import { setTimeout } from 'node:timers/promises';
+import { Injectable } from '@nestjs/common';
+import { CleaveError } from '#contracts';
+import type { HistoryEntry } from '../domain/order.js';
+import type { Position } from './relay-outbox.js';
+
+/** What happened to an order, and where that stands in the feed of a tenant. */
+export interface OrderEvent extends HistoryEntry, Position {
+  orderId: string;
+}
+
+/** The events of all orders of a tenant, in the order of their commits: none is ever added in front of one that was read. */
+export abstract class EventFeed {
+  abstract after(tenant: string, position: Position, limit: number): Promise<OrderEvent[]>;
+}
+
+const beginning: Position = { xid: '0', id: '0' };
+
+/** Events in one look while following. */
+const pageSize = 200;
+/** How soon followers see what is new. */
+const pollMs = 250;
+/** Each polls, so there is an end to them. */
+const maxFollowers = 100;
+
+/** Reads the change feed: a page, or all that has come and will come. */
+@Injectable()
+export class ReadEvents {
+  private followers = 0;
+
+  constructor(private readonly feed: EventFeed) {}
+
+  /** @returns events, and the position to go on from: that of the last one, or the one given */
+  async page(
+    tenant: string,
+    after: Position = beginning,
+    limit: number,
+  ): Promise<{ events: OrderEvent[]; next: Position }> {
+    const events = await this.feed.after(tenant, after, limit);
+    return { events, next: events.at(-1) ?? after };
+  }
+
+  /**
+   * Events for as long as somebody takes them; an empty list now and then, while there is nothing new.
+   *
+   * @throws CleaveError `unavailable` at once when too many follow already
+   */
+  follow(tenant: string, after: Position = beginning): AsyncGenerator<OrderEvent[], void> {
+    if (this.followers >= maxFollowers)
+      throw new CleaveError(
+        'unavailable',
+        `${maxFollowers} follow the events here already. Ask for pages, or try again.`,
+      );
+    return this.following(tenant, after);
+  }
+
+  private async *following(tenant: string, after: Position): AsyncGenerator<OrderEvent[], void> {
+    this.followers += 1;
+    try {
+      for (let position = after; ;) {
+        const { events, next } = await this.page(tenant, position, pageSize);
+        yield events;
+        position = next;
+        if (events.length < pageSize) await setTimeout(pollMs);
+      }
+    } finally {
+      this.followers -= 1;
+    }
+  }
+}

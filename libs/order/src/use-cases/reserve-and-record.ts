@@ -1,0 +1,311 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError, type Decision, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
+import { newOrderId, type Order } from '../domain/order.js';
+import {
+  asPlaced,
+  itemsTotalRange,
+  placedOrder,
+  refusalOfTotal,
+  reservationIdOf,
+  type PlacementCommand,
+} from '../domain/placement.js';
+import { RelayOutbox } from './relay-outbox.js';
+
+/** A request for an order, admitted. */
+export interface Placement {
+  tenant: string;
+  account: string;
+  idempotencyKey: string | null;
+  /** The key, or a random text where there is none: what its reservations are named after, however often it is tried. */
+  name: string;
+  command: PlacementCommand;
+  /** Tells commands apart that come under one key. */
+  fingerprint: string;
+}
+
+/** A placed order or a kept refusal, and whether an earlier request got it first. */
+export type PlacementResult = { replayed: boolean } & ({ order: Order } | { refusal: CleaveError });
+
+/** A refusal that is kept, so that every repeat of the request gets it again. */
+export interface StoredRefusal {
+  code: ErrorCode;
+  detail: string;
+  extensions: Record<string, unknown>;
+}
+
+/** What a key was answered with. */
+export type StoredAnswer = { fingerprint: string } & ({ order: Order } | { refusal: StoredRefusal });
+
+/** An order to be recorded, with what makes it unique. */
+export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey' | 'fingerprint'> {
+  order: Order;
+  reservationId: string;
+}
+
+type Keyed = Placement & { idempotencyKey: string };
+
+/** Keeps placed orders, and refusals under their keys. */
+export abstract class PlacedOrders {
+  /** What each of the keys was answered with, in the order given; `undefined` for a key never seen. */
+  abstract answersOf(
+    tenant: string,
+    requests: readonly Pick<Keyed, 'account' | 'idempotencyKey'>[],
+  ): Promise<(StoredAnswer | undefined)[]>;
+  /**
+   * Records orders with the event that they were placed, in one transaction.
+   * @returns the ids of those recorded: not those whose id is taken, or whose key has an order or a kept refusal
+   */
+  abstract record(tenant: string, records: readonly OrderRecord[]): Promise<ReadonlySet<string>>;
+  /** The orders with these ids, by id; `void` for an id that no order will ever have. */
+  abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
+  abstract keepRefusals(
+    tenant: string,
+    refusals: readonly (Pick<Keyed, 'account' | 'idempotencyKey' | 'fingerprint'> & { refusal: StoredRefusal })[],
+  ): Promise<void>;
+}
+
+/** Holds stock, in inventory. */
+export abstract class StockHolder {
+  abstract reserve(
+    tenant: string,
+    reservations: readonly {
+      reservation_id: string;
+      order_id: string;
+      lines: PlacementCommand['lines'];
+      items_total?: { at_least: number; at_most: number } | undefined;
+    }[],
+  ): Promise<ReplyOf<(typeof inventoryContract)['operations']['reserve']>>;
+  /** Gives back a hold that no order will ever claim. */
+  abstract release(tenant: string, reservationId: string): Promise<void>;
+}
+
+/** A try to place an order: another one follows when its hold was given back before there was an order. */
+interface Try {
+  placement: Placement;
+  attempt: number;
+  reservationId: string;
+  orderId: string;
+}
+
+/** A hold is given back only when a request was away for longer than a hold waits, so many are more than enough. */
+const maxAttempts = 20;
+
+type Results = Map<Placement, PlacementResult | Error>;
+
+/** Reserves the stock of a batch of orders and records them: idempotent, so that a batch may be tried again in parts. */
+@Injectable()
+export class ReserveAndRecord {
+  constructor(
+    private readonly orders: PlacedOrders,
+    private readonly stock: StockHolder,
+    private readonly relay: RelayOutbox,
+  ) {}
+
+  /** @returns what became of each, in the order given; an error is that placement's alone */
+  async execute(placements: readonly Placement[]): Promise<(PlacementResult | Error)[]> {
+    const results: Results = new Map();
+    const tenants = await Promise.allSettled(
+      [...Map.groupBy(placements, (it) => it.tenant)].map(([tenant, group]) => this.ofTenant(tenant, group, results)),
+    );
+    // Not before all of them have ended: the batch is tried again in halves.
+    const failed = tenants.find((it) => it.status === 'rejected');
+    if (failed) throw failed.reason as Error;
+    return placements.map((it) => results.get(it)!);
+  }
+
+  /**
+   * Most keys are new, so nothing is looked up before there is a reason to: a repeat gets the reservation and with it the
+   * order of the first try, a key that was used for another command is met when the order is recorded, and a refusal is
+   * not given before it is known that the key has no other answer.
+   */
+  private async ofTenant(tenant: string, placements: Placement[], results: Results): Promise<void> {
+    try {
+      let tries = placements.map((it) => newTry(it, 1));
+      while (tries.length > 0) {
+        const released = await this.reserve(tenant, tries, results);
+        tries = await this.again(tenant, released, results);
+      }
+    } catch (error) {
+      if (!isOutage(error)) throw error;
+      // Who was answered before it keeps the answer: the order is recorded. A repeat needs no stock to be answered.
+      const open = placements.filter((it) => !results.has(it));
+      for (const it of await this.replayStored(tenant, open, results).catch(() => open)) results.set(it, error);
+    }
+  }
+
+  /** @returns the placements that nobody has answered before */
+  private async replayStored(tenant: string, placements: Placement[], results: Results): Promise<Placement[]> {
+    const keyed = placements.filter(isKeyed);
+    if (keyed.length === 0) return placements;
+    const answers = await this.orders.answersOf(tenant, keyed);
+    keyed.forEach((placement, index) => {
+      const answer = answers[index];
+      if (answer) results.set(placement, replayOf(placement, answer));
+    });
+    return placements.filter((it) => !results.has(it));
+  }
+
+  /** @returns the tries whose hold is released */
+  private async reserve(tenant: string, tries: Try[], results: Results): Promise<Try[]> {
+    const { decisions, products } = await this.stock.reserve(
+      tenant,
+      tries.map(({ reservationId, orderId, placement: { command } }) => ({
+        reservation_id: reservationId,
+        order_id: orderId,
+        lines: command.lines,
+        items_total: itemsTotalRange(command),
+      })),
+    );
+    const productOf = new Map(products.map((it) => [it.product_id, it]));
+    const now = new Date();
+    const held: { it: Try; record: OrderRecord }[] = [];
+    const refused = new Map<Placement, Refusal>();
+    const released: Try[] = [];
+
+    tries.forEach((it, index) => {
+      const { placement, reservationId } = it;
+      const decision = decisions[index]!;
+      if (decision.outcome === 'held') {
+        // The id that the first try of the reservation came with: this may not be the first.
+        const order = placedOrder(placement.command, productOf, decision.order_id, now);
+        held.push({ it: { ...it, orderId: order.order_id }, record: { ...placement, reservationId, order } });
+      } else if (decision.outcome === 'released') {
+        released.push({ ...it, orderId: decision.order_id ?? it.orderId });
+      } else {
+        refused.set(placement, decision);
+      }
+    });
+
+    if (refused.size > 0) await this.refuse(tenant, refused, results);
+    if (held.length > 0) released.push(...(await this.record(tenant, held, results)));
+    return released;
+  }
+
+  /** Refuses those whose key has no answer yet, and keeps what is not kept by inventory alone. */
+  private async refuse(tenant: string, refused: ReadonlyMap<Placement, Refusal>, results: Results): Promise<void> {
+    const toKeep: (Keyed & { refusal: StoredRefusal })[] = [];
+    for (const placement of await this.replayStored(tenant, [...refused.keys()], results)) {
+      const decision = refused.get(placement)!;
+      const refusal = refusalOf(decision, placement.command);
+      const isKept = decision.outcome === 'out-of-stock';
+      if (isKept && isKeyed(placement)) toKeep.push({ ...placement, refusal });
+      results.set(placement, isKept ? { refusal, replayed: false } : refusal);
+    }
+    if (toKeep.length > 0) await this.orders.keepRefusals(tenant, toKeep);
+  }
+
+  /** @returns the tries that came too late: their hold has been declared void */
+  private async record(
+    tenant: string,
+    held: readonly { it: Try; record: OrderRecord }[],
+    results: Results,
+  ): Promise<Try[]> {
+    const recorded = await this.orders.record(
+      tenant,
+      held.map(({ record }) => record),
+    );
+    this.relay.wake();
+    const lost: Try[] = [];
+    for (const { it, record } of held)
+      if (recorded.has(it.orderId)) results.set(it.placement, { order: record.order, replayed: false });
+      else lost.push(it);
+    if (lost.length === 0) return [];
+
+    // Either the order is there, recorded by another try of the same request, or declared void, or another command took
+    // the key: then this one's hold belongs to nobody, and nobody can record an order for it any more.
+    const { recordedElsewhere, declaredVoid, unknown } = await this.whatBecameOf(tenant, lost);
+    for (const { it, order } of recordedElsewhere) results.set(it.placement, replayed(it.placement, order));
+    const placements = unknown.map((it) => it.placement);
+    for (const placement of await this.replayStored(tenant, placements, results))
+      results.set(placement, new CleaveError('unavailable', 'The order could not be recorded. Try again.'));
+    for (const { placement, reservationId } of unknown)
+      if (!isOutage(results.get(placement))) await this.stock.release(tenant, reservationId);
+    return declaredVoid;
+  }
+
+  /** Tries anew those whose hold was given back. One that was given back because its order was cancelled has its answer. */
+  private async again(tenant: string, released: Try[], results: Results): Promise<Try[]> {
+    if (released.length === 0) return [];
+    const { recordedElsewhere, declaredVoid, unknown } = await this.whatBecameOf(tenant, released);
+    for (const { it, order } of recordedElsewhere) results.set(it.placement, replayed(it.placement, order));
+    return [...declaredVoid, ...unknown].flatMap(({ placement, attempt }) => {
+      if (attempt < maxAttempts) return newTry(placement, attempt + 1);
+      results.set(placement, new CleaveError('unavailable', 'The stock held for the order kept being released.'));
+      return [];
+    });
+  }
+
+  private async whatBecameOf(
+    tenant: string,
+    tries: readonly Try[],
+  ): Promise<{ recordedElsewhere: { it: Try; order: Order }[]; declaredVoid: Try[]; unknown: Try[] }> {
+    const found = await this.orders.byId(
+      tenant,
+      tries.map((it) => it.orderId),
+    );
+    const orderOf = (it: Try): Order | undefined => {
+      const order = found.get(it.orderId);
+      return order === 'void' ? undefined : order;
+    };
+    return {
+      recordedElsewhere: tries.flatMap((it) => {
+        const order = orderOf(it);
+        return order ? { it, order } : [];
+      }),
+      declaredVoid: tries.filter((it) => found.get(it.orderId) === 'void'),
+      unknown: tries.filter((it) => !found.has(it.orderId)),
+    };
+  }
+}
+
+const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
+
+const isKeyed = (placement: Placement): placement is Keyed => placement.idempotencyKey !== null;
+
+const newTry = (placement: Placement, attempt: number): Try => {
+  const { tenant, account, name, fingerprint } = placement;
+  const reservationId = reservationIdOf(tenant, account, name, fingerprint, attempt);
+  return { placement, attempt, reservationId, orderId: newOrderId(Date.now()) };
+};
+
+const replayed = ({ idempotencyKey }: Placement, order: Order): PlacementResult => ({
+  order: asPlaced(order),
+  replayed: idempotencyKey !== null,
+});
+
+const replayOf = (placement: Placement, answer: StoredAnswer): PlacementResult | Error => {
+  if (answer.fingerprint !== placement.fingerprint)
+    return new CleaveError(
+      'idempotency-key-reused',
+      'The key was used for another order. Send the same order again, or choose a new key.',
+    );
+  if ('order' in answer) return replayed(placement, answer.order);
+  const { code, detail, extensions } = answer.refusal;
+  return { refusal: new CleaveError(code, detail, extensions), replayed: true };
+};
+
+type Refusal = Exclude<Decision, { outcome: 'held' | 'released' }>;
+
+const refusalOf = (decision: Refusal, command: PlacementCommand): CleaveError => {
+  switch (decision.outcome) {
+    case 'out-of-stock': {
+      const { shortages } = decision;
+      const told = shortages.map(
+        (it) => `${it.requested} of ${it.product_id} were asked for and ${it.available} are available`,
+      );
+      return new CleaveError('out-of-stock', told.join('; '), { products: shortages });
+    }
+    case 'unknown-product': {
+      const { product_ids } = decision;
+      return new CleaveError('unknown-product', `There is no product ${product_ids.join(', ')}.`, { product_ids });
+    }
+    case 'currency-mismatch': {
+      const { currencies } = decision;
+      const told = currencies.join(' and ');
+      const detail = `The products are priced in ${told}. Place an order for each currency.`;
+      return new CleaveError('currency-mismatch', detail, { currencies });
+    }
+    case 'total-outside':
+      return refusalOfTotal(command, decision.items_total_minor);
+  }
+};

@@ -1,0 +1,402 @@
+import { afterAll, beforeAll, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { CleaveError, type PlaceOrderRequest } from '#contracts';
+import { testDatabase, testSeed, type TestDatabase } from '#testing';
+import { cancelOrder, fulfilOrder, replay, returnGoods, type Order, type OrderChange } from '../src/domain/order.js';
+import { asPlaced, canonicalJson, fingerprintOf } from '../src/domain/placement.js';
+import type { KeyedChange } from '../src/use-cases/change-order.js';
+import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
+import { SweepHolds } from '../src/use-cases/sweep-holds.js';
+import {
+  FakeInventory,
+  newTenant,
+  proxied,
+  requestOf,
+  settled,
+  startInstance,
+  tombstonesOf,
+  type Instance,
+} from './order-under-test.js';
+import {
+  OrderModel,
+  faults,
+  type Changed,
+  type Fault,
+  type ModelCommand,
+  type ModelOrder,
+  type Placed,
+} from './order-model.js';
+
+let database: TestDatabase;
+/** Two instances of the module on one database, and one inventory that both ask. */
+let instances: [Instance, Instance];
+
+beforeAll(async () => {
+  database = await testDatabase();
+  instances = [await startInstance(database.url), await startInstance(database.url)];
+});
+
+afterAll(async () => {
+  await Promise.all((instances ?? []).map((it) => it.stop()));
+  await database?.stop();
+});
+
+const outage = new CleaveError('unavailable', 'not now');
+
+/** The system, and the answers it has given: an order is answered as it was placed, and a keyed change as it was made. */
+class Real {
+  readonly tenant = newTenant();
+  readonly stock = new FakeInventory();
+  readonly placed = new Map<ModelOrder, Order>();
+  readonly changed = new Map<string, Order>();
+  /** The keyed changes that were asked for, each to be asked for again. */
+  readonly changes: ((at: number) => Promise<void>)[] = [];
+  /** One an instance for the whole run, so that each remembers when it looked last. */
+  readonly sweepers = instances.map((it) => new SweepHolds(this.stock, it.orders, this.stock, 1));
+
+  async place(at: number, key: string | null, command: ModelCommand, fault?: Fault): Promise<PlacementResult | Error> {
+    const instance = instances[at]!;
+    const request: PlaceOrderRequest = requestOf(command.units, { customer_id: command.customerId });
+    let isPaused = fault === 'paused until swept';
+    instance.use(
+      this.stock,
+      proxied(instance.orders, {
+        record: async (tenant, records) => {
+          if (isPaused) {
+            isPaused = false;
+            this.stock.expire();
+            await this.sweepers[1 - at]!.execute();
+          }
+          if (fault === 'record not made') throw outage;
+          const recorded = await instance.orders.record(tenant, records);
+          if (fault === 'record not heard') throw outage;
+          return recorded;
+        },
+      }),
+    );
+    this.stock.interrupt = (call, when) => {
+      if (call !== 'reserve') return;
+      if (fault === (when === 'before' ? 'reserve not asked' : 'reserve not heard')) throw outage;
+    };
+    const result = await settled(instance.placeOrder.execute(this.tenant, 'acc', request, key));
+    this.stock.interrupt = () => {};
+    return result;
+  }
+
+  change(
+    at: number,
+    order: ModelOrder,
+    decide: (order: Order, at: Date) => OrderChange | undefined,
+    keyed?: KeyedChange,
+  ): Promise<{ order: Order; replayed: boolean } | Error> {
+    const request = { tenant: this.tenant, orderId: order.id!, expectedVersion: undefined, keyed };
+    return settled(instances[at]!.changeOrder.execute(request, decide));
+  }
+
+  /** A relay runs until the stock has heard of everything. */
+  async tell(at: number): Promise<void> {
+    instances[at]!.use(this.stock);
+    const { relay, sql } = instances[at]!;
+    relay.onApplicationBootstrap();
+    for (let waiting = true; waiting;) {
+      const rows = await sql.query(everyWaiting);
+      waiting = rows.length > 0;
+    }
+    await relay.beforeApplicationShutdown();
+  }
+}
+
+const everyWaiting = {
+  name: 'test-waiting',
+  text: `SELECT FROM orders.events e, orders.checkpoints c WHERE c.consumer = 'stock' AND (e.xid, e.id) > (c.xid, c.id) LIMIT 1`,
+};
+
+/** A command; what it answers and what is there afterwards is held against the model. */
+class Command implements fc.AsyncCommand<OrderModel, Real> {
+  constructor(
+    private readonly name: string,
+    private readonly input: unknown,
+    private readonly use: (model: OrderModel, real: Real) => Promise<void>,
+  ) {}
+
+  check(): boolean {
+    return true;
+  }
+
+  async run(model: OrderModel, real: Real): Promise<void> {
+    await this.use(model, real);
+    await expectSame(model, real);
+  }
+
+  toString(): string {
+    return `${this.name}(${JSON.stringify(this.input)})`;
+  }
+}
+
+const expectSame = async (model: OrderModel, { tenant, stock }: Real): Promise<void> => {
+  const [one, two] = instances;
+  const orders = await two.orders.page(tenant, {}, undefined, 200);
+  const told = (order: Order) => ({
+    ...{ id: order.order_id, status: order.status, version: order.version, customerId: order.customer_id },
+    lines: order.lines.map((it) => [it.product_id, it.quantity, it.fulfilled, it.returned]),
+    returned: order.returned_total_minor,
+  });
+  const expected = model.orders.map(({ id, status, entries, command, lines }) => ({
+    ...{ id, status, version: entries.length, customerId: command.customerId },
+    lines: [...lines].map(([product, it]) => [product, it.quantity, it.fulfilled, it.returned]),
+    returned: [...lines.values()].reduce((sum, it) => sum + it.returned * stock.priceMinor, 0),
+  }));
+  const byId = <T extends { id: string | undefined }>(some: T[]) => some.toSorted((a, b) => (a.id! < b.id! ? -1 : 1));
+  expect(byId(orders.map(told))).toEqual(byId(expected));
+  for (const order of orders) {
+    const entries = await one.orders.history(tenant, order.order_id);
+    expect(entries.map((it) => it.type)).toEqual(
+      model.orders.find((it) => it.id === order.order_id)!.entries.map((it) => it.type),
+    );
+    expect(replay(asPlaced(order), entries)).toEqual(order);
+  }
+  for (const [id, onHand] of model.onHand)
+    expect([id, stock.onHand.get(id), stock.reservedOf(id)]).toEqual([id, onHand, model.reservedOf(id)]);
+  expect(await tombstonesOf(one, tenant)).toHaveLength(model.tombstones);
+};
+
+/** The answer has to be what the model says, and a replayed order the one that was answered first, to the letter. */
+const expectPlaced = async (real: Real, expected: Placed, answer: PlacementResult | Error): Promise<void> => {
+  const outcome =
+    answer instanceof CleaveError
+      ? answer.code
+      : answer instanceof Error
+        ? answer
+        : 'order' in answer
+          ? answer.replayed
+            ? 'replayed'
+            : 'placed'
+          : `${answer.refusal.code}${answer.replayed ? ', replayed' : ''}`;
+  expect(outcome).toEqual(expected.outcome);
+  if (!('order' in expected)) return;
+  const { order } = answer as { order: Order };
+  expected.order.id ??= order.order_id;
+  if (!real.placed.has(expected.order)) real.placed.set(expected.order, order);
+  expect(order).toEqual(real.placed.get(expected.order));
+};
+
+/** Finds the order that was recorded without anybody hearing of it. */
+const meet = async (model: OrderModel, { tenant }: Real): Promise<void> => {
+  const known = new Set(model.orders.map((it) => it.id));
+  for (const order of model.orders.filter((it) => it.id === undefined)) {
+    const found = await instances[0].orders.page(tenant, {}, undefined, 200);
+    order.id = found.find((it) => !known.has(it.order_id))?.order_id;
+  }
+};
+
+const at = fc.nat({ max: 1 });
+const units = fc.oneof(
+  fc.constantFrom('mug', 'lamp').map((id): Record<string, number> => ({ [id]: 1 })),
+  fc.dictionary(fc.constantFrom('mug', 'lamp', 'rare'), fc.integer({ min: 1, max: 3 }), { minKeys: 1 }),
+);
+const command: fc.Arbitrary<ModelCommand> = fc
+  .record({
+    customerId: fc.constantFrom('c-1', 'c-2'),
+    units: fc.oneof(
+      { weight: 9, arbitrary: units },
+      // Of this one there is none until some are delivered.
+      { weight: 1, arbitrary: fc.constant({ new: 1 }) },
+    ),
+  })
+  .map(({ customerId, units: some }) => ({ customerId, units: { ...some } }));
+// Few enough to meet, and many enough to be new.
+const key = fc.nat({ max: 25 }).map((it) => `key-${it}`);
+const perhapsKey = fc.option(key);
+
+const place = fc.tuple(at, perhapsKey, command, fc.option(fc.constantFrom(...faults), { freq: 2, nil: undefined })).map(
+  (input) =>
+    new Command('place', input, async (model, real) => {
+      const [which, idempotencyKey, wanted, fault] = input;
+      const expected = model.place(idempotencyKey, wanted, fault);
+      await expectPlaced(real, expected, await real.place(which, idempotencyKey, wanted, fault));
+      await meet(model, real);
+    }),
+);
+
+/** The same key again, with the command it came with before, on the same instance or the other. */
+const repeat = fc
+  .tuple(at, fc.nat({ max: 20 }), fc.option(fc.constantFrom(...faults), { freq: 1, nil: undefined }))
+  .map(
+    (input) =>
+      new Command('repeat', input, async (model, real) => {
+        const [which, number, fault] = input;
+        const some = model.keyed;
+        if (some.length === 0) return;
+        const [idempotencyKey, wanted] = some[number % some.length]!;
+        const expected = model.place(idempotencyKey, wanted, fault);
+        await expectPlaced(real, expected, await real.place(which, idempotencyKey, wanted, fault));
+        await meet(model, real);
+      }),
+  );
+
+/** The same request four times at once, on both instances. */
+const crowd = fc.tuple(key, command).map(
+  (input) =>
+    new Command('crowd', input, async (model, real) => {
+      const [idempotencyKey, wanted] = input;
+      for (const it of instances) it.use(real.stock);
+      const request = requestOf(wanted.units, { customer_id: wanted.customerId });
+      const answers = await Promise.all(
+        [0, 1, 0, 1].map((which) =>
+          settled(instances[which]!.placeOrder.execute(real.tenant, 'acc', request, idempotencyKey)),
+        ),
+      );
+      const isFirst = (it: PlacementResult | Error) => !(it instanceof Error) && !it.replayed;
+      const expected = [0, 1, 2, 3].map(() => model.place(idempotencyKey, wanted));
+      // Whoever came first of them; two that find nothing in stock may both say so first.
+      const inTurn = [...answers.filter(isFirst), ...answers.filter((it) => !isFirst(it))];
+      if (expected[0]!.outcome === 'out-of-stock')
+        for (const it of inTurn) expect(it).toMatchObject({ refusal: { code: 'out-of-stock' } });
+      else for (const [index, it] of inTurn.entries()) await expectPlaced(real, expected[index]!, it);
+    }),
+);
+
+const expectChanged = (
+  real: Real,
+  expected: Changed,
+  answer: { order: Order; replayed: boolean } | Error,
+  name: string | undefined,
+): void => {
+  if (answer instanceof Error) {
+    expect((answer as CleaveError).code).toBe(expected);
+    return;
+  }
+  expect(answer.replayed).toBe(expected === 'replayed');
+  expect(['changed', 'already', 'replayed']).toContain(expected);
+  if (name === undefined) return;
+  if (expected === 'changed') real.changed.set(name, answer.order);
+  if (expected === 'replayed') expect(answer.order).toEqual(real.changed.get(name));
+};
+
+const keyedAs = (operation: string, idempotencyKey: string, request: unknown): KeyedChange => ({
+  ...{ account: 'acc', operation, idempotencyKey, fingerprint: fingerprintOf(canonicalJson(request)) },
+});
+
+/** A command on one of the orders there are. */
+const onOrder = <Input extends [at: number, ...unknown[]]>(
+  name: string,
+  inputs: fc.Arbitrary<Input>,
+  use: (model: OrderModel, real: Real, order: ModelOrder, input: Input) => Promise<void>,
+) =>
+  fc.tuple(fc.nat({ max: 30 }), inputs).map(
+    ([number, input]) =>
+      new Command(name, [number, ...input], async (model, real) => {
+        if (model.orders.length > 0) await use(model, real, model.orders[number % model.orders.length]!, input);
+      }),
+  );
+
+const linesOf = (some: Record<string, number>) =>
+  Object.entries(some).map(([product_id, quantity]) => ({ product_id, quantity }));
+
+const cancel = onOrder('cancel', fc.tuple(at), async (model, real, order, [which]) => {
+  const expected = model.cancel(order);
+  expectChanged(real, expected, await real.change(which, order, (it, when) => cancelOrder(it, 'r', when)), undefined);
+});
+
+const fulfil = onOrder(
+  'fulfil',
+  fc.tuple(at, fc.option(units, { nil: undefined }), perhapsKey),
+  async (model, real, order, [which, some, idempotencyKey]) => {
+    const keyed = idempotencyKey === null ? undefined : keyedAs('fulfil', idempotencyKey, [order.id, some]);
+    const decide = (it: Order, when: Date) => fulfilOrder(it, some && linesOf(some), when);
+    const name = keyed && `fulfil ${idempotencyKey}`;
+    const ask = async (at: number) => {
+      const expected = model.fulfil(order, some && { ...some }, idempotencyKey);
+      expectChanged(real, expected, await real.change(at, order, decide, keyed), name);
+    };
+    if (keyed) real.changes.push(ask);
+    await ask(which);
+  },
+);
+
+const takeBack = onOrder(
+  'return',
+  fc.tuple(at, units, fc.boolean(), key),
+  async (model, real, order, [which, some, restock, idempotencyKey]) => {
+    const keyed = keyedAs('return', idempotencyKey, [order.id, some, restock]);
+    const decide = (it: Order, when: Date) => returnGoods(it, { lines: linesOf(some), restock, reason: 'r' }, when);
+    const ask = async (at: number) => {
+      const expected = model.return(order, { ...some }, restock, idempotencyKey);
+      expectChanged(real, expected, await real.change(at, order, decide, keyed), `return ${idempotencyKey}`);
+    };
+    real.changes.push(ask);
+    await ask(which);
+  },
+);
+
+/** A keyed change again, on the same instance or the other, whatever has become of the order since. */
+const changeAgain = fc.tuple(at, fc.nat({ max: 30 })).map(
+  (input) =>
+    new Command('change again', input, async (_, { changes }) => {
+      const [which, number] = input;
+      if (changes.length > 0) await changes[number % changes.length]!(which);
+    }),
+);
+
+const tell = at.map(
+  (which) =>
+    new Command('tell the stock', which, async (model, real) => {
+      model.tell();
+      await real.tell(which);
+    }),
+);
+
+const sweep = fc.tuple(at, fc.boolean()).map(
+  (input) =>
+    new Command('sweep', input, async (model, real) => {
+      const [which, isLate] = input;
+      if (isLate) {
+        model.expire();
+        real.stock.expire();
+      }
+      expect(await real.sweepers[which]!.execute()).toEqual(model.sweep());
+    }),
+);
+
+const restock = fc.tuple(fc.constantFrom('mug', 'lamp', 'rare', 'rare', 'new'), fc.integer({ min: 1, max: 4 })).map(
+  (input) =>
+    new Command('restock', input, async (model, { stock }) => {
+      const [id, quantity] = input;
+      model.restock(id, quantity);
+      stock.onHand.set(id, (stock.onHand.get(id) ?? 0) + quantity);
+    }),
+);
+
+it('does what the model does, command by command, whatever is cut off, and the stock agrees after each (I2, I3, I4, I10)', async () => {
+  const commands = fc.commands(
+    [
+      ...[place, place, place, repeat, repeat, crowd, cancel, fulfil, fulfil, takeBack, changeAgain],
+      ...[tell, sweep, restock],
+    ],
+    { maxCommands: 50, size: 'max' },
+  );
+  await fc.assert(
+    fc.asyncProperty(commands, async (run) => {
+      const real = new Real();
+      const model = new OrderModel(real.stock.holdMs);
+      for (const [id, quantity] of [
+        ['mug', 30],
+        ['lamp', 12],
+        ['rare', 3],
+      ] as const) {
+        model.restock(id, quantity);
+        real.stock.onHand.set(id, quantity);
+      }
+      await fc.asyncModelRun(() => ({ model, real }), run);
+      // In the end everybody has heard of everything, and what belongs to nobody is free again.
+      model.tell();
+      await real.tell(0);
+      model.expire();
+      real.stock.expire();
+      expect(await real.sweepers[1]!.execute()).toEqual(model.sweep());
+      await expectSame(model, real);
+      expect(real.stock.inState('held')).toEqual([]);
+    }),
+    { seed: testSeed(), numRuns: 150, plugins: [fc.interruptAfterTimeLimit(18_000)] },
+  );
+}, 60_000);

@@ -1,0 +1,230 @@
+/** Lines of distinct products. */
+export interface ModelCommand {
+  customerId: string;
+  units: Record<string, number>;
+}
+
+/** Where an instance is cut off from its neighbours while it places an order, or held up. */
+export const faults = [
+  'reserve not asked',
+  'reserve not heard',
+  'record not made',
+  'record not heard',
+  'paused until swept',
+] as const;
+export type Fault = (typeof faults)[number];
+
+type Entry =
+  | { type: 'placed' | 'cancelled' }
+  | { type: 'fulfilled' | 'returned'; units: Record<string, number>; restock?: boolean };
+
+export interface ModelOrder {
+  id: string | undefined;
+  command: ModelCommand;
+  status: string;
+  lines: Map<string, { quantity: number; fulfilled: number; returned: number }>;
+  entries: Entry[];
+  /** How many of the entries the stock has heard of. */
+  told: number;
+  hold: Hold;
+}
+
+interface Hold {
+  units: Record<string, number>;
+  overdueAt: number;
+  isConfirmed: boolean;
+}
+
+/** How a request to place an order ends. */
+export type Placed =
+  | { outcome: 'placed' | 'replayed'; order: ModelOrder }
+  | {
+      outcome: 'out-of-stock' | 'out-of-stock, replayed' | 'unknown-product' | 'idempotency-key-reused' | 'unavailable';
+    };
+
+/** How a request to change one ends. */
+export type Changed = 'changed' | 'already' | 'replayed' | 'illegal-transition' | 'idempotency-key-reused';
+
+const same = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
+
+/** What orders and their stock should come to, as plainly as it can be said. */
+export class OrderModel {
+  readonly onHand = new Map<string, number>();
+  readonly orders: ModelOrder[] = [];
+  tombstones = 0;
+  private now = 0;
+  /** Holds without an order, by what they are held for. */
+  private readonly orphans = new Map<string, Hold>();
+  /** What inventory will not hold stock for any more. */
+  private readonly refused = new Set<string>();
+  private readonly answers = new Map<string, { command: ModelCommand; order?: ModelOrder }>();
+  private readonly changes = new Map<string, unknown>();
+  /** Every keyed request that was made, whatever came of it. */
+  readonly keyed: [string, ModelCommand][] = [];
+  private unkeyed = 0;
+
+  constructor(private readonly holdMs: number) {}
+
+  reservedOf(productId: string): number {
+    const open = this.orders.map(({ hold, entries, told }) => {
+      let units = hold.units[productId] ?? 0;
+      for (const it of entries.slice(0, told)) {
+        if (it.type === 'cancelled') units = 0;
+        if (it.type === 'fulfilled') units -= it.units[productId] ?? 0;
+      }
+      return units;
+    });
+    const orphaned = [...this.orphans.values()].map((it) => it.units[productId] ?? 0);
+    return [...open, ...orphaned].reduce((sum, units) => sum + units, 0);
+  }
+
+  restock(productId: string, units: number): void {
+    this.onHand.set(productId, (this.onHand.get(productId) ?? 0) + units);
+  }
+
+  place(key: string | null, command: ModelCommand, fault?: Fault): Placed {
+    const slot = key === null ? `unkeyed ${(this.unkeyed += 1)}` : JSON.stringify([key, command]);
+    if (key !== null) this.keyed.push([key, command]);
+    const stored = key === null ? undefined : this.answers.get(key);
+    const replay = (): Placed | undefined => {
+      if (!stored) return undefined;
+      if (!same(stored.command, command)) return { outcome: 'idempotency-key-reused' };
+      return stored.order ? { outcome: 'replayed', order: stored.order } : { outcome: 'out-of-stock, replayed' };
+    };
+    if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
+
+    const recorded = stored?.order && same(stored.command, command);
+    const decision = recorded ? 'held' : this.decide(slot, command);
+    if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
+    if (decision === 'unknown-product') return replay() ?? { outcome: decision };
+    if (decision === 'out-of-stock') {
+      if (key !== null && !stored) this.answers.set(key, { command });
+      return replay() ?? { outcome: decision };
+    }
+    // A hold that its order gave back is as good as told: nothing is recorded.
+    const isReleased =
+      recorded && stored.order!.entries.slice(0, stored.order!.told).some((it) => it.type === 'cancelled');
+    if (isReleased) return replay()!;
+    if (fault === 'record not made') return replay() ?? { outcome: 'unavailable' };
+    if (fault === 'paused until swept') {
+      this.expire();
+      this.sweep();
+      if (!recorded) this.decide(slot, command);
+    }
+    if (stored) {
+      if (fault !== 'record not heard') this.orphans.delete(slot);
+      return replay()!;
+    }
+    const order = this.record(key, command, this.orphans.get(slot)!);
+    this.orphans.delete(slot);
+    if (fault !== 'record not heard') return { outcome: 'placed', order };
+    return key === null ? { outcome: 'unavailable' } : { outcome: 'replayed', order };
+  }
+
+  private decide(slot: string, { units }: ModelCommand): 'held' | 'out-of-stock' | 'unknown-product' {
+    if (this.orphans.has(slot)) return 'held';
+    if (this.refused.has(slot)) return 'out-of-stock';
+    if (Object.keys(units).some((id) => !this.onHand.has(id))) return 'unknown-product';
+    if (Object.entries(units).some(([id, quantity]) => quantity > this.onHand.get(id)! - this.reservedOf(id))) {
+      this.refused.add(slot);
+      return 'out-of-stock';
+    }
+    this.orphans.set(slot, { units, overdueAt: this.now + this.holdMs, isConfirmed: false });
+    return 'held';
+  }
+
+  private record(key: string | null, command: ModelCommand, hold: Hold): ModelOrder {
+    const lines = Object.entries(command.units).map(
+      ([id, quantity]) => [id, { quantity, fulfilled: 0, returned: 0 }] as const,
+    );
+    const order: ModelOrder = {
+      ...{ id: undefined, command, status: 'confirmed', lines: new Map(lines) },
+      ...{ entries: [{ type: 'placed' }], told: 0, hold },
+    };
+    this.orders.push(order);
+    if (key !== null) this.answers.set(key, { command, order });
+    return order;
+  }
+
+  cancel(order: ModelOrder): Changed {
+    if (order.status === 'cancelled') return 'already';
+    if (order.status !== 'confirmed') return 'illegal-transition';
+    order.status = 'cancelled';
+    order.entries.push({ type: 'cancelled' });
+    return 'changed';
+  }
+
+  /** @param units those to hand over, or all that remain */
+  fulfil(order: ModelOrder, units: Record<string, number> | undefined, key: string | null): Changed {
+    return this.once('fulfil', key, [this.orders.indexOf(order), units], () => {
+      if (!units && ['fulfilled', 'returned'].includes(order.status)) return 'already';
+      if (!['confirmed', 'partially-fulfilled'].includes(order.status)) return 'illegal-transition';
+      const left = [...order.lines].map(([id, line]) => [id, line.quantity - line.fulfilled] as const);
+      const taken = units ?? Object.fromEntries(left.filter(([, quantity]) => quantity > 0));
+      const isTooMuch = Object.entries(taken).some(([id, quantity]) => quantity > (new Map(left).get(id) ?? 0));
+      if (isTooMuch) return 'illegal-transition';
+      for (const [id, quantity] of Object.entries(taken)) order.lines.get(id)!.fulfilled += quantity;
+      const isDone = [...order.lines.values()].every((it) => it.fulfilled === it.quantity);
+      order.status = isDone ? 'fulfilled' : 'partially-fulfilled';
+      order.entries.push({ type: 'fulfilled', units: taken });
+      return 'changed';
+    });
+  }
+
+  return(order: ModelOrder, units: Record<string, number>, restock: boolean, key: string): Changed {
+    return this.once('return', key, [this.orders.indexOf(order), units, restock], () => {
+      if (!['partially-fulfilled', 'fulfilled', 'returned'].includes(order.status)) return 'illegal-transition';
+      for (const [id, quantity] of Object.entries(units)) {
+        const line = order.lines.get(id);
+        if (!line || quantity > line.fulfilled - line.returned) return 'illegal-transition';
+      }
+      for (const [id, quantity] of Object.entries(units)) order.lines.get(id)!.returned += quantity;
+      if ([...order.lines.values()].every((it) => it.returned === it.quantity)) order.status = 'returned';
+      order.entries.push({ type: 'returned', units, restock });
+      return 'changed';
+    });
+  }
+
+  /** A change that was made keeps its key; one that was refused or needless does not. */
+  private once(operation: string, key: string | null, request: unknown, change: () => Changed): Changed {
+    const earlier = key === null ? undefined : this.changes.get(`${operation} ${key}`);
+    if (earlier) return same(earlier, request) ? 'replayed' : 'idempotency-key-reused';
+    const outcome = change();
+    if (outcome === 'changed' && key !== null) this.changes.set(`${operation} ${key}`, request);
+    return outcome;
+  }
+
+  /** The stock hears of everything that became of orders. */
+  tell(): void {
+    for (const order of this.orders) {
+      for (const entry of order.entries.slice(order.told)) {
+        if (entry.type === 'fulfilled')
+          for (const [id, quantity] of Object.entries(entry.units)) this.restock(id, -quantity);
+        if (entry.type === 'returned' && entry.restock)
+          for (const [id, quantity] of Object.entries(entry.units)) this.restock(id, quantity);
+      }
+      order.told = order.entries.length;
+      order.hold.isConfirmed = true;
+    }
+  }
+
+  expire(): void {
+    this.now += this.holdMs;
+  }
+
+  sweep(): { released: number; confirmed: number } {
+    const swept = { released: 0, confirmed: 0 };
+    for (const [slot, { overdueAt }] of this.orphans) {
+      if (overdueAt > this.now) continue;
+      this.orphans.delete(slot);
+      swept.released += 1;
+      this.tombstones += 1;
+    }
+    for (const { hold } of this.orders) {
+      if (hold.isConfirmed || hold.overdueAt > this.now) continue;
+      hold.isConfirmed = true;
+      swept.confirmed += 1;
+    }
+    return swept;
+  }
+}
