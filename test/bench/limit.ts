@@ -1,0 +1,106 @@
+import { setTimeout } from 'node:timers/promises';
+import type { Bench } from './bench.js';
+import { Program } from './commands.js';
+import { runOf, type Run } from './figures.js';
+import type { LimitCommands, LimitShape } from './limits/commands.js';
+import type { Workload } from './workloads.js';
+
+const poolSizes = [1, 2, 4, 16, 64];
+const calibrationSeconds = 1;
+const pauseMs = 300;
+
+const names: Record<LimitShape, string> = { statement: 'limit a', transaction: 'limit b' };
+
+/** What Postgres does with one order at a time when nothing else is in the way, in a process of its own. */
+export class Limit {
+  /** The size of the pool that was best in the calibration. */
+  private connections = 1;
+
+  private constructor(
+    private readonly bench: Bench,
+    private readonly shape: LimitShape,
+    private readonly workload: Workload,
+    private readonly program: Program<LimitCommands>,
+    private readonly databaseUrl: string,
+  ) {}
+
+  static async start(bench: Bench, shape: LimitShape, workload: Workload): Promise<Limit> {
+    const program = bench.started.add(new Program<LimitCommands>('limits'));
+    const databaseUrl = await bench.server.freshDatabase();
+    await program.call('open', { databaseUrl, products: workload.catalogue.length });
+    return new Limit(bench, shape, workload, program, databaseUrl);
+  }
+
+  get name(): string {
+    return names[this.shape];
+  }
+
+  /** Tries all sizes of the pool for a moment, and keeps the best. */
+  async calibrate(seed: number): Promise<void> {
+    const { report, options } = this.bench;
+    let best = 0;
+    for (const connections of poolSizes) {
+      const seconds = Math.min(calibrationSeconds, options.seconds);
+      const { perSecond, p50Ms } = await this.run({ connections, seconds, seed });
+      report.calibrations.push({
+        contestant: this.name,
+        workload: this.workload.name,
+        ...{ connections, perSecond, p50Ms },
+      });
+      if (perSecond <= best) continue;
+      best = perSecond;
+      this.connections = connections;
+    }
+  }
+
+  measure(seconds: number, seed: number): Promise<Run> {
+    return this.run({ connections: this.connections, seconds, seed });
+  }
+
+  async end(): Promise<void> {
+    await this.bench.started.stop(this.program);
+    await this.bench.server.drop(this.databaseUrl);
+  }
+
+  private async run({
+    connections,
+    seconds,
+    seed,
+  }: {
+    connections: number;
+    seconds: number;
+    seed: number;
+  }): Promise<Run> {
+    const { server, report } = this.bench;
+    await setTimeout(pauseMs);
+    await server.checkpoint();
+    const postgresBefore = await server.cpuMs();
+    const result = await this.program.call('place', {
+      shape: this.shape,
+      connections,
+      durationMs: seconds * 1_000,
+      seed,
+    });
+    const postgresMs = (await server.cpuMs()) - postgresBefore;
+    const { reserved, orders, placed } = await this.program.call('count', undefined);
+    if (reserved !== placed || orders !== placed)
+      report.faults.push(`${this.name}: ${placed} orders were placed, ${orders} are there, ${reserved} units reserved`);
+    const { orders: count, p50Ms, p95Ms, p99Ms, mostMs, cpuMs } = result;
+    const taken = (result.endedAtMs - result.startedAtMs) / 1_000;
+    return runOf({
+      contestant: this.name,
+      workload: this.workload.name,
+      callers: connections,
+      count,
+      seconds: taken,
+      perSecond: count / taken,
+      linesPerSecond: count / taken,
+      ...{ p50Ms, p95Ms, p99Ms, mostMs },
+      nodeMs: cpuMs / count,
+      postgresMs: postgresMs / count,
+      // It drives itself: all of its own time is in `nodeMs`.
+      driverMs: 0,
+      failures: {},
+    });
+  }
+}
