@@ -35,7 +35,7 @@ export class Limit {
     return names[this.shape];
   }
 
-  /** Tries all sizes of the pool for a moment, and keeps the best. */
+  /** Tries all sizes of the pool for a moment, and keeps the best. The tables get their statistics as everybody's do. */
   async calibrate(seed: number): Promise<void> {
     const { report, options } = this.bench;
     let best = 0;
@@ -51,6 +51,7 @@ export class Limit {
       best = perSecond;
       this.connections = connections;
     }
+    await this.bench.server.vacuum(this.databaseUrl);
   }
 
   measure(seconds: number, seed: number): Promise<Run> {

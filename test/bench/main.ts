@@ -3,12 +3,10 @@ import { runBenchmark } from './run.js';
 import { Started } from './started.js';
 
 const started = new Started();
-let stopping = false;
 
 /** Stops what was started, in order, and ends with the code. */
 const end = async (code: number): Promise<void> => {
-  if (stopping) return;
-  stopping = true;
+  if (started.isEnding) return;
   const failures = await started.stopAll();
   for (const failure of failures) process.stderr.write(`${String(failure)}\n`);
   process.exit(failures.length > 0 ? 1 : code);
@@ -23,8 +21,7 @@ const run = async (options: Options): Promise<void> => {
   try {
     await end((await runBenchmark(options, started)) ? 0 : 1);
   } catch (error) {
-    // What is being stopped fails in its own ways; that tells nobody anything.
-    if (stopping) return;
+    if (started.isEnding) return;
     process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`);
     await end(1);
   }

@@ -3,6 +3,7 @@ import type { Bench } from './bench.js';
 import { cpuMsOf } from './cpu.js';
 import type { LoadResult } from './driver/commands.js';
 import { runOf, type Run } from './figures.js';
+import { machineTimes, othersShare } from './machine.js';
 import { Shelf } from './shelf.js';
 import type { Latency } from './statistics.js';
 import type { System } from './systems.js';
@@ -12,6 +13,9 @@ import { linesPerOrder, type Workload } from './workloads.js';
 const pauseMs = 500;
 /** Before the clock starts, at the same number of callers. */
 const warmUpMs = 500;
+/** Once, before the first run. */
+const firstWarmUpSeconds = 2;
+const firstWarmUpCallers = 64;
 /** Of so many acknowledged orders one is read back. */
 const readBackEvery = 100;
 const mostReadBack = 200;
@@ -23,6 +27,8 @@ export interface Placing {
   /** No more orders than these, however much time is left. */
   most?: number;
   keepIdEvery?: number;
+  /** What the run is called where that is not the workload's name. */
+  as?: string;
   /** Arrivals a second, whether or not earlier ones were answered; without it callers wait for their answers. */
   perSecond?: number;
 }
@@ -81,19 +87,49 @@ export const placeUnmeasured = async (
   return load;
 };
 
-/** What the work cost, by kind of process. */
+/** CPU time so far of everybody who has a part in a run. */
+const timesOf = async ({ server, driver }: Bench, { pids, backlog }: System) => {
+  const [machine, node, wholeServer, counting, driving] = await Promise.all([
+    machineTimes(),
+    cpuMsOf(pids),
+    server.cpuMs(),
+    cpuMsOf(backlog?.serverPids ?? []),
+    cpuMsOf([driver.pid, process.pid]),
+  ]);
+  // Counting the backlog is our work, not that of the orders.
+  return { machine, node, postgres: wholeServer - counting, ownWork: counting + driving };
+};
+
+/** What the work cost, by kind of process, and how much others took of the machine meanwhile. */
 const withCpu = async <T>(
-  { server }: Bench,
-  { pids }: System,
+  bench: Bench,
+  system: System,
   work: () => Promise<T>,
-): Promise<{ result: T; nodeMs: number; postgresMs: number }> => {
-  const [nodeBefore, postgresBefore] = await Promise.all([cpuMsOf(pids), server.cpuMs()]);
+): Promise<{ result: T; nodeMs: number; postgresMs: number; othersShare: number }> => {
+  const before = await timesOf(bench, system);
   const result = await work();
-  const [nodeAfter, postgresAfter] = await Promise.all([cpuMsOf(pids), server.cpuMs()]);
-  return { result, nodeMs: nodeAfter - nodeBefore, postgresMs: postgresAfter - postgresBefore };
+  const after = await timesOf(bench, system);
+  const nodeMs = after.node - before.node;
+  const postgresMs = after.postgres - before.postgres;
+  const ownMs = nodeMs + postgresMs + after.ownWork - before.ownWork;
+  return { result, nodeMs, postgresMs, othersShare: othersShare(before.machine, after.machine, ownMs) };
 };
 
 const latencyIn = ({ p50Ms, p95Ms, p99Ms, mostMs }: Latency): Latency => ({ p50Ms, p95Ms, p99Ms, mostMs });
+
+/**
+ * Lets a system run before anything is measured: code gets compiled, connections opened, and the statistics of its
+ * tables are taken, as autovacuum does within the first minutes of a database.
+ */
+export const warmUp = async (bench: Bench, system: System, workload: Workload): Promise<void> => {
+  const { seconds, seed } = bench.options;
+  await placeUnmeasured(bench, system, workload, {
+    callers: firstWarmUpCallers,
+    seconds: Math.min(firstWarmUpSeconds, seconds),
+    seed,
+  });
+  if (system.databaseUrl !== undefined) await bench.server.vacuum(system.databaseUrl);
+};
 
 /** Measures one run of placing orders, until the last of them is final, and checks the stock to the unit. */
 export const measurePlacing = async (
@@ -106,25 +142,26 @@ export const measurePlacing = async (
   await setTimeout(pauseMs);
   await bench.server.checkpoint();
   const { callers, seed } = placing;
+  // Other random choices than those that are measured.
   await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMs / 1_000, seed: seed + 1 });
 
-  const { result, nodeMs, postgresMs } = await withCpu(bench, system, async () => {
+  const { result, nodeMs, postgresMs, ...rest } = await withCpu(bench, system, async () => {
     const unwatch = backlog?.watch();
     const load = await place(bench, system, workload, placing);
-    const backlogMost = await unwatch?.();
-    const backlogAtEnd = await backlog?.count();
-    return { load, backlogMost, backlogAtEnd, settledAtMs: await backlog?.untilSettled() };
+    const settled = await backlog?.untilSettled();
+    return { load, settled, backlogMost: await unwatch?.() };
   });
-  const { load, backlogMost = Number.NaN, backlogAtEnd = Number.NaN, settledAtMs = Number.NaN } = result;
+  const { load, settled, backlogMost = Number.NaN } = result;
   shelf?.acknowledge(workload, load.acknowledgedOf);
   await noteFaults(bench, system, load);
 
   const count = load.acknowledged;
-  const finalAtMs = backlog ? Math.max(load.endedAtMs, settledAtMs) : load.endedAtMs;
+  const finalAtMs = Math.max(load.endedAtMs, settled?.settledAtMs ?? 0);
+  const backlogAtEnd = settled?.atFirst ?? Number.NaN;
   const seconds = (finalAtMs - load.startedAtMs) / 1_000;
   return runOf({
     contestant: system.name,
-    workload: workload.name,
+    workload: placing.as ?? workload.name,
     callers,
     count,
     seconds,
@@ -136,9 +173,10 @@ export const measurePlacing = async (
     driverMs: load.cpuMs / count,
     backlogMost: Math.max(backlogMost, backlogAtEnd),
     backlogAtEnd,
-    drainMs: settledAtMs - load.endedAtMs,
+    drainMs: settled ? finalAtMs - load.endedAtMs : Number.NaN,
     sentLateP99Ms: load.lateness?.p99Ms ?? Number.NaN,
     failures: load.failures,
+    ...rest,
   });
 };
 
@@ -155,7 +193,7 @@ export const measureReading = async (
   const load = { requests: reading.name, targets: system.urls, callers, seed };
   await setTimeout(pauseMs);
   await driver.call('closedLoop', { ...load, durationMs: warmUpMs });
-  const { result, nodeMs, postgresMs } = await withCpu(bench, system, () =>
+  const { result, nodeMs, postgresMs, ...rest } = await withCpu(bench, system, () =>
     driver.call('closedLoop', { ...load, durationMs: seconds * 1_000 }),
   );
   for (const [reason, times] of Object.entries(result.failures))
@@ -174,5 +212,6 @@ export const measureReading = async (
     postgresMs: postgresMs / count,
     driverMs: result.cpuMs / count,
     failures: result.failures,
+    ...rest,
   });
 };

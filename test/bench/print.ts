@@ -7,7 +7,7 @@ import { shown, tableOf } from './table.js';
 const driverNote =
   'Load: raw sockets, HTTP/1.1 keep-alive, one process of its own. CPU is user and system time of the processes, in ms\n' +
   'an order (or request): node = the system under test, pg = the whole server with all its helpers, load = the driver.\n' +
-  'final/s counts orders until the last one is final; range is the least and the most of the rounds.';
+  'Orders count from the first request until the last one is final; figures are medians, range is the least and the most.';
 
 const ratio = (value: number): string => (Number.isFinite(value) ? `${shown(value)}×` : '');
 
@@ -51,7 +51,7 @@ const rowOf = (report: Report, figure: Figure): string[] => {
 };
 
 const head = [
-  ...['who', 'callers', 'final/s', 'range', 'lines/s', 'p50 ms', 'p95', 'p99', 'node', 'pg', 'load'],
+  ...['who', 'callers', 'per s', 'range', 'lines/s', 'p50 ms', 'p95', 'p99', 'node', 'pg', 'load'],
   ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'failed'],
 ];
 
@@ -100,6 +100,19 @@ const memoryOf = ({ memory }: Report): string[] =>
       ]
     : [];
 
+const noisyShare = 0.05;
+
+const noiseOf = ({ runs }: Report): string[] => {
+  const shares = runs.map((it) => it.othersShare).filter((it) => !Number.isNaN(it));
+  const most = Math.max(...shares);
+  if (!(most > noisyShare)) return [];
+  const percent = (share: number): string => `${Math.round(share * 100)}%`;
+  return [
+    `Other programs used ${percent(median(shares))} of this machine in a typical run and ${percent(most)} in the worst: ` +
+      'repeat this on a quiet one.',
+  ];
+};
+
 /** The report for a person. */
 export const printed = (report: Report): string => {
   const groups = Map.groupBy(report.figures(), (it) => it.workload);
@@ -117,7 +130,15 @@ export const printed = (report: Report): string => {
     report.faults.length === 0
       ? ['Stock is exact to the unit after every run, and no acknowledged order is lost.']
       : ['WRONG:', ...report.faults];
-  return [...tables, driverNote, ...memoryOf(report), ...report.notes, goalsOf(report), faults.join('\n')].join('\n\n');
+  return [
+    ...tables,
+    driverNote,
+    ...memoryOf(report),
+    ...noiseOf(report),
+    ...report.notes,
+    goalsOf(report),
+    faults.join('\n'),
+  ].join('\n\n');
 };
 
 /** The report for a program. What was not measured is null there. */

@@ -35,7 +35,14 @@ export const runBenchmark = async (options: Options, started: Started): Promise<
   say(`seed ${options.seed}, Node ${process.versions.node}, ${machine}`);
   const server = started.add(await BenchmarkServer.start());
   const driver = started.add(new Program<DriverCommands>('driver'));
-  for (const suite of options.suites) await suites[suite]({ options, server, driver, started, report, say });
+  const bench = { options, server, driver, started, report, say };
+  try {
+    for (const suite of options.suites) await suites[suite](bench);
+  } catch (error) {
+    if (started.isEnding) throw error;
+    // What was measured until then is worth reading; the rest would run beside what this suite has left.
+    report.faults.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  }
   process.stdout.write(`\n${printed(report)}\n`);
   if (options.json !== undefined)
     await writeFile(options.json, `${asJson(report, { options, node: process.versions.node, machine })}\n`);

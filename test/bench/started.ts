@@ -5,6 +5,12 @@ interface Stoppable {
 /** What the benchmark has started and not yet stopped. The last started goes first, because it may use the others. */
 export class Started {
   private readonly running: Stoppable[] = [];
+  private ending = false;
+
+  /** Whether everything is being stopped: what fails now tells nobody anything. */
+  get isEnding(): boolean {
+    return this.ending;
+  }
 
   add<T extends Stoppable>(started: T): T {
     this.running.push(started);
@@ -22,6 +28,7 @@ export class Started {
 
   /** Stops everything, however much of it fails to stop. @returns what failed */
   async stopAll(): Promise<unknown[]> {
+    this.ending = true;
     const failures: unknown[] = [];
     for (let it = this.running.pop(); it; it = this.running.pop())
       await it.stop().catch((error: unknown) => failures.push(error));

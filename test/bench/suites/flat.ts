@@ -1,7 +1,7 @@
 import { SeededRandom } from '#testing';
 import type { Bench } from '../bench.js';
 import { fillWith } from '../fill.js';
-import { measurePlacing, measureReading, placeUnmeasured, prepareOrders } from '../measure.js';
+import { measurePlacing, measureReading, prepareOrders, warmUp } from '../measure.js';
 import { readingsOf } from '../readings.js';
 import type { Shelf } from '../shelf.js';
 import { endSystem, startMonolith, startOurs, type System } from '../systems.js';
@@ -9,8 +9,8 @@ import { takeTurns, type Turn } from '../turns.js';
 import { spreadWorkload, type Workload } from '../workloads.js';
 
 export const flatNames = { few: 'ours, few orders', many: 'ours, many orders' };
+export const flatPlacing = 'placing, by orders in the tables';
 const callers = 64;
-const warmUpSeconds = 2;
 
 /** A database that holds orders, and what is known of it. */
 interface Filled {
@@ -47,7 +47,8 @@ const turnsOf = async (
   );
   const placing = systems.map(([system]): Turn => ({
     name: `placing, ${system.name}`,
-    take: async (round) => void report.runs.push(await measurePlacing(bench, system, workload, load(round))),
+    take: async (round) =>
+      void report.runs.push(await measurePlacing(bench, system, workload, { ...load(round), as: flatPlacing })),
   }));
   return { reading, placing };
 };
@@ -72,8 +73,7 @@ export const flatSuite = async (bench: Bench): Promise<void> => {
     ] as const;
     const { reading, placing } = await turnsOf(bench, systems, workload, Math.floor(fewOrders / 2));
     await takeTurns(reading, 2, say);
-    for (const [system] of systems)
-      await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpSeconds, seed: seed + round });
+    for (const [system] of systems) await warmUp(bench, system, workload);
     await takeTurns(placing, 2, say);
     many.shelf = systems[1][0].shelf!;
     await bench.started.stop(...systems[1][0].parts);

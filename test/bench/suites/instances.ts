@@ -1,12 +1,12 @@
 import { SeededRandom } from '#testing';
 import type { Bench } from '../bench.js';
-import { measurePlacing, placeUnmeasured, prepareOrders } from '../measure.js';
+import { measurePlacing, prepareOrders, warmUp } from '../measure.js';
 import { endSystem, startSplit } from '../systems.js';
 import { takeTurns } from '../turns.js';
 import { hotWorkload } from '../workloads.js';
 
 export const instancesNames = { one: 'one of each', two: 'two of each' };
-const warmUp = { callers: 64, seconds: 2 };
+export const instancesPlacing = 'hot, split over TCP';
 
 /** What a second order and a second inventory process bring when everybody wants the same product. */
 export const instancesSuite = async (bench: Bench): Promise<void> => {
@@ -19,14 +19,16 @@ export const instancesSuite = async (bench: Bench): Promise<void> => {
     await startSplit(bench, workload.catalogue, instancesNames.one, 1),
     await startSplit(bench, workload.catalogue, instancesNames.two, 2),
   ];
-  for (const system of systems) await placeUnmeasured(bench, system, workload, { ...warmUp, seed });
+  for (const system of systems) await warmUp(bench, system, workload);
   // A caller alone is at one instance only.
   const callerCounts = options.callers.filter((it) => it > 1);
   const turns = callerCounts.flatMap((callers) =>
     systems.map((system) => ({
       name: `${system.name}, callers: ${callers}`,
       take: async (round: number) =>
-        void report.runs.push(await measurePlacing(bench, system, workload, { callers, seconds, seed: seed + round })),
+        void report.runs.push(
+          await measurePlacing(bench, system, workload, { callers, seconds, seed: seed + round, as: instancesPlacing }),
+        ),
     })),
   );
   await takeTurns(turns, options.rounds, say);

@@ -1,15 +1,11 @@
 import { SeededRandom } from '#testing';
 import type { Bench } from '../bench.js';
 import { Limit } from '../limit.js';
-import { measurePlacing, placeUnmeasured, prepareOrders } from '../measure.js';
+import { measurePlacing, prepareOrders, warmUp } from '../measure.js';
 import { realOrdersAreMissing, realWorkload } from '../real-orders.js';
 import { endSystem, startBaseline, startEcho, startOurs, type System } from '../systems.js';
 import { takeTurns, type Turn } from '../turns.js';
 import { hotWorkload, spreadWorkload, type Workload, type WorkloadName } from '../workloads.js';
-
-/** So long everybody runs before anything is measured: code gets compiled, connections get opened. */
-const firstWarmUpSeconds = 2;
-const firstWarmUpCallers = 64;
 
 /** @returns undefined, with a note in the report, where its data are missing */
 const workloadOf = async ({ options, report, say }: Bench, name: WorkloadName): Promise<Workload | undefined> => {
@@ -63,12 +59,7 @@ const placeWorkload = async (bench: Bench, workload: Workload): Promise<void> =>
     await limit.calibrate(seed);
   }
   say(`${workload.name}: warming up`);
-  for (const system of systems)
-    await placeUnmeasured(bench, system, workload, {
-      callers: firstWarmUpCallers,
-      seconds: Math.min(firstWarmUpSeconds, seconds),
-      seed,
-    });
+  for (const system of systems) await warmUp(bench, system, workload);
 
   const ofLimits = limits.map((limit): Turn => ({
     name: `${workload.name}, ${limit.name}`,

@@ -3,18 +3,17 @@ import { SeededRandom } from '#testing';
 import type { Bench } from '../bench.js';
 import { residentMbOf } from '../cpu.js';
 import type { Memory } from '../figures.js';
-import { measurePlacing, placeUnmeasured, prepareOrders } from '../measure.js';
+import { measurePlacing, prepareOrders, warmUp } from '../measure.js';
 import { halfOfPeak } from '../peak.js';
 import { slope } from '../statistics.js';
 import { endSystem, startOurs } from '../systems.js';
 import { spreadWorkload } from '../workloads.js';
 
-const soakName = 'ours, soak';
+const soakName = 'spread, soak at half of the peak';
 const connections = 256;
 const sampledEverySeconds = 10;
 /** In the first part the heap finds its size, and the code is compiled; only what comes after is a trend. */
 const settlingShare = 0.3;
-const warmUp = { callers: 64, seconds: 2 };
 
 const watchMemory = (pid: number, say: (line: string) => void): (() => Promise<Memory['samples']>) => {
   const samples: Memory['samples'] = [];
@@ -52,12 +51,12 @@ export const soakSuite = async (bench: Bench): Promise<void> => {
   const workload = spreadWorkload(new SeededRandom(seed));
   await prepareOrders(bench, workload);
   const system = await startOurs(bench, workload.catalogue);
-  await placeUnmeasured(bench, system, workload, { ...warmUp, seed });
+  await warmUp(bench, system, workload);
   const perSecond = await halfOfPeak(bench, system, workload);
   say(`soak: ${Math.round(perSecond)} orders a second for ${minutes} minutes`);
   const unwatch = watchMemory(system.pids[0]!, say);
-  const placing = { callers: connections, seconds: minutes * 60, seed, perSecond };
-  report.runs.push(await measurePlacing(bench, { ...system, name: soakName }, workload, placing));
+  const placing = { callers: connections, seconds: minutes * 60, seed, perSecond, as: soakName };
+  report.runs.push(await measurePlacing(bench, system, workload, placing));
   report.memory = memoryOf(await unwatch());
   await endSystem(bench, system);
 };
