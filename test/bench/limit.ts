@@ -1,13 +1,12 @@
-import { setTimeout } from 'node:timers/promises';
 import type { Bench } from './bench.js';
 import { Program } from './commands.js';
 import { runOf, type Run } from './figures.js';
 import type { LimitCommands, LimitShape } from './limits/commands.js';
+import { pauseBefore } from './turns.js';
 import type { Workload } from './workloads.js';
 
 const poolSizes = [1, 2, 4, 16, 64];
 const calibrationSeconds = 1;
-const pauseMs = 300;
 
 const names: Record<LimitShape, string> = { statement: 'limit a', transaction: 'limit b' };
 
@@ -73,7 +72,7 @@ export class Limit {
     seed: number;
   }): Promise<Run> {
     const { server, report } = this.bench;
-    await setTimeout(pauseMs);
+    await pauseBefore(seconds);
     await server.checkpoint();
     const postgresBefore = await server.cpuMs();
     const result = await this.program.call('place', {

@@ -1,18 +1,18 @@
-import { setTimeout } from 'node:timers/promises';
 import type { Bench } from './bench.js';
 import { cpuMsOf } from './cpu.js';
 import type { LoadResult } from './driver/commands.js';
 import { runOf, type Run } from './figures.js';
 import { machineTimes, othersShare } from './machine.js';
+import { pauseBefore } from './turns.js';
 import { Shelf } from './shelf.js';
 import type { Latency } from './statistics.js';
 import type { System } from './systems.js';
 import { linesPerOrder, type Workload } from './workloads.js';
 
-/** Between runs, so that each begins on a quiet machine. */
-const pauseMs = 500;
-/** Before the clock starts, at the same number of callers. */
-const warmUpMs = 500;
+/** Before the clock starts, at the same number of callers; shorter before a very short run. */
+const longestWarmUpMs = 500;
+const warmUpMsOf = (seconds: number): number => Math.min(longestWarmUpMs, seconds * 500);
+
 /** Once, before the first run. */
 const firstWarmUpSeconds = 2;
 const firstWarmUpCallers = 64;
@@ -139,11 +139,11 @@ export const measurePlacing = async (
   placing: Placing,
 ): Promise<Run> => {
   const { shelf, backlog } = system;
-  await setTimeout(pauseMs);
+  await pauseBefore(placing.seconds);
   await bench.server.checkpoint();
-  const { callers, seed } = placing;
+  const { callers, seconds, seed } = placing;
   // Other random choices than those that are measured.
-  await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMs / 1_000, seed: seed + 1 });
+  await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 });
 
   const { result, nodeMs, postgresMs, ...rest } = await withCpu(bench, system, async () => {
     const unwatch = backlog?.watch();
@@ -158,15 +158,15 @@ export const measurePlacing = async (
   const count = load.acknowledged;
   const finalAtMs = Math.max(load.endedAtMs, settled?.settledAtMs ?? 0);
   const backlogAtEnd = settled?.atFirst ?? Number.NaN;
-  const seconds = (finalAtMs - load.startedAtMs) / 1_000;
+  const taken = (finalAtMs - load.startedAtMs) / 1_000;
   return runOf({
     contestant: system.name,
     workload: placing.as ?? workload.name,
     callers,
     count,
-    seconds,
-    perSecond: count / seconds,
-    linesPerSecond: (count * linesPerOrder(workload)) / seconds,
+    seconds: taken,
+    perSecond: count / taken,
+    linesPerSecond: (count * linesPerOrder(workload)) / taken,
     ...latencyIn(load),
     nodeMs: nodeMs / count,
     postgresMs: postgresMs / count,
@@ -191,22 +191,22 @@ export const measureReading = async (
   const requests = { method: 'GET' as const, paths: reading.paths, bodies: [] };
   await driver.call('prepare', { name: reading.name, requests });
   const load = { requests: reading.name, targets: system.urls, callers, seed };
-  await setTimeout(pauseMs);
-  await driver.call('closedLoop', { ...load, durationMs: warmUpMs });
+  await pauseBefore(seconds);
+  await driver.call('closedLoop', { ...load, durationMs: warmUpMsOf(seconds) });
   const { result, nodeMs, postgresMs, ...rest } = await withCpu(bench, system, () =>
     driver.call('closedLoop', { ...load, durationMs: seconds * 1_000 }),
   );
   for (const [reason, times] of Object.entries(result.failures))
     report.faults.push(`${system.name}: ${reading.name} ended ${times} times in ${reason}`);
   const count = result.acknowledged;
-  const readSeconds = (result.endedAtMs - result.startedAtMs) / 1_000;
+  const taken = (result.endedAtMs - result.startedAtMs) / 1_000;
   return runOf({
     contestant: system.name,
     workload: reading.name,
     callers,
     count,
-    seconds: readSeconds,
-    perSecond: count / readSeconds,
+    seconds: taken,
+    perSecond: count / taken,
     ...latencyIn(result),
     nodeMs: nodeMs / count,
     postgresMs: postgresMs / count,

@@ -1,11 +1,10 @@
 import { existsSync } from 'node:fs';
-import { join } from 'node:path';
 import { readFileLines, type FileLine } from '../../scripts/replay/file-line.js';
 import { planReplay } from '../../scripts/replay/plan.js';
 import type { Workload } from './workloads.js';
 
 /** Real orders of four months of a shop; not part of the project. */
-const file = join(process.cwd(), '../shared/data/online-retail-2010-12_2011-03.csv.gz');
+const file = '../shared/data/online-retail-2010-12_2011-03.csv.gz';
 
 /** Why there is no real mix; undefined when there is one. */
 export const realOrdersAreMissing = (): string | undefined =>

@@ -1,3 +1,10 @@
+import { setTimeout } from 'node:timers/promises';
+
+const longestPauseMs = 500;
+
+/** Between runs, so that each begins on a quiet machine; shorter before a very short one. */
+export const pauseBefore = (seconds: number): Promise<void> => setTimeout(Math.min(longestPauseMs, seconds * 250));
+
 /** A measurement that is repeated once a round. */
 export interface Turn {
   name: string;
