@@ -1,8 +1,7 @@
 import type { Bench } from './bench.js';
-import { cpuMsOf } from './cpu.js';
+import { withCost } from './cost.js';
 import type { LoadResult } from './driver/commands.js';
 import { runOf, type Run } from './figures.js';
-import { machineTimes, othersShare } from './machine.js';
 import { pauseBefore } from './turns.js';
 import { Shelf } from './shelf.js';
 import type { Latency } from './statistics.js';
@@ -87,34 +86,6 @@ export const placeUnmeasured = async (
   return load;
 };
 
-/** CPU time so far of everybody who has a part in a run. */
-const timesOf = async ({ server, driver }: Bench, { pids, backlog }: System) => {
-  const [machine, node, wholeServer, counting, driving] = await Promise.all([
-    machineTimes(),
-    cpuMsOf(pids),
-    server.cpuMs(),
-    cpuMsOf(backlog?.serverPids ?? []),
-    cpuMsOf([driver.pid, process.pid]),
-  ]);
-  // Counting the backlog is our work, not that of the orders.
-  return { machine, node, postgres: wholeServer - counting, ownWork: counting + driving };
-};
-
-/** What the work cost, by kind of process, and how much others took of the machine meanwhile. */
-const withCpu = async <T>(
-  bench: Bench,
-  system: System,
-  work: () => Promise<T>,
-): Promise<{ result: T; nodeMs: number; postgresMs: number; othersShare: number }> => {
-  const before = await timesOf(bench, system);
-  const result = await work();
-  const after = await timesOf(bench, system);
-  const nodeMs = after.node - before.node;
-  const postgresMs = after.postgres - before.postgres;
-  const ownMs = nodeMs + postgresMs + after.ownWork - before.ownWork;
-  return { result, nodeMs, postgresMs, othersShare: othersShare(before.machine, after.machine, ownMs) };
-};
-
 const latencyIn = ({ p50Ms, p95Ms, p99Ms, mostMs }: Latency): Latency => ({ p50Ms, p95Ms, p99Ms, mostMs });
 
 /**
@@ -145,7 +116,7 @@ export const measurePlacing = async (
   // Other random choices than those that are measured.
   await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 });
 
-  const { result, nodeMs, postgresMs, ...rest } = await withCpu(bench, system, async () => {
+  const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, async () => {
     const unwatch = backlog?.watch();
     const load = await place(bench, system, workload, placing);
     const settled = await backlog?.untilSettled();
@@ -193,7 +164,7 @@ export const measureReading = async (
   const load = { requests: reading.name, targets: system.urls, callers, seed };
   await pauseBefore(seconds);
   await driver.call('closedLoop', { ...load, durationMs: warmUpMsOf(seconds) });
-  const { result, nodeMs, postgresMs, ...rest } = await withCpu(bench, system, () =>
+  const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, () =>
     driver.call('closedLoop', { ...load, durationMs: seconds * 1_000 }),
   );
   for (const [reason, times] of Object.entries(result.failures))

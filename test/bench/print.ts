@@ -7,11 +7,14 @@ import { shown, tableOf } from './table.js';
 const driverNote =
   'Load: raw sockets, HTTP/1.1 keep-alive, one process of its own. CPU is user and system time of the processes, in ms\n' +
   'an order (or request): node = the system under test, pg = the whole server with all its helpers, load = the driver.\n' +
-  'Orders count from the first request until the last one is final; figures are medians, range is the least and the most.';
+  'Orders count from the first request until the last one is final; figures are medians, range is the least and the most.\n' +
+  'others is the share of this machine that other programs used meanwhile: they make figures worthless.';
 
 const ratio = (value: number): string => (Number.isFinite(value) ? `${shown(value)}×` : '');
 
-/** Who stands beside the others to be compared with; with the limits it is their own best number of connections. */
+const percent = (share: number): string => (Number.isFinite(share) ? `${Math.round(share * 100)}%` : '');
+
+/** Who the others are compared with; the limits stand for their own best number of connections, at any number of callers. */
 const references = [
   { head: '/limit a', name: 'limit a', sameCallers: false },
   { head: '/limit b', name: 'limit b', sameCallers: false },
@@ -39,20 +42,21 @@ const rowOf = (report: Report, figure: Figure): string[] => {
     shown(middle('backlogAtEnd')),
     shown(middle('drainMs')),
     ...references.map(({ name, sameCallers }) =>
-      figure.contestant === name
+      figure.contestant === name || (sameCallers && figure.contestant.startsWith('limit'))
         ? ''
         : ratio(
             middle('perSecond') /
               report.median('perSecond', name, figure.workload, sameCallers ? figure.callers : undefined),
           ),
     ),
+    percent(middle('othersShare')),
     failures.map(([reason, times]) => `${reason}: ${times}`).join(', '),
   ];
 };
 
 const head = [
   ...['who', 'callers', 'per s', 'range', 'lines/s', 'p50 ms', 'p95', 'p99', 'node', 'pg', 'load'],
-  ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'failed'],
+  ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'others', 'failed'],
 ];
 
 /** Without the columns in which nothing stands. */
@@ -106,7 +110,6 @@ const noiseOf = ({ runs }: Report): string[] => {
   const shares = runs.map((it) => it.othersShare).filter((it) => !Number.isNaN(it));
   const most = Math.max(...shares);
   if (!(most > noisyShare)) return [];
-  const percent = (share: number): string => `${Math.round(share * 100)}%`;
   return [
     `Other programs used ${percent(median(shares))} of this machine in a typical run and ${percent(most)} in the worst: ` +
       'repeat this on a quiet one.',
