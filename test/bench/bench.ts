@@ -1,0 +1,17 @@
+import type { Program } from './commands.js';
+import type { DriverCommands } from './driver/commands.js';
+import type { Options } from './options.js';
+import type { Report } from './report.js';
+import type { BenchmarkServer } from './server.js';
+import type { Started } from './started.js';
+
+/** What every suite works with. */
+export interface Bench {
+  options: Options;
+  server: BenchmarkServer;
+  driver: Program<DriverCommands>;
+  started: Started;
+  report: Report;
+  /** Tells how far it is. */
+  say(line: string): void;
+}

@@ -1,0 +1,56 @@
+import { readFile, readdir } from 'node:fs/promises';
+
+/** The kernel counts in ticks of 10 ms on every Linux that Node runs on, so a run has to be longer than a few of them. */
+const tickMs = 10;
+
+/** Fields of /proc/<pid>/stat after the name, which stands in brackets and may contain anything. */
+const parentAt = 1;
+const timesAt = 11;
+
+/** User and system time of a process, and of those of its children that have ended and were waited for. */
+interface Times {
+  parent: number;
+  ownMs: number;
+  endedChildrenMs: number;
+}
+
+const timesOf = async (pid: number): Promise<Times | undefined> => {
+  const text = await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined);
+  const fields = text
+    ?.slice(text.lastIndexOf(') ') + 2)
+    .split(' ')
+    .map(Number);
+  if (!fields) return undefined;
+  const [user = 0, system = 0, childrenUser = 0, childrenSystem = 0] = fields.slice(timesAt, timesAt + 4);
+  return {
+    parent: fields[parentAt]!,
+    ownMs: (user + system) * tickMs,
+    endedChildrenMs: (childrenUser + childrenSystem) * tickMs,
+  };
+};
+
+/** The CPU time that processes have used so far, all their threads included; NaN where there is no /proc. */
+export const cpuMsOf = async (pids: readonly number[]): Promise<number> => {
+  const times = await Promise.all(pids.map(timesOf));
+  return times.reduce((sum, it) => sum + (it?.ownMs ?? Number.NaN), 0);
+};
+
+/**
+ * The CPU time that a Postgres server has used so far: the postmaster, the backends and helpers that live, and those
+ * that have ended, whose time the kernel adds to the postmaster's when it waits for them. So a connection that is closed
+ * during a run is not lost, and the sum never falls.
+ */
+export const cpuMsOfServer = async (postmaster: number): Promise<number> => {
+  const entries = await readdir('/proc').catch(() => []);
+  const times = await Promise.all(entries.filter((it) => /^\d+$/.test(it)).map((it) => timesOf(Number(it))));
+  const own = await timesOf(postmaster);
+  if (!own) return Number.NaN;
+  const children = times.filter((it) => it?.parent === postmaster);
+  return children.reduce((sum, it) => sum + it!.ownMs, own.ownMs + own.endedChildrenMs);
+};
+
+/** The memory that a process holds at present; NaN where there is no /proc. */
+export const residentMbOf = async (pid: number): Promise<number> => {
+  const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
+  return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? Number.NaN) / 1_024;
+};

@@ -1,0 +1,100 @@
+import { readingNames } from './readings.js';
+import type { Report } from './report.js';
+import { openName } from './suites/open.js';
+import { flatNames, flatPlacing } from './suites/flat.js';
+import { instancesNames, instancesPlacing } from './suites/instances.js';
+
+export interface Goal {
+  name: string;
+  /** NaN where it was not measured. */
+  value(report: Report): number;
+  /** Without a bound the number is published, whatever it is. */
+  least?: number;
+  most?: number;
+  unit: string;
+}
+
+/** The median rate of ours, as so many times that of another one right beside it. */
+const times =
+  (workload: string, callers: number, other: string, otherCallers?: number) =>
+  (report: Report): number =>
+    report.median('perSecond', 'ours', workload, callers) / report.median('perSecond', other, workload, otherCallers);
+
+const cpuMs =
+  (workload: string, callers: number) =>
+  (report: Report): number =>
+    report.median('nodeMs', 'ours', workload, callers) + report.median('postgresMs', 'ours', workload, callers);
+
+const p99OverP50 =
+  (contestant: string, workload: string, callers?: number) =>
+  (report: Report): number =>
+    report.median('p99Ms', contestant, workload, callers) / report.median('p50Ms', contestant, workload, callers);
+
+const manyOverFew =
+  (workload: string) =>
+  (report: Report): number =>
+    report.median('perSecond', flatNames.many, workload) / report.median('perSecond', flatNames.few, workload);
+
+const twoOverOne =
+  (callers: number) =>
+  (report: Report): number =>
+    report.median('perSecond', instancesNames.two, instancesPlacing, callers) /
+    report.median('perSecond', instancesNames.one, instancesPlacing, callers);
+
+/** What a caller alone waits longer than with the baseline, in commits: one takes as long as limit a with one connection. */
+const commitsMore = (report: Report): number => {
+  const commit = report.calibrations.find(
+    (it) => it.contestant === 'limit a' && it.workload === 'spread' && it.connections === 1,
+  );
+  const more = report.median('p50Ms', 'ours', 'spread', 1) - report.median('p50Ms', 'baseline', 'spread', 1);
+  return more / (commit?.p50Ms ?? Number.NaN);
+};
+
+/** The best that any number of callers came to. */
+const mostLines = (report: Report): number => {
+  const figures = report.figures().filter((it) => it.contestant === 'ours' && it.workload === 'mix');
+  const rates = figures.map((it) => report.median('linesPerSecond', 'ours', 'mix', it.callers));
+  return rates.length === 0 ? Number.NaN : Math.max(...rates);
+};
+
+/** Less than this says nothing: the heap has not found its size yet. */
+const shortestSoakMinutes = 5;
+
+const growth = ({ memory }: Report): number =>
+  memory && memory.minutes >= shortestSoakMinutes ? memory.mbPerMinute : Number.NaN;
+
+/** What this benchmark is for. */
+export const goals: Goal[] = [
+  { name: 'spread, 64 callers, over limit a', value: times('spread', 64, 'limit a'), least: 0.7, unit: '×' },
+  { name: 'spread, 64 callers, over limit b', value: times('spread', 64, 'limit b'), least: 1.6, unit: '×' },
+  { name: 'spread, 256 callers, over limit a', value: times('spread', 256, 'limit a'), least: 1, unit: '×' },
+  { name: 'hot, 64 callers, over limit a', value: times('hot', 64, 'limit a'), least: 2.5, unit: '×' },
+  { name: 'hot, 64 callers, over limit b', value: times('hot', 64, 'limit b'), least: 4, unit: '×' },
+  { name: 'hot, 256 callers, over limit a', value: times('hot', 256, 'limit a'), least: 3.5, unit: '×' },
+  { name: 'spread, 64 callers, over the baseline', value: times('spread', 64, 'baseline', 64), least: 8, unit: '×' },
+  { name: 'hot, 64 callers, over the baseline', value: times('hot', 64, 'baseline', 64), least: 30, unit: '×' },
+  { name: 'CPU an order, spread, 64 callers', value: cpuMs('spread', 64), most: 0.15, unit: ' ms' },
+  { name: 'CPU an order, spread, 256 callers', value: cpuMs('spread', 256), most: 0.12, unit: ' ms' },
+  { name: 'one caller waits longer than with the baseline', value: commitsMore, most: 1, unit: ' commits' },
+  { name: 'p99 over p50, spread, 64 callers', value: p99OverP50('ours', 'spread', 64), most: 3, unit: '×' },
+  { name: 'p99 over p50, hot, 64 callers', value: p99OverP50('ours', 'hot', 64), most: 3, unit: '×' },
+  { name: 'p99 over p50, open loop at half of the peak', value: p99OverP50('ours', openName), most: 3, unit: '×' },
+  { name: 'real mix, lines a second', value: mostLines, least: 60_000, unit: '' },
+  { name: 'placing, many orders over few', value: manyOverFew(flatPlacing), least: 0.9, unit: '×' },
+  { name: 'reading by id, many orders over few', value: manyOverFew(readingNames.byId), least: 0.9, unit: '×' },
+  { name: 'first page, many orders over few', value: manyOverFew(readingNames.firstPage), least: 0.9, unit: '×' },
+  { name: 'deep page, many orders over few', value: manyOverFew(readingNames.deepPage), least: 0.9, unit: '×' },
+  { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
+  { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
+  { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },
+];
+
+export type Verdict = 'holds' | 'falls short' | 'not measured' | 'published';
+
+export const verdictOf = ({ least, most }: Goal, value: number): Verdict => {
+  if (Number.isNaN(value)) return 'not measured';
+  if (least === undefined && most === undefined) return 'published';
+  return value >= (least ?? Number.NEGATIVE_INFINITY) && value <= (most ?? Number.POSITIVE_INFINITY)
+    ? 'holds'
+    : 'falls short';
+};

@@ -1,0 +1,188 @@
+import type { Bench } from './bench.js';
+import { withCost } from './cost.js';
+import type { LoadResult } from './driver/commands.js';
+import { runOf, type Run } from './figures.js';
+import { pauseBefore } from './turns.js';
+import { Shelf } from './shelf.js';
+import type { Latency } from './statistics.js';
+import type { System } from './systems.js';
+import { linesPerOrder, type Workload } from './workloads.js';
+
+/** Before the clock starts, at the same number of callers; shorter before a very short run. */
+const longestWarmUpMs = 500;
+const warmUpMsOf = (seconds: number): number => Math.min(longestWarmUpMs, seconds * 500);
+
+/** Once, before the first run. */
+const firstWarmUpSeconds = 2;
+const firstWarmUpCallers = 64;
+/** Of so many acknowledged orders one is read back. */
+const readBackEvery = 100;
+const mostReadBack = 200;
+
+export interface Placing {
+  callers: number;
+  seconds: number;
+  seed: number;
+  /** No more orders than these, however much time is left. */
+  most?: number;
+  keepIdEvery?: number;
+  /** What the run is called where that is not the workload's name. */
+  as?: string;
+  /** Arrivals a second, whether or not earlier ones were answered; without it callers wait for their answers. */
+  perSecond?: number;
+}
+
+/** Paths that one kind of reading asks for. */
+export interface Reading {
+  name: string;
+  paths: string[];
+}
+
+/** The driver knows requests by a name and keeps their bytes. */
+export const prepareOrders = async ({ driver }: Bench, workload: Workload): Promise<void> => {
+  const bodies = workload.orders.map((it) => it.body);
+  await driver.call('prepare', { name: workload.name, requests: { method: 'POST', paths: ['/orders'], bodies } });
+};
+
+const place = ({ driver }: Bench, system: System, workload: Workload, placing: Placing): Promise<LoadResult> => {
+  const { callers, seconds, seed, most, perSecond, keepIdEvery = readBackEvery } = placing;
+  const load = {
+    requests: workload.name,
+    targets: system.urls,
+    callers,
+    durationMs: seconds * 1_000,
+    seed,
+    keepIdEvery,
+    ...(most !== undefined && { most }),
+  };
+  return perSecond === undefined ? driver.call('closedLoop', load) : driver.call('openLoop', { ...load, perSecond });
+};
+
+/** What is not known of an order, and what is known to be wrong. */
+const noteFaults = async (
+  { report }: Bench,
+  system: System,
+  { acknowledged, failures, orderIds }: LoadResult,
+): Promise<void> => {
+  const told = (fault: string): number => report.faults.push(`${system.name}: ${fault}`);
+  for (const unknown of ['not answered', 'connection lost'])
+    if (failures[unknown]) told(`${failures[unknown]} orders: ${unknown}`);
+  if (acknowledged === 0) told('no order was placed at all');
+  if (!system.shelf) return;
+  (await system.shelf.faults()).forEach(told);
+  (await Shelf.lostOrders(system.urls[0]!, orderIds.slice(-mostReadBack))).forEach(told);
+};
+
+/** Places orders that are not measured, and waits until they are final. */
+export const placeUnmeasured = async (
+  bench: Bench,
+  system: System,
+  workload: Workload,
+  placing: Placing,
+): Promise<LoadResult> => {
+  const load = await place(bench, system, workload, placing);
+  system.shelf?.acknowledge(workload, load.acknowledgedOf);
+  await system.backlog?.untilSettled();
+  return load;
+};
+
+const latencyIn = ({ p50Ms, p95Ms, p99Ms, mostMs }: Latency): Latency => ({ p50Ms, p95Ms, p99Ms, mostMs });
+
+/**
+ * Lets a system run before anything is measured: code gets compiled, connections opened, and the statistics of its
+ * tables are taken, as autovacuum does within the first minutes of a database.
+ */
+export const warmUp = async (bench: Bench, system: System, workload: Workload): Promise<void> => {
+  const { seconds, seed } = bench.options;
+  await placeUnmeasured(bench, system, workload, {
+    callers: firstWarmUpCallers,
+    seconds: Math.min(firstWarmUpSeconds, seconds),
+    seed,
+  });
+  if (system.databaseUrl !== undefined) await bench.server.vacuum(system.databaseUrl);
+};
+
+/** Measures one run of placing orders, until the last of them is final, and checks the stock to the unit. */
+export const measurePlacing = async (
+  bench: Bench,
+  system: System,
+  workload: Workload,
+  placing: Placing,
+): Promise<Run> => {
+  const { shelf, backlog } = system;
+  await pauseBefore(placing.seconds);
+  await bench.server.checkpoint();
+  const { callers, seconds, seed } = placing;
+  // Other random choices than those that are measured.
+  await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 });
+
+  const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, async () => {
+    const unwatch = backlog?.watch();
+    const load = await place(bench, system, workload, placing);
+    const settled = await backlog?.untilSettled();
+    return { load, settled, backlogMost: await unwatch?.() };
+  });
+  const { load, settled, backlogMost = Number.NaN } = result;
+  shelf?.acknowledge(workload, load.acknowledgedOf);
+  await noteFaults(bench, system, load);
+
+  const count = load.acknowledged;
+  const finalAtMs = Math.max(load.endedAtMs, settled?.settledAtMs ?? 0);
+  const backlogAtEnd = settled?.atFirst ?? Number.NaN;
+  const taken = (finalAtMs - load.startedAtMs) / 1_000;
+  return runOf({
+    contestant: system.name,
+    workload: placing.as ?? workload.name,
+    callers,
+    count,
+    seconds: taken,
+    perSecond: count / taken,
+    linesPerSecond: (count * linesPerOrder(workload)) / taken,
+    ...latencyIn(load),
+    nodeMs: nodeMs / count,
+    postgresMs: postgresMs / count,
+    driverMs: load.cpuMs / count,
+    backlogMost: Math.max(backlogMost, backlogAtEnd),
+    backlogAtEnd,
+    drainMs: settled ? finalAtMs - load.endedAtMs : Number.NaN,
+    sentLateP99Ms: load.lateness?.p99Ms ?? Number.NaN,
+    failures: load.failures,
+    ...rest,
+  });
+};
+
+/** Measures one run of reading: the paths, at random. */
+export const measureReading = async (
+  bench: Bench,
+  system: System,
+  reading: Reading,
+  { callers, seconds, seed }: Placing,
+): Promise<Run> => {
+  const { driver, report } = bench;
+  const requests = { method: 'GET' as const, paths: reading.paths, bodies: [] };
+  await driver.call('prepare', { name: reading.name, requests });
+  const load = { requests: reading.name, targets: system.urls, callers, seed };
+  await pauseBefore(seconds);
+  await driver.call('closedLoop', { ...load, durationMs: warmUpMsOf(seconds) });
+  const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, () =>
+    driver.call('closedLoop', { ...load, durationMs: seconds * 1_000 }),
+  );
+  for (const [reason, times] of Object.entries(result.failures))
+    report.faults.push(`${system.name}: ${reading.name} ended ${times} times in ${reason}`);
+  const count = result.acknowledged;
+  const taken = (result.endedAtMs - result.startedAtMs) / 1_000;
+  return runOf({
+    contestant: system.name,
+    workload: reading.name,
+    callers,
+    count,
+    seconds: taken,
+    perSecond: count / taken,
+    ...latencyIn(result),
+    nodeMs: nodeMs / count,
+    postgresMs: postgresMs / count,
+    driverMs: result.cpuMs / count,
+    failures: result.failures,
+    ...rest,
+  });
+};

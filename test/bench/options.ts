@@ -1,0 +1,126 @@
+import { parseArgs } from 'node:util';
+import { workloadNames, type WorkloadName } from './workloads.js';
+
+const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances'] as const;
+export type SuiteName = (typeof suiteNames)[number];
+
+const contestantNames = ['ours', 'limits', 'echo', 'baseline'] as const;
+type ContestantName = (typeof contestantNames)[number];
+
+export interface Options {
+  suites: SuiteName[];
+  workloads: WorkloadName[];
+  callers: number[];
+  contestants: ContestantName[];
+  /** Of one run. */
+  seconds: number;
+  rounds: number;
+  seed: number;
+  /** Of the suite `flat`: how many orders the tables hold, in the one database and in the other. */
+  fewOrders: number;
+  manyOrders: number;
+  /** Of the suite `soak`. */
+  minutes: number;
+  /** Where the report goes as JSON. */
+  json: string | undefined;
+}
+
+const defaultSuites: SuiteName[] = ['place', 'open', 'reads'];
+
+export const usage = `Measures Cleave, the limits of its database and of HTTP, and the same service as textbooks write it, side by side.
+
+  npm run bench -- [suite …] [options]
+
+Suites (${defaultSuites.join(', ')} when none is named)
+  place        places orders: ours, the limits, an HTTP echo and the baseline in turns
+  open         places orders that arrive by themselves at half of the peak, latency from the intended moment
+  reads        reads orders by id, the first page of the list and a deep one
+  flat         the same with few and with many orders in the tables, on two databases in turns
+  soak         places at half of the peak for minutes, and watches the memory
+  instances    two order and two inventory processes against one of each, all callers on one product
+
+Options
+  --workload LIST      of ${workloadNames.join(', ')} (all): a thousand products, one product, the invoices of a real shop
+  --callers LIST       how many place at the same time (1,64,256)
+  --contestants LIST   of ${contestantNames.join(', ')} (all)
+  --seconds N          how long one run takes (3)
+  --rounds N           how often everybody has his turn, forwards and backwards alternately (3)
+  --seed N             repeats the random choices of another call
+  --few N, --many N    orders in the tables, of the suite flat (10000, 1000000)
+  --minutes N          how long soak takes (10)
+  --json FILE          writes everything that was measured to the file
+  --help               this text
+
+Examples
+  npm run bench
+  npm run bench -- place --workload spread --callers 64 --contestants ours,limits
+  npm run bench -- flat --many 200000 --json flat.json
+
+All use one embedded Postgres, each its own database, in a folder below TMPDIR, which has to be on a real disk: fsync is
+on. Slow or fast, the exit code is 0; it is 1 when stock is not exact to the unit or an acknowledged order is lost.
+`;
+
+export class WrongUsage extends Error {}
+
+const parsed = (args: string[]) => {
+  try {
+    return parseArgs({
+      args,
+      allowPositionals: true,
+      options: {
+        workload: { type: 'string', default: workloadNames.join() },
+        callers: { type: 'string', default: '1,64,256' },
+        contestants: { type: 'string', default: contestantNames.join() },
+        seconds: { type: 'string', default: '3' },
+        rounds: { type: 'string', default: '3' },
+        seed: { type: 'string' },
+        few: { type: 'string', default: '10000' },
+        many: { type: 'string', default: '1000000' },
+        minutes: { type: 'string', default: '10' },
+        json: { type: 'string' },
+        help: { type: 'boolean', short: 'h', default: false },
+      },
+    });
+  } catch (error) {
+    throw new WrongUsage((error as Error).message);
+  }
+};
+
+const number = (name: string, text: string, least: number, most: number): number => {
+  const value = Number(text);
+  if (!(value >= least && value <= most))
+    throw new WrongUsage(`--${name} is ${text}; it must be a number from ${least} to ${most}.`);
+  return value;
+};
+
+const whole = (name: string, text: string, least: number, most: number): number => {
+  const value = number(name, text, least, most);
+  if (!Number.isInteger(value)) throw new WrongUsage(`--${name} is ${text}; it must be a whole number.`);
+  return value;
+};
+
+const someOf = <Known extends string>(name: string, texts: string[], known: readonly Known[]): Known[] => {
+  for (const text of texts)
+    if (!known.includes(text as Known))
+      throw new WrongUsage(`There is no ${name} ${text}; there are ${known.join(', ')}.`);
+  return known.filter((it) => texts.includes(it));
+};
+
+/** @throws WrongUsage that says what would be right */
+export const readOptions = (args: string[]): Options | 'help' => {
+  const { values, positionals } = parsed(args);
+  if (values.help) return 'help';
+  return {
+    suites: positionals.length > 0 ? someOf('suite', positionals, suiteNames) : defaultSuites,
+    workloads: someOf('workload', values.workload.split(','), workloadNames),
+    callers: values.callers.split(',').map((it) => whole('callers', it, 1, 2_000)),
+    contestants: someOf('contestant', values.contestants.split(','), contestantNames),
+    seconds: number('seconds', values.seconds, 0.2, 600),
+    rounds: whole('rounds', values.rounds, 1, 100),
+    seed: values.seed === undefined ? Date.now() % 2 ** 31 : whole('seed', values.seed, 0, 2 ** 32 - 1),
+    fewOrders: whole('few', values.few, 100, 100_000_000),
+    manyOrders: whole('many', values.many, 100, 100_000_000),
+    minutes: number('minutes', values.minutes, 0.2, 24 * 60),
+    json: values.json,
+  };
+};

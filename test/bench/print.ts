@@ -1,0 +1,165 @@
+import type { Figure } from './figures.js';
+import { goals, verdictOf, type Goal } from './goals.js';
+import type { Report } from './report.js';
+import { median } from './statistics.js';
+import { shown, tableOf } from './table.js';
+
+const driverNote =
+  'Load: raw sockets, HTTP/1.1 keep-alive, one process of its own. CPU is user and system time of the processes, in ms\n' +
+  'an order (or request): node = the system under test, pg = the whole server with all its helpers, load = the driver.\n' +
+  'Orders count from the first request until the last one is final; figures are medians, range is the least and the most.\n' +
+  'others is the share of this machine that other programs used meanwhile: they make figures worthless.';
+
+const ratio = (value: number): string => (Number.isFinite(value) ? `${shown(value)}×` : '');
+
+const percent = (share: number): string => (Number.isFinite(share) ? `${Math.round(share * 100)}%` : '');
+
+/** Who the others are compared with; the limits stand for their own best number of connections, at any number of callers. */
+const references = [
+  { head: '/limit a', name: 'limit a', sameCallers: false },
+  { head: '/limit b', name: 'limit b', sameCallers: false },
+  { head: '/baseline', name: 'baseline', sameCallers: true },
+  { head: '/echo', name: 'echo', sameCallers: true },
+];
+
+const rowOf = (report: Report, figure: Figure): string[] => {
+  const middle = (measure: Parameters<Figure['values']>[0]): number => median(figure.values(measure));
+  const rates = figure.values('perSecond');
+  const failures = figure.runs.flatMap((it) => Object.entries(it.failures));
+  return [
+    figure.contestant,
+    String(figure.callers),
+    shown(middle('perSecond')),
+    `${shown(Math.min(...rates))}–${shown(Math.max(...rates))}`,
+    shown(middle('linesPerSecond')),
+    shown(middle('p50Ms')),
+    shown(middle('p95Ms')),
+    shown(middle('p99Ms')),
+    shown(middle('nodeMs')),
+    shown(middle('postgresMs')),
+    shown(middle('driverMs')),
+    shown(middle('backlogMost')),
+    shown(middle('backlogAtEnd')),
+    shown(middle('drainMs')),
+    ...references.map(({ name, sameCallers }) =>
+      figure.contestant === name || (sameCallers && figure.contestant.startsWith('limit'))
+        ? ''
+        : ratio(
+            middle('perSecond') /
+              report.median('perSecond', name, figure.workload, sameCallers ? figure.callers : undefined),
+          ),
+    ),
+    percent(middle('othersShare')),
+    failures.map(([reason, times]) => `${reason}: ${times}`).join(', '),
+  ];
+};
+
+const head = [
+  ...['who', 'callers', 'per s', 'range', 'lines/s', 'p50 ms', 'p95', 'p99', 'node', 'pg', 'load'],
+  ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'others', 'failed'],
+];
+
+/** Without the columns in which nothing stands. */
+const withoutEmptyColumns = (head: string[], rows: string[][]): string => {
+  const kept = head.map((_, column) => rows.some((row) => row[column] !== ''));
+  const of = (row: string[]): string[] => row.filter((_, column) => kept[column]);
+  return tableOf(of(head), rows.map(of));
+};
+
+const calibrationsOf = ({ calibrations }: Report, workload: string): string[] =>
+  [...Map.groupBy(calibrations, (it) => it.contestant)].flatMap(([contestant, all]) => {
+    const some = all.filter((it) => it.workload === workload);
+    const sizes = some.map((it) => `${it.connections}: ${shown(it.perSecond)}`).join(', ');
+    return some.length === 0 ? [] : [`${contestant} by connections (calibration): ${sizes} a second`];
+  });
+
+/** What was asked for, in the words of the bound: `at least 0.7×`. */
+const boundOf = ({ least, most, unit }: Goal): string => {
+  if (least !== undefined) return `at least ${shown(least)}${unit}`;
+  return most === undefined ? '' : `at most ${shown(most)}${unit}`;
+};
+
+/** Goals that the chosen suites say nothing about are only counted. */
+const goalsOf = (report: Report): string => {
+  const all = goals.map((goal) => ({ goal, value: goal.value(report) }));
+  const measured = all.filter(({ value }) => !Number.isNaN(value));
+  const rows = measured.map(({ goal, value }) => [
+    goal.name,
+    boundOf(goal),
+    `${shown(value)}${goal.unit}`,
+    verdictOf(goal, value),
+  ]);
+  const others = all.length - measured.length;
+  return [
+    ...(rows.length > 0 ? [tableOf(['goal', 'asked', 'measured', ''], rows)] : []),
+    ...(others > 0 ? [`${others} goals were not measured.`] : []),
+  ].join('\n');
+};
+
+const memoryOf = ({ memory }: Report): string[] =>
+  memory
+    ? [
+        `memory over ${shown(memory.minutes)} minutes, once settled: from ${shown(memory.firstMb)} MB to ` +
+          `${shown(memory.lastMb)} MB, ${shown(memory.mbPerMinute)} MB a minute`,
+      ]
+    : [];
+
+const noisyShare = 0.05;
+
+const noiseOf = ({ runs }: Report): string[] => {
+  const shares = runs.map((it) => it.othersShare).filter((it) => !Number.isNaN(it));
+  const most = Math.max(...shares);
+  if (!(most > noisyShare)) return [];
+  return [
+    `Other programs used ${percent(median(shares))} of this machine in a typical run and ${percent(most)} in the worst: ` +
+      'repeat this on a quiet one.',
+  ];
+};
+
+/** The report for a person. */
+export const printed = (report: Report): string => {
+  const groups = Map.groupBy(report.figures(), (it) => it.workload);
+  const tables = [...groups].map(([workload, figures]) =>
+    [
+      `## ${workload}`,
+      withoutEmptyColumns(
+        head,
+        figures.map((it) => rowOf(report, it)),
+      ),
+      ...calibrationsOf(report, workload),
+    ].join('\n'),
+  );
+  const faults =
+    report.faults.length === 0
+      ? ['Stock is exact to the unit after every run, and no acknowledged order is lost.']
+      : ['WRONG:', ...report.faults];
+  return [
+    ...tables,
+    driverNote,
+    ...memoryOf(report),
+    ...noiseOf(report),
+    ...report.notes,
+    goalsOf(report),
+    faults.join('\n'),
+  ].join('\n\n');
+};
+
+/** The report for a program. What was not measured is null there. */
+export const asJson = (report: Report, about: object): string =>
+  JSON.stringify(
+    {
+      ...about,
+      faults: report.faults,
+      notes: report.notes,
+      goals: goals.map((goal) => {
+        const { name, least, most } = goal;
+        const value = goal.value(report);
+        return { name, least, most, value, verdict: verdictOf(goal, value) };
+      }),
+      calibrations: report.calibrations,
+      memory: report.memory,
+      runs: report.runs,
+    },
+    undefined,
+    2,
+  );

@@ -1,0 +1,84 @@
+import { SeededRandom } from '#testing';
+import type { Bench } from '../bench.js';
+import { fillWith } from '../fill.js';
+import { measurePlacing, measureReading, prepareOrders, warmUp } from '../measure.js';
+import { readingsOf } from '../readings.js';
+import type { Shelf } from '../shelf.js';
+import { endSystem, startMonolith, startOurs, type System } from '../systems.js';
+import { takeTurns, type Turn } from '../turns.js';
+import { spreadWorkload, type Workload } from '../workloads.js';
+
+export const flatNames = { few: 'ours, few orders', many: 'ours, many orders' };
+export const flatPlacing = 'placing, by orders in the tables';
+const callers = 64;
+
+/** A database that holds orders, and what is known of it. */
+interface Filled {
+  databaseUrl: string;
+  shelf: Shelf;
+  orderIds: string[];
+}
+
+const filledWith = async (bench: Bench, workload: Workload, name: string, orders: number): Promise<Filled> => {
+  const system = await startOurs(bench, workload.catalogue, name);
+  const orderIds = await fillWith(bench, system, workload, orders);
+  // Nobody may be connected to what is copied.
+  await bench.started.stop(...system.parts);
+  await bench.server.vacuum(system.databaseUrl!);
+  return { databaseUrl: system.databaseUrl!, shelf: system.shelf!, orderIds };
+};
+
+const turnsOf = async (
+  bench: Bench,
+  systems: readonly (readonly [System, string[]])[],
+  workload: Workload,
+  depth: number,
+): Promise<{ reading: Turn[]; placing: Turn[] }> => {
+  const { options, report } = bench;
+  const load = (round: number) => ({ callers, seconds: options.seconds, seed: options.seed + round });
+  const readings = await Promise.all(systems.map(([{ urls }, orderIds]) => readingsOf(urls[0]!, orderIds, depth)));
+  const reading = readings[0]!.flatMap((_, kind) =>
+    systems.map(([system], index): Turn => {
+      const reading = readings[index]![kind]!;
+      const take = async (round: number) =>
+        void report.runs.push(await measureReading(bench, system, reading, load(round)));
+      return { name: `${reading.name}, ${system.name}`, take };
+    }),
+  );
+  const placing = systems.map(([system]): Turn => ({
+    name: `placing, ${system.name}`,
+    take: async (round) =>
+      void report.runs.push(await measurePlacing(bench, system, workload, { ...load(round), as: flatPlacing })),
+  }));
+  return { reading, placing };
+};
+
+/**
+ * Whether the cost of an order depends on how many there are. Orders that are placed to measure make few orders many,
+ * so every round begins with a copy of the small database; and both systems start anew, so that they are equally old.
+ */
+export const flatSuite = async (bench: Bench): Promise<void> => {
+  const { options, say, server } = bench;
+  const { fewOrders, manyOrders, seed } = options;
+  const workload = spreadWorkload(new SeededRandom(seed));
+  await prepareOrders(bench, workload);
+  const few = await filledWith(bench, workload, flatNames.few, fewOrders);
+  const many = await filledWith(bench, workload, flatNames.many, manyOrders);
+  for (let round = 0; round < options.rounds; round += 1) {
+    say(`flat: round ${round + 1} of ${options.rounds}`);
+    const copyUrl = await server.copyOf(few.databaseUrl);
+    const systems = [
+      [await startMonolith(bench, flatNames.few, copyUrl, (url) => few.shelf.copiedTo(url)), few.orderIds],
+      [await startMonolith(bench, flatNames.many, many.databaseUrl, (url) => many.shelf.copiedTo(url)), many.orderIds],
+    ] as const;
+    const { reading, placing } = await turnsOf(bench, systems, workload, Math.floor(fewOrders / 2));
+    await takeTurns(reading, 2, say);
+    for (const [system] of systems) await warmUp(bench, system, workload);
+    await takeTurns(placing, 2, say);
+    many.shelf = systems[1][0].shelf!;
+    await bench.started.stop(...systems[1][0].parts);
+    await endSystem(bench, systems[0][0]);
+  }
+  await server.drop(few.databaseUrl);
+  await server.drop(many.databaseUrl);
+};

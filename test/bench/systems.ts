@@ -1,0 +1,127 @@
+import { freePort } from '#testing';
+import { Backlog } from './backlog.js';
+import type { BaselineCommands } from './baseline/commands.js';
+import type { Bench } from './bench.js';
+import { Child } from './child.js';
+import { Program } from './commands.js';
+import type { EchoCommands } from './echo/commands.js';
+import { Shelf } from './shelf.js';
+import type { CatalogueEntry } from './workloads.js';
+
+interface Stoppable {
+  stop(): Promise<unknown>;
+}
+
+/** Something that takes orders over HTTP, running. */
+export interface System {
+  name: string;
+  /** Where orders are placed; callers are spread over them. */
+  urls: string[];
+  /** The Node processes that it consists of. */
+  pids: number[];
+  shelf?: Shelf;
+  backlog?: Backlog;
+  databaseUrl?: string;
+  parts: Stoppable[];
+}
+
+const ordinary = { HOST: '127.0.0.1', DEMO_PRODUCTS: 'false' };
+
+/** A compiled app of Cleave, ready. */
+const startApp = async (
+  { started }: Bench,
+  app: string,
+  environment: Record<string, string>,
+): Promise<{ child: Child; url: string }> => {
+  const port = await freePort();
+  const child = started.add(new Child(`apps/${app}/src/main.js`, { ...ordinary, ...environment, PORT: String(port) }));
+  const url = `http://127.0.0.1:${port}`;
+  await child.untilReady(`${url}/health/ready`);
+  return { child, url };
+};
+
+/** Cleave in one process, on a database that may hold orders already. */
+export const startMonolith = async (
+  bench: Bench,
+  name: string,
+  databaseUrl: string,
+  shelfAt: (url: string) => Shelf | Promise<Shelf>,
+): Promise<System> => {
+  const { child, url } = await startApp(bench, 'monolith', { DATABASE_URL: databaseUrl });
+  const backlog = bench.started.add(await Backlog.of(databaseUrl));
+  return {
+    name,
+    databaseUrl,
+    urls: [url],
+    pids: [child.pid],
+    shelf: await shelfAt(url),
+    backlog,
+    parts: [child, backlog],
+  };
+};
+
+export const startOurs = async (bench: Bench, catalogue: readonly CatalogueEntry[], name = 'ours'): Promise<System> =>
+  startMonolith(bench, name, await bench.server.freshDatabase(), (url) => Shelf.fill(url, catalogue));
+
+/** Cleave as services that speak over TCP, so many instances of order and of inventory on one database. */
+export const startSplit = async (
+  bench: Bench,
+  catalogue: readonly CatalogueEntry[],
+  name: string,
+  instances: number,
+): Promise<System> => {
+  const databaseUrl = await bench.server.freshDatabase();
+  const address = async (): Promise<string> => `tcp://127.0.0.1:${await freePort()}`;
+  const cacheAt = await address();
+  const cache = await startApp(bench, 'cache', { CACHE_LISTEN: cacheAt });
+  const inventories: Awaited<ReturnType<typeof startApp>>[] = [];
+  const inventoriesAt: string[] = [];
+  for (let instance = 0; instance < instances; instance += 1) {
+    const at = await address();
+    const environment = { DATABASE_URL: databaseUrl, INVENTORY_LISTEN: at, CACHE_AT: cacheAt };
+    inventories.push(await startApp(bench, 'inventory', environment));
+    inventoriesAt.push(at.slice('tcp://'.length));
+  }
+  const orders: typeof inventories = [];
+  const environment = { DATABASE_URL: databaseUrl, INVENTORY_AT: `tcp://${inventoriesAt.join(',')}` };
+  for (let instance = 0; instance < instances; instance += 1) orders.push(await startApp(bench, 'order', environment));
+  const backlog = bench.started.add(await Backlog.of(databaseUrl));
+  const apps = [cache, ...inventories, ...orders];
+  return {
+    name,
+    databaseUrl,
+    urls: orders.map((it) => it.url),
+    pids: apps.map((it) => it.child.pid),
+    shelf: await Shelf.fill(inventories[0]!.url, catalogue),
+    backlog,
+    parts: [...apps.map((it) => it.child), backlog],
+  };
+};
+
+export const startBaseline = async (bench: Bench, catalogue: readonly CatalogueEntry[]): Promise<System> => {
+  const databaseUrl = await bench.server.freshDatabase();
+  const program = bench.started.add(new Program<BaselineCommands>('baseline'));
+  const url = await program.call('listen', { databaseUrl });
+  return {
+    name: 'baseline',
+    databaseUrl,
+    urls: [url],
+    pids: [program.pid],
+    shelf: await Shelf.fill(url, catalogue),
+    parts: [program],
+  };
+};
+
+/** @param answer what it answers to everything */
+export const startEcho = async (bench: Bench, answer: string): Promise<System> => {
+  const program = bench.started.add(new Program<EchoCommands>('echo'));
+  const url = await program.call('listen', undefined);
+  await program.call('answerWith', { text: answer });
+  return { name: 'echo', urls: [url], pids: [program.pid], parts: [program] };
+};
+
+/** Ends it and drops its data. */
+export const endSystem = async ({ started, server }: Bench, { parts, databaseUrl }: System): Promise<void> => {
+  await started.stop(...parts);
+  if (databaseUrl !== undefined) await server.drop(databaseUrl);
+};

@@ -1,0 +1,24 @@
+import { setTimeout } from 'node:timers/promises';
+
+const longestPauseMs = 500;
+
+/** Between runs, so that each begins on a quiet machine; shorter before a very short one. */
+export const pauseBefore = (seconds: number): Promise<void> => setTimeout(Math.min(longestPauseMs, seconds * 250));
+
+/** A measurement that is repeated once a round. */
+export interface Turn {
+  name: string;
+  take(round: number): Promise<void>;
+}
+
+/**
+ * Everybody has a turn each round, forwards and backwards alternately (A B C, C B A, …): a machine that gets slower or
+ * faster meanwhile does so for all of them.
+ */
+export const takeTurns = async (turns: readonly Turn[], rounds: number, say: (line: string) => void): Promise<void> => {
+  for (let round = 0; round < rounds; round += 1)
+    for (const turn of round % 2 === 0 ? turns : turns.toReversed()) {
+      say(`round ${round + 1} of ${rounds}: ${turn.name}`);
+      await turn.take(round);
+    }
+};

@@ -1,0 +1,55 @@
+import type { SeededRandom } from '#testing';
+
+interface Line {
+  productId: string;
+  quantity: number;
+}
+
+export interface CatalogueEntry {
+  productId: string;
+  name: string;
+  unitPriceMinor: number;
+}
+
+/** Orders to place, any number of times each, in random order. */
+export interface Workload {
+  name: WorkloadName;
+  catalogue: CatalogueEntry[];
+  orders: { body: string; lines: Line[] }[];
+}
+
+export const workloadNames = ['spread', 'hot', 'mix'] as const;
+export type WorkloadName = (typeof workloadNames)[number];
+
+/** Ample: no benchmark sells as much of a product. */
+export const onHand = 1_000_000_000;
+
+const customers = 1_000;
+
+/** One unit of one of so many products an order. All bodies have the same length. */
+const oneUnitOf = (name: WorkloadName, products: number, random: SeededRandom): Workload => {
+  const catalogue = Array.from({ length: products }, (_, index) => ({
+    productId: `p-${String(index).padStart(4, '0')}`,
+    name: `Product ${index}`,
+    unitPriceMinor: random.integer(100, 999),
+  }));
+  // Several customers a product, so that orders of one customer do not all lie on one product.
+  const orders = Array.from({ length: 1_000 }, (_, index) => {
+    const { productId } = catalogue[index % products]!;
+    const customerId = `c-${String(random.integer(0, customers - 1)).padStart(4, '0')}`;
+    return {
+      body: JSON.stringify({ customer_id: customerId, product_id: productId, quantity: 1 }),
+      lines: [{ productId, quantity: 1 }],
+    };
+  });
+  return { name, catalogue, orders };
+};
+
+/** A thousand products, taken from evenly. */
+export const spreadWorkload = (random: SeededRandom): Workload => oneUnitOf('spread', 1_000, random);
+
+/** One product, which everybody wants. */
+export const hotWorkload = (random: SeededRandom): Workload => oneUnitOf('hot', 1, random);
+
+export const linesPerOrder = ({ orders }: Workload): number =>
+  orders.reduce((sum, it) => sum + it.lines.length, 0) / orders.length;
