@@ -15,7 +15,8 @@ describe('the proxy before Postgres', () => {
   let clients: pg.Client[];
 
   const connected = async (url = proxy.url): Promise<pg.Client> => {
-    const client = new pg.Client({ connectionString: url });
+    // Statements are sent without waiting for the answers to those before.
+    const client = new pg.Client({ connectionString: url, pipeline: true } as pg.ClientConfig);
     client.on('error', () => undefined);
     clients.push(client);
     await client.connect();

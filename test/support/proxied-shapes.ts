@@ -32,15 +32,18 @@ const databases = async (count: 1 | 2): Promise<Databases> => {
   };
 };
 
-const monolith = async (environment: Record<string, string>): Promise<Plan['services']> => {
-  const [port] = await servicePorts(1);
-  return [{ app: 'monolith', port: port!, environment }];
+const monoliths = async (...environments: Record<string, string>[]): Promise<Plan['services']> => {
+  const ports = await servicePorts(environments.length);
+  return environments.map((environment, at) => ({ app: 'monolith', port: ports[at]!, environment }));
 };
 
 const services = {
-  'one database': (proxies) => monolith({ DATABASE_URL: proxies.order.url }),
+  'one database': (proxies) => monoliths({ DATABASE_URL: proxies.order.url }),
   'two databases': ({ order, inventory }) =>
-    monolith({ ORDER_DATABASE_URL: order.url, INVENTORY_DATABASE_URL: inventory.url }),
+    monoliths({ ORDER_DATABASE_URL: order.url, INVENTORY_DATABASE_URL: inventory.url }),
+  /** On one database; the second goes past the proxy. */
+  'two instances': async ({ order, databaseUrls }) =>
+    monoliths({ DATABASE_URL: order.url }, { DATABASE_URL: (await databaseUrls()).order }),
   split: async ({ order, inventory }) => {
     const [inventoryPort, cachePort] = await servicePorts(2);
     const at = { inventory: `tcp://127.0.0.1:${inventoryPort}`, cache: `tcp://127.0.0.1:${cachePort}` };
@@ -50,14 +53,14 @@ const services = {
       cache: {},
     });
   },
-} satisfies Record<string, (proxies: Proxies) => Promise<Plan['services']>>;
+} satisfies Record<string, (databases: Databases) => Promise<Plan['services']>>;
 
 export type ProxiedShapeName = keyof typeof services;
 
-/** Starts the monolith on one database or on two, or the services of the split shape, each behind its proxy. */
+/** Starts the monolith, once or twice, or the services of the split shape, each behind its proxy. */
 export const startProxied = async (name: ProxiedShapeName): Promise<ProxiedShape> => {
-  const { order, inventory, databaseUrls, release } = await databases(name === 'one database' ? 1 : 2);
-  const proxies = { order, inventory };
-  const shape = await startPlan(name, { services: await services[name](proxies), databaseUrls, release });
-  return { ...shape, proxies };
+  const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
+  const { order, inventory, databaseUrls, release } = own;
+  const shape = await startPlan(name, { services: await services[name](own), databaseUrls, release });
+  return { ...shape, proxies: { order, inventory } };
 };
