@@ -1,4 +1,4 @@
-import { afterAll, describe, expect, it } from '@jest/globals';
+import { afterAll, describe, it } from '@jest/globals';
 import { testSeed } from '#testing';
 import { crashPointsOf } from './crash-points.js';
 import { CrashTest, type Aftermath } from './crash.js';
@@ -20,6 +20,4 @@ describe.each(['one database', 'two databases', 'split'] as const)('a process ki
     },
     120_000,
   );
-
-  it('has been killed at every point', () => expect(table).toHaveLength(crashPointsOf(shape).length));
 });

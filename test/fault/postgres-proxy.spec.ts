@@ -16,7 +16,7 @@ describe('the proxy before Postgres', () => {
 
   const connected = async (url = proxy.url): Promise<pg.Client> => {
     // Statements are sent without waiting for the answers to those before.
-    const client = new pg.Client({ connectionString: url, pipeline: true } as pg.ClientConfig);
+    const client = new pg.Client({ connectionString: url, pipeline: true });
     client.on('error', () => undefined);
     clients.push(client);
     await client.connect();
