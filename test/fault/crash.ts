@@ -1,15 +1,11 @@
-import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import { Api } from '../support/api.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
-import type { Caught } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape, type ProxiedShapeName } from '../support/proxied-shapes.js';
 import { lapseLeases } from '../support/tables.js';
 import type { CrashPoint } from './crash-points.js';
 import { Shoppers } from './shoppers.js';
-
-const caughtWithinMs = 20_000;
 
 /** What came of a crash, for people to read. */
 export interface Aftermath {
@@ -59,7 +55,7 @@ const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<After
 
   const catching = shape.proxies[by].next({ statement, moment }, occurrence);
   await shoppers.start();
-  const caught = await inTime(catching, `${statement} was not sent ${occurrence} times`);
+  const caught = await catching;
   const inFlight = shoppers.inFlight.length;
   await victim.kill('SIGKILL');
   if (moment === 'after') expect(caught.outcome).toBe('committed');
@@ -85,15 +81,4 @@ const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<After
     refused,
     changed: shoppers.changes.filter((it) => it.order).length,
   };
-};
-
-const inTime = async (catching: Promise<Caught>, complaint: string): Promise<Caught> => {
-  const late = new AbortController();
-  const tooLate = setTimeout(caughtWithinMs, undefined, { signal: late.signal }).then(
-    () => Promise.reject(new Error(complaint)),
-    () => undefined,
-  );
-  const caught = await Promise.race([catching, tooLate]);
-  late.abort();
-  return caught!;
 };

@@ -1,5 +1,5 @@
 import { setTimeout } from 'node:timers/promises';
-import type { SeededRandom } from '#testing';
+import { SeededRandom } from '#testing';
 import { ok, type Answer, type Api, type Order } from '../support/api.js';
 import { fresh } from '../support/fresh.js';
 import type { ChangeAttempt } from '../support/history.js';
@@ -36,7 +36,9 @@ export class Shoppers {
   /** Two products of which there is plenty and two of which there is soon none; then everybody begins. */
   async start(): Promise<void> {
     this.products = await Promise.all([1_000_000, 1_000_000, 15, 4].map((onHand) => this.api.product({ onHand })));
-    this.shopping = Promise.all(Array.from({ length: shoppers }, () => this.shop()));
+    this.shopping = Promise.all(
+      Array.from({ length: shoppers }, () => this.shop(new SeededRandom(this.random.integer(0, 2 ** 31)))),
+    );
     // It is waited for in `finish`; until then a failure is nobody's.
     this.shopping.catch(() => undefined);
   }
@@ -64,22 +66,23 @@ export class Shoppers {
     await Promise.all([...bodies].map(([key, body]) => this.insistOnPlacing(body, key)));
   }
 
-  private async shop(): Promise<void> {
+  /** @param random of this one alone, so that what each of them does follows from the seed */
+  private async shop(random: SeededRandom): Promise<void> {
     // The end is looked for after an order, so that everybody places one more on a system that came back.
     while (!this.isOver) {
-      const order = await this.place();
-      if (order && this.random.next() < 0.5) await this.change(order);
+      const order = await this.place(random);
+      if (order && random.next() < 0.5) await this.change(order, random);
     }
   }
 
-  private async place(): Promise<Order | undefined> {
+  private async place(random: SeededRandom): Promise<Order | undefined> {
     const body = {
       customer_id: 'shopper',
-      lines: this.random
+      lines: random
         .shuffled(this.products)
-        .slice(0, this.random.integer(1, 3))
-        .map((product_id) => ({ product_id, quantity: this.random.integer(1, 3) })),
-      adjustments: this.random.pick([[], [{ kind: 'shipping', label: 'Parcel', amount_minor: 495 }]]),
+        .slice(0, random.integer(1, 3))
+        .map((product_id) => ({ product_id, quantity: random.integer(1, 3) })),
+      adjustments: random.pick([[], [{ kind: 'shipping', label: 'Parcel', amount_minor: 495 }]]),
     };
     const answer = await this.insistOnPlacing(body, fresh('shop'));
     if (answer.headers.get('idempotent-replayed') === 'true') this.replayed += 1;
@@ -101,17 +104,17 @@ export class Shoppers {
   }
 
   /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part. */
-  private async change(order: Order): Promise<void> {
+  private async change(order: Order, random: SeededRandom): Promise<void> {
     const { order_id, lines } = order;
     const [first] = lines;
     const some = { lines: [{ product_id: first!.product_id, quantity: 1 }] };
-    const verb = this.random.pick(['cancel', 'fulfil', 'fulfil some', 'return'] as const);
+    const verb = random.pick(['cancel', 'fulfil', 'fulfil some', 'return'] as const);
     const [key, other] = [fresh('change'), fresh('change')];
     if (verb === 'cancel') return this.changed(order_id, () => this.api.cancel(order_id));
     const body = verb === 'fulfil some' ? some : undefined;
     await this.changed(order_id, () => this.api.fulfil(order_id, body, { key }));
     if (verb !== 'return') return;
-    const back = { ...some, restock: this.random.next() < 0.7, reason: 'unwanted' };
+    const back = { ...some, restock: random.next() < 0.7, reason: 'unwanted' };
     await this.changed(order_id, () => this.api.return(order_id, back, { key: other }));
   }
 

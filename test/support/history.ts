@@ -6,6 +6,7 @@ export interface ChangeAttempt {
   orderId: string;
   /** As of an `Attempt`. */
   outcome?: number | string;
+  /** What it was acknowledged with. */
   order?: Order;
 }
 
@@ -90,7 +91,7 @@ const aboutKey = (key: string, attempts: readonly Attempt[], kept: readonly Kept
 export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Contradiction[] => {
   const orderById = new Map(kept.map((it) => [it.order_id, it]));
   const ordersByKey = Map.groupBy(kept, (it) => it.idempotency_key);
-  const changed = (log.changes ?? []).flatMap((it) => (it.outcome === 200 && it.order ? [it.order] : []));
+  const changed = (log.changes ?? []).flatMap((it) => it.order ?? []);
   const placed = log.placements.flatMap((it) => (it.outcome === 201 && it.order ? [it.order] : []));
   return [
     ...[...placed, ...changed].flatMap((told) => aboutAcknowledged(told, orderById.get(told.order_id))),

@@ -44,6 +44,8 @@ interface Exchange {
   failed: boolean;
 }
 
+const caughtWithinMs = 20_000;
+
 const code = { cancel: 80_877_102, ssl: 80_877_103, gss: 80_877_104 };
 
 /** Cuts a stream into messages of protocol 3. */
@@ -248,26 +250,28 @@ export class PostgresProxy {
     const proxy = new PostgresProxy(server, url.href);
     server.on('connection', (app) => {
       if (proxy.isRefusing) return void app.on('error', () => undefined).resetAndDestroy();
-      const line = new Line(app, connect({ host: hostname, port: Number(port || 5432) }), proxy);
+      const postgres = connect({ host: hostname, port: Number(port || 5432) });
+      const line = new Line(app, postgres, proxy);
       proxy.lines.add(line);
-      app.once('close', () => proxy.lines.delete(line));
+      // Postgres goes last: what the app has sent may be carried out long after the app has gone.
+      postgres.once('close', () => proxy.lines.delete(line));
     });
     return proxy;
   }
 
-  /** Resolves when the statement is caught, which is when it comes by for the n-th time from now on; only that once. */
+  /**
+   * Resolves when the statement is caught, which is when it comes by for the n-th time from now on; only that once.
+   * Rejects when that takes too long.
+   */
   next(place: Place, occurrence = 1): Promise<Caught> {
-    const { promise, resolve } = Promise.withResolvers<Caught>();
-    const forget = this.set({
-      ...place,
-      seen: 0,
-      springsAt: (it) => it === occurrence,
-      act: (caught) => {
-        forget();
-        resolve(caught);
-      },
+    const { promise, resolve, reject } = Promise.withResolvers<Caught>();
+    const forget = this.set({ ...place, seen: 0, springsAt: (it) => it === occurrence, act: resolve });
+    const complaint = new Error(`${place.statement} was not caught, which was to happen at occurrence ${occurrence}`);
+    const late = globalThis.setTimeout(reject, caughtWithinMs, complaint);
+    return promise.finally(() => {
+      clearTimeout(late);
+      forget();
     });
-    return promise;
   }
 
   /** Catches the statement every so many times. @returns a function that ends it */
