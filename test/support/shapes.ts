@@ -23,7 +23,7 @@ interface RunningService {
 
 /** The system, running. */
 export interface Shape {
-  name: ShapeName;
+  name: string;
   baseUrl: string;
   services: RunningService[];
   service(name: string): RunningService;
@@ -36,7 +36,8 @@ export interface Shape {
   stop(): Promise<void>;
 }
 
-interface Plan {
+/** What runs, and where its data are. */
+export interface Plan {
   /** The first is the one that callers speak to. */
   services: { app: string; port: number; environment: Record<string, string> }[];
   databaseUrls: Shape['databaseUrls'];
@@ -119,7 +120,8 @@ const monolith = async (): Promise<Plan> => {
   };
 };
 
-const split = async (
+/** Order, inventory and cache behind the gateway. */
+export const splitServices = async (
   at: { inventory: string; cache: string },
   own: { order: Record<string, string>; inventory: Record<string, string>; cache: Record<string, string> },
 ): Promise<Plan['services']> => {
@@ -149,7 +151,7 @@ const splitOverTcp = async (): Promise<Plan> => {
   const at = { inventory: `tcp://127.0.0.1:${inventoryPort}`, cache: `tcp://127.0.0.1:${cachePort}` };
   const own = { order: { ORDER_DATABASE_URL: order.url }, inventory: { INVENTORY_DATABASE_URL: inventory.url } };
   return {
-    services: await split(at, { ...own, cache: {} }),
+    services: await splitServices(at, { ...own, cache: {} }),
     databaseUrls: () => Promise.resolve(urls),
     release: async () => {
       await order.stop();
@@ -164,7 +166,7 @@ const splitOverRedis = async (): Promise<Plan> => {
   const shared = { DATABASE_URL: database.url };
   const own = { order: shared, inventory: shared, cache: { CACHE_REDIS_URL: `${redis.url}/1` } };
   return {
-    services: await split({ inventory: redis.url, cache: redis.url }, own),
+    services: await splitServices({ inventory: redis.url, cache: redis.url }, own),
     databaseUrls: () => Promise.resolve({ order: database.url, inventory: database.url }),
     release: async () => {
       await redis.stop();
@@ -180,8 +182,10 @@ const plans: Record<ShapeName, () => Promise<Plan>> = {
 };
 
 /** Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready. */
-export const startShape = async (name: ShapeName): Promise<Shape> => {
-  const plan = await plans[name]();
+export const startShape = async (name: ShapeName): Promise<Shape> => startPlan(name, await plans[name]());
+
+/** Starts what is planned; its data go with it, however it ends. */
+export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
   const processes = plan.services.map(
     (it) => new AppProcess(it.app, { ...it.environment, HOST: '127.0.0.1', PORT: String(it.port) }),
   );

@@ -37,6 +37,7 @@ const operations = [
   'POST /stock/{product_id}/adjustments',
   'POST /orders',
   'POST /order',
+  'GET /events',
   'GET /orders',
   'GET /orders/{id}',
   'GET /orders/{id}/history',

@@ -1,0 +1,27 @@
+import type { Moment } from '../support/postgres-proxy.js';
+import type { ProxiedShapeName } from '../support/proxied-shapes.js';
+
+/** A place in the order path at which a process is killed. */
+export interface CrashPoint {
+  shape: ProxiedShapeName;
+  /** The step, in the words of the design. */
+  step: string;
+  statement: string;
+  /** Whose connection to Postgres the statement goes over. */
+  by: 'order' | 'inventory';
+  moment: Moment;
+}
+
+/** Every commit on the way of an order, and whose it is. */
+const commits: Pick<CrashPoint, 'step' | 'statement' | 'by'>[] = [
+  { step: 'Reserve', statement: 'inventory-reserve', by: 'inventory' },
+  { step: 'Record', statement: 'order-record', by: 'order' },
+  { step: 'Refuse', statement: 'order-keep-refusals', by: 'order' },
+  { step: 'Change', statement: 'order-save', by: 'order' },
+  { step: 'Deliver', statement: 'inventory-settle', by: 'inventory' },
+  { step: 'Checkpoint', statement: 'order-outbox-advance', by: 'order' },
+];
+
+/** Before each commit and after it, in every shape. */
+export const crashPointsOf = (shape: ProxiedShapeName): CrashPoint[] =>
+  commits.flatMap((commit) => (['before', 'after'] as const).map((moment) => ({ shape, ...commit, moment })));

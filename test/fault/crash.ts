@@ -1,0 +1,84 @@
+import { expect } from '@jest/globals';
+import { Api } from '../support/api.js';
+import { randomOf } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import { startProxied, type ProxiedShape, type ProxiedShapeName } from '../support/proxied-shapes.js';
+import { lapseLeases } from '../support/tables.js';
+import type { CrashPoint } from './crash-points.js';
+import { Shoppers } from './shoppers.js';
+
+/** What came of a crash, for people to read. */
+export interface Aftermath {
+  at: string;
+  /** Orders that were under way when the process was killed, and orders that a repeat found instead of placing them. */
+  inFlight: number;
+  foundAgain: number;
+  placed: number;
+  refused: number;
+  changed: number;
+  ms: number;
+}
+
+/** A system that is killed at one point after the other, and has to come back whole every time. */
+export class CrashTest {
+  private shape: ProxiedShape | undefined;
+
+  constructor(private readonly name: ProxiedShapeName) {}
+
+  /** Shoppers at work; at the statement, somewhere in the middle, the process is killed and started again. */
+  async crashAt(point: CrashPoint): Promise<Aftermath> {
+    const startedAt = Date.now();
+    this.shape ??= await startProxied(this.name);
+    try {
+      return { ...(await crash(this.shape, point)), ms: Date.now() - startedAt };
+    } catch (error) {
+      // What one crash has broken is not to be laid at the door of the next.
+      await this.stop().catch(() => undefined);
+      throw error;
+    }
+  }
+
+  async stop(): Promise<void> {
+    const { shape } = this;
+    this.shape = undefined;
+    await shape?.stop();
+  }
+}
+
+const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<Aftermath, 'ms'>> => {
+  const { step, statement, by, moment } = point;
+  const random = randomOf(`${shape.name} ${statement} ${moment}`);
+  const ledger = new Ledger(shape);
+  const shoppers = new Shoppers(new Api(shape.baseUrl), random);
+  const occurrence = random.integer(1, 4);
+  const victim = shape.service(shape.name === 'split' ? 'order' : 'monolith');
+
+  const catching = shape.proxies[by].next({ statement, moment }, occurrence);
+  await shoppers.start();
+  const caught = await catching;
+  const inFlight = shoppers.inFlight.length;
+  await victim.kill('SIGKILL');
+  if (moment === 'after') expect(caught.outcome).toBe('committed');
+  // What another process has sent goes on, although nobody waits for it any more.
+  if (shape.name === 'split' && by !== 'order') caught.pass();
+  else caught.cut();
+  await victim.restart();
+  await lapseLeases(await shape.databaseUrls());
+  await shoppers.finish();
+  const kept = shoppers.placements.filter((it) => it.outcome === 201).length;
+  const refused = shoppers.placements.filter((it) => it.outcome === 409).length;
+  await shoppers.repeat();
+
+  await ledger.expectInvariants({ log: shoppers, holdsMayWait: false });
+  expect(kept).toBeGreaterThan(0);
+  // An order that was recorded, and not acknowledged, is found by its key.
+  if (step === 'Record' && moment === 'after') expect(shoppers.replayed).toBeGreaterThan(0);
+  return {
+    at: `${shape.name}: ${moment} ${step} ${occurrence}`,
+    inFlight,
+    foundAgain: shoppers.replayed,
+    placed: kept,
+    refused,
+    changed: shoppers.changes.filter((it) => it.order).length,
+  };
+};

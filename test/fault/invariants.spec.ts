@@ -1,0 +1,177 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { Api } from '../support/api.js';
+import { randomOf } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { connected, query } from '../support/tables.js';
+import { Shoppers } from './shoppers.js';
+
+/** Faults planted into data that are whole, and the invariant that has to name each. */
+const faults: [broken: RegExp, fault: string, sql: string][] = [
+  [
+    /^I1/,
+    'more is promised than there is',
+    `ALTER TABLE inventory.products DROP CONSTRAINT stock_is_never_oversold;
+     UPDATE inventory.products SET reserved = on_hand + 1`,
+  ],
+  [/^I2: what is promised/, 'a promise is forgotten', `UPDATE inventory.products SET reserved = 0`],
+  [
+    /^I2: what is held for an order/,
+    'a live order has lost its hold',
+    `UPDATE inventory.reservations SET held = '{}', state = 'released' WHERE state = 'confirmed' AND held <> '{}'`,
+  ],
+  [
+    /^I2: what is held for an order/,
+    'a live order has lost its reservation',
+    `DELETE FROM inventory.reservations WHERE state = 'confirmed'`,
+  ],
+  [
+    /^I2: stock is held for no order/,
+    'a hold has outlived its deadline',
+    `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+     SELECT tenant_id, gen_random_uuid(), 'held', jsonb_build_object(product_id, 1), now() - interval '1 minute'
+     FROM inventory.products LIMIT 1`,
+  ],
+  [
+    /^I2: a reservation was claimed/,
+    'a confirmed reservation has no order',
+    `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+     VALUES ('default', gen_random_uuid(), 'fulfilled', '{}', now())`,
+  ],
+  [
+    /^I3: an acknowledged order is gone/,
+    'an order is gone',
+    `DELETE FROM orders.orders WHERE order_id = (SELECT order_id FROM orders.orders ORDER BY order_id DESC LIMIT 1)`,
+  ],
+  [
+    /^I3: an acknowledged order has become another/,
+    'an order is about more units',
+    `UPDATE orders.orders SET lines = jsonb_set(lines, '{0,quantity}', '9')`,
+  ],
+  [
+    /^I3: an acknowledged change is gone/,
+    'a cancellation is undone',
+    `DELETE FROM orders.events WHERE type = 'cancelled';
+     UPDATE orders.orders SET status = 'confirmed', version = 1 WHERE status = 'cancelled'`,
+  ],
+  [
+    /^I3: what was refused has an order/,
+    'a refusal has an order all the same',
+    `UPDATE orders.orders SET idempotency_key = (SELECT max(idempotency_key) FROM orders.refusals)
+     WHERE order_id = (SELECT order_id FROM orders.orders ORDER BY order_id DESC LIMIT 1)`,
+  ],
+  [
+    /^I4/,
+    'a key has two orders',
+    `DROP INDEX orders.one_order_a_key;
+     CREATE TEMP TABLE again AS SELECT * FROM orders.orders;
+     UPDATE again SET order_id = gen_random_uuid(), reservation_id = gen_random_uuid();
+     INSERT INTO orders.orders SELECT * FROM again`,
+  ],
+  [
+    /^I6: the hold of an order was never confirmed/,
+    'a confirmation was lost',
+    `UPDATE inventory.reservations SET state = 'held' WHERE state = 'confirmed'`,
+  ],
+  [
+    /^I6: a hold waits/,
+    'a hold was left behind',
+    `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+     VALUES ('default', gen_random_uuid(), 'held', '{}', now() + interval '1 hour')`,
+  ],
+  [
+    /^I6: a reservation has ended/,
+    'a released reservation holds stock',
+    `UPDATE inventory.reservations SET state = 'released' WHERE held <> '{}'`,
+  ],
+  [/^I7/, 'goods appear on the shelf', `UPDATE inventory.products SET on_hand = on_hand + 1`],
+  [/^I7/, 'a sale is counted twice', `UPDATE inventory.products SET sold = sold * 2`],
+  [
+    /^I8: an event is announced twice/,
+    'an event is announced twice',
+    `DROP INDEX orders.events_by_order;
+     INSERT INTO orders.events (xid, tenant_id, order_id, version, reservation_id, type, status, data, at)
+     SELECT xid, tenant_id, order_id, version, reservation_id, type, status, data, at FROM orders.events`,
+  ],
+  [
+    /^I8: events of an order are announced out of order/,
+    'events are announced from the end',
+    `UPDATE orders.events SET xid = (100000 - xid::text::bigint)::text::xid8;
+     UPDATE orders.checkpoints SET xid = '100000'`,
+  ],
+  [
+    /^I8: an event has had no effect/,
+    'an event was passed over',
+    `UPDATE inventory.reservations SET settled_version = 1 WHERE settled_version > 1`,
+  ],
+  [
+    /^I8: the stock has moved by another amount/,
+    'an event took effect twice',
+    `INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta)
+     SELECT tenant_id, product_id, kind, delta FROM inventory.stock_moves WHERE kind = 'fulfilled' LIMIT 1`,
+  ],
+  [
+    /^I10: the order has another version/,
+    'an entry of the history is gone',
+    `DELETE FROM orders.events WHERE version = 2`,
+  ],
+  [
+    /^I10: entry 2 is not possible/,
+    'goods came back before they went out',
+    `UPDATE orders.events SET type = 'returned' WHERE version = 2 AND type = 'fulfilled'`,
+  ],
+  [
+    /^I10/,
+    'units were handed over that no entry tells of',
+    `UPDATE orders.orders SET lines = jsonb_set(lines, '{0,fulfilled}', '0')`,
+  ],
+  [/^I11/, 'a total is off by one', `UPDATE orders.orders SET total_minor = total_minor + 1`],
+];
+
+describe('the invariants, when a fault is planted', () => {
+  let shape: ProxiedShape;
+  let shoppers: Shoppers;
+  let url: string;
+
+  beforeAll(async () => {
+    shape = await startProxied('one database');
+    shoppers = new Shoppers(new Api(shape.baseUrl), randomOf('planted faults'));
+    await shoppers.start();
+    await shoppers.until(
+      () =>
+        shoppers.changes.filter((it) => it.order).length > 40 && shoppers.placements.some((it) => it.outcome === 409),
+    );
+    await shoppers.finish();
+    await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
+    // A database can be copied once nobody is connected to it.
+    await shape.service('monolith').kill('SIGTERM');
+    url = (await shape.databaseUrls()).order;
+  }, 120_000);
+
+  afterAll(() => shape?.stop(), 120_000);
+
+  it.each(faults)('say %s: %s', async (broken, _, sql) => {
+    const copy = new URL(url);
+    copy.pathname += '_fault';
+    const [name, template] = [copy, new URL(url)].map((it) => pg.escapeIdentifier(it.pathname.slice(1)));
+    const elsewhere = new URL(url);
+    elsewhere.pathname = '/postgres';
+    await query(elsewhere.href, `CREATE DATABASE ${name} TEMPLATE ${template}`);
+    try {
+      const client = await connected(copy.href);
+      const planted = await client.query(sql);
+      await client.end();
+      const last = [planted].flat().at(-1)!;
+      expect(last.rowCount).toBeGreaterThan(0);
+      const urls = { order: copy.href, inventory: copy.href };
+      const found = await new Ledger({ databaseUrls: () => Promise.resolve(urls) }).violations({
+        log: shoppers,
+        holdsMayWait: false,
+      });
+      expect(found.map((it) => it.broken)).toContainEqual(expect.stringMatching(broken));
+    } finally {
+      await query(elsewhere.href, `DROP DATABASE ${name} WITH (FORCE)`);
+    }
+  });
+});

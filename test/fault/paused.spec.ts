@@ -1,0 +1,120 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api, ok } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import type { Place } from '../support/postgres-proxy.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { lapseLeases } from '../support/tables.js';
+
+describe('an instance that is paused in the middle, beside one that goes on', () => {
+  let shape: ProxiedShape;
+  let ledger: Ledger;
+  /** Through the instance that is paused, and through the other. */
+  let here: Api;
+  let there: Api;
+
+  beforeAll(async () => {
+    shape = await startProxied('two instances');
+    ledger = new Ledger(shape);
+    [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
+  }, 120_000);
+
+  afterAll(() => shape?.stop(), 120_000);
+
+  /** Stops the first instance when it sends the statement; it and the statement go on once the work is done. */
+  const paused = async (place: Place, begin: () => Promise<unknown>, work: () => Promise<unknown>): Promise<void> => {
+    const { pid } = shape.services[0]!;
+    const catching = shape.proxies.order.next(place);
+    const begun = begin();
+    const caught = await catching;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await work();
+    } finally {
+      caught.pass();
+      process.kill(pid, 'SIGCONT');
+    }
+    await begun;
+  };
+
+  /** That the first instance reads the outbox, and not the other. */
+  const relayHere = async (): Promise<void> => {
+    const { pid } = shape.services[1]!;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await lapseLeases(await shape.databaseUrls());
+      const id = await here.product({ onHand: 1 });
+      const { order_id } = await here.placed({ customer_id: 'c', product_id: id, quantity: 1 });
+      ok(await here.fulfil(order_id));
+      await eventually(async () => expect(await here.stock(id)).toMatchObject({ sold: 1 }));
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+  };
+
+  it.each(['before', 'after'] as const)('%s Record: a repeat elsewhere comes to the same order', async (moment) => {
+    const product = await there.product({ onHand: 5 });
+    const [body, key] = [{ customer_id: 'c', product_id: product, quantity: 3 }, fresh('paused')];
+    const answers: string[] = [];
+    const place = async (api: Api): Promise<void> => void answers.push((await api.placed(body, key)).order_id);
+    await paused(
+      { statement: 'order-record', moment },
+      () => place(here),
+      () => place(there),
+    );
+    expect(answers).toEqual([answers[0], answers[0]]);
+    await ledger.expectInvariants({ holdsMayWait: false });
+    expect(await there.stock(product)).toMatchObject({ reserved: 3 });
+  });
+
+  it.each(['before', 'after'] as const)('%s Reserve: a repeat elsewhere comes to the same order', async (moment) => {
+    const product = await there.product({ onHand: 3 });
+    const [body, key] = [{ customer_id: 'c', product_id: product, quantity: 3 }, fresh('paused')];
+    const answers: string[] = [];
+    const place = async (api: Api): Promise<void> => void answers.push((await api.placed(body, key)).order_id);
+    await paused(
+      { statement: 'inventory-reserve', moment },
+      () => place(here),
+      () => place(there),
+    );
+    expect(answers).toEqual([answers[0], answers[0]]);
+    await ledger.expectInvariants({ holdsMayWait: false });
+    expect(await there.stock(product)).toMatchObject({ reserved: 3 });
+  });
+
+  it.each([
+    ['Deliver', 'inventory-settle', 'before'],
+    ['Deliver', 'inventory-settle', 'after'],
+    ['Checkpoint', 'order-outbox-advance', 'before'],
+    ['Checkpoint', 'order-outbox-advance', 'after'],
+  ] as const)(
+    'at %s (%s, %s): another relay takes over, and what comes late changes nothing',
+    async (_, statement, moment) => {
+      const product = await there.product({ onHand: 10 });
+      const order = await there.placed({ customer_id: 'c', product_id: product, quantity: 4 });
+      const dropped = await there.placed({ customer_id: 'c', product_id: product, quantity: 2 });
+      await ledger.quiet();
+      await relayHere();
+      await paused(
+        { statement, moment },
+        async () => ok(await here.fulfil(order.order_id, { lines: [{ product_id: product, quantity: 3 }] })),
+        async () => {
+          await lapseLeases(await shape.databaseUrls());
+          const back = { lines: [{ product_id: product, quantity: 1 }], restock: true, reason: 'unwanted' };
+          // The change is kept before anybody relays it.
+          await eventually(async () =>
+            ok(await there.return(order.order_id, back, { key: `back-${order.order_id}` }), 201),
+          );
+          ok(await there.cancel(dropped.order_id));
+          await ledger.quiet();
+        },
+      );
+      await ledger.expectInvariants({ holdsMayWait: false });
+      expect(await there.stock(product)).toMatchObject({ on_hand: 8, reserved: 1, sold: 3 });
+      // It does its part again.
+      await relayHere();
+      await ledger.expectInvariants({ holdsMayWait: false });
+    },
+  );
+});

@@ -1,0 +1,158 @@
+import { setTimeout } from 'node:timers/promises';
+import { SeededRandom } from '#testing';
+import { ok, type Answer, type Api, type Order } from '../support/api.js';
+import { fresh } from '../support/fresh.js';
+import type { ChangeAttempt } from '../support/history.js';
+import type { Attempt } from '../support/load.js';
+
+const shoppers = 5;
+const patienceMs = 30_000;
+const pauseMs = 30;
+
+interface Outcome {
+  outcome: number | string;
+  text?: string;
+  order?: Order;
+}
+
+/**
+ * Clients as they should be: each places orders under keys, cancels some and has others handed over or taken back, and
+ * repeats every request that was not answered for good until it is. They remember all they were told.
+ */
+export class Shoppers {
+  readonly placements: Attempt[] = [];
+  readonly changes: ChangeAttempt[] = [];
+  /** How many orders a repeat has found, instead of placing them. */
+  replayed = 0;
+  private products: string[] = [];
+  private isOver = false;
+  private shopping: Promise<unknown> = Promise.resolve();
+
+  constructor(
+    private readonly api: Api,
+    private readonly random: SeededRandom,
+  ) {}
+
+  /** Two products of which there is plenty and two of which there is soon none; then everybody begins. */
+  async start(): Promise<void> {
+    this.products = await Promise.all([1_000_000, 1_000_000, 15, 4].map((onHand) => this.api.product({ onHand })));
+    this.shopping = Promise.all(
+      Array.from({ length: shoppers }, () => this.shop(new SeededRandom(this.random.integer(0, 2 ** 31)))),
+    );
+    // It is waited for in `finish`; until then a failure is nobody's.
+    this.shopping.catch(() => undefined);
+  }
+
+  /** What has been sent and not been answered. */
+  get inFlight(): Attempt[] {
+    return this.placements.filter((it) => it.outcome === undefined);
+  }
+
+  /** Resolves once the condition holds; it is looked at every few milliseconds while everybody goes on. */
+  async until(condition: () => boolean): Promise<void> {
+    for (const giveUpAt = Date.now() + patienceMs; !condition(); await setTimeout(5))
+      if (Date.now() > giveUpAt) throw new Error('waited in vain');
+  }
+
+  /** Everybody comes to an end with what was begun. */
+  async finish(): Promise<void> {
+    this.isOver = true;
+    await this.shopping;
+  }
+
+  /** Sends every order once more: each is to be answered as before, which what was remembered then says. */
+  async repeat(): Promise<void> {
+    const bodies = new Map(this.placements.map(({ key, body }) => [key, body]));
+    await Promise.all([...bodies].map(([key, body]) => this.insistOnPlacing(body, key)));
+  }
+
+  /** @param random of this one alone, so that what each of them does follows from the seed */
+  private async shop(random: SeededRandom): Promise<void> {
+    // The end is looked for after an order, so that everybody places one more on a system that came back.
+    while (!this.isOver) {
+      const order = await this.place(random);
+      if (order && random.next() < 0.5) await this.change(order, random);
+    }
+  }
+
+  private async place(random: SeededRandom): Promise<Order | undefined> {
+    const body = {
+      customer_id: 'shopper',
+      lines: random
+        .shuffled(this.products)
+        .slice(0, random.integer(1, 3))
+        .map((product_id) => ({ product_id, quantity: random.integer(1, 3) })),
+      adjustments: random.pick([[], [{ kind: 'shipping', label: 'Parcel', amount_minor: 495 }]]),
+    };
+    const answer = await this.insistOnPlacing(body, fresh('shop'));
+    if (answer.headers.get('idempotent-replayed') === 'true') this.replayed += 1;
+    return answer.status === 201 ? answer.body : undefined;
+  }
+
+  private insistOnPlacing(body: object, key: string): Promise<Answer<Order>> {
+    const isFinal = ({ status, text }: Answer): boolean =>
+      status === 201 || (status === 409 && text.includes('out-of-stock'));
+    return this.insist(
+      () => this.api.place(body, key),
+      isFinal,
+      () => {
+        const attempt: Attempt = { key, body };
+        this.placements.push(attempt);
+        return attempt;
+      },
+    );
+  }
+
+  /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part. */
+  private async change(order: Order, random: SeededRandom): Promise<void> {
+    const { order_id, lines } = order;
+    const [first] = lines;
+    const some = { lines: [{ product_id: first!.product_id, quantity: 1 }] };
+    const verb = random.pick(['cancel', 'fulfil', 'fulfil some', 'return'] as const);
+    const [key, other] = [fresh('change'), fresh('change')];
+    if (verb === 'cancel') return this.changed(order_id, () => this.api.cancel(order_id));
+    const body = verb === 'fulfil some' ? some : undefined;
+    await this.changed(order_id, () => this.api.fulfil(order_id, body, { key }));
+    if (verb !== 'return') return;
+    const back = { ...some, restock: random.next() < 0.7, reason: 'unwanted' };
+    await this.changed(order_id, () => this.api.return(order_id, back, { key: other }));
+  }
+
+  private async changed(orderId: string, send: () => Promise<Answer<Order>>): Promise<void> {
+    const isFinal = ({ status }: Answer): boolean => status === 200 || status === 201;
+    await this.insist(send, isFinal, () => {
+      const attempt: ChangeAttempt = { orderId };
+      this.changes.push(attempt);
+      return attempt;
+    });
+  }
+
+  /** Repeats a request until it is answered for good. */
+  private async insist(
+    send: () => Promise<Answer<Order>>,
+    isFinal: (answer: Answer) => boolean,
+    begin: () => Partial<Outcome>,
+  ): Promise<Answer<Order>> {
+    for (const giveUpAt = Date.now() + patienceMs; ; await setTimeout(pauseMs)) {
+      const attempt = begin();
+      try {
+        const answer = await send();
+        Object.assign(attempt, outcomeOf(answer));
+        if (isFinal(answer)) return answer;
+        // It may get better: a server that is not there, a request that still runs.
+        if (answer.status < 500 && !answer.text.includes('request-in-progress')) ok(answer);
+      } catch (error) {
+        if (attempt.outcome !== undefined) throw error;
+        const cause = (error as Error).cause as NodeJS.ErrnoException | undefined;
+        attempt.outcome = cause?.code ?? String(error);
+      }
+      if (Date.now() > giveUpAt) throw new Error(`given up: ${JSON.stringify(attempt)}`);
+    }
+  }
+}
+
+const outcomeOf = ({ status, text, body }: Answer<Order>): Outcome => ({
+  outcome: status,
+  text,
+  ...((status === 200 || status === 201) && { order: body }),
+});

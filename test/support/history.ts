@@ -1,0 +1,102 @@
+import type { Order } from './api.js';
+import type { Attempt } from './load.js';
+
+/** What a client was told about an order that it changed. */
+export interface ChangeAttempt {
+  orderId: string;
+  /** As of an `Attempt`. */
+  outcome?: number | string;
+  /** What it was acknowledged with. */
+  order?: Order;
+}
+
+/** What clients remember. A request that was repeated is in it as often as it was sent. */
+export interface ClientLog {
+  placements: readonly Attempt[];
+  changes?: readonly ChangeAttempt[];
+}
+
+/** An order as it is kept. */
+export type KeptOrder = Pick<Order, 'order_id' | 'customer_id' | 'currency' | 'total_minor' | 'version' | 'lines'> & {
+  idempotency_key: string | null;
+  /** The status that each version had. */
+  statuses: string[];
+};
+
+/** Where what is kept contradicts what a client was told. */
+export type Contradiction = { broken: string } & Record<string, unknown>;
+
+type Told = 'acknowledged' | 'refused' | 'without effect' | 'anything';
+
+const codeOf = (text: string | undefined): string | undefined => {
+  try {
+    return (JSON.parse(text ?? '') as { code?: string }).code;
+  } catch {
+    return undefined;
+  }
+};
+
+/** What a client may conclude from an answer, or from getting none. */
+const toldBy = ({ outcome, text }: Attempt): Told => {
+  if (outcome === 201) return 'acknowledged';
+  if (outcome === 'ECONNREFUSED') return 'without effect';
+  if (typeof outcome !== 'number' || outcome >= 500)
+    return text?.includes('has had no effect') ? 'without effect' : 'anything';
+  const code = codeOf(text);
+  if (code === 'out-of-stock') return 'refused';
+  return code === 'request-in-progress' ? 'anything' : 'without effect';
+};
+
+/** What an order is for ever, whatever becomes of it. */
+const essence = (order: Pick<Order, 'customer_id' | 'currency' | 'total_minor' | 'lines'>): string =>
+  JSON.stringify([
+    order.customer_id,
+    order.currency,
+    order.total_minor,
+    order.lines.map((it) => [it.line, it.product_id, it.name, it.quantity, it.unit_price_minor]),
+  ]);
+
+const aboutAcknowledged = (told: Order, kept: KeptOrder | undefined): Contradiction[] => {
+  const { order_id, version, status } = told;
+  if (!kept) return [{ broken: 'an acknowledged order is gone', order_id }];
+  const found: Contradiction[] = [];
+  if (essence(kept) !== essence(told))
+    found.push({ broken: 'an acknowledged order has become another one', told, kept });
+  if (kept.statuses[version - 1] !== status)
+    found.push({ broken: 'an acknowledged change is gone', order_id, version, status, statuses: kept.statuses });
+  return found;
+};
+
+const aboutKey = (key: string, attempts: readonly Attempt[], kept: readonly KeptOrder[]): Contradiction[] => {
+  const told = Map.groupBy(attempts, toldBy);
+  const acknowledged = [...new Set(told.get('acknowledged')?.map((it) => it.order!.order_id))];
+  const orders = kept.map((it) => it.order_id);
+  const found: Contradiction[] = [];
+  if (orders.length > 1) found.push({ broken: 'a key has several orders', key, orders });
+  if (acknowledged.length > 1) found.push({ broken: 'a key was answered with several orders', key, acknowledged });
+  if (acknowledged.some((it) => !orders.includes(it)))
+    found.push({ broken: 'an acknowledged order is not kept under its key', key, acknowledged, orders });
+  if (told.has('refused') && (acknowledged.length > 0 || orders.length > 0))
+    found.push({ broken: 'what was refused has an order', key, acknowledged, orders });
+  if (orders.length > 0 && !told.has('acknowledged') && !told.has('anything'))
+    found.push({ broken: 'what had no effect has an order', key, orders });
+  return found;
+};
+
+/**
+ * Holds what clients were told against what is kept: what was acknowledged is there with the same lines and total and
+ * every status it was answered with; a key has one order at most; what was refused has none. A request without an answer,
+ * or with one that promises nothing, may have become either.
+ */
+export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Contradiction[] => {
+  const orderById = new Map(kept.map((it) => [it.order_id, it]));
+  const ordersByKey = Map.groupBy(kept, (it) => it.idempotency_key);
+  const changed = (log.changes ?? []).flatMap((it) => it.order ?? []);
+  const placed = log.placements.flatMap((it) => (it.outcome === 201 && it.order ? [it.order] : []));
+  return [
+    ...[...placed, ...changed].flatMap((told) => aboutAcknowledged(told, orderById.get(told.order_id))),
+    ...[...Map.groupBy(log.placements, (it) => it.key)].flatMap(([key, attempts]) =>
+      aboutKey(key, attempts, ordersByKey.get(key) ?? []),
+    ),
+  ];
+};

@@ -1,0 +1,300 @@
+import { contradictions, type ClientLog, type KeptOrder } from './history.js';
+import { askInventory, askOrder, waiting, type DatabaseUrls, type Row } from './tables.js';
+
+/** What breaks an invariant, and what it says about it. */
+export type Violation = { broken: string } & Row;
+
+/** The invariants of the design, a function each. They hold at rest; those that say so hold at any moment. */
+
+const saying = (broken: string, rows: Row[]): Violation[] => rows.map((row) => ({ broken, ...row }));
+
+/** I1, at any moment: `0 ≤ reserved ≤ on_hand`. */
+export const stockIsNeverOversold = async (urls: DatabaseUrls): Promise<Violation[]> =>
+  saying(
+    'I1: more is promised than there is, or less than nothing',
+    await askInventory(urls, `SELECT * FROM products WHERE reserved < 0 OR reserved > on_hand`),
+  );
+
+/**
+ * I2: what is promised is the sum of what reservations hold, what a reservation holds is what its order has not handed
+ * over yet, and what belongs to no order is a hold that may still find one.
+ *
+ * @param graceMs how long after its deadline a hold without an order may still be there
+ */
+export const promisesBelongToOrders = async (urls: DatabaseUrls, graceMs = 5_000): Promise<Violation[]> => {
+  const sums = await askInventory(
+    urls,
+    `SELECT p.product_id, p.reserved, coalesce(h.units, 0) AS held FROM products p LEFT JOIN (
+      SELECT r.tenant_id, u.product_id, sum(u.units::bigint) AS units
+      FROM reservations r, jsonb_each_text(r.held) AS u(product_id, units) GROUP BY 1, 2
+    ) h USING (tenant_id, product_id) WHERE p.reserved <> coalesce(h.units, 0)`,
+  );
+  const orders = await askOrder<{ order_id: string; reservation_id: string; open: Units | null }>(
+    urls,
+    `SELECT k.order_id, k.reservation_id, CASE WHEN k.status <> 'cancelled' THEN (
+      SELECT jsonb_object_agg(product_id, units) FROM (
+        SELECT l->>'product_id' AS product_id, sum((l->>'quantity')::int - (l->>'fulfilled')::int) AS units
+        FROM jsonb_array_elements(k.lines) l GROUP BY 1
+      ) u WHERE units > 0) END AS open
+    FROM kept k`,
+  );
+  const reservations = await askInventory<Reservation>(
+    urls,
+    `SELECT reservation_id, state, held, now() > deadline_at + ${graceMs} * interval '1 millisecond' AS "isOverdue"
+    FROM reservations`,
+  );
+  const reservationById = new Map(reservations.map((it) => [it.reservation_id, it]));
+  const claimed = new Set(orders.map((it) => it.reservation_id));
+  return [
+    ...saying('I2: what is promised is not what reservations hold', sums),
+    ...saying(
+      'I2: what is held for an order is not what it has yet to hand over',
+      orders
+        .map((it) => ({ ...it, open: it.open ?? {}, held: reservationById.get(it.reservation_id)?.held }))
+        .filter(({ open, held }) => !held || !sameUnits(open, held)),
+    ),
+    ...saying(
+      'I2: stock is held for no order',
+      reservations.filter(
+        ({ reservation_id, state, held, isOverdue }) =>
+          !claimed.has(reservation_id) && Object.keys(held).length > 0 && (state !== 'held' || isOverdue),
+      ),
+    ),
+    ...saying(
+      'I2: a reservation was claimed that no order claims',
+      reservations.filter((it) => !claimed.has(it.reservation_id) && ['confirmed', 'fulfilled'].includes(it.state)),
+    ),
+  ];
+};
+
+type Units = Record<string, number>;
+
+interface Reservation extends Row {
+  reservation_id: string;
+  state: string;
+  held: Units;
+  isOverdue: boolean;
+}
+
+const sameUnits = (some: Units, others: Units): boolean =>
+  Object.keys(some).length === Object.keys(others).length &&
+  Object.entries(some).every(([product, units]) => others[product] === units);
+
+/** I3, at any moment: what clients were told stands. */
+export const acknowledgementsStand = async (urls: DatabaseUrls, log: ClientLog): Promise<Violation[]> => {
+  const kept = await askOrder<KeptOrder>(
+    urls,
+    `SELECT k.order_id, k.customer_id, k.currency, k.total_minor::float8, k.version, k.lines, k.idempotency_key, ARRAY(
+      SELECT e.status FROM events e WHERE (e.tenant_id, e.order_id) = (k.tenant_id, k.order_id) ORDER BY e.version
+    ) AS statuses FROM kept k`,
+  );
+  return contradictions(log, kept).map((it) => ({ ...it, broken: `I3: ${it.broken}` }));
+};
+
+/** I4, at any moment: at most one order a tenant, account and key. */
+export const aKeyHasOneOrder = async (urls: DatabaseUrls): Promise<Violation[]> =>
+  saying(
+    'I4: a key has several orders',
+    await askOrder(
+      urls,
+      `SELECT tenant_id, account_id, idempotency_key, array_agg(order_id) AS orders FROM kept
+      WHERE idempotency_key IS NOT NULL GROUP BY 1, 2, 3 HAVING count(*) > 1`,
+    ),
+  );
+
+/**
+ * I6: no hold stays where it is for ever.
+ *
+ * @param mayWait whether there may be holds that wait for an order: not once everybody has come to an answer
+ */
+export const nothingIsStuck = async (urls: DatabaseUrls, { mayWait }: { mayWait: boolean }): Promise<Violation[]> => {
+  const held = await askInventory<{ reservation_id: string }>(
+    urls,
+    `SELECT reservation_id, held FROM reservations WHERE state = 'held'`,
+  );
+  const orders = await askOrder<{ reservation_id: string }>(urls, `SELECT reservation_id FROM kept`);
+  const claimed = new Set(orders.map((it) => it.reservation_id));
+  return [
+    ...saying(
+      'I6: the hold of an order was never confirmed',
+      held.filter((it) => claimed.has(it.reservation_id)),
+    ),
+    ...saying(
+      'I6: a hold waits for an order that nobody places',
+      mayWait ? [] : held.filter((it) => !claimed.has(it.reservation_id)),
+    ),
+    ...saying(
+      'I6: a reservation has ended and still holds stock',
+      await askInventory(
+        urls,
+        `SELECT * FROM reservations WHERE state IN ('fulfilled', 'released', 'refused') AND held <> '{}'`,
+      ),
+    ),
+  ];
+};
+
+/** I7: stock moves add up to what lies on the shelf and to what was sold. */
+export const stockMovesAddUp = async (urls: DatabaseUrls): Promise<Violation[]> =>
+  saying(
+    'I7: stock moves do not add up',
+    await askInventory(
+      urls,
+      `SELECT p.product_id, p.on_hand, p.sold, m.delta, m.fulfilled FROM products p LEFT JOIN (
+        SELECT tenant_id, product_id, sum(delta) AS delta,
+          coalesce(-sum(delta) FILTER (WHERE kind = 'fulfilled'), 0) AS fulfilled
+        FROM moves GROUP BY 1, 2
+      ) m USING (tenant_id, product_id)
+      WHERE p.on_hand <> coalesce(m.delta, 0) OR p.sold <> coalesce(m.fulfilled, 0)`,
+    ),
+  );
+
+/** I8: each event of an order is announced once, in order, reaches the stock, and takes effect there once. */
+export const eventsTakeEffectOnce = async (urls: DatabaseUrls): Promise<Violation[]> => {
+  // What the events come to is reckoned from the orders' side alone.
+  const wanted = await askOrder<Move>(
+    urls,
+    `SELECT l->>'product_id' AS product_id, CASE e.type WHEN 'fulfilled' THEN 'fulfilled' ELSE 'returned' END AS kind,
+      sum((l->>'quantity')::int * CASE e.type WHEN 'fulfilled' THEN -1 ELSE 1 END)::text AS delta
+    FROM events e, jsonb_array_elements(e.data->'lines') l
+    WHERE e.type = 'fulfilled' OR e.type = 'returned' AND (e.data->>'restock')::boolean
+    GROUP BY 1, 2`,
+  );
+  const made = await askInventory<Move>(
+    urls,
+    `SELECT product_id, kind, sum(delta)::text AS delta FROM moves WHERE kind IN ('fulfilled', 'returned') GROUP BY 1, 2`,
+  );
+  const last = await askOrder<{ order_id: string; version: number }>(
+    urls,
+    `SELECT order_id, max(version) AS version FROM events
+    WHERE type <> 'returned' OR (data->>'restock')::boolean GROUP BY 1`,
+  );
+  const settled = await askInventory<{ order_id: string; version: number }>(
+    urls,
+    `SELECT order_id, version FROM settled`,
+  );
+  const settledVersion = new Map(settled.map((it) => [it.order_id, it.version]));
+  const textOf = ({ product_id, kind, delta }: Move): string => `${product_id} ${kind} ${delta}`;
+  const [wantedTexts, madeTexts] = [new Set(wanted.map(textOf)), new Set(made.map(textOf))];
+  return [
+    ...saying('I8: an event has not been delivered', await waiting(urls)),
+    ...saying(
+      'I8: an event is announced twice',
+      await askOrder(
+        urls,
+        `SELECT order_id, version FROM events GROUP BY tenant_id, order_id, version HAVING count(*) > 1`,
+      ),
+    ),
+    ...saying(
+      'I8: events of an order are announced out of order',
+      await askOrder(
+        urls,
+        `SELECT order_id, version FROM (
+          SELECT order_id, version, lag(version, 1, 0) OVER (PARTITION BY tenant_id, order_id ORDER BY xid, id) AS before
+          FROM events
+        ) a WHERE version <> before + 1`,
+      ),
+    ),
+    ...saying(
+      'I8: an event has had no effect on the stock',
+      last.filter(({ order_id, version }) => (settledVersion.get(order_id) ?? 0) < version),
+    ),
+    ...saying('I8: the stock has moved by another amount than the events say', [
+      ...wanted.filter((it) => !madeTexts.has(textOf(it))).map((it) => ({ ...it, side: 'events' })),
+      ...made.filter((it) => !wantedTexts.has(textOf(it))).map((it) => ({ ...it, side: 'stock' })),
+    ]),
+  ];
+};
+
+interface Move extends Row {
+  product_id: string;
+  kind: string;
+  delta: string;
+}
+
+interface Event {
+  version: number;
+  type: string;
+  status: string;
+  data: { lines?: { line: number; quantity: number; amount_minor?: number }[] };
+}
+
+interface Replayed extends Row {
+  order_id: string;
+  status: string;
+  version: number;
+  returned_total_minor: number;
+  lines: { line: number; quantity: number; fulfilled: number; returned: number }[];
+  events: Event[] | null;
+}
+
+/** I10, at any moment: the history of an order leads to its present state, each entry from the one before. */
+export const historyLeadsToThePresent = async (urls: DatabaseUrls): Promise<Violation[]> => {
+  const orders = await askOrder<Replayed>(
+    urls,
+    `SELECT k.order_id, k.status, k.version, k.returned_total_minor::float8, k.lines, (
+      SELECT jsonb_agg(to_jsonb(e) ORDER BY e.version) FROM events e
+      WHERE (e.tenant_id, e.order_id) = (k.tenant_id, k.order_id)
+    ) AS events FROM kept k`,
+  );
+  return orders.flatMap((order) => {
+    const why = replay(order);
+    return why === undefined ? [] : [{ broken: `I10: ${why}`, ...order }];
+  });
+};
+
+const verbs: Record<string, { from: string[]; counter?: 'fulfilled' | 'returned' }> = {
+  cancelled: { from: ['pending', 'confirmed'] },
+  fulfilled: { from: ['confirmed', 'partially-fulfilled'], counter: 'fulfilled' },
+  returned: { from: ['partially-fulfilled', 'fulfilled', 'returned'], counter: 'returned' },
+};
+
+/** The state machine once more, written down apart from the one that it checks. @returns what is wrong */
+const replay = ({ status, version, returned_total_minor, lines, events }: Replayed): string | undefined => {
+  const state = new Map(lines.map((it) => [it.line, { quantity: it.quantity, fulfilled: 0, returned: 0 }]));
+  const all = (counter: 'fulfilled' | 'returned'): boolean =>
+    [...state.values()].every((it) => it[counter] === it.quantity);
+  let reached = '';
+  let creditedMinor = 0;
+  for (const [index, event] of (events ?? []).entries()) {
+    if (event.version !== index + 1) return `the history has no entry ${index + 1}`;
+    if (index === 0) {
+      if (event.type !== 'placed' || !['pending', 'confirmed'].includes(event.status)) return 'it begins in the middle';
+      reached = event.status;
+      continue;
+    }
+    const verb = verbs[event.type];
+    if (!verb?.from.includes(reached)) return `entry ${event.version} is not possible for an order that is ${reached}`;
+    for (const { line, quantity, amount_minor = 0 } of event.data.lines ?? []) {
+      const units = state.get(line);
+      if (!units || !verb.counter) return `entry ${event.version} is about a line that it cannot be about`;
+      units[verb.counter] += quantity;
+      if (event.type === 'returned') creditedMinor += amount_minor;
+      if (units.fulfilled > units.quantity || units.returned > units.fulfilled)
+        return `entry ${event.version} is about more units than there are`;
+    }
+    if (event.type === 'cancelled') reached = 'cancelled';
+    else if (event.type === 'fulfilled') reached = all('fulfilled') ? 'fulfilled' : 'partially-fulfilled';
+    else if (all('returned')) reached = 'returned';
+    if (event.status !== reached) return `entry ${event.version} says ${event.status} where it leads to ${reached}`;
+  }
+  if (version !== (events ?? []).length) return 'the order has another version than its history';
+  if (status !== reached) return `the history leads to ${reached}`;
+  if (returned_total_minor !== creditedMinor) return `the history credits ${creditedMinor}`;
+  const differs = lines.find((it) => {
+    const { fulfilled, returned } = state.get(it.line)!;
+    return it.fulfilled !== fulfilled || it.returned !== returned;
+  });
+  return differs && `the history leads to other units of line ${differs.line}`;
+};
+
+/** I11, at any moment: lines and adjustments add up to the total. */
+export const totalsAddUp = async (urls: DatabaseUrls): Promise<Violation[]> =>
+  saying(
+    'I11: lines and adjustments do not add up to the total',
+    await askOrder(
+      urls,
+      `SELECT order_id, total_minor, lines, adjustments FROM kept WHERE total_minor <>
+        (SELECT coalesce(sum((l->>'quantity')::numeric * (l->>'unit_price_minor')::numeric), 0) FROM jsonb_array_elements(lines) l)
+        + (SELECT coalesce(sum((a->>'amount_minor')::numeric), 0) FROM jsonb_array_elements(adjustments) a)`,
+    ),
+  );

@@ -1,0 +1,314 @@
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
+
+/**
+ * Where a statement is on its way when it is caught.
+ *
+ * - `before`: the app has sent it; Postgres has seen nothing of it, and will not if the app goes away.
+ * - `sent`: Postgres has been sent all of it and carries it out, whatever becomes of the app.
+ * - `after`: Postgres has carried it out; the app has seen nothing of the answer.
+ */
+export type Moment = 'before' | 'sent' | 'after';
+
+export interface Place {
+  /** The name it is prepared under, or the whole text of one without a name and values, such as `COMMIT`. */
+  statement: string;
+  moment: Moment;
+}
+
+/** A statement that was caught. Its connection stands still until it is let go or cut. */
+export interface Caught {
+  statement: string;
+  /** What Postgres made of it, of `after`: outside of a transaction, to carry out is to commit. */
+  outcome: 'committed' | 'in a transaction' | 'failed' | undefined;
+  pass(): void;
+  /** Ends the connection to the app without an answer. What Postgres has been sent, it carries out all the same. */
+  cut(): void;
+}
+
+interface Snare extends Place {
+  /** How often the statement has come by. */
+  seen: number;
+  springsAt: (occurrence: number) => boolean;
+  act: (caught: Caught) => void;
+}
+
+/** What the app sends in one go and gets one answer to: everything up to a Sync, or a simple query. */
+interface Exchange {
+  statements: string[];
+  bytes: Buffer;
+  snares: Partial<Record<Moment, Snare>>;
+  /** Whether it goes on where it was caught as `sent`. */
+  isLetGo?: Promise<boolean>;
+  failed: boolean;
+}
+
+const caughtWithinMs = 20_000;
+
+const code = { cancel: 80_877_102, ssl: 80_877_103, gss: 80_877_104 };
+
+/** Cuts a stream into messages of protocol 3. */
+class Messages {
+  private rest: Buffer = Buffer.alloc(0);
+
+  /** @param typed whether messages begin with the letter of their type: all but the first ones of a client do */
+  constructor(public typed: boolean) {}
+
+  *in(chunk: Buffer): Generator<Buffer> {
+    this.rest = this.rest.length === 0 ? chunk : Buffer.concat([this.rest, chunk]);
+    for (;;) {
+      const lengthAt = this.typed ? 1 : 0;
+      if (this.rest.length < lengthAt + 4) return;
+      const end = lengthAt + this.rest.readUInt32BE(lengthAt);
+      if (this.rest.length < end) return;
+      const message = this.rest.subarray(0, end);
+      this.rest = this.rest.subarray(end);
+      yield message;
+    }
+  }
+}
+
+const textAt = (message: Buffer, start: number): string => message.toString('utf8', start, message.indexOf(0, start));
+
+/** The name of the statement that a Bind or a Query is for. */
+const statementOf = (message: Buffer): string | undefined => {
+  const type = String.fromCharCode(message[0]!);
+  if (type === 'Q') return textAt(message, 5);
+  // A Bind names the portal first.
+  return type === 'B' ? textAt(message, message.indexOf(0, 5) + 1) || undefined : undefined;
+};
+
+const outcomeOf = ({ failed }: Exchange, transaction: string): Caught['outcome'] =>
+  failed ? 'failed' : transaction === 'I' ? 'committed' : 'in a transaction';
+
+/** One connection of the app, and the one to Postgres that it has for itself. */
+class Line {
+  private readonly fromApp = new Messages(false);
+  private readonly fromServer = new Messages(true);
+  private gathered: Buffer[] = [];
+  private readonly outgoing: Exchange[] = [];
+  /** Sent to Postgres and not answered yet, in that order. */
+  private readonly awaited: Exchange[] = [];
+  private readonly answers: Buffer[] = [];
+  /** Of the answer that is being given, what the app has not seen yet. */
+  private readonly unsaid: Buffer[] = [];
+  private isForwarding = false;
+  private isAnswering = false;
+  private isAskedForEncryption = false;
+  private isEncrypted = false;
+  private isOver = false;
+  private readonly over = Promise.withResolvers<false>();
+
+  constructor(
+    private readonly app: Socket,
+    private readonly server: Socket,
+    private readonly proxy: PostgresProxy,
+  ) {
+    for (const socket of [app, server]) socket.setNoDelay(true).on('error', () => undefined);
+    app.on('data', (chunk: Buffer) => this.takeFromApp(chunk));
+    server.on('data', (chunk: Buffer) => this.takeFromServer(chunk));
+    app.on('close', () => this.end());
+    // What Postgres said last, such as why it ends the connection, still reaches the app.
+    server.on('close', () => this.app.end());
+  }
+
+  /** Ends both sides; Postgres finishes what it was sent before it notices. */
+  end(): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.over.resolve(false);
+    this.app.resetAndDestroy();
+    this.server.end();
+  }
+
+  destroy(): void {
+    this.end();
+    this.server.destroy();
+  }
+
+  private takeFromApp(chunk: Buffer): void {
+    if (this.isEncrypted) return void this.server.write(chunk);
+    for (const message of this.fromApp.in(chunk)) {
+      if (this.fromApp.typed) this.gather(message);
+      else this.begin(message);
+    }
+  }
+
+  /** The first messages: a request for encryption, to cancel, or to begin a session. */
+  private begin(message: Buffer): void {
+    const asked = message.readUInt32BE(4);
+    if (asked === code.ssl || asked === code.gss) this.isAskedForEncryption = true;
+    else if (asked !== code.cancel) {
+      this.fromApp.typed = true;
+      // It is answered by everything up to the first ReadyForQuery.
+      this.awaited.push({ statements: [], bytes: message, snares: {}, failed: false });
+    }
+    this.server.write(message);
+  }
+
+  private gather(message: Buffer): void {
+    const type = String.fromCharCode(message[0]!);
+    this.gathered.push(message);
+    if ('QSF'.includes(type)) {
+      const messages = this.gathered.splice(0);
+      const statements = messages.flatMap((it) => statementOf(it) ?? []);
+      this.outgoing.push({ statements, bytes: Buffer.concat(messages), snares: {}, failed: false });
+      void this.forward();
+    } else if (!'PBDEC'.includes(type)) {
+      // Passwords, Terminate, Flush, copied data: nobody waits for a Sync here.
+      this.server.write(Buffer.concat(this.gathered.splice(0)));
+    }
+  }
+
+  private async forward(): Promise<void> {
+    if (this.isForwarding) return;
+    this.isForwarding = true;
+    for (let next = this.outgoing.shift(); next; next = this.outgoing.shift()) {
+      if (this.proxy.delayMs > 0) await setTimeout(this.proxy.delayMs);
+      this.proxy.setSnares(next);
+      if (this.isOver || !(await this.isLetGo(next, 'before'))) return;
+      this.awaited.push(next);
+      this.server.write(next.bytes);
+      next.isLetGo = this.isLetGo(next, 'sent');
+      if (!(await next.isLetGo)) return;
+    }
+    this.isForwarding = false;
+  }
+
+  private takeFromServer(chunk: Buffer): void {
+    if (this.isOver) return;
+    if (this.isEncrypted) return void this.app.write(chunk);
+    if (this.isAskedForEncryption) {
+      this.isAskedForEncryption = false;
+      this.isEncrypted = chunk.toString('latin1', 0, 1) !== 'N';
+      return void this.app.write(chunk);
+    }
+    this.answers.push(...this.fromServer.in(chunk));
+    void this.answer();
+  }
+
+  private async answer(): Promise<void> {
+    if (this.isAnswering) return;
+    this.isAnswering = true;
+    for (let next = this.answers.shift(); next; next = this.answers.shift()) {
+      this.unsaid.push(next);
+      const type = String.fromCharCode(next[0]!);
+      const exchange = this.awaited[0];
+      if (exchange && type === 'E') exchange.failed = true;
+      if (exchange && type === 'Z') {
+        this.awaited.shift();
+        if (!(await (exchange.isLetGo ?? true))) return;
+        if (!(await this.isLetGo(exchange, 'after', String.fromCharCode(next[5]!)))) return;
+      } else if (exchange?.snares.sent ?? exchange?.snares.after) continue;
+      if (type === 'Z' || this.answers.length === 0) this.app.write(Buffer.concat(this.unsaid.splice(0)));
+    }
+    this.isAnswering = false;
+  }
+
+  /** @returns whether to go on; not once the line was cut, by us or by the app */
+  private async isLetGo(exchange: Exchange, moment: Moment, transaction?: string): Promise<boolean> {
+    const snare = exchange.snares[moment];
+    if (!snare || this.isOver) return !this.isOver;
+    const { promise, resolve } = Promise.withResolvers<true>();
+    snare.act({
+      statement: snare.statement,
+      outcome: transaction === undefined ? undefined : outcomeOf(exchange, transaction),
+      pass: () => resolve(true),
+      cut: () => this.end(),
+    });
+    return Promise.race([promise, this.over.promise]);
+  }
+}
+
+/**
+ * Stands between an app and Postgres, and catches statements by the name they are prepared under: the app itself knows
+ * nothing of faults. Each of its hot statements is a transaction of its own, so that what is caught `after` is committed.
+ * It does not look into encrypted connections.
+ */
+export class PostgresProxy {
+  /** How much longer every statement takes. */
+  delayMs = 0;
+  private isRefusing = false;
+  private readonly lines = new Set<Line>();
+  private snares: Snare[] = [];
+
+  private constructor(
+    private readonly server: Server,
+    /** The database as it is reached through the proxy. */
+    readonly url: string,
+  ) {}
+
+  /** @param target the URL of a database */
+  static async start(target: string): Promise<PostgresProxy> {
+    const { hostname, port } = new URL(target);
+    const server = createServer().listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const url = new URL(target);
+    url.hostname = '127.0.0.1';
+    url.port = String((server.address() as AddressInfo).port);
+    const proxy = new PostgresProxy(server, url.href);
+    server.on('connection', (app) => {
+      if (proxy.isRefusing) return void app.on('error', () => undefined).resetAndDestroy();
+      const postgres = connect({ host: hostname, port: Number(port || 5432) });
+      const line = new Line(app, postgres, proxy);
+      proxy.lines.add(line);
+      // Postgres goes last: what the app has sent may be carried out long after the app has gone.
+      postgres.once('close', () => proxy.lines.delete(line));
+    });
+    return proxy;
+  }
+
+  /**
+   * Resolves when the statement is caught, which is when it comes by for the n-th time from now on; only that once.
+   * Rejects when that takes too long.
+   */
+  next(place: Place, occurrence = 1): Promise<Caught> {
+    const { promise, resolve, reject } = Promise.withResolvers<Caught>();
+    const forget = this.set({ ...place, seen: 0, springsAt: (it) => it === occurrence, act: resolve });
+    const complaint = new Error(`${place.statement} was not caught, which was to happen at occurrence ${occurrence}`);
+    const late = globalThis.setTimeout(reject, caughtWithinMs, complaint);
+    return promise.finally(() => {
+      clearTimeout(late);
+      forget();
+    });
+  }
+
+  /** Catches the statement every so many times. @returns a function that ends it */
+  each(place: Place, every: number, act: (caught: Caught) => void): () => void {
+    return this.set({ ...place, seen: 0, springsAt: (it) => it % every === 0, act });
+  }
+
+  /** Ends all connections without a word, as a network does. */
+  cutAll(): void {
+    for (const line of this.lines) line.end();
+  }
+
+  /** Whether who connects from now on is turned away. */
+  refuse(isRefusing = true): void {
+    this.isRefusing = isRefusing;
+  }
+
+  async stop(): Promise<void> {
+    const closed = once(this.server, 'close');
+    this.server.close();
+    for (const line of this.lines) line.destroy();
+    await closed;
+  }
+
+  /** Decides where an exchange is going to be caught; for its line to call, once for each. */
+  setSnares({ statements, snares }: Exchange): void {
+    for (const snare of this.snares) {
+      if (!statements.includes(snare.statement)) continue;
+      snare.seen += 1;
+      if (snare.springsAt(snare.seen)) snares[snare.moment] ??= snare;
+    }
+  }
+
+  private set(snare: Snare): () => void {
+    this.snares.push(snare);
+    return () => {
+      this.snares = this.snares.filter((it) => it !== snare);
+    };
+  }
+}

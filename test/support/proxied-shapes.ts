@@ -1,0 +1,66 @@
+import { testDatabase } from '#testing';
+import { PostgresProxy } from './postgres-proxy.js';
+import { servicePorts, splitServices, startPlan, type Plan, type Shape } from './shapes.js';
+
+/** Whose statements the proxies see: one for each module, or the same where they share a database. */
+interface Proxies {
+  order: PostgresProxy;
+  inventory: PostgresProxy;
+}
+
+/** The system with a proxy before each database. `databaseUrls` lead past them. */
+export interface ProxiedShape extends Shape {
+  proxies: Proxies;
+}
+
+interface Databases extends Proxies {
+  databaseUrls: Plan['databaseUrls'];
+  release: Plan['release'];
+}
+
+const databases = async (count: 1 | 2): Promise<Databases> => {
+  const own = await Promise.all(Array.from({ length: count }, () => testDatabase()));
+  const proxies = await Promise.all(own.map((it) => PostgresProxy.start(it.url)));
+  return {
+    order: proxies[0]!,
+    inventory: proxies.at(-1)!,
+    databaseUrls: () => Promise.resolve({ order: own[0]!.url, inventory: own.at(-1)!.url }),
+    release: async () => {
+      await Promise.all(proxies.map((it) => it.stop()));
+      await Promise.all(own.map((it) => it.stop()));
+    },
+  };
+};
+
+const monoliths = async (...environments: Record<string, string>[]): Promise<Plan['services']> => {
+  const ports = await servicePorts(environments.length);
+  return environments.map((environment, at) => ({ app: 'monolith', port: ports[at]!, environment }));
+};
+
+const services = {
+  'one database': (proxies) => monoliths({ DATABASE_URL: proxies.order.url }),
+  'two databases': ({ order, inventory }) =>
+    monoliths({ ORDER_DATABASE_URL: order.url, INVENTORY_DATABASE_URL: inventory.url }),
+  /** On one database; the second goes past the proxy. */
+  'two instances': async ({ order, databaseUrls }) =>
+    monoliths({ DATABASE_URL: order.url }, { DATABASE_URL: (await databaseUrls()).order }),
+  split: async ({ order, inventory }) => {
+    const [inventoryPort, cachePort] = await servicePorts(2);
+    const at = { inventory: `tcp://127.0.0.1:${inventoryPort}`, cache: `tcp://127.0.0.1:${cachePort}` };
+    return splitServices(at, {
+      order: { ORDER_DATABASE_URL: order.url },
+      inventory: { INVENTORY_DATABASE_URL: inventory.url },
+      cache: {},
+    });
+  },
+} satisfies Record<string, (databases: Databases) => Promise<Plan['services']>>;
+
+export type ProxiedShapeName = keyof typeof services;
+
+/** Starts the monolith, once or twice, or the services of the split shape, each behind its proxy. */
+export const startProxied = async (name: ProxiedShapeName): Promise<ProxiedShape> => {
+  const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
+  const { order, inventory, databaseUrls, release } = own;
+  const shape = await startPlan(name, { services: await services[name](own), databaseUrls, release });
+  return { ...shape, proxies: { order, inventory } };
+};

@@ -1,0 +1,95 @@
+import pg from 'pg';
+
+/** Where the data of the two modules are; it may be one database. */
+export interface DatabaseUrls {
+  order: string;
+  inventory: string;
+}
+
+export type Row = Record<string, unknown>;
+
+/**
+ * The tables of order under names that outlive them: what is asked of the data is written against these, so that a table
+ * that changes is mended here alone.
+ */
+const orderFacts = {
+  /** Without tombstones: those are orders that never were. */
+  kept: `
+    SELECT tenant_id, account_id, order_id, customer_id, idempotency_key, reservation_id, status, version, currency,
+      total_minor, returned_total_minor, lines, adjustments
+    FROM orders.orders WHERE status <> 'void'`,
+  /** In the order of (xid, id) they are announced to others. */
+  events: `SELECT xid, id, tenant_id, order_id, version, type, status, data FROM orders.events`,
+  /** How far inventory has followed. */
+  followed: `SELECT xid, id FROM orders.checkpoints WHERE consumer = 'stock'`,
+};
+
+/** The same for the tables of inventory. */
+const inventoryFacts = {
+  products: `SELECT tenant_id, product_id, on_hand, reserved, sold FROM inventory.products`,
+  /** `held` is units by product. */
+  reservations: `SELECT tenant_id, reservation_id, state, held, deadline_at FROM inventory.reservations`,
+  moves: `SELECT tenant_id, product_id, kind, delta FROM inventory.stock_moves`,
+  /** The last version of each order that has taken effect on the stock. */
+  settled: `
+    SELECT tenant_id, order_id, settled_version AS version FROM inventory.reservations WHERE order_id IS NOT NULL`,
+};
+
+const about = (facts: Record<string, string>, question: string): string =>
+  `WITH ${Object.entries(facts)
+    .map(([name, text]) => `${name} AS (${text})`)
+    .join(', ')} ${question}`;
+
+/** Asks about the facts of order: `kept`, `events`, `followed`. */
+export const askOrder = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
+  query<R>(urls.order, about(orderFacts, question));
+
+/** Asks about the facts of inventory: `products`, `reservations`, `moves`, `settled`. */
+export const askInventory = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
+  query<R>(urls.inventory, about(inventoryFacts, question));
+
+/** What has been announced and has not reached the stock yet. */
+export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
+  askOrder(
+    urls,
+    `SELECT e.order_id, e.version FROM events e, followed f WHERE (e.xid, e.id) > (f.xid, f.id) ORDER BY e.xid, e.id`,
+  );
+
+/** All that has been kept, counted. */
+export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
+  const [orders] = await askOrder(
+    urls,
+    `SELECT (SELECT count(*) FROM kept) AS orders, (SELECT count(*) FROM events) AS events,
+      (SELECT count(*) FROM orders.refusals) AS refusals,
+      (SELECT count(*) FROM orders.keyed_changes) AS keyed_changes,
+      (SELECT sum(version) FROM kept) AS versions`,
+  );
+  const [stock] = await askInventory(
+    urls,
+    `SELECT count(*) AS products, sum(on_hand) AS on_hand, sum(reserved) AS reserved, sum(sold) AS sold,
+      (SELECT max(updated_at) FROM inventory.products) AS described_at,
+      (SELECT count(*) FROM moves) AS moves, (SELECT count(*) FROM reservations) AS reservations
+    FROM products`,
+  );
+  return { ...orders, ...stock };
+};
+
+/** Lets the right of a relay run out that was killed with it, instead of waiting until it does. */
+export const lapseLeases = (urls: DatabaseUrls): Promise<Row[]> =>
+  query(urls.order, `UPDATE orders.checkpoints SET lease_until = now()`);
+
+/** Each question has a connection of its own, so that servers may come and go. */
+export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {
+  const client = await connected(url);
+  try {
+    return (await client.query<R>(text, values)).rows;
+  } finally {
+    await client.end();
+  }
+};
+
+export const connected = async (url: string): Promise<pg.Client> => {
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, query_timeout: 30_000 });
+  await client.connect();
+  return client;
+};
