@@ -57,10 +57,19 @@ const services = {
 
 export type ProxiedShapeName = keyof typeof services;
 
-/** Starts the monolith, once or twice, or the services of the split shape, each behind its proxy. */
-export const startProxied = async (name: ProxiedShapeName): Promise<ProxiedShape> => {
+/**
+ * Starts the monolith, once or twice, or the services of the split shape, each behind its proxy.
+ *
+ * @param environment of every process
+ */
+export const startProxied = async (
+  name: ProxiedShapeName,
+  environment: Record<string, string> = {},
+): Promise<ProxiedShape> => {
   const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
   const { order, inventory, databaseUrls, release } = own;
-  const shape = await startPlan(name, { services: await services[name](own), databaseUrls, release });
+  const planned = await services[name](own);
+  const all = planned.map((it) => ({ ...it, environment: { ...it.environment, ...environment } }));
+  const shape = await startPlan(name, { services: all, databaseUrls, release });
   return { ...shape, proxies: { order, inventory } };
 };

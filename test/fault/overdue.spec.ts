@@ -1,0 +1,148 @@
+import { setTimeout } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api, refused, type Answer, type Order } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import type { Attempt } from '../support/load.js';
+import type { Place } from '../support/postgres-proxy.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+
+const holdMs = 600;
+const sweepMs = 100;
+
+/** What everybody is told of one request that is sent more than once. */
+class Asking {
+  readonly placements: Attempt[] = [];
+  readonly key = fresh('overdue');
+
+  constructor(private readonly body: object) {}
+
+  async place(api: Api): Promise<Answer<Order>> {
+    const attempt: Attempt = { key: this.key, body: this.body };
+    this.placements.push(attempt);
+    const answer = await api.place(this.body, this.key);
+    const { status, text, body } = answer;
+    Object.assign(attempt, { outcome: status, text, ...(status === 201 && { order: body }) });
+    return answer;
+  }
+}
+
+describe('a hold whose deadline passes while its order is being written down', () => {
+  let shape: ProxiedShape;
+  let ledger: Ledger;
+  /** Through the instance that is paused, and through the other, which sweeps meanwhile. */
+  let here: Api;
+  let there: Api;
+  let product: string;
+  let asking: Asking;
+
+  beforeAll(async () => {
+    const environment = { ORDER_HOLD_MS: String(holdMs), ORDER_SWEEP_MS: String(sweepMs) };
+    shape = await startProxied('two instances', environment);
+    ledger = new Ledger(shape);
+    [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
+  }, 120_000);
+
+  afterAll(() => shape?.stop(), 120_000);
+
+  const begin = async (): Promise<void> => {
+    product = await there.product({ onHand: 5 });
+    asking = new Asking({ customer_id: 'c', product_id: product, quantity: 3 });
+  };
+
+  const isReserved = (units: number): Promise<void> =>
+    eventually(async () => expect(await there.stock(product)).toMatchObject({ reserved: units }));
+
+  const expectRest = async (): Promise<void> => {
+    await ledger.quiet();
+    await eventually(async () => expect(await ledger.violations({ log: asking, holdsMayWait: false })).toEqual([]));
+  };
+
+  /** Stops the first instance when it sends the statement; it and the statement go on once the work is done. */
+  const paused = async <Begun>(
+    place: Place,
+    beginning: () => Promise<Begun>,
+    work: () => Promise<unknown>,
+  ): Promise<Begun> => {
+    const { pid } = shape.services[0]!;
+    const catching = shape.proxies.order.next(place);
+    const begun = beginning();
+    const caught = await catching;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      await work();
+    } finally {
+      caught.pass();
+      process.kill(pid, 'SIGCONT');
+    }
+    return begun;
+  };
+
+  const record = (moment: Place['moment']): Place => ({ statement: 'order-record', moment });
+  const place = (): Promise<Answer<Order>> => asking.place(here);
+
+  it('goes back, and the late Record tries anew', async () => {
+    await begin();
+    const { status } = await paused(record('before'), place, () => isReserved(0));
+    expect(status).toBe(201);
+    await isReserved(3);
+    await expectRest();
+  });
+
+  it('goes to somebody else, and the late Record is refused', async () => {
+    await begin();
+    const answer = await paused(record('before'), place, async () => {
+      await isReserved(0);
+      await there.placed({ customer_id: 'other', product_id: product, quantity: 5 });
+    });
+    refused(answer, '409 out-of-stock');
+    refused(await asking.place(there), '409 out-of-stock');
+    await isReserved(5);
+    await expectRest();
+  });
+
+  it('goes back, a repeat elsewhere places the order, and the late Record finds it', async () => {
+    await begin();
+    const late = await paused(record('before'), place, async () => {
+      await isReserved(0);
+      expect((await asking.place(there)).status).toBe(201);
+    });
+    expect(late.status).toBe(201);
+    await isReserved(3);
+    await expectRest();
+  });
+
+  it('stays once the order is recorded, whoever knows of that', async () => {
+    await begin();
+    const { status } = await paused(record('after'), place, async () => {
+      await setTimeout(holdMs + 5 * sweepMs);
+      await isReserved(3);
+    });
+    expect(status).toBe(201);
+    await isReserved(3);
+    await expectRest();
+  });
+
+  it.each(['before', 'after'] as const)('is swept by one that is paused %s it voids the order', async (moment) => {
+    await begin();
+    const other = shape.services[1]!.pid;
+    const lost = shape.proxies.order.next(record('before'));
+    await paused(
+      { statement: 'order-void', moment },
+      async () => {
+        // Nobody sweeps but the instance that is going to be paused.
+        process.kill(other, 'SIGSTOP');
+        const placing = asking.place(here);
+        (await lost).cut();
+        expect((await placing).status).toBe(503);
+      },
+      async () => {
+        process.kill(other, 'SIGCONT');
+        expect((await asking.place(there)).status).toBe(201);
+      },
+    );
+    await isReserved(3);
+    await expectRest();
+  });
+});
