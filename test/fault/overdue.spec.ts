@@ -1,5 +1,5 @@
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { Api, refused, type Answer, type Order } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
@@ -44,6 +44,10 @@ describe('a hold whose deadline passes while its order is being written down', (
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
   }, 120_000);
 
+  afterEach(() => {
+    // What a failed test has left standing.
+    for (const { pid } of shape.services) process.kill(pid, 'SIGCONT');
+  });
   afterAll(() => shape?.stop(), 120_000);
 
   const begin = async (): Promise<void> => {
