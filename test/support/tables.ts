@@ -55,7 +55,7 @@ export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
     `SELECT e.order_id, e.version FROM events e, followed f WHERE (e.xid, e.id) > (f.xid, f.id) ORDER BY e.xid, e.id`,
   );
 
-/** All that has been kept, counted. */
+/** All that has been kept, counted. What was given back at once counts as never taken. */
 export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
   const [orders] = await askOrder(
     urls,
@@ -68,7 +68,7 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
     urls,
     `SELECT count(*) AS products, sum(on_hand) AS on_hand, sum(reserved) AS reserved, sum(sold) AS sold,
       (SELECT max(updated_at) FROM inventory.products) AS described_at,
-      (SELECT count(*) FROM moves) AS moves, (SELECT count(*) FROM reservations) AS reservations
+      (SELECT count(*) FROM moves) AS moves, (SELECT count(*) FROM reservations WHERE state <> 'released') AS reservations
     FROM products`,
   );
   return { ...orders, ...stock };

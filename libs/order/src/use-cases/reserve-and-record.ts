@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type Decision, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
-import { newOrderId, type Order } from '../domain/order.js';
+import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
 import {
   asPlaced,
   itemsTotalRange,
@@ -157,7 +157,6 @@ export class ReserveAndRecord {
       })),
     );
     const productOf = new Map(products.map((it) => [it.product_id, it]));
-    const now = new Date();
     const held: { it: Try; record: OrderRecord }[] = [];
     const refused = new Map<Placement, Refusal>();
     const released: Try[] = [];
@@ -167,7 +166,7 @@ export class ReserveAndRecord {
       const decision = decisions[index]!;
       if (decision.outcome === 'held') {
         // The id that the first try of the reservation came with: this may not be the first.
-        const order = placedOrder(placement.command, productOf, decision.order_id, now);
+        const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
         held.push({ it: { ...it, orderId: order.order_id }, record: { ...placement, reservationId, order } });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
