@@ -88,7 +88,7 @@ const paused = (at: Instance) => {
 const expectStockToAgree = async (): Promise<void> => {
   const orders = await one.orders.page(tenant, {}, undefined, 2_000);
   const held = stock.inState().filter((it) => it.state === 'held' || it.state === 'confirmed');
-  expect(held.map((it) => it.orderId).toSorted()).toEqual(orders.map((it) => it.order_id).toSorted());
+  expect(held.map((it) => String(it.orderId)).toSorted()).toEqual(orders.map((it) => it.order_id).toSorted());
   expect(stock.reserved).toBe(orders.flatMap((it) => it.lines).reduce((sum, it) => sum + it.quantity, 0));
 };
 

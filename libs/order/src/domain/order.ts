@@ -5,7 +5,7 @@ import { CleaveError, type OrderDocument, type OrderStatus } from '#contracts';
 export type Order = OrderDocument;
 type OrderLine = Order['lines'][number];
 
-export type HistoryEntryType = 'placed' | 'cancelled' | 'fulfilled' | 'returned';
+type HistoryEntryType = 'placed' | 'cancelled' | 'fulfilled' | 'returned';
 
 /** What happened to an order, and the version and status it led to. */
 export interface HistoryEntry {
@@ -17,7 +17,7 @@ export interface HistoryEntry {
 }
 
 /** The particulars of an entry, by its type: nothing of `placed`, whose particulars are the order's own. */
-export type HistoryData = {
+type HistoryData = {
   reason?: string;
   /** The units handed over or taken back. */
   lines?: (LineUnits & { amount_minor?: number })[];
