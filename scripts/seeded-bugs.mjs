@@ -1,0 +1,75 @@
+// Tests the tests: plants one bug after the other into a copy of the sources and runs the tests that have to notice.
+// A bug that no test catches, or that no longer fits the source, fails the run. `npm run test:bugs`
+import { spawnSync } from 'node:child_process';
+import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+/** Each replaces a text of one file, everywhere in it. */
+const bugs = [
+  {
+    bug: 'products are not locked before it is decided on their stock',
+    file: 'libs/inventory/migrations/1-products-and-stock.ts',
+    replace: /\n\s*ORDER BY p\.product_id\n\s*FOR NO KEY UPDATE\n/g,
+    by: '\n',
+    caughtBy: 'libs/inventory/test/concurrency',
+  },
+  {
+    bug: 'a key may have several orders',
+    file: 'libs/order/migrations/1-orders.ts',
+    replace: /CREATE UNIQUE INDEX one_order_a_key/g,
+    by: 'CREATE INDEX one_order_a_key',
+    caughtBy: 'libs/order/test/place-order',
+  },
+  {
+    bug: 'a hold is released without a tombstone',
+    file: 'libs/order/src/adapters/postgres-orders.ts',
+    replace: /decided\.get\(it\) === 'void'/g,
+    by: '!decided.has(it)',
+    also: { replace: /if \(!known\.has\(order_id\)\) await/g, by: 'if (known.size < 0) await' },
+    caughtBy: 'libs/order/test/sweep-holds',
+  },
+  {
+    bug: 'an effect is applied as often as it is delivered',
+    file: 'libs/inventory/migrations/1-products-and-stock.ts',
+    replace: /CONTINUE WHEN settled >= p_versions\[effect\];/g,
+    by: '',
+    caughtBy: 'libs/inventory/test/stock',
+  },
+  {
+    bug: 'events of transactions that still run are passed over',
+    file: 'libs/order/src/adapters/postgres-outbox.ts',
+    replace: / AND e\.xid < pg_snapshot_xmin\(pg_current_snapshot\(\)\)/g,
+    by: '',
+    caughtBy: 'libs/order/test/outbox',
+  },
+];
+
+const root = resolve(import.meta.dirname, '..');
+const copy = mkdtempSync(join(tmpdir(), 'cleave-bugs-'));
+const ignored = new Set(['node_modules', 'dist', '.git', '.data'].map((name) => join(root, name)));
+cpSync(root, copy, { recursive: true, filter: (path) => !ignored.has(path) });
+symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
+
+const passes = (...tests) =>
+  spawnSync('npm', ['run', '--silent', 'jest', '--', ...tests], { cwd: copy, stdio: 'ignore' }).status === 0;
+
+// Tests that fail anyway would catch everything.
+if (!passes(...new Set(bugs.map(({ caughtBy }) => caughtBy)))) throw new Error('the tests fail without any bug');
+
+const missed = bugs.filter(({ bug, file, caughtBy, ...first }) => {
+  const path = join(copy, file);
+  const whole = readFileSync(path, 'utf8');
+  const planted = [first, first.also].filter(Boolean).reduce((text, { replace, by }) => {
+    const changed = text.replaceAll(replace, by);
+    if (changed === text) throw new Error(`${file} has changed: write the bug anew (${bug})`);
+    return changed;
+  }, whole);
+  writeFileSync(path, planted);
+  const isMissed = passes(caughtBy);
+  writeFileSync(path, whole);
+  console.log(`${isMissed ? 'MISSED' : 'caught'}  ${bug} (${caughtBy})`);
+  return isMissed;
+});
+rmSync(copy, { recursive: true, force: true });
+if (missed.length > 0) process.exitCode = 1;
