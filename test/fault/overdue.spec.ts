@@ -7,6 +7,7 @@ import { Ledger } from '../support/ledger.js';
 import type { Attempt } from '../support/load.js';
 import type { Place } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { paused } from './paused.js';
 
 const holdMs = 600;
 const sweepMs = 100;
@@ -63,32 +64,12 @@ describe('a hold whose deadline passes while its order is being written down', (
     await eventually(async () => expect(await ledger.violations({ log: asking, holdsMayWait: false })).toEqual([]));
   };
 
-  /** Stops the first instance when it sends the statement; it and the statement go on once the work is done. */
-  const paused = async <Begun>(
-    place: Place,
-    beginning: () => Promise<Begun>,
-    work: () => Promise<unknown>,
-  ): Promise<Begun> => {
-    const { pid } = shape.services[0]!;
-    const catching = shape.proxies.order.next(place);
-    const begun = beginning();
-    const caught = await catching;
-    process.kill(pid, 'SIGSTOP');
-    try {
-      await work();
-    } finally {
-      caught.pass();
-      process.kill(pid, 'SIGCONT');
-    }
-    return begun;
-  };
-
   const record = (moment: Place['moment']): Place => ({ statement: 'order-record', moment });
   const place = (): Promise<Answer<Order>> => asking.place(here);
 
   it('goes back, and the late Record tries anew', async () => {
     await begin();
-    const { status } = await paused(record('before'), place, () => isReserved(0));
+    const { status } = await paused(shape, record('before'), place, () => isReserved(0));
     expect(status).toBe(201);
     await isReserved(3);
     await expectRest();
@@ -96,7 +77,7 @@ describe('a hold whose deadline passes while its order is being written down', (
 
   it('goes to somebody else, and the late Record is refused', async () => {
     await begin();
-    const answer = await paused(record('before'), place, async () => {
+    const answer = await paused(shape, record('before'), place, async () => {
       await isReserved(0);
       await there.placed({ customer_id: 'other', product_id: product, quantity: 5 });
     });
@@ -108,7 +89,7 @@ describe('a hold whose deadline passes while its order is being written down', (
 
   it('goes back, a repeat elsewhere places the order, and the late Record finds it', async () => {
     await begin();
-    const late = await paused(record('before'), place, async () => {
+    const late = await paused(shape, record('before'), place, async () => {
       await isReserved(0);
       expect((await asking.place(there)).status).toBe(201);
     });
@@ -119,7 +100,7 @@ describe('a hold whose deadline passes while its order is being written down', (
 
   it('stays once the order is recorded, whoever knows of that', async () => {
     await begin();
-    const { status } = await paused(record('after'), place, async () => {
+    const { status } = await paused(shape, record('after'), place, async () => {
       await setTimeout(holdMs + 5 * sweepMs);
       await isReserved(3);
     });
@@ -133,6 +114,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     const other = shape.services[1]!.pid;
     const lost = shape.proxies.order.next(record('before'));
     await paused(
+      shape,
       { statement: 'order-void', moment },
       async () => {
         // Nobody sweeps but the instance that is going to be paused.

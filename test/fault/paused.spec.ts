@@ -3,9 +3,9 @@ import { Api, ok } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
-import type { Place } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
-import { lapseLeases } from '../support/tables.js';
+import { lapseLeases, waiting } from '../support/tables.js';
+import { paused } from './paused.js';
 
 describe('an instance that is paused in the middle, beside one that goes on', () => {
   let shape: ProxiedShape;
@@ -22,22 +22,6 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
 
   afterAll(() => shape?.stop(), 120_000);
 
-  /** Stops the first instance when it sends the statement; it and the statement go on once the work is done. */
-  const paused = async (place: Place, begin: () => Promise<unknown>, work: () => Promise<unknown>): Promise<void> => {
-    const { pid } = shape.services[0]!;
-    const catching = shape.proxies.order.next(place);
-    const begun = begin();
-    const caught = await catching;
-    process.kill(pid, 'SIGSTOP');
-    try {
-      await work();
-    } finally {
-      caught.pass();
-      process.kill(pid, 'SIGCONT');
-    }
-    await begun;
-  };
-
   /** That the first instance reads the outbox, and not the other. */
   const relayHere = async (): Promise<void> => {
     const { pid } = shape.services[1]!;
@@ -47,34 +31,26 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
       const id = await here.product({ onHand: 1 });
       const { order_id } = await here.placed({ customer_id: 'c', product_id: id, quantity: 1 });
       ok(await here.fulfil(order_id));
-      await eventually(async () => expect(await here.stock(id)).toMatchObject({ sold: 1 }));
+      // Past the checkpoint, not merely delivered: a reader delivers once more before it learns that its lease is gone.
+      await eventually(async () => expect(await waiting(await shape.databaseUrls())).toEqual([]));
     } finally {
       process.kill(pid, 'SIGCONT');
     }
   };
 
-  it.each(['before', 'after'] as const)('%s Record: a repeat elsewhere comes to the same order', async (moment) => {
-    const product = await there.product({ onHand: 5 });
+  it.each([
+    ['before', 'Record', 'order-record', 5],
+    ['after', 'Record', 'order-record', 5],
+    ['before', 'Reserve', 'inventory-reserve', 3],
+    ['after', 'Reserve', 'inventory-reserve', 3],
+  ] as const)('%s %s (%s): a repeat elsewhere comes to the same order', async (moment, _, statement, onHand) => {
+    const product = await there.product({ onHand });
     const [body, key] = [{ customer_id: 'c', product_id: product, quantity: 3 }, fresh('paused')];
     const answers: string[] = [];
     const place = async (api: Api): Promise<void> => void answers.push((await api.placed(body, key)).order_id);
     await paused(
-      { statement: 'order-record', moment },
-      () => place(here),
-      () => place(there),
-    );
-    expect(answers).toEqual([answers[0], answers[0]]);
-    await ledger.expectInvariants({ holdsMayWait: false });
-    expect(await there.stock(product)).toMatchObject({ reserved: 3 });
-  });
-
-  it.each(['before', 'after'] as const)('%s Reserve: a repeat elsewhere comes to the same order', async (moment) => {
-    const product = await there.product({ onHand: 3 });
-    const [body, key] = [{ customer_id: 'c', product_id: product, quantity: 3 }, fresh('paused')];
-    const answers: string[] = [];
-    const place = async (api: Api): Promise<void> => void answers.push((await api.placed(body, key)).order_id);
-    await paused(
-      { statement: 'inventory-reserve', moment },
+      shape,
+      { statement, moment },
       () => place(here),
       () => place(there),
     );
@@ -97,6 +73,7 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
       await ledger.quiet();
       await relayHere();
       await paused(
+        shape,
         { statement, moment },
         async () => ok(await here.fulfil(order.order_id, { lines: [{ product_id: product, quantity: 3 }] })),
         async () => {

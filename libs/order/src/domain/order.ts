@@ -1,16 +1,14 @@
 import { randomUUID } from 'node:crypto';
-import { CleaveError, type OrderDocument, type OrderStatus } from '#contracts';
+import { CleaveError, type OrderDocument, type OrderStatus, type historyEntryTypes } from '#contracts';
 
 /** An order as it is kept. Its document is the same, in the words of the public API. */
 export type Order = OrderDocument;
 type OrderLine = Order['lines'][number];
 
-type HistoryEntryType = 'placed' | 'cancelled' | 'fulfilled' | 'returned';
-
 /** What happened to an order, and the version and status it led to. */
 export interface HistoryEntry {
   version: number;
-  type: HistoryEntryType;
+  type: (typeof historyEntryTypes)[number];
   status: OrderStatus;
   data: HistoryData;
   at: Date;

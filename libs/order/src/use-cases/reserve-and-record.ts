@@ -212,8 +212,7 @@ export class ReserveAndRecord {
 
     // Either the order is there, recorded by another try of the same request, or declared void, or another command took
     // the key: then this one's hold belongs to nobody, and nobody can record an order for it any more.
-    const { recordedElsewhere, declaredVoid, unknown } = await this.whatBecameOf(tenant, lost);
-    for (const { it, order } of recordedElsewhere) results.set(it.placement, replayed(it.placement, order));
+    const { declaredVoid, unknown } = await this.replayRecorded(tenant, lost, results);
     const placements = unknown.map((it) => it.placement);
     for (const placement of await this.replayStored(tenant, placements, results))
       results.set(placement, new CleaveError('unavailable', 'The order could not be recorded. Try again.'));
@@ -225,8 +224,7 @@ export class ReserveAndRecord {
   /** Tries anew those whose hold was given back. One that was given back because its order was cancelled has its answer. */
   private async again(tenant: string, released: Try[], results: Results): Promise<Try[]> {
     if (released.length === 0) return [];
-    const { recordedElsewhere, declaredVoid, unknown } = await this.whatBecameOf(tenant, released);
-    for (const { it, order } of recordedElsewhere) results.set(it.placement, replayed(it.placement, order));
+    const { declaredVoid, unknown } = await this.replayRecorded(tenant, released, results);
     return [...declaredVoid, ...unknown].flatMap(({ placement, attempt }) => {
       if (attempt < maxAttempts) return newTry(placement, attempt + 1);
       results.set(placement, new CleaveError('unavailable', 'The stock held for the order kept being released.'));
@@ -234,26 +232,25 @@ export class ReserveAndRecord {
     });
   }
 
-  private async whatBecameOf(
+  /**
+   * Answers those whose order another try has recorded.
+   * @returns the others: those that no order will ever have the id of, and those that none has yet
+   */
+  private async replayRecorded(
     tenant: string,
     tries: readonly Try[],
-  ): Promise<{ recordedElsewhere: { it: Try; order: Order }[]; declaredVoid: Try[]; unknown: Try[] }> {
-    const found = await this.orders.byId(
-      tenant,
-      tries.map((it) => it.orderId),
-    );
-    const orderOf = (it: Try): Order | undefined => {
+    results: Results,
+  ): Promise<{ declaredVoid: Try[]; unknown: Try[] }> {
+    const ids = tries.map((it) => it.orderId);
+    const found = await this.orders.byId(tenant, ids);
+    const others: { declaredVoid: Try[]; unknown: Try[] } = { declaredVoid: [], unknown: [] };
+    for (const it of tries) {
       const order = found.get(it.orderId);
-      return order === 'void' ? undefined : order;
-    };
-    return {
-      recordedElsewhere: tries.flatMap((it) => {
-        const order = orderOf(it);
-        return order ? { it, order } : [];
-      }),
-      declaredVoid: tries.filter((it) => found.get(it.orderId) === 'void'),
-      unknown: tries.filter((it) => !found.has(it.orderId)),
-    };
+      if (order === undefined) others.unknown.push(it);
+      else if (order === 'void') others.declaredVoid.push(it);
+      else results.set(it.placement, replayed(it.placement, order));
+    }
+    return others;
   }
 }
 
