@@ -12,8 +12,8 @@ import { linesPerOrder, type Workload } from './workloads.js';
 const longestWarmUpMs = 500;
 const warmUpMsOf = (seconds: number): number => Math.min(longestWarmUpMs, seconds * 500);
 
-/** Once, before the first run. */
-const firstWarmUpSeconds = 2;
+/** Once, before the first run: as long as the limits run while their pool sizes are tried. */
+const firstWarmUpSeconds = 8;
 const firstWarmUpCallers = 64;
 /** Of so many acknowledged orders one is read back. */
 const readBackEvery = 100;
@@ -96,7 +96,7 @@ export const warmUp = async (bench: Bench, system: System, workload: Workload): 
   const { seconds, seed } = bench.options;
   await placeUnmeasured(bench, system, workload, {
     callers: firstWarmUpCallers,
-    seconds: Math.min(firstWarmUpSeconds, seconds),
+    seconds: Math.min(firstWarmUpSeconds, seconds * 3),
     seed,
   });
   if (system.databaseUrl !== undefined) await bench.server.vacuum(system.databaseUrl);

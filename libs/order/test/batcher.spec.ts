@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError } from '#contracts';
@@ -10,7 +11,7 @@ const unbounded: Bounds = {
   lines: Number.POSITIVE_INFINITY,
   bytes: Number.POSITIVE_INFINITY,
 };
-const limits: BatchLimits = { lanes: 2, batch: { items: 4, lines: 10, bytes: 1_000 }, waiting: unbounded };
+const limits: BatchLimits = { lanes: 2, slowMs: 1, batch: { items: 4, lines: 10, bytes: 1_000 }, waiting: unbounded };
 
 /** A batcher of numbers, each of as many lines, whose batches end when the test says so. */
 const gated = (more: Partial<BatchLimits> = {}) => {
@@ -68,20 +69,41 @@ describe('batches', () => {
     expect(await answers).toEqual([0, 10, 20, 30, 40, 50]);
   });
 
-  it('do not wait for company: a free lane takes one alone while another is busy', async () => {
+  it('go beside a slow one, however small they are', async () => {
     const { add, until, succeed, items } = gated();
-    const first = add(1);
+    const first = [add(1), add(1), add(1)];
     await until(1);
     const second = add(2);
     await until(2);
     const rest = [add(3), add(4)];
     succeed(1);
     await until(3);
-    expect(items()).toEqual([[1], [2], [3, 4]]);
+    expect(items()).toEqual([[1, 1, 1], [2], [3, 4]]);
     succeed(2);
     expect(await Promise.all([second, ...rest])).toEqual([20, 30, 40]);
     succeed(0);
-    expect(await first).toBe(10);
+    expect(await Promise.all(first)).toEqual([10, 10, 10]);
+  });
+
+  it('gather while one is in flight that is not slow, and go once they are as large as that', async () => {
+    const { add, until, succeed, items } = gated({ slowMs: 60_000 });
+    const answers = [add(1), add(1)];
+    await until(1);
+    answers.push(add(2));
+    await setTimeout(20);
+    expect(items()).toHaveLength(1);
+    answers.push(add(3));
+    await until(2);
+    expect(items()[1]).toEqual([2, 3]);
+    answers.push(add(4));
+    succeed(1);
+    await setTimeout(20);
+    expect(items()).toHaveLength(2);
+    succeed(0);
+    await until(3);
+    expect(items()[2]).toEqual([4]);
+    succeed(2);
+    expect(await Promise.all(answers)).toEqual([10, 10, 20, 30, 40]);
   });
 });
 
@@ -171,7 +193,7 @@ it('whatever comes, batches keep to their bounds and the order of arrival, and r
       const sizes: Size[] = [];
       const batches: number[][] = [];
       let inFlight = 0;
-      const batcher = new Batcher<number, number>({ lanes: 2, batch: bounds, waiting }, async (items) => {
+      const batcher = new Batcher<number, number>({ lanes: 2, slowMs: 1, batch: bounds, waiting }, async (items) => {
         inFlight += 1;
         expect(inFlight).toBeLessThanOrEqual(2);
         batches.push(items);

@@ -12,8 +12,10 @@ export interface Bounds extends Size {
 }
 
 export interface BatchLimits {
-  /** Batches in flight at once: two, so that a slow one does not park everyone. */
+  /** Batches in flight at once. */
   lanes: number;
+  /** How long a batch may take before another one sets off beside it, however small that is. */
+  slowMs: number;
   /** Of one batch; an item that alone is larger goes alone. */
   batch: Bounds;
   /** Of what waits for a batch. Whoever comes beyond is refused at once: a queue that grows only makes all of them late. */
@@ -28,13 +30,16 @@ interface Waiting<Item, Result> {
 }
 
 /**
- * Collects what arrives while earlier batches are in flight into the next one. Nothing waits for company: an item that
- * finds a lane free goes at once.
+ * Collects what arrives while a batch is in flight into the next one. An item that finds none in flight goes at once, and
+ * so does a batch as large as what is in flight; smaller ones wait until that has ended or is slow. So a batch costs its
+ * fixed part as seldom as if there were one lane, and no slow one parks everyone.
  */
 export class Batcher<Item, Result> {
   private readonly queue: Waiting<Item, Result>[] = [];
   private readonly queued: Bounds = { items: 0, lines: 0, bytes: 0 };
   private lanesInUse = 0;
+  /** Items in flight whose batches are not slow. */
+  private swift = 0;
   private scheduled = false;
 
   /**
@@ -59,12 +64,17 @@ export class Batcher<Item, Result> {
 
   /** After the requests of this turn of the event loop, so that what arrived together goes together. */
   private schedule(): void {
-    if (this.scheduled || this.lanesInUse >= this.limits.lanes) return;
+    if (this.scheduled || !this.mayGo()) return;
     this.scheduled = true;
     setImmediate(() => {
       this.scheduled = false;
-      while (this.queue.length > 0 && this.lanesInUse < this.limits.lanes) void this.run(this.nextBatch());
+      while (this.mayGo()) void this.run(this.nextBatch());
     });
+  }
+
+  private mayGo(): boolean {
+    const { length } = this.queue;
+    return length > 0 && this.lanesInUse < this.limits.lanes && length >= this.swift;
   }
 
   private nextBatch(): Waiting<Item, Result>[] {
@@ -78,12 +88,21 @@ export class Batcher<Item, Result> {
   }
 
   private async run(batch: Waiting<Item, Result>[]): Promise<void> {
+    let swift = batch.length;
+    const letOthersGo = (): void => {
+      this.swift -= swift;
+      swift = 0;
+      this.schedule();
+    };
     this.lanesInUse += 1;
+    this.swift += swift;
+    const slow = setTimeout(letOthersGo, this.limits.slowMs);
     try {
       await this.settle(batch);
     } finally {
+      clearTimeout(slow);
       this.lanesInUse -= 1;
-      if (this.queue.length > 0) this.schedule();
+      letOthersGo();
     }
   }
 

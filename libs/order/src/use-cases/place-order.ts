@@ -7,8 +7,9 @@ import { ReserveAndRecord, type Placement, type PlacementResult } from './reserv
 
 /** Orders, lines and bytes of one batch; orders and bytes that may wait for the next one. */
 const batchLimits = { orders: 250, lines: 5_000, bytes: 4_194_304, waiting: 5_000, waitingBytes: 67_108_864 };
-/** So that a slow batch does not park everyone. */
+/** A second one, so that one batch is written while the other is read, and so that a slow batch does not park everyone. */
 const lanes = 2;
+const slowMs = 20;
 /** How long a request waits for one with the same key. */
 const turnWithinMs = 10_000;
 
@@ -25,6 +26,7 @@ export class PlaceOrder {
     this.batcher = new Batcher(
       {
         lanes,
+        slowMs,
         batch: { items: orders, lines, bytes },
         waiting: { items: waiting, lines: Number.POSITIVE_INFINITY, bytes: waitingBytes },
       },

@@ -45,13 +45,13 @@ export abstract class StockSettler {
 
 /** Also how long the outbox waits after its reader was killed. */
 const leaseMs = 5_000;
-const batchSize = 500;
+const batchSize = 1_000;
 /** In one call; an effect of more lines goes alone. */
 const linesAtOnce = 5_000;
 /** How often the outbox is looked at without being woken: another instance may have written, or this one been deaf. */
 const pollMs = 500;
 /** Between two deliveries, so that what happens meanwhile goes in one: a delivery costs the same for ten as for one. */
-const paceMs = 20;
+const paceMs = 50;
 const longestPauseMs = 5_000;
 
 /** Relays from the outbox to inventory what became of orders. Delivered at least once, applied once, in order. */
