@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { acknowledged, callers, expectAnswers, withTrial } from '../support/trial.js';
+import { followersGoOn } from './followers.js';
 
 describe('the monolith', () => {
   const holder = withTrial('monolith');
@@ -39,4 +40,7 @@ describe('the monolith', () => {
     await service.restart();
     await trial.settle();
   });
+
+  it('lets go whoever follows the events when it stops, and they go on after what they have seen', () =>
+    followersGoOn(holder.trial, 'monolith'));
 });

@@ -3,6 +3,7 @@ import { ok, refused, type Problem, type Product } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { acknowledged, callers, expectAnswers, withTrial } from '../support/trial.js';
+import { followersGoOn } from './followers.js';
 
 describe('services over TCP', () => {
   const holder = withTrial('split-tcp');
@@ -142,6 +143,10 @@ describe('services over TCP', () => {
     expect(await trial.api.stock(mug)).toMatchObject(followed);
     await trial.ledger.expectInvariants();
   });
+
+  it.each(['order', 'gateway'])('lets go whoever follows the events when %s stops', (name) =>
+    followersGoOn(holder.trial, name),
+  );
 
   it.each(['SIGKILL', 'SIGSTOP'] as const)('does without the cache (%s)', async (signal) => {
     const { trial } = holder;

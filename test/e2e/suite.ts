@@ -4,6 +4,7 @@ import { Ledger } from '../support/ledger.js';
 import { startShape, type ShapeName } from '../support/shapes.js';
 import { cacheTests } from './suite/cache.js';
 import { documentTests } from './suite/documents.js';
+import { eventTests } from './suite/events.js';
 import { hostileInputTests } from './suite/hostile-input.js';
 import { idempotencyTests } from './suite/idempotency.js';
 import { listTests } from './suite/lists.js';
@@ -32,6 +33,7 @@ export const describeCleave = (name: ShapeName): void => {
     productTests(world);
     listTests(world);
     transitionTests(world);
+    eventTests(world);
     cacheTests(world);
     hostileInputTests(world);
 

@@ -2,6 +2,7 @@ import { expect } from '@jest/globals';
 import type { z } from 'zod';
 import type {
   cacheEntryWritten,
+  eventPage,
   order,
   orderHistory,
   orderPage,
@@ -16,6 +17,7 @@ import { fresh } from './fresh.js';
 
 export type Order = z.input<typeof order>;
 export type OrderPage = z.input<typeof orderPage>;
+export type EventPage = z.input<typeof eventPage>;
 export type History = z.input<typeof orderHistory>;
 export type Product = z.input<typeof product>;
 export type ProductPage = z.input<typeof productPage>;

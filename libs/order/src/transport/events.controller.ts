@@ -48,7 +48,7 @@ export class EventsController {
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<z.output<typeof eventPage> | StreamableFile> {
     if (accept?.includes(eventStream)) {
-      const events = this.readEvents.follow(defaultTenant, this.positionOf(lastEventId || after));
+      const events = this.readEvents.follow(defaultTenant, this.positionOf(lastEventId || after), goneSignal(reply));
       reply.header('cache-control', 'no-store').header('x-accel-buffering', 'no');
       return new StreamableFile(Readable.from(this.streamed(events)), { type: eventStream });
     }
@@ -95,3 +95,11 @@ export class EventsController {
     return text === undefined ? undefined : this.cursors.read(text, cursor);
   }
 }
+
+/** Aborted once whoever asked has got everything or has gone. */
+const goneSignal = ({ raw }: FastifyReply): AbortSignal => {
+  if (raw.closed) return AbortSignal.abort();
+  const gone = new AbortController();
+  raw.once('close', () => gone.abort());
+  return gone.signal;
+};

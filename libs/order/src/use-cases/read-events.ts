@@ -41,30 +41,29 @@ export class ReadEvents {
   }
 
   /**
-   * Events for as long as somebody takes them; an empty list now and then, while there is nothing new.
+   * Events until the signal says that nobody takes them any more; an empty list now and then, while there is nothing new.
    *
    * @throws CleaveError `unavailable` at once when too many follow already
    */
-  follow(tenant: string, after: Position = beginning): AsyncGenerator<OrderEvent[], void> {
+  follow(tenant: string, after: Position = beginning, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {
     if (this.followers >= maxFollowers)
       throw new CleaveError(
         'unavailable',
         `${maxFollowers} follow the events here already. Ask for pages, or try again.`,
       );
-    return this.following(tenant, after);
+    if (!gone.aborted) {
+      this.followers += 1;
+      gone.addEventListener('abort', () => (this.followers -= 1), { once: true });
+    }
+    return this.following(tenant, after, gone);
   }
 
-  private async *following(tenant: string, after: Position): AsyncGenerator<OrderEvent[], void> {
-    this.followers += 1;
-    try {
-      for (let position = after; ;) {
-        const { events, next } = await this.page(tenant, position, pageSize);
-        yield events;
-        position = next;
-        if (events.length < pageSize) await setTimeout(pollMs);
-      }
-    } finally {
-      this.followers -= 1;
+  private async *following(tenant: string, after: Position, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {
+    for (let position = after; !gone.aborted;) {
+      const { events, next } = await this.page(tenant, position, pageSize);
+      yield events;
+      position = next;
+      if (events.length < pageSize) await setTimeout(pollMs, undefined, { signal: gone }).catch(() => undefined);
     }
   }
 }

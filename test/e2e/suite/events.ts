@@ -1,0 +1,201 @@
+import { afterEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { ok, refused, type EventPage, type History, type Order } from '../../support/api.js';
+import { EventStream } from '../../support/event-stream.js';
+import { eventually } from '../../support/eventually.js';
+import type { World } from './world.js';
+
+type Event = EventPage['data'][number];
+
+/** The most that may follow at once. */
+const followers = 100;
+
+export const eventTests = (world: World): void => {
+  const page = async (after: string | undefined, limit?: number): Promise<EventPage> => {
+    const query = new URLSearchParams({
+      ...(after !== undefined && { after }),
+      ...(limit && { limit: String(limit) }),
+    });
+    return ok(await world.api.get<EventPage>(`/events?${query.toString()}`));
+  };
+  /** All there is from a cursor on, and the cursor of the end. */
+  const pages = async (from: string | undefined, limit?: number): Promise<EventPage> => {
+    const data: Event[] = [];
+    for (let after = from; ;) {
+      const { data: some, next_cursor } = await page(after, limit);
+      if (some.length === 0) return { data, next_cursor };
+      data.push(...some);
+      after = next_cursor;
+    }
+  };
+  const end = async (): Promise<string> => (await pages(undefined, 200)).next_cursor;
+  const place = async (): Promise<Order> => {
+    const product_id = await world.api.product({ onHand: 10 });
+    return world.api.placed({ customer_id: 'c', product_id, quantity: 2 });
+  };
+  const told = (events: readonly Event[]): string[] => events.map((it) => `${it.type} ${it.order_id}`);
+  /** What the history of an order tells, as events. */
+  const fromHistory = (orderId: string, entries: History['data']): object[] =>
+    entries.map((it) => ({ ...it, order_id: orderId, type: `order.${it.type}`, event_id: `${orderId}:${it.version}` }));
+
+  const open: EventStream[] = [];
+  const follow = async (after?: string, headers?: Record<string, string>): Promise<EventStream> => {
+    const query = after === undefined ? '' : `?${new URLSearchParams({ after }).toString()}`;
+    const stream = await EventStream.open(`${world.api.baseUrl}/events${query}`, headers);
+    open.push(stream);
+    return stream;
+  };
+  const closeAll = (): void => {
+    for (const stream of open.splice(0)) stream.close();
+  };
+  afterEach(closeAll);
+
+  describe('the change feed', () => {
+    it('tells what happened in the words of the history, page by page, and its end is where it goes on', async () => {
+      const from = await end();
+      const one = await place();
+      const other = await place();
+      ok(await world.api.fulfil(one.order_id, { lines: [{ product_id: one.lines[0]!.product_id, quantity: 1 }] }));
+      ok(await world.api.cancel(other.order_id, { reason: 'changed my mind' }));
+      const { data, next_cursor } = await pages(from, 3);
+      expect(told(data)).toEqual([
+        `order.placed ${one.order_id}`,
+        `order.placed ${other.order_id}`,
+        `order.fulfilled ${one.order_id}`,
+        `order.cancelled ${other.order_id}`,
+      ]);
+      for (const { order_id } of [one, other]) {
+        const ours = data.filter((it) => it.order_id === order_id).map(({ cursor: _, ...event }) => event);
+        expect(ours).toEqual(fromHistory(order_id, await world.api.history(order_id)));
+      }
+      expect(await page(next_cursor)).toEqual({ data: [], next_cursor });
+      // The cursor of an event is as good as that of its page.
+      expect((await pages(data[1]!.cursor)).data).toEqual(data.slice(2));
+      expect((await page(from, 1_000)).data).toEqual(data);
+    });
+
+    it('shows every event once to one who reads while others write', async () => {
+      const from = await end();
+      const product = await world.api.product({ onHand: 1_000 });
+      const expected: string[] = [];
+      let writing = 8;
+      const write = async (): Promise<void> => {
+        for (let round = 0; round < 12; round += 1) {
+          const { order_id } = await world.api.placed({ customer_id: 'c', product_id: product, quantity: 1 });
+          expected.push(`order.placed ${order_id}`);
+          if (round % 3 === 0) {
+            ok(await world.api.cancel(order_id));
+            expected.push(`order.cancelled ${order_id}`);
+          }
+        }
+        writing -= 1;
+      };
+      const seen: Event[] = [];
+      const read = async (limit: number): Promise<void> => {
+        for (let after = from; ;) {
+          const wroteBefore = writing > 0;
+          const { data, next_cursor } = await page(after, limit);
+          seen.push(...data);
+          after = next_cursor;
+          if (data.length === 0 && !wroteBefore) return;
+        }
+      };
+      await Promise.all([read(7), ...Array.from({ length: writing }, write)]);
+      expect(told(seen).toSorted()).toEqual(expected.toSorted());
+      const versions = Map.groupBy(seen, (it) => it.order_id);
+      for (const events of versions.values())
+        expect(events.map((it) => it.version)).toEqual(events.map((_, at) => at + 1));
+    });
+
+    it('waits for a change that was begun before others and is committed after them', async () => {
+      const slow = await place();
+      const from = await end();
+      const { order } = await world.shape.databaseUrls();
+      const locking = new pg.Client(order);
+      await locking.connect();
+      await locking.query('BEGIN');
+      await locking.query('SELECT FROM orders.orders WHERE order_id = $1 FOR UPDATE', [slow.order_id]);
+      const cancelling = world.api.cancel(slow.order_id);
+      const waits = `SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'`;
+      await eventually(async () => expect((await locking.query(waits)).rowCount).toBe(1));
+      const swift = await place();
+      expect((await page(from)).data).toEqual([]);
+      await locking.query('COMMIT');
+      await locking.end();
+      ok(await cancelling);
+      const { data } = await pages(from);
+      expect(told(data)).toEqual([`order.cancelled ${slow.order_id}`, `order.placed ${swift.order_id}`]);
+    });
+
+    it.each(['nonsense', 'e30', ''])('refuses the cursor "%s"', async (cursor) => {
+      refused(await world.api.get(`/events?after=${cursor}`), '400 invalid-cursor');
+      if (cursor !== '')
+        refused(
+          await world.api.send('GET', '/events', {
+            headers: { accept: 'text/event-stream', 'last-event-id': cursor },
+          }),
+          '400 invalid-cursor',
+        );
+    });
+
+    it('refuses parameters that it does not know', async () => {
+      refused(await world.api.get('/events?before=x&limit=5'), '400 invalid-request', ['before']);
+    });
+  });
+
+  describe('the stream of events', () => {
+    it('tells them as they happen, and goes on after the last one received', async () => {
+      const from = await end();
+      const stream = await follow(from);
+      expect(stream.response.status).toBe(200);
+      expect(stream.response.headers.get('content-type')).toMatch(/^text\/event-stream(?:;|$)/);
+      expect(stream.response.headers.get('cache-control')).toBe('no-store');
+      const first = await place();
+      const [placed] = await stream.take(1);
+      const [event] = (await page(from)).data;
+      expect(JSON.parse(placed!.data)).toEqual(event);
+      expect(placed).toMatchObject({ id: event!.cursor, event: 'order.placed' });
+      ok(await world.api.cancel(first.order_id));
+      await stream.take(1);
+      stream.close();
+
+      // Nobody listens to these.
+      const second = await place();
+      ok(await world.api.cancel(second.order_id));
+      // Where to go on is told twice, and the header goes for more: a browser repeats the address it began with.
+      const again = await follow(from, { 'last-event-id': placed!.id });
+      const rest = (await again.take(3)).map((it) => JSON.parse(it.data) as Event);
+      expect(told(rest)).toEqual([
+        `order.cancelled ${first.order_id}`,
+        `order.placed ${second.order_id}`,
+        `order.cancelled ${second.order_id}`,
+      ]);
+    });
+
+    it('begins with the first event there is when nothing else is asked for', async () => {
+      const stream = await follow();
+      const [first] = (await page(undefined, 1)).data;
+      const [told] = await stream.take(1);
+      expect(JSON.parse(told!.data)).toEqual(first);
+    });
+
+    it('has an end to how many follow it, and room again once some have gone', async () => {
+      const from = await end();
+      // Those of earlier tests leave a moment after they are gone.
+      const streams = await eventually(async () => {
+        closeAll();
+        const opened = await Promise.all(Array.from({ length: followers }, () => follow(from)));
+        expect(new Set(opened.map((it) => it.response.status))).toEqual(new Set([200]));
+        return opened;
+      });
+      const beyond = await world.api.send('GET', '/events', { headers: { accept: 'text/event-stream' } });
+      refused(beyond, '503 unavailable');
+      expect(Number(beyond.headers.get('retry-after'))).toBeGreaterThan(0);
+      const { order_id } = await place();
+      for (const stream of streams)
+        expect((await stream.take(1)).map((it) => JSON.parse(it.data) as Event)[0]).toMatchObject({ order_id });
+      for (const stream of streams.slice(0, 10)) stream.close();
+      await eventually(async () => expect((await follow(from)).response.status).toBe(200));
+    });
+  });
+};
