@@ -10,6 +10,7 @@ import { ProductEntity } from '../src/adapters/product.entity.js';
 import { AdjustStock } from '../src/use-cases/adjust-stock.js';
 import { CountStock } from '../src/use-cases/count-stock.js';
 import { FindOverdueHolds } from '../src/use-cases/find-overdue-holds.js';
+import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { PutProducts } from '../src/use-cases/put-products.js';
 import { ProductCache } from '../src/use-cases/read-product.js';
 import { ReadStock } from '../src/use-cases/read-stock.js';
@@ -24,7 +25,7 @@ class NoCache extends ProductCache {
   async forget(): Promise<void> {}
 }
 
-/** One instance of inventory on a database: its own pool, the real adapters, no transport. */
+/** One instance of inventory on a database: its own pool, the real adapters, no transport; nothing is purged on its own. */
 export interface Instance {
   sql: Sql;
   catalogue: PostgresProducts;
@@ -35,6 +36,7 @@ export interface Instance {
   reserveStock: ReserveStock;
   settleStock: SettleStock;
   findOverdueHolds: FindOverdueHolds;
+  purgeRefusals: PurgeRefusals;
   stop(): Promise<void>;
 }
 
@@ -59,6 +61,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
     reserveStock: new ReserveStock(stock),
     settleStock: new SettleStock(stock),
     findOverdueHolds: new FindOverdueHolds(stock),
+    purgeRefusals: new PurgeRefusals(stock),
     stop: () => module.close(),
   };
 };

@@ -9,6 +9,7 @@ import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
+import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { RelayOutbox, type StockSettler } from '../src/use-cases/relay-outbox.js';
 import { ReserveAndRecord, type PlacedOrders, type StockHolder } from '../src/use-cases/reserve-and-record.js';
 import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
@@ -176,7 +177,7 @@ const summed = (lines: Pick<ReservationRequest['lines'][number], 'product_id' | 
   return units;
 };
 
-/** One instance of order on a database: its own pool, the real adapters, no transport; relay and sweeper do not run. */
+/** One instance of order on a database: its own pool, the real adapters, no transport; nothing runs on its own. */
 export interface Instance {
   sql: Sql;
   orders: PostgresOrders;
@@ -186,6 +187,7 @@ export interface Instance {
   placeOrder: PlaceOrder;
   changeOrder: ChangeOrder;
   sweepHolds: SweepHolds;
+  purgeRefusals: PurgeRefusals;
   /** Has it ask another inventory, and with other orders where they are given. */
   use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
@@ -219,6 +221,7 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
     sql: module.get<Sql>(sqlToken('order'), { strict: false }),
     ...{ orders, outbox },
     ...of(stock),
+    purgeRefusals: new PurgeRefusals(orders),
     use: (other, placed) => void Object.assign(instance, of(other, placed)),
     stop: () => module.close(),
   };

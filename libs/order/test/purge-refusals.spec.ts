@@ -1,0 +1,78 @@
+import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals';
+import { limits } from '#contracts';
+import { testDatabase, type TestDatabase } from '#testing';
+import { FakeInventory, newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
+
+let database: TestDatabase;
+/** Two instances on one database, as purge at the same time. */
+let one: Instance;
+let two: Instance;
+let tenant: string;
+let stock: FakeInventory;
+
+beforeAll(async () => {
+  database = await testDatabase();
+  one = await startInstance(database.url);
+  two = await startInstance(database.url);
+});
+
+afterAll(async () => {
+  await Promise.all([one?.stop(), two?.stop()]);
+  await database?.stop();
+});
+
+beforeEach(() => {
+  tenant = newTenant();
+  stock = new FakeInventory();
+  for (const it of [one, two]) it.use(stock);
+});
+
+const request = requestOf({ mug: 1 });
+const place = (key: string, body = request) => one.placeOrder.execute(tenant, 'a', body, key);
+const purge = () => Promise.all([one.purgeRefusals.execute(), two.purgeRefusals.execute()]);
+/** Lets the time go by since the keys were refused. */
+const age = (keys: readonly string[], ms: number): Promise<unknown> =>
+  one.sql.query(
+    {
+      name: 'test-age-refusals',
+      text: `
+        UPDATE orders.refusals SET refused_at = refused_at - $3::bigint * interval '1 millisecond'
+        WHERE tenant_id = $1 AND idempotency_key = ANY ($2)`,
+    },
+    [tenant, keys, ms],
+  );
+const refusal = (replayed: boolean) => ({ replayed, refusal: { code: 'out-of-stock' } });
+
+it('forgets refusals of long ago, whoever goes for them at the same time: their keys are free', async () => {
+  stock.onHand.set('mug', 0);
+  // More than are forgotten at once.
+  const old = Array.from({ length: 1_200 }, (_, index) => `old-${index}`);
+  for (const answer of await Promise.all([...old, 'young'].map((key) => place(key))))
+    expect(answer).toMatchObject(refusal(false));
+  expect(await place('old-0')).toMatchObject(refusal(true));
+  await age(old, limits.refusalKeptMs + 1);
+  await age(['young'], limits.refusalKeptMs - 60_000);
+  await purge();
+
+  stock.onHand.set('mug', 2_000);
+  expect(await place('young')).toMatchObject(refusal(true));
+  const other = requestOf({ mug: 1 }, { reference: 'another command' });
+  for (const answer of await Promise.all(old.map((key) => place(key, other))))
+    expect(answer).toMatchObject({ replayed: false, order: { status: 'confirmed' } });
+});
+
+it('never forgets the key of an order', async () => {
+  stock.onHand.set('mug', 10);
+  const placed = await place('kept');
+  await one.sql.query(
+    {
+      name: 'test-age-orders',
+      text: `UPDATE orders.orders SET created_at = '2001-01-01', updated_at = '2001-01-01' WHERE tenant_id = $1`,
+    },
+    [tenant],
+  );
+  await purge();
+  const { order_id } = (placed as { order: { order_id: string } }).order;
+  expect(await place('kept')).toMatchObject({ replayed: true, order: { order_id } });
+  await expect(place('kept', requestOf({ mug: 2 }))).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+});
