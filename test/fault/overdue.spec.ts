@@ -109,25 +109,41 @@ describe('a hold whose deadline passes while its order is being written down', (
     await expectRest();
   });
 
+  /** An order that could not be written down, and nobody who sweeps what it held but the instance here. */
+  const loseRecord = async (): Promise<void> => {
+    const lost = shape.proxies.order.next(record('before'));
+    process.kill(shape.services[1]!.pid, 'SIGSTOP');
+    const placing = asking.place(here);
+    (await lost).cut();
+    expect((await placing).status).toBe(503);
+  };
+
   it.each(['before', 'after'] as const)('is swept by one that is paused %s it voids the order', async (moment) => {
     await begin();
-    const other = shape.services[1]!.pid;
-    const lost = shape.proxies.order.next(record('before'));
-    await paused(
-      shape,
-      { statement: 'order-void', moment },
-      async () => {
-        // Nobody sweeps but the instance that is going to be paused.
-        process.kill(other, 'SIGSTOP');
-        const placing = asking.place(here);
-        (await lost).cut();
-        expect((await placing).status).toBe(503);
-      },
-      async () => {
-        process.kill(other, 'SIGCONT');
-        expect((await asking.place(there)).status).toBe(201);
-      },
-    );
+    await paused(shape, { statement: 'order-void', moment }, loseRecord, async () => {
+      process.kill(shape.services[1]!.pid, 'SIGCONT');
+      expect((await asking.place(there)).status).toBe(201);
+    });
+    await isReserved(3);
+    await expectRest();
+  });
+
+  it.each([
+    ['order-void', 'before'],
+    ['order-void', 'after'],
+    ['inventory-settle', 'before'],
+    ['inventory-settle', 'after'],
+  ] as const)('goes back when who sweeps it is killed (%s, %s)', async (statement, moment) => {
+    await begin();
+    const catching = shape.proxies.order.next({ statement, moment });
+    await loseRecord();
+    const caught = await catching;
+    await shape.services[0]!.kill('SIGKILL');
+    caught.cut();
+    process.kill(shape.services[1]!.pid, 'SIGCONT');
+    await isReserved(0);
+    await shape.services[0]!.restart();
+    expect((await asking.place(here)).status).toBe(201);
     await isReserved(3);
     await expectRest();
   });
