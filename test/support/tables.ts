@@ -16,7 +16,10 @@ const orderFacts = {
   /** Without tombstones: those are orders that never were. */
   kept: `
     SELECT tenant_id, account_id, order_id, customer_id, idempotency_key, reservation_id, status, version, currency,
-      total_minor, returned_total_minor, lines, adjustments
+      total_minor, returned_total_minor, adjustments, (
+        SELECT jsonb_agg(jsonb_build_object('line', x.line, 'fulfilled', 0, 'returned', 0) || x.stored ORDER BY x.line)
+        FROM jsonb_array_elements(lines) WITH ORDINALITY AS x(stored, line)
+      ) AS lines
     FROM orders.orders WHERE status <> 'void'`,
   /** In the order of (xid, id) they are announced to others. */
   events: `SELECT xid, id, tenant_id, order_id, version, type, status, data FROM orders.events`,

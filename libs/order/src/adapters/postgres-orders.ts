@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
-import { In, LessThan, Not, type Repository } from 'typeorm';
+import { LessThan, Not, type Repository } from 'typeorm';
 import type { OverdueHold } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
@@ -9,12 +9,15 @@ import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
 import type { OrderRecord, PlacedOrders, StoredAnswer, StoredRefusal } from '../use-cases/reserve-and-record.js';
 import type { VoidOrders } from '../use-cases/sweep-holds.js';
-import { EventEntity, OrderEntity, orderOf } from './order.entity.js';
+import { EventEntity, OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
 
 /** A tombstone is no order: nobody who reads orders meets one. */
 const isOrder = { status: Not('void' as const) };
 
-/** Orders in Postgres: reads through TypeORM, writes as prepared statements over arrays, each its own transaction. */
+/**
+ * Orders in Postgres. What every order goes through is a prepared statement over arrays, each its own transaction; reads
+ * that are put together by what is asked for go through TypeORM.
+ */
 @Injectable()
 export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderReader, KeptRefusals, VoidOrders {
   constructor(
@@ -24,8 +27,8 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
   ) {}
 
   async find(tenantId: string, orderId: string): Promise<Order | undefined> {
-    const row = await this.orders.findOneBy({ tenantId, orderId, ...isOrder });
-    return row ? orderOf(row) : undefined;
+    const order = (await this.byId(tenantId, [orderId])).get(orderId);
+    return order === 'void' ? undefined : order;
   }
 
   async page(tenantId: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]> {
@@ -49,7 +52,7 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
   }
 
   async byId(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
-    const rows = await this.orders.findBy({ tenantId, orderId: In([...orderIds]) });
+    const rows = await this.sql.query<OrderRow>(byId, [tenantId, orderIds]);
     return new Map(rows.map((row) => [row.orderId, row.status === 'void' ? 'void' : orderOf(row)]));
   }
 
@@ -83,7 +86,7 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       records.map(({ order }) => order.status),
       records.map(({ order }) => order.currency),
       records.map(({ order }) => order.total_minor),
-      records.map(({ order }) => JSON.stringify(order.lines)),
+      records.map(({ order }) => storedLines(order)),
       records.map(({ order }) => JSON.stringify(order.adjustments)),
       records.map(({ order }) => JSON.stringify(order.metadata)),
       records.map((it) => it.reservationId),
@@ -134,7 +137,7 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       before.version,
       order.status,
       order.returned_total_minor,
-      JSON.stringify(order.lines),
+      storedLines(order),
       order.updated_at,
       entry.type,
       JSON.stringify(entry.data),
@@ -169,6 +172,15 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
     return new Map(rows.map((row) => [row.order_id, row.status]));
   }
 }
+
+const byId = {
+  name: 'order-by-id',
+  text: `
+    SELECT order_id AS "orderId", status, customer_id AS "customerId", reference, currency, total_minor AS "totalMinor",
+      returned_total_minor AS "returnedTotalMinor", lines, adjustments, metadata, version, created_at AS "createdAt",
+      updated_at AS "updatedAt"
+    FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2)`,
+};
 
 /**
  * Lateral and limited, so that every key is looked up in the index by whatever plan. Where a key has both, the order goes
