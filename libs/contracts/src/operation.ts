@@ -1,7 +1,10 @@
 import type { z } from 'zod';
 import type { ErrorCode } from './errors.js';
 
-/** One thing a module can be asked by another, as data. */
+/**
+ * One thing a module can be asked by another, as data. Requests and replies travel as the JSON of their values, dates as
+ * RFC 3339 text, and are decoded by their schemas where they arrive.
+ */
 export interface Operation<Request extends z.ZodType = z.ZodType, Reply extends z.ZodType = z.ZodType> {
   /** What the operation does, in a sentence. */
   summary: string;
