@@ -177,7 +177,7 @@ class Supervisor {
   /** @returns how it ends */
   private spawn(service: Service): Promise<string> {
     const main = fileURLToPath(new URL(`../apps/${service.name}/src/main.js`, import.meta.url));
-    const child = spawn(process.execPath, ['--enable-source-maps', main], {
+    const child = spawn(process.execPath, ['--enable-source-maps', '--max-semi-space-size=32', main], {
       env: { ...given(systemVariables), ...service.variables },
       // The channel tells the child when we are gone; its own group keeps Ctrl-C for us.
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],

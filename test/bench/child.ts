@@ -11,6 +11,9 @@ const readyWithinMs = 60_000;
 /** The root of what was compiled. */
 const compiled = fileURLToPath(new URL('../..', import.meta.url));
 
+/** Everybody runs as the image does. */
+const nodeOptions = ['--max-semi-space-size=32'];
+
 /** Nothing of the caller's own environment: a variable set by chance must not change what is measured. */
 const bareEnvironment = (): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
@@ -35,7 +38,7 @@ export class Child {
   ) {
     const file = `${compiled}/${program}`;
     if (!existsSync(file)) throw new Error(`${program} is not compiled; run \`npm run build\` first`);
-    this.process = spawn(process.execPath, [file], {
+    this.process = spawn(process.execPath, [...nodeOptions, file], {
       env: { ...bareEnvironment(), ...environment },
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       serialization: 'advanced',
