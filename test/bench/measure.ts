@@ -28,6 +28,8 @@ export interface Placing {
   keepIdEvery?: number;
   /** What the run is called where that is not the workload's name. */
   as?: string;
+  /** Not right after a checkpoint, but in the midst of things. */
+  inTheMidst?: boolean;
   /** Arrivals a second, whether or not earlier ones were answered; without it callers wait for their answers. */
   perSecond?: number;
 }
@@ -111,7 +113,7 @@ export const measurePlacing = async (
 ): Promise<Run> => {
   const { shelf, backlog } = system;
   await pauseBefore(placing.seconds);
-  await bench.server.checkpoint();
+  if (!placing.inTheMidst) await bench.server.checkpoint();
   const { callers, seconds, seed } = placing;
   // Other random choices than those that are measured.
   await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 });

@@ -2,6 +2,7 @@ import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { open, readFile, rename, stat } from 'node:fs/promises';
 import { createServer, type AddressInfo } from 'node:net';
+import { totalmem } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
@@ -54,6 +55,14 @@ const immediateStopTimeoutMs = 10_000;
 const restartsPerMinute = 3;
 const logBytes = 1_048_576;
 
+const mebibyte = 2 ** 20;
+
+/** A sixteenth of the memory that there is for us, from 128 MB to 1 GB; it is taken when it is used. */
+const sharedBuffersMb = (): number => {
+  const bytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
+  return Math.round(Math.min(1_024, Math.max(128, bytes / mebibyte / 16)));
+};
+
 const settingsOf = (port: number, maxConnections: number): Record<string, string | number> => ({
   listen_addresses: '127.0.0.1',
   port,
@@ -63,7 +72,7 @@ const settingsOf = (port: number, maxConnections: number): Record<string, string
   fsync: 'on',
   synchronous_commit: 'on',
   full_page_writes: 'on',
-  shared_buffers: '128MB',
+  shared_buffers: `${sharedBuffersMb()}MB`,
   wal_buffers: '16MB',
   min_wal_size: '256MB',
   max_wal_size: '1GB',
