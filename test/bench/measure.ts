@@ -153,6 +153,17 @@ export const measurePlacing = async (
   });
 };
 
+/** Reads what is not measured: code gets compiled, and connections touch the pages that they are going to read. */
+export const readUnmeasured = async (
+  { driver }: Bench,
+  { urls }: System,
+  { name, paths }: Reading,
+  { callers, seconds, seed }: Placing,
+): Promise<void> => {
+  await driver.call('prepare', { name, requests: { method: 'GET', paths, bodies: [] } });
+  await driver.call('closedLoop', { requests: name, targets: urls, callers, seed, durationMs: seconds * 1_000 });
+};
+
 /** Measures one run of reading: the paths, at random. */
 export const measureReading = async (
   bench: Bench,
@@ -161,11 +172,9 @@ export const measureReading = async (
   { callers, seconds, seed }: Placing,
 ): Promise<Run> => {
   const { driver, report } = bench;
-  const requests = { method: 'GET' as const, paths: reading.paths, bodies: [] };
-  await driver.call('prepare', { name: reading.name, requests });
   const load = { requests: reading.name, targets: system.urls, callers, seed };
   await pauseBefore(seconds);
-  await driver.call('closedLoop', { ...load, durationMs: warmUpMsOf(seconds) });
+  await readUnmeasured(bench, system, reading, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed });
   const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, () =>
     driver.call('closedLoop', { ...load, durationMs: seconds * 1_000 }),
   );

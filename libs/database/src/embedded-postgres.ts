@@ -57,10 +57,10 @@ const logBytes = 1_048_576;
 
 const mebibyte = 2 ** 20;
 
-/** A sixteenth of the memory that there is for us, from 128 MB to 1 GB; it is taken when it is used. */
+/** An eighth of the memory that there is for us, from 128 MB to 4 GB; it is taken when it is used. */
 const sharedBuffersMb = (): number => {
   const bytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
-  return Math.round(Math.min(1_024, Math.max(128, bytes / mebibyte / 16)));
+  return Math.round(Math.min(4_096, Math.max(128, bytes / mebibyte / 8)));
 };
 
 const settingsOf = (port: number, maxConnections: number): Record<string, string | number> => ({
