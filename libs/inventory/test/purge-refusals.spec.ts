@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import { limits } from '#contracts';
-import { testDatabase, type TestDatabase } from '#testing';
+import { twoInstances, type TwoInstances } from '#testing';
 import {
   brokenInvariants,
   effect,
@@ -13,21 +13,17 @@ import {
   type Instance,
 } from './inventory-under-test.js';
 
-let database: TestDatabase;
+let instances: TwoInstances<Instance>;
 /** Two instances on one database, as purge at the same time. */
 let one: Instance;
 let two: Instance;
 
 beforeAll(async () => {
-  database = await testDatabase();
-  one = await startInstance(database.url);
-  two = await startInstance(database.url);
+  instances = await twoInstances(startInstance);
+  ({ one, two } = instances);
 });
 
-afterAll(async () => {
-  await Promise.all([one?.stop(), two?.stop()]);
-  await database?.stop();
-});
+afterAll(() => instances?.stop());
 
 /** Lets the time go by since a reservation was tried. */
 const age = (tenant: string, reservationIds: readonly string[], ms: number): Promise<unknown> =>

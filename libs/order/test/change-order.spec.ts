@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { testDatabase, type TestDatabase } from '#testing';
+import { twoInstances, type TwoInstances } from '#testing';
 import {
   cancelOrder,
   fulfilOrder,
@@ -13,22 +13,18 @@ import { fingerprintOf } from '../src/domain/placement.js';
 import { ChangeOrder, type ChangeableOrders, type KeyedChange } from '../src/use-cases/change-order.js';
 import { newTenant, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
 
-let database: TestDatabase;
+let instances: TwoInstances<Instance>;
 let one: Instance;
 let two: Instance;
 const tenant = newTenant();
 
 beforeAll(async () => {
-  database = await testDatabase();
-  one = await startInstance(database.url);
-  two = await startInstance(database.url);
+  instances = await twoInstances(startInstance);
+  ({ one, two } = instances);
   one.stock.onHand.set('mug', 1_000_000);
 });
 
-afterAll(async () => {
-  await Promise.all([one?.stop(), two?.stop()]);
-  await database?.stop();
-});
+afterAll(() => instances?.stop());
 
 const placed = async (quantity: number, of = tenant): Promise<Order> => {
   const result = await one.placeOrder.execute(of, 'acc', requestOf({ mug: quantity }), null);

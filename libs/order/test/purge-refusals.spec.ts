@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals';
 import { limits } from '#contracts';
-import { testDatabase, type TestDatabase } from '#testing';
+import { twoInstances, type TwoInstances } from '#testing';
 import { FakeInventory, newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
-let database: TestDatabase;
+let instances: TwoInstances<Instance>;
 /** Two instances on one database, as purge at the same time. */
 let one: Instance;
 let two: Instance;
@@ -11,15 +11,11 @@ let tenant: string;
 let stock: FakeInventory;
 
 beforeAll(async () => {
-  database = await testDatabase();
-  one = await startInstance(database.url);
-  two = await startInstance(database.url);
+  instances = await twoInstances(startInstance);
+  ({ one, two } = instances);
 });
 
-afterAll(async () => {
-  await Promise.all([one?.stop(), two?.stop()]);
-  await database?.stop();
-});
+afterAll(() => instances?.stop());
 
 beforeEach(() => {
   tenant = newTenant();

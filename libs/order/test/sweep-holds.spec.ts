@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { CleaveError, type OverdueHold } from '#contracts';
-import { SeededRandom, testDatabase, testSeed, type TestDatabase } from '#testing';
+import { SeededRandom, twoInstances, testSeed, type TwoInstances } from '#testing';
 import { cancelOrder, newOrderId } from '../src/domain/order.js';
 import { canonicalPlacement, commandOf, fingerprintOf, placedOrder } from '../src/domain/placement.js';
 import type { OrderRecord, PlacementResult } from '../src/use-cases/reserve-and-record.js';
@@ -19,7 +19,7 @@ import {
   type Instance,
 } from './order-under-test.js';
 
-let database: TestDatabase;
+let instances: TwoInstances<Instance>;
 /** Two instances of the module on one database, and one inventory that both ask. */
 let one: Instance;
 let two: Instance;
@@ -27,15 +27,11 @@ let tenant: string;
 let stock: FakeInventory;
 
 beforeAll(async () => {
-  database = await testDatabase();
-  one = await startInstance(database.url);
-  two = await startInstance(database.url);
+  instances = await twoInstances(startInstance);
+  ({ one, two } = instances);
 });
 
-afterAll(async () => {
-  await Promise.all([one?.stop(), two?.stop()]);
-  await database?.stop();
-});
+afterAll(() => instances?.stop());
 
 beforeEach(() => {
   tenant = newTenant();

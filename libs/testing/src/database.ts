@@ -106,6 +106,35 @@ export async function testDatabase(): Promise<TestDatabase> {
   return { url: url.href, stop: () => execute(server.url, `DROP DATABASE IF EXISTS ${name} WITH (FORCE)`) };
 }
 
+/** Two instances of a module on one database. */
+export interface TwoInstances<Instance> {
+  one: Instance;
+  two: Instance;
+  stop(): Promise<void>;
+}
+
+/** @param start starts an instance on the database with this URL */
+export async function twoInstances<Instance extends { stop(): Promise<void> }>(
+  start: (url: string) => Promise<Instance>,
+): Promise<TwoInstances<Instance>> {
+  const database = await testDatabase();
+  const started: Instance[] = [];
+  const stop = async (): Promise<void> => {
+    await Promise.all(started.map((it) => it.stop()));
+    await database.stop();
+  };
+  try {
+    const one = await start(database.url);
+    started.push(one);
+    const two = await start(database.url);
+    started.push(two);
+    return { one, two, stop };
+  } catch (error) {
+    await stop();
+    throw error;
+  }
+}
+
 /** Ends the embedded server now; the next `testDatabase` starts another. */
 export async function stopTestDatabases(): Promise<void> {
   const server = holder[key];
