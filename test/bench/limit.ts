@@ -36,14 +36,14 @@ export class Limit {
   }
 
   /**
-   * Tries all sizes of the pool for a moment, upwards and downwards, and keeps the best. The tables get their statistics
-   * as everybody's do.
+   * Tries all sizes of the pool for a moment, upwards and, unless there is one round only, downwards, and keeps the best.
+   * The tables get their statistics as everybody's do.
    */
   async calibrate(seed: number): Promise<void> {
     const { report, options, server } = this.bench;
     const seconds = Math.min(calibrationSeconds, options.seconds);
     const tried: Run[] = [];
-    for (const connections of [...poolSizes, ...poolSizes.toReversed()])
+    for (const connections of options.rounds === 1 ? poolSizes : [...poolSizes, ...poolSizes.toReversed()])
       tried.push(await this.run({ connections, seconds, seed }));
     const fastestFirst = tried.toSorted((a, b) => b.perSecond - a.perSecond);
     this.connections = fastestFirst[0]!.callers;
