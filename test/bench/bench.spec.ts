@@ -7,8 +7,6 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 
 const run = promisify(execFile);
 const program = join(process.cwd(), 'dist/test/bench/main.js');
-/** It starts a server, five systems and their databases: half a minute, and far more on a machine that is busy. */
-const patience = 300_000;
 const smallest = ['--callers', '4', '--rounds', '1', '--seconds', '0.3', '--seed', '7'];
 
 interface Written {
@@ -43,7 +41,7 @@ describe('the benchmark', () => {
     }
     expect(report.goals.length).toBeGreaterThan(15);
     expect(stdout).toContain('Stock is exact to the unit after every run');
-  }, patience);
+  });
 
   it('says what is wrong with how it was called', async () => {
     await expect(run(process.execPath, [program, 'place', '--workload', 'none'])).rejects.toMatchObject({

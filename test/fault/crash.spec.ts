@@ -11,13 +11,9 @@ describe.each(['one database', 'two databases', 'split'] as const)('a process ki
   afterAll(async () => {
     printTable(`crashes with TEST_SEED=${testSeed()}`, table);
     await test.stop();
-  }, 120_000);
+  });
 
-  it.each(crashPointsOf(shape))(
-    '$moment the commit of $step loses nothing and doubles nothing',
-    async (point) => {
-      table.push(await test.crashAt(point));
-    },
-    120_000,
-  );
+  it.each(crashPointsOf(shape))('$moment the commit of $step loses nothing and doubles nothing', async (point) => {
+    table.push(await test.crashAt(point));
+  });
 });

@@ -147,9 +147,9 @@ describe('the invariants, when a fault is planted', () => {
     // A database can be copied once nobody is connected to it.
     await shape.service('monolith').kill('SIGTERM');
     url = (await shape.databaseUrls()).order;
-  }, 120_000);
+  });
 
-  afterAll(() => shape?.stop(), 120_000);
+  afterAll(() => shape?.stop());
 
   it.each(faults)('say %s: %s', async (broken, _, sql) => {
     const copy = new URL(url);

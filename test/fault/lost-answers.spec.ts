@@ -23,11 +23,11 @@ describe.each(['one database', 'two databases'] as const)(
 
     beforeAll(async () => {
       shape = await startProxied(name);
-    }, 120_000);
+    });
     afterEach(() => {
       for (const proxy of Object.values(shape.proxies)) proxy.refuse(false);
     });
-    afterAll(() => shape?.stop(), 120_000);
+    afterAll(() => shape?.stop());
 
     it.each([
       ['Reserve', 'inventory-reserve', 'inventory', 'sent'],

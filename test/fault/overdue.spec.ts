@@ -43,13 +43,13 @@ describe('a hold whose deadline passes while its order is being written down', (
     shape = await startProxied('two instances', environment);
     ledger = new Ledger(shape);
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
-  }, 120_000);
+  });
 
   afterEach(() => {
     // What a failed test has left standing.
     for (const { pid } of shape.services) process.kill(pid, 'SIGCONT');
   });
-  afterAll(() => shape?.stop(), 120_000);
+  afterAll(() => shape?.stop());
 
   const begin = async (): Promise<void> => {
     product = await there.product({ onHand: 5 });

@@ -38,8 +38,8 @@ describe('more orders than can wait', () => {
   beforeAll(async () => {
     shape = await startProxied('one database');
     api = new Api(shape.baseUrl);
-  }, 120_000);
-  afterAll(() => shape?.stop(), 120_000);
+  });
+  afterAll(() => shape?.stop());
 
   it('are refused at once and leave nothing, and those that wait are placed', async () => {
     const product_id = await api.product({ onHand: 1_000_000 });

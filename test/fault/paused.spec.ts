@@ -18,9 +18,9 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
     shape = await startProxied('two instances');
     ledger = new Ledger(shape);
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
-  }, 120_000);
+  });
 
-  afterAll(() => shape?.stop(), 120_000);
+  afterAll(() => shape?.stop());
 
   /** That the first instance reads the outbox, and not the other. */
   const relayHere = async (): Promise<void> => {

@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Writable } from 'node:stream';
 import { gunzipSync, gzipSync } from 'node:zlib';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { parse } from 'csv-parse/sync';
 import { SeededRandom, testSeed } from '#testing';
 import type { Report } from '../../scripts/replay/reconcile.js';
@@ -18,7 +18,7 @@ import { startShape, type Shape, type ShapeName } from '../support/shapes.js';
 const source = new URL('../../../shared/data/online-retail-2010-12_2011-03.csv.gz', import.meta.url).pathname;
 const whole = 'replayWholeFile' in globalThis;
 const shareOfCustomers = 0.03;
-const timeoutMs = whole ? 900_000 : 240_000;
+if (whole) jest.setTimeout(900_000);
 
 const present = existsSync(source);
 if (!present) console.warn(`The replay against all shapes is skipped: ${source} is not there.`);
@@ -38,14 +38,14 @@ const totalsOf = ({ orders_placed, orders_replayed, ...rest }: Report) => ({
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'cleave-replay-'));
     file = whole ? source : await drawnFrom(source, join(folder, 'orders.csv.gz'));
-  }, timeoutMs);
+  });
 
   afterAll(() => rm(folder, { recursive: true }));
 
   afterEach(async () => {
     await shape?.stop();
     shape = undefined;
-  }, 60_000);
+  });
 
   const run = async (stop?: AbortSignal): Promise<{ code: number; report: Report | undefined; said: string }> => {
     const out: string[] = [];
@@ -82,7 +82,6 @@ const totalsOf = ({ orders_placed, orders_replayed, ...rest }: Report) => ({
       expect(await stockOf(shape.baseUrl)).toEqual(stockAfterOne);
       totals.set(name, { report: totalsOf(first), stock: stockAfterOne });
     },
-    timeoutMs,
   );
 
   it('ends the same in all shapes', () => {
@@ -90,23 +89,19 @@ const totalsOf = ({ orders_placed, orders_replayed, ...rest }: Report) => ({
     expect(totals.get('split-redis')).toEqual(totals.get('monolith'));
   });
 
-  it(
-    'ends in the same totals when the server is killed half-way',
-    async () => {
-      shape = await startShape('monolith');
-      const monolith = shape.service('monolith');
-      const running = run();
-      const half = (totals.get('monolith') as { report: { orders: number } }).report.orders / 2;
-      while ((await ordersIn(shape.baseUrl)) < half) await new Promise((resolve) => setTimeout(resolve, 20));
-      await monolith.kill('SIGKILL');
-      await monolith.restart();
-      await running;
-      const report = await reconciled();
-      expect(report.orders_replayed).toBeGreaterThanOrEqual(Math.floor(half));
-      expect({ report: totalsOf(report), stock: await stockOf(shape.baseUrl) }).toEqual(totals.get('monolith'));
-    },
-    timeoutMs,
-  );
+  it('ends in the same totals when the server is killed half-way', async () => {
+    shape = await startShape('monolith');
+    const monolith = shape.service('monolith');
+    const running = run();
+    const half = (totals.get('monolith') as { report: { orders: number } }).report.orders / 2;
+    while ((await ordersIn(shape.baseUrl)) < half) await new Promise((resolve) => setTimeout(resolve, 20));
+    await monolith.kill('SIGKILL');
+    await monolith.restart();
+    await running;
+    const report = await reconciled();
+    expect(report.orders_replayed).toBeGreaterThanOrEqual(Math.floor(half));
+    expect({ report: totalsOf(report), stock: await stockOf(shape.baseUrl) }).toEqual(totals.get('monolith'));
+  });
 });
 
 const into = (chunks: string[]): Writable =>

@@ -399,4 +399,4 @@ it('does what the model does, command by command, whatever is cut off, and the s
     }),
     { seed: testSeed(), numRuns: 150, plugins: [fc.interruptAfterTimeLimit(18_000)] },
   );
-}, 60_000);
+});
