@@ -75,7 +75,9 @@ const settingsOf = (port: number, maxConnections: number): Record<string, string
   shared_buffers: `${sharedBuffersMb()}MB`,
   wal_buffers: '16MB',
   min_wal_size: '256MB',
-  max_wal_size: '1GB',
+  // A page that is changed the first time after a checkpoint is logged as a whole, so checkpoints are few.
+  max_wal_size: '2GB',
+  checkpoint_timeout: '15min',
   jit: 'off',
   timezone: 'UTC',
   log_timezone: 'UTC',

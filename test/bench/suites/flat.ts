@@ -1,14 +1,7 @@
 import { SeededRandom } from '#testing';
 import type { Bench } from '../bench.js';
 import { fillWith } from '../fill.js';
-import {
-  measurePlacing,
-  measureReading,
-  placeUnmeasured,
-  prepareOrders,
-  readUnmeasured,
-  warmUp,
-} from '../measure.js';
+import { measurePlacing, measureReading, placeUnmeasured, prepareOrders, readUnmeasured, warmUp } from '../measure.js';
 import { readingsOf } from '../readings.js';
 import type { Shelf } from '../shelf.js';
 import { endSystem, startMonolith, startOurs, type System } from '../systems.js';
@@ -93,6 +86,7 @@ export const flatSuite = async (bench: Bench): Promise<void> => {
     seconds: Math.min(firstPlacingSeconds, seconds * 15),
     seed,
   });
+  const copies: string[] = [];
   for (let round = 0; round < options.rounds; round += 1) {
     say(`flat: round ${round + 1} of ${options.rounds}`);
     const copyUrl = await server.copyOf(few.databaseUrl);
@@ -105,8 +99,10 @@ export const flatSuite = async (bench: Bench): Promise<void> => {
     await takeTurns(reading, 2, say);
     for (const [system] of systems) await warmUp(bench, system, workload);
     await takeTurns(placing, 2, say);
-    await endSystem(bench, fewSystem);
+    await bench.started.stop(...fewSystem.parts);
+    copies.push(copyUrl);
   }
   await endSystem(bench, manySystem);
-  await server.drop(few.databaseUrl);
+  // Not before: dropping a database is a checkpoint.
+  for (const databaseUrl of [...copies, few.databaseUrl]) await server.drop(databaseUrl);
 };
