@@ -8,6 +8,7 @@ import { env, readEnvironment } from '#config';
 import { inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
+import { paymentEnvironment } from '#payment';
 import { restEnvironment, run, startDatabaseFor, welcome } from '#service';
 
 type Variables = Record<string, string>;
@@ -26,7 +27,7 @@ const stopTimeoutMs = 30_000;
 const shortestPauseMs = 100;
 const longestPauseMs = 5_000;
 
-const highestPort = 65_535 - 1_003;
+const highestPort = 65_535 - 1_004;
 const messageAddress = listenAddress
   .refine(({ scheme }) => scheme !== 'in-process', 'must lead to another process: tcp://host:port or redis://host:port')
   .optional();
@@ -38,16 +39,19 @@ const splitEnvironment = {
     .port(3000)
     .refine(
       (port) => port > 0 && port <= highestPort,
-      `must be from 1 to ${highestPort}, because the services use PORT + 1 to PORT + 1003 as well`,
+      `must be from 1 to ${highestPort}, because the services use PORT + 1 to PORT + 1004 as well`,
     ),
   ...orderEnvironment,
   ...inventoryEnvironment,
   ...cacheEnvironment,
+  ...paymentEnvironment,
   DATA_DIR: env.directory('.data'),
   ORDER_DATABASE_URL: env.postgresUrl.optional(),
   INVENTORY_DATABASE_URL: env.postgresUrl.optional(),
+  PAYMENT_DATABASE_URL: env.postgresUrl.optional(),
   INVENTORY_AT: messageAddress,
   CACHE_AT: messageAddress,
+  PAYMENT_AT: messageAddress,
 };
 
 /** Those of the variables that are set. */
@@ -68,22 +72,27 @@ const systemVariables = [
 /** What the driver adds to an address, such as PGPASSWORD. */
 const postgresVariables = (): string[] => Object.keys(process.env).filter((variable) => variable.startsWith('PG'));
 
-/** Starts order, inventory, cache and the gateway as processes of their own on this machine, and keeps them running. */
+/** Starts order, inventory, cache, payment and the gateway as processes of their own on this machine, and keeps them running. */
 run(async () => {
-  const { HOST, PORT, DATA_DIR, ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, DEMO_PRODUCTS } = readEnvironment(
-    splitEnvironment,
-    process.env,
-    {
-      fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL', INVENTORY_DATABASE_URL: 'DATABASE_URL' },
-      defaults: {
-        DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
-      },
+  const { HOST, PORT, DATA_DIR, DEMO_PRODUCTS, ...settings } = readEnvironment(splitEnvironment, process.env, {
+    fallbacks: {
+      ORDER_DATABASE_URL: 'DATABASE_URL',
+      INVENTORY_DATABASE_URL: 'DATABASE_URL',
+      PAYMENT_DATABASE_URL: 'DATABASE_URL',
     },
+    defaults: {
+      DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
+    },
+  });
+  const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, PAYMENT_DATABASE_URL } = settings;
+  const database = await startDatabaseFor(
+    { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, PAYMENT_DATABASE_URL },
+    DATA_DIR,
   );
-  const database = await startDatabaseFor({ ORDER_DATABASE_URL, INVENTORY_DATABASE_URL }, DATA_DIR);
 
   const inventoryAt = process.env['INVENTORY_AT'] || `tcp://127.0.0.1:${PORT + 1002}`;
   const cacheAt = process.env['CACHE_AT'] || `tcp://127.0.0.1:${PORT + 1003}`;
+  const paymentAt = process.env['PAYMENT_AT'] || `tcp://127.0.0.1:${PORT + 1004}`;
   const urlOf = (offset: number) => `http://127.0.0.1:${PORT + offset}`;
   const behind = (name: string, offset: number, variables: Variables): Service => ({
     name,
@@ -92,6 +101,11 @@ run(async () => {
   });
   const services: Service[] = [
     behind('cache', 3, { ...given(Object.keys(cacheEnvironment)), CACHE_LISTEN: cacheAt }),
+    behind('payment', 4, {
+      ...given([...Object.keys(paymentEnvironment), ...postgresVariables()]),
+      PAYMENT_DATABASE_URL: database.urls.PAYMENT_DATABASE_URL,
+      PAYMENT_LISTEN: paymentAt,
+    }),
     behind('inventory', 2, {
       ...given([...Object.keys(inventoryEnvironment), ...postgresVariables()]),
       INVENTORY_DATABASE_URL: database.urls.INVENTORY_DATABASE_URL,
@@ -103,6 +117,7 @@ run(async () => {
       ...given([...Object.keys(orderEnvironment), ...postgresVariables()]),
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
       INVENTORY_AT: inventoryAt,
+      PAYMENT_AT: paymentAt,
     }),
     {
       name: 'gateway',

@@ -82,11 +82,17 @@ export const startSplit = async (
     inventories.push(await startApp(bench, 'inventory', environment));
     inventoriesAt.push(at.slice('tcp://'.length));
   }
+  const paymentAt = await address();
+  const payment = await startApp(bench, 'payment', { DATABASE_URL: databaseUrl, PAYMENT_LISTEN: paymentAt });
   const orders: typeof inventories = [];
-  const environment = { DATABASE_URL: databaseUrl, INVENTORY_AT: `tcp://${inventoriesAt.join(',')}` };
+  const environment = {
+    DATABASE_URL: databaseUrl,
+    INVENTORY_AT: `tcp://${inventoriesAt.join(',')}`,
+    PAYMENT_AT: paymentAt,
+  };
   for (let instance = 0; instance < instances; instance += 1) orders.push(await startApp(bench, 'order', environment));
   const backlog = bench.started.add(await Backlog.of(databaseUrl));
-  const apps = [cache, ...inventories, ...orders];
+  const apps = [cache, payment, ...inventories, ...orders];
   return {
     name,
     databaseUrl,

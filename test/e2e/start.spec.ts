@@ -51,7 +51,8 @@ describe('a start that cannot succeed', () => {
   });
 
   it.each([
-    ['order', { PORT: '99999' }, ['PORT', 'ORDER_DATABASE_URL', 'INVENTORY_AT']],
+    ['order', { PORT: '99999' }, ['PORT', 'ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT']],
+    ['payment', { PAYMENT_LISTEN: 'http://x' }, ['PAYMENT_DATABASE_URL', 'PAYMENT_LISTEN']],
     ['order', { INVENTORY_TA: 'tcp://127.0.0.1:1' }, ['ORDER_DATABASE_URL', 'INVENTORY_AT', 'INVENTORY_TA']],
     [
       'monolith',
@@ -92,7 +93,7 @@ describe('a start that cannot succeed', () => {
       const url = new URL(database.url);
       url.pathname = '/no_such_database';
       const [port] = await servicePorts(1);
-      const common = { PORT: String(port), INVENTORY_AT: 'tcp://127.0.0.1:1' };
+      const common = { PORT: String(port), INVENTORY_AT: 'tcp://127.0.0.1:1', PAYMENT_AT: 'tcp://127.0.0.1:1' };
       const missing = await complaintOf('order', { ...common, DATABASE_URL: url.href });
       expect(missing).toMatch(/no_such_database/);
       expect(missing).toMatch(/ORDER_DATABASE_URL/);

@@ -8,6 +8,7 @@ import { eventTests } from './suite/events.js';
 import { hostileInputTests } from './suite/hostile-input.js';
 import { idempotencyTests } from './suite/idempotency.js';
 import { listTests } from './suite/lists.js';
+import { paymentTests } from './suite/payments.js';
 import { orderTests } from './suite/orders.js';
 import { productTests } from './suite/products.js';
 import { stockTests } from './suite/stock.js';
@@ -22,9 +23,9 @@ export const describeCleave = (name: ShapeName): void => {
     beforeAll(async () => {
       const shape = await startShape(name);
       Object.assign(world, { shape, api: new Api(shape.baseUrl), ledger: new Ledger(shape) });
-    }, 180_000);
+    });
 
-    afterAll(() => world.shape?.stop(), 120_000);
+    afterAll(() => world.shape?.stop());
 
     documentTests(world);
     orderTests(world);
@@ -33,6 +34,7 @@ export const describeCleave = (name: ShapeName): void => {
     productTests(world);
     listTests(world);
     transitionTests(world);
+    paymentTests(world);
     eventTests(world);
     cacheTests(world);
     hostileInputTests(world);

@@ -8,7 +8,7 @@ export interface CrashPoint {
   step: string;
   statement: string;
   /** Whose connection to Postgres the statement goes over. */
-  by: 'order' | 'inventory';
+  by: 'order' | 'inventory' | 'payment';
   moment: Moment;
 }
 
@@ -20,6 +20,12 @@ const commits: Pick<CrashPoint, 'step' | 'statement' | 'by'>[] = [
   { step: 'Change', statement: 'order-save', by: 'order' },
   { step: 'Deliver', statement: 'inventory-settle', by: 'inventory' },
   { step: 'Checkpoint', statement: 'order-outbox-advance', by: 'order' },
+  { step: 'Claim', statement: 'order-sagas-claim', by: 'order' },
+  { step: 'Begin', statement: 'payment-begin', by: 'payment' },
+  { step: 'Charge', statement: 'payment-simulated-enter', by: 'payment' },
+  { step: 'Settle', statement: 'payment-settle', by: 'payment' },
+  { step: 'Move', statement: 'order-sagas-move', by: 'order' },
+  { step: 'Refund', statement: 'order-sagas-start', by: 'order' },
 ];
 
 /** Before each commit and after it, in every shape. */

@@ -164,7 +164,7 @@ describe('the invariants, when a fault is planted', () => {
       await client.end();
       const last = [planted].flat().at(-1)!;
       expect(last.rowCount).toBeGreaterThan(0);
-      const urls = { order: copy.href, inventory: copy.href };
+      const urls = { order: copy.href, inventory: copy.href, payment: copy.href };
       const found = await new Ledger({ databaseUrls: () => Promise.resolve(urls) }).violations({
         log: shoppers,
         holdsMayWait: false,

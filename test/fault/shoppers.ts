@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { SeededRandom } from '#testing';
-import { ok, type Answer, type Api, type Order } from '../support/api.js';
+import { ok, type Answer, type Api, type MoneyMove, type Order } from '../support/api.js';
 import { fresh } from '../support/fresh.js';
 import type { ChangeAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
@@ -9,6 +9,11 @@ const shoppers = 5;
 const patienceMs = 30_000;
 const pauseMs = 30;
 
+const payments = [
+  { method: 'manual' },
+  ...['ok', 'ok', 'lost', 'declined', 'capture_refused'].map((it) => ({ method: 'simulated', token: `tok_${it}` })),
+];
+
 interface Outcome {
   outcome: number | string;
   text?: string;
@@ -16,8 +21,9 @@ interface Outcome {
 }
 
 /**
- * Clients as they should be: each places orders under keys, cancels some and has others handed over or taken back, and
- * repeats every request that was not answered for good until it is. They remember all they were told.
+ * Clients as they should be: each places orders under keys, half of them to be paid through us, cancels some and has
+ * others handed over, taken back or refunded, and repeats every request that was not answered for good until it is. They
+ * remember all they were told.
  */
 export class Shoppers {
   readonly placements: Attempt[] = [];
@@ -83,6 +89,7 @@ export class Shoppers {
         .slice(0, random.integer(1, 3))
         .map((product_id) => ({ product_id, quantity: random.integer(1, 3) })),
       adjustments: random.pick([[], [{ kind: 'shipping', label: 'Parcel', amount_minor: 495 }]]),
+      ...random.pick([{}, { payment: random.pick(payments) }]),
     };
     const answer = await this.insistOnPlacing(body, fresh('shop'));
     if (answer.headers.get('idempotent-replayed') === 'true') this.replayed += 1;
@@ -105,7 +112,8 @@ export class Shoppers {
 
   /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part. */
   private async change(order: Order, random: SeededRandom): Promise<void> {
-    const { order_id, lines } = order;
+    const { order_id, lines, payment_method } = order;
+    if (payment_method !== null) return this.changePaid(order_id, random);
     const [first] = lines;
     const some = { lines: [{ product_id: first!.product_id, quantity: 1 }] };
     const verb = random.pick(['cancel', 'fulfil', 'fulfil some', 'return'] as const);
@@ -118,8 +126,26 @@ export class Shoppers {
     await this.changed(order_id, () => this.api.return(order_id, back, { key: other }));
   }
 
-  private async changed(orderId: string, send: () => Promise<Answer<Order>>): Promise<void> {
-    const isFinal = ({ status }: Answer): boolean => status === 200 || status === 201;
+  /** Cancels it, or has some money given back, which is refused where none was taken. */
+  private async changePaid(orderId: string, random: SeededRandom): Promise<void> {
+    if (random.next() < 0.4) return this.changed(orderId, () => this.api.cancel(orderId), ['illegal-transition']);
+    const key = fresh('refund');
+    const body = { amount_minor: random.integer(1, 300), reason: 'unwanted' };
+    const isFinal = ({ status, text }: Answer): boolean => status === 201 || text.includes('payment-refused');
+    await this.insist(
+      () => this.api.refund(orderId, body, { key }),
+      isFinal,
+      () => ({}),
+    );
+  }
+
+  private async changed(
+    orderId: string,
+    send: () => Promise<Answer<Order>>,
+    refusals: readonly string[] = [],
+  ): Promise<void> {
+    const isFinal = ({ status, text }: Answer): boolean =>
+      status === 200 || status === 201 || refusals.some((it) => text.includes(it));
     await this.insist(send, isFinal, () => {
       const attempt: ChangeAttempt = { orderId };
       this.changes.push(attempt);
@@ -128,11 +154,11 @@ export class Shoppers {
   }
 
   /** Repeats a request until it is answered for good. */
-  private async insist(
-    send: () => Promise<Answer<Order>>,
+  private async insist<Body extends Order | MoneyMove>(
+    send: () => Promise<Answer<Body>>,
     isFinal: (answer: Answer) => boolean,
     begin: () => Partial<Outcome>,
-  ): Promise<Answer<Order>> {
+  ): Promise<Answer<Body>> {
     for (const giveUpAt = Date.now() + patienceMs; ; await setTimeout(pauseMs)) {
       const attempt = begin();
       try {
@@ -151,8 +177,8 @@ export class Shoppers {
   }
 }
 
-const outcomeOf = ({ status, text, body }: Answer<Order>): Outcome => ({
+const outcomeOf = ({ status, text, body }: Answer<Order | MoneyMove>): Outcome => ({
   outcome: status,
   text,
-  ...((status === 200 || status === 201) && { order: body }),
+  ...((status === 200 || status === 201) && 'version' in body && { order: body }),
 });

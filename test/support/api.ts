@@ -2,10 +2,13 @@ import { expect } from '@jest/globals';
 import type { z } from 'zod';
 import type {
   cacheEntryWritten,
+  deadLetterPage,
   eventPage,
+  moneyMove,
   order,
   orderHistory,
   orderPage,
+  payment,
   problem,
   product,
   productBatch,
@@ -19,6 +22,9 @@ export type Order = z.input<typeof order>;
 export type OrderPage = z.input<typeof orderPage>;
 export type EventPage = z.input<typeof eventPage>;
 export type History = z.input<typeof orderHistory>;
+export type Payment = z.input<typeof payment>;
+export type MoneyMove = z.input<typeof moneyMove>;
+export type DeadLetterPage = z.input<typeof deadLetterPage>;
 export type Product = z.input<typeof product>;
 export type ProductPage = z.input<typeof productPage>;
 export type ProductBatch = z.input<typeof productBatch>;
@@ -102,6 +108,18 @@ export class Api {
 
   cancel(orderId: string, body?: unknown, sent: Sent = {}): Promise<Answer<Order>> {
     return this.send<Order>('POST', `/orders/${orderId}/cancel`, { ...(body !== undefined && { body }), ...sent });
+  }
+
+  refund(orderId: string, body: unknown, sent: Sent = { key: fresh('refund') }): Promise<Answer<MoneyMove>> {
+    return this.send<MoneyMove>('POST', `/orders/${orderId}/refunds`, { body, ...sent });
+  }
+
+  capture(orderId: string, body: unknown = {}, sent: Sent = { key: fresh('capture') }): Promise<Answer<MoneyMove>> {
+    return this.send<MoneyMove>('POST', `/orders/${orderId}/captures`, { body, ...sent });
+  }
+
+  async payment(orderId: string): Promise<Payment> {
+    return ok(await this.get<Payment>(`/orders/${orderId}/payment`));
   }
 
   return(orderId: string, body: unknown, sent: Sent = { key: fresh('return') }): Promise<Answer<Order>> {

@@ -1,5 +1,5 @@
 import { contradictions, type ClientLog, type KeptOrder } from './history.js';
-import { askInventory, askOrder, waiting, type DatabaseUrls, type Row } from './tables.js';
+import { askInventory, askOrder, askPayment, underWay, waiting, type DatabaseUrls, type Row } from './tables.js';
 
 /** What breaks an invariant, and what it says about it. */
 export type Violation = { broken: string } & Row;
@@ -102,6 +102,67 @@ export const aKeyHasOneOrder = async (urls: DatabaseUrls): Promise<Violation[]> 
     ),
   );
 
+/** I5: money adds up, an order and with the provider's own ledger, and what was cancelled costs nobody anything. */
+export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
+  const payments = await askPayment<{ order_id: string; refunded: string; captured: string }>(
+    urls,
+    `SELECT order_id, captured_minor AS captured, refunded_minor AS refunded FROM payments`,
+  );
+  const cancelled = await askOrder<{ order_id: string }>(
+    urls,
+    `SELECT k.order_id FROM kept k WHERE status = 'cancelled' AND NOT EXISTS (
+      SELECT FROM sagas s WHERE s.order_id = k.order_id AND s.state <> 'ended')`,
+  );
+  const isCancelled = new Set(cancelled.map((it) => it.order_id));
+  return [
+    ...saying(
+      'I5: more is refunded than captured, or captured than authorised',
+      await askPayment(
+        urls,
+        `SELECT * FROM payments
+        WHERE NOT (0 <= refunded_minor AND refunded_minor <= captured_minor AND captured_minor <= authorised_minor)`,
+      ),
+    ),
+    ...saying(
+      'I5: the payment is not what the ledger of the provider says',
+      await askPayment(
+        urls,
+        `SELECT p.*, l.authorised, l.captured, l.refunded FROM payments p LEFT JOIN (
+          SELECT tenant_id, order_id,
+            coalesce(sum(amount_minor) FILTER (WHERE kind = 'authorise'), 0)
+              - coalesce(sum(amount_minor) FILTER (WHERE kind = 'void'), 0) AS authorised,
+            coalesce(sum(amount_minor) FILTER (WHERE kind = 'capture'), 0) AS captured,
+            coalesce(sum(amount_minor) FILTER (WHERE kind = 'refund'), 0) AS refunded
+          FROM ledger GROUP BY 1, 2
+        ) l USING (tenant_id, order_id)
+        WHERE method = 'simulated' AND (authorised_minor, captured_minor, refunded_minor)
+          <> (coalesce(l.authorised, 0), coalesce(l.captured, 0), coalesce(l.refunded, 0))`,
+      ),
+    ),
+    ...saying(
+      'I5: money was taken for an order that is cancelled',
+      payments.filter((it) => isCancelled.has(it.order_id) && it.captured !== it.refunded),
+    ),
+  ];
+};
+
+/** I6: no payment is under way for ever: it ends, or a person is told. */
+export const paymentsComeToAnEnd = async (urls: DatabaseUrls): Promise<Violation[]> => [
+  ...saying('I6: a payment is still being led', await underWay(urls)),
+  ...saying(
+    'I6: an order waits for a payment that nobody leads',
+    await askOrder(
+      urls,
+      `SELECT k.order_id FROM kept k WHERE k.status = 'pending' AND NOT EXISTS (
+        SELECT FROM sagas s WHERE s.saga_id = k.order_id AND s.state <> 'ended')`,
+    ),
+  ),
+  ...saying(
+    'I6: something was asked of a provider and never settled',
+    await askPayment(urls, `SELECT * FROM operations WHERE state = 'open'`),
+  ),
+];
+
 /**
  * I6: no hold stays where it is for ever.
  *
@@ -112,12 +173,15 @@ export const nothingIsStuck = async (urls: DatabaseUrls, { mayWait }: { mayWait:
     urls,
     `SELECT reservation_id, held FROM reservations WHERE state = 'held'`,
   );
-  const orders = await askOrder<{ reservation_id: string }>(urls, `SELECT reservation_id FROM kept`);
-  const claimed = new Set(orders.map((it) => it.reservation_id));
+  const orders = await askOrder<{ reservation_id: string; status: string }>(
+    urls,
+    `SELECT reservation_id, status FROM kept`,
+  );
+  const claimed = new Map(orders.map((it) => [it.reservation_id, it.status]));
   return [
     ...saying(
       'I6: the hold of an order was never confirmed',
-      held.filter((it) => claimed.has(it.reservation_id)),
+      held.filter((it) => (claimed.get(it.reservation_id) ?? 'pending') !== 'pending'),
     ),
     ...saying(
       'I6: a hold waits for an order that nobody places',
@@ -166,7 +230,8 @@ export const eventsTakeEffectOnce = async (urls: DatabaseUrls): Promise<Violatio
   const last = await askOrder<{ order_id: string; version: number }>(
     urls,
     `SELECT order_id, max(version) AS version FROM events
-    WHERE type <> 'returned' OR (data->>'restock')::boolean GROUP BY 1`,
+    WHERE type IN ('payment-authorised', 'payment-declined', 'payment-failed', 'cancelled', 'fulfilled')
+      OR type = 'placed' AND status = 'confirmed' OR type = 'returned' AND (data->>'restock')::boolean GROUP BY 1`,
   );
   const settled = await askInventory<{ order_id: string; version: number }>(
     urls,
@@ -242,8 +307,16 @@ export const historyLeadsToThePresent = async (urls: DatabaseUrls): Promise<Viol
   });
 };
 
-const verbs: Record<string, { from: string[]; counter?: 'fulfilled' | 'returned' }> = {
-  cancelled: { from: ['pending', 'confirmed'] },
+const anyStatus = ['pending', 'confirmed', 'partially-fulfilled', 'fulfilled', 'returned', 'cancelled'];
+
+const verbs: Record<string, { from: string[]; to?: string; counter?: 'fulfilled' | 'returned' }> = {
+  'payment-authorised': { from: ['pending'], to: 'confirmed' },
+  'payment-declined': { from: ['pending'], to: 'cancelled' },
+  'payment-failed': { from: ['confirmed'], to: 'cancelled' },
+  'payment-captured': { from: anyStatus },
+  'payment-reversed': { from: ['cancelled'] },
+  refunded: { from: anyStatus },
+  cancelled: { from: ['pending', 'confirmed'], to: 'cancelled' },
   fulfilled: { from: ['confirmed', 'partially-fulfilled'], counter: 'fulfilled' },
   returned: { from: ['partially-fulfilled', 'fulfilled', 'returned'], counter: 'returned' },
 };
@@ -272,9 +345,9 @@ const replay = ({ status, version, returned_total_minor, lines, events }: Replay
       if (units.fulfilled > units.quantity || units.returned > units.fulfilled)
         return `entry ${event.version} is about more units than there are`;
     }
-    if (event.type === 'cancelled') reached = 'cancelled';
+    if (verb.to !== undefined) reached = verb.to;
     else if (event.type === 'fulfilled') reached = all('fulfilled') ? 'fulfilled' : 'partially-fulfilled';
-    else if (all('returned')) reached = 'returned';
+    else if (event.type === 'returned' && all('returned')) reached = 'returned';
     if (event.status !== reached) return `entry ${event.version} says ${event.status} where it leads to ${reached}`;
   }
   if (version !== (events ?? []).length) return 'the order has another version than its history';

@@ -7,7 +7,9 @@ import {
   acknowledgementsStand,
   eventsTakeEffectOnce,
   historyLeadsToThePresent,
+  moneyAddsUp,
   nothingIsStuck,
+  paymentsComeToAnEnd,
   promisesBelongToOrders,
   stockIsNeverOversold,
   stockMovesAddUp,
@@ -15,7 +17,7 @@ import {
   type Violation,
 } from './invariants.js';
 import type { Shape } from './shapes.js';
-import { connected, footprint, query, waiting, type Row } from './tables.js';
+import { connected, footprint, query, underWay, waiting, type Row } from './tables.js';
 
 interface Rest {
   /** What clients were told. */
@@ -54,8 +56,9 @@ export class Ledger {
     );
   }
 
-  /** Resolves once everything that became of orders has reached the stock. */
+  /** Resolves once every payment has come to its end, and everything that became of orders has reached the stock. */
   async quiet(): Promise<void> {
+    await eventually(async () => expect(await underWay(await this.shape.databaseUrls())).toEqual([]));
     await eventually(async () => expect(await waiting(await this.shape.databaseUrls())).toEqual([]));
   }
 
@@ -80,7 +83,9 @@ export class Ledger {
       promisesBelongToOrders(urls),
       acknowledgementsStand(urls, log),
       aKeyHasOneOrder(urls),
+      moneyAddsUp(urls),
       nothingIsStuck(urls, { mayWait: holdsMayWait }),
+      paymentsComeToAnEnd(urls),
       stockMovesAddUp(urls),
       eventsTakeEffectOnce(urls),
       historyLeadsToThePresent(urls),

@@ -1,11 +1,12 @@
 import { testDatabase } from '#testing';
 import { PostgresProxy } from './postgres-proxy.js';
-import { servicePorts, splitServices, startPlan, type Plan, type Shape } from './shapes.js';
+import { servicePorts, splitServices, startPlan, tcpAddresses, type Plan, type Shape } from './shapes.js';
 
-/** Whose statements the proxies see: one for each module, or the same where they share a database. */
+/** Whose statements the proxies see: one for each module, or the same where they share a database, as payment does. */
 interface Proxies {
   order: PostgresProxy;
   inventory: PostgresProxy;
+  payment: PostgresProxy;
 }
 
 /** The system with a proxy before each database. `databaseUrls` lead past them. */
@@ -24,7 +25,8 @@ const databases = async (count: 1 | 2): Promise<Databases> => {
   return {
     order: proxies[0]!,
     inventory: proxies.at(-1)!,
-    databaseUrls: () => Promise.resolve({ order: own[0]!.url, inventory: own.at(-1)!.url }),
+    payment: proxies.at(-1)!,
+    databaseUrls: () => Promise.resolve({ order: own[0]!.url, inventory: own.at(-1)!.url, payment: own.at(-1)!.url }),
     release: async () => {
       await Promise.all(proxies.map((it) => it.stop()));
       await Promise.all(own.map((it) => it.stop()));
@@ -39,20 +41,22 @@ const monoliths = async (...environments: Record<string, string>[]): Promise<Pla
 
 const services = {
   'one database': (proxies) => monoliths({ DATABASE_URL: proxies.order.url }),
-  'two databases': ({ order, inventory }) =>
-    monoliths({ ORDER_DATABASE_URL: order.url, INVENTORY_DATABASE_URL: inventory.url }),
+  'two databases': ({ order, inventory, payment }) =>
+    monoliths({
+      ORDER_DATABASE_URL: order.url,
+      INVENTORY_DATABASE_URL: inventory.url,
+      PAYMENT_DATABASE_URL: payment.url,
+    }),
   /** On one database; the second goes past the proxy. */
   'two instances': async ({ order, databaseUrls }) =>
     monoliths({ DATABASE_URL: order.url }, { DATABASE_URL: (await databaseUrls()).order }),
-  split: async ({ order, inventory }) => {
-    const [inventoryPort, cachePort] = await servicePorts(2);
-    const at = { inventory: `tcp://127.0.0.1:${inventoryPort}`, cache: `tcp://127.0.0.1:${cachePort}` };
-    return splitServices(at, {
+  split: async ({ order, inventory, payment }) =>
+    splitServices(await tcpAddresses(), {
       order: { ORDER_DATABASE_URL: order.url },
       inventory: { INVENTORY_DATABASE_URL: inventory.url },
       cache: {},
-    });
-  },
+      payment: { PAYMENT_DATABASE_URL: payment.url },
+    }),
 } satisfies Record<string, (databases: Databases) => Promise<Plan['services']>>;
 
 export type ProxiedShapeName = keyof typeof services;
@@ -67,9 +71,9 @@ export const startProxied = async (
   environment: Record<string, string> = {},
 ): Promise<ProxiedShape> => {
   const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
-  const { order, inventory, databaseUrls, release } = own;
+  const { order, inventory, payment, databaseUrls, release } = own;
   const planned = await services[name](own);
   const all = planned.map((it) => ({ ...it, environment: { ...it.environment, ...environment } }));
   const shape = await startPlan(name, { services: all, databaseUrls, release });
-  return { ...shape, proxies: { order, inventory } };
+  return { ...shape, proxies: { order, inventory, payment } };
 };

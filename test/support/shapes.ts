@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { SeededRandom, startRedis, testDatabase } from '#testing';
+import type { DatabaseUrls } from './tables.js';
 import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
 
 export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis';
@@ -28,7 +29,7 @@ export interface Shape {
   services: RunningService[];
   service(name: string): RunningService;
   /** Where the data are; asked anew each time, because an embedded server may come back on another port. */
-  databaseUrls(): Promise<{ order: string; inventory: string }>;
+  databaseUrls(): Promise<DatabaseUrls>;
   /** The server that the monolith has started for itself. */
   postmasterPid(): Promise<number>;
   log(): string;
@@ -109,7 +110,7 @@ const monolith = async (): Promise<Plan> => {
     services: [{ app: 'monolith', port: port!, environment: { DATA_DIR: dataDir } }],
     databaseUrls: async () => {
       const url = await embeddedDatabaseUrl(dataDir);
-      return { order: url, inventory: url };
+      return { order: url, inventory: url, payment: url };
     },
     postmasterPid: () => postmasterOf(dataDir),
     release: async () => {
@@ -120,12 +121,12 @@ const monolith = async (): Promise<Plan> => {
   };
 };
 
-/** Order, inventory and cache behind the gateway. */
+/** Order, inventory, cache and payment behind the gateway. */
 export const splitServices = async (
-  at: { inventory: string; cache: string },
-  own: { order: Record<string, string>; inventory: Record<string, string>; cache: Record<string, string> },
+  at: Record<'inventory' | 'cache' | 'payment', string>,
+  own: Record<'order' | 'inventory' | 'cache' | 'payment', Record<string, string>>,
 ): Promise<Plan['services']> => {
-  const [gateway, order, inventory, cache] = await servicePorts(4);
+  const [gateway, order, inventory, cache, payment] = await servicePorts(5);
   const local = (port: number | undefined) => `http://127.0.0.1:${port}`;
   return [
     {
@@ -133,29 +134,42 @@ export const splitServices = async (
       port: gateway!,
       environment: { ORDER_URL: local(order), INVENTORY_URL: local(inventory), CACHE_URL: local(cache) },
     },
-    { app: 'order', port: order!, environment: { INVENTORY_AT: at.inventory, ...own.order } },
+    {
+      app: 'order',
+      port: order!,
+      environment: { INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, ...own.order },
+    },
     {
       app: 'inventory',
       port: inventory!,
       environment: { INVENTORY_LISTEN: at.inventory, CACHE_AT: at.cache, ...own.inventory },
     },
     { app: 'cache', port: cache!, environment: { CACHE_LISTEN: at.cache, ...own.cache } },
+    { app: 'payment', port: payment!, environment: { PAYMENT_LISTEN: at.payment, ...own.payment } },
   ];
+};
+
+/** Free addresses for the messages of the services. */
+export const tcpAddresses = async (): Promise<Parameters<typeof splitServices>[0]> => {
+  const [inventory, cache, payment] = (await servicePorts(3)).map((port) => `tcp://127.0.0.1:${port}`);
+  return { inventory: inventory!, cache: cache!, payment: payment! };
 };
 
 /** Each module with a database of its own. */
 const splitOverTcp = async (): Promise<Plan> => {
-  const [inventoryPort, cachePort] = await servicePorts(2);
-  const [order, inventory] = await Promise.all([testDatabase(), testDatabase()]);
-  const urls = { order: order.url, inventory: inventory.url };
-  const at = { inventory: `tcp://127.0.0.1:${inventoryPort}`, cache: `tcp://127.0.0.1:${cachePort}` };
-  const own = { order: { ORDER_DATABASE_URL: order.url }, inventory: { INVENTORY_DATABASE_URL: inventory.url } };
+  const at = await tcpAddresses();
+  const [order, inventory, payment] = await Promise.all([testDatabase(), testDatabase(), testDatabase()]);
+  const urls = { order: order.url, inventory: inventory.url, payment: payment.url };
+  const own = {
+    order: { ORDER_DATABASE_URL: order.url },
+    inventory: { INVENTORY_DATABASE_URL: inventory.url },
+    payment: { PAYMENT_DATABASE_URL: payment.url },
+  };
   return {
     services: await splitServices(at, { ...own, cache: {} }),
     databaseUrls: () => Promise.resolve(urls),
     release: async () => {
-      await order.stop();
-      await inventory.stop();
+      await Promise.all([order, inventory, payment].map((it) => it.stop()));
     },
   };
 };
@@ -164,10 +178,10 @@ const splitOverTcp = async (): Promise<Plan> => {
 const splitOverRedis = async (): Promise<Plan> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
   const shared = { DATABASE_URL: database.url };
-  const own = { order: shared, inventory: shared, cache: { CACHE_REDIS_URL: `${redis.url}/1` } };
+  const own = { order: shared, inventory: shared, payment: shared, cache: { CACHE_REDIS_URL: `${redis.url}/1` } };
   return {
-    services: await splitServices({ inventory: redis.url, cache: redis.url }, own),
-    databaseUrls: () => Promise.resolve({ order: database.url, inventory: database.url }),
+    services: await splitServices({ inventory: redis.url, cache: redis.url, payment: redis.url }, own),
+    databaseUrls: () => Promise.resolve({ order: database.url, inventory: database.url, payment: database.url }),
     release: async () => {
       await redis.stop();
       await database.stop();

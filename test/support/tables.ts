@@ -1,9 +1,10 @@
 import pg from 'pg';
 
-/** Where the data of the two modules are; it may be one database. */
+/** Where the data of the modules are; it may be one database. */
 export interface DatabaseUrls {
   order: string;
   inventory: string;
+  payment: string;
 }
 
 export type Row = Record<string, unknown>;
@@ -25,6 +26,20 @@ const orderFacts = {
   events: `SELECT xid, id, tenant_id, order_id, version, type, status, data FROM orders.events`,
   /** How far inventory has followed. */
   followed: `SELECT xid, id FROM orders.checkpoints WHERE consumer = 'stock'`,
+  /** What leads the payments of orders; at rest none is running. */
+  sagas: `SELECT tenant_id, saga_id, order_id, definition, step, state, data, result FROM orders.sagas`,
+};
+
+/** The same for the tables of payment. */
+const paymentFacts = {
+  payments: `
+    SELECT tenant_id, order_id, method, amount_minor, authorised_minor, captured_minor, refunded_minor, capturing_minor,
+      refunding_minor, reversed FROM payment.payments`,
+  operations: `SELECT tenant_id, operation_id, order_id, kind, amount_minor, state FROM payment.operations`,
+  /** What the simulated provider says that it did. */
+  ledger: `
+    SELECT tenant_id, operation_id, order_id, kind, amount_minor FROM payment.simulated_ledger
+    WHERE refused_for IS NULL AND decided_at <= now()`,
 };
 
 /** The same for the tables of inventory. */
@@ -43,13 +58,21 @@ const about = (facts: Record<string, string>, question: string): string =>
     .map(([name, text]) => `${name} AS (${text})`)
     .join(', ')} ${question}`;
 
-/** Asks about the facts of order: `kept`, `events`, `followed`. */
+/** Asks about the facts of order: `kept`, `events`, `followed`, `sagas`. */
 export const askOrder = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
   query<R>(urls.order, about(orderFacts, question));
+
+/** Asks about the facts of payment: `payments`, `operations`, `ledger`. */
+export const askPayment = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
+  query<R>(urls.payment, about(paymentFacts, question));
 
 /** Asks about the facts of inventory: `products`, `reservations`, `moves`, `settled`. */
 export const askInventory = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
   query<R>(urls.inventory, about(inventoryFacts, question));
+
+/** The payments that are still being led. */
+export const underWay = (urls: DatabaseUrls): Promise<Row[]> =>
+  askOrder(urls, `SELECT saga_id, step, result FROM sagas WHERE state = 'running' ORDER BY saga_id`);
 
 /** What has been announced and has not reached the stock yet. */
 export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
@@ -79,7 +102,11 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
 
 /** Lets the right of a relay run out that was killed with it, instead of waiting until it does. */
 export const lapseLeases = (urls: DatabaseUrls): Promise<Row[]> =>
-  query(urls.order, `UPDATE orders.checkpoints SET lease_until = now()`);
+  query(
+    urls.order,
+    `WITH sagas AS (UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now())
+    UPDATE orders.checkpoints SET lease_until = now()`,
+  );
 
 /** Each question has a connection of its own, so that servers may come and go. */
 export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {

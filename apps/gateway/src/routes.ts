@@ -3,7 +3,7 @@ import { env } from '#config';
 
 /** Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. */
 const services = [
-  { name: 'order', variable: 'ORDER_URL', prefixes: ['/orders', '/order', '/events'] },
+  { name: 'order', variable: 'ORDER_URL', prefixes: ['/orders', '/order', '/events', '/dead-letters'] },
   { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'] },
   { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'] },
 ] as const;

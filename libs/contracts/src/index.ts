@@ -4,5 +4,6 @@ export * from './errors.js';
 export * from './inventory.js';
 export * from './operation.js';
 export * from './order.js';
+export * from './payment.js';
 export * from './problem.js';
 export * from './values.js';

@@ -14,6 +14,7 @@ import {
   unitPriceMinor,
   wholeNumber,
 } from './values.js';
+import { movedAmountMinor, paymentMethod } from './payment.js';
 
 export const adjustmentKinds = ['tax', 'shipping', 'discount'] as const;
 
@@ -58,6 +59,20 @@ const orderOptions = {
     .optional()
     .meta({ description: 'The order is refused with `price-changed` when its total is another.' }),
   metadata: metadata.optional(),
+  payment: z
+    .strictObject({
+      method: paymentMethod,
+      token: text(limits.textLength, 1)
+        .optional()
+        .meta({ description: 'What stands for the means of payment with the provider.' }),
+    })
+    .optional()
+    .meta({
+      description:
+        'How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order ' +
+        'is `confirmed` at once and money is no concern of ours.',
+      examples: [{ method: 'simulated', token: 'tok_ok' }],
+    }),
 };
 
 export const placeOrderOfLines = z
@@ -84,7 +99,15 @@ export const placeOrderOfOneProduct = z
   .strictObject({ customer_id: callerId, product_id: callerId, quantity, ...orderOptions })
   .meta({
     id: 'PlaceOrderOfOneProduct',
-    examples: [{ customer_id: 'c-1', product_id: 'demo-mug', quantity: 1 }],
+    examples: [
+      { customer_id: 'c-1', product_id: 'demo-mug', quantity: 1 },
+      {
+        customer_id: 'c-1',
+        product_id: 'demo-mug',
+        quantity: 1,
+        payment: { method: 'simulated', token: 'tok_ok' },
+      },
+    ],
   });
 
 /** Both forms of an order. The form is told by `lines`, so that every fault is reported against the form that was meant. */
@@ -119,6 +142,9 @@ export const order = z
     lines: z.array(orderLine),
     adjustments: z.array(adjustment),
     metadata: z.record(z.string(), z.unknown()),
+    payment_method: paymentMethod
+      .nullable()
+      .meta({ description: 'How it is paid; null where that is no concern of ours.' }),
     version: z.int().meta({ description: 'Counts the changes of the order; the ETag carries it.' }),
     created_at: moment,
     updated_at: moment,
@@ -128,7 +154,18 @@ export type OrderDocument = z.output<typeof order>;
 
 export const orderPage = pageOf(order).meta({ id: 'OrderPage' });
 
-export const historyEntryTypes = ['placed', 'cancelled', 'fulfilled', 'returned'] as const;
+export const historyEntryTypes = [
+  'placed',
+  'payment-authorised',
+  'payment-declined',
+  'payment-captured',
+  'payment-failed',
+  'payment-reversed',
+  'refunded',
+  'cancelled',
+  'fulfilled',
+  'returned',
+] as const;
 
 export const historyEntry = z
   .object({
@@ -224,3 +261,55 @@ export const orderListQuery = z.strictObject({
   limit: z.string().optional(),
   cursor: z.string().max(1_000).optional(),
 });
+
+export const refundRequest = z
+  .strictObject({ amount_minor: movedAmountMinor, reason: text(limits.textLength, 1) })
+  .meta({ id: 'RefundRequest', examples: [{ amount_minor: 850, reason: 'arrived late' }] });
+
+export const captureRequest = z
+  .strictObject({
+    amount_minor: movedAmountMinor
+      .optional()
+      .meta({ description: 'All that is authorised and not captured yet when left out.' }),
+  })
+  .meta({ id: 'CaptureRequest', examples: [{}] });
+
+export const moneyMove = z
+  .object({
+    move_id: z.uuid(),
+    order_id: z.uuid(),
+    kind: z.enum(['capture', 'refund']),
+    amount_minor: nonNegativeAmountMinor
+      .nullable()
+      .meta({ description: 'What was moved; null while that is not decided.' }),
+    status: z.enum(['pending', 'succeeded']).meta({
+      description: 'Pending until the provider has decided: the same request again tells what became of it.',
+    }),
+  })
+  .meta({ id: 'MoneyMove' });
+export type MoneyMove = z.output<typeof moneyMove>;
+
+export const deadLetter = z
+  .object({
+    saga_id: z.uuid(),
+    order_id: z.uuid(),
+    saga: z.string().meta({ description: 'What was to be led to its end, such as `purchase`.' }),
+    step: z.string().meta({ description: 'Where it came to a halt.' }),
+    attempts: z.int(),
+    result: z.record(z.string(), z.unknown()).meta({ description: 'Why it did not go on.' }),
+    created_at: moment,
+    updated_at: moment,
+  })
+  .meta({ id: 'DeadLetter' });
+export type DeadLetterDocument = z.output<typeof deadLetter>;
+
+export const deadLetterPage = pageOf(deadLetter).meta({ id: 'DeadLetterPage' });
+
+export const deadLetterQuery = z.strictObject({
+  limit: z.string().optional(),
+  cursor: z.string().max(1_000).optional(),
+});
+
+export const resolveDeadLetterRequest = z
+  .strictObject({ note: text(limits.textLength, 1).meta({ description: 'What was done about it; it is kept.' }) })
+  .meta({ id: 'ResolveDeadLetterRequest', examples: [{ note: 'refunded by bank transfer' }] });

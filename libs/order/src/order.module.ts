@@ -1,26 +1,34 @@
 import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
-import { inventoryContract } from '#contracts';
+import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
+import { Sagas1764000000004 } from '../migrations/2-sagas.js';
+import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { EventEntity, OrderEntity } from './adapters/order.entity.js';
 import { PostgresOrders } from './adapters/postgres-orders.js';
 import { PostgresOutbox } from './adapters/postgres-outbox.js';
+import { PostgresSagas } from './adapters/postgres-sagas.js';
+import { DeadLettersController } from './transport/dead-letters.controller.js';
 import { EventsController } from './transport/events.controller.js';
 import { OrdersController } from './transport/orders.controller.js';
+import { PaymentsController } from './transport/payments.controller.js';
 import { ChangeOrder, ChangeableOrders } from './use-cases/change-order.js';
+import { MoneyMoves, MoveMoney } from './use-cases/move-money.js';
 import { PlaceOrder } from './use-cases/place-order.js';
 import { KeptRefusals, PurgeRefusals } from './use-cases/purge-refusals.js';
 import { EventFeed, ReadEvents } from './use-cases/read-events.js';
-import { OrderReader, ReadOrders } from './use-cases/read-orders.js';
+import { OrderReader, PaymentLookup, ReadOrders } from './use-cases/read-orders.js';
 import { Outbox, RelayOutbox, StockSettler } from './use-cases/relay-outbox.js';
-import { PlacedOrders, ReserveAndRecord, StockHolder } from './use-cases/reserve-and-record.js';
+import { PlacedOrders, ReserveAndRecord, StockHolder, payWithin } from './use-cases/reserve-and-record.js';
+import { ParkedSagas, ResolveDeadLetters } from './use-cases/resolve-dead-letters.js';
+import { PaymentPerformer, RunSagas, Sagas, sagaLease } from './use-cases/run-sagas.js';
 import { OverdueStock, SweepHolds, VoidOrders, sweepInterval } from './use-cases/sweep-holds.js';
 
 /** What order reads from the environment. */
@@ -28,8 +36,12 @@ export const orderEnvironment = {
   ORDER_DATABASE_URL: env.postgresUrl,
   INVENTORY_AT: address,
   INVENTORY_BALANCE: balancePolicy,
+  PAYMENT_AT: address,
+  PAYMENT_BALANCE: balancePolicy,
   ORDER_HOLD_MS: env.milliseconds(600_000),
   ORDER_SWEEP_MS: env.milliseconds(10_000),
+  ORDER_PAY_WITHIN_MS: env.milliseconds(900_000),
+  ORDER_SAGA_LEASE_MS: env.milliseconds(15_000),
 };
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
@@ -55,21 +67,33 @@ export class OrderModule implements OnModuleInit {
           url: options.ORDER_DATABASE_URL,
           schema: 'orders',
           entities: [OrderEntity, EventEntity],
-          migrations: [Orders1764000000002],
+          migrations: [Orders1764000000002, Sagas1764000000004],
         }),
         TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
       ],
-      controllers: [OrdersController, EventsController],
+      controllers: [OrdersController, PaymentsController, EventsController, DeadLettersController],
       providers: [
-        ...[ChangeOrder, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
-        ...[RelayOutbox, ReserveAndRecord, SweepHolds],
-        ...[PostgresOrders, PostgresOutbox],
+        ...[ChangeOrder, MoveMoney, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
+        ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],
+        ...[PostgresOrders, PostgresOutbox, PostgresSagas],
+        ...[MoneyMoves, ParkedSagas, Sagas].map((port) => ({ provide: port, useExisting: PostgresSagas })),
         ...[ChangeableOrders, KeptRefusals, OrderReader, PlacedOrders, VoidOrders].map((port) => ({
           provide: port,
           useExisting: PostgresOrders,
         })),
         ...[EventFeed, Outbox].map((port) => ({ provide: port, useExisting: PostgresOutbox })),
         { provide: sweepInterval, useValue: options.ORDER_SWEEP_MS },
+        { provide: payWithin, useValue: options.ORDER_PAY_WITHIN_MS },
+        { provide: sagaLease, useValue: options.ORDER_SAGA_LEASE_MS },
+        {
+          provide: MessagingPayment,
+          inject: [Messenger],
+          useFactory: (messenger: Messenger) =>
+            new MessagingPayment(
+              messenger.clientFor(paymentContract, options.PAYMENT_AT, { balance: options.PAYMENT_BALANCE }),
+            ),
+        },
+        ...[PaymentLookup, PaymentPerformer].map((port) => ({ provide: port, useExisting: MessagingPayment })),
         {
           provide: MessagingStock,
           inject: [Messenger],

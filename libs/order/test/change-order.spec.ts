@@ -44,10 +44,10 @@ const keyed = (operation: string, idempotencyKey: string, command = 'f'): KeyedC
 
 /** What the relay is told about an order, in the order of telling. */
 const toldAbout = async ({ order_id }: Order): Promise<{ version: number; kind: string | undefined }[]> => {
-  const rows = await one.sql.query<Pick<HistoryEntry, 'version' | 'type' | 'data'>>(
+  const rows = await one.sql.query<Pick<HistoryEntry, 'version' | 'type' | 'status' | 'data'>>(
     {
       name: 'test-told',
-      text: 'SELECT version, type, data FROM orders.events WHERE order_id = $1 ORDER BY xid, id',
+      text: 'SELECT version, type, status, data FROM orders.events WHERE order_id = $1 ORDER BY xid, id',
     },
     [order_id],
   );

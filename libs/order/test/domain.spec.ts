@@ -199,6 +199,8 @@ const everyPartOf = (order: Order): Order[] => {
   return some;
 };
 
+const effectOf = ({ order: { status }, entry }: OrderChange) => stockEffectOf({ ...entry, status });
+
 describe('units', () => {
   const order = orderOf(['a', 3], ['b', 1], ['a', 2]);
   const fulfilled = (of: Order): number[] => of.lines.map((it) => it.fulfilled);
@@ -206,7 +208,7 @@ describe('units', () => {
   it('are taken from the lines of their product in order, or from the line that is named', () => {
     const { order: after, entry } = fulfilOrder(order, [{ product_id: 'a', quantity: 4 }], later)!;
     expect(fulfilled(after)).toEqual([3, 0, 1]);
-    expect(stockEffectOf(entry)).toEqual({
+    expect(effectOf({ order: after, entry })).toEqual({
       kind: 'fulfil',
       lines: [
         { line: 1, product_id: 'a', quantity: 3 },
@@ -268,10 +270,8 @@ describe('a credit', () => {
             expect(Math.abs(share - fair)).toBeLessThanOrEqual(quantities.length);
           });
           expect(order.returned_total_minor).toBe(amount_minor);
-          expect(stockEffectOf(entry)).toBeUndefined();
-          expect(stockEffectOf(returnGoods(handedOver, { ...command, restock: true }, later).entry)!.kind).toBe(
-            'restock',
-          );
+          expect(effectOf({ order, entry })).toBeUndefined();
+          expect(effectOf(returnGoods(handedOver, { ...command, restock: true }, later))!.kind).toBe('restock');
         },
       ),
       { seed: testSeed() },
@@ -452,6 +452,9 @@ describe('a command', () => {
       ),
       expectedTotalMinor: fc.option(fc.nat({ max: 1 })),
       metadata: fc.dictionary(word, fc.oneof(word, fc.array(word, { maxLength: 2 })), { maxKeys: 2 }),
+      payment: fc.option(
+        fc.record({ method: fc.constantFrom('manual' as const, 'simulated' as const), token: fc.option(word) }),
+      ),
     });
     // The plain one, which looks into everything.
     const same = (one: unknown, two: unknown) => canonicalJson(one) === canonicalJson(two);

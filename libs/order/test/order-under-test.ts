@@ -4,14 +4,22 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
+import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { EventEntity, OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
+import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
 import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { RelayOutbox, type StockSettler } from '../src/use-cases/relay-outbox.js';
-import { ReserveAndRecord, type PlacedOrders, type StockHolder } from '../src/use-cases/reserve-and-record.js';
+import {
+  ReserveAndRecord,
+  payWithin,
+  type PlacedOrders,
+  type StockHolder,
+} from '../src/use-cases/reserve-and-record.js';
+import { RunSagas } from '../src/use-cases/run-sagas.js';
 import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
 
 interface Hold {
@@ -199,20 +207,22 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
       databaseFor({
         ...{ name: 'order', url, schema: 'orders' },
         entities: [OrderEntity, EventEntity],
-        migrations: [Orders1764000000002],
+        migrations: [Orders1764000000002, Sagas1764000000004],
       }),
       TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
     ],
-    providers: [PostgresOrders, PostgresOutbox],
+    providers: [PostgresOrders, PostgresOutbox, PostgresSagas, { provide: payWithin, useValue: 60_000 }],
   }).compile();
   module.useLogger(false);
   const orders = module.get(PostgresOrders);
   const outbox = module.get(PostgresOutbox);
   const of = (stock: FakeInventory, placed: PlacedOrders = orders) => {
     const relay = new RelayOutbox(outbox, stock);
+    const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
+    const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, 15_000);
     return {
       ...{ stock, relay },
-      placeOrder: new PlaceOrder(new ReserveAndRecord(placed, stock, relay)),
+      placeOrder: new PlaceOrder(new ReserveAndRecord(placed, stock, relay, sagas)),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),
     };

@@ -3,13 +3,16 @@ import type { DocumentOptions } from '#rest';
 /** How the whole API is introduced, whichever processes answer it. */
 export const apiDocument: DocumentOptions = {
   title: 'Cleave',
-  description: 'Places orders, holds stock and caches. Errors are problem documents (RFC 9457) with a stable `code`.',
+  description:
+    'Places orders, holds stock, takes payment and caches. Errors are problem documents (RFC 9457) with a stable `code`.',
   version: '1',
   tags: [
     { name: 'orders', description: 'Placed once, kept for ever' },
+    { name: 'payments', description: 'Promised, taken, given back' },
     { name: 'products', description: 'Names and prices' },
     { name: 'stock', description: 'What lies on the shelf, and what of it is promised' },
     { name: 'cache', description: 'What is read often' },
+    { name: 'dead letters', description: 'What waits for a person to decide' },
     { name: 'health', description: 'For those who operate it' },
     { name: 'problems', description: 'What the error codes mean' },
   ],

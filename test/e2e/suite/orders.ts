@@ -61,6 +61,7 @@ export const orderTests = (world: World): void => {
         ],
         adjustments: [],
         metadata: {},
+        payment_method: null,
         version: 1,
         created_at: expect.stringMatching(isoMoment),
         updated_at: placed.created_at,

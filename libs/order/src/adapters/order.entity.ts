@@ -1,5 +1,5 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
-import type { OrderStatus } from '#contracts';
+import type { OrderStatus, PaymentMethod } from '#contracts';
 import type { HistoryEntry, Order } from '../domain/order.js';
 
 type OrderLine = Order['lines'][number];
@@ -41,6 +41,9 @@ export class OrderEntity {
 
   @Column({ type: 'jsonb' })
   metadata!: Order['metadata'];
+
+  @Column({ name: 'payment_method', type: 'text', nullable: true })
+  paymentMethod!: PaymentMethod | null;
 
   @Column({ type: 'int' })
   version!: number;
@@ -112,6 +115,7 @@ export const orderOf = (row: OrderRow): Order => ({
   })),
   adjustments: row.adjustments,
   metadata: row.metadata,
+  payment_method: row.paymentMethod,
   version: row.version,
   created_at: row.createdAt,
   updated_at: row.updatedAt,

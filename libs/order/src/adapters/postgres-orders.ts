@@ -1,4 +1,4 @@
-import { Injectable } from '@nestjs/common';
+import { Inject, Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { LessThan, Not, type Repository } from 'typeorm';
 import type { OverdueHold } from '#contracts';
@@ -7,7 +7,13 @@ import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange } from '../use-cases/change-order.js';
 import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
-import type { OrderRecord, PlacedOrders, StoredAnswer, StoredRefusal } from '../use-cases/reserve-and-record.js';
+import {
+  payWithin,
+  type OrderRecord,
+  type PlacedOrders,
+  type StoredAnswer,
+  type StoredRefusal,
+} from '../use-cases/reserve-and-record.js';
 import type { VoidOrders } from '../use-cases/sweep-holds.js';
 import { EventEntity, OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
 
@@ -24,6 +30,7 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
     @InjectRepository(OrderEntity, 'order') private readonly orders: Repository<OrderEntity>,
     @InjectRepository(EventEntity, 'order') private readonly events: Repository<EventEntity>,
     @InjectSql('order') private readonly sql: Sql,
+    @Inject(payWithin) private readonly payWithinMs: number,
   ) {}
 
   async find(tenantId: string, orderId: string): Promise<Order | undefined> {
@@ -93,6 +100,9 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       records.map((it) => it.idempotencyKey),
       records.map((it) => it.fingerprint),
       records.map(({ order }) => order.created_at),
+      records.map(({ order }) => order.payment_method),
+      records.map(({ saga }) => (saga ? JSON.stringify(saga) : null)),
+      this.payWithinMs,
     ]);
     return new Set(rows.map((row) => row.order_id));
   }
@@ -177,8 +187,8 @@ const byId = {
   name: 'order-by-id',
   text: `
     SELECT order_id AS "orderId", status, customer_id AS "customerId", reference, currency, total_minor AS "totalMinor",
-      returned_total_minor AS "returnedTotalMinor", lines, adjustments, metadata, version, created_at AS "createdAt",
-      updated_at AS "updatedAt"
+      returned_total_minor AS "returnedTotalMinor", lines, adjustments, metadata,
+      payment_method AS "paymentMethod", version, created_at AS "createdAt", updated_at AS "updatedAt"
     FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2)`,
 };
 
@@ -211,14 +221,16 @@ const record = {
   text: `
     WITH wanted AS (
       SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
-        $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::uuid[], $13::text[], $14::uuid[], $15::timestamptz[])
+        $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::uuid[], $13::text[], $14::uuid[], $15::timestamptz[], $16::text[],
+        $17::jsonb[])
         AS w(order_id, account_id, customer_id, reference, status, currency, total_minor, lines, adjustments, metadata,
-             reservation_id, idempotency_key, fingerprint, at)
+             reservation_id, idempotency_key, fingerprint, at, payment_method, saga)
     ), recorded AS (
       INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, reference, status, currency, total_minor,
-        lines, adjustments, metadata, version, reservation_id, idempotency_key, fingerprint, created_at, updated_at)
+        lines, adjustments, metadata, payment_method, version, reservation_id, idempotency_key, fingerprint, created_at,
+        updated_at)
       SELECT $1, order_id, account_id, customer_id, reference, status, currency, total_minor, lines, adjustments,
-        metadata, 1, reservation_id, idempotency_key, fingerprint, at, at
+        metadata, payment_method, 1, reservation_id, idempotency_key, fingerprint, at, at
       FROM wanted w
       WHERE (
         SELECT r.fingerprint FROM orders.refusals r
@@ -226,10 +238,15 @@ const record = {
       ) IS NULL
       ORDER BY account_id COLLATE "C", idempotency_key COLLATE "C", order_id
       ON CONFLICT DO NOTHING
-      RETURNING order_id, status, reservation_id, created_at
+      RETURNING order_id, status, reservation_id, created_at, payment_method
     ), announced AS (
       INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
       SELECT $1, order_id, 1, reservation_id, 'placed', status, '{}', created_at FROM recorded
+    ), begun AS (
+      INSERT INTO orders.sagas (tenant_id, saga_id, order_id, definition, version, step, data, deadline_at)
+      SELECT $1, r.order_id, r.order_id, w.saga->>'definition', (w.saga->>'version')::int, w.saga->>'step',
+        w.saga->'data', now() + $18::bigint * interval '1 millisecond'
+      FROM recorded r JOIN wanted w USING (order_id) WHERE r.payment_method IS NOT NULL
     )
     SELECT order_id FROM recorded`,
 };
@@ -262,13 +279,23 @@ const versionOf = {
     WHERE tenant_id = $1 AND account_id = $2 AND operation = $3 AND idempotency_key = $4`,
 };
 
+/**
+ * A cancelled order has its purchase undone, from whatever step it has come to. The saga is locked before the order, as
+ * by whoever leads it, and its epoch keeps out who does so at the moment.
+ */
 const save = {
   name: 'order-save',
   text: `
-    WITH changed AS (
+    WITH fenced AS MATERIALIZED (
+      SELECT 1 FROM orders.sagas WHERE tenant_id = $1 AND saga_id = $2 AND $8 = 'cancelled' FOR NO KEY UPDATE
+    ), changed AS (
       UPDATE orders.orders SET status = $4, returned_total_minor = $5, lines = $6, updated_at = $7, version = version + 1
-      WHERE tenant_id = $1 AND order_id = $2 AND version = $3
+      WHERE tenant_id = $1 AND order_id = $2 AND version = $3 AND (SELECT count(*) FROM fenced) >= 0
       RETURNING order_id, version, status, reservation_id, updated_at
+    ), reversing AS (
+      UPDATE orders.sagas SET step = 'reverse', state = 'running', attempts = 0, epoch = epoch + 1, due_at = now(),
+        lease_until = '-infinity', updated_at = now()
+      WHERE tenant_id = $1 AND saga_id = $2 AND $8 = 'cancelled' AND EXISTS (SELECT FROM changed)
     ), answered AS (
       INSERT INTO orders.keyed_changes (tenant_id, account_id, operation, idempotency_key, fingerprint, order_id, version)
       SELECT $1, $10, $11, $12, $13, order_id, version FROM changed WHERE $12::text IS NOT NULL

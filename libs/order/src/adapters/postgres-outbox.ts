@@ -46,7 +46,8 @@ const acquire = {
 const read = {
   name: 'order-outbox-read',
   text: `
-    SELECT e.xid::text, e.id::text, e.tenant_id AS tenant, e.reservation_id AS "reservationId", e.version, e.type, e.data
+    SELECT e.xid::text, e.id::text, e.tenant_id AS tenant, e.reservation_id AS "reservationId", e.version, e.type, e.status,
+      e.data
     FROM orders.events e
     WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY e.xid, e.id LIMIT $3`,

@@ -147,6 +147,14 @@ const effectOf = (order: Order, { type, data }: OrderChange['entry']): Partial<O
   switch (type) {
     case 'placed':
       return {};
+    case 'payment-authorised':
+      return { status: 'confirmed' };
+    case 'payment-captured':
+    case 'payment-reversed':
+    case 'refunded':
+      return {};
+    case 'payment-declined':
+    case 'payment-failed':
     case 'cancelled':
       return { status: 'cancelled' };
     case 'fulfilled': {
@@ -170,14 +178,24 @@ const effectOf = (order: Order, { type, data }: OrderChange['entry']): Partial<O
 export const replay = (placed: Order, entries: readonly Pick<HistoryEntry, 'type' | 'data' | 'at'>[]): Order =>
   entries.reduce((order, entry) => (entry.type === 'placed' ? order : become(order, entry.at, entry).order), placed);
 
-/** What an entry of an order's history means for the stock held for it. */
+/** What an entry of an order's history means for the stock held for it: for good once the order is confirmed. */
 export const stockEffectOf = ({
   type,
+  status,
   data,
-}: OrderChange['entry']): { kind: 'confirm' | 'release' | 'fulfil' | 'restock'; lines?: LineUnits[] } | undefined => {
+}: Pick<HistoryEntry, 'type' | 'status' | 'data'>):
+  { kind: 'confirm' | 'release' | 'fulfil' | 'restock'; lines?: LineUnits[] } | undefined => {
   switch (type) {
     case 'placed':
+      return status === 'pending' ? undefined : { kind: 'confirm' };
+    case 'payment-authorised':
       return { kind: 'confirm' };
+    case 'payment-captured':
+    case 'payment-reversed':
+    case 'refunded':
+      return undefined;
+    case 'payment-declined':
+    case 'payment-failed':
     case 'cancelled':
       return { kind: 'release' };
     case 'fulfilled':

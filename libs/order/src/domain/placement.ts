@@ -1,5 +1,5 @@
 import { hash } from 'node:crypto';
-import { CleaveError, type PlaceOrderRequest, type ReservationRequest } from '#contracts';
+import { CleaveError, type PaymentMethod, type PlaceOrderRequest, type ReservationRequest } from '#contracts';
 import type { Order } from './order.js';
 import { uuidOfHash } from './uuid.js';
 
@@ -11,6 +11,7 @@ export interface PlacementCommand {
   adjustments: Order['adjustments'];
   expectedTotalMinor: number | null;
   metadata: Record<string, unknown>;
+  payment: { method: PaymentMethod; token: string | null } | null;
 }
 
 /** Name, price and currency of a product, as they were when the stock was held. */
@@ -35,6 +36,7 @@ export const commandOf = (request: PlaceOrderRequest): PlacementCommand => {
     adjustments,
     expectedTotalMinor: request.expected_total_minor ?? null,
     metadata: request.metadata ?? {},
+    payment: request.payment ? { method: request.payment.method, token: request.payment.token ?? null } : null,
   };
 };
 
@@ -71,6 +73,7 @@ export const canonicalPlacement = ({ metadata, lines, adjustments, ...rest }: Pl
     adjustments.map((it) => [it.kind, it.label, it.amount_minor]),
     rest.expectedTotalMinor,
     canonicalJson(metadata),
+    ...(rest.payment ? [[rest.payment.method, rest.payment.token]] : []),
   ]);
 
 /** The first half of SHA-256, as a UUID: two commands that were not made to collide do not. */
@@ -146,7 +149,7 @@ export const placedOrder = (
   });
   return {
     order_id: orderId,
-    status: 'confirmed',
+    status: command.payment ? 'pending' : 'confirmed',
     customer_id: command.customerId,
     reference: command.reference,
     currency: products.get(command.lines[0]!.product_id)!.currency,
@@ -156,6 +159,7 @@ export const placedOrder = (
     lines,
     adjustments: command.adjustments,
     metadata: command.metadata,
+    payment_method: command.payment?.method ?? null,
     version: 1,
     created_at: at,
     updated_at: at,
@@ -165,7 +169,7 @@ export const placedOrder = (
 /** The order as it was answered when it was placed, told from what became of it: that answer is not kept twice. */
 export const asPlaced = (order: Order): Order => ({
   ...order,
-  status: 'confirmed',
+  status: order.payment_method === null ? 'confirmed' : 'pending',
   returned_total_minor: 0,
   lines: order.lines.map((line) => ({ ...line, fulfilled: 0, returned: 0 })),
   version: 1,

@@ -207,7 +207,7 @@ export class OrdersController {
 }
 
 /** Order ids are opaque to callers: what cannot be one names no order. */
-const known = (id: string): string => {
+export const known = (id: string): string => {
   if (z.uuid().safeParse(id).success) return id.toLowerCase();
   throw new CleaveError('order-not-found', 'There is no order with this id.');
 };

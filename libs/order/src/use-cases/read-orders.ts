@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type OrderStatus } from '#contracts';
+import { CleaveError, type OrderStatus, type PaymentDocument } from '#contracts';
 import type { HistoryEntry, Order } from '../domain/order.js';
 
 export interface OrderFilter {
@@ -16,10 +16,18 @@ export abstract class OrderReader {
   abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
 }
 
-/** Reads orders: one, many, or the history of one. */
+/** Knows what became of payments. */
+export abstract class PaymentLookup {
+  abstract of(tenant: string, orderId: string): Promise<PaymentDocument | undefined>;
+}
+
+/** Reads orders: one, many, or the history or the payment of one. */
 @Injectable()
 export class ReadOrders {
-  constructor(private readonly orders: OrderReader) {}
+  constructor(
+    private readonly orders: OrderReader,
+    private readonly payments: PaymentLookup,
+  ) {}
 
   async one(tenant: string, orderId: string): Promise<Order> {
     const order = await this.orders.find(tenant, orderId);
@@ -43,5 +51,13 @@ export class ReadOrders {
     const entries = await this.orders.history(tenant, orderId);
     if (entries.length === 0) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
     return entries;
+  }
+
+  async payment(tenant: string, orderId: string): Promise<PaymentDocument> {
+    const { payment_method } = await this.one(tenant, orderId);
+    const payment = payment_method === null ? undefined : await this.payments.of(tenant, orderId);
+    if (payment) return payment;
+    const why = payment_method === null ? 'The order is paid elsewhere.' : 'Nothing was asked of the provider yet.';
+    throw new CleaveError('payment-not-found', why);
   }
 }

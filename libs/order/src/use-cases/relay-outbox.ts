@@ -17,7 +17,7 @@ export interface Lease {
 }
 
 /** An event of an order, as the relay needs it. */
-export interface OutboxEvent extends Position, Pick<HistoryEntry, 'type' | 'data' | 'version'> {
+export interface OutboxEvent extends Position, Pick<HistoryEntry, 'type' | 'status' | 'data' | 'version'> {
   tenant: string;
   reservationId: string;
 }
@@ -152,8 +152,8 @@ export class RelayOutbox implements OnApplicationBootstrap, BeforeApplicationShu
   }
 }
 
-const effectsOf = ({ type, data, version, reservationId }: OutboxEvent): StockEffect[] => {
-  const effect = stockEffectOf({ type, data });
+const effectsOf = ({ version, reservationId, ...entry }: OutboxEvent): StockEffect[] => {
+  const effect = stockEffectOf(entry);
   if (!effect) return [];
   const { kind, lines } = effect;
   const units = lines && { lines: lines.map(({ product_id, quantity }) => ({ product_id, quantity })) };

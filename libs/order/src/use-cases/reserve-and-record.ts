@@ -9,7 +9,9 @@ import {
   reservationIdOf,
   type PlacementCommand,
 } from '../domain/placement.js';
+import { begin, purchaseOf } from '../domain/sagas.js';
 import { RelayOutbox } from './relay-outbox.js';
+import { RunSagas, type SagaData } from './run-sagas.js';
 
 /** A request for an order, admitted. */
 export interface Placement {
@@ -40,7 +42,12 @@ export type StoredAnswer = { fingerprint: string } & ({ order: Order } | { refus
 export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey' | 'fingerprint'> {
   order: Order;
   reservationId: string;
+  /** What leads its payment, where that is a concern of ours. */
+  saga?: (ReturnType<typeof begin> & { data: SagaData }) | undefined;
 }
+
+/** How long an order waits for its payment to be promised, in milliseconds. */
+export const payWithin = Symbol('pay within');
 
 type Keyed = Placement & { idempotencyKey: string };
 
@@ -99,6 +106,7 @@ export class ReserveAndRecord {
     private readonly orders: PlacedOrders,
     private readonly stock: StockHolder,
     private readonly relay: RelayOutbox,
+    private readonly sagas: RunSagas,
   ) {}
 
   /** @returns what became of each, in the order given; an error is that placement's alone */
@@ -167,7 +175,8 @@ export class ReserveAndRecord {
       if (decision.outcome === 'held') {
         // The id that the first try of the reservation came with: this may not be the first.
         const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
-        held.push({ it: { ...it, orderId: order.order_id }, record: { ...placement, reservationId, order } });
+        const record = { ...placement, reservationId, order, saga: sagaOf(placement.command, order) };
+        held.push({ it: { ...it, orderId: order.order_id }, record });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
       } else {
@@ -204,6 +213,7 @@ export class ReserveAndRecord {
       held.map(({ record }) => record),
     );
     this.relay.wake();
+    if (held.some(({ record }) => record.saga !== undefined)) this.sagas.wake();
     const lost: Try[] = [];
     for (const { it, record } of held)
       if (recorded.has(it.orderId)) results.set(it.placement, { order: record.order, replayed: false });
@@ -253,6 +263,11 @@ export class ReserveAndRecord {
     return others;
   }
 }
+
+const sagaOf = ({ payment }: PlacementCommand, { total_minor, currency }: Order): OrderRecord['saga'] =>
+  payment
+    ? { ...begin(purchaseOf(payment.method)), data: { ...payment, amount_minor: total_minor, currency } }
+    : undefined;
 
 const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
 

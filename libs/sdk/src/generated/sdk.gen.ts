@@ -9,6 +9,9 @@ import type {
   CancelOrderData,
   CancelOrderErrors,
   CancelOrderResponses,
+  CapturePaymentData,
+  CapturePaymentErrors,
+  CapturePaymentResponses,
   DeleteCacheEntryData,
   DeleteCacheEntryErrors,
   DeleteCacheEntryResponses,
@@ -30,6 +33,9 @@ import type {
   GetOrderHistoryErrors,
   GetOrderHistoryResponses,
   GetOrderResponses,
+  GetPaymentData,
+  GetPaymentErrors,
+  GetPaymentResponses,
   GetProductData,
   GetProductErrors,
   GetProductResponses,
@@ -39,6 +45,9 @@ import type {
   GetStockData,
   GetStockErrors,
   GetStockResponses,
+  ListDeadLettersData,
+  ListDeadLettersErrors,
+  ListDeadLettersResponses,
   ListEventsData,
   ListEventsErrors,
   ListEventsResponses,
@@ -69,6 +78,15 @@ import type {
   PutStockData,
   PutStockErrors,
   PutStockResponses,
+  RefundPaymentData,
+  RefundPaymentErrors,
+  RefundPaymentResponses,
+  ResolveDeadLetterData,
+  ResolveDeadLetterErrors,
+  ResolveDeadLetterResponses,
+  RetryDeadLetterData,
+  RetryDeadLetterErrors,
+  RetryDeadLetterResponses,
   ReturnGoodsData,
   ReturnGoodsErrors,
   ReturnGoodsResponses,
@@ -127,6 +145,43 @@ export const putCacheEntry = <ThrowOnError extends boolean = false>(
       'Content-Type': 'application/json',
       ...options.headers,
     },
+  });
+
+/**
+ * List what waits for a person
+ */
+export const listDeadLetters = <ThrowOnError extends boolean = false>(
+  options?: Options<ListDeadLettersData, ThrowOnError>,
+): RequestResult<ListDeadLettersResponses, ListDeadLettersErrors, ThrowOnError> =>
+  (options?.client ?? client).get<ListDeadLettersResponses, ListDeadLettersErrors, ThrowOnError>({
+    url: '/dead-letters',
+    ...options,
+  });
+
+/**
+ * Close it: what was to be done was done elsewhere
+ */
+export const resolveDeadLetter = <ThrowOnError extends boolean = false>(
+  options: Options<ResolveDeadLetterData, ThrowOnError>,
+): RequestResult<ResolveDeadLetterResponses, ResolveDeadLetterErrors, ThrowOnError> =>
+  (options.client ?? client).post<ResolveDeadLetterResponses, ResolveDeadLetterErrors, ThrowOnError>({
+    url: '/dead-letters/{id}/resolve',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * Try it anew
+ */
+export const retryDeadLetter = <ThrowOnError extends boolean = false>(
+  options: Options<RetryDeadLetterData, ThrowOnError>,
+): RequestResult<RetryDeadLetterResponses, RetryDeadLetterErrors, ThrowOnError> =>
+  (options.client ?? client).post<RetryDeadLetterResponses, RetryDeadLetterErrors, ThrowOnError>({
+    url: '/dead-letters/{id}/retry',
+    ...options,
   });
 
 /**
@@ -233,6 +288,23 @@ export const cancelOrder = <ThrowOnError extends boolean = false>(
   });
 
 /**
+ * Take money that is authorised, or note that it came
+ *
+ * For orders that are paid on account; the money of others is taken when they are confirmed.
+ */
+export const capturePayment = <ThrowOnError extends boolean = false>(
+  options: Options<CapturePaymentData, ThrowOnError>,
+): RequestResult<CapturePaymentResponses, CapturePaymentErrors, ThrowOnError> =>
+  (options.client ?? client).post<CapturePaymentResponses, CapturePaymentErrors, ThrowOnError>({
+    url: '/orders/{id}/captures',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
  * Hand over an order, or some of its units
  *
  * Without lines, all that remains is handed over; an order that is handed over already is answered as it is.
@@ -258,6 +330,34 @@ export const getOrderHistory = <ThrowOnError extends boolean = false>(
   (options.client ?? client).get<GetOrderHistoryResponses, GetOrderHistoryErrors, ThrowOnError>({
     url: '/orders/{id}/history',
     ...options,
+  });
+
+/**
+ * Read what became of the payment of an order
+ */
+export const getPayment = <ThrowOnError extends boolean = false>(
+  options: Options<GetPaymentData, ThrowOnError>,
+): RequestResult<GetPaymentResponses, GetPaymentErrors, ThrowOnError> =>
+  (options.client ?? client).get<GetPaymentResponses, GetPaymentErrors, ThrowOnError>({
+    url: '/orders/{id}/payment',
+    ...options,
+  });
+
+/**
+ * Give money back
+ *
+ * Never more than was taken. Goods that come back are another decision: a return.
+ */
+export const refundPayment = <ThrowOnError extends boolean = false>(
+  options: Options<RefundPaymentData, ThrowOnError>,
+): RequestResult<RefundPaymentResponses, RefundPaymentErrors, ThrowOnError> =>
+  (options.client ?? client).post<RefundPaymentResponses, RefundPaymentErrors, ThrowOnError>({
+    url: '/orders/{id}/refunds',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
   });
 
 /**

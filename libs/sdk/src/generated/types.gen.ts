@@ -36,6 +36,43 @@ export type CancelOrderRequest = {
   reason?: string;
 };
 
+export type CaptureRequest = {
+  /**
+   * All that is authorised and not captured yet when left out.
+   */
+  amount_minor?: number;
+};
+
+export type DeadLetter = {
+  saga_id: string;
+  order_id: string;
+  /**
+   * What was to be led to its end, such as `purchase`.
+   */
+  saga: string;
+  /**
+   * Where it came to a halt.
+   */
+  step: string;
+  attempts: number;
+  /**
+   * Why it did not go on.
+   */
+  result: {
+    [key: string]: unknown;
+  };
+  created_at: string;
+  updated_at: string;
+};
+
+export type DeadLetterPage = {
+  data: Array<DeadLetter>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
 export type EventPage = {
   data: Array<OrderEvent>;
   /**
@@ -97,7 +134,17 @@ export type HistoryEntry = {
    * The version of the order that this entry led to.
    */
   version: number;
-  type: 'placed' | 'cancelled' | 'fulfilled' | 'returned';
+  type:
+    | 'placed'
+    | 'payment-authorised'
+    | 'payment-declined'
+    | 'payment-captured'
+    | 'payment-failed'
+    | 'payment-reversed'
+    | 'refunded'
+    | 'cancelled'
+    | 'fulfilled'
+    | 'returned';
   /**
    * The status that this entry led to.
    */
@@ -106,6 +153,20 @@ export type HistoryEntry = {
     [key: string]: unknown;
   };
   at: string;
+};
+
+export type MoneyMove = {
+  move_id: string;
+  order_id: string;
+  kind: 'capture' | 'refund';
+  /**
+   * What was moved; null while that is not decided.
+   */
+  amount_minor: number | null;
+  /**
+   * Pending until the provider has decided: the same request again tells what became of it.
+   */
+  status: 'pending' | 'succeeded';
 };
 
 export type Order = {
@@ -128,6 +189,10 @@ export type Order = {
     [key: string]: unknown;
   };
   /**
+   * How it is paid; null where that is no concern of ours.
+   */
+  payment_method: 'manual' | 'simulated' | null;
+  /**
    * Counts the changes of the order; the ETag carries it.
    */
   version: number;
@@ -144,7 +209,17 @@ export type OrderEvent = {
    * Pass it as `after` to go on behind this event.
    */
   cursor: string;
-  type: 'order.placed' | 'order.cancelled' | 'order.fulfilled' | 'order.returned';
+  type:
+    | 'order.placed'
+    | 'order.payment-authorised'
+    | 'order.payment-declined'
+    | 'order.payment-captured'
+    | 'order.payment-failed'
+    | 'order.payment-reversed'
+    | 'order.refunded'
+    | 'order.cancelled'
+    | 'order.fulfilled'
+    | 'order.returned';
   order_id: string;
   version: number;
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
@@ -185,6 +260,53 @@ export type OrderPage = {
   next_cursor: string | null;
 };
 
+export type Payment = {
+  order_id: string;
+  method: 'manual' | 'simulated';
+  currency: string;
+  /**
+   * What the order comes to.
+   */
+  amount_minor: number;
+  /**
+   * What the provider has promised.
+   */
+  authorised_minor: number;
+  /**
+   * What was taken, refunds not subtracted.
+   */
+  captured_minor: number;
+  /**
+   * What was given back.
+   */
+  refunded_minor: number;
+  /**
+   * Nothing is taken any more: the order was cancelled.
+   */
+  reversed: boolean;
+  /**
+   * What was asked of the provider, oldest first.
+   */
+  operations: Array<PaymentOperation>;
+  created_at: string;
+  updated_at: string;
+};
+
+export type PaymentOperation = {
+  operation_id: string;
+  kind: 'authorise' | 'capture' | 'refund' | 'void';
+  amount_minor: number;
+  /**
+   * Open until the provider has said what became of it.
+   */
+  state: 'open' | 'succeeded' | 'refused';
+  /**
+   * Why it was refused.
+   */
+  reason: string | null;
+  at: string;
+};
+
 export type PlaceOrderOfLines = {
   /**
    * Case-sensitive. An integer is taken as its decimal string.
@@ -220,6 +342,16 @@ export type PlaceOrderOfLines = {
   metadata?: {
     [key: string]: unknown;
   };
+  /**
+   * How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order is `confirmed` at once and money is no concern of ours.
+   */
+  payment?: {
+    method: 'manual' | 'simulated';
+    /**
+     * What stands for the means of payment with the provider.
+     */
+    token?: string;
+  };
 };
 
 export type PlaceOrderOfOneProduct = {
@@ -250,6 +382,16 @@ export type PlaceOrderOfOneProduct = {
    */
   metadata?: {
     [key: string]: unknown;
+  };
+  /**
+   * How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order is `confirmed` at once and money is no concern of ours.
+   */
+  payment?: {
+    method: 'manual' | 'simulated';
+    /**
+     * What stands for the means of payment with the provider.
+     */
+    token?: string;
   };
 };
 
@@ -348,6 +490,18 @@ export type PutStockRequest = {
    * What was counted on the shelf.
    */
   on_hand: number;
+};
+
+export type RefundRequest = {
+  amount_minor: number;
+  reason: string;
+};
+
+export type ResolveDeadLetterRequest = {
+  /**
+   * What was done about it; it is kept.
+   */
+  note: string;
 };
 
 export type ReturnOrderRequest = {
@@ -517,6 +671,142 @@ export type PutCacheEntryResponses = {
 };
 
 export type PutCacheEntryResponse = PutCacheEntryResponses[keyof PutCacheEntryResponses];
+
+export type ListDeadLettersData = {
+  body?: never;
+  path?: never;
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/dead-letters';
+};
+
+export type ListDeadLettersErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListDeadLettersError = ListDeadLettersErrors[keyof ListDeadLettersErrors];
+
+export type ListDeadLettersResponses = {
+  /**
+   * One page
+   */
+  200: DeadLetterPage;
+};
+
+export type ListDeadLettersResponse = ListDeadLettersResponses[keyof ListDeadLettersResponses];
+
+export type ResolveDeadLetterData = {
+  body: ResolveDeadLetterRequest;
+  path: {
+    /**
+     * The `saga_id` of the list.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/dead-letters/{id}/resolve';
+};
+
+export type ResolveDeadLetterErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `dead-letter-not-found`: There is no such dead letter
+   */
+  404: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ResolveDeadLetterError = ResolveDeadLetterErrors[keyof ResolveDeadLetterErrors];
+
+export type ResolveDeadLetterResponses = {
+  /**
+   * It is closed
+   */
+  204: void;
+};
+
+export type ResolveDeadLetterResponse = ResolveDeadLetterResponses[keyof ResolveDeadLetterResponses];
+
+export type RetryDeadLetterData = {
+  body?: never;
+  path: {
+    /**
+     * The `saga_id` of the list.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/dead-letters/{id}/retry';
+};
+
+export type RetryDeadLetterErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `dead-letter-not-found`: There is no such dead letter
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RetryDeadLetterError = RetryDeadLetterErrors[keyof RetryDeadLetterErrors];
+
+export type RetryDeadLetterResponses = {
+  /**
+   * It is being tried
+   */
+  204: void;
+};
+
+export type RetryDeadLetterResponse = RetryDeadLetterResponses[keyof RetryDeadLetterResponses];
 
 export type ListEventsData = {
   body?: never;
@@ -914,6 +1204,78 @@ export type CancelOrderResponses = {
 
 export type CancelOrderResponse = CancelOrderResponses[keyof CancelOrderResponses];
 
+export type CapturePaymentData = {
+  body?: CaptureRequest;
+  headers: {
+    /**
+     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
+     */
+    'Idempotency-Key': string;
+  };
+  path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/orders/{id}/captures';
+};
+
+export type CapturePaymentErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `idempotency-key-required`: This operation needs an Idempotency-Key
+   *
+   * `invalid-idempotency-key`: The Idempotency-Key is malformed
+   */
+  400: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   *
+   * `payment-not-found`: There is no payment for this order
+   */
+  404: Problem;
+  /**
+   * `payment-refused`: The money cannot be moved
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
+   */
+  422: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CapturePaymentError = CapturePaymentErrors[keyof CapturePaymentErrors];
+
+export type CapturePaymentResponses = {
+  /**
+   * What became of it
+   */
+  201: MoneyMove;
+};
+
+export type CapturePaymentResponse = CapturePaymentResponses[keyof CapturePaymentResponses];
+
 export type FulfilOrderData = {
   body?: FulfilOrderRequest;
   headers?: {
@@ -1033,6 +1395,124 @@ export type GetOrderHistoryResponses = {
 };
 
 export type GetOrderHistoryResponse = GetOrderHistoryResponses[keyof GetOrderHistoryResponses];
+
+export type GetPaymentData = {
+  body?: never;
+  path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/orders/{id}/payment';
+};
+
+export type GetPaymentErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   *
+   * `payment-not-found`: There is no payment for this order
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetPaymentError = GetPaymentErrors[keyof GetPaymentErrors];
+
+export type GetPaymentResponses = {
+  /**
+   * The payment
+   */
+  200: Payment;
+};
+
+export type GetPaymentResponse = GetPaymentResponses[keyof GetPaymentResponses];
+
+export type RefundPaymentData = {
+  body: RefundRequest;
+  headers: {
+    /**
+     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
+     */
+    'Idempotency-Key': string;
+  };
+  path: {
+    /**
+     * The `order_id` that placing the order answered.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/orders/{id}/refunds';
+};
+
+export type RefundPaymentErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `idempotency-key-required`: This operation needs an Idempotency-Key
+   *
+   * `invalid-idempotency-key`: The Idempotency-Key is malformed
+   */
+  400: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   *
+   * `payment-not-found`: There is no payment for this order
+   */
+  404: Problem;
+  /**
+   * `payment-refused`: The money cannot be moved
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
+   */
+  422: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RefundPaymentError = RefundPaymentErrors[keyof RefundPaymentErrors];
+
+export type RefundPaymentResponses = {
+  /**
+   * What became of it
+   */
+  201: MoneyMove;
+};
+
+export type RefundPaymentResponse = RefundPaymentResponses[keyof RefundPaymentResponses];
 
 export type ReturnGoodsData = {
   body: ReturnOrderRequest;

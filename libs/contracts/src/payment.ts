@@ -1,0 +1,109 @@
+import { z } from 'zod';
+import { contract } from './operation.js';
+import { amountMinor, currency, limits, moment, nonNegativeAmountMinor, wholeNumber } from './values.js';
+
+/**
+ * The ways to pay, and when the money of a confirmed order is taken: at once by us, or when somebody tells us that it
+ * came, as with an invoice.
+ */
+export const paymentMethods = {
+  manual: { capture: 'on-request' },
+  simulated: { capture: 'at-once' },
+} as const satisfies Record<string, { capture: 'at-once' | 'on-request' }>;
+export type PaymentMethod = keyof typeof paymentMethods;
+
+export const paymentMethod = z.enum(Object.keys(paymentMethods) as [PaymentMethod, ...PaymentMethod[]]);
+
+/** An amount that moves: nothing is not moved. */
+export const movedAmountMinor = wholeNumber(1);
+
+export const paymentOperationKinds = ['authorise', 'capture', 'refund', 'void'] as const;
+
+const paymentOperation = z
+  .object({
+    operation_id: z.uuid(),
+    kind: z.enum(paymentOperationKinds),
+    amount_minor: nonNegativeAmountMinor,
+    state: z.enum(['open', 'succeeded', 'refused']).meta({
+      description: 'Open until the provider has said what became of it.',
+    }),
+    reason: z.string().nullable().meta({ description: 'Why it was refused.' }),
+    at: moment,
+  })
+  .meta({ id: 'PaymentOperation' });
+
+export const payment = z
+  .object({
+    order_id: z.uuid(),
+    method: paymentMethod,
+    currency,
+    amount_minor: nonNegativeAmountMinor.meta({ description: 'What the order comes to.' }),
+    authorised_minor: nonNegativeAmountMinor.meta({ description: 'What the provider has promised.' }),
+    captured_minor: nonNegativeAmountMinor.meta({ description: 'What was taken, refunds not subtracted.' }),
+    refunded_minor: nonNegativeAmountMinor.meta({ description: 'What was given back.' }),
+    reversed: z.boolean().meta({ description: 'Nothing is taken any more: the order was cancelled.' }),
+    operations: z.array(paymentOperation).meta({ description: 'What was asked of the provider, oldest first.' }),
+    created_at: moment,
+    updated_at: moment,
+  })
+  .meta({ id: 'Payment' });
+export type PaymentDocument = z.output<typeof payment>;
+
+const operationId = z.uuid().toLowerCase();
+const asked = { operation_id: operationId, order_id: z.uuid() };
+
+/** What is asked of a payment. The id names it for ever: asked again, it is not done again. */
+const paymentRequest = z.discriminatedUnion('kind', [
+  z.object({
+    ...asked,
+    kind: z.literal('authorise'),
+    method: paymentMethod,
+    /** What stands for the means of payment with the provider. */
+    token: z.string().max(limits.textLength).nullable(),
+    amount_minor: amountMinor.min(0),
+    currency,
+  }),
+  /** Without an amount, all that is authorised and not captured yet. */
+  z.object({ ...asked, kind: z.literal('capture'), amount_minor: movedAmountMinor.nullable() }),
+  z.object({ ...asked, kind: z.literal('refund'), amount_minor: movedAmountMinor }),
+  /**
+   * Undoes the payment, whatever has become of it: voids it where nothing was captured and refunds what was captured
+   * otherwise. What comes before its authorisation keeps that from ever happening.
+   */
+  z.object({ ...asked, kind: z.literal('reverse') }),
+]);
+export type PaymentRequest = z.output<typeof paymentRequest>;
+
+const paymentOutcome = z.discriminatedUnion('outcome', [
+  /** `amount_minor` is what was moved. */
+  z.object({ outcome: z.literal('succeeded'), amount_minor: nonNegativeAmountMinor }),
+  z.object({ outcome: z.literal('refused'), reason: z.string() }),
+  /** Not known yet: ask the same again. */
+  z.object({ outcome: z.literal('open'), reason: z.string() }),
+]);
+export type PaymentOutcome = z.output<typeof paymentOutcome>;
+
+/** What payment answers to the other modules. */
+export const paymentContract = contract('payment', {
+  perform: {
+    summary:
+      'Authorises, captures, refunds and reverses payments, each by itself, in the order given. What is asked again under ' +
+      'its id gets the answer of the first time.',
+    request: z.object({ operations: z.array(paymentRequest).min(1).max(limits.batch) }),
+    /** In the order of the request. */
+    reply: z.object({ outcomes: z.array(paymentOutcome) }),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 4_194_304,
+  },
+  read: {
+    summary: 'Tells what became of the payment of an order; null where there is none.',
+    request: z.object({ order_id: z.uuid() }),
+    reply: z.object({ payment: payment.nullable() }),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 5_000,
+    maxBytes: 1_048_576,
+  },
+});

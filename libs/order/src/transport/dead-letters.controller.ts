@@ -1,0 +1,66 @@
+import { Body, Controller, Get, HttpCode, Param, Post, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { z } from 'zod';
+import { CleaveError, deadLetterPage, deadLetterQuery, defaultTenant, resolveDeadLetterRequest } from '#contracts';
+import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { ResolveDeadLetters } from '../use-cases/resolve-dead-letters.js';
+
+const cursor = z.object({ after: z.uuid() });
+const sagaIdParameter = z.string().meta({ description: 'The `saga_id` of the list.' });
+
+@ApiTags('dead letters')
+@Controller('dead-letters')
+export class DeadLettersController {
+  constructor(
+    private readonly deadLetters: ResolveDeadLetters,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Get()
+  @Endpoint({
+    operationId: 'listDeadLetters',
+    summary: 'List what waits for a person',
+    query: deadLetterQuery,
+    replies: { 200: { schema: deadLetterPage, description: 'One page' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(deadLetterQuery)) query: z.output<typeof deadLetterQuery>,
+  ): Promise<z.output<typeof deadLetterPage>> {
+    const after = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).after;
+    const { data, last } = await this.deadLetters.list(defaultTenant, after, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
+  }
+
+  @Post(':id/retry')
+  @HttpCode(204)
+  @Endpoint({
+    operationId: 'retryDeadLetter',
+    summary: 'Try it anew',
+    replies: { 204: { description: 'It is being tried' } },
+    errors: ['dead-letter-not-found'],
+  })
+  retry(@Param('id', valid(sagaIdParameter)) id: string): Promise<void> {
+    return this.deadLetters.retry(defaultTenant, knownSaga(id));
+  }
+
+  @Post(':id/resolve')
+  @HttpCode(204)
+  @Endpoint({
+    operationId: 'resolveDeadLetter',
+    summary: 'Close it: what was to be done was done elsewhere',
+    replies: { 204: { description: 'It is closed' } },
+    errors: ['dead-letter-not-found'],
+  })
+  resolve(
+    @Param('id', valid(sagaIdParameter)) id: string,
+    @Body(valid(resolveDeadLetterRequest)) { note }: z.output<typeof resolveDeadLetterRequest>,
+  ): Promise<void> {
+    return this.deadLetters.resolve(defaultTenant, knownSaga(id), note);
+  }
+}
+
+const knownSaga = (id: string): string => {
+  if (z.uuid().safeParse(id).success) return id.toLowerCase();
+  throw new CleaveError('dead-letter-not-found', 'There is nothing with this id.');
+};

@@ -1,0 +1,96 @@
+import { Body, Controller, Get, HttpCode, Param, Post, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import type { z } from 'zod';
+import {
+  captureRequest,
+  defaultAccount,
+  defaultTenant,
+  moneyMove,
+  orderIdParameter,
+  payment,
+  refundRequest,
+  type MoneyMove,
+} from '#contracts';
+import { Endpoint, type EndpointOptions, IdempotencyKey, valid } from '#rest';
+import { canonicalJson, fingerprintOf } from '../domain/placement.js';
+import { MoveMoney, type MoneyCommand } from '../use-cases/move-money.js';
+import { ReadOrders } from '../use-cases/read-orders.js';
+import { known } from './orders.controller.js';
+
+const moving = {
+  replies: { 201: { schema: moneyMove, description: 'What became of it' } },
+  errors: ['order-not-found', 'payment-not-found', 'payment-refused', 'idempotency-key-reused'],
+  idempotencyKey: 'required',
+} satisfies Partial<EndpointOptions>;
+
+@ApiTags('payments')
+@Controller()
+export class PaymentsController {
+  constructor(
+    private readonly readOrders: ReadOrders,
+    private readonly moveMoney: MoveMoney,
+  ) {}
+
+  @Get('orders/:id/payment')
+  @Endpoint({
+    operationId: 'getPayment',
+    summary: 'Read what became of the payment of an order',
+    replies: { 200: { schema: payment, description: 'The payment' } },
+    errors: ['order-not-found', 'payment-not-found'],
+  })
+  payment(@Param('id', valid(orderIdParameter)) id: string): Promise<z.output<typeof payment>> {
+    return this.readOrders.payment(defaultTenant, known(id));
+  }
+
+  @Post('orders/:id/captures')
+  @HttpCode(201)
+  @Endpoint({
+    operationId: 'capturePayment',
+    summary: 'Take money that is authorised, or note that it came',
+    description: 'For orders that are paid on account; the money of others is taken when they are confirmed.',
+    ...moving,
+  })
+  capture(
+    @Param('id', valid(orderIdParameter)) id: string,
+    @Body(valid(captureRequest)) { amount_minor }: z.output<typeof captureRequest>,
+    @IdempotencyKey({ required: true }) idempotencyKey: string,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<MoneyMove> {
+    const orderId = known(id);
+    const command = { kind: 'capture' as const, orderId, amountMinor: amount_minor ?? null };
+    return this.move({ ...command, ...keyed(idempotencyKey, command) }, reply);
+  }
+
+  @Post('orders/:id/refunds')
+  @HttpCode(201)
+  @Endpoint({
+    operationId: 'refundPayment',
+    summary: 'Give money back',
+    description: 'Never more than was taken. Goods that come back are another decision: a return.',
+    ...moving,
+  })
+  refund(
+    @Param('id', valid(orderIdParameter)) id: string,
+    @Body(valid(refundRequest)) { amount_minor, reason }: z.output<typeof refundRequest>,
+    @IdempotencyKey({ required: true }) idempotencyKey: string,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<MoneyMove> {
+    const orderId = known(id);
+    const command = { kind: 'refund' as const, orderId, amountMinor: amount_minor, reason };
+    return this.move({ ...command, ...keyed(idempotencyKey, command) }, reply);
+  }
+
+  private async move(command: MoneyCommand, reply: FastifyReply): Promise<MoneyMove> {
+    const { move, replayed } = await this.moveMoney.execute(command);
+    if (replayed) reply.header('Idempotent-Replayed', 'true');
+    return move;
+  }
+}
+
+const keyed = (idempotencyKey: string, command: unknown) => ({
+  tenant: defaultTenant,
+  account: defaultAccount,
+  idempotencyKey,
+  fingerprint: fingerprintOf(canonicalJson(command)),
+});

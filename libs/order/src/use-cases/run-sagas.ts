@@ -1,0 +1,267 @@
+import { setTimeout } from 'node:timers/promises';
+import {
+  Inject,
+  Injectable,
+  Logger,
+  type BeforeApplicationShutdown,
+  type OnApplicationBootstrap,
+} from '@nestjs/common';
+import type { OrderStatus, PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
+import type { HistoryEntry } from '../domain/order.js';
+import { operationIdOf, statusChangeBy, stepOf, waitMs, type Follow, type StepName } from '../domain/sagas.js';
+import { RelayOutbox } from './relay-outbox.js';
+
+/** What a saga has to know besides its step. */
+export interface SagaData {
+  method?: PaymentMethod;
+  token?: string | null;
+  /** Null for all that can be captured. */
+  amount_minor: number | null;
+  currency?: string;
+  reason?: string;
+  fingerprint?: string;
+}
+
+/** A saga that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
+export interface Saga {
+  tenant: string;
+  sagaId: string;
+  orderId: string;
+  definition: string;
+  version: number;
+  step: StepName;
+  data: SagaData;
+  /** How often the step was tried. */
+  attempts: number;
+  /** How often a person had it tried anew, after it was parked. */
+  round: number;
+  epoch: number;
+  isLate: boolean;
+}
+
+/** What becomes of a saga, and of its order with it. */
+export interface SagaMove {
+  saga: Saga;
+  entry?: { type: HistoryEntry['type']; data: HistoryEntry['data']; from?: OrderStatus; to?: OrderStatus } | undefined;
+  /** Where it ends or is parked, the step stays the one it came to. */
+  step: StepName;
+  state: 'running' | 'ended' | 'parked';
+  attempts: number;
+  waitMs: number;
+  /** What was moved, or why nothing was. */
+  result: { amount_minor?: number; refused_for?: string; waits_for?: string };
+}
+
+export abstract class Sagas {
+  /** Takes sagas that are due and that nobody works on. */
+  abstract claim(leaseMs: number, limit: number): Promise<Saga[]>;
+  /**
+   * Moves sagas, each with its order or not at all.
+   * @param moves at most one an order
+   * @returns the ids of those that were moved: not those that somebody else has taken over, and not those whose order
+   *   is not in the status that the entry needs
+   */
+  abstract move(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>>;
+}
+
+export abstract class PaymentPerformer {
+  /** @returns an outcome each, in the order given */
+  abstract perform(tenant: string, operations: readonly PaymentRequest[]): Promise<PaymentOutcome[]>;
+}
+
+/** How long a saga whose worker was killed waits for another one, in milliseconds. */
+export const sagaLease = Symbol('saga lease');
+
+const batchSize = 500;
+/** How often is looked without being woken: another instance may have begun a saga, or one has waited long enough. */
+const pollMs = 250;
+/** So often, or something is wrong that does not mend itself: about half an hour. */
+const mostAttempts = 40;
+const longestPauseMs = 5_000;
+
+/** Leads sagas from step to step, many at once: asks payment, and keeps what follows together with the order. */
+@Injectable()
+export class RunSagas implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  private readonly logger = new Logger(RunSagas.name);
+  private stopping = false;
+  private awake = false;
+  private wakeUp: () => void = () => {};
+  private running: Promise<void> = Promise.resolve();
+
+  constructor(
+    private readonly sagas: Sagas,
+    private readonly payment: PaymentPerformer,
+    private readonly relay: RelayOutbox,
+    @Inject(sagaLease) private readonly leaseMs: number,
+  ) {}
+
+  onApplicationBootstrap(): void {
+    this.running = this.run();
+  }
+
+  /** Finishes the step that is under way; the sagas wait for the next one to take them. */
+  async beforeApplicationShutdown(): Promise<void> {
+    this.stopping = true;
+    this.wake();
+    await this.running;
+  }
+
+  /** There is a saga to lead. */
+  wake(): void {
+    this.awake = true;
+    this.wakeUp();
+  }
+
+  private async run(): Promise<void> {
+    let failures = 0;
+    while (!this.stopping) {
+      try {
+        this.awake = false;
+        const claimed = await this.sagas.claim(this.leaseMs, batchSize);
+        for (const [tenant, group] of Map.groupBy(claimed, (it) => it.tenant)) await this.lead(tenant, group);
+        if (failures > 0) this.logger.log('payments are being led on again');
+        failures = 0;
+        if (claimed.length < batchSize) await this.pause(pollMs);
+      } catch (error) {
+        failures += 1;
+        if (failures === 1) this.logger.warn(`payments wait, and are tried again until it works (${String(error)})`);
+        await this.pause(Math.min(longestPauseMs, 50 * 2 ** failures));
+      }
+    }
+  }
+
+  /** Step by step, for as long as there is a next one that need not wait. */
+  private async lead(tenant: string, claimed: Saga[]): Promise<void> {
+    for (let sagas = claimed; sagas.length > 0 && !this.stopping;) {
+      const outcomes = await this.ask(tenant, sagas);
+      const moves = sagas.map((saga, index) => moveOf(saga, outcomes[index]!));
+      const moved = await this.keep(tenant, moves);
+      sagas = moves
+        .filter((it) => it.state === 'running' && it.waitMs === 0 && moved.has(it.saga.sagaId))
+        .map(({ saga, step }) => ({ ...saga, step, attempts: 0 }));
+    }
+  }
+
+  private async ask(tenant: string, sagas: readonly Saga[]): Promise<(PaymentOutcome | 'late')[]> {
+    const asked = sagas.filter((it) => !isTooLate(it));
+    const outcomes = new Map<Saga, PaymentOutcome>();
+    if (asked.length > 0) {
+      const answers = await this.payment.perform(tenant, asked.map(requestOf)).catch((error: unknown) => {
+        this.logger.warn(`payment did not answer, and is asked again (${String(error)})`);
+        return asked.map((): PaymentOutcome => ({ outcome: 'open', reason: 'payment did not answer' }));
+      });
+      asked.forEach((saga, index) => outcomes.set(saga, answers[index]!));
+    }
+    return sagas.map((it) => outcomes.get(it) ?? 'late');
+  }
+
+  private async keep(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>> {
+    const moved = new Set<string>();
+    for (const round of roundsOf(moves)) {
+      const done = await this.sagas.move(tenant, round);
+      done.forEach((it) => moved.add(it));
+      // The order is not in the status that the entry needs, goods of it are gone perhaps: for a person to decide. Where
+      // somebody else has taken the saga over, this is refused as well.
+      const stuck = round.filter((it) => it.entry?.from !== undefined && !done.has(it.saga.sagaId));
+      if (stuck.length > 0)
+        await this.sagas.move(
+          tenant,
+          stuck.map(({ saga, result }) => parked(saga, { ...result, waits_for: 'the order is in another status' })),
+        );
+    }
+    for (const { saga, state, result } of moves)
+      if (state === 'parked' && moved.has(saga.sagaId))
+        this.logger.warn(`saga ${saga.sagaId} of order ${saga.orderId} waits for a person: ${JSON.stringify(result)}`);
+    if (moves.some((it) => it.entry !== undefined)) this.relay.wake();
+    return moved;
+  }
+
+  private async pause(ms: number): Promise<void> {
+    if (this.stopping || this.awake) return;
+    const woken = new AbortController();
+    this.wakeUp = () => woken.abort();
+    await setTimeout(ms, undefined, { signal: woken.signal }).catch(() => undefined);
+    this.wakeUp = () => {};
+  }
+}
+
+/** Parts in which no order comes twice. */
+const roundsOf = (moves: readonly SagaMove[]): SagaMove[][] => {
+  const rounds: SagaMove[][] = [];
+  const roundOf = new Map<string, number>();
+  for (const move of moves) {
+    const round = roundOf.get(move.saga.orderId) ?? 0;
+    roundOf.set(move.saga.orderId, round + 1);
+    (rounds[round] ??= []).push(move);
+  }
+  return rounds;
+};
+
+const isTooLate = (saga: Saga): boolean =>
+  saga.isLate && stepOf(saga.definition, saga.version, saga.step).late !== undefined;
+
+const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest => {
+  const named = { operation_id: operationIdOf(sagaId, step, round), order_id: orderId };
+  switch (step) {
+    case 'authorise': {
+      const { method, token = null, amount_minor, currency } = data;
+      return { ...named, kind: 'authorise', method: method!, token, amount_minor: amount_minor!, currency: currency! };
+    }
+    case 'capture':
+      // Of a purchase, all that was authorised.
+      return { ...named, kind: 'capture', amount_minor: data.method === undefined ? data.amount_minor : null };
+    case 'refund':
+      return { ...named, kind: 'refund', amount_minor: data.amount_minor! };
+    case 'reverse':
+      return { ...named, kind: 'reverse' };
+  }
+};
+
+const moveOf = (saga: Saga, outcome: PaymentOutcome | 'late'): SagaMove => {
+  const { definition, version, step, data } = saga;
+  const { succeeded, refused, late } = stepOf(definition, version, step);
+  if (outcome === 'late')
+    return followed(saga, late!, { reason: 'it was not paid in time' }, { refused_for: 'expired' });
+  switch (outcome.outcome) {
+    case 'succeeded': {
+      const { amount_minor } = outcome;
+      const told = { amount_minor, ...(data.reason !== undefined && { reason: data.reason }) };
+      return followed(saga, succeeded, told, { amount_minor });
+    }
+    case 'refused':
+      return followed(saga, refused, { reason: outcome.reason }, { refused_for: outcome.reason });
+    case 'open': {
+      const attempts = saga.attempts + 1;
+      if (attempts >= mostAttempts) return parked(saga, { waits_for: outcome.reason });
+      const wait = waitMs(saga.attempts, Math.random());
+      return { saga, step, state: 'running', attempts, waitMs: wait, result: { waits_for: outcome.reason } };
+    }
+  }
+};
+
+const followed = (
+  saga: Saga,
+  { entry, next }: Follow,
+  data: HistoryEntry['data'],
+  result: SagaMove['result'],
+): SagaMove => {
+  const ends = next === 'end' || next === 'park';
+  return {
+    saga,
+    entry: entry && { type: entry, data, ...statusChangeBy[entry] },
+    step: ends ? saga.step : next,
+    state: next === 'end' ? 'ended' : next === 'park' ? 'parked' : 'running',
+    attempts: 0,
+    waitMs: 0,
+    result,
+  };
+};
+
+const parked = (saga: Saga, result: SagaMove['result']): SagaMove => ({
+  saga,
+  step: saga.step,
+  state: 'parked',
+  attempts: saga.attempts,
+  waitMs: 0,
+  result,
+});

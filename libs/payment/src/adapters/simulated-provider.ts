@@ -1,0 +1,73 @@
+import { Injectable } from '@nestjs/common';
+import { InjectSql, Sql } from '#database';
+import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
+
+/**
+ * A provider that moves no money, with a ledger of its own that survives everything, for trying and for testing. What it
+ * does follows from what the token of the authorisation has in it, several of these as well:
+ * - `declined`: it refuses to authorise,
+ * - `capture_refused`: it authorises and refuses to capture,
+ * - `slow`: it decides on everything two seconds after it was asked,
+ * - `lost`: it does what it is asked and does not answer the first time.
+ */
+@Injectable()
+export class SimulatedProvider implements PaymentProvider {
+  constructor(@InjectSql('payment') private readonly sql: Sql) {}
+
+  async perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]> {
+    const ids = requests.map((it) => it.operationId);
+    const added = await this.sql.query<{ operation_id: string }>(enter, [
+      tenant,
+      ids,
+      requests.map((it) => it.orderId),
+      requests.map((it) => it.kind),
+      requests.map((it) => it.amountMinor),
+      requests.map((it) => (it.kind === 'authorise' ? it.token : null)),
+    ]);
+    const isNew = new Set(added.map((it) => it.operation_id));
+    const rows = await this.sql.query<{
+      operation_id: string;
+      refused_for: string | null;
+      decided: boolean;
+      token: string | null;
+    }>(look, [tenant, ids]);
+    const byId = new Map(rows.map((row) => [row.operation_id, row]));
+    return ids.map((id): ProviderOutcome => {
+      const { refused_for, decided, token } = byId.get(id)!;
+      if (token?.includes('lost') && isNew.has(id)) return { outcome: 'open', reason: 'the answer was lost' };
+      if (!decided) return { outcome: 'open', reason: 'the provider has not decided yet' };
+      return refused_for === null ? { outcome: 'succeeded' } : { outcome: 'refused', reason: refused_for };
+    });
+  }
+}
+
+/** What follows the authorisation goes by its token. */
+const enter = {
+  name: 'payment-simulated-enter',
+  text: `
+    WITH wanted AS (
+      SELECT w.operation_id, w.order_id, w.kind, w.amount, coalesce(w.token, (
+        SELECT max(l.token) FROM payment.simulated_ledger l WHERE l.tenant_id = $1 AND l.order_id = w.order_id
+      )) AS token
+      FROM unnest($2::uuid[], $3::uuid[], $4::text[], $5::bigint[], $6::text[])
+        AS w(operation_id, order_id, kind, amount, token)
+    )
+    INSERT INTO payment.simulated_ledger
+      (tenant_id, operation_id, order_id, kind, amount_minor, token, refused_for, decided_at)
+    SELECT $1, operation_id, order_id, kind, amount, token,
+      CASE
+        WHEN kind = 'authorise' AND token LIKE '%declined%' THEN 'card-declined'
+        WHEN kind = 'capture' AND token LIKE '%capture_refused%' THEN 'card-expired'
+      END,
+      now() + CASE WHEN token LIKE '%slow%' THEN interval '2 seconds' ELSE interval '0' END
+    FROM wanted ORDER BY operation_id
+    ON CONFLICT DO NOTHING
+    RETURNING operation_id`,
+};
+
+const look = {
+  name: 'payment-simulated-look',
+  text: `
+    SELECT operation_id, refused_for, decided_at <= now() AS decided, token
+    FROM payment.simulated_ledger WHERE tenant_id = $1 AND operation_id = ANY ($2::uuid[])`,
+};

@@ -1,0 +1,1 @@
+export { PaymentModule, paymentEnvironment } from './payment.module.js';

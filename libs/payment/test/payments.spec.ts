@@ -1,0 +1,169 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import type { PaymentOutcome, PaymentRequest } from '#contracts';
+import { twoInstances, type TwoInstances } from '#testing';
+import type { PaymentProvider } from '../src/use-cases/perform-operations.js';
+import {
+  authorise,
+  brokenInvariants,
+  capture,
+  newTenant,
+  refund,
+  reverse,
+  startInstance,
+  type Instance,
+} from './payment-under-test.js';
+
+let instances: TwoInstances<Instance>;
+let one: Instance;
+let two: Instance;
+let tenant: string;
+let order: string;
+
+beforeAll(async () => {
+  instances = await twoInstances(startInstance);
+  ({ one, two } = instances);
+});
+afterAll(() => instances?.stop());
+
+beforeEach(() => {
+  tenant = newTenant();
+  order = randomUUID();
+});
+afterEach(async () => expect(await brokenInvariants(one, tenant)).toEqual([]));
+
+const perform = async (...requests: PaymentRequest[]): Promise<PaymentOutcome[]> =>
+  one.performOperations.execute(tenant, requests);
+const moved = (amount_minor: number): PaymentOutcome => ({ outcome: 'succeeded', amount_minor });
+const refused = (reason: string): PaymentOutcome => ({ outcome: 'refused', reason });
+const payment = async () => (await one.payments.find(tenant, order))!;
+
+describe('what is asked of a payment', () => {
+  it('is carried out in the order given, and told', async () => {
+    expect(await perform(authorise(order, 500), capture(order, 300), refund(order, 100), capture(order))).toEqual(
+      [500, 300, 100, 200].map(moved),
+    );
+    const { operations, ...rest } = await payment();
+    expect(rest).toMatchObject({ amount_minor: 500, authorised_minor: 500, captured_minor: 500, refunded_minor: 100 });
+    expect(operations.map(({ kind, amount_minor, state }) => [kind, amount_minor, state])).toEqual(
+      expect.arrayContaining([
+        ['authorise', 500, 'succeeded'],
+        ['capture', 300, 'succeeded'],
+        ['refund', 100, 'succeeded'],
+        ['capture', 200, 'succeeded'],
+      ]),
+    );
+  });
+
+  it('is done once, however often and wherever it is asked', async () => {
+    const requests = [authorise(order, 500), capture(order), refund(order, 500)];
+    for (const request of requests) {
+      const answers = await Promise.all(
+        Array.from({ length: 10 }, (_, index) =>
+          (index % 2 === 0 ? one : two).performOperations.execute(tenant, [request]),
+        ),
+      );
+      expect(new Set(answers.map((it) => JSON.stringify(it)))).toEqual(new Set([JSON.stringify([moved(500)])]));
+    }
+  });
+
+  it('of nothing is done without asking anybody', async () => {
+    const nobody = one.with({ perform: () => Promise.reject(new Error('asked')) });
+    const requests = [authorise(order, 0), capture(order), reverse(order)];
+    expect(await nobody.execute(tenant, requests)).toEqual([0, 0, 0].map(moved));
+  });
+
+  it('is refused where there is nothing to move', async () => {
+    expect(await perform(capture(order), refund(order, 1))).toEqual([
+      refused('not-authorised'),
+      refused('not-captured'),
+    ]);
+    const declined = authorise(order, 500, 'tok_declined');
+    expect(await perform(declined, capture(order, 1), declined)).toEqual([
+      refused('card-declined'),
+      refused('exceeds-authorised'),
+      refused('card-declined'),
+    ]);
+    expect(await perform(authorise(order, 500))).toEqual([refused('authorised-already')]);
+  });
+
+  it('never gives back or takes more than there is, whoever asks at the same time', async () => {
+    await perform(authorise(order, 1_000));
+    const race = async (requests: PaymentRequest[]): Promise<number> => {
+      const answers = await Promise.all(
+        requests.map((it, index) => (index % 2 === 0 ? one : two).performOperations.execute(tenant, [it])),
+      );
+      return answers.flat().filter((it) => it.outcome === 'succeeded').length;
+    };
+    expect(await race(Array.from({ length: 20 }, () => capture(order, 300)))).toBe(3);
+    expect(await race(Array.from({ length: 20 }, () => refund(order, 200)))).toBe(4);
+    expect(await payment()).toMatchObject({ captured_minor: 900, refunded_minor: 800 });
+  });
+});
+
+describe('a reversal', () => {
+  it('voids what was not captured, and refunds what was', async () => {
+    await perform(authorise(order, 500));
+    expect(await perform(reverse(order))).toEqual([moved(500)]);
+    expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
+    const [before, captured] = [order, randomUUID()];
+    await perform(authorise(captured, 500), capture(captured, 400), refund(captured, 100));
+    expect(await perform(reverse(captured))).toEqual([moved(300)]);
+    expect(await perform(capture(captured), capture(before))).toEqual([refused('reversed'), refused('reversed')]);
+    expect(await perform(reverse(captured), reverse(before))).toEqual([moved(0), moved(0)]);
+  });
+
+  it('that comes before its authorisation keeps that from ever happening', async () => {
+    const late = authorise(order, 500);
+    const request = reverse(order);
+    expect(await perform(request)).toEqual([moved(0)]);
+    expect(await perform(late, request)).toEqual([refused('reversed'), moved(0)]);
+  });
+
+  it('meets an authorisation at the same moment, and one of them has the last word', async () => {
+    for (let round = 0; round < 30; round += 1) {
+      const id = randomUUID();
+      const [authorisation, reversal] = [authorise(id, 500), reverse(id)];
+      const [, answer] = await Promise.all([
+        one.performOperations.execute(tenant, [authorisation]),
+        two.performOperations.execute(tenant, [reversal]),
+      ]);
+      if (answer[0]!.outcome === 'open') await two.performOperations.execute(tenant, [reversal]);
+      expect(await perform(authorisation, capture(id, 1))).toMatchObject([{}, refused('reversed')]);
+      // Reversed before it began, it is a payment of nothing by nobody.
+      const found = await one.payments.find(tenant, id);
+      expect(found?.authorised_minor ?? 0).toBe(0);
+    }
+  });
+
+  it('settles what somebody left behind who died between asking the provider and keeping its answer', async () => {
+    const dead: PaymentProvider = {
+      perform: async (...asked) => {
+        await one.simulated.perform(...asked);
+        throw new Error('the connection is gone');
+      },
+    };
+    const authorisation = authorise(order, 500);
+    expect(await one.with(dead).execute(tenant, [authorisation])).toMatchObject([{ outcome: 'open' }]);
+    expect(await perform(reverse(order))).toEqual([moved(500)]);
+    expect(await payment()).toMatchObject({ authorised_minor: 0, reversed: true });
+  });
+});
+
+describe('a provider that does not answer', () => {
+  it('is asked the same again, and charges once', async () => {
+    const lost = authorise(order, 500, 'tok_lost');
+    expect(await perform(lost)).toEqual([{ outcome: 'open', reason: 'the answer was lost' }]);
+    expect(await perform(lost)).toEqual([moved(500)]);
+  });
+
+  it('holds up nobody who is paid elsewhere', async () => {
+    const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
+    const invoice = { ...authorise(randomUUID(), 500), method: 'manual' as const };
+    expect(await one.with(down).execute(tenant, [authorise(order, 500), invoice])).toEqual([
+      { outcome: 'open', reason: 'simulated did not answer' },
+      moved(500),
+    ]);
+    expect(await perform(reverse(order))).toMatchObject([{ outcome: 'succeeded' }]);
+  });
+});

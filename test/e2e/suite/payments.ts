@@ -1,0 +1,251 @@
+import { describe, expect, it } from '@jest/globals';
+import { ok, refused, type DeadLetterPage, type Order } from '../../support/api.js';
+import { eventually } from '../../support/eventually.js';
+import { fresh } from '../../support/fresh.js';
+import type { World } from './world.js';
+
+export const paymentTests = (world: World): void => {
+  const price = 250;
+  const total = 2 * price;
+
+  /** Two units of a product of which there are ten. */
+  const place = async (payment: object, key?: string): Promise<Order> => {
+    const product_id = await world.api.product({ price, onHand: 10 });
+    return world.api.placed({ customer_id: 'c', product_id, quantity: 2, payment }, key);
+  };
+  const bought = async (token?: string): Promise<Order> => place({ method: 'simulated', ...(token && { token }) });
+  const invoiced = async (): Promise<Order> => place({ method: 'manual' });
+
+  const until = (order: Order, status: Order['status']): Promise<Order> =>
+    eventually(async () => {
+      const now = await world.api.order(order.order_id);
+      expect(now.status).toBe(status);
+      return now;
+    });
+  /** Once its history has this entry. */
+  const told = (order: Order, type: string): Promise<string[]> =>
+    eventually(async () => {
+      const types = (await world.api.history(order.order_id)).map((it) => it.type as string);
+      expect(types).toContain(type);
+      return types;
+    });
+  const stockOf = async (order: Order) => {
+    await world.ledger.quiet();
+    const { on_hand, reserved } = await world.api.stock(order.lines[0]!.product_id);
+    return { on_hand, reserved };
+  };
+
+  describe('a purchase', () => {
+    it('is pending until the money is promised, confirmed then, and the money is taken', async () => {
+      const order = await bought('tok_ok');
+      expect(order).toMatchObject({ status: 'pending', payment_method: 'simulated' });
+      expect(await told(order, 'payment-captured')).toEqual(['placed', 'payment-authorised', 'payment-captured']);
+      expect((await world.api.order(order.order_id)).status).toBe('confirmed');
+      expect(await world.api.payment(order.order_id)).toMatchObject({
+        ...{ order_id: order.order_id, method: 'simulated', currency: 'GBP', reversed: false },
+        ...{ amount_minor: total, authorised_minor: total, captured_minor: total, refunded_minor: 0 },
+        operations: [
+          { kind: 'authorise', amount_minor: total, state: 'succeeded', reason: null },
+          { kind: 'capture', amount_minor: total, state: 'succeeded', reason: null },
+        ],
+      });
+      expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 2 });
+      ok(await world.api.fulfil(order.order_id));
+    });
+
+    it('is cancelled when the money is refused, and its stock is free again', async () => {
+      const order = await bought('tok_declined');
+      await until(order, 'cancelled');
+      const entries = await world.api.history(order.order_id);
+      expect(entries.map((it) => it.type)).toEqual(['placed', 'payment-declined']);
+      expect(entries[1]!.data).toEqual({ reason: 'card-declined' });
+      expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 0 });
+      expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
+    });
+
+    it('is charged once when the provider does not answer', async () => {
+      const order = await bought('tok_lost');
+      await told(order, 'payment-captured');
+      const { captured_minor, operations } = await world.api.payment(order.order_id);
+      expect(captured_minor).toBe(total);
+      expect(operations).toHaveLength(2);
+    });
+
+    it('is cancelled when what was promised cannot be taken', async () => {
+      const order = await bought('tok_capture_refused');
+      expect(await told(order, 'payment-reversed')).toEqual([
+        'placed',
+        'payment-authorised',
+        'payment-failed',
+        'payment-reversed',
+      ]);
+      await until(order, 'cancelled');
+      expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 0 });
+      expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: 0, reversed: true });
+    });
+
+    it('cancelled while the money is asked for is paid by nobody', async () => {
+      const order = await bought('tok_slow');
+      await eventually(() => world.api.payment(order.order_id));
+      ok(await world.api.cancel(order.order_id, { reason: 'changed my mind' }));
+      expect(await told(order, 'payment-reversed')).toEqual(['placed', 'cancelled', 'payment-reversed']);
+      expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
+      expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 0 });
+    });
+
+    it('cancelled after the money was taken gives it back', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      ok(await world.api.cancel(order.order_id));
+      await told(order, 'payment-reversed');
+      expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total, refunded_minor: total });
+    });
+
+    it('goes its own way beside others that wait', async () => {
+      const slow = await bought('tok_slow');
+      const swift = await bought();
+      await told(swift, 'payment-captured');
+      expect((await world.api.order(slow.order_id)).status).toBe('pending');
+      refused(await world.api.fulfil(slow.order_id), '409 illegal-transition');
+      await told(slow, 'payment-captured');
+    });
+
+    it('is repeated as it was answered, and its payment belongs to the command', async () => {
+      const key = fresh('key');
+      const product_id = await world.api.product({ price });
+      const body = { customer_id: 'c', product_id, quantity: 1, payment: { method: 'simulated', token: 'tok_ok' } };
+      const order = await world.api.placed(body, key);
+      await told(order, 'payment-captured');
+      const again = await world.api.place(body, key);
+      expect(again.headers.get('idempotent-replayed')).toBe('true');
+      expect(again.body).toEqual(order);
+      for (const payment of [undefined, { method: 'manual' }, { method: 'simulated' }])
+        refused(await world.api.place({ ...body, payment }, key), '422 idempotency-key-reused');
+    });
+
+    it('of nothing costs nothing', async () => {
+      const product_id = await world.api.product({ price: 0 });
+      const payment = { method: 'simulated' };
+      const order = await world.api.placed({ customer_id: 'c', product_id, quantity: 1, payment });
+      await told(order, 'payment-captured');
+      expect(await world.api.payment(order.order_id)).toMatchObject({ amount_minor: 0, captured_minor: 0 });
+    });
+
+    it.each([
+      [{ method: 'barter' }, ['payment.method']],
+      [{ token: 'tok_ok' }, ['payment.method']],
+      [{ method: 'simulated', token: '' }, ['payment.token']],
+      [{ method: 'simulated', amount_minor: 1 }, ['payment.amount_minor']],
+    ])('is refused with %j', async (payment, paths) => {
+      const product_id = await world.api.product();
+      const answer = await world.api.place({ customer_id: 'c', product_id, quantity: 1, payment });
+      refused(answer, '400 invalid-request', paths);
+    });
+  });
+
+  describe('an order on account', () => {
+    it('is confirmed at once, and the money is taken when somebody says that it came', async () => {
+      const order = await invoiced();
+      expect(await told(order, 'payment-authorised')).toEqual(['placed', 'payment-authorised']);
+      expect(await world.api.payment(order.order_id)).toMatchObject({ authorised_minor: total, captured_minor: 0 });
+      const first = ok(await world.api.capture(order.order_id, { amount_minor: 100 }), 201);
+      expect(first).toMatchObject({ kind: 'capture', amount_minor: 100, status: 'succeeded' });
+      expect(ok(await world.api.capture(order.order_id), 201)).toMatchObject({ amount_minor: total - 100 });
+      refused(await world.api.capture(order.order_id, { amount_minor: 1 }), '409 payment-refused');
+      expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total });
+    });
+
+    it('takes no money once it is cancelled', async () => {
+      const order = await invoiced();
+      await told(order, 'payment-authorised');
+      ok(await world.api.cancel(order.order_id));
+      await told(order, 'payment-reversed');
+      refused(await world.api.capture(order.order_id), '409 payment-refused');
+    });
+  });
+
+  describe('a refund', () => {
+    it('gives back a part, once a key, and is told in the history', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      const key = fresh('refund');
+      const body = { amount_minor: 200, reason: 'arrived late' };
+      const refund = ok(await world.api.refund(order.order_id, body, { key }), 201);
+      expect(refund).toMatchObject({
+        kind: 'refund',
+        order_id: order.order_id,
+        amount_minor: 200,
+        status: 'succeeded',
+      });
+      const again = await world.api.refund(order.order_id, body, { key });
+      expect(again.headers.get('idempotent-replayed')).toBe('true');
+      expect(again.body).toEqual(refund);
+      refused(
+        await world.api.refund(order.order_id, { ...body, amount_minor: 100 }, { key }),
+        '422 idempotency-key-reused',
+      );
+      expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total, refunded_minor: 200 });
+      const last = (await world.api.history(order.order_id)).at(-1)!;
+      expect(last).toMatchObject({ type: 'refunded', data: { amount_minor: 200, reason: 'arrived late' } });
+    });
+
+    it('never gives back more than was taken, however many ask at once', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      const answers = await Promise.all(
+        Array.from({ length: 8 }, () => world.api.refund(order.order_id, { amount_minor: 150, reason: 'race' })),
+      );
+      expect(answers.filter((it) => it.status === 201)).toHaveLength(3);
+      for (const answer of answers.filter((it) => it.status !== 201)) refused(answer, '409 payment-refused');
+      expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 450 });
+    });
+
+    it('needs a key, a payment and an order', async () => {
+      const body = { amount_minor: 1, reason: 'why' };
+      const order = await bought();
+      refused(await world.api.refund(order.order_id, body, {}), '400 idempotency-key-required');
+      const product_id = await world.api.product();
+      const unpaid = await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });
+      expect(unpaid).toMatchObject({ status: 'confirmed', payment_method: null });
+      refused(await world.api.refund(unpaid.order_id, body), '404 payment-not-found');
+      refused(await world.api.get(`/orders/${unpaid.order_id}/payment`), '404 payment-not-found');
+      refused(await world.api.refund('01890000-0000-7000-8000-000000000000', body), '404 order-not-found');
+      refused(await world.api.refund(order.order_id, { ...body, amount_minor: 0 }), '400 invalid-request', [
+        'amount_minor',
+      ]);
+    });
+  });
+
+  describe('what waits for a person', () => {
+    it('is listed, tried anew and closed', async () => {
+      const order = await bought('tok_slow_capture_refused');
+      await until(order, 'confirmed');
+      ok(await world.api.fulfil(order.order_id));
+      const letters = async () => {
+        const { data } = ok(await world.api.get<DeadLetterPage>('/dead-letters?limit=200'));
+        return data.filter((it) => it.order_id === order.order_id);
+      };
+      const parked = () =>
+        eventually(async () => {
+          const [letter, ...others] = await letters();
+          expect(others).toEqual([]);
+          expect(letter).toMatchObject({ saga: 'purchase', step: 'capture', result: { refused_for: 'card-expired' } });
+          return letter!;
+        });
+      const { saga_id } = await parked();
+      expect((await world.api.send('POST', `/dead-letters/${saga_id}/retry`)).status).toBe(204);
+      await eventually(async () => expect(await letters()).toEqual([]));
+      await parked();
+      refused(await world.api.send('POST', `/dead-letters/${saga_id}/resolve`, { body: {} }), '400 invalid-request');
+      const body = { note: 'paid in cash' };
+      expect((await world.api.send('POST', `/dead-letters/${saga_id}/resolve`, { body })).status).toBe(204);
+      expect(await letters()).toEqual([]);
+      for (const verb of ['retry', 'resolve'])
+        refused(
+          await world.api.send('POST', `/dead-letters/${saga_id}/${verb}`, { body }),
+          '404 dead-letter-not-found',
+        );
+      expect((await world.api.order(order.order_id)).status).toBe('fulfilled');
+    });
+  });
+};
