@@ -3,14 +3,18 @@ import pg from 'pg';
 import { nowMs } from './clock.js';
 
 /**
- * An order is final once its hold is permanent: until then the relay has something to do for it. This is the one thing
- * that is asked of Cleave's tables, because no caller needs to know it. The answer comes from the index that the relay
- * itself goes by, so that asking costs the same however many orders there are.
+ * An order is final once its hold is permanent and, where it is paid through us, its money taken: until then the relay has
+ * something to do for it, or a saga. This is the one thing that is asked of Cleave's tables, because no caller needs to
+ * know it. The answer comes from the indexes that these two go by themselves, so that asking costs the same however many
+ * orders there are.
  */
 const unsettled = `
-  SELECT count(*) AS count FROM orders.events WHERE (xid, id) > (
-    (SELECT xid FROM orders.checkpoints WHERE consumer = 'stock'), (SELECT id FROM orders.checkpoints WHERE consumer = 'stock')
-  )`;
+  SELECT (SELECT count(*) FROM orders.sagas WHERE state = 'running') + (
+    SELECT count(*) FROM orders.events WHERE (xid, id) > (
+      (SELECT xid FROM orders.checkpoints WHERE consumer = 'stock'),
+      (SELECT id FROM orders.checkpoints WHERE consumer = 'stock')
+    )
+  ) AS count`;
 
 const sampledEveryMs = 1_000;
 const pollMs = 10;

@@ -41,6 +41,10 @@ const twoOverOne =
     report.median('perSecond', instancesNames.two, instancesPlacing, callers) /
     report.median('perSecond', instancesNames.one, instancesPlacing, callers);
 
+/** Purchases are final once the money is taken. */
+const purchasesOverOrders = (report: Report): number =>
+  report.median('perSecond', 'ours', 'purchase', 64) / report.median('perSecond', 'ours', 'spread', 64);
+
 /** What a caller alone waits longer than with the baseline, in commits: one takes as long as limit a with one connection. */
 const commitsMore = (report: Report): number => {
   const commit = report.calibrations.find(
@@ -84,6 +88,7 @@ export const goals: Goal[] = [
   { name: 'reading by id, many orders over few', value: manyOverFew(readingNames.byId), least: 0.9, unit: '×' },
   { name: 'first page, many orders over few', value: manyOverFew(readingNames.firstPage), least: 0.9, unit: '×' },
   { name: 'deep page, many orders over few', value: manyOverFew(readingNames.deepPage), least: 0.9, unit: '×' },
+  { name: 'purchases over plain orders, 64 callers', value: purchasesOverOrders, least: 0.5, unit: '×' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
   { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },

@@ -12,6 +12,7 @@ import { flatSuite } from './suites/flat.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
 import { placeSuite } from './suites/place.js';
+import { purchaseSuite } from './suites/purchase.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
 
@@ -22,6 +23,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   flat: flatSuite,
   soak: soakSuite,
   instances: instancesSuite,
+  purchase: purchaseSuite,
 };
 
 /** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */

@@ -13,7 +13,7 @@ export interface CatalogueEntry {
 
 /** Orders to place, any number of times each, in random order. */
 export interface Workload {
-  name: WorkloadName;
+  name: WorkloadName | 'purchase';
   catalogue: CatalogueEntry[];
   orders: { body: string; lines: Line[] }[];
 }
@@ -50,6 +50,16 @@ export const spreadWorkload = (random: SeededRandom): Workload => oneUnitOf('spr
 
 /** One product, which everybody wants. */
 export const hotWorkload = (random: SeededRandom): Workload => oneUnitOf('hot', 1, random);
+
+/** The same orders, paid through the simulated provider. */
+export const paidWorkload = ({ catalogue, orders }: Workload): Workload => ({
+  name: 'purchase',
+  catalogue,
+  orders: orders.map(({ body, lines }) => ({
+    body: JSON.stringify({ ...(JSON.parse(body) as object), payment: { method: 'simulated', token: 'tok_ok' } }),
+    lines,
+  })),
+});
 
 export const linesPerOrder = ({ orders }: Workload): number =>
   orders.reduce((sum, it) => sum + it.lines.length, 0) / orders.length;
