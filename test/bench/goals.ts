@@ -3,6 +3,7 @@ import type { Report } from './report.js';
 import { openName } from './suites/open.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
+import { twoPhaseName } from './suites/transactions.js';
 
 export interface Goal {
   name: string;
@@ -44,6 +45,9 @@ const twoOverOne =
 /** Purchases are final once the money is taken. */
 const purchasesOverOrders = (report: Report): number =>
   report.median('perSecond', 'ours', 'purchase', 64) / report.median('perSecond', 'ours', 'spread', 64);
+
+const twoPhaseOverOrders = (report: Report): number =>
+  report.median('perSecond', twoPhaseName, 'spread', 64) / report.median('perSecond', 'ours', 'spread', 64);
 
 /** What a caller alone waits longer than with the baseline, in commits: one takes as long as limit a with one connection. */
 const commitsMore = (report: Report): number => {
@@ -89,6 +93,7 @@ export const goals: Goal[] = [
   { name: 'first page, many orders over few', value: manyOverFew(readingNames.firstPage), least: 0.9, unit: '×' },
   { name: 'deep page, many orders over few', value: manyOverFew(readingNames.deepPage), least: 0.9, unit: '×' },
   { name: 'purchases over plain orders, 64 callers', value: purchasesOverOrders, least: 0.5, unit: '×' },
+  { name: 'two-phase over plain orders, 64 callers', value: twoPhaseOverOrders, least: 0.3, unit: '×' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
   { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },

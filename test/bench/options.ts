@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
-const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'purchase'] as const;
+const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions'] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
 const contestantNames = ['ours', 'limits', 'echo', 'baseline'] as const;
@@ -37,7 +37,7 @@ Suites (${defaultSuites.join(', ')} when none is named)
   reads        reads orders by id, the first page of the list and a deep one
   flat         the same with few and with many orders in the tables, on two databases in turns
   soak         places at half of the peak for minutes, and watches the memory
-  purchase     places orders that are paid through us, and the same ones that are not
+  transactions places orders that are paid through us, or committed in two phases, and the same ones that are not
   instances    two order and two inventory processes against one of each, all callers on one product
 
 Options

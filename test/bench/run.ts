@@ -12,9 +12,9 @@ import { flatSuite } from './suites/flat.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
 import { placeSuite } from './suites/place.js';
-import { purchaseSuite } from './suites/purchase.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
+import { transactionsSuite } from './suites/transactions.js';
 
 const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   place: placeSuite,
@@ -23,7 +23,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   flat: flatSuite,
   soak: soakSuite,
   instances: instancesSuite,
-  purchase: purchaseSuite,
+  transactions: transactionsSuite,
 };
 
 /** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */

@@ -46,8 +46,9 @@ export const startMonolith = async (
   name: string,
   databaseUrl: string,
   shelfAt: (url: string) => Shelf | Promise<Shelf>,
+  environment: Record<string, string> = {},
 ): Promise<System> => {
-  const { child, url } = await startApp(bench, 'monolith', { DATABASE_URL: databaseUrl });
+  const { child, url } = await startApp(bench, 'monolith', { DATABASE_URL: databaseUrl, ...environment });
   const backlog = bench.started.add(await Backlog.of(databaseUrl));
   return {
     name,
@@ -60,8 +61,13 @@ export const startMonolith = async (
   };
 };
 
-export const startOurs = async (bench: Bench, catalogue: readonly CatalogueEntry[], name = 'ours'): Promise<System> =>
-  startMonolith(bench, name, await bench.server.freshDatabase(), (url) => Shelf.fill(url, catalogue));
+export const startOurs = async (
+  bench: Bench,
+  catalogue: readonly CatalogueEntry[],
+  name = 'ours',
+  environment: Record<string, string> = {},
+): Promise<System> =>
+  startMonolith(bench, name, await bench.server.freshDatabase(), (url) => Shelf.fill(url, catalogue), environment);
 
 /** Cleave as services that speak over TCP, so many instances of order and of inventory on one database. */
 export const startSplit = async (

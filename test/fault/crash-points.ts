@@ -28,6 +28,15 @@ const commits: Pick<CrashPoint, 'step' | 'statement' | 'by'>[] = [
   { step: 'Refund', statement: 'order-sagas-start', by: 'order' },
 ];
 
-/** Before each commit and after it, in every shape. */
-export const crashPointsOf = (shape: ProxiedShapeName): CrashPoint[] =>
-  commits.flatMap((commit) => (['before', 'after'] as const).map((moment) => ({ shape, ...commit, moment })));
+/** Those of a two-phase commit, which take the place of the first two. */
+const twoPhaseCommits: typeof commits = [
+  { step: 'Prepare', statement: 'PREPARE TRANSACTION', by: 'inventory' },
+  { step: 'Record', statement: 'order-record', by: 'order' },
+  { step: 'Commit', statement: 'COMMIT PREPARED', by: 'inventory' },
+];
+
+/** Before each commit and after it. */
+export const crashPointsOf = (shape: ProxiedShapeName, protocol: 'flexible' | 'two-phase' = 'flexible'): CrashPoint[] =>
+  (protocol === 'flexible' ? commits : twoPhaseCommits).flatMap((commit) =>
+    (['before', 'after'] as const).map((moment) => ({ shape, ...commit, moment })),
+  );

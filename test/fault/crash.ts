@@ -23,12 +23,15 @@ export interface Aftermath {
 export class CrashTest {
   private shape: ProxiedShape | undefined;
 
-  constructor(private readonly name: ProxiedShapeName) {}
+  constructor(
+    private readonly name: ProxiedShapeName,
+    private readonly environment: Record<string, string> = {},
+  ) {}
 
   /** Shoppers at work; at the statement, somewhere in the middle, the process is killed and started again. */
   async crashAt(point: CrashPoint): Promise<Aftermath> {
     const startedAt = Date.now();
-    this.shape ??= await startProxied(this.name);
+    this.shape ??= await startProxied(this.name, this.environment);
     try {
       return { ...(await crash(this.shape, point)), ms: Date.now() - startedAt };
     } catch (error) {

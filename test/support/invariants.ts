@@ -1,5 +1,14 @@
 import { contradictions, type ClientLog, type KeptOrder } from './history.js';
-import { askInventory, askOrder, askPayment, underWay, waiting, type DatabaseUrls, type Row } from './tables.js';
+import {
+  askInventory,
+  askOrder,
+  askPayment,
+  prepared,
+  underWay,
+  waiting,
+  type DatabaseUrls,
+  type Row,
+} from './tables.js';
 
 /** What breaks an invariant, and what it says about it. */
 export type Violation = { broken: string } & Row;
@@ -275,6 +284,10 @@ interface Move extends Row {
   kind: string;
   delta: string;
 }
+
+/** I9: no prepared transaction at rest. */
+export const nothingIsPrepared = async (urls: DatabaseUrls): Promise<Violation[]> =>
+  saying('I9: a transaction is prepared and not finished', await prepared(urls));
 
 interface Event {
   version: number;

@@ -8,6 +8,7 @@ import {
   eventsTakeEffectOnce,
   historyLeadsToThePresent,
   moneyAddsUp,
+  nothingIsPrepared,
   nothingIsStuck,
   paymentsComeToAnEnd,
   promisesBelongToOrders,
@@ -17,7 +18,7 @@ import {
   type Violation,
 } from './invariants.js';
 import type { Shape } from './shapes.js';
-import { connected, footprint, query, underWay, waiting, type Row } from './tables.js';
+import { connected, footprint, prepared, query, underWay, waiting, type Row } from './tables.js';
 
 interface Rest {
   /** What clients were told. */
@@ -58,6 +59,7 @@ export class Ledger {
 
   /** Resolves once every payment has come to its end, and everything that became of orders has reached the stock. */
   async quiet(): Promise<void> {
+    await eventually(async () => expect(await prepared(await this.shape.databaseUrls())).toEqual([]));
     await eventually(async () => expect(await underWay(await this.shape.databaseUrls())).toEqual([]));
     await eventually(async () => expect(await waiting(await this.shape.databaseUrls())).toEqual([]));
   }
@@ -86,6 +88,7 @@ export class Ledger {
       moneyAddsUp(urls),
       nothingIsStuck(urls, { mayWait: holdsMayWait }),
       paymentsComeToAnEnd(urls),
+      nothingIsPrepared(urls),
       stockMovesAddUp(urls),
       eventsTakeEffectOnce(urls),
       historyLeadsToThePresent(urls),

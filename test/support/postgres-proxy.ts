@@ -12,7 +12,7 @@ import { setTimeout } from 'node:timers/promises';
 export type Moment = 'before' | 'sent' | 'after';
 
 export interface Place {
-  /** The name it is prepared under, or the whole text of one without a name and values, such as `COMMIT`. */
+  /** The name it is prepared under, or the beginning of the text of one without a name and values, such as `COMMIT`. */
   statement: string;
   moment: Moment;
 }
@@ -299,7 +299,7 @@ export class PostgresProxy {
   /** Decides where an exchange is going to be caught; for its line to call, once for each. */
   setSnares({ statements, snares }: Exchange): void {
     for (const snare of this.snares) {
-      if (!statements.includes(snare.statement)) continue;
+      if (!statements.some((it) => it === snare.statement || it.startsWith(`${snare.statement} `))) continue;
       snare.seen += 1;
       if (snare.springsAt(snare.seen)) snares[snare.moment] ??= snare;
     }

@@ -74,6 +74,10 @@ export const askInventory = <R extends Row = Row>(urls: DatabaseUrls, question: 
 export const underWay = (urls: DatabaseUrls): Promise<Row[]> =>
   askOrder(urls, `SELECT saga_id, step, result FROM sagas WHERE state = 'running' ORDER BY saga_id`);
 
+/** Transactions that are prepared and not finished. */
+export const prepared = (urls: DatabaseUrls): Promise<Row[]> =>
+  query(urls.inventory, `SELECT gid FROM pg_prepared_xacts WHERE database = current_database()`);
+
 /** What has been announced and has not reached the stock yet. */
 export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
   askOrder(

@@ -43,6 +43,10 @@ export const flag = z
   .transform((text) => text === 'true' || text === '1')
   .default(false);
 
+/** One of several; the first when unset. */
+export const choice = <const Choice extends string>(choices: readonly [Choice, ...Choice[]]) =>
+  z.enum(choices, `must be ${choices.join(' or ')}`).default(choices[0] as never);
+
 /** A duration in milliseconds, from 1 to a day. */
 export const milliseconds = (standard: number) => {
   const error = 'must be a whole number of milliseconds from 1 to 86400000';

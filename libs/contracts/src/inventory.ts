@@ -149,27 +149,62 @@ export type StockEffect = z.output<typeof effect>;
 const overdueHold = z.object({ tenant_id: idText, reservation_id: reservationId, order_id: z.uuid() });
 export type OverdueHold = z.output<typeof overdueHold>;
 
+const reserveRequest = z.object({
+  reservations: z.array(reservationRequest).min(1).max(limits.batch),
+  /** How long a new hold waits to be confirmed before it is overdue. Inventory never releases it on its own. */
+  hold_ms: z.int().min(1),
+});
+const reserveReply = z.object({
+  /** In the order of the request. */
+  decisions: z.array(decision),
+  /** Every known product of the batch, once. */
+  products: z.array(z.object({ product_id: idText, name: z.string(), unit_price_minor: unitPriceMinor, currency })),
+});
+
+/** Names a batch that is prepared in inventory and decided about in order. */
+const branchId = z.uuid().toLowerCase();
+
 /** What inventory answers to the other modules. */
 export const inventoryContract = contract('inventory', {
   reserve: {
     summary:
       'Holds stock for a batch of orders, each all-or-nothing, in the order given. Holds and out-of-stock refusals are kept ' +
       'under the reservation id, so that every try of one request gets the same answer; other refusals are not kept.',
-    request: z.object({
-      reservations: z.array(reservationRequest).min(1).max(limits.batch),
-      /** How long a new hold waits to be confirmed before it is overdue. Inventory never releases it on its own. */
-      hold_ms: z.int().min(1),
-    }),
-    reply: z.object({
-      /** In the order of the request. */
-      decisions: z.array(decision),
-      /** Every known product of the batch, once. */
-      products: z.array(z.object({ product_id: idText, name: z.string(), unit_price_minor: unitPriceMinor, currency })),
-    }),
+    request: reserveRequest,
+    reply: reserveReply,
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 10_000,
     maxBytes: 16_777_216,
+  },
+  prepare: {
+    summary:
+      'The same as the first phase of a two-phase commit: what it decides is seen by nobody before `finish` says that it ' +
+      'stands, and its products are locked until then. A name is used once.',
+    request: reserveRequest.extend({ branch_id: branchId }),
+    reply: reserveReply,
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: false,
+    deadlineMs: 10_000,
+    maxBytes: 16_777_216,
+  },
+  finish: {
+    summary: 'The second phase: makes what was prepared stand, or undoes it. What is finished already stays as it is.',
+    request: z.object({ branch_id: branchId, outcome: z.enum(['commit', 'rollback']) }),
+    reply: z.object({}),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 1_024,
+  },
+  in_doubt: {
+    summary: 'Tells which batches are prepared and not finished, of whatever tenant.',
+    request: z.object({}),
+    reply: z.object({ branches: z.array(z.object({ branch_id: branchId, age_ms: z.number() })) }),
+    errors: ['unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 1_048_576,
   },
   settle: {
     summary:

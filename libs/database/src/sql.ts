@@ -38,6 +38,15 @@ class Session implements Queries {
   }
 }
 
+/** Of a transaction that is not prepared, or not any more. */
+const undefinedObject = '42704';
+
+/** Utility statements take no parameters. */
+const literal = (gid: string): string => {
+  if (!/^[a-z0-9:-]{1,200}$/.test(gid)) throw new Error(`${gid} cannot name a prepared transaction`);
+  return `'${gid}'`;
+};
+
 const ping: Statement = { name: 'ping', text: 'SELECT 1' };
 
 /**
@@ -58,13 +67,40 @@ export class Sql implements Queries {
 
   /** Commits when `work` resolves and rolls back when it throws. Await every query inside it. */
   transaction<T>(work: (sql: Queries) => Promise<T>): Promise<T> {
+    return this.ending('COMMIT', work);
+  }
+
+  /**
+   * The first phase of a two-phase commit: what `work` has done is kept, and seen by nobody, until `finishPrepared` says
+   * what becomes of it. Meanwhile it holds its locks and keeps the server from tidying up, also when this process dies.
+   *
+   * @param gid names the transaction on the whole server; 1 to 200 characters of a-z, 0-9, colon and hyphen
+   */
+  prepare<T>(gid: string, work: (sql: Queries) => Promise<T>): Promise<T> {
+    return this.ending(`PREPARE TRANSACTION ${literal(gid)}`, work);
+  }
+
+  /** The second phase. @returns whether there was such a transaction; not when it has been finished before */
+  async finishPrepared(gid: string, outcome: 'commit' | 'rollback'): Promise<boolean> {
+    try {
+      await this.withSession((session) =>
+        session.send({ text: `${outcome === 'commit' ? 'COMMIT' : 'ROLLBACK'} PREPARED ${literal(gid)}` }),
+      );
+      return true;
+    } catch (error) {
+      if ((error as { code?: string }).code === undefinedObject) return false;
+      throw error;
+    }
+  }
+
+  private ending<T>(end: string, work: (sql: Queries) => Promise<T>): Promise<T> {
     return this.withSession(async (session) => {
       await session.send({ text: 'BEGIN' });
       try {
         const result = await work(session);
-        // COMMIT of a transaction that has failed rolls back, and says so only in its tag.
-        const { command } = await session.send({ text: 'COMMIT' });
-        if (command !== 'COMMIT')
+        // The end of a transaction that has failed rolls back, and says so only in its tag.
+        const { command } = await session.send({ text: end });
+        if (command === 'ROLLBACK')
           throw new Error('the transaction was rolled back, because a statement in it had failed');
         return result;
       } catch (error) {

@@ -18,6 +18,7 @@ import { StockController } from './transport/stock.controller.js';
 import { AdjustStock, StockAdjustments } from './use-cases/adjust-stock.js';
 import { CountStock, StockCounts } from './use-cases/count-stock.js';
 import { FindOverdueHolds, OverdueHolds } from './use-cases/find-overdue-holds.js';
+import { FinishBranches, PreparedBranches } from './use-cases/finish-branches.js';
 import { ListProducts, ProductList } from './use-cases/list-products.js';
 import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
 import { PurgeRefusals, RefusedReservations } from './use-cases/purge-refusals.js';
@@ -69,11 +70,12 @@ export class InventoryModule implements OnModuleInit {
       ],
       controllers: [ProductsController, StockController, InventoryMessages],
       providers: [
-        ...[AdjustStock, CountStock, FindOverdueHolds, ListProducts, PurgeRefusals, PutProducts],
+        ...[AdjustStock, CountStock, FindOverdueHolds, FinishBranches, ListProducts, PurgeRefusals, PutProducts],
         ...[ReadProduct, ReadStock, ReserveStock, SettleStock],
         ...[PostgresStock, PostgresProducts],
         ...[
           OverdueHolds,
+          PreparedBranches,
           RefusedReservations,
           StockAdjustments,
           StockCounts,

@@ -32,7 +32,8 @@ export class Sagas1764000000004 implements MigrationInterface {
         PRIMARY KEY (tenant_id, saga_id)
       ) WITH (fillfactor = 60)`);
     await runner.query(`CREATE INDEX sagas_due ON orders.sagas (due_at) WHERE state = 'running'`);
-    await runner.query(`CREATE INDEX sagas_parked ON orders.sagas (tenant_id, saga_id) WHERE state = 'parked'`);
+    await runner.query(`CREATE INDEX sagas_parked ON orders.sagas (tenant_id, saga_id)
+      WHERE state = 'parked' OR state = 'running' AND attempts >= 20`);
   }
 
   async down(runner: QueryRunner): Promise<void> {

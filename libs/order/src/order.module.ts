@@ -9,6 +9,7 @@ import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
+import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { EventEntity, OrderEntity } from './adapters/order.entity.js';
@@ -20,6 +21,13 @@ import { EventsController } from './transport/events.controller.js';
 import { OrdersController } from './transport/orders.controller.js';
 import { PaymentsController } from './transport/payments.controller.js';
 import { ChangeOrder, ChangeableOrders } from './use-cases/change-order.js';
+import {
+  BranchDecisions,
+  FinishBranches,
+  StockBranches,
+  commitProtocol,
+  inDoubtAfter,
+} from './use-cases/finish-branches.js';
 import { MoneyMoves, MoveMoney } from './use-cases/move-money.js';
 import { PlaceOrder } from './use-cases/place-order.js';
 import { KeptRefusals, PurgeRefusals } from './use-cases/purge-refusals.js';
@@ -42,6 +50,8 @@ export const orderEnvironment = {
   ORDER_SWEEP_MS: env.milliseconds(10_000),
   ORDER_PAY_WITHIN_MS: env.milliseconds(900_000),
   ORDER_SAGA_LEASE_MS: env.milliseconds(15_000),
+  ORDER_COMMIT: env.choice(['flexible', 'two-phase']),
+  ORDER_IN_DOUBT_MS: env.milliseconds(20_000),
 };
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
@@ -67,22 +77,24 @@ export class OrderModule implements OnModuleInit {
           url: options.ORDER_DATABASE_URL,
           schema: 'orders',
           entities: [OrderEntity, EventEntity],
-          migrations: [Orders1764000000002, Sagas1764000000004],
+          migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005],
         }),
         TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
       ],
       controllers: [OrdersController, PaymentsController, EventsController, DeadLettersController],
       providers: [
-        ...[ChangeOrder, MoveMoney, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
+        ...[ChangeOrder, FinishBranches, MoveMoney, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
         ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],
         ...[PostgresOrders, PostgresOutbox, PostgresSagas],
         ...[MoneyMoves, ParkedSagas, Sagas].map((port) => ({ provide: port, useExisting: PostgresSagas })),
-        ...[ChangeableOrders, KeptRefusals, OrderReader, PlacedOrders, VoidOrders].map((port) => ({
+        ...[BranchDecisions, ChangeableOrders, KeptRefusals, OrderReader, PlacedOrders, VoidOrders].map((port) => ({
           provide: port,
           useExisting: PostgresOrders,
         })),
         ...[EventFeed, Outbox].map((port) => ({ provide: port, useExisting: PostgresOutbox })),
         { provide: sweepInterval, useValue: options.ORDER_SWEEP_MS },
+        { provide: commitProtocol, useValue: options.ORDER_COMMIT },
+        { provide: inDoubtAfter, useValue: options.ORDER_IN_DOUBT_MS },
         { provide: payWithin, useValue: options.ORDER_PAY_WITHIN_MS },
         { provide: sagaLease, useValue: options.ORDER_SAGA_LEASE_MS },
         {
@@ -103,7 +115,10 @@ export class OrderModule implements OnModuleInit {
               options.ORDER_HOLD_MS,
             ),
         },
-        ...[OverdueStock, StockHolder, StockSettler].map((port) => ({ provide: port, useExisting: MessagingStock })),
+        ...[OverdueStock, StockBranches, StockHolder, StockSettler].map((port) => ({
+          provide: port,
+          useExisting: MessagingStock,
+        })),
         {
           provide: Cursors,
           inject: [sqlToken('order')],

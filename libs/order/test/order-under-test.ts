@@ -5,11 +5,13 @@ import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } fro
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
+import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { EventEntity, OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
+import { FinishBranches, type StockBranches } from '../src/use-cases/finish-branches.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
 import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { RelayOutbox, type StockSettler } from '../src/use-cases/relay-outbox.js';
@@ -43,7 +45,7 @@ type Reservation = Parameters<StockHolder['reserve']>[1][number];
  * kept under the reservation's id; each version of an order applied once, in order; nothing released on its own.
  * `interrupt` is called around every request and may fail it before or after it has taken effect.
  */
-export class FakeInventory implements StockHolder, StockSettler, OverdueStock {
+export class FakeInventory implements StockHolder, StockSettler, StockBranches, OverdueStock {
   readonly onHand = new Map<string, number>();
   priceMinor = 100;
   /** A clock that moves when the test says so. */
@@ -165,6 +167,14 @@ export class FakeInventory implements StockHolder, StockSettler, OverdueStock {
     return 'applied';
   }
 
+  finish(): Promise<void> {
+    return Promise.reject(new Error('nothing is prepared here'));
+  }
+
+  inDoubt(): ReturnType<StockBranches['inDoubt']> {
+    return Promise.resolve([]);
+  }
+
   async overdue(after: Date | null, limit: number): ReturnType<OverdueStock['overdue']> {
     await this.interrupt('overdue', 'before');
     const looked_at = new Date(this.nowMs);
@@ -207,7 +217,7 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
       databaseFor({
         ...{ name: 'order', url, schema: 'orders' },
         entities: [OrderEntity, EventEntity],
-        migrations: [Orders1764000000002, Sagas1764000000004],
+        migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005],
       }),
       TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
     ],
@@ -222,7 +232,9 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
     const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, 15_000);
     return {
       ...{ stock, relay },
-      placeOrder: new PlaceOrder(new ReserveAndRecord(placed, stock, relay, sagas)),
+      placeOrder: new PlaceOrder(
+        new ReserveAndRecord(placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000), 'flexible'),
+      ),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),
     };

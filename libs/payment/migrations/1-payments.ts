@@ -82,8 +82,9 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
 /**
  * Decides what may be asked of the providers, and keeps that it will be: an operation is known before anybody acts on it.
  * At most one operation an order. The result has a row an operation, in the order given; one that is known already is
- * told as it is. A reversal becomes a void or a refund, by what has happened to the payment; it waits, and is not kept,
- * while something else is under way, but from then on nothing new is authorised or captured.
+ * told as it is. A reversal becomes a void or a refund, by what has happened to the payment. It waits, and is not kept,
+ * while something else is under way, but from then on nothing new is authorised or captured; so does a capture of all
+ * there is.
  */
 const begin = `
   CREATE FUNCTION payment.begin(
@@ -95,7 +96,7 @@ const begin = `
   ) LANGUAGE plpgsql ${planning} AS $$
   BEGIN
     INSERT INTO payment.payments (tenant_id, order_id, method, currency, token, amount_minor)
-    SELECT p_tenant, w.order_id, w.method, w.currency, w.token, coalesce(w.amount, 0)
+    SELECT p_tenant, w.order_id, w.method, w.currency, CASE WHEN w.amount > 0 THEN w.token END, coalesce(w.amount, 0)
     FROM unnest(p_orders, p_kinds, p_amounts, p_methods, p_tokens, p_currencies)
       AS w(order_id, kind, amount, method, token, currency)
     WHERE w.kind IN ('authorise', 'reverse')
@@ -134,7 +135,8 @@ const begin = `
           ELSE p.authorised_minor
         END AS amount,
         k.state, k.reason,
-        w.kind = 'reverse' AND k.operation_id IS NULL AND coalesce(o.under_way, false) AS waits,
+        (w.kind = 'reverse' OR w.kind = 'capture' AND w.amount IS NULL)
+          AND k.operation_id IS NULL AND coalesce(o.under_way, false) AS waits,
         CASE w.kind
           WHEN 'authorise' THEN CASE
             WHEN p.reversed THEN 'reversed'
@@ -142,6 +144,7 @@ const begin = `
           WHEN 'capture' THEN CASE
             WHEN p.order_id IS NULL THEN 'not-authorised'
             WHEN p.reversed THEN 'reversed'
+            WHEN p.authorised_minor = 0 AND p.amount_minor > 0 THEN 'not-authorised'
             WHEN coalesce(w.amount, 0) > p.authorised_minor - p.captured_minor - p.capturing_minor
               THEN 'exceeds-authorised' END
           WHEN 'refund' THEN CASE

@@ -81,7 +81,7 @@ describe('what is asked of a payment', () => {
     const declined = authorise(order, 500, 'tok_declined');
     expect(await perform(declined, capture(order, 1), declined)).toEqual([
       refused('card-declined'),
-      refused('exceeds-authorised'),
+      refused('not-authorised'),
       refused('card-declined'),
     ]);
     expect(await perform(authorise(order, 500))).toEqual([refused('authorised-already')]);

@@ -155,6 +155,11 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total });
     });
 
+    it('is the only one whose money is taken on request', async () => {
+      const order = await bought();
+      refused(await world.api.capture(order.order_id), '409 payment-refused');
+    });
+
     it('takes no money once it is cancelled', async () => {
       const order = await invoiced();
       await told(order, 'payment-authorised');

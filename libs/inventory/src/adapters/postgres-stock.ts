@@ -1,11 +1,11 @@
 import { Injectable } from '@nestjs/common';
-import type { Decision, OverdueHold, Stock, StockEffect } from '#contracts';
-import { limits } from '#contracts';
-import { InjectSql, Sql } from '#database';
+import { CleaveError, limits, type Decision, type OverdueHold, type Stock, type StockEffect } from '#contracts';
+import { InjectSql, Sql, type Queries } from '#database';
 import type { ReservationBatch } from '../domain/reservation-batch.js';
 import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
 import type { OverdueHolds } from '../use-cases/find-overdue-holds.js';
+import type { PreparedBranches } from '../use-cases/finish-branches.js';
 import type { StockLevels } from '../use-cases/read-stock.js';
 import type { RefusedReservations } from '../use-cases/purge-refusals.js';
 import type { StockReservations } from '../use-cases/reserve-stock.js';
@@ -52,6 +52,7 @@ export class PostgresStock
     StockReservations,
     StockSettlements,
     OverdueHolds,
+    PreparedBranches,
     RefusedReservations,
     StockCounts,
     StockAdjustments,
@@ -59,8 +60,41 @@ export class PostgresStock
 {
   constructor(@InjectSql('inventory') private readonly sql: Sql) {}
 
-  async decide(tenant: string, batch: ReservationBatch, holdMs: number): ReturnType<StockReservations['decide']> {
-    const [row] = await this.sql.query<{
+  async decide(
+    tenant: string,
+    batch: ReservationBatch,
+    holdMs: number,
+    branchId?: string,
+  ): ReturnType<StockReservations['decide']> {
+    if (branchId === undefined) return this.decideBy(this.sql, tenant, batch, holdMs);
+    try {
+      return await this.sql.prepare(gidOf(branchId), (within) => this.decideBy(within, tenant, batch, holdMs));
+    } catch (error) {
+      if ((error as { code?: string }).code !== preparingIsOff) throw error;
+      throw new CleaveError(
+        'unavailable',
+        'The inventory database prepares no transactions: set max_prepared_transactions there, or ORDER_COMMIT=flexible.',
+        {},
+        { cause: error },
+      );
+    }
+  }
+
+  async finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void> {
+    await this.sql.finishPrepared(gidOf(branchId), outcome);
+  }
+
+  inDoubt(): ReturnType<PreparedBranches['inDoubt']> {
+    return this.sql.query(inDoubt, [gidPrefix]);
+  }
+
+  private async decideBy(
+    sql: Queries,
+    tenant: string,
+    batch: ReservationBatch,
+    holdMs: number,
+  ): ReturnType<StockReservations['decide']> {
+    const [row] = await sql.query<{
       outcomes: Decision['outcome'][];
       details: unknown[];
       orders: (string | null)[];
@@ -145,6 +179,18 @@ export class PostgresStock
     return row && stockOf(row);
   }
 }
+
+/** Others may prepare transactions on the same server: what has another name, or is of another database, is not ours. */
+const gidPrefix = 'cleave:';
+const gidOf = (branchId: string): string => `${gidPrefix}${branchId}`;
+const preparingIsOff = '55000';
+
+const inDoubt = {
+  name: 'inventory-in-doubt',
+  text: `
+    SELECT substr(gid, length($1) + 1) AS branch_id, extract(epoch FROM now() - prepared)::float8 * 1000 AS age_ms
+    FROM pg_prepared_xacts WHERE database = current_database() AND starts_with(gid, $1) ORDER BY prepared LIMIT 1000`,
+};
 
 const reserve = {
   name: 'inventory-reserve',

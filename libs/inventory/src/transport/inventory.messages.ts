@@ -2,6 +2,7 @@ import { Controller } from '@nestjs/common';
 import { inventoryContract, type ReplyOf, type RequestOf } from '#contracts';
 import { Answers, type MessageMetadata } from '#messaging';
 import { FindOverdueHolds } from '../use-cases/find-overdue-holds.js';
+import { FinishBranches } from '../use-cases/finish-branches.js';
 import { ReserveStock } from '../use-cases/reserve-stock.js';
 import { SettleStock } from '../use-cases/settle-stock.js';
 
@@ -14,6 +15,7 @@ export class InventoryMessages {
     private readonly reserveStock: ReserveStock,
     private readonly settleStock: SettleStock,
     private readonly findOverdueHolds: FindOverdueHolds,
+    private readonly finishBranches: FinishBranches,
   ) {}
 
   @Answers(inventoryContract, 'reserve')
@@ -22,6 +24,25 @@ export class InventoryMessages {
     { tenant }: MessageMetadata,
   ): Promise<ReplyOf<Operations['reserve']>> {
     return this.reserveStock.execute(tenant, request);
+  }
+
+  @Answers(inventoryContract, 'prepare')
+  prepare(
+    request: RequestOf<Operations['prepare']>,
+    { tenant }: MessageMetadata,
+  ): Promise<ReplyOf<Operations['prepare']>> {
+    return this.reserveStock.execute(tenant, request);
+  }
+
+  @Answers(inventoryContract, 'finish')
+  async finish({ branch_id, outcome }: RequestOf<Operations['finish']>): Promise<ReplyOf<Operations['finish']>> {
+    await this.finishBranches.execute(branch_id, outcome);
+    return {};
+  }
+
+  @Answers(inventoryContract, 'in_doubt')
+  async inDoubt(): Promise<ReplyOf<Operations['in_doubt']>> {
+    return { branches: await this.finishBranches.inDoubt() };
   }
 
   @Answers(inventoryContract, 'settle')

@@ -3,6 +3,7 @@ import type { Decision, ReplyOf, RequestOf, inventoryContract } from '#contracts
 import { arrangeReservations, type ReservationBatch } from '../domain/reservation-batch.js';
 
 type Request = RequestOf<(typeof inventoryContract)['operations']['reserve']>;
+type PrepareRequest = RequestOf<(typeof inventoryContract)['operations']['prepare']>;
 type Reply = ReplyOf<(typeof inventoryContract)['operations']['reserve']>;
 
 /** Decides a batch of reservations in one round trip, atomically. */
@@ -10,8 +11,9 @@ export abstract class StockReservations {
   /**
    * One decision a reservation, in the order of the batch, and what is known of the batch's products.
    * @param holdMs after how long a new hold is overdue
+   * @param branchId where the decisions are only prepared, until the branch is finished
    */
-  abstract decide(tenant: string, batch: ReservationBatch, holdMs: number): Promise<Reply>;
+  abstract decide(tenant: string, batch: ReservationBatch, holdMs: number, branchId?: string): Promise<Reply>;
 }
 
 /** Holds stock for a batch of orders, each all-or-nothing. */
@@ -19,7 +21,8 @@ export abstract class StockReservations {
 export class ReserveStock {
   constructor(private readonly reservations: StockReservations) {}
 
-  async execute(tenant: string, { reservations, hold_ms }: Request): Promise<Reply> {
+  async execute(tenant: string, request: Request | PrepareRequest): Promise<Reply> {
+    const { reservations, hold_ms } = request;
     // A reservation named twice is decided once, and both get the decision.
     const positions = new Map<string, number>();
     const distinct = reservations.filter((it) => {
@@ -27,10 +30,13 @@ export class ReserveStock {
       positions.set(it.reservation_id, positions.size);
       return true;
     });
-    const reply = await this.reservations.decide(tenant, arrangeReservations(distinct), hold_ms);
+    const reply = await this.reservations.decide(tenant, arrangeReservations(distinct), hold_ms, branchOf(request));
     if (distinct.length === reservations.length) return reply;
     const decisionOf = ({ reservation_id }: { reservation_id: string }) =>
       reply.decisions[positions.get(reservation_id)!] as Decision;
     return { ...reply, decisions: reservations.map(decisionOf) };
   }
 }
+
+const branchOf = (request: Request | PrepareRequest): string | undefined =>
+  'branch_id' in request ? request.branch_id : undefined;

@@ -1,13 +1,14 @@
 import { Injectable, Logger } from '@nestjs/common';
 import type { StockEffect, inventoryContract } from '#contracts';
 import type { ContractClient } from '#messaging';
+import type { StockBranches } from '../use-cases/finish-branches.js';
 import type { StockSettler } from '../use-cases/relay-outbox.js';
 import type { StockHolder } from '../use-cases/reserve-and-record.js';
 import type { OverdueStock } from '../use-cases/sweep-holds.js';
 
 /** Stock in the inventory module, wherever that runs. */
 @Injectable()
-export class MessagingStock implements StockHolder, StockSettler, OverdueStock {
+export class MessagingStock implements StockHolder, StockSettler, StockBranches, OverdueStock {
   private readonly logger = new Logger(MessagingStock.name);
 
   /** @param holdMs how long a hold waits for its order before it is overdue */
@@ -16,9 +17,22 @@ export class MessagingStock implements StockHolder, StockSettler, OverdueStock {
     private readonly holdMs: number,
   ) {}
 
-  reserve(tenant: string, reservations: Parameters<StockHolder['reserve']>[1]): ReturnType<StockHolder['reserve']> {
+  reserve(
+    tenant: string,
+    reservations: Parameters<StockHolder['reserve']>[1],
+    branchId?: string,
+  ): ReturnType<StockHolder['reserve']> {
     const request = { reservations: [...reservations], hold_ms: this.holdMs };
-    return this.inventory.call('reserve', request, { metadata: { tenant } });
+    if (branchId === undefined) return this.inventory.call('reserve', request, { metadata: { tenant } });
+    return this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
+  }
+
+  async finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void> {
+    await this.inventory.call('finish', { branch_id: branchId, outcome });
+  }
+
+  async inDoubt(): ReturnType<StockBranches['inDoubt']> {
+    return (await this.inventory.call('in_doubt', {})).branches;
   }
 
   async settle(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettler['settle']> {

@@ -1,10 +1,11 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { LessThan, Not, type Repository } from 'typeorm';
-import type { OverdueHold } from '#contracts';
+import { CleaveError, type OverdueHold } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange } from '../use-cases/change-order.js';
+import type { BranchDecisions } from '../use-cases/finish-branches.js';
 import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
 import {
@@ -25,7 +26,9 @@ const isOrder = { status: Not('void' as const) };
  * that are put together by what is asked for go through TypeORM.
  */
 @Injectable()
-export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderReader, KeptRefusals, VoidOrders {
+export class PostgresOrders
+  implements PlacedOrders, ChangeableOrders, OrderReader, KeptRefusals, VoidOrders, BranchDecisions
+{
   constructor(
     @InjectRepository(OrderEntity, 'order') private readonly orders: Repository<OrderEntity>,
     @InjectRepository(EventEntity, 'order') private readonly events: Repository<EventEntity>,
@@ -83,8 +86,8 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
     return answers;
   }
 
-  async record(tenant: string, records: readonly OrderRecord[]): Promise<ReadonlySet<string>> {
-    const rows = await this.sql.query<{ order_id: string }>(record, [
+  async record(tenant: string, records: readonly OrderRecord[], branchId?: string): Promise<ReadonlySet<string>> {
+    const recording = this.sql.query<{ order_id: string }>(record, [
       tenant,
       records.map(({ order }) => order.order_id),
       records.map((it) => it.account),
@@ -103,8 +106,14 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       records.map(({ order }) => order.payment_method),
       records.map(({ saga }) => (saga ? JSON.stringify(saga) : null)),
       this.payWithinMs,
+      branchId ?? null,
     ]);
-    return new Set(rows.map((row) => row.order_id));
+    try {
+      return new Set((await recording).map((row) => row.order_id));
+    } catch (error) {
+      if (!violates(error, 'branch_decisions_pkey')) throw error;
+      throw new CleaveError('unavailable', 'Placing the order took too long, and its stock was given back. Try again.');
+    }
   }
 
   async keepRefusals(tenant: string, refusals: Parameters<PlacedOrders['keepRefusals']>[1]): Promise<void> {
@@ -161,7 +170,7 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
       return row!.saved;
     } catch (error) {
       // Another request took the key: the whole change was rolled back, and its answer is there for the next try.
-      if (isKeyTaken(error)) return false;
+      if (violates(error, 'keyed_changes_pkey')) return false;
       throw error;
     }
   }
@@ -175,6 +184,17 @@ export class PostgresOrders implements PlacedOrders, ChangeableOrders, OrderRead
     // A statement of its own, which sees the orders that the tombstones have met.
     const decided = await this.statusOf(tenant, orderIds);
     return new Set(orderIds.filter((it) => decided.get(it) === 'void'));
+  }
+
+  async decide(branchId: string): Promise<'commit' | 'abort'> {
+    await this.sql.query(decide, [branchId]);
+    // A statement of its own, which sees the decision that was met.
+    const [row] = await this.sql.query<{ outcome: 'commit' | 'abort' }>(decisionOf, [branchId]);
+    return row!.outcome;
+  }
+
+  async forgetDecisions(ageMs: number, except: readonly string[]): Promise<void> {
+    await this.sql.query(forgetDecisions, [ageMs, except]);
   }
 
   private async statusOf(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, string>> {
@@ -247,6 +267,8 @@ const record = {
       SELECT $1, r.order_id, r.order_id, w.saga->>'definition', (w.saga->>'version')::int, w.saga->>'step',
         w.saga->'data', now() + $18::bigint * interval '1 millisecond'
       FROM recorded r JOIN wanted w USING (order_id) WHERE r.payment_method IS NOT NULL
+    ), decided AS (
+      INSERT INTO orders.branch_decisions (branch_id, outcome) SELECT $19::uuid, 'commit' WHERE $19::uuid IS NOT NULL
     )
     SELECT order_id FROM recorded`,
 };
@@ -294,7 +316,7 @@ const save = {
       RETURNING order_id, version, status, reservation_id, updated_at
     ), reversing AS (
       UPDATE orders.sagas SET step = 'reverse', state = 'running', attempts = 0, epoch = epoch + 1, due_at = now(),
-        lease_until = '-infinity', updated_at = now()
+        lease_until = '-infinity', updated_at = now(), data = data - 'token'
       WHERE tenant_id = $1 AND saga_id = $2 AND $8 = 'cancelled' AND EXISTS (SELECT FROM changed)
     ), answered AS (
       INSERT INTO orders.keyed_changes (tenant_id, account_id, operation, idempotency_key, fingerprint, order_id, version)
@@ -321,5 +343,22 @@ const statusOf = {
   text: `SELECT order_id, status FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])`,
 };
 
-const isKeyTaken = (error: unknown): boolean =>
-  error instanceof Error && 'constraint' in error && error.constraint === 'keyed_changes_pkey';
+const decide = {
+  name: 'order-branch-decide',
+  text: `INSERT INTO orders.branch_decisions (branch_id, outcome) VALUES ($1, 'abort') ON CONFLICT DO NOTHING`,
+};
+
+const decisionOf = {
+  name: 'order-branch-decision',
+  text: `SELECT outcome FROM orders.branch_decisions WHERE branch_id = $1`,
+};
+
+const forgetDecisions = {
+  name: 'order-branch-forget',
+  text: `
+    DELETE FROM orders.branch_decisions
+    WHERE decided_at < now() - $1::bigint * interval '1 millisecond' AND branch_id <> ALL ($2::uuid[])`,
+};
+
+const violates = (error: unknown, constraint: string): boolean =>
+  error instanceof Error && 'constraint' in error && error.constraint === constraint;

@@ -71,7 +71,9 @@ const claim = {
 
 /**
  * Sagas are locked before their orders, by whoever changes both. The epoch is the fence: it is compared on the locked
- * row, so that a worker that was paused past its lease changes neither the saga nor the order.
+ * row, so that a worker that was paused past its lease changes neither the saga nor the order. So is the order's version
+ * that the statement saw when it began: an order that has changed since may have an event of a later transaction already,
+ * and ours would come before it in the log.
  */
 const move = {
   name: 'order-sagas-move',
@@ -81,22 +83,31 @@ const move = {
         $10::text[], $11::int[], $12::bigint[], $13::jsonb[])
         AS w(saga_id, epoch, entry, data, from_status, to_status, step, state, attempts, wait_ms, result)
     ), fenced AS MATERIALIZED (
-      SELECT w.*, s.order_id FROM orders.sagas s JOIN wanted w ON w.saga_id = s.saga_id AND w.epoch = s.epoch
+      SELECT w.*, s.order_id, o.version AS order_version
+      FROM orders.sagas s
+      JOIN wanted w ON w.saga_id = s.saga_id AND w.epoch = s.epoch
+      JOIN orders.orders o ON o.tenant_id = s.tenant_id AND o.order_id = s.order_id
       WHERE s.tenant_id = $1 AND s.saga_id = ANY ($2::uuid[]) AND s.state = 'running'
+        AND o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[])
       ORDER BY s.saga_id FOR NO KEY UPDATE OF s
+    ), locked AS MATERIALIZED (
+      SELECT f.* FROM orders.orders o JOIN fenced f ON f.order_id = o.order_id
+      WHERE o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[]) AND f.entry IS NOT NULL
+        AND o.version = f.order_version AND (f.from_status IS NULL OR o.status = f.from_status)
+      ORDER BY o.order_id FOR NO KEY UPDATE OF o
     ), changed AS (
       UPDATE orders.orders o SET status = coalesce(f.to_status, o.status), version = o.version + 1,
         updated_at = greatest(o.updated_at, now())
-      FROM fenced f
-      WHERE o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[]) AND o.order_id = f.order_id AND f.entry IS NOT NULL
-        AND (f.from_status IS NULL OR o.status = f.from_status)
+      FROM locked f
+      WHERE o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[]) AND o.order_id = f.order_id
       RETURNING o.order_id, o.version, o.reservation_id, o.status, o.updated_at, f.saga_id, f.entry, f.data
     ), announced AS (
       INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
       SELECT $1, order_id, version, reservation_id, entry, status, data, updated_at FROM changed
     )
     UPDATE orders.sagas s SET step = f.step, state = f.state, attempts = f.attempts, result = f.result,
-      data = CASE WHEN f.state = 'ended' THEN s.data - 'token' ELSE s.data END,
+      -- What stands for the means of payment is needed for nothing else.
+      data = CASE WHEN f.step = 'authorise' AND f.state = 'running' THEN s.data ELSE s.data - 'token' END,
       due_at = CASE WHEN f.wait_ms > 0 THEN now() + f.wait_ms * interval '1 millisecond' ELSE s.due_at END,
       lease_until = CASE WHEN f.state = 'running' AND f.wait_ms = 0 THEN s.lease_until ELSE '-infinity' END,
       updated_at = now()
@@ -124,19 +135,23 @@ const parked = {
   name: 'order-sagas-parked',
   text: `
     SELECT saga_id, order_id, definition AS saga, step, attempts, result, created_at, updated_at FROM orders.sagas
-    WHERE tenant_id = $1 AND state = 'parked' AND saga_id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+    WHERE tenant_id = $1 AND (state = 'parked' OR state = 'running' AND attempts >= 20) AND saga_id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
     ORDER BY saga_id LIMIT $3`,
 };
 
-/** A new round is a new operation: what was refused for good stays refused under its old name. */
+/**
+ * A new round is a new operation: what was refused for good stays refused under its old name. What is not decided keeps
+ * its name, or it would be done twice.
+ */
 const retry = {
   name: 'order-sagas-retry',
   text: `
-    UPDATE orders.sagas SET state = 'running', round = round + 1, attempts = 0, epoch = epoch + 1, due_at = now(),
+    UPDATE orders.sagas SET state = 'running', round = round + (state = 'parked')::int, attempts = 0, epoch = epoch + 1, due_at = now(),
       lease_until = '-infinity', updated_at = now()
-    WHERE tenant_id = $1 AND saga_id = $2 AND state = 'parked' RETURNING 1`,
+    WHERE tenant_id = $1 AND saga_id = $2 AND (state = 'parked' OR state = 'running' AND attempts >= 20) RETURNING 1`,
 };
 
+/** Not what is still being tried: the money may be moved after all. */
 const close = {
   name: 'order-sagas-close',
   text: `

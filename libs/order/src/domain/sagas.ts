@@ -30,7 +30,7 @@ interface Definition {
  * goes wrong before it cancels the order, and what comes after it is tried until it is decided.
  *
  * A saga goes by the version it began with, so a definition that orders may be on is never changed: a new version is
- * added, and the old one goes when nothing runs by it any more.
+ * added. The old one goes when no order can be cancelled any more that was bought by it: that sends it to `reverse`.
  */
 const definitions: Record<string, Record<number, Definition>> = {
   /** The money is taken as soon as the order is confirmed. */
@@ -95,9 +95,12 @@ export const begin = (name: SagaName): { definition: SagaName; version: number; 
   step: definitions[name]![currentVersion]!.first,
 });
 
-/** @throws where this program does not know the version any more, or not yet */
+/** `undefined` where this program does not know the version any more, or not yet. */
+export const findStep = (definition: string, version: number, step: StepName): Step | undefined =>
+  definitions[definition]?.[version]?.steps[step];
+
 export const stepOf = (definition: string, version: number, step: StepName): Step => {
-  const found = definitions[definition]?.[version]?.steps[step];
+  const found = findStep(definition, version, step);
   if (!found) throw new Error(`this version of Cleave does not know step ${step} of saga ${definition} ${version}`);
   return found;
 };

@@ -1,9 +1,9 @@
+import { hash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type MoneyMove } from '#contracts';
+import { CleaveError, paymentMethods, type MoneyMove } from '#contracts';
 import { begin, type SagaName } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
-import { hash } from 'node:crypto';
 import { ReadOrders } from './read-orders.js';
 import { RunSagas, type Saga, type SagaData } from './run-sagas.js';
 
@@ -44,7 +44,8 @@ export interface MoneyCommand {
 
 /** How long somebody waits for the provider before hearing that it is not decided yet. */
 const answerWithinMs = 5_000;
-const lookEveryMs = 20;
+/** At first, and more seldom as time goes by: those who wait share their connections with those who place orders. */
+const lookAgainMs = 20;
 
 /** Why payment refuses, in words. */
 const whyNot: Record<string, string> = {
@@ -68,6 +69,8 @@ export class MoveMoney {
     const { tenant, account, idempotencyKey, fingerprint, orderId, kind, amountMinor, reason } = command;
     const order = await this.orders.one(tenant, orderId);
     if (order.payment_method === null) throw new CleaveError('payment-not-found', 'The order is paid elsewhere.');
+    if (kind === 'capture' && paymentMethods[order.payment_method].capture === 'at-once')
+      throw new CleaveError('payment-refused', 'The money of this order is taken without being asked for.');
     // Named by its key: however often it is asked for, it is one saga.
     const sagaId = uuidOfHash(hash('sha256', JSON.stringify([tenant, account, kind, idempotencyKey]), 'hex'));
     const before = await this.moves.find(tenant, sagaId);
@@ -81,7 +84,7 @@ export class MoveMoney {
 
   private async result(command: MoneyCommand, sagaId: string): Promise<MoneyMove> {
     const giveUpAt = Date.now() + answerWithinMs;
-    for (;;) {
+    for (let pauseMs = lookAgainMs; ; pauseMs *= 1.5) {
       const { data, orderId, state, result } = (await this.moves.find(command.tenant, sagaId))!;
       if (data.fingerprint !== command.fingerprint)
         throw new CleaveError(
@@ -92,7 +95,7 @@ export class MoveMoney {
       const move = { move_id: sagaId, order_id: orderId, kind: command.kind };
       if (state === 'ended') return { ...move, amount_minor: result.amount_minor ?? null, status: 'succeeded' };
       if (state === 'parked' || Date.now() > giveUpAt) return { ...move, amount_minor: null, status: 'pending' };
-      await setTimeout(lookEveryMs);
+      await setTimeout(pauseMs);
     }
   }
 }

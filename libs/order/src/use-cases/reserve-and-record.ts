@@ -1,4 +1,5 @@
-import { Injectable } from '@nestjs/common';
+import { randomUUID } from 'node:crypto';
+import { Inject, Injectable } from '@nestjs/common';
 import { CleaveError, type Decision, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
 import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
 import {
@@ -10,6 +11,7 @@ import {
   type PlacementCommand,
 } from '../domain/placement.js';
 import { begin, purchaseOf } from '../domain/sagas.js';
+import { FinishBranches, commitProtocol, type CommitProtocol } from './finish-branches.js';
 import { RelayOutbox } from './relay-outbox.js';
 import { RunSagas, type SagaData } from './run-sagas.js';
 
@@ -60,9 +62,10 @@ export abstract class PlacedOrders {
   ): Promise<(StoredAnswer | undefined)[]>;
   /**
    * Records orders with the event that they were placed, in one transaction.
+   * @param branchId of the stock that is prepared for them: the same transaction decides that it stands
    * @returns the ids of those recorded: not those whose id is taken, or whose key has an order or a kept refusal
    */
-  abstract record(tenant: string, records: readonly OrderRecord[]): Promise<ReadonlySet<string>>;
+  abstract record(tenant: string, records: readonly OrderRecord[], branchId?: string): Promise<ReadonlySet<string>>;
   /** The orders with these ids, by id; `void` for an id that no order will ever have. */
   abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
   abstract keepRefusals(
@@ -73,6 +76,7 @@ export abstract class PlacedOrders {
 
 /** Holds stock, in inventory. */
 export abstract class StockHolder {
+  /** @param branchId where the stock is only prepared, until the branch is finished */
   abstract reserve(
     tenant: string,
     reservations: readonly {
@@ -81,6 +85,7 @@ export abstract class StockHolder {
       lines: PlacementCommand['lines'];
       items_total?: { at_least: number; at_most: number } | undefined;
     }[],
+    branchId?: string,
   ): Promise<ReplyOf<(typeof inventoryContract)['operations']['reserve']>>;
   /** Gives back a hold that no order will ever claim. */
   abstract release(tenant: string, reservationId: string): Promise<void>;
@@ -97,6 +102,11 @@ interface Try {
 /** A hold is given back only when a request was away for longer than a hold waits, so many are more than enough. */
 const maxAttempts = 20;
 
+interface Held {
+  it: Try;
+  record: OrderRecord;
+}
+
 type Results = Map<Placement, PlacementResult | Error>;
 
 /** Reserves the stock of a batch of orders and records them: idempotent, so that a batch may be tried again in parts. */
@@ -107,6 +117,8 @@ export class ReserveAndRecord {
     private readonly stock: StockHolder,
     private readonly relay: RelayOutbox,
     private readonly sagas: RunSagas,
+    private readonly branches: FinishBranches,
+    @Inject(commitProtocol) private readonly protocol: CommitProtocol,
   ) {}
 
   /** @returns what became of each, in the order given; an error is that placement's alone */
@@ -155,17 +167,12 @@ export class ReserveAndRecord {
 
   /** @returns the tries whose hold is released */
   private async reserve(tenant: string, tries: Try[], results: Results): Promise<Try[]> {
-    const { decisions, products } = await this.stock.reserve(
-      tenant,
-      tries.map(({ reservationId, orderId, placement: { command } }) => ({
-        reservation_id: reservationId,
-        order_id: orderId,
-        lines: command.lines,
-        items_total: itemsTotalRange(command),
-      })),
+    const branchId = this.protocol === 'two-phase' ? randomUUID() : undefined;
+    const { decisions, products } = await this.endingOnFailure(branchId, () =>
+      this.stock.reserve(tenant, requestsOf(tries), branchId),
     );
     const productOf = new Map(products.map((it) => [it.product_id, it]));
-    const held: { it: Try; record: OrderRecord }[] = [];
+    const held: Held[] = [];
     const refused = new Map<Placement, Refusal>();
     const released: Try[] = [];
 
@@ -184,8 +191,11 @@ export class ReserveAndRecord {
       }
     });
 
+    const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, branchId));
+    // Before anything else: what is prepared holds locks.
+    if (branchId !== undefined) await this.branches.commit(branchId);
     if (refused.size > 0) await this.refuse(tenant, refused, results);
-    if (held.length > 0) released.push(...(await this.record(tenant, held, results)));
+    if (held.length > 0) released.push(...(await this.answer(tenant, held, recorded, results)));
     return released;
   }
 
@@ -202,18 +212,37 @@ export class ReserveAndRecord {
     if (toKeep.length > 0) await this.orders.keepRefusals(tenant, toKeep);
   }
 
-  /** @returns the tries that came too late: their hold has been declared void */
-  private async record(
+  /** Undoes what was prepared where the orders are not recorded, or finds out whether they are. */
+  private async endingOnFailure<T>(branchId: string | undefined, work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      // If that fails as well, it is left to whoever looks for what is in doubt.
+      if (branchId !== undefined) await this.branches.end(branchId).catch(() => undefined);
+      throw error;
+    }
+  }
+
+  private async recorded(
     tenant: string,
-    held: readonly { it: Try; record: OrderRecord }[],
+    held: readonly Held[],
+    branchId: string | undefined,
+  ): Promise<ReadonlySet<string>> {
+    if (held.length === 0) return new Set();
+    const records = held.map(({ record }) => record);
+    const recorded = await this.orders.record(tenant, records, branchId);
+    this.relay.wake();
+    if (records.some((it) => it.saga !== undefined)) this.sagas.wake();
+    return recorded;
+  }
+
+  /** @returns the tries that came too late: their hold has been declared void */
+  private async answer(
+    tenant: string,
+    held: readonly Held[],
+    recorded: ReadonlySet<string>,
     results: Results,
   ): Promise<Try[]> {
-    const recorded = await this.orders.record(
-      tenant,
-      held.map(({ record }) => record),
-    );
-    this.relay.wake();
-    if (held.some(({ record }) => record.saga !== undefined)) this.sagas.wake();
     const lost: Try[] = [];
     for (const { it, record } of held)
       if (recorded.has(it.orderId)) results.set(it.placement, { order: record.order, replayed: false });
@@ -270,6 +299,14 @@ const sagaOf = ({ payment }: PlacementCommand, { total_minor, currency }: Order)
     : undefined;
 
 const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
+
+const requestsOf = (tries: readonly Try[]): Parameters<StockHolder['reserve']>[1] =>
+  tries.map(({ reservationId, orderId, placement: { command } }) => ({
+    reservation_id: reservationId,
+    order_id: orderId,
+    lines: command.lines,
+    items_total: itemsTotalRange(command),
+  }));
 
 const isKeyed = (placement: Placement): placement is Keyed => placement.idempotencyKey !== null;
 

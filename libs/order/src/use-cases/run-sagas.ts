@@ -6,9 +6,23 @@ import {
   type BeforeApplicationShutdown,
   type OnApplicationBootstrap,
 } from '@nestjs/common';
-import type { OrderStatus, PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
+import {
+  CleaveError,
+  type OrderStatus,
+  type PaymentMethod,
+  type PaymentOutcome,
+  type PaymentRequest,
+} from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
-import { operationIdOf, statusChangeBy, stepOf, waitMs, type Follow, type StepName } from '../domain/sagas.js';
+import {
+  findStep,
+  operationIdOf,
+  statusChangeBy,
+  stepOf,
+  waitMs,
+  type Follow,
+  type StepName,
+} from '../domain/sagas.js';
 import { RelayOutbox } from './relay-outbox.js';
 
 /** What a saga has to know besides its step. */
@@ -75,9 +89,8 @@ export const sagaLease = Symbol('saga lease');
 const batchSize = 500;
 /** How often is looked without being woken: another instance may have begun a saga, or one has waited long enough. */
 const pollMs = 250;
-/** So often, or something is wrong that does not mend itself: about half an hour. */
-const mostAttempts = 40;
 const longestPauseMs = 5_000;
+const triesAtOnce = 5;
 
 /** Leads sagas from step to step, many at once: asks payment, and keeps what follows together with the order. */
 @Injectable()
@@ -118,7 +131,8 @@ export class RunSagas implements OnApplicationBootstrap, BeforeApplicationShutdo
       try {
         this.awake = false;
         const claimed = await this.sagas.claim(this.leaseMs, batchSize);
-        for (const [tenant, group] of Map.groupBy(claimed, (it) => it.tenant)) await this.lead(tenant, group);
+        const tenants = [...Map.groupBy(claimed, (it) => it.tenant)];
+        await Promise.all(tenants.map(([tenant, group]) => this.lead(tenant, group)));
         if (failures > 0) this.logger.log('payments are being led on again');
         failures = 0;
         if (claimed.length < batchSize) await this.pause(pollMs);
@@ -130,9 +144,12 @@ export class RunSagas implements OnApplicationBootstrap, BeforeApplicationShutdo
     }
   }
 
-  /** Step by step, for as long as there is a next one that need not wait. */
+  /** Step by step, for as long as there is a next one that need not wait, and the lease is good for another one. */
   private async lead(tenant: string, claimed: Saga[]): Promise<void> {
-    for (let sagas = claimed; sagas.length > 0 && !this.stopping;) {
+    const goodUntil = Date.now() + this.leaseMs / 2;
+    const known = claimed.filter(isKnown);
+    if (known.length < claimed.length) await this.leaveAlone(tenant, claimed);
+    for (let sagas = known; sagas.length > 0 && !this.stopping && Date.now() < goodUntil;) {
       const outcomes = await this.ask(tenant, sagas);
       const moves = sagas.map((saga, index) => moveOf(saga, outcomes[index]!));
       const moved = await this.keep(tenant, moves);
@@ -142,27 +159,56 @@ export class RunSagas implements OnApplicationBootstrap, BeforeApplicationShutdo
     }
   }
 
+  /** Began by a version of this program that we are not: another instance may know it. */
+  private async leaveAlone(tenant: string, claimed: readonly Saga[]): Promise<void> {
+    const unknown = claimed.filter((it) => !isKnown(it));
+    for (const { sagaId, definition, version, step } of unknown)
+      this.logger.warn(`saga ${sagaId} waits: step ${step} of ${definition} ${version} is unknown here`);
+    await this.keep(
+      tenant,
+      unknown.map((it) => waiting(it, `a version of Cleave that knows ${it.definition} ${it.version}`)),
+    );
+  }
+
   private async ask(tenant: string, sagas: readonly Saga[]): Promise<(PaymentOutcome | 'late')[]> {
     const asked = sagas.filter((it) => !isTooLate(it));
     const outcomes = new Map<Saga, PaymentOutcome>();
     if (asked.length > 0) {
-      const answers = await this.payment.perform(tenant, asked.map(requestOf)).catch((error: unknown) => {
-        this.logger.warn(`payment did not answer, and is asked again (${String(error)})`);
-        return asked.map((): PaymentOutcome => ({ outcome: 'open', reason: 'payment did not answer' }));
-      });
+      const answers = await this.perform(tenant, asked.map(requestOf));
       asked.forEach((saga, index) => outcomes.set(saga, answers[index]!));
     }
     return sagas.map((it) => outcomes.get(it) ?? 'late');
   }
 
+  /** What is refused as a whole is asked in halves, so that one that payment does not understand holds up nobody else. */
+  private async perform(tenant: string, requests: readonly PaymentRequest[]): Promise<PaymentOutcome[]> {
+    try {
+      return await this.payment.perform(tenant, requests);
+    } catch (error) {
+      const isOutage = error instanceof CleaveError && error.status === 503;
+      if (!isOutage && requests.length > 1) {
+        const middle = Math.ceil(requests.length / 2);
+        const [first, second] = [requests.slice(0, middle), requests.slice(middle)];
+        return [...(await this.perform(tenant, first)), ...(await this.perform(tenant, second))];
+      }
+      this.logger.warn(`payment did not answer, and is asked again (${String(error)})`);
+      return requests.map(() => ({ outcome: 'open', reason: 'payment did not answer' }));
+    }
+  }
+
   private async keep(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>> {
     const moved = new Set<string>();
     for (const round of roundsOf(moves)) {
-      const done = await this.sagas.move(tenant, round);
-      done.forEach((it) => moved.add(it));
+      let left = round;
+      // An order that has changed at the same moment is tried again at once.
+      for (let tries = 0; left.length > 0 && tries < triesAtOnce; tries += 1) {
+        const done = await this.sagas.move(tenant, left);
+        done.forEach((it) => moved.add(it));
+        left = left.filter((it) => !done.has(it.saga.sagaId));
+      }
       // The order is not in the status that the entry needs, goods of it are gone perhaps: for a person to decide. Where
       // somebody else has taken the saga over, this is refused as well.
-      const stuck = round.filter((it) => it.entry?.from !== undefined && !done.has(it.saga.sagaId));
+      const stuck = left.filter((it) => it.entry?.from !== undefined);
       if (stuck.length > 0)
         await this.sagas.move(
           tenant,
@@ -196,6 +242,8 @@ const roundsOf = (moves: readonly SagaMove[]): SagaMove[][] => {
   }
   return rounds;
 };
+
+const isKnown = ({ definition, version, step }: Saga): boolean => findStep(definition, version, step) !== undefined;
 
 const isTooLate = (saga: Saga): boolean =>
   saga.isLate && stepOf(saga.definition, saga.version, saga.step).late !== undefined;
@@ -231,10 +279,7 @@ const moveOf = (saga: Saga, outcome: PaymentOutcome | 'late'): SagaMove => {
     case 'refused':
       return followed(saga, refused, { reason: outcome.reason }, { refused_for: outcome.reason });
     case 'open': {
-      const attempts = saga.attempts + 1;
-      if (attempts >= mostAttempts) return parked(saga, { waits_for: outcome.reason });
-      const wait = waitMs(saga.attempts, Math.random());
-      return { saga, step, state: 'running', attempts, waitMs: wait, result: { waits_for: outcome.reason } };
+      return waiting(saga, outcome.reason);
     }
   }
 };
@@ -256,6 +301,15 @@ const followed = (
     result,
   };
 };
+
+const waiting = (saga: Saga, reason: string): SagaMove => ({
+  saga,
+  step: saga.step,
+  state: 'running',
+  attempts: saga.attempts + 1,
+  waitMs: waitMs(saga.attempts, Math.random()),
+  result: { waits_for: reason },
+});
 
 const parked = (saga: Saga, result: SagaMove['result']): SagaMove => ({
   saga,

@@ -49,6 +49,9 @@ export interface SettledOperation {
   outcome: Exclude<ProviderOutcome, { outcome: 'open' }>;
 }
 
+/** Sooner than whoever asks us gives up: what a provider has not answered by then is not known. */
+const answerWithinMs = 7_000;
+
 /** Keeps payments and what was asked for them. */
 export abstract class Payments {
   /**
@@ -116,12 +119,14 @@ export class PerformOperations {
       [...Map.groupBy(operations, (it) => it.method)].map(async ([method, group]) => {
         const outcomes = await this.askProvider(tenant, method, group);
         group.forEach((operation, index) => answers.set(operation, outcomes[index]!));
+        // Each by itself, so that one that is slow keeps nobody else's answers.
+        const settled = group.flatMap(({ operationId, orderId }, index): SettledOperation[] => {
+          const outcome = outcomes[index]!;
+          return outcome.outcome === 'open' ? [] : [{ operationId, orderId, outcome }];
+        });
+        if (settled.length > 0) await this.payments.settle(tenant, settled);
       }),
     );
-    const settled: SettledOperation[] = [];
-    for (const [{ operationId, orderId }, outcome] of answers)
-      if (outcome.outcome !== 'open') settled.push({ operationId, orderId, outcome });
-    if (settled.length > 0) await this.payments.settle(tenant, settled);
     return answers;
   }
 
@@ -132,13 +137,21 @@ export class PerformOperations {
     requests: readonly ProviderRequest[],
   ): Promise<ProviderOutcome[]> {
     try {
-      return await this.providers.of(method).perform(tenant, requests);
+      return await within(answerWithinMs, this.providers.of(method).perform(tenant, requests));
     } catch (error) {
       this.logger.warn(`${method} did not answer, and is asked again (${String(error)})`);
       return requests.map(() => ({ outcome: 'open', reason: `${method} did not answer` }));
     }
   }
 }
+
+/** @throws when it takes longer; what it comes to then is nobody's any more */
+const within = async <T>(ms: number, work: Promise<T>): Promise<T> => {
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error(`no answer within ${ms} ms`)), ms);
+  work.catch(() => undefined);
+  return Promise.race([work, late.promise]).finally(() => clearTimeout(timer));
+};
 
 /** Parts in which no order comes twice, so that the requests of an order stay in their order. */
 const roundsOf = (requests: readonly PaymentRequest[]): PaymentRequest[][] => {

@@ -1,0 +1,71 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { PeriodicWork } from '#periodic';
+
+/** How stock and orders are committed: one after the other, or by a two-phase commit. */
+export type CommitProtocol = 'flexible' | 'two-phase';
+
+export const commitProtocol = Symbol('commit protocol');
+/** After how long a branch that nobody has finished is looked into, in milliseconds. */
+export const inDoubtAfter = Symbol('in doubt after');
+
+/** What was decided about branches: the transaction that records orders says commit, whoever comes before it says abort. */
+export abstract class BranchDecisions {
+  /** Decides to abort where nothing was decided yet. @returns what is decided, for ever */
+  abstract decide(branchId: string): Promise<'commit' | 'abort'>;
+  /** Forgets decisions of long ago, except those about these branches. */
+  abstract forgetDecisions(ageMs: number, except: readonly string[]): Promise<void>;
+}
+
+/** The participant: stock that is prepared. */
+export abstract class StockBranches {
+  abstract finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void>;
+  abstract inDoubt(): Promise<readonly { branch_id: string; age_ms: number }[]>;
+}
+
+/** Longer than any transaction may take that could still decide. */
+const decisionKeptMs = 3_600_000;
+const alarmMs = 30_000;
+
+/**
+ * Finishes what was prepared, as it was decided; presumed abort. The decision is made under a primary key, so a
+ * coordinator that was paused and comes back cannot record orders on stock that was given back. Any instance recovers
+ * what another has left: every step may be repeated, by anybody.
+ */
+@Injectable()
+export class FinishBranches extends PeriodicWork {
+  constructor(
+    private readonly decisions: BranchDecisions,
+    private readonly stock: StockBranches,
+    @Inject(inDoubtAfter) private readonly inDoubtAfterMs: number,
+  ) {
+    super(inDoubtAfterMs / 4, 'prepared stock waits: nobody could be asked what became of it');
+  }
+
+  /** Looks once for what was left. @returns how many branches were finished */
+  async execute(): Promise<number> {
+    const branches = await this.stock.inDoubt();
+    const left = branches.filter((it) => it.age_ms >= this.inDoubtAfterMs);
+    for (const { branch_id, age_ms } of left) {
+      if (age_ms > alarmMs) this.logger.warn(`stock is prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`);
+      await this.end(branch_id);
+    }
+    await this.decisions.forgetDecisions(
+      decisionKeptMs,
+      branches.map((it) => it.branch_id),
+    );
+    return left.length;
+  }
+
+  /** The orders are recorded, so that nothing can go wrong any more: who cannot be told now is told later. */
+  async commit(branchId: string): Promise<void> {
+    await this.stock.finish(branchId, 'commit').catch((error: unknown) => {
+      this.logger.warn(`stock stays prepared until it is looked for (${String(error)})`);
+    });
+  }
+
+  /** Ends a branch of which it is not known whether its orders were recorded. */
+  async end(branchId: string): Promise<void> {
+    const decision = await this.decisions.decide(branchId);
+    await this.stock.finish(branchId, decision === 'commit' ? 'commit' : 'rollback');
+  }
+}
