@@ -69,52 +69,9 @@ const claim = {
       s.data, s.attempts, s.round, s.epoch, coalesce(s.deadline_at <= now(), false) AS "isLate"`,
 };
 
-/**
- * Sagas are locked before their orders, by whoever changes both. The epoch is the fence: it is compared on the locked
- * row, so that a worker that was paused past its lease changes neither the saga nor the order. So is the order's version
- * that the statement saw when it began: an order that has changed since may have an event of a later transaction already,
- * and ours would come before it in the log.
- */
 const move = {
   name: 'order-sagas-move',
-  text: `
-    WITH wanted AS (
-      SELECT * FROM unnest($2::uuid[], $4::bigint[], $5::text[], $6::jsonb[], $7::text[], $8::text[], $9::text[],
-        $10::text[], $11::int[], $12::bigint[], $13::jsonb[])
-        AS w(saga_id, epoch, entry, data, from_status, to_status, step, state, attempts, wait_ms, result)
-    ), fenced AS MATERIALIZED (
-      SELECT w.*, s.order_id, o.version AS order_version
-      FROM orders.sagas s
-      JOIN wanted w ON w.saga_id = s.saga_id AND w.epoch = s.epoch
-      JOIN orders.orders o ON o.tenant_id = s.tenant_id AND o.order_id = s.order_id
-      WHERE s.tenant_id = $1 AND s.saga_id = ANY ($2::uuid[]) AND s.state = 'running'
-        AND o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[])
-      ORDER BY s.saga_id FOR NO KEY UPDATE OF s
-    ), locked AS MATERIALIZED (
-      SELECT f.* FROM orders.orders o JOIN fenced f ON f.order_id = o.order_id
-      WHERE o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[]) AND f.entry IS NOT NULL
-        AND o.version = f.order_version AND (f.from_status IS NULL OR o.status = f.from_status)
-      ORDER BY o.order_id FOR NO KEY UPDATE OF o
-    ), changed AS (
-      UPDATE orders.orders o SET status = coalesce(f.to_status, o.status), version = o.version + 1,
-        updated_at = greatest(o.updated_at, now())
-      FROM locked f
-      WHERE o.tenant_id = $1 AND o.order_id = ANY ($3::uuid[]) AND o.order_id = f.order_id
-      RETURNING o.order_id, o.version, o.reservation_id, o.status, o.updated_at, f.saga_id, f.entry, f.data
-    ), announced AS (
-      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
-      SELECT $1, order_id, version, reservation_id, entry, status, data, updated_at FROM changed
-    )
-    UPDATE orders.sagas s SET step = f.step, state = f.state, attempts = f.attempts, result = f.result,
-      -- What stands for the means of payment is needed for nothing else.
-      data = CASE WHEN f.step = 'authorise' AND f.state = 'running' THEN s.data ELSE s.data - 'token' END,
-      due_at = CASE WHEN f.wait_ms > 0 THEN now() + f.wait_ms * interval '1 millisecond' ELSE s.due_at END,
-      lease_until = CASE WHEN f.state = 'running' AND f.wait_ms = 0 THEN s.lease_until ELSE '-infinity' END,
-      updated_at = now()
-    FROM fenced f
-    WHERE s.tenant_id = $1 AND s.saga_id = ANY ($2::uuid[]) AND s.saga_id = f.saga_id
-      AND (f.entry IS NULL OR EXISTS (SELECT FROM changed c WHERE c.saga_id = f.saga_id))
-    RETURNING s.saga_id`,
+  text: 'SELECT orders.move_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS saga_id',
 };
 
 const start = {

@@ -1,0 +1,72 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api, ok, type Order } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { Ledger } from '../support/ledger.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { paused } from './paused.js';
+
+describe('a payment whose worker is paused past its lease', () => {
+  let shape: ProxiedShape;
+  let ledger: Ledger;
+  /** Whose worker is paused, and who takes over. */
+  let here: Api;
+  let there: Api;
+
+  beforeAll(async () => {
+    shape = await startProxied('two instances', { ORDER_SAGA_LEASE_MS: '500' });
+    ledger = new Ledger(shape);
+    [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
+  });
+  afterEach(async () => {
+    // What a failed test has left standing.
+    for (const { pid } of shape.services) process.kill(pid, 'SIGCONT');
+    await ledger.expectInvariants({ holdsMayWait: false });
+  });
+  afterAll(() => shape?.stop());
+
+  /** Placed through the one that is paused, so that it is the first to take it. */
+  const buy = async (): Promise<Order> => {
+    const product_id = await there.product({ onHand: 5 });
+    const payment = { method: 'simulated', token: 'tok_ok' };
+    return here.placed({ customer_id: 'c', product_id, quantity: 2, payment });
+  };
+  const history = async ({ order_id }: Order): Promise<string[]> =>
+    (await there.history(order_id)).map((it) => it.type as string);
+  const bought = ['placed', 'payment-authorised', 'payment-captured'];
+
+  it.each(['order-sagas-move', 'payment-begin', 'payment-simulated-enter', 'payment-settle'])(
+    'is led on by another one, and %s of the late one changes nothing',
+    async (statement) => {
+      let order: Order | undefined;
+      await paused(
+        shape,
+        { statement, moment: 'before' },
+        async () => (order = await buy()),
+        () => eventually(async () => expect(await history(order!)).toEqual(bought)),
+      );
+      await ledger.quiet();
+      expect(await history(order!)).toEqual(bought);
+      const { operations, captured_minor } = await there.payment(order!.order_id);
+      expect(operations).toHaveLength(2);
+      expect(captured_minor).toBe(order!.total_minor);
+    },
+  );
+
+  it('is cancelled meanwhile, and the late one confirms nothing', async () => {
+    let order: Order | undefined;
+    await paused(
+      shape,
+      { statement: 'order-sagas-move', moment: 'before' },
+      async () => (order = await buy()),
+      async () => {
+        await eventually(async () => expect(order).toBeDefined());
+        ok(await there.cancel(order!.order_id));
+        await eventually(async () => expect(await history(order!)).toContain('payment-reversed'));
+      },
+    );
+    await ledger.quiet();
+    expect(await history(order!)).toEqual(['placed', 'cancelled', 'payment-reversed']);
+    expect(await there.payment(order!.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
+    expect(await there.stock(order!.lines[0]!.product_id)).toMatchObject({ reserved: 0 });
+  });
+});
