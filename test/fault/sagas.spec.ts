@@ -25,9 +25,9 @@ describe('a payment whose worker is paused past its lease', () => {
   afterAll(() => shape?.stop());
 
   /** Placed through the one that is paused, so that it is the first to take it. */
-  const buy = async (): Promise<Order> => {
+  const buy = async (token = 'tok_ok'): Promise<Order> => {
     const product_id = await there.product({ onHand: 5 });
-    const payment = { method: 'simulated', token: 'tok_ok' };
+    const payment = { method: 'simulated', token };
     return here.placed({ customer_id: 'c', product_id, quantity: 2, payment });
   };
   const history = async ({ order_id }: Order): Promise<string[]> =>
@@ -51,6 +51,23 @@ describe('a payment whose worker is paused past its lease', () => {
       expect(captured_minor).toBe(order!.total_minor);
     },
   );
+
+  it('is cancelled while the provider has not decided, and the late one does not lead it back', async () => {
+    let order: Order | undefined;
+    await paused(
+      shape,
+      { statement: 'order-sagas-move', moment: 'before' },
+      async () => (order = await buy('tok_slow')),
+      // The late one goes on while the reversal still waits.
+      async () => {
+        await eventually(async () => expect(order).toBeDefined());
+        ok(await there.cancel(order!.order_id));
+      },
+    );
+    await ledger.quiet();
+    expect(await history(order!)).toEqual(['placed', 'cancelled', 'payment-reversed']);
+    expect(await there.payment(order!.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
+  });
 
   it('is cancelled meanwhile, and the late one confirms nothing', async () => {
     let order: Order | undefined;
