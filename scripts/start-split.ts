@@ -122,7 +122,10 @@ run(async () => {
     {
       name: 'gateway',
       url: `http://${HOST.includes(':') ? `[${HOST}]` : HOST}:${PORT}`,
-      variables: { HOST, PORT: String(PORT), ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3) },
+      variables: {
+        ...{ HOST, PORT: String(PORT) },
+        ...{ ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3), PAYMENT_URL: urlOf(4) },
+      },
     },
   ];
 

@@ -52,7 +52,11 @@ describe('a start that cannot succeed', () => {
 
   it.each([
     ['order', { PORT: '99999' }, ['PORT', 'ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT']],
-    ['payment', { PAYMENT_LISTEN: 'http://x' }, ['PAYMENT_DATABASE_URL', 'PAYMENT_LISTEN']],
+    [
+      'payment',
+      { PAYMENT_LISTEN: 'http://x', STRIPE_SECRET_KEY: 'pk_live_x', STRIPE_WEBHOOK_SECRET: 'x' },
+      ['PAYMENT_DATABASE_URL', 'PAYMENT_LISTEN', 'STRIPE_SECRET_KEY', 'STRIPE_WEBHOOK_SECRET'],
+    ],
     ['order', { INVENTORY_TA: 'tcp://127.0.0.1:1' }, ['ORDER_DATABASE_URL', 'INVENTORY_AT', 'INVENTORY_TA']],
     [
       'monolith',
@@ -61,7 +65,7 @@ describe('a start that cannot succeed', () => {
     ],
     ['inventory', { INVENTORY_LISTEN: 'tcp://a:1,b:2' }, ['INVENTORY_DATABASE_URL', 'CACHE_AT', 'INVENTORY_LISTEN']],
     ['cache', { CACHE_LISTEN: 'http://x', CACHE_MAX_BYTES: 'lots' }, ['CACHE_LISTEN', 'CACHE_MAX_BYTES']],
-    ['gateway', { CACHE_URL: 'x' }, ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL']],
+    ['gateway', { CACHE_URL: 'x' }, ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL']],
   ])('names every fault of the environment of %s: %j', async (app, environment, variables) => {
     const said = await complaintOf(app, environment);
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));

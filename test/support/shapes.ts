@@ -132,7 +132,10 @@ export const splitServices = async (
     {
       app: 'gateway',
       port: gateway!,
-      environment: { ORDER_URL: local(order), INVENTORY_URL: local(inventory), CACHE_URL: local(cache) },
+      environment: {
+        ...{ ORDER_URL: local(order), INVENTORY_URL: local(inventory) },
+        ...{ CACHE_URL: local(cache), PAYMENT_URL: local(payment) },
+      },
     },
     {
       app: 'order',

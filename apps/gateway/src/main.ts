@@ -3,7 +3,7 @@ import { restEnvironment, run, serve } from '#service';
 import { gateway } from './gateway.js';
 import { gatewayEnvironment } from './routes.js';
 
-/** One base URL in front of the services: REST at :3000. `ORDER_URL`, `INVENTORY_URL` and `CACHE_URL` say where they are. */
+/** One base URL in front of the services: REST at :3000. `ORDER_URL`, `INVENTORY_URL` and the like say where they are. */
 run(async () => {
   const environment = readEnvironment({ ...restEnvironment(3000), ...gatewayEnvironment });
   await serve(gateway(environment));

@@ -6,6 +6,7 @@ const services = [
   { name: 'order', variable: 'ORDER_URL', prefixes: ['/orders', '/order', '/events', '/dead-letters'] },
   { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'] },
   { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'] },
+  { name: 'payment', variable: 'PAYMENT_URL', prefixes: ['/payments'] },
 ] as const;
 
 type Service = (typeof services)[number];

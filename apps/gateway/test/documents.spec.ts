@@ -41,6 +41,7 @@ const standard = async () => ({
   order: (await upstreamWith(() => documentOf('/orders', 'listOrders'))).url,
   inventory: (await upstreamWith(() => documentOf('/products', 'listProducts'))).url,
   cache: (await upstreamWith(() => documentOf('/cache', 'getCacheEntry'))).url,
+  payment: (await upstreamWith(() => documentOf('/payments/webhooks/stripe', 'receiveStripeEvent'))).url,
 });
 
 describe('GET /openapi.json', () => {
@@ -51,6 +52,7 @@ describe('GET /openapi.json', () => {
       '/health/live',
       '/health/ready',
       '/orders',
+      '/payments/webhooks/stripe',
       '/problems/{code}',
       '/products',
     ]);

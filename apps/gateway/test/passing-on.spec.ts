@@ -16,6 +16,7 @@ import {
 
 let order: FakeUpstream;
 let inventory: FakeUpstream;
+let payment: FakeUpstream;
 let gateway: RunningGateway;
 /** A real service, so that what it refuses can be compared with what arrives through the gateway. */
 let cache: { url: string; close(): Promise<void> };
@@ -33,17 +34,22 @@ const startCache = async (): Promise<typeof cache> => {
 };
 
 beforeAll(async () => {
-  [order, inventory, cache] = await Promise.all([startUpstream(), startUpstream(), startCache()]);
-  gateway = await startGateway({ order: order.url, inventory: inventory.url, cache: cache.url });
+  [order, inventory, payment, cache] = await Promise.all([
+    startUpstream(),
+    startUpstream(),
+    startUpstream(),
+    startCache(),
+  ]);
+  gateway = await startGateway({ order: order.url, inventory: inventory.url, cache: cache.url, payment: payment.url });
 });
 
 afterAll(async () => {
   await gateway.close();
-  await Promise.all([order.stop(), inventory.stop(), cache.close()]);
+  await Promise.all([order.stop(), inventory.stop(), payment.stop(), cache.close()]);
 });
 
 beforeEach(() => {
-  for (const upstream of [order, inventory]) {
+  for (const upstream of [order, inventory, payment]) {
     upstream.received.length = 0;
     upstream.answer = (_request, response) => jsonAnswer(response, 200, {});
   }
@@ -57,6 +63,7 @@ describe('the route table', () => {
     ['/products', () => inventory],
     ['/products/a%20b', () => inventory],
     ['/stock/batch', () => inventory],
+    ['/payments/webhooks/stripe', () => payment],
   ])('sends %s to its service', async (path, upstream) => {
     await fetch(gateway.url + path);
     expect(upstream().received.map(({ url }) => url)).toEqual([path]);

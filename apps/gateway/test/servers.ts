@@ -69,7 +69,7 @@ export interface RunningGateway {
 type Settings = Parameters<typeof gateway>[0];
 
 export const startGateway = async (
-  urls: { order: string; inventory: string; cache: string },
+  urls: { order: string; inventory: string; cache: string; payment: string },
   options: Pick<Settings, 'proxy' | 'documents'> = {},
 ): Promise<RunningGateway> => {
   const app = await createService(
@@ -79,6 +79,7 @@ export const startGateway = async (
       ORDER_URL: urls.order,
       INVENTORY_URL: urls.inventory,
       CACHE_URL: urls.cache,
+      PAYMENT_URL: urls.payment,
       ...options,
     }),
   );

@@ -6,6 +6,7 @@
 export const errorCodes = {
   'invalid-request': { status: 400, title: 'The request is not valid' },
   'invalid-cursor': { status: 400, title: 'The cursor is not one of ours' },
+  'invalid-signature': { status: 400, title: 'The signature is not valid' },
   'idempotency-key-required': { status: 400, title: 'This operation needs an Idempotency-Key' },
   'invalid-idempotency-key': { status: 400, title: 'The Idempotency-Key is malformed' },
   'not-found': { status: 404, title: 'There is nothing at this address' },

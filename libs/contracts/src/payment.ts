@@ -9,6 +9,7 @@ import { amountMinor, currency, limits, moment, nonNegativeAmountMinor, wholeNum
 export const paymentMethods = {
   manual: { capture: 'on-request' },
   simulated: { capture: 'at-once' },
+  stripe: { capture: 'at-once' },
 } as const satisfies Record<string, { capture: 'at-once' | 'on-request' }>;
 export type PaymentMethod = keyof typeof paymentMethods;
 

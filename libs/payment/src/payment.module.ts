@@ -4,17 +4,24 @@ import { env } from '#config';
 import { InjectSql, Sql, databaseFor } from '#database';
 import { Readiness } from '#health';
 import { Payments1764000000003 } from '../migrations/1-payments.js';
+import { Stripe1764000000004 } from '../migrations/2-stripe.js';
 import { ManualProvider } from './adapters/manual-provider.js';
 import { PostgresPayments } from './adapters/postgres-payments.js';
 import { SimulatedProvider } from './adapters/simulated-provider.js';
+import { stripeClient, stripeEnvironment, stripeWebhooks } from './adapters/stripe-client.js';
+import { StripeIntents } from './adapters/stripe-intents.js';
+import { StripeNotices } from './adapters/stripe-notices.js';
+import { StripeProvider, stripeLimits, type StripeLimits } from './adapters/stripe-provider.js';
 import { PaymentMessages } from './transport/payment.messages.js';
+import { StripeWebhooks } from './transport/stripe-webhooks.controller.js';
+import { HearFromProvider, ProviderNotices } from './use-cases/hear-from-provider.js';
 import { PaymentProviders, Payments, PerformOperations } from './use-cases/perform-operations.js';
 import { PaymentReader, ReadPayment } from './use-cases/read-payment.js';
 
 /** What payment reads from the environment. */
-export const paymentEnvironment = { PAYMENT_DATABASE_URL: env.postgresUrl };
+export const paymentEnvironment = { PAYMENT_DATABASE_URL: env.postgresUrl, ...stripeEnvironment };
 
-type PaymentSettings = z.output<z.ZodObject<typeof paymentEnvironment>>;
+type PaymentSettings = z.output<z.ZodObject<typeof paymentEnvironment>> & { stripe?: Partial<StripeLimits> };
 
 /** Takes and returns money. */
 @Module({})
@@ -28,7 +35,8 @@ export class PaymentModule implements OnModuleInit {
     this.readiness.add('payment-database', () => this.sql.ping());
   }
 
-  static register(options: PaymentSettings): DynamicModule {
+  static register({ stripe, ...options }: PaymentSettings): DynamicModule {
+    const limits = { ...stripeLimits, ...stripe };
     return {
       module: PaymentModule,
       imports: [
@@ -37,19 +45,34 @@ export class PaymentModule implements OnModuleInit {
           url: options.PAYMENT_DATABASE_URL,
           schema: 'payment',
           entities: [],
-          migrations: [Payments1764000000003],
+          migrations: [Payments1764000000003, Stripe1764000000004],
         }),
       ],
-      controllers: [PaymentMessages],
+      controllers: [PaymentMessages, StripeWebhooks],
       providers: [
-        ...[PerformOperations, ReadPayment],
-        ...[PostgresPayments, ManualProvider, SimulatedProvider],
+        ...[PerformOperations, ReadPayment, HearFromProvider],
+        ...[PostgresPayments, ManualProvider, SimulatedProvider, StripeIntents],
         ...[Payments, PaymentReader].map((port) => ({ provide: port, useExisting: PostgresPayments })),
         {
+          provide: StripeProvider,
+          inject: [StripeIntents],
+          useFactory: async (intents: StripeIntents) =>
+            new StripeProvider(await stripeClient(options, limits.callTimeoutMs), intents, limits),
+        },
+        {
+          provide: ProviderNotices,
+          inject: [StripeIntents],
+          useFactory: async (intents: StripeIntents) => new StripeNotices(await stripeWebhooks(options), intents),
+        },
+        {
           provide: PaymentProviders,
-          inject: [ManualProvider, SimulatedProvider],
-          useFactory: (manual: ManualProvider, simulated: SimulatedProvider): PaymentProviders => {
-            const providers = { manual, simulated };
+          inject: [ManualProvider, SimulatedProvider, StripeProvider],
+          useFactory: (
+            manual: ManualProvider,
+            simulated: SimulatedProvider,
+            stripe: StripeProvider,
+          ): PaymentProviders => {
+            const providers = { manual, simulated, stripe };
             return { of: (method) => providers[method] };
           },
         },

@@ -1,8 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { Test } from '@nestjs/testing';
-import type { PaymentMethod, PaymentRequest } from '#contracts';
+import type { PaymentRequest } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Payments1764000000003 } from '../migrations/1-payments.js';
+import { Stripe1764000000004 } from '../migrations/2-stripe.js';
 import { ManualProvider } from '../src/adapters/manual-provider.js';
 import { PostgresPayments } from '../src/adapters/postgres-payments.js';
 import { SimulatedProvider } from '../src/adapters/simulated-provider.js';
@@ -22,15 +23,15 @@ export interface Instance {
 export const startInstance = async (url: string): Promise<Instance> => {
   const database = { name: 'payment', url, schema: 'payment' };
   const module = await Test.createTestingModule({
-    imports: [databaseFor({ ...database, entities: [], migrations: [Payments1764000000003] })],
+    imports: [databaseFor({ ...database, entities: [], migrations: [Payments1764000000003, Stripe1764000000004] })],
     providers: [PostgresPayments, ManualProvider, SimulatedProvider],
   }).compile();
   module.useLogger(false);
   const payments = module.get(PostgresPayments);
   const simulated = module.get(SimulatedProvider);
   const performing = (provider: PaymentProvider): PerformOperations => {
-    const providers = { manual: module.get(ManualProvider), simulated: provider };
-    return new PerformOperations(payments, { of: (method: PaymentMethod) => providers[method] });
+    const manual = module.get(ManualProvider);
+    return new PerformOperations(payments, { of: (method) => (method === 'manual' ? manual : provider) });
   };
   return {
     sql: module.get<Sql>(sqlToken('payment'), { strict: false }),

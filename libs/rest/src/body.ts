@@ -4,13 +4,14 @@ import { CleaveError, limits } from '#contracts';
 
 /**
  * Makes JSON in UTF-8 the one body the server reads. A request without a body has the body `undefined`, whatever its
- * content type says; the schema of the endpoint decides whether that is enough.
+ * content type says; the schema of the endpoint decides whether that is enough. An endpoint may ask for the bytes instead.
  */
 export const readJsonBodies = (fastify: FastifyInstance): void => {
   fastify.removeAllContentTypeParsers();
   fastify.addContentTypeParser('application/json', { parseAs: 'buffer' }, (request, body: Buffer, done) => {
     try {
-      done(null, body.length === 0 ? undefined : parseJsonBody(body, request));
+      if (takesBytes(request)) done(null, body);
+      else done(null, body.length === 0 ? undefined : parseJsonBody(body, request));
     } catch (error) {
       done(error as Error);
     }
@@ -19,6 +20,10 @@ export const readJsonBodies = (fastify: FastifyInstance): void => {
     done(hasBody(request) ? notJson(request) : null, undefined);
   });
 };
+
+/** Whether the endpoint takes its body as it came. */
+const takesBytes = ({ routeOptions }: FastifyRequest): boolean =>
+  (routeOptions.config as { rawBody?: boolean }).rawBody === true;
 
 /** Whether a request comes with a body, which may be empty where it comes in chunks. */
 export const hasBody = ({ headers }: FastifyRequest): boolean =>

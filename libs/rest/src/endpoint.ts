@@ -26,6 +26,8 @@ export interface EndpointOptions {
   operationId?: string;
   /** The body; when left out, the schema of the handler's `@Body(valid(schema))`. */
   request?: z.ZodType;
+  /** What the body is, where the handler's `@Body()` takes its bytes as they came, to check who has signed them. */
+  rawBody?: { description: string; example: object };
   /** The query; when left out, the schema of the handler's `@Query(valid(schema))`. */
   query?: z.ZodObject;
   /** The answers by status, among them any that are no success and no problem document. */
@@ -44,7 +46,11 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
     const inputs = inputsOf(target, key);
     const request = endpoint.request ?? inputs.body;
     const query = endpoint.query ?? (inputs.query instanceof z.ZodObject ? inputs.query : undefined);
-    const errors = errorsOf(endpoint, { body: request !== undefined, input: Boolean(query) || inputs.params.size > 0 });
+    const { rawBody } = endpoint;
+    const errors = errorsOf(endpoint, {
+      body: Boolean(request ?? rawBody),
+      input: Boolean(query) || inputs.params.size > 0,
+    });
     applyDecorators(
       ApiOperation({
         operationId: endpoint.operationId ?? String(key),
@@ -61,6 +67,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
       ),
       ...(endpoint.idempotencyKey ? [idempotencyKeyHeader(endpoint.idempotencyKey === 'required')] : []),
       ...(request ? [bodyOf(request)] : []),
+      ...(rawBody ? [bytesOf(rawBody)] : []),
       ...Object.entries(endpoint.replies).map(([status, reply]) =>
         replyOf(Number(status), reply, endpoint.idempotencyKey !== undefined),
       ),
@@ -68,7 +75,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         .filter(([status]) => !(status in endpoint.replies))
         .map(([status, codes]) => refusalOf(status, codes)),
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
-      RouteConfig({ replies: endpoint.replies }),
+      RouteConfig({ replies: endpoint.replies, ...(rawBody && { rawBody: true }) }),
     )(target, key, method);
   };
 };
@@ -136,6 +143,9 @@ const bodyOf = (schema: z.ZodType) =>
     schema: wireSchema(schema),
     ...(examplesOf(schema) && { examples: examplesOf(schema) }),
   });
+
+const bytesOf = ({ description, example }: NonNullable<EndpointOptions['rawBody']>) =>
+  ApiBody({ description, required: true, schema: { type: 'object' }, examples: { signed: { value: example } } });
 
 const replyOf = (status: number, { schema, description, headers, streamedAs }: Reply, replayed: boolean) => {
   const described = {

@@ -221,6 +221,23 @@ export const paymentTests = (world: World): void => {
     });
   });
 
+  describe('Stripe, which has no key here', () => {
+    it('is not offered: who would pay by it buys nothing', async () => {
+      const order = await place({ method: 'stripe', token: 'pm_card_visa' });
+      await until(order, 'cancelled');
+      const [, declined] = await world.api.history(order.order_id);
+      expect(declined).toMatchObject({ type: 'payment-declined', data: { reason: 'method-not-offered' } });
+      expect(await stockOf(order)).toEqual({ on_hand: 10, reserved: 0 });
+    });
+
+    it('is listened to by nobody', async () => {
+      const path = '/payments/webhooks/stripe';
+      refused(await world.api.send('POST', path, { body: { type: 'payment_intent.succeeded' } }), '404 not-found');
+      refused(await world.api.get(path), '405 method-not-allowed');
+      refused(await world.api.get('/payments/nothing'), '404 not-found');
+    });
+  });
+
   describe('what waits for a person', () => {
     it('is listed, tried anew and closed', async () => {
       const order = await bought('tok_slow_capture_refused');

@@ -78,6 +78,9 @@ import type {
   PutStockData,
   PutStockErrors,
   PutStockResponses,
+  ReceiveStripeEventData,
+  ReceiveStripeEventErrors,
+  ReceiveStripeEventResponses,
   RefundPaymentData,
   RefundPaymentErrors,
   RefundPaymentResponses,
@@ -370,6 +373,23 @@ export const returnGoods = <ThrowOnError extends boolean = false>(
 ): RequestResult<ReturnGoodsResponses, ReturnGoodsErrors, ThrowOnError> =>
   (options.client ?? client).post<ReturnGoodsResponses, ReturnGoodsErrors, ThrowOnError>({
     url: '/orders/{id}/returns',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * Receive an event from Stripe
+ *
+ * For a webhook endpoint at Stripe with the events `payment_intent.*` and `refund.*`. Events may come twice and in any order; those that say nothing of an open operation are received as well.
+ */
+export const receiveStripeEvent = <ThrowOnError extends boolean = false>(
+  options: Options<ReceiveStripeEventData, ThrowOnError>,
+): RequestResult<ReceiveStripeEventResponses, ReceiveStripeEventErrors, ThrowOnError> =>
+  (options.client ?? client).post<ReceiveStripeEventResponses, ReceiveStripeEventErrors, ThrowOnError>({
+    url: '/payments/webhooks/stripe',
     ...options,
     headers: {
       'Content-Type': 'application/json',

@@ -191,7 +191,7 @@ export type Order = {
   /**
    * How it is paid; null where that is no concern of ours.
    */
-  payment_method: 'manual' | 'simulated' | null;
+  payment_method: 'manual' | 'simulated' | 'stripe' | null;
   /**
    * Counts the changes of the order; the ETag carries it.
    */
@@ -262,7 +262,7 @@ export type OrderPage = {
 
 export type Payment = {
   order_id: string;
-  method: 'manual' | 'simulated';
+  method: 'manual' | 'simulated' | 'stripe';
   currency: string;
   /**
    * What the order comes to.
@@ -346,7 +346,7 @@ export type PlaceOrderOfLines = {
    * How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order is `confirmed` at once and money is no concern of ours.
    */
   payment?: {
-    method: 'manual' | 'simulated';
+    method: 'manual' | 'simulated' | 'stripe';
     /**
      * What stands for the means of payment with the provider.
      */
@@ -387,7 +387,7 @@ export type PlaceOrderOfOneProduct = {
    * How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order is `confirmed` at once and money is no concern of ours.
    */
   payment?: {
-    method: 'manual' | 'simulated';
+    method: 'manual' | 'simulated' | 'stripe';
     /**
      * What stands for the means of payment with the provider.
      */
@@ -549,6 +549,10 @@ export type Stock = {
 
 export type StockBatch = {
   data: Array<Stock>;
+};
+
+export type WebhookReceipt = {
+  received: true;
 };
 
 export type DeleteCacheEntryData = {
@@ -1591,6 +1595,63 @@ export type ReturnGoodsResponses = {
 };
 
 export type ReturnGoodsResponse = ReturnGoodsResponses[keyof ReturnGoodsResponses];
+
+export type ReceiveStripeEventData = {
+  /**
+   * The event, signed in the header `Stripe-Signature`.
+   */
+  body: {
+    [key: string]: unknown;
+  };
+  headers: {
+    'stripe-signature': string;
+  };
+  path?: never;
+  query?: never;
+  url: '/payments/webhooks/stripe';
+};
+
+export type ReceiveStripeEventErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-signature`: The signature is not valid
+   */
+  400: Problem;
+  /**
+   * `not-found`: There is nothing at this address
+   */
+  404: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ReceiveStripeEventError = ReceiveStripeEventErrors[keyof ReceiveStripeEventErrors];
+
+export type ReceiveStripeEventResponses = {
+  /**
+   * Received, and not to be sent again
+   */
+  200: WebhookReceipt;
+};
+
+export type ReceiveStripeEventResponse = ReceiveStripeEventResponses[keyof ReceiveStripeEventResponses];
 
 export type ExplainProblemData = {
   body?: never;

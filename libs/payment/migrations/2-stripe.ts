@@ -1,0 +1,16 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+/** What Stripe calls a payment, without which nothing more could be asked of it. */
+export class Stripe1764000000004 implements MigrationInterface {
+  readonly name = 'Stripe1764000000004';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE payment.payments ADD COLUMN stripe_intent_id text COLLATE "C"`);
+    await runner.query(`
+      CREATE INDEX payments_by_stripe_intent ON payment.payments (stripe_intent_id) WHERE stripe_intent_id IS NOT NULL`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE payment.payments DROP COLUMN stripe_intent_id`);
+  }
+}

@@ -1,0 +1,158 @@
+import type { Stripe } from 'stripe';
+import type { ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
+import type { KnownOperation } from './stripe-intents.js';
+import {
+  isRefundOf,
+  open,
+  outcomeByIntent,
+  outcomeByRefund,
+  outcomeOfError,
+  placeOf,
+  refused,
+  type Marks,
+} from './stripe-outcomes.js';
+
+/** What was asked, and what is known of it. */
+export type Asked = ProviderRequest & KnownOperation & { tenant: string };
+
+type Intent = Stripe.PaymentIntent;
+
+/** Stripe counts these in another unit than ISO 4217 says, and an amount must not be taken for another. */
+const countedOtherwise = new Set(['ISK', 'MGA', 'UGX']);
+
+/**
+ * One operation, carried out under its id as the key, so that Stripe does it once. Stripe repeats its first answer under
+ * that key, errors of its own included, for a day at least: where that answer may be out of date, says nothing, or may be
+ * forgotten, we look at the thing itself.
+ */
+export class StripeCall {
+  /** The PaymentIntent, as soon as it has been seen. */
+  intent: Intent | undefined;
+
+  constructor(
+    private readonly stripe: Stripe,
+    private readonly asked: Asked,
+  ) {}
+
+  async outcome(): Promise<ProviderOutcome> {
+    const { kind, token, currency } = this.asked;
+    if (kind === 'authorise' && token === null) return refused('token-required');
+    if (countedOtherwise.has(currency)) return refused('currency-not-offered');
+    try {
+      return kind === 'refund' ? await this.refund() : await this.change();
+    } catch (error) {
+      return outcomeOfError(this.asked, error) ?? (await this.look(error as Error));
+    }
+  }
+
+  /** What changes the PaymentIntent, or makes it. */
+  private async change(): Promise<ProviderOutcome> {
+    const { asked } = this;
+    if (asked.kind === 'authorise') this.intent = await this.authorised();
+    else {
+      const id = await this.intentId();
+      if (id === undefined) return open('Stripe does not show the PaymentIntent yet');
+      this.intent = asked.kind === 'void' ? await this.cancelled(id, asked.operationId) : await this.captured(id);
+    }
+    if (!this.intent) return refused('never-asked');
+    return outcomeByIntent(asked, this.intent);
+  }
+
+  /** Undefined where nobody has asked for it while the key was good: then nobody shall any more. */
+  private async authorised(): Promise<Intent | undefined> {
+    const { intentId, isOld, isAbandoned, operationId } = this.asked;
+    if (intentId === null && !isOld) return this.created();
+    const intent = intentId === null ? await this.search() : await this.stripe.paymentIntents.retrieve(intentId);
+    // It waits for its customer, who would wait for us in vain.
+    const waits = intent !== undefined && outcomeByIntent(this.asked, intent).outcome === 'open';
+    return waits && isAbandoned ? this.cancelled(intent.id, `${operationId}-abandoned`) : intent;
+  }
+
+  private created(): Promise<Intent> {
+    const { amountMinor, currency, token, operationId } = this.asked;
+    return this.stripe.paymentIntents.create(
+      {
+        amount: amountMinor,
+        currency: currency.toLowerCase(),
+        payment_method: token!,
+        capture_method: 'manual',
+        confirm: true,
+        // There is no page of ours to come back to.
+        automatic_payment_methods: { enabled: true, allow_redirects: 'never' },
+        metadata: { ...this.marks },
+      },
+      { idempotencyKey: operationId },
+    );
+  }
+
+  private captured(intentId: string): Promise<Intent> {
+    const { amountMinor, operationId } = this.asked;
+    return this.stripe.paymentIntents.capture(
+      intentId,
+      { amount_to_capture: amountMinor, metadata: { capture_operation_id: operationId } satisfies Partial<Marks> },
+      { idempotencyKey: operationId },
+    );
+  }
+
+  private cancelled(intentId: string, idempotencyKey: string): Promise<Intent> {
+    return this.stripe.paymentIntents.cancel(intentId, {}, { idempotencyKey });
+  }
+
+  private async refund(): Promise<ProviderOutcome> {
+    const { isOld, amountMinor, operationId } = this.asked;
+    const intentId = await this.intentId();
+    if (intentId === undefined) return open('Stripe does not show the PaymentIntent yet');
+    const refund =
+      (isOld ? await this.findRefund(intentId) : undefined) ??
+      (await this.stripe.refunds.create(
+        { payment_intent: intentId, amount: amountMinor, metadata: { ...this.marks } },
+        { idempotencyKey: operationId },
+      ));
+    const outcome = outcomeByRefund(refund);
+    // What was told may be what was told the first time.
+    return outcome.outcome === 'open' ? outcomeByRefund(await this.stripe.refunds.retrieve(refund.id)) : outcome;
+  }
+
+  /** By what is there now, after an answer that says nothing. */
+  private async look(cause: Error): Promise<ProviderOutcome> {
+    const nothing = open(`Stripe answered: ${cause.message}`);
+    try {
+      const intentId = await this.intentId();
+      if (intentId === undefined) return nothing;
+      if (this.asked.kind === 'refund') {
+        const refund = await this.findRefund(intentId);
+        return refund ? outcomeByRefund(refund) : nothing;
+      }
+      this.intent = await this.stripe.paymentIntents.retrieve(intentId);
+      const outcome = outcomeByIntent(this.asked, this.intent);
+      return outcome.outcome === 'open' ? nothing : outcome;
+    } catch (error) {
+      outcomeOfError(this.asked, error);
+      return nothing;
+    }
+  }
+
+  private async intentId(): Promise<string | undefined> {
+    if (this.asked.intentId !== null) return this.asked.intentId;
+    this.intent ??= await this.search();
+    return this.intent?.id;
+  }
+
+  /** The index is some seconds behind. */
+  private async search(): Promise<Intent | undefined> {
+    const { orderId, tenant } = this.asked;
+    const { data } = await this.stripe.paymentIntents.search({ query: `metadata['order_id']:'${orderId}'` });
+    return data.find((it) => placeOf(it)?.tenant === tenant);
+  }
+
+  private async findRefund(intentId: string): Promise<Stripe.Refund | undefined> {
+    for await (const refund of this.stripe.refunds.list({ payment_intent: intentId, limit: 100 }))
+      if (isRefundOf(this.asked.operationId, refund)) return refund;
+    return undefined;
+  }
+
+  private get marks(): Marks {
+    const { tenant, orderId, operationId } = this.asked;
+    return { tenant, order_id: orderId, operation_id: operationId };
+  }
+}

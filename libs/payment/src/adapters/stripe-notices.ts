@@ -1,0 +1,81 @@
+import { Logger } from '@nestjs/common';
+import type { Stripe } from 'stripe';
+import { CleaveError } from '#contracts';
+import type { ProviderNotice, ProviderNotices } from '../use-cases/hear-from-provider.js';
+import type { StripeIntents } from './stripe-intents.js';
+import { isRefundOf, open, outcomeByIntent, outcomeByRefund, placeOf } from './stripe-outcomes.js';
+
+/** How old an event may be when it comes: one that somebody has recorded is of no use to them later. */
+const toleranceSeconds = 300;
+
+/** The events of Stripe's webhooks. All that they say of a payment lies in the object that they are about. */
+export class StripeNotices implements ProviderNotices {
+  private readonly logger = new Logger(StripeNotices.name);
+
+  constructor(
+    private readonly webhooks: { secret: string; library: typeof Stripe.webhooks } | undefined,
+    private readonly intents: StripeIntents,
+  ) {}
+
+  async receive(body: Buffer, signature: string | undefined): Promise<ProviderNotice | undefined> {
+    const event = this.eventIn(body, signature);
+    if (event === undefined) return undefined;
+    switch (event.type) {
+      case 'payment_intent.amount_capturable_updated':
+      case 'payment_intent.succeeded':
+      case 'payment_intent.canceled':
+      case 'payment_intent.payment_failed':
+        return this.ofIntent(event.data.object);
+      case 'refund.failed':
+        // It may have been settled before: then a person has to give the money back in another way.
+        this.logger.warn(`refund ${event.data.object.id} has failed at Stripe`);
+        return this.ofRefund(event.data.object);
+      case 'refund.created':
+      case 'refund.updated':
+      case 'charge.refund.updated':
+        return this.ofRefund(event.data.object);
+      default:
+        return undefined;
+    }
+  }
+
+  private async ofIntent(intent: Stripe.PaymentIntent): Promise<ProviderNotice | undefined> {
+    const place = placeOf(intent) ?? (await this.intents.orderOf(intent.id));
+    if (!place) return undefined;
+    await this.intents.keep(place.tenant, new Map([[place.orderId, intent.id]]));
+    return { method: 'stripe', ...place, outcomeOf: (operation) => outcomeByIntent(operation, intent) };
+  }
+
+  private async ofRefund(refund: Stripe.Refund): Promise<ProviderNotice | undefined> {
+    const { payment_intent: intent } = refund;
+    const intentId = typeof intent === 'string' ? intent : intent?.id;
+    const place = placeOf(refund) ?? (intentId === undefined ? undefined : await this.intents.orderOf(intentId));
+    if (!place) return undefined;
+    return {
+      method: 'stripe',
+      ...place,
+      outcomeOf: ({ operationId }) =>
+        isRefundOf(operationId, refund) ? outcomeByRefund(refund) : open('another refund'),
+    };
+  }
+
+  /** Undefined for one of a kind that the library does not read. */
+  private eventIn(body: Buffer, signature: string | undefined): Stripe.Event | undefined {
+    if (!this.webhooks)
+      throw new CleaveError('not-found', 'Nobody listens to Stripe here: STRIPE_WEBHOOK_SECRET is not set.');
+    const { secret, library } = this.webhooks;
+    const signed = [body, signature ?? '', secret, toleranceSeconds] as const;
+    try {
+      // By itself, because of some malformed headers the library complains in the same way as of events that it does not read.
+      library.signature!.verifyHeader(...signed);
+    } catch (error) {
+      const detail = `The header Stripe-Signature is missing, older than ${toleranceSeconds} seconds, or not of this body and our secret.`;
+      throw new CleaveError('invalid-signature', detail, {}, { cause: error });
+    }
+    try {
+      return library.constructEvent(...signed);
+    } catch {
+      return undefined;
+    }
+  }
+}

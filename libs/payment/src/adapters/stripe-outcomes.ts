@@ -1,0 +1,91 @@
+import type { Stripe } from 'stripe';
+import type { ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
+
+/**
+ * What we write on what we make at Stripe, so that it is found again without its id. A PaymentIntent and a Refund each have
+ * the operation that made them, a PaymentIntent also the one that captured it.
+ */
+export interface Marks {
+  tenant: string;
+  order_id: string;
+  operation_id: string;
+  capture_operation_id?: string;
+}
+
+const succeeded = { outcome: 'succeeded' } as const;
+export const refused = (reason: string) => ({ outcome: 'refused', reason }) as const;
+export const open = (reason: string) => ({ outcome: 'open', reason }) as const;
+export const keyRefused: ProviderOutcome = open('Stripe does not accept our key');
+
+const marksOf = ({ metadata }: Stripe.PaymentIntent | Stripe.Refund): Partial<Marks> => metadata ?? {};
+
+/** What has become of an operation, by the PaymentIntent as it is. */
+export const outcomeByIntent = (
+  { kind, operationId }: Pick<ProviderRequest, 'kind' | 'operationId'>,
+  intent: Stripe.PaymentIntent,
+): ProviderOutcome => {
+  const { status, last_payment_error: error } = intent;
+  const marks = marksOf(intent);
+  if (kind === 'authorise') {
+    if ((marks.operation_id ?? operationId) !== operationId)
+      return open('the PaymentIntent belongs to another operation');
+    if (status === 'requires_capture' || status === 'succeeded') return succeeded;
+    // Without an error it is still being made.
+    if (status === 'requires_payment_method' && error) return refused(error.decline_code ?? error.code ?? status);
+    return status === 'canceled' ? refused(status) : open(status);
+  }
+  if (kind === 'void') {
+    if (status === 'canceled') return succeeded;
+    return status === 'succeeded' ? refused('captured-already') : open(status);
+  }
+  if (kind === 'capture') {
+    if (status === 'canceled') return refused(status);
+    if (status !== 'succeeded') return open(status);
+    // Stripe captures once and lets go of what is left. (More than once is for accounts it has agreed that with.)
+    return marks.capture_operation_id === operationId ? succeeded : refused('captured-already');
+  }
+  return open('a refund is not seen by its PaymentIntent');
+};
+
+export const outcomeByRefund = ({ status, failure_reason: reason }: Stripe.Refund): ProviderOutcome => {
+  if (status === 'succeeded') return succeeded;
+  return status === 'failed' || status === 'canceled' ? refused(reason ?? status) : open(`refund ${status}`);
+};
+
+/** Whether this is the refund of the operation. */
+export const isRefundOf = (operationId: string, refund: Stripe.Refund): boolean =>
+  marksOf(refund).operation_id === operationId;
+
+/** The order that something at Stripe is for, where it is one of ours. */
+export const placeOf = (it: Stripe.PaymentIntent | Stripe.Refund): { tenant: string; orderId: string } | undefined => {
+  const { tenant, order_id: orderId } = marksOf(it);
+  return tenant !== undefined && orderId !== undefined && isUuid(orderId) ? { tenant, orderId } : undefined;
+};
+
+const isUuid = (text: string): boolean => /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/.test(text);
+
+/**
+ * What an error says of an operation; undefined where it says nothing of what was done, so that one has to look.
+ *
+ * @throws what does not come from Stripe
+ */
+export const outcomeOfError = (
+  { kind }: Pick<ProviderRequest, 'kind'>,
+  error: unknown,
+): ProviderOutcome | undefined => {
+  const { type, statusCode, code, decline_code, param, message } = error as Stripe.errors.StripeError;
+  if (!type?.startsWith('Stripe')) throw error;
+  if (type === 'StripeCardError') return refused(decline_code || code || 'card_declined');
+  if (type === 'StripeConnectionError') return open(message);
+  if (type === 'StripeRateLimitError') return open('Stripe asks us to slow down');
+  if (statusCode === 409) return open('Stripe is still at it');
+  if (statusCode === 401 || statusCode === 403) return keyRefused;
+  if (type !== 'StripeInvalidRequestError') return undefined;
+  // In the wrong state for it: perhaps by what was asked before.
+  if (code === 'payment_intent_unexpected_state') return undefined;
+  // The key is of another account by now, or of its test data: what was promised elsewhere is not refused.
+  if (code === 'resource_missing' && (kind !== 'authorise' || param === 'intent'))
+    return open('Stripe does not know the PaymentIntent');
+  if (kind === 'refund' && param === 'amount') return refused('exceeds-captured');
+  return refused(code ?? 'invalid_request');
+};

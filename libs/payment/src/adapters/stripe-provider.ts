@@ -1,0 +1,87 @@
+import { Logger } from '@nestjs/common';
+import type { Stripe } from 'stripe';
+import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
+import { StripeCall, type Asked } from './stripe-call.js';
+import type { StripeIntents } from './stripe-intents.js';
+import { keyRefused, open, refused } from './stripe-outcomes.js';
+
+export interface StripeLimits {
+  /** How long one call may take. */
+  callTimeoutMs: number;
+  /** How long operations of a batch are begun. */
+  beginWithinMs: number;
+  /** When the batch is answered at the latest, sooner than whoever asks gives up on all of it. */
+  answerWithinMs: number;
+  /** Operations of a batch at a time. */
+  callsAtATime: number;
+}
+
+export const stripeLimits: StripeLimits = {
+  ...{ callTimeoutMs: 5_000, beginWithinMs: 2_000, answerWithinMs: 6_000 },
+  callsAtATime: 16,
+};
+
+/** Cards and what else Stripe takes, through PaymentIntents that are captured by us. */
+export class StripeProvider implements PaymentProvider {
+  private readonly logger = new Logger(StripeProvider.name);
+
+  constructor(
+    private readonly stripe: Stripe | undefined,
+    private readonly intents: StripeIntents,
+    private readonly limits: StripeLimits,
+  ) {}
+
+  async perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]> {
+    const known = await this.intents.read(
+      tenant,
+      requests.map((it) => it.operationId),
+    );
+    const asked = requests.map((it): Asked => ({ ...it, ...known.get(it.operationId)!, tenant }));
+    const { stripe } = this;
+    return stripe ? this.carryOut(stripe, tenant, asked) : asked.map(withoutKey);
+  }
+
+  private async carryOut(stripe: Stripe, tenant: string, asked: readonly Asked[]): Promise<ProviderOutcome[]> {
+    const { beginWithinMs, answerWithinMs, callsAtATime } = this.limits;
+    const begunBefore = Date.now() + beginWithinMs;
+    const { promise: over, resolve: end } = Promise.withResolvers<ProviderOutcome>();
+    const timer = setTimeout(() => end(open('Stripe has not answered yet')), answerWithinMs);
+    const found = new Map<string, string>();
+    const outcomes = await mapSome(asked, callsAtATime, async (request) => {
+      if (Date.now() > begunBefore) return open('Stripe was busy with others');
+      const call = new StripeCall(stripe, request);
+      const outcome = await Promise.race([call.outcome().catch((error) => this.complain(error)), over]);
+      if (call.intent) found.set(request.orderId, call.intent.id);
+      return outcome;
+    }).finally(() => clearTimeout(timer));
+    // Before the outcomes are told: whatever follows needs it.
+    await this.intents.keep(tenant, found);
+    if (outcomes.includes(keyRefused)) this.logger.error('Stripe does not accept STRIPE_SECRET_KEY; payments wait');
+    return outcomes;
+  }
+
+  /** What goes wrong with one on our side holds up nobody else. */
+  private complain(error: unknown): ProviderOutcome {
+    this.logger.error('an answer of Stripe was not understood', (error as Error).stack);
+    return open('the answer was not understood');
+  }
+}
+
+/** Somebody took the key away: what Stripe knows of waits until it is back. */
+const withoutKey = ({ kind, intentId }: Asked): ProviderOutcome =>
+  kind === 'authorise' && intentId === null ? refused('method-not-offered') : open('method-not-offered');
+
+/** Does so many at a time, and keeps their order. */
+const mapSome = async <Item, Result>(
+  items: readonly Item[],
+  atATime: number,
+  work: (item: Item) => Promise<Result>,
+): Promise<Result[]> => {
+  const results: Result[] = [];
+  const waiting = items.entries();
+  const worker = async (): Promise<void> => {
+    for (const [index, item] of waiting) results[index] = await work(item);
+  };
+  await Promise.all(Array.from({ length: Math.min(atATime, items.length) }, worker));
+  return results;
+};

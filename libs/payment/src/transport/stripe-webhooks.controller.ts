@@ -1,0 +1,36 @@
+import { Body, Controller, Headers, Post } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { z } from 'zod';
+import { Endpoint } from '#rest';
+import { HearFromProvider } from '../use-cases/hear-from-provider.js';
+
+const receipt = z.object({ received: z.literal(true) }).meta({ id: 'WebhookReceipt' });
+
+/** Where Stripe tells what it has decided. */
+@ApiTags('payments')
+@Controller('payments/webhooks')
+export class StripeWebhooks {
+  constructor(private readonly hearFromProvider: HearFromProvider) {}
+
+  @Post('stripe')
+  @Endpoint({
+    operationId: 'receiveStripeEvent',
+    summary: 'Receive an event from Stripe',
+    description:
+      'For a webhook endpoint at Stripe with the events `payment_intent.*` and `refund.*`. Events may come twice and in ' +
+      'any order; those that say nothing of an open operation are received as well.',
+    rawBody: {
+      description: 'The event, signed in the header `Stripe-Signature`.',
+      example: { id: 'evt_1', object: 'event', type: 'payment_intent.succeeded', data: { object: { id: 'pi_1' } } },
+    },
+    replies: { 200: { schema: receipt, description: 'Received, and not to be sent again' } },
+    errors: ['invalid-signature', 'not-found'],
+  })
+  async receive(
+    @Body() body: Buffer | undefined,
+    @Headers('stripe-signature') signature?: string,
+  ): Promise<z.output<typeof receipt>> {
+    await this.hearFromProvider.execute(body ?? Buffer.alloc(0), signature);
+    return { received: true };
+  }
+}

@@ -1,0 +1,273 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { Stripe } from 'stripe';
+
+/** What goes wrong with the next request that changes something. */
+type Fault =
+  /** It is done, and the answer never comes. */
+  | 'silent'
+  /** It is done, and the connection breaks instead of an answer. */
+  | 'cut'
+  /** It is done, and the answer is 500, now and under this key for ever. */
+  | 'failed-after'
+  /** It is not done, and the answer is 500, now and under this key for ever. */
+  | 'failed-before'
+  /** It never gets to where keys are looked at. */
+  | 'too-many'
+  | 'no-such-key';
+
+interface Intent {
+  id: string;
+  object: 'payment_intent';
+  status: string;
+  amount: number;
+  amount_capturable: number;
+  amount_received: number;
+  currency: string;
+  metadata: Record<string, string>;
+  last_payment_error: object | null;
+}
+
+interface Refund {
+  id: string;
+  object: 'refund';
+  status: string;
+  failure_reason?: string;
+  amount: number;
+  payment_intent: string;
+  metadata: Record<string, string>;
+}
+
+interface Answer {
+  status: number;
+  body: object;
+}
+
+/** What is at Stripe, as far as we use it, with what it does about keys, states and limits. */
+export class StripeStandIn {
+  readonly intents = new Map<string, Intent>();
+  readonly refunds = new Map<string, Refund>();
+  /** What webhooks would be sent, oldest first: copies of the objects as they were. */
+  readonly events: { id: string; type: string; data: { object: object } }[] = [];
+  /** The requests that change something, with their keys, as they came. */
+  readonly asked: { path: string; key: string | undefined; form: Record<string, string> }[] = [];
+  readonly faults: Fault[] = [];
+  /** What is made is not found by a search yet. */
+  indexIsBehind = false;
+  /** Calls that are being answered, at most so far. */
+  mostAtATime = 0;
+  /** How long each answer takes. */
+  delayMs = 0;
+  private atATime = 0;
+  private readonly keys = new Map<string, { fingerprint: string; answer: Promise<Answer> | Answer }>();
+  private ids = 0;
+  private readonly server = createServer((request, response) => void this.respond(request, response));
+
+  async start(): Promise<string> {
+    this.server.listen(0, '127.0.0.1');
+    await once(this.server, 'listening');
+    return `http://127.0.0.1:${(this.server.address() as AddressInfo).port}`;
+  }
+
+  async stop(): Promise<void> {
+    this.server.closeAllConnections();
+    this.server.close();
+    await once(this.server, 'close');
+  }
+
+  /** A day passes. */
+  forgetKeys(): void {
+    this.keys.clear();
+  }
+
+  /** The PaymentIntents of an order. */
+  of(orderId: string): Intent[] {
+    return [...this.intents.values()].filter((it) => it.metadata['order_id'] === orderId);
+  }
+
+  /** The customer of a PaymentIntent does what it waits for. */
+  approve(intent: Intent): void {
+    Object.assign(intent, { status: 'requires_capture', amount_capturable: intent.amount });
+    this.tell('payment_intent.amount_capturable_updated', intent);
+  }
+
+  /** A refund that was pending comes to its end. */
+  end(refund: Refund, status: 'succeeded' | 'failed'): void {
+    Object.assign(refund, { status, ...(status === 'failed' && { failure_reason: 'expired_or_canceled_card' }) });
+    this.tell(status === 'failed' ? 'refund.failed' : 'refund.updated', refund);
+  }
+
+  private async respond(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    this.mostAtATime = Math.max(this.mostAtATime, (this.atATime += 1));
+    response.once('close', () => (this.atATime -= 1));
+    const url = new URL(request.url!, 'http://stripe');
+    const form = Object.fromEntries(new URLSearchParams(await text(request)));
+    if (this.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, this.delayMs));
+    if (request.method === 'GET') return send(response, this.read(url));
+    const key = request.headers['idempotency-key'] as string | undefined;
+    this.asked.push({ path: url.pathname, key, form });
+    const fault = this.faults.shift();
+    if (fault === 'too-many') return send(response, refusal(429, { type: 'invalid_request_error' }));
+    if (fault === 'no-such-key') return send(response, refusal(401, { type: 'invalid_request_error' }));
+    const answer = await this.under(key, `${url.pathname} ${JSON.stringify(form)}`, async () => {
+      if (fault === 'failed-before') return refusal(500, { type: 'api_error' });
+      const done = await this.change(url.pathname, form);
+      return fault === 'failed-after' ? refusal(500, { type: 'api_error' }) : done;
+    });
+    if (fault === 'cut') request.socket.destroy();
+    else if (fault !== 'silent') send(response, answer);
+  }
+
+  /** The first answer under a key is its answer for ever, whatever it was; only what is malformed is not kept. */
+  private async under(key = '', fingerprint: string, work: () => Promise<Answer>): Promise<Answer> {
+    const known = this.keys.get(key);
+    if (known && known.fingerprint !== fingerprint) return refusal(400, { type: 'idempotency_error' });
+    if (known?.answer instanceof Promise) {
+      return refusal(409, { type: 'invalid_request_error', code: 'idempotency_key_in_use' });
+    }
+    if (known) return known.answer;
+    const answer = work();
+    this.keys.set(key, { fingerprint, answer });
+    const body = structuredClone(await answer);
+    this.keys.set(key, { fingerprint, answer: body });
+    return body;
+  }
+
+  private read({ pathname, searchParams }: URL): Answer {
+    const [, , kind, id] = pathname.split('/');
+    if (id === 'search') {
+      const orderId = /^metadata\['order_id'\]:'([^']+)'$/.exec(searchParams.get('query')!)![1]!;
+      const data = this.indexIsBehind ? [] : this.of(orderId);
+      return ok({ object: 'search_result', data, has_more: false, next_page: null });
+    }
+    if (kind === 'refunds' && id === undefined) {
+      const data = this.refundsOf(searchParams.get('payment_intent')!);
+      return ok({ object: 'list', data, has_more: false, url: '/v1/refunds' });
+    }
+    const found = kind === 'refunds' ? this.refunds.get(id!) : this.intents.get(id!);
+    return found ? ok(found) : missing;
+  }
+
+  private async change(path: string, form: Record<string, string>): Promise<Answer> {
+    const [, , kind, id, verb] = path.split('/');
+    if (kind === 'refunds') return this.refund(form);
+    if (id === undefined) return this.create(form);
+    const intent = this.intents.get(id);
+    if (!intent) return missing;
+    return verb === 'capture' ? this.capture(intent, form) : this.cancel(intent);
+  }
+
+  private async create(form: Record<string, string>): Promise<Answer> {
+    const method = form['payment_method'] ?? '';
+    if (!method.startsWith('pm_')) return refusal(400, { type: 'invalid_request_error', code: 'resource_missing' });
+    if (form['capture_method'] !== 'manual' || form['confirm'] !== 'true') throw new Error('not as we ask');
+    const intent: Intent = {
+      id: this.newId('pi'),
+      object: 'payment_intent',
+      status: 'requires_payment_method',
+      amount: Number(form['amount']),
+      ...{ amount_capturable: 0, amount_received: 0 },
+      currency: form['currency']!,
+      metadata: metadataIn(form),
+      last_payment_error: null,
+    };
+    this.intents.set(intent.id, intent);
+    if (method.includes('slow')) await new Promise((resolve) => setTimeout(resolve, 100));
+    const declined = /declined_?(\w*)/.exec(method);
+    if (declined) {
+      const error = { type: 'card_error', code: 'card_declined', decline_code: declined[1] || 'generic_decline' };
+      intent.last_payment_error = error;
+      this.tell('payment_intent.payment_failed', intent);
+      return refusal(402, { ...error, payment_intent: intent });
+    }
+    if (method.includes('authentication')) intent.status = 'requires_action';
+    else this.approve(intent);
+    return ok(intent);
+  }
+
+  private capture(intent: Intent, form: Record<string, string>): Answer {
+    if (intent.status !== 'requires_capture') return unexpected(intent);
+    const amount = Number(form['amount_to_capture']);
+    if (amount > intent.amount_capturable) {
+      return refusal(400, { type: 'invalid_request_error', code: 'amount_too_large', param: 'amount_to_capture' });
+    }
+    const metadata = { ...intent.metadata, ...metadataIn(form) };
+    Object.assign(intent, { status: 'succeeded', amount_received: amount, amount_capturable: 0, metadata });
+    this.tell('payment_intent.succeeded', intent);
+    return ok(intent);
+  }
+
+  private cancel(intent: Intent): Answer {
+    if (intent.status === 'succeeded' || intent.status === 'canceled') return unexpected(intent);
+    Object.assign(intent, { status: 'canceled', amount_capturable: 0 });
+    this.tell('payment_intent.canceled', intent);
+    return ok(intent);
+  }
+
+  private refund(form: Record<string, string>): Answer {
+    const intent = this.intents.get(form['payment_intent']!)!;
+    const given = this.refundsOf(intent.id).filter(({ status }) => status !== 'failed');
+    const left = intent.amount_received - given.reduce((sum, { amount }) => sum + amount, 0);
+    const amount = Number(form['amount']);
+    if (left === 0) return refusal(400, { type: 'invalid_request_error', code: 'charge_already_refunded' });
+    if (amount > left) return refusal(400, { type: 'invalid_request_error', param: 'amount' });
+    const refund: Refund = {
+      id: this.newId('re'),
+      object: 'refund',
+      // Of some means of payment it is not known at once.
+      status: amount === pendingRefundMinor ? 'pending' : 'succeeded',
+      amount,
+      payment_intent: intent.id,
+      metadata: metadataIn(form),
+    };
+    this.refunds.set(refund.id, refund);
+    this.tell('refund.created', refund);
+    return ok(refund);
+  }
+
+  private refundsOf(intentId: string): Refund[] {
+    return [...this.refunds.values()].filter((it) => it.payment_intent === intentId);
+  }
+
+  private tell(type: string, object: object): void {
+    this.events.push({ id: this.newId('evt'), type, data: { object: structuredClone(object) } });
+  }
+
+  private newId(prefix: string): string {
+    this.ids += 1;
+    return `${prefix}_${this.ids}`;
+  }
+}
+
+/** A refund of so much waits for its end. */
+export const pendingRefundMinor = 99;
+
+/** An event as it is sent. */
+export const signed = (event: object, secret: string, ageSeconds = 0) => {
+  const body = JSON.stringify({ object: 'event', ...event });
+  const timestamp = Math.floor(Date.now() / 1000) - ageSeconds;
+  return { body, signature: Stripe.webhooks.generateTestHeaderString({ payload: body, secret, timestamp }) };
+};
+
+const ok = (body: object): Answer => ({ status: 200, body });
+const refusal = (status: number, error: object): Answer => ({
+  status,
+  body: { error: { message: `answered ${status}`, ...error } },
+});
+const missing = refusal(404, { type: 'invalid_request_error', code: 'resource_missing', param: 'intent' });
+const unexpected = (intent: Intent): Answer =>
+  refusal(400, { type: 'invalid_request_error', code: 'payment_intent_unexpected_state', payment_intent: intent });
+
+const send = (response: ServerResponse, { status, body }: Answer): void => {
+  response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(body));
+};
+
+const metadataIn = (form: Record<string, string>): Record<string, string> =>
+  Object.fromEntries(
+    Object.entries(form).flatMap(([name, value]) => {
+      const key = /^metadata\[(\w+)\]$/.exec(name)?.[1];
+      return key === undefined ? [] : [[key, value]];
+    }),
+  );

@@ -1,0 +1,68 @@
+import type { AddressInfo } from 'node:net';
+import { Logger } from '@nestjs/common';
+import { sqlToken, type Sql } from '#database';
+import { createService } from '#service';
+import { PostgresPayments } from '../src/adapters/postgres-payments.js';
+import { PaymentModule } from '../src/payment.module.js';
+import { PerformOperations } from '../src/use-cases/perform-operations.js';
+import type { StripeStandIn } from './stripe-stand-in.js';
+
+Logger.overrideLogger(false);
+
+/** Payment as it is deployed, with REST, and with little patience. */
+export interface StripeInstance {
+  url: string;
+  sql: Sql;
+  payments: PostgresPayments;
+  performOperations: PerformOperations;
+  stop(): Promise<void>;
+}
+
+type Settings = Parameters<typeof PaymentModule.register>[0];
+
+export const callsAtATime = 4;
+
+export const startWithStripe = async (settings: Settings): Promise<StripeInstance> => {
+  const stripe = { callTimeoutMs: 1_000, beginWithinMs: 200, answerWithinMs: 1_500, callsAtATime };
+  const app = await createService({
+    ...{ name: 'payment', HOST: '127.0.0.1', PORT: 0 },
+    document: { title: 'Payment', description: '', version: '1' },
+    modules: [PaymentModule.register({ ...settings, stripe })],
+  });
+  await app.listen(0, '127.0.0.1');
+  const { port } = app.getHttpServer().address() as AddressInfo;
+  return {
+    url: `http://127.0.0.1:${port}`,
+    sql: app.get<Sql>(sqlToken('payment'), { strict: false }),
+    payments: app.get(PostgresPayments, { strict: false }),
+    performOperations: app.get(PerformOperations, { strict: false }),
+    stop: () => app.close(),
+  };
+};
+
+const find = { name: 'test-stripe-payments', text: 'SELECT * FROM payment.payments WHERE tenant_id = $1' };
+
+interface Row {
+  order_id: string;
+  amount_minor: number;
+  authorised_minor: number;
+  captured_minor: number;
+  refunded_minor: number;
+}
+
+/** What breaks I5 among the payments of a tenant: another sum than Stripe has, or more than one PaymentIntent. */
+export const brokenAtStripe = async ({ sql }: StripeInstance, stripe: StripeStandIn, tenant: string) => {
+  const rows = await sql.query<Row>(find, [tenant]);
+  return rows.flatMap((row) => {
+    const intents = stripe.of(row.order_id);
+    const refunds = [...stripe.refunds.values()].filter((it) => it.payment_intent === intents[0]?.id);
+    const sum = (amounts: number[]) => amounts.reduce((total, amount) => total + amount, 0);
+    const theirs = [
+      sum(intents.map(({ status, amount }) => (/requires_capture|succeeded/.test(status) ? amount : 0))),
+      sum(intents.map((it) => it.amount_received)),
+      sum(refunds.map(({ status, amount }) => (status === 'succeeded' ? amount : 0))),
+    ];
+    const ours = [row.authorised_minor, row.captured_minor, row.refunded_minor];
+    return intents.length <= 1 && theirs.join() === ours.join() ? [] : [{ ...row, intents, refunds }];
+  });
+};

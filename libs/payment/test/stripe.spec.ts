@@ -1,0 +1,438 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import type { PaymentOutcome, PaymentRequest } from '#contracts';
+import { freePort, twoInstances, type TwoInstances } from '#testing';
+import { authorise as authoriseSimulated, capture, newTenant, refund, reverse } from './payment-under-test.js';
+import { StripeStandIn, pendingRefundMinor, signed } from './stripe-stand-in.js';
+import { brokenAtStripe, callsAtATime, startWithStripe, type StripeInstance } from './stripe-under-test.js';
+
+const secret = 'whsec_of_the_test';
+let stripe: StripeStandIn;
+let instances: TwoInstances<StripeInstance>;
+let one: StripeInstance;
+let two: StripeInstance;
+/** What an instance needs to work with the stand-in, on the database of the others. */
+let settings: Parameters<typeof startWithStripe>[0];
+let tenant: string;
+let order: string;
+
+const base = new StripeStandIn();
+
+beforeAll(async () => {
+  const STRIPE_API_BASE = await base.start();
+  instances = await twoInstances((PAYMENT_DATABASE_URL) => {
+    const keys = { STRIPE_SECRET_KEY: 'sk_test_x', STRIPE_WEBHOOK_SECRET: secret };
+    settings = { PAYMENT_DATABASE_URL, ...keys, STRIPE_API_BASE };
+    return startWithStripe(settings);
+  });
+  ({ one, two } = instances);
+});
+afterAll(async () => {
+  await instances?.stop();
+  await base.stop();
+});
+
+beforeEach(() => {
+  stripe = base;
+  stripe.events.length = 0;
+  stripe.asked.length = 0;
+  Object.assign(stripe, { indexIsBehind: false, delayMs: 0, mostAtATime: 0 });
+  tenant = newTenant();
+  order = randomUUID();
+});
+afterEach(async () => {
+  expect(stripe.faults).toEqual([]);
+  expect(await brokenAtStripe(one, stripe, tenant)).toEqual([]);
+});
+
+const authorise = (id = order, amount = 500, token: string | null = 'pm_card_visa', currency = 'GBP') => ({
+  ...authoriseSimulated(id, amount),
+  ...{ method: 'stripe' as const, token, currency },
+});
+const perform = async (...requests: PaymentRequest[]): Promise<PaymentOutcome[]> =>
+  one.performOperations.execute(tenant, requests);
+const moved = (amount_minor: number): PaymentOutcome => ({ outcome: 'succeeded', amount_minor });
+const refused = (reason: string): PaymentOutcome => ({ outcome: 'refused', reason });
+const open = (reason: unknown = expect.any(String)) => ({ outcome: 'open', reason });
+const payment = async () => (await one.payments.find(tenant, order))!;
+const intent = () => stripe.of(order)[0]!;
+
+const dayPasses = async (): Promise<void> => {
+  stripe.forgetKeys();
+  const text = `UPDATE payment.operations SET at = at - interval '25 hours' WHERE tenant_id = $1`;
+  await one.sql.query({ name: 'test-stripe-day-passes', text }, [tenant]);
+};
+
+describe('a payment through Stripe', () => {
+  it('is promised, taken and given back, each under the id of its operation', async () => {
+    const requests = [authorise(), capture(order), refund(order, 200), refund(order, 300)];
+    expect(await perform(...requests)).toEqual([500, 500, 200, 300].map(moved));
+    expect(stripe.asked.map(({ key }) => key)).toEqual(requests.map((it) => it.operation_id));
+    expect(stripe.asked[0]!.form).toMatchObject({
+      ...{ amount: '500', currency: 'gbp', payment_method: 'pm_card_visa', capture_method: 'manual', confirm: 'true' },
+      ...{ 'metadata[tenant]': tenant, 'metadata[order_id]': order },
+      'metadata[operation_id]': requests[0]!.operation_id,
+    });
+    expect(await payment()).toMatchObject({ authorised_minor: 500, captured_minor: 500, refunded_minor: 500 });
+  });
+
+  it.each([
+    ['pm_card_declined', 'generic_decline'],
+    ['pm_card_declined_insufficient_funds', 'insufficient_funds'],
+    ['tok_of_another_kind', 'resource_missing'],
+    [null, 'token-required'],
+  ])('with %s is refused as %s, and stays so', async (token, reason) => {
+    const request = authorise(order, 500, token);
+    expect(await perform(request, request, capture(order, 1))).toEqual([
+      ...[refused(reason), refused(reason)],
+      refused('not-authorised'),
+    ]);
+  });
+
+  it.each(['ISK', 'UGX', 'MGA'])('in %s, which Stripe counts in another unit, is refused', async (currency) => {
+    expect(await perform(authorise(order, 500, 'pm_card_visa', currency))).toEqual([refused('currency-not-offered')]);
+    expect(stripe.asked).toEqual([]);
+  });
+
+  it('is taken in part once, and what is left is let go', async () => {
+    const first = capture(order, 300);
+    expect(await perform(authorise(), first, capture(order), first)).toEqual([
+      ...[moved(500), moved(300), refused('captured-already')],
+      moved(300),
+    ]);
+    expect(await perform(refund(order, 300), reverse(order))).toEqual([moved(300), moved(0)]);
+  });
+
+  it('gives back no more than was taken, by whomever', async () => {
+    expect(await perform(authorise(), capture(order, 400), refund(order, 401))).toMatchObject([
+      ...[{}, {}],
+      refused('exceeds-captured'),
+    ]);
+    const answers = await Promise.all(
+      Array.from({ length: 10 }, (_, index) =>
+        (index % 2 === 0 ? one : two).performOperations.execute(tenant, [refund(order, 150)]),
+      ),
+    );
+    expect(answers.flat().filter((it) => it.outcome === 'succeeded')).toHaveLength(2);
+    // What somebody gives back by hand is not in our sums, so Stripe has to refuse.
+    const id = randomUUID();
+    await perform(authorise(id), capture(id));
+    const headers = { 'idempotency-key': randomUUID() };
+    const body = new URLSearchParams({ payment_intent: stripe.of(id)[0]!.id, amount: '400' });
+    await fetch(`${settings.STRIPE_API_BASE}/v1/refunds`, { method: 'POST', headers, body });
+    expect(await perform(refund(id, 200))).toEqual([refused('exceeds-captured')]);
+    [...stripe.refunds.values()].at(-1)!.status = 'failed';
+  });
+
+  it('is reversed by what has become of it', async () => {
+    expect(await perform(authorise(), reverse(order))).toEqual([moved(500), moved(500)]);
+    expect(intent().status).toBe('canceled');
+    const taken = randomUUID();
+    expect(await perform(authorise(taken), capture(taken), reverse(taken))).toEqual([500, 500, 500].map(moved));
+  });
+
+  it('that Stripe has let go of cannot be taken, and need not be reversed', async () => {
+    await perform(authorise());
+    Object.assign(intent(), { status: 'canceled' });
+    expect(await perform(capture(order), reverse(order))).toEqual([refused('canceled'), moved(500)]);
+  });
+
+  it('that Stripe does not know under this key waits for another one', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    await perform(request);
+    const kept = intent();
+    stripe.intents.delete(kept.id);
+    expect(await perform(request)).toEqual([open('Stripe does not know the PaymentIntent')]);
+    stripe.intents.set(kept.id, kept);
+    stripe.approve(kept);
+    const taking = capture(order);
+    expect(await perform(request)).toEqual([moved(500)]);
+    stripe.intents.delete(kept.id);
+    expect(await perform(taking)).toEqual([open('Stripe does not know the PaymentIntent')]);
+    stripe.intents.set(kept.id, kept);
+    stripe.forgetKeys();
+    expect(await perform(taking)).toEqual([moved(500)]);
+  });
+
+  it('is asked for with few calls at a time, and what has no turn is asked for again', async () => {
+    stripe.delayMs = 60;
+    const requests = Array.from({ length: 40 }, () => authorise(randomUUID()));
+    const answers = await perform(...requests);
+    expect(stripe.mostAtATime).toBe(callsAtATime);
+    expect(answers).toContainEqual(moved(500));
+    expect(answers).toContainEqual(open('Stripe was busy with others'));
+    stripe.delayMs = 0;
+    for (let round = 0; (await perform(...requests)).some((it) => it.outcome === 'open'); round += 1)
+      expect(round).toBeLessThan(20);
+  });
+});
+
+describe('an answer that is lost', () => {
+  it.each(['authorise', 'capture', 'refund', 'void'] as const)(
+    'leaves what it was about done once: %s',
+    async (kind) => {
+      const request = {
+        authorise: authorise(),
+        capture: capture(order),
+        refund: refund(order, 500),
+        void: reverse(order),
+      };
+      if (kind !== 'authorise') await perform(request.authorise);
+      if (kind === 'refund') await perform(request.capture);
+      stripe.faults.push('silent');
+      expect(await perform(request[kind])).toEqual([open()]);
+      expect(await perform(request[kind])).toEqual([moved(500)]);
+    },
+  );
+
+  it.each(['cut', 'failed-after'] as const)('is made up for at once where that can be: %s', async (fault) => {
+    for (const request of [authorise(), capture(order), refund(order, 500)]) {
+      stripe.faults.push(fault);
+      expect(await perform(request)).toEqual([moved(500)]);
+    }
+  });
+
+  it('is found without another key when the index is behind', async () => {
+    const request = authorise();
+    stripe.faults.push('failed-after');
+    stripe.indexIsBehind = true;
+    expect(await perform(request)).toEqual([open()]);
+    expect(await perform(request)).toEqual([open()]);
+    stripe.indexIsBehind = false;
+    expect(await perform(request)).toEqual([moved(500)]);
+    expect(new Set(stripe.asked.map(({ key }) => key))).toEqual(new Set([request.operation_id]));
+  });
+
+  it('is found when Stripe has forgotten the key', async () => {
+    for (const request of [authorise(), capture(order), refund(order, 500)]) {
+      stripe.faults.push('silent');
+      expect(await perform(request)).toEqual([open()]);
+      await dayPasses();
+      expect(await perform(request)).toEqual([moved(500)]);
+    }
+    expect(stripe.refunds.size).toBeGreaterThan(0);
+  });
+
+  it('to what was never done asks nobody for money when the key is gone', async () => {
+    const request = authorise();
+    stripe.faults.push('failed-before');
+    expect(await perform(request, request)).toEqual([open(), open()]);
+    await dayPasses();
+    expect(await perform(request, reverse(order))).toEqual([refused('never-asked'), moved(0)]);
+  });
+
+  it.each(['too-many', 'no-such-key'] as const)('to what came at the wrong time changes nothing: %s', async (fault) => {
+    const request = authorise();
+    stripe.faults.push(fault);
+    expect(await perform(request)).toEqual([open()]);
+    expect(await perform(request)).toEqual([moved(500)]);
+  });
+
+  it('to many who ask the same at once is one charge', async () => {
+    const request = authorise(order, 500, 'pm_card_slow');
+    const ask = (index: number) => (index % 2 === 0 ? one : two).performOperations.execute(tenant, [request]);
+    const answers = (await Promise.all(Array.from({ length: 10 }, (_, index) => ask(index)))).flat();
+    expect(answers).toContainEqual(moved(500));
+    for (const answer of answers) expect([moved(500), open('Stripe is still at it')]).toContainEqual(answer);
+    expect(await perform(request)).toEqual([moved(500)]);
+  });
+
+  it('that takes long to be looked for keeps nobody waiting', async () => {
+    const request = authorise();
+    stripe.delayMs = 800;
+    stripe.faults.push('failed-after');
+    expect(await perform(request)).toEqual([open('Stripe has not answered yet')]);
+    stripe.delayMs = 0;
+    expect(await perform(request)).toEqual([moved(500)]);
+  });
+
+  it('because nobody is there says so', async () => {
+    const STRIPE_API_BASE = `http://127.0.0.1:${await freePort()}`;
+    const cutOff = await startWithStripe({ ...settings, STRIPE_API_BASE });
+    const request = authorise();
+    expect(await cutOff.performOperations.execute(tenant, [request])).toEqual([
+      open(expect.stringContaining('connection to Stripe')),
+    ]);
+    await cutOff.stop();
+    expect(await perform(request)).toEqual([moved(500)]);
+  });
+});
+
+describe('a payment that waits for its customer', () => {
+  it('is promised once they have done what is asked of them', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    expect(await perform(request, request)).toEqual([open('requires_action'), open('requires_action')]);
+    stripe.approve(intent());
+    expect(await perform(request)).toEqual([moved(500)]);
+  });
+
+  it('waits no longer than somebody wants it', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    expect(await perform(request)).toEqual([open('requires_action')]);
+    expect(await perform(reverse(order))).toEqual([moved(0)]);
+    expect(intent().status).toBe('canceled');
+    expect(await perform(request)).toEqual([refused('canceled')]);
+  });
+});
+
+describe('an event', () => {
+  const deliver = async (event: object, to = one, key = secret, ageSeconds = 0): Promise<Response> => {
+    const { body, signature } = signed(event, key, ageSeconds);
+    return send(body, { 'stripe-signature': signature }, to);
+  };
+  const send = (body: string, headers: Record<string, string>, to = one): Promise<Response> =>
+    fetch(`${to.url}/payments/webhooks/stripe`, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json; charset=utf-8', ...headers },
+      body,
+    });
+  const received = async (answer: Promise<Response>): Promise<void> => {
+    const { status } = await answer;
+    expect(status).toBe(200);
+  };
+  const expectProblem = async (answer: Promise<Response>, status: number, code: string): Promise<void> => {
+    const { status: told, body } = await answer.then(async (it) => ({ status: it.status, body: await it.json() }));
+    expect([told, body]).toEqual([status, expect.objectContaining({ code })]);
+  };
+
+  it('that comes before our answer settles, and gives us the PaymentIntent', async () => {
+    stripe.indexIsBehind = true;
+    const requests = [authorise(), capture(order), refund(order, 200)];
+    for (const request of requests) {
+      stripe.faults.push('silent');
+      const asking = perform(request);
+      while (stripe.events.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+      await received(deliver(stripe.events.shift()!));
+      expect(await asking).toEqual([open()]);
+    }
+    expect(await payment()).toMatchObject({ authorised_minor: 500, captured_minor: 500, refunded_minor: 200 });
+    const asked = stripe.asked.length;
+    expect(await perform(...requests)).toEqual([500, 500, 200].map(moved));
+    expect(stripe.asked).toHaveLength(asked);
+  });
+
+  it('that comes with our answer, many times and everywhere, counts once', async () => {
+    for (const request of [authorise(), capture(order), refund(order, 200)]) {
+      stripe.delayMs = 30;
+      const asking = perform(request);
+      while (stripe.events.length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+      const event = stripe.events.shift()!;
+      await Promise.all(Array.from({ length: 10 }, (_, index) => received(deliver(event, index % 2 ? one : two))));
+      expect(await asking).toMatchObject([{ outcome: 'succeeded' }]);
+    }
+    expect(await payment()).toMatchObject({ authorised_minor: 500, captured_minor: 500, refunded_minor: 200 });
+  });
+
+  it('that comes afterwards, twice and out of order, contradicts nothing', async () => {
+    const declined = randomUUID();
+    await perform(authorise(), capture(order), refund(order, 200), authorise(declined, 500, 'pm_card_declined'));
+    const before = await payment();
+    const [authorised] = stripe.events;
+    const changed = { ...authorised!.data.object, status: 'canceled' };
+    const contradiction = { id: 'evt_x', type: 'payment_intent.canceled', data: { object: changed } };
+    for (const event of [...stripe.events, contradiction].reverse().flatMap((it) => [it, it]))
+      await received(deliver(event));
+    expect(await payment()).toEqual(before);
+    expect(await one.payments.find(tenant, declined)).toMatchObject({ authorised_minor: 0 });
+  });
+
+  it('tells what was declined, and what was let go of', async () => {
+    const declined = authorise(order, 500, 'pm_card_declined');
+    const promised = authorise(randomUUID());
+    const voided = reverse(promised.order_id);
+    await perform(promised);
+    stripe.events.length = 0;
+    stripe.faults.push('silent', 'silent');
+    expect(await perform(declined, voided)).toEqual([open(), open()]);
+    for (const event of stripe.events) await received(deliver(event));
+    stripe.asked.length = 0;
+    expect(await perform(declined, voided)).toEqual([refused('generic_decline'), moved(500)]);
+    expect(stripe.asked).toEqual([]);
+  });
+
+  it('tells the end of a refund, and what comes late does not undo it', async () => {
+    const [kept, broken] = [refund(order, pendingRefundMinor), refund(order, pendingRefundMinor)];
+    await perform(authorise(), capture(order));
+    expect(await perform(kept, broken)).toEqual([open('refund pending'), open('refund pending')]);
+    const [first, second] = [...stripe.refunds.values()].slice(-2);
+    stripe.end(first!, 'succeeded');
+    stripe.end(second!, 'failed');
+    for (const event of stripe.events.toReversed()) await received(deliver(event));
+    stripe.asked.length = 0;
+    expect(await perform(kept, broken)).toEqual([moved(pendingRefundMinor), refused('expired_or_canceled_card')]);
+    expect(stripe.asked).toEqual([]);
+    // What came back is left to be given back once more.
+    expect(await perform(refund(order, 500 - pendingRefundMinor))).toEqual([moved(500 - pendingRefundMinor)]);
+  });
+
+  it('is found by its PaymentIntent when its metadata are gone', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    expect(await perform(request)).toEqual([open('requires_action')]);
+    stripe.approve(intent());
+    const [event] = stripe.events;
+    await received(deliver({ ...event, data: { object: { ...event!.data.object, metadata: {} } } }));
+    expect(await payment()).toMatchObject({ authorised_minor: 500 });
+  });
+
+  it('that is not signed as it should be is refused, and says nothing', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    await perform(request);
+    stripe.approve(intent());
+    const event = stripe.events.at(-1)!;
+    const { body, signature } = signed(event, secret);
+    const bad = [
+      deliver(event, one, 'whsec_of_somebody_else'),
+      deliver(event, one, secret, 301),
+      send(`${body} `, { 'stripe-signature': signature }),
+      ...['t=now,v1=', 't,v1', 'v1', ''].map((it) => send(body, { 'stripe-signature': it })),
+      send(body, {}),
+      send('', { 'stripe-signature': signature }),
+    ];
+    for (const answer of bad) await expectProblem(answer, 400, 'invalid-signature');
+    await expectProblem(
+      send(body, { 'stripe-signature': signature, 'content-type': 'text/plain' }),
+      415,
+      'unsupported-media-type',
+    );
+    expect(await payment()).toMatchObject({ authorised_minor: 0 });
+    // Where the secret is being replaced, Stripe signs with both.
+    const other = signed(event, 'whsec_old').signature.split(',')[1]!;
+    await received(send(body, { 'stripe-signature': `${signature},${other}` }));
+    expect(await payment()).toMatchObject({ authorised_minor: 500 });
+  });
+
+  it('of a kind or about a thing that is not ours is received', async () => {
+    const stranger = { id: 'pi_stranger', object: 'payment_intent', status: 'succeeded', metadata: {} };
+    const ofType = (type: string, object: object) => ({ id: 'evt_1', type, data: { object } });
+    const nobody = { tenant, order_id: randomUUID(), operation_id: randomUUID() };
+    for (const event of [
+      ofType('customer.created', { id: 'cus_1', object: 'customer' }),
+      ofType('payment_intent.succeeded', stranger),
+      ofType('payment_intent.succeeded', { ...stranger, metadata: nobody }),
+      ofType('payment_intent.succeeded', { ...stranger, metadata: { ...nobody, order_id: "'; --" } }),
+      ofType('refund.updated', {
+        id: 're_1',
+        object: 'refund',
+        status: 'succeeded',
+        payment_intent: null,
+        metadata: {},
+      }),
+      { object: 'v2.core.event', id: 'evt_2', type: 'v1.billing.meter.no_meter_found' },
+    ])
+      await received(deliver(event));
+  });
+
+  it('is for nobody where there is no secret, and without a key nothing new is begun', async () => {
+    const { PAYMENT_DATABASE_URL } = settings;
+    const bare = await startWithStripe({ PAYMENT_DATABASE_URL });
+    await expectProblem(deliver({ id: 'evt_1', type: 'charge.captured' }, bare), 404, 'not-found');
+    await perform(authorise());
+    const taking = capture(order);
+    expect(await bare.performOperations.execute(tenant, [authorise(randomUUID()), taking])).toEqual([
+      refused('method-not-offered'),
+      open('method-not-offered'),
+    ]);
+    await bare.stop();
+    expect(await perform(taking)).toEqual([moved(500)]);
+  });
+});
