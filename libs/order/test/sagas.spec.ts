@@ -1,0 +1,156 @@
+import { setTimeout } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
+import { testDatabase, testSeed, type TestDatabase } from '#testing';
+import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
+import type { Order } from '../src/domain/order.js';
+import { operationIdOf, waitMs } from '../src/domain/sagas.js';
+import { RunSagas } from '../src/use-cases/run-sagas.js';
+import { newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
+
+let database: TestDatabase;
+let one: Instance;
+let sagas: PostgresSagas;
+let tenant: string;
+
+beforeAll(async () => {
+  database = await testDatabase();
+  one = await startInstance(database.url);
+  sagas = new PostgresSagas(one.sql);
+});
+afterAll(async () => {
+  await one?.stop();
+  await database?.stop();
+});
+beforeEach(() => {
+  tenant = newTenant();
+  one.stock.onHand.set('mug', 1_000_000);
+});
+
+const buy = async (): Promise<Order> => {
+  const request = requestOf({ mug: 1 }, { payment: { method: 'simulated', token: 'tok_ok' } });
+  const result = await one.placeOrder.execute(tenant, 'acc', request, null);
+  if (!('order' in result)) throw result.refusal;
+  return result.order;
+};
+
+const rowOf = async ({ order_id }: Order) => {
+  const [row] = await one.sql.query<{ step: string; state: string; attempts: number; data: object; result: object }>(
+    { name: 'test-saga', text: 'SELECT step, state, attempts, data, result FROM orders.sagas WHERE saga_id = $1' },
+    [order_id],
+  );
+  return row!;
+};
+const change = (name: string, set: string, { order_id }: Order) =>
+  one.sql.query({ name: `test-saga-${name}`, text: `UPDATE orders.sagas SET ${set} WHERE saga_id = $1` }, [order_id]);
+const history = async ({ order_id }: Order) => (await one.orders.history(tenant, order_id)).map((it) => it.type);
+
+/** Leads sagas with this payment until the condition holds. */
+const leading = async (
+  perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[],
+  until: () => Promise<boolean>,
+): Promise<void> => {
+  const payment = { perform: async (_: string, requests: readonly PaymentRequest[]) => perform(requests) };
+  const running = new RunSagas(sagas, payment, one.relay, 15_000);
+  running.onApplicationBootstrap();
+  try {
+    for (const giveUpAt = Date.now() + 10_000; !(await until()); await setTimeout(10))
+      if (Date.now() > giveUpAt) throw new Error('waited in vain');
+  } finally {
+    await running.beforeApplicationShutdown();
+  }
+};
+const ended = (order: Order) => async () => (await rowOf(order)).state === 'ended';
+const done = (requests: readonly PaymentRequest[]): PaymentOutcome[] =>
+  requests.map((it) => ({ outcome: 'succeeded', amount_minor: 'amount_minor' in it ? (it.amount_minor ?? 0) : 0 }));
+
+describe('a saga', () => {
+  it('is led from step to step, many at once, and forgets the token once it has served', async () => {
+    const orders = await Promise.all(Array.from({ length: 20 }, buy));
+    const asked: string[] = [];
+    await leading(
+      (requests) => {
+        asked.push(...requests.map((it) => `${it.order_id} ${it.kind}`));
+        return done(requests);
+      },
+      async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean),
+    );
+    expect(asked.toSorted()).toEqual(
+      orders.flatMap((it) => [`${it.order_id} authorise`, `${it.order_id} capture`]).toSorted(),
+    );
+    for (const order of orders) {
+      expect(await history(order)).toEqual(['placed', 'payment-authorised', 'payment-captured']);
+      expect((await rowOf(order)).data).not.toHaveProperty('token');
+    }
+  });
+
+  it('of a version that is not known here waits, and holds up nobody', async () => {
+    const [strange, other] = [await buy(), await buy()];
+    await change('version', 'version = 99', strange);
+    await leading(done, ended(other));
+    expect(await rowOf(strange)).toMatchObject({ state: 'running', step: 'authorise' });
+    expect(await history(strange)).toEqual(['placed']);
+    await change('version-back', `version = 1, due_at = now(), lease_until = '-infinity'`, strange);
+    await leading(done, ended(strange));
+  });
+
+  it('that payment does not understand holds up nobody', async () => {
+    const orders = await Promise.all(Array.from({ length: 9 }, buy));
+    const poison = orders[4]!.order_id;
+    await leading(
+      (requests) => {
+        if (requests.some((it) => it.order_id === poison)) throw new CleaveError('invalid-request', 'What is this?');
+        return done(requests);
+      },
+      async () => (await Promise.all(orders.map((it) => ended(it)()))).filter(Boolean).length === 8,
+    );
+    expect(await rowOf(orders[4]!)).toMatchObject({ state: 'running', result: { waits_for: expect.any(String) } });
+    await change('end', `state = 'ended'`, orders[4]!);
+  });
+
+  it('that is not paid in time cancels its order, and undoes what may have come of it', async () => {
+    const order = await buy();
+    await change('late', 'deadline_at = now()', order);
+    const asked: string[] = [];
+    await leading((requests) => {
+      asked.push(...requests.map((it) => it.kind));
+      return done(requests);
+    }, ended(order));
+    expect(asked).toEqual(['reverse']);
+    expect(await history(order)).toEqual(['placed', 'payment-declined', 'payment-reversed']);
+    expect(await one.orders.find(tenant, order.order_id)).toMatchObject({ status: 'cancelled' });
+  });
+
+  it('asks the same again under the same name until it is decided', async () => {
+    const order = await buy();
+    const names = new Set<string>();
+    let times = 0;
+    await leading((requests) => {
+      for (const it of requests) if (it.kind === 'authorise') names.add(it.operation_id);
+      times += 1;
+      return times < 4 ? requests.map(() => ({ outcome: 'open', reason: 'not decided' })) : done(requests);
+    }, ended(order));
+    expect(names.size).toBe(1);
+  });
+});
+
+describe('the name of an operation', () => {
+  it('follows from the saga, the step and the round, and no two have the same', () => {
+    const named = fc.tuple(fc.uuid(), fc.constantFrom('authorise', 'capture', 'refund', 'reverse'), fc.nat(3));
+    fc.assert(
+      fc.property(named, named, (some, others) => {
+        const isSame = JSON.stringify(some) === JSON.stringify(others);
+        expect(operationIdOf(...some) === operationIdOf(...others)).toBe(isSame);
+      }),
+      { seed: testSeed() },
+    );
+  });
+});
+
+describe('the wait for the next try', () => {
+  it('doubles up to a minute, give or take a quarter', () => {
+    expect([0, 1, 5, 9, 10, 1_000].map((it) => waitMs(it, 0.5))).toEqual([100, 200, 3_200, 51_200, 60_000, 60_000]);
+    expect([0, 1].map((it) => waitMs(0, it))).toEqual([75, 125]);
+  });
+});
