@@ -6,6 +6,7 @@ import { testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import type { Order } from '../src/domain/order.js';
 import { operationIdOf, waitMs } from '../src/domain/sagas.js';
+import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
 import { RunSagas } from '../src/use-cases/run-sagas.js';
 import { newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
@@ -132,6 +133,28 @@ describe('a saga', () => {
       return times < 4 ? requests.map(() => ({ outcome: 'open', reason: 'not decided' })) : done(requests);
     }, ended(order));
     expect(names.size).toBe(1);
+  });
+});
+
+describe('what has been tried for long', () => {
+  it('is listed, is tried again at once, and cannot be closed before it is decided', async () => {
+    const order = await buy();
+    await change('long', `attempts = 20, due_at = now() + interval '1 hour'`, order);
+    const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
+    const letters = new ResolveDeadLetters(sagas, new RunSagas(sagas, payment, one.relay, 15_000));
+    const { data } = await letters.list(tenant, undefined, 10);
+    expect(data).toMatchObject([{ saga_id: order.order_id, saga: 'purchase', step: 'authorise', attempts: 20 }]);
+    await expect(letters.resolve(tenant, order.order_id, 'done')).rejects.toMatchObject({ code: 'illegal-transition' });
+    await letters.retry(tenant, order.order_id);
+    // It keeps its name: it may have been done.
+    const names: string[] = [];
+    await leading((requests) => {
+      names.push(...requests.map((it) => it.operation_id));
+      return done(requests);
+    }, ended(order));
+    expect(names[0]).toBe(operationIdOf(order.order_id, 'authorise', 0));
+    expect((await letters.list(tenant, undefined, 10)).data).toEqual([]);
+    await expect(letters.retry(tenant, order.order_id)).rejects.toMatchObject({ code: 'dead-letter-not-found' });
   });
 });
 

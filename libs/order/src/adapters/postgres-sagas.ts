@@ -50,6 +50,10 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas {
     return (await this.sql.query(retry, [tenant, sagaId])).length > 0;
   }
 
+  async isRunning(tenant: string, sagaId: string): Promise<boolean> {
+    return (await this.find(tenant, sagaId))?.state === 'running';
+  }
+
   async close(tenant: string, sagaId: string, note: string): Promise<boolean> {
     return (await this.sql.query(close, [tenant, sagaId, note])).length > 0;
   }

@@ -50,7 +50,7 @@ export class DeadLettersController {
     operationId: 'resolveDeadLetter',
     summary: 'Close it: what was to be done was done elsewhere',
     replies: { 204: { description: 'It is closed' } },
-    errors: ['dead-letter-not-found'],
+    errors: ['dead-letter-not-found', 'illegal-transition'],
   })
   resolve(
     @Param('id', valid(sagaIdParameter)) id: string,

@@ -218,7 +218,9 @@ export class ReserveAndRecord {
       return await work();
     } catch (error) {
       // If that fails as well, it is left to whoever looks for what is in doubt.
-      if (branchId !== undefined) await this.branches.end(branchId).catch(() => undefined);
+      const ending = branchId === undefined ? undefined : this.branches.end(branchId).catch(() => undefined);
+      // Who is told that something is away need not wait for that; who is tried again in halves needs the locks.
+      if (!isOutage(error)) await ending;
       throw error;
     }
   }

@@ -11,6 +11,8 @@ export abstract class ParkedSagas {
   /** @returns whether it was parked */
   abstract retry(tenant: string, sagaId: string): Promise<boolean>;
   abstract close(tenant: string, sagaId: string, note: string): Promise<boolean>;
+  /** Whether it is still being tried. */
+  abstract isRunning(tenant: string, sagaId: string): Promise<boolean>;
 }
 
 /** Lets a person decide about what does not come to its end by itself. */
@@ -37,9 +39,14 @@ export class ResolveDeadLetters {
     this.running.wake();
   }
 
-  /** Closes it: what is to be done was done elsewhere. */
+  /** Closes it: what is to be done was done elsewhere. Only what is decided: nothing may be done twice. */
   async resolve(tenant: string, sagaId: string, note: string): Promise<void> {
-    if (!(await this.sagas.close(tenant, sagaId, note))) throw notFound();
+    if (await this.sagas.close(tenant, sagaId, note)) return;
+    if (!(await this.sagas.isRunning(tenant, sagaId))) throw notFound();
+    throw new CleaveError(
+      'illegal-transition',
+      'It is still being tried, and the money may be moved after all. Close it once that is known.',
+    );
   }
 }
 

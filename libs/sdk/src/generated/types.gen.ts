@@ -738,6 +738,10 @@ export type ResolveDeadLetterErrors = {
    */
   404: Problem;
   /**
+   * `illegal-transition`: The order cannot do this in its present state
+   */
+  409: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
