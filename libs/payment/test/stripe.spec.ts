@@ -83,6 +83,7 @@ describe('a payment through Stripe', () => {
     [null, 'token-required'],
   ])('with %s is refused as %s, and stays so', async (token, reason) => {
     const request = authorise(order, 500, token);
+    stripe.indexIsBehind = true;
     expect(await perform(request, request, capture(order, 1))).toEqual([
       ...[refused(reason), refused(reason)],
       refused('not-authorised'),
@@ -295,14 +296,23 @@ describe('an event', () => {
     expect([told, body]).toEqual([status, expect.objectContaining({ code })]);
   };
 
+  /** The first that has not been delivered yet, as soon as it happens. */
+  const nextEvent = async (): Promise<object> => {
+    const giveUpAt = Date.now() + 10_000;
+    while (stripe.events.length === 0) {
+      if (Date.now() > giveUpAt) throw new Error('nothing has happened at Stripe');
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    return stripe.events.shift()!;
+  };
+
   it('that comes before our answer settles, and gives us the PaymentIntent', async () => {
     stripe.indexIsBehind = true;
     const requests = [authorise(), capture(order), refund(order, 200)];
     for (const request of requests) {
       stripe.faults.push('silent');
       const asking = perform(request);
-      while (stripe.events.length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
-      await received(deliver(stripe.events.shift()!));
+      await received(deliver(await nextEvent()));
       expect(await asking).toEqual([open()]);
     }
     expect(await payment()).toMatchObject({ authorised_minor: 500, captured_minor: 500, refunded_minor: 200 });
@@ -315,8 +325,7 @@ describe('an event', () => {
     for (const request of [authorise(), capture(order), refund(order, 200)]) {
       stripe.delayMs = 30;
       const asking = perform(request);
-      while (stripe.events.length === 0) await new Promise((resolve) => setTimeout(resolve, 1));
-      const event = stripe.events.shift()!;
+      const event = await nextEvent();
       await Promise.all(Array.from({ length: 10 }, (_, index) => received(deliver(event, index % 2 ? one : two))));
       expect(await asking).toMatchObject([{ outcome: 'succeeded' }]);
     }
@@ -399,6 +408,26 @@ describe('an event', () => {
     const other = signed(event, 'whsec_old').signature.split(',')[1]!;
     await received(send(body, { 'stripe-signature': `${signature},${other}` }));
     expect(await payment()).toMatchObject({ authorised_minor: 500 });
+  });
+
+  it('settles neither what another provider was asked nor another operation', async () => {
+    const elsewhere = authoriseSimulated(randomUUID(), 500, 'tok_slow');
+    const here = authorise(order, 500, 'pm_card_authentication');
+    expect(await perform(elsewhere, here)).toEqual([open(), open()]);
+    const { order_id, operation_id } = elsewhere;
+    const strangers = [
+      { tenant, order_id, operation_id },
+      { tenant, order_id: order, operation_id: randomUUID() },
+    ];
+    for (const metadata of strangers) {
+      const object = { id: 'pi_stranger', object: 'payment_intent', status: 'requires_capture', metadata };
+      await received(deliver({ type: 'payment_intent.amount_capturable_updated', data: { object } }));
+    }
+    for (const id of [order_id, order])
+      expect(await one.payments.find(tenant, id)).toMatchObject({
+        authorised_minor: 0,
+        operations: [{ state: 'open' }],
+      });
   });
 
   it('of a kind or about a thing that is not ours is received', async () => {
