@@ -1,6 +1,13 @@
 import { describe, expect, it } from '@jest/globals';
 import { z } from 'zod';
-import { cacheContract, inventoryContract, isErrorCode, type Contract, type Operation } from '../src/index.js';
+import {
+  cacheContract,
+  inventoryContract,
+  isErrorCode,
+  paymentContract,
+  type Contract,
+  type Operation,
+} from '../src/index.js';
 
 const id = '019a5f00-0000-7000-8000-00000000000a';
 const at = new Date('2026-11-05T06:07:08.009Z');
@@ -67,6 +74,64 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
       { holds: [], looked_at: at },
     ],
   },
+  'inventory.prepare': {
+    requests: [
+      {
+        reservations: [{ reservation_id: id, order_id: orderId, lines: [{ product_id: 'a', quantity: 1 }] }],
+        hold_ms: 1,
+        branch_id: id,
+      },
+    ],
+    replies: [{ decisions: [{ outcome: 'held', order_id: orderId }], products: [] }],
+  },
+  'inventory.finish': {
+    requests: [
+      { branch_id: id, outcome: 'commit' },
+      { branch_id: id, outcome: 'rollback' },
+    ],
+    replies: [{}],
+  },
+  'inventory.in_doubt': { requests: [{}], replies: [{ branches: [{ branch_id: id, age_ms: 0.5 }] }] },
+  'payment.perform': {
+    requests: [
+      {
+        operations: [
+          {
+            ...{ operation_id: id, order_id: orderId, kind: 'authorise', method: 'simulated', token: null },
+            ...{ amount_minor: 0, currency: 'GBP' },
+          },
+          { operation_id: id, order_id: orderId, kind: 'capture', amount_minor: null },
+          { operation_id: id, order_id: orderId, kind: 'refund', amount_minor: 1 },
+          { operation_id: id, order_id: orderId, kind: 'reverse' },
+        ],
+      },
+    ],
+    replies: [
+      {
+        outcomes: [
+          { outcome: 'succeeded', amount_minor: Number.MAX_SAFE_INTEGER },
+          { outcome: 'refused', reason: 'card-declined' },
+          { outcome: 'open', reason: '' },
+        ],
+      },
+    ],
+  },
+  'payment.read': {
+    requests: [{ order_id: orderId }],
+    replies: [
+      { payment: null },
+      {
+        payment: {
+          ...{ order_id: orderId, method: 'manual', currency: 'GBP', amount_minor: 3, authorised_minor: 3 },
+          ...{ captured_minor: 2, refunded_minor: 1, reversed: false, created_at: at, updated_at: at },
+          operations: [
+            { operation_id: id, kind: 'void', amount_minor: 0, state: 'open', reason: null, at },
+            { operation_id: id, kind: 'refund', amount_minor: 1, state: 'refused', reason: 'no', at },
+          ],
+        },
+      },
+    ],
+  },
   'cache.get': {
     requests: [{ key: 'a\0b' }],
     replies: [{ found: false }, ...[null, 0, '', [], { deep: [{ a: null }] }].map((value) => ({ found: true, value }))],
@@ -84,7 +149,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   'cache.delete': { requests: [{ keys: ['a', 'b'] }], replies: [{}] },
 };
 
-const operations = ([inventoryContract, cacheContract] as Contract[]).flatMap((it) =>
+const operations = ([inventoryContract, paymentContract, cacheContract] as Contract[]).flatMap((it) =>
   Object.entries(it.operations).map(([name, operation]): [string, Operation] => [`${it.name}.${name}`, operation]),
 );
 
