@@ -92,11 +92,14 @@ const find = {
     WHERE tenant_id = $1 AND saga_id = $2`,
 };
 
+/** What does not come to its end by itself, as the index sagas_parked has it. */
+const forAPerson = `(state = 'parked' OR state = 'running' AND attempts >= 20)`;
+
 const parked = {
   name: 'order-sagas-parked',
   text: `
     SELECT saga_id, order_id, definition AS saga, step, attempts, result, created_at, updated_at FROM orders.sagas
-    WHERE tenant_id = $1 AND (state = 'parked' OR state = 'running' AND attempts >= 20) AND saga_id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
+    WHERE tenant_id = $1 AND ${forAPerson} AND saga_id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
     ORDER BY saga_id LIMIT $3`,
 };
 
@@ -109,7 +112,7 @@ const retry = {
   text: `
     UPDATE orders.sagas SET state = 'running', round = round + (state = 'parked')::int, attempts = 0, epoch = epoch + 1, due_at = now(),
       lease_until = '-infinity', updated_at = now()
-    WHERE tenant_id = $1 AND saga_id = $2 AND (state = 'parked' OR state = 'running' AND attempts >= 20) RETURNING 1`,
+    WHERE tenant_id = $1 AND saga_id = $2 AND ${forAPerson} RETURNING 1`,
 };
 
 /** Not what is still being tried: the money may be moved after all. */

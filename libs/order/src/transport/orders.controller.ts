@@ -212,7 +212,7 @@ export const known = (id: string): string => {
   throw new CleaveError('order-not-found', 'There is no order with this id.');
 };
 
-const keyedAs = (operation: string, idempotencyKey: string, command: unknown): KeyedChange => ({
+export const keyedAs = (operation: string, idempotencyKey: string, command: unknown): KeyedChange => ({
   account: defaultAccount,
   operation,
   idempotencyKey,

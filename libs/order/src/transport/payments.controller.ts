@@ -4,7 +4,6 @@ import type { FastifyReply } from 'fastify';
 import type { z } from 'zod';
 import {
   captureRequest,
-  defaultAccount,
   defaultTenant,
   moneyMove,
   orderIdParameter,
@@ -13,10 +12,9 @@ import {
   type MoneyMove,
 } from '#contracts';
 import { Endpoint, type EndpointOptions, IdempotencyKey, valid } from '#rest';
-import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { MoveMoney, type MoneyCommand } from '../use-cases/move-money.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
-import { known } from './orders.controller.js';
+import { keyedAs, known } from './orders.controller.js';
 
 const moving = {
   replies: { 201: { schema: moneyMove, description: 'What became of it' } },
@@ -59,7 +57,7 @@ export class PaymentsController {
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'capture' as const, orderId, amountMinor: amount_minor ?? null };
-    return this.move({ ...command, ...keyed(idempotencyKey, command) }, reply);
+    return this.move({ ...command, tenant: defaultTenant, ...keyedAs(command.kind, idempotencyKey, command) }, reply);
   }
 
   @Post('orders/:id/refunds')
@@ -78,7 +76,7 @@ export class PaymentsController {
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'refund' as const, orderId, amountMinor: amount_minor, reason };
-    return this.move({ ...command, ...keyed(idempotencyKey, command) }, reply);
+    return this.move({ ...command, tenant: defaultTenant, ...keyedAs(command.kind, idempotencyKey, command) }, reply);
   }
 
   private async move(command: MoneyCommand, reply: FastifyReply): Promise<MoneyMove> {
@@ -87,10 +85,3 @@ export class PaymentsController {
     return move;
   }
 }
-
-const keyed = (idempotencyKey: string, command: unknown) => ({
-  tenant: defaultTenant,
-  account: defaultAccount,
-  idempotencyKey,
-  fingerprint: fingerprintOf(canonicalJson(command)),
-});

@@ -278,9 +278,8 @@ const moveOf = (saga: Saga, outcome: PaymentOutcome | 'late'): SagaMove => {
     }
     case 'refused':
       return followed(saga, refused, { reason: outcome.reason }, { refused_for: outcome.reason });
-    case 'open': {
+    case 'open':
       return waiting(saga, outcome.reason);
-    }
   }
 };
 
