@@ -11,8 +11,8 @@ import { nowMs } from './clock.js';
 const unsettled = `
   SELECT (SELECT count(*) FROM orders.sagas WHERE state = 'running') + (
     SELECT count(*) FROM orders.events WHERE (xid, id) > (
-      (SELECT xid FROM orders.checkpoints WHERE consumer = 'stock'),
-      (SELECT id FROM orders.checkpoints WHERE consumer = 'stock')
+      (SELECT split_part(min(position), '-', 1)::numeric::text::xid8 FROM orders.checkpoints WHERE consumer = 'stock'),
+      (SELECT split_part(min(position), '-', 2)::bigint FROM orders.checkpoints WHERE consumer = 'stock')
     )
   ) AS count`;
 

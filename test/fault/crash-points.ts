@@ -20,7 +20,7 @@ const commits: Pick<CrashPoint, 'step' | 'statement' | 'by'>[] = [
   { step: 'Refuse', statement: 'order-keep-refusals', by: 'order' },
   { step: 'Change', statement: 'order-save', by: 'order' },
   { step: 'Deliver', statement: 'inventory-settle', by: 'inventory' },
-  { step: 'Checkpoint', statement: 'order-outbox-advance', by: 'order' },
+  { step: 'Checkpoint', statement: 'orders-checkpoints-advance', by: 'order' },
   { step: 'Claim', statement: 'order-sagas-claim', by: 'order' },
   { step: 'Begin', statement: 'payment-begin', by: 'payment' },
   { step: 'Charge', statement: 'payment-simulated-enter', by: 'payment' },

@@ -98,7 +98,7 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
     /^I8: events of an order are announced out of order/,
     'events are announced from the end',
     `UPDATE orders.events SET xid = (100000 - xid::text::bigint)::text::xid8;
-     UPDATE orders.checkpoints SET xid = '100000'`,
+     UPDATE orders.checkpoints SET position = lpad('100000', 20, '0') || '-' || lpad('', 19, '0')`,
   ],
   [
     /^I8: an event has had no effect/,

@@ -36,7 +36,7 @@ describe.each(['one database', 'two databases'] as const)(
       ['Record', 'order-record', 'order', 'after'],
       ['Change', 'order-save', 'order', 'sent'],
       ['Deliver', 'inventory-settle', 'inventory', 'sent'],
-      ['Checkpoint', 'order-outbox-advance', 'order', 'sent'],
+      ['Checkpoint', 'orders-checkpoints-advance', 'order', 'sent'],
     ] as const)('the answer to %s is lost again and again (%s of %s, %s)', async (step, statement, by, moment) => {
       let lost = 0;
       const shoppers = await shopWhile(`${name} ${statement} ${moment}`, async (shoppers) => {

@@ -62,8 +62,8 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
   it.each([
     ['Deliver', 'inventory-settle', 'before'],
     ['Deliver', 'inventory-settle', 'after'],
-    ['Checkpoint', 'order-outbox-advance', 'before'],
-    ['Checkpoint', 'order-outbox-advance', 'after'],
+    ['Checkpoint', 'orders-checkpoints-advance', 'before'],
+    ['Checkpoint', 'orders-checkpoints-advance', 'after'],
   ] as const)(
     'at %s (%s, %s): another relay takes over, and what comes late changes nothing',
     async (_, statement, moment) => {

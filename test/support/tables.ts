@@ -24,8 +24,10 @@ const orderFacts = {
     FROM orders.orders WHERE status <> 'void'`,
   /** In the order of (xid, id) they are announced to others. */
   events: `SELECT xid, id, tenant_id, order_id, version, type, status, data FROM orders.events`,
-  /** How far inventory has followed. */
-  followed: `SELECT xid, id FROM orders.checkpoints WHERE consumer = 'stock'`,
+  /** How far inventory has followed, in the part of the log where it is least far. */
+  followed: `
+    SELECT split_part(min(position), '-', 1)::numeric::text::xid8 AS xid, split_part(min(position), '-', 2)::bigint AS id
+    FROM orders.checkpoints WHERE consumer = 'stock'`,
   /** What leads the payments of orders; at rest none is running. */
   sagas: `SELECT tenant_id, saga_id, order_id, definition, step, state, data, result FROM orders.sagas`,
 };
@@ -108,7 +110,8 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
 export const lapseLeases = (urls: DatabaseUrls): Promise<Row[]> =>
   query(
     urls.order,
-    `WITH sagas AS (UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now())
+    `WITH sagas AS (UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now()),
+      readers AS (UPDATE orders.readers SET seen_until = now())
     UPDATE orders.checkpoints SET lease_until = now()`,
   );
 

@@ -1,6 +1,7 @@
 /** The language between modules and towards callers: schemas, contracts, error codes, limits. No I/O, no framework. */
 export * from './cache.js';
 export * from './errors.js';
+export * from './events.js';
 export * from './inventory.js';
 export * from './operation.js';
 export * from './order.js';

@@ -1,4 +1,6 @@
 import { z } from 'zod';
+import { cloudEvent, logPosition } from './events.js';
+import { contract } from './operation.js';
 import {
   amountMinor,
   callerId,
@@ -313,3 +315,42 @@ export const deadLetterQuery = z.strictObject({
 export const resolveDeadLetterRequest = z
   .strictObject({ note: text(limits.textLength, 1).meta({ description: 'What was done about it; it is kept.' }) })
   .meta({ id: 'ResolveDeadLetterRequest', examples: [{ note: 'refunded by bank transfer' }] });
+
+const { type, status } = orderEvent.shape;
+
+/** What happened to an order, as the other modules read it in the log of orders. */
+export const orderLogEvent = cloudEvent(
+  type,
+  z.object({
+    version: z.int(),
+    status,
+    currency,
+    /** As it was placed: where it was, and where all of it is given up. */
+    order: z
+      .object({
+        customer_id: idText,
+        reference: z.string().nullable(),
+        total_minor: nonNegativeAmountMinor,
+        lines: z.array(orderLine.pick({ product_id: true, name: true, quantity: true, unit_price_minor: true })),
+      })
+      .optional(),
+    /** What the history tells of it. */
+    details: z.record(z.string(), z.unknown()),
+  }),
+);
+export type OrderLogEvent = z.output<typeof orderLogEvent>;
+
+/** What order answers to the other modules. */
+export const orderContract = contract('order', {
+  events: {
+    summary:
+      'Tells what happened to the orders of all tenants, in the order of commits, from a position in the log on.',
+    request: z.object({ after: logPosition, limit: wholeNumber(1, limits.logPage) }),
+    /** `is_more` when asking again at once is worth it. */
+    reply: z.object({ events: z.array(orderLogEvent), is_more: z.boolean() }),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 16_777_216,
+  },
+});

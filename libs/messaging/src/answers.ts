@@ -1,4 +1,5 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
+import { traceparentOf, withTrace } from '#telemetry';
 import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
 import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
 import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
@@ -77,7 +78,8 @@ async function answer(operation: NamedOperation, handler: MessageHandler, data: 
   }
   const request = decodeRequest(operation, body);
   const metadata: MessageMetadata = { ...passedOn, deadlineAt: new Date(Date.now() + remainingMs) };
-  return encodeReply(operation, await settled(handler(request, metadata)));
+  const trace = traceparentOf(metadata.traceparent);
+  return encodeReply(operation, await withTrace(trace, () => settled(handler(request, metadata))));
 }
 
 /**

@@ -1,4 +1,5 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
+import { currentTrace } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
 import { defer, firstValueFrom, throwError, timeout, type Observable } from 'rxjs';
@@ -92,7 +93,7 @@ async function ask(
   route: Pick<Route, 'send'>,
   options: CallOptions,
 ): Promise<unknown> {
-  const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent } = options.metadata ?? {};
+  const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent = currentTrace() } = options.metadata ?? {};
   const startedAt = performance.now();
   const untilDeadline = deadlineAt ? deadlineAt.getTime() - Date.now() : Number.POSITIVE_INFINITY;
   const allowedMs = Math.min(operation.deadlineMs, options.deadlineMs ?? Number.POSITIVE_INFINITY, untilDeadline);

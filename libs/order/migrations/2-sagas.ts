@@ -53,7 +53,7 @@ export class Sagas1764000000004 implements MigrationInterface {
  * that the statement saw when it began: an order that has changed since may have an event of a later transaction already,
  * and ours would come before it in the log.
  */
-const moveSagas = `
+export const moveSagas = `
   CREATE FUNCTION orders.move_sagas(
     p_tenant text, p_sagas uuid[], p_orders uuid[], p_epochs bigint[],
     -- The entry of the order's history, the status it needs and the one it leads to; null for none and for any.

@@ -4,12 +4,14 @@ import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { Checkpoints } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
+import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { EventEntity, OrderEntity } from './adapters/order.entity.js';
@@ -18,6 +20,7 @@ import { PostgresOutbox } from './adapters/postgres-outbox.js';
 import { PostgresSagas } from './adapters/postgres-sagas.js';
 import { DeadLettersController } from './transport/dead-letters.controller.js';
 import { EventsController } from './transport/events.controller.js';
+import { OrderMessages } from './transport/order.messages.js';
 import { OrdersController } from './transport/orders.controller.js';
 import { PaymentsController } from './transport/payments.controller.js';
 import { ChangeOrder, ChangeableOrders } from './use-cases/change-order.js';
@@ -77,11 +80,11 @@ export class OrderModule implements OnModuleInit {
           url: options.ORDER_DATABASE_URL,
           schema: 'orders',
           entities: [OrderEntity, EventEntity],
-          migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005],
+          migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
         }),
         TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
       ],
-      controllers: [OrdersController, PaymentsController, EventsController, DeadLettersController],
+      controllers: [OrdersController, PaymentsController, EventsController, DeadLettersController, OrderMessages],
       providers: [
         ...[ChangeOrder, FinishBranches, MoveMoney, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
         ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],
@@ -92,6 +95,11 @@ export class OrderModule implements OnModuleInit {
           useExisting: PostgresOrders,
         })),
         ...[EventFeed, Outbox].map((port) => ({ provide: port, useExisting: PostgresOutbox })),
+        {
+          provide: Checkpoints,
+          inject: [sqlToken('order')],
+          useFactory: (sql: Sql) => new Checkpoints(sql, 'orders'),
+        },
         { provide: sweepInterval, useValue: options.ORDER_SWEEP_MS },
         { provide: commitProtocol, useValue: options.ORDER_COMMIT },
         { provide: inDoubtAfter, useValue: options.ORDER_IN_DOUBT_MS },

@@ -108,7 +108,9 @@ class Real {
 
 const everyWaiting = {
   name: 'test-waiting',
-  text: `SELECT FROM orders.events e, orders.checkpoints c WHERE c.consumer = 'stock' AND (e.xid, e.id) > (c.xid, c.id) LIMIT 1`,
+  text: `
+    SELECT FROM orders.events e, orders.checkpoints c
+    WHERE c.consumer = 'stock' AND lpad(e.xid::text, 20, '0') || '-' || lpad(e.id::text, 19, '0') > c.position LIMIT 1`,
 };
 
 /** A command; what it answers and what is there afterwards is held against the model. */

@@ -3,9 +3,11 @@ import { Test } from '@nestjs/testing';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
+import { Checkpoints } from '#events';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
+import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { EventEntity, OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
@@ -200,6 +202,7 @@ export interface Instance {
   sql: Sql;
   orders: PostgresOrders;
   outbox: PostgresOutbox;
+  checkpoints: Checkpoints;
   stock: FakeInventory;
   relay: RelayOutbox;
   placeOrder: PlaceOrder;
@@ -217,7 +220,7 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
       databaseFor({
         ...{ name: 'order', url, schema: 'orders' },
         entities: [OrderEntity, EventEntity],
-        migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005],
+        migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
       }),
       TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
     ],
@@ -226,8 +229,9 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
   module.useLogger(false);
   const orders = module.get(PostgresOrders);
   const outbox = module.get(PostgresOutbox);
+  const checkpoints = new Checkpoints(module.get<Sql>(sqlToken('order'), { strict: false }), 'orders');
   const of = (stock: FakeInventory, placed: PlacedOrders = orders) => {
-    const relay = new RelayOutbox(outbox, stock);
+    const relay = new RelayOutbox(checkpoints, outbox, stock);
     const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
     const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, 15_000);
     return {
@@ -241,7 +245,7 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
   };
   const instance: Instance = {
     sql: module.get<Sql>(sqlToken('order'), { strict: false }),
-    ...{ orders, outbox },
+    ...{ orders, outbox, checkpoints },
     ...of(stock),
     purgeRefusals: new PurgeRefusals(orders),
     use: (other, placed) => void Object.assign(instance, of(other, placed)),

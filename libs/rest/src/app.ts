@@ -6,6 +6,7 @@ import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import { CleaveError, limits } from '#contracts';
+import { traceparentOf, withTrace } from '#telemetry';
 import { hasBody, readJsonBodies } from './body.js';
 import { encodeReply } from './endpoint.js';
 import {
@@ -62,6 +63,8 @@ export const createRestApp = async (
     reply.header(...nosniff);
     done(refusalOf(request, reply));
   });
+  // Once the body is read: what came before it was called by the connection, not by the request.
+  fastify.addHook('preValidation', (request, _, done) => withTrace(traceparentOf(request.headers.traceparent), done));
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => sleep(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());

@@ -3,6 +3,7 @@ import { InjectRepository } from '@nestjs/typeorm';
 import { LessThan, Not, type Repository } from 'typeorm';
 import { CleaveError, type OverdueHold } from '#contracts';
 import { InjectSql, Sql } from '#database';
+import { currentTrace } from '#telemetry';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange } from '../use-cases/change-order.js';
 import type { BranchDecisions } from '../use-cases/finish-branches.js';
@@ -107,6 +108,7 @@ export class PostgresOrders
       records.map(({ saga }) => (saga ? JSON.stringify(saga) : null)),
       this.payWithinMs,
       branchId ?? null,
+      tracesOf(records),
     ]);
     try {
       return new Set((await recording).map((row) => row.order_id));
@@ -164,6 +166,7 @@ export class PostgresOrders
       keyed?.operation ?? null,
       keyed?.idempotencyKey ?? null,
       keyed?.fingerprint ?? null,
+      currentTrace() ?? null,
     ]);
     try {
       const [row] = await saving;
@@ -232,6 +235,14 @@ const answersOf = {
     ORDER BY a.order_id NULLS FIRST`,
 };
 
+/** By order, as JSON; null where none is traced, which is looked at once a batch. */
+const tracesOf = (records: readonly OrderRecord[]): string | null => {
+  const traced = records.filter((it) => it.traceparent !== undefined);
+  return traced.length === 0
+    ? null
+    : JSON.stringify(Object.fromEntries(traced.map((it) => [it.order.order_id, it.traceparent])));
+};
+
 /**
  * Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. Refusals are
  * looked up by a subquery of each row, so that no plan reads all of them.
@@ -260,8 +271,9 @@ const record = {
       ON CONFLICT DO NOTHING
       RETURNING order_id, status, reservation_id, created_at, payment_method
     ), announced AS (
-      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
-      SELECT $1, order_id, 1, reservation_id, 'placed', status, '{}', created_at FROM recorded
+      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at, traceparent)
+      SELECT $1, order_id, 1, reservation_id, 'placed', status, '{}', created_at, $20::jsonb ->> order_id::text
+      FROM recorded
     ), begun AS (
       INSERT INTO orders.sagas (tenant_id, saga_id, order_id, definition, version, step, data, deadline_at)
       SELECT $1, r.order_id, r.order_id, w.saga->>'definition', (w.saga->>'version')::int, w.saga->>'step',
@@ -322,8 +334,8 @@ const save = {
       INSERT INTO orders.keyed_changes (tenant_id, account_id, operation, idempotency_key, fingerprint, order_id, version)
       SELECT $1, $10, $11, $12, $13, order_id, version FROM changed WHERE $12::text IS NOT NULL
     ), announced AS (
-      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
-      SELECT $1, order_id, version, reservation_id, $8, status, $9, updated_at FROM changed
+      INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at, traceparent)
+      SELECT $1, order_id, version, reservation_id, $8, status, $9, updated_at, $14 FROM changed
     )
     SELECT EXISTS (SELECT FROM changed) AS saved`,
 };

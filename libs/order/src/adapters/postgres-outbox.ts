@@ -1,53 +1,93 @@
 import { Injectable } from '@nestjs/common';
+import type { OrderLogEvent } from '#contracts';
 import { InjectSql, Sql } from '#database';
-import type { EventFeed, OrderEvent } from '../use-cases/read-events.js';
-import type { Lease, Outbox, OutboxEvent, Position } from '../use-cases/relay-outbox.js';
+import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
+import { undoing } from '../domain/order.js';
+import type { EventFeed, OrderEvent, Position } from '../use-cases/read-events.js';
+import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
-/** The events of orders: as the consumer `stock` reads them, and as callers do. */
+type Order = NonNullable<OrderLogEvent['data']['order']>;
+
+interface LogRow extends LogNumbers {
+  tenant: string;
+  orderId: string;
+  version: number;
+  type: OrderEvent['type'];
+  status: OrderEvent['status'];
+  details: OrderEvent['data'];
+  at: Date;
+  traceparent: string | null;
+  currency: string;
+  customerId: string;
+  reference: string | null;
+  totalMinor: number;
+  /** Null where it says nothing new of the order. */
+  lines: Order['lines'] | null;
+  /** How many there were to choose from. */
+  found: number;
+}
+
+/** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
 @Injectable()
 export class PostgresOutbox implements Outbox, EventFeed {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
-  async acquire(holder: string, leaseMs: number): Promise<Lease | undefined> {
-    const [row] = await this.sql.query<{ epoch: string } & Position>(acquire, [holder, leaseMs]);
-    return row && { epoch: row.epoch, position: { xid: row.xid, id: row.id } };
-  }
-
-  read(after: Position, limit: number): Promise<OutboxEvent[]> {
-    return this.sql.query<OutboxEvent>(read, [after.xid, after.id, limit]);
+  read(parts: readonly HeldPart[], limit: number): Promise<Reading<OutboxEvent>> {
+    return fromLog(
+      async (after, most) => {
+        const { xid, id } = numbersOf(after);
+        const rows = await this.sql.query<Omit<OutboxEvent, 'sequence'> & LogNumbers>(read, [xid, id, most]);
+        const events = rows.map((row): OutboxEvent => ({ ...row, sequence: positionOf(row) }));
+        return { events, isMore: events.length === most };
+      },
+      parts,
+      limit,
+    );
   }
 
   after(tenant: string, { xid, id }: Position, limit: number): Promise<OrderEvent[]> {
     return this.sql.query<OrderEvent>(feed, [tenant, xid, id, limit]);
   }
 
-  async advance(lease: Lease, to: Position): Promise<boolean> {
-    const rows = await this.sql.query(advance, [lease.epoch, to.xid, to.id]);
-    return rows.length > 0;
-  }
-
-  async release(holder: string): Promise<void> {
-    await this.sql.query(release, [holder]);
+  async log(after: string, limit: number): ReturnType<EventFeed['log']> {
+    const { xid, id } = numbersOf(after);
+    const rows = await this.sql.query<LogRow>(log, [xid, id, limit, pageBytes, ['placed', ...undoing]]);
+    const found = rows[0]?.found ?? 0;
+    return { events: rows.map(logEventOf), isMore: found === limit || rows.length < found };
   }
 }
 
-/** Taking over from another reader raises the epoch, so that what that one still tries to write is refused. */
-const acquire = {
-  name: 'order-outbox-acquire',
-  text: `
-    UPDATE orders.checkpoints
-    SET epoch = CASE WHEN holder = $1 AND lease_until > now() THEN epoch ELSE epoch + 1 END,
-        holder = $1, lease_until = now() + $2 * interval '1 millisecond'
-    WHERE consumer = 'stock' AND (holder = $1 OR lease_until <= now())
-    RETURNING epoch::text, xid::text, id::text`,
+/** What the lines of a page may take, as they are kept; one order goes through whatever it takes. */
+const pageBytes = 1_000_000;
+
+const logEventOf = (row: LogRow): OrderLogEvent => {
+  const { orderId, version, type, status, details, currency, lines, traceparent } = row;
+  return {
+    specversion: '1.0',
+    id: `${orderId}:${version}`,
+    source: '/orders',
+    type: `order.${type}`,
+    subject: orderId,
+    time: row.at,
+    tenantid: row.tenant,
+    sequence: positionOf(row),
+    ...(traceparent !== null && { traceparent }),
+    data: {
+      ...{ version, status, currency },
+      ...(lines && {
+        order: { customer_id: row.customerId, reference: row.reference, total_minor: Number(row.totalMinor), lines },
+      }),
+      details,
+    },
+  };
 };
 
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const read = {
   name: 'order-outbox-read',
   text: `
-    SELECT e.xid::text, e.id::text, e.tenant_id AS tenant, e.reservation_id AS "reservationId", e.version, e.type, e.status,
-      e.data
+    SELECT e.xid::text, e.id::text, e.tenant_id AS tenant, e.order_id AS subject, e.reservation_id AS "reservationId",
+      e.version, e.type, e.status, e.data
     FROM orders.events e
     WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY e.xid, e.id LIMIT $3`,
@@ -63,15 +103,31 @@ const feed = {
     ORDER BY e.xid, e.id LIMIT $4`,
 };
 
-const advance = {
-  name: 'order-outbox-advance',
+/**
+ * Orders are looked up one by one, by whatever plan. What they take is added up before any of their lines are read, so
+ * that a page of large orders does not fill the memory.
+ */
+const log = {
+  name: 'order-log',
   text: `
-    UPDATE orders.checkpoints SET xid = $2::xid8, id = $3::bigint
-    WHERE consumer = 'stock' AND epoch = $1::bigint AND lease_until > now()
-    RETURNING epoch`,
-};
-
-const release = {
-  name: 'order-outbox-release',
-  text: `UPDATE orders.checkpoints SET lease_until = now() WHERE consumer = 'stock' AND holder = $1`,
+    SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
+      p.data AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
+      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($5::text[]) THEN p.lines END AS lines, p.found::int
+    FROM (
+      SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, count(*) OVER () AS found,
+        sum(pg_column_size(e.data) + CASE WHEN e.type = ANY ($5::text[]) THEN pg_column_size(o.lines) ELSE 0 END)
+          OVER (ORDER BY e.xid, e.id) AS bytes,
+        row_number() OVER (ORDER BY e.xid, e.id) AS number
+      FROM (
+        SELECT * FROM orders.events
+        WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY xid, id LIMIT $3
+      ) e
+      CROSS JOIN LATERAL (
+        SELECT currency, customer_id, reference, total_minor, lines FROM orders.orders
+        WHERE tenant_id = e.tenant_id AND order_id = e.order_id
+      ) o
+    ) p
+    WHERE p.number = 1 OR p.bytes <= $4
+    ORDER BY p.xid, p.id`,
 };

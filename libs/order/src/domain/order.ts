@@ -205,6 +205,13 @@ export const stockEffectOf = ({
   }
 };
 
+/** The entries after which nothing of an order stands any more. */
+export const undoing = [
+  'payment-declined',
+  'payment-failed',
+  'cancelled',
+] as const satisfies readonly HistoryEntry['type'][];
+
 interface TakenUnits {
   line: OrderLine;
   quantity: number;

@@ -5,8 +5,7 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { defaultTenant, eventPage, eventQuery, orderEvent } from '#contracts';
 import { Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
-import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
-import type { Position } from '../use-cases/relay-outbox.js';
+import { ReadEvents, type OrderEvent, type Position } from '../use-cases/read-events.js';
 
 type EventDocument = z.output<typeof orderEvent>;
 

@@ -2,6 +2,7 @@ import { hash } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, paymentMethods, type MoneyMove } from '#contracts';
+import { currentTrace } from '#telemetry';
 import { begin, type SagaName } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
 import { ReadOrders } from './read-orders.js';
@@ -75,7 +76,12 @@ export class MoveMoney {
     const sagaId = uuidOfHash(hash('sha256', JSON.stringify([tenant, account, kind, idempotencyKey]), 'hex'));
     const before = await this.moves.find(tenant, sagaId);
     if (!before) {
-      const data = { amount_minor: amountMinor, fingerprint, ...(reason !== undefined && { reason }) };
+      const traceparent = currentTrace();
+      const data = {
+        ...{ amount_minor: amountMinor, fingerprint },
+        ...(reason !== undefined && { reason }),
+        ...(traceparent !== undefined && { traceparent }),
+      };
       await this.moves.start(tenant, { ...begin(kind), sagaId, orderId, data });
     }
     this.sagas.wake();

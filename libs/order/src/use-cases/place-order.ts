@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
+import { currentTrace } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher } from './batcher.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
@@ -44,7 +45,8 @@ export class PlaceOrder {
     const command = commandOf(request);
     const canonical = canonicalPlacement(command);
     const name = idempotencyKey ?? randomUUID();
-    const placement = { tenant, account, idempotencyKey, name, command, fingerprint: fingerprintOf(canonical) };
+    const fingerprint = fingerprintOf(canonical);
+    const placement = { tenant, account, idempotencyKey, name, command, fingerprint, traceparent: currentTrace() };
     const size = { lines: command.lines.length, bytes: Buffer.byteLength(canonical) };
     if (idempotencyKey === null) return this.batcher.add(placement, size);
 

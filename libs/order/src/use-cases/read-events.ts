@@ -1,8 +1,13 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { CleaveError } from '#contracts';
+import { CleaveError, type OrderLogEvent } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
-import type { Position } from './relay-outbox.js';
+
+/** A place in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
+export interface Position {
+  xid: string;
+  id: string;
+}
 
 /** What happened to an order, and where that stands in the feed of a tenant. */
 export interface OrderEvent extends HistoryEntry, Position {
@@ -12,6 +17,11 @@ export interface OrderEvent extends HistoryEntry, Position {
 /** The events of all orders of a tenant, in the order of their commits: none is ever added in front of one that was read. */
 export abstract class EventFeed {
   abstract after(tenant: string, position: Position, limit: number): Promise<OrderEvent[]>;
+  /**
+   * The log as other modules read it, of all tenants.
+   * @param limit at most so many; large orders make a page shorter
+   */
+  abstract log(after: string, limit: number): Promise<{ events: OrderLogEvent[]; isMore: boolean }>;
 }
 
 const beginning: Position = { xid: '0', id: '0' };
@@ -38,6 +48,10 @@ export class ReadEvents {
   ): Promise<{ events: OrderEvent[]; next: Position }> {
     const events = await this.feed.after(tenant, after, limit);
     return { events, next: events.at(-1) ?? after };
+  }
+
+  log(after: string, limit: number): ReturnType<EventFeed['log']> {
+    return this.feed.log(after, limit);
   }
 
   /**

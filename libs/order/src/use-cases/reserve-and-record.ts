@@ -25,6 +25,8 @@ export interface Placement {
   command: PlacementCommand;
   /** Tells commands apart that come under one key. */
   fingerprint: string;
+  /** Of the request, for the events that follow from it. */
+  traceparent?: string | undefined;
 }
 
 /** A placed order or a kept refusal, and whether an earlier request got it first. */
@@ -41,7 +43,7 @@ export interface StoredRefusal {
 export type StoredAnswer = { fingerprint: string } & ({ order: Order } | { refusal: StoredRefusal });
 
 /** An order to be recorded, with what makes it unique. */
-export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey' | 'fingerprint'> {
+export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey' | 'fingerprint' | 'traceparent'> {
   order: Order;
   reservationId: string;
   /** What leads its payment, where that is a concern of ours. */
@@ -182,7 +184,7 @@ export class ReserveAndRecord {
       if (decision.outcome === 'held') {
         // The id that the first try of the reservation came with: this may not be the first.
         const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
-        const record = { ...placement, reservationId, order, saga: sagaOf(placement.command, order) };
+        const record = { ...placement, reservationId, order, saga: sagaOf(placement, order) };
         held.push({ it: { ...it, orderId: order.order_id }, record });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
@@ -295,10 +297,13 @@ export class ReserveAndRecord {
   }
 }
 
-const sagaOf = ({ payment }: PlacementCommand, { total_minor, currency }: Order): OrderRecord['saga'] =>
-  payment
-    ? { ...begin(purchaseOf(payment.method)), data: { ...payment, amount_minor: total_minor, currency } }
-    : undefined;
+const sagaOf = ({ command, traceparent }: Placement, order: Order): OrderRecord['saga'] => {
+  const { payment } = command;
+  if (!payment) return undefined;
+  const { total_minor: amount_minor, currency } = order;
+  const data = { ...payment, amount_minor, currency, ...(traceparent !== undefined && { traceparent }) };
+  return { ...begin(purchaseOf(payment.method)), data };
+};
 
 const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
 

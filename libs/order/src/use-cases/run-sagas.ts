@@ -1,11 +1,4 @@
-import { setTimeout } from 'node:timers/promises';
-import {
-  Inject,
-  Injectable,
-  Logger,
-  type BeforeApplicationShutdown,
-  type OnApplicationBootstrap,
-} from '@nestjs/common';
+import { Inject, Injectable } from '@nestjs/common';
 import {
   CleaveError,
   type OrderStatus,
@@ -13,6 +6,7 @@ import {
   type PaymentOutcome,
   type PaymentRequest,
 } from '#contracts';
+import { WokenWork } from '#periodic';
 import type { HistoryEntry } from '../domain/order.js';
 import {
   findStep,
@@ -34,6 +28,8 @@ export interface SagaData {
   currency?: string;
   reason?: string;
   fingerprint?: string;
+  /** Of the request that it goes back to. */
+  traceparent?: string;
 }
 
 /** A saga that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
@@ -89,59 +85,29 @@ export const sagaLease = Symbol('saga lease');
 const batchSize = 500;
 /** How often is looked without being woken: another instance may have begun a saga, or one has waited long enough. */
 const pollMs = 250;
-const longestPauseMs = 5_000;
 const triesAtOnce = 5;
 
 /** Leads sagas from step to step, many at once: asks payment, and keeps what follows together with the order. */
 @Injectable()
-export class RunSagas implements OnApplicationBootstrap, BeforeApplicationShutdown {
-  private readonly logger = new Logger(RunSagas.name);
-  private stopping = false;
-  private awake = false;
-  private wakeUp: () => void = () => {};
-  private running: Promise<void> = Promise.resolve();
-
+export class RunSagas extends WokenWork {
   constructor(
     private readonly sagas: Sagas,
     private readonly payment: PaymentPerformer,
     private readonly relay: RelayOutbox,
     @Inject(sagaLease) private readonly leaseMs: number,
-  ) {}
-
-  onApplicationBootstrap(): void {
-    this.running = this.run();
+  ) {
+    super({
+      pollMs,
+      failing: 'payments wait, and are tried again until it works',
+      working: 'payments are being led on again',
+    });
   }
 
-  /** Finishes the step that is under way; the sagas wait for the next one to take them. */
-  async beforeApplicationShutdown(): Promise<void> {
-    this.stopping = true;
-    this.wake();
-    await this.running;
-  }
-
-  /** There is a saga to lead. */
-  wake(): void {
-    this.awake = true;
-    this.wakeUp();
-  }
-
-  private async run(): Promise<void> {
-    let failures = 0;
-    while (!this.stopping) {
-      try {
-        this.awake = false;
-        const claimed = await this.sagas.claim(this.leaseMs, batchSize);
-        const tenants = [...Map.groupBy(claimed, (it) => it.tenant)];
-        await Promise.all(tenants.map(([tenant, group]) => this.lead(tenant, group)));
-        if (failures > 0) this.logger.log('payments are being led on again');
-        failures = 0;
-        if (claimed.length < batchSize) await this.pause(pollMs);
-      } catch (error) {
-        failures += 1;
-        if (failures === 1) this.logger.warn(`payments wait, and are tried again until it works (${String(error)})`);
-        await this.pause(Math.min(longestPauseMs, 50 * 2 ** failures));
-      }
-    }
+  protected async execute(): Promise<boolean> {
+    const claimed = await this.sagas.claim(this.leaseMs, batchSize);
+    const tenants = [...Map.groupBy(claimed, (it) => it.tenant)];
+    await Promise.all(tenants.map(([tenant, group]) => this.lead(tenant, group)));
+    return claimed.length === batchSize;
   }
 
   /** Step by step, for as long as there is a next one that need not wait, and the lease is good for another one. */
@@ -220,14 +186,6 @@ export class RunSagas implements OnApplicationBootstrap, BeforeApplicationShutdo
         this.logger.warn(`saga ${saga.sagaId} of order ${saga.orderId} waits for a person: ${JSON.stringify(result)}`);
     if (moves.some((it) => it.entry !== undefined)) this.relay.wake();
     return moved;
-  }
-
-  private async pause(ms: number): Promise<void> {
-    if (this.stopping || this.awake) return;
-    const woken = new AbortController();
-    this.wakeUp = () => woken.abort();
-    await setTimeout(ms, undefined, { signal: woken.signal }).catch(() => undefined);
-    this.wakeUp = () => {};
   }
 }
 

@@ -1,0 +1,28 @@
+import { z } from 'zod';
+import { moment } from './values.js';
+
+/**
+ * Where an event stands in the log of its module: a text that sorts as the log does, of the transaction (20 digits) and
+ * the number within the log (19 digits).
+ */
+export const logPosition = z.string().regex(/^\d{20}-\d{19}$/, 'is no position in a log');
+/** In front of every event. */
+export const logBeginning = `${'0'.repeat(20)}-${'0'.repeat(19)}`;
+
+/**
+ * What happened, in the envelope of CloudEvents 1.0 with the extensions Sequence and Distributed Tracing. `source` and
+ * `id` name it for ever; `subject` is what it happened to, and the events of one subject come in their order.
+ */
+export const cloudEvent = <Type extends z.ZodType<string>, Data extends z.ZodType>(type: Type, data: Data) =>
+  z.object({
+    specversion: z.literal('1.0'),
+    id: z.string(),
+    source: z.string(),
+    type,
+    subject: z.string(),
+    time: moment,
+    tenantid: z.string(),
+    sequence: logPosition,
+    traceparent: z.string().optional(),
+    data,
+  });

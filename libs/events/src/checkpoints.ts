@@ -1,0 +1,170 @@
+import { CleaveError, logBeginning } from '#contracts';
+import type { Queries, Sql, Statement } from '#database';
+import { partCount } from './parts.js';
+
+/** A part of the log that is ours to read until the lease runs out: whoever takes it then raises the epoch. */
+export interface HeldPart {
+  part: number;
+  epoch: string;
+  /** Of the last event of this part that has taken effect. */
+  position: string;
+}
+
+/** How far a consumer has come, to be kept with what it made of the events. */
+export interface Checkpoint {
+  /**
+   * Moves it on: within the transaction of the effects where they are in the same database, so that each event takes
+   * effect once; after them otherwise.
+   *
+   * @throws LeaseLost when somebody else reads the part by now
+   */
+  keep(within?: Queries): Promise<void>;
+}
+
+/** Another instance reads on where we have been; what we did since is not noted. */
+export class LeaseLost extends CleaveError {
+  constructor() {
+    super('unavailable', 'Another instance has taken over the reading of the log.');
+  }
+}
+
+/** The checkpoints of the consumers of one module, in its own schema (`checkpointTables`). */
+export class Checkpoints {
+  private readonly statements: Record<'begin' | 'acquire' | 'advance' | 'release' | 'read' | 'forget', Statement>;
+
+  constructor(
+    private readonly sql: Sql,
+    schema: string,
+  ) {
+    this.statements = statementsOf(schema);
+  }
+
+  /** Lets a consumer begin, where it has not begun before. */
+  async begin(consumer: string, position = logBeginning, within: Queries = this.sql): Promise<void> {
+    await within.query(this.statements.begin, [consumer, position, partCount]);
+  }
+
+  /**
+   * Takes or keeps parts: a fair share among those who read at present, what is over it given back. Asked again before
+   * the lease has run out, the same parts are ours without interruption.
+   */
+  acquire(consumer: string, holder: string, leaseMs: number): Promise<HeldPart[]> {
+    return this.sql.query<HeldPart>(this.statements.acquire, [consumer, holder, leaseMs]);
+  }
+
+  /** @throws LeaseLost */
+  async advance(consumer: string, parts: readonly HeldPart[], within: Queries = this.sql): Promise<void> {
+    const rows = await within.query(this.statements.advance, [
+      consumer,
+      parts.map((it) => it.part),
+      parts.map((it) => it.epoch),
+      parts.map((it) => it.position),
+    ]);
+    if (rows.length < parts.length) throw new LeaseLost();
+  }
+
+  async release(consumer: string, holder: string): Promise<void> {
+    await this.sql.query(this.statements.release, [consumer, holder]);
+  }
+
+  /** The position of each part, and since when nobody who reads it has been heard of. */
+  read(consumer: string, within: Queries = this.sql): Promise<Pick<HeldPart, 'part' | 'position'>[]> {
+    return within.query(this.statements.read, [consumer]);
+  }
+
+  /** A consumer that is not needed any more: whoever still reads for it loses its lease. */
+  async forget(consumer: string, within: Queries = this.sql): Promise<void> {
+    await within.query(this.statements.forget, [consumer]);
+  }
+}
+
+/** What a module's migration makes, to be able to follow logs. */
+export const checkpointTables = (schema: string): string[] => [
+  `CREATE TABLE ${schema}.checkpoints (
+    consumer text COLLATE "C" NOT NULL,
+    part smallint NOT NULL,
+    position text COLLATE "C" NOT NULL,
+    -- Who reads at present, until when, and the fence that a reader whose lease ran out fails on.
+    holder uuid,
+    lease_until timestamptz NOT NULL DEFAULT '-infinity',
+    epoch bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (consumer, part)
+  )`,
+  `CREATE TABLE ${schema}.readers (
+    consumer text COLLATE "C" NOT NULL,
+    holder uuid NOT NULL,
+    seen_until timestamptz NOT NULL,
+    PRIMARY KEY (consumer, holder)
+  )`,
+  // Volatile statements each see what the one before has done. A part that somebody is about to move is passed over and
+  // taken the next time.
+  `CREATE FUNCTION ${schema}.acquire_parts(p_consumer text, p_holder uuid, p_lease_ms bigint)
+  RETURNS TABLE (part smallint, epoch text, "position" text) LANGUAGE plpgsql AS $$
+  #variable_conflict use_column
+  DECLARE
+    until timestamptz := now() + p_lease_ms * interval '1 millisecond';
+    share int;
+  BEGIN
+    INSERT INTO ${schema}.readers (consumer, holder, seen_until) VALUES (p_consumer, p_holder, until)
+    ON CONFLICT (consumer, holder) DO UPDATE SET seen_until = excluded.seen_until;
+    DELETE FROM ${schema}.readers WHERE (consumer, holder) IN (
+      SELECT consumer, holder FROM ${schema}.readers WHERE consumer = p_consumer AND seen_until <= now()
+      FOR UPDATE SKIP LOCKED);
+    SELECT ceil((SELECT count(*) FROM ${schema}.checkpoints WHERE consumer = p_consumer)::numeric / count(*)) INTO share
+    FROM ${schema}.readers WHERE consumer = p_consumer;
+    UPDATE ${schema}.checkpoints SET holder = NULL, lease_until = '-infinity'
+    WHERE consumer = p_consumer AND part IN (
+      SELECT part FROM ${schema}.checkpoints WHERE consumer = p_consumer AND holder = p_holder AND lease_until > now()
+      ORDER BY part OFFSET share);
+    RETURN QUERY
+    UPDATE ${schema}.checkpoints c
+    SET epoch = CASE WHEN c.holder = p_holder AND c.lease_until > now() THEN c.epoch ELSE c.epoch + 1 END,
+      holder = p_holder, lease_until = until
+    FROM (
+      SELECT part FROM ${schema}.checkpoints
+      WHERE consumer = p_consumer AND (holder = p_holder OR lease_until <= now())
+      ORDER BY holder IS NOT DISTINCT FROM p_holder AND lease_until > now() DESC, part
+      LIMIT share FOR UPDATE SKIP LOCKED
+    ) mine
+    WHERE c.consumer = p_consumer AND c.part = mine.part
+    RETURNING c.part, c.epoch::text, c.position;
+  END $$`,
+];
+
+const statementsOf = (schema: string) => ({
+  begin: {
+    name: `${schema}-checkpoints-begin`,
+    text: `
+      INSERT INTO ${schema}.checkpoints (consumer, part, position)
+      SELECT $1, part, $2 FROM generate_series(0, $3::int - 1) AS part
+      ON CONFLICT DO NOTHING`,
+  },
+  acquire: {
+    name: `${schema}-checkpoints-acquire`,
+    text: `SELECT * FROM ${schema}.acquire_parts($1, $2, $3)`,
+  },
+  advance: {
+    name: `${schema}-checkpoints-advance`,
+    text: `
+      UPDATE ${schema}.checkpoints c SET position = m.position
+      FROM unnest($2::smallint[], $3::bigint[], $4::text[]) AS m(part, epoch, position)
+      WHERE c.consumer = $1 AND c.part = m.part AND c.epoch = m.epoch AND c.lease_until > now()
+      RETURNING c.part`,
+  },
+  release: {
+    name: `${schema}-checkpoints-release`,
+    text: `
+      WITH gone AS (DELETE FROM ${schema}.readers WHERE consumer = $1 AND holder = $2)
+      UPDATE ${schema}.checkpoints SET holder = NULL, lease_until = '-infinity' WHERE consumer = $1 AND holder = $2`,
+  },
+  read: {
+    name: `${schema}-checkpoints-read`,
+    text: `SELECT part, position FROM ${schema}.checkpoints WHERE consumer = $1 ORDER BY part`,
+  },
+  forget: {
+    name: `${schema}-checkpoints-forget`,
+    text: `
+      WITH gone AS (DELETE FROM ${schema}.readers WHERE consumer = $1)
+      DELETE FROM ${schema}.checkpoints WHERE consumer = $1`,
+  },
+});

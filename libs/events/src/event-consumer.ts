@@ -1,0 +1,130 @@
+import { randomUUID } from 'node:crypto';
+import { WokenWork, type Rhythm } from '#periodic';
+import { LeaseLost, type Checkpoint, type Checkpoints, type HeldPart } from './checkpoints.js';
+import { partOf } from './parts.js';
+
+/** What is read of a log. */
+export interface Logged {
+  /** Where it stands (`logPosition`). */
+  sequence: string;
+  /** What it happened to. */
+  subject: string;
+}
+
+/** Events of the parts that were asked for, in the order of the log within each. */
+export interface Reading<Event extends Logged> {
+  events: readonly Event[];
+  /** By part, how far it was read; parts that are left out stay where they are. */
+  reached: ReadonlyMap<number, string>;
+  /** Whether there may be more at once. */
+  isMore: boolean;
+}
+
+export abstract class EventSource<Event extends Logged> {
+  /** Nothing of the parts that lies behind their positions is left out up to what was reached. */
+  abstract read(parts: readonly HeldPart[], limit: number): Promise<Reading<Event>>;
+  /** What was read before has taken effect and will not be asked for again. */
+  settled?(reached: ReadonlyMap<number, string>): Promise<void>;
+}
+
+/** Also how long the part of a reader that was killed waits for another one. */
+const leaseMs = 5_000;
+
+/** Well before the lease runs out; also how soon what another one left behind is taken over. */
+const renewAfterMs = 1_000;
+
+interface Options extends Rhythm {
+  /** How many events are read at once. */
+  batchSize: number;
+}
+
+/**
+ * Follows a log: takes its share of the parts, reads, has the events take effect, moves the checkpoint. Where the effects
+ * lie in the same database each event takes effect once; elsewhere at least once, and their receiver knows them again.
+ */
+export abstract class EventConsumer<Event extends Logged> extends WokenWork {
+  private readonly holder = randomUUID();
+  private held: HeldPart[] = [];
+  private heldUntil = 0;
+
+  constructor(
+    protected readonly consumer: string,
+    private readonly checkpoints: Checkpoints,
+    private readonly source: EventSource<Event>,
+    private readonly options: Options,
+  ) {
+    super(options);
+  }
+
+  /**
+   * Has events take effect, and keeps the checkpoint.
+   *
+   * @param events in order within each subject; none where what was read is of no concern
+   */
+  protected abstract apply(events: readonly Event[], checkpoint: Checkpoint): Promise<void>;
+
+  protected async execute(): Promise<boolean> {
+    try {
+      return await this.follow();
+    } catch (error) {
+      this.heldUntil = 0;
+      if (error instanceof LeaseLost) return false;
+      throw error;
+    }
+  }
+
+  protected override leave(): Promise<void> {
+    return this.checkpoints.release(this.consumer, this.holder);
+  }
+
+  private async follow(): Promise<boolean> {
+    // Monotonic: a clock that is set back does not make a lease longer.
+    const now = performance.now();
+    if (now > this.heldUntil - leaseMs + renewAfterMs) {
+      this.held = await this.checkpoints.acquire(this.consumer, this.holder, leaseMs);
+      this.heldUntil = now + leaseMs;
+    }
+    if (this.held.length === 0) return false;
+    const { events, reached, isMore } = await this.source.read(this.held, this.options.batchSize);
+    if (reached.size === 0) return isMore;
+    const moved = this.held.map((it) => ({ ...it, position: reached.get(it.part) ?? it.position }));
+    let isKept = false;
+    await this.apply(events, {
+      keep: async (within) => {
+        isKept = true;
+        await this.checkpoints.advance(
+          this.consumer,
+          moved.filter((it) => reached.has(it.part)),
+          within,
+        );
+      },
+    });
+    if (!isKept) throw new Error(`${this.constructor.name} has not kept the checkpoint`);
+    this.held = moved;
+    await this.source.settled?.(reached);
+    return isMore;
+  }
+}
+
+/**
+ * Reads the parts from a log that is read as a whole, from where the first of them stands.
+ *
+ * @param read what lies behind a position, oldest first, at most so many
+ */
+export const fromLog = async <Event extends Logged>(
+  read: (after: string, limit: number) => Promise<{ events: readonly Event[]; isMore: boolean }>,
+  parts: readonly HeldPart[],
+  limit: number,
+): Promise<Reading<Event>> => {
+  const positions = new Map(parts.map((it) => [it.part, it.position]));
+  const after = [...positions.values()].reduce((least, it) => (it < least ? it : least));
+  const { events: page, isMore } = await read(after, limit);
+  const last = page.at(-1)?.sequence;
+  if (last === undefined) return { events: [], reached: new Map(), isMore };
+  const events = page.filter(({ subject, sequence }) => {
+    const position = positions.get(partOf(subject));
+    return position !== undefined && sequence > position;
+  });
+  const behind = [...positions].filter(([, position]) => position < last);
+  return { events, reached: new Map(behind.map(([part]) => [part, last])), isMore };
+};

@@ -1,0 +1,115 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { logBeginning } from '#contracts';
+import { Sql } from '#database';
+import { Checkpoints, checkpointTables, partCount, positionOf } from '#events';
+import { testDatabase, type TestDatabase } from '#testing';
+
+let database: TestDatabase;
+let pool: pg.Pool;
+let checkpoints: Checkpoints;
+
+beforeAll(async () => {
+  database = await testDatabase();
+  pool = new pg.Pool({ connectionString: database.url });
+  await pool.query('CREATE SCHEMA reader');
+  for (const statement of checkpointTables('reader')) await pool.query(statement);
+  checkpoints = new Checkpoints(new Sql(pool, 'reader'), 'reader');
+});
+
+afterAll(async () => {
+  await pool?.end();
+  await database?.stop();
+});
+
+let consumer: string;
+beforeEach(async () => {
+  consumer = randomUUID();
+  await checkpoints.begin(consumer);
+});
+
+const acquire = (holder: string, leaseMs = 60_000) => checkpoints.acquire(consumer, holder, leaseMs);
+const lapse = async (): Promise<void> => {
+  await pool.query(`UPDATE reader.checkpoints SET lease_until = now()`);
+  await pool.query(`UPDATE reader.readers SET seen_until = now()`);
+};
+const ascending = (a: number, b: number): number => a - b;
+const at = (xid: string, id: string): string => positionOf({ xid, id });
+
+describe('checkpoints', () => {
+  it('begin once, where they are told to', async () => {
+    const later = at('7', '9');
+    await checkpoints.begin(consumer, later);
+    expect((await acquire(randomUUID())).map((it) => it.position)).toEqual(Array(partCount).fill(logBeginning));
+    const other = randomUUID();
+    await checkpoints.begin(other, later);
+    const positions = (await checkpoints.read(other)).map((it) => it.position);
+    expect(positions).toEqual(Array(partCount).fill(later));
+  });
+
+  it('are all read by one who is alone, and renewed by the same without a new epoch', async () => {
+    const one = randomUUID();
+    const parts = await acquire(one);
+    expect(parts.map((it) => it.part).toSorted(ascending)).toEqual(Array.from({ length: partCount }, (_, part) => part));
+    expect((await acquire(one)).map((it) => it.epoch)).toEqual(parts.map((it) => it.epoch));
+  });
+
+  it('are shared fairly as readers come and go', async () => {
+    const holders = [randomUUID(), randomUUID(), randomUUID()] as const;
+    const [one, two, three] = holders;
+    expect(await acquire(one)).toHaveLength(partCount);
+    // Nothing is free before the first has given back what is over its share.
+    expect(await acquire(two)).toHaveLength(0);
+    expect(await acquire(one)).toHaveLength(partCount / 2);
+    expect(await acquire(two)).toHaveLength(partCount / 2);
+    for (const holder of [...holders, ...holders]) await acquire(holder);
+    const shares = [await acquire(one), await acquire(two), await acquire(three)];
+    expect(shares.map((it) => it.length).toSorted(ascending)).toEqual([2, 3, 3]);
+    expect(new Set(shares.flat().map((it) => it.part)).size).toBe(partCount);
+    await checkpoints.release(consumer, two);
+    await checkpoints.release(consumer, three);
+    expect(await acquire(one)).toHaveLength(partCount);
+  });
+
+  it('are moved by whoever has the lease, all or none', async () => {
+    const one = randomUUID();
+    const mine = await acquire(one);
+    await lapse();
+    const theirs = await acquire(randomUUID());
+    expect(theirs.map((it) => BigInt(it.epoch))).toEqual(mine.map((it) => BigInt(it.epoch) + 1n));
+    const moved = (parts: typeof mine, position: string) => parts.map((it) => ({ ...it, position }));
+    await expect(checkpoints.advance(consumer, moved(mine, at('7', '7')))).rejects.toThrow('taken over');
+    await checkpoints.advance(consumer, moved(theirs, at('5', '5')));
+    const sql = new Sql(pool, 'reader');
+    // One of them is not theirs any more: within a transaction, nothing is moved.
+    const some = [...moved(theirs.slice(1), at('6', '6')), { ...theirs[0]!, epoch: '0', position: at('6', '6') }];
+    await expect(sql.transaction((tx) => checkpoints.advance(consumer, some, tx))).rejects.toThrow('taken over');
+    expect((await checkpoints.read(consumer)).map((it) => it.position)).toEqual(Array(partCount).fill(at('5', '5')));
+    await lapse();
+    await expect(checkpoints.advance(consumer, moved(theirs, at('8', '8')))).rejects.toThrow('taken over');
+  });
+
+  it('are taken by each of many at once, each part by one', async () => {
+    const holders = Array.from({ length: 6 }, () => randomUUID());
+    for (let round = 0; round < 4; round += 1) await Promise.all(holders.map((it) => acquire(it)));
+    const shares = await Promise.all(holders.map((it) => acquire(it)));
+    const parts = shares.flat().map((it) => it.part);
+    expect(new Set(parts).size).toBe(parts.length);
+    expect(parts).toHaveLength(partCount);
+  });
+
+  it('are gone once the consumer is forgotten, for whoever still reads as well', async () => {
+    const mine = await acquire(randomUUID());
+    await checkpoints.forget(consumer);
+    await expect(checkpoints.advance(consumer, mine)).rejects.toThrow('taken over');
+    expect(await checkpoints.read(consumer)).toEqual([]);
+  });
+});
+
+describe('a position', () => {
+  it('sorts as text as its numbers do', () => {
+    const sorted = [at('9', '99'), at('10', '1'), at('10', '2'), at('18446744073709551615', '9223372036854775807')];
+    expect([...sorted].reverse().sort()).toEqual(sorted);
+  });
+});

@@ -1,0 +1,87 @@
+import { setTimeout } from 'node:timers/promises';
+import { Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
+
+const longestPauseMs = 5_000;
+
+export interface Rhythm {
+  /** How often is looked without being woken, in milliseconds: another instance may have left work, or this one be deaf. */
+  pollMs: number;
+  /** Between two rounds, so that what happens meanwhile goes in one; none when left out. */
+  paceMs?: number;
+  /** What to tell the operator when it fails, and when it works again. */
+  failing: string;
+  working: string;
+}
+
+/**
+ * Work that an application does in the background as soon as it is woken, from its start until it stops. What fails is
+ * tried again, with longer and longer pauses that being woken does not shorten.
+ */
+export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplicationShutdown {
+  protected readonly logger = new Logger(this.constructor.name);
+  protected stopping = false;
+  private awake = false;
+  private wakeUp: () => void = () => {};
+  private running: Promise<void> = Promise.resolve();
+
+  constructor(private readonly rhythm: Rhythm) {}
+
+  /** Does what there is to do. @returns whether there may be more, to be done at once */
+  protected abstract execute(): Promise<boolean>;
+
+  /** Lets go of what is held, once nothing is under way any more. */
+  protected leave(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  onApplicationBootstrap(): void {
+    this.running = this.run();
+  }
+
+  /** Finishes what is under way. */
+  async beforeApplicationShutdown(): Promise<void> {
+    this.stopping = true;
+    this.wake();
+    await this.running;
+  }
+
+  /** There is something to do. */
+  wake(): void {
+    this.awake = true;
+    this.wakeUp();
+  }
+
+  private async run(): Promise<void> {
+    const { pollMs, paceMs, failing, working } = this.rhythm;
+    let failures = 0;
+    while (!this.stopping) {
+      try {
+        this.awake = false;
+        const isMore = await this.execute();
+        if (failures > 0) this.logger.log(working);
+        failures = 0;
+        if (isMore) continue;
+        await this.pause(pollMs);
+        if (paceMs && !this.stopping) await setTimeout(paceMs);
+      } catch (error) {
+        failures += 1;
+        if (failures === 1) this.logger.warn(`${failing} (${String(error)})`);
+        await this.pause(Math.min(longestPauseMs, 50 * 2 ** failures), true);
+      }
+    }
+    await this.leave().catch((error: unknown) => {
+      this.logger.warn(`what was held is let go of later, by itself (${String(error)})`);
+    });
+  }
+
+  /** Waits until there is something to do; `regardless` of being woken after a failure. */
+  private async pause(ms: number, regardless = false): Promise<void> {
+    if (this.stopping || (this.awake && !regardless)) return;
+    const woken = new AbortController();
+    this.wakeUp = () => {
+      if (!regardless || this.stopping) woken.abort();
+    };
+    await setTimeout(ms, undefined, { signal: woken.signal }).catch(() => undefined);
+    this.wakeUp = () => {};
+  }
+}

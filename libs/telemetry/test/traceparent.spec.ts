@@ -1,0 +1,33 @@
+import { setTimeout } from 'node:timers/promises';
+import { describe, expect, it } from '@jest/globals';
+import { currentTrace, traceparentOf, withTrace } from '#telemetry';
+
+const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
+
+describe('traceparent', () => {
+  it('is taken as it is, and nothing else is taken for one', () => {
+    expect(traceparentOf(traceparent)).toBe(traceparent);
+    const malformed = [
+      undefined,
+      '',
+      'x',
+      traceparent.toUpperCase(),
+      `${traceparent}-x`,
+      traceparent.replace('00-', 'ff-'),
+      `00-${'0'.repeat(32)}-00f067aa0ba902b7-01`,
+      `00-4bf92f3577b34da6a3ce929d0e0e4736-${'0'.repeat(16)}-01`,
+      [traceparent],
+    ];
+    for (const header of malformed) expect(traceparentOf(header)).toBeUndefined();
+  });
+
+  it('belongs to the work that follows, whatever that waits for, and to no other', async () => {
+    const seen = withTrace(traceparent, async () => {
+      await setTimeout(1);
+      return currentTrace();
+    });
+    expect(currentTrace()).toBeUndefined();
+    expect(await seen).toBe(traceparent);
+    expect(withTrace(undefined, currentTrace)).toBeUndefined();
+  });
+});
