@@ -9,7 +9,8 @@ import { inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
-import { restEnvironment, run, startDatabaseFor, welcome } from '#service';
+import { salesEnvironment } from '#sales';
+import { databaseEnvironment, databaseFallbacks, restEnvironment, run, startDatabaseFor, welcome } from '#service';
 
 type Variables = Record<string, string>;
 
@@ -45,10 +46,10 @@ const splitEnvironment = {
   ...inventoryEnvironment,
   ...cacheEnvironment,
   ...paymentEnvironment,
+  ...salesEnvironment,
+  ...databaseEnvironment,
   DATA_DIR: env.directory('.data'),
-  ORDER_DATABASE_URL: env.postgresUrl.optional(),
-  INVENTORY_DATABASE_URL: env.postgresUrl.optional(),
-  PAYMENT_DATABASE_URL: env.postgresUrl.optional(),
+  ORDER_AT: messageAddress,
   INVENTORY_AT: messageAddress,
   CACHE_AT: messageAddress,
   PAYMENT_AT: messageAddress,
@@ -72,24 +73,17 @@ const systemVariables = [
 /** What the driver adds to an address, such as PGPASSWORD. */
 const postgresVariables = (): string[] => Object.keys(process.env).filter((variable) => variable.startsWith('PG'));
 
-/** Starts order, inventory, cache, payment and the gateway as processes of their own on this machine, and keeps them running. */
+/** Starts each module and the gateway as processes of their own on this machine, and keeps them running. */
 run(async () => {
   const { HOST, PORT, DATA_DIR, DEMO_PRODUCTS, ...settings } = readEnvironment(splitEnvironment, process.env, {
-    fallbacks: {
-      ORDER_DATABASE_URL: 'DATABASE_URL',
-      INVENTORY_DATABASE_URL: 'DATABASE_URL',
-      PAYMENT_DATABASE_URL: 'DATABASE_URL',
-    },
+    fallbacks: databaseFallbacks,
     defaults: {
       DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
     },
   });
-  const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, PAYMENT_DATABASE_URL } = settings;
-  const database = await startDatabaseFor(
-    { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, PAYMENT_DATABASE_URL },
-    DATA_DIR,
-  );
+  const database = await startDatabaseFor(settings, DATA_DIR);
 
+  const orderAt = process.env['ORDER_AT'] || `tcp://127.0.0.1:${PORT + 1001}`;
   const inventoryAt = process.env['INVENTORY_AT'] || `tcp://127.0.0.1:${PORT + 1002}`;
   const cacheAt = process.env['CACHE_AT'] || `tcp://127.0.0.1:${PORT + 1003}`;
   const paymentAt = process.env['PAYMENT_AT'] || `tcp://127.0.0.1:${PORT + 1004}`;
@@ -113,9 +107,15 @@ run(async () => {
       CACHE_AT: cacheAt,
       DEMO_PRODUCTS: String(DEMO_PRODUCTS),
     }),
+    behind('sales', 5, {
+      ...given([...Object.keys(salesEnvironment), ...postgresVariables()]),
+      SALES_DATABASE_URL: database.urls.SALES_DATABASE_URL,
+      ...{ ORDER_AT: orderAt, INVENTORY_AT: inventoryAt },
+    }),
     behind('order', 1, {
       ...given([...Object.keys(orderEnvironment), ...postgresVariables()]),
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
+      ORDER_LISTEN: orderAt,
       INVENTORY_AT: inventoryAt,
       PAYMENT_AT: paymentAt,
     }),
@@ -124,7 +124,8 @@ run(async () => {
       url: `http://${HOST.includes(':') ? `[${HOST}]` : HOST}:${PORT}`,
       variables: {
         ...{ HOST, PORT: String(PORT) },
-        ...{ ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3), PAYMENT_URL: urlOf(4) },
+        ...{ ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3) },
+        ...{ PAYMENT_URL: urlOf(4), SALES_URL: urlOf(5) },
       },
     },
   ];

@@ -3,6 +3,7 @@ import type { Report } from './report.js';
 import { openName } from './suites/open.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
+import { lagOf, rebuildName } from './suites/log.js';
 import { twoPhaseName } from './suites/transactions.js';
 
 export interface Goal {
@@ -49,6 +50,13 @@ const purchasesOverOrders = (report: Report): number =>
 const twoPhaseOverOrders = (report: Report): number =>
   report.median('perSecond', twoPhaseName, 'spread', 64) / report.median('perSecond', 'ours', 'spread', 64);
 
+const lagP99 =
+  (follower: Parameters<typeof lagOf>[0], callers: number) =>
+  (report: Report): number =>
+    report.median('p99Ms', 'ours', lagOf(follower), callers);
+
+const rebuilt = (report: Report): number => report.median('perSecond', 'ours', rebuildName, 1);
+
 /** What a caller alone waits longer than with the baseline, in commits: one takes as long as limit a with one connection. */
 const commitsMore = (report: Report): number => {
   const commit = report.calibrations.find(
@@ -94,6 +102,11 @@ export const goals: Goal[] = [
   { name: 'deep page, many orders over few', value: manyOverFew(readingNames.deepPage), least: 0.9, unit: '×' },
   { name: 'purchases over plain orders, 64 callers', value: purchasesOverOrders, least: 0.5, unit: '×' },
   { name: 'two-phase over plain orders, 64 callers', value: twoPhaseOverOrders, least: 0.3, unit: '×' },
+  { name: 'the stock follows, p99, 64 callers', value: lagP99('stock', 64), most: 200, unit: ' ms' },
+  { name: 'the stock follows, p99, 256 callers', value: lagP99('stock', 256), most: 200, unit: ' ms' },
+  { name: 'the sales follow, p99, 64 callers', value: lagP99('sales', 64), most: 200, unit: ' ms' },
+  { name: 'the sales follow, p99, 256 callers', value: lagP99('sales', 256), most: 200, unit: ' ms' },
+  { name: 'the sales built anew, events a second', value: rebuilt, least: 50_000, unit: '' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
   { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },

@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
-const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions'] as const;
+const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log'] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
 const contestantNames = ['ours', 'limits', 'echo', 'baseline'] as const;
@@ -38,6 +38,7 @@ Suites (${defaultSuites.join(', ')} when none is named)
   flat         the same with few and with many orders in the tables, on two databases in turns
   soak         places at half of the peak for minutes, and watches the memory
   transactions places orders that are paid through us, or committed in two phases, and the same ones that are not
+  log          watches how far those who follow the log are behind, and builds the sales anew from it
   instances    two order and two inventory processes against one of each, all callers on one product
 
 Options
@@ -47,7 +48,7 @@ Options
   --seconds N          how long one run takes (3)
   --rounds N           how often everybody has his turn, forwards and backwards alternately (3)
   --seed N             repeats the random choices of another call
-  --few N, --many N    orders in the tables, of the suite flat (10000, 1000000)
+  --few N, --many N    orders in the tables, of the suite flat (10000, 1000000); of the suite log at least N few
   --minutes N          how long soak takes (10)
   --json FILE          writes everything that was measured to the file
   --help               this text

@@ -14,6 +14,7 @@ import { openSuite } from './suites/open.js';
 import { placeSuite } from './suites/place.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
+import { logSuite } from './suites/log.js';
 import { transactionsSuite } from './suites/transactions.js';
 
 const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
@@ -23,6 +24,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   flat: flatSuite,
   soak: soakSuite,
   instances: instancesSuite,
+  log: logSuite,
   transactions: transactionsSuite,
 };
 

@@ -96,7 +96,8 @@ export const startSplit = async (
     INVENTORY_AT: `tcp://${inventoriesAt.join(',')}`,
     PAYMENT_AT: paymentAt,
   };
-  for (let instance = 0; instance < instances; instance += 1) orders.push(await startApp(bench, 'order', environment));
+  for (let instance = 0; instance < instances; instance += 1)
+    orders.push(await startApp(bench, 'order', { ...environment, ORDER_LISTEN: await address() }));
   const backlog = bench.started.add(await Backlog.of(databaseUrl));
   const apps = [cache, payment, ...inventories, ...orders];
   return {

@@ -51,7 +51,11 @@ describe('a start that cannot succeed', () => {
   });
 
   it.each([
-    ['order', { PORT: '99999' }, ['PORT', 'ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT']],
+    [
+      'order',
+      { PORT: '99999', ORDER_LISTEN: 'x' },
+      ['PORT', 'ORDER_LISTEN', 'ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT'],
+    ],
     [
       'payment',
       { PAYMENT_LISTEN: 'http://x', STRIPE_SECRET_KEY: 'pk_live_x', STRIPE_WEBHOOK_SECRET: 'x' },
@@ -63,9 +67,10 @@ describe('a start that cannot succeed', () => {
       { DATABSE_URL: 'postgres://db/x', DATA_DRI: 'x', INVENTRY_AT: 'x' },
       ['DATABSE_URL', 'DATA_DRI', 'INVENTRY_AT'],
     ],
+    ['sales', { ORDER_AT: 'http://x' }, ['SALES_DATABASE_URL', 'ORDER_AT', 'INVENTORY_AT']],
     ['inventory', { INVENTORY_LISTEN: 'tcp://a:1,b:2' }, ['INVENTORY_DATABASE_URL', 'CACHE_AT', 'INVENTORY_LISTEN']],
     ['cache', { CACHE_LISTEN: 'http://x', CACHE_MAX_BYTES: 'lots' }, ['CACHE_LISTEN', 'CACHE_MAX_BYTES']],
-    ['gateway', { CACHE_URL: 'x' }, ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL']],
+    ['gateway', { CACHE_URL: 'x' }, ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL', 'SALES_URL']],
   ])('names every fault of the environment of %s: %j', async (app, environment, variables) => {
     const said = await complaintOf(app, environment);
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));

@@ -11,6 +11,7 @@ import { listTests } from './suite/lists.js';
 import { paymentTests } from './suite/payments.js';
 import { orderTests } from './suite/orders.js';
 import { productTests } from './suite/products.js';
+import { salesTests } from './suite/sales.js';
 import { stockTests } from './suite/stock.js';
 import { transitionTests } from './suite/transitions.js';
 import type { World } from './suite/world.js';
@@ -36,6 +37,7 @@ export const describeCleave = (name: ShapeName): void => {
     transitionTests(world);
     paymentTests(world);
     eventTests(world);
+    salesTests(world);
     cacheTests(world);
     hostileInputTests(world);
 

@@ -9,7 +9,7 @@ export interface CrashPoint {
   step: string;
   statement: string;
   /** Whose connection to Postgres the statement goes over. */
-  by: 'order' | 'inventory' | 'payment';
+  by: 'order' | 'inventory' | 'payment' | 'sales';
   moment: Moment;
 }
 
@@ -27,6 +27,7 @@ const commits: Pick<CrashPoint, 'step' | 'statement' | 'by'>[] = [
   { step: 'Settle', statement: 'payment-settle', by: 'payment' },
   { step: 'Move', statement: 'order-sagas-move', by: 'order' },
   { step: 'Refund', statement: 'order-sagas-start', by: 'order' },
+  { step: 'Count', statement: 'sales-add', by: 'sales' },
 ];
 
 /** Those of a two-phase commit, which take the place of the first two. */

@@ -54,7 +54,8 @@ const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<After
   const ledger = new Ledger(shape);
   const shoppers = new Shoppers(new Api(shape.baseUrl), random);
   const occurrence = random.integer(1, 4);
-  const victim = shape.service(shape.name !== 'split' ? 'monolith' : by === 'payment' ? 'payment' : 'order');
+  // Inventory keeps what it was sent whoever is killed meanwhile.
+  const victim = shape.service(shape.name !== 'split' ? 'monolith' : by === 'inventory' ? 'order' : by);
 
   const catching = shape.proxies[by].next({ statement, moment }, occurrence);
   await shoppers.start();

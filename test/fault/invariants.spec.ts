@@ -4,7 +4,7 @@ import { Api } from '../support/api.js';
 import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
-import { connected, query } from '../support/tables.js';
+import { allAt, connected, query } from '../support/tables.js';
 import { Shoppers } from './shoppers.js';
 
 /** Faults planted into data that are whole, and the invariant that has to name each. */
@@ -100,6 +100,12 @@ const faults: [broken: RegExp, fault: string, sql: string][] = [
     `UPDATE orders.events SET xid = (100000 - xid::text::bigint)::text::xid8;
      UPDATE orders.checkpoints SET position = lpad('100000', 20, '0') || '-' || lpad('', 19, '0')`,
   ],
+  [/^I8: the sales/, 'an event is counted twice', `UPDATE sales.days SET ordered = ordered * 2`],
+  [
+    /^I8: the sales/,
+    'a product is not counted',
+    `DELETE FROM sales.days WHERE product_id = (SELECT min(product_id) FROM sales.days)`,
+  ],
   [
     /^I8: an event has had no effect/,
     'an event was passed over',
@@ -164,7 +170,7 @@ describe('the invariants, when a fault is planted', () => {
       await client.end();
       const last = [planted].flat().at(-1)!;
       expect(last.rowCount).toBeGreaterThan(0);
-      const urls = { order: copy.href, inventory: copy.href, payment: copy.href };
+      const urls = allAt(copy.href);
       const found = await new Ledger({ databaseUrls: () => Promise.resolve(urls) }).violations({
         log: shoppers,
         holdsMayWait: false,

@@ -13,8 +13,11 @@ import type {
   product,
   productBatch,
   productPage,
+  salesPage,
+  salesViews,
   stock,
   stockBatch,
+  stockOutlook,
 } from '#contracts';
 import { fresh } from './fresh.js';
 
@@ -31,6 +34,9 @@ export type ProductBatch = z.input<typeof productBatch>;
 export type Stock = z.input<typeof stock>;
 export type StockBatch = z.input<typeof stockBatch>;
 export type CacheEntryWritten = z.input<typeof cacheEntryWritten>;
+export type SalesPage = z.input<typeof salesPage>;
+export type SalesViews = z.input<typeof salesViews>;
+export type StockOutlook = z.input<typeof stockOutlook>;
 export type Problem = z.input<typeof problem>;
 
 export interface Answer<Body = unknown> {

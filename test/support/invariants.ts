@@ -3,6 +3,8 @@ import {
   askInventory,
   askOrder,
   askPayment,
+  askSales,
+  behind,
   prepared,
   underWay,
   waiting,
@@ -284,6 +286,43 @@ interface Move extends Row {
   kind: string;
   delta: string;
 }
+
+/** I8, of those who follow the orders elsewhere: each event is counted once in the sales. */
+export const salesAreWhatWasSold = async (urls: DatabaseUrls): Promise<Violation[]> => {
+  const columns =
+    'tenant_id, day, product_id, currency, orders::text, ordered::text, cancelled::text, returned::text, ' +
+    'ordered_minor::text, cancelled_minor::text, returned_minor::text';
+  const wanted = await askOrder(
+    urls,
+    `SELECT ${columns} FROM (
+      SELECT e.tenant_id, (e.at AT TIME ZONE 'UTC')::date::text AS day, u.product_id, k.currency,
+        count(DISTINCT e.order_id) FILTER (WHERE e.type = 'placed') AS orders,
+        coalesce(sum(u.quantity) FILTER (WHERE e.type = 'placed'), 0) AS ordered,
+        coalesce(sum(u.quantity) FILTER (WHERE e.type NOT IN ('placed', 'returned')), 0) AS cancelled,
+        coalesce(sum(u.quantity) FILTER (WHERE e.type = 'returned'), 0) AS returned,
+        coalesce(sum(u.amount_minor) FILTER (WHERE e.type = 'placed'), 0) AS ordered_minor,
+        coalesce(sum(u.amount_minor) FILTER (WHERE e.type NOT IN ('placed', 'returned')), 0) AS cancelled_minor,
+        coalesce(sum(u.amount_minor) FILTER (WHERE e.type = 'returned'), 0) AS returned_minor
+      FROM events e JOIN kept k USING (tenant_id, order_id) CROSS JOIN LATERAL (
+        SELECT l->>'product_id' AS product_id, (l->>'quantity')::numeric AS quantity,
+          coalesce((l->>'amount_minor')::numeric, (l->>'quantity')::numeric * (l->>'unit_price_minor')::numeric) AS amount_minor
+        FROM jsonb_array_elements(CASE WHEN e.type = 'returned' THEN e.data->'lines' ELSE k.lines END) l
+      ) u
+      WHERE e.type IN ('placed', 'returned', 'cancelled', 'payment-declined', 'payment-failed')
+      GROUP BY 1, 2, 3, 4
+    ) s`,
+  );
+  const counted = await askSales(urls, `SELECT ${columns} FROM sold`);
+  const textOf = (it: Row): string => JSON.stringify(Object.values(it));
+  const [wantedTexts, countedTexts] = [new Set(wanted.map(textOf)), new Set(counted.map(textOf))];
+  return [
+    ...saying('I8: a consumer of the log has not come to its end', await behind(urls)),
+    ...saying('I8: the sales are not what the events say', [
+      ...wanted.filter((it) => !countedTexts.has(textOf(it))).map((it) => ({ ...it, side: 'events' })),
+      ...counted.filter((it) => !wantedTexts.has(textOf(it))).map((it) => ({ ...it, side: 'sales' })),
+    ]),
+  ];
+};
 
 /** I9: no prepared transaction at rest. */
 export const nothingIsPrepared = async (urls: DatabaseUrls): Promise<Violation[]> =>

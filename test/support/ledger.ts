@@ -12,13 +12,14 @@ import {
   nothingIsStuck,
   paymentsComeToAnEnd,
   promisesBelongToOrders,
+  salesAreWhatWasSold,
   stockIsNeverOversold,
   stockMovesAddUp,
   totalsAddUp,
   type Violation,
 } from './invariants.js';
 import type { Shape } from './shapes.js';
-import { connected, footprint, prepared, query, underWay, waiting, type Row } from './tables.js';
+import { behind, connected, footprint, prepared, query, underWay, waiting, type Row } from './tables.js';
 
 interface Rest {
   /** What clients were told. */
@@ -62,6 +63,7 @@ export class Ledger {
     await eventually(async () => expect(await prepared(await this.shape.databaseUrls())).toEqual([]));
     await eventually(async () => expect(await underWay(await this.shape.databaseUrls())).toEqual([]));
     await eventually(async () => expect(await waiting(await this.shape.databaseUrls())).toEqual([]));
+    await eventually(async () => expect(await behind(await this.shape.databaseUrls())).toEqual([]));
   }
 
   /** All that has been kept, counted, once it is quiet: equal before and after a request that was refused as a whole. */
@@ -91,6 +93,7 @@ export class Ledger {
       nothingIsPrepared(urls),
       stockMovesAddUp(urls),
       eventsTakeEffectOnce(urls),
+      salesAreWhatWasSold(urls),
       historyLeadsToThePresent(urls),
       totalsAddUp(urls),
     ]);

@@ -1,12 +1,14 @@
 import { testDatabase } from '#testing';
 import { PostgresProxy } from './postgres-proxy.js';
+import { allAt } from './tables.js';
 import { servicePorts, splitServices, startPlan, tcpAddresses, type Plan, type Shape } from './shapes.js';
 
-/** Whose statements the proxies see: one for each module, or the same where they share a database, as payment does. */
+/** Whose statements the proxies see: one for each module, or the same where they share a database, as all but order do. */
 interface Proxies {
   order: PostgresProxy;
   inventory: PostgresProxy;
   payment: PostgresProxy;
+  sales: PostgresProxy;
 }
 
 /** The system with a proxy before each database. `databaseUrls` lead past them. */
@@ -26,7 +28,8 @@ const databases = async (count: 1 | 2): Promise<Databases> => {
     order: proxies[0]!,
     inventory: proxies.at(-1)!,
     payment: proxies.at(-1)!,
-    databaseUrls: () => Promise.resolve({ order: own[0]!.url, inventory: own.at(-1)!.url, payment: own.at(-1)!.url }),
+    sales: proxies.at(-1)!,
+    databaseUrls: () => Promise.resolve({ ...allAt(own.at(-1)!.url), order: own[0]!.url }),
     release: async () => {
       await Promise.all(proxies.map((it) => it.stop()));
       await Promise.all(own.map((it) => it.stop()));
@@ -46,6 +49,7 @@ const services = {
       ORDER_DATABASE_URL: order.url,
       INVENTORY_DATABASE_URL: inventory.url,
       PAYMENT_DATABASE_URL: payment.url,
+      SALES_DATABASE_URL: payment.url,
     }),
   /** On one database; the second goes past the proxy. */
   'two instances': async ({ order, databaseUrls }) =>
@@ -56,6 +60,7 @@ const services = {
       inventory: { INVENTORY_DATABASE_URL: inventory.url },
       cache: {},
       payment: { PAYMENT_DATABASE_URL: payment.url },
+      sales: { SALES_DATABASE_URL: payment.url },
     }),
 } satisfies Record<string, (databases: Databases) => Promise<Plan['services']>>;
 
@@ -71,9 +76,9 @@ export const startProxied = async (
   environment: Record<string, string> = {},
 ): Promise<ProxiedShape> => {
   const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
-  const { order, inventory, payment, databaseUrls, release } = own;
+  const { order, inventory, payment, sales, databaseUrls, release } = own;
   const planned = await services[name](own);
   const all = planned.map((it) => ({ ...it, environment: { ...it.environment, ...environment } }));
   const shape = await startPlan(name, { services: all, databaseUrls, release });
-  return { ...shape, proxies: { order, inventory, payment } };
+  return { ...shape, proxies: { order, inventory, payment, sales } };
 };

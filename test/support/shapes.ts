@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { SeededRandom, startRedis, testDatabase } from '#testing';
-import type { DatabaseUrls } from './tables.js';
+import { allAt, type DatabaseUrls } from './tables.js';
 import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
 
 export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis';
@@ -108,10 +108,7 @@ const monolith = async (): Promise<Plan> => {
   const [port] = await servicePorts(1);
   return {
     services: [{ app: 'monolith', port: port!, environment: { DATA_DIR: dataDir } }],
-    databaseUrls: async () => {
-      const url = await embeddedDatabaseUrl(dataDir);
-      return { order: url, inventory: url, payment: url };
-    },
+    databaseUrls: async () => allAt(await embeddedDatabaseUrl(dataDir)),
     postmasterPid: () => postmasterOf(dataDir),
     release: async () => {
       await stopPostgresIn(dataDir);
@@ -121,12 +118,12 @@ const monolith = async (): Promise<Plan> => {
   };
 };
 
-/** Order, inventory, cache and payment behind the gateway. */
+/** Each module as a service behind the gateway. */
 export const splitServices = async (
-  at: Record<'inventory' | 'cache' | 'payment', string>,
-  own: Record<'order' | 'inventory' | 'cache' | 'payment', Record<string, string>>,
+  at: Record<'order' | 'inventory' | 'cache' | 'payment', string>,
+  own: Record<keyof DatabaseUrls | 'cache', Record<string, string>>,
 ): Promise<Plan['services']> => {
-  const [gateway, order, inventory, cache, payment] = await servicePorts(5);
+  const [gateway, order, inventory, cache, payment, sales] = await servicePorts(6);
   const local = (port: number | undefined) => `http://127.0.0.1:${port}`;
   return [
     {
@@ -134,13 +131,13 @@ export const splitServices = async (
       port: gateway!,
       environment: {
         ...{ ORDER_URL: local(order), INVENTORY_URL: local(inventory) },
-        ...{ CACHE_URL: local(cache), PAYMENT_URL: local(payment) },
+        ...{ CACHE_URL: local(cache), PAYMENT_URL: local(payment), SALES_URL: local(sales) },
       },
     },
     {
       app: 'order',
       port: order!,
-      environment: { INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, ...own.order },
+      environment: { ORDER_LISTEN: at.order, INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, ...own.order },
     },
     {
       app: 'inventory',
@@ -149,30 +146,32 @@ export const splitServices = async (
     },
     { app: 'cache', port: cache!, environment: { CACHE_LISTEN: at.cache, ...own.cache } },
     { app: 'payment', port: payment!, environment: { PAYMENT_LISTEN: at.payment, ...own.payment } },
+    { app: 'sales', port: sales!, environment: { ORDER_AT: at.order, INVENTORY_AT: at.inventory, ...own.sales } },
   ];
 };
 
 /** Free addresses for the messages of the services. */
 export const tcpAddresses = async (): Promise<Parameters<typeof splitServices>[0]> => {
-  const [inventory, cache, payment] = (await servicePorts(3)).map((port) => `tcp://127.0.0.1:${port}`);
-  return { inventory: inventory!, cache: cache!, payment: payment! };
+  const [order, inventory, cache, payment] = (await servicePorts(4)).map((port) => `tcp://127.0.0.1:${port}`);
+  return { order: order!, inventory: inventory!, cache: cache!, payment: payment! };
 };
 
 /** Each module with a database of its own. */
 const splitOverTcp = async (): Promise<Plan> => {
   const at = await tcpAddresses();
-  const [order, inventory, payment] = await Promise.all([testDatabase(), testDatabase(), testDatabase()]);
-  const urls = { order: order.url, inventory: inventory.url, payment: payment.url };
+  const databases = await Promise.all(Array.from({ length: 4 }, () => testDatabase()));
+  const [order, inventory, payment, sales] = databases.map((it) => it.url) as [string, string, string, string];
   const own = {
-    order: { ORDER_DATABASE_URL: order.url },
-    inventory: { INVENTORY_DATABASE_URL: inventory.url },
-    payment: { PAYMENT_DATABASE_URL: payment.url },
+    order: { ORDER_DATABASE_URL: order },
+    inventory: { INVENTORY_DATABASE_URL: inventory },
+    payment: { PAYMENT_DATABASE_URL: payment },
+    sales: { SALES_DATABASE_URL: sales },
   };
   return {
     services: await splitServices(at, { ...own, cache: {} }),
-    databaseUrls: () => Promise.resolve(urls),
+    databaseUrls: () => Promise.resolve({ order, inventory, payment, sales }),
     release: async () => {
-      await Promise.all([order, inventory, payment].map((it) => it.stop()));
+      await Promise.all(databases.map((it) => it.stop()));
     },
   };
 };
@@ -181,10 +180,11 @@ const splitOverTcp = async (): Promise<Plan> => {
 const splitOverRedis = async (): Promise<Plan> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
   const shared = { DATABASE_URL: database.url };
-  const own = { order: shared, inventory: shared, payment: shared, cache: { CACHE_REDIS_URL: `${redis.url}/1` } };
+  const keepers = { order: shared, inventory: shared, payment: shared, sales: shared };
+  const at = { order: redis.url, inventory: redis.url, cache: redis.url, payment: redis.url };
   return {
-    services: await splitServices({ inventory: redis.url, cache: redis.url, payment: redis.url }, own),
-    databaseUrls: () => Promise.resolve({ order: database.url, inventory: database.url, payment: database.url }),
+    services: await splitServices(at, { ...keepers, cache: { CACHE_REDIS_URL: `${redis.url}/1` } }),
+    databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {
       await redis.stop();
       await database.stop();

@@ -1,11 +1,9 @@
 import pg from 'pg';
 
 /** Where the data of the modules are; it may be one database. */
-export interface DatabaseUrls {
-  order: string;
-  inventory: string;
-  payment: string;
-}
+export type DatabaseUrls = Record<'order' | 'inventory' | 'payment' | 'sales', string>;
+
+export const allAt = (url: string): DatabaseUrls => ({ order: url, inventory: url, payment: url, sales: url });
 
 export type Row = Record<string, unknown>;
 
@@ -23,7 +21,7 @@ const orderFacts = {
       ) AS lines
     FROM orders.orders WHERE status <> 'void'`,
   /** In the order of (xid, id) they are announced to others. */
-  events: `SELECT xid, id, tenant_id, order_id, version, type, status, data FROM orders.events`,
+  events: `SELECT xid, id, tenant_id, order_id, version, type, status, data, at FROM orders.events`,
   /** How far inventory has followed, in the part of the log where it is least far. */
   followed: `
     SELECT split_part(min(position), '-', 1)::numeric::text::xid8 AS xid, split_part(min(position), '-', 2)::bigint AS id
@@ -55,6 +53,17 @@ const inventoryFacts = {
     SELECT tenant_id, order_id, settled_version AS version FROM inventory.reservations WHERE order_id IS NOT NULL`,
 };
 
+/** The same for the tables of sales. */
+const salesFacts = {
+  /** What is served. */
+  sold: `
+    SELECT tenant_id, day::text, product_id, currency, orders, ordered, cancelled, returned, ordered_minor, cancelled_minor,
+      returned_minor
+    FROM sales.days WHERE view = (SELECT view FROM sales.views WHERE state = 'serving')`,
+  /** How far each view has followed. */
+  counted: `SELECT consumer, min(position) AS position FROM sales.checkpoints GROUP BY consumer`,
+};
+
 const about = (facts: Record<string, string>, question: string): string =>
   `WITH ${Object.entries(facts)
     .map(([name, text]) => `${name} AS (${text})`)
@@ -72,6 +81,10 @@ export const askPayment = <R extends Row = Row>(urls: DatabaseUrls, question: st
 export const askInventory = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
   query<R>(urls.inventory, about(inventoryFacts, question));
 
+/** Asks about the facts of sales: `sold`, `counted`. */
+export const askSales = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
+  query<R>(urls.sales, about(salesFacts, question));
+
 /** The payments that are still being led. */
 export const underWay = (urls: DatabaseUrls): Promise<Row[]> =>
   askOrder(urls, `SELECT saga_id, step, result FROM sagas WHERE state = 'running' ORDER BY saga_id`);
@@ -86,6 +99,16 @@ export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
     urls,
     `SELECT e.order_id, e.version FROM events e, followed f WHERE (e.xid, e.id) > (f.xid, f.id) ORDER BY e.xid, e.id`,
   );
+
+/** The consumers elsewhere that have not come to the end of the log of orders. */
+export const behind = async (urls: DatabaseUrls): Promise<Row[]> => {
+  const [last] = await askOrder<{ position: string | null }>(
+    urls,
+    `SELECT max(lpad(xid::text, 20, '0') || '-' || lpad(id::text, 19, '0')) AS position FROM events`,
+  );
+  const counted = await askSales<{ consumer: string; position: string }>(urls, 'SELECT * FROM counted');
+  return counted.filter((it) => it.position < (last!.position ?? ''));
+};
 
 /** All that has been kept, counted. What was given back at once counts as never taken. */
 export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
@@ -107,13 +130,15 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
 };
 
 /** Lets the right of a relay run out that was killed with it, instead of waiting until it does. */
-export const lapseLeases = (urls: DatabaseUrls): Promise<Row[]> =>
-  query(
-    urls.order,
-    `WITH sagas AS (UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now()),
-      readers AS (UPDATE orders.readers SET seen_until = now())
-    UPDATE orders.checkpoints SET lease_until = now()`,
-  );
+export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
+  await query(urls.order, `UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now()`);
+  for (const [schema, url] of [['orders', urls.order] as const, ['sales', urls.sales] as const])
+    await query(
+      url,
+      `WITH readers AS (UPDATE ${schema}.readers SET seen_until = now())
+      UPDATE ${schema}.checkpoints SET lease_until = now()`,
+    );
+};
 
 /** Each question has a connection of its own, so that servers may come and go. */
 export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {

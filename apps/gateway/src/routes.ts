@@ -7,6 +7,7 @@ const services = [
   { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'] },
   { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'] },
   { name: 'payment', variable: 'PAYMENT_URL', prefixes: ['/payments'] },
+  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'] },
 ] as const;
 
 type Service = (typeof services)[number];

@@ -42,6 +42,7 @@ const standard = async () => ({
   inventory: (await upstreamWith(() => documentOf('/products', 'listProducts'))).url,
   cache: (await upstreamWith(() => documentOf('/cache', 'getCacheEntry'))).url,
   payment: (await upstreamWith(() => documentOf('/payments/webhooks/stripe', 'receiveStripeEvent'))).url,
+  sales: (await upstreamWith(() => documentOf('/sales', 'listSales'))).url,
 });
 
 describe('GET /openapi.json', () => {
@@ -55,6 +56,7 @@ describe('GET /openapi.json', () => {
       '/payments/webhooks/stripe',
       '/problems/{code}',
       '/products',
+      '/sales',
     ]);
     expect(document.info.description).not.toContain('missing');
   });

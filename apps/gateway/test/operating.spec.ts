@@ -21,8 +21,8 @@ const ready = (status: number, report: string): FakeUpstream['answer'] => {
 };
 const nobody = async (): Promise<string> => `http://127.0.0.1:${await freePort()}`;
 
-const gatewayTo = async (order: string, inventory: string, cacheAndPayment: string) => {
-  const gateway = await startGateway({ order, inventory, cache: cacheAndPayment, payment: cacheAndPayment });
+const gatewayTo = async (order: string, inventory: string, others: string) => {
+  const gateway = await startGateway({ order, inventory, cache: others, payment: others, sales: others });
   closing.push(gateway.close);
   return gateway;
 };
@@ -34,7 +34,7 @@ describe('GET /health/ready', () => {
     expect(answer.status).toBe(200);
     expect(answer.headers.get('cache-control')).toBe('no-store');
     const up = { status: 'up' };
-    const details = { order: up, inventory: up, cache: up, payment: up };
+    const details = { order: up, inventory: up, cache: up, payment: up, sales: up };
     expect(await answer.json()).toMatchObject({ status: 'ok', details });
   });
 
@@ -72,7 +72,13 @@ describe('a gateway that is closed', () => {
       response.writeHead(200, { 'content-type': 'application/json' }).write('{"first":1,');
       setImmediate(() => response.end('"second":2}'));
     });
-    const gateway = await startGateway({ order: slow.url, inventory: slow.url, cache: slow.url, payment: slow.url });
+    const gateway = await startGateway({
+      order: slow.url,
+      inventory: slow.url,
+      cache: slow.url,
+      payment: slow.url,
+      sales: slow.url,
+    });
     const answer = fetch(`${gateway.url}/orders`, { method: 'POST', body: '{}' });
     await arrived;
     const closed = gateway.close();
@@ -86,14 +92,20 @@ describe('a gateway that is closed', () => {
 describe('the environment', () => {
   it('names every service that is missing, at once', () => {
     expect(() => readEnvironment(gatewayEnvironment, {})).toThrow(
-      /ORDER_URL: .*\n.*INVENTORY_URL: .*\n.*CACHE_URL: .*\n.*PAYMENT_URL: /,
+      /ORDER_URL: .*\n.*INVENTORY_URL: .*\n.*CACHE_URL: .*\n.*PAYMENT_URL: .*\n.*SALES_URL: /,
     );
   });
 
   it.each(['order', 'order:3001', 'ftp://order', 'http://order/base', 'http://order?x=1', 'http://me:secret@order'])(
     'refuses %s as the address of a service',
     (given) => {
-      const source = { ORDER_URL: given, INVENTORY_URL: 'http://i', CACHE_URL: 'http://c', PAYMENT_URL: 'http://p' };
+      const source = {
+        ORDER_URL: given,
+        INVENTORY_URL: 'http://i',
+        CACHE_URL: 'http://c',
+        PAYMENT_URL: 'http://p',
+        SALES_URL: 'http://s',
+      };
       expect(() => readEnvironment(gatewayEnvironment, source)).toThrow(/ORDER_URL: .*must/);
     },
   );
@@ -104,12 +116,14 @@ describe('the environment', () => {
       INVENTORY_URL: 'https://i.example',
       CACHE_URL: 'http://[::1]:3003',
       PAYMENT_URL: 'http://payment:3004',
+      SALES_URL: 'http://sales:3005',
     };
     expect(upstreamsIn(readEnvironment(gatewayEnvironment, source)).map(({ origin }) => origin)).toEqual([
       'http://order:3001',
       'https://i.example',
       'http://[::1]:3003',
       'http://payment:3004',
+      'http://sales:3005',
     ]);
   });
 });

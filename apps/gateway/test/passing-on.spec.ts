@@ -40,7 +40,13 @@ beforeAll(async () => {
     startUpstream(),
     startCache(),
   ]);
-  gateway = await startGateway({ order: order.url, inventory: inventory.url, cache: cache.url, payment: payment.url });
+  gateway = await startGateway({
+    order: order.url,
+    inventory: inventory.url,
+    cache: cache.url,
+    payment: payment.url,
+    sales: payment.url,
+  });
 });
 
 afterAll(async () => {
@@ -64,6 +70,7 @@ describe('the route table', () => {
     ['/products/a%20b', () => inventory],
     ['/stock/batch', () => inventory],
     ['/payments/webhooks/stripe', () => payment],
+    ['/sales/views', () => payment],
   ])('sends %s to its service', async (path, upstream) => {
     await fetch(gateway.url + path);
     expect(upstream().received.map(({ url }) => url)).toEqual([path]);

@@ -69,7 +69,7 @@ export interface RunningGateway {
 type Settings = Parameters<typeof gateway>[0];
 
 export const startGateway = async (
-  urls: { order: string; inventory: string; cache: string; payment: string },
+  urls: { order: string; inventory: string; cache: string; payment: string; sales: string },
   options: Pick<Settings, 'proxy' | 'documents'> = {},
 ): Promise<RunningGateway> => {
   const app = await createService(
@@ -80,6 +80,7 @@ export const startGateway = async (
       INVENTORY_URL: urls.inventory,
       CACHE_URL: urls.cache,
       PAYMENT_URL: urls.payment,
+      SALES_URL: urls.sales,
       ...options,
     }),
   );

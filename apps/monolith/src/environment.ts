@@ -3,7 +3,8 @@ import { env, readEnvironment, type Environment } from '#config';
 import { inventoryEnvironment } from '#inventory';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
-import { restEnvironment } from '#service';
+import { salesEnvironment } from '#sales';
+import { databaseEnvironment, databaseFallbacks, restEnvironment } from '#service';
 
 /** What the monolith reads: what its modules read, but it brings a database where none is named. */
 const monolithEnvironment = {
@@ -12,21 +13,17 @@ const monolithEnvironment = {
   ...inventoryEnvironment,
   ...paymentEnvironment,
   ...cacheEnvironment,
+  ...salesEnvironment,
+  ...databaseEnvironment,
   DATA_DIR: env.directory('.data'),
-  ORDER_DATABASE_URL: env.postgresUrl.optional(),
-  INVENTORY_DATABASE_URL: env.postgresUrl.optional(),
-  PAYMENT_DATABASE_URL: env.postgresUrl.optional(),
 };
 
 /** What the monolith runs with. Neighbours are in the same process, and a database of our own has something in it to try. */
 export const readMonolithEnvironment = (source: Environment) =>
   readEnvironment(monolithEnvironment, source, {
-    fallbacks: {
-      ORDER_DATABASE_URL: 'DATABASE_URL',
-      INVENTORY_DATABASE_URL: 'DATABASE_URL',
-      PAYMENT_DATABASE_URL: 'DATABASE_URL',
-    },
+    fallbacks: databaseFallbacks,
     defaults: {
+      ORDER_AT: 'in-process:',
       INVENTORY_AT: 'in-process:',
       PAYMENT_AT: 'in-process:',
       CACHE_AT: 'in-process:',

@@ -5,11 +5,7 @@ import { readMonolithEnvironment } from './environment.js';
 /** Every module in one process, with a database of its own unless `DATABASE_URL` names one. */
 run(async () => {
   const environment = readMonolithEnvironment(process.env);
-  const { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, PAYMENT_DATABASE_URL } = environment;
-  const database = await startDatabaseFor(
-    { ORDER_DATABASE_URL, INVENTORY_DATABASE_URL, PAYMENT_DATABASE_URL },
-    environment.DATA_DIR,
-  );
+  const database = await startDatabaseFor(environment, environment.DATA_DIR);
   const settings = { ...environment, ...database.urls };
   const url = await serve({
     ...settings,

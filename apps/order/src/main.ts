@@ -1,16 +1,23 @@
 import { readEnvironment } from '#config';
+import { listenAddress } from '#messaging';
 import { OrderModule, orderEnvironment } from '#order';
 import { restEnvironment, run, serve } from '#service';
 
-/** Orders on their own: REST at :3001. `INVENTORY_AT` says where inventory is. */
+/** Orders on their own: REST at :3001, messages at :4001. `INVENTORY_AT` and `PAYMENT_AT` say where these are. */
 run(async () => {
-  const environment = readEnvironment({ ...restEnvironment(3001), ...orderEnvironment }, process.env, {
-    fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL' },
-  });
+  const environment = readEnvironment(
+    { ...restEnvironment(3001), ORDER_LISTEN: listenAddress, ...orderEnvironment },
+    process.env,
+    {
+      fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL' },
+      defaults: { ORDER_LISTEN: 'tcp://127.0.0.1:4001' },
+    },
+  );
   await serve({
     ...environment,
     name: 'order',
     document: { title: 'Cleave order', description: 'Places and keeps orders.', version: '1' },
     modules: [OrderModule.register(environment)],
+    listen: [environment.ORDER_LISTEN],
   });
 });

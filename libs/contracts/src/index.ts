@@ -7,4 +7,5 @@ export * from './operation.js';
 export * from './order.js';
 export * from './payment.js';
 export * from './problem.js';
+export * from './sales.js';
 export * from './values.js';

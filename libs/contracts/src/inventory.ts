@@ -221,6 +221,15 @@ export const inventoryContract = contract('inventory', {
     deadlineMs: 10_000,
     maxBytes: 16_777_216,
   },
+  stock: {
+    summary: 'Tells what lies on the shelf of a product; null for a product that is not known.',
+    request: z.object({ product_id: idText }),
+    reply: z.object({ stock: stock.nullable() }),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 5_000,
+    maxBytes: 65_536,
+  },
   overdue: {
     summary: 'Tells which holds, of whatever tenant, are overdue and were neither confirmed nor released.',
     request: z.object({

@@ -4,6 +4,8 @@ import {
   cacheContract,
   inventoryContract,
   isErrorCode,
+  logBeginning,
+  orderContract,
   paymentContract,
   type Contract,
   type Operation,
@@ -62,6 +64,44 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     replies: [
       { applied: 1, repeated: 0, impossible: [{ reservation_id: id, version: 3 }] },
       { applied: 0, repeated: 4, impossible: [] },
+    ],
+  },
+  'inventory.stock': {
+    requests: [{ product_id: '__proto__' }],
+    replies: [
+      { stock: null },
+      { stock: { product_id: 'ä 🦊', on_hand: 1_000_000_000_000, reserved: 2, available: 999_999_999_998, sold: 3 } },
+    ],
+  },
+  'order.events': {
+    requests: [
+      { after: logBeginning, limit: 1 },
+      { after: '18446744073709551615-9223372036854775807', limit: 5_000 },
+    ],
+    replies: [
+      { events: [], is_more: false },
+      {
+        events: [
+          {
+            ...{ specversion: '1.0', id: `${orderId}:1`, source: '/orders', type: 'order.placed', subject: orderId },
+            ...{ time: at, tenantid: 'default', sequence: logBeginning },
+            traceparent: '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01',
+            data: {
+              ...{ version: 1, status: 'confirmed', currency: 'GBP', details: {} },
+              order: {
+                ...{ customer_id: 'ä "quoted" 🦊', reference: null, total_minor: Number.MAX_SAFE_INTEGER },
+                lines: [{ product_id: '__proto__', name: '', quantity: 1_000_000, unit_price_minor: 0 }],
+              },
+            },
+          },
+          {
+            ...{ specversion: '1.0', id: `${orderId}:2`, source: '/orders', type: 'order.returned', subject: orderId },
+            ...{ time: at, tenantid: 'acme', sequence: logBeginning },
+            data: { ...{ version: 2, status: 'returned', currency: 'GBP' }, details: { reason: 'r', lines: [] } },
+          },
+        ],
+        is_more: true,
+      },
     ],
   },
   'inventory.overdue': {

@@ -1,4 +1,4 @@
-import { CleaveError, logBeginning } from '#contracts';
+import { logBeginning } from '#contracts';
 import type { Queries, Sql, Statement } from '#database';
 import { partCount } from './parts.js';
 
@@ -12,21 +12,19 @@ export interface HeldPart {
 
 /** How far a consumer has come, to be kept with what it made of the events. */
 export interface Checkpoint {
+  /** Moves it on, after effects that lie elsewhere. */
+  keep(): Promise<void>;
   /**
-   * Moves it on: within the transaction of the effects where they are in the same database, so that each event takes
-   * effect once; after them otherwise.
-   *
-   * @throws LeaseLost when somebody else reads the part by now
+   * Consumer, parts, epochs and positions: what `advance_parts` takes, in the statement that has the effects, so that
+   * each event takes effect once.
    */
-  keep(within?: Queries): Promise<void>;
+  values: readonly [consumer: string, parts: number[], epochs: string[], positions: string[]];
 }
 
-/** Another instance reads on where we have been; what we did since is not noted. */
-export class LeaseLost extends CleaveError {
-  constructor() {
-    super('unavailable', 'Another instance has taken over the reading of the log.');
-  }
-}
+/** What `advance_parts` fails with: another instance reads on where we have been, and what we did since is not kept. */
+const leaseLost = 'CL001';
+
+export const isLeaseLost = (error: unknown): boolean => (error as { code?: unknown } | null)?.code === leaseLost;
 
 /** The checkpoints of the consumers of one module, in its own schema (`checkpointTables`). */
 export class Checkpoints {
@@ -52,15 +50,20 @@ export class Checkpoints {
     return this.sql.query<HeldPart>(this.statements.acquire, [consumer, holder, leaseMs]);
   }
 
-  /** @throws LeaseLost */
-  async advance(consumer: string, parts: readonly HeldPart[], within: Queries = this.sql): Promise<void> {
-    const rows = await within.query(this.statements.advance, [
+  /** @returns the checkpoint of a consumer that has come to the positions of these parts */
+  at(consumer: string, parts: readonly HeldPart[]): Checkpoint {
+    const values: Checkpoint['values'] = [
       consumer,
       parts.map((it) => it.part),
       parts.map((it) => it.epoch),
       parts.map((it) => it.position),
-    ]);
-    if (rows.length < parts.length) throw new LeaseLost();
+    ];
+    return {
+      values,
+      keep: async () => {
+        await this.sql.query(this.statements.advance, values);
+      },
+    };
   }
 
   async release(consumer: string, holder: string): Promise<void> {
@@ -129,7 +132,26 @@ export const checkpointTables = (schema: string): string[] => [
     WHERE c.consumer = p_consumer AND c.part = mine.part
     RETURNING c.part, c.epoch::text, c.position;
   END $$`,
+  // All of the parts or none: whoever calls it in the statement of the effects has these undone as well.
+  `CREATE FUNCTION ${schema}.advance_parts(p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[])
+  RETURNS void LANGUAGE plpgsql AS $$
+  DECLARE
+    moved int;
+  BEGIN
+    UPDATE ${schema}.checkpoints c SET position = m.position
+    FROM (SELECT * FROM unnest(p_parts, p_epochs, p_positions) AS m(part, epoch, position) ORDER BY part) m
+    WHERE c.consumer = p_consumer AND c.part = m.part AND c.epoch = m.epoch AND c.lease_until > now();
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved < cardinality(p_parts) THEN
+      RAISE EXCEPTION 'another instance has taken over the reading of the log' USING ERRCODE = '${leaseLost}';
+    END IF;
+  END $$`,
 ];
+
+/** Lets a consumer begin in front of every event, in a migration. */
+export const logStart = (schema: string, consumer: string): string =>
+  `INSERT INTO ${schema}.checkpoints (consumer, part, position)
+   SELECT '${consumer}', part, '${logBeginning}' FROM generate_series(0, ${partCount - 1}) AS part`;
 
 const statementsOf = (schema: string) => ({
   begin: {
@@ -145,11 +167,7 @@ const statementsOf = (schema: string) => ({
   },
   advance: {
     name: `${schema}-checkpoints-advance`,
-    text: `
-      UPDATE ${schema}.checkpoints c SET position = m.position
-      FROM unnest($2::smallint[], $3::bigint[], $4::text[]) AS m(part, epoch, position)
-      WHERE c.consumer = $1 AND c.part = m.part AND c.epoch = m.epoch AND c.lease_until > now()
-      RETURNING c.part`,
+    text: `SELECT ${schema}.advance_parts($1, $2, $3, $4)`,
   },
   release: {
     name: `${schema}-checkpoints-release`,

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { WokenWork, type Rhythm } from '#periodic';
-import { LeaseLost, type Checkpoint, type Checkpoints, type HeldPart } from './checkpoints.js';
+import { isLeaseLost, type Checkpoint, type Checkpoints, type HeldPart } from './checkpoints.js';
 import { partOf } from './parts.js';
 
 /** What is read of a log. */
@@ -68,7 +68,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
       return await this.follow();
     } catch (error) {
       this.heldUntil = 0;
-      if (error instanceof LeaseLost) return false;
+      if (isLeaseLost(error)) return false;
       throw error;
     }
   }
@@ -88,18 +88,11 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     const { events, reached, isMore } = await this.source.read(this.held, this.options.batchSize);
     if (reached.size === 0) return isMore;
     const moved = this.held.map((it) => ({ ...it, position: reached.get(it.part) ?? it.position }));
-    let isKept = false;
-    await this.apply(events, {
-      keep: async (within) => {
-        isKept = true;
-        await this.checkpoints.advance(
-          this.consumer,
-          moved.filter((it) => reached.has(it.part)),
-          within,
-        );
-      },
-    });
-    if (!isKept) throw new Error(`${this.constructor.name} has not kept the checkpoint`);
+    const checkpoint = this.checkpoints.at(
+      this.consumer,
+      moved.filter((it) => reached.has(it.part)),
+    );
+    await this.apply(events, checkpoint);
     this.held = moved;
     await this.source.settled?.(reached);
     return isMore;

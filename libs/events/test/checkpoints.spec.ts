@@ -51,7 +51,9 @@ describe('checkpoints', () => {
   it('are all read by one who is alone, and renewed by the same without a new epoch', async () => {
     const one = randomUUID();
     const parts = await acquire(one);
-    expect(parts.map((it) => it.part).toSorted(ascending)).toEqual(Array.from({ length: partCount }, (_, part) => part));
+    expect(parts.map((it) => it.part).toSorted(ascending)).toEqual(
+      Array.from({ length: partCount }, (_, part) => part),
+    );
     expect((await acquire(one)).map((it) => it.epoch)).toEqual(parts.map((it) => it.epoch));
   });
 
@@ -79,15 +81,14 @@ describe('checkpoints', () => {
     const theirs = await acquire(randomUUID());
     expect(theirs.map((it) => BigInt(it.epoch))).toEqual(mine.map((it) => BigInt(it.epoch) + 1n));
     const moved = (parts: typeof mine, position: string) => parts.map((it) => ({ ...it, position }));
-    await expect(checkpoints.advance(consumer, moved(mine, at('7', '7')))).rejects.toThrow('taken over');
-    await checkpoints.advance(consumer, moved(theirs, at('5', '5')));
-    const sql = new Sql(pool, 'reader');
-    // One of them is not theirs any more: within a transaction, nothing is moved.
+    await expect(checkpoints.at(consumer, moved(mine, at('7', '7'))).keep()).rejects.toThrow('taken over');
+    await checkpoints.at(consumer, moved(theirs, at('5', '5'))).keep();
+    // One of them is not theirs any more: nothing is moved.
     const some = [...moved(theirs.slice(1), at('6', '6')), { ...theirs[0]!, epoch: '0', position: at('6', '6') }];
-    await expect(sql.transaction((tx) => checkpoints.advance(consumer, some, tx))).rejects.toThrow('taken over');
+    await expect(checkpoints.at(consumer, some).keep()).rejects.toThrow('taken over');
     expect((await checkpoints.read(consumer)).map((it) => it.position)).toEqual(Array(partCount).fill(at('5', '5')));
     await lapse();
-    await expect(checkpoints.advance(consumer, moved(theirs, at('8', '8')))).rejects.toThrow('taken over');
+    await expect(checkpoints.at(consumer, moved(theirs, at('8', '8'))).keep()).rejects.toThrow('taken over');
   });
 
   it('are taken by each of many at once, each part by one', async () => {
@@ -102,7 +103,7 @@ describe('checkpoints', () => {
   it('are gone once the consumer is forgotten, for whoever still reads as well', async () => {
     const mine = await acquire(randomUUID());
     await checkpoints.forget(consumer);
-    await expect(checkpoints.advance(consumer, mine)).rejects.toThrow('taken over');
+    await expect(checkpoints.at(consumer, mine).keep()).rejects.toThrow('taken over');
     expect(await checkpoints.read(consumer)).toEqual([]);
   });
 });

@@ -38,6 +38,7 @@ export class EventLog1764000000006 implements MigrationInterface {
       SELECT consumer, (split_part(min(position), '-', 1)::numeric)::text::xid8, split_part(min(position), '-', 2)::bigint
       FROM orders.part_checkpoints WHERE consumer = 'stock' GROUP BY consumer`);
     await runner.query(`DROP FUNCTION orders.acquire_parts`);
+    await runner.query(`DROP FUNCTION orders.advance_parts`);
     await runner.query(`DROP TABLE orders.part_checkpoints, orders.readers`);
   }
 }

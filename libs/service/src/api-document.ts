@@ -11,6 +11,7 @@ export const apiDocument: DocumentOptions = {
     { name: 'payments', description: 'Promised, taken, given back' },
     { name: 'products', description: 'Names and prices' },
     { name: 'stock', description: 'What lies on the shelf, and what of it is promised' },
+    { name: 'sales', description: 'What was sold by product and day, and how long the stock will last' },
     { name: 'cache', description: 'What is read often' },
     { name: 'dead letters', description: 'What waits for a person to decide' },
     { name: 'health', description: 'For those who operate it' },

@@ -1,13 +1,32 @@
 import { Logger } from '@nestjs/common';
+import { env } from '#config';
 import { startEmbeddedPostgres } from '#database';
 
+/** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
+const databaseVariables = [
+  'ORDER_DATABASE_URL',
+  'INVENTORY_DATABASE_URL',
+  'PAYMENT_DATABASE_URL',
+  'SALES_DATABASE_URL',
+] as const;
+type DatabaseVariable = (typeof databaseVariables)[number];
+
+const forEach = <Value>(value: Value): Record<DatabaseVariable, Value> =>
+  Object.fromEntries(databaseVariables.map((it) => [it, value])) as Record<DatabaseVariable, Value>;
+
+/** What a process of all modules reads about their databases, and what stands in for what is not set. */
+export const databaseEnvironment = forEach(env.postgresUrl.optional());
+export const databaseFallbacks = forEach('DATABASE_URL');
+
 /** An embedded server for the modules whose database is not configured, all of them in one database. */
-export const startDatabaseFor = async <Variable extends string>(
-  urls: Record<Variable, string | undefined>,
+export const startDatabaseFor = async (
+  settings: Partial<Record<DatabaseVariable, string | undefined>>,
   dataDir: string,
-): Promise<{ urls: Record<Variable, string>; stop: () => Promise<void> }> => {
-  const missing = Object.entries(urls).some(([, url]) => url === undefined);
-  if (!missing) return { urls: urls as Record<Variable, string>, stop: () => Promise.resolve() };
+): Promise<{ urls: Record<DatabaseVariable, string>; stop: () => Promise<void> }> => {
+  const urls = databaseVariables.map((it) => [it, settings[it]] as const);
+  const filledWith = (url: string | undefined) =>
+    Object.fromEntries(urls.map(([variable, given]) => [variable, given ?? url])) as Record<DatabaseVariable, string>;
+  if (urls.every(([, url]) => url !== undefined)) return { urls: filledWith(undefined), stop: () => Promise.resolve() };
 
   const logger = new Logger('Postgres');
   logger.log(`starting the embedded server, data in ${dataDir}`);
@@ -17,6 +36,5 @@ export const startDatabaseFor = async <Variable extends string>(
     onExit: (error) => logger.error(`the embedded server is gone: ${error.message}`),
   });
   await server.createDatabase('cleave');
-  const filled = Object.entries(urls).map(([variable, url]) => [variable, url ?? server.url('cleave')]);
-  return { urls: Object.fromEntries(filled) as Record<Variable, string>, stop: () => server.stop() };
+  return { urls: filledWith(server.url('cleave')), stop: () => server.stop() };
 };

@@ -3,6 +3,7 @@ import { inventoryContract, type ReplyOf, type RequestOf } from '#contracts';
 import { Answers, type MessageMetadata } from '#messaging';
 import { FindOverdueHolds } from '../use-cases/find-overdue-holds.js';
 import { FinishBranches } from '../use-cases/finish-branches.js';
+import { ReadStock } from '../use-cases/read-stock.js';
 import { ReserveStock } from '../use-cases/reserve-stock.js';
 import { SettleStock } from '../use-cases/settle-stock.js';
 
@@ -16,6 +17,7 @@ export class InventoryMessages {
     private readonly settleStock: SettleStock,
     private readonly findOverdueHolds: FindOverdueHolds,
     private readonly finishBranches: FinishBranches,
+    private readonly readStock: ReadStock,
   ) {}
 
   @Answers(inventoryContract, 'reserve')
@@ -51,6 +53,14 @@ export class InventoryMessages {
     { tenant }: MessageMetadata,
   ): Promise<ReplyOf<Operations['settle']>> {
     return this.settleStock.execute(tenant, request.effects);
+  }
+
+  @Answers(inventoryContract, 'stock')
+  async stock(
+    { product_id }: RequestOf<Operations['stock']>,
+    { tenant }: MessageMetadata,
+  ): Promise<ReplyOf<Operations['stock']>> {
+    return { stock: (await this.readStock.find(tenant, product_id)) ?? null };
   }
 
   @Answers(inventoryContract, 'overdue')

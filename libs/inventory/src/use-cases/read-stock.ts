@@ -10,8 +10,12 @@ export abstract class StockLevels {
 export class ReadStock {
   constructor(private readonly levels: StockLevels) {}
 
+  find(tenant: string, productId: string): Promise<Stock | undefined> {
+    return this.levels.of(tenant, productId);
+  }
+
   async execute(tenant: string, productId: string): Promise<Stock> {
-    const stock = await this.levels.of(tenant, productId);
+    const stock = await this.find(tenant, productId);
     if (stock) return stock;
     throw new CleaveError('product-not-found', `There is no product ${productId}.`, { product_ids: [productId] });
   }

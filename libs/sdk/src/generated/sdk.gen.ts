@@ -44,6 +44,9 @@ import type {
   GetReadinessResponses,
   GetStockData,
   GetStockErrors,
+  GetStockOutlookData,
+  GetStockOutlookErrors,
+  GetStockOutlookResponses,
   GetStockResponses,
   ListDeadLettersData,
   ListDeadLettersErrors,
@@ -57,6 +60,12 @@ import type {
   ListProductsData,
   ListProductsErrors,
   ListProductsResponses,
+  ListSalesData,
+  ListSalesErrors,
+  ListSalesResponses,
+  ListSalesViewsData,
+  ListSalesViewsErrors,
+  ListSalesViewsResponses,
   PlaceOrderByAliasData,
   PlaceOrderByAliasErrors,
   PlaceOrderByAliasResponses,
@@ -78,6 +87,9 @@ import type {
   PutStockData,
   PutStockErrors,
   PutStockResponses,
+  RebuildSalesData,
+  RebuildSalesErrors,
+  RebuildSalesResponses,
   ReceiveStripeEventData,
   ReceiveStripeEventErrors,
   ReceiveStripeEventResponses,
@@ -460,6 +472,53 @@ export const putProduct = <ThrowOnError extends boolean = false>(
       'Content-Type': 'application/json',
       ...options.headers,
     },
+  });
+
+/**
+ * List what was sold, by product and day, the latest day first
+ *
+ * It follows the orders a moment later.
+ */
+export const listSales = <ThrowOnError extends boolean = false>(
+  options?: Options<ListSalesData, ThrowOnError>,
+): RequestResult<ListSalesResponses, ListSalesErrors, ThrowOnError> =>
+  (options?.client ?? client).get<ListSalesResponses, ListSalesErrors, ThrowOnError>({ url: '/sales', ...options });
+
+/**
+ * Estimate when a product is sold out
+ *
+ * By what was sold on the 28 whole days before today, and what is available now.
+ */
+export const getStockOutlook = <ThrowOnError extends boolean = false>(
+  options: Options<GetStockOutlookData, ThrowOnError>,
+): RequestResult<GetStockOutlookResponses, GetStockOutlookErrors, ThrowOnError> =>
+  (options.client ?? client).get<GetStockOutlookResponses, GetStockOutlookErrors, ThrowOnError>({
+    url: '/sales/outlook/{product_id}',
+    ...options,
+  });
+
+/**
+ * See how far the views of the sales are, the newest first
+ */
+export const listSalesViews = <ThrowOnError extends boolean = false>(
+  options?: Options<ListSalesViewsData, ThrowOnError>,
+): RequestResult<ListSalesViewsResponses, ListSalesViewsErrors, ThrowOnError> =>
+  (options?.client ?? client).get<ListSalesViewsResponses, ListSalesViewsErrors, ThrowOnError>({
+    url: '/sales/views',
+    ...options,
+  });
+
+/**
+ * Build the sales anew from the log of orders
+ *
+ * What is there is served and follows the orders until the new view tells of all that it does, and is replaced then. While one is being built, that one is answered.
+ */
+export const rebuildSales = <ThrowOnError extends boolean = false>(
+  options?: Options<RebuildSalesData, ThrowOnError>,
+): RequestResult<RebuildSalesResponses, RebuildSalesErrors, ThrowOnError> =>
+  (options?.client ?? client).post<RebuildSalesResponses, RebuildSalesErrors, ThrowOnError>({
+    url: '/sales/views',
+    ...options,
   });
 
 /**

@@ -527,6 +527,66 @@ export type ReturnOrderRequest = {
   reason: string;
 };
 
+export type SalesOfDay = {
+  /**
+   * In UTC, when it happened: a return counts on the day of the return.
+   */
+  day: string;
+  product_id: string;
+  currency: string;
+  /**
+   * Orders placed that have the product.
+   */
+  orders: number;
+  /**
+   * Units of the orders placed.
+   */
+  ordered: number;
+  /**
+   * Units of the orders given up as a whole: cancelled, or not paid.
+   */
+  cancelled: number;
+  returned: number;
+  /**
+   * Ordered, less what was cancelled and returned on this day.
+   */
+  sold: number;
+  ordered_minor: number;
+  cancelled_minor: number;
+  returned_minor: number;
+  sold_minor: number;
+};
+
+export type SalesPage = {
+  data: Array<SalesOfDay>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
+export type SalesView = {
+  /**
+   * Counts the times that it was built.
+   */
+  view: number;
+  state: 'building' | 'serving' | 'retired';
+  /**
+   * How many events it was made of so far.
+   */
+  events: number;
+  /**
+   * When the last one of them happened.
+   */
+  until: string | null;
+  begun_at: string;
+  serving_since: string | null;
+};
+
+export type SalesViews = {
+  data: Array<SalesView>;
+};
+
 export type Stock = {
   product_id: string;
   /**
@@ -549,6 +609,25 @@ export type Stock = {
 
 export type StockBatch = {
   data: Array<Stock>;
+};
+
+export type StockOutlook = {
+  product_id: string;
+  available: number;
+  /**
+   * How many whole days before today the estimate goes by.
+   */
+  window_days: number;
+  /**
+   * Units sold on these days, less what was cancelled and returned.
+   */
+  sold: number;
+  sold_per_day: number;
+  /**
+   * How long what is available lasts at this rate; null where nothing is being sold.
+   */
+  days_left: number | null;
+  out_of_stock_on: string | null;
 };
 
 export type WebhookReceipt = {
@@ -1870,6 +1949,158 @@ export type PutProductResponses = {
 };
 
 export type PutProductResponse = PutProductResponses[keyof PutProductResponses];
+
+export type ListSalesData = {
+  body?: never;
+  path?: never;
+  query?: {
+    product_id?: string;
+    /**
+     * The first day, in UTC.
+     */
+    from?: string;
+    /**
+     * The last day, in UTC.
+     */
+    to?: string;
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/sales';
+};
+
+export type ListSalesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListSalesError = ListSalesErrors[keyof ListSalesErrors];
+
+export type ListSalesResponses = {
+  /**
+   * One page of sales
+   */
+  200: SalesPage;
+};
+
+export type ListSalesResponse = ListSalesResponses[keyof ListSalesResponses];
+
+export type GetStockOutlookData = {
+  body?: never;
+  path: {
+    product_id: string;
+  };
+  query?: never;
+  url: '/sales/outlook/{product_id}';
+};
+
+export type GetStockOutlookErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `product-not-found`: There is no such product
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetStockOutlookError = GetStockOutlookErrors[keyof GetStockOutlookErrors];
+
+export type GetStockOutlookResponses = {
+  /**
+   * The estimate
+   */
+  200: StockOutlook;
+};
+
+export type GetStockOutlookResponse = GetStockOutlookResponses[keyof GetStockOutlookResponses];
+
+export type ListSalesViewsData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/sales/views';
+};
+
+export type ListSalesViewsErrors = {
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListSalesViewsError = ListSalesViewsErrors[keyof ListSalesViewsErrors];
+
+export type ListSalesViewsResponses = {
+  /**
+   * The views
+   */
+  200: SalesViews;
+};
+
+export type ListSalesViewsResponse = ListSalesViewsResponses[keyof ListSalesViewsResponses];
+
+export type RebuildSalesData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/sales/views';
+};
+
+export type RebuildSalesErrors = {
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RebuildSalesError = RebuildSalesErrors[keyof RebuildSalesErrors];
+
+export type RebuildSalesResponses = {
+  /**
+   * The view that is being built
+   */
+  202: SalesView;
+};
+
+export type RebuildSalesResponse = RebuildSalesResponses[keyof RebuildSalesResponses];
 
 export type PutStockBatchData = {
   body: PutStockBatchRequest;

@@ -1,0 +1,65 @@
+import { z } from 'zod';
+import { amountMinor, currency, idText, moment, nonNegativeAmountMinor, pageOf } from './values.js';
+
+/** A day in UTC, as ISO 8601 writes it. */
+export const calendarDay = z.iso.date('must be a day such as 2026-11-30');
+
+const units = z.int().min(0);
+
+export const salesOfDay = z
+  .object({
+    day: calendarDay.meta({ description: 'In UTC, when it happened: a return counts on the day of the return.' }),
+    product_id: idText,
+    currency,
+    orders: units.meta({ description: 'Orders placed that have the product.' }),
+    ordered: units.meta({ description: 'Units of the orders placed.' }),
+    cancelled: units.meta({ description: 'Units of the orders given up as a whole: cancelled, or not paid.' }),
+    returned: units,
+    sold: z.int().meta({ description: 'Ordered, less what was cancelled and returned on this day.' }),
+    ordered_minor: nonNegativeAmountMinor,
+    cancelled_minor: nonNegativeAmountMinor,
+    returned_minor: nonNegativeAmountMinor,
+    sold_minor: amountMinor,
+  })
+  .meta({ id: 'SalesOfDay' });
+export type SalesOfDay = z.output<typeof salesOfDay>;
+
+export const salesPage = pageOf(salesOfDay).meta({ id: 'SalesPage' });
+
+export const salesQuery = z.strictObject({
+  product_id: idText.optional(),
+  from: calendarDay.optional().meta({ description: 'The first day, in UTC.' }),
+  to: calendarDay.optional().meta({ description: 'The last day, in UTC.' }),
+  limit: z.string().optional(),
+  cursor: z.string().max(1_000).optional(),
+});
+
+export const stockOutlook = z
+  .object({
+    product_id: idText,
+    available: z.int(),
+    window_days: z.int().meta({ description: 'How many whole days before today the estimate goes by.' }),
+    sold: z.int().meta({ description: 'Units sold on these days, less what was cancelled and returned.' }),
+    sold_per_day: z.number(),
+    days_left: z
+      .number()
+      .nullable()
+      .meta({ description: 'How long what is available lasts at this rate; null where nothing is being sold.' }),
+    out_of_stock_on: calendarDay.nullable(),
+  })
+  .meta({ id: 'StockOutlook' });
+export type StockOutlook = z.output<typeof stockOutlook>;
+
+export const salesView = z
+  .object({
+    view: z.int().meta({ description: 'Counts the times that it was built.' }),
+    state: z.enum(['building', 'serving', 'retired']),
+    events: z.int().meta({ description: 'How many events it was made of so far.' }),
+    until: moment.nullable().meta({ description: 'When the last one of them happened.' }),
+    begun_at: moment,
+    serving_since: moment.nullable(),
+  })
+  .meta({ id: 'SalesView' });
+export type SalesView = z.output<typeof salesView>;
+
+export const salesViews = z.object({ data: z.array(salesView) }).meta({ id: 'SalesViews' });

@@ -1,0 +1,115 @@
+import type { OrderLogEvent, StockOutlook } from '#contracts';
+
+/** What events add to the sales of a product on a day; nothing is ever taken away. */
+export interface Delta {
+  tenant: string;
+  /** In UTC, such as 2026-11-30. */
+  day: string;
+  productId: string;
+  currency: string;
+  orders: number;
+  ordered: number;
+  cancelled: number;
+  returned: number;
+  orderedMinor: number;
+  cancelledMinor: number;
+  returnedMinor: number;
+}
+
+type Lines = NonNullable<OrderLogEvent['data']['order']>['lines'];
+
+/** The particulars of `order.returned`. */
+interface Returned {
+  lines: { product_id: string; quantity: number; amount_minor: number }[];
+}
+
+/** Added up by tenant, day, product and currency, and sorted by these: whoever writes them waits for others in turn. */
+export const deltasOf = (events: readonly OrderLogEvent[]): Delta[] => {
+  const sums = new Map<string, Delta>();
+  const of = (event: OrderLogEvent, productId: string): Delta => {
+    const { tenantid: tenant, time } = event;
+    const { currency } = event.data;
+    const day = time.toISOString().slice(0, 10);
+    const key = JSON.stringify([tenant, day, productId, currency]);
+    let sum = sums.get(key);
+    if (!sum) {
+      const none = { orders: 0, ordered: 0, cancelled: 0, returned: 0 };
+      sum = { tenant, day, productId, currency, ...none, orderedMinor: 0, cancelledMinor: 0, returnedMinor: 0 };
+      sums.set(key, sum);
+    }
+    return sum;
+  };
+  for (const event of events) add(event, (productId) => of(event, productId));
+  return [...sums].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, sum]) => sum);
+};
+
+const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
+  const { order, details } = event.data;
+  switch (event.type) {
+    case 'order.placed':
+      for (const { product_id, quantity, unit_price_minor } of order!.lines) {
+        const sum = of(product_id);
+        sum.ordered += quantity;
+        sum.orderedMinor += quantity * unit_price_minor;
+      }
+      for (const productId of productsOf(order!.lines)) of(productId).orders += 1;
+      break;
+    case 'order.cancelled':
+    case 'order.payment-declined':
+    case 'order.payment-failed':
+      for (const { product_id, quantity, unit_price_minor } of order!.lines) {
+        const sum = of(product_id);
+        sum.cancelled += quantity;
+        sum.cancelledMinor += quantity * unit_price_minor;
+      }
+      break;
+    case 'order.returned':
+      for (const { product_id, quantity, amount_minor } of (details as unknown as Returned).lines) {
+        const sum = of(product_id);
+        sum.returned += quantity;
+        sum.returnedMinor += amount_minor;
+      }
+      break;
+    case 'order.payment-authorised':
+    case 'order.payment-captured':
+    case 'order.payment-reversed':
+    case 'order.refunded':
+    case 'order.fulfilled':
+      break;
+  }
+};
+
+const productsOf = (lines: Lines): Set<string> => new Set(lines.map((it) => it.product_id));
+
+const dayMs = 86_400_000;
+
+const dayOf = (at: Date): string => at.toISOString().slice(0, 10);
+
+/** The whole days before today that an estimate goes by: the first and the last of them. */
+export const windowBefore = (now: Date, days: number): { from: string; to: string } => ({
+  from: dayOf(new Date(now.getTime() - days * dayMs)),
+  to: dayOf(new Date(now.getTime() - dayMs)),
+});
+
+/** When what is available is sold at the rate of the window, each of its days counting the same. */
+export const outlookOf = (
+  productId: string,
+  available: number,
+  sold: number,
+  windowDays: number,
+  now: Date,
+): StockOutlook => {
+  const perDay = Math.max(0, sold) / windowDays;
+  const daysLeft = perDay > 0 ? available / perDay : null;
+  const lastsUntil = daysLeft === null ? Number.POSITIVE_INFINITY : now.getTime() + daysLeft * dayMs;
+  return {
+    product_id: productId,
+    available,
+    window_days: windowDays,
+    sold,
+    sold_per_day: perDay,
+    days_left: daysLeft,
+    // Beyond what a calendar of four digits can say it is never.
+    out_of_stock_on: lastsUntil < Date.UTC(10_000, 0) ? dayOf(new Date(lastsUntil)) : null,
+  };
+};

@@ -1,0 +1,1 @@
+export { SalesModule, salesEnvironment } from './sales.module.js';

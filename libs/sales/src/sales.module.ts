@@ -1,0 +1,87 @@
+import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import type { z } from 'zod';
+import { env } from '#config';
+import { inventoryContract, orderContract } from '#contracts';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { Checkpoints } from '#events';
+import { Readiness } from '#health';
+import { Messenger, address, balancePolicy } from '#messaging';
+import { Cursors } from '#rest';
+import { Sales1764000000007 } from '../migrations/1-sales.js';
+import { MessagingOrderLog } from './adapters/messaging-order-log.js';
+import { MessagingStock } from './adapters/messaging-stock.js';
+import { PostgresSales } from './adapters/postgres-sales.js';
+import { SalesController } from './transport/sales.controller.js';
+import { FollowOrders, OrderLog, Views } from './use-cases/follow-orders.js';
+import { ReadSales, SalesReader, StockLookup } from './use-cases/read-sales.js';
+import { RebuildSales, RebuildableViews } from './use-cases/rebuild-sales.js';
+
+/** What sales reads from the environment. */
+export const salesEnvironment = {
+  SALES_DATABASE_URL: env.postgresUrl,
+  ORDER_AT: address,
+  ORDER_BALANCE: balancePolicy,
+  INVENTORY_AT: address,
+  INVENTORY_BALANCE: balancePolicy,
+};
+
+type SalesSettings = z.output<z.ZodObject<typeof salesEnvironment>>;
+
+/** Tells what was sold by product and day, and how long the stock will last. */
+@Module({})
+export class SalesModule implements OnModuleInit {
+  constructor(
+    @InjectSql('sales') private readonly sql: Sql,
+    private readonly readiness: Readiness,
+  ) {}
+
+  onModuleInit(): void {
+    this.readiness.add('sales-database', () => this.sql.ping());
+  }
+
+  static register(options: SalesSettings): DynamicModule {
+    return {
+      module: SalesModule,
+      imports: [
+        databaseFor({
+          name: 'sales',
+          url: options.SALES_DATABASE_URL,
+          schema: 'sales',
+          entities: [],
+          migrations: [Sales1764000000007],
+        }),
+      ],
+      controllers: [SalesController],
+      providers: [
+        ...[FollowOrders, ReadSales, RebuildSales, PostgresSales],
+        ...[RebuildableViews, SalesReader, Views].map((port) => ({ provide: port, useExisting: PostgresSales })),
+        {
+          provide: Checkpoints,
+          inject: [sqlToken('sales')],
+          useFactory: (sql: Sql) => new Checkpoints(sql, 'sales'),
+        },
+        {
+          provide: OrderLog,
+          inject: [Messenger],
+          useFactory: (messenger: Messenger) =>
+            new MessagingOrderLog(
+              messenger.clientFor(orderContract, options.ORDER_AT, { balance: options.ORDER_BALANCE }),
+            ),
+        },
+        {
+          provide: StockLookup,
+          inject: [Messenger],
+          useFactory: (messenger: Messenger) =>
+            new MessagingStock(
+              messenger.clientFor(inventoryContract, options.INVENTORY_AT, { balance: options.INVENTORY_BALANCE }),
+            ),
+        },
+        {
+          provide: Cursors,
+          inject: [sqlToken('sales')],
+          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'sales')),
+        },
+      ],
+    };
+  }
+}

@@ -1,0 +1,83 @@
+import { Controller, Get, HttpCode, Param, Post, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { z } from 'zod';
+import {
+  defaultTenant,
+  productIdParameter,
+  salesPage,
+  salesQuery,
+  salesView,
+  salesViews,
+  stockOutlook,
+  type SalesView,
+  type StockOutlook,
+} from '#contracts';
+import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { ReadSales } from '../use-cases/read-sales.js';
+import { RebuildSales } from '../use-cases/rebuild-sales.js';
+
+const cursor = z.object({ day: z.iso.date(), product_id: z.string(), currency: z.string() });
+
+@ApiTags('sales')
+@Controller('sales')
+export class SalesController {
+  constructor(
+    private readonly readSales: ReadSales,
+    private readonly rebuildSales: RebuildSales,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Get()
+  @Endpoint({
+    operationId: 'listSales',
+    summary: 'List what was sold, by product and day, the latest day first',
+    description: 'It follows the orders a moment later.',
+    query: salesQuery,
+    replies: { 200: { schema: salesPage, description: 'One page of sales' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(@Query(valid(salesQuery)) query: z.output<typeof salesQuery>): Promise<z.output<typeof salesPage>> {
+    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor);
+    const filter = { productId: query.product_id, from: query.from, to: query.to };
+    const { data, last } = await this.readSales.list(defaultTenant, filter, before, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write(last) };
+  }
+
+  @Get('outlook/:product_id')
+  @Endpoint({
+    operationId: 'getStockOutlook',
+    summary: 'Estimate when a product is sold out',
+    description: 'By what was sold on the 28 whole days before today, and what is available now.',
+    replies: { 200: { schema: stockOutlook, description: 'The estimate' } },
+    errors: ['product-not-found'],
+  })
+  outlook(@Param('product_id', valid(productIdParameter)) productId: string): Promise<StockOutlook> {
+    return this.readSales.outlook(defaultTenant, productId);
+  }
+
+  @Post('views')
+  @HttpCode(202)
+  @Endpoint({
+    operationId: 'rebuildSales',
+    summary: 'Build the sales anew from the log of orders',
+    description:
+      'What is there is served and follows the orders until the new view tells of all that it does, and is replaced then. ' +
+      'While one is being built, that one is answered.',
+    replies: { 202: { schema: salesView, description: 'The view that is being built' } },
+    errors: [],
+  })
+  rebuild(): Promise<SalesView> {
+    return this.rebuildSales.execute();
+  }
+
+  @Get('views')
+  @Endpoint({
+    operationId: 'listSalesViews',
+    summary: 'See how far the views of the sales are, the newest first',
+    replies: { 200: { schema: salesViews, description: 'The views' } },
+    errors: [],
+  })
+  async views(): Promise<z.output<typeof salesViews>> {
+    return { data: await this.rebuildSales.progress() };
+  }
+}

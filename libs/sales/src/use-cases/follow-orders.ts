@@ -1,0 +1,98 @@
+import { Injectable } from '@nestjs/common';
+import type { OrderLogEvent } from '#contracts';
+import { Checkpoints, EventConsumer, type Checkpoint, type EventSource } from '#events';
+import { PeriodicWork } from '#periodic';
+import { deltasOf, type Delta } from '../domain/sales.js';
+
+/** The log of orders, as one consumer reads it. */
+export abstract class OrderLog {
+  abstract as(consumer: string): EventSource<OrderLogEvent>;
+}
+
+/** What was counted with some events. */
+export interface Counted {
+  deltas: readonly Delta[];
+  events: number;
+  /** When the last of them happened. */
+  until: Date;
+}
+
+export abstract class Views {
+  /** Those that follow the orders: the one that is served, and the one that is being built. */
+  abstract following(): Promise<number[]>;
+  /** Adds to a view and keeps the checkpoint, both or neither. */
+  abstract add(view: number, counted: Counted, checkpoint: Checkpoint): Promise<void>;
+  /** Serves the view that is being built, once it tells of all that the other one does. */
+  abstract serveBuilt(): Promise<boolean>;
+  /** Throws away some of what is not served any more. @returns whether there is more of it */
+  abstract forgetRetired(limit: number): Promise<boolean>;
+}
+
+export const consumerOf = (view: number): string => `sales-${view}`;
+
+const batchSize = 5_000;
+const pollMs = 100;
+const paceMs = 50;
+
+/** Adds up what is sold in one view: each event once. */
+class CountSales extends EventConsumer<OrderLogEvent> {
+  constructor(
+    private readonly view: number,
+    private readonly views: Views,
+    checkpoints: Checkpoints,
+    log: OrderLog,
+  ) {
+    super(consumerOf(view), checkpoints, log.as(consumerOf(view)), {
+      ...{ batchSize, pollMs, paceMs },
+      failing: `the sales do not follow the orders, trying again until it works`,
+      working: 'the sales follow the orders again',
+    });
+  }
+
+  protected async apply(events: readonly OrderLogEvent[], checkpoint: Checkpoint): Promise<void> {
+    const last = events.at(-1);
+    if (!last) return checkpoint.keep();
+    await this.views.add(this.view, { deltas: deltasOf(events), events: events.length, until: last.time }, checkpoint);
+  }
+}
+
+const everyMs = 500;
+const forgottenAtOnce = 5_000;
+
+/** Has every view follow the orders, and serves one that was built anew as soon as it has caught up. */
+@Injectable()
+export class FollowOrders extends PeriodicWork {
+  private readonly counting = new Map<number, CountSales>();
+
+  constructor(
+    private readonly views: Views,
+    private readonly checkpoints: Checkpoints,
+    private readonly log: OrderLog,
+  ) {
+    super(everyMs, 'the views of the sales are not looked after, trying again');
+  }
+
+  async execute(): Promise<void> {
+    if (await this.views.serveBuilt()) this.logger.log('the sales are served as they were built anew');
+    const following = await this.views.following();
+    for (const view of following) if (!this.counting.has(view)) this.begin(view);
+    await this.end([...this.counting.keys()].filter((it) => !following.includes(it)));
+    while (!this.stopping.signal.aborted && (await this.views.forgetRetired(forgottenAtOnce)));
+  }
+
+  override async beforeApplicationShutdown(): Promise<void> {
+    await super.beforeApplicationShutdown();
+    await this.end([...this.counting.keys()]);
+  }
+
+  private begin(view: number): void {
+    const counting = new CountSales(view, this.views, this.checkpoints, this.log);
+    this.counting.set(view, counting);
+    counting.onApplicationBootstrap();
+  }
+
+  private async end(views: readonly number[]): Promise<void> {
+    await Promise.all(views.map((it) => this.counting.get(it)!.beforeApplicationShutdown()));
+    for (const view of views) this.counting.delete(view);
+  }
+}

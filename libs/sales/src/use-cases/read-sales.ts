@@ -1,0 +1,62 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError, type SalesOfDay, type StockOutlook } from '#contracts';
+import { outlookOf, windowBefore } from '../domain/sales.js';
+
+export interface SalesFilter {
+  productId: string | undefined;
+  from: string | undefined;
+  to: string | undefined;
+}
+
+/** Where a list goes on: behind what this names. */
+export type SalesKey = Pick<SalesOfDay, 'day' | 'product_id' | 'currency'>;
+
+export abstract class SalesReader {
+  /** The latest days first. */
+  abstract page(
+    tenant: string,
+    filter: SalesFilter,
+    before: SalesKey | undefined,
+    limit: number,
+  ): Promise<SalesOfDay[]>;
+  /** Units of a product sold from one day to another, both included. */
+  abstract sold(tenant: string, productId: string, from: string, to: string): Promise<number>;
+}
+
+export abstract class StockLookup {
+  /** @returns `undefined` for a product that is not known */
+  abstract availableOf(tenant: string, productId: string): Promise<number | undefined>;
+}
+
+const windowDays = 28;
+
+/** Tells what was sold, and how long the stock will last. */
+@Injectable()
+export class ReadSales {
+  constructor(
+    private readonly sales: SalesReader,
+    private readonly stock: StockLookup,
+  ) {}
+
+  async list(
+    tenant: string,
+    filter: SalesFilter,
+    before: SalesKey | undefined,
+    limit: number,
+  ): Promise<{ data: SalesOfDay[]; last: SalesKey | null }> {
+    const found = await this.sales.page(tenant, filter, before, limit + 1);
+    const data = found.slice(0, limit);
+    const { day, product_id, currency } = data.at(-1) ?? { day: '', product_id: '', currency: '' };
+    return { data, last: found.length > limit ? { day, product_id, currency } : null };
+  }
+
+  async outlook(tenant: string, productId: string): Promise<StockOutlook> {
+    const now = new Date();
+    const available = await this.stock.availableOf(tenant, productId);
+    if (available === undefined)
+      throw new CleaveError('product-not-found', `There is no product ${productId}.`, { product_ids: [productId] });
+    const { from, to } = windowBefore(now, windowDays);
+    const sold = await this.sales.sold(tenant, productId, from, to);
+    return outlookOf(productId, available, sold, windowDays, now);
+  }
+}

@@ -1,0 +1,126 @@
+import { describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import { logBeginning, type OrderLogEvent } from '#contracts';
+import { testSeed } from '#testing';
+import { deltasOf, outlookOf, windowBefore, type Delta } from '../src/domain/sales.js';
+
+const line = fc.record({
+  product_id: fc.constantFrom('mug', 'lamp', '["'),
+  name: fc.constant('n'),
+  quantity: fc.integer({ min: 1, max: 9 }),
+  unit_price_minor: fc.integer({ min: 0, max: 999 }),
+});
+
+const event: fc.Arbitrary<OrderLogEvent> = fc
+  .record({
+    type: fc.constantFrom(
+      ...(['placed', 'cancelled', 'payment-declined', 'payment-failed', 'returned', 'fulfilled', 'refunded'] as const),
+    ),
+    tenantid: fc.constantFrom('t', 'u'),
+    currency: fc.constantFrom('GBP', 'EUR'),
+    time: fc.date({
+      min: new Date('2026-11-29T00:00:00Z'),
+      max: new Date('2026-12-01T23:59:59Z'),
+      noInvalidDate: true,
+    }),
+    lines: fc.array(line, { minLength: 1, maxLength: 4 }),
+  })
+  .map(({ type, tenantid, currency, time, lines }) => ({
+    ...{ specversion: '1.0', id: 'i', source: '/orders', type: `order.${type}`, subject: 's', time, tenantid },
+    sequence: logBeginning,
+    data: {
+      ...{ version: 1, status: 'confirmed', currency },
+      ...(type !== 'returned' && { order: { customer_id: 'c', reference: null, total_minor: 0, lines } }),
+      details: type === 'returned' ? { lines: lines.map((it) => ({ ...it, amount_minor: it.unit_price_minor })) } : {},
+    },
+  }));
+
+/** The same, one line at a time and by nothing but addition. */
+const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<keyof Delta, number>>> => {
+  const sums: Record<string, Partial<Record<keyof Delta, number>>> = {};
+  for (const { type, tenantid, time, data } of events) {
+    const of = (productId: string) =>
+      (sums[[tenantid, time.toISOString().slice(0, 10), productId, data.currency].join(' ')] ??= {});
+    const plus = (productId: string, what: keyof Delta, much: number) => {
+      of(productId)[what] = (of(productId)[what] ?? 0) + much;
+    };
+    const undone = ['order.cancelled', 'order.payment-declined', 'order.payment-failed'].includes(type);
+    for (const { product_id, quantity, unit_price_minor } of data.order?.lines ?? []) {
+      if (type === 'order.placed') plus(product_id, 'ordered', quantity);
+      if (type === 'order.placed') plus(product_id, 'orderedMinor', quantity * unit_price_minor);
+      if (undone) plus(product_id, 'cancelled', quantity);
+      if (undone) plus(product_id, 'cancelledMinor', quantity * unit_price_minor);
+    }
+    if (type === 'order.placed')
+      for (const productId of new Set(data.order!.lines.map((it) => it.product_id))) plus(productId, 'orders', 1);
+    if (type === 'order.returned')
+      for (const it of data.details['lines'] as { product_id: string; quantity: number; amount_minor: number }[]) {
+        plus(it.product_id, 'returned', it.quantity);
+        plus(it.product_id, 'returnedMinor', it.amount_minor);
+      }
+  }
+  return sums;
+};
+
+describe('what events add to the sales', () => {
+  it('is what they say, added up by tenant, day, product and currency, in the order of these', () => {
+    fc.assert(
+      fc.property(fc.array(event, { maxLength: 30 }), (events) => {
+        const deltas = deltasOf(events);
+        const sums = naive(events);
+        expect(deltas.map((it) => [it.tenant, it.day, it.productId, it.currency].join(' ')).toSorted()).toEqual(
+          Object.keys(sums).toSorted(),
+        );
+        for (const { tenant, day, productId, currency, ...numbers } of deltas) {
+          const sum = sums[[tenant, day, productId, currency].join(' ')]!;
+          for (const [what, much] of Object.entries(numbers)) expect(much).toBe(sum[what as keyof Delta] ?? 0);
+        }
+        const keys = deltas.map((it) => JSON.stringify([it.tenant, it.day, it.productId, it.currency]));
+        expect(keys).toEqual(keys.toSorted());
+      }),
+      { seed: testSeed() },
+    );
+  });
+
+  it('is the same however the events are cut into batches', () => {
+    fc.assert(
+      fc.property(fc.array(event, { maxLength: 20 }), fc.nat(20), (events, cut) => {
+        const whole = naive(events);
+        const parts: Record<string, Record<string, number>> = {};
+        for (const part of [deltasOf(events.slice(0, cut)), deltasOf(events.slice(cut))].flat()) {
+          const { tenant, day, productId, currency, ...numbers } = part;
+          const sum = (parts[[tenant, day, productId, currency].join(' ')] ??= {});
+          for (const [what, much] of Object.entries(numbers)) sum[what] = (sum[what] ?? 0) + much;
+        }
+        for (const [key, sum] of Object.entries(whole))
+          for (const [what, much] of Object.entries(sum)) expect(parts[key]![what]).toBe(much);
+      }),
+      { seed: testSeed() },
+    );
+  });
+});
+
+describe('the outlook', () => {
+  const now = new Date('2026-11-30T12:00:00Z');
+
+  it('goes by the whole days before today', () => {
+    expect(windowBefore(now, 28)).toEqual({ from: '2026-11-02', to: '2026-11-29' });
+  });
+
+  it('divides what is available by what is sold a day', () => {
+    expect(outlookOf('mug', 30, 56, 28, now)).toMatchObject({
+      ...{ sold_per_day: 2, days_left: 15, out_of_stock_on: '2026-12-15' },
+    });
+    expect(outlookOf('mug', 0, 56, 28, now)).toMatchObject({ days_left: 0, out_of_stock_on: '2026-11-30' });
+  });
+
+  it('is never where nothing is sold, or more came back, or it lasts longer than a calendar', () => {
+    for (const [available, sold] of [
+      [30, 0],
+      [30, -5],
+      [1_000_000_000_000, 1],
+    ] as const)
+      expect(outlookOf('mug', available, sold, 28, now).out_of_stock_on).toBeNull();
+    expect(outlookOf('mug', 30, -5, 28, now)).toMatchObject({ sold: -5, sold_per_day: 0, days_left: null });
+  });
+});

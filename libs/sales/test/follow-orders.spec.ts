@@ -1,0 +1,188 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { Test } from '@nestjs/testing';
+import type { OrderLogEvent } from '#contracts';
+import { databaseFor, sqlToken, type Sql } from '#database';
+import { Checkpoints, fromLog, positionOf, type EventSource } from '#events';
+import { SeededRandom, testSeed, twoInstances, type TwoInstances } from '#testing';
+import { Sales1764000000007 } from '../migrations/1-sales.js';
+import { PostgresSales } from '../src/adapters/postgres-sales.js';
+import { FollowOrders, type OrderLog } from '../src/use-cases/follow-orders.js';
+import { RebuildSales } from '../src/use-cases/rebuild-sales.js';
+
+interface Instance {
+  sql: Sql;
+  sales: PostgresSales;
+  checkpoints: Checkpoints;
+  stop(): Promise<void>;
+}
+
+const startInstance = async (url: string): Promise<Instance> => {
+  const module = await Test.createTestingModule({
+    imports: [databaseFor({ name: 'sales', url, schema: 'sales', entities: [], migrations: [Sales1764000000007] })],
+    providers: [
+      PostgresSales,
+      { provide: Checkpoints, inject: [sqlToken('sales')], useFactory: (sql: Sql) => new Checkpoints(sql, 'sales') },
+    ],
+  }).compile();
+  module.useLogger(false);
+  return {
+    sql: module.get<Sql>(sqlToken('sales'), { strict: false }),
+    sales: module.get(PostgresSales),
+    checkpoints: module.get(Checkpoints),
+    stop: () => module.close(),
+  };
+};
+
+/** A log in memory, which can be made to fail. */
+class Log implements OrderLog {
+  readonly events: OrderLogEvent[] = [];
+  interrupt: () => Promise<void> | void = () => {};
+
+  /** Each an order of one mug. */
+  place(count: number): void {
+    for (let at = 0; at < count; at += 1)
+      this.events.push({
+        ...{ specversion: '1.0', id: randomUUID(), source: '/orders', type: 'order.placed', subject: randomUUID() },
+        ...{ time: new Date('2026-11-30T12:00:00Z'), tenantid: 't' },
+        sequence: positionOf({ xid: '7', id: String(this.events.length + 1) }),
+        data: {
+          ...{ version: 1, status: 'confirmed', currency: 'GBP', details: {} },
+          order: {
+            ...{ customer_id: 'c', reference: null, total_minor: 5 },
+            lines: [{ product_id: 'mug', name: 'Mug', quantity: 1, unit_price_minor: 5 }],
+          },
+        },
+      });
+  }
+
+  as(): EventSource<OrderLogEvent> {
+    return {
+      read: (parts, limit) =>
+        fromLog(
+          async (after, most) => {
+            await this.interrupt();
+            const events = this.events.filter((it) => it.sequence > after).slice(0, Math.min(most, 50));
+            return { events, isMore: events.length > 0 };
+          },
+          parts,
+          limit,
+        ),
+    };
+  }
+}
+
+let instances: TwoInstances<Instance>;
+let log: Log;
+const running: FollowOrders[] = [];
+
+const random = new SeededRandom(testSeed());
+
+beforeAll(async () => {
+  instances = await twoInstances(startInstance);
+});
+afterAll(() => instances?.stop());
+
+const execute = (text: string) => instances.one.sql.query({ name: `test-${text.slice(0, 40)}`, text });
+
+beforeEach(async () => {
+  log = new Log();
+  await execute('TRUNCATE sales.days, sales.readers, sales.checkpoints, sales.views');
+  await execute(`INSERT INTO sales.views (view, state, serving_since) VALUES (1, 'serving', now())`);
+  await instances.one.checkpoints.begin('sales-1');
+});
+
+const start = (at: Instance): FollowOrders => {
+  const following = new FollowOrders(at.sales, at.checkpoints, log);
+  following.onApplicationBootstrap();
+  running.push(following);
+  return following;
+};
+const stopAll = () => Promise.all(running.splice(0).map((it) => it.beforeApplicationShutdown()));
+afterEach(stopAll);
+
+const counted = async (): Promise<number> => {
+  const rows = await instances.one.sales.page('t', { productId: 'mug', from: undefined, to: undefined }, undefined, 5);
+  return rows.reduce((sum, it) => sum + it.orders, 0);
+};
+const until = async (condition: () => Promise<boolean>): Promise<void> => {
+  while (!(await condition())) await setTimeout(10);
+};
+
+describe('following the orders', () => {
+  it('counts each event once, by instances that come and go and a log that fails now and then', async () => {
+    const { one, two } = instances;
+    log.interrupt = () => {
+      if (random.next() < 0.2) throw new Error('the log is away');
+    };
+    for (let round = 0; round < 6; round += 1) {
+      log.place(300);
+      const following = start(round % 2 === 0 ? one : two);
+      await setTimeout(random.integer(0, 200));
+      if (random.next() < 0.5) {
+        running.splice(running.indexOf(following), 1);
+        await following.beforeApplicationShutdown();
+      }
+    }
+    start(one);
+    await until(async () => (await counted()) >= 1_800);
+    await stopAll();
+    expect(await counted()).toBe(1_800);
+    expect((await one.sales.all())[0]).toMatchObject({ events: 1_800, state: 'serving' });
+  });
+
+  it('writes nothing once somebody else has taken over, neither sums nor checkpoint', async () => {
+    log.place(20);
+    const { one } = instances;
+    const parts = await one.checkpoints.acquire('sales-1', randomUUID(), 60_000);
+    const { events, reached } = await log.as().read(parts, 100);
+    await execute(`UPDATE sales.checkpoints SET epoch = epoch + 1 WHERE part = 3`);
+    const checkpoint = one.checkpoints.at(
+      'sales-1',
+      parts.map((it) => ({ ...it, position: reached.get(it.part)! })),
+    );
+    const until = events.at(-1)!.time;
+    await expect(one.sales.add(1, { deltas: [], events: events.length, until }, checkpoint)).rejects.toThrow(
+      'taken over',
+    );
+    expect((await one.sales.all())[0]!.events).toBe(0);
+    expect(new Set((await one.checkpoints.read('sales-1')).map((it) => it.position)).size).toBe(1);
+  });
+});
+
+describe('building the sales anew', () => {
+  it('replaces what was wrong once it has caught up, is done once however often it is asked for, and tidies up', async () => {
+    const { one, two } = instances;
+    log.place(400);
+    [one, two].forEach(start);
+    await until(async () => (await counted()) === 400);
+    await execute(`UPDATE sales.days SET orders = orders + 1000`);
+    expect(await counted()).toBe(1_400);
+    const begun = await Promise.all([one, two, one].map((it) => new RebuildSales(it.sales).execute()));
+    expect(new Set(begun.map((it) => it.view))).toEqual(new Set([2]));
+    log.place(100);
+    await until(async () => (await one.sales.all())[0]!.state === 'serving');
+    await until(async () => (await counted()) === 500);
+    await until(async () => (await one.sales.following()).length === 1);
+    const left = async () => (await execute('SELECT DISTINCT view FROM sales.days')).length;
+    await until(async () => (await left()) === 1);
+    log.place(10);
+    await until(async () => (await counted()) === 510);
+    expect(await one.checkpoints.read('sales-1')).toEqual([]);
+  });
+
+  it('is not served before it tells of all that the other one does', async () => {
+    const { one } = instances;
+    log.place(200);
+    start(one);
+    await until(async () => (await counted()) === 200);
+    await stopAll();
+    await new RebuildSales(one.sales).execute();
+    expect(await one.sales.serveBuilt()).toBe(false);
+    expect(await counted()).toBe(200);
+    start(one);
+    await until(async () => (await one.sales.all())[0]!.state === 'serving');
+    expect(await counted()).toBe(200);
+  });
+});

@@ -1,0 +1,106 @@
+import { describe, expect, it } from '@jest/globals';
+import { ok, refused, type SalesPage, type SalesViews, type StockOutlook } from '../../support/api.js';
+import { eventually } from '../../support/eventually.js';
+import { fresh } from '../../support/fresh.js';
+import type { World } from './world.js';
+
+export const salesTests = (world: World): void => {
+  const price = 250;
+  const page = async (query: Record<string, string> = {}): Promise<SalesPage> =>
+    ok(await world.api.get<SalesPage>(`/sales?${new URLSearchParams(query).toString()}`));
+  const ofProduct = async (product_id: string): Promise<SalesPage['data']> => {
+    await world.ledger.quiet();
+    return (await page({ product_id })).data;
+  };
+  const product = (onHand = 100): Promise<string> => world.api.product({ price, onHand });
+  const views = async (): Promise<SalesViews['data']> => ok(await world.api.get<SalesViews>('/sales/views')).data;
+  const today = (): string => new Date().toISOString().slice(0, 10);
+
+  describe('the sales', () => {
+    it('tell what was ordered, cancelled and returned, by product and day', async () => {
+      const [mug, lamp] = [await product(), await product()];
+      const day = today();
+      const both = { customer_id: 'c', lines: [mug, lamp, mug].map((product_id) => ({ product_id, quantity: 2 })) };
+      const { order_id } = await world.api.placed(both);
+      const cancelled = await world.api.placed({ customer_id: 'c', product_id: lamp, quantity: 5 });
+      ok(await world.api.cancel(cancelled.order_id));
+      const declined = { method: 'simulated', token: 'tok_declined' };
+      await world.api.placed({ customer_id: 'c', product_id: lamp, quantity: 1, payment: declined });
+      ok(await world.api.fulfil(order_id));
+      const lines = [{ product_id: mug, quantity: 1, amount_minor: 100 }];
+      ok(await world.api.return(order_id, { lines, restock: true, reason: 'r' }), 201);
+      // A run over midnight has two of them.
+      if (today() !== day) return;
+      expect(await ofProduct(mug)).toEqual([
+        {
+          ...{ day, product_id: mug, currency: 'GBP', orders: 1 },
+          ...{ ordered: 4, cancelled: 0, returned: 1, sold: 3 },
+          ...{ ordered_minor: 1_000, cancelled_minor: 0, returned_minor: 100, sold_minor: 900 },
+        },
+      ]);
+      expect(await ofProduct(lamp)).toEqual([
+        {
+          ...{ day, product_id: lamp, currency: 'GBP', orders: 3 },
+          ...{ ordered: 8, cancelled: 6, returned: 0, sold: 2 },
+          ...{ ordered_minor: 2_000, cancelled_minor: 1_500, returned_minor: 0, sold_minor: 500 },
+        },
+      ]);
+    });
+
+    it('are listed page by page, each product and day once, within the days asked for', async () => {
+      const ids = await Promise.all(Array.from({ length: 5 }, () => product()));
+      for (const product_id of ids) await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });
+      await world.ledger.quiet();
+      const seen: string[] = [];
+      for (let cursor: string | null = ''; cursor !== null;) {
+        const { data, next_cursor } = await page({ limit: '3', ...(cursor && { cursor }) });
+        expect(data.length).toBeLessThanOrEqual(3);
+        seen.push(...data.map((it) => `${it.day} ${it.product_id} ${it.currency}`));
+        cursor = next_cursor;
+      }
+      expect(new Set(seen).size).toBe(seen.length);
+      for (const id of ids) expect(seen.filter((it) => it.includes(id))).toHaveLength(1);
+      expect((await page({ product_id: ids[0]!, to: '2001-01-01' })).data).toEqual([]);
+      expect((await page({ product_id: ids[0]!, from: '2001-01-01' })).data).toHaveLength(1);
+    });
+
+    it('refuse days that are none and cursors that are not theirs', async () => {
+      for (const query of ['from=yesterday', 'to=2026-02-30', 'limit=0', 'unknown=1'])
+        refused(await world.api.get(`/sales?${query}`), '400 invalid-request');
+      refused(await world.api.get('/sales?cursor=x'), '400 invalid-cursor');
+    });
+
+    it('know how long the stock lasts: by the days before today, and for ever where nothing is sold', async () => {
+      const mug = await product(12);
+      await world.api.placed({ customer_id: 'c', product_id: mug, quantity: 2 });
+      await world.ledger.quiet();
+      expect(ok(await world.api.get<StockOutlook>(`/sales/outlook/${mug}`))).toEqual({
+        ...{ product_id: mug, available: 10, window_days: 28, sold: 0, sold_per_day: 0 },
+        ...{ days_left: null, out_of_stock_on: null },
+      });
+      refused(await world.api.get(`/sales/outlook/${fresh('p')}`), '404 product-not-found');
+    });
+
+    it('are built anew from the log while they are served and orders come in', async () => {
+      const mug = await product();
+      const place = () => world.api.placed({ customer_id: 'c', product_id: mug, quantity: 1 });
+      await place();
+      const before = await ofProduct(mug);
+      const started = ok(await world.api.send<SalesViews['data'][number]>('POST', '/sales/views'), 202);
+      expect(started.state).toBe('building');
+      for (let count = 0; count < 5; count += 1) {
+        await place();
+        const served = (await page({ product_id: mug })).data;
+        expect(served[0]!.ordered).toBeGreaterThanOrEqual(before[0]!.ordered);
+      }
+      const served = await eventually(async () => {
+        const [newest, ...older] = await views();
+        expect(newest).toMatchObject({ view: started.view, state: 'serving' });
+        expect(older.every((it) => it.state === 'retired')).toBe(true);
+        return newest!;
+      });
+      expect(served.events).toBeGreaterThanOrEqual(6);
+      expect((await ofProduct(mug)).reduce((sum, it) => sum + it.ordered, 0)).toBe(6);
+    });
+  });
+};
