@@ -189,7 +189,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   'cache.delete': { requests: [{ keys: ['a', 'b'] }], replies: [{}] },
 };
 
-const operations = ([inventoryContract, paymentContract, cacheContract] as Contract[]).flatMap((it) =>
+const operations = ([inventoryContract, orderContract, paymentContract, cacheContract] as Contract[]).flatMap((it) =>
   Object.entries(it.operations).map(([name, operation]): [string, Operation] => [`${it.name}.${name}`, operation]),
 );
 
