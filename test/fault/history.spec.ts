@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Order } from '../support/api.js';
-import { contradictions, type ClientLog, type KeptOrder } from '../support/history.js';
+import { contradictions, type ClientLog, type KeptOrder, type RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
 const order = (id: string, change: Partial<Order> = {}): Order =>
@@ -19,6 +19,7 @@ const kept = (id: string, key: string | null, change: Partial<KeptOrder> = {}): 
   ...order(id),
   idempotency_key: key,
   statuses: ['confirmed'],
+  refunds: [],
   ...change,
 });
 
@@ -119,5 +120,38 @@ describe('what clients were told, held against what is kept', () => {
     expect(brokenBy(log, [kept('a', 'k')])).toEqual(['an acknowledged change is gone']);
     const unanswered = { ...log, changes: [{ orderId: 'a', outcome: 'ECONNRESET' }] };
     expect(brokenBy(unanswered, [kept('a', 'k')])).toEqual([]);
+  });
+});
+
+describe('what clients were told of refunds, held against what was given back', () => {
+  const asked = (key: string, amountMinor: number, rest: Partial<RefundAttempt> = {}): RefundAttempt => ({
+    ...{ key, orderId: 'a', amountMinor },
+    ...rest,
+  });
+  const done = (key: string, amount: number): RefundAttempt =>
+    asked(key, amount, {
+      outcome: 201,
+      move: { move_id: key, order_id: 'a', kind: 'refund', amount_minor: amount, status: 'succeeded' },
+    });
+  const denied = (key: string, amount: number): RefundAttempt =>
+    asked(key, amount, { outcome: 409, text: JSON.stringify({ code: 'payment-refused' }) });
+  const broken = (refunds: RefundAttempt[], given: number[]): string[] =>
+    brokenBy({ placements: [], refunds }, [kept('a', null, { refunds: given })]);
+
+  it.each<[string, RefundAttempt[], number[]]>([
+    ['what was acknowledged', [done('k', 5), done('l', 5)], [5, 5]],
+    ['one acknowledged twice', [asked('k', 5), done('k', 5), done('k', 5)], [5]],
+    ['no answer and a refund', [asked('k', 5)], [5]],
+    ['no answer and none', [asked('k', 5, { outcome: 'ECONNRESET' })], []],
+    ['a refusal', [asked('k', 5), denied('k', 5)], []],
+  ])('accepts %s', (_, refunds, given) => expect(broken(refunds, given)).toEqual([]));
+
+  it.each<[string, RefundAttempt[], number[], string]>([
+    ['one that is gone', [done('k', 5), done('l', 5)], [5], 'an acknowledged refund is gone'],
+    ['one of another amount', [done('k', 5)], [6], 'an acknowledged refund is gone'],
+    ['one made twice', [done('k', 5), done('k', 5)], [5, 5], 'money was given back that nobody asked for'],
+    ['one that was refused', [denied('k', 5)], [5], 'money was given back that nobody asked for'],
+  ])('finds %s', (_, refunds, given, said) => {
+    expect(broken(refunds, given)[0]).toContain(said);
   });
 });

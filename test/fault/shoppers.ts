@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { SeededRandom } from '#testing';
 import { ok, type Answer, type Api, type MoneyMove, type Order } from '../support/api.js';
 import { fresh } from '../support/fresh.js';
-import type { ChangeAttempt } from '../support/history.js';
+import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
 const shoppers = 5;
@@ -11,13 +11,16 @@ const pauseMs = 30;
 
 const payments = [
   { method: 'manual' },
-  ...['ok', 'ok', 'lost', 'declined', 'capture_refused'].map((it) => ({ method: 'simulated', token: `tok_${it}` })),
+  ...['ok', 'ok', 'lost', 'declined', 'capture_refused', 'notified_before', 'notified_after'].map((it) => ({
+    ...{ method: 'simulated', token: `tok_${it}` },
+  })),
 ];
 
 interface Outcome {
   outcome: number | string;
   text?: string;
   order?: Order;
+  move?: MoneyMove;
 }
 
 /**
@@ -28,6 +31,7 @@ interface Outcome {
 export class Shoppers {
   readonly placements: Attempt[] = [];
   readonly changes: ChangeAttempt[] = [];
+  readonly refunds: RefundAttempt[] = [];
   /** How many orders a repeat has found, instead of placing them. */
   replayed = 0;
   private products: string[] = [];
@@ -135,7 +139,11 @@ export class Shoppers {
     await this.insist(
       () => this.api.refund(orderId, body, { key }),
       isFinal,
-      () => ({}),
+      () => {
+        const attempt: RefundAttempt = { key, orderId, amountMinor: body.amount_minor };
+        this.refunds.push(attempt);
+        return attempt;
+      },
     );
   }
 
@@ -180,5 +188,5 @@ export class Shoppers {
 const outcomeOf = ({ status, text, body }: Answer<Order | MoneyMove>): Outcome => ({
   outcome: status,
   text,
-  ...((status === 200 || status === 201) && 'version' in body && { order: body }),
+  ...((status === 200 || status === 201) && ('version' in body ? { order: body } : { move: body })),
 });

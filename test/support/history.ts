@@ -1,4 +1,4 @@
-import type { Order } from './api.js';
+import type { MoneyMove, Order } from './api.js';
 import type { Attempt } from './load.js';
 
 /** What a client was told about an order that it changed. */
@@ -10,10 +10,21 @@ export interface ChangeAttempt {
   order?: Order;
 }
 
+/** What a client was told about a refund that it asked for. */
+export interface RefundAttempt {
+  key: string;
+  orderId: string;
+  amountMinor: number;
+  outcome?: number | string;
+  text?: string;
+  move?: MoneyMove;
+}
+
 /** What clients remember. A request that was repeated is in it as often as it was sent. */
 export interface ClientLog {
   placements: readonly Attempt[];
   changes?: readonly ChangeAttempt[];
+  refunds?: readonly RefundAttempt[];
 }
 
 /** An order as it is kept. */
@@ -21,6 +32,8 @@ export type KeptOrder = Pick<Order, 'order_id' | 'customer_id' | 'currency' | 't
   idempotency_key: string | null;
   /** The status that each version had. */
   statuses: string[];
+  /** What was given back of what was paid for it, without what a cancellation gave back. */
+  refunds: number[];
 };
 
 /** Where what is kept contradicts what a client was told. */
@@ -83,10 +96,37 @@ const aboutKey = (key: string, attempts: readonly Attempt[], kept: readonly Kept
   return found;
 };
 
+const aboutRefunds = (
+  orderId: string,
+  attempts: readonly RefundAttempt[],
+  refunds: readonly number[],
+): Contradiction[] => {
+  const left = [...refunds];
+  const open: number[] = [];
+  const found: Contradiction[] = [];
+  for (const [key, tries] of Map.groupBy(attempts, (it) => it.key)) {
+    const { amountMinor } = tries[0]!;
+    const at = left.indexOf(amountMinor);
+    if (tries.some((it) => it.move?.status === 'succeeded')) {
+      if (at < 0) found.push({ broken: 'an acknowledged refund is gone', orderId, key, amountMinor, refunds });
+      else left.splice(at, 1);
+    } else if (!tries.some((it) => codeOf(it.text) === 'payment-refused')) {
+      open.push(amountMinor);
+    }
+  }
+  // What is left was asked for by somebody who was not told what became of it.
+  for (const amountMinor of left)
+    if (open.includes(amountMinor)) open.splice(open.indexOf(amountMinor), 1);
+    else
+      found.push({ broken: 'money was given back that nobody asked for, or that was refused', orderId, amountMinor });
+  return found;
+};
+
 /**
  * Holds what clients were told against what is kept: what was acknowledged is there with the same lines and total and
- * every status it was answered with; a key has one order at most; what was refused has none. A request without an answer,
- * or with one that promises nothing, may have become either.
+ * every status it was answered with; a key has one order at most; what was refused has none; a refund was made once, and
+ * none that was refused or that nobody asked for. A request without an answer, or with one that promises nothing, may have
+ * become either.
  */
 export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Contradiction[] => {
   const orderById = new Map(kept.map((it) => [it.order_id, it]));
@@ -97,6 +137,9 @@ export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Cont
     ...[...placed, ...changed].flatMap((told) => aboutAcknowledged(told, orderById.get(told.order_id))),
     ...[...Map.groupBy(log.placements, (it) => it.key)].flatMap(([key, attempts]) =>
       aboutKey(key, attempts, ordersByKey.get(key) ?? []),
+    ),
+    ...[...Map.groupBy(log.refunds ?? [], (it) => it.orderId)].flatMap(([orderId, attempts]) =>
+      aboutRefunds(orderId, attempts, orderById.get(orderId)?.refunds ?? []),
     ),
   ];
 };

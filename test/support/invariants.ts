@@ -97,7 +97,10 @@ export const acknowledgementsStand = async (urls: DatabaseUrls, log: ClientLog):
     urls,
     `SELECT k.order_id, k.customer_id, k.currency, k.total_minor::float8, k.version, k.lines, k.idempotency_key, ARRAY(
       SELECT e.status FROM events e WHERE (e.tenant_id, e.order_id) = (k.tenant_id, k.order_id) ORDER BY e.version
-    ) AS statuses FROM kept k`,
+    ) AS statuses, ARRAY(
+      SELECT (e.data->>'amount_minor')::float8 FROM events e
+      WHERE (e.tenant_id, e.order_id) = (k.tenant_id, k.order_id) AND e.type = 'refunded'
+    ) AS refunds FROM kept k`,
   );
   return contradictions(log, kept).map((it) => ({ ...it, broken: `I3: ${it.broken}` }));
 };

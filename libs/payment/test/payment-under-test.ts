@@ -7,6 +7,7 @@ import { Stripe1764000000004 } from '../migrations/2-stripe.js';
 import { ManualProvider } from '../src/adapters/manual-provider.js';
 import { PostgresPayments } from '../src/adapters/postgres-payments.js';
 import { SimulatedProvider } from '../src/adapters/simulated-provider.js';
+import { HearFromProvider } from '../src/use-cases/hear-from-provider.js';
 import { PerformOperations, type PaymentProvider } from '../src/use-cases/perform-operations.js';
 
 /** One instance of payment on a database: its own pool, the real adapters, no transport. */
@@ -24,7 +25,16 @@ export const startInstance = async (url: string): Promise<Instance> => {
   const database = { name: 'payment', url, schema: 'payment' };
   const module = await Test.createTestingModule({
     imports: [databaseFor({ ...database, entities: [], migrations: [Payments1764000000003, Stripe1764000000004] })],
-    providers: [PostgresPayments, ManualProvider, SimulatedProvider],
+    providers: [
+      ...[PostgresPayments, ManualProvider, SimulatedProvider],
+      {
+        provide: HearFromProvider,
+        inject: [PostgresPayments],
+        // What is simulated comes by no letter.
+        useFactory: (payments: PostgresPayments) =>
+          new HearFromProvider({ receive: () => Promise.resolve(undefined) }, payments),
+      },
+    ],
   }).compile();
   module.useLogger(false);
   const payments = module.get(PostgresPayments);

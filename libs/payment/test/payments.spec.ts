@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import type { PaymentOutcome, PaymentRequest } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
@@ -155,6 +156,37 @@ describe('a provider that does not answer', () => {
     const lost = authorise(order, 500, 'tok_lost');
     expect(await perform(lost)).toEqual([{ outcome: 'open', reason: 'the answer was lost' }]);
     expect(await perform(lost)).toEqual([moved(500)]);
+  });
+
+  it('tells by itself before it answers, twice, and charges once', async () => {
+    expect(await perform(authorise(order, 500, 'tok_notified_before'), capture(order, 200))).toEqual([
+      moved(500),
+      moved(200),
+    ]);
+    const { authorised_minor, captured_minor, operations } = await payment();
+    expect({ authorised_minor, captured_minor }).toEqual({ authorised_minor: 500, captured_minor: 200 });
+    expect(operations.map((it) => it.state)).toEqual(['succeeded', 'succeeded']);
+  });
+
+  it('tells by itself afterwards, twice and out of order, and what is decided stays', async () => {
+    const undecided = { outcome: 'open', reason: 'the provider has not decided yet' };
+    expect(await perform(authorise(order, 500, 'tok_notified_after'))).toEqual([undecided]);
+    const until = async (kind: string): Promise<void> => {
+      const isSettled = async () =>
+        (await payment()).operations.some((it) => it.kind === kind && it.state === 'succeeded');
+      while (!(await isSettled())) await setTimeout(5);
+    };
+    // Nobody asks again: the notice alone settles it.
+    await until('authorise');
+    expect(await perform(capture(order, 200))).toEqual([undecided]);
+    await until('capture');
+    expect(await perform(refund(order, 50))).toEqual([undecided]);
+    await until('refund');
+    // The second notice of the authorisation comes after all of that.
+    await setTimeout(1_600);
+    expect(await payment()).toMatchObject({
+      ...{ authorised_minor: 500, captured_minor: 200, refunded_minor: 50 },
+    });
   });
 
   it('holds up nobody who is paid elsewhere', async () => {

@@ -1,5 +1,6 @@
-import { Injectable } from '@nestjs/common';
+import { Injectable, Logger } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
+import { HearFromProvider } from '../use-cases/hear-from-provider.js';
 import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
 
 /**
@@ -8,11 +9,19 @@ import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-c
  * - `declined`: it refuses to authorise,
  * - `capture_refused`: it authorises and refuses to capture,
  * - `slow`: it decides on everything two seconds after it was asked,
- * - `lost`: it does what it is asked and does not answer the first time.
+ * - `lost`: it does what it is asked and does not answer the first time,
+ * - `notified_before`: it tells by itself what it has decided, twice, before it answers,
+ * - `notified_after`: it answers that it has not decided and tells afterwards, twice, so late that it has told of what came
+ *   next by then.
  */
 @Injectable()
 export class SimulatedProvider implements PaymentProvider {
-  constructor(@InjectSql('payment') private readonly sql: Sql) {}
+  private readonly logger = new Logger(SimulatedProvider.name);
+
+  constructor(
+    @InjectSql('payment') private readonly sql: Sql,
+    private readonly hearFromProvider: HearFromProvider,
+  ) {}
 
   async perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]> {
     const ids = requests.map((it) => it.operationId);
@@ -32,14 +41,39 @@ export class SimulatedProvider implements PaymentProvider {
       token: string | null;
     }>(look, [tenant, ids]);
     const byId = new Map(rows.map((row) => [row.operation_id, row]));
-    return ids.map((id): ProviderOutcome => {
-      const { refused_for, decided, token } = byId.get(id)!;
-      if (token?.includes('lost') && isNew.has(id)) return { outcome: 'open', reason: 'the answer was lost' };
-      if (!decided) return { outcome: 'open', reason: 'the provider has not decided yet' };
-      return refused_for === null ? { outcome: 'succeeded' } : { outcome: 'refused', reason: refused_for };
-    });
+    return Promise.all(
+      requests.map(async ({ operationId, orderId }): Promise<ProviderOutcome> => {
+        const { refused_for, decided, token } = byId.get(operationId)!;
+        const isFirst = isNew.has(operationId);
+        const undecided: ProviderOutcome = { outcome: 'open', reason: 'the provider has not decided yet' };
+        if (token?.includes('lost') && isFirst) return { outcome: 'open', reason: 'the answer was lost' };
+        if (!decided) return undecided;
+        const outcome: ProviderOutcome =
+          refused_for === null ? { outcome: 'succeeded' } : { outcome: 'refused', reason: refused_for };
+        const notify = () => this.notify(tenant, orderId, operationId, outcome);
+        if (token?.includes('notified_before') && isFirst) await Promise.all([notify(), notify()]);
+        if (!token?.includes('notified_after') || !isFirst) return outcome;
+        for (const afterMs of notifiedAfterMs) setTimeout(() => void notify(), afterMs).unref();
+        return undecided;
+      }),
+    );
+  }
+
+  private async notify(tenant: string, orderId: string, operationId: string, outcome: ProviderOutcome): Promise<void> {
+    const unknown: ProviderOutcome = { outcome: 'open', reason: 'another operation' };
+    const outcomeOf = (operation: { operationId: string }) =>
+      operation.operationId === operationId ? outcome : unknown;
+    try {
+      await this.hearFromProvider.settle({ method: 'simulated', tenant, orderId, outcomeOf });
+    } catch (error) {
+      // As with any provider, what it could not tell shows when it is asked again.
+      this.logger.warn(`what was decided on ${operationId} could not be told (${String(error)})`);
+    }
   }
 }
+
+/** The second time when what comes next has been asked for. */
+const notifiedAfterMs = [30, 1_500];
 
 /** What follows the authorisation goes by its token. */
 const enter = {

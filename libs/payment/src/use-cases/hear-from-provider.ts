@@ -36,7 +36,10 @@ export class HearFromProvider {
 
   async execute(body: Buffer, signature: string | undefined): Promise<void> {
     const notice = await this.notices.receive(body, signature);
-    if (!notice) return;
+    if (notice) await this.settle(notice);
+  }
+
+  async settle(notice: ProviderNotice): Promise<void> {
     const { tenant, orderId } = notice;
     const settled: SettledOperation[] = [];
     for (const operation of await this.payments.underWay(tenant, [orderId])) {
