@@ -2,37 +2,47 @@ import { setTimeout } from 'node:timers/promises';
 import pg from 'pg';
 import { latencyOf, type Latency } from './statistics.js';
 
-const sampledEveryMs = 20;
+const sampledEveryMs = 10;
+
+const followerNames = ['stock', 'sales'] as const;
+export type Follower = (typeof followerNames)[number];
+
+/** The end of what may be read of the log, and how far everybody has come in the part where he is least far. */
+const positions = `
+  SELECT (
+    SELECT lpad(xid::text, 20, '0') || '-' || lpad(id::text, 19, '0') FROM orders.events
+    WHERE xid < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY orders.events.xid DESC, orders.events.id DESC LIMIT 1
+  ) AS head,
+  (SELECT min(position) FROM orders.checkpoints WHERE consumer = 'stock') AS stock,
+  (SELECT min(position) FROM sales.checkpoints) AS sales`;
+
+type Sample = Record<'head' | Follower, string> & { atMs: number };
 
 /**
- * How long the oldest event has been waiting that has not taken effect, counted from when its order was asked for: the
- * lag of whoever follows the log, and the time that the order took to be recorded.
+ * At each sample, how long the first event may be read that has not taken effect: from the sample that had it first, so
+ * that it is at most as long as told.
  */
-const ageOf = (schema: string, consumers: string) => `
-  SELECT coalesce(extract(epoch FROM clock_timestamp() - (
-    SELECT e.at FROM orders.events e WHERE (e.xid, e.id) > (
-      (SELECT split_part(min(position), '-', 1)::numeric::text::xid8 FROM ${schema}.checkpoints WHERE consumer LIKE '${consumers}'),
-      (SELECT split_part(min(position), '-', 2)::bigint FROM ${schema}.checkpoints WHERE consumer LIKE '${consumers}')
-    ) ORDER BY e.xid, e.id LIMIT 1
-  )) * 1000, 0)::float8 AS ms`;
-
-const followers = { stock: ageOf('orders', 'stock'), sales: ageOf('sales', 'sales-%') };
-export type Follower = keyof typeof followers;
-export const followerNames = Object.keys(followers) as Follower[];
+const lagsOf = (samples: readonly Sample[], follower: Follower): Float64Array => {
+  const lags: number[] = [];
+  let first = 0;
+  for (const sample of samples) {
+    const position = sample[follower];
+    while (samples[first]!.head <= position && samples[first] !== sample) first += 1;
+    lags.push(sample.head <= position ? 0 : sample.atMs - samples[Math.max(0, first - 1)]!.atMs);
+  }
+  return Float64Array.from(lags);
+};
 
 /** Looks again and again how far the followers of the log are behind, until told to stop. */
 export const watchLag = async (databaseUrl: string): Promise<() => Promise<Record<Follower, Latency>>> => {
   const client = new pg.Client({ connectionString: databaseUrl });
   await client.connect();
-  await client.query(`SET enable_seqscan = off`);
-  const samples: Record<Follower, number[]> = { stock: [], sales: [] };
+  const samples: Sample[] = [];
   const stop = new AbortController();
   const watching = (async () => {
     while (!stop.signal.aborted) {
-      for (const follower of followerNames) {
-        const { rows } = await client.query<{ ms: number }>({ name: follower, text: followers[follower] });
-        samples[follower].push(rows[0]!.ms);
-      }
+      const { rows } = await client.query<Omit<Sample, 'atMs'>>({ name: 'positions', text: positions });
+      samples.push({ ...rows[0]!, atMs: performance.now() });
       await setTimeout(sampledEveryMs, undefined, { signal: stop.signal }).catch(() => undefined);
     }
   })();
@@ -40,9 +50,6 @@ export const watchLag = async (databaseUrl: string): Promise<() => Promise<Recor
     stop.abort();
     await watching;
     await client.end();
-    return {
-      stock: latencyOf(Float64Array.from(samples.stock)),
-      sales: latencyOf(Float64Array.from(samples.sales)),
-    };
+    return { stock: latencyOf(lagsOf(samples, 'stock')), sales: latencyOf(lagsOf(samples, 'sales')) };
   };
 };
