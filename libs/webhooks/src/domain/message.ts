@@ -1,0 +1,53 @@
+import { hash } from 'node:crypto';
+import { limits } from '#contracts';
+
+/** Something that happened, which endpoints may ask for. */
+export interface Happening {
+  tenant: string;
+  /** Who tells it. Together with the id it names it for ever. */
+  source: string;
+  id: string;
+  type: string;
+  at: Date;
+  data: Record<string, unknown>;
+}
+
+/** What is sent of it, to every endpoint the same. */
+export interface Message {
+  tenant: string;
+  messageId: string;
+  type: string;
+  at: Date;
+  payload: string;
+}
+
+export const messageOf = ({ tenant, source, id, type, at, data }: Happening): Message => ({
+  tenant,
+  // Whatever an id is made of, this fits into a header, and has no full stop, which divides what is signed.
+  messageId: `msg_${hash('sha256', JSON.stringify([source, id]), 'base64url').slice(0, 32)}`,
+  type,
+  at,
+  payload: payloadOf(type, at, data),
+});
+
+/** Receivers read small bodies: what is too large is told without its lines, and they ask for the rest. */
+const payloadOf = (type: string, at: Date, data: Record<string, unknown>): string => {
+  const written = (some: Record<string, unknown>): string =>
+    JSON.stringify({ type, timestamp: at.toISOString(), data: some });
+  let kept = data;
+  let payload = written(kept);
+  while (Buffer.byteLength(payload) > limits.webhookPayloadBytes) {
+    const { [largestOf(kept)]: _left, ...rest } = kept;
+    kept = { ...rest, truncated: true };
+    payload = written(kept);
+  }
+  return payload;
+};
+
+const largestOf = (data: Record<string, unknown>): string => {
+  if ('lines' in data) return 'lines';
+  const sizes = Object.entries(data).map(([name, value]) => [name, name.length + sizeOf(value)] as const);
+  return sizes.reduce((one, other) => (other[1] > one[1] ? other : one))[0];
+};
+
+const sizeOf = (value: unknown): number => JSON.stringify(value)?.length ?? 0;
