@@ -14,11 +14,8 @@ export class Receiver {
   readonly received: Received[] = [];
   /** Connections that were made in all. */
   readonly sockets = new Set<Socket>();
-  /** The most requests that it had at a time. */
-  mostAtOnce = 0;
   answer: (response: ServerResponse, received: Received) => Promise<void> | void = (response) => void response.end();
   private readonly server: Server = createServer((request, response) => void this.take(request, response));
-  private atOnce = 0;
 
   constructor() {
     this.server.on('connection', (socket) => this.sockets.add(socket));
@@ -50,9 +47,6 @@ export class Receiver {
   }
 
   private async take(request: IncomingMessage, response: ServerResponse): Promise<void> {
-    this.atOnce += 1;
-    this.mostAtOnce = Math.max(this.mostAtOnce, this.atOnce);
-    response.once('close', () => (this.atOnce -= 1));
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
     const received = {

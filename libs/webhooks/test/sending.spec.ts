@@ -1,5 +1,6 @@
 import { createServer, type AddressInfo } from 'node:net';
 import { once } from 'node:events';
+import { Readable } from 'node:stream';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { freePort } from '#testing';
@@ -51,7 +52,7 @@ describe('what is sent', () => {
     ]);
   });
 
-  it.each([199 + 1, 204, 299])('is taken where the answer is %s', async (status) => {
+  it.each([200, 204, 299])('is taken where the answer is %s', async (status) => {
     receiver.answer = answering(status);
     expect(await send(open(), receiver.url())).toMatchObject({ status, error: null });
   });
@@ -113,12 +114,12 @@ describe('an answer', () => {
 
   it('is read no further than needed', async () => {
     let written = 0;
-    receiver.answer = async (response) => {
-      response.writeHead(500);
-      while (!response.destroyed && written < 1e9) {
-        written += 65_536;
-        if (!response.write('x'.repeat(65_536))) await Promise.race([once(response, 'drain'), once(response, 'close')]);
-      }
+    const chunks = function* () {
+      for (; written < 1e9; written += 65_536) yield 'x'.repeat(65_536);
+    };
+    receiver.answer = (response) => {
+      const body = Readable.from(chunks());
+      body.pipe(response.writeHead(500)).once('close', () => body.destroy());
     };
     const { snippet, error } = await send(open(), receiver.url());
     expect(error).toBe('answered 500');

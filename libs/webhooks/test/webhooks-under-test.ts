@@ -7,7 +7,6 @@ import { createService } from '#service';
 import { PostgresDeliveries } from '../src/adapters/postgres-deliveries.js';
 import type { Happening } from '../src/domain/message.js';
 import { AcceptEvents } from '../src/use-cases/accept-events.js';
-import { DeliverMessages } from '../src/use-cases/deliver-messages.js';
 import { ManageEndpoints } from '../src/use-cases/manage-endpoints.js';
 import { PurgeDeliveries } from '../src/use-cases/purge-deliveries.js';
 import { ReadDeliveries } from '../src/use-cases/read-deliveries.js';
@@ -23,9 +22,10 @@ export interface Instance {
   endpoints: ManageEndpoints;
   deliveries: ReadDeliveries;
   redeliver: RedeliverMessages;
-  deliverMessages: DeliverMessages;
   purge: PurgeDeliveries;
   postgres: PostgresDeliveries;
+  acceptEvents: AcceptEvents;
+  /** In a transaction of its own; nobody is woken. */
   accept(...events: Happening[]): Promise<number>;
   stop(): Promise<void>;
 }
@@ -51,20 +51,15 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
   const { port } = app.getHttpServer().address() as AddressInfo;
   const sql = app.get<Sql>(sqlToken('webhooks'), { strict: false });
   const acceptEvents = app.get(AcceptEvents, { strict: false });
-  const deliverMessages = app.get(DeliverMessages, { strict: false });
   return {
     url: `http://127.0.0.1:${port}`,
-    ...{ sql, deliverMessages },
+    ...{ sql, acceptEvents },
     endpoints: app.get(ManageEndpoints, { strict: false }),
     deliveries: app.get(ReadDeliveries, { strict: false }),
     redeliver: app.get(RedeliverMessages, { strict: false }),
     purge: app.get(PurgeDeliveries, { strict: false }),
     postgres: app.get(PostgresDeliveries, { strict: false }),
-    accept: async (...events) => {
-      const made = await sql.transaction((queries) => acceptEvents.execute(queries, events));
-      deliverMessages.wake();
-      return made;
-    },
+    accept: (...events) => sql.transaction((queries) => acceptEvents.execute(queries, events)),
     stop: () => app.close(),
   };
 };
