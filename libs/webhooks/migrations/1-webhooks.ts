@@ -86,10 +86,13 @@ export class Webhooks1764000000006 implements MigrationInterface {
       INSERT INTO webhooks.settings VALUES ('cursor_secret', gen_random_uuid()::text || gen_random_uuid()::text)`);
     await runner.query(registerEndpoint);
     await runner.query(acceptEvents);
+    await runner.query(forgetDeliveries);
+    await runner.query(forgetMessages);
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    for (const name of ['accept_events', 'register_endpoint']) await runner.query(`DROP FUNCTION webhooks.${name}`);
+    for (const name of ['forget_messages', 'forget_deliveries', 'accept_events', 'register_endpoint'])
+      await runner.query(`DROP FUNCTION webhooks.${name}`);
     for (const name of ['settings', 'attempts', 'deliveries', 'messages', 'endpoints'])
       await runner.query(`DROP TABLE webhooks.${name}`);
     await runner.query(`DROP FUNCTION webhooks.new_id`);
@@ -146,4 +149,40 @@ const acceptEvents = `
       RETURNING 1
     )
     SELECT count(*) FROM made
+  $$`;
+
+/** Few rows of tables that may be large, so that each is fetched by its key. */
+const byKey = 'SET enable_hashjoin = off SET enable_mergejoin = off';
+
+const forgetDeliveries = `
+  CREATE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
+    WITH old AS MATERIALIZED (
+      SELECT tenant_id, delivery_id FROM webhooks.deliveries
+      WHERE created_at < now() - p_age_ms * interval '1 millisecond'
+      ORDER BY created_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), attempts AS (
+      DELETE FROM webhooks.attempts a USING old
+      WHERE a.tenant_id = old.tenant_id AND a.delivery_id = old.delivery_id
+    ), deliveries AS (
+      DELETE FROM webhooks.deliveries d USING old
+      WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id
+      RETURNING 1
+    )
+    SELECT count(*) FROM deliveries
+  $$`;
+
+/** An event that was accepted again, late, has a younger delivery to an endpoint that was not there the first time. */
+const forgetMessages = `
+  CREATE FUNCTION webhooks.forget_messages(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
+    WITH old AS MATERIALIZED (
+      SELECT tenant_id, message_id FROM webhooks.messages m
+      WHERE created_at < now() - p_age_ms * interval '1 millisecond' AND NOT EXISTS (
+        SELECT FROM webhooks.deliveries d WHERE d.tenant_id = m.tenant_id AND d.message_id = m.message_id
+      )
+      ORDER BY created_at LIMIT p_limit FOR UPDATE SKIP LOCKED
+    ), messages AS (
+      DELETE FROM webhooks.messages m USING old WHERE m.tenant_id = old.tenant_id AND m.message_id = old.message_id
+      RETURNING 1
+    )
+    SELECT count(*) FROM messages
   $$`;

@@ -51,7 +51,7 @@ export const isPublic = (address: string): boolean => {
 const isLocalName = (hostname: string): boolean => /(^|\.)localhost\.?$/.test(hostname);
 
 /** Without the brackets that an IPv6 address has in a URL. */
-export const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[(.*)\]$/, '$1');
+const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[(.*)\]$/, '$1');
 
 /**
  * Keeps webhooks from reaching what only we can reach. Names are asked of DNS itself: the resolver of the system has few

@@ -93,11 +93,11 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
   }
 
   async forgetDeliveries(ageMs: number, limit: number): Promise<number> {
-    return (await this.sql.query(forgetDeliveries, [ageMs, limit])).length;
+    return (await this.sql.query<{ forgotten: number }>(forgetDeliveries, [ageMs, limit]))[0]!.forgotten;
   }
 
   async forgetMessages(ageMs: number, limit: number): Promise<number> {
-    return (await this.sql.query(forgetMessages, [ageMs, limit])).length;
+    return (await this.sql.query<{ forgotten: number }>(forgetMessages, [ageMs, limit]))[0]!.forgotten;
   }
 }
 
@@ -251,30 +251,10 @@ const toOne = {
 
 const forgetDeliveries = {
   name: 'webhooks-forget-deliveries',
-  text: `
-    WITH old AS MATERIALIZED (
-      SELECT tenant_id, delivery_id FROM webhooks.deliveries
-      WHERE created_at < now() - $1::bigint * interval '1 millisecond'
-      ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
-    ), attempts AS (
-      DELETE FROM webhooks.attempts a USING old
-      WHERE a.tenant_id = old.tenant_id AND a.delivery_id = old.delivery_id
-    )
-    DELETE FROM webhooks.deliveries d USING old
-    WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id
-    RETURNING 1`,
+  text: 'SELECT webhooks.forget_deliveries($1, $2) AS forgotten',
 };
 
-/** An event that was accepted again, late, has a younger delivery to an endpoint that was not there the first time. */
 const forgetMessages = {
   name: 'webhooks-forget-messages',
-  text: `
-    DELETE FROM webhooks.messages WHERE (tenant_id, message_id) IN (
-      SELECT tenant_id, message_id FROM webhooks.messages m
-      WHERE created_at < now() - $1::bigint * interval '1 millisecond' AND NOT EXISTS (
-        SELECT FROM webhooks.deliveries d WHERE d.tenant_id = m.tenant_id AND d.message_id = m.message_id
-      )
-      ORDER BY created_at LIMIT $2 FOR UPDATE SKIP LOCKED
-    )
-    RETURNING 1`,
+  text: 'SELECT webhooks.forget_messages($1, $2) AS forgotten',
 };

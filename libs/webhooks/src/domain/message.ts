@@ -30,22 +30,26 @@ export const messageOf = ({ tenant, source, id, type, at, data }: Happening): Me
   payload: payloadOf(type, at, data),
 });
 
-/** Receivers read small bodies: what is too large is told without its lines, and they ask for the rest. */
+/** Receivers read small bodies: what is too large is told without lines, wherever it has any; they ask for the rest. */
 const payloadOf = (type: string, at: Date, data: Record<string, unknown>): string => {
   const written = (some: Record<string, unknown>): string =>
     JSON.stringify({ type, timestamp: at.toISOString(), data: some });
-  let kept = data;
-  let payload = written(kept);
-  while (Buffer.byteLength(payload) > limits.webhookPayloadBytes) {
-    const { [largestOf(kept)]: _left, ...rest } = kept;
+  let payload = written(data);
+  if (fits(payload)) return payload;
+  let kept = { ...withoutLines(data), truncated: true };
+  for (payload = written(kept); !fits(payload); payload = written(kept)) {
+    const { [largestOf(kept)]: _left, ...rest } = kept as Record<string, unknown>;
     kept = { ...rest, truncated: true };
-    payload = written(kept);
   }
   return payload;
 };
 
+const fits = (payload: string): boolean => Buffer.byteLength(payload) <= limits.webhookPayloadBytes;
+
+const withoutLines = (data: Record<string, unknown>): Record<string, unknown> =>
+  JSON.parse(JSON.stringify(data, (name, value: unknown) => (name === 'lines' ? undefined : value))) as typeof data;
+
 const largestOf = (data: Record<string, unknown>): string => {
-  if ('lines' in data) return 'lines';
   const sizes = Object.entries(data).map(([name, value]) => [name, name.length + sizeOf(value)] as const);
   return sizes.reduce((one, other) => (other[1] > one[1] ? other : one))[0];
 };

@@ -1,8 +1,8 @@
 import { Inject, Injectable } from '@nestjs/common';
+import { WokenWork } from '#periodic';
 import { verdictOn, type Answer, type Verdict } from '../domain/retries.js';
 import { signedHeaders } from '../domain/signature.js';
 import { Slots } from '../domain/slots.js';
-import { WokenWork } from './woken-work.js';
 
 /** A delivery that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
 export interface ClaimedDelivery {
@@ -70,21 +70,16 @@ export class DeliverMessages extends WokenWork {
     private readonly sender: WebhookSender,
     @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
   ) {
-    super(limits.pollMs, {
+    super({
+      pollMs: limits.pollMs,
       failing: 'webhooks wait, and are tried again until it works',
-      recovered: 'webhooks are being delivered again',
+      working: 'webhooks are being delivered again',
     });
     this.slots = new Slots(limits.ofOne, limits.ofAll);
   }
 
-  /** Finishes what is being sent, for which the sender has a limit; the rest waits for the next worker. */
-  override async beforeApplicationShutdown(): Promise<void> {
-    await super.beforeApplicationShutdown();
-    await Promise.all(this.underWay);
-  }
-
   /** Who comes to an end makes room and wakes, so there is never more at once. */
-  protected override async work(): Promise<boolean> {
+  protected async execute(): Promise<boolean> {
     const { free, exceptions } = this.slots;
     if (free === 0) return false;
     const { leaseMs, ofOne } = this.limits;
@@ -94,6 +89,11 @@ export class DeliverMessages extends WokenWork {
       this.underWay.add(delivering);
     }
     return false;
+  }
+
+  /** Finishes what is being sent, for which the sender has a limit; the rest waits for the next worker. */
+  protected override async leave(): Promise<void> {
+    await Promise.all(this.underWay);
   }
 
   private async deliver(delivery: ClaimedDelivery): Promise<void> {
