@@ -22,11 +22,7 @@ const endpointUrl = text(limits.urlLength, 1)
     examples: ['https://example.com/webhooks'],
   });
 
-const types = z
-  .array(z.enum(webhookEventTypes))
-  .min(1)
-  .max(webhookEventTypes.length)
-  .meta({ description: 'The types of the events that are sent.' });
+const types = z.array(z.enum(webhookEventTypes)).min(1).max(webhookEventTypes.length);
 
 const description = text(limits.textLength);
 

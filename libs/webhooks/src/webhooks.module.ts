@@ -51,7 +51,8 @@ export class WebhooksModule implements OnModuleInit {
       delaysMs: retryDelaysMs,
       // What is sent has to be noted as well.
       leaseMs: 2 * options.WEBHOOKS_TIMEOUT_MS,
-      ...{ ofOne: 8, ofAll: 256, pollMs: 250 },
+      // More than all endpoints of a tenant can take up.
+      ...{ ofOne: 8, ofAll: 512, pollMs: 250 },
     };
     return {
       module: WebhooksModule,

@@ -3,7 +3,7 @@ import { describe, expect, it } from '@jest/globals';
 import { Webhook } from 'standardwebhooks';
 import { SeededRandom } from '#testing';
 import { messageOf } from '../src/domain/message.js';
-import { retryDelaysMs, verdictOn, type Answer } from '../src/domain/retries.js';
+import { isStruggling, retryDelaysMs, verdictOn, type Answer } from '../src/domain/retries.js';
 import { newSecret, signedHeaders } from '../src/domain/signature.js';
 import { Slots } from '../src/domain/slots.js';
 import { placed } from './webhooks-under-test.js';
@@ -91,6 +91,11 @@ describe('an attempt', () => {
     expect(verdict(answered(status, retryAfter)).waitMs).toBeLessThanOrEqual(5_500);
   });
 
+  it('slows down what else is sent where the endpoint is not there or has too much, and not where it refuses', () => {
+    expect([null, 429, 500, 503].map((it) => isStruggling(answered(it)))).toEqual([true, true, true, true]);
+    expect([200, 302, 400, 404, 410].map((it) => isStruggling(answered(it)))).toEqual(Array(5).fill(false));
+  });
+
   it('answered 410 is the last one that the endpoint gets', () => {
     expect(verdict(answered(410))).toMatchObject({ status: 'pending', disabledFor: 'it answered 410 Gone' });
   });
@@ -146,7 +151,7 @@ describe('slots', () => {
     expect([slots.free, ...slots.exceptions]).toEqual([5]);
   });
 
-  it('are few for an endpoint that fails, until it does not', () => {
+  it('are few for an endpoint that struggles, until it does not', () => {
     const slots = new Slots(3, 5);
     for (const id of ['a', 'a']) slots.take(id);
     slots.giveBack('a', true);
@@ -158,7 +163,7 @@ describe('slots', () => {
     expect([...slots.exceptions]).toEqual([]);
   });
 
-  it('remember no more endpoints that fail than there are slots', () => {
+  it('remember no more endpoints that struggle than there are slots', () => {
     const slots = new Slots(1, 2);
     for (const id of ['a', 'b', 'c']) {
       slots.take(id);

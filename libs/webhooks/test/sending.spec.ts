@@ -237,8 +237,12 @@ it('goes to public addresses over https only', async () => {
   expect(guard.faultOf(new URL('https://example.com:8443/a?b=c'))).toBeUndefined();
 });
 
-it('tells that a name has no address', async () => {
-  const nowhere = new AddressGuard(false, () => Promise.reject(Object.assign(new Error('no'), { code: 'ENOTFOUND' })));
-  const told = { status: null, error: 'the name of the host has no address' };
-  expect(await send(senderWith(nowhere), 'https://nowhere.test/')).toMatchObject(told);
+it.each([
+  [{ code: 'ENOTFOUND', syscall: 'queryA' }, 'the name of the host has no address'],
+  [{ code: 'ENODATA', syscall: 'queryA' }, 'the name of the host has no address'],
+  [{ code: 'ECONNREFUSED', syscall: 'queryA' }, 'the name of the host could not be looked up'],
+  [{ code: 'EAI_AGAIN', syscall: 'getaddrinfo' }, 'the name of the host could not be looked up'],
+])('tells of %j that %s', async (fault, error) => {
+  const nowhere = new AddressGuard(false, () => Promise.reject(Object.assign(new Error('no'), fault)));
+  expect(await send(senderWith(nowhere), 'https://nowhere.test/')).toMatchObject({ status: null, error });
 });

@@ -16,11 +16,11 @@ const keepAlive = { keepAlive: true, maxFreeSockets: 4, timeout: 15_000 };
 const reasons: Record<string, string> = {
   ECONNREFUSED: 'the connection was refused',
   ECONNRESET: 'the connection was closed without an answer',
-  ENOTFOUND: 'the name of the host has no address',
-  ENODATA: 'the name of the host has no address',
   EHOSTUNREACH: 'the host cannot be reached',
   ENETUNREACH: 'the host cannot be reached',
 };
+
+const noAddress = new Set(['ENOTFOUND', 'ENODATA']);
 
 /**
  * Posts over HTTP, to the addresses that were checked. Redirects are not followed, and nobody is listened to for long:
@@ -139,6 +139,9 @@ const reasonOf = (error: Error): string => {
   if (error instanceof PrivateAddressError) return error.message;
   // One for each address that was tried.
   const [first] = error instanceof AggregateError ? (error.errors as Error[]) : [];
-  const { code = 'unknown' } = (first ?? error) as NodeJS.ErrnoException;
+  const { code = 'unknown', syscall } = (first ?? error) as NodeJS.ErrnoException;
+  if (noAddress.has(code)) return 'the name of the host has no address';
+  // DNS that cannot be reached has the codes of connections.
+  if (/^(query|getaddrinfo)/.test(syscall ?? '')) return 'the name of the host could not be looked up';
   return reasons[code] ?? `it failed with ${code}`;
 };

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { WokenWork } from '#periodic';
-import { verdictOn, type Answer, type Verdict } from '../domain/retries.js';
+import { isStruggling, verdictOn, type Answer, type Verdict } from '../domain/retries.js';
 import { signedHeaders } from '../domain/signature.js';
 import { Slots } from '../domain/slots.js';
 
@@ -98,18 +98,18 @@ export class DeliverMessages extends WokenWork {
 
   private async deliver(delivery: ClaimedDelivery): Promise<void> {
     const { deliveryId, endpointId } = delivery;
-    let isFailing = true;
+    let isSlowedDown = true;
     try {
       const attempt = await this.send(delivery);
-      isFailing = attempt.answer.error !== null;
+      isSlowedDown = isStruggling(attempt.answer);
       const isOurs = await this.deliveries.settle(delivery, attempt);
       if (!isOurs) this.logger.warn(`somebody else has taken over webhook delivery ${deliveryId}: it may come twice`);
       else if (attempt.verdict.disabledFor !== null)
-        this.logger.warn(`webhook endpoint ${endpointId} is disabled: ${attempt.verdict.disabledFor}`);
+        this.logger.warn(`webhook endpoint ${endpointId} wants nothing any more: ${attempt.verdict.disabledFor}`);
     } catch (error) {
       this.logger.warn(`what came of webhook delivery ${deliveryId} was lost; it is sent again (${String(error)})`);
     } finally {
-      this.slots.giveBack(endpointId, isFailing);
+      this.slots.giveBack(endpointId, isSlowedDown);
       this.wake();
     }
   }
