@@ -1,4 +1,4 @@
-import { Body, Controller, Delete, Get, HttpCode, Param, Patch, Post, Query, Res } from '@nestjs/common';
+import { Body, Controller, Delete, Get, Header, HttpCode, Param, Patch, Post, Query, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
@@ -45,7 +45,7 @@ export class WebhooksController {
     summary: 'Register an endpoint',
     description:
       'From now on events of the types it asks for are posted to its URL, signed with its secret after the Standard ' +
-      'Webhooks specification. What is not answered 2xx within 15 seconds is sent again for three days, ever more rarely.',
+      'Webhooks specification. What is not answered 2xx in time is sent again for three days, ever more rarely.',
     request: createWebhookEndpointRequest,
     replies: {
       201: {
@@ -125,6 +125,7 @@ export class WebhooksController {
   }
 
   @Get('webhook-endpoints/:endpoint_id/secret')
+  @Header('Cache-Control', 'no-store')
   @Endpoint({
     operationId: 'getWebhookSecret',
     summary: 'Read the secret that messages to an endpoint are signed with',
