@@ -73,7 +73,7 @@ export const placed = (tenant: string, more: Partial<Happening> = {}): Happening
   ...more,
 });
 
-const patienceMs = 60_000;
+const patienceMs = 30_000;
 
 /** Repeats the check until it passes. */
 export const eventually = async <T>(check: () => Promise<T> | T): Promise<T> => {
