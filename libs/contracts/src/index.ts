@@ -9,3 +9,4 @@ export * from './payment.js';
 export * from './problem.js';
 export * from './sales.js';
 export * from './values.js';
+export * from './webhooks.js';

@@ -20,6 +20,10 @@ export const limits = {
   cacheKeyBytes: 1_024,
   refusalKeptMs: 7 * 24 * 3_600_000,
   cacheTtlMs: 365 * 24 * 3_600_000,
+  urlLength: 2_000,
+  webhookEndpoints: 50,
+  webhookPayloadBytes: 20_000,
+  webhooksKeptMs: 30 * 24 * 3_600_000,
 } as const;
 
 /** Postgres stores neither NUL nor lone surrogates in text, so they are refused where they enter. */

@@ -1,0 +1,1 @@
+export { WebhooksModule, webhooksEnvironment } from './webhooks.module.js';

@@ -1,0 +1,243 @@
+import { Body, Controller, Delete, Get, Header, HttpCode, Param, Patch, Post, Query, Res } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
+import { z } from 'zod';
+import {
+  changeWebhookEndpointRequest,
+  createWebhookEndpointRequest,
+  createdWebhookEndpoint,
+  defaultTenant,
+  redeliverWebhooksRequest,
+  redeliveredWebhooks,
+  webhookDelivery,
+  webhookDeliveryDetail,
+  webhookDeliveryPage,
+  webhookDeliveryQuery,
+  webhookEndpoint,
+  webhookEndpointPage,
+  webhookEndpointQuery,
+  webhookSecret,
+  type CleaveError,
+} from '#contracts';
+import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { ManageEndpoints, endpointNotFound } from '../use-cases/manage-endpoints.js';
+import { ReadDeliveries, deliveryNotFound } from '../use-cases/read-deliveries.js';
+import { RedeliverMessages } from '../use-cases/redeliver-messages.js';
+
+const cursor = z.object({ before: z.uuid() });
+const endpointIdParameter = z.string().meta({ description: 'The `endpoint_id` that registering it answered.' });
+const deliveryIdParameter = z.string().meta({ description: 'A `delivery_id` of the list.' });
+
+/** Where merchants say what they want to be told, and see what they were told. */
+@ApiTags('webhooks')
+@Controller()
+export class WebhooksController {
+  constructor(
+    private readonly manageEndpoints: ManageEndpoints,
+    private readonly readDeliveries: ReadDeliveries,
+    private readonly redeliverMessages: RedeliverMessages,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Post('webhook-endpoints')
+  @Endpoint({
+    operationId: 'createWebhookEndpoint',
+    summary: 'Register an endpoint',
+    description:
+      'From now on events of the types it asks for are posted to its URL, signed with its secret after the Standard ' +
+      'Webhooks specification. What is not answered 2xx in time is sent again for three days, ever more rarely.',
+    request: createWebhookEndpointRequest,
+    replies: {
+      201: {
+        schema: createdWebhookEndpoint,
+        description: 'The endpoint, and the secret to check signatures with',
+        headers: { Location: 'The address of the endpoint' },
+      },
+    },
+    errors: ['webhook-url-refused', 'too-many-webhook-endpoints'],
+  })
+  async create(
+    @Body(valid(createWebhookEndpointRequest)) body: z.output<typeof createWebhookEndpointRequest>,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<z.output<typeof createdWebhookEndpoint>> {
+    const endpoint = await this.manageEndpoints.register(defaultTenant, body);
+    reply.header('Location', `/webhook-endpoints/${endpoint.endpoint_id}`);
+    return endpoint;
+  }
+
+  @Get('webhook-endpoints')
+  @Endpoint({
+    operationId: 'listWebhookEndpoints',
+    summary: 'List endpoints, newest first',
+    query: webhookEndpointQuery,
+    replies: { 200: { schema: webhookEndpointPage, description: 'One page of endpoints' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(webhookEndpointQuery)) query: z.output<typeof webhookEndpointQuery>,
+  ): Promise<z.output<typeof webhookEndpointPage>> {
+    const { data, last } = await this.manageEndpoints.list(
+      defaultTenant,
+      this.positionOf(query.cursor),
+      pageLimit(query.limit),
+    );
+    return { data, next_cursor: this.cursorOf(last) };
+  }
+
+  @Get('webhook-endpoints/:endpoint_id')
+  @Endpoint({
+    operationId: 'getWebhookEndpoint',
+    summary: 'Read an endpoint',
+    replies: { 200: { schema: webhookEndpoint, description: 'The endpoint' } },
+    errors: ['webhook-endpoint-not-found'],
+  })
+  get(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookEndpoint>> {
+    return this.manageEndpoints.one(defaultTenant, known(id, endpointNotFound));
+  }
+
+  @Patch('webhook-endpoints/:endpoint_id')
+  @Endpoint({
+    operationId: 'changeWebhookEndpoint',
+    summary: 'Change an endpoint',
+    description: 'What is left out stays as it is. Once it is enabled again, what waits for it is sent.',
+    request: changeWebhookEndpointRequest,
+    replies: { 200: { schema: webhookEndpoint, description: 'The endpoint, changed' } },
+    errors: ['webhook-endpoint-not-found', 'webhook-url-refused'],
+  })
+  change(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @Body(valid(changeWebhookEndpointRequest)) body: z.output<typeof changeWebhookEndpointRequest>,
+  ): Promise<z.output<typeof webhookEndpoint>> {
+    return this.manageEndpoints.change(defaultTenant, known(id, endpointNotFound), body);
+  }
+
+  @Delete('webhook-endpoints/:endpoint_id')
+  @HttpCode(204)
+  @Endpoint({
+    operationId: 'deleteWebhookEndpoint',
+    summary: 'Delete an endpoint',
+    description: 'What waits for it is not sent, and what was sent to it cannot be read any more.',
+    replies: { 204: { description: 'It is gone' } },
+    errors: ['webhook-endpoint-not-found'],
+  })
+  delete(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<void> {
+    return this.manageEndpoints.forget(defaultTenant, known(id, endpointNotFound));
+  }
+
+  @Get('webhook-endpoints/:endpoint_id/secret')
+  @Header('Cache-Control', 'no-store')
+  @Endpoint({
+    operationId: 'getWebhookSecret',
+    summary: 'Read the secret that messages to an endpoint are signed with',
+    replies: { 200: { schema: webhookSecret, description: 'The secret' } },
+    errors: ['webhook-endpoint-not-found'],
+  })
+  secret(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookSecret>> {
+    return this.manageEndpoints.secretOf(defaultTenant, known(id, endpointNotFound));
+  }
+
+  @Post('webhook-endpoints/:endpoint_id/rotate-secret')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'rotateWebhookSecret',
+    summary: 'Sign with a new secret',
+    description: 'For 24 hours messages are signed with the one before as well.',
+    replies: { 200: { schema: webhookSecret, description: 'The new secret' } },
+    errors: ['webhook-endpoint-not-found'],
+  })
+  rotate(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookSecret>> {
+    return this.manageEndpoints.rotate(defaultTenant, known(id, endpointNotFound));
+  }
+
+  @Post('webhook-endpoints/:endpoint_id/test')
+  @HttpCode(202)
+  @Endpoint({
+    operationId: 'testWebhookEndpoint',
+    summary: 'Send a message of the type `webhook.test`',
+    replies: { 202: { schema: webhookDelivery, description: 'Its delivery, which is being sent' } },
+    errors: ['webhook-endpoint-not-found'],
+  })
+  test(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookDelivery>> {
+    return this.redeliverMessages.test(defaultTenant, known(id, endpointNotFound));
+  }
+
+  @Get('webhook-endpoints/:endpoint_id/deliveries')
+  @Endpoint({
+    operationId: 'listWebhookDeliveries',
+    summary: 'List what was sent to an endpoint, newest first',
+    description: 'Deliveries are kept for 30 days.',
+    query: webhookDeliveryQuery,
+    replies: { 200: { schema: webhookDeliveryPage, description: 'One page of deliveries' } },
+    errors: ['webhook-endpoint-not-found', 'invalid-cursor'],
+  })
+  async deliveries(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @Query(valid(webhookDeliveryQuery)) { status, limit, cursor: given }: z.output<typeof webhookDeliveryQuery>,
+  ): Promise<z.output<typeof webhookDeliveryPage>> {
+    const { data, last } = await this.readDeliveries.list(
+      defaultTenant,
+      known(id, endpointNotFound),
+      status,
+      this.positionOf(given),
+      pageLimit(limit),
+    );
+    return { data, next_cursor: this.cursorOf(last) };
+  }
+
+  @Post('webhook-endpoints/:endpoint_id/redeliver')
+  @HttpCode(202)
+  @Endpoint({
+    operationId: 'redeliverFailedWebhooks',
+    summary: 'Send again what failed',
+    description: 'Of the deliveries that were made in that time, up to 10,000 at once, each with all its attempts.',
+    request: redeliverWebhooksRequest,
+    replies: { 202: { schema: redeliveredWebhooks, description: 'They are being sent' } },
+    errors: ['webhook-endpoint-not-found'],
+  })
+  redeliverFailed(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @Body(valid(redeliverWebhooksRequest)) { since, until }: z.output<typeof redeliverWebhooksRequest>,
+  ): Promise<z.output<typeof redeliveredWebhooks>> {
+    return this.redeliverMessages.failed(defaultTenant, known(id, endpointNotFound), since, until);
+  }
+
+  @Get('webhook-deliveries/:delivery_id')
+  @Endpoint({
+    operationId: 'getWebhookDelivery',
+    summary: 'Read a delivery: what was sent, and every attempt',
+    replies: { 200: { schema: webhookDeliveryDetail, description: 'The delivery' } },
+    errors: ['webhook-delivery-not-found'],
+  })
+  delivery(
+    @Param('delivery_id', valid(deliveryIdParameter)) id: string,
+  ): Promise<z.output<typeof webhookDeliveryDetail>> {
+    return this.readDeliveries.one(defaultTenant, known(id, deliveryNotFound));
+  }
+
+  @Post('webhook-deliveries/:delivery_id/redeliver')
+  @HttpCode(202)
+  @Endpoint({
+    operationId: 'redeliverWebhook',
+    summary: 'Send a message once more, now',
+    description: 'Under the same `webhook-id`, also where it was delivered. One that is pending is sent at once.',
+    replies: { 202: { schema: webhookDelivery, description: 'The delivery, which is being sent' } },
+    errors: ['webhook-delivery-not-found'],
+  })
+  redeliver(@Param('delivery_id', valid(deliveryIdParameter)) id: string): Promise<z.output<typeof webhookDelivery>> {
+    return this.redeliverMessages.one(defaultTenant, known(id, deliveryNotFound));
+  }
+
+  private positionOf(text: string | undefined): string | undefined {
+    return text === undefined ? undefined : this.cursors.read(text, cursor).before;
+  }
+
+  private cursorOf(last: string | null): string | null {
+    return last === null ? null : this.cursors.write({ before: last });
+  }
+}
+
+/** Ids are opaque to callers: what cannot be one names nothing. */
+const known = (id: string, notFound: () => CleaveError): string => {
+  if (z.uuid().safeParse(id).success) return id.toLowerCase();
+  throw notFound();
+};

@@ -1,0 +1,124 @@
+import { Inject, Injectable } from '@nestjs/common';
+import { WokenWork } from '#periodic';
+import { isStruggling, verdictOn, type Answer, type Verdict } from '../domain/retries.js';
+import { signedHeaders } from '../domain/signature.js';
+import { Slots } from '../domain/slots.js';
+
+/** A delivery that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
+export interface ClaimedDelivery {
+  tenant: string;
+  deliveryId: string;
+  epoch: number;
+  failures: number;
+  endpointId: string;
+  url: string;
+  /** Those that are good, newest first. */
+  secrets: string[];
+  messageId: string;
+  payload: string;
+}
+
+/** An attempt to deliver, and what follows from it. */
+export interface Attempt {
+  at: Date;
+  durationMs: number;
+  answer: Answer;
+  verdict: Verdict;
+}
+
+export abstract class DueDeliveries {
+  /**
+   * Takes deliveries that are due and that nobody works on, those of enabled endpoints.
+   *
+   * @param slots how many at most: of all, of one endpoint, and of those endpoints for which that is another number
+   */
+  abstract claim(
+    leaseMs: number,
+    slots: { ofAll: number; ofOne: number; exceptions: ReadonlyMap<string, number> },
+  ): Promise<ClaimedDelivery[]>;
+  /** Notes the attempt and what follows. @returns whether the delivery was still ours */
+  abstract settle(delivery: ClaimedDelivery, attempt: Attempt): Promise<boolean>;
+}
+
+export abstract class WebhookSender {
+  /** Posts a body. Whatever happens is an answer. */
+  abstract send(url: string, headers: Record<string, string>, body: string): Promise<Answer>;
+}
+
+export interface DeliveryLimits {
+  /** How long is waited after each failure; after as many there is one last attempt. */
+  delaysMs: readonly number[];
+  /** How long a delivery whose worker was killed waits for another one: longer than sending takes. */
+  leaseMs: number;
+  /** How many are sent at a time by one instance: to one endpoint, and to all. */
+  ofOne: number;
+  ofAll: number;
+  /** How often is looked without being woken: another instance may have made a delivery, or one has waited long enough. */
+  pollMs: number;
+}
+
+export const deliveryLimits = Symbol('delivery limits');
+
+/** Sends what is due, each delivery by itself, so that none waits for another one's endpoint. At least once. */
+@Injectable()
+export class DeliverMessages extends WokenWork {
+  private readonly slots: Slots;
+  private readonly underWay = new Set<Promise<void>>();
+
+  constructor(
+    private readonly deliveries: DueDeliveries,
+    private readonly sender: WebhookSender,
+    @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
+  ) {
+    super({
+      pollMs: limits.pollMs,
+      failing: 'webhooks wait, and are tried again until it works',
+      working: 'webhooks are being delivered again',
+    });
+    this.slots = new Slots(limits.ofOne, limits.ofAll);
+  }
+
+  /** Who comes to an end makes room and wakes, so there is never more at once. */
+  protected async execute(): Promise<boolean> {
+    const { free, exceptions } = this.slots;
+    if (free === 0) return false;
+    const { leaseMs, ofOne } = this.limits;
+    for (const it of await this.deliveries.claim(leaseMs, { ofAll: free, ofOne, exceptions })) {
+      this.slots.take(it.endpointId);
+      const delivering = this.deliver(it).finally(() => this.underWay.delete(delivering));
+      this.underWay.add(delivering);
+    }
+    return false;
+  }
+
+  /** Finishes what is being sent, for which the sender has a limit; the rest waits for the next worker. */
+  protected override async leave(): Promise<void> {
+    await Promise.all(this.underWay);
+  }
+
+  private async deliver(delivery: ClaimedDelivery): Promise<void> {
+    const { deliveryId, endpointId } = delivery;
+    let isSlowedDown = true;
+    try {
+      const attempt = await this.send(delivery);
+      isSlowedDown = isStruggling(attempt.answer);
+      const isOurs = await this.deliveries.settle(delivery, attempt);
+      if (!isOurs) this.logger.warn(`somebody else has taken over webhook delivery ${deliveryId}: it may come twice`);
+      else if (attempt.verdict.disabledFor !== null)
+        this.logger.warn(`webhook endpoint ${endpointId} wants nothing any more: ${attempt.verdict.disabledFor}`);
+    } catch (error) {
+      this.logger.warn(`what came of webhook delivery ${deliveryId} was lost; it is sent again (${String(error)})`);
+    } finally {
+      this.slots.giveBack(endpointId, isSlowedDown);
+      this.wake();
+    }
+  }
+
+  private async send({ url, messageId, payload, secrets, failures }: ClaimedDelivery): Promise<Attempt> {
+    const at = new Date();
+    const answer = await this.sender.send(url, signedHeaders(messageId, payload, secrets, at), payload);
+    const now = new Date();
+    const verdict = verdictOn(answer, failures, this.limits.delaysMs, now, Math.random());
+    return { at, durationMs: Math.max(0, now.getTime() - at.getTime()), answer, verdict };
+  }
+}

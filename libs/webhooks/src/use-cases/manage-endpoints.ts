@@ -1,0 +1,126 @@
+import { Injectable } from '@nestjs/common';
+import {
+  CleaveError,
+  limits,
+  type ChangeWebhookEndpointRequest,
+  type CreateWebhookEndpointRequest,
+  type WebhookEndpointDocument,
+  type WebhookSecretDocument,
+} from '#contracts';
+import { newSecret } from '../domain/signature.js';
+import { DeliverMessages } from './deliver-messages.js';
+
+export abstract class Endpoints {
+  /** @returns undefined where the tenant has `most` already */
+  abstract register(
+    tenant: string,
+    given: CreateWebhookEndpointRequest,
+    secret: string,
+    most: number,
+  ): Promise<WebhookEndpointDocument | undefined>;
+  abstract find(tenant: string, endpointId: string): Promise<WebhookEndpointDocument | undefined>;
+  /** At most `limit`, newest first, those older than `before`. */
+  abstract page(tenant: string, before: string | undefined, limit: number): Promise<WebhookEndpointDocument[]>;
+  /** Changes what is given. Who enables an endpoint takes back the reason for which it was disabled. */
+  abstract change(
+    tenant: string,
+    endpointId: string,
+    given: ChangeWebhookEndpointRequest,
+  ): Promise<WebhookEndpointDocument | undefined>;
+  /** @returns whether there was one */
+  abstract forget(tenant: string, endpointId: string): Promise<boolean>;
+  abstract secretOf(tenant: string, endpointId: string): Promise<WebhookSecretDocument | undefined>;
+  /** Puts a secret before the others, of which the newest `kept` go on for so long, or as long as they had. */
+  abstract rotate(
+    tenant: string,
+    endpointId: string,
+    secret: string,
+    overlapMs: number,
+    kept: number,
+  ): Promise<WebhookSecretDocument | undefined>;
+}
+
+/** Where may be sent to. */
+export abstract class AddressRules {
+  /** Why nothing is sent there; undefined where something is, as far as can be told without asking who has the name. */
+  abstract faultOf(url: URL): string | undefined;
+}
+
+/** How long receivers have to learn a new secret. */
+const overlapMs = 24 * 3_600_000;
+/** Secrets before the newest that still sign. */
+const keptSecrets = 4;
+
+/** Keeps the endpoints of merchants and the secrets they share with us. */
+@Injectable()
+export class ManageEndpoints {
+  constructor(
+    private readonly endpoints: Endpoints,
+    private readonly rules: AddressRules,
+    private readonly deliverMessages: DeliverMessages,
+  ) {}
+
+  async register(
+    tenant: string,
+    given: CreateWebhookEndpointRequest,
+  ): Promise<WebhookEndpointDocument & { secret: string }> {
+    this.refuseUrl(given.url);
+    const secret = newSecret();
+    const endpoint = await this.endpoints.register(tenant, given, secret, limits.webhookEndpoints);
+    if (endpoint) return { ...endpoint, secret };
+    throw new CleaveError(
+      'too-many-webhook-endpoints',
+      `There are ${limits.webhookEndpoints} endpoints. Delete one that is not needed any more.`,
+    );
+  }
+
+  async one(tenant: string, endpointId: string): Promise<WebhookEndpointDocument> {
+    return found(await this.endpoints.find(tenant, endpointId));
+  }
+
+  async list(
+    tenant: string,
+    before: string | undefined,
+    limit: number,
+  ): Promise<{ data: WebhookEndpointDocument[]; last: string | null }> {
+    const rows = await this.endpoints.page(tenant, before, limit + 1);
+    const data = rows.slice(0, limit);
+    return { data, last: rows.length > limit ? (data.at(-1)?.endpoint_id ?? null) : null };
+  }
+
+  async change(
+    tenant: string,
+    endpointId: string,
+    given: ChangeWebhookEndpointRequest,
+  ): Promise<WebhookEndpointDocument> {
+    if (given.url !== undefined) this.refuseUrl(given.url);
+    const endpoint = found(await this.endpoints.change(tenant, endpointId, given));
+    if (given.enabled) this.deliverMessages.wake();
+    return endpoint;
+  }
+
+  async forget(tenant: string, endpointId: string): Promise<void> {
+    if (!(await this.endpoints.forget(tenant, endpointId))) throw endpointNotFound();
+  }
+
+  async secretOf(tenant: string, endpointId: string): Promise<WebhookSecretDocument> {
+    return found(await this.endpoints.secretOf(tenant, endpointId));
+  }
+
+  async rotate(tenant: string, endpointId: string): Promise<WebhookSecretDocument> {
+    return found(await this.endpoints.rotate(tenant, endpointId, newSecret(), overlapMs, keptSecrets));
+  }
+
+  private refuseUrl(url: string): void {
+    const fault = this.rules.faultOf(new URL(url));
+    if (fault !== undefined) throw new CleaveError('webhook-url-refused', `${fault} Give another URL.`);
+  }
+}
+
+export const endpointNotFound = (): CleaveError =>
+  new CleaveError('webhook-endpoint-not-found', 'There is no webhook endpoint with this id.');
+
+const found = <T>(it: T | undefined): T => {
+  if (it === undefined) throw endpointNotFound();
+  return it;
+};

@@ -1,0 +1,55 @@
+import { Injectable } from '@nestjs/common';
+import {
+  CleaveError,
+  type WebhookDeliveryDetail,
+  type WebhookDeliveryDocument,
+  type WebhookDeliveryStatus,
+} from '#contracts';
+import { Endpoints, endpointNotFound } from './manage-endpoints.js';
+
+export abstract class DeliveryLog {
+  /** At most `limit`, newest first, those older than `before`. */
+  abstract page(
+    tenant: string,
+    endpointId: string,
+    status: WebhookDeliveryStatus | undefined,
+    before: string | undefined,
+    limit: number,
+  ): Promise<WebhookDeliveryDocument[]>;
+  /** With the last `attempts`, newest first; undefined as well where its endpoint is gone. */
+  abstract find(tenant: string, deliveryId: string, attempts: number): Promise<WebhookDeliveryDetail | undefined>;
+}
+
+/** Of one that somebody has redelivered over and over. */
+const attemptsTold = 100;
+
+/** Tells what was sent to an endpoint, and what came of it. */
+@Injectable()
+export class ReadDeliveries {
+  constructor(
+    private readonly log: DeliveryLog,
+    private readonly endpoints: Endpoints,
+  ) {}
+
+  async list(
+    tenant: string,
+    endpointId: string,
+    status: WebhookDeliveryStatus | undefined,
+    before: string | undefined,
+    limit: number,
+  ): Promise<{ data: WebhookDeliveryDocument[]; last: string | null }> {
+    if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
+    const rows = await this.log.page(tenant, endpointId, status, before, limit + 1);
+    const data = rows.slice(0, limit);
+    return { data, last: rows.length > limit ? (data.at(-1)?.delivery_id ?? null) : null };
+  }
+
+  async one(tenant: string, deliveryId: string): Promise<WebhookDeliveryDetail> {
+    const delivery = await this.log.find(tenant, deliveryId, attemptsTold);
+    if (!delivery) throw deliveryNotFound();
+    return delivery;
+  }
+}
+
+export const deliveryNotFound = (): CleaveError =>
+  new CleaveError('webhook-delivery-not-found', 'There is no webhook delivery with this id, or not any more.');

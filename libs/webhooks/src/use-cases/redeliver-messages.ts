@@ -1,0 +1,73 @@
+import { randomBytes } from 'node:crypto';
+import { Inject, Injectable } from '@nestjs/common';
+import { webhookTestType, type WebhookDeliveryDocument } from '#contracts';
+import { messageOf, type Message } from '../domain/message.js';
+import { DeliverMessages, deliveryLimits, type DeliveryLimits } from './deliver-messages.js';
+import { Endpoints, endpointNotFound } from './manage-endpoints.js';
+import { deliveryNotFound } from './read-deliveries.js';
+
+export abstract class Redeliveries {
+  /**
+   * Makes a delivery due now, whatever has become of it. One that is pending stays where it is in its schedule, any other
+   * stands behind so many failures.
+   */
+  abstract again(tenant: string, deliveryId: string, failures: number): Promise<WebhookDeliveryDocument | undefined>;
+  /** Begins those anew that failed, at most `limit`. @returns how many */
+  abstract failedAgain(
+    tenant: string,
+    endpointId: string,
+    since: Date,
+    until: Date | undefined,
+    limit: number,
+  ): Promise<number>;
+  /** Keeps a message for this endpoint alone. @returns undefined where there is no such endpoint */
+  abstract toOne(endpointId: string, message: Message): Promise<WebhookDeliveryDocument | undefined>;
+}
+
+const batchSize = 1_000;
+const mostAtOnce = 10_000;
+
+/** Sends again what somebody asks for, or something to try an endpoint out. */
+@Injectable()
+export class RedeliverMessages {
+  constructor(
+    private readonly deliveries: Redeliveries,
+    private readonly endpoints: Endpoints,
+    private readonly deliverMessages: DeliverMessages,
+    @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
+  ) {}
+
+  /** One more attempt, now. */
+  async one(tenant: string, deliveryId: string): Promise<WebhookDeliveryDocument> {
+    const delivery = await this.deliveries.again(tenant, deliveryId, this.limits.delaysMs.length);
+    if (!delivery) throw deliveryNotFound();
+    this.deliverMessages.wake();
+    return delivery;
+  }
+
+  /** What failed while an endpoint was out of order, with all the attempts it had at first. */
+  async failed(
+    tenant: string,
+    endpointId: string,
+    since: Date,
+    until: Date | undefined,
+  ): Promise<{ redelivered: number; more: boolean }> {
+    if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
+    let redelivered = 0;
+    for (let last = batchSize; last === batchSize && redelivered < mostAtOnce; redelivered += last)
+      last = await this.deliveries.failedAgain(tenant, endpointId, since, until, batchSize);
+    this.deliverMessages.wake();
+    return { redelivered, more: redelivered >= mostAtOnce };
+  }
+
+  /** Whatever types the endpoint asks for. */
+  async test(tenant: string, endpointId: string): Promise<WebhookDeliveryDocument> {
+    const id = randomBytes(16).toString('hex');
+    const data = { endpoint_id: endpointId };
+    const message = messageOf({ tenant, source: 'webhooks', id, type: webhookTestType, at: new Date(), data });
+    const delivery = await this.deliveries.toOne(endpointId, message);
+    if (!delivery) throw endpointNotFound();
+    this.deliverMessages.wake();
+    return delivery;
+  }
+}

@@ -1,0 +1,94 @@
+import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import type { z } from 'zod';
+import { env } from '#config';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { Readiness } from '#health';
+import { Cursors } from '#rest';
+import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
+import { AddressGuard } from './adapters/address-guard.js';
+import { HttpSender } from './adapters/http-sender.js';
+import { PostgresDeliveries } from './adapters/postgres-deliveries.js';
+import { PostgresEndpoints } from './adapters/postgres-endpoints.js';
+import { retryDelaysMs } from './domain/retries.js';
+import { WebhooksController } from './transport/webhooks.controller.js';
+import { AcceptEvents, Messages } from './use-cases/accept-events.js';
+import {
+  DeliverMessages,
+  DueDeliveries,
+  WebhookSender,
+  deliveryLimits,
+  type DeliveryLimits,
+} from './use-cases/deliver-messages.js';
+import { AddressRules, Endpoints, ManageEndpoints } from './use-cases/manage-endpoints.js';
+import { KeptDeliveries, PurgeDeliveries } from './use-cases/purge-deliveries.js';
+import { DeliveryLog, ReadDeliveries } from './use-cases/read-deliveries.js';
+import { Redeliveries, RedeliverMessages } from './use-cases/redeliver-messages.js';
+
+/** What webhooks read from the environment. */
+export const webhooksEnvironment = {
+  WEBHOOKS_DATABASE_URL: env.postgresUrl,
+  /** Also over http: for trying out. */
+  WEBHOOKS_ALLOW_PRIVATE: env.flag,
+  WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
+};
+
+type WebhooksSettings = z.output<z.ZodObject<typeof webhooksEnvironment>> & { limits?: Partial<DeliveryLimits> };
+
+/** Tells merchants what happens. */
+@Module({})
+export class WebhooksModule implements OnModuleInit {
+  constructor(
+    @InjectSql('webhooks') private readonly sql: Sql,
+    private readonly readiness: Readiness,
+  ) {}
+
+  onModuleInit(): void {
+    this.readiness.add('webhooks-database', () => this.sql.ping());
+  }
+
+  static register({ limits, ...options }: WebhooksSettings): DynamicModule {
+    const usual: DeliveryLimits = {
+      delaysMs: retryDelaysMs,
+      // What is sent has to be noted as well.
+      leaseMs: 2 * options.WEBHOOKS_TIMEOUT_MS,
+      // More than all endpoints of a tenant can take up.
+      ...{ ofOne: 8, ofAll: 512, pollMs: 250 },
+    };
+    return {
+      module: WebhooksModule,
+      imports: [
+        databaseFor({
+          name: 'webhooks',
+          url: options.WEBHOOKS_DATABASE_URL,
+          schema: 'webhooks',
+          entities: [],
+          migrations: [Webhooks1764000000006],
+        }),
+      ],
+      controllers: [WebhooksController],
+      providers: [
+        ...[AcceptEvents, DeliverMessages, ManageEndpoints, PurgeDeliveries, ReadDeliveries, RedeliverMessages],
+        ...[PostgresDeliveries, PostgresEndpoints],
+        { provide: Endpoints, useExisting: PostgresEndpoints },
+        ...[DeliveryLog, DueDeliveries, KeptDeliveries, Messages, Redeliveries].map((port) => ({
+          provide: port,
+          useExisting: PostgresDeliveries,
+        })),
+        { provide: AddressGuard, useValue: new AddressGuard(options.WEBHOOKS_ALLOW_PRIVATE) },
+        { provide: AddressRules, useExisting: AddressGuard },
+        {
+          provide: WebhookSender,
+          inject: [AddressGuard],
+          useFactory: (guard: AddressGuard) => new HttpSender(guard, options.WEBHOOKS_TIMEOUT_MS),
+        },
+        { provide: deliveryLimits, useValue: { ...usual, ...limits } },
+        {
+          provide: Cursors,
+          inject: [sqlToken('webhooks')],
+          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'webhooks')),
+        },
+      ],
+      exports: [AcceptEvents, DeliverMessages],
+    };
+  }
+}

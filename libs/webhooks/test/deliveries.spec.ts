@@ -1,0 +1,527 @@
+import { setTimeout } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import type { WebhookDeliveryDetail, WebhookDeliveryDocument } from '#contracts';
+import { SeededRandom, testDatabase, twoInstances, type TwoInstances } from '#testing';
+import type { Happening } from '../src/domain/message.js';
+import { Receiver, answering, verified } from './receiver.js';
+import { eventually, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
+
+const random = new SeededRandom();
+let instances: TwoInstances<Instance>;
+let one: Instance;
+let two: Instance;
+let receiver: Receiver;
+let tenant: string;
+
+beforeAll(async () => {
+  instances = await twoInstances((url) => startInstance(url));
+  ({ one, two } = instances);
+});
+afterAll(() => instances?.stop());
+beforeEach(async () => {
+  tenant = newTenant();
+  receiver = await new Receiver().start();
+});
+afterEach(async () => {
+  // What still waits is not for the next test.
+  await ask('DELETE FROM webhooks.endpoints WHERE tenant_id = $1', [tenant]);
+  await receiver.stop();
+});
+
+const register = (path = '/', types?: ['order.placed'], instance = one) =>
+  instance.endpoints.register(tenant, { url: receiver.url(path), types });
+const listed = async (endpointId: string, instance = one): Promise<WebhookDeliveryDocument[]> =>
+  (await instance.deliveries.list(tenant, endpointId, undefined, undefined, 1_000)).data;
+const only = async (endpointId: string, instance = one): Promise<WebhookDeliveryDetail> => {
+  const all = await listed(endpointId, instance);
+  expect(all).toHaveLength(1);
+  return instance.deliveries.one(tenant, all[0]!.delivery_id);
+};
+const settled = (endpointId: string, expected: object, instance = one): Promise<WebhookDeliveryDetail> =>
+  eventually(async () => {
+    const found = await only(endpointId, instance);
+    expect(found).toMatchObject(expected);
+    return found;
+  });
+const events = (count: number, more: Partial<Happening> = {}): Happening[] =>
+  Array.from({ length: count }, () => placed(tenant, more));
+const ask = <Row>(text: string, values: unknown[], { sql } = one): Promise<Row[]> =>
+  sql.query<Row>({ name: `test-webhooks-${text.length}-${text.slice(0, 30)}`, text }, values);
+
+/** An instance on a database of its own, whose worker sleeps unless it is woken. */
+const asleep = async (test: (instance: Instance, url: string) => Promise<void>): Promise<void> => {
+  const database = await testDatabase();
+  const instance = await startInstance(database.url, { limits: { pollMs: 100_000_000 } });
+  try {
+    await test(instance, database.url);
+  } finally {
+    await instance.stop();
+    await database.stop();
+  }
+};
+
+describe('an event', () => {
+  it('is sent, signed, to the endpoints that ask for its type', async () => {
+    const [all, some] = [await register('/all'), await register('/some', ['order.placed'])];
+    const event = placed(tenant);
+    expect(await one.accept(event, placed(tenant, { type: 'order.cancelled' }))).toBe(3);
+    const { message_id, payload, attempt_log } = await settled(some.endpoint_id, { status: 'delivered' });
+    await eventually(() => expect(receiver.received).toHaveLength(3));
+    const told = { type: 'order.placed', timestamp: event.at.toISOString(), data: event.data };
+    expect(payload).toEqual(told);
+    expect(attempt_log).toMatchObject([{ response_status: 200, error: null, response_snippet: null }]);
+    expect(Math.abs(Date.now() - attempt_log[0]!.at.getTime())).toBeLessThan(60_000);
+    const [received] = receiver.at('/some');
+    expect(verified(received!, some.secret)).toEqual(told);
+    expect(() => verified(received!, all.secret)).toThrow();
+    expect(received!.headers['webhook-id']).toBe(message_id);
+    expect(receiver.at('/all').map((it) => verified(it, all.secret))).toContainEqual(told);
+  });
+
+  it('is sent once to each, however often and by whomever it is accepted', async () => {
+    const endpoints = [await register('/a'), await register('/b')];
+    const batch = events(20);
+    const made = await Promise.all(
+      Array.from({ length: 6 }, (_, index) => (index % 2 ? one : two).accept(...random.shuffled(batch))),
+    );
+    expect(made.reduce((sum, it) => sum + it)).toBe(40);
+    expect(await one.accept(...batch, ...batch)).toBe(0);
+    await eventually(() => expect(receiver.received).toHaveLength(40));
+    for (const { endpoint_id } of endpoints) {
+      await eventually(async () =>
+        expect((await listed(endpoint_id)).map(({ status, attempts }) => [status, attempts])).toEqual(
+          batch.map(() => ['delivered', 1]),
+        ),
+      );
+    }
+    const kept = await ask('SELECT 1 FROM webhooks.messages WHERE tenant_id = $1', [tenant]);
+    expect(kept).toHaveLength(20);
+  });
+
+  it('is kept only where somebody asks for it', async () => {
+    const endpoint = await register('/', ['order.placed']);
+    const of = async (...some: Happening[]) => ({
+      made: await one.accept(...some),
+      kept: (await ask('SELECT 1 FROM webhooks.messages WHERE tenant_id = $1', [tenant])).length,
+    });
+    expect(await of(placed(tenant, { type: 'order.returned' }))).toEqual({ made: 0, kept: 0 });
+    expect(await of(placed(newTenant()))).toEqual({ made: 0, kept: 0 });
+    expect(await of()).toEqual({ made: 0, kept: 0 });
+    await one.endpoints.change(tenant, endpoint.endpoint_id, { enabled: false });
+    expect(await of(placed(tenant))).toEqual({ made: 0, kept: 0 });
+    await one.endpoints.change(tenant, endpoint.endpoint_id, { enabled: true });
+    expect(await of(placed(tenant))).toEqual({ made: 1, kept: 1 });
+  });
+
+  it('is accepted together with what else its transaction does, or not at all', async () => {
+    const { endpoint_id } = await register();
+    const failing = one.sql.transaction(async (sql) => {
+      expect(await one.acceptEvents.execute(sql, events(3))).toBe(3);
+      throw new Error('the checkpoint could not be moved');
+    });
+    await expect(failing).rejects.toThrow('checkpoint');
+    expect(await listed(endpoint_id)).toEqual([]);
+  });
+
+  it('of any text arrives as it was', async () => {
+    const { secret } = await register();
+    const data = { text: '\0 \ud800 ä 🦊 "\\', __proto__x: { deep: [null, 1e300, 0.1] } };
+    await one.accept(placed(tenant, { id: 'ä\n🦊'.repeat(50), data }));
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+    expect(verified(receiver.received[0]!, secret)).toMatchObject({ data });
+  });
+});
+
+describe('an attempt that fails', () => {
+  it('is repeated under the same id until it does not', async () => {
+    const { endpoint_id, secret } = await register();
+    receiver.answer = (response) => answering(receiver.received.length < 3 ? 500 : 200, {}, 'told')(response);
+    await one.accept(placed(tenant));
+    const { attempt_log, ...rest } = await settled(endpoint_id, { status: 'delivered', attempts: 3 });
+    expect(rest).toMatchObject({ next_attempt_at: null, last_error: null, last_response_status: 200 });
+    expect(attempt_log.map((it) => [it.response_status, it.error, it.response_snippet])).toEqual([
+      [200, null, 'told'],
+      [500, 'answered 500', 'told'],
+      [500, 'answered 500', 'told'],
+    ]);
+    expect(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size).toBe(1);
+    for (const it of receiver.received) verified(it, secret);
+  });
+
+  it('is the last one when there were enough', async () => {
+    const { endpoint_id } = await register();
+    receiver.answer = answering(302, { location: receiver.url('/elsewhere') });
+    await one.accept(placed(tenant));
+    const { attempt_log } = await settled(endpoint_id, { status: 'failed', attempts: 3, next_attempt_at: null });
+    expect(attempt_log.map(({ error }) => error)).toEqual(
+      Array.from({ length: 3 }, () => 'answered 302; redirects are not followed'),
+    );
+    await setTimeout(100);
+    expect(receiver.received).toHaveLength(3);
+    expect(receiver.at('/elsewhere')).toEqual([]);
+  });
+
+  it('is repeated no sooner than the endpoint asks for', async () => {
+    const { endpoint_id } = await register();
+    receiver.answer = answering(429, { 'retry-after': '3600' });
+    await one.accept(placed(tenant));
+    const { next_attempt_at, attempt_log } = await settled(endpoint_id, { status: 'pending', attempts: 1 });
+    const waitMs = next_attempt_at!.getTime() - attempt_log[0]!.at.getTime();
+    expect(waitMs).toBeGreaterThanOrEqual(3_600_000);
+    expect(waitMs).toBeLessThan(3_660_000);
+  });
+
+  it('for want of a public address is told', async () => {
+    const { endpoint_id } = await register();
+    await asleep(async (_, url) => {
+      // Registered where private addresses are allowed, sent where they are not.
+      const open = await startInstance(url);
+      const endpoint = await register('/', undefined, open);
+      await open.stop();
+      const closed = await startInstance(url, { WEBHOOKS_ALLOW_PRIVATE: false });
+      await closed.accept(placed(tenant));
+      await settled(
+        endpoint.endpoint_id,
+        { status: 'failed', last_error: 'Webhooks are sent over https only.' },
+        closed,
+      );
+      await closed.stop();
+    });
+    expect(await listed(endpoint_id)).toEqual([]);
+    expect(receiver.received).toEqual([]);
+  });
+});
+
+describe('an endpoint', () => {
+  it('that is gone (410) is disabled, and what waits for it goes on once it is enabled again', async () => {
+    const { endpoint_id } = await register();
+    receiver.answer = answering(410);
+    await one.accept(placed(tenant));
+    await eventually(async () =>
+      expect(await one.endpoints.one(tenant, endpoint_id)).toMatchObject({
+        enabled: false,
+        disabled_reason: 'it answered 410 Gone',
+      }),
+    );
+    receiver.answer = answering(200);
+    await setTimeout(100);
+    expect(await only(endpoint_id)).toMatchObject({ status: 'pending', attempts: 1, last_response_status: 410 });
+    const changed = await two.endpoints.change(tenant, endpoint_id, { enabled: true });
+    expect(changed).toMatchObject({ enabled: true, disabled_reason: null });
+    await settled(endpoint_id, { status: 'delivered', attempts: 2 });
+  });
+
+  it('that has got another URL meanwhile is not gone', async () => {
+    const { endpoint_id } = await register('/old');
+    receiver.answer = async (response, { path }) => {
+      if (path === '/old') await one.endpoints.change(tenant, endpoint_id, { url: receiver.url('/new') });
+      answering(path === '/old' ? 410 : 200)(response);
+    };
+    await one.accept(placed(tenant));
+    await settled(endpoint_id, { status: 'delivered', attempts: 2 });
+    expect(await one.endpoints.one(tenant, endpoint_id)).toMatchObject({ enabled: true });
+  });
+
+  it('that is disabled gets nothing, and loses nothing', async () => {
+    const { endpoint_id } = await register();
+    const answered = Promise.withResolvers<void>();
+    receiver.answer = async (response) => {
+      await answered.promise;
+      response.writeHead(500).end();
+    };
+    await one.accept(placed(tenant));
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+    await one.endpoints.change(tenant, endpoint_id, { enabled: false });
+    answered.resolve();
+    await settled(endpoint_id, { status: 'pending', attempts: 1 });
+    await setTimeout(100);
+    expect(receiver.received).toHaveLength(1);
+    receiver.answer = answering(200);
+    await one.endpoints.change(tenant, endpoint_id, { enabled: true });
+    await settled(endpoint_id, { status: 'delivered', attempts: 2 });
+  });
+
+  it('that is deleted gets nothing any more, and what it got is gone', async () => {
+    const { endpoint_id } = await register();
+    receiver.answer = answering(503, { 'retry-after': '1' });
+    await one.accept(placed(tenant));
+    const { delivery_id } = await settled(endpoint_id, { attempts: 1 });
+    await one.endpoints.forget(tenant, endpoint_id);
+    for (const refused of [
+      one.deliveries.one(tenant, delivery_id),
+      one.redeliver.one(tenant, delivery_id),
+      one.endpoints.one(tenant, endpoint_id),
+      one.endpoints.forget(tenant, endpoint_id),
+      one.redeliver.test(tenant, endpoint_id),
+      one.redeliver.failed(tenant, endpoint_id, new Date(0), undefined),
+      listed(endpoint_id),
+    ])
+      await expect(refused).rejects.toThrow(/webhook-(endpoint|delivery)-not-found/);
+    await setTimeout(1_200);
+    expect(receiver.received).toHaveLength(1);
+  });
+
+  it('that hangs delays no other', async () => {
+    const [hanging, swift] = [await register('/hanging'), await register('/swift')];
+    const released = Promise.withResolvers<void>();
+    let hangingAtOnce = 0;
+    receiver.answer = async (response, { path }) => {
+      if (path === '/hanging') {
+        hangingAtOnce += 1;
+        await released.promise;
+      }
+      response.end();
+    };
+    await one.accept(...events(60));
+    await eventually(() => expect(receiver.at('/swift')).toHaveLength(60));
+    await eventually(() => expect(hangingAtOnce).toBe(16));
+    await setTimeout(100);
+    // Eight each of two instances.
+    expect(receiver.at('/hanging')).toHaveLength(16);
+    released.resolve();
+    for (const { endpoint_id } of [hanging, swift])
+      await eventually(async () =>
+        expect((await listed(endpoint_id)).filter(({ status }) => status === 'delivered')).toHaveLength(60),
+      );
+    expect(receiver.at('/hanging')).toHaveLength(60);
+  });
+
+  it('that comes when all slots hang waits no longer than they do', async () => {
+    await asleep(async (_, url) => {
+      const limits = { ofOne: 2, ofAll: 4, pollMs: 20, delaysMs: [3_600_000] };
+      const small = await startInstance(url, { WEBHOOKS_TIMEOUT_MS: 300, limits });
+      receiver.answer = (response, { path }) => void (path === '/swift' && response.end());
+      for (const path of ['/a', '/b', '/c']) await register(path, undefined, small);
+      await small.accept(...events(3));
+      await eventually(() => expect(receiver.received.length).toBeGreaterThanOrEqual(4));
+      await register('/swift', undefined, small);
+      await small.accept(...events(10));
+      await eventually(() => expect(receiver.at('/swift')).toHaveLength(10));
+      await small.stop();
+    });
+  });
+});
+
+describe('a secret', () => {
+  it('that is rotated goes on signing beside the new one for a day', async () => {
+    const { endpoint_id, secret: first } = await register();
+    const rotated = await two.endpoints.rotate(tenant, endpoint_id);
+    expect(rotated.secret).not.toBe(first);
+    const leftMs = rotated.previous_until!.getTime() - Date.now();
+    expect(leftMs).toBeGreaterThan(86_400_000 - 60_000);
+    expect(leftMs).toBeLessThan(86_400_000 + 60_000);
+    expect(await one.endpoints.secretOf(tenant, endpoint_id)).toEqual(rotated);
+    const receivedNext = async () => {
+      const before = receiver.received.length;
+      await one.accept(placed(tenant));
+      await eventually(() => expect(receiver.received).toHaveLength(before + 1));
+      return receiver.received.at(-1)!;
+    };
+    const both = await receivedNext();
+    for (const secret of [first, rotated.secret]) verified(both, secret);
+
+    await ask(
+      `UPDATE webhooks.endpoints SET secrets = jsonb_set(secrets, '{1,until}', to_jsonb(now() - interval '1 second'))
+       WHERE tenant_id = $1`,
+      [tenant],
+    );
+    const after = await receivedNext();
+    verified(after, rotated.secret);
+    expect(() => verified(after, first)).toThrow();
+    expect(await one.endpoints.secretOf(tenant, endpoint_id)).toEqual({ ...rotated, previous_until: null });
+  });
+
+  it('that is rotated over and over leaves a few behind', async () => {
+    const { endpoint_id, secret } = await register();
+    const secrets = [secret];
+    for (let round = 0; round < 6; round += 1) secrets.push((await one.endpoints.rotate(tenant, endpoint_id)).secret);
+    await one.accept(placed(tenant));
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+    const [received] = receiver.received;
+    expect(received!.headers['webhook-signature']!.split(' ')).toHaveLength(5);
+    for (const it of secrets.slice(-5)) verified(received!, it);
+    for (const it of secrets.slice(0, -5)) expect(() => verified(received!, it)).toThrow();
+  });
+});
+
+describe('two workers', () => {
+  it('send each message once', async () => {
+    const endpoints = await Promise.all(['/a', '/b', '/c', '/d'].map((path) => register(path)));
+    receiver.answer = async (response) => {
+      await setTimeout(random.integer(0, 5));
+      response.end();
+    };
+    for (let batch = 0; batch < 5; batch += 1) await random.pick([one, two]).accept(...events(50));
+    await eventually(() => expect(receiver.received.length).toBeGreaterThanOrEqual(1_000));
+    for (const { endpoint_id } of endpoints)
+      await eventually(async () =>
+        expect((await listed(endpoint_id)).every((it) => it.status === 'delivered' && it.attempts === 1)).toBe(true),
+      );
+    expect(receiver.received).toHaveLength(1_000);
+    expect(new Set(receiver.received.map(({ path, headers }) => path + headers['webhook-id'])).size).toBe(1_000);
+  });
+
+  it('do not overwrite what the other one noted after a lease ran out', async () => {
+    await asleep(async (instance) => {
+      const { endpoint_id } = await register('/', undefined, instance);
+      await instance.accept(placed(tenant));
+      const slots = { ofAll: 10, ofOne: 10, exceptions: new Map<string, number>() };
+      const claim = (leaseMs: number) => instance.postgres.claim(leaseMs, slots);
+      const [paused] = await claim(1);
+      await setTimeout(20);
+      const [other] = await claim(60_000);
+      expect(await claim(60_000)).toEqual([]);
+      expect([paused!.epoch, other!.epoch, other!.deliveryId]).toEqual([1, 2, paused!.deliveryId]);
+      const attempt = (status: number, error: string | null) => ({
+        ...{ at: new Date(), durationMs: 5, answer: { status, error, snippet: null, retryAfter: null } },
+        verdict: {
+          status: error === null ? ('delivered' as const) : ('failed' as const),
+          waitMs: 0,
+          disabledFor: error,
+        },
+      });
+      expect(await instance.postgres.settle(paused!, attempt(410, 'gone'))).toBe(false);
+      expect(await only(endpoint_id, instance)).toMatchObject({ status: 'pending', attempts: 0, attempt_log: [] });
+      expect(await instance.postgres.settle(other!, attempt(200, null))).toBe(true);
+      expect(await instance.postgres.settle(paused!, attempt(410, 'gone'))).toBe(false);
+      expect(await only(endpoint_id, instance)).toMatchObject({ status: 'delivered', attempts: 1 });
+      expect(await instance.endpoints.one(tenant, endpoint_id)).toMatchObject({ enabled: true });
+    });
+  });
+
+  it('take over what was claimed by one that died', async () => {
+    await asleep(async (instance, url) => {
+      const { endpoint_id } = await register('/', undefined, instance);
+      await instance.accept(...events(3));
+      const slots = { ofAll: 10, ofOne: 10, exceptions: new Map([[endpoint_id, 2]]) };
+      expect(await instance.postgres.claim(300, slots)).toHaveLength(2);
+      const other = await startInstance(url);
+      await eventually(async () =>
+        expect((await listed(endpoint_id, other)).map(({ status }) => status)).toEqual(
+          Array.from({ length: 3 }, () => 'delivered'),
+        ),
+      );
+      expect(receiver.received).toHaveLength(3);
+      await other.stop();
+    });
+  });
+});
+
+it('what is being sent when the worker is stopped is finished, and the rest is left', async () => {
+  await asleep(async (instance, url) => {
+    const { endpoint_id } = await register('/', undefined, instance);
+    const released = Promise.withResolvers<void>();
+    receiver.answer = async (response) => {
+      await released.promise;
+      response.end();
+    };
+    await instance.accept(...events(10));
+    const stopping = await startInstance(url, { limits: { ofOne: 4 } });
+    await eventually(() => expect(receiver.received).toHaveLength(4));
+    const stopped = stopping.stop();
+    await setTimeout(50);
+    released.resolve();
+    await stopped;
+    const left = (await listed(endpoint_id, instance)).map((it) => `${it.status} ${it.attempts}`);
+    const delivered = left.filter((it) => it === 'delivered 1');
+    expect(delivered.length).toBeGreaterThanOrEqual(4);
+    expect(delivered).toHaveLength(receiver.received.length);
+    expect(left.filter((it) => it === 'pending 0')).toHaveLength(10 - delivered.length);
+  });
+});
+
+describe('redelivery', () => {
+  it('of one is one more attempt, now', async () => {
+    const { endpoint_id } = await register();
+    await one.accept(placed(tenant));
+    const { delivery_id } = await settled(endpoint_id, { status: 'delivered', attempts: 1 });
+    expect(await one.redeliver.one(tenant, delivery_id)).toMatchObject({ status: 'pending', attempts: 1 });
+    await settled(endpoint_id, { status: 'delivered', attempts: 2 });
+    receiver.answer = answering(500);
+    await one.redeliver.one(tenant, delivery_id);
+    await settled(endpoint_id, { status: 'failed', attempts: 3 });
+    await setTimeout(100);
+    expect(receiver.received).toHaveLength(3);
+    expect(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size).toBe(1);
+  });
+
+  it('of one that waits does not wait, and keeps its further attempts', async () => {
+    const { endpoint_id } = await register();
+    receiver.answer = (response) =>
+      answering(503, receiver.received.length === 1 ? { 'retry-after': '3600' } : {})(response);
+    await one.accept(placed(tenant));
+    const { delivery_id } = await settled(endpoint_id, { status: 'pending', attempts: 1 });
+    await two.redeliver.one(tenant, delivery_id);
+    await settled(endpoint_id, { status: 'failed', attempts: 3 });
+  });
+
+  it('of all that failed in a time begins them anew', async () => {
+    const { endpoint_id } = await register();
+    const other = await register('/other');
+    receiver.answer = answering(500);
+    await one.accept(...events(8));
+    const failed = (id: string, count: number) =>
+      eventually(async () =>
+        expect((await listed(id)).filter(({ status }) => status === 'failed')).toHaveLength(count),
+      );
+    await failed(endpoint_id, 8);
+    await failed(other.endpoint_id, 8);
+    await ask(
+      `UPDATE webhooks.deliveries SET created_at = created_at - interval '1 day' WHERE tenant_id = $1 AND delivery_id IN (
+        SELECT delivery_id FROM webhooks.deliveries WHERE tenant_id = $1 AND endpoint_id = $2 LIMIT 3)`,
+      [tenant, endpoint_id],
+    );
+    const ago = (hours: number) => new Date(Date.now() - hours * 3_600_000);
+    const sent = receiver.received.length;
+    expect(await one.redeliver.failed(tenant, endpoint_id, ago(48), ago(30))).toEqual({ redelivered: 0, more: false });
+    expect(await one.redeliver.failed(tenant, endpoint_id, ago(25), ago(1))).toEqual({ redelivered: 3, more: false });
+    await eventually(() => expect(receiver.received).toHaveLength(sent + 9));
+    await failed(endpoint_id, 8);
+    receiver.answer = answering(200);
+    expect(await one.redeliver.failed(tenant, endpoint_id, ago(25), undefined)).toEqual({
+      redelivered: 8,
+      more: false,
+    });
+    await eventually(async () =>
+      expect((await listed(endpoint_id)).every((it) => it.status === 'delivered')).toBe(true),
+    );
+    await failed(other.endpoint_id, 8);
+  });
+});
+
+it('a test message goes to the one endpoint, whatever it asks for', async () => {
+  const { endpoint_id, secret } = await register('/tried', ['order.placed']);
+  await register('/other');
+  expect(await one.redeliver.test(tenant, endpoint_id)).toMatchObject({ type: 'webhook.test', endpoint_id });
+  await settled(endpoint_id, { status: 'delivered' });
+  expect(receiver.received.map(({ path }) => path)).toEqual(['/tried']);
+  const told = { type: 'webhook.test', timestamp: expect.any(String), data: { endpoint_id } };
+  expect(verified(receiver.received[0]!, secret)).toEqual(told);
+});
+
+it('what is old is purged, whatever became of it', async () => {
+  const { endpoint_id } = await register();
+  const disabled = await register('/disabled');
+  await one.accept(...events(4));
+  await eventually(async () => {
+    for (const id of [endpoint_id, disabled.endpoint_id])
+      expect((await listed(id)).every((it) => it.status === 'delivered')).toBe(true);
+  });
+  const [young, ...old] = await listed(endpoint_id);
+  for (const table of ['deliveries', 'messages'])
+    await ask(
+      `UPDATE webhooks.${table} SET created_at = created_at - interval '30 days' WHERE tenant_id = $1 AND message_id = ANY ($2)`,
+      [tenant, old.map((it) => it.message_id)],
+    );
+  await ask(
+    `UPDATE webhooks.deliveries SET status = 'pending', due_at = 'infinity' WHERE tenant_id = $1 AND endpoint_id = $2`,
+    [tenant, disabled.endpoint_id],
+  );
+  await one.purge.execute();
+  expect((await listed(endpoint_id)).map((it) => it.delivery_id)).toEqual([young!.delivery_id]);
+  expect(await listed(disabled.endpoint_id)).toHaveLength(1);
+  const left = async (table: string) =>
+    (await ask(`SELECT 1 FROM webhooks.${table} WHERE tenant_id = $1`, [tenant])).length;
+  expect(await Promise.all(['messages', 'deliveries', 'attempts'].map(left))).toEqual([1, 2, 2]);
+  expect(await one.deliveries.one(tenant, young!.delivery_id)).toMatchObject({ payload: { type: 'order.placed' } });
+});

@@ -1,0 +1,174 @@
+import { randomUUID } from 'node:crypto';
+import { describe, expect, it } from '@jest/globals';
+import { Webhook } from 'standardwebhooks';
+import { SeededRandom } from '#testing';
+import { messageOf } from '../src/domain/message.js';
+import { isStruggling, retryDelaysMs, verdictOn, type Answer } from '../src/domain/retries.js';
+import { newSecret, signedHeaders } from '../src/domain/signature.js';
+import { Slots } from '../src/domain/slots.js';
+import { placed } from './webhooks-under-test.js';
+
+const random = new SeededRandom();
+const now = new Date('2026-01-02T03:04:05.000Z');
+
+describe('a signature', () => {
+  it('is what the specification has as its example', () => {
+    const secret = 'whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw';
+    const headers = signedHeaders(
+      'msg_p5jXN8AQM9LWM0D4loKWxJek',
+      '{"test": 2432232314}',
+      [secret],
+      new Date(1614265330_000),
+    );
+    expect(headers).toEqual({
+      'webhook-id': 'msg_p5jXN8AQM9LWM0D4loKWxJek',
+      'webhook-timestamp': '1614265330',
+      'webhook-signature': 'v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=',
+    });
+  });
+
+  it('is the one of the official library, with each of the secrets', () => {
+    const secrets = [newSecret(), newSecret(), newSecret()];
+    const body = JSON.stringify({ text: 'ä "quoted" 🦊 \u0000', number: random.next() });
+    const headers = signedHeaders('msg_1', body, secrets, new Date());
+    expect(headers['webhook-signature']!.split(' ')).toHaveLength(3);
+    for (const secret of secrets) expect(new Webhook(secret).verify(body, headers)).toEqual(JSON.parse(body));
+    expect(() => new Webhook(newSecret()).verify(body, headers)).toThrow();
+    expect(() => new Webhook(secrets[0]!).verify(`${body} `, headers)).toThrow();
+  });
+
+  it('has a new secret of 32 bytes each time', () => {
+    const [one, other] = [newSecret(), newSecret()];
+    expect(one).not.toBe(other);
+    expect(one).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/);
+  });
+});
+
+describe('an attempt', () => {
+  const answered = (status: number | null, retryAfter: string | null = null): Answer => ({
+    ...{ status, retryAfter, snippet: null, error: status === 200 ? null : 'failed' },
+  });
+  const verdict = (answer: Answer, failures = 0) => verdictOn(answer, failures, retryDelaysMs, now, random.next());
+
+  it('that is answered is the last one', () => {
+    expect(verdict(answered(200), 3)).toEqual({ status: 'delivered', waitMs: 0, disabledFor: null });
+  });
+
+  it('that failed is repeated ever more rarely, with some chance in it, and in the end no more', () => {
+    expect(retryDelaysMs.map((it) => it / 1_000)).toEqual([
+      5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400,
+    ]);
+    retryDelaysMs.forEach((delayMs, failures) => {
+      const waits = Array.from({ length: 100 }, () => verdict(answered(null), failures));
+      expect(waits.every(({ status }) => status === 'pending')).toBe(true);
+      const ms = waits.map(({ waitMs }) => waitMs);
+      expect(Math.min(...ms)).toBeGreaterThanOrEqual(delayMs * 0.9);
+      expect(Math.max(...ms)).toBeLessThanOrEqual(delayMs * 1.1);
+      expect(new Set(ms).size).toBeGreaterThan(10);
+    });
+    expect(verdict(answered(500), retryDelaysMs.length)).toMatchObject({ status: 'failed' });
+    expect(verdict(answered(500), retryDelaysMs.length + 1)).toMatchObject({ status: 'failed' });
+  });
+
+  it.each([
+    [429, '120', 120_000],
+    [503, '120', 120_000],
+    [503, 'Fri, 02 Jan 2026 03:14:05 GMT', 600_000],
+    [429, '9999999', 24 * 3_600_000],
+    [503, 'Fri, 02 Jan 2099 03:14:05 GMT', 24 * 3_600_000],
+  ])('answered %s with Retry-After %s waits for as long as that, within bounds', (status, retryAfter, waitMs) => {
+    expect(verdict(answered(status, retryAfter))).toMatchObject({ status: 'pending', waitMs });
+  });
+
+  it.each([
+    [500, '120'],
+    [429, '1'],
+    [429, '-5'],
+    [429, 'soon'],
+    [503, 'Fri, 02 Jan 2026 03:04:00 GMT'],
+    [503, '99999999999999999999'],
+  ])('answered %s with Retry-After %s waits as usual', (status, retryAfter) => {
+    expect(verdict(answered(status, retryAfter)).waitMs).toBeLessThanOrEqual(5_500);
+  });
+
+  it('slows down what else is sent where the endpoint is not there or has too much, and not where it refuses', () => {
+    expect([null, 429, 500, 503].map((it) => isStruggling(answered(it)))).toEqual([true, true, true, true]);
+    expect([200, 302, 400, 404, 410].map((it) => isStruggling(answered(it)))).toEqual(Array(5).fill(false));
+  });
+
+  it('answered 410 is the last one that the endpoint gets', () => {
+    expect(verdict(answered(410))).toMatchObject({ status: 'pending', disabledFor: 'it answered 410 Gone' });
+  });
+});
+
+describe('a message', () => {
+  it('has an id that stays, and no other event has', () => {
+    const event = placed('t');
+    const { messageId } = messageOf(event);
+    expect(messageId).toMatch(/^msg_[\w-]{32}$/);
+    expect(messageOf({ ...event, data: {} }).messageId).toBe(messageId);
+    expect(messageOf({ ...event, source: '/stock' }).messageId).not.toBe(messageId);
+    expect(messageOf({ ...event, source: `/orders${event.id}`, id: '' }).messageId).not.toBe(messageId);
+  });
+
+  it('is type, timestamp and data', () => {
+    const { payload } = messageOf(placed('t', { data: { order_id: 'o', text: '\0 \ud800' } }));
+    expect(JSON.parse(payload)).toEqual({
+      type: 'order.placed',
+      timestamp: '2026-01-02T03:04:05.678Z',
+      data: { order_id: 'o', text: '\0 \ud800' },
+    });
+  });
+
+  it('that would be too large comes without its lines, and without what is large otherwise', () => {
+    const lines = Array.from({ length: 2_000 }, () => ({ product_id: randomUUID() }));
+    const dataOf = (data: Record<string, unknown>): unknown => {
+      const { payload } = messageOf(placed('t', { data }));
+      expect(Buffer.byteLength(payload)).toBeLessThanOrEqual(20_000);
+      return (JSON.parse(payload) as { data: unknown }).data;
+    };
+    const metadata = { text: 'ä'.repeat(6_000) };
+    expect(dataOf({ order_id: 'o', metadata })).toEqual({ order_id: 'o', metadata });
+    expect(dataOf({ order_id: 'o', metadata, lines })).toEqual({ order_id: 'o', metadata, truncated: true });
+    const nested = { order: { reference: 'r', lines }, details: [{ lines }] };
+    expect(dataOf(nested)).toEqual({ order: { reference: 'r' }, details: [{}], truncated: true });
+    const adjustments = Array.from({ length: 100 }, () => ({ label: 'x'.repeat(500) }));
+    expect(dataOf({ order_id: 'o', metadata, adjustments, lines })).toEqual({
+      order_id: 'o',
+      metadata,
+      truncated: true,
+    });
+    expect(dataOf({ truncated: 'x'.repeat(30_000) })).toEqual({ truncated: true });
+  });
+});
+
+describe('slots', () => {
+  it('are taken from the endpoint and from all', () => {
+    const slots = new Slots(3, 5);
+    for (const id of ['a', 'a', 'a', 'b']) slots.take(id);
+    expect([slots.free, ...slots.exceptions]).toEqual([1, ['a', 0], ['b', 2]]);
+    for (const id of ['a', 'a', 'a', 'b']) slots.giveBack(id, false);
+    expect([slots.free, ...slots.exceptions]).toEqual([5]);
+  });
+
+  it('are few for an endpoint that struggles, until it does not', () => {
+    const slots = new Slots(3, 5);
+    for (const id of ['a', 'a']) slots.take(id);
+    slots.giveBack('a', true);
+    expect([...slots.exceptions]).toEqual([['a', 0]]);
+    slots.giveBack('a', true);
+    expect([...slots.exceptions]).toEqual([['a', 1]]);
+    slots.take('a');
+    slots.giveBack('a', false);
+    expect([...slots.exceptions]).toEqual([]);
+  });
+
+  it('remember no more endpoints that struggle than there are slots', () => {
+    const slots = new Slots(1, 2);
+    for (const id of ['a', 'b', 'c']) {
+      slots.take(id);
+      slots.giveBack(id, true);
+    }
+    expect([...slots.exceptions.keys()]).toEqual(['b', 'c']);
+  });
+});

@@ -1,0 +1,89 @@
+import { randomUUID } from 'node:crypto';
+import type { AddressInfo } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
+import { Logger } from '@nestjs/common';
+import { sqlToken, type Sql } from '#database';
+import { createService } from '#service';
+import { PostgresDeliveries } from '../src/adapters/postgres-deliveries.js';
+import type { Happening } from '../src/domain/message.js';
+import { AcceptEvents } from '../src/use-cases/accept-events.js';
+import { ManageEndpoints } from '../src/use-cases/manage-endpoints.js';
+import { PurgeDeliveries } from '../src/use-cases/purge-deliveries.js';
+import { ReadDeliveries } from '../src/use-cases/read-deliveries.js';
+import { RedeliverMessages } from '../src/use-cases/redeliver-messages.js';
+import { WebhooksModule } from '../src/webhooks.module.js';
+
+Logger.overrideLogger(false);
+
+/** Webhooks as they are deployed, with REST. */
+export interface Instance {
+  url: string;
+  sql: Sql;
+  endpoints: ManageEndpoints;
+  deliveries: ReadDeliveries;
+  redeliver: RedeliverMessages;
+  purge: PurgeDeliveries;
+  postgres: PostgresDeliveries;
+  acceptEvents: AcceptEvents;
+  /** In a transaction of its own; nobody is woken. */
+  accept(...events: Happening[]): Promise<number>;
+  stop(): Promise<void>;
+}
+
+type Settings = Partial<Parameters<typeof WebhooksModule.register>[0]>;
+
+/** Soon enough for a test, and late enough to be seen waiting. */
+const limits = { delaysMs: [20, 40], pollMs: 20 };
+
+export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Settings = {}): Promise<Instance> => {
+  const app = await createService({
+    ...{ name: 'webhooks', HOST: '127.0.0.1', PORT: 0 },
+    document: { title: 'Webhooks', description: '', version: '1' },
+    modules: [
+      WebhooksModule.register({
+        ...{ WEBHOOKS_DATABASE_URL, WEBHOOKS_ALLOW_PRIVATE: true, WEBHOOKS_TIMEOUT_MS: 15_000 },
+        ...settings,
+        limits: { ...limits, ...settings.limits },
+      }),
+    ],
+  });
+  await app.listen(0, '127.0.0.1');
+  const { port } = app.getHttpServer().address() as AddressInfo;
+  const sql = app.get<Sql>(sqlToken('webhooks'), { strict: false });
+  const acceptEvents = app.get(AcceptEvents, { strict: false });
+  return {
+    url: `http://127.0.0.1:${port}`,
+    ...{ sql, acceptEvents },
+    endpoints: app.get(ManageEndpoints, { strict: false }),
+    deliveries: app.get(ReadDeliveries, { strict: false }),
+    redeliver: app.get(RedeliverMessages, { strict: false }),
+    purge: app.get(PurgeDeliveries, { strict: false }),
+    postgres: app.get(PostgresDeliveries, { strict: false }),
+    accept: (...events) => sql.transaction((queries) => acceptEvents.execute(queries, events)),
+    stop: () => app.close(),
+  };
+};
+
+/** A tenant of its own, so that tests share a database without meeting each other. */
+export const newTenant = (): string => `t-${randomUUID()}`;
+
+export const placed = (tenant: string, more: Partial<Happening> = {}): Happening => ({
+  ...{ tenant, source: '/orders', id: randomUUID(), type: 'order.placed', at: new Date('2026-01-02T03:04:05.678Z') },
+  data: { order_id: randomUUID(), total_minor: 500 },
+  ...more,
+});
+
+const patienceMs = 30_000;
+
+/** Repeats the check until it passes. */
+export const eventually = async <T>(check: () => Promise<T> | T): Promise<T> => {
+  const giveUpAt = Date.now() + patienceMs;
+  for (;;) {
+    try {
+      return await check();
+    } catch (error) {
+      if (Date.now() > giveUpAt) throw error;
+    }
+    await setTimeout(10);
+  }
+};
