@@ -339,15 +339,22 @@ export const orderLogEvent = cloudEvent(
   }),
 );
 export type OrderLogEvent = z.output<typeof orderLogEvent>;
+export type OrderEventType = OrderLogEvent['type'];
 
 /** What order answers to the other modules. */
 export const orderContract = contract('order', {
   events: {
     summary:
       'Tells what happened to the orders of all tenants, in the order of commits, from a position in the log on.',
-    request: z.object({ after: logPosition, limit: wholeNumber(1, limits.logPage) }),
-    /** `is_more` when asking again at once is worth it. */
-    reply: z.object({ events: z.array(orderLogEvent), is_more: z.boolean() }),
+    request: z.object({
+      after: logPosition,
+      /** So many events are looked at. */
+      limit: wholeNumber(1, limits.logPage),
+      /** Those that are told of them; all where it is null. */
+      types: z.array(type).nullable(),
+    }),
+    /** Everything up to `until` has been told; `is_more` when asking again at once is worth it. */
+    reply: z.object({ events: z.array(orderLogEvent), until: logPosition, is_more: z.boolean() }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 10_000,

@@ -75,11 +75,11 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   },
   'order.events': {
     requests: [
-      { after: logBeginning, limit: 1 },
-      { after: '18446744073709551615-9223372036854775807', limit: 5_000 },
+      { after: logBeginning, limit: 1, types: null },
+      { after: '18446744073709551615-9223372036854775807', limit: 5_000, types: ['order.placed'] },
     ],
     replies: [
-      { events: [], is_more: false },
+      { events: [], until: logBeginning, is_more: false },
       {
         events: [
           {
@@ -100,6 +100,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
             data: { ...{ version: 2, status: 'returned', currency: 'GBP' }, details: { reason: 'r', lines: [] } },
           },
         ],
+        until: logBeginning,
         is_more: true,
       },
     ],

@@ -102,22 +102,20 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
 /**
  * Reads the parts from a log that is read as a whole, from where the first of them stands.
  *
- * @param read what lies behind a position, oldest first, at most so many
+ * @param read what lies behind a position, oldest first, and up to where that is all there is
  */
 export const fromLog = async <Event extends Logged>(
-  read: (after: string, limit: number) => Promise<{ events: readonly Event[]; isMore: boolean }>,
+  read: (after: string, limit: number) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>,
   parts: readonly HeldPart[],
   limit: number,
 ): Promise<Reading<Event>> => {
   const positions = new Map(parts.map((it) => [it.part, it.position]));
   const after = [...positions.values()].reduce((least, it) => (it < least ? it : least));
-  const { events: page, isMore } = await read(after, limit);
-  const last = page.at(-1)?.sequence;
-  if (last === undefined) return { events: [], reached: new Map(), isMore };
+  const { events: page, until, isMore } = await read(after, limit);
   const events = page.filter(({ subject, sequence }) => {
     const position = positions.get(partOf(subject));
     return position !== undefined && sequence > position;
   });
-  const behind = [...positions].filter(([, position]) => position < last);
-  return { events, reached: new Map(behind.map(([part]) => [part, last])), isMore };
+  const behind = [...positions].filter(([, position]) => position < until);
+  return { events, reached: new Map(behind.map(([part]) => [part, until])), isMore };
 };

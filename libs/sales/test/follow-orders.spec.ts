@@ -64,7 +64,7 @@ class Log implements OrderLog {
           async (after, most) => {
             await this.interrupt();
             const events = this.events.filter((it) => it.sequence > after).slice(0, Math.min(most, 50));
-            return { events, isMore: events.length > 0 };
+            return { events, until: events.at(-1)?.sequence ?? after, isMore: events.length > 0 };
           },
           parts,
           limit,

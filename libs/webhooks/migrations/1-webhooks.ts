@@ -1,4 +1,5 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { checkpointTables, logStart } from '#events';
 
 /**
  * Where merchants want to be told what happens, what they are told, and what came of it.
@@ -10,6 +11,8 @@ export class Webhooks1764000000006 implements MigrationInterface {
   readonly name = 'Webhooks1764000000006';
 
   async up(runner: QueryRunner): Promise<void> {
+    for (const statement of checkpointTables('webhooks')) await runner.query(statement);
+    await runner.query(logStart('webhooks', 'webhooks'));
     await runner.query(newId);
     await runner.query(`
       CREATE TABLE webhooks.endpoints (
@@ -86,14 +89,16 @@ export class Webhooks1764000000006 implements MigrationInterface {
       INSERT INTO webhooks.settings VALUES ('cursor_secret', gen_random_uuid()::text || gen_random_uuid()::text)`);
     await runner.query(registerEndpoint);
     await runner.query(acceptEvents);
+    await runner.query(followEvents);
     await runner.query(forgetDeliveries);
     await runner.query(forgetMessages);
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    for (const name of ['forget_messages', 'forget_deliveries', 'accept_events', 'register_endpoint'])
+    const functions = ['forget_messages', 'forget_deliveries', 'follow_events', 'accept_events', 'register_endpoint'];
+    for (const name of [...functions, 'acquire_parts', 'advance_parts'])
       await runner.query(`DROP FUNCTION webhooks.${name}`);
-    for (const name of ['settings', 'attempts', 'deliveries', 'messages', 'endpoints'])
+    for (const name of ['settings', 'attempts', 'deliveries', 'messages', 'endpoints', 'readers', 'checkpoints'])
       await runner.query(`DROP TABLE webhooks.${name}`);
     await runner.query(`DROP FUNCTION webhooks.new_id`);
   }
@@ -125,7 +130,7 @@ const registerEndpoint = `
 
 /**
  * Keeps the messages that an enabled endpoint asks for, and a delivery for each that does: once, however often they are
- * accepted. Runs in the transaction of whoever notes how far the events were read.
+ * accepted.
  */
 const acceptEvents = `
   CREATE FUNCTION webhooks.accept_events(
@@ -150,6 +155,17 @@ const acceptEvents = `
     )
     SELECT count(*) FROM made
   $$`;
+
+/** Accepts them and moves the checkpoint of who has read them, both or neither. */
+const followEvents = `
+  CREATE FUNCTION webhooks.follow_events(
+    p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[],
+    p_tenants text[], p_messages text[], p_types text[], p_at timestamptz[], p_payloads text[]
+  ) RETURNS bigint LANGUAGE plpgsql AS $$
+  BEGIN
+    PERFORM webhooks.advance_parts(p_consumer, p_parts, p_epochs, p_positions);
+    RETURN webhooks.accept_events(p_tenants, p_messages, p_types, p_at, p_payloads);
+  END $$`;
 
 /** Few rows of tables that may be large, so that each is fetched by its key. */
 const byKey = 'SET enable_hashjoin = off SET enable_mergejoin = off';

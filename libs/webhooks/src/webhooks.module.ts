@@ -1,17 +1,21 @@
 import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
+import { orderContract } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { Checkpoints } from '#events';
 import { Readiness } from '#health';
+import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { AddressGuard } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
+import { MessagingOrderLog } from './adapters/messaging-order-log.js';
 import { PostgresDeliveries } from './adapters/postgres-deliveries.js';
 import { PostgresEndpoints } from './adapters/postgres-endpoints.js';
 import { retryDelaysMs } from './domain/retries.js';
 import { WebhooksController } from './transport/webhooks.controller.js';
-import { AcceptEvents, Messages } from './use-cases/accept-events.js';
+import { AcceptEvents, Messages, OrderLog, WantedTypes } from './use-cases/accept-events.js';
 import {
   DeliverMessages,
   DueDeliveries,
@@ -27,6 +31,8 @@ import { Redeliveries, RedeliverMessages } from './use-cases/redeliver-messages.
 /** What webhooks read from the environment. */
 export const webhooksEnvironment = {
   WEBHOOKS_DATABASE_URL: env.postgresUrl,
+  ORDER_AT: address,
+  ORDER_BALANCE: balancePolicy,
   /** Also over http: for trying out. */
   WEBHOOKS_ALLOW_PRIVATE: env.flag,
   WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
@@ -69,7 +75,21 @@ export class WebhooksModule implements OnModuleInit {
       providers: [
         ...[AcceptEvents, DeliverMessages, ManageEndpoints, PurgeDeliveries, ReadDeliveries, RedeliverMessages],
         ...[PostgresDeliveries, PostgresEndpoints],
-        { provide: Endpoints, useExisting: PostgresEndpoints },
+        ...[Endpoints, WantedTypes].map((port) => ({ provide: port, useExisting: PostgresEndpoints })),
+        {
+          provide: Checkpoints,
+          inject: [sqlToken('webhooks')],
+          useFactory: (sql: Sql) => new Checkpoints(sql, 'webhooks'),
+        },
+        {
+          provide: OrderLog,
+          inject: [Messenger, WantedTypes],
+          useFactory: (messenger: Messenger, types: WantedTypes) =>
+            new MessagingOrderLog(
+              messenger.clientFor(orderContract, options.ORDER_AT, { balance: options.ORDER_BALANCE }),
+              types,
+            ),
+        },
         ...[DeliveryLog, DueDeliveries, KeptDeliveries, Messages, Redeliveries].map((port) => ({
           provide: port,
           useExisting: PostgresDeliveries,
@@ -88,7 +108,6 @@ export class WebhooksModule implements OnModuleInit {
           useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'webhooks')),
         },
       ],
-      exports: [AcceptEvents, DeliverMessages],
     };
   }
 }

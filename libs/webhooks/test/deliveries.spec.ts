@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import type { WebhookDeliveryDetail, WebhookDeliveryDocument } from '#contracts';
+import { logBeginning, type WebhookDeliveryDetail, type WebhookDeliveryDocument } from '#contracts';
 import { SeededRandom, testDatabase, twoInstances, type TwoInstances } from '#testing';
 import type { Happening } from '../src/domain/message.js';
 import { Receiver, answering, verified } from './receiver.js';
@@ -113,13 +113,10 @@ describe('an event', () => {
     expect(await of(placed(tenant))).toEqual({ made: 1, kept: 1 });
   });
 
-  it('is accepted together with what else its transaction does, or not at all', async () => {
+  it('is accepted together with the checkpoint, or not at all', async () => {
     const { endpoint_id } = await register();
-    const failing = one.sql.transaction(async (sql) => {
-      expect(await one.acceptEvents.execute(sql, events(3))).toBe(3);
-      throw new Error('the checkpoint could not be moved');
-    });
-    await expect(failing).rejects.toThrow('checkpoint');
+    const lost = one.checkpoints.at('webhooks', [{ part: 0, epoch: '0', position: logBeginning }]);
+    await expect(one.acceptEvents.accept(events(3), lost)).rejects.toThrow('taken over');
     expect(await listed(endpoint_id)).toEqual([]);
   });
 

@@ -1,11 +1,14 @@
 import { randomUUID } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
-import { Logger } from '@nestjs/common';
+import { Controller, Logger, Module } from '@nestjs/common';
+import { orderContract, type OrderLogEvent, type ReplyOf, type RequestOf } from '#contracts';
 import { sqlToken, type Sql } from '#database';
+import { Checkpoints } from '#events';
+import { Answers, listenForMessages } from '#messaging';
 import { createService } from '#service';
 import { PostgresDeliveries } from '../src/adapters/postgres-deliveries.js';
-import type { Happening } from '../src/domain/message.js';
+import { messageOf, type Happening } from '../src/domain/message.js';
 import { AcceptEvents } from '../src/use-cases/accept-events.js';
 import { ManageEndpoints } from '../src/use-cases/manage-endpoints.js';
 import { PurgeDeliveries } from '../src/use-cases/purge-deliveries.js';
@@ -14,6 +17,42 @@ import { RedeliverMessages } from '../src/use-cases/redeliver-messages.js';
 import { WebhooksModule } from '../src/webhooks.module.js';
 
 Logger.overrideLogger(false);
+
+type Follow = (typeof orderContract)['operations']['events'];
+
+/** The log of orders, in memory. */
+export class FakeOrders {
+  readonly events: OrderLogEvent[] = [];
+  /** What was asked for. */
+  readonly asked: RequestOf<Follow>[] = [];
+  /** Called after what is told was chosen. */
+  interrupt: () => Promise<void> | void = () => {};
+
+  async follow(request: RequestOf<Follow>): Promise<ReplyOf<Follow>> {
+    this.asked.push(request);
+    const { after, limit, types } = request;
+    const looked = this.events.filter((it) => it.sequence > after).slice(0, limit);
+    await this.interrupt();
+    return {
+      events: looked.filter((it) => types === null || types.includes(it.type)),
+      until: looked.at(-1)?.sequence ?? after,
+      is_more: looked.length === limit,
+    };
+  }
+}
+
+@Controller()
+class FakeOrderMessages {
+  constructor(private readonly orders: FakeOrders) {}
+
+  @Answers(orderContract, 'events')
+  events(request: RequestOf<Follow>): Promise<ReplyOf<Follow>> {
+    return this.orders.follow(request);
+  }
+}
+
+@Module({})
+class FakeOrderModule {}
 
 /** Webhooks as they are deployed, with REST. */
 export interface Instance {
@@ -25,7 +64,9 @@ export interface Instance {
   purge: PurgeDeliveries;
   postgres: PostgresDeliveries;
   acceptEvents: AcceptEvents;
-  /** In a transaction of its own; nobody is woken. */
+  orders: FakeOrders;
+  checkpoints: Checkpoints;
+  /** By itself; nobody is woken. */
   accept(...events: Happening[]): Promise<number>;
   stop(): Promise<void>;
 }
@@ -36,30 +77,40 @@ type Settings = Partial<Parameters<typeof WebhooksModule.register>[0]>;
 const limits = { delaysMs: [20, 40], pollMs: 20 };
 
 export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Settings = {}): Promise<Instance> => {
+  const orders = new FakeOrders();
   const app = await createService({
     ...{ name: 'webhooks', HOST: '127.0.0.1', PORT: 0 },
     document: { title: 'Webhooks', description: '', version: '1' },
     modules: [
+      {
+        module: FakeOrderModule,
+        controllers: [FakeOrderMessages],
+        providers: [{ provide: FakeOrders, useValue: orders }],
+      },
       WebhooksModule.register({
         ...{ WEBHOOKS_DATABASE_URL, WEBHOOKS_ALLOW_PRIVATE: true, WEBHOOKS_TIMEOUT_MS: 15_000 },
+        ...{ ORDER_AT: { scheme: 'in-process' }, ORDER_BALANCE: 'least-loaded' },
         ...settings,
         limits: { ...limits, ...settings.limits },
       }),
     ],
   });
+  await listenForMessages(app, []);
   await app.listen(0, '127.0.0.1');
   const { port } = app.getHttpServer().address() as AddressInfo;
   const sql = app.get<Sql>(sqlToken('webhooks'), { strict: false });
   const acceptEvents = app.get(AcceptEvents, { strict: false });
+  const checkpoints = new Checkpoints(sql, 'webhooks');
+  const postgres = app.get(PostgresDeliveries, { strict: false });
   return {
     url: `http://127.0.0.1:${port}`,
-    ...{ sql, acceptEvents },
+    ...{ sql, acceptEvents, orders, checkpoints },
     endpoints: app.get(ManageEndpoints, { strict: false }),
     deliveries: app.get(ReadDeliveries, { strict: false }),
     redeliver: app.get(RedeliverMessages, { strict: false }),
     purge: app.get(PurgeDeliveries, { strict: false }),
-    postgres: app.get(PostgresDeliveries, { strict: false }),
-    accept: (...events) => sql.transaction((queries) => acceptEvents.execute(queries, events)),
+    postgres,
+    accept: (...events) => postgres.keep(events.map(messageOf), checkpoints.at('none', [])),
     stop: () => app.close(),
   };
 };

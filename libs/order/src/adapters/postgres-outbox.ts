@@ -1,9 +1,9 @@
 import { Injectable } from '@nestjs/common';
-import type { OrderLogEvent } from '#contracts';
+import type { OrderEventType, OrderLogEvent } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
 import { undoing } from '../domain/order.js';
-import type { EventFeed, OrderEvent, Position } from '../use-cases/read-events.js';
+import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
 type Order = NonNullable<OrderLogEvent['data']['order']>;
@@ -38,7 +38,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
         const { xid, id } = numbersOf(after);
         const rows = await this.sql.query<Omit<OutboxEvent, 'sequence'> & LogNumbers>(read, [xid, id, most]);
         const events = rows.map((row): OutboxEvent => ({ ...row, sequence: positionOf(row) }));
-        return { events, isMore: events.length === most };
+        return { events, until: events.at(-1)?.sequence ?? after, isMore: events.length === most };
       },
       parts,
       limit,
@@ -49,13 +49,23 @@ export class PostgresOutbox implements Outbox, EventFeed {
     return this.sql.query<OrderEvent>(feed, [tenant, xid, id, limit]);
   }
 
-  async log(after: string, limit: number): ReturnType<EventFeed['log']> {
+  async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
     const { xid, id } = numbersOf(after);
-    const rows = await this.sql.query<LogRow>(log, [xid, id, limit, pageBytes, ['placed', ...undoing]]);
-    const found = rows[0]?.found ?? 0;
-    return { events: rows.map(logEventOf), isMore: found === limit || rows.length < found };
+    const [end] = await this.sql.query<LogNumbers & { found: number }>(logEnd, [xid, id, limit]);
+    if (!end) return { events: [], until: after, isMore: false };
+    const whole = { until: positionOf(end), isMore: end.found === limit };
+    if (types?.length === 0) return { events: [], ...whole };
+    const rows = await this.sql.query<LogRow>(log, [
+      ...[xid, id, end.xid, end.id, pageBytes, ['placed', ...undoing]],
+      types && types.map((it) => it.slice(orderPrefix.length)),
+    ]);
+    const last = rows.at(-1);
+    const isCut = last !== undefined && rows.length < last.found;
+    return { events: rows.map(logEventOf), ...(isCut ? { until: positionOf(last), isMore: true } : whole) };
   }
 }
+
+const orderPrefix = 'order.';
 
 /** What the lines of a page may take, as they are kept; one order goes through whatever it takes. */
 const pageBytes = 1_000_000;
@@ -66,7 +76,7 @@ const logEventOf = (row: LogRow): OrderLogEvent => {
     specversion: '1.0',
     id: `${orderId}:${version}`,
     source: '/orders',
-    type: `order.${type}`,
+    type: `${orderPrefix}${type}`,
     subject: orderId,
     time: row.at,
     tenantid: row.tenant,
@@ -103,6 +113,18 @@ const feed = {
     ORDER BY e.xid, e.id LIMIT $4`,
 };
 
+/** Where a page ends, whatever is told of it. */
+const logEnd = {
+  name: 'order-log-end',
+  text: `
+    SELECT xid::text, id::text, found FROM (
+      SELECT xid, id, row_number() OVER (ORDER BY xid, id)::int AS found FROM orders.events
+      WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+      ORDER BY xid, id LIMIT $3
+    ) e
+    ORDER BY e.xid DESC, e.id DESC LIMIT 1`,
+};
+
 /**
  * Orders are looked up one by one, by whatever plan. What they take is added up before any of their lines are read, so
  * that a page of large orders does not fill the memory.
@@ -112,22 +134,23 @@ const log = {
   text: `
     SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
       p.data AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
-      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($5::text[]) THEN p.lines END AS lines, p.found::int
+      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($6::text[]) THEN p.lines END AS lines, p.found::int
     FROM (
       SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, count(*) OVER () AS found,
-        sum(pg_column_size(e.data) + CASE WHEN e.type = ANY ($5::text[]) THEN pg_column_size(o.lines) ELSE 0 END)
+        sum(pg_column_size(e.data) + CASE WHEN e.type = ANY ($6::text[]) THEN pg_column_size(o.lines) ELSE 0 END)
           OVER (ORDER BY e.xid, e.id) AS bytes,
         row_number() OVER (ORDER BY e.xid, e.id) AS number
       FROM (
         SELECT * FROM orders.events
-        WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-        ORDER BY xid, id LIMIT $3
+        WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= ($3::xid8, $4::bigint)
+          AND ($7::text[] IS NULL OR type = ANY ($7))
+        ORDER BY xid, id
       ) e
       CROSS JOIN LATERAL (
         SELECT currency, customer_id, reference, total_minor, lines FROM orders.orders
-        WHERE tenant_id = e.tenant_id AND order_id = e.order_id
+        WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
       ) o
     ) p
-    WHERE p.number = 1 OR p.bytes <= $4
+    WHERE p.number = 1 OR p.bytes <= $5
     ORDER BY p.xid, p.id`,
 };

@@ -11,8 +11,8 @@ export class OrderMessages {
   constructor(private readonly readEvents: ReadEvents) {}
 
   @Answers(orderContract, 'events')
-  async events({ after, limit }: RequestOf<Operations['events']>): Promise<ReplyOf<Operations['events']>> {
-    const { events, isMore } = await this.readEvents.log(after, limit);
-    return { events, is_more: isMore };
+  async events({ after, limit, types }: RequestOf<Operations['events']>): Promise<ReplyOf<Operations['events']>> {
+    const { events, until, isMore } = await this.readEvents.log(after, limit, types);
+    return { events, until, is_more: isMore };
   }
 }

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type OrderLogEvent } from '#contracts';
+import { CleaveError, type OrderEventType, type OrderLogEvent } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 
 /** A place in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
@@ -19,9 +19,17 @@ export abstract class EventFeed {
   abstract after(tenant: string, position: Position, limit: number): Promise<OrderEvent[]>;
   /**
    * The log as other modules read it, of all tenants.
-   * @param limit at most so many; large orders make a page shorter
+   * @param limit so many are looked at; large orders make it fewer
+   * @param types those that are told of them; all where it is null
    */
-  abstract log(after: string, limit: number): Promise<{ events: OrderLogEvent[]; isMore: boolean }>;
+  abstract log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage>;
+}
+
+/** What is told of the log, of all up to a position. */
+export interface LogPage {
+  events: OrderLogEvent[];
+  until: string;
+  isMore: boolean;
 }
 
 const beginning: Position = { xid: '0', id: '0' };
@@ -50,8 +58,8 @@ export class ReadEvents {
     return { events, next: events.at(-1) ?? after };
   }
 
-  log(after: string, limit: number): ReturnType<EventFeed['log']> {
-    return this.feed.log(after, limit);
+  log(...page: Parameters<EventFeed['log']>): Promise<LogPage> {
+    return this.feed.log(...page);
   }
 
   /**

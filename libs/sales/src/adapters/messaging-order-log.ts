@@ -2,6 +2,7 @@ import { Injectable } from '@nestjs/common';
 import type { OrderLogEvent, orderContract } from '#contracts';
 import { EventSource, fromLog, type HeldPart, type Reading } from '#events';
 import type { ContractClient } from '#messaging';
+import { salesTypes } from '../domain/sales.js';
 import type { OrderLog } from '../use-cases/follow-orders.js';
 
 /** The log of orders in the order module, wherever that runs. */
@@ -18,8 +19,8 @@ export class MessagingOrderLog extends EventSource<OrderLogEvent> implements Ord
   read(parts: readonly HeldPart[], limit: number): Promise<Reading<OrderLogEvent>> {
     return fromLog(
       async (after, most) => {
-        const { events, is_more: isMore } = await this.orders.call('events', { after, limit: most });
-        return { events, isMore };
+        const page = await this.orders.call('events', { after, limit: most, types: salesTypes });
+        return { events: page.events, until: page.until, isMore: page.is_more };
       },
       parts,
       limit,

@@ -5,7 +5,8 @@ import {
   type WebhookDeliveryDocument,
   type WebhookDeliveryStatus,
 } from '#contracts';
-import { InjectSql, Sql, type Queries, type Statement } from '#database';
+import { InjectSql, Sql, type Statement } from '#database';
+import type { Checkpoint } from '#events';
 import type { Message } from '../domain/message.js';
 import type { Messages } from '../use-cases/accept-events.js';
 import type { Attempt, ClaimedDelivery, DueDeliveries } from '../use-cases/deliver-messages.js';
@@ -19,8 +20,9 @@ import { lastId } from './postgres-endpoints.js';
 export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog, Redeliveries, KeptDeliveries {
   constructor(@InjectSql('webhooks') private readonly sql: Sql) {}
 
-  async keep(sql: Queries, messages: readonly Message[]): Promise<number> {
-    const [row] = await sql.query<{ deliveries: number }>(accept, [
+  async keep(messages: readonly Message[], checkpoint: Checkpoint): Promise<number> {
+    const [row] = await this.sql.query<{ deliveries: number }>(accept, [
+      ...checkpoint.values,
       messages.map((it) => it.tenant),
       messages.map((it) => it.messageId),
       messages.map((it) => it.type),
@@ -109,7 +111,7 @@ type DetailRow = WebhookDeliveryDocument & {
 
 const accept = {
   name: 'webhooks-accept',
-  text: 'SELECT webhooks.accept_events($1, $2, $3, $4, $5) AS deliveries',
+  text: 'SELECT webhooks.follow_events($1, $2, $3, $4, $5, $6, $7, $8, $9) AS deliveries',
 };
 
 /**

@@ -2,15 +2,17 @@ import { Injectable } from '@nestjs/common';
 import type {
   ChangeWebhookEndpointRequest,
   CreateWebhookEndpointRequest,
+  OrderEventType,
   WebhookEndpointDocument,
   WebhookSecretDocument,
 } from '#contracts';
 import { InjectSql, Sql } from '#database';
+import type { WantedTypes } from '../use-cases/accept-events.js';
 import type { Endpoints } from '../use-cases/manage-endpoints.js';
 
 /** The endpoints of merchants in Postgres. */
 @Injectable()
-export class PostgresEndpoints implements Endpoints {
+export class PostgresEndpoints implements Endpoints, WantedTypes {
   constructor(@InjectSql('webhooks') private readonly sql: Sql) {}
 
   async register(
@@ -21,6 +23,11 @@ export class PostgresEndpoints implements Endpoints {
   ): Promise<WebhookEndpointDocument | undefined> {
     const given = [tenant, url, types ?? null, description ?? null, secret, most];
     return (await this.sql.query<WebhookEndpointDocument>(register, given))[0];
+  }
+
+  async wanted(): Promise<ReadonlySet<OrderEventType> | null> {
+    const rows = await this.sql.query<{ types: OrderEventType[] | null }>(wanted);
+    return rows.some((it) => it.types === null) ? null : new Set(rows.flatMap((it) => it.types!));
   }
 
   async find(tenant: string, endpointId: string): Promise<WebhookEndpointDocument | undefined> {
@@ -74,6 +81,11 @@ const columns = 'endpoint_id, url, types, description, enabled, disabled_reason,
 const register = {
   name: 'webhooks-register',
   text: `SELECT ${columns} FROM webhooks.register_endpoint($1, $2, $3, $4, $5, $6)`,
+};
+
+const wanted = {
+  name: 'webhooks-wanted',
+  text: 'SELECT DISTINCT types FROM webhooks.endpoints WHERE enabled',
 };
 
 const find = {

@@ -1,28 +1,62 @@
 import { Injectable } from '@nestjs/common';
-import type { Queries } from '#database';
+import type { OrderEventType, OrderLogEvent } from '#contracts';
+import { Checkpoints, EventConsumer, EventSource, type Checkpoint } from '#events';
 import { messageOf, type Happening, type Message } from '../domain/message.js';
+import { DeliverMessages } from './deliver-messages.js';
 
 /** What endpoints are told. */
 export abstract class Messages {
   /**
-   * Keeps messages, and a delivery of each to every endpoint that asks for it, unless they are kept already.
+   * Keeps messages, a delivery of each to every endpoint that asks for it unless it is kept already, and the checkpoint:
+   * all of it or nothing.
    *
-   * @param sql the transaction in which this happens
    * @returns how many deliveries are new
    */
-  abstract keep(sql: Queries, messages: readonly Message[]): Promise<number>;
+  abstract keep(messages: readonly Message[], checkpoint: Checkpoint): Promise<number>;
 }
 
-/**
- * Takes in what happened, for the endpoints that ask for it. In the transaction of whoever reads the events, so that none
- * is left out; one that is accepted again is not sent again.
- */
-@Injectable()
-export class AcceptEvents {
-  constructor(private readonly messages: Messages) {}
+/** The log of orders, of the types that some endpoint asks for. */
+export abstract class OrderLog extends EventSource<OrderLogEvent> {}
 
-  /** @returns how many deliveries are due once the transaction is committed: `DeliverMessages` may be woken then */
-  async execute(sql: Queries, events: readonly Happening[]): Promise<number> {
-    return events.length === 0 ? 0 : this.messages.keep(sql, events.map(messageOf));
+/** What the endpoints ask for: all where it is null. */
+export abstract class WantedTypes {
+  abstract wanted(): Promise<ReadonlySet<OrderEventType> | null>;
+}
+
+/** More than a few endpoints cannot be told of in the time that a statement has. */
+const batchSize = 500;
+const pollMs = 100;
+
+/** Takes in what happens to orders, for the endpoints that ask for it: each event once. */
+@Injectable()
+export class AcceptEvents extends EventConsumer<OrderLogEvent> {
+  constructor(
+    private readonly messages: Messages,
+    private readonly deliverMessages: DeliverMessages,
+    checkpoints: Checkpoints,
+    log: OrderLog,
+  ) {
+    super('webhooks', checkpoints, log, {
+      ...{ batchSize, pollMs },
+      failing: 'webhooks do not follow the orders, trying again until it works',
+      working: 'webhooks follow the orders again',
+    });
+  }
+
+  protected async apply(events: readonly OrderLogEvent[], checkpoint: Checkpoint): Promise<void> {
+    if (events.length === 0) await checkpoint.keep();
+    else await this.accept(events.map(happeningOf), checkpoint);
+  }
+
+  /** @returns how many deliveries are due */
+  async accept(happenings: readonly Happening[], checkpoint: Checkpoint): Promise<number> {
+    const due = await this.messages.keep(happenings.map(messageOf), checkpoint);
+    if (due > 0) this.deliverMessages.wake();
+    return due;
   }
 }
+
+const happeningOf = ({ tenantid, source, id, type, subject, time, data }: OrderLogEvent): Happening => ({
+  ...{ tenant: tenantid, source, id, type, at: time },
+  data: { order_id: subject, ...data },
+});

@@ -1,0 +1,88 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, beforeAll, beforeEach, afterEach, describe, expect, it } from '@jest/globals';
+import type { OrderEventType, OrderLogEvent } from '#contracts';
+import { positionOf } from '#events';
+import { testDatabase, type TestDatabase } from '#testing';
+import { Receiver, verified } from './receiver.js';
+import { eventually, newTenant, startInstance, type Instance } from './webhooks-under-test.js';
+
+let database: TestDatabase;
+let instance: Instance;
+let receiver: Receiver;
+let tenant: string;
+
+beforeAll(async () => {
+  database = await testDatabase();
+  instance = await startInstance(database.url);
+});
+afterAll(async () => {
+  await instance?.stop();
+  await database?.stop();
+});
+beforeEach(async () => {
+  tenant = newTenant();
+  receiver = await new Receiver().start();
+});
+afterEach(async () => {
+  instance.orders.interrupt = () => {};
+  await instance.sql.query({ name: 'test-no-endpoints', text: 'DELETE FROM webhooks.endpoints' });
+  await receiver.stop();
+});
+
+const happened = (type: OrderEventType): OrderLogEvent => {
+  const { events } = instance.orders;
+  const event: OrderLogEvent = {
+    ...{ specversion: '1.0', id: randomUUID(), source: '/orders', type, subject: randomUUID(), tenantid: tenant },
+    ...{ time: new Date('2026-11-30T12:00:00Z'), sequence: positionOf({ xid: '7', id: String(events.length + 1) }) },
+    data: { version: 1, status: 'confirmed', currency: 'GBP', details: { reason: 'r' } },
+  };
+  events.push(event);
+  return event;
+};
+const register = (types?: OrderEventType[]) => instance.endpoints.register(tenant, { url: receiver.url('/'), types });
+/** Until everything that has happened was read. */
+const caughtUp = () =>
+  eventually(async () => {
+    const last = instance.orders.events.at(-1)!.sequence;
+    const positions = (await instance.checkpoints.read('webhooks')).map((it) => it.position);
+    expect(positions.every((it) => it >= last)).toBe(true);
+  });
+
+describe('what happens to orders', () => {
+  it('is told to endpoints that were there before it, in the words of the event', async () => {
+    happened('order.placed');
+    await caughtUp();
+    const { secret } = await register();
+    const event = happened('order.cancelled');
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+    expect(verified(receiver.received[0]!, secret)).toEqual({
+      type: 'order.cancelled',
+      timestamp: '2026-11-30T12:00:00.000Z',
+      data: { order_id: event.subject, version: 1, status: 'confirmed', currency: 'GBP', details: { reason: 'r' } },
+    });
+  });
+
+  it('is not even asked for where nobody wants to be told', async () => {
+    const asked = instance.orders.asked.length;
+    happened('order.placed');
+    await caughtUp();
+    expect(instance.orders.asked.slice(asked).every((it) => it.types?.length === 0)).toBe(true);
+    await register(['order.returned']);
+    happened('order.placed');
+    happened('order.returned');
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+    expect(instance.orders.asked.at(-1)!.types).toEqual(['order.returned']);
+  });
+
+  it('is told to an endpoint that was registered while it was being read', async () => {
+    await caughtUp();
+    let registered = false;
+    instance.orders.interrupt = async () => {
+      if (registered) return;
+      registered = true;
+      await register();
+    };
+    happened('order.placed');
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+  });
+});
