@@ -11,6 +11,7 @@ import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
 import { databaseEnvironment, databaseFallbacks, restEnvironment, run, startDatabaseFor, welcome } from '#service';
+import { webhooksEnvironment } from '#webhooks';
 
 type Variables = Record<string, string>;
 
@@ -47,6 +48,7 @@ const splitEnvironment = {
   ...cacheEnvironment,
   ...paymentEnvironment,
   ...salesEnvironment,
+  ...webhooksEnvironment,
   ...databaseEnvironment,
   DATA_DIR: env.directory('.data'),
   ORDER_AT: messageAddress,
@@ -112,6 +114,11 @@ run(async () => {
       SALES_DATABASE_URL: database.urls.SALES_DATABASE_URL,
       ...{ ORDER_AT: orderAt, INVENTORY_AT: inventoryAt },
     }),
+    behind('webhooks', 6, {
+      ...given([...Object.keys(webhooksEnvironment), ...postgresVariables()]),
+      WEBHOOKS_DATABASE_URL: database.urls.WEBHOOKS_DATABASE_URL,
+      ORDER_AT: orderAt,
+    }),
     behind('order', 1, {
       ...given([...Object.keys(orderEnvironment), ...postgresVariables()]),
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
@@ -125,7 +132,7 @@ run(async () => {
       variables: {
         ...{ HOST, PORT: String(PORT) },
         ...{ ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3) },
-        ...{ PAYMENT_URL: urlOf(4), SALES_URL: urlOf(5) },
+        ...{ PAYMENT_URL: urlOf(4), SALES_URL: urlOf(5), WEBHOOKS_URL: urlOf(6) },
       },
     },
   ];

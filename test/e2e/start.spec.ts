@@ -67,10 +67,19 @@ describe('a start that cannot succeed', () => {
       { DATABSE_URL: 'postgres://db/x', DATA_DRI: 'x', INVENTRY_AT: 'x' },
       ['DATABSE_URL', 'DATA_DRI', 'INVENTRY_AT'],
     ],
+    [
+      'webhooks',
+      { ORDER_AT: 'http://x', WEBHOOKS_ALLOW_PRIVATE: 'perhaps' },
+      ['WEBHOOKS_DATABASE_URL', 'ORDER_AT', 'WEBHOOKS_ALLOW_PRIVATE'],
+    ],
     ['sales', { ORDER_AT: 'http://x' }, ['SALES_DATABASE_URL', 'ORDER_AT', 'INVENTORY_AT']],
     ['inventory', { INVENTORY_LISTEN: 'tcp://a:1,b:2' }, ['INVENTORY_DATABASE_URL', 'CACHE_AT', 'INVENTORY_LISTEN']],
     ['cache', { CACHE_LISTEN: 'http://x', CACHE_MAX_BYTES: 'lots' }, ['CACHE_LISTEN', 'CACHE_MAX_BYTES']],
-    ['gateway', { CACHE_URL: 'x' }, ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL', 'SALES_URL']],
+    [
+      'gateway',
+      { CACHE_URL: 'x' },
+      ['ORDER_URL', 'INVENTORY_URL', 'CACHE_URL', 'PAYMENT_URL', 'SALES_URL', 'WEBHOOKS_URL'],
+    ],
   ])('names every fault of the environment of %s: %j', async (app, environment, variables) => {
     const said = await complaintOf(app, environment);
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));

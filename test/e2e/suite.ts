@@ -14,6 +14,7 @@ import { productTests } from './suite/products.js';
 import { salesTests } from './suite/sales.js';
 import { stockTests } from './suite/stock.js';
 import { transitionTests } from './suite/transitions.js';
+import { webhookTests } from './suite/webhooks.js';
 import type { World } from './suite/world.js';
 
 /** What the system promises, over one base URL. The same in every shape: where modules run is nobody's business. */
@@ -38,6 +39,7 @@ export const describeCleave = (name: ShapeName): void => {
     paymentTests(world);
     eventTests(world);
     salesTests(world);
+    webhookTests(world);
     cacheTests(world);
     hostileInputTests(world);
 

@@ -1,6 +1,7 @@
 import { randomOf } from '../support/fresh.js';
 import type { Moment } from '../support/postgres-proxy.js';
 import type { ProxiedShapeName } from '../support/proxied-shapes.js';
+import type { Keeper } from '../support/tables.js';
 
 /** A place in the order path at which a process is killed. */
 export interface CrashPoint {
@@ -9,7 +10,7 @@ export interface CrashPoint {
   step: string;
   statement: string;
   /** Whose connection to Postgres the statement goes over. */
-  by: 'order' | 'inventory' | 'payment' | 'sales';
+  by: Keeper;
   moment: Moment;
 }
 
@@ -28,6 +29,9 @@ const commits: Pick<CrashPoint, 'step' | 'statement' | 'by'>[] = [
   { step: 'Move', statement: 'order-sagas-move', by: 'order' },
   { step: 'Refund', statement: 'order-sagas-start', by: 'order' },
   { step: 'Count', statement: 'sales-add', by: 'sales' },
+  { step: 'Accept', statement: 'webhooks-accept', by: 'webhooks' },
+  { step: 'Take', statement: 'webhooks-claim', by: 'webhooks' },
+  { step: 'Sent', statement: 'webhooks-settle', by: 'webhooks' },
 ];
 
 /** Those of a two-phase commit, which take the place of the first two. */

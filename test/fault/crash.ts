@@ -1,9 +1,11 @@
 import { expect } from '@jest/globals';
 import { Api } from '../support/api.js';
 import { randomOf } from '../support/fresh.js';
+import { eventually } from '../support/eventually.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape, type ProxiedShapeName } from '../support/proxied-shapes.js';
 import { lapseLeases } from '../support/tables.js';
+import { WebhookReceiver } from '../support/webhook-receiver.js';
 import type { CrashPoint } from './crash-points.js';
 import { Shoppers } from './shoppers.js';
 
@@ -52,7 +54,9 @@ const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<After
   const { step, statement, by, moment } = point;
   const random = randomOf(`${shape.name} ${statement} ${moment}`);
   const ledger = new Ledger(shape);
-  const shoppers = new Shoppers(new Api(shape.baseUrl), random);
+  const api = new Api(shape.baseUrl);
+  const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
+  const shoppers = new Shoppers(api, random);
   const occurrence = random.integer(1, 4);
   // Inventory keeps what it was sent whoever is killed meanwhile.
   const victim = shape.service(shape.name !== 'split' ? 'monolith' : by === 'inventory' ? 'order' : by);
@@ -74,6 +78,9 @@ const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<After
   await shoppers.repeat();
 
   await ledger.expectInvariants({ log: shoppers, holdsMayWait: false });
+  // At least once, whoever was killed while telling it.
+  await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
+  await receiver.stop();
   expect(kept).toBeGreaterThan(0);
   // An order that was recorded, and not acknowledged, is found by its key.
   if (step === 'Record' && moment === 'after') expect(shoppers.replayed).toBeGreaterThan(0);

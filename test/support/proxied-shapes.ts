@@ -1,35 +1,29 @@
 import { testDatabase } from '#testing';
 import { PostgresProxy } from './postgres-proxy.js';
-import { allAt } from './tables.js';
 import { servicePorts, splitServices, startPlan, tcpAddresses, type Plan, type Shape } from './shapes.js';
+import { ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 
 /** Whose statements the proxies see: one for each module, or the same where they share a database, as all but order do. */
-interface Proxies {
-  order: PostgresProxy;
-  inventory: PostgresProxy;
-  payment: PostgresProxy;
-  sales: PostgresProxy;
-}
+type Proxies = Record<Keeper, PostgresProxy>;
 
 /** The system with a proxy before each database. `databaseUrls` lead past them. */
 export interface ProxiedShape extends Shape {
   proxies: Proxies;
 }
 
-interface Databases extends Proxies {
-  databaseUrls: Plan['databaseUrls'];
+interface Databases {
+  proxies: Proxies;
+  urls: DatabaseUrls;
   release: Plan['release'];
 }
 
 const databases = async (count: 1 | 2): Promise<Databases> => {
   const own = await Promise.all(Array.from({ length: count }, () => testDatabase()));
   const proxies = await Promise.all(own.map((it) => PostgresProxy.start(it.url)));
+  const of = <Each>(each: Each[], keeper: Keeper): Each => (keeper === 'order' ? each[0]! : each.at(-1)!);
   return {
-    order: proxies[0]!,
-    inventory: proxies.at(-1)!,
-    payment: proxies.at(-1)!,
-    sales: proxies.at(-1)!,
-    databaseUrls: () => Promise.resolve({ ...allAt(own.at(-1)!.url), order: own[0]!.url }),
+    proxies: ofEach((keeper) => of(proxies, keeper)),
+    urls: ofEach((keeper) => of(own, keeper).url),
     release: async () => {
       await Promise.all(proxies.map((it) => it.stop()));
       await Promise.all(own.map((it) => it.stop()));
@@ -42,26 +36,16 @@ const monoliths = async (...environments: Record<string, string>[]): Promise<Pla
   return environments.map((environment, at) => ({ app: 'monolith', port: ports[at]!, environment }));
 };
 
+/** Each module on its database, behind its proxy. */
+const databaseVariables = (proxies: Proxies): Record<Keeper, Record<string, string>> =>
+  ofEach((keeper) => ({ [`${keeper.toUpperCase()}_DATABASE_URL`]: proxies[keeper].url }));
+
 const services = {
-  'one database': (proxies) => monoliths({ DATABASE_URL: proxies.order.url }),
-  'two databases': ({ order, inventory, payment }) =>
-    monoliths({
-      ORDER_DATABASE_URL: order.url,
-      INVENTORY_DATABASE_URL: inventory.url,
-      PAYMENT_DATABASE_URL: payment.url,
-      SALES_DATABASE_URL: payment.url,
-    }),
+  'one database': ({ proxies }) => monoliths({ DATABASE_URL: proxies.order.url }),
+  'two databases': ({ proxies }) => monoliths(Object.assign({}, ...Object.values(databaseVariables(proxies)))),
   /** On one database; the second goes past the proxy. */
-  'two instances': async ({ order, databaseUrls }) =>
-    monoliths({ DATABASE_URL: order.url }, { DATABASE_URL: (await databaseUrls()).order }),
-  split: async ({ order, inventory, payment }) =>
-    splitServices(await tcpAddresses(), {
-      order: { ORDER_DATABASE_URL: order.url },
-      inventory: { INVENTORY_DATABASE_URL: inventory.url },
-      cache: {},
-      payment: { PAYMENT_DATABASE_URL: payment.url },
-      sales: { SALES_DATABASE_URL: payment.url },
-    }),
+  'two instances': ({ proxies, urls }) => monoliths({ DATABASE_URL: proxies.order.url }, { DATABASE_URL: urls.order }),
+  split: async ({ proxies }) => splitServices(await tcpAddresses(), { ...databaseVariables(proxies), cache: {} }),
 } satisfies Record<string, (databases: Databases) => Promise<Plan['services']>>;
 
 export type ProxiedShapeName = keyof typeof services;
@@ -76,9 +60,10 @@ export const startProxied = async (
   environment: Record<string, string> = {},
 ): Promise<ProxiedShape> => {
   const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
-  const { order, inventory, payment, sales, databaseUrls, release } = own;
+  const { proxies, urls, release } = own;
+  const common = { WEBHOOKS_ALLOW_PRIVATE: 'true', ...environment };
   const planned = await services[name](own);
-  const all = planned.map((it) => ({ ...it, environment: { ...it.environment, ...environment } }));
-  const shape = await startPlan(name, { services: all, databaseUrls, release });
-  return { ...shape, proxies: { order, inventory, payment, sales } };
+  const all = planned.map((it) => ({ ...it, environment: { ...it.environment, ...common } }));
+  const shape = await startPlan(name, { services: all, databaseUrls: () => Promise.resolve(urls), release });
+  return { ...shape, proxies };
 };

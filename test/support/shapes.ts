@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { SeededRandom, startRedis, testDatabase } from '#testing';
-import { allAt, type DatabaseUrls } from './tables.js';
+import { allAt, keepers, ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
 
 export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis';
@@ -107,7 +107,7 @@ const monolith = async (): Promise<Plan> => {
   guardFolder(dataDir);
   const [port] = await servicePorts(1);
   return {
-    services: [{ app: 'monolith', port: port!, environment: { DATA_DIR: dataDir } }],
+    services: [{ app: 'monolith', port: port!, environment: { DATA_DIR: dataDir, WEBHOOKS_ALLOW_PRIVATE: 'true' } }],
     databaseUrls: async () => allAt(await embeddedDatabaseUrl(dataDir)),
     postmasterPid: () => postmasterOf(dataDir),
     release: async () => {
@@ -121,9 +121,9 @@ const monolith = async (): Promise<Plan> => {
 /** Each module as a service behind the gateway. */
 export const splitServices = async (
   at: Record<'order' | 'inventory' | 'cache' | 'payment', string>,
-  own: Record<keyof DatabaseUrls | 'cache', Record<string, string>>,
+  own: Record<Keeper | 'cache', Record<string, string>>,
 ): Promise<Plan['services']> => {
-  const [gateway, order, inventory, cache, payment, sales] = await servicePorts(6);
+  const [gateway, order, inventory, cache, payment, sales, webhooks] = await servicePorts(7);
   const local = (port: number | undefined) => `http://127.0.0.1:${port}`;
   return [
     {
@@ -131,7 +131,8 @@ export const splitServices = async (
       port: gateway!,
       environment: {
         ...{ ORDER_URL: local(order), INVENTORY_URL: local(inventory) },
-        ...{ CACHE_URL: local(cache), PAYMENT_URL: local(payment), SALES_URL: local(sales) },
+        ...{ CACHE_URL: local(cache), PAYMENT_URL: local(payment) },
+        ...{ SALES_URL: local(sales), WEBHOOKS_URL: local(webhooks) },
       },
     },
     {
@@ -147,6 +148,11 @@ export const splitServices = async (
     { app: 'cache', port: cache!, environment: { CACHE_LISTEN: at.cache, ...own.cache } },
     { app: 'payment', port: payment!, environment: { PAYMENT_LISTEN: at.payment, ...own.payment } },
     { app: 'sales', port: sales!, environment: { ORDER_AT: at.order, INVENTORY_AT: at.inventory, ...own.sales } },
+    {
+      app: 'webhooks',
+      port: webhooks!,
+      environment: { ORDER_AT: at.order, WEBHOOKS_ALLOW_PRIVATE: 'true', ...own.webhooks },
+    },
   ];
 };
 
@@ -159,17 +165,12 @@ export const tcpAddresses = async (): Promise<Parameters<typeof splitServices>[0
 /** Each module with a database of its own. */
 const splitOverTcp = async (): Promise<Plan> => {
   const at = await tcpAddresses();
-  const databases = await Promise.all(Array.from({ length: 4 }, () => testDatabase()));
-  const [order, inventory, payment, sales] = databases.map((it) => it.url) as [string, string, string, string];
-  const own = {
-    order: { ORDER_DATABASE_URL: order },
-    inventory: { INVENTORY_DATABASE_URL: inventory },
-    payment: { PAYMENT_DATABASE_URL: payment },
-    sales: { SALES_DATABASE_URL: sales },
-  };
+  const databases = await Promise.all(keepers.map(() => testDatabase()));
+  const urls = ofEach((_, index) => databases[index]!.url);
+  const own = ofEach((keeper) => ({ [`${keeper.toUpperCase()}_DATABASE_URL`]: urls[keeper] }));
   return {
     services: await splitServices(at, { ...own, cache: {} }),
-    databaseUrls: () => Promise.resolve({ order, inventory, payment, sales }),
+    databaseUrls: () => Promise.resolve(urls),
     release: async () => {
       await Promise.all(databases.map((it) => it.stop()));
     },
@@ -179,11 +180,10 @@ const splitOverTcp = async (): Promise<Plan> => {
 /** One database with a schema a module; requests and the cache travel through Redis. */
 const splitOverRedis = async (): Promise<Plan> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
-  const shared = { DATABASE_URL: database.url };
-  const keepers = { order: shared, inventory: shared, payment: shared, sales: shared };
   const at = { order: redis.url, inventory: redis.url, cache: redis.url, payment: redis.url };
+  const own = ofEach(() => ({ DATABASE_URL: database.url }));
   return {
-    services: await splitServices(at, { ...keepers, cache: { CACHE_REDIS_URL: `${redis.url}/1` } }),
+    services: await splitServices(at, { ...own, cache: { CACHE_REDIS_URL: `${redis.url}/1` } }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {
       await redis.stop();

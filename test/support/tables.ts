@@ -1,9 +1,15 @@
 import pg from 'pg';
 
 /** Where the data of the modules are; it may be one database. */
-export type DatabaseUrls = Record<'order' | 'inventory' | 'payment' | 'sales', string>;
+export const keepers = ['order', 'inventory', 'payment', 'sales', 'webhooks'] as const;
+export type Keeper = (typeof keepers)[number];
+export type DatabaseUrls = Record<Keeper, string>;
 
-export const allAt = (url: string): DatabaseUrls => ({ order: url, inventory: url, payment: url, sales: url });
+/** The same of each of the modules that keep data. */
+export const ofEach = <Value>(value: (keeper: Keeper, index: number) => Value): Record<Keeper, Value> =>
+  Object.fromEntries(keepers.map((it, index) => [it, value(it, index)])) as Record<Keeper, Value>;
+
+export const allAt = (url: string): DatabaseUrls => ofEach(() => url);
 
 export type Row = Record<string, unknown>;
 
@@ -60,8 +66,6 @@ const salesFacts = {
     SELECT tenant_id, day::text, product_id, currency, orders, ordered, cancelled, returned, ordered_minor, cancelled_minor,
       returned_minor
     FROM sales.days WHERE view = (SELECT view FROM sales.views WHERE state = 'serving')`,
-  /** How far each view has followed. */
-  counted: `SELECT consumer, min(position) AS position FROM sales.checkpoints GROUP BY consumer`,
 };
 
 const about = (facts: Record<string, string>, question: string): string =>
@@ -81,7 +85,7 @@ export const askPayment = <R extends Row = Row>(urls: DatabaseUrls, question: st
 export const askInventory = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
   query<R>(urls.inventory, about(inventoryFacts, question));
 
-/** Asks about the facts of sales: `sold`, `counted`. */
+/** Asks about the facts of sales: `sold`. */
 export const askSales = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
   query<R>(urls.sales, about(salesFacts, question));
 
@@ -106,8 +110,15 @@ export const behind = async (urls: DatabaseUrls): Promise<Row[]> => {
     urls,
     `SELECT max(lpad(xid::text, 20, '0') || '-' || lpad(id::text, 19, '0')) AS position FROM events`,
   );
-  const counted = await askSales<{ consumer: string; position: string }>(urls, 'SELECT * FROM counted');
-  return counted.filter((it) => it.position < (last!.position ?? ''));
+  const come = await Promise.all(
+    (['sales', 'webhooks'] as const).map((schema) =>
+      query<{ consumer: string; position: string }>(
+        urls[schema],
+        `SELECT consumer, min(position) AS position FROM ${schema}.checkpoints GROUP BY consumer`,
+      ),
+    ),
+  );
+  return come.flat().filter((it) => it.position < (last!.position ?? ''));
 };
 
 /** All that has been kept, counted. What was given back at once counts as never taken. */
@@ -132,12 +143,14 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
 /** Lets the right of a relay run out that was killed with it, instead of waiting until it does. */
 export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
   await query(urls.order, `UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now()`);
-  for (const [schema, url] of [['orders', urls.order] as const, ['sales', urls.sales] as const])
+  const readers = { orders: urls.order, sales: urls.sales, webhooks: urls.webhooks };
+  for (const [schema, url] of Object.entries(readers))
     await query(
       url,
       `WITH readers AS (UPDATE ${schema}.readers SET seen_until = now())
       UPDATE ${schema}.checkpoints SET lease_until = now()`,
     );
+  await query(urls.webhooks, `UPDATE webhooks.deliveries SET lease_until = now() WHERE lease_until > now()`);
 };
 
 /** Each question has a connection of its own, so that servers may come and go. */

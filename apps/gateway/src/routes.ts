@@ -8,6 +8,7 @@ const services = [
   { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'] },
   { name: 'payment', variable: 'PAYMENT_URL', prefixes: ['/payments'] },
   { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'] },
+  { name: 'webhooks', variable: 'WEBHOOKS_URL', prefixes: ['/webhook-endpoints', '/webhook-deliveries'] },
 ] as const;
 
 type Service = (typeof services)[number];

@@ -43,6 +43,7 @@ const standard = async () => ({
   cache: (await upstreamWith(() => documentOf('/cache', 'getCacheEntry'))).url,
   payment: (await upstreamWith(() => documentOf('/payments/webhooks/stripe', 'receiveStripeEvent'))).url,
   sales: (await upstreamWith(() => documentOf('/sales', 'listSales'))).url,
+  webhooks: (await upstreamWith(() => documentOf('/webhook-endpoints', 'listWebhookEndpoints'))).url,
 });
 
 describe('GET /openapi.json', () => {
@@ -57,6 +58,7 @@ describe('GET /openapi.json', () => {
       '/problems/{code}',
       '/products',
       '/sales',
+      '/webhook-endpoints',
     ]);
     expect(document.info.description).not.toContain('missing');
   });

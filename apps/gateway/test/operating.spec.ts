@@ -22,7 +22,14 @@ const ready = (status: number, report: string): FakeUpstream['answer'] => {
 const nobody = async (): Promise<string> => `http://127.0.0.1:${await freePort()}`;
 
 const gatewayTo = async (order: string, inventory: string, others: string) => {
-  const gateway = await startGateway({ order, inventory, cache: others, payment: others, sales: others });
+  const gateway = await startGateway({
+    order,
+    inventory,
+    cache: others,
+    payment: others,
+    sales: others,
+    webhooks: others,
+  });
   closing.push(gateway.close);
   return gateway;
 };
@@ -34,7 +41,7 @@ describe('GET /health/ready', () => {
     expect(answer.status).toBe(200);
     expect(answer.headers.get('cache-control')).toBe('no-store');
     const up = { status: 'up' };
-    const details = { order: up, inventory: up, cache: up, payment: up, sales: up };
+    const details = { order: up, inventory: up, cache: up, payment: up, sales: up, webhooks: up };
     expect(await answer.json()).toMatchObject({ status: 'ok', details });
   });
 
@@ -78,6 +85,7 @@ describe('a gateway that is closed', () => {
       cache: slow.url,
       payment: slow.url,
       sales: slow.url,
+      webhooks: slow.url,
     });
     const answer = fetch(`${gateway.url}/orders`, { method: 'POST', body: '{}' });
     await arrived;
@@ -92,7 +100,7 @@ describe('a gateway that is closed', () => {
 describe('the environment', () => {
   it('names every service that is missing, at once', () => {
     expect(() => readEnvironment(gatewayEnvironment, {})).toThrow(
-      /ORDER_URL: .*\n.*INVENTORY_URL: .*\n.*CACHE_URL: .*\n.*PAYMENT_URL: .*\n.*SALES_URL: /,
+      /ORDER_URL: .*\n.*INVENTORY_URL: .*\n.*CACHE_URL: .*\n.*PAYMENT_URL: .*\n.*SALES_URL: .*\n.*WEBHOOKS_URL: /,
     );
   });
 
@@ -105,6 +113,7 @@ describe('the environment', () => {
         CACHE_URL: 'http://c',
         PAYMENT_URL: 'http://p',
         SALES_URL: 'http://s',
+        WEBHOOKS_URL: 'http://w',
       };
       expect(() => readEnvironment(gatewayEnvironment, source)).toThrow(/ORDER_URL: .*must/);
     },
@@ -117,6 +126,7 @@ describe('the environment', () => {
       CACHE_URL: 'http://[::1]:3003',
       PAYMENT_URL: 'http://payment:3004',
       SALES_URL: 'http://sales:3005',
+      WEBHOOKS_URL: 'http://webhooks:3006',
     };
     expect(upstreamsIn(readEnvironment(gatewayEnvironment, source)).map(({ origin }) => origin)).toEqual([
       'http://order:3001',
@@ -124,6 +134,7 @@ describe('the environment', () => {
       'http://[::1]:3003',
       'http://payment:3004',
       'http://sales:3005',
+      'http://webhooks:3006',
     ]);
   });
 });

@@ -46,6 +46,7 @@ beforeAll(async () => {
     cache: cache.url,
     payment: payment.url,
     sales: payment.url,
+    webhooks: payment.url,
   });
 });
 
@@ -71,6 +72,8 @@ describe('the route table', () => {
     ['/stock/batch', () => inventory],
     ['/payments/webhooks/stripe', () => payment],
     ['/sales/views', () => payment],
+    ['/webhook-endpoints/1/test', () => payment],
+    ['/webhook-deliveries/1', () => payment],
   ])('sends %s to its service', async (path, upstream) => {
     await fetch(gateway.url + path);
     expect(upstream().received.map(({ url }) => url)).toEqual([path]);

@@ -69,7 +69,7 @@ export interface RunningGateway {
 type Settings = Parameters<typeof gateway>[0];
 
 export const startGateway = async (
-  urls: { order: string; inventory: string; cache: string; payment: string; sales: string },
+  urls: { order: string; inventory: string; cache: string; payment: string; sales: string; webhooks: string },
   options: Pick<Settings, 'proxy' | 'documents'> = {},
 ): Promise<RunningGateway> => {
   const app = await createService(
@@ -81,6 +81,7 @@ export const startGateway = async (
       CACHE_URL: urls.cache,
       PAYMENT_URL: urls.payment,
       SALES_URL: urls.sales,
+      WEBHOOKS_URL: urls.webhooks,
       ...options,
     }),
   );

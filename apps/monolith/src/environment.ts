@@ -5,6 +5,7 @@ import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
 import { databaseEnvironment, databaseFallbacks, restEnvironment } from '#service';
+import { webhooksEnvironment } from '#webhooks';
 
 /** What the monolith reads: what its modules read, but it brings a database where none is named. */
 const monolithEnvironment = {
@@ -14,6 +15,7 @@ const monolithEnvironment = {
   ...paymentEnvironment,
   ...cacheEnvironment,
   ...salesEnvironment,
+  ...webhooksEnvironment,
   ...databaseEnvironment,
   DATA_DIR: env.directory('.data'),
 };

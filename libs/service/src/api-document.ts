@@ -12,6 +12,7 @@ export const apiDocument: DocumentOptions = {
     { name: 'products', description: 'Names and prices' },
     { name: 'stock', description: 'What lies on the shelf, and what of it is promised' },
     { name: 'sales', description: 'What was sold by product and day, and how long the stock will last' },
+    { name: 'webhooks', description: 'What merchants are told by themselves' },
     { name: 'cache', description: 'What is read often' },
     { name: 'dead letters', description: 'What waits for a person to decide' },
     { name: 'health', description: 'For those who operate it' },

@@ -8,6 +8,7 @@ const databaseVariables = [
   'INVENTORY_DATABASE_URL',
   'PAYMENT_DATABASE_URL',
   'SALES_DATABASE_URL',
+  'WEBHOOKS_DATABASE_URL',
 ] as const;
 type DatabaseVariable = (typeof databaseVariables)[number];
 

@@ -21,7 +21,7 @@ Logger.overrideLogger(false);
 type Follow = (typeof orderContract)['operations']['events'];
 
 /** The log of orders, in memory. */
-export class FakeOrders {
+class FakeOrders {
   readonly events: OrderLogEvent[] = [];
   /** What was asked for. */
   readonly asked: RequestOf<Follow>[] = [];

@@ -31,6 +31,18 @@ const operations = [
   'GET /products/{id}',
   'GET /products',
   'POST /products/batch',
+  'POST /webhook-endpoints',
+  'GET /webhook-endpoints',
+  'GET /webhook-endpoints/{endpoint_id}',
+  'PATCH /webhook-endpoints/{endpoint_id}',
+  'GET /webhook-endpoints/{endpoint_id}/secret',
+  'POST /webhook-endpoints/{endpoint_id}/rotate-secret',
+  'POST /webhook-endpoints/{endpoint_id}/test',
+  'GET /webhook-endpoints/{endpoint_id}/deliveries',
+  'POST /webhook-endpoints/{endpoint_id}/redeliver',
+  'GET /webhook-deliveries/{delivery_id}',
+  'POST /webhook-deliveries/{delivery_id}/redeliver',
+  'DELETE /webhook-endpoints/{endpoint_id}',
   'GET /sales',
   'GET /sales/outlook/{product_id}',
   'POST /sales/views',
@@ -127,8 +139,9 @@ export const documentTests = (world: World): void => {
         const documented = operation.responses[answer.status]!.content;
         const type = answer.headers.get('content-type')?.split(';')[0];
         if (documented) expect(Object.keys(documented)).toContain(type);
-        const { order_id } = (answer.body ?? {}) as { order_id?: string };
+        const { order_id, endpoint_id, delivery_id } = (answer.body ?? {}) as Record<string, string | undefined>;
         if (order_id) values['id'] = order_id;
+        Object.assign(values, endpoint_id && { endpoint_id }, delivery_id && { delivery_id });
       }
       // The example of a return comes before the cancellation, which is too late then; the example of an order has no
       // payment; nothing waits for a person; and nobody listens to Stripe here.
@@ -137,9 +150,12 @@ export const documentTests = (world: World): void => {
 
     const expectedOf = (name: string): number => {
       if (name === 'POST /orders/{id}/cancel') return 409;
-      if (name === 'DELETE /cache') return 204;
+      if (name.startsWith('DELETE')) return 204;
+      if (/views$|test$|redeliver$/.test(name) && name.startsWith('POST')) return 202;
       if (/payment$|captures$|refunds$|stripe$|^POST \/dead-letters/.test(name)) return 404;
-      return ['POST /orders', 'POST /order', 'POST /orders/{id}/returns'].includes(name) ? 201 : 200;
+      return ['POST /orders', 'POST /order', 'POST /orders/{id}/returns', 'POST /webhook-endpoints'].includes(name)
+        ? 201
+        : 200;
     };
 
     const callWithExample = (

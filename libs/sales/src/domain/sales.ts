@@ -80,6 +80,12 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
         sum.returnedMinor += amount_minor;
       }
       break;
+    case 'order.payment-authorised':
+    case 'order.payment-captured':
+    case 'order.payment-reversed':
+    case 'order.refunded':
+    case 'order.fulfilled':
+      break;
   }
 };
 

@@ -12,9 +12,18 @@ import type {
   CapturePaymentData,
   CapturePaymentErrors,
   CapturePaymentResponses,
+  ChangeWebhookEndpointData,
+  ChangeWebhookEndpointErrors,
+  ChangeWebhookEndpointResponses,
+  CreateWebhookEndpointData,
+  CreateWebhookEndpointErrors,
+  CreateWebhookEndpointResponses,
   DeleteCacheEntryData,
   DeleteCacheEntryErrors,
   DeleteCacheEntryResponses,
+  DeleteWebhookEndpointData,
+  DeleteWebhookEndpointErrors,
+  DeleteWebhookEndpointResponses,
   ExplainProblemData,
   ExplainProblemErrors,
   ExplainProblemResponses,
@@ -48,6 +57,15 @@ import type {
   GetStockOutlookErrors,
   GetStockOutlookResponses,
   GetStockResponses,
+  GetWebhookDeliveryData,
+  GetWebhookDeliveryErrors,
+  GetWebhookDeliveryResponses,
+  GetWebhookEndpointData,
+  GetWebhookEndpointErrors,
+  GetWebhookEndpointResponses,
+  GetWebhookSecretData,
+  GetWebhookSecretErrors,
+  GetWebhookSecretResponses,
   ListDeadLettersData,
   ListDeadLettersErrors,
   ListDeadLettersResponses,
@@ -66,6 +84,12 @@ import type {
   ListSalesViewsData,
   ListSalesViewsErrors,
   ListSalesViewsResponses,
+  ListWebhookDeliveriesData,
+  ListWebhookDeliveriesErrors,
+  ListWebhookDeliveriesResponses,
+  ListWebhookEndpointsData,
+  ListWebhookEndpointsErrors,
+  ListWebhookEndpointsResponses,
   PlaceOrderByAliasData,
   PlaceOrderByAliasErrors,
   PlaceOrderByAliasResponses,
@@ -93,6 +117,12 @@ import type {
   ReceiveStripeEventData,
   ReceiveStripeEventErrors,
   ReceiveStripeEventResponses,
+  RedeliverFailedWebhooksData,
+  RedeliverFailedWebhooksErrors,
+  RedeliverFailedWebhooksResponses,
+  RedeliverWebhookData,
+  RedeliverWebhookErrors,
+  RedeliverWebhookResponses,
   RefundPaymentData,
   RefundPaymentErrors,
   RefundPaymentResponses,
@@ -105,6 +135,12 @@ import type {
   ReturnGoodsData,
   ReturnGoodsErrors,
   ReturnGoodsResponses,
+  RotateWebhookSecretData,
+  RotateWebhookSecretErrors,
+  RotateWebhookSecretResponses,
+  TestWebhookEndpointData,
+  TestWebhookEndpointErrors,
+  TestWebhookEndpointResponses,
 } from './types.gen.js';
 
 export type Options<
@@ -575,4 +611,162 @@ export const adjustStock = <ThrowOnError extends boolean = false>(
       'Content-Type': 'application/json',
       ...options.headers,
     },
+  });
+
+/**
+ * Read a delivery: what was sent, and every attempt
+ */
+export const getWebhookDelivery = <ThrowOnError extends boolean = false>(
+  options: Options<GetWebhookDeliveryData, ThrowOnError>,
+): RequestResult<GetWebhookDeliveryResponses, GetWebhookDeliveryErrors, ThrowOnError> =>
+  (options.client ?? client).get<GetWebhookDeliveryResponses, GetWebhookDeliveryErrors, ThrowOnError>({
+    url: '/webhook-deliveries/{delivery_id}',
+    ...options,
+  });
+
+/**
+ * Send a message once more, now
+ *
+ * Under the same `webhook-id`, also where it was delivered. One that is pending is sent at once.
+ */
+export const redeliverWebhook = <ThrowOnError extends boolean = false>(
+  options: Options<RedeliverWebhookData, ThrowOnError>,
+): RequestResult<RedeliverWebhookResponses, RedeliverWebhookErrors, ThrowOnError> =>
+  (options.client ?? client).post<RedeliverWebhookResponses, RedeliverWebhookErrors, ThrowOnError>({
+    url: '/webhook-deliveries/{delivery_id}/redeliver',
+    ...options,
+  });
+
+/**
+ * List endpoints, newest first
+ */
+export const listWebhookEndpoints = <ThrowOnError extends boolean = false>(
+  options?: Options<ListWebhookEndpointsData, ThrowOnError>,
+): RequestResult<ListWebhookEndpointsResponses, ListWebhookEndpointsErrors, ThrowOnError> =>
+  (options?.client ?? client).get<ListWebhookEndpointsResponses, ListWebhookEndpointsErrors, ThrowOnError>({
+    url: '/webhook-endpoints',
+    ...options,
+  });
+
+/**
+ * Register an endpoint
+ *
+ * From now on events of the types it asks for are posted to its URL, signed with its secret after the Standard Webhooks specification. What is not answered 2xx in time is sent again for three days, ever more rarely.
+ */
+export const createWebhookEndpoint = <ThrowOnError extends boolean = false>(
+  options: Options<CreateWebhookEndpointData, ThrowOnError>,
+): RequestResult<CreateWebhookEndpointResponses, CreateWebhookEndpointErrors, ThrowOnError> =>
+  (options.client ?? client).post<CreateWebhookEndpointResponses, CreateWebhookEndpointErrors, ThrowOnError>({
+    url: '/webhook-endpoints',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * Delete an endpoint
+ *
+ * What waits for it is not sent, and what was sent to it cannot be read any more.
+ */
+export const deleteWebhookEndpoint = <ThrowOnError extends boolean = false>(
+  options: Options<DeleteWebhookEndpointData, ThrowOnError>,
+): RequestResult<DeleteWebhookEndpointResponses, DeleteWebhookEndpointErrors, ThrowOnError> =>
+  (options.client ?? client).delete<DeleteWebhookEndpointResponses, DeleteWebhookEndpointErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}',
+    ...options,
+  });
+
+/**
+ * Read an endpoint
+ */
+export const getWebhookEndpoint = <ThrowOnError extends boolean = false>(
+  options: Options<GetWebhookEndpointData, ThrowOnError>,
+): RequestResult<GetWebhookEndpointResponses, GetWebhookEndpointErrors, ThrowOnError> =>
+  (options.client ?? client).get<GetWebhookEndpointResponses, GetWebhookEndpointErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}',
+    ...options,
+  });
+
+/**
+ * Change an endpoint
+ *
+ * What is left out stays as it is. Once it is enabled again, what waits for it is sent.
+ */
+export const changeWebhookEndpoint = <ThrowOnError extends boolean = false>(
+  options: Options<ChangeWebhookEndpointData, ThrowOnError>,
+): RequestResult<ChangeWebhookEndpointResponses, ChangeWebhookEndpointErrors, ThrowOnError> =>
+  (options.client ?? client).patch<ChangeWebhookEndpointResponses, ChangeWebhookEndpointErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * List what was sent to an endpoint, newest first
+ *
+ * Deliveries are kept for 30 days.
+ */
+export const listWebhookDeliveries = <ThrowOnError extends boolean = false>(
+  options: Options<ListWebhookDeliveriesData, ThrowOnError>,
+): RequestResult<ListWebhookDeliveriesResponses, ListWebhookDeliveriesErrors, ThrowOnError> =>
+  (options.client ?? client).get<ListWebhookDeliveriesResponses, ListWebhookDeliveriesErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}/deliveries',
+    ...options,
+  });
+
+/**
+ * Send again what failed
+ *
+ * Of the deliveries that were made in that time, up to 10,000 at once, each with all its attempts.
+ */
+export const redeliverFailedWebhooks = <ThrowOnError extends boolean = false>(
+  options: Options<RedeliverFailedWebhooksData, ThrowOnError>,
+): RequestResult<RedeliverFailedWebhooksResponses, RedeliverFailedWebhooksErrors, ThrowOnError> =>
+  (options.client ?? client).post<RedeliverFailedWebhooksResponses, RedeliverFailedWebhooksErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}/redeliver',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * Sign with a new secret
+ *
+ * For 24 hours messages are signed with the one before as well.
+ */
+export const rotateWebhookSecret = <ThrowOnError extends boolean = false>(
+  options: Options<RotateWebhookSecretData, ThrowOnError>,
+): RequestResult<RotateWebhookSecretResponses, RotateWebhookSecretErrors, ThrowOnError> =>
+  (options.client ?? client).post<RotateWebhookSecretResponses, RotateWebhookSecretErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}/rotate-secret',
+    ...options,
+  });
+
+/**
+ * Read the secret that messages to an endpoint are signed with
+ */
+export const getWebhookSecret = <ThrowOnError extends boolean = false>(
+  options: Options<GetWebhookSecretData, ThrowOnError>,
+): RequestResult<GetWebhookSecretResponses, GetWebhookSecretErrors, ThrowOnError> =>
+  (options.client ?? client).get<GetWebhookSecretResponses, GetWebhookSecretErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}/secret',
+    ...options,
+  });
+
+/**
+ * Send a message of the type `webhook.test`
+ */
+export const testWebhookEndpoint = <ThrowOnError extends boolean = false>(
+  options: Options<TestWebhookEndpointData, ThrowOnError>,
+): RequestResult<TestWebhookEndpointResponses, TestWebhookEndpointErrors, ThrowOnError> =>
+  (options.client ?? client).post<TestWebhookEndpointResponses, TestWebhookEndpointErrors, ThrowOnError>({
+    url: '/webhook-endpoints/{endpoint_id}/test',
+    ...options,
   });

@@ -43,6 +43,77 @@ export type CaptureRequest = {
   amount_minor?: number;
 };
 
+export type ChangeWebhookEndpointRequest = {
+  /**
+   * Where messages are posted to: https, at a public address. Redirects are not followed.
+   */
+  url?: string;
+  /**
+   * The types of the events that are sent; null for all.
+   */
+  types?: Array<
+    | 'order.placed'
+    | 'order.payment-authorised'
+    | 'order.payment-declined'
+    | 'order.payment-captured'
+    | 'order.payment-failed'
+    | 'order.payment-reversed'
+    | 'order.refunded'
+    | 'order.cancelled'
+    | 'order.fulfilled'
+    | 'order.returned'
+  > | null;
+  description?: string | null;
+  /**
+   * While it is not enabled, nothing is sent and nothing new is kept for it; what waits goes on waiting.
+   */
+  enabled?: boolean;
+};
+
+export type CreateWebhookEndpointRequest = {
+  /**
+   * Where messages are posted to: https, at a public address. Redirects are not followed.
+   */
+  url: string;
+  /**
+   * The types of the events that are sent; all when left out.
+   */
+  types?: Array<
+    | 'order.placed'
+    | 'order.payment-authorised'
+    | 'order.payment-declined'
+    | 'order.payment-captured'
+    | 'order.payment-failed'
+    | 'order.payment-reversed'
+    | 'order.refunded'
+    | 'order.cancelled'
+    | 'order.fulfilled'
+    | 'order.returned'
+  > | null;
+  description?: string | null;
+};
+
+export type CreatedWebhookEndpoint = {
+  endpoint_id: string;
+  url: string;
+  /**
+   * The types of the events that are sent; null for all.
+   */
+  types: Array<string> | null;
+  description: string | null;
+  enabled: boolean;
+  /**
+   * Why it was disabled without anybody asking for it.
+   */
+  disabled_reason: string | null;
+  created_at: string;
+  updated_at: string;
+  /**
+   * What messages are signed with (Standard Webhooks): `whsec_` and the key in base64.
+   */
+  secret: string;
+};
+
 export type DeadLetter = {
   saga_id: string;
   order_id: string;
@@ -492,6 +563,28 @@ export type PutStockRequest = {
   on_hand: number;
 };
 
+export type RedeliverWebhooksRequest = {
+  /**
+   * Those that were made then or later.
+   */
+  since: string;
+  /**
+   * Those that were made before; up to now when left out.
+   */
+  until?: string;
+};
+
+export type RedeliveredWebhooks = {
+  /**
+   * How many are being sent again.
+   */
+  redelivered: number;
+  /**
+   * Whether some are left: ask again.
+   */
+  more: boolean;
+};
+
 export type RefundRequest = {
   amount_minor: number;
   reason: string;
@@ -630,8 +723,127 @@ export type StockOutlook = {
   out_of_stock_on: string | null;
 };
 
+export type WebhookAttempt = {
+  at: string;
+  duration_ms: number;
+  /**
+   * Null where there was no answer.
+   */
+  response_status: number | null;
+  /**
+   * Why it failed; null where it did not.
+   */
+  error: string | null;
+  /**
+   * How the body of the answer begins.
+   */
+  response_snippet: string | null;
+};
+
+export type WebhookDelivery = {
+  delivery_id: string;
+  endpoint_id: string;
+  /**
+   * The header `webhook-id`: the same at every attempt.
+   */
+  message_id: string;
+  type: string;
+  /**
+   * Pending while it is tried, or waits for its endpoint to be enabled; failed when no attempt is left.
+   */
+  status: 'pending' | 'delivered' | 'failed';
+  /**
+   * How often it was sent.
+   */
+  attempts: number;
+  next_attempt_at: string | null;
+  last_response_status: number | null;
+  /**
+   * Why the last attempt failed; null where it did not.
+   */
+  last_error: string | null;
+  created_at: string;
+};
+
+export type WebhookDeliveryDetail = {
+  delivery_id: string;
+  endpoint_id: string;
+  /**
+   * The header `webhook-id`: the same at every attempt.
+   */
+  message_id: string;
+  type: string;
+  /**
+   * Pending while it is tried, or waits for its endpoint to be enabled; failed when no attempt is left.
+   */
+  status: 'pending' | 'delivered' | 'failed';
+  /**
+   * How often it was sent.
+   */
+  attempts: number;
+  next_attempt_at: string | null;
+  last_response_status: number | null;
+  /**
+   * Why the last attempt failed; null where it did not.
+   */
+  last_error: string | null;
+  created_at: string;
+  /**
+   * The message: `type`, `timestamp` and `data`.
+   */
+  payload: unknown;
+  /**
+   * The last attempts, newest first.
+   */
+  attempt_log: Array<WebhookAttempt>;
+};
+
+export type WebhookDeliveryPage = {
+  data: Array<WebhookDelivery>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
+export type WebhookEndpoint = {
+  endpoint_id: string;
+  url: string;
+  /**
+   * The types of the events that are sent; null for all.
+   */
+  types: Array<string> | null;
+  description: string | null;
+  enabled: boolean;
+  /**
+   * Why it was disabled without anybody asking for it.
+   */
+  disabled_reason: string | null;
+  created_at: string;
+  updated_at: string;
+};
+
+export type WebhookEndpointPage = {
+  data: Array<WebhookEndpoint>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
 export type WebhookReceipt = {
   received: true;
+};
+
+export type WebhookSecret = {
+  /**
+   * What messages are signed with (Standard Webhooks): `whsec_` and the key in base64.
+   */
+  secret: string;
+  /**
+   * Until when messages are signed with the secrets before this one as well; null where they are not.
+   */
+  previous_until: string | null;
 };
 
 export type DeleteCacheEntryData = {
@@ -2313,3 +2525,560 @@ export type AdjustStockResponses = {
 };
 
 export type AdjustStockResponse = AdjustStockResponses[keyof AdjustStockResponses];
+
+export type GetWebhookDeliveryData = {
+  body?: never;
+  path: {
+    /**
+     * A `delivery_id` of the list.
+     */
+    delivery_id: string;
+  };
+  query?: never;
+  url: '/webhook-deliveries/{delivery_id}';
+};
+
+export type GetWebhookDeliveryErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-delivery-not-found`: There is no such webhook delivery
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetWebhookDeliveryError = GetWebhookDeliveryErrors[keyof GetWebhookDeliveryErrors];
+
+export type GetWebhookDeliveryResponses = {
+  /**
+   * The delivery
+   */
+  200: WebhookDeliveryDetail;
+};
+
+export type GetWebhookDeliveryResponse = GetWebhookDeliveryResponses[keyof GetWebhookDeliveryResponses];
+
+export type RedeliverWebhookData = {
+  body?: never;
+  path: {
+    /**
+     * A `delivery_id` of the list.
+     */
+    delivery_id: string;
+  };
+  query?: never;
+  url: '/webhook-deliveries/{delivery_id}/redeliver';
+};
+
+export type RedeliverWebhookErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-delivery-not-found`: There is no such webhook delivery
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RedeliverWebhookError = RedeliverWebhookErrors[keyof RedeliverWebhookErrors];
+
+export type RedeliverWebhookResponses = {
+  /**
+   * The delivery, which is being sent
+   */
+  202: WebhookDelivery;
+};
+
+export type RedeliverWebhookResponse = RedeliverWebhookResponses[keyof RedeliverWebhookResponses];
+
+export type ListWebhookEndpointsData = {
+  body?: never;
+  path?: never;
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/webhook-endpoints';
+};
+
+export type ListWebhookEndpointsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListWebhookEndpointsError = ListWebhookEndpointsErrors[keyof ListWebhookEndpointsErrors];
+
+export type ListWebhookEndpointsResponses = {
+  /**
+   * One page of endpoints
+   */
+  200: WebhookEndpointPage;
+};
+
+export type ListWebhookEndpointsResponse = ListWebhookEndpointsResponses[keyof ListWebhookEndpointsResponses];
+
+export type CreateWebhookEndpointData = {
+  body: CreateWebhookEndpointRequest;
+  path?: never;
+  query?: never;
+  url: '/webhook-endpoints';
+};
+
+export type CreateWebhookEndpointErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `too-many-webhook-endpoints`: There are as many webhook endpoints as there may be
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `webhook-url-refused`: Webhooks are not sent to this address
+   */
+  422: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CreateWebhookEndpointError = CreateWebhookEndpointErrors[keyof CreateWebhookEndpointErrors];
+
+export type CreateWebhookEndpointResponses = {
+  /**
+   * The endpoint, and the secret to check signatures with
+   */
+  201: CreatedWebhookEndpoint;
+};
+
+export type CreateWebhookEndpointResponse = CreateWebhookEndpointResponses[keyof CreateWebhookEndpointResponses];
+
+export type DeleteWebhookEndpointData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}';
+};
+
+export type DeleteWebhookEndpointErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type DeleteWebhookEndpointError = DeleteWebhookEndpointErrors[keyof DeleteWebhookEndpointErrors];
+
+export type DeleteWebhookEndpointResponses = {
+  /**
+   * It is gone
+   */
+  204: void;
+};
+
+export type DeleteWebhookEndpointResponse = DeleteWebhookEndpointResponses[keyof DeleteWebhookEndpointResponses];
+
+export type GetWebhookEndpointData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}';
+};
+
+export type GetWebhookEndpointErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetWebhookEndpointError = GetWebhookEndpointErrors[keyof GetWebhookEndpointErrors];
+
+export type GetWebhookEndpointResponses = {
+  /**
+   * The endpoint
+   */
+  200: WebhookEndpoint;
+};
+
+export type GetWebhookEndpointResponse = GetWebhookEndpointResponses[keyof GetWebhookEndpointResponses];
+
+export type ChangeWebhookEndpointData = {
+  body?: ChangeWebhookEndpointRequest;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}';
+};
+
+export type ChangeWebhookEndpointErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `webhook-url-refused`: Webhooks are not sent to this address
+   */
+  422: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ChangeWebhookEndpointError = ChangeWebhookEndpointErrors[keyof ChangeWebhookEndpointErrors];
+
+export type ChangeWebhookEndpointResponses = {
+  /**
+   * The endpoint, changed
+   */
+  200: WebhookEndpoint;
+};
+
+export type ChangeWebhookEndpointResponse = ChangeWebhookEndpointResponses[keyof ChangeWebhookEndpointResponses];
+
+export type ListWebhookDeliveriesData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: {
+    status?: 'pending' | 'delivered' | 'failed';
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/webhook-endpoints/{endpoint_id}/deliveries';
+};
+
+export type ListWebhookDeliveriesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListWebhookDeliveriesError = ListWebhookDeliveriesErrors[keyof ListWebhookDeliveriesErrors];
+
+export type ListWebhookDeliveriesResponses = {
+  /**
+   * One page of deliveries
+   */
+  200: WebhookDeliveryPage;
+};
+
+export type ListWebhookDeliveriesResponse = ListWebhookDeliveriesResponses[keyof ListWebhookDeliveriesResponses];
+
+export type RedeliverFailedWebhooksData = {
+  body: RedeliverWebhooksRequest;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/redeliver';
+};
+
+export type RedeliverFailedWebhooksErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RedeliverFailedWebhooksError = RedeliverFailedWebhooksErrors[keyof RedeliverFailedWebhooksErrors];
+
+export type RedeliverFailedWebhooksResponses = {
+  /**
+   * They are being sent
+   */
+  202: RedeliveredWebhooks;
+};
+
+export type RedeliverFailedWebhooksResponse = RedeliverFailedWebhooksResponses[keyof RedeliverFailedWebhooksResponses];
+
+export type RotateWebhookSecretData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/rotate-secret';
+};
+
+export type RotateWebhookSecretErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RotateWebhookSecretError = RotateWebhookSecretErrors[keyof RotateWebhookSecretErrors];
+
+export type RotateWebhookSecretResponses = {
+  /**
+   * The new secret
+   */
+  200: WebhookSecret;
+};
+
+export type RotateWebhookSecretResponse = RotateWebhookSecretResponses[keyof RotateWebhookSecretResponses];
+
+export type GetWebhookSecretData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/secret';
+};
+
+export type GetWebhookSecretErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetWebhookSecretError = GetWebhookSecretErrors[keyof GetWebhookSecretErrors];
+
+export type GetWebhookSecretResponses = {
+  /**
+   * The secret
+   */
+  200: WebhookSecret;
+};
+
+export type GetWebhookSecretResponse = GetWebhookSecretResponses[keyof GetWebhookSecretResponses];
+
+export type TestWebhookEndpointData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` that registering it answered.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/test';
+};
+
+export type TestWebhookEndpointErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type TestWebhookEndpointError = TestWebhookEndpointErrors[keyof TestWebhookEndpointErrors];
+
+export type TestWebhookEndpointResponses = {
+  /**
+   * Its delivery, which is being sent
+   */
+  202: WebhookDelivery;
+};
+
+export type TestWebhookEndpointResponse = TestWebhookEndpointResponses[keyof TestWebhookEndpointResponses];

@@ -1,0 +1,16 @@
+import { readEnvironment } from '#config';
+import { restEnvironment, run, serve } from '#service';
+import { WebhooksModule, webhooksEnvironment } from '#webhooks';
+
+/** Webhooks on their own: REST at :3006. `ORDER_AT` says whose log they follow. */
+run(async () => {
+  const environment = readEnvironment({ ...restEnvironment(3006), ...webhooksEnvironment }, process.env, {
+    fallbacks: { WEBHOOKS_DATABASE_URL: 'DATABASE_URL' },
+  });
+  await serve({
+    ...environment,
+    name: 'webhooks',
+    document: { title: 'Cleave webhooks', description: 'Tells merchants what happens.', version: '1' },
+    modules: [WebhooksModule.register(environment)],
+  });
+});

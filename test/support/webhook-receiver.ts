@@ -1,0 +1,78 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { text } from 'node:stream/consumers';
+import { Webhook } from 'standardwebhooks';
+import type { z } from 'zod';
+import type { createdWebhookEndpoint } from '#contracts';
+import { ok, type Api } from './api.js';
+import { askOrder, type DatabaseUrls } from './tables.js';
+
+interface Told {
+  type: string;
+  data: { order_id: string; version: number };
+}
+
+/** What happened to orders, by the names that no two events share. */
+const eventsIn = async (urls: DatabaseUrls): Promise<Set<string>> =>
+  new Set(
+    (await askOrder<{ event: string }>(urls, `SELECT order_id || ':' || version AS event FROM events`)).map(
+      (it) => it.event,
+    ),
+  );
+
+/** A merchant who wants to be told of everything, and makes sure who tells it. */
+export class WebhookReceiver {
+  /** How often each event was told. */
+  readonly told = new Map<string, number>();
+  /** Messages that were not signed with our secret. */
+  forged = 0;
+  /** Where it is registered. */
+  address = '';
+  private secret = '';
+  private before: ReadonlySet<string> = new Set();
+  private readonly server = createServer((request, response) => void this.receive(request, response));
+
+  private constructor(private readonly api: Api) {}
+
+  static async start(api: Api, urls: DatabaseUrls): Promise<WebhookReceiver> {
+    const receiver = new WebhookReceiver(api);
+    receiver.server.listen(0, '127.0.0.1');
+    await once(receiver.server, 'listening');
+    const { port } = receiver.server.address() as AddressInfo;
+    receiver.before = await eventsIn(urls);
+    const body = { url: `http://127.0.0.1:${port}/` };
+    const registered = await api.send<z.input<typeof createdWebhookEndpoint>>('POST', '/webhook-endpoints', { body });
+    const { endpoint_id, secret } = ok(registered, 201);
+    Object.assign(receiver, { secret, address: `/webhook-endpoints/${endpoint_id}` });
+    return receiver;
+  }
+
+  /** What has happened since it was registered and was not told, or told and did not happen. */
+  async differences(urls: DatabaseUrls): Promise<string[]> {
+    const happened = [...(await eventsIn(urls)).difference(this.before)];
+    return [
+      ...happened.filter((it) => !this.told.has(it)).map((it) => `${it} was not told`),
+      ...[...this.told.keys()].filter((it) => !happened.includes(it)).map((it) => `${it} has not happened`),
+      ...(this.forged > 0 ? [`${this.forged} messages were not signed with the secret`] : []),
+    ];
+  }
+
+  async stop(): Promise<void> {
+    ok(await this.api.send('DELETE', this.address), 204);
+    this.server.close();
+    this.server.closeAllConnections();
+  }
+
+  private async receive(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    const body = await text(request);
+    try {
+      const { data } = new Webhook(this.secret).verify(body, request.headers as Record<string, string>) as Told;
+      const event = `${data.order_id}:${data.version}`;
+      this.told.set(event, (this.told.get(event) ?? 0) + 1);
+    } catch {
+      this.forged += 1;
+    }
+    response.writeHead(204).end();
+  }
+}
