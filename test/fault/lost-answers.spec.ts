@@ -37,6 +37,9 @@ describe.each(['one database', 'two databases'] as const)(
       ['Change', 'order-save', 'order', 'sent'],
       ['Deliver', 'inventory-settle', 'inventory', 'sent'],
       ['Checkpoint', 'orders-checkpoints-advance', 'order', 'sent'],
+      ['Settle', 'payment-settle', 'payment', 'sent'],
+      ['Move', 'order-sagas-move', 'order', 'sent'],
+      ['Count', 'sales-add', 'sales', 'sent'],
     ] as const)('the answer to %s is lost again and again (%s of %s, %s)', async (step, statement, by, moment) => {
       let lost = 0;
       const shoppers = await shopWhile(`${name} ${statement} ${moment}`, async (shoppers) => {

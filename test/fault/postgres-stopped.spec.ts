@@ -1,0 +1,35 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { randomOf } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import { startShape, type Shape } from '../support/shapes.js';
+import { WebhookReceiver } from '../support/webhook-receiver.js';
+import { Shoppers } from './shoppers.js';
+
+describe('a Postgres that is stopped at once under load', () => {
+  let shape: Shape;
+  beforeAll(async () => {
+    shape = await startShape('monolith');
+  });
+  afterAll(() => shape?.stop());
+
+  it('comes back with all that was acknowledged, and everybody goes on', async () => {
+    const api = new Api(shape.baseUrl);
+    const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
+    const shoppers = new Shoppers(api, randomOf('postgres stopped'));
+    await shoppers.start();
+    const placed = (): number => shoppers.placements.filter((it) => it.outcome === 201).length;
+    for (let times = 0; times < 3; times += 1) {
+      const before = placed();
+      await shoppers.until(() => placed() > before + 10);
+      // The immediate shutdown: no goodbye, and recovery from the log at the next start.
+      process.kill(await shape.postmasterPid(), 'SIGQUIT');
+    }
+    await shoppers.finish();
+    await shoppers.repeat();
+    await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
+    await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
+    await receiver.stop();
+  });
+});
