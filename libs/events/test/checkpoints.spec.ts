@@ -51,7 +51,9 @@ describe('checkpoints', () => {
   it('are all read by one who is alone, and renewed by the same without a new epoch', async () => {
     const one = randomUUID();
     const parts = await acquire(one);
-    expect(parts.map((it) => it.part).toSorted(ascending)).toEqual(Array.from({ length: partCount }, (_, part) => part));
+    expect(parts.map((it) => it.part).toSorted(ascending)).toEqual(
+      Array.from({ length: partCount }, (_, part) => part),
+    );
     expect((await acquire(one)).map((it) => it.epoch)).toEqual(parts.map((it) => it.epoch));
   });
 
