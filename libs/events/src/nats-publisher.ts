@@ -1,5 +1,5 @@
 import { jetstream } from '@nats-io/jetstream';
-import { headers, type NatsConnection } from '@nats-io/transport-node';
+import { RequestError, headers, type NatsConnection } from '@nats-io/transport-node';
 import type { BusConnection } from './bus-connection.js';
 import type { Logged } from './event-consumer.js';
 import type { Linked } from './linked-log.js';
@@ -14,6 +14,8 @@ export interface Enveloped extends Logged {
 
 /** Takes events to those who follow a log from elsewhere. */
 export abstract class EventPublisher {
+  /** Makes the place that they are taken to. To be called before anything is published, and costs nothing once it is there. */
+  abstract prepare(): Promise<void>;
   /** All of them are kept there once it is done; after a failure any may be, and all are to be published again. */
   abstract publish(events: readonly Linked<Enveloped>[]): Promise<void>;
 }
@@ -34,9 +36,16 @@ export class NatsPublisher extends EventPublisher {
     super();
   }
 
+  async prepare(): Promise<void> {
+    const connection = await this.connection.open();
+    if (this.prepared === connection) return;
+    await ensureStream(connection, this.kept);
+    this.prepared = connection;
+  }
+
   async publish(events: readonly Linked<Enveloped>[]): Promise<void> {
     const connection = await this.connection.open();
-    if (this.prepared !== connection) await ensureStream(connection, this.kept);
+    // What fails may be the stream that is gone: it is made again then.
     this.prepared = undefined;
     const client = jetstream(connection, { timeout: ackTimeoutMs });
     const maxBytes = (connection.info?.max_payload ?? 1_048_576) - headerBytes;
@@ -49,10 +58,18 @@ export class NatsPublisher extends EventPublisher {
       }),
     );
     const failed = (await Promise.allSettled(acks)).find((it) => it.status === 'rejected');
-    if (failed) throw failed.reason;
+    if (failed) throw told(failed.reason);
     this.prepared = connection;
   }
 }
+
+/** That nobody answers is called a lack of JetStream there, which it rarely is. */
+const told = (error: unknown): unknown =>
+  error instanceof Error && error.cause instanceof RequestError && error.cause.isNoResponders()
+    ? new Error('no stream takes events: it is lost, or has no leader, or NATS runs without JetStream', {
+        cause: error,
+      })
+    : error;
 
 /** Of what is too large only the position is published: it is read in the log. */
 const payloadOf = ({ event }: Linked<Enveloped>, maxBytes: number): Uint8Array => {

@@ -2,8 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { ConfigurationError, readEnvironment } from '#config';
 import { eventBus } from '#events';
 
-const faults = (text: string): string[] =>
-  eventBus.safeParse(text).error?.issues.map(({ message }) => message) ?? [];
+const faults = (text: string): string[] => eventBus.safeParse(text).error?.issues.map(({ message }) => message) ?? [];
 
 describe('the address of the event bus', () => {
   it.each([
@@ -32,16 +31,19 @@ describe('the address of the event bus', () => {
     expect(faults('nats://a:1,b')[0]).toContain('server 2 is not host:port');
   });
 
-  it.each(['nats://me:hunter2', 'nats://me:hunter2@', 'nats://me:hunter2@h:1,x', 'nats://me:x/hunter2@h', 'x:hunter2@h'])(
-    'does not tell what may be a password, where it is wrong as in %s',
-    (text) => {
-      try {
-        readEnvironment({ EVENTS_AT: eventBus }, { EVENTS_AT: text });
-        throw new Error('it was taken');
-      } catch (error) {
-        expect(error).toBeInstanceOf(ConfigurationError);
-        expect((error as Error).message).not.toContain('hunter2');
-      }
-    },
-  );
+  it.each([
+    'nats://me:hunter2',
+    'nats://me:hunter2@',
+    'nats://me:hunter2@h:1,x',
+    'nats://me:x/hunter2@h',
+    'x:hunter2@h',
+  ])('does not tell what may be a password, where it is wrong as in %s', (text) => {
+    try {
+      readEnvironment({ EVENTS_AT: eventBus }, { EVENTS_AT: text });
+      throw new Error('it was taken');
+    } catch (error) {
+      expect(error).toBeInstanceOf(ConfigurationError);
+      expect((error as Error).message).not.toContain('hunter2');
+    }
+  });
 });

@@ -67,22 +67,22 @@ export const startLog = async () => {
     const rows = await sql.query<Row>(read, [xid, id, limit]);
     return { events: rows.map(eventOf), isMore: rows.length === limit };
   };
+  /** All of it, without waiting for transactions that are still running. */
+  const all = async (): Promise<TestEvent[]> =>
+    (
+      await pool.query<Row>('SELECT xid::text, id::text, subject, filling, at FROM reader.log ORDER BY log.xid, log.id')
+    ).rows.map(eventOf);
   const write = async (subjects: readonly string[], filling = ''): Promise<void> => {
-    await pool.query('INSERT INTO reader.log (subject, filling) SELECT subject, $2 FROM unnest($1::text[]) AS subject', [
-      subjects,
-      filling,
-    ]);
+    await pool.query(
+      'INSERT INTO reader.log (subject, filling) SELECT subject, $2 FROM unnest($1::text[]) AS subject',
+      [subjects, filling],
+    );
   };
   const sequencesOf = async (text: string, values: unknown[]): Promise<string[]> =>
     (await pool.query<{ sequence: string }>(text, values)).rows.map((it) => it.sequence);
   /** In the order in which they took effect. */
   const seenBy = (consumer: string) =>
     sequencesOf(`SELECT sequence FROM reader.seen WHERE consumer = $1 ORDER BY number`, [consumer]);
-  const seenOf = (consumer: string, subject: string) =>
-    sequencesOf(`SELECT sequence FROM reader.seen WHERE consumer = $1 AND subject = $2 ORDER BY number`, [
-      consumer,
-      subject,
-    ]);
   const countSeen = async (consumer: string): Promise<number> =>
     (await pool.query<{ count: number }>(`SELECT count(*)::int FROM reader.seen WHERE consumer = $1`, [consumer]))
       .rows[0]!.count;
@@ -90,7 +90,7 @@ export const startLog = async () => {
     await pool.end();
     await database.stop();
   };
-  return { pool, sql, checkpoints, readLog, write, seenBy, seenOf, countSeen, stop };
+  return { pool, sql, checkpoints, readLog, all, write, seenBy, countSeen, stop };
 };
 
 export type LogUnderTest = Awaited<ReturnType<typeof startLog>>;
@@ -140,6 +140,11 @@ export class Publishes extends EventConsumer<Linked<TestEvent>> {
   ) {
     const rhythm = { batchSize: 50, pollMs: 20, failing: 'fails', working: 'works' };
     super(consumer, log.checkpoints, new LinkedLog(log.readLog), rhythm);
+  }
+
+  protected override async execute(): Promise<boolean> {
+    await this.publisher.prepare();
+    return super.execute();
   }
 
   protected async apply(events: readonly Linked<TestEvent>[], checkpoint: Checkpoint): Promise<void> {

@@ -27,6 +27,11 @@ export class PublishEvents extends EventConsumer<Linked<OrderLogEvent>> implemen
     await this.positions.begin(consumer);
   }
 
+  protected override async execute(): Promise<boolean> {
+    await this.bus.prepare();
+    return super.execute();
+  }
+
   protected async apply(events: readonly Linked<OrderLogEvent>[], checkpoint: Checkpoint): Promise<void> {
     await this.bus.publish(events);
     await checkpoint.keep();
