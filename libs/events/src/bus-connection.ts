@@ -10,7 +10,7 @@ export class BusConnection {
   private isReported = false;
   private isClosed = false;
 
-  constructor(readonly at: NatsAddress) {}
+  constructor(private readonly at: NatsAddress) {}
 
   /** Whether what is sent now arrives, as far as is known. */
   get isUp(): boolean {
@@ -24,7 +24,11 @@ export class BusConnection {
    */
   async open(): Promise<NatsConnection> {
     if (this.isClosed) throw new Error('The connection to NATS was closed');
-    this.opening ??= this.connect();
+    this.opening ??= this.connect().catch((error: Error) => {
+      this.opening = undefined;
+      this.lost(error.message);
+      throw new Error(`NATS is not reached (${error.message})`, { cause: error });
+    });
     const connection = await this.opening;
     if (!this.isReached) throw new Error('NATS is not reached');
     return connection;
@@ -37,23 +41,17 @@ export class BusConnection {
   }
 
   private async connect(): Promise<NatsConnection> {
-    try {
-      const { servers, user, pass, token } = this.at;
-      const connection = await connect({
-        ...{ servers: [...servers], user, pass, token, name: 'cleave' },
-        ...{ maxReconnectAttempts: -1, reconnectTimeWait: 250, reconnectJitter: 250, ignoreAuthErrorAbort: true },
-        // A server that is gone without a word is noticed by the missing answers to pings.
-        ...{ timeout: 2_000, pingInterval: 2_000, maxPingOut: 2 },
-        noAsyncTraces: true,
-      });
-      this.found();
-      void this.watch(connection);
-      return connection;
-    } catch (error) {
-      this.opening = undefined;
-      this.lost((error as Error).message);
-      throw new Error(`NATS is not reached (${(error as Error).message})`, { cause: error });
-    }
+    const { servers, user, pass, token } = this.at;
+    const connection = await connect({
+      ...{ servers: [...servers], user, pass, token, name: 'cleave' },
+      ...{ maxReconnectAttempts: -1, reconnectTimeWait: 250, reconnectJitter: 250, ignoreAuthErrorAbort: true },
+      // A server that is gone without a word is noticed by the missing answers to pings.
+      ...{ timeout: 2_000, pingInterval: 2_000, maxPingOut: 2 },
+      noAsyncTraces: true,
+    });
+    this.found();
+    void this.watch(connection);
+    return connection;
   }
 
   private async watch(connection: NatsConnection): Promise<void> {
@@ -73,8 +71,7 @@ export class BusConnection {
 
   private lost(why: string): void {
     this.isReached = false;
-    if (!this.isReported && !this.isClosed)
-      this.logger.warn(`NATS is not reached (${why}), trying again until it is; events are read in the log meanwhile`);
+    if (!this.isReported && !this.isClosed) this.logger.warn(`NATS is not reached (${why}), trying again until it is`);
     this.isReported = true;
   }
 }

@@ -124,6 +124,7 @@ export class PartFeed {
     // In a stream that was made anew the numbers begin again.
     this.messages.clear();
     this.bytes = 0;
+    this.passed = undefined;
     const pull = await jetstream(connection)
       .consumers.getConsumerFromInfo(info)
       .consume({

@@ -70,7 +70,7 @@ export const natsOrSkip = <Describe extends { skip: unknown }>(describe: Describ
  * @throws Error that says what to install when there is none
  */
 export const startNats = ({ port }: { port?: number } = {}): Promise<NatsServer> =>
-  port === undefined ? onFreePorts(1, (free) => NatsServer.start(free as number)) : NatsServer.start(port);
+  port === undefined ? onFreePorts(1, (free) => NatsServer.start(free)) : NatsServer.start(port);
 
 /** Servers that replicate what JetStream keeps. They choose their leaders after they have started. */
 export const startNatsCluster = (size: number): Promise<NatsCluster> =>

@@ -50,4 +50,4 @@ async function startAt(port: number): Promise<RedisServer> {
  * @throws Error that says what to install when there is none
  */
 export const startRedis = ({ port }: { port?: number } = {}): Promise<RedisServer> =>
-  port === undefined ? onFreePorts(1, (free) => startAt(free as number)) : startAt(port);
+  port === undefined ? onFreePorts(1, (free) => startAt(free)) : startAt(port);

@@ -26,7 +26,7 @@ export type Way = 'path' | 'docker';
 
 export interface RunningServer {
   pid: number;
-  stop(signal: NodeJS.Signals): Promise<void>;
+  stop: (signal: NodeJS.Signals) => Promise<void>;
 }
 
 const succeeds = async (command: string, ...args: string[]): Promise<boolean> =>
