@@ -59,8 +59,11 @@ beforeEach(async () => {
 });
 afterEach(async () => {
   await finish();
-  await Promise.all(running.splice(0).map(stopOne));
+  const stopped = running.splice(0);
+  await Promise.all(stopped.map(stopOne));
   await Promise.all(buses.splice(0).map((it) => it.onApplicationShutdown()));
+  // Nothing was applied twice and rolled back, nor did a consumer fail in some other way that it has recovered from.
+  expect(stopped.flatMap((it) => (it instanceof Notes ? it.failures : []))).toEqual([]);
 });
 
 /** As a process has it. */
@@ -219,7 +222,7 @@ describeWithNats('a log over NATS', () => {
       }
     })();
     startPublisher(at, unreliable);
-    const notes = startNotes(at);
+    startNotes(at);
     await until(async () => (await manager.streams.info('cleave-test').catch(() => undefined)) !== undefined);
     beginWriting();
     const client = jetstream(connection);
@@ -235,7 +238,6 @@ describeWithNats('a log over NATS', () => {
     }
     await finish();
     await expectAllInOrder();
-    expect(notes.failures).toEqual([]);
   });
 
   it('brings an event that is too large for a message', async () => {
