@@ -18,7 +18,9 @@ const mostArrived = 1_000;
 const mostArrivedBytes = 4_194_304;
 /** How soon a pull that has silently ended is noticed. */
 const heartbeatMs = 1_000;
-const pullMs = 5_000;
+const pullMs = 2_000;
+/** Of what is asked while a pull is renewed. */
+const answerMs = 2_000;
 const retryMs = 1_000;
 
 interface Options {
@@ -125,7 +127,7 @@ export class PartFeed {
     this.messages.clear();
     this.bytes = 0;
     this.passed = undefined;
-    const pull = await jetstream(connection)
+    const pull = await jetstream(connection, { timeout: answerMs })
       .consumers.getConsumerFromInfo(info)
       .consume({
         ...{ max_messages: mostArrived / 2, expires: pullMs, idle_heartbeat: heartbeatMs },
