@@ -57,3 +57,14 @@ export const milliseconds = (standard: number) => {
     .pipe(z.int().min(1, error).max(86_400_000, error))
     .default(standard);
 };
+
+/** A duration in hours, from 1 to a year. */
+export const hours = (standard: number) => {
+  const error = 'must be a whole number of hours from 1 to 8784';
+  return z
+    .string()
+    .regex(/^\d{1,4}$/, error)
+    .transform(Number)
+    .pipe(z.int().min(1, error).max(8_784, error))
+    .default(standard);
+};

@@ -23,6 +23,11 @@ export interface Reading<Event extends Logged> {
 export abstract class EventSource<Event extends Logged> {
   /** Nothing of the parts that lies behind their positions is left out up to what was reached. */
   abstract read(parts: readonly HeldPart[], limit: number): Promise<Reading<Event>>;
+  /**
+   * These parts and no others are read from now on. Where events arrive by themselves it is told when there is something
+   * to read.
+   */
+  hold?(parts: readonly HeldPart[], wake: () => void): void;
   /** What was read before has taken effect and will not be asked for again. */
   settled?(reached: ReadonlyMap<number, string>): Promise<void>;
 }
@@ -74,6 +79,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   }
 
   protected override leave(): Promise<void> {
+    this.source.hold?.([], () => {});
     return this.checkpoints.release(this.consumer, this.holder);
   }
 
@@ -83,6 +89,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     if (now > this.heldUntil - leaseMs + renewAfterMs) {
       this.held = await this.checkpoints.acquire(this.consumer, this.holder, leaseMs);
       this.heldUntil = now + leaseMs;
+      this.source.hold?.(this.held, () => this.wake());
     }
     if (this.held.length === 0) return false;
     const { events, reached, isMore } = await this.source.read(this.held, this.options.batchSize);
@@ -99,13 +106,15 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   }
 }
 
-/**
- * Reads the parts from a log that is read as a whole, from where the first of them stands.
- *
- * @param read what lies behind a position, oldest first, and up to where that is all there is
- */
+/** What of a log lies behind a position, oldest first, at most so many, and up to where that is all there is. */
+export type ReadLog<Event extends Logged> = (
+  after: string,
+  limit: number,
+) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>;
+
+/** Reads the parts from a log that is read as a whole, from where the first of them stands. */
 export const fromLog = async <Event extends Logged>(
-  read: (after: string, limit: number) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>,
+  read: ReadLog<Event>,
   parts: readonly HeldPart[],
   limit: number,
 ): Promise<Reading<Event>> => {

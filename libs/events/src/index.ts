@@ -1,5 +1,12 @@
-/** The redo log from the reading side: checkpoints that instances share under leases, and the work that follows a log. */
+/**
+ * The redo log from the reading side: checkpoints that instances share under leases, the work that follows a log, and the
+ * bus that may bring it.
+ */
+export { eventBus, type EventBusAddress, type NatsAddress } from './bus-address.js';
 export { Checkpoints, checkpointTables, logStart, type Checkpoint, type HeldPart } from './checkpoints.js';
-export { EventConsumer, EventSource, fromLog, type Logged, type Reading } from './event-consumer.js';
+export { EventBus, EventsModule } from './event-bus.js';
+export { EventConsumer, EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+export { LinkedLog, type Linked } from './linked-log.js';
+export { EventPublisher, type Enveloped } from './nats-publisher.js';
 export { partCount, partOf } from './parts.js';
 export { numbersOf, positionOf, type LogNumbers } from './position.js';

@@ -1,10 +1,10 @@
-import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import { Module, type DynamicModule, type OnModuleInit, type Provider } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
-import { Checkpoints } from '#events';
+import { Checkpoints, EventBus, EventPublisher, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -33,6 +33,7 @@ import {
 } from './use-cases/finish-branches.js';
 import { MoneyMoves, MoveMoney } from './use-cases/move-money.js';
 import { PlaceOrder } from './use-cases/place-order.js';
+import { PublishEvents } from './use-cases/publish-events.js';
 import { KeptRefusals, PurgeRefusals } from './use-cases/purge-refusals.js';
 import { EventFeed, ReadEvents } from './use-cases/read-events.js';
 import { OrderReader, PaymentLookup, ReadOrders } from './use-cases/read-orders.js';
@@ -55,6 +56,8 @@ export const orderEnvironment = {
   ORDER_SAGA_LEASE_MS: env.milliseconds(15_000),
   ORDER_COMMIT: env.choice(['flexible', 'two-phase']),
   ORDER_IN_DOUBT_MS: env.milliseconds(20_000),
+  EVENTS_AT: eventBus,
+  EVENTS_KEEP_HOURS: env.hours(7 * 24),
 };
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
@@ -132,7 +135,21 @@ export class OrderModule implements OnModuleInit {
           inject: [sqlToken('order')],
           useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'orders')),
         },
+        ...publishing(options),
       ],
     };
   }
 }
+
+/** Where the log is all that there is, nothing is published. */
+const publishing = ({ EVENTS_AT, EVENTS_KEEP_HOURS }: OrderSettings): Provider[] =>
+  EVENTS_AT.scheme === 'postgres'
+    ? []
+    : [
+        PublishEvents,
+        {
+          provide: EventPublisher,
+          inject: [EventBus],
+          useFactory: (bus: EventBus) => bus.publisherFor(EVENTS_AT, { log: 'orders', keepHours: EVENTS_KEEP_HOURS }),
+        },
+      ];

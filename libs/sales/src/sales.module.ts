@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { env } from '#config';
 import { inventoryContract, orderContract } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
-import { Checkpoints } from '#events';
+import { Checkpoints, EventBus, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -23,6 +23,7 @@ export const salesEnvironment = {
   ORDER_BALANCE: balancePolicy,
   INVENTORY_AT: address,
   INVENTORY_BALANCE: balancePolicy,
+  EVENTS_AT: eventBus,
 };
 
 type SalesSettings = z.output<z.ZodObject<typeof salesEnvironment>>;
@@ -62,10 +63,12 @@ export class SalesModule implements OnModuleInit {
         },
         {
           provide: OrderLog,
-          inject: [Messenger],
-          useFactory: (messenger: Messenger) =>
+          inject: [Messenger, EventBus],
+          useFactory: (messenger: Messenger, bus: EventBus) =>
             new MessagingOrderLog(
               messenger.clientFor(orderContract, options.ORDER_AT, { balance: options.ORDER_BALANCE }),
+              bus,
+              options.EVENTS_AT,
             ),
         },
         {

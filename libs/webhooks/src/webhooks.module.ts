@@ -1,16 +1,16 @@
 import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
-import { orderContract } from '#contracts';
+import { orderContract, orderLogEvent } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
-import { Checkpoints } from '#events';
+import { Checkpoints, EventBus, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { AddressGuard } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
-import { MessagingOrderLog } from './adapters/messaging-order-log.js';
+import { wantedLog } from './adapters/messaging-order-log.js';
 import { PostgresDeliveries } from './adapters/postgres-deliveries.js';
 import { PostgresEndpoints } from './adapters/postgres-endpoints.js';
 import { retryDelaysMs } from './domain/retries.js';
@@ -33,6 +33,7 @@ export const webhooksEnvironment = {
   WEBHOOKS_DATABASE_URL: env.postgresUrl,
   ORDER_AT: address,
   ORDER_BALANCE: balancePolicy,
+  EVENTS_AT: eventBus,
   /** Also over http: for trying out. */
   WEBHOOKS_ALLOW_PRIVATE: env.flag,
   WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
@@ -83,12 +84,12 @@ export class WebhooksModule implements OnModuleInit {
         },
         {
           provide: OrderLog,
-          inject: [Messenger, WantedTypes],
-          useFactory: (messenger: Messenger, types: WantedTypes) =>
-            new MessagingOrderLog(
-              messenger.clientFor(orderContract, options.ORDER_AT, { balance: options.ORDER_BALANCE }),
-              types,
-            ),
+          inject: [Messenger, EventBus, WantedTypes],
+          useFactory: (messenger: Messenger, bus: EventBus, wanted: WantedTypes) => {
+            const orders = messenger.clientFor(orderContract, options.ORDER_AT, { balance: options.ORDER_BALANCE });
+            const followed = { log: 'orders', consumer: 'webhooks', schema: orderLogEvent };
+            return bus.sourceFor(options.EVENTS_AT, { ...followed, readLog: wantedLog(orders, wanted) });
+          },
         },
         ...[DeliveryLog, DueDeliveries, KeptDeliveries, Messages, Redeliveries].map((port) => ({
           provide: port,

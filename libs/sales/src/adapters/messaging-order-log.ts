@@ -1,29 +1,24 @@
 import { Injectable } from '@nestjs/common';
-import type { OrderLogEvent, orderContract } from '#contracts';
-import { EventSource, fromLog, type HeldPart, type Reading } from '#events';
+import { orderLogEvent, type OrderLogEvent, type orderContract } from '#contracts';
+import type { EventBus, EventBusAddress, EventSource, ReadLog } from '#events';
 import type { ContractClient } from '#messaging';
 import { salesTypes } from '../domain/sales.js';
 import type { OrderLog } from '../use-cases/follow-orders.js';
 
-/** The log of orders in the order module, wherever that runs. */
+/** The log of orders in the order module, wherever that runs, and however its events come here. */
 @Injectable()
-export class MessagingOrderLog extends EventSource<OrderLogEvent> implements OrderLog {
-  constructor(private readonly orders: ContractClient<typeof orderContract>) {
-    super();
-  }
+export class MessagingOrderLog implements OrderLog {
+  constructor(
+    private readonly orders: ContractClient<typeof orderContract>,
+    private readonly bus: EventBus,
+    private readonly at: EventBusAddress,
+  ) {}
 
-  as(): EventSource<OrderLogEvent> {
-    return this;
-  }
-
-  read(parts: readonly HeldPart[], limit: number): Promise<Reading<OrderLogEvent>> {
-    return fromLog(
-      async (after, most) => {
-        const page = await this.orders.call('events', { after, limit: most, types: salesTypes });
-        return { events: page.events, until: page.until, isMore: page.is_more };
-      },
-      parts,
-      limit,
-    );
+  as(consumer: string): EventSource<OrderLogEvent> {
+    const readLog: ReadLog<OrderLogEvent> = async (after, limit) => {
+      const { events, until, is_more } = await this.orders.call('events', { after, limit, types: salesTypes });
+      return { events, until, isMore: is_more };
+    };
+    return this.bus.sourceFor(this.at, { log: 'orders', consumer, schema: orderLogEvent, readLog });
   }
 }

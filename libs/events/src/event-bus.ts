@@ -1,0 +1,60 @@
+import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import type { EventBusAddress, NatsAddress } from './bus-address.js';
+import { BusConnection } from './bus-connection.js';
+import type { HeldPart } from './checkpoints.js';
+import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
+import { NatsSource, type FollowedLog } from './nats-source.js';
+
+/** Brings logs to those who follow them. It connects when it is first used, once for each address. */
+@Injectable()
+export class EventBus implements OnApplicationShutdown {
+  private readonly connections = new Map<string, BusConnection>();
+
+  /** What an `EventConsumer` reads; the address decides how events come to it. */
+  sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
+    switch (at.scheme) {
+      case 'postgres':
+        return new LogSource(followed.readLog);
+      case 'nats':
+        return new NatsSource(this.connectionTo(at), followed);
+    }
+  }
+
+  /** @param keepHours how long events are kept there; they stay in the log itself */
+  publisherFor(at: NatsAddress, { log, keepHours }: { log: string; keepHours: number }): EventPublisher {
+    return new NatsPublisher(this.connectionTo(at), { log, keepHours, isReplicated: at.servers.length >= 3 });
+  }
+
+  /** The last hook of a shutdown: those who read and publish finish what is under way before it. */
+  async onApplicationShutdown(): Promise<void> {
+    await Promise.all([...this.connections.values()].map((it) => it.close()));
+    this.connections.clear();
+  }
+
+  private connectionTo(at: NatsAddress): BusConnection {
+    const key = JSON.stringify(at);
+    const connection = this.connections.get(key) ?? new BusConnection(at);
+    this.connections.set(key, connection);
+    return connection;
+  }
+}
+
+/** The log itself, asked again and again. */
+class LogSource<Event extends Logged> extends EventSource<Event> {
+  constructor(private readonly readLog: ReadLog<Event>) {
+    super();
+  }
+
+  read(parts: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
+    return fromLog(this.readLog, parts, limit);
+  }
+}
+
+@Module({})
+export class EventsModule {
+  /** Provides the EventBus everywhere. */
+  static forRoot(): DynamicModule {
+    return { module: EventsModule, global: true, providers: [EventBus], exports: [EventBus] };
+  }
+}

@@ -1,0 +1,41 @@
+import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import type { HeldPart } from './checkpoints.js';
+import { partOf } from './parts.js';
+
+/** An event as it is published: whoever has come to `previous` or beyond misses nothing in front of it. */
+export interface Linked<Event extends Logged> extends Logged {
+  event: Event;
+  /** Between there and here nothing happened in the part of the event. */
+  previous: string;
+}
+
+/** The log, each event linked to the one before it in its part. */
+export class LinkedLog<Event extends Logged> extends EventSource<Linked<Event>> {
+  /** By part: up to where it was read, and the last event in it. True of the log whatever became of what was read. */
+  private readonly last = new Map<number, { reached: string; sequence: string }>();
+
+  constructor(private readonly readLog: ReadLog<Event>) {
+    super();
+  }
+
+  async read(parts: readonly HeldPart[], limit: number): Promise<Reading<Linked<Event>>> {
+    const { events, reached, isMore } = await fromLog(this.readLog, parts, limit);
+    const previous = new Map(parts.map((it) => [it.part, this.lastBefore(it)]));
+    const linked = events.map((event): Linked<Event> => {
+      const { subject, sequence } = event;
+      const part = partOf(subject);
+      const link = { event, subject, sequence, previous: previous.get(part) as string };
+      previous.set(part, sequence);
+      return link;
+    });
+    for (const [part, position] of reached)
+      this.last.set(part, { reached: position, sequence: previous.get(part) as string });
+    return { events: linked, reached, isMore };
+  }
+
+  /** Where another instance, or this one before it failed, has read the part, only how far is known. */
+  private lastBefore({ part, position }: HeldPart): string {
+    const last = this.last.get(part);
+    return last?.reached === position ? last.sequence : position;
+  }
+}

@@ -1,0 +1,87 @@
+import { jetstream } from '@nats-io/jetstream';
+import { RequestError, headers, type NatsConnection } from '@nats-io/transport-node';
+import type { BusConnection } from './bus-connection.js';
+import type { Logged } from './event-consumer.js';
+import type { Linked } from './linked-log.js';
+import { ensureStream, previousHeader, sequenceHeader, streamOf, subjectOf, type KeptLog } from './nats-stream.js';
+import { partOf } from './parts.js';
+
+/** What an envelope has that is repeated beside it. */
+export interface Enveloped extends Logged {
+  id: string;
+  traceparent?: string | undefined;
+}
+
+/** Takes events to those who follow a log from elsewhere. */
+export abstract class EventPublisher {
+  /** Makes the place that they are taken to. To be called before anything is published, and costs nothing once it is there. */
+  abstract prepare(): Promise<void>;
+  /** All of them are kept there once it is done; after a failure any may be, and all are to be published again. */
+  abstract publish(events: readonly Linked<Enveloped>[]): Promise<void>;
+}
+
+/** Less than a lease, so that what comes after it is not the work of another instance by then. */
+const ackTimeoutMs = 3_000;
+/** What is left to the headers, of what a message may take. */
+const headerBytes = 4_096;
+
+/** Publishes to JetStream, each event as a CloudEvent in structured mode. */
+export class NatsPublisher extends EventPublisher {
+  private prepared: NatsConnection | undefined;
+
+  constructor(
+    private readonly connection: BusConnection,
+    private readonly kept: KeptLog,
+  ) {
+    super();
+  }
+
+  async prepare(): Promise<void> {
+    const connection = await this.connection.open();
+    if (this.prepared === connection) return;
+    await ensureStream(connection, this.kept);
+    this.prepared = connection;
+  }
+
+  async publish(events: readonly Linked<Enveloped>[]): Promise<void> {
+    const connection = await this.connection.open();
+    // What fails may be the stream that is gone: it is made again then.
+    this.prepared = undefined;
+    const client = jetstream(connection, { timeout: ackTimeoutMs });
+    const maxBytes = (connection.info?.max_payload ?? 1_048_576) - headerBytes;
+    // One connection keeps their order; where some are lost on the way, readers see it by the links.
+    const acks = events.map((it) =>
+      client.publish(subjectOf(this.kept.log, partOf(it.subject)), payloadOf(it, maxBytes), {
+        headers: headersOf(it),
+        msgID: it.event.id,
+        expect: { streamName: streamOf(this.kept.log) },
+      }),
+    );
+    const failed = (await Promise.allSettled(acks)).find((it) => it.status === 'rejected');
+    if (failed) throw told(failed.reason);
+    this.prepared = connection;
+  }
+}
+
+/** That nobody answers is called a lack of JetStream there, which it rarely is. */
+const told = (error: unknown): unknown =>
+  error instanceof Error && error.cause instanceof RequestError && error.cause.isNoResponders()
+    ? new Error('no stream takes events: it is lost, or has no leader, or NATS runs without JetStream', {
+        cause: error,
+      })
+    : error;
+
+/** Of what is too large only the position is published: it is read in the log. */
+const payloadOf = ({ event }: Linked<Enveloped>, maxBytes: number): Uint8Array => {
+  const payload = Buffer.from(JSON.stringify(event));
+  return payload.length > maxBytes ? new Uint8Array() : payload;
+};
+
+const headersOf = ({ event, sequence, previous }: Linked<Enveloped>) => {
+  const all = headers();
+  all.set('content-type', 'application/cloudevents+json');
+  all.set(sequenceHeader, sequence);
+  all.set(previousHeader, previous);
+  if (event.traceparent !== undefined) all.set('traceparent', event.traceparent);
+  return all;
+};

@@ -1,0 +1,180 @@
+import { Logger } from '@nestjs/common';
+import type { JsMsg } from '@nats-io/jetstream';
+import type { z } from 'zod';
+import { logPosition } from '#contracts';
+import type { BusConnection } from './bus-connection.js';
+import type { HeldPart } from './checkpoints.js';
+import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import { previousHeader, sequenceHeader } from './nats-stream.js';
+import { PartFeed } from './part-feed.js';
+
+export interface FollowedLog<Event extends Logged> {
+  /** The name of the log, as it is published. */
+  log: string;
+  /** Whose checkpoints these are, and whose instances share what arrives. */
+  consumer: string;
+  schema: z.ZodType<Event>;
+  /** Asks the log itself: it has everything, and is right where NATS says something else. */
+  readLog: ReadLog<Event>;
+}
+
+const nothing = { events: [], reached: new Map<number, string>(), isMore: false };
+
+/** How long nothing may arrive of a part before the log is asked: the stream may have lost what came last. */
+const quietMs = 10_000;
+
+/** What is known of a part that is held. */
+interface Part {
+  feed: PartFeed;
+  /** Up to where it was read; from somewhere else it is read again, what had arrived of it being gone. */
+  position: string;
+  /** There is something that only the log can tell. */
+  isDue: boolean;
+  /** When it was last in step with the log, as far as is known. */
+  inStepAt: number;
+}
+
+/**
+ * Reads a log as NATS brings it. Each event names the position of the one before it: what does not follow on from what
+ * was read stays parked until the log has told what lies between. While a part is not heard, the log is read instead.
+ */
+export class NatsSource<Event extends Logged> extends EventSource<Event> {
+  private readonly logger = new Logger('EventBus');
+  private readonly parts = new Map<number, Part>();
+  private isFailing = false;
+
+  constructor(
+    private readonly connection: BusConnection,
+    private readonly followed: FollowedLog<Event>,
+  ) {
+    super();
+  }
+
+  override hold(parts: readonly HeldPart[], wake: () => void): void {
+    for (const [part, { feed }] of this.parts) {
+      if (parts.some((it) => it.part === part && it.epoch === feed.epoch)) continue;
+      feed.close();
+      this.parts.delete(part);
+    }
+    for (const held of parts) if (!this.parts.has(held.part)) this.parts.set(held.part, this.follow(held, wake));
+  }
+
+  async read(held: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
+    const due = held.filter((it) => this.isDue(it));
+    const compared = due.length > 0 ? await this.compare(due, limit) : nothing;
+    const events = [...compared.events] as Event[];
+    const reached = new Map(compared.reached);
+    let isMore = compared.isMore;
+    const share = Math.ceil(limit / held.length);
+    for (const { part, position } of held) {
+      const known = this.parts.get(part);
+      if (!known) continue;
+      const taken = this.take(known, reached.get(part) ?? position, Math.min(share, limit - events.length));
+      events.push(...taken);
+      const last = taken.at(-1)?.sequence;
+      if (last !== undefined) reached.set(part, last);
+      known.position = reached.get(part) ?? position;
+      if (!reached.has(part)) known.feed.acknowledge();
+      isMore ||= known.isDue || known.feed.arrived.size > 0;
+    }
+    return { events, reached, isMore };
+  }
+
+  override async settled(reached: ReadonlyMap<number, string>): Promise<void> {
+    for (const part of reached.keys()) this.parts.get(part)?.feed.acknowledge();
+  }
+
+  private follow({ part, epoch, position }: HeldPart, arrive: () => void): Part {
+    const { log, consumer } = this.followed;
+    const failed = (error: unknown) => this.report(error);
+    const opened = () => {
+      known.isDue = true;
+      this.isFailing = false;
+      arrive();
+    };
+    const feed = new PartFeed(this.connection, { log, consumer, part, epoch, arrive, opened, failed });
+    const known: Part = { feed, position, isDue: true, inStepAt: 0 };
+    return known;
+  }
+
+  private isDue({ part, position }: HeldPart): boolean {
+    const known = this.parts.get(part);
+    if (!known) return true;
+    known.feed.listen();
+    if (known.position !== position) {
+      known.isDue = true;
+      known.feed.rewind();
+    }
+    return known.isDue || !known.feed.isHeard || performance.now() - known.inStepAt > quietMs;
+  }
+
+  /** Reads parts in the log. */
+  private async compare(due: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
+    const parts = due.flatMap(({ part }) => this.parts.get(part) ?? []);
+    const arrived = parts.flatMap(({ feed }) => [...feed.arrived.values()]);
+    // Before it is read: what begins to be heard meanwhile is to be compared once more.
+    for (const it of parts) it.isDue = false;
+    try {
+      const reading = await fromLog(this.followed.readLog, due, limit);
+      if (reading.isMore) for (const it of parts) it.isDue = true;
+      else {
+        for (const it of arrived) it.isCompared = true;
+        for (const it of parts) it.inStepAt = performance.now();
+      }
+      return reading;
+    } catch (error) {
+      for (const it of parts) it.isDue = true;
+      throw error;
+    }
+  }
+
+  /** Takes what follows on, one after the other. */
+  private take(known: Part, position: string, limit: number): Event[] {
+    const events: Event[] = [];
+    let at = position;
+    for (const [number, { message, isCompared }] of known.feed.arrived) {
+      if (events.length >= limit) break;
+      const link = linkOf(message);
+      if (link && link.sequence > at) {
+        const event = link.previous <= at ? this.eventOf(message, link.sequence) : undefined;
+        if (!event && !isCompared) {
+          known.isDue = true;
+          break;
+        }
+        if (event) {
+          events.push(event);
+          at = link.sequence;
+          known.inStepAt = performance.now();
+        } else
+          this.logger.warn(`the log does not know the event at ${link.sequence} that NATS brought: it is passed over`);
+      }
+      if (!link) known.isDue = true;
+      known.feed.pass(number);
+    }
+    return events;
+  }
+
+  /** @returns `undefined` for what the log has to tell: what was too large, or is not understood */
+  private eventOf(message: JsMsg, sequence: string): Event | undefined {
+    try {
+      const { data } = this.followed.schema.safeParse(message.json());
+      return data?.sequence === sequence ? data : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  private report(error: unknown): void {
+    // That NATS is not reached is told by its connection.
+    if (!this.connection.isUp) return;
+    if (!this.isFailing)
+      this.logger.warn(`${this.followed.consumer} does not hear NATS and reads the log meanwhile (${String(error)})`);
+    this.isFailing = true;
+  }
+}
+
+const linkOf = ({ headers }: JsMsg): { sequence: string; previous: string } | undefined => {
+  const sequence = logPosition.safeParse(headers?.get(sequenceHeader)).data;
+  const previous = logPosition.safeParse(headers?.get(previousHeader)).data;
+  return sequence !== undefined && previous !== undefined && previous < sequence ? { sequence, previous } : undefined;
+};

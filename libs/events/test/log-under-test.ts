@@ -1,0 +1,161 @@
+import { setTimeout } from 'node:timers/promises';
+import pg from 'pg';
+import { z } from 'zod';
+import { cloudEvent } from '#contracts';
+import { Sql } from '#database';
+import {
+  Checkpoints,
+  EventConsumer,
+  LinkedLog,
+  checkpointTables,
+  numbersOf,
+  positionOf,
+  type Checkpoint,
+  type EventPublisher,
+  type EventSource,
+  type Linked,
+  type LogNumbers,
+  type ReadLog,
+} from '#events';
+import { testDatabase } from '#testing';
+
+export const testEvent = cloudEvent(z.literal('test'), z.object({ filling: z.string() }));
+export type TestEvent = z.output<typeof testEvent>;
+
+interface Row extends LogNumbers {
+  subject: string;
+  filling: string;
+  at: Date;
+}
+
+const read = {
+  name: 'test-log-read',
+  text: `
+    SELECT xid::text, id::text, subject, filling, at FROM reader.log
+    WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+    ORDER BY log.xid, log.id LIMIT $3`,
+};
+
+const traceparent = `00-${'1'.repeat(32)}-${'2'.repeat(16)}-01`;
+
+const eventOf = (row: Row): TestEvent => ({
+  ...{ specversion: '1.0', source: '/test', type: 'test', tenantid: 't', traceparent },
+  ...{ id: `${row.xid}:${row.id}`, subject: row.subject, time: row.at, sequence: positionOf(row) },
+  data: { filling: row.filling },
+});
+
+/** A log like that of orders, and what consumers have made of it, in a database of its own. */
+export const startLog = async () => {
+  const database = await testDatabase();
+  const pool = new pg.Pool({ connectionString: database.url });
+  await pool.query('CREATE SCHEMA reader');
+  for (const statement of checkpointTables('reader')) await pool.query(statement);
+  await pool.query(`
+    CREATE TABLE reader.log (
+      xid xid8 NOT NULL DEFAULT pg_current_xact_id(), id bigserial, subject text NOT NULL, filling text NOT NULL,
+      at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (xid, id)
+    )`);
+  await pool.query(`
+    CREATE TABLE reader.seen (
+      consumer text, number bigserial, sequence text COLLATE "C", subject text, PRIMARY KEY (consumer, sequence)
+    )`);
+  const sql = new Sql(pool, 'reader');
+  const checkpoints = new Checkpoints(sql, 'reader');
+
+  const readLog: ReadLog<TestEvent> = async (after, limit) => {
+    const { xid, id } = numbersOf(after);
+    const rows = await sql.query<Row>(read, [xid, id, limit]);
+    const events = rows.map(eventOf);
+    return { events, until: events.at(-1)?.sequence ?? after, isMore: rows.length === limit };
+  };
+  /** All of it, without waiting for transactions that are still running. */
+  const all = async (): Promise<TestEvent[]> =>
+    (
+      await pool.query<Row>('SELECT xid::text, id::text, subject, filling, at FROM reader.log ORDER BY log.xid, log.id')
+    ).rows.map(eventOf);
+  const write = async (subjects: readonly string[], filling = ''): Promise<void> => {
+    await pool.query(
+      'INSERT INTO reader.log (subject, filling) SELECT subject, $2 FROM unnest($1::text[]) AS subject',
+      [subjects, filling],
+    );
+  };
+  const sequencesOf = async (text: string, values: unknown[]): Promise<string[]> =>
+    (await pool.query<{ sequence: string }>(text, values)).rows.map((it) => it.sequence);
+  /** In the order in which they took effect. */
+  const seenBy = (consumer: string) =>
+    sequencesOf(`SELECT sequence FROM reader.seen WHERE consumer = $1 ORDER BY number`, [consumer]);
+  const countSeen = async (consumer: string): Promise<number> =>
+    (await pool.query<{ count: number }>(`SELECT count(*)::int FROM reader.seen WHERE consumer = $1`, [consumer]))
+      .rows[0]!.count;
+  const stop = async () => {
+    await pool.end();
+    await database.stop();
+  };
+  return { pool, sql, checkpoints, readLog, all, write, seenBy, countSeen, stop };
+};
+
+export type LogUnderTest = Awaited<ReturnType<typeof startLog>>;
+
+const note = {
+  name: 'test-note',
+  text: `INSERT INTO reader.seen (consumer, sequence, subject)
+    SELECT $1, sequence, subject FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS r(sequence, subject, number)
+    ORDER BY number`,
+};
+
+const advance = { name: 'test-advance', text: 'SELECT reader.advance_parts($1, $2, $3, $4)' };
+
+/** Notes each event in the transaction of its checkpoint: one that is applied twice fails. */
+export class Notes extends EventConsumer<TestEvent> {
+  failures: unknown[] = [];
+
+  constructor(
+    private readonly log: LogUnderTest,
+    consumer: string,
+    source: EventSource<TestEvent>,
+  ) {
+    super(consumer, log.checkpoints, source, { batchSize: 50, pollMs: 20, failing: 'fails', working: 'works' });
+  }
+
+  protected override async execute(): Promise<boolean> {
+    try {
+      return await super.execute();
+    } catch (error) {
+      this.failures.push(error);
+      throw error;
+    }
+  }
+
+  protected apply(events: readonly TestEvent[], checkpoint: Checkpoint): Promise<void> {
+    return this.log.sql.transaction(async (within) => {
+      const columns = [events.map((it) => it.sequence), events.map((it) => it.subject)];
+      await within.query(note, [this.consumer, ...columns]);
+      await within.query(advance, checkpoint.values);
+    });
+  }
+}
+
+export class Publishes extends EventConsumer<Linked<TestEvent>> {
+  constructor(
+    log: LogUnderTest,
+    private readonly publisher: EventPublisher,
+    consumer: string,
+  ) {
+    const rhythm = { batchSize: 50, pollMs: 20, failing: 'fails', working: 'works' };
+    super(consumer, log.checkpoints, new LinkedLog(log.readLog), rhythm);
+  }
+
+  protected override async execute(): Promise<boolean> {
+    await this.publisher.prepare();
+    return super.execute();
+  }
+
+  protected async apply(events: readonly Linked<TestEvent>[], checkpoint: Checkpoint): Promise<void> {
+    await this.publisher.publish(events);
+    await checkpoint.keep();
+  }
+}
+
+export const until = async (condition: () => Promise<boolean> | boolean): Promise<void> => {
+  while (!(await condition())) await setTimeout(10);
+};

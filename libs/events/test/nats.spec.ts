@@ -1,0 +1,344 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import { jetstream, jetstreamManager, type JetStreamManager } from '@nats-io/jetstream';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import {
+  EventBus,
+  EventPublisher,
+  eventBus,
+  partCount,
+  partOf,
+  positionOf,
+  type Linked,
+  type NatsAddress,
+} from '#events';
+import {
+  SeededRandom,
+  freePort,
+  natsOrSkip,
+  startNats,
+  startNatsCluster,
+  type NatsCluster,
+  type NatsServer,
+} from '#testing';
+import { Notes, Publishes, startLog, testEvent, until, type LogUnderTest, type TestEvent } from './log-under-test.js';
+
+const addressOf = (url: string): NatsAddress => eventBus.parse(url) as NatsAddress;
+
+let log: LogUnderTest;
+beforeAll(async () => {
+  Logger.overrideLogger(false);
+  log = await startLog();
+});
+afterAll(() => log?.stop());
+
+const subjects = Array.from({ length: 40 }, (_, at) => `subject-${at}`);
+const random = new SeededRandom();
+
+type Running = Notes | Publishes;
+const running: Running[] = [];
+const buses: EventBus[] = [];
+const start = <Started extends Running>(consumer: Started): Started => {
+  consumer.onApplicationBootstrap();
+  running.push(consumer);
+  return consumer;
+};
+const stopOne = (consumer: Running) => consumer.beforeApplicationShutdown();
+
+let consumer: string;
+/** How often the consumer has asked the log itself. */
+let lookUps: number;
+beforeEach(async () => {
+  await log.pool.query('TRUNCATE reader.log, reader.seen, reader.checkpoints, reader.readers');
+  consumer = randomUUID();
+  lookUps = 0;
+  await log.checkpoints.begin(consumer);
+  await log.checkpoints.begin('bus');
+});
+afterEach(async () => {
+  await finish();
+  const stopped = running.splice(0);
+  await Promise.all(stopped.map(stopOne));
+  await Promise.all(buses.splice(0).map((it) => it.onApplicationShutdown()));
+  // Nothing was applied twice and rolled back, nor did a consumer fail in some other way that it has recovered from.
+  expect(stopped.flatMap((it) => (it instanceof Notes ? it.failures : []))).toEqual([]);
+});
+
+/** As a process has it. */
+const newBus = (): EventBus => {
+  const bus = new EventBus();
+  buses.push(bus);
+  return bus;
+};
+const publisherTo = (at: NatsAddress): EventPublisher => newBus().publisherFor(at, { log: 'test', keepHours: 1 });
+const startPublisher = (at: NatsAddress, publisher = publisherTo(at)) => start(new Publishes(log, publisher, 'bus'));
+const startNotes = (at: NatsAddress) =>
+  start(
+    new Notes(
+      log,
+      consumer,
+      newBus().sourceFor(at, {
+        ...{ log: 'test', consumer, schema: testEvent },
+        readLog: async (after, limit) => {
+          lookUps += 1;
+          const page = await log.readLog(after, limit);
+          // Once more, so that one that is under way is not mistaken for none.
+          lookUps += 1;
+          return page;
+        },
+      }),
+    ),
+  );
+
+let finish: () => Promise<unknown> = async () => undefined;
+/** Has several write at once until `finish`. */
+const beginWriting = (): void => {
+  let isOver = false;
+  const writer = async (): Promise<void> => {
+    while (!isOver) {
+      await log.write(Array.from({ length: random.integer(1, 10) }, () => random.pick(subjects)));
+      // What piles up is of no interest, and takes its time.
+      await setTimeout(10);
+    }
+  };
+  const writers = Promise.all([writer(), writer(), writer()]);
+  finish = () => {
+    isOver = true;
+    return writers;
+  };
+};
+
+/** Everything took effect once (twice fails in the database), and in order within each part. */
+const expectAllInOrder = async (): Promise<void> => {
+  const events = await log.all();
+  await until(async () => (await log.countSeen(consumer)) >= events.length);
+  const seen = await log.seenBy(consumer);
+  const part = new Map(events.map((it) => [it.sequence, partOf(it.subject)]));
+  const byPart = (sequences: readonly string[]) => Map.groupBy(sequences, (it) => part.get(it));
+  const [expected, actual] = [byPart(events.map((it) => it.sequence)), byPart(seen)];
+  for (const [it, sequences] of expected) expect(actual.get(it)).toEqual(sequences);
+  expect(seen).toHaveLength(events.length);
+};
+
+/** Writes until something came without the log being asked. */
+const expectHeard = () =>
+  until(async () => {
+    const [before, seen] = [lookUps, await log.countSeen(consumer)];
+    await log.write(subjects);
+    await until(async () => (await log.countSeen(consumer)) >= seen + subjects.length);
+    return lookUps === before;
+  });
+
+const describeWithNats = await natsOrSkip(describe);
+
+describeWithNats('a log over NATS', () => {
+  let nats: NatsServer;
+  /** Its servers choose their leaders while the other tests run. */
+  let cluster: NatsCluster;
+  let at: NatsAddress;
+  let connection: NatsConnection;
+  let manager: JetStreamManager;
+
+  beforeAll(async () => {
+    [nats, cluster] = await Promise.all([startNats(), startNatsCluster(3)]);
+    at = addressOf(nats.url);
+    connection = await connect({ servers: nats.url, maxReconnectAttempts: -1, reconnectTimeWait: 50 });
+    manager = await jetstreamManager(connection);
+  });
+  afterAll(async () => {
+    await connection?.close();
+    await Promise.all([nats?.stop(), cluster?.stop()]);
+  });
+  beforeEach(async () => {
+    await manager.streams.delete('cleave-test').catch(() => undefined);
+  });
+
+  it('brings everything once and in order, without the log being asked', async () => {
+    await log.write(subjects);
+    startPublisher(at);
+    startNotes(at);
+    await expectHeard();
+    beginWriting();
+    await until(async () => (await log.countSeen(consumer)) > 2_000);
+    await finish();
+    await expectAllInOrder();
+  });
+
+  it('publishes CloudEvents in structured mode, with the trace and the link beside them', async () => {
+    startPublisher(at);
+    await log.write(['one', 'one']);
+    await until(async () => (await manager.streams.info('cleave-test').catch(() => undefined))?.state.messages === 2);
+    const [first, second] = (await log.all()) as [TestEvent, TestEvent];
+    const message = await manager.streams.getMessage('cleave-test', { seq: 2 });
+    expect(message?.subject).toBe(`cleave.test.${partOf('one')}`);
+    expect(message?.json()).toEqual({ ...second, time: second.time.toISOString() });
+    const header = (name: string) => message?.header.get(name);
+    expect(header('content-type')).toBe('application/cloudevents+json');
+    expect(header('traceparent')).toBe(second.traceparent);
+    expect(header('Nats-Msg-Id')).toBe(second.id);
+    expect(header('Cleave-Previous')).toBe(first.sequence);
+    const { config } = await manager.streams.info('cleave-test');
+    expect(config).toMatchObject({ max_age: 3_600_000_000_000, num_replicas: 1, storage: 'file', discard: 'old' });
+  });
+
+  it('keeps events for as long as it is told by whoever starts last', async () => {
+    const prepare = (keepHours: number) => newBus().publisherFor(at, { log: 'test', keepHours }).prepare();
+    await Promise.all([1, 1, 1].map(prepare));
+    await prepare(2);
+    expect((await manager.streams.info('cleave-test')).config.max_age).toBe(7_200_000_000_000);
+  });
+
+  it('goes on where a publisher was killed before it could say what it had published', async () => {
+    const real = publisherTo(at);
+    let again = 0;
+    const failing = new (class extends EventPublisher {
+      prepare = () => real.prepare();
+      async publish(events: readonly Linked<TestEvent>[]): Promise<void> {
+        await real.publish(events);
+        again += 1;
+        if (again % 2 === 1) {
+          // Under other ids JetStream does not know them again.
+          await real.publish(events.map((it) => ({ ...it, event: { ...it.event, id: randomUUID() } })));
+          throw new Error('killed');
+        }
+      }
+    })();
+    startPublisher(at, failing);
+    startNotes(at);
+    for (let round = 0; round < 5; round += 1) {
+      await log.write(subjects);
+      await expectAllInOrder();
+    }
+  });
+
+  it('finds in the log what is lost, comes late or cannot be understood, and passes over what the log does not know', async () => {
+    const real = publisherTo(at);
+    const unreliable = new (class extends EventPublisher {
+      prepare = () => real.prepare();
+      async publish(events: readonly Linked<TestEvent>[]): Promise<void> {
+        const some = events.filter(() => random.integer(0, 9) > 0);
+        await real.publish(some.toSorted(() => random.integer(-1, 1)));
+        if (some.length > 0) await real.publish([some[0] as Linked<TestEvent>]);
+      }
+    })();
+    startPublisher(at, unreliable);
+    startNotes(at);
+    await until(async () => (await manager.streams.info('cleave-test').catch(() => undefined)) !== undefined);
+    beginWriting();
+    const client = jetstream(connection);
+    for (let round = 0; round < 20; round += 1) {
+      const seen = await log.countSeen(consumer);
+      await client.publish(`cleave.test.${random.integer(0, partCount - 1)}`, 'anything');
+      const far = positionOf({ xid: '18000000000000000000', id: '1' });
+      const [sequence, previous] = [`9${far.slice(1)}`, far];
+      await real.publish([
+        { event: { id: randomUUID() } as TestEvent, subject: random.pick(subjects), sequence, previous },
+      ]);
+      await until(async () => (await log.countSeen(consumer)) > seen);
+    }
+    await finish();
+    await expectAllInOrder();
+  });
+
+  it('brings an event that is too large for a message', async () => {
+    startPublisher(at);
+    startNotes(at);
+    await expectHeard();
+    await log.write(['large'], 'x'.repeat(1_100_000));
+    await log.write(['large']);
+    await expectAllInOrder();
+  });
+
+  it('survives that the stream is lost', async () => {
+    startPublisher(at);
+    startNotes(at);
+    await expectHeard();
+    beginWriting();
+    for (const count of [500, 1_000]) {
+      await until(async () => (await log.countSeen(consumer)) > count);
+      await manager.streams.delete('cleave-test');
+    }
+    await expectHeard();
+    await finish();
+    await expectAllInOrder();
+  });
+
+  it('loses nothing and doubles nothing while NATS is killed under load, and goes on by the log meanwhile', async () => {
+    startPublisher(at);
+    startNotes(at);
+    await expectHeard();
+    beginWriting();
+    for (let round = 0; round < 3; round += 1) {
+      await nats.kill();
+      const seen = await log.countSeen(consumer);
+      await until(async () => (await log.countSeen(consumer)) > seen + 500);
+      await nats.revive();
+      await until(async () => (await log.countSeen(consumer)) > seen + 1_000);
+    }
+    await finish();
+    await expectAllInOrder();
+    await expectHeard();
+    await expectAllInOrder();
+  });
+
+  it('begins without NATS, and is heard as soon as it is there', async () => {
+    const port = await freePort();
+    const later = addressOf(`nats://127.0.0.1:${port}`);
+    startPublisher(later);
+    startNotes(later);
+    await log.write(subjects);
+    await expectAllInOrder();
+    const own = await startNats({ port });
+    try {
+      await expectHeard();
+      await expectAllInOrder();
+    } finally {
+      await own.stop();
+    }
+  });
+
+  it('is shared by instances that come and go', async () => {
+    const publisher = startPublisher(at);
+    const notes = startNotes(at);
+    beginWriting();
+    const seen = async (more: number): Promise<void> => {
+      const before = await log.countSeen(consumer);
+      await until(async () => (await log.countSeen(consumer)) > before + more);
+    };
+    await seen(500);
+    const others = [startNotes(at), startNotes(at)];
+    startPublisher(at);
+    const sharing = async () =>
+      Number(
+        (await log.pool.query(`SELECT count(DISTINCT holder) FROM reader.checkpoints WHERE consumer = $1`, [consumer]))
+          .rows[0].count,
+      );
+    await until(async () => (await sharing()) === 3);
+    await seen(500);
+    await Promise.all([stopOne(notes), stopOne(publisher)]);
+    await seen(500);
+    await stopOne(others[0] as Notes);
+    await seen(500);
+    await finish();
+    await expectAllInOrder();
+  });
+
+  it('loses nothing and doubles nothing while the first of three servers is killed under load', async () => {
+    const replicated = addressOf(cluster.url);
+    startPublisher(replicated);
+    startNotes(replicated);
+    await expectHeard();
+    const own = await connect({ servers: [...replicated.servers] });
+    const { streams } = await jetstreamManager(own, { checkAPI: false });
+    const { config, cluster: state } = await streams.info('cleave-test');
+    await own.close();
+    expect(config.num_replicas).toBe(3);
+    beginWriting();
+    await cluster.servers[Number(state?.leader?.replace('server-', ''))]!.kill();
+    await expectHeard();
+    await finish();
+    await expectAllInOrder();
+  });
+});

@@ -1,0 +1,39 @@
+import { Injectable, type OnModuleInit } from '@nestjs/common';
+import type { OrderLogEvent } from '#contracts';
+import { Checkpoints, EventConsumer, EventPublisher, LinkedLog, type Checkpoint, type Linked } from '#events';
+import { EventFeed } from './read-events.js';
+
+const batchSize = 500;
+/** How late an event is published that nobody was told of. */
+const pollMs = 100;
+const consumer = 'bus';
+
+/** Publishes what happened to orders to the bus: at least once, in order within each part. Orders do not wait for it. */
+@Injectable()
+export class PublishEvents extends EventConsumer<Linked<OrderLogEvent>> implements OnModuleInit {
+  constructor(
+    private readonly positions: Checkpoints,
+    feed: EventFeed,
+    private readonly bus: EventPublisher,
+  ) {
+    super(consumer, positions, new LinkedLog((after, limit) => feed.log(after, limit, null)), {
+      ...{ batchSize, pollMs },
+      failing: 'cannot publish events to the event bus, trying again until it works; orders are placed meanwhile',
+      working: 'events are being published to the event bus again',
+    });
+  }
+
+  async onModuleInit(): Promise<void> {
+    await this.positions.begin(consumer);
+  }
+
+  protected override async execute(): Promise<boolean> {
+    await this.bus.prepare();
+    return super.execute();
+  }
+
+  protected async apply(events: readonly Linked<OrderLogEvent>[], checkpoint: Checkpoint): Promise<void> {
+    await this.bus.publish(events);
+    await checkpoint.keep();
+  }
+}

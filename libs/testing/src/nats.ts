@@ -1,0 +1,97 @@
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { onFreePorts, orSkip, startServer, type RunningServer, type ServerProgram } from './servers.js';
+
+const program: ServerProgram = {
+  title: 'NATS',
+  command: 'nats-server',
+  brew: 'nats-server',
+  ready: 'Server is ready',
+};
+
+/** A NATS server with JetStream. What its log holds outlives it until it is stopped for good. */
+export class NatsServer {
+  private running: RunningServer | undefined;
+
+  private constructor(
+    readonly port: number,
+    private readonly directory: string,
+    private readonly more: readonly string[],
+  ) {}
+
+  static async start(port: number, more: readonly string[] = []): Promise<NatsServer> {
+    const server = new NatsServer(port, await mkdtemp(join(tmpdir(), 'nats-test-')), more);
+    await server.revive().catch(async (error: unknown) => {
+      await server.stop();
+      throw error;
+    });
+    return server;
+  }
+
+  /** `nats://127.0.0.1:<port>` */
+  get url(): string {
+    return `nats://127.0.0.1:${this.port}`;
+  }
+
+  /** Ends it as a loss of power would, but for what the system still writes. */
+  async kill(): Promise<void> {
+    await this.running?.stop('SIGKILL');
+    this.running = undefined;
+  }
+
+  /** Starts it again, on what it has kept. */
+  async revive(): Promise<void> {
+    const own = ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.directory];
+    this.running = await startServer(program, () => [program.command, ...own, ...this.more]);
+  }
+
+  async stop(): Promise<void> {
+    await this.kill();
+    await rm(this.directory, { recursive: true, force: true });
+  }
+}
+
+export interface NatsCluster {
+  /** `nats://127.0.0.1:<port>,127.0.0.1:<port>…` */
+  url: string;
+  servers: readonly NatsServer[];
+  stop(): Promise<void>;
+}
+
+/** For test files: `describe` where a NATS server can be started (`orSkip`). */
+export const natsOrSkip = <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
+  orSkip(program, describe);
+
+/**
+ * A NATS server of the test's own: real, empty, with JetStream, on 127.0.0.1.
+ *
+ * @param port the port to listen on; a free one when left out
+ * @throws Error that says what to install when there is none
+ */
+export const startNats = ({ port }: { port?: number } = {}): Promise<NatsServer> =>
+  port === undefined ? onFreePorts(1, (free) => NatsServer.start(free)) : NatsServer.start(port);
+
+/** Servers that replicate what JetStream keeps. They choose their leaders after they have started. */
+export const startNatsCluster = (size: number): Promise<NatsCluster> =>
+  onFreePorts(2 * size, async (...ports) => {
+    const routes = ports.slice(size).map((port) => `nats://127.0.0.1:${port}`);
+    const started = await Promise.allSettled(
+      ports
+        .slice(0, size)
+        .map((port, at) =>
+          NatsServer.start(port, [
+            ...['-n', `server-${at}`, '--cluster_name', 'test'],
+            ...['--cluster', routes[at] as string, '--routes', routes.join(',')],
+          ]),
+        ),
+    );
+    const servers = started.flatMap((it) => (it.status === 'fulfilled' ? [it.value] : []));
+    const stop = async () => void (await Promise.all(servers.map((it) => it.stop())));
+    const failed = started.find((it) => it.status === 'rejected');
+    if (failed) {
+      await stop();
+      throw failed.reason;
+    }
+    return { url: `nats://${servers.map(({ port }) => `127.0.0.1:${port}`).join(',')}`, servers, stop };
+  });
