@@ -2,7 +2,7 @@ import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } fr
 import type { EventBusAddress, NatsAddress } from './bus-address.js';
 import { BusConnection } from './bus-connection.js';
 import type { HeldPart } from './checkpoints.js';
-import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import { EventSource, fromLog, readingAhead, type Logged, type ReadLog, type Reading } from './event-consumer.js';
 import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
 import { NatsSource, type FollowedLog } from './nats-source.js';
 
@@ -13,11 +13,12 @@ export class EventBus implements OnApplicationShutdown {
 
   /** What an `EventConsumer` reads; the address decides how events come to it. */
   sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
+    const readLog = readingAhead(followed.readLog);
     switch (at.scheme) {
       case 'postgres':
-        return new LogSource(followed.readLog);
+        return new LogSource(readLog);
       case 'nats':
-        return new NatsSource(this.connectionTo(at), followed);
+        return new NatsSource(this.connectionTo(at), { ...followed, readLog });
     }
   }
 

@@ -39,8 +39,10 @@ const leaseMs = 5_000;
 const renewAfterMs = 1_000;
 
 interface Options extends Rhythm {
-  /** How many events are read at once. */
+  /** How many events take effect at once. */
   batchSize: number;
+  /** How many of them are read at once; all where it is left out. */
+  pageSize?: number;
 }
 
 /**
@@ -92,9 +94,9 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
       this.source.hold?.(this.held, () => this.wake());
     }
     if (this.held.length === 0) return false;
-    const { events, reached, isMore } = await this.source.read(this.held, this.options.batchSize);
+    const { events, reached, isMore } = await this.read();
     if (reached.size === 0) return isMore;
-    const moved = this.held.map((it) => ({ ...it, position: reached.get(it.part) ?? it.position }));
+    const moved = movedTo(this.held, reached);
     const checkpoint = this.checkpoints.at(
       this.consumer,
       moved.filter((it) => reached.has(it.part)),
@@ -104,13 +106,56 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     await this.source.settled?.(reached);
     return isMore;
   }
+
+  /** Page by page, until there is nothing more or enough. */
+  private async read(): Promise<Reading<Event>> {
+    const { batchSize, pageSize = batchSize } = this.options;
+    const reached = new Map<number, string>();
+    const pages: (readonly Event[])[] = [];
+    for (let left = batchSize, parts = this.held; ;) {
+      // What was read before takes effect first; the failure is met again then.
+      const page = await this.source.read(parts, pageSize).catch((error: unknown) => {
+        if (pages.length === 0) throw error;
+      });
+      if (!page) return { events: pages.flat(), reached, isMore: true };
+      for (const [part, position] of page.reached) reached.set(part, position);
+      pages.push(page.events);
+      left -= pageSize;
+      const { isMore } = page;
+      if (!isMore || left <= 0) return { events: pages.flat(), reached, isMore };
+      parts = movedTo(parts, page.reached);
+    }
+  }
 }
+
+const movedTo = (parts: readonly HeldPart[], reached: ReadonlyMap<number, string>): HeldPart[] =>
+  parts.map((it) => ({ ...it, position: reached.get(it.part) ?? it.position }));
 
 /** What of a log lies behind a position, oldest first, at most so many, and up to where that is all there is. */
 export type ReadLog<Event extends Logged> = (
   after: string,
   limit: number,
 ) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>;
+
+/**
+ * Reads the next page while the one before takes effect, where there is one. Nothing is lost by a page that nobody asks
+ * for, and one that could not be read is asked for again.
+ */
+export const readingAhead = <Event extends Logged>(read: ReadLog<Event>): ReadLog<Event> => {
+  let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> } | undefined;
+  return async (after, limit) => {
+    const isAhead = ahead?.after === after && ahead.limit === limit;
+    const reading = isAhead ? ahead!.page : read(after, limit);
+    ahead = undefined;
+    const page = await reading;
+    if (page.isMore) {
+      ahead = { after: page.until, limit, page: read(page.until, limit) };
+      // Whoever comes for it is told.
+      ahead.page.catch(() => undefined);
+    }
+    return page;
+  };
+};
 
 /** Reads the parts from a log that is read as a whole, from where the first of them stands. */
 export const fromLog = async <Event extends Logged>(

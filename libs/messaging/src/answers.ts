@@ -11,6 +11,7 @@ import {
   toWireError,
   transportErrors,
   wireRequest,
+  type JsonReply,
   type MessageMetadata,
   type NamedOperation,
 } from './wire.js';
@@ -33,7 +34,9 @@ class RefusalFilter implements RpcExceptionFilter<CleaveError> {
 export function Answers<C extends Contract, Name extends keyof C['operations'] & string>(contract: C, name: Name) {
   type Asked = C['operations'][Name];
   const operation = operationOf(contract, name);
-  return <Handler extends (request: RequestOf<Asked>, metadata: MessageMetadata) => Promise<ReplyOf<Asked>>>(
+  return <
+    Handler extends (request: RequestOf<Asked>, metadata: MessageMetadata) => Promise<ReplyOf<Asked> | JsonReply>,
+  >(
     target: object,
     key: string | symbol,
     descriptor: TypedPropertyDescriptor<Handler>,

@@ -5,4 +5,4 @@ export { balancePolicy, type BalancePolicy } from './balance.js';
 export type { CallOptions, ContractClient } from './client.js';
 export { listenForMessages } from './listen.js';
 export { MessagingModule, Messenger } from './messenger.js';
-export type { MessageMetadata } from './wire.js';
+export { JsonReply, type MessageMetadata } from './wire.js';

@@ -109,9 +109,14 @@ export function decodeRequest(operation: NamedOperation, text: string): unknown 
   }
 }
 
+/** A reply of which its maker has the JSON text already: it is sent as it is. */
+export class JsonReply {
+  constructor(readonly text: string) {}
+}
+
 /** @throws CleaveError `payload-too-large`; TypeError when the handler returned what has no JSON */
 export const encodeReply = (operation: NamedOperation, reply: unknown): string =>
-  checkSize('reply', encode(reply), operation);
+  checkSize('reply', reply instanceof JsonReply ? reply.text : encode(reply), operation);
 
 /** @throws CleaveError `payload-too-large`; ZodError or SyntaxError when the reply is not what the contract promises */
 export const decodeReply = (operation: NamedOperation, text: string): unknown =>

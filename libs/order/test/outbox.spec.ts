@@ -2,9 +2,10 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { CleaveError, logBeginning } from '#contracts';
+import { CleaveError, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
 import { numbersOf, partCount, type HeldPart } from '#events';
 import { testDatabase, type TestDatabase } from '#testing';
+import { eventsIn } from '../src/use-cases/publish-events.js';
 import { RelayOutbox, type OutboxEvent } from '../src/use-cases/relay-outbox.js';
 import { FakeInventory, startInstance, type Instance } from './order-under-test.js';
 
@@ -58,7 +59,7 @@ const holding = (ids: readonly string[], units: Record<string, number> = {}, sto
 const newIds = (count: number): string[] => Array.from({ length: count }, () => randomUUID());
 
 beforeEach(async () => {
-  await client.query('TRUNCATE orders.events');
+  await client.query('TRUNCATE orders.events, orders.orders');
   await client.query('TRUNCATE orders.readers');
   await client.query(`UPDATE orders.checkpoints SET position = $1, holder = NULL, lease_until = '-infinity'`, [
     logBeginning,
@@ -104,6 +105,86 @@ describe('reading', () => {
     await late.query('COMMIT');
     expect(await ids()).toEqual([...early, ...slow, ...after]);
     await late.end();
+  });
+});
+
+describe('the log as other modules read it', () => {
+  const text = 'ä "quoted" \\ \n 🦊';
+  const order = async (id: string, lines: number): Promise<void> => {
+    const kept = Array.from({ length: lines }, (_, at) => ({
+      ...{ product_id: `p-${at} ${text}`, name: text, quantity: at + 1, unit_price_minor: 5, fulfilled: 1 },
+    }));
+    await client.query(
+      `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, reference, status, currency, total_minor,
+        lines, adjustments, metadata, version, reservation_id, fingerprint, created_at, updated_at)
+      VALUES ('t', $1, 'a', $2, $2, 'confirmed', 'GBP', 5, $3, '[]', '{}', 1, $1, $1, now(), now())`,
+      [id, text, JSON.stringify(kept)],
+    );
+  };
+  const pages = async (limit: number, types: OrderEventType[] | null = null): Promise<OrderLogEvent[][]> => {
+    const found: OrderLogEvent[][] = [];
+    for (let after = logBeginning; ;) {
+      const { events, until, isMore } = await one.outbox.log(after, limit, types);
+      found.push(eventsIn(events));
+      if (!isMore) return found;
+      after = until;
+    }
+  };
+
+  it('tells of an order what was ordered, where it is placed and where it is undone, whatever is in it', async () => {
+    const [id] = newIds(1) as [string];
+    await order(id, 2);
+    await write([id]);
+    await write([id], { version: 2, type: 'fulfilled', data: { lines: [{ line: 1, product_id: text, quantity: 1 }] } });
+    await write([id], { version: 3, type: 'cancelled', data: { reason: text } });
+    const [events] = await pages(10);
+    const lines = [0, 1].map((at) => ({
+      ...{ product_id: `p-${at} ${text}`, name: text, quantity: at + 1, unit_price_minor: 5 },
+    }));
+    const ordered = { customer_id: text, reference: text, total_minor: 5, lines };
+    expect(events!.map(({ id, type, subject, data }) => ({ id, type, subject, data }))).toEqual([
+      {
+        ...{ id: `${id}:1`, type: 'order.placed', subject: id },
+        data: { version: 1, status: 'confirmed', currency: 'GBP', order: ordered, details: {} },
+      },
+      {
+        ...{ id: `${id}:2`, type: 'order.fulfilled', subject: id },
+        data: {
+          ...{ version: 2, status: 'confirmed', currency: 'GBP' },
+          details: { lines: [{ line: 1, product_id: text, quantity: 1 }] },
+        },
+      },
+      {
+        ...{ id: `${id}:3`, type: 'order.cancelled', subject: id },
+        data: { version: 3, status: 'confirmed', currency: 'GBP', order: ordered, details: { reason: text } },
+      },
+    ]);
+    const { time, tenantid, source, specversion } = events![0]!;
+    expect({ tenantid, source, specversion }).toEqual({ tenantid: 't', source: '/orders', specversion: '1.0' });
+    expect(Math.abs(Date.now() - time.getTime())).toBeLessThan(60_000);
+  });
+
+  it('tells of the types that are asked for, and how far it has looked', async () => {
+    const ids = newIds(7);
+    for (const id of ids) await order(id, 1);
+    await write(ids);
+    await write(ids, { version: 2, type: 'returned', data: {} });
+    const returned = await pages(5, ['order.returned']);
+    expect(returned.map((it) => it.length)).toEqual([0, 3, 4]);
+    expect(returned.flat().map((it) => it.subject)).toEqual(ids);
+    expect((await pages(5, [])).flat()).toEqual([]);
+    expect((await pages(5)).flat()).toHaveLength(14);
+  });
+
+  it('makes pages of large orders shorter, and leaves nothing out', async () => {
+    const ids = newIds(30);
+    for (const id of ids) await order(id, 2_000);
+    await write(ids);
+    const found = await pages(100);
+    expect(found.flat().map((it) => it.subject)).toEqual(ids);
+    // 60,000 lines of 100 bytes and more.
+    expect(found.length).toBeGreaterThanOrEqual(3);
+    for (const page of found) expect(page.length).toBeLessThanOrEqual(10);
   });
 });
 

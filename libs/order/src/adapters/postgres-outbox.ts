@@ -1,30 +1,36 @@
 import { Injectable } from '@nestjs/common';
-import type { OrderEventType, OrderLogEvent } from '#contracts';
+import type { OrderEventType } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
 import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
-type Order = NonNullable<OrderLogEvent['data']['order']>;
+/** Where a page ends, whatever is told of it, and whether more may follow. */
+interface LogEnd {
+  endXid: string;
+  endId: string;
+  isFull: boolean;
+}
 
-interface LogRow extends LogNumbers {
+interface LogRow extends LogNumbers, LogEnd {
   tenant: string;
   orderId: string;
   version: number;
   type: OrderEvent['type'];
   status: OrderEvent['status'];
-  details: OrderEvent['data'];
+  /** JSON. */
+  details: string;
   at: Date;
   traceparent: string | null;
   currency: string;
   customerId: string;
   reference: string | null;
   totalMinor: number;
-  /** Null where it says nothing new of the order. */
-  lines: Order['lines'] | null;
-  /** How many there were to choose from. */
-  found: number;
+  /** JSON; null where it says nothing new of the order. */
+  lines: string | null;
+  /** Its own and those of the events before it on the page. */
+  linesSoFar: number;
 }
 
 /** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
@@ -51,45 +57,54 @@ export class PostgresOutbox implements Outbox, EventFeed {
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
     const { xid, id } = numbersOf(after);
-    const [end] = await this.sql.query<LogNumbers & { found: number }>(logEnd, [xid, id, limit]);
-    if (!end) return { events: [], until: after, isMore: false };
-    const whole = { until: positionOf(end), isMore: end.found === limit };
-    if (types?.length === 0) return { events: [], ...whole };
-    const rows = await this.sql.query<LogRow>(log, [
-      ...[xid, id, end.xid, end.id, pageBytes, ['placed', ...undoing]],
-      types && types.map((it) => it.slice(orderPrefix.length)),
-    ]);
-    const last = rows.at(-1);
-    const isCut = last !== undefined && rows.length < last.found;
-    return { events: rows.map(logEventOf), ...(isCut ? { until: positionOf(last), isMore: true } : whole) };
+    const nothing = types?.length === 0;
+    const rows = nothing
+      ? []
+      : await this.sql.query<LogRow>(log, [
+          ...[xid, id, limit, pageLines, ['placed', ...undoing]],
+          types && types.map((it) => it.slice(orderPrefix.length)),
+        ]);
+    const [end] = rows.length > 0 ? rows : await this.sql.query<LogEnd>(logEnd, [xid, id, limit]);
+    if (!end) return { events: '[]', until: after, isMore: false };
+    const events = withinBytes(rows.map(logEventOf), pageBytes);
+    const last = rows[events.length - 1];
+    const isCut = last !== undefined && (events.length < rows.length || last.linesSoFar >= pageLines);
+    const until = isCut ? positionOf(last) : positionOf({ xid: end.endXid, id: end.endId });
+    return { events: `[${events.join(',')}]`, until, isMore: isCut || end.isFull };
   }
 }
 
+/** As many from the beginning as fit; one goes through whatever it takes. */
+const withinBytes = (texts: string[], most: number): string[] => {
+  let bytes = 0;
+  const tooMany = texts.findIndex((it, index) => (bytes += Buffer.byteLength(it)) > most && index > 0);
+  return tooMany < 0 ? texts : texts.slice(0, tooMany);
+};
+
 const orderPrefix = 'order.';
 
-/** What the lines of a page may take, as they are kept; one order goes through whatever it takes. */
-const pageBytes = 1_000_000;
+/**
+ * At most so many lines are read at once, so that a page of large orders does not fill the memory, and a reply is at most
+ * so large; one order goes through whatever it takes, which is less than a reply may.
+ */
+const pageLines = 20_000;
+const pageBytes = 8_388_608;
 
-const logEventOf = (row: LogRow): OrderLogEvent => {
+/** Written by hand: what Postgres has as JSON stays what it is, and the rest needs no escaping but for what callers name. */
+const logEventOf = (row: LogRow): string => {
   const { orderId, version, type, status, details, currency, lines, traceparent } = row;
-  return {
-    specversion: '1.0',
-    id: `${orderId}:${version}`,
-    source: '/orders',
-    type: `${orderPrefix}${type}`,
-    subject: orderId,
-    time: row.at,
-    tenantid: row.tenant,
-    sequence: positionOf(row),
-    ...(traceparent !== null && { traceparent }),
-    data: {
-      ...{ version, status, currency },
-      ...(lines && {
-        order: { customer_id: row.customerId, reference: row.reference, total_minor: Number(row.totalMinor), lines },
-      }),
-      details,
-    },
-  };
+  const { customerId, reference, totalMinor } = row;
+  const order =
+    lines === null
+      ? ''
+      : `"order":{"customer_id":${JSON.stringify(customerId)},"reference":${JSON.stringify(reference)},` +
+        `"total_minor":${totalMinor},"lines":${lines}},`;
+  return (
+    `{"specversion":"1.0","id":"${orderId}:${version}","source":"/orders","type":"${orderPrefix}${type}",` +
+    `"subject":"${orderId}","time":"${row.at.toISOString()}","tenantid":${JSON.stringify(row.tenant)},` +
+    `"sequence":"${positionOf(row)}",${traceparent === null ? '' : `"traceparent":${JSON.stringify(traceparent)},`}` +
+    `"data":{"version":${version},"status":"${status}","currency":"${currency}",${order}"details":${details}}}`
+  );
 };
 
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
@@ -113,44 +128,53 @@ const feed = {
     ORDER BY e.xid, e.id LIMIT $4`,
 };
 
-/** Where a page ends, whatever is told of it. */
+/** The last of so many events, or the last one there is. */
+const endOfPage = `
+  SELECT xid, id, is_full FROM (
+    (SELECT xid, id, true AS is_full FROM orders.events
+     WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+     ORDER BY xid, id OFFSET $3::bigint - 1 LIMIT 1)
+    UNION ALL
+    (SELECT xid, id, false FROM orders.events
+     WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+     ORDER BY xid DESC, id DESC LIMIT 1)
+  ) ends LIMIT 1`;
+
 const logEnd = {
   name: 'order-log-end',
-  text: `
-    SELECT xid::text, id::text, found FROM (
-      SELECT xid, id, row_number() OVER (ORDER BY xid, id)::int AS found FROM orders.events
-      WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-      ORDER BY xid, id LIMIT $3
-    ) e
-    ORDER BY e.xid DESC, e.id DESC LIMIT 1`,
+  text: `SELECT xid::text AS "endXid", id::text AS "endId", is_full AS "isFull" FROM (${endOfPage}) page`,
 };
 
 /**
- * Orders are looked up one by one, by whatever plan. What they take is added up before any of their lines are read, so
- * that a page of large orders does not fill the memory.
+ * Orders are looked up one by one, by whatever plan. Their lines are counted before any are read, so that a page of large
+ * orders does not fill the memory.
  */
 const log = {
   name: 'order-log',
   text: `
+    WITH page AS MATERIALIZED (${endOfPage})
     SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
-      p.data AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
-      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($6::text[]) THEN p.lines END AS lines, p.found::int
+      p.data::text AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
+      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($5::text[]) THEN p.lines::text END AS lines,
+      p.so_far::int AS "linesSoFar", p.end_xid::text AS "endXid", p.end_id::text AS "endId", p.is_full AS "isFull"
     FROM (
-      SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, count(*) OVER () AS found,
-        sum(pg_column_size(e.data) + CASE WHEN e.type = ANY ($6::text[]) THEN pg_column_size(o.lines) ELSE 0 END)
-          OVER (ORDER BY e.xid, e.id) AS bytes,
-        row_number() OVER (ORDER BY e.xid, e.id) AS number
+      SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, o.size,
+        sum(o.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
       FROM (
-        SELECT * FROM orders.events
-        WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= ($3::xid8, $4::bigint)
-          AND ($7::text[] IS NULL OR type = ANY ($7))
-        ORDER BY xid, id
+        SELECT l.*, page.xid AS end_xid, page.id AS end_id, page.is_full FROM page, LATERAL (
+          SELECT * FROM orders.events
+          WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= (page.xid, page.id)
+            AND ($6::text[] IS NULL OR type = ANY ($6))
+          ORDER BY xid, id LIMIT $3::bigint
+        ) l
       ) e
       CROSS JOIN LATERAL (
-        SELECT currency, customer_id, reference, total_minor, lines FROM orders.orders
-        WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
+        SELECT currency, customer_id, reference, total_minor, lines,
+          CASE WHEN e.type = ANY ($5::text[]) THEN jsonb_array_length(lines)
+            ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
+        FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
       ) o
     ) p
-    WHERE p.number = 1 OR p.bytes <= $5
+    WHERE p.so_far - p.size < $4::int
     ORDER BY p.xid, p.id`,
 };

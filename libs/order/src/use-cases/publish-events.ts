@@ -1,12 +1,27 @@
 import { Injectable, type OnModuleInit } from '@nestjs/common';
-import type { OrderLogEvent } from '#contracts';
-import { Checkpoints, EventConsumer, EventPublisher, LinkedLog, type Checkpoint, type Linked } from '#events';
+import { z } from 'zod';
+import { orderLogEvent, type OrderLogEvent } from '#contracts';
+import {
+  Checkpoints,
+  EventConsumer,
+  EventPublisher,
+  LinkedLog,
+  type Checkpoint,
+  type Linked,
+  type ReadLog,
+} from '#events';
 import { EventFeed } from './read-events.js';
 
 const batchSize = 500;
 /** How late an event is published that nobody was told of. */
 const pollMs = 100;
 const consumer = 'bus';
+
+const orderLogEvents = z.array(orderLogEvent);
+
+/** The events of a page. */
+export const eventsIn = (json: string): OrderLogEvent[] =>
+  z.decode(orderLogEvents, JSON.parse(json) as z.input<typeof orderLogEvents>);
 
 /** Publishes what happened to orders to the bus: at least once, in order within each part. Orders do not wait for it. */
 @Injectable()
@@ -16,7 +31,11 @@ export class PublishEvents extends EventConsumer<Linked<OrderLogEvent>> implemen
     feed: EventFeed,
     private readonly bus: EventPublisher,
   ) {
-    super(consumer, positions, new LinkedLog((after, limit) => feed.log(after, limit, null)), {
+    const readLog: ReadLog<OrderLogEvent> = async (after, limit) => {
+      const { events, ...page } = await feed.log(after, limit, null);
+      return { ...page, events: eventsIn(events) };
+    };
+    super(consumer, positions, new LinkedLog(readLog), {
       ...{ batchSize, pollMs },
       failing: 'cannot publish events to the event bus, trying again until it works; orders are placed meanwhile',
       working: 'events are being published to the event bus again',

@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type OrderEventType, type OrderLogEvent } from '#contracts';
+import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 
 /** A place in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
@@ -27,7 +27,8 @@ export abstract class EventFeed {
 
 /** What is told of the log, of all up to a position. */
 export interface LogPage {
-  events: OrderLogEvent[];
+  /** The events, as `orderLogEvent` says, in JSON: they are many, and are passed on as they come. */
+  events: string;
   until: string;
   isMore: boolean;
 }

@@ -46,9 +46,16 @@ export const deltasOf = (events: readonly OrderLogEvent[]): Delta[] => {
     }
     return sum;
   };
+  let [day, until] = ['', Number.NEGATIVE_INFINITY];
   for (const event of events) {
-    const day = dayOf(event.time);
-    add(event, (productId) => of(event.tenantid, day, event.data.currency, productId));
+    // Most happened on the same day as the one before.
+    const atMs = event.time.getTime();
+    if (atMs >= until || atMs < until - dayMs) {
+      day = dayOf(event.time);
+      until = Date.parse(day) + dayMs;
+    }
+    const today = day;
+    add(event, (productId) => of(event.tenantid, today, event.data.currency, productId));
   }
   return [...sums].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, sum]) => sum);
 };

@@ -30,9 +30,11 @@ export abstract class Views {
 
 export const consumerOf = (view: number): string => `sales-${view}`;
 
-const batchSize = 5_000;
-const pollMs = 100;
-const paceMs = 50;
+/** What is added up together is written once a product; what is read together holds up the process that reads it. */
+const batchSize = 20_000;
+const pageSize = 5_000;
+const pollMs = 75;
+const paceMs = 25;
 
 /** Adds up what is sold in one view: each event once. */
 class CountSales extends EventConsumer<OrderLogEvent> {
@@ -43,7 +45,7 @@ class CountSales extends EventConsumer<OrderLogEvent> {
     log: OrderLog,
   ) {
     super(consumerOf(view), checkpoints, log.as(consumerOf(view)), {
-      ...{ batchSize, pollMs, paceMs },
+      ...{ batchSize, pageSize, pollMs, paceMs },
       failing: `the sales do not follow the orders, trying again until it works`,
       working: 'the sales follow the orders again',
     });
