@@ -4,7 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { SeededRandom, startRedis, testDatabase } from '#testing';
+import { SeededRandom, startNats, startRedis, testDatabase } from '#testing';
 import { allAt, keepers, ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
 
@@ -177,16 +177,16 @@ const splitOverTcp = async (): Promise<Plan> => {
   };
 };
 
-/** One database with a schema a module; requests and the cache travel through Redis. */
+/** One database with a schema a module; requests and the cache travel through Redis, events through NATS. */
 const splitOverRedis = async (): Promise<Plan> => {
-  const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
+  const [redis, nats, database] = await Promise.all([startRedis(), startNats(), testDatabase()]);
   const at = { order: redis.url, inventory: redis.url, cache: redis.url, payment: redis.url };
-  const own = ofEach(() => ({ DATABASE_URL: database.url }));
+  const own = ofEach(() => ({ DATABASE_URL: database.url, EVENTS_AT: nats.url }));
   return {
     services: await splitServices(at, { ...own, cache: { CACHE_REDIS_URL: `${redis.url}/1` } }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {
-      await redis.stop();
+      await Promise.all([redis.stop(), nats.stop()]);
       await database.stop();
     },
   };

@@ -1,4 +1,5 @@
 import pg from 'pg';
+import { partOf } from '#events';
 
 /** Where the data of the modules are; it may be one database. */
 export const keepers = ['order', 'inventory', 'payment', 'sales', 'webhooks'] as const;
@@ -104,21 +105,26 @@ export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
     `SELECT e.order_id, e.version FROM events e, followed f WHERE (e.xid, e.id) > (f.xid, f.id) ORDER BY e.xid, e.id`,
   );
 
-/** The consumers elsewhere that have not come to the end of the log of orders. */
+/** The consumers elsewhere that have not come to the last event of a part of the log of orders. */
 export const behind = async (urls: DatabaseUrls): Promise<Row[]> => {
-  const [last] = await askOrder<{ position: string | null }>(
+  const ends = await askOrder<{ order_id: string; position: string }>(
     urls,
-    `SELECT max(lpad(xid::text, 20, '0') || '-' || lpad(id::text, 19, '0')) AS position FROM events`,
+    `SELECT order_id, max(lpad(xid::text, 20, '0') || '-' || lpad(id::text, 19, '0')) AS position FROM events GROUP BY 1`,
   );
+  const last = new Map<number, string>();
+  for (const { order_id, position } of ends) {
+    const part = partOf(order_id);
+    if (position > (last.get(part) ?? '')) last.set(part, position);
+  }
   const come = await Promise.all(
     (['sales', 'webhooks'] as const).map((schema) =>
-      query<{ consumer: string; position: string }>(
+      query<{ consumer: string; part: number; position: string }>(
         urls[schema],
-        `SELECT consumer, min(position) AS position FROM ${schema}.checkpoints GROUP BY consumer`,
+        `SELECT consumer, part, position FROM ${schema}.checkpoints`,
       ),
     ),
   );
-  return come.flat().filter((it) => it.position < (last!.position ?? ''));
+  return come.flat().filter((it) => it.position < (last.get(it.part) ?? ''));
 };
 
 /** All that has been kept, counted. What was given back at once counts as never taken. */

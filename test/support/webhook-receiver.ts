@@ -37,7 +37,8 @@ export class WebhookReceiver {
 
   static async start(api: Api, urls: DatabaseUrls): Promise<WebhookReceiver> {
     const receiver = new WebhookReceiver(api);
-    receiver.server.listen(0, '127.0.0.1');
+    // A test that fails does not come to its end, and keeps nobody waiting all the same.
+    receiver.server.unref().listen(0, '127.0.0.1');
     await once(receiver.server, 'listening');
     const { port } = receiver.server.address() as AddressInfo;
     receiver.before = await eventsIn(urls);

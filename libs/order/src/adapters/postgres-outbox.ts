@@ -57,15 +57,17 @@ export class PostgresOutbox implements Outbox, EventFeed {
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
     const { xid, id } = numbersOf(after);
-    const nothing = types?.length === 0;
-    const rows = nothing
-      ? []
-      : await this.sql.query<LogRow>(log, [
-          ...[xid, id, limit, pageLines, ['placed', ...undoing]],
-          types && types.map((it) => it.slice(orderPrefix.length)),
-        ]);
-    const [end] = rows.length > 0 ? rows : await this.sql.query<LogEnd>(logEnd, [xid, id, limit]);
+    const page =
+      types?.length === 0
+        ? await this.sql.query<LogEnd>(logEnd, [xid, id, limit])
+        : await this.sql.query<LogEnd | LogRow>(log, [
+            ...[xid, id, limit, pageLines, ['placed', ...undoing]],
+            types && types.map((it) => it.slice(orderPrefix.length)),
+          ]);
+    // One snapshot says what there is and how far that is all: what is committed a moment later lies behind it.
+    const [end] = page;
     if (!end) return { events: '[]', until: after, isMore: false };
+    const rows = page.filter(isEvent);
     const events = withinBytes(rows.map(logEventOf), pageBytes);
     const last = rows[events.length - 1];
     const isCut = last !== undefined && (events.length < rows.length || last.linesSoFar >= pageLines);
@@ -73,6 +75,8 @@ export class PostgresOutbox implements Outbox, EventFeed {
     return { events: `[${events.join(',')}]`, until, isMore: isCut || end.isFull };
   }
 }
+
+const isEvent = (row: LogEnd | LogRow): row is LogRow => 'xid' in row && row.xid !== null;
 
 /** As many from the beginning as fit; one goes through whatever it takes. */
 const withinBytes = (texts: string[], most: number): string[] => {
@@ -156,25 +160,25 @@ const log = {
     SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
       p.data::text AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
       p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($5::text[]) THEN p.lines::text END AS lines,
-      p.so_far::int AS "linesSoFar", p.end_xid::text AS "endXid", p.end_id::text AS "endId", p.is_full AS "isFull"
-    FROM (
-      SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, o.size,
-        sum(o.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
-      FROM (
-        SELECT l.*, page.xid AS end_xid, page.id AS end_id, page.is_full FROM page, LATERAL (
+      p.so_far::int AS "linesSoFar", page.xid::text AS "endXid", page.id::text AS "endId", page.is_full AS "isFull"
+    FROM page LEFT JOIN LATERAL (
+      SELECT * FROM (
+        SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, o.size,
+          sum(o.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
+        FROM (
           SELECT * FROM orders.events
           WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= (page.xid, page.id)
             AND ($6::text[] IS NULL OR type = ANY ($6))
           ORDER BY xid, id LIMIT $3::bigint
-        ) l
-      ) e
-      CROSS JOIN LATERAL (
-        SELECT currency, customer_id, reference, total_minor, lines,
-          CASE WHEN e.type = ANY ($5::text[]) THEN jsonb_array_length(lines)
-            ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
-        FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
-      ) o
-    ) p
-    WHERE p.so_far - p.size < $4::int
+        ) e
+        CROSS JOIN LATERAL (
+          SELECT currency, customer_id, reference, total_minor, lines,
+            CASE WHEN e.type = ANY ($5::text[]) THEN jsonb_array_length(lines)
+              ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
+          FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
+        ) o
+      ) s
+      WHERE s.so_far - s.size < $4::int
+    ) p ON true
     ORDER BY p.xid, p.id`,
 };
