@@ -45,6 +45,20 @@ const all = [
     caughtBy: 'libs/order/test/outbox',
   },
   {
+    bug: 'who has lost a part of the log still moves its checkpoint',
+    file: 'libs/events/src/checkpoints.ts',
+    replace: / AND c\.epoch = m\.epoch AND c\.lease_until > now\(\)/g,
+    by: '',
+    caughtBy: 'libs/events/test/checkpoints',
+  },
+  {
+    bug: 'events are counted without their checkpoint',
+    file: 'libs/sales/migrations/1-sales.ts',
+    replace: /PERFORM sales\.advance_parts\(p_consumer, p_parts, p_epochs, p_positions\);/g,
+    by: '',
+    caughtBy: 'libs/sales/test/follow-orders',
+  },
+  {
     bug: 'a refund is not set aside before the provider is asked',
     file: 'libs/payment/migrations/1-payments.ts',
     replace: /d\.kind = 'refund' AND d\.state = 'open' AND NOT d\.waits THEN d\.amount/g,

@@ -70,10 +70,12 @@ const compose = (...files: string[]): Compose => {
 const monolith = (): Compose => compose('compose.monolith.yaml');
 const split = (): Compose => compose('compose.split.yaml');
 const splitRedis = (): Compose => compose('compose.split.yaml', 'compose.split-redis.yaml');
+const splitNats = (): Compose => compose('compose.split.yaml', 'compose.split-nats.yaml');
 const all: [string, () => Compose][] = [
   ['monolith', monolith],
   ['split', split],
   ['split over Redis', splitRedis],
+  ['split with NATS', splitNats],
 ];
 
 const ours = ({ services }: Compose): [string, Service][] =>
@@ -156,9 +158,12 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
     const port = imageEnvironment['PORT'];
     for (const [, { environment = {} }] of ours(composed())) {
       for (const [variable, value] of Object.entries(environment)) {
-        if (!URL.canParse(value) || variable.endsWith('_LISTEN')) continue;
-        const { protocol, hostname, port: asked } = new URL(value);
-        expect([variable, Object.keys(services)]).toEqual([variable, expect.arrayContaining([hostname])]);
+        // Several servers of one kind are an address each.
+        const [first, ...more] = value.split(',');
+        if (!URL.canParse(first!) || variable.endsWith('_LISTEN')) continue;
+        const { protocol, hostname, port: asked } = new URL(first!);
+        const hosts = [hostname, ...more.map((it) => it.split(':')[0]!)];
+        expect([variable, Object.keys(services)]).toEqual([variable, expect.arrayContaining(hosts)]);
         if (protocol === 'http:') expect(asked).toBe(port);
         if (protocol === 'tcp:') {
           const listen = services[hostname]?.environment?.[`${hostname.toUpperCase()}_LISTEN`];
@@ -173,7 +178,7 @@ describe('the services', () => {
   it(
     'read every variable that they are given',
     async () => {
-      for (const [name, service] of [monolith(), splitRedis()].flatMap(ours)) {
+      for (const [name, service] of [monolith(), splitRedis(), splitNats()].flatMap(ours)) {
         const given = Object.keys(environmentOf(service));
         const refused = await faultsOf(mainOf(service), Object.fromEntries(given.map((variable) => [variable, '!'])));
         // DATABASE_URL is refused as the address of each module that has no other.

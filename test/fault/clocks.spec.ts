@@ -1,0 +1,70 @@
+import { globSync } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { randomOf } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { WebhookReceiver } from '../support/webhook-receiver.js';
+import { Shoppers } from './shoppers.js';
+
+/** Shifts what a process takes for the time of day, by a file that may change at any moment. */
+const [library] = globSync('/usr/lib/*/faketime/libfaketime.so.1');
+if (!library && process.env['CI'])
+  throw new Error('There is no libfaketime for the tests: install it (apt-get install faketime)');
+if (!library) process.stderr.write('SKIPPED: the clocks that jump need libfaketime (apt-get install faketime)\n');
+
+(library ? describe : describe.skip)('a clock that jumps under load', () => {
+  let folder: string;
+  let shape: ProxiedShape;
+  const shiftBy = (offset: string): Promise<void> => writeFile(join(folder, 'shift'), offset);
+
+  beforeAll(async () => {
+    folder = await mkdtemp(join(tmpdir(), 'clock-'));
+    await shiftBy('+0');
+    // Of the apps; Postgres goes by its own.
+    shape = await startProxied('split', {
+      LD_PRELOAD: library!,
+      FAKETIME_TIMESTAMP_FILE: join(folder, 'shift'),
+      FAKETIME_NO_CACHE: '1',
+      FAKETIME_DONT_FAKE_MONOTONIC: '1',
+    });
+  });
+  afterAll(async () => {
+    await shape?.stop();
+    await rm(folder, { recursive: true, force: true });
+  });
+
+  it('loses nothing and doubles nothing, forwards and backwards', async () => {
+    const api = new Api(shape.baseUrl);
+    const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
+    const shoppers = new Shoppers(api, randomOf('clocks'));
+    await shoppers.start();
+    const placed = (): number => shoppers.placements.filter((it) => it.outcome === 201).length;
+    const createdAt: number[] = [];
+    for (const offset of ['+2h', '-3h', '+40d', '+0']) {
+      const before = placed();
+      await shoppers.until(() => placed() > before + 10);
+      await shiftBy(offset);
+      // What was under way at the jump may have missed its deadline, and is asked for again.
+      const product_id = await eventually(() => api.product());
+      const order = await eventually(() => api.placed({ customer_id: 'c', product_id, quantity: 1 }));
+      createdAt.push(Date.parse(order.created_at));
+    }
+    // They have jumped indeed.
+    const [forwards, backwards] = createdAt as [number, number];
+    expect(Math.abs(forwards - backwards - 5 * 3_600_000)).toBeLessThan(60_000);
+    await shoppers.finish();
+    await shoppers.repeat();
+    await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
+    // A receiver refuses what was signed at another time than its own; what happened since the clock is right is told.
+    await eventually(async () => {
+      const missing = await receiver.differences(await shape.databaseUrls());
+      expect(missing.filter((it) => it.includes('has not happened'))).toEqual([]);
+    });
+    await receiver.stop();
+  });
+});
