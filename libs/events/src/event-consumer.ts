@@ -53,6 +53,9 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   private readonly holder = randomUUID();
   private held: HeldPart[] = [];
   private heldUntil = 0;
+  private mustLetGo = false;
+  /** Of a batch, what is taken at once. */
+  private share = 1;
 
   constructor(
     protected readonly consumer: string,
@@ -72,12 +75,30 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
 
   protected async execute(): Promise<boolean> {
     try {
-      return await this.follow();
+      await this.letGo();
+      const isMore = await this.follow();
+      this.share = Math.min(1, this.share * 2);
+      return isMore;
     } catch (error) {
       this.heldUntil = 0;
-      if (isLeaseLost(error)) return false;
-      throw error;
+      if (!isLeaseLost(error)) {
+        // Before the pause, in which others may do better; and what we have sent and not heard of is refused from then on.
+        this.mustLetGo = true;
+        await this.letGo().catch(() => undefined);
+        throw error;
+      }
+      // It may have taken longer than the lease: the next time it is less.
+      if (this.share < 1)
+        this.logger.warn(`${this.consumer} has lost its part of the log again, and takes less at once`);
+      this.share = Math.max(1 / this.options.batchSize, this.share / 2);
+      return false;
     }
+  }
+
+  private async letGo(): Promise<void> {
+    if (!this.mustLetGo) return;
+    await this.checkpoints.release(this.consumer, this.holder);
+    this.mustLetGo = false;
   }
 
   protected override leave(): Promise<void> {
@@ -109,7 +130,8 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
 
   /** Page by page, until there is nothing more or enough. */
   private async read(): Promise<Reading<Event>> {
-    const { batchSize, pageSize = batchSize } = this.options;
+    const batchSize = Math.ceil(this.options.batchSize * this.share);
+    const pageSize = Math.min(batchSize, this.options.pageSize ?? batchSize);
     const reached = new Map<number, string>();
     const pages: (readonly Event[])[] = [];
     for (let left = batchSize, parts = this.held; ;) {
@@ -122,7 +144,8 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
       pages.push(page.events);
       left -= pageSize;
       const { isMore } = page;
-      if (!isMore || left <= 0) return { events: pages.flat(), reached, isMore };
+      const isLate = performance.now() > this.heldUntil - leaseMs / 2;
+      if (!isMore || left <= 0 || isLate) return { events: pages.flat(), reached, isMore };
       parts = movedTo(parts, page.reached);
     }
   }
@@ -148,6 +171,8 @@ export const readingAhead = <Event extends Logged>(read: ReadLog<Event>): ReadLo
     const reading = isAhead ? ahead!.page : read(after, limit);
     ahead = undefined;
     const page = await reading;
+    // What was read before it was asked for says nothing of what there is by now.
+    if (isAhead && !page.isMore) return { ...page, isMore: true };
     if (page.isMore) {
       ahead = { after: page.until, limit, page: read(page.until, limit) };
       // Whoever comes for it is told.

@@ -6,6 +6,8 @@ import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
+type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
+
 /** Where a page ends, whatever is told of it, and whether more may follow. */
 interface LogEnd {
   endXid: string;
@@ -42,9 +44,10 @@ export class PostgresOutbox implements Outbox, EventFeed {
     return fromLog(
       async (after, most) => {
         const { xid, id } = numbersOf(after);
-        const rows = await this.sql.query<Omit<OutboxEvent, 'sequence'> & LogNumbers>(read, [xid, id, most]);
+        const rows = await this.sql.query<OutboxRow>(read, [xid, id, most, pageLines]);
         const events = rows.map((row): OutboxEvent => ({ ...row, sequence: positionOf(row) }));
-        return { events, until: events.at(-1)?.sequence ?? after, isMore: events.length === most };
+        const isMore = rows.length === most || (rows.at(-1)?.linesSoFar ?? 0) >= pageLines;
+        return { events, until: events.at(-1)?.sequence ?? after, isMore };
       },
       parts,
       limit,
@@ -115,11 +118,18 @@ const logEventOf = (row: LogRow): string => {
 const read = {
   name: 'order-outbox-read',
   text: `
-    SELECT e.xid::text, e.id::text, e.tenant_id AS tenant, e.order_id AS subject, e.reservation_id AS "reservationId",
-      e.version, e.type, e.status, e.data
-    FROM orders.events e
-    WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
-    ORDER BY e.xid, e.id LIMIT $3`,
+    SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS subject, p.reservation_id AS "reservationId",
+      p.version, p.type, p.status, p.data, p.so_far::int AS "linesSoFar"
+    FROM (
+      SELECT e.*, sum(e.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
+      FROM (
+        SELECT *, coalesce(jsonb_array_length(data->'lines'), 0) AS size FROM orders.events
+        WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY xid, id LIMIT $3
+      ) e
+    ) p
+    WHERE p.so_far - p.size < $4::int
+    ORDER BY p.xid, p.id`,
 };
 
 const feed = {

@@ -49,12 +49,15 @@ export class PostgresSales implements Views, SalesReader, RebuildableViews {
       if (ahead.some(({ part, position }) => (behind.get(part) ?? '') < position)) return false;
       await tx.query(retire, [served]);
       await tx.query(serve, [built]);
-      await this.checkpoints.forget(consumerOf(served), tx);
       return true;
     });
   }
 
   async forgetRetired(limit: number): Promise<boolean> {
+    // Not in the transaction that serves another one: whoever counts locks its checkpoint before its view. What it adds
+    // until then is thrown away.
+    for (const { view } of await this.sql.query<{ view: number }>(retiredAndRead))
+      await this.checkpoints.forget(consumerOf(view));
     const [row] = await this.sql.query<{ forgotten: number }>(forgetRetired, [limit]);
     return row!.forgotten === limit;
   }
@@ -128,6 +131,13 @@ const retire = { name: 'sales-retire', text: `UPDATE sales.views SET state = 're
 const serve = {
   name: 'sales-serve',
   text: `UPDATE sales.views SET state = 'serving', serving_since = now() WHERE view = $1`,
+};
+
+const retiredAndRead = {
+  name: 'sales-retired-and-read',
+  text: `
+    SELECT view FROM sales.views v
+    WHERE state = 'retired' AND EXISTS (SELECT FROM sales.checkpoints c WHERE c.consumer = 'sales-' || v.view)`,
 };
 
 const forgetRetired = {
