@@ -43,20 +43,25 @@ const twoPhaseCommits: typeof commits = [
 
 const moments = ['before', 'after'] as const;
 
+const flexibleShapes: readonly ProxiedShapeName[] = ['one database', 'two databases', 'split'];
+
 /**
- * Before each commit and after it with `npm run test:crash`; otherwise one of the two, by the seed, so that the usual
- * run takes half as long and many runs come to all of them.
+ * Before each commit and after it, in each shape, with `npm run test:crash`. Otherwise one of the two, and of the many of
+ * a flexible commit each in one of the shapes, by the seed: the usual run comes to every commit, and many runs to all.
  */
 export const crashPointsOf = (
   shape: ProxiedShapeName,
   protocol: 'flexible' | 'two-phase' = 'flexible',
 ): CrashPoint[] => {
   const random = randomOf(`${shape} ${protocol}`);
-  return (protocol === 'flexible' ? commits : twoPhaseCommits).flatMap((commit) =>
-    ('everyCrashPoint' in globalThis ? moments : [random.pick(moments)]).map((moment) => ({
-      shape,
-      ...commit,
-      moment,
-    })),
-  );
+  const isComplete = 'everyCrashPoint' in globalThis;
+  const all = protocol === 'flexible' ? commits : twoPhaseCommits;
+  const inTurns = randomOf('crash points').shuffled(commits);
+  const isHere = (commit: (typeof commits)[number]): boolean =>
+    inTurns.indexOf(commit) % flexibleShapes.length === flexibleShapes.indexOf(shape);
+  return all
+    .filter((it) => isComplete || protocol === 'two-phase' || isHere(it))
+    .flatMap((commit) =>
+      (isComplete ? moments : [random.pick(moments)]).map((moment) => ({ shape, ...commit, moment })),
+    );
 };
