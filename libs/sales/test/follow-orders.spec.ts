@@ -93,8 +93,8 @@ beforeEach(async () => {
   await instances.one.checkpoints.begin('sales-1');
 });
 
-const start = (at: Instance): FollowOrders => {
-  const following = new FollowOrders(at.sales, at.checkpoints, log);
+const start = (at: Instance, of = log): FollowOrders => {
+  const following = new FollowOrders(at.sales, at.checkpoints, of);
   following.onApplicationBootstrap();
   running.push(following);
   return following;
@@ -132,6 +132,21 @@ describe('following the orders', () => {
     expect((await one.sales.all())[0]).toMatchObject({ events: 1_800, state: 'serving' });
   });
 
+  it('goes on elsewhere where one instance alone cannot read', async () => {
+    const { one, two } = instances;
+    const unreachable = new Log();
+    unreachable.interrupt = () => {
+      throw new Error('the log is not reached from here');
+    };
+    log.place(400);
+    start(one, unreachable);
+    await until(async () => (await one.sql.query({ name: 'test-held', text: 'SELECT FROM sales.readers' })).length > 0);
+    start(two);
+    await until(async () => (await counted()) === 400);
+    await stopAll();
+    expect(await counted()).toBe(400);
+  });
+
   it('writes nothing once somebody else has taken over, neither sums nor checkpoint', async () => {
     log.place(20);
     const { one } = instances;
@@ -155,7 +170,7 @@ describe('building the sales anew', () => {
   it('replaces what was wrong once it has caught up, is done once however often it is asked for, and tidies up', async () => {
     const { one, two } = instances;
     log.place(400);
-    [one, two].forEach(start);
+    for (const it of [one, two]) start(it);
     await until(async () => (await counted()) === 400);
     await execute(`UPDATE sales.days SET orders = orders + 1000`);
     expect(await counted()).toBe(1_400);
