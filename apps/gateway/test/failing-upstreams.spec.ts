@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { createServer, type Socket } from 'node:net';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { freePort } from '#testing';
-import { startGateway, startUpstream, type FakeUpstream, type RunningGateway } from './servers.js';
+import { allAt, startGateway, startUpstream, type FakeUpstream, type RunningGateway } from './servers.js';
 
 let order: FakeUpstream;
 let gateway: RunningGateway;
@@ -32,7 +32,7 @@ beforeAll(async () => {
   [order, inventory] = await Promise.all([startUpstream(), startTcp()]);
   const nobody = `http://127.0.0.1:${await freePort()}`;
   gateway = await startGateway(
-    { order: order.url, inventory: inventory.url, cache: nobody, payment: nobody, sales: nobody, webhooks: nobody },
+    { ...allAt(nobody), order: order.url, inventory: inventory.url },
     { proxy: { answerTimeoutMs: 400 } },
   );
 });
@@ -63,14 +63,7 @@ describe('a service that', () => {
 
   it('has a name that nobody knows is unavailable', async () => {
     const url = 'http://nowhere.invalid';
-    const other = await startGateway({
-      order: url,
-      inventory: url,
-      cache: url,
-      payment: url,
-      sales: url,
-      webhooks: url,
-    });
+    const other = await startGateway(allAt(url));
     await expectProblem(
       await fetch(`${other.url}/orders`, { method: 'POST', body: '{}' }),
       'unavailable',
@@ -100,14 +93,7 @@ describe('a service that', () => {
   it('comes back is used again', async () => {
     const port = await freePort();
     const url = `http://127.0.0.1:${port}`;
-    const other = await startGateway({
-      order: url,
-      inventory: url,
-      cache: url,
-      payment: url,
-      sales: url,
-      webhooks: url,
-    });
+    const other = await startGateway(allAt(url));
     await expectProblem(await fetch(`${other.url}/orders`), 'unavailable', /cannot be reached/);
     const late = await startUpstream(undefined, port);
     expect((await fetch(`${other.url}/orders`)).status).toBe(200);

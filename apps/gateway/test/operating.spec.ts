@@ -2,7 +2,7 @@ import { afterEach, describe, expect, it } from '@jest/globals';
 import { readEnvironment } from '#config';
 import { freePort } from '#testing';
 import { gatewayEnvironment, upstreamsIn } from '../src/routes.js';
-import { jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
+import { allAt, jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
 
 const closing: (() => Promise<void>)[] = [];
 
@@ -22,14 +22,7 @@ const ready = (status: number, report: string): FakeUpstream['answer'] => {
 const nobody = async (): Promise<string> => `http://127.0.0.1:${await freePort()}`;
 
 const gatewayTo = async (order: string, inventory: string, others: string) => {
-  const gateway = await startGateway({
-    order,
-    inventory,
-    cache: others,
-    payment: others,
-    sales: others,
-    webhooks: others,
-  });
+  const gateway = await startGateway({ ...allAt(others), order, inventory });
   closing.push(gateway.close);
   return gateway;
 };
@@ -79,14 +72,7 @@ describe('a gateway that is closed', () => {
       response.writeHead(200, { 'content-type': 'application/json' }).write('{"first":1,');
       setImmediate(() => response.end('"second":2}'));
     });
-    const gateway = await startGateway({
-      order: slow.url,
-      inventory: slow.url,
-      cache: slow.url,
-      payment: slow.url,
-      sales: slow.url,
-      webhooks: slow.url,
-    });
+    const gateway = await startGateway(allAt(slow.url));
     const answer = fetch(`${gateway.url}/orders`, { method: 'POST', body: '{}' });
     await arrived;
     const closed = gateway.close();

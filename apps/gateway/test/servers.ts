@@ -68,8 +68,15 @@ export interface RunningGateway {
 
 type Settings = Parameters<typeof gateway>[0];
 
+type Urls = Record<'order' | 'inventory' | 'cache' | 'payment' | 'sales' | 'webhooks', string>;
+
+/** Every service at one address. */
+export const allAt = (url: string): Urls => ({
+  ...{ order: url, inventory: url, cache: url, payment: url, sales: url, webhooks: url },
+});
+
 export const startGateway = async (
-  urls: { order: string; inventory: string; cache: string; payment: string; sales: string; webhooks: string },
+  urls: Urls,
   options: Pick<Settings, 'proxy' | 'documents'> = {},
 ): Promise<RunningGateway> => {
   const app = await createService(

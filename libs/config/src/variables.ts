@@ -47,24 +47,18 @@ export const flag = z
 export const choice = <const Choice extends string>(choices: readonly [Choice, ...Choice[]]) =>
   z.enum(choices, `must be ${choices.join(' or ')}`).default(choices[0] as never);
 
-/** A duration in milliseconds, from 1 to a day. */
-export const milliseconds = (standard: number) => {
-  const error = 'must be a whole number of milliseconds from 1 to 86400000';
+const duration = (unit: string, longest: number, standard: number) => {
+  const error = `must be a whole number of ${unit} from 1 to ${longest}`;
   return z
     .string()
-    .regex(/^\d{1,8}$/, error)
+    .regex(new RegExp(`^\\d{1,${String(longest).length}}$`), error)
     .transform(Number)
-    .pipe(z.int().min(1, error).max(86_400_000, error))
+    .pipe(z.int().min(1, error).max(longest, error))
     .default(standard);
 };
 
+/** A duration in milliseconds, from 1 to a day. */
+export const milliseconds = (standard: number) => duration('milliseconds', 86_400_000, standard);
+
 /** A duration in hours, from 1 to a year. */
-export const hours = (standard: number) => {
-  const error = 'must be a whole number of hours from 1 to 8784';
-  return z
-    .string()
-    .regex(/^\d{1,4}$/, error)
-    .transform(Number)
-    .pipe(z.int().min(1, error).max(8_784, error))
-    .default(standard);
-};
+export const hours = (standard: number) => duration('hours', 8_784, standard);

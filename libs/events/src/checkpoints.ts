@@ -70,14 +70,14 @@ export class Checkpoints {
     await this.sql.query(this.statements.release, [consumer, holder]);
   }
 
-  /** The position of each part, and since when nobody who reads it has been heard of. */
+  /** The position of each part. */
   read(consumer: string, within: Queries = this.sql): Promise<Pick<HeldPart, 'part' | 'position'>[]> {
     return within.query(this.statements.read, [consumer]);
   }
 
   /** A consumer that is not needed any more: whoever still reads for it loses its lease. */
-  async forget(consumer: string, within: Queries = this.sql): Promise<void> {
-    await within.query(this.statements.forget, [consumer]);
+  async forget(consumer: string): Promise<void> {
+    await this.sql.query(this.statements.forget, [consumer]);
   }
 }
 

@@ -1,4 +1,4 @@
-import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { Injectable, Module, type OnApplicationShutdown } from '@nestjs/common';
 import type { EventBusAddress, NatsAddress } from './bus-address.js';
 import { BusConnection } from './bus-connection.js';
 import type { HeldPart } from './checkpoints.js';
@@ -52,10 +52,6 @@ class LogSource<Event extends Logged> extends EventSource<Event> {
   }
 }
 
-@Module({})
-export class EventsModule {
-  /** Provides the EventBus everywhere. */
-  static forRoot(): DynamicModule {
-    return { module: EventsModule, global: true, providers: [EventBus], exports: [EventBus] };
-  }
-}
+/** For the modules that publish or follow a log: one bus a process, however many of them there are. */
+@Module({ providers: [EventBus], exports: [EventBus] })
+export class EventsModule {}

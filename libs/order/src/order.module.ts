@@ -4,7 +4,7 @@ import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
-import { Checkpoints, EventBus, EventPublisher, eventBus } from '#events';
+import { Checkpoints, EventBus, EventsModule, EventPublisher, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -78,6 +78,7 @@ export class OrderModule implements OnModuleInit {
     return {
       module: OrderModule,
       imports: [
+        EventsModule,
         databaseFor({
           name: 'order',
           url: options.ORDER_DATABASE_URL,

@@ -5,4 +5,4 @@ export * from './headers.js';
 export * from './openapi.js';
 export * from './paging.js';
 export * from './process.js';
-export { valid } from './valid.js';
+export { uuidOr, valid } from './valid.js';

@@ -125,3 +125,9 @@ const valueAt = (value: unknown, path: readonly PropertyKey[]): unknown =>
         : undefined,
     value,
   );
+
+/** An id in an address, as it is kept. Ids are opaque to callers: what cannot be one names nothing. */
+export const uuidOr = (id: string, notFound: () => CleaveError): string => {
+  if (z.uuid().safeParse(id).success) return id.toLowerCase();
+  throw notFound();
+};

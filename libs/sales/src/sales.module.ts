@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { env } from '#config';
 import { inventoryContract, orderContract } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
-import { Checkpoints, EventBus, eventBus } from '#events';
+import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -44,6 +44,7 @@ export class SalesModule implements OnModuleInit {
     return {
       module: SalesModule,
       imports: [
+        EventsModule,
         databaseFor({
           name: 'sales',
           url: options.SALES_DATABASE_URL,

@@ -12,22 +12,21 @@ const databaseVariables = [
 ] as const;
 type DatabaseVariable = (typeof databaseVariables)[number];
 
-const forEach = <Value>(value: Value): Record<DatabaseVariable, Value> =>
-  Object.fromEntries(databaseVariables.map((it) => [it, value])) as Record<DatabaseVariable, Value>;
+const forEach = <Value>(value: (variable: DatabaseVariable) => Value): Record<DatabaseVariable, Value> =>
+  Object.fromEntries(databaseVariables.map((it) => [it, value(it)])) as Record<DatabaseVariable, Value>;
 
 /** What a process of all modules reads about their databases, and what stands in for what is not set. */
-export const databaseEnvironment = forEach(env.postgresUrl.optional());
-export const databaseFallbacks = forEach('DATABASE_URL');
+export const databaseEnvironment = forEach(() => env.postgresUrl.optional());
+export const databaseFallbacks = forEach(() => 'DATABASE_URL');
 
 /** An embedded server for the modules whose database is not configured, all of them in one database. */
 export const startDatabaseFor = async (
   settings: Partial<Record<DatabaseVariable, string | undefined>>,
   dataDir: string,
 ): Promise<{ urls: Record<DatabaseVariable, string>; stop: () => Promise<void> }> => {
-  const urls = databaseVariables.map((it) => [it, settings[it]] as const);
-  const filledWith = (url: string | undefined) =>
-    Object.fromEntries(urls.map(([variable, given]) => [variable, given ?? url])) as Record<DatabaseVariable, string>;
-  if (urls.every(([, url]) => url !== undefined)) return { urls: filledWith(undefined), stop: () => Promise.resolve() };
+  const urls = forEach((variable) => settings[variable]);
+  const isComplete = Object.values(urls).every((url) => url !== undefined);
+  if (isComplete) return { urls: urls as Record<DatabaseVariable, string>, stop: () => Promise.resolve() };
 
   const logger = new Logger('Postgres');
   logger.log(`starting the embedded server, data in ${dataDir}`);
@@ -37,5 +36,5 @@ export const startDatabaseFor = async (
     onExit: (error) => logger.error(`the embedded server is gone: ${error.message}`),
   });
   await server.createDatabase('cleave');
-  return { urls: filledWith(server.url('cleave')), stop: () => server.stop() };
+  return { urls: forEach((variable) => urls[variable] ?? server.url('cleave')), stop: () => server.stop() };
 };

@@ -2,7 +2,6 @@ import 'reflect-metadata';
 import { Logger, Module, type DynamicModule } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
-import { EventsModule } from '#events';
 import { HealthModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
 import { useServiceLog } from './log.js';
@@ -44,7 +43,7 @@ export const createService = async ({
 }: Service): Promise<NestFastifyApplication> => {
   const app = await createRestApp({
     module: ServiceModule,
-    imports: [MessagingModule.forRoot(), EventsModule.forRoot(), HealthModule, ...modules],
+    imports: [MessagingModule.forRoot(), HealthModule, ...modules],
   });
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);

@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { env } from '#config';
 import { orderContract, orderLogEvent } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
-import { Checkpoints, EventBus, eventBus } from '#events';
+import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -64,6 +64,7 @@ export class WebhooksModule implements OnModuleInit {
     return {
       module: WebhooksModule,
       imports: [
+        EventsModule,
         databaseFor({
           name: 'webhooks',
           url: options.WEBHOOKS_DATABASE_URL,

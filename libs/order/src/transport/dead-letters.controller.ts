@@ -2,7 +2,7 @@ import { Body, Controller, Get, HttpCode, Param, Post, Query } from '@nestjs/com
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { CleaveError, deadLetterPage, deadLetterQuery, defaultTenant, resolveDeadLetterRequest } from '#contracts';
-import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
 import { ResolveDeadLetters } from '../use-cases/resolve-dead-letters.js';
 
 const cursor = z.object({ after: z.uuid() });
@@ -60,7 +60,5 @@ export class DeadLettersController {
   }
 }
 
-const knownSaga = (id: string): string => {
-  if (z.uuid().safeParse(id).success) return id.toLowerCase();
-  throw new CleaveError('dead-letter-not-found', 'There is nothing with this id.');
-};
+const knownSaga = (id: string): string =>
+  uuidOr(id, () => new CleaveError('dead-letter-not-found', 'There is nothing with this id.'));

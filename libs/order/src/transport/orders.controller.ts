@@ -16,7 +16,17 @@ import {
   placeOrderRequest,
   returnOrderRequest,
 } from '#contracts';
-import { Cursors, Endpoint, type EndpointOptions, IdempotencyKey, IfMatch, etagOf, pageLimit, valid } from '#rest';
+import {
+  Cursors,
+  Endpoint,
+  type EndpointOptions,
+  IdempotencyKey,
+  IfMatch,
+  etagOf,
+  pageLimit,
+  uuidOr,
+  valid,
+} from '#rest';
 import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
 import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
@@ -207,10 +217,8 @@ export class OrdersController {
 }
 
 /** Order ids are opaque to callers: what cannot be one names no order. */
-export const known = (id: string): string => {
-  if (z.uuid().safeParse(id).success) return id.toLowerCase();
-  throw new CleaveError('order-not-found', 'There is no order with this id.');
-};
+export const known = (id: string): string =>
+  uuidOr(id, () => new CleaveError('order-not-found', 'There is no order with this id.'));
 
 export const keyedAs = (operation: string, idempotencyKey: string, command: unknown): KeyedChange => ({
   account: defaultAccount,

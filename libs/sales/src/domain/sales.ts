@@ -46,16 +46,13 @@ export const deltasOf = (events: readonly OrderLogEvent[]): Delta[] => {
     }
     return sum;
   };
-  let [day, until] = ['', Number.NEGATIVE_INFINITY];
+  // There are many events of few days.
+  const days = new Map<number, string>();
   for (const event of events) {
-    // Most happened on the same day as the one before.
-    const atMs = event.time.getTime();
-    if (atMs >= until || atMs < until - dayMs) {
-      day = dayOf(event.time);
-      until = Date.parse(day) + dayMs;
-    }
-    const today = day;
-    add(event, (productId) => of(event.tenantid, today, event.data.currency, productId));
+    const number = Math.floor(event.time.getTime() / dayMs);
+    const day = days.get(number) ?? dayOf(event.time);
+    days.set(number, day);
+    add(event, (productId) => of(event.tenantid, day, event.data.currency, productId));
   }
   return [...sums].sort(([one], [other]) => (one < other ? -1 : 1)).map(([, sum]) => sum);
 };

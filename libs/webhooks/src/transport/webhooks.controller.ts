@@ -17,9 +17,8 @@ import {
   webhookEndpointPage,
   webhookEndpointQuery,
   webhookSecret,
-  type CleaveError,
 } from '#contracts';
-import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
 import { ManageEndpoints, endpointNotFound } from '../use-cases/manage-endpoints.js';
 import { ReadDeliveries, deliveryNotFound } from '../use-cases/read-deliveries.js';
 import { RedeliverMessages } from '../use-cases/redeliver-messages.js';
@@ -92,7 +91,7 @@ export class WebhooksController {
     errors: ['webhook-endpoint-not-found'],
   })
   get(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookEndpoint>> {
-    return this.manageEndpoints.one(defaultTenant, known(id, endpointNotFound));
+    return this.manageEndpoints.one(defaultTenant, uuidOr(id, endpointNotFound));
   }
 
   @Patch('webhook-endpoints/:endpoint_id')
@@ -108,7 +107,7 @@ export class WebhooksController {
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,
     @Body(valid(changeWebhookEndpointRequest)) body: z.output<typeof changeWebhookEndpointRequest>,
   ): Promise<z.output<typeof webhookEndpoint>> {
-    return this.manageEndpoints.change(defaultTenant, known(id, endpointNotFound), body);
+    return this.manageEndpoints.change(defaultTenant, uuidOr(id, endpointNotFound), body);
   }
 
   @Delete('webhook-endpoints/:endpoint_id')
@@ -121,7 +120,7 @@ export class WebhooksController {
     errors: ['webhook-endpoint-not-found'],
   })
   delete(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<void> {
-    return this.manageEndpoints.forget(defaultTenant, known(id, endpointNotFound));
+    return this.manageEndpoints.forget(defaultTenant, uuidOr(id, endpointNotFound));
   }
 
   @Get('webhook-endpoints/:endpoint_id/secret')
@@ -133,7 +132,7 @@ export class WebhooksController {
     errors: ['webhook-endpoint-not-found'],
   })
   secret(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookSecret>> {
-    return this.manageEndpoints.secretOf(defaultTenant, known(id, endpointNotFound));
+    return this.manageEndpoints.secretOf(defaultTenant, uuidOr(id, endpointNotFound));
   }
 
   @Post('webhook-endpoints/:endpoint_id/rotate-secret')
@@ -146,7 +145,7 @@ export class WebhooksController {
     errors: ['webhook-endpoint-not-found'],
   })
   rotate(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookSecret>> {
-    return this.manageEndpoints.rotate(defaultTenant, known(id, endpointNotFound));
+    return this.manageEndpoints.rotate(defaultTenant, uuidOr(id, endpointNotFound));
   }
 
   @Post('webhook-endpoints/:endpoint_id/test')
@@ -158,7 +157,7 @@ export class WebhooksController {
     errors: ['webhook-endpoint-not-found'],
   })
   test(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookDelivery>> {
-    return this.redeliverMessages.test(defaultTenant, known(id, endpointNotFound));
+    return this.redeliverMessages.test(defaultTenant, uuidOr(id, endpointNotFound));
   }
 
   @Get('webhook-endpoints/:endpoint_id/deliveries')
@@ -176,7 +175,7 @@ export class WebhooksController {
   ): Promise<z.output<typeof webhookDeliveryPage>> {
     const { data, last } = await this.readDeliveries.list(
       defaultTenant,
-      known(id, endpointNotFound),
+      uuidOr(id, endpointNotFound),
       status,
       this.positionOf(given),
       pageLimit(limit),
@@ -198,7 +197,7 @@ export class WebhooksController {
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,
     @Body(valid(redeliverWebhooksRequest)) { since, until }: z.output<typeof redeliverWebhooksRequest>,
   ): Promise<z.output<typeof redeliveredWebhooks>> {
-    return this.redeliverMessages.failed(defaultTenant, known(id, endpointNotFound), since, until);
+    return this.redeliverMessages.failed(defaultTenant, uuidOr(id, endpointNotFound), since, until);
   }
 
   @Get('webhook-deliveries/:delivery_id')
@@ -211,7 +210,7 @@ export class WebhooksController {
   delivery(
     @Param('delivery_id', valid(deliveryIdParameter)) id: string,
   ): Promise<z.output<typeof webhookDeliveryDetail>> {
-    return this.readDeliveries.one(defaultTenant, known(id, deliveryNotFound));
+    return this.readDeliveries.one(defaultTenant, uuidOr(id, deliveryNotFound));
   }
 
   @Post('webhook-deliveries/:delivery_id/redeliver')
@@ -224,7 +223,7 @@ export class WebhooksController {
     errors: ['webhook-delivery-not-found'],
   })
   redeliver(@Param('delivery_id', valid(deliveryIdParameter)) id: string): Promise<z.output<typeof webhookDelivery>> {
-    return this.redeliverMessages.one(defaultTenant, known(id, deliveryNotFound));
+    return this.redeliverMessages.one(defaultTenant, uuidOr(id, deliveryNotFound));
   }
 
   private positionOf(text: string | undefined): string | undefined {
@@ -235,9 +234,3 @@ export class WebhooksController {
     return last === null ? null : this.cursors.write({ before: last });
   }
 }
-
-/** Ids are opaque to callers: what cannot be one names nothing. */
-const known = (id: string, notFound: () => CleaveError): string => {
-  if (z.uuid().safeParse(id).success) return id.toLowerCase();
-  throw notFound();
-};
