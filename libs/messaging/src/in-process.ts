@@ -5,6 +5,8 @@ import { AnsweringServer, drainMs } from './answering-server.js';
 /** Where the modules of one application meet: each application has its own. */
 export class InProcessHub {
   server: InProcessServer | undefined;
+  /** Resolved once the application listens: what is asked while it starts waits for that, within its deadline. */
+  readonly opening = Promise.withResolvers<void>();
 }
 
 export class InProcessServer extends AnsweringServer implements CustomTransportStrategy {
@@ -16,6 +18,7 @@ export class InProcessServer extends AnsweringServer implements CustomTransportS
 
   override listen(callback: () => void): void {
     this.hub.server = this;
+    this.hub.opening.resolve();
     callback();
   }
 
@@ -47,9 +50,13 @@ export class InProcessClient extends ClientProxy {
   }
 
   protected override publish({ pattern, data }: ReadPacket, callback: (packet: WritePacket) => void): () => void {
-    const { server } = this.hub;
-    if (server) void server.receive(pattern as string, data).then((it) => callback({ ...it, isDisposed: true }));
-    else callback({ err: new CleaveError('unavailable', 'The application is starting or stopping; try again later') });
+    const ask = (): void => {
+      const { server } = this.hub;
+      if (server) void server.receive(pattern as string, data).then((it) => callback({ ...it, isDisposed: true }));
+      else callback({ err: new CleaveError('unavailable', 'The application is stopping; try again later') });
+    };
+    if (this.hub.server) ask();
+    else void this.hub.opening.promise.then(ask);
     return () => {};
   }
 

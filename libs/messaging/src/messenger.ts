@@ -54,6 +54,7 @@ export class Messenger implements OnApplicationShutdown {
   async onApplicationShutdown(): Promise<void> {
     this.isClosed = true;
     this.hub.server = undefined;
+    this.hub.opening.resolve();
     await Promise.all([...this.routes.values()].map((route) => route.close()));
     this.routes.clear();
   }
