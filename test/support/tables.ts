@@ -170,7 +170,7 @@ export const query = async <R extends Row>(url: string, text: string, values: un
 };
 
 export const connected = async (url: string): Promise<pg.Client> => {
-  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, query_timeout: 30_000 });
+  const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000, query_timeout: 60_000 });
   await client.connect();
   return client;
 };
