@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { Api, ok } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
@@ -20,22 +20,19 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
   });
 
+  const signalThere = (signal: 'SIGSTOP' | 'SIGCONT') => process.kill(shape.services[1]!.pid, signal);
+  afterEach(() => void signalThere('SIGCONT'));
   afterAll(() => shape?.stop());
 
-  /** That the first instance reads the outbox, and not the other. */
+  /** That the first instance reads the outbox, and not the other, which stands still from now on. */
   const relayHere = async (): Promise<void> => {
-    const { pid } = shape.services[1]!;
-    process.kill(pid, 'SIGSTOP');
-    try {
-      await lapseLeases(await shape.databaseUrls());
-      const id = await here.product({ onHand: 1 });
-      const { order_id } = await here.placed({ customer_id: 'c', product_id: id, quantity: 1 });
-      ok(await here.fulfil(order_id));
-      // Past the checkpoint, not merely delivered: a reader delivers once more before it learns that its lease is gone.
-      await eventually(async () => expect(await waiting(await shape.databaseUrls())).toEqual([]));
-    } finally {
-      process.kill(pid, 'SIGCONT');
-    }
+    signalThere('SIGSTOP');
+    await lapseLeases(await shape.databaseUrls());
+    const id = await here.product({ onHand: 1 });
+    const { order_id } = await here.placed({ customer_id: 'c', product_id: id, quantity: 1 });
+    ok(await here.fulfil(order_id));
+    // Past the checkpoint, not merely delivered: a reader delivers once more before it learns that its lease is gone.
+    await eventually(async () => expect(await waiting(await shape.databaseUrls())).toEqual([]));
   };
 
   it.each([
@@ -77,6 +74,7 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
         { statement, moment },
         async () => ok(await here.fulfil(order.order_id, { lines: [{ product_id: product, quantity: 3 }] })),
         async () => {
+          signalThere('SIGCONT');
           await lapseLeases(await shape.databaseUrls());
           const back = { lines: [{ product_id: product, quantity: 1 }], restock: true, reason: 'unwanted' };
           // The change is kept before anybody relays it.
@@ -91,6 +89,7 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
       expect(await there.stock(product)).toMatchObject({ on_hand: 8, reserved: 1, sold: 3 });
       // It does its part again.
       await relayHere();
+      signalThere('SIGCONT');
       await ledger.expectInvariants({ holdsMayWait: false });
     },
   );
