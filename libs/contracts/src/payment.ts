@@ -33,6 +33,15 @@ const paymentOperation = z
   })
   .meta({ id: 'PaymentOperation' });
 
+/** What Stripe.js needs for `handleNextAction`, such as 3-D Secure. */
+const customerAction = z
+  .object({
+    method: z.literal('stripe'),
+    client_secret: z.string().meta({ description: 'For `handleNextAction` of Stripe.js; not to be kept or logged.' }),
+  })
+  .meta({ id: 'CustomerAction' });
+export type CustomerAction = z.output<typeof customerAction>;
+
 export const payment = z
   .object({
     order_id: z.uuid(),
@@ -43,6 +52,9 @@ export const payment = z
     captured_minor: nonNegativeAmountMinor.meta({ description: 'What was taken, refunds not subtracted.' }),
     refunded_minor: nonNegativeAmountMinor.meta({ description: 'What was given back.' }),
     reversed: z.boolean().meta({ description: 'Nothing is taken any more: the order was cancelled.' }),
+    customer_action: customerAction.nullable().meta({
+      description: 'What the provider waits for the customer to do, if anything.',
+    }),
     operations: z.array(paymentOperation).meta({ description: 'What was asked of the provider, oldest first.' }),
     created_at: moment,
     updated_at: moment,

@@ -20,6 +20,7 @@ type Fault =
 
 interface Intent {
   id: string;
+  client_secret: string;
   object: 'payment_intent';
   status: string;
   amount: number;
@@ -163,8 +164,10 @@ export class StripeStandIn {
     const method = form['payment_method'] ?? '';
     if (!method.startsWith('pm_')) return refusal(400, { type: 'invalid_request_error', code: 'resource_missing' });
     if (form['capture_method'] !== 'manual' || form['confirm'] !== 'true') throw new Error('not as we ask');
+    const id = this.newId('pi');
     const intent: Intent = {
-      id: this.newId('pi'),
+      id,
+      client_secret: `${id}_secret_of_the_test`,
       object: 'payment_intent',
       status: 'requires_payment_method',
       amount: Number(form['amount']),

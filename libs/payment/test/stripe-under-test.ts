@@ -5,6 +5,7 @@ import { createService } from '#service';
 import { PostgresPayments } from '../src/adapters/postgres-payments.js';
 import { PaymentModule } from '../src/payment.module.js';
 import { PerformOperations } from '../src/use-cases/perform-operations.js';
+import { ReadPayment } from '../src/use-cases/read-payment.js';
 import type { StripeStandIn } from './stripe-stand-in.js';
 
 Logger.overrideLogger(false);
@@ -15,6 +16,7 @@ export interface StripeInstance {
   sql: Sql;
   payments: PostgresPayments;
   performOperations: PerformOperations;
+  readPayment: ReadPayment;
   stop(): Promise<void>;
 }
 
@@ -23,7 +25,7 @@ type Settings = Parameters<typeof PaymentModule.register>[0];
 export const callsAtATime = 4;
 
 export const startWithStripe = async (settings: Settings): Promise<StripeInstance> => {
-  const stripe = { callTimeoutMs: 1_000, beginWithinMs: 200, answerWithinMs: 1_500, callsAtATime };
+  const stripe = { callTimeoutMs: 1_000, readTimeoutMs: 500, beginWithinMs: 200, answerWithinMs: 1_500, callsAtATime };
   const app = await createService({
     ...{ name: 'payment', HOST: '127.0.0.1', PORT: 0 },
     document: { title: 'Payment', description: '', version: '1' },
@@ -36,6 +38,7 @@ export const startWithStripe = async (settings: Settings): Promise<StripeInstanc
     sql: app.get<Sql>(sqlToken('payment'), { strict: false }),
     payments: app.get(PostgresPayments, { strict: false }),
     performOperations: app.get(PerformOperations, { strict: false }),
+    readPayment: app.get(ReadPayment, { strict: false }),
     stop: () => app.close(),
   };
 };

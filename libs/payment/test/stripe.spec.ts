@@ -263,8 +263,18 @@ describe('a payment that waits for its customer', () => {
   it('is promised once they have done what is asked of them', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     expect(await perform(request, request)).toEqual([open('requires_action'), open('requires_action')]);
+    const told = async () => (await one.readPayment.execute(tenant, order))!.customer_action;
+    expect(await told()).toEqual({ method: 'stripe', client_secret: `${intent().id}_secret_of_the_test` });
     stripe.approve(intent());
+    expect(await told()).toBeNull();
     expect(await perform(request)).toEqual([moved(500)]);
+    expect(await told()).toBeNull();
+  });
+
+  it('is told of without what they have to do while Stripe is away', async () => {
+    expect(await perform(authorise(order, 500, 'pm_card_authentication'))).toEqual([open('requires_action')]);
+    stripe.delayMs = 1_000;
+    expect(await one.readPayment.execute(tenant, order)).toMatchObject({ customer_action: null, reversed: false });
   });
 
   it('waits no longer than somebody wants it', async () => {

@@ -38,7 +38,7 @@ export class PostgresPayments implements Payments, PaymentReader {
     ]);
   }
 
-  async find(tenant: string, orderId: string): Promise<PaymentDocument | undefined> {
+  async find(tenant: string, orderId: string): ReturnType<PaymentReader['find']> {
     const [row] = await this.sql.query<PaymentRow>(find, [tenant, orderId]);
     if (!row) return undefined;
     return {
@@ -48,7 +48,7 @@ export class PostgresPayments implements Payments, PaymentReader {
   }
 }
 
-type PaymentRow = Omit<PaymentDocument, 'operations'> & {
+type PaymentRow = Omit<PaymentDocument, 'operations' | 'customer_action'> & {
   method: PaymentMethod;
   operations: (Omit<PaymentDocument['operations'][number], 'at'> & { at: string })[];
 };

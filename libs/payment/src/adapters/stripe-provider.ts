@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import type { CustomerAction } from '#contracts';
 import type { Stripe } from 'stripe';
 import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
 import { StripeCall, type Asked } from './stripe-call.js';
@@ -8,6 +9,8 @@ import { keyRefused, open, refused } from './stripe-outcomes.js';
 export interface StripeLimits {
   /** How long one call may take. */
   callTimeoutMs: number;
+  /** The same where somebody waits for an answer that can do without. */
+  readTimeoutMs: number;
   /** How long operations of a batch are begun. */
   beginWithinMs: number;
   /** When the batch is answered at the latest, sooner than whoever asks gives up on all of it. */
@@ -17,7 +20,7 @@ export interface StripeLimits {
 }
 
 export const stripeLimits: StripeLimits = {
-  ...{ callTimeoutMs: 5_000, beginWithinMs: 2_000, answerWithinMs: 6_000 },
+  ...{ callTimeoutMs: 5_000, readTimeoutMs: 2_000, beginWithinMs: 2_000, answerWithinMs: 6_000 },
   callsAtATime: 16,
 };
 
@@ -39,6 +42,15 @@ export class StripeProvider implements PaymentProvider {
     const asked = requests.map((it): Asked => ({ ...it, ...known.get(it.operationId)!, tenant }));
     const { stripe } = this;
     return stripe ? this.carryOut(stripe, tenant, asked) : asked.map(withoutKey);
+  }
+
+  async customerAction(operationId: string, tenant: string): Promise<CustomerAction | null> {
+    const known = (await this.intents.read(tenant, [operationId])).get(operationId);
+    if (!this.stripe || !known?.intentId || known.isAbandoned) return null;
+    const { status, client_secret } = await this.stripe.paymentIntents.retrieve(known.intentId, undefined, {
+      timeout: this.limits.readTimeoutMs,
+    });
+    return status === 'requires_action' && client_secret ? { method: 'stripe', client_secret } : null;
   }
 
   private async carryOut(stripe: Stripe, tenant: string, asked: readonly Asked[]): Promise<ProviderOutcome[]> {

@@ -1,5 +1,5 @@
 import { Injectable, Logger } from '@nestjs/common';
-import type { PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
+import type { CustomerAction, PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
 
 /** What a provider is asked to do. The id is its idempotency key: asked again, it is not done again. */
 export interface ProviderRequest {
@@ -20,6 +20,8 @@ export type ProviderOutcome =
 export interface PaymentProvider {
   /** @returns an outcome each, in the order given. Rejects when nothing is known of any of them. */
   perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]>;
+  /** What an authorisation that is open waits for its customer to do, where that can be. */
+  customerAction?(operationId: string, tenant: string): Promise<CustomerAction | null>;
 }
 
 /** The providers by the method of payment they stand for. */

@@ -1,16 +1,38 @@
-import { Injectable } from '@nestjs/common';
-import type { PaymentDocument } from '#contracts';
+import { Injectable, Logger } from '@nestjs/common';
+import type { CustomerAction, PaymentDocument } from '#contracts';
+import { PaymentProviders } from './perform-operations.js';
 
 export abstract class PaymentReader {
-  abstract find(tenant: string, orderId: string): Promise<PaymentDocument | undefined>;
+  abstract find(tenant: string, orderId: string): Promise<Omit<PaymentDocument, 'customer_action'> | undefined>;
 }
 
-/** Tells what became of the payment of an order. */
+/** Tells what became of the payment of an order, and what it waits for. */
 @Injectable()
 export class ReadPayment {
-  constructor(private readonly payments: PaymentReader) {}
+  private readonly logger = new Logger(ReadPayment.name);
 
-  execute(tenant: string, orderId: string): Promise<PaymentDocument | undefined> {
-    return this.payments.find(tenant, orderId);
+  constructor(
+    private readonly payments: PaymentReader,
+    private readonly providers: PaymentProviders,
+  ) {}
+
+  async execute(tenant: string, orderId: string): Promise<PaymentDocument | undefined> {
+    const payment = await this.payments.find(tenant, orderId);
+    return payment && { ...payment, customer_action: await this.customerAction(tenant, payment) };
+  }
+
+  /** Known by the provider alone, who may be away: the rest is told all the same. */
+  private async customerAction(
+    tenant: string,
+    { method, operations }: Pick<PaymentDocument, 'method' | 'operations'>,
+  ): Promise<CustomerAction | null> {
+    const open = operations.find((it) => it.kind === 'authorise' && it.state === 'open');
+    if (!open) return null;
+    try {
+      return (await this.providers.of(method).customerAction?.(open.operation_id, tenant)) ?? null;
+    } catch (error) {
+      this.logger.warn(`${method} did not say what the customer of a payment has to do (${String(error)})`);
+      return null;
+    }
   }
 }

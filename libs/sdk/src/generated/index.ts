@@ -86,6 +86,7 @@ export type {
   CreateWebhookEndpointRequest,
   CreateWebhookEndpointResponse,
   CreateWebhookEndpointResponses,
+  CustomerAction,
   DeadLetter,
   DeadLetterPage,
   DeleteCacheEntryData,

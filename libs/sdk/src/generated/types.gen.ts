@@ -114,6 +114,14 @@ export type CreatedWebhookEndpoint = {
   secret: string;
 };
 
+export type CustomerAction = {
+  method: 'stripe';
+  /**
+   * For `handleNextAction` of Stripe.js; not to be kept or logged.
+   */
+  client_secret: string;
+};
+
 export type DeadLetter = {
   saga_id: string;
   order_id: string;
@@ -355,6 +363,10 @@ export type Payment = {
    * Nothing is taken any more: the order was cancelled.
    */
   reversed: boolean;
+  /**
+   * What the provider waits for the customer to do, if anything.
+   */
+  customer_action: CustomerAction | null;
   /**
    * What was asked of the provider, oldest first.
    */
