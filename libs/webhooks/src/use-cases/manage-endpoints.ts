@@ -113,7 +113,11 @@ export class ManageEndpoints {
 
   private refuseUrl(url: string): void {
     const fault = this.rules.faultOf(new URL(url));
-    if (fault !== undefined) throw new CleaveError('webhook-url-refused', `${fault} Give another URL.`);
+    if (fault !== undefined)
+      throw new CleaveError(
+        'webhook-url-refused',
+        `${fault} Give another URL; to try webhooks out, start it with WEBHOOKS_ALLOW_PRIVATE=true.`,
+      );
   }
 }
 
