@@ -92,6 +92,21 @@ describe('reading', () => {
     expect(seen).toEqual(ids);
   });
 
+  it('makes pages of long lists of lines shorter, and leaves nothing out', async () => {
+    const ids = newIds(30);
+    const lines = Array.from({ length: 2_000 }, (_, line) => ({ line, product_id: `p${line}`, quantity: 1 }));
+    await write(ids, { version: 2, type: 'fulfilled', data: { lines } });
+    const pages: string[][] = [];
+    for (let position = logBeginning, isMore = true; isMore;) {
+      const { events, ...page } = await one.outbox.read(partsAt(position), 100);
+      pages.push(events.map((it) => it.reservationId));
+      position = page.reached.get(0) ?? position;
+      isMore = page.isMore;
+    }
+    expect(pages.flat()).toEqual(ids);
+    for (const page of pages) expect(page.length).toBeLessThanOrEqual(10);
+  });
+
   it('waits for a transaction that began before others and commits after them', async () => {
     const late = new pg.Client(database.url);
     await late.connect();

@@ -9,7 +9,6 @@ import { SeededRandom, testSeed, twoInstances, type TwoInstances } from '#testin
 import { Sales1764000000007 } from '../migrations/1-sales.js';
 import { PostgresSales } from '../src/adapters/postgres-sales.js';
 import { FollowOrders, type OrderLog } from '../src/use-cases/follow-orders.js';
-import { RebuildSales } from '../src/use-cases/rebuild-sales.js';
 
 interface Instance {
   sql: Sql;
@@ -174,7 +173,7 @@ describe('building the sales anew', () => {
     await until(async () => (await counted()) === 400);
     await execute(`UPDATE sales.days SET orders = orders + 1000`);
     expect(await counted()).toBe(1_400);
-    const begun = await Promise.all([one, two, one].map((it) => new RebuildSales(it.sales).execute()));
+    const begun = await Promise.all([one, two, one].map((it) => it.sales.begin()));
     expect(new Set(begun.map((it) => it.view))).toEqual(new Set([2]));
     log.place(100);
     await until(async () => (await one.sales.all())[0]!.state === 'serving');
@@ -187,13 +186,27 @@ describe('building the sales anew', () => {
     expect(await one.checkpoints.read('sales-1')).toEqual([]);
   });
 
+  it('is served without waiting for who counts in the old one, who may wait for it', async () => {
+    const { one, two } = instances;
+    await one.sales.begin();
+    await two.sql.transaction(async (tx) => {
+      // What counting locks first, and keeps until it has its view.
+      await tx.query({
+        name: 'test-lock',
+        text: `SELECT FROM sales.checkpoints WHERE consumer = 'sales-1' FOR UPDATE`,
+      });
+      expect(await one.sales.serveBuilt()).toBe(true);
+    });
+    expect((await one.sales.all())[0]).toMatchObject({ view: 2, state: 'serving' });
+  });
+
   it('is not served before it tells of all that the other one does', async () => {
     const { one } = instances;
     log.place(200);
     start(one);
     await until(async () => (await counted()) === 200);
     await stopAll();
-    await new RebuildSales(one.sales).execute();
+    await one.sales.begin();
     expect(await one.sales.serveBuilt()).toBe(false);
     expect(await counted()).toBe(200);
     start(one);

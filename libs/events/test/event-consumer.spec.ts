@@ -1,0 +1,81 @@
+import { randomUUID } from 'node:crypto';
+import { afterAll, afterEach, beforeAll, expect, describe, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import { fromLog, type Checkpoint, type EventSource } from '#events';
+import { Notes, startLog, until, type LogUnderTest, type TestEvent } from './log-under-test.js';
+
+Logger.overrideLogger(false);
+
+let log: LogUnderTest;
+const running: Notes[] = [];
+
+beforeAll(async () => {
+  log = await startLog();
+});
+afterEach(() => Promise.all(running.splice(0).map((it) => it.beforeApplicationShutdown())));
+afterAll(() => log?.stop());
+
+const source = (): EventSource<TestEvent> => ({ read: (parts, limit) => fromLog(log.readLog, parts, limit) });
+
+/** Something is done before what a batch comes to is written. */
+class Interrupted extends Notes {
+  constructor(
+    consumer: string,
+    private readonly interrupt: (events: readonly TestEvent[], apply: () => Promise<void>) => Promise<void>,
+  ) {
+    super(log, consumer, source());
+  }
+
+  protected override async apply(events: readonly TestEvent[], checkpoint: Checkpoint): Promise<void> {
+    await this.interrupt(events, () => super.apply(events, checkpoint));
+    await super.apply(events, checkpoint);
+  }
+}
+
+const start = async (interrupt: ConstructorParameters<typeof Interrupted>[1]): Promise<string> => {
+  const consumer = randomUUID();
+  await log.checkpoints.begin(consumer);
+  const notes = new Interrupted(consumer, interrupt);
+  notes.onApplicationBootstrap();
+  running.push(notes);
+  return consumer;
+};
+
+/** Each event took effect once: a second time fails on the key. */
+const expectAllSeen = async (consumer: string): Promise<void> => {
+  const all = (await log.all()).map((it) => it.sequence);
+  await until(async () => (await log.countSeen(consumer)) >= all.length);
+  expect((await log.seenBy(consumer)).toSorted()).toEqual(all.toSorted());
+};
+
+describe('a consumer', () => {
+  it('takes less at once where what it takes lasts longer than its lease', async () => {
+    await log.write(Array.from({ length: 100 }, () => randomUUID()));
+    const sizes: number[] = [];
+    const consumer: string = await start(async ({ length }) => {
+      sizes.push(length);
+      if (length <= 20) return;
+      await log.pool.query('UPDATE reader.checkpoints SET lease_until = now() WHERE consumer = $1', [consumer]);
+    });
+    await expectAllSeen(consumer);
+    expect(Math.max(...sizes)).toBe(50);
+  });
+
+  it('is refused what it sent earlier and was given up, once it has read that again', async () => {
+    await log.write(Array.from({ length: 20 }, () => randomUUID()));
+    let late: (() => Promise<void>) | undefined;
+    const refusals: unknown[] = [];
+    const consumer = await start(async (events, apply) => {
+      if (events.length === 0) return;
+      if (!late) {
+        late = apply;
+        throw new Error('no answer in time');
+      }
+      // It comes to Postgres only now, in front of what repeats it.
+      await late().catch((error: unknown) => refusals.push(error));
+      late = () => Promise.resolve();
+    });
+    await expectAllSeen(consumer);
+    expect(refusals).toMatchObject([{ code: 'CL001' }]);
+  });
+});
