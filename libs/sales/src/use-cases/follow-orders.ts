@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import type { OrderLogEvent } from '#contracts';
 import { Checkpoints, EventConsumer, type Checkpoint, type EventSource } from '#events';
-import { PeriodicWork } from '#periodic';
+import { WokenWork } from '#periodic';
 import { deltasOf, type Delta } from '../domain/sales.js';
 
 /** The log of orders, as one consumer reads it. */
@@ -18,7 +18,7 @@ export interface Counted {
 }
 
 export abstract class Views {
-  /** Those that follow the orders: the one that is served, and the one that is being built. */
+  /** Those that follow the orders: the one that is served, and after it the one that is being built. */
   abstract following(): Promise<number[]>;
   /** Adds to a view and keeps the checkpoint, both or neither. */
   abstract add(view: number, counted: Counted, checkpoint: Checkpoint): Promise<void>;
@@ -38,11 +38,14 @@ const paceMs = 25;
 
 /** Adds up what is sold in one view: each event once. */
 class CountSales extends EventConsumer<OrderLogEvent> {
+  private hasMoved = false;
+
   constructor(
     private readonly view: number,
     private readonly views: Views,
     checkpoints: Checkpoints,
     log: OrderLog,
+    private readonly caughtUp: () => void,
   ) {
     super(consumerOf(view), checkpoints, log.as(consumerOf(view)), {
       ...{ batchSize, pageSize, pollMs, paceMs },
@@ -51,35 +54,52 @@ class CountSales extends EventConsumer<OrderLogEvent> {
     });
   }
 
+  protected override async execute(): Promise<boolean> {
+    this.hasMoved = false;
+    const isMore = await super.execute();
+    if (this.hasMoved && !isMore) this.caughtUp();
+    return isMore;
+  }
+
   protected async apply(events: readonly OrderLogEvent[], checkpoint: Checkpoint): Promise<void> {
+    this.hasMoved = true;
     const last = events.at(-1);
     if (!last) return checkpoint.keep();
     await this.views.add(this.view, { deltas: deltasOf(events), events: events.length, until: last.time }, checkpoint);
   }
 }
 
-const everyMs = 500;
+/** How soon is seen what another instance has begun or built. */
+const lookMs = 500;
 const forgottenAtOnce = 5_000;
 
 /** Has every view follow the orders, and serves one that was built anew as soon as it has caught up. */
 @Injectable()
-export class FollowOrders extends PeriodicWork {
+export class FollowOrders extends WokenWork {
   private readonly counting = new Map<number, CountSales>();
+  /** The view that is being built. */
+  private built: number | undefined;
 
   constructor(
     private readonly views: Views,
     private readonly checkpoints: Checkpoints,
     private readonly log: OrderLog,
   ) {
-    super(everyMs, 'the views of the sales are not looked after, trying again');
+    super({
+      pollMs: lookMs,
+      failing: 'the views of the sales are not looked after, trying again',
+      working: 'the views of the sales are looked after again',
+    });
   }
 
-  async execute(): Promise<void> {
+  protected async execute(): Promise<boolean> {
     if (await this.views.serveBuilt()) this.logger.log('the sales are served as they were built anew');
     const following = await this.views.following();
+    this.built = following[1];
     for (const view of following) if (!this.counting.has(view)) this.begin(view);
     await this.end([...this.counting.keys()].filter((it) => !following.includes(it)));
-    while (!this.stopping.signal.aborted && (await this.views.forgetRetired(forgottenAtOnce)));
+    while (!this.stopping && (await this.views.forgetRetired(forgottenAtOnce)));
+    return false;
   }
 
   override async beforeApplicationShutdown(): Promise<void> {
@@ -88,7 +108,10 @@ export class FollowOrders extends PeriodicWork {
   }
 
   private begin(view: number): void {
-    const counting = new CountSales(view, this.views, this.checkpoints, this.log);
+    const caughtUp = () => {
+      if (view === this.built) this.wake();
+    };
+    const counting = new CountSales(view, this.views, this.checkpoints, this.log, caughtUp);
     this.counting.set(view, counting);
     counting.onApplicationBootstrap();
   }

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { SalesView } from '#contracts';
+import { FollowOrders } from './follow-orders.js';
 
 export abstract class RebuildableViews {
   /** Begins a view at the beginning of the log, unless one is being built already. @returns the one that is being built */
@@ -11,10 +12,15 @@ export abstract class RebuildableViews {
 /** Builds the sales anew from the log of orders, while those that are there are served and follow on. */
 @Injectable()
 export class RebuildSales {
-  constructor(private readonly views: RebuildableViews) {}
+  constructor(
+    private readonly views: RebuildableViews,
+    private readonly followOrders: FollowOrders,
+  ) {}
 
-  execute(): Promise<SalesView> {
-    return this.views.begin();
+  async execute(): Promise<SalesView> {
+    const view = await this.views.begin();
+    this.followOrders.wake();
+    return view;
   }
 
   progress(): Promise<SalesView[]> {
