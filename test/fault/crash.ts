@@ -1,5 +1,7 @@
 import { expect } from '@jest/globals';
 import { Api } from '../support/api.js';
+import type { NatsProxy } from '../support/nats-proxy.js';
+import type { Caught } from '../support/postgres-proxy.js';
 import { randomOf } from '../support/fresh.js';
 import { eventually } from '../support/eventually.js';
 import { Ledger } from '../support/ledger.js';
@@ -28,6 +30,8 @@ export class CrashTest {
   constructor(
     private readonly name: ProxiedShapeName,
     private readonly environment: Record<string, string> = {},
+    /** Where the events go that are published, if any. */
+    private readonly nats?: NatsProxy,
   ) {}
 
   /** Shoppers at work; at the statement, somewhere in the middle, the process is killed and started again. */
@@ -35,7 +39,7 @@ export class CrashTest {
     const startedAt = Date.now();
     this.shape ??= await startProxied(this.name, this.environment);
     try {
-      return { ...(await crash(this.shape, point)), ms: Date.now() - startedAt };
+      return { ...(await crash(this.shape, point, this.nats)), ms: Date.now() - startedAt };
     } catch (error) {
       // What one crash has broken is not to be laid at the door of the next.
       await this.stop().catch(() => undefined);
@@ -50,25 +54,32 @@ export class CrashTest {
   }
 }
 
-const crash = async (shape: ProxiedShape, point: CrashPoint): Promise<Omit<Aftermath, 'ms'>> => {
-  const { step, statement, by, moment } = point;
-  const random = randomOf(`${shape.name} ${statement} ${moment}`);
+const crash = async (
+  shape: ProxiedShape,
+  { step, what, of, by, moment }: CrashPoint,
+  nats: NatsProxy | undefined,
+): Promise<Omit<Aftermath, 'ms'>> => {
+  const random = randomOf(`${shape.name} ${what} ${moment}`);
   const ledger = new Ledger(shape);
   const api = new Api(shape.baseUrl);
   const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
   const shoppers = new Shoppers(api, random);
   const occurrence = random.integer(1, 4);
+  const catching = {
+    Postgres: () => shape.proxies[by].next({ statement: what, moment }, occurrence),
+    NATS: () => nats!.next({ subject: what, moment }, occurrence),
+    merchant: () => receiver.next(occurrence),
+  }[of]();
   // Inventory keeps what it was sent whoever is killed meanwhile.
   const victim = shape.service(shape.name !== 'split' ? 'monolith' : by === 'inventory' ? 'order' : by);
 
-  const catching = shape.proxies[by].next({ statement, moment }, occurrence);
   await shoppers.start();
   const caught = await catching;
   const inFlight = shoppers.inFlight.length;
   await victim.kill('SIGKILL');
-  if (moment === 'after') expect(caught.outcome).toBe('committed');
+  if (of === 'Postgres' && moment === 'after') expect(caught).toMatchObject({ outcome: 'committed' });
   // What another process has sent goes on, although nobody waits for it any more.
-  if (shape.name === 'split' && by === 'inventory') caught.pass();
+  if (shape.name === 'split' && by === 'inventory') (caught as Caught).pass();
   else caught.cut();
   await victim.restart();
   await lapseLeases(await shape.databaseUrls());

@@ -30,6 +30,7 @@ export class WebhookReceiver {
   /** Where it is registered. */
   address = '';
   private secret = '';
+  private snare: { left: number; act: (caught: { cut(): void }) => void } | undefined;
   private before: ReadonlySet<string> = new Set();
   private readonly server = createServer((request, response) => void this.receive(request, response));
 
@@ -47,6 +48,13 @@ export class WebhookReceiver {
     const { endpoint_id, secret } = ok(registered, 201);
     Object.assign(receiver, { secret, address: `/webhook-endpoints/${endpoint_id}` });
     return receiver;
+  }
+
+  /** Resolves when the n-th message from now on was heard; it is not answered, and its connection stands until it is cut. */
+  next(occurrence: number): Promise<{ cut(): void }> {
+    const { promise, resolve } = Promise.withResolvers<{ cut(): void }>();
+    this.snare = { left: occurrence, act: resolve };
+    return promise;
   }
 
   /** What has happened since it was registered and was not told, or told and did not happen. */
@@ -74,6 +82,7 @@ export class WebhookReceiver {
     } catch {
       this.forged += 1;
     }
-    response.writeHead(204).end();
+    if (this.snare && --this.snare.left === 0) this.snare.act({ cut: () => response.destroy() });
+    else response.writeHead(204).end();
   }
 }
