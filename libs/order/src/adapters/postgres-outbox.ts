@@ -6,7 +6,7 @@ import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
-type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & { linesSoFar: number };
+type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
 
 /** Where a page ends, whatever is told of it, and whether more may follow. */
 interface LogEnd {
@@ -15,15 +15,24 @@ interface LogEnd {
   isFull: boolean;
 }
 
-/** A page, with the events as `orderLogEvent` says. */
-interface LogRow extends LogEnd {
-  /** JSON texts with commas between them; null where there are none. */
-  events: string | null;
-  count: number;
-  bytes: number;
-  lines: number;
-  /** The position of the last of them. */
-  last: string | null;
+interface LogRow extends LogNumbers, LogEnd {
+  tenant: string;
+  orderId: string;
+  version: number;
+  type: OrderEvent['type'];
+  status: OrderEvent['status'];
+  /** JSON. */
+  details: string;
+  at: Date;
+  traceparent: string | null;
+  currency: string;
+  customerId: string;
+  reference: string | null;
+  totalMinor: number;
+  /** JSON; null where it says nothing new of the order. */
+  lines: string | null;
+  /** Its own and those of the events before it on the page. */
+  linesSoFar: number;
 }
 
 /** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
@@ -51,23 +60,33 @@ export class PostgresOutbox implements Outbox, EventFeed {
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
     const { xid, id } = numbersOf(after);
-    const none = { events: null, count: 0, bytes: 0, lines: 0, last: null };
-    const [page] =
+    const page =
       types?.length === 0
-        ? (await this.sql.query<LogEnd>(logEnd, [xid, id, limit])).map((it): LogRow => ({ ...it, ...none }))
-        : await this.sql.query<LogRow>(log, [
+        ? await this.sql.query<LogEnd>(logEnd, [xid, id, limit])
+        : await this.sql.query<LogEnd | LogRow>(log, [
             ...[xid, id, limit, pageLines, ['placed', ...undoing]],
             types && types.map((it) => it.slice(orderPrefix.length)),
           ]);
     // One snapshot says what there is and how far that is all: what is committed a moment later lies behind it.
-    if (!page) return { events: '[]', until: after, isMore: false };
-    // One goes through whatever it takes, which is less than a reply may.
-    if (page.bytes > pageBytes && page.count > 1) return this.log(after, Math.ceil(limit / 2), types);
-    const isCut = page.lines >= pageLines;
-    const until = isCut ? page.last! : positionOf({ xid: page.endXid, id: page.endId });
-    return { events: `[${page.events ?? ''}]`, until, isMore: isCut || page.isFull };
+    const [end] = page;
+    if (!end) return { events: '[]', until: after, isMore: false };
+    const rows = page.filter(isEvent);
+    const events = withinBytes(rows.map(logEventOf), pageBytes);
+    const last = rows[events.length - 1];
+    const isCut = last !== undefined && (events.length < rows.length || last.linesSoFar >= pageLines);
+    const until = isCut ? positionOf(last) : positionOf({ xid: end.endXid, id: end.endId });
+    return { events: `[${events.join(',')}]`, until, isMore: isCut || end.isFull };
   }
 }
+
+const isEvent = (row: LogEnd | LogRow): row is LogRow => 'xid' in row && row.xid !== null;
+
+/** As many from the beginning as fit; one goes through whatever it takes. */
+const withinBytes = (texts: string[], most: number): string[] => {
+  let bytes = 0;
+  const tooMany = texts.findIndex((it, index) => (bytes += Buffer.byteLength(it)) > most && index > 0);
+  return tooMany < 0 ? texts : texts.slice(0, tooMany);
+};
 
 const orderPrefix = 'order.';
 
@@ -77,6 +96,23 @@ const orderPrefix = 'order.';
  */
 const pageLines = 20_000;
 const pageBytes = 8_388_608;
+
+/** Written by hand: what Postgres has as JSON stays what it is, and the rest needs no escaping but for what callers name. */
+const logEventOf = (row: LogRow): string => {
+  const { orderId, version, type, status, details, currency, lines, traceparent } = row;
+  const { customerId, reference, totalMinor } = row;
+  const order =
+    lines === null
+      ? ''
+      : `"order":{"customer_id":${JSON.stringify(customerId)},"reference":${JSON.stringify(reference)},` +
+        `"total_minor":${totalMinor},"lines":${lines}},`;
+  return (
+    `{"specversion":"1.0","id":"${orderId}:${version}","source":"/orders","type":"${orderPrefix}${type}",` +
+    `"subject":"${orderId}","time":"${row.at.toISOString()}","tenantid":${JSON.stringify(row.tenant)},` +
+    `"sequence":"${positionOf(row)}",${traceparent === null ? '' : `"traceparent":${JSON.stringify(traceparent)},`}` +
+    `"data":{"version":${version},"status":"${status}","currency":"${currency}",${order}"details":${details}}}`
+  );
+};
 
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const read = {
@@ -123,51 +159,36 @@ const logEnd = {
   text: `SELECT xid::text AS "endXid", id::text AS "endId", is_full AS "isFull" FROM (${endOfPage}) page`,
 };
 
-/** An event as `orderLogEvent` says. What Postgres has as JSON stays what it is, and only what callers name is escaped. */
-const logEvent = `
-  '{"specversion":"1.0","id":"' || p.order_id || ':' || p.version || '","source":"/orders","type":"${orderPrefix}' || p.type
-  || '","subject":"' || p.order_id || '","time":"'
-  || to_char(p.at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.MS"Z"') || '","tenantid":' || to_json(p.tenant_id)
-  || ',"sequence":"' || p.sequence || CASE WHEN p.traceparent IS NULL THEN '"' ELSE '","traceparent":' || to_json(p.traceparent) END
-  || ',"data":{"version":' || p.version || ',"status":"' || p.status || '","currency":"' || p.currency
-  || CASE WHEN p.type = ANY ($5::text[]) THEN '","order":{"customer_id":' || to_json(p.customer_id)
-    || ',"reference":' || coalesce(to_json(p.reference)::text, 'null') || ',"total_minor":' || p.total_minor
-    || ',"lines":' || p.lines::text || '}' ELSE '"' END
-  || ',"details":' || p.data::text || '}}'`;
-
 /**
  * Orders are looked up one by one, by whatever plan. Their lines are counted before any are read, so that a page of large
- * orders does not fill the memory. The page is one text: thousands of rows of many columns would cost their reader more
- * than they cost Postgres.
+ * orders does not fill the memory.
  */
 const log = {
   name: 'order-log',
   text: `
     WITH page AS MATERIALIZED (${endOfPage})
-    SELECT e.*, page.xid::text AS "endXid", page.id::text AS "endId", page.is_full AS "isFull"
-    FROM page CROSS JOIN LATERAL (
-      SELECT string_agg(event, ',' ORDER BY sequence) AS events, count(*)::int AS count,
-        coalesce(sum(octet_length(event)), 0)::float8 AS bytes, coalesce(max(so_far), 0)::int AS lines, max(sequence) AS last
-      FROM (
-        SELECT p.sequence, p.so_far, ${logEvent} AS event
+    SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
+      p.data::text AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
+      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($5::text[]) THEN p.lines::text END AS lines,
+      p.so_far::int AS "linesSoFar", page.xid::text AS "endXid", page.id::text AS "endId", page.is_full AS "isFull"
+    FROM page LEFT JOIN LATERAL (
+      SELECT * FROM (
+        SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, o.size,
+          sum(o.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
         FROM (
-          SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, o.size,
-            (lpad(e.xid::text, 20, '0') || '-' || lpad(e.id::text, 19, '0')) COLLATE "C" AS sequence,
-            sum(o.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
-          FROM (
-            SELECT * FROM orders.events
-            WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= (page.xid, page.id)
-              AND ($6::text[] IS NULL OR type = ANY ($6))
-            ORDER BY xid, id LIMIT $3::bigint
-          ) e
-          CROSS JOIN LATERAL (
-            SELECT currency, customer_id, reference, total_minor, lines,
-              CASE WHEN e.type = ANY ($5::text[]) THEN jsonb_array_length(lines)
-                ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
-            FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
-          ) o
-        ) p
-        WHERE p.so_far - p.size < $4::int
+          SELECT * FROM orders.events
+          WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= (page.xid, page.id)
+            AND ($6::text[] IS NULL OR type = ANY ($6))
+          ORDER BY xid, id LIMIT $3::bigint
+        ) e
+        CROSS JOIN LATERAL (
+          SELECT currency, customer_id, reference, total_minor, lines,
+            CASE WHEN e.type = ANY ($5::text[]) THEN jsonb_array_length(lines)
+              ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
+          FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
+        ) o
       ) s
-    ) e`,
+      WHERE s.so_far - s.size < $4::int
+    ) p ON true
+    ORDER BY p.xid, p.id`,
 };
