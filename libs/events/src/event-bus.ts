@@ -6,6 +6,9 @@ import { EventSource, fromLog, readingAhead, type Logged, type ReadLog, type Rea
 import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
 import { NatsSource, type FollowedLog } from './nats-source.js';
 
+/** What is read while one batch takes effect. */
+const pagesAhead = 4;
+
 /** Brings logs to those who follow them. It connects when it is first used, once for each address. */
 @Injectable()
 export class EventBus implements OnApplicationShutdown {
@@ -13,7 +16,7 @@ export class EventBus implements OnApplicationShutdown {
 
   /** What an `EventConsumer` reads; the address decides how events come to it. */
   sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
-    const readLog = readingAhead(followed.readLog);
+    const readLog = readingAhead(followed.readLog, pagesAhead);
     switch (at.scheme) {
       case 'postgres':
         return new LogSource(readLog);

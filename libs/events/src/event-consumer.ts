@@ -161,23 +161,28 @@ export type ReadLog<Event extends Logged> = (
 ) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>;
 
 /**
- * Reads the next page while the one before takes effect, where there is one. Nothing is lost by a page that nobody asks
+ * Reads on while what was read takes effect, so many pages, where there are any. Nothing is lost by a page that nobody asks
  * for, and one that could not be read is asked for again.
  */
-export const readingAhead = <Event extends Logged>(read: ReadLog<Event>): ReadLog<Event> => {
-  let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> } | undefined;
+export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: number): ReadLog<Event> => {
+  let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> }[] = [];
+  const readOn = async (): Promise<void> => {
+    const last = ahead.at(-1);
+    // Whoever comes for it is told.
+    const page = await last?.page.catch(() => undefined);
+    if (!last || !page?.isMore || ahead.at(-1) !== last || ahead.length >= pages) return;
+    ahead.push({ after: page.until, limit: last.limit, page: read(page.until, last.limit) });
+    return readOn();
+  };
   return async (after, limit) => {
-    const isAhead = ahead?.after === after && ahead.limit === limit;
-    const reading = isAhead ? ahead!.page : read(after, limit);
-    ahead = undefined;
-    const page = await reading;
+    const next = ahead.shift();
+    const isAhead = next?.after === after && next.limit === limit;
+    if (!isAhead) ahead = [];
+    const page = await (isAhead ? next.page : read(after, limit));
     // What was read before it was asked for says nothing of what there is by now.
     if (isAhead && !page.isMore) return { ...page, isMore: true };
-    if (page.isMore) {
-      ahead = { after: page.until, limit, page: read(page.until, limit) };
-      // Whoever comes for it is told.
-      ahead.page.catch(() => undefined);
-    }
+    if (page.isMore && ahead.length === 0) ahead.push({ after: page.until, limit, page: read(page.until, limit) });
+    void readOn();
     return page;
   };
 };

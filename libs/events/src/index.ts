@@ -5,7 +5,15 @@
 export { eventBus, type EventBusAddress, type NatsAddress } from './bus-address.js';
 export { Checkpoints, checkpointTables, logStart, type Checkpoint, type HeldPart } from './checkpoints.js';
 export { EventBus, EventsModule } from './event-bus.js';
-export { EventConsumer, EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+export {
+  EventConsumer,
+  EventSource,
+  fromLog,
+  readingAhead,
+  type Logged,
+  type ReadLog,
+  type Reading,
+} from './event-consumer.js';
 export { LinkedLog, type Linked } from './linked-log.js';
 export { EventPublisher, type Enveloped } from './nats-publisher.js';
 export { partCount, partOf } from './parts.js';

@@ -1,7 +1,9 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, describe, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { fromLog, type Checkpoint, type EventSource } from '#events';
+import { fromLog, readingAhead, type Checkpoint, type EventSource } from '#events';
+import { SeededRandom, testSeed } from '#testing';
 import { Notes, startLog, until, type LogUnderTest, type TestEvent } from './log-under-test.js';
 
 Logger.overrideLogger(false);
@@ -47,6 +49,38 @@ const expectAllSeen = async (consumer: string): Promise<void> => {
   await until(async () => (await log.countSeen(consumer)) >= all.length);
   expect((await log.seenBy(consumer)).toSorted()).toEqual(all.toSorted());
 };
+
+describe('reading ahead', () => {
+  it('leaves nothing out and tells nothing twice, however the log grows and fails meanwhile', async () => {
+    const random = new SeededRandom(testSeed());
+    let end = 0;
+    let atOnce = 0;
+    let most = 0;
+    const read = readingAhead<TestEvent>(async (after, limit) => {
+      const from = Number(after);
+      const to = Math.min(end, from + limit);
+      most = Math.max(most, (atOnce += 1));
+      await setTimeout(random.integer(0, 3));
+      atOnce -= 1;
+      if (random.next() < 0.1) throw new Error('the log is away');
+      const events = Array.from({ length: to - from }, (_, at) => ({ sequence: String(from + at + 1) }) as TestEvent);
+      return { events, until: String(to), isMore: to - from === limit };
+    }, 3);
+    const seen: number[] = [];
+    for (let after = '0', rounds = 0; rounds < 500 || seen.length < end; rounds += 1) {
+      if (rounds < 500) end += random.integer(0, 12);
+      const page = await read(after, 10).catch(() => undefined);
+      if (!page) continue;
+      // Whoever cannot keep what a page comes to asks for it once more.
+      if (random.next() < 0.1) continue;
+      seen.push(...page.events.map((it) => Number(it.sequence)));
+      after = page.until;
+      if (random.next() < 0.3) await setTimeout(random.integer(0, 10));
+    }
+    expect(seen).toEqual(Array.from({ length: end }, (_, at) => at + 1));
+    expect(most).toBeGreaterThan(1);
+  });
+});
 
 describe('a consumer', () => {
   it('takes less at once where what it takes lasts longer than its lease', async () => {

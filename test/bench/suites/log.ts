@@ -26,7 +26,8 @@ const rebuild = async ({ urls }: System): Promise<{ events: number; seconds: num
   for (;;) {
     const { data } = (await (await fetch(address)).json()) as { data: View[] };
     if (data[0]!.state === 'serving') return { events: data[0]!.events, seconds: (nowMs() - startedAt) / 1_000 };
-    await setTimeout(10);
+    // Whoever is asked has something else to do.
+    await setTimeout(50);
   }
 };
 

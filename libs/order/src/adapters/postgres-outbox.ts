@@ -8,14 +8,16 @@ import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
 type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
 
-/** Where a page ends, whatever is told of it, and whether more may follow. */
+/** Where a page ends, whatever is told of it, and whether more may follow; of the rows of a page the first one says so. */
 interface LogEnd {
-  endXid: string;
-  endId: string;
+  end: string;
   isFull: boolean;
+  /** Where the next page ends, where that is a full one. */
+  nextEnd: string | null;
 }
 
-interface LogRow extends LogNumbers, LogEnd {
+interface LogRow extends LogEnd {
+  sequence: string;
   tenant: string;
   orderId: string;
   version: number;
@@ -23,7 +25,8 @@ interface LogRow extends LogNumbers, LogEnd {
   status: OrderEvent['status'];
   /** JSON. */
   details: string;
-  at: Date;
+  /** In UTC, such as `2026-11-30 12:00:00.5`: as text, because it stays one. */
+  at: string;
   traceparent: string | null;
   currency: string;
   customerId: string;
@@ -35,9 +38,14 @@ interface LogRow extends LogNumbers, LogEnd {
   linesSoFar: number;
 }
 
+type LogRows = readonly (LogEnd | LogRow)[];
+
 /** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
 @Injectable()
 export class PostgresOutbox implements Outbox, EventFeed {
+  /** Pages of the log that will be asked for next, by what will be asked. */
+  private readonly ahead = new Map<string, Promise<LogRows>>();
+
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
   read(parts: readonly HeldPart[], limit: number): Promise<Reading<OutboxEvent>> {
@@ -59,30 +67,59 @@ export class PostgresOutbox implements Outbox, EventFeed {
   }
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
-    const { xid, id } = numbersOf(after);
-    const page =
-      types?.length === 0
-        ? await this.sql.query<LogEnd>(logEnd, [xid, id, limit])
-        : await this.sql.query<LogEnd | LogRow>(log, [
-            ...[xid, id, limit, pageLines, ['placed', ...undoing]],
-            types && types.map((it) => it.slice(orderPrefix.length)),
-          ]);
+    const page = await this.logRows(after, limit, types);
     // One snapshot says what there is and how far that is all: what is committed a moment later lies behind it.
     const [end] = page;
     if (!end) return { events: '[]', until: after, isMore: false };
     const rows = page.filter(isEvent);
+    const lines = rows.at(-1)?.linesSoFar ?? 0;
+    // Postgres reads on while this is put into words.
+    if (end.isFull && lines < pageLines) this.readAhead(end.end, limit, types);
+    if (end.nextEnd && lines < pageLines) this.readAhead(end.nextEnd, limit, types);
     const events = withinBytes(rows.map(logEventOf), pageBytes);
     const last = rows[events.length - 1];
-    const isCut = last !== undefined && (events.length < rows.length || last.linesSoFar >= pageLines);
-    const until = isCut ? positionOf(last) : positionOf({ xid: end.endXid, id: end.endId });
+    const isCut = last !== undefined && (events.length < rows.length || lines >= pageLines);
+    const until = isCut ? last.sequence : end.end;
     return { events: `[${events.join(',')}]`, until, isMore: isCut || end.isFull };
+  }
+
+  private async logRows(...asked: Parameters<EventFeed['log']>): Promise<LogRows> {
+    const key = JSON.stringify(asked);
+    const early = await this.ahead.get(key)?.catch(() => undefined);
+    this.ahead.delete(key);
+    // A full page is what it is; of any other there may be more by now.
+    return early?.[0]?.isFull ? early : this.queryLog(...asked);
+  }
+
+  private readAhead(...asked: Parameters<EventFeed['log']>): void {
+    const key = JSON.stringify(asked);
+    if (this.ahead.has(key) || this.ahead.size >= mostAhead) return;
+    const reading = this.queryLog(...asked);
+    // Whoever asks for it reads it again.
+    reading.catch(() => undefined);
+    this.ahead.set(key, reading);
+    setTimeout(() => {
+      if (this.ahead.get(key) === reading) this.ahead.delete(key);
+    }, aheadMs).unref();
+  }
+
+  private queryLog(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogRows> {
+    const { xid, id } = numbersOf(after);
+    return types?.length === 0
+      ? this.sql.query<LogEnd>(logEnd, [xid, id, limit])
+      : this.sql.query<LogEnd | LogRow>(log, [
+          ...[xid, id, limit, pageLines, ['placed', ...undoing]],
+          types && types.map((it) => it.slice(orderPrefix.length)),
+        ]);
   }
 }
 
-const isEvent = (row: LogEnd | LogRow): row is LogRow => 'xid' in row && row.xid !== null;
+const isEvent = (row: LogEnd | LogRow): row is LogRow => 'sequence' in row && row.sequence !== null;
 
 /** As many from the beginning as fit; one goes through whatever it takes. */
 const withinBytes = (texts: string[], most: number): string[] => {
+  // A character is three bytes at most.
+  if (texts.reduce((characters, it) => characters + it.length, 0) * 3 <= most) return texts;
   let bytes = 0;
   const tooMany = texts.findIndex((it, index) => (bytes += Buffer.byteLength(it)) > most && index > 0);
   return tooMany < 0 ? texts : texts.slice(0, tooMany);
@@ -97,6 +134,10 @@ const orderPrefix = 'order.';
 const pageLines = 20_000;
 const pageBytes = 8_388_608;
 
+/** Pages that are read before somebody asks for them, and how long they wait for that. */
+const mostAhead = 4;
+const aheadMs = 2_000;
+
 /** Written by hand: what Postgres has as JSON stays what it is, and the rest needs no escaping but for what callers name. */
 const logEventOf = (row: LogRow): string => {
   const { orderId, version, type, status, details, currency, lines, traceparent } = row;
@@ -108,11 +149,16 @@ const logEventOf = (row: LogRow): string => {
         `"total_minor":${totalMinor},"lines":${lines}},`;
   return (
     `{"specversion":"1.0","id":"${orderId}:${version}","source":"/orders","type":"${orderPrefix}${type}",` +
-    `"subject":"${orderId}","time":"${row.at.toISOString()}","tenantid":${JSON.stringify(row.tenant)},` +
-    `"sequence":"${positionOf(row)}",${traceparent === null ? '' : `"traceparent":${JSON.stringify(traceparent)},`}` +
+    `"subject":"${orderId}","time":"${timeOf(row.at)}","tenantid":${JSON.stringify(row.tenant)},` +
+    `"sequence":"${row.sequence}",${traceparent === null ? '' : `"traceparent":${JSON.stringify(traceparent)},`}` +
     `"data":{"version":${version},"status":"${status}","currency":"${currency}",${order}"details":${details}}}`
   );
 };
+
+/** RFC 3339 with milliseconds, of what Postgres writes without those that are nought at the end. */
+const timeOf = (at: string): string =>
+  `${at.slice(0, 10)}T${(at.length === wholeSecond ? `${at}.` : at).slice(11).padEnd(12, '0')}Z`;
+const wholeSecond = '2026-11-30 12:00:00'.length;
 
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const read = {
@@ -142,6 +188,9 @@ const feed = {
     ORDER BY e.xid, e.id LIMIT $4`,
 };
 
+/** As `positionOf` says. */
+const position = (row: string): string => `lpad(${row}.xid::text, 20, '0') || '-' || lpad(${row}.id::text, 19, '0')`;
+
 /** The last of so many events, or the last one there is. */
 const endOfPage = `
   SELECT xid, id, is_full FROM (
@@ -156,7 +205,7 @@ const endOfPage = `
 
 const logEnd = {
   name: 'order-log-end',
-  text: `SELECT xid::text AS "endXid", id::text AS "endId", is_full AS "isFull" FROM (${endOfPage}) page`,
+  text: `SELECT ${position('page')} AS "end", is_full AS "isFull", NULL AS "nextEnd" FROM (${endOfPage}) page`,
 };
 
 /**
@@ -167,14 +216,21 @@ const log = {
   name: 'order-log',
   text: `
     WITH page AS MATERIALIZED (${endOfPage})
-    SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
-      p.data::text AS details, p.at, p.traceparent, p.currency, p.customer_id AS "customerId", p.reference,
-      p.total_minor AS "totalMinor", CASE WHEN p.type = ANY ($5::text[]) THEN p.lines::text END AS lines,
-      p.so_far::int AS "linesSoFar", page.xid::text AS "endXid", page.id::text AS "endId", page.is_full AS "isFull"
+    SELECT ${position('p')} AS sequence, p.tenant_id AS tenant, p.order_id AS "orderId", p.version, p.type, p.status,
+      p.data::text AS details, (p.at AT TIME ZONE 'UTC')::text AS at, p.traceparent, p.currency,
+      p.customer_id AS "customerId", p.reference, p.total_minor AS "totalMinor",
+      CASE WHEN p.type = ANY ($5::text[]) THEN p.lines::text END AS lines, p.so_far::int AS "linesSoFar",
+      CASE WHEN p.number > 1 THEN NULL ELSE ${position('page')} END AS "end",
+      CASE WHEN p.number > 1 THEN NULL ELSE page.is_full END AS "isFull",
+      CASE WHEN p.number = 1 AND page.is_full THEN (
+        SELECT ${position('e')} FROM orders.events e
+        WHERE (xid, id) > (page.xid, page.id) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        ORDER BY e.xid, e.id OFFSET $3::bigint - 1 LIMIT 1
+      ) END AS "nextEnd"
     FROM page LEFT JOIN LATERAL (
       SELECT * FROM (
         SELECT e.*, o.currency, o.customer_id, o.reference, o.total_minor, o.lines, o.size,
-          sum(o.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
+          sum(o.size) OVER log AS so_far, row_number() OVER log AS number
         FROM (
           SELECT * FROM orders.events
           WHERE (xid, id) > ($1::xid8, $2::bigint) AND (xid, id) <= (page.xid, page.id)
@@ -187,6 +243,7 @@ const log = {
               ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
           FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
         ) o
+        WINDOW log AS (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING)
       ) s
       WHERE s.so_far - s.size < $4::int
     ) p ON true
