@@ -164,7 +164,14 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
       {
         payment: {
           ...{ order_id: orderId, method: 'manual', currency: 'GBP', amount_minor: 3, authorised_minor: 3 },
-          ...{ captured_minor: 2, refunded_minor: 1, reversed: false, created_at: at, updated_at: at },
+          ...{
+            captured_minor: 2,
+            refunded_minor: 1,
+            reversed: false,
+            customer_action: { method: 'stripe', client_secret: 's' },
+            created_at: at,
+            updated_at: at,
+          },
           operations: [
             { operation_id: id, kind: 'void', amount_minor: 0, state: 'open', reason: null, at },
             { operation_id: id, kind: 'refund', amount_minor: 1, state: 'refused', reason: 'no', at },

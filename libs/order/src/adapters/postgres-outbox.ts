@@ -44,7 +44,7 @@ type LogRows = readonly (LogEnd | LogRow)[];
 @Injectable()
 export class PostgresOutbox implements Outbox, EventFeed {
   /** Pages of the log that will be asked for next, by what will be asked. */
-  private readonly ahead = new Map<string, Promise<LogRows>>();
+  private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
 
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
@@ -85,7 +85,10 @@ export class PostgresOutbox implements Outbox, EventFeed {
 
   private async logRows(...asked: Parameters<EventFeed['log']>): Promise<LogRows> {
     const key = JSON.stringify(asked);
-    const early = await this.ahead.get(key)?.catch(() => undefined);
+    const ahead = this.ahead.get(key);
+    const early = await ahead?.rows.catch(() => undefined);
+    // Nothing holds on to it any more.
+    clearTimeout(ahead?.timer);
     this.ahead.delete(key);
     // A full page is what it is; of any other there may be more by now.
     return early?.[0]?.isFull ? early : this.queryLog(...asked);
@@ -94,13 +97,11 @@ export class PostgresOutbox implements Outbox, EventFeed {
   private readAhead(...asked: Parameters<EventFeed['log']>): void {
     const key = JSON.stringify(asked);
     if (this.ahead.has(key) || this.ahead.size >= mostAhead) return;
-    const reading = this.queryLog(...asked);
+    const rows = this.queryLog(...asked);
     // Whoever asks for it reads it again.
-    reading.catch(() => undefined);
-    this.ahead.set(key, reading);
-    setTimeout(() => {
-      if (this.ahead.get(key) === reading) this.ahead.delete(key);
-    }, aheadMs).unref();
+    rows.catch(() => undefined);
+    const timer = setTimeout(() => this.ahead.delete(key), aheadMs).unref();
+    this.ahead.set(key, { rows, timer });
   }
 
   private queryLog(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogRows> {

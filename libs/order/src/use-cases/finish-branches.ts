@@ -41,18 +41,26 @@ export class FinishBranches extends PeriodicWork {
     super(inDoubtAfterMs / 4, 'prepared stock waits: nobody could be asked what became of it');
   }
 
-  /** Looks once for what was left. @returns how many branches were finished */
+  /**
+   * Looks once for what was left; one that cannot be finished stops no other.
+   *
+   * @returns how many branches were finished
+   * @throws AggregateError of what was in the way of the others
+   */
   async execute(): Promise<number> {
     const branches = await this.stock.inDoubt();
     const left = branches.filter((it) => it.age_ms >= this.inDoubtAfterMs);
+    const failures: unknown[] = [];
     for (const { branch_id, age_ms } of left) {
       if (age_ms > alarmMs) this.logger.warn(`stock is prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`);
-      await this.end(branch_id);
+      await this.end(branch_id).catch((error: unknown) => failures.push(error));
     }
     await this.decisions.forgetDecisions(
       decisionKeptMs,
       branches.map((it) => it.branch_id),
     );
+    if (failures.length > 0)
+      throw new AggregateError(failures, `${failures.length} of ${left.length} branches: ${String(failures[0])}`);
     return left.length;
   }
 

@@ -1,0 +1,49 @@
+import { describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import { FinishBranches, type BranchDecisions, type StockBranches } from '../src/use-cases/finish-branches.js';
+
+/** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
+class Branches implements BranchDecisions, StockBranches {
+  readonly ended: string[] = [];
+  kept: readonly string[] = [];
+
+  constructor(private readonly ages: Record<string, number>) {}
+
+  decide(branchId: string): Promise<'commit' | 'abort'> {
+    if (branchId.startsWith('stuck')) return Promise.reject(new Error(`${branchId} is locked`));
+    return Promise.resolve(branchId.startsWith('recorded') ? 'commit' : 'abort');
+  }
+
+  finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void> {
+    this.ended.push(`${branchId}: ${outcome}`);
+    return Promise.resolve();
+  }
+
+  inDoubt(): ReturnType<StockBranches['inDoubt']> {
+    return Promise.resolve(Object.entries(this.ages).map(([branch_id, age_ms]) => ({ branch_id, age_ms })));
+  }
+
+  forgetDecisions(_: number, except: readonly string[]): Promise<void> {
+    this.kept = except;
+    return Promise.resolve();
+  }
+}
+
+const warnings: string[] = [];
+Logger.overrideLogger({ log() {}, error() {}, warn: (text: string) => void warnings.push(text) });
+
+describe('branches in doubt', () => {
+  it('are finished although an older one cannot be, and the old ones are told of', async () => {
+    const ages = { stuck: 60_000, 'stuck too': 50_000, recorded: 40_000, left: 2_000, young: 500 };
+    const branches = new Branches(ages);
+    const finishing = new FinishBranches(branches, branches, 1_000);
+    await expect(finishing.execute()).rejects.toThrow('2 of 4 branches: Error: stuck is locked');
+    expect(branches.ended).toEqual(['recorded: commit', 'left: rollback']);
+    expect(branches.kept).toEqual(Object.keys(ages));
+    expect(warnings).toEqual([
+      'stock is prepared for 60 s: stuck',
+      'stock is prepared for 50 s: stuck too',
+      'stock is prepared for 40 s: recorded',
+    ]);
+  });
+});
