@@ -14,6 +14,8 @@ export interface CrashPoint {
   of: 'Postgres' | 'NATS' | 'merchant';
   /** Who does it, over a connection of its own. */
   by: Keeper;
+  /** Who is killed, where services are processes of their own: who does it, or who has asked for it. */
+  victim: Keeper;
   moment: Exclude<Moment, 'sent'>;
 }
 
@@ -64,16 +66,24 @@ export const crashPointsOf = (
     inTurns.indexOf(commit) % flexibleShapes.length === flexibleShapes.indexOf(shape);
   return all
     .filter((it) => isComplete || protocol === 'two-phase' || isHere(it))
-    .flatMap((commit) =>
-      (isComplete ? moments : [random.pick(moments)]).map((moment) => ({ shape, of: 'Postgres', ...commit, moment })),
-    );
+    .flatMap((commit) => {
+      // In a process of its own inventory may be killed, or whoever has asked it.
+      const victims: Keeper[] = shape === 'split' && commit.by === 'inventory' ? ['order', 'inventory'] : [commit.by];
+      const points = victims.flatMap((victim) =>
+        moments.map((moment) => ({ shape, of: 'Postgres' as const, ...commit, victim, moment })),
+      );
+      return isComplete ? points : [random.pick(points)];
+    });
 };
 
 /** Before and after each call that leaves the house, as far as that is not a commit above: always all of them. */
-export const callPointsOf = (shape: ProxiedShapeName): CrashPoint[] => [
-  { shape, step: 'Publish', what: 'cleave.orders.', of: 'NATS', by: 'order', moment: 'before' },
-  { shape, step: 'Publish', what: 'cleave.orders.', of: 'NATS', by: 'order', moment: 'after' },
-  { shape, step: 'Acknowledge', what: '$JS.ACK.cleave-orders.sales', of: 'NATS', by: 'sales', moment: 'before' },
-  { shape, step: 'Acknowledge', what: '$JS.ACK.cleave-orders.webhooks', of: 'NATS', by: 'webhooks', moment: 'before' },
-  { shape, step: 'Tell', what: 'POST', of: 'merchant', by: 'webhooks', moment: 'after' },
+export const callPointsOf = (shape: ProxiedShapeName): CrashPoint[] =>
+  calls.map((it) => ({ ...it, shape, victim: it.by }));
+
+const calls: Omit<CrashPoint, 'shape' | 'victim'>[] = [
+  { step: 'Publish', what: 'cleave.orders.', of: 'NATS', by: 'order', moment: 'before' },
+  { step: 'Publish', what: 'cleave.orders.', of: 'NATS', by: 'order', moment: 'after' },
+  { step: 'Acknowledge', what: '$JS.ACK.cleave-orders.sales', of: 'NATS', by: 'sales', moment: 'before' },
+  { step: 'Acknowledge', what: '$JS.ACK.cleave-orders.webhooks', of: 'NATS', by: 'webhooks', moment: 'before' },
+  { step: 'Tell', what: 'POST', of: 'merchant', by: 'webhooks', moment: 'after' },
 ];

@@ -16,9 +16,12 @@ describe.each(['one database', 'two databases', 'split'] as const)('a process ki
     await test.stop();
   });
 
-  it.each(crashPointsOf(shape))('$moment the commit of $step loses nothing and doubles nothing', async (point) => {
-    table.push(await test.crashAt(point));
-  });
+  it.each(crashPointsOf(shape))(
+    '$victim killed $moment the commit of $step loses nothing and doubles nothing',
+    async (point) => {
+      table.push(await test.crashAt(point));
+    },
+  );
 });
 
 describeNats('a process killed at a call to NATS or to a merchant', () => {
@@ -40,7 +43,7 @@ describeNats('a process killed at a call to NATS or to a merchant', () => {
   });
 
   it.each(callPointsOf('split'))(
-    '$moment the call of $step by $by loses nothing and doubles nothing',
+    '$victim killed $moment the call of $step loses nothing and doubles nothing',
     async (point) => {
       table.push(await test.crashAt(point));
     },

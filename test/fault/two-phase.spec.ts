@@ -23,7 +23,7 @@ describe.each(['one database', 'two databases', 'split'] as const)('a two-phase 
   });
 
   it.each(crashPointsOf(shape, 'two-phase'))(
-    'killed $moment the commit of $step loses nothing and doubles nothing',
+    '$victim killed $moment the commit of $step loses nothing and doubles nothing',
     async (point) => {
       table.push(await test.crashAt(point));
     },
