@@ -166,12 +166,13 @@ export type ReadLog<Event extends Logged> = (
  */
 export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: number): ReadLog<Event> => {
   let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> }[] = [];
+  const begin = (after: string, limit: number): void => void ahead.push({ after, limit, page: read(after, limit) });
   const readOn = async (): Promise<void> => {
     const last = ahead.at(-1);
     // Whoever comes for it is told.
     const page = await last?.page.catch(() => undefined);
     if (!last || !page?.isMore || ahead.at(-1) !== last || ahead.length >= pages) return;
-    ahead.push({ after: page.until, limit: last.limit, page: read(page.until, last.limit) });
+    begin(page.until, last.limit);
     return readOn();
   };
   return async (after, limit) => {
@@ -181,7 +182,7 @@ export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: 
     const page = await (isAhead ? next.page : read(after, limit));
     // What was read before it was asked for says nothing of what there is by now.
     if (isAhead && !page.isMore) return { ...page, isMore: true };
-    if (page.isMore && ahead.length === 0) ahead.push({ after: page.until, limit, page: read(page.until, limit) });
+    if (page.isMore && ahead.length === 0) begin(page.until, limit);
     void readOn();
     return page;
   };
