@@ -24,10 +24,11 @@ describe('a payment whose worker is paused past its lease', () => {
   });
   afterAll(() => shape?.stop());
 
-  /** Placed through the one that is paused, so that it is the first to take it. */
+  /** Placed through the one that is paused, and the other stands still, so that it is the first to take it. */
   const buy = async (token = 'tok_ok'): Promise<Order> => {
     const product_id = await there.product({ onHand: 5 });
     const payment = { method: 'simulated', token };
+    process.kill(shape.services[1]!.pid, 'SIGSTOP');
     return here.placed({ customer_id: 'c', product_id, quantity: 2, payment });
   };
   const history = async ({ order_id }: Order): Promise<string[]> =>
