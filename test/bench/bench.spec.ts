@@ -34,7 +34,7 @@ describe('the benchmark', () => {
   it('measures everybody, and finds the stock exact and every order there', async () => {
     const { stdout, report } = await bench('place', '--workload', 'spread');
     expect(report.faults).toEqual([]);
-    expect(report.runs.map((it) => it.contestant)).toEqual(['limit a', 'limit b', 'ours', 'echo', 'baseline']);
+    expect(report.runs.map((it) => it.contestant)).toEqual(['limit a', 'limit b', 'ours', 'echo', 'bare', 'baseline']);
     for (const it of report.runs) {
       expect(it.failures).toEqual({});
       for (const measure of ['count', 'perSecond', 'p50Ms', 'p99Ms']) expect(it[measure]).toBeGreaterThan(0);

@@ -4,7 +4,7 @@ import { workloadNames, type WorkloadName } from './workloads.js';
 const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log'] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
-const contestantNames = ['ours', 'limits', 'echo', 'baseline'] as const;
+const contestantNames = ['ours', 'limits', 'echo', 'bare', 'baseline'] as const;
 type ContestantName = (typeof contestantNames)[number];
 
 export interface Options {
@@ -32,7 +32,8 @@ export const usage = `Measures Cleave, the limits of its database and of HTTP, a
   npm run bench -- [suite …] [options]
 
 Suites (${defaultSuites.join(', ')} when none is named)
-  place        places orders: ours, the limits, an HTTP echo and the baseline in turns
+  place        places orders: ours, the limits, an HTTP echo, bare batches and the baseline
+               in turns
   open         places orders that arrive by themselves at half of the peak, latency from the intended moment
   reads        reads orders by id, the first page of the list and a deep one
   flat         the same with few and with many orders in the tables, on two databases in turns

@@ -18,6 +18,7 @@ const percent = (share: number): string => (Number.isFinite(share) ? `${Math.rou
 const references = [
   { head: '/limit a', name: 'limit a', sameCallers: false },
   { head: '/limit b', name: 'limit b', sameCallers: false },
+  { head: '/bare', name: 'bare', sameCallers: true },
   { head: '/baseline', name: 'baseline', sameCallers: true },
   { head: '/echo', name: 'echo', sameCallers: true },
 ];

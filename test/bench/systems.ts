@@ -1,5 +1,6 @@
 import { freePort } from '#testing';
 import { Backlog } from './backlog.js';
+import type { BareCommands } from './bare/commands.js';
 import type { BaselineCommands } from './baseline/commands.js';
 import type { Bench } from './bench.js';
 import { Child } from './child.js';
@@ -111,12 +112,17 @@ export const startSplit = async (
   };
 };
 
-export const startBaseline = async (bench: Bench, catalogue: readonly CatalogueEntry[]): Promise<System> => {
+/** A program that answers as much of the API as the benchmark asks for, on a database of its own. */
+export const startProgram = async (
+  name: 'bare' | 'baseline',
+  bench: Bench,
+  catalogue: readonly CatalogueEntry[],
+): Promise<System> => {
   const databaseUrl = await bench.server.freshDatabase();
-  const program = bench.started.add(new Program<BaselineCommands>('baseline'));
+  const program = bench.started.add(new Program<BareCommands | BaselineCommands>(name));
   const url = await program.call('listen', { databaseUrl });
   return {
-    name: 'baseline',
+    name,
     databaseUrl,
     urls: [url],
     pids: [program.pid],

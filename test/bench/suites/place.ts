@@ -3,7 +3,7 @@ import type { Bench } from '../bench.js';
 import { Limit } from '../limit.js';
 import { measurePlacing, prepareOrders, warmUp } from '../measure.js';
 import { realOrdersAreMissing, realWorkload } from '../real-orders.js';
-import { endSystem, startBaseline, startEcho, startOurs, type System } from '../systems.js';
+import { endSystem, startEcho, startOurs, startProgram, type System } from '../systems.js';
 import { takeTurns, type Turn } from '../turns.js';
 import { hotWorkload, spreadWorkload, type Workload, type WorkloadName } from '../workloads.js';
 
@@ -37,7 +37,8 @@ const startSystems = async (bench: Bench, workload: Workload): Promise<System[]>
   const ours = await startOurs(bench, workload.catalogue);
   const systems = [ours];
   if (contestants.includes('echo')) systems.push(await startEcho(bench, await answerOf(ours, workload)));
-  if (contestants.includes('baseline')) systems.push(await startBaseline(bench, workload.catalogue));
+  for (const name of ['bare', 'baseline'] as const)
+    if (contestants.includes(name)) systems.push(await startProgram(name, bench, workload.catalogue));
   return systems;
 };
 

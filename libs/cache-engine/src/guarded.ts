@@ -1,0 +1,150 @@
+import { LRUCache } from 'lru-cache';
+
+/** Held by whoever fetches something to keep: broken by whatever makes that old before it is here. */
+export interface Guard {
+  readonly isIntact: boolean;
+}
+
+interface OpenGuard {
+  isIntact: boolean;
+  holders: number;
+}
+
+interface Kept<Value> {
+  value: Value;
+  bytes: number;
+  epoch: number;
+}
+
+/** What an entry takes beside its key and value: the map's slot, its links and two objects, measured on V8. */
+const overheadBytes = 160;
+
+/**
+ * What was fetched from elsewhere, bounded in bytes, the least recently used evicted first. Nothing gets in whose fetch
+ * began before it was invalidated: it is kept under the guard that was opened before the fetch.
+ */
+export class Guarded<Value extends object> {
+  private readonly entries: LRUCache<string, Kept<Value>>;
+  private readonly guards = new Map<string, OpenGuard>();
+  /** What was kept in an earlier one may be old without anybody having said so. */
+  private epoch = 0;
+  evictions = 0;
+  /** Fetches whose outcome was not kept. */
+  refusals = 0;
+
+  /** @param maxBytes of keys, values and what it takes to keep them */
+  constructor(maxBytes: number) {
+    this.entries = new LRUCache({
+      maxSize: maxBytes,
+      sizeCalculation: ({ bytes }) => bytes,
+      dispose: (_, __, reason) => {
+        if (reason === 'evict') this.evictions += 1;
+      },
+    });
+  }
+
+  get bytes(): number {
+    return this.entries.calculatedSize;
+  }
+
+  get size(): number {
+    return this.entries.size;
+  }
+
+  get(key: string): Value | undefined {
+    const kept = this.entries.get(key);
+    return kept?.epoch === this.epoch ? kept.value : undefined;
+  }
+
+  /** Also what may be old. */
+  getSuspect(key: string): Value | undefined {
+    return this.entries.get(key)?.value;
+  }
+
+  open(key: string): Guard {
+    const guard = this.guards.get(key) ?? { isIntact: true, holders: 0 };
+    guard.holders += 1;
+    this.guards.set(key, guard);
+    return guard;
+  }
+
+  /** To be called for every guard, whatever became of the fetch. */
+  close(key: string, guard: Guard): void {
+    const open = guard as OpenGuard;
+    open.holders -= 1;
+    if (open.holders === 0 && this.guards.get(key) === open) this.guards.delete(key);
+  }
+
+  /** @returns whether it was kept */
+  keep(key: string, guard: Guard, value: Value, bytes: number): boolean {
+    if (!guard.isIntact) {
+      this.refusals += 1;
+      return false;
+    }
+    // What is too large to be kept takes what lies there with it.
+    this.entries.set(key, { value, bytes: bytes + bytesOfText(key) + overheadBytes, epoch: this.epoch });
+    return true;
+  }
+
+  invalidate(key: string): void {
+    this.entries.delete(key);
+    this.breakGuard(key);
+  }
+
+  /** Everything may be old: invalidations can have been missed. */
+  suspectAll(): void {
+    this.epoch += 1;
+    for (const key of this.guards.keys()) this.breakGuard(key);
+  }
+
+  clear(): void {
+    this.suspectAll();
+    this.entries.clear();
+  }
+
+  *keys(): Generator<string> {
+    yield* this.entries.keys();
+  }
+
+  private breakGuard(key: string): void {
+    const guard = this.guards.get(key);
+    if (guard) guard.isIntact = false;
+    this.guards.delete(key);
+  }
+}
+
+// oxlint-disable-next-line no-control-regex
+const oneByte = /^[\u0000-\u00ff]*$/;
+
+/** What V8 takes for a text: one byte a character where all are below U+0100, two otherwise, and the object itself. */
+export const bytesOfText = (text: string): number => 24 + (oneByte.test(text) ? text.length : 2 * text.length);
+
+const bytesOfNumber = 16;
+const bytesOfObject = 56;
+const bytesOfSlot = 8;
+
+/** Objects of fewer members share their names with others of their shape; names of larger ones are data. */
+const sharedNames = 128;
+
+/** What V8 takes for a value that came from JSON, rather too much than too little. Iterative, however deep it is. */
+export const bytesOfValue = (value: unknown): number => {
+  let bytes = 0;
+  const open = [value];
+  while (open.length > 0) {
+    const next = open.pop();
+    if (typeof next === 'string') bytes += bytesOfText(next);
+    else if (typeof next === 'number') bytes += bytesOfNumber;
+    else if (Array.isArray(next)) {
+      bytes += bytesOfObject + bytesOfSlot * next.length;
+      for (const item of next) open.push(item);
+    } else if (typeof next === 'object' && next !== null) {
+      const members = Object.entries(next);
+      bytes += bytesOfObject;
+      for (const [name, member] of members) {
+        bytes += 3 * bytesOfSlot + (members.length > sharedNames ? bytesOfText(name) : 0);
+        open.push(member);
+      }
+    }
+  }
+  return bytes;
+};

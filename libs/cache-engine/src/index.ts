@@ -1,0 +1,15 @@
+/** A cache in two tiers, this process and Redis, that keeps its word under races; to be used alone as well. */
+export { CacheEngine, type CacheEngineOptions, type CacheStatistics } from './cache-engine.js';
+export { jsonCodec, textCodec, type Codec } from './codec.js';
+export {
+  longestKeyBytes,
+  longestTtlMs,
+  type Found,
+  type KeepOptions,
+  type Load,
+  type LoadOptions,
+  type Namespace,
+  type NamespaceOptions,
+  type Written,
+} from './namespace.js';
+export { CacheUnavailable, type RedisOptions } from './redis-tier.js';

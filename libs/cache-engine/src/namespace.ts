@@ -1,0 +1,629 @@
+import { randomUUID } from 'node:crypto';
+import type { CacheEngine, Kept } from './cache-engine.js';
+import { within } from './clock.js';
+import { jsonCodec, type Codec } from './codec.js';
+import { decodeEntry, encodeEntry, isDueEarly, type Entry, type Head } from './entry.js';
+import { bytesOfText } from './guarded.js';
+import { CacheUnavailable, type RedisTier } from './redis-tier.js';
+
+/** Times are milliseconds. */
+export interface KeepOptions {
+  /** How long a value is as good as new; without it, until it is evicted. Shortened a little by chance, never longer. */
+  ttl?: number | undefined;
+  /** How much longer it may stand in where nothing better is to be had. */
+  grace?: number | undefined;
+  /** `invalidateTags` with one of them makes the value old. */
+  tags?: readonly string[] | undefined;
+}
+
+export interface LoadOptions extends KeepOptions {
+  /** How long it is kept that the source has nothing; as long as a value when left out. */
+  absentTtl?: number | undefined;
+  timeouts?: {
+    /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
+    soft?: number | undefined;
+    /** How long the source may take. */
+    hard?: number | undefined;
+  };
+}
+
+export interface NamespaceOptions<Value> extends LoadOptions {
+  /** How values are written; JSON when left out. */
+  codec?: Codec<Value> | undefined;
+  /** By how much a time to live is shortened at the most, so that what came together does not end together: 0 to 1. */
+  jitter?: number | undefined;
+}
+
+export interface Found<Value> {
+  /** `undefined` where the source was asked and has nothing. */
+  value: Value | undefined;
+  version: string;
+  /** Milliseconds since the epoch, by the clock of Redis. */
+  expiresAt: number | null;
+  isStale: boolean;
+  tier: 'l1' | 'l2';
+}
+
+export interface Written {
+  version: string;
+  expiresAt: number | null;
+}
+
+/** Asks the source. `undefined` says that it has nothing, which is kept as well. */
+export type Load<Value> = (asked: {
+  key: string;
+  signal: AbortSignal;
+}) => Promise<Value | undefined> | Value | undefined;
+
+/** What lies in Redis under a key. */
+interface Reading {
+  state: 'fresh' | 'stale' | 'nothing';
+  kept?: Kept;
+  /** Of what is stored there, whatever its state. */
+  version: string;
+}
+
+const defaultJitter = 0.05;
+const defaultHardMs = 10_000;
+/** A lease is kept for as long as the source takes, and ends so soon after its holder has died. */
+const leaseMs = 2_000;
+const renewedEveryMs = 500;
+const firstPollMs = 20;
+const longestPollMs = 250;
+/** A source that has failed is left alone for a while by those who have something to stand in. */
+const restAfterFailureMs = 1_000;
+
+export const longestKeyBytes = 1_024;
+export const longestTtlMs = 365 * 24 * 3_600_000;
+
+/** Keys of one kind, with values of one type. */
+export class Namespace<Value> {
+  private readonly codec: Codec<Value>;
+  private readonly ownTag: string;
+  /** Keys that are being loaded, and what those who ask for one get. */
+  private readonly flights = new Map<string, Promise<Value | undefined>>();
+  private readonly resting = new Map<string, number>();
+
+  constructor(
+    private readonly engine: CacheEngine,
+    readonly name: string,
+    private readonly options: NamespaceOptions<Value>,
+  ) {
+    assertName('name of a namespace', name);
+    this.codec = options.codec ?? jsonCodec;
+    this.ownTag = engine.nameOf('tag', name, '');
+    assertTimes(options);
+  }
+
+  /** @returns `undefined` for a miss, and for what the source does not have */
+  async get(key: string): Promise<Value | undefined> {
+    return (await this.find(key))?.value;
+  }
+
+  /**
+   * @returns `undefined` for a miss
+   * @throws CacheUnavailable when Redis cannot be asked and nothing is here to stand in
+   */
+  async find(key: string): Promise<Found<Value> | undefined> {
+    const { engine } = this;
+    const name = this.entryName(key);
+    engine.hotKeys.saw(name);
+    const here = this.kept(name);
+    if (here) {
+      engine.counts.l1Hits += 1;
+      return this.found(here, 'l1', false);
+    }
+    if (!engine.shared) {
+      engine.counts.misses += 1;
+      return undefined;
+    }
+    try {
+      const reading = await this.read(name);
+      if (reading.state === 'fresh') {
+        engine.counts.l2Hits += 1;
+        return this.found(reading.kept!, 'l2', false);
+      }
+      engine.counts.misses += 1;
+      return undefined;
+    } catch (error) {
+      const suspect = this.suspect(name);
+      if (!suspect || !(error instanceof CacheUnavailable)) throw error;
+      engine.counts.staleHits += 1;
+      return this.found(suspect, 'l1', true);
+    }
+  }
+
+  /** Many at once: one question to Redis. @returns what was found, by key */
+  async getMany(keys: readonly string[]): Promise<Map<string, Found<Value>>> {
+    const found = await Promise.all(keys.map((key) => this.find(key)));
+    return new Map(keys.flatMap((key, at) => (found[at] ? [[key, found[at]]] : [])));
+  }
+
+  /**
+   * The value under a key, asked for where it comes from when it is not here: by one caller at a time, of all processes.
+   * What is over its time and within its grace stands in while it is asked for again, and when that fails.
+   *
+   * @throws whatever `load` throws, where nothing stands in; never because Redis is away
+   */
+  async getOrSet(key: string, load: Load<Value>, options: LoadOptions = {}): Promise<Value | undefined> {
+    const { engine } = this;
+    const name = this.entryName(key);
+    engine.hotKeys.saw(name);
+    const here = this.kept(name);
+    if (here) {
+      engine.counts.l1Hits += 1;
+      if (isDueEarly(here, engine.now(), randomAboveZero()) && !this.flights.has(name)) {
+        engine.counts.earlyRefreshes += 1;
+        this.inBackground(this.start(name, key, load, options, here));
+      }
+      return here.value as Value | undefined;
+    }
+    const flight = this.flights.get(name);
+    if (flight) {
+      engine.counts.sharedLoads += 1;
+      return flight;
+    }
+    return this.start(name, key, load, options);
+  }
+
+  /** @throws CacheUnavailable when it is not known whether it was written */
+  async set(key: string, value: Value, options: KeepOptions = {}): Promise<Written> {
+    const name = this.entryName(key);
+    const entry = await this.entryOf(value, { ...this.options, ...options });
+    await this.put(key, name, entry);
+    return writtenOf(entry);
+  }
+
+  /** @throws CacheUnavailable when it is not known which of them were written */
+  async setMany(values: Iterable<readonly [key: string, value: Value]>, options: KeepOptions = {}): Promise<Written[]> {
+    return Promise.all([...values].map(([key, value]) => this.set(key, value, options)));
+  }
+
+  /**
+   * Writes where the version is as it was read.
+   *
+   * @param version `null` to write only where nothing is
+   * @returns what was written, or the version that is there instead, `null` for none
+   */
+  async compareAndSet(
+    key: string,
+    version: string | null,
+    value: Value,
+    options: KeepOptions = {},
+  ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
+    const name = this.entryName(key);
+    const entry = await this.entryOf(value, { ...this.options, ...options });
+    for (;;) {
+      const { state, kept, version: stored } = this.engine.shared ? await this.read(name) : this.readHere(name);
+      const current = state === 'fresh' ? kept!.version : null;
+      if (current !== version) return { isWritten: false, version: current };
+      if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };
+    }
+  }
+
+  /**
+   * Forgets keys; who loads one of them meanwhile does not get it in.
+   *
+   * @throws CacheUnavailable when it is not known whether they are forgotten
+   */
+  async delete(...keys: string[]): Promise<void> {
+    const { engine } = this;
+    const names = keys.map((key) => this.entryName(key));
+    const forgetHere = (): void => {
+      for (const name of names) engine.entries.invalidate(name);
+    };
+    forgetHere();
+    if (!engine.shared || keys.length === 0) return;
+    await engine.shared.remove(keys.map((key, at) => [names[at]!, this.leaseName(key)] as const));
+    // Who has read it out of Redis meanwhile may have kept it.
+    forgetHere();
+  }
+
+  /** @throws CacheUnavailable when it is not known whether it took place */
+  async invalidateTags(...tags: string[]): Promise<void> {
+    await Promise.all(tags.map((tag) => this.engine.changeTag(this.tagName(tag))));
+  }
+
+  /**
+   * Forgets all keys of the namespace at once, and throws away what lies in Redis by and by.
+   *
+   * @throws CacheUnavailable when it is not known whether it took place
+   */
+  async clear(): Promise<void> {
+    const { engine, name } = this;
+    await engine.changeTag(this.ownTag);
+    const prefix = engine.prefixOf('entry', name);
+    for (const key of [...engine.entries.keys()]) if (key.startsWith(prefix)) engine.entries.invalidate(key);
+    const counters = engine.prefixOf('counter', name);
+    for (const key of [...engine.counters.keys()]) if (key.startsWith(counters)) engine.counters.invalidate(key);
+    if (engine.shared) for (const each of [prefix, counters]) await engine.shared.sweep(each);
+  }
+
+  /**
+   * Counts. Counters are kept apart from values: a key may have both.
+   *
+   * @param by a whole number, also 0 or less
+   * @returns the count
+   */
+  async increment(key: string, by = 1, { ttl }: Pick<KeepOptions, 'ttl'> = {}): Promise<number> {
+    const { engine } = this;
+    assertTimes({ ttl });
+    if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
+    assertKey(key);
+    const name = engine.nameOf('counter', this.name, key);
+    if (engine.shared) return engine.shared.count(name, by, ttl ?? 0);
+    const known = engine.counters.get(name);
+    const isNew = !known || known.until <= engine.now();
+    const count = (isNew ? 0 : known.count) + by;
+    if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
+    const until = isNew ? engine.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
+    const guard = engine.counters.open(name);
+    engine.counters.keep(name, guard, { count, until }, 0);
+    engine.counters.close(name, guard);
+    return count;
+  }
+
+  private async start(
+    name: string,
+    key: string,
+    load: Load<Value>,
+    given: LoadOptions,
+    early?: Kept,
+  ): Promise<Value | undefined> {
+    const options = { ...this.options, ...given };
+    assertTimes(options);
+    const answer = Promise.withResolvers<Value | undefined>();
+    this.flights.set(name, answer.promise);
+    answer.promise.catch(() => undefined);
+    const flight = this.fly(name, key, load, options, early, answer.resolve);
+    flight.then(answer.resolve, answer.reject).finally(() => this.flights.delete(name));
+    return answer.promise;
+  }
+
+  /** @param answer may be called before the end: with what stands in */
+  private async fly(
+    name: string,
+    key: string,
+    load: Load<Value>,
+    options: LoadOptions,
+    early: Kept | undefined,
+    answer: (value: Value | undefined) => void,
+  ): Promise<Value | undefined> {
+    const { engine } = this;
+    let reading: Reading = { state: 'nothing', version: early?.version ?? '' };
+    let isShared = engine.shared !== undefined;
+    if (isShared && !early) {
+      try {
+        reading = await this.read(name);
+        if (reading.state === 'fresh') {
+          engine.counts.l2Hits += 1;
+          return reading.kept!.value as Value | undefined;
+        }
+      } catch (error) {
+        if (!(error instanceof CacheUnavailable)) throw error;
+        isShared = false;
+      }
+    }
+    const standIn = reading.state === 'stale' ? reading.kept : this.suspect(name);
+    if (standIn && (this.resting.get(name) ?? 0) > Date.now()) {
+      engine.counts.staleHits += 1;
+      return standIn.value as Value | undefined;
+    }
+    engine.counts.misses += early ? 0 : 1;
+    const loading = this.fill(name, key, load, options, reading.version, isShared);
+    if (!standIn) return loading;
+    const standingIn = setTimeout(() => {
+      engine.counts.staleHits += early ? 0 : 1;
+      answer(standIn.value as Value | undefined);
+    }, options.timeouts?.soft ?? 0);
+    try {
+      return await loading;
+    } catch (error) {
+      this.rest(name);
+      engine.complain(`${this.name} ${key} could not be loaded: ${String(error)}`);
+      return standIn.value as Value | undefined;
+    } finally {
+      clearTimeout(standingIn);
+    }
+  }
+
+  /** Gets the right to fill, asks the source and fills. */
+  private async fill(
+    name: string,
+    key: string,
+    load: Load<Value>,
+    options: LoadOptions,
+    seen: string,
+    isShared: boolean,
+  ): Promise<Value | undefined> {
+    const { engine } = this;
+    const hard = options.timeouts?.hard ?? defaultHardMs;
+    const guard = engine.entries.open(name);
+    const lease = isShared ? await this.leased(name, key, seen, hard) : undefined;
+    try {
+      if (lease && 'kept' in lease) {
+        engine.counts.awaitedLoads += 1;
+        return lease.kept.value as Value | undefined;
+      }
+      // Before the source is asked: what is invalidated from now on is old by the time it is here.
+      const mayKeep = !engine.shared || lease;
+      const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
+      const { value, loadMs } = await this.asked(key, load, hard);
+      const entry = this.entryWith(value, options, loadMs, versions ?? { namespaceVersion: '', tags: [] });
+      const kept = this.keptOf(entry);
+      if (!versions) return kept.value as Value | undefined;
+      if (!engine.shared) engine.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      else if (lease) await this.filled(name, key, lease.token, entry);
+      return kept.value as Value | undefined;
+    } catch (error) {
+      if (lease && 'token' in lease) this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
+      throw error;
+    } finally {
+      if (lease && 'end' in lease) lease.end();
+      engine.entries.close(name, guard);
+    }
+  }
+
+  /** Who loads, of all processes: us, with a token; another one, whose value this is; or nobody can say. */
+  private async leased(
+    name: string,
+    key: string,
+    seen: string,
+    patienceMs: number,
+  ): Promise<{ token: string; end: () => void } | { kept: Kept } | undefined> {
+    const { engine } = this;
+    const [token, leaseName] = [randomUUID(), this.leaseName(key)];
+    const giveUpAt = Date.now() + patienceMs;
+    let version = seen;
+    for (let pollMs = firstPollMs; Date.now() < giveUpAt; pollMs = Math.min(2 * pollMs, longestPollMs)) {
+      const change = engine.changeOf(name, pollMs);
+      const leased = await this.redis.lease(name, leaseName, token, leaseMs, version).catch(notAtPresent);
+      if (!leased) return undefined;
+      if (leased.isTaken) {
+        const renew = (): void => this.inBackground(this.redis.renew(name, leaseName, token, leaseMs));
+        const timer = setInterval(renew, renewedEveryMs);
+        return { token, end: () => clearInterval(timer) };
+      }
+      const entry = leased.stored === null ? undefined : decodeEntry(leased.stored);
+      if (entry && entry.freshUntil > engine.now() && (await this.isCurrent(entry).catch(notAtPresent)))
+        return { kept: this.keptOf(entry) };
+      if (entry) version = entry.version;
+      else await change;
+    }
+    return undefined;
+  }
+
+  /** It is kept in this process only when it is read again: Redis tells of our own writes as well. */
+  private async filled(name: string, key: string, token: string, entry: Entry): Promise<void> {
+    const { engine } = this;
+    try {
+      const leaseName = this.leaseName(key);
+      const isIn = await this.redis.fill(name, leaseName, token, encodeEntry(entry), this.storedFor(entry));
+      if (!isIn) engine.counts.fillsRefused += 1;
+    } catch (error) {
+      notAtPresent(error);
+    }
+  }
+
+  private async asked(
+    key: string,
+    load: Load<Value>,
+    hard: number,
+  ): Promise<{ value: Value | undefined; loadMs: number }> {
+    const { engine } = this;
+    const aborting = new AbortController();
+    engine.counts.loads += 1;
+    const startedAt = performance.now();
+    try {
+      const loading = async (): Promise<Value | undefined> => load({ key, signal: aborting.signal });
+      const value = await within(hard, `loading ${this.name} ${key}`, loading);
+      return { value, loadMs: performance.now() - startedAt };
+    } catch (error) {
+      engine.counts.loadFailures += 1;
+      aborting.abort(error);
+      throw error;
+    } finally {
+      engine.loadLatency.record(performance.now() - startedAt);
+    }
+  }
+
+  /** @param ifVersion writes only where that version lies, `''` for nothing. @returns whether it was written */
+  private async put(key: string, name: string, entry: Entry, ifVersion?: string): Promise<boolean> {
+    const { engine } = this;
+    if (!engine.shared) {
+      if (ifVersion !== undefined && this.readHere(name).version !== ifVersion) return false;
+      engine.entries.invalidate(name);
+      const guard = engine.entries.open(name);
+      const kept = this.keptOf(entry);
+      engine.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      engine.entries.close(name, guard);
+      return true;
+    }
+    engine.entries.invalidate(name);
+    const stored = encodeEntry(entry);
+    const isWritten = await engine.shared.put(name, this.leaseName(key), stored, this.storedFor(entry), ifVersion);
+    engine.entries.invalidate(name);
+    return isWritten;
+  }
+
+  /** What lies in this process and may be given out as it is. */
+  private kept(name: string): Kept | undefined {
+    const { engine } = this;
+    if (!engine.isL1Used) return undefined;
+    const kept = engine.entries.get(name);
+    if (!kept || kept.freshUntil <= engine.now()) return undefined;
+    return this.isKnownCurrent(kept) ? kept : undefined;
+  }
+
+  private isKnownCurrent({ namespaceVersion, tags }: Head): boolean {
+    const { engine } = this;
+    if (engine.knownTag(this.ownTag) !== namespaceVersion) return false;
+    for (const [tag, version] of tags) if (engine.knownTag(this.tagName(tag)) !== version) return false;
+    return true;
+  }
+
+  /** What may stand in: over its time, or of a time when nobody heard of Redis; nothing that is known to be old. */
+  private suspect(name: string): Kept | undefined {
+    const { engine } = this;
+    const kept = engine.entries.getSuspect(name);
+    if (!kept || kept.staleUntil <= engine.now()) return undefined;
+    const isKnownOld = (tag: string, version: string): boolean =>
+      (engine.tags.getSuspect(tag)?.version ?? version) !== version;
+    if (isKnownOld(this.ownTag, kept.namespaceVersion)) return undefined;
+    return kept.tags.some(([tag, version]) => isKnownOld(this.tagName(tag), version)) ? undefined : kept;
+  }
+
+  /** @throws CacheUnavailable */
+  private async read(name: string): Promise<Reading> {
+    const { engine } = this;
+    const guard = engine.entries.open(name);
+    try {
+      const stored = await this.redis.readOne(name);
+      const entry = stored === null ? undefined : decodeEntry(stored);
+      if (!entry) return { state: 'nothing', version: '' };
+      const { version, freshUntil, staleUntil } = entry;
+      const now = engine.now();
+      if (staleUntil <= now || !(await this.isCurrent(entry))) return { state: 'nothing', version };
+      const kept = this.keptOf(entry);
+      // Kept in this process for as long as it was kept there, not from now on.
+      engine.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
+    } finally {
+      engine.entries.close(name, guard);
+    }
+  }
+
+  private readHere(name: string): Reading {
+    const kept = this.kept(name);
+    return kept ? { state: 'fresh', kept, version: kept.version } : { state: 'nothing', version: '' };
+  }
+
+  private async isCurrent({ namespaceVersion, tags }: Head): Promise<boolean> {
+    const { engine } = this;
+    const all = [[this.ownTag, namespaceVersion], ...tags.map(([tag, version]) => [this.tagName(tag), version])];
+    const current = await Promise.all(all.map(([tag]) => engine.tagVersion(tag!)));
+    return current.every((version, at) => version === all[at]![1]);
+  }
+
+  private async versionsOf(tags: readonly string[]): Promise<Pick<Head, 'namespaceVersion' | 'tags'>> {
+    const { engine } = this;
+    const [namespaceVersion, ...versions] = await Promise.all([
+      engine.tagVersion(this.ownTag),
+      ...tags.map((tag) => engine.tagVersion(this.tagName(tag))),
+    ]);
+    return { namespaceVersion, tags: tags.map((tag, at) => [tag, versions[at]!] as const) };
+  }
+
+  private async entryOf(value: Value, options: KeepOptions): Promise<Entry> {
+    assertTimes(options);
+    return this.entryWith(value, options, 0, await this.versionsOf(options.tags ?? []));
+  }
+
+  private entryWith(
+    value: Value | undefined,
+    { ttl, absentTtl = ttl, grace = 0 }: LoadOptions,
+    loadMs: number,
+    versions: Pick<Head, 'namespaceVersion' | 'tags'>,
+  ): Entry {
+    const { jitter = defaultJitter } = this.options;
+    const lasts = (value === undefined ? absentTtl : ttl) ?? Number.POSITIVE_INFINITY;
+    const freshUntil = this.engine.now() + lasts * (1 - jitter * Math.random());
+    return {
+      text: value === undefined ? undefined : this.codec.encode(value),
+      version: randomUUID(),
+      ...{ freshUntil, staleUntil: freshUntil + grace, loadMs, ...versions },
+    };
+  }
+
+  private keptOf({ text, ...head }: Entry): Kept {
+    const isAbsent = text === undefined;
+    return { ...head, isAbsent, value: isAbsent ? undefined : this.codec.decode(text) };
+  }
+
+  private bytesOf({ text = '', tags }: Entry, { value }: Kept): number {
+    const ofTags = tags.reduce((sum, [tag, version]) => sum + bytesOfText(tag) + bytesOfText(version), 0);
+    return headBytes + ofTags + this.codec.bytesOf(value as Value | undefined, text);
+  }
+
+  /** How long Redis keeps it, in whole milliseconds; 0 for no end. */
+  private storedFor({ staleUntil }: Entry): number {
+    return Number.isFinite(staleUntil) ? Math.max(1, Math.ceil(staleUntil - this.engine.now())) : 0;
+  }
+
+  private get redis(): RedisTier {
+    return this.engine.shared!;
+  }
+
+  private found(kept: Kept, tier: 'l1' | 'l2', isStale: boolean): Found<Value> {
+    const expiresAt = Number.isFinite(kept.freshUntil) ? Math.floor(kept.freshUntil) : null;
+    return { value: kept.value as Value | undefined, version: kept.version, expiresAt, isStale, tier };
+  }
+
+  private entryName(key: string): string {
+    assertKey(key);
+    return this.engine.nameOf('entry', this.name, key);
+  }
+
+  private leaseName(key: string): string {
+    return this.engine.nameOf('lease', this.name, key);
+  }
+
+  private tagName(tag: string): string {
+    assertName('tag', tag);
+    return this.engine.nameOf('tag', this.name, tag);
+  }
+
+  private rest(name: string): void {
+    // Bounded by who failed of late: what is over is thrown away with the next one.
+    for (const [other, until] of this.resting) if (until <= Date.now()) this.resting.delete(other);
+    this.resting.set(name, Date.now() + restAfterFailureMs);
+  }
+
+  /** Nobody waits for it: what goes wrong is told, and has told itself in the counts. */
+  private inBackground(work: Promise<unknown>): void {
+    work.catch((error: unknown) => {
+      if (!(error instanceof CacheUnavailable)) this.engine.complain(String(error));
+    });
+  }
+}
+
+/** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
+const headBytes = 320;
+
+const writtenOf = ({ version, freshUntil }: Entry): Written => ({
+  version,
+  expiresAt: Number.isFinite(freshUntil) ? Math.floor(freshUntil) : null,
+});
+
+const notAtPresent = (error: unknown): undefined => {
+  if (!(error instanceof CacheUnavailable)) throw error;
+  return undefined;
+};
+
+const randomAboveZero = (): number => 1 - Math.random();
+
+const assertKey = (key: string): void => {
+  if (typeof key !== 'string' || key === '')
+    throw new RangeError('a cache key must be a text of at least one character');
+  // Three bytes a character at most, so that most keys need not be measured.
+  if (3 * key.length > longestKeyBytes && Buffer.byteLength(key) > longestKeyBytes)
+    throw new RangeError(`a cache key must be at most ${longestKeyBytes} bytes of UTF-8`);
+  if (!key.isWellFormed()) throw new RangeError('a cache key must not contain unpaired surrogates');
+};
+
+const assertName = (what: string, name: string): void => {
+  if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > longestKeyBytes || !name.isWellFormed())
+    throw new RangeError(
+      `a ${what} must be a text of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
+    );
+};
+
+const assertTimes = ({ ttl, grace, absentTtl }: LoadOptions): void => {
+  for (const [name, ms] of Object.entries({ ttl, grace, absentTtl })) {
+    const least = name === 'grace' ? 0 : 1;
+    if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
+      throw new RangeError(
+        `${name} is ${ms}; it must be a whole number of milliseconds from ${least} to ${longestTtlMs}`,
+      );
+  }
+};

@@ -1,0 +1,263 @@
+import { BrokenCircuitError, ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleAll } from 'cockatiel';
+import { createClient, createCluster } from 'redis';
+import { within } from './clock.js';
+import { scripts } from './scripts.js';
+import { Tracking, type Heard, type Master } from './tracking.js';
+
+/** Redis cannot be asked at present, or has not answered in time. Nothing is known of what became of a write. */
+export class CacheUnavailable extends Error {
+  constructor(options?: ErrorOptions) {
+    super('The cache cannot reach Redis at present. Try again shortly.', options);
+    this.name = 'CacheUnavailable';
+  }
+}
+
+export interface RedisOptions {
+  /** One server, `redis://host:port[/db]` or `rediss:`; or some masters of a cluster, `redis://host:port,host:port,…`. */
+  url: string;
+  /** How long one call may take, in milliseconds. */
+  deadlineMs?: number | undefined;
+  /** Nothing in this process is given out unless its Redis was heard of within so many milliseconds. */
+  silenceMs?: number | undefined;
+}
+
+/** What the invalidations are about: entries and tags, not leases and counters. */
+export const keyKinds = { entry: 'e', tag: 't', lease: 'l', counter: 'n' } as const;
+
+const maxUnanswered = 20_000;
+const failuresThatBreak = 5;
+const longestReconnectMs = 1_000;
+/** Keys looked at in one step of a sweep. */
+const sweepPage = 500;
+
+interface Reading {
+  key: string;
+  resolve: (stored: string | null) => void;
+  reject: (error: unknown) => void;
+}
+
+/** Most keys that one MGET asks for: Redis answers nobody else meanwhile. */
+const largestRead = 512;
+
+/** The endpoints of an address: its own, and the others that follow as `host:port`, of a cluster. */
+const rootsOf = (url: string): string[] => {
+  const [first, ...others] = url.split(',') as [string, ...string[]];
+  const { protocol, username, password } = new URL(first);
+  const credentials = password ? `${username}:${password}@` : '';
+  return [first, ...others.map((it) => (it.includes('://') ? it : `${protocol}//${credentials}${it}`))];
+};
+
+const socketOptions = {
+  connectTimeout: 1_000,
+  reconnectStrategy: (retries: number) => Math.min(25 * 2 ** retries, longestReconnectMs),
+};
+
+const connect = (url: string) => {
+  const roots = rootsOf(url);
+  const common = { RESP: 3 as const, scripts, disableOfflineQueue: true, commandsQueueMaxLength: maxUnanswered };
+  if (roots.length === 1)
+    return { kind: 'server' as const, client: createClient({ url: roots[0]!, ...common, socket: socketOptions }) };
+  const { username, password, protocol } = new URL(roots[0]!);
+  const { RESP, ...rest } = common;
+  return {
+    kind: 'cluster' as const,
+    client: createCluster({
+      rootNodes: roots.map((it) => ({ url: it })),
+      RESP,
+      scripts,
+      minimizeConnections: true,
+      defaults: {
+        ...rest,
+        ...(password && { username, password }),
+        socket: { ...socketOptions, ...(protocol === 'rediss:' && { tls: true as const }) },
+      },
+    }),
+  };
+};
+
+/**
+ * The tier that all processes share. Every call has a deadline, and after some failures the next ones fail at once until
+ * one of them comes through again. What is read in one turn of the event loop is asked for at once.
+ */
+export class RedisTier {
+  private readonly connection;
+  private readonly tracking: Tracking;
+  private readonly deadlineMs: number;
+  private readonly breaker = circuitBreaker(handleAll, {
+    halfOpenAfter: new ExponentialBackoff({ initialDelay: 100, maxDelay: 1_000 }),
+    breaker: new ConsecutiveBreaker(failuresThatBreak),
+  });
+  private readings: Reading[] = [];
+
+  /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
+  constructor(
+    { url, deadlineMs = 200, silenceMs = 1_000 }: RedisOptions,
+    prefixes: readonly string[],
+    private readonly heard: Heard & { answered: (ms: number) => void; failed: () => void },
+    complain: (message: string) => void,
+  ) {
+    this.deadlineMs = deadlineMs;
+    this.connection = connect(url);
+    this.connection.client.on('error', () => undefined);
+    this.tracking = new Tracking({ url, prefixes, silenceMs, masters: () => this.masters() }, heard, complain);
+  }
+
+  /** Whether what lies in this process may be given out: nothing that was written elsewhere is unknown for too long. */
+  get isHeardOf(): boolean {
+    return this.tracking.isHeardOf;
+  }
+
+  /** Milliseconds since the epoch by the clock of Redis, so that all processes mean the same. */
+  now(): number {
+    return Date.now() + this.tracking.clockAheadMs;
+  }
+
+  /** Does not wait: the cache starts without Redis and uses it once it is there. */
+  start(): void {
+    const { client } = this.connection;
+    const connecting = client.connect() as Promise<unknown>;
+    connecting.catch(() => {
+      // A cluster of which no node answers gives up; a single server is tried again by the client itself.
+      if (!this.isStopped) this.retry = setTimeout(() => this.start(), longestReconnectMs);
+    });
+    this.tracking.start();
+  }
+
+  stop(): void {
+    this.isStopped = true;
+    clearTimeout(this.retry);
+    this.tracking.stop();
+    this.connection.client.destroy();
+  }
+
+  /** @returns what lies under the keys, in their order */
+  read(keys: readonly string[]): Promise<(string | null)[]> {
+    return Promise.all(keys.map((key) => this.readOne(key)));
+  }
+
+  readOne(key: string): Promise<string | null> {
+    return new Promise((resolve, reject) => {
+      this.readings.push({ key, resolve, reject });
+      if (this.readings.length === 1) setImmediate(() => void this.readAll());
+    });
+  }
+
+  lease(entry: string, lease: string, token: string, ms: number, seen: string): Promise<Leased> {
+    return this.attempt('lease', () =>
+      this.connection.client.lease(entry, lease, token, String(ms), seen),
+    ) as Promise<Leased>;
+  }
+
+  fill(entry: string, lease: string, token: string, stored: string, ms: number): Promise<boolean> {
+    return this.attempt('fill', () =>
+      this.connection.client.fill(entry, lease, token, stored, String(ms)),
+    ) as Promise<boolean>;
+  }
+
+  async renew(entry: string, lease: string, token: string, ms: number): Promise<void> {
+    await this.attempt('renew', () => this.connection.client.renew(entry, lease, token, String(ms)));
+  }
+
+  async release(entry: string, lease: string, token: string): Promise<void> {
+    await this.attempt('release', () => this.connection.client.release(entry, lease, token));
+  }
+
+  /** @param ifVersion stores only where that version lies there, `''` for nothing */
+  put(entry: string, lease: string, stored: string, ms: number, ifVersion?: string): Promise<boolean> {
+    const rest = [stored, String(ms), ...(ifVersion === undefined ? [] : [ifVersion])];
+    return this.attempt('put', () => this.connection.client.put(entry, lease, ...rest)) as Promise<boolean>;
+  }
+
+  /** @param pairs entry and lease of each key: they lie in one slot */
+  async remove(pairs: readonly (readonly [entry: string, lease: string])[]): Promise<void> {
+    const { connection } = this;
+    await this.attempt('remove', async () => {
+      if (connection.kind === 'server') await connection.client.unlink(pairs.flat());
+      else await Promise.all(pairs.map((pair) => connection.client.unlink([...pair])));
+    });
+  }
+
+  count(key: string, step: number, ms: number): Promise<number> {
+    return this.attempt('count', () => this.connection.client.count(key, String(step), String(ms))) as Promise<number>;
+  }
+
+  /** @param step 0 to read it */
+  tagVersion(key: string, base: number, step: 0 | 1): Promise<string> {
+    return this.attempt('tag', () =>
+      this.connection.client.tagVersion(key, String(base), String(step)),
+    ) as Promise<string>;
+  }
+
+  /** Throws away what lies under a prefix, on every master, a page at a time. @returns how many keys */
+  async sweep(prefix: string): Promise<number> {
+    let swept = 0;
+    for (const client of await this.masterClients()) {
+      const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
+      for await (const keys of client.scanIterator({ MATCH: pattern, COUNT: sweepPage })) {
+        // Each by itself: the keys of one node lie in many slots.
+        await Promise.all(keys.map((key) => client.unlink(key)));
+        swept += keys.length;
+      }
+    }
+    return swept;
+  }
+
+  /** @throws CacheUnavailable */
+  async ping(): Promise<void> {
+    const clients = await this.attempt('ping', () => this.masterClients());
+    await this.attempt('ping', () => Promise.all(clients.map((it) => it.ping())));
+  }
+
+  private isStopped = false;
+  private retry: NodeJS.Timeout | undefined;
+
+  private async masterClients() {
+    const { kind, client } = this.connection;
+    return kind === 'server' ? [client] : Promise.all(client.masters.map((it) => client.nodeClient(it)));
+  }
+
+  private masters(): Master[] {
+    const { kind, client } = this.connection;
+    return kind === 'server'
+      ? [{ id: 'server' }]
+      : client.masters.map(({ host, port }) => ({ id: `${host}:${port}`, host, port }));
+  }
+
+  private async readAll(): Promise<void> {
+    const readings = this.readings.splice(0);
+    for (let at = 0; at < readings.length; at += largestRead) void this.readSome(readings.slice(at, at + largestRead));
+  }
+
+  private async readSome(readings: readonly Reading[]): Promise<void> {
+    const { connection } = this;
+    try {
+      const found = await this.attempt('read', async () => {
+        if (connection.kind === 'server') return connection.client.mGet(readings.map((it) => it.key));
+        // Keys of a cluster lie in many slots; the client sends what goes to one node in one go.
+        return Promise.all(readings.map((it) => connection.client.get(it.key)));
+      });
+      readings.forEach(({ resolve }, at) => resolve(found[at] ?? null));
+    } catch (error) {
+      for (const { reject } of readings) reject(error);
+    }
+  }
+
+  private async attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
+    const startedAt = performance.now();
+    try {
+      return await this.breaker.execute(() => within(this.deadlineMs, what, work));
+    } catch (error) {
+      this.heard.failed();
+      if (error instanceof BrokenCircuitError) throw new CacheUnavailable();
+      throw new CacheUnavailable({ cause: error });
+    } finally {
+      this.heard.answered(performance.now() - startedAt);
+    }
+  }
+}
+
+interface Leased {
+  isTaken: boolean;
+  /** What was filled since. */
+  stored: string | null;
+}

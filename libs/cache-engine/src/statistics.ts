@@ -1,0 +1,93 @@
+import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
+
+/** Milliseconds. */
+export interface Latency {
+  count: number;
+  p50: number;
+  p99: number;
+  max: number;
+}
+
+const nanosecondsPerMs = 1_000_000;
+
+/** How long something takes, as a histogram of high dynamic range. */
+export class LatencyOf {
+  private readonly histogram: RecordableHistogram = createHistogram();
+
+  record(ms: number): void {
+    this.histogram.record(Math.max(1, Math.round(ms * nanosecondsPerMs)));
+  }
+
+  get now(): Latency {
+    const { histogram } = this;
+    const ms = (nanoseconds: number): number => (histogram.count === 0 ? 0 : nanoseconds / nanosecondsPerMs);
+    return {
+      count: histogram.count,
+      p50: ms(histogram.percentile(50)),
+      p99: ms(histogram.percentile(99)),
+      max: ms(histogram.max),
+    };
+  }
+}
+
+const sampledEvery = 16;
+const watched = 64;
+
+/**
+ * The keys that are read most, in bounded space: of some reads, by chance of their turn.
+ *
+ * @see Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and Top-k Elements in Data Streams, ICDT 2005
+ */
+export class HotKeys {
+  private readonly counts = new Map<string, number>();
+  private reads = 0;
+
+  saw(key: string): void {
+    this.reads += 1;
+    if (this.reads % sampledEvery !== 0) return;
+    const known = this.counts.get(key);
+    if (known !== undefined || this.counts.size < watched) {
+      this.counts.set(key, (known ?? 0) + 1);
+      return;
+    }
+    // The least of those that are watched makes room, and hands on its count: the new one may have had as many.
+    let [least, fewest] = ['', Number.POSITIVE_INFINITY];
+    for (const [other, count] of this.counts) if (count < fewest) [least, fewest] = [other, count];
+    this.counts.delete(least);
+    this.counts.set(key, fewest + 1);
+  }
+
+  /** Reads are estimates, rather too many than too few. */
+  top(count: number): { key: string; reads: number }[] {
+    return [...this.counts]
+      .sort(([, one], [, other]) => other - one)
+      .slice(0, count)
+      .map(([key, seen]) => ({ key, reads: seen * sampledEvery }));
+  }
+}
+
+/** What has happened since the start. */
+export interface Counts {
+  /** Reads answered from this process, and from Redis. */
+  l1Hits: number;
+  l2Hits: number;
+  /** Reads answered with what is over its time, for want of better. */
+  staleHits: number;
+  misses: number;
+  loads: number;
+  loadFailures: number;
+  /** Loads that another one's load in this process has spared. */
+  sharedLoads: number;
+  /** Loads that another process has spared. */
+  awaitedLoads: number;
+  /** Values that came too late to be kept in Redis: the key was written or invalidated meanwhile. */
+  fillsRefused: number;
+  earlyRefreshes: number;
+  /** Calls to Redis that failed or were not made. */
+  unavailable: number;
+}
+
+export const noCounts = (): Counts => ({
+  ...{ l1Hits: 0, l2Hits: 0, staleHits: 0, misses: 0, loads: 0, loadFailures: 0, sharedLoads: 0 },
+  ...{ awaitedLoads: 0, fillsRefused: 0, earlyRefreshes: 0, unavailable: 0 },
+});

@@ -1,0 +1,321 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { CacheEngine, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
+
+const complaints: string[] = [];
+const open: CacheEngine[] = [];
+const engineOf = (options: CacheEngineOptions = {}): CacheEngine => {
+  const engine = new CacheEngine({ complain: (message) => complaints.push(message), ...options }).start();
+  open.push(engine);
+  return engine;
+};
+
+afterEach(() => {
+  for (const engine of open.splice(0)) engine.stop();
+  complaints.length = 0;
+});
+
+/** A source whose answers wait until they are let go. */
+class Source {
+  asked = 0;
+  private letGo = Promise.withResolvers<void>();
+
+  constructor(private value: unknown) {
+    this.letGo.resolve();
+  }
+
+  holdBack(): void {
+    this.letGo = Promise.withResolvers();
+  }
+
+  release(): void {
+    this.letGo.resolve();
+  }
+
+  become(value: unknown): void {
+    this.value = value;
+  }
+
+  readonly load = async (): Promise<unknown> => {
+    this.asked += 1;
+    // What it read is what it gives, however long that takes.
+    const { value } = this;
+    await this.letGo.promise;
+    if (value instanceof Error) throw value;
+    return value;
+  };
+}
+
+const until = async (isSo: () => boolean | Promise<boolean>): Promise<void> => {
+  for (const giveUpAt = Date.now() + 20_000; !(await isSo()); await sleep(5))
+    if (Date.now() > giveUpAt) throw new Error(`waited in vain for ${String(isSo)}`);
+};
+
+/** What holds with Redis and without. */
+const keepsItsWord = (options: () => CacheEngineOptions): void => {
+  const spaceOf = (engine = engineOf(options()), defaults: LoadOptions = {}) =>
+    engine.namespace<unknown>(randomUUID(), { jitter: 0, ...defaults });
+  const ready = async (engine: CacheEngine): Promise<CacheEngine> => {
+    await until(() => engine.isL1Used);
+    return engine;
+  };
+
+  it('gives back any JSON value as it was put, under a key of any characters', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    for (const value of [
+      null,
+      false,
+      0,
+      '',
+      '\u0000 "ünï🦊"\n|',
+      [],
+      {},
+      { a: [1.5, { b: null }] },
+      'x'.repeat(100_000),
+    ]) {
+      for (const key of ['__proto__', ' ', '}{', '}', ':', '\r\n\u0000', 'ключ', 'a'.repeat(1_024)]) {
+        await space.set(key, value);
+        for (let read = 0; read < 3; read += 1) expect(await space.find(key)).toMatchObject({ value, isStale: false });
+      }
+    }
+  });
+
+  it.each(['', '\ud800', 'ü'.repeat(513)])('refuses the key %j', async (key) => {
+    const space = spaceOf();
+    for (const refused of [() => space.get(key), () => space.set(key, 1), () => space.getOrSet(key, () => 1)])
+      await expect(refused()).rejects.toThrow(RangeError);
+  });
+
+  it.each([0, -1, 1.5, Number.NaN, 365 * 24 * 3_600_000 + 1])('refuses to keep something for %d ms', async (ttl) => {
+    await expect(spaceOf().set('k', 1, { ttl })).rejects.toThrow('it must be a whole number of milliseconds');
+  });
+
+  it('keeps for longer than a timer of 31 bits can', async () => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine);
+    const { expiresAt } = await space.set('k', 1, { ttl: 2 ** 31 + 10_000 });
+    expect(expiresAt! - engine.now()).toBeGreaterThan(2 ** 31);
+    expect(await space.get('k')).toBe(1);
+  });
+
+  it('forgets a value when its time is over, wherever it was read in between', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    await space.set('k', 1, { ttl: 150 });
+    const endsAt = Date.now() + 150;
+    while (Date.now() < endsAt - 40) await space.get('k');
+    await sleep(60);
+    expect(await space.find('k')).toBeUndefined();
+  });
+
+  it('tells that the source has nothing apart from not having been asked', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source(undefined);
+    expect(await space.find('k')).toBeUndefined();
+    for (let read = 0; read < 4; read += 1) expect(await space.getOrSet('k', source.load)).toBeUndefined();
+    expect(source.asked).toBe(1);
+    expect(await space.find('k')).toMatchObject({ value: undefined, isStale: false });
+  });
+
+  it('keeps that the source has nothing for a time of its own', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source(undefined);
+    await space.getOrSet('k', source.load, { ttl: 60_000, absentTtl: 50 });
+    await sleep(60);
+    source.become(1);
+    expect(await space.getOrSet('k', source.load)).toBe(1);
+  });
+
+  it('asks the source once, however many ask', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source({ a: 1 });
+    source.holdBack();
+    const asking = Array.from({ length: 200 }, () => space.getOrSet('k', source.load));
+    await until(() => source.asked > 0);
+    source.release();
+    expect(new Set((await Promise.all(asking)).map((it) => JSON.stringify(it)))).toEqual(new Set(['{"a":1}']));
+    expect(source.asked).toBe(1);
+  });
+
+  it('gives nobody a value that another one can change', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const mine = { list: [1] };
+    await space.set('k', mine);
+    mine.list.push(2);
+    const read = (await space.get('k')) as typeof mine;
+    expect(() => read.list.push(3)).toThrow(TypeError);
+    expect(await space.get('k')).toEqual({ list: [1] });
+  });
+
+  it.each(['delete', 'tag', 'clear', 'set'])('keeps no value whose load began before a %s', async (how) => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source('old');
+    source.holdBack();
+    const loading = space.getOrSet('k', source.load, { tags: ['t'] });
+    await until(() => source.asked > 0);
+    source.become('new');
+    if (how === 'delete') await space.delete('k');
+    else if (how === 'tag') await space.invalidateTags('t');
+    else if (how === 'clear') await space.clear();
+    else await space.set('k', 'new');
+    source.release();
+    expect(await loading).toBe('old');
+    for (let read = 0; read < 3; read += 1) expect(await space.getOrSet('k', source.load)).toBe('new');
+  });
+
+  it('forgets by tag what was written under it, and nothing else', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    await space.set('both', 1, { tags: ['red', 'blue'] });
+    await space.set('red', 2, { tags: ['red'] });
+    await space.set('none', 3);
+    for (let read = 0; read < 2; read += 1) expect((await space.getMany(['both', 'red', 'none'])).size).toBe(3);
+    await space.invalidateTags('blue');
+    expect([...(await space.getMany(['both', 'red', 'none'])).keys()]).toEqual(['red', 'none']);
+    await space.set('both', 4, { tags: ['red', 'blue'] });
+    expect(await space.get('both')).toBe(4);
+  });
+
+  it('keeps namespaces apart, whatever they are called', async () => {
+    const engine = await ready(engineOf(options()));
+    const names = ['u', 'u*', 'user', 'u:', 'u%3A', 'u}', '{u', '__proto__'].map((it) => `${randomUUID()} ${it}`);
+    // One after another, each is cleared while the others keep what they have.
+    names.push(`${names[0]}:k`);
+    for (const name of names) await engine.namespace(name).set('k', name);
+    for (const [at, name] of names.entries()) {
+      await engine.namespace(name).clear();
+      for (const [other, left] of names.entries())
+        expect(await engine.namespace(left).get('k')).toBe(other <= at ? undefined : left);
+    }
+  });
+
+  it('gives out what is over its time while it is asked for again, and when that fails', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000 });
+    const source = new Source(1);
+    expect(await space.getOrSet('k', source.load)).toBe(1);
+    await space.get('k');
+    await sleep(40);
+    source.become(new Error('away'));
+    expect(await space.getOrSet('k', source.load)).toBe(1);
+    await until(() => source.asked === 2);
+    await until(() => complaints.some((it) => it.includes('away')));
+    // It is left alone for a while.
+    expect(await space.getOrSet('k', source.load)).toBe(1);
+    expect(source.asked).toBe(2);
+    await sleep(1_050);
+    source.become(2);
+    await until(async () => (await space.getOrSet('k', source.load)) === 2);
+  });
+
+  it('waits for the source as long as it is told before something stands in', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 60_000, timeouts: { soft: 10_000 } });
+    const source = new Source(1);
+    await space.getOrSet('k', source.load);
+    await sleep(5);
+    source.become(2);
+    expect(await space.getOrSet('k', source.load)).toBe(2);
+    await sleep(5);
+    source.holdBack();
+    source.become(3);
+    expect(await space.getOrSet('k', source.load, { timeouts: { soft: 20 } })).toBe(2);
+    source.release();
+  });
+
+  it('throws what the source throws where nothing stands in, and asks again', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const source = new Source(new Error('away'));
+    await expect(space.getOrSet('k', source.load)).rejects.toThrow('away');
+    source.become(1);
+    expect(await space.getOrSet('k', source.load)).toBe(1);
+  });
+
+  it('gives a source up that takes too long, and tells it', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    let aborted = false;
+    const never = ({ signal }: { signal: AbortSignal }): Promise<never> =>
+      new Promise(() => signal.addEventListener('abort', () => (aborted = true)));
+    await expect(space.getOrSet('k', never, { timeouts: { hard: 30 } })).rejects.toThrow('no answer within 30 ms');
+    expect(aborted).toBe(true);
+    expect(await space.getOrSet('k', () => 1)).toBe(1);
+  });
+
+  it('writes only over the version that was read', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const first = await space.compareAndSet('k', null, 1);
+    expect(first).toMatchObject({ isWritten: true });
+    const { version } = (await space.find('k'))!;
+    expect(await space.compareAndSet('k', null, 2)).toEqual({ isWritten: false, version });
+    expect(await space.compareAndSet('k', randomUUID(), 2)).toEqual({ isWritten: false, version });
+    const tries = await Promise.all([2, 3, 4, 5].map((value) => space.compareAndSet('k', version, value)));
+    expect(tries.filter((it) => it.isWritten)).toHaveLength(1);
+    await space.delete('k');
+    expect(await space.compareAndSet('k', version, 6)).toEqual({ isWritten: false, version: null });
+    await space.set('k', 7, { tags: ['t'] });
+    await space.invalidateTags('t');
+    expect(await space.compareAndSet('k', null, 8)).toMatchObject({ isWritten: true });
+  });
+
+  it('counts, each counter by itself and for its time', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const counts = await Promise.all(Array.from({ length: 20 }, () => space.increment('k')));
+    expect(counts.toSorted((a, b) => a - b)).toEqual(Array.from({ length: 20 }, (_, at) => at + 1));
+    expect(await space.increment('k', -5)).toBe(15);
+    expect(await space.increment('k', 0)).toBe(15);
+    await space.increment('short', 1, { ttl: 50 });
+    await sleep(60);
+    expect(await space.increment('short', 1)).toBe(1);
+    await expect(space.increment('k', 0.5)).rejects.toThrow(RangeError);
+  });
+
+  it('says what it does', async () => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine);
+    await space.getOrSet('k', () => 1);
+    for (let read = 0; read < 400; read += 1) await space.get('k');
+    const { l1Hits, l2Hits, loads, l1, hotKeys } = engine.statistics;
+    expect({ hits: l1Hits + l2Hits, loads }).toEqual({ hits: 400, loads: 1 });
+    expect(l1Hits).toBeGreaterThan(0);
+    expect(l1.bytes).toBeGreaterThan(0);
+    expect(hotKeys[0]).toMatchObject({ namespace: space.name, key: 'k' });
+  });
+};
+
+describe('a cache in the process', () => {
+  keepsItsWord(() => ({}));
+
+  it('keeps within its bytes, as the process counts them', async () => {
+    const maxBytes = 8_000_000;
+    const engine = engineOf({ maxBytes });
+    const space = engine.namespace<unknown>('n');
+    const text = engine.namespace<string>('t', { codec: textCodec });
+    globalThis.gc?.();
+    for (let at = 0; at < 40_000; at += 1) {
+      await space.set(`key ${at}`, { at, name: `name ${at}`, list: [at, at + 1], deep: { at: `ü ${at}` } });
+      await text.set(`key ${at}`, `ключ ${at} `.repeat(4));
+    }
+    const { l1 } = engine.statistics;
+    expect(l1.bytes).toBeLessThanOrEqual(maxBytes);
+    expect(l1.evictions).toBeGreaterThan(1_000);
+    expect(await space.get('key 39999')).toMatchObject({ at: 39_999 });
+  });
+
+  it('does not keep what is larger than all of it, nor what lay there', async () => {
+    const space = engineOf({ maxBytes: 100_000 }).namespace<string>('n');
+    await space.set('k', 'small');
+    await space.set('k', 'x'.repeat(1_000_000));
+    expect(await space.find('k')).toBeUndefined();
+  });
+});
+
+const describeRedis = await redisOrSkip(describe);
+
+describeRedis('a cache in the process and in Redis', () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis?.stop());
+
+  const options = (): CacheEngineOptions => ({ redis: { url: redis.url, deadlineMs: 5_000, silenceMs: 5_000 } });
+  keepsItsWord(options);
+});
