@@ -1,0 +1,90 @@
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+
+interface Line {
+  client: Socket;
+  redis: Socket;
+  /** All that the client has said. */
+  said: string;
+}
+
+/** Stands between a cache and Redis, and does what networks do. */
+export class RedisProxy {
+  private readonly lines = new Set<Line>();
+  private isDown = false;
+  private holdingBack: string | undefined;
+
+  private constructor(
+    private readonly server: Server,
+    readonly url: string,
+  ) {}
+
+  static async start(port: number): Promise<RedisProxy> {
+    const server = createServer().listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const proxy = new RedisProxy(server, `redis://127.0.0.1:${(server.address() as AddressInfo).port}`);
+    server.on('connection', (client) => proxy.join({ client, redis: connect(port, '127.0.0.1'), said: '' }));
+    return proxy;
+  }
+
+  /** Nothing gets through any more in either direction, and no connection ends: as with a cable that is cut. */
+  freeze(): void {
+    for (const { client, redis } of this.lines) {
+      client.pause();
+      redis.pause();
+    }
+  }
+
+  thaw(): void {
+    for (const { client, redis } of this.lines) {
+      client.resume();
+      redis.resume();
+    }
+  }
+
+  /** Ends all connections and lets nobody connect. */
+  down(): void {
+    this.isDown = true;
+    for (const { client } of this.lines) client.resetAndDestroy();
+  }
+
+  up(): void {
+    this.isDown = false;
+  }
+
+  /** Answers on connections that ask with this word are held back from now on, until `thaw`. */
+  holdBack(word: string): void {
+    this.holdingBack = word;
+  }
+
+  async stop(): Promise<void> {
+    this.down();
+    const closed = once(this.server, 'close');
+    this.server.close();
+    await closed;
+  }
+
+  private join(line: Line): void {
+    const { client, redis } = line;
+    if (this.isDown) {
+      client.destroy();
+      redis.destroy();
+      return;
+    }
+    this.lines.add(line);
+    const end = (): void => {
+      client.destroy();
+      redis.destroy();
+      this.lines.delete(line);
+    };
+    for (const socket of [client, redis]) socket.on('error', end).on('close', end);
+    client.on('data', (chunk: Buffer) => {
+      if (this.holdingBack && chunk.includes(this.holdingBack)) {
+        this.holdingBack = undefined;
+        redis.pause();
+      }
+      redis.write(chunk);
+    });
+    redis.on('data', (chunk: Buffer) => client.write(chunk));
+  }
+}

@@ -1,0 +1,294 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { createClient } from 'redis';
+import { freePort, redisOrSkip, startRedis, startRedisCluster, type RedisCluster, type RedisServer } from '#testing';
+import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
+import { RedisProxy } from './redis-proxy.js';
+
+const describeRedis = await redisOrSkip(describe);
+
+const open: CacheEngine[] = [];
+afterEach(() => {
+  for (const engine of open.splice(0)) engine.stop();
+});
+
+const until = async (isSo: () => boolean | Promise<boolean>): Promise<void> => {
+  for (const giveUpAt = Date.now() + 30_000; !(await isSo()); await sleep(5))
+    if (Date.now() > giveUpAt) throw new Error(`waited in vain for ${String(isSo)}`);
+};
+
+/** A process of its own as far as the cache is concerned. */
+const nodeOf = async (url: string, limits: { deadlineMs?: number; silenceMs?: number } = {}): Promise<CacheEngine> => {
+  const redis = { deadlineMs: 5_000, silenceMs: 5_000, ...limits, url };
+  const engine = new CacheEngine({ redis, complain: () => undefined }).start();
+  open.push(engine);
+  await until(() => engine.isL1Used);
+  await until(() =>
+    engine.ping().then(
+      () => true,
+      () => false,
+    ),
+  );
+  return engine;
+};
+
+/**
+ * Until it is known there what was changed here before. Redis tells in order, so it is once the second of two changes
+ * has come to be seen: what is seen first may have been read before it was told of.
+ */
+const toldAll = async (here: Namespace<unknown>, there: Namespace<unknown>): Promise<void> => {
+  for (const value of [1, 2]) {
+    await here.set('fence', value);
+    await until(async () => {
+      const found = await there.find('fence');
+      return found?.value === value && found.tier === 'l1';
+    });
+  }
+};
+
+/** Until it is given out of the process. */
+const warm = (space: Namespace<unknown>, key: string): Promise<void> =>
+  until(async () => (await space.find(key).catch(() => undefined))?.tier === 'l1');
+
+describeRedis('caches of several processes over one Redis', () => {
+  let redis: RedisServer;
+  let name: string;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis?.stop());
+  beforeEach(() => {
+    name = randomUUID();
+  });
+
+  const two = async (): Promise<[Namespace<unknown>, Namespace<unknown>]> => [
+    (await nodeOf(redis.url)).namespace(name, { jitter: 0 }),
+    (await nodeOf(redis.url)).namespace(name, { jitter: 0 }),
+  ];
+
+  it.each([
+    ['written', (space: Namespace<unknown>) => space.set('k', 2)],
+    ['deleted', (space: Namespace<unknown>) => space.delete('k')],
+    ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
+    ['cleared', (space: Namespace<unknown>) => space.clear()],
+  ])('is told what another one has %s', async (_, change) => {
+    const [here, there] = await two();
+    await here.set('k', 1, { tags: ['t'] });
+    await warm(there, 'k');
+    await change(here);
+    const now = await here.get('k');
+    expect(now).not.toBe(1);
+    await until(async () => (await there.get('k')) === now);
+  });
+
+  it('is told what people do by hand, and what Redis does by itself', async () => {
+    const [here, there] = await two();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await here.set('k', 1);
+      await warm(there, 'k');
+      const [stored] = await people.keys(`*${name}:k*`);
+      await people.del(stored!);
+      await until(async () => (await there.find('k')) === undefined);
+      await here.set('k', 2);
+      await warm(there, 'k');
+      await people.flushAll();
+      await until(async () => (await there.find('k')) === undefined);
+      // A tag that Redis has lost takes with it what was written under it, also once it is there again.
+      await here.set('k', 3, { tags: ['t'] });
+      await warm(there, 'k');
+      await people.del((await people.keys(`*:t:*${name}:t*`))[0]!);
+      await until(async () => (await there.find('k')) === undefined);
+      await here.set('other', 1, { tags: ['t'] });
+      expect(await there.find('k')).toBeUndefined();
+    } finally {
+      people.destroy();
+    }
+  });
+
+  it('asks the source once for all of them', async () => {
+    const [here, there] = await two();
+    let asked = 0;
+    const answer = Promise.withResolvers<void>();
+    const load = async (): Promise<number> => {
+      asked += 1;
+      await answer.promise;
+      return 1;
+    };
+    const asking = [here, there, here, there].map((it) => it.getOrSet('k', load));
+    await until(() => asked > 0);
+    await sleep(100);
+    answer.resolve();
+    expect(await Promise.all(asking)).toEqual([1, 1, 1, 1]);
+    expect(asked).toBe(1);
+  });
+
+  it('takes over from one that has died while it asked the source, and its late answer does not get in', async () => {
+    const [here, there] = await two();
+    const late = Promise.withResolvers<number>();
+    let asked = 0;
+    const dying = here.getOrSet('k', () => {
+      asked += 1;
+      return late.promise;
+    });
+    await until(() => asked > 0);
+    // It renews nothing any more, which is all that others see of it.
+    open[0]!.stop();
+    expect(await there.getOrSet('k', () => 2)).toBe(2);
+    late.resolve(1);
+    expect(await dying).toBe(1);
+    expect(await there.get('k')).toBe(2);
+  });
+
+  it('does not keep in the process what was invalidated while it came out of Redis', async () => {
+    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
+    const proxy = await RedisProxy.start(redis.port);
+    try {
+      const engine = await nodeOf(proxy.url);
+      const there = engine.namespace<unknown>(name);
+      await here.set('k', 1);
+      await there.get('other');
+      proxy.holdBack('MGET');
+      const reading = there.get('k');
+      const refused = engine.statistics.l1.promotionsRefused;
+      await sleep(50);
+      await here.set('k', 2);
+      await sleep(200);
+      proxy.thaw();
+      // It was asked for before that was written.
+      expect([1, 2]).toContain(await reading);
+      expect(engine.statistics.l1.promotionsRefused).toBe(refused + 1);
+      expect(await there.get('k')).toBe(2);
+    } finally {
+      await proxy.stop();
+    }
+  });
+
+  it('gives nothing out of the process that may be old, once it has not heard of Redis for too long', async () => {
+    const deadlineMs = 300;
+    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
+    const proxy = await RedisProxy.start(redis.port);
+    try {
+      const engine = await nodeOf(proxy.url, { silenceMs: 900, deadlineMs });
+      const there = engine.namespace<unknown>(name);
+      await here.set('k', 1, { ttl: 60_000 });
+      await toldAll(here, there);
+      await warm(there, 'k');
+      proxy.freeze();
+      await here.set('k', 2, { ttl: 60_000 });
+      await until(async () => (await there.find('k'))?.isStale === true);
+      // With nothing to stand in it says so, in time, and does not ask again for every caller.
+      const startedAt = performance.now();
+      for (let asked = 0; asked < 20; asked += 1)
+        await expect(there.find('unknown')).rejects.toBeInstanceOf(CacheUnavailable);
+      expect(performance.now() - startedAt).toBeLessThan(20 * deadlineMs);
+      expect(await there.getOrSet('unknown', () => 3)).toBe(3);
+      proxy.thaw();
+      await until(async () => (await there.get('k').catch(() => undefined)) === 2);
+    } finally {
+      await proxy.stop();
+    }
+  });
+
+  it('gives nothing old out of the process after its connection was lost, however short that was', async () => {
+    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
+    const proxy = await RedisProxy.start(redis.port);
+    try {
+      const engine = await nodeOf(proxy.url);
+      const there = engine.namespace<unknown>(name);
+      await here.set('k', 1);
+      await toldAll(here, there);
+      await warm(there, 'k');
+      proxy.down();
+      await until(() => !engine.isL1Used);
+      await here.set('k', 2);
+      expect(await there.find('k')).toMatchObject({ value: 1, isStale: true });
+      proxy.up();
+      await until(() => engine.isL1Used);
+      await until(async () => {
+        const found = await there.find('k').catch(() => undefined);
+        if (found && !found.isStale && found.value !== 2) throw new Error('an old value was given out as fresh');
+        return found?.value === 2;
+      });
+    } finally {
+      await proxy.stop();
+    }
+  });
+
+  it('answers in time while Redis stands still, and goes on by itself', async () => {
+    const own = await startRedis();
+    try {
+      const engine = await nodeOf(own.url, { silenceMs: 300, deadlineMs: 100 });
+      const space = engine.namespace<unknown>(name);
+      await space.set('k', 1);
+      process.kill(own.pid, 'SIGSTOP');
+      await until(() => !engine.isL1Used);
+      const work = Array.from({ length: 200 }, (_, at) => space.getOrSet(`load ${at}`, () => at));
+      expect(await Promise.all(work)).toEqual(work.map((_, at) => at));
+      await expect(space.set('k', 2)).rejects.toBeInstanceOf(CacheUnavailable);
+      process.kill(own.pid, 'SIGCONT');
+      await until(() =>
+        space.set('k', 3).then(
+          () => true,
+          () => false,
+        ),
+      );
+      expect(await space.get('k')).toBe(3);
+      await warm(space, 'k');
+    } finally {
+      process.kill(own.pid, 'SIGCONT');
+      await own.stop();
+    }
+  });
+
+  it('starts without Redis, loads by itself, and uses it once it is there', async () => {
+    const port = await freePort();
+    const engine = new CacheEngine({ redis: { url: `redis://127.0.0.1:${port}` }, complain: () => undefined }).start();
+    open.push(engine);
+    const space = engine.namespace<number>(name);
+    expect(await space.getOrSet('k', () => 1)).toBe(1);
+    await expect(space.get('k')).rejects.toBeInstanceOf(CacheUnavailable);
+    const own = await startRedis({ port });
+    try {
+      await until(() => engine.isL1Used);
+      await until(async () => {
+        await space.getOrSet('k', () => 2);
+        return (await space.find('k').catch(() => undefined))?.value === 2;
+      });
+    } finally {
+      await own.stop();
+    }
+  });
+});
+
+describeRedis('a cache over a cluster of three masters', () => {
+  let cluster: RedisCluster;
+  beforeAll(async () => {
+    cluster = await startRedisCluster();
+  });
+  afterAll(() => cluster?.stop());
+
+  it('keeps, tells, counts and clears on every one of them', async () => {
+    const name = randomUUID();
+    const keys = Array.from({ length: 60 }, (_, at) => `k ${at}`);
+    const here = (await nodeOf(cluster.url)).namespace<unknown>(name);
+    const there = (await nodeOf(cluster.url)).namespace<unknown>(name);
+    await here.setMany(keys.map((key) => [key, key]));
+    await here.increment('k');
+    expect((await there.getMany(keys)).size).toBe(60);
+    for (const key of keys) await warm(there, key);
+    for (const key of keys) await here.set(key, 'new');
+    await until(async () => [...(await there.getMany(keys)).values()].every(({ value }) => value === 'new'));
+    await here.clear();
+    expect((await here.getMany(keys)).size).toBe(0);
+    await until(async () => (await there.getMany(keys)).size === 0);
+    expect(await cluster.keys(`*${name}:k*`)).toEqual([]);
+    expect(await here.increment('k')).toBe(1);
+    let asked = 0;
+    const load = (): number => (asked += 1);
+    expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
+    await here.delete(...keys);
+    expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+});
