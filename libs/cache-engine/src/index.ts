@@ -1,5 +1,5 @@
 /** A cache in two tiers, this process and Redis, that keeps its word under races; to be used alone as well. */
-export { CacheEngine, type CacheEngineOptions, type CacheStatistics } from './cache-engine.js';
+export { CacheEngine, type CacheStatistics } from './cache-engine.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
 export {
   longestKeyBytes,
@@ -13,3 +13,4 @@ export {
   type Written,
 } from './namespace.js';
 export { CacheUnavailable, type RedisOptions } from './redis-tier.js';
+export type { CacheEngineOptions } from './tiers.js';

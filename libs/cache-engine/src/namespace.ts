@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import type { CacheEngine, Kept } from './cache-engine.js';
-import { within } from './clock.js';
+import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, type Entry, type Head } from './entry.js';
 import { bytesOfText } from './guarded.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
+import type { Kept, Tiers } from './tiers.js';
 
 /** Times are milliseconds. */
 export interface KeepOptions {
@@ -85,13 +85,13 @@ export class Namespace<Value> {
   private readonly resting = new Map<string, number>();
 
   constructor(
-    private readonly engine: CacheEngine,
+    private readonly tiers: Tiers,
     readonly name: string,
     private readonly options: NamespaceOptions<Value>,
   ) {
     assertName('name of a namespace', name);
     this.codec = options.codec ?? jsonCodec;
-    this.ownTag = engine.nameOf('tag', name, '');
+    this.ownTag = tiers.nameOf('tag', name, '');
     assertTimes(options);
   }
 
@@ -105,30 +105,30 @@ export class Namespace<Value> {
    * @throws CacheUnavailable when Redis cannot be asked and nothing is here to stand in
    */
   async find(key: string): Promise<Found<Value> | undefined> {
-    const { engine } = this;
+    const { tiers } = this;
     const name = this.entryName(key);
-    engine.hotKeys.saw(name);
+    tiers.hotKeys.saw(name);
     const here = this.kept(name);
     if (here) {
-      engine.counts.l1Hits += 1;
+      tiers.counts.l1Hits += 1;
       return this.found(here, 'l1', false);
     }
-    if (!engine.shared) {
-      engine.counts.misses += 1;
+    if (!tiers.shared) {
+      tiers.counts.misses += 1;
       return undefined;
     }
     try {
       const reading = await this.read(name);
       if (reading.state === 'fresh') {
-        engine.counts.l2Hits += 1;
+        tiers.counts.l2Hits += 1;
         return this.found(reading.kept!, 'l2', false);
       }
-      engine.counts.misses += 1;
+      tiers.counts.misses += 1;
       return undefined;
     } catch (error) {
       const suspect = this.suspect(name);
       if (!suspect || !(error instanceof CacheUnavailable)) throw error;
-      engine.counts.staleHits += 1;
+      tiers.counts.staleHits += 1;
       return this.found(suspect, 'l1', true);
     }
   }
@@ -146,21 +146,21 @@ export class Namespace<Value> {
    * @throws whatever `load` throws, where nothing stands in; never because Redis is away
    */
   async getOrSet(key: string, load: Load<Value>, options: LoadOptions = {}): Promise<Value | undefined> {
-    const { engine } = this;
+    const { tiers } = this;
     const name = this.entryName(key);
-    engine.hotKeys.saw(name);
+    tiers.hotKeys.saw(name);
     const here = this.kept(name);
     if (here) {
-      engine.counts.l1Hits += 1;
-      if (isDueEarly(here, engine.now(), randomAboveZero()) && !this.flights.has(name)) {
-        engine.counts.earlyRefreshes += 1;
+      tiers.counts.l1Hits += 1;
+      if (isDueEarly(here, tiers.now(), randomAboveZero()) && !this.flights.has(name)) {
+        tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
       }
       return here.value as Value | undefined;
     }
     const flight = this.flights.get(name);
     if (flight) {
-      engine.counts.sharedLoads += 1;
+      tiers.counts.sharedLoads += 1;
       return flight;
     }
     return this.start(name, key, load, options);
@@ -194,7 +194,7 @@ export class Namespace<Value> {
     const name = this.entryName(key);
     const entry = await this.entryOf(value, { ...this.options, ...options });
     for (;;) {
-      const { state, kept, version: stored } = this.engine.shared ? await this.read(name) : this.readHere(name);
+      const { state, kept, version: stored } = this.tiers.shared ? await this.read(name) : this.readHere(name);
       const current = state === 'fresh' ? kept!.version : null;
       if (current !== version) return { isWritten: false, version: current };
       if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };
@@ -207,21 +207,21 @@ export class Namespace<Value> {
    * @throws CacheUnavailable when it is not known whether they are forgotten
    */
   async delete(...keys: string[]): Promise<void> {
-    const { engine } = this;
+    const { tiers } = this;
     const names = keys.map((key) => this.entryName(key));
     const forgetHere = (): void => {
-      for (const name of names) engine.entries.invalidate(name);
+      for (const name of names) tiers.entries.invalidate(name);
     };
     forgetHere();
-    if (!engine.shared || keys.length === 0) return;
-    await engine.shared.remove(keys.map((key, at) => [names[at]!, this.leaseName(key)] as const));
+    if (!tiers.shared || keys.length === 0) return;
+    await tiers.shared.remove(keys.map((key, at) => [names[at]!, this.leaseName(key)] as const));
     // Who has read it out of Redis meanwhile may have kept it.
     forgetHere();
   }
 
   /** @throws CacheUnavailable when it is not known whether it took place */
   async invalidateTags(...tags: string[]): Promise<void> {
-    await Promise.all(tags.map((tag) => this.engine.changeTag(this.tagName(tag))));
+    await Promise.all(tags.map((tag) => this.tiers.changeTag(this.tagName(tag))));
   }
 
   /**
@@ -230,13 +230,13 @@ export class Namespace<Value> {
    * @throws CacheUnavailable when it is not known whether it took place
    */
   async clear(): Promise<void> {
-    const { engine, name } = this;
-    await engine.changeTag(this.ownTag);
-    const prefix = engine.prefixOf('entry', name);
-    for (const key of [...engine.entries.keys()]) if (key.startsWith(prefix)) engine.entries.invalidate(key);
-    const counters = engine.prefixOf('counter', name);
-    for (const key of [...engine.counters.keys()]) if (key.startsWith(counters)) engine.counters.invalidate(key);
-    if (engine.shared) for (const each of [prefix, counters]) await engine.shared.sweep(each);
+    const { tiers, name } = this;
+    await tiers.changeTag(this.ownTag);
+    const prefix = tiers.prefixOf('entry', name);
+    for (const key of [...tiers.entries.keys()]) if (key.startsWith(prefix)) tiers.entries.invalidate(key);
+    const counters = tiers.prefixOf('counter', name);
+    for (const key of [...tiers.counters.keys()]) if (key.startsWith(counters)) tiers.counters.invalidate(key);
+    if (tiers.shared) for (const each of [prefix, counters]) await tiers.shared.sweep(each);
   }
 
   /**
@@ -246,20 +246,20 @@ export class Namespace<Value> {
    * @returns the count
    */
   async increment(key: string, by = 1, { ttl }: Pick<KeepOptions, 'ttl'> = {}): Promise<number> {
-    const { engine } = this;
+    const { tiers } = this;
     assertTimes({ ttl });
     if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
     assertKey(key);
-    const name = engine.nameOf('counter', this.name, key);
-    if (engine.shared) return engine.shared.count(name, by, ttl ?? 0);
-    const known = engine.counters.get(name);
-    const isNew = !known || known.until <= engine.now();
+    const name = tiers.nameOf('counter', this.name, key);
+    if (tiers.shared) return tiers.shared.count(name, by, ttl ?? 0);
+    const known = tiers.counters.get(name);
+    const isNew = !known || known.until <= tiers.now();
     const count = (isNew ? 0 : known.count) + by;
     if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
-    const until = isNew ? engine.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
-    const guard = engine.counters.open(name);
-    engine.counters.keep(name, guard, { count, until }, 0);
-    engine.counters.close(name, guard);
+    const until = isNew ? tiers.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
+    const guard = tiers.counters.open(name);
+    tiers.counters.keep(name, guard, { count, until }, 0);
+    tiers.counters.close(name, guard);
     return count;
   }
 
@@ -289,14 +289,14 @@ export class Namespace<Value> {
     early: Kept | undefined,
     answer: (value: Value | undefined) => void,
   ): Promise<Value | undefined> {
-    const { engine } = this;
+    const { tiers } = this;
     let reading: Reading = { state: 'nothing', version: early?.version ?? '' };
-    let isShared = engine.shared !== undefined;
+    let isShared = tiers.shared !== undefined;
     if (isShared && !early) {
       try {
         reading = await this.read(name);
         if (reading.state === 'fresh') {
-          engine.counts.l2Hits += 1;
+          tiers.counts.l2Hits += 1;
           return reading.kept!.value as Value | undefined;
         }
       } catch (error) {
@@ -306,21 +306,21 @@ export class Namespace<Value> {
     }
     const standIn = reading.state === 'stale' ? reading.kept : this.suspect(name);
     if (standIn && (this.resting.get(name) ?? 0) > Date.now()) {
-      engine.counts.staleHits += 1;
+      tiers.counts.staleHits += 1;
       return standIn.value as Value | undefined;
     }
-    engine.counts.misses += early ? 0 : 1;
+    tiers.counts.misses += early ? 0 : 1;
     const loading = this.fill(name, key, load, options, reading.version, isShared);
     if (!standIn) return loading;
     const standingIn = setTimeout(() => {
-      engine.counts.staleHits += early ? 0 : 1;
+      tiers.counts.staleHits += early ? 0 : 1;
       answer(standIn.value as Value | undefined);
     }, options.timeouts?.soft ?? 0);
     try {
       return await loading;
     } catch (error) {
       this.rest(name);
-      engine.complain(`${this.name} ${key} could not be loaded: ${String(error)}`);
+      tiers.complain(`${this.name} ${key} could not be loaded: ${String(error)}`);
       return standIn.value as Value | undefined;
     } finally {
       clearTimeout(standingIn);
@@ -336,23 +336,23 @@ export class Namespace<Value> {
     seen: string,
     isShared: boolean,
   ): Promise<Value | undefined> {
-    const { engine } = this;
+    const { tiers } = this;
     const hard = options.timeouts?.hard ?? defaultHardMs;
-    const guard = engine.entries.open(name);
+    const guard = tiers.entries.open(name);
     const lease = isShared ? await this.leased(name, key, seen, hard) : undefined;
     try {
       if (lease && 'kept' in lease) {
-        engine.counts.awaitedLoads += 1;
+        tiers.counts.awaitedLoads += 1;
         return lease.kept.value as Value | undefined;
       }
       // Before the source is asked: what is invalidated from now on is old by the time it is here.
-      const mayKeep = !engine.shared || lease;
+      const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
       const { value, loadMs } = await this.asked(key, load, hard);
       const entry = this.entryWith(value, options, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const kept = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
-      if (!engine.shared) engine.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      if (!tiers.shared) tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
       else if (lease) await this.filled(name, key, lease.token, entry);
       return kept.value as Value | undefined;
     } catch (error) {
@@ -360,7 +360,7 @@ export class Namespace<Value> {
       throw error;
     } finally {
       if (lease && 'end' in lease) lease.end();
-      engine.entries.close(name, guard);
+      tiers.entries.close(name, guard);
     }
   }
 
@@ -371,12 +371,12 @@ export class Namespace<Value> {
     seen: string,
     patienceMs: number,
   ): Promise<{ token: string; end: () => void } | { kept: Kept } | undefined> {
-    const { engine } = this;
+    const { tiers } = this;
     const [token, leaseName] = [randomUUID(), this.leaseName(key)];
     const giveUpAt = Date.now() + patienceMs;
     let version = seen;
     for (let pollMs = firstPollMs; Date.now() < giveUpAt; pollMs = Math.min(2 * pollMs, longestPollMs)) {
-      const change = engine.changeOf(name, pollMs);
+      const change = tiers.changeOf(name, pollMs);
       const leased = await this.redis.lease(name, leaseName, token, leaseMs, version).catch(notAtPresent);
       if (!leased) return undefined;
       if (leased.isTaken) {
@@ -385,7 +385,7 @@ export class Namespace<Value> {
         return { token, end: () => clearInterval(timer) };
       }
       const entry = leased.stored === null ? undefined : decodeEntry(leased.stored);
-      if (entry && entry.freshUntil > engine.now() && (await this.isCurrent(entry).catch(notAtPresent)))
+      if (entry && entry.freshUntil > tiers.now() && (await this.isCurrent(entry).catch(notAtPresent)))
         return { kept: this.keptOf(entry) };
       if (entry) version = entry.version;
       else await change;
@@ -395,11 +395,11 @@ export class Namespace<Value> {
 
   /** It is kept in this process only when it is read again: Redis tells of our own writes as well. */
   private async filled(name: string, key: string, token: string, entry: Entry): Promise<void> {
-    const { engine } = this;
+    const { tiers } = this;
     try {
       const leaseName = this.leaseName(key);
       const isIn = await this.redis.fill(name, leaseName, token, encodeEntry(entry), this.storedFor(entry));
-      if (!isIn) engine.counts.fillsRefused += 1;
+      if (!isIn) tiers.counts.fillsRefused += 1;
     } catch (error) {
       notAtPresent(error);
     }
@@ -410,86 +410,86 @@ export class Namespace<Value> {
     load: Load<Value>,
     hard: number,
   ): Promise<{ value: Value | undefined; loadMs: number }> {
-    const { engine } = this;
+    const { tiers } = this;
     const aborting = new AbortController();
-    engine.counts.loads += 1;
+    tiers.counts.loads += 1;
     const startedAt = performance.now();
     try {
       const loading = async (): Promise<Value | undefined> => load({ key, signal: aborting.signal });
       const value = await within(hard, `loading ${this.name} ${key}`, loading);
       return { value, loadMs: performance.now() - startedAt };
     } catch (error) {
-      engine.counts.loadFailures += 1;
+      tiers.counts.loadFailures += 1;
       aborting.abort(error);
       throw error;
     } finally {
-      engine.loadLatency.record(performance.now() - startedAt);
+      tiers.loadLatency.record(performance.now() - startedAt);
     }
   }
 
   /** @param ifVersion writes only where that version lies, `''` for nothing. @returns whether it was written */
   private async put(key: string, name: string, entry: Entry, ifVersion?: string): Promise<boolean> {
-    const { engine } = this;
-    if (!engine.shared) {
+    const { tiers } = this;
+    if (!tiers.shared) {
       if (ifVersion !== undefined && this.readHere(name).version !== ifVersion) return false;
-      engine.entries.invalidate(name);
-      const guard = engine.entries.open(name);
+      tiers.entries.invalidate(name);
+      const guard = tiers.entries.open(name);
       const kept = this.keptOf(entry);
-      engine.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
-      engine.entries.close(name, guard);
+      tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      tiers.entries.close(name, guard);
       return true;
     }
-    engine.entries.invalidate(name);
+    tiers.entries.invalidate(name);
     const stored = encodeEntry(entry);
-    const isWritten = await engine.shared.put(name, this.leaseName(key), stored, this.storedFor(entry), ifVersion);
-    engine.entries.invalidate(name);
+    const isWritten = await tiers.shared.put(name, this.leaseName(key), stored, this.storedFor(entry), ifVersion);
+    tiers.entries.invalidate(name);
     return isWritten;
   }
 
   /** What lies in this process and may be given out as it is. */
   private kept(name: string): Kept | undefined {
-    const { engine } = this;
-    if (!engine.isL1Used) return undefined;
-    const kept = engine.entries.get(name);
-    if (!kept || kept.freshUntil <= engine.now()) return undefined;
+    const { tiers } = this;
+    if (!tiers.isL1Used) return undefined;
+    const kept = tiers.entries.get(name);
+    if (!kept || kept.freshUntil <= tiers.now()) return undefined;
     return this.isKnownCurrent(kept) ? kept : undefined;
   }
 
   private isKnownCurrent({ namespaceVersion, tags }: Head): boolean {
-    const { engine } = this;
-    if (engine.knownTag(this.ownTag) !== namespaceVersion) return false;
-    for (const [tag, version] of tags) if (engine.knownTag(this.tagName(tag)) !== version) return false;
+    const { tiers } = this;
+    if (tiers.knownTag(this.ownTag) !== namespaceVersion) return false;
+    for (const [tag, version] of tags) if (tiers.knownTag(this.tagName(tag)) !== version) return false;
     return true;
   }
 
   /** What may stand in: over its time, or of a time when nobody heard of Redis; nothing that is known to be old. */
   private suspect(name: string): Kept | undefined {
-    const { engine } = this;
-    const kept = engine.entries.getSuspect(name);
-    if (!kept || kept.staleUntil <= engine.now()) return undefined;
+    const { tiers } = this;
+    const kept = tiers.entries.getSuspect(name);
+    if (!kept || kept.staleUntil <= tiers.now()) return undefined;
     const isKnownOld = (tag: string, version: string): boolean =>
-      (engine.tags.getSuspect(tag)?.version ?? version) !== version;
+      (tiers.tags.getSuspect(tag)?.version ?? version) !== version;
     if (isKnownOld(this.ownTag, kept.namespaceVersion)) return undefined;
     return kept.tags.some(([tag, version]) => isKnownOld(this.tagName(tag), version)) ? undefined : kept;
   }
 
   /** @throws CacheUnavailable */
   private async read(name: string): Promise<Reading> {
-    const { engine } = this;
-    const guard = engine.entries.open(name);
+    const { tiers } = this;
+    const guard = tiers.entries.open(name);
     try {
       const stored = await this.redis.readOne(name);
       const entry = stored === null ? undefined : decodeEntry(stored);
       if (!entry) return { state: 'nothing', version: '' };
       const { version, freshUntil, staleUntil } = entry;
-      const now = engine.now();
+      const now = tiers.now();
       if (staleUntil <= now || !(await this.isCurrent(entry))) return { state: 'nothing', version };
       const kept = this.keptOf(entry);
       // Kept in this process for as long as it was kept there, not from now on.
-      engine.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
       return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
     } finally {
-      engine.entries.close(name, guard);
+      tiers.entries.close(name, guard);
     }
   }
 
@@ -499,17 +499,17 @@ export class Namespace<Value> {
   }
 
   private async isCurrent({ namespaceVersion, tags }: Head): Promise<boolean> {
-    const { engine } = this;
+    const { tiers } = this;
     const all = [[this.ownTag, namespaceVersion], ...tags.map(([tag, version]) => [this.tagName(tag), version])];
-    const current = await Promise.all(all.map(([tag]) => engine.tagVersion(tag!)));
+    const current = await Promise.all(all.map(([tag]) => tiers.tagVersion(tag!)));
     return current.every((version, at) => version === all[at]![1]);
   }
 
   private async versionsOf(tags: readonly string[]): Promise<Pick<Head, 'namespaceVersion' | 'tags'>> {
-    const { engine } = this;
+    const { tiers } = this;
     const [namespaceVersion, ...versions] = await Promise.all([
-      engine.tagVersion(this.ownTag),
-      ...tags.map((tag) => engine.tagVersion(this.tagName(tag))),
+      tiers.tagVersion(this.ownTag),
+      ...tags.map((tag) => tiers.tagVersion(this.tagName(tag))),
     ]);
     return { namespaceVersion, tags: tags.map((tag, at) => [tag, versions[at]!] as const) };
   }
@@ -527,7 +527,7 @@ export class Namespace<Value> {
   ): Entry {
     const { jitter = defaultJitter } = this.options;
     const lasts = (value === undefined ? absentTtl : ttl) ?? Number.POSITIVE_INFINITY;
-    const freshUntil = this.engine.now() + lasts * (1 - jitter * Math.random());
+    const freshUntil = this.tiers.now() + lasts * (1 - jitter * Math.random());
     return {
       text: value === undefined ? undefined : this.codec.encode(value),
       version: randomUUID(),
@@ -547,11 +547,11 @@ export class Namespace<Value> {
 
   /** How long Redis keeps it, in whole milliseconds; 0 for no end. */
   private storedFor({ staleUntil }: Entry): number {
-    return Number.isFinite(staleUntil) ? Math.max(1, Math.ceil(staleUntil - this.engine.now())) : 0;
+    return Number.isFinite(staleUntil) ? Math.max(1, Math.ceil(staleUntil - this.tiers.now())) : 0;
   }
 
   private get redis(): RedisTier {
-    return this.engine.shared!;
+    return this.tiers.shared!;
   }
 
   private found(kept: Kept, tier: 'l1' | 'l2', isStale: boolean): Found<Value> {
@@ -561,16 +561,16 @@ export class Namespace<Value> {
 
   private entryName(key: string): string {
     assertKey(key);
-    return this.engine.nameOf('entry', this.name, key);
+    return this.tiers.nameOf('entry', this.name, key);
   }
 
   private leaseName(key: string): string {
-    return this.engine.nameOf('lease', this.name, key);
+    return this.tiers.nameOf('lease', this.name, key);
   }
 
   private tagName(tag: string): string {
     assertName('tag', tag);
-    return this.engine.nameOf('tag', this.name, tag);
+    return this.tiers.nameOf('tag', this.name, tag);
   }
 
   private rest(name: string): void {
@@ -582,7 +582,7 @@ export class Namespace<Value> {
   /** Nobody waits for it: what goes wrong is told, and has told itself in the counts. */
   private inBackground(work: Promise<unknown>): void {
     work.catch((error: unknown) => {
-      if (!(error instanceof CacheUnavailable)) this.engine.complain(String(error));
+      if (!(error instanceof CacheUnavailable)) this.tiers.complain(String(error));
     });
   }
 }

@@ -1,6 +1,6 @@
 import { BrokenCircuitError, ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleAll } from 'cockatiel';
 import { createClient, createCluster } from 'redis';
-import { within } from './clock.js';
+import { within } from './within.js';
 import { scripts } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
@@ -178,14 +178,12 @@ export class RedisTier {
   }
 
   count(key: string, step: number, ms: number): Promise<number> {
-    return this.attempt('count', () => this.connection.client.count(key, String(step), String(ms))) as Promise<number>;
+    return this.attempt('count', () => this.connection.client.count(key, String(step), String(ms)));
   }
 
   /** @param step 0 to read it */
   tagVersion(key: string, base: number, step: 0 | 1): Promise<string> {
-    return this.attempt('tag', () =>
-      this.connection.client.tagVersion(key, String(base), String(step)),
-    ) as Promise<string>;
+    return this.attempt('tag', () => this.connection.client.tagVersion(key, String(base), String(step)));
   }
 
   /** Throws away what lies under a prefix, on every master, a page at a time. @returns how many keys */

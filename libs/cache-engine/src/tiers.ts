@@ -1,0 +1,147 @@
+import { randomInt } from 'node:crypto';
+import { Guarded, bytesOfText } from './guarded.js';
+import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
+import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
+import type { Head } from './entry.js';
+
+export interface CacheEngineOptions {
+  /** What this process may keep, keys and what it takes to keep them included. */
+  maxBytes?: number | undefined;
+  /** The tier that all processes share; without it each has its own. */
+  redis?: RedisOptions | undefined;
+  /** What all keys in Redis begin with. */
+  prefix?: string | undefined;
+  /** Hears of what goes wrong where nobody is told by an error. */
+  complain?: (message: string) => void;
+}
+
+/** A value in this process. */
+export interface Kept extends Head {
+  isAbsent: boolean;
+  value: unknown;
+}
+
+const defaultMaxBytes = 67_108_864;
+/** Of `maxBytes`, what goes to the versions of tags, and to counters where there is no Redis. */
+const shareOfTags = 1 / 16;
+
+/** What lies in this process and in Redis, under which names, and what has happened to it. */
+export class Tiers {
+  readonly counts: Counts = noCounts();
+  readonly hotKeys = new HotKeys();
+  readonly redisLatency = new LatencyOf();
+  readonly loadLatency = new LatencyOf();
+  readonly entries: Guarded<Kept>;
+  readonly tags: Guarded<{ version: string }>;
+  readonly counters: Guarded<{ count: number; until: number }>;
+  readonly shared: RedisTier | undefined;
+  readonly complain: (message: string) => void;
+  readonly maxBytes: number;
+  private readonly prefix: string;
+  private readonly waiting = new Map<string, (() => void)[]>();
+
+  constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', complain }: CacheEngineOptions = {}) {
+    this.maxBytes = maxBytes;
+    this.prefix = prefix;
+    this.complain = complain ?? ((message) => process.emitWarning(message, 'CacheWarning'));
+    this.entries = new Guarded(maxBytes * (1 - 2 * shareOfTags));
+    this.tags = new Guarded(maxBytes * shareOfTags);
+    this.counters = new Guarded(maxBytes * shareOfTags);
+    if (!redis) return;
+    const prefixes = [this.prefixOf('entry'), this.prefixOf('tag')];
+    const heard = {
+      answered: (ms: number) => this.redisLatency.record(ms),
+      failed: () => {
+        this.counts.unavailable += 1;
+      },
+      invalidated: (key: string) => this.invalidated(key),
+      mayHaveMissed: () => {
+        this.entries.suspectAll();
+        this.tags.suspectAll();
+      },
+    };
+    this.shared = new RedisTier(redis, prefixes, heard, this.complain);
+  }
+
+  get isL1Used(): boolean {
+    return this.shared?.isHeardOf ?? true;
+  }
+
+  now(): number {
+    return this.shared?.now() ?? Date.now();
+  }
+
+  /**
+   * The name of a key in Redis. The namespace is written without the colon that ends it, so that no key of one is a key of
+   * another; what is in braces decides on the slot, so that all names of one key lie together.
+   */
+  nameOf(kind: keyof typeof keyKinds, namespace: string, key: string): string {
+    return `${this.prefixOf(kind)}{${encodeURIComponent(namespace)}:${key}}`;
+  }
+
+  /** What the names of all entries or counters of a namespace begin with. */
+  prefixOf(kind: keyof typeof keyKinds, namespace?: string): string {
+    const all = `${this.prefix}:${keyKinds[kind]}:`;
+    return namespace === undefined ? all : `${all}{${encodeURIComponent(namespace)}:`;
+  }
+
+  /** Resolves when the entry changes, or after so many milliseconds. */
+  changeOf(name: string, ms: number): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const timer = setTimeout(resolve, ms);
+    this.waiting.set(name, [...(this.waiting.get(name) ?? []), resolve]);
+    return promise.finally(() => {
+      clearTimeout(timer);
+      const left = this.waiting.get(name)?.filter((it) => it !== resolve) ?? [];
+      if (left.length === 0) this.waiting.delete(name);
+      else this.waiting.set(name, left);
+    });
+  }
+
+  /** The version of a tag, where it is known here. */
+  knownTag(name: string): string | undefined {
+    return this.tags.get(name)?.version;
+  }
+
+  /** The version of a tag as it is now; one that is not known yet begins. */
+  async tagVersion(name: string): Promise<string> {
+    if (this.isL1Used) {
+      const known = this.knownTag(name);
+      if (known !== undefined) return known;
+    }
+    const guard = this.tags.open(name);
+    try {
+      const base = randomTagBase();
+      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : String(base);
+      this.tags.keep(name, guard, { version }, bytesOfText(version));
+      return version;
+    } finally {
+      this.tags.close(name, guard);
+    }
+  }
+
+  /** What was kept under the tag is old from now on. */
+  async changeTag(name: string): Promise<void> {
+    this.tags.invalidate(name);
+    if (this.shared) {
+      await this.shared.tagVersion(name, randomTagBase(), 1);
+      // Who read it meanwhile has perhaps read the old one.
+      this.tags.invalidate(name);
+    }
+  }
+
+  /** What a name of an entry is made of. */
+  partsOf(name: string): { namespace: string; key: string } {
+    const [namespace = '', ...key] = name.slice(this.prefixOf('entry').length + 1, -1).split(':');
+    return { namespace: decodeURIComponent(namespace), key: key.join(':') };
+  }
+
+  private invalidated(name: string): void {
+    if (name.startsWith(this.prefixOf('tag'))) return this.tags.invalidate(name);
+    this.entries.invalidate(name);
+    for (const resolve of this.waiting.get(name) ?? []) resolve();
+  }
+}
+
+/** Far enough apart that no tag that begins anew comes to a version it had before. */
+const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 5;
