@@ -22,7 +22,6 @@ const toldHotKeys = 10;
  */
 export class CacheEngine {
   private readonly tiers: Tiers;
-  private readonly namespaces = new Map<string, Namespace<unknown>>();
 
   constructor(options: CacheEngineOptions = {}) {
     this.tiers = new Tiers(options);
@@ -40,11 +39,7 @@ export class CacheEngine {
 
   /** Keys of one's own, apart from those of all others whatever they are. The same name is the same namespace. */
   namespace<Value>(name: string, options: NamespaceOptions<Value> = {}): Namespace<Value> {
-    const known = this.namespaces.get(name) as Namespace<Value> | undefined;
-    if (known) return known;
-    const made = new Namespace<Value>(this.tiers, name, options);
-    this.namespaces.set(name, made);
-    return made;
+    return new Namespace<Value>(this.tiers, name, options);
   }
 
   get statistics(): CacheStatistics {

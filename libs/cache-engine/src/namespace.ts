@@ -80,9 +80,6 @@ export const longestTtlMs = 365 * 24 * 3_600_000;
 export class Namespace<Value> {
   private readonly codec: Codec<Value>;
   private readonly ownTag: string;
-  /** Keys that are being loaded, and what those who ask for one get. */
-  private readonly flights = new Map<string, Promise<Value | undefined>>();
-  private readonly resting = new Map<string, number>();
 
   constructor(
     private readonly tiers: Tiers,
@@ -152,16 +149,16 @@ export class Namespace<Value> {
     const here = this.kept(name);
     if (here) {
       tiers.counts.l1Hits += 1;
-      if (isDueEarly(here, tiers.now(), randomAboveZero()) && !this.flights.has(name)) {
+      if (isDueEarly(here, tiers.now(), randomAboveZero()) && !this.tiers.flights.has(name)) {
         tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
       }
       return here.value as Value | undefined;
     }
-    const flight = this.flights.get(name);
+    const flight = this.tiers.flights.get(name);
     if (flight) {
       tiers.counts.sharedLoads += 1;
-      return flight;
+      return flight as Promise<Value | undefined>;
     }
     return this.start(name, key, load, options);
   }
@@ -273,10 +270,10 @@ export class Namespace<Value> {
     const options = { ...this.options, ...given };
     assertTimes(options);
     const answer = Promise.withResolvers<Value | undefined>();
-    this.flights.set(name, answer.promise);
+    this.tiers.flights.set(name, answer.promise);
     answer.promise.catch(() => undefined);
     const flight = this.fly(name, key, load, options, early, answer.resolve);
-    flight.then(answer.resolve, answer.reject).finally(() => this.flights.delete(name));
+    flight.then(answer.resolve, answer.reject).finally(() => this.tiers.flights.delete(name));
     return answer.promise;
   }
 
@@ -305,7 +302,7 @@ export class Namespace<Value> {
       }
     }
     const standIn = reading.state === 'stale' ? reading.kept : this.suspect(name);
-    if (standIn && (this.resting.get(name) ?? 0) > Date.now()) {
+    if (standIn && (this.tiers.resting.get(name) ?? 0) > Date.now()) {
       tiers.counts.staleHits += 1;
       return standIn.value as Value | undefined;
     }
@@ -575,8 +572,8 @@ export class Namespace<Value> {
 
   private rest(name: string): void {
     // Bounded by who failed of late: what is over is thrown away with the next one.
-    for (const [other, until] of this.resting) if (until <= Date.now()) this.resting.delete(other);
-    this.resting.set(name, Date.now() + restAfterFailureMs);
+    for (const [other, until] of this.tiers.resting) if (until <= Date.now()) this.tiers.resting.delete(other);
+    this.tiers.resting.set(name, Date.now() + restAfterFailureMs);
   }
 
   /** Nobody waits for it: what goes wrong is told, and has told itself in the counts. */

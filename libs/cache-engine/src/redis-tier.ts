@@ -44,7 +44,7 @@ const rootsOf = (url: string): string[] => {
   const [first, ...others] = url.split(',') as [string, ...string[]];
   const { protocol, username, password } = new URL(first);
   const credentials = password ? `${username}:${password}@` : '';
-  return [first, ...others.map((it) => (it.includes('://') ? it : `${protocol}//${credentials}${it}`))];
+  return [first, ...others.map((it) => `${protocol}//${credentials}${it}`)];
 };
 
 const socketOptions = {

@@ -34,6 +34,10 @@ export class Tiers {
   readonly entries: Guarded<Kept>;
   readonly tags: Guarded<{ version: string }>;
   readonly counters: Guarded<{ count: number; until: number }>;
+  /** Entries that are being loaded, and what those who ask for one get. */
+  readonly flights = new Map<string, Promise<unknown>>();
+  /** Entries whose source has failed, and until when it is left alone. */
+  readonly resting = new Map<string, number>();
   readonly shared: RedisTier | undefined;
   readonly complain: (message: string) => void;
   readonly maxBytes: number;

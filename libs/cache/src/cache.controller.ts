@@ -1,17 +1,41 @@
-import { Body, Controller, Delete, Get, HttpCode, Put, Query, Res } from '@nestjs/common';
-import { ApiTags } from '@nestjs/swagger';
+import { Body, Controller, Delete, Get, Headers, HttpCode, Post, Put, Query, Res } from '@nestjs/common';
+import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import { cacheEntryWritten, cacheKey, cacheMiss, cacheValue, putCacheEntryRequest } from '#contracts';
-import { Endpoint, valid } from '#rest';
-import { Cache, type WrittenEntry } from './cache.js';
+import { CacheEngine } from '#cache-engine';
+import {
+  CleaveError,
+  cacheBatch,
+  cacheBatchRequest,
+  cacheEntryWritten,
+  cacheKey,
+  cacheMiss,
+  cacheNamespace,
+  cacheStatistics,
+  cacheValue,
+  counter,
+  incrementCounterRequest,
+  invalidateCacheRequest,
+  putCacheEntryRequest,
+} from '#contracts';
+import { Endpoint, JsonText, valid } from '#rest';
+import { Cache } from './cache.js';
 
-const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }) });
+const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
+const owner = 'callers';
+const status = { 'Cache-Status': '`cleave; hit; detail=stale` while Redis cannot be asked whether it has changed' };
+const etag = { ETag: 'The version of the value, for `If-Match`' };
+/** As RFC 9211 says it. */
+const stale = 'cleave; hit; detail=stale';
+const miss = new JsonText(JSON.stringify({ error: 'key not found' } satisfies z.output<typeof cacheMiss>));
 
 @ApiTags('cache')
 @Controller('cache')
 export class CacheController {
-  constructor(private readonly cache: Cache) {}
+  constructor(
+    private readonly cache: Cache,
+    private readonly engine: CacheEngine,
+  ) {}
 
   @Get()
   @Endpoint({
@@ -19,19 +43,23 @@ export class CacheController {
     summary: 'Read the value under a key',
     query: keyQuery,
     replies: {
-      200: { schema: cacheValue, description: 'The value' },
+      200: { schema: cacheValue, description: 'The value', headers: { ...etag, ...status } },
       404: { schema: cacheMiss, description: 'The cache holds nothing under this key' },
     },
     errors: [],
   })
   async get(
-    @Query(valid(keyQuery)) { key }: z.output<typeof keyQuery>,
+    @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,
     @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<z.output<typeof cacheValue> | z.output<typeof cacheMiss>> {
-    const hit = await this.cache.get('callers', key);
-    if (hit) return hit;
-    reply.status(404);
-    return { error: 'key not found' };
+  ): Promise<JsonText> {
+    const hit = await this.cache.get(owner, query);
+    if (!hit) {
+      reply.status(404);
+      return miss;
+    }
+    reply.header('ETag', `"${hit.version}"`);
+    if (hit.isStale) reply.header('Cache-Status', stale);
+    return new JsonText(`{"value":${hit.json}}`);
   }
 
   @Put()
@@ -39,13 +67,20 @@ export class CacheController {
     operationId: 'putCacheEntry',
     summary: 'Write a value under a key',
     request: putCacheEntryRequest,
-    replies: { 200: { schema: cacheEntryWritten, description: 'What was written' } },
-    errors: [],
+    replies: { 200: { schema: cacheEntryWritten, description: 'What was written', headers: etag } },
+    errors: ['precondition-failed'],
   })
-  put(
-    @Body(valid(putCacheEntryRequest)) { key, value, ttl_ms }: z.output<typeof putCacheEntryRequest>,
-  ): Promise<WrittenEntry> {
-    return this.cache.put('callers', key, value, ttl_ms);
+  @ApiHeader({ name: 'If-Match', required: false, description: 'The `ETag` of the value that may be written over.' })
+  @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to write only where nothing is.' })
+  async put(
+    @Body(valid(putCacheEntryRequest)) body: z.output<typeof putCacheEntryRequest>,
+    @Headers('if-match') ifMatch: string | undefined,
+    @Headers('if-none-match') ifNoneMatch: string | undefined,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<z.output<typeof cacheEntryWritten>> {
+    const entry = await this.cache.put(owner, { ...body, if_version: expectedVersion(ifMatch, ifNoneMatch) });
+    reply.header('ETag', `"${entry.version}"`);
+    return entry;
   }
 
   @Delete()
@@ -57,7 +92,97 @@ export class CacheController {
     replies: { 204: { description: 'Nothing lies under the key now' } },
     errors: [],
   })
-  async delete(@Query(valid(keyQuery)) { key }: z.output<typeof keyQuery>): Promise<void> {
-    await this.cache.delete('callers', [key]);
+  async delete(@Query(valid(keyQuery)) { key, namespace }: z.output<typeof keyQuery>): Promise<void> {
+    await this.cache.delete(owner, { keys: [key], namespace });
+  }
+
+  @Post('batch')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'cacheBatch',
+    summary: 'Forget, write and read many keys',
+    description: 'Keys are deleted first, then written, then read. Each is done by itself: there is no transaction.',
+    request: cacheBatchRequest,
+    replies: { 200: { schema: cacheBatch, description: 'What was found and what was written' } },
+    errors: [],
+  })
+  async batch(@Body(valid(cacheBatchRequest)) body: z.output<typeof cacheBatchRequest>): Promise<JsonText> {
+    const { found, missing, written } = await this.cache.batch(owner, body);
+    const told = found.map(
+      ({ key, json, version }) => `{"key":${JSON.stringify(key)},"value":${json},"version":"${version}"}`,
+    );
+    const rest = `"missing":${JSON.stringify(missing)},"written":${JSON.stringify(written)}`;
+    return new JsonText(`{"found":[${told.join()}],${rest}}`);
+  }
+
+  @Post('invalidate')
+  @HttpCode(204)
+  @Endpoint({
+    operationId: 'invalidateCache',
+    summary: 'Forget by tag, or a whole namespace',
+    request: invalidateCacheRequest,
+    replies: { 204: { description: 'Nothing of it is answered any more' } },
+    errors: [],
+  })
+  async invalidate(@Body(valid(invalidateCacheRequest)) body: z.output<typeof invalidateCacheRequest>): Promise<void> {
+    await this.cache.invalidate(owner, body);
+  }
+
+  @Post('counters')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'incrementCounter',
+    summary: 'Count',
+    description: 'Counters are apart from values: a key may have both.',
+    request: incrementCounterRequest,
+    replies: { 200: { schema: counter, description: 'The count' } },
+    errors: [],
+  })
+  increment(
+    @Body(valid(incrementCounterRequest)) body: z.output<typeof incrementCounterRequest>,
+  ): Promise<z.output<typeof counter>> {
+    return this.cache.increment(owner, body);
+  }
+
+  @Get('stats')
+  @Endpoint({
+    operationId: 'getCacheStatistics',
+    summary: 'Read how the cache does',
+    replies: { 200: { schema: cacheStatistics, description: 'Of this process, since it was started' } },
+    errors: [],
+  })
+  statistics(): z.output<typeof cacheStatistics> {
+    const it = this.engine.statistics;
+    return {
+      l1_hits: it.l1Hits,
+      l2_hits: it.l2Hits,
+      stale_hits: it.staleHits,
+      misses: it.misses,
+      loads: it.loads,
+      load_failures: it.loadFailures,
+      loads_spared: it.sharedLoads + it.awaitedLoads,
+      fills_refused: it.fillsRefused,
+      unavailable: it.unavailable,
+      is_l1_used: it.isL1Used,
+      l1: {
+        entries: it.l1.entries,
+        bytes: it.l1.bytes,
+        max_bytes: it.l1.maxBytes,
+        evictions: it.l1.evictions,
+        promotions_refused: it.l1.promotionsRefused,
+      },
+      latency_ms: it.latency,
+      hot_keys: it.hotKeys,
+    };
   }
 }
+
+/** @returns the version that may be written over, null for nothing, undefined for anything */
+const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | undefined): string | null | undefined => {
+  if (ifMatch === undefined && ifNoneMatch === undefined) return undefined;
+  if (ifMatch === undefined && ifNoneMatch?.trim() === '*') return null;
+  const version = ifNoneMatch === undefined ? /^"([!#-~]*)"$/.exec(ifMatch!.trim())?.[1] : undefined;
+  if (version !== undefined) return version;
+  const fault = { path: 'If-Match', message: 'must be one entity tag; or If-None-Match: * to write where nothing is' };
+  throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
+};

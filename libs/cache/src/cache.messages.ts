@@ -5,25 +5,47 @@ import { Cache } from './cache.js';
 
 type Operations = (typeof cacheContract)['operations'];
 
+const owner = 'modules';
+
 /** Answers the other modules. */
 @Controller()
 export class CacheMessages {
   constructor(private readonly cache: Cache) {}
 
   @Answers(cacheContract, 'get')
-  async get({ key }: RequestOf<Operations['get']>): Promise<ReplyOf<Operations['get']>> {
-    const hit = await this.cache.get('modules', key);
-    return hit ? { found: true, ...hit } : { found: false };
+  async get(request: RequestOf<Operations['get']>): Promise<ReplyOf<Operations['get']>> {
+    const hit = await this.cache.get(owner, request);
+    return hit ? { found: true, value: JSON.parse(hit.json) as unknown, version: hit.version } : { found: false };
   }
 
   @Answers(cacheContract, 'put')
-  put({ key, value, ttl_ms }: RequestOf<Operations['put']>): Promise<ReplyOf<Operations['put']>> {
-    return this.cache.put('modules', key, value, ttl_ms);
+  put(request: RequestOf<Operations['put']>): Promise<ReplyOf<Operations['put']>> {
+    return this.cache.put(owner, request);
   }
 
   @Answers(cacheContract, 'delete')
-  async delete({ keys }: RequestOf<Operations['delete']>): Promise<ReplyOf<Operations['delete']>> {
-    await this.cache.delete('modules', keys);
+  async delete(request: RequestOf<Operations['delete']>): Promise<ReplyOf<Operations['delete']>> {
+    await this.cache.delete(owner, request);
     return {};
+  }
+
+  @Answers(cacheContract, 'batch')
+  async batch(request: RequestOf<Operations['batch']>): Promise<ReplyOf<Operations['batch']>> {
+    const { found, ...rest } = await this.cache.batch(owner, request);
+    return {
+      ...rest,
+      found: found.map(({ key, json, version }) => ({ key, value: JSON.parse(json) as unknown, version })),
+    };
+  }
+
+  @Answers(cacheContract, 'invalidate')
+  async invalidate(request: RequestOf<Operations['invalidate']>): Promise<ReplyOf<Operations['invalidate']>> {
+    await this.cache.invalidate(owner, request);
+    return {};
+  }
+
+  @Answers(cacheContract, 'increment')
+  increment(request: RequestOf<Operations['increment']>): Promise<ReplyOf<Operations['increment']>> {
+    return this.cache.increment(owner, request);
   }
 }

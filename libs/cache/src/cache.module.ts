@@ -1,17 +1,15 @@
-import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import { Logger, Module, type DynamicModule, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import { z } from 'zod';
+import { CacheEngine } from '#cache-engine';
 import { env } from '#config';
 import { Readiness } from '#health';
 import { CacheController } from './cache.controller.js';
 import { CacheMessages } from './cache.messages.js';
-import { CacheStore } from './cache-store.js';
 import { Cache } from './cache.js';
-import { MemoryCacheStore } from './memory-cache-store.js';
-import { RedisCacheStore } from './redis-cache-store.js';
 
 /** What the cache reads from the environment. */
 export const cacheEnvironment = {
-  CACHE_REDIS_URL: env.redisUrl.optional(),
+  CACHE_REDIS_URL: env.redisUrls.optional(),
   CACHE_MAX_BYTES: z.coerce
     .number()
     .int()
@@ -21,25 +19,37 @@ export const cacheEnvironment = {
 
 type CacheSettings = z.output<z.ZodObject<typeof cacheEnvironment>>;
 
-/** Caches what is read often: in this process, or in Redis where all instances share it. */
+/** Caches what is read often: in this process, and in Redis where all instances share it. */
 @Module({})
-export class CacheModule implements OnModuleInit {
+export class CacheModule implements OnModuleInit, OnApplicationShutdown {
   constructor(
-    private readonly store: CacheStore,
+    private readonly engine: CacheEngine,
     private readonly readiness: Readiness,
   ) {}
 
-  static register({ CACHE_REDIS_URL, CACHE_MAX_BYTES }: CacheSettings): DynamicModule {
-    const openStore = (): CacheStore =>
-      CACHE_REDIS_URL ? new RedisCacheStore(CACHE_REDIS_URL) : new MemoryCacheStore(CACHE_MAX_BYTES);
+  static register({ CACHE_REDIS_URL: url, CACHE_MAX_BYTES: maxBytes }: CacheSettings): DynamicModule {
+    const logger = new Logger(CacheModule.name);
+    const engine = (): CacheEngine =>
+      new CacheEngine({
+        maxBytes,
+        prefix: 'cleave:cache',
+        complain: (message) => logger.warn(message),
+        ...(url !== undefined && { redis: { url } }),
+      });
     return {
       module: CacheModule,
       controllers: [CacheController, CacheMessages],
-      providers: [Cache, { provide: CacheStore, useFactory: openStore }],
+      providers: [Cache, { provide: CacheEngine, useFactory: engine }],
     };
   }
 
+  /** Does not wait for Redis: the cache starts without it and uses it once it is there. */
   onModuleInit(): void {
-    this.readiness.add('cache', () => this.store.ping());
+    this.engine.start();
+    this.readiness.add('cache', () => this.engine.ping());
+  }
+
+  onApplicationShutdown(): void {
+    this.engine.stop();
   }
 }

@@ -1,38 +1,117 @@
-import { randomUUID } from 'node:crypto';
 import { Injectable } from '@nestjs/common';
-import { CacheStore } from './cache-store.js';
-
-export interface WrittenEntry {
-  key: string;
-  version: string;
-  expires_at: Date | null;
-}
+import { CacheEngine, CacheUnavailable, textCodec, type Namespace, type Written } from '#cache-engine';
+import { CleaveError, type cacheContract, type cacheEntryWritten, type ReplyOf, type RequestOf } from '#contracts';
+import type { z } from 'zod';
 
 /** Whose keys they are. Nothing that a caller writes is ever taken for what a module keeps. */
-type Owner = 'callers' | 'modules';
+export type Owner = 'callers' | 'modules';
 
-const storedAs = (owner: Owner, key: string): string => `${owner}:${key}`;
+type Operations = (typeof cacheContract)['operations'];
+type EntryWritten = z.output<typeof cacheEntryWritten>;
 
-/** Reads, writes and forgets values of any JSON. */
+/** A value as JSON text: it is not read here. */
+export interface JsonFound {
+  json: string;
+  version: string;
+  /** Redis could not be asked, and another one may have written since. */
+  isStale: boolean;
+}
+
+const defaultNamespace = 'default';
+
+/** What can be asked of the cache, by REST or by message. */
 @Injectable()
 export class Cache {
-  constructor(private readonly store: CacheStore) {}
+  constructor(private readonly engine: CacheEngine) {}
 
-  /** @returns `undefined` for a miss; a cached null is `{value: null}` */
-  async get(owner: Owner, key: string): Promise<{ value: unknown } | undefined> {
-    const entry = await this.store.get(storedAs(owner, key));
-    return entry && { value: JSON.parse(entry.json) as unknown };
+  /** @returns `undefined` for a miss; a cached null is the text `null` */
+  get(owner: Owner, { key, namespace }: RequestOf<Operations['get']>): Promise<JsonFound | undefined> {
+    return this.answered(async () => {
+      const found = await this.space(owner, namespace).find(key);
+      if (found?.value === undefined) return undefined;
+      const { value: json, version, isStale } = found;
+      return { json, version, isStale };
+    });
   }
 
-  /** @param ttlMs how long the value stays; until it is evicted when left out */
-  async put(owner: Owner, key: string, value: unknown, ttlMs?: number): Promise<WrittenEntry> {
-    const version = randomUUID();
-    const expiresAtMs = ttlMs === undefined ? null : Date.now() + ttlMs;
-    await this.store.put(storedAs(owner, key), { json: JSON.stringify(value), version, expiresAtMs });
-    return { key, version, expires_at: expiresAtMs === null ? null : new Date(expiresAtMs) };
+  /** @throws CleaveError `precondition-failed`, with the version that is there */
+  put(owner: Owner, { namespace, if_version, ...put }: RequestOf<Operations['put']>): Promise<EntryWritten> {
+    const space = this.space(owner, namespace);
+    return this.answered(async () => {
+      if (if_version === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
+      const outcome = await space.compareAndSet(put.key, if_version, ...textAndOptions(put));
+      if (outcome.isWritten) return written(put.key, outcome);
+      const { version } = outcome;
+      const detail = `The cache holds ${version === null ? 'nothing' : 'another version'} under this key. Read it again.`;
+      throw new CleaveError('precondition-failed', detail, { version });
+    });
   }
 
-  async delete(owner: Owner, keys: readonly string[]): Promise<void> {
-    await this.store.delete(keys.map((key) => storedAs(owner, key)));
+  delete(owner: Owner, { keys, namespace }: RequestOf<Operations['delete']>): Promise<void> {
+    return this.answered(() => this.space(owner, namespace).delete(...keys));
+  }
+
+  batch(owner: Owner, request: RequestOf<Operations['batch']>): Promise<BatchDone> {
+    const { delete: toDelete = [], put = [], get = [], namespace } = request;
+    const space = this.space(owner, namespace);
+    return this.answered(async () => {
+      await space.delete(...toDelete);
+      const done = await Promise.all(
+        put.map(async (it) => written(it.key, await space.set(it.key, ...textAndOptions(it)))),
+      );
+      const found = await space.getMany(get);
+      return {
+        found: [...found].map(([key, { value, version, isStale }]) => ({ key, json: value!, version, isStale })),
+        missing: get.filter((key) => !found.has(key)),
+        written: done,
+      };
+    });
+  }
+
+  invalidate(owner: Owner, { namespace, tags }: RequestOf<Operations['invalidate']>): Promise<void> {
+    const space = this.space(owner, namespace);
+    return this.answered(() => (tags ? space.invalidateTags(...tags) : space.clear()));
+  }
+
+  async increment(
+    owner: Owner,
+    { key, namespace, by, ttl_ms }: RequestOf<Operations['increment']>,
+  ): Promise<ReplyOf<Operations['increment']>> {
+    const count = await this.answered(() => this.space(owner, namespace).increment(key, by, { ttl: ttl_ms }));
+    return { key, count };
+  }
+
+  private space(owner: Owner, namespace = defaultNamespace): Namespace<string> {
+    // What is told to end at a moment ends at that moment.
+    return this.engine.namespace(`${owner}:${namespace}`, { codec: textCodec, jitter: 0 });
+  }
+
+  private async answered<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
+    } catch (error) {
+      if (error instanceof CacheUnavailable) throw new CleaveError('unavailable', error.message, {}, { cause: error });
+      throw error;
+    }
   }
 }
+
+export interface BatchDone {
+  found: ({ key: string } & JsonFound)[];
+  missing: string[];
+  written: EntryWritten[];
+}
+
+interface Put {
+  value: unknown;
+  ttl_ms?: number | undefined;
+  tags?: string[] | undefined;
+}
+
+const textAndOptions = ({ value, ttl_ms: ttl, tags }: Put) => [JSON.stringify(value), { ttl, tags }] as const;
+
+const written = (key: string, { version, expiresAt }: Written): EntryWritten => ({
+  key,
+  version,
+  expires_at: expiresAt === null ? null : new Date(expiresAt),
+});

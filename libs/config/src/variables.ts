@@ -23,18 +23,27 @@ export const directory = (standard: string) =>
     .refine((path) => !path.includes('\0'), 'must be the path of a directory')
     .default(standard);
 
+const isAddress = (text: string, protocols: string[]): boolean => {
+  if (!URL.canParse(text)) return false;
+  const url = new URL(text);
+  return protocols.includes(url.protocol) && url.hostname !== '';
+};
+
 /** An address with one of the given protocols and a host. */
 const address = (protocols: string[], example: string) => {
   const error = `must be an address such as ${example}`;
-  return z.string({ error }).refine((text) => {
-    if (!URL.canParse(text)) return false;
-    const url = new URL(text);
-    return protocols.includes(url.protocol) && url.hostname !== '';
-  }, error);
+  return z.string({ error }).refine((text) => isAddress(text, protocols), error);
 };
 
 export const postgresUrl = address(['postgres:', 'postgresql:'], 'postgres://user:password@host:5432/database');
-export const redisUrl = address(['redis:', 'rediss:'], 'redis://host:6379/0');
+const redisProtocols = ['redis:', 'rediss:'];
+export const redisUrl = address(redisProtocols, 'redis://host:6379/0');
+const redisUrlsMessage = 'must be redis://host:6379/0, or some masters of a cluster: redis://host:6379,host:6379';
+/** One Redis, or a cluster by some of its masters. */
+export const redisUrls = z.string(redisUrlsMessage).refine((text) => {
+  const [first, ...others] = text.split(',') as [string, ...string[]];
+  return isAddress(first, redisProtocols) && others.every((it) => isAddress(`redis://${it}`, redisProtocols));
+}, redisUrlsMessage);
 export const httpUrl = address(['http:', 'https:'], 'http://host:3000');
 
 /** Yes or no; no when unset. */

@@ -2,33 +2,50 @@ import { z } from 'zod';
 import { contract } from './operation.js';
 import { limits, moment, wholeNumber } from './values.js';
 
-/** A cache key: 1 to 1,024 bytes of UTF-8, any characters but unpaired surrogates. */
-export const cacheKey = z
+/** A text that names something in the cache: 1 to 1,024 bytes of UTF-8, any characters but unpaired surrogates. */
+const cacheName = z
   .string()
   .min(1, 'must not be empty')
-  .refine((key) => key.isWellFormed() && Buffer.byteLength(key) <= limits.cacheKeyBytes, {
+  .refine((name) => name.isWellFormed() && Buffer.byteLength(name) <= limits.cacheKeyBytes, {
     error: `must be at most ${limits.cacheKeyBytes} bytes of UTF-8 without unpaired surrogates`,
   });
+
+export const cacheKey = cacheName;
+
+export const cacheNamespace = cacheName.optional().meta({
+  description: 'Keys of one namespace are apart from those of all others; `default` when left out.',
+  examples: ['default'],
+});
 
 const ttlMs = wholeNumber(1, limits.cacheTtlMs).meta({
   description: 'Milliseconds until the entry is gone; it stays until it is evicted when left out.',
 });
+
+const tags = z
+  .array(cacheName)
+  .max(limits.cacheTags)
+  .meta({ description: 'What the entry depends on: invalidating one of them forgets it.' });
 
 const jsonValue = z
   .unknown()
   .refine((value) => value !== undefined, 'is required')
   .meta({ description: 'Any JSON value.' });
 
-export const putCacheEntryRequest = z
-  .strictObject({ key: cacheKey, value: jsonValue, ttl_ms: ttlMs.optional() })
+const version = z.string().meta({ description: 'Changes with every write of the key.' });
+
+const cachePut = z.strictObject({
+  key: cacheKey,
+  value: jsonValue,
+  ttl_ms: ttlMs.optional(),
+  tags: tags.optional(),
+});
+
+export const putCacheEntryRequest = cachePut
+  .extend({ namespace: cacheNamespace })
   .meta({ id: 'PutCacheEntryRequest', examples: [{ key: 'greeting', value: { text: 'hello' }, ttl_ms: 60000 }] });
 
 export const cacheEntryWritten = z
-  .object({
-    key: z.string(),
-    version: z.string().meta({ description: 'Changes with every write of the key.' }),
-    expires_at: moment.nullable(),
-  })
+  .object({ key: z.string(), version, expires_at: moment.nullable() })
   .meta({ id: 'CacheEntryWritten' });
 
 export const cacheValue = z
@@ -39,36 +56,121 @@ export const cacheMiss = z
   .object({ error: z.literal('key not found') })
   .meta({ id: 'CacheMiss', examples: [{ error: 'key not found' }] });
 
+export const cacheBatchRequest = z
+  .strictObject({
+    namespace: cacheNamespace,
+    delete: z.array(cacheKey).max(limits.batch).optional(),
+    put: z.array(cachePut).max(limits.batch).optional(),
+    get: z.array(cacheKey).max(limits.batch).optional(),
+  })
+  .meta({
+    id: 'CacheBatchRequest',
+    description: 'Keys are deleted first, then written, then read.',
+    examples: [{ put: [{ key: 'greeting', value: 'hello' }], get: ['greeting', 'farewell'] }],
+  });
+
+export const cacheBatch = z
+  .object({
+    found: z.array(z.object({ key: z.string(), value: z.unknown(), version })),
+    missing: z.array(z.string()),
+    written: z.array(cacheEntryWritten),
+  })
+  .meta({ id: 'CacheBatch' });
+
+export const invalidateCacheRequest = z.strictObject({ namespace: cacheNamespace, tags: tags.min(1).optional() }).meta({
+  id: 'InvalidateCacheRequest',
+  description: 'Forgets what was written under one of the tags; without tags, the whole namespace.',
+  examples: [{ tags: ['product:demo-mug'] }],
+});
+
+export const incrementCounterRequest = z
+  .strictObject({
+    key: cacheKey,
+    namespace: cacheNamespace,
+    by: wholeNumber().optional().meta({ description: 'What is added, 1 when left out; 0 reads, less takes away.' }),
+    ttl_ms: ttlMs.optional().meta({ description: 'Milliseconds until the counter is gone, from its first step on.' }),
+  })
+  .meta({ id: 'IncrementCounterRequest', examples: [{ key: 'visits' }] });
+
+export const counter = z
+  .object({ key: z.string(), count: z.int() })
+  .meta({ id: 'CacheCounter', examples: [{ key: 'visits', count: 1 }] });
+
+const latency = z.object({ count: z.number(), p50: z.number(), p99: z.number(), max: z.number() });
+const count = z.int();
+
+export const cacheStatistics = z
+  .object({
+    l1_hits: count.meta({ description: 'Reads answered from this process.' }),
+    l2_hits: count.meta({ description: 'Reads answered from Redis.' }),
+    stale_hits: count.meta({ description: 'Reads answered with what is over its time, for want of better.' }),
+    misses: count,
+    loads: count,
+    load_failures: count,
+    loads_spared: count.meta({ description: 'By a load in this process or in another one.' }),
+    fills_refused: count.meta({
+      description: 'Loads that came too late: the key was written or invalidated meanwhile.',
+    }),
+    unavailable: count.meta({ description: 'Calls to Redis that failed or were not made.' }),
+    is_l1_used: z.boolean().meta({ description: 'Not while Redis is silent.' }),
+    l1: z.object({ entries: count, bytes: count, max_bytes: count, evictions: count, promotions_refused: count }),
+    latency_ms: z.object({ redis: latency, load: latency }),
+    hot_keys: z.array(z.object({ namespace: z.string(), key: z.string(), reads: count })),
+  })
+  .meta({ id: 'CacheStatistics', description: 'Of this process, since it was started.' });
+
+const common = {
+  errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+  deadlineMs: 250,
+  maxBytes: 1_048_576,
+} as const;
+
 /** What the cache answers to the other modules. A value is any JSON; a miss is `found: false`. */
 export const cacheContract = contract('cache', {
   get: {
     summary: 'Reads the value under a key.',
-    request: z.object({ key: cacheKey }),
+    request: z.object({ key: cacheKey, namespace: cacheNamespace }),
     reply: z.discriminatedUnion('found', [
-      z.object({ found: z.literal(true), value: z.unknown() }),
+      z.object({ found: z.literal(true), value: z.unknown(), version }),
       z.object({ found: z.literal(false) }),
     ]),
-    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
-    deadlineMs: 250,
-    maxBytes: 1_048_576,
+    ...common,
   },
   put: {
-    summary: 'Writes a value under a key.',
-    request: z.object({ key: cacheKey, value: jsonValue, ttl_ms: ttlMs.optional() }),
+    summary: 'Writes a value under a key; with a version only over that one, with null only where nothing is.',
+    request: cachePut.extend({ namespace: cacheNamespace, if_version: z.string().nullable().optional() }),
     reply: cacheEntryWritten,
-    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
-    deadlineMs: 250,
-    maxBytes: 1_048_576,
+    ...common,
+    errors: [...common.errors, 'precondition-failed'],
   },
   delete: {
-    summary: 'Forgets a key; a key that is not there is forgotten already.',
-    request: z.object({ keys: z.array(cacheKey).min(1).max(limits.batch) }),
+    summary: 'Forgets keys; one that is not there is forgotten already.',
+    request: z.object({ keys: z.array(cacheKey).min(1).max(limits.batch), namespace: cacheNamespace }),
     reply: z.object({}),
-    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,
-    deadlineMs: 250,
-    maxBytes: 1_048_576,
+    ...common,
+  },
+  batch: {
+    summary: 'Forgets, writes and reads many keys, in this order.',
+    request: cacheBatchRequest,
+    reply: cacheBatch,
+    idempotent: true,
+    ...common,
+  },
+  invalidate: {
+    summary: 'Forgets what was written under a tag, or all of a namespace.',
+    request: invalidateCacheRequest,
+    reply: z.object({}),
+    idempotent: true,
+    ...common,
+  },
+  increment: {
+    summary: 'Counts.',
+    request: incrementCounterRequest,
+    reply: counter,
+    idempotent: false,
+    ...common,
   },
 });

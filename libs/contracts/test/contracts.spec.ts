@@ -181,13 +181,16 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     ],
   },
   'cache.get': {
-    requests: [{ key: 'a\0b' }],
-    replies: [{ found: false }, ...[null, 0, '', [], { deep: [{ a: null }] }].map((value) => ({ found: true, value }))],
+    requests: [{ key: 'a\0b' }, { key: 'k', namespace: 'n' }],
+    replies: [
+      { found: false },
+      ...[null, 0, '', [], { deep: [{ a: null }] }].map((value) => ({ found: true, value, version: 'v' })),
+    ],
   },
   'cache.put': {
     requests: [
       { key: 'k', value: null },
-      { key: 'k', value: { a: [1] }, ttl_ms: 1 },
+      { key: 'k', value: { a: [1] }, ttl_ms: 1, tags: ['t'], namespace: 'n', if_version: null },
     ],
     replies: [
       { key: 'k', version: 'v', expires_at: null },
@@ -195,6 +198,18 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     ],
   },
   'cache.delete': { requests: [{ keys: ['a', 'b'] }], replies: [{}] },
+  'cache.batch': {
+    requests: [{}, { delete: ['a'], put: [{ key: 'k', value: 1 }], get: ['k', 'l'], namespace: 'n' }],
+    replies: [
+      {
+        found: [{ key: 'k', value: null, version: 'v' }],
+        missing: ['l'],
+        written: [{ key: 'k', version: 'v', expires_at: at }],
+      },
+    ],
+  },
+  'cache.invalidate': { requests: [{}, { tags: ['t'], namespace: 'n' }], replies: [{}] },
+  'cache.increment': { requests: [{ key: 'k', by: -1, ttl_ms: 5 }], replies: [{ key: 'k', count: -1 }] },
 };
 
 const operations = ([inventoryContract, orderContract, paymentContract, cacheContract] as Contract[]).flatMap((it) =>

@@ -195,13 +195,23 @@ const refusalOf = (status: number, codes: ErrorCode[]) =>
     },
   });
 
+/** An answer of which the handler has the JSON already: it is sent as it is. */
+export class JsonText {
+  constructor(readonly text: string) {}
+}
+
 /**
  * What is sent for the value that a handler returned. Called for every answer, where Nest hands it to Fastify: an
  * interceptor would do the same for the price of an Observable a request.
  *
  * @throws Error when the reply is not declared or does not fit its schema
  */
-export const encodeReply = (value: unknown, { request, statusCode: status }: FastifyReply): unknown => {
+export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
+  if (value instanceof JsonText) {
+    answer.type('application/json; charset=utf-8');
+    return value.text;
+  }
+  const { request, statusCode: status } = answer;
   const { config, url } = request.routeOptions;
   const { replies } = config as { replies?: Record<number, Reply> };
   if (!replies) return value;

@@ -146,6 +146,83 @@ export const cacheTests = (world: World): void => {
       refused(await put(body), '400 invalid-request', paths);
     });
 
+    it('keeps namespaces apart, and forgets one as a whole', async () => {
+      const [key, one, other] = [fresh('key'), fresh('u'), `${fresh('u')}*`];
+      const of = (namespace: string): string => `${at(key)}&namespace=${encodeURIComponent(namespace)}`;
+      ok(await put({ key, value: 0 }));
+      for (const namespace of [one, other]) ok(await put({ key, namespace, value: namespace }));
+      for (const namespace of [one, other])
+        expect(ok(await world.api.get(of(namespace)))).toEqual({ value: namespace });
+      expect((await world.api.send('POST', '/cache/invalidate', { body: { namespace: other } })).status).toBe(204);
+      isMissing(await world.api.get(of(other)));
+      expect(ok(await world.api.get(of(one)))).toEqual({ value: one });
+      expect((await world.api.send('DELETE', of(one))).status).toBe(204);
+      isMissing(await world.api.get(of(one)));
+      expect(ok(await get(key))).toEqual({ value: 0 });
+    });
+
+    it('forgets by tag', async () => {
+      const [tagged, both, plain, tag] = [fresh('key'), fresh('key'), fresh('key'), fresh('tag')];
+      ok(await put({ key: tagged, value: 1, tags: [tag] }));
+      ok(await put({ key: both, value: 2, tags: [fresh('tag'), tag] }));
+      ok(await put({ key: plain, value: 3 }));
+      for (const key of [tagged, both, plain]) ok(await get(key));
+      expect((await world.api.send('POST', '/cache/invalidate', { body: { tags: [tag] } })).status).toBe(204);
+      for (const key of [tagged, both]) isMissing(await get(key));
+      expect(ok(await get(plain))).toEqual({ value: 3 });
+    });
+
+    it('writes only over the version that was read, where it is told to', async () => {
+      const key = fresh('key');
+      const putIf = (value: number, headers: Record<string, string>): Promise<Answer<CacheEntryWritten>> =>
+        world.api.send('PUT', '/cache', { body: { key, value }, headers });
+      ok(await putIf(1, { 'If-None-Match': '*' }));
+      refused(await putIf(2, { 'If-None-Match': '*' }), '412 precondition-failed');
+      const etag = (await get(key)).headers.get('etag')!;
+      const tries = await Promise.all([3, 4, 5].map((value) => putIf(value, { 'If-Match': etag })));
+      expect(tries.map((it) => it.status).toSorted()).toEqual([200, 412, 412]);
+      const { version } = tries.find((it) => it.status === 200)!.body;
+      expect((await get(key)).headers.get('etag')).toBe(`"${version}"`);
+      refused(await putIf(6, { 'If-Match': 'W/"1", "2"' }), '400 invalid-request', ['If-Match']);
+    });
+
+    it('does many things in one request', async () => {
+      const [gone, kept, unknown] = [fresh('key'), fresh('key'), fresh('key')];
+      const batch = (body: object): Promise<Answer<object>> => world.api.send('POST', '/cache/batch', { body });
+      ok(await put({ key: gone, value: 1 }));
+      const value = { text: '日本語 "' };
+      const answer = ok(await batch({ delete: [gone], put: [{ key: kept, value }], get: [gone, kept, unknown] }));
+      expect(answer).toEqual({
+        found: [{ key: kept, value, version: expect.any(String) }],
+        missing: [gone, unknown],
+        written: [{ key: kept, version: expect.any(String), expires_at: null }],
+      });
+      refused(await batch({ get: ['k', ''] }), '400 invalid-request', ['get.1']);
+      expect(ok(await batch({}))).toEqual({ found: [], missing: [], written: [] });
+    });
+
+    it('counts', async () => {
+      const key = fresh('key');
+      const count = (body: object): Promise<Answer<object>> => world.api.send('POST', '/cache/counters', { body });
+      const counts = await Promise.all(Array.from({ length: 10 }, () => count({ key })));
+      expect(new Set(counts.map((it) => JSON.stringify(ok(it)))).size).toBe(10);
+      expect(ok(await count({ key, by: -4 }))).toEqual({ key, count: 6 });
+      isMissing(await get(key));
+      refused(await count({ key, by: 0.5 }), '400 invalid-request', ['by']);
+    });
+
+    it('says how it does', async () => {
+      const key = fresh('key');
+      ok(await put({ key, value: 1 }));
+      await eventually(async () => {
+        ok(await get(key));
+        expect(ok(await world.api.get('/cache/stats'))).toMatchObject({
+          l1_hits: expect.any(Number),
+          is_l1_used: true,
+        });
+      });
+    });
+
     it('serves many at once, each its own', async () => {
       const keys = Array.from({ length: 100 }, () => fresh('key'));
       await Promise.all(keys.map(async (key) => ok(await put({ key, value: { of: key } }))));

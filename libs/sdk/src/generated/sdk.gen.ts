@@ -6,6 +6,9 @@ import type {
   AdjustStockData,
   AdjustStockErrors,
   AdjustStockResponses,
+  CacheBatchData,
+  CacheBatchErrors,
+  CacheBatchResponses,
   CancelOrderData,
   CancelOrderErrors,
   CancelOrderResponses,
@@ -33,6 +36,9 @@ import type {
   GetCacheEntryData,
   GetCacheEntryErrors,
   GetCacheEntryResponses,
+  GetCacheStatisticsData,
+  GetCacheStatisticsErrors,
+  GetCacheStatisticsResponses,
   GetLivenessData,
   GetLivenessErrors,
   GetLivenessResponses,
@@ -66,6 +72,12 @@ import type {
   GetWebhookSecretData,
   GetWebhookSecretErrors,
   GetWebhookSecretResponses,
+  IncrementCounterData,
+  IncrementCounterErrors,
+  IncrementCounterResponses,
+  InvalidateCacheData,
+  InvalidateCacheErrors,
+  InvalidateCacheResponses,
   ListDeadLettersData,
   ListDeadLettersErrors,
   ListDeadLettersResponses,
@@ -196,6 +208,66 @@ export const putCacheEntry = <ThrowOnError extends boolean = false>(
       'Content-Type': 'application/json',
       ...options.headers,
     },
+  });
+
+/**
+ * Forget, write and read many keys
+ *
+ * Keys are deleted first, then written, then read. Each is done by itself: there is no transaction.
+ */
+export const cacheBatch = <ThrowOnError extends boolean = false>(
+  options?: Options<CacheBatchData, ThrowOnError>,
+): RequestResult<CacheBatchResponses, CacheBatchErrors, ThrowOnError> =>
+  (options?.client ?? client).post<CacheBatchResponses, CacheBatchErrors, ThrowOnError>({
+    url: '/cache/batch',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options?.headers,
+    },
+  });
+
+/**
+ * Count
+ *
+ * Counters are apart from values: a key may have both.
+ */
+export const incrementCounter = <ThrowOnError extends boolean = false>(
+  options: Options<IncrementCounterData, ThrowOnError>,
+): RequestResult<IncrementCounterResponses, IncrementCounterErrors, ThrowOnError> =>
+  (options.client ?? client).post<IncrementCounterResponses, IncrementCounterErrors, ThrowOnError>({
+    url: '/cache/counters',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * Forget by tag, or a whole namespace
+ */
+export const invalidateCache = <ThrowOnError extends boolean = false>(
+  options?: Options<InvalidateCacheData, ThrowOnError>,
+): RequestResult<InvalidateCacheResponses, InvalidateCacheErrors, ThrowOnError> =>
+  (options?.client ?? client).post<InvalidateCacheResponses, InvalidateCacheErrors, ThrowOnError>({
+    url: '/cache/invalidate',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options?.headers,
+    },
+  });
+
+/**
+ * Read how the cache does
+ */
+export const getCacheStatistics = <ThrowOnError extends boolean = false>(
+  options?: Options<GetCacheStatisticsData, ThrowOnError>,
+): RequestResult<GetCacheStatisticsResponses, GetCacheStatisticsErrors, ThrowOnError> =>
+  (options?.client ?? client).get<GetCacheStatisticsResponses, GetCacheStatisticsErrors, ThrowOnError>({
+    url: '/cache/stats',
+    ...options,
   });
 
 /**

@@ -15,6 +15,51 @@ export type Adjustment = {
   amount_minor: number;
 };
 
+export type CacheBatch = {
+  found: Array<{
+    key: string;
+    value: unknown;
+    /**
+     * Changes with every write of the key.
+     */
+    version: string;
+  }>;
+  missing: Array<string>;
+  written: Array<CacheEntryWritten>;
+};
+
+/**
+ * Keys are deleted first, then written, then read.
+ */
+export type CacheBatchRequest = {
+  /**
+   * Keys of one namespace are apart from those of all others; `default` when left out.
+   */
+  namespace?: string;
+  delete?: Array<string>;
+  put?: Array<{
+    key: string;
+    /**
+     * Any JSON value.
+     */
+    value: unknown;
+    /**
+     * Milliseconds until the entry is gone; it stays until it is evicted when left out.
+     */
+    ttl_ms?: number;
+    /**
+     * What the entry depends on: invalidating one of them forgets it.
+     */
+    tags?: Array<string>;
+  }>;
+  get?: Array<string>;
+};
+
+export type CacheCounter = {
+  key: string;
+  count: number;
+};
+
 export type CacheEntryWritten = {
   key: string;
   /**
@@ -26,6 +71,69 @@ export type CacheEntryWritten = {
 
 export type CacheMiss = {
   error: 'key not found';
+};
+
+/**
+ * Of this process, since it was started.
+ */
+export type CacheStatistics = {
+  /**
+   * Reads answered from this process.
+   */
+  l1_hits: number;
+  /**
+   * Reads answered from Redis.
+   */
+  l2_hits: number;
+  /**
+   * Reads answered with what is over its time, for want of better.
+   */
+  stale_hits: number;
+  misses: number;
+  loads: number;
+  load_failures: number;
+  /**
+   * By a load in this process or in another one.
+   */
+  loads_spared: number;
+  /**
+   * Loads that came too late: the key was written or invalidated meanwhile.
+   */
+  fills_refused: number;
+  /**
+   * Calls to Redis that failed or were not made.
+   */
+  unavailable: number;
+  /**
+   * Not while Redis is silent.
+   */
+  is_l1_used: boolean;
+  l1: {
+    entries: number;
+    bytes: number;
+    max_bytes: number;
+    evictions: number;
+    promotions_refused: number;
+  };
+  latency_ms: {
+    redis: {
+      count: number;
+      p50: number;
+      p99: number;
+      max: number;
+    };
+    load: {
+      count: number;
+      p50: number;
+      p99: number;
+      max: number;
+    };
+  };
+  hot_keys: Array<{
+    namespace: string;
+    key: string;
+    reads: number;
+  }>;
 };
 
 export type CacheValue = {
@@ -232,6 +340,36 @@ export type HistoryEntry = {
     [key: string]: unknown;
   };
   at: string;
+};
+
+export type IncrementCounterRequest = {
+  key: string;
+  /**
+   * Keys of one namespace are apart from those of all others; `default` when left out.
+   */
+  namespace?: string;
+  /**
+   * What is added, 1 when left out; 0 reads, less takes away.
+   */
+  by?: number;
+  /**
+   * Milliseconds until the counter is gone, from its first step on.
+   */
+  ttl_ms?: number;
+};
+
+/**
+ * Forgets what was written under one of the tags; without tags, the whole namespace.
+ */
+export type InvalidateCacheRequest = {
+  /**
+   * Keys of one namespace are apart from those of all others; `default` when left out.
+   */
+  namespace?: string;
+  /**
+   * What the entry depends on: invalidating one of them forgets it.
+   */
+  tags?: Array<string>;
 };
 
 export type MoneyMove = {
@@ -538,6 +676,14 @@ export type PutCacheEntryRequest = {
    * Milliseconds until the entry is gone; it stays until it is evicted when left out.
    */
   ttl_ms?: number;
+  /**
+   * What the entry depends on: invalidating one of them forgets it.
+   */
+  tags?: Array<string>;
+  /**
+   * Keys of one namespace are apart from those of all others; `default` when left out.
+   */
+  namespace?: string;
 };
 
 export type PutProductRequest = {
@@ -863,6 +1009,10 @@ export type DeleteCacheEntryData = {
   path?: never;
   query: {
     key: string;
+    /**
+     * Keys of one namespace are apart from those of all others; `default` when left out.
+     */
+    namespace?: string;
   };
   url: '/cache';
 };
@@ -900,6 +1050,10 @@ export type GetCacheEntryData = {
   path?: never;
   query: {
     key: string;
+    /**
+     * Keys of one namespace are apart from those of all others; `default` when left out.
+     */
+    namespace?: string;
   };
   url: '/cache';
 };
@@ -938,6 +1092,16 @@ export type GetCacheEntryResponse = GetCacheEntryResponses[keyof GetCacheEntryRe
 
 export type PutCacheEntryData = {
   body: PutCacheEntryRequest;
+  headers?: {
+    /**
+     * `*` to write only where nothing is.
+     */
+    'If-None-Match'?: string;
+    /**
+     * The `ETag` of the value that may be written over.
+     */
+    'If-Match'?: string;
+  };
   path?: never;
   query?: never;
   url: '/cache';
@@ -948,6 +1112,10 @@ export type PutCacheEntryErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -978,6 +1146,166 @@ export type PutCacheEntryResponses = {
 };
 
 export type PutCacheEntryResponse = PutCacheEntryResponses[keyof PutCacheEntryResponses];
+
+export type CacheBatchData = {
+  body?: CacheBatchRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/batch';
+};
+
+export type CacheBatchErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CacheBatchError = CacheBatchErrors[keyof CacheBatchErrors];
+
+export type CacheBatchResponses = {
+  /**
+   * What was found and what was written
+   */
+  200: CacheBatch;
+};
+
+export type CacheBatchResponse = CacheBatchResponses[keyof CacheBatchResponses];
+
+export type IncrementCounterData = {
+  body: IncrementCounterRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/counters';
+};
+
+export type IncrementCounterErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type IncrementCounterError = IncrementCounterErrors[keyof IncrementCounterErrors];
+
+export type IncrementCounterResponses = {
+  /**
+   * The count
+   */
+  200: CacheCounter;
+};
+
+export type IncrementCounterResponse = IncrementCounterResponses[keyof IncrementCounterResponses];
+
+export type InvalidateCacheData = {
+  body?: InvalidateCacheRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/invalidate';
+};
+
+export type InvalidateCacheErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type InvalidateCacheError = InvalidateCacheErrors[keyof InvalidateCacheErrors];
+
+export type InvalidateCacheResponses = {
+  /**
+   * Nothing of it is answered any more
+   */
+  204: void;
+};
+
+export type InvalidateCacheResponse = InvalidateCacheResponses[keyof InvalidateCacheResponses];
+
+export type GetCacheStatisticsData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/cache/stats';
+};
+
+export type GetCacheStatisticsErrors = {
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetCacheStatisticsError = GetCacheStatisticsErrors[keyof GetCacheStatisticsErrors];
+
+export type GetCacheStatisticsResponses = {
+  /**
+   * Of this process, since it was started
+   */
+  200: CacheStatistics;
+};
+
+export type GetCacheStatisticsResponse = GetCacheStatisticsResponses[keyof GetCacheStatisticsResponses];
 
 export type ListDeadLettersData = {
   body?: never;
