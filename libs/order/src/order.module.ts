@@ -18,6 +18,7 @@ import { EventEntity, OrderEntity } from './adapters/order.entity.js';
 import { PostgresOrders } from './adapters/postgres-orders.js';
 import { PostgresOutbox } from './adapters/postgres-outbox.js';
 import { PostgresSagas } from './adapters/postgres-sagas.js';
+import { SagaDefinitions, definitions } from './domain/sagas.js';
 import { DeadLettersController } from './transport/dead-letters.controller.js';
 import { EventsController } from './transport/events.controller.js';
 import { OrderMessages } from './transport/order.messages.js';
@@ -108,6 +109,7 @@ export class OrderModule implements OnModuleInit {
         { provide: commitProtocol, useValue: options.ORDER_COMMIT },
         { provide: inDoubtAfter, useValue: options.ORDER_IN_DOUBT_MS },
         { provide: payWithin, useValue: options.ORDER_PAY_WITHIN_MS },
+        { provide: SagaDefinitions, useValue: new SagaDefinitions(definitions) },
         { provide: sagaLease, useValue: options.ORDER_SAGA_LEASE_MS },
         {
           provide: MessagingPayment,

@@ -12,6 +12,7 @@ import { EventEntity, OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
+import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { FinishBranches, type StockBranches } from '../src/use-cases/finish-branches.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
@@ -214,7 +215,11 @@ export interface Instance {
   stop(): Promise<void>;
 }
 
-export const startInstance = async (url: string, stock = new FakeInventory()): Promise<Instance> => {
+export const startInstance = async (
+  url: string,
+  stock = new FakeInventory(),
+  sagasKnown = new SagaDefinitions(definitions),
+): Promise<Instance> => {
   const module = await Test.createTestingModule({
     imports: [
       databaseFor({
@@ -233,7 +238,7 @@ export const startInstance = async (url: string, stock = new FakeInventory()): P
   const of = (stock: FakeInventory, placed: PlacedOrders = orders) => {
     const relay = new RelayOutbox(checkpoints, outbox, stock);
     const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
-    const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, 15_000);
+    const sagas = new RunSagas(module.get(PostgresSagas), payment, relay, sagasKnown, 15_000);
     return {
       ...{ stock, relay },
       placeOrder: new PlaceOrder(

@@ -5,9 +5,9 @@ import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contract
 import { testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import type { Order } from '../src/domain/order.js';
-import { operationIdOf, waitMs } from '../src/domain/sagas.js';
+import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
 import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
-import { RunSagas } from '../src/use-cases/run-sagas.js';
+import { RunSagas, type Saga } from '../src/use-cases/run-sagas.js';
 import { newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
 let database: TestDatabase;
@@ -29,16 +29,23 @@ beforeEach(() => {
   one.stock.onHand.set('mug', 1_000_000);
 });
 
-const buy = async (): Promise<Order> => {
+const current = new SagaDefinitions(definitions);
+
+const buy = async (at = one): Promise<Order> => {
   const request = requestOf({ mug: 1 }, { payment: { method: 'simulated', token: 'tok_ok' } });
-  const result = await one.placeOrder.execute(tenant, 'acc', request, null);
+  const result = await at.placeOrder.execute(tenant, 'acc', request, null);
   if (!('order' in result)) throw result.refusal;
   return result.order;
 };
 
 const rowOf = async ({ order_id }: Order) => {
-  const [row] = await one.sql.query<{ step: string; state: string; attempts: number; data: object; result: object }>(
-    { name: 'test-saga', text: 'SELECT step, state, attempts, data, result FROM orders.sagas WHERE saga_id = $1' },
+  type Row = Pick<Saga, 'step' | 'attempts' | 'epoch' | 'data'> & { state: string; lease: string; result: object };
+  const [row] = await one.sql.query<Row>(
+    {
+      name: 'test-saga',
+      text: `SELECT step, state, attempts, epoch, due_at, lease_until::text AS lease, data, result FROM orders.sagas
+        WHERE saga_id = $1`,
+    },
     [order_id],
   );
   return row!;
@@ -51,9 +58,10 @@ const history = async ({ order_id }: Order) => (await one.orders.history(tenant,
 const leading = async (
   perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[],
   until: () => Promise<boolean>,
+  known = current,
 ): Promise<void> => {
   const payment = { perform: async (_: string, requests: readonly PaymentRequest[]) => perform(requests) };
-  const running = new RunSagas(sagas, payment, one.relay, 15_000);
+  const running = new RunSagas(sagas, payment, one.relay, known, 15_000);
   running.onApplicationBootstrap();
   try {
     for (const giveUpAt = Date.now() + 10_000; !(await until()); await setTimeout(10))
@@ -68,7 +76,7 @@ const done = (requests: readonly PaymentRequest[]): PaymentOutcome[] =>
 
 describe('a saga', () => {
   it('is led from step to step, many at once, and forgets the token once it has served', async () => {
-    const orders = await Promise.all(Array.from({ length: 20 }, buy));
+    const orders = await Promise.all(Array.from({ length: 20 }, () => buy()));
     const asked: string[] = [];
     await leading(
       (requests) => {
@@ -86,18 +94,8 @@ describe('a saga', () => {
     }
   });
 
-  it('of a version that is not known here waits, and holds up nobody', async () => {
-    const [strange, other] = [await buy(), await buy()];
-    await change('version', 'version = 99', strange);
-    await leading(done, ended(other));
-    expect(await rowOf(strange)).toMatchObject({ state: 'running', step: 'authorise' });
-    expect(await history(strange)).toEqual(['placed']);
-    await change('version-back', `version = 1, due_at = now(), lease_until = '-infinity'`, strange);
-    await leading(done, ended(strange));
-  });
-
   it('that payment does not understand holds up nobody', async () => {
-    const orders = await Promise.all(Array.from({ length: 9 }, buy));
+    const orders = await Promise.all(Array.from({ length: 9 }, () => buy()));
     const poison = orders[4]!.order_id;
     await leading(
       (requests) => {
@@ -136,12 +134,86 @@ describe('a saga', () => {
   });
 });
 
+describe('a new version of a saga', () => {
+  /** The money is not taken before it is asked for. */
+  const upgraded = new SagaDefinitions({
+    ...definitions,
+    purchase: {
+      ...definitions.purchase,
+      2: {
+        first: 'authorise',
+        steps: {
+          authorise: {
+            succeeded: { entry: 'payment-authorised', next: 'end' },
+            refused: { entry: 'payment-declined', next: 'end' },
+          },
+        },
+      },
+    },
+  });
+  let newer: Instance;
+  beforeAll(async () => {
+    newer = await startInstance(database.url, one.stock, upgraded);
+  });
+  afterAll(() => newer?.stop());
+
+  it('is what new ones go by, while those begun by the old one are finished by its steps beside them', async () => {
+    const half = await buy();
+    const open = { outcome: 'open' as const, reason: 'not decided' };
+    await leading(
+      (requests) => requests.map((it) => (it.kind === 'capture' ? open : done([it])[0]!)),
+      async () => (await rowOf(half)).step === 'capture' && (await rowOf(half)).attempts > 0,
+    );
+    await change('due', 'due_at = now()', half);
+    const [old, fresh] = [await buy(), await buy(newer)];
+    const batches: string[][] = [];
+    await leading(
+      (requests) => {
+        batches.push(requests.map((it) => `${it.order_id} ${it.kind}`).toSorted());
+        return done(requests);
+      },
+      async () => (await Promise.all([half, old, fresh].map((it) => ended(it)()))).every(Boolean),
+      upgraded,
+    );
+    expect(batches).toEqual([
+      [`${half.order_id} capture`, `${old.order_id} authorise`, `${fresh.order_id} authorise`].toSorted(),
+      [`${old.order_id} capture`],
+    ]);
+    for (const it of [half, old])
+      expect(await history(it)).toEqual(['placed', 'payment-authorised', 'payment-captured']);
+    expect(await history(fresh)).toEqual(['placed', 'payment-authorised']);
+  });
+
+  it('is left to those who know it by those who do not, who go on with the others', async () => {
+    const fresh = await buy(newer);
+    const untouched = await rowOf(fresh);
+    // It is due later, so that whoever has come to it has passed over the other one.
+    const old = await buy();
+    await leading(done, ended(old));
+    expect(await rowOf(fresh)).toEqual(untouched);
+    await leading(done, ended(fresh), upgraded);
+    expect(await history(fresh)).toEqual(['placed', 'payment-authorised']);
+  });
+
+  it('that nobody knows is told of, and goes on as soon as somebody does', async () => {
+    const fresh = await buy(newer);
+    await change('overdue', `due_at = now() - interval '2 minutes'`, fresh);
+    await leading(done, async () => (await rowOf(fresh)).attempts > 0);
+    expect(await rowOf(fresh)).toMatchObject({
+      ...{ state: 'running', step: 'authorise', attempts: 1, lease: '-infinity' },
+      result: { waits_for: 'a version of Cleave that knows purchase 2' },
+    });
+    await leading(done, ended(fresh), upgraded);
+    expect(await history(fresh)).toEqual(['placed', 'payment-authorised']);
+  });
+});
+
 describe('what has been tried for long', () => {
   it('is listed, is tried again at once, and cannot be closed before it is decided', async () => {
     const order = await buy();
     await change('long', `attempts = 20, due_at = now() + interval '1 hour'`, order);
     const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
-    const letters = new ResolveDeadLetters(sagas, new RunSagas(sagas, payment, one.relay, 15_000));
+    const letters = new ResolveDeadLetters(sagas, new RunSagas(sagas, payment, one.relay, current, 15_000));
     const { data } = await letters.list(tenant, undefined, 10);
     expect(data).toMatchObject([{ saga_id: order.order_id, saga: 'purchase', step: 'authorise', attempts: 20 }]);
     await expect(letters.resolve(tenant, order.order_id, 'done')).rejects.toMatchObject({ code: 'illegal-transition' });

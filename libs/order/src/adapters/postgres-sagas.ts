@@ -9,8 +9,9 @@ import type { Saga, SagaMove, Sagas } from '../use-cases/run-sagas.js';
 export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
-  claim(leaseMs: number, limit: number): Promise<Saga[]> {
-    return this.sql.query<Saga>(claim, [leaseMs, limit]);
+  claim(...[leaseMs, limit, known]: Parameters<Sagas['claim']>): Promise<Saga[]> {
+    const [names, versions] = [known.map((it) => it.definition), known.map((it) => it.version)];
+    return this.sql.query<Saga>(claim, [leaseMs, limit, names, versions]);
   }
 
   async move(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>> {
@@ -65,6 +66,8 @@ const claim = {
     WITH due AS MATERIALIZED (
       SELECT tenant_id, saga_id FROM orders.sagas
       WHERE state = 'running' AND due_at <= now() AND lease_until <= now()
+        AND ((definition, version) IN (SELECT * FROM unnest($3::text[], $4::int[]))
+          OR due_at <= now() - interval '1 minute')
       ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE orders.sagas s SET epoch = s.epoch + 1, lease_until = now() + $1 * interval '1 millisecond'

@@ -12,7 +12,7 @@ export interface Follow {
   next: StepName | 'end' | 'park';
 }
 
-interface Step {
+export interface Step {
   succeeded: Follow;
   refused: Follow;
   /** What follows when the deadline of the saga has passed; without it the step is tried for as long as it takes. */
@@ -24,6 +24,10 @@ interface Definition {
   steps: Partial<Record<StepName, Step>>;
 }
 
+export type SagaName = 'purchase' | 'purchase-on-account' | 'capture' | 'refund';
+
+type Definitions = Record<SagaName, Record<number, Definition>>;
+
 /**
  * The sagas: what is done in which order, and what undoes it. The stock was held before (the Try of TCC), and an entry
  * that confirms or cancels the order confirms or releases that hold. In a purchase `payment-authorised` is the pivot: what
@@ -32,7 +36,7 @@ interface Definition {
  * A saga goes by the version it began with, so a definition that orders may be on is never changed: a new version is
  * added. The old one goes when no order can be cancelled any more that was bought by it: that sends it to `reverse`.
  */
-const definitions: Record<string, Record<number, Definition>> = {
+export const definitions: Definitions = {
   /** The money is taken as soon as the order is confirmed. */
   purchase: {
     1: {
@@ -81,29 +85,45 @@ const definitions: Record<string, Record<number, Definition>> = {
   },
 };
 
-/** What a new saga goes by. */
-const currentVersion = 1;
-
-export type SagaName = 'purchase' | 'purchase-on-account' | 'capture' | 'refund';
-
 export const purchaseOf = (method: PaymentMethod): SagaName =>
   paymentMethods[method].capture === 'at-once' ? 'purchase' : 'purchase-on-account';
 
-export const begin = (name: SagaName): { definition: SagaName; version: number; step: StepName } => ({
-  definition: name,
-  version: currentVersion,
-  step: definitions[name]![currentVersion]!.first,
-});
+/** Where a saga is. */
+export interface SagaStep {
+  definition: string;
+  version: number;
+  step: StepName;
+}
 
-/** `undefined` where this program does not know the version any more, or not yet. */
-export const findStep = (definition: string, version: number, step: StepName): Step | undefined =>
-  definitions[definition]?.[version]?.steps[step];
+/** The sagas that a program knows. */
+export class SagaDefinitions {
+  readonly known: readonly Omit<SagaStep, 'step'>[];
 
-export const stepOf = (definition: string, version: number, step: StepName): Step => {
-  const found = findStep(definition, version, step);
-  if (!found) throw new Error(`this version of Cleave does not know step ${step} of saga ${definition} ${version}`);
-  return found;
-};
+  constructor(private readonly definitions: Definitions) {
+    this.known = Object.entries(definitions).flatMap(([definition, versions]) =>
+      Object.keys(versions).map((version) => ({ definition, version: Number(version) })),
+    );
+  }
+
+  /** A new one goes by the newest version. */
+  begin(name: SagaName): SagaStep {
+    const versions = this.definitions[name];
+    const version = Math.max(...Object.keys(versions).map(Number));
+    return { definition: name, version, step: versions[version]!.first };
+  }
+
+  /** `undefined` where this program does not know the version any more, or not yet. */
+  find({ definition, version, step }: SagaStep): Step | undefined {
+    return this.definitions[definition as SagaName]?.[version]?.steps[step];
+  }
+
+  step(at: SagaStep): Step {
+    const found = this.find(at);
+    if (!found)
+      throw new Error(`this version of Cleave does not know step ${at.step} of saga ${at.definition} ${at.version}`);
+    return found;
+  }
+}
 
 /** Entries that hold only in one status; what the order becomes by them. Others leave the status as it is. */
 export const statusChangeBy: Partial<Record<HistoryEntry['type'], { from: OrderStatus; to: OrderStatus }>> = {

@@ -3,15 +3,12 @@ import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, paymentMethods, type MoneyMove } from '#contracts';
 import { currentTrace } from '#telemetry';
-import { begin, type SagaName } from '../domain/sagas.js';
+import type { SagaStep } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
 import { ReadOrders } from './read-orders.js';
 import { RunSagas, type Saga, type SagaData } from './run-sagas.js';
 
-export interface StartedMove extends Pick<Saga, 'sagaId' | 'orderId' | 'step' | 'version'> {
-  definition: SagaName;
-  data: SagaData;
-}
+export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
 
 /** Keeps what was asked for, so that it is led to its end whatever happens to whoever asked. */
 export abstract class MoneyMoves {
@@ -82,7 +79,7 @@ export class MoveMoney {
         ...(reason !== undefined && { reason }),
         ...(traceparent !== undefined && { traceparent }),
       };
-      await this.moves.start(tenant, { ...begin(kind), sagaId, orderId, data });
+      await this.moves.start(tenant, { ...this.sagas.begin(kind), sagaId, orderId, data });
     }
     this.sagas.wake();
     return { move: await this.result(command, sagaId), replayed: before !== undefined };

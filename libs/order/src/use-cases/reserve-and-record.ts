@@ -10,7 +10,7 @@ import {
   reservationIdOf,
   type PlacementCommand,
 } from '../domain/placement.js';
-import { begin, purchaseOf } from '../domain/sagas.js';
+import { purchaseOf, type SagaStep } from '../domain/sagas.js';
 import { FinishBranches, commitProtocol, type CommitProtocol } from './finish-branches.js';
 import { RelayOutbox } from './relay-outbox.js';
 import { RunSagas, type SagaData } from './run-sagas.js';
@@ -47,7 +47,7 @@ export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey
   order: Order;
   reservationId: string;
   /** What leads its payment, where that is a concern of ours. */
-  saga?: (ReturnType<typeof begin> & { data: SagaData }) | undefined;
+  saga?: (SagaStep & { data: SagaData }) | undefined;
 }
 
 /** How long an order waits for its payment to be promised, in milliseconds. */
@@ -184,7 +184,7 @@ export class ReserveAndRecord {
       if (decision.outcome === 'held') {
         // The id that the first try of the reservation came with: this may not be the first.
         const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
-        const record = { ...placement, reservationId, order, saga: sagaOf(placement, order) };
+        const record = { ...placement, reservationId, order, saga: this.sagaOf(placement, order) };
         held.push({ it: { ...it, orderId: order.order_id }, record });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
@@ -295,15 +295,15 @@ export class ReserveAndRecord {
     }
     return others;
   }
-}
 
-const sagaOf = ({ command, traceparent }: Placement, order: Order): OrderRecord['saga'] => {
-  const { payment } = command;
-  if (!payment) return undefined;
-  const { total_minor: amount_minor, currency } = order;
-  const data = { ...payment, amount_minor, currency, ...(traceparent !== undefined && { traceparent }) };
-  return { ...begin(purchaseOf(payment.method)), data };
-};
+  private sagaOf({ command, traceparent }: Placement, order: Order): OrderRecord['saga'] {
+    const { payment } = command;
+    if (!payment) return undefined;
+    const { total_minor: amount_minor, currency } = order;
+    const data = { ...payment, amount_minor, currency, ...(traceparent !== undefined && { traceparent }) };
+    return { ...this.sagas.begin(purchaseOf(payment.method)), data };
+  }
+}
 
 const isOutage = (result: unknown): result is CleaveError => result instanceof CleaveError && result.status === 503;
 

@@ -9,12 +9,14 @@ import {
 import { WokenWork } from '#periodic';
 import type { HistoryEntry } from '../domain/order.js';
 import {
-  findStep,
+  SagaDefinitions,
   operationIdOf,
   statusChangeBy,
-  stepOf,
   waitMs,
   type Follow,
+  type SagaName,
+  type SagaStep,
+  type Step,
   type StepName,
 } from '../domain/sagas.js';
 import { RelayOutbox } from './relay-outbox.js';
@@ -33,13 +35,10 @@ export interface SagaData {
 }
 
 /** A saga that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
-export interface Saga {
+export interface Saga extends SagaStep {
   tenant: string;
   sagaId: string;
   orderId: string;
-  definition: string;
-  version: number;
-  step: StepName;
   data: SagaData;
   /** How often the step was tried. */
   attempts: number;
@@ -63,8 +62,11 @@ export interface SagaMove {
 }
 
 export abstract class Sagas {
-  /** Takes sagas that are due and that nobody works on. */
-  abstract claim(leaseMs: number, limit: number): Promise<Saga[]>;
+  /**
+   * Takes sagas that are due and that nobody works on.
+   * @param known others are left to those who know them, until they have been due for a minute
+   */
+  abstract claim(leaseMs: number, limit: number, known: SagaDefinitions['known']): Promise<Saga[]>;
   /**
    * Moves sagas, each with its order or not at all.
    * @param moves at most one an order
@@ -94,6 +96,7 @@ export class RunSagas extends WokenWork {
     private readonly sagas: Sagas,
     private readonly payment: PaymentPerformer,
     private readonly relay: RelayOutbox,
+    private readonly definitions: SagaDefinitions,
     @Inject(sagaLease) private readonly leaseMs: number,
   ) {
     super({
@@ -103,8 +106,13 @@ export class RunSagas extends WokenWork {
     });
   }
 
+  /** Where a new saga begins. */
+  begin(name: SagaName): SagaStep {
+    return this.definitions.begin(name);
+  }
+
   protected async execute(): Promise<boolean> {
-    const claimed = await this.sagas.claim(this.leaseMs, batchSize);
+    const claimed = await this.sagas.claim(this.leaseMs, batchSize, this.definitions.known);
     const tenants = [...Map.groupBy(claimed, (it) => it.tenant)];
     await Promise.all(tenants.map(([tenant, group]) => this.lead(tenant, group)));
     return claimed.length === batchSize;
@@ -113,11 +121,11 @@ export class RunSagas extends WokenWork {
   /** Step by step, for as long as there is a next one that need not wait, and the lease is good for another one. */
   private async lead(tenant: string, claimed: Saga[]): Promise<void> {
     const goodUntil = Date.now() + this.leaseMs / 2;
-    const known = claimed.filter(isKnown);
+    const known = claimed.filter((it) => this.isKnown(it));
     if (known.length < claimed.length) await this.leaveAlone(tenant, claimed);
     for (let sagas = known; sagas.length > 0 && !this.stopping && Date.now() < goodUntil;) {
       const outcomes = await this.ask(tenant, sagas);
-      const moves = sagas.map((saga, index) => moveOf(saga, outcomes[index]!));
+      const moves = sagas.map((saga, index) => moveOf(saga, this.definitions.step(saga), outcomes[index]!));
       const moved = await this.keep(tenant, moves);
       sagas = moves
         .filter((it) => it.state === 'running' && it.waitMs === 0 && moved.has(it.saga.sagaId))
@@ -125,9 +133,9 @@ export class RunSagas extends WokenWork {
     }
   }
 
-  /** Began by a version of this program that we are not: another instance may know it. */
+  /** Begun by a program that we are not, and nobody who knows it has come for a while: an operator is told. */
   private async leaveAlone(tenant: string, claimed: readonly Saga[]): Promise<void> {
-    const unknown = claimed.filter((it) => !isKnown(it));
+    const unknown = claimed.filter((it) => !this.isKnown(it));
     for (const { sagaId, definition, version, step } of unknown)
       this.logger.warn(`saga ${sagaId} waits: step ${step} of ${definition} ${version} is unknown here`);
     await this.keep(
@@ -136,8 +144,16 @@ export class RunSagas extends WokenWork {
     );
   }
 
+  private isKnown(saga: Saga): boolean {
+    return this.definitions.find(saga) !== undefined;
+  }
+
+  private isTooLate(saga: Saga): boolean {
+    return saga.isLate && this.definitions.step(saga).late !== undefined;
+  }
+
   private async ask(tenant: string, sagas: readonly Saga[]): Promise<(PaymentOutcome | 'late')[]> {
-    const asked = sagas.filter((it) => !isTooLate(it));
+    const asked = sagas.filter((it) => !this.isTooLate(it));
     const outcomes = new Map<Saga, PaymentOutcome>();
     if (asked.length > 0) {
       const answers = await this.perform(tenant, asked.map(requestOf));
@@ -201,11 +217,6 @@ const roundsOf = (moves: readonly SagaMove[]): SagaMove[][] => {
   return rounds;
 };
 
-const isKnown = ({ definition, version, step }: Saga): boolean => findStep(definition, version, step) !== undefined;
-
-const isTooLate = (saga: Saga): boolean =>
-  saga.isLate && stepOf(saga.definition, saga.version, saga.step).late !== undefined;
-
 const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest => {
   const named = { operation_id: operationIdOf(sagaId, step, round), order_id: orderId };
   switch (step) {
@@ -223,9 +234,8 @@ const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest
   }
 };
 
-const moveOf = (saga: Saga, outcome: PaymentOutcome | 'late'): SagaMove => {
-  const { definition, version, step, data } = saga;
-  const { succeeded, refused, late } = stepOf(definition, version, step);
+const moveOf = (saga: Saga, { succeeded, refused, late }: Step, outcome: PaymentOutcome | 'late'): SagaMove => {
+  const { data } = saga;
   if (outcome === 'late')
     return followed(saga, late!, { reason: 'it was not paid in time' }, { refused_for: 'expired' });
   switch (outcome.outcome) {
