@@ -162,11 +162,16 @@ export type ReadLog<Event extends Logged> = (
 
 /**
  * Reads on while what was read takes effect, so many pages, where there are any. Nothing is lost by a page that nobody asks
- * for, and one that could not be read is asked for again.
+ * for, which is kept no longer than a lease, and one that could not be read is asked for again.
  */
 export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: number): ReadLog<Event> => {
   let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> }[] = [];
-  const begin = (after: string, limit: number): void => void ahead.push({ after, limit, page: read(after, limit) });
+  let keeping: NodeJS.Timeout | undefined;
+  const begin = (after: string, limit: number): void => {
+    ahead.push({ after, limit, page: read(after, limit) });
+    clearTimeout(keeping);
+    keeping = setTimeout(() => (ahead = []), leaseMs).unref();
+  };
   const readOn = async (): Promise<void> => {
     const last = ahead.at(-1);
     // Whoever comes for it is told.

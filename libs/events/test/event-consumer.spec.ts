@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, expect, describe, it } from '@jest/globals';
+import { setImmediate, setTimeout } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, expect, describe, it, jest } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { fromLog, readingAhead, type Checkpoint, type EventSource } from '#events';
 import { SeededRandom, testSeed } from '#testing';
@@ -79,6 +79,29 @@ describe('reading ahead', () => {
     }
     expect(seen).toEqual(Array.from({ length: end }, (_, at) => at + 1));
     expect(most).toBeGreaterThan(1);
+  });
+
+  it('keeps what nobody comes for no longer than a lease', async () => {
+    jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
+    try {
+      const asked: string[] = [];
+      const read = readingAhead<TestEvent>(async (after, limit) => {
+        asked.push(after);
+        return { events: [], until: String(Number(after) + limit), isMore: true };
+      }, 3);
+      await read('0', 10);
+      await setImmediate();
+      expect(asked.splice(0)).toEqual(['0', '10', '20', '30']);
+      jest.advanceTimersByTime(4_999);
+      await read('10', 10);
+      await setImmediate();
+      expect(asked.splice(0)).toEqual(['40']);
+      jest.advanceTimersByTime(5_000);
+      await read('20', 10);
+      expect(asked[0]).toBe('20');
+    } finally {
+      jest.useRealTimers();
+    }
   });
 });
 
