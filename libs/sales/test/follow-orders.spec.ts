@@ -8,7 +8,7 @@ import { Checkpoints, fromLog, positionOf, type EventSource } from '#events';
 import { SeededRandom, testSeed, twoInstances, type TwoInstances } from '#testing';
 import { Sales1764000000007 } from '../migrations/1-sales.js';
 import { PostgresSales } from '../src/adapters/postgres-sales.js';
-import { FollowOrders, type OrderLog } from '../src/use-cases/follow-orders.js';
+import { FollowOrders, type OrderLog, type Views } from '../src/use-cases/follow-orders.js';
 
 interface Instance {
   sql: Sql;
@@ -33,6 +33,8 @@ const startInstance = async (url: string): Promise<Instance> => {
     stop: () => module.close(),
   };
 };
+
+const pageLength = 50;
 
 /** A log in memory, which can be made to fail. */
 class Log implements OrderLog {
@@ -62,7 +64,7 @@ class Log implements OrderLog {
         fromLog(
           async (after, most) => {
             await this.interrupt();
-            const events = this.events.filter((it) => it.sequence > after).slice(0, Math.min(most, 50));
+            const events = this.events.filter((it) => it.sequence > after).slice(0, Math.min(most, pageLength));
             return { events, until: events.at(-1)?.sequence ?? after, isMore: events.length > 0 };
           },
           parts,
@@ -92,12 +94,21 @@ beforeEach(async () => {
   await instances.one.checkpoints.begin('sales-1');
 });
 
-const start = (at: Instance, of = log): FollowOrders => {
-  const following = new FollowOrders(at.sales, at.checkpoints, of);
+const begin = (following: FollowOrders): FollowOrders => {
   following.onApplicationBootstrap();
   running.push(following);
   return following;
 };
+const start = (at: Pick<Instance, 'checkpoints'> & { sales: Views }, of = log): FollowOrders =>
+  begin(new FollowOrders(at.sales, at.checkpoints, of));
+/** The real views with some calls replaced. */
+const inPlaceOf = (views: Views, replaced: Partial<Views>): Views => ({
+  following: views.following.bind(views),
+  add: views.add.bind(views),
+  serveBuilt: views.serveBuilt.bind(views),
+  forgetRetired: views.forgetRetired.bind(views),
+  ...replaced,
+});
 const stopAll = () => Promise.all(running.splice(0).map((it) => it.beforeApplicationShutdown()));
 afterEach(stopAll);
 
@@ -198,6 +209,36 @@ describe('building the sales anew', () => {
       expect(await one.sales.serveBuilt()).toBe(true);
     });
     expect((await one.sales.all())[0]).toMatchObject({ view: 2, state: 'serving' });
+  });
+
+  it('is begun and served while there is more and more to throw away', async () => {
+    const { one } = instances;
+    const views = inPlaceOf(one.sales, {
+      forgetRetired: async (limit) => (await one.sales.forgetRetired(limit)) || true,
+    });
+    log.place(200);
+    start({ ...one, sales: views });
+    await until(async () => (await counted()) === 200);
+    await one.sales.begin();
+    await until(async () => (await one.sales.all())[0]!.state === 'serving');
+    expect(await counted()).toBe(200);
+  });
+
+  it('is looked at as soon as it is at the end of the log, although a batch was full with that', async () => {
+    const { one } = instances;
+    log.place(4 * pageLength);
+    let wakes = 0;
+    class Following extends FollowOrders {
+      override wake(): void {
+        wakes += 1;
+        super.wake();
+      }
+    }
+    await one.sales.begin();
+    // Never served, so that it is not the look now and then that finds it built.
+    begin(new Following(inPlaceOf(one.sales, { serveBuilt: async () => false }), one.checkpoints, log));
+    await until(async () => wakes > 0);
+    expect((await one.sales.all())[0]).toMatchObject({ events: 4 * pageLength, state: 'building' });
   });
 
   it('is not served before it tells of all that the other one does', async () => {

@@ -38,6 +38,7 @@ const paceMs = 25;
 
 /** Adds up what is sold in one view: each event once. */
 class CountSales extends EventConsumer<OrderLogEvent> {
+  /** Since it was last at the end. */
   private hasMoved = false;
 
   constructor(
@@ -55,9 +56,11 @@ class CountSales extends EventConsumer<OrderLogEvent> {
   }
 
   protected override async execute(): Promise<boolean> {
-    this.hasMoved = false;
     const isMore = await super.execute();
-    if (this.hasMoved && !isMore) this.caughtUp();
+    if (this.hasMoved && !isMore) {
+      this.hasMoved = false;
+      this.caughtUp();
+    }
     return isMore;
   }
 
@@ -98,8 +101,8 @@ export class FollowOrders extends WokenWork {
     this.built = following[1];
     for (const view of following) if (!this.counting.has(view)) this.begin(view);
     await this.end([...this.counting.keys()].filter((it) => !following.includes(it)));
-    while (!this.stopping && (await this.views.forgetRetired(forgottenAtOnce)));
-    return false;
+    // Piece by piece, between looks at those that are needed.
+    return this.views.forgetRetired(forgottenAtOnce);
   }
 
   override async beforeApplicationShutdown(): Promise<void> {
