@@ -2,9 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, expect, describe, it, jest } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { fromLog, readingAhead, type Checkpoint, type EventSource } from '#events';
+import { EventBus, eventBus, fromLog, readingAhead, type Checkpoint, type EventSource } from '#events';
 import { SeededRandom, testSeed } from '#testing';
-import { Notes, startLog, until, type LogUnderTest, type TestEvent } from './log-under-test.js';
+import { Disturbed, Notes, startLog, testEvent, until, type LogUnderTest, type TestEvent } from './log-under-test.js';
 
 Logger.overrideLogger(false);
 
@@ -16,6 +16,11 @@ beforeAll(async () => {
 });
 afterEach(() => Promise.all(running.splice(0).map((it) => it.beforeApplicationShutdown())));
 afterAll(() => log?.stop());
+
+const begin = (notes: Notes): void => {
+  notes.onApplicationBootstrap();
+  running.push(notes);
+};
 
 const source = (): EventSource<TestEvent> => ({ read: (parts, limit) => fromLog(log.readLog, parts, limit) });
 
@@ -37,9 +42,7 @@ class Interrupted extends Notes {
 const start = async (interrupt: ConstructorParameters<typeof Interrupted>[1]): Promise<string> => {
   const consumer = randomUUID();
   await log.checkpoints.begin(consumer);
-  const notes = new Interrupted(consumer, interrupt);
-  notes.onApplicationBootstrap();
-  running.push(notes);
+  begin(new Interrupted(consumer, interrupt));
   return consumer;
 };
 
@@ -102,6 +105,27 @@ describe('reading ahead', () => {
     } finally {
       jest.useRealTimers();
     }
+  });
+});
+
+describe('parts that move while pages were read ahead', () => {
+  it('are read by whoever has them, nothing left out and nothing told twice', async () => {
+    const random = new SeededRandom(testSeed());
+    const consumer = randomUUID();
+    await log.pool.query('TRUNCATE reader.log, reader.seen');
+    await log.checkpoints.begin(consumer);
+    const readers = new Map<number, Set<Notes>>();
+    const followed = { log: 'test', consumer, schema: testEvent, readLog: log.readLog };
+    for (let count = 0; count < 2; count += 1) {
+      const source = new EventBus().sourceFor(eventBus.parse('postgres:'), followed);
+      begin(new Disturbed(log, consumer, source, random, readers));
+    }
+    await until(async () => (await log.countHolders(consumer)) === 2);
+    for (let round = 0; round < 10; round += 1)
+      await log.write(Array.from({ length: 300 }, () => `subject-${random.integer(0, 40)}`));
+    await log.expectAllInOrder(consumer);
+    expect([...readers.values()].some((it) => it.size > 1)).toBe(true);
+    expect(running.flatMap((it) => it.failures)).toEqual([]);
   });
 });
 

@@ -1,4 +1,5 @@
 import { setTimeout } from 'node:timers/promises';
+import { expect } from '@jest/globals';
 import pg from 'pg';
 import { z } from 'zod';
 import { cloudEvent } from '#contracts';
@@ -9,6 +10,8 @@ import {
   LinkedLog,
   checkpointTables,
   numbersOf,
+  partCount,
+  partOf,
   positionOf,
   type Checkpoint,
   type EventPublisher,
@@ -17,7 +20,7 @@ import {
   type LogNumbers,
   type ReadLog,
 } from '#events';
-import { testDatabase } from '#testing';
+import { testDatabase, type SeededRandom } from '#testing';
 
 export const testEvent = cloudEvent(z.literal('test'), z.object({ filling: z.string() }));
 export type TestEvent = z.output<typeof testEvent>;
@@ -87,11 +90,50 @@ export const startLog = async () => {
   const countSeen = async (consumer: string): Promise<number> =>
     (await pool.query<{ count: number }>(`SELECT count(*)::int FROM reader.seen WHERE consumer = $1`, [consumer]))
       .rows[0]!.count;
+  /** Everything took effect once (twice fails in the database), and in order within each part. */
+  const expectAllInOrder = async (consumer: string): Promise<void> => {
+    const events = await all();
+    await until(async () => (await countSeen(consumer)) >= events.length);
+    const seen = await seenBy(consumer);
+    const part = new Map(events.map((it) => [it.sequence, partOf(it.subject)]));
+    const byPart = (sequences: readonly string[]) => Map.groupBy(sequences, (it) => part.get(it));
+    const [expected, actual] = [byPart(events.map((it) => it.sequence)), byPart(seen)];
+    for (const [it, sequences] of expected) expect(actual.get(it)).toEqual(sequences);
+    expect(seen).toHaveLength(events.length);
+  };
+  /** Has some parts taken anew by whoever comes first, under a new epoch, as when a lease has run out. */
+  const letGo = async (consumer: string, parts: readonly number[]): Promise<void> => {
+    await pool.query('UPDATE reader.checkpoints SET lease_until = now() WHERE consumer = $1 AND part = ANY ($2)', [
+      consumer,
+      parts,
+    ]);
+  };
+  /** How many hold parts. */
+  const countHolders = async (consumer: string): Promise<number> =>
+    (
+      await pool.query<{ count: number }>(
+        'SELECT count(DISTINCT holder)::int FROM reader.checkpoints WHERE consumer = $1 AND lease_until > now()',
+        [consumer],
+      )
+    ).rows[0]!.count;
   const stop = async () => {
     await pool.end();
     await database.stop();
   };
-  return { pool, sql, checkpoints, readLog, all, write, seenBy, countSeen, stop };
+  return {
+    pool,
+    sql,
+    checkpoints,
+    readLog,
+    all,
+    write,
+    seenBy,
+    countSeen,
+    letGo,
+    countHolders,
+    expectAllInOrder,
+    stop,
+  };
 };
 
 export type LogUnderTest = Awaited<ReturnType<typeof startLog>>;
@@ -113,8 +155,15 @@ export class Notes extends EventConsumer<TestEvent> {
     private readonly log: LogUnderTest,
     consumer: string,
     source: EventSource<TestEvent>,
+    pageSize = 50,
   ) {
-    super(consumer, log.checkpoints, source, { batchSize: 50, pollMs: 20, failing: 'fails', working: 'works' });
+    super(consumer, log.checkpoints, source, {
+      batchSize: 50,
+      pageSize,
+      pollMs: 20,
+      failing: 'fails',
+      working: 'works',
+    });
   }
 
   protected override async execute(): Promise<boolean> {
@@ -129,9 +178,33 @@ export class Notes extends EventConsumer<TestEvent> {
   protected apply(events: readonly TestEvent[], checkpoint: Checkpoint): Promise<void> {
     return this.log.sql.transaction(async (within) => {
       const columns = [events.map((it) => it.sequence), events.map((it) => it.subject)];
-      await within.query(note, [this.consumer, ...columns]);
+      // First, so that who has lost a part is told that, and not that another one was there before.
       await within.query(advance, checkpoint.values);
+      await within.query(note, [this.consumer, ...columns]);
     });
+  }
+}
+
+/** Has read ahead, and before some of what it has read takes effect, parts go to whoever comes for them first. */
+export class Disturbed extends Notes {
+  constructor(
+    private readonly shared: LogUnderTest,
+    consumer: string,
+    source: EventSource<TestEvent>,
+    private readonly random: SeededRandom,
+    /** By part, who has read of it. */
+    private readonly readers: Map<number, Set<Notes>>,
+  ) {
+    super(shared, consumer, source, 10);
+  }
+
+  protected override async apply(events: readonly TestEvent[], checkpoint: Checkpoint): Promise<void> {
+    const someParts = this.random
+      .shuffled(Array.from({ length: partCount }, (_, part) => part))
+      .slice(this.random.integer(0, partCount - 1));
+    if (this.random.next() < 0.3) await this.shared.letGo(this.consumer, someParts);
+    await super.apply(events, checkpoint);
+    for (const part of checkpoint.values[1]) this.readers.set(part, (this.readers.get(part) ?? new Set()).add(this));
   }
 }
 
