@@ -212,6 +212,28 @@ describe('the log as other modules read it', () => {
     expect(found).toEqual(ids);
   });
 
+  it('takes two connections at most, whoever asks for however much, and leaves the others to orders', async () => {
+    const ids = newIds(30);
+    for (const id of ids) await order(id, 1);
+    await write(ids);
+    await client.query('BEGIN');
+    await client.query('LOCK TABLE orders.events');
+    const limits = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
+    const pages = Promise.all(limits.map((limit) => one.outbox.log(logBeginning, limit, null)));
+    const readers = async () => {
+      const { rows } = await client.query<{ count: number }>(
+        `SELECT count(*)::int FROM pg_locks WHERE relation = 'orders.events'::regclass AND NOT granted`,
+      );
+      return rows[0]!.count;
+    };
+    while ((await readers()) < 2) await setTimeout(10);
+    // Were there one more, it would have asked before this.
+    await one.sql.ping();
+    expect(await readers()).toBe(2);
+    await client.query('COMMIT');
+    expect((await pages).map((it) => eventsIn(it.events).length)).toEqual(limits);
+  });
+
   it('tells of the types that are asked for, and how far it has looked', async () => {
     const ids = newIds(7);
     for (const id of ids) await order(id, 1);

@@ -45,6 +45,8 @@ type LogRows = readonly (LogEnd | LogRow)[];
 export class PostgresOutbox implements Outbox, EventFeed {
   /** Pages of the log that will be asked for next, by what will be asked. */
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
+  private reading = 0;
+  private readonly waiting: (() => void)[] = [];
 
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
@@ -106,12 +108,26 @@ export class PostgresOutbox implements Outbox, EventFeed {
 
   private queryLog(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogRows> {
     const { xid, id } = numbersOf(after);
-    return types?.length === 0
-      ? this.sql.query<LogEnd>(logEnd, [xid, id, limit])
-      : this.sql.query<LogEnd | LogRow>(log, [
-          ...[xid, id, limit, pageLines, ['placed', ...undoing]],
-          types && types.map((it) => it.slice(orderPrefix.length)),
-        ]);
+    return this.inTurn(() =>
+      types?.length === 0
+        ? this.sql.query<LogEnd>(logEnd, [xid, id, limit])
+        : this.sql.query<LogEnd | LogRow>(log, [
+            ...[xid, id, limit, pageLines, ['placed', ...undoing]],
+            types && types.map((it) => it.slice(orderPrefix.length)),
+          ]),
+    );
+  }
+
+  private async inTurn<Rows>(query: () => Promise<Rows>): Promise<Rows> {
+    if (this.reading < mostReading) this.reading += 1;
+    else await new Promise<void>((resolve) => this.waiting.push(resolve));
+    try {
+      return await query();
+    } finally {
+      const next = this.waiting.shift();
+      if (next) next();
+      else this.reading -= 1;
+    }
   }
 }
 
@@ -138,6 +154,9 @@ const pageBytes = 8_388_608;
 /** Pages that are read before somebody asks for them, and how long they wait for that. */
 const mostAhead = 4;
 const aheadMs = 2_000;
+
+/** Of the connections, those that read the log at once, whoever asks: the others are for orders. */
+const mostReading = 2;
 
 /** Written by hand: what Postgres has as JSON stays what it is, and the rest needs no escaping but for what callers name. */
 const logEventOf = (row: LogRow): string => {
