@@ -4,7 +4,7 @@ import { HealthCheckService, HealthIndicatorService, type HealthCheckResult } fr
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { Endpoint } from '#rest';
-import { Readiness } from './readiness.js';
+import { Readiness, type Check, type Condition } from './readiness.js';
 
 const deadlineMs = 2_000;
 
@@ -49,7 +49,8 @@ export class HealthController {
   @Endpoint({
     operationId: 'getReadiness',
     summary: 'Whether the process can serve',
-    description: 'Asks everything it needs. One that fails this should get no requests; it may well recover.',
+    description:
+      'Asks everything it needs. One that fails this should get no requests; it may well recover. One that is degraded can serve, but somebody should look at what is.',
     replies: {
       200: { schema: healthReport, description: 'It can serve' },
       503: { schema: healthReport, description: 'It cannot serve: something it needs fails, or it is shutting down' },
@@ -65,14 +66,14 @@ export class HealthController {
 
   private async report(): Promise<HealthCheckResult> {
     const reasons = new Map<string, unknown>();
-    const checks = [...this.readiness.checks].map(
-      ([name, check]) =>
-        () =>
-          this.indicator
-            .check(name)
-            .attempt(() => this.run(name, check, reasons))
-            .withTimeout(deadlineMs),
-    );
+    const checks = [...this.readiness.checks].map(([name, check]) => async () => {
+      const indicator = this.indicator.check(name);
+      let condition: Condition | undefined;
+      const result = await indicator
+        .attempt(async () => (condition = await this.run(name, check, reasons))?.details)
+        .withTimeout(deadlineMs);
+      return condition?.isDegraded && result[name]?.status === 'up' ? indicator.degraded(condition.details) : result;
+    });
     const report = await this.health.check(checks).catch((error: unknown) => {
       if (error instanceof ServiceUnavailableException) return error.getResponse() as HealthCheckResult;
       throw error;
@@ -82,9 +83,9 @@ export class HealthController {
   }
 
   /** Keeps the reason for the log: it may name servers and users, so callers only learn that the check fails. */
-  private async run(name: string, check: () => Promise<void>, reasons: Map<string, unknown>): Promise<void> {
+  private async run(name: string, check: Check, reasons: Map<string, unknown>): Promise<Condition | undefined> {
     try {
-      await check();
+      return (await check()) ?? undefined;
     } catch (error) {
       reasons.set(name, error);
       throw new Error('cannot be used; the log says why', { cause: error });
@@ -94,7 +95,7 @@ export class HealthController {
   /** Health is asked for every few seconds, so only changes are logged. */
   private logChanges({ details }: HealthCheckResult, reasons: Map<string, unknown>): void {
     for (const [name, { status, message }] of Object.entries(details)) {
-      if (status === 'up' && this.down.delete(name)) this.logger.log(`${name} can be used again.`);
+      if (status !== 'down' && this.down.delete(name)) this.logger.log(`${name} can be used again.`);
       if (status !== 'down' || this.down.has(name)) continue;
       this.down.add(name);
       this.logger.warn(`${name} cannot be used: ${withoutUserinfo(String(reasons.get(name) ?? message))}`);

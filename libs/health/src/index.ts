@@ -1,3 +1,3 @@
 /** Whether the process lives, and whether it can serve. */
 export { HealthModule } from './health.module.js';
-export { Readiness } from './readiness.js';
+export { Readiness, type Condition } from './readiness.js';

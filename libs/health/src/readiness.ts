@@ -1,18 +1,28 @@
 import { Injectable } from '@nestjs/common';
 
+/** What a check tells of a thing that can be used. */
+export interface Condition {
+  /** It can be used, but somebody should look at it. */
+  isDegraded: boolean;
+  /** For callers to see. */
+  details: Record<string, unknown>;
+}
+
+export type Check = () => Promise<Condition | void>;
+
 /** What a module needs in order to serve. Modules add their own checks; `/health/ready` asks them all. */
 @Injectable()
 export class Readiness {
-  private readonly registered = new Map<string, () => Promise<void>>();
+  private readonly registered = new Map<string, Check>();
   private closing = false;
 
   /** @param check resolves when the thing can be used; what it rejects with is logged, never shown to callers */
-  add(name: string, check: () => Promise<void>): void {
+  add(name: string, check: Check): void {
     if (this.registered.has(name)) throw new Error(`There is a readiness check called ${name} already.`);
     this.registered.set(name, check);
   }
 
-  get checks(): ReadonlyMap<string, () => Promise<void>> {
+  get checks(): ReadonlyMap<string, Check> {
     return this.registered;
   }
 

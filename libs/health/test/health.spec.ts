@@ -65,6 +65,24 @@ it('is not ready while a check fails, says which, and lives on', async () => {
   expect(log.join('\n')).toContain('database can be used again');
 });
 
+it('can serve while something is degraded, and says what there is to look at', async () => {
+  const readiness = await start();
+  let count = 0;
+  readiness.add('branches', async () => ({ isDegraded: count > 1, details: { count } }));
+  for (const [status, states] of [
+    ['ok', 'up'],
+    ['ok', 'up'],
+    ['degraded', 'degraded'],
+    ['degraded', 'degraded'],
+  ] as const) {
+    expect(await ask('ready')).toMatchObject({
+      status: 200,
+      body: { status, details: { branches: { status: states, count } } },
+    });
+    count += 1;
+  }
+});
+
 it('is not ready when a check does not answer in time, or throws at once', async () => {
   const readiness = await start();
   readiness.add('hangs', () => new Promise(() => {}));

@@ -48,10 +48,12 @@ export class InventoryModule implements OnModuleInit {
     private readonly stockDemoProducts: StockDemoProducts,
     @InjectSql('inventory') private readonly sql: Sql,
     private readonly readiness: Readiness,
+    private readonly finishBranches: FinishBranches,
   ) {}
 
   async onModuleInit(): Promise<void> {
     this.readiness.add('inventory-database', () => this.sql.ping());
+    this.readiness.add('inventory-branches', () => this.finishBranches.condition());
     if (this.demo) await this.stockDemoProducts.execute(defaultTenant);
   }
 

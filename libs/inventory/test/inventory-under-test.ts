@@ -9,6 +9,7 @@ import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
 import { AdjustStock } from '../src/use-cases/adjust-stock.js';
 import { CountStock } from '../src/use-cases/count-stock.js';
+import { FinishBranches } from '../src/use-cases/finish-branches.js';
 import { FindOverdueHolds } from '../src/use-cases/find-overdue-holds.js';
 import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { PutProducts } from '../src/use-cases/put-products.js';
@@ -36,6 +37,7 @@ export interface Instance {
   reserveStock: ReserveStock;
   settleStock: SettleStock;
   findOverdueHolds: FindOverdueHolds;
+  finishBranches: FinishBranches;
   purgeRefusals: PurgeRefusals;
   stop(): Promise<void>;
 }
@@ -61,6 +63,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
     reserveStock: new ReserveStock(stock),
     settleStock: new SettleStock(stock),
     findOverdueHolds: new FindOverdueHolds(stock),
+    finishBranches: new FinishBranches(stock),
     purgeRefusals: new PurgeRefusals(stock),
     stop: () => module.close(),
   };

@@ -95,6 +95,14 @@ export const documentTests = (world: World): void => {
       expect(Object.keys(details).length).toBeGreaterThan(0);
     });
 
+    it('tells how many branches are in doubt, where the stock is', async () => {
+      const asked = world.shape.services.map(async ({ url }) => (await fetch(`${url}/health/ready`)).json());
+      const reports = (await Promise.all(asked)) as { details: Record<string, object> }[];
+      const told = reports.flatMap(({ details }) => details['inventory-branches'] ?? []);
+      expect(told.length).toBeGreaterThan(0);
+      for (const it of told) expect(it).toMatchObject({ status: 'up', in_doubt: 0, oldest_ms: 0 });
+    });
+
     it('is told by every service', async () => {
       for (const { url } of world.shape.services)
         for (const path of ['/health/live', '/health/ready']) expect((await fetch(url + path)).status).toBe(200);

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { ReplyOf, inventoryContract } from '#contracts';
+import type { Condition } from '#health';
 
 type Branches = ReplyOf<(typeof inventoryContract)['operations']['in_doubt']>['branches'];
 
@@ -9,6 +10,9 @@ export abstract class PreparedBranches {
   abstract finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void>;
   abstract inDoubt(): Promise<Branches>;
 }
+
+/** Somebody finishes what is in doubt well before that. */
+const alarmMs = 30_000;
 
 /** Does with prepared batches what was decided about them elsewhere; never anything on its own. */
 @Injectable()
@@ -21,5 +25,12 @@ export class FinishBranches {
 
   inDoubt(): Promise<Branches> {
     return this.branches.inDoubt();
+  }
+
+  /** For an operator to watch: what is in doubt locks its products for as long as that. */
+  async condition(): Promise<Condition> {
+    const ages = (await this.branches.inDoubt()).map((it) => Math.round(it.age_ms));
+    const oldestMs = Math.max(0, ...ages);
+    return { isDegraded: oldestMs > alarmMs, details: { in_doubt: ages.length, oldest_ms: oldestMs } };
   }
 }
