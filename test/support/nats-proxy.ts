@@ -1,27 +1,75 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import type { Moment } from './postgres-proxy.js';
 
-/**
- * Where a message is on its way when it is caught.
- *
- * - `before`: the app has sent it; NATS has seen nothing of it, and will not.
- * - `after`: NATS has it; the app has seen nothing of what NATS says to that.
- */
-export type NatsMoment = 'before' | 'after';
-
-interface Snare {
-  /** What begins a message that is published to the subject. */
-  head: string;
-  moment: NatsMoment;
-  seen: number;
-  occurrence: number;
-  act: (caught: { cut(): void }) => void;
+interface Place {
+  /** How the subject begins that it is published to. */
+  subject: string;
+  /**
+   * Where the message is on its way when it is caught.
+   *
+   * - `before`: the app has sent it; NATS has seen nothing of it, and will not.
+   * - `after`: NATS has answered to it; the app has seen nothing of the answer.
+   */
+  moment: Exclude<Moment, 'sent'>;
 }
 
 /** A message that was caught. Its connection stands still until it is cut. */
-export type CaughtMessage = Parameters<Snare['act']>[0];
+export interface CaughtMessage {
+  /** What NATS made of it, of `after`. */
+  outcome: 'kept' | 'failed' | undefined;
+  cut(): void;
+}
 
-const caughtWithinMs = 20_000;
+interface Snare extends Place {
+  /** How often such a message is still let by. */
+  left: number;
+  act: (caught: CaughtMessage) => void;
+}
+
+/** One of either side, such as `PUB subject [reply] size` and so many bytes. */
+interface Message {
+  bytes: Buffer;
+  verb: string;
+  words: string[];
+}
+
+const caughtWithinMs = 60_000;
+
+const newline = '\r\n';
+const haveContent = new Set(['PUB', 'HPUB', 'MSG', 'HMSG']);
+
+/** Cuts a stream into messages of the client protocol. */
+class Messages {
+  private rest: Buffer = Buffer.alloc(0);
+
+  *in(chunk: Buffer): Generator<Message> {
+    this.rest = Buffer.concat([this.rest, chunk]);
+    for (;;) {
+      const lineEnd = this.rest.indexOf(newline);
+      if (lineEnd < 0) return;
+      const [verb = '', ...words] = this.rest.toString('utf8', 0, lineEnd).split(/[ \t]+/);
+      const contentBytes = haveContent.has(verb.toUpperCase()) ? Number(words.at(-1)) + newline.length : 0;
+      const end = lineEnd + newline.length + contentBytes;
+      if (this.rest.length < end) return;
+      const bytes = this.rest.subarray(0, end);
+      this.rest = this.rest.subarray(end);
+      yield { bytes, verb: verb.toUpperCase(), words };
+    }
+  }
+}
+
+/** Where a message is published to, and where the answer to it goes; what has headers says how large they are as well. */
+const publishedBy = ({ verb, words }: Message): { subject: string; reply: string | undefined } | undefined => {
+  const sizes = { PUB: 1, HPUB: 2 }[verb];
+  if (sizes === undefined) return undefined;
+  const [subject = '', reply] = words.slice(0, -sizes);
+  return { subject, reply };
+};
+
+/** JetStream says where it keeps a message. */
+const outcomeOf = ({ bytes }: Message): CaughtMessage['outcome'] =>
+  /"seq":/.test(bytes.toString()) ? 'kept' : 'failed';
 
 /** Stands between apps and NATS, and catches what is published by the beginning of its subject. */
 export class NatsProxy {
@@ -45,11 +93,12 @@ export class NatsProxy {
   }
 
   /** Resolves when the message comes by for the n-th time from now on; rejects when that takes too long. */
-  next(place: { subject: string; moment: NatsMoment }, occurrence: number): Promise<CaughtMessage> {
+  next(place: Place, occurrence = 1): Promise<CaughtMessage> {
     const { promise, resolve, reject } = Promise.withResolvers<CaughtMessage>();
-    const { subject, moment } = place;
-    this.snare = { head: `PUB ${subject}`, moment, seen: 0, occurrence, act: resolve };
-    const complaint = new Error(`nothing was caught that is published to ${subject}, at occurrence ${occurrence}`);
+    this.snare = { ...place, left: occurrence, act: resolve };
+    const complaint = new Error(
+      `nothing was caught that is published to ${place.subject}, at occurrence ${occurrence}`,
+    );
     const late = setTimeout(reject, caughtWithinMs, complaint);
     return promise.finally(() => {
       clearTimeout(late);
@@ -65,10 +114,16 @@ export class NatsProxy {
   }
 
   private join(app: Socket, nats: Socket): void {
-    let caught: Snare | undefined;
+    const [fromApp, fromNats] = [new Messages(), new Messages()];
+    let isStill = false;
+    let awaited: { reply: string; snare: Snare } | undefined;
     const cut = (): void => {
       app.destroy();
       nats.destroy();
+    };
+    const stand = (snare: Snare, outcome: CaughtMessage['outcome']): void => {
+      isStill = true;
+      snare.act({ outcome, cut });
     };
     for (const socket of [app, nats]) {
       this.sockets.add(socket.setNoDelay(true));
@@ -78,22 +133,28 @@ export class NatsProxy {
       });
     }
     app.on('data', (chunk: Buffer) => {
-      if (caught) return;
-      caught = this.sprung(chunk);
-      if (caught?.moment === 'before') caught.act({ cut });
-      else nats.write(chunk);
+      for (const message of fromApp.in(chunk)) {
+        if (isStill) return;
+        const published = publishedBy(message);
+        const snare = published && this.sprung(published.subject);
+        if (snare?.moment === 'before') return stand(snare, undefined);
+        if (snare && published?.reply) awaited = { reply: published.reply, snare };
+        nats.write(message.bytes);
+      }
     });
     nats.on('data', (chunk: Buffer) => {
-      if (caught?.moment === 'after') caught.act({ cut });
-      if (!caught) app.write(chunk);
+      for (const message of fromNats.in(chunk)) {
+        if (isStill) return;
+        if (awaited && awaited.reply === message.words[0]) return stand(awaited.snare, outcomeOf(message));
+        app.write(message.bytes);
+      }
     });
   }
 
-  /** What two chunks share is not seen, which only means that a later one is caught. */
-  private sprung(chunk: Buffer): Snare | undefined {
+  private sprung(subject: string): Snare | undefined {
     const { snare } = this;
-    if (!snare || snare.seen >= snare.occurrence) return undefined;
-    snare.seen += chunk.toString('latin1').split(snare.head).length - 1;
-    return snare.seen >= snare.occurrence ? snare : undefined;
+    if (!snare || !subject.startsWith(snare.subject) || snare.left === 0) return undefined;
+    snare.left -= 1;
+    return snare.left === 0 ? snare : undefined;
   }
 }
