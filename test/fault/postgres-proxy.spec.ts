@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import pg from 'pg';
 import { testDatabase, type TestDatabase } from '#testing';
 import { eventually } from '../support/eventually.js';
-import { PostgresProxy } from '../support/postgres-proxy.js';
+import { PostgresProxy, has } from '../support/postgres-proxy.js';
 
 const add = { name: 'add', text: 'INSERT INTO kept VALUES ($1) RETURNING value' };
 const slow = { name: 'slow', text: 'WITH s AS (SELECT pg_sleep(0.3)) INSERT INTO kept SELECT $1::int FROM s' };
@@ -118,6 +118,35 @@ describe('the proxy before Postgres', () => {
     caught.pass();
     expect((await adding).rows).toEqual([{ value: 1 }]);
     expect((await following).rows).toEqual([{ value: 2 }]);
+  });
+
+  it('tells statements apart by their values', async () => {
+    const client = await connected();
+    const both = { name: 'both', text: 'SELECT $1::text[], $2::text' };
+    const catching = proxy.next({ statement: 'both', moment: 'before', with: has('capture') }, 2);
+    const ask = (kinds: string[], text: string | null) => client.query({ ...both, values: [kinds, text] });
+    await ask(['authorise'], 'capture_refused');
+    await ask(['authorise', 'capture'], null);
+    await ask([], null);
+    const asking = ask(['refund'], '{"kind":"capture"}');
+    const caught = await catching;
+    expect(caught.values).toEqual(['{"refund"}', '{"kind":"capture"}']);
+    caught.pass();
+    await asking;
+  });
+
+  it('tells statements apart by what came before them on their connection', async () => {
+    const [client, other] = [await connected(), await connected()];
+    const catching = proxy.next({ statement: 'COMMIT', moment: 'before', follows: 'add' });
+    await Promise.all([client, other].map((it) => it.query('BEGIN')));
+    await client.query({ ...add, values: [1] });
+    await other.query('COMMIT');
+    const committing = client.query('COMMIT');
+    const caught = await catching;
+    expect(await kept()).toEqual([]);
+    caught.pass();
+    await committing;
+    expect(await kept()).toEqual([1]);
   });
 
   it('says when what was caught has not committed', async () => {

@@ -15,11 +15,25 @@ export interface Place {
   /** The name it is prepared under, or the beginning of the text of one without a name and values, such as `COMMIT`. */
   statement: string;
   moment: Moment;
+  /** Whether it is meant, by the values that it comes with. */
+  with?: (values: readonly string[]) => boolean;
+  /** The statement that came before it on its connection, where only that tells it from others. */
+  follows?: string;
 }
+
+/** What is in a value, which may be an array or a document. */
+export const wordsOf = (value: string): string[] => value.match(/[\w-]+/g) ?? [];
+
+/** That the word is among the values. */
+export const has =
+  (word: string): NonNullable<Place['with']> =>
+  (values) =>
+    values.some((it) => wordsOf(it).includes(word));
 
 /** A statement that was caught. Its connection stands still until it is let go or cut. */
 export interface Caught {
   statement: string;
+  values: readonly string[];
   /** What Postgres made of it, of `after`: outside of a transaction, to carry out is to commit. */
   outcome: 'committed' | 'in a transaction' | 'failed' | undefined;
   pass(): void;
@@ -34,17 +48,23 @@ interface Snare extends Place {
   act: (caught: Caught) => void;
 }
 
+/** A statement as it is sent. */
+interface Sent {
+  name: string;
+  values: readonly string[];
+}
+
 /** What the app sends in one go and gets one answer to: everything up to a Sync, or a simple query. */
 interface Exchange {
-  statements: string[];
+  statements: Sent[];
   bytes: Buffer;
-  snares: Partial<Record<Moment, Snare>>;
+  snares: Partial<Record<Moment, { snare: Snare; values: Caught['values'] }>>;
   /** Whether it goes on where it was caught as `sent`. */
   isLetGo?: Promise<boolean>;
   failed: boolean;
 }
 
-const caughtWithinMs = 20_000;
+const caughtWithinMs = 60_000;
 
 const code = { cancel: 80_877_102, ssl: 80_877_103, gss: 80_877_104 };
 
@@ -71,12 +91,25 @@ class Messages {
 
 const textAt = (message: Buffer, start: number): string => message.toString('utf8', start, message.indexOf(0, start));
 
-/** The name of the statement that a Bind or a Query is for. */
-const statementOf = (message: Buffer): string | undefined => {
+/** The values of a Bind, behind its names and the formats of the values. */
+const valuesOf = (message: Buffer, start: number): string[] => {
+  let at = start + 2 + 2 * message.readUInt16BE(start) + 2;
+  return Array.from({ length: message.readUInt16BE(at - 2) }, () => {
+    const length = Math.max(0, message.readInt32BE(at));
+    at += 4 + length;
+    return message.toString('utf8', at - length, at);
+  });
+};
+
+/** The statement that a Bind or a Query is for. */
+const statementOf = (message: Buffer): Sent | undefined => {
   const type = String.fromCharCode(message[0]!);
-  if (type === 'Q') return textAt(message, 5);
-  // A Bind names the portal first.
-  return type === 'B' ? textAt(message, message.indexOf(0, 5) + 1) || undefined : undefined;
+  if (type === 'Q') return { name: textAt(message, 5), values: [] };
+  if (type !== 'B') return undefined;
+  // It names the portal first.
+  const nameAt = message.indexOf(0, 5) + 1;
+  const name = textAt(message, nameAt);
+  return name === '' ? undefined : { name, values: valuesOf(message, message.indexOf(0, nameAt) + 1) };
 };
 
 const outcomeOf = ({ failed }: Exchange, transaction: string): Caught['outcome'] =>
@@ -93,6 +126,8 @@ class Line {
   private readonly answers: Buffer[] = [];
   /** Of the answer that is being given, what the app has not seen yet. */
   private readonly unsaid: Buffer[] = [];
+  /** What the app has sent last. */
+  private last = '';
   private isForwarding = false;
   private isAnswering = false;
   private isAskedForEncryption = false;
@@ -166,7 +201,8 @@ class Line {
     this.isForwarding = true;
     for (let next = this.outgoing.shift(); next; next = this.outgoing.shift()) {
       if (this.proxy.delayMs > 0) await setTimeout(this.proxy.delayMs);
-      this.proxy.setSnares(next);
+      this.proxy.setSnares(next, this.last);
+      this.last = next.statements.at(-1)?.name ?? this.last;
       if (this.isOver || !(await this.isLetGo(next, 'before'))) return;
       this.awaited.push(next);
       this.server.write(next.bytes);
@@ -208,11 +244,12 @@ class Line {
 
   /** @returns whether to go on; not once the line was cut, by us or by the app */
   private async isLetGo(exchange: Exchange, moment: Moment, transaction?: string): Promise<boolean> {
-    const snare = exchange.snares[moment];
-    if (!snare || this.isOver) return !this.isOver;
+    const set = exchange.snares[moment];
+    if (!set || this.isOver) return !this.isOver;
     const { promise, resolve } = Promise.withResolvers<true>();
-    snare.act({
-      statement: snare.statement,
+    set.snare.act({
+      statement: set.snare.statement,
+      values: set.values,
       outcome: transaction === undefined ? undefined : outcomeOf(exchange, transaction),
       pass: () => resolve(true),
       cut: () => this.end(),
@@ -296,12 +333,23 @@ export class PostgresProxy {
     await closed;
   }
 
-  /** Decides where an exchange is going to be caught; for its line to call, once for each. */
-  setSnares({ statements, snares }: Exchange): void {
+  /**
+   * Decides where an exchange is going to be caught; for its line to call, once for each.
+   *
+   * @param last what came before it on its line
+   */
+  setSnares({ statements, snares }: Exchange, last: string): void {
     for (const snare of this.snares) {
-      if (!statements.some((it) => it === snare.statement || it.startsWith(`${snare.statement} `))) continue;
+      const { statement, moment, follows = last } = snare;
+      const caught = statements.find(
+        ({ name, values }) =>
+          (name === statement || name.startsWith(`${statement} `)) &&
+          (snare.with?.(values) ?? true) &&
+          follows === last,
+      );
+      if (!caught) continue;
       snare.seen += 1;
-      if (snare.springsAt(snare.seen)) snares[snare.moment] ??= snare;
+      if (snare.springsAt(snare.seen)) snares[moment] ??= { snare, values: caught.values };
     }
   }
 
