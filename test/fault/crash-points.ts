@@ -2,48 +2,74 @@ import { randomOf } from '../support/fresh.js';
 import type { Moment } from '../support/postgres-proxy.js';
 import type { ProxiedShapeName } from '../support/proxied-shapes.js';
 import type { Keeper } from '../support/tables.js';
+import type { ProvocationName } from './provocations.js';
 
 /** A place in the order path at which a process is killed. */
-export interface CrashPoint {
+export interface CrashPoint extends Omit<Step, 'kinds'> {
   shape: ProxiedShapeName;
-  /** The step, in the words of the design. */
-  step: string;
-  /** What is done there: a statement by its name, a message by the beginning of its subject. */
-  what: string;
+  kind?: string;
   /** Of whom it is asked: a commit of Postgres, a message of NATS, a call of the merchant who wants to be told. */
   of: 'Postgres' | 'NATS' | 'merchant';
-  /** Who does it, over a connection of its own. */
-  by: Keeper;
   /** Who is killed, where services are processes of their own: who does it, or who has asked for it. */
   victim: Keeper;
   moment: Exclude<Moment, 'sent'>;
 }
 
+interface Step {
+  /** In the words of the design. */
+  step: string;
+  /** What is done there: a statement by its name, a message by the beginning of its subject. */
+  what: string;
+  /** Who does it, over a connection of its own. */
+  by: Keeper;
+  /** What is done there in several ways, by the word that tells them apart: each is a point of its own. */
+  kinds?: readonly string[];
+  /** The statement that came before it, where it has no name of its own. */
+  follows?: string;
+  /** Whether a commit comes after it. */
+  isInTransaction?: boolean;
+  /** What has to happen first that shoppers do not do. */
+  provokedBy?: ProvocationName;
+}
+
+const sagaSteps = ['authorise', 'capture', 'refund', 'reverse'];
+
 /** Every commit on the way of an order, and whose it is. */
-const commits: Pick<CrashPoint, 'step' | 'what' | 'by'>[] = [
+const commits: Step[] = [
   { step: 'Reserve', what: 'inventory-reserve', by: 'inventory' },
   { step: 'Record', what: 'order-record', by: 'order' },
   { step: 'Refuse', what: 'order-keep-refusals', by: 'order' },
-  { step: 'Change', what: 'order-save', by: 'order' },
-  { step: 'Deliver', what: 'inventory-settle', by: 'inventory' },
+  { step: 'Change', what: 'order-save', by: 'order', kinds: ['cancelled', 'fulfilled', 'returned'] },
+  { step: 'Deliver', what: 'inventory-settle', by: 'inventory', kinds: ['confirm', 'release', 'fulfil', 'restock'] },
+  { step: 'Void', what: 'order-void', by: 'order', provokedBy: 'lost record' },
   { step: 'Checkpoint', what: 'orders-checkpoints-advance', by: 'order' },
   { step: 'Claim', what: 'order-sagas-claim', by: 'order' },
-  { step: 'Begin', what: 'payment-begin', by: 'payment' },
-  { step: 'Charge', what: 'payment-simulated-enter', by: 'payment' },
-  { step: 'Settle', what: 'payment-settle', by: 'payment' },
-  { step: 'Move', what: 'order-sagas-move', by: 'order' },
+  { step: 'Begin', what: 'payment-begin', by: 'payment', kinds: sagaSteps },
+  { step: 'Charge', what: 'payment-simulated-enter', by: 'payment', kinds: ['authorise', 'capture', 'refund', 'void'] },
+  { step: 'Settle', what: 'payment-settle', by: 'payment', kinds: sagaSteps },
+  {
+    ...{ step: 'Move', what: 'order-sagas-move', by: 'order' },
+    kinds: ['payment-authorised', 'payment-captured', 'refunded', 'payment-reversed'],
+  },
   { step: 'Refund', what: 'order-sagas-start', by: 'order' },
+  { step: 'Retry', what: 'order-sagas-retry', by: 'order', provokedBy: 'dead letter tried anew' },
+  { step: 'Close', what: 'order-sagas-close', by: 'order', provokedBy: 'dead letter closed' },
   { step: 'Count', what: 'sales-add', by: 'sales' },
+  { step: 'Retire', what: 'sales-retire', by: 'sales', isInTransaction: true, provokedBy: 'sales built anew' },
+  { step: 'Serve', what: 'sales-serve', by: 'sales', isInTransaction: true, provokedBy: 'sales built anew' },
+  { step: 'Switch', what: 'COMMIT', follows: 'sales-serve', by: 'sales', provokedBy: 'sales built anew' },
   { step: 'Accept', what: 'webhooks-accept', by: 'webhooks' },
   { step: 'Take', what: 'webhooks-claim', by: 'webhooks' },
   { step: 'Sent', what: 'webhooks-settle', by: 'webhooks' },
 ];
 
 /** Those of a two-phase commit, which take the place of the first two. */
-const twoPhaseCommits: typeof commits = [
+const twoPhaseCommits: Step[] = [
   { step: 'Prepare', what: 'PREPARE TRANSACTION', by: 'inventory' },
   { step: 'Record', what: 'order-record', by: 'order' },
   { step: 'Commit', what: 'COMMIT PREPARED', by: 'inventory' },
+  { step: 'Abort', what: 'order-branch-decide', by: 'order', provokedBy: 'lost record' },
+  { step: 'Roll back', what: 'ROLLBACK PREPARED', by: 'inventory', provokedBy: 'lost record' },
 ];
 
 const moments = ['before', 'after'] as const;
@@ -52,7 +78,8 @@ const flexibleShapes: readonly ProxiedShapeName[] = ['one database', 'two databa
 
 /**
  * Before each commit and after it, in each shape, with `npm run test:crash`. Otherwise one of the two, and of the many of
- * a flexible commit each in one of the shapes, by the seed: the usual run comes to every commit, and many runs to all.
+ * a flexible commit each in one of the shapes, in one of its ways, by the seed: the usual run comes to every commit, and
+ * many runs to all.
  */
 export const crashPointsOf = (
   shape: ProxiedShapeName,
@@ -62,15 +89,20 @@ export const crashPointsOf = (
   const isComplete = 'everyCrashPoint' in globalThis;
   const all = protocol === 'flexible' ? commits : twoPhaseCommits;
   const inTurns = randomOf('crash points').shuffled(commits);
-  const isHere = (commit: (typeof commits)[number]): boolean =>
+  const isHere = (commit: Step): boolean =>
     inTurns.indexOf(commit) % flexibleShapes.length === flexibleShapes.indexOf(shape);
   return all
     .filter((it) => isComplete || protocol === 'two-phase' || isHere(it))
-    .flatMap((commit) => {
+    .flatMap(({ kinds = [undefined], ...commit }) => {
       // In a process of its own inventory may be killed, or whoever has asked it.
       const victims: Keeper[] = shape === 'split' && commit.by === 'inventory' ? ['order', 'inventory'] : [commit.by];
-      const points = victims.flatMap((victim) =>
-        moments.map((moment) => ({ shape, of: 'Postgres' as const, ...commit, victim, moment })),
+      const points = kinds.flatMap((kind) =>
+        victims.flatMap((victim) =>
+          moments.map((moment): CrashPoint => {
+            const named = kind === undefined ? commit : { ...commit, kind, step: `${commit.step} ${kind}` };
+            return { shape, of: 'Postgres', ...named, victim, moment };
+          }),
+        ),
       );
       return isComplete ? points : [random.pick(points)];
     });

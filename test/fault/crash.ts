@@ -1,18 +1,21 @@
-import { expect } from '@jest/globals';
+import { afterAll, beforeAll, expect, it } from '@jest/globals';
+import { testSeed } from '#testing';
 import { Api } from '../support/api.js';
-import type { NatsProxy } from '../support/nats-proxy.js';
-import type { Caught } from '../support/postgres-proxy.js';
-import { randomOf } from '../support/fresh.js';
 import { eventually } from '../support/eventually.js';
+import { randomOf } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
+import type { NatsProxy } from '../support/nats-proxy.js';
+import { has, wordsOf, type Caught, type Place } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape, type ProxiedShapeName } from '../support/proxied-shapes.js';
 import { lapseLeases } from '../support/tables.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
 import type { CrashPoint } from './crash-points.js';
+import { provocations } from './provocations.js';
 import { Shoppers } from './shoppers.js';
+import { printTable } from './table.js';
 
 /** What came of a crash, for people to read. */
-export interface Aftermath {
+interface Aftermath {
   at: string;
   /** Orders that were under way when the process was killed, and orders that a repeat found instead of placing them. */
   inFlight: number;
@@ -24,27 +27,32 @@ export interface Aftermath {
 }
 
 /** A system that is killed at one point after the other, and has to come back whole every time. */
-export class CrashTest {
+class CrashTest {
+  private readonly table: Aftermath[] = [];
   private shape: ProxiedShape | undefined;
 
   constructor(
     private readonly name: ProxiedShapeName,
-    private readonly environment: Record<string, string> = {},
+    private readonly environment: Record<string, string>,
     /** Where the events go that are published, if any. */
-    private readonly nats?: NatsProxy,
+    private readonly nats: NatsProxy | undefined,
   ) {}
 
   /** Shoppers at work; at the statement, somewhere in the middle, the process is killed and started again. */
-  async crashAt(point: CrashPoint): Promise<Aftermath> {
+  async crashAt(point: CrashPoint): Promise<void> {
     const startedAt = Date.now();
     this.shape ??= await startProxied(this.name, this.environment);
     try {
-      return { ...(await crash(this.shape, point, this.nats)), ms: Date.now() - startedAt };
+      this.table.push({ ...(await crash(this.shape, point, this.nats)), ms: Date.now() - startedAt });
     } catch (error) {
       // What one crash has broken is not to be laid at the door of the next.
       await this.stop().catch(() => undefined);
       throw error;
     }
+  }
+
+  print(): void {
+    printTable(`crashes with TEST_SEED=${testSeed()}`, this.table);
   }
 
   async stop(): Promise<void> {
@@ -54,34 +62,83 @@ export class CrashTest {
   }
 }
 
+/** A test for each point, for the body of a `describe`; it prints what came of them. */
+export const crashAtEach = (
+  points: readonly CrashPoint[],
+  shape: ProxiedShapeName,
+  /** Asked once, before the first of them. */
+  setUp: () => { environment: Record<string, string>; nats?: NatsProxy },
+): void => {
+  let test: CrashTest;
+
+  beforeAll(() => {
+    const { environment, nats } = setUp();
+    test = new CrashTest(shape, environment, nats);
+  });
+  afterAll(async () => {
+    test?.print();
+    await test?.stop();
+  });
+
+  it.each(points)('$victim killed $moment $step loses nothing and doubles nothing', (point) => test.crashAt(point));
+};
+
+const catchStatement = (
+  { what, kind, by, moment, follows }: CrashPoint,
+  proxies: ProxiedShape['proxies'],
+  occurrence: number,
+): Promise<Caught> => {
+  const place: Place = { statement: what, moment, ...(follows !== undefined && { follows }) };
+  if (kind === undefined) return proxies[by].next(place, occurrence);
+  if (what !== 'payment-settle') return proxies[by].next({ ...place, with: has(kind) }, occurrence);
+  // What is settled is named by its id alone; what it is was said when it was begun.
+  const begun = new Set<string>();
+  const forget = proxies[by].each({ statement: 'payment-begin', moment: 'before' }, 1, ({ values, pass }) => {
+    const [, ids = [], , kinds = []] = values.map(wordsOf);
+    for (const it of ids.filter((_, index) => kinds[index] === kind)) begun.add(it);
+    pass();
+  });
+  const isMeant: Place['with'] = ([, ids = '']) => wordsOf(ids).some((it) => begun.has(it));
+  return proxies[by].next({ ...place, with: isMeant }, occurrence).finally(forget);
+};
+
 const crash = async (
   shape: ProxiedShape,
-  { step, what, of, by, victim, moment }: CrashPoint,
+  point: CrashPoint,
   nats: NatsProxy | undefined,
 ): Promise<Omit<Aftermath, 'ms'>> => {
-  const random = randomOf(`${shape.name} ${what} ${victim} ${moment}`);
+  const { step, what, of, by, victim, moment, isInTransaction = false, provokedBy } = point;
+  const random = randomOf(`${shape.name} ${step} ${victim} ${moment}`);
   const ledger = new Ledger(shape);
   const api = new Api(shape.baseUrl);
   const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
   const shoppers = new Shoppers(api, random);
-  const occurrence = random.integer(1, 4);
+  // What is provoked comes once.
+  const occurrence = provokedBy === undefined ? random.integer(1, 4) : 1;
   const catching = {
-    Postgres: () => shape.proxies[by].next({ statement: what, moment }, occurrence),
+    Postgres: () => catchStatement(point, shape.proxies, occurrence),
     NATS: () => nats!.next({ subject: what, moment }, occurrence),
     merchant: () => receiver.next(occurrence),
   }[of]();
   const killed = shape.service(shape.name === 'split' ? victim : 'monolith');
 
   await shoppers.start();
-  const caught = await catching;
+  const provoke = provokedBy && provocations[provokedBy];
+  const [caught, settle] = await Promise.all([
+    catching,
+    provoke?.({ shape, api, shoppers, isCarriedOut: moment === 'after' }),
+  ]);
   const inFlight = shoppers.inFlight.length;
   await killed.kill('SIGKILL');
-  if (of === 'Postgres' && moment === 'after') expect(caught).toMatchObject({ outcome: 'committed' });
+  if (of === 'Postgres' && moment === 'after')
+    expect(caught).toMatchObject({ outcome: isInTransaction ? 'in a transaction' : 'committed' });
+  if (of === 'NATS' && moment === 'after') expect(caught).toMatchObject({ outcome: 'kept' });
   // What another process has sent goes on, although nobody waits for it any more.
   if (victim !== by) (caught as Caught).pass();
   else caught.cut();
   await killed.restart();
   await lapseLeases(await shape.databaseUrls());
+  await settle?.();
   await shoppers.finish();
   const kept = shoppers.placements.filter((it) => it.outcome === 201).length;
   const refused = shoppers.placements.filter((it) => it.outcome === 409).length;

@@ -1,6 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { SeededRandom } from '#testing';
 import { ok, type Answer, type Api, type MoneyMove, type Order } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
@@ -15,6 +16,8 @@ const payments = [
     ...{ method: 'simulated', token: `tok_${it}` },
   })),
 ];
+
+const ends = new Set(['payment-captured', 'payment-declined', 'payment-failed']);
 
 interface Outcome {
   outcome: number | string;
@@ -76,6 +79,21 @@ export class Shoppers {
     await Promise.all([...bodies].map(([key, body]) => this.insistOnPlacing(body, key)));
   }
 
+  /** Places an order, however often that has to be tried, and remembers it. */
+  insistOnPlacing(body: object, key: string): Promise<Answer<Order>> {
+    const isFinal = ({ status, text }: Answer): boolean =>
+      status === 201 || (status === 409 && text.includes('out-of-stock'));
+    return this.insist(
+      () => this.api.place(body, key),
+      isFinal,
+      () => {
+        const attempt: Attempt = { key, body };
+        this.placements.push(attempt);
+        return attempt;
+      },
+    );
+  }
+
   /** @param random of this one alone, so that what each of them does follows from the seed */
   private async shop(random: SeededRandom): Promise<void> {
     // The end is looked for after an order, so that everybody places one more on a system that came back.
@@ -100,24 +118,10 @@ export class Shoppers {
     return answer.status === 201 ? answer.body : undefined;
   }
 
-  private insistOnPlacing(body: object, key: string): Promise<Answer<Order>> {
-    const isFinal = ({ status, text }: Answer): boolean =>
-      status === 201 || (status === 409 && text.includes('out-of-stock'));
-    return this.insist(
-      () => this.api.place(body, key),
-      isFinal,
-      () => {
-        const attempt: Attempt = { key, body };
-        this.placements.push(attempt);
-        return attempt;
-      },
-    );
-  }
-
   /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part. */
   private async change(order: Order, random: SeededRandom): Promise<void> {
     const { order_id, lines, payment_method } = order;
-    if (payment_method !== null) return this.changePaid(order_id, random);
+    if (payment_method !== null) return this.changePaid(order, random);
     const [first] = lines;
     const some = { lines: [{ product_id: first!.product_id, quantity: 1 }] };
     const verb = random.pick(['cancel', 'fulfil', 'fulfil some', 'return'] as const);
@@ -131,20 +135,30 @@ export class Shoppers {
   }
 
   /** Cancels it, or has some money given back, which is refused where none was taken. */
-  private async changePaid(orderId: string, random: SeededRandom): Promise<void> {
-    if (random.next() < 0.4) return this.changed(orderId, () => this.api.cancel(orderId), ['illegal-transition']);
+  private async changePaid({ order_id, payment_method }: Order, random: SeededRandom): Promise<void> {
+    if (random.next() < 0.4) return this.changed(order_id, () => this.api.cancel(order_id), ['illegal-transition']);
+    // What is asked too early is refused.
+    if (payment_method !== 'manual' && random.next() < 0.7) await this.decided(order_id);
     const key = fresh('refund');
     const body = { amount_minor: random.integer(1, 300), reason: 'unwanted' };
     const isFinal = ({ status, text }: Answer): boolean => status === 201 || text.includes('payment-refused');
     await this.insist(
-      () => this.api.refund(orderId, body, { key }),
+      () => this.api.refund(order_id, body, { key }),
       isFinal,
       () => {
-        const attempt: RefundAttempt = { key, orderId, amountMinor: body.amount_minor };
+        const attempt: RefundAttempt = { key, orderId: order_id, amountMinor: body.amount_minor };
         this.refunds.push(attempt);
         return attempt;
       },
     );
+  }
+
+  /** Until the money is taken, or will not be. */
+  private decided(orderId: string): Promise<void> {
+    return eventually(async () => {
+      const types = (await this.api.history(orderId)).map((it) => it.type as string);
+      if (!types.some((it) => ends.has(it))) throw new Error(`the payment of ${orderId} comes to no end: ${types}`);
+    });
   }
 
   private async changed(

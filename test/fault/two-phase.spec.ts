@@ -1,33 +1,18 @@
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { testSeed } from '#testing';
 import { Api, refused } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { prepared } from '../support/tables.js';
-import { CrashTest, type Aftermath } from './crash.js';
+import { crashAtEach } from './crash.js';
 import { crashPointsOf } from './crash-points.js';
 import { paused } from './paused.js';
-import { printTable } from './table.js';
 
 const environment = { ORDER_COMMIT: 'two-phase', ORDER_IN_DOUBT_MS: '600' };
 
 describe.each(['one database', 'two databases', 'split'] as const)('a two-phase commit in the shape %s', (shape) => {
-  const test = new CrashTest(shape, environment);
-  const table: Aftermath[] = [];
-
-  afterAll(async () => {
-    printTable(`crashes of two-phase commits with TEST_SEED=${testSeed()}`, table);
-    await test.stop();
-  });
-
-  it.each(crashPointsOf(shape, 'two-phase'))(
-    '$victim killed $moment the commit of $step loses nothing and doubles nothing',
-    async (point) => {
-      table.push(await test.crashAt(point));
-    },
-  );
+  crashAtEach(crashPointsOf(shape, 'two-phase'), shape, () => ({ environment }));
 });
 
 describe('stock that is prepared', () => {

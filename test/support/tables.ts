@@ -159,6 +159,15 @@ export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
   await query(urls.webhooks, `UPDATE webhooks.deliveries SET lease_until = now() WHERE lease_until > now()`);
 };
 
+/** Lets the hold of an order that is not there run out, instead of waiting until it does. */
+export const lapseHold = async (urls: DatabaseUrls, productId: string): Promise<void> => {
+  await query(
+    urls.inventory,
+    `UPDATE inventory.reservations SET deadline_at = now() WHERE state = 'held' AND held ? $1`,
+    [productId],
+  );
+};
+
 /** Each question has a connection of its own, so that servers may come and go. */
 export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {
   const client = await connected(url);

@@ -1,0 +1,120 @@
+import { expect } from '@jest/globals';
+import { ok, type Api, type DeadLetterPage, type SalesViews } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { has } from '../support/postgres-proxy.js';
+import type { ProxiedShape } from '../support/proxied-shapes.js';
+import { lapseHold } from '../support/tables.js';
+import type { Shoppers } from './shoppers.js';
+
+interface World {
+  shape: ProxiedShape;
+  api: Api;
+  shoppers: Shoppers;
+  /** Whether what is going to be caught is carried out all the same. */
+  isCarriedOut: boolean;
+}
+
+/**
+ * Brings the system to what is rare.
+ *
+ * @returns what is done, and has to be so, once the killed process is there again
+ */
+type Provocation = (world: World) => Promise<() => Promise<void>>;
+
+/** An order of which nothing was written down but its hold, and nobody repeats it meanwhile. */
+const lostRecord: Provocation = async ({ shape, api, shoppers }) => {
+  const product = await api.product({ onHand: 5 });
+  const [body, key] = [{ customer_id: 'shopper', product_id: product, quantity: 3 }, fresh('lost')];
+  const recording = shape.proxies.order.next({ statement: 'order-record', moment: 'before', with: has(key) });
+  const placing = api.place(body, key);
+  (await recording).cut();
+  expect((await placing).status).toBe(503);
+  await lapseHold(await shape.databaseUrls(), product);
+  return async () => {
+    await eventually(async () => expect(await api.stock(product)).toMatchObject({ reserved: 0 }));
+    ok(await shoppers.insistOnPlacing(body, key), 201);
+    await eventually(async () => expect(await api.stock(product)).toMatchObject({ reserved: 3 }));
+  };
+};
+
+const salesBuiltAnew: Provocation = async ({ api }) => {
+  const views = async () => ok(await api.get<SalesViews>('/sales/views')).data;
+  const [served] = await views();
+  ok(await api.send('POST', '/sales/views'), 202);
+  return () =>
+    eventually(async () => {
+      const [built, before] = await views();
+      expect(built).toMatchObject({ view: served!.view + 1, state: 'serving' });
+      expect(before).toMatchObject({ view: served!.view, state: 'retired' });
+    });
+};
+
+/** Paid with what is refused once the goods are gone: nobody but a person can decide what becomes of it. */
+const parkedPurchase = async ({ shape, api }: World) => {
+  const token = fresh('capture_refused');
+  const begins = (word: string) =>
+    shape.proxies.payment.next({ statement: 'payment-begin', moment: 'before', with: has(word) });
+  const authorising = begins(token);
+  const payment = { method: 'simulated', token };
+  const product_id = await api.product();
+  const { order_id } = await api.placed({ customer_id: 'shopper', product_id, quantity: 1, payment });
+  const authorisation = await authorising;
+  const capturing = begins(order_id);
+  authorisation.pass();
+  const capture = await capturing;
+  ok(await api.fulfil(order_id));
+  capture.pass();
+  const letter = async () => {
+    const { data } = ok(await api.get<DeadLetterPage>('/dead-letters?limit=200'));
+    return data.find((it) => it.order_id === order_id);
+  };
+  const parked = (captures: number) =>
+    eventually(async () => {
+      const { operations } = await api.payment(order_id);
+      expect(operations.filter((it) => it.kind === 'capture')).toHaveLength(captures);
+      const found = await letter();
+      expect(found).toMatchObject({ step: 'capture', result: { refused_for: 'card-expired' } });
+      return found!;
+    });
+  const { saga_id } = await parked(1);
+  const retry = () => api.send('POST', `/dead-letters/${saga_id}/retry`);
+  const close = () => api.send('POST', `/dead-letters/${saga_id}/resolve`, { body: { note: 'paid in cash' } });
+  return { letter, parked, retry, close };
+};
+
+/** @param send what is not answered, because who is to answer is killed */
+const unanswered = (send: Promise<unknown>): void => void send.catch(() => undefined);
+
+const triedAnew: Provocation = async (world) => {
+  const { parked, retry, close } = await parkedPurchase(world);
+  unanswered(retry());
+  return async () => {
+    // What was written down goes on by itself.
+    if (!world.isCarriedOut) ok(await retry(), 204);
+    await parked(2);
+    ok(await close(), 204);
+  };
+};
+
+const closed: Provocation = async (world) => {
+  const { letter, parked, close } = await parkedPurchase(world);
+  unanswered(close());
+  return async () => {
+    if (!world.isCarriedOut) {
+      await parked(1);
+      ok(await close(), 204);
+    }
+    expect(await letter()).toBeUndefined();
+    ok(await close(), 404);
+  };
+};
+
+export const provocations = {
+  'lost record': lostRecord,
+  'sales built anew': salesBuiltAnew,
+  'dead letter tried anew': triedAnew,
+  'dead letter closed': closed,
+} satisfies Record<string, Provocation>;
+
+export type ProvocationName = keyof typeof provocations;
