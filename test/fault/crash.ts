@@ -113,8 +113,8 @@ const crash = async (
   const api = new Api(shape.baseUrl);
   const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
   const shoppers = new Shoppers(api, random);
-  // What is provoked comes once.
-  const occurrence = provokedBy === undefined ? random.integer(1, 4) : 1;
+  // What is provoked comes once, and what is one of several kinds more rarely.
+  const occurrence = provokedBy === undefined ? random.integer(1, point.kind === undefined ? 4 : 2) : 1;
   const catching = {
     Postgres: () => catchStatement(point, shape.proxies, occurrence),
     NATS: () => nats!.next({ subject: what, moment }, occurrence),

@@ -12,9 +12,11 @@ const pauseMs = 30;
 
 const payments = [
   { method: 'manual' },
-  ...['ok', 'ok', 'lost', 'declined', 'capture_refused', 'notified_before', 'notified_after'].map((it) => ({
-    ...{ method: 'simulated', token: `tok_${it}` },
-  })),
+  ...['ok', 'ok', 'lost', 'declined', 'capture_refused', 'capture_refused', 'notified_before', 'notified_after'].map(
+    (it) => ({
+      ...{ method: 'simulated', token: `tok_${it}` },
+    }),
+  ),
 ];
 
 const ends = new Set(['payment-captured', 'payment-declined', 'payment-failed']);
@@ -157,7 +159,8 @@ export class Shoppers {
   private decided(orderId: string): Promise<void> {
     return eventually(async () => {
       const types = (await this.api.history(orderId)).map((it) => it.type as string);
-      if (!types.some((it) => ends.has(it))) throw new Error(`the payment of ${orderId} comes to no end: ${types}`);
+      if (!types.some((it) => ends.has(it)))
+        throw new Error(`the payment of ${orderId} comes to no end: ${types.join()}`);
     });
   }
 
