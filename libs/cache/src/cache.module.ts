@@ -2,7 +2,7 @@ import { Logger, Module, type DynamicModule, type OnApplicationShutdown, type On
 import { z } from 'zod';
 import { CacheEngine } from '#cache-engine';
 import { env } from '#config';
-import { Readiness } from '#health';
+import { Readiness, type Condition } from '#health';
 import { CacheController } from './cache.controller.js';
 import { CacheMessages } from './cache.messages.js';
 import { Cache } from './cache.js';
@@ -46,10 +46,19 @@ export class CacheModule implements OnModuleInit, OnApplicationShutdown {
   /** Does not wait for Redis: the cache starts without it and uses it once it is there. */
   onModuleInit(): void {
     this.engine.start();
-    this.readiness.add('cache', () => this.engine.ping());
+    this.readiness.add('cache', () => this.condition());
   }
 
   onApplicationShutdown(): void {
     this.engine.stop();
+  }
+
+  /** Without Redis it still answers, with what is here or that it cannot: other instances would not do better. */
+  private async condition(): Promise<Condition> {
+    const isReached = await this.engine.ping().then(
+      () => true,
+      () => false,
+    );
+    return { isDegraded: !isReached, details: isReached ? {} : { redis: 'cannot be reached' } };
   }
 }
