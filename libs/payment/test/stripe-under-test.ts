@@ -2,11 +2,11 @@ import type { AddressInfo } from 'node:net';
 import { Logger } from '@nestjs/common';
 import { sqlToken, type Sql } from '#database';
 import { createService } from '#service';
+import type { PaymentSums, StripeStandIn } from '#testing';
 import { PostgresPayments } from '../src/adapters/postgres-payments.js';
 import { PaymentModule } from '../src/payment.module.js';
 import { PerformOperations } from '../src/use-cases/perform-operations.js';
 import { ReadPayment } from '../src/use-cases/read-payment.js';
-import type { StripeStandIn } from './stripe-stand-in.js';
 
 Logger.overrideLogger(false);
 
@@ -45,27 +45,6 @@ export const startWithStripe = async (settings: Settings): Promise<StripeInstanc
 
 const find = { name: 'test-stripe-payments', text: 'SELECT * FROM payment.payments WHERE tenant_id = $1' };
 
-interface Row {
-  order_id: string;
-  amount_minor: number;
-  authorised_minor: number;
-  captured_minor: number;
-  refunded_minor: number;
-}
-
-/** What breaks I5 among the payments of a tenant: another sum than Stripe has, or more than one PaymentIntent. */
-export const brokenAtStripe = async ({ sql }: StripeInstance, stripe: StripeStandIn, tenant: string) => {
-  const rows = await sql.query<Row>(find, [tenant]);
-  return rows.flatMap((row) => {
-    const intents = stripe.of(row.order_id);
-    const refunds = [...stripe.refunds.values()].filter((it) => it.payment_intent === intents[0]?.id);
-    const sum = (amounts: number[]) => amounts.reduce((total, amount) => total + amount, 0);
-    const theirs = [
-      sum(intents.map(({ status, amount }) => (/requires_capture|succeeded/.test(status) ? amount : 0))),
-      sum(intents.map((it) => it.amount_received)),
-      sum(refunds.map(({ status, amount }) => (status === 'succeeded' ? amount : 0))),
-    ];
-    const ours = [row.authorised_minor, row.captured_minor, row.refunded_minor];
-    return intents.length <= 1 && theirs.join() === ours.join() ? [] : [{ ...row, intents, refunds }];
-  });
-};
+/** What breaks I5 among the payments of a tenant. */
+export const brokenAtStripe = async ({ sql }: StripeInstance, stripe: StripeStandIn, tenant: string) =>
+  stripe.differences(await sql.query<PaymentSums>(find, [tenant]));

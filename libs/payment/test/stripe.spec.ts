@@ -1,9 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import type { PaymentOutcome, PaymentRequest } from '#contracts';
-import { freePort, twoInstances, type TwoInstances } from '#testing';
+import { StripeStandIn, freePort, pendingRefundMinor, signed, twoInstances, type TwoInstances } from '#testing';
 import { authorise as authoriseSimulated, capture, newTenant, refund, reverse } from './payment-under-test.js';
-import { StripeStandIn, pendingRefundMinor, signed } from './stripe-stand-in.js';
 import { brokenAtStripe, callsAtATime, startWithStripe, type StripeInstance } from './stripe-under-test.js';
 
 const secret = 'whsec_of_the_test';

@@ -1,8 +1,8 @@
+import { createHmac } from 'node:crypto';
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
-import { Stripe } from 'stripe';
 
 /** What goes wrong with the next request that changes something. */
 type Fault =
@@ -41,6 +41,14 @@ interface Refund {
   metadata: Record<string, string>;
 }
 
+/** What we think that was moved for an order. */
+export interface PaymentSums {
+  order_id: string;
+  authorised_minor: number | string;
+  captured_minor: number | string;
+  refunded_minor: number | string;
+}
+
 interface Answer {
   status: number;
   body: object;
@@ -54,6 +62,8 @@ export class StripeStandIn {
   readonly events: { id: string; type: string; data: { object: object } }[] = [];
   /** The requests that change something, with their keys, as they came. */
   readonly asked: { path: string; key: string | undefined; form: Record<string, string> }[] = [];
+  /** How many requests have only looked. */
+  looks = 0;
   readonly faults: Fault[] = [];
   /** What is made is not found by a search yet. */
   indexIsBehind = false;
@@ -83,6 +93,22 @@ export class StripeStandIn {
     this.keys.clear();
   }
 
+  /** What we think of payments that is not so at Stripe: other sums, or more than one PaymentIntent. */
+  differences<Row extends PaymentSums>(payments: readonly Row[]): object[] {
+    return payments.flatMap((payment) => {
+      const intents = this.of(payment.order_id);
+      const refunds = intents.flatMap((it) => this.refundsOf(it.id));
+      const sum = (amounts: number[]) => amounts.reduce((total, amount) => total + amount, 0);
+      const theirs = [
+        sum(intents.map(({ status, amount }) => (/requires_capture|succeeded/.test(status) ? amount : 0))),
+        sum(intents.map((it) => it.amount_received)),
+        sum(refunds.map(({ status, amount }) => (status === 'succeeded' ? amount : 0))),
+      ];
+      const ours = [payment.authorised_minor, payment.captured_minor, payment.refunded_minor].map(Number);
+      return intents.length <= 1 && theirs.join() === ours.join() ? [] : [{ ...payment, intents, refunds }];
+    });
+  }
+
   /** The PaymentIntents of an order. */
   of(orderId: string): Intent[] {
     return [...this.intents.values()].filter((it) => it.metadata['order_id'] === orderId);
@@ -105,6 +131,7 @@ export class StripeStandIn {
     response.once('close', () => (this.atATime -= 1));
     const url = new URL(request.url!, 'http://stripe');
     const form = Object.fromEntries(new URLSearchParams(await text(request)));
+    if (request.method === 'GET') this.looks += 1;
     if (this.delayMs > 0) await new Promise((resolve) => setTimeout(resolve, this.delayMs));
     if (request.method === 'GET') return send(response, this.read(url));
     const key = request.headers['idempotency-key'] as string | undefined;
@@ -248,10 +275,11 @@ export class StripeStandIn {
 export const pendingRefundMinor = 99;
 
 /** An event as it is sent. */
-export const signed = (event: object, secret: string, ageSeconds = 0) => {
+export const signed = (event: object, secret: string, ageSeconds = 0): { body: string; signature: string } => {
   const body = JSON.stringify({ object: 'event', ...event });
   const timestamp = Math.floor(Date.now() / 1000) - ageSeconds;
-  return { body, signature: Stripe.webhooks.generateTestHeaderString({ payload: body, secret, timestamp }) };
+  const digest = createHmac('sha256', secret).update(`${timestamp}.${body}`).digest('hex');
+  return { body, signature: `t=${timestamp},v1=${digest}` };
 };
 
 const ok = (body: object): Answer => ({ status: 200, body });
