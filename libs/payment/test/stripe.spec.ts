@@ -259,13 +259,31 @@ describe('an answer that is lost', () => {
 });
 
 describe('a payment that waits for its customer', () => {
+  const told = async () => (await one.readPayment.execute(tenant, order))!.customer_action;
+  const action = () => ({ method: 'stripe', client_secret: `${intent().id}_secret_of_the_test` });
+  /** Once it is told: what was told before is told again for a while. */
+  const untilTold = async (expected: object | null): Promise<void> => {
+    const giveUpAt = Date.now() + 10_000;
+    while (JSON.stringify(await told()) !== JSON.stringify(expected) && Date.now() < giveUpAt)
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(await told()).toEqual(expected);
+  };
+
   it('is promised once they have done what is asked of them', async () => {
     const request = authorise(order, 500, 'pm_card_authentication');
     expect(await perform(request, request)).toEqual([open('requires_action'), open('requires_action')]);
-    const told = async () => (await one.readPayment.execute(tenant, order))!.customer_action;
-    expect(await told()).toEqual({ method: 'stripe', client_secret: `${intent().id}_secret_of_the_test` });
+    expect(await told()).toEqual(action());
     stripe.approve(intent());
+    await untilTold(null);
+    expect(await perform(request)).toEqual([moved(500)]);
     expect(await told()).toBeNull();
+  });
+
+  it('has nothing more to ask of them as soon as it is settled', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    await perform(request);
+    expect(await told()).toEqual(action());
+    stripe.approve(intent());
     expect(await perform(request)).toEqual([moved(500)]);
     expect(await told()).toBeNull();
   });
@@ -274,6 +292,20 @@ describe('a payment that waits for its customer', () => {
     expect(await perform(authorise(order, 500, 'pm_card_authentication'))).toEqual([open('requires_action')]);
     stripe.delayMs = 1_000;
     expect(await one.readPayment.execute(tenant, order)).toMatchObject({ customer_action: null, reversed: false });
+    stripe.delayMs = 0;
+    await untilTold(action());
+  });
+
+  it.each([
+    ['', 0],
+    [' that does not answer', 1_000],
+  ])('is looked at by hundreds with few calls to Stripe%s', async (_what, delayMs) => {
+    await perform(authorise(order, 500, 'pm_card_authentication'));
+    Object.assign(stripe, { delayMs, looks: 0 });
+    const all = await Promise.all(Array.from({ length: 200 }, told));
+    expect(new Set(all.map((it) => JSON.stringify(it)))).toEqual(new Set([JSON.stringify(delayMs ? null : action())]));
+    expect(stripe.looks).toBeGreaterThan(0);
+    expect(stripe.looks).toBeLessThan(20);
   });
 
   it('waits no longer than somebody wants it', async () => {

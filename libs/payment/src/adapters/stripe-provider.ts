@@ -1,4 +1,5 @@
 import { Logger } from '@nestjs/common';
+import { LRUCache } from 'lru-cache';
 import type { CustomerAction } from '#contracts';
 import type { Stripe } from 'stripe';
 import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
@@ -9,7 +10,7 @@ import { keyRefused, open, refused } from './stripe-outcomes.js';
 export interface StripeLimits {
   /** How long one call may take. */
   callTimeoutMs: number;
-  /** The same where somebody waits for an answer that can do without. */
+  /** The same where somebody waits for an answer that can do without; for as long it is told again. */
   readTimeoutMs: number;
   /** How long operations of a batch are begun. */
   beginWithinMs: number;
@@ -24,15 +25,25 @@ export const stripeLimits: StripeLimits = {
   callsAtATime: 16,
 };
 
+/** Answers to tell again, each for as long as it is new; one that had to go is asked for once more. */
+const keptAnswers = 1_000;
+
 /** Cards and what else Stripe takes, through PaymentIntents that are captured by us. */
 export class StripeProvider implements PaymentProvider {
   private readonly logger = new Logger(StripeProvider.name);
+  /**
+   * By PaymentIntent, failures as well: however many look at a payment, and however often, they must not use up the calls
+   * that Stripe allows us, which are there to take money.
+   */
+  private readonly actions: LRUCache<string, Promise<CustomerAction | null>>;
 
   constructor(
     private readonly stripe: Stripe | undefined,
     private readonly intents: StripeIntents,
     private readonly limits: StripeLimits,
-  ) {}
+  ) {
+    this.actions = new LRUCache({ max: keptAnswers, ttl: limits.readTimeoutMs, ttlAutopurge: true });
+  }
 
   async perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]> {
     const known = await this.intents.read(
@@ -47,7 +58,16 @@ export class StripeProvider implements PaymentProvider {
   async customerAction(operationId: string, tenant: string): Promise<CustomerAction | null> {
     const known = (await this.intents.read(tenant, [operationId])).get(operationId);
     if (!this.stripe || !known?.intentId || known.isAbandoned) return null;
-    const { status, client_secret } = await this.stripe.paymentIntents.retrieve(known.intentId, undefined, {
+    let action = this.actions.get(known.intentId);
+    if (!action) {
+      action = this.askForAction(this.stripe, known.intentId);
+      this.actions.set(known.intentId, action);
+    }
+    return action;
+  }
+
+  private async askForAction(stripe: Stripe, intentId: string): Promise<CustomerAction | null> {
+    const { status, client_secret } = await stripe.paymentIntents.retrieve(intentId, undefined, {
       timeout: this.limits.readTimeoutMs,
     });
     return status === 'requires_action' && client_secret ? { method: 'stripe', client_secret } : null;
