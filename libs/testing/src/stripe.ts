@@ -18,6 +18,24 @@ type Fault =
   | 'too-many'
   | 'no-such-key';
 
+/** What may be asked of Stripe, in our words. */
+export const stripeChanges = ['authorise', 'capture', 'refund', 'void'] as const;
+type StripeChange = (typeof stripeChanges)[number];
+
+/** A request that was caught: not done yet, or done and not answered. It stands still until it is let go or cut. */
+export interface CaughtByStripe {
+  pass(): void;
+  /** Ends it without an answer; what was not done is not done any more. */
+  cut(): void;
+}
+
+interface Snare {
+  change: StripeChange;
+  moment: 'before' | 'after';
+  left: number;
+  act: (caught: CaughtByStripe) => void;
+}
+
 interface Intent {
   id: string;
   client_secret: string;
@@ -73,6 +91,8 @@ export class StripeStandIn {
   delayMs = 0;
   private atATime = 0;
   private readonly keys = new Map<string, { fingerprint: string; answer: Promise<Answer> | Answer }>();
+  private readonly expired = new Set<string>();
+  private snare: Snare | undefined;
   private ids = 0;
   private readonly server = createServer((request, response) => void this.respond(request, response));
 
@@ -88,13 +108,27 @@ export class StripeStandIn {
     await once(this.server, 'close');
   }
 
+  /**
+   * Resolves when the n-th request of this kind from now on is caught, before it is done or after. Rejects when that takes
+   * too long.
+   */
+  next(change: StripeChange, moment: Snare['moment'], occurrence = 1): Promise<CaughtByStripe> {
+    const { promise, resolve, reject } = Promise.withResolvers<CaughtByStripe>();
+    this.snare = { change, moment, left: occurrence, act: resolve };
+    const late = setTimeout(reject, caughtWithinMs, new Error(`no ${change} was caught`));
+    return promise.finally(() => {
+      clearTimeout(late);
+      this.snare = undefined;
+    });
+  }
+
   /** A day passes. */
   forgetKeys(): void {
     this.keys.clear();
   }
 
   /** What we think of payments that is not so at Stripe: other sums, or more than one PaymentIntent. */
-  differences<Row extends PaymentSums>(payments: readonly Row[]): object[] {
+  differences(payments: readonly PaymentSums[]): object[] {
     return payments.flatMap((payment) => {
       const intents = this.of(payment.order_id);
       const refunds = intents.flatMap((it) => this.refundsOf(it.id));
@@ -139,11 +173,14 @@ export class StripeStandIn {
     const fault = this.faults.shift();
     if (fault === 'too-many') return send(response, refusal(429, { type: 'invalid_request_error' }));
     if (fault === 'no-such-key') return send(response, refusal(401, { type: 'invalid_request_error' }));
+    const snare = this.snare?.change === changeBy(url.pathname) && --this.snare.left === 0 ? this.snare : undefined;
+    if (snare?.moment === 'before' && !(await isLetGo(snare))) return void request.socket.destroy();
     const answer = await this.under(key, `${url.pathname} ${JSON.stringify(form)}`, async () => {
       if (fault === 'failed-before') return refusal(500, { type: 'api_error' });
       const done = await this.change(url.pathname, form);
       return fault === 'failed-after' ? refusal(500, { type: 'api_error' }) : done;
     });
+    if (snare?.moment === 'after' && !(await isLetGo(snare))) return void request.socket.destroy();
     if (fault === 'cut') request.socket.destroy();
     else if (fault !== 'silent') send(response, answer);
   }
@@ -204,6 +241,7 @@ export class StripeStandIn {
       last_payment_error: null,
     };
     this.intents.set(intent.id, intent);
+    if (method.includes('expired')) this.expired.add(intent.id);
     if (method.includes('slow')) await new Promise((resolve) => setTimeout(resolve, 100));
     const declined = /declined_?(\w*)/.exec(method);
     if (declined) {
@@ -219,6 +257,8 @@ export class StripeStandIn {
 
   private capture(intent: Intent, form: Record<string, string>): Answer {
     if (intent.status !== 'requires_capture') return unexpected(intent);
+    if (this.expired.has(intent.id))
+      return refusal(400, { type: 'invalid_request_error', code: 'charge_expired_for_capture' });
     const amount = Number(form['amount_to_capture']);
     if (amount > intent.amount_capturable) {
       return refusal(400, { type: 'invalid_request_error', code: 'amount_too_large', param: 'amount_to_capture' });
@@ -270,6 +310,17 @@ export class StripeStandIn {
     return `${prefix}_${this.ids}`;
   }
 }
+
+const caughtWithinMs = 60_000;
+
+const changeBy = (path: string): StripeChange => {
+  if (path.endsWith('/capture')) return 'capture';
+  if (path.endsWith('/cancel')) return 'void';
+  return path.endsWith('/refunds') ? 'refund' : 'authorise';
+};
+
+const isLetGo = ({ act }: Snare): Promise<boolean> =>
+  new Promise((resolve) => act({ pass: () => resolve(true), cut: () => resolve(false) }));
 
 /** A refund of so much waits for its end. */
 export const pendingRefundMinor = 99;

@@ -1,0 +1,366 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { setTimeout } from 'node:timers/promises';
+import { StripeStandIn, signed, stripeChanges, testSeed, type PaymentSums, type SeededRandom } from '#testing';
+import { Api, ok, type Order } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh, randomOf } from '../support/fresh.js';
+import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
+import { Ledger } from '../support/ledger.js';
+import type { Attempt } from '../support/load.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { askOrder, askPayment, lapseLeases, query, type Row } from '../support/tables.js';
+import { printTable } from './table.js';
+
+/** Where on the way of a change at Stripe the process is killed, and what else happens until it is back. */
+interface StripeCrash {
+  change: (typeof stripeChanges)[number];
+  /** `late`: Stripe has been asked, and does it when the process is back. */
+  at: 'Stripe' | 'payment-stripe-keep' | 'payment-settle';
+  moment: 'before' | 'after' | 'late';
+  /** When Stripe tells of what happens: at once, from the crash on, or when nobody needs to hear it any more. */
+  events: 'at once' | 'from the crash on' | 'at the end';
+  /** Whether a day passes, so that Stripe has forgotten what it answered under which key. */
+  isLong: boolean;
+}
+
+const whenEvents = ['at once', 'from the crash on', 'at the end'] as const;
+
+/** All crashes, with `npm run test:crash`. Otherwise one of each change, in one of the shapes, by the seed. */
+const isComplete = 'everyCrashPoint' in globalThis;
+const allShapes = ['one database', 'split'] as const;
+const shapes = isComplete ? allShapes : [randomOf('stripe').pick(allShapes)];
+
+const crashesOf = (shape: (typeof shapes)[number]): StripeCrash[] => {
+  const random = randomOf(`stripe ${shape}`);
+  return stripeChanges.flatMap((change) => {
+    const atStripe = (moment: StripeCrash['moment'], isLong = false) =>
+      whenEvents.map((events): StripeCrash => ({ change, at: 'Stripe', moment, events, isLong }));
+    const commits = (['payment-stripe-keep', 'payment-settle'] as const)
+      .filter((at) => change === 'authorise' || at === 'payment-settle')
+      .flatMap((at) => [false, true].map((isLong) => ({ at, isLong })))
+      .flatMap((it) => [
+        { ...it, moment: 'before' as const },
+        { ...it, moment: 'after' as const },
+      ])
+      .map((it): StripeCrash => ({ ...it, change, events: random.pick(whenEvents) }));
+    const groups = [
+      [...atStripe('before'), ...atStripe('after'), ...atStripe('late')],
+      [...atStripe('before', true), ...atStripe('after', true)],
+      commits,
+    ];
+    return isComplete ? groups.flat() : [random.pick(random.pick(groups))];
+  });
+};
+
+const secret = 'whsec_of_the_test';
+
+/** Brings the events of Stripe, each twice and in any order, and again until it is received. */
+class Courier {
+  private readonly brought = new Set<string>();
+  private isOver = false;
+  private working: Promise<void> = Promise.resolve();
+
+  constructor(
+    private readonly stripe: StripeStandIn,
+    private readonly api: Api,
+    private readonly random: SeededRandom,
+  ) {}
+
+  start(): void {
+    this.working = this.work();
+  }
+
+  /** Once everything is told that has happened so far. */
+  async caughtUp(): Promise<void> {
+    const ids = this.stripe.events.map((it) => it.id);
+    await eventually(async () => expect(ids.filter((it) => !this.brought.has(it))).toEqual([]));
+  }
+
+  async stop(): Promise<void> {
+    this.isOver = true;
+    await this.working;
+  }
+
+  private async work(): Promise<void> {
+    for (; !this.isOver; await setTimeout(10))
+      await Promise.all(
+        this.random
+          .shuffled(this.stripe.events.filter((it) => !this.brought.has(it.id)))
+          .flatMap((it) => [this.bring(it), this.bring(it)]),
+      );
+  }
+
+  private async bring(event: StripeStandIn['events'][number]): Promise<void> {
+    const { body, signature } = signed(event, secret);
+    const headers = { 'stripe-signature': signature, 'content-type': 'application/json; charset=utf-8' };
+    const status = await this.api.send('POST', '/payments/webhooks/stripe', { raw: body, headers }).then(
+      (answer) => answer.status,
+      () => 'nobody is there',
+    );
+    if (status === 200) this.brought.add(event.id);
+  }
+}
+
+const price = 250;
+const total = 2 * price;
+
+/** Customers who pay by card, each in another way, and insist on an answer. They remember what they were told. */
+class Cardholders {
+  readonly placements: Attempt[] = [];
+  readonly changes: ChangeAttempt[] = [];
+  readonly refunds: RefundAttempt[] = [];
+  private product = '';
+
+  constructor(
+    private readonly stripe: StripeStandIn,
+    private readonly api: Api,
+  ) {}
+
+  /** Resolves once each has done what they do. @returns how each order has to end if it is paid at all */
+  async start(): Promise<{ order: Order; status: Order['status']; refunded?: number }[]> {
+    this.product = await this.api.product({ price, onHand: 1_000 });
+    const paid = { status: 'confirmed', refunded: 0 } as const;
+    const cancelled = { status: 'cancelled' } as const;
+    return Promise.all([
+      this.buy('pm_card_visa').then((order) => ({ order, ...paid })),
+      this.refunded().then((order) => ({ order, ...paid, refunded: 300 })),
+      this.acts().then((order) => ({ order, ...paid })),
+      this.buy('pm_card_declined').then((order) => ({ order, ...cancelled, refunded: 0 })),
+      this.buy('pm_card_expired').then((order) => ({ order, ...cancelled, refunded: 0 })),
+      this.cancelsWhatIsPaid().then((order) => ({ order, ...cancelled, refunded: total })),
+      this.cancelsInsteadOfActing().then((order) => ({ order, ...cancelled, refunded: 0 })),
+      // What is given back depends on how far it was.
+      this.cancelsAtOnce().then((order) => ({ order, ...cancelled })),
+    ]);
+  }
+
+  private async buy(token: string): Promise<Order> {
+    const body = { customer_id: 'c', product_id: this.product, quantity: 2, payment: { method: 'stripe', token } };
+    const key = fresh('card');
+    const order = await eventually(async () => this.api.placed(body, key));
+    this.placements.push({ key, body, outcome: 201, order });
+    return order;
+  }
+
+  private async refunded(): Promise<Order> {
+    const order = await this.buy('pm_card_visa');
+    if (!(await this.comesTo(order, 'payment-captured'))) return order;
+    for (const amountMinor of [100, 200]) {
+      const key = fresh('refund');
+      const body = { amount_minor: amountMinor, reason: 'unwanted' };
+      const move = await eventually(async () => {
+        const told = ok(await this.api.refund(order.order_id, body, { key }), 201);
+        expect(told.status).toBe('succeeded');
+        return told;
+      });
+      this.refunds.push({ key, orderId: order.order_id, amountMinor, outcome: 201, move });
+    }
+    return order;
+  }
+
+  /** Does what is asked of them, as soon as it is known. */
+  private async acts(): Promise<Order> {
+    const order = await this.buy('pm_card_authentication');
+    const intent = await this.hasToAct(order);
+    if (intent) this.stripe.approve(intent);
+    return order;
+  }
+
+  /** @returns the PaymentIntent that waits for its customer, as soon as they can know it; none where it is cancelled */
+  private hasToAct({ order_id }: Order) {
+    return eventually(async () => {
+      if ((await this.api.order(order_id)).status === 'cancelled') return undefined;
+      const [intent] = this.stripe.of(order_id);
+      const { customer_action } = await this.api.payment(order_id);
+      expect(customer_action).toEqual({ method: 'stripe', client_secret: intent!.client_secret });
+      return intent;
+    });
+  }
+
+  private async cancelsWhatIsPaid(): Promise<Order> {
+    const order = await this.buy('pm_card_visa');
+    return (await this.comesTo(order, 'payment-captured')) ? this.cancels(order) : order;
+  }
+
+  private async cancelsInsteadOfActing(): Promise<Order> {
+    const order = await this.buy('pm_card_authentication');
+    return (await this.hasToAct(order)) ? this.cancels(order) : order;
+  }
+
+  private async cancelsAtOnce(): Promise<Order> {
+    return this.cancels(await this.buy('pm_card_visa'));
+  }
+
+  private async cancels(order: Order): Promise<Order> {
+    const cancelled = await eventually(async () => ok(await this.api.cancel(order.order_id)));
+    this.changes.push({ orderId: order.order_id, outcome: 200, order: cancelled });
+    return order;
+  }
+
+  /** @returns whether it does, and is not cancelled instead */
+  private comesTo({ order_id }: Order, type: string): Promise<boolean> {
+    return eventually(async () => {
+      if ((await this.api.order(order_id)).status === 'cancelled') return false;
+      expect((await this.api.history(order_id)).map((it) => it.type)).toContain(type);
+      return true;
+    });
+  }
+}
+
+describe.each(shapes)('a process that takes cards by Stripe, killed in the shape %s', (name) => {
+  const stripe = new StripeStandIn();
+  const table: object[] = [];
+  let environment: Record<string, string>;
+  let shape: ProxiedShape | undefined;
+
+  beforeAll(async () => {
+    environment = {
+      ...{ STRIPE_SECRET_KEY: 'sk_test_x', STRIPE_WEBHOOK_SECRET: secret },
+      STRIPE_API_BASE: await stripe.start(),
+    };
+  });
+  afterAll(async () => {
+    printTable(`crashes around Stripe with TEST_SEED=${testSeed()}`, table);
+    await shape?.stop();
+    await stripe.stop();
+  });
+
+  const crash = async (
+    { proxies, ...system }: ProxiedShape,
+    { change, at, moment, events, isLong }: StripeCrash,
+    random: SeededRandom,
+    courier: Courier,
+  ): Promise<void> => {
+    const urls = await system.databaseUrls();
+    const api = new Api(system.baseUrl);
+    const killed = system.service(name === 'split' ? 'payment' : 'monolith');
+    const cardholders = new Cardholders(stripe, api);
+    if (events === 'at once') courier.start();
+
+    const catching = stripe.next(
+      change,
+      at === 'Stripe' && moment !== 'after' ? 'before' : 'after',
+      random.integer(1, 2),
+    );
+    const shopping = cardholders.start();
+    shopping.catch(() => undefined);
+    const caught = await catching;
+    if (at !== 'Stripe') {
+      const committing = proxies.payment.next({ statement: at, moment: moment as 'before' | 'after' });
+      caught.pass();
+      const statement = await committing;
+      await killed.kill('SIGKILL');
+      if (moment === 'after') expect(statement.outcome).toBe('committed');
+      statement.cut();
+    } else {
+      // The event of what was done is heard before the answer.
+      if (events === 'at once' && moment === 'after') await courier.caughtUp();
+      await killed.kill('SIGKILL');
+      if (moment !== 'late') caught.cut();
+    }
+    if (events === 'from the crash on') courier.start();
+    if (isLong) {
+      stripe.forgetKeys();
+      await query(urls.payment, `UPDATE payment.operations SET at = at - interval '25 hours'`);
+    }
+    await killed.restart();
+    await lapseLeases(urls);
+    if (moment === 'late') caught.pass();
+    const expected = await shopping;
+
+    const ledger = new Ledger(system);
+    await ledger.quiet();
+    if (events === 'at the end') courier.start();
+    await courier.caughtUp();
+    const log = { placements: cardholders.placements, changes: cardholders.changes, refunds: cardholders.refunds };
+    await ledger.expectInvariants({ log, holdsMayWait: false });
+    expect(await askOrder(urls, `SELECT * FROM sagas WHERE state = 'parked'`)).toEqual([]);
+    await expectTheSameMoney();
+    for (const { order, status, refunded } of expected) {
+      const now = await api.order(order.order_id);
+      // Nobody is charged when it is not known any more whether Stripe was asked.
+      if (!isLong || now.status !== 'cancelled') expect(now.status).toBe(status);
+      if (now.status !== status || refunded === undefined) continue;
+      expect(await api.payment(order.order_id)).toMatchObject({ refunded_minor: refunded, customer_action: null });
+    }
+  };
+
+  /** At Stripe there is what our payments say, once, and nothing that is held for those whose order is cancelled. */
+  const expectTheSameMoney = async (): Promise<void> => {
+    const urls = await shape!.databaseUrls();
+    const payments = await askPayment<Row & PaymentSums & { amount_minor: string }>(urls, `SELECT * FROM payments`);
+    expect(stripe.differences(payments)).toEqual([]);
+    const known = new Set(payments.map((it) => it.order_id));
+    expect([...stripe.intents.values()].filter((it) => !known.has(it.metadata['order_id']!))).toEqual([]);
+    const refunds = [...stripe.refunds.values()].map((it) => it.metadata['operation_id']);
+    expect(refunds).toEqual([...new Set(refunds)]);
+    const orders = await askOrder<{ order_id: string; status: string }>(urls, `SELECT order_id, status FROM kept`);
+    for (const { order_id, status } of orders) {
+      const { amount_minor, captured_minor, refunded_minor } = payments.find((it) => it.order_id === order_id)!;
+      if (status === 'cancelled') {
+        const open = stripe.of(order_id).filter((it) => ['requires_capture', 'requires_action'].includes(it.status));
+        expect(open).toEqual([]);
+        expect(captured_minor).toBe(refunded_minor);
+      } else expect(captured_minor).toBe(amount_minor);
+    }
+  };
+
+  for (const point of crashesOf(name)) {
+    const { change, at, moment, events, isLong } = point;
+    const title = `${moment} ${change} at ${at}, events ${events}${isLong ? ', for more than a day' : ''}`;
+    it(`${title}: charges once and gives back once`, async () => {
+      const startedAt = Date.now();
+      shape ??= await startProxied(name, environment);
+      stripe.events.length = 0;
+      const random = randomOf(`${name} ${JSON.stringify(point)}`);
+      const courier = new Courier(stripe, new Api(shape.baseUrl), random);
+      try {
+        await crash(shape, point, random, courier);
+      } catch (error) {
+        // What one crash has broken is not to be laid at the door of the next.
+        await shape.stop().catch(() => undefined);
+        shape = undefined;
+        for (const kept of [stripe.intents, stripe.refunds]) kept.clear();
+        throw error;
+      } finally {
+        await courier.stop();
+      }
+      table.push({ at: `${name}: ${title}`, ms: Date.now() - startedAt });
+    });
+  }
+
+  it('tells over REST what a customer has to do, with few calls, and all else while Stripe is away', async () => {
+    shape ??= await startProxied(name, environment);
+    const api = new Api(shape.baseUrl);
+    const product_id = await api.product({ price });
+    const payment = { method: 'stripe', token: 'pm_card_authentication' };
+    const { order_id } = await api.placed({ customer_id: 'c', product_id, quantity: 2, payment });
+    const told = async (): Promise<unknown> => (await api.payment(order_id)).customer_action;
+    const comesTo = (expected: unknown) => eventually(async () => expect(await told()).toEqual(expected));
+    const [intent] = await eventually(async () => {
+      const intents = stripe.of(order_id);
+      expect(intents).toHaveLength(1);
+      return intents;
+    });
+    const action = { method: 'stripe', client_secret: intent!.client_secret };
+    await comesTo(action);
+
+    const looksBefore = stripe.looks;
+    expect(await Promise.all(Array.from({ length: 100 }, told))).toEqual(Array.from({ length: 100 }, () => action));
+    expect(stripe.looks - looksBefore).toBeLessThan(20);
+
+    // Longer than anybody waits for it.
+    stripe.delayMs = 6_000;
+    try {
+      await comesTo(null);
+    } finally {
+      stripe.delayMs = 0;
+    }
+    await comesTo(action);
+
+    stripe.approve(intent!);
+    await comesTo(null);
+    await new Ledger(shape).expectInvariants();
+    expect(await api.payment(order_id)).toMatchObject({ captured_minor: total, customer_action: null });
+  });
+});
