@@ -1,5 +1,7 @@
 /** A cache in two tiers, this process and Redis, that keeps its word under races; to be used alone as well. */
 export { CacheEngine, type CacheStatistics } from './cache-engine.js';
+export { CacheEngineModule } from './cache-engine.module.js';
+export { cacheManagerOf } from './cache-manager.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
 export {
   longestKeyBytes,

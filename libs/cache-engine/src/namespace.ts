@@ -19,6 +19,10 @@ export interface KeepOptions {
 export interface LoadOptions extends KeepOptions {
   /** How long it is kept that the source has nothing; as long as a value when left out. */
   absentTtl?: number | undefined;
+  /** Says of a value that was loaded how long it is as good as new, in place of `ttl`. */
+  ttlOf?: ((value: unknown) => number | undefined) | undefined;
+  /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
+  refreshBefore?: number | undefined;
   timeouts?: {
     /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
     soft?: number | undefined;
@@ -149,7 +153,9 @@ export class Namespace<Value> {
     const here = this.kept(name);
     if (here) {
       tiers.counts.l1Hits += 1;
-      if (isDueEarly(here, tiers.now(), randomAboveZero()) && !this.tiers.flights.has(name)) {
+      const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
+      const isDue = here.freshUntil - tiers.now() < refreshBefore || isDueEarly(here, tiers.now(), randomAboveZero());
+      if (isDue && !tiers.flights.has(name)) {
         tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
       }
@@ -346,7 +352,9 @@ export class Namespace<Value> {
       const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
       const { value, loadMs } = await this.asked(key, load, hard);
-      const entry = this.entryWith(value, options, loadMs, versions ?? { namespaceVersion: '', tags: [] });
+      const ttl = options.ttlOf && value !== undefined ? options.ttlOf(value) : options.ttl;
+      assertTimes({ ttl });
+      const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const kept = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
       if (!tiers.shared) tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));

@@ -1,6 +1,6 @@
-import { Logger, Module, type DynamicModule, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import { z } from 'zod';
-import { CacheEngine } from '#cache-engine';
+import { CacheEngine, CacheEngineModule } from '#cache-engine';
 import { env } from '#config';
 import { Readiness, type Condition } from '#health';
 import { CacheController } from './cache.controller.js';
@@ -21,36 +21,24 @@ type CacheSettings = z.output<z.ZodObject<typeof cacheEnvironment>>;
 
 /** Caches what is read often: in this process, and in Redis where all instances share it. */
 @Module({})
-export class CacheModule implements OnModuleInit, OnApplicationShutdown {
+export class CacheModule implements OnModuleInit {
   constructor(
     private readonly engine: CacheEngine,
     private readonly readiness: Readiness,
   ) {}
 
   static register({ CACHE_REDIS_URL: url, CACHE_MAX_BYTES: maxBytes }: CacheSettings): DynamicModule {
-    const logger = new Logger(CacheModule.name);
-    const engine = (): CacheEngine =>
-      new CacheEngine({
-        maxBytes,
-        prefix: 'cleave:cache',
-        complain: (message) => logger.warn(message),
-        ...(url !== undefined && { redis: { url } }),
-      });
+    const redis = url === undefined ? {} : { redis: { url } };
     return {
       module: CacheModule,
+      imports: [CacheEngineModule.forRoot({ maxBytes, prefix: 'cleave:cache', ...redis })],
       controllers: [CacheController, CacheMessages],
-      providers: [Cache, { provide: CacheEngine, useFactory: engine }],
+      providers: [Cache],
     };
   }
 
-  /** Does not wait for Redis: the cache starts without it and uses it once it is there. */
   onModuleInit(): void {
-    this.engine.start();
     this.readiness.add('cache', () => this.condition());
-  }
-
-  onApplicationShutdown(): void {
-    this.engine.stop();
   }
 
   /** Without Redis it still answers, with what is here or that it cannot: other instances would not do better. */

@@ -333,7 +333,7 @@ export const getLiveness = <ThrowOnError extends boolean = false>(
 /**
  * Whether the process can serve
  *
- * Asks everything it needs. One that fails this should get no requests; it may well recover.
+ * Asks everything it needs. One that fails this should get no requests; it may well recover. One that is degraded can serve, but somebody should look at what is.
  */
 export const getReadiness = <ThrowOnError extends boolean = false>(
   options?: Options<GetReadinessData, ThrowOnError>,

@@ -1,0 +1,38 @@
+import { Logger, Module, type DynamicModule, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import { CacheEngine } from './cache-engine.js';
+import { cacheManagerOf, cacheManagerToken } from './cache-manager.js';
+import type { NamespaceOptions } from './namespace.js';
+import type { CacheEngineOptions } from './tiers.js';
+
+interface CacheEngineModuleOptions extends CacheEngineOptions {
+  /** Has what injects Nest's `CACHE_MANAGER` get a namespace of this name. */
+  cacheManager?: { namespace: string } & NamespaceOptions<unknown>;
+}
+
+/** Provides the CacheEngine, started with the application and stopped with it. */
+@Module({})
+export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
+  constructor(private readonly engine: CacheEngine) {}
+
+  static forRoot({ cacheManager, ...options }: CacheEngineModuleOptions = {}): DynamicModule {
+    const logger = new Logger(CacheEngine.name);
+    const complain = (message: string): void => logger.warn(message);
+    const engine = { provide: CacheEngine, useFactory: () => new CacheEngine({ complain, ...options }) };
+    const manager = {
+      provide: cacheManagerToken,
+      inject: [CacheEngine],
+      useFactory: (it: CacheEngine) => cacheManagerOf(it.namespace(cacheManager!.namespace, cacheManager)),
+    };
+    const providers = cacheManager ? [engine, manager] : [engine];
+    return { module: CacheEngineModule, global: true, providers, exports: providers.map((it) => it.provide) };
+  }
+
+  /** Does not wait for Redis: the application starts without it and uses it once it is there. */
+  onModuleInit(): void {
+    this.engine.start();
+  }
+
+  onApplicationShutdown(): void {
+    this.engine.stop();
+  }
+}

@@ -1,0 +1,101 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { CACHE_MANAGER, CacheInterceptor, CacheTTL } from '@nestjs/cache-manager';
+import { Controller, Get, Inject, Injectable, Module, UseInterceptors } from '@nestjs/common';
+import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
+import { Test } from '@nestjs/testing';
+import type { Cache } from 'cache-manager';
+import { CacheEngine, CacheEngineModule } from '../src/index.js';
+
+@Injectable()
+class Prices {
+  asked = 0;
+
+  constructor(@Inject(CACHE_MANAGER) readonly cache: Cache) {}
+
+  read(): Promise<{ price: number }> {
+    return this.cache.wrap('price', () => ({ price: (this.asked += 1) }), 60_000);
+  }
+}
+
+@Controller()
+@UseInterceptors(CacheInterceptor)
+class PricesController {
+  answered = 0;
+
+  @Get('price')
+  @CacheTTL(60_000)
+  price(): object {
+    this.answered += 1;
+    return { answered: this.answered };
+  }
+}
+
+@Module({
+  imports: [CacheEngineModule.forRoot({ cacheManager: { namespace: 'nest' } })],
+  controllers: [PricesController],
+  providers: [Prices],
+})
+class PricesModule {}
+
+describe("what was written against Nest's CACHE_MANAGER", () => {
+  let app: NestFastifyApplication;
+  let cache: Cache;
+  beforeAll(async () => {
+    const module = await Test.createTestingModule({ imports: [PricesModule] }).compile();
+    app = module.createNestApplication<NestFastifyApplication>(new FastifyAdapter());
+    await app.init();
+    cache = app.get<Cache>(CACHE_MANAGER);
+  });
+  afterAll(() => app?.close());
+
+  it('gets its answers from the cache through the interceptor', async () => {
+    const first = await app.inject('/price');
+    const second = await app.inject('/price');
+    expect([first.headers['x-cache'], second.headers['x-cache']]).toEqual(['MISS', 'HIT']);
+    expect([first.json(), second.json()]).toEqual([{ answered: 1 }, { answered: 1 }]);
+    expect(app.get(CacheEngine).statistics.l1Hits).toBe(1);
+  });
+
+  it('wraps', async () => {
+    const prices = app.get(Prices);
+    for (const price of await Promise.all([prices.read(), prices.read()])) expect(price).toEqual({ price: 1 });
+    await cache.del('price');
+    expect(await prices.read()).toEqual({ price: 2 });
+    expect(await cache.ttl('price')).toBeGreaterThan(Date.now() + 50_000);
+    expect(await cache.wrap('raw', () => 1, { ttl: () => 60_000, raw: true })).toEqual({
+      value: 1,
+      expires: expect.any(Number),
+    });
+  });
+
+  it('keeps no value whose load began before it was forgotten', async () => {
+    const old = Promise.withResolvers<string>();
+    const loading = cache.wrap('k', () => old.promise);
+    await cache.del('k');
+    old.resolve('old');
+    expect(await loading).toBe('old');
+    expect(await cache.wrap('k', () => 'new')).toBe('new');
+  });
+
+  it('asks again before the end where it is told to, and nobody waits', async () => {
+    let asked = 0;
+    const load = (): number => (asked += 1);
+    expect(await cache.wrap('early', load, 60_000)).toBe(1);
+    expect(await cache.wrap('early', load, 60_000, 120_000)).toBe(1);
+    while ((await cache.get('early')) !== 2) await new Promise(setImmediate);
+  });
+
+  it('reads, writes and forgets', async () => {
+    expect(await cache.get('none')).toBeUndefined();
+    expect(await cache.set('a', { b: 1 })).toEqual({ b: 1 });
+    await cache.mset([
+      { key: 'c', value: 1 },
+      { key: 'd', value: null, ttl: 60_000 },
+    ]);
+    expect(await cache.mget(['a', 'none', 'c', 'd'])).toEqual([{ b: 1 }, undefined, 1, null]);
+    expect(await cache.mdel(['a', 'c'])).toBe(true);
+    expect(await cache.mget(['a', 'd'])).toEqual([undefined, null]);
+    expect(await cache.clear()).toBe(true);
+    expect(await cache.get('d')).toBeUndefined();
+  });
+});
