@@ -1,6 +1,8 @@
 import { readingNames } from './readings.js';
+import type { CacheWork } from './cache/commands.js';
 import type { Report } from './report.js';
 import { openName } from './suites/open.js';
+import { benchmarkName } from './suites/cache.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
 import { lagOf, rebuildName } from './suites/log.js';
@@ -73,6 +75,12 @@ const mostLines = (report: Report): number => {
   return rates.length === 0 ? Number.NaN : Math.max(...rates);
 };
 
+/** Keys a second of ours in one kind of work, as so many times those of another. */
+const cacheTimes =
+  (work: CacheWork, callers: number, other: string, otherCallers = callers) =>
+  (report: Report): number =>
+    report.median('perSecond', 'ours', work, callers) / report.median('perSecond', other, work, otherCallers);
+
 /** Less than this says nothing: the heap has not found its size yet. */
 const shortestSoakMinutes = 5;
 
@@ -107,6 +115,13 @@ export const goals: Goal[] = [
   { name: 'the sales follow, p99, 64 callers', value: lagP99('sales', 64), most: 200, unit: ' ms' },
   { name: 'the sales follow, p99, 256 callers', value: lagP99('sales', 256), most: 200, unit: ' ms' },
   { name: 'the sales built anew, events a second', value: rebuilt, least: 50_000, unit: '' },
+  { name: 'cache, L2 hits, 500 callers', value: cacheTimes('l2 hit', 500, benchmarkName, 50), least: 0.5, unit: '×' },
+  { name: 'cache, L2 hits, 50 callers', value: cacheTimes('l2 hit', 50, benchmarkName), least: 0.25, unit: '×' },
+  { name: 'cache, batches over MGET', value: cacheTimes('l2 batch of 100', 1, 'node-redis'), least: 0.8, unit: '×' },
+  { name: 'cache, writes over SET', value: cacheTimes('write', 50, 'node-redis'), least: 0.9, unit: '×' },
+  { name: 'cache, L1 hits over bare lru-cache', value: cacheTimes('l1 hit', 1, 'lru-cache'), least: 0.5, unit: '×' },
+  { name: 'cache, L1 hits over bentocache', value: cacheTimes('l1 hit', 1, 'bentocache'), least: 1, unit: '×' },
+  { name: 'cache, L1 hits over cache-manager', value: cacheTimes('l1 hit', 1, 'cache-manager'), least: 1, unit: '×' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
   { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },

@@ -1,7 +1,7 @@
 import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
-const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log'] as const;
+const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache'] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
 const contestantNames = ['ours', 'limits', 'echo', 'bare', 'baseline'] as const;
@@ -40,6 +40,7 @@ Suites (${defaultSuites.join(', ')} when none is named)
   soak         places at half of the peak for minutes, and watches the memory
   transactions places orders that are paid through us, or committed in two phases, and the same ones that are not
   log          watches how far those who follow the log are behind, and builds the sales anew from it
+  cache        reads and writes caches over one Redis: ours, bentocache, cache-manager and bare clients
   instances    two order and two inventory processes against one of each, all callers on one product
 
 Options

@@ -8,6 +8,7 @@ import { asJson, printed } from './print.js';
 import { Report } from './report.js';
 import { BenchmarkServer } from './server.js';
 import type { Started } from './started.js';
+import { cacheSuite } from './suites/cache.js';
 import { flatSuite } from './suites/flat.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
@@ -25,6 +26,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   soak: soakSuite,
   instances: instancesSuite,
   log: logSuite,
+  cache: cacheSuite,
   transactions: transactionsSuite,
 };
 

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, type Entry, type Head } from './entry.js';
-import { bytesOfText } from './guarded.js';
+import { bytesOfText, type Guard } from './guarded.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
 import type { Kept, Tiers } from './tiers.js';
 
@@ -84,6 +84,7 @@ export const longestTtlMs = 365 * 24 * 3_600_000;
 export class Namespace<Value> {
   private readonly codec: Codec<Value>;
   private readonly ownTag: string;
+  private readonly entryPrefix: string;
 
   constructor(
     private readonly tiers: Tiers,
@@ -93,12 +94,17 @@ export class Namespace<Value> {
     assertName('name of a namespace', name);
     this.codec = options.codec ?? jsonCodec;
     this.ownTag = tiers.nameOf('tag', name, '');
+    this.entryPrefix = tiers.prefixOf('entry', name);
     assertTimes(options);
   }
 
   /** @returns `undefined` for a miss, and for what the source does not have */
   async get(key: string): Promise<Value | undefined> {
-    return (await this.find(key))?.value;
+    const name = this.entryName(key);
+    const here = this.kept(name);
+    if (!here) return (await this.findFar(name))?.value;
+    this.tiers.counts.l1Hits += 1;
+    return here.value as Value | undefined;
   }
 
   /**
@@ -106,38 +112,27 @@ export class Namespace<Value> {
    * @throws CacheUnavailable when Redis cannot be asked and nothing is here to stand in
    */
   async find(key: string): Promise<Found<Value> | undefined> {
-    const { tiers } = this;
     const name = this.entryName(key);
-    tiers.hotKeys.saw(name);
     const here = this.kept(name);
-    if (here) {
-      tiers.counts.l1Hits += 1;
-      return this.found(here, 'l1', false);
-    }
-    if (!tiers.shared) {
-      tiers.counts.misses += 1;
-      return undefined;
-    }
-    try {
-      const reading = await this.read(name);
-      if (reading.state === 'fresh') {
-        tiers.counts.l2Hits += 1;
-        return this.found(reading.kept!, 'l2', false);
-      }
-      tiers.counts.misses += 1;
-      return undefined;
-    } catch (error) {
-      const suspect = this.suspect(name);
-      if (!suspect || !(error instanceof CacheUnavailable)) throw error;
-      tiers.counts.staleHits += 1;
-      return this.found(suspect, 'l1', true);
-    }
+    if (!here) return this.findFar(name);
+    this.tiers.counts.l1Hits += 1;
+    return this.found(here, 'l1', false);
   }
 
   /** Many at once: one question to Redis. @returns what was found, by key */
   async getMany(keys: readonly string[]): Promise<Map<string, Found<Value>>> {
-    const found = await Promise.all(keys.map((key) => this.find(key)));
-    return new Map(keys.flatMap((key, at) => (found[at] ? [[key, found[at]]] : [])));
+    const found = new Map<string, Found<Value>>();
+    const far: { key: string; name: string }[] = [];
+    for (const key of keys) {
+      const name = this.entryName(key);
+      const here = this.kept(name);
+      if (here) found.set(key, this.found(here, 'l1', false));
+      else far.push({ key, name });
+    }
+    this.tiers.counts.l1Hits += found.size;
+    const names = far.map((it) => it.name);
+    (await this.findAllFar(names)).forEach((it, at) => it && found.set(far[at]!.key, it));
+    return found;
   }
 
   /**
@@ -149,7 +144,6 @@ export class Namespace<Value> {
   async getOrSet(key: string, load: Load<Value>, options: LoadOptions = {}): Promise<Value | undefined> {
     const { tiers } = this;
     const name = this.entryName(key);
-    tiers.hotKeys.saw(name);
     const here = this.kept(name);
     if (here) {
       tiers.counts.l1Hits += 1;
@@ -355,9 +349,9 @@ export class Namespace<Value> {
       const ttl = options.ttlOf && value !== undefined ? options.ttlOf(value) : options.ttl;
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
-      const kept = this.keptOf(entry);
+      const { kept, bytes } = this.keptOf(entry);
       if (!versions) return kept.value as Value | undefined;
-      if (!tiers.shared) tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      if (!tiers.shared) tiers.entries.keep(name, guard, kept, bytes);
       else if (lease) await this.filled(name, key, lease.token, entry);
       return kept.value as Value | undefined;
     } catch (error) {
@@ -390,8 +384,8 @@ export class Namespace<Value> {
         return { token, end: () => clearInterval(timer) };
       }
       const entry = leased.stored === null ? undefined : decodeEntry(leased.stored);
-      if (entry && entry.freshUntil > tiers.now() && (await this.isCurrent(entry).catch(notAtPresent)))
-        return { kept: this.keptOf(entry) };
+      if (entry && entry.freshUntil > tiers.now() && (await this.isCurrentThere(entry).catch(notAtPresent)))
+        return { kept: this.keptOf(entry).kept };
       if (entry) version = entry.version;
       else await change;
     }
@@ -439,8 +433,8 @@ export class Namespace<Value> {
       if (ifVersion !== undefined && this.readHere(name).version !== ifVersion) return false;
       tiers.entries.invalidate(name);
       const guard = tiers.entries.open(name);
-      const kept = this.keptOf(entry);
-      tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
+      const { kept, bytes } = this.keptOf(entry);
+      tiers.entries.keep(name, guard, kept, bytes);
       tiers.entries.close(name, guard);
       return true;
     }
@@ -454,17 +448,28 @@ export class Namespace<Value> {
   /** What lies in this process and may be given out as it is. */
   private kept(name: string): Kept | undefined {
     const { tiers } = this;
-    if (!tiers.isL1Used) return undefined;
+    tiers.hotKeys.saw(name);
     const kept = tiers.entries.get(name);
-    if (!kept || kept.freshUntil <= tiers.now()) return undefined;
-    return this.isKnownCurrent(kept) ? kept : undefined;
+    if (!kept || kept.until <= performance.now() || !tiers.isL1Used) return undefined;
+    if (kept.checkedAt === tiers.tagChanges) return kept;
+    if (!this.isCurrent(kept)) return undefined;
+    kept.checkedAt = tiers.tagChanges;
+    return kept;
   }
 
-  private isKnownCurrent({ namespaceVersion, tags }: Head): boolean {
+  /** @returns `undefined` where that is not known without asking Redis */
+  private isCurrent({ namespaceVersion, tags }: Head): boolean | undefined {
     const { tiers } = this;
-    if (tiers.knownTag(this.ownTag) !== namespaceVersion) return false;
-    for (const [tag, version] of tags) if (tiers.knownTag(this.tagName(tag)) !== version) return false;
-    return true;
+    if (!tiers.isL1Used) return undefined;
+    let isKnown = true;
+    const check = (name: string, version: string): boolean => {
+      const current = tiers.knownTag(name);
+      if (current === undefined) isKnown = false;
+      return current === undefined || current === version;
+    };
+    if (!check(this.ownTag, namespaceVersion)) return false;
+    for (const [tag, version] of tags) if (!check(this.tagName(tag), version)) return false;
+    return isKnown || undefined;
   }
 
   /** What may stand in: over its time, or of a time when nobody heard of Redis; nothing that is known to be old. */
@@ -478,24 +483,76 @@ export class Namespace<Value> {
     return kept.tags.some(([tag, version]) => isKnownOld(this.tagName(tag), version)) ? undefined : kept;
   }
 
-  /** @throws CacheUnavailable */
-  private async read(name: string): Promise<Reading> {
-    const { tiers } = this;
-    const guard = tiers.entries.open(name);
-    try {
-      const stored = await this.redis.readOne(name);
-      const entry = stored === null ? undefined : decodeEntry(stored);
-      if (!entry) return { state: 'nothing', version: '' };
-      const { version, freshUntil, staleUntil } = entry;
-      const now = tiers.now();
-      if (staleUntil <= now || !(await this.isCurrent(entry))) return { state: 'nothing', version };
-      const kept = this.keptOf(entry);
-      // Kept in this process for as long as it was kept there, not from now on.
-      tiers.entries.keep(name, guard, kept, this.bytesOf(entry, kept));
-      return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
-    } finally {
-      tiers.entries.close(name, guard);
+  /** What Redis has, or what stands in for it. */
+  private async findFar(name: string): Promise<Found<Value> | undefined> {
+    return (await this.findAllFar([name]))[0];
+  }
+
+  /** @throws CacheUnavailable when Redis cannot be asked and something of it has nothing to stand in */
+  private async findAllFar(names: readonly string[]): Promise<(Found<Value> | undefined)[]> {
+    const { counts, shared } = this.tiers;
+    if (!shared || names.length === 0) {
+      counts.misses += names.length;
+      return names.map(() => undefined);
     }
+    try {
+      return (await this.readAll(names)).map(({ state, kept }) => {
+        if (state === 'fresh') counts.l2Hits += 1;
+        else counts.misses += 1;
+        return state === 'fresh' ? this.found(kept!, 'l2', false) : undefined;
+      });
+    } catch (error) {
+      if (!(error instanceof CacheUnavailable)) throw error;
+      const suspects = names.map((name) => this.suspect(name));
+      if (suspects.includes(undefined)) throw error;
+      counts.staleHits += suspects.length;
+      return suspects.map((it) => this.found(it!, 'l1', true));
+    }
+  }
+
+  private async read(name: string): Promise<Reading> {
+    return (await this.readAll([name]))[0]!;
+  }
+
+  /** @throws CacheUnavailable */
+  private async readAll(names: readonly string[]): Promise<Reading[]> {
+    const { entries } = this.tiers;
+    const guards = names.map((name) => entries.open(name));
+    try {
+      const stored = await this.redis.read(names);
+      const now = this.tiers.now();
+      const readings = stored.map((it, at) => this.judged(names[at]!, guards[at]!, it, now));
+      for (const [at, it] of readings.entries()) {
+        if (it) continue;
+        // Its tags are not known here.
+        const entry = decodeEntry(stored[at]!)!;
+        readings[at] = this.judged(names[at]!, guards[at]!, stored[at]!, now, await this.isCurrentThere(entry));
+      }
+      return readings as Reading[];
+    } finally {
+      names.forEach((name, at) => entries.close(name, guards[at]!));
+    }
+  }
+
+  /** @returns `undefined` where it is not known whether what it was loaded under is as it was */
+  private judged(
+    name: string,
+    guard: Guard,
+    stored: string | null,
+    now: number,
+    isCurrent?: boolean,
+  ): Reading | undefined {
+    const entry = stored === null ? undefined : decodeEntry(stored);
+    if (!entry) return { state: 'nothing', version: '' };
+    const { version, freshUntil, staleUntil } = entry;
+    if (staleUntil <= now) return { state: 'nothing', version };
+    const current = isCurrent ?? this.isCurrent(entry);
+    if (current === undefined) return undefined;
+    if (!current) return { state: 'nothing', version };
+    const { kept, bytes } = this.keptOf(entry);
+    // Kept in this process for as long as it was kept there, not from now on.
+    this.tiers.entries.keep(name, guard, kept, bytes);
+    return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
   }
 
   private readHere(name: string): Reading {
@@ -503,11 +560,11 @@ export class Namespace<Value> {
     return kept ? { state: 'fresh', kept, version: kept.version } : { state: 'nothing', version: '' };
   }
 
-  private async isCurrent({ namespaceVersion, tags }: Head): Promise<boolean> {
-    const { tiers } = this;
-    const all = [[this.ownTag, namespaceVersion], ...tags.map(([tag, version]) => [this.tagName(tag), version])];
-    const current = await Promise.all(all.map(([tag]) => tiers.tagVersion(tag!)));
-    return current.every((version, at) => version === all[at]![1]);
+  private async isCurrentThere({ namespaceVersion, tags }: Head): Promise<boolean> {
+    const current = await this.versionsOf(tags.map(([tag]) => tag));
+    return (
+      current.namespaceVersion === namespaceVersion && current.tags.every(([, version], at) => version === tags[at]![1])
+    );
   }
 
   private async versionsOf(tags: readonly string[]): Promise<Pick<Head, 'namespaceVersion' | 'tags'>> {
@@ -540,14 +597,18 @@ export class Namespace<Value> {
     };
   }
 
-  private keptOf({ text, ...head }: Entry): Kept {
-    const isAbsent = text === undefined;
-    return { ...head, isAbsent, value: isAbsent ? undefined : this.codec.decode(text) };
-  }
-
-  private bytesOf({ text = '', tags }: Entry, { value }: Kept): number {
-    const ofTags = tags.reduce((sum, [tag, version]) => sum + bytesOfText(tag) + bytesOfText(version), 0);
-    return headBytes + ofTags + this.codec.bytesOf(value as Value | undefined, text);
+  private keptOf(entry: Entry): { kept: Kept; bytes: number } {
+    const { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags } = entry;
+    const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
+    const kept = {
+      ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion, tags, value },
+      isAbsent: text === undefined,
+      until: performance.now() + freshUntil - this.tiers.now(),
+      checkedAt: notChecked,
+    };
+    let total = headBytes + bytes;
+    for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag);
+    return { kept, bytes: total };
   }
 
   /** How long Redis keeps it, in whole milliseconds; 0 for no end. */
@@ -566,7 +627,7 @@ export class Namespace<Value> {
 
   private entryName(key: string): string {
     assertKey(key);
-    return this.tiers.nameOf('entry', this.name, key);
+    return `${this.entryPrefix}${key}}`;
   }
 
   private leaseName(key: string): string {
@@ -591,6 +652,9 @@ export class Namespace<Value> {
     });
   }
 }
+
+const nothing = { value: undefined, bytes: 0 };
+const notChecked = -1;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
 const headBytes = 320;

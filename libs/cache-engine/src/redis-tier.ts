@@ -31,8 +31,8 @@ const longestReconnectMs = 1_000;
 const sweepPage = 500;
 
 interface Reading {
-  key: string;
-  resolve: (stored: string | null) => void;
+  keys: readonly string[];
+  resolve: (stored: (string | null)[]) => void;
   reject: (error: unknown) => void;
 }
 
@@ -132,13 +132,9 @@ export class RedisTier {
 
   /** @returns what lies under the keys, in their order */
   read(keys: readonly string[]): Promise<(string | null)[]> {
-    return Promise.all(keys.map((key) => this.readOne(key)));
-  }
-
-  readOne(key: string): Promise<string | null> {
     return new Promise((resolve, reject) => {
-      this.readings.push({ key, resolve, reject });
-      if (this.readings.length === 1) setImmediate(() => void this.readAll());
+      this.readings.push({ keys, resolve, reject });
+      if (this.readings.length === 1) setImmediate(() => this.readAll());
     });
   }
 
@@ -221,20 +217,34 @@ export class RedisTier {
       : client.masters.map(({ host, port }) => ({ id: `${host}:${port}`, host, port }));
   }
 
-  private async readAll(): Promise<void> {
+  /** Those of one turn, as few at a time as Redis can answer without keeping others waiting. */
+  private readAll(): void {
     const readings = this.readings.splice(0);
-    for (let at = 0; at < readings.length; at += largestRead) void this.readSome(readings.slice(at, at + largestRead));
+    for (let at = 0; at < readings.length;) {
+      const some: Reading[] = [];
+      for (
+        let keys = 0;
+        at < readings.length && (keys === 0 || keys + readings[at]!.keys.length <= largestRead);
+        at += 1
+      ) {
+        some.push(readings[at]!);
+        keys += readings[at]!.keys.length;
+      }
+      void this.readSome(some);
+    }
   }
 
   private async readSome(readings: readonly Reading[]): Promise<void> {
     const { connection } = this;
+    const keys = readings.length === 1 ? [...readings[0]!.keys] : readings.flatMap((it) => it.keys);
     try {
       const found = await this.attempt('read', async () => {
-        if (connection.kind === 'server') return connection.client.mGet(readings.map((it) => it.key));
+        if (connection.kind === 'server') return connection.client.mGet(keys);
         // Keys of a cluster lie in many slots; the client sends what goes to one node in one go.
-        return Promise.all(readings.map((it) => connection.client.get(it.key)));
+        return Promise.all(keys.map((key) => connection.client.get(key)));
       });
-      readings.forEach(({ resolve }, at) => resolve(found[at] ?? null));
+      let at = 0;
+      for (const { keys: own, resolve } of readings) resolve(found.slice(at, (at += own.length)));
     } catch (error) {
       for (const { reject } of readings) reject(error);
     }

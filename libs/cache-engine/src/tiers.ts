@@ -19,11 +19,17 @@ export interface CacheEngineOptions {
 export interface Kept extends Head {
   isAbsent: boolean;
   value: unknown;
+  /** `freshUntil` by the clock of this process that only goes forward. */
+  until: number;
+  /** What the tags were last found to be as they were before the load: nothing has been said about any tag since. */
+  checkedAt: number;
 }
 
 const defaultMaxBytes = 67_108_864;
 /** Of `maxBytes`, what goes to the versions of tags, and to counters where there is no Redis. */
 const shareOfTags = 1 / 16;
+/** Without the versions of tags every read asks for them. */
+const leastForTags = 65_536;
 
 /** What lies in this process and in Redis, under which names, and what has happened to it. */
 export class Tiers {
@@ -38,21 +44,26 @@ export class Tiers {
   readonly flights = new Map<string, Promise<unknown>>();
   /** Entries whose source has failed, and until when it is left alone. */
   readonly resting = new Map<string, number>();
+  /** How often something has been said about any tag. */
+  tagChanges = 0;
   readonly shared: RedisTier | undefined;
   readonly complain: (message: string) => void;
   readonly maxBytes: number;
   private readonly prefix: string;
+  private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', complain }: CacheEngineOptions = {}) {
     this.maxBytes = maxBytes;
     this.prefix = prefix;
+    this.tagPrefix = this.prefixOf('tag');
     this.complain = complain ?? ((message) => process.emitWarning(message, 'CacheWarning'));
-    this.entries = new Guarded(maxBytes * (1 - 2 * shareOfTags));
-    this.tags = new Guarded(maxBytes * shareOfTags);
-    this.counters = new Guarded(maxBytes * shareOfTags);
+    const forTags = Math.max(leastForTags, Math.floor(maxBytes * shareOfTags));
+    this.entries = new Guarded(Math.max(1, maxBytes - 2 * forTags));
+    this.tags = new Guarded(forTags);
+    this.counters = new Guarded(forTags);
     if (!redis) return;
-    const prefixes = [this.prefixOf('entry'), this.prefixOf('tag')];
+    const prefixes = [this.prefixOf('entry'), this.tagPrefix];
     const heard = {
       answered: (ms: number) => this.redisLatency.record(ms),
       failed: () => {
@@ -60,6 +71,7 @@ export class Tiers {
       },
       invalidated: (key: string) => this.invalidated(key),
       mayHaveMissed: () => {
+        this.tagChanges += 1;
         this.entries.suspectAll();
         this.tags.suspectAll();
       },
@@ -126,11 +138,11 @@ export class Tiers {
 
   /** What was kept under the tag is old from now on. */
   async changeTag(name: string): Promise<void> {
-    this.tags.invalidate(name);
+    this.forgetTag(name);
     if (this.shared) {
       await this.shared.tagVersion(name, randomTagBase(), 1);
       // Who read it meanwhile has perhaps read the old one.
-      this.tags.invalidate(name);
+      this.forgetTag(name);
     }
   }
 
@@ -140,8 +152,13 @@ export class Tiers {
     return { namespace: decodeURIComponent(namespace), key: key.join(':') };
   }
 
+  private forgetTag(name: string): void {
+    this.tagChanges += 1;
+    this.tags.invalidate(name);
+  }
+
   private invalidated(name: string): void {
-    if (name.startsWith(this.prefixOf('tag'))) return this.tags.invalidate(name);
+    if (name.startsWith(this.tagPrefix)) return this.forgetTag(name);
     this.entries.invalidate(name);
     for (const resolve of this.waiting.get(name) ?? []) resolve();
   }

@@ -68,6 +68,10 @@ const operations = [
   'POST /dead-letters/{id}/resolve',
   'POST /payments/webhooks/stripe',
   'PUT /cache',
+  'POST /cache/batch',
+  'POST /cache/counters',
+  'POST /cache/invalidate',
+  'GET /cache/stats',
   'GET /cache',
   'DELETE /cache',
   'GET /health/live',
@@ -158,7 +162,7 @@ export const documentTests = (world: World): void => {
 
     const expectedOf = (name: string): number => {
       if (name === 'POST /orders/{id}/cancel') return 409;
-      if (name.startsWith('DELETE')) return 204;
+      if (name.startsWith('DELETE') || name.endsWith('invalidate')) return 204;
       if (/views$|test$|redeliver$/.test(name) && name.startsWith('POST')) return 202;
       if (/payment$|captures$|refunds$|stripe$|^POST \/dead-letters/.test(name)) return 404;
       return ['POST /orders', 'POST /order', 'POST /orders/{id}/returns', 'POST /webhook-endpoints'].includes(name)

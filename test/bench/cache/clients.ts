@@ -1,0 +1,122 @@
+import KeyvRedis from '@keyv/redis';
+import { BentoCache, bentostore } from 'bentocache';
+import { memoryDriver } from 'bentocache/drivers/memory';
+import { redisDriver } from 'bentocache/drivers/redis';
+import { createCache } from 'cache-manager';
+import { Redis } from 'ioredis';
+import { Keyv } from 'keyv';
+import { LRUCache } from 'lru-cache';
+import { createClient } from 'redis';
+import { CacheEngine } from '#cache-engine';
+import type { CacheName } from './commands.js';
+
+/** What a cache can do, in its own words. Values are small objects; what it cannot do is left out. */
+export interface CacheClient {
+  /** A value that lies in the process once it has been read. */
+  readNear?(key: string): Promise<unknown>;
+  /** A value that lies in Redis alone. */
+  readFar?(key: string): Promise<unknown>;
+  readFarMany?(keys: string[]): Promise<unknown[]>;
+  write(key: string, value: object): Promise<unknown>;
+}
+
+const largeBytes = 256 * 1_024 * 1_024;
+
+const ours = async (url: string): Promise<CacheClient> => {
+  const engineOf = async (maxBytes: number): Promise<CacheEngine> => {
+    const engine = new CacheEngine({ maxBytes, redis: { url, deadlineMs: 5_000 } }).start();
+    while (!engine.isL1Used) await new Promise((resolve) => setTimeout(resolve, 10));
+    return engine;
+  };
+  const near = (await engineOf(largeBytes)).namespace<object>('bench');
+  // Room for nothing but what is read with every value.
+  const far = (await engineOf(1)).namespace<object>('bench');
+  return {
+    readNear: (key) => near.get(key),
+    readFar: (key) => far.get(key),
+    readFarMany: async (keys) => {
+      const found = await far.getMany(keys);
+      return keys.map((key) => found.get(key)?.value);
+    },
+    write: (key, value) => far.set(key, value),
+  };
+};
+
+const bentocache = async (url: string): Promise<CacheClient> => {
+  const connection = new Redis(url);
+  const bento = new BentoCache({
+    default: 'near',
+    stores: {
+      near: bentostore()
+        .useL1Layer(memoryDriver({ maxSize: largeBytes }))
+        .useL2Layer(redisDriver({ connection })),
+      far: bentostore().useL2Layer(redisDriver({ connection })),
+    },
+  });
+  const far = bento.use('far');
+  return {
+    readNear: (key) => bento.use('near').get({ key }),
+    readFar: (key) => far.get({ key }),
+    write: (key, value) => far.set({ key, value }),
+  };
+};
+
+const cacheManager = async (url: string): Promise<CacheClient> => {
+  const far = createCache({ stores: [new Keyv({ store: new KeyvRedis(url), useKeyPrefix: false })] });
+  const near = createCache({
+    stores: [new Keyv(), new Keyv({ store: new KeyvRedis(url), useKeyPrefix: false })],
+  });
+  return {
+    readNear: async (key) => {
+      const value = await near.get(key);
+      // What it reads out of Redis it does not keep.
+      if (value !== undefined && !nearKeys.has(key)) {
+        nearKeys.add(key);
+        await near.set(key, value);
+      }
+      return value;
+    },
+    readFar: (key) => far.get(key),
+    readFarMany: (keys) => far.mget(keys),
+    write: (key, value) => far.set(key, value),
+  };
+};
+const nearKeys = new Set<string>();
+
+const parsed = (text: string | null): unknown => (text === null ? undefined : JSON.parse(text));
+
+const nodeRedis = async (url: string): Promise<CacheClient> => {
+  const client = await createClient({ url }).connect();
+  return {
+    readFar: async (key) => parsed(await client.get(key)),
+    readFarMany: async (keys) => (await client.mGet(keys)).map(parsed),
+    write: (key, value) => client.set(key, JSON.stringify(value)),
+  };
+};
+
+const ioredis = async (url: string): Promise<CacheClient> => {
+  const client = new Redis(url);
+  return {
+    readFar: async (key) => parsed(await client.get(key)),
+    readFarMany: async (keys) => (await client.mget(keys)).map(parsed),
+    write: (key, value) => client.set(key, JSON.stringify(value)),
+  };
+};
+
+/** The bare map behind an `await`, as a measure of what the rest costs. */
+const lruCache = async (): Promise<CacheClient> => {
+  const map = new LRUCache<string, object>({ max: 1_000_000 });
+  return {
+    readNear: async (key) => map.get(key),
+    write: async (key, value) => map.set(key, value),
+  };
+};
+
+export const clients: Record<CacheName, (url: string) => Promise<CacheClient>> = {
+  ours,
+  bentocache,
+  ioredis,
+  'cache-manager': cacheManager,
+  'node-redis': nodeRedis,
+  'lru-cache': lruCache,
+};

@@ -1,0 +1,34 @@
+import type { Latency } from '../statistics.js';
+
+/** Whose cache it is. */
+export const cacheNames = ['ours', 'bentocache', 'cache-manager', 'node-redis', 'ioredis', 'lru-cache'] as const;
+export type CacheName = (typeof cacheNames)[number];
+
+/**
+ * What is done with it: values read out of the process, out of Redis one by one or a hundred at once, and written. Reads
+ * are of values that are there.
+ */
+export const cacheWork = ['l1 hit', 'l2 hit', 'l2 batch of 100', 'write'] as const;
+export type CacheWork = (typeof cacheWork)[number];
+
+export interface CacheLoad {
+  work: CacheWork;
+  callers: number;
+  durationMs: number;
+  seed: number;
+}
+
+export interface CacheResult extends Latency {
+  /** Keys that were read or written. */
+  keys: number;
+  /** Of these, what was not the value that lies there. */
+  wrong: number;
+  seconds: number;
+  cpuMs: number;
+}
+
+export type CacheCommands = {
+  /** @returns what it can do */
+  open(argument: { name: CacheName; redisUrl: string }): Promise<CacheWork[]>;
+  load(load: CacheLoad): Promise<CacheResult>;
+};
