@@ -14,9 +14,9 @@ interface WrapOptions {
 
 const numberIn = (given: unknown): number | undefined => (typeof given === 'number' ? given : undefined);
 
-/** `0` and nothing say that there is no end. */
-const endOf = (ttl: number | undefined): { ttl: number } | undefined =>
-  ttl === undefined || ttl === 0 ? undefined : { ttl: Math.max(1, Math.round(ttl)) };
+/** `0` says that there is no end, whatever the namespace says. */
+const endOf = (ttl: number | undefined): { ttl?: number | undefined } =>
+  ttl === undefined ? {} : { ttl: ttl === 0 ? undefined : Math.max(1, Math.round(ttl)) };
 
 /**
  * A namespace in the shape of cache-manager 7, for what has been written against it: Nest's `CACHE_MANAGER`, its
@@ -55,7 +55,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     const { ttl, refreshThreshold, raw } =
       typeof first === 'object' ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
     const value = await namespace.getOrSet(key, async () => load(), {
-      ...(typeof ttl === 'function' ? { ttlOf: (it) => endOf(ttl(it))?.ttl } : endOf(ttl)),
+      ...(typeof ttl === 'function' ? { ttlOf: (it) => endOf(ttl(it)).ttl } : endOf(ttl)),
       refreshBefore: numberIn(refreshThreshold),
     });
     return raw ? { value, expires: await expiryOf(key) } : value;

@@ -1,6 +1,9 @@
 /** What decides whether a value may still be given out. */
 export interface Head {
-  /** Changes with every write of the key; letters, digits and dashes. */
+  /**
+   * Changes with every write of the key: letters and digits, at most twelve. V8 keeps a longer part of a text as a view of
+   * the whole, which would lie in memory for as long as the part.
+   */
   version: string;
   /** Until when it is as good as new, in milliseconds of the shared clock; infinite for no end. */
   freshUntil: number;
@@ -24,6 +27,16 @@ const noTags: Head['tags'] = [];
 
 const endOf = (at: number): string => (Number.isFinite(at) ? String(Math.ceil(at)) : '');
 
+const tagsIn = (told: string): Head['tags'] | undefined => {
+  if (told === '') return noTags;
+  try {
+    const tags = JSON.parse(told) as unknown;
+    return Array.isArray(tags) ? (tags as Head['tags']) : undefined;
+  } catch {
+    return undefined;
+  }
+};
+
 /** As one text: a line of what is about the value, then the value as it is, so that it is not escaped twice. */
 export const encodeEntry = (it: Entry): string => {
   const { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags } = it;
@@ -31,6 +44,9 @@ export const encodeEntry = (it: Entry): string => {
   const head = `${version}|${endOf(freshUntil)}|${endOf(staleUntil)}|${Math.round(loadMs)}|${namespaceVersion}|${told}`;
   return text === undefined ? `${absent}${head}\n` : `${present}${head}\n${text}`;
 };
+
+/** The version of what is stored, as the scripts in Redis see it; `''` for none. */
+export const versionIn = (stored: string): string => /^[+-]([^|]*)\|/.exec(stored)?.[1] ?? '';
 
 /** @returns `undefined` for what is no entry: somebody else wrote it there, and it is treated as nothing */
 export const decodeEntry = (stored: string): Entry | undefined => {
@@ -51,11 +67,12 @@ export const decodeEntry = (stored: string): Entry | undefined => {
   const loadMs = Number(field());
   const namespaceVersion = field();
   if (at > endOfHead || Number.isNaN(freshUntil + staleUntil + loadMs)) return undefined;
-  const told = stored.slice(at, endOfHead);
+  const tags = tagsIn(stored.slice(at, endOfHead));
+  if (!tags) return undefined;
   return {
     text: mark === absent ? undefined : stored.slice(endOfHead + 1),
     ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion },
-    tags: told === '' ? noTags : (JSON.parse(told) as Head['tags']),
+    tags,
   };
 };
 

@@ -1,10 +1,10 @@
 import { randomUUID } from 'node:crypto';
 import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
-import { decodeEntry, encodeEntry, isDueEarly, type Entry, type Head } from './entry.js';
+import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
-import type { Kept, Tiers } from './tiers.js';
+import type { Flight, Kept, Tiers } from './tiers.js';
 
 /** Times are milliseconds. */
 export interface KeepOptions {
@@ -67,6 +67,8 @@ interface Reading {
   version: string;
 }
 
+/** Of a write that others come before again and again. */
+const mostTries = 100;
 const defaultJitter = 0.05;
 const defaultHardMs = 10_000;
 /** A lease is kept for as long as the source takes, and ends so soon after its holder has died. */
@@ -96,13 +98,18 @@ export class Namespace<Value> {
     this.ownTag = tiers.nameOf('tag', name, '');
     this.entryPrefix = tiers.prefixOf('entry', name);
     assertTimes(options);
+    const { jitter = 0 } = options;
+    if (!(jitter >= 0 && jitter <= 1)) throw new RangeError(`jitter is ${jitter}; it must be from 0 to 1`);
   }
 
-  /** @returns `undefined` for a miss, and for what the source does not have */
+  /**
+   * @returns `undefined` for a miss, and for what the source does not have
+   * @throws CacheUnavailable when Redis cannot be asked; `find` gives what may be old then, and says so
+   */
   async get(key: string): Promise<Value | undefined> {
     const name = this.entryName(key);
     const here = this.kept(name);
-    if (!here) return (await this.findFar(name))?.value;
+    if (!here) return (await this.findFar(name, false))?.value;
     this.tiers.counts.l1Hits += 1;
     return here.value as Value | undefined;
   }
@@ -155,12 +162,12 @@ export class Namespace<Value> {
       }
       return here.value as Value | undefined;
     }
-    const flight = this.tiers.flights.get(name);
-    if (flight) {
-      tiers.counts.sharedLoads += 1;
-      return flight as Promise<Value | undefined>;
-    }
-    return this.start(name, key, load, options);
+    const flight = tiers.flights.get(name);
+    // What began before an invalidation is not for who asks after it.
+    if (!flight?.guard.isIntact || flight.tagChanges !== tiers.tagChanges) return this.start(name, key, load, options);
+    tiers.counts.sharedLoads += 1;
+    const isOver = flight.standIn !== undefined && flight.standIn.staleUntil <= tiers.now();
+    return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
 
   /** @throws CacheUnavailable when it is not known whether it was written */
@@ -190,10 +197,10 @@ export class Namespace<Value> {
   ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
     const name = this.entryName(key);
     const entry = await this.entryOf(value, { ...this.options, ...options });
-    for (;;) {
+    for (let tries = 0; ; tries += 1) {
       const { state, kept, version: stored } = this.tiers.shared ? await this.read(name) : this.readHere(name);
       const current = state === 'fresh' ? kept!.version : null;
-      if (current !== version) return { isWritten: false, version: current };
+      if (current !== version || tries === mostTries) return { isWritten: false, version: current };
       if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };
     }
   }
@@ -222,18 +229,19 @@ export class Namespace<Value> {
   }
 
   /**
-   * Forgets all keys of the namespace at once, and throws away what lies in Redis by and by.
+   * Forgets all keys and counters of the namespace at once; what lies in Redis is thrown away by and by.
    *
    * @throws CacheUnavailable when it is not known whether it took place
    */
   async clear(): Promise<void> {
     const { tiers, name } = this;
     await tiers.changeTag(this.ownTag);
-    const prefix = tiers.prefixOf('entry', name);
-    for (const key of [...tiers.entries.keys()]) if (key.startsWith(prefix)) tiers.entries.invalidate(key);
-    const counters = tiers.prefixOf('counter', name);
-    for (const key of [...tiers.counters.keys()]) if (key.startsWith(counters)) tiers.counters.invalidate(key);
-    if (tiers.shared) for (const each of [prefix, counters]) await tiers.shared.sweep(each);
+    for (const kind of ['entry', 'counter'] as const) {
+      const prefix = tiers.prefixOf(kind, name);
+      const here = kind === 'entry' ? tiers.entries : tiers.counters;
+      for (const key of [...here.keys()]) if (key.startsWith(prefix)) here.invalidate(key);
+    }
+    tiers.shared?.sweep(tiers.prefixOf('entry', name));
   }
 
   /**
@@ -247,7 +255,8 @@ export class Namespace<Value> {
     assertTimes({ ttl });
     if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
     assertKey(key);
-    const name = tiers.nameOf('counter', this.name, key);
+    // A namespace that is cleared begins to count anew.
+    const name = tiers.nameOf('counter', this.name, `${await tiers.tagVersion(this.ownTag)}:${key}`);
     if (tiers.shared) return tiers.shared.count(name, by, ttl ?? 0);
     const known = tiers.counters.get(name);
     const isNew = !known || known.until <= tiers.now();
@@ -267,60 +276,80 @@ export class Namespace<Value> {
     given: LoadOptions,
     early?: Kept,
   ): Promise<Value | undefined> {
+    const { tiers } = this;
     const options = { ...this.options, ...given };
     assertTimes(options);
     const answer = Promise.withResolvers<Value | undefined>();
-    this.tiers.flights.set(name, answer.promise);
-    answer.promise.catch(() => undefined);
-    const flight = this.fly(name, key, load, options, early, answer.resolve);
-    flight.then(answer.resolve, answer.reject).finally(() => this.tiers.flights.delete(name));
+    const loading = Promise.withResolvers<Value | undefined>();
+    const guard = tiers.entries.open(name);
+    const { tagChanges } = tiers;
+    const flight: Flight = { answer: answer.promise, loading: loading.promise, standIn: undefined, guard, tagChanges };
+    tiers.flights.set(name, flight);
+    for (const each of [answer, loading]) each.promise.catch(() => undefined);
+    const standIn = (kept: Kept): void => {
+      flight.standIn = kept;
+      answer.resolve(kept.value as Value | undefined);
+    };
+    this.fly(name, key, load, options, guard, early, standIn)
+      .then(
+        (value) => [answer, loading].forEach((each) => each.resolve(value)),
+        (error: unknown) => [answer, loading].forEach((each) => each.reject(error)),
+      )
+      .finally(() => {
+        tiers.entries.close(name, guard);
+        if (tiers.flights.get(name) === flight) tiers.flights.delete(name);
+      });
     return answer.promise;
   }
 
-  /** @param answer may be called before the end: with what stands in */
+  /**
+   * @param early what is as good as new and asked for again before its end: nobody waits, so nothing stands in
+   * @param standIn may be called before the end
+   */
   private async fly(
     name: string,
     key: string,
     load: Load<Value>,
     options: LoadOptions,
+    guard: Guard,
     early: Kept | undefined,
-    answer: (value: Value | undefined) => void,
+    standIn: (kept: Kept) => void,
   ): Promise<Value | undefined> {
     const { tiers } = this;
-    let reading: Reading = { state: 'nothing', version: early?.version ?? '' };
-    let isShared = tiers.shared !== undefined;
-    if (isShared && !early) {
-      try {
-        reading = await this.read(name);
-        if (reading.state === 'fresh') {
-          tiers.counts.l2Hits += 1;
-          return reading.kept!.value as Value | undefined;
-        }
-      } catch (error) {
-        if (!(error instanceof CacheUnavailable)) throw error;
-        isShared = false;
-      }
+    if (early) return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined);
+    let reading: Reading | undefined;
+    try {
+      reading = tiers.shared && (await this.read(name));
+    } catch (error) {
+      notAtPresent(error);
     }
-    const standIn = reading.state === 'stale' ? reading.kept : this.suspect(name);
-    if (standIn && (this.tiers.resting.get(name) ?? 0) > Date.now()) {
+    if (reading?.state === 'fresh') {
+      tiers.counts.l2Hits += 1;
+      return reading.kept!.value as Value | undefined;
+    }
+    // Where Redis says that there is nothing, nothing stands in.
+    const kept = reading ? reading.kept : this.suspect(name);
+    const giveOut = (it: Kept): Value | undefined => {
       tiers.counts.staleHits += 1;
-      return standIn.value as Value | undefined;
-    }
-    tiers.counts.misses += early ? 0 : 1;
-    const loading = this.fill(name, key, load, options, reading.version, isShared);
-    if (!standIn) return loading;
-    const standingIn = setTimeout(() => {
-      tiers.counts.staleHits += early ? 0 : 1;
-      answer(standIn.value as Value | undefined);
-    }, options.timeouts?.soft ?? 0);
+      return it.value as Value | undefined;
+    };
+    if (kept && (tiers.resting.get(name) ?? 0) > performance.now()) return giveOut(kept);
+    tiers.counts.misses += 1;
+    const loading = this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
+    if (!kept) return loading;
+    // Nobody knows whether it is old while Redis is away: then it stands in for want of anything else.
+    const isAway = tiers.shared !== undefined && reading === undefined;
+    const soft = options.timeouts?.soft ?? (isAway ? undefined : 0);
+    const timer = soft === undefined ? undefined : setTimeout(() => standIn(kept), soft);
     try {
       return await loading;
     } catch (error) {
+      if (kept.staleUntil <= tiers.now()) throw error;
       this.rest(name);
       tiers.complain(`${this.name} ${key} could not be loaded: ${String(error)}`);
-      return standIn.value as Value | undefined;
+      return giveOut(kept);
     } finally {
-      clearTimeout(standingIn);
+      clearTimeout(timer);
     }
   }
 
@@ -330,12 +359,12 @@ export class Namespace<Value> {
     key: string,
     load: Load<Value>,
     options: LoadOptions,
+    guard: Guard,
     seen: string,
     isShared: boolean,
   ): Promise<Value | undefined> {
     const { tiers } = this;
     const hard = options.timeouts?.hard ?? defaultHardMs;
-    const guard = tiers.entries.open(name);
     const lease = isShared ? await this.leased(name, key, seen, hard) : undefined;
     try {
       if (lease && 'kept' in lease) {
@@ -359,7 +388,6 @@ export class Namespace<Value> {
       throw error;
     } finally {
       if (lease && 'end' in lease) lease.end();
-      tiers.entries.close(name, guard);
     }
   }
 
@@ -372,9 +400,9 @@ export class Namespace<Value> {
   ): Promise<{ token: string; end: () => void } | { kept: Kept } | undefined> {
     const { tiers } = this;
     const [token, leaseName] = [randomUUID(), this.leaseName(key)];
-    const giveUpAt = Date.now() + patienceMs;
+    const giveUpAt = performance.now() + patienceMs;
     let version = seen;
-    for (let pollMs = firstPollMs; Date.now() < giveUpAt; pollMs = Math.min(2 * pollMs, longestPollMs)) {
+    for (let pollMs = firstPollMs; performance.now() < giveUpAt; pollMs = Math.min(2 * pollMs, longestPollMs)) {
       const change = tiers.changeOf(name, pollMs);
       const leased = await this.redis.lease(name, leaseName, token, leaseMs, version).catch(notAtPresent);
       if (!leased) return undefined;
@@ -384,10 +412,11 @@ export class Namespace<Value> {
         return { token, end: () => clearInterval(timer) };
       }
       const entry = leased.stored === null ? undefined : decodeEntry(leased.stored);
-      if (entry && entry.freshUntil > tiers.now() && (await this.isCurrentThere(entry).catch(notAtPresent)))
-        return { kept: this.keptOf(entry).kept };
-      if (entry) version = entry.version;
-      else await change;
+      const decoded = entry && this.decoded(entry);
+      if (decoded && entry.freshUntil > tiers.now() && (await this.isCurrentThere(entry).catch(notAtPresent)))
+        return { kept: decoded.kept };
+      if (leased.stored === null) await change;
+      else version = versionIn(leased.stored);
     }
     return undefined;
   }
@@ -472,24 +501,23 @@ export class Namespace<Value> {
     return isKnown || undefined;
   }
 
-  /** What may stand in: over its time, or of a time when nobody heard of Redis; nothing that is known to be old. */
+  /** What may stand in: over its time, or of a time when nobody heard of Redis; nothing that may be old by a tag. */
   private suspect(name: string): Kept | undefined {
     const { tiers } = this;
     const kept = tiers.entries.getSuspect(name);
     if (!kept || kept.staleUntil <= tiers.now()) return undefined;
-    const isKnownOld = (tag: string, version: string): boolean =>
-      (tiers.tags.getSuspect(tag)?.version ?? version) !== version;
+    const isKnownOld = (tag: string, version: string): boolean => tiers.tags.getSuspect(tag)?.version !== version;
     if (isKnownOld(this.ownTag, kept.namespaceVersion)) return undefined;
     return kept.tags.some(([tag, version]) => isKnownOld(this.tagName(tag), version)) ? undefined : kept;
   }
 
   /** What Redis has, or what stands in for it. */
-  private async findFar(name: string): Promise<Found<Value> | undefined> {
-    return (await this.findAllFar([name]))[0];
+  private async findFar(name: string, mayBeStale = true): Promise<Found<Value> | undefined> {
+    return (await this.findAllFar([name], mayBeStale))[0];
   }
 
   /** @throws CacheUnavailable when Redis cannot be asked and something of it has nothing to stand in */
-  private async findAllFar(names: readonly string[]): Promise<(Found<Value> | undefined)[]> {
+  private async findAllFar(names: readonly string[], mayBeStale = true): Promise<(Found<Value> | undefined)[]> {
     const { counts, shared } = this.tiers;
     if (!shared || names.length === 0) {
       counts.misses += names.length;
@@ -502,7 +530,7 @@ export class Namespace<Value> {
         return state === 'fresh' ? this.found(kept!, 'l2', false) : undefined;
       });
     } catch (error) {
-      if (!(error instanceof CacheUnavailable)) throw error;
+      if (!(error instanceof CacheUnavailable) || !mayBeStale) throw error;
       const suspects = names.map((name) => this.suspect(name));
       if (suspects.includes(undefined)) throw error;
       counts.staleHits += suspects.length;
@@ -543,13 +571,15 @@ export class Namespace<Value> {
     isCurrent?: boolean,
   ): Reading | undefined {
     const entry = stored === null ? undefined : decodeEntry(stored);
-    if (!entry) return { state: 'nothing', version: '' };
+    if (!entry) return { state: 'nothing', version: stored === null ? '' : versionIn(stored) };
     const { version, freshUntil, staleUntil } = entry;
     if (staleUntil <= now) return { state: 'nothing', version };
     const current = isCurrent ?? this.isCurrent(entry);
     if (current === undefined) return undefined;
     if (!current) return { state: 'nothing', version };
-    const { kept, bytes } = this.keptOf(entry);
+    const decoded = this.decoded(entry);
+    if (!decoded) return { state: 'nothing', version };
+    const { kept, bytes } = decoded;
     // Kept in this process for as long as it was kept there, not from now on.
     this.tiers.entries.keep(name, guard, kept, bytes);
     return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
@@ -592,9 +622,19 @@ export class Namespace<Value> {
     const freshUntil = this.tiers.now() + lasts * (1 - jitter * Math.random());
     return {
       text: value === undefined ? undefined : this.codec.encode(value),
-      version: randomUUID(),
+      version: randomUUID().slice(-12),
       ...{ freshUntil, staleUntil: freshUntil + grace, loadMs, ...versions },
     };
+  }
+
+  /** @returns `undefined` for what the codec does not understand, perhaps as another version of the program wrote it */
+  private decoded(entry: Entry): { kept: Kept; bytes: number } | undefined {
+    try {
+      return this.keptOf(entry);
+    } catch (error) {
+      this.tiers.complain(`a value of ${this.name} cannot be read: ${String(error)}`);
+      return undefined;
+    }
   }
 
   private keptOf(entry: Entry): { kept: Kept; bytes: number } {
@@ -640,9 +680,15 @@ export class Namespace<Value> {
   }
 
   private rest(name: string): void {
-    // Bounded by who failed of late: what is over is thrown away with the next one.
-    for (const [other, until] of this.tiers.resting) if (until <= Date.now()) this.tiers.resting.delete(other);
-    this.tiers.resting.set(name, Date.now() + restAfterFailureMs);
+    const { resting } = this.tiers;
+    const now = performance.now();
+    resting.delete(name);
+    resting.set(name, now + restAfterFailureMs);
+    // In the order of their ends.
+    for (const [other, until] of resting) {
+      if (until > now) break;
+      resting.delete(other);
+    }
   }
 
   /** Nobody waits for it: what goes wrong is told, and has told itself in the counts. */
@@ -687,7 +733,14 @@ const assertName = (what: string, name: string): void => {
     );
 };
 
-const assertTimes = ({ ttl, grace, absentTtl }: LoadOptions): void => {
+const longestTimerMs = 2 ** 31 - 1;
+
+const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
+  for (const [name, ms] of Object.entries(timeouts ?? {}))
+    if (ms !== undefined && !(ms >= 0 && ms <= longestTimerMs))
+      throw new RangeError(
+        `the timeout ${name} is ${ms}; it must be a number of milliseconds from 0 to ${longestTimerMs}`,
+      );
   for (const [name, ms] of Object.entries({ ttl, grace, absentTtl })) {
     const least = name === 'grace' ? 0 : 1;
     if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))

@@ -1,5 +1,5 @@
-import { BrokenCircuitError, ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleAll } from 'cockatiel';
-import { createClient, createCluster } from 'redis';
+import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
+import { ErrorReply, createClient, createCluster } from 'redis';
 import { within } from './within.js';
 import { scripts } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
@@ -49,14 +49,25 @@ const rootsOf = (url: string): string[] => {
 
 const socketOptions = {
   connectTimeout: 1_000,
+  // A connection on which nothing moves although it is asked is given up.
+  socketTimeout: 3_000,
   reconnectStrategy: (retries: number) => Math.min(25 * 2 ** retries, longestReconnectMs),
 };
 
 const connect = (url: string) => {
   const roots = rootsOf(url);
-  const common = { RESP: 3 as const, scripts, disableOfflineQueue: true, commandsQueueMaxLength: maxUnanswered };
+  const common = {
+    RESP: 3 as const,
+    scripts,
+    disableOfflineQueue: true,
+    commandsQueueMaxLength: maxUnanswered,
+    pingInterval: 1_000,
+  };
   if (roots.length === 1)
-    return { kind: 'server' as const, client: createClient({ url: roots[0]!, ...common, socket: socketOptions }) };
+    return {
+      kind: 'server' as const,
+      client: createClient({ url: roots[0]!, ...common, socket: { ...socketOptions } }),
+    };
   const { username, password, protocol } = new URL(roots[0]!);
   const { RESP, ...rest } = common;
   return {
@@ -68,7 +79,7 @@ const connect = (url: string) => {
       minimizeConnections: true,
       defaults: {
         ...rest,
-        ...(password && { username, password }),
+        ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
         socket: { ...socketOptions, ...(protocol === 'rediss:' && { tls: true as const }) },
       },
     }),
@@ -83,10 +94,13 @@ export class RedisTier {
   private readonly connection;
   private readonly tracking: Tracking;
   private readonly deadlineMs: number;
-  private readonly breaker = circuitBreaker(handleAll, {
-    halfOpenAfter: new ExponentialBackoff({ initialDelay: 100, maxDelay: 1_000 }),
-    breaker: new ConsecutiveBreaker(failuresThatBreak),
-  });
+  private readonly breaker = circuitBreaker(
+    handleWhen((error) => !(error instanceof ErrorReply)),
+    {
+      halfOpenAfter: new ExponentialBackoff({ initialDelay: 100, maxDelay: 1_000 }),
+      breaker: new ConsecutiveBreaker(failuresThatBreak),
+    },
+  );
   private readings: Reading[] = [];
 
   /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
@@ -99,7 +113,11 @@ export class RedisTier {
     this.deadlineMs = deadlineMs;
     this.connection = connect(url);
     this.connection.client.on('error', () => undefined);
-    this.tracking = new Tracking({ url, prefixes, silenceMs, masters: () => this.masters() }, heard, complain);
+    this.tracking = new Tracking(
+      { url: rootsOf(url)[0]!, prefixes, silenceMs, masters: () => this.masters() },
+      heard,
+      complain,
+    );
   }
 
   /** Whether what lies in this process may be given out: nothing that was written elsewhere is unknown for too long. */
@@ -109,7 +127,7 @@ export class RedisTier {
 
   /** Milliseconds since the epoch by the clock of Redis, so that all processes mean the same. */
   now(): number {
-    return Date.now() + this.tracking.clockAheadMs;
+    return performance.now() + this.tracking.clockAheadMs;
   }
 
   /** Does not wait: the cache starts without Redis and uses it once it is there. */
@@ -178,22 +196,35 @@ export class RedisTier {
   }
 
   /** @param step 0 to read it */
-  tagVersion(key: string, base: number, step: 0 | 1): Promise<string> {
+  tagVersion(key: string, base: number, step: number): Promise<string> {
     return this.attempt('tag', () => this.connection.client.tagVersion(key, String(base), String(step)));
   }
 
-  /** Throws away what lies under a prefix, on every master, a page at a time. @returns how many keys */
-  async sweep(prefix: string): Promise<number> {
-    let swept = 0;
-    for (const client of await this.masterClients()) {
-      const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
-      for await (const keys of client.scanIterator({ MATCH: pattern, COUNT: sweepPage })) {
+  /**
+   * Throws away what lies under a prefix, on every master, a page at a time: what nobody reads any more. It goes on by
+   * itself; what it does not come to goes at the end of its time.
+   */
+  sweep(prefix: string): void {
+    if (this.sweeping.has(prefix)) return;
+    this.sweeping.add(prefix);
+    this.sweepAll(prefix)
+      .catch(() => undefined)
+      .finally(() => this.sweeping.delete(prefix));
+  }
+
+  private readonly sweeping = new Set<string>();
+
+  private async sweepAll(prefix: string): Promise<void> {
+    const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
+    for (const client of await this.attempt('sweep', () => this.masterClients())) {
+      let cursor = '0';
+      do {
+        const page = await this.attempt('sweep', () => client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }));
         // Each by itself: the keys of one node lie in many slots.
-        await Promise.all(keys.map((key) => client.unlink(key)));
-        swept += keys.length;
-      }
+        await this.attempt('sweep', () => Promise.all(page.keys.map((key) => client.unlink(key))));
+        ({ cursor } = page);
+      } while (cursor !== '0' && !this.isStopped);
     }
-    return swept;
   }
 
   /** @throws CacheUnavailable */
@@ -217,36 +248,48 @@ export class RedisTier {
       : client.masters.map(({ host, port }) => ({ id: `${host}:${port}`, host, port }));
   }
 
-  /** Those of one turn, as few at a time as Redis can answer without keeping others waiting. */
+  /** What was asked for in one turn, each key once, and not so much at a time that Redis keeps others waiting. */
   private readAll(): void {
     const readings = this.readings.splice(0);
-    for (let at = 0; at < readings.length;) {
-      const some: Reading[] = [];
-      for (
-        let keys = 0;
-        at < readings.length && (keys === 0 || keys + readings[at]!.keys.length <= largestRead);
-        at += 1
-      ) {
-        some.push(readings[at]!);
-        keys += readings[at]!.keys.length;
-      }
-      void this.readSome(some);
+    const places = new Map<string, number>();
+    for (const { keys } of readings) for (const key of keys) if (!places.has(key)) places.set(key, places.size);
+    const keys = [...places.keys()];
+    const pages: Promise<Page>[] = [];
+    for (let at = 0; at < keys.length; at += largestRead) pages.push(this.readPage(keys.slice(at, at + largestRead)));
+    void this.handOut(readings, places, pages);
+  }
+
+  private async handOut(
+    readings: readonly Reading[],
+    places: ReadonlyMap<string, number>,
+    pages: readonly Promise<Page>[],
+  ): Promise<void> {
+    const found = (await Promise.all(pages)).flat();
+    for (const { keys, resolve, reject } of readings) {
+      const stored = keys.map((key) => found[places.get(key)!]!);
+      const failed = stored.find((it) => it instanceof CacheUnavailable);
+      if (failed) reject(failed);
+      else resolve(stored as (string | null)[]);
     }
   }
 
-  private async readSome(readings: readonly Reading[]): Promise<void> {
+  /** In a cluster a key of a master that is away fails by itself. */
+  private async readPage(keys: string[]): Promise<Page> {
     const { connection } = this;
-    const keys = readings.length === 1 ? [...readings[0]!.keys] : readings.flatMap((it) => it.keys);
     try {
-      const found = await this.attempt('read', async () => {
+      return await this.attempt('read', async (): Promise<Page> => {
         if (connection.kind === 'server') return connection.client.mGet(keys);
-        // Keys of a cluster lie in many slots; the client sends what goes to one node in one go.
-        return Promise.all(keys.map((key) => connection.client.get(key)));
+        // The keys lie in many slots; the client sends what goes to one node in one go.
+        const each = await Promise.allSettled(
+          keys.map((key) => within(this.deadlineMs / 2, 'read', () => connection.client.get(key))),
+        );
+        if (each.every((it) => it.status === 'rejected')) throw (each[0] as PromiseRejectedResult).reason;
+        return each.map((it) =>
+          it.status === 'fulfilled' ? it.value : new CacheUnavailable({ cause: it.reason as Error }),
+        );
       });
-      let at = 0;
-      for (const { keys: own, resolve } of readings) resolve(found.slice(at, (at += own.length)));
     } catch (error) {
-      for (const { reject } of readings) reject(error);
+      return keys.map(() => error as CacheUnavailable);
     }
   }
 
@@ -256,13 +299,16 @@ export class RedisTier {
       return await this.breaker.execute(() => within(this.deadlineMs, what, work));
     } catch (error) {
       this.heard.failed();
-      if (error instanceof BrokenCircuitError) throw new CacheUnavailable();
+      if (error instanceof ErrorReply && error.message.startsWith('OVERFLOW'))
+        throw new RangeError('the counter would leave the safe integers', { cause: error });
       throw new CacheUnavailable({ cause: error });
     } finally {
       this.heard.answered(performance.now() - startedAt);
     }
   }
 }
+
+type Page = (string | null | CacheUnavailable)[];
 
 interface Leased {
   isTaken: boolean;

@@ -17,7 +17,7 @@ const twoKeys = (script: string, transformReply: (reply: unknown) => unknown) =>
 /** In Lua: the version in what is stored, or an empty text where nothing is. */
 const versionOfStored = `
   local stored = redis.call('GET', KEYS[1])
-  local version = stored and string.match(stored, '^.([^|]*)|') or ''`;
+  local version = stored and string.match(stored, '^[%+%-]([^|]*)|') or ''`;
 
 export const scripts = {
   /**
@@ -73,6 +73,11 @@ export const scripts = {
     SCRIPT: `
       local isNew = redis.call('EXISTS', KEYS[1]) == 0
       local count = redis.call('INCRBY', KEYS[1], ARGV[1])
+      -- Beyond it a number of Lua, as one of JavaScript, is not exact.
+      if count > 9007199254740991 or count < -9007199254740991 then
+        redis.call('DECRBY', KEYS[1], ARGV[1])
+        return redis.error_reply('OVERFLOW the counter would leave the safe integers')
+      end
       if isNew and ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
       return count`,
     NUMBER_OF_KEYS: 1,
@@ -85,19 +90,22 @@ export const scripts = {
   }),
   /**
    * The version of a tag, counted. A tag that is not known begins at a random number, so that one that Redis has evicted
-   * never comes to a version again that entries still carry. Arguments: the random number, the step (0 to read).
+   * never comes to a version again that entries still carry; and it moves by a random step, so that one that a failover
+   * has set back does not either. Arguments: the random number, the step (0 to read).
    */
   tagVersion: defineScript({
     SCRIPT: `
-      redis.call('SET', KEYS[1], ARGV[1], 'NX')
-      if ARGV[2] == '0' then return redis.call('GET', KEYS[1]) end
-      return redis.call('INCRBY', KEYS[1], ARGV[2])`,
+      local version = redis.call('GET', KEYS[1])
+      if version and ARGV[2] == '0' then return version end
+      -- No entry lives longer than a year.
+      redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '31536000000')
+      return redis.call('GET', KEYS[1])`,
     NUMBER_OF_KEYS: 1,
     IS_READ_ONLY: false,
     parseCommand(parser: CommandParser, key: string, base: string, step: string) {
       parser.pushKey(key);
       parser.push(base, step);
     },
-    transformReply: (reply: unknown) => String(reply),
+    transformReply: (reply: unknown) => Number(reply).toString(36),
   }),
 };

@@ -1,8 +1,19 @@
 import { randomInt } from 'node:crypto';
-import { Guarded, bytesOfText } from './guarded.js';
+import { Guarded, bytesOfText, type Guard } from './guarded.js';
 import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import type { Head } from './entry.js';
+
+/** A value that is being loaded. */
+export interface Flight {
+  /** What those get who ask for it meanwhile: the value, or what stands in until then. */
+  answer: Promise<unknown>;
+  loading: Promise<unknown>;
+  standIn: Kept | undefined;
+  /** Broken, or another number, once somebody has invalidated it: whoever asks after that is not to get it. */
+  guard: Guard;
+  tagChanges: number;
+}
 
 export interface CacheEngineOptions {
   /** What this process may keep, keys and what it takes to keep them included. */
@@ -41,7 +52,7 @@ export class Tiers {
   readonly tags: Guarded<{ version: string }>;
   readonly counters: Guarded<{ count: number; until: number }>;
   /** Entries that are being loaded, and what those who ask for one get. */
-  readonly flights = new Map<string, Promise<unknown>>();
+  readonly flights = new Map<string, Flight>();
   /** Entries whose source has failed, and until when it is left alone. */
   readonly resting = new Map<string, number>();
   /** How often something has been said about any tag. */
@@ -128,7 +139,7 @@ export class Tiers {
     const guard = this.tags.open(name);
     try {
       const base = randomTagBase();
-      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : String(base);
+      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : base.toString(36);
       this.tags.keep(name, guard, { version }, bytesOfText(version));
       return version;
     } finally {
@@ -140,7 +151,7 @@ export class Tiers {
   async changeTag(name: string): Promise<void> {
     this.forgetTag(name);
     if (this.shared) {
-      await this.shared.tagVersion(name, randomTagBase(), 1);
+      await this.shared.tagVersion(name, randomTagBase(), randomInt(1, 2 ** 20));
       // Who read it meanwhile has perhaps read the old one.
       this.forgetTag(name);
     }
@@ -164,5 +175,5 @@ export class Tiers {
   }
 }
 
-/** Far enough apart that no tag that begins anew comes to a version it had before. */
-const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 5;
+/** No tag that begins anew comes to a version it had before. */
+const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;

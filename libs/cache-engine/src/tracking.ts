@@ -27,9 +27,11 @@ interface Line {
   /** When the last question was asked that has been answered, by the clock that only goes forward; never before it is told of changes. */
   heardAt: number;
   isAsking: boolean;
+  isOfCluster: boolean;
 }
 
 const never = Number.NEGATIVE_INFINITY;
+const longestForClockMs = 50;
 
 /**
  * Hears from Redis what has changed, whoever changed it: expiry and eviction too (client tracking in broadcasting mode).
@@ -42,8 +44,9 @@ const never = Number.NEGATIVE_INFINITY;
  * @see https://redis.io/docs/latest/develop/reference/client-side-caching/
  */
 export class Tracking {
-  /** How far the clock of Redis is ahead of this one. */
-  clockAheadMs = 0;
+  /** How far the clock of Redis is ahead of the one of this process that only goes forward, whose zero is its start. */
+  clockAheadMs = Date.now() - performance.now();
+  private isClockKnown = false;
   private readonly lines = new Map<string, Line>();
   private timer: NodeJS.Timeout | undefined;
   private isLost = false;
@@ -97,14 +100,29 @@ export class Tracking {
   }
 
   private open({ id, host, port }: Master): void {
-    const url = new URL(this.options.url.split(',')[0]!);
-    if (host !== undefined) Object.assign(url, { hostname: host, port: String(port) });
-    const client = createClient({
-      ...{ url: url.href, RESP: 3, emitInvalidate: true, disableOfflineQueue: true },
-      // Slow or gone: it is asked four times before it counts as silent, and given up a little later.
-      socket: { connectTimeout: 1_000, socketTimeout: 3 * this.options.silenceMs, reconnectStrategy: 50 },
-    });
-    const line: Line = { client: client as unknown as Line['client'], heardAt: never, isAsking: false };
+    const { protocol, username, password } = new URL(this.options.url);
+    const { silenceMs, url } = this.options;
+    // Slow or gone: it is asked four times before it counts as silent, and given up a little later.
+    const socket = { connectTimeout: 1_000, socketTimeout: 3 * silenceMs, reconnectStrategy: 50 };
+    const common = {
+      ...{ RESP: 3 as const, emitInvalidate: true, disableOfflineQueue: true },
+      // It would bring a connection that does not tell.
+      maintNotifications: 'disabled' as const,
+    };
+    const client =
+      host === undefined
+        ? createClient({ url, ...common, socket })
+        : createClient({
+            ...common,
+            ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
+            socket: { ...socket, host, port: port!, ...(protocol === 'rediss:' && { tls: true as const }) },
+          });
+    const line: Line = {
+      client: client as unknown as Line['client'],
+      heardAt: never,
+      isAsking: false,
+      isOfCluster: host !== undefined,
+    };
     this.lines.set(id, line);
     client.on('invalidate', (key: Buffer | string | null) => {
       // Without a key: the database was flushed.
@@ -137,18 +155,32 @@ export class Tracking {
 
   private async ask(line: Line): Promise<void> {
     const askedAt = performance.now();
-    const sentAt = Date.now();
     line.isAsking = true;
     try {
-      const [seconds, microseconds] = await line.client.sendCommand<string[]>(['TIME']);
+      const [time, [role], cluster] = await Promise.all([
+        line.client.sendCommand<string[]>(['TIME']),
+        line.client.sendCommand<string[]>(['ROLE']),
+        line.isOfCluster ? line.client.sendCommand<string>(['CLUSTER', 'INFO']) : undefined,
+      ]);
+      // Others may be written to in its place, of which it does not tell.
+      if (role !== 'master' || cluster?.includes('cluster_state:fail')) throw new Error('it is not in charge');
       line.heardAt = askedAt;
-      const there = Number(seconds) * 1_000 + Number(microseconds) / 1_000;
-      this.clockAheadMs = there - (sentAt + Date.now()) / 2;
+      this.setClock(line, time, askedAt);
     } catch (error) {
       this.lose(line, error as Error);
     } finally {
       line.isAsking = false;
     }
+  }
+
+  /** By one server, as those of others differ, and not by an answer that was on its way for long. */
+  private setClock(line: Line, [seconds, microseconds]: string[], askedAt: number): void {
+    const now = performance.now();
+    const [first] = this.lines.values();
+    if (line !== first || (this.isClockKnown && now - askedAt > longestForClockMs)) return;
+    const there = Number(seconds) * 1_000 + Number(microseconds) / 1_000;
+    this.clockAheadMs = there - (askedAt + now) / 2;
+    this.isClockKnown = true;
   }
 
   private lose(line: Line, error: Error): void {

@@ -164,6 +164,53 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     for (let read = 0; read < 3; read += 1) expect(await space.getOrSet('k', source.load)).toBe('new');
   });
 
+  it.each(['delete', 'tag', 'clear', 'set'])(
+    'gives nobody who asks after a %s what is being loaded from before',
+    async (how) => {
+      const space = spaceOf(await ready(engineOf(options())));
+      const source = new Source('old');
+      source.holdBack();
+      const loading = space.getOrSet('k', source.load, { tags: ['t'] });
+      await until(() => source.asked > 0);
+      if (how === 'delete') await space.delete('k');
+      else if (how === 'tag') await space.invalidateTags('t');
+      else if (how === 'clear') await space.clear();
+      else await space.set('k', 'new');
+      const asking = space.getOrSet('k', () => 'new');
+      // A load of another process is waited for as long as its lease is held; an invalidation ends the lease of all but tags.
+      if (how === 'tag' || how === 'clear') source.release();
+      expect(await asking).toBe('new');
+      source.release();
+      expect(await loading).toBe('old');
+    },
+  );
+
+  it('gives out nothing over its time because it is being asked for again', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 150 });
+    const source = new Source(2);
+    await space.getOrSet('k', () => 1);
+    await space.get('k');
+    source.holdBack();
+    // Soon over: it is asked for again, and this one does not wait.
+    const early = space.getOrSet('k', source.load, { refreshBefore: 60_000 });
+    await until(() => source.asked > 0);
+    await sleep(160);
+    const late = space.getOrSet('k', source.load);
+    source.release();
+    expect(await late).toBe(2);
+    expect([1, 2]).toContain(await early);
+  });
+
+  it('has nothing stand in that was invalidated', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { grace: 60_000 });
+    for (const change of [() => space.invalidateTags('t'), () => space.clear(), () => space.delete('k')]) {
+      await space.set('k', 'old', { tags: ['t'] });
+      await space.get('k');
+      await change();
+      await expect(space.getOrSet('k', () => Promise.reject(new Error('away')))).rejects.toThrow('away');
+    }
+  });
+
   it('forgets by tag what was written under it, and nothing else', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     await space.set('both', 1, { tags: ['red', 'blue'] });

@@ -109,7 +109,8 @@ export class CacheController {
   async batch(@Body(valid(cacheBatchRequest)) body: z.output<typeof cacheBatchRequest>): Promise<JsonText> {
     const { found, missing, written } = await this.cache.batch(owner, body);
     const told = found.map(
-      ({ key, json, version }) => `{"key":${JSON.stringify(key)},"value":${json},"version":"${version}"}`,
+      ({ key, json, version, isStale }) =>
+        `{"key":${JSON.stringify(key)},"value":${json},"version":"${version}","is_stale":${isStale}}`,
     );
     const rest = `"missing":${JSON.stringify(missing)},"written":${JSON.stringify(written)}`;
     return new JsonText(`{"found":[${told.join()}],${rest}}`);

@@ -15,7 +15,9 @@ export class CacheMessages {
   @Answers(cacheContract, 'get')
   async get(request: RequestOf<Operations['get']>): Promise<ReplyOf<Operations['get']>> {
     const hit = await this.cache.get(owner, request);
-    return hit ? { found: true, value: JSON.parse(hit.json) as unknown, version: hit.version } : { found: false };
+    if (!hit) return { found: false };
+    const { json, version, isStale } = hit;
+    return { found: true, value: JSON.parse(json) as unknown, version, is_stale: isStale };
   }
 
   @Answers(cacheContract, 'put')
@@ -34,7 +36,10 @@ export class CacheMessages {
     const { found, ...rest } = await this.cache.batch(owner, request);
     return {
       ...rest,
-      found: found.map(({ key, json, version }) => ({ key, value: JSON.parse(json) as unknown, version })),
+      found: found.map(({ key, json, version, isStale }) => ({
+        ...{ key, version, is_stale: isStale },
+        value: JSON.parse(json) as unknown,
+      })),
     };
   }
 

@@ -90,6 +90,7 @@ export class Cache {
     try {
       return await work();
     } catch (error) {
+      if (error instanceof RangeError) throw new CleaveError('invalid-request', error.message, { faults: [] });
       if (error instanceof CacheUnavailable) throw new CleaveError('unavailable', error.message, {}, { cause: error });
       throw error;
     }

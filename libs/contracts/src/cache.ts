@@ -12,10 +12,15 @@ const cacheName = z
 
 export const cacheKey = cacheName;
 
-export const cacheNamespace = cacheName.optional().meta({
-  description: 'Keys of one namespace are apart from those of all others; `default` when left out.',
-  examples: ['default'],
-});
+export const cacheNamespace = cacheName
+  .refine((name) => Buffer.byteLength(name) <= limits.cacheNamespaceBytes, {
+    error: `must be at most ${limits.cacheNamespaceBytes} bytes of UTF-8`,
+  })
+  .optional()
+  .meta({
+    description: 'Keys of one namespace are apart from those of all others; `default` when left out.',
+    examples: ['default'],
+  });
 
 const ttlMs = wholeNumber(1, limits.cacheTtlMs).meta({
   description: 'Milliseconds until the entry is gone; it stays until it is evicted when left out.',
@@ -25,6 +30,8 @@ const tags = z
   .array(cacheName)
   .max(limits.cacheTags)
   .meta({ description: 'What the entry depends on: invalidating one of them forgets it.' });
+
+const isStale = z.boolean().meta({ description: 'Redis cannot be asked, and it may have been changed since.' });
 
 const jsonValue = z
   .unknown()
@@ -71,7 +78,7 @@ export const cacheBatchRequest = z
 
 export const cacheBatch = z
   .object({
-    found: z.array(z.object({ key: z.string(), value: z.unknown(), version })),
+    found: z.array(z.object({ key: z.string(), value: z.unknown(), version, is_stale: isStale })),
     missing: z.array(z.string()),
     written: z.array(cacheEntryWritten),
   })
@@ -131,7 +138,7 @@ export const cacheContract = contract('cache', {
     summary: 'Reads the value under a key.',
     request: z.object({ key: cacheKey, namespace: cacheNamespace }),
     reply: z.discriminatedUnion('found', [
-      z.object({ found: z.literal(true), value: z.unknown(), version }),
+      z.object({ found: z.literal(true), value: z.unknown(), version, is_stale: isStale }),
       z.object({ found: z.literal(false) }),
     ]),
     idempotent: true,

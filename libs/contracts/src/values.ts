@@ -19,6 +19,7 @@ export const limits = {
   bodyBytes: 1_048_576,
   cacheKeyBytes: 1_024,
   refusalKeptMs: 7 * 24 * 3_600_000,
+  cacheNamespaceBytes: 512,
   cacheTags: 64,
   cacheTtlMs: 365 * 24 * 3_600_000,
   urlLength: 2_000,

@@ -184,7 +184,12 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     requests: [{ key: 'a\0b' }, { key: 'k', namespace: 'n' }],
     replies: [
       { found: false },
-      ...[null, 0, '', [], { deep: [{ a: null }] }].map((value) => ({ found: true, value, version: 'v' })),
+      ...[null, 0, '', [], { deep: [{ a: null }] }].map((value) => ({
+        found: true,
+        value,
+        version: 'v',
+        is_stale: false,
+      })),
     ],
   },
   'cache.put': {
@@ -202,7 +207,7 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
     requests: [{}, { delete: ['a'], put: [{ key: 'k', value: 1 }], get: ['k', 'l'], namespace: 'n' }],
     replies: [
       {
-        found: [{ key: 'k', value: null, version: 'v' }],
+        found: [{ key: 'k', value: null, version: 'v', is_stale: true }],
         missing: ['l'],
         written: [{ key: 'k', version: 'v', expires_at: at }],
       },

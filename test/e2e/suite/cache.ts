@@ -196,7 +196,7 @@ export const cacheTests = (world: World): void => {
       const value = { text: '日本語 "' };
       const answer = ok(await batch({ delete: [gone], put: [{ key: kept, value }], get: [gone, kept, unknown] }));
       expect(answer).toEqual({
-        found: [{ key: kept, value, version: expect.any(String) }],
+        found: [{ key: kept, value, version: expect.any(String), is_stale: false }],
         missing: [gone, unknown],
         written: [{ key: kept, version: expect.any(String), expires_at: null }],
       });

@@ -23,6 +23,10 @@ export type CacheBatch = {
      * Changes with every write of the key.
      */
     version: string;
+    /**
+     * Redis cannot be asked, and it may have been changed since.
+     */
+    is_stale: boolean;
   }>;
   missing: Array<string>;
   written: Array<CacheEntryWritten>;
