@@ -7,7 +7,8 @@ import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
 const shoppers = 5;
-const patienceMs = 30_000;
+/** For what hangs: a process that was killed may take a minute to come back on a busy machine. */
+const patienceMs = 120_000;
 const pauseMs = 30;
 
 const payments = [
