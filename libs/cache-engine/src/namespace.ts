@@ -642,7 +642,6 @@ export class Namespace<Value> {
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
     const kept = {
       ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion, tags, value },
-      isAbsent: text === undefined,
       until: performance.now() + freshUntil - this.tiers.now(),
       checkedAt: notChecked,
     };

@@ -102,6 +102,10 @@ export class RedisTier {
     },
   );
   private readings: Reading[] = [];
+  /** Prefixes that are being swept. */
+  private readonly sweeping = new Set<string>();
+  private retry: NodeJS.Timeout | undefined;
+  private isStopped = false;
 
   /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
   constructor(
@@ -212,8 +216,6 @@ export class RedisTier {
       .finally(() => this.sweeping.delete(prefix));
   }
 
-  private readonly sweeping = new Set<string>();
-
   private async sweepAll(prefix: string): Promise<void> {
     const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
     for (const client of await this.attempt('sweep', () => this.masterClients())) {
@@ -232,9 +234,6 @@ export class RedisTier {
     const clients = await this.attempt('ping', () => this.masterClients());
     await this.attempt('ping', () => Promise.all(clients.map((it) => it.ping())));
   }
-
-  private isStopped = false;
-  private retry: NodeJS.Timeout | undefined;
 
   private async masterClients() {
     const { kind, client } = this.connection;

@@ -28,7 +28,6 @@ export interface CacheEngineOptions {
 
 /** A value in this process. */
 export interface Kept extends Head {
-  isAbsent: boolean;
   value: unknown;
   /** `freshUntil` by the clock of this process that only goes forward. */
   until: number;
@@ -103,7 +102,7 @@ export class Tiers {
    * another; what is in braces decides on the slot, so that all names of one key lie together.
    */
   nameOf(kind: keyof typeof keyKinds, namespace: string, key: string): string {
-    return `${this.prefixOf(kind)}{${encodeURIComponent(namespace)}:${key}}`;
+    return `${this.prefixOf(kind, namespace)}${key}}`;
   }
 
   /** What the names of all entries or counters of a namespace begin with. */

@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { redisOrSkip, startRedis, type RedisServer } from '#testing';
 import { CacheEngine, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
+import { until } from './until.js';
 
 const complaints: string[] = [];
 const open: CacheEngine[] = [];
@@ -47,11 +48,6 @@ class Source {
     return value;
   };
 }
-
-const until = async (isSo: () => boolean | Promise<boolean>): Promise<void> => {
-  for (const giveUpAt = Date.now() + 20_000; !(await isSo()); await sleep(5))
-    if (Date.now() > giveUpAt) throw new Error(`waited in vain for ${String(isSo)}`);
-};
 
 /** What holds with Redis and without. */
 const keepsItsWord = (options: () => CacheEngineOptions): void => {

@@ -5,6 +5,7 @@ import { createClient } from 'redis';
 import { freePort, redisOrSkip, startRedis, startRedisCluster, type RedisCluster, type RedisServer } from '#testing';
 import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
 import { RedisProxy } from './redis-proxy.js';
+import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 
@@ -12,11 +13,6 @@ const open: CacheEngine[] = [];
 afterEach(() => {
   for (const engine of open.splice(0)) engine.stop();
 });
-
-const until = async (isSo: () => boolean | Promise<boolean>): Promise<void> => {
-  for (const giveUpAt = Date.now() + 30_000; !(await isSo()); await sleep(5))
-    if (Date.now() > giveUpAt) throw new Error(`waited in vain for ${String(isSo)}`);
-};
 
 /** A process of its own as far as the cache is concerned. */
 const nodeOf = async (url: string, limits: { deadlineMs?: number; silenceMs?: number } = {}): Promise<CacheEngine> => {
@@ -66,6 +62,26 @@ describeRedis('caches of several processes over one Redis', () => {
     (await nodeOf(redis.url)).namespace(name, { jitter: 0 }),
     (await nodeOf(redis.url)).namespace(name, { jitter: 0 }),
   ];
+
+  /** One process beside Redis, and one whose way there can be disturbed. */
+  const throughProxy = async (
+    limits: Parameters<typeof nodeOf>[1],
+    work: (nodes: {
+      proxy: RedisProxy;
+      engine: CacheEngine;
+      here: Namespace<unknown>;
+      there: Namespace<unknown>;
+    }) => Promise<void>,
+  ): Promise<void> => {
+    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
+    const proxy = await RedisProxy.start(redis.port);
+    try {
+      const engine = await nodeOf(proxy.url, limits);
+      await work({ proxy, engine, here, there: engine.namespace<unknown>(name) });
+    } finally {
+      await proxy.stop();
+    }
+  };
 
   it.each([
     ['written', (space: Namespace<unknown>) => space.set('k', 2)],
@@ -151,11 +167,7 @@ describeRedis('caches of several processes over one Redis', () => {
   });
 
   it('does not keep in the process what was invalidated while it came out of Redis', async () => {
-    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
-    const proxy = await RedisProxy.start(redis.port);
-    try {
-      const engine = await nodeOf(proxy.url);
-      const there = engine.namespace<unknown>(name);
+    await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
       await there.get('other');
       proxy.holdBack('MGET');
@@ -169,18 +181,12 @@ describeRedis('caches of several processes over one Redis', () => {
       expect([1, 2]).toContain(await reading);
       expect(engine.statistics.l1.promotionsRefused).toBe(refused + 1);
       expect(await there.get('k')).toBe(2);
-    } finally {
-      await proxy.stop();
-    }
+    });
   });
 
   it('gives nothing out of the process that may be old, once it has not heard of Redis for too long', async () => {
     const deadlineMs = 300;
-    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
-    const proxy = await RedisProxy.start(redis.port);
-    try {
-      const engine = await nodeOf(proxy.url, { silenceMs: 900, deadlineMs });
-      const there = engine.namespace<unknown>(name);
+    await throughProxy({ silenceMs: 900, deadlineMs }, async ({ proxy, here, there }) => {
       await here.set('k', 1, { ttl: 60_000 });
       await toldAll(here, there);
       await warm(there, 'k');
@@ -198,17 +204,11 @@ describeRedis('caches of several processes over one Redis', () => {
       expect(await there.getOrSet('unknown', () => 3)).toBe(3);
       proxy.thaw();
       await until(async () => (await there.get('k').catch(() => undefined)) === 2);
-    } finally {
-      await proxy.stop();
-    }
+    });
   });
 
   it('gives nothing old out of the process after its connection was lost, however short that was', async () => {
-    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
-    const proxy = await RedisProxy.start(redis.port);
-    try {
-      const engine = await nodeOf(proxy.url);
-      const there = engine.namespace<unknown>(name);
+    await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
       await toldAll(here, there);
       await warm(there, 'k');
@@ -223,9 +223,7 @@ describeRedis('caches of several processes over one Redis', () => {
         if (found && !found.isStale && found.value !== 2) throw new Error('an old value was given out as fresh');
         return found?.value === 2;
       });
-    } finally {
-      await proxy.stop();
-    }
+    });
   });
 
   it('answers in time while Redis stands still, and goes on by itself', async () => {

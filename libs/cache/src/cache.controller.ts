@@ -19,7 +19,7 @@ import {
   putCacheEntryRequest,
 } from '#contracts';
 import { Endpoint, JsonText, valid } from '#rest';
-import { Cache } from './cache.js';
+import { Cache, batchJson } from './cache.js';
 
 const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
 const owner = 'callers';
@@ -107,13 +107,7 @@ export class CacheController {
     errors: [],
   })
   async batch(@Body(valid(cacheBatchRequest)) body: z.output<typeof cacheBatchRequest>): Promise<JsonText> {
-    const { found, missing, written } = await this.cache.batch(owner, body);
-    const told = found.map(
-      ({ key, json, version, isStale }) =>
-        `{"key":${JSON.stringify(key)},"value":${json},"version":"${version}","is_stale":${isStale}}`,
-    );
-    const rest = `"missing":${JSON.stringify(missing)},"written":${JSON.stringify(written)}`;
-    return new JsonText(`{"found":[${told.join()}],${rest}}`);
+    return new JsonText(batchJson(await this.cache.batch(owner, body)));
   }
 
   @Post('invalidate')

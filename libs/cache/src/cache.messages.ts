@@ -1,7 +1,7 @@
 import { Controller } from '@nestjs/common';
 import { cacheContract, type ReplyOf, type RequestOf } from '#contracts';
-import { Answers } from '#messaging';
-import { Cache } from './cache.js';
+import { Answers, JsonReply } from '#messaging';
+import { Cache, batchJson } from './cache.js';
 
 type Operations = (typeof cacheContract)['operations'];
 
@@ -13,11 +13,11 @@ export class CacheMessages {
   constructor(private readonly cache: Cache) {}
 
   @Answers(cacheContract, 'get')
-  async get(request: RequestOf<Operations['get']>): Promise<ReplyOf<Operations['get']>> {
+  async get(request: RequestOf<Operations['get']>): Promise<ReplyOf<Operations['get']> | JsonReply> {
     const hit = await this.cache.get(owner, request);
     if (!hit) return { found: false };
     const { json, version, isStale } = hit;
-    return { found: true, value: JSON.parse(json) as unknown, version, is_stale: isStale };
+    return new JsonReply(`{"found":true,"value":${json},"version":"${version}","is_stale":${isStale}}`);
   }
 
   @Answers(cacheContract, 'put')
@@ -32,15 +32,8 @@ export class CacheMessages {
   }
 
   @Answers(cacheContract, 'batch')
-  async batch(request: RequestOf<Operations['batch']>): Promise<ReplyOf<Operations['batch']>> {
-    const { found, ...rest } = await this.cache.batch(owner, request);
-    return {
-      ...rest,
-      found: found.map(({ key, json, version, isStale }) => ({
-        ...{ key, version, is_stale: isStale },
-        value: JSON.parse(json) as unknown,
-      })),
-    };
+  async batch(request: RequestOf<Operations['batch']>): Promise<JsonReply> {
+    return new JsonReply(batchJson(await this.cache.batch(owner, request)));
   }
 
   @Answers(cacheContract, 'invalidate')

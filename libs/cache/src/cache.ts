@@ -97,7 +97,16 @@ export class Cache {
   }
 }
 
-export interface BatchDone {
+/** What a batch has come to, as the JSON of the contract: values are not read here. */
+export const batchJson = ({ found, missing, written }: BatchDone): string => {
+  const told = found.map(
+    ({ key, json, version, isStale }) =>
+      `{"key":${JSON.stringify(key)},"value":${json},"version":"${version}","is_stale":${isStale}}`,
+  );
+  return `{"found":[${told.join()}],"missing":${JSON.stringify(missing)},"written":${JSON.stringify(written)}}`;
+};
+
+interface BatchDone {
   found: ({ key: string } & JsonFound)[];
   missing: string[];
   written: EntryWritten[];

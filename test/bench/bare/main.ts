@@ -5,6 +5,7 @@ import type { AddressInfo } from 'node:net';
 import { json } from 'node:stream/consumers';
 import pg from 'pg';
 import { carryOut } from '../commands.js';
+import { schemaFor } from '../limits/minimal-order.js';
 import type { BareCommands } from './commands.js';
 
 /**
@@ -12,25 +13,6 @@ import type { BareCommands } from './commands.js';
  * commit, and Node's own HTTP server before it. No framework, nothing is checked, nobody follows, prices lie in memory,
  * and nothing is answered that repeats. What is slower than this cannot be blamed on batches, HTTP or Postgres.
  */
-const schema = `
-  CREATE TABLE products (
-    product_id text PRIMARY KEY,
-    on_hand bigint NOT NULL DEFAULT 0,
-    reserved bigint NOT NULL DEFAULT 0 CHECK (0 <= reserved AND reserved <= on_hand)
-  ) WITH (fillfactor = 60);
-  CREATE TABLE idempotency_keys (key uuid PRIMARY KEY, order_id uuid NOT NULL);
-  CREATE TABLE orders (
-    order_id uuid PRIMARY KEY,
-    customer_id text NOT NULL,
-    status text NOT NULL,
-    total_minor bigint NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
-  );
-  CREATE TABLE lines (
-    order_id uuid NOT NULL, line int NOT NULL, product_id text NOT NULL, quantity int NOT NULL, PRIMARY KEY (order_id, line)
-  );
-  CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id uuid NOT NULL, event jsonb NOT NULL)`;
-
 const placing = {
   name: 'orders',
   text: `
@@ -130,7 +112,7 @@ const fill = async ({
   products: { product_id: string; unit_price_minor: number }[];
 }): Promise<object> => {
   for (const { product_id, unit_price_minor } of products) prices.set(product_id, unit_price_minor);
-  await pool.query('INSERT INTO products SELECT unnest($1::text[])', [products.map((it) => it.product_id)]);
+  await pool.query('INSERT INTO products SELECT unnest($1::text[]), 0', [products.map((it) => it.product_id)]);
   return {};
 };
 
@@ -176,7 +158,7 @@ const respond = async (request: IncomingMessage, response: ServerResponse): Prom
 carryOut({
   listen: async ({ databaseUrl }) => {
     pool = new pg.Pool({ connectionString: databaseUrl, max: connections });
-    await pool.query(schema);
+    await pool.query(schemaFor('text'));
     const server = createServer((request, response) => void respond(request, response)).listen(0, '127.0.0.1');
     await once(server, 'listening');
     return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;

@@ -66,6 +66,7 @@ const cacheManager = async (url: string): Promise<CacheClient> => {
   const near = createCache({
     stores: [new Keyv(), new Keyv({ store: new KeyvRedis(url), useKeyPrefix: false })],
   });
+  const nearKeys = new Set<string>();
   return {
     readNear: async (key) => {
       const value = await near.get(key);
@@ -81,8 +82,6 @@ const cacheManager = async (url: string): Promise<CacheClient> => {
     write: (key, value) => far.set(key, value),
   };
 };
-const nearKeys = new Set<string>();
-
 const parsed = (text: string | null): unknown => (text === null ? undefined : JSON.parse(text));
 
 const nodeRedis = async (url: string): Promise<CacheClient> => {

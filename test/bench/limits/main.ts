@@ -5,7 +5,7 @@ import { carryOut } from '../commands.js';
 import { Samples } from '../samples.js';
 import { latencyOf } from '../statistics.js';
 import type { LimitCommands, LimitLoad, LimitResult } from './commands.js';
-import { placing, schema } from './minimal-order.js';
+import { placing, schemaFor } from './minimal-order.js';
 
 /** Orders that a connection places before the clock starts, so that its statements are prepared and planned. */
 const warmUpOrders = 10;
@@ -69,7 +69,7 @@ carryOut({
     ({ databaseUrl, products } = wanted);
     placed = 0;
     await on(async (client) => {
-      await client.query(schema);
+      await client.query(schemaFor('int'));
       await client.query('INSERT INTO products SELECT id, $2 FROM generate_series(1, $1::int) AS id', [
         products,
         onHand,

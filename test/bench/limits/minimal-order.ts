@@ -3,9 +3,9 @@ import type { Client, QueryConfig } from 'pg';
 import type { LimitShape } from './commands.js';
 
 /** The least that an order can be while it is idempotent, keeps its stock and tells others. */
-export const schema = `
+export const schemaFor = (productId: 'int' | 'text'): string => `
   CREATE TABLE products (
-    product_id int PRIMARY KEY,
+    product_id ${productId} PRIMARY KEY,
     on_hand bigint NOT NULL,
     reserved bigint NOT NULL DEFAULT 0 CHECK (0 <= reserved AND reserved <= on_hand)
   ) WITH (fillfactor = 60);
@@ -18,7 +18,8 @@ export const schema = `
     created_at timestamptz NOT NULL DEFAULT now()
   );
   CREATE TABLE lines (
-    order_id uuid NOT NULL, line int NOT NULL, product_id int NOT NULL, quantity int NOT NULL, PRIMARY KEY (order_id, line)
+    order_id uuid NOT NULL, line int NOT NULL, product_id ${productId} NOT NULL, quantity int NOT NULL,
+    PRIMARY KEY (order_id, line)
   );
   CREATE TABLE outbox (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, order_id uuid NOT NULL, event jsonb NOT NULL)`;
 
