@@ -138,8 +138,11 @@ export const checkpointTables = (schema: string): string[] => [
   DECLARE
     moved int;
   BEGIN
+    -- One after the other in the order of the parts: who has lost some and who has taken them do not wait for each other.
+    PERFORM FROM ${schema}.checkpoints WHERE consumer = p_consumer AND part = ANY (p_parts)
+    ORDER BY part FOR NO KEY UPDATE;
     UPDATE ${schema}.checkpoints c SET position = m.position
-    FROM (SELECT * FROM unnest(p_parts, p_epochs, p_positions) AS m(part, epoch, position) ORDER BY part) m
+    FROM unnest(p_parts, p_epochs, p_positions) AS m(part, epoch, position)
     WHERE c.consumer = p_consumer AND c.part = m.part AND c.epoch = m.epoch AND c.lease_until > now();
     GET DIAGNOSTICS moved = ROW_COUNT;
     IF moved < cardinality(p_parts) THEN

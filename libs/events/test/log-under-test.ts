@@ -103,10 +103,12 @@ export const startLog = async () => {
   };
   /** Has some parts taken anew by whoever comes first, under a new epoch, as when a lease has run out. */
   const letGo = async (consumer: string, parts: readonly number[]): Promise<void> => {
-    await pool.query('UPDATE reader.checkpoints SET lease_until = now() WHERE consumer = $1 AND part = ANY ($2)', [
-      consumer,
-      parts,
-    ]);
+    // Waits for nobody, as time does not: a deadlock is none of the consumers' doing.
+    await pool.query(
+      `UPDATE reader.checkpoints SET lease_until = now() WHERE (consumer, part) IN (
+        SELECT consumer, part FROM reader.checkpoints WHERE consumer = $1 AND part = ANY ($2) FOR UPDATE SKIP LOCKED)`,
+      [consumer, parts],
+    );
   };
   /** How many hold parts. */
   const countHolders = async (consumer: string): Promise<number> =>
