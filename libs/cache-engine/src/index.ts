@@ -5,9 +5,11 @@ export { cacheManagerOf } from './cache-manager.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
 export {
   longestKeyBytes,
+  longestLeaseMs,
   longestTtlMs,
   type Found,
   type KeepOptions,
+  type Leased,
   type Load,
   type LoadOptions,
   type Namespace,

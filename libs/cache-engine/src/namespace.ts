@@ -59,6 +59,9 @@ export type Load<Value> = (asked: {
   signal: AbortSignal;
 }) => Promise<Value | undefined> | Value | undefined;
 
+/** What was found, or the right to fill; `null` where another one has it at present. */
+export type Leased<Value> = { found: Found<Value> } | { lease: string | null };
+
 /** What lies in Redis under a key. */
 interface Reading {
   state: 'fresh' | 'stale' | 'nothing';
@@ -79,6 +82,7 @@ const longestPollMs = 250;
 /** A source that has failed is left alone for a while by those who have something to stand in. */
 const restAfterFailureMs = 1_000;
 
+export const longestLeaseMs = 60_000;
 export const longestKeyBytes = 1_024;
 export const longestTtlMs = 365 * 24 * 3_600_000;
 
@@ -269,6 +273,77 @@ export class Namespace<Value> {
     return count;
   }
 
+  /**
+   * Reads, and on a miss gives the right to fill the key to whoever asks first: for those who load elsewhere, who cannot
+   * hand over a function as to `getOrSet`.
+   *
+   * @param ms how long the lease holds, at most `longestLeaseMs`
+   * @param tags what the value will depend on: said now, since what is invalidated from now on is old by the time it comes
+   * @throws CacheUnavailable when Redis cannot be asked
+   */
+  async findOrLease(key: string, ms: number, tags: readonly string[] = []): Promise<Leased<Value>> {
+    if (!(Number.isInteger(ms) && ms >= 1 && ms <= longestLeaseMs))
+      throw new RangeError(`a lease lasts a whole number of milliseconds from 1 to ${longestLeaseMs}, not ${ms}`);
+    const { tiers } = this;
+    const name = this.entryName(key);
+    const here = this.kept(name);
+    if (here) {
+      tiers.counts.l1Hits += 1;
+      return { found: this.found(here, 'l1', false) };
+    }
+    const reading = tiers.shared && (await this.read(name));
+    if (reading?.state === 'fresh') {
+      tiers.counts.l2Hits += 1;
+      return { found: this.found(reading.kept!, 'l2', false) };
+    }
+    tiers.counts.misses += 1;
+    const token = tokenOf(await this.versionsOf(tags));
+    if (!tiers.shared) return { lease: tiers.leases.take(name, token, ms) ? token : null };
+    const { isTaken, stored } = await this.redis.lease(name, this.leaseName(key), token, ms, reading!.version);
+    if (isTaken) return { lease: token };
+    const filled = stored === null ? undefined : await this.filledMeanwhile(stored);
+    return filled ? { found: this.found(filled, 'l2', false) } : { lease: null };
+  }
+
+  /**
+   * Writes what was loaded under a lease.
+   *
+   * @param lease as `findOrLease` gave it, with the tags that were said then
+   * @returns `undefined` where it comes too late: the key was written or invalidated since, or the lease is over
+   * @throws CacheUnavailable when it is not known whether it was written
+   */
+  async fillLeased(
+    key: string,
+    lease: string,
+    value: Value,
+    options: Omit<KeepOptions, 'tags'> = {},
+  ): Promise<Written | undefined> {
+    const { tiers } = this;
+    const all = { ...this.options, ...options };
+    assertTimes(all);
+    const name = this.entryName(key);
+    const versions = versionsIn(lease);
+    const entry = versions && this.entryWith(value, all, 0, versions);
+    const isIn =
+      entry &&
+      (tiers.shared
+        ? await tiers.shared.fill(name, this.leaseName(key), lease, encodeEntry(entry), this.storedFor(entry))
+        : this.fillHere(name, lease, entry));
+    if (isIn) return writtenOf(entry);
+    tiers.counts.fillsRefused += 1;
+    return undefined;
+  }
+
+  private fillHere(name: string, lease: string, entry: Entry): boolean {
+    const { leases, entries } = this.tiers;
+    const guard = leases.end(name, lease);
+    if (!guard) return false;
+    const { kept, bytes } = this.keptOf(entry);
+    const isKept = entries.keep(name, guard, kept, bytes);
+    entries.close(name, guard);
+    return isKept;
+  }
+
   private async start(
     name: string,
     key: string,
@@ -411,14 +486,20 @@ export class Namespace<Value> {
         const timer = setInterval(renew, renewedEveryMs);
         return { token, end: () => clearInterval(timer) };
       }
-      const entry = leased.stored === null ? undefined : decodeEntry(leased.stored);
-      const decoded = entry && this.decoded(entry);
-      if (decoded && entry.freshUntil > tiers.now() && (await this.isCurrentThere(entry).catch(notAtPresent)))
-        return { kept: decoded.kept };
+      const kept = leased.stored === null ? undefined : await this.filledMeanwhile(leased.stored).catch(notAtPresent);
+      if (kept) return { kept };
       if (leased.stored === null) await change;
       else version = versionIn(leased.stored);
     }
     return undefined;
+  }
+
+  /** What another one has filled in place of us, where it is as good as new. */
+  private async filledMeanwhile(stored: string): Promise<Kept | undefined> {
+    const entry = decodeEntry(stored);
+    const decoded = entry && this.decoded(entry);
+    const isFresh = decoded && entry.freshUntil > this.tiers.now() && (await this.isCurrentThere(entry));
+    return isFresh ? decoded.kept : undefined;
   }
 
   /** It is kept in this process only when it is read again: Redis tells of our own writes as well. */
@@ -597,7 +678,7 @@ export class Namespace<Value> {
     );
   }
 
-  private async versionsOf(tags: readonly string[]): Promise<Pick<Head, 'namespaceVersion' | 'tags'>> {
+  private async versionsOf(tags: readonly string[]): Promise<Versions> {
     const { tiers } = this;
     const [namespaceVersion, ...versions] = await Promise.all([
       tiers.tagVersion(this.ownTag),
@@ -615,7 +696,7 @@ export class Namespace<Value> {
     value: Value | undefined,
     { ttl, absentTtl = ttl, grace = 0 }: LoadOptions,
     loadMs: number,
-    versions: Pick<Head, 'namespaceVersion' | 'tags'>,
+    versions: Versions,
   ): Entry {
     const { jitter = defaultJitter } = this.options;
     const lasts = (value === undefined ? absentTtl : ttl) ?? Number.POSITIVE_INFINITY;
@@ -697,6 +778,22 @@ export class Namespace<Value> {
     });
   }
 }
+
+type Versions = Pick<Head, 'namespaceVersion' | 'tags'>;
+
+/** A lease carries what the value will be kept under: whoever fills may be another process than the one that gave it. */
+const tokenOf = ({ namespaceVersion, tags }: Versions): string =>
+  Buffer.from(JSON.stringify([randomUUID(), namespaceVersion, tags])).toString('base64url');
+
+/** It is no proof of anything: what is filled is let in by the whole token alone. */
+const versionsIn = (token: string): Versions | undefined => {
+  try {
+    const [, namespaceVersion, tags] = JSON.parse(Buffer.from(token, 'base64url').toString()) as unknown[];
+    return typeof namespaceVersion === 'string' && Array.isArray(tags) ? { namespaceVersion, tags } : undefined;
+  } catch {
+    return undefined;
+  }
+};
 
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;

@@ -1,5 +1,6 @@
 import { randomInt } from 'node:crypto';
 import { Guarded, bytesOfText, type Guard } from './guarded.js';
+import { Leases } from './leases.js';
 import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import type { Head } from './entry.js';
@@ -52,6 +53,8 @@ export class Tiers {
   readonly counters: Guarded<{ count: number; until: number }>;
   /** Entries that are being loaded, and what those who ask for one get. */
   readonly flights = new Map<string, Flight>();
+  /** The rights to fill that were given out where there is no Redis to keep them. */
+  readonly leases: Leases;
   /** Entries whose source has failed, and until when it is left alone. */
   readonly resting = new Map<string, number>();
   /** How often something has been said about any tag. */
@@ -70,6 +73,7 @@ export class Tiers {
     this.complain = complain ?? ((message) => process.emitWarning(message, 'CacheWarning'));
     const forTags = Math.max(leastForTags, Math.floor(maxBytes * shareOfTags));
     this.entries = new Guarded(Math.max(1, maxBytes - 2 * forTags));
+    this.leases = new Leases(this.entries);
     this.tags = new Guarded(forTags);
     this.counters = new Guarded(forTags);
     if (!redis) return;

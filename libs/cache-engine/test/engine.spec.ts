@@ -160,6 +160,58 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     for (let read = 0; read < 3; read += 1) expect(await space.getOrSet('k', source.load)).toBe('new');
   });
 
+  const leaseOf = async (space: ReturnType<typeof spaceOf>, tags?: string[]): Promise<string> => {
+    const leased = await space.findOrLease('k', 2_000, tags);
+    if (!('lease' in leased) || leased.lease === null) throw new Error(`no lease: ${JSON.stringify(leased)}`);
+    return leased.lease;
+  };
+
+  it('gives the right to fill a key to one at a time, and what was filled to all others', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const lease = await leaseOf(space, ['t']);
+    expect(await space.findOrLease('k', 2_000)).toEqual({ lease: null });
+    for (const other of ['', 'x', Buffer.from('["a","b",[]]').toString('base64url'), lease.slice(1)])
+      expect(await space.fillLeased('k', other, 'forged')).toBeUndefined();
+    const written = await space.fillLeased('k', lease, 1, { ttl: 60_000 });
+    expect(await space.findOrLease('k', 2_000)).toMatchObject({ found: { value: 1, version: written!.version } });
+    // It is used up.
+    expect(await space.fillLeased('k', lease, 2)).toBeUndefined();
+    await space.invalidateTags('t');
+    expect(await space.get('k')).toBeUndefined();
+  });
+
+  it.each(['delete', 'tag', 'clear', 'set'])('does not fill what was loaded under a lease before a %s', async (how) => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const lease = await leaseOf(space, ['t']);
+    if (how === 'delete') await space.delete('k');
+    if (how === 'tag') await space.invalidateTags('t');
+    if (how === 'clear') await space.clear();
+    if (how === 'set') await space.set('k', 'new');
+    const isRefused = (await space.fillLeased('k', lease, 'old')) === undefined;
+    // What is under an old tag may be written; it is given to nobody.
+    if (how === 'delete' || how === 'set') expect(isRefused).toBe(true);
+    expect(await space.get('k')).toBe(how === 'set' ? 'new' : undefined);
+    if (how === 'delete') expect(await leaseOf(space)).not.toBe(lease);
+  });
+
+  it('gives the right to fill to another one when its time is over', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const first = await space.findOrLease('k', 20);
+    const second = Promise.withResolvers<string>();
+    await until(async () => {
+      const leased = await space.findOrLease('k', 2_000);
+      if ('lease' in leased && leased.lease) second.resolve(leased.lease);
+      return 'lease' in leased && leased.lease !== null;
+    });
+    expect(await space.fillLeased('k', (first as { lease: string }).lease, 'late')).toBeUndefined();
+    expect(await space.fillLeased('k', await second.promise, 'in time')).toBeDefined();
+    expect(await space.get('k')).toBe('in time');
+  });
+
+  it.each([0, 1.5, 60_001])('refuses a lease for %d ms', async (ms) => {
+    await expect(spaceOf().findOrLease('k', ms)).rejects.toThrow('a lease lasts a whole number of milliseconds');
+  });
+
   it.each(['delete', 'tag', 'clear', 'set'])(
     'gives nobody who asks after a %s what is being loaded from before',
     async (how) => {

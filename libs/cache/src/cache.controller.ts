@@ -9,6 +9,7 @@ import {
   cacheBatchRequest,
   cacheEntryWritten,
   cacheKey,
+  cacheKeyLeased,
   cacheMiss,
   cacheNamespace,
   cacheStatistics,
@@ -16,10 +17,11 @@ import {
   counter,
   incrementCounterRequest,
   invalidateCacheRequest,
+  leaseCacheKeyRequest,
   putCacheEntryRequest,
 } from '#contracts';
 import { Endpoint, JsonText, valid } from '#rest';
-import { Cache, batchJson } from './cache.js';
+import { Cache, batchJson, leasedJson } from './cache.js';
 
 const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
 const owner = 'callers';
@@ -108,6 +110,21 @@ export class CacheController {
   })
   async batch(@Body(valid(cacheBatchRequest)) body: z.output<typeof cacheBatchRequest>): Promise<JsonText> {
     return new JsonText(batchJson(await this.cache.batch(owner, body)));
+  }
+
+  @Post('lease')
+  @HttpCode(200)
+  @Endpoint({
+    operationId: 'leaseCacheKey',
+    summary: 'Read the value under a key, or take the right to fill it',
+    description:
+      'Of all who miss, one at a time gets a lease, and writes with it (`PUT /cache`) what it has loaded meanwhile. That is refused once the key was written or invalidated, so nothing old gets in, however long loading takes.',
+    request: leaseCacheKeyRequest,
+    replies: { 200: { schema: cacheKeyLeased, description: 'The value, or a lease' } },
+    errors: [],
+  })
+  async lease(@Body(valid(leaseCacheKeyRequest)) body: z.output<typeof leaseCacheKeyRequest>): Promise<JsonText> {
+    return new JsonText(leasedJson(await this.cache.lease(owner, body)));
   }
 
   @Post('invalidate')

@@ -1,7 +1,7 @@
 import { Controller } from '@nestjs/common';
 import { cacheContract, type ReplyOf, type RequestOf } from '#contracts';
 import { Answers, JsonReply } from '#messaging';
-import { Cache, batchJson } from './cache.js';
+import { Cache, batchJson, leasedJson } from './cache.js';
 
 type Operations = (typeof cacheContract)['operations'];
 
@@ -23,6 +23,11 @@ export class CacheMessages {
   @Answers(cacheContract, 'put')
   put(request: RequestOf<Operations['put']>): Promise<ReplyOf<Operations['put']>> {
     return this.cache.put(owner, request);
+  }
+
+  @Answers(cacheContract, 'lease')
+  async lease(request: RequestOf<Operations['lease']>): Promise<JsonReply> {
+    return new JsonReply(leasedJson(await this.cache.lease(owner, request)));
   }
 
   @Answers(cacheContract, 'delete')

@@ -38,12 +38,31 @@ export class Cache {
   put(owner: Owner, { namespace, if_version, ...put }: RequestOf<Operations['put']>): Promise<EntryWritten> {
     const space = this.space(owner, namespace);
     return this.answered(async () => {
+      if (put.lease !== undefined) {
+        if (if_version !== undefined) throw invalid('A write has a lease or a version that it expects, not both.');
+        const filled = await space.fillLeased(put.key, put.lease, ...textAndOptions(put));
+        if (filled) return written(put.key, filled);
+        const late = 'The lease is over: the key was written or invalidated since, or it took too long. Read it again.';
+        throw new CleaveError('precondition-failed', late, { version: null });
+      }
       if (if_version === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
       const outcome = await space.compareAndSet(put.key, if_version, ...textAndOptions(put));
       if (outcome.isWritten) return written(put.key, outcome);
       const { version } = outcome;
       const detail = `The cache holds ${version === null ? 'nothing' : 'another version'} under this key. Read it again.`;
       throw new CleaveError('precondition-failed', detail, { version });
+    });
+  }
+
+  lease(
+    owner: Owner,
+    { key, namespace, lease_ms, tags }: RequestOf<Operations['lease']>,
+  ): Promise<{ json: string; version: string } | { lease: string | null }> {
+    return this.answered(async () => {
+      const leased = await this.space(owner, namespace).findOrLease(key, lease_ms, tags);
+      if ('lease' in leased) return leased;
+      const { value, version } = leased.found;
+      return { json: value!, version };
     });
   }
 
@@ -90,12 +109,20 @@ export class Cache {
     try {
       return await work();
     } catch (error) {
-      if (error instanceof RangeError) throw new CleaveError('invalid-request', error.message, { faults: [] });
+      if (error instanceof RangeError) throw invalid(error.message);
       if (error instanceof CacheUnavailable) throw new CleaveError('unavailable', error.message, {}, { cause: error });
       throw error;
     }
   }
 }
+
+const invalid = (detail: string) => new CleaveError('invalid-request', detail, { faults: [] });
+
+/** What was found, or the lease, as the JSON of the contract. */
+export const leasedJson = (leased: Awaited<ReturnType<Cache['lease']>>): string =>
+  'lease' in leased
+    ? JSON.stringify({ found: false, lease: leased.lease })
+    : `{"found":true,"value":${leased.json},"version":"${leased.version}"}`;
 
 /** What a batch has come to, as the JSON of the contract: values are not read here. */
 export const batchJson = ({ found, missing, written }: BatchDone): string => {

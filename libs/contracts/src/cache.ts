@@ -47,9 +47,39 @@ const cachePut = z.strictObject({
   tags: tags.optional(),
 });
 
-export const putCacheEntryRequest = cachePut
-  .extend({ namespace: cacheNamespace })
+const lease = z
+  .string()
+  .min(1)
+  .max(limits.cacheLeaseBytes)
+  .meta({
+    description: 'The right to fill the key, as it was given on a miss. It ends with any other write of the key.',
+  });
+
+const leasedPut = cachePut.extend({
+  namespace: cacheNamespace,
+  lease: lease.optional().meta({
+    description: 'Writes only while this lease holds. The tags are those that were told when it was taken.',
+  }),
+});
+const tagsAreOfTheLease = {
+  check: (put: { lease?: string | undefined; tags?: string[] | undefined }) => !put.lease || !put.tags,
+  told: { path: ['tags'], error: 'are told when the lease is taken, not again with the value' },
+};
+
+export const putCacheEntryRequest = leasedPut
+  .refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told)
   .meta({ id: 'PutCacheEntryRequest', examples: [{ key: 'greeting', value: { text: 'hello' }, ttl_ms: 60000 }] });
+
+export const leaseCacheKeyRequest = z
+  .strictObject({
+    key: cacheKey,
+    namespace: cacheNamespace,
+    lease_ms: wholeNumber(1, limits.cacheLeaseMs)
+      .default(2_000)
+      .meta({ description: 'Milliseconds after which another one may have it.' }),
+    tags: tags.optional(),
+  })
+  .meta({ id: 'LeaseCacheKeyRequest', examples: [{ key: 'greeting' }] });
 
 export const cacheEntryWritten = z
   .object({ key: z.string(), version, expires_at: moment.nullable() })
@@ -62,6 +92,17 @@ export const cacheValue = z
 export const cacheMiss = z
   .object({ error: z.literal('key not found') })
   .meta({ id: 'CacheMiss', examples: [{ error: 'key not found' }] });
+
+/** Either what lies there or, to one at a time, the right to fill it. */
+export const cacheKeyLeased = z
+  .discriminatedUnion('found', [
+    z.object({ found: z.literal(true), value: z.unknown(), version }),
+    z.object({
+      found: z.literal(false),
+      lease: lease.nullable().meta({ description: '`null` where another one has it at present.' }),
+    }),
+  ])
+  .meta({ id: 'CacheKeyLeased' });
 
 export const cacheBatchRequest = z
   .strictObject({
@@ -146,11 +187,20 @@ export const cacheContract = contract('cache', {
   },
   put: {
     summary: 'Writes a value under a key; with a version only over that one, with null only where nothing is.',
-    request: cachePut.extend({ namespace: cacheNamespace, if_version: z.string().nullable().optional() }),
+    request: leasedPut
+      .extend({ if_version: z.string().nullable().optional() })
+      .refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),
     reply: cacheEntryWritten,
     idempotent: true,
     ...common,
     errors: [...common.errors, 'precondition-failed'],
+  },
+  lease: {
+    summary: 'Reads the value under a key, or gives the right to fill it to whoever asks first.',
+    request: leaseCacheKeyRequest,
+    reply: cacheKeyLeased,
+    idempotent: true,
+    ...common,
   },
   delete: {
     summary: 'Forgets keys; one that is not there is forgotten already.',

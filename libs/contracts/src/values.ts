@@ -22,6 +22,8 @@ export const limits = {
   cacheNamespaceBytes: 512,
   cacheTags: 64,
   cacheTtlMs: 365 * 24 * 3_600_000,
+  cacheLeaseMs: 60_000,
+  cacheLeaseBytes: 131_072,
   urlLength: 2_000,
   webhookEndpoints: 50,
   webhookPayloadBytes: 20_000,

@@ -8,6 +8,7 @@ import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
+import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
 import { PostgresProducts } from './adapters/postgres-products.js';
 import { PostgresStock } from './adapters/postgres-stock.js';
@@ -19,6 +20,7 @@ import { AdjustStock, StockAdjustments } from './use-cases/adjust-stock.js';
 import { CountStock, StockCounts } from './use-cases/count-stock.js';
 import { FindOverdueHolds, OverdueHolds } from './use-cases/find-overdue-holds.js';
 import { FinishBranches, PreparedBranches } from './use-cases/finish-branches.js';
+import { ForgetProducts, ProductChanges } from './use-cases/forget-products.js';
 import { ListProducts, ProductList } from './use-cases/list-products.js';
 import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
 import { PurgeRefusals, RefusedReservations } from './use-cases/purge-refusals.js';
@@ -66,13 +68,22 @@ export class InventoryModule implements OnModuleInit {
           url: options.INVENTORY_DATABASE_URL,
           schema: 'inventory',
           entities: [ProductEntity],
-          migrations: [ProductsAndStock1764000000002],
+          migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003],
         }),
         TypeOrmModule.forFeature([ProductEntity], 'inventory'),
       ],
       controllers: [ProductsController, StockController, InventoryMessages],
       providers: [
-        ...[AdjustStock, CountStock, FindOverdueHolds, FinishBranches, ListProducts, PurgeRefusals, PutProducts],
+        ...[
+          AdjustStock,
+          CountStock,
+          FindOverdueHolds,
+          FinishBranches,
+          ForgetProducts,
+          ListProducts,
+          PurgeRefusals,
+          PutProducts,
+        ],
         ...[ReadProduct, ReadStock, ReserveStock, SettleStock],
         ...[PostgresStock, PostgresProducts],
         ...[
@@ -88,7 +99,7 @@ export class InventoryModule implements OnModuleInit {
           provide: port,
           useExisting: PostgresStock,
         })),
-        ...[ProductCatalogue, ProductList, ProductReader].map((port) => ({
+        ...[ProductCatalogue, ProductChanges, ProductList, ProductReader].map((port) => ({
           provide: port,
           useExisting: PostgresProducts,
         })),

@@ -4,6 +4,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { Decision, Product, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
+import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
 import { PostgresProducts } from '../src/adapters/postgres-products.js';
 import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import { ProductEntity } from '../src/adapters/product.entity.js';
@@ -11,6 +12,7 @@ import { AdjustStock } from '../src/use-cases/adjust-stock.js';
 import { CountStock } from '../src/use-cases/count-stock.js';
 import { FinishBranches } from '../src/use-cases/finish-branches.js';
 import { FindOverdueHolds } from '../src/use-cases/find-overdue-holds.js';
+import { ForgetProducts } from '../src/use-cases/forget-products.js';
 import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { PutProducts } from '../src/use-cases/put-products.js';
 import { ProductCache } from '../src/use-cases/read-product.js';
@@ -18,18 +20,27 @@ import { ReadStock } from '../src/use-cases/read-stock.js';
 import { ReserveStock } from '../src/use-cases/reserve-stock.js';
 import { SettleStock } from '../src/use-cases/settle-stock.js';
 
-class NoCache extends ProductCache {
+/** Keeps nothing, and notes what it is told to forget. */
+class NotingCache extends ProductCache {
+  readonly forgotten: string[] = [];
+  isAway = false;
+
   read(_tenant: string, _productId: string, source: () => Promise<Product | undefined>): Promise<Product | undefined> {
     return source();
   }
 
-  async forget(): Promise<void> {}
+  async forget(_tenant: string, productIds: readonly string[]): Promise<void> {
+    if (this.isAway) throw new Error('the cache is away');
+    this.forgotten.push(...productIds);
+  }
 }
 
 /** One instance of inventory on a database: its own pool, the real adapters, no transport; nothing is purged on its own. */
 export interface Instance {
   sql: Sql;
   catalogue: PostgresProducts;
+  cache: NotingCache;
+  forgetProducts: ForgetProducts;
   putProducts: PutProducts;
   countStock: CountStock;
   adjustStock: AdjustStock;
@@ -46,17 +57,23 @@ export const startInstance = async (url: string): Promise<Instance> => {
   const database = { name: 'inventory', url, schema: 'inventory' };
   const module = await Test.createTestingModule({
     imports: [
-      databaseFor({ ...database, entities: [ProductEntity], migrations: [ProductsAndStock1764000000002] }),
+      databaseFor({
+        ...database,
+        entities: [ProductEntity],
+        migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003],
+      }),
       TypeOrmModule.forFeature([ProductEntity], 'inventory'),
     ],
     providers: [PostgresStock, PostgresProducts],
   }).compile();
   const stock = module.get(PostgresStock);
   const catalogue = module.get(PostgresProducts);
+  const cache = new NotingCache();
+  const forgetProducts = new ForgetProducts(catalogue, cache);
   return {
     sql: module.get<Sql>(sqlToken('inventory'), { strict: false }),
-    catalogue,
-    putProducts: new PutProducts(catalogue, new NoCache()),
+    ...{ catalogue, cache, forgetProducts },
+    putProducts: new PutProducts(catalogue, forgetProducts),
     countStock: new CountStock(stock),
     adjustStock: new AdjustStock(stock),
     readStock: new ReadStock(stock),

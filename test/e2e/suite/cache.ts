@@ -189,6 +189,27 @@ export const cacheTests = (world: World): void => {
       refused(await putIf(6, { 'If-Match': 'W/"1", "2"' }), '400 invalid-request', ['If-Match']);
     });
 
+    it('lets one at a time fill what is missing, and nothing in that is old', async () => {
+      const [key, namespace] = [fresh('key'), 'leased'];
+      const lease = (body: object = {}): Promise<Answer<{ found: boolean; lease?: string | null }>> =>
+        world.api.send('POST', '/cache/lease', { body: { key, namespace, ...body } });
+      const first = ok(await lease());
+      expect(first).toEqual({ found: false, lease: expect.any(String) });
+      expect(ok(await lease())).toEqual({ found: false, lease: null });
+      ok(await world.api.send('DELETE', `${at(key)}&namespace=${namespace}`), 204);
+      const late = await put({ key, namespace, value: 'old', lease: first.lease });
+      refused(late, '412 precondition-failed');
+      expect(late.text).toContain('The lease is over');
+      const { lease: second } = ok(await lease({ lease_ms: 30_000, tags: ['t'] }));
+      refused(await put({ key, namespace, value: 1, lease: second, tags: ['t'] }), '400 invalid-request', ['tags']);
+      const headers = { 'if-none-match': '*' };
+      const both = { headers, body: { key, namespace, value: 1, lease: second } };
+      refused(await world.api.send('PUT', '/cache', both), '400 invalid-request');
+      const { version } = ok(await put({ key, namespace, value: 1, lease: second }));
+      expect(ok(await lease())).toEqual({ found: true, value: 1, version });
+      for (const lease_ms of [0, 60_001, 1.5]) refused(await lease({ lease_ms }), '400 invalid-request', ['lease_ms']);
+    });
+
     it('does many things in one request', async () => {
       const [gone, kept, unknown] = [fresh('key'), fresh('key'), fresh('key')];
       const batch = (body: object): Promise<Answer<object>> => world.api.send('POST', '/cache/batch', { body });

@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals';
 import { ok, refused, type Answer, type Product, type ProductBatch, type ProductPage } from '../../support/api.js';
+import { eventually } from '../../support/eventually.js';
 import { fresh } from '../../support/fresh.js';
 import type { World } from './world.js';
 
@@ -104,6 +105,23 @@ export const productTests = (world: World): void => {
         else ok(await putBatch([{ product_id: id, ...described('Mug', price) }]));
         expect(ok(await get(id)).unit_price_minor).toBe(price);
       }
+    });
+
+    it('is shown as it is although whoever changed it has told nobody', async () => {
+      const id = fresh('p');
+      ok(await put(id, described('Mug', 1)), 201);
+      ok(await get(id));
+      expect(ok(await get(id)).unit_price_minor).toBe(1);
+      // As it is left by a process that is killed after its commit.
+      await world.ledger.inventory(
+        `WITH changed AS (
+           UPDATE inventory.products SET unit_price_minor = 2 WHERE product_id = $1 RETURNING tenant_id, product_id
+         ) INSERT INTO inventory.product_changes (tenant_id, product_id) SELECT * FROM changed`,
+        [id],
+      );
+      const noted = `SELECT FROM inventory.product_changes WHERE product_id = $1`;
+      await eventually(async () => expect(await world.ledger.inventory(noted, [id])).toEqual([]));
+      expect(ok(await get(id)).unit_price_minor).toBe(2);
     });
 
     it('is sold at the price it has now, not at the price it was read with', async () => {

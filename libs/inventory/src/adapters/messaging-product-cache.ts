@@ -3,14 +3,14 @@ import { CleaveError, cacheContract, product as productSchema, type Product } fr
 import type { ContractClient } from '#messaging';
 import type { ProductCache } from '../use-cases/read-product.js';
 
-/**
- * How long a product may be served after it was changed: a reader that fetched it just before the change may put it
- * back after the change forgot it.
- */
-const ttlMs = 10_000;
+const namespace = 'products';
+/** How long a product takes to come from the database at the most; what takes longer is not kept. */
+const leaseMs = 2_000;
+/** How long one is given out. With the lease it is the bound of what is promised: ten seconds, whatever fails. */
+const ttlMs = 8_000;
 
 /** With the length, because tenants and products may have colons in them. */
-const keyOf = (tenant: string, productId: string): string => `product:${tenant.length}:${tenant}:${productId}`;
+const keyOf = (tenant: string, productId: string): string => `${tenant.length}:${tenant}:${productId}`;
 
 /** Products in the cache module, wherever that runs. */
 @Injectable()
@@ -25,21 +25,23 @@ export class MessagingProductCache implements ProductCache {
     source: () => Promise<Product | undefined>,
   ): Promise<Product | undefined> {
     const key = keyOf(tenant, productId);
-    const hit = await this.cache.call('get', { key }).catch(this.report('read'));
-    if (hit?.found) {
-      const parsed = productSchema.safeDecode(hit.value as never);
+    const leased = await this.cache.call('lease', { key, namespace, lease_ms: leaseMs }).catch(this.report('read'));
+    if (leased?.found) {
+      const parsed = productSchema.safeDecode(leased.value as never);
       if (parsed.success) return parsed.data;
     }
     const found = await source();
-    if (found && hit) {
-      const value = productSchema.encode(found);
-      await this.cache.call('put', { key, value, ttl_ms: ttlMs }).catch(this.report('write'));
-    }
+    if (!found || !leased || leased.found || leased.lease === null) return found;
+    const put = { key, namespace, value: productSchema.encode(found), ttl_ms: ttlMs, lease: leased.lease };
+    await this.cache.call('put', put).catch((error: unknown) => {
+      // It was changed while we read it: what we have read is not kept.
+      if (!(error instanceof CleaveError && error.code === 'precondition-failed')) this.report('write')(error);
+    });
     return found;
   }
 
   async forget(tenant: string, productIds: readonly string[]): Promise<void> {
-    await this.cache.call('delete', { keys: productIds.map((id) => keyOf(tenant, id)) }).catch(this.report('forget'));
+    await this.cache.call('delete', { keys: productIds.map((id) => keyOf(tenant, id)), namespace });
   }
 
   /** The cache is a help: what goes wrong with it is told to the operator, and the source answers. */

@@ -3,6 +3,7 @@ import { InjectRepository } from '@nestjs/typeorm';
 import { MoreThan, type Repository } from 'typeorm';
 import type { Product } from '#contracts';
 import { InjectSql, Sql } from '#database';
+import type { ProductChange, ProductChanges } from '../use-cases/forget-products.js';
 import type { ProductList } from '../use-cases/list-products.js';
 import type { ProductCatalogue, ProductDescription } from '../use-cases/put-products.js';
 import type { ProductReader } from '../use-cases/read-product.js';
@@ -19,7 +20,7 @@ const productOf = (row: ProductEntity): Product => ({
 
 /** The catalogue in Postgres. */
 @Injectable()
-export class PostgresProducts implements ProductReader, ProductList, ProductCatalogue {
+export class PostgresProducts implements ProductReader, ProductList, ProductCatalogue, ProductChanges {
   constructor(
     @InjectRepository(ProductEntity, 'inventory') private readonly products: Repository<ProductEntity>,
     @InjectSql('inventory') private readonly sql: Sql,
@@ -54,20 +55,50 @@ export class PostgresProducts implements ProductReader, ProductList, ProductCata
     const byId = new Map(written.map((it) => [it.product_id, it]));
     return products.map((it) => byId.get(it.product_id)!);
   }
+
+  pending(limit: number): Promise<ProductChange[]> {
+    return this.sql.query<ProductChange>(pending, [limit]);
+  }
+
+  async settle(changes: readonly ProductChange[]): Promise<void> {
+    await this.sql.query(settle, [changes.map((it) => it.change_id)]);
+  }
 }
 
-/** Rows are written in the order of their ids, as every writer of products does, so that two batches cannot deadlock. */
+/**
+ * Rows are written in the order of their ids, as every writer of products does, so that two batches cannot deadlock. A
+ * product that was just created has never been read, so no cache can hold it.
+ */
 const put = {
   name: 'inventory-put-products',
   text: `
-    INSERT INTO inventory.products AS p (tenant_id, product_id, name, unit_price_minor, currency)
-    SELECT $1, product_id, name, unit_price_minor, currency
-    FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[]) AS w(product_id, name, unit_price_minor, currency)
-    ORDER BY product_id COLLATE "C"
-    ON CONFLICT (tenant_id, product_id) DO UPDATE
-    SET name = excluded.name, unit_price_minor = excluded.unit_price_minor, currency = excluded.currency,
-        updated_at = CASE WHEN (p.name, p.unit_price_minor, p.currency)
-                            = (excluded.name, excluded.unit_price_minor, excluded.currency)
-                          THEN p.updated_at ELSE now() END
-    RETURNING p.product_id, p.name, p.unit_price_minor, p.currency, p.created_at, p.updated_at, xmax = 0 AS created`,
+    WITH written AS (
+      INSERT INTO inventory.products AS p (tenant_id, product_id, name, unit_price_minor, currency)
+      SELECT $1, product_id, name, unit_price_minor, currency
+      FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[]) AS w(product_id, name, unit_price_minor, currency)
+      ORDER BY product_id COLLATE "C"
+      ON CONFLICT (tenant_id, product_id) DO UPDATE
+      SET name = excluded.name, unit_price_minor = excluded.unit_price_minor, currency = excluded.currency,
+          updated_at = CASE WHEN (p.name, p.unit_price_minor, p.currency)
+                              = (excluded.name, excluded.unit_price_minor, excluded.currency)
+                            THEN p.updated_at ELSE now() END
+      RETURNING p.product_id, p.name, p.unit_price_minor, p.currency, p.created_at, p.updated_at, xmax = 0 AS created
+    ), noted AS (
+      INSERT INTO inventory.product_changes (tenant_id, product_id)
+      SELECT $1, product_id FROM written WHERE NOT created
+    )
+    SELECT * FROM written`,
+};
+
+const pending = {
+  name: 'inventory-pending-product-changes',
+  text: `SELECT change_id, tenant_id, product_id FROM inventory.product_changes ORDER BY change_id LIMIT $1`,
+};
+
+/** Another instance may be about to remove the same: it is left to that one. */
+const settle = {
+  name: 'inventory-settle-product-changes',
+  text: `
+    DELETE FROM inventory.product_changes WHERE change_id IN (
+      SELECT change_id FROM inventory.product_changes WHERE change_id = ANY ($1::bigint[]) FOR UPDATE SKIP LOCKED)`,
 };

@@ -1,14 +1,14 @@
-import { Injectable } from '@nestjs/common';
+import { Injectable, Logger } from '@nestjs/common';
 import type { Product } from '#contracts';
 import { refuseRepeats } from '../domain/refuse-repeats.js';
-import { ProductCache } from './read-product.js';
+import { ForgetProducts } from './forget-products.js';
 
 export type ProductDescription = Pick<Product, 'product_id' | 'name' | 'unit_price_minor' | 'currency'>;
 
 export abstract class ProductCatalogue {
   /**
    * Creates or changes all of the products or none, in the order given; a product that is as described already keeps the
-   * time of its last change.
+   * time of its last change. What was there before is noted as changed (`ProductChanges`).
    */
   abstract put(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]>;
   abstract isEmpty(tenant: string): Promise<boolean>;
@@ -17,9 +17,11 @@ export abstract class ProductCatalogue {
 /** Describes products: their names and prices. */
 @Injectable()
 export class PutProducts {
+  private readonly logger = new Logger(PutProducts.name);
+
   constructor(
     private readonly catalogue: ProductCatalogue,
-    private readonly cache: ProductCache,
+    private readonly forgetProducts: ForgetProducts,
   ) {}
 
   async execute(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]> {
@@ -28,9 +30,11 @@ export class PutProducts {
       'products',
     );
     const put = await this.catalogue.put(tenant, products);
-    // A product that was just created has never been read, so no cache can hold it.
-    const changed = put.filter((it) => !it.created).map((it) => it.product_id);
-    if (changed.length > 0) await this.cache.forget(tenant, changed);
+    // Before the answer, so that who has changed a product reads it as it is. What fails is repeated in the background.
+    if (put.some((it) => !it.created))
+      await this.forgetProducts.execute().catch((error: unknown) => {
+        this.logger.debug(`the cache does not know of a change yet (${String(error)})`);
+      });
     return put;
   }
 }

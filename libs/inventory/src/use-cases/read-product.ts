@@ -5,16 +5,15 @@ export abstract class ProductReader {
   abstract find(tenant: string, productId: string): Promise<Product | undefined>;
 }
 
-/**
- * Keeps products that are read often. It is a help, never a source: whatever happens to it, `read` answers, from the
- * source if need be, and `forget` returns.
- */
+/** Keeps products that are read often. It is a help, never a source: whatever happens to it, `read` answers. */
 export abstract class ProductCache {
+  /** What was kept, no older than ten seconds, or what the source says. */
   abstract read(
     tenant: string,
     productId: string,
     source: () => Promise<Product | undefined>,
   ): Promise<Product | undefined>;
+  /** None of them is given out as it was, nor by who is just reading it. It may fail, and is to be repeated then. */
   abstract forget(tenant: string, productIds: readonly string[]): Promise<void>;
 }
 

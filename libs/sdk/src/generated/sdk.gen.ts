@@ -78,6 +78,9 @@ import type {
   InvalidateCacheData,
   InvalidateCacheErrors,
   InvalidateCacheResponses,
+  LeaseCacheKeyData,
+  LeaseCacheKeyErrors,
+  LeaseCacheKeyResponses,
   ListDeadLettersData,
   ListDeadLettersErrors,
   ListDeadLettersResponses,
@@ -256,6 +259,23 @@ export const invalidateCache = <ThrowOnError extends boolean = false>(
     headers: {
       'Content-Type': 'application/json',
       ...options?.headers,
+    },
+  });
+
+/**
+ * Read the value under a key, or take the right to fill it
+ *
+ * Of all who miss, one at a time gets a lease, and writes with it (`PUT /cache`) what it has loaded meanwhile. That is refused once the key was written or invalidated, so nothing old gets in, however long loading takes.
+ */
+export const leaseCacheKey = <ThrowOnError extends boolean = false>(
+  options: Options<LeaseCacheKeyData, ThrowOnError>,
+): RequestResult<LeaseCacheKeyResponses, LeaseCacheKeyErrors, ThrowOnError> =>
+  (options.client ?? client).post<LeaseCacheKeyResponses, LeaseCacheKeyErrors, ThrowOnError>({
+    url: '/cache/lease',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
     },
   });
 

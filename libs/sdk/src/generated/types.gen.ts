@@ -73,6 +73,23 @@ export type CacheEntryWritten = {
   expires_at: string | null;
 };
 
+export type CacheKeyLeased =
+  | {
+      found: true;
+      value: unknown;
+      /**
+       * Changes with every write of the key.
+       */
+      version: string;
+    }
+  | {
+      found: false;
+      /**
+       * `null` where another one has it at present.
+       */
+      lease: string | null;
+    };
+
 export type CacheMiss = {
   error: 'key not found';
 };
@@ -370,6 +387,22 @@ export type InvalidateCacheRequest = {
    * Keys of one namespace are apart from those of all others; `default` when left out.
    */
   namespace?: string;
+  /**
+   * What the entry depends on: invalidating one of them forgets it.
+   */
+  tags?: Array<string>;
+};
+
+export type LeaseCacheKeyRequest = {
+  key: string;
+  /**
+   * Keys of one namespace are apart from those of all others; `default` when left out.
+   */
+  namespace?: string;
+  /**
+   * Milliseconds after which another one may have it.
+   */
+  lease_ms?: number;
   /**
    * What the entry depends on: invalidating one of them forgets it.
    */
@@ -688,6 +721,10 @@ export type PutCacheEntryRequest = {
    * Keys of one namespace are apart from those of all others; `default` when left out.
    */
   namespace?: string;
+  /**
+   * Writes only while this lease holds. The tags are those that were told when it was taken.
+   */
+  lease?: string;
 };
 
 export type PutProductRequest = {
@@ -1279,6 +1316,49 @@ export type InvalidateCacheResponses = {
 };
 
 export type InvalidateCacheResponse = InvalidateCacheResponses[keyof InvalidateCacheResponses];
+
+export type LeaseCacheKeyData = {
+  body: LeaseCacheKeyRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/lease';
+};
+
+export type LeaseCacheKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type LeaseCacheKeyError = LeaseCacheKeyErrors[keyof LeaseCacheKeyErrors];
+
+export type LeaseCacheKeyResponses = {
+  /**
+   * The value, or a lease
+   */
+  200: CacheKeyLeased;
+};
+
+export type LeaseCacheKeyResponse = LeaseCacheKeyResponses[keyof LeaseCacheKeyResponses];
 
 export type GetCacheStatisticsData = {
   body?: never;

@@ -1,0 +1,44 @@
+import { Injectable } from '@nestjs/common';
+import { WokenWork } from '#periodic';
+import { ProductCache } from './read-product.js';
+
+/** A product that was changed, as it was noted in the transaction of the change. */
+export interface ProductChange {
+  change_id: string;
+  tenant_id: string;
+  product_id: string;
+}
+
+export abstract class ProductChanges {
+  /** What is noted and not settled yet, oldest first. */
+  abstract pending(limit: number): Promise<ProductChange[]>;
+  abstract settle(changes: readonly ProductChange[]): Promise<void>;
+}
+
+const batchSize = 1_000;
+
+/**
+ * Has the cache forget products that were changed. What is to be forgotten is noted with the change, so that it is
+ * forgotten whatever is killed in between; each instance does it, which is more than once and does no harm.
+ */
+@Injectable()
+export class ForgetProducts extends WokenWork {
+  constructor(
+    private readonly changes: ProductChanges,
+    private readonly cache: ProductCache,
+  ) {
+    super({
+      pollMs: 1_000,
+      failing: 'products that were changed cannot be forgotten by the cache, trying again until they are',
+      working: 'products that were changed are forgotten by the cache again',
+    });
+  }
+
+  async execute(): Promise<boolean> {
+    const changes = await this.changes.pending(batchSize);
+    for (const [tenant, ofTenant] of Map.groupBy(changes, (it) => it.tenant_id))
+      await this.cache.forget(tenant, [...new Set(ofTenant.map((it) => it.product_id))]);
+    if (changes.length > 0) await this.changes.settle(changes);
+    return changes.length === batchSize;
+  }
+}

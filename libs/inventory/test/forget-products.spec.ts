@@ -1,0 +1,73 @@
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import { testDatabase, type TestDatabase } from '#testing';
+import { newTenant, startInstance, type Instance } from './inventory-under-test.js';
+
+let database: TestDatabase;
+let here: Instance;
+let there: Instance;
+beforeAll(async () => {
+  Logger.overrideLogger(false);
+  database = await testDatabase();
+  here = await startInstance(database.url);
+  there = await startInstance(database.url);
+});
+afterAll(async () => {
+  await Promise.all([here?.stop(), there?.stop()]);
+  await database?.stop();
+});
+beforeEach(() => {
+  for (const { cache } of [here, there]) {
+    cache.forgotten.length = 0;
+    cache.isAway = false;
+  }
+});
+
+const described = (product_id: string, name = 'Mug') => ({ product_id, name, unit_price_minor: 850, currency: 'GBP' });
+const countPending = async (): Promise<number> => (await here.catalogue.pending(1_000)).length;
+
+describe('products that were changed', () => {
+  it('are forgotten by the cache before the change is answered; those that are new need not be', async () => {
+    const tenant = newTenant();
+    await here.putProducts.execute(tenant, [described('old'), described('other')]);
+    expect(here.cache.forgotten).toEqual([]);
+    await here.putProducts.execute(tenant, [described('old', 'Cup'), described('new')]);
+    expect(here.cache.forgotten).toEqual(['old']);
+    expect(await countPending()).toBe(0);
+  });
+
+  it('are forgotten through another instance where the one that changed them cannot', async () => {
+    const tenant = newTenant();
+    await here.putProducts.execute(tenant, [described('a'), described('b')]);
+    here.cache.isAway = true;
+    const changed = await here.putProducts.execute(tenant, [described('b', 'Cup'), described('a', 'Cup')]);
+    expect(changed.map((it) => it.name)).toEqual(['Cup', 'Cup']);
+    await expect(here.forgetProducts.execute()).rejects.toThrow('the cache is away');
+    there.cache.isAway = true;
+    await expect(there.forgetProducts.execute()).rejects.toThrow('the cache is away');
+    there.cache.isAway = false;
+    await there.forgetProducts.execute();
+    expect(there.cache.forgotten.toSorted()).toEqual(['a', 'b']);
+    expect(await countPending()).toBe(0);
+  });
+
+  it('are noted with the change or not at all', async () => {
+    const tenant = newTenant();
+    await here.putProducts.execute(tenant, [described('a')]);
+    here.cache.isAway = true;
+    const tooDear = { ...described('a', 'Cup'), unit_price_minor: -1 };
+    await expect(here.catalogue.put(tenant, [tooDear])).rejects.toThrow();
+    expect(await countPending()).toBe(0);
+  });
+
+  it('are settled by several instances at once', async () => {
+    const tenant = newTenant();
+    const all = Array.from({ length: 200 }, (_, at) => described(`p-${at}`));
+    await here.putProducts.execute(tenant, all);
+    const renamed = (name: string) => all.map((it) => ({ ...it, name }));
+    await Promise.all([here, there, here, there].map((it, at) => it.putProducts.execute(tenant, renamed(`Mug ${at}`))));
+    await here.forgetProducts.execute();
+    expect(await countPending()).toBe(0);
+    for (const { product_id } of all) expect([...here.cache.forgotten, ...there.cache.forgotten]).toContain(product_id);
+  });
+});
