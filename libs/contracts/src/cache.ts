@@ -47,13 +47,9 @@ const cachePut = z.strictObject({
   tags: tags.optional(),
 });
 
-const lease = z
-  .string()
-  .min(1)
-  .max(limits.cacheLeaseBytes)
-  .meta({
-    description: 'The right to fill the key, as it was given on a miss. It ends with any other write of the key.',
-  });
+const lease = z.string().min(1).max(limits.cacheLeaseBytes).meta({
+  description: 'The right to fill the key, as it was given on a miss. It ends with any other write of the key.',
+});
 
 const leasedPut = cachePut.extend({
   namespace: cacheNamespace,
