@@ -53,6 +53,7 @@ describe('GET /openapi.json', () => {
       '/cache',
       '/health/live',
       '/health/ready',
+      '/metrics',
       '/orders',
       '/payments/webhooks/stripe',
       '/problems/{code}',

@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { readEnvironment } from '#config';
-import { freePort } from '#testing';
+import { freePort, samplesIn } from '#testing';
 import { gatewayEnvironment, upstreamsIn } from '../src/routes.js';
 import { allAt, jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
 
@@ -59,6 +59,15 @@ describe('GET /health/ready', () => {
     expect((await fetch(`${gateway.url}/health/live`)).status).toBe(200);
     status = 200;
     expect((await fetch(`${gateway.url}/health/ready`)).status).toBe(200);
+  });
+});
+
+describe('GET /metrics', () => {
+  it('tells of the gateway itself, whatever the services are', async () => {
+    const { url } = await upstream((_request, response) => jsonAnswer(response, 200, {}));
+    const answer = await fetch(`${(await gatewayTo(url, url, url)).url}/metrics`);
+    expect(answer.status).toBe(200);
+    expect(samplesIn(await answer.text()).get('process_uptime_seconds')).toBeGreaterThan(0);
   });
 });
 

@@ -1,23 +1,42 @@
-import { Logger, Module, type DynamicModule, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
+import {
+  Logger,
+  Module,
+  type DynamicModule,
+  type FactoryProvider,
+  type OnApplicationShutdown,
+  type OnModuleInit,
+} from '@nestjs/common';
 import { CacheEngine } from './cache-engine.js';
 import { cacheManagerOf, cacheManagerToken } from './cache-manager.js';
 import type { NamespaceOptions } from './namespace.js';
 import type { CacheEngineOptions } from './tiers.js';
 
-interface CacheEngineModuleOptions extends CacheEngineOptions {
+interface CacheManagerOptions {
   /** Has what injects Nest's `CACHE_MANAGER` get a namespace of this name. */
   cacheManager?: { namespace: string } & NamespaceOptions<unknown>;
 }
+
+/** What only the application can give, such as a meter, is injected. */
+type CacheEngineModuleAsyncOptions = CacheManagerOptions &
+  Pick<FactoryProvider<CacheEngineOptions>, 'inject' | 'useFactory'>;
 
 /** Provides the CacheEngine, started with the application and stopped with it. */
 @Module({})
 export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
   constructor(private readonly engine: CacheEngine) {}
 
-  static forRoot({ cacheManager, ...options }: CacheEngineModuleOptions = {}): DynamicModule {
+  static forRoot({ cacheManager, ...options }: CacheEngineOptions & CacheManagerOptions = {}): DynamicModule {
+    return this.forRootAsync({ ...(cacheManager && { cacheManager }), useFactory: () => options });
+  }
+
+  static forRootAsync({ cacheManager, inject = [], useFactory }: CacheEngineModuleAsyncOptions): DynamicModule {
     const logger = new Logger(CacheEngine.name);
     const complain = (message: string): void => logger.warn(message);
-    const engine = { provide: CacheEngine, useFactory: () => new CacheEngine({ complain, ...options }) };
+    const engine = {
+      provide: CacheEngine,
+      inject,
+      useFactory: async (...injected: unknown[]) => new CacheEngine({ complain, ...(await useFactory(...injected)) }),
+    };
     const manager = {
       provide: cacheManagerToken,
       inject: [CacheEngine],

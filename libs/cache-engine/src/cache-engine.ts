@@ -1,14 +1,7 @@
+import { reportTo } from './metrics.js';
 import { Namespace, type NamespaceOptions } from './namespace.js';
-import type { Counts, Latency } from './statistics.js';
+import type { CacheStatistics } from './statistics.js';
 import { Tiers, type CacheEngineOptions } from './tiers.js';
-
-export interface CacheStatistics extends Counts {
-  /** Whether what lies in this process is given out: not while Redis is silent. */
-  isL1Used: boolean;
-  l1: { entries: number; bytes: number; maxBytes: number; evictions: number; promotionsRefused: number };
-  latency: { redis: Latency; load: Latency };
-  hotKeys: { namespace: string; key: string; reads: number }[];
-}
 
 const toldHotKeys = 10;
 
@@ -22,9 +15,11 @@ const toldHotKeys = 10;
  */
 export class CacheEngine {
   private readonly tiers: Tiers;
+  private readonly endReport: (() => void) | undefined;
 
   constructor(options: CacheEngineOptions = {}) {
     this.tiers = new Tiers(options);
+    this.endReport = options.meter && reportTo(options.meter, () => this.statistics);
   }
 
   /** Begins to connect. It does not wait for Redis: without it, what needs it fails at once. */
@@ -34,6 +29,7 @@ export class CacheEngine {
   }
 
   stop(): void {
+    this.endReport?.();
     this.tiers.shared?.stop();
   }
 

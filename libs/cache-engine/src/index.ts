@@ -1,5 +1,5 @@
 /** A cache in two tiers, this process and Redis, that keeps its word under races; to be used alone as well. */
-export { CacheEngine, type CacheStatistics } from './cache-engine.js';
+export { CacheEngine } from './cache-engine.js';
 export { CacheEngineModule } from './cache-engine.module.js';
 export { cacheManagerOf } from './cache-manager.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
@@ -17,4 +17,5 @@ export {
   type Written,
 } from './namespace.js';
 export { CacheUnavailable, type RedisOptions } from './redis-tier.js';
+export type { CacheStatistics } from './statistics.js';
 export type { CacheEngineOptions } from './tiers.js';

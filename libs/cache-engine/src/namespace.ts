@@ -404,8 +404,10 @@ export class Namespace<Value> {
     }
     // Where Redis says that there is nothing, nothing stands in.
     const kept = reading ? reading.kept : this.suspect(name);
+    let isGivenOut = false;
     const giveOut = (it: Kept): Value | undefined => {
-      tiers.counts.staleHits += 1;
+      if (!isGivenOut) tiers.counts.staleHits += 1;
+      isGivenOut = true;
       return it.value as Value | undefined;
     };
     if (kept && (tiers.resting.get(name) ?? 0) > performance.now()) return giveOut(kept);
@@ -415,7 +417,13 @@ export class Namespace<Value> {
     // Nobody knows whether it is old while Redis is away: then it stands in for want of anything else.
     const isAway = tiers.shared !== undefined && reading === undefined;
     const soft = options.timeouts?.soft ?? (isAway ? undefined : 0);
-    const timer = soft === undefined ? undefined : setTimeout(() => standIn(kept), soft);
+    const timer =
+      soft === undefined
+        ? undefined
+        : setTimeout(() => {
+            giveOut(kept);
+            standIn(kept);
+          }, soft);
     try {
       return await loading;
     } catch (error) {

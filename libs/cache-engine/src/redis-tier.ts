@@ -111,7 +111,7 @@ export class RedisTier {
   constructor(
     { url, deadlineMs = 200, silenceMs = 1_000 }: RedisOptions,
     prefixes: readonly string[],
-    private readonly heard: Heard & { answered: (ms: number) => void; failed: () => void },
+    private readonly heard: Heard & { ended: (what: string, ms: number, error: unknown) => void },
     complain: (message: string) => void,
   ) {
     this.deadlineMs = deadlineMs;
@@ -294,15 +294,16 @@ export class RedisTier {
 
   private async attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
     const startedAt = performance.now();
+    let failure: unknown;
     try {
       return await this.breaker.execute(() => within(this.deadlineMs, what, work));
     } catch (error) {
-      this.heard.failed();
+      failure = error;
       if (error instanceof ErrorReply && error.message.startsWith('OVERFLOW'))
         throw new RangeError('the counter would leave the safe integers', { cause: error });
       throw new CacheUnavailable({ cause: error });
     } finally {
-      this.heard.answered(performance.now() - startedAt);
+      this.heard.ended(what, performance.now() - startedAt, failure);
     }
   }
 }

@@ -1,4 +1,5 @@
 import { createHistogram, type RecordableHistogram } from 'node:perf_hooks';
+import type { Attributes, Histogram } from '@opentelemetry/api';
 
 /** Milliseconds. */
 export interface Latency {
@@ -14,8 +15,12 @@ const nanosecondsPerMs = 1_000_000;
 export class LatencyOf {
   private readonly histogram: RecordableHistogram = createHistogram();
 
-  record(ms: number): void {
+  /** @param reported gets it as well, in seconds */
+  constructor(private readonly reported?: Histogram) {}
+
+  record(ms: number, attributes?: Attributes): void {
     this.histogram.record(Math.max(1, Math.round(ms * nanosecondsPerMs)));
+    this.reported?.record(ms / 1_000, attributes);
   }
 
   get now(): Latency {
@@ -85,6 +90,14 @@ export interface Counts {
   earlyRefreshes: number;
   /** Calls to Redis that failed or were not made. */
   unavailable: number;
+}
+
+export interface CacheStatistics extends Counts {
+  /** Whether what lies in this process is given out: not while Redis is silent. */
+  isL1Used: boolean;
+  l1: { entries: number; bytes: number; maxBytes: number; evictions: number; promotionsRefused: number };
+  latency: { redis: Latency; load: Latency };
+  hotKeys: { namespace: string; key: string; reads: number }[];
 }
 
 export const noCounts = (): Counts => ({

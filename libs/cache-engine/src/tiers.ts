@@ -1,6 +1,8 @@
 import { randomInt } from 'node:crypto';
+import type { Meter } from '@opentelemetry/api';
 import { Guarded, bytesOfText, type Guard } from './guarded.js';
 import { Leases } from './leases.js';
+import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
 import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import type { Head } from './entry.js';
@@ -23,6 +25,8 @@ export interface CacheEngineOptions {
   redis?: RedisOptions | undefined;
   /** What all keys in Redis begin with. */
   prefix?: string | undefined;
+  /** What is measured is told to it, of one engine only: two of them cannot be told apart there. */
+  meter?: Meter | undefined;
   /** Hears of what goes wrong where nobody is told by an error. */
   complain?: (message: string) => void;
 }
@@ -46,8 +50,8 @@ const leastForTags = 65_536;
 export class Tiers {
   readonly counts: Counts = noCounts();
   readonly hotKeys = new HotKeys();
-  readonly redisLatency = new LatencyOf();
-  readonly loadLatency = new LatencyOf();
+  readonly redisLatency: LatencyOf;
+  readonly loadLatency: LatencyOf;
   readonly entries: Guarded<Kept>;
   readonly tags: Guarded<{ version: string }>;
   readonly counters: Guarded<{ count: number; until: number }>;
@@ -66,11 +70,13 @@ export class Tiers {
   private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
 
-  constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', complain }: CacheEngineOptions = {}) {
+  constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
     this.maxBytes = maxBytes;
     this.prefix = prefix;
     this.tagPrefix = this.prefixOf('tag');
     this.complain = complain ?? ((message) => process.emitWarning(message, 'CacheWarning'));
+    this.redisLatency = new LatencyOf(meter && redisDurationIn(meter));
+    this.loadLatency = new LatencyOf(meter && loadDurationIn(meter));
     const forTags = Math.max(leastForTags, Math.floor(maxBytes * shareOfTags));
     this.entries = new Guarded(Math.max(1, maxBytes - 2 * forTags));
     this.leases = new Leases(this.entries);
@@ -79,9 +85,9 @@ export class Tiers {
     if (!redis) return;
     const prefixes = [this.prefixOf('entry'), this.tagPrefix];
     const heard = {
-      answered: (ms: number) => this.redisLatency.record(ms),
-      failed: () => {
-        this.counts.unavailable += 1;
+      ended: (operation: string, ms: number, error: unknown) => {
+        if (error !== undefined) this.counts.unavailable += 1;
+        this.redisLatency.record(ms, meter && redisAttributes(operation, error));
       },
       invalidated: (key: string) => this.invalidated(key),
       mayHaveMissed: () => {

@@ -288,7 +288,8 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   });
 
   it('gives out what is over its time while it is asked for again, and when that fails', async () => {
-    const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000 });
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine, { ttl: 30, grace: 60_000 });
     const source = new Source(1);
     expect(await space.getOrSet('k', source.load)).toBe(1);
     await space.get('k');
@@ -297,9 +298,11 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', source.load)).toBe(1);
     await until(() => source.asked === 2);
     await until(() => complaints.some((it) => it.includes('away')));
+    expect(engine.statistics.staleHits).toBe(1);
     // It is left alone for a while.
     expect(await space.getOrSet('k', source.load)).toBe(1);
     expect(source.asked).toBe(2);
+    expect(engine.statistics.staleHits).toBe(2);
     await sleep(1_050);
     source.become(2);
     await until(async () => (await space.getOrSet('k', source.load)) === 2);

@@ -3,6 +3,7 @@ import { z } from 'zod';
 import { CacheEngine, CacheEngineModule } from '#cache-engine';
 import { env } from '#config';
 import { Readiness, type Condition } from '#health';
+import { Metrics } from '#telemetry';
 import { CacheController } from './cache.controller.js';
 import { CacheMessages } from './cache.messages.js';
 import { Cache } from './cache.js';
@@ -31,7 +32,15 @@ export class CacheModule implements OnModuleInit {
     const redis = url === undefined ? {} : { redis: { url } };
     return {
       module: CacheModule,
-      imports: [CacheEngineModule.forRoot({ maxBytes, prefix: 'cleave:cache', ...redis })],
+      imports: [
+        CacheEngineModule.forRootAsync({
+          inject: [Metrics],
+          useFactory: (metrics: Metrics) => ({
+            ...{ maxBytes, prefix: 'cleave:cache', meter: metrics.meter('cache-engine') },
+            ...redis,
+          }),
+        }),
+      ],
       controllers: [CacheController, CacheMessages],
       providers: [Cache],
     };

@@ -1,3 +1,4 @@
-/** Whether the process lives, and whether it can serve. */
+/** Whether the process lives, whether it can serve, and how it does. */
 export { HealthModule } from './health.module.js';
+export { MetricsModule } from './metrics.module.js';
 export { Readiness, type Condition } from './readiness.js';

@@ -15,6 +15,8 @@ export interface Reply {
   description: string;
   /** The media type of a stream that the handler may return instead, as a StreamableFile. */
   streamedAs?: string;
+  /** The media type of a text that the handler returns, and names in a header, where the answer is no JSON at all. */
+  writtenAs?: string;
   /** Header fields of the answer and what they say: `{Location: 'the address of the order'}`. */
   headers?: Record<string, string>;
 }
@@ -147,7 +149,8 @@ const bodyOf = (schema: z.ZodType) =>
 const bytesOf = ({ description, example }: NonNullable<EndpointOptions['rawBody']>) =>
   ApiBody({ description, required: true, schema: { type: 'object' }, examples: { signed: { value: example } } });
 
-const replyOf = (status: number, { schema, description, headers, streamedAs }: Reply, replayed: boolean) => {
+const replyOf = (status: number, reply: Reply, replayed: boolean) => {
+  const { schema, description, headers, streamedAs, writtenAs } = reply;
   const described = {
     ...headers,
     ...(replayed && status < 300 && { 'Idempotent-Replayed': '`true` when this answer was given before' }),
@@ -172,6 +175,7 @@ const replyOf = (status: number, { schema, description, headers, streamedAs }: R
         ...(streamedAs && { [streamedAs]: { schema: { type: 'string' } } }),
       },
     }),
+    ...(writtenAs && { content: { [writtenAs]: { schema: { type: 'string' } } } }),
   });
 };
 

@@ -1,4 +1,5 @@
 import { ConsoleLogger, Logger } from '@nestjs/common';
+import { DiagLogLevel, diag } from '@opentelemetry/api';
 
 /** Contexts in which Nest tells how it wires itself up. */
 const wiring = new Set([
@@ -30,5 +31,10 @@ class ServiceLogger extends ConsoleLogger {
   }
 }
 
-export const useServiceLog = (): void =>
+export const useServiceLog = (): void => {
   Logger.overrideLogger(new ServiceLogger({ colors: Boolean(process.stdout.isTTY) && !process.env['NO_COLOR'] }));
+  const logger = new Logger('OpenTelemetry');
+  const say = (...parts: unknown[]): void => logger.warn(parts.map(String).join(' '));
+  // What it finds wrong with a measurement it would keep to itself.
+  diag.setLogger({ error: say, warn: say, info: say, debug: say, verbose: say }, DiagLogLevel.WARN);
+};

@@ -2,7 +2,7 @@ import 'reflect-metadata';
 import { Logger, Module, type DynamicModule } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
-import { HealthModule } from '#health';
+import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
 import { useServiceLog } from './log.js';
 import {
@@ -43,7 +43,7 @@ export const createService = async ({
 }: Service): Promise<NestFastifyApplication> => {
   const app = await createRestApp({
     module: ServiceModule,
-    imports: [MessagingModule.forRoot(), HealthModule, ...modules],
+    imports: [MessagingModule.forRoot(), HealthModule, MetricsModule, ...modules],
   });
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);

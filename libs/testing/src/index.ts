@@ -2,6 +2,7 @@
 export * from './database.js';
 export * from './nats.js';
 export * from './ports.js';
+export * from './prometheus.js';
 export * from './redis.js';
 export * from './seed.js';
 export * from './stripe.js';

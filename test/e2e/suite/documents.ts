@@ -1,4 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
+import { samplesIn } from '#testing';
 import { ok, refused, type Answer } from '../../support/api.js';
 import { fresh } from '../../support/fresh.js';
 import type { World } from './world.js';
@@ -76,6 +77,7 @@ const operations = [
   'DELETE /cache',
   'GET /health/live',
   'GET /health/ready',
+  'GET /metrics',
   'GET /problems/{code}',
 ];
 
@@ -110,6 +112,22 @@ export const documentTests = (world: World): void => {
     it('is told by every service', async () => {
       for (const { url } of world.shape.services)
         for (const path of ['/health/live', '/health/ready']) expect((await fetch(url + path)).status).toBe(200);
+    });
+  });
+
+  describe('/metrics', () => {
+    it('is told by every service and the gateway, each of itself, in the text format of Prometheus', async () => {
+      const told = await Promise.all(
+        [world.api.baseUrl, ...world.shape.services.map(({ url }) => url)].map(async (url) => {
+          const answer = await fetch(`${url}/metrics`);
+          expect(answer.status).toBe(200);
+          expect(answer.headers.get('content-type')).toBe('text/plain; version=0.0.4; charset=utf-8');
+          return samplesIn(await answer.text());
+        }),
+      );
+      for (const samples of told) expect(samples.get('process_memory_usage_bytes')).toBeGreaterThan(1_000_000);
+      const ofCaches = told.filter((samples) => samples.has('cache_l1_memory_limit_bytes'));
+      expect(ofCaches.length).toBeGreaterThan(0);
     });
   });
 

@@ -42,6 +42,9 @@ import type {
   GetLivenessData,
   GetLivenessErrors,
   GetLivenessResponses,
+  GetMetricsData,
+  GetMetricsErrors,
+  GetMetricsResponses,
   GetOrderData,
   GetOrderErrors,
   GetOrderHistoryData,
@@ -362,6 +365,16 @@ export const getReadiness = <ThrowOnError extends boolean = false>(
     url: '/health/ready',
     ...options,
   });
+
+/**
+ * Read what is measured
+ *
+ * Of this process, since it was started, in the text format of Prometheus.
+ */
+export const getMetrics = <ThrowOnError extends boolean = false>(
+  options?: Options<GetMetricsData, ThrowOnError>,
+): RequestResult<GetMetricsResponses, GetMetricsErrors, ThrowOnError> =>
+  (options?.client ?? client).get<GetMetricsResponses, GetMetricsErrors, ThrowOnError>({ url: '/metrics', ...options });
 
 /**
  * Place an order (another name of POST /orders)

@@ -1640,6 +1640,37 @@ export type GetReadinessResponses = {
 
 export type GetReadinessResponse = GetReadinessResponses[keyof GetReadinessResponses];
 
+export type GetMetricsData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/metrics';
+};
+
+export type GetMetricsErrors = {
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetMetricsError = GetMetricsErrors[keyof GetMetricsErrors];
+
+export type GetMetricsResponses = {
+  /**
+   * Everything that is measured
+   */
+  200: string;
+};
+
+export type GetMetricsResponse = GetMetricsResponses[keyof GetMetricsResponses];
+
 export type PlaceOrderByAliasData = {
   body: PlaceOrderRequest;
   headers?: {

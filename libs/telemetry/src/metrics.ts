@@ -1,0 +1,49 @@
+import type { Meter } from '@opentelemetry/api';
+import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
+import { MeterProvider, type MetricData, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
+
+/** What is measured in one app. Each has its own: several may run in one process. */
+export class Metrics {
+  // Asked, and never listening at a port of its own.
+  private readonly exporter = new PrometheusExporter({ preventServerStart: true });
+  private readonly provider = new MeterProvider({ readers: [this.exporter] });
+  private readonly serializer = new PrometheusSerializer(undefined, false, undefined, true);
+
+  /** @param scope whose measurements they are: the name of a module or of a library */
+  meter(scope: string): Meter {
+    return this.provider.getMeter(scope);
+  }
+
+  /** @returns everything in the text format of Prometheus, and why what is missing there could not be read */
+  async read(): Promise<{ text: string; errors: unknown[] }> {
+    const { resourceMetrics, errors } = await this.exporter.collect();
+    return { text: this.serializer.serialize(namedForPrometheus(resourceMetrics)), errors };
+  }
+
+  async stop(): Promise<void> {
+    await this.provider.shutdown();
+  }
+}
+
+/** The media type of the text format. */
+export const metricsType = 'text/plain; version=0.0.4; charset=utf-8';
+
+const unitNames: Readonly<Record<string, string>> = { s: 'seconds', By: 'bytes' };
+
+/**
+ * Names end in their units, which the serializer leaves out.
+ *
+ * @see https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
+ */
+const namedForPrometheus = ({ resource, scopeMetrics }: ResourceMetrics): ResourceMetrics => ({
+  resource,
+  scopeMetrics: scopeMetrics.map(({ scope, metrics }) => ({ scope, metrics: metrics.map(withUnitInName) })),
+});
+
+const withUnitInName = <Data extends MetricData>(metric: Data): Data => {
+  const { descriptor } = metric;
+  const unit = unitNames[descriptor.unit];
+  const name = unit ? `${descriptor.name}.${unit}` : descriptor.name;
+  // Without the unit itself: comments on units belong to OpenMetrics.
+  return { ...metric, descriptor: { ...descriptor, name, unit: '' } };
+};

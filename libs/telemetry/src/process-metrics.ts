@@ -1,0 +1,77 @@
+import { monitorEventLoopDelay, performance } from 'node:perf_hooks';
+import { cpuUsage, memoryUsage, uptime } from 'node:process';
+import { getHeapSpaceStatistics } from 'node:v8';
+import type { Meter } from '@opentelemetry/api';
+
+const sampledEveryMs = 20;
+const nanosecondsPerSecond = 1e9;
+
+/**
+ * What any process is asked about first, by the names of the semantic conventions of OpenTelemetry. It is read when it is
+ * asked for; only the delay of the event loop is sampled in between.
+ *
+ * @returns what ends the sampling
+ */
+export const observeProcess = (meter: Meter): (() => void) => {
+  meter
+    .createObservableGauge('process.uptime', { unit: 's', description: 'How long the process has run.' })
+    .addCallback((result) => result.observe(uptime()));
+  meter
+    .createObservableCounter('process.cpu.time', { unit: 's', description: 'CPU time that the process has used.' })
+    .addCallback((result) => {
+      const { user, system } = cpuUsage();
+      result.observe(user / 1e6, { 'cpu.mode': 'user' });
+      result.observe(system / 1e6, { 'cpu.mode': 'system' });
+    });
+  meter
+    .createObservableUpDownCounter('process.memory.usage', { unit: 'By', description: 'Physical memory in use.' })
+    .addCallback((result) => result.observe(memoryUsage.rss()));
+  meter
+    .createObservableUpDownCounter('v8js.memory.heap.used', { unit: 'By', description: 'What lies on the heap.' })
+    .addCallback((result) => {
+      for (const { space_name, space_used_size } of getHeapSpaceStatistics())
+        result.observe(space_used_size, { 'v8js.heap.space.name': space_name });
+    });
+  meter
+    .createObservableCounter('nodejs.eventloop.time', { unit: 's', description: 'How long the event loop has worked.' })
+    .addCallback((result) => {
+      const { active, idle } = performance.eventLoopUtilization();
+      result.observe(active / 1e3, { 'nodejs.eventloop.state': 'active' });
+      result.observe(idle / 1e3, { 'nodejs.eventloop.state': 'idle' });
+    });
+  return observeDelay(meter);
+};
+
+/** How long what is due waits for its turn, since it was last read. */
+const observeDelay = (meter: Meter): (() => void) => {
+  const delay = monitorEventLoopDelay({ resolution: sampledEveryMs });
+  delay.enable();
+  const figures: Record<string, () => number> = {
+    min: () => beyondSampling(delay.min),
+    max: () => beyondSampling(delay.max),
+    mean: () => beyondSampling(delay.mean),
+    stddev: () => delay.stddev,
+    p50: () => beyondSampling(delay.percentile(50)),
+    p90: () => beyondSampling(delay.percentile(90)),
+    p99: () => beyondSampling(delay.percentile(99)),
+  };
+  const gauges = Object.entries(figures).map(([name, read]) => {
+    const description = `How long what is due waits for the event loop: ${name} since it was last read.`;
+    return {
+      read,
+      instrument: meter.createObservableGauge(`nodejs.eventloop.delay.${name}`, { unit: 's', description }),
+    };
+  });
+  meter.addBatchObservableCallback(
+    (result) => {
+      if (delay.count === 0) return;
+      for (const { read, instrument } of gauges) result.observe(instrument, read() / nanosecondsPerSecond);
+      delay.reset();
+    },
+    gauges.map((it) => it.instrument),
+  );
+  return () => void delay.disable();
+};
+
+/** Node samples by a timer, and tells the time between its turns. */
+const beyondSampling = (ns: number): number => Math.max(0, ns - sampledEveryMs * 1e6);
