@@ -3,6 +3,7 @@ import type { CacheWork } from './cache/commands.js';
 import type { Report } from './report.js';
 import { openName } from './suites/open.js';
 import { benchmarkName } from './suites/cache.js';
+import { cacheHttpCallers, cacheHttpNames, keysInBatch } from './suites/cache-http.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
 import { lagOf, rebuildName } from './suites/log.js';
@@ -81,6 +82,14 @@ const cacheTimes =
   (report: Report): number =>
     report.median('perSecond', 'ours', work, callers) / report.median('perSecond', other, work, otherCallers);
 
+const hitOverEcho = (report: Report): number =>
+  report.median('nodeMs', 'ours', cacheHttpNames.hit, cacheHttpCallers) /
+  report.median('nodeMs', 'echo', cacheHttpNames.hit, cacheHttpCallers);
+
+const batchOverGets = (report: Report): number =>
+  (keysInBatch * report.median('perSecond', 'ours', cacheHttpNames.batch, cacheHttpCallers)) /
+  report.median('perSecond', 'ours', cacheHttpNames.hit, cacheHttpCallers);
+
 /** Less than this says nothing: the heap has not found its size yet. */
 const shortestSoakMinutes = 5;
 
@@ -122,6 +131,8 @@ export const goals: Goal[] = [
   { name: 'cache, L1 hits over bare lru-cache', value: cacheTimes('l1 hit', 1, 'lru-cache'), least: 0.5, unit: '×' },
   { name: 'cache, L1 hits over bentocache', value: cacheTimes('l1 hit', 1, 'bentocache'), least: 1, unit: '×' },
   { name: 'cache, L1 hits over cache-manager', value: cacheTimes('l1 hit', 1, 'cache-manager'), least: 1, unit: '×' },
+  { name: 'cache, CPU of an HTTP hit over raw HTTP', value: hitOverEcho, most: 1.8, unit: '×' },
+  { name: 'cache, keys a second, batches over single GETs', value: batchOverGets, least: 10, unit: '×' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
   { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },

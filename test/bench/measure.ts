@@ -34,10 +34,11 @@ export interface Placing {
   perSecond?: number;
 }
 
-/** Paths that one kind of reading asks for. */
+/** Paths that one kind of reading asks for; with bodies they are posted. */
 export interface Reading {
   name: string;
   paths: string[];
+  bodies?: string[];
 }
 
 /** The driver knows requests by a name and keeps their bytes. */
@@ -157,10 +158,10 @@ export const measurePlacing = async (
 export const readUnmeasured = async (
   { driver }: Bench,
   { urls }: System,
-  { name, paths }: Reading,
+  { name, paths, bodies = [] }: Reading,
   { callers, seconds, seed }: Placing,
 ): Promise<void> => {
-  await driver.call('prepare', { name, requests: { method: 'GET', paths, bodies: [] } });
+  await driver.call('prepare', { name, requests: { method: bodies.length > 0 ? 'POST' : 'GET', paths, bodies } });
   await driver.call('closedLoop', { requests: name, targets: urls, callers, seed, durationMs: seconds * 1_000 });
 };
 

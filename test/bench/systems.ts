@@ -131,6 +131,13 @@ export const startProgram = async (
   };
 };
 
+/** The cache alone, over a Redis. */
+export const startCache = async (bench: Bench, redisUrl: string): Promise<System> => {
+  const listen = `tcp://127.0.0.1:${await freePort()}`;
+  const { child, url } = await startApp(bench, 'cache', { CACHE_LISTEN: listen, CACHE_REDIS_URL: redisUrl });
+  return { name: 'ours', urls: [url], pids: [child.pid], parts: [child] };
+};
+
 /** @param answer what it answers to everything */
 export const startEcho = async (bench: Bench, answer: string): Promise<System> => {
   const program = bench.started.add(new Program<EchoCommands>('echo'));

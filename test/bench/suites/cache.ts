@@ -7,6 +7,7 @@ import { Program } from '../commands.js';
 import { withCost } from '../cost.js';
 import { runOf } from '../figures.js';
 import { pauseBefore, takeTurns, type Turn } from '../turns.js';
+import { measureCacheOverHttp } from './cache-http.js';
 
 const run = promisify(execFile);
 
@@ -83,5 +84,7 @@ export const cacheSuite = async (bench: Bench): Promise<void> => {
   );
   if (!hasBenchmark) report.notes.push('redis-benchmark is not installed, so Redis was not measured by itself');
   await takeTurns(hasBenchmark ? [...turns, byRedis] : turns, options.rounds, say);
-  await started.stop(...[...programs.values()].map((it) => it.program), redis);
+  await started.stop(...[...programs.values()].map((it) => it.program));
+  await measureCacheOverHttp(bench, redis.url);
+  await started.stop(redis);
 };
