@@ -74,12 +74,11 @@ const twoPhaseCommits: Step[] = [
 
 const moments = ['before', 'after'] as const;
 
-const flexibleShapes: readonly ProxiedShapeName[] = ['one database', 'two databases', 'split'];
+const shapesInTurn: readonly ProxiedShapeName[] = ['one database', 'two databases', 'split'];
 
 /**
- * Before each commit and after it, in each shape, with `npm run test:crash`. Otherwise one of the two, and of the many of
- * a flexible commit each in one of the shapes, in one of its ways, by the seed: the usual run comes to every commit, and
- * many runs to all.
+ * Before each commit and after it, in each shape, with `npm run test:crash`. Otherwise one of the two, in one of the shapes
+ * and one of its ways, by the seed: the usual run comes to every commit, and many runs to all.
  */
 export const crashPointsOf = (
   shape: ProxiedShapeName,
@@ -88,11 +87,11 @@ export const crashPointsOf = (
   const random = randomOf(`${shape} ${protocol}`);
   const isComplete = 'everyCrashPoint' in globalThis;
   const all = protocol === 'flexible' ? commits : twoPhaseCommits;
-  const inTurns = randomOf('crash points').shuffled(commits);
+  const inTurns = randomOf(`crash points ${protocol}`).shuffled(all);
   const isHere = (commit: Step): boolean =>
-    inTurns.indexOf(commit) % flexibleShapes.length === flexibleShapes.indexOf(shape);
+    inTurns.indexOf(commit) % shapesInTurn.length === shapesInTurn.indexOf(shape);
   return all
-    .filter((it) => isComplete || protocol === 'two-phase' || isHere(it))
+    .filter((it) => isComplete || isHere(it))
     .flatMap(({ kinds = [undefined], ...commit }) => {
       // In a process of its own inventory may be killed, or whoever has asked it.
       const victims: Keeper[] = shape === 'split' && commit.by === 'inventory' ? ['order', 'inventory'] : [commit.by];
