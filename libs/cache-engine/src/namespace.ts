@@ -600,35 +600,60 @@ export class Namespace<Value> {
     return kept.tags.some(([tag, version]) => isKnownOld(this.tagName(tag), version)) ? undefined : kept;
   }
 
-  /** What Redis has, or what stands in for it. */
+  /** What Redis has, or what stands in for it. @throws CacheUnavailable when it cannot be asked and nothing stands in */
   private async findFar(name: string, mayBeStale = true): Promise<Found<Value> | undefined> {
-    return (await this.findAllFar([name], mayBeStale))[0];
+    const { counts, shared } = this.tiers;
+    if (!shared) {
+      counts.misses += 1;
+      return undefined;
+    }
+    try {
+      return this.foundIn(await this.read(name));
+    } catch (error) {
+      const [standIn] = this.standInFor([name], error, mayBeStale);
+      return standIn;
+    }
   }
 
   /** @throws CacheUnavailable when Redis cannot be asked and something of it has nothing to stand in */
-  private async findAllFar(names: readonly string[], mayBeStale = true): Promise<(Found<Value> | undefined)[]> {
+  private async findAllFar(names: readonly string[]): Promise<(Found<Value> | undefined)[]> {
     const { counts, shared } = this.tiers;
     if (!shared || names.length === 0) {
       counts.misses += names.length;
       return names.map(() => undefined);
     }
     try {
-      return (await this.readAll(names)).map(({ state, kept }) => {
-        if (state === 'fresh') counts.l2Hits += 1;
-        else counts.misses += 1;
-        return state === 'fresh' ? this.found(kept!, 'l2', false) : undefined;
-      });
+      return (await this.readAll(names)).map((it) => this.foundIn(it));
     } catch (error) {
-      if (!(error instanceof CacheUnavailable) || !mayBeStale) throw error;
-      const suspects = names.map((name) => this.suspect(name));
-      if (suspects.includes(undefined)) throw error;
-      counts.staleHits += suspects.length;
-      return suspects.map((it) => this.found(it!, 'l1', true));
+      return this.standInFor(names, error, true);
     }
   }
 
+  private foundIn({ state, kept }: Reading): Found<Value> | undefined {
+    const { counts } = this.tiers;
+    if (state === 'fresh') counts.l2Hits += 1;
+    else counts.misses += 1;
+    return state === 'fresh' ? this.found(kept!, 'l2', false) : undefined;
+  }
+
+  private standInFor(names: readonly string[], error: unknown, mayBeStale: boolean): Found<Value>[] {
+    if (!(error instanceof CacheUnavailable) || !mayBeStale) throw error;
+    const suspects = names.map((name) => this.suspect(name));
+    if (suspects.includes(undefined)) throw error;
+    this.tiers.counts.staleHits += suspects.length;
+    return suspects.map((it) => this.found(it!, 'l1', true));
+  }
+
+  /** @throws CacheUnavailable */
   private async read(name: string): Promise<Reading> {
-    return (await this.readAll([name]))[0]!;
+    const { entries } = this.tiers;
+    const guard = entries.open(name);
+    try {
+      const stored = await this.redis.read(name);
+      return this.judged(name, guard, stored) ?? (await this.judgedThere(name, guard, stored));
+    } finally {
+      entries.close(name, guard);
+    }
   }
 
   /** @throws CacheUnavailable */
@@ -636,29 +661,24 @@ export class Namespace<Value> {
     const { entries } = this.tiers;
     const guards = names.map((name) => entries.open(name));
     try {
-      const stored = await this.redis.read(names);
-      const now = this.tiers.now();
-      const readings = stored.map((it, at) => this.judged(names[at]!, guards[at]!, it, now));
-      for (const [at, it] of readings.entries()) {
-        if (it) continue;
-        // Its tags are not known here.
-        const entry = decodeEntry(stored[at]!)!;
-        readings[at] = this.judged(names[at]!, guards[at]!, stored[at]!, now, await this.isCurrentThere(entry));
-      }
+      const stored = await this.redis.readMany(names);
+      const readings = stored.map((it, at) => this.judged(names[at]!, guards[at]!, it));
+      for (const [at, it] of readings.entries())
+        if (!it) readings[at] = await this.judgedThere(names[at]!, guards[at]!, stored[at]!);
       return readings as Reading[];
     } finally {
       names.forEach((name, at) => entries.close(name, guards[at]!));
     }
   }
 
+  /** Of something whose tags are not known here. */
+  private async judgedThere(name: string, guard: Guard, stored: string | null): Promise<Reading> {
+    return this.judged(name, guard, stored, await this.isCurrentThere(decodeEntry(stored!)!))!;
+  }
+
   /** @returns `undefined` where it is not known whether what it was loaded under is as it was */
-  private judged(
-    name: string,
-    guard: Guard,
-    stored: string | null,
-    now: number,
-    isCurrent?: boolean,
-  ): Reading | undefined {
+  private judged(name: string, guard: Guard, stored: string | null, isCurrent?: boolean): Reading | undefined {
+    const now = this.tiers.now();
     const entry = stored === null ? undefined : decodeEntry(stored);
     if (!entry) return { state: 'nothing', version: stored === null ? '' : versionIn(stored) };
     const { version, freshUntil, staleUntil } = entry;

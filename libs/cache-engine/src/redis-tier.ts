@@ -30,9 +30,9 @@ const longestReconnectMs = 1_000;
 /** Keys looked at in one step of a sweep. */
 const sweepPage = 500;
 
-interface Reading {
-  keys: readonly string[];
-  resolve: (stored: (string | null)[]) => void;
+interface Asked {
+  promise: Promise<string | null>;
+  resolve: (stored: string | null) => void;
   reject: (error: unknown) => void;
 }
 
@@ -62,6 +62,8 @@ const connect = (url: string) => {
     disableOfflineQueue: true,
     commandsQueueMaxLength: maxUnanswered,
     pingInterval: 1_000,
+    // Every call has our deadline; theirs would cost a signal, a timer and a weak reference for each command.
+    commandOptions: { timeout: undefined },
   };
   if (roots.length === 1)
     return {
@@ -101,7 +103,8 @@ export class RedisTier {
       breaker: new ConsecutiveBreaker(failuresThatBreak),
     },
   );
-  private readings: Reading[] = [];
+  /** What is to be asked for at the end of this turn of the event loop. */
+  private asked = new Map<string, Asked>();
   /** Prefixes that are being swept. */
   private readonly sweeping = new Set<string>();
   private retry: NodeJS.Timeout | undefined;
@@ -152,12 +155,22 @@ export class RedisTier {
     this.connection.client.destroy();
   }
 
-  /** @returns what lies under the keys, in their order */
-  read(keys: readonly string[]): Promise<(string | null)[]> {
-    return new Promise((resolve, reject) => {
-      this.readings.push({ keys, resolve, reject });
-      if (this.readings.length === 1) setImmediate(() => this.readAll());
-    });
+  /** What is asked for in one turn goes in one question. @throws CacheUnavailable */
+  read(key: string): Promise<string | null> {
+    const known = this.asked.get(key);
+    if (known) return known.promise;
+    if (this.asked.size === 0) setImmediate(() => this.readAsked());
+    const asked = Promise.withResolvers<string | null>();
+    this.asked.set(key, asked);
+    return asked.promise;
+  }
+
+  /** @returns what lies under the keys, in their order. @throws CacheUnavailable where one of them cannot be asked for */
+  async readMany(keys: readonly string[]): Promise<(string | null)[]> {
+    const found = (await Promise.all(pagesOf(keys).map((page) => this.readPage(page)))).flat();
+    const failed = found.find((it) => it instanceof CacheUnavailable);
+    if (failed) throw failed;
+    return found as (string | null)[];
   }
 
   lease(entry: string, lease: string, token: string, ms: number, seen: string): Promise<Leased> {
@@ -247,29 +260,17 @@ export class RedisTier {
       : client.masters.map(({ host, port }) => ({ id: `${host}:${port}`, host, port }));
   }
 
-  /** What was asked for in one turn, each key once, and not so much at a time that Redis keeps others waiting. */
-  private readAll(): void {
-    const readings = this.readings.splice(0);
-    const places = new Map<string, number>();
-    for (const { keys } of readings) for (const key of keys) if (!places.has(key)) places.set(key, places.size);
-    const keys = [...places.keys()];
-    const pages: Promise<Page>[] = [];
-    for (let at = 0; at < keys.length; at += largestRead) pages.push(this.readPage(keys.slice(at, at + largestRead)));
-    void this.handOut(readings, places, pages);
-  }
-
-  private async handOut(
-    readings: readonly Reading[],
-    places: ReadonlyMap<string, number>,
-    pages: readonly Promise<Page>[],
-  ): Promise<void> {
-    const found = (await Promise.all(pages)).flat();
-    for (const { keys, resolve, reject } of readings) {
-      const stored = keys.map((key) => found[places.get(key)!]!);
-      const failed = stored.find((it) => it instanceof CacheUnavailable);
-      if (failed) reject(failed);
-      else resolve(stored as (string | null)[]);
-    }
+  private readAsked(): void {
+    const { asked } = this;
+    this.asked = new Map();
+    for (const keys of pagesOf([...asked.keys()]))
+      void this.readPage(keys).then((page) => {
+        page.forEach((stored, at) => {
+          const { resolve, reject } = asked.get(keys[at]!)!;
+          if (stored instanceof CacheUnavailable) reject(stored);
+          else resolve(stored);
+        });
+      });
   }
 
   /** In a cluster a key of a master that is away fails by itself. */
@@ -309,6 +310,13 @@ export class RedisTier {
 }
 
 type Page = (string | null | CacheUnavailable)[];
+
+/** Not so much at a time that Redis keeps others waiting. */
+const pagesOf = (keys: readonly string[]): string[][] => {
+  const pages: string[][] = [];
+  for (let at = 0; at < keys.length; at += largestRead) pages.push(keys.slice(at, at + largestRead));
+  return pages;
+};
 
 interface Leased {
   isTaken: boolean;
