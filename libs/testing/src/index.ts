@@ -3,5 +3,6 @@ export * from './database.js';
 export * from './nats.js';
 export * from './ports.js';
 export * from './redis.js';
+export * from './redis-proxy.js';
 export * from './seed.js';
 export * from './stripe.js';
