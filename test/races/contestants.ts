@@ -83,15 +83,15 @@ const bentocache: Contestant = {
   open: async (url, { patienceMs = othersPatienceMs } = {}) => {
     const endpoints = endpointsOf(url);
     const [first] = endpoints;
-    const connect = (): Redis | Cluster =>
-      endpoints.length > 1
-        ? new Cluster(endpoints, { redisOptions: { commandTimeout: patienceMs } })
-        : new Redis({ ...first!, commandTimeout: patienceMs });
-    // A bus waits for what others say, so it has no deadline.
-    const listener = endpoints.length > 1 ? new Cluster(endpoints) : new Redis(first!);
-    const connection = connect();
+    const isCluster = endpoints.length > 1;
+    const connection = isCluster
+      ? // It scans for this prefix in front of its own.
+        new Cluster(endpoints, { keyPrefix: '', redisOptions: { commandTimeout: patienceMs } })
+      : new Redis({ ...first!, commandTimeout: patienceMs });
     // Its driver tells of what fails; nobody has to hear of the connection itself.
-    for (const it of [connection, listener]) it.on('error', () => undefined);
+    connection.on('error', () => undefined);
+    // A bus waits for what others say, so it has no deadline.
+    const bus = isCluster ? new Cluster(endpoints, { lazyConnect: true }) : first!;
     const bento = new BentoCache({
       default: 'tiers',
       timeout: '200ms',
@@ -101,7 +101,7 @@ const bentocache: Contestant = {
         tiers: bentostore()
           .useL1Layer(memoryDriver({ maxSize: spaciousBytes, maxItems: 100_000 }))
           .useL2Layer(redisDriver({ connection }))
-          .useBus(redisBusDriver({ connection: listener })),
+          .useBus(redisBusDriver({ connection: bus })),
       },
     });
     return {
@@ -117,8 +117,6 @@ const bentocache: Contestant = {
         };
       },
       stop: async () => {
-        connection.disconnect();
-        listener.disconnect();
         await bento.disconnectAll();
       },
     };

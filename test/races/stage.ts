@@ -92,18 +92,24 @@ export class Stage {
     return freePort();
   }
 
-  async node(url: string, options?: NodeOptions): Promise<Node> {
+  /** A node that has perhaps no way to Redis yet. */
+  async open(url: string, options?: NodeOptions): Promise<Node> {
     const node = await this.contestant.open(url, options);
     // What hangs while it is stopped ends with the servers.
     this.cleanUps.push(() => orHung(node.stop(), longestStopMs));
     return node;
   }
 
-  /** A node whose way to Redis is open, and one of its spaces. */
+  /** A node whose way to Redis is open. */
+  async node(url: string, options?: NodeOptions): Promise<Node> {
+    const node = await this.open(url, options);
+    await ready(node.space('race'));
+    return node;
+  }
+
+  /** The keys of a race, as a node of their own sees them. */
   async space(url: string, options?: NodeOptions): Promise<Space> {
-    const space = (await this.node(url, options)).space('race');
-    await ready(space);
-    return space;
+    return (await this.node(url, options)).space('race');
   }
 
   async clear(): Promise<void> {

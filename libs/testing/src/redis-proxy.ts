@@ -91,7 +91,8 @@ export class RedisProxy {
       redis.destroy();
       this.lines.delete(line);
     };
-    for (const socket of [client, redis]) socket.on('error', end).on('close', end);
+    // As Redis does: what is passed on is there at once, in the order that it came in over all connections.
+    for (const socket of [client, redis]) socket.setNoDelay(true).on('error', end).on('close', end);
     client.on('data', (chunk: Buffer) => {
       if (this.holdingBack && chunk.includes(this.holdingBack)) {
         this.holdingBack = undefined;

@@ -61,7 +61,7 @@ export const outages: readonly Race[] = [
     run: async (contestant, stage) => {
       const port = await stage.freePort();
       const url = `redis://127.0.0.1:${port}`;
-      const opened = await orHung(stage.node(url));
+      const opened = await orHung(stage.open(url));
       if (opened === hung) return { did: 'hung when it was opened', holds: false };
       const space = opened.space('race');
       const source = new Source('value');

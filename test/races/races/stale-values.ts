@@ -74,6 +74,7 @@ const warm = async (space: Space, source: Source): Promise<void> => {
 
 const oldShown = (ms: number, isOver: boolean): string => {
   if (!isOver) return `old for more than ${seconds(ms)}`;
+  if (ms < 100) return 'old for less than 0.1 s';
   return ms >= ttl - 500 ? `old for the whole ttl (${seconds(ttl)})` : `old for ${seconds(ms)}`;
 };
 
