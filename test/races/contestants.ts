@@ -142,7 +142,7 @@ const cacheManager: Contestant = {
             ? createCluster({ rootNodes: roots, defaults: limits })
             : createClient({ ...roots[0]!, ...limits });
         client.on('error', () => undefined);
-        const store = new KeyvRedis(client as ReturnType<typeof createClient>, {
+        const store = new KeyvRedis(client, {
           namespace: name,
           throwOnConnectError: false,
           connectionTimeout: patienceMs,

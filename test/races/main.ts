@@ -14,8 +14,9 @@ Options
   --help               this text
 
 Prints a table in Markdown: a row for each race, and in it what each cache was observed to do. Every race has Redis
-servers of its own, which need redis-server on the path. It takes about three minutes. The exit code is 1 when ours does
-not hold in one of the races, whatever the others do, and 0 otherwise.
+servers of its own, which need redis-server on the path. It takes about four minutes. What clients have to say for
+themselves goes to stderr. The exit code is 1 when ours does not hold in one of the races, whatever the others do, and 0
+otherwise.
 `;
 
 const versions = (

@@ -1,12 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import {
-  RedisProxy,
-  freePort,
-  startRedis,
-  startRedisCluster,
-  type RedisCluster,
-  type RedisServer,
-} from '#testing';
+import { RedisProxy, freePort, startRedis, startRedisCluster, type RedisCluster, type RedisServer } from '#testing';
 import type { Contestant, Node, NodeOptions, Space } from './contestants.js';
 
 /** After so long a call counts as hanging. */

@@ -23,7 +23,10 @@ const answerOf = async (call: () => Promise<unknown>, good: readonly unknown[]):
     const inTime = ms < 50 ? 'at once' : `after ${seconds(ms)}`;
     return { shown: isGood ? inTime : `${String(given)} ${inTime}`, isGood: isGood && ms < answerMs };
   } catch (error) {
-    return { shown: `failed (${(error as Error).name}) after ${seconds(performance.now() - startedAt)}`, isGood: false };
+    return {
+      shown: `failed (${(error as Error).name}) after ${seconds(performance.now() - startedAt)}`,
+      isGood: false,
+    };
   }
 };
 
@@ -69,7 +72,12 @@ export const outages: readonly Race[] = [
       const server = await stage.redis(port);
       const fresh = await stage.space(server.url);
       const isShared = await comesTrue(async () => {
-        const wrote = await orHung(space.set('jug', 'value').then(() => true, () => false));
+        const wrote = await orHung(
+          space.set('jug', 'value').then(
+            () => true,
+            () => false,
+          ),
+        );
         return wrote === true && (await fresh.get('jug')) === 'value';
       }, 15_000);
       return {
