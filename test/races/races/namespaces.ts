@@ -53,7 +53,9 @@ export const namespaces: readonly Race[] = [
     name: `a namespace of ${clusterKeys} keys is cleared on three masters`,
     run: async (_, stage) => {
       const cluster = await stage.cluster();
-      const node = await stage.node(cluster.url);
+      // The connections to two of the masters are opened on the way.
+      const patient = { patienceMs: 20_000 };
+      const node = await stage.node(cluster.url, patient);
       const [space, other] = [node.space('cleared'), node.space('other')];
       const keys = Array.from({ length: clusterKeys }, (_, at) => `key ${at}`);
       const isIn = async (): Promise<boolean> => {
@@ -64,7 +66,7 @@ export const namespaces: readonly Race[] = [
       await other.set('key', 'other');
       let failure = '';
       await space.clear().catch((error: unknown) => (failure = `, failed: ${String(error)}`));
-      const reading = (await stage.node(cluster.url)).space('cleared');
+      const reading = (await stage.node(cluster.url, patient)).space('cleared');
       const givenOut = async (): Promise<number> =>
         (await Promise.all(keys.map((key) => reading.get(key)))).filter((it) => it !== undefined).length;
       const given = await givenOut();
