@@ -1,4 +1,4 @@
-import { bytesOfText, freeze } from './guarded.js';
+import { bytesOfText, freeze, ownText } from './guarded.js';
 
 /** How values of a namespace are written. */
 export interface Codec<Value> {
@@ -26,5 +26,5 @@ export const jsonCodec: Codec<never> = {
 /** Text as it is: JSON that somebody else reads. */
 export const textCodec: Codec<string> = {
   encode: (value) => value,
-  decode: (text) => ({ value: text, bytes: bytesOfText(text) }),
+  decode: (text) => ({ value: ownText(text), bytes: bytesOfText(text) }),
 };

@@ -119,12 +119,31 @@ const oneByte = /^[\u0000-\u00ff]*$/;
 /** What V8 takes for a text: one byte a character where all are below U+0100, two otherwise, and the object itself. */
 export const bytesOfText = (text: string): number => 24 + (oneByte.test(text) ? text.length : 2 * text.length);
 
+/** A copy: a part of a text keeps the whole in memory for as long as it is kept itself. */
+export const ownText = (text: string): string => {
+  const encoding = oneByte.test(text) ? 'latin1' : 'utf16le';
+  return Buffer.from(text, encoding).toString(encoding);
+};
+
 const bytesOfNumber = 16;
 const bytesOfObject = 56;
 const bytesOfSlot = 8;
 
-/** Objects of fewer members share their names with others of their shape; names of larger ones are data. */
-const sharedNames = 128;
+/** A name that no other object has: the text, its place in the shape of the object, which is then its own as well. */
+const bytesOfOwnName = 72;
+const mostKnownNames = 4_096;
+/** A longer one is hardly that of a shape, and is not kept. */
+const longestKnownName = 64;
+
+/** Names of members that were seen lately. Objects share them with others of their shape; names that are data are new. */
+const knownNames = new Set<string>();
+const isNew = (name: string): boolean => {
+  if (name.length > longestKnownName) return true;
+  if (knownNames.has(name)) return false;
+  if (knownNames.size >= mostKnownNames) knownNames.clear();
+  knownNames.add(name);
+  return true;
+};
 
 /**
  * Freezes a value that came from JSON, and all in it. Iterative, however deep it is.
@@ -147,7 +166,7 @@ export const freeze = (value: unknown): number => {
       const names = Object.keys(next);
       bytes += bytesOfObject + 3 * bytesOfSlot * names.length;
       for (const name of names) {
-        if (names.length > sharedNames) bytes += bytesOfText(name);
+        if (isNew(name)) bytes += bytesOfText(name) + bytesOfOwnName;
         open.push((next as Record<string, unknown>)[name]);
       }
     }

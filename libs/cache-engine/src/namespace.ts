@@ -755,7 +755,7 @@ export class Namespace<Value> {
       checkedAt: notChecked,
     };
     let total = headBytes + bytes;
-    for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag);
+    for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag) + bytesOfPair;
     return { kept, bytes: total };
   }
 
@@ -828,6 +828,8 @@ const notChecked = -1;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
 const headBytes = 320;
+/** A tag with its version, and its place among the others. */
+const bytesOfPair = 72;
 
 const writtenOf = ({ version, freshUntil }: Entry): Written => ({
   version,

@@ -2,9 +2,16 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from 'redis';
-import { freePort, redisOrSkip, startRedis, startRedisCluster, type RedisCluster, type RedisServer } from '#testing';
+import {
+  RedisProxy,
+  freePort,
+  redisOrSkip,
+  startRedis,
+  startRedisCluster,
+  type RedisCluster,
+  type RedisServer,
+} from '#testing';
 import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
-import { RedisProxy } from './redis-proxy.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);

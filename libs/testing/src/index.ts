@@ -4,5 +4,6 @@ export * from './nats.js';
 export * from './ports.js';
 export * from './prometheus.js';
 export * from './redis.js';
+export * from './redis-proxy.js';
 export * from './seed.js';
 export * from './stripe.js';

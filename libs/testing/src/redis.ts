@@ -19,6 +19,8 @@ export interface RedisServer {
   port: number;
   pid: number;
   stop(): Promise<void>;
+  /** Ends it at once. */
+  kill(): Promise<void>;
 }
 
 /** For test files: `describe` where a Redis server can be started (`orSkip`). */
@@ -27,9 +29,13 @@ export const redisOrSkip = <Describe extends { skip: unknown }>(describe: Descri
 
 const serverArguments = ['--save', '', '--appendonly', 'no', '--daemonize', 'no'];
 
-async function startAt(port: number, more: readonly string[] = []): Promise<RedisServer> {
-  const directory = await mkdtemp(join(tmpdir(), 'redis-test-'));
-  const clear = () => rm(directory, { recursive: true, force: true });
+const newDirectory = (): Promise<string> => mkdtemp(join(tmpdir(), 'redis-test-'));
+const removed = (directory: string): Promise<void> => rm(directory, { recursive: true, force: true });
+
+/** @param kept a directory that is used again after this, and that somebody else removes */
+async function startAt(port: number, more: readonly string[] = [], kept?: string): Promise<RedisServer> {
+  const directory = kept ?? (await newDirectory());
+  const clear = async () => (kept === undefined ? removed(directory) : undefined);
   const own = ['--port', String(port), '--bind', '127.0.0.1', '--dir', directory, ...more];
   const publish = ['run', '--rm', '--init', '-p', `127.0.0.1:${port}:6379`, program.image as string];
   try {
@@ -38,7 +44,9 @@ async function startAt(port: number, more: readonly string[] = []): Promise<Redi
         ? ['redis-server', ...own, ...serverArguments]
         : ['docker', ...publish, 'redis-server', ...serverArguments],
     );
-    return { url: `redis://127.0.0.1:${port}`, port, pid, stop: () => stop('SIGTERM').then(clear) };
+    const end = (signal: NodeJS.Signals): Promise<void> => stop(signal).then(clear);
+    const [stopped, killed] = [() => end('SIGTERM'), () => end('SIGKILL')];
+    return { url: `redis://127.0.0.1:${port}`, port, pid, stop: stopped, kill: killed };
   } catch (error) {
     await clear();
     throw error;
@@ -57,31 +65,57 @@ export const startRedis = ({ port }: { port?: number } = {}): Promise<RedisServe
 export interface RedisCluster {
   /** `redis://127.0.0.1:<port>,127.0.0.1:<port>,…` */
   url: string;
+  /** In the order of their slots. */
   servers: RedisServer[];
   /** The keys of all masters that fit the pattern. */
   keys(pattern: string): Promise<string[]>;
+  /** Whether a key lies in the slots of the master. */
+  isOn(at: number, key: string): Promise<boolean>;
+  /** Ends a master at once, as a power cut does. What lay there is lost. */
+  kill(at: number): Promise<void>;
+  /** Starts it again on the same port, empty. It takes its slots back by itself, after some seconds. */
+  restart(at: number): Promise<void>;
   stop(): Promise<void>;
 }
 
 const slots = 16_384;
 
+interface ClusterOptions {
+  masters?: number;
+  /** How long a master is silent before the others count it as dead. */
+  nodeTimeoutMs?: number;
+  /** The others go on without the slots of a dead master, and do not refuse everything. */
+  isPartial?: boolean;
+}
+
 /** A cluster of masters of the test's own, each with its share of the slots. It needs servers from the path. */
-export const startRedisCluster = async (masters = 3): Promise<RedisCluster> => {
-  const buses = new Map<number, number>();
-  const servers = await Promise.all(
-    Array.from({ length: masters }, () =>
-      onFreePorts(2, async (port, bus) => {
-        buses.set(port, bus);
-        return startAt(port, ['--cluster-enabled', 'yes', '--cluster-port', String(bus)]);
-      }),
-    ),
+export const startRedisCluster = async (options: ClusterOptions = {}): Promise<RedisCluster> => {
+  const { masters = 3, nodeTimeoutMs = 15_000, isPartial = false } = options;
+  const nodes = await Promise.all(
+    Array.from({ length: masters }, async () => {
+      const directory = await newDirectory();
+      return onFreePorts(2, async (port, bus) => {
+        const more = ['--cluster-enabled', 'yes', '--cluster-port', String(bus)];
+        more.push('--cluster-node-timeout', String(nodeTimeoutMs));
+        more.push('--cluster-require-full-coverage', isPartial ? 'no' : 'yes');
+        const start = (): Promise<RedisServer> => startAt(port, more, directory);
+        return { start, server: await start(), bus, directory };
+      });
+    }),
   );
-  const clients = await Promise.all(servers.map(({ url }) => createClient({ url }).connect()));
+  const servers = nodes.map((it) => it.server);
+  const connect = async ({ url }: RedisServer) => {
+    const client = createClient({ url, socket: { reconnectStrategy: false } });
+    // A master that is killed ends its connections; what is asked over one of them fails by itself.
+    client.on('error', () => undefined);
+    return client.connect();
+  };
+  const clients = await Promise.all(servers.map(connect));
   const ends = Array.from({ length: masters + 1 }, (_, at) => Math.floor((at * slots) / masters));
   for (const [at, client] of clients.entries())
     await client.sendCommand(['CLUSTER', 'ADDSLOTSRANGE', String(ends[at]), String(ends[at + 1]! - 1)]);
   for (const [at, { port }] of servers.entries())
-    if (at > 0) await clients[0]!.sendCommand(['CLUSTER', 'MEET', '127.0.0.1', String(port), String(buses.get(port))]);
+    if (at > 0) await clients[0]!.sendCommand(['CLUSTER', 'MEET', '127.0.0.1', String(port), String(nodes[at]!.bus)]);
   const isWhole = async (): Promise<boolean> => {
     const told = await Promise.all(clients.map((it) => it.sendCommand<string>(['CLUSTER', 'INFO'])));
     return told.every((it) => it.includes('cluster_state:ok') && it.includes(`cluster_known_nodes:${masters}`));
@@ -91,9 +125,23 @@ export const startRedisCluster = async (masters = 3): Promise<RedisCluster> => {
     url: `redis://${servers.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
     servers,
     keys: async (pattern) => (await Promise.all(clients.map((it) => it.keys(pattern)))).flat(),
+    isOn: async (at, key) => {
+      const client = clients.find((it) => it.isReady)!;
+      const slot = Number(await client.sendCommand(['CLUSTER', 'KEYSLOT', key]));
+      return slot >= ends[at]! && slot < ends[at + 1]!;
+    },
+    kill: async (at) => {
+      await servers[at]!.kill();
+      clients[at]!.destroy();
+    },
+    restart: async (at) => {
+      servers[at] = await nodes[at]!.start();
+      clients[at] = await connect(servers[at]);
+    },
     stop: async () => {
-      for (const client of clients) client.destroy();
+      for (const client of clients) if (client.isOpen) client.destroy();
       await Promise.all(servers.map((it) => it.stop()));
+      await Promise.all(nodes.map((it) => removed(it.directory)));
     },
   };
 };

@@ -4,15 +4,18 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 interface Line {
   client: Socket;
   redis: Socket;
-  /** All that the client has said. */
-  said: string;
 }
 
 /** Stands between a cache and Redis, and does what networks do. */
 export class RedisProxy {
   private readonly lines = new Set<Line>();
   private isDown = false;
+  private isFrozen = false;
   private holdingBack: string | undefined;
+  /** Whether somebody has asked with the word that `holdBack` said, and is kept waiting. */
+  holdsBack = false;
+  /** Who waits for a word from Redis. */
+  private readonly listening = new Set<{ word: string; heard: () => void }>();
 
   private constructor(
     private readonly server: Server,
@@ -23,12 +26,13 @@ export class RedisProxy {
     const server = createServer().listen(0, '127.0.0.1');
     await once(server, 'listening');
     const proxy = new RedisProxy(server, `redis://127.0.0.1:${(server.address() as AddressInfo).port}`);
-    server.on('connection', (client) => proxy.join({ client, redis: connect(port, '127.0.0.1'), said: '' }));
+    server.on('connection', (client) => proxy.join({ client, redis: connect(port, '127.0.0.1') }));
     return proxy;
   }
 
   /** Nothing gets through any more in either direction, and no connection ends: as with a cable that is cut. */
   freeze(): void {
+    this.isFrozen = true;
     for (const { client, redis } of this.lines) {
       client.pause();
       redis.pause();
@@ -36,6 +40,8 @@ export class RedisProxy {
   }
 
   thaw(): void {
+    this.isFrozen = false;
+    this.holdsBack = false;
     for (const { client, redis } of this.lines) {
       client.resume();
       redis.resume();
@@ -55,6 +61,14 @@ export class RedisProxy {
   /** Answers on connections that ask with this word are held back from now on, until `thaw`. */
   holdBack(word: string): void {
     this.holdingBack = word;
+  }
+
+  /** Resolves when Redis has told somebody something with this word in it from now on. */
+  heard(word: string): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const listener = { word, heard: resolve };
+    this.listening.add(listener);
+    return promise.finally(() => this.listening.delete(listener));
   }
 
   async stop(): Promise<void> {
@@ -77,14 +91,21 @@ export class RedisProxy {
       redis.destroy();
       this.lines.delete(line);
     };
-    for (const socket of [client, redis]) socket.on('error', end).on('close', end);
+    // As Redis does: what is passed on is there at once, in the order that it came in over all connections.
+    for (const socket of [client, redis]) socket.setNoDelay(true).on('error', end).on('close', end);
     client.on('data', (chunk: Buffer) => {
       if (this.holdingBack && chunk.includes(this.holdingBack)) {
         this.holdingBack = undefined;
+        this.holdsBack = true;
         redis.pause();
       }
       redis.write(chunk);
     });
-    redis.on('data', (chunk: Buffer) => client.write(chunk));
+    redis.on('data', (chunk: Buffer) => {
+      client.write(chunk);
+      for (const { word, heard } of this.listening) if (chunk.includes(word)) heard();
+    });
+    // Whoever connects meanwhile gets a connection, and nothing over it.
+    if (this.isFrozen) this.freeze();
   }
 }

@@ -1,0 +1,137 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { CacheEngine, jsonCodec, textCodec, type Codec, type Namespace } from '../src/index.js';
+import { until } from './until.js';
+
+const describeRedis = await redisOrSkip(describe);
+
+setFlagsFromString('--expose-gc');
+const collectGarbage = runInNewContext('gc') as () => void;
+
+const maxBytes = 4 * 1_024 * 1_024;
+/** What V8 takes is estimated, so it may be a little more than was counted … */
+const most = 1.25;
+/** … and it is not kept by keeping next to nothing: estimates are rather too high than too low. */
+const least = 0.35;
+/** Connections, buffers and histograms, however much is kept. */
+const baseBytes = 1_024 * 1_024;
+/** As much is put as would fill it so many times. */
+const fills = 2;
+const page = 250;
+
+interface Shape {
+  name: string;
+  /** About what one takes. */
+  bytes: number;
+  value: (at: number) => unknown;
+  key?: (at: number) => string;
+  tags?: (at: number) => string[];
+  codec?: Codec<string>;
+}
+
+const long = (at: number, length: number, filling: string): string => `${at} `.padEnd(length, filling);
+const list = <T>(length: number, of: (at: number) => T): T[] => Array.from({ length }, (_, at) => of(at));
+
+const shapes: readonly Shape[] = [
+  { name: 'short texts', bytes: 560, value: (at) => `value ${at}` },
+  { name: 'long texts of one byte a character', bytes: 10_500, value: (at) => long(at, 10_000, 'x') },
+  { name: 'long texts of two bytes a character', bytes: 20_500, value: (at) => long(at, 10_000, 'ж') },
+  { name: 'small objects', bytes: 800, value: (at) => ({ id: at, name: `name ${at}`, price: at / 7, isNew: true }) },
+  {
+    name: 'nested objects',
+    bytes: 4_000,
+    value: (at) => ({ id: at, lines: list(10, (n) => ({ sku: `s ${at} ${n}`, price: n + 0.5, in: ['a', `b ${n}`] })) }),
+  },
+  { name: 'long keys', bytes: 1_600, key: (at) => long(at, 1_000, 'k'), value: (at) => at },
+  { name: 'texts as they are', bytes: 1_600, codec: textCodec, value: (at) => long(at, 1_000, 'x') },
+  {
+    name: 'objects whose names are data',
+    bytes: 5_000,
+    value: (at) => Object.fromEntries(list(100, (n) => [`sku ${at} ${n}`, n])),
+  },
+  {
+    name: 'many tags',
+    bytes: 2_200,
+    value: (at) => at,
+    tags: (at) => list(20, (n) => `tag number ${n} of ${at % 50}`),
+  },
+  {
+    name: 'texts as they are, under a tag of two bytes a character',
+    bytes: 10_500,
+    codec: textCodec,
+    value: (at) => long(at, 10_000, 'x'),
+    tags: () => ['ж'],
+  },
+];
+
+const usedBytes = async (): Promise<number> => {
+  for (let time = 0; time < 4; time += 1) {
+    collectGarbage();
+    await sleep(20);
+  }
+  const { heapUsed, external } = process.memoryUsage();
+  return heapUsed + external;
+};
+
+// Each page by itself, so that nothing of it lies on a stack that waits.
+const putPage = async (space: Namespace<string>, { key = String, value, tags }: Shape, from: number): Promise<void> => {
+  const put = (at: number) => space.set(key(at), value(at) as string, tags && { tags: tags(at) });
+  await Promise.all(list(page, (n) => put(from + n)));
+};
+const readPage = async (space: Namespace<string>, { key = String }: Shape, from: number): Promise<void> => {
+  await space.getMany(list(page, (n) => key(from + n)));
+};
+
+/** How much more is used once the cache is full, and what it counts of that. */
+const grownBy = async (engine: CacheEngine, shape: Shape): Promise<{ grown: number; counted: number }> => {
+  await until(() => engine.isL1Used);
+  const space = engine.namespace<string>(randomUUID(), { codec: shape.codec ?? jsonCodec });
+  await until(() =>
+    space.set('ready', 'ready').then(
+      () => true,
+      () => false,
+    ),
+  );
+  const before = await usedBytes();
+  const count = Math.ceil((fills * maxBytes) / shape.bytes / page) * page;
+  for (let from = 0; from < count; from += page) await putPage(space, shape, from);
+  // What we write ourselves is told of as well, and is kept when it is read after that.
+  await until(async () => {
+    for (let from = 0; from < count; from += page) await readPage(space, shape, from);
+    return engine.statistics.l1.evictions > 0;
+  });
+  return { grown: (await usedBytes()) - before, counted: engine.statistics.l1.bytes };
+};
+
+const staysWithin = (redisUrl?: () => string): void => {
+  it.each(shapes)('$name', async (shape) => {
+    const redis = redisUrl && { url: redisUrl(), deadlineMs: 60_000, silenceMs: 60_000 };
+    const engine = new CacheEngine({ maxBytes, redis, complain: () => undefined }).start();
+    try {
+      const { grown, counted } = await grownBy(engine, shape);
+      expect(counted).toBeLessThanOrEqual(maxBytes);
+      expect(grown).toBeLessThanOrEqual(most * maxBytes + baseBytes);
+      expect(grown).toBeGreaterThan(least * maxBytes);
+    } finally {
+      engine.stop();
+    }
+  });
+};
+
+describe('the memory of a cache that is full, alone', () => {
+  staysWithin();
+});
+
+describeRedis('the memory of a cache that is full, with Redis', () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis?.stop());
+
+  staysWithin(() => redis.url);
+});

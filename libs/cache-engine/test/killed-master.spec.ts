@@ -1,0 +1,212 @@
+import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { createClient } from 'redis';
+import { SeededRandom, redisOrSkip, startRedisCluster, type RedisCluster } from '#testing';
+import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
+import { until } from './until.js';
+
+const describeRedis = await redisOrSkip(describe);
+
+const deadlineMs = 300;
+const silenceMs = 1_000;
+/** What one call may take on a busy machine; of that, what it waits for Redis is the smallest part. */
+const longestCallMs = 5_000;
+const nodeTimeoutMs = 1_000;
+/** The master that is killed, and one that is not. */
+const [dying, living] = [2, 0];
+
+/** What it gives, or what it throws; fails when it takes too long, or throws anything but that Redis is away. */
+const outcomeOf = async <T>(call: () => Promise<T>): Promise<T | CacheUnavailable> => {
+  const startedAt = performance.now();
+  try {
+    return await call();
+  } catch (error) {
+    if (!(error instanceof CacheUnavailable)) throw error;
+    return error;
+  } finally {
+    expect(performance.now() - startedAt).toBeLessThan(longestCallMs);
+  }
+};
+
+const isAway = (outcome: unknown): boolean => outcome instanceof CacheUnavailable;
+
+/** Goes on reading and writing, and remembers what has been acknowledged when. */
+class Traffic {
+  /** What the source has. */
+  readonly source = new Map<string, number>();
+  /** What Redis has acknowledged: when, and what is at least to be given out after that. */
+  private readonly acknowledged = new Map<string, { at: number; value: number }[]>();
+  private readonly random = new SeededRandom();
+  private readonly working: Promise<void>[] = [];
+  private isOver = false;
+  reads = 0;
+  readonly violations: string[] = [];
+
+  constructor(
+    private readonly here: Namespace<number>,
+    private readonly there: Namespace<number>,
+    keys: readonly string[],
+  ) {
+    // Each key is written by one caller, so that it is known which value is the newer.
+    for (const key of keys) this.working.push(this.write(key));
+    for (let reader = 0; reader < 8; reader += 1) this.working.push(this.read(keys));
+  }
+
+  async end(): Promise<void> {
+    this.isOver = true;
+    await Promise.all(this.working);
+  }
+
+  /** What was acknowledged last. */
+  latest(key: string): number {
+    return this.acknowledged.get(key)?.at(-1)?.value ?? 0;
+  }
+
+  /** Until every key has been written to Redis from now on. */
+  async written(): Promise<void> {
+    const since = performance.now();
+    await until(() => [...this.source.keys()].every((key) => (this.acknowledged.get(key)?.at(-1)?.at ?? 0) > since));
+  }
+
+  private async write(key: string): Promise<void> {
+    for (let value = 1; !this.isOver; value += 1) {
+      this.source.set(key, value);
+      const written = await outcomeOf(() => this.here.set(key, value, { ttl: 600_000 }));
+      if (!isAway(written)) {
+        const list = this.acknowledged.get(key) ?? [];
+        this.acknowledged.set(key, [...list, { at: performance.now(), value }]);
+      }
+      await sleep(this.random.integer(20, 200));
+    }
+  }
+
+  private async read(keys: readonly string[]): Promise<void> {
+    while (!this.isOver) {
+      const key = this.random.pick(keys);
+      const isHere = this.random.next() < 0.5;
+      const space = isHere ? this.here : this.there;
+      const at = performance.now();
+      const given = await outcomeOf(() =>
+        this.random.next() < 0.5 ? space.get(key) : space.getOrSet(key, () => this.source.get(key), { ttl: 600_000 }),
+      );
+      this.reads += 1;
+      // Whoever has written a value itself does not give out an older one; others may not have heard of it yet.
+      const known = at - (isHere ? 0 : silenceMs);
+      const least = this.acknowledged.get(key)?.findLast((it) => it.at < known)?.value ?? 0;
+      if (typeof given === 'number' && given < least)
+        this.violations.push(`${key} was ${given} ${isHere ? 'here' : 'there'}, ${least} had been written`);
+      await sleep(this.random.integer(1, 10));
+    }
+  }
+}
+
+describeRedis.each([
+  ['the others go on', true],
+  ['the others refuse everything', false],
+])('a cache over a cluster of which a master is killed, and %s', (_, isPartial) => {
+  let cluster: RedisCluster;
+  const engines: CacheEngine[] = [];
+  beforeEach(async () => {
+    cluster = await startRedisCluster({ nodeTimeoutMs, isPartial });
+  });
+  afterEach(async () => {
+    for (const engine of engines.splice(0)) engine.stop();
+    await cluster.stop();
+  });
+
+  const nodeOf = async (name: string): Promise<{ engine: CacheEngine; space: Namespace<number> }> => {
+    const redis = { url: cluster.url, deadlineMs, silenceMs };
+    const engine = new CacheEngine({ redis, complain: () => undefined }).start();
+    engines.push(engine);
+    const space = engine.namespace<number>(name, { jitter: 0 });
+    await until(async () => engine.isL1Used && !isAway(await outcomeOf(() => engine.ping())));
+    return { engine, space };
+  };
+
+  /** A name whose own version lies on a master: all keys of the namespace are read with it. */
+  const nameOn = async (at: number): Promise<string> => {
+    for (;;) {
+      const name = randomUUID();
+      if (await cluster.isOn(at, `{${name}:}`)) return name;
+    }
+  };
+
+  const keysOf = async (name: string): Promise<{ lost: string[]; kept: string[] }> => {
+    const [lost, kept]: [string[], string[]] = [[], []];
+    for (let at = 0; lost.length < 5 || kept.length < 5; at += 1)
+      ((await cluster.isOn(dying, `{${name}:k ${at}}`)) ? lost : kept).push(`k ${at}`);
+    return { lost, kept };
+  };
+
+  /** Until the others count it as dead, or as back. */
+  const othersSee = async (isDead: boolean): Promise<void> => {
+    const client = await createClient({ url: cluster.servers[living]!.url }).connect();
+    try {
+      await until(
+        async () => isDead !== (await client.sendCommand<string>(['CLUSTER', 'INFO'])).includes('cluster_slots_fail:0'),
+      );
+    } finally {
+      client.destroy();
+    }
+  };
+
+  it('hangs nowhere, gives out nothing old, and recovers by itself', async () => {
+    const name = await nameOn(living);
+    const [here, there] = [await nodeOf(name), await nodeOf(name)];
+    const { lost, kept } = await keysOf(name);
+    const traffic = new Traffic(here.space, there.space, [...lost, ...kept]);
+    await until(() => traffic.reads > 500);
+
+    await cluster.kill(dying);
+    await until(() => !here.engine.isL1Used && !there.engine.isL1Used);
+    await othersSee(true);
+    for (const { engine, space } of [here, there]) {
+      for (const key of lost) {
+        expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
+        const least = traffic.latest(key);
+        // Perhaps from a load of the traffic that it has joined.
+        expect(await outcomeOf(() => space.getOrSet(key, () => traffic.source.get(key)))).toBeGreaterThanOrEqual(least);
+      }
+      for (const key of kept) {
+        if (!isPartial) expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
+        // A call may come while the calls for the lost keys have made it stop asking.
+        else await until(async () => typeof (await outcomeOf(() => space.get(key))) === 'number');
+      }
+      expect(engine.isL1Used).toBe(false);
+    }
+
+    await cluster.restart(dying);
+    await othersSee(false);
+    await until(() => here.engine.isL1Used && there.engine.isL1Used);
+    await traffic.written();
+    await traffic.end();
+    expect(traffic.violations).toEqual([]);
+    for (const { space } of [here, there])
+      for (const key of [...lost, ...kept]) {
+        // What was written last lies in Redis, and in the process once it is read.
+        await until(async () => (await space.find(key))?.tier === 'l1');
+        expect(await space.get(key)).toBe(traffic.source.get(key));
+      }
+  });
+
+  it('answers from the source where the version of the namespace is lost', async () => {
+    const name = await nameOn(dying);
+    const { engine, space } = await nodeOf(name);
+    const { kept } = await keysOf(name);
+    for (const key of kept) await space.set(key, 1);
+    await cluster.kill(dying);
+    await until(() => !engine.isL1Used);
+    for (const key of kept) {
+      expect(await outcomeOf(() => space.getOrSet(key, () => 2))).toBe(2);
+      // Nobody can say any more whether the namespace was cleared.
+      expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
+    }
+    await cluster.restart(dying);
+    await until(() => engine.isL1Used);
+    for (const key of kept) {
+      await until(async () => (await outcomeOf(() => space.getOrSet(key, () => 3))) === 3);
+      await until(async () => (await outcomeOf(() => space.get(key))) === 3);
+    }
+  });
+});

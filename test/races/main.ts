@@ -1,0 +1,86 @@
+import { readFileSync } from 'node:fs';
+import { parseArgs } from 'node:util';
+import { contestants, type Contestant } from './contestants.js';
+import type { Outcome, Race } from './race.js';
+import { races, runRace } from './races.js';
+
+const usage = `Runs races that caches lose: what is old by the time it is kept, connections that are cut, servers that stand still.
+
+  npm run races -- [options]
+
+Options
+  --race TEXT          only races whose name has the text in it
+  --contestant LIST    of ${contestants.map((it) => it.name).join(', ')} (all)
+  --help               this text
+
+Prints a table in Markdown: a row for each race, and in it what each cache was observed to do. Every race has Redis
+servers of its own, which need redis-server on the path. It takes about four minutes. What clients have to say for
+themselves goes to stderr. The exit code is 1 when ours does not hold in one of the races, whatever the others do, and 0
+otherwise.
+`;
+
+const versions = (
+  JSON.parse(readFileSync('package.json', 'utf8')) as { devDependencies: Record<string, string | undefined> }
+).devDependencies;
+
+const titles: Record<string, string> = {
+  ours: 'ours',
+  bentocache: `bentocache ${versions['bentocache']}`,
+  'cache-manager': `cache-manager ${versions['cache-manager']}, @keyv/redis ${versions['@keyv/redis']}`,
+};
+
+/** What nobody waited for and nobody caught. */
+const stray: unknown[] = [];
+process.on('unhandledRejection', (error) => stray.push(error));
+
+const outcomeOf = async (race: Race, contestant: Contestant): Promise<Outcome> => {
+  stray.length = 0;
+  let outcome: Outcome;
+  try {
+    outcome = await runRace(race, contestant);
+  } catch (error) {
+    outcome = { did: `failed: ${String(error)}`, holds: false };
+  }
+  if (stray.length === 0) return outcome;
+  return { did: `${outcome.did}; unhandled: ${String(stray[0])}`, holds: false };
+};
+
+const row = (cells: readonly string[]): string => `| ${cells.join(' | ')} |\n`;
+
+const run = async (chosen: readonly Race[], running: readonly Contestant[]): Promise<boolean> => {
+  const head = ['race', ...running.map(({ name }) => titles[name]!)];
+  process.stdout.write(row(head) + row(head.map(() => '---')));
+  let isHeld = true;
+  for (const race of chosen) {
+    const cells: string[] = [];
+    for (const contestant of running) {
+      const { did, holds } = await outcomeOf(race, contestant);
+      cells.push(did);
+      if (contestant.name === 'ours' && !holds) {
+        isHeld = false;
+        process.stderr.write(`ours does not hold: ${race.name}\n`);
+      }
+    }
+    process.stdout.write(row([race.name, ...cells]));
+  }
+  return isHeld;
+};
+
+const { values } = parseArgs({
+  options: {
+    race: { type: 'string', default: '' },
+    contestant: { type: 'string', default: contestants.map((it) => it.name).join() },
+    help: { type: 'boolean', short: 'h', default: false },
+  },
+});
+if (values.help) process.stdout.write(usage);
+else {
+  const chosen = races.filter(({ name }) => name.includes(values.race));
+  const running = contestants.filter(({ name }) => values.contestant.split(',').includes(name));
+  if (chosen.length === 0 || running.length === 0) {
+    process.stderr.write('There is no such race, or no such contestant. See --help.\n');
+    process.exit(2);
+  }
+  // What hangs in one of them does not keep the process.
+  process.exit((await run(chosen, running)) ? 0 : 1);
+}

@@ -1,0 +1,14 @@
+import { describe, expect, it } from '@jest/globals';
+import { redisOrSkip } from '#testing';
+import { contestants } from './contestants.js';
+import { races, runRace } from './races.js';
+
+const describeRedis = await redisOrSkip(describe);
+
+describeRedis('our cache in the races that `npm run races` holds', () => {
+  const [ours] = contestants;
+
+  it.each(races)('holds: $name', async (race) => {
+    expect(await runRace(race, ours!)).toMatchObject({ holds: true });
+  });
+});

@@ -1,0 +1,40 @@
+import type { Race } from '../race.js';
+import { Source, comesTrue } from '../stage.js';
+
+const callersANode = 25;
+/** The source takes so long at least, so that whoever is going to ask it has asked. */
+const loadMs = 500;
+
+export const loads: readonly Race[] = [
+  {
+    name: `${2 * callersANode} callers on two nodes miss at once`,
+    run: async (_, stage) => {
+      const { url } = await stage.redis();
+      const nodes = [await stage.space(url), await stage.space(url)];
+      const source = new Source('value');
+      source.close();
+      const calls = nodes.flatMap((node) =>
+        Array.from({ length: callersANode }, () => node.getOrSet('mug', source.load, 60_000)),
+      );
+      await comesTrue(() => source.asked > nodes.length, loadMs);
+      source.open();
+      const given = await Promise.all(calls);
+      if (given.some((it) => it !== 'value')) return { did: 'gave something else', holds: false };
+      return { did: source.asked === 1 ? '1 load' : `${source.asked} loads`, holds: source.asked === 1 };
+    },
+  },
+  {
+    name: 'the source has nothing',
+    run: async ({ nothing }, stage) => {
+      const { url } = await stage.redis();
+      const [here, there] = [await stage.space(url), await stage.space(url)];
+      const source = new Source(nothing);
+      await here.getOrSet('mug', source.load, 60_000);
+      for (const node of [here, there]) await node.getOrSet('mug', source.load, 60_000);
+      const isApart = (await there.knowsOfNothing('mug')) && !(await there.knowsOfNothing('jug'));
+      const asked = source.asked === 1 ? 'asked once' : `asked ${source.asked} times`;
+      const apart = isApart ? 'told apart from a miss' : 'not told apart from a miss';
+      return { did: `${asked}, ${apart} (as ${nothing})`, holds: source.asked === 1 && isApart };
+    },
+  },
+];
