@@ -568,7 +568,9 @@ export class Namespace<Value> {
     const { tiers } = this;
     tiers.hotKeys.saw(name);
     const kept = tiers.entries.get(name);
-    if (!kept || kept.until <= performance.now() || !tiers.isL1Used) return undefined;
+    if (!kept) return undefined;
+    const now = performance.now();
+    if (kept.until <= now || now > tiers.l1UsedUntil) return undefined;
     if (kept.checkedAt === tiers.tagChanges) return kept;
     if (!this.isCurrent(kept)) return undefined;
     kept.checkedAt = tiers.tagChanges;
@@ -751,7 +753,7 @@ export class Namespace<Value> {
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
     const kept = {
       ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion, tags, value },
-      until: performance.now() + freshUntil - this.tiers.now(),
+      until: freshUntil - this.tiers.clockAheadMs,
       checkedAt: notChecked,
     };
     let total = headBytes + bytes;

@@ -127,14 +127,14 @@ export class RedisTier {
     );
   }
 
-  /** Whether what lies in this process may be given out: nothing that was written elsewhere is unknown for too long. */
-  get isHeardOf(): boolean {
-    return this.tracking.isHeardOf;
+  /** Until when what lies in this process may be given out: nothing written elsewhere is unknown for too long. */
+  get heardUntil(): number {
+    return this.tracking.heardUntil;
   }
 
-  /** Milliseconds since the epoch by the clock of Redis, so that all processes mean the same. */
-  now(): number {
-    return performance.now() + this.tracking.clockAheadMs;
+  /** How far the clock of Redis, by which all processes mean the same, is ahead of `performance.now()`. */
+  get clockAheadMs(): number {
+    return this.tracking.clockAheadMs;
   }
 
   /** Does not wait: the cache starts without Redis and uses it once it is there. */

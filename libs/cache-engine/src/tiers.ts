@@ -100,11 +100,21 @@ export class Tiers {
   }
 
   get isL1Used(): boolean {
-    return this.shared?.isHeardOf ?? true;
+    return performance.now() <= this.l1UsedUntil;
+  }
+
+  /** By `performance.now()`, if Redis is not heard of again. */
+  get l1UsedUntil(): number {
+    return this.shared?.heardUntil ?? Number.POSITIVE_INFINITY;
   }
 
   now(): number {
-    return this.shared?.now() ?? Date.now();
+    return performance.now() + this.clockAheadMs;
+  }
+
+  /** How far the shared clock is ahead of the one of this process that only goes forward. */
+  get clockAheadMs(): number {
+    return this.shared?.clockAheadMs ?? Date.now() - performance.now();
   }
 
   /**

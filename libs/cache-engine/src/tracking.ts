@@ -46,6 +46,11 @@ const longestForClockMs = 50;
 export class Tracking {
   /** How far the clock of Redis is ahead of the one of this process that only goes forward, whose zero is its start. */
   clockAheadMs = Date.now() - performance.now();
+  /**
+   * Until when what lies in this process may be given out, if nothing more is heard, by `performance.now()`. Of every
+   * master, so that no key is left out.
+   */
+  heardUntil = never;
   private isClockKnown = false;
   private readonly lines = new Map<string, Line>();
   private timer: NodeJS.Timeout | undefined;
@@ -57,13 +62,8 @@ export class Tracking {
     private readonly complain: (message: string) => void,
   ) {}
 
-  /** Of every master, so that no key is left out. */
   get isHeardOf(): boolean {
-    const { lines } = this;
-    if (lines.size === 0) return false;
-    const since = performance.now() - this.options.silenceMs;
-    for (const { heardAt } of lines.values()) if (heardAt < since) return false;
-    return true;
+    return performance.now() <= this.heardUntil;
   }
 
   start(): void {
@@ -76,6 +76,7 @@ export class Tracking {
     clearInterval(this.timer);
     for (const { client } of this.lines.values()) client.destroy();
     this.lines.clear();
+    this.heardUntil = never;
   }
 
   private look(): void {
@@ -85,6 +86,7 @@ export class Tracking {
       if (ids.has(id)) continue;
       client.destroy();
       this.lines.delete(id);
+      this.countHeard();
       this.heard.mayHaveMissed();
     }
     for (const master of masters) {
@@ -124,6 +126,7 @@ export class Tracking {
       isOfCluster: host !== undefined,
     };
     this.lines.set(id, line);
+    this.countHeard();
     client.on('invalidate', (key: Buffer | string | null) => {
       // Without a key: the database was flushed.
       if (key === null) this.heard.mayHaveMissed();
@@ -137,7 +140,7 @@ export class Tracking {
   /** Nothing that lies here is known to be as it is there: changes may have gone by before this. */
   private async arm(line: Line): Promise<void> {
     if (line.isAsking) return;
-    line.heardAt = never;
+    this.setHeard(line, never);
     line.isAsking = true;
     try {
       // The client has asked to be told of what it reads; of all under the prefixes is what is wanted.
@@ -164,13 +167,23 @@ export class Tracking {
       ]);
       // Others may be written to in its place, of which it does not tell.
       if (role !== 'master' || cluster?.includes('cluster_state:fail')) throw new Error('it is not in charge');
-      line.heardAt = askedAt;
+      this.setHeard(line, askedAt);
       this.setClock(line, time, askedAt);
     } catch (error) {
       this.lose(line, error as Error);
     } finally {
       line.isAsking = false;
     }
+  }
+
+  private setHeard(line: Line, at: number): void {
+    line.heardAt = at;
+    this.countHeard();
+  }
+
+  private countHeard(): void {
+    const heardAt = [...this.lines.values()].map((it) => it.heardAt);
+    this.heardUntil = heardAt.length === 0 ? never : Math.min(...heardAt) + this.options.silenceMs;
   }
 
   /** By one server, as those of others differ, and not by an answer that was on its way for long. */
@@ -184,7 +197,7 @@ export class Tracking {
   }
 
   private lose(line: Line, error: Error): void {
-    line.heardAt = never;
+    this.setHeard(line, never);
     if (this.isLost) return;
     this.isLost = true;
     this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);
