@@ -100,8 +100,8 @@ export class Stage {
     return node;
   }
 
-  /** The keys of a race, as a node of their own sees them. */
-  async space(url: string, options?: NodeOptions): Promise<Space> {
+  /** The keys of a race, as a node of their own sees them; it is patient where the race is not about that. */
+  async space(url: string, options: NodeOptions = { patienceMs: 5_000 }): Promise<Space> {
     return (await this.node(url, options)).space('race');
   }
 

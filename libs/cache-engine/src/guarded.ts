@@ -129,19 +129,20 @@ const bytesOfNumber = 16;
 const bytesOfObject = 56;
 const bytesOfSlot = 8;
 
-/** A name that no other object has: the text, its place in the shape of the object, which is then its own as well. */
+/** A name of a shape that no other object has: the text, and its place in the shape, which is then its own as well. */
 const bytesOfOwnName = 72;
-const mostKnownNames = 4_096;
-/** A longer one is hardly that of a shape, and is not kept. */
-const longestKnownName = 64;
+const mostKnownShapes = 1_024;
+/** Of its names together; a longer one is hardly that of many. */
+const longestShape = 1_024;
 
-/** Names of members that were seen lately. Objects share them with others of their shape; names that are data are new. */
-const knownNames = new Set<string>();
-const isNew = (name: string): boolean => {
-  if (name.length > longestKnownName) return true;
-  if (knownNames.has(name)) return false;
-  if (knownNames.size >= mostKnownNames) knownNames.clear();
-  knownNames.add(name);
+/** The names of members, one after the other, of objects that were seen lately: V8 has one shape for all of them. */
+const knownShapes = new Set<string>();
+const isNew = (names: readonly string[]): boolean => {
+  const shape = names.join();
+  if (shape.length > longestShape) return true;
+  if (knownShapes.has(shape)) return false;
+  if (knownShapes.size >= mostKnownShapes) knownShapes.clear();
+  knownShapes.add(shape);
   return true;
 };
 
@@ -165,8 +166,9 @@ export const freeze = (value: unknown): number => {
       Object.freeze(next);
       const names = Object.keys(next);
       bytes += bytesOfObject + 3 * bytesOfSlot * names.length;
+      const isShapeNew = isNew(names);
       for (const name of names) {
-        if (isNew(name)) bytes += bytesOfText(name) + bytesOfOwnName;
+        if (isShapeNew) bytes += bytesOfText(name) + bytesOfOwnName;
         open.push((next as Record<string, unknown>)[name]);
       }
     }

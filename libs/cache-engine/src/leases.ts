@@ -1,44 +1,54 @@
-import type { Guard, Guarded } from './guarded.js';
+import { bytesOfText, type Guard, type Guarded } from './guarded.js';
 
 interface Held {
   token: string;
   guard: Guard;
+  /** By `performance.now()`: a timer may come late. */
+  until: number;
   timer: NodeJS.Timeout;
+  bytes: number;
 }
 
-/** Each takes a timer and a key. */
-const mostHeld = 10_000;
+/** A timer, a guard and their places in maps. */
+const overheadBytes = 600;
 
 /** Rights to fill a key where there is no Redis that would keep them: one a key at a time, each for a while. */
 export class Leases {
   private readonly held = new Map<string, Held>();
+  private bytes = 0;
 
-  constructor(private readonly entries: Pick<Guarded<object>, 'open' | 'close'>) {}
+  /** @param maxBytes what is held at once; whoever asks for more gets nothing */
+  constructor(
+    private readonly entries: Pick<Guarded<object>, 'open' | 'close'>,
+    private readonly maxBytes: number,
+  ) {}
 
   /** @returns whether it was taken: not where another one has it */
   take(name: string, token: string, ms: number): boolean {
     const before = this.held.get(name);
+    const now = performance.now();
     // Whoever had it and was overtaken by a write or an invalidation is in nobody's way.
-    if (before && !before.guard.isIntact) this.drop(name, before);
-    if (this.held.has(name) || this.held.size >= mostHeld) return false;
-    const timer = setTimeout(() => this.drop(name, lease), ms).unref();
-    const lease: Held = { token, guard: this.entries.open(name), timer };
+    if (before && (!before.guard.isIntact || before.until <= now)) this.entries.close(name, this.drop(name, before));
+    const bytes = bytesOfText(name) + bytesOfText(token) + overheadBytes;
+    if (this.held.has(name) || this.bytes + bytes > this.maxBytes) return false;
+    const timer = setTimeout(() => this.entries.close(name, this.drop(name, lease)), ms).unref();
+    const lease: Held = { token, guard: this.entries.open(name), until: now + ms, timer, bytes };
     this.held.set(name, lease);
+    this.bytes += bytes;
     return true;
   }
 
   /** @returns the guard of a lease that held until now, to be closed by who asks */
   end(name: string, token: string): Guard | undefined {
     const lease = this.held.get(name);
-    if (lease?.token !== token) return undefined;
-    clearTimeout(lease.timer);
-    this.held.delete(name);
-    return lease.guard;
+    if (lease?.token !== token || lease.until <= performance.now()) return undefined;
+    return this.drop(name, lease);
   }
 
-  private drop(name: string, lease: Held): void {
+  private drop(name: string, lease: Held): Guard {
     clearTimeout(lease.timer);
     this.held.delete(name);
-    this.entries.close(name, lease.guard);
+    this.bytes -= lease.bytes;
+    return lease.guard;
   }
 }

@@ -83,6 +83,8 @@ const longestPollMs = 250;
 const restAfterFailureMs = 1_000;
 
 export const longestLeaseMs = 60_000;
+/** Of the text that a lease is: it carries the tags. */
+const longestLease = 16_384;
 export const longestKeyBytes = 1_024;
 export const longestTtlMs = 365 * 24 * 3_600_000;
 
@@ -278,10 +280,11 @@ export class Namespace<Value> {
    * hand over a function as to `getOrSet`.
    *
    * @param ms how long the lease holds, at most `longestLeaseMs`
-   * @param tags what the value will depend on: said now, since what is invalidated from now on is old by the time it comes
+   * @param tags what the value will depend on, those of the namespace when left out: said now, since what is invalidated
+   *   from now on is old by the time it comes
    * @throws CacheUnavailable when Redis cannot be asked
    */
-  async findOrLease(key: string, ms: number, tags: readonly string[] = []): Promise<Leased<Value>> {
+  async findOrLease(key: string, ms: number, tags = this.options.tags ?? []): Promise<Leased<Value>> {
     if (!(Number.isInteger(ms) && ms >= 1 && ms <= longestLeaseMs))
       throw new RangeError(`a lease lasts a whole number of milliseconds from 1 to ${longestLeaseMs}, not ${ms}`);
     const { tiers } = this;
@@ -319,27 +322,36 @@ export class Namespace<Value> {
     options: Omit<KeepOptions, 'tags'> = {},
   ): Promise<Written | undefined> {
     const { tiers } = this;
-    const all = { ...this.options, ...options };
+    const { ttl = this.options.ttlOf?.(value) ?? this.options.ttl } = options;
+    const all = { ...this.options, ...options, ttl };
     assertTimes(all);
     const name = this.entryName(key);
     const versions = versionsIn(lease);
-    const entry = versions && this.entryWith(value, all, 0, versions);
-    const isIn =
-      entry &&
-      (tiers.shared
-        ? await tiers.shared.fill(name, this.leaseName(key), lease, encodeEntry(entry), this.storedFor(entry))
-        : this.fillHere(name, lease, entry));
-    if (isIn) return writtenOf(entry);
+    if (versions) {
+      const entry = this.entryWith(value, all, 0, versions);
+      if (await this.isFilled(name, key, lease, entry)) return writtenOf(entry);
+    }
     tiers.counts.fillsRefused += 1;
     return undefined;
   }
 
+  private async isFilled(name: string, key: string, lease: string, entry: Entry): Promise<boolean> {
+    const { shared } = this.tiers;
+    if (!shared) return this.fillHere(name, lease, entry);
+    const leaseName = this.leaseName(key);
+    // It would lie there and be given to nobody.
+    if (await this.isCurrentThere(entry))
+      return shared.fill(name, leaseName, lease, encodeEntry(entry), this.storedFor(entry));
+    await shared.release(name, leaseName, lease);
+    return false;
+  }
+
   private fillHere(name: string, lease: string, entry: Entry): boolean {
     const { leases, entries } = this.tiers;
+    const { kept, bytes } = this.keptOf(entry);
     const guard = leases.end(name, lease);
     if (!guard) return false;
-    const { kept, bytes } = this.keptOf(entry);
-    const isKept = entries.keep(name, guard, kept, bytes);
+    const isKept = this.isCurrent(entry) === true && entries.keep(name, guard, kept, bytes);
     entries.close(name, guard);
     return isKept;
   }
@@ -549,9 +561,9 @@ export class Namespace<Value> {
     const { tiers } = this;
     if (!tiers.shared) {
       if (ifVersion !== undefined && this.readHere(name).version !== ifVersion) return false;
+      const { kept, bytes } = this.keptOf(entry);
       tiers.entries.invalidate(name);
       const guard = tiers.entries.open(name);
-      const { kept, bytes } = this.keptOf(entry);
       tiers.entries.keep(name, guard, kept, bytes);
       tiers.entries.close(name, guard);
       return true;
@@ -665,9 +677,7 @@ export class Namespace<Value> {
     try {
       const stored = await this.redis.readMany(names);
       const readings = stored.map((it, at) => this.judged(names[at]!, guards[at]!, it));
-      for (const [at, it] of readings.entries())
-        if (!it) readings[at] = await this.judgedThere(names[at]!, guards[at]!, stored[at]!);
-      return readings as Reading[];
+      return await Promise.all(readings.map((it, at) => it ?? this.judgedThere(names[at]!, guards[at]!, stored[at]!)));
     } finally {
       names.forEach((name, at) => entries.close(name, guards[at]!));
     }
@@ -812,14 +822,24 @@ export class Namespace<Value> {
 type Versions = Pick<Head, 'namespaceVersion' | 'tags'>;
 
 /** A lease carries what the value will be kept under: whoever fills may be another process than the one that gave it. */
-const tokenOf = ({ namespaceVersion, tags }: Versions): string =>
-  Buffer.from(JSON.stringify([randomUUID(), namespaceVersion, tags])).toString('base64url');
+const tokenOf = ({ namespaceVersion, tags }: Versions): string => {
+  const token = Buffer.from(JSON.stringify([randomUUID(), namespaceVersion, tags])).toString('base64url');
+  if (token.length > longestLease)
+    throw new RangeError(
+      `the tags of a lease are too long: it would have ${token.length} characters, of ${longestLease}`,
+    );
+  return token;
+};
 
 /** It is no proof of anything: what is filled is let in by the whole token alone. */
 const versionsIn = (token: string): Versions | undefined => {
   try {
+    if (token.length > longestLease) return undefined;
     const [, namespaceVersion, tags] = JSON.parse(Buffer.from(token, 'base64url').toString()) as unknown[];
-    return typeof namespaceVersion === 'string' && Array.isArray(tags) ? { namespaceVersion, tags } : undefined;
+    const isPair = (it: unknown): boolean =>
+      Array.isArray(it) && it.length === 2 && it.every((text) => typeof text === 'string');
+    const isVersions = typeof namespaceVersion === 'string' && Array.isArray(tags) && tags.every(isPair);
+    return isVersions ? { namespaceVersion, tags } : undefined;
   } catch {
     return undefined;
   }

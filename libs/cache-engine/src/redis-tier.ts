@@ -78,6 +78,7 @@ const connect = (url: string) => {
       rootNodes: roots.map((it) => ({ url: it })),
       RESP,
       scripts,
+      commandOptions: rest.commandOptions,
       minimizeConnections: true,
       defaults: {
         ...rest,

@@ -79,7 +79,7 @@ export class Tiers {
     this.loadLatency = new LatencyOf(meter && loadDurationIn(meter));
     const forTags = Math.max(leastForTags, Math.floor(maxBytes * shareOfTags));
     this.entries = new Guarded(Math.max(1, maxBytes - 2 * forTags));
-    this.leases = new Leases(this.entries);
+    this.leases = new Leases(this.entries, forTags);
     this.tags = new Guarded(forTags);
     this.counters = new Guarded(forTags);
     if (!redis) return;

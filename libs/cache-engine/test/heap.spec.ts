@@ -54,6 +54,11 @@ const shapes: readonly Shape[] = [
     value: (at) => Object.fromEntries(list(100, (n) => [`sku ${at} ${n}`, n])),
   },
   {
+    name: 'objects of some of the same names each',
+    bytes: 4_000,
+    value: (at) => Object.fromEntries(list(30, (n) => [`attribute ${(at * 7 + n * (1 + (at % 13))) % 300}`, n])),
+  },
+  {
     name: 'many tags',
     bytes: 2_200,
     value: (at) => at,

@@ -62,7 +62,7 @@ export class Cache {
       const leased = await this.space(owner, namespace).findOrLease(key, lease_ms, tags);
       if ('lease' in leased) return leased;
       const { value, version } = leased.found;
-      return { json: value!, version };
+      return value === undefined ? { lease: null } : { json: value, version };
     });
   }
 

@@ -23,7 +23,7 @@ export const limits = {
   cacheTags: 64,
   cacheTtlMs: 365 * 24 * 3_600_000,
   cacheLeaseMs: 60_000,
-  cacheLeaseBytes: 131_072,
+  cacheLeaseBytes: 16_384,
   urlLength: 2_000,
   webhookEndpoints: 50,
   webhookPayloadBytes: 20_000,

@@ -118,7 +118,7 @@ export const checkpointTables = (schema: string): string[] => [
     UPDATE ${schema}.checkpoints SET holder = NULL, lease_until = '-infinity'
     WHERE consumer = p_consumer AND part IN (
       SELECT part FROM ${schema}.checkpoints WHERE consumer = p_consumer AND holder = p_holder AND lease_until > now()
-      ORDER BY part OFFSET share);
+      ORDER BY part OFFSET share FOR UPDATE SKIP LOCKED);
     RETURN QUERY
     UPDATE ${schema}.checkpoints c
     SET epoch = CASE WHEN c.holder = p_holder AND c.lease_until > now() THEN c.epoch ELSE c.epoch + 1 END,
@@ -176,7 +176,8 @@ const statementsOf = (schema: string) => ({
     name: `${schema}-checkpoints-release`,
     text: `
       WITH gone AS (DELETE FROM ${schema}.readers WHERE consumer = $1 AND holder = $2)
-      UPDATE ${schema}.checkpoints SET holder = NULL, lease_until = '-infinity' WHERE consumer = $1 AND holder = $2`,
+      UPDATE ${schema}.checkpoints SET holder = NULL, lease_until = '-infinity' WHERE consumer = $1 AND part IN (
+        SELECT part FROM ${schema}.checkpoints WHERE consumer = $1 AND holder = $2 ORDER BY part FOR NO KEY UPDATE)`,
   },
   read: {
     name: `${schema}-checkpoints-read`,

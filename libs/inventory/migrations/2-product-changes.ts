@@ -9,7 +9,8 @@ export class ProductChanges1764000000003 implements MigrationInterface {
       CREATE TABLE inventory.product_changes (
         change_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
         tenant_id text COLLATE "C" NOT NULL,
-        product_id text COLLATE "C" NOT NULL
+        product_id text COLLATE "C" NOT NULL,
+        noted_at timestamptz NOT NULL DEFAULT now()
       )`);
   }
 

@@ -60,6 +60,38 @@ describe('products that were changed', () => {
     expect(await countPending()).toBe(0);
   });
 
+  it('are forgotten before the change is answered however many others wait', async () => {
+    const tenant = newTenant();
+    const many = Array.from({ length: 1_000 }, (_, at) => described(`p-${at}`));
+    await here.putProducts.execute(tenant, [...many]);
+    await here.putProducts.execute(tenant, [described('mine')]);
+    here.cache.isAway = true;
+    await here.putProducts.execute(
+      tenant,
+      many.map((it) => ({ ...it, name: 'Cup' })),
+    );
+    await there.putProducts.execute(tenant, [described('mine', 'Cup')]);
+    expect(there.cache.forgotten).toEqual(['mine']);
+    expect(await there.forgetProducts.execute()).toBe(true);
+    expect(await there.forgetProducts.execute()).toBe(false);
+    expect(new Set(there.cache.forgotten)).toEqual(new Set(['mine', ...many.map((it) => it.product_id)]));
+  });
+
+  it('are noted only where something has changed, and not for longer than anything is kept', async () => {
+    const tenant = newTenant();
+    await here.putProducts.execute(tenant, [described('a'), described('b')]);
+    here.cache.isAway = true;
+    await here.putProducts.execute(tenant, [described('a'), described('b', 'Cup')]);
+    expect((await here.catalogue.pending(10)).map((it) => it.product_id)).toEqual(['b']);
+    await here.sql.query({
+      name: 'test-age',
+      text: `UPDATE inventory.product_changes SET noted_at = now() - interval '61 seconds'`,
+    });
+    expect(await there.forgetProducts.execute()).toBe(false);
+    expect(there.cache.forgotten).toEqual([]);
+    expect(await here.sql.query({ name: 'test-left', text: 'SELECT FROM inventory.product_changes' })).toEqual([]);
+  });
+
   it('are settled by several instances at once', async () => {
     const tenant = newTenant();
     const all = Array.from({ length: 200 }, (_, at) => described(`p-${at}`));

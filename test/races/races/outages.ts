@@ -32,7 +32,7 @@ const answerOf = async (call: () => Promise<unknown>, good: readonly unknown[]):
 
 const paused = async (stage: Stage, call: (space: Space, source: Source) => Promise<unknown>, isWarm: boolean) => {
   const redis = await stage.redis();
-  const space = await stage.space(redis.url);
+  const space = await stage.space(redis.url, {});
   const source = new Source('value');
   if (isWarm)
     for (let read = 0; read < 5; read += 1) {
@@ -70,7 +70,7 @@ export const outages: readonly Race[] = [
       const source = new Source('value');
       const first = await answerOf(() => space.getOrSet('mug', source.load, ttl), ['value']);
       const server = await stage.redis(port);
-      const fresh = await stage.space(server.url);
+      const fresh = await stage.space(server.url, {});
       const isShared = await comesTrue(async () => {
         const wrote = await orHung(
           space.set('jug', 'value').then(

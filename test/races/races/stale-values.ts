@@ -82,7 +82,7 @@ const changedElsewhere = async (stage: Stage, isCut: boolean): Promise<Outcome> 
   const redis = await stage.redis();
   const proxy = await stage.proxy(redis);
   const changing = await stage.space(redis.url);
-  const reading = await stage.space(proxy.url);
+  const reading = await stage.space(proxy.url, {});
   const source = new Source('old');
   await changing.set(key, 'old', ttl);
   await warm(reading, source);

@@ -5,7 +5,7 @@ import type { Product } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { ProductChange, ProductChanges } from '../use-cases/forget-products.js';
 import type { ProductList } from '../use-cases/list-products.js';
-import type { ProductCatalogue, ProductDescription } from '../use-cases/put-products.js';
+import type { ProductCatalogue, ProductDescription, PutProduct } from '../use-cases/put-products.js';
 import type { ProductReader } from '../use-cases/read-product.js';
 import { ProductEntity } from './product.entity.js';
 
@@ -44,8 +44,8 @@ export class PostgresProducts implements ProductReader, ProductList, ProductCata
     return !(await this.products.existsBy({ tenantId }));
   }
 
-  async put(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]> {
-    const written = await this.sql.query<Product & { created: boolean }>(put, [
+  async put(tenant: string, products: readonly ProductDescription[]): Promise<PutProduct[]> {
+    const written = await this.sql.query<PutProduct>(put, [
       tenant,
       products.map((it) => it.product_id),
       products.map((it) => it.name),
@@ -85,14 +85,22 @@ const put = {
       RETURNING p.product_id, p.name, p.unit_price_minor, p.currency, p.created_at, p.updated_at, xmax = 0 AS created
     ), noted AS (
       INSERT INTO inventory.product_changes (tenant_id, product_id)
-      SELECT $1, product_id FROM written WHERE NOT created
+      SELECT $1, product_id FROM written WHERE NOT created AND updated_at = now()::timestamptz(3)
+      RETURNING change_id, product_id
     )
-    SELECT * FROM written`,
+    SELECT written.*, change_id FROM written LEFT JOIN noted USING (product_id)`,
 };
 
 const pending = {
   name: 'inventory-pending-product-changes',
-  text: `SELECT change_id, tenant_id, product_id FROM inventory.product_changes ORDER BY change_id LIMIT $1`,
+  text: `
+    WITH settled AS (
+      DELETE FROM inventory.product_changes WHERE change_id IN (
+        SELECT change_id FROM inventory.product_changes WHERE noted_at < now() - interval '1 minute'
+        FOR UPDATE SKIP LOCKED)
+    )
+    SELECT change_id, tenant_id, product_id FROM inventory.product_changes
+    WHERE noted_at >= now() - interval '1 minute' ORDER BY change_id LIMIT $1`,
 };
 
 /** Another instance may be about to remove the same: it is left to that one. */

@@ -10,11 +10,12 @@ export interface ProductChange {
 }
 
 export abstract class ProductChanges {
-  /** What is noted and not settled yet, oldest first. */
+  /** What is noted and not settled yet, oldest first. What is a minute old is settled: nothing is kept for so long. */
   abstract pending(limit: number): Promise<ProductChange[]>;
   abstract settle(changes: readonly ProductChange[]): Promise<void>;
 }
 
+/** What the cache takes in one request. */
 const batchSize = 1_000;
 
 /**
@@ -34,11 +35,18 @@ export class ForgetProducts extends WokenWork {
     });
   }
 
+  /** Forgets what others have left. */
   async execute(): Promise<boolean> {
     const changes = await this.changes.pending(batchSize);
+    await this.forget(changes);
+    return changes.length === batchSize;
+  }
+
+  /** @throws whatever keeps the cache from it: they are forgotten by `execute` then */
+  async forget(changes: readonly ProductChange[]): Promise<void> {
+    if (changes.length === 0) return;
     for (const [tenant, ofTenant] of Map.groupBy(changes, (it) => it.tenant_id))
       await this.cache.forget(tenant, [...new Set(ofTenant.map((it) => it.product_id))]);
-    if (changes.length > 0) await this.changes.settle(changes);
-    return changes.length === batchSize;
+    await this.changes.settle(changes);
   }
 }

@@ -5,12 +5,15 @@ import { ForgetProducts } from './forget-products.js';
 
 export type ProductDescription = Pick<Product, 'product_id' | 'name' | 'unit_price_minor' | 'currency'>;
 
+/** A product as it was put; where it was changed, what was noted of that. */
+export type PutProduct = Product & { created: boolean; change_id: string | null };
+
 export abstract class ProductCatalogue {
   /**
    * Creates or changes all of the products or none, in the order given; a product that is as described already keeps the
-   * time of its last change. What was there before is noted as changed (`ProductChanges`).
+   * time of its last change.
    */
-  abstract put(tenant: string, products: readonly ProductDescription[]): Promise<(Product & { created: boolean })[]>;
+  abstract put(tenant: string, products: readonly ProductDescription[]): Promise<PutProduct[]>;
   abstract isEmpty(tenant: string): Promise<boolean>;
 }
 
@@ -30,11 +33,13 @@ export class PutProducts {
       'products',
     );
     const put = await this.catalogue.put(tenant, products);
+    const changes = put.flatMap(({ change_id, product_id }) =>
+      change_id === null ? [] : [{ change_id, product_id, tenant_id: tenant }],
+    );
     // Before the answer, so that who has changed a product reads it as it is. What fails is repeated in the background.
-    if (put.some((it) => !it.created))
-      await this.forgetProducts.execute().catch((error: unknown) => {
-        this.logger.debug(`the cache does not know of a change yet (${String(error)})`);
-      });
-    return put;
+    await this.forgetProducts.forget(changes).catch((error: unknown) => {
+      this.logger.debug(`the cache does not know of a change yet (${String(error)})`);
+    });
+    return put.map(({ change_id: _, ...product }) => product);
   }
 }

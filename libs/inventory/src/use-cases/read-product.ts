@@ -13,7 +13,7 @@ export abstract class ProductCache {
     productId: string,
     source: () => Promise<Product | undefined>,
   ): Promise<Product | undefined>;
-  /** None of them is given out as it was, nor by who is just reading it. It may fail, and is to be repeated then. */
+  /** None of them is kept as it was, nor by who is just reading it. It may fail, and is to be repeated then. */
   abstract forget(tenant: string, productIds: readonly string[]): Promise<void>;
 }
 
