@@ -677,7 +677,12 @@ export class Namespace<Value> {
     try {
       const stored = await this.redis.readMany(names);
       const readings = stored.map((it, at) => this.judged(names[at]!, guards[at]!, it));
-      return await Promise.all(readings.map((it, at) => it ?? this.judgedThere(names[at]!, guards[at]!, stored[at]!)));
+      const undecided = [...readings.keys()].filter((at) => !readings[at]);
+      const decide = async (at: number): Promise<void> => {
+        readings[at] = await this.judgedThere(names[at]!, guards[at]!, stored[at]!);
+      };
+      await Promise.all(undecided.map(decide));
+      return readings as Reading[];
     } finally {
       names.forEach((name, at) => entries.close(name, guards[at]!));
     }
