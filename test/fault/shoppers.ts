@@ -162,7 +162,7 @@ export class Shoppers {
       const types = (await this.api.history(orderId)).map((it) => it.type as string);
       if (!types.some((it) => ends.has(it)))
         throw new Error(`the payment of ${orderId} comes to no end: ${types.join()}`);
-    });
+    }, patienceMs);
   }
 
   private async changed(
