@@ -192,6 +192,17 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
       })),
     ],
   },
+  'cache.lease': {
+    requests: [
+      { key: 'k', lease_ms: 1 },
+      { key: 'k', namespace: 'n', lease_ms: 60_000, tags: ['t'] },
+    ],
+    replies: [
+      { found: true, value: null, version: 'v' },
+      { found: false, lease: 'l' },
+      { found: false, lease: null },
+    ],
+  },
   'cache.put': {
     requests: [
       { key: 'k', value: null },

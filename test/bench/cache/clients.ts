@@ -14,6 +14,8 @@ import type { CacheName } from './commands.js';
 export interface CacheClient {
   /** A value that lies in the process once it has been read. */
   readNear?(key: string): Promise<unknown>;
+  /** Writes what `readNear` reads, where that lies elsewhere than what `write` has written. */
+  writeNear?(key: string, value: object): Promise<unknown>;
   /** A value that lies in Redis alone. */
   readFar?(key: string): Promise<unknown>;
   readFarMany?(keys: string[]): Promise<unknown[]>;
@@ -23,16 +25,18 @@ export interface CacheClient {
 const largeBytes = 256 * 1_024 * 1_024;
 
 const ours = async (url: string): Promise<CacheClient> => {
-  const engineOf = async (maxBytes: number): Promise<CacheEngine> => {
-    const engine = new CacheEngine({ maxBytes, redis: { url, deadlineMs: 5_000 } }).start();
+  const engineOf = async (prefix: string, maxBytes: number): Promise<CacheEngine> => {
+    const engine = new CacheEngine({ maxBytes, prefix, redis: { url, deadlineMs: 5_000 } }).start();
     while (!engine.isL1Used) await new Promise((resolve) => setTimeout(resolve, 10));
     return engine;
   };
-  const near = (await engineOf(largeBytes)).namespace<object>('bench');
+  // Apart, so that one is not told of what the other writes.
+  const near = (await engineOf('near', largeBytes)).namespace<object>('bench');
   // Room for nothing but what is read with every value.
-  const far = (await engineOf(1)).namespace<object>('bench');
+  const far = (await engineOf('far', 1)).namespace<object>('bench');
   return {
     readNear: (key) => near.get(key),
+    writeNear: (key, value) => near.set(key, value),
     readFar: (key) => far.get(key),
     readFarMany: async (keys) => {
       const found = await far.getMany(keys);

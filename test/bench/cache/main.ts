@@ -73,7 +73,10 @@ carryOut({
   open: async ({ name, redisUrl }) => {
     named = name;
     client = await clients[name](redisUrl);
-    for (let at = 0; at < keyCount; at += 1) await client.write(keyOf(at), valueOf(at));
+    for (let at = 0; at < keyCount; at += 1) {
+      await client.write(keyOf(at), valueOf(at));
+      await client.writeNear?.(keyOf(at), valueOf(at));
+    }
     // What has come out of Redis twice lies in the process.
     for (let time = 0; time < 3; time += 1) for (let at = 0; at < keyCount; at += 1) await client.readNear?.(keyOf(at));
     const can: CacheWork[] = ['write'];
