@@ -27,8 +27,8 @@ export class PostgresProducts implements ProductReader, ProductList, ProductCata
   ) {}
 
   async find(tenantId: string, productId: string): Promise<Product | undefined> {
-    const row = await this.products.findOneBy({ tenantId, productId });
-    return row ? productOf(row) : undefined;
+    const [product] = await this.sql.query<Product>(find, [tenantId, productId]);
+    return product;
   }
 
   async page(tenantId: string, after: string | undefined, limit: number): Promise<Product[]> {
@@ -64,6 +64,13 @@ export class PostgresProducts implements ProductReader, ProductList, ProductCata
     await this.sql.query(settle, [changes.map((it) => it.change_id)]);
   }
 }
+
+const find = {
+  name: 'inventory-find-product',
+  text: `
+    SELECT product_id, name, unit_price_minor, currency, created_at, updated_at FROM inventory.products
+    WHERE tenant_id = $1 AND product_id = $2`,
+};
 
 /**
  * Rows are written in the order of their ids, as every writer of products does, so that two batches cannot deadlock. A

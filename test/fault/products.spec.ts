@@ -1,0 +1,72 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api, ok, type Product } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+
+describe('a product that is read through the cache', () => {
+  let shape: ProxiedShape;
+  let api: Api;
+  beforeAll(async () => {
+    shape = await startProxied('one database');
+    api = new Api(shape.baseUrl);
+  });
+  afterAll(() => shape?.stop());
+
+  const put = async (id: string, price: number): Promise<void> => {
+    const body = { name: 'Mug', unit_price_minor: price, currency: 'GBP' };
+    expect((await api.send('PUT', `/products/${id}`, { body })).status).toBeLessThan(300);
+  };
+  const priceOf = async (id: string): Promise<number> => ok(await api.get<Product>(`/products/${id}`)).unit_price_minor;
+
+  it('is not kept as it was by a reader whom its change has overtaken', async () => {
+    const id = fresh('p');
+    await put(id, 1);
+    const catching = shape.proxies.inventory.next({ statement: 'inventory-find-product', moment: 'after' });
+    const reading = priceOf(id);
+    const { pass } = await catching;
+    await put(id, 2);
+    pass();
+    expect(await reading).toBe(1);
+    for (let read = 0; read < 3; read += 1) expect(await priceOf(id)).toBe(2);
+  });
+
+  it('is kept, so that the database is not asked again', async () => {
+    const id = fresh('p');
+    await put(id, 1);
+    let asked = 0;
+    const stop = shape.proxies.inventory.each(
+      { statement: 'inventory-find-product', moment: 'before' },
+      1,
+      ({ pass }) => {
+        asked += 1;
+        pass();
+      },
+    );
+    // Who asks while another one fills reads the database; so does who asks after ten seconds.
+    await eventually(async () => {
+      const before = asked;
+      expect(await priceOf(id)).toBe(1);
+      expect(asked).toBe(before);
+    });
+    stop();
+  });
+
+  it('is forgotten although the process was killed between the commit of its change and the answer', async () => {
+    const id = fresh('p');
+    await put(id, 1);
+    expect(await priceOf(id)).toBe(1);
+    const catching = shape.proxies.inventory.next({ statement: 'inventory-put-products', moment: 'after' });
+    const putting = put(id, 2).catch(() => undefined);
+    const { cut } = await catching;
+    const monolith = shape.service('monolith');
+    await monolith.kill('SIGKILL');
+    cut();
+    await putting;
+    await monolith.restart();
+    expect(await priceOf(id)).toBe(2);
+    const noted = `SELECT FROM inventory.product_changes WHERE product_id = $1`;
+    await eventually(async () => expect(await new Ledger(shape).inventory(noted, [id])).toEqual([]));
+  });
+});
