@@ -4,7 +4,7 @@ import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { redisOrSkip, startRedis, type RedisServer } from '#testing';
-import { CacheEngine, jsonCodec, textCodec, type Codec, type Namespace } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, jsonCodec, textCodec, type Codec, type Namespace } from '../src/index.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
@@ -20,7 +20,7 @@ const least = 0.35;
 /** Connections, buffers and histograms, however much is kept. */
 const baseBytes = 1_024 * 1_024;
 /** As much is put as would fill it so many times. */
-const fills = 2;
+const fills = 1.5;
 const page = 250;
 
 interface Shape {
@@ -31,6 +31,8 @@ interface Shape {
   key?: (at: number) => string;
   tags?: (at: number) => string[];
   codec?: Codec<string>;
+  /** Where it lies otherwise when it comes out of Redis: as a part of a text, under tags that came with it. */
+  isTakenApart?: boolean;
 }
 
 const long = (at: number, length: number, filling: string): string => `${at} `.padEnd(length, filling);
@@ -38,16 +40,37 @@ const list = <T>(length: number, of: (at: number) => T): T[] => Array.from({ len
 
 const shapes: readonly Shape[] = [
   { name: 'short texts', bytes: 560, value: (at) => `value ${at}` },
-  { name: 'long texts of one byte a character', bytes: 10_500, value: (at) => long(at, 10_000, 'x') },
-  { name: 'long texts of two bytes a character', bytes: 20_500, value: (at) => long(at, 10_000, 'ж') },
-  { name: 'small objects', bytes: 800, value: (at) => ({ id: at, name: `name ${at}`, price: at / 7, isNew: true }) },
+  {
+    name: 'long texts of one byte a character',
+    isTakenApart: true,
+    bytes: 10_500,
+    value: (at) => long(at, 10_000, 'x'),
+  },
+  {
+    name: 'long texts of two bytes a character',
+    isTakenApart: true,
+    bytes: 20_500,
+    value: (at) => long(at, 10_000, 'ж'),
+  },
+  {
+    name: 'small objects',
+    isTakenApart: true,
+    bytes: 800,
+    value: (at) => ({ id: at, name: `name ${at}`, price: at / 7, isNew: true }),
+  },
   {
     name: 'nested objects',
     bytes: 4_000,
     value: (at) => ({ id: at, lines: list(10, (n) => ({ sku: `s ${at} ${n}`, price: n + 0.5, in: ['a', `b ${n}`] })) }),
   },
   { name: 'long keys', bytes: 1_600, key: (at) => long(at, 1_000, 'k'), value: (at) => at },
-  { name: 'texts as they are', bytes: 1_600, codec: textCodec, value: (at) => long(at, 1_000, 'x') },
+  {
+    name: 'texts as they are',
+    isTakenApart: true,
+    bytes: 1_600,
+    codec: textCodec,
+    value: (at) => long(at, 1_000, 'x'),
+  },
   {
     name: 'objects whose names are data',
     bytes: 5_000,
@@ -60,12 +83,14 @@ const shapes: readonly Shape[] = [
   },
   {
     name: 'many tags',
+    isTakenApart: true,
     bytes: 2_200,
     value: (at) => at,
     tags: (at) => list(20, (n) => `tag number ${n} of ${at % 50}`),
   },
   {
     name: 'texts as they are, under a tag of two bytes a character',
+    isTakenApart: true,
     bytes: 10_500,
     codec: textCodec,
     value: (at) => long(at, 10_000, 'x'),
@@ -74,7 +99,7 @@ const shapes: readonly Shape[] = [
 ];
 
 const usedBytes = async (): Promise<number> => {
-  for (let time = 0; time < 4; time += 1) {
+  for (let time = 0; time < 2; time += 1) {
     collectGarbage();
     await sleep(20);
   }
@@ -82,25 +107,31 @@ const usedBytes = async (): Promise<number> => {
   return heapUsed + external;
 };
 
+/** A machine that stands still for seconds loses connections. */
+const patiently = (work: () => Promise<unknown>): Promise<void> =>
+  until(() =>
+    work().then(
+      () => true,
+      (error: unknown) => {
+        if (error instanceof CacheUnavailable) return false;
+        throw error;
+      },
+    ),
+  );
+
 // Each page by itself, so that nothing of it lies on a stack that waits.
-const putPage = async (space: Namespace<string>, { key = String, value, tags }: Shape, from: number): Promise<void> => {
+const putPage = (space: Namespace<string>, { key = String, value, tags }: Shape, from: number): Promise<void> => {
   const put = (at: number) => space.set(key(at), value(at) as string, tags && { tags: tags(at) });
-  await Promise.all(list(page, (n) => put(from + n)));
+  return patiently(() => Promise.all(list(page, (n) => put(from + n))));
 };
-const readPage = async (space: Namespace<string>, { key = String }: Shape, from: number): Promise<void> => {
-  await space.getMany(list(page, (n) => key(from + n)));
-};
+const readPage = (space: Namespace<string>, { key = String }: Shape, from: number): Promise<void> =>
+  patiently(() => space.getMany(list(page, (n) => key(from + n))));
 
 /** How much more is used once the cache is full, and what it counts of that. */
 const grownBy = async (engine: CacheEngine, shape: Shape): Promise<{ grown: number; counted: number }> => {
   await until(() => engine.isL1Used);
   const space = engine.namespace<string>(randomUUID(), { codec: shape.codec ?? jsonCodec });
-  await until(() =>
-    space.set('ready', 'ready').then(
-      () => true,
-      () => false,
-    ),
-  );
+  await patiently(() => space.set('ready', 'ready'));
   const before = await usedBytes();
   const count = Math.ceil((fills * maxBytes) / shape.bytes / page) * page;
   for (let from = 0; from < count; from += page) await putPage(space, shape, from);
@@ -112,8 +143,8 @@ const grownBy = async (engine: CacheEngine, shape: Shape): Promise<{ grown: numb
   return { grown: (await usedBytes()) - before, counted: engine.statistics.l1.bytes };
 };
 
-const staysWithin = (redisUrl?: () => string): void => {
-  it.each(shapes)('$name', async (shape) => {
+const staysWithin = (some: readonly Shape[], redisUrl?: () => string): void => {
+  it.each(some)('$name', async (shape) => {
     const redis = redisUrl && { url: redisUrl(), deadlineMs: 60_000, silenceMs: 60_000 };
     const engine = new CacheEngine({ maxBytes, redis, complain: () => undefined }).start();
     try {
@@ -128,7 +159,7 @@ const staysWithin = (redisUrl?: () => string): void => {
 };
 
 describe('the memory of a cache that is full, alone', () => {
-  staysWithin();
+  staysWithin(shapes);
 });
 
 describeRedis('the memory of a cache that is full, with Redis', () => {
@@ -138,5 +169,8 @@ describeRedis('the memory of a cache that is full, with Redis', () => {
   });
   afterAll(() => redis?.stop());
 
-  staysWithin(() => redis.url);
+  staysWithin(
+    shapes.filter((it) => it.isTakenApart),
+    () => redis.url,
+  );
 });
