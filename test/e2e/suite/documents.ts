@@ -72,6 +72,7 @@ const operations = [
   'POST /cache/batch',
   'POST /cache/counters',
   'POST /cache/invalidate',
+  'POST /cache/lease',
   'GET /cache/stats',
   'GET /cache',
   'DELETE /cache',
