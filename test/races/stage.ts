@@ -29,31 +29,6 @@ export const comesTrue = async (isSo: () => boolean | Promise<boolean>, patience
 
 export const seconds = (ms: number): string => `${(ms / 1_000).toFixed(1)} s`;
 
-/** Where values come from: it gives what it had when it was asked, however long that takes. */
-export class Source {
-  asked = 0;
-  private gate = Promise.withResolvers<void>();
-
-  constructor(public value: unknown) {
-    this.gate.resolve();
-  }
-
-  close(): void {
-    this.gate = Promise.withResolvers();
-  }
-
-  open(): void {
-    this.gate.resolve();
-  }
-
-  readonly load = async (): Promise<unknown> => {
-    this.asked += 1;
-    const { value } = this;
-    await this.gate.promise;
-    return value;
-  };
-}
-
 /** Servers, ways to them and nodes for one race of one contestant, all of them its own. */
 export class Stage {
   private readonly cleanUps: (() => Promise<unknown>)[] = [];

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { Source, redisOrSkip, startRedis, type RedisServer } from '#testing';
 import { CacheEngine, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
 import { until } from './until.js';
 
@@ -17,37 +17,6 @@ afterEach(() => {
   for (const engine of open.splice(0)) engine.stop();
   complaints.length = 0;
 });
-
-/** A source whose answers wait until they are let go. */
-class Source {
-  asked = 0;
-  private letGo = Promise.withResolvers<void>();
-
-  constructor(private value: unknown) {
-    this.letGo.resolve();
-  }
-
-  holdBack(): void {
-    this.letGo = Promise.withResolvers();
-  }
-
-  release(): void {
-    this.letGo.resolve();
-  }
-
-  become(value: unknown): void {
-    this.value = value;
-  }
-
-  readonly load = async (): Promise<unknown> => {
-    this.asked += 1;
-    // What it read is what it gives, however long that takes.
-    const { value } = this;
-    await this.letGo.promise;
-    if (value instanceof Error) throw value;
-    return value;
-  };
-}
 
 /** What holds with Redis and without. */
 const keepsItsWord = (options: () => CacheEngineOptions): void => {
@@ -119,17 +88,17 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     const source = new Source(undefined);
     await space.getOrSet('k', source.load, { ttl: 60_000, absentTtl: 50 });
     await sleep(200);
-    source.become(1);
+    source.value = 1;
     expect(await space.getOrSet('k', source.load)).toBe(1);
   });
 
   it('asks the source once, however many ask', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source({ a: 1 });
-    source.holdBack();
+    source.close();
     const asking = Array.from({ length: 200 }, () => space.getOrSet('k', source.load));
     await until(() => source.asked > 0);
-    source.release();
+    source.open();
     expect(new Set((await Promise.all(asking)).map((it) => JSON.stringify(it)))).toEqual(new Set(['{"a":1}']));
     expect(source.asked).toBe(1);
   });
@@ -147,15 +116,15 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   it.each(['delete', 'tag', 'clear', 'set'])('keeps no value whose load began before a %s', async (how) => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source('old');
-    source.holdBack();
+    source.close();
     const loading = space.getOrSet('k', source.load, { tags: ['t'] });
     await until(() => source.asked > 0);
-    source.become('new');
+    source.value = 'new';
     if (how === 'delete') await space.delete('k');
     else if (how === 'tag') await space.invalidateTags('t');
     else if (how === 'clear') await space.clear();
     else await space.set('k', 'new');
-    source.release();
+    source.open();
     expect(await loading).toBe('old');
     for (let read = 0; read < 3; read += 1) expect(await space.getOrSet('k', source.load)).toBe('new');
   });
@@ -226,7 +195,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     async (how) => {
       const space = spaceOf(await ready(engineOf(options())));
       const source = new Source('old');
-      source.holdBack();
+      source.close();
       const loading = space.getOrSet('k', source.load, { tags: ['t'] });
       await until(() => source.asked > 0);
       if (how === 'delete') await space.delete('k');
@@ -235,9 +204,9 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       else await space.set('k', 'new');
       const asking = space.getOrSet('k', () => 'new');
       // A load of another process is waited for as long as its lease is held; an invalidation ends the lease of all but tags.
-      if (how === 'tag' || how === 'clear') source.release();
+      if (how === 'tag' || how === 'clear') source.open();
       expect(await asking).toBe('new');
-      source.release();
+      source.open();
       expect(await loading).toBe('old');
     },
   );
@@ -247,7 +216,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     const source = new Source(2);
     await space.getOrSet('k', () => 1);
     await space.get('k');
-    source.holdBack();
+    source.close();
     // Soon over: it is asked for again once it is read out of the process.
     const early: Promise<unknown>[] = [];
     await until(() => {
@@ -256,7 +225,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     });
     await sleep(300);
     const late = space.getOrSet('k', source.load);
-    source.release();
+    source.open();
     expect(await late).toBe(2);
     for (const value of await Promise.all(early)) expect([1, 2]).toContain(value);
   });
@@ -303,7 +272,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', source.load)).toBe(1);
     await space.get('k');
     await sleep(200);
-    source.become(new Error('away'));
+    source.value = new Error('away');
     expect(await space.getOrSet('k', source.load)).toBe(1);
     await until(() => source.asked === 2);
     await until(() => complaints.some((it) => it.includes('away')));
@@ -313,7 +282,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(source.asked).toBe(2);
     expect(engine.statistics.staleHits).toBe(2);
     await sleep(1_050);
-    source.become(2);
+    source.value = 2;
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
@@ -322,20 +291,20 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     const source = new Source(1);
     await space.getOrSet('k', source.load);
     await sleep(150);
-    source.become(2);
+    source.value = 2;
     expect(await space.getOrSet('k', source.load)).toBe(2);
     await sleep(150);
-    source.holdBack();
-    source.become(3);
+    source.close();
+    source.value = 3;
     expect(await space.getOrSet('k', source.load, { timeouts: { soft: 20 } })).toBe(2);
-    source.release();
+    source.open();
   });
 
   it('throws what the source throws where nothing stands in, and asks again', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source(new Error('away'));
     await expect(space.getOrSet('k', source.load)).rejects.toThrow('away');
-    source.become(1);
+    source.value = 1;
     expect(await space.getOrSet('k', source.load)).toBe(1);
   });
 

@@ -6,4 +6,5 @@ export * from './prometheus.js';
 export * from './redis.js';
 export * from './redis-proxy.js';
 export * from './seed.js';
+export * from './source.js';
 export * from './stripe.js';

@@ -86,6 +86,7 @@ const cacheManager = async (url: string): Promise<CacheClient> => {
     write: (key, value) => far.set(key, value),
   };
 };
+
 const parsed = (text: string | null): unknown => (text === null ? undefined : JSON.parse(text));
 
 const nodeRedis = async (url: string): Promise<CacheClient> => {

@@ -11,6 +11,14 @@ export type CacheName = (typeof cacheNames)[number];
 export const cacheWork = ['l1 hit', 'l2 hit', 'l2 batch of 100', 'write'] as const;
 export type CacheWork = (typeof cacheWork)[number];
 
+/** What lies under each key. */
+export const valueOf = (at: number): object => ({
+  id: at,
+  name: `value ${at}`,
+  tags: ['a', 'b'],
+  text: 'x'.repeat(40),
+});
+
 export interface CacheLoad {
   work: CacheWork;
   callers: number;

@@ -3,7 +3,7 @@ import { carryOut } from '../commands.js';
 import { Samples } from '../samples.js';
 import { latencyOf } from '../statistics.js';
 import { clients, type CacheClient } from './clients.js';
-import type { CacheCommands, CacheLoad, CacheResult, CacheWork } from './commands.js';
+import { valueOf, type CacheCommands, type CacheLoad, type CacheResult, type CacheWork } from './commands.js';
 
 const keyCount = 10_000;
 const batchSize = 100;
@@ -14,7 +14,6 @@ let client: CacheClient;
 let named = '';
 
 const keyOf = (at: number): string => `bench ${named} ${at}`;
-const valueOf = (at: number): object => ({ id: at, name: `value ${at}`, tags: ['a', 'b'], text: 'x'.repeat(40) });
 const isValueOf = (value: unknown, at: number): boolean => (value as { id?: number } | undefined)?.id === at;
 
 /** Does some of the work. @returns how many keys, and how many were wrong */

@@ -1,4 +1,5 @@
 import type { Bench } from '../bench.js';
+import { valueOf } from '../cache/commands.js';
 import { measureReading, readUnmeasured, type Reading } from '../measure.js';
 import { endSystem, startCache, startEcho } from '../systems.js';
 import { takeTurns } from '../turns.js';
@@ -10,7 +11,6 @@ export const keysInBatch = 100;
 
 const keyCount = 1_000;
 const keyOf = (at: number): string => `bench ${at}`;
-const valueOf = (at: number) => ({ id: at, name: `value ${at}`, tags: ['a', 'b'], text: 'x'.repeat(40) });
 
 const batchFrom = (first: number): string[] =>
   Array.from({ length: keysInBatch }, (_, at) => keyOf((first + at) % keyCount));

@@ -1,5 +1,6 @@
 import type { Race } from '../race.js';
-import { Source, comesTrue } from '../stage.js';
+import { Source } from '#testing';
+import { comesTrue } from '../stage.js';
 
 const callersANode = 25;
 /** The source takes so long at least, so that whoever is going to ask it has asked. */

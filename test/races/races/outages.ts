@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Space } from '../contestants.js';
 import type { Race } from '../race.js';
-import { Source, comesTrue, hung, longestCallMs, orHung, seconds, type Stage } from '../stage.js';
+import { Source } from '#testing';
+import { comesTrue, hung, longestCallMs, orHung, seconds, type Stage } from '../stage.js';
 
 const ttl = 60_000;
 /** Within this an answer counts as one, on a busy machine too. */

@@ -1,7 +1,8 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Contestant, Space } from '../contestants.js';
 import type { Outcome, Race } from '../race.js';
-import { Source, comesTrue, hung, oldFor, orHung, seconds, type Stage } from '../stage.js';
+import { Source } from '#testing';
+import { comesTrue, hung, oldFor, orHung, seconds, type Stage } from '../stage.js';
 
 const key = 'mug';
 const ttl = 10_000;

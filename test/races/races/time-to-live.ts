@@ -1,6 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type { Race } from '../race.js';
-import { Source, oldFor, seconds } from '../stage.js';
+import { Source } from '#testing';
+import { oldFor, seconds } from '../stage.js';
 
 const ttl = 3_000;
 const readAfterMs = 2_500;

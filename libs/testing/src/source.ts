@@ -1,0 +1,26 @@
+/** Where values come from: it gives what it had when it was asked, however long that takes, and throws an error. */
+export class Source {
+  asked = 0;
+  private gate = Promise.withResolvers<void>();
+
+  constructor(public value: unknown) {
+    this.gate.resolve();
+  }
+
+  /** Answers wait from now on, until `open`. */
+  close(): void {
+    this.gate = Promise.withResolvers();
+  }
+
+  open(): void {
+    this.gate.resolve();
+  }
+
+  readonly load = async (): Promise<unknown> => {
+    this.asked += 1;
+    const { value } = this;
+    await this.gate.promise;
+    if (value instanceof Error) throw value;
+    return value;
+  };
+}
