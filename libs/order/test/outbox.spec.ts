@@ -187,7 +187,7 @@ describe('the log as other modules read it', () => {
       await client.query('UPDATE orders.events SET at = $2 WHERE order_id = $1', [id, times[at]]);
     }
     const { events } = await one.outbox.log(logBeginning, 10, null);
-    expect((JSON.parse(events) as { time: string }[]).map((it) => it.time)).toEqual(times);
+    expect(events.map((it) => (JSON.parse(it) as { time: string }).time)).toEqual(times);
   });
 
   it('tells of what came after it has read ahead', async () => {

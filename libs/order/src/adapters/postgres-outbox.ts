@@ -72,7 +72,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
     const page = await this.logRows(after, limit, types);
     // One snapshot says what there is and how far that is all: what is committed a moment later lies behind it.
     const [end] = page;
-    if (!end) return { events: '[]', until: after, isMore: false };
+    if (!end) return { events: [], until: after, isMore: false };
     const rows = page.filter(isEvent);
     const lines = rows.at(-1)?.linesSoFar ?? 0;
     // Postgres reads on while this is put into words.
@@ -82,7 +82,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
     const last = rows[events.length - 1];
     const isCut = last !== undefined && (events.length < rows.length || lines >= pageLines);
     const until = isCut ? last.sequence : end.end;
-    return { events: `[${events.join(',')}]`, until, isMore: isCut || end.isFull };
+    return { events, until, isMore: isCut || end.isFull };
   }
 
   private async logRows(...asked: Parameters<EventFeed['log']>): Promise<LogRows> {

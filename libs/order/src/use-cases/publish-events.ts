@@ -20,8 +20,8 @@ const consumer = 'bus';
 const orderLogEvents = z.array(orderLogEvent);
 
 /** The events of a page. */
-export const eventsIn = (json: string): OrderLogEvent[] =>
-  z.decode(orderLogEvents, JSON.parse(json) as z.input<typeof orderLogEvents>);
+export const eventsIn = (texts: readonly string[]): OrderLogEvent[] =>
+  z.decode(orderLogEvents, JSON.parse(`[${texts.join(',')}]`) as z.input<typeof orderLogEvents>);
 
 /** Publishes what happened to orders to the bus: at least once, in order within each part. Orders do not wait for it. */
 @Injectable()

@@ -27,8 +27,8 @@ export abstract class EventFeed {
 
 /** What is told of the log, of all up to a position. */
 export interface LogPage {
-  /** The events, as `orderLogEvent` says, in JSON: they are many, and are passed on as they come. */
-  events: string;
+  /** The events, as `orderLogEvent` says, each in JSON: they are many, and are passed on as they come. */
+  events: readonly string[];
   until: string;
   isMore: boolean;
 }
