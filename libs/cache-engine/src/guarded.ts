@@ -10,24 +10,34 @@ interface OpenGuard {
   holders: number;
 }
 
-interface Kept<Value> {
-  value: Value;
-  bytes: number;
+/** What is kept. */
+export interface Guardable {
+  /** Of when it was kept: said by `keep`, 0 until then. */
   epoch: number;
 }
 
-/** What an entry takes beside its key and value: the map's slot, its links and two objects, measured on V8. */
+/** What an entry takes beside its key and value: the map's slot, its links and an object, measured on V8. */
 const overheadBytes = 160;
+
+/** So many invalidations are told to reads that began before them. */
+const mostRemembered = 512;
 
 /**
  * What was fetched from elsewhere, bounded in bytes, the least recently used evicted first. Nothing gets in whose fetch
- * began before it was invalidated: it is kept under the guard that was opened before the fetch.
+ * began before it was invalidated: it is kept under the guard that was opened before the fetch, or, where it is over soon
+ * and there are many of them, since the mark that was taken before.
  */
-export class Guarded<Value extends object> {
-  private readonly entries: LRUCache<string, Kept<Value>>;
+export class Guarded<Value extends Guardable> {
+  private readonly entries: LRUCache<string, Value>;
   private readonly guards = new Map<string, OpenGuard>();
   /** What was kept in an earlier one may be old without anybody having said so. */
   private epoch = 0;
+  private invalidations = 0;
+  /** By key, which one was the last, of those that some fetch with a mark may have been overtaken by. */
+  private readonly remembered = new Map<string, number>();
+  /** Up to here nobody knows any more what was invalidated. */
+  private forgottenUntil = 0;
+  private marked = 0;
   evictions = 0;
   /** Fetches whose outcome was not kept. */
   refusals = 0;
@@ -36,7 +46,6 @@ export class Guarded<Value extends object> {
   constructor(maxBytes: number) {
     this.entries = new LRUCache({
       maxSize: maxBytes,
-      sizeCalculation: ({ bytes }) => bytes,
       dispose: (_, __, reason) => {
         if (reason === 'evict') this.evictions += 1;
       },
@@ -53,12 +62,23 @@ export class Guarded<Value extends object> {
 
   get(key: string): Value | undefined {
     const kept = this.entries.get(key);
-    return kept?.epoch === this.epoch ? kept.value : undefined;
+    return kept?.epoch === this.epoch ? kept : undefined;
   }
 
   /** Also what may be old. */
   getSuspect(key: string): Value | undefined {
-    return this.entries.get(key)?.value;
+    return this.entries.get(key);
+  }
+
+  /** Begins a fetch that ends with `unmark`: a guard for all keys, which costs nothing for each. */
+  mark(): number {
+    if (this.marked === 0) this.remembered.clear();
+    this.marked += 1;
+    return this.invalidations;
+  }
+
+  unmark(): void {
+    this.marked -= 1;
   }
 
   open(key: string): Guard {
@@ -75,25 +95,31 @@ export class Guarded<Value extends object> {
     if (open.holders === 0 && this.guards.get(key) === open) this.guards.delete(key);
   }
 
-  /** @returns whether it was kept */
-  keep(key: string, guard: Guard, value: Value, bytes: number): boolean {
-    if (!guard.isIntact) {
+  /** @param since what was opened or marked before it was fetched. @returns whether it was kept */
+  keep(key: string, since: Guard | number, value: Value, bytes: number): boolean {
+    if (typeof since === 'number' ? this.isOvertaken(key, since) : !since.isIntact) {
       this.refusals += 1;
       return false;
     }
+    value.epoch = this.epoch;
     // What is too large to be kept takes what lies there with it.
-    this.entries.set(key, { value, bytes: bytes + bytesOfText(key) + overheadBytes, epoch: this.epoch });
+    this.entries.set(key, value, { size: bytes + bytesOfText(key) + overheadBytes });
     return true;
   }
 
   invalidate(key: string): void {
     this.entries.delete(key);
     this.breakGuard(key);
+    this.invalidations += 1;
+    if (this.marked > 0) this.remember(key);
   }
 
   /** Everything may be old: invalidations can have been missed. */
   suspectAll(): void {
     this.epoch += 1;
+    this.invalidations += 1;
+    this.forgottenUntil = this.invalidations;
+    this.remembered.clear();
     for (const key of this.guards.keys()) this.breakGuard(key);
   }
 
@@ -104,6 +130,21 @@ export class Guarded<Value extends object> {
 
   *keys(): Generator<string> {
     yield* this.entries.keys();
+  }
+
+  private isOvertaken(key: string, mark: number): boolean {
+    return mark < this.forgottenUntil || (this.remembered.get(key) ?? 0) > mark;
+  }
+
+  private remember(key: string): void {
+    this.remembered.delete(key);
+    this.remembered.set(key, this.invalidations);
+    if (this.remembered.size <= mostRemembered) return;
+    for (const [oldest, at] of this.remembered) {
+      this.remembered.delete(oldest);
+      this.forgottenUntil = at;
+      break;
+    }
   }
 
   private breakGuard(key: string): void {
@@ -137,9 +178,19 @@ const longestShape = 1_024;
 
 /** The names of members, one after the other, of objects that were seen lately: V8 has one shape for all of them. */
 const knownShapes = new Set<string>();
+/** Those of the last objects, as most are like one of them. */
+const lastShapes: (readonly string[])[] = [];
+const mostLastShapes = 4;
+const isSame = (one: readonly string[], other: readonly string[]): boolean => {
+  if (one.length !== other.length) return false;
+  for (let at = 0; at < one.length; at += 1) if (one[at] !== other[at]) return false;
+  return true;
+};
 const isNew = (names: readonly string[]): boolean => {
+  for (const shape of lastShapes) if (isSame(shape, names)) return false;
   const shape = names.join();
   if (shape.length > longestShape) return true;
+  if (lastShapes.unshift(names) > mostLastShapes) lastShapes.pop();
   if (knownShapes.has(shape)) return false;
   if (knownShapes.size >= mostKnownShapes) knownShapes.clear();
   knownShapes.add(shape);

@@ -1,4 +1,4 @@
-import { bytesOfText, type Guard, type Guarded } from './guarded.js';
+import { bytesOfText, type Guard, type Guardable, type Guarded } from './guarded.js';
 
 interface Held {
   token: string;
@@ -19,7 +19,7 @@ export class Leases {
 
   /** @param maxBytes what is held at once; whoever asks for more gets nothing */
   constructor(
-    private readonly entries: Pick<Guarded<object>, 'open' | 'close'>,
+    private readonly entries: Pick<Guarded<Guardable>, 'open' | 'close'>,
     private readonly maxBytes: number,
   ) {}
 

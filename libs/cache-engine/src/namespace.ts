@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { randomInt, randomUUID } from 'node:crypto';
 import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry, type Head } from './entry.js';
@@ -93,6 +93,7 @@ export class Namespace<Value> {
   private readonly codec: Codec<Value>;
   private readonly ownTag: string;
   private readonly entryPrefix: string;
+  private readonly leasePrefix: string;
 
   constructor(
     private readonly tiers: Tiers,
@@ -103,6 +104,7 @@ export class Namespace<Value> {
     this.codec = options.codec ?? jsonCodec;
     this.ownTag = tiers.nameOf('tag', name, '');
     this.entryPrefix = tiers.prefixOf('entry', name);
+    this.leasePrefix = tiers.prefixOf('lease', name);
     assertTimes(options);
     const { jitter = 0 } = options;
     if (!(jitter >= 0 && jitter <= 1)) throw new RangeError(`jitter is ${jitter}; it must be from 0 to 1`);
@@ -113,8 +115,8 @@ export class Namespace<Value> {
    * @throws CacheUnavailable when Redis cannot be asked; `find` gives what may be old then, and says so
    */
   async get(key: string): Promise<Value | undefined> {
-    const name = this.entryName(key);
-    const here = this.kept(name);
+    const name = this.nameOf(key);
+    const here = this.kept(name, key);
     if (!here) return (await this.findFar(name, false))?.value;
     this.tiers.counts.l1Hits += 1;
     return here.value as Value | undefined;
@@ -125,8 +127,8 @@ export class Namespace<Value> {
    * @throws CacheUnavailable when Redis cannot be asked and nothing is here to stand in
    */
   async find(key: string): Promise<Found<Value> | undefined> {
-    const name = this.entryName(key);
-    const here = this.kept(name);
+    const name = this.nameOf(key);
+    const here = this.kept(name, key);
     if (!here) return this.findFar(name);
     this.tiers.counts.l1Hits += 1;
     return this.found(here, 'l1', false);
@@ -137,8 +139,8 @@ export class Namespace<Value> {
     const found = new Map<string, Found<Value>>();
     const far: { key: string; name: string }[] = [];
     for (const key of keys) {
-      const name = this.entryName(key);
-      const here = this.kept(name);
+      const name = this.nameOf(key);
+      const here = this.kept(name, key);
       if (here) found.set(key, this.found(here, 'l1', false));
       else far.push({ key, name });
     }
@@ -156,12 +158,13 @@ export class Namespace<Value> {
    */
   async getOrSet(key: string, load: Load<Value>, options: LoadOptions = {}): Promise<Value | undefined> {
     const { tiers } = this;
-    const name = this.entryName(key);
-    const here = this.kept(name);
+    const name = this.nameOf(key);
+    const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
       const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
-      const isDue = here.freshUntil - tiers.now() < refreshBefore || isDueEarly(here, tiers.now(), randomAboveZero());
+      const now = tiers.now();
+      const isDue = here.freshUntil - now < refreshBefore || isDueEarly(here, now, randomAboveZero());
       if (isDue && !tiers.flights.has(name)) {
         tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
@@ -204,7 +207,7 @@ export class Namespace<Value> {
     const name = this.entryName(key);
     const entry = await this.entryOf(value, { ...this.options, ...options });
     for (let tries = 0; ; tries += 1) {
-      const { state, kept, version: stored } = this.tiers.shared ? await this.read(name) : this.readHere(name);
+      const { state, kept, version: stored } = this.tiers.shared ? await this.read(name) : this.readHere(name, key);
       const current = state === 'fresh' ? kept!.version : null;
       if (current !== version || tries === mostTries) return { isWritten: false, version: current };
       if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };
@@ -270,7 +273,7 @@ export class Namespace<Value> {
     if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
     const until = isNew ? tiers.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
-    tiers.counters.keep(name, guard, { count, until }, 0);
+    tiers.counters.keep(name, guard, { count, until, epoch: 0 }, 0);
     tiers.counters.close(name, guard);
     return count;
   }
@@ -288,8 +291,8 @@ export class Namespace<Value> {
     if (!(Number.isInteger(ms) && ms >= 1 && ms <= longestLeaseMs))
       throw new RangeError(`a lease lasts a whole number of milliseconds from 1 to ${longestLeaseMs}, not ${ms}`);
     const { tiers } = this;
-    const name = this.entryName(key);
-    const here = this.kept(name);
+    const name = this.nameOf(key);
+    const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
       return { found: this.found(here, 'l1', false) };
@@ -560,7 +563,7 @@ export class Namespace<Value> {
   private async put(key: string, name: string, entry: Entry, ifVersion?: string): Promise<boolean> {
     const { tiers } = this;
     if (!tiers.shared) {
-      if (ifVersion !== undefined && this.readHere(name).version !== ifVersion) return false;
+      if (ifVersion !== undefined && this.readHere(name, key).version !== ifVersion) return false;
       const { kept, bytes } = this.keptOf(entry);
       tiers.entries.invalidate(name);
       const guard = tiers.entries.open(name);
@@ -575,11 +578,12 @@ export class Namespace<Value> {
     return isWritten;
   }
 
-  /** What lies in this process and may be given out as it is. */
-  private kept(name: string): Kept | undefined {
+  /** What lies in this process and may be given out as it is. @throws RangeError for what is no key: nothing lies there */
+  private kept(name: string, key: string): Kept | undefined {
     const { tiers } = this;
-    tiers.hotKeys.saw(name);
     const kept = tiers.entries.get(name);
+    if (!kept) assertKey(key);
+    tiers.hotKeys.saw(name);
     if (!kept) return undefined;
     const now = performance.now();
     if (kept.until <= now || now > tiers.l1UsedUntil) return undefined;
@@ -661,40 +665,39 @@ export class Namespace<Value> {
   /** @throws CacheUnavailable */
   private async read(name: string): Promise<Reading> {
     const { entries } = this.tiers;
-    const guard = entries.open(name);
+    const mark = entries.mark();
     try {
       const stored = await this.redis.read(name);
-      return this.judged(name, guard, stored) ?? (await this.judgedThere(name, guard, stored));
+      return this.judged(name, mark, stored) ?? (await this.judgedThere(name, mark, stored));
     } finally {
-      entries.close(name, guard);
+      entries.unmark();
     }
   }
 
   /** @throws CacheUnavailable */
   private async readAll(names: readonly string[]): Promise<Reading[]> {
     const { entries } = this.tiers;
-    const guards = names.map((name) => entries.open(name));
+    const mark = entries.mark();
     try {
       const stored = await this.redis.readMany(names);
-      const readings = stored.map((it, at) => this.judged(names[at]!, guards[at]!, it));
-      const undecided = [...readings.keys()].filter((at) => !readings[at]);
+      const readings = stored.map((it, at) => this.judged(names[at]!, mark, it));
       const decide = async (at: number): Promise<void> => {
-        readings[at] = await this.judgedThere(names[at]!, guards[at]!, stored[at]!);
+        readings[at] ??= await this.judgedThere(names[at]!, mark, stored[at]!);
       };
-      await Promise.all(undecided.map(decide));
+      if (readings.includes(undefined)) await Promise.all(readings.keys().map(decide));
       return readings as Reading[];
     } finally {
-      names.forEach((name, at) => entries.close(name, guards[at]!));
+      entries.unmark();
     }
   }
 
   /** Of something whose tags are not known here. */
-  private async judgedThere(name: string, guard: Guard, stored: string | null): Promise<Reading> {
-    return this.judged(name, guard, stored, await this.isCurrentThere(decodeEntry(stored!)!))!;
+  private async judgedThere(name: string, mark: number, stored: string | null): Promise<Reading> {
+    return this.judged(name, mark, stored, await this.isCurrentThere(decodeEntry(stored!)!))!;
   }
 
   /** @returns `undefined` where it is not known whether what it was loaded under is as it was */
-  private judged(name: string, guard: Guard, stored: string | null, isCurrent?: boolean): Reading | undefined {
+  private judged(name: string, mark: number, stored: string | null, isCurrent?: boolean): Reading | undefined {
     const now = this.tiers.now();
     const entry = stored === null ? undefined : decodeEntry(stored);
     if (!entry) return { state: 'nothing', version: stored === null ? '' : versionIn(stored) };
@@ -707,12 +710,12 @@ export class Namespace<Value> {
     if (!decoded) return { state: 'nothing', version };
     const { kept, bytes } = decoded;
     // Kept in this process for as long as it was kept there, not from now on.
-    this.tiers.entries.keep(name, guard, kept, bytes);
+    this.tiers.entries.keep(name, mark, kept, bytes);
     return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
   }
 
-  private readHere(name: string): Reading {
-    const kept = this.kept(name);
+  private readHere(name: string, key: string): Reading {
+    const kept = this.kept(name, key);
     return kept ? { state: 'fresh', kept, version: kept.version } : { state: 'nothing', version: '' };
   }
 
@@ -725,6 +728,8 @@ export class Namespace<Value> {
 
   private async versionsOf(tags: readonly string[]): Promise<Versions> {
     const { tiers } = this;
+    const known = tiers.isL1Used && tags.length === 0 ? tiers.knownTag(this.ownTag) : undefined;
+    if (known !== undefined) return { namespaceVersion: known, tags: noTags };
     const [namespaceVersion, ...versions] = await Promise.all([
       tiers.tagVersion(this.ownTag),
       ...tags.map((tag) => tiers.tagVersion(this.tagName(tag))),
@@ -748,7 +753,7 @@ export class Namespace<Value> {
     const freshUntil = this.tiers.now() + lasts * (1 - jitter * Math.random());
     return {
       text: value === undefined ? undefined : this.codec.encode(value),
-      version: randomUUID().slice(-12),
+      version: nextVersion(),
       ...{ freshUntil, staleUntil: freshUntil + grace, loadMs, ...versions },
     };
   }
@@ -768,8 +773,10 @@ export class Namespace<Value> {
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
     const kept = {
       ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion, tags, value },
-      until: freshUntil - this.tiers.clockAheadMs,
+      // A whole number, which V8 keeps in its place.
+      until: Math.floor(freshUntil - this.tiers.clockAheadMs),
       checkedAt: notChecked,
+      epoch: 0,
     };
     let total = headBytes + bytes;
     for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag) + bytesOfPair;
@@ -792,11 +799,17 @@ export class Namespace<Value> {
 
   private entryName(key: string): string {
     assertKey(key);
+    return this.nameOf(key);
+  }
+
+  /** Of what may be no key, though it is a text. */
+  private nameOf(key: string): string {
+    if (typeof key !== 'string') assertKey(key);
     return `${this.entryPrefix}${key}}`;
   }
 
   private leaseName(key: string): string {
-    return this.tiers.nameOf('lease', this.name, key);
+    return `${this.leasePrefix}${key}}`;
   }
 
   private tagName(tag: string): string {
@@ -851,6 +864,7 @@ const versionsIn = (token: string): Versions | undefined => {
 };
 
 const nothing = { value: undefined, bytes: 0 };
+const noTags: Head['tags'] = [];
 const notChecked = -1;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
@@ -866,6 +880,15 @@ const writtenOf = ({ version, freshUntil }: Entry): Written => ({
 const notAtPresent = (error: unknown): undefined => {
   if (!(error instanceof CacheUnavailable)) throw error;
   return undefined;
+};
+
+/** Six letters and digits of this process, and a number: so that none comes twice, in whatever process. */
+const mostVersions = 36 ** 6;
+let [versionPrefix, versionCount] = ['', mostVersions];
+const nextVersion = (): string => {
+  if (versionCount === mostVersions)
+    [versionPrefix, versionCount] = [randomInt(mostVersions).toString(36).padStart(6, '0'), 0];
+  return `${versionPrefix}${(versionCount++).toString(36)}`;
 };
 
 const randomAboveZero = (): number => 1 - Math.random();
@@ -888,17 +911,24 @@ const assertName = (what: string, name: string): void => {
 
 const longestTimerMs = 2 ** 31 - 1;
 
+const assertTime = (name: string, ms: number | undefined, least: number): void => {
+  if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
+    throw new RangeError(
+      `${name} is ${ms}; it must be a whole number of milliseconds from ${least} to ${longestTtlMs}`,
+    );
+};
+
+const assertTimeout = (name: string, ms: number | undefined): void => {
+  if (ms !== undefined && !(ms >= 0 && ms <= longestTimerMs))
+    throw new RangeError(
+      `the timeout ${name} is ${ms}; it must be a number of milliseconds from 0 to ${longestTimerMs}`,
+    );
+};
+
 const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
-  for (const [name, ms] of Object.entries(timeouts ?? {}))
-    if (ms !== undefined && !(ms >= 0 && ms <= longestTimerMs))
-      throw new RangeError(
-        `the timeout ${name} is ${ms}; it must be a number of milliseconds from 0 to ${longestTimerMs}`,
-      );
-  for (const [name, ms] of Object.entries({ ttl, grace, absentTtl })) {
-    const least = name === 'grace' ? 0 : 1;
-    if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
-      throw new RangeError(
-        `${name} is ${ms}; it must be a whole number of milliseconds from ${least} to ${longestTtlMs}`,
-      );
-  }
+  assertTime('ttl', ttl, 1);
+  assertTime('grace', grace, 0);
+  assertTime('absentTtl', absentTtl, 1);
+  assertTimeout('soft', timeouts?.soft);
+  assertTimeout('hard', timeouts?.hard);
 };

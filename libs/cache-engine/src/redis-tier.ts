@@ -1,7 +1,7 @@
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from 'redis';
 import { within } from './within.js';
-import { scripts } from './scripts.js';
+import { anyVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
 /** Redis cannot be asked at present, or has not answered in time. Nothing is known of what became of a write. */
@@ -36,8 +36,19 @@ interface Asked {
   reject: (error: unknown) => void;
 }
 
-/** Most keys that one MGET asks for: Redis answers nobody else meanwhile. */
+/** The scripts that are asked about keys, many at once where they are asked in one turn. */
+type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put';
+
+interface AskedAbout {
+  about: AboutKey;
+  resolve: (reply: unknown) => void;
+  reject: (error: unknown) => void;
+}
+
+/** Most keys, and most text of them, that Redis is asked about at once: it answers nobody else meanwhile. */
 const largestRead = 512;
+const largestScript = 128;
+const largestScriptText = 1_048_576;
 
 /** The endpoints of an address: its own, and the others that follow as `host:port`, of a cluster. */
 const rootsOf = (url: string): string[] => {
@@ -106,6 +117,13 @@ export class RedisTier {
   );
   /** What is to be asked for at the end of this turn of the event loop. */
   private asked = new Map<string, Asked>();
+  private readonly askedAbout: Record<KeyScript, AskedAbout[]> = {
+    lease: [],
+    fill: [],
+    renew: [],
+    release: [],
+    put: [],
+  };
   /** Prefixes that are being swept. */
   private readonly sweeping = new Set<string>();
   private retry: NodeJS.Timeout | undefined;
@@ -175,29 +193,24 @@ export class RedisTier {
   }
 
   lease(entry: string, lease: string, token: string, ms: number, seen: string): Promise<Leased> {
-    return this.attempt('lease', () =>
-      this.connection.client.lease(entry, lease, token, String(ms), seen),
-    ) as Promise<Leased>;
+    return this.ask('lease', [entry, lease, token, String(ms), seen]);
   }
 
   fill(entry: string, lease: string, token: string, stored: string, ms: number): Promise<boolean> {
-    return this.attempt('fill', () =>
-      this.connection.client.fill(entry, lease, token, stored, String(ms)),
-    ) as Promise<boolean>;
+    return this.ask('fill', [entry, lease, token, stored, String(ms)]);
   }
 
   async renew(entry: string, lease: string, token: string, ms: number): Promise<void> {
-    await this.attempt('renew', () => this.connection.client.renew(entry, lease, token, String(ms)));
+    await this.ask('renew', [entry, lease, token, String(ms)]);
   }
 
   async release(entry: string, lease: string, token: string): Promise<void> {
-    await this.attempt('release', () => this.connection.client.release(entry, lease, token));
+    await this.ask('release', [entry, lease, token]);
   }
 
   /** @param ifVersion stores only where that version lies there, `''` for nothing */
-  put(entry: string, lease: string, stored: string, ms: number, ifVersion?: string): Promise<boolean> {
-    const rest = [stored, String(ms), ...(ifVersion === undefined ? [] : [ifVersion])];
-    return this.attempt('put', () => this.connection.client.put(entry, lease, ...rest)) as Promise<boolean>;
+  put(entry: string, lease: string, stored: string, ms: number, ifVersion = anyVersion): Promise<boolean> {
+    return this.ask('put', [entry, lease, stored, String(ms), ifVersion]);
   }
 
   /** @param pairs entry and lease of each key: they lie in one slot */
@@ -272,6 +285,46 @@ export class RedisTier {
           else resolve(stored);
         });
       });
+  }
+
+  /** What is asked in one turn goes in one question; in a cluster the keys lie in many slots, and each goes by itself. */
+  private ask<Reply>(script: KeyScript, about: AboutKey): Promise<Reply> {
+    const { promise, resolve, reject } = Promise.withResolvers<Reply>();
+    const asked = { about, resolve: resolve as (reply: unknown) => void, reject };
+    if (this.connection.kind === 'cluster') void this.askPage(script, [asked]);
+    else if (this.askedAbout[script].push(asked) === 1) setImmediate(() => this.askAll(script));
+    return promise;
+  }
+
+  private askAll(script: KeyScript): void {
+    let page: AskedAbout[] = [];
+    let text = 0;
+    for (const asked of this.askedAbout[script].splice(0)) {
+      const more = asked.about.reduce((sum, it) => sum + it.length, 0);
+      if (page.length === largestScript || (page.length > 0 && text + more > largestScriptText)) {
+        void this.askPage(script, page);
+        page = [];
+        text = 0;
+      }
+      page.push(asked);
+      text += more;
+    }
+    void this.askPage(script, page);
+  }
+
+  private async askPage(script: KeyScript, page: readonly AskedAbout[]): Promise<void> {
+    const { client } = this.connection;
+    const ask = (): Promise<unknown[]> => client[script](page.map((it) => it.about));
+    try {
+      const replies = await this.attempt(script, ask);
+      page.forEach(({ resolve, reject }, at) => {
+        const reply = replies[at];
+        if (reply instanceof Error) reject(new CacheUnavailable({ cause: reply }));
+        else resolve(reply);
+      });
+    } catch (error) {
+      for (const { reject } of page) reject(error);
+    }
   }
 
   /** In a cluster a key of a master that is away fails by itself. */

@@ -1,33 +1,58 @@
 import { defineScript, type CommandParser } from 'redis';
 
-/** What Redis decides by itself, each in one step. The two keys of a script lie in one slot. */
-const twoKeys = (script: string, transformReply: (reply: unknown) => unknown) =>
-  defineScript({
-    SCRIPT: script,
-    NUMBER_OF_KEYS: 2,
-    IS_READ_ONLY: false,
-    parseCommand(parser: CommandParser, entry: string, lease: string, ...rest: string[]) {
-      parser.pushKey(entry);
-      parser.pushKey(lease);
-      parser.push(...rest);
-    },
-    transformReply,
-  });
+export const anyVersion = '*';
+
+/** What is asked about one key: its entry and its lease, which lie in one slot, and what the script takes beside them. */
+export type AboutKey = readonly [entry: string, lease: string, ...rest: string[]];
 
 /** In Lua: the version in what is stored, or an empty text where nothing is. */
 const versionOfStored = `
-  local stored = redis.call('GET', KEYS[1])
+  local stored = redis.call('GET', entry)
   local version = stored and string.match(stored, '^[%+%-]([^|]*)|') or ''`;
+
+/**
+ * What Redis decides by itself about each of many keys, in their order, each in one step. What fails for one does not
+ * fail for the others.
+ *
+ * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`
+ */
+const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) => unknown) =>
+  defineScript({
+    SCRIPT: `
+      local function about(entry, lease, first, second, third)
+        ${lua}
+      end
+      local replies = {}
+      for at = 1, #KEYS / 2 do
+        local given = (at - 1) * ${given}
+        local isDone, reply = pcall(about, KEYS[at * 2 - 1], KEYS[at * 2], unpack(ARGV, given + 1, given + ${given}))
+        if not isDone and type(reply) ~= 'table' then reply = redis.error_reply(tostring(reply)) end
+        replies[at] = reply
+      end
+      return replies`,
+    IS_READ_ONLY: false,
+    parseCommand(parser: CommandParser, asked: readonly AboutKey[]) {
+      parser.push(String(asked.length * 2));
+      for (const [entry, lease] of asked) {
+        parser.pushKey(entry);
+        parser.pushKey(lease);
+      }
+      for (const [, , ...rest] of asked) parser.push(...rest);
+    },
+    transformReply: (replies: unknown) =>
+      (replies as unknown[]).map((it) => (it instanceof Error ? it : transform(it))),
+  });
 
 export const scripts = {
   /**
    * Gives the lease on a key to whoever is first: only its holder may fill the key. Arguments: token, milliseconds, the
    * version that was seen. What was filled meanwhile is given instead.
    */
-  lease: twoKeys(
+  lease: aboutKeys(
+    3,
     `${versionOfStored}
-    if stored and version ~= ARGV[3] then return {0, stored} end
-    if redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[2]) then return {1, false} end
+    if stored and version ~= third then return {0, stored} end
+    if redis.call('SET', lease, first, 'NX', 'PX', second) then return {1, false} end
     return {0, false}`,
     (reply) => {
       const [taken, stored] = reply as [number, string | null];
@@ -35,36 +60,40 @@ export const scripts = {
     },
   ),
   /** Stores a value if the lease is still held. Arguments: token, value, milliseconds or 0 for no end. */
-  fill: twoKeys(
-    `if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
-    if ARGV[3] == '0' then redis.call('SET', KEYS[1], ARGV[2]) else redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3]) end
-    redis.call('DEL', KEYS[2])
+  fill: aboutKeys(
+    3,
+    `if redis.call('GET', lease) ~= first then return 0 end
+    if third == '0' then redis.call('SET', entry, second) else redis.call('SET', entry, second, 'PX', third) end
+    redis.call('DEL', lease)
     return 1`,
     (reply) => reply === 1,
   ),
   /** Keeps a lease for longer. Arguments: token, milliseconds. */
-  renew: twoKeys(
-    `if redis.call('GET', KEYS[2]) == ARGV[1] then return redis.call('PEXPIRE', KEYS[2], ARGV[2]) end
+  renew: aboutKeys(
+    2,
+    `if redis.call('GET', lease) == first then return redis.call('PEXPIRE', lease, second) end
     return 0`,
     (reply) => reply === 1,
   ),
   /** Ends a lease without a value. Arguments: token. */
-  release: twoKeys(
-    `if redis.call('GET', KEYS[2]) == ARGV[1] then return redis.call('DEL', KEYS[2]) end
+  release: aboutKeys(
+    1,
+    `if redis.call('GET', lease) == first then return redis.call('DEL', lease) end
     return 0`,
     (reply) => reply === 1,
   ),
   /**
-   * Stores a value, whatever lies there, and ends the lease: who loads meanwhile is too late. With a fourth argument only
-   * where that version lies there, or nothing for an empty text. Arguments: value, milliseconds or 0, version.
+   * Stores a value and ends the lease: who loads meanwhile is too late. Arguments: value, milliseconds or 0, and the
+   * version that has to lie there, an empty text for nothing and `*` for whatever it is.
    */
-  put: twoKeys(
-    `if ARGV[3] then
+  put: aboutKeys(
+    3,
+    `if third ~= '${anyVersion}' then
       ${versionOfStored}
-      if version ~= ARGV[3] then return 0 end
+      if version ~= third then return 0 end
     end
-    if ARGV[2] == '0' then redis.call('SET', KEYS[1], ARGV[1]) else redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-    redis.call('DEL', KEYS[2])
+    if second == '0' then redis.call('SET', entry, first) else redis.call('SET', entry, first, 'PX', second) end
+    redis.call('DEL', lease)
     return 1`,
     (reply) => reply === 1,
   ),

@@ -35,7 +35,7 @@ export class LatencyOf {
   }
 }
 
-const sampledEvery = 16;
+const sampledEvery = 64;
 const watched = 64;
 
 /**
@@ -49,7 +49,8 @@ export class HotKeys {
 
   saw(key: string): void {
     this.reads += 1;
-    if (this.reads % sampledEvery !== 0) return;
+    if (this.reads < sampledEvery) return;
+    this.reads = 0;
     const known = this.counts.get(key);
     if (known !== undefined || this.counts.size < watched) {
       this.counts.set(key, (known ?? 0) + 1);

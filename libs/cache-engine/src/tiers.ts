@@ -1,6 +1,6 @@
 import { randomInt } from 'node:crypto';
 import type { Meter } from '@opentelemetry/api';
-import { Guarded, bytesOfText, type Guard } from './guarded.js';
+import { Guarded, bytesOfText, type Guard, type Guardable } from './guarded.js';
 import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
 import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
@@ -32,7 +32,7 @@ export interface CacheEngineOptions {
 }
 
 /** A value in this process. */
-export interface Kept extends Head {
+export interface Kept extends Head, Guardable {
   value: unknown;
   /** `freshUntil` by the clock of this process that only goes forward. */
   until: number;
@@ -53,14 +53,16 @@ export class Tiers {
   readonly redisLatency: LatencyOf;
   readonly loadLatency: LatencyOf;
   readonly entries: Guarded<Kept>;
-  readonly tags: Guarded<{ version: string }>;
-  readonly counters: Guarded<{ count: number; until: number }>;
+  readonly tags: Guarded<{ version: string } & Guardable>;
+  readonly counters: Guarded<{ count: number; until: number } & Guardable>;
   /** Entries that are being loaded, and what those who ask for one get. */
   readonly flights = new Map<string, Flight>();
   /** The rights to fill that were given out where there is no Redis to keep them. */
   readonly leases: Leases;
   /** Entries whose source has failed, and until when it is left alone. */
   readonly resting = new Map<string, number>();
+  /** Versions of tags that are being asked for. */
+  private readonly askedTags = new Map<string, { guard: Guard; version: Promise<string> }>();
   /** How often something has been said about any tag. */
   tagChanges = 0;
   readonly shared: RedisTier | undefined;
@@ -150,20 +152,20 @@ export class Tiers {
   }
 
   /** The version of a tag as it is now; one that is not known yet begins. */
-  async tagVersion(name: string): Promise<string> {
-    if (this.isL1Used) {
-      const known = this.knownTag(name);
-      if (known !== undefined) return known;
-    }
+  tagVersion(name: string): Promise<string> {
+    const known = this.isL1Used ? this.knownTag(name) : undefined;
+    if (known !== undefined) return Promise.resolve(known);
+    const asked = this.askedTags.get(name);
+    if (asked?.guard.isIntact) return asked.version;
     const guard = this.tags.open(name);
-    try {
-      const base = randomTagBase();
-      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : base.toString(36);
-      this.tags.keep(name, guard, { version }, bytesOfText(version));
-      return version;
-    } finally {
-      this.tags.close(name, guard);
-    }
+    const version = this.askTag(name, guard);
+    this.askedTags.set(name, { guard, version });
+    // Not before it is among them, though nobody needs to be asked.
+    const forget = (): void => {
+      if (this.askedTags.get(name)?.guard === guard) this.askedTags.delete(name);
+    };
+    version.then(forget, forget);
+    return version;
   }
 
   /** What was kept under the tag is old from now on. */
@@ -180,6 +182,17 @@ export class Tiers {
   partsOf(name: string): { namespace: string; key: string } {
     const [namespace = '', ...key] = name.slice(this.prefixOf('entry').length + 1, -1).split(':');
     return { namespace: decodeURIComponent(namespace), key: key.join(':') };
+  }
+
+  private async askTag(name: string, guard: Guard): Promise<string> {
+    try {
+      const base = randomTagBase();
+      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : base.toString(36);
+      this.tags.keep(name, guard, { version, epoch: 0 }, bytesOfText(version));
+      return version;
+    } finally {
+      this.tags.close(name, guard);
+    }
   }
 
   private forgetTag(name: string): void {

@@ -105,6 +105,39 @@ describeRedis('caches of several processes over one Redis', () => {
     await until(async () => (await there.get('k')) === now);
   });
 
+  it('writes what is written at once in few questions, however large it is', async () => {
+    const [here, there] = await two();
+    const large = 'x'.repeat(400_000);
+    const values = Array.from({ length: 300 }, (_, at) => [`k${at}`, at % 100 === 0 ? large + at : at] as const);
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await people.configResetStat();
+      await here.setMany(values);
+      const asked = /cmdstat_evalsha:calls=(\d+)/.exec(await people.info('commandstats'))?.[1];
+      // Those of 128 keys or a megabyte, and what is told of the tag.
+      expect(Number(asked)).toBeLessThan(10);
+      const found = await there.getMany(values.map(([key]) => key));
+      expect(values.filter(([key, value]) => found.get(key)?.value !== value)).toEqual([]);
+    } finally {
+      people.destroy();
+    }
+  });
+
+  it('lets what fails for one key fail for no other that is asked about at the same time', async () => {
+    const [here, there] = await two();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      // What somebody else has put where an entry would lie: its script fails.
+      await people.lPush(`cache:e:{${name}:odd}`, 'odd');
+      const keys = ['a', 'odd', 'b'];
+      const load = (key: string) => here.getOrSet(key, () => `loaded ${key}`);
+      expect(await Promise.all(keys.map(load))).toEqual(keys.map((it) => `loaded ${it}`));
+      expect(await Promise.all(keys.map((it) => there.get(it)))).toEqual(['loaded a', undefined, 'loaded b']);
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('is told what people do by hand, and what Redis does by itself', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
