@@ -69,11 +69,8 @@ export const decodeEntry = (stored: string): Entry | undefined => {
   if (at > endOfHead || Number.isNaN(freshUntil + staleUntil + loadMs)) return undefined;
   const tags = tagsIn(stored.slice(at, endOfHead));
   if (!tags) return undefined;
-  return {
-    text: mark === absent ? undefined : stored.slice(endOfHead + 1),
-    ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion },
-    tags,
-  };
+  const text = mark === absent ? undefined : stored.slice(endOfHead + 1);
+  return { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags };
 };
 
 /**

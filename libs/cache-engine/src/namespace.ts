@@ -354,7 +354,7 @@ export class Namespace<Value> {
     const { kept, bytes } = this.keptOf(entry);
     const guard = leases.end(name, lease);
     if (!guard) return false;
-    const isKept = this.isCurrent(entry) === true && entries.keep(name, guard, kept, bytes);
+    const isKept = this.isCurrent(entry, performance.now()) === true && entries.keep(name, guard, kept, bytes);
     entries.close(name, guard);
     return isKept;
   }
@@ -588,15 +588,15 @@ export class Namespace<Value> {
     const now = performance.now();
     if (kept.until <= now || now > tiers.l1UsedUntil) return undefined;
     if (kept.checkedAt === tiers.tagChanges) return kept;
-    if (!this.isCurrent(kept)) return undefined;
+    if (!this.isCurrent(kept, now)) return undefined;
     kept.checkedAt = tiers.tagChanges;
     return kept;
   }
 
-  /** @returns `undefined` where that is not known without asking Redis */
-  private isCurrent({ namespaceVersion, tags }: Head): boolean | undefined {
+  /** @param at by `performance.now()`. @returns `undefined` where that is not known without asking Redis */
+  private isCurrent({ namespaceVersion, tags }: Head, at: number): boolean | undefined {
     const { tiers } = this;
-    if (!tiers.isL1Used) return undefined;
+    if (at > tiers.l1UsedUntil) return undefined;
     let isKnown = true;
     const check = (name: string, version: string): boolean => {
       const current = tiers.knownTag(name);
@@ -668,7 +668,7 @@ export class Namespace<Value> {
     const mark = entries.mark();
     try {
       const stored = await this.redis.read(name);
-      return this.judged(name, mark, stored) ?? (await this.judgedThere(name, mark, stored));
+      return this.judged(name, mark, stored, performance.now()) ?? (await this.judgedThere(name, mark, stored));
     } finally {
       entries.unmark();
     }
@@ -680,7 +680,8 @@ export class Namespace<Value> {
     const mark = entries.mark();
     try {
       const stored = await this.redis.readMany(names);
-      const readings = stored.map((it, at) => this.judged(names[at]!, mark, it));
+      const now = performance.now();
+      const readings = stored.map((it, at) => this.judged(names[at]!, mark, it, now));
       const decide = async (at: number): Promise<void> => {
         readings[at] ??= await this.judgedThere(names[at]!, mark, stored[at]!);
       };
@@ -693,17 +694,24 @@ export class Namespace<Value> {
 
   /** Of something whose tags are not known here. */
   private async judgedThere(name: string, mark: number, stored: string | null): Promise<Reading> {
-    return this.judged(name, mark, stored, await this.isCurrentThere(decodeEntry(stored!)!))!;
+    const isCurrent = await this.isCurrentThere(decodeEntry(stored!)!);
+    return this.judged(name, mark, stored, performance.now(), isCurrent)!;
   }
 
   /** @returns `undefined` where it is not known whether what it was loaded under is as it was */
-  private judged(name: string, mark: number, stored: string | null, isCurrent?: boolean): Reading | undefined {
-    const now = this.tiers.now();
+  private judged(
+    name: string,
+    mark: number,
+    stored: string | null,
+    at: number,
+    isCurrent?: boolean,
+  ): Reading | undefined {
+    const now = at + this.tiers.clockAheadMs;
     const entry = stored === null ? undefined : decodeEntry(stored);
     if (!entry) return { state: 'nothing', version: stored === null ? '' : versionIn(stored) };
     const { version, freshUntil, staleUntil } = entry;
     if (staleUntil <= now) return { state: 'nothing', version };
-    const current = isCurrent ?? this.isCurrent(entry);
+    const current = isCurrent ?? this.isCurrent(entry, at);
     if (current === undefined) return undefined;
     if (!current) return { state: 'nothing', version };
     const decoded = this.decoded(entry);
@@ -771,8 +779,15 @@ export class Namespace<Value> {
   private keptOf(entry: Entry): { kept: Kept; bytes: number } {
     const { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags } = entry;
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
-    const kept = {
-      ...{ version, freshUntil, staleUntil, loadMs, namespaceVersion, tags, value },
+    // One after the other: there is one for every value that comes out of Redis.
+    const kept: Kept = {
+      version,
+      freshUntil,
+      staleUntil,
+      loadMs,
+      namespaceVersion,
+      tags,
+      value,
       // A whole number, which V8 keeps in its place.
       until: Math.floor(freshUntil - this.tiers.clockAheadMs),
       checkedAt: notChecked,

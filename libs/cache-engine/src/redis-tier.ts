@@ -186,7 +186,8 @@ export class RedisTier {
 
   /** @returns what lies under the keys, in their order. @throws CacheUnavailable where one of them cannot be asked for */
   async readMany(keys: readonly string[]): Promise<(string | null)[]> {
-    const found = (await Promise.all(pagesOf(keys).map((page) => this.readPage(page)))).flat();
+    const pages = await Promise.all(pagesOf(keys).map((page) => this.readPage(page)));
+    const found = pages.length === 1 ? pages[0]! : pages.flat();
     const failed = found.find((it) => it instanceof CacheUnavailable);
     if (failed) throw failed;
     return found as (string | null)[];
@@ -277,14 +278,16 @@ export class RedisTier {
   private readAsked(): void {
     const { asked } = this;
     this.asked = new Map();
-    for (const keys of pagesOf([...asked.keys()]))
+    const waiting = [...asked.values()];
+    pagesOf([...asked.keys()]).forEach((keys, number) => {
       void this.readPage(keys).then((page) => {
         page.forEach((stored, at) => {
-          const { resolve, reject } = asked.get(keys[at]!)!;
+          const { resolve, reject } = waiting[number * largestRead + at]!;
           if (stored instanceof CacheUnavailable) reject(stored);
           else resolve(stored);
         });
       });
+    });
   }
 
   /** What is asked in one turn goes in one question; in a cluster the keys lie in many slots, and each goes by itself. */
