@@ -316,12 +316,34 @@ describe('a request that is not valid HTTP', () => {
     const answer = await raw(here.port, text);
     expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
     expect(answer).toContain('content-type: application/problem+json');
+    expect(answer).toContain('x-content-type-options: nosniff');
     expect(JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')))).toMatchObject({ status, code });
   });
 });
 
 it('answers HTTP/1.0 without a host', async () => {
   expect(await raw(here.port, 'GET /things/1 HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 200 /);
+});
+
+it.each([
+  ['http://a/things/1', 200],
+  ['HTTPS://a:1/things/1?x=/', 200],
+  ['http://a?b/things/1', 405],
+  ['http://a', 302],
+  ['http:///things/1', 400],
+  ['ftp://a/things/1', 404],
+  ['a:/things/1', 400],
+  ['*', 405],
+])('answers a request whose target is %s', async (target, status) => {
+  const answer = await raw(here.port, `GET ${target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n`);
+  expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+});
+
+it('says of each answer that its type is meant', async () => {
+  for (const path of ['/things/1', '/nothing', '/trials/refuses', '/docs']) {
+    const answer = await fetch(here.url + path);
+    expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
+  }
 });
 
 it('refuses a hundred thousand brackets and thousands of faults without being hurt', async () => {
