@@ -337,6 +337,13 @@ it.each([
 ])('answers a request whose target is %s', async (target, status) => {
   const answer = await raw(here.port, `GET ${target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n`);
   expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+  expect(answer).toContain('x-content-type-options: nosniff');
+});
+
+it('refuses what would need a hook that is left out', () => {
+  const adapter = here.app.getHttpAdapter() as unknown as Record<string, () => void>;
+  for (const name of ['enableCors', 'registerSecurityHook', 'setOnRequestHook', 'setOnResponseHook'])
+    expect(() => adapter[name]!()).toThrow('has no hook');
 });
 
 it('says of each answer that its type is meant', async () => {
