@@ -4,11 +4,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger, Module, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type {
+  FastifyError,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  RouteOptions,
+  onSendHookHandler,
+} from 'fastify';
 import { CleaveError, limits } from '#contracts';
 import { traceparentOf, withTrace } from '#telemetry';
 import { hasBody, readJsonBodies } from './body.js';
-import { encodeReply } from './endpoint.js';
+import { JsonText, encodeReply, type Reply } from './endpoint.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -37,6 +44,7 @@ const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
 /** The media type of server-sent events. */
 export const eventStream = 'text/event-stream';
+const jsonType = 'application/json; charset=utf-8';
 const nosniff = ['x-content-type-options', 'nosniff'] as const;
 
 @Module({})
@@ -59,12 +67,6 @@ export const createRestApp = async (
   );
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   readJsonBodies(fastify);
-  fastify.addHook('onRequest', (request, reply, done) => {
-    reply.header(...nosniff);
-    done(refusalOf(request, reply));
-  });
-  // Once the body is read: what came before it was called by the connection, not by the request.
-  fastify.addHook('preValidation', (request, _, done) => withTrace(traceparentOf(request.headers.traceparent), done));
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => sleep(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
@@ -115,7 +117,7 @@ const notHooked = (): never => {
 /** Nest's adapter, with our answers to what fails before a handler is found, and with a drain before the shutdown. */
 class RestAdapter extends FastifyAdapter {
   private draining = false;
-  private readonly unused = new Set<Socket>();
+  private readonly sockets = new Set<Socket>();
   /** Answers that have no end of their own. */
   private readonly streams = new Set<ServerResponse>();
 
@@ -137,22 +139,29 @@ class RestAdapter extends FastifyAdapter {
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket),
     });
     super.setInstance(Object.getPrototypeOf(this.instance));
-    // Fastify tells only requests that come later that their connection ends.
-    this.instance.addHook('onSend', (_request, reply, payload, done) => {
+    this.instance.addHook('onRequest', (request, reply, done) => {
+      reply.header(...nosniff);
       if (this.draining) reply.header('connection', 'close');
-      if (String(reply.getHeader('content-type')).startsWith(eventStream)) {
-        this.streams.add(reply.raw);
-        reply.raw.once('close', () => this.streams.delete(reply.raw));
-      }
-      done(null, payload);
+      const refusal = refusalOf(request, reply);
+      // Fastify sees to it that what follows the body is still part of it.
+      withTrace(traceparentOf(request.headers.traceparent), () => done(refusal));
     });
-    // Node waits for connections that were opened in advance as if a request were under way.
+    this.instance.addHook('onRoute', (route) => {
+      if (!mayStream(route)) return;
+      const noteStream: onSendHookHandler = (_, reply, payload, done) => {
+        if (String(reply.getHeader('content-type')).startsWith(eventStream)) {
+          this.streams.add(reply.raw);
+          reply.raw.once('close', () => this.streams.delete(reply.raw));
+        }
+        done(null, payload);
+      };
+      route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
+    });
     this.instance.server
       .on('connection', (socket) => {
-        this.unused.add(socket);
-        socket.once('close', () => this.unused.delete(socket));
+        this.sockets.add(socket);
+        socket.once('close', () => this.sockets.delete(socket));
       })
-      .on('request', ({ socket }) => this.unused.delete(socket))
       .on('checkExpectation', answerExpectation);
   }
 
@@ -170,6 +179,8 @@ class RestAdapter extends FastifyAdapter {
   override setOnResponseHook = notHooked;
 
   override reply(reply: FastifyReply, value: unknown, status?: number) {
+    // Of a text there is nothing to find out.
+    if (value instanceof JsonText) return reply.type(jsonType).send(value.text);
     return super.reply(reply, encodeReply(value, reply), status);
   }
 
@@ -181,12 +192,16 @@ class RestAdapter extends FastifyAdapter {
     super.beforeClose();
     this.draining = true;
     const { server } = this.instance;
+    // Fastify tells only requests that come later that their connection ends.
+    for (const answer of [...this.sockets].map(answerOn))
+      if (answer && !answer.headersSent) answer.setHeader('connection', 'close');
     const sweep = setInterval(() => {
       if (server.listening) return;
       server.closeIdleConnections();
       // Who follows events goes on at another instance, from the last one received.
       for (const stream of this.streams) stream.destroy();
-      for (const socket of this.unused) socket.destroy();
+      // Node waits for connections that were opened in advance as if a request were under way.
+      for (const socket of this.sockets) if (answerOn(socket) === undefined) socket.destroy();
     }, sweepIntervalMs);
     const cut = setTimeout(() => {
       new Logger('Rest').warn(`Requests still run after ${this.patienceMs} ms; their connections are cut.`);
@@ -213,11 +228,21 @@ const answerExpectation = ({ headers }: IncomingMessage, response: ServerRespons
   response.end(body);
 };
 
+/** Of a route that does not say what it answers, anything may come. */
+const mayStream = ({ config }: RouteOptions): boolean => {
+  const { replies } = (config ?? {}) as { replies?: Record<number, Reply> };
+  return !replies || Object.values(replies).some(({ streamedAs }) => streamedAs !== undefined);
+};
+
+/** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
+const answerOn = (socket: Socket): ServerResponse | null | undefined =>
+  (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
+
 /** Answers what node's HTTP parser refuses, which never becomes a request. */
 const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket): void => {
   // As node does: never write into an answer that has begun.
-  const { _httpMessage: answer } = socket as Socket & { _httpMessage?: { headersSent: boolean } };
-  if (error.code !== 'ECONNRESET' && socket.writable && !answer?.headersSent) socket.write(unreadableAnswer(error));
+  if (error.code !== 'ECONNRESET' && socket.writable && !answerOn(socket)?.headersSent)
+    socket.write(unreadableAnswer(error));
   socket.destroy();
 };
 

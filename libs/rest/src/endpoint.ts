@@ -229,16 +229,12 @@ export class JsonText {
 }
 
 /**
- * What is sent for the value that a handler returned. Called for every answer, where Nest hands it to Fastify: an
+ * What is sent for the value that a handler returned, unless it is a `JsonText`. Called for every such answer, where Nest hands it to Fastify: an
  * interceptor would do the same for the price of an Observable a request.
  *
  * @throws Error when the reply is not declared or does not fit its schema
  */
 export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
-  if (value instanceof JsonText) {
-    answer.type('application/json; charset=utf-8');
-    return value.text;
-  }
   const { request, statusCode: status } = answer;
   const { config, url } = request.routeOptions;
   const { replies } = config as { replies?: Record<number, Reply> };

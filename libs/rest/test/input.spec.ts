@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import { Agent, request, type IncomingMessage } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { raw, startApp, type AppUnderTest } from './app-under-test.js';
 
@@ -344,6 +347,35 @@ it('refuses what would need a hook that is left out', () => {
   const adapter = here.app.getHttpAdapter() as unknown as Record<string, () => void>;
   for (const name of ['enableCors', 'registerSecurityHook', 'setOnRequestHook', 'setOnResponseHook'])
     expect(() => adapter[name]!()).toThrow('has no hook');
+});
+
+describe('a traceparent', () => {
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  const sent = async (init?: RequestInit) => (await fetch(`${here.url}/trials/trace`, init)).json();
+  const body = { method: 'POST', body: '{"a":1}' };
+  const json = { 'content-type': 'application/json' };
+
+  it('is the trace of what is done for the request, before and after its body is read', async () => {
+    expect(await sent({ headers: { traceparent } })).toEqual({ trace: traceparent });
+    expect(await sent({ ...body, headers: { ...json, traceparent } })).toEqual({ body: { a: 1 }, trace: traceparent });
+  });
+
+  it('is that of one request only', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const traces: unknown[] = [];
+    for (const headers of [{ traceparent }, {}, { ...json, traceparent }, json]) {
+      const method = 'content-type' in headers ? 'POST' : 'GET';
+      const asked = request(`${here.url}/trials/trace`, { agent, method, headers });
+      asked.flushHeaders();
+      // The body is read later than the head, in a turn of the connection.
+      await once(here.app.getHttpServer(), 'request');
+      asked.end(method === 'POST' ? '{}' : undefined);
+      const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+      traces.push((JSON.parse(await text(answer)) as { trace: unknown }).trace);
+    }
+    agent.destroy();
+    expect(traces).toEqual([traceparent, null, traceparent, null]);
+  });
 });
 
 it('says of each answer that its type is meant', async () => {
