@@ -17,12 +17,14 @@ export interface JsonFound {
   isStale: boolean;
 }
 
-const defaultNamespace = 'default';
-
 /** What can be asked of the cache, by REST or by message. */
 @Injectable()
 export class Cache {
-  constructor(private readonly engine: CacheEngine) {}
+  private readonly defaults: Record<Owner, Namespace<string>>;
+
+  constructor(private readonly engine: CacheEngine) {
+    this.defaults = { callers: this.named('callers', 'default'), modules: this.named('modules', 'default') };
+  }
 
   /** @returns `undefined` for a miss; a cached null is the text `null` */
   get(owner: Owner, { key, namespace }: RequestOf<Operations['get']>): Promise<JsonFound | undefined> {
@@ -100,7 +102,11 @@ export class Cache {
     return { key, count };
   }
 
-  private space(owner: Owner, namespace = defaultNamespace): Namespace<string> {
+  private space(owner: Owner, namespace?: string): Namespace<string> {
+    return namespace === undefined ? this.defaults[owner] : this.named(owner, namespace);
+  }
+
+  private named(owner: Owner, namespace: string): Namespace<string> {
     // What is told to end at a moment ends at that moment.
     return this.engine.namespace(`${owner}:${namespace}`, { codec: textCodec, jitter: 0 });
   }

@@ -4,11 +4,18 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger, Module, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
-import type { FastifyError, FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+import type {
+  FastifyError,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  RouteOptions,
+  onSendHookHandler,
+} from 'fastify';
 import { CleaveError, limits } from '#contracts';
 import { traceparentOf, withTrace } from '#telemetry';
 import { hasBody, readJsonBodies } from './body.js';
-import { encodeReply } from './endpoint.js';
+import { JsonText, encodeReply, type Reply } from './endpoint.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -37,6 +44,7 @@ const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
 /** The media type of server-sent events. */
 export const eventStream = 'text/event-stream';
+const jsonType = 'application/json; charset=utf-8';
 const nosniff = ['x-content-type-options', 'nosniff'] as const;
 
 @Module({})
@@ -59,12 +67,6 @@ export const createRestApp = async (
   );
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   readJsonBodies(fastify);
-  fastify.addHook('onRequest', (request, reply, done) => {
-    reply.header(...nosniff);
-    done(refusalOf(request, reply));
-  });
-  // Once the body is read: what came before it was called by the connection, not by the request.
-  fastify.addHook('preValidation', (request, _, done) => withTrace(traceparentOf(request.headers.traceparent), done));
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => sleep(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
@@ -75,12 +77,17 @@ const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | 
   const { headers, httpVersion, url = '' } = request.raw;
   if (headers.host === undefined && httpVersion === '1.1') return withoutHost();
   if (!isQueryDecodable(url)) return badQuery();
-  if (request.is404) return refusalOfUnrouted(request);
+  if (request.is404 || !hasPath(url)) return refusalOfUnrouted(request);
   const coding = headers['content-encoding']?.trim() || 'identity';
   if (coding.toLowerCase() === 'identity' || !hasBody(request)) return undefined;
   reply.header('accept-encoding', 'identity');
   return new CleaveError('unsupported-media-type', `A body must be sent as it is, not encoded as ${coding}.`);
 };
+
+/** The router takes the first character of `*things` for a slash. */
+const hasPath = (target: string): boolean => target.startsWith('/') || absoluteTarget.test(target);
+
+const absoluteTarget = /^https?:\/\/[^/?]+(?:\/|\?[^/]*$|$)/i;
 
 const withoutHost = (): CleaveError =>
   new CleaveError('invalid-request', 'A request of HTTP/1.1 must have a header Host; send the name of this server.');
@@ -103,10 +110,14 @@ const badQuery = (): CleaveError =>
     'The query has a percent sign that does not begin an encoded UTF-8 character; encode it as %25.',
   );
 
+const notHooked = (): never => {
+  throw new Error('RestAdapter has no hook for this; add one to Fastify instead.');
+};
+
 /** Nest's adapter, with our answers to what fails before a handler is found, and with a drain before the shutdown. */
 class RestAdapter extends FastifyAdapter {
   private draining = false;
-  private readonly unused = new Set<Socket>();
+  private readonly sockets = new Set<Socket>();
   /** Answers that have no end of their own. */
   private readonly streams = new Set<ServerResponse>();
 
@@ -127,26 +138,49 @@ class RestAdapter extends FastifyAdapter {
         sendProblem(reply.header(...nosniff), problemOfError(error)),
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket),
     });
-    // Fastify tells only requests that come later that their connection ends.
-    this.instance.addHook('onSend', (_request, reply, payload, done) => {
+    super.setInstance(Object.getPrototypeOf(this.instance));
+    this.instance.addHook('onRequest', (request, reply, done) => {
+      reply.header(...nosniff);
       if (this.draining) reply.header('connection', 'close');
-      if (String(reply.getHeader('content-type')).startsWith(eventStream)) {
-        this.streams.add(reply.raw);
-        reply.raw.once('close', () => this.streams.delete(reply.raw));
-      }
-      done(null, payload);
+      const refusal = refusalOf(request, reply);
+      // Fastify sees to it that what follows the body is still part of it.
+      withTrace(traceparentOf(request.headers.traceparent), () => done(refusal));
     });
-    // Node waits for connections that were opened in advance as if a request were under way.
+    this.instance.addHook('onRoute', (route) => {
+      if (!mayStream(route)) return;
+      const noteStream: onSendHookHandler = (_, reply, payload, done) => {
+        if (String(reply.getHeader('content-type')).startsWith(eventStream)) {
+          this.streams.add(reply.raw);
+          reply.raw.once('close', () => this.streams.delete(reply.raw));
+        }
+        done(null, payload);
+      };
+      route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
+    });
     this.instance.server
       .on('connection', (socket) => {
-        this.unused.add(socket);
-        socket.once('close', () => this.unused.delete(socket));
+        this.sockets.add(socket);
+        socket.once('close', () => this.sockets.delete(socket));
       })
-      .on('request', ({ socket }) => this.unused.delete(socket))
       .on('checkExpectation', answerExpectation);
   }
 
+  /**
+   * Called before anything else of ours. Nest then adds a hook to each request, and one after each answer, for everything
+   * that could be set up later: as long as none of it is used, they cost a tenth of the request and do nothing.
+   */
+  override setInstance(instance: unknown): void {
+    super.setInstance(Object.create(instance as object, { addHook: { value: () => instance } }));
+  }
+
+  override enableCors = notHooked;
+  override registerSecurityHook = notHooked;
+  override setOnRequestHook = notHooked;
+  override setOnResponseHook = notHooked;
+
   override reply(reply: FastifyReply, value: unknown, status?: number) {
+    // Of a text there is nothing to find out.
+    if (value instanceof JsonText) return reply.type(jsonType).send(value.text);
     return super.reply(reply, encodeReply(value, reply), status);
   }
 
@@ -158,12 +192,16 @@ class RestAdapter extends FastifyAdapter {
     super.beforeClose();
     this.draining = true;
     const { server } = this.instance;
+    // Fastify tells only requests that come later that their connection ends.
+    for (const answer of [...this.sockets].map(answerOn))
+      if (answer && !answer.headersSent) answer.setHeader('connection', 'close');
     const sweep = setInterval(() => {
       if (server.listening) return;
       server.closeIdleConnections();
       // Who follows events goes on at another instance, from the last one received.
       for (const stream of this.streams) stream.destroy();
-      for (const socket of this.unused) socket.destroy();
+      // Node waits for connections that were opened in advance as if a request were under way.
+      for (const socket of this.sockets) if (answerOn(socket) === undefined) socket.destroy();
     }, sweepIntervalMs);
     const cut = setTimeout(() => {
       new Logger('Rest').warn(`Requests still run after ${this.patienceMs} ms; their connections are cut.`);
@@ -190,11 +228,21 @@ const answerExpectation = ({ headers }: IncomingMessage, response: ServerRespons
   response.end(body);
 };
 
+/** Of a route that does not say what it answers, anything may come. */
+const mayStream = ({ config }: RouteOptions): boolean => {
+  const { replies } = (config ?? {}) as { replies?: Record<number, Reply> };
+  return !replies || Object.values(replies).some(({ streamedAs }) => streamedAs !== undefined);
+};
+
+/** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
+const answerOn = (socket: Socket): ServerResponse | null | undefined =>
+  (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
+
 /** Answers what node's HTTP parser refuses, which never becomes a request. */
 const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket): void => {
   // As node does: never write into an answer that has begun.
-  const { _httpMessage: answer } = socket as Socket & { _httpMessage?: { headersSent: boolean } };
-  if (error.code !== 'ECONNRESET' && socket.writable && !answer?.headersSent) socket.write(unreadableAnswer(error));
+  if (error.code !== 'ECONNRESET' && socket.writable && !answerOn(socket)?.headersSent)
+    socket.write(unreadableAnswer(error));
   socket.destroy();
 };
 

@@ -1,5 +1,7 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { Readable } from 'node:stream';
+import { setImmediate } from 'node:timers/promises';
 import {
   Body,
   Controller,
@@ -12,6 +14,7 @@ import {
   Put,
   Query,
   Res,
+  StreamableFile,
   type LoggerService,
 } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
@@ -25,6 +28,7 @@ import {
   IdempotencyKey,
   IfMatch,
   createRestApp,
+  eventStream,
   etagOf,
   mountDocs,
   openApiDocument,
@@ -32,6 +36,7 @@ import {
   valid,
   type RestAppOptions,
 } from '#rest';
+import { currentTrace } from '#telemetry';
 
 const thingRequest = z
   .strictObject({ name: z.string().min(1), size: z.int().min(1).optional(), data: z.unknown().optional() })
@@ -137,6 +142,12 @@ class ThingsController {
   }
 }
 
+const endless = (): Readable => {
+  const events = new Readable({ read: () => undefined });
+  events.push('data: 1\n\n');
+  return events;
+};
+
 @Controller('trials')
 class TrialsController {
   @Post('orders')
@@ -155,6 +166,32 @@ class TrialsController {
     slow.entered.resolve();
     await slow.release.promise;
     return { done: true };
+  }
+
+  @Get('events')
+  @Endpoint({
+    summary: 'Follow what happens',
+    replies: { 200: { schema: thing, description: 'It', streamedAs: eventStream } },
+    errors: [],
+  })
+  events(): StreamableFile {
+    return new StreamableFile(endless(), { type: eventStream });
+  }
+
+  @Get('undeclared-events')
+  undeclaredEvents(): StreamableFile {
+    return this.events();
+  }
+
+  @Get('trace')
+  trace(): { trace: string | null } {
+    return { trace: currentTrace() ?? null };
+  }
+
+  @Post('trace')
+  async traceLater(@Body() body: unknown): Promise<unknown> {
+    await setImmediate();
+    return { body, ...this.trace() };
   }
 
   @Get('refuses')

@@ -1,3 +1,6 @@
+import { once } from 'node:events';
+import { Agent, request, type IncomingMessage } from 'node:http';
+import { text } from 'node:stream/consumers';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { raw, startApp, type AppUnderTest } from './app-under-test.js';
 
@@ -316,12 +319,70 @@ describe('a request that is not valid HTTP', () => {
     const answer = await raw(here.port, text);
     expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
     expect(answer).toContain('content-type: application/problem+json');
+    expect(answer).toContain('x-content-type-options: nosniff');
     expect(JSON.parse(answer.slice(answer.indexOf('\r\n\r\n')))).toMatchObject({ status, code });
   });
 });
 
 it('answers HTTP/1.0 without a host', async () => {
   expect(await raw(here.port, 'GET /things/1 HTTP/1.0\r\n\r\n')).toMatch(/^HTTP\/1\.1 200 /);
+});
+
+it.each([
+  ['http://a/things/1', 200],
+  ['HTTPS://a:1/things/1?x=/', 200],
+  ['http://a?b/things/1', 405],
+  ['http://a', 302],
+  ['http:///things/1', 400],
+  ['ftp://a/things/1', 404],
+  ['a:/things/1', 400],
+  ['*', 405],
+])('answers a request whose target is %s', async (target, status) => {
+  const answer = await raw(here.port, `GET ${target} HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n`);
+  expect(answer).toMatch(new RegExp(`^HTTP/1\\.1 ${status} `));
+  expect(answer).toContain('x-content-type-options: nosniff');
+});
+
+it('refuses what would need a hook that is left out', () => {
+  const adapter = here.app.getHttpAdapter() as unknown as Record<string, () => void>;
+  for (const name of ['enableCors', 'registerSecurityHook', 'setOnRequestHook', 'setOnResponseHook'])
+    expect(() => adapter[name]!()).toThrow('has no hook');
+});
+
+describe('a traceparent', () => {
+  const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+  const sent = async (init?: RequestInit) => (await fetch(`${here.url}/trials/trace`, init)).json();
+  const body = { method: 'POST', body: '{"a":1}' };
+  const json = { 'content-type': 'application/json' };
+
+  it('is the trace of what is done for the request, before and after its body is read', async () => {
+    expect(await sent({ headers: { traceparent } })).toEqual({ trace: traceparent });
+    expect(await sent({ ...body, headers: { ...json, traceparent } })).toEqual({ body: { a: 1 }, trace: traceparent });
+  });
+
+  it('is that of one request only', async () => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const traces: unknown[] = [];
+    for (const headers of [{ traceparent }, {}, { ...json, traceparent }, json]) {
+      const method = 'content-type' in headers ? 'POST' : 'GET';
+      const asked = request(`${here.url}/trials/trace`, { agent, method, headers });
+      asked.flushHeaders();
+      // The body is read later than the head, in a turn of the connection.
+      await once(here.app.getHttpServer(), 'request');
+      asked.end(method === 'POST' ? '{}' : undefined);
+      const [answer] = (await once(asked, 'response')) as [IncomingMessage];
+      traces.push((JSON.parse(await text(answer)) as { trace: unknown }).trace);
+    }
+    agent.destroy();
+    expect(traces).toEqual([traceparent, null, traceparent, null]);
+  });
+});
+
+it('says of each answer that its type is meant', async () => {
+  for (const path of ['/things/1', '/nothing', '/trials/refuses', '/docs']) {
+    const answer = await fetch(here.url + path);
+    expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
+  }
 });
 
 it('refuses a hundred thousand brackets and thousands of faults without being hurt', async () => {

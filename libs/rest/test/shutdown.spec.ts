@@ -70,6 +70,14 @@ describe('a closing app', () => {
     agent.destroy();
   });
 
+  it.each(['/trials/events', '/trials/undeclared-events'])('ends what has no end of its own: %s', async (path) => {
+    const { app, url, log } = await startApp();
+    const reader = (await fetch(url + path)).body!.getReader();
+    expect(new TextDecoder().decode((await reader.read()).value)).toBe('data: 1\n\n');
+    await Promise.all([app.close(), expect(reader.read()).rejects.toThrow()]);
+    expect(log.join('\n')).not.toContain('are cut');
+  });
+
   it('waits no longer than it was told to', async () => {
     renewSlow();
     const { app, port, log } = await startApp({ drainTimeoutMs: 50 });
