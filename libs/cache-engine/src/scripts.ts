@@ -14,21 +14,25 @@ const versionOfStored = `
  * What Redis decides by itself about each of many keys, in their order, each in one step. What fails for one does not
  * fail for the others.
  *
- * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`
+ * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`; leases in
+ *   `ended` are taken away at the end, in one step
  */
 const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) => unknown) =>
   defineScript({
     SCRIPT: `
+      local ended = {}
       local function about(entry, lease, first, second, third)
         ${lua}
       end
       local replies = {}
       for at = 1, #KEYS / 2 do
         local given = (at - 1) * ${given}
-        local isDone, reply = pcall(about, KEYS[at * 2 - 1], KEYS[at * 2], unpack(ARGV, given + 1, given + ${given}))
+        local isDone, reply =
+          pcall(about, KEYS[at * 2 - 1], KEYS[at * 2], ARGV[given + 1], ARGV[given + 2], ARGV[given + 3])
         if not isDone and type(reply) ~= 'table' then reply = redis.error_reply(tostring(reply)) end
         replies[at] = reply
       end
+      if #ended > 0 then redis.call('DEL', unpack(ended)) end
       return replies`,
     IS_READ_ONLY: false,
     parseCommand(parser: CommandParser, asked: readonly AboutKey[]) {
@@ -64,7 +68,7 @@ export const scripts = {
     3,
     `if redis.call('GET', lease) ~= first then return 0 end
     if third == '0' then redis.call('SET', entry, second) else redis.call('SET', entry, second, 'PX', third) end
-    redis.call('DEL', lease)
+    ended[#ended + 1] = lease
     return 1`,
     (reply) => reply === 1,
   ),
@@ -93,7 +97,7 @@ export const scripts = {
       if version ~= third then return 0 end
     end
     if second == '0' then redis.call('SET', entry, first) else redis.call('SET', entry, first, 'PX', second) end
-    redis.call('DEL', lease)
+    ended[#ended + 1] = lease
     return 1`,
     (reply) => reply === 1,
   ),
