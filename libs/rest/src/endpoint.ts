@@ -1,8 +1,8 @@
-import { applyDecorators, createParamDecorator, HttpCode, StreamableFile, type ExecutionContext } from '@nestjs/common';
+import { applyDecorators, HttpCode, StreamableFile } from '@nestjs/common';
 import { ROUTE_ARGS_METADATA, RouteParamtypes } from '@nestjs/common/internal';
 import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse } from '@nestjs/swagger';
 import { RouteConfig } from '@nestjs/platform-fastify';
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { errorCodes, limits, problem, type ErrorCode } from '#contracts';
 import { examplesOf, wireSchema } from './wire-schema.js';
@@ -46,7 +46,6 @@ export interface EndpointOptions {
 export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   return (target, key, method) => {
     const inputs = inputsOf(target, key);
-    parseWhereTaken(target, key);
     const request = endpoint.request ?? inputs.body;
     const query = endpoint.query ?? (inputs.query instanceof z.ZodObject ? inputs.query : undefined);
     const { rawBody } = endpoint;
@@ -89,18 +88,15 @@ interface Inputs {
   params: Map<string, z.ZodType>;
 }
 
-type Args = Record<string, { index: number; data?: unknown; pipes?: unknown[] }>;
-
-const argsOf = (target: object, key: string | symbol): Args =>
-  (Reflect.getMetadata(ROUTE_ARGS_METADATA, target.constructor, key) ?? {}) as Args;
-
-const kindOf = (name: string): number => Number(name.split(':', 1)[0]);
-
 /** What the handler's parameters are parsed by. Parameters are decorated before their method is. */
 const inputsOf = (target: object, key: string | symbol): Inputs => {
-  const parsed = Object.entries(argsOf(target, key)).flatMap(([name, { data, pipes }]) => {
+  const args = (Reflect.getMetadata(ROUTE_ARGS_METADATA, target.constructor, key) ?? {}) as Record<
+    string,
+    { data?: unknown; pipes?: unknown[] }
+  >;
+  const parsed = Object.entries(args).flatMap(([kind, { data, pipes }]) => {
     const pipe = pipes?.find((it) => it instanceof SchemaPipe);
-    return pipe ? [{ kind: kindOf(name), data, schema: pipe.schema }] : [];
+    return pipe ? [{ kind: Number(kind.split(':', 1)[0]), data, schema: pipe.schema }] : [];
   });
   const whole = (wanted: RouteParamtypes): z.ZodType | undefined =>
     parsed.find(({ kind, data }) => kind === Number(wanted) && data === undefined)?.schema;
@@ -110,26 +106,6 @@ const inputsOf = (target: object, key: string | symbol): Inputs => {
     query: whole(RouteParamtypes.QUERY),
     params: new Map(params.map(({ data, schema }) => [String(data), schema])),
   };
-};
-
-const wholes: Record<number, 'body' | 'query'> = { [RouteParamtypes.BODY]: 'body', [RouteParamtypes.QUERY]: 'query' };
-
-/** Nest runs each pipe through seven promises. Schemas parse at once, so they do where the parameter is taken instead. */
-const parseWhereTaken = (target: object, key: string | symbol): void => {
-  const args = argsOf(target, key);
-  for (const [name, { index, data, pipes = [] }] of Object.entries(args)) {
-    const [pipe, ...others] = pipes;
-    const whole = data === undefined ? wholes[kindOf(name)] : undefined;
-    const param = typeof data === 'string' && kindOf(name) === Number(RouteParamtypes.PARAM) ? data : undefined;
-    if (!(pipe instanceof SchemaPipe) || others.length > 0 || (whole ?? param) === undefined) continue;
-    delete args[name];
-    const parse = (_: unknown, context: ExecutionContext): unknown => {
-      const request = context.getArgByIndex<FastifyRequest>(0);
-      if (whole) return pipe.transform(request[whole], { type: whole });
-      return pipe.transform((request.params as Record<string, unknown>)[param!], { type: 'param', data: param! });
-    };
-    createParamDecorator(parse)()(target, key, index);
-  }
 };
 
 /** The refusals of an endpoint, those among them that come with what it takes. */
