@@ -20,7 +20,7 @@ export interface Guardable {
 const overheadBytes = 160;
 
 /** So many invalidations are told to reads that began before them. */
-const mostRemembered = 512;
+const mostRemembered = 256;
 
 /**
  * What was fetched from elsewhere, bounded in bytes, the least recently used evicted first. Nothing gets in whose fetch
@@ -72,13 +72,14 @@ export class Guarded<Value extends Guardable> {
 
   /** Begins a fetch that ends with `unmark`: a guard for all keys, which costs nothing for each. */
   mark(): number {
-    if (this.marked === 0) this.remembered.clear();
     this.marked += 1;
     return this.invalidations;
   }
 
+  /** To be called for every mark, once nothing is kept since it. */
   unmark(): void {
     this.marked -= 1;
+    if (this.marked === 0) this.remembered.clear();
   }
 
   open(key: string): Guard {
@@ -133,7 +134,7 @@ export class Guarded<Value extends Guardable> {
   }
 
   private isOvertaken(key: string, mark: number): boolean {
-    return mark < this.forgottenUntil || (this.remembered.get(key) ?? 0) > mark;
+    return this.marked === 0 || mark < this.forgottenUntil || (this.remembered.get(key) ?? 0) > mark;
   }
 
   private remember(key: string): void {
@@ -188,7 +189,7 @@ const isSame = (one: readonly string[], other: readonly string[]): boolean => {
 };
 const isNew = (names: readonly string[]): boolean => {
   for (const shape of lastShapes) if (isSame(shape, names)) return false;
-  const shape = names.join();
+  const shape = JSON.stringify(names);
   if (shape.length > longestShape) return true;
   if (lastShapes.unshift(names) > mostLastShapes) lastShapes.pop();
   if (knownShapes.has(shape)) return false;

@@ -685,7 +685,10 @@ export class Namespace<Value> {
       const decide = async (at: number): Promise<void> => {
         readings[at] ??= await this.judgedThere(names[at]!, mark, stored[at]!);
       };
-      if (readings.includes(undefined)) await Promise.all(readings.keys().map(decide));
+      if (!readings.includes(undefined)) return readings as Reading[];
+      // All of them, whatever becomes of one: what is decided once the mark is given back could not be refused any more.
+      const decided = await Promise.allSettled(readings.keys().map(decide));
+      for (const it of decided) if (it.status === 'rejected') throw it.reason;
       return readings as Reading[];
     } finally {
       entries.unmark();

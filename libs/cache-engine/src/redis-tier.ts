@@ -45,7 +45,7 @@ interface AskedAbout {
   reject: (error: unknown) => void;
 }
 
-/** Most keys, and most text of them, that Redis is asked about at once: it answers nobody else meanwhile. */
+/** Most keys, and most characters of them, that Redis is asked about at once: it answers nobody else meanwhile. */
 const largestRead = 512;
 const largestScript = 128;
 const largestScriptText = 1_048_576;
@@ -319,7 +319,7 @@ export class RedisTier {
     const { client } = this.connection;
     const ask = (): Promise<unknown[]> => client[script](page.map((it) => it.about));
     try {
-      const replies = await this.attempt(script, ask);
+      const replies = await this.attempt(script, ask, (all) => all.find((it) => it instanceof Error));
       page.forEach(({ resolve, reject }, at) => {
         const reply = replies[at];
         if (reply instanceof Error) reject(new CacheUnavailable({ cause: reply }));
@@ -350,11 +350,14 @@ export class RedisTier {
     }
   }
 
-  private async attempt<T>(what: string, work: () => Promise<T>): Promise<T> {
+  /** @param failureIn what is wrong in what was answered, for those who count */
+  private async attempt<T>(what: string, work: () => Promise<T>, failureIn?: (answer: T) => unknown): Promise<T> {
     const startedAt = performance.now();
     let failure: unknown;
     try {
-      return await this.breaker.execute(() => within(this.deadlineMs, what, work));
+      const answer = await this.breaker.execute(() => within(this.deadlineMs, what, work));
+      failure = failureIn?.(answer);
+      return answer;
     } catch (error) {
       failure = error;
       if (error instanceof ErrorReply && error.message.startsWith('OVERFLOW'))

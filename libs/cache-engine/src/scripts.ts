@@ -14,13 +14,17 @@ const versionOfStored = `
  * What Redis decides by itself about each of many keys, in their order, each in one step. What fails for one does not
  * fail for the others.
  *
- * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`; leases in
- *   `ended` are taken away at the end, in one step
+ * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`; leases that
+ *   `finish` was told of are over, and taken away at the end in one step
  */
 const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) => unknown) =>
   defineScript({
     SCRIPT: `
       local ended = {}
+      local function finish(lease)
+        ended[lease] = true
+        ended[#ended + 1] = lease
+      end
       local function about(entry, lease, first, second, third)
         ${lua}
       end
@@ -66,9 +70,9 @@ export const scripts = {
   /** Stores a value if the lease is still held. Arguments: token, value, milliseconds or 0 for no end. */
   fill: aboutKeys(
     3,
-    `if redis.call('GET', lease) ~= first then return 0 end
+    `if ended[lease] or redis.call('GET', lease) ~= first then return 0 end
     if third == '0' then redis.call('SET', entry, second) else redis.call('SET', entry, second, 'PX', third) end
-    ended[#ended + 1] = lease
+    finish(lease)
     return 1`,
     (reply) => reply === 1,
   ),
@@ -97,7 +101,7 @@ export const scripts = {
       if version ~= third then return 0 end
     end
     if second == '0' then redis.call('SET', entry, first) else redis.call('SET', entry, first, 'PX', second) end
-    ended[#ended + 1] = lease
+    finish(lease)
     return 1`,
     (reply) => reply === 1,
   ),

@@ -61,8 +61,8 @@ export class Tiers {
   readonly leases: Leases;
   /** Entries whose source has failed, and until when it is left alone. */
   readonly resting = new Map<string, number>();
-  /** Versions of tags that are being asked for. */
-  private readonly askedTags = new Map<string, { guard: Guard; version: Promise<string> }>();
+  /** Versions of tags that have been asked for in this turn of the event loop. */
+  private readonly askedTags = new Map<string, Promise<string>>();
   /** How often something has been said about any tag. */
   tagChanges = 0;
   readonly shared: RedisTier | undefined;
@@ -94,6 +94,7 @@ export class Tiers {
       invalidated: (key: string) => this.invalidated(key),
       mayHaveMissed: () => {
         this.tagChanges += 1;
+        this.askedTags.clear();
         this.entries.suspectAll();
         this.tags.suspectAll();
       },
@@ -156,15 +157,11 @@ export class Tiers {
     const known = this.isL1Used ? this.knownTag(name) : undefined;
     if (known !== undefined) return Promise.resolve(known);
     const asked = this.askedTags.get(name);
-    if (asked?.guard.isIntact) return asked.version;
-    const guard = this.tags.open(name);
-    const version = this.askTag(name, guard);
-    this.askedTags.set(name, { guard, version });
-    // Not before it is among them, though nobody needs to be asked.
-    const forget = (): void => {
-      if (this.askedTags.get(name)?.guard === guard) this.askedTags.delete(name);
-    };
-    version.then(forget, forget);
+    if (asked) return asked;
+    const version = this.askTag(name);
+    this.askedTags.set(name, version);
+    // Whoever asks later is told what it is then.
+    setImmediate(() => this.askedTags.delete(name));
     return version;
   }
 
@@ -184,7 +181,8 @@ export class Tiers {
     return { namespace: decodeURIComponent(namespace), key: key.join(':') };
   }
 
-  private async askTag(name: string, guard: Guard): Promise<string> {
+  private async askTag(name: string): Promise<string> {
+    const guard = this.tags.open(name);
     try {
       const base = randomTagBase();
       const version = this.shared ? await this.shared.tagVersion(name, base, 0) : base.toString(36);
@@ -197,6 +195,7 @@ export class Tiers {
 
   private forgetTag(name: string): void {
     this.tagChanges += 1;
+    this.askedTags.delete(name);
     this.tags.invalidate(name);
   }
 

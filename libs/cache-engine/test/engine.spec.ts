@@ -346,6 +346,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(space.increment('k', 0.5)).rejects.toThrow(RangeError);
   });
 
+  it('takes one value for a lease, also of two that come at once', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const lease = await leaseOf(space);
+    const filled = await Promise.all([1, 2].map((value) => space.fillLeased('k', lease, value)));
+    expect(filled.filter((it) => it !== undefined)).toHaveLength(1);
+    expect(await space.get('k')).toBe(filled[0] ? 1 : 2);
+  });
+
   it('says what it does', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine);

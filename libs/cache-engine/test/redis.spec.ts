@@ -124,7 +124,9 @@ describeRedis('caches of several processes over one Redis', () => {
   });
 
   it('lets what fails for one key fail for no other that is asked about at the same time', async () => {
-    const [here, there] = await two();
+    const engine = await nodeOf(redis.url);
+    const here = engine.namespace<string>(name);
+    const there = (await nodeOf(redis.url)).namespace<string>(name);
     const people = await createClient({ url: redis.url }).connect();
     try {
       // What somebody else has put where an entry would lie: its script fails.
@@ -133,6 +135,7 @@ describeRedis('caches of several processes over one Redis', () => {
       const load = (key: string) => here.getOrSet(key, () => `loaded ${key}`);
       expect(await Promise.all(keys.map(load))).toEqual(keys.map((it) => `loaded ${it}`));
       expect(await Promise.all(keys.map((it) => there.get(it)))).toEqual(['loaded a', undefined, 'loaded b']);
+      expect(engine.statistics.unavailable).toBe(1);
     } finally {
       people.destroy();
     }

@@ -205,8 +205,8 @@ export class JsonText {
 }
 
 /**
- * What is sent for the value that a handler returned, unless it is a `JsonText`. Called for every such answer, where Nest hands it to Fastify: an
- * interceptor would do the same for the price of an Observable a request.
+ * What is sent for the value that a handler returned, unless it is a `JsonText`. Called for every such answer, where Nest
+ * hands it to Fastify: an interceptor would do the same for the price of an Observable a request.
  *
  * @throws Error when the reply is not declared or does not fit its schema
  */

@@ -48,7 +48,8 @@ export const measureCacheOverHttp = async (bench: Bench, redisUrl: string): Prom
     ),
   };
   const echo = await startEcho(bench, await sent(paths[0]!));
-  const warming = { callers: cacheHttpCallers, seconds: Math.min(3, seconds * 3), seed };
+  // For as long as V8 takes to compile all of it, whatever time there is to measure.
+  const warming = { callers: cacheHttpCallers, seconds: Math.min(6, seconds * 10), seed };
   for (const system of [ours, echo]) await readUnmeasured(bench, system, hit, warming);
   await readUnmeasured(bench, ours, batch, warming);
   const turns = (
