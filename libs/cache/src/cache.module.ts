@@ -16,6 +16,8 @@ export const cacheEnvironment = {
     .int()
     .min(4_194_304, 'must be at least 4194304, so that the largest value fits')
     .default(67_108_864),
+  /** How long Redis may take to answer; 200 when left out. */
+  CACHE_REDIS_DEADLINE_MS: z.coerce.number().int().min(1).max(60_000).optional(),
 };
 
 type CacheSettings = z.output<z.ZodObject<typeof cacheEnvironment>>;
@@ -28,8 +30,9 @@ export class CacheModule implements OnModuleInit {
     private readonly readiness: Readiness,
   ) {}
 
-  static register({ CACHE_REDIS_URL: url, CACHE_MAX_BYTES: maxBytes }: CacheSettings): DynamicModule {
-    const redis = url === undefined ? {} : { redis: { url } };
+  static register(settings: CacheSettings): DynamicModule {
+    const { CACHE_REDIS_URL: url, CACHE_MAX_BYTES: maxBytes, CACHE_REDIS_DEADLINE_MS: deadlineMs } = settings;
+    const redis = url === undefined ? {} : { redis: { url, deadlineMs } };
     return {
       module: CacheModule,
       imports: [
