@@ -183,7 +183,10 @@ const splitOverRedis = async (): Promise<Plan> => {
   const at = { order: redis.url, inventory: redis.url, cache: redis.url, payment: redis.url };
   const own = ofEach(() => ({ DATABASE_URL: database.url, EVENTS_AT: nats.url }));
   return {
-    services: await splitServices(at, { ...own, cache: { CACHE_REDIS_URL: `${redis.url}/1`, CACHE_REDIS_DEADLINE_MS: '5000' } }),
+    services: await splitServices(at, {
+      ...own,
+      cache: { CACHE_REDIS_URL: `${redis.url}/1`, CACHE_REDIS_DEADLINE_MS: '5000' },
+    }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {
       await Promise.all([redis.stop(), nats.stop()]);
