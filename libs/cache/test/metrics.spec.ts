@@ -45,7 +45,12 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
     app = await createService({
       ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
       document: { title: 'Cache', description: '', version: '1' },
-      modules: [CacheModule.register({ CACHE_REDIS_URL: redis.url, CACHE_MAX_BYTES: 8_388_608 })],
+      modules: [
+        CacheModule.register({
+          ...{ CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: 5_000 },
+          CACHE_MAX_BYTES: 8_388_608,
+        }),
+      ],
     });
     await app.listen(0, '127.0.0.1');
     engine = app.get(CacheEngine);
