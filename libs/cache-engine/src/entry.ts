@@ -23,7 +23,7 @@ export interface Entry extends Head {
 
 const absent = '-';
 const present = '+';
-const noTags: Head['tags'] = [];
+export const noTags: Head['tags'] = [];
 
 const endOf = (at: number): string => (Number.isFinite(at) ? String(Math.ceil(at)) : '');
 

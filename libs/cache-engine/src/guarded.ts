@@ -141,11 +141,9 @@ export class Guarded<Value extends Guardable> {
     this.remembered.delete(key);
     this.remembered.set(key, this.invalidations);
     if (this.remembered.size <= mostRemembered) return;
-    for (const [oldest, at] of this.remembered) {
-      this.remembered.delete(oldest);
-      this.forgottenUntil = at;
-      break;
-    }
+    const [oldest, at] = this.remembered.entries().next().value!;
+    this.remembered.delete(oldest);
+    this.forgottenUntil = at;
   }
 
   private breakGuard(key: string): void {

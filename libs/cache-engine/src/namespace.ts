@@ -1,7 +1,7 @@
 import { randomInt, randomUUID } from 'node:crypto';
 import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
-import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry, type Head } from './entry.js';
+import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
 import type { Flight, Kept, Tiers } from './tiers.js';
@@ -739,8 +739,7 @@ export class Namespace<Value> {
 
   private async versionsOf(tags: readonly string[]): Promise<Versions> {
     const { tiers } = this;
-    const known = tiers.isL1Used && tags.length === 0 ? tiers.knownTag(this.ownTag) : undefined;
-    if (known !== undefined) return { namespaceVersion: known, tags: noTags };
+    if (tags.length === 0) return { namespaceVersion: await tiers.tagVersion(this.ownTag), tags: noTags };
     const [namespaceVersion, ...versions] = await Promise.all([
       tiers.tagVersion(this.ownTag),
       ...tags.map((tag) => tiers.tagVersion(this.tagName(tag))),
@@ -882,7 +881,6 @@ const versionsIn = (token: string): Versions | undefined => {
 };
 
 const nothing = { value: undefined, bytes: 0 };
-const noTags: Head['tags'] = [];
 const notChecked = -1;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */

@@ -278,16 +278,14 @@ export class RedisTier {
   private readAsked(): void {
     const { asked } = this;
     this.asked = new Map();
-    const waiting = [...asked.values()];
-    pagesOf([...asked.keys()]).forEach((keys, number) => {
-      void this.readPage(keys).then((page) => {
-        page.forEach((stored, at) => {
-          const { resolve, reject } = waiting[number * largestRead + at]!;
+    for (const page of pagesOf([...asked]))
+      void this.readPage(page.map(([key]) => key)).then((found) => {
+        found.forEach((stored, at) => {
+          const [, { resolve, reject }] = page[at]!;
           if (stored instanceof CacheUnavailable) reject(stored);
           else resolve(stored);
         });
       });
-    });
   }
 
   /** What is asked in one turn goes in one question; in a cluster the keys lie in many slots, and each goes by itself. */
@@ -372,9 +370,9 @@ export class RedisTier {
 type Page = (string | null | CacheUnavailable)[];
 
 /** Not so much at a time that Redis keeps others waiting. */
-const pagesOf = (keys: readonly string[]): string[][] => {
-  const pages: string[][] = [];
-  for (let at = 0; at < keys.length; at += largestRead) pages.push(keys.slice(at, at + largestRead));
+const pagesOf = <Item>(items: readonly Item[]): Item[][] => {
+  const pages: Item[][] = [];
+  for (let at = 0; at < items.length; at += largestRead) pages.push(items.slice(at, at + largestRead));
   return pages;
 };
 

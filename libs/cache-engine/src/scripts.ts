@@ -14,16 +14,18 @@ const versionOfStored = `
  * What Redis decides by itself about each of many keys, in their order, each in one step. What fails for one does not
  * fail for the others.
  *
- * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`; leases that
- *   `finish` was told of are over, and taken away at the end in one step
+ * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`; the leases
+ *   of what it stores by `store` are over, and taken away at the end in one step
  */
 const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) => unknown) =>
   defineScript({
     SCRIPT: `
       local ended = {}
-      local function finish(lease)
+      local function store(entry, lease, value, ms)
+        if ms == '0' then redis.call('SET', entry, value) else redis.call('SET', entry, value, 'PX', ms) end
         ended[lease] = true
         ended[#ended + 1] = lease
+        return 1
       end
       local function about(entry, lease, first, second, third)
         ${lua}
@@ -71,9 +73,7 @@ export const scripts = {
   fill: aboutKeys(
     3,
     `if ended[lease] or redis.call('GET', lease) ~= first then return 0 end
-    if third == '0' then redis.call('SET', entry, second) else redis.call('SET', entry, second, 'PX', third) end
-    finish(lease)
-    return 1`,
+    return store(entry, lease, second, third)`,
     (reply) => reply === 1,
   ),
   /** Keeps a lease for longer. Arguments: token, milliseconds. */
@@ -100,9 +100,7 @@ export const scripts = {
       ${versionOfStored}
       if version ~= third then return 0 end
     end
-    if second == '0' then redis.call('SET', entry, first) else redis.call('SET', entry, first, 'PX', second) end
-    finish(lease)
-    return 1`,
+    return store(entry, lease, first, second)`,
     (reply) => reply === 1,
   ),
   /** Counts, and begins the time of a counter with its first step. Arguments: step, milliseconds or 0. */
