@@ -1,7 +1,6 @@
 import { readEnvironment } from '#config';
 import { restEnvironment, run, serve } from '#service';
-import { gateway } from './gateway.js';
-import { gatewayEnvironment } from './routes.js';
+import { gateway, gatewayEnvironment } from '#gateway';
 
 /** One base URL in front of the services: REST at :3000. `ORDER_URL`, `INVENTORY_URL` and the like say where they are. */
 run(async () => {

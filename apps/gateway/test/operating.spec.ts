@@ -1,7 +1,7 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { readEnvironment } from '#config';
 import { freePort, samplesIn } from '#testing';
-import { gatewayEnvironment, upstreamsIn } from '../src/routes.js';
+import { gatewayEnvironment, upstreamsIn } from '#gateway';
 import { allAt, jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
 
 const closing: (() => Promise<void>)[] = [];

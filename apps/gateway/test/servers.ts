@@ -3,7 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { connect, type AddressInfo } from 'node:net';
 import { Logger } from '@nestjs/common';
 import { createService } from '#service';
-import { gateway } from '../src/gateway.js';
+import { gateway } from '#gateway';
 
 Logger.overrideLogger(false);
 
