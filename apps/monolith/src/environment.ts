@@ -1,13 +1,24 @@
+import type { z } from 'zod';
 import { cacheEnvironment } from '#cache';
-import { env, readEnvironment, type Environment } from '#config';
+import { ConfigurationError, env, readEnvironment, type Environment, type VariableFault } from '#config';
+import { gatewayEnvironment } from '#gateway';
 import { inventoryEnvironment } from '#inventory';
+import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
 import { databaseEnvironment, databaseFallbacks, restEnvironment } from '#service';
 import { webhooksEnvironment } from '#webhooks';
 
-/** What the monolith reads: what its modules read, but it brings a database where none is named. */
+const optional = <Shape extends Record<string, { optional(): unknown }>>(shape: Shape) =>
+  Object.fromEntries(Object.entries(shape).map(([variable, schema]) => [variable, schema.optional()])) as {
+    [Variable in keyof Shape]: ReturnType<Shape[Variable]['optional']>;
+  };
+
+/**
+ * What the monolith reads: what its modules read, but it brings a database where none is named. A module with a `URL`
+ * runs elsewhere; with a `LISTEN`, processes elsewhere can ask the modules that run here.
+ */
 const monolithEnvironment = {
   ...restEnvironment(3000),
   ...orderEnvironment,
@@ -17,12 +28,19 @@ const monolithEnvironment = {
   ...salesEnvironment,
   ...webhooksEnvironment,
   ...databaseEnvironment,
+  ...optional(gatewayEnvironment),
+  ...optional({
+    ORDER_LISTEN: listenAddress,
+    INVENTORY_LISTEN: listenAddress,
+    PAYMENT_LISTEN: listenAddress,
+    CACHE_LISTEN: listenAddress,
+  }),
   DATA_DIR: env.directory('.data'),
 };
 
 /** What the monolith runs with. Neighbours are in the same process, and a database of our own has something in it to try. */
-export const readMonolithEnvironment = (source: Environment) =>
-  readEnvironment(monolithEnvironment, source, {
+export const readMonolithEnvironment = (source: Environment) => {
+  const settings = readEnvironment(monolithEnvironment, source, {
     fallbacks: databaseFallbacks,
     defaults: {
       ORDER_AT: 'in-process:',
@@ -32,3 +50,36 @@ export const readMonolithEnvironment = (source: Environment) =>
       DEMO_PRODUCTS: source['INVENTORY_DATABASE_URL'] || source['DATABASE_URL'] ? 'false' : 'true',
     },
   });
+  const faults = asked.flatMap((module) => contradictions(module, settings));
+  if (faults.length > 0) throw new ConfigurationError(faults);
+  return settings;
+};
+
+type Settings = z.output<z.ZodObject<typeof monolithEnvironment>>;
+
+/** The modules that others ask by message. */
+const asked = ['ORDER', 'INVENTORY', 'PAYMENT', 'CACHE'] as const;
+
+/** A module runs here or elsewhere, for messages and for REST alike. */
+const contradictions = (module: (typeof asked)[number], settings: Settings): VariableFault[] => {
+  const [at, url, listen] = [`${module}_AT`, `${module}_URL`, `${module}_LISTEN`] as const;
+  const isNear = settings[at].scheme === 'in-process';
+  if (isNear && settings[url] !== undefined) {
+    return [{ variable: at, message: `is not set, but ${url} says that the module runs elsewhere; set both or none` }];
+  }
+  if (isNear) return [];
+  const name = module.toLowerCase();
+  return [
+    ...(settings[url] === undefined
+      ? [
+          {
+            variable: url,
+            message: `is not set, but ${at} says that ${name} runs elsewhere; set it to http://host:port`,
+          },
+        ]
+      : []),
+    ...(settings[listen] === undefined
+      ? []
+      : [{ variable: listen, message: `is of no use, because ${name} runs elsewhere (${at}); leave it out` }]),
+  ];
+};

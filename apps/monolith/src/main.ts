@@ -1,17 +1,27 @@
+import { passingOn, upstreamsIn } from '#gateway';
 import { apiDocument, run, serve, startDatabaseFor, welcome } from '#service';
 import { modules } from './modules.js';
 import { readMonolithEnvironment } from './environment.js';
 
-/** Every module in one process, with a database of its own unless `DATABASE_URL` names one. */
+/**
+ * Every module in one process, with a database of its own unless `DATABASE_URL` names one. What runs elsewhere
+ * (`INVENTORY_AT` and `INVENTORY_URL`, say) is asked there, and REST for it is passed on.
+ */
 run(async () => {
   const environment = readMonolithEnvironment(process.env);
   const database = await startDatabaseFor(environment, environment.DATA_DIR);
   const settings = { ...environment, ...database.urls };
+  const elsewhere = upstreamsIn(settings);
+  const passedOn = elsewhere.length > 0 ? passingOn(elsewhere) : undefined;
   const url = await serve({
     ...settings,
+    ...passedOn,
     name: 'monolith',
     document: apiDocument,
-    modules: modules(settings),
+    modules: [...modules(settings), ...(passedOn?.modules ?? [])],
+    listen: [settings.ORDER_LISTEN, settings.INVENTORY_LISTEN, settings.PAYMENT_LISTEN, settings.CACHE_LISTEN].filter(
+      (at) => at !== undefined,
+    ),
     after: [database.stop],
   });
   welcome(url, settings.DEMO_PRODUCTS);

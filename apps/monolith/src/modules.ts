@@ -1,4 +1,6 @@
+import type { DynamicModule } from '@nestjs/common';
 import { CacheModule } from '#cache';
+import type { GatewayEnvironment } from '#gateway';
 import { InventoryModule } from '#inventory';
 import { OrderModule } from '#order';
 import { PaymentModule } from '#payment';
@@ -10,13 +12,15 @@ type Settings = Parameters<typeof OrderModule.register>[0] &
   Parameters<typeof PaymentModule.register>[0] &
   Parameters<typeof CacheModule.register>[0] &
   Parameters<typeof SalesModule.register>[0] &
-  Parameters<typeof WebhooksModule.register>[0];
+  Parameters<typeof WebhooksModule.register>[0] &
+  Partial<GatewayEnvironment>;
 
-export const modules = (settings: Settings) => [
-  OrderModule.register(settings),
-  InventoryModule.register(settings),
-  PaymentModule.register(settings),
-  CacheModule.register(settings),
-  SalesModule.register(settings),
-  WebhooksModule.register(settings),
+/** All modules but those that are said to run elsewhere. */
+export const modules = (settings: Settings): DynamicModule[] => [
+  ...(settings.ORDER_URL ? [] : [OrderModule.register(settings)]),
+  ...(settings.INVENTORY_URL ? [] : [InventoryModule.register(settings)]),
+  ...(settings.PAYMENT_URL ? [] : [PaymentModule.register(settings)]),
+  ...(settings.CACHE_URL ? [] : [CacheModule.register(settings)]),
+  ...(settings.SALES_URL ? [] : [SalesModule.register(settings)]),
+  ...(settings.WEBHOOKS_URL ? [] : [WebhooksModule.register(settings)]),
 ];

@@ -6,30 +6,41 @@ import { upstreamsIn, type GatewayEnvironment, type Upstream } from './routes.js
 import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
-type GatewaySettings = GatewayEnvironment &
-  Pick<Service, 'HOST' | 'PORT'> & { proxy?: Partial<ProxyTimeouts>; documents?: Partial<DocumentTimes> };
+type Passing = { proxy?: Partial<ProxyTimeouts>; documents?: Partial<DocumentTimes> };
+type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT'> & Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
-export const gateway = ({ HOST, PORT, proxy, documents, ...urls }: GatewaySettings): Service => {
-  const upstreams = upstreamsIn(urls);
+export const gateway = ({ HOST, PORT, proxy, documents, ...urls }: GatewaySettings): Service => ({
+  name: 'gateway',
+  HOST,
+  PORT,
+  document: apiDocument,
+  ...passingOn(upstreamsIn(urls), { proxy, documents, hasNothingElse: true }),
+});
+
+/**
+ * What a service needs to pass on what others answer, and to show it with what it answers itself.
+ *
+ * @param hasNothingElse without any upstream, this service is of no use and tells that it is not ready
+ */
+export const passingOn = (
+  upstreams: readonly Upstream[],
+  { proxy, documents, hasNothingElse = false }: Passing & { hasNothingElse?: boolean } = {},
+): Pick<Service, 'modules' | 'prepare' | 'currentDocument'> & { modules: DynamicModule[] } => {
   const published = new UpstreamDocuments(upstreams, documents);
   return {
-    name: 'gateway',
-    HOST,
-    PORT,
-    document: apiDocument,
-    modules: [GatewayModule.register(upstreams)],
+    modules: [PassingOnModule.register(upstreams, hasNothingElse)],
     prepare: (app) => proxyTo(app.getHttpAdapter().getInstance(), upstreams, proxy),
     currentDocument: (own) => published.mergedInto(own),
   };
 };
 
 @Module({})
-class GatewayModule {
-  static register(upstreams: readonly Upstream[]): DynamicModule {
+class PassingOnModule {
+  static register(upstreams: readonly Upstream[], hasNothingElse: boolean): DynamicModule {
     return {
-      module: GatewayModule,
-      providers: [{ provide: APP_INTERCEPTOR, useFactory: () => new UpstreamHealth(upstreams) }],
+      module: PassingOnModule,
+      providers: [{ provide: APP_INTERCEPTOR, useFactory: () => new UpstreamHealth(upstreams, hasNothingElse) }],
     };
   }
 }

@@ -35,5 +35,9 @@ export const gatewayEnvironment = Object.fromEntries(services.map(({ variable })
 >;
 export type GatewayEnvironment = z.output<z.ZodObject<typeof gatewayEnvironment>>;
 
-export const upstreamsIn = (environment: GatewayEnvironment): Upstream[] =>
-  services.map(({ name, variable, prefixes }) => ({ name, origin: environment[variable], prefixes }));
+/** The services that have an address. */
+export const upstreamsIn = (environment: Partial<GatewayEnvironment>): Upstream[] =>
+  services.flatMap(({ name, variable, prefixes }) => {
+    const at = environment[variable];
+    return at === undefined ? [] : [{ name, origin: at, prefixes }];
+  });

@@ -18,23 +18,26 @@ const timeoutMs = 1_500;
 /**
  * Adds the upstreams to the report of `GET /health/ready`.
  *
- * One that is down leaves the gateway ready, if degraded: what the others answer is still worth having, and every
- * instance of the gateway would say the same. When all are down it is not ready: then it may well be this instance that
- * is cut off, and another one that is not.
+ * One that is down leaves this service ready, if degraded: what the others answer is still worth having, and every
+ * instance of it would say the same. A gateway all of whose upstreams are down is not ready: then it may well be this
+ * instance that is cut off, and another one that is not.
  */
 @Injectable()
 export class UpstreamHealth implements NestInterceptor {
   private readonly logger = new Logger('Health');
   private readonly last = new Map<string, State>();
 
-  constructor(private readonly upstreams: readonly Upstream[]) {}
+  constructor(
+    private readonly upstreams: readonly Upstream[],
+    private readonly hasNothingElse: boolean,
+  ) {}
 
   intercept(context: ExecutionContext, next: CallHandler<Report>): Observable<unknown> {
     const http = context.switchToHttp();
     if (http.getRequest<FastifyRequest>().routeOptions.url !== '/health/ready') return next.handle();
     return forkJoin([next.handle(), this.states()]).pipe(
       map(([own, states]) => {
-        const report = withUpstreams(own, states);
+        const report = withUpstreams(own, states, this.hasNothingElse);
         if (report.status === 'error') http.getResponse<FastifyReply>().code(503);
         return report;
       }),
@@ -73,18 +76,19 @@ const readinessOf = async (origin: string): Promise<State> => {
   return status === 'degraded' ? 'degraded' : 'up';
 };
 
-const withUpstreams = (own: Report, states: [string, State][]): Report => {
+const withUpstreams = (own: Report, states: [string, State][], hasNothingElse: boolean): Report => {
   const indicators = (wanted: (state: State) => boolean): Indicators =>
     Object.fromEntries(states.filter(([, state]) => wanted(state)).map(([name, status]) => [name, { status }]));
   return {
-    status: own.status === 'ok' || own.status === 'degraded' ? statusWith(own.status, states) : own.status,
+    status:
+      own.status === 'ok' || own.status === 'degraded' ? statusWith(own.status, states, hasNothingElse) : own.status,
     info: { ...own.info, ...indicators((state) => state !== 'down') },
     error: { ...own.error, ...indicators((state) => state === 'down') },
     details: { ...own.details, ...indicators(() => true) },
   };
 };
 
-const statusWith = (own: Report['status'], states: [string, State][]): Report['status'] => {
-  if (states.every(([, state]) => state === 'down')) return 'error';
+const statusWith = (own: Report['status'], states: [string, State][], hasNothingElse: boolean): Report['status'] => {
+  if (hasNothingElse && states.every(([, state]) => state === 'down')) return 'error';
   return states.some(([, state]) => state !== 'up') ? 'degraded' : own;
 };

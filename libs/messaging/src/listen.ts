@@ -28,8 +28,8 @@ function whyNot(error: unknown): string {
 }
 
 /**
- * Makes the application's `@Answers` methods answer at the given addresses, and in-process in any case, once all its
- * modules have been initialised. When the application closes, what has been accepted is answered before the transports
+ * Makes the application's `@Answers` methods answer at the given addresses, one that is given twice counting once, and
+ * in-process in any case, once all its modules have been initialised. When the application closes, what has been accepted is answered before the transports
  * go, and the transports before the shutdown hooks of the modules run. Messages have their own Nest pipeline: the global
  * guards, pipes, interceptors and filters of the REST side do not apply to them, those of a controller or method do.
  *
@@ -38,7 +38,8 @@ function whyNot(error: unknown): string {
 export async function listenForMessages(app: INestApplication, listen: readonly Address[]): Promise<void> {
   await app.init();
   const messenger = app.get(Messenger, { strict: false });
-  const elsewhere = listen.filter(({ scheme }) => scheme !== 'in-process');
+  const named = new Map(listen.map((at) => [addressText(at), at]));
+  const elsewhere = [...named.values()].filter(({ scheme }) => scheme !== 'in-process');
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
     const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger.hub) });
     try {

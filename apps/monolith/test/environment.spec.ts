@@ -1,0 +1,39 @@
+import { describe, expect, it } from '@jest/globals';
+import { readMonolithEnvironment } from '../src/environment.js';
+
+const faultsOf = (environment: Record<string, string>): string[] => {
+  try {
+    readMonolithEnvironment(environment);
+    return [];
+  } catch (error) {
+    return (error as { faults: { variable: string; message: string }[] }).faults.map(
+      ({ variable, message }) => `${variable} ${message}`,
+    );
+  }
+};
+
+describe('the environment of the monolith', () => {
+  it('needs nothing', () => {
+    expect(faultsOf({})).toEqual([]);
+  });
+
+  it('takes a module that runs elsewhere, for messages and for REST', () => {
+    expect(faultsOf({ INVENTORY_AT: 'tcp://inventory:4002', INVENTORY_URL: 'http://inventory:3002' })).toEqual([]);
+    expect(faultsOf({ SALES_URL: 'http://sales:3005' })).toEqual([]);
+  });
+
+  it('names what is missing of a module that is said to run elsewhere', () => {
+    expect(faultsOf({ INVENTORY_AT: 'tcp://inventory:4002', PAYMENT_URL: 'http://payment:3004' })).toEqual([
+      'INVENTORY_URL is not set, but INVENTORY_AT says that inventory runs elsewhere; set it to http://host:port',
+      'PAYMENT_AT is not set, but PAYMENT_URL says that the module runs elsewhere; set both or none',
+    ]);
+  });
+
+  it('refuses to listen for a module that runs elsewhere', () => {
+    const elsewhere = { CACHE_AT: 'tcp://cache:4003', CACHE_URL: 'http://cache:3003' };
+    expect(faultsOf({ ...elsewhere, CACHE_LISTEN: 'tcp://127.0.0.1:4003' })).toEqual([
+      'CACHE_LISTEN is of no use, because cache runs elsewhere (CACHE_AT); leave it out',
+    ]);
+    expect(faultsOf({ ORDER_LISTEN: 'tcp://127.0.0.1:4001', CACHE_LISTEN: 'tcp://127.0.0.1:4001' })).toEqual([]);
+  });
+});
