@@ -37,10 +37,20 @@ export interface Shape {
   stop(): Promise<void>;
 }
 
+interface PlannedService {
+  app: string;
+  /** Tells several instances of one app apart; the app itself when left out. */
+  name?: string;
+  port: number;
+  environment: Record<string, string>;
+  /** Not started with the others, but by its `restart`. */
+  isLater?: boolean;
+}
+
 /** What runs, and where its data are. */
 export interface Plan {
   /** The first is the one that callers speak to. */
-  services: { app: string; port: number; environment: Record<string, string> }[];
+  services: PlannedService[];
   databaseUrls: Shape['databaseUrls'];
   postmasterPid?: Shape['postmasterPid'];
   release: () => Promise<void>;
@@ -217,7 +227,7 @@ export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
       await process.untilReady(`${url}/health/ready`);
     };
     return {
-      name: it.app,
+      name: it.name ?? it.app,
       url,
       get pid() {
         return process.pid;
@@ -240,7 +250,7 @@ export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
   };
   try {
     // All at once: none needs another one to start.
-    await Promise.all(services.map((it) => it.restart()));
+    await Promise.all(services.filter((_, at) => !plan.services[at]!.isLater).map((it) => it.restart()));
   } catch (error) {
     await stop().catch(() => undefined);
     throw error;

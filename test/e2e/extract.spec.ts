@@ -1,0 +1,81 @@
+import { afterEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
+import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
+import { startExtractable } from '../support/scaled-shapes.js';
+import { Visits } from '../support/visits.js';
+
+/** The walk of docs/extract.md. */
+describe('inventory', () => {
+  let trial: Trial | undefined;
+  afterEach(async () => {
+    await trial?.shape.stop();
+    trial = undefined;
+  });
+
+  it('is extracted under load and put back, and no request fails', async () => {
+    trial = new Trial(await startExtractable());
+    const { shape, api } = trial;
+    await trial.stock();
+    const load = trial.load();
+    const visits = new Visits(shape.baseUrl, 4, await api.product({ onHand: 1_000_000 }));
+    const goOn = async (count = 150): Promise<void> => {
+      const before = acknowledged(load.attempts).length;
+      await load.until(() => acknowledged(load.attempts).length > before + count);
+    };
+    const [monolith, turned, inventory] = ['shop-1', 'shop-2', 'inventory'].map((name) => shape.service(name)) as [
+      ReturnType<typeof shape.service>,
+      ReturnType<typeof shape.service>,
+      ReturnType<typeof shape.service>,
+    ];
+    await goOn();
+    await inventory.restart();
+    await goOn();
+    await turned.restart();
+    await goOn();
+    expect(await monolith.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    await goOn();
+    await monolith.restart();
+    expect(await turned.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    expect(await inventory.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    await goOn();
+    await visits.end();
+    expectAnswers(await load.end(), [201, 409]);
+    expect(visits.failures).toEqual([]);
+    await trial.settle();
+  });
+
+  it('moves to a database of its own while nobody writes, and what callers repeat is neither lost nor doubled', async () => {
+    let own = '';
+    const copyOf = (url: string): string => {
+      own = new URL(url).pathname.slice(1);
+      return url.replace(own, `${own}_inventory`);
+    };
+    const shape = await startExtractable(copyOf);
+    const copyUrl = copyOf((await shape.databaseUrls()).order);
+    let isCopied = false;
+    const urls = async () => ({ ...(await shape.databaseUrls()), ...(isCopied && { inventory: copyUrl }) });
+    trial = new Trial({ ...shape, databaseUrls: urls });
+    await trial.stock();
+    const load = trial.load();
+    await load.until(() => acknowledged(load.attempts).length > 150);
+    expect(await shape.service('shop-1').kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    const server = new pg.Client((await shape.databaseUrls()).order.replace(/\/[^/]*$/, '/postgres'));
+    await server.connect();
+    try {
+      await server.query(
+        `CREATE DATABASE ${pg.escapeIdentifier(`${own}_inventory`)} TEMPLATE ${pg.escapeIdentifier(own)}`,
+      );
+      isCopied = true;
+      await Promise.all([shape.service('inventory').restart(), shape.service('shop-2').restart()]);
+      const before = acknowledged(load.attempts).length;
+      await load.until(() => acknowledged(load.attempts).length > before + 150);
+      expectAnswers(await load.end(), [201, 409, 503]);
+      await trial.settle();
+      await shape.stop();
+      trial = undefined;
+      await server.query(`DROP DATABASE ${pg.escapeIdentifier(`${own}_inventory`)}`);
+    } finally {
+      await server.end();
+    }
+  });
+});

@@ -1,0 +1,67 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { startScaled } from '../support/scaled-shapes.js';
+import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
+import type { Load } from '../support/load.js';
+import { Visits } from '../support/visits.js';
+
+const modules = ['order', 'inventory', 'payment', 'cache'] as const;
+
+describe('instances that come and go under load', () => {
+  let trial: Trial;
+  /** Of which there is plenty, and whose stock the visits change. */
+  let visited: string;
+  beforeAll(async () => {
+    trial = new Trial(await startScaled());
+    await trial.stock();
+    visited = await trial.api.product({ onHand: 1_000_000 });
+  });
+  afterEach(() => trial?.rest());
+  afterAll(() => trial?.shape.stop());
+
+  const goOn = async (load: Load, count = 100): Promise<void> => {
+    const before = acknowledged(load.attempts).length;
+    await load.until(() => acknowledged(load.attempts).length > before + count);
+  };
+
+  it('are added, drained and rolled one by one, and no request fails', async () => {
+    const load = trial.load();
+    const visits = new Visits(trial.shape.baseUrl, 6, visited);
+    await goOn(load);
+    for (const module of modules) {
+      const [first, second] = [1, 2].map((it) => trial.shape.service(`${module}-${it}`));
+      await second!.restart();
+      await goOn(load);
+      expect(await first!.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+      await goOn(load);
+      await first!.restart();
+      await goOn(load);
+    }
+    await visits.end();
+    expectAnswers(await load.end(), [201, 409]);
+    expect(visits.failures).toEqual([]);
+    for (const service of ['products', 'stock', 'cache', 'orders'])
+      expect(visits.answered[service]).toBeGreaterThan(10);
+    await trial.settle();
+  });
+
+  it.each(modules)(
+    'and %s is killed: only what was under way may fail, and each order is there once',
+    async (module) => {
+      const [first, second] = [1, 2].map((it) => trial.shape.service(`${module}-${it}`));
+      if (!second!.isRunning) await second!.restart();
+      const load = trial.load();
+      const visits = new Visits(trial.shape.baseUrl, 6, visited);
+      await goOn(load);
+      const underWay = load.inFlight.length + visits.inFlight;
+      await first!.kill('SIGKILL');
+      await goOn(load, 300);
+      await visits.end();
+      const attempts = await load.end();
+      expectAnswers(attempts, [201, 409, 503]);
+      const failed = attempts.filter((it) => it.outcome === 503).map((it) => it.text);
+      expect([...failed, ...visits.failures].length).toBeLessThanOrEqual(underWay);
+      await first!.restart();
+      await trial.settle();
+    },
+  );
+});

@@ -1,0 +1,116 @@
+import { startRedis, testDatabase } from '#testing';
+import { servicePorts, startPlan, type Plan, type Shape } from './shapes.js';
+import { allAt } from './tables.js';
+
+const scaled = ['order', 'inventory', 'payment', 'cache'] as const;
+type Scaled = (typeof scaled)[number];
+
+/** Where the instances of a module answer. */
+interface Instances {
+  rest: number[];
+  messages: number[];
+}
+
+const instances = 2;
+
+const urls = (ports: number[]): string => ports.map((port) => `http://127.0.0.1:${port}`).join(',');
+const tcp = (ports: number[]): string => `tcp://${ports.map((port) => `127.0.0.1:${port}`).join(',')}`;
+
+/**
+ * The split shape over TCP, with two instances of each module that others ask, behind one gateway; one database, and one
+ * Redis for the two caches. They are called `order-1`, `order-2` and so on; the second ones are started by the test.
+ */
+export const startScaled = async (): Promise<Shape> => {
+  const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
+  const [gateway, sales, webhooks, ...ports] = await servicePorts(3 + scaled.length * 2 * instances);
+  const places = Object.fromEntries(
+    scaled.map((module, at): [Scaled, Instances] => {
+      const own = ports.slice(at * 2 * instances, (at + 1) * 2 * instances);
+      return [module, { rest: own.slice(0, instances), messages: own.slice(instances) }];
+    }),
+  ) as Record<Scaled, Instances>;
+  const neighbours: Record<Scaled, Record<string, string>> = {
+    order: { INVENTORY_AT: tcp(places.inventory.messages), PAYMENT_AT: tcp(places.payment.messages) },
+    inventory: { CACHE_AT: tcp(places.cache.messages) },
+    payment: {},
+    cache: { CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: '5000' },
+  };
+  const gatewayTo = Object.fromEntries(
+    scaled.map((module) => [`${module.toUpperCase()}_URL`, urls(places[module].rest)]),
+  );
+  const own = { DATABASE_URL: database.url, ORDER_AT: tcp(places.order.messages) };
+  const plan: Plan = {
+    services: [
+      {
+        app: 'gateway',
+        port: gateway!,
+        environment: { ...gatewayTo, SALES_URL: urls([sales!]), WEBHOOKS_URL: urls([webhooks!]) },
+      },
+      ...scaled.flatMap((module) =>
+        places[module].rest.map((port, at) => ({
+          ...{ app: module, name: `${module}-${at + 1}`, port, isLater: at > 0 },
+          environment: {
+            ...(module !== 'cache' && { DATABASE_URL: database.url }),
+            ...neighbours[module],
+            [`${module.toUpperCase()}_LISTEN`]: tcp([places[module].messages[at]!]),
+          },
+        })),
+      ),
+      { app: 'sales', port: sales!, environment: { ...own, INVENTORY_AT: tcp(places.inventory.messages) } },
+      { app: 'webhooks', port: webhooks!, environment: own },
+    ],
+    databaseUrls: () => Promise.resolve(allAt(database.url)),
+    release: async () => {
+      await redis.stop();
+      await database.stop();
+    },
+  };
+  return startPlan('scaled', plan);
+};
+
+/**
+ * Two places for the one process behind a gateway, and one for inventory: `shop-1` with every module, `shop-2` without
+ * inventory, which it asks at `inventory`. Only `shop-1` and the gateway run at first.
+ *
+ * @param inventoryUrl the database of `inventory`, where it is not that of the others
+ */
+export const startExtractable = async (inventoryUrl?: (own: string) => string): Promise<Shape> => {
+  const database = await testDatabase();
+  const [gateway, one, two, rest, cacheOne, cacheTwo, messages] = await servicePorts(7);
+  const inventoryAt = inventoryUrl?.(database.url) ?? database.url;
+  const shops = urls([one!, two!]);
+  const plan: Plan = {
+    services: [
+      {
+        app: 'gateway',
+        port: gateway!,
+        environment: {
+          ...{ ORDER_URL: shops, INVENTORY_URL: shops, CACHE_URL: shops },
+          ...{ PAYMENT_URL: shops, SALES_URL: shops, WEBHOOKS_URL: shops },
+        },
+      },
+      {
+        ...{ app: 'monolith', name: 'shop-1', port: one! },
+        environment: { DATABASE_URL: database.url, CACHE_LISTEN: tcp([cacheOne!]) },
+      },
+      {
+        ...{ app: 'monolith', name: 'shop-2', port: two!, isLater: true },
+        environment: {
+          ...{ DATABASE_URL: database.url, CACHE_LISTEN: tcp([cacheTwo!]) },
+          ...{ INVENTORY_AT: tcp([messages!]), INVENTORY_URL: urls([rest!]) },
+        },
+      },
+      {
+        ...{ app: 'inventory', port: rest!, isLater: true },
+        environment: {
+          DATABASE_URL: inventoryAt,
+          INVENTORY_LISTEN: tcp([messages!]),
+          CACHE_AT: tcp([cacheOne!, cacheTwo!]),
+        },
+      },
+    ],
+    databaseUrls: () => Promise.resolve(allAt(database.url)),
+    release: () => database.stop(),
+  };
+  return startPlan('extractable', plan);
+};

@@ -1,0 +1,126 @@
+import { Agent, request } from 'node:http';
+import type { SeededRandom } from '#testing';
+import { fresh, randomOf } from './fresh.js';
+
+/** A request, and the statuses that are an answer to it. */
+interface Visit {
+  method: string;
+  path: string;
+  body?: object;
+  key?: string;
+  expected: number[];
+}
+
+const answerWithinMs = 40_000;
+
+/** Callers that do what callers do beside placing orders, each over a connection of its own that it keeps. */
+export class Visits {
+  /** What was not answered as it has to be, by the path and what came. */
+  readonly failures: string[] = [];
+  /** How many were answered, by service. */
+  readonly answered: Record<string, number> = {};
+  inFlight = 0;
+  private stopped = false;
+  private readonly callers: Promise<void>[];
+  private readonly orders: string[] = [];
+
+  /** @param product one of which there is plenty, and whose stock nobody reconciles */
+  constructor(
+    private readonly baseUrl: string,
+    callers: number,
+    private readonly product: string,
+    private readonly random: SeededRandom = randomOf('visits'),
+  ) {
+    this.callers = Array.from({ length: callers }, () => this.call());
+  }
+
+  /** Stops, and waits for what has been sent. */
+  async end(): Promise<void> {
+    this.stopped = true;
+    await Promise.all(this.callers);
+  }
+
+  private async call(): Promise<void> {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    while (!this.stopped) await this.visit(agent, this.next());
+    agent.destroy();
+  }
+
+  private next(): Visit {
+    const key = `visits-${this.random.integer(0, 20)}`;
+    const order = this.orders.at(-1);
+    const visits: Visit[] = [
+      { method: 'GET', path: `/products/${this.product}`, expected: [200] },
+      { method: 'GET', path: '/products?limit=5', expected: [200] },
+      { method: 'GET', path: `/stock/${this.product}`, expected: [200] },
+      {
+        ...{ method: 'POST', path: `/stock/${this.product}/adjustments`, key: fresh('adjust'), expected: [200] },
+        body: { delta: 1, reason: 'found' },
+      },
+      { method: 'PUT', path: '/cache', body: { key, value: fresh('value') }, expected: [200] },
+      { method: 'GET', path: `/cache?key=${key}`, expected: [200, 404] },
+      { method: 'DELETE', path: `/cache?key=${key}`, expected: [204, 404] },
+      {
+        ...{ method: 'POST', path: '/orders', key: fresh('visit'), expected: [201] },
+        body: {
+          ...{ customer_id: 'visitor', product_id: this.product, quantity: 1 },
+          payment: { method: 'simulated', token: 'tok_ok' },
+        },
+      },
+      // Without a key nobody may repeat it in our place.
+      {
+        ...{ method: 'POST', path: '/orders', expected: [201] },
+        body: { customer_id: 'visitor', product_id: this.product, quantity: 1 },
+      },
+      { method: 'GET', path: '/orders?customer_id=visitor&limit=3', expected: [200] },
+      ...(order === undefined ? [] : [{ method: 'GET', path: `/orders/${order}`, expected: [200] }]),
+    ];
+    return this.random.shuffled(visits)[0]!;
+  }
+
+  private async visit(agent: Agent, visit: Visit): Promise<void> {
+    this.inFlight += 1;
+    const { status, text } = await sent(this.baseUrl, agent, visit);
+    this.inFlight -= 1;
+    if (!visit.expected.includes(status as number)) {
+      this.failures.push(`${visit.method} ${visit.path}: ${status} ${text}`);
+      return;
+    }
+    const service = visit.path.split(/[/?]/)[1]!;
+    this.answered[service] = (this.answered[service] ?? 0) + 1;
+    if (status === 201) this.orders.push((JSON.parse(text) as { order_id: string }).order_id);
+  }
+}
+
+/** The status and the text of the answer, or the code of the error in place of the status. */
+const sent = (
+  baseUrl: string,
+  agent: Agent,
+  { method, path, body, key }: Visit,
+): Promise<{ status: number | string; text: string }> =>
+  new Promise((resolve) => {
+    const content = body === undefined ? undefined : JSON.stringify(body);
+    const failed = (error: NodeJS.ErrnoException): void =>
+      resolve({ status: error.code ?? 'error', text: error.message });
+    const sending = request(baseUrl + path, {
+      method,
+      agent,
+      timeout: answerWithinMs,
+      headers: {
+        ...(content !== undefined && {
+          'content-type': 'application/json',
+          'content-length': Buffer.byteLength(content),
+        }),
+        ...(key !== undefined && { 'idempotency-key': `"${key}"` }),
+      },
+    });
+    sending.on('timeout', () => sending.destroy(Object.assign(new Error('no answer'), { code: 'NO_ANSWER' })));
+    sending.on('error', failed);
+    sending.on('response', (response) => {
+      const chunks: Buffer[] = [];
+      response.on('data', (chunk: Buffer) => chunks.push(chunk));
+      response.on('error', failed);
+      response.on('end', () => resolve({ status: response.statusCode!, text: Buffer.concat(chunks).toString() }));
+    });
+    sending.end(content);
+  });
