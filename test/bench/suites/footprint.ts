@@ -1,5 +1,6 @@
 import pg from 'pg';
 import type { Bench } from '../bench.js';
+import { withCost } from '../cost.js';
 import { cpuMsOf } from '../cpu.js';
 import { placeUnmeasured, prepareOrders, warmUp } from '../measure.js';
 import { median } from '../statistics.js';
@@ -63,10 +64,17 @@ const footprintOf = async (bench: Bench, system: System, workload: Workload, cal
   const client = await connectedTo(system.databaseUrl!);
   try {
     const before = await writtenIn(client);
-    const load = await placeUnmeasured(bench, system, workload, {
-      ...{ callers, seconds: bench.options.seconds, seed: bench.options.seed },
-    });
+    const { result: load, ...cost } = await withCost(bench, system, () =>
+      placeUnmeasured(bench, system, workload, {
+        ...{ callers, seconds: bench.options.seconds, seed: bench.options.seed },
+      }),
+    );
     const after = await writtenIn(client);
+    const batches = await client.query<{ size: number }>(
+      `SELECT count(*)::float8 / count(DISTINCT xid) AS size FROM orders.events
+       WHERE type = 'placed' AND xid >= $1::text::xid8`,
+      [before.xids],
+    );
     (await system.shelf!.faults()).forEach((it) => bench.report.faults.push(`${system.name}: ${it}`));
     const count = load.acknowledged;
     const perOrder = (bytes: number): number => bytes / count;
@@ -86,6 +94,9 @@ const footprintOf = async (bench: Bench, system: System, workload: Workload, cal
       figures: {
         orders: count,
         'lines an order': lines,
+        'orders a batch': batches.rows[0]!.size,
+        'node ms': cost.nodeMs / count,
+        'Postgres ms': cost.postgresMs / count,
         'WAL bytes': perOrder(after.walBytes - before.walBytes),
         'disk bytes': grown.reduce((sum, it) => sum + it.rows + it.indexes, 0),
         transactions: perOrder(after.xids - before.xids),
@@ -143,7 +154,10 @@ const cpuByProcess = async (bench: Bench, workload: Workload, callers: number): 
  */
 export const footprintSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
-  const head = ['orders', 'lines an order', 'WAL bytes', 'disk bytes', 'transactions', 'commit ms', 'connections'];
+  const head = [
+    ...['orders', 'lines an order', 'orders a batch', 'node ms', 'Postgres ms', 'WAL bytes', 'disk bytes'],
+    ...['transactions', 'commit ms', 'connections'],
+  ];
   const rows: string[][] = [];
   const details: string[] = [];
   for (const name of options.workloads) {
