@@ -31,29 +31,38 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
   const days = (count: number, perOrder: number, rate: number): string =>
     `${shown(count / (perOrder * rate * perDay))} days`;
   const gibADay = (bytes: number): string => `${shown((bytes * million) / gib)} GiB`;
-  const hotMs = costs.reserveCallMs + batchOrders * costs.reserveOrderMs + costs.commitMs;
+  const hotMs = (costs.reserveCallMs + batchOrders * costs.reserveOrderMs) * costs.lockedShare + costs.commitMs;
   const mixNodeMs = costs.nodeOrderMs + (inputs.mixLines - 1) * costs.nodeLineMs;
   return [
     {
       what: 'a process with all modules (one core)',
-      value: perSecond(inputs.monolithNodeMs),
-      because: `monolithNodeMs ${shown(inputs.monolithNodeMs)}`,
+      value: perSecond(inputs.nodeMs),
+      because: `nodeMs ${shown(inputs.nodeMs)}`,
     },
     {
       what: 'a process of order',
       value: perSecond(costs.nodeOrderMs),
-      because: `orderNodeMs ${shown(costs.nodeOrderMs)}`,
+      because: `nodeMs × orderShare ${shown(inputs.orderShare)}`,
     },
-    { what: '… orders of the real mix', value: perSecond(mixNodeMs), because: `mixOrderNodeMs ${shown(mixNodeMs)}` },
+    {
+      what: '… orders of the real mix',
+      value: perSecond(mixNodeMs),
+      because: `mixNodeMs ${shown(inputs.mixNodeMs)} × mixOrderShare ${shown(inputs.mixOrderShare)}`,
+    },
     {
       what: 'a process of inventory',
-      value: perSecond(inputs.inventoryNodeMs),
-      because: `inventoryNodeMs ${shown(inputs.inventoryNodeMs)}`,
+      value: perSecond(inputs.nodeMs * (1 - inputs.orderShare)),
+      because: 'nodeMs × the rest',
+    },
+    {
+      what: 'a process with all modules, orders of the real mix',
+      value: perSecond(inputs.mixNodeMs),
+      because: `mixNodeMs ${shown(inputs.mixNodeMs)}`,
     },
     {
       what: 'Postgres, by core',
-      value: perSecond(inputs.spreadPostgresMs),
-      because: `spreadPostgresMs ${shown(inputs.spreadPostgresMs)}; not tried beyond two cores`,
+      value: perSecond(inputs.postgresMs),
+      because: `postgresMs ${shown(inputs.postgresMs)}; not tried beyond two cores`,
     },
     {
       what: '… orders of the real mix',
@@ -63,7 +72,7 @@ export const limitsOf = (inputs: Record<InputName, number>): Limit[] => {
     {
       what: 'one product (its row, one batch at a time)',
       value: `${shown((batchOrders * 1_000) / hotMs)} orders/s`,
-      because: `${batchOrders} orders in ${shown(hotMs)} ms: call, orders, commitMs`,
+      because: `${batchOrders} orders in ${shown(hotMs)} ms: call and orders × lockedShare ${shown(costs.lockedShare)}, commitMs`,
     },
     {
       what: 'transactions that wait for the disk one by one',
