@@ -10,13 +10,15 @@ export interface Crossing {
 }
 
 /** Ranges of lines that are looked at apart. */
-export const lineRanges: readonly [least: number, most: number][] = [
-  ...([1, 2, 3, 4, 5].map((lines) => [lines, lines]) as [number, number][]),
-  ...([
-    [6, 10],
-    [11, 25],
-    [26, 2_000],
-  ] as [number, number][]),
+export const lineRanges: readonly (readonly [least: number, most: number])[] = [
+  [1, 1],
+  [2, 2],
+  [3, 3],
+  [4, 4],
+  [5, 5],
+  [6, 10],
+  [11, 25],
+  [26, 2_000],
 ];
 
 export const crossingOf = (

@@ -41,11 +41,11 @@ Parts (all when none is named)
   hot         one product in sub-stocks: what that brings, and what is refused though another one has some
 
 Options
-  --partitions LIST  databases of inventory, and as many of orders (1,2,4,8,16)
+  --partitions LIST  databases of inventory, and as many of orders (1,4,16)
   --cores N          of each database (4)
   --processes N      order processes for each database of orders (8)
   --callers N        for each process; each waits for its answer (128)
-  --rounds N         orders of each caller in one simulation (6); the first quarter is not counted
+  --rounds N         orders of each caller in one simulation (3); the first quarter is not counted
   --seed N           of all random choices (1); the same call prints the same, on any machine
   --set NAME=VALUE   another value of an input below, any number of times
   --help             this text
@@ -86,11 +86,11 @@ const parsed = (args: string[]) => {
       args,
       allowPositionals: true,
       options: {
-        partitions: { type: 'string', default: '1,2,4,8,16' },
+        partitions: { type: 'string', default: '1,4,16' },
         cores: { type: 'string', default: '4' },
         processes: { type: 'string', default: '8' },
         callers: { type: 'string', default: '128' },
-        rounds: { type: 'string', default: '6' },
+        rounds: { type: 'string', default: '3' },
         seed: { type: 'string', default: '1' },
         set: { type: 'string', multiple: true, default: [] },
         help: { type: 'boolean', short: 'h', default: false },
