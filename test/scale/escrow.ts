@@ -5,7 +5,7 @@ import { SeededRandom } from '#testing';
  * reservation: there alone, in one more, in one after the other, or in all of them, taking a part from each.
  */
 export const policies = ['own', 'one more', 'each', 'parts'] as const;
-export type Policy = (typeof policies)[number];
+type Policy = (typeof policies)[number];
 
 export interface EscrowResult {
   /** Refused though all sub-stocks together had enough, of all orders. */
