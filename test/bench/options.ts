@@ -1,7 +1,9 @@
 import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
-const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache'] as const;
+const suiteNames = [
+  ...(['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache', 'footprint'] as const),
+] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
 const contestantNames = ['ours', 'limits', 'echo', 'bare', 'baseline'] as const;
@@ -42,6 +44,8 @@ Suites (${defaultSuites.join(', ')} when none is named)
   log          watches how far those who follow the log are behind, and builds the sales anew from it
   cache        reads and writes caches over one Redis: ours, bentocache, cache-manager and bare clients
   instances    two order and two inventory processes against one of each, all callers on one product
+  footprint    what an order leaves behind: bytes of the log and on disk, transactions, and the CPU of
+               each process where they are separate
 
 Options
   --workload LIST      of ${workloadNames.join(', ')} (all): a thousand products, one product, the invoices of a real shop

@@ -10,6 +10,7 @@ import { BenchmarkServer } from './server.js';
 import type { Started } from './started.js';
 import { cacheSuite } from './suites/cache.js';
 import { flatSuite } from './suites/flat.js';
+import { footprintSuite } from './suites/footprint.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
 import { placeSuite } from './suites/place.js';
@@ -28,6 +29,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   log: logSuite,
   cache: cacheSuite,
   transactions: transactionsSuite,
+  footprint: footprintSuite,
 };
 
 /** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */

@@ -8,7 +8,10 @@ import { takeTurns, type Turn } from '../turns.js';
 import { hotWorkload, spreadWorkload, type Workload, type WorkloadName } from '../workloads.js';
 
 /** @returns undefined, with a note in the report, where its data are missing */
-const workloadOf = async ({ options, report, say }: Bench, name: WorkloadName): Promise<Workload | undefined> => {
+export const workloadOf = async (
+  { options, report, say }: Bench,
+  name: WorkloadName,
+): Promise<Workload | undefined> => {
   if (name === 'spread') return spreadWorkload(new SeededRandom(options.seed));
   if (name === 'hot') return hotWorkload(new SeededRandom(options.seed));
   const missing = realOrdersAreMissing();
