@@ -8,7 +8,7 @@ import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 import { query } from '../support/tables.js';
 import { Daemon, postgresAccount, type Account } from './daemon.js';
-import { Link } from './link.js';
+import { Link } from '../support/link.js';
 
 const run = promisify(execFile);
 

@@ -14,7 +14,7 @@ import {
   type ReplicationMode,
 } from 'typeorm';
 import { migrate } from './migrate.js';
-import { Sql, sqlToken } from './sql.js';
+import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
 import { asUnavailable, isConnectionFailure } from './unavailable.js';
 
 /** A module's database: its own schema, entities and migrations. */
@@ -139,7 +139,10 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
     keepAlive: true,
     idleTimeoutMillis: 60_000,
     types,
-    onConnect: (client: pg.ClientBase) => client.query(sessionSettings),
+    onConnect: (client: pg.ClientBase) => {
+      noteUncertainCommits(client);
+      return client.query(sessionSettings);
+    },
   },
 });
 
