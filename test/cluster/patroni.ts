@@ -15,7 +15,7 @@ const run = promisify(execFile);
 const packages = 'apt-get install patroni etcd-server haproxy postgresql';
 const patienceMs = 90_000;
 const size = 3;
-const [user, password] = ['cleave', 'only-for-tests'];
+const password = 'only-for-tests';
 
 const versionsOf = '/usr/lib/postgresql';
 
@@ -95,10 +95,9 @@ const settingsOf = (name: string, place: Place, binaries: string): object => ({
       'host replication all 127.0.0.1/32 scram-sha-256',
     ],
     authentication: Object.fromEntries(
-      ['superuser', 'replication', 'rewind'].map((it) => [
-        it,
-        { username: it === 'superuser' ? user : it === 'rewind' ? 'rewinder' : 'replicator', password },
-      ]),
+      Object.entries({ superuser: 'postgres', replication: 'replicator', rewind: 'rewinder' }).map(
+        ([purpose, username]) => [purpose, { username, password }],
+      ),
     ),
     remove_data_directory_on_rewind_failure: true,
     remove_data_directory_on_diverged_timelines: true,
@@ -220,7 +219,7 @@ export class PatroniCluster {
   }
 
   /** Through HAProxy. */
-  url(database = 'cleave'): string {
+  url(user = 'cleave', database = 'cleave'): string {
     return `postgres://${user}:${password}@127.0.0.1:${this.port}/${database}`;
   }
 
@@ -289,7 +288,10 @@ export class PatroniCluster {
     }
     await this.startProxy();
     await this.whole();
-    await eventually(() => query(this.url('postgres'), 'CREATE DATABASE cleave'), patienceMs);
+    // Not a superuser: what is kept free for those is for Patroni.
+    const superuser = this.url('postgres', 'postgres');
+    await eventually(() => query(superuser, `CREATE ROLE cleave LOGIN PASSWORD '${password}'`), patienceMs);
+    await query(superuser, 'CREATE DATABASE cleave OWNER cleave');
   }
 
   /** @returns the ports of its members */

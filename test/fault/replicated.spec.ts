@@ -49,6 +49,18 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
     }
   };
 
+  const waiting = () => query(postgres.url, `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
+
+  it('who locks a row waits for the standby, and who reads one does not', async () => {
+    await api.placed({ customer_id: 'c', product_id: await api.product(), quantity: 1 });
+    postgres.link.cut();
+    await query(postgres.url, 'SELECT FROM orders.orders LIMIT 1');
+    const locking = query(postgres.url, 'SELECT FROM orders.orders LIMIT 1 FOR NO KEY UPDATE');
+    await eventually(async () => expect(await waiting()).not.toHaveLength(0));
+    postgres.link.mend();
+    await locking;
+  });
+
   it.each(['terminated', 'cancelled'] as const)(
     'a wait that is %s acknowledges nothing, and a repeat is not answered by what it left behind',
     async (how) => {
