@@ -44,14 +44,16 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     }, 60_000);
   };
 
-  /** Changes the products here, until each is read as it is now there. */
-  const changedHere = async (products: readonly string[], price: number): Promise<void> => {
+  /** Changes the products here, until each is read as it is now there. @returns how long that took after the last change */
+  const changedHere = async (products: readonly string[], price: number): Promise<number> => {
     const body = { name: 'A thing', unit_price_minor: price, currency: 'GBP' };
     for (const id of products) ok(await here.send('PUT', `/products/${id}`, { body }));
+    const changedAt = performance.now();
     await eventually(async () => {
       for (const id of products)
         expect(ok(await there.get<{ unit_price_minor: number }>(`/products/${id}`)).unit_price_minor).toBe(price);
     }, 60_000);
+    return performance.now() - changedAt;
   };
 
   it('orders go on, the cache answers all the while, and forgets what changes once a replica has taken over', async () => {
@@ -69,6 +71,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
 
     // Somebody who reads, and remembers how each read was answered and how long that took.
     const reads: { status: number; ms: number }[] = [];
+    const counted = (status: number): number => reads.filter((it) => it.status === status).length;
     let isReading = true;
     const reading = (async () => {
       for (let at = 0; isReading; at += 1) {
@@ -80,7 +83,7 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     })();
 
     await more(20);
-    const [orders, answers] = [new Watch(placed), new Watch(() => reads.filter((it) => it.status === 200).length)];
+    const [orders, answers] = [new Watch(placed), new Watch(() => counted(200))];
     const killedAt = performance.now();
     for (const watch of [orders, answers]) watch.fault();
     await redis.kill(0);
@@ -88,23 +91,20 @@ describeRedis('a Redis Cluster with replicas whose master is killed under load',
     // All of it can be written again, so a replica has taken over; and what is changed here is heard of there.
     await writtenHere(keys, 'after');
     const writableAfterMs = performance.now() - killedAt;
-    const changedAt = performance.now();
-    await changedHere(products, 300);
-    const heardAfterMs = performance.now() - changedAt;
+    const heardAfterMs = await changedHere(products, 300);
     await redis.restart(0);
     await more(20);
     await writtenHere(keys, 'in the end');
     isReading = false;
     await reading;
-    const [ofOrders] = await Promise.all([orders.end(), answers.end()]);
+    const [ofOrders, ofAnswers] = await Promise.all([orders.end(), answers.end()]);
 
     expect([200, 404, 503]).toEqual(expect.arrayContaining([...new Set(reads.map((it) => it.status))]));
     await shoppers.finish();
     await shoppers.repeat();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
-    const counted = (status: number): number => reads.filter((it) => it.status === status).length;
     figures.push({
-      ...{ fault: 'master killed', ordersSilentS: ofOrders.silentS },
+      ...{ fault: 'master killed', ordersSilentS: ofOrders.silentS, hitsSilentS: ofAnswers.silentS },
       writableAfterS: Math.round(writableAfterMs / 10) / 100,
       changesHeardAfterS: Math.round(heardAfterMs / 10) / 100,
       ...{ reads200: counted(200), reads404: counted(404), reads503: counted(503) },
