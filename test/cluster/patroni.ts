@@ -3,7 +3,7 @@ import { chown, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { guardFolder, unguardFolder } from '../support/app-process.js';
+import { guardFolder, guardProcess, unguardFolder, unguardProcess } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 import { query } from '../support/tables.js';
@@ -147,7 +147,12 @@ class PatroniNode {
   async signal(signal: 'SIGSTOP' | 'SIGCONT'): Promise<void> {
     const postmaster = await this.postmaster();
     for (const parent of [this.patroni.pid, postmaster].filter((it) => it > 0))
-      for (const pid of [parent, ...(await childrenOf(parent))]) sent(pid, signal);
+      for (const pid of [parent, ...(await childrenOf(parent))]) {
+        // What stands still hears nothing of the end of the tests but that it is killed.
+        if (signal === 'SIGSTOP') guardProcess(pid);
+        else if (pid !== this.patroni.pid) unguardProcess(pid);
+        sent(pid, signal);
+      }
   }
 
   /** It reaches neither etcd nor another node, nor is it reached by one. Who asks it from elsewhere gets to it. */

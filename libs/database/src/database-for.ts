@@ -47,10 +47,9 @@ const limits = {
 
 /**
  * Prepared statements keep their plans, and a plan that was made while a table had ten rows reads it from end to end
- * when it has a million. Whatever is asked for here has an index. What must be read so all the same counts as dear beyond
- * measure, for which a server that compiles (`jit` is on by default where it can) compiles the plan each time, for seconds:
- * what is asked for here never pays that. A transaction has a limit of its own where Postgres
- * knows one (from 17 on).
+ * when it has a million. Whatever is asked for here has an index. What is read from end to end all the same then counts
+ * as dear beyond measure, and a server that compiles what is dear (`jit`, on by default) would do so for seconds each
+ * time. A transaction has a limit of its own where Postgres knows one (from 17 on).
  */
 const sessionSettings = `
   SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),

@@ -18,8 +18,8 @@ export interface Queries {
 const ofUncertainCommits = new WeakSet<ClientBase>();
 
 /**
- * Postgres reports a commit whose wait for the standby was cancelled as done, after a warning that has no code of its own.
- * To be called once for each connection.
+ * Postgres reports a commit whose wait for the standby was cancelled as done, after a warning that has no code of its
+ * own. To be called once for each connection.
  */
 export const noteUncertainCommits = (client: ClientBase): void => {
   client.on('notice', ({ routine }) => {
@@ -64,7 +64,7 @@ const literal = (gid: string): string => {
 
 const ping: Statement = { name: 'ping', text: 'SELECT 1' };
 
-/** A commit of its own, which waits for the standby to have all that lies before it in the log. It writes nothing else. */
+/** A commit that changes nothing, and waits for the standby to have all that lies before it in the log. */
 const waitForStandby: Statement = {
   name: 'wait-for-standby',
   text: `SELECT pg_logical_emit_message(true, 'cleave', '') WHERE current_setting('synchronous_standby_names') <> ''`,

@@ -46,7 +46,7 @@ export class NatsServer {
     this.running = await startServer(program, () => [program.command, ...own, ...this.more]);
   }
 
-  /** Stands still until `resume`, as one does that a network has cut off: its connections stand, and nothing comes back. */
+  /** Stands still until `resume`, as one that a network has cut off: nothing comes back, and no connection ends. */
   pause(): void {
     process.kill(this.running!.pid, 'SIGSTOP');
   }

@@ -73,7 +73,7 @@ export interface RedisCluster {
   isOn(at: number, key: string): Promise<boolean>;
   /** Ends a server at once, as a power cut does. What lay there is lost. */
   kill(at: number): Promise<void>;
-  /** Starts it again on the same port, empty. By itself it takes its slots back, or follows the one that has them now. */
+  /** Starts it again on the same port, empty. It takes its slots back by itself, or follows who has them by now. */
   restart(at: number): Promise<void>;
   stop(): Promise<void>;
 }

@@ -88,7 +88,7 @@ export class PostgresOrders
       refusal: StoredRefusal | null;
     }>(answersOf, [tenant, requests.map((it) => it.account), requests.map((it) => it.idempotencyKey)]);
     const orderIds = rows.flatMap((row) => row.order_id ?? []);
-    const orders = await this.rowsById(tenant, orderIds);
+    const orders = orderIds.length === 0 ? new Map<string, Order | 'void'>() : await this.rowsById(tenant, orderIds);
     if (rows.length > 0) await this.sql.readIsSafe();
     const answers: (StoredAnswer | undefined)[] = requests.map(() => undefined);
     for (const { position, order_id, fingerprint, refusal } of rows)
