@@ -6,7 +6,7 @@ import { fresh } from '../support/fresh.js';
 import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
-const shoppers = 5;
+const usualCount = 5;
 /** For what hangs: a process that was killed may take a minute to come back on a busy machine. */
 const patienceMs = 120_000;
 const pauseMs = 30;
@@ -47,13 +47,14 @@ export class Shoppers {
   constructor(
     private readonly api: Api,
     private readonly random: SeededRandom,
+    private readonly count = usualCount,
   ) {}
 
   /** Two products of which there is plenty and two of which there is soon none; then everybody begins. */
   async start(): Promise<void> {
     this.products = await Promise.all([1_000_000, 1_000_000, 15, 4].map((onHand) => this.api.product({ onHand })));
     this.shopping = Promise.all(
-      Array.from({ length: shoppers }, () => this.shop(new SeededRandom(this.random.integer(0, 2 ** 31)))),
+      Array.from({ length: this.count }, () => this.shop(new SeededRandom(this.random.integer(0, 2 ** 31)))),
     );
     // It is waited for in `finish`; until then a failure is nobody's.
     this.shopping.catch(() => undefined);

@@ -65,6 +65,17 @@ export const unguardFolder = (folder: string): void => {
   tellWatchdog();
 };
 
+/** A process that is killed when this one goes, however it goes. */
+export const guardProcess = (pid: number): void => {
+  pids.add(pid);
+  tellWatchdog();
+};
+
+export const unguardProcess = (pid: number): void => {
+  pids.delete(pid);
+  tellWatchdog();
+};
+
 /** Nothing of the caller's own environment, and a time zone in which careless dates show. */
 const bareEnvironment = (): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
@@ -119,11 +130,9 @@ export class AppProcess {
         this.output = (this.output + text).slice(-keptLogCharacters);
       });
     const { pid } = child;
-    if (pid !== undefined) pids.add(pid);
-    tellWatchdog();
+    if (pid !== undefined) guardProcess(pid);
     this.ended = once(child, 'close').then(([code, signal]) => {
-      if (pid !== undefined) pids.delete(pid);
-      tellWatchdog();
+      if (pid !== undefined) unguardProcess(pid);
       return { code: code as number | null, signal: signal as NodeJS.Signals | null };
     });
   }

@@ -14,7 +14,7 @@ import {
   type ReplicationMode,
 } from 'typeorm';
 import { migrate } from './migrate.js';
-import { Sql, sqlToken } from './sql.js';
+import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
 import { asUnavailable, isConnectionFailure } from './unavailable.js';
 
 /** A module's database: its own schema, entities and migrations. */
@@ -47,11 +47,12 @@ const limits = {
 
 /**
  * Prepared statements keep their plans, and a plan that was made while a table had ten rows reads it from end to end
- * when it has a million. Whatever is asked for here has an index. A transaction has a limit of its own where Postgres
- * knows one (from 17 on).
+ * when it has a million. Whatever is asked for here has an index. What is read from end to end all the same then counts
+ * as dear beyond measure, and a server that compiles what is dear (`jit`, on by default) would do so for seconds each
+ * time. A transaction has a limit of its own where Postgres knows one (from 17 on).
  */
 const sessionSettings = `
-  SELECT set_config('enable_seqscan', 'off', false),
+  SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
     (SELECT set_config(name, '15s', false) FROM pg_settings WHERE name = 'transaction_timeout')`;
 
 const int8 = 20;
@@ -137,7 +138,10 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
     keepAlive: true,
     idleTimeoutMillis: 60_000,
     types,
-    onConnect: (client: pg.ClientBase) => client.query(sessionSettings),
+    onConnect: (client: pg.ClientBase) => {
+      noteUncertainCommits(client);
+      return client.query(sessionSettings);
+    },
   },
 });
 

@@ -250,7 +250,8 @@ class SupervisedPostgres implements EmbeddedPostgres {
     const giveUpAt = Date.now() + recoveryTimeoutMs;
     while (end === undefined) {
       const lock = await readLockFile(data);
-      if (lock?.pid === child.pid && lock?.status === 'ready') {
+      // One that follows another server says that it is a standby.
+      if (lock?.pid === child.pid && ['ready', 'standby'].includes(lock?.status ?? '')) {
         this.watch(child, ended);
         return undefined;
       }

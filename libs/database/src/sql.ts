@@ -1,6 +1,6 @@
 import { Inject } from '@nestjs/common';
-import type { Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
-import { asUnavailable, keepsConnection } from './unavailable.js';
+import type { ClientBase, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
+import { asUnavailable, keepsConnection, notReplicated } from './unavailable.js';
 
 /** A statement and the name it is prepared under: one text for ever, names of at most 63 bytes. */
 export interface Statement {
@@ -13,6 +13,19 @@ export interface Queries {
   /** One statement, prepared on the connection when it meets it first. */
   query<Row>(statement: Statement, values?: readonly unknown[]): Promise<Row[]>;
 }
+
+/** Connections on which a commit was reported that the synchronous standby may not have. */
+const ofUncertainCommits = new WeakSet<ClientBase>();
+
+/**
+ * Postgres reports a commit whose wait for the standby was cancelled as done, after a warning that has no code of its
+ * own. To be called once for each connection.
+ */
+export const noteUncertainCommits = (client: ClientBase): void => {
+  client.on('notice', ({ routine }) => {
+    if (routine === 'SyncRepWaitForLSN') ofUncertainCommits.add(client);
+  });
+};
 
 /** One connection while it is ours. */
 class Session implements Queries {
@@ -30,7 +43,9 @@ class Session implements Queries {
 
   async send(query: QueryConfig): Promise<QueryResult> {
     try {
-      return await this.client.query(query);
+      const result = await this.client.query(query);
+      if (ofUncertainCommits.has(this.client)) throw notReplicated(this.name);
+      return result;
     } catch (error) {
       if (!keepsConnection(error)) this.broken = error as Error;
       throw asUnavailable(error, this.name);
@@ -48,6 +63,12 @@ const literal = (gid: string): string => {
 };
 
 const ping: Statement = { name: 'ping', text: 'SELECT 1' };
+
+/** A commit that changes nothing, and waits for the standby to have all that lies before it in the log. */
+const waitForStandby: Statement = {
+  name: 'wait-for-standby',
+  text: `SELECT pg_logical_emit_message(true, 'cleave', '') WHERE current_setting('synchronous_standby_names') <> ''`,
+};
 
 /**
  * Prepared SQL on the pool of a data source. Statements name their schema. Everything throws `unavailable` when Postgres
@@ -109,6 +130,16 @@ export class Sql implements Queries {
         throw error;
       }
     });
+  }
+
+  /**
+   * Resolves once all that could be read before is as safe as what is committed now. Where a standby has to have what is
+   * committed, that takes a wait: a row whose own wait was broken off (its connection or its server ended) can be seen
+   * here and is lost with this server. To be called before anything is answered, or done elsewhere, because of what was
+   * merely read. Without such a standby it does nothing.
+   */
+  async readIsSafe(): Promise<void> {
+    await this.query(waitForStandby);
   }
 
   async ping(): Promise<void> {

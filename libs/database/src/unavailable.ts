@@ -54,6 +54,13 @@ const reasonOf = (error: unknown): string | undefined => {
   return isAnswer(it) ? gaveUp[it.code ?? ''] : undefined;
 };
 
+/** For a commit that is there, and that may be lost with its server. */
+export const notReplicated = (name: string): CleaveError =>
+  new CleaveError(
+    'unavailable',
+    `The ${name} database did not make sure that its standby has the change. Try again in a moment.`,
+  );
+
 /**
  * The error to throw for one of the driver or of TypeORM: `unavailable` when Postgres cannot be reached, is shutting down,
  * has no room, or gave up on the statement; any other error as it is. After `unavailable` a write may or may not have been

@@ -159,6 +159,7 @@ describe('a keyed change', () => {
       history: one.orders.history.bind(one.orders),
       versionOf: one.orders.versionOf.bind(one.orders),
       save: one.orders.save.bind(one.orders),
+      readIsSafe: one.orders.readIsSafe.bind(one.orders),
     };
     expect(await new ChangeOrder(orders, one.relay).execute(request, fulfilUnits(1))).toMatchObject({
       ...{ replayed: true, order: { status: 'fulfilled', version: 2 } },

@@ -46,6 +46,15 @@ export class NatsServer {
     this.running = await startServer(program, () => [program.command, ...own, ...this.more]);
   }
 
+  /** Stands still until `resume`, as one that a network has cut off: nothing comes back, and no connection ends. */
+  pause(): void {
+    process.kill(this.running!.pid, 'SIGSTOP');
+  }
+
+  resume(): void {
+    process.kill(this.running!.pid, 'SIGCONT');
+  }
+
   async stop(): Promise<void> {
     await this.kill();
     await rm(this.directory, { recursive: true, force: true });

@@ -65,15 +65,15 @@ export const startRedis = ({ port }: { port?: number } = {}): Promise<RedisServe
 export interface RedisCluster {
   /** `redis://127.0.0.1:<port>,127.0.0.1:<port>,…` */
   url: string;
-  /** In the order of their slots. */
+  /** In the order of their slots; behind them the replicas, in the same order. */
   servers: RedisServer[];
-  /** The keys of all masters that fit the pattern. */
+  /** The keys of all servers that fit the pattern. */
   keys(pattern: string): Promise<string[]>;
   /** Whether a key lies in the slots of the master. */
   isOn(at: number, key: string): Promise<boolean>;
-  /** Ends a master at once, as a power cut does. What lay there is lost. */
+  /** Ends a server at once, as a power cut does. What lay there is lost. */
   kill(at: number): Promise<void>;
-  /** Starts it again on the same port, empty. It takes its slots back by itself, after some seconds. */
+  /** Starts it again on the same port, empty. It takes its slots back by itself, or follows who has them by now. */
   restart(at: number): Promise<void>;
   stop(): Promise<void>;
 }
@@ -82,17 +82,23 @@ const slots = 16_384;
 
 interface ClusterOptions {
   masters?: number;
+  /** Of each master has one that takes its place. */
+  isReplicated?: boolean;
   /** How long a master is silent before the others count it as dead. */
   nodeTimeoutMs?: number;
   /** The others go on without the slots of a dead master, and do not refuse everything. */
   isPartial?: boolean;
 }
 
-/** A cluster of masters of the test's own, each with its share of the slots. It needs servers from the path. */
+/**
+ * A cluster of the test's own: masters, each with its share of the slots, and a replica each if that is wanted. It needs
+ * servers from the path.
+ */
 export const startRedisCluster = async (options: ClusterOptions = {}): Promise<RedisCluster> => {
-  const { masters = 3, nodeTimeoutMs = 15_000, isPartial = false } = options;
+  const { masters = 3, isReplicated = false, nodeTimeoutMs = 15_000, isPartial = false } = options;
+  const size = isReplicated ? 2 * masters : masters;
   const nodes = await Promise.all(
-    Array.from({ length: masters }, async () => {
+    Array.from({ length: size }, async () => {
       const directory = await newDirectory();
       return onFreePorts(2, async (port, bus) => {
         const more = ['--cluster-enabled', 'yes', '--cluster-port', String(bus)];
@@ -112,15 +118,21 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
   };
   const clients = await Promise.all(servers.map(connect));
   const ends = Array.from({ length: masters + 1 }, (_, at) => Math.floor((at * slots) / masters));
-  for (const [at, client] of clients.entries())
+  for (const [at, client] of clients.slice(0, masters).entries())
     await client.sendCommand(['CLUSTER', 'ADDSLOTSRANGE', String(ends[at]), String(ends[at + 1]! - 1)]);
   for (const [at, { port }] of servers.entries())
     if (at > 0) await clients[0]!.sendCommand(['CLUSTER', 'MEET', '127.0.0.1', String(port), String(nodes[at]!.bus)]);
   const isWhole = async (): Promise<boolean> => {
     const told = await Promise.all(clients.map((it) => it.sendCommand<string>(['CLUSTER', 'INFO'])));
-    return told.every((it) => it.includes('cluster_state:ok') && it.includes(`cluster_known_nodes:${masters}`));
+    return told.every((it) => it.includes('cluster_state:ok') && it.includes(`cluster_known_nodes:${size}`));
   };
   while (!(await isWhole())) await setTimeout(50);
+  for (const [at, client] of clients.entries())
+    if (at >= masters) {
+      const master = await clients[at - masters]!.sendCommand<string>(['CLUSTER', 'MYID']);
+      await client.sendCommand(['CLUSTER', 'REPLICATE', master]);
+      while (!(await client.info('replication')).includes('master_link_status:up')) await setTimeout(50);
+    }
   return {
     url: `redis://${servers.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
     servers,

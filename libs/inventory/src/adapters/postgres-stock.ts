@@ -136,6 +136,8 @@ export class PostgresStock
       effects.map((it) => it.kind),
       effects.map((it) => JSON.stringify(unitsOf(it.lines))),
     ]);
+    // Where nothing was left to apply, nothing was committed that would have waited for what was applied before.
+    if (row!.applied === 0) await this.sql.readIsSafe();
     return row!;
   }
 

@@ -38,7 +38,7 @@ export class PostgresOrders
   ) {}
 
   async find(tenantId: string, orderId: string): Promise<Order | undefined> {
-    const order = (await this.byId(tenantId, [orderId])).get(orderId);
+    const order = (await this.rowsById(tenantId, [orderId])).get(orderId);
     return order === 'void' ? undefined : order;
   }
 
@@ -63,6 +63,16 @@ export class PostgresOrders
   }
 
   async byId(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
+    const found = await this.rowsById(tenantId, orderIds);
+    if (found.size > 0) await this.sql.readIsSafe();
+    return found;
+  }
+
+  readIsSafe(): Promise<void> {
+    return this.sql.readIsSafe();
+  }
+
+  private async rowsById(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
     const rows = await this.sql.query<OrderRow>(byId, [tenantId, orderIds]);
     return new Map(rows.map((row) => [row.orderId, row.status === 'void' ? 'void' : orderOf(row)]));
   }
@@ -78,7 +88,8 @@ export class PostgresOrders
       refusal: StoredRefusal | null;
     }>(answersOf, [tenant, requests.map((it) => it.account), requests.map((it) => it.idempotencyKey)]);
     const orderIds = rows.flatMap((row) => row.order_id ?? []);
-    const orders = orderIds.length === 0 ? new Map<string, Order | 'void'>() : await this.byId(tenant, orderIds);
+    const orders = orderIds.length === 0 ? new Map<string, Order | 'void'>() : await this.rowsById(tenant, orderIds);
+    if (rows.length > 0) await this.sql.readIsSafe();
     const answers: (StoredAnswer | undefined)[] = requests.map(() => undefined);
     for (const { position, order_id, fingerprint, refusal } of rows)
       answers[position - 1] = refusal
@@ -186,6 +197,7 @@ export class PostgresOrders
       if (!known.has(order_id)) await this.sql.query(declareVoid, [tenant, order_id, reservation_id]);
     // A statement of its own, which sees the orders that the tombstones have met.
     const decided = await this.statusOf(tenant, orderIds);
+    await this.sql.readIsSafe();
     return new Set(orderIds.filter((it) => decided.get(it) === 'void'));
   }
 
@@ -193,6 +205,7 @@ export class PostgresOrders
     await this.sql.query(decide, [branchId]);
     // A statement of its own, which sees the decision that was met.
     const [row] = await this.sql.query<{ outcome: 'commit' | 'abort' }>(decisionOf, [branchId]);
+    await this.sql.readIsSafe();
     return row!.outcome;
   }
 

@@ -54,7 +54,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
     return fromLog(
       async (after, most) => {
         const { xid, id } = numbersOf(after);
-        const rows = await this.sql.query<OutboxRow>(read, [xid, id, most, pageLines]);
+        const rows = await this.safely(this.sql.query<OutboxRow>(read, [xid, id, most, pageLines]));
         const events = rows.map((row): OutboxEvent => ({ ...row, sequence: positionOf(row) }));
         const isMore = rows.length === most || (rows.at(-1)?.linesSoFar ?? 0) >= pageLines;
         return { events, until: events.at(-1)?.sequence ?? after, isMore };
@@ -65,7 +65,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
   }
 
   after(tenant: string, { xid, id }: Position, limit: number): Promise<OrderEvent[]> {
-    return this.sql.query<OrderEvent>(feed, [tenant, xid, id, limit]);
+    return this.safely(this.sql.query<OrderEvent>(feed, [tenant, xid, id, limit]));
   }
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
@@ -109,13 +109,22 @@ export class PostgresOutbox implements Outbox, EventFeed {
   private queryLog(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogRows> {
     const { xid, id } = numbersOf(after);
     return this.inTurn(() =>
-      types?.length === 0
-        ? this.sql.query<LogEnd>(logEnd, [xid, id, limit])
-        : this.sql.query<LogEnd | LogRow>(log, [
-            ...[xid, id, limit, pageLines, ['placed', ...undoing]],
-            types && types.map((it) => it.slice(orderPrefix.length)),
-          ]),
+      this.safely<LogEnd | LogRow>(
+        types?.length === 0
+          ? this.sql.query<LogEnd>(logEnd, [xid, id, limit])
+          : this.sql.query<LogEnd | LogRow>(log, [
+              ...[xid, id, limit, pageLines, ['placed', ...undoing]],
+              types && types.map((it) => it.slice(orderPrefix.length)),
+            ]),
+      ),
     );
+  }
+
+  /** Nobody acts on an event, or remembers to have come to it, that could still be lost. */
+  private async safely<Row>(reading: Promise<Row[]>): Promise<Row[]> {
+    const rows = await reading;
+    if (rows.length > 0) await this.sql.readIsSafe();
+    return rows;
   }
 
   private async inTurn<Rows>(query: () => Promise<Rows>): Promise<Rows> {

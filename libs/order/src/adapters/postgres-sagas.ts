@@ -40,6 +40,8 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas {
 
   async find(tenant: string, sagaId: string): ReturnType<MoneyMoves['find']> {
     const [row] = await this.sql.query<NonNullable<Awaited<ReturnType<MoneyMoves['find']>>>>(find, [tenant, sagaId]);
+    // It is told to whoever asked for the money.
+    if (row) await this.sql.readIsSafe();
     return row;
   }
 

@@ -27,6 +27,8 @@ export abstract class ChangeableOrders {
    * @returns whether it was written: not when the order has changed since it was read, or the key was used meanwhile
    */
   abstract save(tenant: string, before: Order, change: OrderChange, keyed: KeyedChange | undefined): Promise<boolean>;
+  /** Resolves once what was read before cannot be lost any more: what is answered without a change waits for it. */
+  abstract readIsSafe(): Promise<void>;
 }
 
 export interface ChangeRequest {
@@ -60,7 +62,9 @@ export class ChangeOrder {
       const earlier = keyed && (await this.orders.versionOf(tenant, keyed));
       if (earlier) {
         refuseOther(earlier.fingerprint, keyed);
-        return { order: await this.at(tenant, before, earlier.version), replayed: true };
+        const order = await this.at(tenant, before, earlier.version);
+        await this.orders.readIsSafe();
+        return { order, replayed: true };
       }
       if (expectedVersion !== undefined && expectedVersion !== before.version)
         throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
@@ -68,7 +72,10 @@ export class ChangeOrder {
         });
 
       const change = decide(before, new Date());
-      if (!change) return { order: before, replayed: false };
+      if (!change) {
+        await this.orders.readIsSafe();
+        return { order: before, replayed: false };
+      }
       if (await this.orders.save(tenant, before, change, keyed)) {
         this.relay.wake();
         return { order: change.order, replayed: false };

@@ -55,7 +55,7 @@ export const payWithin = Symbol('pay within');
 
 type Keyed = Placement & { idempotencyKey: string };
 
-/** Keeps placed orders, and refusals under their keys. */
+/** Keeps placed orders, and refusals under their keys. What it finds is told to callers, and cannot be lost any more. */
 export abstract class PlacedOrders {
   /** What each of the keys was answered with, in the order given; `undefined` for a key never seen. */
   abstract answersOf(

@@ -1,0 +1,99 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { setTimeout } from 'node:timers/promises';
+import { testDatabase } from '#testing';
+import { Api, ok, refused, type Answer, type Order } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { Ledger } from '../support/ledger.js';
+import { startReplicatedPostgres, type ReplicatedPostgres } from '../support/replicated-postgres.js';
+import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
+import { ofEach, query } from '../support/tables.js';
+
+/** What ends a wait for the standby: the connection with it, or the wait alone. */
+const ends = { terminated: 'pg_terminate_backend', cancelled: 'pg_cancel_backend' } as const;
+
+describe('orders on a Postgres whose synchronous standby is away', () => {
+  let postgres: ReplicatedPostgres;
+  let shape: Shape;
+  let api: Api;
+
+  beforeAll(async () => {
+    const [replicated, other, [port]] = await Promise.all([startReplicatedPostgres(), testDatabase(), servicePorts(1)]);
+    postgres = replicated;
+    // Orders alone lie on it, so that it is their record that waits, and not the stock before it.
+    const environment = { DATABASE_URL: other.url, ORDER_DATABASE_URL: postgres.url };
+    const urls = ofEach((keeper) => (keeper === 'order' ? postgres.url : other.url));
+    shape = await startPlan('orders on a replicated Postgres', {
+      services: [{ app: 'monolith', port: port!, environment }],
+      databaseUrls: () => Promise.resolve(urls),
+      release: async () => {
+        await postgres.stop();
+        await other.stop();
+      },
+    });
+    api = new Api(shape.baseUrl);
+  });
+  afterEach(() => postgres?.link.mend());
+  afterAll(() => (shape ?? postgres)?.stop());
+
+  /** Orders that a reader of the server finds under the key, whether or not the standby has them. */
+  const found = (key: string, url = postgres.url) =>
+    query<{ order_id: string }>(url, `SELECT order_id FROM orders.orders WHERE idempotency_key = $1`, [key]);
+
+  /** Ends whoever waits for the standby, until it is decided. */
+  const endingWaits = async <T>(how: keyof typeof ends, deciding: Promise<T>): Promise<T> => {
+    for (;;) {
+      const decided = await Promise.race([deciding.then((value) => ({ value })), setTimeout(50, undefined)]);
+      if (decided) return decided.value;
+      await query(postgres.url, `SELECT ${ends[how]}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
+    }
+  };
+
+  const waiting = () => query(postgres.url, `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
+
+  it('who locks a row waits for the standby, and who reads one does not', async () => {
+    await api.placed({ customer_id: 'c', product_id: await api.product(), quantity: 1 });
+    postgres.link.cut();
+    await query(postgres.url, 'SELECT FROM orders.orders LIMIT 1');
+    const locking = query(postgres.url, 'SELECT FROM orders.orders LIMIT 1 FOR NO KEY UPDATE');
+    await eventually(async () => expect(await waiting()).not.toHaveLength(0));
+    postgres.link.mend();
+    await locking;
+  });
+
+  it.each(['terminated', 'cancelled'] as const)(
+    'a wait that is %s acknowledges nothing, and a repeat is not answered by what it left behind',
+    async (how) => {
+      const body = { customer_id: 'c', product_id: await api.product({ onHand: 10 }), quantity: 3 };
+      ok(await api.place(body), 201);
+      const key = fresh('replicated');
+      postgres.link.cut();
+
+      refused(await endingWaits(how, api.place(body, key)), '503 unavailable');
+      // It is committed here, and nowhere else.
+      const [order] = await found(key);
+      expect(order).toBeDefined();
+      expect(await found(key, postgres.standbyUrl)).toEqual([]);
+
+      refused(await endingWaits(how, api.place(body, key)), '503 unavailable');
+      // Twice: the second time it is cancelled already.
+      for (let times = 0; times < 2; times += 1)
+        refused(await endingWaits(how, api.cancel(order!.order_id)), '503 unavailable');
+      refused(await endingWaits(how, api.get('/events')), '503 unavailable');
+
+      // Who waits for the standby is answered by nobody else.
+      const last: Promise<Answer<Order>> = api.place(body, key);
+      await eventually(async () =>
+        expect(await query(postgres.url, `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)).not.toHaveLength(
+          0,
+        ),
+      );
+      postgres.link.mend();
+      const answer = await last;
+      expect(ok(answer, 201).order_id).toBe(order!.order_id);
+      expect(answer.headers.get('idempotent-replayed')).toBe('true');
+      await eventually(async () => expect(await found(key, postgres.standbyUrl)).toEqual([order]));
+      await new Ledger(shape).expectInvariants({ holdsMayWait: false });
+    },
+  );
+});
