@@ -21,6 +21,8 @@ import {
 } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { tap, throwError, type Observable } from 'rxjs';
 import { z } from 'zod';
 import {
@@ -75,6 +77,14 @@ export const probeContract = contract('probe', {
     reply: z.string(),
     errors: [],
   },
+  waitOnce: {
+    ...common,
+    idempotent: false,
+    summary: 'The same, and must not be carried out twice.',
+    request: z.object({ id: z.string() }),
+    reply: z.string(),
+    errors: [],
+  },
   once: {
     ...common,
     idempotent: false,
@@ -92,7 +102,7 @@ export const probeContract = contract('probe', {
   },
   flood: {
     ...common,
-    maxBytes: 2_000_000,
+    maxBytes: 16_777_216,
     summary: 'Gives back a long text.',
     request: z.string(),
     reply: z.string(),
@@ -106,6 +116,7 @@ export type ProbeValues = z.output<typeof values>;
 class Journal {
   readonly carriedOut: string[] = [];
   readonly pipeline: string[] = [];
+  onArrival: () => void = () => undefined;
   private readonly arrivals = new Map<string, PromiseWithResolvers<void>>();
   private readonly gates = new Map<string, PromiseWithResolvers<void>>();
 
@@ -120,6 +131,7 @@ class Journal {
   }
 
   async pass(id: string): Promise<void> {
+    this.onArrival();
     this.of(this.arrivals, id).resolve();
     await this.of(this.gates, id).promise;
   }
@@ -225,6 +237,11 @@ class ProbeMessages {
     return id;
   }
 
+  @Answers(probeContract, 'waitOnce')
+  waitOnce(request: { id: string }): Promise<string> {
+    return this.wait(request);
+  }
+
   @Answers(probeContract, 'once')
   async once({ id }: { id: string }): Promise<{ by: string }> {
     this.journal.carriedOut.push(id);
@@ -239,6 +256,7 @@ class ProbeMessages {
 
   @Answers(probeContract, 'flood')
   async flood(text: string): Promise<string> {
+    this.journal.carriedOut.push('flood');
     return text;
   }
 }
@@ -294,4 +312,39 @@ export async function startInstance(
   let closing: Promise<void> | undefined;
   const close = () => (closing ??= app.close());
   return { app, journal, messenger: app.get(Messenger), close };
+}
+
+export interface InstanceProcess {
+  /** Resolves once so many requests wait there, which never go on. */
+  hasArrived(count: number): Promise<void>;
+  kill(): Promise<void>;
+}
+
+/** The same as a process of its own, which can be killed. It runs what was compiled. */
+export async function startProcess(listen: Address): Promise<InstanceProcess> {
+  const child = fork(new URL('../../../dist/libs/messaging/test/probe-process.js', import.meta.url), [
+    JSON.stringify(listen),
+  ]);
+  const ended = once(child, 'exit');
+  const killWithUs = () => child.kill('SIGKILL');
+  process.once('exit', killWithUs);
+  let arrived = 0;
+  const said = async (isEnough: () => boolean) => {
+    while (!isEnough()) {
+      const [what] = (await Promise.race([once(child, 'message'), ended])) as [unknown];
+      if (what !== 'arrived' && what !== 'listening') throw new Error(`the instance has ended with ${String(what)}`);
+      if (what === 'arrived') arrived += 1;
+      else isListening = true;
+    }
+  };
+  let isListening = false;
+  await said(() => isListening);
+  return {
+    hasArrived: (count) => said(() => arrived >= count),
+    kill: async () => {
+      process.off('exit', killWithUs);
+      child.kill('SIGKILL');
+      await ended;
+    },
+  };
 }
