@@ -21,13 +21,15 @@ function serverAt(at: Address, hub: InProcessHub): CustomTransportStrategy {
   }
 }
 
-/** The client of NATS keeps what the system said in the cause. */
-const codeOf = ({ code, cause }: NodeJS.ErrnoException): string | undefined =>
-  code ?? (cause instanceof Error ? codeOf(cause) : undefined);
+/** The client of NATS keeps what the system said as the cause of the cause. */
+const codeOf = (error: unknown): string | undefined => {
+  const { code, cause } = error as NodeJS.ErrnoException;
+  return code ?? (cause ? codeOf(cause) : undefined);
+};
 
 function whyNot(error: unknown): string {
   const { message } = error as Error;
-  const code = codeOf(error as Error);
+  const code = codeOf(error);
   if (code === 'EADDRINUSE') return 'the port is in use; stop what uses it or choose another';
   if (code === 'EACCES') return 'this port needs more rights; choose one above 1023';
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine does not have that host address';

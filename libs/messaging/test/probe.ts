@@ -72,6 +72,7 @@ export const probeContract = contract('probe', {
   },
   wait: {
     ...common,
+    deadlineMs: 60_000,
     summary: 'Answers when it is let go.',
     request: z.object({ id: z.string() }),
     reply: z.string(),
@@ -79,6 +80,7 @@ export const probeContract = contract('probe', {
   },
   waitOnce: {
     ...common,
+    deadlineMs: 60_000,
     idempotent: false,
     summary: 'The same, and must not be carried out twice.',
     request: z.object({ id: z.string() }),
@@ -102,8 +104,19 @@ export const probeContract = contract('probe', {
   },
   flood: {
     ...common,
-    maxBytes: 16_777_216,
+    deadlineMs: 60_000,
+    maxBytes: 4_194_304,
     summary: 'Gives back a long text.',
+    request: z.string(),
+    reply: z.string(),
+    errors: [],
+  },
+  torrent: {
+    ...common,
+    idempotent: false,
+    deadlineMs: 60_000,
+    maxBytes: 16_777_216,
+    summary: 'Gives back as long a text as any.',
     request: z.string(),
     reply: z.string(),
     errors: [],
@@ -116,7 +129,7 @@ export type ProbeValues = z.output<typeof values>;
 class Journal {
   readonly carriedOut: string[] = [];
   readonly pipeline: string[] = [];
-  onArrival: () => void = () => undefined;
+  onArrival: (id: string) => void = () => undefined;
   private readonly arrivals = new Map<string, PromiseWithResolvers<void>>();
   private readonly gates = new Map<string, PromiseWithResolvers<void>>();
 
@@ -131,7 +144,7 @@ class Journal {
   }
 
   async pass(id: string): Promise<void> {
-    this.onArrival();
+    this.onArrival(id);
     this.of(this.arrivals, id).resolve();
     await this.of(this.gates, id).promise;
   }
@@ -259,6 +272,12 @@ class ProbeMessages {
     this.journal.carriedOut.push('flood');
     return text;
   }
+
+  @Answers(probeContract, 'torrent')
+  async torrent(text: string): Promise<string> {
+    this.journal.carriedOut.push('torrent');
+    return text;
+  }
 }
 
 @Module({})
@@ -315,36 +334,36 @@ export async function startInstance(
 }
 
 export interface InstanceProcess {
-  /** Resolves once so many requests wait there, which never go on. */
-  hasArrived(count: number): Promise<void>;
+  /** Resolves once such a request has come there; it is never let go. */
+  hasGot(isSuch: (id: string) => boolean): Promise<string>;
   kill(): Promise<void>;
 }
 
 /** The same as a process of its own, which can be killed. It runs what was compiled. */
 export async function startProcess(listen: Address): Promise<InstanceProcess> {
-  const child = fork(new URL('../../../dist/libs/messaging/test/probe-process.js', import.meta.url), [
-    JSON.stringify(listen),
-  ]);
+  const compiled = new URL('../../../dist/libs/messaging/test/probe-process.js', import.meta.url);
+  const child = fork(compiled, [JSON.stringify(listen)]);
   const ended = once(child, 'exit');
   const killWithUs = () => child.kill('SIGKILL');
   process.once('exit', killWithUs);
-  let arrived = 0;
-  const said = async (isEnough: () => boolean) => {
-    while (!isEnough()) {
-      const [what] = (await Promise.race([once(child, 'message'), ended])) as [unknown];
-      if (what !== 'arrived' && what !== 'listening') throw new Error(`the instance has ended with ${String(what)}`);
-      if (what === 'arrived') arrived += 1;
-      else isListening = true;
-    }
+  const kill = async () => {
+    process.off('exit', killWithUs);
+    child.kill('SIGKILL');
+    await ended;
   };
-  let isListening = false;
-  await said(() => isListening);
-  return {
-    hasArrived: (count) => said(() => arrived >= count),
-    kill: async () => {
-      process.off('exit', killWithUs);
-      child.kill('SIGKILL');
-      await ended;
-    },
-  };
+  const heard = new Promise<void>((resolve, reject) => {
+    child.once('message', () => resolve());
+    void ended.then(() => reject(new Error('the instance has ended before it listened')));
+  });
+  await heard;
+  const hasGot: InstanceProcess['hasGot'] = (isSuch) =>
+    new Promise((resolve) => {
+      const hear = (id: unknown) => {
+        if (!isSuch(String(id))) return;
+        child.off('message', hear);
+        resolve(String(id));
+      };
+      child.on('message', hear);
+    });
+  return { hasGot, kill };
 }
