@@ -54,13 +54,20 @@ export class NobodyThere extends Error {
   override readonly name = 'NobodyThere';
 }
 
+interface Offered {
+  frame: Buffer;
+  end: () => void;
+}
+
+const gone: Offered = { frame: Buffer.alloc(0), end: () => undefined };
+
 interface Sent {
   end: () => void;
   ended: Promise<void>;
 }
 
-type HearMessage = (error: Error | undefined, message?: Msg) => void;
-export type HearFrame = (error: Error | undefined, frame?: Frame) => void;
+type HearMessage = (heard: Msg | Error) => void;
+type HearFrame = (heard: Frame | Error) => void;
 
 export interface Asked {
   /** By which the answer comes; no two questions have the same. */
@@ -78,7 +85,7 @@ export class NatsPeer {
   private readonly link: NatsLink;
   private readonly inbox = createInbox();
   private readonly awaited = new Map<string, HearMessage>();
-  private readonly offered = new Map<string, { frame: Buffer; end: () => void }>();
+  private readonly offered = new Map<string, Offered>();
   private connection: NatsConnection | undefined;
   private lastId = 0;
 
@@ -116,18 +123,15 @@ export class NatsPeer {
     const id = this.newId();
     const reply = `${this.inbox}.${id}`;
     const state = { isOver: false };
-    const finish: HearFrame = (error, answer) => {
-      if (!state.isOver) hear(error, answer);
+    const finish: HearFrame = (heard) => {
+      if (!state.isOver) hear(heard);
       state.isOver = true;
     };
-    this.awaited.set(id, (error, message) => {
+    this.awaited.set(id, (heard) => {
       sent?.end();
-      if (!message) return finish(error);
-      if (isNobody(message)) return finish(new NobodyThere(`nobody answers at ${subject}`));
-      this.whole(message, withinMs, () => state.isOver).then(
-        (answer) => finish(undefined, answer),
-        (failure: Error) => finish(failure),
-      );
+      if (heard instanceof Error) return finish(heard);
+      if (isNobody(heard)) return finish(new NobodyThere(`nobody answers at ${subject}`));
+      this.whole(heard, withinMs, () => state.isOver).then(finish, finish);
     });
     const stop = () => {
       state.isOver = true;
@@ -182,25 +186,29 @@ export class NatsPeer {
     return new Promise((resolve, reject) => {
       const id = this.newId();
       const timer = setTimeout(() => finish(new Error('what was offered did not come in time')), withinMs);
-      const finish: HearMessage = (error, message) => {
+      const finish: HearMessage = (heard) => {
         clearTimeout(timer);
         this.awaited.delete(id);
-        if (message) resolve(message.data);
-        else reject(error as Error);
+        if (heard instanceof Error) reject(heard);
+        else resolve(heard.data);
       };
       this.awaited.set(id, finish);
-      this.transmit(at, String(from), { reply: `${this.inbox}.${id}` });
+      try {
+        this.transmit(at, String(from), { reply: `${this.inbox}.${id}` });
+      } catch (error) {
+        finish(error as Error);
+      }
     });
   }
 
   /** What there is to end where the frame is only offered. */
   private publish(subject: string, frame: Buffer, withinMs: number, reply?: string): Sent | undefined {
-    const options = reply === undefined ? {} : { reply };
     if (frame.length <= this.partBytes) {
-      this.transmit(subject, frame, options);
+      this.transmit(subject, frame, reply === undefined ? {} : { reply });
       return undefined;
     }
     const id = this.newId();
+    const at = `${this.inbox}.${id}`;
     const { promise: ended, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(() => end(), withinMs);
     const end = () => {
@@ -209,8 +217,14 @@ export class NatsPeer {
       resolve();
     };
     this.offered.set(id, { frame, end });
-    const offer: Offer = { at: `${this.inbox}.${id}`, bytes: frame.length, withinMs };
-    this.transmit(subject, encodeFrame({ offer }), options);
+    const offer: Offer = { at, bytes: frame.length, withinMs };
+    try {
+      // An answer that nobody hears any more comes back to where it was offered.
+      this.transmit(subject, encodeFrame({ offer }), { reply: reply ?? at });
+    } catch (error) {
+      end();
+      throw error;
+    }
     return { end, ended };
   }
 
@@ -228,16 +242,22 @@ export class NatsPeer {
     const id = message.subject.slice(this.inbox.length + 1);
     const hear = this.awaited.get(id);
     this.awaited.delete(id);
-    if (hear) hear(undefined, message);
-    else if (message.reply) this.givePart(id, message.reply, Number(message.string()));
+    if (hear) return hear(message);
+    const { reply } = message;
+    const offered = this.offered.get(id);
+    // Without an address for the part it says that none is wanted.
+    if (offered && !reply) return offered.end();
+    if (!this.link.isUp || !reply) return;
+    const lateOffer = offered ? undefined : offerIn(decodeFrame(message.data));
+    if (lateOffer) return this.transmit(lateOffer.at, '');
+    this.givePart(offered ?? gone, reply, Number(message.string()));
   }
 
   /** Nothing at all stands for what is not offered any more. */
-  private givePart(id: string, to: string, from: number): void {
-    const { frame = Buffer.alloc(0), end } = this.offered.get(id) ?? {};
+  private givePart({ frame, end }: Offered, to: string, from: number): void {
     const until = from + this.partBytes;
-    if (this.link.isUp) this.transmit(to, frame.subarray(from, until));
-    if (until >= frame.length) end?.();
+    this.transmit(to, frame.subarray(from, until));
+    if (until >= frame.length) end();
   }
 
   private failAll(why: string): void {

@@ -57,9 +57,9 @@ export class NatsRoute implements Route {
       const { meta, body } = message();
       const frame = encodeFrame({ meta }, body);
       asked.push(
-        this.peer.ask(requestSubject(pattern), frame, meta.remainingMs, (error, reply) => {
-          if (reply) settle(caller, reply);
-          else caller.error(error instanceof NobodyThere ? this.nobody() : error);
+        this.peer.ask(requestSubject(pattern), frame, meta.remainingMs, (heard) => {
+          if (!(heard instanceof Error)) settle(caller, heard);
+          else caller.error(heard instanceof NobodyThere ? this.nobody() : heard);
         }),
       );
     };
@@ -69,9 +69,9 @@ export class NatsRoute implements Route {
       if (!isInHand && mayRepeat && asked.length === 1) send();
       isInHand = false;
       const question = encodeFrame({ carried: asked.map(({ reply }) => reply) });
-      look = this.peer.ask(carriedSubject(this.module), question, lookAfterMs, (error) => {
-        isInHand = !error;
-        if (error instanceof NobodyThere)
+      look = this.peer.ask(carriedSubject(this.module), question, lookAfterMs, (heard) => {
+        isInHand = !(heard instanceof Error);
+        if (heard instanceof NobodyThere)
           caller.error(this.nobody('is left, and the request was lost with the last one'));
       });
     };

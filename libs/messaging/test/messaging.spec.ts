@@ -208,7 +208,7 @@ describeWithRedis('Redis', () => {
   };
   contractSuite(overRedis);
   farSuite(overRedis);
-  describe('requests', () =>
+  describe('requests', () => {
     brokerSuite(async () => {
       let own = await startRedis();
       const { port, url } = own;
@@ -219,7 +219,8 @@ describeWithRedis('Redis', () => {
           own = await startRedis({ port });
         },
       };
-    }));
+    });
+  });
 });
 
 const describeWithNats = await natsOrSkip(describe);
