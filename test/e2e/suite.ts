@@ -17,8 +17,29 @@ import { transitionTests } from './suite/transitions.js';
 import { webhookTests } from './suite/webhooks.js';
 import type { World } from './suite/world.js';
 
+type Part = (world: World) => void;
+
+const all: readonly Part[] = [
+  documentTests,
+  orderTests,
+  idempotencyTests,
+  stockTests,
+  productTests,
+  listTests,
+  transitionTests,
+  paymentTests,
+  eventTests,
+  salesTests,
+  webhookTests,
+  cacheTests,
+  hostileInputTests,
+];
+
+/** For one more shape, where the others have run the whole. */
+export const essentials: readonly Part[] = [orderTests, idempotencyTests, eventTests];
+
 /** What the system promises, over one base URL. The same in every shape: where modules run is nobody's business. */
-export const describeCleave = (name: ShapeName): void => {
+export const describeCleave = (name: ShapeName, parts: readonly Part[] = all): void => {
   describe(`Cleave as ${name}`, () => {
     const world = {} as World;
 
@@ -29,19 +50,7 @@ export const describeCleave = (name: ShapeName): void => {
 
     afterAll(() => world.shape?.stop());
 
-    documentTests(world);
-    orderTests(world);
-    idempotencyTests(world);
-    stockTests(world);
-    productTests(world);
-    listTests(world);
-    transitionTests(world);
-    paymentTests(world);
-    eventTests(world);
-    salesTests(world);
-    webhookTests(world);
-    cacheTests(world);
-    hostileInputTests(world);
+    for (const part of parts) part(world);
 
     describe('after all of that', () => {
       it('keeps the invariants of the design', () => world.ledger.expectInvariants());

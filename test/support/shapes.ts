@@ -8,7 +8,7 @@ import { SeededRandom, startNats, startRedis, testDatabase } from '#testing';
 import { allAt, keepers, ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 import { AppProcess, guardFolder, unguardFolder, type Exit } from './app-process.js';
 
-export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis';
+export type ShapeName = 'monolith' | 'split-tcp' | 'split-redis' | 'split-nats';
 
 interface RunningService {
   name: string;
@@ -205,10 +205,26 @@ const splitOverRedis = async (): Promise<Plan> => {
   };
 };
 
+/** One database with a schema a module; requests and events travel through one NATS server. */
+const splitOverNats = async (): Promise<Plan> => {
+  const [nats, database] = await Promise.all([startNats(), testDatabase()]);
+  const at = { order: nats.url, inventory: nats.url, cache: nats.url, payment: nats.url };
+  const own = ofEach(() => ({ DATABASE_URL: database.url, EVENTS_AT: nats.url }));
+  return {
+    services: await splitServices(at, { ...own, cache: {} }),
+    databaseUrls: () => Promise.resolve(allAt(database.url)),
+    release: async () => {
+      await nats.stop();
+      await database.stop();
+    },
+  };
+};
+
 const plans: Record<ShapeName, () => Promise<Plan>> = {
   monolith,
   'split-tcp': splitOverTcp,
   'split-redis': splitOverRedis,
+  'split-nats': splitOverNats,
 };
 
 /** Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready. */

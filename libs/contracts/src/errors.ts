@@ -37,6 +37,7 @@ export const errorCodes = {
   'headers-too-large': { status: 431, title: 'The header fields are too large' },
   internal: { status: 500, title: 'Something went wrong on our side' },
   unavailable: { status: 503, title: 'A service this request needs is not available' },
+  cancelled: { status: 503, title: 'Whoever asked has given up' },
   'deadline-exceeded': { status: 503, title: 'The answer did not come in time' },
 } as const satisfies Record<string, { status: number; title: string }>;
 

@@ -1,6 +1,6 @@
 import { Injectable, Module, type OnApplicationShutdown } from '@nestjs/common';
-import type { EventBusAddress, NatsAddress } from './bus-address.js';
-import { BusConnection } from './bus-connection.js';
+import { NatsLink, type NatsAddress } from '#nats';
+import type { EventBusAddress } from './bus-address.js';
 import type { HeldPart } from './checkpoints.js';
 import { EventSource, fromLog, readingAhead, type Logged, type ReadLog, type Reading } from './event-consumer.js';
 import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
@@ -12,7 +12,7 @@ const pagesAhead = 4;
 /** Brings logs to those who follow them. It connects when it is first used, once for each address. */
 @Injectable()
 export class EventBus implements OnApplicationShutdown {
-  private readonly connections = new Map<string, BusConnection>();
+  private readonly connections = new Map<string, NatsLink>();
 
   /** What an `EventConsumer` reads; the address decides how events come to it. */
   sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
@@ -36,9 +36,9 @@ export class EventBus implements OnApplicationShutdown {
     this.connections.clear();
   }
 
-  private connectionTo(at: NatsAddress): BusConnection {
+  private connectionTo(at: NatsAddress): NatsLink {
     const key = JSON.stringify(at);
-    const connection = this.connections.get(key) ?? new BusConnection(at);
+    const connection = this.connections.get(key) ?? new NatsLink(at, { title: 'EventBus' });
     this.connections.set(key, connection);
     return connection;
   }

@@ -2,7 +2,8 @@
  * The redo log from the reading side: checkpoints that instances share under leases, the work that follows a log, and the
  * bus that may bring it.
  */
-export { eventBus, type EventBusAddress, type NatsAddress } from './bus-address.js';
+export type { NatsAddress } from '#nats';
+export { eventBus, type EventBusAddress } from './bus-address.js';
 export { Checkpoints, checkpointTables, logStart, type Checkpoint, type HeldPart } from './checkpoints.js';
 export { EventBus, EventsModule } from './event-bus.js';
 export {

@@ -1,6 +1,6 @@
 import { jetstream } from '@nats-io/jetstream';
 import { RequestError, headers, type NatsConnection } from '@nats-io/transport-node';
-import type { BusConnection } from './bus-connection.js';
+import type { NatsLink } from '#nats';
 import type { Logged } from './event-consumer.js';
 import type { Linked } from './linked-log.js';
 import { ensureStream, previousHeader, sequenceHeader, streamOf, subjectOf, type KeptLog } from './nats-stream.js';
@@ -30,7 +30,7 @@ export class NatsPublisher extends EventPublisher {
   private prepared: NatsConnection | undefined;
 
   constructor(
-    private readonly connection: BusConnection,
+    private readonly connection: NatsLink,
     private readonly kept: KeptLog,
   ) {
     super();

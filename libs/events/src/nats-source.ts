@@ -2,7 +2,7 @@ import { Logger } from '@nestjs/common';
 import type { JsMsg } from '@nats-io/jetstream';
 import type { z } from 'zod';
 import { logPosition } from '#contracts';
-import type { BusConnection } from './bus-connection.js';
+import type { NatsLink } from '#nats';
 import type { HeldPart } from './checkpoints.js';
 import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
 import { previousHeader, sequenceHeader } from './nats-stream.js';
@@ -44,7 +44,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
   private isFailing = false;
 
   constructor(
-    private readonly connection: BusConnection,
+    private readonly connection: NatsLink,
     private readonly followed: FollowedLog<Event>,
   ) {
     super();

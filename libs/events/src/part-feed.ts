@@ -7,7 +7,7 @@ import {
   type JsMsg,
 } from '@nats-io/jetstream';
 import { nanos } from '@nats-io/transport-node';
-import type { BusConnection } from './bus-connection.js';
+import type { NatsLink } from '#nats';
 import { streamOf, subjectOf } from './nats-stream.js';
 
 /** How long a message that was delivered and not taken waits for another instance. */
@@ -56,7 +56,7 @@ export class PartFeed {
   private passed: JsMsg | undefined;
 
   constructor(
-    private readonly connection: BusConnection,
+    private readonly connection: NatsLink,
     private readonly options: Options,
   ) {}
 

@@ -1,3 +1,4 @@
+import { natsForm, natsText, parseNats, type NatsAddress } from '#nats';
 import { z } from 'zod';
 
 export interface Endpoint {
@@ -7,10 +8,14 @@ export interface Endpoint {
 
 /** Where a module is found, or where it listens. */
 export type Address =
-  { scheme: 'in-process' } | { scheme: 'tcp'; endpoints: readonly Endpoint[] } | { scheme: 'redis'; url: string };
+  | { scheme: 'in-process' }
+  | { scheme: 'tcp'; endpoints: readonly Endpoint[] }
+  | { scheme: 'redis'; url: string }
+  | NatsAddress;
 
 const supported =
-  'must be in-process:, tcp://host:port[,host:port…] (an IPv6 host in brackets) or redis://[user:password@]host:port[/database]';
+  'must be in-process:, tcp://host:port[,host:port…] (an IPv6 host in brackets), ' +
+  `redis://[user:password@]host:port[/database] or ${natsForm}`;
 
 const endpointPattern = /^(?:\[([0-9a-f:.]+)\]|([^\s:/?#@[\],]+)):(\d{1,5})$/i;
 
@@ -37,10 +42,14 @@ function parse(text: string): Address {
     return { scheme: 'tcp', endpoints: text.slice('tcp://'.length).split(',').map(parseEndpoint) };
   }
   if (text.startsWith('redis://')) return parseRedis(text);
+  if (text.startsWith('nats://')) return parseNats(text);
   throw new Error(supported);
 }
 
-/** Parses `in-process:`, `tcp://host:port[,host:port…]` or `redis://[user:password@]host:port[/database]`. */
+/**
+ * Parses `in-process:`, `tcp://host:port[,host:port…]`, `redis://[user:password@]host:port[/database]` or
+ * `nats://[user:password@]host:port[,host:port…]`.
+ */
 export const address: z.ZodType<Address, string> = z.string({ error: supported }).transform((text, context) => {
   try {
     return parse(text.trim());
@@ -63,6 +72,7 @@ export const endpointText = ({ host, port }: Endpoint): string =>
 export function addressText(at: Address): string {
   if (at.scheme === 'in-process') return 'in-process:';
   if (at.scheme === 'tcp') return `tcp://${at.endpoints.map(endpointText).join(',')}`;
+  if (at.scheme === 'nats') return natsText(at);
   const { host, pathname } = new URL(at.url);
   return `redis://${host}${pathname}`;
 }

@@ -82,7 +82,11 @@ async function answer(operation: NamedOperation, handler: MessageHandler, data: 
   const request = decodeRequest(operation, body);
   const metadata: MessageMetadata = { ...passedOn, deadlineAt: new Date(Date.now() + remainingMs) };
   const trace = traceparentOf(metadata.traceparent);
-  return encodeReply(operation, await withTrace(trace, () => settled(handler(request, metadata))));
+  const reply = await withTrace(trace, () => settled(handler(request, metadata)));
+  if (metadata.deadlineAt.getTime() < Date.now()) {
+    throw new CleaveError('deadline-exceeded', `${operation.pattern} was finished too late, and its reply is dropped`);
+  }
+  return encodeReply(operation, reply);
 }
 
 /**

@@ -2,7 +2,7 @@ import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contr
 import { currentTrace } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
-import { defer, firstValueFrom, throwError, timeout, type Observable } from 'rxjs';
+import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
 import {
   decodeReply,
   defaultTenant,
@@ -19,13 +19,19 @@ export interface CallOptions {
   deadlineMs?: number;
   /** `deadlineAt` shortens the deadline too, so that the metadata of a request can be passed on as they are. */
   metadata?: Partial<MessageMetadata>;
+  /**
+   * Has the call rejected at once when it is aborted, and forgotten here. The other side is not told: it may carry the
+   * request out nevertheless, within the deadline, and its late reply is dropped.
+   */
+  signal?: AbortSignal;
 }
 
 /** Asks a module for the operations of its contract, near or far. */
 export interface ContractClient<C extends Contract = Contract> {
   /**
    * @throws CleaveError with one of the operation's own codes, or `invalid-request` (the request does not fit the contract,
-   *   with `faults`), `payload-too-large`, `deadline-exceeded`, `unavailable` (not reached, or lost on the way), `internal`
+   *   with `faults`), `payload-too-large`, `deadline-exceeded`, `cancelled` (by the signal), `unavailable` (not reached, or lost on the way),
+   *   `internal`
    */
   call<Name extends keyof C['operations'] & string>(
     operation: Name,
@@ -75,6 +81,18 @@ function tooLate({ pattern, idempotent }: NamedOperation, waitedMs: number): Cle
   return new CleaveError('deadline-exceeded', `${pattern} was not answered within ${waitedMs} ms; ${advice}`);
 }
 
+/** Fails when the signal is aborted. */
+const aborted = ({ pattern, idempotent }: NamedOperation, signal: AbortSignal): Observable<never> =>
+  new Observable((observer) => {
+    const giveUp = () => {
+      const advice = idempotent ? '' : '; it may be carried out nevertheless';
+      observer.error(new CleaveError('cancelled', `${pattern} was given up by its caller${advice}`));
+    };
+    if (signal.aborted) return giveUp();
+    signal.addEventListener('abort', giveUp);
+    return () => signal.removeEventListener('abort', giveUp);
+  });
+
 function understood(operation: NamedOperation, reply: unknown): unknown {
   try {
     if (typeof reply !== 'string') throw new Error('the reply is not text');
@@ -109,7 +127,9 @@ async function ask(
     body,
   });
   const giveUp = () => throwError(() => tooLate(operation, Math.round(allowedMs)));
-  const reply$ = route.send(operation.pattern, message, operation.idempotent);
+  const { signal } = options;
+  const sent$ = route.send(operation.pattern, message, operation.idempotent);
+  const reply$ = signal ? merge(aborted(operation, signal), sent$) : sent$;
   try {
     return understood(operation, await firstValueFrom(reply$.pipe(timeout({ first: allowedMs, with: giveUp }))));
   } catch (error) {

@@ -3,6 +3,7 @@ import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { addressText, type Address, type Endpoint } from './address.js';
 import { InProcessServer, type InProcessHub } from './in-process.js';
 import { Messenger } from './messenger.js';
+import { NatsServer } from './nats-server.js';
 import { RedisServer } from './redis-server.js';
 import { TcpServer } from './tcp-server.js';
 
@@ -15,11 +16,20 @@ function serverAt(at: Address, hub: InProcessHub): CustomTransportStrategy {
       return new TcpServer(at.endpoints[0] as Endpoint);
     case 'redis':
       return new RedisServer(at.url);
+    case 'nats':
+      return new NatsServer(at);
   }
 }
 
+/** The client of NATS keeps what the system said as the cause of the cause. */
+const codeOf = (error: unknown): string | undefined => {
+  const { code, cause } = error as NodeJS.ErrnoException;
+  return code ?? (cause ? codeOf(cause) : undefined);
+};
+
 function whyNot(error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
+  const { message } = error as Error;
+  const code = codeOf(error);
   if (code === 'EADDRINUSE') return 'the port is in use; stop what uses it or choose another';
   if (code === 'EACCES') return 'this port needs more rights; choose one above 1023';
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine does not have that host address';

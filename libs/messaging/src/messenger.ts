@@ -5,6 +5,7 @@ import type { Address } from './address.js';
 import { balanceBy, type BalancePolicy } from './balance.js';
 import { contractClient, routeThrough, type ContractClient, type Route } from './client.js';
 import { InProcessClient, InProcessHub } from './in-process.js';
+import { NatsRoute } from './nats-route.js';
 import { RedisClient } from './redis-client.js';
 import { TcpRoute } from './tcp-route.js';
 
@@ -68,6 +69,8 @@ export class Messenger implements OnApplicationShutdown {
         return new TcpRoute(at.endpoints, balanceBy(balance), largestOf(contract));
       case 'redis':
         return routeThrough(new RedisClient(at.url, contract.name));
+      case 'nats':
+        return new NatsRoute(at, contract.name, largestOf(contract));
     }
   }
 }

@@ -3,7 +3,10 @@ import { z } from 'zod';
 
 /** What travels with a request beside its content. */
 export interface MessageMetadata {
-  /** When the caller stops waiting. */
+  /**
+   * When the caller stops waiting. A reply after it is dropped; a handler of long work may look at it to stop before that,
+   * and what it asks of others with these metadata stops at it as well.
+   */
   deadlineAt: Date;
   tenant: string;
   idempotencyKey?: string;

@@ -20,6 +20,8 @@ describe('an address', () => {
       },
     ],
     ['redis://cache:6379', { scheme: 'redis', url: 'redis://cache:6379' }],
+    ['nats://bus:4222', { scheme: 'nats', servers: ['bus:4222'] }],
+    ['nats://me:s%40cret@a:1,[::1]:2', { scheme: 'nats', servers: ['a:1', '[::1]:2'], user: 'me', pass: 's@cret' }],
     ['redis://me:s%40cret@[::1]:6379/2', { scheme: 'redis', url: 'redis://me:s%40cret@[::1]:6379/2' }],
   ])('reads %s', (text, expected) => {
     expect(address.parse(text)).toStrictEqual(expected);
@@ -39,23 +41,30 @@ describe('an address', () => {
     'redis://h:6379/one',
     'redis://h:6379/0?x=1',
     'http://h:1',
+    'nats://',
+    'nats://bus',
+    'nats://bus:0',
+    'nats://a:1,',
+    'nats://a:1/x',
+    'nats://@a:1',
   ])('refuses %j', (text) => {
     expect(faults(text)).toHaveLength(1);
   });
 
   it('says what is supported when a scheme is not', () => {
-    expect(faults('nats://localhost:4222')[0]).toMatch(/in-process:.*tcp:\/\/.*redis:\/\//);
+    expect(faults('amqp://localhost:5672')[0]).toMatch(/in-process:.*tcp:\/\/.*redis:\/\/.*nats:\/\//);
     expect(faults('tcp://inventory')[0]).toContain('"inventory" is not host:port');
   });
 
   it('names exactly one place to listen at', () => {
     expect(faults('tcp://a:1,b:2', listenAddress)).toEqual(['must name exactly one host:port to listen at']);
     expect(faults('tcp://a:1', listenAddress)).toEqual([]);
-    expect(faults('nats://a:1', listenAddress)).toHaveLength(1);
+    expect(faults('nats://a:1,b:2', listenAddress)).toEqual([]);
   });
 
   it('is told without credentials', () => {
     expect(addressText(address.parse('redis://me:secret@h:6379/2'))).toBe('redis://h:6379/2');
+    expect(addressText(address.parse('nats://me:secret@a:1,b:2'))).toBe('nats://a:1,b:2');
     expect(addressText(address.parse('tcp://a:1,[::1]:2'))).toBe('tcp://a:1,[::1]:2');
   });
 });

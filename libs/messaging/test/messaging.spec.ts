@@ -1,309 +1,21 @@
-import { CleaveError } from '#contracts';
-import { freePort, redisOrSkip, startRedis } from '#testing';
+import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis, type NatsServer } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { ClientTCP } from '@nestjs/microservices';
 import { once } from 'node:events';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { firstValueFrom } from 'rxjs';
-import { Messenger, type Address, type ContractClient } from '../src/index.js';
-import { loggedErrors, probeContract, startInstance, type Instance, type ProbeValues } from './probe.js';
-
-type Client = ContractClient<typeof probeContract>;
-
-const sample: ProbeValues = {
-  text: 'snow ☃, a quote " and a backslash \\, \u2028',
-  at: new Date('2026-11-23T01:02:03.004Z'),
-  maybe: null,
-  left_out: undefined,
-  nested: { moments: [new Date(0), null], deep: { empty: [] } },
-  anything: { undefined: undefined, date: new Date(1), list: [undefined, Number.NaN, -0], deep: { null: null } },
-};
-
-/** What became of a call, in a form that can be compared. */
-async function outcomeOf(call: Promise<unknown>): Promise<unknown> {
-  try {
-    return { reply: await call };
-  } catch (error) {
-    const { code, detail, extensions, name } = error as CleaveError;
-    return { isCleaveError: error instanceof CleaveError, name, code, detail, extensions };
-  }
-}
-
-const codeOf = async (call: Promise<unknown>): Promise<unknown> => ((await outcomeOf(call)) as CleaveError).code;
-
-/** The calls whose outcome must not depend on the distance. */
-const comparedCalls: Record<string, (client: Client) => Promise<unknown>> = {
-  values: (client) => client.call('echo', sample),
-  'nothing at all': (client) => client.call('ping', undefined),
-  'a listed refusal': (client) => client.call('refuse', { how: 'listed' }),
-  'an unlisted refusal': (client) => client.call('refuse', { how: 'unlisted' }),
-  'a crash': (client) => client.call('refuse', { how: 'crash' }),
-  'an error that a filter turns': (client) => client.call('refuse', { how: 'teapot' }),
-  'a refusal of a guard': (client) => client.call('refuse', { how: 'guard' }),
-  'a neighbour that is away': (client) => client.call('refuse', { how: 'unavailable' }),
-  'a reply that the contract forbids': (client) => client.call('refuse', { how: 'wrong-reply' }),
-  'a request that the contract forbids': (client) => client.call('refuse', { how: 'badly' } as never),
-  'a value without JSON': (client) => client.call('echo', { ...sample, anything: 1n }),
-  'a request that is too large': (client) => client.call('fill', { length: 1, filling: 'é'.repeat(10_001) }),
-  'a reply that is too large': (client) => client.call('fill', { length: 10_001 }),
-  'a reply that just fits': (client) => client.call('fill', { length: 9_999 }),
-  'an operation that nobody answers': (client) => client.call('orphan', {}),
-  'an operation that is not in the contract': (client) => client.call('nonsense' as 'ping', undefined),
-};
-const outcomes: Record<string, Record<string, unknown>> = {};
-
-/** A distance: how to find the place to listen at, and what is behind it. */
-interface Distance {
-  name: string;
-  /** Where one or several instances listen, and the address that finds them all. */
-  place(instances: number): Promise<{ listen: Address[]; at: Address }>;
-}
-
-function contractSuite({ name, place }: Distance): void {
-  describe(`a call ${name}`, () => {
-    const isNear = name === 'in-process';
-    let instance: Instance;
-    let far: Messenger | undefined;
-    let client: Client;
-
-    beforeAll(async () => {
-      const { listen, at } = await place(1);
-      instance = await startInstance(listen);
-      far = isNear ? undefined : new Messenger();
-      client = (far ?? instance.messenger).clientFor(probeContract, at);
-    });
-    afterAll(async () => {
-      await far?.onApplicationShutdown();
-      await instance.close();
-    });
-    beforeEach(() => {
-      loggedErrors.length = 0;
-    });
-
-    it('brings back the typed reply', async () => {
-      const reply = await client.call('echo', sample);
-      expect(reply.at).toStrictEqual(sample.at);
-      expect(reply.nested.moments).toStrictEqual([new Date(0), null]);
-      expect(reply.anything).toStrictEqual({
-        date: '1970-01-01T00:00:00.001Z',
-        list: [null, null, 0],
-        deep: { null: null },
-      });
-      expect(Object.hasOwn(reply, 'left_out')).toBe(false);
-      expect(await client.call('ping', undefined)).toBeUndefined();
-    });
-
-    it.each(Object.keys(comparedCalls))('is compared over all distances: %s', async (which) => {
-      const outcome = await outcomeOf((comparedCalls[which] as (client: Client) => Promise<unknown>)(client));
-      (outcomes[which] ??= {})[name] = outcome;
-      expect(outcome).toMatchObject('reply' in (outcome as object) ? {} : { isCleaveError: true });
-    });
-
-    it('is refused with the code, detail and extensions of the handler', async () => {
-      expect(await outcomeOf(client.call('refuse', { how: 'listed' }))).toStrictEqual({
-        isCleaveError: true,
-        name: 'CleaveError',
-        code: 'out-of-stock',
-        detail: 'only 2 are left',
-        extensions: {
-          at: '1970-01-01T00:00:00.000Z',
-          none: null,
-          products: [{ product_id: 'a', available: 2 }],
-        },
-      });
-    });
-
-    it.each(['unlisted', 'crash', 'wrong-reply'] as const)(
-      'tells the caller nothing of an unexpected failure (%s) and the log everything',
-      async (how) => {
-        const outcome = await outcomeOf(client.call('refuse', { how }));
-        expect(outcome).toMatchObject({ code: 'internal', extensions: {} });
-        expect(JSON.stringify(outcome)).not.toMatch(/secret|hunter2|fine/);
-        expect(loggedErrors.join('\n')).toMatch(
-          { unlisted: /order-not-found/, crash: /hunter2[^]*probe\.ts/, 'wrong-reply': /fine/ }[how],
-        );
-      },
-    );
-
-    it('says where a request is wrong, without sending it', async () => {
-      const outcome = await outcomeOf(
-        client.call('echo', { ...sample, at: 'today', nested: { moments: [] } } as never),
-      );
-      const { code, extensions } = outcome as CleaveError;
-      expect(code).toBe('invalid-request');
-      expect((extensions['faults'] as { path: string }[]).map(({ path }) => path)).toEqual(['at', 'nested.deep']);
-    });
-
-    it('passes through the pipeline of Nest', async () => {
-      instance.journal.pipeline.length = 0;
-      await client.call('echo', sample, { metadata: { tenant: 'acme' } });
-      const pipes = instance.journal.pipeline.filter((step) => step === 'pipe').length;
-      expect(pipes).toBeGreaterThan(0);
-      expect(instance.journal.pipeline.filter((step) => step !== 'pipe')).toEqual([
-        'guard sees acme',
-        'interceptor sees a Date, a Date',
-      ]);
-    });
-
-    it('carries the metadata', async () => {
-      const deadlineAt = new Date(Date.now() + 5_000);
-      const seen = await client.call(
-        'metadata',
-        {},
-        {
-          metadata: { tenant: 'acme', idempotencyKey: 'k 1', traceparent: '00-a-b-01', deadlineAt },
-        },
-      );
-      expect(seen).toMatchObject({ tenant: 'acme', key: 'k 1', trace: '00-a-b-01' });
-      // The clocks are one and the same here; the time on the way is what makes a difference.
-      expect(Math.abs(seen.deadline_at.getTime() - deadlineAt.getTime())).toBeLessThan(2_000);
-      expect(await client.call('metadata', {})).toMatchObject({ tenant: 'default', key: null, trace: null });
-    });
-
-    it('is given up at the deadline, which can only be shortened', async () => {
-      const waiting = client.call('wait', { id: `slow ${name}` }, { deadlineMs: 50 });
-      expect(await outcomeOf(waiting)).toMatchObject({
-        code: 'deadline-exceeded',
-        detail: expect.stringContaining('50 ms'),
-      });
-      const soon = { metadata: { deadlineAt: new Date(Date.now() + 30) } };
-      expect(await codeOf(client.call('wait', { id: `slow ${name}` }, soon))).toBe('deadline-exceeded');
-      instance.journal.letGo(`slow ${name}`);
-      const { deadline_at } = await client.call('metadata', {}, { deadlineMs: 3_600_000 });
-      expect(deadline_at.getTime()).toBeLessThan(Date.now() + 60_000);
-    });
-
-    it('is not sent after its deadline', async () => {
-      const before = instance.journal.carriedOut.length;
-      const past = { metadata: { deadlineAt: new Date(Date.now() - 1) } };
-      expect(await codeOf(client.call('once', { id: 'late' }, past))).toBe('deadline-exceeded');
-      expect(instance.journal.carriedOut).toHaveLength(before);
-    });
-
-    it('keeps 200 concurrent ones apart', async () => {
-      const texts = Array.from({ length: 200 }, (_, index) => `call ${index}`);
-      const replies = await Promise.all(texts.map((text) => client.call('echo', { ...sample, text })));
-      expect(replies.map(({ text }) => text)).toEqual(texts);
-    });
-
-    it('carries what is large, up to the limit of the operation', async () => {
-      const text = '"\\☃'.repeat(150_000);
-      expect((await client.call('flood', text)) === text).toBe(true);
-    });
-
-    it('finishes when the application closes meanwhile', async () => {
-      const { listen, at } = await place(1);
-      const leaving = await startInstance(listen);
-      const messenger = isNear ? leaving.messenger : new Messenger();
-      const leavingClient = messenger.clientFor(probeContract, at);
-      const accepted = leavingClient.call('wait', { id: 'accepted' });
-      await leaving.journal.arrived('accepted');
-      const closed = leaving.close();
-      leaving.journal.letGo('accepted');
-      expect(await accepted).toBe('accepted');
-      await closed;
-      expect(await codeOf(leavingClient.call('ping', undefined))).toBe('unavailable');
-      if (!isNear) await messenger.onApplicationShutdown();
-    });
-  });
-}
-
-/** What holds only where modules can be apart. */
-function farSuite({ name, place }: Distance): void {
-  describe(`instances reached ${name}`, () => {
-    let messenger: Messenger;
-    const running: Instance[] = [];
-    const start = async (listen: Address, as: string): Promise<Instance> => {
-      const instance = await startInstance([listen], as);
-      running.push(instance);
-      return instance;
-    };
-
-    beforeEach(() => {
-      messenger = new Messenger();
-    });
-    afterEach(async () => {
-      await messenger.onApplicationShutdown();
-      await Promise.all(running.splice(0).map((instance) => instance.close()));
-    });
-
-    it('share the work, and each request is carried out once', async () => {
-      const { listen, at } = await place(2);
-      const one = await start(listen[0] as Address, 'one');
-      const two = await start(listen[1] as Address, 'two');
-      const client = messenger.clientFor(probeContract, at);
-      const ids = Array.from({ length: 300 }, (_, index) => `${index}`);
-      const replies = await Promise.all(ids.map((id) => client.call('once', { id })));
-      expect(new Set(replies.map(({ by }) => by))).toEqual(new Set(['one', 'two']));
-      const carriedOut = [...one.journal.carriedOut, ...two.journal.carriedOut];
-      expect(carriedOut.sort()).toEqual([...ids].sort());
-    });
-
-    it('come and go under load without a request lost or repeated', async () => {
-      const { listen, at } = await place(2);
-      const [here, there] = listen as [Address, Address];
-      const instances = [await start(here, 'one'), await start(there, 'two')];
-      const client = messenger.clientFor(probeContract, at);
-      let next = 0;
-      let isOver = false;
-      const sent: string[] = [];
-      const caller = async () => {
-        while (!isOver) {
-          const id = `load ${(next += 1)}`;
-          sent.push(id);
-          await client.call('once', { id });
-        }
-      };
-      const callers = Promise.all(Array.from({ length: 20 }, caller));
-      const reached = (journal: Instance['journal'], count: number) =>
-        Promise.race([
-          callers,
-          (async () => {
-            while (journal.carriedOut.length < count) await new Promise(setImmediate);
-          })(),
-        ]);
-      await reached((instances[0] as Instance).journal, 50);
-      await (instances[0] as Instance).close();
-      const back = await start(here, 'one again');
-      instances.push(back);
-      await (instances[1] as Instance).close();
-      await reached(back.journal, 50);
-      isOver = true;
-      await callers;
-      const carriedOut = instances.flatMap(({ journal }) => journal.carriedOut);
-      expect(carriedOut.sort()).toEqual([...sent].sort());
-    });
-
-    it('are unavailable at once while there is none, and found again when they are back', async () => {
-      const { listen, at } = await place(1);
-      const [here] = listen as [Address];
-      const client = messenger.clientFor(probeContract, at);
-      expect(await codeOf(client.call('ping', undefined))).toBe('unavailable');
-      const first = await start(here, 'first');
-      await client.call('once', { id: 'a' });
-      await first.close();
-      expect(await codeOf(client.call('ping', undefined))).toBe('unavailable');
-      const second = await start(here, 'second');
-      expect(await client.call('once', { id: 'b' })).toEqual({ by: 'second' });
-      expect(second.journal.carriedOut).toEqual(['b']);
-    });
-
-    it('are not asked for a module by another name', async () => {
-      const { listen, at } = await place(1);
-      await start(listen[0] as Address, 'one');
-      const stranger = messenger.clientFor({ ...probeContract, name: 'stranger' }, at);
-      expect(['internal', 'unavailable']).toContain(await codeOf(stranger.call('ping', undefined)));
-    });
-
-    it('share the connections of one client', async () => {
-      const { listen, at } = await place(1);
-      await start(listen[0] as Address, 'one');
-      const clients = [messenger.clientFor(probeContract, at), messenger.clientFor(probeContract, at)];
-      await Promise.all(clients.map((client) => client.call('ping', undefined)));
-      expect((messenger as unknown as { routes: Map<string, unknown> }).routes.size).toBe(1);
-    });
-  });
-}
+import { address, Messenger, type Address } from '../src/index.js';
+import {
+  brokerSuite,
+  codeOf,
+  comparedCalls,
+  contractSuite,
+  farSuite,
+  outcomes,
+  sample,
+  type Distance,
+} from './contract-suite.js';
+import { probeContract, startInstance, type Instance } from './probe.js';
 
 const tcpAt = (...ports: number[]): Address => ({
   scheme: 'tcp',
@@ -415,6 +127,12 @@ describe('TCP', () => {
         detail: 'probe.wait arrived too late and was not carried out',
         extensions: {},
       });
+      // The caller has given up by then; this one only waits longer than it said.
+      const late = ask('probe.wait', { meta: { ...meta, remainingMs: 20 }, body: '{"id":"late"}' }).catch((it) => it);
+      await instance.journal.arrived('late');
+      await new Promise((resolve) => setTimeout(resolve, 30));
+      instance.journal.letGo('late');
+      expect(await late).toMatchObject({ code: 'deadline-exceeded', detail: expect.stringContaining('too late') });
       instance.journal.letGo('x');
       expect(await ask('probe.wait', { meta, body: '{"id":"x"}' })).toBe('"x"');
     });
@@ -490,6 +208,51 @@ describeWithRedis('Redis', () => {
   };
   contractSuite(overRedis);
   farSuite(overRedis);
+  describe('requests', () => {
+    brokerSuite(async () => {
+      let own = await startRedis();
+      const { port, url } = own;
+      return {
+        at: address.parse(url),
+        kill: () => own.kill(),
+        revive: async () => {
+          own = await startRedis({ port });
+        },
+      };
+    });
+  });
+});
+
+const describeWithNats = await natsOrSkip(describe);
+
+describeWithNats('NATS', () => {
+  let nats: NatsServer;
+  let accounts = 0;
+  beforeAll(async () => {
+    const names = Array.from({ length: 16 }, (_, account) => `place-${account}`);
+    const config = names.map((it) => `${it}: { users: [{ user: "${it}", password: "p@ss" }] }`).join('\n');
+    nats = await startNats({ config: `accounts: {\n${config}\n}` });
+  });
+  afterAll(() => nats.stop());
+  /** What one account says no other one hears. */
+  const overNats: Distance = {
+    name: 'over NATS',
+    place: async (instances) => {
+      const at = address.parse(nats.url.replace('//', `//place-${(accounts += 1) % 16}:p%40ss@`));
+      return { listen: Array.from({ length: instances }, () => at), at };
+    },
+  };
+  contractSuite(overNats);
+  farSuite(overNats);
+  describe('requests', () => {
+    const started: NatsServer[] = [];
+    afterAll(() => Promise.all(started.map((it) => it.stop())));
+    brokerSuite(async () => {
+      const own = await startNats();
+      started.push(own);
+      return { at: address.parse(own.url), kill: () => own.kill(), revive: () => own.revive() };
+    });
+  });
 });
 
 describe('the distance', () => {

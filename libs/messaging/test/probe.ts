@@ -21,6 +21,8 @@ import {
 } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter } from '@nestjs/platform-fastify';
+import { fork } from 'node:child_process';
+import { once } from 'node:events';
 import { tap, throwError, type Observable } from 'rxjs';
 import { z } from 'zod';
 import {
@@ -70,7 +72,17 @@ export const probeContract = contract('probe', {
   },
   wait: {
     ...common,
+    deadlineMs: 60_000,
     summary: 'Answers when it is let go.',
+    request: z.object({ id: z.string() }),
+    reply: z.string(),
+    errors: [],
+  },
+  waitOnce: {
+    ...common,
+    deadlineMs: 60_000,
+    idempotent: false,
+    summary: 'The same, and must not be carried out twice.',
     request: z.object({ id: z.string() }),
     reply: z.string(),
     errors: [],
@@ -92,8 +104,19 @@ export const probeContract = contract('probe', {
   },
   flood: {
     ...common,
-    maxBytes: 2_000_000,
+    deadlineMs: 60_000,
+    maxBytes: 4_194_304,
     summary: 'Gives back a long text.',
+    request: z.string(),
+    reply: z.string(),
+    errors: [],
+  },
+  torrent: {
+    ...common,
+    idempotent: false,
+    deadlineMs: 60_000,
+    maxBytes: 16_777_216,
+    summary: 'Gives back as long a text as any.',
     request: z.string(),
     reply: z.string(),
     errors: [],
@@ -106,6 +129,7 @@ export type ProbeValues = z.output<typeof values>;
 class Journal {
   readonly carriedOut: string[] = [];
   readonly pipeline: string[] = [];
+  onArrival: (id: string) => void = () => undefined;
   private readonly arrivals = new Map<string, PromiseWithResolvers<void>>();
   private readonly gates = new Map<string, PromiseWithResolvers<void>>();
 
@@ -120,6 +144,7 @@ class Journal {
   }
 
   async pass(id: string): Promise<void> {
+    this.onArrival(id);
     this.of(this.arrivals, id).resolve();
     await this.of(this.gates, id).promise;
   }
@@ -225,6 +250,11 @@ class ProbeMessages {
     return id;
   }
 
+  @Answers(probeContract, 'waitOnce')
+  waitOnce(request: { id: string }): Promise<string> {
+    return this.wait(request);
+  }
+
   @Answers(probeContract, 'once')
   async once({ id }: { id: string }): Promise<{ by: string }> {
     this.journal.carriedOut.push(id);
@@ -239,6 +269,13 @@ class ProbeMessages {
 
   @Answers(probeContract, 'flood')
   async flood(text: string): Promise<string> {
+    this.journal.carriedOut.push('flood');
+    return text;
+  }
+
+  @Answers(probeContract, 'torrent')
+  async torrent(text: string): Promise<string> {
+    this.journal.carriedOut.push('torrent');
     return text;
   }
 }
@@ -294,4 +331,39 @@ export async function startInstance(
   let closing: Promise<void> | undefined;
   const close = () => (closing ??= app.close());
   return { app, journal, messenger: app.get(Messenger), close };
+}
+
+export interface InstanceProcess {
+  /** Resolves once such a request has come there; it is never let go. */
+  hasGot(isSuch: (id: string) => boolean): Promise<string>;
+  kill(): Promise<void>;
+}
+
+/** The same as a process of its own, which can be killed. It runs what was compiled. */
+export async function startProcess(listen: Address): Promise<InstanceProcess> {
+  const compiled = new URL('../../../dist/libs/messaging/test/probe-process.js', import.meta.url);
+  const child = fork(compiled, [JSON.stringify(listen)]);
+  const ended = once(child, 'exit');
+  const killWithUs = () => child.kill('SIGKILL');
+  process.once('exit', killWithUs);
+  const kill = async () => {
+    process.off('exit', killWithUs);
+    child.kill('SIGKILL');
+    await ended;
+  };
+  const heard = new Promise<void>((resolve, reject) => {
+    child.once('message', () => resolve());
+    void ended.then(() => reject(new Error('the instance has ended before it listened')));
+  });
+  await heard;
+  const hasGot: InstanceProcess['hasGot'] = (isSuch) =>
+    new Promise((resolve) => {
+      const hear = (id: unknown) => {
+        if (!isSuch(String(id))) return;
+        child.off('message', hear);
+        resolve(String(id));
+      };
+      child.on('message', hear);
+    });
+  return { hasGot, kill };
 }

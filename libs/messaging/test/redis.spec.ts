@@ -1,5 +1,5 @@
 import { CleaveError } from '#contracts';
-import { freePort, redisOrSkip, startRedis } from '#testing';
+import { redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from 'redis';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
@@ -86,35 +86,6 @@ describeWithRedis('requests over Redis', () => {
     expect(await hands.xInfoConsumers(keys.requests, group)).toEqual([]);
     expect(await hands.zCard(keys.alive)).toBe(0);
     expect(loggedErrors).toEqual([]);
-  });
-
-  it('are unavailable at once while Redis is down, and go on when it is back, empty', async () => {
-    const port = await freePort();
-    let own = await startRedis({ port });
-    const there: Address = { scheme: 'redis', url: own.url };
-    const instance = await startInstance([there]);
-    running.push(instance);
-    const { call } = messenger.clientFor(probeContract, there);
-    await call('ping', undefined);
-    const held = codeOf(call('wait', { id: 'in flight' }));
-    await instance.journal.arrived('in flight');
-    await own.stop();
-    expect(await held).toBe('unavailable');
-    expect(await codeOf(call('ping', undefined))).toBe('unavailable');
-    instance.journal.letGo('in flight');
-    own = await startRedis({ port });
-    await eventually(async () => ((await codeOf(call('ping', undefined))) === 'answered' ? true : undefined));
-    // A messenger that first asks while Redis is down finds it later as well.
-    await own.stop();
-    const early = new Messenger();
-    const { call: askEarly } = early.clientFor(probeContract, there);
-    expect(await codeOf(askEarly('ping', undefined))).toBe('unavailable');
-    own = await startRedis({ port });
-    await eventually(async () => ((await codeOf(askEarly('ping', undefined))) === 'answered' ? true : undefined));
-    await early.onApplicationShutdown();
-    // And an instance that stops while Redis is down does stop.
-    await own.stop();
-    await instance.close();
   });
 
   it('that waited past their deadline are not carried out', async () => {
@@ -226,11 +197,5 @@ describeWithRedis('requests over Redis', () => {
     shut(hasty);
     await made;
     expect(hasty.isReady).toBe(false);
-  });
-
-  it('need Redis at the start', async () => {
-    const nowhere: Address = { scheme: 'redis', url: `redis://me:secret@127.0.0.1:${await freePort()}/1` };
-    const failure = await startInstance([nowhere]).catch((error: Error) => error.message);
-    expect(failure).toMatch(/^Cannot listen for messages at redis:\/\/127\.0\.0\.1:\d+\/1: nothing answers there/);
   });
 });

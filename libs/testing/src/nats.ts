@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { onFreePorts, orSkip, startServer, type RunningServer, type ServerProgram } from './servers.js';
@@ -20,8 +20,11 @@ export class NatsServer {
     private readonly more: readonly string[],
   ) {}
 
-  static async start(port: number, more: readonly string[] = []): Promise<NatsServer> {
-    const server = new NatsServer(port, await mkdtemp(join(tmpdir(), 'nats-test-')), more);
+  static async start(port: number, more: readonly string[] = [], config = ''): Promise<NatsServer> {
+    const directory = await mkdtemp(join(tmpdir(), 'nats-test-'));
+    const file = join(directory, 'server.conf');
+    await writeFile(file, config);
+    const server = new NatsServer(port, directory, ['-c', file, ...more]);
     await server.revive().catch(async (error: unknown) => {
       await server.stop();
       throw error;
@@ -76,10 +79,13 @@ export const natsOrSkip = <Describe extends { skip: unknown }>(describe: Describ
  * A NATS server of the test's own: real, empty, with JetStream, on 127.0.0.1.
  *
  * @param port the port to listen on; a free one when left out
+ * @param config what its configuration file says beside that
  * @throws Error that says what to install when there is none
  */
-export const startNats = ({ port }: { port?: number } = {}): Promise<NatsServer> =>
-  port === undefined ? onFreePorts(1, (free) => NatsServer.start(free)) : NatsServer.start(port);
+export const startNats = ({ port, config }: { port?: number; config?: string } = {}): Promise<NatsServer> => {
+  const startAt = (at: number) => NatsServer.start(at, [], config);
+  return port === undefined ? onFreePorts(1, startAt) : startAt(port);
+};
 
 /** Servers that replicate what JetStream keeps. They choose their leaders after they have started. */
 export const startNatsCluster = (size: number): Promise<NatsCluster> =>

@@ -1,16 +1,37 @@
 import { Logger } from '@nestjs/common';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
-import type { NatsAddress } from './bus-address.js';
+import type { NatsAddress } from './address.js';
 
-/** The connection of a process to NATS: made when it is first used, and again by itself whenever it is lost. */
-export class BusConnection {
-  private readonly logger = new Logger('EventBus');
+const shortestWaitMs = 50;
+const longestWaitMs = 1_000;
+
+/** Longer with every attempt in vain, and never the same for all who have lost the same server. */
+const waitAfter = (attempts: number): number =>
+  Math.min(shortestWaitMs * 2 ** Math.min(attempts, 10), longestWaitMs) * (0.5 + Math.random() / 2);
+
+interface Options {
+  /** Who tells of outages, in the log. */
+  title: string;
+  /** It was lost: what is under way will hear no answer. */
+  onLost?: (why: string) => void;
+}
+
+/** A connection to NATS: made when it is first used, and again by itself whenever it is lost. */
+export class NatsLink {
+  private readonly logger: Logger;
   private opening: Promise<NatsConnection> | undefined;
+  private attempts = 0;
+  private retryAt = 0;
   private isReached = false;
   private isReported = false;
   private isClosed = false;
 
-  constructor(private readonly at: NatsAddress) {}
+  constructor(
+    private readonly at: NatsAddress,
+    private readonly options: Options,
+  ) {
+    this.logger = new Logger(options.title);
+  }
 
   /** Whether what is sent now arrives, as far as is known. */
   get isUp(): boolean {
@@ -18,14 +39,17 @@ export class BusConnection {
   }
 
   /**
-   * Does not wait for a connection that was lost: what is sent meanwhile would pile up.
+   * Waits for the first connection, and not for one that was lost: what is sent meanwhile would pile up.
    *
    * @throws Error while NATS is not reached
    */
   async open(): Promise<NatsConnection> {
     if (this.isClosed) throw new Error('The connection to NATS was closed');
+    if (!this.opening && performance.now() < this.retryAt) throw new Error('NATS is not reached');
     this.opening ??= this.connect().catch((error: Error) => {
       this.opening = undefined;
+      this.retryAt = performance.now() + waitAfter(this.attempts);
+      this.attempts += 1;
       this.lost(error.message);
       throw new Error(`NATS is not reached (${error.message})`, { cause: error });
     });
@@ -36,6 +60,7 @@ export class BusConnection {
 
   async close(): Promise<void> {
     this.isClosed = true;
+    this.isReached = false;
     const connection = await this.opening?.catch(() => undefined);
     await connection?.close();
   }
@@ -44,7 +69,8 @@ export class BusConnection {
     const { servers, user, pass, token } = this.at;
     const connection = await connect({
       ...{ servers: [...servers], user, pass, token, name: 'cleave' },
-      ...{ maxReconnectAttempts: -1, reconnectTimeWait: 250, reconnectJitter: 250, ignoreAuthErrorAbort: true },
+      ...{ maxReconnectAttempts: -1, ignoreAuthErrorAbort: true },
+      reconnectDelayHandler: () => waitAfter(this.attempts),
       // A server that is gone without a word is noticed by the missing answers to pings.
       ...{ timeout: 2_000, pingInterval: 2_000, maxPingOut: 2 },
       noAsyncTraces: true,
@@ -57,14 +83,17 @@ export class BusConnection {
   private async watch(connection: NatsConnection): Promise<void> {
     for await (const status of connection.status()) {
       if (status.type === 'disconnect') this.lost('the connection was lost');
+      if (status.type === 'reconnecting') this.attempts += 1;
       if (status.type === 'reconnect') this.found();
+      if (status.type === 'error') this.logger.warn(`NATS says: ${status.error.message}`);
     }
-    this.isReached = false;
     this.opening = undefined;
+    this.lost('the connection was closed');
   }
 
   private found(): void {
     this.isReached = true;
+    this.attempts = 0;
     if (this.isReported) this.logger.log('NATS is reached again');
     this.isReported = false;
   }
@@ -73,5 +102,6 @@ export class BusConnection {
     this.isReached = false;
     if (!this.isReported && !this.isClosed) this.logger.warn(`NATS is not reached (${why}), trying again until it is`);
     this.isReported = true;
+    this.options.onLost?.(why);
   }
 }

@@ -1,0 +1,404 @@
+import { CleaveError } from '#contracts';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { addressText, Messenger, type Address, type ContractClient } from '../src/index.js';
+import { loggedErrors, probeContract, startInstance, startProcess, type Instance, type ProbeValues } from './probe.js';
+
+type Client = ContractClient<typeof probeContract>;
+
+export const sample: ProbeValues = {
+  text: 'snow ☃, a quote " and a backslash \\, \u2028',
+  at: new Date('2026-11-23T01:02:03.004Z'),
+  maybe: null,
+  left_out: undefined,
+  nested: { moments: [new Date(0), null], deep: { empty: [] } },
+  anything: { undefined: undefined, date: new Date(1), list: [undefined, Number.NaN, -0], deep: { null: null } },
+};
+
+/** What became of a call, in a form that can be compared. */
+async function outcomeOf(call: Promise<unknown>): Promise<unknown> {
+  try {
+    return { reply: await call };
+  } catch (error) {
+    const { code, detail, extensions, name } = error as CleaveError;
+    return { isCleaveError: error instanceof CleaveError, name, code, detail, extensions };
+  }
+}
+
+export const codeOf = async (call: Promise<unknown>): Promise<unknown> => ((await outcomeOf(call)) as CleaveError).code;
+
+/** The calls whose outcome must not depend on the distance. */
+export const comparedCalls: Record<string, (client: Client) => Promise<unknown>> = {
+  values: (client) => client.call('echo', sample),
+  'nothing at all': (client) => client.call('ping', undefined),
+  'a listed refusal': (client) => client.call('refuse', { how: 'listed' }),
+  'an unlisted refusal': (client) => client.call('refuse', { how: 'unlisted' }),
+  'a crash': (client) => client.call('refuse', { how: 'crash' }),
+  'an error that a filter turns': (client) => client.call('refuse', { how: 'teapot' }),
+  'a refusal of a guard': (client) => client.call('refuse', { how: 'guard' }),
+  'a neighbour that is away': (client) => client.call('refuse', { how: 'unavailable' }),
+  'a reply that the contract forbids': (client) => client.call('refuse', { how: 'wrong-reply' }),
+  'a request that the contract forbids': (client) => client.call('refuse', { how: 'badly' } as never),
+  'a value without JSON': (client) => client.call('echo', { ...sample, anything: 1n }),
+  'a request that is too large': (client) => client.call('fill', { length: 1, filling: 'é'.repeat(10_001) }),
+  'a reply that is too large': (client) => client.call('fill', { length: 10_001 }),
+  'a reply that just fits': (client) => client.call('fill', { length: 9_999 }),
+  'an operation that nobody answers': (client) => client.call('orphan', {}),
+  'an operation that is not in the contract': (client) => client.call('nonsense' as 'ping', undefined),
+};
+export const outcomes: Record<string, Record<string, unknown>> = {};
+
+/** A distance: how to find the place to listen at, and what is behind it. */
+export interface Distance {
+  name: string;
+  /** Where one or several instances listen, and the address that finds them all. */
+  place(instances: number): Promise<{ listen: Address[]; at: Address }>;
+}
+
+export function contractSuite({ name, place }: Distance): void {
+  describe(`a call ${name}`, () => {
+    const isNear = name === 'in-process';
+    let instance: Instance;
+    let far: Messenger | undefined;
+    let client: Client;
+
+    beforeAll(async () => {
+      const { listen, at } = await place(1);
+      instance = await startInstance(listen);
+      far = isNear ? undefined : new Messenger();
+      client = (far ?? instance.messenger).clientFor(probeContract, at);
+    });
+    afterAll(async () => {
+      await far?.onApplicationShutdown();
+      await instance.close();
+    });
+    beforeEach(() => {
+      loggedErrors.length = 0;
+    });
+
+    it('brings back the typed reply', async () => {
+      const reply = await client.call('echo', sample);
+      expect(reply.at).toStrictEqual(sample.at);
+      expect(reply.nested.moments).toStrictEqual([new Date(0), null]);
+      expect(reply.anything).toStrictEqual({
+        date: '1970-01-01T00:00:00.001Z',
+        list: [null, null, 0],
+        deep: { null: null },
+      });
+      expect(Object.hasOwn(reply, 'left_out')).toBe(false);
+      expect(await client.call('ping', undefined)).toBeUndefined();
+    });
+
+    it.each(Object.keys(comparedCalls))('is compared over all distances: %s', async (which) => {
+      const outcome = await outcomeOf((comparedCalls[which] as (client: Client) => Promise<unknown>)(client));
+      (outcomes[which] ??= {})[name] = outcome;
+      expect(outcome).toMatchObject('reply' in (outcome as object) ? {} : { isCleaveError: true });
+    });
+
+    it('is refused with the code, detail and extensions of the handler', async () => {
+      expect(await outcomeOf(client.call('refuse', { how: 'listed' }))).toStrictEqual({
+        isCleaveError: true,
+        name: 'CleaveError',
+        code: 'out-of-stock',
+        detail: 'only 2 are left',
+        extensions: {
+          at: '1970-01-01T00:00:00.000Z',
+          none: null,
+          products: [{ product_id: 'a', available: 2 }],
+        },
+      });
+    });
+
+    it.each(['unlisted', 'crash', 'wrong-reply'] as const)(
+      'tells the caller nothing of an unexpected failure (%s) and the log everything',
+      async (how) => {
+        const outcome = await outcomeOf(client.call('refuse', { how }));
+        expect(outcome).toMatchObject({ code: 'internal', extensions: {} });
+        expect(JSON.stringify(outcome)).not.toMatch(/secret|hunter2|fine/);
+        expect(loggedErrors.join('\n')).toMatch(
+          { unlisted: /order-not-found/, crash: /hunter2[^]*probe\.ts/, 'wrong-reply': /fine/ }[how],
+        );
+      },
+    );
+
+    it('says where a request is wrong, without sending it', async () => {
+      const outcome = await outcomeOf(
+        client.call('echo', { ...sample, at: 'today', nested: { moments: [] } } as never),
+      );
+      const { code, extensions } = outcome as CleaveError;
+      expect(code).toBe('invalid-request');
+      expect((extensions['faults'] as { path: string }[]).map(({ path }) => path)).toEqual(['at', 'nested.deep']);
+    });
+
+    it('passes through the pipeline of Nest', async () => {
+      instance.journal.pipeline.length = 0;
+      await client.call('echo', sample, { metadata: { tenant: 'acme' } });
+      const pipes = instance.journal.pipeline.filter((step) => step === 'pipe').length;
+      expect(pipes).toBeGreaterThan(0);
+      expect(instance.journal.pipeline.filter((step) => step !== 'pipe')).toEqual([
+        'guard sees acme',
+        'interceptor sees a Date, a Date',
+      ]);
+    });
+
+    it('carries the metadata', async () => {
+      const deadlineAt = new Date(Date.now() + 5_000);
+      const seen = await client.call(
+        'metadata',
+        {},
+        {
+          metadata: { tenant: 'acme', idempotencyKey: 'k 1', traceparent: '00-a-b-01', deadlineAt },
+        },
+      );
+      expect(seen).toMatchObject({ tenant: 'acme', key: 'k 1', trace: '00-a-b-01' });
+      // The clocks are one and the same here; the time on the way is what makes a difference.
+      expect(Math.abs(seen.deadline_at.getTime() - deadlineAt.getTime())).toBeLessThan(2_000);
+      expect(await client.call('metadata', {})).toMatchObject({ tenant: 'default', key: null, trace: null });
+    });
+
+    it('is given up at the deadline, which can only be shortened', async () => {
+      const waiting = client.call('wait', { id: `slow ${name}` }, { deadlineMs: 50 });
+      expect(await outcomeOf(waiting)).toMatchObject({
+        code: 'deadline-exceeded',
+        detail: expect.stringContaining('50 ms'),
+      });
+      const soon = { metadata: { deadlineAt: new Date(Date.now() + 30) } };
+      expect(await codeOf(client.call('wait', { id: `slow ${name}` }, soon))).toBe('deadline-exceeded');
+      instance.journal.letGo(`slow ${name}`);
+      const { deadline_at } = await client.call('metadata', {}, { deadlineMs: 3_600_000 });
+      expect(deadline_at.getTime()).toBeLessThan(Date.now() + 60_000);
+    });
+
+    it('is not sent after its deadline', async () => {
+      const before = instance.journal.carriedOut.length;
+      const past = { metadata: { deadlineAt: new Date(Date.now() - 1) } };
+      expect(await codeOf(client.call('once', { id: 'late' }, past))).toBe('deadline-exceeded');
+      expect(instance.journal.carriedOut).toHaveLength(before);
+    });
+
+    it('keeps 200 concurrent ones apart', async () => {
+      const texts = Array.from({ length: 200 }, (_, index) => `call ${index}`);
+      const replies = await Promise.all(texts.map((text) => client.call('echo', { ...sample, text })));
+      expect(replies.map(({ text }) => text)).toEqual(texts);
+    });
+
+    it('carries what is large, once, up to the limit of the operation and not beyond', async () => {
+      const text = '"\\☃'.repeat(150_000);
+      expect((await client.call('flood', text)) === text).toBe(true);
+      // A text is two quotes longer as JSON.
+      const most = 'x'.repeat(probeContract.operations.flood.maxBytes - 2);
+      const before = instance.journal.carriedOut.length;
+      expect((await client.call('flood', most)) === most).toBe(true);
+      expect(await codeOf(client.call('flood', `${most}x`))).toBe('payload-too-large');
+      expect(instance.journal.carriedOut.slice(before)).toEqual(['flood']);
+    });
+
+    it('rejects at once when it is aborted, and others go on', async () => {
+      const [given, kept, never] = ['given up', 'kept', 'never'].map((it) => `${it} ${name}`) as [
+        string,
+        string,
+        string,
+      ];
+      const caller = new AbortController();
+      const { signal } = caller;
+      const givenUp = outcomeOf(client.call('wait', { id: given }, { signal }));
+      const goingOn = client.call('wait', { id: kept }, { signal: new AbortController().signal });
+      await Promise.all([given, kept].map((id) => instance.journal.arrived(id)));
+      caller.abort();
+      expect(await givenUp).toMatchObject({ isCleaveError: true, code: 'cancelled' });
+      // Its late reply finds nobody.
+      instance.journal.letGo(given);
+      expect((await client.call('echo', sample)).text).toBe(sample.text);
+      instance.journal.letGo(kept);
+      expect(await goingOn).toBe(kept);
+      expect(await codeOf(client.call('once', { id: never }, { signal }))).toBe('cancelled');
+      expect(instance.journal.carriedOut).not.toContain(never);
+    });
+
+    it('finishes when the application closes meanwhile', async () => {
+      const { listen, at } = await place(1);
+      const leaving = await startInstance(listen);
+      const messenger = isNear ? leaving.messenger : new Messenger();
+      const leavingClient = messenger.clientFor(probeContract, at);
+      const accepted = leavingClient.call('wait', { id: 'accepted' });
+      await leaving.journal.arrived('accepted');
+      const closed = leaving.close();
+      leaving.journal.letGo('accepted');
+      expect(await accepted).toBe('accepted');
+      await closed;
+      expect(await codeOf(leavingClient.call('ping', undefined))).toBe('unavailable');
+      if (!isNear) await messenger.onApplicationShutdown();
+    });
+  });
+}
+
+/** What holds only where modules can be apart. */
+export function farSuite({ name, place }: Distance): void {
+  describe(`instances reached ${name}`, () => {
+    let messenger: Messenger;
+    const running: Instance[] = [];
+    const start = async (listen: Address, as: string): Promise<Instance> => {
+      const instance = await startInstance([listen], as);
+      running.push(instance);
+      return instance;
+    };
+
+    beforeEach(() => {
+      messenger = new Messenger();
+    });
+    afterEach(async () => {
+      await messenger.onApplicationShutdown();
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+    });
+
+    it('share the work, and each request is carried out once', async () => {
+      const { listen, at } = await place(2);
+      const one = await start(listen[0] as Address, 'one');
+      const two = await start(listen[1] as Address, 'two');
+      const client = messenger.clientFor(probeContract, at);
+      const ids = Array.from({ length: 300 }, (_, index) => `${index}`);
+      const replies = await Promise.all(ids.map((id) => client.call('once', { id })));
+      expect(new Set(replies.map(({ by }) => by))).toEqual(new Set(['one', 'two']));
+      const carriedOut = [...one.journal.carriedOut, ...two.journal.carriedOut];
+      expect(carriedOut.sort()).toEqual([...ids].sort());
+    });
+
+    it('come and go under load without a request lost or repeated', async () => {
+      const { listen, at } = await place(2);
+      const [here, there] = listen as [Address, Address];
+      const instances = [await start(here, 'one'), await start(there, 'two')];
+      const client = messenger.clientFor(probeContract, at);
+      let next = 0;
+      let isOver = false;
+      const sent: string[] = [];
+      const caller = async () => {
+        while (!isOver) {
+          const id = `load ${(next += 1)}`;
+          sent.push(id);
+          await client.call('once', { id });
+        }
+      };
+      const callers = Promise.all(Array.from({ length: 20 }, caller));
+      const reached = (journal: Instance['journal'], count: number) =>
+        Promise.race([
+          callers,
+          (async () => {
+            while (journal.carriedOut.length < count) await new Promise(setImmediate);
+          })(),
+        ]);
+      await reached((instances[0] as Instance).journal, 50);
+      await (instances[0] as Instance).close();
+      const back = await start(here, 'one again');
+      instances.push(back);
+      await (instances[1] as Instance).close();
+      await reached(back.journal, 50);
+      isOver = true;
+      await callers;
+      const carriedOut = instances.flatMap(({ journal }) => journal.carriedOut);
+      expect(carriedOut.sort()).toEqual([...sent].sort());
+    });
+
+    it('are unavailable at once while there is none, and found again when they are back', async () => {
+      const { listen, at } = await place(1);
+      const [here] = listen as [Address];
+      const client = messenger.clientFor(probeContract, at);
+      expect(await codeOf(client.call('ping', undefined))).toBe('unavailable');
+      const first = await start(here, 'first');
+      await client.call('once', { id: 'a' });
+      await first.close();
+      expect(await codeOf(client.call('ping', undefined))).toBe('unavailable');
+      const second = await start(here, 'second');
+      expect(await client.call('once', { id: 'b' })).toEqual({ by: 'second' });
+      expect(second.journal.carriedOut).toEqual(['b']);
+    });
+
+    it('that are killed lose no request that may be repeated, and repeat no other', async () => {
+      const { listen, at } = await place(2);
+      const killed = await startProcess(listen[0] as Address);
+      const { journal } = await start(listen[1] as Address, 'other');
+      const client = messenger.clientFor(probeContract, at, { balance: 'round-robin' });
+      const calls: Promise<unknown>[] = [];
+      // The other one answers at once; what the one to be killed gets stays there.
+      const untilOneIsHeld = async (ask: (id: string) => Promise<unknown>): Promise<number> => {
+        const first = calls.length;
+        const held = killed.hasGot((id) => Number(id) >= first).then(Number);
+        const aMoment = () => new Promise<undefined>((resolve) => setTimeout(resolve, 20, undefined));
+        for (;;) {
+          const id = `${calls.length}`;
+          journal.letGo(id);
+          calls.push(ask(id));
+          const found = await Promise.race([held, aMoment()]);
+          if (found !== undefined) return found;
+        }
+      };
+      const repeatable = await untilOneIsHeld((id) => client.call('wait', { id }));
+      const unrepeatable = await untilOneIsHeld((id) => codeOf(client.call('waitOnce', { id }, { deadlineMs: 2_000 })));
+      await killed.kill();
+      expect(await calls[repeatable]).toBe(`${repeatable}`);
+      expect(['unavailable', 'deadline-exceeded']).toContain(await calls[unrepeatable]);
+      await Promise.all(calls);
+      expect(journal.carriedOut).not.toContain(`${unrepeatable}`);
+    });
+
+    it('are not asked for a module by another name', async () => {
+      const { listen, at } = await place(1);
+      await start(listen[0] as Address, 'one');
+      const stranger = messenger.clientFor({ ...probeContract, name: 'stranger' }, at);
+      expect(['internal', 'unavailable']).toContain(await codeOf(stranger.call('ping', undefined)));
+    });
+
+    it('share the connections of one client', async () => {
+      const { listen, at } = await place(1);
+      await start(listen[0] as Address, 'one');
+      const clients = [messenger.clientFor(probeContract, at), messenger.clientFor(probeContract, at)];
+      await Promise.all(clients.map((client) => client.call('ping', undefined)));
+      expect((messenger as unknown as { routes: Map<string, unknown> }).routes.size).toBe(1);
+    });
+  });
+}
+
+/** A server that requests go through, on a port of its own. */
+export interface Broker {
+  at: Address;
+  kill(): Promise<void>;
+  /** Starts it on the same port again. */
+  revive(): Promise<void>;
+}
+
+export function brokerSuite(startBroker: () => Promise<Broker>): void {
+  it('are unavailable at once while the server is dead, and go on by themselves when it is back', async () => {
+    const broker = await startBroker();
+    const instance = await startInstance([broker.at]);
+    const messengers = [new Messenger(), new Messenger()] as const;
+    const [{ call }, { call: askEarly }] = [
+      messengers[0].clientFor(probeContract, broker.at),
+      messengers[1].clientFor(probeContract, broker.at),
+    ];
+    const isBack = async (ping: typeof call) => {
+      while ((await codeOf(ping('ping', undefined))) !== undefined) await new Promise((next) => setTimeout(next, 10));
+    };
+    await call('ping', undefined);
+    const held = codeOf(call('wait', { id: 'in flight' }));
+    await instance.journal.arrived('in flight');
+    await broker.kill();
+    expect(await held).toBe('unavailable');
+    expect(await codeOf(call('ping', undefined))).toBe('unavailable');
+    // One that asks for the first time while it is dead finds it later as well.
+    expect(await codeOf(askEarly('ping', undefined))).toBe('unavailable');
+    instance.journal.letGo('in flight');
+    await broker.revive();
+    await isBack(call);
+    await isBack(askEarly);
+    // And what stops while it is dead does stop.
+    await broker.kill();
+    await instance.close();
+    await Promise.all(messengers.map((it) => it.onApplicationShutdown()));
+  });
+
+  it('need the server at the start', async () => {
+    const { at, kill } = await startBroker();
+    await kill();
+    await expect(startInstance([at])).rejects.toThrow(
+      `Cannot listen for messages at ${addressText(at)}: nothing answers there; start it or correct the address`,
+    );
+  });
+}

@@ -1,0 +1,175 @@
+import type { CleaveError } from '#contracts';
+import type { NatsAddress } from '#nats';
+import { freePort, natsOrSkip, startNats, type NatsServer } from '#testing';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { address, Messenger, type ContractClient } from '../src/index.js';
+import { decodeFrame, encodeFrame, requestSubject, type Frame } from '../src/nats-peer.js';
+import { loggedErrors, probeContract, startInstance, startProcess, type Instance } from './probe.js';
+
+const failureOf = (call: Promise<unknown>): Promise<CleaveError> =>
+  call.then(
+    () => Promise.reject(new Error('it was answered')),
+    (error: CleaveError) => error,
+  );
+
+const describeWithNats = await natsOrSkip(describe);
+
+describeWithNats('requests over NATS', () => {
+  let nats: NatsServer;
+  let monitor: string;
+  let at: NatsAddress;
+  let hands: NatsConnection;
+  let messenger: Messenger;
+  let client: ContractClient<typeof probeContract>;
+  const running: { close(): Promise<unknown> }[] = [];
+  const start = async (there = at): Promise<Instance> => {
+    const instance = await startInstance([there]);
+    running.push(instance);
+    return instance;
+  };
+  /** The subscriptions of each connection but that of the test. */
+  const subscriptions = async (): Promise<number[]> => {
+    const { connections } = (await (await fetch(`${monitor}/connz`)).json()) as {
+      connections: { name?: string; subscriptions: number }[];
+    };
+    return connections.filter(({ name }) => name !== 'hands').map((it) => it.subscriptions);
+  };
+
+  beforeAll(async () => {
+    const port = await freePort();
+    monitor = `http://127.0.0.1:${port}`;
+    nats = await startNats({ config: `http: "127.0.0.1:${port}"` });
+    at = address.parse(nats.url) as NatsAddress;
+    hands = await connect({ servers: [...at.servers], name: 'hands' });
+  });
+  afterAll(async () => {
+    await hands.close();
+    await nats.stop();
+  });
+  beforeEach(() => {
+    loggedErrors.length = 0;
+    messenger = new Messenger();
+    client = messenger.clientFor(probeContract, at);
+  });
+  afterEach(async () => {
+    await messenger.onApplicationShutdown();
+    await Promise.all(running.splice(0).map((it) => it.close()));
+  });
+
+  it('may be sixteen times as large as what NATS takes, both ways, and are carried out once', async () => {
+    const [one, other] = [await start(), await start()];
+    expect(hands.info?.max_payload).toBe(1_048_576);
+    const most = 'x'.repeat(probeContract.operations.torrent.maxBytes - 2);
+    const small = client.call('once', { id: 'meanwhile' });
+    expect((await client.call('torrent', most)) === most).toBe(true);
+    await small;
+    const carriedOut = [one, other].flatMap(({ journal }) => journal.carriedOut);
+    expect(carriedOut.filter((it) => it === 'torrent')).toHaveLength(1);
+    expect((await failureOf(client.call('torrent', `${most}x`))).code).toBe('payload-too-large');
+  });
+
+  it('keep within what a server takes that takes less', async () => {
+    const strict = await startNats({ config: 'max_payload: 2048' });
+    running.push({ close: () => strict.stop() });
+    const there = address.parse(strict.url) as NatsAddress;
+    await start(there);
+    const { call } = messenger.clientFor(probeContract, there);
+    const texts = Array.from({ length: 20 }, (_, at) => 'x'.repeat(at * 1_000));
+    expect(await Promise.all(texts.map((text) => call('flood', text)))).toEqual(texts);
+  });
+
+  it('have one subscription a client, and leave nothing behind', async () => {
+    const instance = await start();
+    await Promise.all(Array.from({ length: 50 }, (_, id) => client.call('once', { id: `${id}` })));
+    await client.call('flood', 'x'.repeat(3_000_000));
+    const inboxOfClient = 1;
+    const ofInstance = ['inbox', 'requests', 'what is carried'].length;
+    expect((await subscriptions()).toSorted((a, b) => a - b)).toEqual([inboxOfClient, ofInstance]);
+    await instance.close();
+    await messenger.onApplicationShutdown();
+    while ((await subscriptions()).length > 0) await new Promise((resolve) => setTimeout(resolve, 10));
+    expect(loggedErrors).toEqual([]);
+  });
+
+  it('that are given up are forgotten, however large', async () => {
+    const instance = await start();
+    const caller = new AbortController();
+    const held = client.call('wait', { id: 'held' }, { signal: caller.signal });
+    await instance.journal.arrived('held');
+    const large = client.call('torrent', 'x'.repeat(8_000_000), { signal: caller.signal });
+    await client.call('ping', undefined);
+    caller.abort();
+    expect((await failureOf(held)).code).toBe('cancelled');
+    expect((await failureOf(large)).code).toBe('cancelled');
+    const [route] = (messenger as unknown as { routes: Map<string, unknown> }).routes.values();
+    const { awaited, offered } = (route as { peer: Record<'awaited' | 'offered', Map<string, unknown>> }).peer;
+    expect([awaited.size, offered.size]).toEqual([0, 0]);
+    instance.journal.letGo('held');
+    await client.call('ping', undefined);
+  });
+
+  it('are refused at once where nobody is, and soon where the last instance was killed over them', async () => {
+    expect((await failureOf(client.call('once', { id: '1' }))).detail).toMatch(/^No instance of probe takes requests/);
+    const last = await startProcess(at);
+    const got = last.hasGot(() => true);
+    const failure = failureOf(client.call('waitOnce', { id: '1' }));
+    await got;
+    await last.kill();
+    expect(await failure).toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringContaining('lost with the last one'),
+    });
+  });
+
+  it('of an instance that is merely slow, or leaving, stay with it', async () => {
+    const slow = await start();
+    const held = client.call('wait', { id: 'held' });
+    await slow.journal.arrived('held');
+    const other = await start();
+    const isAskedAfter = (): Promise<void> =>
+      new Promise((resolve) => hands.subscribe('cleave.carried.probe', { max: 1, callback: () => resolve() }));
+    // Two questions: by the second the answer to the first has been judged.
+    for (const _ of ['first', 'second']) await isAskedAfter();
+    const leaving = slow.close();
+    for (const _ of ['first', 'second']) await isAskedAfter();
+    slow.journal.letGo('held');
+    expect(await held).toBe('held');
+    expect(other.journal.carriedOut).toEqual([]);
+    await leaving;
+  });
+
+  describe('of a caller without our client', () => {
+    const ask = async (operation: string, message: Uint8Array | string): Promise<Frame> =>
+      decodeFrame((await hands.request(requestSubject(`probe.${operation}`), message, { timeout: 30_000 })).data);
+    const meta = { tenant: 'default', remainingMs: 10_000 };
+
+    it('are answered in the form that is agreed', async () => {
+      await start();
+      expect(await ask('once', encodeFrame({ meta }, '{"id":"x"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
+    });
+
+    it('are refused where they are none', async () => {
+      const { journal } = await start();
+      const whole = [encodeFrame({}), encodeFrame({ meta }), encodeFrame({ meta: 1 }, '{"id":"x"}')];
+      for (const nonsense of ['', '\n', 'x', '1\n', 'null\n{}', ...whole]) {
+        const { head } = await ask('once', nonsense);
+        expect(head['err']).toMatchObject({ code: 'invalid-request' });
+      }
+      const offer = { at: 'nowhere', bytes: 1_000_000_000, withinMs: 10_000 };
+      expect((await ask('once', encodeFrame({ offer }))).head['err']).toMatchObject({ code: 'payload-too-large' });
+      hands.publish('cleave.carried.probe', 'nonsense');
+      hands.publish(requestSubject('probe.once'), 'without an address for the answer');
+      await client.call('ping', undefined);
+      expect(journal.carriedOut).toEqual([]);
+    });
+
+    it('come to nothing when what they offer is gone', async () => {
+      const { journal } = await start();
+      const offer = { at: 'nowhere', bytes: 1_000_000, withinMs: 10_000 };
+      hands.publish(requestSubject('probe.once'), encodeFrame({ offer }), { reply: 'nobody' });
+      await client.call('ping', undefined);
+      expect(journal.carriedOut).toEqual([]);
+    });
+  });
+});

@@ -1,0 +1,50 @@
+export interface NatsAddress {
+  scheme: 'nats';
+  /** Each as `host:port`. */
+  servers: readonly string[];
+  user?: string;
+  pass?: string;
+  token?: string;
+}
+
+/** How one looks, for those who say what they take. */
+export const natsForm = 'nats://[user:password@ or token@]host:port[,host:port…]';
+
+const serverPattern = /^(?:\[[0-9a-f:.]+\]|[^\s:/?#@[\],]+):(\d{1,5})$/i;
+
+const decoded = (text: string): string => {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    throw new Error('what stands before the @ has a % without two hexadecimal digits after it');
+  }
+};
+
+const credentialsOf = (text: string): Pick<NatsAddress, 'user' | 'pass' | 'token'> => {
+  const [first = '', ...rest] = text.split(':').map(decoded);
+  if (first === '' || rest.length > 1) throw new Error('what stands before the @ is not user:password or a token');
+  return rest[0] === undefined ? { token: first } : { user: first, pass: rest[0] };
+};
+
+/**
+ * Parses an address that begins with `nats://`.
+ *
+ * @throws Error that says what is wrong and repeats none of the text: what is a password in it cannot be told there
+ */
+export const parseNats = (text: string): NatsAddress => {
+  const authority = text.slice('nats://'.length);
+  const at = authority.lastIndexOf('@');
+  const servers = authority
+    .slice(at + 1)
+    .split(',')
+    .map((it) => it.trim());
+  const wrong = servers.findIndex((it) => {
+    const port = Number(serverPattern.exec(it)?.[1]);
+    return !(port >= 1 && port <= 65_535);
+  });
+  if (wrong >= 0) throw new Error(`server ${wrong + 1} is not host:port with a port from 1 to 65535`);
+  return { scheme: 'nats', servers, ...(at >= 0 && credentialsOf(authority.slice(0, at))) };
+};
+
+/** The address for people to read, without credentials. */
+export const natsText = ({ servers }: NatsAddress): string => `nats://${servers.join(',')}`;
