@@ -1,7 +1,10 @@
 import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
-const suiteNames = ['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache'] as const;
+const suiteNames = [
+  ...(['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache'] as const),
+  ...(['split', 'calls', 'balance'] as const),
+] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
 const contestantNames = ['ours', 'limits', 'echo', 'bare', 'baseline'] as const;
@@ -42,6 +45,10 @@ Suites (${defaultSuites.join(', ')} when none is named)
   log          watches how far those who follow the log are behind, and builds the sales anew from it
   cache        reads and writes caches over one Redis: ours, bentocache, cache-manager and bare clients
   instances    two order and two inventory processes against one of each, all callers on one product
+  split        places orders (spread and hot): the monolith, and the same modules as services over TCP, asked directly and
+               through the gateway, in turns; then calls and balance
+  calls        calls between two processes over each transport: our contract client beside Nest's own
+  balance      three instances of a contract, none or one of them ten times slower, by each way to choose among them
 
 Options
   --workload LIST      of ${workloadNames.join(', ')} (all): a thousand products, one product, the invoices of a real shop
@@ -58,6 +65,7 @@ Options
 Examples
   npm run bench
   npm run bench -- place --workload spread --callers 64 --contestants ours,limits
+  npm run bench -- split --workload hot --callers 64,256
   npm run bench -- flat --many 200000 --json flat.json
 
 All use one embedded Postgres, each its own database, in a folder below TMPDIR, which has to be on a real disk: fsync is

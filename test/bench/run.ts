@@ -8,7 +8,9 @@ import { asJson, printed } from './print.js';
 import { Report } from './report.js';
 import { BenchmarkServer } from './server.js';
 import type { Started } from './started.js';
+import { balanceSuite } from './suites/balance.js';
 import { cacheSuite } from './suites/cache.js';
+import { callsSuite } from './suites/calls.js';
 import { flatSuite } from './suites/flat.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
@@ -16,6 +18,7 @@ import { placeSuite } from './suites/place.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
 import { logSuite } from './suites/log.js';
+import { splitSuite } from './suites/split.js';
 import { transactionsSuite } from './suites/transactions.js';
 
 const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
@@ -28,6 +31,9 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   log: logSuite,
   cache: cacheSuite,
   transactions: transactionsSuite,
+  split: splitSuite,
+  calls: callsSuite,
+  balance: balanceSuite,
 };
 
 /** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */
