@@ -34,7 +34,7 @@ const linesOf = (size: CallSize): EchoRequest['lines'] =>
   Array.from({ length: linesIn[size] }, (_, at) => ({
     line_id: randomUUID(),
     product_id: `p-${String(at).padStart(4, '0')}`,
-    name: `Product ${at}`,
+    name: `White hanging heart T-light holder ${at}`,
     quantity: 1 + (at % 9),
     unit_price_minor: 100 + at,
   }));

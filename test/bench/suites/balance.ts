@@ -10,7 +10,8 @@ export const balancePolicies = ['random', 'round-robin', 'least-loaded'] as cons
 export const balanceNames = { none: 'three instances, none slow', one: 'three instances, one slow' };
 export const balanceCallers = 50;
 
-const serviceMs = 2;
+/** Long enough that callers wait for it, and not for the processor: all of this runs on the machine under test. */
+const serviceMs = 10;
 const slowServiceMs = 10 * serviceMs;
 
 /** Who is asked when one of three instances takes ten times as long, and how long callers wait then. */
