@@ -6,7 +6,7 @@ import type { CallCommands } from '../calls/commands.js';
 import { Program } from '../commands.js';
 import { takeTurns } from '../turns.js';
 
-export const balancePolicies = ['random', 'round-robin', 'least-loaded'] as const satisfies BalancePolicy[];
+const balancePolicies = ['random', 'round-robin', 'least-loaded'] as const satisfies BalancePolicy[];
 export const balanceNames = { none: 'three instances, none slow', one: 'three instances, one slow' };
 export const balanceCallers = 50;
 
