@@ -9,10 +9,17 @@ const run = promisify(execFile);
 const program = join(process.cwd(), 'dist/test/bench/main.js');
 const smallest = ['--callers', '4', '--rounds', '1', '--seconds', '0.3', '--seed', '7'];
 
+interface Measured {
+  [measure: string]: unknown;
+  contestant: string;
+  failures: Record<string, number>;
+  answeredBy: Record<string, number>;
+}
+
 interface Written {
   faults: string[];
   goals: { name: string; verdict: string }[];
-  runs: ({ contestant: string; failures: Record<string, number> } & Record<string, number | null>)[];
+  runs: Measured[];
 }
 
 let folder: string;
@@ -41,6 +48,18 @@ describe('the benchmark', () => {
     }
     expect(report.goals.length).toBeGreaterThan(15);
     expect(stdout).toContain('Stock is exact to the unit after every run');
+  });
+
+  it('tells which of several instances answered, none of the calls with what belongs to another', async () => {
+    const { report } = await bench('balance');
+    expect(report.faults).toEqual([]);
+    expect(report.runs.map((it) => [it.contestant, Object.keys(it.answeredBy).toSorted()])).toEqual(
+      ['three', 'slow'].flatMap((third) =>
+        ['random', 'round-robin', 'least-loaded'].map((it) => [it, ['one', third, 'two'].toSorted()]),
+      ),
+    );
+    for (const { count, answeredBy } of report.runs)
+      expect(Object.values(answeredBy).reduce((sum, it) => sum + it, 0)).toBe(count);
   });
 
   it('says what is wrong with how it was called', async () => {

@@ -29,6 +29,10 @@ export interface Run extends Measured {
   drainMs: number;
   /** Of open load: how late the driver itself sent, which is part of the latency. */
   sentLateP99Ms: number;
+  /** CPU time of what messages pass through, a call. */
+  brokerMs: number;
+  /** How much each of several instances answered. */
+  answeredBy: Record<string, number>;
   /** Of the machine: what processes used that have no part in the benchmark. */
   othersShare: number;
 }
@@ -39,6 +43,8 @@ export const runOf = (measured: Measured & Partial<Run>): Run => ({
   backlogAtEnd: Number.NaN,
   drainMs: Number.NaN,
   sentLateP99Ms: Number.NaN,
+  brokerMs: Number.NaN,
+  answeredBy: {},
   othersShare: Number.NaN,
   ...measured,
 });

@@ -2,11 +2,14 @@ import { readingNames } from './readings.js';
 import type { CacheWork } from './cache/commands.js';
 import type { Report } from './report.js';
 import { openName } from './suites/open.js';
+import { balanceCallers, balanceNames } from './suites/balance.js';
+import { callsCallers, callSizes, callsOver } from './suites/calls.js';
 import { benchmarkName } from './suites/cache.js';
 import { cacheHttpCallers, cacheHttpNames, keysInBatch } from './suites/cache-http.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
 import { lagOf, rebuildName } from './suites/log.js';
+import { splitNames, splitPlacing } from './suites/split.js';
 import { twoPhaseName } from './suites/transactions.js';
 
 export interface Goal {
@@ -45,6 +48,44 @@ const twoOverOne =
   (report: Report): number =>
     report.median('perSecond', instancesNames.two, instancesPlacing, callers) /
     report.median('perSecond', instancesNames.one, instancesPlacing, callers);
+
+const splitOverMonolith =
+  (workload: 'spread' | 'hot', callers: number, name: string) =>
+  (report: Report): number =>
+    report.median('perSecond', name, splitPlacing(workload), callers) /
+    report.median('perSecond', splitNames.monolith, splitPlacing(workload), callers);
+
+/** The same orders, asked of the order service directly as of the monolith, and with the way through the gateway. */
+const splitGoals = (['spread', 'hot'] as const).flatMap((workload) =>
+  [64, 256].flatMap((callers): Goal[] => {
+    const where = `${workload}, ${callers} callers`;
+    const [direct, gateway] = [splitNames.direct, splitNames.behindGateway];
+    return [
+      {
+        name: `${where}, split over monolith`,
+        value: splitOverMonolith(workload, callers, direct),
+        least: 0.8,
+        unit: '×',
+      },
+      { name: `${where}, by the gateway`, value: splitOverMonolith(workload, callers, gateway), unit: '×' },
+    ];
+  }),
+);
+
+/** Calls by contract, as so many times those of Nest's own client over the same transport. */
+const callGoals = (['tcp', 'redis', 'nats'] as const).flatMap((transport) =>
+  callSizes.flatMap((size) =>
+    callsCallers.map((callers): Goal => {
+      const workload = callsOver(transport, size);
+      const value = times(workload, callers, 'nest', callers);
+      return { name: `${workload}, callers: ${callers}, over Nest`, value, least: 0.8, unit: '×' };
+    }),
+  ),
+);
+
+const slowOverNone = (report: Report): number =>
+  report.median('p99Ms', 'least-loaded', balanceNames.one, balanceCallers) /
+  report.median('p99Ms', 'least-loaded', balanceNames.none, balanceCallers);
 
 /** Purchases are final once the money is taken. */
 const purchasesOverOrders = (report: Report): number =>
@@ -133,6 +174,9 @@ export const goals: Goal[] = [
   { name: 'cache, L1 hits over cache-manager', value: cacheTimes('l1 hit', 1, 'cache-manager'), least: 1, unit: '×' },
   { name: 'cache, CPU of an HTTP hit over raw HTTP', value: hitOverEcho, most: 1.8, unit: '×' },
   { name: 'cache, keys a second, batches over single GETs', value: batchOverGets, least: 10, unit: '×' },
+  ...splitGoals,
+  ...callGoals,
+  { name: 'least-loaded, p99 with one of three slow over none', value: slowOverNone, most: 1.5, unit: '×' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },
   { name: 'hot, 256 callers, two instances over one', value: twoOverOne(256), unit: '×' },

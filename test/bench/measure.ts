@@ -119,7 +119,7 @@ export const measurePlacing = async (
   // Other random choices than those that are measured.
   await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 });
 
-  const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, async () => {
+  const { result, nodeMs, postgresMs, othersShare } = await withCost(bench, system, async () => {
     const unwatch = backlog?.watch();
     const load = await place(bench, system, workload, placing);
     const settled = await backlog?.untilSettled();
@@ -150,7 +150,7 @@ export const measurePlacing = async (
     drainMs: settled ? finalAtMs - load.endedAtMs : Number.NaN,
     sentLateP99Ms: load.lateness?.p99Ms ?? Number.NaN,
     failures: load.failures,
-    ...rest,
+    othersShare,
   });
 };
 
@@ -176,7 +176,7 @@ export const measureReading = async (
   const load = { requests: reading.name, targets: system.urls, callers, seed };
   await pauseBefore(seconds);
   await readUnmeasured(bench, system, reading, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed });
-  const { result, nodeMs, postgresMs, ...rest } = await withCost(bench, system, () =>
+  const { result, nodeMs, postgresMs, othersShare } = await withCost(bench, system, () =>
     driver.call('closedLoop', { ...load, durationMs: seconds * 1_000 }),
   );
   for (const [reason, times] of Object.entries(result.failures))
@@ -195,6 +195,6 @@ export const measureReading = async (
     postgresMs: postgresMs / count,
     driverMs: result.cpuMs / count,
     failures: result.failures,
-    ...rest,
+    othersShare,
   });
 };

@@ -3,6 +3,7 @@ import { workloadNames, type WorkloadName } from './workloads.js';
 
 const suiteNames = [
   ...(['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache', 'footprint'] as const),
+  ...(['split', 'calls', 'balance'] as const),
 ] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
@@ -46,6 +47,10 @@ Suites (${defaultSuites.join(', ')} when none is named)
   instances    two order and two inventory processes against one of each, all callers on one product
   footprint    what an order leaves behind: bytes of the log and on disk, transactions, and the CPU of
                each process where they are separate
+  split        places orders (spread and hot): the monolith, and the same modules as services over TCP, asked directly and
+               through the gateway, in turns; then calls and balance
+  calls        calls between two processes over each transport: our contract client beside Nest's own
+  balance      three instances of a contract, none or one of them ten times slower, by each way to choose among them
 
 Options
   --workload LIST      of ${workloadNames.join(', ')} (all): a thousand products, one product, the invoices of a real shop
@@ -62,6 +67,7 @@ Options
 Examples
   npm run bench
   npm run bench -- place --workload spread --callers 64 --contestants ours,limits
+  npm run bench -- split --workload hot --callers 64,256
   npm run bench -- flat --many 200000 --json flat.json
 
 All use one embedded Postgres, each its own database, in a folder below TMPDIR, which has to be on a real disk: fsync is

@@ -6,7 +6,8 @@ import { shown, tableOf } from './table.js';
 
 const driverNote =
   'Load: raw sockets, HTTP/1.1 keep-alive, one process of its own. CPU is user and system time of the processes, in ms\n' +
-  'an order (or request): node = the system under test, pg = the whole server with all its helpers, load = the driver.\n' +
+  'an order (or request): node = the system under test, pg = the whole server with all its helpers, load = the driver,\n' +
+  'broker = what messages pass through; of calls, node is who asks and who answers.\n' +
   'Orders count from the first request until the last one is final; figures are medians, range is the least and the most.\n' +
   'others is the share of this machine that other programs used meanwhile: they make figures worthless.';
 
@@ -21,7 +22,23 @@ const references = [
   { head: '/bare', name: 'bare', sameCallers: true },
   { head: '/baseline', name: 'baseline', sameCallers: true },
   { head: '/echo', name: 'echo', sameCallers: true },
+  { head: '/nest', name: 'nest', sameCallers: true },
+  { head: '/monolith', name: 'monolith', sameCallers: true },
 ];
+
+/** `one 33%, two 67%`, over all the runs. */
+const sharesOf = ({ runs }: Figure): string => {
+  const answered = Map.groupBy(
+    runs.flatMap((it) => Object.entries(it.answeredBy)),
+    ([instance]) => instance,
+  );
+  const counts = [...answered].map(([instance, all]) => [instance, all.reduce((sum, [, it]) => sum + it, 0)] as const);
+  const whole = counts.reduce((sum, [, it]) => sum + it, 0);
+  return counts
+    .toSorted(([one], [other]) => one.localeCompare(other))
+    .map(([instance, count]) => `${instance} ${((100 * count) / whole).toFixed(1)}%`)
+    .join(', ');
+};
 
 const rowOf = (report: Report, figure: Figure): string[] => {
   const middle = (measure: Parameters<Figure['values']>[0]): number => median(figure.values(measure));
@@ -39,6 +56,7 @@ const rowOf = (report: Report, figure: Figure): string[] => {
     shown(middle('nodeMs')),
     shown(middle('postgresMs')),
     shown(middle('driverMs')),
+    shown(middle('brokerMs')),
     shown(middle('backlogMost')),
     shown(middle('backlogAtEnd')),
     shown(middle('drainMs')),
@@ -50,14 +68,15 @@ const rowOf = (report: Report, figure: Figure): string[] => {
               report.median('perSecond', name, figure.workload, sameCallers ? figure.callers : undefined),
           ),
     ),
+    sharesOf(figure),
     percent(middle('othersShare')),
     failures.map(([reason, times]) => `${reason}: ${times}`).join(', '),
   ];
 };
 
 const head = [
-  ...['who', 'callers', 'per s', 'range', 'lines/s', 'p50 ms', 'p95', 'p99', 'node', 'pg', 'load'],
-  ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'others', 'failed'],
+  ...['who', 'callers', 'per s', 'range', 'lines/s', 'p50 ms', 'p95', 'p99', 'node', 'pg', 'load', 'broker'],
+  ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'by instance', 'others', 'failed'],
 ];
 
 /** Without the columns in which nothing stands. */

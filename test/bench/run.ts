@@ -8,7 +8,9 @@ import { asJson, printed } from './print.js';
 import { Report } from './report.js';
 import { BenchmarkServer } from './server.js';
 import type { Started } from './started.js';
+import { balanceSuite } from './suites/balance.js';
 import { cacheSuite } from './suites/cache.js';
+import { callsSuite } from './suites/calls.js';
 import { flatSuite } from './suites/flat.js';
 import { footprintSuite } from './suites/footprint.js';
 import { instancesSuite } from './suites/instances.js';
@@ -17,6 +19,7 @@ import { placeSuite } from './suites/place.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
 import { logSuite } from './suites/log.js';
+import { splitSuite } from './suites/split.js';
 import { transactionsSuite } from './suites/transactions.js';
 
 const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
@@ -30,6 +33,9 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   cache: cacheSuite,
   transactions: transactionsSuite,
   footprint: footprintSuite,
+  split: splitSuite,
+  calls: callsSuite,
+  balance: balanceSuite,
 };
 
 /** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */

@@ -70,13 +70,23 @@ export const startOurs = async (
 ): Promise<System> =>
   startMonolith(bench, name, await bench.server.freshDatabase(), (url) => Shelf.fill(url, catalogue), environment);
 
+/** One that is split into services that speak over TCP. */
+interface Split extends System {
+  databaseUrl: string;
+  /** Where they answer messages, those of one module together. */
+  orderAt: string;
+  inventoryAt: string;
+  /** Where they answer REST, one instance of each, as the gateway is told. */
+  services: Record<'ORDER_URL' | 'INVENTORY_URL' | 'CACHE_URL' | 'PAYMENT_URL', string>;
+}
+
 /** Cleave as services that speak over TCP, so many instances of order and of inventory on one database. */
 export const startSplit = async (
   bench: Bench,
   catalogue: readonly CatalogueEntry[],
   name: string,
   instances: number,
-): Promise<System> => {
+): Promise<Split> => {
   const databaseUrl = await bench.server.freshDatabase();
   const address = async (): Promise<string> => `tcp://127.0.0.1:${await freePort()}`;
   const cacheAt = await address();
@@ -92,13 +102,14 @@ export const startSplit = async (
   const paymentAt = await address();
   const payment = await startApp(bench, 'payment', { DATABASE_URL: databaseUrl, PAYMENT_LISTEN: paymentAt });
   const orders: typeof inventories = [];
-  const environment = {
-    DATABASE_URL: databaseUrl,
-    INVENTORY_AT: `tcp://${inventoriesAt.join(',')}`,
-    PAYMENT_AT: paymentAt,
-  };
-  for (let instance = 0; instance < instances; instance += 1)
-    orders.push(await startApp(bench, 'order', { ...environment, ORDER_LISTEN: await address() }));
+  const ordersAt: string[] = [];
+  const inventoryAt = `tcp://${inventoriesAt.join(',')}`;
+  const environment = { DATABASE_URL: databaseUrl, INVENTORY_AT: inventoryAt, PAYMENT_AT: paymentAt };
+  for (let instance = 0; instance < instances; instance += 1) {
+    const at = await address();
+    orders.push(await startApp(bench, 'order', { ...environment, ORDER_LISTEN: at }));
+    ordersAt.push(at.slice('tcp://'.length));
+  }
   const backlog = bench.started.add(await Backlog.of(databaseUrl));
   const apps = [cache, payment, ...inventories, ...orders];
   return {
@@ -109,6 +120,44 @@ export const startSplit = async (
     shelf: await Shelf.fill(inventories[0]!.url, catalogue),
     backlog,
     parts: [...apps.map((it) => it.child), backlog],
+    orderAt: `tcp://${ordersAt.join(',')}`,
+    inventoryAt,
+    services: {
+      ORDER_URL: orders[0]!.url,
+      INVENTORY_URL: inventories[0]!.url,
+      CACHE_URL: cache.url,
+      PAYMENT_URL: payment.url,
+    },
+  };
+};
+
+/**
+ * Everything that the monolith does, as services, and the same services behind a gateway: one system under two
+ * addresses. To be ended in the opposite order.
+ */
+export const startWholeSplit = async (
+  bench: Bench,
+  catalogue: readonly CatalogueEntry[],
+  names: { direct: string; behindGateway: string },
+): Promise<{ direct: System; behindGateway: System }> => {
+  const split = await startSplit(bench, catalogue, names.direct, 1);
+  const { databaseUrl, orderAt, inventoryAt } = split;
+  const follows = { DATABASE_URL: databaseUrl, ORDER_AT: orderAt };
+  const sales = await startApp(bench, 'sales', { ...follows, INVENTORY_AT: inventoryAt });
+  const webhooks = await startApp(bench, 'webhooks', follows);
+  const urls = { ...split.services, SALES_URL: sales.url, WEBHOOKS_URL: webhooks.url };
+  const gateway = await startApp(bench, 'gateway', urls);
+  const pids = [...split.pids, sales.child.pid, webhooks.child.pid];
+  return {
+    direct: { ...split, pids, parts: [...split.parts, sales.child, webhooks.child] },
+    behindGateway: {
+      name: names.behindGateway,
+      urls: [gateway.url],
+      pids: [...pids, gateway.child.pid],
+      shelf: split.shelf!,
+      backlog: split.backlog!,
+      parts: [gateway.child],
+    },
   };
 };
 

@@ -37,6 +37,11 @@ export class NatsServer {
     return `nats://127.0.0.1:${this.port}`;
   }
 
+  /** Of the process; undefined while it does not run. */
+  get pid(): number | undefined {
+    return this.running?.pid;
+  }
+
   /** Ends it as a loss of power would, but for what the system still writes. */
   async kill(): Promise<void> {
     await this.running?.stop('SIGKILL');

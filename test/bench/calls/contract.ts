@@ -1,0 +1,26 @@
+import { contract, type ReplyOf, type RequestOf } from '#contracts';
+import { z } from 'zod';
+
+const line = z.object({
+  line_id: z.uuid(),
+  product_id: z.string().min(1).max(128),
+  name: z.string(),
+  quantity: z.int().min(1).max(1_000_000),
+  unit_price_minor: z.int().min(0),
+});
+
+/** As plain as a question can be: what is measured is the way there and back. */
+export const echoContract = contract('bench', {
+  echo: {
+    summary: 'Gives back what it gets, and says who answered.',
+    request: z.object({ id: z.int(), lines: z.array(line) }),
+    reply: z.object({ id: z.int(), by: z.string(), lines: z.array(line) }),
+    errors: [],
+    idempotent: true,
+    deadlineMs: 10_000,
+    maxBytes: 1_000_000,
+  },
+});
+
+export type EchoRequest = RequestOf<(typeof echoContract)['operations']['echo']>;
+export type EchoReply = ReplyOf<(typeof echoContract)['operations']['echo']>;
