@@ -31,7 +31,10 @@ const longestPauseMs = 5_000;
 
 const highestPort = 65_535 - 1_004;
 const messageAddress = listenAddress
-  .refine(({ scheme }) => scheme !== 'in-process', 'must lead to another process: tcp://host:port or redis://host:port')
+  .refine(
+    ({ scheme }) => scheme !== 'in-process',
+    'must lead to another process: tcp://host:port, redis://host:port or nats://host:port',
+  )
   .optional();
 
 /** What the services read, here at once, so that every fault is named before anything starts. */

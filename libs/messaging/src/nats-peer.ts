@@ -103,7 +103,10 @@ export class NatsPeer {
     const connection = await this.link.open();
     if (this.connection !== connection) {
       this.connection = connection;
-      connection.subscribe(`${this.inbox}.*`, { callback: (_error, message) => this.hear(message) });
+      // An error is told of by the link; there is no message with it.
+      connection.subscribe(`${this.inbox}.*`, {
+        callback: (error, message) => (error ? undefined : this.hear(message)),
+      });
     }
     return connection;
   }
