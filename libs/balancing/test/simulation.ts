@@ -15,7 +15,7 @@ interface Simulated {
 }
 
 /** Calls to several instances in virtual time, the first tenth of it not counted. */
-export const simulate = ({ pick, callers, latencyMs, factors, recoversAtMs = Infinity, untilMs = 20_000 }: Simulated) => {
+export const simulate = ({ pick, callers, latencyMs, factors, recoversAtMs = Infinity, untilMs = 10_000 }: Simulated) => {
   let now = 0;
   const instances = factors.map((factor) => {
     const [latency, it] = [new PeakLatency(), { factor, inFlight: 0, calls: 0 }];
@@ -46,18 +46,17 @@ export const simulate = ({ pick, callers, latencyMs, factors, recoversAtMs = Inf
   return { p99Ms: taken[Math.floor(taken.length * 0.99)] as number, shares: instances.map((it) => it.calls / calls) };
 };
 
-/** What is going to happen, soonest first. There are as many as callers: looking through them is quick enough. */
+/** What is going to happen, the soonest last. */
 class Pending {
-  private readonly events = new Set<{ at: number; happen: () => void }>();
+  private readonly events: { at: number; happen: () => void }[] = [];
 
   add(at: number, happen: () => void): void {
-    this.events.add({ at, happen });
+    let place = this.events.length;
+    while (place > 0 && (this.events[place - 1] as { at: number }).at < at) place -= 1;
+    this.events.splice(place, 0, { at, happen });
   }
 
   take(): { at: number; happen: () => void } | undefined {
-    let soonest: { at: number; happen: () => void } | undefined;
-    for (const event of this.events) if (!soonest || event.at < soonest.at) soonest = event;
-    if (soonest) this.events.delete(soonest);
-    return soonest;
+    return this.events.pop();
   }
 }
