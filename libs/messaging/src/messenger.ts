@@ -1,12 +1,13 @@
+import { reportTo, type BalancePolicy } from '#balancing';
 import { CleaveError, type Contract } from '#contracts';
-import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { Metrics } from '#telemetry';
+import { Inject, Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import { throwError } from 'rxjs';
-import type { Address } from './address.js';
-import { balanceBy, type BalancePolicy } from './balance.js';
+import type { Address, Endpoint } from './address.js';
 import { contractClient, routeThrough, type ContractClient, type Route } from './client.js';
 import { InProcessClient, InProcessHub } from './in-process.js';
 import { RedisClient } from './redis-client.js';
-import { TcpRoute } from './tcp-route.js';
+import { TcpRoute, tcpTargets } from './tcp-route.js';
 
 const largestOf = (contract: Contract): number =>
   Math.max(...Object.values(contract.operations).map(({ maxBytes }) => maxBytes));
@@ -19,6 +20,8 @@ export class Messenger implements OnApplicationShutdown {
   private readonly nearContracts = new Set<string>();
   private readonly routes = new Map<string, Route>();
   private isClosed = false;
+
+  constructor(@Optional() @Inject(Metrics) private readonly metrics?: Metrics) {}
 
   /** Clients of one module at one address share their connections; the address decides how requests travel. */
   clientFor<C extends Contract>(
@@ -65,10 +68,16 @@ export class Messenger implements OnApplicationShutdown {
         this.nearContracts.add(contract.name);
         return routeThrough(new InProcessClient(this.hub));
       case 'tcp':
-        return new TcpRoute(at.endpoints, balanceBy(balance), largestOf(contract));
+        return this.openTcp(contract, at.endpoints, balance);
       case 'redis':
         return routeThrough(new RedisClient(at.url, contract.name));
     }
+  }
+
+  private openTcp(contract: Contract, at: readonly Endpoint[], policy: BalancePolicy): Route {
+    const targets = tcpTargets({ name: contract.name, at, policy }, largestOf(contract));
+    if (this.metrics) reportTo(this.metrics.meter('balancing'), targets, 'tcp');
+    return new TcpRoute(targets);
   }
 }
 
