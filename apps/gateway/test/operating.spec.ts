@@ -99,7 +99,7 @@ describe('the environment', () => {
     );
   });
 
-  it.each(['order', 'order:3001', 'ftp://order', 'http://order/base', 'http://order?x=1', 'http://me:secret@order'])(
+  it.each(['order', 'order:3001', 'http://order,', 'http://order,order', 'ftp://order', 'http://order/base', 'http://order?x=1', 'http://me:secret@order'])(
     'refuses %s as the address of a service',
     (given) => {
       const source = {
@@ -114,22 +114,22 @@ describe('the environment', () => {
     },
   );
 
-  it('takes origins, with or without a last slash', () => {
+  it('takes origins, with or without a last slash, and several of them', () => {
     const source = {
       ORDER_URL: 'http://order:3001/',
-      INVENTORY_URL: 'https://i.example',
+      INVENTORY_URL: 'https://i.example, http://other:3002',
       CACHE_URL: 'http://[::1]:3003',
       PAYMENT_URL: 'http://payment:3004',
       SALES_URL: 'http://sales:3005',
       WEBHOOKS_URL: 'http://webhooks:3006',
     };
-    expect(upstreamsIn(readEnvironment(gatewayEnvironment, source)).map(({ origin }) => origin)).toEqual([
-      'http://order:3001',
-      'https://i.example',
-      'http://[::1]:3003',
-      'http://payment:3004',
-      'http://sales:3005',
-      'http://webhooks:3006',
+    expect(upstreamsIn(readEnvironment(gatewayEnvironment, source)).map(({ origins }) => origins)).toEqual([
+      ['http://order:3001'],
+      ['https://i.example', 'http://other:3002'],
+      ['http://[::1]:3003'],
+      ['http://payment:3004'],
+      ['http://sales:3005'],
+      ['http://webhooks:3006'],
     ]);
   });
 });

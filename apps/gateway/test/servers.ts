@@ -83,12 +83,12 @@ export const startGateway = async (
     gateway({
       HOST: '127.0.0.1',
       PORT: 0,
-      ORDER_URL: urls.order,
-      INVENTORY_URL: urls.inventory,
-      CACHE_URL: urls.cache,
-      PAYMENT_URL: urls.payment,
-      SALES_URL: urls.sales,
-      WEBHOOKS_URL: urls.webhooks,
+      ORDER_URL: urls.order.split(','),
+      INVENTORY_URL: urls.inventory.split(','),
+      CACHE_URL: urls.cache.split(','),
+      PAYMENT_URL: urls.payment.split(','),
+      SALES_URL: urls.sales.split(','),
+      WEBHOOKS_URL: urls.webhooks.split(','),
       ...options,
     }),
   );

@@ -21,6 +21,7 @@ const optional = <Shape extends Record<string, { optional(): unknown }>>(shape: 
  */
 const monolithEnvironment = {
   ...restEnvironment(3000),
+  ...optional(gatewayEnvironment),
   ...orderEnvironment,
   ...inventoryEnvironment,
   ...paymentEnvironment,
@@ -28,7 +29,6 @@ const monolithEnvironment = {
   ...salesEnvironment,
   ...webhooksEnvironment,
   ...databaseEnvironment,
-  ...optional(gatewayEnvironment),
   ...optional({
     ORDER_LISTEN: listenAddress,
     INVENTORY_LISTEN: listenAddress,

@@ -1,12 +1,14 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
 import { apiDocument, type Service } from '#service';
-import { proxyTo, type ProxyTimeouts } from './proxy.js';
+import { Metrics } from '#telemetry';
+import { BalancedUpstream, type UpstreamOptions } from './balanced-upstream.js';
+import { proxyTo } from './proxy.js';
 import { upstreamsIn, type GatewayEnvironment, type Upstream } from './routes.js';
 import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
-type Passing = { proxy?: Partial<ProxyTimeouts>; documents?: Partial<DocumentTimes> };
+type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
 type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT'> & Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
@@ -24,20 +26,24 @@ export const gateway = ({ HOST, PORT, proxy, documents, ...urls }: GatewaySettin
  * @param hasNothingElse without any upstream, this service is of no use and tells that it is not ready
  */
 export const passingOn = (
-  upstreams: readonly Upstream[],
+  to: readonly Upstream[],
   { proxy, documents, hasNothingElse = false }: Passing & { hasNothingElse?: boolean } = {},
 ): Pick<Service, 'modules' | 'prepare' | 'currentDocument'> & { modules: DynamicModule[] } => {
+  const upstreams = to.map((upstream) => new BalancedUpstream(upstream, proxy));
   const published = new UpstreamDocuments(upstreams, documents);
   return {
     modules: [PassingOnModule.register(upstreams, hasNothingElse)],
-    prepare: (app) => proxyTo(app.getHttpAdapter().getInstance(), upstreams, proxy),
+    prepare: (app) => {
+      for (const upstream of upstreams) upstream.reportTo(app.get(Metrics).meter('balancing'));
+      return proxyTo(app.getHttpAdapter().getInstance(), upstreams);
+    },
     currentDocument: (own) => published.mergedInto(own),
   };
 };
 
 @Module({})
 class PassingOnModule {
-  static register(upstreams: readonly Upstream[], hasNothingElse: boolean): DynamicModule {
+  static register(upstreams: readonly BalancedUpstream[], hasNothingElse: boolean): DynamicModule {
     return {
       module: PassingOnModule,
       providers: [{ provide: APP_INTERCEPTOR, useFactory: () => new UpstreamHealth(upstreams, hasNothingElse) }],

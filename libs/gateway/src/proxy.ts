@@ -2,19 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import type { Upstream } from './routes.js';
-
-export interface ProxyTimeouts {
-  connectTimeoutMs: number;
-  /** From the end of the request to the first byte of the answer, and between any two parts of the answer. */
-  answerTimeoutMs: number;
-}
-
-/** Longer than any deadline between the services, so that theirs, which say more, come first. */
-const standardTimeouts: ProxyTimeouts = { connectTimeoutMs: 2_000, answerTimeoutMs: 30_000 };
-
-/** Connections to one upstream. More requests than this at once wait for one of them. */
-const connections = 512;
+import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
  * Passes on what lies below the prefixes of the upstreams, and their answers, as they are.
@@ -25,36 +13,33 @@ const connections = 512;
  */
 export const proxyTo = async (
   fastify: FastifyInstance,
-  upstreams: readonly Upstream[],
-  timeouts: Partial<ProxyTimeouts> = {},
+  upstreams: readonly BalancedUpstream[],
 ): Promise<void> => {
-  const { connectTimeoutMs, answerTimeoutMs } = { ...standardTimeouts, ...timeouts };
   await fastify.register(async (scope) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
     // Nest sets the app's own handler later than this scope is made, so it is looked up when it is needed.
     scope.setErrorHandler((error, request, reply) => fastify.errorHandler(error, request, reply));
-    for (const { name, origin, prefixes } of upstreams) {
+    scope.addHook('onClose', (_scope, done) => {
+      for (const upstream of upstreams) upstream.close();
+      done();
+    });
+    for (const { name, origins, prefixes, dispatcher } of upstreams) {
       await scope.register(httpProxy, {
-        upstream: origin,
+        // For the addresses to be complete; the dispatcher chooses the instance.
+        upstream: origins[0] as string,
         routes: prefixes.flatMap((prefix) => [prefix, `${prefix}/*`]),
         internalRewriteLocationHeader: false,
         // What an address does not answer is refused by the one who has the address.
         httpMethods: scope.supportedMethods,
         proxyPayloads: false,
         disableRequestLogging: true,
-        destroyAgent: true,
-        undici: {
-          connections,
-          connectTimeout: connectTimeoutMs,
-          headersTimeout: answerTimeoutMs,
-          bodyTimeout: answerTimeoutMs,
-          connect: { rejectUnauthorized: true },
-        },
+        undici: dispatcher,
         replyOptions: {
           rewriteRequestHeaders: requestHeaders,
           rewriteHeaders: endToEnd,
-          retryDelay: ({ err, req, attempt }) => (attempt === 0 && isBroken(err) && isRepeatable(req) ? 1 : null),
+          // It has been tried as often as there was any use in it.
+          retryDelay: () => null,
           onError: (reply, { error }) => void reply.send(refusalOf(name, error)),
         },
         preHandler: (request, _reply, done) => done(dotsIn(request.url) ? refusalOfDots() : undefined),
@@ -118,34 +103,16 @@ const codeOf = (error: unknown): string => {
   return String(cause?.code ?? code);
 };
 
-const brokenCodes = new Set(['UND_ERR_SOCKET', 'ECONNRESET', 'EPIPE']);
-
-/** The connection broke before the answer began: an upstream that restarts does that to those it had kept open. */
-const isBroken = (error: unknown): boolean => brokenCodes.has(codeOf(error));
-
-const repeatableMethods = new Set(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
-
-/**
- * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
- * version that the second asks for.
- */
-const isRepeatable = ({ method, headers }: Pick<FastifyRequest, 'method' | 'headers'>): boolean =>
-  (repeatableMethods.has(method) || headers['idempotency-key'] !== undefined) && headers['if-match'] === undefined;
-
-/** No connection came about. */
-const unreachedCodes = new Set([
-  ...['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'ETIMEDOUT', 'UND_ERR_CONNECT_TIMEOUT'],
-]);
-
 const mayHaveTakenEffect = 'The request may have taken effect: repeat it with the same Idempotency-Key, or read first.';
 
 const refusalOf = (name: string, error: Error): CleaveError => {
   const cause = error.cause ?? error;
+  if (cause instanceof CleaveError) return cause;
   if (codeOf(error) === 'UND_ERR_HEADERS_TIMEOUT') {
     const detail = `The ${name} service has not answered in time. ${mayHaveTakenEffect}`;
     return new CleaveError('deadline-exceeded', detail, {}, { cause });
   }
-  const detail = unreachedCodes.has(codeOf(error))
+  const detail = cause instanceof NotReached
     ? `The ${name} service cannot be reached. The request has had no effect; repeat it later.`
     : `The ${name} service broke off before it answered. ${mayHaveTakenEffect}`;
   return new CleaveError('unavailable', detail, {}, { cause });

@@ -1,4 +1,5 @@
-import type { z } from 'zod';
+import { z } from 'zod';
+import { balancePolicy, type BalancePolicy } from '#balancing';
 import { env } from '#config';
 
 /** Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. */
@@ -12,12 +13,15 @@ const services = [
 ] as const;
 
 type Service = (typeof services)[number];
+type Variable = Service['variable'];
+type BalanceVariable = Variable extends `${infer Name}_URL` ? `${Name}_BALANCE` : never;
 
 /** A service behind the gateway. */
 export interface Upstream {
   name: Service['name'];
-  /** Such as `http://order:3001`. */
-  origin: string;
+  /** Where its instances are, such as `http://order:3001`: a name stands for one at each of its addresses. */
+  origins: readonly string[];
+  balance: BalancePolicy;
   /** The prefixes of the addresses that it answers. */
   prefixes: readonly string[];
 }
@@ -28,16 +32,28 @@ const origin = env.httpUrl
   .refine((url) => url.href === `${url.origin}/`, 'must have no path, query or credentials: http://host:3001')
   .transform((url) => url.origin);
 
-/** What the gateway reads from the environment: where the services answer REST. */
-export const gatewayEnvironment = Object.fromEntries(services.map(({ variable }) => [variable, origin])) as Record<
-  Service['variable'],
-  typeof origin
->;
-export type GatewayEnvironment = z.output<z.ZodObject<typeof gatewayEnvironment>>;
+const origins = z
+  .string({ error: 'must be http://host:port, or several of them: http://one:3001,http://other:3001' })
+  .transform((text) => text.split(',').map((part) => part.trim()))
+  .pipe(z.array(origin));
+
+const balanceVariable = (variable: Variable) => variable.replace(/_URL$/, '_BALANCE') as BalanceVariable;
+
+/** What the gateway reads from the environment: where the services answer REST, and how requests are shared. */
+export const gatewayEnvironment = Object.fromEntries(
+  services.flatMap(({ variable }) => [
+    [variable, origins],
+    [balanceVariable(variable), balancePolicy],
+  ]),
+) as Record<Variable, typeof origins> & Record<BalanceVariable, typeof balancePolicy>;
+
+type Read = z.output<z.ZodObject<typeof gatewayEnvironment>>;
+export type GatewayEnvironment = Pick<Read, Variable> & Partial<Pick<Read, BalanceVariable>>;
 
 /** The services that have an address. */
 export const upstreamsIn = (environment: Partial<GatewayEnvironment>): Upstream[] =>
   services.flatMap(({ name, variable, prefixes }) => {
     const at = environment[variable];
-    return at === undefined ? [] : [{ name, origin: at, prefixes }];
+    if (at === undefined) return [];
+    return [{ name, prefixes, origins: at, balance: environment[balanceVariable(variable)] ?? 'least-loaded' }];
   });

@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 import type { OpenAPIObject } from '@nestjs/swagger';
 import { mergeDocuments, type DocumentPart } from './merge-documents.js';
-import type { Upstream } from './routes.js';
+import type { BalancedUpstream } from './balanced-upstream.js';
 
 export interface DocumentTimes {
   /** How long an upstream may take to hand out its document. */
@@ -16,7 +16,7 @@ const standardTimes: DocumentTimes = { timeoutMs: 1_000, freshMs: 5_000 };
 export class UpstreamDocuments {
   private readonly sources: DocumentSource[];
 
-  constructor(upstreams: readonly Upstream[], times: Partial<DocumentTimes> = {}) {
+  constructor(upstreams: readonly BalancedUpstream[], times: Partial<DocumentTimes> = {}) {
     this.sources = upstreams.map((upstream) => new DocumentSource(upstream, { ...standardTimes, ...times }));
   }
 
@@ -44,12 +44,12 @@ const withNote = (own: OpenAPIObject, missing: string[]): OpenAPIObject => {
 
 class DocumentSource {
   private readonly logger = new Logger('Documents');
-  private latest: { document: OpenAPIObject; etag: string | null } | undefined;
+  private latest: { document: OpenAPIObject; etag: string | undefined } | undefined;
   private asked: Promise<void> | undefined;
   private freshUntil = 0;
 
   constructor(
-    readonly upstream: Upstream,
+    readonly upstream: BalancedUpstream,
     private readonly times: DocumentTimes,
   ) {}
 
@@ -71,18 +71,18 @@ class DocumentSource {
   }
 
   private async fetch(): Promise<void> {
-    const answer = await fetch(`${this.upstream.origin}/openapi.json`, {
-      headers: this.latest?.etag ? { 'if-none-match': this.latest.etag } : {},
-      redirect: 'error',
-      signal: AbortSignal.timeout(this.times.timeoutMs),
-    });
-    if (answer.status === 304) return;
-    if (!answer.ok) {
-      await answer.body?.cancel();
-      throw new Error(`it answered ${answer.status}`);
+    const { statusCode, headers, body } = await this.upstream.get(
+      '/openapi.json',
+      this.latest?.etag ? { 'if-none-match': this.latest.etag } : {},
+      this.times.timeoutMs,
+    );
+    if (statusCode !== 200) {
+      await body.dump();
+      if (statusCode === 304) return;
+      throw new Error(`it answered ${statusCode}`);
     }
-    const document = (await answer.json()) as OpenAPIObject;
+    const document = (await body.json()) as OpenAPIObject;
     if (typeof document?.paths !== 'object' || document.paths === null) throw new Error('what it answered is none');
-    this.latest = { document, etag: answer.headers.get('etag') };
+    this.latest = { document, etag: headers['etag']?.toString() };
   }
 }

@@ -1,7 +1,8 @@
 import { Injectable, Logger, type CallHandler, type ExecutionContext, type NestInterceptor } from '@nestjs/common';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { forkJoin, map, type Observable } from 'rxjs';
-import type { Upstream } from './routes.js';
+import type { Dispatcher } from 'undici';
+import type { BalancedUpstream } from './balanced-upstream.js';
 
 type State = 'up' | 'degraded' | 'down';
 type Indicators = Record<string, { status: State }>;
@@ -28,7 +29,7 @@ export class UpstreamHealth implements NestInterceptor {
   private readonly last = new Map<string, State>();
 
   constructor(
-    private readonly upstreams: readonly Upstream[],
+    private readonly upstreams: readonly BalancedUpstream[],
     private readonly hasNothingElse: boolean,
   ) {}
 
@@ -46,33 +47,45 @@ export class UpstreamHealth implements NestInterceptor {
 
   private async states(): Promise<[string, State][]> {
     return Promise.all(
-      this.upstreams.map(async ({ name, origin }): Promise<[string, State]> => [
-        name,
-        await this.stateOf(name, origin),
-      ]),
+      this.upstreams.map(async (upstream): Promise<[string, State]> => [upstream.name, await this.stateOf(upstream)]),
     );
   }
 
-  private async stateOf(name: string, origin: string): Promise<State> {
-    let reason = '';
-    const state = await readinessOf(origin).catch((error: unknown): State => {
-      const { message, cause } = error as Error;
-      reason = `: ${cause ? String(cause) : message}`;
-      return 'down';
-    });
-    if (state !== (this.last.get(name) ?? 'up')) this.logger.warn(`${name} is ${state}${reason}`);
+  /** Up when all its instances are, degraded as long as one can be used. */
+  private async stateOf(upstream: BalancedUpstream): Promise<State> {
+    const reasons: string[] = [];
+    const answers = await upstream.getFromEach('/health/ready', timeoutMs);
+    const states = await Promise.all(
+      answers.map(async (answer): Promise<State> => {
+        try {
+          return await readinessIn(answer);
+        } catch (error) {
+          reasons.push(String(error));
+          return 'down';
+        }
+      }),
+    );
+    const state = jointly(states);
+    const { name } = upstream;
+    if (state !== (this.last.get(name) ?? 'up')) this.logger.warn([`${name} is ${state}`, ...reasons].join(': '));
     this.last.set(name, state);
     return state;
   }
 }
 
-const readinessOf = async (origin: string): Promise<State> => {
-  const answer = await fetch(`${origin}/health/ready`, { redirect: 'error', signal: AbortSignal.timeout(timeoutMs) });
-  if (!answer.ok) {
-    await answer.body?.cancel();
-    throw new Error(`it answers ${answer.status}`);
+const jointly = (states: readonly State[]): State => {
+  if (states.every((state) => state === 'down')) return 'down';
+  return states.every((state) => state === 'up') ? 'up' : 'degraded';
+};
+
+const readinessIn = async (answer: PromiseSettledResult<Dispatcher.ResponseData>): Promise<State> => {
+  if (answer.status === 'rejected') throw answer.reason;
+  const { statusCode, body } = answer.value;
+  if (statusCode !== 200) {
+    await body.dump();
+    throw new Error(`it answers ${statusCode}`);
   }
-  const { status } = (await answer.json()) as { status?: unknown };
+  const { status } = (await body.json()) as { status?: unknown };
   return status === 'degraded' ? 'degraded' : 'up';
 };
 

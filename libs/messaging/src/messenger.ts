@@ -1,13 +1,14 @@
+import { reportTo, type BalancePolicy } from '#balancing';
 import { CleaveError, type Contract } from '#contracts';
-import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { Metrics } from '#telemetry';
+import { Inject, Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import { throwError } from 'rxjs';
-import type { Address } from './address.js';
-import { balanceBy, type BalancePolicy } from './balance.js';
+import type { Address, Endpoint } from './address.js';
 import { contractClient, routeThrough, type ContractClient, type Route } from './client.js';
 import { InProcessClient, InProcessHub } from './in-process.js';
 import { NatsRoute } from './nats-route.js';
 import { RedisClient } from './redis-client.js';
-import { TcpRoute } from './tcp-route.js';
+import { TcpRoute, tcpTargets } from './tcp-route.js';
 
 const largestOf = (contract: Contract): number =>
   Math.max(...Object.values(contract.operations).map(({ maxBytes }) => maxBytes));
@@ -20,6 +21,8 @@ export class Messenger implements OnApplicationShutdown {
   private readonly nearContracts = new Set<string>();
   private readonly routes = new Map<string, Route>();
   private isClosed = false;
+
+  constructor(@Optional() @Inject(Metrics) private readonly metrics?: Metrics) {}
 
   /** Clients of one module at one address share their connections; the address decides how requests travel. */
   clientFor<C extends Contract>(
@@ -66,12 +69,18 @@ export class Messenger implements OnApplicationShutdown {
         this.nearContracts.add(contract.name);
         return routeThrough(new InProcessClient(this.hub));
       case 'tcp':
-        return new TcpRoute(at.endpoints, balanceBy(balance), largestOf(contract));
+        return this.openTcp(contract, at.endpoints, balance);
       case 'redis':
         return routeThrough(new RedisClient(at.url, contract.name));
       case 'nats':
         return new NatsRoute(at, contract.name, largestOf(contract));
     }
+  }
+
+  private openTcp(contract: Contract, at: readonly Endpoint[], policy: BalancePolicy): Route {
+    const targets = tcpTargets({ name: contract.name, at, policy }, largestOf(contract));
+    if (this.metrics) reportTo(this.metrics.meter('balancing'), targets, 'tcp');
+    return new TcpRoute(targets);
   }
 }
 

@@ -1,18 +1,32 @@
+import { Targets, type Attempts, type Instance, type Outcome, type TargetsOptions } from '#balancing';
+import type { CleaveError } from '#contracts';
 import { ClientTCP } from '@nestjs/microservices';
+import { once } from 'node:events';
 import type { Socket } from 'node:net';
-import { catchError, defer, finalize, mergeMap, tap, throwError, type Observable } from 'rxjs';
+import {
+  catchError,
+  defer,
+  finalize,
+  firstValueFrom,
+  from,
+  mergeMap,
+  of,
+  takeUntil,
+  tap,
+  throwError,
+  type Observable,
+} from 'rxjs';
 import { endpointText, type Endpoint } from './address.js';
-import type { Balance } from './balance.js';
 import type { Route } from './client.js';
 import { frameCharacters, isDrainNotice } from './tcp-frames.js';
 import type { WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
 const keepAliveMs = 10_000;
-const firstAvoidanceMs = 1_000;
-const longestAvoidanceMs = 30_000;
 /** A connection on which nothing was heard for so long, although there was something to answer, is taken for dead. */
 const silenceMs = 5_000;
+/** Nobody answers this, and every server says so at once. */
+const probePattern = 'probe';
 
 /** The request has certainly not been sent. */
 class NotConnected extends Error {
@@ -41,28 +55,23 @@ async function within<Result>(work: Promise<Result>, timeoutMs: number): Promise
 }
 
 /** One instance of a module, over one connection at a time. */
-class TcpEndpoint {
-  inFlight = 0;
+class TcpInstance implements Instance {
+  private unanswered = 0;
+  private heardAt = 0;
   private connection: { client: TcpConnection; ready: Promise<TcpConnection> } | undefined;
   private readonly open = new Set<TcpConnection>();
-  private failures = 0;
-  private avoidedUntil = 0;
-  private heardAt = 0;
 
   constructor(
     private readonly at: Endpoint,
     private readonly maxBytes: number,
+    private readonly leaving: () => void,
   ) {}
 
-  get isAvoided(): boolean {
-    return performance.now() < this.avoidedUntil;
-  }
-
   /** Fails with NotConnected when the request has not been sent. */
-  send(pattern: string, message: () => WireRequest): Observable<unknown> {
+  send(pattern: string, message: () => WireRequest | null): Observable<unknown> {
     return defer(() => {
-      if (this.inFlight === 0) this.heardAt = performance.now();
-      this.inFlight += 1;
+      if (this.unanswered === 0) this.heardAt = performance.now();
+      this.unanswered += 1;
       let isAnswered = false;
       const answered = () => {
         isAnswered = true;
@@ -72,29 +81,25 @@ class TcpEndpoint {
         mergeMap((client) => client.send(pattern, message())),
         tap({ next: answered, error: answered }),
         finalize(() => {
-          this.inFlight -= 1;
-          if (!isAnswered) this.abandoned();
+          this.unanswered -= 1;
+          // Nobody waits any more: the instance is slow, or the machine is gone without a word.
+          if (!isAnswered && performance.now() - this.heardAt > silenceMs) this.close();
         }),
       );
     });
   }
 
-  /** Other instances are preferred for a while, longer with every failure in a row. */
-  avoid(): void {
-    const avoidanceMs = Math.min(firstAvoidanceMs * 2 ** this.failures, longestAvoidanceMs);
-    this.failures += 1;
-    this.avoidedUntil = performance.now() + avoidanceMs;
+  /** An answer is asked for: a process that hangs still takes connections. */
+  async probe(signal: AbortSignal): Promise<void> {
+    const refused = (error: unknown) => (error instanceof Error ? throwError(() => error) : of(undefined));
+    const answer$ = this.send(probePattern, () => null).pipe(catchError(refused), takeUntil(once(signal, 'abort')));
+    await firstValueFrom(answer$);
+    if (!this.connection) throw new Error('it takes no more requests');
   }
 
   close(): void {
     this.connection = undefined;
     for (const client of this.open) client.destroy();
-  }
-
-  /** A caller's deadline passed: the instance is slow, or the machine is gone without a word. */
-  private abandoned(): void {
-    this.avoid();
-    if (performance.now() - this.heardAt > silenceMs) this.close();
   }
 
   private connect(): Promise<TcpConnection> {
@@ -109,12 +114,12 @@ class TcpEndpoint {
   private async establish(client: TcpConnection): Promise<TcpConnection> {
     client.on('close', () => {
       this.open.delete(client);
-      this.leave(client);
+      this.abandon(client);
     });
     try {
       await within(client.connect() as Promise<unknown>, connectTimeoutMs);
     } catch (error) {
-      this.leave(client);
+      this.abandon(client);
       client.destroy();
       throw new NotConnected(`${endpointText(this.at)} is not reached (${(error as Error).message})`, { cause: error });
     }
@@ -122,71 +127,70 @@ class TcpEndpoint {
     socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);
     // What was sent before is still answered on this connection; the server ends it afterwards.
     socket.on('message', (packet: unknown) => {
-      if (isDrainNotice(packet)) this.leave(client);
+      if (!isDrainNotice(packet)) return;
+      this.abandon(client);
+      this.leaving();
     });
-    this.failures = 0;
-    this.avoidedUntil = 0;
     return client;
   }
 
   /** The next request opens a new connection. */
-  private leave(client: TcpConnection): void {
+  private abandon(client: TcpConnection): void {
     if (this.connection?.client === client) this.connection = undefined;
   }
 }
 
-/** The instances of a module at `tcp://h:p[,h:p…]`. */
-export class TcpRoute implements Route {
-  private readonly endpoints: readonly TcpEndpoint[];
+export type TcpTargets = Targets<Endpoint, TcpInstance>;
 
-  constructor(
-    at: readonly Endpoint[],
-    private readonly balance: Balance,
-    maxBytes: number,
-  ) {
-    this.endpoints = at.map((endpoint) => new TcpEndpoint(endpoint, maxBytes));
-  }
+/** The instances of a module at `tcp://h:p[,h:p…]`. @param maxBytes the largest request or reply */
+export const tcpTargets = (
+  options: Omit<TargetsOptions<Endpoint, TcpInstance>, 'instanceAt'>,
+  maxBytes: number,
+): TcpTargets =>
+  new Targets({
+    ...options,
+    instanceAt: ({ port }, host, leaving) => new TcpInstance({ host, port }, maxBytes, leaving),
+  });
+
+const failing: ReadonlySet<unknown> = new Set<CleaveError['code']>(['unavailable', 'internal', 'deadline-exceeded']);
+
+/** What is not an Error is the answer of the other side. */
+function outcomeOf(error: unknown): Outcome {
+  if (error instanceof NotConnected) return 'not-sent';
+  if (error instanceof Error) return 'lost';
+  return failing.has((error as { code?: unknown } | null)?.code) ? 'failing' : 'answered';
+}
+
+/** The way to the instances of a module over TCP. */
+export class TcpRoute implements Route {
+  constructor(private readonly targets: TcpTargets) {}
 
   send(pattern: string, message: () => WireRequest, mayRepeat: boolean): Observable<unknown> {
-    return this.tryOne(pattern, message, mayRepeat, []);
-  }
-
-  async close(): Promise<void> {
-    for (const endpoint of this.endpoints) endpoint.close();
-  }
-
-  private tryOne(
-    pattern: string,
-    message: () => WireRequest,
-    mayRepeat: boolean,
-    tried: readonly TcpEndpoint[],
-  ): Observable<unknown> {
     return defer(() => {
-      const endpoint = this.choose(tried);
-      const triedNow = [...tried, endpoint];
-      return endpoint.send(pattern, message).pipe(
-        catchError((error: unknown) => {
-          // What is not an Error is the answer of the other side.
-          if (!(error instanceof Error)) return throwError(() => error);
-          endpoint.avoid();
-          if (!this.isWorthAnother(error, mayRepeat, triedNow)) return throwError(() => error);
-          return this.tryOne(pattern, message, mayRepeat, triedNow);
-        }),
-      );
+      const attempts = this.targets.attempts(mayRepeat);
+      const starting = this.targets.starting();
+      const answer$ = this.attempt(pattern, message, attempts);
+      return starting ? from(starting).pipe(mergeMap(() => answer$)) : answer$;
     });
   }
 
-  /** A lone address may stand for several instances behind a balancer: a lost connection is worth a second one there. */
-  private isWorthAnother(error: Error, mayRepeat: boolean, tried: readonly TcpEndpoint[]): boolean {
-    const hasOthers = tried.length < this.endpoints.length;
-    if (error instanceof NotConnected) return hasOthers;
-    return mayRepeat && (hasOthers || tried.length === 1);
+  async close(): Promise<void> {
+    this.targets.close();
   }
 
-  private choose(tried: readonly TcpEndpoint[]): TcpEndpoint {
-    const others = this.endpoints.filter((endpoint) => !tried.includes(endpoint));
-    const left = others.length > 0 ? others : this.endpoints;
-    const ready = left.filter((endpoint) => !endpoint.isAvoided);
-    return this.balance(ready.length > 0 ? ready : left);
+  private attempt(pattern: string, message: () => WireRequest, attempts: Attempts<TcpInstance>): Observable<unknown> {
+    return defer(() => {
+      const attempt = attempts.next();
+      return attempt.instance.send(pattern, message).pipe(
+        tap({ next: () => attempt.end('answered') }),
+        catchError((error: unknown) => {
+          const outcome = outcomeOf(error);
+          attempt.end(outcome);
+          return attempts.another(outcome) ? this.attempt(pattern, message, attempts) : throwError(() => error);
+        }),
+        // Whoever waits stops only when the deadline has passed.
+        finalize(() => attempt.end('late')),
+      );
+    });
   }
 }

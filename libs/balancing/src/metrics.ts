@@ -1,0 +1,58 @@
+import type { Attributes, Meter, Observable } from '@opentelemetry/api';
+import type { Instance } from './target.js';
+import type { Targets } from './targets.js';
+
+type Measured = Pick<Targets<never, Instance>, 'name' | 'states' | 'counts'>;
+
+interface Observed {
+  name: string;
+  kind: 'Counter' | 'UpDownCounter';
+  unit: string;
+  description: string;
+  read: (targets: Measured) => readonly (readonly [value: number, attributes?: Attributes])[];
+}
+
+const observed: readonly Observed[] = [
+  {
+    name: 'balancing.targets',
+    kind: 'UpDownCounter',
+    unit: '{instance}',
+    description: 'Instances that are known, by state: an ejected one gets no requests while there are others.',
+    read: ({ states }) => Object.entries(states).map(([state, count]) => [count, { 'balancing.state': state }] as const),
+  },
+  {
+    name: 'balancing.ejections',
+    kind: 'Counter',
+    unit: '{ejection}',
+    description: 'How often an instance was ejected: it failed, or it said that it is about to stop.',
+    read: ({ counts }) => [[counts.ejections]],
+  },
+  {
+    name: 'balancing.retries',
+    kind: 'Counter',
+    unit: '{request}',
+    description: 'Requests that were sent again, to another instance where there is one.',
+    read: ({ counts }) => [[counts.retries]],
+  },
+  {
+    name: 'balancing.refused',
+    kind: 'Counter',
+    unit: '{request}',
+    description: 'Requests that were not sent, because every instance is full, or not again, because the budget is spent.',
+    read: ({ counts }) => [
+      [counts.refusedAsFull, { 'balancing.reason': 'full' }],
+      [counts.refusedByBudget, { 'balancing.reason': 'budget' }],
+    ],
+  },
+];
+
+/** Has the instances of one service measured. @param transport how they are reached, `tcp` or `http` */
+export const reportTo = (meter: Meter, targets: Measured, transport: string): void => {
+  const service = { 'balancing.service': targets.name, 'network.transport': transport };
+  for (const { name, kind, read, ...options } of observed) {
+    const instrument: Observable = meter[`createObservable${kind}`](name, options);
+    instrument.addCallback((result) => {
+      for (const [value, attributes] of read(targets)) result.observe(value, { ...service, ...attributes });
+    });
+  }
+};

@@ -1,0 +1,138 @@
+import { setTimeout } from 'node:timers/promises';
+import { ExponentialBackoff, type IBackoff } from 'cockatiel';
+import type { Candidate } from './balance.js';
+import { PeakLatency } from './peak-latency.js';
+
+/** One instance, as its transport reaches it. */
+export interface Instance {
+  /** Asks for a sign of life. Resolves when the instance can take calls, rejects when it cannot or at the signal. */
+  probe(signal: AbortSignal): Promise<void>;
+  /** Lets go of the connections. */
+  close(): void;
+}
+
+/** What became of a call to one instance. */
+export type Outcome =
+  /** It was answered, be it with a refusal. */
+  | 'answered'
+  /** It was answered that it cannot be done at present. That is often quick, and must not look like being fast. */
+  | 'failing'
+  /** It has certainly not been sent. */
+  | 'not-sent'
+  /** The connection broke after it was sent. */
+  | 'lost'
+  /** Nothing came within its time. */
+  | 'late'
+  /** The caller does not want it any more. */
+  | 'given-up';
+
+/** Connecting that fails and connections that break say enough at once; being late may be the fault of the call. */
+const mostLateInARow = 3;
+const probeTimeoutMs = 1_000;
+/** With jitter, so that callers do not probe in step. */
+const pauses = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 });
+
+/** What a target tells those it belongs to. */
+export interface Keeper {
+  ejected(address: string, why: string): void;
+  back(address: string): void;
+  /** Whether there are others: without any nothing is gained by probing, as calls come here anyway. */
+  hasOthers(): boolean;
+}
+
+/**
+ * An instance with what is known of it. While it is ejected others are preferred, and it is probed until it answers, after
+ * pauses that grow: no call is risked for finding out.
+ */
+export class Target<I extends Instance> implements Candidate {
+  inFlight = 0;
+  private readonly latency = new PeakLatency();
+  private lateInARow = 0;
+  private pause: IBackoff<unknown> | undefined;
+  private probing: AbortController | undefined;
+  private isLeaving = false;
+  private isRetired = false;
+
+  constructor(
+    readonly instance: I,
+    /** `host:port` */
+    readonly address: string,
+    private readonly keeper: Keeper,
+    private readonly now: () => number = () => performance.now(),
+  ) {}
+
+  get isEjected(): boolean {
+    return this.probing !== undefined;
+  }
+
+  cost(): number {
+    return this.latency.costOf(this.inFlight, this.now());
+  }
+
+  begun(): void {
+    this.inFlight += 1;
+  }
+
+  ended(outcome: Outcome, tookMs: number): void {
+    this.inFlight -= 1;
+    this.learn(outcome, tookMs);
+    if (this.isRetired && this.inFlight === 0) this.instance.close();
+  }
+
+  /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
+  leave(): void {
+    this.isLeaving = true;
+    this.eject('it is about to stop');
+  }
+
+  /** Its address is gone, or nobody wants it any more: it gets no new calls and is closed after the last one. */
+  retire(): void {
+    this.isRetired = true;
+    this.probing?.abort();
+    if (this.inFlight === 0) this.instance.close();
+  }
+
+  private learn(outcome: Outcome, tookMs: number): void {
+    const now = this.now();
+    if (outcome === 'answered') this.latency.measured(tookMs, now);
+    if ((outcome === 'failing' || outcome === 'late') && tookMs > this.latency.at(now)) this.latency.measured(tookMs, now);
+    if (outcome === 'answered' || outcome === 'failing') this.heard();
+    if (outcome === 'not-sent') this.eject('it cannot be reached');
+    if (outcome === 'lost') this.eject('a connection broke');
+    if (outcome === 'late' && ++this.lateInARow >= mostLateInARow) this.eject(`${this.lateInARow} calls were not answered`);
+  }
+
+  private heard(): void {
+    this.lateInARow = 0;
+    if (!this.isEjected) this.pause = undefined;
+    else if (!this.isLeaving) this.takeBack();
+  }
+
+  private eject(why: string): void {
+    if (this.isEjected || this.isRetired) return;
+    this.probing = new AbortController();
+    this.keeper.ejected(this.address, why);
+    void this.probeUntilBack(this.probing.signal);
+  }
+
+  private takeBack(): void {
+    this.probing?.abort();
+    this.probing = undefined;
+    this.isLeaving = false;
+    this.lateInARow = 0;
+    this.keeper.back(this.address);
+  }
+
+  private async probeUntilBack(stopped: AbortSignal): Promise<void> {
+    while (!stopped.aborted) {
+      this.pause = (this.pause ?? pauses).next(undefined);
+      await setTimeout(this.pause.duration, undefined, { signal: stopped, ref: false }).catch(() => undefined);
+      if (stopped.aborted || !this.keeper.hasOthers()) continue;
+      const isAlive = await this.instance.probe(AbortSignal.any([stopped, AbortSignal.timeout(probeTimeoutMs)])).then(
+        () => true,
+        () => false,
+      );
+      if (isAlive && !stopped.aborted) this.takeBack();
+    }
+  }
+}

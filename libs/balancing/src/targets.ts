@@ -1,0 +1,267 @@
+import { lookup as systemLookup } from 'node:dns/promises';
+import { isIP } from 'node:net';
+import { Logger } from '@nestjs/common';
+import { CleaveError } from '#contracts';
+import { balanceBy, type Balance, type BalancePolicy } from './balance.js';
+import { RetryBudget } from './retry-budget.js';
+import { Target, type Instance, type Outcome } from './target.js';
+
+/** Where instances are: a name stands for one at each of its addresses. */
+export interface Place {
+  host: string;
+  port: number;
+}
+
+/** The addresses of a name. */
+export type Lookup = (host: string) => Promise<readonly string[]>;
+
+export interface TargetsOptions<P extends Place, I extends Instance> {
+  /** What the instances are instances of, for the log and the metrics. */
+  name: string;
+  at: readonly P[];
+  policy?: BalancePolicy | undefined;
+  /** Makes the way to an instance; it connects when it is first used, and calls `leaving` when it hears of a drain. */
+  instanceAt: (place: P, address: string, leaving: () => void) => I;
+  /** By the system, `/etc/hosts` included, when left out. */
+  lookup?: Lookup | undefined;
+  /** How often names are looked up, in milliseconds. */
+  lookupMs?: number | undefined;
+  /** The calls that one instance may have in flight from here: one that hangs must not tie up all there is. */
+  maxInFlight?: number | undefined;
+}
+
+/** None of the names has ever had an address. */
+export class NoAddress extends Error {
+  override readonly name = 'NoAddress';
+}
+
+const standardLookup: Lookup = async (host) =>
+  (await systemLookup(host, { all: true })).map(({ address }) => address);
+
+const standardLookupMs = 5_000;
+/** Names are not looked up more often than that, however often all instances fail. */
+const leastLookupMs = 500;
+const standardMaxInFlight = 1_024;
+
+const addressText = (host: string, port: number): string => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
+
+/** The instances of one service, as they are known at present; who calls them asks for `attempts`. */
+export class Targets<P extends Place, I extends Instance> {
+  /** Counted since the start, for the metrics. */
+  readonly counts = { ejections: 0, retries: 0, refusedByBudget: 0, refusedAsFull: 0 };
+  readonly budget = new RetryBudget();
+  private readonly logger = new Logger('Balancing');
+  private readonly balance: Balance;
+  private readonly lookup: Lookup;
+  private readonly maxInFlight: number;
+  private readonly names: readonly P[];
+  private readonly addresses = new Map<P, readonly string[]>();
+  private readonly whyUnknown = new Map<P, unknown>();
+  private readonly byAddress = new Map<string, Target<I>>();
+  private all: readonly Target<I>[] = [];
+  private timer: NodeJS.Timeout | undefined;
+  private looking: Promise<void> | undefined;
+  private lookedAt = 0;
+  private isClosed = false;
+
+  constructor(private readonly options: TargetsOptions<P, I>) {
+    this.balance = balanceBy(options.policy ?? 'least-loaded');
+    this.lookup = options.lookup ?? standardLookup;
+    this.maxInFlight = options.maxInFlight ?? standardMaxInFlight;
+    this.names = options.at.filter(({ host }) => isIP(host) === 0);
+    for (const place of options.at) if (isIP(place.host) !== 0) this.addresses.set(place, [place.host]);
+    this.adopt();
+  }
+
+  get name(): string {
+    return this.options.name;
+  }
+
+  /** How many instances are in which state. */
+  get states(): Record<'ready' | 'ejected', number> {
+    const ejected = this.all.filter(({ isEjected }) => isEjected).length;
+    return { ready: this.all.length - ejected, ejected };
+  }
+
+  /** All that are known, ejected or not. */
+  get instances(): readonly I[] {
+    return this.all.map(({ instance }) => instance);
+  }
+
+  /** What has to be awaited before the first attempt: names that have not been looked up. Never rejects. */
+  starting(): Promise<void> | undefined {
+    if (this.names.length === 0 || this.isClosed) return undefined;
+    if (!this.timer) {
+      this.timer = setInterval(() => void this.lookUp(), this.options.lookupMs ?? standardLookupMs).unref();
+      void this.lookUp();
+    }
+    return this.all.length === 0 ? this.lookUp() : undefined;
+  }
+
+  /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again when it was lost */
+  attempts(mayRepeat: boolean): Attempts<I> {
+    this.budget.earn();
+    return new Attempts(this, mayRepeat);
+  }
+
+  /** Picks among those that have not been tried; those that are ejected when there is none other. */
+  pick(tried: readonly Target<I>[]): Target<I> {
+    if (this.all.length === 0) throw this.noAddress();
+    const left = this.all.filter((target) => !tried.includes(target));
+    const open = (left.length > 0 ? left : this.all).filter(({ inFlight }) => inFlight < this.maxInFlight);
+    if (open.length === 0) {
+      this.counts.refusedAsFull += 1;
+      const detail = `${this.name} has as many requests as it can take; this one was not sent, repeat it shortly`;
+      throw new CleaveError('unavailable', detail);
+    }
+    const ready = open.filter(({ isEjected }) => !isEjected);
+    return this.balance(ready.length > 0 ? ready : open);
+  }
+
+  hasOthersThan(tried: readonly Target<I>[]): boolean {
+    return this.all.some((target) => !tried.includes(target));
+  }
+
+  /** Nothing has been reached: perhaps the names stand for others by now. */
+  allFailed(): void {
+    if (this.names.length > 0 && performance.now() - this.lookedAt > leastLookupMs) void this.lookUp();
+  }
+
+  close(): void {
+    this.isClosed = true;
+    clearInterval(this.timer);
+    for (const target of this.byAddress.values()) {
+      target.retire();
+      target.instance.close();
+    }
+    this.byAddress.clear();
+    this.all = [];
+  }
+
+  private lookUp(): Promise<void> {
+    return (this.looking ??= this.lookUpAll().finally(() => (this.looking = undefined)));
+  }
+
+  /** A name that cannot be looked up keeps the addresses it had. */
+  private async lookUpAll(): Promise<void> {
+    await Promise.all(
+      this.names.map(async (place) => {
+        try {
+          const found = await this.lookup(place.host);
+          if (found.length === 0) throw new Error('it has no address');
+          this.addresses.set(place, found);
+          this.whyUnknown.delete(place);
+        } catch (error) {
+          if (!this.whyUnknown.has(place)) this.logger.warn(`${place.host} is not found: ${(error as Error).message}`);
+          this.whyUnknown.set(place, error);
+        }
+      }),
+    );
+    this.lookedAt = performance.now();
+    if (!this.isClosed) this.adopt();
+  }
+
+  /** Takes in the addresses that are new and lets go of those that are gone. */
+  private adopt(): void {
+    const wanted = new Map<string, { place: P; address: string }>();
+    for (const [place, addresses] of this.addresses)
+      for (const address of addresses) wanted.set(addressText(address, place.port), { place, address });
+    for (const [text, target] of this.byAddress) {
+      if (wanted.has(text)) continue;
+      this.byAddress.delete(text);
+      target.retire();
+      this.logger.log(`${this.name}: ${text} is gone.`);
+    }
+    for (const [text, { place, address }] of wanted) {
+      if (this.byAddress.has(text)) continue;
+      const target: Target<I> = new Target(
+        this.options.instanceAt(place, address, () => target.leave()),
+        text,
+        this.keeper,
+      );
+      this.byAddress.set(text, target);
+    }
+    this.all = [...this.byAddress.values()];
+  }
+
+  private readonly keeper = {
+    ejected: (address: string, why: string): void => {
+      this.counts.ejections += 1;
+      this.logger.warn(`${this.name}: ${address} gets no more requests: ${why}.`);
+    },
+    back: (address: string): void => this.logger.log(`${this.name}: ${address} is back.`),
+    hasOthers: (): boolean => this.all.length > 1,
+  };
+
+  private noAddress(): NoAddress {
+    const [error] = this.whyUnknown.values();
+    const why = error instanceof Error ? error.message : 'the application is stopping';
+    return new NoAddress(`${this.name} has no address: ${why}`, { cause: error });
+  }
+}
+
+/** One call while it looks for an instance that answers. */
+export class Attempts<I extends Instance> {
+  private readonly tried: Target<I>[] = [];
+
+  constructor(
+    private readonly targets: Pick<Targets<never, I>, 'pick' | 'hasOthersThan' | 'allFailed' | 'counts' | 'budget'>,
+    private readonly mayRepeat: boolean,
+  ) {}
+
+  /**
+   * @throws CleaveError `unavailable` when every instance has as much as it may have
+   * @throws NoAddress
+   */
+  next(): Attempt<I> {
+    const target = this.targets.pick(this.tried);
+    if (this.tried.length > 0) this.targets.counts.retries += 1;
+    this.tried.push(target);
+    return new Attempt(target);
+  }
+
+  /**
+   * Whether there is to be another attempt, which is counted then. What was not sent goes to every instance once. What was
+   * lost is sent again where that does no harm, within the budget; to a lone address once, since there may be several
+   * instances behind it.
+   */
+  another(outcome: Outcome): boolean {
+    const hasOthers = this.targets.hasOthersThan(this.tried);
+    if (outcome === 'not-sent') {
+      if (!hasOthers) this.targets.allFailed();
+      return hasOthers;
+    }
+    if (outcome !== 'lost' || !this.mayRepeat || !(hasOthers || this.tried.length === 1)) return false;
+    if (this.targets.budget.spend()) return true;
+    this.targets.counts.refusedByBudget += 1;
+    return false;
+  }
+}
+
+/** A call to one instance. */
+export class Attempt<I extends Instance> {
+  private readonly startedAt = performance.now();
+  private tookMs: number | undefined;
+  private isOver = false;
+
+  constructor(private readonly target: Target<I>) {
+    target.begun();
+  }
+
+  get instance(): I {
+    return this.target.instance;
+  }
+
+  /** The answer begins; it is in flight until its end. */
+  answerBegins(): void {
+    this.tookMs ??= performance.now() - this.startedAt;
+  }
+
+  /** To be called in any case; after the first time it does nothing. */
+  end(outcome: Outcome): void {
+    if (this.isOver) return;
+    this.isOver = true;
+    this.answerBegins();
+    this.target.ended(outcome, this.tookMs as number);
+  }
+}

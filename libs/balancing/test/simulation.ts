@@ -1,0 +1,62 @@
+import type { Balance } from '../src/balance.js';
+import { PeakLatency } from '../src/peak-latency.js';
+
+interface Simulated {
+  pick: Balance;
+  /** Each sends its next call when the last one is answered. */
+  callers: number;
+  /** How long a call takes at an instance that is as it should be. */
+  latencyMs: () => number;
+  /** How many times longer it takes at each of the instances. */
+  factors: readonly number[];
+  /** When all are as they should be. */
+  recoversAtMs?: number;
+  untilMs?: number;
+}
+
+/** Calls to several instances in virtual time, the first tenth of it not counted. */
+export const simulate = ({ pick, callers, latencyMs, factors, recoversAtMs = Infinity, untilMs = 10_000 }: Simulated) => {
+  let now = 0;
+  const instances = factors.map((factor) => {
+    const [latency, it] = [new PeakLatency(), { factor, inFlight: 0, calls: 0 }];
+    const measured = (tookMs: number) => latency.measured(tookMs, now);
+    return Object.assign(it, { measured, cost: () => latency.costOf(it.inFlight, now) });
+  });
+  const pending = new Pending();
+  const taken: number[] = [];
+  const call = (): void => {
+    const instance = pick(instances);
+    const tookMs = latencyMs() * (now < recoversAtMs ? instance.factor : 1);
+    instance.inFlight += 1;
+    instance.calls += 1;
+    pending.add(now + tookMs, () => {
+      instance.inFlight -= 1;
+      instance.measured(tookMs);
+      if (now > untilMs / 10) taken.push(tookMs);
+      if (now < untilMs) call();
+    });
+  };
+  for (let caller = 0; caller < callers; caller += 1) call();
+  for (let next = pending.take(); next; next = pending.take()) {
+    now = next.at;
+    next.happen();
+  }
+  taken.sort((a, b) => a - b);
+  const calls = instances.reduce((sum, it) => sum + it.calls, 0);
+  return { p99Ms: taken[Math.floor(taken.length * 0.99)] as number, shares: instances.map((it) => it.calls / calls) };
+};
+
+/** What is going to happen, the soonest last. */
+class Pending {
+  private readonly events: { at: number; happen: () => void }[] = [];
+
+  add(at: number, happen: () => void): void {
+    let place = this.events.length;
+    while (place > 0 && (this.events[place - 1] as { at: number }).at < at) place -= 1;
+    this.events.splice(place, 0, { at, happen });
+  }
+
+  take(): { at: number; happen: () => void } | undefined {
+    return this.events.pop();
+  }
+}

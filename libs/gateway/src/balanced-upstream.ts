@@ -1,0 +1,242 @@
+import { isIP, type LookupFunction } from 'node:net';
+import type { Meter } from '@opentelemetry/api';
+import { Agent, Pool, type Dispatcher } from 'undici';
+import { NoAddress, Targets, reportTo, type Attempts, type Instance, type Outcome, type Place } from '#balancing';
+import type { Upstream } from './routes.js';
+
+export interface UpstreamOptions {
+  connectTimeoutMs: number;
+  /** From the end of the request to the first byte of the answer, and between any two parts of the answer. */
+  answerTimeoutMs: number;
+  /** The requests that one instance may have in flight from here; more are sent to others, or refused. */
+  maxInFlight: number;
+}
+
+/** The answer may take longer than any deadline between the services, so that theirs, which say more, come first. */
+const standard: UpstreamOptions = { connectTimeoutMs: 2_000, answerTimeoutMs: 30_000, maxInFlight: 1_024 };
+
+/**
+ * How long a connection without a request is kept, in milliseconds. Services that are about to stop leave such connections
+ * open for twice as long: so it is never they who close one, and no request can meet a connection that is being closed.
+ */
+const keepAliveMs = 1_000;
+
+/** The request has certainly not been sent to anybody. */
+export class NotReached extends Error {
+  override readonly name = 'NotReached';
+}
+
+interface Origin extends Place {
+  origin: string;
+}
+
+const placeOf = (origin: string): Origin => {
+  const { hostname, port, protocol } = new URL(origin);
+  const host = hostname.replace(/^\[|\]$/g, '');
+  return { origin, host, port: Number(port) || (protocol === 'https:' ? 443 : 80) };
+};
+
+/** Whatever the name, the address: the name stays in the header Host and in what TLS asks for. */
+const alwaysTo =
+  (address: string): LookupFunction =>
+  (_host, { all }, done) =>
+    all ? done(null, [{ address, family: isIP(address) }]) : done(null, address, isIP(address));
+
+/** One instance, over connections of its own. */
+class HttpInstance implements Instance {
+  readonly pool: Pool;
+
+  constructor(
+    readonly origin: string,
+    address: string,
+    readonly leaving: () => void,
+    { connectTimeoutMs, answerTimeoutMs }: UpstreamOptions,
+  ) {
+    this.pool = new Pool(origin, {
+      connectTimeout: connectTimeoutMs,
+      headersTimeout: answerTimeoutMs,
+      bodyTimeout: answerTimeoutMs,
+      keepAliveTimeout: keepAliveMs,
+      keepAliveMaxTimeout: keepAliveMs,
+      connect: { rejectUnauthorized: true, lookup: alwaysTo(address) },
+    });
+  }
+
+  /** One that cannot reach what it needs should get no requests either. */
+  async probe(signal: AbortSignal): Promise<void> {
+    const { statusCode, headers, body } = await this.pool.request({ method: 'GET', path: '/health/ready', signal });
+    await body.dump();
+    if (statusCode !== 200 || endsConnection(headers)) throw new Error(`it answers ${statusCode}`);
+  }
+
+  close(): void {
+    void this.pool.destroy();
+  }
+}
+
+const endsConnection = ({ connection }: Record<string, string | string[] | undefined>): boolean =>
+  /\bclose\b/i.test(String(connection));
+
+/** A service by its instances. */
+export class BalancedUpstream {
+  /** Sends each request to an instance, and to another one when that does no harm. */
+  readonly dispatcher: Dispatcher;
+  private readonly targets: Targets<Origin, HttpInstance>;
+  private readonly options: UpstreamOptions;
+  /** Only there for the dispatcher to be made from: it never opens a connection. */
+  private readonly base = new Agent();
+
+  constructor(
+    private readonly upstream: Upstream,
+    options: Partial<UpstreamOptions> = {},
+    lookup?: (host: string) => Promise<readonly string[]>,
+  ) {
+    this.options = { ...standard, ...options };
+    const { maxInFlight } = this.options;
+    this.targets = new Targets({
+      ...{ name: upstream.name, at: upstream.origins.map(placeOf), policy: upstream.balance, maxInFlight, lookup },
+      instanceAt: ({ origin }, address, leaving) => new HttpInstance(origin, address, leaving, this.options),
+    });
+    this.dispatcher = this.base.compose(() => (options, handler) => this.dispatch(options, handler));
+  }
+
+  get name(): Upstream['name'] {
+    return this.upstream.name;
+  }
+
+  get origins(): readonly string[] {
+    return this.upstream.origins;
+  }
+
+  get prefixes(): readonly string[] {
+    return this.upstream.prefixes;
+  }
+
+  /** Asks any instance. @throws Error when none is reached or none answers in time */
+  get(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Dispatcher.ResponseData> {
+    const signal = AbortSignal.timeout(timeoutMs);
+    return this.dispatcher.request({ method: 'GET', origin: this.origins[0] as string, path, headers, signal });
+  }
+
+  /** Asks every instance that is known. */
+  async getFromEach(path: string, timeoutMs: number): Promise<PromiseSettledResult<Dispatcher.ResponseData>[]> {
+    await this.targets.starting();
+    const asked = this.targets.instances.map(({ pool }) =>
+      pool.request({ method: 'GET', path, signal: AbortSignal.timeout(timeoutMs) }),
+    );
+    return Promise.allSettled(asked);
+  }
+
+  reportTo(meter: Meter): void {
+    reportTo(meter, this.targets, 'http');
+  }
+
+  close(): void {
+    this.targets.close();
+    void this.base.destroy();
+  }
+
+  private dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    const request = new BalancedRequest(
+      options,
+      handler,
+      this.targets.attempts(isRepeatable(options)),
+      this.options.answerTimeoutMs,
+    );
+    const starting = this.targets.starting();
+    if (starting) void starting.then(() => request.send());
+    else request.send();
+    return true;
+  }
+}
+
+const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
+
+/**
+ * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
+ * version that the second asks for.
+ */
+const isRepeatable = ({ method, headers }: Dispatcher.DispatchOptions): boolean => {
+  const given = headers as Record<string, unknown>;
+  return (repeatableMethods.has(method) || given['idempotency-key'] !== undefined) && given['if-match'] === undefined;
+};
+
+/** Errors that are none of the instance: the request was withdrawn, or it is one that cannot be sent. */
+const codesOfCaller = new Set<unknown>([
+  ...['UND_ERR_ABORTED', 'UND_ERR_DESTROYED', 'UND_ERR_CLOSED', 'UND_ERR_INVALID_ARG', 'UND_ERR_NOT_SUPPORTED'],
+]);
+const codesOfTime = new Set<unknown>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT']);
+
+/** One request on its way to an instance, and then perhaps to another. */
+class BalancedRequest {
+  private readonly giveUpAt: number;
+
+  constructor(
+    private readonly options: Dispatcher.DispatchOptions,
+    private readonly handler: Dispatcher.DispatchHandler,
+    private readonly attempts: Attempts<HttpInstance>,
+    answerTimeoutMs: number,
+  ) {
+    this.giveUpAt = performance.now() + answerTimeoutMs;
+  }
+
+  send(): void {
+    try {
+      this.attempt();
+    } catch (error) {
+      this.fail(undefined, error instanceof NoAddress ? new NotReached(error.message, { cause: error }) : (error as Error));
+    }
+  }
+
+  private attempt(): void {
+    const { handler } = this;
+    const attempt = this.attempts.next();
+    const { instance } = attempt;
+    let isSent = false;
+    let outcome: Outcome | undefined;
+    instance.pool.dispatch(this.optionsFor(instance), {
+      onRequestStart: (controller, context) => {
+        isSent = true;
+        handler.onRequestStart?.(controller, context);
+      },
+      onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
+      onResponseStart: (controller, status, headers, message) => {
+        if (status >= 200) {
+          attempt.answerBegins();
+          outcome = status < 500 ? 'answered' : 'failing';
+          if (endsConnection(headers)) instance.leaving();
+        }
+        handler.onResponseStart?.(controller, status, headers, message);
+      },
+      onResponseData: (controller, chunk) => handler.onResponseData?.(controller, chunk),
+      onResponseEnd: (controller, trailers) => {
+        attempt.end(outcome ?? 'answered');
+        handler.onResponseEnd?.(controller, trailers);
+      },
+      onResponseError: (controller, error) => {
+        const failed = outcomeOf(error, isSent);
+        attempt.end(failed);
+        // Part of an answer has been passed on: there is no other beginning to it.
+        if (outcome === undefined && this.attempts.another(failed)) return this.send();
+        this.fail(controller, failed === 'not-sent' ? new NotReached(error.message, { cause: error }) : error);
+      },
+    });
+  }
+
+  private optionsFor({ origin }: HttpInstance): Dispatcher.DispatchOptions {
+    const headersTimeout = Math.max(1, this.giveUpAt - performance.now());
+    const headers = { ...(this.options.headers as Record<string, string>), host: new URL(origin).host };
+    return { ...this.options, origin, headers, headersTimeout };
+  }
+
+  private fail(controller: Dispatcher.DispatchController | undefined, error: Error): void {
+    this.handler.onResponseError?.(controller as Dispatcher.DispatchController, error);
+  }
+}
+
+const outcomeOf = (error: Error, isSent: boolean): Outcome => {
+  const { code } = error as NodeJS.ErrnoException;
+  if (codesOfCaller.has(code) || error.name === 'AbortError' || error.name === 'TimeoutError') return 'given-up';
+  if (!isSent) return 'not-sent';
+  return codesOfTime.has(code) ? 'late' : 'lost';
+};
