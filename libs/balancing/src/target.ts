@@ -76,7 +76,8 @@ export class Target<I extends Instance> implements Candidate {
   ended(outcome: Outcome, tookMs: number): void {
     this.inFlight -= 1;
     this.learn(outcome, tookMs);
-    if (this.isRetired && this.inFlight === 0) this.instance.close();
+    // The answer is still on its way through the connection that is to be closed.
+    if (this.isRetired && this.inFlight === 0) setImmediate(() => this.instance.close());
   }
 
   /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
