@@ -2,8 +2,7 @@ import type { AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { CacheModule } from '#cache';
 import { createService } from '#service';
-import { freePort, samplesIn } from '#testing';
-import { eventually } from '../../../test/support/eventually.js';
+import { eventually, freePort, samplesIn } from '#testing';
 import { allAt, jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
 
 const closing: (() => Promise<void>)[] = [];
@@ -74,7 +73,7 @@ const load = (callers: number, ask: () => Promise<Response>) => {
 
 /** What must not be repeated: it has no key. */
 const post = (url: string, path: string) =>
-  fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"keys":["a"]}' });
+  fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"get":["a"]}' });
 
 const isAboutHealth = ({ url }: { url: string }): boolean => url.startsWith('/health/');
 const received = ({ received: all }: FakeUpstream): number => all.filter((it) => !isAboutHealth(it)).length;
@@ -174,7 +173,10 @@ describe('instances behind the gateway', () => {
     await eventually(async () => expect(both.map(received)).toEqual([1, 1]));
     const refused = await post(gateway.url, '/orders');
     expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, expect.stringMatching(/^\d+$/)]);
-    expect(await refused.json()).toMatchObject({ code: 'unavailable', detail: expect.stringMatching(/not sent, repeat/) });
+    expect(await refused.json()).toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringMatching(/not sent, repeat/),
+    });
     release();
     expect((await Promise.all(taken)).map(({ status }) => status)).toEqual([200, 200]);
   });

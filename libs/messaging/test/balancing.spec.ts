@@ -1,12 +1,11 @@
 import type { CleaveError } from '#contracts';
 import { Metrics } from '#telemetry';
-import { freePort, samplesIn } from '#testing';
+import { eventually, freePort, samplesIn } from '#testing';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { fork, type ChildProcess } from 'node:child_process';
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { fileURLToPath } from 'node:url';
-import { eventually } from '../../../test/support/eventually.js';
 import { contractClient, type ContractClient } from '../src/client.js';
 import { Messenger, type Address } from '../src/index.js';
 import { TcpRoute, tcpTargets } from '../src/tcp-route.js';
@@ -299,6 +298,8 @@ const startCutter = async (): Promise<{ port: number; asked: () => number }> => 
 const delayed = (port: number, delayMs: number): Promise<number> =>
   listening((socket) => {
     const onward = connect(port, '127.0.0.1').on('error', () => socket.destroy());
-    socket.on('data', (data: Buffer) => setTimeout(() => onward.write(data), delayMs)).on('close', () => onward.destroy());
+    socket
+      .on('data', (data: Buffer) => setTimeout(() => onward.write(data), delayMs))
+      .on('close', () => onward.destroy());
     onward.pipe(socket);
   });
