@@ -5,6 +5,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { cacheEnvironment } from '#cache';
 import { env, readEnvironment } from '#config';
+import { gatewayEnvironment } from '#gateway';
 import { inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
@@ -133,6 +134,7 @@ run(async () => {
       name: 'gateway',
       url: `http://${HOST.includes(':') ? `[${HOST}]` : HOST}:${PORT}`,
       variables: {
+        ...given(Object.keys(gatewayEnvironment)),
         ...{ HOST, PORT: String(PORT) },
         ...{ ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3) },
         ...{ PAYMENT_URL: urlOf(4), SALES_URL: urlOf(5), WEBHOOKS_URL: urlOf(6) },

@@ -18,7 +18,8 @@ const observed: readonly Observed[] = [
     kind: 'UpDownCounter',
     unit: '{instance}',
     description: 'Instances that are known, by state: an ejected one gets no requests while there are others.',
-    read: ({ states }) => Object.entries(states).map(([state, count]) => [count, { 'balancing.state': state }] as const),
+    read: ({ states }) =>
+      Object.entries(states).map(([state, count]) => [count, { 'balancing.state': state }] as const),
   },
   {
     name: 'balancing.ejections',
@@ -38,7 +39,8 @@ const observed: readonly Observed[] = [
     name: 'balancing.refused',
     kind: 'Counter',
     unit: '{request}',
-    description: 'Requests that were not sent, because every instance is full, or not again, because the budget is spent.',
+    description:
+      'Requests that were not sent, because every instance is full, or not again, because the budget is spent.',
     read: ({ counts }) => [
       [counts.refusedAsFull, { 'balancing.reason': 'full' }],
       [counts.refusedByBudget, { 'balancing.reason': 'budget' }],

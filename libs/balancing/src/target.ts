@@ -76,7 +76,8 @@ export class Target<I extends Instance> implements Candidate {
   ended(outcome: Outcome, tookMs: number): void {
     this.inFlight -= 1;
     this.learn(outcome, tookMs);
-    if (this.isRetired && this.inFlight === 0) this.instance.close();
+    // The answer is still on its way through the connection that is to be closed.
+    if (this.isRetired && this.inFlight === 0) setImmediate(() => this.instance.close());
   }
 
   /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
@@ -95,11 +96,13 @@ export class Target<I extends Instance> implements Candidate {
   private learn(outcome: Outcome, tookMs: number): void {
     const now = this.now();
     if (outcome === 'answered') this.latency.measured(tookMs, now);
-    if ((outcome === 'failing' || outcome === 'late') && tookMs > this.latency.at(now)) this.latency.measured(tookMs, now);
+    if ((outcome === 'failing' || outcome === 'late') && tookMs > this.latency.at(now))
+      this.latency.measured(tookMs, now);
     if (outcome === 'answered' || outcome === 'failing') this.heard();
     if (outcome === 'not-sent') this.eject('it cannot be reached');
     if (outcome === 'lost') this.eject('a connection broke');
-    if (outcome === 'late' && ++this.lateInARow >= mostLateInARow) this.eject(`${this.lateInARow} calls were not answered`);
+    if (outcome === 'late' && ++this.lateInARow >= mostLateInARow)
+      this.eject(`${this.lateInARow} calls were not answered`);
   }
 
   private heard(): void {

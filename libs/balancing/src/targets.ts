@@ -35,15 +35,15 @@ export class NoAddress extends Error {
   override readonly name = 'NoAddress';
 }
 
-const standardLookup: Lookup = async (host) =>
-  (await systemLookup(host, { all: true })).map(({ address }) => address);
+const standardLookup: Lookup = async (host) => (await systemLookup(host, { all: true })).map(({ address }) => address);
 
 const standardLookupMs = 5_000;
 /** Names are not looked up more often than that, however often all instances fail. */
 const leastLookupMs = 500;
 const standardMaxInFlight = 1_024;
 
-const addressText = (host: string, port: number): string => (host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`);
+const addressText = (host: string, port: number): string =>
+  host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 
 /** The instances of one service, as they are known at present; who calls them asks for `attempts`. */
 export class Targets<P extends Place, I extends Instance> {

@@ -15,7 +15,14 @@ interface Simulated {
 }
 
 /** Calls to several instances in virtual time, the first tenth of it not counted. */
-export const simulate = ({ pick, callers, latencyMs, factors, recoversAtMs = Infinity, untilMs = 10_000 }: Simulated) => {
+export const simulate = ({
+  pick,
+  callers,
+  latencyMs,
+  factors,
+  recoversAtMs = Infinity,
+  untilMs = 10_000,
+}: Simulated) => {
   let now = 0;
   const instances = factors.map((factor) => {
     const [latency, it] = [new PeakLatency(), { factor, inFlight: 0, calls: 0 }];

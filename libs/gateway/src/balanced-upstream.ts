@@ -1,7 +1,16 @@
 import { isIP, type LookupFunction } from 'node:net';
 import type { Meter } from '@opentelemetry/api';
 import { Agent, Pool, type Dispatcher } from 'undici';
-import { NoAddress, Targets, reportTo, type Attempts, type Instance, type Outcome, type Place } from '#balancing';
+import {
+  NoAddress,
+  Targets,
+  reportTo,
+  type Attempts,
+  type Instance,
+  type Lookup,
+  type Outcome,
+  type Place,
+} from '#balancing';
 import type { Upstream } from './routes.js';
 
 export interface UpstreamOptions {
@@ -10,10 +19,17 @@ export interface UpstreamOptions {
   answerTimeoutMs: number;
   /** The requests that one instance may have in flight from here; more are sent to others, or refused. */
   maxInFlight: number;
+  /** How often names are looked up. */
+  lookupMs: number;
 }
 
 /** The answer may take longer than any deadline between the services, so that theirs, which say more, come first. */
-const standard: UpstreamOptions = { connectTimeoutMs: 2_000, answerTimeoutMs: 30_000, maxInFlight: 1_024 };
+const standard: UpstreamOptions = {
+  connectTimeoutMs: 2_000,
+  answerTimeoutMs: 30_000,
+  maxInFlight: 1_024,
+  lookupMs: 5_000,
+};
 
 /**
  * How long a connection without a request is kept, in milliseconds. Services that are about to stop leave such connections
@@ -89,12 +105,13 @@ export class BalancedUpstream {
   constructor(
     private readonly upstream: Upstream,
     options: Partial<UpstreamOptions> = {},
-    lookup?: (host: string) => Promise<readonly string[]>,
+    lookup?: Lookup,
   ) {
     this.options = { ...standard, ...options };
-    const { maxInFlight } = this.options;
+    const { maxInFlight, lookupMs } = this.options;
     this.targets = new Targets({
-      ...{ name: upstream.name, at: upstream.origins.map(placeOf), policy: upstream.balance, maxInFlight, lookup },
+      ...{ name: upstream.name, at: upstream.origins.map(placeOf), policy: upstream.balance },
+      ...{ maxInFlight, lookupMs, lookup },
       instanceAt: ({ origin }, address, leaving) => new HttpInstance(origin, address, leaving, this.options),
     });
     this.dispatcher = this.base.compose(() => (options, handler) => this.dispatch(options, handler));
@@ -115,7 +132,7 @@ export class BalancedUpstream {
   /** Asks any instance. @throws Error when none is reached or none answers in time */
   get(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Dispatcher.ResponseData> {
     const signal = AbortSignal.timeout(timeoutMs);
-    return this.dispatcher.request({ method: 'GET', origin: this.origins[0] as string, path, headers, signal });
+    return this.dispatcher.request({ method: 'GET', origin: this.origins[0], path, headers, signal });
   }
 
   /** Asks every instance that is known. */
@@ -184,7 +201,10 @@ class BalancedRequest {
     try {
       this.attempt();
     } catch (error) {
-      this.fail(undefined, error instanceof NoAddress ? new NotReached(error.message, { cause: error }) : (error as Error));
+      this.fail(
+        undefined,
+        error instanceof NoAddress ? new NotReached(error.message, { cause: error }) : (error as Error),
+      );
     }
   }
 

@@ -11,10 +11,7 @@ import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
  * the limit is refused here in the same words, and a connection that breaks leaves us something to repeat. Answers are
  * streamed.
  */
-export const proxyTo = async (
-  fastify: FastifyInstance,
-  upstreams: readonly BalancedUpstream[],
-): Promise<void> => {
+export const proxyTo = async (fastify: FastifyInstance, upstreams: readonly BalancedUpstream[]): Promise<void> => {
   await fastify.register(async (scope) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
@@ -112,8 +109,9 @@ const refusalOf = (name: string, error: Error): CleaveError => {
     const detail = `The ${name} service has not answered in time. ${mayHaveTakenEffect}`;
     return new CleaveError('deadline-exceeded', detail, {}, { cause });
   }
-  const detail = cause instanceof NotReached
-    ? `The ${name} service cannot be reached. The request has had no effect; repeat it later.`
-    : `The ${name} service broke off before it answered. ${mayHaveTakenEffect}`;
+  const detail =
+    cause instanceof NotReached
+      ? `The ${name} service cannot be reached. The request has had no effect; repeat it later.`
+      : `The ${name} service broke off before it answered. ${mayHaveTakenEffect}`;
   return new CleaveError('unavailable', detail, {}, { cause });
 };

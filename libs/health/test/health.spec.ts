@@ -1,3 +1,5 @@
+import { once } from 'node:events';
+import { connect } from 'node:net';
 import { afterEach, expect, it } from '@jest/globals';
 import { Module, type LoggerService } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
@@ -95,9 +97,11 @@ it('is not ready when a check does not answer in time, or throws at once', async
 });
 
 it('is not ready any more while it shuts down, but lives', async () => {
-  const readiness = await start(500);
+  const readiness = await start(60_000);
   readiness.add('database', async () => {});
   expect((await ask('ready')).status).toBe(200);
+  const stillConnected = connect((app.getHttpServer().address() as { port: number }).port, '127.0.0.1');
+  await once(stillConnected, 'connect');
   const closing = app.close();
   while (!readiness.shuttingDown) await new Promise(setImmediate);
   expect(await ask('ready')).toMatchObject({
@@ -105,6 +109,7 @@ it('is not ready any more while it shuts down, but lives', async () => {
     body: { status: 'shutting_down', info: { database: { status: 'up' } } },
   });
   expect((await ask('live')).status).toBe(200);
+  stillConnected.destroy();
   await closing;
 });
 

@@ -68,7 +68,7 @@ class TcpInstance implements Instance {
   ) {}
 
   /** Fails with NotConnected when the request has not been sent. */
-  send(pattern: string, message: () => WireRequest | null): Observable<unknown> {
+  send(pattern: string, message: () => WireRequest | ''): Observable<unknown> {
     return defer(() => {
       if (this.unanswered === 0) this.heardAt = performance.now();
       this.unanswered += 1;
@@ -92,7 +92,7 @@ class TcpInstance implements Instance {
   /** An answer is asked for: a process that hangs still takes connections. */
   async probe(signal: AbortSignal): Promise<void> {
     const refused = (error: unknown) => (error instanceof Error ? throwError(() => error) : of(undefined));
-    const answer$ = this.send(probePattern, () => null).pipe(catchError(refused), takeUntil(once(signal, 'abort')));
+    const answer$ = this.send(probePattern, () => '').pipe(catchError(refused), takeUntil(once(signal, 'abort')));
     await firstValueFrom(answer$);
     if (!this.connection) throw new Error('it takes no more requests');
   }

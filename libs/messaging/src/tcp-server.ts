@@ -16,6 +16,7 @@ export class TcpServer extends ServerTCP {
   private readonly inFlight = new InFlight();
   private readonly peers = new Map<Socket, TcpSocket>();
   private largestBytes = 0;
+  private isDraining = false;
 
   constructor({ host, port }: Endpoint) {
     super({ host, port });
@@ -50,18 +51,22 @@ export class TcpServer extends ServerTCP {
     const peer = new JsonSocket(socket, { maxBufferSize: frameCharacters(this.largestBytes) });
     this.peers.set(socket, peer);
     socket.once('close', () => this.peers.delete(socket));
+    if (this.isDraining) peer.sendMessage(drainNotice);
     return peer;
   }
 
   /**
-   * Takes no more connections, asks the callers to go elsewhere, answers what they have sent, and only then lets Nest
-   * destroy the sockets.
+   * Asks the callers to go elsewhere, answers what they have sent, and only then lets Nest destroy the sockets. Connections
+   * are taken until the callers have heard of it: one that waits to be taken when the port is closed is cut, and what has
+   * been sent on it is lost.
    */
   override async close(): Promise<void> {
     this.isManuallyTerminated = true;
-    this.server.close();
+    this.isDraining = true;
     const giveUpAt = performance.now() + drainMs;
     for (const peer of this.peers.values()) peer.sendMessage(drainNotice);
+    if (this.peers.size > 0) await setTimeout(lastRequestsMs);
+    this.server.close();
     while (this.peers.size > 0 && performance.now() < giveUpAt) {
       await this.inFlight.idle(giveUpAt - performance.now());
       await setTimeout(lastRequestsMs);

@@ -336,6 +336,8 @@ export async function startInstance(
 export interface InstanceProcess {
   /** Resolves once such a request has come there; it is never let go. */
   hasGot(isSuch: (id: string) => boolean): Promise<string>;
+  /** Stops it (SIGSTOP), or lets it go on (SIGCONT). */
+  pause(signal: 'SIGSTOP' | 'SIGCONT'): void;
   kill(): Promise<void>;
 }
 
@@ -365,5 +367,5 @@ export async function startProcess(listen: Address): Promise<InstanceProcess> {
       };
       child.on('message', hear);
     });
-  return { hasGot, kill };
+  return { hasGot, pause: (signal) => child.kill(signal), kill };
 }

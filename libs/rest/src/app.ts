@@ -32,8 +32,9 @@ export interface RestAppOptions {
   /** The largest body that is read, in bytes. */
   bodyLimitBytes?: number;
   /**
-   * How long a closing app goes on taking connections, though it is not ready any more, in milliseconds: the time that
-   * a load balancer needs to notice.
+   * How long a closing app, though it is not ready any more, goes on taking connections while anybody is connected, in
+   * milliseconds. It answers what still comes, and says each time that this is the last answer on the connection. A caller
+   * that keeps unused connections for less than this never has a request meet a connection that is being closed.
    */
   drainDelayMs?: number;
   /** How long a closing app waits for requests in flight before it cuts their connections, in milliseconds. */
@@ -42,6 +43,7 @@ export interface RestAppOptions {
 
 const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
+const unusedCheckMs = 25;
 /** The media type of server-sent events. */
 export const eventStream = 'text/event-stream';
 const jsonType = 'application/json; charset=utf-8';
@@ -58,17 +60,20 @@ class RestModule {}
  */
 export const createRestApp = async (
   rootModule: Type | DynamicModule,
-  { logger, bodyLimitBytes = limits.bodyBytes, drainDelayMs = 0, drainTimeoutMs = 20_000 }: RestAppOptions = {},
+  options: RestAppOptions = {},
 ): Promise<NestFastifyApplication> => {
+  const { logger, bodyLimitBytes = limits.bodyBytes } = options;
+  const { drainDelayMs = 0, drainTimeoutMs = 20_000 } = options;
+  const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs);
   const app = await NestFactory.create<NestFastifyApplication>(
     { module: RestModule, imports: [rootModule, ProblemsModule] },
-    new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs),
+    adapter,
     { bodyParser: false, abortOnError: false, ...(logger && { logger }) },
   );
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   readJsonBodies(fastify);
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
-  if (drainDelayMs > 0) fastify.addHook('preClose', () => sleep(drainDelayMs));
+  if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
 };
 
@@ -211,6 +216,15 @@ class RestAdapter extends FastifyAdapter {
       clearInterval(sweep);
       clearTimeout(cut);
     });
+  }
+
+  /**
+   * Waits until nobody is connected any more, at most `timeoutMs`. Those who follow events do not count: they are sent away
+   * when all others are gone.
+   */
+  async unused(timeoutMs: number): Promise<void> {
+    const giveUpAt = performance.now() + timeoutMs;
+    while (this.sockets.size > this.streams.size && performance.now() < giveUpAt) await sleep(unusedCheckMs);
   }
 }
 

@@ -12,7 +12,11 @@ import {
   openApiDocument,
   type CurrentDocument,
   type DocumentOptions,
+  type RestAppOptions,
 } from '#rest';
+
+/** Twice as long as the gateway keeps a connection that it does not use. */
+const drainDelayMs = 2_000;
 
 /** Where a process answers REST. */
 export const restEnvironment = (port: number) => ({ HOST: env.host('127.0.0.1'), PORT: env.port(port) });
@@ -35,16 +39,14 @@ export interface Service {
 }
 
 /** The app of a service, complete but not listening: what `serve` starts and the OpenAPI document is drawn from. */
-export const createService = async ({
-  document,
-  modules,
-  prepare,
-  currentDocument,
-}: Service): Promise<NestFastifyApplication> => {
-  const app = await createRestApp({
-    module: ServiceModule,
-    imports: [MessagingModule.forRoot(), HealthModule, MetricsModule, ...modules],
-  });
+export const createService = async (
+  { document, modules, prepare, currentDocument }: Service,
+  options: Pick<RestAppOptions, 'drainDelayMs'> = {},
+): Promise<NestFastifyApplication> => {
+  const app = await createRestApp(
+    { module: ServiceModule, imports: [MessagingModule.forRoot(), HealthModule, MetricsModule, ...modules] },
+    options,
+  );
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);
   return app;
@@ -55,7 +57,7 @@ class ServiceModule {}
 
 /** Starts a service and keeps it running until the process is told to stop. @returns the address it answers at */
 export const serve = async (service: Service): Promise<string> => {
-  const app = await createService(service);
+  const app = await createService(service, { drainDelayMs });
   closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
   await listen(app, service);

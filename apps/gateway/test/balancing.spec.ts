@@ -1,0 +1,223 @@
+import type { AddressInfo } from 'node:net';
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { CacheModule } from '#cache';
+import { createService } from '#service';
+import { eventually, freePort, samplesIn } from '#testing';
+import { allAt, jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
+
+const closing: (() => Promise<void>)[] = [];
+
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const upstream = async (answer?: FakeUpstream['answer'], port = 0): Promise<FakeUpstream> => {
+  const started = await startUpstream(answer, port);
+  let isStopped = false;
+  const { stop } = started;
+  started.stop = async () => {
+    if (!isStopped) await stop();
+    isStopped = true;
+  };
+  closing.push(started.stop);
+  return started;
+};
+
+const gatewayTo = async (urls: readonly string[], options: Parameters<typeof startGateway>[1] = {}) => {
+  const gateway = await startGateway(allAt(urls.join(',')), options);
+  closing.push(gateway.close);
+  return gateway;
+};
+
+/** A service as it is run, which leaves its callers the time to close their connections. */
+const startCache = async (port: number): Promise<{ close(): Promise<void> }> => {
+  const app = await createService(
+    {
+      ...{ name: 'cache', HOST: '127.0.0.1', PORT: port },
+      document: { title: 'Cache', description: '', version: '1' },
+      modules: [CacheModule.register({ CACHE_MAX_BYTES: 1_048_576 })],
+    },
+    { drainDelayMs: 60_000 },
+  );
+  await app.listen(port, '127.0.0.1');
+  let closed: Promise<void> | undefined;
+  const close = () => (closed ??= app.close());
+  closing.push(close);
+  return { close };
+};
+
+/** Callers that go on until they are stopped; what was not answered with 200 is a failure. */
+const load = (callers: number, ask: () => Promise<Response>) => {
+  const failures: unknown[] = [];
+  let answered = 0;
+  let isOver = false;
+  const caller = async () => {
+    while (!isOver) {
+      const answer = await ask();
+      const text = await answer.text();
+      if (answer.status !== 200) failures.push([answer.status, text]);
+      answered += 1;
+    }
+  };
+  const all = Promise.all(Array.from({ length: callers }, caller));
+  const more = async (count: number) => {
+    const enough = answered + count;
+    await eventually(async () => expect(answered).toBeGreaterThan(enough));
+  };
+  const stop = async () => {
+    isOver = true;
+    await all;
+  };
+  return { failures, more, stop };
+};
+
+/** What must not be repeated: it has no key. */
+const post = (url: string, path: string) =>
+  fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"get":["a"]}' });
+
+const isAboutHealth = ({ url }: { url: string }): boolean => url.startsWith('/health/');
+const received = ({ received: all }: FakeUpstream): number => all.filter((it) => !isAboutHealth(it)).length;
+
+describe('instances behind the gateway', () => {
+  it('are rolled one by one under load without a request that fails', async () => {
+    const ports = await Promise.all([freePort(), freePort(), freePort()]);
+    const running = await Promise.all(ports.map(startCache));
+    const gateway = await gatewayTo(ports.map((port) => `http://127.0.0.1:${port}`));
+    const calls = load(12, () => post(gateway.url, '/cache/batch'));
+    for (const [index, port] of ports.entries()) {
+      await calls.more(100);
+      await running[index]?.close();
+      await calls.more(100);
+      running[index] = await startCache(port);
+    }
+    await calls.more(100);
+    await calls.stop();
+    expect(calls.failures).toEqual([]);
+  });
+
+  it('may break off: what can be repeated does not fail, and of the rest what was on its way there', async () => {
+    const [victim, ...others] = await Promise.all([upstream(), upstream(), upstream()]);
+    const gateway = await gatewayTo([victim.url, ...others.map(({ url }) => url)]);
+    const repeatable = load(6, () => fetch(`${gateway.url}/orders`));
+    const rest = load(6, () => post(gateway.url, '/orders'));
+    await Promise.all([repeatable.more(100), rest.more(100)]);
+    await victim.stop();
+    await Promise.all([repeatable.more(100), rest.more(100)]);
+    await Promise.all([repeatable.stop(), rest.stop()]);
+    expect(repeatable.failures).toEqual([]);
+    expect(rest.failures.length).toBeLessThanOrEqual(6);
+  });
+
+  it('that refuse connections cost no request, whatever its method, and are used when they are there', async () => {
+    const port = await freePort();
+    const other = await upstream();
+    const gateway = await gatewayTo([`http://127.0.0.1:${port}`, other.url]);
+    for (let request = 0; request < 6; request += 1) expect((await post(gateway.url, '/orders')).status).toBe(200);
+    const late = await upstream(undefined, port);
+    await eventually(async () => {
+      await post(gateway.url, '/orders');
+      expect(received(late)).toBeGreaterThan(0);
+    });
+  });
+
+  it('that do not answer are left out after some requests', async () => {
+    const hanging = await upstream(() => {});
+    const other = await upstream();
+    const gateway = await gatewayTo([hanging.url, other.url], { proxy: { answerTimeoutMs: 1_000 } });
+    const posts = (count: number) => Promise.all(Array.from({ length: count }, () => post(gateway.url, '/orders')));
+    const statuses = new Set((await posts(12)).map(({ status }) => status));
+    expect(statuses).toEqual(new Set([200, 503]));
+    await eventually(async () => {
+      const before = received(hanging);
+      await posts(20);
+      expect(received(hanging)).toBe(before);
+    });
+    hanging.answer = (_request, response) => void response.end('{}');
+    await eventually(async () => {
+      const before = received(hanging);
+      await posts(4);
+      expect(received(hanging)).toBeGreaterThan(before);
+    });
+  });
+
+  it('that are slow get little to do', async () => {
+    const slow = await upstream((_request, response) => void setTimeout(() => response.end('{}'), 200));
+    const others = await Promise.all([upstream(), upstream()]);
+    const gateway = await gatewayTo([slow.url, ...others.map(({ url }) => url)]);
+    const calls = load(4, () => fetch(`${gateway.url}/orders`));
+    await calls.more(400);
+    await calls.stop();
+    for (const other of others) expect(received(slow)).toBeLessThan(received(other) / 3);
+  });
+
+  it('that say they end the connection get no more requests', async () => {
+    const ending = await upstream((_request, response) => void response.setHeader('connection', 'close').end('{}'));
+    const other = await upstream();
+    const gateway = await gatewayTo([ending.url, other.url]);
+    for (let request = 0; request < 30; request += 1) expect((await post(gateway.url, '/orders')).status).toBe(200);
+    expect(received(ending)).toBeLessThanOrEqual(1);
+  });
+
+  it('take so many requests at once, and what is too much is refused at once', async () => {
+    const { promise: goOn, resolve: release } = Promise.withResolvers<void>();
+    const waiting: FakeUpstream['answer'] = async (_request, response) => {
+      await goOn;
+      response.end('{}');
+    };
+    const both = [await upstream(waiting), await upstream(waiting)];
+    const gateway = await gatewayTo(
+      both.map(({ url }) => url),
+      { proxy: { maxInFlight: 1 } },
+    );
+    const taken = [post(gateway.url, '/orders'), post(gateway.url, '/orders')];
+    await eventually(async () => expect(both.map(received)).toEqual([1, 1]));
+    const refused = await post(gateway.url, '/orders');
+    expect([refused.status, refused.headers.get('retry-after')]).toEqual([503, expect.stringMatching(/^\d+$/)]);
+    expect(await refused.json()).toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringMatching(/not sent, repeat/),
+    });
+    release();
+    expect((await Promise.all(taken)).map(({ status }) => status)).toEqual([200, 200]);
+  });
+
+  it('that are all dead are not asked much more than there are requests', async () => {
+    const cutting: FakeUpstream['answer'] = (_request, response) => void response.destroy();
+    const dead = await Promise.all([upstream(cutting), upstream(cutting), upstream(cutting)]);
+    const gateway = await gatewayTo(dead.map(({ url }) => url));
+    const begunAt = performance.now();
+    for (let round = 0; round < 30; round += 1) {
+      const answers = await Promise.all(Array.from({ length: 10 }, () => fetch(`${gateway.url}/orders`)));
+      expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([503]));
+    }
+    const seconds = (performance.now() - begunAt) / 1_000;
+    const asked = dead.reduce((sum, it) => sum + received(it), 0);
+    expect(asked).toBeGreaterThan(300);
+    expect(asked).toBeLessThanOrEqual(330 + 30 + 3 * seconds + 1);
+    const samples = samplesIn(await (await fetch(`${gateway.url}/metrics`)).text());
+    const of = 'balancing_service="order"';
+    const over = 'network_transport="http"';
+    expect(samples.get(`balancing_retries_total{${of},${over}}`)).toBe(asked - 300);
+    expect(samples.get(`balancing_targets{${of},balancing_state="ejected",${over}}`)).toBe(3);
+    expect(samples.get(`balancing_refused_total{balancing_reason="budget",${of},${over}}`)).toBeGreaterThan(0);
+  });
+
+  it('make a service degraded when some are down, and any of them has its document', async () => {
+    const answer: FakeUpstream['answer'] = ({ url }, response) =>
+      url === '/openapi.json'
+        ? jsonAnswer(response, 200, { openapi: '3.1.0', paths: {}, components: {} })
+        : jsonAnswer(response, 200, { status: 'ok' });
+    const gateway = await gatewayTo([(await upstream(answer)).url, `http://127.0.0.1:${await freePort()}`]);
+    const health = await fetch(`${gateway.url}/health/ready`);
+    expect(health.status).toBe(200);
+    expect(await health.json()).toMatchObject({ status: 'degraded', details: { order: { status: 'degraded' } } });
+    const document = (await (await fetch(`${gateway.url}/openapi.json`)).json()) as { info: { description: string } };
+    expect(document.info.description).not.toContain('cannot be reached');
+  });
+
+  it('are found by a name of the system', async () => {
+    const { server } = await upstream();
+    const gateway = await gatewayTo([`http://localhost:${(server.address() as AddressInfo).port}`]);
+    for (let request = 0; request < 4; request += 1) expect((await post(gateway.url, '/orders')).status).toBe(200);
+  });
+});

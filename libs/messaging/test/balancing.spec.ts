@@ -1,0 +1,300 @@
+import type { CleaveError } from '#contracts';
+import { Metrics } from '#telemetry';
+import { eventually, freePort, samplesIn } from '#testing';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
+import { contractClient, type ContractClient } from '../src/client.js';
+import { Messenger, type Address } from '../src/index.js';
+import { TcpRoute, tcpTargets } from '../src/tcp-route.js';
+import { probeContract, startInstance, startProcess, type Instance, type InstanceProcess } from './probe.js';
+
+type Client = ContractClient<typeof probeContract>;
+
+const closing: (() => unknown)[] = [];
+let messenger: Messenger;
+
+beforeEach(() => {
+  messenger = new Messenger();
+});
+afterEach(async () => {
+  await messenger.onApplicationShutdown();
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const tcpAt = (...ports: number[]): Address => ({
+  scheme: 'tcp',
+  endpoints: ports.map((port) => ({ host: '127.0.0.1', port })),
+});
+
+const start = async (port: number, host = '127.0.0.1', name = `${host}:${port}`): Promise<Instance> => {
+  const instance = await startInstance([{ scheme: 'tcp', endpoints: [{ host, port }] }], name);
+  closing.push(() => instance.close());
+  return instance;
+};
+
+const startElsewhere = async (port: number): Promise<InstanceProcess> => {
+  const elsewhere = await startProcess(tcpAt(port));
+  closing.push(() => elsewhere.kill());
+  return elsewhere;
+};
+
+const ports = (count: number): Promise<number[]> => Promise.all(Array.from({ length: count }, freePort));
+const codeOf = (call: Promise<unknown>): Promise<string> =>
+  call.then(
+    () => 'answered',
+    (error: CleaveError) => error.code,
+  );
+
+/** Callers that go on until they are stopped. */
+const load = (callers: number, call: (id: string) => Promise<unknown>) => {
+  const ids: string[] = [];
+  const failures: CleaveError[] = [];
+  let isOver = false;
+  const caller = async () => {
+    while (!isOver) {
+      const id = `load ${ids.length}`;
+      ids.push(id);
+      await call(id).catch((error: CleaveError) => failures.push(error));
+      // A call that fails at once gives nobody else a turn.
+      await new Promise(setImmediate);
+    }
+  };
+  const all = Promise.all(Array.from({ length: callers }, caller));
+  const stop = async () => {
+    isOver = true;
+    await all;
+  };
+  const more = async (count: number) => {
+    const enough = ids.length + count;
+    await eventually(async () => expect(ids.length).toBeGreaterThan(enough));
+  };
+  return { ids, failures, stop, more };
+};
+
+const carriedOut = (instances: readonly Instance[]): string[] => instances.flatMap(({ journal }) => journal.carriedOut);
+
+describe('instances over TCP', () => {
+  it('are rolled one by one under load, and each request is carried out once', async () => {
+    const at = await ports(3);
+    const running = await Promise.all(at.map((port) => start(port)));
+    const all = [...running];
+    const client = messenger.clientFor(probeContract, tcpAt(...at));
+    const calls = load(24, (id) => client.call('once', { id }));
+    for (const [index, port] of at.entries()) {
+      await calls.more(200);
+      await (running[index] as Instance).close();
+      await calls.more(200);
+      const renewed = await start(port);
+      all.push(renewed);
+      await eventually(async () => expect(renewed.journal.carriedOut.length).toBeGreaterThan(0));
+    }
+    await calls.stop();
+    expect(calls.failures).toEqual([]);
+    expect(carriedOut(all).toSorted()).toEqual(calls.ids.toSorted());
+  });
+
+  it('may be killed: what can be repeated does not fail, and of the rest what was on its way there', async () => {
+    const at = await ports(3);
+    const [victim] = await Promise.all([startElsewhere(at[0] as number), start(at[1] as number), start(at[2] as number)]);
+    const client = messenger.clientFor(probeContract, tcpAt(...at));
+    const repeatable = load(8, () => client.call('ping', undefined));
+    const others = load(8, (id) => client.call('once', { id }));
+    await Promise.all([repeatable.more(200), others.more(200)]);
+    await victim.kill();
+    await Promise.all([repeatable.more(200), others.more(200)]);
+    await Promise.all([repeatable.stop(), others.stop()]);
+    expect(repeatable.failures).toEqual([]);
+    expect(others.failures.length).toBeLessThanOrEqual(8);
+    expect(new Set(others.failures.map(({ code }) => code))).toEqual(
+      new Set(others.failures.length > 0 ? ['unavailable'] : []),
+    );
+  });
+
+  it('that hang are left out after some calls, and used again when they go on', async () => {
+    const at = await ports(2);
+    const [hanging, other] = await Promise.all([startElsewhere(at[0] as number), start(at[1] as number)]);
+    const client = messenger.clientFor(probeContract, tcpAt(...at), { balance: 'round-robin' });
+    const ask = (deadlineMs?: number) => client.call('once', { id: 'x' }, deadlineMs ? { deadlineMs } : {});
+    const askers = (count: number, deadlineMs?: number) =>
+      Promise.all(Array.from({ length: count }, () => codeOf(ask(deadlineMs))));
+    expect(new Set(await askers(10))).toEqual(new Set(['answered']));
+    hanging.pause('SIGSTOP');
+    const codes = await askers(12, 3_000);
+    expect(codes.filter((code) => code === 'deadline-exceeded').length).toBeGreaterThanOrEqual(6);
+    expect(new Set(await askers(50))).toEqual(new Set(['answered']));
+    const before = other.journal.carriedOut.length;
+    hanging.pause('SIGCONT');
+    await eventually(async () => expect((await ask()).by).toBe('process'));
+    expect(other.journal.carriedOut.length).toBeGreaterThan(before);
+  });
+
+  it('that are slow get little to do', async () => {
+    const at = await ports(3);
+    const [slow, ...fast] = await Promise.all(at.map((port) => start(port)));
+    const client = messenger.clientFor(probeContract, tcpAt(await delayed(at[0] as number, 100), ...at.slice(1)));
+    const calls = load(6, (id) => client.call('once', { id }));
+    await calls.more(2_000);
+    await calls.stop();
+    expect(calls.failures).toEqual([]);
+    for (const { journal } of fast)
+      expect((slow as Instance).journal.carriedOut.length).toBeLessThan(journal.carriedOut.length / 4);
+  });
+
+  it('that are all dead are not asked much more than there are requests', async () => {
+    const cutters = await Promise.all([startCutter(), startCutter(), startCutter()]);
+    const metrics = new Metrics();
+    const measured = new Messenger(metrics);
+    closing.push(
+      () => measured.onApplicationShutdown(),
+      () => metrics.stop(),
+    );
+    const client = measured.clientFor(probeContract, tcpAt(...cutters.map(({ port }) => port)));
+    const begunAt = performance.now();
+    const requests = 600;
+    for (let round = 0; round < requests / 20; round += 1) {
+      const codes = await Promise.all(Array.from({ length: 20 }, () => codeOf(client.call('ping', undefined))));
+      expect(new Set(codes)).toEqual(new Set(['unavailable']));
+    }
+    const seconds = (performance.now() - begunAt) / 1_000;
+    const samples = samplesIn((await metrics.read()).text);
+    const of = 'balancing_service="probe"';
+    const over = 'network_transport="tcp"';
+    expect(samples.get(`balancing_targets{${of},balancing_state="ejected",${over}}`)).toBe(3);
+    expect(samples.get(`balancing_ejections_total{${of},${over}}`)).toBeGreaterThanOrEqual(3);
+    const retries = samples.get(`balancing_retries_total{${of},${over}}`) as number;
+    expect(retries).toBeGreaterThan(0);
+    expect(retries).toBeLessThanOrEqual(requests * 0.1 + 30 + 3 * seconds + 1);
+    const asked = cutters.reduce((sum, cutter) => sum + cutter.asked(), 0);
+    expect(asked).toBeLessThanOrEqual(requests + retries);
+    expect(samples.get(`balancing_refused_total{balancing_reason="budget",${of},${over}}`)).toBeGreaterThan(0);
+  });
+});
+
+describe('a name', () => {
+  const at = { host: 'probe.test', port: 0 };
+  /** The addresses that the name has; the whole of 127/8 is this machine. */
+  let addresses: readonly string[] | Error;
+  const lookUp = async (): Promise<readonly string[]> => {
+    if (addresses instanceof Error) throw addresses;
+    return addresses;
+  };
+  const clientOf = (port: number, options: { maxInFlight?: number; lookupMs?: number } = {}): Client => {
+    const targets = tcpTargets(
+      { name: 'probe', at: [{ ...at, port }], policy: 'round-robin', lookup: lookUp, lookupMs: 20, ...options },
+      2_000_000,
+    );
+    closing.push(() => targets.close());
+    return contractClient(probeContract, new TcpRoute(targets));
+  };
+  const whoAnswers = async (client: Client, calls = 12): Promise<Set<string>> => {
+    const replies = await Promise.all(Array.from({ length: calls }, () => client.call('once', { id: 'x' })));
+    return new Set(replies.map(({ by }) => by));
+  };
+
+  it('stands for an instance at each of its addresses, which come and go while calls run', async () => {
+    const port = await freePort();
+    const one = await start(port, '127.0.0.1', 'one');
+    await start(port, '127.0.0.2', 'two');
+    addresses = ['127.0.0.1'];
+    const client = clientOf(port);
+    expect(await whoAnswers(client)).toEqual(new Set(['one']));
+
+    const running = client.call('wait', { id: 'running' });
+    await one.journal.arrived('running');
+    addresses = ['127.0.0.1', '127.0.0.2'];
+    await eventually(async () => expect(await whoAnswers(client)).toEqual(new Set(['one', 'two'])));
+
+    addresses = ['127.0.0.2'];
+    await eventually(async () => expect(await whoAnswers(client)).toEqual(new Set(['two'])));
+    one.journal.letGo('running');
+    expect(await running).toBe('running');
+
+    addresses = new Error('the server for names is away');
+    await new Promise((resolve) => setTimeout(resolve, 60));
+    expect(await whoAnswers(client)).toEqual(new Set(['two']));
+  });
+
+  it('is looked up at once when none of its instances is reached', async () => {
+    const port = await freePort();
+    await start(port, '127.0.0.2', 'two');
+    addresses = ['127.0.0.1'];
+    const client = clientOf(port, { lookupMs: 3_600_000 });
+    expect(await codeOf(client.call('ping', undefined))).toBe('unavailable');
+    addresses = ['127.0.0.2'];
+    await eventually(async () => expect(await codeOf(client.call('ping', undefined))).toBe('answered'));
+  });
+
+  it('that has no address is said, and is looked up for every call', async () => {
+    const port = await freePort();
+    await start(port);
+    addresses = new Error('getaddrinfo ENOTFOUND probe.test');
+    const client = clientOf(port);
+    await expect(client.call('ping', undefined)).rejects.toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringContaining('ENOTFOUND probe.test'),
+    });
+    addresses = ['127.0.0.1'];
+    expect(await codeOf(client.call('ping', undefined))).toBe('answered');
+  });
+
+  it('of this machine is found by the system', async () => {
+    const port = await freePort();
+    await start(port);
+    const client = messenger.clientFor(probeContract, { scheme: 'tcp', endpoints: [{ host: 'localhost', port }] });
+    for (let call = 0; call < 5; call += 1) expect(await codeOf(client.call('ping', undefined))).toBe('answered');
+  });
+
+  it('has instances that take so many calls at once, and what is too much is refused at once', async () => {
+    const port = await freePort();
+    const instances = [await start(port, '127.0.0.1'), await start(port, '127.0.0.2')];
+    addresses = ['127.0.0.1', '127.0.0.2'];
+    const client = clientOf(port, { maxInFlight: 2 });
+    const waiting = Array.from({ length: 4 }, (_, index) => client.call('wait', { id: `${index}` }));
+    await expect(client.call('once', { id: 'too much' })).rejects.toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringMatching(/was not sent, repeat it/),
+    });
+    for (const { journal } of instances) for (let index = 0; index < 4; index += 1) journal.letGo(`${index}`);
+    await Promise.all(waiting);
+    expect(instances.map(({ journal }) => journal.carriedOut.length)).toEqual([2, 2]);
+    expect(await codeOf(client.call('once', { id: 'now' }))).toBe('answered');
+  });
+});
+
+/** Listens on a port of its own until the test is over. */
+const listening = async (onConnection: (socket: Socket) => void): Promise<number> => {
+  const sockets = new Set<Socket>();
+  const server = createServer((socket) => {
+    sockets.add(socket.on('error', () => socket.destroy()));
+    onConnection(socket);
+  }).listen(0, '127.0.0.1');
+  closing.push(() => {
+    server.close();
+    for (const socket of sockets) socket.destroy();
+  });
+  await once(server, 'listening');
+  return (server.address() as AddressInfo).port;
+};
+
+/** Takes connections and cuts them as soon as something is asked. */
+const startCutter = async (): Promise<{ port: number; asked: () => number }> => {
+  let asked = 0;
+  const port = await listening((socket) => {
+    socket.on('data', (data: Buffer) => {
+      asked += data.toString().split('"probe.ping"').length - 1;
+      setImmediate(() => socket.destroy());
+    });
+  });
+  return { port, asked: () => asked };
+};
+
+/** The port of a way to another port on which requests take so much longer. */
+const delayed = (port: number, delayMs: number): Promise<number> =>
+  listening((socket) => {
+    const onward = connect(port, '127.0.0.1').on('error', () => socket.destroy());
+    socket
+      .on('data', (data: Buffer) => setTimeout(() => onward.write(data), delayMs))
+      .on('close', () => onward.destroy());
+    onward.pipe(socket);
+  });

@@ -1,0 +1,14 @@
+import { setTimeout } from 'node:timers/promises';
+
+/** Repeats the check until it passes; fails with its last failure when it does not in time. */
+export const eventually = async <T>(check: () => Promise<T>, patienceMs = 30_000): Promise<T> => {
+  const giveUpAt = Date.now() + patienceMs;
+  for (let pauseMs = 10; ; pauseMs = Math.min(pauseMs * 2, 250)) {
+    try {
+      return await check();
+    } catch (error) {
+      if (Date.now() > giveUpAt) throw error;
+    }
+    await setTimeout(pauseMs);
+  }
+};
