@@ -5,7 +5,7 @@
 
 /** The libs that any module may use, each for one technical concern. */
 const techniques =
-  'cache-engine|config|contracts|database|events|gateway|health|messaging|periodic|rest|sdk|security|service|telemetry|testing';
+  'admission|cache-engine|config|contracts|database|events|gateway|health|messaging|periodic|rest|sdk|security|service|telemetry|testing';
 /** All others do business. They speak through contracts and never import each other. */
 const features = `^libs/((?!(?:${techniques})/)[^/]+)/`;
 
