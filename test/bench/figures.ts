@@ -29,6 +29,8 @@ export interface Run extends Measured {
   drainMs: number;
   /** Of open load: how late the driver itself sent, which is part of the latency. */
   sentLateP99Ms: number;
+  /** Of callers that honour `Retry-After`: with all their tries, and the waits between them. */
+  sinceFirstTryP99Ms: number;
   /** Of the machine: what processes used that have no part in the benchmark. */
   othersShare: number;
 }
@@ -39,6 +41,7 @@ export const runOf = (measured: Measured & Partial<Run>): Run => ({
   backlogAtEnd: Number.NaN,
   drainMs: Number.NaN,
   sentLateP99Ms: Number.NaN,
+  sinceFirstTryP99Ms: Number.NaN,
   othersShare: Number.NaN,
   ...measured,
 });

@@ -12,6 +12,7 @@ import { cacheSuite } from './suites/cache.js';
 import { flatSuite } from './suites/flat.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
+import { overloadSuite } from './suites/overload.js';
 import { placeSuite } from './suites/place.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
@@ -21,6 +22,7 @@ import { transactionsSuite } from './suites/transactions.js';
 const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   place: placeSuite,
   open: openSuite,
+  overload: overloadSuite,
   reads: readsSuite,
   flat: flatSuite,
   soak: soakSuite,

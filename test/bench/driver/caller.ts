@@ -23,6 +23,14 @@ const lengthIn = (head: Buffer): number => {
   return digitsAt(head, inCapitalsAt + lengthFieldInCapitals.length);
 };
 
+const retryField = Buffer.from('retry-after: ');
+
+/** What an answer says in `Retry-After`, in seconds; undefined when it does not. */
+export const retryAfterIn = (answer: Buffer): number | undefined => {
+  const at = answer.indexOf(retryField);
+  return at < 0 ? undefined : digitsAt(answer, at + retryField.length);
+};
+
 /** Told the outcome of the request under way: its status and the bytes of the answer, or what went wrong. */
 type Outcome = (status: number | string, answer: Buffer) => void;
 
