@@ -41,6 +41,7 @@ export class Limiter {
   private inFlightMs = 0;
   private ended = 0;
   private refused = 0;
+  private highest = 0;
 
   /**
    * @param now milliseconds on a clock that never goes back
@@ -79,6 +80,7 @@ export class Limiter {
   enter(): void {
     this.measure();
     this.running += 1;
+    this.highest = Math.max(this.highest, this.running);
   }
 
   /** Work ends, however it ended. */
@@ -108,7 +110,9 @@ export class Limiter {
     const latencyMs = this.inFlightMs / this.ended;
     const inFlight = this.inFlightMs / (now - this.since);
     this.aimedAtMs = Math.max(targetMs, this.aimedAtMs * keptOfStretch);
-    if (this.refused > 0) this.follow(latencyMs, inFlight);
+    // A limit that is far away has not caused the latency.
+    const isTooHigh = latencyMs > this.aimedAtMs && this.highest > this.most / 2;
+    if (this.refused > 0 || isTooHigh) this.follow(latencyMs, inFlight);
     // What was learnt in need is forgotten after it.
     else if (latencyMs < this.aimedAtMs / 2 && this.most < startingLimit)
       this.most = Math.min(startingLimit, this.most * 1.25);
@@ -117,9 +121,9 @@ export class Limiter {
     this.inFlightMs = 0;
     this.ended = 0;
     this.refused = 0;
+    this.highest = this.running;
   }
 
-  /** A limit that was not reached has proved nothing, so this is for those that were. */
   private follow(latencyMs: number, inFlight: number): void {
     if (this.most <= fewestInFlight && latencyMs > this.aimedAtMs)
       this.aimedAtMs = Math.min(longestTargetMs, latencyMs * stretch);

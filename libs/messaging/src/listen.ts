@@ -1,3 +1,4 @@
+import { Admission } from '#admission';
 import type { INestApplication } from '@nestjs/common';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { addressText, type Address, type Endpoint } from './address.js';
@@ -6,15 +7,15 @@ import { Messenger } from './messenger.js';
 import { RedisServer } from './redis-server.js';
 import { TcpServer } from './tcp-server.js';
 
-function serverAt(at: Address, hub: InProcessHub): CustomTransportStrategy {
+function serverAt(at: Address, hub: InProcessHub, admission: Admission): CustomTransportStrategy {
   switch (at.scheme) {
     case 'in-process':
       return new InProcessServer(hub);
     case 'tcp':
       if (at.endpoints.length !== 1) throw new Error(`${addressText(at)} must name exactly one host:port to listen at`);
-      return new TcpServer(at.endpoints[0] as Endpoint);
+      return new TcpServer(at.endpoints[0] as Endpoint, admission);
     case 'redis':
-      return new RedisServer(at.url);
+      return new RedisServer(at.url, admission);
   }
 }
 
@@ -38,9 +39,10 @@ function whyNot(error: unknown): string {
 export async function listenForMessages(app: INestApplication, listen: readonly Address[]): Promise<void> {
   await app.init();
   const messenger = app.get(Messenger, { strict: false });
+  const admission = app.get(Admission, { strict: false });
   const elsewhere = listen.filter(({ scheme }) => scheme !== 'in-process');
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
-    const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger.hub) });
+    const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger.hub, admission) });
     try {
       await microservice.listen();
     } catch (error) {

@@ -1,3 +1,4 @@
+import { AdmissionModule } from '#admission';
 import { CleaveError, type Contract } from '#contracts';
 import { Injectable, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import { throwError } from 'rxjs';
@@ -76,6 +77,12 @@ export class Messenger implements OnApplicationShutdown {
 export class MessagingModule {
   /** Provides the Messenger everywhere. */
   static forRoot(): DynamicModule {
-    return { module: MessagingModule, global: true, providers: [Messenger], exports: [Messenger] };
+    return {
+      module: MessagingModule,
+      global: true,
+      imports: [AdmissionModule],
+      providers: [Messenger],
+      exports: [Messenger],
+    };
   }
 }

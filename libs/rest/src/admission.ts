@@ -55,7 +55,8 @@ const limitRoute = (route: RouteOptions, limiter: Limiter, refusals: Refusals): 
   route.onSend = [end, ...[route.onSend ?? []].flat()];
 };
 
-const busy = 'More requests come than can be answered in time. This one has had no effect; repeat it after Retry-After.';
+const busy =
+  'More requests come than can be answered in time. This one has had no effect; repeat it after Retry-After.';
 
 /** Refusing takes at most so much of the time that everything else takes. */
 const timeOverOthers = 1 / 3;
