@@ -1,11 +1,6 @@
 import { Limiter } from '#admission';
 import { SeededRandom } from '#testing';
 
-interface Job {
-  askedAt: number;
-  done: (failed: boolean) => void;
-}
-
 /** Virtual time: what is to happen, in order. */
 export class Clock {
   now = 0;

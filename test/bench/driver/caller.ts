@@ -74,10 +74,11 @@ export class Caller {
     socket.on('data', (chunk) => this.read(chunk));
     socket.on('error', () => undefined);
     socket.on('close', () => {
-      if (this.isClosed || !this.outcome) return;
+      if (this.isClosed) return;
+      // Also one that the server closed because nothing came on it for a while.
       this.received = nothing;
       this.socket = this.opened();
-      this.end('connection lost', nothing);
+      if (this.outcome) this.end('connection lost', nothing);
     });
     return socket;
   }
