@@ -4,7 +4,8 @@ const targetMs = 250;
 const windowMs = 250;
 /** Of a window with fewer nothing can be said; it goes on. */
 const fewestEnded = 10;
-const fewestInFlight = 32;
+/** As many as go in one batch. A process that is late with so few is late for another reason: refusing more helps nobody. */
+const fewestInFlight = 256;
 /** A burst that an idle process takes on before anything is known. */
 const startingLimit = 1_000;
 /** What takes longer than the target with the least in flight is not late because of others: batches need this much more. */
