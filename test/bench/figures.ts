@@ -33,6 +33,8 @@ export interface Run extends Measured {
   brokerMs: number;
   /** How much each of several instances answered. */
   answeredBy: Record<string, number>;
+  /** Of callers that honour `Retry-After`: with all their tries, and the waits between them. */
+  sinceFirstTryP99Ms: number;
   /** Of the machine: what processes used that have no part in the benchmark. */
   othersShare: number;
 }
@@ -45,6 +47,7 @@ export const runOf = (measured: Measured & Partial<Run>): Run => ({
   sentLateP99Ms: Number.NaN,
   brokerMs: Number.NaN,
   answeredBy: {},
+  sinceFirstTryP99Ms: Number.NaN,
   othersShare: Number.NaN,
   ...measured,
 });

@@ -8,6 +8,7 @@ import { benchmarkName } from './suites/cache.js';
 import { cacheHttpCallers, cacheHttpNames, keysInBatch } from './suites/cache-http.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
+import { overloadNames, peakOf } from './suites/overload.js';
 import { lagOf, rebuildName } from './suites/log.js';
 import { splitNames, splitPlacing } from './suites/split.js';
 import { twoPhaseName } from './suites/transactions.js';
@@ -137,6 +138,16 @@ const shortestSoakMinutes = 5;
 const growth = ({ memory }: Report): number =>
   memory && memory.minutes >= shortestSoakMinutes ? memory.mbPerMinute : Number.NaN;
 
+const overPeak =
+  (workload: string) =>
+  (report: Report): number =>
+    report.median('perSecond', 'ours', workload) / peakOf(report).perSecond;
+
+const p99OverPeak =
+  (workload: string) =>
+  (report: Report): number =>
+    report.median('p99Ms', 'ours', workload) / peakOf(report).p99Ms;
+
 /** What this benchmark is for. */
 export const goals: Goal[] = [
   { name: 'spread, 64 callers, over limit a', value: times('spread', 64, 'limit a'), least: 0.7, unit: '×' },
@@ -153,6 +164,10 @@ export const goals: Goal[] = [
   { name: 'p99 over p50, spread, 64 callers', value: p99OverP50('ours', 'spread', 64), most: 3, unit: '×' },
   { name: 'p99 over p50, hot, 64 callers', value: p99OverP50('ours', 'hot', 64), most: 3, unit: '×' },
   { name: 'p99 over p50, open loop at half of the peak', value: p99OverP50('ours', openName), most: 3, unit: '×' },
+  { name: 'placed at four times the peak, over it', value: overPeak(overloadNames.open), least: 0.8, unit: '×' },
+  { name: 'p99 at four times the peak, over it', value: p99OverPeak(overloadNames.open), most: 5, unit: '×' },
+  { name: 'placed by twenty times the callers, over it', value: overPeak(overloadNames.many), least: 0.8, unit: '×' },
+  { name: 'p99 of twenty times the callers, over it', value: p99OverPeak(overloadNames.many), most: 5, unit: '×' },
   { name: 'real mix, lines a second', value: mostLines, least: 60_000, unit: '' },
   { name: 'placing, many orders over few', value: manyOverFew(flatPlacing), least: 0.9, unit: '×' },
   { name: 'reading by id, many orders over few', value: manyOverFew(readingNames.byId), least: 0.9, unit: '×' },

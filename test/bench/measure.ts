@@ -30,6 +30,8 @@ export interface Placing {
   as?: string;
   /** Not right after a checkpoint, but in the midst of things. */
   inTheMidst?: boolean;
+  /** Who is answered 503 waits as `Retry-After` says. */
+  honoursRetryAfter?: boolean;
   /** Arrivals a second, whether or not earlier ones were answered; without it callers wait for their answers. */
   perSecond?: number;
 }
@@ -48,7 +50,7 @@ export const prepareOrders = async ({ driver }: Bench, workload: Workload): Prom
 };
 
 const place = ({ driver }: Bench, system: System, workload: Workload, placing: Placing): Promise<LoadResult> => {
-  const { callers, seconds, seed, most, perSecond, keepIdEvery = readBackEvery } = placing;
+  const { callers, seconds, seed, most, perSecond, honoursRetryAfter = false, keepIdEvery = readBackEvery } = placing;
   const load = {
     requests: workload.name,
     targets: system.urls,
@@ -56,6 +58,7 @@ const place = ({ driver }: Bench, system: System, workload: Workload, placing: P
     durationMs: seconds * 1_000,
     seed,
     keepIdEvery,
+    honoursRetryAfter,
     ...(most !== undefined && { most }),
   };
   return perSecond === undefined ? driver.call('closedLoop', load) : driver.call('openLoop', { ...load, perSecond });
@@ -68,7 +71,7 @@ const noteFaults = async (
   { acknowledged, failures, orderIds }: LoadResult,
 ): Promise<void> => {
   const told = (fault: string): number => report.faults.push(`${system.name}: ${fault}`);
-  for (const unknown of ['not answered', 'connection lost'])
+  for (const unknown of ['not answered', 'connection lost', '503 without Retry-After'])
     if (failures[unknown]) told(`${failures[unknown]} orders: ${unknown}`);
   if (acknowledged === 0) told('no order was placed at all');
   if (!system.shelf) return;
@@ -117,7 +120,8 @@ export const measurePlacing = async (
   if (!placing.inTheMidst) await bench.server.checkpoint();
   const { callers, seconds, seed } = placing;
   // Other random choices than those that are measured.
-  await placeUnmeasured(bench, system, workload, { callers, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 });
+  const before = { ...placing, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 };
+  await placeUnmeasured(bench, system, workload, before);
 
   const { result, nodeMs, postgresMs, othersShare } = await withCost(bench, system, async () => {
     const unwatch = backlog?.watch();
@@ -149,6 +153,7 @@ export const measurePlacing = async (
     backlogAtEnd,
     drainMs: settled ? finalAtMs - load.endedAtMs : Number.NaN,
     sentLateP99Ms: load.lateness?.p99Ms ?? Number.NaN,
+    sinceFirstTryP99Ms: load.sinceFirstTry?.p99Ms ?? Number.NaN,
     failures: load.failures,
     othersShare,
   });

@@ -2,7 +2,7 @@ import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
 const suiteNames = [
-  ...(['place', 'open', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache', 'footprint'] as const),
+  ...(['place', 'open', 'overload', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache', 'footprint'] as const),
   ...(['split', 'calls', 'balance'] as const),
 ] as const;
 export type SuiteName = (typeof suiteNames)[number];
@@ -38,6 +38,8 @@ Suites (${defaultSuites.join(', ')} when none is named)
   place        places orders: ours, the limits, an HTTP echo, bare batches and the baseline
                in turns
   open         places orders that arrive by themselves at half of the peak, latency from the intended moment
+  overload     orders that arrive by themselves at four times the peak, and twenty times as many callers as make the peak,
+               who wait as Retry-After says
   reads        reads orders by id, the first page of the list and a deep one
   flat         the same with few and with many orders in the tables, on two databases in turns
   soak         places at half of the peak for minutes, and watches the memory

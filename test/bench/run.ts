@@ -15,6 +15,7 @@ import { flatSuite } from './suites/flat.js';
 import { footprintSuite } from './suites/footprint.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
+import { overloadSuite } from './suites/overload.js';
 import { placeSuite } from './suites/place.js';
 import { readsSuite } from './suites/reads.js';
 import { soakSuite } from './suites/soak.js';
@@ -25,6 +26,7 @@ import { transactionsSuite } from './suites/transactions.js';
 const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   place: placeSuite,
   open: openSuite,
+  overload: overloadSuite,
   reads: readsSuite,
   flat: flatSuite,
   soak: soakSuite,

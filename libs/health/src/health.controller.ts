@@ -39,6 +39,7 @@ export class HealthController {
     description: 'Asks nothing but the process itself: one that fails this should be restarted.',
     replies: { 200: { schema: healthReport, description: 'It runs' } },
     errors: [],
+    isAlwaysAdmitted: true,
   })
   live(): Promise<HealthCheckResult> {
     return this.health.check([]);
@@ -56,6 +57,7 @@ export class HealthController {
       503: { schema: healthReport, description: 'It cannot serve: something it needs fails, or it is shutting down' },
     },
     errors: [],
+    isAlwaysAdmitted: true,
   })
   async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<HealthCheckResult> {
     const report = await this.report();

@@ -19,6 +19,7 @@ export class MetricsController {
     description: 'Of this process, since it was started, in the text format of Prometheus.',
     replies: { 200: { writtenAs: 'text/plain', description: 'Everything that is measured' } },
     errors: [],
+    isAlwaysAdmitted: true,
   })
   async read(): Promise<string> {
     const { text, errors } = await this.metrics.read();

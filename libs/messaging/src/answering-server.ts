@@ -1,3 +1,4 @@
+import type { Admission } from '#admission';
 import { BaseRpcContext, Server, type MessageHandler } from '@nestjs/microservices';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
 import { answering } from './answers.js';
@@ -16,8 +17,12 @@ export interface Outcome {
 export abstract class AnsweringServer extends Server {
   protected readonly inFlight = new InFlight();
 
+  constructor(private readonly admission?: Admission) {
+    super();
+  }
+
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
-    super.addHandler(pattern, answering(callback, extras, this.inFlight), isEvent, extras);
+    super.addHandler(pattern, answering(callback, extras, this.inFlight, this.admission), isEvent, extras);
   }
 
   /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */

@@ -1,3 +1,4 @@
+import type { Admission, Limiter } from '#admission';
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
 import { traceparentOf, withTrace } from '#telemetry';
 import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
@@ -89,17 +90,45 @@ async function answer(operation: NamedOperation, handler: MessageHandler, data: 
   return encodeReply(operation, reply);
 }
 
+/** Refuses at once what is too many, so that the caller hears of it before its deadline. */
+async function admitted(
+  { pattern }: NamedOperation,
+  limiter: Limiter | undefined,
+  work: () => Promise<string>,
+): Promise<string> {
+  if (!limiter) return work();
+  if (limiter.refuses()) {
+    const detail = `${pattern} is asked more often than it can be answered in time; it has had no effect, repeat it later`;
+    throw new CleaveError('unavailable', detail, { retry_after_ms: limiter.retryAfterMs() });
+  }
+  limiter.enter();
+  try {
+    return await work();
+  } finally {
+    limiter.leave();
+  }
+}
+
 /**
  * Wraps a handler as Nest registers it with a server: from the wire to the typed request, and from the typed reply or the
  * error back. A handler that was not made by `@Answers` stays as it is.
+ *
+ * @param admission none in one process: what is asked there is part of a request that was admitted
  */
-export function answering(handler: MessageHandler, extras: object | undefined, inFlight: InFlight): MessageHandler {
+export function answering(
+  handler: MessageHandler,
+  extras: object | undefined,
+  inFlight: InFlight,
+  admission?: Admission,
+): MessageHandler {
   const operation = answeredBy(extras as Record<string, unknown> | undefined);
   if (!operation) return handler;
+  // Each by itself: what one operation takes says nothing about another.
+  const limiter = admission?.limiterOf(operation.pattern);
   return (data: unknown): Promise<Observable<unknown>> =>
     inFlight.during(async () => {
       try {
-        return of(await answer(operation, handler, data));
+        return of(await admitted(operation, limiter, () => answer(operation, handler, data)));
       } catch (error) {
         const refused = toWireError(refusal(operation, error));
         return throwError(() => refused);

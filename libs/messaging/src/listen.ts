@@ -1,3 +1,4 @@
+import { Admission } from '#admission';
 import type { INestApplication } from '@nestjs/common';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { addressText, type Address, type Endpoint } from './address.js';
@@ -7,17 +8,17 @@ import { NatsServer } from './nats-server.js';
 import { RedisServer } from './redis-server.js';
 import { TcpServer } from './tcp-server.js';
 
-function serverAt(at: Address, hub: InProcessHub): CustomTransportStrategy {
+function serverAt(at: Address, hub: InProcessHub, admission: Admission): CustomTransportStrategy {
   switch (at.scheme) {
     case 'in-process':
       return new InProcessServer(hub);
     case 'tcp':
       if (at.endpoints.length !== 1) throw new Error(`${addressText(at)} must name exactly one host:port to listen at`);
-      return new TcpServer(at.endpoints[0] as Endpoint);
+      return new TcpServer(at.endpoints[0] as Endpoint, admission);
     case 'redis':
-      return new RedisServer(at.url);
+      return new RedisServer(at.url, admission);
     case 'nats':
-      return new NatsServer(at);
+      return new NatsServer(at, admission);
   }
 }
 
@@ -50,8 +51,9 @@ export async function listenForMessages(app: INestApplication, listen: readonly 
   const messenger = app.get(Messenger, { strict: false });
   const named = new Map(listen.map((at) => [addressText(at), at]));
   const elsewhere = [...named.values()].filter(({ scheme }) => scheme !== 'in-process');
+  const admission = app.get(Admission, { strict: false });
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
-    const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger.hub) });
+    const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger.hub, admission) });
     try {
       await microservice.listen();
     } catch (error) {

@@ -1,3 +1,4 @@
+import { AdmissionModule } from '#admission';
 import { reportTo, type BalancePolicy } from '#balancing';
 import { CleaveError, type Contract } from '#contracts';
 import { Metrics } from '#telemetry';
@@ -88,6 +89,12 @@ export class Messenger implements OnApplicationShutdown {
 export class MessagingModule {
   /** Provides the Messenger everywhere. */
   static forRoot(): DynamicModule {
-    return { module: MessagingModule, global: true, providers: [Messenger], exports: [Messenger] };
+    return {
+      module: MessagingModule,
+      global: true,
+      imports: [AdmissionModule],
+      providers: [Messenger],
+      exports: [Messenger],
+    };
   }
 }

@@ -1,3 +1,4 @@
+import type { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
 import type { CustomTransportStrategy, MessageHandler } from '@nestjs/microservices';
@@ -28,8 +29,8 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   private subscriptions: Subscription[] = [];
   private largestBytes = 0;
 
-  constructor(at: NatsAddress) {
-    super();
+  constructor(at: NatsAddress, admission: Admission) {
+    super(admission);
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);
   }
 

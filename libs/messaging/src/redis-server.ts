@@ -1,3 +1,4 @@
+import type { Admission } from '#admission';
 import type { CustomTransportStrategy, MessageHandler } from '@nestjs/microservices';
 import { AnsweringServer } from './answering-server.js';
 import { answeredBy } from './answers.js';
@@ -12,8 +13,11 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
   private connection: RedisConnection | undefined;
   private readers: RedisReader[] = [];
 
-  constructor(private readonly url: string) {
-    super();
+  constructor(
+    private readonly url: string,
+    admission: Admission,
+  ) {
+    super(admission);
   }
 
   override addHandler(pattern: string, callback: MessageHandler, isEvent?: boolean, extras?: object): void {

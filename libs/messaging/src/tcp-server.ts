@@ -1,3 +1,4 @@
+import type { Admission } from '#admission';
 import { JsonSocket, ServerTCP, type MessageHandler, type TcpSocket } from '@nestjs/microservices';
 import type { Socket } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
@@ -18,14 +19,17 @@ export class TcpServer extends ServerTCP {
   private largestBytes = 0;
   private isDraining = false;
 
-  constructor({ host, port }: Endpoint) {
+  constructor(
+    { host, port }: Endpoint,
+    private readonly admission: Admission,
+  ) {
     super({ host, port });
   }
 
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
     const operation = answeredBy(extras as Record<string, unknown>);
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
-    super.addHandler(pattern, answering(callback, extras, this.inFlight), isEvent, extras);
+    super.addHandler(pattern, answering(callback, extras, this.inFlight, this.admission), isEvent, extras);
   }
 
   /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */

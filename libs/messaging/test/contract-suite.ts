@@ -1,3 +1,4 @@
+import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { addressText, Messenger, type Address, type ContractClient } from '../src/index.js';
@@ -153,6 +154,20 @@ export function contractSuite({ name, place }: Distance): void {
       // The clocks are one and the same here; the time on the way is what makes a difference.
       expect(Math.abs(seen.deadline_at.getTime() - deadlineAt.getTime())).toBeLessThan(2_000);
       expect(await client.call('metadata', {})).toMatchObject({ tenant: 'default', key: null, trace: null });
+    });
+
+    it('is refused at once where too many are under way, unless they are those of one process', async () => {
+      const limiter = instance.app.get(Admission, { strict: false }).limiterOf('probe.ping');
+      const entered = limiter.limit;
+      for (let count = 0; count < entered; count += 1) limiter.enter();
+      const outcome = await outcomeOf(client.call('ping', undefined));
+      const refusal = { code: 'unavailable', extensions: { retry_after_ms: expect.any(Number) } };
+      expect(outcome).toMatchObject(isNear ? { reply: undefined } : refusal);
+      // What another operation takes is another matter.
+      expect(await client.call('echo', sample)).toMatchObject({ text: sample.text });
+      for (let count = 0; count < entered; count += 1) limiter.leave();
+      expect(await outcomeOf(client.call('ping', undefined))).toStrictEqual({ reply: undefined });
+      expect(limiter.inFlight).toBe(0);
     });
 
     it('is given up at the deadline, which can only be shortened', async () => {

@@ -12,10 +12,12 @@ import type {
   RouteOptions,
   onSendHookHandler,
 } from 'fastify';
+import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
 import { traceparentOf, withTrace } from '#telemetry';
+import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
-import { JsonText, encodeReply, type Reply } from './endpoint.js';
+import { JsonText, encodeReply, type EndpointConfig } from './endpoint.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -66,12 +68,14 @@ export const createRestApp = async (
   const { drainDelayMs = 0, drainTimeoutMs = 20_000 } = options;
   const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs);
   const app = await NestFactory.create<NestFastifyApplication>(
-    { module: RestModule, imports: [rootModule, ProblemsModule] },
+    { module: RestModule, imports: [rootModule, ProblemsModule, AdmissionModule] },
     adapter,
     { bodyParser: false, abortOnError: false, ...(logger && { logger }) },
   );
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   readJsonBodies(fastify);
+  // Routes are made when the app is initialised.
+  limitRoutes(fastify, app.get(Admission));
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
@@ -244,7 +248,7 @@ const answerExpectation = ({ headers }: IncomingMessage, response: ServerRespons
 
 /** Of a route that does not say what it answers, anything may come. */
 const mayStream = ({ config }: RouteOptions): boolean => {
-  const { replies } = (config ?? {}) as { replies?: Record<number, Reply> };
+  const { replies } = (config ?? {}) as Partial<EndpointConfig>;
   return !replies || Object.values(replies).some(({ streamedAs }) => streamedAs !== undefined);
 };
 

@@ -37,6 +37,13 @@ export interface EndpointOptions {
   /** The refusals that are particular to the endpoint; those that any endpoint can give are added. */
   errors: readonly ErrorCode[];
   idempotencyKey?: 'optional' | 'required';
+  /** Also where there is more to do than can be done: for those who watch how the process does. */
+  isAlwaysAdmitted?: boolean;
+}
+
+/** What a route knows of its endpoint. */
+export interface EndpointConfig extends Pick<EndpointOptions, 'replies' | 'isAlwaysAdmitted'> {
+  rawBody?: boolean;
 }
 
 /**
@@ -77,10 +84,16 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         .filter(([status]) => !(status in endpoint.replies))
         .map(([status, codes]) => refusalOf(status, codes)),
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
-      RouteConfig({ replies: endpoint.replies, ...(rawBody && { rawBody: true }) }),
+      RouteConfig(configOf(endpoint)),
     )(target, key, method);
   };
 };
+
+const configOf = ({ replies, rawBody, isAlwaysAdmitted = false }: EndpointOptions): EndpointConfig => ({
+  replies,
+  isAlwaysAdmitted,
+  ...(rawBody && { rawBody: true }),
+});
 
 interface Inputs {
   body: z.ZodType | undefined;
@@ -213,7 +226,7 @@ export class JsonText {
 export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
   const { request, statusCode: status } = answer;
   const { config, url } = request.routeOptions;
-  const { replies } = config as { replies?: Record<number, Reply> };
+  const { replies } = config as Partial<EndpointConfig>;
   if (!replies) return value;
   const route = `${request.method} ${url}`;
   const reply = replies[status];

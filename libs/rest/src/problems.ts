@@ -76,10 +76,15 @@ const refusalIn = (error: unknown): { status?: number; name?: string } => {
   };
 };
 
-export const sendProblem = (reply: FastifyReply, problem: Problem): void => {
-  if (problem.status === 503) reply.header('retry-after', '1');
+/** @param retryAfterMs when to come back after a 503; in the header it is whole seconds */
+export const sendProblem = (reply: FastifyReply, problem: Problem, retryAfterMs = retryAfterIn(problem)): void => {
+  if (problem.status === 503) reply.header('retry-after', String(Math.ceil(retryAfterMs / 1_000)));
   void reply.code(problem.status).header('content-type', problemType).send(JSON.stringify(problem));
 };
+
+/** A service that was asked on behalf of the request may have said it. */
+const retryAfterIn = ({ retry_after_ms }: Problem): number =>
+  typeof retry_after_ms === 'number' && retry_after_ms > 0 ? retry_after_ms : 1_000;
 
 const logger = new Logger('Rest');
 

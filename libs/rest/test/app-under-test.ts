@@ -168,6 +168,27 @@ class TrialsController {
     return { done: true };
   }
 
+  @Post('held')
+  @Endpoint({
+    summary: 'Wait',
+    replies: { 201: { schema: z.object({ done: z.boolean() }), description: 'Done' } },
+    errors: [],
+  })
+  held(): Promise<{ done: boolean }> {
+    return this.waits();
+  }
+
+  @Get('watched')
+  @Endpoint({
+    summary: 'Watch',
+    replies: { 200: { schema: z.object({ fine: z.boolean() }), description: 'It does' } },
+    errors: [],
+    isAlwaysAdmitted: true,
+  })
+  watched(): { fine: boolean } {
+    return { fine: true };
+  }
+
   @Get('events')
   @Endpoint({
     summary: 'Follow what happens',

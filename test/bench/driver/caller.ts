@@ -23,6 +23,14 @@ const lengthIn = (head: Buffer): number => {
   return digitsAt(head, inCapitalsAt + lengthFieldInCapitals.length);
 };
 
+const retryField = Buffer.from('retry-after: ');
+
+/** What an answer says in `Retry-After`, in seconds; undefined when it does not. */
+export const retryAfterIn = (answer: Buffer): number | undefined => {
+  const at = answer.indexOf(retryField);
+  return at < 0 ? undefined : digitsAt(answer, at + retryField.length);
+};
+
 /** Told the outcome of the request under way: its status and the bytes of the answer, or what went wrong. */
 type Outcome = (status: number | string, answer: Buffer) => void;
 
@@ -66,10 +74,11 @@ export class Caller {
     socket.on('data', (chunk) => this.read(chunk));
     socket.on('error', () => undefined);
     socket.on('close', () => {
-      if (this.isClosed || !this.outcome) return;
+      if (this.isClosed) return;
+      // Also one that the server closed because nothing came on it for a while.
       this.received = nothing;
       this.socket = this.opened();
-      this.end('connection lost', nothing);
+      if (this.outcome) this.end('connection lost', nothing);
     });
     return socket;
   }

@@ -1,10 +1,13 @@
 import { SeededRandom } from '#testing';
+import { Samples } from '../samples.js';
+import { latencyOf } from '../statistics.js';
+import { retryAfterIn } from './caller.js';
 import { answerWithinMs, openCallers } from './callers.js';
 import type { Load, LoadResult } from './commands.js';
 import { Tally } from './tally.js';
 import type { Templates } from './templates.js';
 
-/** Callers that send their next request as soon as the last one is answered. */
+/** Callers that send their next request as soon as the last one is answered, or as they are told to. */
 export const closedLoop = async (templates: Templates, load: Load): Promise<LoadResult> => {
   const callers = await openCallers(load.targets, load.callers);
   const random = new SeededRandom(load.seed);
@@ -14,21 +17,34 @@ export const closedLoop = async (templates: Templates, load: Load): Promise<Load
   const allAnswered = Promise.withResolvers<void>();
   let left = load.most ?? Number.POSITIVE_INFINITY;
   let underWay = 0;
+  const sinceFirstTry = new Samples();
+
+  /** Also when the last of them are told to come back later. */
+  const endWhenOver = (): void => {
+    if (underWay === 0 && (left === 0 || performance.now() >= stopAt)) allAnswered.resolve();
+  };
+
+  const send = (caller: (typeof callers)[number], index: number, request: Buffer, firstSentAt: number): void => {
+    const sentAt = performance.now();
+    underWay += 1;
+    caller.send(request, (status, answer) => {
+      underWay -= 1;
+      tally.count(index, status, answer, sentAt);
+      const retryAfter = load.honoursRetryAfter && status === 503 ? retryAfterIn(answer) : undefined;
+      if (status === 201) sinceFirstTry.add(performance.now() - firstSentAt);
+      if (retryAfter === undefined) next(caller);
+      else if (performance.now() + retryAfter * 1_000 < stopAt)
+        setTimeout(send, retryAfter * 1_000, caller, index, request, firstSentAt);
+      else endWhenOver();
+    });
+  };
 
   const next = (caller: (typeof callers)[number]): void => {
     const sentAt = performance.now();
-    if (sentAt >= stopAt || left === 0) {
-      if (underWay === 0) allAnswered.resolve();
-      return;
-    }
+    if (sentAt >= stopAt || left === 0) return endWhenOver();
     left -= 1;
-    underWay += 1;
     const index = random.integer(0, last);
-    caller.send(templates.request(index), (status, answer) => {
-      underWay -= 1;
-      tally.count(index, status, answer, sentAt);
-      next(caller);
-    });
+    send(caller, index, templates.request(index), sentAt);
   };
 
   const late = setTimeout(() => {
@@ -36,9 +52,10 @@ export const closedLoop = async (templates: Templates, load: Load): Promise<Load
     allAnswered.resolve();
   }, load.durationMs + answerWithinMs);
   for (const caller of callers) next(caller);
+  setTimeout(endWhenOver, load.durationMs + 1);
   await allAnswered.promise;
   clearTimeout(late);
   const result = tally.result();
   for (const caller of callers) caller.close();
-  return result;
+  return load.honoursRetryAfter ? { ...result, sinceFirstTry: latencyOf(sinceFirstTry.taken()) } : result;
 };

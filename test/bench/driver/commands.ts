@@ -23,6 +23,8 @@ export interface Load {
   seed: number;
   /** Keeps the `order_id` of every so-many-th answer. */
   keepIdEvery?: number;
+  /** Who is answered 503 sends the same request again when `Retry-After` says so; otherwise, at once another one. */
+  honoursRetryAfter?: boolean;
 }
 
 export interface OpenLoad extends Load {
@@ -44,6 +46,8 @@ export interface LoadResult extends Latency {
   orderIds: string[];
   /** Of open load: how late the driver itself was in sending, which is part of the latency. */
   lateness?: Latency;
+  /** Of who honours `Retry-After`: from the first try on, with all that was waited. */
+  sinceFirstTry?: Latency;
 }
 
 // A type, not an interface: only that has the index signature which commands are made of.

@@ -1,6 +1,7 @@
 import { nowMs } from '../clock.js';
 import { Samples } from '../samples.js';
 import { latencyOf } from '../statistics.js';
+import { retryAfterIn } from './caller.js';
 import type { LoadResult } from './commands.js';
 
 const idField = Buffer.from('"order_id":"');
@@ -30,7 +31,10 @@ export class Tally {
 
   /** @param sinceMs when it was sent, or should have been */
   count(request: number, status: number | string, answer: Buffer, sinceMs: number): void {
-    if (status !== 201 && status !== 200) return this.fail(status);
+    if (status !== 201 && status !== 200) {
+      const isDismissed = status === 503 && retryAfterIn(answer) === undefined;
+      return this.fail(isDismissed ? '503 without Retry-After' : status);
+    }
     this.latencies.add(performance.now() - sinceMs);
     this.acknowledged += 1;
     this.acknowledgedOf[request]! += 1;

@@ -1,0 +1,48 @@
+import { Global, Inject, Injectable, Module, Optional } from '@nestjs/common';
+import { Metrics } from '#telemetry';
+import { Limiter } from './limiter.js';
+
+/** The limiters of an app, each for one class of requests that should not starve the others. */
+@Injectable()
+export class Admission {
+  private readonly limiters = new Map<string, Limiter>();
+
+  constructor(@Optional() @Inject(Metrics) metrics?: Metrics) {
+    if (metrics) this.observe(metrics);
+  }
+
+  /** The limiter of a class, as it shows in the metrics; the same one each time. */
+  limiterOf(name: string): Limiter {
+    const limiter = this.limiters.get(name) ?? new Limiter();
+    this.limiters.set(name, limiter);
+    return limiter;
+  }
+
+  private observe(metrics: Metrics): void {
+    const meter = metrics.meter('admission');
+    const limit = meter.createObservableGauge('admission.limit', {
+      description: 'How many requests of a class may be in flight at once.',
+    });
+    const inFlight = meter.createObservableGauge('admission.in_flight', {
+      description: 'How many requests of a class are in flight.',
+    });
+    const shed = meter.createObservableCounter('admission.shed', {
+      description: 'Requests that were refused because too many were in flight.',
+    });
+    meter.addBatchObservableCallback(
+      (result) => {
+        for (const [name, limiter] of this.limiters) {
+          const attributes = { class: name };
+          result.observe(limit, limiter.limit, attributes);
+          result.observe(inFlight, limiter.inFlight, attributes);
+          result.observe(shed, limiter.shed, attributes);
+        }
+      },
+      [limit, inFlight, shed],
+    );
+  }
+}
+
+@Global()
+@Module({ providers: [Admission], exports: [Admission] })
+export class AdmissionModule {}

@@ -1,0 +1,3 @@
+/** Admits as many requests at once as can be done in good time, and refuses the rest. */
+export { Admission, AdmissionModule } from './admission.js';
+export { Limiter } from './limiter.js';

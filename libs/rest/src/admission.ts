@@ -1,0 +1,61 @@
+import type {
+  FastifyInstance,
+  FastifyReply,
+  RouteOptions,
+  onRequestHookHandler,
+  onSendHookHandler,
+  preHandlerHookHandler,
+} from 'fastify';
+import type { Admission, Limiter } from '#admission';
+import type { EndpointConfig } from './endpoint.js';
+import { problemOf, sendProblem } from './problems.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Whether it counts among those under way. */
+    isAdmitted: boolean;
+  }
+}
+
+/**
+ * Has what an `@Endpoint` answers limited: reads and writes apart, so that neither starves the other. Who is too many is
+ * refused before the body is read. Counted is the work alone: neither a caller who is slow to send, nor one who is slow to
+ * read, nor one who follows a stream, keeps others away.
+ */
+export const limitRoutes = (fastify: FastifyInstance, admission: Admission): void => {
+  fastify.decorateRequest('isAdmitted', false);
+  fastify.addHook('onRoute', (route) => {
+    const { replies, isAlwaysAdmitted } = (route.config ?? {}) as Partial<EndpointConfig>;
+    if (replies && !isAlwaysAdmitted) limitRoute(route, admission.limiterOf(classOf(route)));
+  });
+};
+
+const classOf = ({ method }: RouteOptions): string => (method === 'GET' || method === 'HEAD' ? 'read' : 'write');
+
+const limitRoute = (route: RouteOptions, limiter: Limiter): void => {
+  const admit: onRequestHookHandler = (_request, reply, done) => {
+    if (limiter.refuses()) refuse(reply, limiter);
+    else done();
+  };
+  const begin: preHandlerHookHandler = (request, reply, done) => {
+    // Others may have begun while the body was on its way.
+    if (limiter.refuses()) return refuse(reply, limiter);
+    limiter.enter();
+    request.isAdmitted = true;
+    done();
+  };
+  const end: onSendHookHandler = (request, _reply, payload, done) => {
+    if (request.isAdmitted) limiter.leave();
+    request.isAdmitted = false;
+    done(null, payload);
+  };
+  route.onRequest = [...[route.onRequest ?? []].flat(), admit];
+  route.preHandler = [...[route.preHandler ?? []].flat(), begin];
+  route.onSend = [end, ...[route.onSend ?? []].flat()];
+};
+
+const busy =
+  'More requests come than can be answered in time. This one has had no effect; repeat it after Retry-After.';
+
+const refuse = (reply: FastifyReply, limiter: Limiter): void =>
+  sendProblem(reply, problemOf('unavailable', busy), limiter.retryAfterMs());

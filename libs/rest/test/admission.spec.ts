@@ -1,0 +1,147 @@
+import { once } from 'node:events';
+import { Agent, request, type IncomingMessage } from 'node:http';
+import { connect } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Admission, type Limiter } from '#admission';
+import { raw, slow, startApp, type AppUnderTest } from './app-under-test.js';
+
+let running: AppUnderTest;
+let reads: Limiter;
+let writes: Limiter;
+
+beforeEach(async () => {
+  Object.assign(slow, { entered: Promise.withResolvers(), release: Promise.withResolvers() });
+  running = await startApp();
+  const admission = running.app.get(Admission);
+  reads = admission.limiterOf('read');
+  writes = admission.limiterOf('write');
+});
+afterEach(() => running.app.close());
+
+const fill = (limiter: Limiter): void => {
+  while (limiter.inFlight < limiter.limit) limiter.enter();
+};
+
+const post = (path: string, body: string): Promise<Response> =>
+  fetch(running.url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body });
+
+const until = async (isSo: () => boolean): Promise<void> => {
+  while (!isSo()) await new Promise(setImmediate);
+};
+
+describe('more requests than can be answered in time', () => {
+  it('are refused before their bodies are looked at, and told when to come back', async () => {
+    fill(writes);
+    const answer = await post('/things', 'no JSON at all');
+    expect(answer.status).toBe(503);
+    expect(answer.headers.get('content-type')).toContain('application/problem+json');
+    expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
+    expect(Number(answer.headers.get('retry-after'))).toBeGreaterThanOrEqual(1);
+    expect(await answer.json()).toMatchObject({
+      type: '/problems/unavailable',
+      code: 'unavailable',
+      detail: expect.stringContaining('Retry-After'),
+    });
+    expect(writes.shed).toBe(1);
+    writes.leave();
+    expect((await post('/things', '{"name":"a box"}')).status).toBe(201);
+  });
+
+  it('do not keep those of the other kind away, nor whoever watches, nor what is no endpoint', async () => {
+    fill(writes);
+    expect((await fetch(`${running.url}/things/box`)).status).toBe(200);
+    fill(reads);
+    expect((await fetch(`${running.url}/things/box`)).status).toBe(503);
+    expect((await fetch(`${running.url}/things/box`, { method: 'HEAD' })).status).toBe(503);
+    expect((await fetch(`${running.url}/trials/watched`)).status).toBe(200);
+    expect((await fetch(`${running.url}/docs`)).status).toBe(200);
+    expect((await fetch(`${running.url}/nowhere`)).status).toBe(404);
+  });
+
+  it('keep their connections', async () => {
+    fill(writes);
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+    const ports: (number | undefined)[] = [];
+    for (const wanted of [503, 503, 201]) {
+      if (wanted === 201) writes.leave();
+      const headers = { 'content-type': 'application/json' };
+      const sent = request(`${running.url}/things`, { agent, method: 'POST', headers }).end('{"name":"a box"}');
+      const [answer] = (await once(sent, 'response')) as [IncomingMessage];
+      ports.push(answer.socket.localPort);
+      await once(answer.resume(), 'end');
+      expect(answer.statusCode).toBe(wanted);
+    }
+    expect(new Set(ports).size).toBe(1);
+    agent.destroy();
+  });
+
+  it('are all answered, however many come at once', async () => {
+    fill(reads);
+    const one = 'GET /things/box HTTP/1.1\r\nHost: h\r\n';
+    const each = async () => {
+      const text = await raw(running.port, `${`${one}\r\n`.repeat(99)}${one}Connection: close\r\n\r\n`);
+      return text.match(/HTTP\/1\.1 503 /g)?.length;
+    };
+    expect(await Promise.all(Array.from({ length: 5 }, each))).toEqual([100, 100, 100, 100, 100]);
+    expect(reads.shed).toBe(500);
+  });
+
+  it('are refused too where others began while the body was on its way', async () => {
+    const head = 'POST /things HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\n';
+    const socket = connect(running.port, '127.0.0.1').setEncoding('utf8');
+    let answer = '';
+    socket.on('data', (chunk: string) => void (answer += chunk));
+    socket.write(`${head}Content-Length: 16\r\n\r\n`);
+    // Another connection's answer tells that the head has been read.
+    expect((await post('/things', '{"name":"a box"}')).status).toBe(201);
+    fill(writes);
+    socket.write('{"name":"a box"}');
+    await once(socket, 'close');
+    expect(answer).toMatch(/^HTTP\/1\.1 503 /);
+  });
+});
+
+describe('what counts as under way', () => {
+  it('is the work, until it is answered', async () => {
+    const answer = post('/trials/held', '{}');
+    await slow.entered.promise;
+    expect(writes.inFlight).toBe(1);
+    slow.release.resolve();
+    expect((await answer).status).toBe(201);
+    expect(writes.inFlight).toBe(0);
+  });
+
+  it('is work for somebody who has gone, too', async () => {
+    const socket = connect(running.port, '127.0.0.1');
+    socket.write('POST /trials/held HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n');
+    await slow.entered.promise;
+    socket.destroy();
+    const connections = (): Promise<number> =>
+      new Promise((resolve) =>
+        running.app.getHttpServer().getConnections((_: unknown, count: number) => resolve(count)),
+      );
+    while ((await connections()) > 0) await new Promise(setImmediate);
+    expect(writes.inFlight).toBe(1);
+    slow.release.resolve();
+    await until(() => writes.inFlight === 0);
+  });
+
+  it('is neither a body on its way, nor a stream that is followed', async () => {
+    const uploading = connect(running.port, '127.0.0.1');
+    uploading.write('POST /things HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n');
+    const following = await fetch(`${running.url}/trials/events`);
+    expect(following.status).toBe(200);
+    expect([reads.inFlight, writes.inFlight]).toEqual([0, 0]);
+    await following.body!.cancel();
+    uploading.destroy();
+  });
+
+  it.each([
+    ['an answer that fails', '/trials/lies', 500],
+    ['a refusal', '/things?limit=x&maker=', 400],
+  ])('ends with %s', async (_, path, status) => {
+    expect((await fetch(running.url + path)).status).toBe(status);
+    expect((await post('/things', '{')).status).toBe(400);
+    expect([reads.inFlight, writes.inFlight]).toEqual([0, 0]);
+  });
+});

@@ -1,0 +1,80 @@
+import { SeededRandom } from '#testing';
+import type { Bench } from '../bench.js';
+import { measurePlacing, prepareOrders, warmUp } from '../measure.js';
+import type { Report } from '../report.js';
+import { endSystem, startOurs } from '../systems.js';
+import { takeTurns } from '../turns.js';
+import { spreadWorkload } from '../workloads.js';
+
+const peakName = 'spread, as many callers as make the peak';
+export const overloadNames = {
+  open: 'spread, open loop at four times the peak',
+  many: 'spread, twenty times as many callers, who honour Retry-After',
+};
+const fewCallers = 64;
+const callersAtPeak = [fewCallers, 256];
+const times = 4;
+const timesCallers = 20;
+/** Connections for those who arrive while others are still served or on their way to a refusal. */
+const connections = 3_000;
+
+interface Peak {
+  perSecond: number;
+  /** Of that number of callers. */
+  p99Ms: number;
+}
+
+/** What it comes to with as many callers as it does best with, who wait for their answers. */
+export const peakOf = (report: Report): Peak => {
+  const figures = callersAtPeak.map((callers) => ({
+    perSecond: report.median('perSecond', 'ours', peakName, callers),
+    p99Ms: report.median('p99Ms', 'ours', peakName, callers),
+  }));
+  return figures.reduce((best, it) => (best.perSecond > it.perSecond ? best : it));
+};
+
+/** More orders than can be placed: those that arrive by themselves, and those of too many callers. */
+export const overloadSuite = async (bench: Bench): Promise<void> => {
+  const { options, report, say } = bench;
+  const { seconds } = options;
+  say('overload: starting');
+  const workload = spreadWorkload(new SeededRandom(options.seed));
+  await prepareOrders(bench, workload);
+  const system = await startOurs(bench, workload.catalogue);
+  await warmUp(bench, system, workload);
+  const atPeak = async (callers: number, round: number): Promise<void> => {
+    const placing = { callers, seconds, seed: options.seed + round, as: peakName };
+    report.runs.push(await measurePlacing(bench, system, workload, placing));
+  };
+  const inOpenLoop = async (round: number): Promise<void> => {
+    const perSecond = peakOf(report).perSecond * times;
+    const placing = { callers: connections, seconds, seed: options.seed + round, perSecond, as: overloadNames.open };
+    const run = await measurePlacing(bench, system, workload, placing);
+    report.runs.push(run);
+    const answered = Object.values(run.failures).reduce((sum, it) => sum + it, run.count);
+    const { sentLateP99Ms, driverMs, count } = run;
+    report.notes.push(
+      `Open loop: ${Math.round(perSecond)} orders a second were to come; ${answered} came in ${seconds} s, the driver ` +
+        `${Math.round(sentLateP99Ms)} ms late (p99) and itself ${Math.round(driverMs * count)} ms at work.`,
+    );
+  };
+  const byMany = async (round: number): Promise<void> => {
+    const callers = fewCallers * timesCallers;
+    const placing = { callers, seconds, seed: options.seed + round, honoursRetryAfter: true, as: overloadNames.many };
+    const run = await measurePlacing(bench, system, workload, placing);
+    report.runs.push(run);
+    report.notes.push(`${callers} callers: p99 with all tries and waits ${Math.round(run.sinceFirstTryP99Ms)} ms.`);
+  };
+  // The first peak tells what four times as many are.
+  for (const callers of callersAtPeak) await atPeak(callers, 0);
+  const turns = [
+    { name: 'four times the peak', take: inOpenLoop },
+    { name: 'twenty times the callers', take: byMany },
+    ...callersAtPeak.map((callers) => ({
+      name: `callers: ${callers}`,
+      take: (round: number) => atPeak(callers, round + 1),
+    })),
+  ];
+  await takeTurns(turns, options.rounds, say);
+  await endSystem(bench, system);
+};
