@@ -5,7 +5,7 @@
 
 /** The libs that any module may use, each for one technical concern. */
 const techniques =
-  'cache-engine|config|contracts|database|events|gateway|health|messaging|periodic|rest|sdk|security|service|telemetry|testing';
+  'cache-engine|config|contracts|database|events|gateway|grpc|health|messaging|periodic|rest|sdk|security|service|telemetry|testing';
 /** All others do business. They speak through contracts and never import each other. */
 const features = `^libs/((?!(?:${techniques})/)[^/]+)/`;
 
@@ -14,7 +14,7 @@ const pure = ['^libs/contracts/src/index\\.ts$', '(^|/)node_modules/zod/', '^(no
 
 /** Packages that speak to the outside. Use cases name what they need in a port; adapters and transports use these. */
 const outside =
-  '(^|/)node_modules/(@types/)?(@nestjs/(microservices|platform-|swagger|terminus|typeorm)|@fastify|fastify|@nats-io|pg|redis|stripe|typeorm)';
+  '(^|/)node_modules/(@types/)?(@nestjs/(microservices|platform-|swagger|terminus|typeorm)|@fastify|fastify|@grpc|@nats-io|pg|redis|stripe|typeorm)';
 
 /** @type {import('dependency-cruiser').IConfiguration} */
 export default {

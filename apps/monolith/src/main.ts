@@ -1,3 +1,4 @@
+import { orderGrpc } from '#order';
 import { apiDocument, run, serve, startDatabaseFor, welcome } from '#service';
 import { modules } from './modules.js';
 import { readMonolithEnvironment } from './environment.js';
@@ -12,6 +13,7 @@ run(async () => {
     name: 'monolith',
     document: apiDocument,
     modules: modules(settings),
+    grpc: { ...orderGrpc, at: settings.ORDER_GRPC_LISTEN },
     after: [database.stop],
   });
   welcome(url, settings.DEMO_PRODUCTS);

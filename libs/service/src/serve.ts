@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { Logger, Module, type DynamicModule } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
+import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
 import { useServiceLog } from './log.js';
@@ -26,6 +27,8 @@ export interface Service {
   PORT: number;
   /** Where the modules answer messages from other processes. */
   listen?: Address[];
+  /** What is answered over gRPC, if anything. */
+  grpc?: GrpcListening;
   /** Does what the app needs before it is initialised, such as registering plugins. */
   prepare?: (app: NestFastifyApplication) => Promise<void>;
   /** What is shown in place of the app's own document, where it is more than that; asked at each request. */
@@ -43,7 +46,7 @@ export const createService = async ({
 }: Service): Promise<NestFastifyApplication> => {
   const app = await createRestApp({
     module: ServiceModule,
-    imports: [MessagingModule.forRoot(), HealthModule, MetricsModule, ...modules],
+    imports: [MessagingModule.forRoot(), HealthModule, MetricsModule, GrpcModule, ...modules],
   });
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);
@@ -58,6 +61,7 @@ export const serve = async (service: Service): Promise<string> => {
   const app = await createService(service);
   closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
+  if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
   await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
   new Logger(service.name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
