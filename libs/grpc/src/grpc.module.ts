@@ -2,7 +2,6 @@ import { Global, Inject, Injectable, Module, type INestApplication, type OnModul
 import { Readiness } from '#health';
 import type { GrpcService } from './definition.js';
 import { GrpcServer } from './grpc-server.js';
-import { StatusFilter } from './status.js';
 
 const healthEveryMs = 1_000;
 
@@ -24,14 +23,14 @@ export class GrpcDoor implements OnModuleDestroy {
 
   /**
    * Makes the `@GrpcMethod`s of an initialised application answer. They have a Nest pipeline of their own: what is global
-   * on the REST side does not apply.
+   * on the REST side does not apply, and `@UseFilters(StatusFilter)` belongs to their controller.
    *
    * @throws Error that names the address and what is wrong with it
    */
   async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
     if (at === undefined) return;
     const server = new GrpcServer(at, service);
-    const microservice = app.connectMicroservice({ strategy: server }).useGlobalFilters(new StatusFilter());
+    const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();
     } catch (error) {

@@ -4,3 +4,4 @@ export type { GrpcService } from './definition.js';
 export { GrpcDoor, GrpcModule, type GrpcListening } from './grpc.module.js';
 export { jsonOf, structOf, timestampOf, type Struct } from './json.js';
 export { invalidRequest } from './invalid-request.js';
+export { StatusFilter } from './status.js';

@@ -12,9 +12,9 @@ interface Value {
   list_value?: { values?: Value[] };
 }
 
-/** google.protobuf.Struct, as it is decoded and encoded. */
+/** google.protobuf.Struct, as it is decoded and encoded: from descriptors, proto-loader reads a map as its entries. */
 export interface Struct {
-  fields?: Record<string, Value>;
+  fields?: { key?: string; value?: Value }[];
 }
 
 /** google.protobuf.Timestamp */
@@ -25,8 +25,8 @@ export interface Timestamp {
 
 /** What is kept as an object of JSON. */
 export const structOf = (object: object): Struct => ({
-  fields: Object.fromEntries(
-    Object.entries(object).flatMap(([key, value]) => (value === undefined ? [] : [[key, valueOf(value)]])),
+  fields: Object.entries(object).flatMap(([key, value]) =>
+    value === undefined ? [] : [{ key, value: valueOf(value) }],
   ),
 });
 
@@ -45,9 +45,9 @@ const valueOf = (json: Json): Value => {
  * @param path where it is within the request
  * @throws CleaveError `invalid-request` for a value that JSON does not have
  */
-export const jsonOf = ({ fields = {} }: Struct, path: string): Record<string, Json> =>
+export const jsonOf = ({ fields = [] }: Struct, path: string): Record<string, Json> =>
   // Entries, so that no key is anything but a key.
-  Object.fromEntries(Object.entries(fields).map(([key, value]) => [key, jsonOfValue(value, `${path}.${key}`)]));
+  Object.fromEntries(fields.map(({ key = '', value = {} }) => [key, jsonOfValue(value, `${path}.${key}`)]));
 
 const jsonOfValue = (value: Value, path: string): Json => {
   if (value.struct_value) return jsonOf(value.struct_value, path);

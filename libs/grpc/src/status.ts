@@ -37,41 +37,38 @@ const codeOfError: Partial<Record<ErrorCode, Code>> = {
   'deadline-exceeded': Code.DEADLINE_EXCEEDED,
 };
 
-/** The messages of google/rpc/status.proto and error_details.proto that errors are told with. */
-const messages = messagesIn({
-  nested: {
-    'google.rpc': {
-      nested: {
-        Status: {
-          fields: {
-            code: { type: 'int32', id: 1 },
-            message: { type: 'string', id: 2 },
-            details: { rule: 'repeated', type: 'google.protobuf.Any', id: 3 },
-          },
-        },
-        ErrorInfo: {
-          fields: {
-            reason: { type: 'string', id: 1 },
-            domain: { type: 'string', id: 2 },
-            metadata: { keyType: 'string', type: 'string', id: 3 },
-          },
-        },
-        RetryInfo: { fields: { retry_delay: { type: 'google.protobuf.Duration', id: 1 } } },
-        BadRequest: {
-          fields: { field_violations: { rule: 'repeated', type: 'FieldViolation', id: 1 } },
-          nested: {
-            FieldViolation: { fields: { field: { type: 'string', id: 1 }, description: { type: 'string', id: 2 } } },
-          },
-        },
-      },
-    },
-    'google.protobuf': {
-      nested: {
-        Any: { fields: { type_url: { type: 'string', id: 1 }, value: { type: 'bytes', id: 2 } } },
-        Duration: { fields: { seconds: { type: 'int64', id: 1 }, nanos: { type: 'int32', id: 2 } } },
-      },
+const rpc = {
+  Status: {
+    fields: {
+      code: { type: 'int32', id: 1 },
+      message: { type: 'string', id: 2 },
+      details: { rule: 'repeated', type: 'google.protobuf.Any', id: 3 },
     },
   },
+  ErrorInfo: {
+    fields: {
+      reason: { type: 'string', id: 1 },
+      domain: { type: 'string', id: 2 },
+      metadata: { keyType: 'string', type: 'string', id: 3 },
+    },
+  },
+  RetryInfo: { fields: { retry_delay: { type: 'google.protobuf.Duration', id: 1 } } },
+  BadRequest: {
+    fields: { field_violations: { rule: 'repeated', type: 'FieldViolation', id: 1 } },
+    nested: {
+      FieldViolation: { fields: { field: { type: 'string', id: 1 }, description: { type: 'string', id: 2 } } },
+    },
+  },
+};
+
+const protobuf = {
+  Any: { fields: { type_url: { type: 'string', id: 1 }, value: { type: 'bytes', id: 2 } } },
+  Duration: { fields: { seconds: { type: 'int64', id: 1 }, nanos: { type: 'int32', id: 2 } } },
+};
+
+/** What errors are told with, of google/rpc/status.proto and error_details.proto. */
+const messages = messagesIn({
+  nested: { google: { nested: { rpc: { nested: rpc }, protobuf: { nested: protobuf } } } },
 });
 
 const encoded = (name: string, message: object): Buffer => messages[`google.rpc.${name}`]!.serialize(message);

@@ -1,10 +1,11 @@
 import { once } from 'node:events';
 import { Metadata, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
-import { Controller, createParamDecorator, type ExecutionContext } from '@nestjs/common';
+import { Controller, UseFilters, createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { Ctx, GrpcMethod, Payload } from '@nestjs/microservices';
 import { from, type Observable } from 'rxjs';
 import { z } from 'zod';
 import { defaultAccount, defaultTenant, limits, orderListQuery, placeOrderRequest, wholeNumber } from '#contracts';
+import { StatusFilter } from '#grpc';
 import { Cursors, idempotencyKeyIn, valid } from '#rest';
 import type { Order } from '../domain/order.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
@@ -30,6 +31,7 @@ const pageBytes = 3_000_000;
 const Call = createParamDecorator((_: undefined, context: ExecutionContext) => context.getArgByIndex<unknown>(2));
 
 /** Answers other programs over gRPC: by the use cases and the schemas of REST, in other words. */
+@UseFilters(StatusFilter)
 @Controller()
 export class OrdersGrpc {
   constructor(
