@@ -9,7 +9,7 @@ import {
   type ServerUnaryCall,
   type ServerWritableStream,
 } from '@grpc/grpc-js';
-import { loadSync } from '@grpc/proto-loader';
+import { loadSync, type ServiceDefinition } from '@grpc/proto-loader';
 import { ReflectionService } from '@grpc/reflection';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation, protoPath as healthProto } from 'grpc-health-check';
@@ -44,31 +44,42 @@ export class GrpcServer extends ServerGrpc {
   private readonly closing = new Subject<never>();
   /** Ends the calls of health and reflection, which have no end of their own. */
   private readonly endless = new Set<() => void>();
+  private canServe: boolean | undefined;
   private drained: Promise<void> | undefined;
+
+  /** The methods that answer with streams. */
+  private readonly streams: ReadonlySet<string>;
 
   /** @param at `host:port` */
   constructor(
     private readonly at: string,
     private readonly service: GrpcService,
   ) {
-    super({ package: service.package, packageDefinition: definitionOf(service) });
+    const definition = definitionOf(service);
+    super({ package: service.package, packageDefinition: definition });
     this.serviceName = `${service.package}.${service.name}`;
+    const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
+    this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));
     this.tellHealth(false);
   }
 
   /** Whether the service, and the server as a whole, can serve: for callers who ask before they send calls here. */
   tellHealth(canServe: boolean): void {
+    // Those who watch are to hear of changes alone.
+    if (canServe === this.canServe) return;
+    this.canServe = canServe;
     for (const name of ['', this.serviceName]) this.health.setStatus(name, canServe ? 'SERVING' : 'NOT_SERVING');
   }
 
   override addHandler(pattern: unknown, handler: MessageHandler, isEvent?: boolean): void {
+    const isStream = this.streams.has((pattern as { rpc?: string }).rpc ?? '');
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
       const refusal = request instanceof CleaveError ? request : refusalWhenLate(call);
       if (refusal) return throwError(() => statusOf(refusal));
       const trace = traceparentOf(metadata.get('traceparent')[0]);
       const answer = this.transformToObservable(await withTrace(trace, () => handle(request, metadata, call)));
-      return 'write' in call ? answer.pipe(takeUntil(this.closing)) : answer;
+      return isStream ? answer.pipe(takeUntil(this.closing)) : answer;
     };
     super.addHandler(pattern, guarded as MessageHandler, isEvent);
   }
@@ -112,8 +123,16 @@ export class GrpcServer extends ServerGrpc {
   private readonly noteEndless: ServerInterceptor = ({ path, responseStream }, call) => {
     if (!responseStream || path.startsWith(`/${this.serviceName}/`)) return new ServerInterceptingCall(call);
     const { code, details } = statusOf(stopping());
-    const end = () => call.sendStatus({ code, details });
+    let hasEnded = false;
+    const end = (): void => {
+      hasEnded = true;
+      call.sendStatus({ code, details });
+    };
     return new ServerInterceptingCall(call, {
+      // What still waits to be sent then would come behind the end, which breaks the call.
+      sendMessage: (message, next) => {
+        if (!hasEnded) next(message);
+      },
       start: (next) => {
         this.endless.add(end);
         next({

@@ -1,5 +1,6 @@
 /** What tests need from the outside: real servers on free ports, a stand-in for Stripe, randomness that can be repeated. */
 export * from './database.js';
+export * from './foreign-grpc.js';
 export * from './nats.js';
 export * from './ports.js';
 export * from './prometheus.js';
