@@ -14,7 +14,7 @@ const pure = ['^libs/contracts/src/index\\.ts$', '(^|/)node_modules/zod/', '^(no
 
 /** Packages that speak to the outside. Use cases name what they need in a port; adapters and transports use these. */
 const outside =
-  '(^|/)node_modules/(@types/)?(@nestjs/(microservices|platform-|swagger|terminus|typeorm)|@fastify|fastify|@nats-io|pg|redis|stripe|typeorm)';
+  '(^|/)node_modules/(@types/)?(@nestjs/(microservices|platform-|swagger|terminus|typeorm)|@fastify|fastify|@grpc|@nats-io|pg|redis|stripe|typeorm)';
 
 /** @type {import('dependency-cruiser').IConfiguration} */
 export default {

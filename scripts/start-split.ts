@@ -30,7 +30,7 @@ const stopTimeoutMs = 30_000;
 const shortestPauseMs = 100;
 const longestPauseMs = 5_000;
 
-const highestPort = 65_535 - 1_004;
+const highestPort = 65_535 - 2_001;
 const messageAddress = listenAddress
   .refine(
     ({ scheme }) => scheme !== 'in-process',
@@ -45,7 +45,7 @@ const splitEnvironment = {
     .port(3000)
     .refine(
       (port) => port > 0 && port <= highestPort,
-      `must be from 1 to ${highestPort}, because the services use PORT + 1 to PORT + 1004 as well`,
+      `must be from 1 to ${highestPort}, because the services use PORT + 1 to PORT + 2001 as well`,
     ),
   ...orderEnvironment,
   ...inventoryEnvironment,
@@ -127,6 +127,7 @@ run(async () => {
       ...given([...Object.keys(orderEnvironment), ...postgresVariables()]),
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
       ORDER_LISTEN: orderAt,
+      ORDER_GRPC_LISTEN: settings.ORDER_GRPC_LISTEN ?? `127.0.0.1:${PORT + 2001}`,
       INVENTORY_AT: inventoryAt,
       PAYMENT_AT: paymentAt,
     }),

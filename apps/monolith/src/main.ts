@@ -1,4 +1,5 @@
 import { passingOn, upstreamsIn } from '#gateway';
+import { orderGrpc } from '#order';
 import { apiDocument, run, serve, startDatabaseFor, welcome } from '#service';
 import { modules } from './modules.js';
 import { readMonolithEnvironment } from './environment.js';
@@ -22,6 +23,7 @@ run(async () => {
     listen: [settings.ORDER_LISTEN, settings.INVENTORY_LISTEN, settings.PAYMENT_LISTEN, settings.CACHE_LISTEN].filter(
       (at) => at !== undefined,
     ),
+    ...(settings.ORDER_URL === undefined && { grpc: { ...orderGrpc, at: settings.ORDER_GRPC_LISTEN } }),
     after: [database.stop],
   });
   welcome(url, settings.DEMO_PRODUCTS);

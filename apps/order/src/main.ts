@@ -1,9 +1,9 @@
 import { readEnvironment } from '#config';
 import { listenAddress } from '#messaging';
-import { OrderModule, orderEnvironment } from '#order';
+import { OrderModule, orderEnvironment, orderGrpc } from '#order';
 import { restEnvironment, run, serve } from '#service';
 
-/** Orders on their own: REST at :3001, messages at :4001. `INVENTORY_AT` and `PAYMENT_AT` say where these are. */
+/** Orders on their own: REST at :3001, messages at :4001, gRPC where `ORDER_GRPC_LISTEN` says. `INVENTORY_AT` and `PAYMENT_AT` say where these are. */
 run(async () => {
   const environment = readEnvironment(
     { ...restEnvironment(3001), ORDER_LISTEN: listenAddress, ...orderEnvironment },
@@ -19,5 +19,6 @@ run(async () => {
     document: { title: 'Cleave order', description: 'Places and keeps orders.', version: '1' },
     modules: [OrderModule.register(environment)],
     listen: [environment.ORDER_LISTEN],
+    grpc: { ...orderGrpc, at: environment.ORDER_GRPC_LISTEN },
   });
 });

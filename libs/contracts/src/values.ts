@@ -88,8 +88,10 @@ export const nestingOf = (value: unknown): number => {
   let depth = 0;
   let level: unknown[] = [value];
   for (;;) {
-    const next: unknown[] = [];
-    for (const item of level) if (item !== null && typeof item === 'object') next.push(...Object.values(item));
+    // Not spread into a push: as arguments, the members of a long list would exhaust the stack as well.
+    const next = level.flatMap((item) =>
+      item !== null && typeof item === 'object' ? (Object.values(item) as unknown[]) : [],
+    );
     const containers = level.some((item) => item !== null && typeof item === 'object');
     if (!containers) return depth;
     depth += 1;

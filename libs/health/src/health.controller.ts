@@ -4,9 +4,7 @@ import { HealthCheckService, HealthIndicatorService, type HealthCheckResult } fr
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { Endpoint } from '#rest';
-import { Readiness, type Check, type Condition } from './readiness.js';
-
-const deadlineMs = 2_000;
+import { Readiness, checkWithinMs, type Check, type Condition } from './readiness.js';
 
 const indicators = z.record(z.string(), z.looseObject({ status: z.enum(['up', 'degraded', 'down']) }));
 
@@ -73,7 +71,7 @@ export class HealthController {
       let condition: Condition | undefined;
       const result = await indicator
         .attempt(async () => (condition = await this.run(name, check, reasons))?.details)
-        .withTimeout(deadlineMs);
+        .withTimeout(checkWithinMs);
       return condition?.isDegraded && result[name]?.status === 'up' ? indicator.degraded(condition.details) : result;
     });
     const report = await this.health.check(checks).catch((error: unknown) => {

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 
 /** What a check tells of a thing that can be used. */
@@ -10,10 +11,14 @@ export interface Condition {
 
 export type Check = () => Promise<Condition | void>;
 
+/** How long all that is asked may take to answer, in milliseconds. */
+export const checkWithinMs = 2_000;
+
 /** What a module needs in order to serve. Modules add their own checks; `/health/ready` asks them all. */
 @Injectable()
 export class Readiness {
   private readonly registered = new Map<string, Check>();
+  private readonly listeners: (() => void)[] = [];
   private closing = false;
 
   /** @param check resolves when the thing can be used; what it rejects with is logged, never shown to callers */
@@ -30,8 +35,26 @@ export class Readiness {
     return this.closing;
   }
 
+  /** Whether everything that is needed can be used; false as well when that cannot be told in time. */
+  async canServe(): Promise<boolean> {
+    const ended = new AbortController();
+    const late = setTimeout(checkWithinMs, false, { signal: ended.signal }).catch(() => false);
+    const all = Promise.all([...this.checks.values()].map(async (check) => check())).then(
+      () => true,
+      () => false,
+    );
+    const canServe = await Promise.race([all, late]);
+    ended.abort();
+    return canServe && !this.closing;
+  }
+
+  whenShuttingDown(listener: () => void): void {
+    this.listeners.push(listener);
+  }
+
   /** From now on the process is not ready, however well it does. */
   shutDown(): void {
     this.closing = true;
+    for (const listener of this.listeners) listener();
   }
 }

@@ -1,1 +1,1 @@
-export { OrderModule, orderEnvironment } from './order.module.js';
+export { OrderModule, orderEnvironment, orderGrpc } from './order.module.js';

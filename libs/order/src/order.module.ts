@@ -5,6 +5,7 @@ import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
 import { Checkpoints, EventBus, EventsModule, EventPublisher, eventBus } from '#events';
+import { grpcAddress } from '#grpc';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -21,8 +22,10 @@ import { PostgresSagas } from './adapters/postgres-sagas.js';
 import { SagaDefinitions, definitions } from './domain/sagas.js';
 import { DeadLettersController } from './transport/dead-letters.controller.js';
 import { EventsController } from './transport/events.controller.js';
+import { orderDescriptors } from './transport/generated/order-descriptors.js';
 import { OrderMessages } from './transport/order.messages.js';
 import { OrdersController } from './transport/orders.controller.js';
+import { OrdersGrpc } from './transport/orders.grpc.js';
 import { PaymentsController } from './transport/payments.controller.js';
 import { ChangeOrder, ChangeableOrders } from './use-cases/change-order.js';
 import {
@@ -59,6 +62,13 @@ export const orderEnvironment = {
   ORDER_IN_DOUBT_MS: env.milliseconds(20_000),
   EVENTS_AT: eventBus,
   EVENTS_KEEP_HOURS: env.hours(7 * 24),
+  ORDER_GRPC_LISTEN: grpcAddress.optional(),
+};
+
+/** What order answers over gRPC. */
+export const orderGrpc = {
+  service: { package: 'cleave.order.v1', name: 'Orders', descriptors: orderDescriptors },
+  variable: 'ORDER_GRPC_LISTEN',
 };
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
@@ -89,7 +99,10 @@ export class OrderModule implements OnModuleInit {
         }),
         TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
       ],
-      controllers: [OrdersController, PaymentsController, EventsController, DeadLettersController, OrderMessages],
+      controllers: [
+        ...[OrdersController, PaymentsController, EventsController, DeadLettersController],
+        ...[OrderMessages, OrdersGrpc],
+      ],
       providers: [
         ...[ChangeOrder, FinishBranches, MoveMoney, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
         ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],

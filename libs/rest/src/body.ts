@@ -88,7 +88,7 @@ const endOfString = (body: Buffer, start: number): number => {
  * Refuses keys that change what an object is when it is copied or merged, and numbers that were read as infinite, which
  * could only be given back as null.
  */
-const refuseTreacherous = (root: unknown): void => {
+export const refuseTreacherous = (root: unknown): void => {
   const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
   for (let next = waiting.pop(); next; next = waiting.pop()) {
     const { value, path } = next;

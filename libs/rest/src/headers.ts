@@ -29,16 +29,25 @@ export const IdempotencyKey = createParamDecorator(
     }
     // Node joins repeated fields with a comma, which a quoted key may contain as well.
     const repeated = header.includes(',') && (request.raw.headersDistinct['idempotency-key']?.length ?? 0) > 1;
-    const key = repeated ? undefined : keyIn(String(header).trim());
-    if (key === undefined || key.length < 1 || key.length > limits.keyLength) {
-      throw new CleaveError(
-        'invalid-idempotency-key',
-        `An Idempotency-Key is sent once and has 1 to ${limits.keyLength} printable ASCII characters in double quotes, such as "8e03978e-40d5".`,
-      );
-    }
-    return key;
+    return idempotencyKeyIn(repeated ? undefined : String(header));
   },
 );
+
+/**
+ * The key that a field says; undefined stands for one that cannot be told, because it is sent more than once.
+ *
+ * @throws CleaveError `invalid-idempotency-key`
+ */
+export const idempotencyKeyIn = (field: string | undefined): string => {
+  const key = field === undefined ? undefined : keyIn(field.trim());
+  if (key === undefined || key.length < 1 || key.length > limits.keyLength) {
+    throw new CleaveError(
+      'invalid-idempotency-key',
+      `An Idempotency-Key is sent once and has 1 to ${limits.keyLength} printable ASCII characters in double quotes, such as "8e03978e-40d5".`,
+    );
+  }
+  return key;
+};
 
 const keyIn = (header: string): string | undefined => {
   if (quotedString.test(header)) return header.slice(1, -1).replaceAll(/\\(["\\])/g, '$1');

@@ -1,5 +1,6 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
 export * from './app.js';
+export { refuseTreacherous } from './body.js';
 export { Endpoint, JsonText, type EndpointOptions, type Reply } from './endpoint.js';
 export * from './headers.js';
 export * from './openapi.js';

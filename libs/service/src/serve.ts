@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { Logger, Module, type DynamicModule } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
+import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
 import { useServiceLog } from './log.js';
@@ -30,6 +31,8 @@ export interface Service {
   PORT: number;
   /** Where the modules answer messages from other processes. */
   listen?: Address[];
+  /** What is answered over gRPC, if anything. */
+  grpc?: GrpcListening;
   /** Does what the app needs before it is initialised, such as registering plugins. */
   prepare?: (app: NestFastifyApplication) => Promise<void>;
   /** What is shown in place of the app's own document, where it is more than that; asked at each request. */
@@ -43,10 +46,8 @@ export const createService = async (
   { document, modules, prepare, currentDocument }: Service,
   options: Pick<RestAppOptions, 'drainDelayMs'> = {},
 ): Promise<NestFastifyApplication> => {
-  const app = await createRestApp(
-    { module: ServiceModule, imports: [MessagingModule.forRoot(), HealthModule, MetricsModule, ...modules] },
-    options,
-  );
+  const imports = [MessagingModule.forRoot(), HealthModule, MetricsModule, GrpcModule, ...modules];
+  const app = await createRestApp({ module: ServiceModule, imports }, options);
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);
   return app;
@@ -60,6 +61,7 @@ export const serve = async (service: Service): Promise<string> => {
   const app = await createService(service, { drainDelayMs });
   closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
+  if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
   await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
   new Logger(service.name).log(`answers at ${url}, Swagger UI at ${url}/docs`);

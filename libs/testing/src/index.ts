@@ -1,6 +1,7 @@
 /** What tests need from the outside: real servers on free ports, a stand-in for Stripe, randomness that can be repeated. */
 export * from './database.js';
 export * from './eventually.js';
+export * from './foreign-grpc.js';
 export * from './nats.js';
 export * from './ports.js';
 export * from './prometheus.js';

@@ -5,12 +5,8 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { defaultTenant, eventPage, eventQuery, orderEvent } from '#contracts';
 import { Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
-import { ReadEvents, type OrderEvent, type Position } from '../use-cases/read-events.js';
-
-type EventDocument = z.output<typeof orderEvent>;
-
-const number = z.string().regex(/^\d{1,20}$/);
-const cursor = z.object({ xid: number, id: number });
+import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
+import { eventCursor, eventDocument, positionIn } from './event-documents.js';
 
 /** How often a stream shows that it is alive when there is nothing to tell. */
 const heartbeatMs = 10_000;
@@ -47,12 +43,20 @@ export class EventsController {
     @Res({ passthrough: true }) reply: FastifyReply,
   ): Promise<z.output<typeof eventPage> | StreamableFile> {
     if (accept?.includes(eventStream)) {
-      const events = this.readEvents.follow(defaultTenant, this.positionOf(lastEventId || after), goneSignal(reply));
+      const events = this.readEvents.follow(
+        defaultTenant,
+        positionIn(this.cursors, lastEventId || after),
+        goneSignal(reply),
+      );
       reply.header('cache-control', 'no-store').header('x-accel-buffering', 'no');
       return new StreamableFile(Readable.from(this.streamed(events)), { type: eventStream });
     }
-    const { events, next } = await this.readEvents.page(defaultTenant, this.positionOf(after), pageLimit(limit));
-    return { data: events.map((it) => this.documentOf(it)), next_cursor: this.cursorOf(next) };
+    const { events, next } = await this.readEvents.page(
+      defaultTenant,
+      positionIn(this.cursors, after),
+      pageLimit(limit),
+    );
+    return { data: events.map((it) => eventDocument(this.cursors, it)), next_cursor: eventCursor(this.cursors, next) };
   }
 
   /** Server-sent events (WHATWG HTML, 9.2). */
@@ -67,31 +71,9 @@ export class EventsController {
   }
 
   private messageOf(event: OrderEvent): string {
-    const document = this.documentOf(event);
+    const document = eventDocument(this.cursors, event);
     const data = JSON.stringify(z.encode(orderEvent, document));
     return `id: ${document.cursor}\nevent: ${document.type}\ndata: ${data}\n\n`;
-  }
-
-  private documentOf(event: OrderEvent): EventDocument {
-    const { orderId, version, type, status, data, at } = event;
-    return {
-      event_id: `${orderId}:${version}`,
-      cursor: this.cursorOf(event),
-      type: `order.${type}`,
-      order_id: orderId,
-      version,
-      status,
-      data,
-      at,
-    };
-  }
-
-  private cursorOf({ xid, id }: Position): string {
-    return this.cursors.write({ xid, id });
-  }
-
-  private positionOf(text: string | undefined): Position | undefined {
-    return text === undefined ? undefined : this.cursors.read(text, cursor);
   }
 }
 

@@ -51,7 +51,8 @@ const placing = {
   idempotencyKey: 'optional',
 } satisfies Partial<EndpointOptions>;
 
-const cursor = z.object({ before: z.uuid() });
+/** What the cursor of a list of orders holds. */
+export const orderCursor = z.object({ before: z.uuid() });
 
 @ApiTags('orders')
 @Controller()
@@ -125,7 +126,7 @@ export class OrdersController {
   async list(
     @Query(valid(orderListQuery)) query: z.output<typeof orderListQuery>,
   ): Promise<z.output<typeof orderPage>> {
-    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).before;
+    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, orderCursor).before;
     const filter = { customerId: query.customer_id, status: query.status, reference: query.reference };
     const { data, last } = await this.readOrders.list(defaultTenant, filter, before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };

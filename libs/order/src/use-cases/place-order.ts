@@ -35,12 +35,16 @@ export class PlaceOrder {
     );
   }
 
-  /** @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone */
+  /**
+   * @param deadlineMs when the caller stops waiting: a request that still waits for an equal key then is given up
+   * @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone
+   */
   async execute(
     tenant: string,
     account: string,
     request: PlaceOrderRequest,
     idempotencyKey: string | null,
+    deadlineMs = Number.POSITIVE_INFINITY,
   ): Promise<PlacementResult> {
     const command = commandOf(request);
     const canonical = canonicalPlacement(command);
@@ -52,7 +56,7 @@ export class PlaceOrder {
 
     // Equal keys in this process follow one another: the second finds the stored answer of the first.
     const slot = JSON.stringify([tenant, account, idempotencyKey]);
-    const giveUpAt = Date.now() + turnWithinMs;
+    const giveUpAt = Math.min(Date.now() + turnWithinMs, deadlineMs);
     for (let before = this.underWay.get(slot); before; before = this.underWay.get(slot))
       await this.turn(before, giveUpAt);
     const placing = this.batcher.add(placement, size);

@@ -1,0 +1,157 @@
+import { setTimeout } from 'node:timers/promises';
+import {
+  Server,
+  ServerCredentials,
+  ServerInterceptingCall,
+  status as Code,
+  type Metadata,
+  type ServerInterceptor,
+  type ServerUnaryCall,
+  type ServerWritableStream,
+} from '@grpc/grpc-js';
+import { loadSync, type ServiceDefinition } from '@grpc/proto-loader';
+import { ReflectionService } from '@grpc/reflection';
+import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
+import { HealthImplementation, protoPath as healthProto } from 'grpc-health-check';
+import { Subject, takeUntil, throwError, type Observable } from 'rxjs';
+import { CleaveError, limits } from '#contracts';
+import { traceparentOf, withTrace } from '#telemetry';
+import { definitionOf, filesOf, type GrpcService } from './definition.js';
+import { statusOf } from './status.js';
+
+/** How long a shutdown waits for what has been accepted. */
+const drainMs = 10_000;
+
+const serverOptions = {
+  'grpc.max_receive_message_length': limits.bodyBytes,
+  'grpc.max_concurrent_streams': 1_000,
+  // Finds out about callers that have gone without a word, such as those who follow events.
+  'grpc.keepalive_time_ms': 30_000,
+  'grpc.keepalive_timeout_ms': 10_000,
+};
+
+type Call = ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>;
+
+/**
+ * Nest's gRPC server, with health and reflection beside the service, the trace and the deadline of a call, answers to
+ * what cannot be read, and an end that loses nothing.
+ */
+export class GrpcServer extends ServerGrpc {
+  /** The full name of the service. */
+  readonly serviceName: string;
+  private readonly health = new HealthImplementation();
+  /** Fails when the server closes. */
+  private readonly closing = new Subject<never>();
+  /** Ends the calls of health and reflection, which have no end of their own. */
+  private readonly endless = new Set<() => void>();
+  private canServe: boolean | undefined;
+  private drained: Promise<void> | undefined;
+
+  /** The methods that answer with streams. */
+  private readonly streams: ReadonlySet<string>;
+
+  /** @param at `host:port` */
+  constructor(
+    private readonly at: string,
+    private readonly service: GrpcService,
+  ) {
+    const definition = definitionOf(service);
+    super({ package: service.package, packageDefinition: definition });
+    this.serviceName = `${service.package}.${service.name}`;
+    const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
+    this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));
+    this.tellHealth(false);
+  }
+
+  /** Whether the service, and the server as a whole, can serve: for callers who ask before they send calls here. */
+  tellHealth(canServe: boolean): void {
+    // Those who watch are to hear of changes alone.
+    if (canServe === this.canServe) return;
+    this.canServe = canServe;
+    for (const name of ['', this.serviceName]) this.health.setStatus(name, canServe ? 'SERVING' : 'NOT_SERVING');
+  }
+
+  override addHandler(pattern: unknown, handler: MessageHandler, isEvent?: boolean): void {
+    const isStream = this.streams.has((pattern as { rpc?: string }).rpc ?? '');
+    const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
+    const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
+      const refusal = request instanceof CleaveError ? request : refusalWhenLate(call);
+      if (refusal) return throwError(() => statusOf(refusal));
+      const trace = traceparentOf(metadata.get('traceparent')[0]);
+      const answer = this.transformToObservable(await withTrace(trace, () => handle(request, metadata, call)));
+      return isStream ? answer.pipe(takeUntil(this.closing)) : answer;
+    };
+    super.addHandler(pattern, guarded as MessageHandler, isEvent);
+  }
+
+  override async createClient(): Promise<Server> {
+    const server = new Server({ ...serverOptions, interceptors: [this.noteEndless] });
+    await new Promise<void>((resolve, reject) =>
+      server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
+    );
+    this.health.addToServer(server);
+    const files = { ...loadSync(healthProto), [this.serviceName]: { fileDescriptorProtos: filesOf(this.service) } };
+    new ReflectionService(files as ReturnType<typeof loadSync>).addToServer(server);
+    return server;
+  }
+
+  /** Takes no more connections, ends what has no end of its own, and answers what was accepted. */
+  drain(): Promise<void> {
+    this.drained ??= this.finish();
+    return this.drained;
+  }
+
+  override async close(): Promise<void> {
+    await this.drain();
+    await super.close();
+  }
+
+  private async finish(): Promise<void> {
+    this.tellHealth(false);
+    this.closing.error(statusOf(stopping()));
+    for (const end of this.endless) end();
+    const server = this.grpcClient as Server | undefined;
+    if (!server) return;
+    const ended = new AbortController();
+    const late = setTimeout(drainMs, true, { signal: ended.signal }).catch(() => false);
+    const shut = new Promise<false>((resolve) => server.tryShutdown(() => resolve(false)));
+    const isLate = await Promise.race([shut, late]);
+    ended.abort();
+    if (isLate) this.logger.warn(`gRPC calls still run after ${drainMs} ms; their connections are cut.`);
+  }
+
+  private readonly noteEndless: ServerInterceptor = ({ path, responseStream }, call) => {
+    if (!responseStream || path.startsWith(`/${this.serviceName}/`)) return new ServerInterceptingCall(call);
+    const { code, details } = statusOf(stopping());
+    let hasEnded = false;
+    const end = (): void => {
+      hasEnded = true;
+      call.sendStatus({ code, details });
+    };
+    return new ServerInterceptingCall(call, {
+      // What still waits to be sent then would come behind the end, which breaks the call.
+      sendMessage: (message, next) => {
+        if (!hasEnded) next(message);
+      },
+      start: (next) => {
+        this.endless.add(end);
+        next({
+          onReceiveMetadata: (metadata, go) => go(metadata),
+          onReceiveMessage: (message, go) => go(message),
+          onReceiveHalfClose: (go) => go(),
+          // Called at every end of a call.
+          onCancel: () => this.endless.delete(end),
+        });
+      },
+    });
+  };
+}
+
+const stopping = (): CleaveError =>
+  new CleaveError('unavailable', 'The server is stopping. Go on at another instance, from the last that was received.');
+
+/** Its caller has gone already: nobody would hear the answer. */
+const refusalWhenLate = (call: Call): CleaveError | undefined =>
+  Number(call.getDeadline()) > Date.now()
+    ? undefined
+    : new CleaveError('deadline-exceeded', 'The call arrived after its deadline and was not carried out.');

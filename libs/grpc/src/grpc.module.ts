@@ -1,0 +1,62 @@
+import { Global, Inject, Injectable, Module, type INestApplication, type OnModuleDestroy } from '@nestjs/common';
+import { Readiness } from '#health';
+import type { GrpcService } from './definition.js';
+import { GrpcServer } from './grpc-server.js';
+
+const healthEveryMs = 1_000;
+
+/** Where a service is answered over gRPC. */
+export interface GrpcListening {
+  /** `host:port`; nowhere when it is undefined. */
+  at: string | undefined;
+  service: GrpcService;
+  /** The environment variable that says where. */
+  variable: string;
+}
+
+/** The door for callers over gRPC, if it is opened. */
+@Injectable()
+export class GrpcDoor implements OnModuleDestroy {
+  private server: GrpcServer | undefined;
+
+  constructor(@Inject(Readiness) private readonly readiness: Readiness) {}
+
+  /**
+   * Makes the `@GrpcMethod`s of an initialised application answer. They have a Nest pipeline of their own: what is global
+   * on the REST side does not apply, and `@UseFilters(StatusFilter)` belongs to their controller.
+   *
+   * @throws Error that names the address and what is wrong with it
+   */
+  async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
+    if (at === undefined) return;
+    const server = new GrpcServer(at, service);
+    const microservice = app.connectMicroservice({ strategy: server });
+    try {
+      await microservice.listen();
+    } catch (error) {
+      const advice = `Set ${variable} to an address that is free, or stop what uses this one.`;
+      throw new Error(`Cannot answer gRPC at ${at} (${(error as Error).message}). ${advice}`, { cause: error });
+    }
+    this.server = server;
+    this.tellHealth(server);
+  }
+
+  /** After REST, and before anything that calls may need is stopped. */
+  async onModuleDestroy(): Promise<void> {
+    await this.server?.drain();
+  }
+
+  private tellHealth(server: GrpcServer): void {
+    const tell = async (): Promise<void> => {
+      const canServe = await this.readiness.canServe();
+      server.tellHealth(canServe && !this.readiness.shuttingDown);
+      if (!this.readiness.shuttingDown) setTimeout(() => void tell(), healthEveryMs).unref();
+    };
+    this.readiness.whenShuttingDown(() => server.tellHealth(false));
+    void tell();
+  }
+}
+
+@Global()
+@Module({ providers: [GrpcDoor], exports: [GrpcDoor] })
+export class GrpcModule {}

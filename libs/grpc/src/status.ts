@@ -1,0 +1,144 @@
+import { Metadata, status as Code } from '@grpc/grpc-js';
+import { Catch, Logger, type ArgumentsHost, type RpcExceptionFilter } from '@nestjs/common';
+import { throwError, type Observable } from 'rxjs';
+import { CleaveError, type ErrorCode, type Fault } from '#contracts';
+import { messagesIn } from './definition.js';
+
+/** What ends a call that is refused: as grpc-js takes it. */
+export interface RefusedStatus {
+  code: Code;
+  details: string;
+  metadata: Metadata;
+}
+
+/** By the HTTP status of the error (AIP-193), where its code has none of its own below. */
+const codeOfStatus: Record<number, Code> = {
+  400: Code.INVALID_ARGUMENT,
+  404: Code.NOT_FOUND,
+  405: Code.UNIMPLEMENTED,
+  408: Code.DEADLINE_EXCEEDED,
+  409: Code.FAILED_PRECONDITION,
+  412: Code.ABORTED,
+  413: Code.RESOURCE_EXHAUSTED,
+  415: Code.INVALID_ARGUMENT,
+  417: Code.INVALID_ARGUMENT,
+  422: Code.INVALID_ARGUMENT,
+  429: Code.RESOURCE_EXHAUSTED,
+  431: Code.RESOURCE_EXHAUSTED,
+  500: Code.INTERNAL,
+  503: Code.UNAVAILABLE,
+};
+
+const codeOfError: Partial<Record<ErrorCode, Code>> = {
+  // What was read before does not hold any more: read it again and decide anew.
+  'price-changed': Code.ABORTED,
+  'request-in-progress': Code.ABORTED,
+  'idempotency-key-reused': Code.ALREADY_EXISTS,
+  'deadline-exceeded': Code.DEADLINE_EXCEEDED,
+};
+
+const rpc = {
+  Status: {
+    fields: {
+      code: { type: 'int32', id: 1 },
+      message: { type: 'string', id: 2 },
+      details: { rule: 'repeated', type: 'google.protobuf.Any', id: 3 },
+    },
+  },
+  ErrorInfo: {
+    fields: {
+      reason: { type: 'string', id: 1 },
+      domain: { type: 'string', id: 2 },
+      metadata: { keyType: 'string', type: 'string', id: 3 },
+    },
+  },
+  RetryInfo: { fields: { retry_delay: { type: 'google.protobuf.Duration', id: 1 } } },
+  BadRequest: {
+    fields: { field_violations: { rule: 'repeated', type: 'FieldViolation', id: 1 } },
+    nested: {
+      FieldViolation: { fields: { field: { type: 'string', id: 1 }, description: { type: 'string', id: 2 } } },
+    },
+  },
+};
+
+const protobuf = {
+  Any: { fields: { type_url: { type: 'string', id: 1 }, value: { type: 'bytes', id: 2 } } },
+  Duration: { fields: { seconds: { type: 'int64', id: 1 }, nanos: { type: 'int32', id: 2 } } },
+};
+
+/** What errors are told with, of google/rpc/status.proto and error_details.proto. */
+const messages = messagesIn({
+  nested: { google: { nested: { rpc: { nested: rpc }, protobuf: { nested: protobuf } } } },
+});
+
+const encoded = (name: string, message: object): Buffer => messages[`google.rpc.${name}`]!.serialize(message);
+
+const detail = (name: string, message: object): object => ({
+  type_url: `type.googleapis.com/google.rpc.${name}`,
+  value: encoded(name, message),
+});
+
+/** Clients read no more than 8 KiB of metadata, unless they are told to. */
+const mostDetailBytes = 4_096;
+const mostMessageCharacters = 1_000;
+
+/** The status that tells a caller about an error, with the details of AIP-193. */
+export const statusOf = ({ code: reason, detail: message, extensions, status }: CleaveError): RefusedStatus => {
+  const code = codeOfError[reason] ?? codeOfStatus[status] ?? Code.UNKNOWN;
+  const text =
+    message.length > mostMessageCharacters ? `${message.slice(0, mostMessageCharacters).toWellFormed()}…` : message;
+  const { faults = [], ...others } = extensions as { faults?: Fault[] };
+  const info = Object.entries(others).map(([name, value]) => [
+    name,
+    typeof value === 'string' ? value : JSON.stringify(value),
+  ]);
+  const bytesOf = (listed: number, named: number): Buffer =>
+    encoded('Status', {
+      code,
+      message: text,
+      details: [
+        detail('ErrorInfo', { reason, domain: 'cleave', metadata: Object.fromEntries(info.slice(0, named)) }),
+        ...(listed > 0
+          ? [
+              detail('BadRequest', {
+                field_violations: faults
+                  .slice(0, listed)
+                  .map(({ path: field, message: description }) => ({ field, description })),
+              }),
+            ]
+          : []),
+        ...(status === 503 ? [detail('RetryInfo', { retry_delay: { seconds: 1 } })] : []),
+      ],
+    });
+  let listed = faults.length;
+  let named = info.length;
+  let bytes = bytesOf(listed, named);
+  while (bytes.length > mostDetailBytes && listed + named > 0) {
+    listed = Math.floor(listed / 2);
+    named = Math.floor(named / 2);
+    bytes = bytesOf(listed, named);
+  }
+  const metadata = new Metadata();
+  metadata.set('grpc-status-details-bin', bytes);
+  return { code, details: text, metadata };
+};
+
+/** Tells every error as a status, and logs those that are ours. Of an error that is not for callers it says nothing. */
+@Catch()
+export class StatusFilter implements RpcExceptionFilter {
+  private readonly logger = new Logger('Grpc');
+
+  catch(error: unknown, host: ArgumentsHost): Observable<never> {
+    const refused = statusOf(error instanceof CleaveError ? error : this.internal(error, host));
+    return throwError(() => refused);
+  }
+
+  private internal(error: unknown, host: ArgumentsHost): CleaveError {
+    const { path } = host.getArgByIndex<{ getPath(): string } & { path?: string }>(2);
+    this.logger.error(`${path} failed`, error instanceof Error ? error.stack : String(error));
+    return new CleaveError(
+      'internal',
+      'The call failed on our side. It may be sent again, with the same idempotency-key if it has one.',
+    );
+  }
+}

@@ -1,0 +1,126 @@
+import { once } from 'node:events';
+import { Metadata, type ServerUnaryCall, type ServerWritableStream } from '@grpc/grpc-js';
+import { Controller, UseFilters, createParamDecorator, type ExecutionContext } from '@nestjs/common';
+import { Ctx, GrpcMethod, Payload } from '@nestjs/microservices';
+import { from, type Observable } from 'rxjs';
+import { z } from 'zod';
+import { defaultAccount, defaultTenant, limits, orderListQuery, placeOrderRequest, wholeNumber } from '#contracts';
+import { StatusFilter } from '#grpc';
+import { Cursors, idempotencyKeyIn, valid } from '#rest';
+import type { Order } from '../domain/order.js';
+import { PlaceOrder } from '../use-cases/place-order.js';
+import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
+import { ReadOrders } from '../use-cases/read-orders.js';
+import { eventDocument, positionIn } from './event-documents.js';
+import { known, orderCursor } from './orders.controller.js';
+import { eventToWire, listOrdersFromWire, orderToWire, placeOrderFromWire } from './wire-orders.js';
+
+const service = 'Orders';
+
+const getOrderRequest = z.strictObject({ order_id: z.string().default('') });
+const listOrdersRequest = orderListQuery.omit({ limit: true, cursor: true }).extend({
+  page_size: wholeNumber(0, 2 ** 31 - 1).default(0),
+  page_token: orderListQuery.shape.cursor,
+});
+const watchEventsRequest = z.strictObject({ after: orderListQuery.shape.cursor });
+
+/** Callers read no messages of more than 4 MiB, unless they are told to. */
+const pageBytes = 3_000_000;
+
+/** The call itself, as grpc-js has it. */
+const Call = createParamDecorator((_: undefined, context: ExecutionContext) => context.getArgByIndex<unknown>(2));
+
+/** Answers other programs over gRPC: by the use cases and the schemas of REST, in other words. */
+@UseFilters(StatusFilter)
+@Controller()
+export class OrdersGrpc {
+  constructor(
+    private readonly placeOrder: PlaceOrder,
+    private readonly readOrders: ReadOrders,
+    private readonly readEvents: ReadEvents,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @GrpcMethod(service, 'PlaceOrder')
+  async place(
+    @Payload(placeOrderFromWire, valid(placeOrderRequest)) request: z.output<typeof placeOrderRequest>,
+    @Ctx() metadata: Metadata,
+    @Call() call: ServerUnaryCall<unknown, unknown>,
+  ): Promise<object> {
+    const [field, ...others] = metadata.get('idempotency-key').map(String);
+    const key = field === undefined ? null : idempotencyKeyIn(others.length > 0 ? undefined : field);
+    const deadlineMs = Number(call.getDeadline());
+    const result = await this.placeOrder.execute(defaultTenant, defaultAccount, request, key, deadlineMs);
+    if (result.replayed) call.sendMetadata(replayed());
+    if ('refusal' in result) throw result.refusal;
+    return orderToWire(result.order);
+  }
+
+  @GrpcMethod(service, 'GetOrder')
+  async get(@Payload(valid(getOrderRequest)) { order_id }: z.output<typeof getOrderRequest>): Promise<object> {
+    return orderToWire(await this.readOrders.one(defaultTenant, known(order_id)));
+  }
+
+  @GrpcMethod(service, 'ListOrders')
+  async list(
+    @Payload(listOrdersFromWire, valid(listOrdersRequest)) request: z.output<typeof listOrdersRequest>,
+  ): Promise<object> {
+    const { page_size, page_token, customer_id, status, reference } = request;
+    const before = page_token ? this.cursors.read(page_token, orderCursor).before : undefined;
+    const limit = Math.min(page_size || limits.defaultPage, limits.page);
+    const filter = { customerId: customer_id, status, reference };
+    const { data, last } = await this.readOrders.list(defaultTenant, filter, before, limit);
+    const orders = withinBytes(data);
+    const next = orders.length < data.length ? orders.at(-1)!.order_id : last;
+    return {
+      orders: orders.map(orderToWire),
+      next_page_token: next === null ? '' : this.cursors.write({ before: next }),
+    };
+  }
+
+  @GrpcMethod(service, 'WatchEvents')
+  watch(
+    @Payload(valid(watchEventsRequest)) { after }: z.output<typeof watchEventsRequest>,
+    @Call() call: ServerWritableStream<unknown, unknown>,
+  ): Observable<object> {
+    const gone = goneSignal(call);
+    const events = this.readEvents.follow(defaultTenant, positionIn(this.cursors, after || undefined), gone);
+    // So that the caller hears that it follows, however long nothing happens.
+    call.sendMetadata(new Metadata());
+    return from(this.told(events, call, gone));
+  }
+
+  /** Nest keeps what the caller does not take yet, so no more is read than that. */
+  private async *told(
+    events: AsyncIterable<OrderEvent[]>,
+    call: ServerWritableStream<unknown, unknown>,
+    gone: AbortSignal,
+  ): AsyncGenerator<object, void> {
+    for await (const some of events)
+      for (const event of some) {
+        if (call.writableNeedDrain) await once(call, 'drain', { signal: gone });
+        yield eventToWire(eventDocument(this.cursors, event));
+      }
+  }
+}
+
+const replayed = (): Metadata => {
+  const metadata = new Metadata();
+  metadata.set('idempotent-replayed', 'true');
+  return metadata;
+};
+
+/** As many of the orders as a message may hold, and one in any case; as JSON they are larger. */
+const withinBytes = (orders: Order[]): Order[] => {
+  let bytes = 0;
+  const tooMuch = orders.findIndex((it) => (bytes += Buffer.byteLength(JSON.stringify(it))) > pageBytes);
+  return tooMuch < 0 ? orders : orders.slice(0, Math.max(1, tooMuch));
+};
+
+/** Aborted once the call has ended, whoever ended it. */
+const goneSignal = (call: ServerWritableStream<unknown, unknown>): AbortSignal => {
+  if (call.cancelled) return AbortSignal.abort();
+  const gone = new AbortController();
+  call.once('cancelled', () => gone.abort());
+  return gone.signal;
+};

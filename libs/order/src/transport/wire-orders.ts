@@ -1,0 +1,79 @@
+import { nestingOf, limits, type OrderDocument, type orderEvent } from '#contracts';
+import { invalidRequest, jsonOf, structOf, timestampOf, type Struct } from '#grpc';
+import { refuseTreacherous } from '#rest';
+import type { PipeTransform } from '@nestjs/common';
+import type { z } from 'zod';
+
+/** An enum as it is decoded: its name, or the number of one that is not known here. */
+type WireEnum = string | number;
+
+/** What of `PlaceOrderRequest` is not in JSON already; 64-bit integers are texts, and what was not sent is not there. */
+interface WirePlaceOrder {
+  lines?: { unit_price_minor?: string }[];
+  adjustments?: { kind?: WireEnum; amount_minor?: string }[];
+  expected_total_minor?: string;
+  metadata?: Struct;
+}
+
+interface WireListOrders {
+  page_size?: number;
+  status?: WireEnum;
+}
+
+const fromEnum = (prefix: string, value: WireEnum | undefined): WireEnum | undefined => {
+  if (typeof value !== 'string') return value;
+  return value === `${prefix}UNSPECIFIED` ? undefined : value.slice(prefix.length).toLowerCase().replaceAll('_', '-');
+};
+
+const toEnum = (prefix: string, value: string): string => prefix + value.toUpperCase().replaceAll('-', '_');
+
+const amountOf = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text));
+
+/** Leaves out what is undefined: the schemas tell what is missing from what is wrong. */
+const given = (members: object): object =>
+  Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
+
+/** The body that REST would take for it; what is refused there whatever its schema is refused here. */
+const placeOrderBody = (sent: WirePlaceOrder): object => {
+  const { lines, adjustments, expected_total_minor, metadata } = sent;
+  const body = given({
+    ...sent,
+    lines: lines?.map((it) => given({ ...it, unit_price_minor: amountOf(it.unit_price_minor) })),
+    adjustments: adjustments?.map((it) => ({
+      ...given({ ...it, kind: fromEnum('ADJUSTMENT_KIND_', it.kind) }),
+      amount_minor: Number(it.amount_minor ?? 0),
+    })),
+    expected_total_minor: amountOf(expected_total_minor),
+    metadata: metadata && jsonOf(metadata, 'metadata'),
+  });
+  if (nestingOf(body) > limits.nesting)
+    throw invalidRequest([{ path: 'metadata', message: `is nested deeper than ${limits.nesting} levels` }]);
+  refuseTreacherous(body);
+  return body;
+};
+
+const pipe = <Wire>(transform: (sent: Wire) => object): PipeTransform<Wire, object> => ({ transform });
+
+/** From the message to what REST takes, so that the same schema parses it next. */
+export const placeOrderFromWire = pipe(placeOrderBody);
+export const listOrdersFromWire = pipe((sent: WireListOrders) =>
+  given({ ...sent, status: fromEnum('ORDER_STATUS_', sent.status) }),
+);
+
+/** The message `Order`. */
+export const orderToWire = ({ metadata, created_at, updated_at, ...order }: OrderDocument): object => ({
+  ...order,
+  status: toEnum('ORDER_STATUS_', order.status),
+  adjustments: order.adjustments.map((it) => ({ ...it, kind: toEnum('ADJUSTMENT_KIND_', it.kind) })),
+  metadata: structOf(metadata),
+  create_time: timestampOf(created_at),
+  update_time: timestampOf(updated_at),
+});
+
+/** The message `OrderEvent`. */
+export const eventToWire = ({ data, at, ...event }: z.output<typeof orderEvent>): object => ({
+  ...event,
+  status: toEnum('ORDER_STATUS_', event.status),
+  data: structOf(data),
+  event_time: timestampOf(at),
+});

@@ -1,0 +1,523 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { foreignGrpcOrSkip, testDatabase } from '#testing';
+import { Api, ok, type EventPage, type Order, type OrderPage, type Problem } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { fresh, randomOf } from '../support/fresh.js';
+import { runForeignClient } from '../support/foreign-client.js';
+import { GrpcApi, bytesOf, ordersService, type MessageStream, type Refusal } from '../support/grpc.js';
+import { servicePorts, startPlan, tcpAddresses, type Shape } from '../support/shapes.js';
+
+interface GrpcOrder {
+  order_id: string;
+  status: string;
+  total_minor: number;
+  lines: { product_id: string }[];
+  [member: string]: unknown;
+}
+
+interface GrpcPage {
+  orders: GrpcOrder[];
+  next_page_token: string;
+}
+
+let shape: Shape;
+let grpcAt: string;
+let grpc: GrpcApi;
+/** REST of the orders and of the products. */
+let rest: Api;
+let shelf: Api;
+
+/** Order and inventory; neither needs the others for what is asked here. */
+beforeAll(async () => {
+  const at = await tcpAddresses();
+  const database = await testDatabase();
+  const [order, inventory, port] = (await servicePorts(3)) as [number, number, number];
+  const common = { DATABASE_URL: database.url, INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, CACHE_AT: at.cache };
+  grpcAt = `127.0.0.1:${port}`;
+  shape = await startPlan('order with gRPC', {
+    services: [
+      { app: 'order', port: order, environment: { ...common, ORDER_LISTEN: at.order, ORDER_GRPC_LISTEN: grpcAt } },
+      { app: 'inventory', port: inventory, environment: { ...common, INVENTORY_LISTEN: at.inventory } },
+    ],
+    databaseUrls: () => Promise.reject(new Error('nobody looks into the tables here')),
+    release: () => database.stop(),
+  });
+  rest = new Api(shape.service('order').url);
+  shelf = new Api(shape.service('inventory').url);
+  grpc = new GrpcApi(grpcAt);
+});
+
+afterAll(async () => {
+  grpc?.close();
+  await shape?.stop();
+});
+
+const named = (text: string, prefix: string): string => prefix + text.toUpperCase().replaceAll('-', '_');
+
+const moment = (text: string) => ({
+  seconds: Math.floor(Date.parse(text) / 1_000),
+  nanos: (Date.parse(text) % 1_000) * 1e6,
+});
+
+/** The order of REST in the words of gRPC, but for what is JSON there. */
+const inGrpc = ({ created_at, updated_at, metadata: _, reference, payment_method, ...order }: Order) => ({
+  ...order,
+  ...(reference !== null && { reference }),
+  ...(payment_method !== null && { payment_method }),
+  status: named(order.status, 'ORDER_STATUS_'),
+  adjustments: order.adjustments.map((it) => ({ ...it, kind: named(it.kind, 'ADJUSTMENT_KIND_') })),
+  create_time: moment(created_at),
+  update_time: moment(updated_at),
+});
+
+const withoutMetadata = ({ metadata: _, ...order }: GrpcOrder) => order;
+
+const oneOf = (product_id: string, quantity = 1) => ({ customer_id: 'c-1', lines: [{ product_id, quantity }] });
+
+describe('an order over gRPC', () => {
+  it('is the one that REST has, to the last member', async () => {
+    const product = await shelf.product({ price: 250 });
+    const placed = await grpc.ok<GrpcOrder>('PlaceOrder', {
+      customer_id: 'c-ö-1',
+      lines: [
+        { product_id: product, quantity: 2 },
+        { product_id: product, quantity: 1, unit_price_minor: 0 },
+      ],
+      reference: 'R-1',
+      adjustments: [
+        { kind: 'ADJUSTMENT_KIND_DISCOUNT', label: 'Loyal', amount_minor: 100 },
+        { kind: 'ADJUSTMENT_KIND_TAX', label: 'None', amount_minor: 0 },
+      ],
+      expected_total_minor: 400,
+      metadata: {
+        fields: {
+          a: {
+            structValue: { fields: { b: { listValue: { values: [{ numberValue: 0 }, { boolValue: false }] } } } },
+          },
+          c: { nullValue: 'NULL_VALUE' },
+          '': { stringValue: 'ä' },
+        },
+      },
+      payment: { method: 'manual' },
+    });
+    const order = await rest.order(placed.order_id);
+    expect(order.metadata).toEqual({ a: { b: [0, false] }, c: null, '': 'ä' });
+    expect(order).toMatchObject({ customer_id: 'c-ö-1', total_minor: 400, payment_method: 'manual' });
+    const got = await eventually(async () => {
+      const found = await grpc.ok<GrpcOrder>('GetOrder', { order_id: placed.order_id });
+      expect(withoutMetadata(found)).toEqual(inGrpc(await rest.order(placed.order_id)));
+      return found;
+    });
+    expect(got.metadata).toEqual(placed.metadata);
+  });
+
+  it('is placed once under its key, whichever door it is sent to', async () => {
+    const product = await shelf.product({ onHand: 10 });
+    const body = oneOf(product);
+    const [one, two] = [fresh('key'), fresh('key')];
+    const overGrpc = await grpc.call<GrpcOrder>('PlaceOrder', body, { key: one });
+    expect(overGrpc.replayed).toBe(false);
+    const again = await rest.place(body, one);
+    expect(ok(again, 201).order_id).toBe(overGrpc.reply!.order_id);
+    expect(again.headers.get('idempotent-replayed')).toBe('true');
+    const overRest = await rest.placed(body, two);
+    for (const key of [two, `"${two}"`]) {
+      const repeated = await grpc.call<GrpcOrder>('PlaceOrder', body, { key });
+      expect(repeated).toMatchObject({ replayed: true, reply: { order_id: overRest.order_id } });
+    }
+    // One product is another way to write one line.
+    const { lines: _, ...single } = { ...body, ...body.lines[0]! };
+    expect(ok(await rest.place(single, one), 201).order_id).toBe(overGrpc.reply!.order_id);
+    expect(await grpc.refused('PlaceOrder', oneOf(product, 2), { key: two })).toMatchObject({
+      code: 'ALREADY_EXISTS',
+      reason: 'idempotency-key-reused',
+    });
+    await eventually(async () => expect(await shelf.stock(product)).toMatchObject({ reserved: 2 }));
+  });
+
+  it('is refused again under its key, with the shortage', async () => {
+    const product = await shelf.product({ onHand: 1 });
+    const key = fresh('key');
+    const refusal = await grpc.refused('PlaceOrder', oneOf(product, 2), { key });
+    expect(refusal).toMatchObject({ code: 'FAILED_PRECONDITION', reason: 'out-of-stock', replayed: false });
+    const problem = (await rest.place(oneOf(product, 2), key)).body as unknown as Problem;
+    expect(problem).toMatchObject({ code: 'out-of-stock', detail: refusal.message });
+    const { type: _, title: _title, status: _status, code: _code, detail: _detail, ...extensions } = problem;
+    expect(Object.fromEntries(Object.entries(refusal.info!).map(([name, value]) => [name, JSON.parse(value)]))).toEqual(
+      extensions,
+    );
+    expect(await grpc.refused('PlaceOrder', oneOf(product, 2), { key })).toEqual({
+      ...refusal,
+      info: expect.anything(),
+      replayed: true,
+    });
+  });
+
+  it.each<[name: string, message: object, sent: { key?: string }, expected: Partial<Refusal>]>([
+    ['another price', { expected_total_minor: 1 }, {}, { code: 'ABORTED', reason: 'price-changed' }],
+    ['an unknown product', oneOf('nowhere'), {}, { code: 'INVALID_ARGUMENT', reason: 'unknown-product' }],
+    ['a key without an end', {}, { key: '"a' }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
+    ['a key too long', {}, { key: 'k'.repeat(256) }, { code: 'INVALID_ARGUMENT', reason: 'invalid-idempotency-key' }],
+  ])('is refused for %s', async (_, message, sent, expected) => {
+    const product = await shelf.product();
+    expect(await grpc.refused('PlaceOrder', { ...oneOf(product), ...message }, sent)).toMatchObject(expected);
+  });
+
+  it.each<[name: string, wrong: object, inJson?: object]>([
+    ['no customer', { customer_id: undefined }],
+    ['an empty customer', { customer_id: '' }],
+    ['a long customer', { customer_id: 'c'.repeat(129) }],
+    ['NUL', { customer_id: 'a\0' }],
+    ['no lines', { lines: [] }, { lines: undefined }],
+    ['nothing of a product', { lines: [{ product_id: 'p' }] }],
+    ['less than nothing', { lines: [{ product_id: 'p', quantity: -1 }] }],
+    ['many faults', { lines: [{ quantity: 2_000_000 }, { product_id: 'p', quantity: 1, unit_price_minor: -1 }] }],
+    [
+      'more lines than there may be',
+      { lines: Array.from({ length: 2_001 }, () => ({ product_id: 'p', quantity: 1 })) },
+    ],
+    ['a total beyond 2^53', { expected_total_minor: '9007199254740993' }, { expected_total_minor: 9007199254740993 }],
+    [
+      'a negative tax',
+      { adjustments: [{ kind: 'ADJUSTMENT_KIND_TAX', label: 'x', amount_minor: -1 }] },
+      {
+        adjustments: [{ kind: 'tax', label: 'x', amount_minor: -1 }],
+      },
+    ],
+    ['no kind', { adjustments: [{ label: 'x' }] }, { adjustments: [{ label: 'x', amount_minor: 0 }] }],
+    ['an empty reference', { reference: '' }],
+    ['another method', { payment: { method: 'barter' } }],
+    [
+      'large metadata',
+      { metadata: { fields: { a: { stringValue: 'x'.repeat(20_000) } } } },
+      {
+        metadata: { a: 'x'.repeat(20_000) },
+      },
+    ],
+  ])('is refused for the same faults as over REST: %s', async (_, wrong, inJson = wrong) => {
+    const refusal = await grpc.refused('PlaceOrder', { ...oneOf('p'), ...wrong });
+    expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'invalid-request' });
+    const { faults, detail } = (await rest.place({ ...oneOf('p'), ...inJson })).body as unknown as Problem;
+    expect(refusal.violations!.map(({ field, description }) => ({ path: field, message: description }))).toEqual(
+      faults,
+    );
+    expect(refusal.message).toBe(detail);
+  });
+
+  it('is refused for what no JSON can say', async () => {
+    for (const value of [{ numberValue: Number.NaN }, { numberValue: Infinity }, {}]) {
+      const refusal = await grpc.refused('PlaceOrder', { ...oneOf('p'), metadata: { fields: { a: value } } });
+      expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', violations: [{ field: 'metadata.a' }] });
+    }
+    const nested = (depth: number) => {
+      let value: object = { boolValue: true };
+      for (let level = 0; level < depth; level += 1) value = { structValue: { fields: { a: value } } };
+      return { ...oneOf('nowhere'), metadata: { fields: { a: value } } };
+    };
+    expect(await grpc.refused('PlaceOrder', nested(30))).toMatchObject({ reason: 'unknown-product' });
+    for (const depth of [31, 40])
+      expect(await grpc.refused('PlaceOrder', nested(depth))).toMatchObject({
+        code: 'INVALID_ARGUMENT',
+        reason: 'invalid-request',
+      });
+    const proto = {
+      fields: JSON.parse('{"constructor": {"structValue": {"fields": {"prototype": {"boolValue": true}}}}}'),
+    };
+    expect(await grpc.refused('PlaceOrder', { ...oneOf('p'), metadata: proto })).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      violations: [{ field: 'metadata.constructor.prototype' }],
+    });
+  });
+
+  it('that is not there is not found', async () => {
+    for (const order_id of ['', 'x', '01920000-0000-7000-8000-000000000000'])
+      expect(await grpc.refused('GetOrder', { order_id })).toMatchObject({
+        code: 'NOT_FOUND',
+        reason: 'order-not-found',
+      });
+  });
+});
+
+describe('orders over gRPC', () => {
+  it('are listed page by page, and either door goes on with the token of the other', async () => {
+    const product = await shelf.product();
+    const customer_id = fresh('c');
+    const ids: string[] = [];
+    for (let count = 0; count < 5; count += 1)
+      ids.unshift((await rest.placed({ ...oneOf(product), customer_id })).order_id);
+    const first = await grpc.ok<GrpcPage>('ListOrders', { customer_id, page_size: 2 });
+    const second = ok(
+      await rest.get<OrderPage>(`/orders?customer_id=${customer_id}&limit=2&cursor=${first.next_page_token}`),
+    );
+    const third = await grpc.ok<GrpcPage>('ListOrders', {
+      customer_id,
+      page_token: second.next_cursor!,
+      page_size: 1_000,
+    });
+    expect([...first.orders, ...second.data, ...third.orders].map((it) => it.order_id)).toEqual(ids);
+    expect(third.next_page_token).toBe('');
+    const status = 'ORDER_STATUS_CONFIRMED';
+    expect((await grpc.ok<GrpcPage>('ListOrders', { customer_id, status })).orders).toHaveLength(5);
+    const none = await grpc.ok<GrpcPage>('ListOrders', { customer_id, status: 'ORDER_STATUS_CANCELLED' });
+    expect(none).toEqual({ orders: [], next_page_token: '' });
+  });
+
+  it.each<[message: object, expected: Partial<Refusal>]>([
+    [
+      { page_size: -1 },
+      { reason: 'invalid-request', violations: [expect.objectContaining({ field: 'page_size' })] as never },
+    ],
+    [
+      { status: 99 },
+      { reason: 'invalid-request', violations: [expect.objectContaining({ field: 'status' })] as never },
+    ],
+    [{ customer_id: '' }, { violations: [expect.objectContaining({ field: 'customer_id' })] as never }],
+    [{ page_token: 'made-up' }, { reason: 'invalid-cursor' }],
+  ])('are not listed for %j', async (message, expected) => {
+    expect(await grpc.refused('ListOrders', message)).toMatchObject({ code: 'INVALID_ARGUMENT', ...expected });
+  });
+
+  it('come in pages that a caller can read, however large they are', async () => {
+    const product = await shelf.product({ onHand: 100_000, name: 'ö'.repeat(400) });
+    const customer_id = fresh('c');
+    const lines = Array.from({ length: 2_000 }, () => ({ product_id: product, quantity: 1 }));
+    for (let count = 0; count < 6; count += 1) await rest.placed({ customer_id, lines });
+    const sizes: number[] = [];
+    const ids = new Set<string>();
+    for (let page_token = ''; sizes.length === 0 || page_token !== '';) {
+      const page = await grpc.ok<GrpcPage>('ListOrders', { customer_id, page_token });
+      sizes.push(page.orders.length);
+      for (const { order_id } of page.orders) ids.add(order_id);
+      page_token = page.next_page_token;
+    }
+    expect(ids.size).toBe(6);
+    expect(sizes.length).toBeGreaterThan(1);
+  });
+});
+
+describe('events over gRPC', () => {
+  const read = async (): Promise<EventPage['data']> => {
+    const all: EventPage['data'] = [];
+    for (let after = ''; ;) {
+      const page = ok(await rest.get<EventPage>(`/events?limit=200${after && `&after=${after}`}`));
+      all.push(...page.data);
+      after = page.next_cursor;
+      if (page.data.length === 0) return all;
+    }
+  };
+
+  const essence = ({ event_id, cursor, type, order_id, version }: Record<string, unknown>) => ({
+    ...{ event_id, cursor, type, order_id, version },
+  });
+
+  it('are those of REST in their order, from any of them on, and go on as they happen', async () => {
+    const product = await shelf.product();
+    for (let count = 0; count < 3; count += 1) await rest.placed(oneOf(product));
+    const known = await read();
+    const watching = grpc.stream('WatchEvents');
+    expect((await watching.take(known.length)).map(essence)).toEqual(known.map(essence));
+    const rejoined = grpc.stream('WatchEvents', { after: known.at(-2)!.cursor });
+    expect(essence(await rejoined.next())).toEqual(essence(known.at(-1)!));
+    const { order_id } = await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product));
+    for (const stream of [watching, rejoined]) {
+      const event = await stream.next();
+      expect(event).toMatchObject({ type: 'order.placed', order_id, status: 'ORDER_STATUS_CONFIRMED', version: 1 });
+      const [wanted] = ok(await rest.get<EventPage>(`/events?after=${known.at(-1)!.cursor}`)).data;
+      expect(event['event_time']).toEqual(moment(wanted!.at));
+      stream.call.cancel();
+    }
+  });
+
+  it('are told to as many as may follow, and whoever goes makes room', async () => {
+    await rest.placed(oneOf(await shelf.product()));
+    const after = (await read()).at(-2)!.cursor;
+    const open: MessageStream[] = [];
+    const follow = async (): Promise<void> => {
+      const stream = grpc.stream('WatchEvents', { after });
+      await stream.next();
+      open.push(stream);
+    };
+    while (open.length < 100) await follow();
+    const refusal = await grpc.stream('WatchEvents').refusal();
+    expect(refusal).toMatchObject({ code: 'UNAVAILABLE', reason: 'unavailable', retryAfterSeconds: 1 });
+    for (const stream of open.splice(0)) stream.call.cancel();
+    // Room is made as soon as the server hears of it.
+    await eventually(follow);
+    while (open.length < 50) await follow();
+    for (const stream of open) stream.call.cancel();
+  });
+
+  it('are not told from a cursor that is none', async () => {
+    const refusal = await grpc.stream('WatchEvents', { after: 'made-up' }).refusal();
+    expect(refusal).toMatchObject({ code: 'INVALID_ARGUMENT', reason: 'invalid-cursor' });
+  });
+});
+
+describe('whatever is sent over gRPC', () => {
+  const message = { ...oneOf('nowhere'), reference: 'r', metadata: { fields: { a: { numberValue: 1 } } } };
+  /** What nobody but the server has to answer for. */
+  const ours = ['INTERNAL', 'UNKNOWN', 'UNAVAILABLE', 'DEADLINE_EXCEEDED'];
+
+  it('is refused as the caller’s own fault', async () => {
+    const random = randomOf('garbage');
+    const valid = bytesOf('PlaceOrder', message);
+    const bytes = (count: number) => Buffer.from(Array.from({ length: count }, () => random.integer(0, 255)));
+    const garbage = [
+      Buffer.from([0xff]),
+      // A text that is none.
+      Buffer.from([0x0a, 0x02, 0xc3, 0x28]),
+      ...Array.from({ length: 100 }, () => bytes(random.integer(1, 200))),
+      ...Array.from({ length: 200 }, () => {
+        const changed = Buffer.from(valid);
+        for (let count = random.integer(1, 4); count > 0; count -= 1)
+          changed[random.integer(0, changed.length - 1)] = random.integer(0, 255);
+        return random.next() < 0.3 ? changed.subarray(0, random.integer(0, changed.length)) : changed;
+      }),
+    ];
+    for (const method of ['PlaceOrder', 'GetOrder', 'ListOrders'])
+      for (const raw of garbage) {
+        const { refusal } = await grpc.call(method, {}, { raw });
+        expect({
+          raw: raw.toString('hex'),
+          method,
+          ours: ours.includes(refusal?.code ?? 'OK') && refusal,
+        }).toMatchObject({
+          ours: false,
+        });
+      }
+    for (const raw of garbage.slice(0, 40)) {
+      const stream = grpc.stream('WatchEvents', {}, { raw });
+      const ended = await Promise.race([stream.refusal(), stream.next().then(() => stream.call.cancel())]);
+      if (ended) expect(ours).not.toContain(ended.code);
+    }
+    expect(shape.service('order').log).not.toContain('[Grpc]');
+  });
+
+  it('is told what of it cannot be read', async () => {
+    expect(await grpc.refused('PlaceOrder', {}, { raw: Buffer.from([0x0a, 0x02, 0xc3, 0x28]) })).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      message: expect.stringContaining('UTF-8'),
+    });
+    expect(await grpc.refused('PlaceOrder', {}, { raw: Buffer.from([0x0a, 0x7f, 0x41]) })).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      reason: 'invalid-request',
+    });
+    const replacement = { ...message, customer_id: 'a\ufffd' };
+    expect(await grpc.refused('PlaceOrder', replacement)).toMatchObject({ reason: 'unknown-product' });
+  });
+
+  it('may have members that are not known yet', async () => {
+    const unknown = Buffer.from([0xa2, 0x06, 0x03, 0x61, 0x62, 0x63]);
+    const raw = Buffer.concat([bytesOf('PlaceOrder', message), unknown]);
+    expect(await grpc.refused('PlaceOrder', {}, { raw })).toMatchObject({ reason: 'unknown-product' });
+  });
+
+  it('has a limit', async () => {
+    expect(await grpc.refused('PlaceOrder', {}, { raw: Buffer.alloc(1_048_577) })).toMatchObject({
+      code: 'RESOURCE_EXHAUSTED',
+    });
+    expect(
+      await grpc.refused('PlaceOrder', { ...message, lines: Array.from({ length: 150_000 }, () => ({ quantity: 1 })) }),
+    ).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+    });
+    const many = Array.from({ length: 2_000 }, () => ({ product_id: 'x'.repeat(200) }));
+    expect(await grpc.refused('PlaceOrder', { ...message, lines: many })).toMatchObject({
+      code: 'INVALID_ARGUMENT',
+      violations: expect.arrayContaining([expect.objectContaining({ field: 'lines.0.product_id' })]),
+    });
+  });
+});
+
+describe('a server of gRPC', () => {
+  const health = 'grpc.health.v1.Health';
+  const stopInventory = () => process.kill(shape.service('inventory').pid, 'SIGSTOP');
+  const letInventoryGo = () => process.kill(shape.service('inventory').pid, 'SIGCONT');
+
+  it('keeps the deadline of its caller, and the order that came too late under its key', async () => {
+    const product = await shelf.product();
+    const key = fresh('key');
+    stopInventory();
+    try {
+      expect(await grpc.refused('PlaceOrder', oneOf(product), { key, deadlineMs: 300 })).toMatchObject({
+        code: 'DEADLINE_EXCEEDED',
+      });
+    } finally {
+      letInventoryGo();
+    }
+    const { order_id } = await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product), { key });
+    expect(await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product), { key })).toMatchObject({ order_id });
+    await eventually(async () => expect(await shelf.stock(product)).toMatchObject({ reserved: 1 }));
+  });
+
+  it('tells its health, and when it stops: answers what it has accepted, and sends those who follow elsewhere', async () => {
+    for (const service of ['', ordersService])
+      expect(await grpc.ok(`${health}/Check`, { service })).toEqual({ status: 'SERVING' });
+    expect(await grpc.refused(`${health}/Check`, { service: 'x' })).toMatchObject({ code: 'NOT_FOUND' });
+    const product = await shelf.product();
+    const before = await rest.placed(oneOf(product));
+    const watched = grpc.stream(`${health}/Watch`, { service: ordersService });
+    expect(await watched.next()).toEqual({ status: 'SERVING' });
+    const events = grpc.stream('WatchEvents');
+    let last = await events.next();
+    while (last['order_id'] !== before.order_id) last = await events.next();
+
+    stopInventory();
+    let placed;
+    try {
+      placed = grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product));
+      // It has been accepted once a later call on the same connection has been answered.
+      await grpc.ok('GetOrder', { order_id: before.order_id });
+      const exit = shape.service('order').kill('SIGTERM');
+      expect(await watched.next()).toEqual({ status: 'NOT_SERVING' });
+      expect(await watched.refusal()).toMatchObject({ code: 'UNAVAILABLE' });
+      expect(await events.refusal()).toMatchObject({
+        code: 'UNAVAILABLE',
+        reason: 'unavailable',
+        retryAfterSeconds: 1,
+      });
+      letInventoryGo();
+      expect(await placed).toMatchObject({ lines: [{ product_id: product }] });
+      expect(await exit).toEqual({ code: 0, signal: null });
+    } finally {
+      letInventoryGo();
+    }
+    await shape.service('order').restart();
+    const resumed = await eventually(async () => {
+      const stream = grpc.stream('WatchEvents', { after: last['cursor'] });
+      return { stream, event: await stream.next() };
+    });
+    expect(resumed.event).toMatchObject({ order_id: (await placed).order_id });
+    resumed.stream.call.cancel();
+  });
+});
+
+const foreign = await foreignGrpcOrSkip(describe);
+
+foreign('a client of another make', () => {
+  it('finds the service by reflection, places, reads, lists and follows orders, and asks for health', async () => {
+    const product = await shelf.product({ price: 250 });
+    const job = { at: grpcAt, customer: fresh('c-ü'), product, key: fresh('key') };
+    const told = await runForeignClient(job);
+    expect(told).toMatchObject({
+      services: {
+        v1: expect.arrayContaining([ordersService, 'grpc.health.v1.Health']),
+        v1alpha: expect.arrayContaining([ordersService, 'grpc.health.v1.Health']),
+      },
+      health: 'SERVING',
+      placed: { customer_id: job.customer, total_minor: '500', currency: 'GBP', status: 'ORDER_STATUS_CONFIRMED' },
+      replayed: [null, 'true'],
+      refused: ['NOT_FOUND', true],
+      invalid: 'INVALID_ARGUMENT',
+      watched: { type: 'order.placed' },
+    });
+    const { placed, again, got, listed, watched } = told;
+    expect(again).toEqual(placed);
+    expect({ ...got, update_time: placed!['update_time'] }).toEqual(placed);
+    expect(listed).toEqual([placed!['order_id'], expect.any(String)].toReversed());
+    expect(watched!['order_id']).toBe(placed!['order_id']);
+    const order = await rest.order(placed!['order_id'] as string);
+    expect(order).toMatchObject({ customer_id: job.customer, metadata: { gift: true, note: 'für Ö' } });
+    expect(placed).toMatchObject({ metadata: order.metadata, create_time: order.created_at });
+  });
+});
