@@ -67,11 +67,13 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     await cluster.whole();
     await more(30);
     const outage = await watch.end();
-    await shoppers.finish();
+    // Counted whatever else is wrong with what they were told.
+    await shoppers.finish().finally(async () => {
+      figures.push({ fault, ...outage, ...(await countLost(shoppers, shape)), foundAgain: shoppers.replayed });
+    });
     await shoppers.repeat();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
     await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
     await receiver.stop();
-    figures.push({ fault, ...outage, ...(await countLost(shoppers, shape)), foundAgain: shoppers.replayed });
   });
 });
