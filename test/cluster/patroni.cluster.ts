@@ -68,9 +68,10 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     await more(30);
     const outage = await watch.end();
     // Counted whatever else is wrong with what they were told.
-    await shoppers.finish().finally(async () => {
-      figures.push({ fault, ...outage, ...(await countLost(shoppers, shape)), foundAgain: shoppers.replayed });
-    });
+    const [finished] = await Promise.allSettled([shoppers.finish()]);
+    const counted = await countLost(shoppers, shape);
+    figures.push({ fault, ...outage, ...counted, foundAgain: shoppers.replayed });
+    expect(finished).toEqual({ status: 'fulfilled' });
     await shoppers.repeat();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
     await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
