@@ -13,7 +13,7 @@ import { Link } from '../support/link.js';
 const run = promisify(execFile);
 
 const packages = 'apt-get install patroni etcd-server haproxy postgresql';
-const patienceMs = 90_000;
+const patienceMs = 120_000;
 const size = 3;
 const password = 'only-for-tests';
 

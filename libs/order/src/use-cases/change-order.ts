@@ -39,6 +39,8 @@ export interface ChangeRequest {
   keyed?: KeyedChange | undefined;
 }
 
+type Decide = (order: Order, at: Date) => OrderChange | undefined;
+
 /** Often enough for any crowd on one order, and an end to it all the same. */
 const maxTries = 50;
 
@@ -51,9 +53,19 @@ export class ChangeOrder {
   ) {}
 
   /** @param decide returns `undefined` when the order is already what it should become */
-  async execute(
+  async execute(request: ChangeRequest, decide: Decide): Promise<{ order: Order; replayed: boolean }> {
+    try {
+      return await this.change(request, decide);
+    } catch (error) {
+      // A refusal goes by what was read as well, and that may have been read where nobody leads any more.
+      if (error instanceof CleaveError && error.status < 500) await this.orders.readIsSafe();
+      throw error;
+    }
+  }
+
+  private async change(
     { tenant, orderId, expectedVersion, keyed }: ChangeRequest,
-    decide: (order: Order, at: Date) => OrderChange | undefined,
+    decide: Decide,
   ): Promise<{ order: Order; replayed: boolean }> {
     for (let tries = 0; tries < maxTries; tries += 1) {
       // In this order: who sees the change that was made under its key sees the key as well.
