@@ -133,7 +133,7 @@ describe('more orders than can be placed', () => {
     const peak = await closedLoop(orders, { ...load, callers: 64, durationMs: 2_000 });
     expect(peak.failures).toEqual({});
     const perSecond = (4 * peak.acknowledged) / 2;
-    const open = await openLoop(orders, { ...load, callers: 2_000, durationMs: 5_000, perSecond });
+    const open = await openLoop(orders, { ...load, callers: 1_200, durationMs: 4_000, perSecond });
     const many = await closedLoop(orders, { ...load, callers: 1_280, durationMs: 5_000, honoursRetryAfter: true });
 
     for (const { acknowledged, failures } of [open, many]) {

@@ -1,11 +1,18 @@
-import { Global, Inject, Injectable, Module, Optional } from '@nestjs/common';
+import { Global, Inject, Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
 import { Metrics } from '#telemetry';
 import { Limiter } from './limiter.js';
 
+const sampledEveryMs = 20;
+/** Of a new sample in the mean. */
+const weight = 0.2;
+
 /** The limiters of an app, each for one class of requests that should not starve the others. */
 @Injectable()
-export class Admission {
+export class Admission implements OnApplicationShutdown {
   private readonly limiters = new Map<string, Limiter>();
+  private loopDelayMs = 0;
+  private sampledAtMs = performance.now();
+  private readonly sampling = setInterval(() => this.sample(), sampledEveryMs).unref();
 
   constructor(@Optional() @Inject(Metrics) metrics?: Metrics) {
     if (metrics) this.observe(metrics);
@@ -13,9 +20,20 @@ export class Admission {
 
   /** The limiter of a class, as it shows in the metrics; the same one each time. */
   limiterOf(name: string): Limiter {
-    const limiter = this.limiters.get(name) ?? new Limiter();
+    const limiter = this.limiters.get(name) ?? new Limiter(undefined, undefined, () => this.loopDelayMs);
     this.limiters.set(name, limiter);
     return limiter;
+  }
+
+  onApplicationShutdown(): void {
+    clearInterval(this.sampling);
+  }
+
+  private sample(): void {
+    const now = performance.now();
+    const delayMs = Math.max(0, now - this.sampledAtMs - sampledEveryMs);
+    this.loopDelayMs += (delayMs - this.loopDelayMs) * weight;
+    this.sampledAtMs = now;
   }
 
   private observe(metrics: Metrics): void {

@@ -1,5 +1,7 @@
 /** What is admitted should be done within this time in the mean: what a person hardly notices, and some batches long. */
 const targetMs = 250;
+/** So many turns of the event loop a request may take: what the loop is late at each is nobody's queueing. */
+const turns = 8;
 /** Measured for as long as what is admitted may take, so that a window has seen the limit it is to judge. */
 const windowMs = 250;
 /** Of a window with fewer nothing can be said; it goes on. */
@@ -32,6 +34,7 @@ export class Limiter {
   private running = 0;
   private refusedEver = 0;
   private aimedAtMs = targetMs;
+  private stretchedMs = 0;
   /** Refused for each that was done, in the last window. */
   private excess = 0;
 
@@ -47,10 +50,12 @@ export class Limiter {
   /**
    * @param now milliseconds on a clock that never goes back
    * @param random from 0 to 1
+   * @param loopDelayMs how late the event loop comes to what is due, of late, in milliseconds
    */
   constructor(
     private readonly now: () => number = () => performance.now(),
     private readonly random: () => number = Math.random,
+    private readonly loopDelayMs: () => number = () => 0,
   ) {
     this.since = now();
     this.changedAt = this.since;
@@ -110,7 +115,8 @@ export class Limiter {
   private adjust(now: number): void {
     const latencyMs = this.inFlightMs / this.ended;
     const inFlight = this.inFlightMs / (now - this.since);
-    this.aimedAtMs = Math.max(targetMs, this.aimedAtMs * keptOfStretch);
+    this.stretchedMs *= keptOfStretch;
+    this.aimedAtMs = Math.max(targetMs + turns * this.loopDelayMs(), this.stretchedMs);
     // A limit that is far away has not caused the latency.
     const isTooHigh = latencyMs > this.aimedAtMs && this.highest > this.most / 2;
     if (this.refused > 0 || isTooHigh) this.follow(latencyMs, inFlight);
@@ -126,8 +132,10 @@ export class Limiter {
   }
 
   private follow(latencyMs: number, inFlight: number): void {
-    if (this.most <= fewestInFlight && latencyMs > this.aimedAtMs)
-      this.aimedAtMs = Math.min(longestTargetMs, latencyMs * stretch);
+    if (this.most <= fewestInFlight && latencyMs > this.aimedAtMs) {
+      this.stretchedMs = Math.min(longestTargetMs, latencyMs * stretch);
+      this.aimedAtMs = Math.max(this.aimedAtMs, this.stretchedMs);
+    }
     // More are in flight than the limit for a while after it was lowered.
     const wanted = (Math.max(this.most, inFlight) * this.aimedAtMs) / latencyMs;
     const bounded = Math.min(Math.max(wanted, this.most / 2), this.most * 2);
