@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { foreignGrpcOrSkip, testDatabase } from '#testing';
+import pg from 'pg';
+import { AppProcess } from '../support/app-process.js';
 import { Api, ok, type EventPage, type Order, type OrderPage, type Problem } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh, randomOf } from '../support/fresh.js';
@@ -22,6 +24,7 @@ interface GrpcPage {
 
 let shape: Shape;
 let grpcAt: string;
+let databaseUrl: string;
 let grpc: GrpcApi;
 /** REST of the orders and of the products. */
 let rest: Api;
@@ -32,6 +35,7 @@ beforeAll(async () => {
   const at = await tcpAddresses();
   const database = await testDatabase();
   const [order, inventory, port] = (await servicePorts(3)) as [number, number, number];
+  databaseUrl = database.url;
   const common = { DATABASE_URL: database.url, INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, CACHE_AT: at.cache };
   grpcAt = `127.0.0.1:${port}`;
   shape = await startPlan('order with gRPC', {
@@ -448,6 +452,31 @@ describe('a server of gRPC', () => {
     const { order_id } = await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product), { key });
     expect(await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product), { key })).toMatchObject({ order_id });
     await eventually(async () => expect(await shelf.stock(product)).toMatchObject({ reserved: 1 }));
+  });
+
+  it('goes on with the trace of its caller', async () => {
+    const traceparent = `00-${'a'.repeat(32)}-${'b'.repeat(16)}-01`;
+    const product = await shelf.product();
+    const { order_id } = await grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product), { metadata: { traceparent } });
+    const client = new pg.Client({ connectionString: databaseUrl });
+    await client.connect();
+    const { rows } = await client.query('SELECT traceparent FROM orders.events WHERE order_id = $1', [order_id]);
+    await client.end();
+    expect(rows).toEqual([{ traceparent }]);
+  });
+
+  it('that finds its port taken says so', async () => {
+    const [port, messages] = await servicePorts(2);
+    const nowhere = 'tcp://127.0.0.1:1';
+    const other = new AppProcess('order', {
+      ...{ PORT: String(port), DATABASE_URL: databaseUrl, INVENTORY_AT: nowhere, PAYMENT_AT: nowhere },
+      ...{ ORDER_LISTEN: `tcp://127.0.0.1:${messages}`, ORDER_GRPC_LISTEN: grpcAt },
+    });
+    other.spawn();
+    expect(await other.exit).toEqual({ code: 1, signal: null });
+    expect(other.log.trimEnd().split('\n').at(-1)).toMatch(
+      new RegExp(`^Cannot answer gRPC at ${grpcAt} .*EADDRINUSE.* Set ORDER_GRPC_LISTEN to an address that is free`),
+    );
   });
 
   it('tells its health, and when it stops: answers what it has accepted, and sends those who follow elsewhere', async () => {

@@ -102,6 +102,7 @@ it('nesting is counted without recursion', () => {
   let deep: unknown = 1;
   for (let depth = 0; depth < 200_000; depth += 1) deep = depth % 2 === 0 ? [deep] : { deep };
   expect(nestingOf(deep)).toBe(200_000);
+  expect(nestingOf(Array.from({ length: 300_000 }, () => []))).toBe(2);
   expect([nestingOf(null), nestingOf([]), nestingOf({ a: [1, { b: 2 }] })]).toEqual([0, 1, 3]);
 });
 

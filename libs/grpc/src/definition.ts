@@ -32,8 +32,8 @@ const { FileDescriptorSet } = messagesIn({
   nested: { FileDescriptorSet: { fields: { file: { rule: 'repeated', type: 'bytes', id: 1 } } } },
 });
 
-/** The files of a service as reflection tells them: those of proto-loader leave out what imports what. */
-export const filesOf = ({ descriptors }: GrpcService): Buffer[] =>
+/** The files of a FileDescriptorSet in base64, as reflection tells them: those of proto-loader leave out what imports what. */
+export const filesIn = (descriptors: string): Buffer[] =>
   (FileDescriptorSet!.deserialize(Buffer.from(descriptors, 'base64')) as { file: Buffer[] }).file;
 
 /**

@@ -9,14 +9,15 @@ import {
   type ServerUnaryCall,
   type ServerWritableStream,
 } from '@grpc/grpc-js';
-import { loadSync, type ServiceDefinition } from '@grpc/proto-loader';
+import type { PackageDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { ReflectionService } from '@grpc/reflection';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
-import { HealthImplementation, protoPath as healthProto } from 'grpc-health-check';
+import { HealthImplementation } from 'grpc-health-check';
 import { Subject, takeUntil, throwError, type Observable } from 'rxjs';
 import { CleaveError, limits } from '#contracts';
 import { traceparentOf, withTrace } from '#telemetry';
-import { definitionOf, filesOf, type GrpcService } from './definition.js';
+import { definitionOf, filesIn, type GrpcService } from './definition.js';
+import { healthDescriptors } from './generated/health-descriptors.js';
 import { statusOf } from './status.js';
 
 /** How long a shutdown waits for what has been accepted. */
@@ -90,8 +91,9 @@ export class GrpcServer extends ServerGrpc {
       server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
     );
     this.health.addToServer(server);
-    const files = { ...loadSync(healthProto), [this.serviceName]: { fileDescriptorProtos: filesOf(this.service) } };
-    new ReflectionService(files as ReturnType<typeof loadSync>).addToServer(server);
+    const files = [this.service.descriptors, healthDescriptors].flatMap(filesIn);
+    const described = { files: { fileDescriptorProtos: files } } as unknown as PackageDefinition;
+    new ReflectionService(described).addToServer(server);
     return server;
   }
 

@@ -1,0 +1,27 @@
+import { status as Code } from '@grpc/grpc-js';
+import { expect, it } from '@jest/globals';
+import { CleaveError, errorCodes, type ErrorCode } from '#contracts';
+import { statusOf } from '../src/status.js';
+
+const codes = Object.keys(errorCodes) as ErrorCode[];
+
+it('every error has a status, and only what is ours is INTERNAL', () => {
+  const told = codes.map((code) => [code, Code[statusOf(new CleaveError(code, 'why')).code]]);
+  expect(told.filter(([, status]) => status === 'UNKNOWN')).toEqual([]);
+  expect(told.filter(([, status]) => status === 'INTERNAL')).toEqual([['internal', 'INTERNAL']]);
+});
+
+it('what is told of an error stays within what callers read', () => {
+  const faults = Array.from({ length: 100 }, (_, index) => ({
+    path: `lines.${index}.${'x'.repeat(100)}`,
+    message: 'ö'.repeat(200),
+  }));
+  const products = 'p'.repeat(10_000);
+  const { details, metadata } = statusOf(new CleaveError('invalid-request', '😀'.repeat(2_000), { faults, products }));
+  const [bytes] = metadata.get('grpc-status-details-bin') as [Buffer];
+  expect(bytes.length).toBeLessThanOrEqual(4_096);
+  expect(bytes.toString()).toContain('lines.0.');
+  expect(details.length).toBeLessThanOrEqual(1_001);
+  // As it is sent: what is not well-formed would throw.
+  expect(encodeURI(details).length).toBeGreaterThan(0);
+});
