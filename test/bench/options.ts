@@ -2,7 +2,19 @@ import { parseArgs } from 'node:util';
 import { workloadNames, type WorkloadName } from './workloads.js';
 
 const suiteNames = [
-  ...(['place', 'open', 'overload', 'reads', 'flat', 'soak', 'instances', 'transactions', 'log', 'cache', 'footprint'] as const),
+  ...([
+    'place',
+    'open',
+    'overload',
+    'reads',
+    'flat',
+    'soak',
+    'instances',
+    'transactions',
+    'log',
+    'cache',
+    'footprint',
+  ] as const),
   ...(['split', 'calls', 'balance'] as const),
 ] as const;
 export type SuiteName = (typeof suiteNames)[number];

@@ -4,6 +4,9 @@ import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import { startExtractable } from '../support/scaled-shapes.js';
 import { Visits } from '../support/visits.js';
 
+/** Of each caller: what takes a minute need not be thousands of orders, all of which are repeated in the end. */
+const thinkMs = 100;
+
 /** The walk of docs/extract.md. */
 describe('inventory', () => {
   let trial: Trial | undefined;
@@ -16,9 +19,9 @@ describe('inventory', () => {
     trial = new Trial(await startExtractable());
     const { shape, api } = trial;
     await trial.stock();
-    const load = trial.load();
+    const load = trial.load(thinkMs);
     const visits = new Visits(shape.baseUrl, 4, await api.product({ onHand: 1_000_000 }));
-    const goOn = async (count = 150): Promise<void> => {
+    const goOn = async (count = 50): Promise<void> => {
       const before = acknowledged(load.attempts).length;
       await load.until(() => acknowledged(load.attempts).length > before + count);
     };
@@ -56,8 +59,8 @@ describe('inventory', () => {
     const urls = async () => ({ ...(await shape.databaseUrls()), ...(isCopied && { inventory: copyUrl }) });
     trial = new Trial({ ...shape, databaseUrls: urls });
     await trial.stock();
-    const load = trial.load();
-    await load.until(() => acknowledged(load.attempts).length > 150);
+    const load = trial.load(thinkMs);
+    await load.until(() => acknowledged(load.attempts).length > 50);
     expect(await shape.service('shop-1').kill('SIGTERM')).toEqual({ code: 0, signal: null });
     const server = new pg.Client((await shape.databaseUrls()).order.replace(/\/[^/]*$/, '/postgres'));
     await server.connect();
@@ -68,7 +71,7 @@ describe('inventory', () => {
       isCopied = true;
       await Promise.all([shape.service('inventory').restart(), shape.service('shop-2').restart()]);
       const before = acknowledged(load.attempts).length;
-      await load.until(() => acknowledged(load.attempts).length > before + 150);
+      await load.until(() => acknowledged(load.attempts).length > before + 50);
       expectAnswers(await load.end(), [201, 409, 503]);
       await trial.settle();
       await shape.stop();

@@ -180,7 +180,11 @@ describe('an order over gRPC', () => {
       'more lines than there may be',
       { lines: Array.from({ length: 2_001 }, () => ({ product_id: 'p', quantity: 1 })) },
     ],
-    ['a total beyond 2^53', { expected_total_minor: '9007199254740993' }, { expected_total_minor: 9007199254740993 }],
+    [
+      'a total beyond 2^53',
+      { expected_total_minor: '9007199254740993' },
+      { expected_total_minor: Number('9007199254740993') },
+    ],
     [
       'a negative tax',
       { adjustments: [{ kind: 'ADJUSTMENT_KIND_TAX', label: 'x', amount_minor: -1 }] },

@@ -63,7 +63,7 @@ export interface Outcome<Reply = Message> {
 }
 
 const refusalOf = ({ code, details: message, metadata }: ServiceError, replayed: boolean): Refusal => {
-  const refusal: Refusal = { code: Code[code]!, message, replayed };
+  const refusal: Refusal = { code: Code[code], message, replayed };
   const [bytes] = metadata.get('grpc-status-details-bin');
   if (bytes === undefined) return refusal;
   const told = details['Status']!.deserialize(bytes as Buffer) as {
@@ -71,7 +71,7 @@ const refusalOf = ({ code, details: message, metadata }: ServiceError, replayed:
     message: string;
     details: { type_url: string; value: Buffer }[];
   };
-  if (told.code !== code || told.message !== message) throw new Error('the details tell of another error');
+  if (told.code !== Number(code) || told.message !== message) throw new Error('the details tell of another error');
   for (const { type_url, value } of told.details) {
     const name = type_url.replace('type.googleapis.com/google.rpc.', '');
     const detail = details[name]!.deserialize(value) as Message;

@@ -23,11 +23,15 @@ export class Load {
   private stopped = false;
   private readonly callers: Promise<void>[];
 
-  /** @param nextBody makes the body of each order */
+  /**
+   * @param nextBody makes the body of each order
+   * @param thinkMs how long a caller waits between two orders
+   */
   constructor(
     private readonly baseUrl: string,
     callers: number,
     private readonly nextBody: () => object,
+    private readonly thinkMs = 0,
   ) {
     this.callers = Array.from({ length: callers }, () => this.call());
   }
@@ -70,7 +74,8 @@ export class Load {
       const attempt: Attempt = { key: fresh('load'), body: this.nextBody() };
       this.attempts.push(attempt);
       await place(this.baseUrl, agent, attempt);
-      if (attempt.outcome !== 201 && attempt.outcome !== 409) await setTimeout(pauseMs);
+      const wasAnswered = attempt.outcome === 201 || attempt.outcome === 409;
+      if (!wasAnswered || this.thinkMs > 0) await setTimeout(wasAnswered ? this.thinkMs : pauseMs);
     }
     agent.destroy();
   }

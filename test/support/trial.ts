@@ -32,14 +32,16 @@ export class Trial {
     ];
   }
 
-  load(): Load {
-    const load = new Load(this.shape.baseUrl, callers, () => ({
+  /** @param thinkMs how long a caller waits between two orders, for what takes long: everything is repeated in the end */
+  load(thinkMs = 0): Load {
+    const nextBody = () => ({
       customer_id: 'load',
       lines: this.random
         .shuffled(this.products)
         .slice(0, this.random.integer(1, 2))
         .map((product_id) => ({ product_id, quantity: this.random.integer(1, 3) })),
-    }));
+    });
+    const load = new Load(this.shape.baseUrl, callers, nextBody, thinkMs);
     this.loads.push(load);
     return load;
   }

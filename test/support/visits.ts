@@ -1,4 +1,5 @@
 import { Agent, request } from 'node:http';
+import { setTimeout } from 'node:timers/promises';
 import type { SeededRandom } from '#testing';
 import { fresh, randomOf } from './fresh.js';
 
@@ -12,6 +13,7 @@ interface Visit {
 }
 
 const answerWithinMs = 40_000;
+const thinkMs = 20;
 
 /** Callers that do what callers do beside placing orders, each over a connection of its own that it keeps. */
 export class Visits {
@@ -42,7 +44,7 @@ export class Visits {
 
   private async call(): Promise<void> {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-    while (!this.stopped) await this.visit(agent, this.next());
+    for (; !this.stopped; await setTimeout(thinkMs)) await this.visit(agent, this.next());
     agent.destroy();
   }
 

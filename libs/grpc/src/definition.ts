@@ -25,7 +25,7 @@ const options = { keepCase: true, longs: String, enums: String } as const;
 
 /** The messages that protobufjs describes in JSON, by their names. */
 export const messagesIn = (json: object): Record<string, MessageTypeDefinition<object, object>> =>
-  fromJSON(json as Parameters<typeof fromJSON>[0], options) as Record<string, MessageTypeDefinition<object, object>>;
+  fromJSON(json, options) as Record<string, MessageTypeDefinition<object, object>>;
 
 const { FileDescriptorSet } = messagesIn({
   // On the wire a message within another is bytes.

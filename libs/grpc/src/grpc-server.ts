@@ -3,7 +3,6 @@ import {
   Server,
   ServerCredentials,
   ServerInterceptingCall,
-  status as Code,
   type Metadata,
   type ServerInterceptor,
   type ServerUnaryCall,

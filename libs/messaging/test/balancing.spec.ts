@@ -96,7 +96,11 @@ describe('instances over TCP', () => {
 
   it('may be killed: what can be repeated does not fail, and of the rest what was on its way there', async () => {
     const at = await ports(3);
-    const [victim] = await Promise.all([startElsewhere(at[0] as number), start(at[1] as number), start(at[2] as number)]);
+    const [victim] = await Promise.all([
+      startElsewhere(at[0] as number),
+      start(at[1] as number),
+      start(at[2] as number),
+    ]);
     const client = messenger.clientFor(probeContract, tcpAt(...at));
     const repeatable = load(8, () => client.call('ping', undefined));
     const others = load(8, (id) => client.call('once', { id }));
