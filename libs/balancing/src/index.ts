@@ -2,4 +2,12 @@
 export { balancePolicy, type BalancePolicy } from './balance.js';
 export { reportTo } from './metrics.js';
 export type { Instance, Outcome } from './target.js';
-export { NoAddress, Targets, type Attempts, type Lookup, type Place, type TargetsOptions } from './targets.js';
+export {
+  NoAddress,
+  Targets,
+  type Attempt,
+  type Attempts,
+  type Lookup,
+  type Place,
+  type TargetsOptions,
+} from './targets.js';

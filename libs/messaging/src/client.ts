@@ -48,8 +48,9 @@ export interface Route {
    *
    * @param message makes the message at the moment it is sent, so that it tells the time that is left then
    * @param mayRepeat whether the request may be sent again when it is unknown what became of it
+   * @param signal tells, when nobody waits any more, whether the caller gave up and not the deadline passed
    */
-  send(pattern: string, message: () => WireRequest, mayRepeat: boolean): Observable<unknown>;
+  send(pattern: string, message: () => WireRequest, mayRepeat: boolean, signal?: AbortSignal): Observable<unknown>;
   close(): Promise<void>;
 }
 
@@ -128,7 +129,7 @@ async function ask(
   });
   const giveUp = () => throwError(() => tooLate(operation, Math.round(allowedMs)));
   const { signal } = options;
-  const sent$ = route.send(operation.pattern, message, operation.idempotent);
+  const sent$ = route.send(operation.pattern, message, operation.idempotent, signal);
   const reply$ = signal ? merge(aborted(operation, signal), sent$) : sent$;
   try {
     return understood(operation, await firstValueFrom(reply$.pipe(timeout({ first: allowedMs, with: giveUp }))));

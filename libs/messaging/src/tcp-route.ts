@@ -1,21 +1,8 @@
-import { Targets, type Attempts, type Instance, type Outcome, type TargetsOptions } from '#balancing';
+import { Targets, type Attempt, type Instance, type Outcome, type TargetsOptions } from '#balancing';
 import type { CleaveError } from '#contracts';
-import { ClientTCP } from '@nestjs/microservices';
-import { once } from 'node:events';
+import { ClientTCP, type PacketId, type ReadPacket, type WritePacket } from '@nestjs/microservices';
 import type { Socket } from 'node:net';
-import {
-  catchError,
-  defer,
-  finalize,
-  firstValueFrom,
-  from,
-  mergeMap,
-  of,
-  takeUntil,
-  tap,
-  throwError,
-  type Observable,
-} from 'rxjs';
+import { Observable } from 'rxjs';
 import { endpointText, type Endpoint } from './address.js';
 import type { Route } from './client.js';
 import { frameCharacters, isDrainNotice } from './tcp-frames.js';
@@ -35,6 +22,23 @@ class NotConnected extends Error {
 
 /** Nest's TCP client, used for the life of one socket. */
 class TcpConnection extends ClientTCP {
+  private asked = 0;
+
+  /**
+   * Asks without the observables that `send` puts around it, which are a fifth of the cost of a call; it has to be connected.
+   *
+   * @param answered called with what comes, also when the connection ends before
+   * @returns what forgets the request
+   */
+  ask(pattern: string, data: unknown, answered: (packet: WritePacket) => void): () => void {
+    return this.publish({ pattern, data }, answered);
+  }
+
+  /** Counted: a request is known by it on one connection only. */
+  protected override assignPacketId(packet: ReadPacket): ReadPacket & PacketId {
+    return Object.assign(packet, { id: String((this.asked += 1)) });
+  }
+
   /** Unlike `close`, does not wait for the other side to end the connection as well. */
   destroy(): void {
     this.socket?.netSocket.destroy();
@@ -67,33 +71,57 @@ class TcpInstance implements Instance {
     private readonly leaving: () => void,
   ) {}
 
-  /** Fails with NotConnected when the request has not been sent. */
-  send(pattern: string, message: () => WireRequest | ''): Observable<unknown> {
-    return defer(() => {
-      if (this.unanswered === 0) this.heardAt = performance.now();
-      this.unanswered += 1;
-      let isAnswered = false;
-      const answered = () => {
-        isAnswered = true;
-        this.heardAt = performance.now();
-      };
-      return defer(() => this.connect()).pipe(
-        mergeMap((client) => client.send(pattern, message())),
-        tap({ next: answered, error: answered }),
-        finalize(() => {
-          this.unanswered -= 1;
-          // Nobody waits any more: the instance is slow, or the machine is gone without a word.
-          if (!isAnswered && performance.now() - this.heardAt > silenceMs) this.close();
-        }),
-      );
-    });
+  /**
+   * @param ended called once: with the reply, with the error the other side answered with, or with an Error when there is
+   *   no answer, a NotConnected when the request has not been sent
+   * @returns what is to be called when nobody waits any more; `ended` is not called after it
+   */
+  ask(pattern: string, message: () => WireRequest | '', ended: (error: unknown, reply?: unknown) => void): () => void {
+    if (this.unanswered === 0) this.heardAt = performance.now();
+    this.unanswered += 1;
+    let forget: (() => void) | undefined;
+    let isOver = false;
+    const over = (): void => {
+      isOver = true;
+      this.unanswered -= 1;
+      forget?.();
+    };
+    const end = (error: unknown, reply?: unknown): void => {
+      if (isOver) return;
+      over();
+      this.heardAt = performance.now();
+      ended(error, reply);
+    };
+    this.connect().then((client) => {
+      if (isOver) return;
+      forget = client.ask(pattern, message(), ({ err, response }) => end(err, response));
+      // The connection may be one that has just ended.
+      if (isOver) forget();
+    }, end);
+    return () => {
+      if (isOver) return;
+      over();
+      // The instance is slow, or the machine is gone without a word.
+      if (performance.now() - this.heardAt > silenceMs) this.close();
+    };
   }
 
   /** An answer is asked for: a process that hangs still takes connections. */
   async probe(signal: AbortSignal): Promise<void> {
-    const refused = (error: unknown) => (error instanceof Error ? throwError(() => error) : of(undefined));
-    const answer$ = this.send(probePattern, () => '').pipe(catchError(refused), takeUntil(once(signal, 'abort')));
-    await firstValueFrom(answer$);
+    await new Promise<void>((resolve, reject) => {
+      const forget = this.ask(
+        probePattern,
+        () => '',
+        // It is refused by whoever is alive.
+        (error) => (error instanceof Error ? reject(error) : resolve()),
+      );
+      const giveUp = (): void => {
+        forget();
+        reject(new Error('it does not answer'));
+      };
+      if (signal.aborted) giveUp();
+      else signal.addEventListener('abort', giveUp, { once: true });
+    });
     if (!this.connection) throw new Error('it takes no more requests');
   }
 
@@ -165,32 +193,45 @@ function outcomeOf(error: unknown): Outcome {
 export class TcpRoute implements Route {
   constructor(private readonly targets: TcpTargets) {}
 
-  send(pattern: string, message: () => WireRequest, mayRepeat: boolean): Observable<unknown> {
-    return defer(() => {
+  send(pattern: string, message: () => WireRequest, mayRepeat: boolean, signal?: AbortSignal): Observable<unknown> {
+    return new Observable((caller) => {
+      let giveUp: (() => void) | undefined;
       const attempts = this.targets.attempts(mayRepeat);
+      const attempt = (): void => {
+        if (caller.closed) return;
+        let chosen: Attempt<TcpInstance>;
+        try {
+          chosen = attempts.next();
+        } catch (error) {
+          caller.error(error);
+          return;
+        }
+        const forget = chosen.instance.ask(pattern, message, (error, reply) => {
+          giveUp = undefined;
+          if (!error) {
+            chosen.end('answered');
+            caller.next(reply);
+            caller.complete();
+            return;
+          }
+          const outcome = outcomeOf(error);
+          chosen.end(outcome);
+          if (attempts.another(outcome)) attempt();
+          else caller.error(error);
+        });
+        giveUp = () => {
+          forget();
+          chosen.end(signal?.aborted ? 'given-up' : 'late');
+        };
+      };
       const starting = this.targets.starting();
-      const answer$ = this.attempt(pattern, message, attempts);
-      return starting ? from(starting).pipe(mergeMap(() => answer$)) : answer$;
+      if (starting) void starting.then(attempt);
+      else attempt();
+      return () => giveUp?.();
     });
   }
 
   async close(): Promise<void> {
     this.targets.close();
-  }
-
-  private attempt(pattern: string, message: () => WireRequest, attempts: Attempts<TcpInstance>): Observable<unknown> {
-    return defer(() => {
-      const attempt = attempts.next();
-      return attempt.instance.send(pattern, message).pipe(
-        tap({ next: () => attempt.end('answered') }),
-        catchError((error: unknown) => {
-          const outcome = outcomeOf(error);
-          attempt.end(outcome);
-          return attempts.another(outcome) ? this.attempt(pattern, message, attempts) : throwError(() => error);
-        }),
-        // Whoever waits stops only when the deadline has passed.
-        finalize(() => attempt.end('late')),
-      );
-    });
   }
 }
