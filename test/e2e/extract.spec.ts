@@ -1,6 +1,7 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
+import { ok } from '../support/api.js';
 import { startExtractable } from '../support/scaled-shapes.js';
 import { Visits } from '../support/visits.js';
 
@@ -20,7 +21,9 @@ describe('inventory', () => {
     const { shape, api } = trial;
     await trial.stock();
     const load = trial.load(thinkMs);
-    const visits = new Visits(shape.baseUrl, 4, await api.product({ onHand: 1_000_000 }));
+    const visited = await api.product({ onHand: 1_000_000 });
+    const visits = new Visits(shape.baseUrl, 4, visited);
+    ok(await api.send('PUT', '/cache', { body: { key: 'kept', value: 'before' } }));
     const goOn = async (count = 50): Promise<void> => {
       const before = acknowledged(load.attempts).length;
       await load.until(() => acknowledged(load.attempts).length > before + count);
@@ -44,6 +47,8 @@ describe('inventory', () => {
     await visits.end();
     expectAnswers(await load.end(), [201, 409]);
     expect(visits.failures).toEqual([]);
+    await visits.expectKept(api, trial.ledger, 1_000_000);
+    expect(ok(await api.get('/cache?key=kept'))).toMatchObject({ value: 'before' });
     await trial.settle();
   });
 

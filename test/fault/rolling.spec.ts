@@ -27,6 +27,7 @@ describe('instances that come and go under load', () => {
   afterEach(() => trial?.rest());
   afterAll(() => trial?.shape.stop());
 
+  const shelf = async (): Promise<number> => (await trial.api.stock(visited)).on_hand;
   const goOn = async (load: Load, count = 50): Promise<void> => {
     const before = acknowledged(load.attempts).length;
     await load.until(() => acknowledged(load.attempts).length > before + count);
@@ -34,6 +35,7 @@ describe('instances that come and go under load', () => {
 
   it('are added, drained and rolled one by one, and no request fails', async () => {
     const load = trial.load(thinkMs);
+    const onHand = await shelf();
     const visits = new Visits(trial.shape.baseUrl, 6, visited);
     await goOn(load);
     for (const module of rolled) {
@@ -50,6 +52,7 @@ describe('instances that come and go under load', () => {
     expect(visits.failures).toEqual([]);
     for (const service of ['products', 'stock', 'cache', 'orders'])
       expect(visits.answered[service]).toBeGreaterThan(10);
+    await visits.expectKept(trial.api, trial.ledger, onHand);
     await trial.settle();
   });
 
@@ -59,6 +62,7 @@ describe('instances that come and go under load', () => {
       const [first, second] = [1, 2].map((it) => trial.shape.service(`${module}-${it}`));
       if (!second!.isRunning) await second!.restart();
       const load = trial.load(thinkMs);
+      const onHand = await shelf();
       const visits = new Visits(trial.shape.baseUrl, 6, visited);
       await goOn(load);
       const underWay = load.inFlight.length + visits.inFlight;
@@ -68,8 +72,10 @@ describe('instances that come and go under load', () => {
       const attempts = await load.end();
       expectAnswers(attempts, [201, 409, 503]);
       const failed = attempts.filter((it) => it.outcome === 503).map((it) => it.text);
+      for (const it of visits.failures) expect(it).toContain(': 503 ');
       expect([...failed, ...visits.failures].length).toBeLessThanOrEqual(underWay);
       await first!.restart();
+      await visits.expectKept(trial.api, trial.ledger, onHand);
       await trial.settle();
     },
   );

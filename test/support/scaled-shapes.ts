@@ -75,10 +75,11 @@ export const startScaled = async (): Promise<Shape> => {
  * @param inventoryUrl the database of `inventory`, where it is not that of the others
  */
 export const startExtractable = async (inventoryUrl?: (own: string) => string): Promise<Shape> => {
-  const database = await testDatabase();
+  const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
   const [gateway, one, two, rest, cacheOne, cacheTwo, messages] = await servicePorts(7);
   const inventoryAt = inventoryUrl?.(database.url) ?? database.url;
   const shops = urls([one!, two!]);
+  const own = { DATABASE_URL: database.url, CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: '5000' };
   const plan: Plan = {
     services: [
       {
@@ -91,12 +92,13 @@ export const startExtractable = async (inventoryUrl?: (own: string) => string): 
       },
       {
         ...{ app: 'monolith', name: 'shop-1', port: one! },
-        environment: { DATABASE_URL: database.url, CACHE_LISTEN: tcp([cacheOne!]) },
+        environment: { ...own, CACHE_LISTEN: tcp([cacheOne!]) },
       },
       {
         ...{ app: 'monolith', name: 'shop-2', port: two!, isLater: true },
         environment: {
-          ...{ DATABASE_URL: database.url, CACHE_LISTEN: tcp([cacheTwo!]) },
+          ...own,
+          CACHE_LISTEN: tcp([cacheTwo!]),
           ...{ INVENTORY_AT: tcp([messages!]), INVENTORY_URL: urls([rest!]) },
         },
       },
@@ -110,7 +112,10 @@ export const startExtractable = async (inventoryUrl?: (own: string) => string): 
       },
     ],
     databaseUrls: () => Promise.resolve(allAt(database.url)),
-    release: () => database.stop(),
+    release: async () => {
+      await redis.stop();
+      await database.stop();
+    },
   };
   return startPlan('extractable', plan);
 };

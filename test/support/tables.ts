@@ -150,12 +150,16 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
 export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
   await query(urls.order, `UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now()`);
   const readers = { orders: urls.order, sales: urls.sales, webhooks: urls.webhooks };
-  for (const [schema, url] of Object.entries(readers))
+  for (const [schema, url] of Object.entries(readers)) {
+    await query(url, `UPDATE ${schema}.readers SET seen_until = now()`);
+    // In the order in which consumers lock them.
     await query(
       url,
-      `WITH readers AS (UPDATE ${schema}.readers SET seen_until = now())
-      UPDATE ${schema}.checkpoints SET lease_until = now()`,
+      `WITH locked AS (SELECT consumer, part FROM ${schema}.checkpoints ORDER BY consumer, part FOR NO KEY UPDATE)
+      UPDATE ${schema}.checkpoints c SET lease_until = now() FROM locked l
+      WHERE c.consumer = l.consumer AND c.part = l.part`,
     );
+  }
   await query(urls.webhooks, `UPDATE webhooks.deliveries SET lease_until = now() WHERE lease_until > now()`);
 };
 

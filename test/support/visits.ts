@@ -1,7 +1,10 @@
 import { Agent, request } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
+import { expect } from '@jest/globals';
 import type { SeededRandom } from '#testing';
+import type { Api } from './api.js';
 import { fresh, randomOf } from './fresh.js';
+import type { Ledger } from './ledger.js';
 
 /** A request, and the statuses that are an answer to it. */
 interface Visit {
@@ -25,6 +28,9 @@ export class Visits {
   private stopped = false;
   private readonly callers: Promise<void>[];
   private readonly orders: string[] = [];
+  /** Whether the order of each customer was acknowledged; each places one. */
+  private readonly placed = new Map<string, boolean>();
+  private readonly adjusted = { sent: 0, acknowledged: 0 };
 
   /** @param product one of which there is plenty, and whose stock nobody reconciles */
   constructor(
@@ -40,6 +46,27 @@ export class Visits {
   async end(): Promise<void> {
     this.stopped = true;
     await Promise.all(this.callers);
+  }
+
+  /**
+   * Everything that was acknowledged is there once, and nothing twice, whether it had a key or not.
+   *
+   * @param onHand what lay on the shelf before
+   */
+  async expectKept(api: Api, ledger: Ledger, onHand: number): Promise<void> {
+    const rows = await ledger.orders<{ customer_id: string; count: number }>(
+      `SELECT customer_id, count(*)::int FROM orders.orders WHERE customer_id = ANY ($1) AND status <> 'void' GROUP BY 1`,
+      [[...this.placed.keys()]],
+    );
+    const counts = new Map(rows.map((it) => [it.customer_id, it.count]));
+    const wrong = [...this.placed].filter(([customer, isAcknowledged]) => {
+      const count = counts.get(customer) ?? 0;
+      return isAcknowledged ? count !== 1 : count > 1;
+    });
+    expect(wrong).toEqual([]);
+    const added = (await api.stock(this.product)).on_hand - onHand;
+    expect(added).toBeGreaterThanOrEqual(this.adjusted.acknowledged);
+    expect(added).toBeLessThanOrEqual(this.adjusted.sent);
   }
 
   private async call(): Promise<void> {
@@ -65,16 +92,16 @@ export class Visits {
       {
         ...{ method: 'POST', path: '/orders', key: fresh('visit'), expected: [201] },
         body: {
-          ...{ customer_id: 'visitor', product_id: this.product, quantity: 1 },
+          ...{ customer_id: fresh('visitor'), product_id: this.product, quantity: 1 },
           payment: { method: 'simulated', token: 'tok_ok' },
         },
       },
       // Without a key nobody may repeat it in our place.
       {
         ...{ method: 'POST', path: '/orders', expected: [201] },
-        body: { customer_id: 'visitor', product_id: this.product, quantity: 1 },
+        body: { customer_id: fresh('visitor'), product_id: this.product, quantity: 1 },
       },
-      { method: 'GET', path: '/orders?customer_id=visitor&limit=3', expected: [200] },
+      { method: 'GET', path: '/orders?status=confirmed&limit=3', expected: [200] },
       ...(order === undefined ? [] : [{ method: 'GET', path: `/orders/${order}`, expected: [200] }]),
     ];
     return this.random.shuffled(visits)[0]!;
@@ -82,6 +109,10 @@ export class Visits {
 
   private async visit(agent: Agent, visit: Visit): Promise<void> {
     this.inFlight += 1;
+    const { customer_id: customer } = (visit.body ?? {}) as { customer_id?: string };
+    if (customer !== undefined) this.placed.set(customer, false);
+    const isAdjustment = visit.path.endsWith('/adjustments');
+    if (isAdjustment) this.adjusted.sent += 1;
     const { status, text } = await sent(this.baseUrl, agent, visit);
     this.inFlight -= 1;
     if (!visit.expected.includes(status as number)) {
@@ -90,7 +121,10 @@ export class Visits {
     }
     const service = visit.path.split(/[/?]/)[1]!;
     this.answered[service] = (this.answered[service] ?? 0) + 1;
-    if (status === 201) this.orders.push((JSON.parse(text) as { order_id: string }).order_id);
+    if (isAdjustment) this.adjusted.acknowledged += 1;
+    if (customer === undefined) return;
+    this.placed.set(customer, true);
+    this.orders.push((JSON.parse(text) as { order_id: string }).order_id);
   }
 }
 

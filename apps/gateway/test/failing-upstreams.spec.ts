@@ -140,6 +140,25 @@ describe('a request whose connection breaks before it is answered', () => {
     expect(seen.requests).toHaveLength(1);
   });
 
+  it('is not repeated where keys are not honoured', async () => {
+    const counters = await startGateway({ ...allAt(inventory.url), order: order.url });
+    const seen = breakOnce();
+    const keyed = { method: 'POST', body: '{"increment":1}', headers: { 'idempotency-key': '"k"' } };
+    await expectProblem(await fetch(`${counters.url}/cache/counters`, keyed), 'unavailable', /may have taken effect/);
+    expect(seen.requests).toHaveLength(1);
+    await counters.close();
+  });
+
+  it('is not said to have had no effect because nobody is reached the second time', async () => {
+    const nobody = `http://127.0.0.1:${await freePort()}`;
+    const other = await startGateway({ ...allAt(nobody), inventory: `${inventory.url},${nobody}` });
+    inventory.onConnection = (socket) => void socket.on('data', () => socket.destroy());
+    // Whichever is chosen first, one of these is sent before the other one refuses.
+    for (let times = 0; times < 4; times += 1)
+      await expectProblem(await fetch(`${other.url}/stock/a`), 'unavailable', /broke off.*may have taken effect/);
+    await other.close();
+  });
+
   it('is not repeated for ever', async () => {
     let connections = 0;
     inventory.onConnection = (socket) => {

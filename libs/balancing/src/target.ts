@@ -46,7 +46,9 @@ export interface Keeper {
  */
 export class Target<I extends Instance> implements Candidate {
   inFlight = 0;
-  private readonly latency = new PeakLatency();
+  /** Answers that go on for as long as the caller likes. They are no work, and end by themselves. */
+  private streams = 0;
+  private latency = new PeakLatency();
   private lateInARow = 0;
   private pause: IBackoff<unknown> | undefined;
   private probing: AbortController | undefined;
@@ -76,8 +78,18 @@ export class Target<I extends Instance> implements Candidate {
   ended(outcome: Outcome, tookMs: number): void {
     this.inFlight -= 1;
     this.learn(outcome, tookMs);
-    // The answer is still on its way through the connection that is to be closed.
-    if (this.isRetired && this.inFlight === 0) setImmediate(() => this.instance.close());
+    this.closeIfDone();
+  }
+
+  streamBegan(outcome: Outcome, tookMs: number): void {
+    this.inFlight -= 1;
+    this.streams += 1;
+    this.learn(outcome, tookMs);
+  }
+
+  streamEnded(): void {
+    this.streams -= 1;
+    this.closeIfDone();
   }
 
   /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
@@ -90,7 +102,12 @@ export class Target<I extends Instance> implements Candidate {
   retire(): void {
     this.isRetired = true;
     this.probing?.abort();
-    if (this.inFlight === 0) this.instance.close();
+    if (this.inFlight + this.streams === 0) this.instance.close();
+  }
+
+  private closeIfDone(): void {
+    // The answer is still on its way through the connection that is to be closed.
+    if (this.isRetired && this.inFlight + this.streams === 0) setImmediate(() => this.instance.close());
   }
 
   private learn(outcome: Outcome, tookMs: number): void {
@@ -130,12 +147,16 @@ export class Target<I extends Instance> implements Candidate {
     while (!stopped.aborted) {
       this.pause = (this.pause ?? pauses).next(undefined);
       await setTimeout(this.pause.duration, undefined, { signal: stopped, ref: false }).catch(() => undefined);
-      if (stopped.aborted || !this.keeper.hasOthers()) continue;
+      // Calls come to a lone one anyway, and find out; not whether one that was about to stop has been started again.
+      if (stopped.aborted || !(this.isLeaving || this.keeper.hasOthers())) continue;
       const isAlive = await this.instance.probe(AbortSignal.any([stopped, AbortSignal.timeout(probeTimeoutMs)])).then(
         () => true,
         () => false,
       );
-      if (isAlive && !stopped.aborted) this.takeBack();
+      if (!isAlive || stopped.aborted) continue;
+      // It may be another process by now, and a cold one: one call at a time, until it has answered.
+      this.latency = new PeakLatency();
+      this.takeBack();
     }
   }
 }

@@ -1,5 +1,6 @@
 import { lookup as systemLookup } from 'node:dns/promises';
 import { isIP } from 'node:net';
+import { setTimeout } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 import { balanceBy, type Balance, type BalancePolicy } from './balance.js';
@@ -35,11 +36,18 @@ export class NoAddress extends Error {
   override readonly name = 'NoAddress';
 }
 
-const standardLookup: Lookup = async (host) => (await systemLookup(host, { all: true })).map(({ address }) => address);
+/** Of one family: an instance that listens at both must not count twice, nor one that listens at one be missed at the other. */
+const standardLookup: Lookup = async (host) => {
+  const found = await systemLookup(host, { all: true });
+  const some = found.filter(({ family }) => family === 4);
+  return (some.length > 0 ? some : found).map(({ address }) => address);
+};
 
 const standardLookupMs = 5_000;
 /** Names are not looked up more often than that, however often all instances fail. */
 const leastLookupMs = 500;
+/** A call does not wait longer for an address. */
+const longestLookupMs = 1_000;
 const standardMaxInFlight = 1_024;
 
 const addressText = (host: string, port: number): string =>
@@ -61,7 +69,7 @@ export class Targets<P extends Place, I extends Instance> {
   private all: readonly Target<I>[] = [];
   private timer: NodeJS.Timeout | undefined;
   private looking: Promise<void> | undefined;
-  private lookedAt = 0;
+  private lookedAt = Number.NEGATIVE_INFINITY;
   private isClosed = false;
 
   constructor(private readonly options: TargetsOptions<P, I>) {
@@ -95,7 +103,8 @@ export class Targets<P extends Place, I extends Instance> {
       this.timer = setInterval(() => void this.lookUp(), this.options.lookupMs ?? standardLookupMs).unref();
       void this.lookUp();
     }
-    return this.all.length === 0 ? this.lookUp() : undefined;
+    if (this.all.length > 0 || performance.now() - this.lookedAt < leastLookupMs) return undefined;
+    return Promise.race([this.lookUp(), setTimeout(longestLookupMs, undefined, { ref: false })]);
   }
 
   /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again when it was lost */
@@ -242,6 +251,7 @@ export class Attempts<I extends Instance> {
 export class Attempt<I extends Instance> {
   private readonly startedAt = performance.now();
   private tookMs: number | undefined;
+  private isStream = false;
   private isOver = false;
 
   constructor(private readonly target: Target<I>) {
@@ -257,10 +267,19 @@ export class Attempt<I extends Instance> {
     this.tookMs ??= performance.now() - this.startedAt;
   }
 
+  /** The answer has begun and goes on for as long as the caller likes: all that it tells of the instance is known. */
+  streams(outcome: Outcome): void {
+    if (this.isOver || this.isStream) return;
+    this.isStream = true;
+    this.answerBegins();
+    this.target.streamBegan(outcome, this.tookMs as number);
+  }
+
   /** To be called in any case; after the first time it does nothing. */
   end(outcome: Outcome): void {
     if (this.isOver) return;
     this.isOver = true;
+    if (this.isStream) return this.target.streamEnded();
     this.answerBegins();
     this.target.ended(outcome, this.tookMs as number);
   }

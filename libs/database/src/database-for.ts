@@ -52,7 +52,7 @@ const limits = {
  * time. A transaction has a limit of its own where Postgres knows one (from 17 on).
  */
 const sessionSettings = `
-  SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false),
+  SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false), set_config('client_min_messages', 'warning', false),
     (SELECT set_config(name, '15s', false) FROM pg_settings WHERE name = 'transaction_timeout')`;
 
 const int8 = 20;

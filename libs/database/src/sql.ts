@@ -133,13 +133,20 @@ export class Sql implements Queries {
   }
 
   /**
-   * Resolves once all that could be read before is as safe as what is committed now. Where a standby has to have what is
-   * committed, that takes a wait: a row whose own wait was broken off (its connection or its server ended) can be seen
-   * here and is lost with this server. To be called before anything is answered, or done elsewhere, because of what was
-   * merely read. Without such a standby it does nothing.
+   * What is answered, or done elsewhere, because of what was merely read is read by this: `work` resolves to it once it is
+   * as safe as what is committed now. Where a standby has to have what is committed, that takes a wait: a row whose own
+   * wait was broken off (its connection or its server ended) can be seen here and is lost with this server. It is waited
+   * for over the connection that has read: another one may lead to a server that has taken over, and says nothing of this.
+   * Without such a standby it does nothing more than read.
+   *
+   * @param isTold whether what was read counts; otherwise nobody waits
    */
-  async readIsSafe(): Promise<void> {
-    await this.query(waitForStandby);
+  readSafely<T>(work: (sql: Queries) => Promise<T>, isTold: (read: T) => boolean = () => true): Promise<T> {
+    return this.withSession(async (session) => {
+      const read = await work(session);
+      if (isTold(read)) await session.query(waitForStandby);
+      return read;
+    });
   }
 
   async ping(): Promise<void> {

@@ -157,7 +157,7 @@ export class BalancedUpstream {
     const request = new BalancedRequest(
       options,
       handler,
-      this.targets.attempts(isRepeatable(options)),
+      this.targets.attempts(isRepeatable(options, this.upstream.honoursKeys)),
       this.options.answerTimeoutMs,
     );
     const starting = this.targets.starting();
@@ -173,9 +173,10 @@ const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DE
  * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
  * version that the second asks for.
  */
-const isRepeatable = ({ method, headers }: Dispatcher.DispatchOptions): boolean => {
+const isRepeatable = ({ method, headers }: Dispatcher.DispatchOptions, honoursKeys: boolean): boolean => {
   const given = headers as Record<string, unknown>;
-  return (repeatableMethods.has(method) || given['idempotency-key'] !== undefined) && given['if-match'] === undefined;
+  const isKeyed = honoursKeys && given['idempotency-key'] !== undefined;
+  return (repeatableMethods.has(method) || isKeyed) && given['if-match'] === undefined;
 };
 
 /** Errors that are none of the instance: the request was withdrawn, or it is one that cannot be sent. */
@@ -187,6 +188,8 @@ const codesOfTime = new Set<unknown>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_T
 /** One request on its way to an instance, and then perhaps to another. */
 class BalancedRequest {
   private readonly giveUpAt: number;
+  /** Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out. */
+  private unknown: Error | undefined;
 
   constructor(
     private readonly options: Dispatcher.DispatchOptions,
@@ -201,10 +204,8 @@ class BalancedRequest {
     try {
       this.attempt();
     } catch (error) {
-      this.fail(
-        undefined,
-        error instanceof NoAddress ? new NotReached(error.message, { cause: error }) : (error as Error),
-      );
+      const why = error instanceof NoAddress ? new NotReached(error.message, { cause: error }) : (error as Error);
+      this.fail(undefined, why);
     }
   }
 
@@ -225,6 +226,7 @@ class BalancedRequest {
           attempt.answerBegins();
           outcome = status < 500 ? 'answered' : 'failing';
           if (endsConnection(headers)) instance.leaving();
+          if (String(headers['content-type']).startsWith('text/event-stream')) attempt.streams(outcome);
         }
         handler.onResponseStart?.(controller, status, headers, message);
       },
@@ -236,6 +238,7 @@ class BalancedRequest {
       onResponseError: (controller, error) => {
         const failed = outcomeOf(error, isSent);
         attempt.end(failed);
+        if (failed === 'lost' || failed === 'late') this.unknown ??= error;
         // Part of an answer has been passed on: there is no other beginning to it.
         if (outcome === undefined && this.attempts.another(failed)) return this.send();
         this.fail(controller, failed === 'not-sent' ? new NotReached(error.message, { cause: error }) : error);
@@ -250,7 +253,7 @@ class BalancedRequest {
   }
 
   private fail(controller: Dispatcher.DispatchController | undefined, error: Error): void {
-    this.handler.onResponseError?.(controller as Dispatcher.DispatchController, error);
+    this.handler.onResponseError?.(controller as Dispatcher.DispatchController, this.unknown ?? error);
   }
 }
 

@@ -4,12 +4,22 @@ import { env } from '#config';
 
 /** Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. */
 const services = [
-  { name: 'order', variable: 'ORDER_URL', prefixes: ['/orders', '/order', '/events', '/dead-letters'] },
-  { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'] },
-  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'] },
-  { name: 'payment', variable: 'PAYMENT_URL', prefixes: ['/payments'] },
-  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'] },
-  { name: 'webhooks', variable: 'WEBHOOKS_URL', prefixes: ['/webhook-endpoints', '/webhook-deliveries'] },
+  {
+    name: 'order',
+    variable: 'ORDER_URL',
+    prefixes: ['/orders', '/order', '/events', '/dead-letters'],
+    honoursKeys: true,
+  },
+  { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'], honoursKeys: true },
+  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'], honoursKeys: false },
+  { name: 'payment', variable: 'PAYMENT_URL', prefixes: ['/payments'], honoursKeys: true },
+  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'], honoursKeys: false },
+  {
+    name: 'webhooks',
+    variable: 'WEBHOOKS_URL',
+    prefixes: ['/webhook-endpoints', '/webhook-deliveries'],
+    honoursKeys: false,
+  },
 ] as const;
 
 type Service = (typeof services)[number];
@@ -24,6 +34,8 @@ export interface Upstream {
   balance: BalancePolicy;
   /** The prefixes of the addresses that it answers. */
   prefixes: readonly string[];
+  /** Whether what carries an Idempotency-Key may be sent twice. */
+  honoursKeys: boolean;
 }
 
 // A path would have to be taken out of every Location again, and no service of ours needs one.
@@ -52,8 +64,10 @@ export type GatewayEnvironment = Pick<Read, Variable> & Partial<Pick<Read, Balan
 
 /** The services that have an address. */
 export const upstreamsIn = (environment: Partial<GatewayEnvironment>): Upstream[] =>
-  services.flatMap(({ name, variable, prefixes }) => {
+  services.flatMap(({ name, variable, prefixes, honoursKeys }) => {
     const at = environment[variable];
     if (at === undefined) return [];
-    return [{ name, prefixes, origins: at, balance: environment[balanceVariable(variable)] ?? 'least-loaded' }];
+    return [
+      { name, prefixes, honoursKeys, origins: at, balance: environment[balanceVariable(variable)] ?? 'least-loaded' },
+    ];
   });

@@ -12,7 +12,8 @@ import type { PackageDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { ReflectionService } from '@grpc/reflection';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation } from 'grpc-health-check';
-import { Subject, takeUntil, throwError, type Observable } from 'rxjs';
+import { Subject, finalize, takeUntil, throwError, type Observable } from 'rxjs';
+import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits } from '#contracts';
 import { traceparentOf, withTrace } from '#telemetry';
 import { definitionOf, filesIn, type GrpcService } from './definition.js';
@@ -54,6 +55,7 @@ export class GrpcServer extends ServerGrpc {
   constructor(
     private readonly at: string,
     private readonly service: GrpcService,
+    private readonly admission: Admission,
   ) {
     const definition = definitionOf(service);
     super({ package: service.package, packageDefinition: definition });
@@ -72,14 +74,24 @@ export class GrpcServer extends ServerGrpc {
   }
 
   override addHandler(pattern: unknown, handler: MessageHandler, isEvent?: boolean): void {
-    const isStream = this.streams.has((pattern as { rpc?: string }).rpc ?? '');
+    const { rpc = '' } = pattern as { rpc?: string };
+    const isStream = this.streams.has(rpc);
+    // The same limits as over REST: it is the same work. Who follows a stream keeps nobody away.
+    const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
-      const refusal = request instanceof CleaveError ? request : refusalWhenLate(call);
+      const refusal = request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter));
       if (refusal) return throwError(() => statusOf(refusal));
       const trace = traceparentOf(metadata.get('traceparent')[0]);
-      const answer = this.transformToObservable(await withTrace(trace, () => handle(request, metadata, call)));
-      return isStream ? answer.pipe(takeUntil(this.closing)) : answer;
+      const answer = withTrace(trace, () => handle(request, metadata, call));
+      if (!limiter) return this.transformToObservable(await answer).pipe(takeUntil(this.closing));
+      limiter.enter();
+      try {
+        return this.transformToObservable(await answer).pipe(finalize(() => limiter.leave()));
+      } catch (error) {
+        limiter.leave();
+        throw error;
+      }
     };
     super.addHandler(pattern, guarded as MessageHandler, isEvent);
   }
@@ -150,6 +162,12 @@ export class GrpcServer extends ServerGrpc {
 
 const stopping = (): CleaveError =>
   new CleaveError('unavailable', 'The server is stopping. Go on at another instance, from the last that was received.');
+
+const refusalWhenBusy = (limiter: Limiter | undefined): CleaveError | undefined => {
+  if (!limiter?.refuses()) return undefined;
+  const busy = 'More calls come than can be answered in time. This one has had no effect; repeat it later.';
+  return new CleaveError('unavailable', busy, { retry_after_ms: limiter.retryAfterMs() });
+};
 
 /** Its caller has gone already: nobody would hear the answer. */
 const refusalWhenLate = (call: Call): CleaveError | undefined =>

@@ -1,3 +1,4 @@
+import { Admission } from '#admission';
 import { Global, Inject, Injectable, Module, type INestApplication, type OnModuleDestroy } from '@nestjs/common';
 import { Readiness } from '#health';
 import type { GrpcService } from './definition.js';
@@ -29,7 +30,7 @@ export class GrpcDoor implements OnModuleDestroy {
    */
   async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
     if (at === undefined) return;
-    const server = new GrpcServer(at, service);
+    const server = new GrpcServer(at, service, app.get(Admission, { strict: false }));
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

@@ -80,13 +80,26 @@ const detail = (name: string, message: object): object => ({
 
 /** Clients read no more than 8 KiB of metadata, unless they are told to. */
 const mostDetailBytes = 4_096;
-const mostMessageCharacters = 1_000;
+/** As it is sent, which is percent-encoded. */
+const mostMessageBytes = 2_000;
+
+const withinBytes = (message: string): string => {
+  let text = message.toWellFormed();
+  const isTooLong = encodeURI(text).length > mostMessageBytes;
+  // A character takes twelve bytes at most, and those that are cut are few.
+  while (encodeURI(text).length > mostMessageBytes) text = text.slice(0, Math.floor(text.length * 0.9)).toWellFormed();
+  return isTooLong ? `${text}…` : text;
+};
+
+const delayOf = (retryAfterMs: unknown): { seconds: number; nanos: number } => {
+  const ms = typeof retryAfterMs === 'number' ? Math.round(retryAfterMs) : 1_000;
+  return { seconds: Math.floor(ms / 1_000), nanos: (ms % 1_000) * 1_000_000 };
+};
 
 /** The status that tells a caller about an error, with the details of AIP-193. */
 export const statusOf = ({ code: reason, detail: message, extensions, status }: CleaveError): RefusedStatus => {
   const code = codeOfError[reason] ?? codeOfStatus[status] ?? Code.UNKNOWN;
-  const text =
-    message.length > mostMessageCharacters ? `${message.slice(0, mostMessageCharacters).toWellFormed()}…` : message;
+  const text = withinBytes(message);
   const { faults = [], ...others } = extensions as { faults?: Fault[] };
   const info = Object.entries(others).map(([name, value]) => [
     name,
@@ -107,7 +120,7 @@ export const statusOf = ({ code: reason, detail: message, extensions, status }: 
               }),
             ]
           : []),
-        ...(status === 503 ? [detail('RetryInfo', { retry_delay: { seconds: 1 } })] : []),
+        ...(status === 503 ? [detail('RetryInfo', { retry_delay: delayOf(extensions['retry_after_ms']) })] : []),
       ],
     });
   let listed = faults.length;

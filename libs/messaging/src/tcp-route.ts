@@ -117,6 +117,8 @@ class TcpInstance implements Instance {
       );
       const giveUp = (): void => {
         forget();
+        // Perhaps nobody is left at the other end of this connection: the next probe opens another one.
+        if (this.unanswered === 0) this.close();
         reject(new Error('it does not answer'));
       };
       if (signal.aborted) giveUp();
@@ -196,6 +198,8 @@ export class TcpRoute implements Route {
   send(pattern: string, message: () => WireRequest, mayRepeat: boolean, signal?: AbortSignal): Observable<unknown> {
     return new Observable((caller) => {
       let giveUp: (() => void) | undefined;
+      // Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out.
+      let unknown: unknown;
       const attempts = this.targets.attempts(mayRepeat);
       const attempt = (): void => {
         if (caller.closed) return;
@@ -203,7 +207,7 @@ export class TcpRoute implements Route {
         try {
           chosen = attempts.next();
         } catch (error) {
-          caller.error(error);
+          caller.error(unknown ?? error);
           return;
         }
         const forget = chosen.instance.ask(pattern, message, (error, reply) => {
@@ -216,8 +220,9 @@ export class TcpRoute implements Route {
           }
           const outcome = outcomeOf(error);
           chosen.end(outcome);
+          if (outcome === 'lost') unknown ??= error;
           if (attempts.another(outcome)) attempt();
-          else caller.error(error);
+          else caller.error(unknown ?? error);
         });
         giveUp = () => {
           forget();

@@ -15,7 +15,7 @@ import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.j
 import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
-import { EventEntity, OrderEntity } from './adapters/order.entity.js';
+import { OrderEntity } from './adapters/order.entity.js';
 import { PostgresOrders } from './adapters/postgres-orders.js';
 import { PostgresOutbox } from './adapters/postgres-outbox.js';
 import { PostgresSagas } from './adapters/postgres-sagas.js';
@@ -94,10 +94,10 @@ export class OrderModule implements OnModuleInit {
           name: 'order',
           url: options.ORDER_DATABASE_URL,
           schema: 'orders',
-          entities: [OrderEntity, EventEntity],
+          entities: [OrderEntity],
           migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
         }),
-        TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
+        TypeOrmModule.forFeature([OrderEntity], 'order'),
       ],
       controllers: [
         ...[OrdersController, PaymentsController, EventsController, DeadLettersController],

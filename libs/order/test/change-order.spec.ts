@@ -151,15 +151,12 @@ describe('a keyed change', () => {
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersion: 1 });
     let overtaken = false;
     const orders: ChangeableOrders = {
-      find: async (of, id) => {
+      readSafely: async (work, isTold) => {
         if (!overtaken) await two.changeOrder.execute(request, fulfilUnits(1));
         overtaken = true;
-        return one.orders.find(of, id);
+        return one.orders.readSafely(work, isTold);
       },
-      history: one.orders.history.bind(one.orders),
-      versionOf: one.orders.versionOf.bind(one.orders),
       save: one.orders.save.bind(one.orders),
-      readIsSafe: one.orders.readIsSafe.bind(one.orders),
     };
     expect(await new ChangeOrder(orders, one.relay).execute(request, fulfilUnits(1))).toMatchObject({
       ...{ replayed: true, order: { status: 'fulfilled', version: 2 } },

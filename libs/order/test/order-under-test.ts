@@ -8,7 +8,7 @@ import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { EventLog1764000000006 } from '../migrations/4-event-log.js';
-import { EventEntity, OrderEntity } from '../src/adapters/order.entity.js';
+import { OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
@@ -224,10 +224,10 @@ export const startInstance = async (
     imports: [
       databaseFor({
         ...{ name: 'order', url, schema: 'orders' },
-        entities: [OrderEntity, EventEntity],
+        entities: [OrderEntity],
         migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
       }),
-      TypeOrmModule.forFeature([OrderEntity, EventEntity], 'order'),
+      TypeOrmModule.forFeature([OrderEntity], 'order'),
     ],
     providers: [PostgresOrders, PostgresOutbox, PostgresSagas, { provide: payWithin, useValue: 60_000 }],
   }).compile();

@@ -25,8 +25,8 @@ declare module 'fastify' {
 export const limitRoutes = (fastify: FastifyInstance, admission: Admission): void => {
   fastify.decorateRequest('isAdmitted', false);
   fastify.addHook('onRoute', (route) => {
-    const { replies, isAlwaysAdmitted } = (route.config ?? {}) as Partial<EndpointConfig>;
-    if (replies && !isAlwaysAdmitted) limitRoute(route, admission.limiterOf(classOf(route)));
+    const { replies, isAlwaysAdmitted, admittedAs } = (route.config ?? {}) as Partial<EndpointConfig>;
+    if (replies && !isAlwaysAdmitted) limitRoute(route, admission.limiterOf(admittedAs ?? classOf(route)));
   });
 };
 

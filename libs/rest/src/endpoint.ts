@@ -39,10 +39,12 @@ export interface EndpointOptions {
   idempotencyKey?: 'optional' | 'required';
   /** Also where there is more to do than can be done: for those who watch how the process does. */
   isAlwaysAdmitted?: boolean;
+  /** Limited apart from other reads or writes: it waits for somebody else, which says nothing about how the process does. */
+  admittedAs?: string;
 }
 
 /** What a route knows of its endpoint. */
-export interface EndpointConfig extends Pick<EndpointOptions, 'replies' | 'isAlwaysAdmitted'> {
+export interface EndpointConfig extends Pick<EndpointOptions, 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
   rawBody?: boolean;
 }
 
@@ -89,9 +91,10 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   };
 };
 
-const configOf = ({ replies, rawBody, isAlwaysAdmitted = false }: EndpointOptions): EndpointConfig => ({
+const configOf = ({ replies, rawBody, isAlwaysAdmitted = false, admittedAs }: EndpointOptions): EndpointConfig => ({
   replies,
   isAlwaysAdmitted,
+  ...(admittedAs !== undefined && { admittedAs }),
   ...(rawBody && { rawBody: true }),
 });
 

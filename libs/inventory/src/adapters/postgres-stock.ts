@@ -129,15 +129,18 @@ export class PostgresStock
   }
 
   async apply(tenant: string, effects: readonly StockEffect[]): ReturnType<StockSettlements['apply']> {
-    const [row] = await this.sql.query<{ applied: number; impossible: EffectName[] }>(settle, [
+    const values = [
       tenant,
       effects.map((it) => it.reservation_id),
       effects.map((it) => it.version),
       effects.map((it) => it.kind),
       effects.map((it) => JSON.stringify(unitsOf(it.lines))),
-    ]);
-    // Where nothing was left to apply, nothing was committed that would have waited for what was applied before.
-    if (row!.applied === 0) await this.sql.readIsSafe();
+    ];
+    const [row] = await this.sql.readSafely(
+      (sql) => sql.query<{ applied: number; impossible: EffectName[] }>(settle, values),
+      // Where nothing was left to apply, nothing was committed that would have waited for what was applied before.
+      ([settled]) => settled!.applied === 0,
+    );
     return row!;
   }
 

@@ -1,6 +1,6 @@
 import { Column, Entity, PrimaryColumn } from 'typeorm';
 import type { OrderStatus, PaymentMethod } from '#contracts';
-import type { HistoryEntry, Order } from '../domain/order.js';
+import type { Order } from '../domain/order.js';
 
 type OrderLine = Order['lines'][number];
 
@@ -56,31 +56,6 @@ export class OrderEntity {
 
   @Column({ name: 'updated_at', type: 'timestamptz' })
   updatedAt!: Date;
-}
-
-/** What happened to orders: their history, the outbox and the change feed at once. */
-@Entity({ schema: 'orders', name: 'events' })
-export class EventEntity {
-  @PrimaryColumn({ name: 'tenant_id', type: 'text' })
-  tenantId!: string;
-
-  @PrimaryColumn({ name: 'order_id', type: 'uuid' })
-  orderId!: string;
-
-  @PrimaryColumn({ type: 'int' })
-  version!: number;
-
-  @Column({ type: 'text' })
-  type!: HistoryEntry['type'];
-
-  @Column({ type: 'text' })
-  status!: OrderStatus;
-
-  @Column({ type: 'jsonb' })
-  data!: HistoryEntry['data'];
-
-  @Column({ type: 'timestamptz' })
-  at!: Date;
 }
 
 /** The lines of an order as JSON, for their column. */

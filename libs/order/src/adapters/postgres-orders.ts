@@ -2,10 +2,10 @@ import { Inject, Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import { LessThan, Not, type Repository } from 'typeorm';
 import { CleaveError, type OverdueHold } from '#contracts';
-import { InjectSql, Sql } from '#database';
+import { InjectSql, Sql, type Queries } from '#database';
 import { currentTrace } from '#telemetry';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
-import type { ChangeableOrders, KeyedChange } from '../use-cases/change-order.js';
+import type { ChangeableOrders, KeyedChange, ReadableOrders } from '../use-cases/change-order.js';
 import type { BranchDecisions } from '../use-cases/finish-branches.js';
 import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
@@ -17,7 +17,7 @@ import {
   type StoredRefusal,
 } from '../use-cases/reserve-and-record.js';
 import type { VoidOrders } from '../use-cases/sweep-holds.js';
-import { EventEntity, OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
+import { OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
 
 /** A tombstone is no order: nobody who reads orders meets one. */
 const isOrder = { status: Not('void' as const) };
@@ -32,14 +32,12 @@ export class PostgresOrders
 {
   constructor(
     @InjectRepository(OrderEntity, 'order') private readonly orders: Repository<OrderEntity>,
-    @InjectRepository(EventEntity, 'order') private readonly events: Repository<EventEntity>,
     @InjectSql('order') private readonly sql: Sql,
     @Inject(payWithin) private readonly payWithinMs: number,
   ) {}
 
   async find(tenantId: string, orderId: string): Promise<Order | undefined> {
-    const order = (await this.rowsById(tenantId, [orderId])).get(orderId);
-    return order === 'void' ? undefined : order;
+    return orderIn(this.sql, tenantId, orderId);
   }
 
   async page(tenantId: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]> {
@@ -58,38 +56,45 @@ export class PostgresOrders
   }
 
   async history(tenantId: string, orderId: string): Promise<HistoryEntry[]> {
-    const rows = await this.events.find({ where: { tenantId, orderId }, order: { version: 'ASC' } });
-    return rows.map(({ version, type, status, data, at }) => ({ version, type, status, data, at }));
+    return this.sql.query<HistoryEntry>(history, [tenantId, orderId]);
   }
 
   async byId(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
-    const found = await this.rowsById(tenantId, orderIds);
-    if (found.size > 0) await this.sql.readIsSafe();
-    return found;
+    return this.sql.readSafely(
+      (sql) => ordersIn(sql, tenantId, orderIds),
+      (found) => found.size > 0,
+    );
   }
 
-  readIsSafe(): Promise<void> {
-    return this.sql.readIsSafe();
-  }
-
-  private async rowsById(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
-    const rows = await this.sql.query<OrderRow>(byId, [tenantId, orderIds]);
-    return new Map(rows.map((row) => [row.orderId, row.status === 'void' ? 'void' : orderOf(row)]));
+  readSafely<T>(work: (orders: ReadableOrders) => Promise<T>, isTold: (read: T) => boolean): Promise<T> {
+    return this.sql.readSafely(
+      (sql) =>
+        work({
+          find: (tenant, orderId) => orderIn(sql, tenant, orderId),
+          history: (tenant, orderId) => sql.query<HistoryEntry>(history, [tenant, orderId]),
+          versionOf: async (tenant, { account, operation, idempotencyKey }) => {
+            const key = [tenant, account, operation, idempotencyKey];
+            const [row] = await sql.query<{ fingerprint: string; version: number }>(versionOf, key);
+            return row;
+          },
+        }),
+      isTold,
+    );
   }
 
   async answersOf(
     tenant: string,
     requests: Parameters<PlacedOrders['answersOf']>[1],
   ): Promise<(StoredAnswer | undefined)[]> {
-    const rows = await this.sql.query<{
-      position: number;
-      order_id: string | null;
-      fingerprint: string;
-      refusal: StoredRefusal | null;
-    }>(answersOf, [tenant, requests.map((it) => it.account), requests.map((it) => it.idempotencyKey)]);
-    const orderIds = rows.flatMap((row) => row.order_id ?? []);
-    const orders = orderIds.length === 0 ? new Map<string, Order | 'void'>() : await this.rowsById(tenant, orderIds);
-    if (rows.length > 0) await this.sql.readIsSafe();
+    const keys = [tenant, requests.map((it) => it.account), requests.map((it) => it.idempotencyKey)];
+    const { rows, orders } = await this.sql.readSafely(
+      async (sql) => {
+        const found = await sql.query<AnswerRow>(answersOf, keys);
+        const orderIds = found.flatMap((row) => row.order_id ?? []);
+        return { rows: found, orders: orderIds.length === 0 ? noOrders : await ordersIn(sql, tenant, orderIds) };
+      },
+      (found) => found.rows.length > 0,
+    );
     const answers: (StoredAnswer | undefined)[] = requests.map(() => undefined);
     for (const { position, order_id, fingerprint, refusal } of rows)
       answers[position - 1] = refusal
@@ -144,19 +149,6 @@ export class PostgresOrders
     return rows.length;
   }
 
-  async versionOf(
-    tenant: string,
-    { account, operation, idempotencyKey }: Omit<KeyedChange, 'fingerprint'>,
-  ): Promise<{ fingerprint: string; version: number } | undefined> {
-    const [row] = await this.sql.query<{ fingerprint: string; version: number }>(versionOf, [
-      tenant,
-      account,
-      operation,
-      idempotencyKey,
-    ]);
-    return row;
-  }
-
   async save(
     tenant: string,
     before: Order,
@@ -191,33 +183,67 @@ export class PostgresOrders
 
   async declareVoid(tenant: string, holds: readonly OverdueHold[]): Promise<ReadonlySet<string>> {
     const orderIds = holds.map((it) => it.order_id);
-    const known = await this.statusOf(tenant, orderIds);
+    const known = await statusOf(this.sql, tenant, orderIds);
     // One by one: a transaction that takes one id only waits for nobody who waits for it.
     for (const { order_id, reservation_id } of holds)
       if (!known.has(order_id)) await this.sql.query(declareVoid, [tenant, order_id, reservation_id]);
     // A statement of its own, which sees the orders that the tombstones have met.
-    const decided = await this.statusOf(tenant, orderIds);
-    await this.sql.readIsSafe();
+    const decided = await this.sql.readSafely((sql) => statusOf(sql, tenant, orderIds));
     return new Set(orderIds.filter((it) => decided.get(it) === 'void'));
   }
 
   async decide(branchId: string): Promise<'commit' | 'abort'> {
     await this.sql.query(decide, [branchId]);
     // A statement of its own, which sees the decision that was met.
-    const [row] = await this.sql.query<{ outcome: 'commit' | 'abort' }>(decisionOf, [branchId]);
-    await this.sql.readIsSafe();
+    const [row] = await this.sql.readSafely((sql) =>
+      sql.query<{ outcome: 'commit' | 'abort' }>(decisionOf, [branchId]),
+    );
     return row!.outcome;
   }
 
   async forgetDecisions(ageMs: number, except: readonly string[]): Promise<void> {
     await this.sql.query(forgetDecisions, [ageMs, except]);
   }
-
-  private async statusOf(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, string>> {
-    const rows = await this.sql.query<{ order_id: string; status: string }>(statusOf, [tenant, orderIds]);
-    return new Map(rows.map((row) => [row.order_id, row.status]));
-  }
 }
+
+interface AnswerRow {
+  position: number;
+  order_id: string | null;
+  fingerprint: string;
+  refusal: StoredRefusal | null;
+}
+
+const noOrders: ReadonlyMap<string, Order | 'void'> = new Map();
+
+const ordersIn = async (
+  sql: Queries,
+  tenant: string,
+  orderIds: readonly string[],
+): Promise<ReadonlyMap<string, Order | 'void'>> => {
+  const rows = await sql.query<OrderRow>(byId, [tenant, orderIds]);
+  return new Map(rows.map((row) => [row.orderId, row.status === 'void' ? 'void' : orderOf(row)]));
+};
+
+const orderIn = async (sql: Queries, tenant: string, orderId: string): Promise<Order | undefined> => {
+  const order = (await ordersIn(sql, tenant, [orderId])).get(orderId);
+  return order === 'void' ? undefined : order;
+};
+
+const statusOf = async (
+  sql: Queries,
+  tenant: string,
+  orderIds: readonly string[],
+): Promise<ReadonlyMap<string, string>> => {
+  const rows = await sql.query<{ order_id: string; status: string }>(statuses, [tenant, orderIds]);
+  return new Map(rows.map((row) => [row.order_id, row.status]));
+};
+
+const history = {
+  name: 'order-history',
+  text: `
+    SELECT version, type, status, data, at FROM orders.events
+    WHERE tenant_id = $1 AND order_id = $2 ORDER BY version`,
+};
 
 const byId = {
   name: 'order-by-id',
@@ -363,7 +389,7 @@ const declareVoid = {
     ON CONFLICT DO NOTHING`,
 };
 
-const statusOf = {
+const statuses = {
   name: 'order-status-of',
   text: `SELECT order_id, status FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])`,
 };

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import type { OrderEventType } from '#contracts';
-import { InjectSql, Sql } from '#database';
+import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
 import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
@@ -54,7 +54,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
     return fromLog(
       async (after, most) => {
         const { xid, id } = numbersOf(after);
-        const rows = await this.safely(this.sql.query<OutboxRow>(read, [xid, id, most, pageLines]));
+        const rows = await this.safely<OutboxRow>(read, [xid, id, most, pageLines]);
         const events = rows.map((row): OutboxEvent => ({ ...row, sequence: positionOf(row) }));
         const isMore = rows.length === most || (rows.at(-1)?.linesSoFar ?? 0) >= pageLines;
         return { events, until: events.at(-1)?.sequence ?? after, isMore };
@@ -65,7 +65,7 @@ export class PostgresOutbox implements Outbox, EventFeed {
   }
 
   after(tenant: string, { xid, id }: Position, limit: number): Promise<OrderEvent[]> {
-    return this.safely(this.sql.query<OrderEvent>(feed, [tenant, xid, id, limit]));
+    return this.safely<OrderEvent>(feed, [tenant, xid, id, limit]);
   }
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
@@ -109,22 +109,21 @@ export class PostgresOutbox implements Outbox, EventFeed {
   private queryLog(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogRows> {
     const { xid, id } = numbersOf(after);
     return this.inTurn(() =>
-      this.safely<LogEnd | LogRow>(
-        types?.length === 0
-          ? this.sql.query<LogEnd>(logEnd, [xid, id, limit])
-          : this.sql.query<LogEnd | LogRow>(log, [
-              ...[xid, id, limit, pageLines, ['placed', ...undoing]],
-              types && types.map((it) => it.slice(orderPrefix.length)),
-            ]),
-      ),
+      types?.length === 0
+        ? this.safely<LogEnd>(logEnd, [xid, id, limit])
+        : this.safely<LogEnd | LogRow>(log, [
+            ...[xid, id, limit, pageLines, ['placed', ...undoing]],
+            types && types.map((it) => it.slice(orderPrefix.length)),
+          ]),
     );
   }
 
   /** Nobody acts on an event, or remembers to have come to it, that could still be lost. */
-  private async safely<Row>(reading: Promise<Row[]>): Promise<Row[]> {
-    const rows = await reading;
-    if (rows.length > 0) await this.sql.readIsSafe();
-    return rows;
+  private safely<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
+    return this.sql.readSafely(
+      (sql) => sql.query<Row>(statement, values),
+      (rows) => rows.length > 0,
+    );
   }
 
   private async inTurn<Rows>(query: () => Promise<Rows>): Promise<Rows> {

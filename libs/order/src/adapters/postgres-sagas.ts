@@ -39,9 +39,12 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas {
   }
 
   async find(tenant: string, sagaId: string): ReturnType<MoneyMoves['find']> {
-    const [row] = await this.sql.query<NonNullable<Awaited<ReturnType<MoneyMoves['find']>>>>(find, [tenant, sagaId]);
+    type Found = NonNullable<Awaited<ReturnType<MoneyMoves['find']>>>;
     // It is told to whoever asked for the money.
-    if (row) await this.sql.readIsSafe();
+    const [row] = await this.sql.readSafely(
+      (sql) => sql.query<Found>(find, [tenant, sagaId]),
+      (rows) => rows.length > 0,
+    );
     return row;
   }
 

@@ -20,6 +20,7 @@ const moving = {
   replies: { 201: { schema: moneyMove, description: 'What became of it' } },
   errors: ['order-not-found', 'payment-not-found', 'payment-refused', 'idempotency-key-reused'],
   idempotencyKey: 'required',
+  admittedAs: 'money',
 } satisfies Partial<EndpointOptions>;
 
 @ApiTags('payments')

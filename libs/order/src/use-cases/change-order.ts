@@ -12,23 +12,26 @@ export interface KeyedChange {
   fingerprint: string;
 }
 
-/** Keeps orders through their changes. */
-export abstract class ChangeableOrders {
-  abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
+export interface ReadableOrders {
+  find(tenant: string, orderId: string): Promise<Order | undefined>;
   /** The entries of an order, oldest first. */
-  abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
+  history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
   /** The version that a keyed change led to. */
-  abstract versionOf(
+  versionOf(
     tenant: string,
     key: Omit<KeyedChange, 'fingerprint'>,
   ): Promise<{ fingerprint: string; version: number } | undefined>;
+}
+
+/** Keeps orders through their changes. */
+export abstract class ChangeableOrders {
+  /** Reads at one place, and resolves once what `isTold` to somebody cannot be lost any more. */
+  abstract readSafely<T>(work: (orders: ReadableOrders) => Promise<T>, isTold: (read: T) => boolean): Promise<T>;
   /**
    * Writes the change with its event and its key in one transaction.
    * @returns whether it was written: not when the order has changed since it was read, or the key was used meanwhile
    */
   abstract save(tenant: string, before: Order, change: OrderChange, keyed: KeyedChange | undefined): Promise<boolean>;
-  /** Resolves once what was read before cannot be lost any more: what is answered without a change waits for it. */
-  abstract readIsSafe(): Promise<void>;
 }
 
 export interface ChangeRequest {
@@ -54,40 +57,12 @@ export class ChangeOrder {
 
   /** @param decide returns `undefined` when the order is already what it should become */
   async execute(request: ChangeRequest, decide: Decide): Promise<{ order: Order; replayed: boolean }> {
-    try {
-      return await this.change(request, decide);
-    } catch (error) {
-      // A refusal goes by what was read as well, and that may have been read where nobody leads any more.
-      if (error instanceof CleaveError && error.status < 500) await this.orders.readIsSafe();
-      throw error;
-    }
-  }
-
-  private async change(
-    { tenant, orderId, expectedVersion, keyed }: ChangeRequest,
-    decide: Decide,
-  ): Promise<{ order: Order; replayed: boolean }> {
+    const { tenant, keyed } = request;
     for (let tries = 0; tries < maxTries; tries += 1) {
-      // In this order: who sees the change that was made under its key sees the key as well.
-      const before = await this.orders.find(tenant, orderId);
-      if (!before) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
-      const earlier = keyed && (await this.orders.versionOf(tenant, keyed));
-      if (earlier) {
-        refuseOther(earlier.fingerprint, keyed);
-        const order = await this.at(tenant, before, earlier.version);
-        await this.orders.readIsSafe();
-        return { order, replayed: true };
-      }
-      if (expectedVersion !== undefined && expectedVersion !== before.version)
-        throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
-          version: before.version,
-        });
-
-      const change = decide(before, new Date());
-      if (!change) {
-        await this.orders.readIsSafe();
-        return { order: before, replayed: false };
-      }
+      const found = await this.orders.readSafely((orders) => look(orders, request, decide), isTold);
+      if ('refusal' in found) throw found.refusal;
+      if ('answer' in found) return found.answer;
+      const { before, change } = found;
       if (await this.orders.save(tenant, before, change, keyed)) {
         this.relay.wake();
         return { order: change.order, replayed: false };
@@ -95,16 +70,52 @@ export class ChangeOrder {
     }
     throw new CleaveError('unavailable', 'The order is being changed by too many others. Try again shortly.');
   }
-
-  /** The order as it was at a version: the answer to the change that led there, told from the history. */
-  private async at(tenant: string, order: Order, version: number): Promise<Order> {
-    const entries = await this.orders.history(tenant, order.order_id);
-    return replay(
-      asPlaced(order),
-      entries.filter((it) => it.version <= version),
-    );
-  }
 }
+
+/** What is to be done by what was read. */
+type Found =
+  { answer: { order: Order; replayed: boolean } } | { refusal: CleaveError } | { before: Order; change: OrderChange };
+
+/** A change says by its own commit that what it goes by was there; a refusal and an answer without one do not. */
+const isTold = (found: Found): boolean => !('change' in found);
+
+const look = async (orders: ReadableOrders, request: ChangeRequest, decide: Decide): Promise<Found> => {
+  try {
+    return await decided(orders, request, decide);
+  } catch (error) {
+    if (error instanceof CleaveError && error.status < 500) return { refusal: error };
+    throw error;
+  }
+};
+
+const decided = async (
+  orders: ReadableOrders,
+  { tenant, orderId, expectedVersion, keyed }: ChangeRequest,
+  decide: Decide,
+): Promise<Found> => {
+  // In this order: who sees the change that was made under its key sees the key as well.
+  const before = await orders.find(tenant, orderId);
+  if (!before) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+  const earlier = keyed && (await orders.versionOf(tenant, keyed));
+  if (earlier) {
+    refuseOther(earlier.fingerprint, keyed);
+    const entries = await orders.history(tenant, orderId);
+    return { answer: { order: asAt(before, entries, earlier.version), replayed: true } };
+  }
+  if (expectedVersion !== undefined && expectedVersion !== before.version)
+    throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
+      version: before.version,
+    });
+  const change = decide(before, new Date());
+  return change ? { before, change } : { answer: { order: before, replayed: false } };
+};
+
+/** The order as it was at a version: the answer to the change that led there, told from the history. */
+const asAt = (order: Order, entries: readonly HistoryEntry[], version: number): Order =>
+  replay(
+    asPlaced(order),
+    entries.filter((it) => it.version <= version),
+  );
 
 const refuseOther = (fingerprint: string, keyed: KeyedChange): void => {
   if (fingerprint === keyed.fingerprint) return;

@@ -204,14 +204,18 @@ export class ReserveAndRecord {
   /** Refuses those whose key has no answer yet, and keeps what is not kept by inventory alone. */
   private async refuse(tenant: string, refused: ReadonlyMap<Placement, Refusal>, results: Results): Promise<void> {
     const toKeep: (Keyed & { refusal: StoredRefusal })[] = [];
+    const kept: Results = new Map();
     for (const placement of await this.replayStored(tenant, [...refused.keys()], results)) {
       const decision = refused.get(placement)!;
       const refusal = refusalOf(decision, placement.command);
       const isKept = decision.outcome === 'out-of-stock';
       if (isKept && isKeyed(placement)) toKeep.push({ ...placement, refusal });
-      results.set(placement, isKept ? { refusal, replayed: false } : refusal);
+      if (!isKept) results.set(placement, refusal);
+      else kept.set(placement, { refusal, replayed: false });
     }
+    // Told only once they are kept: whoever repeats the request is to get the same.
     if (toKeep.length > 0) await this.orders.keepRefusals(tenant, toKeep);
+    for (const [placement, result] of kept) results.set(placement, result);
   }
 
   /** Undoes what was prepared where the orders are not recorded, or finds out whether they are. */
