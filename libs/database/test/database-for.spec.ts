@@ -214,6 +214,33 @@ describe('sql', () => {
     await pool.end();
   });
 
+  it('waits for a standby over the very connection that has read, and only where what was read counts', async () => {
+    database = await testDatabase();
+    const sql = sqlOf(await start());
+    const nap = { name: 'nap', text: 'SELECT pg_sleep(0.05)' };
+    // Connections of which any could be taken.
+    await Promise.all([1, 2, 3].map(() => sql.query(nap)));
+    const whoAmI = { name: 'who-reads', text: 'SELECT pg_backend_pid() AS pid' };
+    const who = async (isTold: boolean): Promise<number> => {
+      const [me] = await sql.readSafely(
+        (reading) => reading.query<{ pid: number }>(whoAmI),
+        () => isTold,
+      );
+      return me!.pid;
+    };
+    const observer = new pg.Client(database.url);
+    await observer.connect();
+    const lastOf = async (pid: number): Promise<string> => {
+      const { rows } = await observer.query<{ query: string }>('SELECT query FROM pg_stat_activity WHERE pid = $1', [
+        pid,
+      ]);
+      return rows[0]!.query;
+    };
+    expect(await lastOf(await who(false))).toBe(whoAmI.text);
+    expect(await lastOf(await who(true))).toContain('pg_logical_emit_message');
+    await observer.end();
+  });
+
   it('answers unavailable when its connection is cut in a transaction, and goes on with another', async () => {
     database = await testDatabase();
     const sql = sqlOf(await start());
