@@ -136,9 +136,11 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
       expect(existsSync(mainOf(service).replace(/^dist\/(.*)\.js$/, '$1.ts'))).toBe(true);
   });
 
-  it('is published at one address, of this machine only', () => {
-    const published = Object.values(composed().services).flatMap(({ ports }) => ports ?? []);
-    expect(published).toEqual([`127.0.0.1:3000:${imageEnvironment['PORT']}`]);
+  it('is published to this machine only: REST, and gRPC where order is a service of its own', () => {
+    const { services } = composed();
+    const published = Object.values(services).flatMap(({ ports }) => ports ?? []);
+    const grpc = services['order'] ? ['127.0.0.1:5001:5001'] : [];
+    expect(published).toEqual([`127.0.0.1:3000:${imageEnvironment['PORT']}`, ...grpc]);
   });
 
   it(
@@ -197,7 +199,9 @@ describe('the services', () => {
 
   it('listen and ask over one queue, where it is Redis', () => {
     const addresses = ours(splitRedis()).flatMap(([, { environment = {} }]) =>
-      Object.entries(environment).filter(([variable]) => /_(?:AT|LISTEN)$/.test(variable)),
+      Object.entries(environment).filter(
+        ([variable]) => /_(?:AT|LISTEN)$/.test(variable) && !variable.includes('GRPC'),
+      ),
     );
     expect(new Set(addresses.map(([, address]) => address))).toEqual(new Set(['redis://queue:6379']));
     expect(splitRedis().services['queue']?.command).toContain('noeviction');
