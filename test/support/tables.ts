@@ -71,7 +71,7 @@ const salesFacts = {
 
 const about = (facts: Record<string, string>, question: string): string =>
   `WITH ${Object.entries(facts)
-    .map(([name, text]) => `${name} AS (${text})`)
+    .map(([name, text]) => `${name} AS NOT MATERIALIZED (${text})`)
     .join(', ')} ${question}`;
 
 /** Asks about the facts of order: `kept`, `events`, `followed`, `sagas`. */
