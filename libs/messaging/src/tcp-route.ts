@@ -94,7 +94,11 @@ class TcpInstance implements Instance {
     };
     this.connect().then((client) => {
       if (isOver) return;
-      forget = client.ask(pattern, message(), ({ err, response }) => end(err, response));
+      forget = client.ask(pattern, message(), ({ err, response }) => {
+        // An Error is of this side: the connection is gone, and what is sent again has to take another one.
+        if (err instanceof Error) this.abandon(client);
+        end(err, response);
+      });
       // The connection may be one that has just ended.
       if (isOver) forget();
     }, end);
