@@ -1,8 +1,9 @@
 import type { Admission } from '#admission';
 import { BaseRpcContext, Server, type MessageHandler } from '@nestjs/microservices';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
-import { answering } from './answers.js';
+import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
+import type { NamedOperation } from './wire.js';
 
 /** How long a shutdown waits for what has been accepted. */
 export const drainMs = 10_000;
@@ -19,6 +20,16 @@ export abstract class AnsweringServer extends Server {
 
   constructor(private readonly admission?: Admission) {
     super();
+  }
+
+  /** What this application answers, by pattern. */
+  protected get operations(): NamedOperation[] {
+    return [...this.messageHandlers.values()].flatMap(({ extras }) => answeredBy(extras) ?? []);
+  }
+
+  /** The modules that it answers for. */
+  protected get modules(): ReadonlySet<string> {
+    return new Set(this.operations.map(({ pattern }) => pattern.slice(0, pattern.indexOf('.'))));
   }
 
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {

@@ -1,10 +1,9 @@
 import type { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
-import type { CustomTransportStrategy, MessageHandler } from '@nestjs/microservices';
+import type { CustomTransportStrategy } from '@nestjs/microservices';
 import type { Msg, Subscription } from '@nats-io/transport-node';
 import { AnsweringServer, drainMs, type Outcome } from './answering-server.js';
-import { answeredBy } from './answers.js';
 import { InFlight } from './in-flight.js';
 import {
   carriedSubject,
@@ -21,7 +20,6 @@ import { toWireError } from './wire.js';
 /** Answers over NATS, as one of the group of each module that this application answers for. */
 export class NatsServer extends AnsweringServer implements CustomTransportStrategy {
   override readonly transportId = Symbol('nats-requests');
-  private readonly modules = new Set<string>();
   private readonly peer: NatsPeer;
   /** The requests that have not been answered, by where the answer goes. */
   private readonly carried = new Set<string>();
@@ -32,13 +30,6 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   constructor(at: NatsAddress, admission: Admission) {
     super(admission);
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);
-  }
-
-  override addHandler(pattern: string, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
-    const operation = answeredBy(extras as Record<string, unknown>);
-    if (operation) this.modules.add(pattern.slice(0, pattern.indexOf('.')));
-    this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
-    super.addHandler(pattern, callback, isEvent, extras);
   }
 
   override listen(callback: (error?: unknown) => void): void {
@@ -61,6 +52,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
 
   private async start(): Promise<void> {
     if (this.modules.size === 0) throw new Error('this application answers no messages');
+    this.largestBytes = Math.max(...this.operations.map(({ maxBytes }) => maxBytes));
     try {
       const connection = await this.peer.open();
       const refused: Error[] = [];

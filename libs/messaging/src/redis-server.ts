@@ -1,15 +1,12 @@
 import type { Admission } from '#admission';
-import type { CustomTransportStrategy, MessageHandler } from '@nestjs/microservices';
+import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer } from './answering-server.js';
-import { answeredBy } from './answers.js';
 import { open, redisConnection, reportOutages, shut, type RedisConnection } from './redis-queue.js';
 import { RedisReader, type Work } from './redis-reader.js';
 
 /** Answers from Redis: one queue for each module that this application answers for. */
 export class RedisServer extends AnsweringServer implements CustomTransportStrategy {
   override readonly transportId = Symbol('redis-streams');
-  private readonly modules = new Set<string>();
-  private readonly repeatable = new Set<string>();
   private connection: RedisConnection | undefined;
   private readers: RedisReader[] = [];
 
@@ -18,13 +15,6 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     admission: Admission,
   ) {
     super(admission);
-  }
-
-  override addHandler(pattern: string, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
-    const operation = answeredBy(extras as Record<string, unknown>);
-    if (operation) this.modules.add(pattern.slice(0, pattern.indexOf('.')));
-    if (operation?.idempotent) this.repeatable.add(pattern);
-    super.addHandler(pattern, callback, isEvent, extras);
   }
 
   override listen(callback: (error?: unknown) => void): void {
@@ -45,9 +35,10 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     const connection = redisConnection(this.url, 'answers');
     reportOutages(connection, (message) => this.logger.warn(message));
     this.connection = connection;
+    const repeatable = new Set(this.operations.filter((it) => it.idempotent).map((it) => it.pattern));
     const work: Work = {
       carryOut: ({ pattern, body }, meta) => this.receive(pattern, { meta, body }),
-      mayRepeat: (pattern) => this.repeatable.has(pattern),
+      mayRepeat: (pattern) => repeatable.has(pattern),
     };
     try {
       await open(connection);
