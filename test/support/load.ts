@@ -83,20 +83,41 @@ export class Load {
 
 /** Sends one attempt and notes what becomes of it. */
 const place = async (baseUrl: string, agent: Agent, attempt: Attempt): Promise<void> => {
-  const body = JSON.stringify(attempt.body);
-  await new Promise<void>((resolve) => {
-    const failed = (error: NodeJS.ErrnoException): void => {
-      attempt.outcome ??= error.code ?? error.message;
-      resolve();
-    };
-    const sending = request(`${baseUrl}/orders`, {
-      method: 'POST',
+  const { body, key } = attempt;
+  const { status, text } = await sent(baseUrl, agent, { method: 'POST', path: '/orders', body, key });
+  attempt.outcome = status;
+  if (text !== undefined) attempt.text = text;
+  if (status === 201) attempt.order = JSON.parse(text!) as Order;
+};
+
+/** A request of a caller. */
+export interface Sending {
+  method: string;
+  path: string;
+  /** Encoded as JSON. */
+  body?: object;
+  key?: string;
+}
+
+/** The status and the text of the answer; in place of the status the code of the error, `NO_ANSWER` when it hangs. */
+export const sent = (
+  baseUrl: string,
+  agent: Agent,
+  { method, path, body, key }: Sending,
+): Promise<{ status: number | string; text?: string }> =>
+  new Promise((resolve) => {
+    const content = body === undefined ? undefined : JSON.stringify(body);
+    const failed = (error: NodeJS.ErrnoException): void => resolve({ status: error.code ?? error.message });
+    const sending = request(baseUrl + path, {
+      method,
       agent,
       timeout: answerWithinMs,
       headers: {
-        'content-type': 'application/json',
-        'content-length': Buffer.byteLength(body),
-        'idempotency-key': `"${attempt.key}"`,
+        ...(content !== undefined && {
+          'content-type': 'application/json',
+          'content-length': Buffer.byteLength(content),
+        }),
+        ...(key !== undefined && { 'idempotency-key': `"${key}"` }),
       },
     });
     sending.on('timeout', () => sending.destroy(Object.assign(new Error('no answer'), { code: 'NO_ANSWER' })));
@@ -105,13 +126,7 @@ const place = async (baseUrl: string, agent: Agent, attempt: Attempt): Promise<v
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
       response.on('error', failed);
-      response.on('end', () => {
-        attempt.text = Buffer.concat(chunks).toString();
-        attempt.outcome = response.statusCode!;
-        if (response.statusCode === 201) attempt.order = JSON.parse(attempt.text) as Order;
-        resolve();
-      });
+      response.on('end', () => resolve({ status: response.statusCode!, text: Buffer.concat(chunks).toString() }));
     });
-    sending.end(body);
+    sending.end(content);
   });
-};

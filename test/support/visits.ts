@@ -1,21 +1,17 @@
-import { Agent, request } from 'node:http';
+import { Agent } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import type { SeededRandom } from '#testing';
 import type { Api } from './api.js';
 import { fresh, randomOf } from './fresh.js';
+import { sent, type Sending } from './load.js';
 import type { Ledger } from './ledger.js';
 
 /** A request, and the statuses that are an answer to it. */
-interface Visit {
-  method: string;
-  path: string;
-  body?: object;
-  key?: string;
+interface Visit extends Sending {
   expected: number[];
 }
 
-const answerWithinMs = 40_000;
 const thinkMs = 20;
 
 /** Callers that do what callers do beside placing orders, each over a connection of its own that it keeps. */
@@ -124,39 +120,6 @@ export class Visits {
     if (isAdjustment) this.adjusted.acknowledged += 1;
     if (customer === undefined) return;
     this.placed.set(customer, true);
-    this.orders.push((JSON.parse(text) as { order_id: string }).order_id);
+    this.orders.push((JSON.parse(text!) as { order_id: string }).order_id);
   }
 }
-
-/** The status and the text of the answer, or the code of the error in place of the status. */
-const sent = (
-  baseUrl: string,
-  agent: Agent,
-  { method, path, body, key }: Visit,
-): Promise<{ status: number | string; text: string }> =>
-  new Promise((resolve) => {
-    const content = body === undefined ? undefined : JSON.stringify(body);
-    const failed = (error: NodeJS.ErrnoException): void =>
-      resolve({ status: error.code ?? 'error', text: error.message });
-    const sending = request(baseUrl + path, {
-      method,
-      agent,
-      timeout: answerWithinMs,
-      headers: {
-        ...(content !== undefined && {
-          'content-type': 'application/json',
-          'content-length': Buffer.byteLength(content),
-        }),
-        ...(key !== undefined && { 'idempotency-key': `"${key}"` }),
-      },
-    });
-    sending.on('timeout', () => sending.destroy(Object.assign(new Error('no answer'), { code: 'NO_ANSWER' })));
-    sending.on('error', failed);
-    sending.on('response', (response) => {
-      const chunks: Buffer[] = [];
-      response.on('data', (chunk: Buffer) => chunks.push(chunk));
-      response.on('error', failed);
-      response.on('end', () => resolve({ status: response.statusCode!, text: Buffer.concat(chunks).toString() }));
-    });
-    sending.end(content);
-  });
