@@ -10,11 +10,11 @@ const fewestEnded = 10;
 const fewestInFlight = 256;
 /** A burst that an idle process takes on before anything is known. */
 const startingLimit = 1_000;
-/** What takes longer than the target with the least in flight is not late because of others: batches need this much more. */
-const stretch = 5;
+/** What takes longer than the target with the least in flight is not late because of others: so many times as much more is meant. */
+const stretch = 4;
 const longestTargetMs = 5_000;
-/** Of what a target was stretched by, so that it is found out again whether it has to be: half in some nine seconds. */
-const keptOfStretch = 0.98;
+/** Of what a target was stretched by, so that it is found out again whether it has to be: half in some 17 seconds. */
+const keptOfStretch = 0.99;
 const shortestRetryMs = 1_000;
 const longestRetryMs = 20_000;
 
@@ -41,9 +41,15 @@ export class Limiter {
   // Of the present window.
   private since: number;
   private changedAt: number;
-  /** What was in flight, added up over time; divided by those that ended it is their latency. */
+  private crowdedAt = Number.NEGATIVE_INFINITY;
+  /** What was in flight, added up over time. */
   private inFlightMs = 0;
   private ended = 0;
+  /** How long those took that ended, together. */
+  private tookMs = 0;
+  /** Of those, who never was one of more than the fewest. */
+  private uncrowded = 0;
+  private uncrowdedMs = 0;
   private refused = 0;
   private highest = 0;
 
@@ -82,18 +88,26 @@ export class Limiter {
     return true;
   }
 
-  /** Work begins. */
-  enter(): void {
+  /** Work begins. @returns what to `leave` with */
+  enter(): number {
     this.measure();
     this.running += 1;
     this.highest = Math.max(this.highest, this.running);
+    if (this.running > fewestInFlight) this.crowdedAt = this.changedAt;
+    return this.changedAt;
   }
 
-  /** Work ends, however it ended. */
-  leave(): void {
+  /** Work ends, however it ended. @param enteredAt what `enter` returned */
+  leave(enteredAt: number): void {
     this.measure();
+    if (this.running > fewestInFlight) this.crowdedAt = this.changedAt;
     this.running -= 1;
+    const tookMs = this.changedAt - enteredAt;
     this.ended += 1;
+    this.tookMs += tookMs;
+    if (enteredAt < this.crowdedAt) return;
+    this.uncrowded += 1;
+    this.uncrowdedMs += tookMs;
   }
 
   /**
@@ -113,27 +127,35 @@ export class Limiter {
   }
 
   private adjust(now: number): void {
-    const latencyMs = this.inFlightMs / this.ended;
+    // Not by Little's law from how many ended: they do in batches, and a window may see one more or less of those.
+    const latencyMs = this.tookMs / this.ended;
     const inFlight = this.inFlightMs / (now - this.since);
     this.stretchedMs *= keptOfStretch;
     this.aimedAtMs = Math.max(targetMs + turns * this.loopDelayMs(), this.stretchedMs);
     // A limit that is far away has not caused the latency.
     const isTooHigh = latencyMs > this.aimedAtMs && this.highest > this.most / 2;
     if (this.refused > 0 || isTooHigh) this.follow(latencyMs, inFlight);
-    // What was learnt in need is forgotten after it.
-    else if (latencyMs < this.aimedAtMs / 2 && this.most < startingLimit)
-      this.most = Math.min(startingLimit, this.most * 1.25);
+    // What was learnt in need, either way, is forgotten after it.
+    else if (latencyMs < this.aimedAtMs / 2)
+      this.most =
+        this.most < startingLimit
+          ? Math.min(startingLimit, this.most * 1.25)
+          : Math.max(startingLimit, Math.min(this.most, 2 * this.highest), this.most / 1.25);
     this.excess = this.refused / this.ended;
     this.since = now;
     this.inFlightMs = 0;
     this.ended = 0;
+    this.tookMs = 0;
+    this.uncrowded = 0;
+    this.uncrowdedMs = 0;
     this.refused = 0;
     this.highest = this.running;
   }
 
   private follow(latencyMs: number, inFlight: number): void {
-    if (this.most <= fewestInFlight && latencyMs > this.aimedAtMs) {
-      this.stretchedMs = Math.min(longestTargetMs, latencyMs * stretch);
+    const leastMs = this.uncrowded >= fewestEnded ? this.uncrowdedMs / this.uncrowded : 0;
+    if (leastMs > this.aimedAtMs) {
+      this.stretchedMs = Math.min(longestTargetMs, leastMs + stretch * (leastMs - targetMs));
       this.aimedAtMs = Math.max(this.aimedAtMs, this.stretchedMs);
     }
     // More are in flight than the limit for a while after it was lowered.

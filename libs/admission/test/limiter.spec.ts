@@ -104,6 +104,17 @@ describe('a limit', () => {
     expect(clock.now).toBe(30_000);
   });
 
+  it('comes down again when it is quiet, from wherever it was', () => {
+    const { demand, during, limiter } = start((at, random) => new Workers(at, random, 100, 10));
+    let perSecond = 20_000;
+    demand.open(() => perSecond);
+    during(5_000);
+    expect(limiter.limit).toBeGreaterThan(2_000);
+    perSecond = 500;
+    during(10_000);
+    expect(limiter.limit).toBe(1_000);
+  });
+
   it('stays where it is while everything stands still', () => {
     let now = 0;
     const limiter = new Limiter(() => now);

@@ -153,9 +153,9 @@ export class Demand {
       return answered(Math.ceil(limiter.retryAfterMs() / 1_000) * 1_000);
     }
     const askedAt = clock.now;
-    limiter?.enter();
+    const entered = limiter?.enter() ?? 0;
     this.server.add(() => {
-      limiter?.leave();
+      limiter?.leave(entered);
       this.latencies.push(clock.now - askedAt);
       answered(0);
     });

@@ -85,11 +85,11 @@ export class GrpcServer extends ServerGrpc {
       const trace = traceparentOf(metadata.get('traceparent')[0]);
       const answer = withTrace(trace, () => handle(request, metadata, call));
       if (!limiter) return this.transformToObservable(await answer).pipe(takeUntil(this.closing));
-      limiter.enter();
+      const entered = limiter.enter();
       try {
-        return this.transformToObservable(await answer).pipe(finalize(() => limiter.leave()));
+        return this.transformToObservable(await answer).pipe(finalize(() => limiter.leave(entered)));
       } catch (error) {
-        limiter.leave();
+        limiter.leave(entered);
         throw error;
       }
     };

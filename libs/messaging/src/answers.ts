@@ -101,11 +101,11 @@ async function admitted(
     const detail = `${pattern} is asked more often than it can be answered in time; it has had no effect, repeat it later`;
     throw new CleaveError('unavailable', detail, { retry_after_ms: limiter.retryAfterMs() });
   }
-  limiter.enter();
+  const entered = limiter.enter();
   try {
     return await work();
   } finally {
-    limiter.leave();
+    limiter.leave(entered);
   }
 }
 

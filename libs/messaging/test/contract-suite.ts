@@ -158,14 +158,13 @@ export function contractSuite({ name, place }: Distance): void {
 
     it('is refused at once where too many are under way, unless they are those of one process', async () => {
       const limiter = instance.app.get(Admission, { strict: false }).limiterOf('probe.ping');
-      const entered = limiter.limit;
-      for (let count = 0; count < entered; count += 1) limiter.enter();
+      const entered = Array.from({ length: limiter.limit }, () => limiter.enter());
       const outcome = await outcomeOf(client.call('ping', undefined));
       const refusal = { code: 'unavailable', extensions: { retry_after_ms: expect.any(Number) } };
       expect(outcome).toMatchObject(isNear ? { reply: undefined } : refusal);
       // What another operation takes is another matter.
       expect(await client.call('echo', sample)).toMatchObject({ text: sample.text });
-      for (let count = 0; count < entered; count += 1) limiter.leave();
+      for (const at of entered) limiter.leave(at);
       expect(await outcomeOf(client.call('ping', undefined))).toStrictEqual({ reply: undefined });
       expect(limiter.inFlight).toBe(0);
     });

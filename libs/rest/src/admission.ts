@@ -12,8 +12,8 @@ import { problemOf, sendProblem } from './problems.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Whether it counts among those under way. */
-    isAdmitted: boolean;
+    /** Since when it counts among those under way; undefined when it does not. */
+    admittedAt: number | undefined;
   }
 }
 
@@ -23,7 +23,7 @@ declare module 'fastify' {
  * read, nor one who follows a stream, keeps others away.
  */
 export const limitRoutes = (fastify: FastifyInstance, admission: Admission): void => {
-  fastify.decorateRequest('isAdmitted', false);
+  fastify.decorateRequest('admittedAt', undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, isAlwaysAdmitted, admittedAs } = (route.config ?? {}) as Partial<EndpointConfig>;
     if (replies && !isAlwaysAdmitted) limitRoute(route, admission.limiterOf(admittedAs ?? classOf(route)));
@@ -40,13 +40,12 @@ const limitRoute = (route: RouteOptions, limiter: Limiter): void => {
   const begin: preHandlerHookHandler = (request, reply, done) => {
     // Others may have begun while the body was on its way.
     if (limiter.refuses()) return refuse(reply, limiter);
-    limiter.enter();
-    request.isAdmitted = true;
+    request.admittedAt = limiter.enter();
     done();
   };
   const end: onSendHookHandler = (request, _reply, payload, done) => {
-    if (request.isAdmitted) limiter.leave();
-    request.isAdmitted = false;
+    if (request.admittedAt !== undefined) limiter.leave(request.admittedAt);
+    request.admittedAt = undefined;
     done(null, payload);
   };
   route.onRequest = [...[route.onRequest ?? []].flat(), admit];
