@@ -30,7 +30,11 @@ export const startScaled = async (): Promise<Shape> => {
     }),
   ) as Record<Scaled, Instances>;
   const neighbours: Record<Scaled, Record<string, string>> = {
-    order: { INVENTORY_AT: tcp(places.inventory.messages), PAYMENT_AT: tcp(places.payment.messages) },
+    order: {
+      ...{ INVENTORY_AT: tcp(places.inventory.messages), PAYMENT_AT: tcp(places.payment.messages) },
+      // So that a test can wait for what was held for nobody to go back.
+      ...{ ORDER_HOLD_MS: '20000', ORDER_SWEEP_MS: '500' },
+    },
     inventory: { CACHE_AT: tcp(places.cache.messages) },
     payment: {},
     cache: { CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: '5000' },

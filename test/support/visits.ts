@@ -3,6 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import type { SeededRandom } from '#testing';
 import type { Api } from './api.js';
+import { eventually } from './eventually.js';
 import { fresh, randomOf } from './fresh.js';
 import { sent, type Sending } from './load.js';
 import type { Ledger } from './ledger.js';
@@ -45,7 +46,8 @@ export class Visits {
   }
 
   /**
-   * Everything that was acknowledged is there once, and nothing twice, whether it had a key or not.
+   * Everything that was acknowledged is there once, and nothing twice, whether it had a key or not; and what was held for
+   * an order that never came to be, which nobody repeats, has gone back.
    *
    * @param onHand what lay on the shelf before
    */
@@ -63,6 +65,8 @@ export class Visits {
     const added = (await api.stock(this.product)).on_hand - onHand;
     expect(added).toBeGreaterThanOrEqual(this.adjusted.acknowledged);
     expect(added).toBeLessThanOrEqual(this.adjusted.sent);
+    const held = `SELECT reservation_id FROM inventory.reservations WHERE state = 'held' AND held ? $1`;
+    await eventually(async () => expect(await ledger.inventory(held, [this.product])).toEqual([]), 60_000);
   }
 
   private async call(): Promise<void> {
