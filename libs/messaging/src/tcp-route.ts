@@ -1,11 +1,11 @@
 import { Targets, type Attempt, type Instance, type Outcome, type TargetsOptions } from '#balancing';
 import type { CleaveError } from '#contracts';
 import { ClientTCP, type PacketId, type ReadPacket, type WritePacket } from '@nestjs/microservices';
-import type { Socket } from 'node:net';
+import { Socket } from 'node:net';
 import { Observable } from 'rxjs';
 import { endpointText, type Endpoint } from './address.js';
 import type { Route } from './client.js';
-import { frameCharacters, isDrainNotice } from './tcp-frames.js';
+import { FrameSocket, isDrainNotice } from './tcp-frames.js';
 import type { WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
@@ -23,6 +23,17 @@ class NotConnected extends Error {
 /** Nest's TCP client, used for the life of one socket. */
 class TcpConnection extends ClientTCP {
   private asked = 0;
+
+  constructor(
+    at: Endpoint,
+    private readonly maxBytes: number,
+  ) {
+    super(at);
+  }
+
+  override createSocket(): FrameSocket {
+    return new FrameSocket(new Socket(), this.maxBytes, true);
+  }
 
   /**
    * Asks without the observables that `send` puts around it, which are a fifth of the cost of a call; it has to be connected.
@@ -138,7 +149,7 @@ class TcpInstance implements Instance {
 
   private connect(): Promise<TcpConnection> {
     if (!this.connection) {
-      const client = new TcpConnection({ ...this.at, maxBufferSize: frameCharacters(this.maxBytes) });
+      const client = new TcpConnection(this.at, this.maxBytes);
       this.open.add(client);
       this.connection = { client, ready: this.establish(client) };
     }

@@ -1,12 +1,12 @@
 import type { Admission } from '#admission';
-import { JsonSocket, ServerTCP, type MessageHandler, type TcpSocket } from '@nestjs/microservices';
+import { ServerTCP, type MessageHandler, type TcpSocket } from '@nestjs/microservices';
 import type { Socket } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
 import type { Endpoint } from './address.js';
 import { drainMs } from './answering-server.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
-import { drainNotice, frameCharacters } from './tcp-frames.js';
+import { drainNotice, FrameSocket } from './tcp-frames.js';
 
 // Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
 const lastRequestsMs = 100;
@@ -52,7 +52,7 @@ export class TcpServer extends ServerTCP {
   }
 
   protected override getSocketInstance(socket: Socket): TcpSocket {
-    const peer = new JsonSocket(socket, { maxBufferSize: frameCharacters(this.largestBytes) });
+    const peer = new FrameSocket(socket, this.largestBytes, false);
     this.peers.set(socket, peer);
     socket.once('close', () => this.peers.delete(socket));
     if (this.isDraining) peer.sendMessage(drainNotice);
