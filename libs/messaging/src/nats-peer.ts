@@ -48,6 +48,8 @@ const offerIn = ({ head }: Frame): Offer | undefined => head['offer'] as Offer |
 const largestPartBytes = 1_048_576;
 /** What a frame may have beside its body. */
 const headBytes = 1_048_576;
+/** Of requests that are fetched at the same time, before anybody has decided whether they are admitted: eight of the largest. */
+const mostFetchedBytes = 134_217_728;
 
 /** Nobody is subscribed to what was asked. */
 export class NobodyThere extends Error {
@@ -88,6 +90,7 @@ export class NatsPeer {
   private readonly offered = new Map<string, Offered>();
   private connection: NatsConnection | undefined;
   private lastId = 0;
+  private fetchedBytes = 0;
 
   /** @param maxBytes of the body of a frame, where it comes in parts */
   constructor(
@@ -161,11 +164,26 @@ export class NatsPeer {
   }
 
   /**
-   * The frame of a message, which is fetched where the message only offers it.
+   * The frame of a request, which is fetched where the message only offers it.
    *
-   * @throws CleaveError `payload-too-large`; Error when it could not be fetched
+   * @throws CleaveError `payload-too-large`, `unavailable` when too much is being fetched already; Error when it could not be
+   *   fetched
    */
-  async whole(message: Msg, withinMs = Number.POSITIVE_INFINITY, isOver = () => false): Promise<Frame> {
+  async request(message: Msg): Promise<Frame> {
+    const bytes = offerIn(decodeFrame(message.data))?.bytes ?? 0;
+    if (this.fetchedBytes > 0 && this.fetchedBytes + bytes > mostFetchedBytes) {
+      const detail = `${message.subject} is asked for more at once than there is memory for; it has had no effect, repeat it later`;
+      throw new CleaveError('unavailable', detail);
+    }
+    this.fetchedBytes += bytes;
+    try {
+      return await this.whole(message);
+    } finally {
+      this.fetchedBytes -= bytes;
+    }
+  }
+
+  private async whole(message: Msg, withinMs = Number.POSITIVE_INFINITY, isOver = () => false): Promise<Frame> {
     const frame = decodeFrame(message.data);
     const offer = offerIn(frame);
     if (!offer) return frame;

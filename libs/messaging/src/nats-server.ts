@@ -82,7 +82,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   private async handle(message: Msg, reply: string): Promise<void> {
     try {
       const arrivedAt = performance.now();
-      const { head, body } = await this.peer.whole(message);
+      const { head, body } = await this.peer.request(message);
       const meta = timeLeft(head, performance.now() - arrivedAt);
       const outcome = await this.receive(patternOf(message.subject), { meta, body });
       await this.peer.answer(reply, replyFrame(outcome), meta.remainingMs);

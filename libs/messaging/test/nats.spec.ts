@@ -1,6 +1,6 @@
 import type { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
-import { freePort, natsOrSkip, startNats, type NatsServer } from '#testing';
+import { eventually, freePort, natsOrSkip, startNats, type NatsServer } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
 import { address, Messenger, type ContractClient } from '../src/index.js';
@@ -162,6 +162,21 @@ describeWithNats('requests over NATS', () => {
       hands.publish(requestSubject('probe.once'), 'without an address for the answer');
       await client.call('ping', undefined);
       expect(journal.carriedOut).toEqual([]);
+    });
+
+    it('are refused while so much is being fetched that memory may not do', async () => {
+      await start();
+      // Nobody gives any part of these.
+      const offer = { at: 'cleave.test.silent', bytes: 16_777_216, withinMs: 1_000 };
+      hands.subscribe(offer.at, { callback: () => undefined });
+      for (let asked = 0; asked < 8; asked += 1) {
+        hands.publish(requestSubject('probe.once'), encodeFrame({ offer }), { reply: `cleave.test.${asked}` });
+      }
+      expect((await ask('once', encodeFrame({ offer }))).head['err']).toMatchObject({ code: 'unavailable' });
+      // What comes whole needs nothing fetched, and once they are given up, there is room.
+      expect(await ask('once', encodeFrame({ meta }, '{"id":"y"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
+      const large = 'x'.repeat(2_000_000);
+      await eventually(async () => expect((await client.call('torrent', large)) === large).toBe(true));
     });
 
     it('come to nothing when what they offer is gone', async () => {
