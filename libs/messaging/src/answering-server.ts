@@ -3,6 +3,7 @@ import { BaseRpcContext, Server, type MessageHandler } from '@nestjs/microservic
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
+import type { Signing } from './signing.js';
 import type { NamedOperation } from './wire.js';
 
 /** How long a shutdown waits for what has been accepted. */
@@ -18,7 +19,10 @@ export interface Outcome {
 export abstract class AnsweringServer extends Server {
   protected readonly inFlight = new InFlight();
 
-  constructor(private readonly admission?: Admission) {
+  constructor(
+    private readonly admission?: Admission,
+    private readonly signing?: Signing,
+  ) {
     super();
   }
 
@@ -33,7 +37,12 @@ export abstract class AnsweringServer extends Server {
   }
 
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
-    super.addHandler(pattern, answering(callback, extras, this.inFlight, this.admission), isEvent, extras);
+    super.addHandler(
+      pattern,
+      answering(callback, extras, this.inFlight, this.admission, this.signing),
+      isEvent,
+      extras,
+    );
   }
 
   /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */

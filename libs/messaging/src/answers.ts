@@ -5,6 +5,7 @@ import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/comm
 import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
 import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
 import type { InFlight } from './in-flight.js';
+import type { Signing } from './signing.js';
 import {
   decodeRequest,
   encodeReply,
@@ -72,11 +73,17 @@ function refusal(operation: NamedOperation, error: unknown): CleaveError {
   return new CleaveError('internal', `${operation.pattern} failed; its own log says why`);
 }
 
-async function answer(operation: NamedOperation, handler: MessageHandler, data: unknown): Promise<string> {
+async function answer(
+  operation: NamedOperation,
+  handler: MessageHandler,
+  data: unknown,
+  signing: Signing | undefined,
+): Promise<string> {
   const message = wireRequest.safeParse(data);
   if (!message.success) throw new CleaveError('invalid-request', `${operation.pattern} was asked without its envelope`);
   const { meta, body } = message.data;
-  const { remainingMs, ...passedOn } = meta;
+  signing?.check(operation.pattern, message.data);
+  const { remainingMs, signedAt: _signedAt, signature: _signature, ...passedOn } = meta;
   if (remainingMs <= 0) {
     throw new CleaveError('deadline-exceeded', `${operation.pattern} arrived too late and was not carried out`);
   }
@@ -114,12 +121,14 @@ async function admitted(
  * error back. A handler that was not made by `@Answers` stays as it is.
  *
  * @param admission none in one process: what is asked there is part of a request that was admitted
+ * @param signing none where whoever can ask may ask
  */
 export function answering(
   handler: MessageHandler,
   extras: object | undefined,
   inFlight: InFlight,
   admission?: Admission,
+  signing?: Signing,
 ): MessageHandler {
   const operation = answeredBy(extras as Record<string, unknown> | undefined);
   if (!operation) return handler;
@@ -128,7 +137,7 @@ export function answering(
   return (data: unknown): Promise<Observable<unknown>> =>
     inFlight.during(async () => {
       try {
-        return of(await admitted(operation, limiter, () => answer(operation, handler, data)));
+        return of(await admitted(operation, limiter, () => answer(operation, handler, data, signing)));
       } catch (error) {
         const refused = toWireError(refusal(operation, error));
         return throwError(() => refused);

@@ -3,6 +3,7 @@ import { currentTrace } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
 import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
+import type { Signing } from './signing.js';
 import {
   decodeReply,
   defaultTenant,
@@ -111,6 +112,7 @@ async function ask(
   request: unknown,
   route: Pick<Route, 'send'>,
   options: CallOptions,
+  signing: Signing | undefined,
 ): Promise<unknown> {
   const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent = currentTrace() } = options.metadata ?? {};
   const startedAt = performance.now();
@@ -118,12 +120,16 @@ async function ask(
   const allowedMs = Math.min(operation.deadlineMs, options.deadlineMs ?? Number.POSITIVE_INFINITY, untilDeadline);
   const body = encodeRequest(operation, request);
   if (allowedMs <= 0) throw tooLate(operation, 0);
+  const passedOn = {
+    tenant,
+    ...(idempotencyKey !== undefined && { idempotencyKey }),
+    ...(traceparent !== undefined && { traceparent }),
+  };
   const message = (): WireRequest => ({
     meta: {
-      tenant,
-      ...(idempotencyKey !== undefined && { idempotencyKey }),
-      ...(traceparent !== undefined && { traceparent }),
+      ...passedOn,
       remainingMs: Math.ceil(allowedMs - (performance.now() - startedAt)),
+      ...signing?.sign(operation.pattern, passedOn, body),
     },
     body,
   });
@@ -139,10 +145,16 @@ async function ask(
 }
 
 /** The client of a contract over one route. */
-export function contractClient<C extends Contract>(contract: C, route: Pick<Route, 'send'>): ContractClient<C> {
+export function contractClient<C extends Contract>(
+  contract: C,
+  route: Pick<Route, 'send'>,
+  signing?: Signing,
+): ContractClient<C> {
   return {
     call: async (name, request, options = {}) =>
       // The reply has been decoded by the schema that its type is taken from.
-      (await ask(operationOf(contract, name), request, route, options)) as ReplyOf<C['operations'][typeof name]>,
+      (await ask(operationOf(contract, name), request, route, options, signing)) as ReplyOf<
+        C['operations'][typeof name]
+      >,
   };
 }

@@ -9,6 +9,7 @@ import { contractClient, routeThrough, type ContractClient, type Route } from '.
 import { InProcessClient, InProcessHub } from './in-process.js';
 import { NatsRoute } from './nats-route.js';
 import { RedisClient } from './redis-client.js';
+import { Signing } from './signing.js';
 import { TcpRoute, tcpTargets } from './tcp-route.js';
 
 const largestOf = (contract: Contract): number =>
@@ -23,7 +24,11 @@ export class Messenger implements OnApplicationShutdown {
   private readonly routes = new Map<string, Route>();
   private isClosed = false;
 
-  constructor(@Optional() @Inject(Metrics) private readonly metrics?: Metrics) {}
+  constructor(
+    @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
+    /** By which the services know each other; none where whoever can ask may ask. */
+    @Optional() @Inject(Signing) readonly signing?: Signing,
+  ) {}
 
   /** Clients of one module at one address share their connections; the address decides how requests travel. */
   clientFor<C extends Contract>(
@@ -35,9 +40,8 @@ export class Messenger implements OnApplicationShutdown {
     const route = this.routes.get(key) ?? this.open(contract, at, balance);
     this.routes.set(key, route);
     const stopping = () => new CleaveError('unavailable', 'The application is stopping; ask another instance');
-    return contractClient(contract, {
-      send: (...request) => (this.isClosed ? throwError(stopping) : route.send(...request)),
-    });
+    const send: Route['send'] = (...request) => (this.isClosed ? throwError(stopping) : route.send(...request));
+    return contractClient(contract, { send }, at.scheme === 'in-process' ? undefined : this.signing);
   }
 
   /**
@@ -87,13 +91,13 @@ export class Messenger implements OnApplicationShutdown {
 
 @Module({})
 export class MessagingModule {
-  /** Provides the Messenger everywhere. */
-  static forRoot(): DynamicModule {
+  /** Provides the Messenger everywhere. @param secret with which messages to and from other processes are signed */
+  static forRoot({ secret }: { secret?: string | undefined } = {}): DynamicModule {
     return {
       module: MessagingModule,
       global: true,
       imports: [AdmissionModule],
-      providers: [Messenger],
+      providers: [Messenger, { provide: Signing, useValue: secret === undefined ? undefined : new Signing(secret) }],
       exports: [Messenger],
     };
   }

@@ -6,6 +6,7 @@ import type { Endpoint } from './address.js';
 import { drainMs } from './answering-server.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
+import type { Signing } from './signing.js';
 import { drainNotice, FrameSocket } from './tcp-frames.js';
 
 // Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
@@ -22,6 +23,7 @@ export class TcpServer extends ServerTCP {
   constructor(
     { host, port }: Endpoint,
     private readonly admission: Admission,
+    private readonly signing?: Signing,
   ) {
     super({ host, port });
   }
@@ -29,7 +31,12 @@ export class TcpServer extends ServerTCP {
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
     const operation = answeredBy(extras as Record<string, unknown>);
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
-    super.addHandler(pattern, answering(callback, extras, this.inFlight, this.admission), isEvent, extras);
+    super.addHandler(
+      pattern,
+      answering(callback, extras, this.inFlight, this.admission, this.signing),
+      isEvent,
+      extras,
+    );
   }
 
   /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */
