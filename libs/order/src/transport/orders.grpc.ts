@@ -110,12 +110,16 @@ const replayed = (): Metadata => {
   return metadata;
 };
 
-/** As many of the orders as a message may hold, and one in any case; as JSON they are larger. */
+/** As many of the orders as a message may hold, and one in any case. */
 const withinBytes = (orders: Order[]): Order[] => {
   let bytes = 0;
-  const tooMuch = orders.findIndex((it) => (bytes += Buffer.byteLength(JSON.stringify(it))) > pageBytes);
+  const tooMuch = orders.findIndex((it) => (bytes += mostBytes(it)) > pageBytes);
   return tooMuch < 0 ? orders : orders.slice(0, Math.max(1, tooMuch));
 };
+
+/** Its JSON is larger, but for metadata: a digit and a comma in a list are eleven bytes of a `google.protobuf.Struct`. */
+const mostBytes = (order: Order): number =>
+  Buffer.byteLength(JSON.stringify(order)) + 5 * Buffer.byteLength(JSON.stringify(order.metadata));
 
 /** Aborted once the call has ended, whoever ended it. */
 const goneSignal = (call: ServerWritableStream<unknown, unknown>): AbortSignal => {
