@@ -1,6 +1,7 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
 import { apiDocument, type Service } from '#service';
+import { Authenticator, type SecuritySettings } from '#security';
 import { Metrics } from '#telemetry';
 import { BalancedUpstream, type UpstreamOptions } from './balanced-upstream.js';
 import { proxyTo } from './proxy.js';
@@ -9,15 +10,15 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
-type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT'> & Passing;
+type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT' | keyof SecuritySettings> & Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
-export const gateway = ({ HOST, PORT, proxy, documents, ...urls }: GatewaySettings): Service => ({
+export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
+  ...settings,
   name: 'gateway',
-  HOST,
-  PORT,
+  isFront: true,
   document: apiDocument,
-  ...passingOn(upstreamsIn(urls), { proxy, documents, hasNothingElse: true }),
+  ...passingOn(upstreamsIn(settings), { proxy, documents, hasNothingElse: true }),
 });
 
 /**
@@ -28,14 +29,15 @@ export const gateway = ({ HOST, PORT, proxy, documents, ...urls }: GatewaySettin
 export const passingOn = (
   to: readonly Upstream[],
   { proxy, documents, hasNothingElse = false }: Passing & { hasNothingElse?: boolean } = {},
-): Pick<Service, 'modules' | 'prepare' | 'currentDocument'> & { modules: DynamicModule[] } => {
+): Pick<Service, 'modules' | 'prepare' | 'currentDocument' | 'passesOn'> => {
   const upstreams = to.map((upstream) => new BalancedUpstream(upstream, proxy));
   const published = new UpstreamDocuments(upstreams, documents);
   return {
+    passesOn: true,
     modules: [PassingOnModule.register(upstreams, hasNothingElse)],
     prepare: (app) => {
       for (const upstream of upstreams) upstream.reportTo(app.get(Metrics).meter('balancing'));
-      return proxyTo(app.getHttpAdapter().getInstance(), upstreams);
+      return proxyTo(app.getHttpAdapter().getInstance(), upstreams, app.get(Authenticator));
     },
     currentDocument: (own) => published.mergedInto(own),
   };

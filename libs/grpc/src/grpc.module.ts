@@ -1,6 +1,7 @@
 import { Admission } from '#admission';
 import { Global, Inject, Injectable, Module, type INestApplication, type OnModuleDestroy } from '@nestjs/common';
 import { Readiness } from '#health';
+import { Authenticator } from '#security';
 import type { GrpcService } from './definition.js';
 import { GrpcServer } from './grpc-server.js';
 
@@ -30,7 +31,12 @@ export class GrpcDoor implements OnModuleDestroy {
    */
   async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
     if (at === undefined) return;
-    const server = new GrpcServer(at, service, app.get(Admission, { strict: false }));
+    const server = new GrpcServer(
+      at,
+      service,
+      app.get(Admission, { strict: false }),
+      app.get(Authenticator, { strict: false }),
+    );
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

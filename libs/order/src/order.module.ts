@@ -6,7 +6,7 @@ import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, firstSetting, sqlToken } from '#database';
 import { Checkpoints, EventBus, EventsModule, EventPublisher, eventBus } from '#events';
-import { grpcAddress } from '#grpc';
+import { grpcAddress, type GrpcListening } from '#grpc';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -68,9 +68,17 @@ export const orderEnvironment = {
 
 /** What order answers over gRPC. */
 export const orderGrpc = {
-  service: { package: 'cleave.order.v1', name: 'Orders', descriptors: orderDescriptors },
+  service: {
+    ...{ package: 'cleave.order.v1', name: 'Orders', descriptors: orderDescriptors },
+    scopes: {
+      PlaceOrder: 'orders:write',
+      GetOrder: 'orders:read',
+      ListOrders: 'orders:read',
+      WatchEvents: 'events:read',
+    },
+  },
   variable: 'ORDER_GRPC_LISTEN',
-};
+} satisfies Omit<GrpcListening, 'at'>;
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
 

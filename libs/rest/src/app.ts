@@ -14,10 +14,12 @@ import type {
 } from 'fastify';
 import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
+import type { Authenticator } from '#security';
 import { traceparentOf, withTrace } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
 import { JsonText, encodeReply, type EndpointConfig } from './endpoint.js';
+import { guardRoutes } from './guard.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -31,6 +33,8 @@ import {
 
 export interface RestAppOptions {
   logger?: LoggerService;
+  /** Who finds out who asks; everybody may do everything when left out. */
+  authenticator?: Authenticator;
   /** The largest body that is read, in bytes. */
   bodyLimitBytes?: number;
   /**
@@ -64,7 +68,7 @@ export const createRestApp = async (
   rootModule: Type | DynamicModule,
   options: RestAppOptions = {},
 ): Promise<NestFastifyApplication> => {
-  const { logger, bodyLimitBytes = limits.bodyBytes } = options;
+  const { logger, bodyLimitBytes = limits.bodyBytes, authenticator } = options;
   const { drainDelayMs = 0, drainTimeoutMs = 20_000 } = options;
   const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs);
   const app = await NestFactory.create<NestFastifyApplication>(
@@ -74,7 +78,8 @@ export const createRestApp = async (
   );
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
   readJsonBodies(fastify);
-  // Routes are made when the app is initialised.
+  // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many.
+  guardRoutes(fastify, authenticator);
   limitRoutes(fastify, app.get(Admission));
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));

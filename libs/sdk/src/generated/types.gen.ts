@@ -15,6 +15,38 @@ export type Adjustment = {
   amount_minor: number;
 };
 
+export type ApiKey = {
+  key_id: string;
+  /**
+   * Whose data it is. Data of different tenants never meet.
+   */
+  tenant: string;
+  /**
+   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   */
+  account: string;
+  name: string;
+  scopes: Array<string>;
+  created_at: string;
+  /**
+   * When the key ends by itself; null for never.
+   */
+  expires_at: string | null;
+  revoked_at: string | null;
+  /**
+   * The key that takes its place.
+   */
+  rotated_to: string | null;
+};
+
+export type ApiKeyPage = {
+  data: Array<ApiKey>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
 export type CacheBatch = {
   found: Array<{
     key: string;
@@ -197,6 +229,45 @@ export type ChangeWebhookEndpointRequest = {
    * While it is not enabled, nothing is sent and nothing new is kept for it; what waits goes on waiting.
    */
   enabled?: boolean;
+};
+
+export type CreateKeyRequest = {
+  /**
+   * For people to tell keys apart.
+   */
+  name: string;
+  /**
+   * What the key is allowed to do.
+   */
+  scopes: Array<
+    | 'orders:read'
+    | 'orders:write'
+    | 'payments:read'
+    | 'payments:write'
+    | 'events:read'
+    | 'products:read'
+    | 'products:write'
+    | 'stock:read'
+    | 'stock:write'
+    | 'sales:read'
+    | 'webhooks:read'
+    | 'webhooks:write'
+    | 'cache:read'
+    | 'cache:write'
+    | 'admin'
+  >;
+  /**
+   * Another tenant than that of the caller, for operators only; that of the caller when left out.
+   */
+  tenant?: string;
+  /**
+   * `default` when left out.
+   */
+  account?: string;
+  /**
+   * When the key ends by itself; null for never.
+   */
+  expires_at?: string | null;
 };
 
 export type CreateWebhookEndpointRequest = {
@@ -391,6 +462,34 @@ export type InvalidateCacheRequest = {
    * What the entry depends on: invalidating one of them forgets it.
    */
   tags?: Array<string>;
+};
+
+export type IssuedKey = {
+  key_id: string;
+  /**
+   * Whose data it is. Data of different tenants never meet.
+   */
+  tenant: string;
+  /**
+   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   */
+  account: string;
+  name: string;
+  scopes: Array<string>;
+  created_at: string;
+  /**
+   * When the key ends by itself; null for never.
+   */
+  expires_at: string | null;
+  revoked_at: string | null;
+  /**
+   * The key that takes its place.
+   */
+  rotated_to: string | null;
+  /**
+   * What is sent as `Authorization: Bearer …`. It is told this once and not kept.
+   */
+  key: string;
 };
 
 export type LeaseCacheKeyRequest = {
@@ -819,6 +918,13 @@ export type ReturnOrderRequest = {
   reason: string;
 };
 
+export type RotateKeyRequest = {
+  /**
+   * For how long the key goes on being valid beside the one that takes its place.
+   */
+  overlap_seconds: number;
+};
+
 export type SalesOfDay = {
   /**
    * In UTC, when it happened: a return counts on the day of the return.
@@ -1064,6 +1170,14 @@ export type DeleteCacheEntryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1104,6 +1218,14 @@ export type GetCacheEntryErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * The cache holds nothing under this key
    */
@@ -1154,6 +1276,14 @@ export type PutCacheEntryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `precondition-failed`: The resource has changed since it was read
    */
   412: Problem;
@@ -1201,6 +1331,14 @@ export type CacheBatchErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
@@ -1243,6 +1381,14 @@ export type IncrementCounterErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -1287,6 +1433,14 @@ export type InvalidateCacheErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
@@ -1330,6 +1484,14 @@ export type LeaseCacheKeyErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
@@ -1368,6 +1530,14 @@ export type GetCacheStatisticsData = {
 };
 
 export type GetCacheStatisticsErrors = {
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1409,6 +1579,14 @@ export type ListDeadLettersErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1448,6 +1626,14 @@ export type ResolveDeadLetterErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `dead-letter-not-found`: There is no such dead letter
    */
@@ -1505,6 +1691,14 @@ export type RetryDeadLetterErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `dead-letter-not-found`: There is no such dead letter
    */
   404: Problem;
@@ -1557,6 +1751,14 @@ export type ListEventsErrors = {
    * `invalid-cursor`: The cursor is not one of ours
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1640,6 +1842,229 @@ export type GetReadinessResponses = {
 
 export type GetReadinessResponse = GetReadinessResponses[keyof GetReadinessResponses];
 
+export type ListKeysData = {
+  body?: never;
+  path?: never;
+  query?: {
+    /**
+     * Another tenant than that of the caller, for operators only.
+     */
+    tenant?: string;
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/keys';
+};
+
+export type ListKeysErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListKeysError = ListKeysErrors[keyof ListKeysErrors];
+
+export type ListKeysResponses = {
+  /**
+   * One page of keys, also of those that are not valid any more
+   */
+  200: ApiKeyPage;
+};
+
+export type ListKeysResponse = ListKeysResponses[keyof ListKeysResponses];
+
+export type CreateKeyData = {
+  body: CreateKeyRequest;
+  path?: never;
+  query?: never;
+  url: '/keys';
+};
+
+export type CreateKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-keys`: There are as many keys as there may be
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CreateKeyError = CreateKeyErrors[keyof CreateKeyErrors];
+
+export type CreateKeyResponses = {
+  /**
+   * The key
+   */
+  201: IssuedKey;
+};
+
+export type CreateKeyResponse = CreateKeyResponses[keyof CreateKeyResponses];
+
+export type RevokeKeyData = {
+  body?: never;
+  path: {
+    /**
+     * The `key_id` that making the key answered.
+     */
+    key_id: string;
+  };
+  query?: never;
+  url: '/keys/{key_id}';
+};
+
+export type RevokeKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `key-not-found`: There is no such key
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RevokeKeyError = RevokeKeyErrors[keyof RevokeKeyErrors];
+
+export type RevokeKeyResponses = {
+  /**
+   * It is not valid any more
+   */
+  204: void;
+};
+
+export type RevokeKeyResponse = RevokeKeyResponses[keyof RevokeKeyResponses];
+
+export type RotateKeyData = {
+  body: RotateKeyRequest;
+  path: {
+    /**
+     * The `key_id` that making the key answered.
+     */
+    key_id: string;
+  };
+  query?: never;
+  url: '/keys/{key_id}/rotate';
+};
+
+export type RotateKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `key-not-found`: There is no such key
+   */
+  404: Problem;
+  /**
+   * `illegal-transition`: The order cannot do this in its present state
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RotateKeyError = RotateKeyErrors[keyof RotateKeyErrors];
+
+export type RotateKeyResponses = {
+  /**
+   * The key that takes its place; it is told this once
+   */
+  201: IssuedKey;
+};
+
+export type RotateKeyResponse = RotateKeyResponses[keyof RotateKeyResponses];
+
 export type GetMetricsData = {
   body?: never;
   path?: never;
@@ -1691,6 +2116,14 @@ export type PlaceOrderByAliasErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `out-of-stock`: There is not enough stock
    *
@@ -1759,6 +2192,14 @@ export type ListOrdersErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1801,6 +2242,14 @@ export type PlaceOrderErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `out-of-stock`: There is not enough stock
    *
@@ -1866,6 +2315,14 @@ export type GetOrderErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `order-not-found`: There is no such order
    */
   404: Problem;
@@ -1915,6 +2372,14 @@ export type CancelOrderErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    */
@@ -1985,6 +2450,14 @@ export type CapturePaymentErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    *
@@ -2060,6 +2533,14 @@ export type FulfilOrderErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `order-not-found`: There is no such order
    */
   404: Problem;
@@ -2124,6 +2605,14 @@ export type GetOrderHistoryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `order-not-found`: There is no such order
    */
   404: Problem;
@@ -2167,6 +2656,14 @@ export type GetPaymentErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    *
@@ -2223,6 +2720,14 @@ export type RefundPaymentErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    *
@@ -2299,6 +2804,14 @@ export type ReturnGoodsErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    */
@@ -2462,6 +2975,14 @@ export type ListProductsErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2496,6 +3017,14 @@ export type PutProductsErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -2542,6 +3071,14 @@ export type GetProductErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2582,6 +3119,14 @@ export type PutProductErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -2644,6 +3189,14 @@ export type ListSalesErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2681,6 +3234,14 @@ export type GetStockOutlookErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2716,6 +3277,14 @@ export type ListSalesViewsData = {
 
 export type ListSalesViewsErrors = {
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2746,6 +3315,14 @@ export type RebuildSalesData = {
 };
 
 export type RebuildSalesErrors = {
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2781,6 +3358,14 @@ export type PutStockBatchErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `product-not-found`: There is no such product
    */
@@ -2835,6 +3420,14 @@ export type GetStockErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2875,6 +3468,14 @@ export type PutStockErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `product-not-found`: There is no such product
    */
@@ -2939,6 +3540,14 @@ export type AdjustStockErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2999,6 +3608,14 @@ export type GetWebhookDeliveryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-delivery-not-found`: There is no such webhook delivery
    */
   404: Problem;
@@ -3042,6 +3659,14 @@ export type RedeliverWebhookErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-delivery-not-found`: There is no such webhook delivery
    */
@@ -3087,6 +3712,14 @@ export type ListWebhookEndpointsErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3121,6 +3754,14 @@ export type CreateWebhookEndpointErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `too-many-webhook-endpoints`: There are as many webhook endpoints as there may be
    */
@@ -3178,6 +3819,14 @@ export type DeleteWebhookEndpointErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3222,6 +3871,14 @@ export type GetWebhookEndpointErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3265,6 +3922,14 @@ export type ChangeWebhookEndpointErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
@@ -3328,6 +3993,14 @@ export type ListWebhookDeliveriesErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3371,6 +4044,14 @@ export type RedeliverFailedWebhooksErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
@@ -3424,6 +4105,14 @@ export type RotateWebhookSecretErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3468,6 +4157,14 @@ export type GetWebhookSecretErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3511,6 +4208,14 @@ export type TestWebhookEndpointErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
