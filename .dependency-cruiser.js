@@ -132,6 +132,7 @@ export default {
   options: {
     tsConfig: { fileName: 'tsconfig.json' },
     tsPreCompilationDeps: true,
+    exclude: '^libs/sdk/dist/',
     doNotFollow: { path: ['node_modules', '^dist/'] },
     enhancedResolveOptions: {
       // `types` leads from '#module' to its source instead of to what was compiled last.

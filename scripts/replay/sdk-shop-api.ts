@@ -1,15 +1,4 @@
-import { problem } from '#contracts';
-import {
-  adjustStock,
-  createClient,
-  createConfig,
-  fulfilOrder,
-  getOrder,
-  placeOrder,
-  putProducts,
-  returnGoods,
-  type Client,
-} from '#sdk';
+import { Cleave, CleaveApiError } from '#sdk';
 import { z } from 'zod';
 import { currency, type CatalogueEntry, type GoodsReturn, type OrderStep } from './plan.js';
 import { ReplayStopped, ShopRefusal, ShopUnavailable, type OrderTotals, type ShopApi } from './shop-api.js';
@@ -33,56 +22,35 @@ const retryAfterMs = (header: string | null): number | undefined => {
   return Number.isNaN(ms) ? undefined : Math.max(ms, 0);
 };
 
-/** `fetch failed` hides the reason in its cause, for a name with several addresses in the errors of its cause. */
-const reasonOf = (error: unknown): string => {
-  const { cause } = error as Error;
-  const first = cause instanceof AggregateError ? cause.errors[0] : cause;
-  return first instanceof Error ? first.message : (error as Error).message;
-};
-
-/** What a function of the SDK resolves with; without a response there was none. */
-interface Answer {
-  data?: unknown;
-  error?: unknown;
-  response?: Response;
-}
-
 /** The shop behind the REST API. */
 export class SdkShopApi implements ShopApi {
-  private readonly client: Client;
+  private readonly cleave: Cleave;
 
   /** @param url where the API begins, such as `http://127.0.0.1:3000` */
   constructor(private readonly url: string) {
-    this.client = createClient(createConfig({ baseUrl: url.replace(/\/+$/, ''), fetch: fetchInTime }));
+    // Whoever asks for a replay is told of every failure, and waits for as long as it takes.
+    this.cleave = new Cleave({ baseUrl: url, timeoutMs, retries: 0 });
   }
 
   async putProducts(products: CatalogueEntry[]): Promise<void> {
-    const body = {
-      products: products.map(({ productId, name, unitPriceMinor }) => ({
-        product_id: productId,
-        name,
-        unit_price_minor: unitPriceMinor,
-        currency,
-      })),
-    };
-    await this.ask('POST /products/batch', putProducts({ client: this.client, body }));
+    const entries = products.map(({ productId, name, unitPriceMinor }) => ({
+      product_id: productId,
+      name,
+      unit_price_minor: unitPriceMinor,
+      currency,
+    }));
+    await this.ask('POST /products/batch', this.cleave.products.putMany({ products: entries }));
   }
 
   async adjustStock(productId: string, delta: number, reason: string, idempotencyKey: string): Promise<void> {
-    const call = adjustStock({
-      client: this.client,
-      path: { product_id: productId },
-      headers: { 'Idempotency-Key': idempotencyKey },
-      body: { delta, reason },
-    });
-    await this.ask(`POST /stock/${productId}/adjustments`, call);
+    const adjusting = this.cleave.stock.adjust(productId, { delta, reason }, { idempotencyKey });
+    await this.ask(`POST /stock/${productId}/adjustments`, adjusting);
   }
 
   async placeOrder(order: OrderStep): Promise<{ orderId: string; replayed: boolean }> {
-    const placing = placeOrder({
-      client: this.client,
-      headers: { 'Idempotency-Key': order.invoice },
-      body: {
+    let replayed = false;
+    const placing = this.cleave.orders.place(
+      {
         customer_id: order.customerId,
         reference: order.invoice,
         lines: order.lines.map(({ productId, quantity, unitPriceMinor }) => ({
@@ -94,15 +62,17 @@ export class SdkShopApi implements ShopApi {
           adjustments: [{ kind: 'discount' as const, label: 'rounding', amount_minor: order.roundingMinor }],
         }),
       },
-    });
-    const { data, response } = await this.ask('POST /orders', placing);
-    const orderId = this.understood(placed, data, 'POST /orders').order_id;
-    return { orderId, replayed: response.headers.get('idempotent-replayed') === 'true' };
+      {
+        idempotencyKey: order.invoice,
+        onResponse: ({ headers }) => (replayed = headers.get('idempotent-replayed') === 'true'),
+      },
+    );
+    const answer = await this.ask('POST /orders', placing);
+    return { orderId: this.understood(placed, answer, 'POST /orders').order_id, replayed };
   }
 
   async fulfilOrder(orderId: string): Promise<void> {
-    const call = fulfilOrder({ client: this.client, path: { id: orderId }, body: {} });
-    await this.ask(`POST /orders/${orderId}/fulfil`, call);
+    await this.ask(`POST /orders/${orderId}/fulfil`, this.cleave.orders.fulfil(orderId, {}));
   }
 
   async returnGoods(orderId: string, goods: GoodsReturn, reason: string): Promise<void> {
@@ -112,39 +82,36 @@ export class SdkShopApi implements ShopApi {
       quantity,
       amount_minor: amountMinor,
     }));
-    const call = returnGoods({
-      client: this.client,
-      path: { id: orderId },
-      headers: { 'Idempotency-Key': goods.idempotencyKey },
-      body: { lines, restock: true, reason },
-    });
-    await this.ask(`POST /orders/${orderId}/returns`, call);
+    const { idempotencyKey } = goods;
+    const returning = this.cleave.orders.returnGoods(orderId, { lines, restock: true, reason }, { idempotencyKey });
+    await this.ask(`POST /orders/${orderId}/returns`, returning);
   }
 
   async readOrder(orderId: string): Promise<OrderTotals> {
-    const { data } = await this.ask('GET /orders/:id', getOrder({ client: this.client, path: { id: orderId } }));
-    const { total_minor, returned_total_minor } = this.understood(totals, data, 'GET /orders/:id');
+    const answer = await this.ask('GET /orders/:id', this.cleave.orders.get(orderId));
+    const { total_minor, returned_total_minor } = this.understood(totals, answer, 'GET /orders/:id');
     return { totalMinor: total_minor, returnedTotalMinor: returned_total_minor };
   }
 
   /** @param call how it is named to a person: `POST /orders` */
-  private async ask(call: string, sending: Promise<Answer>): Promise<{ data: unknown; response: Response }> {
-    const { data, error, response } = await sending.catch((failure: unknown): Answer => ({ error: failure }));
-    if (!response) throw new ShopUnavailable(reasonOf(error), false);
-    if (response.ok) return { data, response };
-    const said = problem.safeParse(error);
-    const code = said.success ? said.data.code : `http-${response.status}`;
-    const faults = said.success ? (said.data.faults ?? []).map((it) => ` (${it.path}: ${it.message})`).join('') : '';
-    const detail = said.success ? said.data.detail + faults : String(error).slice(0, 200);
-    if (isTransient(response.status, code))
-      throw new ShopUnavailable(
-        `${call} → ${response.status} ${code}: ${detail}`,
-        true,
-        retryAfterMs(response.headers.get('retry-after')),
-      );
-    if (!said.success || code === 'not-found' || hopelessStatuses.has(response.status))
-      throw this.notTheApi(call, `${response.status} ${detail}`);
-    throw new ShopRefusal(code, detail);
+  private async ask(call: string, sending: Promise<unknown>): Promise<unknown> {
+    try {
+      return await sending;
+    } catch (error) {
+      throw error instanceof CleaveApiError ? this.told(call, error) : error;
+    }
+  }
+
+  private told(call: string, { code, status, headers, faults, detail: said }: CleaveApiError): Error {
+    if (status === undefined) return new ShopUnavailable(said, false);
+    const detail = said + faults.map((it) => ` (${it.path}: ${it.message})`).join('');
+    if (isTransient(status, code)) {
+      const text = `${call} → ${status} ${code}: ${detail}`;
+      return new ShopUnavailable(text, true, retryAfterMs(headers.get('retry-after')));
+    }
+    if (code.startsWith('http-') || code === 'not-found' || hopelessStatuses.has(status))
+      return this.notTheApi(call, `${status} ${detail}`);
+    return new ShopRefusal(code, detail);
   }
 
   private understood<Shape>(schema: z.ZodType<Shape>, data: unknown, call: string): Shape {
@@ -160,5 +127,3 @@ export class SdkShopApi implements ShopApi {
     );
   }
 }
-
-const fetchInTime: typeof fetch = (input, init) => fetch(input, { ...init, signal: AbortSignal.timeout(timeoutMs) });

@@ -129,7 +129,7 @@ describe('npm run replay', () => {
     );
     const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
       const body = await text(request);
-      const key = String(request.headers['idempotency-key'] ?? '');
+      const key = String(request.headers['idempotency-key'] ?? '').replaceAll('"', '');
       const json: unknown = body === '' ? undefined : JSON.parse(body);
       const given = instead(request) ?? (await route(shop, request.method!, request.url!, json, key).catch(problemOf));
       response.writeHead(given.status, { 'content-type': 'application/json', ...given.headers });

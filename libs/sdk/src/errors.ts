@@ -1,0 +1,72 @@
+/** A problem document (RFC 9457). */
+export interface ProblemDocument {
+  type?: string;
+  title?: string;
+  status?: number;
+  code?: string;
+  detail?: string;
+  faults?: { path: string; message: string }[];
+  [extension: string]: unknown;
+}
+
+/** The request was refused, or not answered. Decide by `code`, which is stable. */
+export class CleaveApiError extends Error {
+  override readonly name = 'CleaveApiError';
+
+  /**
+   * @param code of the problem document; `http-<status>` where the answer is none, `no-answer` where there is no answer
+   * @param detail what happened and what to do next, for a person to read
+   * @param tries how often the request was sent
+   */
+  constructor(
+    readonly code: string,
+    readonly detail: string,
+    readonly tries: number,
+    private readonly answer?: { status: number; headers: Headers; problem: ProblemDocument },
+    options?: ErrorOptions,
+  ) {
+    super(`${code}: ${detail}`, options);
+  }
+
+  /** The HTTP status; undefined where there was no answer. */
+  get status(): number | undefined {
+    return this.answer?.status;
+  }
+
+  get headers(): Headers {
+    return this.answer?.headers ?? new Headers();
+  }
+
+  /** The whole problem document, with what else this code says, such as `products` of `out-of-stock`. */
+  get problem(): ProblemDocument {
+    return this.answer?.problem ?? {};
+  }
+
+  /** Each fault of a request that is not valid: its path and what is wrong there. */
+  get faults(): { path: string; message: string }[] {
+    return this.problem.faults ?? [];
+  }
+
+  /** The id under which the server logs the request, if it gives one. */
+  get requestId(): string | undefined {
+    return this.headers.get('x-request-id') ?? undefined;
+  }
+}
+
+/** The error that an answer stands for. */
+export const errorOf = async (response: Response, tries: number): Promise<CleaveApiError> => {
+  const text = await response.text();
+  const problem = objectIn(text);
+  const { status, headers } = response;
+  const detail = problem.detail ?? (text === '' ? response.statusText : text.slice(0, 500));
+  return new CleaveApiError(problem.code ?? `http-${status}`, detail, tries, { status, headers, problem });
+};
+
+const objectIn = (text: string): ProblemDocument => {
+  try {
+    const value: unknown = JSON.parse(text);
+    return value !== null && typeof value === 'object' ? (value as ProblemDocument) : {};
+  } catch {
+    return {};
+  }
+};

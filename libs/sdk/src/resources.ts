@@ -1,0 +1,59 @@
+import type { operations } from './generated/operations.gen.js';
+
+/** Which method asks which operation of the OpenAPI document. */
+export const resources = {
+  orders: {
+    place: 'placeOrder',
+    get: 'getOrder',
+    list: 'listOrders',
+    history: 'getOrderHistory',
+    cancel: 'cancelOrder',
+    fulfil: 'fulfilOrder',
+    returnGoods: 'returnGoods',
+  },
+  payments: { get: 'getPayment', capture: 'capturePayment', refund: 'refundPayment' },
+  events: { list: 'listEvents' },
+  products: { put: 'putProduct', get: 'getProduct', list: 'listProducts', putMany: 'putProducts' },
+  stock: { put: 'putStock', get: 'getStock', adjust: 'adjustStock', putMany: 'putStockBatch' },
+  sales: { list: 'listSales', outlook: 'getStockOutlook', views: 'listSalesViews', rebuild: 'rebuildSales' },
+  webhookEndpoints: {
+    create: 'createWebhookEndpoint',
+    get: 'getWebhookEndpoint',
+    list: 'listWebhookEndpoints',
+    change: 'changeWebhookEndpoint',
+    delete: 'deleteWebhookEndpoint',
+    secret: 'getWebhookSecret',
+    rotateSecret: 'rotateWebhookSecret',
+    test: 'testWebhookEndpoint',
+    redeliverFailed: 'redeliverFailedWebhooks',
+  },
+  webhookDeliveries: { get: 'getWebhookDelivery', list: 'listWebhookDeliveries', redeliver: 'redeliverWebhook' },
+  cache: {
+    get: 'getCacheEntry',
+    put: 'putCacheEntry',
+    delete: 'deleteCacheEntry',
+    batch: 'cacheBatch',
+    lease: 'leaseCacheKey',
+    increment: 'incrementCounter',
+    invalidate: 'invalidateCache',
+    statistics: 'getCacheStatistics',
+  },
+  keys: { create: 'createKey', list: 'listKeys', rotate: 'rotateKey', revoke: 'revokeKey' },
+  deadLetters: { list: 'listDeadLetters', retry: 'retryDeadLetter', resolve: 'resolveDeadLetter' },
+  health: { live: 'getLiveness', ready: 'getReadiness', metrics: 'getMetrics' },
+  problems: { explain: 'explainProblem' },
+} as const satisfies Record<string, Record<string, OperationId>>;
+
+/** `placeOrderByAlias` is `placeOrder` by another address; `receiveStripeEvent` is for Stripe alone to ask. */
+type LeftOut = 'placeOrderByAlias' | 'receiveStripeEvent';
+
+export type OperationId = keyof typeof operations;
+
+type Table = typeof resources;
+type Reached = { [Name in keyof Table]: Table[Name][keyof Table[Name]] }[keyof Table];
+
+type Forgotten = Exclude<OperationId, Reached | LeftOut>;
+
+/** Does not compile while an operation has no method: the compiler names it. */
+const noneIsForgotten: [Forgotten] extends [never] ? true : Forgotten = true;
+void noneIsForgotten;

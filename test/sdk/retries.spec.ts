@@ -1,0 +1,166 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Cleave } from '#sdk';
+import { dropped, problem, ScriptedServer, silent, type Scripted } from './scripted-server.js';
+
+const order = { customer_id: 'c', product_id: 'p', quantity: 1 };
+const done: Scripted = { status: 200, body: { order_id: 'o' } };
+
+describe('a request that fails', () => {
+  let server: ScriptedServer;
+  let cleave: Cleave;
+
+  beforeAll(async () => {
+    server = await ScriptedServer.start();
+    cleave = new Cleave({ baseUrl: server.url, timeoutMs: 300 });
+  });
+  afterAll(() => server.stop());
+
+  const passing: [string, Scripted][] = [
+    ['the connection ends', dropped],
+    ['nothing comes in time', silent],
+    [
+      'the answer breaks off',
+      (response) => {
+        response.writeHead(201, { 'content-length': '100' });
+        response.write('{"order_id"');
+        setTimeout(() => response.destroy(), 20);
+      },
+    ],
+    ['408', problem(408, 'request-timeout')],
+    ['429', problem(429, 'too-many-requests')],
+    ['502', problem(502, 'http-502')],
+    ['503', problem(503, 'unavailable')],
+    ['504', problem(504, 'http-504')],
+    ['409 of a key that is in use', problem(409, 'request-in-progress')],
+  ];
+
+  it.each(passing)('is sent again under its key: %s', async (_, failure) => {
+    server.answers(failure, failure, done);
+    expect(await cleave.orders.place(order)).toEqual({ order_id: 'o' });
+    const keys = server.heard.map(({ headers }) => headers['idempotency-key']);
+    expect(keys).toHaveLength(3);
+    expect(new Set(keys).size).toBe(1);
+    expect(keys[0]).toMatch(/^"[0-9a-f-]{36}"$/);
+    expect(server.heard.map(({ body }) => body)).toEqual([order, order, order]);
+  });
+
+  it('has a key of its own for each call, or the one it is given', async () => {
+    server.answers(done, done, done);
+    await cleave.orders.place(order);
+    await cleave.orders.place(order);
+    await cleave.orders.place(order, { idempotencyKey: 'say "a\\b"' });
+    const keys = server.heard.map(({ headers }) => headers['idempotency-key']);
+    expect(keys[0]).not.toBe(keys[1]);
+    expect(keys[2]).toBe(String.raw`"say \"a\\b\""`);
+  });
+
+  it.each([
+    ['a read', () => cleave.orders.get('o')],
+    ['a PUT', () => cleave.stock.put('p', { on_hand: 1 })],
+    ['a DELETE', () => cleave.webhookEndpoints.delete('e')],
+    ['a cancellation', () => cleave.orders.cancel('o')],
+    ['a write of many products', () => cleave.products.putMany({ products: [] })],
+    [
+      'a hand-over on a condition, under its key',
+      () => cleave.orders.fulfil('o', {}, { headers: { 'If-Match': '"v1"' } }),
+    ],
+  ])('is sent again where that is safe: %s', async (_, call) => {
+    server.answers(dropped, problem(503, 'unavailable'), done);
+    await call();
+    expect(server.heard).toHaveLength(3);
+  });
+
+  it.each([
+    ['counting', () => cleave.cache.increment({ key: 'k' })],
+    ['making an endpoint', () => cleave.webhookEndpoints.create({ url: 'https://example.com' })],
+    ['a new secret', () => cleave.webhookEndpoints.rotateSecret('e')],
+    ['a change on a condition', () => cleave.orders.cancel('o', {}, { headers: { 'If-Match': '"v1"' } })],
+    ['a write on a condition', () => cleave.cache.put({ key: 'k', value: 1 }, { headers: { 'if-none-match': '*' } })],
+  ])('is not sent again where it may have had its effect, but where it was turned away: %s', async (_, call) => {
+    for (const failure of [dropped, problem(503, 'unavailable')]) {
+      server.answers(failure, done);
+      await expect(call()).rejects.toMatchObject({ tries: 1 });
+      expect(server.heard).toHaveLength(1);
+    }
+    server.answers(problem(429, 'too-many-requests'), done);
+    await call();
+    expect(server.heard).toHaveLength(2);
+  });
+
+  it.each([
+    [400, 'invalid-request'],
+    [401, 'unauthorized'],
+    [404, 'order-not-found'],
+    [409, 'out-of-stock'],
+    [422, 'idempotency-key-reused'],
+    [500, 'internal'],
+  ])('is not sent again when it is refused for good: %i %s', async (status, code) => {
+    server.answers(problem(status, code), done);
+    await expect(cleave.orders.place(order)).rejects.toMatchObject({ status, code, tries: 1 });
+    expect(server.heard).toHaveLength(1);
+  });
+
+  it('is not sent again where 503 is the answer: to whether the server is ready', async () => {
+    server.answers({ status: 503, body: { status: 'error' } }, done);
+    await expect(cleave.health.ready()).rejects.toMatchObject({ status: 503, problem: { status: 'error' } });
+    expect(server.heard).toHaveLength(1);
+  });
+
+  it.each([
+    ['seconds', () => '1'],
+    // Whole seconds: a second from now may be all but two away.
+    ['a date', () => new Date(Date.now() + 2_000).toUTCString()],
+  ])('waits for as long as Retry-After says, in %s', async (_, retryAfter) => {
+    server.answers((response) => {
+      response.writeHead(503, { 'retry-after': retryAfter() }).end();
+    }, done);
+    await cleave.orders.place(order);
+    const [first, second] = server.heard.map(({ at }) => at);
+    expect(second! - first!).toBeGreaterThanOrEqual(990);
+    expect(second! - first!).toBeLessThan(4_000);
+  });
+
+  it('is given up when it has failed often enough, with the last failure', async () => {
+    server.answers(dropped, problem(503, 'unavailable'), problem(503, 'deadline-exceeded'), done);
+    await expect(cleave.orders.place(order, { retries: 2 })).rejects.toMatchObject({
+      code: 'deadline-exceeded',
+      tries: 3,
+    });
+    expect(server.heard).toHaveLength(3);
+  });
+
+  it('is given up when its time is up, and at once when the wait would be longer than that', async () => {
+    server.answers(silent, silent, silent, silent, silent, silent);
+    const startedAt = Date.now();
+    await expect(cleave.orders.get('o', { deadlineMs: 800 })).rejects.toMatchObject({
+      code: 'no-answer',
+      status: undefined,
+    });
+    expect(Date.now() - startedAt).toBeLessThan(5_000);
+    expect(server.heard.length).toBeGreaterThan(1);
+    server.answers(problem(503, 'unavailable', { 'retry-after': '3600' }), done);
+    await expect(cleave.orders.get('o')).rejects.toMatchObject({ code: 'unavailable', tries: 1 });
+    expect(Date.now() - startedAt).toBeLessThan(8_000);
+  });
+
+  it('tells what was in the way when nobody answers', async () => {
+    const nobody = new Cleave({ baseUrl: 'http://127.0.0.1:1', retries: 0 });
+    await expect(nobody.orders.get('o')).rejects.toMatchObject({
+      code: 'no-answer',
+      detail: expect.stringMatching(/ECONNREFUSED|bad port/i),
+    });
+  });
+
+  it('ends with the reason of its signal: before it is sent, while it is, and between two tries', async () => {
+    const reason = new Error('enough');
+    server.answers(silent, problem(503, 'unavailable', { 'retry-after': '30' }));
+    await expect(cleave.orders.get('o', { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
+    expect(server.heard).toHaveLength(0);
+    for (const timeoutMs of [10_000, 300]) {
+      const controller = new AbortController();
+      setTimeout(() => controller.abort(reason), 150);
+      await expect(cleave.orders.get('o', { signal: controller.signal, timeoutMs })).rejects.toBe(reason);
+    }
+    expect(server.heard).toHaveLength(2);
+  });
+});
