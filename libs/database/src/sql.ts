@@ -1,4 +1,5 @@
 import { Inject } from '@nestjs/common';
+import { withSpan } from '#telemetry';
 import type { ClientBase, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { asUnavailable, keepsConnection, notReplicated } from './unavailable.js';
 
@@ -27,6 +28,9 @@ export const noteUncertainCommits = (client: ClientBase): void => {
   });
 };
 
+/** Not the text: its name says what it is. */
+const ofPostgres = { kind: 'client', attributes: { 'db.system.name': 'postgresql' } } as const;
+
 /** One connection while it is ours. */
 class Session implements Queries {
   /** Why the connection must not be used again. */
@@ -38,7 +42,8 @@ class Session implements Queries {
   ) {}
 
   async query<Row>({ name, text }: Statement, values: readonly unknown[] = []): Promise<Row[]> {
-    return (await this.send({ name, text, values: values as unknown[] })).rows as Row[];
+    const asked = () => this.send({ name, text, values: values as unknown[] });
+    return (await withSpan(name, ofPostgres, asked)).rows as Row[];
   }
 
   async send(query: QueryConfig): Promise<QueryResult> {

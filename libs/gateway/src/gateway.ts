@@ -1,7 +1,7 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
 import { apiDocument, type Service } from '#service';
-import { Metrics } from '#telemetry';
+import { Metrics, Traces, type TelemetrySettings } from '#telemetry';
 import { BalancedUpstream, type UpstreamOptions } from './balanced-upstream.js';
 import { proxyTo } from './proxy.js';
 import { upstreamsIn, type GatewayEnvironment, type Upstream } from './routes.js';
@@ -9,15 +9,14 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
-type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT'> & Passing;
+type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT' | keyof TelemetrySettings> & Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
-export const gateway = ({ HOST, PORT, proxy, documents, ...urls }: GatewaySettings): Service => ({
+export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
+  ...settings,
   name: 'gateway',
-  HOST,
-  PORT,
   document: apiDocument,
-  ...passingOn(upstreamsIn(urls), { proxy, documents, hasNothingElse: true }),
+  ...passingOn(upstreamsIn(settings), { proxy, documents, hasNothingElse: true }),
 });
 
 /**
@@ -35,7 +34,7 @@ export const passingOn = (
     modules: [PassingOnModule.register(upstreams, hasNothingElse)],
     prepare: (app) => {
       for (const upstream of upstreams) upstream.reportTo(app.get(Metrics).meter('balancing'));
-      return proxyTo(app.getHttpAdapter().getInstance(), upstreams);
+      return proxyTo(app.getHttpAdapter().getInstance(), upstreams, () => app.get(Traces).areOpen);
     },
     currentDocument: (own) => published.mergedInto(own),
   };

@@ -1,7 +1,9 @@
+import { randomBytes } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
+import { currentTrace } from '#telemetry';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
@@ -11,7 +13,11 @@ import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
  * the limit is refused here in the same words, and a connection that breaks leaves us something to repeat. Answers are
  * streamed.
  */
-export const proxyTo = async (fastify: FastifyInstance, upstreams: readonly BalancedUpstream[]): Promise<void> => {
+export const proxyTo = async (
+  fastify: FastifyInstance,
+  upstreams: readonly BalancedUpstream[],
+  isTracing: () => boolean = () => false,
+): Promise<void> => {
   await fastify.register(async (scope) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
@@ -33,7 +39,11 @@ export const proxyTo = async (fastify: FastifyInstance, upstreams: readonly Bala
         disableRequestLogging: true,
         undici: dispatcher,
         replyOptions: {
-          rewriteRequestHeaders: requestHeaders,
+          rewriteRequestHeaders: (request, headers) => ({
+            ...requestHeaders(request, headers),
+            'x-request-id': (request as FastifyRequest).id,
+            ...traceHeader(isTracing()),
+          }),
           rewriteHeaders: endToEnd,
           // It has been tried as often as there was any use in it.
           retryDelay: () => null,
@@ -93,6 +103,14 @@ const requestHeaders = (
     ...(request.body !== undefined && { 'content-length': contentLength }),
   };
 };
+
+/** What is not traced here is not to begin a trace there. */
+const traceHeader = (isTracing: boolean): { traceparent?: string } => {
+  const traceparent = currentTrace() ?? (isTracing ? `00-${randomHex(16)}-${randomHex(8)}-00` : undefined);
+  return traceparent === undefined ? {} : { traceparent };
+};
+
+const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
 
 /** The code of what went wrong at the connection, below the library's own error. */
 const codeOf = (error: unknown): string => {

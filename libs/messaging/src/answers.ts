@@ -1,10 +1,11 @@
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
-import { traceparentOf, withTrace } from '#telemetry';
+import { traceparentOf } from '#telemetry';
 import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
 import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
 import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
 import type { InFlight } from './in-flight.js';
+import type { ObservedCalls } from './observed-calls.js';
 import {
   decodeRequest,
   encodeReply,
@@ -72,7 +73,12 @@ function refusal(operation: NamedOperation, error: unknown): CleaveError {
   return new CleaveError('internal', `${operation.pattern} failed; its own log says why`);
 }
 
-async function answer(operation: NamedOperation, handler: MessageHandler, data: unknown): Promise<string> {
+async function answer(
+  operation: NamedOperation,
+  handler: MessageHandler,
+  data: unknown,
+  calls: ObservedCalls,
+): Promise<string> {
   const message = wireRequest.safeParse(data);
   if (!message.success) throw new CleaveError('invalid-request', `${operation.pattern} was asked without its envelope`);
   const { meta, body } = message.data;
@@ -82,8 +88,8 @@ async function answer(operation: NamedOperation, handler: MessageHandler, data: 
   }
   const request = decodeRequest(operation, body);
   const metadata: MessageMetadata = { ...passedOn, deadlineAt: new Date(Date.now() + remainingMs) };
-  const trace = traceparentOf(metadata.traceparent);
-  const reply = await withTrace(trace, () => settled(handler(request, metadata)));
+  const traced = { ...metadata, traceparent: traceparentOf(metadata.traceparent) };
+  const reply = await calls.answered(operation, traced, () => settled(handler(request, metadata)));
   if (metadata.deadlineAt.getTime() < Date.now()) {
     throw new CleaveError('deadline-exceeded', `${operation.pattern} was finished too late, and its reply is dropped`);
   }
@@ -114,12 +120,14 @@ async function admitted(
  * error back. A handler that was not made by `@Answers` stays as it is.
  *
  * @param admission none in one process: what is asked there is part of a request that was admitted
+ * @param calls asked for when a request comes: handlers are registered before it is known
  */
 export function answering(
   handler: MessageHandler,
   extras: object | undefined,
   inFlight: InFlight,
-  admission?: Admission,
+  admission: Admission | undefined,
+  calls: () => ObservedCalls,
 ): MessageHandler {
   const operation = answeredBy(extras as Record<string, unknown> | undefined);
   if (!operation) return handler;
@@ -128,7 +136,7 @@ export function answering(
   return (data: unknown): Promise<Observable<unknown>> =>
     inFlight.during(async () => {
       try {
-        return of(await admitted(operation, limiter, () => answer(operation, handler, data)));
+        return of(await admitted(operation, limiter, () => answer(operation, handler, data, calls())));
       } catch (error) {
         const refused = toWireError(refusal(operation, error));
         return throwError(() => refused);

@@ -1,8 +1,9 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
-import { currentTrace } from '#telemetry';
+import { currentWork } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
 import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
+import { ObservedCalls } from './observed-calls.js';
 import {
   decodeReply,
   defaultTenant,
@@ -111,8 +112,10 @@ async function ask(
   request: unknown,
   route: Pick<Route, 'send'>,
   options: CallOptions,
+  traceparent: string | undefined,
 ): Promise<unknown> {
-  const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent = currentTrace() } = options.metadata ?? {};
+  const { deadlineAt, tenant = defaultTenant, idempotencyKey } = options.metadata ?? {};
+  const { requestId = currentWork()?.requestId } = options.metadata ?? {};
   const startedAt = performance.now();
   const untilDeadline = deadlineAt ? deadlineAt.getTime() - Date.now() : Number.POSITIVE_INFINITY;
   const allowedMs = Math.min(operation.deadlineMs, options.deadlineMs ?? Number.POSITIVE_INFINITY, untilDeadline);
@@ -123,6 +126,7 @@ async function ask(
       tenant,
       ...(idempotencyKey !== undefined && { idempotencyKey }),
       ...(traceparent !== undefined && { traceparent }),
+      ...(requestId !== undefined && { requestId }),
       remainingMs: Math.ceil(allowedMs - (performance.now() - startedAt)),
     },
     body,
@@ -139,10 +143,19 @@ async function ask(
 }
 
 /** The client of a contract over one route. */
-export function contractClient<C extends Contract>(contract: C, route: Pick<Route, 'send'>): ContractClient<C> {
+export function contractClient<C extends Contract>(
+  contract: C,
+  route: Pick<Route, 'send'>,
+  calls = new ObservedCalls(),
+): ContractClient<C> {
   return {
-    call: async (name, request, options = {}) =>
-      // The reply has been decoded by the schema that its type is taken from.
-      (await ask(operationOf(contract, name), request, route, options)) as ReplyOf<C['operations'][typeof name]>,
+    call: async (name, request, options = {}) => {
+      const operation = operationOf(contract, name);
+      const reply = await calls.made(operation, options.metadata, (traceparent) =>
+        ask(operation, request, route, options, traceparent),
+      );
+      // It has been decoded by the schema that its type is taken from.
+      return reply as ReplyOf<C['operations'][typeof name]>;
+    },
   };
 }

@@ -6,6 +6,7 @@ import type { Endpoint } from './address.js';
 import { drainMs } from './answering-server.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
+import { ObservedCalls } from './observed-calls.js';
 import { drainNotice, FrameSocket } from './tcp-frames.js';
 
 // Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
@@ -14,6 +15,8 @@ const flushMs = 1_000;
 
 /** Nest's TCP server, answering by contract and leaving without losing a request. */
 export class TcpServer extends ServerTCP {
+  /** Where it reports what it answers. */
+  calls = new ObservedCalls();
   private readonly inFlight = new InFlight();
   private readonly peers = new Map<Socket, TcpSocket>();
   private largestBytes = 0;
@@ -29,7 +32,12 @@ export class TcpServer extends ServerTCP {
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
     const operation = answeredBy(extras as Record<string, unknown>);
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
-    super.addHandler(pattern, answering(callback, extras, this.inFlight, this.admission), isEvent, extras);
+    super.addHandler(
+      pattern,
+      answering(callback, extras, this.inFlight, this.admission, () => this.calls),
+      isEvent,
+      extras,
+    );
   }
 
   /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */

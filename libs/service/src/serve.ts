@@ -5,6 +5,7 @@ import { ConfigurationError, env } from '#config';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
+import { Traces, processLog, telemetryEnvironment, type TelemetrySettings } from '#telemetry';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
@@ -19,10 +20,14 @@ import {
 /** Twice as long as the gateway keeps a connection that it does not use. */
 const drainDelayMs = 2_000;
 
-/** Where a process answers REST. */
-export const restEnvironment = (port: number) => ({ HOST: env.host('127.0.0.1'), PORT: env.port(port) });
+/** Where a process answers REST, and how it is observed. */
+export const restEnvironment = (port: number) => ({
+  HOST: env.host('127.0.0.1'),
+  PORT: env.port(port),
+  ...telemetryEnvironment,
+});
 
-export interface Service {
+export interface Service extends Partial<TelemetrySettings> {
   /** The name of the process, as it shows in the log. */
   name: string;
   document: DocumentOptions;
@@ -44,7 +49,7 @@ export interface Service {
 /** The app of a service, complete but not listening: what `serve` starts and the OpenAPI document is drawn from. */
 export const createService = async (
   { document, modules, prepare, currentDocument }: Service,
-  options: Pick<RestAppOptions, 'drainDelayMs'> = {},
+  options: Pick<RestAppOptions, 'drainDelayMs' | 'requestLog'> = {},
 ): Promise<NestFastifyApplication> => {
   const imports = [MessagingModule.forRoot(), HealthModule, MetricsModule, GrpcModule, ...modules];
   const app = await createRestApp({ module: ServiceModule, imports }, options);
@@ -58,13 +63,16 @@ class ServiceModule {}
 
 /** Starts a service and keeps it running until the process is told to stop. @returns the address it answers at */
 export const serve = async (service: Service): Promise<string> => {
-  const app = await createService(service, { drainDelayMs });
+  const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
+  processLog.service = name;
+  const app = await createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } });
+  app.get(Traces).open(name, service);
   closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
   if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
   await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
-  new Logger(service.name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
+  new Logger(name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
   return url;
 };
 

@@ -42,6 +42,9 @@ import type {
   GetLivenessData,
   GetLivenessErrors,
   GetLivenessResponses,
+  GetLogLevelData,
+  GetLogLevelErrors,
+  GetLogLevelResponses,
   GetMetricsData,
   GetMetricsErrors,
   GetMetricsResponses,
@@ -117,6 +120,9 @@ import type {
   PutCacheEntryData,
   PutCacheEntryErrors,
   PutCacheEntryResponses,
+  PutLogLevelData,
+  PutLogLevelErrors,
+  PutLogLevelResponses,
   PutProductData,
   PutProductErrors,
   PutProductResponses,
@@ -178,6 +184,34 @@ export type Options<
    */
   meta?: keyof ClientMeta extends never ? Record<string, unknown> : ClientMeta;
 };
+
+/**
+ * Read what this process logs
+ */
+export const getLogLevel = <ThrowOnError extends boolean = false>(
+  options?: Options<GetLogLevelData, ThrowOnError>,
+): RequestResult<GetLogLevelResponses, GetLogLevelErrors, ThrowOnError> =>
+  (options?.client ?? client).get<GetLogLevelResponses, GetLogLevelErrors, ThrowOnError>({
+    url: '/admin/log-level',
+    ...options,
+  });
+
+/**
+ * Choose what this process logs
+ *
+ * Of the process that is asked and of no other, until it ends.
+ */
+export const putLogLevel = <ThrowOnError extends boolean = false>(
+  options: Options<PutLogLevelData, ThrowOnError>,
+): RequestResult<PutLogLevelResponses, PutLogLevelErrors, ThrowOnError> =>
+  (options.client ?? client).put<PutLogLevelResponses, PutLogLevelErrors, ThrowOnError>({
+    url: '/admin/log-level',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
 
 /**
  * Forget a key
