@@ -227,8 +227,16 @@ const plans: Record<ShapeName, () => Promise<Plan>> = {
   'split-nats': splitOverNats,
 };
 
-/** Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready. */
-export const startShape = async (name: ShapeName): Promise<Shape> => startPlan(name, await plans[name]());
+/**
+ * Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready.
+ *
+ * @param environment of every process, besides what the shape needs
+ */
+export const startShape = async (name: ShapeName, environment: Record<string, string> = {}): Promise<Shape> => {
+  const plan = await plans[name]();
+  const services = plan.services.map((it) => ({ ...it, environment: { ...environment, ...it.environment } }));
+  return startPlan(name, { ...plan, services });
+};
 
 /** Starts what is planned; its data go with it, however it ends. */
 export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {

@@ -67,7 +67,13 @@ const literal = (gid: string): string => {
   return `'${gid}'`;
 };
 
-const ping: Statement = { name: 'ping', text: 'SELECT 1' };
+/** Whoever waits for a standby is seen by everyone; who that is, only by those who may. */
+const ping: Statement = {
+  name: 'ping',
+  text: `
+    SELECT current_setting('synchronous_standby_names') <> ''
+      AND NOT EXISTS (SELECT FROM pg_stat_replication) AS "isAlone"`,
+};
 
 /** A commit that changes nothing, and waits for the standby to have all that lies before it in the log. */
 const waitForStandby: Statement = {
@@ -154,8 +160,11 @@ export class Sql implements Queries {
     });
   }
 
-  async ping(): Promise<void> {
-    await this.query(ping);
+  /** Whether it can be used, and how well. @throws when it cannot */
+  async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
+    const [row] = await this.query<{ isAlone: boolean }>(ping);
+    const { isAlone } = row!;
+    return { isDegraded: isAlone, details: isAlone ? { standby: 'none is connected; what is committed waits' } : {} };
   }
 
   private async withSession<T>(work: (session: Session) => Promise<T>): Promise<T> {

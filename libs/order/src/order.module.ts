@@ -83,7 +83,7 @@ export class OrderModule implements OnModuleInit {
   ) {}
 
   onModuleInit(): void {
-    this.readiness.add('order-database', () => this.sql.ping());
+    this.readiness.add('order-database', () => this.sql.condition());
   }
 
   static register(options: OrderSettings): DynamicModule {
