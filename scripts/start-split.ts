@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -11,7 +12,16 @@ import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
-import { databaseEnvironment, databaseFallbacks, restEnvironment, run, startDatabaseFor, welcome } from '#service';
+import { securityEnvironment } from '#security';
+import {
+  databaseEnvironment,
+  databaseFallbacks,
+  refuseOpenDoor,
+  restEnvironment,
+  run,
+  startDatabaseFor,
+  welcome,
+} from '#service';
 import { telemetryEnvironment } from '#telemetry';
 import { webhooksEnvironment } from '#webhooks';
 
@@ -98,6 +108,15 @@ run(async () => {
       DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
     },
   });
+  // Whoever asks who callers are has to tell the services, and those believe nobody else.
+  const asks = settings.ADMIN_KEY !== undefined || settings.OIDC_ISSUER !== undefined;
+  const secret = settings.SERVICE_SECRET ?? (asks ? randomBytes(32).toString('hex') : undefined);
+  const ofServices: Variables = secret === undefined ? {} : { SERVICE_SECRET: secret };
+  refuseOpenDoor({
+    ...settings,
+    ...ofServices,
+    ...{ HOST, isFront: true, passesOn: true, grpcAt: settings.ORDER_GRPC_LISTEN },
+  });
   const database = await startDatabaseFor(settings, DATA_DIR);
 
   const orderAt = process.env['ORDER_AT'] || `tcp://127.0.0.1:${PORT + 1001}`;
@@ -108,7 +127,7 @@ run(async () => {
   const behind = (name: string, offset: number, variables: Variables): Service => ({
     name,
     url: urlOf(offset),
-    variables: { ...variables, HOST: '127.0.0.1', PORT: String(PORT + offset) },
+    variables: { ...variables, ...ofServices, HOST: '127.0.0.1', PORT: String(PORT + offset) },
   });
   const services: Service[] = [
     behind('cache', 3, { ...given(Object.keys(cacheEnvironment)), CACHE_LISTEN: cacheAt }),
@@ -135,7 +154,8 @@ run(async () => {
       ORDER_AT: orderAt,
     }),
     behind('order', 1, {
-      ...given([...Object.keys(orderEnvironment), ...postgresVariables()]),
+      ...given([...Object.keys(orderEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
+      ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
       ORDER_LISTEN: orderAt,
       ORDER_GRPC_LISTEN: settings.ORDER_GRPC_LISTEN ?? `127.0.0.1:${PORT + 2001}`,
@@ -146,7 +166,9 @@ run(async () => {
       name: 'gateway',
       url: `http://${HOST.includes(':') ? `[${HOST}]` : HOST}:${PORT}`,
       variables: {
-        ...given(Object.keys(gatewayEnvironment)),
+        ...given([...Object.keys(gatewayEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
+        ...ofServices,
+        ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
         ...{ HOST, PORT: String(PORT) },
         ...{ ORDER_URL: urlOf(1), INVENTORY_URL: urlOf(2), CACHE_URL: urlOf(3) },
         ...{ PAYMENT_URL: urlOf(4), SALES_URL: urlOf(5), WEBHOOKS_URL: urlOf(6) },
@@ -167,7 +189,7 @@ run(async () => {
     process.stderr.write(`${(error as Error).message}\n`);
     await stop(1);
   }
-  welcome(services.at(-1)!.url, DEMO_PRODUCTS);
+  welcome(services.at(-1)!.url, DEMO_PRODUCTS, settings.ADMIN_KEY !== undefined);
 });
 
 class Supervisor {

@@ -83,6 +83,9 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
       refused(await endingWaits(how, api.get('/events')), '503 unavailable');
       // Nor is it said that there is no such order: there may be one where the primary is by now.
       refused(await endingWaits(how, api.cancel(randomUUID())), '503 unavailable');
+      const refund = { amount_minor: 1, reason: 'unwanted' };
+      for (const refunded of [randomUUID(), order!.order_id])
+        refused(await endingWaits(how, api.refund(refunded, refund, { key: fresh('refund') })), '503 unavailable');
 
       // Who waits for the standby is answered by nobody else.
       const last: Promise<Answer<Order>> = api.place(body, key);

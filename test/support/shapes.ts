@@ -131,7 +131,7 @@ const monolith = async (): Promise<Plan> => {
 /** Each module as a service behind the gateway. */
 export const splitServices = async (
   at: Record<'order' | 'inventory' | 'cache' | 'payment', string>,
-  own: Record<Keeper | 'cache', Record<string, string>>,
+  own: Record<Keeper | 'cache', Record<string, string>> & { gateway?: Record<string, string> },
 ): Promise<Plan['services']> => {
   const [gateway, order, inventory, cache, payment, sales, webhooks] = await servicePorts(7);
   const local = (port: number | undefined) => `http://127.0.0.1:${port}`;
@@ -143,6 +143,7 @@ export const splitServices = async (
         ...{ ORDER_URL: local(order), INVENTORY_URL: local(inventory) },
         ...{ CACHE_URL: local(cache), PAYMENT_URL: local(payment) },
         ...{ SALES_URL: local(sales), WEBHOOKS_URL: local(webhooks) },
+        ...own.gateway,
       },
     },
     {
@@ -179,7 +180,7 @@ const splitOverTcp = async (): Promise<Plan> => {
   const urls = ofEach((_, index) => databases[index]!.url);
   const own = ofEach((keeper) => ({ [`${keeper.toUpperCase()}_DATABASE_URL`]: urls[keeper] }));
   return {
-    services: await splitServices(at, { ...own, cache: {} }),
+    services: await splitServices(at, { ...own, cache: {}, gateway: { ACCESS_DATABASE_URL: urls.order } }),
     databaseUrls: () => Promise.resolve(urls),
     release: async () => {
       await Promise.all(databases.map((it) => it.stop()));
@@ -195,6 +196,7 @@ const splitOverRedis = async (): Promise<Plan> => {
   return {
     services: await splitServices(at, {
       ...own,
+      gateway: { ACCESS_DATABASE_URL: database.url },
       cache: { CACHE_REDIS_URL: `${redis.url}/1`, CACHE_REDIS_DEADLINE_MS: '5000' },
     }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
@@ -211,7 +213,7 @@ const splitOverNats = async (): Promise<Plan> => {
   const at = { order: nats.url, inventory: nats.url, cache: nats.url, payment: nats.url };
   const own = ofEach(() => ({ DATABASE_URL: database.url, EVENTS_AT: nats.url }));
   return {
-    services: await splitServices(at, { ...own, cache: {} }),
+    services: await splitServices(at, { ...own, cache: {}, gateway: { ACCESS_DATABASE_URL: database.url } }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {
       await nats.stop();
@@ -230,12 +232,14 @@ const plans: Record<ShapeName, () => Promise<Plan>> = {
 /**
  * Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready.
  *
- * @param environment of every process, besides what the shape needs
+ * @param more what each of its processes finds in its environment besides
  */
-export const startShape = async (name: ShapeName, environment: Record<string, string> = {}): Promise<Shape> => {
+export const startShape = async (name: ShapeName, more: Record<string, string> = {}): Promise<Shape> => {
   const plan = await plans[name]();
-  const services = plan.services.map((it) => ({ ...it, environment: { ...environment, ...it.environment } }));
-  return startPlan(name, { ...plan, services });
+  return startPlan(name, {
+    ...plan,
+    services: plan.services.map((it) => ({ ...it, environment: { ...more, ...it.environment } })),
+  });
 };
 
 /** Starts what is planned; its data go with it, however it ends. */

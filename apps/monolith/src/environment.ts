@@ -1,12 +1,13 @@
 import type { z } from 'zod';
 import { cacheEnvironment } from '#cache';
 import { ConfigurationError, env, readEnvironment, type Environment, type VariableFault } from '#config';
-import { gatewayEnvironment } from '#gateway';
+import { gatewayEnvironment, upstreamsIn } from '#gateway';
 import { inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
+import { doorFaults } from '#security';
 import { databaseEnvironment, databaseFallbacks, restEnvironment } from '#service';
 import { webhooksEnvironment } from '#webhooks';
 
@@ -50,7 +51,13 @@ export const readMonolithEnvironment = (source: Environment) => {
       DEMO_PRODUCTS: source['INVENTORY_DATABASE_URL'] || source['DATABASE_URL'] ? 'false' : 'true',
     },
   });
-  const faults = asked.flatMap((module) => contradictions(module, settings));
+  const door = {
+    ...settings,
+    isFront: true,
+    passesOn: upstreamsIn(settings).length > 0,
+    grpcAt: settings.ORDER_URL === undefined ? settings.ORDER_GRPC_LISTEN : undefined,
+  };
+  const faults = [...asked.flatMap((module) => contradictions(module, settings)), ...doorFaults(door)];
   if (faults.length > 0) throw new ConfigurationError(faults);
   return settings;
 };

@@ -18,6 +18,7 @@ run(async () => {
     ...settings,
     ...passedOn,
     name: 'monolith',
+    isFront: true,
     document: apiDocument,
     modules: [...modules(settings), ...(passedOn?.modules ?? [])],
     listen: [settings.ORDER_LISTEN, settings.INVENTORY_LISTEN, settings.PAYMENT_LISTEN, settings.CACHE_LISTEN].filter(
@@ -26,5 +27,5 @@ run(async () => {
     ...(settings.ORDER_URL === undefined && { grpc: { ...orderGrpc, at: settings.ORDER_GRPC_LISTEN } }),
     after: [database.stop],
   });
-  welcome(url, settings.DEMO_PRODUCTS);
+  welcome(url, settings.DEMO_PRODUCTS, settings.ADMIN_KEY !== undefined);
 });

@@ -1,4 +1,5 @@
 import type { DynamicModule } from '@nestjs/common';
+import { AccessModule } from '#access';
 import { CacheModule } from '#cache';
 import type { GatewayEnvironment } from '#gateway';
 import { InventoryModule } from '#inventory';
@@ -13,6 +14,7 @@ type Settings = Parameters<typeof OrderModule.register>[0] &
   Parameters<typeof CacheModule.register>[0] &
   Parameters<typeof SalesModule.register>[0] &
   Parameters<typeof WebhooksModule.register>[0] &
+  Parameters<typeof AccessModule.register>[0] &
   Partial<GatewayEnvironment>;
 
 /** All modules but those that are said to run elsewhere. */
@@ -23,4 +25,5 @@ export const modules = (settings: Settings): DynamicModule[] => [
   ...(settings.CACHE_URL ? [] : [CacheModule.register(settings)]),
   ...(settings.SALES_URL ? [] : [SalesModule.register(settings)]),
   ...(settings.WEBHOOKS_URL ? [] : [WebhooksModule.register(settings)]),
+  AccessModule.register(settings),
 ];

@@ -1,3 +1,4 @@
+import { AccessModule, accessEnvironment } from '#access';
 import { readEnvironment } from '#config';
 import { listenAddress } from '#messaging';
 import { OrderModule, orderEnvironment, orderGrpc } from '#order';
@@ -5,8 +6,13 @@ import { restEnvironment, run, serve } from '#service';
 
 /** Orders on their own: REST at :3001, messages at :4001, gRPC where `ORDER_GRPC_LISTEN` says. `INVENTORY_AT` and `PAYMENT_AT` say where these are. */
 run(async () => {
-  const environment = readEnvironment(
-    { ...restEnvironment(3001), ORDER_LISTEN: listenAddress, ...orderEnvironment },
+  const { ACCESS_DATABASE_URL, ...environment } = readEnvironment(
+    {
+      ...restEnvironment(3001),
+      ORDER_LISTEN: listenAddress,
+      ...orderEnvironment,
+      ACCESS_DATABASE_URL: accessEnvironment.ACCESS_DATABASE_URL.optional(),
+    },
     process.env,
     {
       fallbacks: { ORDER_DATABASE_URL: 'DATABASE_URL' },
@@ -17,7 +23,11 @@ run(async () => {
     ...environment,
     name: 'order',
     document: { title: 'Cleave order', description: 'Places and keeps orders.', version: '1' },
-    modules: [OrderModule.register(environment)],
+    modules: [
+      OrderModule.register(environment),
+      // Callers over gRPC come past the gateway, with keys.
+      ...(ACCESS_DATABASE_URL === undefined ? [] : [AccessModule.knowing({ ACCESS_DATABASE_URL })]),
+    ],
     listen: [environment.ORDER_LISTEN],
     grpc: { ...orderGrpc, at: environment.ORDER_GRPC_LISTEN },
   });

@@ -20,11 +20,11 @@ import {
   leaseCacheKeyRequest,
   putCacheEntryRequest,
 } from '#contracts';
-import { Endpoint, JsonText, valid } from '#rest';
+import { CalledBy, Endpoint, JsonText, valid } from '#rest';
+import type { Caller } from '#security';
 import { Cache, batchJson, leasedJson } from './cache.js';
 
 const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
-const owner = 'callers';
 const status = { 'Cache-Status': '`cleave; hit; detail=stale` while Redis cannot be asked whether it has changed' };
 const etag = { ETag: 'The version of the value, for `If-Match`' };
 /** As RFC 9211 says it. */
@@ -41,6 +41,7 @@ export class CacheController {
 
   @Get()
   @Endpoint({
+    scope: 'cache:read',
     operationId: 'getCacheEntry',
     summary: 'Read the value under a key',
     query: keyQuery,
@@ -53,8 +54,9 @@ export class CacheController {
   async get(
     @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<JsonText> {
-    const hit = await this.cache.get(owner, query);
+    const hit = await this.cache.get(caller, query);
     if (!hit) {
       reply.status(404);
       return miss;
@@ -66,6 +68,7 @@ export class CacheController {
 
   @Put()
   @Endpoint({
+    scope: 'cache:write',
     operationId: 'putCacheEntry',
     summary: 'Write a value under a key',
     request: putCacheEntryRequest,
@@ -79,8 +82,9 @@ export class CacheController {
     @Headers('if-match') ifMatch: string | undefined,
     @Headers('if-none-match') ifNoneMatch: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof cacheEntryWritten>> {
-    const entry = await this.cache.put(owner, { ...body, if_version: expectedVersion(ifMatch, ifNoneMatch) });
+    const entry = await this.cache.put(caller, { ...body, if_version: expectedVersion(ifMatch, ifNoneMatch) });
     reply.header('ETag', `"${entry.version}"`);
     return entry;
   }
@@ -88,19 +92,24 @@ export class CacheController {
   @Delete()
   @HttpCode(204)
   @Endpoint({
+    scope: 'cache:write',
     operationId: 'deleteCacheEntry',
     summary: 'Forget a key',
     query: keyQuery,
     replies: { 204: { description: 'Nothing lies under the key now' } },
     errors: [],
   })
-  async delete(@Query(valid(keyQuery)) { key, namespace }: z.output<typeof keyQuery>): Promise<void> {
-    await this.cache.delete(owner, { keys: [key], namespace });
+  async delete(
+    @Query(valid(keyQuery)) { key, namespace }: z.output<typeof keyQuery>,
+    @CalledBy() caller: Caller,
+  ): Promise<void> {
+    await this.cache.delete(caller, { keys: [key], namespace });
   }
 
   @Post('batch')
   @HttpCode(200)
   @Endpoint({
+    scope: 'cache:write',
     operationId: 'cacheBatch',
     summary: 'Forget, write and read many keys',
     description: 'Keys are deleted first, then written, then read. Each is done by itself: there is no transaction.',
@@ -108,13 +117,17 @@ export class CacheController {
     replies: { 200: { schema: cacheBatch, description: 'What was found and what was written' } },
     errors: [],
   })
-  async batch(@Body(valid(cacheBatchRequest)) body: z.output<typeof cacheBatchRequest>): Promise<JsonText> {
-    return new JsonText(batchJson(await this.cache.batch(owner, body)));
+  async batch(
+    @Body(valid(cacheBatchRequest)) body: z.output<typeof cacheBatchRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<JsonText> {
+    return new JsonText(batchJson(await this.cache.batch(caller, body)));
   }
 
   @Post('lease')
   @HttpCode(200)
   @Endpoint({
+    scope: 'cache:write',
     operationId: 'leaseCacheKey',
     summary: 'Read the value under a key, or take the right to fill it',
     description:
@@ -123,26 +136,34 @@ export class CacheController {
     replies: { 200: { schema: cacheKeyLeased, description: 'The value, or a lease' } },
     errors: [],
   })
-  async lease(@Body(valid(leaseCacheKeyRequest)) body: z.output<typeof leaseCacheKeyRequest>): Promise<JsonText> {
-    return new JsonText(leasedJson(await this.cache.lease(owner, body)));
+  async lease(
+    @Body(valid(leaseCacheKeyRequest)) body: z.output<typeof leaseCacheKeyRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<JsonText> {
+    return new JsonText(leasedJson(await this.cache.lease(caller, body)));
   }
 
   @Post('invalidate')
   @HttpCode(204)
   @Endpoint({
+    scope: 'cache:write',
     operationId: 'invalidateCache',
     summary: 'Forget by tag, or a whole namespace',
     request: invalidateCacheRequest,
     replies: { 204: { description: 'Nothing of it is answered any more' } },
     errors: [],
   })
-  async invalidate(@Body(valid(invalidateCacheRequest)) body: z.output<typeof invalidateCacheRequest>): Promise<void> {
-    await this.cache.invalidate(owner, body);
+  async invalidate(
+    @Body(valid(invalidateCacheRequest)) body: z.output<typeof invalidateCacheRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<void> {
+    await this.cache.invalidate(caller, body);
   }
 
   @Post('counters')
   @HttpCode(200)
   @Endpoint({
+    scope: 'cache:write',
     operationId: 'incrementCounter',
     summary: 'Count',
     description: 'Counters are apart from values: a key may have both.',
@@ -152,12 +173,14 @@ export class CacheController {
   })
   increment(
     @Body(valid(incrementCounterRequest)) body: z.output<typeof incrementCounterRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof counter>> {
-    return this.cache.increment(owner, body);
+    return this.cache.increment(caller, body);
   }
 
   @Get('stats')
   @Endpoint({
+    scope: 'operator',
     operationId: 'getCacheStatistics',
     summary: 'Read how the cache does',
     replies: { 200: { schema: cacheStatistics, description: 'Of this process, since it was started' } },

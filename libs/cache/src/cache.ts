@@ -1,10 +1,17 @@
 import { Injectable } from '@nestjs/common';
 import { CacheEngine, CacheUnavailable, textCodec, type Namespace, type Written } from '#cache-engine';
-import { CleaveError, type cacheContract, type cacheEntryWritten, type ReplyOf, type RequestOf } from '#contracts';
+import {
+  CleaveError,
+  defaultTenant,
+  type cacheContract,
+  type cacheEntryWritten,
+  type ReplyOf,
+  type RequestOf,
+} from '#contracts';
 import type { z } from 'zod';
 
-/** Whose keys they are. Nothing that a caller writes is ever taken for what a module keeps. */
-export type Owner = 'callers' | 'modules';
+/** Whose keys they are: a tenant's, or the modules'. Nothing that one of them writes is ever taken for another's. */
+export type Owner = { tenant: string } | 'modules';
 
 type Operations = (typeof cacheContract)['operations'];
 type EntryWritten = z.output<typeof cacheEntryWritten>;
@@ -20,10 +27,11 @@ export interface JsonFound {
 /** What can be asked of the cache, by REST or by message. */
 @Injectable()
 export class Cache {
-  private readonly defaults: Record<Owner, Namespace<string>>;
+  /** What is asked for most. */
+  private readonly ofDefaultTenant: Namespace<string>;
 
   constructor(private readonly engine: CacheEngine) {
-    this.defaults = { callers: this.named('callers', 'default'), modules: this.named('modules', 'default') };
+    this.ofDefaultTenant = this.named({ tenant: defaultTenant }, 'default');
   }
 
   /** @returns `undefined` for a miss; a cached null is the text `null` */
@@ -102,13 +110,14 @@ export class Cache {
     return { key, count };
   }
 
-  private space(owner: Owner, namespace?: string): Namespace<string> {
-    return namespace === undefined ? this.defaults[owner] : this.named(owner, namespace);
+  private space(owner: Owner, namespace = 'default'): Namespace<string> {
+    const isUsual = namespace === 'default' && owner !== 'modules' && owner.tenant === defaultTenant;
+    return isUsual ? this.ofDefaultTenant : this.named(owner, namespace);
   }
 
   private named(owner: Owner, namespace: string): Namespace<string> {
     // What is told to end at a moment ends at that moment.
-    return this.engine.namespace(`${owner}:${namespace}`, { codec: textCodec, jitter: 0 });
+    return this.engine.namespace(`${nameOf(owner)}:${namespace}`, { codec: textCodec, jitter: 0 });
   }
 
   private async answered<T>(work: () => Promise<T>): Promise<T> {
@@ -121,6 +130,12 @@ export class Cache {
     }
   }
 }
+
+/** No tenant has a colon in its name, so that the name ends at the first one. */
+const nameOf = (owner: Owner): string => {
+  if (owner === 'modules') return owner;
+  return owner.tenant === defaultTenant ? 'callers' : `callers@${owner.tenant}`;
+};
 
 const invalid = (detail: string) => new CleaveError('invalid-request', detail, { faults: [] });
 

@@ -1,4 +1,5 @@
 /** The language between modules and towards callers: schemas, contracts, error codes, limits. No I/O, no framework. */
+export * from './access.js';
 export * from './cache.js';
 export * from './errors.js';
 export * from './events.js';

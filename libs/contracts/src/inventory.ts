@@ -166,6 +166,17 @@ const branchId = z.uuid().toLowerCase();
 
 /** What inventory answers to the other modules. */
 export const inventoryContract = contract('inventory', {
+  join: {
+    summary:
+      'Says in which database the orders lie for which stock is held. Inventory serves one for ever: by what lies there it is ' +
+      'decided what becomes of holds that are overdue and of batches in doubt. Asked before anything else.',
+    request: z.object({ orders_id: z.uuid() }),
+    reply: z.object({}),
+    errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
+    idempotent: true,
+    deadlineMs: 5_000,
+    maxBytes: 1_024,
+  },
   reserve: {
     summary:
       'Holds stock for a batch of orders, each all-or-nothing, in the order given. Holds and out-of-stock refusals are kept ' +

@@ -25,6 +25,7 @@ export const limits = {
   cacheLeaseMs: 60_000,
   cacheLeaseBytes: 16_384,
   urlLength: 2_000,
+  keys: 1_000,
   webhookEndpoints: 50,
   webhookPayloadBytes: 20_000,
   webhooksKeptMs: 30 * 24 * 3_600_000,
@@ -118,6 +119,6 @@ export const pageOf = <Item extends z.ZodType>(item: Item) =>
     next_cursor: z.string().nullable().meta({ description: 'Pass it as `cursor` for the next page; null at the end.' }),
   });
 
-/** Whose data it is and who asks, until keys tell them apart. */
+/** Whose data it is and who asks, where nobody has to say who they are. */
 export const defaultTenant = 'default';
 export const defaultAccount = 'default';

@@ -105,6 +105,10 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
       },
     ],
   },
+  'inventory.join': {
+    requests: [{ orders_id: '01913c3c-6a5c-7b3e-8000-000000000001' }],
+    replies: [{}],
+  },
   'inventory.overdue': {
     requests: [
       { after: null, limit: 1 },

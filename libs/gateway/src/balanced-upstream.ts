@@ -129,6 +129,10 @@ export class BalancedUpstream {
     return this.upstream.prefixes;
   }
 
+  get open(): readonly string[] {
+    return this.upstream.open;
+  }
+
   /** Asks any instance. @throws Error when none is reached or none answers in time */
   get(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Dispatcher.ResponseData> {
     const signal = AbortSignal.timeout(timeoutMs);

@@ -1,6 +1,7 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
 import { apiDocument, type Service } from '#service';
+import { Authenticator, type SecuritySettings } from '#security';
 import { Metrics, Traces, type TelemetrySettings } from '#telemetry';
 import { BalancedUpstream, type UpstreamOptions } from './balanced-upstream.js';
 import { proxyTo } from './proxy.js';
@@ -9,12 +10,15 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
-type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT' | keyof TelemetrySettings> & Passing;
+type GatewaySettings = GatewayEnvironment &
+  Pick<Service, 'HOST' | 'PORT' | keyof SecuritySettings | keyof TelemetrySettings> &
+  Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
 export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
   ...settings,
   name: 'gateway',
+  isFront: true,
   document: apiDocument,
   ...passingOn(upstreamsIn(settings), { proxy, documents, hasNothingElse: true }),
 });
@@ -27,14 +31,16 @@ export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Ser
 export const passingOn = (
   to: readonly Upstream[],
   { proxy, documents, hasNothingElse = false }: Passing & { hasNothingElse?: boolean } = {},
-): Pick<Service, 'modules' | 'prepare' | 'currentDocument'> & { modules: DynamicModule[] } => {
+): Pick<Service, 'modules' | 'prepare' | 'currentDocument' | 'passesOn'> => {
   const upstreams = to.map((upstream) => new BalancedUpstream(upstream, proxy));
   const published = new UpstreamDocuments(upstreams, documents);
   return {
+    passesOn: true,
     modules: [PassingOnModule.register(upstreams, hasNothingElse)],
     prepare: (app) => {
       for (const upstream of upstreams) upstream.reportTo(app.get(Metrics).meter('balancing'));
-      return proxyTo(app.getHttpAdapter().getInstance(), upstreams, () => app.get(Traces).areOpen);
+      const isTracing = () => app.get(Traces).areOpen;
+      return proxyTo(app.getHttpAdapter().getInstance(), upstreams, app.get(Authenticator), isTracing);
     },
     currentDocument: (own) => published.mergedInto(own),
   };

@@ -25,12 +25,12 @@ export const mergeDocuments = (own: OpenAPIObject, parts: readonly DocumentPart[
   refuseRepeatedOperationIds(paths);
   const documents = [...parts, { name: 'gateway', document: own }];
   const tags = tagsOf(own, parts);
-  const { tags: _tags, paths: _paths, components: _components, ...head } = own;
+  const { tags: _tags, paths: _paths, components, ...head } = own;
   return {
     ...head,
     ...(tags.length > 0 && { tags }),
     paths,
-    components: { schemas: schemasFor(paths, allSchemas(documents)) },
+    components: { ...components, schemas: schemasFor(paths, allSchemas(documents)) },
   } as OpenAPIObject;
 };
 

@@ -3,6 +3,8 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
+import { asking } from '#rest';
+import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
@@ -16,6 +18,7 @@ import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 export const proxyTo = async (
   fastify: FastifyInstance,
   upstreams: readonly BalancedUpstream[],
+  authenticator: Authenticator,
   isTracing: () => boolean = () => false,
 ): Promise<void> => {
   await fastify.register(async (scope) => {
@@ -23,6 +26,13 @@ export const proxyTo = async (
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
     // Nest sets the app's own handler later than this scope is made, so it is looked up when it is needed.
     scope.setErrorHandler((error, request, reply) => fastify.errorHandler(error, request, reply));
+    const ask = asking(authenticator);
+    const open = upstreams.flatMap((it) => it.open);
+    scope.addHook('onRequest', function (request, reply, done) {
+      // Whether callers may do what they ask is decided by who answers it, which knows what it is.
+      if (authenticator.isOpen || open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
+      else ask.call(this, request, reply, done);
+    });
     scope.addHook('onClose', (_scope, done) => {
       for (const upstream of upstreams) upstream.close();
       done();
@@ -39,8 +49,8 @@ export const proxyTo = async (
         disableRequestLogging: true,
         undici: dispatcher,
         replyOptions: {
-          rewriteRequestHeaders: (request, headers) => ({
-            ...requestHeaders(request, headers),
+          rewriteRequestHeaders: (request, given) => ({
+            ...withCaller(request, requestHeaders(request, given), authenticator),
             'x-request-id': (request as FastifyRequest).id,
             ...traceHeader(isTracing()),
           }),
@@ -56,6 +66,20 @@ export const proxyTo = async (
       });
     }
   });
+};
+
+/** What clients say of themselves goes no further; what was found out about them does, signed. */
+const withCaller = (
+  { caller }: Pick<FastifyRequest, 'caller'>,
+  { [callerHeader]: _said, authorization, ...headers }: IncomingHttpHeaders,
+  authenticator: Authenticator,
+): IncomingHttpHeaders => {
+  const told = caller && authenticator.toldAs(caller);
+  return {
+    ...headers,
+    ...(authenticator.isOpen && authorization !== undefined && { authorization }),
+    ...(told !== undefined && { [callerHeader]: told }),
+  };
 };
 
 /** Whether the path would be resolved, `/a/../b` to `/b`, before it is passed on; the library refuses `/..` anywhere. */

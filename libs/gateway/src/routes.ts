@@ -2,22 +2,33 @@ import { z } from 'zod';
 import { balancePolicy, type BalancePolicy } from '#balancing';
 import { env } from '#config';
 
-/** Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. */
+/**
+ * Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. What is below
+ * a prefix that is open is for those who have other ways to show who they are.
+ */
 const services = [
   {
     name: 'order',
     variable: 'ORDER_URL',
     prefixes: ['/orders', '/order', '/events', '/dead-letters'],
+    open: [],
     honoursKeys: true,
   },
-  { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'], honoursKeys: true },
-  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'], honoursKeys: false },
-  { name: 'payment', variable: 'PAYMENT_URL', prefixes: ['/payments'], honoursKeys: true },
-  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'], honoursKeys: false },
+  { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'], open: [], honoursKeys: true },
+  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'], open: [], honoursKeys: false },
+  {
+    name: 'payment',
+    variable: 'PAYMENT_URL',
+    prefixes: ['/payments'],
+    open: ['/payments/webhooks'],
+    honoursKeys: true,
+  },
+  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'], open: [], honoursKeys: false },
   {
     name: 'webhooks',
     variable: 'WEBHOOKS_URL',
     prefixes: ['/webhook-endpoints', '/webhook-deliveries'],
+    open: [],
     honoursKeys: false,
   },
 ] as const;
@@ -34,6 +45,8 @@ export interface Upstream {
   balance: BalancePolicy;
   /** The prefixes of the addresses that it answers. */
   prefixes: readonly string[];
+  /** Below these, nobody is asked here who they are. */
+  open: readonly string[];
   /** Whether what carries an Idempotency-Key may be sent twice. */
   honoursKeys: boolean;
 }
@@ -64,10 +77,17 @@ export type GatewayEnvironment = Pick<Read, Variable> & Partial<Pick<Read, Balan
 
 /** The services that have an address. */
 export const upstreamsIn = (environment: Partial<GatewayEnvironment>): Upstream[] =>
-  services.flatMap(({ name, variable, prefixes, honoursKeys }) => {
+  services.flatMap(({ name, variable, prefixes, open, honoursKeys }) => {
     const at = environment[variable];
     if (at === undefined) return [];
     return [
-      { name, prefixes, honoursKeys, origins: at, balance: environment[balanceVariable(variable)] ?? 'least-loaded' },
+      {
+        name,
+        prefixes,
+        open,
+        honoursKeys,
+        origins: at,
+        balance: environment[balanceVariable(variable)] ?? 'least-loaded',
+      },
     ];
   });

@@ -25,7 +25,14 @@ beforeEach(async () => {
   await start('127.0.0.1', port);
   await start('127.0.0.2', port);
   upstream = new BalancedUpstream(
-    { name: 'order', origins: [`http://order.test:${port}`], balance: 'round-robin', prefixes: [], honoursKeys: true },
+    {
+      name: 'order',
+      origins: [`http://order.test:${port}`],
+      balance: 'round-robin',
+      prefixes: [],
+      open: [],
+      honoursKeys: true,
+    },
     { lookupMs: 20 },
     async () => addresses,
   );

@@ -5,10 +5,13 @@ import {
   type PackageDefinition,
   type ServiceDefinition,
 } from '@grpc/proto-loader';
+import type { Scope } from '#contracts';
 import { invalidRequest } from './invalid-request.js';
 
 /** A service that is answered over gRPC. */
 export interface GrpcService {
+  /** What a caller must be allowed to do, by the names of its methods. */
+  scopes: Record<string, Scope>;
   /** The package of its `.proto`. */
   package: string;
   /** Its name within the package. */
@@ -40,7 +43,11 @@ export const filesIn = (descriptors: string): Buffer[] =>
  * The definition of a service whose handlers get a CleaveError for a request that cannot be read. Otherwise that would
  * be answered as an error of the server.
  */
-export const definitionOf = ({ package: name, descriptors, name: service }: GrpcService): PackageDefinition => {
+export const definitionOf = ({
+  package: name,
+  descriptors,
+  name: service,
+}: Omit<GrpcService, 'scopes'>): PackageDefinition => {
   const definition = loadFileDescriptorSetFromBuffer(Buffer.from(descriptors, 'base64'), options);
   const methods = definition[`${name}.${service}`] as ServiceDefinition | undefined;
   if (!methods) throw new Error(`The descriptors of ${name} have no service ${service}.`);

@@ -10,12 +10,14 @@ import {
 } from '@grpc/grpc-js';
 import type { PackageDefinition, ServiceDefinition } from '@grpc/proto-loader';
 import { ReflectionService } from '@grpc/reflection';
+import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Histogram } from '@opentelemetry/api';
 import { Subject, finalize, takeUntil, tap, throwError, type Observable } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
-import { CleaveError, limits } from '#contracts';
+import { CleaveError, limits, type Scope } from '#contracts';
+import { allow, type Authenticator, type Caller } from '#security';
 import {
   errorTypeOf,
   failed,
@@ -47,6 +49,15 @@ const serverOptions = {
 
 type Call = ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, unknown>;
 
+const callers = new WeakMap<object, Caller>();
+
+/** Who calls: `@CalledBy() caller: Caller`. */
+export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
+  const caller = callers.get(context.getArgByIndex<object>(2));
+  if (!caller) throw new Error('nobody has found out who calls');
+  return caller;
+});
+
 /**
  * Nest's gRPC server, with health and reflection beside the service, the trace and the deadline of a call, answers to
  * what cannot be read, and an end that loses nothing.
@@ -72,6 +83,7 @@ export class GrpcServer extends ServerGrpc {
     private readonly at: string,
     private readonly service: GrpcService,
     private readonly admission: Admission,
+    private readonly authenticator: Authenticator,
     metrics?: Metrics,
     private readonly traces?: Traces,
   ) {
@@ -102,9 +114,13 @@ export class GrpcServer extends ServerGrpc {
     const isStream = this.streams.has(rpc);
     // The same limits as over REST: it is the same work. Who follows a stream keeps nobody away.
     const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
+    const scope = this.service.scopes[rpc];
+    if (!scope) throw new Error(`${this.serviceName}/${rpc} does not say what a caller must be allowed to do.`);
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
-      const refusal = request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter));
+      const refusal =
+        (await this.refusalOfCaller(metadata, call, scope)) ??
+        (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
       if (refusal) return throwError(() => statusOf(refusal));
       const { work, end } = this.begin(rpc, metadata);
       const answer = withWork(work, () => handle(request, metadata, call));
@@ -125,6 +141,20 @@ export class GrpcServer extends ServerGrpc {
       }
     };
     super.addHandler(pattern, guarded as MessageHandler, isEvent);
+  }
+
+  /** Finds out who calls. */
+  private async refusalOfCaller(metadata: Metadata, call: Call, scope: Scope): Promise<CleaveError | undefined> {
+    try {
+      const [authorization, ...others] = metadata.get('authorization').map(String);
+      const caller = await this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
+      allow(caller, scope);
+      callers.set(call, caller);
+      return undefined;
+    } catch (error) {
+      if (error instanceof CleaveError) return error;
+      throw error;
+    }
   }
 
   /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */

@@ -9,6 +9,7 @@ import {
   type OnModuleDestroy,
 } from '@nestjs/common';
 import { Readiness } from '#health';
+import { Authenticator } from '#security';
 import { Metrics, Traces } from '#telemetry';
 import type { GrpcService } from './definition.js';
 import { GrpcServer } from './grpc-server.js';
@@ -43,7 +44,9 @@ export class GrpcDoor implements OnModuleDestroy {
    */
   async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
     if (at === undefined) return;
-    const server = new GrpcServer(at, service, app.get(Admission, { strict: false }), this.metrics, this.traces);
+    const admission = app.get(Admission, { strict: false });
+    const authenticator = app.get(Authenticator, { strict: false });
+    const server = new GrpcServer(at, service, admission, authenticator, this.metrics, this.traces);
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

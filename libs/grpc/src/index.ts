@@ -1,5 +1,6 @@
 /** What a gRPC service needs, and nothing about any domain: the server, errors as statuses, JSON and moments. */
 export { grpcAddress } from './address.js';
+export { CalledBy } from './grpc-server.js';
 export type { GrpcService } from './definition.js';
 export { GrpcDoor, GrpcModule, type GrpcListening } from './grpc.module.js';
 export { jsonOf, structOf, timestampOf, type Struct } from './json.js';

@@ -14,6 +14,8 @@ export interface RefusedStatus {
 /** By the HTTP status of the error (AIP-193), where its code has none of its own below. */
 const codeOfStatus: Record<number, Code> = {
   400: Code.INVALID_ARGUMENT,
+  401: Code.UNAUTHENTICATED,
+  403: Code.PERMISSION_DENIED,
   404: Code.NOT_FOUND,
   405: Code.UNIMPLEMENTED,
   408: Code.DEADLINE_EXCEEDED,

@@ -32,6 +32,7 @@ export class HealthController {
   @Get('live')
   @Header('Cache-Control', 'no-store')
   @Endpoint({
+    scope: 'open',
     operationId: 'getLiveness',
     summary: 'Whether the process runs',
     description: 'Asks nothing but the process itself: one that fails this should be restarted.',
@@ -46,6 +47,7 @@ export class HealthController {
   @Get('ready')
   @Header('Cache-Control', 'no-store')
   @Endpoint({
+    scope: 'open',
     operationId: 'getReadiness',
     summary: 'Whether the process can serve',
     description:

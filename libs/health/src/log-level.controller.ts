@@ -28,6 +28,7 @@ export class LogLevelController {
   @Get()
   @Header('Cache-Control', 'no-store')
   @Endpoint({
+    scope: 'operator',
     operationId: 'getLogLevel',
     summary: 'Read what this process logs',
     replies: { 200: { schema: logLevelDocument, description: 'The level from which on lines are written' } },
@@ -40,6 +41,7 @@ export class LogLevelController {
 
   @Put()
   @Endpoint({
+    scope: 'operator',
     operationId: 'putLogLevel',
     summary: 'Choose what this process logs',
     description: 'Of the process that is asked and of no other, until it ends.',

@@ -14,6 +14,7 @@ export class MetricsController {
   @Header('Cache-Control', 'no-store')
   @Header('Content-Type', metricsType)
   @Endpoint({
+    scope: 'open',
     operationId: 'getMetrics',
     summary: 'Read what is measured',
     description: 'Of this process, since it was started, in the text format of Prometheus.',

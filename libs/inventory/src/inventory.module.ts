@@ -21,6 +21,7 @@ import { CountStock, StockCounts } from './use-cases/count-stock.js';
 import { FindOverdueHolds, OverdueHolds } from './use-cases/find-overdue-holds.js';
 import { FinishBranches, PreparedBranches } from './use-cases/finish-branches.js';
 import { ForgetProducts, ProductChanges } from './use-cases/forget-products.js';
+import { JoinOrders, OrdersServed } from './use-cases/join-orders.js';
 import { ListProducts, ProductList } from './use-cases/list-products.js';
 import { ProductCatalogue, PutProducts } from './use-cases/put-products.js';
 import { PurgeRefusals, RefusedReservations } from './use-cases/purge-refusals.js';
@@ -80,6 +81,7 @@ export class InventoryModule implements OnModuleInit {
           FindOverdueHolds,
           FinishBranches,
           ForgetProducts,
+          JoinOrders,
           ListProducts,
           PurgeRefusals,
           PutProducts,
@@ -87,6 +89,7 @@ export class InventoryModule implements OnModuleInit {
         ...[ReadProduct, ReadStock, ReserveStock, SettleStock],
         ...[PostgresStock, PostgresProducts],
         ...[
+          OrdersServed,
           OverdueHolds,
           PreparedBranches,
           RefusedReservations,

@@ -4,6 +4,7 @@ import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
 import { ObservedCalls } from './observed-calls.js';
+import type { Signing } from './signing.js';
 import type { NamedOperation } from './wire.js';
 
 /** How long a shutdown waits for what has been accepted. */
@@ -21,7 +22,10 @@ export abstract class AnsweringServer extends Server {
   calls = new ObservedCalls();
   protected readonly inFlight = new InFlight();
 
-  constructor(private readonly admission?: Admission) {
+  constructor(
+    private readonly admission?: Admission,
+    private readonly signing?: Signing,
+  ) {
     super();
   }
 
@@ -38,7 +42,7 @@ export abstract class AnsweringServer extends Server {
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
     super.addHandler(
       pattern,
-      answering(callback, extras, this.inFlight, this.admission, () => this.calls),
+      answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing),
       isEvent,
       extras,
     );

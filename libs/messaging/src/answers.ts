@@ -6,6 +6,7 @@ import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/micro
 import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
 import type { InFlight } from './in-flight.js';
 import type { ObservedCalls } from './observed-calls.js';
+import type { Signing } from './signing.js';
 import {
   decodeRequest,
   encodeReply,
@@ -78,11 +79,13 @@ async function answer(
   handler: MessageHandler,
   data: unknown,
   calls: ObservedCalls,
+  signing: Signing | undefined,
 ): Promise<string> {
   const message = wireRequest.safeParse(data);
   if (!message.success) throw new CleaveError('invalid-request', `${operation.pattern} was asked without its envelope`);
   const { meta, body } = message.data;
-  const { remainingMs, ...passedOn } = meta;
+  signing?.check(operation.pattern, message.data);
+  const { remainingMs, signedAt: _signedAt, signature: _signature, ...passedOn } = meta;
   if (remainingMs <= 0) {
     throw new CleaveError('deadline-exceeded', `${operation.pattern} arrived too late and was not carried out`);
   }
@@ -121,13 +124,15 @@ async function admitted(
  *
  * @param admission none in one process: what is asked there is part of a request that was admitted
  * @param calls asked for when a request comes: handlers are registered before it is known
+ * @param signing none where whoever can ask may ask
  */
 export function answering(
   handler: MessageHandler,
   extras: object | undefined,
   inFlight: InFlight,
-  admission: Admission | undefined,
   calls: () => ObservedCalls,
+  admission?: Admission,
+  signing?: Signing,
 ): MessageHandler {
   const operation = answeredBy(extras as Record<string, unknown> | undefined);
   if (!operation) return handler;
@@ -136,7 +141,7 @@ export function answering(
   return (data: unknown): Promise<Observable<unknown>> =>
     inFlight.during(async () => {
       try {
-        return of(await admitted(operation, limiter, () => answer(operation, handler, data, calls())));
+        return of(await admitted(operation, limiter, () => answer(operation, handler, data, calls(), signing)));
       } catch (error) {
         const refused = toWireError(refusal(operation, error));
         return throwError(() => refused);

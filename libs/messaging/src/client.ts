@@ -4,6 +4,7 @@ import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
 import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
 import { ObservedCalls } from './observed-calls.js';
+import type { Signing } from './signing.js';
 import {
   decodeReply,
   defaultTenant,
@@ -113,6 +114,7 @@ async function ask(
   route: Pick<Route, 'send'>,
   options: CallOptions,
   traceparent: string | undefined,
+  signing: Signing | undefined,
 ): Promise<unknown> {
   const { deadlineAt, tenant = defaultTenant, idempotencyKey } = options.metadata ?? {};
   const { requestId = currentWork()?.requestId } = options.metadata ?? {};
@@ -121,13 +123,17 @@ async function ask(
   const allowedMs = Math.min(operation.deadlineMs, options.deadlineMs ?? Number.POSITIVE_INFINITY, untilDeadline);
   const body = encodeRequest(operation, request);
   if (allowedMs <= 0) throw tooLate(operation, 0);
+  const passedOn = {
+    tenant,
+    ...(idempotencyKey !== undefined && { idempotencyKey }),
+    ...(traceparent !== undefined && { traceparent }),
+  };
   const message = (): WireRequest => ({
     meta: {
-      tenant,
-      ...(idempotencyKey !== undefined && { idempotencyKey }),
-      ...(traceparent !== undefined && { traceparent }),
+      ...passedOn,
       ...(requestId !== undefined && { requestId }),
       remainingMs: Math.ceil(allowedMs - (performance.now() - startedAt)),
+      ...signing?.sign(operation.pattern, passedOn, body),
     },
     body,
   });
@@ -147,12 +153,13 @@ export function contractClient<C extends Contract>(
   contract: C,
   route: Pick<Route, 'send'>,
   calls = new ObservedCalls(),
+  signing?: Signing,
 ): ContractClient<C> {
   return {
     call: async (name, request, options = {}) => {
       const operation = operationOf(contract, name);
       const reply = await calls.made(operation, options.metadata, (traceparent) =>
-        ask(operation, request, route, options, traceparent),
+        ask(operation, request, route, options, traceparent, signing),
       );
       // It has been decoded by the schema that its type is taken from.
       return reply as ReplyOf<C['operations'][typeof name]>;

@@ -2,7 +2,7 @@ import { Admission } from '#admission';
 import type { INestApplication } from '@nestjs/common';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { addressText, type Address, type Endpoint } from './address.js';
-import { InProcessServer, type InProcessHub } from './in-process.js';
+import { InProcessServer } from './in-process.js';
 import { Messenger } from './messenger.js';
 import { NatsServer } from './nats-server.js';
 import type { ObservedCalls } from './observed-calls.js';
@@ -11,7 +11,7 @@ import { TcpServer } from './tcp-server.js';
 
 function serverAt(
   at: Address,
-  hub: InProcessHub,
+  { hub, signing }: Messenger,
   admission: Admission,
 ): CustomTransportStrategy & { calls: ObservedCalls } {
   switch (at.scheme) {
@@ -19,11 +19,11 @@ function serverAt(
       return new InProcessServer(hub);
     case 'tcp':
       if (at.endpoints.length !== 1) throw new Error(`${addressText(at)} must name exactly one host:port to listen at`);
-      return new TcpServer(at.endpoints[0] as Endpoint, admission);
+      return new TcpServer(at.endpoints[0] as Endpoint, admission, signing);
     case 'redis':
-      return new RedisServer(at.url, admission);
+      return new RedisServer(at.url, admission, signing);
     case 'nats':
-      return new NatsServer(at, admission);
+      return new NatsServer(at, admission, signing);
   }
 }
 
@@ -58,7 +58,7 @@ export async function listenForMessages(app: INestApplication, listen: readonly 
   const elsewhere = [...named.values()].filter(({ scheme }) => scheme !== 'in-process');
   const admission = app.get(Admission, { strict: false });
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
-    const strategy = serverAt(at, messenger.hub, admission);
+    const strategy = serverAt(at, messenger, admission);
     strategy.calls = messenger.calls;
     const microservice = app.connectMicroservice({ strategy });
     try {

@@ -10,6 +10,7 @@ import { InProcessClient, InProcessHub } from './in-process.js';
 import { NatsRoute } from './nats-route.js';
 import { ObservedCalls } from './observed-calls.js';
 import { RedisClient } from './redis-client.js';
+import { Signing } from './signing.js';
 import { TcpRoute, tcpTargets } from './tcp-route.js';
 
 const largestOf = (contract: Contract): number =>
@@ -29,6 +30,8 @@ export class Messenger implements OnApplicationShutdown {
 
   constructor(
     @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
+    /** By which the services know each other; none where whoever can ask may ask. */
+    @Optional() @Inject(Signing) readonly signing?: Signing,
     @Optional() @Inject(Traces) traces?: Traces,
   ) {
     this.calls = new ObservedCalls(metrics, traces);
@@ -45,7 +48,8 @@ export class Messenger implements OnApplicationShutdown {
     this.routes.set(key, route);
     const stopping = () => new CleaveError('unavailable', 'The application is stopping; ask another instance');
     const send: Route['send'] = (...request) => (this.isClosed ? throwError(stopping) : route.send(...request));
-    return contractClient(contract, { send }, this.calls);
+    const signing = at.scheme === 'in-process' ? undefined : this.signing;
+    return contractClient(contract, { send }, this.calls, signing);
   }
 
   /**
@@ -95,13 +99,13 @@ export class Messenger implements OnApplicationShutdown {
 
 @Module({})
 export class MessagingModule {
-  /** Provides the Messenger everywhere. */
-  static forRoot(): DynamicModule {
+  /** Provides the Messenger everywhere. @param secret with which messages to and from other processes are signed */
+  static forRoot({ secret }: { secret?: string | undefined } = {}): DynamicModule {
     return {
       module: MessagingModule,
       global: true,
       imports: [AdmissionModule],
-      providers: [Messenger],
+      providers: [Messenger, { provide: Signing, useValue: secret === undefined ? undefined : new Signing(secret) }],
       exports: [Messenger],
     };
   }

@@ -15,6 +15,7 @@ import {
   requestSubject,
   type Frame,
 } from './nats-peer.js';
+import type { Signing } from './signing.js';
 import { toWireError } from './wire.js';
 
 /** Answers over NATS, as one of the group of each module that this application answers for. */
@@ -27,8 +28,8 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   private subscriptions: Subscription[] = [];
   private largestBytes = 0;
 
-  constructor(at: NatsAddress, admission: Admission) {
-    super(admission);
+  constructor(at: NatsAddress, admission: Admission, signing?: Signing) {
+    super(admission, signing);
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);
   }
 

@@ -3,6 +3,7 @@ import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer } from './answering-server.js';
 import { open, redisConnection, reportOutages, shut, type RedisConnection } from './redis-queue.js';
 import { RedisReader, type Work } from './redis-reader.js';
+import type { Signing } from './signing.js';
 
 /** Answers from Redis: one queue for each module that this application answers for. */
 export class RedisServer extends AnsweringServer implements CustomTransportStrategy {
@@ -13,8 +14,9 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
   constructor(
     private readonly url: string,
     admission: Admission,
+    signing?: Signing,
   ) {
-    super(admission);
+    super(admission, signing);
   }
 
   override listen(callback: (error?: unknown) => void): void {

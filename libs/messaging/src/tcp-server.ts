@@ -7,6 +7,7 @@ import { drainMs } from './answering-server.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
 import { ObservedCalls } from './observed-calls.js';
+import type { Signing } from './signing.js';
 import { drainNotice, FrameSocket } from './tcp-frames.js';
 
 // Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
@@ -25,6 +26,7 @@ export class TcpServer extends ServerTCP {
   constructor(
     { host, port }: Endpoint,
     private readonly admission: Admission,
+    private readonly signing?: Signing,
   ) {
     super({ host, port });
   }
@@ -34,7 +36,7 @@ export class TcpServer extends ServerTCP {
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
     super.addHandler(
       pattern,
-      answering(callback, extras, this.inFlight, this.admission, () => this.calls),
+      answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing),
       isEvent,
       extras,
     );

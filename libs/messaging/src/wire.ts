@@ -25,6 +25,9 @@ const wireMetadata = z.object({
   traceparent: z.string().max(255).optional(),
   requestId: z.string().max(255).optional(),
   remainingMs: z.number(),
+  /** Milliseconds since 1970, and the signature of it and of the rest, where the services share a secret. */
+  signedAt: z.int().optional(),
+  signature: z.string().max(64).optional(),
 });
 
 /**

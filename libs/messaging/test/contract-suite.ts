@@ -2,6 +2,7 @@ import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { addressText, Messenger, type Address, type ContractClient } from '../src/index.js';
+import { Signing } from '../src/signing.js';
 import { loggedErrors, probeContract, startInstance, startProcess, type Instance, type ProbeValues } from './probe.js';
 
 type Client = ContractClient<typeof probeContract>;
@@ -61,11 +62,14 @@ export function contractSuite({ name, place }: Distance): void {
     let instance: Instance;
     let far: Messenger | undefined;
     let client: Client;
+    let at: Address;
+    const secret = 'known to both sides, and to nobody else';
 
     beforeAll(async () => {
-      const { listen, at } = await place(1);
-      instance = await startInstance(listen);
-      far = isNear ? undefined : new Messenger();
+      const found = await place(1);
+      at = found.at;
+      instance = await startInstance(found.listen, 'one', [], secret);
+      far = isNear ? undefined : new Messenger(undefined, new Signing(secret));
       client = (far ?? instance.messenger).clientFor(probeContract, at);
     });
     afterAll(async () => {
@@ -154,6 +158,22 @@ export function contractSuite({ name, place }: Distance): void {
       // The clocks are one and the same here; the time on the way is what makes a difference.
       expect(Math.abs(seen.deadline_at.getTime() - deadlineAt.getTime())).toBeLessThan(2_000);
       expect(await client.call('metadata', {})).toMatchObject({ tenant: 'default', key: null, trace: null });
+    });
+
+    it('gives nothing to a stranger', async () => {
+      if (isNear) return;
+      const strangers: [string, Signing | undefined][] = [
+        ['is not signed', undefined],
+        ['is signed with another secret', new Signing('known to nobody who is asked anything')],
+      ];
+      for (const [why, theirs] of strangers) {
+        const stranger = new Messenger(undefined, theirs);
+        const before = [...instance.journal.carriedOut];
+        const outcome = await outcomeOf(stranger.clientFor(probeContract, at).call('once', { id: 'x' }));
+        expect(outcome).toMatchObject({ code: 'internal', detail: expect.stringContaining(why) });
+        expect(instance.journal.carriedOut).toEqual(before);
+        await stranger.onApplicationShutdown();
+      }
     });
 
     it('is refused at once where too many are under way, unless they are those of one process', async () => {

@@ -282,10 +282,10 @@ class ProbeMessages {
 
 @Module({})
 class ProbeModule {
-  static with(journal: Journal): DynamicModule {
+  static with(journal: Journal, secret: string | undefined): DynamicModule {
     return {
       module: ProbeModule,
-      imports: [MessagingModule.forRoot()],
+      imports: [MessagingModule.forRoot({ secret })],
       controllers: [ProbeMessages],
       providers: [{ provide: Journal, useValue: journal }],
     };
@@ -315,9 +315,10 @@ export async function startInstance(
   listen: readonly Address[],
   name = 'one',
   neighbours: readonly Contract[] = [],
+  secret?: string,
 ): Promise<Instance> {
   const journal = new Journal(name);
-  const app = await NestFactory.create(ProbeModule.with(journal), new FastifyAdapter(), {
+  const app = await NestFactory.create(ProbeModule.with(journal, secret), new FastifyAdapter(), {
     logger,
     abortOnError: false,
   });

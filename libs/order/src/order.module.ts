@@ -1,11 +1,12 @@
+import { randomUUID } from 'node:crypto';
 import { Module, type DynamicModule, type OnModuleInit, type Provider } from '@nestjs/common';
 import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { InjectSql, Sql, cursorSecret, databaseFor, firstSetting, sqlToken } from '#database';
 import { Checkpoints, EventBus, EventsModule, EventPublisher, eventBus } from '#events';
-import { grpcAddress } from '#grpc';
+import { grpcAddress, type GrpcListening } from '#grpc';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -68,9 +69,17 @@ export const orderEnvironment = {
 
 /** What order answers over gRPC. */
 export const orderGrpc = {
-  service: { package: 'cleave.order.v1', name: 'Orders', descriptors: orderDescriptors },
+  service: {
+    ...{ package: 'cleave.order.v1', name: 'Orders', descriptors: orderDescriptors },
+    scopes: {
+      PlaceOrder: 'orders:write',
+      GetOrder: 'orders:read',
+      ListOrders: 'orders:read',
+      WatchEvents: 'events:read',
+    },
+  },
   variable: 'ORDER_GRPC_LISTEN',
-};
+} satisfies Omit<GrpcListening, 'at'>;
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
 
@@ -136,11 +145,12 @@ export class OrderModule implements OnModuleInit {
         ...[PaymentLookup, PaymentPerformer].map((port) => ({ provide: port, useExisting: MessagingPayment })),
         {
           provide: MessagingStock,
-          inject: [Messenger],
-          useFactory: (messenger: Messenger) =>
+          inject: [Messenger, sqlToken('order')],
+          useFactory: async (messenger: Messenger, sql: Sql) =>
             new MessagingStock(
               messenger.clientFor(inventoryContract, options.INVENTORY_AT, { balance: options.INVENTORY_BALANCE }),
               options.ORDER_HOLD_MS,
+              await firstSetting(sql, 'orders', 'id', randomUUID()),
             ),
         },
         ...[OverdueStock, StockBranches, StockHolder, StockSettler].map((port) => ({

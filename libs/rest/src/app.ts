@@ -14,10 +14,12 @@ import type {
 } from 'fastify';
 import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
+import type { Authenticator } from '#security';
 import { Metrics, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
 import { JsonText, encodeReply, type EndpointConfig } from './endpoint.js';
+import { guardRoutes } from './guard.js';
 import { ObservedRequests, eventStream, type RequestLog } from './observed-requests.js';
 import {
   ProblemFilter,
@@ -32,6 +34,8 @@ import {
 
 export interface RestAppOptions {
   logger?: LoggerService;
+  /** Who finds out who asks; everybody may do everything when left out. */
+  authenticator?: Authenticator;
   /** The largest body that is read, in bytes. */
   bodyLimitBytes?: number;
   /**
@@ -71,7 +75,7 @@ export const createRestApp = async (
   rootModule: Type | DynamicModule,
   options: RestAppOptions = {},
 ): Promise<NestFastifyApplication> => {
-  const { logger, bodyLimitBytes = limits.bodyBytes } = options;
+  const { logger, bodyLimitBytes = limits.bodyBytes, authenticator } = options;
   const { drainDelayMs = 0, drainTimeoutMs = 20_000, requestLog = usualRequestLog } = options;
   const observed = new ObservedRequests(requestLog);
   const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs, observed);
@@ -84,7 +88,8 @@ export const createRestApp = async (
   const { metrics, traces } = app.get(RestModule);
   observed.reportTo(metrics, traces);
   readJsonBodies(fastify);
-  // Routes are made when the app is initialised.
+  // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many.
+  guardRoutes(fastify, authenticator);
   limitRoutes(fastify, app.get(Admission));
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));

@@ -1,10 +1,10 @@
 import { applyDecorators, HttpCode, StreamableFile } from '@nestjs/common';
 import { ROUTE_ARGS_METADATA, RouteParamtypes } from '@nestjs/common/internal';
-import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse } from '@nestjs/swagger';
+import { ApiBody, ApiHeader, ApiOperation, ApiParam, ApiQuery, ApiResponse, ApiSecurity } from '@nestjs/swagger';
 import { RouteConfig } from '@nestjs/platform-fastify';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import { errorCodes, limits, problem, type ErrorCode } from '#contracts';
+import { errorCodes, limits, problem, type ErrorCode, type Scope } from '#contracts';
 import { examplesOf, wireSchema } from './wire-schema.js';
 import { SchemaPipe, faultsIn } from './valid.js';
 
@@ -22,6 +22,8 @@ export interface Reply {
 }
 
 export interface EndpointOptions {
+  /** What a caller must be allowed to do; `open` for everybody, who then is not asked who they are. */
+  scope: Scope | 'open';
   summary: string;
   description?: string;
   /** Unique in the document; the name of the method when left out. */
@@ -44,7 +46,7 @@ export interface EndpointOptions {
 }
 
 /** What a route knows of its endpoint. */
-export interface EndpointConfig extends Pick<EndpointOptions, 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
+export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
   rawBody?: boolean;
 }
 
@@ -68,6 +70,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         summary: endpoint.summary,
         ...(endpoint.description && { description: endpoint.description }),
       }),
+      ...(endpoint.scope === 'open' ? [] : [ApiSecurity(securityScheme, [endpoint.scope])]),
       ...[...inputs.params].map(([name, schema]) => ApiParam({ name, ...parameterOf(schema) })),
       ...Object.entries(query?.shape ?? {}).map(([name, schema]) =>
         ApiQuery({
@@ -91,7 +94,17 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   };
 };
 
-const configOf = ({ replies, rawBody, isAlwaysAdmitted = false, admittedAs }: EndpointOptions): EndpointConfig => ({
+/** The name that the documents have for how callers say who they are. */
+export const securityScheme = 'bearer';
+
+const configOf = ({
+  scope,
+  replies,
+  rawBody,
+  isAlwaysAdmitted = false,
+  admittedAs,
+}: EndpointOptions): EndpointConfig => ({
+  scope,
   replies,
   isAlwaysAdmitted,
   ...(admittedAs !== undefined && { admittedAs }),
@@ -129,6 +142,7 @@ const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: bool
   const codes: ErrorCode[] = [...endpoint.errors];
   if (takes.body || takes.input) codes.push('invalid-request');
   if (takes.body) codes.push('payload-too-large', 'unsupported-media-type');
+  if (endpoint.scope !== 'open') codes.push('unauthenticated', 'forbidden');
   if (endpoint.idempotencyKey) codes.push('invalid-idempotency-key');
   if (endpoint.idempotencyKey === 'required') codes.push('idempotency-key-required');
   codes.push('internal', 'unavailable', 'deadline-exceeded');
@@ -195,13 +209,19 @@ const replyOf = (status: number, reply: Reply, replayed: boolean) => {
   });
 };
 
+const headerThat = (description: string) => ({ description, schema: { type: 'string' as const } });
+
+const headersOfRefusal: Record<number, Record<string, ReturnType<typeof headerThat>>> = {
+  401: { 'WWW-Authenticate': headerThat('`Bearer`: how to say who asks') },
+  403: { 'WWW-Authenticate': headerThat('`Bearer`, with the scope that is missing') },
+  503: { 'Retry-After': headerThat('Seconds to wait before a repeat') },
+};
+
 const refusalOf = (status: number, codes: ErrorCode[]) =>
   ApiResponse({
     status,
     description: codes.map((code) => `\`${code}\`: ${errorCodes[code].title}`).join('\n\n'),
-    ...(status === 503 && {
-      headers: { 'Retry-After': { description: 'Seconds to wait before a repeat', schema: { type: 'string' } } },
-    }),
+    ...(headersOfRefusal[status] && { headers: headersOfRefusal[status] }),
     content: {
       'application/problem+json': {
         schema: wireSchema(problem),

@@ -2,6 +2,7 @@
 export * from './app.js';
 export { refuseTreacherous } from './body.js';
 export { Endpoint, JsonText, type EndpointOptions, type Reply } from './endpoint.js';
+export { CalledBy, asking } from './guard.js';
 export * from './headers.js';
 export { eventStream } from './observed-requests.js';
 export * from './openapi.js';

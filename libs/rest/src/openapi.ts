@@ -1,6 +1,7 @@
 import type { INestApplication } from '@nestjs/common';
 import { SwaggerModule, type OpenAPIObject } from '@nestjs/swagger';
 import type { FastifyInstance } from 'fastify';
+import { securityScheme } from './endpoint.js';
 import { components, componentsAt, type JsonSchema } from './wire-schema.js';
 
 export interface DocumentOptions {
@@ -36,9 +37,19 @@ export const openApiDocument = (app: INestApplication, options: DocumentOptions)
     ...(servers && { servers }),
     ...(tags && { tags }),
     paths: Object.fromEntries(inOrder(paths).map(([path, item]) => [path, withMethodsInOrder(item)])),
-    components: { schemas: referencedFrom(paths, found) },
+    components: { schemas: referencedFrom(paths, found), securitySchemes },
   };
 };
+
+/** What an operation asks for is among its `security`, where it is not open. */
+const securitySchemes = {
+  [securityScheme]: {
+    type: 'http',
+    scheme: 'bearer',
+    description:
+      'A key of `POST /keys`, or a token of the OpenID Connect issuer. Where neither is configured, nobody has to say who they are.',
+  },
+} as const;
 
 const inOrder = <Value>(record: Record<string, Value>): [string, Value][] =>
   Object.entries(record).sort(([one], [other]) => (one < other ? -1 : 1));

@@ -149,6 +149,8 @@ const explanation = z
 
 const advice: Record<number, string> = {
   400: 'Correct the request; the same request will be refused again.',
+  401: 'Send Authorization: Bearer with a key or a token that is valid.',
+  403: 'Use a key or a token that has the scope which the problem names.',
   404: 'Check the address and the ids in it.',
   405: 'Use one of the methods in the header Allow.',
   408: 'Send the request again, without pauses.',
@@ -170,6 +172,7 @@ const advice: Record<number, string> = {
 class ProblemsController {
   @Get(':code')
   @Endpoint({
+    scope: 'open',
     operationId: 'explainProblem',
     summary: 'Explain the code of a problem document',
     replies: { 200: { schema: explanation, description: 'What the code means and what to do' } },

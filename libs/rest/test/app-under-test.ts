@@ -67,6 +67,7 @@ export const slow = { entered: Promise.withResolvers<void>(), release: Promise.w
 class ThingsController {
   @Post()
   @Endpoint({
+    scope: 'open',
     summary: 'Make a thing',
     request: thingRequest,
     replies: {
@@ -86,6 +87,7 @@ class ThingsController {
 
   @Get()
   @Endpoint({
+    scope: 'open',
     summary: 'List things',
     query: thingQuery,
     replies: { 200: { schema: thingPage, description: 'A page' } },
@@ -101,13 +103,19 @@ class ThingsController {
   }
 
   @Get(':id')
-  @Endpoint({ summary: 'Read a thing', replies: { 200: { schema: thing, description: 'It' } }, errors: ['not-found'] })
+  @Endpoint({
+    scope: 'open',
+    summary: 'Read a thing',
+    replies: { 200: { schema: thing, description: 'It' } },
+    errors: ['not-found'],
+  })
   readThing(@Param('id', valid(idText)) id: string): z.output<typeof thing> {
     return { name: id, size: id.length, made_at: new Date(0), note: null };
   }
 
   @Put(':id')
   @Endpoint({
+    scope: 'open',
     summary: 'Change a thing',
     replies: { 200: { schema: thing, description: 'Changed' }, 201: { schema: thing, description: 'Made' } },
     errors: ['precondition-failed'],
@@ -125,11 +133,12 @@ class ThingsController {
   }
 
   @Delete(':id')
-  @Endpoint({ summary: 'Forget a thing', replies: { 204: { description: 'Forgotten' } }, errors: [] })
+  @Endpoint({ scope: 'open', summary: 'Forget a thing', replies: { 204: { description: 'Forgotten' } }, errors: [] })
   deleteThing(@Param('id', valid(idText)) _id: string): void {}
 
   @Post(':id/close')
   @Endpoint({
+    scope: 'open',
     summary: 'Close a thing; the body may be left out',
     replies: { 200: { schema: z.object({ reason: z.string().nullable() }), description: 'Closed' } },
     errors: [],
@@ -152,6 +161,7 @@ const endless = (): Readable => {
 class TrialsController {
   @Post('orders')
   @Endpoint({
+    scope: 'open',
     operationId: 'tryOrder',
     summary: 'Take both forms of an order',
     replies: { 200: { schema: z.object({ ok: z.boolean() }), description: 'It is valid' } },
@@ -170,6 +180,7 @@ class TrialsController {
 
   @Post('held')
   @Endpoint({
+    scope: 'open',
     summary: 'Wait',
     replies: { 201: { schema: z.object({ done: z.boolean() }), description: 'Done' } },
     errors: [],
@@ -180,6 +191,7 @@ class TrialsController {
 
   @Get('watched')
   @Endpoint({
+    scope: 'open',
     summary: 'Watch',
     replies: { 200: { schema: z.object({ fine: z.boolean() }), description: 'It does' } },
     errors: [],
@@ -191,6 +203,7 @@ class TrialsController {
 
   @Get('events')
   @Endpoint({
+    scope: 'open',
     summary: 'Follow what happens',
     replies: { 200: { schema: thing, description: 'It', streamedAs: eventStream } },
     errors: [],
@@ -247,13 +260,13 @@ class TrialsController {
   }
 
   @Get('lies')
-  @Endpoint({ summary: 'Lie', replies: { 200: { schema: thing, description: 'It' } }, errors: [] })
+  @Endpoint({ scope: 'open', summary: 'Lie', replies: { 200: { schema: thing, description: 'It' } }, errors: [] })
   lies(): unknown {
     return { name: 'a box', size: 'large', made_at: new Date(0), note: null };
   }
 
   @Get('strays')
-  @Endpoint({ summary: 'Stray', replies: { 200: { schema: thing, description: 'It' } }, errors: [] })
+  @Endpoint({ scope: 'open', summary: 'Stray', replies: { 200: { schema: thing, description: 'It' } }, errors: [] })
   strays(@Res({ passthrough: true }) reply: FastifyReply): unknown {
     reply.code(202);
     return {};
@@ -261,6 +274,7 @@ class TrialsController {
 
   @Get('misses')
   @Endpoint({
+    scope: 'open',
     summary: 'Miss',
     replies: {
       200: { schema: z.object({ value: z.unknown() }), description: 'A value' },

@@ -15,6 +15,7 @@ export const apiDocument: DocumentOptions = {
     { name: 'webhooks', description: 'What merchants are told by themselves' },
     { name: 'cache', description: 'What is read often' },
     { name: 'dead letters', description: 'What waits for a person to decide' },
+    { name: 'keys', description: 'Who may do what' },
     { name: 'health', description: 'For those who operate it' },
     { name: 'problems', description: 'What the error codes mean' },
   ],

@@ -9,6 +9,7 @@ const databaseVariables = [
   'PAYMENT_DATABASE_URL',
   'SALES_DATABASE_URL',
   'WEBHOOKS_DATABASE_URL',
+  'ACCESS_DATABASE_URL',
 ] as const;
 type DatabaseVariable = (typeof databaseVariables)[number];
 

@@ -5,6 +5,7 @@ import { ConfigurationError, env } from '#config';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
+import { Authenticator, doorFaults, securityEnvironment, type Door, type SecuritySettings } from '#security';
 import { Traces, processLog, telemetryEnvironment, type TelemetrySettings } from '#telemetry';
 import { useServiceLog } from './log.js';
 import {
@@ -20,20 +21,25 @@ import {
 /** Twice as long as the gateway keeps a connection that it does not use. */
 const drainDelayMs = 2_000;
 
-/** Where a process answers REST, and how it is observed. */
+/** Where a process answers REST, whom it believes, and how it is observed. */
 export const restEnvironment = (port: number) => ({
   HOST: env.host('127.0.0.1'),
   PORT: env.port(port),
+  ...securityEnvironment,
   ...telemetryEnvironment,
 });
 
-export interface Service extends Partial<TelemetrySettings> {
+export interface Service extends SecuritySettings, Partial<TelemetrySettings> {
   /** The name of the process, as it shows in the log. */
   name: string;
   document: DocumentOptions;
   modules: DynamicModule[];
   HOST: string;
   PORT: number;
+  /** Clients come to it, not a gateway that has asked them who they are. */
+  isFront?: boolean;
+  /** It passes requests on to other processes. */
+  passesOn?: boolean;
   /** Where the modules answer messages from other processes. */
   listen?: Address[];
   /** What is answered over gRPC, if anything. */
@@ -48,11 +54,17 @@ export interface Service extends Partial<TelemetrySettings> {
 
 /** The app of a service, complete but not listening: what `serve` starts and the OpenAPI document is drawn from. */
 export const createService = async (
-  { document, modules, prepare, currentDocument }: Service,
+  { document, modules, prepare, currentDocument, ...settings }: Service,
   options: Pick<RestAppOptions, 'drainDelayMs' | 'requestLog'> = {},
 ): Promise<NestFastifyApplication> => {
-  const imports = [MessagingModule.forRoot(), HealthModule, MetricsModule, GrpcModule, ...modules];
-  const app = await createRestApp({ module: ServiceModule, imports }, options);
+  const authenticator = new Authenticator(settings);
+  const imports = [
+    MessagingModule.forRoot(),
+    SecurityModule.with(authenticator),
+    ...[HealthModule, MetricsModule, GrpcModule],
+    ...modules,
+  ];
+  const app = await createRestApp({ module: ServiceModule, imports }, { ...options, authenticator });
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);
   return app;
@@ -61,8 +73,28 @@ export const createService = async (
 @Module({})
 class ServiceModule {}
 
+@Module({})
+class SecurityModule {
+  static with(authenticator: Authenticator): DynamicModule {
+    const providers = [{ provide: Authenticator, useValue: authenticator }];
+    return { module: SecurityModule, global: true, providers, exports: [Authenticator] };
+  }
+}
+
+/** What may not be started as it is configured. @throws ConfigurationError */
+export const refuseOpenDoor = (door: Door): void => {
+  const faults = doorFaults(door);
+  if (faults.length > 0) throw new ConfigurationError(faults);
+};
+
 /** Starts a service and keeps it running until the process is told to stop. @returns the address it answers at */
 export const serve = async (service: Service): Promise<string> => {
+  refuseOpenDoor({
+    ...service,
+    isFront: service.isFront ?? false,
+    passesOn: service.passesOn ?? false,
+    grpcAt: service.grpc?.at,
+  });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;
   const app = await createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } });
@@ -72,6 +104,10 @@ export const serve = async (service: Service): Promise<string> => {
   if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
   await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
+  if (app.get(Authenticator).isOpen) {
+    const open = 'nobody is asked who they are: whoever is on this machine may do everything, as the tenant default';
+    new Logger('Security').warn(`${open}. Set ADMIN_KEY or OIDC_ISSUER to change that.`);
+  }
   new Logger(name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
   return url;
 };

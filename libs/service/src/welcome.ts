@@ -1,16 +1,26 @@
 import { processLog } from '#telemetry';
 
 /** Tells a person what there is and what to try first. */
-export const welcome = (url: string, demo: boolean): void => {
+export const welcome = (url: string, demo: boolean, isGuarded: boolean): void => {
   if (!processLog.isForPeople) return;
   const product = demo ? 'demo-mug' : 'mug';
   const order = JSON.stringify({ customer_id: 'c-1', product_id: product, quantity: 1 });
+  const sent = isGuarded ? `-H "authorization: Bearer $KEY" ` : '';
   const first = demo
     ? []
     : [
-        `  curl -X PUT ${url}/products/mug -H 'content-type: application/json' -d '{"name":"Mug","unit_price_minor":850,"currency":"GBP"}'`,
-        `  curl -X PUT ${url}/stock/mug -H 'content-type: application/json' -d '{"on_hand":10}'`,
+        `  curl -X PUT ${url}/products/mug ${sent}-H 'content-type: application/json' -d '{"name":"Mug","unit_price_minor":850,"currency":"GBP"}'`,
+        `  curl -X PUT ${url}/stock/mug ${sent}-H 'content-type: application/json' -d '{"on_hand":10}'`,
       ];
+  const wanted = JSON.stringify({
+    name: 'trial',
+    scopes: ['orders:write', 'orders:read', 'products:write', 'stock:write'],
+  });
+  const key = [
+    'Make a key, and set KEY to the `key` that is answered:',
+    `  curl ${url}/keys -H "authorization: Bearer $ADMIN_KEY" -H 'content-type: application/json' -d '${wanted}'`,
+    '',
+  ];
   const lines = [
     '',
     `Cleave is ready.`,
@@ -18,9 +28,10 @@ export const welcome = (url: string, demo: boolean): void => {
     `  Swagger UI  ${url}/docs`,
     `  Health      ${url}/health/ready`,
     '',
+    ...(isGuarded ? key : []),
     'Place an order:',
     ...first,
-    `  curl -i ${url}/orders -H 'content-type: application/json' -d '${order}'`,
+    `  curl -i ${url}/orders ${sent}-H 'content-type: application/json' -d '${order}'`,
     '',
     'Ctrl-C stops it.',
     '',

@@ -34,6 +34,10 @@ const escaped = (text: string): string =>
     return `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`;
   });
 
+/** JSON leaves some of them as they are, which viewers may take for the end of a line. */
+export const asJson = (json: string): string =>
+  `${json.trimEnd().replace(unseen, (it) => `\\u${it.charCodeAt(0).toString(16).padStart(4, '0')}`)}\n`;
+
 const colours: Record<LogLevel, number> = { fatal: 31, error: 31, warn: 33, info: 32, debug: 36, trace: 90 };
 
 /** One line of JSON, as a person reads it. What was logged cannot begin a line: a stack follows indented. */

@@ -1,6 +1,6 @@
 import type { LoggerService } from '@nestjs/common';
 import { pino, type Logger as Pino } from 'pino';
-import { asText, logLevels, withoutSecrets, type LogFormat, type LogLevel } from './log-line.js';
+import { asJson, asText, logLevels, withoutSecrets, type LogFormat, type LogLevel } from './log-line.js';
 import { currentWork } from './work.js';
 
 /** Contexts in which Nest tells how it wires itself up. */
@@ -41,7 +41,7 @@ export class ServiceLog implements LoggerService {
 
   constructor({ format, level = 'info', isColoured = false, write }: LogOptions) {
     this.isForPeople = format === 'text';
-    const print = format === 'json' ? write : (line: string) => write(asText(line, isColoured));
+    const print = (line: string) => write(format === 'json' ? asJson(line) : asText(line, isColoured));
     this.pino = pino(
       {
         level,

@@ -76,6 +76,10 @@ const operations = [
   'GET /cache/stats',
   'GET /cache',
   'DELETE /cache',
+  'POST /keys',
+  'GET /keys',
+  'POST /keys/{key_id}/rotate',
+  'DELETE /keys/{key_id}',
   'GET /health/live',
   'GET /health/ready',
   'GET /metrics',
@@ -170,9 +174,12 @@ export const documentTests = (world: World): void => {
         const documented = operation.responses[answer.status]!.content;
         const type = answer.headers.get('content-type')?.split(';')[0];
         if (documented) expect(Object.keys(documented)).toContain(type);
-        const { order_id, endpoint_id, delivery_id } = (answer.body ?? {}) as Record<string, string | undefined>;
+        const { order_id, endpoint_id, delivery_id, key_id } = (answer.body ?? {}) as Record<
+          string,
+          string | undefined
+        >;
         if (order_id) values['id'] = order_id;
-        Object.assign(values, endpoint_id && { endpoint_id }, delivery_id && { delivery_id });
+        Object.assign(values, endpoint_id && { endpoint_id }, delivery_id && { delivery_id }, key_id && { key_id });
       }
       // The example of a return comes before the cancellation, which is too late then; the example of an order has no
       // payment; nothing waits for a person; and nobody listens to Stripe here.
@@ -184,9 +191,8 @@ export const documentTests = (world: World): void => {
       if (name.startsWith('DELETE') || name.endsWith('invalidate')) return 204;
       if (/views$|test$|redeliver$/.test(name) && name.startsWith('POST')) return 202;
       if (/payment$|captures$|refunds$|stripe$|^POST \/dead-letters/.test(name)) return 404;
-      return ['POST /orders', 'POST /order', 'POST /orders/{id}/returns', 'POST /webhook-endpoints'].includes(name)
-        ? 201
-        : 200;
+      if (/^POST \/(?:orders?$|orders\/\{id\}\/returns$|webhook-endpoints$|keys)/.test(name)) return 201;
+      return 200;
     };
 
     const callWithExample = (

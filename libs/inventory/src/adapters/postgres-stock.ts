@@ -1,11 +1,12 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, limits, type Decision, type OverdueHold, type Stock, type StockEffect } from '#contracts';
-import { InjectSql, Sql, type Queries } from '#database';
+import { InjectSql, Sql, firstSetting, type Queries } from '#database';
 import type { ReservationBatch } from '../domain/reservation-batch.js';
 import type { AdjustmentOutcome, StockAdjustment, StockAdjustments } from '../use-cases/adjust-stock.js';
 import type { CountOutcome, StockCount, StockCounts } from '../use-cases/count-stock.js';
 import type { OverdueHolds } from '../use-cases/find-overdue-holds.js';
 import type { PreparedBranches } from '../use-cases/finish-branches.js';
+import type { OrdersServed } from '../use-cases/join-orders.js';
 import type { StockLevels } from '../use-cases/read-stock.js';
 import type { RefusedReservations } from '../use-cases/purge-refusals.js';
 import type { StockReservations } from '../use-cases/reserve-stock.js';
@@ -51,6 +52,7 @@ export class PostgresStock
   implements
     StockReservations,
     StockSettlements,
+    OrdersServed,
     OverdueHolds,
     PreparedBranches,
     RefusedReservations,
@@ -59,6 +61,10 @@ export class PostgresStock
     StockLevels
 {
   constructor(@InjectSql('inventory') private readonly sql: Sql) {}
+
+  keepFirst(ordersId: string): Promise<string> {
+    return firstSetting(this.sql, 'inventory', 'orders_id', ordersId);
+  }
 
   async decide(
     tenant: string,

@@ -3,6 +3,7 @@ import { inventoryContract, type ReplyOf, type RequestOf } from '#contracts';
 import { Answers, type MessageMetadata } from '#messaging';
 import { FindOverdueHolds } from '../use-cases/find-overdue-holds.js';
 import { FinishBranches } from '../use-cases/finish-branches.js';
+import { JoinOrders } from '../use-cases/join-orders.js';
 import { ReadStock } from '../use-cases/read-stock.js';
 import { ReserveStock } from '../use-cases/reserve-stock.js';
 import { SettleStock } from '../use-cases/settle-stock.js';
@@ -13,12 +14,19 @@ type Operations = (typeof inventoryContract)['operations'];
 @Controller()
 export class InventoryMessages {
   constructor(
+    private readonly joinOrders: JoinOrders,
     private readonly reserveStock: ReserveStock,
     private readonly settleStock: SettleStock,
     private readonly findOverdueHolds: FindOverdueHolds,
     private readonly finishBranches: FinishBranches,
     private readonly readStock: ReadStock,
   ) {}
+
+  @Answers(inventoryContract, 'join')
+  async join({ orders_id }: RequestOf<Operations['join']>): Promise<ReplyOf<Operations['join']>> {
+    await this.joinOrders.execute(orders_id);
+    return {};
+  }
 
   @Answers(inventoryContract, 'reserve')
   reserve(

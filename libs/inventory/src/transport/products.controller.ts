@@ -3,7 +3,6 @@ import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import {
-  defaultTenant,
   product,
   productBatch,
   productListQuery,
@@ -13,7 +12,8 @@ import {
   putProductsRequest,
   type Product,
 } from '#contracts';
-import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { CalledBy, Cursors, Endpoint, pageLimit, valid } from '#rest';
+import type { Caller } from '#security';
 import { ListProducts } from '../use-cases/list-products.js';
 import { PutProducts } from '../use-cases/put-products.js';
 import { ReadProduct } from '../use-cases/read-product.js';
@@ -32,6 +32,7 @@ export class ProductsController {
 
   @Put(':id')
   @Endpoint({
+    scope: 'products:write',
     operationId: 'putProduct',
     summary: 'Create or change a product',
     request: putProductRequest,
@@ -45,26 +46,29 @@ export class ProductsController {
     @Param('id', valid(productIdParameter)) id: string,
     @Body(valid(putProductRequest)) body: z.output<typeof putProductRequest>,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Product> {
-    const [put] = await this.putProducts.execute(defaultTenant, [{ product_id: id, ...body }]);
+    const [put] = await this.putProducts.execute(caller.tenant, [{ product_id: id, ...body }]);
     reply.status(put!.created ? 201 : 200);
     return put!;
   }
 
   @Get(':id')
   @Endpoint({
+    scope: 'products:read',
     operationId: 'getProduct',
     summary: 'Read a product',
     description: 'Served through the cache: a change shows within ten seconds at the latest.',
     replies: { 200: { schema: product, description: 'The product' } },
     errors: ['product-not-found'],
   })
-  get(@Param('id', valid(productIdParameter)) id: string): Promise<Product> {
-    return this.readProduct.execute(defaultTenant, id);
+  get(@Param('id', valid(productIdParameter)) id: string, @CalledBy() caller: Caller): Promise<Product> {
+    return this.readProduct.execute(caller.tenant, id);
   }
 
   @Get()
   @Endpoint({
+    scope: 'products:read',
     operationId: 'listProducts',
     summary: 'List products, in the order of their ids',
     query: productListQuery,
@@ -73,15 +77,17 @@ export class ProductsController {
   })
   async list(
     @Query(valid(productListQuery)) query: z.output<typeof productListQuery>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof productPage>> {
     const after = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).after;
-    const { data, last } = await this.listProducts.execute(defaultTenant, after, pageLimit(query.limit));
+    const { data, last } = await this.listProducts.execute(caller.tenant, after, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
   }
 
   @Post('batch')
   @HttpCode(200)
   @Endpoint({
+    scope: 'products:write',
     operationId: 'putProducts',
     summary: 'Create or change many products, all or none',
     request: putProductsRequest,
@@ -90,7 +96,8 @@ export class ProductsController {
   })
   async putBatch(
     @Body(valid(putProductsRequest)) body: z.output<typeof putProductsRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof productBatch>> {
-    return { data: await this.putProducts.execute(defaultTenant, body.products) };
+    return { data: await this.putProducts.execute(caller.tenant, body.products) };
   }
 }

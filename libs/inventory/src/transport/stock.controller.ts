@@ -4,8 +4,6 @@ import type { FastifyReply } from 'fastify';
 import type { z } from 'zod';
 import {
   adjustStockRequest,
-  defaultAccount,
-  defaultTenant,
   productIdParameter,
   putStockBatchRequest,
   putStockRequest,
@@ -13,7 +11,8 @@ import {
   stockBatch,
   type Stock,
 } from '#contracts';
-import { Endpoint, IdempotencyKey, valid } from '#rest';
+import { CalledBy, Endpoint, IdempotencyKey, valid } from '#rest';
+import type { Caller } from '#security';
 import { AdjustStock } from '../use-cases/adjust-stock.js';
 import { CountStock } from '../use-cases/count-stock.js';
 import { ReadStock } from '../use-cases/read-stock.js';
@@ -29,6 +28,7 @@ export class StockController {
 
   @Put(':product_id')
   @Endpoint({
+    scope: 'stock:write',
     operationId: 'putStock',
     summary: 'Set what was counted on the shelf',
     request: putStockRequest,
@@ -38,25 +38,28 @@ export class StockController {
   async put(
     @Param('product_id', valid(productIdParameter)) productId: string,
     @Body(valid(putStockRequest)) body: z.output<typeof putStockRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<Stock> {
-    const [counted] = await this.countStock.execute(defaultTenant, [{ product_id: productId, ...body }]);
+    const [counted] = await this.countStock.execute(caller.tenant, [{ product_id: productId, ...body }]);
     return counted!;
   }
 
   @Get(':product_id')
   @Endpoint({
+    scope: 'stock:read',
     operationId: 'getStock',
     summary: 'Read the stock of a product',
     replies: { 200: { schema: stock, description: 'The stock at this moment' } },
     errors: ['product-not-found'],
   })
-  get(@Param('product_id', valid(productIdParameter)) productId: string): Promise<Stock> {
-    return this.readStock.execute(defaultTenant, productId);
+  get(@Param('product_id', valid(productIdParameter)) productId: string, @CalledBy() caller: Caller): Promise<Stock> {
+    return this.readStock.execute(caller.tenant, productId);
   }
 
   @Post(':product_id/adjustments')
   @HttpCode(200)
   @Endpoint({
+    scope: 'stock:write',
     operationId: 'adjustStock',
     summary: 'Correct the stock by a difference',
     request: adjustStockRequest,
@@ -69,9 +72,10 @@ export class StockController {
     @IdempotencyKey({ required: true }) idempotencyKey: string,
     @Body(valid(adjustStockRequest)) { delta, reason }: z.output<typeof adjustStockRequest>,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Stock> {
-    const adjustment = { productId, delta, reason, account: defaultAccount, idempotencyKey };
-    const { stock: adjusted, replayed } = await this.adjustStock.execute(defaultTenant, adjustment);
+    const adjustment = { productId, delta, reason, account: caller.account, idempotencyKey };
+    const { stock: adjusted, replayed } = await this.adjustStock.execute(caller.tenant, adjustment);
     if (replayed) reply.header('Idempotent-Replayed', 'true');
     return adjusted;
   }
@@ -79,6 +83,7 @@ export class StockController {
   @Post('batch')
   @HttpCode(200)
   @Endpoint({
+    scope: 'stock:write',
     operationId: 'putStockBatch',
     summary: 'Set what was counted of many products, all or none',
     request: putStockBatchRequest,
@@ -87,7 +92,8 @@ export class StockController {
   })
   async putBatch(
     @Body(valid(putStockBatchRequest)) body: z.output<typeof putStockBatchRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof stockBatch>> {
-    return { data: await this.countStock.execute(defaultTenant, body.stock) };
+    return { data: await this.countStock.execute(caller.tenant, body.stock) };
   }
 }

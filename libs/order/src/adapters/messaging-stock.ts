@@ -10,18 +10,24 @@ import type { OverdueStock } from '../use-cases/sweep-holds.js';
 @Injectable()
 export class MessagingStock implements StockHolder, StockSettler, StockBranches, OverdueStock {
   private readonly logger = new Logger(MessagingStock.name);
+  private joined: Promise<unknown> | undefined;
 
-  /** @param holdMs how long a hold waits for its order before it is overdue */
+  /**
+   * @param holdMs how long a hold waits for its order before it is overdue
+   * @param ordersId names the database of these orders
+   */
   constructor(
     private readonly inventory: ContractClient<typeof inventoryContract>,
     private readonly holdMs: number,
+    private readonly ordersId: string,
   ) {}
 
-  reserve(
+  async reserve(
     tenant: string,
     reservations: Parameters<StockHolder['reserve']>[1],
     branchId?: string,
   ): ReturnType<StockHolder['reserve']> {
+    await this.join();
     const request = { reservations: [...reservations], hold_ms: this.holdMs };
     if (branchId === undefined) return this.inventory.call('reserve', request, { metadata: { tenant } });
     return this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
@@ -32,6 +38,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   async inDoubt(): ReturnType<StockBranches['inDoubt']> {
+    await this.join();
     return (await this.inventory.call('in_doubt', {})).branches;
   }
 
@@ -49,7 +56,19 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     );
   }
 
-  overdue(after: Date | null, limit: number): ReturnType<OverdueStock['overdue']> {
+  async overdue(after: Date | null, limit: number): ReturnType<OverdueStock['overdue']> {
+    await this.join();
     return this.inventory.call('overdue', { after, limit });
+  }
+
+  /** Once is enough, as inventory never serves anybody else afterwards. */
+  private async join(): Promise<void> {
+    this.joined ??= this.inventory.call('join', { orders_id: this.ordersId });
+    try {
+      await this.joined;
+    } catch (error) {
+      this.joined = undefined;
+      throw error;
+    }
   }
 }

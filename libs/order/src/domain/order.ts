@@ -3,6 +3,9 @@ import { CleaveError, type OrderDocument, type OrderStatus, type historyEntryTyp
 
 /** An order as it is kept. Its document is the same, in the words of the public API. */
 export type Order = OrderDocument;
+
+export const noSuchOrder = (orderId: string): CleaveError =>
+  new CleaveError('order-not-found', `There is no order ${orderId}.`);
 type OrderLine = Order['lines'][number];
 
 /** What happened to an order, and the version and status it led to. */

@@ -1,8 +1,9 @@
 import { Body, Controller, Get, HttpCode, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
-import { CleaveError, deadLetterPage, deadLetterQuery, defaultTenant, resolveDeadLetterRequest } from '#contracts';
-import { Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
+import { CleaveError, deadLetterPage, deadLetterQuery, resolveDeadLetterRequest } from '#contracts';
+import { CalledBy, Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
+import type { Caller } from '#security';
 import { ResolveDeadLetters } from '../use-cases/resolve-dead-letters.js';
 
 const cursor = z.object({ after: z.uuid() });
@@ -18,6 +19,7 @@ export class DeadLettersController {
 
   @Get()
   @Endpoint({
+    scope: 'admin',
     operationId: 'listDeadLetters',
     summary: 'List what waits for a person',
     query: deadLetterQuery,
@@ -26,27 +28,30 @@ export class DeadLettersController {
   })
   async list(
     @Query(valid(deadLetterQuery)) query: z.output<typeof deadLetterQuery>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof deadLetterPage>> {
     const after = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).after;
-    const { data, last } = await this.deadLetters.list(defaultTenant, after, pageLimit(query.limit));
+    const { data, last } = await this.deadLetters.list(caller.tenant, after, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
   }
 
   @Post(':id/retry')
   @HttpCode(204)
   @Endpoint({
+    scope: 'admin',
     operationId: 'retryDeadLetter',
     summary: 'Try it anew',
     replies: { 204: { description: 'It is being tried' } },
     errors: ['dead-letter-not-found'],
   })
-  retry(@Param('id', valid(sagaIdParameter)) id: string): Promise<void> {
-    return this.deadLetters.retry(defaultTenant, knownSaga(id));
+  retry(@Param('id', valid(sagaIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {
+    return this.deadLetters.retry(caller.tenant, knownSaga(id));
   }
 
   @Post(':id/resolve')
   @HttpCode(204)
   @Endpoint({
+    scope: 'admin',
     operationId: 'resolveDeadLetter',
     summary: 'Close it: what was to be done was done elsewhere',
     replies: { 204: { description: 'It is closed' } },
@@ -55,8 +60,9 @@ export class DeadLettersController {
   resolve(
     @Param('id', valid(sagaIdParameter)) id: string,
     @Body(valid(resolveDeadLetterRequest)) { note }: z.output<typeof resolveDeadLetterRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<void> {
-    return this.deadLetters.resolve(defaultTenant, knownSaga(id), note);
+    return this.deadLetters.resolve(caller.tenant, knownSaga(id), note);
   }
 }
 

@@ -3,8 +3,9 @@ import { Controller, Get, Headers, Query, Res, StreamableFile } from '@nestjs/co
 import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import { defaultTenant, eventPage, eventQuery, orderEvent } from '#contracts';
-import { Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
+import { eventPage, eventQuery, orderEvent } from '#contracts';
+import { CalledBy, Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
+import type { Caller } from '#security';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { eventCursor, eventDocument, positionIn } from './event-documents.js';
 
@@ -27,6 +28,7 @@ export class EventsController {
     schema: { type: 'string' },
   })
   @Endpoint({
+    scope: 'events:read',
     operationId: 'listEvents',
     summary: 'Read what happened to orders, in the order of commits',
     description:
@@ -41,10 +43,11 @@ export class EventsController {
     @Headers('accept') accept: string | undefined,
     @Headers('last-event-id') lastEventId: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof eventPage> | StreamableFile> {
     if (accept?.includes(eventStream)) {
       const events = this.readEvents.follow(
-        defaultTenant,
+        caller.tenant,
         positionIn(this.cursors, lastEventId || after),
         goneSignal(reply),
       );
@@ -52,7 +55,7 @@ export class EventsController {
       return new StreamableFile(Readable.from(this.streamed(events)), { type: eventStream });
     }
     const { events, next } = await this.readEvents.page(
-      defaultTenant,
+      caller.tenant,
       positionIn(this.cursors, after),
       pageLimit(limit),
     );

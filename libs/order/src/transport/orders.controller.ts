@@ -5,8 +5,6 @@ import { z } from 'zod';
 import {
   CleaveError,
   cancelOrderRequest,
-  defaultAccount,
-  defaultTenant,
   fulfilOrderRequest,
   order,
   orderHistory,
@@ -17,6 +15,7 @@ import {
   returnOrderRequest,
 } from '#contracts';
 import {
+  CalledBy,
   Cursors,
   Endpoint,
   type EndpointOptions,
@@ -27,6 +26,7 @@ import {
   uuidOr,
   valid,
 } from '#rest';
+import type { Caller } from '#security';
 import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
 import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
@@ -66,6 +66,7 @@ export class OrdersController {
 
   @Post('orders')
   @Endpoint({
+    scope: 'orders:write',
     operationId: 'placeOrder',
     summary: 'Place an order',
     description:
@@ -78,8 +79,9 @@ export class OrdersController {
     @Body(valid(placeOrderRequest)) body: z.output<typeof placeOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const result = await this.placeOrder.execute(defaultTenant, defaultAccount, body, idempotencyKey ?? null);
+    const result = await this.placeOrder.execute(caller.tenant, caller.account, body, idempotencyKey ?? null);
     if (result.replayed) reply.header('Idempotent-Replayed', 'true');
     if ('refusal' in result) throw result.refusal;
     reply.header('Location', `/orders/${result.order.order_id}`);
@@ -88,6 +90,7 @@ export class OrdersController {
 
   @Post('order')
   @Endpoint({
+    scope: 'orders:write',
     operationId: 'placeOrderByAlias',
     summary: 'Place an order (another name of POST /orders)',
     ...placing,
@@ -96,12 +99,14 @@ export class OrdersController {
     @Body(valid(placeOrderRequest)) body: z.output<typeof placeOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Order> {
-    return this.place(body, idempotencyKey, reply);
+    return this.place(body, idempotencyKey, reply, caller);
   }
 
   @Get('orders/:id')
   @Endpoint({
+    scope: 'orders:read',
     operationId: 'getOrder',
     summary: 'Read an order',
     replies: { 200: { schema: order, description: 'The order', headers: taggedHeaders } },
@@ -110,12 +115,14 @@ export class OrdersController {
   async get(
     @Param('id', valid(orderIdParameter)) id: string,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Order> {
-    return tagged(await this.readOrders.one(defaultTenant, known(id)), reply);
+    return tagged(await this.readOrders.one(caller.tenant, known(id)), reply);
   }
 
   @Get('orders')
   @Endpoint({
+    scope: 'orders:read',
     operationId: 'listOrders',
     summary: 'List orders, newest first',
     description: 'A limit above the cap is lowered to the cap. An order that existed when paging began is seen once.',
@@ -125,27 +132,33 @@ export class OrdersController {
   })
   async list(
     @Query(valid(orderListQuery)) query: z.output<typeof orderListQuery>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof orderPage>> {
     const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, orderCursor).before;
     const filter = { customerId: query.customer_id, status: query.status, reference: query.reference };
-    const { data, last } = await this.readOrders.list(defaultTenant, filter, before, pageLimit(query.limit));
+    const { data, last } = await this.readOrders.list(caller.tenant, filter, before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
   }
 
   @Get('orders/:id/history')
   @Endpoint({
+    scope: 'orders:read',
     operationId: 'getOrderHistory',
     summary: 'Read what became of an order, oldest first',
     replies: { 200: { schema: orderHistory, description: 'The entries; each led to one version of the order' } },
     errors: ['order-not-found'],
   })
-  async history(@Param('id', valid(orderIdParameter)) id: string): Promise<z.output<typeof orderHistory>> {
-    return { data: await this.readOrders.history(defaultTenant, known(id)) };
+  async history(
+    @Param('id', valid(orderIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof orderHistory>> {
+    return { data: await this.readOrders.history(caller.tenant, known(id)) };
   }
 
   @Post('orders/:id/cancel')
   @HttpCode(200)
   @Endpoint({
+    scope: 'orders:write',
     operationId: 'cancelOrder',
     summary: 'Cancel an order that was not handed over',
     description: 'Its stock is free again a moment later. An order that is cancelled already is answered as it is.',
@@ -158,8 +171,9 @@ export class OrdersController {
     @Body(valid(cancelOrderRequest)) { reason }: z.output<typeof cancelOrderRequest>,
     @IfMatch() expectedVersion: number | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const request = { tenant: defaultTenant, orderId: known(id), expectedVersion };
+    const request = { tenant: caller.tenant, orderId: known(id), expectedVersion };
     const changed = await this.changeOrder.execute(request, (it, at) => cancelOrder(it, reason, at));
     return tagged(changed.order, reply);
   }
@@ -167,6 +181,7 @@ export class OrdersController {
   @Post('orders/:id/fulfil')
   @HttpCode(200)
   @Endpoint({
+    scope: 'orders:write',
     operationId: 'fulfilOrder',
     summary: 'Hand over an order, or some of its units',
     description:
@@ -182,10 +197,12 @@ export class OrdersController {
     @IdempotencyKey() idempotencyKey: string | undefined,
     @IfMatch() expectedVersion: number | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Order> {
     const orderId = known(id);
-    const keyed = idempotencyKey === undefined ? undefined : keyedAs('fulfil', idempotencyKey, { orderId, lines });
-    const request = { tenant: defaultTenant, orderId, expectedVersion, keyed };
+    const keyed =
+      idempotencyKey === undefined ? undefined : keyedAs(caller, 'fulfil', idempotencyKey, { orderId, lines });
+    const request = { tenant: caller.tenant, orderId, expectedVersion, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) =>
       fulfilOrder(it, lines, at),
     );
@@ -194,6 +211,7 @@ export class OrdersController {
 
   @Post('orders/:id/returns')
   @Endpoint({
+    scope: 'orders:write',
     operationId: 'returnGoods',
     summary: 'Take goods back',
     description: 'Credits them; whether money flows back is another decision.',
@@ -208,10 +226,11 @@ export class OrdersController {
     @IdempotencyKey({ required: true }) idempotencyKey: string,
     @IfMatch() expectedVersion: number | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<Order> {
     const orderId = known(id);
-    const keyed = keyedAs('return', idempotencyKey, { orderId, ...body });
-    const request = { tenant: defaultTenant, orderId, expectedVersion, keyed };
+    const keyed = keyedAs(caller, 'return', idempotencyKey, { orderId, ...body });
+    const request = { tenant: caller.tenant, orderId, expectedVersion, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => returnGoods(it, body, at));
     return replayable(changed, replayed, reply);
   }
@@ -221,8 +240,13 @@ export class OrdersController {
 export const known = (id: string): string =>
   uuidOr(id, () => new CleaveError('order-not-found', 'There is no order with this id.'));
 
-export const keyedAs = (operation: string, idempotencyKey: string, command: unknown): KeyedChange => ({
-  account: defaultAccount,
+export const keyedAs = (
+  { account }: Caller,
+  operation: string,
+  idempotencyKey: string,
+  command: unknown,
+): KeyedChange => ({
+  account,
   operation,
   idempotencyKey,
   fingerprint: fingerprintOf(canonicalJson(command)),

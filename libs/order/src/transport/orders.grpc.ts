@@ -4,9 +4,10 @@ import { Controller, UseFilters, createParamDecorator, type ExecutionContext } f
 import { Ctx, GrpcMethod, Payload } from '@nestjs/microservices';
 import { from, type Observable } from 'rxjs';
 import { z } from 'zod';
-import { defaultAccount, defaultTenant, limits, orderListQuery, placeOrderRequest, wholeNumber } from '#contracts';
-import { StatusFilter } from '#grpc';
+import { limits, orderListQuery, placeOrderRequest, wholeNumber } from '#contracts';
+import { CalledBy, StatusFilter } from '#grpc';
 import { Cursors, idempotencyKeyIn, valid } from '#rest';
+import type { Caller } from '#security';
 import type { Order } from '../domain/order.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
@@ -46,30 +47,35 @@ export class OrdersGrpc {
     @Payload(placeOrderFromWire, valid(placeOrderRequest)) request: z.output<typeof placeOrderRequest>,
     @Ctx() metadata: Metadata,
     @Call() call: ServerUnaryCall<unknown, unknown>,
+    @CalledBy() caller: Caller,
   ): Promise<object> {
     const [field, ...others] = metadata.get('idempotency-key').map(String);
     const key = field === undefined ? null : idempotencyKeyIn(others.length > 0 ? undefined : field);
     const deadlineMs = Number(call.getDeadline());
-    const result = await this.placeOrder.execute(defaultTenant, defaultAccount, request, key, deadlineMs);
+    const result = await this.placeOrder.execute(caller.tenant, caller.account, request, key, deadlineMs);
     if (result.replayed) call.sendMetadata(replayed());
     if ('refusal' in result) throw result.refusal;
     return orderToWire(result.order);
   }
 
   @GrpcMethod(service, 'GetOrder')
-  async get(@Payload(valid(getOrderRequest)) { order_id }: z.output<typeof getOrderRequest>): Promise<object> {
-    return orderToWire(await this.readOrders.one(defaultTenant, known(order_id)));
+  async get(
+    @Payload(valid(getOrderRequest)) { order_id }: z.output<typeof getOrderRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<object> {
+    return orderToWire(await this.readOrders.one(caller.tenant, known(order_id)));
   }
 
   @GrpcMethod(service, 'ListOrders')
   async list(
     @Payload(listOrdersFromWire, valid(listOrdersRequest)) request: z.output<typeof listOrdersRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<object> {
     const { page_size, page_token, customer_id, status, reference } = request;
     const before = page_token ? this.cursors.read(page_token, orderCursor).before : undefined;
     const limit = Math.min(page_size || limits.defaultPage, limits.page);
     const filter = { customerId: customer_id, status, reference };
-    const { data, last } = await this.readOrders.list(defaultTenant, filter, before, limit);
+    const { data, last } = await this.readOrders.list(caller.tenant, filter, before, limit);
     const orders = withinBytes(data);
     const next = orders.length < data.length ? orders.at(-1)!.order_id : last;
     return {
@@ -82,9 +88,10 @@ export class OrdersGrpc {
   watch(
     @Payload(valid(watchEventsRequest)) { after }: z.output<typeof watchEventsRequest>,
     @Call() call: ServerWritableStream<unknown, unknown>,
+    @CalledBy() caller: Caller,
   ): Observable<object> {
     const gone = goneSignal(call);
-    const events = this.readEvents.follow(defaultTenant, positionIn(this.cursors, after || undefined), gone);
+    const events = this.readEvents.follow(caller.tenant, positionIn(this.cursors, after || undefined), gone);
     // So that the caller hears that it follows, however long nothing happens.
     call.sendMetadata(new Metadata());
     return from(this.told(events, call, gone));
@@ -110,12 +117,16 @@ const replayed = (): Metadata => {
   return metadata;
 };
 
-/** As many of the orders as a message may hold, and one in any case; as JSON they are larger. */
+/** As many of the orders as a message may hold, and one in any case. */
 const withinBytes = (orders: Order[]): Order[] => {
   let bytes = 0;
-  const tooMuch = orders.findIndex((it) => (bytes += Buffer.byteLength(JSON.stringify(it))) > pageBytes);
+  const tooMuch = orders.findIndex((it) => (bytes += mostBytes(it)) > pageBytes);
   return tooMuch < 0 ? orders : orders.slice(0, Math.max(1, tooMuch));
 };
+
+/** Its JSON is larger, but for metadata: a digit and a comma in a list are eleven bytes of a `google.protobuf.Struct`. */
+const mostBytes = (order: Order): number =>
+  Buffer.byteLength(JSON.stringify(order)) + 5 * Buffer.byteLength(JSON.stringify(order.metadata));
 
 /** Aborted once the call has ended, whoever ended it. */
 const goneSignal = (call: ServerWritableStream<unknown, unknown>): AbortSignal => {

@@ -2,16 +2,9 @@ import { Body, Controller, Get, HttpCode, Param, Post, Res } from '@nestjs/commo
 import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import type { z } from 'zod';
-import {
-  captureRequest,
-  defaultTenant,
-  moneyMove,
-  orderIdParameter,
-  payment,
-  refundRequest,
-  type MoneyMove,
-} from '#contracts';
-import { Endpoint, type EndpointOptions, IdempotencyKey, valid } from '#rest';
+import { captureRequest, moneyMove, orderIdParameter, payment, refundRequest, type MoneyMove } from '#contracts';
+import { CalledBy, Endpoint, type EndpointOptions, IdempotencyKey, valid } from '#rest';
+import type { Caller } from '#security';
 import { MoveMoney, type MoneyCommand } from '../use-cases/move-money.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
 import { keyedAs, known } from './orders.controller.js';
@@ -33,18 +26,23 @@ export class PaymentsController {
 
   @Get('orders/:id/payment')
   @Endpoint({
+    scope: 'payments:read',
     operationId: 'getPayment',
     summary: 'Read what became of the payment of an order',
     replies: { 200: { schema: payment, description: 'The payment' } },
     errors: ['order-not-found', 'payment-not-found'],
   })
-  payment(@Param('id', valid(orderIdParameter)) id: string): Promise<z.output<typeof payment>> {
-    return this.readOrders.payment(defaultTenant, known(id));
+  payment(
+    @Param('id', valid(orderIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof payment>> {
+    return this.readOrders.payment(caller.tenant, known(id));
   }
 
   @Post('orders/:id/captures')
   @HttpCode(201)
   @Endpoint({
+    scope: 'payments:write',
     operationId: 'capturePayment',
     summary: 'Take money that is authorised, or note that it came',
     description: 'For orders that are paid on account; the money of others is taken when they are confirmed.',
@@ -55,15 +53,20 @@ export class PaymentsController {
     @Body(valid(captureRequest)) { amount_minor }: z.output<typeof captureRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'capture' as const, orderId, amountMinor: amount_minor ?? null };
-    return this.move({ ...command, tenant: defaultTenant, ...keyedAs(command.kind, idempotencyKey, command) }, reply);
+    return this.move(
+      { ...command, tenant: caller.tenant, ...keyedAs(caller, command.kind, idempotencyKey, command) },
+      reply,
+    );
   }
 
   @Post('orders/:id/refunds')
   @HttpCode(201)
   @Endpoint({
+    scope: 'payments:write',
     operationId: 'refundPayment',
     summary: 'Give money back',
     description: 'Never more than was taken. Goods that come back are another decision: a return.',
@@ -74,10 +77,14 @@ export class PaymentsController {
     @Body(valid(refundRequest)) { amount_minor, reason }: z.output<typeof refundRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'refund' as const, orderId, amountMinor: amount_minor, reason };
-    return this.move({ ...command, tenant: defaultTenant, ...keyedAs(command.kind, idempotencyKey, command) }, reply);
+    return this.move(
+      { ...command, tenant: caller.tenant, ...keyedAs(caller, command.kind, idempotencyKey, command) },
+      reply,
+    );
   }
 
   private async move(command: MoneyCommand, reply: FastifyReply): Promise<MoneyMove> {

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError } from '#contracts';
-import { replay, type HistoryEntry, type Order, type OrderChange } from '../domain/order.js';
+import { noSuchOrder, replay, type HistoryEntry, type Order, type OrderChange } from '../domain/order.js';
 import { asPlaced } from '../domain/placement.js';
 import { RelayOutbox } from './relay-outbox.js';
 
@@ -95,7 +95,7 @@ const decided = async (
 ): Promise<Found> => {
   // In this order: who sees the change that was made under its key sees the key as well.
   const before = await orders.find(tenant, orderId);
-  if (!before) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+  if (!before) throw noSuchOrder(orderId);
   const earlier = keyed && (await orders.versionOf(tenant, keyed));
   if (earlier) {
     refuseOther(earlier.fingerprint, keyed);

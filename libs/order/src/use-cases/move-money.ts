@@ -3,9 +3,10 @@ import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, paymentMethods, type MoneyMove } from '#contracts';
 import { currentTrace } from '#telemetry';
+import { noSuchOrder, type Order } from '../domain/order.js';
 import type { SagaStep } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
-import { ReadOrders } from './read-orders.js';
+import { ChangeableOrders } from './change-order.js';
 import { RunSagas, type Saga, type SagaData } from './run-sagas.js';
 
 export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
@@ -59,16 +60,17 @@ const whyNot: Record<string, string> = {
 export class MoveMoney {
   constructor(
     private readonly moves: MoneyMoves,
-    private readonly orders: ReadOrders,
+    private readonly orders: ChangeableOrders,
     private readonly sagas: RunSagas,
   ) {}
 
   async execute(command: MoneyCommand): Promise<{ move: MoneyMove; replayed: boolean }> {
     const { tenant, account, idempotencyKey, fingerprint, orderId, kind, amountMinor, reason } = command;
-    const order = await this.orders.one(tenant, orderId);
-    if (order.payment_method === null) throw new CleaveError('payment-not-found', 'The order is paid elsewhere.');
-    if (kind === 'capture' && paymentMethods[order.payment_method].capture === 'at-once')
-      throw new CleaveError('payment-refused', 'The money of this order is taken without being asked for.');
+    const why = await this.orders.readSafely(
+      async (orders) => whyNever(await orders.find(tenant, orderId), command),
+      (refused) => refused !== undefined,
+    );
+    if (why) throw why;
     // Named by its key: however often it is asked for, it is one saga.
     const sagaId = uuidOfHash(hash('sha256', JSON.stringify([tenant, account, kind, idempotencyKey]), 'hex'));
     const before = await this.moves.find(tenant, sagaId);
@@ -102,6 +104,15 @@ export class MoveMoney {
     }
   }
 }
+
+/** What no key and no time changes. */
+const whyNever = (order: Order | undefined, { kind, orderId }: MoneyCommand): CleaveError | undefined => {
+  if (!order) return noSuchOrder(orderId);
+  if (order.payment_method === null) return new CleaveError('payment-not-found', 'The order is paid elsewhere.');
+  if (kind === 'capture' && paymentMethods[order.payment_method].capture === 'at-once')
+    return new CleaveError('payment-refused', 'The money of this order is taken without being asked for.');
+  return undefined;
+};
 
 const refusal = (reason: string): CleaveError =>
   new CleaveError('payment-refused', whyNot[reason] ?? `The provider refused: ${reason}.`, { reason });

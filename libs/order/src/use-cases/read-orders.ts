@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderStatus, type PaymentDocument } from '#contracts';
-import type { HistoryEntry, Order } from '../domain/order.js';
+import { noSuchOrder, type HistoryEntry, type Order } from '../domain/order.js';
 
 export interface OrderFilter {
   customerId?: string | undefined;
@@ -31,7 +31,7 @@ export class ReadOrders {
 
   async one(tenant: string, orderId: string): Promise<Order> {
     const order = await this.orders.find(tenant, orderId);
-    if (!order) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+    if (!order) throw noSuchOrder(orderId);
     return order;
   }
 
@@ -49,7 +49,7 @@ export class ReadOrders {
 
   async history(tenant: string, orderId: string): Promise<HistoryEntry[]> {
     const entries = await this.orders.history(tenant, orderId);
-    if (entries.length === 0) throw new CleaveError('order-not-found', `There is no order ${orderId}.`);
+    if (entries.length === 0) throw noSuchOrder(orderId);
     return entries;
   }
 

@@ -14,6 +14,8 @@ export class StripeWebhooks {
 
   @Post('stripe')
   @Endpoint({
+    // Whoever has signed it is known by that.
+    scope: 'open',
     operationId: 'receiveStripeEvent',
     summary: 'Receive an event from Stripe',
     description:

@@ -2,7 +2,6 @@ import { Controller, Get, HttpCode, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import {
-  defaultTenant,
   productIdParameter,
   salesPage,
   salesQuery,
@@ -12,7 +11,8 @@ import {
   type SalesView,
   type StockOutlook,
 } from '#contracts';
-import { Cursors, Endpoint, pageLimit, valid } from '#rest';
+import { CalledBy, Cursors, Endpoint, pageLimit, valid } from '#rest';
+import type { Caller } from '#security';
 import { ReadSales } from '../use-cases/read-sales.js';
 import { RebuildSales } from '../use-cases/rebuild-sales.js';
 
@@ -29,6 +29,7 @@ export class SalesController {
 
   @Get()
   @Endpoint({
+    scope: 'sales:read',
     operationId: 'listSales',
     summary: 'List what was sold, by product and day, the latest day first',
     description: 'It follows the orders a moment later.',
@@ -36,28 +37,36 @@ export class SalesController {
     replies: { 200: { schema: salesPage, description: 'One page of sales' } },
     errors: ['invalid-cursor'],
   })
-  async list(@Query(valid(salesQuery)) query: z.output<typeof salesQuery>): Promise<z.output<typeof salesPage>> {
+  async list(
+    @Query(valid(salesQuery)) query: z.output<typeof salesQuery>,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof salesPage>> {
     const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor);
     const filter = { productId: query.product_id, from: query.from, to: query.to };
-    const { data, last } = await this.readSales.list(defaultTenant, filter, before, pageLimit(query.limit));
+    const { data, last } = await this.readSales.list(caller.tenant, filter, before, pageLimit(query.limit));
     return { data, next_cursor: last === null ? null : this.cursors.write(last) };
   }
 
   @Get('outlook/:product_id')
   @Endpoint({
+    scope: 'sales:read',
     operationId: 'getStockOutlook',
     summary: 'Estimate when a product is sold out',
     description: 'By what was sold on the 28 whole days before today, and what is available now.',
     replies: { 200: { schema: stockOutlook, description: 'The estimate' } },
     errors: ['product-not-found'],
   })
-  outlook(@Param('product_id', valid(productIdParameter)) productId: string): Promise<StockOutlook> {
-    return this.readSales.outlook(defaultTenant, productId);
+  outlook(
+    @Param('product_id', valid(productIdParameter)) productId: string,
+    @CalledBy() caller: Caller,
+  ): Promise<StockOutlook> {
+    return this.readSales.outlook(caller.tenant, productId);
   }
 
   @Post('views')
   @HttpCode(202)
   @Endpoint({
+    scope: 'operator',
     operationId: 'rebuildSales',
     summary: 'Build the sales anew from the log of orders',
     description:
@@ -72,6 +81,7 @@ export class SalesController {
 
   @Get('views')
   @Endpoint({
+    scope: 'operator',
     operationId: 'listSalesViews',
     summary: 'See how far the views of the sales are, the newest first',
     replies: { 200: { schema: salesViews, description: 'The views' } },

@@ -18,6 +18,9 @@ import type {
   ChangeWebhookEndpointData,
   ChangeWebhookEndpointErrors,
   ChangeWebhookEndpointResponses,
+  CreateKeyData,
+  CreateKeyErrors,
+  CreateKeyResponses,
   CreateWebhookEndpointData,
   CreateWebhookEndpointErrors,
   CreateWebhookEndpointResponses,
@@ -93,6 +96,9 @@ import type {
   ListEventsData,
   ListEventsErrors,
   ListEventsResponses,
+  ListKeysData,
+  ListKeysErrors,
+  ListKeysResponses,
   ListOrdersData,
   ListOrdersErrors,
   ListOrdersResponses,
@@ -159,6 +165,12 @@ import type {
   ReturnGoodsData,
   ReturnGoodsErrors,
   ReturnGoodsResponses,
+  RevokeKeyData,
+  RevokeKeyErrors,
+  RevokeKeyResponses,
+  RotateKeyData,
+  RotateKeyErrors,
+  RotateKeyResponses,
   RotateWebhookSecretData,
   RotateWebhookSecretErrors,
   RotateWebhookSecretResponses,
@@ -192,6 +204,7 @@ export const getLogLevel = <ThrowOnError extends boolean = false>(
   options?: Options<GetLogLevelData, ThrowOnError>,
 ): RequestResult<GetLogLevelResponses, GetLogLevelErrors, ThrowOnError> =>
   (options?.client ?? client).get<GetLogLevelResponses, GetLogLevelErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/admin/log-level',
     ...options,
   });
@@ -205,6 +218,7 @@ export const putLogLevel = <ThrowOnError extends boolean = false>(
   options: Options<PutLogLevelData, ThrowOnError>,
 ): RequestResult<PutLogLevelResponses, PutLogLevelErrors, ThrowOnError> =>
   (options.client ?? client).put<PutLogLevelResponses, PutLogLevelErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/admin/log-level',
     ...options,
     headers: {
@@ -220,6 +234,7 @@ export const deleteCacheEntry = <ThrowOnError extends boolean = false>(
   options: Options<DeleteCacheEntryData, ThrowOnError>,
 ): RequestResult<DeleteCacheEntryResponses, DeleteCacheEntryErrors, ThrowOnError> =>
   (options.client ?? client).delete<DeleteCacheEntryResponses, DeleteCacheEntryErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache',
     ...options,
   });
@@ -231,6 +246,7 @@ export const getCacheEntry = <ThrowOnError extends boolean = false>(
   options: Options<GetCacheEntryData, ThrowOnError>,
 ): RequestResult<GetCacheEntryResponses, GetCacheEntryErrors, ThrowOnError> =>
   (options.client ?? client).get<GetCacheEntryResponses, GetCacheEntryErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache',
     ...options,
   });
@@ -242,6 +258,7 @@ export const putCacheEntry = <ThrowOnError extends boolean = false>(
   options: Options<PutCacheEntryData, ThrowOnError>,
 ): RequestResult<PutCacheEntryResponses, PutCacheEntryErrors, ThrowOnError> =>
   (options.client ?? client).put<PutCacheEntryResponses, PutCacheEntryErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache',
     ...options,
     headers: {
@@ -259,6 +276,7 @@ export const cacheBatch = <ThrowOnError extends boolean = false>(
   options?: Options<CacheBatchData, ThrowOnError>,
 ): RequestResult<CacheBatchResponses, CacheBatchErrors, ThrowOnError> =>
   (options?.client ?? client).post<CacheBatchResponses, CacheBatchErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache/batch',
     ...options,
     headers: {
@@ -276,6 +294,7 @@ export const incrementCounter = <ThrowOnError extends boolean = false>(
   options: Options<IncrementCounterData, ThrowOnError>,
 ): RequestResult<IncrementCounterResponses, IncrementCounterErrors, ThrowOnError> =>
   (options.client ?? client).post<IncrementCounterResponses, IncrementCounterErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache/counters',
     ...options,
     headers: {
@@ -291,6 +310,7 @@ export const invalidateCache = <ThrowOnError extends boolean = false>(
   options?: Options<InvalidateCacheData, ThrowOnError>,
 ): RequestResult<InvalidateCacheResponses, InvalidateCacheErrors, ThrowOnError> =>
   (options?.client ?? client).post<InvalidateCacheResponses, InvalidateCacheErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache/invalidate',
     ...options,
     headers: {
@@ -308,6 +328,7 @@ export const leaseCacheKey = <ThrowOnError extends boolean = false>(
   options: Options<LeaseCacheKeyData, ThrowOnError>,
 ): RequestResult<LeaseCacheKeyResponses, LeaseCacheKeyErrors, ThrowOnError> =>
   (options.client ?? client).post<LeaseCacheKeyResponses, LeaseCacheKeyErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache/lease',
     ...options,
     headers: {
@@ -323,6 +344,7 @@ export const getCacheStatistics = <ThrowOnError extends boolean = false>(
   options?: Options<GetCacheStatisticsData, ThrowOnError>,
 ): RequestResult<GetCacheStatisticsResponses, GetCacheStatisticsErrors, ThrowOnError> =>
   (options?.client ?? client).get<GetCacheStatisticsResponses, GetCacheStatisticsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/cache/stats',
     ...options,
   });
@@ -334,6 +356,7 @@ export const listDeadLetters = <ThrowOnError extends boolean = false>(
   options?: Options<ListDeadLettersData, ThrowOnError>,
 ): RequestResult<ListDeadLettersResponses, ListDeadLettersErrors, ThrowOnError> =>
   (options?.client ?? client).get<ListDeadLettersResponses, ListDeadLettersErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/dead-letters',
     ...options,
   });
@@ -345,6 +368,7 @@ export const resolveDeadLetter = <ThrowOnError extends boolean = false>(
   options: Options<ResolveDeadLetterData, ThrowOnError>,
 ): RequestResult<ResolveDeadLetterResponses, ResolveDeadLetterErrors, ThrowOnError> =>
   (options.client ?? client).post<ResolveDeadLetterResponses, ResolveDeadLetterErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/dead-letters/{id}/resolve',
     ...options,
     headers: {
@@ -360,6 +384,7 @@ export const retryDeadLetter = <ThrowOnError extends boolean = false>(
   options: Options<RetryDeadLetterData, ThrowOnError>,
 ): RequestResult<RetryDeadLetterResponses, RetryDeadLetterErrors, ThrowOnError> =>
   (options.client ?? client).post<RetryDeadLetterResponses, RetryDeadLetterErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/dead-letters/{id}/retry',
     ...options,
   });
@@ -372,7 +397,11 @@ export const retryDeadLetter = <ThrowOnError extends boolean = false>(
 export const listEvents = <ThrowOnError extends boolean = false>(
   options?: Options<ListEventsData, ThrowOnError>,
 ): RequestResult<ListEventsResponses, ListEventsErrors, ThrowOnError> =>
-  (options?.client ?? client).get<ListEventsResponses, ListEventsErrors, ThrowOnError>({ url: '/events', ...options });
+  (options?.client ?? client).get<ListEventsResponses, ListEventsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/events',
+    ...options,
+  });
 
 /**
  * Whether the process runs
@@ -401,6 +430,66 @@ export const getReadiness = <ThrowOnError extends boolean = false>(
   });
 
 /**
+ * List keys, newest first
+ */
+export const listKeys = <ThrowOnError extends boolean = false>(
+  options?: Options<ListKeysData, ThrowOnError>,
+): RequestResult<ListKeysResponses, ListKeysErrors, ThrowOnError> =>
+  (options?.client ?? client).get<ListKeysResponses, ListKeysErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/keys',
+    ...options,
+  });
+
+/**
+ * Make a key
+ *
+ * The key itself is told this once.
+ */
+export const createKey = <ThrowOnError extends boolean = false>(
+  options: Options<CreateKeyData, ThrowOnError>,
+): RequestResult<CreateKeyResponses, CreateKeyErrors, ThrowOnError> =>
+  (options.client ?? client).post<CreateKeyResponses, CreateKeyErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/keys',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
+ * Take a key back, at once and for ever
+ */
+export const revokeKey = <ThrowOnError extends boolean = false>(
+  options: Options<RevokeKeyData, ThrowOnError>,
+): RequestResult<RevokeKeyResponses, RevokeKeyErrors, ThrowOnError> =>
+  (options.client ?? client).delete<RevokeKeyResponses, RevokeKeyErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/keys/{key_id}',
+    ...options,
+  });
+
+/**
+ * Put another key in the place of one
+ *
+ * It may do the same for the same account. The one before goes on being valid for as long as is given.
+ */
+export const rotateKey = <ThrowOnError extends boolean = false>(
+  options: Options<RotateKeyData, ThrowOnError>,
+): RequestResult<RotateKeyResponses, RotateKeyErrors, ThrowOnError> =>
+  (options.client ?? client).post<RotateKeyResponses, RotateKeyErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/keys/{key_id}/rotate',
+    ...options,
+    headers: {
+      'Content-Type': 'application/json',
+      ...options.headers,
+    },
+  });
+
+/**
  * Read what is measured
  *
  * Of this process, since it was started, in the text format of Prometheus.
@@ -417,6 +506,7 @@ export const placeOrderByAlias = <ThrowOnError extends boolean = false>(
   options: Options<PlaceOrderByAliasData, ThrowOnError>,
 ): RequestResult<PlaceOrderByAliasResponses, PlaceOrderByAliasErrors, ThrowOnError> =>
   (options.client ?? client).post<PlaceOrderByAliasResponses, PlaceOrderByAliasErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/order',
     ...options,
     headers: {
@@ -433,7 +523,11 @@ export const placeOrderByAlias = <ThrowOnError extends boolean = false>(
 export const listOrders = <ThrowOnError extends boolean = false>(
   options?: Options<ListOrdersData, ThrowOnError>,
 ): RequestResult<ListOrdersResponses, ListOrdersErrors, ThrowOnError> =>
-  (options?.client ?? client).get<ListOrdersResponses, ListOrdersErrors, ThrowOnError>({ url: '/orders', ...options });
+  (options?.client ?? client).get<ListOrdersResponses, ListOrdersErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/orders',
+    ...options,
+  });
 
 /**
  * Place an order
@@ -444,6 +538,7 @@ export const placeOrder = <ThrowOnError extends boolean = false>(
   options: Options<PlaceOrderData, ThrowOnError>,
 ): RequestResult<PlaceOrderResponses, PlaceOrderErrors, ThrowOnError> =>
   (options.client ?? client).post<PlaceOrderResponses, PlaceOrderErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders',
     ...options,
     headers: {
@@ -458,7 +553,11 @@ export const placeOrder = <ThrowOnError extends boolean = false>(
 export const getOrder = <ThrowOnError extends boolean = false>(
   options: Options<GetOrderData, ThrowOnError>,
 ): RequestResult<GetOrderResponses, GetOrderErrors, ThrowOnError> =>
-  (options.client ?? client).get<GetOrderResponses, GetOrderErrors, ThrowOnError>({ url: '/orders/{id}', ...options });
+  (options.client ?? client).get<GetOrderResponses, GetOrderErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/orders/{id}',
+    ...options,
+  });
 
 /**
  * Cancel an order that was not handed over
@@ -469,6 +568,7 @@ export const cancelOrder = <ThrowOnError extends boolean = false>(
   options: Options<CancelOrderData, ThrowOnError>,
 ): RequestResult<CancelOrderResponses, CancelOrderErrors, ThrowOnError> =>
   (options.client ?? client).post<CancelOrderResponses, CancelOrderErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/cancel',
     ...options,
     headers: {
@@ -486,6 +586,7 @@ export const capturePayment = <ThrowOnError extends boolean = false>(
   options: Options<CapturePaymentData, ThrowOnError>,
 ): RequestResult<CapturePaymentResponses, CapturePaymentErrors, ThrowOnError> =>
   (options.client ?? client).post<CapturePaymentResponses, CapturePaymentErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/captures',
     ...options,
     headers: {
@@ -503,6 +604,7 @@ export const fulfilOrder = <ThrowOnError extends boolean = false>(
   options: Options<FulfilOrderData, ThrowOnError>,
 ): RequestResult<FulfilOrderResponses, FulfilOrderErrors, ThrowOnError> =>
   (options.client ?? client).post<FulfilOrderResponses, FulfilOrderErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/fulfil',
     ...options,
     headers: {
@@ -518,6 +620,7 @@ export const getOrderHistory = <ThrowOnError extends boolean = false>(
   options: Options<GetOrderHistoryData, ThrowOnError>,
 ): RequestResult<GetOrderHistoryResponses, GetOrderHistoryErrors, ThrowOnError> =>
   (options.client ?? client).get<GetOrderHistoryResponses, GetOrderHistoryErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/history',
     ...options,
   });
@@ -529,6 +632,7 @@ export const getPayment = <ThrowOnError extends boolean = false>(
   options: Options<GetPaymentData, ThrowOnError>,
 ): RequestResult<GetPaymentResponses, GetPaymentErrors, ThrowOnError> =>
   (options.client ?? client).get<GetPaymentResponses, GetPaymentErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/payment',
     ...options,
   });
@@ -542,6 +646,7 @@ export const refundPayment = <ThrowOnError extends boolean = false>(
   options: Options<RefundPaymentData, ThrowOnError>,
 ): RequestResult<RefundPaymentResponses, RefundPaymentErrors, ThrowOnError> =>
   (options.client ?? client).post<RefundPaymentResponses, RefundPaymentErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/refunds',
     ...options,
     headers: {
@@ -559,6 +664,7 @@ export const returnGoods = <ThrowOnError extends boolean = false>(
   options: Options<ReturnGoodsData, ThrowOnError>,
 ): RequestResult<ReturnGoodsResponses, ReturnGoodsErrors, ThrowOnError> =>
   (options.client ?? client).post<ReturnGoodsResponses, ReturnGoodsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/orders/{id}/returns',
     ...options,
     headers: {
@@ -602,6 +708,7 @@ export const listProducts = <ThrowOnError extends boolean = false>(
   options?: Options<ListProductsData, ThrowOnError>,
 ): RequestResult<ListProductsResponses, ListProductsErrors, ThrowOnError> =>
   (options?.client ?? client).get<ListProductsResponses, ListProductsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/products',
     ...options,
   });
@@ -613,6 +720,7 @@ export const putProducts = <ThrowOnError extends boolean = false>(
   options: Options<PutProductsData, ThrowOnError>,
 ): RequestResult<PutProductsResponses, PutProductsErrors, ThrowOnError> =>
   (options.client ?? client).post<PutProductsResponses, PutProductsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/products/batch',
     ...options,
     headers: {
@@ -630,6 +738,7 @@ export const getProduct = <ThrowOnError extends boolean = false>(
   options: Options<GetProductData, ThrowOnError>,
 ): RequestResult<GetProductResponses, GetProductErrors, ThrowOnError> =>
   (options.client ?? client).get<GetProductResponses, GetProductErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/products/{id}',
     ...options,
   });
@@ -641,6 +750,7 @@ export const putProduct = <ThrowOnError extends boolean = false>(
   options: Options<PutProductData, ThrowOnError>,
 ): RequestResult<PutProductResponses, PutProductErrors, ThrowOnError> =>
   (options.client ?? client).put<PutProductResponses, PutProductErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/products/{id}',
     ...options,
     headers: {
@@ -657,7 +767,11 @@ export const putProduct = <ThrowOnError extends boolean = false>(
 export const listSales = <ThrowOnError extends boolean = false>(
   options?: Options<ListSalesData, ThrowOnError>,
 ): RequestResult<ListSalesResponses, ListSalesErrors, ThrowOnError> =>
-  (options?.client ?? client).get<ListSalesResponses, ListSalesErrors, ThrowOnError>({ url: '/sales', ...options });
+  (options?.client ?? client).get<ListSalesResponses, ListSalesErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
+    url: '/sales',
+    ...options,
+  });
 
 /**
  * Estimate when a product is sold out
@@ -668,6 +782,7 @@ export const getStockOutlook = <ThrowOnError extends boolean = false>(
   options: Options<GetStockOutlookData, ThrowOnError>,
 ): RequestResult<GetStockOutlookResponses, GetStockOutlookErrors, ThrowOnError> =>
   (options.client ?? client).get<GetStockOutlookResponses, GetStockOutlookErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/sales/outlook/{product_id}',
     ...options,
   });
@@ -679,6 +794,7 @@ export const listSalesViews = <ThrowOnError extends boolean = false>(
   options?: Options<ListSalesViewsData, ThrowOnError>,
 ): RequestResult<ListSalesViewsResponses, ListSalesViewsErrors, ThrowOnError> =>
   (options?.client ?? client).get<ListSalesViewsResponses, ListSalesViewsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/sales/views',
     ...options,
   });
@@ -692,6 +808,7 @@ export const rebuildSales = <ThrowOnError extends boolean = false>(
   options?: Options<RebuildSalesData, ThrowOnError>,
 ): RequestResult<RebuildSalesResponses, RebuildSalesErrors, ThrowOnError> =>
   (options?.client ?? client).post<RebuildSalesResponses, RebuildSalesErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/sales/views',
     ...options,
   });
@@ -703,6 +820,7 @@ export const putStockBatch = <ThrowOnError extends boolean = false>(
   options: Options<PutStockBatchData, ThrowOnError>,
 ): RequestResult<PutStockBatchResponses, PutStockBatchErrors, ThrowOnError> =>
   (options.client ?? client).post<PutStockBatchResponses, PutStockBatchErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/stock/batch',
     ...options,
     headers: {
@@ -718,6 +836,7 @@ export const getStock = <ThrowOnError extends boolean = false>(
   options: Options<GetStockData, ThrowOnError>,
 ): RequestResult<GetStockResponses, GetStockErrors, ThrowOnError> =>
   (options.client ?? client).get<GetStockResponses, GetStockErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/stock/{product_id}',
     ...options,
   });
@@ -729,6 +848,7 @@ export const putStock = <ThrowOnError extends boolean = false>(
   options: Options<PutStockData, ThrowOnError>,
 ): RequestResult<PutStockResponses, PutStockErrors, ThrowOnError> =>
   (options.client ?? client).put<PutStockResponses, PutStockErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/stock/{product_id}',
     ...options,
     headers: {
@@ -744,6 +864,7 @@ export const adjustStock = <ThrowOnError extends boolean = false>(
   options: Options<AdjustStockData, ThrowOnError>,
 ): RequestResult<AdjustStockResponses, AdjustStockErrors, ThrowOnError> =>
   (options.client ?? client).post<AdjustStockResponses, AdjustStockErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/stock/{product_id}/adjustments',
     ...options,
     headers: {
@@ -759,6 +880,7 @@ export const getWebhookDelivery = <ThrowOnError extends boolean = false>(
   options: Options<GetWebhookDeliveryData, ThrowOnError>,
 ): RequestResult<GetWebhookDeliveryResponses, GetWebhookDeliveryErrors, ThrowOnError> =>
   (options.client ?? client).get<GetWebhookDeliveryResponses, GetWebhookDeliveryErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-deliveries/{delivery_id}',
     ...options,
   });
@@ -772,6 +894,7 @@ export const redeliverWebhook = <ThrowOnError extends boolean = false>(
   options: Options<RedeliverWebhookData, ThrowOnError>,
 ): RequestResult<RedeliverWebhookResponses, RedeliverWebhookErrors, ThrowOnError> =>
   (options.client ?? client).post<RedeliverWebhookResponses, RedeliverWebhookErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-deliveries/{delivery_id}/redeliver',
     ...options,
   });
@@ -783,6 +906,7 @@ export const listWebhookEndpoints = <ThrowOnError extends boolean = false>(
   options?: Options<ListWebhookEndpointsData, ThrowOnError>,
 ): RequestResult<ListWebhookEndpointsResponses, ListWebhookEndpointsErrors, ThrowOnError> =>
   (options?.client ?? client).get<ListWebhookEndpointsResponses, ListWebhookEndpointsErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints',
     ...options,
   });
@@ -796,6 +920,7 @@ export const createWebhookEndpoint = <ThrowOnError extends boolean = false>(
   options: Options<CreateWebhookEndpointData, ThrowOnError>,
 ): RequestResult<CreateWebhookEndpointResponses, CreateWebhookEndpointErrors, ThrowOnError> =>
   (options.client ?? client).post<CreateWebhookEndpointResponses, CreateWebhookEndpointErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints',
     ...options,
     headers: {
@@ -813,6 +938,7 @@ export const deleteWebhookEndpoint = <ThrowOnError extends boolean = false>(
   options: Options<DeleteWebhookEndpointData, ThrowOnError>,
 ): RequestResult<DeleteWebhookEndpointResponses, DeleteWebhookEndpointErrors, ThrowOnError> =>
   (options.client ?? client).delete<DeleteWebhookEndpointResponses, DeleteWebhookEndpointErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}',
     ...options,
   });
@@ -824,6 +950,7 @@ export const getWebhookEndpoint = <ThrowOnError extends boolean = false>(
   options: Options<GetWebhookEndpointData, ThrowOnError>,
 ): RequestResult<GetWebhookEndpointResponses, GetWebhookEndpointErrors, ThrowOnError> =>
   (options.client ?? client).get<GetWebhookEndpointResponses, GetWebhookEndpointErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}',
     ...options,
   });
@@ -837,6 +964,7 @@ export const changeWebhookEndpoint = <ThrowOnError extends boolean = false>(
   options: Options<ChangeWebhookEndpointData, ThrowOnError>,
 ): RequestResult<ChangeWebhookEndpointResponses, ChangeWebhookEndpointErrors, ThrowOnError> =>
   (options.client ?? client).patch<ChangeWebhookEndpointResponses, ChangeWebhookEndpointErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}',
     ...options,
     headers: {
@@ -854,6 +982,7 @@ export const listWebhookDeliveries = <ThrowOnError extends boolean = false>(
   options: Options<ListWebhookDeliveriesData, ThrowOnError>,
 ): RequestResult<ListWebhookDeliveriesResponses, ListWebhookDeliveriesErrors, ThrowOnError> =>
   (options.client ?? client).get<ListWebhookDeliveriesResponses, ListWebhookDeliveriesErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}/deliveries',
     ...options,
   });
@@ -867,6 +996,7 @@ export const redeliverFailedWebhooks = <ThrowOnError extends boolean = false>(
   options: Options<RedeliverFailedWebhooksData, ThrowOnError>,
 ): RequestResult<RedeliverFailedWebhooksResponses, RedeliverFailedWebhooksErrors, ThrowOnError> =>
   (options.client ?? client).post<RedeliverFailedWebhooksResponses, RedeliverFailedWebhooksErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}/redeliver',
     ...options,
     headers: {
@@ -884,6 +1014,7 @@ export const rotateWebhookSecret = <ThrowOnError extends boolean = false>(
   options: Options<RotateWebhookSecretData, ThrowOnError>,
 ): RequestResult<RotateWebhookSecretResponses, RotateWebhookSecretErrors, ThrowOnError> =>
   (options.client ?? client).post<RotateWebhookSecretResponses, RotateWebhookSecretErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}/rotate-secret',
     ...options,
   });
@@ -895,6 +1026,7 @@ export const getWebhookSecret = <ThrowOnError extends boolean = false>(
   options: Options<GetWebhookSecretData, ThrowOnError>,
 ): RequestResult<GetWebhookSecretResponses, GetWebhookSecretErrors, ThrowOnError> =>
   (options.client ?? client).get<GetWebhookSecretResponses, GetWebhookSecretErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}/secret',
     ...options,
   });
@@ -906,6 +1038,7 @@ export const testWebhookEndpoint = <ThrowOnError extends boolean = false>(
   options: Options<TestWebhookEndpointData, ThrowOnError>,
 ): RequestResult<TestWebhookEndpointResponses, TestWebhookEndpointErrors, ThrowOnError> =>
   (options.client ?? client).post<TestWebhookEndpointResponses, TestWebhookEndpointErrors, ThrowOnError>({
+    security: [{ scheme: 'bearer', type: 'http' }],
     url: '/webhook-endpoints/{endpoint_id}/test',
     ...options,
   });

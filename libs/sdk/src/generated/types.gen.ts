@@ -15,6 +15,38 @@ export type Adjustment = {
   amount_minor: number;
 };
 
+export type ApiKey = {
+  key_id: string;
+  /**
+   * Whose data it is. Data of different tenants never meet.
+   */
+  tenant: string;
+  /**
+   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   */
+  account: string;
+  name: string;
+  scopes: Array<string>;
+  created_at: string;
+  /**
+   * When the key ends by itself; null for never.
+   */
+  expires_at: string | null;
+  revoked_at: string | null;
+  /**
+   * The key that takes its place.
+   */
+  rotated_to: string | null;
+};
+
+export type ApiKeyPage = {
+  data: Array<ApiKey>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
 export type CacheBatch = {
   found: Array<{
     key: string;
@@ -197,6 +229,45 @@ export type ChangeWebhookEndpointRequest = {
    * While it is not enabled, nothing is sent and nothing new is kept for it; what waits goes on waiting.
    */
   enabled?: boolean;
+};
+
+export type CreateKeyRequest = {
+  /**
+   * For people to tell keys apart.
+   */
+  name: string;
+  /**
+   * What the key is allowed to do.
+   */
+  scopes: Array<
+    | 'orders:read'
+    | 'orders:write'
+    | 'payments:read'
+    | 'payments:write'
+    | 'events:read'
+    | 'products:read'
+    | 'products:write'
+    | 'stock:read'
+    | 'stock:write'
+    | 'sales:read'
+    | 'webhooks:read'
+    | 'webhooks:write'
+    | 'cache:read'
+    | 'cache:write'
+    | 'admin'
+  >;
+  /**
+   * Another tenant than that of the caller, for operators only; that of the caller when left out.
+   */
+  tenant?: string;
+  /**
+   * `default` when left out.
+   */
+  account?: string;
+  /**
+   * When the key ends by itself; null for never.
+   */
+  expires_at?: string | null;
 };
 
 export type CreateWebhookEndpointRequest = {
@@ -391,6 +462,34 @@ export type InvalidateCacheRequest = {
    * What the entry depends on: invalidating one of them forgets it.
    */
   tags?: Array<string>;
+};
+
+export type IssuedKey = {
+  key_id: string;
+  /**
+   * Whose data it is. Data of different tenants never meet.
+   */
+  tenant: string;
+  /**
+   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   */
+  account: string;
+  name: string;
+  scopes: Array<string>;
+  created_at: string;
+  /**
+   * When the key ends by itself; null for never.
+   */
+  expires_at: string | null;
+  revoked_at: string | null;
+  /**
+   * The key that takes its place.
+   */
+  rotated_to: string | null;
+  /**
+   * What is sent as `Authorization: Bearer …`. It is told this once and not kept.
+   */
+  key: string;
 };
 
 export type LeaseCacheKeyRequest = {
@@ -831,6 +930,13 @@ export type ReturnOrderRequest = {
   reason: string;
 };
 
+export type RotateKeyRequest = {
+  /**
+   * For how long the key goes on being valid beside the one that takes its place.
+   */
+  overlap_seconds: number;
+};
+
 export type SalesOfDay = {
   /**
    * In UTC, when it happened: a return counts on the day of the return.
@@ -1066,6 +1172,14 @@ export type GetLogLevelData = {
 
 export type GetLogLevelErrors = {
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1100,6 +1214,14 @@ export type PutLogLevelErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -1150,6 +1272,14 @@ export type DeleteCacheEntryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1190,6 +1320,14 @@ export type GetCacheEntryErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * The cache holds nothing under this key
    */
@@ -1240,6 +1378,14 @@ export type PutCacheEntryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `precondition-failed`: The resource has changed since it was read
    */
   412: Problem;
@@ -1287,6 +1433,14 @@ export type CacheBatchErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
@@ -1329,6 +1483,14 @@ export type IncrementCounterErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -1373,6 +1535,14 @@ export type InvalidateCacheErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
@@ -1416,6 +1586,14 @@ export type LeaseCacheKeyErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `payload-too-large`: The request is too large
    */
   413: Problem;
@@ -1454,6 +1632,14 @@ export type GetCacheStatisticsData = {
 };
 
 export type GetCacheStatisticsErrors = {
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1495,6 +1681,14 @@ export type ListDeadLettersErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1534,6 +1728,14 @@ export type ResolveDeadLetterErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `dead-letter-not-found`: There is no such dead letter
    */
@@ -1591,6 +1793,14 @@ export type RetryDeadLetterErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `dead-letter-not-found`: There is no such dead letter
    */
   404: Problem;
@@ -1643,6 +1853,14 @@ export type ListEventsErrors = {
    * `invalid-cursor`: The cursor is not one of ours
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1726,6 +1944,229 @@ export type GetReadinessResponses = {
 
 export type GetReadinessResponse = GetReadinessResponses[keyof GetReadinessResponses];
 
+export type ListKeysData = {
+  body?: never;
+  path?: never;
+  query?: {
+    /**
+     * Another tenant than that of the caller, for operators only.
+     */
+    tenant?: string;
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/keys';
+};
+
+export type ListKeysErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListKeysError = ListKeysErrors[keyof ListKeysErrors];
+
+export type ListKeysResponses = {
+  /**
+   * One page of keys, also of those that are not valid any more
+   */
+  200: ApiKeyPage;
+};
+
+export type ListKeysResponse = ListKeysResponses[keyof ListKeysResponses];
+
+export type CreateKeyData = {
+  body: CreateKeyRequest;
+  path?: never;
+  query?: never;
+  url: '/keys';
+};
+
+export type CreateKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-keys`: There are as many keys as there may be
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CreateKeyError = CreateKeyErrors[keyof CreateKeyErrors];
+
+export type CreateKeyResponses = {
+  /**
+   * The key
+   */
+  201: IssuedKey;
+};
+
+export type CreateKeyResponse = CreateKeyResponses[keyof CreateKeyResponses];
+
+export type RevokeKeyData = {
+  body?: never;
+  path: {
+    /**
+     * The `key_id` that making the key answered.
+     */
+    key_id: string;
+  };
+  query?: never;
+  url: '/keys/{key_id}';
+};
+
+export type RevokeKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `key-not-found`: There is no such key
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RevokeKeyError = RevokeKeyErrors[keyof RevokeKeyErrors];
+
+export type RevokeKeyResponses = {
+  /**
+   * It is not valid any more
+   */
+  204: void;
+};
+
+export type RevokeKeyResponse = RevokeKeyResponses[keyof RevokeKeyResponses];
+
+export type RotateKeyData = {
+  body: RotateKeyRequest;
+  path: {
+    /**
+     * The `key_id` that making the key answered.
+     */
+    key_id: string;
+  };
+  query?: never;
+  url: '/keys/{key_id}/rotate';
+};
+
+export type RotateKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `key-not-found`: There is no such key
+   */
+  404: Problem;
+  /**
+   * `illegal-transition`: The order cannot do this in its present state
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RotateKeyError = RotateKeyErrors[keyof RotateKeyErrors];
+
+export type RotateKeyResponses = {
+  /**
+   * The key that takes its place; it is told this once
+   */
+  201: IssuedKey;
+};
+
+export type RotateKeyResponse = RotateKeyResponses[keyof RotateKeyResponses];
+
 export type GetMetricsData = {
   body?: never;
   path?: never;
@@ -1777,6 +2218,14 @@ export type PlaceOrderByAliasErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `out-of-stock`: There is not enough stock
    *
@@ -1845,6 +2294,14 @@ export type ListOrdersErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1887,6 +2344,14 @@ export type PlaceOrderErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `out-of-stock`: There is not enough stock
    *
@@ -1952,6 +2417,14 @@ export type GetOrderErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `order-not-found`: There is no such order
    */
   404: Problem;
@@ -2001,6 +2474,14 @@ export type CancelOrderErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    */
@@ -2071,6 +2552,14 @@ export type CapturePaymentErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    *
@@ -2146,6 +2635,14 @@ export type FulfilOrderErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `order-not-found`: There is no such order
    */
   404: Problem;
@@ -2210,6 +2707,14 @@ export type GetOrderHistoryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `order-not-found`: There is no such order
    */
   404: Problem;
@@ -2253,6 +2758,14 @@ export type GetPaymentErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    *
@@ -2309,6 +2822,14 @@ export type RefundPaymentErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    *
@@ -2385,6 +2906,14 @@ export type ReturnGoodsErrors = {
    * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `order-not-found`: There is no such order
    */
@@ -2548,6 +3077,14 @@ export type ListProductsErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2582,6 +3119,14 @@ export type PutProductsErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -2628,6 +3173,14 @@ export type GetProductErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2668,6 +3221,14 @@ export type PutProductErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -2730,6 +3291,14 @@ export type ListSalesErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2767,6 +3336,14 @@ export type GetStockOutlookErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2802,6 +3379,14 @@ export type ListSalesViewsData = {
 
 export type ListSalesViewsErrors = {
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2832,6 +3417,14 @@ export type RebuildSalesData = {
 };
 
 export type RebuildSalesErrors = {
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2867,6 +3460,14 @@ export type PutStockBatchErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `product-not-found`: There is no such product
    */
@@ -2921,6 +3522,14 @@ export type GetStockErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -2961,6 +3570,14 @@ export type PutStockErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `product-not-found`: There is no such product
    */
@@ -3025,6 +3642,14 @@ export type AdjustStockErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `product-not-found`: There is no such product
    */
   404: Problem;
@@ -3085,6 +3710,14 @@ export type GetWebhookDeliveryErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-delivery-not-found`: There is no such webhook delivery
    */
   404: Problem;
@@ -3128,6 +3761,14 @@ export type RedeliverWebhookErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-delivery-not-found`: There is no such webhook delivery
    */
@@ -3173,6 +3814,14 @@ export type ListWebhookEndpointsErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3207,6 +3856,14 @@ export type CreateWebhookEndpointErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `too-many-webhook-endpoints`: There are as many webhook endpoints as there may be
    */
@@ -3264,6 +3921,14 @@ export type DeleteWebhookEndpointErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3308,6 +3973,14 @@ export type GetWebhookEndpointErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3351,6 +4024,14 @@ export type ChangeWebhookEndpointErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
@@ -3414,6 +4095,14 @@ export type ListWebhookDeliveriesErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3457,6 +4146,14 @@ export type RedeliverFailedWebhooksErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
@@ -3510,6 +4207,14 @@ export type RotateWebhookSecretErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3554,6 +4259,14 @@ export type GetWebhookSecretErrors = {
    */
   400: Problem;
   /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
@@ -3597,6 +4310,14 @@ export type TestWebhookEndpointErrors = {
    * `invalid-request`: The request is not valid
    */
   400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
   /**
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */

@@ -6,7 +6,6 @@ import {
   changeWebhookEndpointRequest,
   createWebhookEndpointRequest,
   createdWebhookEndpoint,
-  defaultTenant,
   redeliverWebhooksRequest,
   redeliveredWebhooks,
   webhookDelivery,
@@ -18,7 +17,8 @@ import {
   webhookEndpointQuery,
   webhookSecret,
 } from '#contracts';
-import { Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
+import { CalledBy, Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
+import type { Caller } from '#security';
 import { ManageEndpoints, endpointNotFound } from '../use-cases/manage-endpoints.js';
 import { ReadDeliveries, deliveryNotFound } from '../use-cases/read-deliveries.js';
 import { RedeliverMessages } from '../use-cases/redeliver-messages.js';
@@ -40,6 +40,7 @@ export class WebhooksController {
 
   @Post('webhook-endpoints')
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'createWebhookEndpoint',
     summary: 'Register an endpoint',
     description:
@@ -58,14 +59,16 @@ export class WebhooksController {
   async create(
     @Body(valid(createWebhookEndpointRequest)) body: z.output<typeof createWebhookEndpointRequest>,
     @Res({ passthrough: true }) reply: FastifyReply,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof createdWebhookEndpoint>> {
-    const endpoint = await this.manageEndpoints.register(defaultTenant, body);
+    const endpoint = await this.manageEndpoints.register(caller.tenant, body);
     reply.header('Location', `/webhook-endpoints/${endpoint.endpoint_id}`);
     return endpoint;
   }
 
   @Get('webhook-endpoints')
   @Endpoint({
+    scope: 'webhooks:read',
     operationId: 'listWebhookEndpoints',
     summary: 'List endpoints, newest first',
     query: webhookEndpointQuery,
@@ -74,9 +77,10 @@ export class WebhooksController {
   })
   async list(
     @Query(valid(webhookEndpointQuery)) query: z.output<typeof webhookEndpointQuery>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof webhookEndpointPage>> {
     const { data, last } = await this.manageEndpoints.list(
-      defaultTenant,
+      caller.tenant,
       this.positionOf(query.cursor),
       pageLimit(query.limit),
     );
@@ -85,17 +89,22 @@ export class WebhooksController {
 
   @Get('webhook-endpoints/:endpoint_id')
   @Endpoint({
+    scope: 'webhooks:read',
     operationId: 'getWebhookEndpoint',
     summary: 'Read an endpoint',
     replies: { 200: { schema: webhookEndpoint, description: 'The endpoint' } },
     errors: ['webhook-endpoint-not-found'],
   })
-  get(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookEndpoint>> {
-    return this.manageEndpoints.one(defaultTenant, uuidOr(id, endpointNotFound));
+  get(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof webhookEndpoint>> {
+    return this.manageEndpoints.one(caller.tenant, uuidOr(id, endpointNotFound));
   }
 
   @Patch('webhook-endpoints/:endpoint_id')
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'changeWebhookEndpoint',
     summary: 'Change an endpoint',
     description: 'What is left out stays as it is. Once it is enabled again, what waits for it is sent.',
@@ -106,62 +115,77 @@ export class WebhooksController {
   change(
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,
     @Body(valid(changeWebhookEndpointRequest)) body: z.output<typeof changeWebhookEndpointRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof webhookEndpoint>> {
-    return this.manageEndpoints.change(defaultTenant, uuidOr(id, endpointNotFound), body);
+    return this.manageEndpoints.change(caller.tenant, uuidOr(id, endpointNotFound), body);
   }
 
   @Delete('webhook-endpoints/:endpoint_id')
   @HttpCode(204)
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'deleteWebhookEndpoint',
     summary: 'Delete an endpoint',
     description: 'What waits for it is not sent, and what was sent to it cannot be read any more.',
     replies: { 204: { description: 'It is gone' } },
     errors: ['webhook-endpoint-not-found'],
   })
-  delete(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<void> {
-    return this.manageEndpoints.forget(defaultTenant, uuidOr(id, endpointNotFound));
+  delete(@Param('endpoint_id', valid(endpointIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {
+    return this.manageEndpoints.forget(caller.tenant, uuidOr(id, endpointNotFound));
   }
 
   @Get('webhook-endpoints/:endpoint_id/secret')
   @Header('Cache-Control', 'no-store')
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'getWebhookSecret',
     summary: 'Read the secret that messages to an endpoint are signed with',
     replies: { 200: { schema: webhookSecret, description: 'The secret' } },
     errors: ['webhook-endpoint-not-found'],
   })
-  secret(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookSecret>> {
-    return this.manageEndpoints.secretOf(defaultTenant, uuidOr(id, endpointNotFound));
+  secret(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof webhookSecret>> {
+    return this.manageEndpoints.secretOf(caller.tenant, uuidOr(id, endpointNotFound));
   }
 
   @Post('webhook-endpoints/:endpoint_id/rotate-secret')
   @HttpCode(200)
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'rotateWebhookSecret',
     summary: 'Sign with a new secret',
     description: 'For 24 hours messages are signed with the one before as well.',
     replies: { 200: { schema: webhookSecret, description: 'The new secret' } },
     errors: ['webhook-endpoint-not-found'],
   })
-  rotate(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookSecret>> {
-    return this.manageEndpoints.rotate(defaultTenant, uuidOr(id, endpointNotFound));
+  rotate(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof webhookSecret>> {
+    return this.manageEndpoints.rotate(caller.tenant, uuidOr(id, endpointNotFound));
   }
 
   @Post('webhook-endpoints/:endpoint_id/test')
   @HttpCode(202)
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'testWebhookEndpoint',
     summary: 'Send a message of the type `webhook.test`',
     replies: { 202: { schema: webhookDelivery, description: 'Its delivery, which is being sent' } },
     errors: ['webhook-endpoint-not-found'],
   })
-  test(@Param('endpoint_id', valid(endpointIdParameter)) id: string): Promise<z.output<typeof webhookDelivery>> {
-    return this.redeliverMessages.test(defaultTenant, uuidOr(id, endpointNotFound));
+  test(
+    @Param('endpoint_id', valid(endpointIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof webhookDelivery>> {
+    return this.redeliverMessages.test(caller.tenant, uuidOr(id, endpointNotFound));
   }
 
   @Get('webhook-endpoints/:endpoint_id/deliveries')
   @Endpoint({
+    scope: 'webhooks:read',
     operationId: 'listWebhookDeliveries',
     summary: 'List what was sent to an endpoint, newest first',
     description: 'Deliveries are kept for 30 days.',
@@ -172,9 +196,10 @@ export class WebhooksController {
   async deliveries(
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,
     @Query(valid(webhookDeliveryQuery)) { status, limit, cursor: given }: z.output<typeof webhookDeliveryQuery>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof webhookDeliveryPage>> {
     const { data, last } = await this.readDeliveries.list(
-      defaultTenant,
+      caller.tenant,
       uuidOr(id, endpointNotFound),
       status,
       this.positionOf(given),
@@ -186,6 +211,7 @@ export class WebhooksController {
   @Post('webhook-endpoints/:endpoint_id/redeliver')
   @HttpCode(202)
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'redeliverFailedWebhooks',
     summary: 'Send again what failed',
     description: 'Of the deliveries that were made in that time, up to 10,000 at once, each with all its attempts.',
@@ -196,12 +222,14 @@ export class WebhooksController {
   redeliverFailed(
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,
     @Body(valid(redeliverWebhooksRequest)) { since, until }: z.output<typeof redeliverWebhooksRequest>,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof redeliveredWebhooks>> {
-    return this.redeliverMessages.failed(defaultTenant, uuidOr(id, endpointNotFound), since, until);
+    return this.redeliverMessages.failed(caller.tenant, uuidOr(id, endpointNotFound), since, until);
   }
 
   @Get('webhook-deliveries/:delivery_id')
   @Endpoint({
+    scope: 'webhooks:read',
     operationId: 'getWebhookDelivery',
     summary: 'Read a delivery: what was sent, and every attempt',
     replies: { 200: { schema: webhookDeliveryDetail, description: 'The delivery' } },
@@ -209,21 +237,26 @@ export class WebhooksController {
   })
   delivery(
     @Param('delivery_id', valid(deliveryIdParameter)) id: string,
+    @CalledBy() caller: Caller,
   ): Promise<z.output<typeof webhookDeliveryDetail>> {
-    return this.readDeliveries.one(defaultTenant, uuidOr(id, deliveryNotFound));
+    return this.readDeliveries.one(caller.tenant, uuidOr(id, deliveryNotFound));
   }
 
   @Post('webhook-deliveries/:delivery_id/redeliver')
   @HttpCode(202)
   @Endpoint({
+    scope: 'webhooks:write',
     operationId: 'redeliverWebhook',
     summary: 'Send a message once more, now',
     description: 'Under the same `webhook-id`, also where it was delivered. One that is pending is sent at once.',
     replies: { 202: { schema: webhookDelivery, description: 'The delivery, which is being sent' } },
     errors: ['webhook-delivery-not-found'],
   })
-  redeliver(@Param('delivery_id', valid(deliveryIdParameter)) id: string): Promise<z.output<typeof webhookDelivery>> {
-    return this.redeliverMessages.one(defaultTenant, uuidOr(id, deliveryNotFound));
+  redeliver(
+    @Param('delivery_id', valid(deliveryIdParameter)) id: string,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof webhookDelivery>> {
+    return this.redeliverMessages.one(caller.tenant, uuidOr(id, deliveryNotFound));
   }
 
   private positionOf(text: string | undefined): string | undefined {

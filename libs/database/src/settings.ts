@@ -10,3 +10,15 @@ export async function cursorSecret(sql: Sql, schema: string): Promise<string> {
   if (!row) throw new Error(`${schema}.settings has no cursor_secret; the migrations of the module put it there`);
   return row.value;
 }
+
+/** Keeps a value in `<schema>.settings`, unless there is one already. @returns the one that is kept */
+export async function firstSetting(sql: Sql, schema: string, name: string, value: string): Promise<string> {
+  const kept = {
+    name: `${schema}-first-setting`,
+    text: `
+      INSERT INTO ${pg.escapeIdentifier(schema)}.settings AS s (name, value) VALUES ($1, $2)
+      ON CONFLICT (name) DO UPDATE SET value = s.value RETURNING value`,
+  };
+  const [row] = await sql.query<{ value: string }>(kept, [name, value]);
+  return row!.value;
+}

@@ -1,0 +1,83 @@
+import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import type { z } from 'zod';
+import { env } from '#config';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { Readiness } from '#health';
+import { Cursors } from '#rest';
+import { Authenticator } from '#security';
+import { Keys1764000000007 } from '../migrations/1-keys.js';
+import { ListeningDirectory, accessDatabaseUrl } from './adapters/listening-directory.js';
+import { PostgresKeys } from './adapters/postgres-keys.js';
+import { KeysController } from './transport/keys.controller.js';
+import { KeyChanges, Keys, ManageKeys } from './use-cases/manage-keys.js';
+
+/** What access reads from the environment. */
+export const accessEnvironment = { ACCESS_DATABASE_URL: env.postgresUrl };
+
+type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
+
+/** Keys: who has one, what for, and since when not any more. */
+@Module({})
+export class AccessModule implements OnModuleInit {
+  constructor(
+    @InjectSql('access') private readonly sql: Sql,
+    private readonly readiness: Readiness,
+    private readonly authenticator: Authenticator,
+    private readonly directory: ListeningDirectory,
+  ) {}
+
+  onModuleInit(): void {
+    this.readiness.add('access-database', () => this.condition());
+    this.authenticator.useKeys(this.directory);
+  }
+
+  /** Where requests come in, and keys are managed. */
+  static register(settings: AccessSettings): DynamicModule {
+    const known = this.knowing(settings);
+    return {
+      ...known,
+      controllers: [KeysController],
+      providers: [
+        ...known.providers!,
+        ManageKeys,
+        { provide: Keys, useExisting: PostgresKeys },
+        { provide: KeyChanges, useExisting: ListeningDirectory },
+        {
+          provide: Cursors,
+          inject: [sqlToken('access')],
+          useFactory: async (sql: Sql) => new Cursors(await cursorSecret(sql, 'access')),
+        },
+      ],
+    };
+  }
+
+  /** In a process beside that one, which only has to know keys. */
+  static knowing({ ACCESS_DATABASE_URL: url }: AccessSettings): DynamicModule {
+    return {
+      module: AccessModule,
+      imports: [
+        databaseFor({
+          name: 'access',
+          url,
+          schema: 'access',
+          entities: [],
+          migrations: [Keys1764000000007],
+          poolSize: 4,
+        }),
+      ],
+      providers: [PostgresKeys, ListeningDirectory, { provide: accessDatabaseUrl, useValue: url }],
+    };
+  }
+
+  /** Without it, keys that are remembered and tokens are still good: other instances would not do better. */
+  private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
+    const isReached = await this.sql.condition().then(
+      () => true,
+      () => false,
+    );
+    return {
+      isDegraded: !isReached || !this.directory.hears,
+      details: isReached ? {} : { keys: 'cannot be looked up' },
+    };
+  }
+}

@@ -1,0 +1,1 @@
+export { AccessModule, accessEnvironment } from './access.module.js';

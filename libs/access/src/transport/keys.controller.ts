@@ -1,0 +1,98 @@
+import { Body, Controller, Delete, Get, Header, HttpCode, Param, Post, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import { z } from 'zod';
+import { createKeyRequest, issuedKey, keyPage, keyQuery, rotateKeyRequest, type IssuedKey } from '#contracts';
+import { CalledBy, Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
+import { allow, type Caller } from '#security';
+import { ManageKeys, keyNotFound } from '../use-cases/manage-keys.js';
+
+const keyIdParameter = z.string().meta({ description: 'The `key_id` that making the key answered.' });
+const cursor = z.object({ before: z.uuid() });
+
+@ApiTags('keys')
+@Controller('keys')
+export class KeysController {
+  constructor(
+    private readonly manageKeys: ManageKeys,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Post()
+  @HttpCode(201)
+  @Header('Cache-Control', 'no-store')
+  @Endpoint({
+    scope: 'admin',
+    operationId: 'createKey',
+    summary: 'Make a key',
+    description: 'The key itself is told this once.',
+    request: createKeyRequest,
+    replies: { 201: { schema: issuedKey, description: 'The key' } },
+    errors: ['too-many-keys'],
+  })
+  create(
+    @Body(valid(createKeyRequest)) body: z.output<typeof createKeyRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<IssuedKey> {
+    return this.manageKeys.issue(tenantFor(caller, body.tenant), body);
+  }
+
+  @Get()
+  @Endpoint({
+    scope: 'admin',
+    operationId: 'listKeys',
+    summary: 'List keys, newest first',
+    query: keyQuery,
+    replies: { 200: { schema: keyPage, description: 'One page of keys, also of those that are not valid any more' } },
+    errors: ['invalid-cursor'],
+  })
+  async list(
+    @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof keyPage>> {
+    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, cursor).before;
+    const { data, last } = await this.manageKeys.list(tenantFor(caller, query.tenant), before, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
+  }
+
+  @Post(':key_id/rotate')
+  @HttpCode(201)
+  @Header('Cache-Control', 'no-store')
+  @Endpoint({
+    scope: 'admin',
+    operationId: 'rotateKey',
+    summary: 'Put another key in the place of one',
+    description: 'It may do the same for the same account. The one before goes on being valid for as long as is given.',
+    request: rotateKeyRequest,
+    replies: { 201: { schema: issuedKey, description: 'The key that takes its place; it is told this once' } },
+    errors: ['key-not-found', 'illegal-transition'],
+  })
+  rotate(
+    @Param('key_id', valid(keyIdParameter)) id: string,
+    @Body(valid(rotateKeyRequest)) body: z.output<typeof rotateKeyRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<IssuedKey> {
+    return this.manageKeys.rotate(reachOf(caller), uuidOr(id, keyNotFound), body.overlap_seconds);
+  }
+
+  @Delete(':key_id')
+  @HttpCode(204)
+  @Endpoint({
+    scope: 'admin',
+    operationId: 'revokeKey',
+    summary: 'Take a key back, at once and for ever',
+    replies: { 204: { description: 'It is not valid any more' } },
+    errors: ['key-not-found'],
+  })
+  revoke(@Param('key_id', valid(keyIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {
+    return this.manageKeys.revoke(reachOf(caller), uuidOr(id, keyNotFound));
+  }
+}
+
+/** @throws CleaveError `forbidden` for another tenant than one's own, unless one operates them all */
+const tenantFor = (caller: Caller, wanted: string | undefined): string => {
+  if (wanted !== undefined && wanted !== caller.tenant) allow(caller, 'operator');
+  return wanted ?? caller.tenant;
+};
+
+/** Whose keys can be named by their id: those of the tenant, or of all. */
+const reachOf = (caller: Caller): string | undefined => (caller.scopes.has('operator') ? undefined : caller.tenant);

@@ -1,0 +1,108 @@
+import { randomBytes } from 'node:crypto';
+import { Injectable } from '@nestjs/common';
+import {
+  CleaveError,
+  defaultAccount,
+  limits,
+  type ApiKey,
+  type CreateKeyRequest,
+  type IssuedKey,
+  type Scope,
+} from '#contracts';
+import { keyTextOf, secretHashOf } from '#security';
+
+export interface NewKey {
+  tenant: string;
+  account: string;
+  name: string;
+  scopes: readonly Scope[];
+  secretHash: Buffer;
+  expiresAt: Date | null;
+}
+
+/** The keys of tenants. */
+export abstract class Keys {
+  /** @returns undefined where the tenant has `most` already that are valid */
+  abstract add(key: NewKey, most: number): Promise<ApiKey | undefined>;
+  /** Newest first, those before `before`. */
+  abstract page(tenant: string, before: string | undefined, limit: number): Promise<ApiKey[]>;
+  abstract find(tenant: string | undefined, keyId: string): Promise<ApiKey | undefined>;
+  /**
+   * Puts another key in the place of one that is valid, which then ends after `overlapSeconds`, or before if it was to.
+   *
+   * @returns undefined where it is not valid, or was rotated before
+   */
+  abstract rotate(
+    tenant: string,
+    keyId: string,
+    secretHash: Buffer,
+    overlapSeconds: number,
+  ): Promise<ApiKey | undefined>;
+  /** @returns whether there is such a key */
+  abstract revoke(tenant: string | undefined, keyId: string): Promise<boolean>;
+}
+
+/** Who remembers keys. */
+export abstract class KeyChanges {
+  /** Whatever is remembered here of any key is forgotten; processes elsewhere hear of it by themselves. */
+  abstract changed(): void;
+}
+
+/** Makes keys, replaces them and takes them back. A tenant that is undefined stands for any. */
+@Injectable()
+export class ManageKeys {
+  constructor(
+    private readonly keys: Keys,
+    private readonly changes: KeyChanges,
+  ) {}
+
+  /** @throws CleaveError `too-many-keys`, or `invalid-request` for an end that is past */
+  async issue(tenant: string, request: CreateKeyRequest): Promise<IssuedKey> {
+    const { name, scopes, account = defaultAccount, expires_at: expiresAt = null } = request;
+    if (expiresAt && expiresAt.getTime() <= Date.now()) {
+      const fault = { path: 'expires_at', message: 'must be in the future' };
+      throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
+    }
+    const secret = newSecret();
+    const wanted = { tenant, account, name, scopes: [...new Set(scopes)], secretHash: secretHashOf(secret), expiresAt };
+    const key = await this.keys.add(wanted, limits.keys);
+    if (key) return told(key, secret);
+    const detail = `A tenant has at most ${limits.keys} keys that are valid. Revoke those that nobody uses.`;
+    throw new CleaveError('too-many-keys', detail);
+  }
+
+  async list(
+    tenant: string,
+    before: string | undefined,
+    limit: number,
+  ): Promise<{ data: ApiKey[]; last: string | null }> {
+    const rows = await this.keys.page(tenant, before, limit + 1);
+    const data = rows.slice(0, limit);
+    return { data, last: rows.length > limit ? data.at(-1)!.key_id : null };
+  }
+
+  /** @throws CleaveError `key-not-found`, or `illegal-transition` where it is not valid or was rotated before */
+  async rotate(tenant: string | undefined, keyId: string, overlapSeconds: number): Promise<IssuedKey> {
+    const before = await this.keys.find(tenant, keyId);
+    if (!before) throw keyNotFound();
+    const secret = newSecret();
+    const key = await this.keys.rotate(before.tenant, keyId, secretHashOf(secret), overlapSeconds);
+    this.changes.changed();
+    if (key) return told(key, secret);
+    const detail =
+      'Only a key that is valid and has not been rotated can be. Rotate the one in its place, or make another.';
+    throw new CleaveError('illegal-transition', detail);
+  }
+
+  /** One that is revoked already stays so. @throws CleaveError `key-not-found` */
+  async revoke(tenant: string | undefined, keyId: string): Promise<void> {
+    if (!(await this.keys.revoke(tenant, keyId))) throw keyNotFound();
+    this.changes.changed();
+  }
+}
+
+const newSecret = (): string => randomBytes(32).toString('hex');
+
+const told = (key: ApiKey, secret: string): IssuedKey => ({ ...key, key: keyTextOf(key.key_id, secret) });
+
+export const keyNotFound = (): CleaveError => new CleaveError('key-not-found', 'There is no key with this id.');

@@ -1,0 +1,100 @@
+import { z } from 'zod';
+import { defaultTenant, defaultAccount, limits, moment, pageOf, text, wholeNumber } from './values.js';
+
+/** What a key or a token can be allowed to do. */
+export const scopes = [
+  'orders:read',
+  'orders:write',
+  'payments:read',
+  'payments:write',
+  'events:read',
+  'products:read',
+  'products:write',
+  'stock:read',
+  'stock:write',
+  'sales:read',
+  'webhooks:read',
+  'webhooks:write',
+  'cache:read',
+  'cache:write',
+  'admin',
+] as const;
+
+/** `operator` is about the installation as a whole, all tenants at once: no key and no token has it. */
+export type Scope = (typeof scopes)[number] | 'operator';
+
+const tenantMessage = 'must be 1 to 63 characters of a-z, 0-9 and hyphen, the first none of the latter';
+/** Whose data it is. */
+export const tenantId = z
+  .string(tenantMessage)
+  .regex(/^[a-z0-9][a-z0-9-]{0,62}$/, tenantMessage)
+  .meta({ description: 'Whose data it is. Data of different tenants never meet.', examples: [defaultTenant] });
+
+/** Who acts for the tenant: an Idempotency-Key belongs to an account. */
+export const accountId = text(limits.idLength, 1).meta({
+  description: 'Who acts for the tenant: every account has Idempotency-Keys of its own.',
+  examples: [defaultAccount],
+});
+
+const name = text(limits.textLength, 1).meta({ description: 'For people to tell keys apart.' });
+const keyScopes = z.array(z.enum(scopes)).min(1).max(scopes.length);
+const expiresAt = moment.nullable().meta({ description: 'When the key ends by itself; null for never.' });
+
+export const createKeyRequest = z
+  .strictObject({
+    name,
+    scopes: keyScopes.meta({ description: 'What the key is allowed to do.' }),
+    tenant: tenantId.optional().meta({
+      description: 'Another tenant than that of the caller, for operators only; that of the caller when left out.',
+    }),
+    account: accountId.optional().meta({ description: `\`${defaultAccount}\` when left out.` }),
+    expires_at: expiresAt.optional(),
+  })
+  .meta({
+    id: 'CreateKeyRequest',
+    examples: [{ name: 'The till', scopes: ['orders:write', 'orders:read', 'products:read'] }],
+  });
+export type CreateKeyRequest = z.output<typeof createKeyRequest>;
+
+const key = z.object({
+  key_id: z.uuid(),
+  tenant: tenantId,
+  account: accountId,
+  name: z.string(),
+  scopes: z.array(z.string()),
+  created_at: moment,
+  expires_at: expiresAt,
+  revoked_at: moment.nullable(),
+  rotated_to: z.uuid().nullable().meta({ description: 'The key that takes its place.' }),
+});
+export const apiKey = key.meta({ id: 'ApiKey' });
+export type ApiKey = z.output<typeof apiKey>;
+
+/** The only time that the key itself is told. */
+export const issuedKey = key
+  .extend({
+    key: z.string().meta({
+      description: 'What is sent as `Authorization: Bearer …`. It is told this once and not kept.',
+    }),
+  })
+  .meta({ id: 'IssuedKey' });
+export type IssuedKey = z.output<typeof issuedKey>;
+
+export const keyQuery = z.strictObject({
+  tenant: tenantId.optional().meta({ description: 'Another tenant than that of the caller, for operators only.' }),
+  limit: z.string().optional(),
+  cursor: z.string().optional(),
+});
+
+export const keyPage = pageOf(apiKey).meta({ id: 'ApiKeyPage' });
+
+const longestOverlapSeconds = 30 * 24 * 3_600;
+
+export const rotateKeyRequest = z
+  .strictObject({
+    overlap_seconds: wholeNumber(0, longestOverlapSeconds).meta({
+      description: 'For how long the key goes on being valid beside the one that takes its place.',
+    }),
+  })
+  .meta({ id: 'RotateKeyRequest', examples: [{ overlap_seconds: 86_400 }] });
+export type RotateKeyRequest = z.output<typeof rotateKeyRequest>;

@@ -1,0 +1,27 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError } from '#contracts';
+
+/** Remembers whose holds these are. */
+export abstract class OrdersServed {
+  /** @returns the one that was kept first */
+  abstract keepFirst(ordersId: string): Promise<string>;
+}
+
+/**
+ * Holds stock for one database of orders. Holds that are overdue and batches in doubt are decided by what lies there: a
+ * second one would know nothing of the orders of the first, and give their stock back.
+ */
+@Injectable()
+export class JoinOrders {
+  constructor(private readonly served: OrdersServed) {}
+
+  /** @throws CleaveError `unavailable` for any but the first */
+  async execute(ordersId: string): Promise<void> {
+    if ((await this.served.keepFirst(ordersId)) === ordersId) return;
+    throw new CleaveError(
+      'unavailable',
+      'This inventory holds stock for another database of orders. Give these orders an inventory of their own ' +
+        '(INVENTORY_AT, INVENTORY_DATABASE_URL), or let ORDER_DATABASE_URL name the database that the others use.',
+    );
+  }
+}

@@ -1,0 +1,49 @@
+import { describe, expect, it } from '@jest/globals';
+import { Signing } from '../src/signing.js';
+import type { WireRequest } from '../src/wire.js';
+
+const secret = 'thirty-two characters, or a few more';
+const signing = new Signing(secret);
+const meta = { tenant: 'acme', idempotencyKey: 'k', traceparent: '00-a-b-01', remainingMs: 1_000 };
+
+const signed = (): { pattern: string; request: WireRequest } => {
+  const body = '{"id":"x"}';
+  return {
+    pattern: 'order.place',
+    request: { meta: { ...meta, ...signing.sign('order.place', meta, body) }, body },
+  };
+};
+
+describe('a signed message', () => {
+  it('is taken by whoever has the secret, also when less time is left than when it was signed', () => {
+    const { pattern, request } = signed();
+    new Signing(secret).check(pattern, { ...request, meta: { ...request.meta, remainingMs: 1 } });
+    expect(() => new Signing(`${secret}.`).check(pattern, request)).toThrow('another secret');
+  });
+
+  it.each<[string, (sent: ReturnType<typeof signed>) => void]>([
+    ['the operation', (sent) => void (sent.pattern = 'order.cancel')],
+    ['the body', ({ request }) => void (request.body = '{"id":"y"}')],
+    ['the tenant', ({ request }) => void (request.meta.tenant = 'other')],
+    ['the key', ({ request }) => void delete request.meta.idempotencyKey],
+    ['the trace', ({ request }) => void delete request.meta.traceparent],
+    ['when it was signed', ({ request }) => void (request.meta.signedAt! += 1)],
+    [
+      'a bit of the signature',
+      ({ request }) => void (request.meta.signature = `A${request.meta.signature!.slice(1)}B`),
+    ],
+    ['where one field ends', ({ request }) => Object.assign(request.meta, { tenant: 'acmek', idempotencyKey: '' })],
+  ])('is refused when somebody has changed %s', (_, change) => {
+    const sent = signed();
+    change(sent);
+    expect(() => signing.check(sent.pattern, sent.request)).toThrow('another secret');
+  });
+
+  it('is refused without its signature, or long after it was signed', () => {
+    const { pattern, request } = signed();
+    expect(() => signing.check(pattern, { ...request, meta })).toThrow('not signed');
+    const early = new Signing(secret, () => Date.now() - 180_000);
+    const old = { ...meta, ...early.sign(pattern, meta, request.body) };
+    expect(() => signing.check(pattern, { ...request, meta: old })).toThrow('too long ago');
+  });
+});

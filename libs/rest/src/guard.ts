@@ -1,0 +1,72 @@
+import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
+import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify';
+import { CleaveError, type Scope } from '#contracts';
+import { allow, anybody, callerHeader, type Authenticator, type Caller } from '#security';
+import { noteOfWork } from '#telemetry';
+import type { EndpointConfig } from './endpoint.js';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Who sends it; where anybody may come, nobody has asked. */
+    caller: Caller | undefined;
+  }
+}
+
+/** Who sends the request: `@CalledBy() caller: Caller`, at an endpoint that has a scope. */
+export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
+  const { caller, method, routeOptions } = context.switchToHttp().getRequest<FastifyRequest>();
+  if (!caller) throw new Error(`${method} ${routeOptions.url} is open, so nobody has asked who calls it`);
+  return caller;
+});
+
+/**
+ * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
+ * is read.
+ */
+export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator | undefined): void => {
+  if (!authenticator || authenticator.isOpen) {
+    fastify.decorateRequest('caller', { getter: () => anybody });
+    return;
+  }
+  fastify.decorateRequest('caller', undefined);
+  fastify.addHook('onRoute', (route) => {
+    const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
+    if (replies && scope !== 'open')
+      route.onRequest = [...[route.onRequest ?? []].flat(), asking(authenticator, scope)];
+  });
+};
+
+/** Finds out who sends a request, and whether they may: all who are known, where no scope is given. */
+export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHookHandler => {
+  const admit = (request: FastifyRequest, caller: Caller): void => {
+    if (scope !== undefined) allow(caller, scope);
+    request.caller = caller;
+    noteOfWork({ tenant: caller.tenant });
+  };
+  return (request, reply, done) => {
+    const { authorization, [callerHeader]: told } = request.headers;
+    const refuse = (error: unknown): void => done(challenged(reply, error));
+    let caller: Caller | Promise<Caller>;
+    try {
+      caller = authenticator.callerOf(authorization, told?.toString());
+      if (!(caller instanceof Promise)) admit(request, caller);
+    } catch (error) {
+      return refuse(error);
+    }
+    if (caller instanceof Promise) caller.then((it) => admit(request, it)).then(() => done(), refuse);
+    else done();
+  };
+};
+
+/** Says beside a refusal what would be let in (RFC 6750, 3). @returns the error */
+const challenged = (reply: FastifyReply, error: unknown): Error => {
+  if (!(error instanceof CleaveError)) return error as Error;
+  const { code, extensions } = error;
+  if (code === 'unauthenticated') {
+    const isSent = reply.request.headers.authorization !== undefined;
+    reply.header('www-authenticate', isSent ? 'Bearer error="invalid_token"' : 'Bearer');
+  } else if (code === 'forbidden') {
+    reply.header('www-authenticate', `Bearer error="insufficient_scope", scope="${String(extensions['scope'])}"`);
+  }
+  return error;
+};

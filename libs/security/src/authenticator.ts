@@ -1,0 +1,136 @@
+import { hash, timingSafeEqual } from 'node:crypto';
+import { LRUCache } from 'lru-cache';
+import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
+import { anybody, type Caller } from './caller.js';
+import type { SecuritySettings } from './environment.js';
+import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
+import { SignedCallers } from './signed-caller.js';
+import { Tokens } from './tokens.js';
+
+export interface AuthenticatorOptions extends SecuritySettings {
+  /** Clients come here, not a gateway that has asked them who they are. */
+  isFront?: boolean;
+}
+
+interface Verified {
+  caller: Caller;
+  /** By the clock that does not jump. */
+  until: number;
+}
+
+const mostRemembered = 10_000;
+/** How long a token is believed without looking again whether its issuer still has the key. */
+const tokenRememberedMs = 30_000;
+const longestHeader = 8_192;
+
+/** Tells by the headers of a request who asks. */
+export class Authenticator {
+  /** Nobody has to say who they are. */
+  readonly isOpen: boolean;
+  /** What was sent, hashed, and who sent it. */
+  private readonly remembered = new LRUCache<string, Verified>({ max: mostRemembered });
+  private readonly signed: SignedCallers | undefined;
+  private readonly admin: { hash: Buffer; caller: Caller } | undefined;
+  private readonly tokens: Tokens | undefined;
+  private readonly believesGateway: boolean;
+  private keys: KeyDirectory | undefined;
+  private changes = 0;
+
+  constructor({ ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, ...options }: AuthenticatorOptions = {}) {
+    const { isFront = false, OIDC_TENANT_CLAIM: tenantClaim = 'tenant' } = options;
+    this.signed = SERVICE_SECRET === undefined ? undefined : new SignedCallers(SERVICE_SECRET);
+    this.believesGateway = this.signed !== undefined && !isFront;
+    this.admin = ADMIN_KEY === undefined ? undefined : { hash: secretHashOf(ADMIN_KEY), caller: operator };
+    if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
+      this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
+    this.isOpen = !this.admin && !this.tokens && !this.believesGateway;
+  }
+
+  /** Where keys are looked for. */
+  useKeys(keys: KeyDirectory): void {
+    this.keys = keys;
+    keys.onChange(() => {
+      this.changes += 1;
+      this.remembered.clear();
+    });
+  }
+
+  /**
+   * Who sends a request over REST. Whoever is known already is told without a promise.
+   *
+   * @throws CleaveError `unauthenticated`, or `unavailable` where it cannot be found out
+   */
+  callerOf(authorization: string | undefined, told: string | undefined): Caller | Promise<Caller> {
+    if (this.isOpen) return anybody;
+    return this.believesGateway ? this.toldBy(told) : this.bearerOf(authorization);
+  }
+
+  /** The same for those who come past a gateway, as callers over gRPC do. */
+  bearerOf(authorization: string | undefined): Caller | Promise<Caller> {
+    if (this.isOpen) return anybody;
+    if (authorization === undefined) throw notSaid();
+    const text = hash('sha256', authorization, 'base64');
+    const known = this.remembered.get(text);
+    if (known && performance.now() < known.until) return known.caller;
+    return this.found(authorization, text);
+  }
+
+  /** How a service behind is told who asks; undefined where there is no secret to say it with. */
+  toldAs(caller: Caller): string | undefined {
+    return this.signed?.sign(caller);
+  }
+
+  private toldBy(told: string | undefined): Caller {
+    const caller = told === undefined ? undefined : this.signed!.read(told);
+    if (!caller) throw notSaid();
+    return caller;
+  }
+
+  private async found(authorization: string, text: string): Promise<Caller> {
+    const credential =
+      authorization.length <= longestHeader ? /^Bearer +([^\s,]+)$/i.exec(authorization)?.[1] : undefined;
+    if (credential === undefined) throw notValid();
+    const { changes } = this;
+    const { caller, validForMs, isKey } = (await this.verified(credential)) ?? refuse();
+    // What was read before a change that has been heard of since may be the state before it.
+    const mayRemember = !isKey || (this.keys!.hears && this.changes === changes);
+    if (mayRemember) this.remembered.set(text, { caller, until: performance.now() + validForMs });
+    return caller;
+  }
+
+  private async verified(
+    credential: string,
+  ): Promise<{ caller: Caller; validForMs: number; isKey?: boolean } | undefined> {
+    const key = keyIdIn(credential);
+    if (key) return this.ofKey(key);
+    const { admin } = this;
+    if (admin && timingSafeEqual(secretHashOf(credential), admin.hash))
+      return { caller: admin.caller, validForMs: Infinity };
+    const found = await this.tokens?.verify(credential);
+    return found && { ...found, validForMs: Math.min(found.validForMs, tokenRememberedMs) };
+  }
+
+  private async ofKey({ keyId, secret }: { keyId: string; secret: string }) {
+    const found = await this.keys?.find(keyId);
+    if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
+    return { caller: found.caller, validForMs: found.validForMs ?? Infinity, isKey: true };
+  }
+}
+
+/** Who has the ADMIN_KEY. */
+const operator: Caller = {
+  tenant: defaultTenant,
+  account: defaultAccount,
+  scopes: new Set<Scope>(['admin', 'operator']),
+};
+
+const notSaid = (): CleaveError =>
+  new CleaveError('unauthenticated', 'Say who you are: Authorization: Bearer with a key or a token of an issuer.');
+
+/** The same for what was never valid, is not any more, and what cannot be read. */
+const notValid = (): CleaveError =>
+  new CleaveError('unauthenticated', 'The key or token is not valid, or not any more. Get another one and send that.');
+
+const refuse = (): never => {
+  throw notValid();
+};

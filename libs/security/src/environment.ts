@@ -1,0 +1,82 @@
+import { isIP } from 'node:net';
+import { z } from 'zod';
+import { env, type VariableFault } from '#config';
+
+const secret = z.string().min(32, 'must have at least 32 characters, random ones');
+
+const isLoopback = (host: string): boolean =>
+  host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
+
+/** Keys that are fetched in the clear could be anybody's. */
+const issuer = env.httpUrl.refine(
+  (text) =>
+    !URL.canParse(text) || text.startsWith('https:') || isLoopback(new URL(text).hostname.replace(/^\[|\]$/g, '')),
+  'must be https, unless it is on this machine',
+);
+
+/** By what a process knows who asks. Without any of it everybody may do everything, and only this machine can ask. */
+export const securityEnvironment = {
+  /** The first credential, of who operates the installation. */
+  ADMIN_KEY: secret.optional(),
+  /** What services know by that it is the gateway that asks. */
+  SERVICE_SECRET: secret.optional(),
+  OIDC_ISSUER: issuer.optional(),
+  OIDC_AUDIENCE: z.string().min(1).optional(),
+  OIDC_TENANT_CLAIM: z.string().min(1).default('tenant'),
+};
+
+export type SecuritySettings = Partial<z.output<z.ZodObject<typeof securityEnvironment>>>;
+
+/** Where a process answers, and whom it believes. */
+export interface Door extends SecuritySettings {
+  HOST: string;
+  /** Where it answers gRPC, `host:port`, if it does. */
+  grpcAt?: string | undefined;
+  /** Clients come to it, not a gateway that has asked them who they are. */
+  isFront: boolean;
+  /** It passes requests on to other processes. */
+  passesOn: boolean;
+}
+
+const choices = 'set ADMIN_KEY to at least 32 random characters, or OIDC_ISSUER and OIDC_AUDIENCE';
+
+/** What must not be started so: a door that others can reach and that nobody guards. */
+export const doorFaults = (door: Door): VariableFault[] => {
+  const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, isFront, passesOn } = door;
+  const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
+  const grpcHost = grpcAt?.slice(0, grpcAt.lastIndexOf(':')).replace(/^\[|\]$/g, '');
+  const open = (variable: string, host: string, advice: string): VariableFault[] =>
+    isLoopback(host)
+      ? []
+      : [
+          {
+            variable,
+            message: `${host} can be reached from other machines, and nobody is asked who they are: ${advice}`,
+          },
+        ];
+  return [
+    ...(asks || (!isFront && SERVICE_SECRET !== undefined)
+      ? []
+      : open('HOST', HOST, isFront ? choices : `${choices}; or SERVICE_SECRET, behind a gateway that has the same`)),
+    ...(asks || SERVICE_SECRET !== undefined || grpcHost === undefined
+      ? []
+      : open('ORDER_GRPC_LISTEN', grpcHost, choices)),
+    ...(asks && passesOn && SERVICE_SECRET === undefined
+      ? [
+          {
+            variable: 'SERVICE_SECRET',
+            message:
+              'is not set: the services behind could not be told who asks; set the same 32 random characters or more there and here',
+          },
+        ]
+      : []),
+    ...(OIDC_ISSUER !== undefined && OIDC_AUDIENCE === undefined
+      ? [
+          {
+            variable: 'OIDC_AUDIENCE',
+            message: 'is not set, but OIDC_ISSUER is: name the audience that its tokens for this API have',
+          },
+        ]
+      : []),
+  ];
+};

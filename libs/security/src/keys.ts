@@ -1,0 +1,38 @@
+import { hash } from 'node:crypto';
+import type { Caller } from './caller.js';
+
+/** A key that is valid now. */
+export interface KnownKey {
+  caller: Caller;
+  /** SHA-256 of the secret. */
+  secretHash: Buffer;
+  /** How long it will be, in milliseconds; null for as long as it is not revoked. */
+  validForMs: number | null;
+}
+
+/** Where keys are kept. */
+export abstract class KeyDirectory {
+  /**
+   * @returns undefined for one that is unknown, revoked or expired
+   * @throws CleaveError `unavailable`
+   */
+  abstract find(keyId: string): Promise<KnownKey | undefined>;
+  /** Whether a change of any key would be heard of at once: only then may a key be remembered. */
+  abstract readonly hears: boolean;
+  /** Calls `forget` at each change of a key, and whenever one may have been missed. */
+  abstract onChange(forget: () => void): void;
+}
+
+const shape = /^ck_([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})_([0-9a-f]{64})$/;
+
+/** What a key says, if it is one: its id and its secret. */
+export const keyIdIn = (text: string): { keyId: string; secret: string } | undefined => {
+  const parts = shape.exec(text);
+  return parts ? { keyId: parts.slice(1, 6).join('-'), secret: parts[6]! } : undefined;
+};
+
+/** A prefix by which scanners find keys in what is published by mistake, the id, and 256 random bits in hexadecimal. */
+export const keyTextOf = (keyId: string, secret: string): string => `ck_${keyId.replaceAll('-', '')}_${secret}`;
+
+/** Of 256 random bits nothing is found out by trying, so one round of SHA-256 keeps them as well as a slow hash. */
+export const secretHashOf = (secret: string): Buffer => hash('sha256', secret, 'buffer');

@@ -1,0 +1,90 @@
+import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
+import { z } from 'zod';
+import { CleaveError, accountId, defaultAccount, scopes, tenantId, type Scope } from '#contracts';
+import type { Caller } from './caller.js';
+
+export interface Issuer {
+  url: string;
+  audience: string;
+  /** The claim that names the tenant. */
+  tenantClaim: string;
+}
+
+/** None that a secret, or nobody, could have signed with: such would be forged with the public key. */
+const algorithms = [
+  ...['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512'],
+  ...['ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'],
+];
+/** How far the clock of the issuer may be off, in seconds. */
+const clockTolerance = 30;
+const answerWithinMs = 5_000;
+/** How soon its keys are asked for again when a token names one that is not among them. */
+const askAgainMs = 5_000;
+
+const configuration = z.looseObject({ issuer: z.string(), jwks_uri: z.url() });
+
+/** What is wrong with the issuer, not with the token. */
+const codesOfIssuer = new Set(['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID']);
+
+/** Access tokens of an OpenID Connect issuer, by the keys that it publishes. */
+export class Tokens {
+  private keys: Promise<JWTVerifyGetKey> | undefined;
+
+  constructor(private readonly issuer: Issuer) {}
+
+  /**
+   * @returns undefined for one that is not valid, or does not say for which tenant
+   * @throws CleaveError `unavailable` where the issuer cannot be asked for its keys
+   */
+  async verify(token: string): Promise<{ caller: Caller; validForMs: number } | undefined> {
+    const payload = await this.payloadOf(token);
+    const tenant = tenantId.safeParse(payload?.[this.issuer.tenantClaim]);
+    if (!payload || !tenant.success) return undefined;
+    const account = accountId.safeParse(payload.sub);
+    return {
+      caller: {
+        tenant: tenant.data,
+        account: account.success ? account.data : defaultAccount,
+        scopes: scopesIn(payload),
+      },
+      validForMs: payload.exp! * 1_000 - Date.now(),
+    };
+  }
+
+  private async payloadOf(token: string): Promise<JWTPayload | undefined> {
+    const { url, audience } = this.issuer;
+    try {
+      const keys = await this.published();
+      const options = { issuer: url, audience, algorithms, clockTolerance, requiredClaims: ['exp'] };
+      return (await jwtVerify(token, keys, options)).payload;
+    } catch (error) {
+      if (error instanceof errors.JOSEError && !codesOfIssuer.has(error.code)) return undefined;
+      const detail = 'The issuer of tokens cannot be asked for its keys. Repeat the request later.';
+      throw new CleaveError('unavailable', detail, {}, { cause: error });
+    }
+  }
+
+  private published(): Promise<JWTVerifyGetKey> {
+    this.keys ??= this.discover().catch((error: unknown) => {
+      this.keys = undefined;
+      throw error;
+    });
+    return this.keys;
+  }
+
+  /** OpenID Connect Discovery 1.0, 4. */
+  private async discover(): Promise<JWTVerifyGetKey> {
+    const address = `${this.issuer.url.replace(/\/$/, '')}/.well-known/openid-configuration`;
+    const response = await fetch(address, { signal: AbortSignal.timeout(answerWithinMs), redirect: 'error' });
+    if (!response.ok) throw new Error(`${address} answered ${response.status}`);
+    const { issuer, jwks_uri } = configuration.parse(await response.json());
+    if (issuer !== this.issuer.url) throw new Error(`${address} is the configuration of another issuer, ${issuer}`);
+    return createRemoteJWKSet(new URL(jwks_uri), { timeoutDuration: answerWithinMs, cooldownDuration: askAgainMs });
+  }
+}
+
+/** `scope` of RFC 9068, or `scp` as some issuers have it. What is none of ours counts for nothing. */
+const scopesIn = ({ scope, scp }: JWTPayload): ReadonlySet<Scope> => {
+  const named = new Set([scope, scp].flat().flatMap((it) => (typeof it === 'string' ? it.split(' ') : [])));
+  return new Set(scopes.filter((it) => named.has(it)));
+};

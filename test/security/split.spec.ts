@@ -1,0 +1,3 @@
+import { securityTests } from './suite.js';
+
+securityTests('split-tcp');

@@ -1,0 +1,343 @@
+import { randomBytes, randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { scopes, type IssuedKey } from '#contracts';
+import { ok, refused, type Answer, type Problem, type Sent } from '../support/api.js';
+import { fresh } from '../support/fresh.js';
+import type { ShapeName } from '../support/shapes.js';
+import { allBut, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
+import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
+
+const lifeMs = 1_500;
+
+/** Every operation of the document, for whoever may not call it. */
+export const securityTests = (name: ShapeName): void => {
+  let world: World;
+  let operations: Operation[];
+  let guarded: Operation[];
+  beforeAll(async () => {
+    world = await startWorld(name);
+    operations = operationsIn(ok(await world.api.get('/openapi.json')));
+    guarded = operations.filter((it) => it.scope !== undefined);
+  });
+  afterAll(() => world.stop());
+
+  const call = (it: Operation, sent: Sent = {}, ids: (name: string) => string = () => randomUUID()): Promise<Answer> =>
+    world.api.send(it.method, pathOf(it, ids), {
+      ...(it.body !== undefined && { body: it.body }),
+      ...(it.takesKey && { key: fresh('key') }),
+      ...sent,
+    });
+
+  /** What every guarded operation answers, by its name. */
+  const ofEach = async (sent: (it: Operation) => Sent | Promise<Sent>): Promise<[Operation, Answer][]> => {
+    const answers: [Operation, Answer][] = [];
+    for (const it of guarded) answers.push([it, await call(it, await sent(it))]);
+    return answers;
+  };
+
+  /** The one refusal of all that is no credential, or none any more. */
+  const notValid = (answer: Answer): void => {
+    refused(answer, '401 unauthenticated');
+    expect(answer.headers.get('www-authenticate')).toBe('Bearer error="invalid_token"');
+    expect((answer.body as Problem).detail).toContain('is not valid, or not any more');
+  };
+
+  it('is told by the document of each operation, and few are open', () => {
+    expect(operations.length).toBeGreaterThan(50);
+    expect(operations.filter((it) => it.scope === undefined).map((it) => it.name)).toEqual(openOperations);
+    for (const it of guarded) expect([...scopes, 'operator']).toContain(it.scope);
+  });
+
+  it('lets everybody come to what is open', async () => {
+    for (const it of operations.filter(({ scope }) => scope === undefined))
+      expect([it.name, (await call(it, {}, () => 'out-of-stock')).status]).not.toEqual([it.name, 401]);
+    for (const path of ['/docs', '/openapi.json']) expect((await world.api.get(path)).status).toBe(200);
+  });
+
+  describe('every operation', () => {
+    it('refuses who does not say who they are', async () => {
+      for (const [, answer] of await ofEach(() => ({}))) {
+        refused(answer, '401 unauthenticated');
+        expect(answer.headers.get('www-authenticate')).toBe('Bearer');
+      }
+    });
+
+    it('refuses a key that never was, and one whose secret is another', async () => {
+      const { key } = await keyFor(world);
+      const [, id] = key.split('_');
+      for (const made of [
+        `ck_${randomBytes(16).toString('hex')}_${randomBytes(32).toString('hex')}`,
+        `ck_${id}_${randomBytes(32).toString('hex')}`,
+      ])
+        for (const [, answer] of await ofEach(() => bearer(made))) notValid(answer);
+    });
+
+    it('refuses a key that was revoked, and one that has expired, which were good before', async () => {
+      const revoked = await keyFor(world);
+      const expired = await keyFor(world, { expires_at: new Date(Date.now() + lifeMs).toISOString() });
+      for (const { key } of [revoked, expired]) ok(await world.api.send('GET', '/orders', bearer(key)));
+      expect((await world.api.send('DELETE', `/keys/${revoked.key_id}`, bearer(world.admin))).status).toBe(204);
+      await sleep(lifeMs);
+      for (const { key } of [revoked, expired])
+        for (const [, answer] of await ofEach(() => bearer(key))) notValid(answer);
+    });
+
+    it('refuses a token that has expired', async () => {
+      const scope = scopes.join(' ');
+      const expired = await world.issuer.token({ tenant: 'default', scope, exp: Math.floor(Date.now() / 1_000) - 60 });
+      for (const [, answer] of await ofEach(() => bearer(expired))) notValid(answer);
+    });
+
+    it('refuses who has every scope but its own, and names that', async () => {
+      const byScope = new Map<string, string>();
+      for (const scope of scopes) byScope.set(scope, (await keyFor(world, { scopes: allBut(scope) })).key);
+      byScope.set('operator', (await keyFor(world)).key);
+      for (const [{ scope }, answer] of await ofEach((it) => bearer(byScope.get(it.scope!)!))) {
+        refused(answer, '403 forbidden');
+        expect(answer.body).toMatchObject({ scope });
+        expect(answer.headers.get('www-authenticate')).toBe(`Bearer error="insufficient_scope", scope="${scope}"`);
+      }
+      for (const [{ scope }, answer] of await ofEach(async (it) =>
+        bearer(await world.issuer.token({ tenant: 'default', scope: allBut(it.scope!).join(' ') })),
+      ))
+        expect([answer.status, answer.body]).toMatchObject([403, { scope }]);
+    });
+
+    it('lets in who has its scope and no other', async () => {
+      const byScope = new Map<string, string>();
+      for (const scope of scopes) byScope.set(scope, (await keyFor(world, { scopes: [scope] })).key);
+      byScope.set('operator', world.admin);
+      // A key that it would revoke is another one's.
+      for (const [it, answer] of await ofEach((it) => bearer(byScope.get(it.scope!)!)))
+        expect([it.name, answer.status === 401 || answer.status === 403]).toEqual([it.name, false]);
+      for (const [it, answer] of await ofEach(async ({ scope }) =>
+        bearer(scope === 'operator' ? world.admin : await world.issuer.token({ tenant: 'default', scope: scope! })),
+      ))
+        expect([it.name, answer.status === 401 || answer.status === 403]).toEqual([it.name, false]);
+    });
+
+    it('refuses before it reads what it is sent', async () => {
+      const large = 'x'.repeat(2_000_000);
+      for (const it of guarded.filter(({ body }) => body !== undefined))
+        for (const raw of ['{', large]) refused(await call(it, { body: undefined, raw }), '401 unauthenticated');
+    });
+
+    it('refuses HEAD as it does GET', async () => {
+      for (const it of guarded.filter(({ method }) => method === 'GET'))
+        expect(
+          (
+            await world.api.send(
+              'HEAD',
+              pathOf(it, () => 'x'),
+            )
+          ).status,
+        ).toBe(401);
+    });
+  });
+
+  describe('what is sent as Authorization', () => {
+    it.each([
+      ['nothing', ''],
+      ['another scheme', 'Basic YWRtaW46YWRtaW4='],
+      ['no credential', 'Bearer'],
+      ['two', `Bearer a, Bearer b`],
+      ['a credential that is too long', `Bearer ${'x'.repeat(9_000)}`],
+      ['what looks like an object', 'Bearer __proto__'],
+    ])('is refused where it is %s', async (_what, authorization) => {
+      const answer = await world.api.send<Problem>('GET', '/orders', { headers: { authorization } });
+      refused(answer, '401 unauthenticated');
+    });
+
+    it('is told apart to the last character, however much of it is right', async () => {
+      const { key } = await keyFor(world);
+      ok(await world.api.send('GET', '/orders', bearer(key)));
+      const others = [
+        `${key}0`,
+        key.slice(0, -1),
+        key.toUpperCase(),
+        `${key.slice(0, -1)}${key.endsWith('0') ? '1' : '0'}`,
+      ];
+      for (const other of others) notValid(await world.api.send('GET', '/orders', bearer(other)));
+      notValid(await world.api.send('GET', '/orders', bearer(`${world.admin}0`)));
+    });
+
+    it('is not told again: neither by the log, nor by what lists keys', async () => {
+      const { key } = await keyFor(world);
+      const secret = key.split('_')[2]!;
+      ok(await world.api.send('GET', '/orders', bearer(key)));
+      const listed = await world.api.send('GET', '/keys?limit=200', bearer(world.admin));
+      expect(listed.text).toContain('key_id');
+      for (const text of [listed.text, world.shape.log()])
+        for (const hidden of [secret, world.admin, world.secret]) expect(text).not.toContain(hidden);
+    });
+  });
+
+  describe('another tenant', () => {
+    let one: As;
+    let other: As;
+    const ids: Record<string, string> = {};
+    beforeAll(async () => {
+      const [mine, theirs] = [fresh('t').toLowerCase(), fresh('t').toLowerCase()];
+      const keys = await Promise.all([mine, theirs].map((tenant) => keyFor(world, { tenant })));
+      [one, other] = keys.map(({ key }) => new As(world.api, key)) as [As, As];
+      ids['product_id'] = fresh('product');
+      ok(
+        await one.send('PUT', `/products/${ids['product_id']}`, {
+          body: { name: 'Mug', unit_price_minor: 850, currency: 'GBP' },
+        }),
+        201,
+      );
+      ok(await one.send('PUT', `/stock/${ids['product_id']}`, { body: { on_hand: 100 } }));
+      const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1, payment: { method: 'manual' } };
+      const placed = ok(await one.send<{ order_id: string }>('POST', '/orders', { body, key: 'the-same-key' }), 201);
+      ids['order_id'] = placed.order_id;
+      const endpoint = { url: 'https://example.com/hook' };
+      const made = ok(await one.send<{ endpoint_id: string }>('POST', '/webhook-endpoints', { body: endpoint }), 201);
+      ids['endpoint_id'] = made.endpoint_id;
+      const test = await one.send<{ delivery_id: string }>('POST', `/webhook-endpoints/${ids['endpoint_id']}/test`);
+      ids['delivery_id'] = ok(test, 202).delivery_id;
+      ids['key_id'] = keys[0]!.key_id;
+    });
+
+    /** What stands for an id in an address. */
+    const idFor = ({ template }: Operation, parameter: string): string =>
+      ids[parameter === 'id' ? (template.startsWith('/products') ? 'product_id' : 'order_id') : parameter]!;
+
+    it('finds what is not its own as little as what is nowhere: in the same words', async () => {
+      const named = guarded.filter(
+        ({ template, method }) => template.includes('{') && !(method === 'PUT' && template.startsWith('/products')),
+      );
+      const of = async (it: Operation, path: string): Promise<Answer> =>
+        other.send(it.method, path, {
+          ...(it.body !== undefined && { body: it.body }),
+          ...(it.takesKey && { key: fresh('key') }),
+        });
+      for (const it of named) {
+        const theirs = (parameter: string): string => idFor(it, parameter);
+        const nowhere = (parameter: string): string =>
+          parameter === 'product_id' || it.template.startsWith('/products') ? fresh('product') : randomUUID();
+        const missing: Record<string, string> = {};
+        const asked = await of(it, pathOf(it, theirs));
+        const alike = await of(
+          it,
+          pathOf(it, (parameter) => (missing[parameter] = nowhere(parameter))),
+        );
+        const text = Object.entries(missing).reduce(
+          (said, [parameter, id]) => said.replaceAll(id, theirs(parameter)),
+          alike.text,
+        );
+        expect([it.name, asked.status]).toEqual([it.name, it.scope === 'operator' ? 403 : 404]);
+        const length = String(Buffer.byteLength(text));
+        const headers = new Headers(alike.headers);
+        if (headers.has('content-length')) headers.set('content-length', length);
+        expect([it.name, seen(asked)]).toEqual([it.name, seen({ ...alike, text, headers })]);
+      }
+    });
+
+    it('lists nothing of it', async () => {
+      for (const path of [
+        '/orders',
+        '/products',
+        '/webhook-endpoints',
+        '/sales',
+        '/dead-letters',
+        '/events',
+        '/orders?customer_id=c',
+      ])
+        expect([path, ok(await other.send<{ data: unknown[] }>('GET', path)).data]).toEqual([path, []]);
+      const { data } = ok(await one.send<{ data: { order_id: string }[] }>('GET', '/orders'));
+      expect(data.map((it) => it.order_id)).toEqual([ids['order_id']]);
+    });
+
+    it('has orders, products and keys of its own under the same names', async () => {
+      const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1 };
+      refused(await other.send<Problem>('POST', '/orders', { body, key: 'the-same-key' }), '422 unknown-product');
+      const product = { name: 'Another', unit_price_minor: 1, currency: 'EUR' };
+      ok(await other.send('PUT', `/products/${ids['product_id']}`, { body: product }), 201);
+      ok(await other.send('PUT', `/stock/${ids['product_id']}`, { body: { on_hand: 5 } }));
+      const placed = ok(
+        await other.send<{ order_id: string; total_minor: number }>('POST', '/orders', { body, key: 'the-same-key' }),
+        201,
+      );
+      expect(placed.order_id).not.toBe(ids['order_id']);
+      expect(placed.total_minor).toBe(1);
+      for (let again = 0; again < 2; again += 1)
+        expect(ok(await one.send('GET', `/products/${ids['product_id']}`))).toMatchObject({
+          name: 'Mug',
+          currency: 'GBP',
+        });
+      expect(ok(await one.send('GET', `/stock/${ids['product_id']}`))).toMatchObject({ on_hand: 100, available: 99 });
+    });
+
+    it('has a cache of its own', async () => {
+      const [key, namespace] = [fresh('key'), fresh('space')];
+      for (const space of [{}, { namespace }] as Record<string, string>[]) {
+        const path = `/cache?${new URLSearchParams({ key, ...space }).toString()}`;
+        ok(await one.send('PUT', '/cache', { body: { key, value: 'mine', ...space } }));
+        const miss = await other.send('GET', path);
+        expect([miss.status, miss.text]).toEqual([404, '{"error":"key not found"}']);
+        ok(await other.send('POST', '/cache/counters', { body: { key, by: 5, ...space } }));
+        expect(ok(await one.send('POST', '/cache/counters', { body: { key, by: 1, ...space } }))).toMatchObject({
+          count: 1,
+        });
+        await other.send('DELETE', path);
+        await other.send('POST', '/cache/invalidate', { body: { ...space } });
+        expect(ok(await one.send('GET', path))).toEqual({ value: 'mine' });
+      }
+      const mine = new As(world.api, (await keyFor(world)).key);
+      expect((await mine.send('GET', `/cache?key=${key}`)).status).toBe(404);
+    });
+
+    it('makes no keys but for itself, unless it operates the installation', async () => {
+      const body = { name: 'x', scopes: ['orders:read'], tenant: 'default' };
+      const answer = await other.send<Problem>('POST', '/keys', { body });
+      refused(answer, '403 forbidden');
+      expect(answer.body).toMatchObject({ scope: 'operator' });
+      refused(await other.send<Problem>('GET', '/keys?tenant=default'), '403 forbidden');
+      const { tenant, ...own } = body;
+      const made = ok(await other.send<IssuedKey>('POST', '/keys', { body: own }), 201);
+      expect(made.tenant).not.toBe(tenant);
+      const escalated = await other.send<Problem>('POST', '/keys', { body: { ...own, scopes: ['operator'] } });
+      refused(escalated, '400 invalid-request');
+    });
+
+    it('is followed by what works in the background: sales and webhooks', async () => {
+      const until = async (path: string): Promise<unknown[]> => {
+        for (let attempts = 0; attempts < 200; attempts += 1) {
+          const { data } = ok(await one.send<{ data: unknown[] }>('GET', path));
+          if (data.length > 0) return data;
+          await sleep(50);
+        }
+        return [];
+      };
+      const sold = await until('/sales');
+      expect(sold).toMatchObject([{ product_id: ids['product_id'], currency: 'GBP' }]);
+      const sent = await until(`/webhook-endpoints/${ids['endpoint_id']}/deliveries`);
+      expect(sent.length).toBeGreaterThan(0);
+    });
+  });
+
+  describe('a key', () => {
+    it('goes on being valid for as long as was given beside the one that takes its place', async () => {
+      const before = await keyFor(world, { scopes: ['orders:read'], account: 'till-1' });
+      const path = `/keys/${before.key_id}/rotate`;
+      const sent = { ...bearer(world.admin), body: { overlap_seconds: 2 } };
+      const after = ok(await world.api.send<IssuedKey>('POST', path, sent), 201);
+      expect(after).toMatchObject({ account: 'till-1', scopes: ['orders:read'], tenant: 'default' });
+      for (const { key } of [before, after]) ok(await world.api.send('GET', '/orders', bearer(key)));
+      refused(await world.api.send<Problem>('POST', path, sent), '409 illegal-transition');
+      await sleep(2_100);
+      notValid(await world.api.send('GET', '/orders', bearer(before.key)));
+      ok(await world.api.send('GET', '/orders', bearer(after.key)));
+    });
+
+    it('is refused at once when it is revoked, however often it was sent before', async () => {
+      const { key, key_id } = await keyFor(world);
+      for (let times = 0; times < 20; times += 1) ok(await world.api.send('GET', '/orders', bearer(key)));
+      expect((await world.api.send('DELETE', `/keys/${key_id}`, bearer(world.admin))).status).toBe(204);
+      notValid(await world.api.send('GET', '/orders', bearer(key)));
+      expect((await world.api.send('DELETE', `/keys/${key_id}`, bearer(world.admin))).status).toBe(204);
+    });
+  });
+};

@@ -1,0 +1,62 @@
+import { randomBytes } from 'node:crypto';
+import { scopes, type IssuedKey } from '#contracts';
+import { Api, ok, type Answer, type Sent } from '../support/api.js';
+import { startShape, type Shape, type ShapeName } from '../support/shapes.js';
+import { Issuer, audience } from './issuer.js';
+
+/** The system, asking everybody who they are. */
+export interface World {
+  shape: Shape;
+  api: Api;
+  issuer: Issuer;
+  admin: string;
+  /** What the services and the gateway have in common. */
+  secret: string;
+  stop(): Promise<void>;
+}
+
+const newSecret = (): string => randomBytes(32).toString('hex');
+
+export const startWorld = async (name: ShapeName): Promise<World> => {
+  const issuer = await Issuer.start();
+  const admin = newSecret();
+  const secret = newSecret();
+  const shape = await startShape(name, {
+    ...{ ADMIN_KEY: admin, OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience },
+    ...(name !== 'monolith' && { SERVICE_SECRET: secret }),
+  });
+  const stop = async (): Promise<void> => {
+    await issuer.stop();
+    await shape.stop();
+  };
+  return { shape, api: new Api(shape.baseUrl), issuer, admin, secret, stop };
+};
+
+export const bearer = (credential: string): Sent => ({ headers: { authorization: `Bearer ${credential}` } });
+
+export type KeyWanted = { tenant?: string; scopes?: readonly string[]; account?: string; expires_at?: string };
+
+/** A key with all scopes, unless something else is wanted. */
+export const keyFor = async ({ api, admin }: World, wanted: KeyWanted = {}): Promise<IssuedKey> => {
+  const body = { name: 'of a test', scopes, ...wanted };
+  return ok(await api.send<IssuedKey>('POST', '/keys', { ...bearer(admin), body }), 201);
+};
+
+/** What a caller sees of an answer, but for the moment and the connection. */
+export const seen = ({ status, headers, text }: Answer): object => ({
+  status,
+  text,
+  headers: Object.fromEntries([...headers].filter(([name]) => !['date', 'connection', 'keep-alive'].includes(name))),
+});
+
+/** Who calls, with what they send each time. */
+export class As {
+  constructor(
+    private readonly api: Api,
+    private readonly credential: string,
+  ) {}
+
+  send<Body = unknown>(method: string, path: string, { headers, ...sent }: Sent = {}): Promise<Answer<Body>> {
+    return this.api.send<Body>(method, path, { ...sent, headers: { ...bearer(this.credential).headers, ...headers } });
+  }
+}
