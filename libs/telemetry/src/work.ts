@@ -1,4 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
+import { randomUUID } from 'node:crypto';
 import type { Attributes, Span } from '@opentelemetry/api';
 
 export interface SpanOptions {
@@ -57,9 +58,7 @@ export const noteOfWork = (known: Pick<Work, 'tenant' | 'orderId'>): void => {
 
 /** What callers may name a request by: nothing that a log or a header could take for something else. */
 const requestIdPattern = /^[\w.:/+=-]{1,128}$/;
-const prefix = `${process.pid.toString(36)}${Date.now().toString(36)}${Math.random().toString(36).slice(2, 8)}`;
-let requests = 0;
 
-/** The id that a request came with, where that is well-formed, or one that no other request has. */
+/** The id that a request came with, where that is well-formed, or one that no other request has, and that tells nothing. */
 export const requestIdOf = (header: unknown): string =>
-  typeof header === 'string' && requestIdPattern.test(header) ? header : `${prefix}-${(requests += 1).toString(36)}`;
+  typeof header === 'string' && requestIdPattern.test(header) ? header : randomUUID();
