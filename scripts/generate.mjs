@@ -64,7 +64,7 @@ const openApi = async () => {
     const url = await new Promise((resolve) => {
       monolith.stdout.on('data', (chunk) => {
         said += chunk;
-        const found = /REST +(http:\S+)/.exec(said);
+        const found = /answers at (http:[^\s,]+)/.exec(said);
         if (found) resolve(found[1]);
       });
       void ended.then(() => resolve(undefined));

@@ -22,6 +22,7 @@ import {
   startDatabaseFor,
   welcome,
 } from '#service';
+import { telemetryEnvironment } from '#telemetry';
 import { webhooksEnvironment } from '#webhooks';
 
 type Variables = Record<string, string>;
@@ -85,6 +86,16 @@ const systemVariables = [
   ...['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'NO_COLOR', 'NODE_ENV', 'NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS'],
   ...['SystemRoot', 'TEMP', 'USERPROFILE'],
 ];
+
+/** How the services are observed; each has its own name. */
+const observed = (): Variables => {
+  const variables = [...Object.keys(telemetryEnvironment), ...Object.keys(process.env)].filter(
+    (it) => /^(?:LOG|OTEL)_/.test(it) && it !== 'OTEL_SERVICE_NAME',
+  );
+  return { LOG_FORMAT: isForPeople ? 'text' : 'json', ...given(variables) };
+};
+
+const isForPeople = process.stdout.isTTY || process.env['LOG_FORMAT'] === 'text';
 
 /** What the driver adds to an address, such as PGPASSWORD. */
 const postgresVariables = (): string[] => Object.keys(process.env).filter((variable) => variable.startsWith('PG'));
@@ -232,14 +243,17 @@ class Supervisor {
   private spawn(service: Service): Promise<string> {
     const main = fileURLToPath(new URL(`../apps/${service.name}/src/main.js`, import.meta.url));
     const child = spawn(process.execPath, ['--enable-source-maps', '--max-semi-space-size=32', main], {
-      env: { ...given(systemVariables), ...service.variables },
+      env: { ...given(systemVariables), ...observed(), ...service.variables },
       // The channel tells the child when we are gone; its own group keeps Ctrl-C for us.
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: process.platform !== 'win32',
     });
     service.child = child;
     for (const stream of [child.stdout!, child.stderr!])
-      createInterface(stream).on('line', (line) => process.stdout.write(`${service.name.padEnd(9)} | ${line}\n`));
+      // A line of JSON says whose it is.
+      createInterface(stream).on('line', (line) =>
+        process.stdout.write(line.startsWith('{') ? `${line}\n` : `${service.name.padEnd(9)} | ${line}\n`),
+      );
     return once(child, 'exit').then(
       ([code, signal]) => String(signal ?? `exit code ${code}`),
       (error: Error) => error.message,

@@ -402,7 +402,7 @@ describe('whatever is sent over gRPC', () => {
       const ended = await Promise.race([stream.refusal(), stream.next().then(() => stream.call.cancel())]);
       if (ended) expect(ours).not.toContain(ended.code);
     }
-    expect(shape.service('order').log).not.toContain('[Grpc]');
+    expect(shape.service('order').log).not.toContain('"context":"Grpc"');
   });
 
   it('is told what of it cannot be read', async () => {

@@ -134,7 +134,7 @@ describe('a start that cannot succeed', () => {
     guardFolder(dataDir);
     try {
       const [port, other] = await servicePorts(2);
-      const first = new AppProcess('monolith', { DATA_DIR: dataDir, PORT: String(port) });
+      const first = new AppProcess('monolith', { DATA_DIR: dataDir, PORT: String(port), LOG_FORMAT: 'text' });
       started.push(first);
       first.spawn();
       await first.untilReady(`http://127.0.0.1:${port}/health/ready`);

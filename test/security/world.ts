@@ -46,7 +46,9 @@ export const keyFor = async ({ api, admin }: World, wanted: KeyWanted = {}): Pro
 export const seen = ({ status, headers, text }: Answer): object => ({
   status,
   text,
-  headers: Object.fromEntries([...headers].filter(([name]) => !['date', 'connection', 'keep-alive'].includes(name))),
+  headers: Object.fromEntries(
+    [...headers].filter(([name]) => !['date', 'connection', 'keep-alive', 'x-request-id'].includes(name)),
+  ),
 });
 
 /** Who calls, with what they send each time. */

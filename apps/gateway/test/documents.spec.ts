@@ -50,6 +50,7 @@ describe('GET /openapi.json', () => {
   it('joins what the services say to what the gateway answers itself', async () => {
     const document = await documentFrom(await start(await standard()));
     expect(Object.keys(document.paths)).toEqual([
+      '/admin/log-level',
       '/cache',
       '/health/live',
       '/health/ready',

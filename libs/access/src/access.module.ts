@@ -71,7 +71,7 @@ export class AccessModule implements OnModuleInit {
 
   /** Without it, keys that are remembered and tokens are still good: other instances would not do better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    const isReached = await this.sql.ping().then(
+    const isReached = await this.sql.condition().then(
       () => true,
       () => false,
     );

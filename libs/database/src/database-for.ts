@@ -13,7 +13,9 @@ import {
   type QueryRunner,
   type ReplicationMode,
 } from 'typeorm';
+import { Metrics } from '#telemetry';
 import { migrate } from './migrate.js';
+import { observePool } from './pool-metrics.js';
 import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
 import { asUnavailable, isConnectionFailure } from './unavailable.js';
 
@@ -218,8 +220,12 @@ export function databaseFor(database: Database): DynamicModule {
     providers: [
       {
         provide: sqlToken(name),
-        inject: [getDataSourceToken(name)],
-        useFactory: (source: DataSource) => new Sql((source.driver as unknown as { master: pg.Pool }).master, name),
+        inject: [getDataSourceToken(name), { token: Metrics, optional: true }],
+        useFactory: (source: DataSource, metrics?: Metrics) => {
+          const pool = (source.driver as unknown as { master: pg.Pool }).master;
+          if (metrics) observePool(metrics.meter('database'), pool, name);
+          return new Sql(pool, name);
+        },
       },
     ],
     exports: [sqlToken(name)],

@@ -1,4 +1,5 @@
 import { Inject } from '@nestjs/common';
+import { withSpan } from '#telemetry';
 import type { ClientBase, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { asUnavailable, keepsConnection, notReplicated } from './unavailable.js';
 
@@ -27,6 +28,9 @@ export const noteUncertainCommits = (client: ClientBase): void => {
   });
 };
 
+/** Not the text: its name says what it is. */
+const ofPostgres = { kind: 'client', attributes: { 'db.system.name': 'postgresql' } } as const;
+
 /** One connection while it is ours. */
 class Session implements Queries {
   /** Why the connection must not be used again. */
@@ -38,7 +42,8 @@ class Session implements Queries {
   ) {}
 
   async query<Row>({ name, text }: Statement, values: readonly unknown[] = []): Promise<Row[]> {
-    return (await this.send({ name, text, values: values as unknown[] })).rows as Row[];
+    const asked = () => this.send({ name, text, values: values as unknown[] });
+    return (await withSpan(name, ofPostgres, asked)).rows as Row[];
   }
 
   async send(query: QueryConfig): Promise<QueryResult> {
@@ -62,7 +67,13 @@ const literal = (gid: string): string => {
   return `'${gid}'`;
 };
 
-const ping: Statement = { name: 'ping', text: 'SELECT 1' };
+/** Whoever waits for a standby is seen by everyone; who that is, only by those who may. */
+const ping: Statement = {
+  name: 'ping',
+  text: `
+    SELECT current_setting('synchronous_standby_names') <> ''
+      AND NOT EXISTS (SELECT FROM pg_stat_replication) AS "isAlone"`,
+};
 
 /** A commit that changes nothing, and waits for the standby to have all that lies before it in the log. */
 const waitForStandby: Statement = {
@@ -149,8 +160,11 @@ export class Sql implements Queries {
     });
   }
 
-  async ping(): Promise<void> {
-    await this.query(ping);
+  /** Whether it can be used, and how well. @throws when it cannot */
+  async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
+    const [row] = await this.query<{ isAlone: boolean }>(ping);
+    const { isAlone } = row!;
+    return { isDegraded: isAlone, details: isAlone ? { standby: 'none is connected; what is committed waits' } : {} };
   }
 
   private async withSession<T>(work: (session: Session) => Promise<T>): Promise<T> {

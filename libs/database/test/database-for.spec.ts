@@ -104,7 +104,7 @@ describe('a data source', () => {
     expect(done).toEqual([{ name: 'Things1700000000001' }]);
     for (const instance of instances) {
       expect(await cursorSecret(sqlOf(instance), 'shop')).toBe('of all instances');
-      await sqlOf(instance).ping();
+      await sqlOf(instance).condition();
     }
     await start();
   });
@@ -133,7 +133,7 @@ describe('a data source', () => {
     expect(await sqlOf(module).query(values)).toEqual([{ one: 5, more: [1, null, 3], at: expect.any(Date) }]);
     const tooLarge = { name: 'too-large', text: 'SELECT 9007199254740993::bigint' };
     await expect(sqlOf(module).query(tooLarge)).rejects.toThrow(RangeError);
-    await sqlOf(module).ping();
+    await sqlOf(module).condition();
     expect(pg.types.getTypeParser(pg.types.builtins.INT8)('5')).toBe('5');
   });
 
@@ -209,8 +209,8 @@ describe('sql', () => {
     });
     const pool = new pg.Pool({ connectionString: database.url, max: 1, connectionTimeoutMillis: 100 });
     const crowded = new Sql(pool, 'shop');
-    expect(await failureOf(crowded.transaction(() => crowded.ping()))).toMatchObject({ code: 'unavailable' });
-    await crowded.ping();
+    expect(await failureOf(crowded.transaction(() => crowded.condition()))).toMatchObject({ code: 'unavailable' });
+    await crowded.condition();
     await pool.end();
   });
 
@@ -276,10 +276,10 @@ describe('a Postgres that goes away and comes back', () => {
       database = { url, stop: async () => undefined };
       const module = await start();
       const source = module.get<DataSource>(getDataSourceToken('shop'), { strict: false });
-      await Promise.all([sqlOf(module).query(put, ['a', 1]), sqlOf(module).ping(), thingsOf(module).find()]);
+      await Promise.all([sqlOf(module).query(put, ['a', 1]), sqlOf(module).condition(), thingsOf(module).find()]);
 
       await first.stop();
-      expect(await failureOf(sqlOf(module).ping())).toMatchObject({ code: 'unavailable', status: 503 });
+      expect(await failureOf(sqlOf(module).condition())).toMatchObject({ code: 'unavailable', status: 503 });
       expect(await failureOf(sqlOf(module).transaction((within) => within.query(read)))).toMatchObject({
         code: 'unavailable',
       });

@@ -1,4 +1,5 @@
-import { Injectable, Module, type OnApplicationShutdown } from '@nestjs/common';
+import { Inject, Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
+import { Readiness, type Condition } from '#health';
 import { NatsLink, type NatsAddress } from '#nats';
 import type { EventBusAddress } from './bus-address.js';
 import type { HeldPart } from './checkpoints.js';
@@ -13,6 +14,8 @@ const pagesAhead = 4;
 @Injectable()
 export class EventBus implements OnApplicationShutdown {
   private readonly connections = new Map<string, NatsLink>();
+
+  constructor(@Optional() @Inject(Readiness) private readonly readiness?: Readiness) {}
 
   /** What an `EventConsumer` reads; the address decides how events come to it. */
   sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
@@ -38,9 +41,18 @@ export class EventBus implements OnApplicationShutdown {
 
   private connectionTo(at: NatsAddress): NatsLink {
     const key = JSON.stringify(at);
-    const connection = this.connections.get(key) ?? new NatsLink(at, { title: 'EventBus' });
+    const known = this.connections.get(key);
+    if (known) return known;
+    if (this.connections.size === 0) this.readiness?.add('event-bus', () => Promise.resolve(this.condition()));
+    const connection = new NatsLink(at, { title: 'EventBus' });
     this.connections.set(key, connection);
     return connection;
+  }
+
+  /** Without it nothing is lost: what happens waits in the log, and is read from there. */
+  private condition(): Condition {
+    const isReached = [...this.connections.values()].every(({ isUp }) => isUp);
+    return { isDegraded: !isReached, details: isReached ? {} : { nats: 'is not reached' } };
   }
 }
 

@@ -1,5 +1,8 @@
 import { randomUUID } from 'node:crypto';
+import { Inject, Optional } from '@nestjs/common';
+import type { Attributes, Counter, ObservableResult } from '@opentelemetry/api';
 import { WokenWork, type Rhythm } from '#periodic';
+import { Metrics, Traces } from '#telemetry';
 import { isLeaseLost, type Checkpoint, type Checkpoints, type HeldPart } from './checkpoints.js';
 import { partOf } from './parts.js';
 
@@ -9,6 +12,8 @@ export interface Logged {
   sequence: string;
   /** What it happened to. */
   subject: string;
+  /** Of the request that it goes back to. */
+  traceparent?: string | null | undefined;
 }
 
 /** Events of the parts that were asked for, in the order of the log within each. */
@@ -50,12 +55,23 @@ interface Options extends Rhythm {
  * lie in the same database each event takes effect once; elsewhere at least once, and their receiver knows them again.
  */
 export abstract class EventConsumer<Event extends Logged> extends WokenWork {
+  @Optional()
+  @Inject(Metrics)
+  metrics: Metrics | undefined;
+  @Optional()
+  @Inject(Traces)
+  traces: Traces | undefined;
+
   private readonly holder = randomUUID();
   private held: HeldPart[] = [];
   private heldUntil = 0;
   private mustLetGo = false;
   /** Of a batch, what is taken at once. */
   private share = 1;
+  /** When everything there was had taken effect. */
+  private caughtUpAt = performance.now();
+  private taken: Counter | undefined;
+  private endObserving: () => void = () => {};
 
   constructor(
     protected readonly consumer: string,
@@ -72,6 +88,33 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
    * @param events in order within each subject; none where what was read is of no concern
    */
   protected abstract apply(events: readonly Event[], checkpoint: Checkpoint): Promise<void>;
+
+  override onApplicationBootstrap(): void {
+    this.observe();
+    super.onApplicationBootstrap();
+  }
+
+  private observe(): void {
+    const meter = this.metrics?.meter('events');
+    if (!meter) return;
+    this.caughtUpAt = performance.now();
+    this.taken = meter.createCounter('events.consumer.events', {
+      unit: '{event}',
+      description: 'Events that have taken effect.',
+    });
+    const behind = meter.createObservableGauge('events.consumer.behind', {
+      unit: 's',
+      description: 'How long ago everything that had happened had taken effect, in the parts that this instance reads.',
+    });
+    const tell = (result: ObservableResult): void =>
+      result.observe((performance.now() - this.caughtUpAt) / 1_000, this.named);
+    behind.addCallback(tell);
+    this.endObserving = () => behind.removeCallback(tell);
+  }
+
+  private get named(): Attributes {
+    return { 'messaging.consumer.group.name': this.consumer };
+  }
 
   protected async execute(): Promise<boolean> {
     try {
@@ -102,6 +145,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   }
 
   protected override leave(): Promise<void> {
+    this.endObserving();
     this.source.hold?.([], () => {});
     return this.checkpoints.release(this.consumer, this.holder);
   }
@@ -114,18 +158,38 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
       this.heldUntil = now + leaseMs;
       this.source.hold?.(this.held, () => this.wake());
     }
-    if (this.held.length === 0) return false;
+    if (this.held.length === 0) {
+      this.caughtUpAt = now;
+      return false;
+    }
     const { events, reached, isMore } = await this.read();
-    if (reached.size === 0) return isMore;
+    if (reached.size > 0) await this.takeEffect(events, reached);
+    if (!isMore) this.caughtUpAt = now;
+    return isMore;
+  }
+
+  private async takeEffect(events: readonly Event[], reached: ReadonlyMap<number, string>): Promise<void> {
     const moved = movedTo(this.held, reached);
     const checkpoint = this.checkpoints.at(
       this.consumer,
       moved.filter((it) => reached.has(it.part)),
     );
-    await this.apply(events, checkpoint);
+    await this.traced(events, () => this.apply(events, checkpoint));
+    this.taken?.add(events.length, this.named);
     this.held = moved;
     await this.source.settled?.(reached);
-    return isMore;
+  }
+
+  /** What takes effect shows in the trace of each request that it goes back to. */
+  private traced(events: readonly Event[], effect: () => Promise<void>): Promise<void> {
+    if (!this.traces?.areOpen) return effect();
+    const parents = events.map(({ traceparent }) => traceparent ?? undefined);
+    const attributes = {
+      ...this.named,
+      'messaging.operation.type': 'process',
+      'messaging.batch.message_count': events.length,
+    };
+    return this.traces.ofMany(`process ${this.consumer}`, parents, { kind: 'consumer', attributes }, effect);
   }
 
   /** Page by page, until there is nothing more or enough. */

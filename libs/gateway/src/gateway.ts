@@ -2,7 +2,7 @@ import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
 import { apiDocument, type Service } from '#service';
 import { Authenticator, type SecuritySettings } from '#security';
-import { Metrics } from '#telemetry';
+import { Metrics, Traces, type TelemetrySettings } from '#telemetry';
 import { BalancedUpstream, type UpstreamOptions } from './balanced-upstream.js';
 import { proxyTo } from './proxy.js';
 import { upstreamsIn, type GatewayEnvironment, type Upstream } from './routes.js';
@@ -10,7 +10,9 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
-type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT' | keyof SecuritySettings> & Passing;
+type GatewaySettings = GatewayEnvironment &
+  Pick<Service, 'HOST' | 'PORT' | keyof SecuritySettings | keyof TelemetrySettings> &
+  Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
 export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
@@ -37,7 +39,8 @@ export const passingOn = (
     modules: [PassingOnModule.register(upstreams, hasNothingElse)],
     prepare: (app) => {
       for (const upstream of upstreams) upstream.reportTo(app.get(Metrics).meter('balancing'));
-      return proxyTo(app.getHttpAdapter().getInstance(), upstreams, app.get(Authenticator));
+      const isTracing = () => app.get(Traces).areOpen;
+      return proxyTo(app.getHttpAdapter().getInstance(), upstreams, app.get(Authenticator), isTracing);
     },
     currentDocument: (own) => published.mergedInto(own),
   };

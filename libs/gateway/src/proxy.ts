@@ -1,9 +1,11 @@
+import { randomBytes } from 'node:crypto';
 import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
 import { asking } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
+import { currentTrace } from '#telemetry';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
@@ -17,6 +19,7 @@ export const proxyTo = async (
   fastify: FastifyInstance,
   upstreams: readonly BalancedUpstream[],
   authenticator: Authenticator,
+  isTracing: () => boolean = () => false,
 ): Promise<void> => {
   await fastify.register(async (scope) => {
     scope.removeAllContentTypeParsers();
@@ -46,7 +49,11 @@ export const proxyTo = async (
         disableRequestLogging: true,
         undici: dispatcher,
         replyOptions: {
-          rewriteRequestHeaders: (request, given) => withCaller(request, requestHeaders(request, given), authenticator),
+          rewriteRequestHeaders: (request, given) => ({
+            ...withCaller(request, requestHeaders(request, given), authenticator),
+            'x-request-id': (request as FastifyRequest).id,
+            ...traceHeader(isTracing()),
+          }),
           rewriteHeaders: endToEnd,
           // It has been tried as often as there was any use in it.
           retryDelay: () => null,
@@ -120,6 +127,14 @@ const requestHeaders = (
     ...(request.body !== undefined && { 'content-length': contentLength }),
   };
 };
+
+/** What is not traced here is not to begin a trace there. */
+const traceHeader = (isTracing: boolean): { traceparent?: string } => {
+  const traceparent = currentTrace() ?? (isTracing ? `00-${randomHex(16)}-${randomHex(8)}-00` : undefined);
+  return traceparent === undefined ? {} : { traceparent };
+};
+
+const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
 
 /** The code of what went wrong at the connection, below the library's own error. */
 const codeOf = (error: unknown): string => {

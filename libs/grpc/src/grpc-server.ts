@@ -13,14 +13,28 @@ import { ReflectionService } from '@grpc/reflection';
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation } from 'grpc-health-check';
-import { Subject, finalize, takeUntil, throwError, type Observable } from 'rxjs';
+import type { Histogram } from '@opentelemetry/api';
+import { Subject, finalize, takeUntil, tap, throwError, type Observable } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
 import { allow, type Authenticator, type Caller } from '#security';
-import { traceparentOf, withTrace } from '#telemetry';
+import {
+  errorTypeOf,
+  failed,
+  requestIdOf,
+  traceparentFrom,
+  traceparentOf,
+  withWork,
+  type Metrics,
+  type Traces,
+  type Work,
+} from '#telemetry';
 import { definitionOf, filesIn, type GrpcService } from './definition.js';
 import { healthDescriptors } from './generated/health-descriptors.js';
 import { statusOf } from './status.js';
+
+/** Seconds, finest where most answers lie. */
+const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 /** How long a shutdown waits for what has been accepted. */
 const drainMs = 10_000;
@@ -59,6 +73,8 @@ export class GrpcServer extends ServerGrpc {
   private canServe: boolean | undefined;
   private drained: Promise<void> | undefined;
 
+  private readonly duration: Histogram | undefined;
+
   /** The methods that answer with streams. */
   private readonly streams: ReadonlySet<string>;
 
@@ -68,12 +84,23 @@ export class GrpcServer extends ServerGrpc {
     private readonly service: GrpcService,
     private readonly admission: Admission,
     private readonly authenticator: Authenticator,
+    metrics?: Metrics,
+    private readonly traces?: Traces,
   ) {
     const definition = definitionOf(service);
     super({ package: service.package, packageDefinition: definition });
     this.serviceName = `${service.package}.${service.name}`;
+    this.duration = metrics?.meter('grpc').createHistogram('rpc.server.call.duration', {
+      unit: 's',
+      description:
+        'How long calls take to be answered, with error_type those that are refused; streams are not counted.',
+      advice: { explicitBucketBoundaries: bounds },
+    });
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
     this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));
+    const unscoped = methods.find(([name]) => !Object.hasOwn(service.scopes, name));
+    if (unscoped)
+      throw new Error(`${this.serviceName}/${unscoped[0]} does not say what a caller must be allowed to do.`);
     this.tellHealth(false);
   }
 
@@ -90,21 +117,28 @@ export class GrpcServer extends ServerGrpc {
     const isStream = this.streams.has(rpc);
     // The same limits as over REST: it is the same work. Who follows a stream keeps nobody away.
     const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
-    const scope = this.service.scopes[rpc];
-    if (!scope) throw new Error(`${this.serviceName}/${rpc} does not say what a caller must be allowed to do.`);
+    // Other handlers than those of the service come by here as well; none of them is ever called.
+    const scope = this.service.scopes[rpc] ?? 'operator';
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
       const refusal =
         (await this.refusalOfCaller(metadata, call, scope)) ??
         (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
       if (refusal) return throwError(() => statusOf(refusal));
-      const trace = traceparentOf(metadata.get('traceparent')[0]);
-      const answer = withTrace(trace, () => handle(request, metadata, call));
+      const { work, end } = this.begin(rpc, metadata);
+      const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) return this.transformToObservable(await answer).pipe(takeUntil(this.closing));
       const entered = limiter.enter();
       try {
-        return this.transformToObservable(await answer).pipe(finalize(() => limiter.leave(entered)));
+        return this.transformToObservable(await answer).pipe(
+          tap({ error: end }),
+          finalize(() => {
+            end();
+            limiter.leave(entered);
+          }),
+        );
       } catch (error) {
+        end(error);
         limiter.leave(entered);
         throw error;
       }
@@ -124,6 +158,28 @@ export class GrpcServer extends ServerGrpc {
       if (error instanceof CleaveError) return error;
       throw error;
     }
+  }
+
+  /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */
+  private begin(rpc: string, metadata: Metadata): { work: Work; end: (error?: unknown) => void } {
+    const given = traceparentOf(metadata.get('traceparent')[0]);
+    const requestId = requestIdOf(metadata.get('x-request-id')[0]);
+    if (this.streams.has(rpc)) return { work: { traceparent: given, requestId }, end: () => undefined };
+    const startedAt = performance.now();
+    const attributes = { 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` };
+    const span = this.traces?.begin(attributes['rpc.method'], given, { kind: 'server', attributes });
+    let hasEnded = false;
+    const end = (error?: unknown): void => {
+      if (hasEnded) return;
+      hasEnded = true;
+      const errorType = error === undefined ? undefined : errorTypeOf(error);
+      if (span && errorType !== undefined) failed(span, errorType);
+      span?.end();
+      const measured = { ...attributes, ...(errorType !== undefined && { 'error.type': errorType }) };
+      this.duration?.record((performance.now() - startedAt) / 1_000, measured);
+    };
+    const traceparent = span ? traceparentFrom(span) : given;
+    return { work: { traceparent, requestId, traces: span && this.traces }, end };
   }
 
   override async createClient(): Promise<Server> {

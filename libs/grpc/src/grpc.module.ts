@@ -1,7 +1,16 @@
 import { Admission } from '#admission';
-import { Global, Inject, Injectable, Module, type INestApplication, type OnModuleDestroy } from '@nestjs/common';
+import {
+  Global,
+  Inject,
+  Injectable,
+  Module,
+  Optional,
+  type INestApplication,
+  type OnModuleDestroy,
+} from '@nestjs/common';
 import { Readiness } from '#health';
 import { Authenticator } from '#security';
+import { Metrics, Traces } from '#telemetry';
 import type { GrpcService } from './definition.js';
 import { GrpcServer } from './grpc-server.js';
 
@@ -21,7 +30,11 @@ export interface GrpcListening {
 export class GrpcDoor implements OnModuleDestroy {
   private server: GrpcServer | undefined;
 
-  constructor(@Inject(Readiness) private readonly readiness: Readiness) {}
+  constructor(
+    @Inject(Readiness) private readonly readiness: Readiness,
+    @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
+    @Optional() @Inject(Traces) private readonly traces?: Traces,
+  ) {}
 
   /**
    * Makes the `@GrpcMethod`s of an initialised application answer. They have a Nest pipeline of their own: what is global
@@ -31,12 +44,9 @@ export class GrpcDoor implements OnModuleDestroy {
    */
   async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
     if (at === undefined) return;
-    const server = new GrpcServer(
-      at,
-      service,
-      app.get(Admission, { strict: false }),
-      app.get(Authenticator, { strict: false }),
-    );
+    const admission = app.get(Admission, { strict: false });
+    const authenticator = app.get(Authenticator, { strict: false });
+    const server = new GrpcServer(at, service, admission, authenticator, this.metrics, this.traces);
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

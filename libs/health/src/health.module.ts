@@ -1,8 +1,10 @@
-import { Global, Inject, Module } from '@nestjs/common';
+import { Global, Inject, Module, Optional } from '@nestjs/common';
 import { HttpAdapterHost } from '@nestjs/core';
 import { TerminusModule } from '@nestjs/terminus';
 import type { FastifyInstance } from 'fastify';
+import { Metrics } from '#telemetry';
 import { HealthController } from './health.controller.js';
+import { observeReadiness } from './readiness-metrics.js';
 import { Readiness } from './readiness.js';
 
 /** `GET /health/live` and `GET /health/ready`, and the `Readiness` that every module may add its checks to. */
@@ -15,7 +17,12 @@ import { Readiness } from './readiness.js';
   exports: [Readiness],
 })
 export class HealthModule {
-  constructor(@Inject(Readiness) readiness: Readiness, @Inject(HttpAdapterHost) { httpAdapter }: HttpAdapterHost) {
+  constructor(
+    @Inject(Readiness) readiness: Readiness,
+    @Inject(HttpAdapterHost) { httpAdapter }: HttpAdapterHost,
+    @Optional() @Inject(Metrics) metrics?: Metrics,
+  ) {
+    if (metrics) observeReadiness(metrics.meter('health'), readiness);
     // Runs when closing begins, before the server stops listening and before any module is destroyed.
     const fastify: FastifyInstance | undefined = httpAdapter?.getInstance();
     fastify?.addHook('preClose', (done) => {

@@ -9,6 +9,9 @@ export interface Condition {
   details: Record<string, unknown>;
 }
 
+export const states = ['up', 'degraded', 'down'] as const;
+export type State = (typeof states)[number];
+
 export type Check = () => Promise<Condition | void>;
 
 /** How long all that is asked may take to answer, in milliseconds. */
@@ -37,15 +40,22 @@ export class Readiness {
 
   /** Whether everything that is needed can be used; false as well when that cannot be told in time. */
   async canServe(): Promise<boolean> {
+    const states = await this.states();
+    return !this.closing && [...states.values()].every((it) => it !== 'down');
+  }
+
+  /** What is needed, by name; down as well what cannot be told in time. */
+  async states(): Promise<ReadonlyMap<string, State>> {
     const ended = new AbortController();
-    const late = setTimeout(checkWithinMs, false, { signal: ended.signal }).catch(() => false);
-    const all = Promise.all([...this.checks.values()].map(async (check) => check())).then(
-      () => true,
-      () => false,
-    );
-    const canServe = await Promise.race([all, late]);
+    const late = setTimeout(checkWithinMs, 'down' as const, { signal: ended.signal }).catch(() => 'down' as const);
+    const asked = [...this.checks].map(async ([name, check]): Promise<[string, State]> => {
+      // Why is told by the log, when the health is asked for.
+      const state = (async () => ((await check())?.isDegraded ? 'degraded' : 'up'))().catch(() => 'down' as const);
+      return [name, await Promise.race([state, late])];
+    });
+    const states = await Promise.all(asked);
     ended.abort();
-    return canServe && !this.closing;
+    return new Map(states);
   }
 
   whenShuttingDown(listener: () => void): void {

@@ -55,7 +55,7 @@ export class InventoryModule implements OnModuleInit {
   ) {}
 
   async onModuleInit(): Promise<void> {
-    this.readiness.add('inventory-database', () => this.sql.ping());
+    this.readiness.add('inventory-database', () => this.sql.condition());
     this.readiness.add('inventory-branches', () => this.finishBranches.condition());
     if (this.demo) await this.stockDemoProducts.execute(defaultTenant);
   }

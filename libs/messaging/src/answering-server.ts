@@ -3,6 +3,7 @@ import { BaseRpcContext, Server, type MessageHandler } from '@nestjs/microservic
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
+import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import type { NamedOperation } from './wire.js';
 
@@ -17,6 +18,8 @@ export interface Outcome {
 
 /** What our own transports share: requests go through Nest's pipeline and the contract, as with Nest's own servers. */
 export abstract class AnsweringServer extends Server {
+  /** Where it reports what it answers. */
+  calls = new ObservedCalls();
   protected readonly inFlight = new InFlight();
 
   constructor(
@@ -39,7 +42,7 @@ export abstract class AnsweringServer extends Server {
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
     super.addHandler(
       pattern,
-      answering(callback, extras, this.inFlight, this.admission, this.signing),
+      answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing),
       isEvent,
       extras,
     );

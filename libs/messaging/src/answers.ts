@@ -1,10 +1,11 @@
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
-import { traceparentOf, withTrace } from '#telemetry';
+import { traceparentOf } from '#telemetry';
 import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
 import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
 import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
 import type { InFlight } from './in-flight.js';
+import type { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import {
   decodeRequest,
@@ -77,6 +78,7 @@ async function answer(
   operation: NamedOperation,
   handler: MessageHandler,
   data: unknown,
+  calls: ObservedCalls,
   signing: Signing | undefined,
 ): Promise<string> {
   const message = wireRequest.safeParse(data);
@@ -89,8 +91,8 @@ async function answer(
   }
   const request = decodeRequest(operation, body);
   const metadata: MessageMetadata = { ...passedOn, deadlineAt: new Date(Date.now() + remainingMs) };
-  const trace = traceparentOf(metadata.traceparent);
-  const reply = await withTrace(trace, () => settled(handler(request, metadata)));
+  const traced = { ...metadata, traceparent: traceparentOf(metadata.traceparent) };
+  const reply = await calls.answered(operation, traced, () => settled(handler(request, metadata)));
   if (metadata.deadlineAt.getTime() < Date.now()) {
     throw new CleaveError('deadline-exceeded', `${operation.pattern} was finished too late, and its reply is dropped`);
   }
@@ -121,12 +123,14 @@ async function admitted(
  * error back. A handler that was not made by `@Answers` stays as it is.
  *
  * @param admission none in one process: what is asked there is part of a request that was admitted
+ * @param calls asked for when a request comes: handlers are registered before it is known
  * @param signing none where whoever can ask may ask
  */
 export function answering(
   handler: MessageHandler,
   extras: object | undefined,
   inFlight: InFlight,
+  calls: () => ObservedCalls,
   admission?: Admission,
   signing?: Signing,
 ): MessageHandler {
@@ -137,7 +141,7 @@ export function answering(
   return (data: unknown): Promise<Observable<unknown>> =>
     inFlight.during(async () => {
       try {
-        return of(await admitted(operation, limiter, () => answer(operation, handler, data, signing)));
+        return of(await admitted(operation, limiter, () => answer(operation, handler, data, calls(), signing)));
       } catch (error) {
         const refused = toWireError(refusal(operation, error));
         return throwError(() => refused);

@@ -1,8 +1,9 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
-import { currentTrace } from '#telemetry';
+import { currentWork } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
 import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
+import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import {
   decodeReply,
@@ -112,9 +113,11 @@ async function ask(
   request: unknown,
   route: Pick<Route, 'send'>,
   options: CallOptions,
+  traceparent: string | undefined,
   signing: Signing | undefined,
 ): Promise<unknown> {
-  const { deadlineAt, tenant = defaultTenant, idempotencyKey, traceparent = currentTrace() } = options.metadata ?? {};
+  const { deadlineAt, tenant = defaultTenant, idempotencyKey } = options.metadata ?? {};
+  const { requestId = currentWork()?.requestId } = options.metadata ?? {};
   const startedAt = performance.now();
   const untilDeadline = deadlineAt ? deadlineAt.getTime() - Date.now() : Number.POSITIVE_INFINITY;
   const allowedMs = Math.min(operation.deadlineMs, options.deadlineMs ?? Number.POSITIVE_INFINITY, untilDeadline);
@@ -128,6 +131,7 @@ async function ask(
   const message = (): WireRequest => ({
     meta: {
       ...passedOn,
+      ...(requestId !== undefined && { requestId }),
       remainingMs: Math.ceil(allowedMs - (performance.now() - startedAt)),
       ...signing?.sign(operation.pattern, passedOn, body),
     },
@@ -148,13 +152,17 @@ async function ask(
 export function contractClient<C extends Contract>(
   contract: C,
   route: Pick<Route, 'send'>,
+  calls = new ObservedCalls(),
   signing?: Signing,
 ): ContractClient<C> {
   return {
-    call: async (name, request, options = {}) =>
-      // The reply has been decoded by the schema that its type is taken from.
-      (await ask(operationOf(contract, name), request, route, options, signing)) as ReplyOf<
-        C['operations'][typeof name]
-      >,
+    call: async (name, request, options = {}) => {
+      const operation = operationOf(contract, name);
+      const reply = await calls.made(operation, options.metadata, (traceparent) =>
+        ask(operation, request, route, options, traceparent, signing),
+      );
+      // It has been decoded by the schema that its type is taken from.
+      return reply as ReplyOf<C['operations'][typeof name]>;
+    },
   };
 }

@@ -5,10 +5,15 @@ import { addressText, type Address, type Endpoint } from './address.js';
 import { InProcessServer } from './in-process.js';
 import { Messenger } from './messenger.js';
 import { NatsServer } from './nats-server.js';
+import type { ObservedCalls } from './observed-calls.js';
 import { RedisServer } from './redis-server.js';
 import { TcpServer } from './tcp-server.js';
 
-function serverAt(at: Address, { hub, signing }: Messenger, admission: Admission): CustomTransportStrategy {
+function serverAt(
+  at: Address,
+  { hub, signing }: Messenger,
+  admission: Admission,
+): CustomTransportStrategy & { calls: ObservedCalls } {
   switch (at.scheme) {
     case 'in-process':
       return new InProcessServer(hub);
@@ -53,7 +58,9 @@ export async function listenForMessages(app: INestApplication, listen: readonly 
   const elsewhere = [...named.values()].filter(({ scheme }) => scheme !== 'in-process');
   const admission = app.get(Admission, { strict: false });
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
-    const microservice = app.connectMicroservice({ strategy: serverAt(at, messenger, admission) });
+    const strategy = serverAt(at, messenger, admission);
+    strategy.calls = messenger.calls;
+    const microservice = app.connectMicroservice({ strategy });
     try {
       await microservice.listen();
     } catch (error) {

@@ -1,13 +1,14 @@
 import { AdmissionModule } from '#admission';
 import { reportTo, type BalancePolicy } from '#balancing';
 import { CleaveError, type Contract } from '#contracts';
-import { Metrics } from '#telemetry';
+import { Metrics, Traces } from '#telemetry';
 import { Inject, Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import { throwError } from 'rxjs';
 import type { Address, Endpoint } from './address.js';
 import { contractClient, routeThrough, type ContractClient, type Route } from './client.js';
 import { InProcessClient, InProcessHub } from './in-process.js';
 import { NatsRoute } from './nats-route.js';
+import { ObservedCalls } from './observed-calls.js';
 import { RedisClient } from './redis-client.js';
 import { Signing } from './signing.js';
 import { TcpRoute, tcpTargets } from './tcp-route.js';
@@ -24,11 +25,17 @@ export class Messenger implements OnApplicationShutdown {
   private readonly routes = new Map<string, Route>();
   private isClosed = false;
 
+  /** Where the calls of this application are reported, made and answered ones. */
+  readonly calls: ObservedCalls;
+
   constructor(
     @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
     /** By which the services know each other; none where whoever can ask may ask. */
     @Optional() @Inject(Signing) readonly signing?: Signing,
-  ) {}
+    @Optional() @Inject(Traces) traces?: Traces,
+  ) {
+    this.calls = new ObservedCalls(metrics, traces);
+  }
 
   /** Clients of one module at one address share their connections; the address decides how requests travel. */
   clientFor<C extends Contract>(
@@ -41,7 +48,8 @@ export class Messenger implements OnApplicationShutdown {
     this.routes.set(key, route);
     const stopping = () => new CleaveError('unavailable', 'The application is stopping; ask another instance');
     const send: Route['send'] = (...request) => (this.isClosed ? throwError(stopping) : route.send(...request));
-    return contractClient(contract, { send }, at.scheme === 'in-process' ? undefined : this.signing);
+    const signing = at.scheme === 'in-process' ? undefined : this.signing;
+    return contractClient(contract, { send }, this.calls, signing);
   }
 
   /**

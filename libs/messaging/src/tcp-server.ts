@@ -6,6 +6,7 @@ import type { Endpoint } from './address.js';
 import { drainMs } from './answering-server.js';
 import { answeredBy, answering } from './answers.js';
 import { InFlight } from './in-flight.js';
+import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import { drainNotice, FrameSocket } from './tcp-frames.js';
 
@@ -15,6 +16,8 @@ const flushMs = 1_000;
 
 /** Nest's TCP server, answering by contract and leaving without losing a request. */
 export class TcpServer extends ServerTCP {
+  /** Where it reports what it answers. */
+  calls = new ObservedCalls();
   private readonly inFlight = new InFlight();
   private readonly peers = new Map<Socket, TcpSocket>();
   private largestBytes = 0;
@@ -33,7 +36,7 @@ export class TcpServer extends ServerTCP {
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
     super.addHandler(
       pattern,
-      answering(callback, extras, this.inFlight, this.admission, this.signing),
+      answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing),
       isEvent,
       extras,
     );

@@ -11,6 +11,8 @@ export interface MessageMetadata {
   tenant: string;
   idempotencyKey?: string;
   traceparent?: string;
+  /** Of the request from outside that it goes back to, for the log. */
+  requestId?: string;
 }
 
 /**
@@ -21,6 +23,7 @@ const wireMetadata = z.object({
   tenant: z.string().min(1).max(128),
   idempotencyKey: z.string().max(255).optional(),
   traceparent: z.string().max(255).optional(),
+  requestId: z.string().max(255).optional(),
   remainingMs: z.number(),
   /** Milliseconds since 1970, and the signature of it and of the rest, where the services share a secret. */
   signedAt: z.int().optional(),

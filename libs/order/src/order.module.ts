@@ -37,6 +37,7 @@ import {
   inDoubtAfter,
 } from './use-cases/finish-branches.js';
 import { MoneyMoves, MoveMoney } from './use-cases/move-money.js';
+import { ObserveSagas, SagaStates } from './use-cases/observe-sagas.js';
 import { PlaceOrder } from './use-cases/place-order.js';
 import { PublishEvents } from './use-cases/publish-events.js';
 import { KeptRefusals, PurgeRefusals } from './use-cases/purge-refusals.js';
@@ -91,7 +92,7 @@ export class OrderModule implements OnModuleInit {
   ) {}
 
   onModuleInit(): void {
-    this.readiness.add('order-database', () => this.sql.ping());
+    this.readiness.add('order-database', () => this.sql.condition());
   }
 
   static register(options: OrderSettings): DynamicModule {
@@ -113,10 +114,10 @@ export class OrderModule implements OnModuleInit {
         ...[OrderMessages, OrdersGrpc],
       ],
       providers: [
-        ...[ChangeOrder, FinishBranches, MoveMoney, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
+        ...[ChangeOrder, FinishBranches, MoveMoney, ObserveSagas, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
         ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],
         ...[PostgresOrders, PostgresOutbox, PostgresSagas],
-        ...[MoneyMoves, ParkedSagas, Sagas].map((port) => ({ provide: port, useExisting: PostgresSagas })),
+        ...[MoneyMoves, ParkedSagas, SagaStates, Sagas].map((port) => ({ provide: port, useExisting: PostgresSagas })),
         ...[BranchDecisions, ChangeableOrders, KeptRefusals, OrderReader, PlacedOrders, VoidOrders].map((port) => ({
           provide: port,
           useExisting: PostgresOrders,

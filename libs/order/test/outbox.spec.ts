@@ -228,7 +228,7 @@ describe('the log as other modules read it', () => {
     };
     while ((await readers()) < 2) await setTimeout(10);
     // Were there one more, it would have asked before this.
-    await one.sql.ping();
+    await one.sql.condition();
     expect(await readers()).toBe(2);
     await client.query('COMMIT');
     expect((await pages).map((it) => eventsIn(it.events).length)).toEqual(limits);

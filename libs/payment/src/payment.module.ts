@@ -32,7 +32,7 @@ export class PaymentModule implements OnModuleInit {
   ) {}
 
   onModuleInit(): void {
-    this.readiness.add('payment-database', () => this.sql.ping());
+    this.readiness.add('payment-database', () => this.sql.condition());
   }
 
   static register({ stripe, ...options }: PaymentSettings): DynamicModule {

@@ -1,7 +1,7 @@
 import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Logger, Module, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
+import { Inject, Logger, Module, Optional, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
 import { NestFactory } from '@nestjs/core';
 import { FastifyAdapter, type NestFastifyApplication } from '@nestjs/platform-fastify';
 import type {
@@ -15,11 +15,12 @@ import type {
 import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
 import type { Authenticator } from '#security';
-import { traceparentOf, withTrace } from '#telemetry';
+import { Metrics, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
 import { JsonText, encodeReply, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
+import { ObservedRequests, eventStream, type RequestLog } from './observed-requests.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -45,18 +46,24 @@ export interface RestAppOptions {
   drainDelayMs?: number;
   /** How long a closing app waits for requests in flight before it cuts their connections, in milliseconds. */
   drainTimeoutMs?: number;
+  requestLog?: RequestLog;
 }
+
+const usualRequestLog: RequestLog = { isComplete: false, slowMs: 1_000 };
 
 const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
-/** The media type of server-sent events. */
-export const eventStream = 'text/event-stream';
 const jsonType = 'application/json; charset=utf-8';
 const nosniff = ['x-content-type-options', 'nosniff'] as const;
 
 @Module({})
-class RestModule {}
+class RestModule {
+  constructor(
+    @Optional() @Inject(Metrics) readonly metrics?: Metrics,
+    @Optional() @Inject(Traces) readonly traces?: Traces,
+  ) {}
+}
 
 /**
  * A Nest app on Fastify that reads JSON, answers errors as problem documents and finishes what is in flight when it is
@@ -69,14 +76,17 @@ export const createRestApp = async (
   options: RestAppOptions = {},
 ): Promise<NestFastifyApplication> => {
   const { logger, bodyLimitBytes = limits.bodyBytes, authenticator } = options;
-  const { drainDelayMs = 0, drainTimeoutMs = 20_000 } = options;
-  const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs);
+  const { drainDelayMs = 0, drainTimeoutMs = 20_000, requestLog = usualRequestLog } = options;
+  const observed = new ObservedRequests(requestLog);
+  const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs, observed);
   const app = await NestFactory.create<NestFastifyApplication>(
     { module: RestModule, imports: [rootModule, ProblemsModule, AdmissionModule] },
     adapter,
     { bodyParser: false, abortOnError: false, ...(logger && { logger }) },
   );
   const fastify: FastifyInstance = app.getHttpAdapter().getInstance();
+  const { metrics, traces } = app.get(RestModule);
+  observed.reportTo(metrics, traces);
   readJsonBodies(fastify);
   // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many.
   guardRoutes(fastify, authenticator);
@@ -138,6 +148,7 @@ class RestAdapter extends FastifyAdapter {
   constructor(
     bodyLimit: number,
     private readonly patienceMs: number,
+    observed: ObservedRequests,
   ) {
     super({
       bodyLimit,
@@ -148,17 +159,18 @@ class RestAdapter extends FastifyAdapter {
       routerOptions: { maxParamLength: limits.idLength * 12 },
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,
+      genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),
       frameworkErrors: (error: FastifyError, _request: FastifyRequest, reply: FastifyReply) =>
         sendProblem(reply.header(...nosniff), problemOfError(error)),
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket),
     });
     super.setInstance(Object.getPrototypeOf(this.instance));
     this.instance.addHook('onRequest', (request, reply, done) => {
-      reply.header(...nosniff);
+      reply.header(...nosniff).header('x-request-id', request.id);
       if (this.draining) reply.header('connection', 'close');
       const refusal = refusalOf(request, reply);
       // Fastify sees to it that what follows the body is still part of it.
-      withTrace(traceparentOf(request.headers.traceparent), () => done(refusal));
+      withWork(observed.begin(request, reply), () => done(refusal));
     });
     this.instance.addHook('onRoute', (route) => {
       if (!mayStream(route)) return;

@@ -2,6 +2,7 @@ import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
 import { allow, anybody, callerHeader, type Authenticator, type Caller } from '#security';
+import { noteOfWork } from '#telemetry';
 import type { EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
@@ -40,6 +41,7 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
   const admit = (request: FastifyRequest, caller: Caller): void => {
     if (scope !== undefined) allow(caller, scope);
     request.caller = caller;
+    noteOfWork({ tenant: caller.tenant });
   };
   return (request, reply, done) => {
     const { authorization, [callerHeader]: told } = request.headers;

@@ -4,6 +4,7 @@ export { refuseTreacherous } from './body.js';
 export { Endpoint, JsonText, type EndpointOptions, type Reply } from './endpoint.js';
 export { CalledBy, asking } from './guard.js';
 export * from './headers.js';
+export { eventStream } from './observed-requests.js';
 export * from './openapi.js';
 export * from './paging.js';
 export * from './process.js';

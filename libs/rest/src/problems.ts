@@ -109,8 +109,9 @@ export class ProblemFilter implements ExceptionFilter {
   }
 }
 
-const log = (problem: Problem, error: unknown, { method, url }: FastifyRequest): void => {
-  const where = `${method} ${url.split('?', 1)[0]}`;
+const log = (problem: Problem, error: unknown, { method, routeOptions: { url } }: FastifyRequest): void => {
+  // Not the address: what callers write into it may be about somebody.
+  const where = `${method} ${url ?? 'unknown'}`;
   const { stack, cause } = isError(error) ? error : { stack: String(error), cause: undefined };
   if (problem.code === 'internal') logger.error(`${where} failed`, withCause(stack, cause));
   else if (problem.status === 503 && cause !== undefined) logger.warn(`${where}: ${problem.detail} ${String(cause)}`);

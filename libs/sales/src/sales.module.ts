@@ -37,7 +37,7 @@ export class SalesModule implements OnModuleInit {
   ) {}
 
   onModuleInit(): void {
-    this.readiness.add('sales-database', () => this.sql.ping());
+    this.readiness.add('sales-database', () => this.sql.condition());
   }
 
   static register(options: SalesSettings): DynamicModule {

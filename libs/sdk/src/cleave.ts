@@ -60,6 +60,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
   readonly webhookEndpoints: Resource<'webhookEndpoints'>;
   readonly webhookDeliveries: Resource<'webhookDeliveries'>;
   readonly cache: Resource<'cache'>;
+  readonly keys: Resource<'keys'>;
   readonly deadLetters: Resource<'deadLetters'>;
   readonly health: Resource<'health'>;
   readonly problems: Resource<'problems'>;
@@ -76,6 +77,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
     this.webhookEndpoints = the('webhookEndpoints');
     this.webhookDeliveries = the('webhookDeliveries');
     this.cache = the('cache');
+    this.keys = the('keys');
     this.deadLetters = the('deadLetters');
     this.health = the('health');
     this.problems = the('problems');

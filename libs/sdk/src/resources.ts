@@ -40,7 +40,13 @@ export const resources = {
   },
   keys: { create: 'createKey', list: 'listKeys', rotate: 'rotateKey', revoke: 'revokeKey' },
   deadLetters: { list: 'listDeadLetters', retry: 'retryDeadLetter', resolve: 'resolveDeadLetter' },
-  health: { live: 'getLiveness', ready: 'getReadiness', metrics: 'getMetrics' },
+  health: {
+    live: 'getLiveness',
+    ready: 'getReadiness',
+    metrics: 'getMetrics',
+    logLevel: 'getLogLevel',
+    putLogLevel: 'putLogLevel',
+  },
   problems: { explain: 'explainProblem' },
 } as const satisfies Record<string, Record<string, OperationId>>;
 

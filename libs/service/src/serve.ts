@@ -6,6 +6,7 @@ import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
 import { Authenticator, doorFaults, securityEnvironment, type Door, type SecuritySettings } from '#security';
+import { Traces, processLog, telemetryEnvironment, type TelemetrySettings } from '#telemetry';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
@@ -20,14 +21,15 @@ import {
 /** Twice as long as the gateway keeps a connection that it does not use. */
 const drainDelayMs = 2_000;
 
-/** Where a process answers REST, and whom it believes. */
+/** Where a process answers REST, whom it believes, and how it is observed. */
 export const restEnvironment = (port: number) => ({
   HOST: env.host('127.0.0.1'),
   PORT: env.port(port),
   ...securityEnvironment,
+  ...telemetryEnvironment,
 });
 
-export interface Service extends SecuritySettings {
+export interface Service extends SecuritySettings, Partial<TelemetrySettings> {
   /** The name of the process, as it shows in the log. */
   name: string;
   document: DocumentOptions;
@@ -53,7 +55,7 @@ export interface Service extends SecuritySettings {
 /** The app of a service, complete but not listening: what `serve` starts and the OpenAPI document is drawn from. */
 export const createService = async (
   { document, modules, prepare, currentDocument, ...settings }: Service,
-  options: Pick<RestAppOptions, 'drainDelayMs'> = {},
+  options: Pick<RestAppOptions, 'drainDelayMs' | 'requestLog'> = {},
 ): Promise<NestFastifyApplication> => {
   const authenticator = new Authenticator(settings);
   const imports = [
@@ -93,7 +95,10 @@ export const serve = async (service: Service): Promise<string> => {
     passesOn: service.passesOn ?? false,
     grpcAt: service.grpc?.at,
   });
-  const app = await createService(service, { drainDelayMs });
+  const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
+  processLog.service = name;
+  const app = await createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } });
+  app.get(Traces).open(name, service);
   closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
   if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
@@ -103,7 +108,7 @@ export const serve = async (service: Service): Promise<string> => {
     const open = 'nobody is asked who they are: whoever is on this machine may do everything, as the tenant default';
     new Logger('Security').warn(`${open}. Set ADMIN_KEY or OIDC_ISSUER to change that.`);
   }
-  new Logger(service.name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
+  new Logger(name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
   return url;
 };
 

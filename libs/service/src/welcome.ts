@@ -1,5 +1,8 @@
+import { processLog } from '#telemetry';
+
 /** Tells a person what there is and what to try first. */
 export const welcome = (url: string, demo: boolean, isGuarded: boolean): void => {
+  if (!processLog.isForPeople) return;
   const product = demo ? 'demo-mug' : 'mug';
   const order = JSON.stringify({ customer_id: 'c-1', product_id: product, quantity: 1 });
   const sent = isGuarded ? `-H "authorization: Bearer $KEY" ` : '';

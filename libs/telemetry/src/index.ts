@@ -1,4 +1,17 @@
-/** The trace that a piece of work belongs to, from the request that began it to its events; and what is measured. */
+/** How an app is observed: what it measures, the spans it makes, its log, and the work that all of them tell of. */
+export { telemetryEnvironment, type TelemetrySettings } from './environment.js';
+export { logLevels, type LogLevel } from './log-line.js';
+export { ServiceLog, processLog } from './log.js';
 export { Metrics, metricsType } from './metrics.js';
 export { observeProcess } from './process-metrics.js';
-export { currentTrace, traceparentOf, withTrace } from './traceparent.js';
+export { Traces, errorTypeOf, failed, traceparentFrom, withSpan } from './traces.js';
+export {
+  currentTrace,
+  currentWork,
+  noteOfWork,
+  requestIdOf,
+  traceparentOf,
+  withTrace,
+  withWork,
+  type Work,
+} from './work.js';

@@ -8,6 +8,7 @@ import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
+import { MessageTraces1764000000007 } from '../migrations/2-traces.js';
 import { AddressGuard } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
 import { wantedLog } from './adapters/messaging-order-log.js';
@@ -50,7 +51,7 @@ export class WebhooksModule implements OnModuleInit {
   ) {}
 
   onModuleInit(): void {
-    this.readiness.add('webhooks-database', () => this.sql.ping());
+    this.readiness.add('webhooks-database', () => this.sql.condition());
   }
 
   static register({ limits, ...options }: WebhooksSettings): DynamicModule {
@@ -70,7 +71,7 @@ export class WebhooksModule implements OnModuleInit {
           url: options.WEBHOOKS_DATABASE_URL,
           schema: 'webhooks',
           entities: [],
-          migrations: [Webhooks1764000000006],
+          migrations: [Webhooks1764000000006, MessageTraces1764000000007],
         }),
       ],
       controllers: [WebhooksController],

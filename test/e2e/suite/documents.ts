@@ -83,6 +83,8 @@ const operations = [
   'GET /health/live',
   'GET /health/ready',
   'GET /metrics',
+  'GET /admin/log-level',
+  'PUT /admin/log-level',
   'GET /problems/{code}',
 ];
 

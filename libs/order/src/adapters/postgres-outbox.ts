@@ -193,7 +193,7 @@ const read = {
   name: 'order-outbox-read',
   text: `
     SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS subject, p.reservation_id AS "reservationId",
-      p.version, p.type, p.status, p.data, p.so_far::int AS "linesSoFar"
+      p.version, p.type, p.status, p.data, p.traceparent, p.so_far::int AS "linesSoFar"
     FROM (
       SELECT e.*, sum(e.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
       FROM (

@@ -1,12 +1,13 @@
 import { Injectable } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
 import type { MoneyMoves, StartedMove } from '../use-cases/move-money.js';
+import type { SagaStates } from '../use-cases/observe-sagas.js';
 import type { DeadLetter, ParkedSagas } from '../use-cases/resolve-dead-letters.js';
 import type { Saga, SagaMove, Sagas } from '../use-cases/run-sagas.js';
 
 /** Sagas in Postgres, beside the orders that they change. */
 @Injectable()
-export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas {
+export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
   claim(...[leaseMs, limit, known]: Parameters<Sagas['claim']>): Promise<Saga[]> {
@@ -46,6 +47,11 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas {
       (rows) => rows.length > 0,
     );
     return row;
+  }
+
+  async states(): ReturnType<SagaStates['states']> {
+    const [row] = await this.sql.query<Awaited<ReturnType<SagaStates['states']>>>(states, [countedAtMost]);
+    return row!;
   }
 
   parked(tenant: string, after: string | undefined, limit: number): Promise<DeadLetter[]> {
@@ -109,6 +115,24 @@ const parked = {
     SELECT saga_id, order_id, definition AS saga, step, attempts, result, created_at, updated_at FROM orders.sagas
     WHERE tenant_id = $1 AND ${forAPerson} AND saga_id > coalesce($2::uuid, '00000000-0000-0000-0000-000000000000')
     ORDER BY saga_id LIMIT $3`,
+};
+
+const countedAtMost = 10_000;
+
+/** Each from its index, and no further than is counted. */
+const states = {
+  name: 'order-sagas-states',
+  text: `
+    SELECT
+      (SELECT count(*) FROM (SELECT FROM orders.sagas WHERE state = 'running' LIMIT $1) s) AS running,
+      (SELECT count(*) FROM (
+        SELECT FROM orders.sagas WHERE ${forAPerson} AND state = 'running' LIMIT $1) s) AS stuck,
+      (SELECT count(*) FROM (
+        SELECT FROM orders.sagas WHERE ${forAPerson} AND state = 'parked' LIMIT $1) s) AS parked,
+      coalesce((
+        SELECT extract(epoch FROM now() - due_at) FROM orders.sagas
+        WHERE state = 'running' AND due_at <= now() AND lease_until <= now() ORDER BY due_at LIMIT 1
+      ), 0)::float AS overdue`,
 };
 
 /**

@@ -52,6 +52,14 @@ export class Batcher<Item, Result> {
     private readonly process: (items: Item[]) => Promise<(Result | Error)[]>,
   ) {}
 
+  get waiting(): number {
+    return this.queue.length;
+  }
+
+  get inFlight(): number {
+    return this.lanesInUse;
+  }
+
   add(item: Item, size: Size): Promise<Result> {
     if (!fits(this.queued, size, this.limits.waiting))
       return Promise.reject(new CleaveError('unavailable', 'Too many orders are waiting already. Try again shortly.'));

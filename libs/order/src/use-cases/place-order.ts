@@ -1,9 +1,10 @@
 import { randomUUID } from 'node:crypto';
-import { Injectable } from '@nestjs/common';
+import { Inject, Injectable, Optional } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
-import { currentTrace } from '#telemetry';
+import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher } from './batcher.js';
+import { ObservedBatches } from './observed-batches.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
 
 /** Orders, lines and bytes of one batch; orders and bytes that may wait for the next one. */
@@ -22,7 +23,11 @@ export class PlaceOrder {
   private waitingForTurn = 0;
   private readonly batcher: Batcher<Placement, PlacementResult>;
 
-  constructor(reserveAndRecord: ReserveAndRecord) {
+  constructor(
+    reserveAndRecord: ReserveAndRecord,
+    @Optional() @Inject(Metrics) metrics?: Metrics,
+    @Optional() @Inject(Traces) traces?: Traces,
+  ) {
     const { orders, lines, bytes, waiting, waitingBytes } = batchLimits;
     this.batcher = new Batcher(
       {
@@ -31,8 +36,9 @@ export class PlaceOrder {
         batch: { items: orders, lines, bytes },
         waiting: { items: waiting, lines: Number.POSITIVE_INFINITY, bytes: waitingBytes },
       },
-      (placements) => reserveAndRecord.execute(placements),
+      (placements) => observed.during(placements, () => reserveAndRecord.execute(placements)),
     );
+    const observed = new ObservedBatches(this.batcher, metrics, traces);
   }
 
   /**
@@ -45,6 +51,18 @@ export class PlaceOrder {
     request: PlaceOrderRequest,
     idempotencyKey: string | null,
     deadlineMs = Number.POSITIVE_INFINITY,
+  ): Promise<PlacementResult> {
+    const result = await this.place(tenant, account, request, idempotencyKey, deadlineMs);
+    noteOfWork({ tenant, ...('order' in result && { orderId: result.order.order_id }) });
+    return result;
+  }
+
+  private async place(
+    tenant: string,
+    account: string,
+    request: PlaceOrderRequest,
+    idempotencyKey: string | null,
+    deadlineMs: number,
   ): Promise<PlacementResult> {
     const command = commandOf(request);
     const canonical = canonicalPlacement(command);

@@ -1,4 +1,4 @@
-import { Inject, Injectable } from '@nestjs/common';
+import { Inject, Injectable, Optional } from '@nestjs/common';
 import {
   CleaveError,
   type OrderStatus,
@@ -7,6 +7,7 @@ import {
   type PaymentRequest,
 } from '#contracts';
 import { WokenWork } from '#periodic';
+import { Traces, withWork } from '#telemetry';
 import type { HistoryEntry } from '../domain/order.js';
 import {
   SagaDefinitions,
@@ -98,6 +99,7 @@ export class RunSagas extends WokenWork {
     private readonly relay: RelayOutbox,
     private readonly definitions: SagaDefinitions,
     @Inject(sagaLease) private readonly leaseMs: number,
+    @Optional() @Inject(Traces) private readonly traces?: Traces,
   ) {
     super({
       pollMs,
@@ -114,8 +116,14 @@ export class RunSagas extends WokenWork {
   protected async execute(): Promise<boolean> {
     const claimed = await this.sagas.claim(this.leaseMs, batchSize, this.definitions.known);
     const tenants = [...Map.groupBy(claimed, (it) => it.tenant)];
-    await Promise.all(tenants.map(([tenant, group]) => this.lead(tenant, group)));
+    await Promise.all(tenants.map(([tenant, group]) => this.traced(group, () => this.lead(tenant, group))));
     return claimed.length === batchSize;
+  }
+
+  private traced(sagas: readonly Saga[], lead: () => Promise<void>): Promise<void> {
+    if (!this.traces?.areOpen) return lead();
+    const parents = sagas.map(({ data }) => data.traceparent);
+    return this.traces.ofMany('lead sagas', parents, { attributes: { 'cleave.batch.size': sagas.length } }, lead);
   }
 
   /** Step by step, for as long as there is a next one that need not wait, and the lease is good for another one. */
@@ -199,7 +207,11 @@ export class RunSagas extends WokenWork {
     }
     for (const { saga, state, result } of moves)
       if (state === 'parked' && moved.has(saga.sagaId))
-        this.logger.warn(`saga ${saga.sagaId} of order ${saga.orderId} waits for a person: ${JSON.stringify(result)}`);
+        withWork({ tenant, orderId: saga.orderId, traceparent: saga.data.traceparent }, () =>
+          this.logger.warn(
+            `saga ${saga.sagaId} of order ${saga.orderId} waits for a person: ${JSON.stringify(result)}`,
+          ),
+        );
     if (moves.some((it) => it.entry !== undefined)) this.relay.wake();
     return moved;
   }

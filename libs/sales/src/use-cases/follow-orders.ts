@@ -1,7 +1,8 @@
-import { Injectable } from '@nestjs/common';
+import { Inject, Injectable, Optional } from '@nestjs/common';
 import type { OrderLogEvent } from '#contracts';
 import { Checkpoints, EventConsumer, type Checkpoint, type EventSource } from '#events';
 import { WokenWork } from '#periodic';
+import { Metrics, Traces } from '#telemetry';
 import { deltasOf, type Delta } from '../domain/sales.js';
 
 /** The log of orders, as one consumer reads it. */
@@ -87,6 +88,8 @@ export class FollowOrders extends WokenWork {
     private readonly views: Views,
     private readonly checkpoints: Checkpoints,
     private readonly log: OrderLog,
+    @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
+    @Optional() @Inject(Traces) private readonly traces?: Traces,
   ) {
     super({
       pollMs: lookMs,
@@ -115,6 +118,7 @@ export class FollowOrders extends WokenWork {
       if (view === this.built) this.wake();
     };
     const counting = new CountSales(view, this.views, this.checkpoints, this.log, caughtUp);
+    Object.assign(counting, { metrics: this.metrics, traces: this.traces });
     this.counting.set(view, counting);
     counting.onApplicationBootstrap();
   }

@@ -16,6 +16,7 @@ export const operations = {
   getCacheEntry: { method: 'GET', path: '/cache', takes: 'query', takesKey: false },
   getCacheStatistics: { method: 'GET', path: '/cache/stats', takesKey: false },
   getLiveness: { method: 'GET', path: '/health/live', takesKey: false },
+  getLogLevel: { method: 'GET', path: '/admin/log-level', takesKey: false },
   getMetrics: { method: 'GET', path: '/metrics', takesKey: false },
   getOrder: { method: 'GET', path: '/orders/{id}', takesKey: false },
   getOrderHistory: { method: 'GET', path: '/orders/{id}/history', takesKey: false },
@@ -54,6 +55,7 @@ export const operations = {
   placeOrder: { method: 'POST', path: '/orders', takes: 'body', takesKey: true },
   placeOrderByAlias: { method: 'POST', path: '/order', takes: 'body', takesKey: true },
   putCacheEntry: { method: 'PUT', path: '/cache', takes: 'body', takesKey: false },
+  putLogLevel: { method: 'PUT', path: '/admin/log-level', takes: 'body', takesKey: false },
   putProduct: { method: 'PUT', path: '/products/{id}', takes: 'body', takesKey: false },
   putProducts: { method: 'POST', path: '/products/batch', takes: 'body', takesKey: false },
   putStock: { method: 'PUT', path: '/stock/{product_id}', takes: 'body', takesKey: false },
@@ -92,6 +94,7 @@ export interface OperationTypes {
   getCacheEntry: { takes: types.GetCacheEntryData; answers: types.GetCacheEntryResponses };
   getCacheStatistics: { takes: types.GetCacheStatisticsData; answers: types.GetCacheStatisticsResponses };
   getLiveness: { takes: types.GetLivenessData; answers: types.GetLivenessResponses };
+  getLogLevel: { takes: types.GetLogLevelData; answers: types.GetLogLevelResponses };
   getMetrics: { takes: types.GetMetricsData; answers: types.GetMetricsResponses };
   getOrder: { takes: types.GetOrderData; answers: types.GetOrderResponses };
   getOrderHistory: { takes: types.GetOrderHistoryData; answers: types.GetOrderHistoryResponses };
@@ -118,6 +121,7 @@ export interface OperationTypes {
   placeOrder: { takes: types.PlaceOrderData; answers: types.PlaceOrderResponses };
   placeOrderByAlias: { takes: types.PlaceOrderByAliasData; answers: types.PlaceOrderByAliasResponses };
   putCacheEntry: { takes: types.PutCacheEntryData; answers: types.PutCacheEntryResponses };
+  putLogLevel: { takes: types.PutLogLevelData; answers: types.PutLogLevelResponses };
   putProduct: { takes: types.PutProductData; answers: types.PutProductResponses };
   putProducts: { takes: types.PutProductsData; answers: types.PutProductsResponses };
   putStock: { takes: types.PutStockData; answers: types.PutStockResponses };

@@ -508,6 +508,18 @@ export type LeaseCacheKeyRequest = {
   tags?: Array<string>;
 };
 
+export type LogLevel = {
+  level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+};
+
+export type LogLevelRequest = {
+  level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+  /**
+   * After so many milliseconds it becomes what it was; it stays when this is left out.
+   */
+  for_ms?: number;
+};
+
 export type MoneyMove = {
   move_id: string;
   order_id: string;
@@ -1150,6 +1162,96 @@ export type WebhookSecret = {
    */
   previous_until: string | null;
 };
+
+export type GetLogLevelData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/admin/log-level';
+};
+
+export type GetLogLevelErrors = {
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetLogLevelError = GetLogLevelErrors[keyof GetLogLevelErrors];
+
+export type GetLogLevelResponses = {
+  /**
+   * The level from which on lines are written
+   */
+  200: LogLevel;
+};
+
+export type GetLogLevelResponse = GetLogLevelResponses[keyof GetLogLevelResponses];
+
+export type PutLogLevelData = {
+  body: LogLevelRequest;
+  path?: never;
+  query?: never;
+  url: '/admin/log-level';
+};
+
+export type PutLogLevelErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type PutLogLevelError = PutLogLevelErrors[keyof PutLogLevelErrors];
+
+export type PutLogLevelResponses = {
+  /**
+   * The level from now on
+   */
+  200: LogLevel;
+};
+
+export type PutLogLevelResponse = PutLogLevelResponses[keyof PutLogLevelResponses];
 
 export type DeleteCacheEntryData = {
   body?: never;

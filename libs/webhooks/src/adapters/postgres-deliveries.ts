@@ -28,6 +28,7 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
       messages.map((it) => it.type),
       messages.map((it) => it.at),
       messages.map((it) => it.payload),
+      messages.map((it) => it.traceparent ?? null),
     ]);
     return row!.deliveries;
   }
@@ -111,7 +112,7 @@ type DetailRow = WebhookDeliveryDocument & {
 
 const accept = {
   name: 'webhooks-accept',
-  text: 'SELECT webhooks.follow_events($1, $2, $3, $4, $5, $6, $7, $8, $9) AS deliveries',
+  text: 'SELECT webhooks.follow_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS deliveries',
 };
 
 /**
@@ -147,7 +148,7 @@ const claim = {
     FROM due JOIN webhooks.messages m ON m.tenant_id = due.tenant_id
     WHERE d.tenant_id = due.tenant_id AND d.delivery_id = due.delivery_id AND m.message_id = d.message_id
     RETURNING d.tenant_id AS tenant, d.delivery_id AS "deliveryId", d.epoch, d.failures, d.endpoint_id AS "endpointId",
-      due.url, m.message_id AS "messageId", m.payload, (
+      due.url, m.message_id AS "messageId", m.payload, m.traceparent, (
         SELECT array_agg(it->>'secret' ORDER BY place) FROM jsonb_array_elements(due.secrets) WITH ORDINALITY AS s(it, place)
         WHERE it->>'until' IS NULL OR (it->>'until')::timestamptz > now()
       ) AS secrets`,

@@ -10,6 +10,8 @@ export interface Happening {
   type: string;
   at: Date;
   data: Record<string, unknown>;
+  /** Of the request that it goes back to. */
+  traceparent?: string | undefined;
 }
 
 /** What is sent of it, to every endpoint the same. */
@@ -19,15 +21,17 @@ export interface Message {
   type: string;
   at: Date;
   payload: string;
+  traceparent?: string | undefined;
 }
 
-export const messageOf = ({ tenant, source, id, type, at, data }: Happening): Message => ({
+export const messageOf = ({ tenant, source, id, type, at, data, traceparent }: Happening): Message => ({
   tenant,
   // Whatever an id is made of, this fits into a header, and has no full stop, which divides what is signed.
   messageId: `msg_${hash('sha256', JSON.stringify([source, id]), 'base64url').slice(0, 32)}`,
   type,
   at,
   payload: payloadOf(type, at, data),
+  traceparent,
 });
 
 /** Receivers read small bodies: what is too large is told without lines, wherever it has any; they ask for the rest. */

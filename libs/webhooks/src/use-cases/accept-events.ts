@@ -56,7 +56,7 @@ export class AcceptEvents extends EventConsumer<OrderLogEvent> {
   }
 }
 
-const happeningOf = ({ tenantid, source, id, type, subject, time, data }: OrderLogEvent): Happening => ({
-  ...{ tenant: tenantid, source, id, type, at: time },
+const happeningOf = ({ tenantid, source, id, type, subject, time, data, traceparent }: OrderLogEvent): Happening => ({
+  ...{ tenant: tenantid, source, id, type, at: time, traceparent },
   data: { order_id: subject, ...data },
 });

@@ -1,5 +1,7 @@
-import { Inject, Injectable } from '@nestjs/common';
+import { Inject, Injectable, Optional } from '@nestjs/common';
+import type { Histogram } from '@opentelemetry/api';
 import { WokenWork } from '#periodic';
+import { Metrics, Traces, withWork } from '#telemetry';
 import { isStruggling, verdictOn, type Answer, type Verdict } from '../domain/retries.js';
 import { signedHeaders } from '../domain/signature.js';
 import { Slots } from '../domain/slots.js';
@@ -16,6 +18,8 @@ export interface ClaimedDelivery {
   secrets: string[];
   messageId: string;
   payload: string;
+  /** Of the request that it goes back to. */
+  traceparent: string | null;
 }
 
 /** An attempt to deliver, and what follows from it. */
@@ -57,6 +61,9 @@ export interface DeliveryLimits {
   pollMs: number;
 }
 
+/** Seconds. */
+const bounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15];
+
 export const deliveryLimits = Symbol('delivery limits');
 
 /** Sends what is due, each delivery by itself, so that none waits for another one's endpoint. At least once. */
@@ -64,11 +71,14 @@ export const deliveryLimits = Symbol('delivery limits');
 export class DeliverMessages extends WokenWork {
   private readonly slots: Slots;
   private readonly underWay = new Set<Promise<void>>();
+  private readonly duration: Histogram | undefined;
 
   constructor(
     private readonly deliveries: DueDeliveries,
     private readonly sender: WebhookSender,
     @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
+    @Optional() @Inject(Metrics) metrics?: Metrics,
+    @Optional() @Inject(Traces) private readonly traces?: Traces,
   ) {
     super({
       pollMs: limits.pollMs,
@@ -76,6 +86,11 @@ export class DeliverMessages extends WokenWork {
       working: 'webhooks are being delivered again',
     });
     this.slots = new Slots(limits.ofOne, limits.ofAll);
+    this.duration = metrics?.meter('webhooks').createHistogram('webhooks.attempt.duration', {
+      unit: 's',
+      description: 'How long endpoints take to answer, by what became of the delivery.',
+      advice: { explicitBucketBoundaries: bounds },
+    });
   }
 
   /** Who comes to an end makes room and wakes, so there is never more at once. */
@@ -85,7 +100,7 @@ export class DeliverMessages extends WokenWork {
     const { leaseMs, ofOne } = this.limits;
     for (const it of await this.deliveries.claim(leaseMs, { ofAll: free, ofOne, exceptions })) {
       this.slots.take(it.endpointId);
-      const delivering = this.deliver(it).finally(() => this.underWay.delete(delivering));
+      const delivering = this.traced(it).finally(() => this.underWay.delete(delivering));
       this.underWay.add(delivering);
     }
     return false;
@@ -96,12 +111,20 @@ export class DeliverMessages extends WokenWork {
     await Promise.all(this.underWay);
   }
 
+  private traced(delivery: ClaimedDelivery): Promise<void> {
+    const { tenant, traceparent } = delivery;
+    const deliver = () => this.deliver(delivery);
+    if (!this.traces?.areOpen) return withWork({ tenant, traceparent: traceparent ?? undefined }, deliver);
+    return this.traces.ofMany('deliver webhook', [traceparent ?? undefined], { kind: 'client' }, deliver);
+  }
+
   private async deliver(delivery: ClaimedDelivery): Promise<void> {
     const { deliveryId, endpointId } = delivery;
     let isSlowedDown = true;
     try {
       const attempt = await this.send(delivery);
       isSlowedDown = isStruggling(attempt.answer);
+      this.duration?.record(attempt.durationMs / 1_000, { outcome: attempt.verdict.status });
       const isOurs = await this.deliveries.settle(delivery, attempt);
       if (!isOurs) this.logger.warn(`somebody else has taken over webhook delivery ${deliveryId}: it may come twice`);
       else if (attempt.verdict.disabledFor !== null)

@@ -1,0 +1,29 @@
+import type { Meter } from '@opentelemetry/api';
+import type { Pool } from 'pg';
+
+/** What is read of a pool when somebody asks, by the names of the semantic conventions of OpenTelemetry. */
+export const observePool = (meter: Meter, pool: Pool, name: string): void => {
+  const named = { 'db.client.connection.pool.name': name };
+  const state = 'db.client.connection.state';
+  meter
+    .createObservableUpDownCounter('db.client.connection.count', {
+      unit: '{connection}',
+      description: 'Connections to Postgres, in use and idle.',
+    })
+    .addCallback((result) => {
+      result.observe(pool.idleCount, { ...named, [state]: 'idle' });
+      result.observe(pool.totalCount - pool.idleCount, { ...named, [state]: 'used' });
+    });
+  meter
+    .createObservableUpDownCounter('db.client.connection.max', {
+      unit: '{connection}',
+      description: 'The most connections to Postgres that there may be.',
+    })
+    .addCallback((result) => result.observe(pool.options.max, named));
+  meter
+    .createObservableUpDownCounter('db.client.connection.pending_requests', {
+      unit: '{request}',
+      description: 'What waits for a connection to Postgres, because all of them are in use.',
+    })
+    .addCallback((result) => result.observe(pool.waitingCount, named));
+};

@@ -1,0 +1,21 @@
+import type { Meter } from '@opentelemetry/api';
+import { states, type Readiness } from './readiness.js';
+
+/** What `/health/ready` tells, for those who watch many instances. */
+export const observeReadiness = (meter: Meter, readiness: Readiness): void => {
+  const check = meter.createObservableGauge('health.check', {
+    description: 'What the process needs: 1 for the state that it is in, 0 for the others.',
+  });
+  const ready = meter.createObservableGauge('health.ready', { description: 'Whether the process can serve: 1 or 0.' });
+  meter.addBatchObservableCallback(
+    async (result) => {
+      const found = await readiness.states();
+      for (const [name, is] of found)
+        for (const state of states)
+          result.observe(check, Number(is === state), { 'health.check.name': name, 'health.state': state });
+      const canServe = !readiness.shuttingDown && [...found.values()].every((it) => it !== 'down');
+      result.observe(ready, Number(canServe));
+    },
+    [check, ready],
+  );
+};

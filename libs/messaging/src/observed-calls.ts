@@ -1,0 +1,83 @@
+import type { Histogram } from '@opentelemetry/api';
+import {
+  currentTrace,
+  currentWork,
+  errorTypeOf,
+  failed,
+  traceparentFrom,
+  withWork,
+  type Metrics,
+  type Traces,
+} from '#telemetry';
+import type { MessageMetadata, NamedOperation } from './wire.js';
+
+/** Seconds, finest where calls in one house lie. */
+const bounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+type Side = 'client' | 'server';
+
+/** Measures and traces the calls of one app, those that it makes and those that it answers, at any distance. */
+export class ObservedCalls {
+  private readonly durations: Readonly<Record<Side, Histogram>> | undefined;
+
+  constructor(
+    metrics?: Metrics,
+    private readonly traces?: Traces,
+  ) {
+    const meter = metrics?.meter('messaging');
+    const histogram = (side: Side, description: string) =>
+      meter?.createHistogram(`rpc.${side}.call.duration`, {
+        ...{ unit: 's', description, advice: { explicitBucketBoundaries: bounds } },
+      });
+    const client = histogram(
+      'client',
+      'How long calls to modules take, near and far, with error_type those that fail.',
+    );
+    const server = histogram('server', 'How long calls take to be answered, with error_type those that are refused.');
+    this.durations = client && server && { client, server };
+  }
+
+  /** @param doIt makes the call as part of the trace that it is given */
+  made<T>(
+    operation: NamedOperation,
+    metadata: Partial<MessageMetadata> | undefined,
+    doIt: (traceparent: string | undefined) => Promise<T>,
+  ): Promise<T> {
+    return this.observed('client', operation, metadata?.traceparent ?? currentTrace(), doIt);
+  }
+
+  /** What is asked by messages belongs to the trace and the request that they name. */
+  answered<T>(operation: NamedOperation, metadata: MessageMetadata, doIt: () => Promise<T>): Promise<T> {
+    const { tenant, requestId } = metadata;
+    return this.observed('server', operation, metadata.traceparent, (traceparent) => {
+      const traces = this.traces?.areOpen ? this.traces : undefined;
+      return withWork({ traceparent, requestId, tenant, traces, orderId: currentWork()?.orderId }, doIt);
+    });
+  }
+
+  private async observed<T>(
+    side: Side,
+    { pattern }: NamedOperation,
+    parent: string | undefined,
+    doIt: (traceparent: string | undefined) => Promise<T>,
+  ): Promise<T> {
+    const attributes = { 'rpc.system.name': 'cleave', 'rpc.method': pattern };
+    // What nobody asked for, such as a look at what is due, begins no trace.
+    const span = parent === undefined ? undefined : this.traces?.begin(pattern, parent, { kind: side, attributes });
+    const startedAt = performance.now();
+    const record = (more: { 'error.type'?: string }): void =>
+      this.durations?.[side].record((performance.now() - startedAt) / 1_000, { ...attributes, ...more });
+    try {
+      const result = await doIt(span ? traceparentFrom(span) : parent);
+      record({});
+      return result;
+    } catch (error) {
+      const errorType = errorTypeOf(error);
+      record({ 'error.type': errorType });
+      if (span) failed(span, errorType);
+      throw error;
+    } finally {
+      span?.end();
+    }
+  }
+}

@@ -1,0 +1,116 @@
+import { Logger } from '@nestjs/common';
+import type { Attributes, Histogram, Span } from '@opentelemetry/api';
+import type { FastifyReply, FastifyRequest } from 'fastify';
+import { failed, traceparentFrom, traceparentOf, withWork, type Metrics, type Traces, type Work } from '#telemetry';
+import type { EndpointConfig } from './endpoint.js';
+
+/** Seconds, finest where most answers lie. */
+const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+/** The media type of server-sent events. */
+export const eventStream = 'text/event-stream';
+
+export interface RequestLog {
+  /** A line for each request, not only for those that are slow. */
+  isComplete: boolean;
+  /** From when on a request counts as slow, in milliseconds. */
+  slowMs: number;
+}
+
+/** Slow requests come in crowds: so often is one told of, in milliseconds. */
+const slowEveryMs = 100;
+
+/** Measures, traces and logs what is asked over REST, by the templates of the routes: what callers write stays out of it. */
+export class ObservedRequests {
+  private readonly logger = new Logger('Requests');
+  private duration: Histogram | undefined;
+  private traces: Traces | undefined;
+  private toldOfSlowAt = 0;
+  private untold = 0;
+
+  constructor(private readonly log: RequestLog) {}
+
+  /** From now on; the app that brings them is made after its adapter. */
+  reportTo(metrics: Metrics | undefined, traces: Traces | undefined): void {
+    this.traces = traces;
+    this.duration = metrics?.meter('rest').createHistogram('http.server.request.duration', {
+      unit: 's',
+      description: 'How long requests take until they are answered; those that follow a stream are not counted.',
+      advice: { explicitBucketBoundaries: bounds },
+    });
+  }
+
+  /** @returns the work that the request is; it ends by itself */
+  begin(request: FastifyRequest, reply: FastifyReply): Work {
+    const startedAt = performance.now();
+    const given = traceparentOf(request.headers.traceparent);
+    const span = this.spanOf(request, given);
+    const traceparent = span ? traceparentFrom(span) : given;
+    const work: Work = { requestId: request.id, traceparent, traces: span && this.traces };
+    reply.raw.once('close', () => this.end(request, reply, { startedAt, span, work }));
+    return work;
+  }
+
+  /** Those who look how the process does are left out: they come every few seconds and say nothing. */
+  private spanOf(request: FastifyRequest, parent: string | undefined): Span | undefined {
+    if (!this.traces?.areOpen) return undefined;
+    const { url, config } = request.routeOptions;
+    if ((config as Partial<EndpointConfig> | undefined)?.isAlwaysAdmitted) return undefined;
+    return this.traces.begin(`${request.method} ${url ?? 'unknown'}`, parent, {
+      kind: 'server',
+      attributes: { 'http.request.method': request.method, ...(url && { 'http.route': url }) },
+    });
+  }
+
+  private end(
+    request: FastifyRequest,
+    reply: FastifyReply,
+    { startedAt, span, work }: { startedAt: number; span: Span | undefined; work: Work },
+  ): void {
+    const seconds = (performance.now() - startedAt) / 1_000;
+    const attributes = attributesOf(request, reply);
+    const errorType = attributes['error.type'];
+    if (span) {
+      span.setAttributes({ ...attributes, ...(work.orderId && { 'cleave.order_id': work.orderId }) });
+      if (errorType !== undefined) failed(span, String(errorType));
+      span.end();
+    }
+    if (String(reply.getHeader('content-type')).startsWith(eventStream)) return;
+    this.duration?.record(seconds, attributes);
+    this.tell(request, reply, seconds * 1_000, work);
+  }
+
+  private tell(request: FastifyRequest, reply: FastifyReply, ms: number, work: Work): void {
+    const isSlow = ms >= this.log.slowMs;
+    if (!isSlow && !this.log.isComplete) return;
+    const now = performance.now();
+    if (isSlow && !this.log.isComplete && now - this.toldOfSlowAt < slowEveryMs) {
+      this.untold += 1;
+      return;
+    }
+    const { method, routeOptions } = request;
+    const route = routeOptions.url ?? 'unknown';
+    const { statusCode: status } = reply;
+    const more = this.untold > 0 ? `; ${this.untold} more like it since the last of these lines` : '';
+    const line = `${method} ${route} ${status} in ${Math.round(ms)} ms${isSlow ? ': slow' : ''}${isSlow ? more : ''}`;
+    if (isSlow) {
+      this.toldOfSlowAt = now;
+      this.untold = 0;
+    }
+    const fields = { method, route, status, duration_ms: Math.round(ms) };
+    withWork(work, () => (isSlow ? this.logger.warn(line, fields) : this.logger.log(line, fields)));
+  }
+}
+
+/** By the semantic conventions of OpenTelemetry. */
+const attributesOf = (request: FastifyRequest, reply: FastifyReply): Attributes => {
+  const { url } = request.routeOptions;
+  const { statusCode } = reply;
+  const errorType = reply.raw.writableFinished ? (statusCode >= 500 ? String(statusCode) : undefined) : 'closed';
+  return {
+    'http.request.method': request.method,
+    ...(url !== undefined && { 'http.route': url }),
+    'http.response.status_code': statusCode,
+    ...(errorType !== undefined && { 'error.type': errorType }),
+  };
+};

@@ -1,0 +1,140 @@
+import type { LoggerService } from '@nestjs/common';
+import { pino, type Logger as Pino } from 'pino';
+import { asJson, asText, logLevels, withoutSecrets, type LogFormat, type LogLevel } from './log-line.js';
+import { currentWork } from './work.js';
+
+/** Contexts in which Nest tells how it wires itself up. */
+const wiring = new Set([
+  'InstanceLoader',
+  'NestApplication',
+  'NestFactory',
+  'NestMicroservice',
+  'RouterExplorer',
+  'RoutesResolver',
+]);
+
+/** Contexts in which Nest logs what it throws as well: what keeps the app from starting is said once, where it is caught. */
+const saidElsewhere = new Set(['ExceptionHandler', 'NestApplication', 'NestMicroservice']);
+
+/** The server of the messages logs this and throws it. */
+const isOfListening = (message: unknown): boolean =>
+  message instanceof Error && (message as NodeJS.ErrnoException).syscall === 'listen';
+
+interface LogOptions {
+  format: LogFormat;
+  level?: LogLevel;
+  /** Of the text; JSON has none. */
+  isColoured?: boolean;
+  /** Takes lines, each with its end. */
+  write: (line: string) => void;
+}
+
+/**
+ * Nest's log as lines of JSON, or as a person reads them. Each line says of which request, trace, tenant and order it is, as
+ * far as that is known, and none says a secret.
+ */
+export class ServiceLog implements LoggerService {
+  /** Whether people read it as it comes. */
+  readonly isForPeople: boolean;
+  private readonly pino: Pino;
+  private timer: NodeJS.Timeout | undefined;
+
+  constructor({ format, level = 'info', isColoured = false, write }: LogOptions) {
+    this.isForPeople = format === 'text';
+    const print = (line: string) => write(format === 'json' ? asJson(line) : asText(line, isColoured));
+    this.pino = pino(
+      {
+        level,
+        base: null,
+        timestamp: pino.stdTimeFunctions.isoTime,
+        formatters: { level: (label) => ({ level: label }) },
+        mixin: ofCurrentWork,
+      },
+      { write: print },
+    );
+  }
+
+  /** Whose lines they are, from now on. */
+  set service(name: string) {
+    this.pino.setBindings({ service: name });
+  }
+
+  get level(): LogLevel {
+    return this.pino.level as LogLevel;
+  }
+
+  /** @param forMs after which it becomes what it is now; for good where it is left out */
+  setLevel(level: LogLevel, forMs?: number): void {
+    clearTimeout(this.timer);
+    const before = this.level;
+    this.pino.level = level;
+    if (forMs !== undefined) this.timer = setTimeout(() => (this.pino.level = before), forMs).unref();
+  }
+
+  log(message: unknown, ...rest: unknown[]): void {
+    if (!wiring.has(String(rest.at(-1)))) this.write('info', message, rest);
+  }
+
+  error(message: unknown, ...rest: unknown[]): void {
+    if (!saidElsewhere.has(String(rest.at(-1))) && !isOfListening(message)) this.write('error', message, rest);
+  }
+
+  warn(message: unknown, ...rest: unknown[]): void {
+    this.write('warn', message, rest);
+  }
+
+  debug(message: unknown, ...rest: unknown[]): void {
+    this.write('debug', message, rest);
+  }
+
+  verbose(message: unknown, ...rest: unknown[]): void {
+    this.write('trace', message, rest);
+  }
+
+  fatal(message: unknown, ...rest: unknown[]): void {
+    this.write('fatal', message, rest);
+  }
+
+  /** As Nest calls its loggers: a message, perhaps a stack or fields, and last the context. */
+  private write(level: LogLevel, message: unknown, rest: readonly unknown[]): void {
+    if (!this.pino.isLevelEnabled(level)) return;
+    const texts = rest.filter((it) => typeof it === 'string');
+    const context = texts.findLast((it) => !isStack(it));
+    const stack = texts.find(isStack) ?? (message instanceof Error ? message.stack : undefined);
+    const fields = rest.find((it) => typeof it === 'object' && it !== null);
+    this.pino[level](
+      { ...(context !== undefined && { context }), ...fields, ...(stack && { stack: withoutSecrets(stack) }) },
+      // Without pino's placeholders: a message is what it is.
+      '%s',
+      withoutSecrets(textOf(message)),
+    );
+  }
+}
+
+const isStack = (text: string): boolean => /\n\s+at |^caused by: /m.test(text);
+
+const textOf = (message: unknown): string => {
+  if (message instanceof Error) return message.message;
+  return typeof message === 'string' ? message : (JSON.stringify(message) ?? String(message));
+};
+
+const ofCurrentWork = (): Record<string, string> => {
+  const { requestId, traceparent, tenant, orderId } = currentWork() ?? {};
+  return {
+    ...(requestId !== undefined && { request_id: requestId }),
+    ...(traceparent !== undefined && { trace_id: traceparent.slice(3, 35), span_id: traceparent.slice(36, 52) }),
+    ...(tenant !== undefined && { tenant }),
+    ...(orderId !== undefined && { order_id: orderId }),
+  };
+};
+
+/** Of this process: several apps in one have one output. JSON where nobody looks, or where it is asked for. */
+export const processLog = new ServiceLog({
+  format:
+    process.env['LOG_FORMAT'] === 'text' || (process.stdout.isTTY && process.env['LOG_FORMAT'] !== 'json')
+      ? 'text'
+      : 'json',
+  level: logLevels.find((it) => it === process.env['LOG_LEVEL']) ?? 'info',
+  isColoured: Boolean(process.stdout.isTTY) && !process.env['NO_COLOR'],
+  write: (line) => void process.stdout.write(line),
+});

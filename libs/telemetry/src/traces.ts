@@ -1,0 +1,183 @@
+import {
+  ROOT_CONTEXT,
+  SpanKind,
+  SpanStatusCode,
+  TraceFlags,
+  isSpanContextValid,
+  trace,
+  type Span,
+  type SpanContext,
+  type Tracer,
+} from '@opentelemetry/api';
+import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
+import {
+  defaultResource,
+  detectResources,
+  resourceAttributesEnvDetector,
+  resourceFromAttributes,
+} from '@opentelemetry/resources';
+import {
+  AlwaysOffSampler,
+  AlwaysOnSampler,
+  BatchSpanProcessor,
+  ParentBasedSampler,
+  TraceIdRatioBasedSampler,
+  TracerProvider,
+  type Sampler,
+} from '@opentelemetry/sdk-trace';
+import type { TelemetrySettings } from './environment.js';
+import { currentWork, withWork, type SpanMaker, type SpanOptions } from './work.js';
+
+/** How long a stopping app waits for its last spans to be taken, in milliseconds. */
+const lastSpansWithinMs = 3_000;
+/** Spans that wait to be sent; more are dropped, and cost nobody anything. */
+const mostWaiting = 8_192;
+
+const kinds = {
+  server: SpanKind.SERVER,
+  client: SpanKind.CLIENT,
+  consumer: SpanKind.CONSUMER,
+  producer: SpanKind.PRODUCER,
+};
+
+/** The spans of one app. Each has its own, as with `Metrics`. Until it is opened it makes none. */
+export class Traces implements SpanMaker {
+  private provider: TracerProvider | undefined;
+  private tracer: Tracer | undefined;
+
+  /** Exports by OTLP over HTTP, to where the standard variables of OpenTelemetry say; where they say nothing, does nothing. */
+  open(service: string, settings: Partial<TelemetrySettings>): void {
+    const { OTEL_EXPORTER_OTLP_ENDPOINT: all, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: ours } = settings;
+    if ((all === undefined && ours === undefined) || settings.OTEL_SDK_DISABLED) return;
+    const exporter = new OTLPTraceExporter({
+      url: ours ?? `${all!.replace(/\/$/, '')}/v1/traces`,
+      timeoutMillis: lastSpansWithinMs,
+    });
+    const named = resourceFromAttributes({ 'service.name': settings.OTEL_SERVICE_NAME ?? `cleave-${service}` });
+    this.provider = new TracerProvider({
+      resource: defaultResource()
+        .merge(named)
+        .merge(detectResources({ detectors: [resourceAttributesEnvDetector] })),
+      sampler: samplerOf(settings),
+      spanProcessors: [
+        new BatchSpanProcessor({ exporter, maxQueueSize: mostWaiting, exportTimeoutMillis: lastSpansWithinMs }),
+      ],
+    });
+    this.tracer = this.provider.getTracer('cleave');
+  }
+
+  get areOpen(): boolean {
+    return this.tracer !== undefined;
+  }
+
+  begin(
+    name: string,
+    parent: string | undefined,
+    { kind, attributes, links = [] }: SpanOptions = {},
+  ): Span | undefined {
+    if (!this.tracer || (parent !== undefined && !isSampled(parent))) return undefined;
+    const context = parent === undefined ? ROOT_CONTEXT : trace.setSpanContext(ROOT_CONTEXT, contextOf(parent));
+    const span = this.tracer.startSpan(
+      name,
+      {
+        ...(kind && { kind: kinds[kind] }),
+        ...(attributes && { attributes }),
+        links: links.map((it) => ({ context: contextOf(it) })),
+      },
+      context,
+    );
+    return span.isRecording() ? span : undefined;
+  }
+
+  /**
+   * Does at once what several pieces of work wait for. It shows in the trace of each of them; what is done shows in that of
+   * the first, which the others are linked to.
+   */
+  async ofMany<T>(
+    name: string,
+    parents: readonly (string | undefined)[],
+    options: SpanOptions,
+    doIt: () => Promise<T>,
+  ): Promise<T> {
+    const seen = this.tracer ? [...new Set(parents.filter((it) => it !== undefined && isSampled(it)))] : [];
+    const [first, ...others] = seen;
+    const work = { traces: this.tracer && this };
+    const span = first === undefined ? undefined : this.begin(name, first, { ...options, links: others as string[] });
+    if (!span) return withWork({ ...work, traceparent: parents.length === 1 ? parents[0] : undefined }, doIt);
+    const traceparent = traceparentFrom(span);
+    const beside = others.map((it) => this.begin(name, it, { ...options, links: [traceparent] }));
+    const spans = [span, ...beside];
+    return ending(spans, () => withWork({ ...work, traceparent }, doIt));
+  }
+
+  async close(): Promise<void> {
+    const { provider } = this;
+    this.tracer = undefined;
+    this.provider = undefined;
+    await provider?.shutdown();
+  }
+}
+
+/** Does a part of the work that is under way, as a span of its own where the work is traced. */
+export const withSpan = <T>(name: string, options: SpanOptions, doIt: () => Promise<T>): Promise<T> => {
+  const work = currentWork();
+  if (!work?.traces || work.traceparent === undefined) return doIt();
+  const span = work.traces.begin(name, work.traceparent, options);
+  if (!span) return doIt();
+  return ending([span], () => withWork({ ...work, traceparent: traceparentFrom(span) }, doIt));
+};
+
+const ending = async <T>(spans: readonly (Span | undefined)[], doIt: () => Promise<T>): Promise<T> => {
+  try {
+    const result = await doIt();
+    for (const span of spans) span?.end();
+    return result;
+  } catch (error) {
+    for (const span of spans) {
+      if (span) failed(span, errorTypeOf(error));
+      span?.end();
+    }
+    throw error;
+  }
+};
+
+/** Of what went wrong the kind is told: its words may be about somebody. */
+export const failed = (span: Span, errorType: string): void => {
+  span.setAttribute('error.type', errorType);
+  span.setStatus({ code: SpanStatusCode.ERROR });
+};
+
+/** The stable code of an error of ours, the class of any other. */
+export const errorTypeOf = (error: unknown): string => {
+  const { code, constructor } = (error ?? {}) as { code?: unknown; constructor?: { name: string } };
+  return typeof code === 'string' ? code : (constructor?.name ?? typeof error);
+};
+
+export const traceparentFrom = (span: Span): string => {
+  const { traceId, spanId, traceFlags } = span.spanContext();
+  return `00-${traceId}-${spanId}-${traceFlags & TraceFlags.SAMPLED ? '01' : '00'}`;
+};
+
+const isSampled = (traceparent: string): boolean =>
+  (Number.parseInt(traceparent.slice(-2), 16) & TraceFlags.SAMPLED) !== 0 && isSpanContextValid(contextOf(traceparent));
+
+const contextOf = (traceparent: string): SpanContext => ({
+  traceId: traceparent.slice(3, 35),
+  spanId: traceparent.slice(36, 52),
+  traceFlags: Number.parseInt(traceparent.slice(53), 16),
+  isRemote: true,
+});
+
+const samplerOf = ({
+  OTEL_TRACES_SAMPLER: sampler = 'parentbased_always_on',
+  OTEL_TRACES_SAMPLER_ARG: ratio = 1,
+}: Partial<TelemetrySettings>): Sampler => {
+  const [, isParentBased, name] = /^(parentbased_)?(.*)$/.exec(sampler)!;
+  const root =
+    name === 'always_off'
+      ? new AlwaysOffSampler()
+      : name === 'traceidratio'
+        ? new TraceIdRatioBasedSampler(ratio)
+        : new AlwaysOnSampler();
+  return isParentBased ? new ParentBasedSampler({ root }) : root;
+};

@@ -1,0 +1,107 @@
+import { setTimeout } from 'node:timers/promises';
+import { describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import { ServiceLog, noteOfWork, requestIdOf, withWork } from '#telemetry';
+
+const logOf = (format: 'json' | 'text', level?: 'info' | 'debug') => {
+  const lines: string[] = [];
+  const log = new ServiceLog({ format, ...(level && { level }), write: (line) => void lines.push(line) });
+  return { log, lines, last: () => JSON.parse(lines.at(-1)!) as Record<string, unknown> };
+};
+
+const work = {
+  requestId: 'r-1',
+  traceparent: '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01',
+  tenant: 'acme',
+};
+
+describe('the log', () => {
+  it('says in each line what it belongs to, as far as that is known', () => {
+    const { log, last } = logOf('json');
+    log.service = 'order';
+    log.log('hello', 'Greeter');
+    expect(last()).toEqual({
+      ...{ level: 'info', time: expect.any(String), service: 'order', context: 'Greeter', msg: 'hello' },
+    });
+    withWork({ ...work }, () => {
+      noteOfWork({ orderId: 'o-1' });
+      log.warn('careful', { attempt: 2 }, 'Greeter');
+    });
+    expect(last()).toMatchObject({
+      ...{ level: 'warn', request_id: 'r-1', tenant: 'acme', order_id: 'o-1', attempt: 2, msg: 'careful' },
+      ...{ trace_id: '4bf92f3577b34da6a3ce929d0e0e4736', span_id: '00f067aa0ba902b7' },
+    });
+  });
+
+  it('is what Nest logs to, with stacks and errors as fields', () => {
+    const { log, last } = logOf('json');
+    Logger.overrideLogger(log);
+    try {
+      const error = new TypeError('no such thing');
+      new Logger('Shop').error('it failed', error.stack);
+      expect(last()).toMatchObject({ level: 'error', context: 'Shop', msg: 'it failed', stack: error.stack });
+      new Logger('Shop').error(error);
+      expect(last()).toMatchObject({ context: 'Shop', msg: 'no such thing', stack: error.stack });
+      new Logger('Shop').log('%s %d {"a": 1}');
+      expect(last()).toMatchObject({ msg: '%s %d {"a": 1}' });
+    } finally {
+      Logger.overrideLogger(false);
+    }
+  });
+
+  const forged = 'x\n{"level":"info","msg":"forged"}\r\n12:00:00.000 INFO  forged\u001b[2J\u2028\u202e';
+
+  it.each(['json', 'text'] as const)('cannot be told to begin a line, in %s', (format) => {
+    const { log, lines } = logOf(format);
+    withWork({ ...work, requestId: forged, orderId: forged }, () =>
+      log.error(forged, `Error: ${forged}\n    at x`, forged),
+    );
+    const printed = lines
+      .join('')
+      .trimEnd()
+      .split(/[\n\r\u2028]/);
+    const begun = printed.filter((it) => !it.startsWith('    '));
+    expect(begun).toHaveLength(1);
+    for (const character of '\u001b\u2028\u202e') expect(lines.join('')).not.toContain(character);
+  });
+
+  it('blacks out secrets, wherever they stand', () => {
+    const { log, lines } = logOf('json');
+    const secrets = [
+      'hunter2',
+      'sk_live_abcdefgh1234',
+      'whsec_c2VjcmV0c2VjcmV0',
+      'eyJhbGciOi.eyJzdWIiOi.c2lnbmF0',
+      'abcdef123456',
+    ];
+    log.log(`postgres://cleave:${secrets[0]}@db:5432/x and redis://:${secrets[0]}@r:1`);
+    log.warn(`the key ${secrets[1]} and ${secrets[2]}`);
+    log.error('failed', `Error: ${secrets[3]}\n    at x`);
+    log.log(`authorization: Bearer ${secrets[4]}, {"password":"${secrets[0]}"}`);
+    log.error(new Error(`token=${secrets[4]}`));
+    for (const secret of secrets) expect(lines.join('')).not.toContain(secret);
+    expect(lines.join('')).toContain('@db:5432/x');
+  });
+
+  it('has another level at once, for good or for a time', async () => {
+    const { log, lines } = logOf('json');
+    log.debug('not yet');
+    log.setLevel('debug', 30);
+    log.debug('now');
+    await setTimeout(60);
+    log.debug('not any more');
+    expect(lines.map((it) => (JSON.parse(it) as { msg: string }).msg)).toEqual(['now']);
+    log.setLevel('fatal');
+    log.error('quiet');
+    expect(lines).toHaveLength(1);
+  });
+});
+
+describe('the id of a request', () => {
+  it('is the one it came with, or one that no other request has', () => {
+    expect(requestIdOf('9f1c-A.b:c/d+e=')).toBe('9f1c-A.b:c/d+e=');
+    const made = [undefined, '', 'a b', 'a\nb', 'a@b.c', 'x'.repeat(129), ['a']].map(requestIdOf);
+    expect(new Set(made).size).toBe(made.length);
+    for (const id of made) expect(id).toMatch(/^[a-z\d-]{8,64}$/);
+  });
+});

@@ -1,0 +1,173 @@
+import { execFile, spawnSync } from 'node:child_process';
+import { randomBytes } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { samplesIn } from '#testing';
+import { Api, ok } from '../support/api.js';
+import { Collector, type Span } from '../support/collector.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
+import { startShape, type Shape } from '../support/shapes.js';
+import { metricsIn, observability, rules, watchedExpressions } from '../support/watched-metrics.js';
+import { WebhookReceiver } from '../support/webhook-receiver.js';
+
+/** In the order in which an order and its payment come by them. */
+const expectedSpans = [
+  ...['POST /orders', 'place orders', 'inventory.reserve', 'inventory-reserve', 'order-record'],
+  ...['process stock', 'inventory.settle', 'process sales-1', 'sales-add', 'process webhooks', 'deliver webhook'],
+  ...['lead sagas', 'payment.perform', 'order-sagas-move'],
+];
+
+describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) => {
+  const marker = fresh('personal');
+  const requestId = fresh('request');
+  const traceId = randomBytes(16).toString('hex');
+  const parentId = randomBytes(8).toString('hex');
+  let collector: Collector;
+  let shape: Shape;
+  let api: Api;
+  let receiver: WebhookReceiver;
+  let orderId: string;
+
+  beforeAll(async () => {
+    collector = await Collector.start();
+    shape = await startShape(name, {
+      OTEL_EXPORTER_OTLP_ENDPOINT: collector.url,
+      OTEL_TRACES_SAMPLER: 'parentbased_always_off',
+      LOG_REQUESTS: 'true',
+    });
+    api = new Api(shape.baseUrl);
+    receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
+    const product_id = await api.product({ onHand: 10 });
+    const headers = { traceparent: `00-${traceId}-${parentId}-01`, 'x-request-id': requestId };
+    const body = {
+      ...{ customer_id: marker, product_id, quantity: 1, metadata: { note: marker }, reference: marker },
+      payment: { method: 'simulated', token: 'tok_ok' },
+    };
+    const placed = await api.send<{ order_id: string }>('POST', '/orders', { body, headers });
+    orderId = ok(placed, 201).order_id;
+    expect(placed.headers.get('x-request-id')).toBe(requestId);
+    ok(await api.send('PUT', '/cache', { body: { key: 'k', value: 1 } }), 200);
+    ok(await api.get('/cache?key=k'));
+    ok(await api.get(`/orders?customer_id=${marker}`));
+  });
+
+  afterAll(async () => {
+    await receiver?.stop();
+    await shape?.stop();
+    await collector?.stop();
+  });
+
+  it('is one trace, from the request to whoever hears of the order', async () => {
+    await eventually(async () => {
+      const names = new Set(collector.of(traceId).map((it) => it.name));
+      expect(expectedSpans.filter((it) => !names.has(it))).toEqual([]);
+    });
+    const spans = collector.of(traceId);
+    const byId = new Map(spans.map((it) => [it.spanId, it]));
+    const roots = spans.filter((it) => !byId.has(it.parentSpanId!));
+    expect(roots.map((it) => [it.name, it.parentSpanId])).toEqual([['POST /orders', parentId]]);
+    expect(pathOf('order-record', spans, byId)).toMatch(/POST \/orders > place orders > order-record$/);
+    expect(pathOf('inventory-settle', spans, byId)).toMatch(
+      /POST \/orders > process stock > inventory\.settle > inventory\.settle > inventory-settle$/,
+    );
+    const services =
+      name === 'monolith' ? ['monolith'] : ['gateway', 'inventory', 'order', 'payment', 'sales', 'webhooks'];
+    expect([...new Set(spans.map((it) => it.service))].sort()).toEqual(services.map((it) => `cleave-${it}`));
+    // Nobody asked for any other: the sampler keeps what has no parent out.
+    expect(new Set(collector.spans.map((it) => it.traceId))).toEqual(new Set([traceId]));
+  });
+
+  it('is in the log by request, trace, tenant and order', async () => {
+    const lines = shape
+      .log()
+      .split('\n')
+      .filter((it) => it.startsWith('{'));
+    const logged = lines.map((it) => JSON.parse(it) as Record<string, unknown>);
+    const told = logged.find((it) => it['request_id'] === requestId && it['order_id'] !== undefined);
+    expect(told).toMatchObject({
+      ...{ level: 'info', trace_id: traceId, order_id: orderId, tenant: 'default', route: '/orders', status: 201 },
+      service: name === 'monolith' ? 'monolith' : 'order',
+    });
+  });
+
+  it('says nothing that a caller wrote, in no log, span or metric', async () => {
+    const refused = await api.send('POST', '/orders', { body: { customer_id: marker, quantity: marker } });
+    expect(refused.status).toBe(400);
+    expect((await api.get(`/orders/${marker}`)).status).toBe(404);
+    expect((await api.get(`/${marker}?email=${marker}`)).status).toBe(404);
+    const headers = { authorization: `Bearer ${marker}`, 'x-request-id': `${marker}\n"forged"`.replace('\n', ' ') };
+    const answered = await api.send('GET', '/orders', { headers });
+    expect(answered.headers.get('x-request-id')).not.toContain(marker);
+    expect(shape.log()).not.toContain(marker);
+    expect(collector.received).not.toContain(marker);
+    expect((await metricsOf(shape)).join('')).not.toContain(marker);
+  });
+
+  it('has every metric that a dashboard or a rule asks for', async () => {
+    const series = new Map<string, Set<string>>();
+    for (const sample of (await metricsOf(shape)).flatMap((it) => [...samplesIn(it).keys()])) {
+      const [, metric = '', labels = ''] = /^([\w:]+)(?:\{(.*)\})?$/s.exec(sample)!;
+      const known = series.get(metric) ?? new Set();
+      for (const [, label = ''] of labels.matchAll(/(\w+)="/g)) known.add(label);
+      series.set(metric, known);
+    }
+    const expressions = await watchedExpressions();
+    expect(expressions.length).toBeGreaterThan(40);
+    // What only a failure has.
+    const rare = new Set(['error_type']);
+    // What only those have who ask others by TCP or HTTP.
+    const elsewhere = name === 'monolith' ? ['balancing_targets'] : [];
+    const missing = expressions.flatMap(([where, expression]) =>
+      metricsIn(expression)
+        .filter(({ metric }) => !elsewhere.includes(metric))
+        .flatMap(({ metric, labels }) => {
+          const known = series.get(metric);
+          if (!known) return [`${where}: ${metric}`];
+          return labels.filter((it) => !known.has(it) && !rare.has(it)).map((it) => `${where}: ${metric}{${it}}`);
+        }),
+    );
+    expect(missing).toEqual([]);
+  });
+
+  it('logs more and less while it runs', async () => {
+    const path = '/admin/log-level';
+    expect(ok(await api.get<{ level: string }>(path)).level).toBe('info');
+    ok(await api.send('PUT', path, { body: { level: 'error' } }));
+    const quiet = fresh('quiet');
+    await api.send('GET', '/nowhere', { headers: { 'x-request-id': quiet } });
+    ok(await api.send('PUT', path, { body: { level: 'info' } }));
+    const loud = fresh('loud');
+    await api.send('GET', '/nowhere', { headers: { 'x-request-id': loud } });
+    await eventually(async () => expect(shape.log()).toContain(`"request_id":"${loud}"`));
+    expect(shape.log()).not.toContain(quiet);
+    expect((await api.send('PUT', path, { body: { level: 'loud' } })).status).toBe(400);
+  });
+});
+
+const pathOf = (name: string, spans: readonly Span[], byId: ReadonlyMap<string, Span>): string => {
+  const path: string[] = [];
+  for (let it = spans.find((span) => span.name === name); it; it = byId.get(it.parentSpanId!)) path.unshift(it.name);
+  return path.join(' > ');
+};
+
+/** What each process answers. */
+const metricsOf = ({ services }: Shape): Promise<string[]> =>
+  Promise.all(services.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
+
+describe('the alerts', () => {
+  it('each say in the documentation what to do', async () => {
+    const told = await readFile(`${observability}/../../docs/observability.md`, 'utf8');
+    const alerts = (await rules()).flatMap(({ alert }) => alert ?? []);
+    expect(alerts.length).toBeGreaterThan(10);
+    expect(alerts.filter((it) => !told.includes(`### ${it}\n`))).toEqual([]);
+  });
+
+  const hasPromtool = spawnSync('promtool', ['--version']).error === undefined;
+  // `apt-get install prometheus` brings it.
+  (hasPromtool ? it : it.skip)('are understood by Prometheus (needs promtool)', async () => {
+    const { stdout } = await promisify(execFile)('promtool', ['check', 'rules', `${observability}/rules.yml`]);
+    expect(stdout).toContain('SUCCESS');
+  });
+});

@@ -1,0 +1,54 @@
+import { readFile, readdir } from 'node:fs/promises';
+import { fileURLToPath } from 'node:url';
+import { parse } from 'yaml';
+
+export const observability = fileURLToPath(new URL('../../docker/observability', import.meta.url));
+
+/** What dashboards and rules ask Prometheus, by where it is asked. */
+export const watchedExpressions = async (): Promise<[where: string, expression: string][]> => {
+  const folder = `${observability}/grafana/dashboards`;
+  const boards = await Promise.all(
+    (await readdir(folder)).map(async (file) => {
+      const { panels } = JSON.parse(await readFile(`${folder}/${file}`, 'utf8')) as {
+        panels: { title: string; targets: { expr: string }[] }[];
+      };
+      return panels.flatMap(({ title, targets }) =>
+        targets.map(({ expr }): [string, string] => [`${file}: ${title}`, expr]),
+      );
+    }),
+  );
+  return [...boards.flat(), ...(await rules()).map((it): [string, string] => [it.alert ?? it.record!, it.expr])];
+};
+
+interface Rule {
+  alert?: string;
+  record?: string;
+  expr: string;
+}
+
+export const rules = async (): Promise<Rule[]> => {
+  const { groups } = parse(await readFile(`${observability}/rules.yml`, 'utf8')) as { groups: { rules: Rule[] }[] };
+  return groups.flatMap((it) => it.rules);
+};
+
+/** What Prometheus adds to what is measured. */
+const added = new Set(['service', 'instance', 'job', 'le']);
+const ofPrometheus = new Set(['up']);
+
+/** The metrics that an expression names, each with the labels that it looks at. */
+export const metricsIn = (expression: string): { metric: string; labels: string[] }[] => {
+  const bare = expression.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""');
+  const grouped = [...bare.matchAll(/\b(?:by|on) \(([^)]*)\)/g)].flatMap(([, names = '']) => labelsIn(names));
+  const rest = bare.replaceAll(/\b(?:by|on) \([^)]*\)/g, ' ').replaceAll(/\[[^\]]*\]/g, '');
+  // A metric is a name that is not called and is no word of the language.
+  return [...rest.matchAll(/([a-z_:][\w:]*)\s*(\{[^}]*\})?(?!\s*[\w(:])/gi)]
+    .map(([, metric = '', selector = '']) => ({
+      metric,
+      labels: [...grouped, ...[...selector.matchAll(/(\w+)\s*(?:=~|!~|!=|=)/g)].map(([, name = '']) => name)],
+    }))
+    .filter(({ metric }) => !/^(?:and|or|unless)$/.test(metric) && !metric.startsWith('cleave:'))
+    .filter(({ metric }) => !ofPrometheus.has(metric))
+    .map(({ metric, labels }) => ({ metric, labels: labels.filter((it) => !added.has(it)) }));
+};
+
+const labelsIn = (names: string): string[] => names.split(',').map((it) => it.trim());
