@@ -234,6 +234,8 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     } of ofKind(overlay, 'Deployment')) {
       expect(nameOf(spec.selector.matchLabels)).toBe(name);
       expect(spec.template.metadata.labels).toMatchObject(spec.selector.matchLabels);
+      // Whom Prometheus may ask.
+      expect(spec.template.metadata.labels['app.kubernetes.io/part-of']).toBe('cleave');
     }
     expect(ofKind(overlay, 'Service').map(({ spec }) => nameOf(spec.selector))).toEqual(names);
     expect(ofKind(overlay, 'PodDisruptionBudget').map(({ spec }) => nameOf(spec.selector.matchLabels))).toEqual(names);
