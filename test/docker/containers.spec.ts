@@ -233,7 +233,10 @@ describe('the image', () => {
     expect(copied).toEqual(['--from=packages /app/node_modules node_modules']);
     const packages = stages.find(([from]) => from?.rest.endsWith(' AS packages'))!;
     const installs = packages.filter(({ instruction }) => instruction === 'RUN').map(({ rest }) => rest);
-    expect(installs).toEqual(['npm ci --omit=dev --omit=optional --ignore-scripts']);
+    expect(installs).toEqual([
+      'npm ci --omit=dev --omit=optional --ignore-scripts',
+      expect.stringMatching(/^find node_modules .*-name '\*\.map'.* -delete$/),
+    ]);
     expect(inImage('RUN')).toEqual([]);
   });
 

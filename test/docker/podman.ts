@@ -43,14 +43,14 @@ const install = (root: string, program: string, at: string): void => {
   copy(program, join(root, at));
 };
 
-/** Node, npm and a shell as this machine has them: what the Dockerfile needs of its base image. */
+/** Node, npm, a shell and what it calls as this machine has them: what the Dockerfile needs of its base image. */
 const importedFromHere = async (image: string): Promise<void> => {
   const root = mkdtempSync(join(tmpdir(), 'cleave-base-'));
   try {
     for (const folder of ['etc', 'home/node', 'root', 'tmp']) mkdirSync(join(root, folder), { recursive: true });
     install(root, process.execPath, '/usr/bin/node');
     install(root, '/bin/sh', '/bin/sh');
-    install(root, '/usr/bin/env', '/usr/bin/env');
+    for (const program of ['/usr/bin/env', '/usr/bin/find']) install(root, program, program);
     const npm = realpathSync(execFileSync('which', ['npm'], { encoding: 'utf8' }).trim());
     cpSync(dirname(dirname(npm)), join(root, 'usr/lib/npm'), { recursive: true });
     symlinkSync('../lib/npm/bin/npm-cli.js', join(root, 'usr/bin/npm'));
