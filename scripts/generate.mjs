@@ -7,7 +7,8 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os';
 import { dirname, join, relative } from 'node:path';
 import { createClient } from '@hey-api/openapi-ts';
-import { format, resolveConfig } from 'prettier';
+import { format, getFileInfo, resolveConfig } from 'prettier';
+import { haproxyConfig } from './haproxy-config.mjs';
 
 /** The modules and what each imports, drawn from the same imports that the walls are held against. */
 const moduleGraph = () => {
@@ -157,6 +158,13 @@ const descriptors = (name, folder) => () => {
   ].join('\n');
 };
 
+/** The edge in front of the services, by the table that the gateway passes requests on by. */
+const haproxy = async () => {
+  const { gatewayEnvironment, upstreamsIn } = await import('../dist/libs/gateway/src/index.js');
+  const urls = Object.keys(gatewayEnvironment).filter((variable) => variable.endsWith('_URL'));
+  return haproxyConfig(upstreamsIn(Object.fromEntries(urls.map((variable) => [variable, []]))));
+};
+
 /**
  * Each file with the function that gives its text, or each folder with the function that gives the texts of all files
  * in it by their paths within.
@@ -172,6 +180,7 @@ const generated = {
     'node_modules/grpc-health-check/proto',
   ),
   'docs/module-graph.md': moduleGraph,
+  'docker/haproxy.cfg': haproxy,
 };
 
 const checks = process.argv.includes('--check');
@@ -179,7 +188,8 @@ const outdated = [];
 
 /** Holds a file against its text, or against being gone, and writes it unless this is a check. */
 const settle = async (file, text) => {
-  const wanted = text && (await format(text, { ...(await resolveConfig(file)), filepath: file }));
+  const { inferredParser } = await getFileInfo(file);
+  const wanted = text && inferredParser ? await format(text, { ...(await resolveConfig(file)), filepath: file }) : text;
   const committed = existsSync(file) ? await readFile(file, 'utf8') : undefined;
   if (wanted === committed) return;
   outdated.push(file);

@@ -1,10 +1,8 @@
-import { spawn } from 'node:child_process';
-import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
-import { text } from 'node:stream/consumers';
 import { describe, expect, it } from '@jest/globals';
 import { parse } from 'yaml';
 import { z } from 'zod';
+import { faultsOf, unreadBy } from './faults.js';
 
 const read = (path: string): string => readFileSync(path, 'utf8');
 
@@ -19,7 +17,7 @@ const serviceSchema = z.strictObject({
   command: z.array(z.string()).optional(),
   environment: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string()).optional(),
   ports: z.array(z.string().regex(/^(?:[\d.]+:)?\d+:\d+$/)).optional(),
-  volumes: z.array(z.string().regex(/^[a-z][a-z0-9-]*:\/\S+$/)).optional(),
+  volumes: z.array(z.string().regex(/^(?:[a-z][a-z0-9-]*:\/\S+|\.\/\S+:\/\S+:ro)$/)).optional(),
   depends_on: z.record(z.string(), z.strictObject({ condition: z.literal('service_healthy') })).optional(),
   healthcheck: z
     .strictObject({
@@ -71,11 +69,15 @@ const monolith = (): Compose => compose('compose.monolith.yaml');
 const split = (): Compose => compose('compose.split.yaml');
 const splitRedis = (): Compose => compose('compose.split.yaml', 'compose.split-redis.yaml');
 const splitNats = (): Compose => compose('compose.split.yaml', 'compose.split-nats.yaml');
+const observability = 'compose.observability.yaml';
 const all: [string, () => Compose][] = [
   ['monolith', monolith],
   ['split', split],
   ['split over Redis', splitRedis],
   ['split with NATS', splitNats],
+  ['split behind HAProxy', () => compose('compose.split.yaml', 'compose.split-haproxy.yaml')],
+  ['monolith, watched', () => compose('compose.monolith.yaml', observability)],
+  ['split, watched', () => compose('compose.split.yaml', observability)],
 ];
 
 const ours = ({ services }: Compose): [string, Service][] =>
@@ -110,15 +112,6 @@ const environmentOf = ({ environment }: Service): Record<string, string> => {
 /** For some processes, one after the other, on a machine that is busy. */
 const startsTimeoutMs = 300_000;
 
-/** Starts an app with an environment that it must refuse. @returns the variables that it finds fault with */
-const faultsOf = async (main: string, env: Record<string, string>): Promise<string[]> => {
-  if (!existsSync(`dist/${main.slice('dist/'.length)}`)) throw new Error(`${main} is missing: run npm run build first`);
-  const app = spawn(process.execPath, [main], { env, stdio: ['ignore', 'ignore', 'pipe'] });
-  const [complaint, [code]] = await Promise.all([text(app.stderr), once(app, 'exit')]);
-  if (code !== 1) throw new Error(`${main} did not refuse its environment, but ended with ${code}: ${complaint}`);
-  return [...complaint.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
-};
-
 describe.each(all)('the compose file: %s', (_name, composed) => {
   it('is well-formed, and what it refers to exists', () => {
     const { services, volumes } = composed();
@@ -128,7 +121,8 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
         // Our services have the health check of their image.
         expect(isOurs || services[name]?.healthcheck !== undefined).toBe(true);
       }
-      for (const volume of service.volumes ?? []) expect(Object.keys(volumes)).toContain(volume.split(':')[0]);
+      for (const volume of service.volumes ?? [])
+        if (!volume.startsWith('./')) expect(Object.keys(volumes)).toContain(volume.split(':')[0]);
       if (service.build) expect(existsSync(`docker/${service.build.context}/${service.build.dockerfile}`)).toBe(true);
       expect(service.healthcheck ?? service.build).toBeDefined();
     }
@@ -140,7 +134,9 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
     const { services } = composed();
     const published = Object.values(services).flatMap(({ ports }) => ports ?? []);
     const grpc = services['order'] ? ['127.0.0.1:5001:5001'] : [];
-    expect(published).toEqual([`127.0.0.1:3000:${imageEnvironment['PORT']}`, ...grpc]);
+    const edge = services['haproxy'] ? ['127.0.0.1:8080:8080'] : [];
+    const watching = services['prometheus'] ? ['127.0.0.1:9090:9090', '127.0.0.1:3030:3000'] : [];
+    expect(published).toEqual([`127.0.0.1:3000:${imageEnvironment['PORT']}`, ...grpc, ...edge, ...watching]);
   });
 
   it(
@@ -176,17 +172,33 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
   });
 });
 
+describe('the files that are mounted', () => {
+  const mounted = (composed: Compose): string[] =>
+    Object.values(composed.services)
+      .flatMap(({ volumes }) => volumes ?? [])
+      .filter((volume) => volume.startsWith('./'));
+
+  it('are those of the edge, generated, and those of the observers', () => {
+    expect(mounted(compose('compose.split.yaml', 'compose.split-haproxy.yaml'))).toEqual([
+      './haproxy.cfg:/usr/local/etc/haproxy/haproxy.cfg:ro',
+    ]);
+    expect(existsSync('docker/haproxy.cfg')).toBe(true);
+    expect(mounted(compose('compose.split.yaml', observability))).toEqual([
+      './observability/prometheus.yml:/etc/prometheus/prometheus.yml:ro',
+      './observability/rules.yml:/etc/prometheus/rules.yml:ro',
+      './observability/grafana/provisioning:/etc/grafana/provisioning:ro',
+      './observability/grafana/dashboards:/etc/grafana/dashboards:ro',
+    ]);
+  });
+});
+
 describe('the services', () => {
   it(
     'read every variable that they are given',
     async () => {
       for (const [name, service] of [monolith(), splitRedis(), splitNats()].flatMap(ours)) {
         const given = Object.keys(environmentOf(service));
-        const refused = await faultsOf(mainOf(service), Object.fromEntries(given.map((variable) => [variable, '!'])));
-        // DATABASE_URL is refused as the address of each module that has no other.
-        const isRead = (variable: string): boolean =>
-          refused.some((it) => it === variable || it.endsWith(`_${variable}`));
-        expect([name, given.filter((variable) => !isRead(variable))]).toEqual([name, []]);
+        expect([name, await unreadBy(mainOf(service), given)]).toEqual([name, []]);
       }
     },
     startsTimeoutMs,
@@ -194,6 +206,8 @@ describe('the services', () => {
 
   it('are the apps of the repository', () => {
     const started = [monolith(), split()].flatMap(ours).map(([, service]) => mainOf(service));
+    // `migrate` ends: where it is needed, it is a job.
+    started.push('dist/apps/migrate/src/main.js');
     expect(started.sort()).toEqual(apps.map((app) => `dist/apps/${app}/src/main.js`).sort());
   });
 
@@ -219,7 +233,10 @@ describe('the image', () => {
     expect(copied).toEqual(['--from=packages /app/node_modules node_modules']);
     const packages = stages.find(([from]) => from?.rest.endsWith(' AS packages'))!;
     const installs = packages.filter(({ instruction }) => instruction === 'RUN').map(({ rest }) => rest);
-    expect(installs).toEqual(['npm ci --omit=dev --omit=optional --ignore-scripts']);
+    expect(installs).toEqual([
+      'npm ci --omit=dev --omit=optional --ignore-scripts',
+      expect.stringMatching(/^find node_modules .*-name '\*\.map'.* -delete$/),
+    ]);
     expect(inImage('RUN')).toEqual([]);
   });
 

@@ -94,6 +94,8 @@ export class AppProcess {
   constructor(
     readonly name: string,
     private readonly environment: Record<string, string>,
+    /** Where it was compiled: here, or where another version lies. */
+    private readonly home = root,
   ) {}
 
   get pid(): number {
@@ -117,7 +119,7 @@ export class AppProcess {
 
   spawn(): void {
     if (this.isRunning) throw new Error(`${this.name} runs already`);
-    const main = `${root}/dist/apps/${this.name}/src/main.js`;
+    const main = `${this.home}/dist/apps/${this.name}/src/main.js`;
     if (!existsSync(main)) throw new Error(`${main} does not exist; run \`npm run build\` first`);
     const child = spawn(process.execPath, [main], {
       env: { ...bareEnvironment(), ...this.environment },

@@ -45,6 +45,8 @@ interface PlannedService {
   environment: Record<string, string>;
   /** Not started with the others, but by its `restart`. */
   isLater?: boolean;
+  /** Where it was compiled, if not here. */
+  home?: string;
 }
 
 /** What runs, and where its data are. */
@@ -245,7 +247,7 @@ export const startShape = async (name: ShapeName, more: Record<string, string> =
 /** Starts what is planned; its data go with it, however it ends. */
 export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
   const processes = plan.services.map(
-    (it) => new AppProcess(it.app, { ...it.environment, HOST: '127.0.0.1', PORT: String(it.port) }),
+    (it) => new AppProcess(it.app, { ...it.environment, HOST: '127.0.0.1', PORT: String(it.port) }, it.home),
   );
   const services = plan.services.map((it, index): RunningService => {
     const process = processes[index]!;

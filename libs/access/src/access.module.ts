@@ -1,7 +1,7 @@
 import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Readiness } from '#health';
 import { Cursors } from '#rest';
 import { Authenticator } from '#security';
@@ -13,6 +13,16 @@ import { KeyChanges, Keys, ManageKeys } from './use-cases/manage-keys.js';
 
 /** What access reads from the environment. */
 export const accessEnvironment = { ACCESS_DATABASE_URL: env.postgresUrl };
+
+/** Where access keeps its data. */
+export const accessDatabase = (url: string): Database => ({
+  name: 'access',
+  url,
+  schema: 'access',
+  entities: [],
+  migrations: [Keys1764000000007],
+  poolSize: 4,
+});
 
 type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
 
@@ -55,16 +65,7 @@ export class AccessModule implements OnModuleInit {
   static knowing({ ACCESS_DATABASE_URL: url }: AccessSettings): DynamicModule {
     return {
       module: AccessModule,
-      imports: [
-        databaseFor({
-          name: 'access',
-          url,
-          schema: 'access',
-          entities: [],
-          migrations: [Keys1764000000007],
-          poolSize: 4,
-        }),
-      ],
+      imports: [databaseFor(accessDatabase(url))],
       providers: [PostgresKeys, ListeningDirectory, { provide: accessDatabaseUrl, useValue: url }],
     };
   }

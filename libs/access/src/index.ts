@@ -1,1 +1,1 @@
-export { AccessModule, accessEnvironment } from './access.module.js';
+export { AccessModule, accessDatabase, accessEnvironment } from './access.module.js';

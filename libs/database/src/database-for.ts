@@ -175,24 +175,36 @@ const isRefusal = (error: unknown): boolean => {
   return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
 };
 
-/** Migrates and connects; waits a while for a Postgres that is still starting. */
-async function connect(database: Database): Promise<DataSource> {
-  const { name, schema } = database;
-  const connection = connectionOf(database);
+/** Does what is to be done, after a while where Postgres is still starting. */
+async function whenUp<Result>(database: Database, use: () => Promise<Result>): Promise<Result> {
   const giveUpAt = Date.now() + (database.connectWithinMs ?? defaultConnectWithinMs);
   for (let attempt = 0; ; attempt += 1) {
     try {
-      await migrate({ name, schema, connection, log: (line) => logger.log(line) });
-      return await new ModuleDataSource(name, connection).initialize();
+      return await use();
     } catch (error) {
       if (isRefusal(error)) throw unreachable(database, error, false);
       if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
       if (Date.now() >= giveUpAt) throw unreachable(database, error, true);
-      if (attempt === 0) logger.warn(`waiting for Postgres at ${placeOf(database.url)} (${name})`);
+      if (attempt === 0) logger.warn(`waiting for Postgres at ${placeOf(database.url)} (${database.name})`);
       await setTimeout(Math.min(100 * 2 ** attempt, 2_000));
     }
   }
 }
+
+const bringUpToDate = (database: Database): Promise<void> =>
+  migrate({
+    ...{ name: database.name, schema: database.schema, connection: connectionOf(database) },
+    log: (line) => logger.log(line),
+  });
+
+/** Runs the migrations that a module's database lacks, and nothing else; fails as the start of the module would. */
+export const migrateDatabase = (database: Database): Promise<void> => whenUp(database, () => bringUpToDate(database));
+
+const connect = (database: Database): Promise<DataSource> =>
+  whenUp(database, async () => {
+    await bringUpToDate(database);
+    return new ModuleDataSource(database.name, connectionOf(database)).initialize();
+  });
 
 @Module({})
 class DatabaseModule {}

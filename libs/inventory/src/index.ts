@@ -1,1 +1,1 @@
-export { InventoryModule, inventoryEnvironment } from './inventory.module.js';
+export { InventoryModule, inventoryDatabase, inventoryEnvironment } from './inventory.module.js';

@@ -3,7 +3,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
 import { cacheContract, defaultTenant } from '#contracts';
 import { env } from '#config';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
@@ -39,6 +39,15 @@ export const inventoryEnvironment = {
   DEMO_PRODUCTS: env.flag,
 };
 
+/** Where inventory keeps its data. */
+export const inventoryDatabase = (url: string): Database => ({
+  name: 'inventory',
+  url,
+  schema: 'inventory',
+  entities: [ProductEntity],
+  migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003],
+});
+
 type InventorySettings = z.output<z.ZodObject<typeof inventoryEnvironment>>;
 
 const demoRequested = Symbol('demo products requested');
@@ -64,13 +73,7 @@ export class InventoryModule implements OnModuleInit {
     return {
       module: InventoryModule,
       imports: [
-        databaseFor({
-          name: 'inventory',
-          url: options.INVENTORY_DATABASE_URL,
-          schema: 'inventory',
-          entities: [ProductEntity],
-          migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003],
-        }),
+        databaseFor(inventoryDatabase(options.INVENTORY_DATABASE_URL)),
         TypeOrmModule.forFeature([ProductEntity], 'inventory'),
       ],
       controllers: [ProductsController, StockController, InventoryMessages],

@@ -1,1 +1,1 @@
-export { OrderModule, orderEnvironment, orderGrpc } from './order.module.js';
+export { OrderModule, orderDatabase, orderEnvironment, orderGrpc } from './order.module.js';

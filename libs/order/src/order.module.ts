@@ -4,7 +4,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { z } from 'zod';
 import { inventoryContract, paymentContract } from '#contracts';
 import { env } from '#config';
-import { InjectSql, Sql, cursorSecret, databaseFor, firstSetting, sqlToken } from '#database';
+import { InjectSql, Sql, cursorSecret, databaseFor, firstSetting, sqlToken, type Database } from '#database';
 import { Checkpoints, EventBus, EventsModule, EventPublisher, eventBus } from '#events';
 import { grpcAddress, type GrpcListening } from '#grpc';
 import { Readiness } from '#health';
@@ -81,6 +81,15 @@ export const orderGrpc = {
   variable: 'ORDER_GRPC_LISTEN',
 } satisfies Omit<GrpcListening, 'at'>;
 
+/** Where order keeps its data. */
+export const orderDatabase = (url: string): Database => ({
+  name: 'order',
+  url,
+  schema: 'orders',
+  entities: [OrderEntity],
+  migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
+});
+
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
 
 /** Places and keeps orders. */
@@ -100,13 +109,7 @@ export class OrderModule implements OnModuleInit {
       module: OrderModule,
       imports: [
         EventsModule,
-        databaseFor({
-          name: 'order',
-          url: options.ORDER_DATABASE_URL,
-          schema: 'orders',
-          entities: [OrderEntity],
-          migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
-        }),
+        databaseFor(orderDatabase(options.ORDER_DATABASE_URL)),
         TypeOrmModule.forFeature([OrderEntity], 'order'),
       ],
       controllers: [

@@ -1,1 +1,1 @@
-export { PaymentModule, paymentEnvironment } from './payment.module.js';
+export { PaymentModule, paymentDatabase, paymentEnvironment } from './payment.module.js';

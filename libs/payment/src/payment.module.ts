@@ -1,7 +1,7 @@
 import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
-import { InjectSql, Sql, databaseFor } from '#database';
+import { InjectSql, Sql, databaseFor, type Database } from '#database';
 import { Readiness } from '#health';
 import { Payments1764000000003 } from '../migrations/1-payments.js';
 import { Stripe1764000000004 } from '../migrations/2-stripe.js';
@@ -21,6 +21,15 @@ import { PaymentReader, ReadPayment } from './use-cases/read-payment.js';
 /** What payment reads from the environment. */
 export const paymentEnvironment = { PAYMENT_DATABASE_URL: env.postgresUrl, ...stripeEnvironment };
 
+/** Where payment keeps its data. */
+export const paymentDatabase = (url: string): Database => ({
+  name: 'payment',
+  url,
+  schema: 'payment',
+  entities: [],
+  migrations: [Payments1764000000003, Stripe1764000000004],
+});
+
 type PaymentSettings = z.output<z.ZodObject<typeof paymentEnvironment>> & { stripe?: Partial<StripeLimits> };
 
 /** Takes and returns money. */
@@ -39,15 +48,7 @@ export class PaymentModule implements OnModuleInit {
     const limits = { ...stripeLimits, ...stripe };
     return {
       module: PaymentModule,
-      imports: [
-        databaseFor({
-          name: 'payment',
-          url: options.PAYMENT_DATABASE_URL,
-          schema: 'payment',
-          entities: [],
-          migrations: [Payments1764000000003, Stripe1764000000004],
-        }),
-      ],
+      imports: [databaseFor(paymentDatabase(options.PAYMENT_DATABASE_URL))],
       controllers: [PaymentMessages, StripeWebhooks],
       providers: [
         ...[PerformOperations, ReadPayment, HearFromProvider],

@@ -1,1 +1,1 @@
-export { SalesModule, salesEnvironment } from './sales.module.js';
+export { SalesModule, salesDatabase, salesEnvironment } from './sales.module.js';

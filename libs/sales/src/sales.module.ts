@@ -2,7 +2,7 @@ import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
 import { inventoryContract, orderContract } from '#contracts';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
@@ -26,6 +26,15 @@ export const salesEnvironment = {
   EVENTS_AT: eventBus,
 };
 
+/** Where sales keeps its data. */
+export const salesDatabase = (url: string): Database => ({
+  name: 'sales',
+  url,
+  schema: 'sales',
+  entities: [],
+  migrations: [Sales1764000000007],
+});
+
 type SalesSettings = z.output<z.ZodObject<typeof salesEnvironment>>;
 
 /** Tells what was sold by product and day, and how long the stock will last. */
@@ -43,16 +52,7 @@ export class SalesModule implements OnModuleInit {
   static register(options: SalesSettings): DynamicModule {
     return {
       module: SalesModule,
-      imports: [
-        EventsModule,
-        databaseFor({
-          name: 'sales',
-          url: options.SALES_DATABASE_URL,
-          schema: 'sales',
-          entities: [],
-          migrations: [Sales1764000000007],
-        }),
-      ],
+      imports: [EventsModule, databaseFor(salesDatabase(options.SALES_DATABASE_URL))],
       controllers: [SalesController],
       providers: [
         ...[FollowOrders, ReadSales, RebuildSales, PostgresSales],

@@ -1,1 +1,1 @@
-export { WebhooksModule, webhooksEnvironment } from './webhooks.module.js';
+export { WebhooksModule, webhooksDatabase, webhooksEnvironment } from './webhooks.module.js';

@@ -2,7 +2,7 @@ import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
 import { orderContract, orderLogEvent } from '#contracts';
-import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken } from '#database';
+import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
@@ -40,6 +40,15 @@ export const webhooksEnvironment = {
   WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
 };
 
+/** Where webhooks keeps its data. */
+export const webhooksDatabase = (url: string): Database => ({
+  name: 'webhooks',
+  url,
+  schema: 'webhooks',
+  entities: [],
+  migrations: [Webhooks1764000000006, MessageTraces1764000000007],
+});
+
 type WebhooksSettings = z.output<z.ZodObject<typeof webhooksEnvironment>> & { limits?: Partial<DeliveryLimits> };
 
 /** Tells merchants what happens. */
@@ -64,16 +73,7 @@ export class WebhooksModule implements OnModuleInit {
     };
     return {
       module: WebhooksModule,
-      imports: [
-        EventsModule,
-        databaseFor({
-          name: 'webhooks',
-          url: options.WEBHOOKS_DATABASE_URL,
-          schema: 'webhooks',
-          entities: [],
-          migrations: [Webhooks1764000000006, MessageTraces1764000000007],
-        }),
-      ],
+      imports: [EventsModule, databaseFor(webhooksDatabase(options.WEBHOOKS_DATABASE_URL))],
       controllers: [WebhooksController],
       providers: [
         ...[AcceptEvents, DeliverMessages, ManageEndpoints, PurgeDeliveries, ReadDeliveries, RedeliverMessages],

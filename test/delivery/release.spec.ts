@@ -1,0 +1,63 @@
+import { mkdtempSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, describe, expect, it } from '@jest/globals';
+import { changedAfterRelease, migrationsIn, notesOf, released } from '../../scripts/release.js';
+
+const read = (path: string): string => readFileSync(path, 'utf8');
+
+describe('migrations that were released', () => {
+  const folder = mkdtempSync(join(tmpdir(), 'cleave-release-'));
+  const place = join(folder, 'libs/order/migrations');
+  afterAll(() => rmSync(folder, { recursive: true }));
+
+  it('are what they were', () => {
+    const manifest = JSON.parse(read('docs/released-migrations.json')) as Record<string, string>;
+    const present = migrationsIn('.');
+    expect(Object.keys(present).length).toBeGreaterThan(5);
+    expect(changedAfterRelease(manifest, present)).toEqual([]);
+  });
+
+  it('are missed when they are gone, and seen when they change; others may come', () => {
+    mkdirSync(place, { recursive: true });
+    for (const name of ['1-orders', '2-sagas']) writeFileSync(join(place, `${name}.ts`), `${name} as released`);
+    const before = migrationsIn(folder);
+    expect(Object.keys(before)).toEqual(['libs/order/migrations/1-orders.ts', 'libs/order/migrations/2-sagas.ts']);
+    writeFileSync(join(place, '3-more.ts'), 'another');
+    expect(changedAfterRelease(before, migrationsIn(folder))).toEqual([]);
+    writeFileSync(join(place, '1-orders.ts'), '1-orders, corrected');
+    rmSync(join(place, '2-sagas.ts'));
+    expect(changedAfterRelease(before, migrationsIn(folder))).toEqual(Object.keys(before));
+  });
+});
+
+describe('the changelog', () => {
+  it('tells what the next release brings', () => {
+    expect(notesOf(read('CHANGELOG.md'), 'Unreleased')).toMatch(/^### Added\n\n- /);
+  });
+
+  it('becomes that of a version, whose notes are its own', () => {
+    const text = '# Changelog\n\n## [Unreleased]\n\n### Fixed\n\n- One thing.\n\n## [1.0.0] - 2026-01-01\n\n- All.\n';
+    const after = released(text, '1.0.1', '2026-02-03');
+    expect(after).toContain('## [Unreleased]\n\n## [1.0.1] - 2026-02-03\n\n### Fixed\n\n- One thing.\n');
+    expect(notesOf(after, '1.0.1')).toBe('### Fixed\n\n- One thing.\n');
+    expect(notesOf(after, '1.0.0')).toBe('- All.\n');
+    expect(() => released(after, '1.0.2', '2026-02-04')).toThrow('says nothing of Unreleased');
+    expect(() => notesOf(after, '1.0.3')).toThrow('says nothing of 1.0.3');
+  });
+});
+
+describe('the documents of the project', () => {
+  it('name only commands that there are', () => {
+    const { scripts, license } = JSON.parse(read('package.json')) as {
+      scripts: Record<string, string>;
+      license: string;
+    };
+    for (const file of ['CONTRIBUTING.md', 'README.md'])
+      for (const [, script] of read(file).matchAll(/npm run ([\w:]+)/g))
+        expect([file, script, Object.keys(scripts)]).toEqual([file, script, expect.arrayContaining([script])]);
+    expect(license).toBe('Apache-2.0');
+    expect(read('LICENSE')).toContain('Apache License');
+    expect(read('SECURITY.md')).toContain('Report a vulnerability');
+  });
+});

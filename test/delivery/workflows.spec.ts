@@ -1,0 +1,139 @@
+import { existsSync, globSync, readFileSync } from 'node:fs';
+import { describe, expect, it } from '@jest/globals';
+import { parse } from 'yaml';
+import { z } from 'zod';
+
+const read = (path: string): string => readFileSync(path, 'utf8');
+const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
+
+/** What we use of GitHub Actions, and nothing else: a member that is misspelled is refused. */
+const permissions = z.strictObject({
+  contents: z.enum(['read', 'write']),
+  packages: z.literal('write').optional(),
+  'id-token': z.literal('write').optional(),
+  attestations: z.literal('write').optional(),
+});
+const inputs = z.record(z.string(), z.union([z.string(), z.number(), z.boolean()]));
+const step = z.strictObject({
+  id: z.string().optional(),
+  if: z.string().optional(),
+  uses: z
+    .string()
+    .regex(/^[\w-]+\/[\w-]+@(?:v\d+|[0-9a-f]{40})$/)
+    .optional(),
+  with: inputs.optional(),
+  run: z.string().optional(),
+  env: z.record(z.string(), z.string()).optional(),
+});
+const job = z.strictObject({
+  needs: z.union([z.string(), z.array(z.string())]).optional(),
+  uses: z.string().optional(),
+  'runs-on': z.string().optional(),
+  'timeout-minutes': z.int().positive().optional(),
+  permissions: permissions.optional(),
+  strategy: z
+    .strictObject({
+      'fail-fast': z.literal(false),
+      matrix: z.record(z.string(), z.array(z.union([z.string(), z.number()]))),
+    })
+    .optional(),
+  steps: z.array(step).optional(),
+});
+const workflow = z.strictObject({
+  name: z.string(),
+  on: z.strictObject({
+    push: z.strictObject({ branches: z.array(z.string()).optional(), tags: z.array(z.string()).optional() }).optional(),
+    pull_request: z.null().optional(),
+    workflow_call: z.null().optional(),
+    workflow_dispatch: z.null().optional(),
+    schedule: z.array(z.strictObject({ cron: z.string().regex(/^(?:\S+ ){4}\S+$/) })).optional(),
+  }),
+  permissions,
+  concurrency: z.strictObject({ group: z.string(), 'cancel-in-progress': z.string() }).optional(),
+  jobs: z.record(z.string(), job),
+});
+
+const files = globSync('.github/workflows/*.yml').toSorted();
+const workflows = files.map((file): [string, z.output<typeof workflow>] => [file, workflow.parse(parse(read(file)))]);
+
+/** The npm scripts that a job runs, also those that its matrix names. */
+const scriptsOf = ({ steps = [], strategy }: z.output<typeof job>): { script: string; isOptional: boolean }[] =>
+  steps
+    .flatMap(({ run = '' }) => [...run.matchAll(/npm run (--if-present )?(\$\{\{ matrix\.(\w+) \}\}|[\w:]+)/g)])
+    .flatMap(([, flag, name, listed]) =>
+      (listed === undefined ? [name!] : strategy!.matrix[listed]!.map(String)).map((script) => ({
+        script,
+        isOptional: flag !== undefined,
+      })),
+    );
+
+describe('the pipeline', () => {
+  it('checks each change, releases each tag, and does at night what takes long', () => {
+    const when = Object.fromEntries(workflows.map(([file, { on }]) => [file.split(/[\\/]/).at(-1), Object.keys(on)]));
+    expect(when).toEqual({
+      'ci.yml': ['push', 'pull_request', 'workflow_call'],
+      'nightly.yml': ['workflow_dispatch', 'schedule'],
+      'release.yml': ['push'],
+    });
+  });
+
+  it.each(workflows)('%s: is well-formed, and what it calls exists', (_file, { jobs }) => {
+    for (const [name, it] of Object.entries(jobs)) {
+      for (const needed of [it.needs ?? []].flat()) expect(Object.keys(jobs)).toContain(needed);
+      if (it.uses) {
+        expect(existsSync(it.uses)).toBe(true);
+        continue;
+      }
+      expect([name, it['runs-on'], it['timeout-minutes']]).toEqual([name, 'ubuntu-24.04', expect.any(Number)]);
+      for (const { uses, run } of it.steps ?? []) expect([uses, run].filter(Boolean)).toHaveLength(1);
+      for (const { script, isOptional } of scriptsOf(it))
+        if (!isOptional) expect(Object.keys(scripts)).toContain(script);
+      const ran = (it.steps ?? []).map(({ run = '' }) => run).join('\n');
+      for (const [path] of ran.matchAll(/(?:docker|scripts)\/[\w./-]+\.\w+/g)) expect(existsSync(path)).toBe(true);
+    }
+  });
+
+  it.each(workflows)('%s: may do no more than it must', (file, it) => {
+    expect(it.permissions).toEqual({ contents: 'read' });
+    const raised = Object.entries(it.jobs).filter(([, { permissions: own }]) => own !== undefined);
+    if (!file.endsWith('release.yml')) expect(raised).toEqual([]);
+    for (const { steps = [] } of Object.values(it.jobs)) {
+      // Nothing that is run later finds the token of the checkout.
+      for (const { uses, with: given } of steps)
+        if (uses?.startsWith('actions/checkout@')) expect(given?.['persist-credentials']).toBe(false);
+      // What others may name, such as a branch, is never part of a command.
+      for (const { run = '' } of steps) expect(run).not.toMatch(/\$\{\{ *(?:github|inputs|secrets)\b/);
+    }
+  });
+
+  it('runs every check and test that there is', () => {
+    const run = new Set(
+      workflows.flatMap(([, { jobs }]) => Object.values(jobs).flatMap(scriptsOf)).map(({ script }) => script),
+    );
+    const tests = Object.keys(scripts).filter((name) => name.startsWith('test:'));
+    for (const script of ['build', 'check', 'jest', ...tests]) expect([...run]).toContain(script);
+  });
+
+  it('publishes nothing before everything holds, and all of it with what it is made of', () => {
+    const { jobs } = workflows.find(([file]) => file.endsWith('release.yml'))![1];
+    const before = (name: string): string[] =>
+      [jobs[name]!.needs ?? []].flat().flatMap((needed) => [needed, ...before(needed)]);
+    for (const name of ['image', 'sdk', 'release']) expect(before(name)).toContain('ci');
+    const build = jobs['image']!.steps!.find(({ uses }) => uses?.startsWith('docker/build-push-action@'))!;
+    expect(build.with).toMatchObject({ provenance: 'mode=max', sbom: true, push: true, file: 'docker/Dockerfile' });
+  });
+});
+
+describe('what is brought up to date', () => {
+  it('is everything that is locked', () => {
+    const { updates } = parse(read('.github/dependabot.yml')) as {
+      updates: { 'package-ecosystem': string; directory: string }[];
+    };
+    expect(updates.map((it) => `${it['package-ecosystem']} ${it.directory}`)).toEqual([
+      'npm /',
+      'github-actions /',
+      'docker /docker',
+      'docker-compose /docker',
+    ]);
+  });
+});

@@ -1,0 +1,20 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync } from 'node:fs';
+import { text } from 'node:stream/consumers';
+
+/** Starts an app with an environment that it must refuse. @returns the variables that it finds fault with */
+export const faultsOf = async (main: string, env: Record<string, string>): Promise<string[]> => {
+  if (!existsSync(main)) throw new Error(`${main} is missing: run npm run build first`);
+  const app = spawn(process.execPath, [main], { env, stdio: ['ignore', 'ignore', 'pipe'] });
+  const [complaint, [code]] = await Promise.all([text(app.stderr), once(app, 'exit')]);
+  if (code !== 1) throw new Error(`${main} did not refuse its environment, but ended with ${code}: ${complaint}`);
+  return [...complaint.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
+};
+
+/** Which of the variables the app does not read: it has no fault to find with a value that nothing could mean. */
+export const unreadBy = async (main: string, variables: string[]): Promise<string[]> => {
+  const refused = await faultsOf(main, Object.fromEntries(variables.map((variable) => [variable, '!'])));
+  // DATABASE_URL is refused as the address of each module that has no other.
+  return variables.filter((variable) => !refused.some((it) => it === variable || it.endsWith(`_${variable}`)));
+};

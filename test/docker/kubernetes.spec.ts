@@ -1,0 +1,365 @@
+import { execFileSync, spawnSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { describe, expect, it } from '@jest/globals';
+import { parse, parseAllDocuments } from 'yaml';
+import { z } from 'zod';
+import { AppProcess } from '../support/app-process.js';
+import { servicePorts } from '../support/shapes.js';
+import { faultsOf, unreadBy } from './faults.js';
+
+const folder = 'docker/kubernetes';
+const read = (path: string): string => readFileSync(path, 'utf8');
+
+/** What we use of the API of Kubernetes, and nothing else: a member that is misspelled is refused. */
+const labels = z.record(z.string(), z.string());
+const matching = z.strictObject({ matchLabels: labels });
+const metadata = z.strictObject({
+  name: z.string().regex(/^[a-z][a-z0-9-]*$/),
+  namespace: z.literal('cleave').optional(),
+  labels: labels.optional(),
+});
+const httpProbe = (path: string) =>
+  z.strictObject({
+    httpGet: z.strictObject({ path: z.literal(path), port: z.literal('http') }),
+    periodSeconds: z.int().positive(),
+    timeoutSeconds: z.int().positive(),
+    failureThreshold: z.int().positive(),
+  });
+const variable = z.union([
+  z.strictObject({ name: z.string(), value: z.string() }),
+  z.strictObject({
+    name: z.string(),
+    valueFrom: z.strictObject({
+      secretKeyRef: z.strictObject({
+        name: z.literal('cleave'),
+        key: z.string(),
+        optional: z.literal(true).optional(),
+      }),
+    }),
+  }),
+]);
+const containerPort = z.strictObject({ name: z.string(), containerPort: z.int() });
+const container = z.strictObject({
+  name: z.literal('app'),
+  image: z.string().regex(/^cleave:\d+\.\d+\.\d+/),
+  imagePullPolicy: z.literal('IfNotPresent'),
+  args: z.tuple([z.string().regex(/^dist\/apps\/[a-z]+\/src\/main\.js$/)]),
+  env: z.array(variable),
+  securityContext: z.strictObject({
+    allowPrivilegeEscalation: z.literal(false),
+    readOnlyRootFilesystem: z.literal(true),
+    capabilities: z.strictObject({ drop: z.tuple([z.literal('ALL')]) }),
+  }),
+  resources: z.strictObject({
+    requests: z.strictObject({ cpu: z.string(), memory: z.string() }),
+    limits: z.strictObject({ memory: z.string() }),
+  }),
+});
+const pod = z.strictObject({
+  serviceAccountName: z.literal('cleave'),
+  automountServiceAccountToken: z.literal(false),
+  enableServiceLinks: z.literal(false),
+  securityContext: z.strictObject({
+    runAsNonRoot: z.literal(true),
+    runAsUser: z.literal(1000),
+    runAsGroup: z.literal(1000),
+    seccompProfile: z.strictObject({ type: z.literal('RuntimeDefault') }),
+  }),
+});
+const template = <Spec extends z.ZodType>(spec: Spec) => z.strictObject({ metadata: z.strictObject({ labels }), spec });
+const kind = <Kind extends string, Shape extends z.ZodRawShape>(apiVersion: string, name: Kind, shape: Shape) =>
+  z.strictObject({ apiVersion: z.literal(apiVersion), kind: z.literal(name), metadata, ...shape });
+const port = z.strictObject({ protocol: z.enum(['TCP', 'UDP']), port: z.int() });
+const peer = z.strictObject({
+  podSelector: matching.optional(),
+  namespaceSelector: z.union([matching, z.strictObject({})]).optional(),
+  ipBlock: z.strictObject({ cidr: z.string(), except: z.array(z.string()) }).optional(),
+});
+
+const account = kind('v1', 'ServiceAccount', { automountServiceAccountToken: z.literal(false) });
+const job = kind('batch/v1', 'Job', {
+  spec: z.strictObject({
+    backoffLimit: z.int(),
+    activeDeadlineSeconds: z.int(),
+    ttlSecondsAfterFinished: z.int(),
+    template: template(pod.extend({ restartPolicy: z.literal('Never'), containers: z.tuple([container]) })),
+  }),
+});
+const deployment = kind('apps/v1', 'Deployment', {
+  spec: z.strictObject({
+    revisionHistoryLimit: z.int(),
+    strategy: z.strictObject({
+      rollingUpdate: z.strictObject({ maxSurge: z.literal(1), maxUnavailable: z.literal(0) }),
+    }),
+    selector: matching,
+    template: template(
+      pod.extend({
+        terminationGracePeriodSeconds: z.int(),
+        topologySpreadConstraints: z.array(z.record(z.string(), z.unknown())),
+        containers: z.tuple([
+          container.extend({
+            ports: z.array(containerPort),
+            lifecycle: z.strictObject({
+              preStop: z.strictObject({ sleep: z.strictObject({ seconds: z.int().positive() }) }),
+            }),
+            startupProbe: httpProbe('/health/live'),
+            livenessProbe: httpProbe('/health/live'),
+            readinessProbe: httpProbe('/health/ready'),
+          }),
+        ]),
+      }),
+    ),
+  }),
+});
+const service = kind('v1', 'Service', {
+  spec: z.strictObject({
+    clusterIP: z.literal('None').optional(),
+    selector: labels,
+    ports: z.array(z.strictObject({ name: z.string(), port: z.int(), targetPort: z.string() })),
+  }),
+});
+const budget = kind('policy/v1', 'PodDisruptionBudget', {
+  spec: z.strictObject({ maxUnavailable: z.literal(1), selector: matching }),
+});
+const autoscaler = kind('autoscaling/v2', 'HorizontalPodAutoscaler', {
+  spec: z.strictObject({
+    scaleTargetRef: z.strictObject({
+      apiVersion: z.literal('apps/v1'),
+      kind: z.literal('Deployment'),
+      name: z.string(),
+    }),
+    minReplicas: z.int().min(2),
+    maxReplicas: z.int(),
+    metrics: z.tuple([
+      z.strictObject({
+        type: z.literal('Resource'),
+        resource: z.strictObject({
+          name: z.literal('cpu'),
+          target: z.strictObject({ type: z.literal('Utilization'), averageUtilization: z.int() }),
+        }),
+      }),
+      z.strictObject({
+        type: z.literal('Pods'),
+        pods: z.strictObject({
+          metric: z.strictObject({ name: z.string() }),
+          target: z.strictObject({ type: z.literal('AverageValue'), averageValue: z.string() }),
+        }),
+      }),
+    ]),
+    behavior: z.strictObject({ scaleDown: z.strictObject({ stabilizationWindowSeconds: z.int() }) }),
+  }),
+});
+const policy = kind('networking.k8s.io/v1', 'NetworkPolicy', {
+  spec: z.strictObject({
+    podSelector: z.union([matching, z.strictObject({})]),
+    policyTypes: z.array(z.enum(['Ingress', 'Egress'])),
+    ingress: z.array(z.strictObject({ from: z.array(peer).optional(), ports: z.array(port) })).optional(),
+    egress: z.array(z.strictObject({ to: z.array(peer).optional(), ports: z.array(port) })).optional(),
+  }),
+});
+const resource = z.discriminatedUnion('kind', [account, job, deployment, service, budget, autoscaler, policy]);
+type Resource = z.output<typeof resource>;
+type Kind = Resource['kind'];
+
+const hasKubectl = spawnSync('kubectl', ['version', '--client']).status === 0;
+const itRendered = hasKubectl ? it : it.skip;
+if (!hasKubectl) process.stderr.write('There is no kubectl here: the tests of the Kubernetes manifests are skipped.\n');
+
+const overlays = ['monolith', 'split'] as const;
+const rendered = new Map<string, Resource[]>();
+
+/** What would be applied, as `kubectl kustomize` puts it together. */
+const resourcesOf = (overlay: string): Resource[] => {
+  const known = rendered.get(overlay);
+  if (known) return known;
+  const text = execFileSync('kubectl', ['kustomize', `${folder}/overlays/${overlay}`], { encoding: 'utf8' });
+  const found = parseAllDocuments(text).map((document) => resource.parse(document.toJS()));
+  rendered.set(overlay, found);
+  return found;
+};
+
+const ofKind = <Wanted extends Kind>(overlay: string, wanted: Wanted): Extract<Resource, { kind: Wanted }>[] =>
+  resourcesOf(overlay).filter((it): it is Extract<Resource, { kind: Wanted }> => it.kind === wanted);
+
+const nameOf = (selector: Record<string, string>): string => selector['app.kubernetes.io/name'] ?? '';
+const namesIn = (overlay: string): string[] => ofKind(overlay, 'Deployment').map(({ metadata: { name } }) => name);
+const appOf = ({ spec }: z.output<typeof deployment | typeof job>): z.output<typeof container> =>
+  spec.template.spec.containers[0];
+
+const secrets = (): string[] =>
+  Object.keys((parse(read(`${folder}/secret.example.yaml`)) as { stringData: Record<string, string> }).stringData);
+
+const mainOf = (it: z.output<typeof deployment | typeof job>): string => appOf(it).args[0];
+const secretValues: Record<string, string> = {
+  DATABASE_URL: 'postgres://cleave:password@postgres.example:5432/cleave',
+  CACHE_REDIS_URL: 'redis://redis.example:6379',
+  ACCESS_DATABASE_URL: 'postgres://cleave:password@postgres.example:5432/cleave',
+  ADMIN_KEY: 'one of as many characters as it must have',
+  SERVICE_SECRET: 'one of as many characters as it must have',
+};
+const environmentOf = (it: z.output<typeof deployment | typeof job>): Record<string, string> =>
+  Object.fromEntries(
+    appOf(it).env.map((each) => [each.name, 'value' in each ? each.value : (secretValues[each.name] ?? '')]),
+  );
+
+/** For some processes, one after the other, on a machine that is busy. */
+const startsTimeoutMs = 300_000;
+
+describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
+  itRendered('hold nothing that is unknown, and no name twice', () => {
+    const names = resourcesOf(overlay).map(({ kind: of, metadata: { name } }) => `${of} ${name}`);
+    expect(names.length).toBeGreaterThan(10);
+    expect(new Set(names).size).toBe(names.length);
+    for (const {
+      metadata: { namespace },
+    } of resourcesOf(overlay))
+      expect(namespace).toBe('cleave');
+  });
+
+  itRendered('run the apps of the repository in one version, and their migrations', () => {
+    const { version } = JSON.parse(read('package.json')) as { version: string };
+    for (const it of [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')]) {
+      expect(mainOf(it)).toBe(`dist/apps/${it.metadata.name}/src/main.js`);
+      expect(existsSync(mainOf(it).replace(/^dist\/(.*)\.js$/, '$1.ts'))).toBe(true);
+      expect(appOf(it).image).toBe(`cleave:${version}`);
+    }
+    expect(ofKind(overlay, 'Job').map(({ metadata: { name } }) => name)).toEqual(['migrate']);
+  });
+
+  itRendered('select, budget, scale and guard each deployment, once', () => {
+    const names = namesIn(overlay);
+    for (const {
+      metadata: { name },
+      spec,
+    } of ofKind(overlay, 'Deployment')) {
+      expect(nameOf(spec.selector.matchLabels)).toBe(name);
+      expect(spec.template.metadata.labels).toMatchObject(spec.selector.matchLabels);
+      // Whom Prometheus may ask.
+      expect(spec.template.metadata.labels['app.kubernetes.io/part-of']).toBe('cleave');
+    }
+    expect(ofKind(overlay, 'Service').map(({ spec }) => nameOf(spec.selector))).toEqual(names);
+    expect(ofKind(overlay, 'PodDisruptionBudget').map(({ spec }) => nameOf(spec.selector.matchLabels))).toEqual(names);
+    expect(ofKind(overlay, 'HorizontalPodAutoscaler').map(({ spec }) => spec.scaleTargetRef.name)).toEqual(names);
+    for (const name of names) expect(ofKind(overlay, 'NetworkPolicy').map((it) => it.metadata.name)).toContain(name);
+  });
+
+  itRendered('give the app longer to stop than it takes, and longer to start than it may wait', () => {
+    for (const { spec } of ofKind(overlay, 'Deployment')) {
+      const { terminationGracePeriodSeconds: grace, containers } = spec.template.spec;
+      const [{ lifecycle, startupProbe, readinessProbe }] = containers;
+      // The compose files give it 35 seconds.
+      expect(grace).toBeGreaterThanOrEqual(lifecycle.preStop.sleep.seconds + 35);
+      // It waits five minutes for another instance that migrates.
+      expect(startupProbe.periodSeconds * startupProbe.failureThreshold).toBeGreaterThan(300);
+      // What it asks itself may take two seconds.
+      expect(readinessProbe.timeoutSeconds).toBeGreaterThan(2);
+    }
+  });
+
+  itRendered('offer the ports where the apps listen', () => {
+    for (const it of ofKind(overlay, 'Deployment')) {
+      const [{ ports }] = it.spec.template.spec.containers;
+      const listening = Object.entries(environmentOf(it))
+        .filter(([name]) => name.endsWith('_LISTEN'))
+        .map(([, address]) => Number(address.split(':').at(-1)));
+      expect(new Set(ports.map(({ containerPort: number }) => number))).toEqual(new Set([3000, ...listening]));
+      const offered = ofKind(overlay, 'Service').find(({ metadata: { name } }) => name === it.metadata.name)!;
+      expect(
+        Object.fromEntries(offered.spec.ports.map(({ port: number, targetPort }) => [targetPort, number])),
+      ).toEqual(Object.fromEntries(ports.map(({ name, containerPort: number }) => [name, number])));
+    }
+  });
+
+  itRendered('let through who asks whom, and nobody else', () => {
+    const asked = ofKind(overlay, 'Deployment').flatMap((it) =>
+      Object.entries(environmentOf(it))
+        .filter(([name]) => /_(?:AT|URL)$/.test(name) && secretValues[name] === undefined)
+        .map(([, address]) => new URL(address))
+        .map(({ hostname, port: number }) => `${it.metadata.name} > ${hostname}:${number}`),
+    );
+    const own = ofKind(overlay, 'NetworkPolicy').filter(({ metadata: { name } }) => namesIn(overlay).includes(name));
+    const peersOf = (peers: z.output<typeof peer>[] | undefined): string[] =>
+      peers?.map(({ podSelector }) => nameOf(podSelector?.matchLabels ?? {})) ?? ['*'];
+    const incoming = own.flatMap(({ metadata: { name }, spec }) =>
+      (spec.ingress ?? []).flatMap(({ from, ports }) =>
+        peersOf(from).flatMap((who) => ports.map((it) => `${who} > ${name}:${it.port}`)),
+      ),
+    );
+    const outgoing = own.flatMap(({ metadata: { name }, spec }) =>
+      (spec.egress ?? []).flatMap(({ to, ports }) =>
+        peersOf(to).flatMap((whom) => ports.map((it) => `${name} > ${whom}:${it.port}`)),
+      ),
+    );
+    expect(outgoing.sort()).toEqual([...new Set(asked)].sort());
+    const door = overlay === 'monolith' ? 'monolith' : 'gateway';
+    const grpc = overlay === 'monolith' ? 'monolith' : 'order';
+    expect(incoming.sort()).toEqual([...new Set(asked), `* > ${door}:3000`, `* > ${grpc}:5001`].sort());
+    for (const { spec } of own)
+      expect(nameOf('matchLabels' in spec.podSelector ? spec.podSelector.matchLabels : {})).not.toBe('');
+  });
+
+  itRendered('open databases and the internet to those who have their address', () => {
+    for (const it of [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')]) {
+      const variables = Object.keys(environmentOf(it));
+      const { labels: given } = it.spec.template.metadata;
+      const uses = (what: string): boolean => given[`cleave/uses-${what}`] === 'true';
+      expect([it.metadata.name, uses('postgres')]).toEqual([
+        it.metadata.name,
+        variables.some((name) => name.endsWith('DATABASE_URL')),
+      ]);
+      expect([it.metadata.name, uses('redis')]).toEqual([it.metadata.name, variables.includes('CACHE_REDIS_URL')]);
+      const speaksToStrangers = ['monolith', 'payment', 'webhooks'].includes(it.metadata.name);
+      expect([it.metadata.name, uses('internet')]).toEqual([it.metadata.name, speaksToStrangers]);
+    }
+    const closed = ofKind(overlay, 'NetworkPolicy').find(({ metadata: { name } }) => name === 'nothing')!;
+    expect(closed.spec).toEqual({ podSelector: {}, policyTypes: ['Ingress', 'Egress'] });
+  });
+
+  itRendered('take each secret from the one that the example describes', () => {
+    const taken = [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')].flatMap((it) =>
+      appOf(it).env.flatMap((each) => ('valueFrom' in each ? [each.valueFrom.secretKeyRef.key] : [])),
+    );
+    expect(secrets()).toEqual(expect.arrayContaining([...new Set(taken)]));
+  });
+
+  itRendered(
+    'give each app every variable that it requires, and none that it does not read',
+    async () => {
+      for (const it of ofKind(overlay, 'Deployment')) {
+        const { name } = it.metadata;
+        const given = { HOST: '0.0.0.0', ...environmentOf(it) };
+        expect([name, await faultsOf(mainOf(it), { ...given, PORT: '!' })]).toEqual([name, ['PORT']]);
+        expect([name, await unreadBy(mainOf(it), Object.keys(given))]).toEqual([name, []]);
+      }
+      expect(await unreadBy('dist/apps/migrate/src/main.js', ['DATABASE_URL'])).toEqual([]);
+    },
+    startsTimeoutMs,
+  );
+
+  itRendered('scale by what the adapter makes of what the apps measure', async () => {
+    const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
+      rules: { custom: { name: { as: string }; seriesQuery: string; metricsQuery: string }[] };
+    };
+    const made = rules.custom.map(({ name }) => name.as);
+    for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler'))
+      expect(made).toContain(spec.metrics[1].pods.metric.name);
+    const [at, messages] = await servicePorts(2);
+    const cache = new AppProcess('cache', {
+      HOST: '127.0.0.1',
+      PORT: String(at),
+      CACHE_LISTEN: `tcp://127.0.0.1:${messages}`,
+    });
+    cache.spawn();
+    try {
+      const url = `http://127.0.0.1:${at}`;
+      await cache.untilReady(`${url}/health/ready`);
+      await (await fetch(`${url}/cache?key=x`)).arrayBuffer();
+      const measured = await (await fetch(`${url}/metrics`)).text();
+      for (const { seriesQuery, metricsQuery } of rules.custom)
+        for (const [series] of `${seriesQuery} ${metricsQuery}`.matchAll(/[a-z_]+(?=\{)/g))
+          expect(measured).toMatch(new RegExp(`^${series}\\{`, 'm'));
+    } finally {
+      expect(await cache.stop()).toBeUndefined();
+    }
+  });
+});
