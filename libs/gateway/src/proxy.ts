@@ -2,7 +2,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import { asking } from '#rest';
+import { asking, askingAgain } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
@@ -30,6 +30,7 @@ export const proxyTo = async (
       if (authenticator.isOpen || open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
       else ask.call(this, request, reply, done);
     });
+    scope.addHook('onSend', askingAgain(authenticator));
     scope.addHook('onClose', (_scope, done) => {
       for (const upstream of upstreams) upstream.close();
       done();

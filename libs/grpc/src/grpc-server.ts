@@ -13,7 +13,19 @@ import { ReflectionService } from '@grpc/reflection';
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation } from 'grpc-health-check';
-import { Subject, finalize, takeUntil, throwError, type Observable } from 'rxjs';
+import {
+  EMPTY,
+  NEVER,
+  Subject,
+  exhaustMap,
+  finalize,
+  interval,
+  merge,
+  mergeMap,
+  takeUntil,
+  throwError,
+  type Observable,
+} from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
 import { allow, type Authenticator, type Caller } from '#security';
@@ -21,6 +33,9 @@ import { traceparentOf, withTrace } from '#telemetry';
 import { definitionOf, filesIn, type GrpcService } from './definition.js';
 import { healthDescriptors } from './generated/health-descriptors.js';
 import { statusOf } from './status.js';
+
+/** How often those who follow a stream are looked up again, in milliseconds. */
+const askAgainMs = 1_000;
 
 /** How long a shutdown waits for what has been accepted. */
 const drainMs = 10_000;
@@ -74,6 +89,9 @@ export class GrpcServer extends ServerGrpc {
     this.serviceName = `${service.package}.${service.name}`;
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
     this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));
+    const unscoped = methods.find(([name]) => !Object.hasOwn(service.scopes, name));
+    if (unscoped)
+      throw new Error(`${this.serviceName}/${unscoped[0]} does not say what a caller must be allowed to do.`);
     this.tellHealth(false);
   }
 
@@ -90,8 +108,8 @@ export class GrpcServer extends ServerGrpc {
     const isStream = this.streams.has(rpc);
     // The same limits as over REST: it is the same work. Who follows a stream keeps nobody away.
     const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
-    const scope = this.service.scopes[rpc];
-    if (!scope) throw new Error(`${this.serviceName}/${rpc} does not say what a caller must be allowed to do.`);
+    // Other handlers than those of the service come by here as well; none of them is ever called.
+    const scope = this.service.scopes[rpc] ?? 'operator';
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
       const refusal =
@@ -100,7 +118,10 @@ export class GrpcServer extends ServerGrpc {
       if (refusal) return throwError(() => statusOf(refusal));
       const trace = traceparentOf(metadata.get('traceparent')[0]);
       const answer = withTrace(trace, () => handle(request, metadata, call));
-      if (!limiter) return this.transformToObservable(await answer).pipe(takeUntil(this.closing));
+      if (!limiter) {
+        const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, call, scope);
+        return this.transformToObservable(await answer).pipe(takeUntil(merge(this.closing, refused)));
+      }
       limiter.enter();
       try {
         return this.transformToObservable(await answer).pipe(finalize(() => limiter.leave()));
@@ -124,6 +145,14 @@ export class GrpcServer extends ServerGrpc {
       if (error instanceof CleaveError) return error;
       throw error;
     }
+  }
+
+  /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */
+  private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
+    return interval(askAgainMs).pipe(
+      exhaustMap(() => this.refusalOfCaller(metadata, call, scope)),
+      mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => statusOf(it)) : EMPTY)),
+    );
   }
 
   override async createClient(): Promise<Server> {

@@ -18,7 +18,7 @@ import type { Authenticator } from '#security';
 import { traceparentOf, withTrace } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
-import { JsonText, encodeReply, type EndpointConfig } from './endpoint.js';
+import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
 import {
   ProblemFilter,
@@ -50,8 +50,6 @@ export interface RestAppOptions {
 const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
-/** The media type of server-sent events. */
-export const eventStream = 'text/event-stream';
 const jsonType = 'application/json; charset=utf-8';
 const nosniff = ['x-content-type-options', 'nosniff'] as const;
 

@@ -1,8 +1,8 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
-import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
 import { allow, anybody, callerHeader, type Authenticator, type Caller } from '#security';
-import type { EndpointConfig } from './endpoint.js';
+import { eventStream, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -18,6 +18,9 @@ export const CalledBy = createParamDecorator((_: undefined, context: ExecutionCo
   return caller;
 });
 
+/** How often those who follow a stream are looked up again, in milliseconds. */
+const askAgainMs = 1_000;
+
 /**
  * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
  * is read.
@@ -30,8 +33,10 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   fastify.decorateRequest('caller', undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
-    if (replies && scope !== 'open')
-      route.onRequest = [...[route.onRequest ?? []].flat(), asking(authenticator, scope)];
+    if (!replies || scope === 'open') return;
+    route.onRequest = [...[route.onRequest ?? []].flat(), asking(authenticator, scope)];
+    if (Object.values(replies).some(({ streamedAs }) => streamedAs === eventStream))
+      route.onSend = [askingAgain(authenticator, scope), ...[route.onSend ?? []].flat()];
   });
 };
 
@@ -54,6 +59,35 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
     if (caller instanceof Promise) caller.then((it) => admit(request, it)).then(() => done(), refuse);
     else done();
   };
+};
+
+/** Ends the stream of whoever is not allowed to follow it any more. */
+export const askingAgain =
+  (authenticator: Authenticator, scope?: Scope): onSendHookHandler =>
+  ({ headers, caller }, reply, payload, done) => {
+    if (caller && authenticator.canAskAgain && String(reply.getHeader('content-type')).startsWith(eventStream)) {
+      const again = setInterval(() => {
+        void isRefused(authenticator, headers.authorization, scope).then((refused) => refused && reply.raw.destroy());
+      }, askAgainMs);
+      reply.raw.once('close', () => clearInterval(again));
+    }
+    done(null, payload);
+  };
+
+/** Not where it cannot be found out: that ends nothing. */
+const isRefused = async (
+  authenticator: Authenticator,
+  authorization: string | undefined,
+  scope: Scope | undefined,
+): Promise<boolean> => {
+  try {
+    const caller = await authenticator.bearerOf(authorization);
+    if (scope !== undefined) allow(caller, scope);
+    return false;
+  } catch (error) {
+    if (error instanceof CleaveError) return error.code !== 'unavailable';
+    throw error;
+  }
 };
 
 /** Says beside a refusal what would be let in (RFC 6750, 3). @returns the error */

@@ -46,6 +46,11 @@ export class Authenticator {
     this.isOpen = !this.admin && !this.tokens && !this.believesGateway;
   }
 
+  /** Whether what a caller sent once can be asked about later: what a gateway said is not said for long. */
+  get canAskAgain(): boolean {
+    return !this.isOpen && !this.believesGateway;
+  }
+
   /** Where keys are looked for. */
   useKeys(keys: KeyDirectory): void {
     this.keys = keys;
