@@ -22,9 +22,9 @@ describe('a start', () => {
   it.each<[app: string, environment: Record<string, string>, variable: string, advice: string]>([
     ['monolith', { HOST: '0.0.0.0', ...database }, 'HOST', 'ADMIN_KEY'],
     ['monolith', { HOST: '::', ...database }, 'HOST', 'OIDC_ISSUER'],
-    ['monolith', { HOST: '0.0.0.0', SERVICE_SECRET: secret, ...database }, 'HOST', 'ADMIN_KEY'],
     ['monolith', { ORDER_GRPC_LISTEN: '0.0.0.0:1', ...database }, 'ORDER_GRPC_LISTEN', 'ADMIN_KEY'],
     ['monolith', { ADMIN_KEY: 'short', ...database }, 'ADMIN_KEY', '32'],
+    ['monolith', { ADMIN_KEY: 'nothing that a header could carry as one word', ...database }, 'ADMIN_KEY', 'A-Z'],
     ['monolith', { OIDC_ISSUER: 'http://issuer.example', OIDC_AUDIENCE: 'x', ...database }, 'OIDC_ISSUER', 'https'],
     ['monolith', { OIDC_ISSUER: 'https://issuer.example', ...database }, 'OIDC_AUDIENCE', 'audience'],
     [
@@ -63,6 +63,16 @@ describe('a start', () => {
     await process.untilReady(`${url}/health/ready`);
     expect(process.log.includes('nobody is asked who they are')).toBe(isOpen);
     expect((await new Api(url).get('/cache?key=x')).status).toBe(isOpen ? 404 : 401);
+    // A page of another site, in a browser on this machine, is not who is let in.
+    for (const [site, status] of Object.entries({
+      'cross-site': 403,
+      'same-site': 403,
+      'same-origin': 404,
+      none: 404,
+    })) {
+      const answer = await new Api(url).send('GET', '/cache?key=x', { headers: { 'sec-fetch-site': site } });
+      expect([site, answer.status]).toEqual([site, isOpen ? status : 401]);
+    }
   });
 
   it('of the monolith that is guarded tells how to make the first key, and that works as told', async () => {

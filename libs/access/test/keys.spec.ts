@@ -7,7 +7,7 @@ import { AccessModule } from '#access';
 import type { ApiKey, IssuedKey } from '#contracts';
 import { createService } from '#service';
 import { Authenticator } from '#security';
-import { twoInstances, type TwoInstances } from '#testing';
+import { RedisProxy, testDatabase, twoInstances, type TwoInstances } from '#testing';
 
 Logger.overrideLogger(false);
 
@@ -22,7 +22,7 @@ interface Instance {
 
 const start = async (databaseUrl: string): Promise<Instance> => {
   const app = await createService({
-    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY, isFront: true },
+    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY },
     document: { title: 'Access', description: '', version: '1' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });
@@ -152,6 +152,28 @@ describe('a key', () => {
     }
     const next = await issued(one);
     await bothRemember(next.key);
+  });
+
+  it('is not remembered while the connection is silent, either', async () => {
+    const database = await testDatabase();
+    const url = new URL(database.url);
+    // It passes on whatever comes.
+    const proxy = await RedisProxy.start(Number(url.port));
+    url.port = new URL(proxy.url).port;
+    const instance = await start(url.href);
+    try {
+      const { key } = await issued(instance);
+      await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
+      proxy.freeze();
+      await until(() => !isRemembered(instance, key), 4_500);
+      proxy.thaw();
+      await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
+    } finally {
+      proxy.thaw();
+      await instance.stop();
+      await proxy.stop();
+      await database.stop();
+    }
   });
 
   it('ends when it was to, also where it is remembered', async () => {

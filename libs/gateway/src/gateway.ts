@@ -16,7 +16,7 @@ type GatewaySettings = GatewayEnvironment & Pick<Service, 'HOST' | 'PORT' | keyo
 export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
   ...settings,
   name: 'gateway',
-  isFront: true,
+  from: 'callers',
   document: apiDocument,
   ...passingOn(upstreamsIn(settings), { proxy, documents, hasNothingElse: true }),
 });

@@ -28,6 +28,10 @@ const askAgainMs = 1_000;
 export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator | undefined): void => {
   if (!authenticator || authenticator.isOpen) {
     fastify.decorateRequest('caller', { getter: () => anybody });
+    fastify.addHook('onRoute', (route) => {
+      const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
+      if (replies && scope !== 'open') route.onRequest = [...[route.onRequest ?? []].flat(), refusingOtherSites];
+    });
     return;
   }
   fastify.decorateRequest('caller', undefined);
@@ -39,6 +43,18 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
       route.onSend = [askingAgain(authenticator, scope), ...[route.onSend ?? []].flat()];
   });
 };
+
+/**
+ * Whoever is on this machine may do everything where nobody is asked who they are, but not the pages of others that they
+ * look at: a browser says of those requests where they come from.
+ */
+export const refusingOtherSites: onRequestHookHandler = ({ headers }, _reply, done) => {
+  const site = headers['sec-fetch-site'];
+  done(site === 'cross-site' || site === 'same-site' ? ofOtherSite() : undefined);
+};
+
+const ofOtherSite = (): CleaveError =>
+  new CleaveError('forbidden', 'A page of another site has sent this. Set ADMIN_KEY and send a key to allow it.');
 
 /** Finds out who sends a request, and whether they may: all who are known, where no scope is given. */
 export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHookHandler => {
@@ -65,7 +81,11 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
 export const askingAgain =
   (authenticator: Authenticator, scope?: Scope): onSendHookHandler =>
   ({ headers, caller }, reply, payload, done) => {
-    if (caller && authenticator.canAskAgain && String(reply.getHeader('content-type')).startsWith(eventStream)) {
+    if (
+      caller &&
+      authenticator.canAskAgain(headers[callerHeader]?.toString()) &&
+      String(reply.getHeader('content-type')).startsWith(eventStream)
+    ) {
       const again = setInterval(() => {
         void isRefused(authenticator, headers.authorization, scope).then((refused) => refused && reply.raw.destroy());
       }, askAgainMs);

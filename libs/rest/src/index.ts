@@ -2,7 +2,7 @@
 export * from './app.js';
 export { refuseTreacherous } from './body.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
-export { CalledBy, asking, askingAgain } from './guard.js';
+export { CalledBy, asking, askingAgain, refusingOtherSites } from './guard.js';
 export * from './headers.js';
 export * from './openapi.js';
 export * from './paging.js';
