@@ -115,7 +115,7 @@ run(async () => {
   refuseOpenDoor({
     ...settings,
     ...ofServices,
-    ...{ HOST, isFront: true, passesOn: true, grpcAt: settings.ORDER_GRPC_LISTEN },
+    ...{ HOST, from: 'callers', passesOn: true, grpcAt: settings.ORDER_GRPC_LISTEN },
   });
   const database = await startDatabaseFor(settings, DATA_DIR);
 

@@ -318,6 +318,77 @@ export const securityTests = (name: ShapeName): void => {
     });
   });
 
+  describe('over gRPC, a call', () => {
+    const calls: [method: string, message: object, scope: string][] = [
+      ['PlaceOrder', { customer_id: 'c', lines: [{ product_id: 'nothing', quantity: 1 }] }, 'orders:write'],
+      ['GetOrder', { order_id: randomUUID() }, 'orders:read'],
+      ['ListOrders', {}, 'orders:read'],
+    ];
+    const withKey = (key: string) => ({ metadata: { authorization: `Bearer ${key}` } });
+
+    it('is refused who does not say who they are, or not with what is valid, or has no scope for it', async () => {
+      const revoked = await keyFor(world);
+      expect((await world.api.send('DELETE', `/keys/${revoked.key_id}`, bearer(world.admin))).status).toBe(204);
+      const expired = await world.issuer.token({ tenant: 'default', scope: scopes.join(' '), exp: 1 });
+      for (const [method, message, scope] of calls) {
+        const refusals = await Promise.all([
+          world.grpc.refused(method, message),
+          ...[revoked.key, expired, 'nonsense'].map((it) => world.grpc.refused(method, message, withKey(it))),
+        ]);
+        for (const it of refusals) expect(it).toMatchObject({ code: 'UNAUTHENTICATED', reason: 'unauthenticated' });
+        const { key } = await keyFor(world, { scopes: allBut(scope) });
+        const forbidden = await world.grpc.refused(method, message, withKey(key));
+        expect(forbidden).toMatchObject({ code: 'PERMISSION_DENIED', reason: 'forbidden', info: { scope } });
+      }
+      const watching = await world.grpc.stream('WatchEvents', {}).refusal();
+      expect(watching).toMatchObject({ code: 'UNAUTHENTICATED' });
+    });
+
+    it('finds what another tenant has as little as what is nowhere', async () => {
+      const [one, other] = await Promise.all([keyFor(world), keyFor(world, { tenant: fresh('t').toLowerCase() })]);
+      const product_id = fresh('product');
+      const shop = new As(world.api, one.key);
+      ok(
+        await shop.send('PUT', `/products/${product_id}`, {
+          body: { name: 'Mug', unit_price_minor: 1, currency: 'GBP' },
+        }),
+        201,
+      );
+      ok(await shop.send('PUT', `/stock/${product_id}`, { body: { on_hand: 1 } }));
+      const order = { customer_id: 'c', lines: [{ product_id, quantity: 1 }] };
+      const nowhere = randomUUID();
+      const placed = await world.grpc.ok<{ order_id: string }>('PlaceOrder', order, withKey(one.key));
+      const [theirs, missing] = await Promise.all(
+        [placed.order_id, nowhere].map((order_id) => world.grpc.refused('GetOrder', { order_id }, withKey(other.key))),
+      );
+      const { message } = missing!;
+      expect({ ...theirs, message: message.replaceAll(nowhere, placed.order_id) }).toEqual(theirs);
+      expect({ ...theirs, message }).toEqual(missing);
+      expect(theirs).toMatchObject({ code: 'NOT_FOUND' });
+      expect(await world.grpc.ok('ListOrders', {}, withKey(other.key))).not.toHaveProperty('orders.0');
+      expect(await world.grpc.ok('GetOrder', { order_id: placed.order_id }, withKey(one.key))).toMatchObject(placed);
+    });
+  });
+
+  describe('who follows events', () => {
+    it('is cut off when the key is revoked, over REST and over gRPC', async () => {
+      const { key, key_id } = await keyFor(world);
+      const response = await fetch(`${world.api.baseUrl}/events`, {
+        headers: { accept: 'text/event-stream', authorization: `Bearer ${key}` },
+      });
+      expect(response.status).toBe(200);
+      const read = response.body!.pipeTo(new WritableStream()).then(
+        () => 'ended',
+        () => 'cut off',
+      );
+      const followed = world.grpc.stream('WatchEvents', {}, { metadata: { authorization: `Bearer ${key}` } }).refusal();
+      expect(await Promise.race([read, followed, sleep(2_500, 'goes on')])).toBe('goes on');
+      expect((await world.api.send('DELETE', `/keys/${key_id}`, bearer(world.admin))).status).toBe(204);
+      expect(await read).toBe('cut off');
+      expect(await followed).toMatchObject({ code: 'UNAUTHENTICATED' });
+    });
+  });
+
   describe('a key', () => {
     it('goes on being valid for as long as was given beside the one that takes its place', async () => {
       const before = await keyFor(world, { scopes: ['orders:read'], account: 'till-1' });

@@ -1,13 +1,15 @@
 import { randomBytes } from 'node:crypto';
 import { scopes, type IssuedKey } from '#contracts';
 import { Api, ok, type Answer, type Sent } from '../support/api.js';
-import { startShape, type Shape, type ShapeName } from '../support/shapes.js';
+import { GrpcApi } from '../support/grpc.js';
+import { servicePorts, startShape, type Shape, type ShapeName } from '../support/shapes.js';
 import { Issuer, audience } from './issuer.js';
 
 /** The system, asking everybody who they are. */
 export interface World {
   shape: Shape;
   api: Api;
+  grpc: GrpcApi;
   issuer: Issuer;
   admin: string;
   /** What the services and the gateway have in common. */
@@ -21,15 +23,20 @@ export const startWorld = async (name: ShapeName): Promise<World> => {
   const issuer = await Issuer.start();
   const admin = newSecret();
   const secret = newSecret();
+  const [port] = await servicePorts(1);
+  const grpcAt = `127.0.0.1:${port}`;
   const shape = await startShape(name, {
+    ORDER_GRPC_LISTEN: grpcAt,
     ...{ ADMIN_KEY: admin, OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience },
     ...(name !== 'monolith' && { SERVICE_SECRET: secret }),
   });
+  const grpc = new GrpcApi(grpcAt);
   const stop = async (): Promise<void> => {
+    grpc.close();
     await issuer.stop();
     await shape.stop();
   };
-  return { shape, api: new Api(shape.baseUrl), issuer, admin, secret, stop };
+  return { shape, api: new Api(shape.baseUrl), grpc, issuer, admin, secret, stop };
 };
 
 export const bearer = (credential: string): Sent => ({ headers: { authorization: `Bearer ${credential}` } });

@@ -182,7 +182,11 @@ const splitOverTcp = async (): Promise<Plan> => {
   const urls = ofEach((_, index) => databases[index]!.url);
   const own = ofEach((keeper) => ({ [`${keeper.toUpperCase()}_DATABASE_URL`]: urls[keeper] }));
   return {
-    services: await splitServices(at, { ...own, cache: {}, gateway: { ACCESS_DATABASE_URL: urls.order } }),
+    services: await splitServices(at, {
+      ...own,
+      ...{ cache: {}, gateway: { ACCESS_DATABASE_URL: urls.order } },
+      order: { ...own.order, ACCESS_DATABASE_URL: urls.order },
+    }),
     databaseUrls: () => Promise.resolve(urls),
     release: async () => {
       await Promise.all(databases.map((it) => it.stop()));

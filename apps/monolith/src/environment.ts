@@ -53,7 +53,7 @@ export const readMonolithEnvironment = (source: Environment) => {
   });
   const door = {
     ...settings,
-    isFront: true,
+    from: 'either' as const,
     passesOn: upstreamsIn(settings).length > 0,
     grpcAt: settings.ORDER_URL === undefined ? settings.ORDER_GRPC_LISTEN : undefined,
   };

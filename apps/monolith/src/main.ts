@@ -18,7 +18,7 @@ run(async () => {
     ...settings,
     ...passedOn,
     name: 'monolith',
-    isFront: true,
+    from: 'either',
     document: apiDocument,
     modules: [...modules(settings), ...(passedOn?.modules ?? [])],
     listen: [settings.ORDER_LISTEN, settings.INVENTORY_LISTEN, settings.PAYMENT_LISTEN, settings.CACHE_LISTEN].filter(

@@ -18,7 +18,7 @@ type GatewaySettings = GatewayEnvironment &
 export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
   ...settings,
   name: 'gateway',
-  isFront: true,
+  from: 'callers',
   document: apiDocument,
   ...passingOn(upstreamsIn(settings), { proxy, documents, hasNothingElse: true }),
 });

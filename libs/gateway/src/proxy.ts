@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import { asking } from '#rest';
+import { asking, askingAgain, refusingOtherSites } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
@@ -30,9 +30,11 @@ export const proxyTo = async (
     const open = upstreams.flatMap((it) => it.open);
     scope.addHook('onRequest', function (request, reply, done) {
       // Whether callers may do what they ask is decided by who answers it, which knows what it is.
-      if (authenticator.isOpen || open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
+      if (open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
+      else if (authenticator.isOpen) refusingOtherSites.call(this, request, reply, done);
       else ask.call(this, request, reply, done);
     });
+    scope.addHook('onSend', askingAgain(authenticator));
     scope.addHook('onClose', (_scope, done) => {
       for (const upstream of upstreams) upstream.close();
       done();

@@ -14,7 +14,20 @@ import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { ServerGrpc, type MessageHandler } from '@nestjs/microservices';
 import { HealthImplementation } from 'grpc-health-check';
 import type { Histogram } from '@opentelemetry/api';
-import { Subject, finalize, takeUntil, tap, throwError, type Observable } from 'rxjs';
+import {
+  EMPTY,
+  NEVER,
+  Subject,
+  exhaustMap,
+  finalize,
+  interval,
+  merge,
+  mergeMap,
+  takeUntil,
+  tap,
+  throwError,
+  type Observable,
+} from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
 import { allow, type Authenticator, type Caller } from '#security';
@@ -35,6 +48,8 @@ import { statusOf } from './status.js';
 
 /** Seconds, finest where most answers lie. */
 const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+/** How often those who follow a stream are looked up again, in milliseconds. */
+const askAgainMs = 1_000;
 
 /** How long a shutdown waits for what has been accepted. */
 const drainMs = 10_000;
@@ -127,7 +142,10 @@ export class GrpcServer extends ServerGrpc {
       if (refusal) return throwError(() => statusOf(refusal));
       const { work, end } = this.begin(rpc, metadata);
       const answer = withWork(work, () => handle(request, metadata, call));
-      if (!limiter) return this.transformToObservable(await answer).pipe(takeUntil(this.closing));
+      if (!limiter) {
+        const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, call, scope);
+        return this.transformToObservable(await answer).pipe(takeUntil(merge(this.closing, refused)));
+      }
       const entered = limiter.enter();
       try {
         return this.transformToObservable(await answer).pipe(
@@ -180,6 +198,14 @@ export class GrpcServer extends ServerGrpc {
     };
     const traceparent = span ? traceparentFrom(span) : given;
     return { work: { traceparent, requestId, traces: span && this.traces }, end };
+  }
+
+  /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */
+  private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
+    return interval(askAgainMs).pipe(
+      exhaustMap(() => this.refusalOfCaller(metadata, call, scope)),
+      mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => statusOf(it)) : EMPTY)),
+    );
   }
 
   override async createClient(): Promise<Server> {

@@ -18,7 +18,7 @@ import type { Authenticator } from '#security';
 import { Metrics, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
-import { JsonText, encodeReply, type EndpointConfig } from './endpoint.js';
+import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
 import { ObservedRequests, eventStream, type RequestLog } from './observed-requests.js';
 import {

@@ -8,6 +8,9 @@ import { errorCodes, limits, problem, type ErrorCode, type Scope } from '#contra
 import { examplesOf, wireSchema } from './wire-schema.js';
 import { SchemaPipe, faultsIn } from './valid.js';
 
+/** The media type of server-sent events. */
+export const eventStream = 'text/event-stream';
+
 /** One answer that an endpoint can give. */
 export interface Reply {
   /** What the handler returns with this status, encoded by the schema; without one it is sent as it is. */

@@ -1,9 +1,9 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
-import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler } from 'fastify';
+import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
 import { allow, anybody, callerHeader, type Authenticator, type Caller } from '#security';
 import { noteOfWork } from '#telemetry';
-import type { EndpointConfig } from './endpoint.js';
+import { eventStream, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -19,6 +19,9 @@ export const CalledBy = createParamDecorator((_: undefined, context: ExecutionCo
   return caller;
 });
 
+/** How often those who follow a stream are looked up again, in milliseconds. */
+const askAgainMs = 1_000;
+
 /**
  * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
  * is read.
@@ -26,15 +29,33 @@ export const CalledBy = createParamDecorator((_: undefined, context: ExecutionCo
 export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator | undefined): void => {
   if (!authenticator || authenticator.isOpen) {
     fastify.decorateRequest('caller', { getter: () => anybody });
+    fastify.addHook('onRoute', (route) => {
+      const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
+      if (replies && scope !== 'open') route.onRequest = [...[route.onRequest ?? []].flat(), refusingOtherSites];
+    });
     return;
   }
   fastify.decorateRequest('caller', undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
-    if (replies && scope !== 'open')
-      route.onRequest = [...[route.onRequest ?? []].flat(), asking(authenticator, scope)];
+    if (!replies || scope === 'open') return;
+    route.onRequest = [...[route.onRequest ?? []].flat(), asking(authenticator, scope)];
+    if (Object.values(replies).some(({ streamedAs }) => streamedAs === eventStream))
+      route.onSend = [askingAgain(authenticator, scope), ...[route.onSend ?? []].flat()];
   });
 };
+
+/**
+ * Whoever is on this machine may do everything where nobody is asked who they are, but not the pages of others that they
+ * look at: a browser says of those requests where they come from.
+ */
+export const refusingOtherSites: onRequestHookHandler = ({ headers }, _reply, done) => {
+  const site = headers['sec-fetch-site'];
+  done(site === 'cross-site' || site === 'same-site' ? ofOtherSite() : undefined);
+};
+
+const ofOtherSite = (): CleaveError =>
+  new CleaveError('forbidden', 'A page of another site has sent this. Set ADMIN_KEY and send a key to allow it.');
 
 /** Finds out who sends a request, and whether they may: all who are known, where no scope is given. */
 export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHookHandler => {
@@ -56,6 +77,39 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
     if (caller instanceof Promise) caller.then((it) => admit(request, it)).then(() => done(), refuse);
     else done();
   };
+};
+
+/** Ends the stream of whoever is not allowed to follow it any more. */
+export const askingAgain =
+  (authenticator: Authenticator, scope?: Scope): onSendHookHandler =>
+  ({ headers, caller }, reply, payload, done) => {
+    if (
+      caller &&
+      authenticator.canAskAgain(headers[callerHeader]?.toString()) &&
+      String(reply.getHeader('content-type')).startsWith(eventStream)
+    ) {
+      const again = setInterval(() => {
+        void isRefused(authenticator, headers.authorization, scope).then((refused) => refused && reply.raw.destroy());
+      }, askAgainMs);
+      reply.raw.once('close', () => clearInterval(again));
+    }
+    done(null, payload);
+  };
+
+/** Not where it cannot be found out: that ends nothing. */
+const isRefused = async (
+  authenticator: Authenticator,
+  authorization: string | undefined,
+  scope: Scope | undefined,
+): Promise<boolean> => {
+  try {
+    const caller = await authenticator.bearerOf(authorization);
+    if (scope !== undefined) allow(caller, scope);
+    return false;
+  } catch (error) {
+    if (error instanceof CleaveError) return error.code !== 'unavailable';
+    throw error;
+  }
 };
 
 /** Says beside a refusal what would be let in (RFC 6750, 3). @returns the error */

@@ -1,8 +1,8 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
 export * from './app.js';
 export { refuseTreacherous } from './body.js';
-export { Endpoint, JsonText, type EndpointOptions, type Reply } from './endpoint.js';
-export { CalledBy, asking } from './guard.js';
+export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
+export { CalledBy, asking, askingAgain, refusingOtherSites } from './guard.js';
 export * from './headers.js';
 export { eventStream } from './observed-requests.js';
 export * from './openapi.js';

@@ -2,14 +2,14 @@ import { hash, timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
 import { anybody, type Caller } from './caller.js';
-import type { SecuritySettings } from './environment.js';
+import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
 import { SignedCallers } from './signed-caller.js';
 import { Tokens } from './tokens.js';
 
 export interface AuthenticatorOptions extends SecuritySettings {
-  /** Clients come here, not a gateway that has asked them who they are. */
-  isFront?: boolean;
+  /** `gateway` when left out. */
+  from?: RequestsFrom | undefined;
 }
 
 interface Verified {
@@ -32,18 +32,23 @@ export class Authenticator {
   private readonly signed: SignedCallers | undefined;
   private readonly admin: { hash: Buffer; caller: Caller } | undefined;
   private readonly tokens: Tokens | undefined;
-  private readonly believesGateway: boolean;
+  private readonly from: RequestsFrom;
   private keys: KeyDirectory | undefined;
   private changes = 0;
 
   constructor({ ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, ...options }: AuthenticatorOptions = {}) {
-    const { isFront = false, OIDC_TENANT_CLAIM: tenantClaim = 'tenant' } = options;
+    const { from = 'gateway', OIDC_TENANT_CLAIM: tenantClaim = 'tenant' } = options;
+    this.from = from;
     this.signed = SERVICE_SECRET === undefined ? undefined : new SignedCallers(SERVICE_SECRET);
-    this.believesGateway = this.signed !== undefined && !isFront;
     this.admin = ADMIN_KEY === undefined ? undefined : { hash: secretHashOf(ADMIN_KEY), caller: operator };
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
-    this.isOpen = !this.admin && !this.tokens && !this.believesGateway;
+    this.isOpen = !this.admin && !this.tokens && (!this.signed || from === 'callers');
+  }
+
+  /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */
+  canAskAgain(told: string | undefined): boolean {
+    return !this.isOpen && !this.believesGatewayAlone && this.toldBy(told) === undefined;
   }
 
   /** Where keys are looked for. */
@@ -62,7 +67,10 @@ export class Authenticator {
    */
   callerOf(authorization: string | undefined, told: string | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
-    return this.believesGateway ? this.toldBy(told) : this.bearerOf(authorization);
+    const caller = this.toldBy(told);
+    if (caller) return caller;
+    if (this.believesGatewayAlone) throw notSaid();
+    return this.bearerOf(authorization);
   }
 
   /** The same for those who come past a gateway, as callers over gRPC do. */
@@ -80,10 +88,12 @@ export class Authenticator {
     return this.signed?.sign(caller);
   }
 
-  private toldBy(told: string | undefined): Caller {
-    const caller = told === undefined ? undefined : this.signed!.read(told);
-    if (!caller) throw notSaid();
-    return caller;
+  private get believesGatewayAlone(): boolean {
+    return this.signed !== undefined && this.from === 'gateway';
+  }
+
+  private toldBy(told: string | undefined): Caller | undefined {
+    return told === undefined || this.from === 'callers' ? undefined : this.signed?.read(told);
   }
 
   private async found(authorization: string, text: string): Promise<Caller> {

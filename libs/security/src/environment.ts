@@ -16,8 +16,11 @@ const issuer = env.httpUrl.refine(
 
 /** By what a process knows who asks. Without any of it everybody may do everything, and only this machine can ask. */
 export const securityEnvironment = {
-  /** The first credential, of who operates the installation. */
-  ADMIN_KEY: secret.optional(),
+  /** The first credential, of who operates the installation. It is sent as a bearer token (RFC 6750, 2.1). */
+  ADMIN_KEY: z
+    .string()
+    .regex(/^[A-Za-z0-9\-._~+/]{32,}=*$/, 'must have at least 32 characters, random ones of A-Z, a-z, 0-9 and -._~+/')
+    .optional(),
   /** What services know by that it is the gateway that asks. */
   SERVICE_SECRET: secret.optional(),
   OIDC_ISSUER: issuer.optional(),
@@ -27,13 +30,18 @@ export const securityEnvironment = {
 
 export type SecuritySettings = Partial<z.output<z.ZodObject<typeof securityEnvironment>>>;
 
+/**
+ * Who sends requests to a process: callers themselves, or a gateway that has asked them who they are, or either. A gateway is
+ * known by the `SERVICE_SECRET`; without one, callers are asked.
+ */
+export type RequestsFrom = 'callers' | 'gateway' | 'either';
+
 /** Where a process answers, and whom it believes. */
 export interface Door extends SecuritySettings {
   HOST: string;
   /** Where it answers gRPC, `host:port`, if it does. */
   grpcAt?: string | undefined;
-  /** Clients come to it, not a gateway that has asked them who they are. */
-  isFront: boolean;
+  from: RequestsFrom;
   /** It passes requests on to other processes. */
   passesOn: boolean;
 }
@@ -42,7 +50,7 @@ const choices = 'set ADMIN_KEY to at least 32 random characters, or OIDC_ISSUER 
 
 /** What must not be started so: a door that others can reach and that nobody guards. */
 export const doorFaults = (door: Door): VariableFault[] => {
-  const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, isFront, passesOn } = door;
+  const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = door;
   const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
   const grpcHost = grpcAt?.slice(0, grpcAt.lastIndexOf(':')).replace(/^\[|\]$/g, '');
   const open = (variable: string, host: string, advice: string): VariableFault[] =>
@@ -55,9 +63,13 @@ export const doorFaults = (door: Door): VariableFault[] => {
           },
         ];
   return [
-    ...(asks || (!isFront && SERVICE_SECRET !== undefined)
+    ...(asks || (from !== 'callers' && SERVICE_SECRET !== undefined)
       ? []
-      : open('HOST', HOST, isFront ? choices : `${choices}; or SERVICE_SECRET, behind a gateway that has the same`)),
+      : open(
+          'HOST',
+          HOST,
+          from === 'callers' ? choices : `${choices}; or SERVICE_SECRET, behind a gateway that has the same`,
+        )),
     ...(asks || SERVICE_SECRET !== undefined || grpcHost === undefined
       ? []
       : open('ORDER_GRPC_LISTEN', grpcHost, choices)),

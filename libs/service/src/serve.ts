@@ -5,7 +5,14 @@ import { ConfigurationError, env } from '#config';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, listenForMessages, type Address } from '#messaging';
-import { Authenticator, doorFaults, securityEnvironment, type Door, type SecuritySettings } from '#security';
+import {
+  Authenticator,
+  doorFaults,
+  securityEnvironment,
+  type Door,
+  type RequestsFrom,
+  type SecuritySettings,
+} from '#security';
 import { Traces, processLog, telemetryEnvironment, type TelemetrySettings } from '#telemetry';
 import { useServiceLog } from './log.js';
 import {
@@ -36,8 +43,8 @@ export interface Service extends SecuritySettings, Partial<TelemetrySettings> {
   modules: DynamicModule[];
   HOST: string;
   PORT: number;
-  /** Clients come to it, not a gateway that has asked them who they are. */
-  isFront?: boolean;
+  /** Who sends requests to it: `gateway` when left out. */
+  from?: RequestsFrom;
   /** It passes requests on to other processes. */
   passesOn?: boolean;
   /** Where the modules answer messages from other processes. */
@@ -91,7 +98,7 @@ export const refuseOpenDoor = (door: Door): void => {
 export const serve = async (service: Service): Promise<string> => {
   refuseOpenDoor({
     ...service,
-    isFront: service.isFront ?? false,
+    from: service.from ?? 'gateway',
     passesOn: service.passesOn ?? false,
     grpcAt: service.grpc?.at,
   });

@@ -1,0 +1,108 @@
+import { createHmac } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { scopes } from '#contracts';
+import { Authenticator } from '#security';
+import { Issuer, audience } from './issuer.js';
+
+let issuer: Issuer;
+let other: Issuer;
+let authenticator: Authenticator;
+beforeAll(async () => {
+  [issuer, other] = await Promise.all([Issuer.start(), Issuer.start()]);
+  authenticator = new Authenticator({ OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience });
+});
+afterAll(async () => {
+  await Promise.all([issuer.stop(), other.stop()]);
+});
+
+const inSeconds = (seconds: number): number => Math.floor(Date.now() / 1_000) + seconds;
+const callerOf = async (token: string, by = authenticator) => by.callerOf(`Bearer ${token}`, undefined);
+const encoded = (part: object): string => Buffer.from(JSON.stringify(part)).toString('base64url');
+const usual = { tenant: 'shop', scope: 'orders:read orders:write' };
+
+describe('a token', () => {
+  it('says the tenant, the account and the scopes', async () => {
+    const token = await issuer.token({ ...usual, sub: 'till-1' });
+    const caller = await callerOf(token);
+    expect(caller).toEqual({ tenant: 'shop', account: 'till-1', scopes: new Set(['orders:read', 'orders:write']) });
+    // The same one is remembered, and told without waiting.
+    expect(authenticator.callerOf(`Bearer ${token}`, undefined)).toBe(caller);
+  });
+
+  it('may have its scopes as scp, as a list or as a text, and none of ours but those that there are', async () => {
+    for (const scp of ['orders:read openid operator', ['orders:read', 'openid', 'operator']])
+      expect((await callerOf(await issuer.token({ tenant: 'shop', scp }))).scopes).toEqual(new Set(['orders:read']));
+    expect((await callerOf(await issuer.token({ tenant: 'shop' }))).scopes).toEqual(new Set());
+  });
+
+  it('may name its tenant by another claim', async () => {
+    const by = new Authenticator({
+      OIDC_ISSUER: issuer.url,
+      OIDC_AUDIENCE: audience,
+      OIDC_TENANT_CLAIM: 'https://x/org',
+    });
+    expect((await callerOf(await issuer.token({ 'https://x/org': 'shop' }), by)).tenant).toBe('shop');
+    await expect(callerOf(await issuer.token(usual), by)).rejects.toMatchObject({ code: 'unauthenticated' });
+  });
+
+  it.each<[string, () => Promise<string>]>([
+    ['has expired', () => issuer.token({ ...usual, exp: inSeconds(-60) })],
+    ['never expires', () => issuer.token({ ...usual, exp: undefined })],
+    ['is not valid yet', () => issuer.token({ ...usual, nbf: inSeconds(120) })],
+    ['is for another audience', () => issuer.token({ ...usual, aud: 'somebody-else' })],
+    ['is for nobody', () => issuer.token({ ...usual, aud: undefined })],
+    ['says another issuer', () => issuer.token({ ...usual, iss: other.url })],
+    ['is signed by another issuer', () => other.token({ ...usual, iss: issuer.url })],
+    ['names no tenant', () => issuer.token({ scope: usual.scope })],
+    ['names what is no tenant', () => issuer.token({ ...usual, tenant: '../default' })],
+    ['is not signed', async () => `${encoded({ alg: 'none' })}.${(await issuer.token(usual)).split('.')[1]}.`],
+    [
+      'is signed with the public key as if it were a secret',
+      async () => {
+        const said = `${encoded({ alg: 'HS256', kid: 'key-1' })}.${(await issuer.token(usual)).split('.')[1]}`;
+        return `${said}.${createHmac('sha256', await issuer.publicKeyText())
+          .update(said)
+          .digest('base64url')}`;
+      },
+    ],
+    [
+      'says something else than was signed',
+      async () => {
+        const [header, , signature] = (await issuer.token(usual)).split('.');
+        const claims = { ...usual, scope: scopes.join(' '), iss: issuer.url, aud: audience, exp: inSeconds(600) };
+        return `${header}.${encoded(claims)}.${signature}`;
+      },
+    ],
+    [
+      'brings its own key',
+      async () => {
+        const [, claims] = (await other.token({ ...usual, iss: issuer.url })).split('.');
+        const header = encoded({ alg: 'ES256', jku: `${other.url}/keys`, kid: 'key-1' });
+        return `${header}.${claims}.${(await other.token(usual)).split('.')[2]}`;
+      },
+    ],
+  ])('is refused when it %s', async (_how, token) => {
+    await expect(callerOf(await token())).rejects.toMatchObject({ code: 'unauthenticated' });
+  });
+
+  it('is good when it is signed with a key that the issuer has had only since', async () => {
+    await callerOf(await issuer.token(usual));
+    const before = await issuer.token(usual);
+    await issuer.addKey();
+    const signed = await issuer.token(usual);
+    // Keys are not asked for again at once, however many tokens name unknown ones.
+    await sleep(5_200);
+    expect((await callerOf(signed)).tenant).toBe('shop');
+    expect((await callerOf(before)).tenant).toBe('shop');
+  });
+
+  it('cannot be checked while the issuer is gone, which is not said to be the fault of the token', async () => {
+    const gone = await Issuer.start();
+    const by = new Authenticator({ OIDC_ISSUER: gone.url, OIDC_AUDIENCE: audience });
+    const token = await gone.token(usual);
+    await gone.stop();
+    await expect(callerOf(token, by)).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(callerOf(token, by)).rejects.toMatchObject({ code: 'unavailable' });
+  });
+});
