@@ -166,8 +166,11 @@ describe('the alerts', () => {
 
   const hasPromtool = spawnSync('promtool', ['--version']).error === undefined;
   // `apt-get install prometheus` brings it.
-  (hasPromtool ? it : it.skip)('are understood by Prometheus (needs promtool)', async () => {
-    const { stdout } = await promisify(execFile)('promtool', ['check', 'rules', `${observability}/rules.yml`]);
-    expect(stdout).toContain('SUCCESS');
+  (hasPromtool ? it : it.skip)('are understood by Prometheus, and fire when they should (needs promtool)', async () => {
+    const promtool = promisify(execFile);
+    const checked = await promtool('promtool', ['check', 'rules', `${observability}/rules.yml`]);
+    expect(checked.stdout).toContain('SUCCESS');
+    const tested = await promtool('promtool', ['test', 'rules', `${observability}/rules.test.yml`]);
+    expect(tested.stdout).toContain('SUCCESS');
   });
 });
