@@ -20,7 +20,7 @@ import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
 import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
-import { ObservedRequests, eventStream, type RequestLog } from './observed-requests.js';
+import { ObservedRequests, type RequestLog } from './observed-requests.js';
 import {
   ProblemFilter,
   ProblemsModule,

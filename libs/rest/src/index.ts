@@ -4,7 +4,6 @@ export { refuseTreacherous } from './body.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
 export { CalledBy, asking, askingAgain, refusingOtherSites } from './guard.js';
 export * from './headers.js';
-export { eventStream } from './observed-requests.js';
 export * from './openapi.js';
 export * from './paging.js';
 export * from './process.js';

@@ -2,13 +2,10 @@ import { Logger } from '@nestjs/common';
 import type { Attributes, Histogram, Span } from '@opentelemetry/api';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { failed, traceparentFrom, traceparentOf, withWork, type Metrics, type Traces, type Work } from '#telemetry';
-import type { EndpointConfig } from './endpoint.js';
+import { eventStream, type EndpointConfig } from './endpoint.js';
 
 /** Seconds, finest where most answers lie. */
 const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
-
-/** The media type of server-sent events. */
-export const eventStream = 'text/event-stream';
 
 export interface RequestLog {
   /** A line for each request, not only for those that are slow. */
