@@ -14,6 +14,7 @@ import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { EventLog1764000000006 } from '../migrations/4-event-log.js';
+import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
 import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { OrderEntity } from './adapters/order.entity.js';
@@ -87,7 +88,10 @@ export const orderDatabase = (url: string): Database => ({
   url,
   schema: 'orders',
   entities: [OrderEntity],
-  migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
+  migrations: [
+    ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
+    LogNumbers1764000000033,
+  ],
 });
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;

@@ -1,4 +1,4 @@
-import { Injectable } from '@nestjs/common';
+import { Injectable, type OnModuleInit } from '@nestjs/common';
 import type { OrderEventType } from '#contracts';
 import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
@@ -42,13 +42,23 @@ type LogRows = readonly (LogEnd | LogRow)[];
 
 /** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
 @Injectable()
-export class PostgresOutbox implements Outbox, EventFeed {
+export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   /** Pages of the log that will be asked for next, by what will be asked. */
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
   private reading = 0;
   private readonly waiting: (() => void)[] = [];
 
   constructor(@InjectSql('order') private readonly sql: Sql) {}
+
+  /**
+   * Where the server counts below what is in the log, what happens next would lie in front of what was read.
+   *
+   * @throws Error that says what to do
+   */
+  async onModuleInit(): Promise<void> {
+    const ahead = await this.sql.query(aheadOfServer);
+    if (ahead.length > 0) throw new Error(restoredLog);
+  }
 
   read(parts: readonly HeldPart[], limit: number): Promise<Reading<OutboxEvent>> {
     return fromLog(
@@ -188,6 +198,9 @@ const timeOf = (at: string): string =>
   `${at.slice(0, 10)}T${(at.length === wholeSecond ? `${at}.` : at).slice(11).padEnd(12, '0')}Z`;
 const wholeSecond = '2026-11-30 12:00:00'.length;
 
+/** What is below it is committed or never will be. */
+const horizon = `orders.log_number(pg_snapshot_xmin(pg_current_snapshot()))`;
+
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const read = {
   name: 'order-outbox-read',
@@ -198,7 +211,7 @@ const read = {
       SELECT e.*, sum(e.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
       FROM (
         SELECT *, coalesce(jsonb_array_length(data->'lines'), 0) AS size FROM orders.events
-        WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < ${horizon}
         ORDER BY xid, id LIMIT $3
       ) e
     ) p
@@ -206,12 +219,25 @@ const read = {
     ORDER BY p.xid, p.id`,
 };
 
+/** In the server that has written it, an event that is seen is of a transaction that has ended. */
+const aheadOfServer = {
+  name: 'order-log-ahead',
+  text: `
+    SELECT FROM (SELECT xid FROM orders.events ORDER BY xid DESC, id DESC LIMIT 1) newest
+    WHERE xid >= orders.log_number(pg_snapshot_xmax(pg_current_snapshot()))`,
+};
+
+const restoredLog =
+  'The log of orders was written by another Postgres server, which had counted further than this one: the database was ' +
+  'restored from a dump. Nothing would be told of what happens next. Run `SELECT orders.continue_log()` in it, once, and ' +
+  'start again (docs/operations.md).';
+
 const feed = {
   name: 'order-feed',
   text: `
     SELECT e.xid::text, e.id::text, e.order_id AS "orderId", e.version, e.type, e.status, e.data, e.at
     FROM orders.events e
-    WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < pg_snapshot_xmin(pg_current_snapshot())
+    WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < ${horizon}
       AND e.tenant_id = $1
     ORDER BY e.xid, e.id LIMIT $4`,
 };
@@ -223,11 +249,11 @@ const position = (row: string): string => `lpad(${row}.xid::text, 20, '0') || '-
 const endOfPage = `
   SELECT xid, id, is_full FROM (
     (SELECT xid, id, true AS is_full FROM orders.events
-     WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+     WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < ${horizon}
      ORDER BY xid, id OFFSET $3::bigint - 1 LIMIT 1)
     UNION ALL
     (SELECT xid, id, false FROM orders.events
-     WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+     WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < ${horizon}
      ORDER BY xid DESC, id DESC LIMIT 1)
   ) ends LIMIT 1`;
 
@@ -252,7 +278,7 @@ const log = {
       CASE WHEN p.number > 1 THEN NULL ELSE page.is_full END AS "isFull",
       CASE WHEN p.number = 1 AND page.is_full THEN (
         SELECT ${position('e')} FROM orders.events e
-        WHERE (xid, id) > (page.xid, page.id) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+        WHERE (xid, id) > (page.xid, page.id) AND xid < ${horizon}
         ORDER BY e.xid, e.id OFFSET $3::bigint - 1 LIMIT 1
       ) END AS "nextEnd"
     FROM page LEFT JOIN LATERAL (

@@ -1,0 +1,52 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+/**
+ * The log can go on in a server that begins to count transactions anew, as one does that a dump was restored into.
+ */
+export class LogNumbers1764000000033 implements MigrationInterface {
+  readonly name = 'LogNumbers1764000000033';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(logNumber);
+    await runner.query(`ALTER TABLE orders.events ALTER xid SET DEFAULT orders.log_number(pg_current_xact_id())`);
+    await runner.query(continueLog);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE orders.events ALTER xid SET DEFAULT pg_current_xact_id()`);
+    await runner.query(`DROP FUNCTION orders.continue_log`);
+    await runner.query(`DROP FUNCTION orders.log_number`);
+  }
+}
+
+/** What number a transaction of this server has in the log. Inlined wherever it is called. */
+const logNumber = `
+  CREATE FUNCTION orders.log_number(transaction xid8) RETURNS xid8
+  LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN transaction`;
+
+/**
+ * Lets every number from now on lie above all that were ever given out: not only in what was restored, but, by a margin
+ * that no server uses up, in what it was made of and in what came after that. So whoever has read the log goes on from where
+ * they are.
+ */
+const continueLog = `
+  CREATE FUNCTION orders.continue_log() RETURNS xid8 LANGUAGE plpgsql AS $$
+  DECLARE
+    newest numeric;
+    shift numeric;
+  BEGIN
+    -- Whoever writes an event has written it before, or waits and counts anew. The log can be read meanwhile.
+    LOCK TABLE orders.events IN SHARE ROW EXCLUSIVE MODE;
+    SELECT max(n) INTO newest FROM (
+      SELECT orders.log_number(pg_snapshot_xmax(pg_current_snapshot()))::text::numeric AS n
+      UNION ALL (SELECT xid::text::numeric FROM orders.events ORDER BY xid DESC, id DESC LIMIT 1)
+      UNION ALL (SELECT split_part(position, '-', 1)::numeric FROM orders.checkpoints)
+    ) known;
+    shift := newest + 2::numeric ^ 40 - pg_snapshot_xmax(pg_current_snapshot())::text::numeric;
+    EXECUTE format(
+      'CREATE OR REPLACE FUNCTION orders.log_number(transaction xid8) RETURNS xid8 '
+      'LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN (transaction::text::bigint + %s)::text::xid8',
+      trunc(shift)::bigint
+    );
+    RETURN trunc(newest + 2::numeric ^ 40)::bigint::text::xid8;
+  END $$`;
