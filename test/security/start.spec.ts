@@ -37,6 +37,9 @@ describe('a start', () => {
     ['gateway', { HOST: '192.0.2.1', SERVICE_SECRET: secret, ...urls }, 'HOST', 'ADMIN_KEY'],
     ['gateway', { ADMIN_KEY: secret, ...urls }, 'SERVICE_SECRET', 'services behind'],
     ['cache', { HOST: '0.0.0.0' }, 'HOST', 'SERVICE_SECRET'],
+    ['cache', { CACHE_LISTEN: 'tcp://0.0.0.0:1' }, 'SERVICE_SECRET', 'the same'],
+    ['cache', { CACHE_LISTEN: 'redis://redis.example:6379' }, 'SERVICE_SECRET', 'redis.example'],
+    ['cache', { CACHE_LISTEN: 'nats://127.0.0.1:1,nats.example:2' }, 'SERVICE_SECRET', 'nats.example'],
     ['order', { HOST: '0.0.0.0', INVENTORY_AT: far, PAYMENT_AT: far, ...database }, 'HOST', 'SERVICE_SECRET'],
   ])('of %s is refused with %j: %s', async (app, environment, variable, advice) => {
     const process = new AppProcess(app, { PORT: '0', ...environment });
@@ -80,7 +83,11 @@ describe('a start', () => {
     guardFolder(dataDir);
     try {
       const [port] = await servicePorts(1);
-      const process = new AppProcess('monolith', { DATA_DIR: dataDir, PORT: String(port), ADMIN_KEY: secret });
+      const process = new AppProcess('monolith', {
+        ...{ DATA_DIR: dataDir, PORT: String(port), ADMIN_KEY: secret },
+        // What a person is told at a terminal.
+        LOG_FORMAT: 'text',
+      });
       started.push(process);
       process.spawn();
       const api = new Api(`http://127.0.0.1:${port}`);

@@ -46,6 +46,20 @@ function parse(text: string): Address {
   throw new Error(supported);
 }
 
+/** The hosts of an address; none of one that does not leave the process. */
+export const hostsOf = (at: Address): string[] => {
+  switch (at.scheme) {
+    case 'in-process':
+      return [];
+    case 'tcp':
+      return at.endpoints.map(({ host }) => host);
+    case 'redis':
+      return [new URL(at.url).hostname.replace(/^\[|\]$/g, '')];
+    case 'nats':
+      return at.servers.map((it) => it.slice(0, it.lastIndexOf(':')).replace(/^\[|\]$/g, ''));
+  }
+};
+
 /**
  * Parses `in-process:`, `tcp://host:port[,host:port…]`, `redis://[user:password@]host:port[/database]` or
  * `nats://[user:password@]host:port[,host:port…]`.

@@ -1,5 +1,5 @@
 /** How modules talk: one typed client for a contract, over in-process, TCP, Redis or NATS, with the same results over each. */
-export { address, addressText, listenAddress, type Address, type Endpoint } from './address.js';
+export { address, addressText, hostsOf, listenAddress, type Address, type Endpoint } from './address.js';
 export { Answers } from './answers.js';
 export { balancePolicy, type BalancePolicy } from '#balancing';
 export type { CallOptions, ContractClient } from './client.js';

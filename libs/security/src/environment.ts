@@ -21,7 +21,7 @@ export const securityEnvironment = {
     .string()
     .regex(/^[A-Za-z0-9\-._~+/]{32,}=*$/, 'must have at least 32 characters, random ones of A-Z, a-z, 0-9 and -._~+/')
     .optional(),
-  /** What services know by that it is the gateway that asks. */
+  /** What services know by that it is the gateway that asks, and each other by. */
   SERVICE_SECRET: secret.optional(),
   OIDC_ISSUER: issuer.optional(),
   OIDC_AUDIENCE: z.string().min(1).optional(),
@@ -41,6 +41,8 @@ export interface Door extends SecuritySettings {
   HOST: string;
   /** Where it answers gRPC, `host:port`, if it does. */
   grpcAt?: string | undefined;
+  /** Where it answers messages, or where the broker is that brings them: hosts. */
+  messagesAt?: readonly string[];
   from: RequestsFrom;
   /** It passes requests on to other processes. */
   passesOn: boolean;
@@ -51,6 +53,7 @@ const choices = 'set ADMIN_KEY to at least 32 random characters, or OIDC_ISSUER 
 /** What must not be started so: a door that others can reach and that nobody guards. */
 export const doorFaults = (door: Door): VariableFault[] => {
   const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = door;
+  const farMessages = (door.messagesAt ?? []).filter((host) => !isLoopback(host));
   const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
   const grpcHost = grpcAt?.slice(0, grpcAt.lastIndexOf(':')).replace(/^\[|\]$/g, '');
   const open = (variable: string, host: string, advice: string): VariableFault[] =>
@@ -79,6 +82,14 @@ export const doorFaults = (door: Door): VariableFault[] => {
             variable: 'SERVICE_SECRET',
             message:
               'is not set: the services behind could not be told who asks; set the same 32 random characters or more there and here',
+          },
+        ]
+      : []),
+    ...(farMessages.length > 0 && SERVICE_SECRET === undefined
+      ? [
+          {
+            variable: 'SERVICE_SECRET',
+            message: `is not set, but messages come by ${farMessages.join()}, which other machines can reach: set the same 32 random characters or more in all services`,
           },
         ]
       : []),

@@ -4,7 +4,7 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
-import { MessagingModule, listenForMessages, type Address } from '#messaging';
+import { MessagingModule, hostsOf, listenForMessages, type Address } from '#messaging';
 import {
   Authenticator,
   doorFaults,
@@ -66,7 +66,7 @@ export const createService = async (
 ): Promise<NestFastifyApplication> => {
   const authenticator = new Authenticator(settings);
   const imports = [
-    MessagingModule.forRoot(),
+    MessagingModule.forRoot({ secret: settings.SERVICE_SECRET }),
     SecurityModule.with(authenticator),
     ...[HealthModule, MetricsModule, GrpcModule],
     ...modules,
@@ -101,6 +101,7 @@ export const serve = async (service: Service): Promise<string> => {
     from: service.from ?? 'gateway',
     passesOn: service.passesOn ?? false,
     grpcAt: service.grpc?.at,
+    messagesAt: (service.listen ?? []).flatMap(hostsOf),
   });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;
