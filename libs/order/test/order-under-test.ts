@@ -8,6 +8,7 @@ import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { EventLog1764000000006 } from '../migrations/4-event-log.js';
+import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
 import { OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
@@ -225,7 +226,10 @@ export const startInstance = async (
       databaseFor({
         ...{ name: 'order', url, schema: 'orders' },
         entities: [OrderEntity],
-        migrations: [Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
+        migrations: [
+          ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
+          LogNumbers1764000000033,
+        ],
       }),
       TypeOrmModule.forFeature([OrderEntity], 'order'),
     ],
