@@ -194,8 +194,8 @@ const secretValues: Record<string, string> = {
   DATABASE_URL: 'postgres://cleave:password@postgres.example:5432/cleave',
   CACHE_REDIS_URL: 'redis://redis.example:6379',
   ACCESS_DATABASE_URL: 'postgres://cleave:password@postgres.example:5432/cleave',
-  ADMIN_KEY: 'one of as many characters as it must have',
-  SERVICE_SECRET: 'one of as many characters as it must have',
+  ADMIN_KEY: 'one-of-as-many-characters-as-it-must-have',
+  SERVICE_SECRET: 'one-of-as-many-characters-as-it-must-have',
 };
 const environmentOf = (it: z.output<typeof deployment | typeof job>): Record<string, string> =>
   Object.fromEntries(
