@@ -30,7 +30,7 @@ import {
 } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
-import { allow, type Authenticator, type Caller } from '#security';
+import { allow, tooMany, type Authenticator, type Caller } from '#security';
 import {
   errorTypeOf,
   failed,
@@ -138,6 +138,7 @@ export class GrpcServer extends ServerGrpc {
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
       const refusal =
         (await this.refusalOfCaller(metadata, call, scope)) ??
+        (await this.refusalOfMany(call)) ??
         (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
       if (refusal) return throwError(() => statusOf(refusal));
       const { work, end } = this.begin(rpc, metadata);
@@ -176,6 +177,11 @@ export class GrpcServer extends ServerGrpc {
       if (error instanceof CleaveError) return error;
       throw error;
     }
+  }
+
+  private async refusalOfMany(call: Call): Promise<CleaveError | undefined> {
+    const standing = await this.authenticator.standingOf(callers.get(call)!);
+    return standing?.isRefused ? tooMany(standing) : undefined;
   }
 
   /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */

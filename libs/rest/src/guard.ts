@@ -1,7 +1,7 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
-import { allow, anybody, callerHeader, type Authenticator, type Caller } from '#security';
+import { allow, anybody, callerHeader, tooMany, type Authenticator, type Caller, type Standing } from '#security';
 import { noteOfWork } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
@@ -57,24 +57,39 @@ export const refusingOtherSites: onRequestHookHandler = ({ headers }, _reply, do
 const ofOtherSite = (): CleaveError =>
   new CleaveError('forbidden', 'A page of another site has sent this. Set ADMIN_KEY and send a key to allow it.');
 
-/** Finds out who sends a request, and whether they may: all who are known, where no scope is given. */
+/**
+ * Finds out who sends a request, and whether they may: all who are known, where no scope is given. Where requests are
+ * limited, each answer says how many more may come (draft-ietf-httpapi-ratelimit-headers).
+ */
 export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHookHandler => {
-  const admit = (request: FastifyRequest, caller: Caller): void => {
+  const policy =
+    authenticator.rates && `"caller";q=${authenticator.rates.rate.requests};w=${authenticator.rates.rate.perSeconds}`;
+  const tell = (reply: FastifyReply, standing: Standing): void => {
+    reply.header('ratelimit-policy', policy);
+    reply.header('ratelimit', `"caller";r=${standing.remaining};t=${Math.ceil(standing.resetMs / 1_000)}`);
+    if (standing.isRefused) throw tooMany(standing);
+  };
+  const admit = (request: FastifyRequest, reply: FastifyReply, caller: Caller): void | Promise<void> => {
     if (scope !== undefined) allow(caller, scope);
     request.caller = caller;
     noteOfWork({ tenant: caller.tenant });
+    const standing = authenticator.standingOf(caller, request.headers[callerHeader]?.toString());
+    if (standing instanceof Promise) return standing.then((it) => tell(reply, it));
+    if (standing) tell(reply, standing);
   };
   return (request, reply, done) => {
     const { authorization, [callerHeader]: told } = request.headers;
     const refuse = (error: unknown): void => done(challenged(reply, error));
-    let caller: Caller | Promise<Caller>;
+    let admitted: void | Promise<void>;
     try {
-      caller = authenticator.callerOf(authorization, told?.toString());
-      if (!(caller instanceof Promise)) admit(request, caller);
+      const caller = authenticator.callerOf(authorization, told?.toString());
+      admitted =
+        caller instanceof Promise ? caller.then((it) => admit(request, reply, it)) : admit(request, reply, caller);
     } catch (error) {
       return refuse(error);
     }
-    if (caller instanceof Promise) caller.then((it) => admit(request, it)).then(() => done(), refuse);
+    // Whoever is known already does not wait.
+    if (admitted) admitted.then(() => done(), refuse);
     else done();
   };
 };

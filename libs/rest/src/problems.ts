@@ -76,9 +76,10 @@ const refusalIn = (error: unknown): { status?: number; name?: string } => {
   };
 };
 
-/** @param retryAfterMs when to come back after a 503; in the header it is whole seconds */
+/** @param retryAfterMs when to come back after a 503 or 429; in the header it is whole seconds */
 export const sendProblem = (reply: FastifyReply, problem: Problem, retryAfterMs = retryAfterIn(problem)): void => {
-  if (problem.status === 503) reply.header('retry-after', String(Math.ceil(retryAfterMs / 1_000)));
+  if (problem.status === 503 || problem.status === 429)
+    reply.header('retry-after', String(Math.ceil(retryAfterMs / 1_000)));
   void reply.code(problem.status).header('content-type', problemType).send(JSON.stringify(problem));
 };
 

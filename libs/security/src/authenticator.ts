@@ -4,6 +4,7 @@ import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contrac
 import { anybody, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
+import { RateLimits, type Standing } from './rate-limits.js';
 import { SignedCallers } from './signed-caller.js';
 import { Tokens } from './tokens.js';
 
@@ -33,6 +34,8 @@ export class Authenticator {
   private readonly admin: { hash: Buffer; caller: Caller } | undefined;
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
+  /** What each may send, where it is limited. */
+  readonly rates: RateLimits | undefined;
   private keys: KeyDirectory | undefined;
   private changes = 0;
 
@@ -44,6 +47,15 @@ export class Authenticator {
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
     this.isOpen = !this.admin && !this.tokens && (!this.signed || from === 'callers');
+    const { RATE_LIMIT: rate, RATE_LIMIT_REDIS_URL: redisUrl } = options;
+    if (rate && !this.isOpen && !this.believesGatewayAlone) this.rates = new RateLimits(rate, redisUrl);
+  }
+
+  /** Counts a request, unless a gateway has done so. */
+  standingOf(caller: Caller, told?: string): Standing | Promise<Standing> | undefined {
+    if (!this.rates || this.toldBy(told) !== undefined) return undefined;
+    const { tenant, account, keyId } = caller;
+    return this.rates.take(keyId ?? JSON.stringify([tenant, account]));
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */

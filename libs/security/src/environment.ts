@@ -1,6 +1,7 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
 import { env, type VariableFault } from '#config';
+import type { Rate } from './rate-limits.js';
 
 const secret = z.string().min(32, 'must have at least 32 characters, random ones');
 
@@ -14,6 +15,8 @@ const issuer = env.httpUrl.refine(
   'must be https, unless it is on this machine',
 );
 
+const seconds = { second: 1, minute: 60, hour: 3_600 };
+
 /** By what a process knows who asks. Without any of it everybody may do everything, and only this machine can ask. */
 export const securityEnvironment = {
   /** The first credential, of who operates the installation. It is sent as a bearer token (RFC 6750, 2.1). */
@@ -26,6 +29,20 @@ export const securityEnvironment = {
   OIDC_ISSUER: issuer.optional(),
   OIDC_AUDIENCE: z.string().min(1).optional(),
   OIDC_TENANT_CLAIM: z.string().min(1).default('tenant'),
+  /** How many requests a key, or an account of an issuer, may send. */
+  RATE_LIMIT: z
+    .string()
+    .regex(
+      /^[1-9]\d{0,8}\/(?:second|minute|hour)$/,
+      'must be a number of requests a second, minute or hour, such as 600/minute',
+    )
+    .transform((text): Rate => {
+      const [requests, per] = text.split('/') as [string, keyof typeof seconds];
+      return { requests: Number(requests), perSeconds: seconds[per] };
+    })
+    .optional(),
+  /** Where several processes count them together. */
+  RATE_LIMIT_REDIS_URL: env.redisUrl.optional(),
 };
 
 export type SecuritySettings = Partial<z.output<z.ZodObject<typeof securityEnvironment>>>;

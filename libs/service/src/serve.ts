@@ -1,5 +1,5 @@
 import 'reflect-metadata';
-import { Logger, Module, type DynamicModule } from '@nestjs/common';
+import { Logger, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
@@ -81,7 +81,13 @@ export const createService = async (
 class ServiceModule {}
 
 @Module({})
-class SecurityModule {
+class SecurityModule implements OnApplicationShutdown {
+  constructor(private readonly authenticator: Authenticator) {}
+
+  async onApplicationShutdown(): Promise<void> {
+    await this.authenticator.rates?.close();
+  }
+
   static with(authenticator: Authenticator): DynamicModule {
     const providers = [{ provide: Authenticator, useValue: authenticator }];
     return { module: SecurityModule, global: true, providers, exports: [Authenticator] };

@@ -1,0 +1,150 @@
+import { Logger } from '@nestjs/common';
+import { CleaveError } from '#contracts';
+import { LRUCache } from 'lru-cache';
+import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
+import { createClient } from 'redis';
+
+/** So many requests in so many seconds. */
+export interface Rate {
+  requests: number;
+  perSeconds: number;
+}
+
+/** Where somebody stands. */
+export interface Standing {
+  /** How many more may come, as far as this process knows. */
+  remaining: number;
+  /** When there are as many as ever again, in milliseconds. */
+  resetMs: number;
+  isRefused: boolean;
+}
+
+const mostRemembered = 10_000;
+/** Of its requests, what a process takes for somebody at once where several share the count: Redis is asked for each such part. */
+const parts = 20;
+/** Who waits for Redis waits no longer than this. */
+const sharedWithinMs = 200;
+const saidEveryMs = 10_000;
+
+/** What this process may still let through of somebody, without asking. */
+interface Share {
+  left: number;
+  remaining: number;
+  until: number;
+  isUsedUp: boolean;
+}
+
+/**
+ * Lets each of those who ask send so many requests in a window of time that begins with the first. Several processes share
+ * the count through Redis, in parts, so that most requests ask nobody; what a process has taken and not used is lost to the
+ * others until the window is over. While Redis does not answer, each process counts by itself.
+ */
+export class RateLimits {
+  private readonly logger = new Logger('RateLimits');
+  private readonly shares = new LRUCache<string, Share>({ max: mostRemembered });
+  private readonly asked = new Map<string, Promise<void>>();
+  private readonly own: RateLimiterMemory;
+  private readonly shared: RateLimiterRedis | undefined;
+  private readonly client: ReturnType<typeof createClient> | undefined;
+  private readonly part: number;
+  private saidAt = Number.NEGATIVE_INFINITY;
+
+  /** @param redisUrl where the count is shared; each process counts by itself when left out */
+  constructor(
+    readonly rate: Rate,
+    redisUrl?: string,
+  ) {
+    const options = { points: rate.requests, duration: rate.perSeconds, keyPrefix: 'cleave:rate' };
+    this.own = new RateLimiterMemory(options);
+    this.part = redisUrl === undefined ? rate.requests : Math.max(1, Math.floor(rate.requests / parts));
+    if (redisUrl === undefined) return;
+    this.client = createClient({ url: redisUrl, disableOfflineQueue: true });
+    this.client.on('error', (error: Error) => this.sayLost(error));
+    void this.client.connect().catch((error: Error) => this.sayLost(error));
+    this.shared = new RateLimiterRedis({ ...options, storeClient: this.client, useRedisPackage: true });
+  }
+
+  /** Counts one request of somebody. At once, unless the count is shared and has to be asked for. */
+  take(who: string): Standing | Promise<Standing> {
+    return this.standing(who) ?? this.takeMore(who);
+  }
+
+  async close(): Promise<void> {
+    this.client?.destroy();
+  }
+
+  private standing(who: string): Standing | undefined {
+    const share = this.shares.get(who);
+    const resetMs = share ? share.until - performance.now() : 0;
+    if (!share || resetMs <= 0 || (share.left === 0 && !share.isUsedUp)) return undefined;
+    if (share.left === 0) return { remaining: 0, resetMs, isRefused: true };
+    share.left -= 1;
+    return { remaining: share.left + share.remaining, resetMs, isRefused: false };
+  }
+
+  /** All who come meanwhile wait for the same answer. */
+  private async takeMore(who: string): Promise<Standing> {
+    for (;;) {
+      const asking = this.asked.get(who) ?? this.ask(who).finally(() => this.asked.delete(who));
+      this.asked.set(who, asking);
+      await asking;
+      const standing = this.standing(who);
+      if (standing) return standing;
+    }
+  }
+
+  private async ask(who: string): Promise<void> {
+    const result = await this.consumed(who);
+    const isUsedUp = result.consumedPoints > this.rate.requests;
+    this.shares.set(who, {
+      // Of the last part there may be less.
+      left: Math.max(0, Math.min(this.part, this.rate.requests - (result.consumedPoints - this.part))),
+      remaining: result.remainingPoints,
+      until: performance.now() + Math.max(1, result.msBeforeNext),
+      isUsedUp: isUsedUp || result.remainingPoints === 0,
+    });
+  }
+
+  private async consumed(who: string): Promise<RateLimiterRes> {
+    if (this.shared) {
+      try {
+        return await within(take(this.shared, who, this.part), sharedWithinMs);
+      } catch (error) {
+        this.sayLost(error as Error);
+      }
+    }
+    return take(this.own, who, this.part);
+  }
+
+  private sayLost({ message }: Error): void {
+    if (performance.now() - this.saidAt < saidEveryMs) return;
+    this.saidAt = performance.now();
+    this.logger.warn(`Redis does not count (${message}): each process counts by itself meanwhile`);
+  }
+}
+
+export const tooMany = ({ resetMs }: Standing): CleaveError =>
+  new CleaveError(
+    'too-many-requests',
+    'More requests come by this key than it may send. This one has had no effect; repeat it after Retry-After.',
+    { retry_after_ms: Math.ceil(resetMs) },
+  );
+
+/** Too many is an answer as well. */
+const take = (from: RateLimiterAbstract, who: string, part: number): Promise<RateLimiterRes> =>
+  from.consume(who, part).catch((result: unknown) => {
+    if (result instanceof RateLimiterRes) return result;
+    throw result;
+  });
+
+const within = async <Result>(work: Promise<Result>, ms: number): Promise<Result> => {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+  });
+  try {
+    return await Promise.race([work, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+};

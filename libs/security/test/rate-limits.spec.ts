@@ -1,0 +1,95 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { createClient } from 'redis';
+import { startRedis, type RedisServer } from '#testing';
+import { RateLimits, type Rate } from '../src/rate-limits.js';
+
+const limits: RateLimits[] = [];
+const limited = (rate: Rate, redisUrl?: string): RateLimits => {
+  const it = new RateLimits(rate, redisUrl);
+  limits.push(it);
+  return it;
+};
+afterEach(async () => {
+  for (const it of limits.splice(0)) await it.close();
+});
+
+/** How many of so many requests at once come through. */
+const through = async (by: RateLimits, who: string, requests: number): Promise<number> => {
+  const standings = await Promise.all(Array.from({ length: requests }, async () => by.take(who)));
+  return standings.filter((it) => !it.isRefused).length;
+};
+
+describe('requests that are limited', () => {
+  it('come through as often as they may, at once or one by one, and again when the time is over', async () => {
+    const by = limited({ requests: 40, perSeconds: 1 });
+    expect(await through(by, 'one', 50)).toBe(40);
+    expect(await by.take('one')).toMatchObject({ remaining: 0, isRefused: true });
+    const { resetMs } = await by.take('one');
+    expect(resetMs).toBeGreaterThan(0);
+    expect(resetMs).toBeLessThanOrEqual(1_000);
+    // What somebody else sends is another matter.
+    expect(await by.take('other')).toMatchObject({ remaining: 39, isRefused: false });
+    await sleep(resetMs + 50);
+    for (let sent = 0; sent < 40; sent += 1) expect((await by.take('one')).isRefused).toBe(false);
+    expect((await by.take('one')).isRefused).toBe(true);
+  });
+
+  it('do not wait where nobody else has to be asked', async () => {
+    const by = limited({ requests: 3, perSeconds: 60 });
+    await by.take('one');
+    expect(by.take('one')).toMatchObject({ remaining: 1, isRefused: false });
+    expect(by.take('one')).toMatchObject({ remaining: 0, isRefused: false });
+    expect(by.take('one')).toMatchObject({ remaining: 0, isRefused: true });
+  });
+});
+
+describe('requests that are counted together', () => {
+  let redis: RedisServer;
+  let client: ReturnType<typeof createClient>;
+  beforeAll(async () => {
+    redis = await startRedis();
+    client = createClient({ url: redis.url });
+    await client.connect();
+  });
+  afterAll(async () => {
+    client.destroy();
+    await redis.stop();
+  });
+
+  /** Once it is connected; before, it counts by itself. */
+  const sharing = async (rate: Rate): Promise<RateLimits> => {
+    const it = limited(rate, redis.url);
+    for (let tried = 0; tried < 100; tried += 1) {
+      await it.take(`is it there ${tried}`);
+      if ((await client.keys(`*is it there ${tried}`)).length > 0) return it;
+      await sleep(20);
+    }
+    throw new Error('Redis does not count');
+  };
+
+  it('come through as often as one may over all processes, but for what one has taken and not used', async () => {
+    const rate = { requests: 100, perSeconds: 60 };
+    const [one, other] = await Promise.all([sharing(rate), sharing(rate)]);
+    const first = await through(one, 'shared', 33);
+    const both = first + (await through(other, 'shared', 200)) + (await through(one, 'shared', 200));
+    expect(first).toBe(33);
+    expect(both).toBeLessThanOrEqual(100);
+    expect(both).toBeGreaterThanOrEqual(95);
+    expect((await one.take('shared')).isRefused).toBe(true);
+    expect((await other.take('shared')).isRefused).toBe(true);
+  });
+
+  it('are counted by each process for itself while Redis stands still, and wait for it no longer than told', async () => {
+    const by = await sharing({ requests: 20, perSeconds: 60 });
+    process.kill(redis.pid, 'SIGSTOP');
+    try {
+      const startedAt = performance.now();
+      expect((await by.take('meanwhile')).isRefused).toBe(false);
+      expect(performance.now() - startedAt).toBeLessThan(5_000);
+      expect(await through(by, 'meanwhile', 30)).toBe(19);
+    } finally {
+      process.kill(redis.pid, 'SIGCONT');
+    }
+  });
+});
