@@ -56,7 +56,7 @@ describe('a request that fails', () => {
 
   it.each([
     ['a read', () => cleave.orders.get('o')],
-    ['a PUT', () => cleave.stock.put('p', { on_hand: 1 })],
+    ['a PUT', () => cleave.products.put('p', { name: 'Mug', unit_price_minor: 1, currency: 'GBP' })],
     ['a DELETE', () => cleave.webhookEndpoints.delete('e')],
     ['a cancellation', () => cleave.orders.cancel('o')],
     ['a write of many products', () => cleave.products.putMany({ products: [] })],
@@ -72,6 +72,8 @@ describe('a request that fails', () => {
 
   it.each([
     ['counting', () => cleave.cache.increment({ key: 'k' })],
+    ['what was counted on the shelf', () => cleave.stock.put('p', { on_hand: 1 })],
+    ['what was counted on many shelves', () => cleave.stock.putMany({ stock: [] })],
     ['making an endpoint', () => cleave.webhookEndpoints.create({ url: 'https://example.com' })],
     ['a new secret', () => cleave.webhookEndpoints.rotateSecret('e')],
     ['a change on a condition', () => cleave.orders.cancel('o', {}, { headers: { 'If-Match': '"v1"' } })],

@@ -34,7 +34,7 @@ export class Keys1764000000007 implements MigrationInterface {
     await runner.query(noteChange);
     await runner.query(`
       CREATE TRIGGER keys_changed AFTER UPDATE OR DELETE ON access.keys
-      FOR EACH STATEMENT EXECUTE FUNCTION access.note_change()`);
+      FOR EACH ROW EXECUTE FUNCTION access.note_change()`);
   }
 
   async down(runner: QueryRunner): Promise<void> {

@@ -362,7 +362,8 @@ export class RedisTier {
         throw new RangeError('the counter would leave the safe integers', { cause: error });
       throw new CacheUnavailable({ cause: error });
     } finally {
-      this.heard.ended(what, performance.now() - startedAt, failure);
+      // Whoever looks whether Redis is there, as each reading of the metrics does, is no operation of the cache.
+      if (what !== 'ping') this.heard.ended(what, performance.now() - startedAt, failure);
     }
   }
 }

@@ -55,7 +55,9 @@ function packetIn(text: string): Packet | undefined {
  * once more, which for some KB is most of what a call costs. A caller that speaks as Nest does is answered in the same way.
  */
 export class FrameSocket extends JsonSocket {
-  /** @param speaksFrames whether the other side is known to understand them; otherwise it is once it has sent one */
+  private readonly asks: boolean;
+
+  /** @param speaksFrames whether the other side, which is asked, is known to understand them; otherwise it is once it has sent one */
   constructor(
     socket: TcpSocket['socket'],
     maxBytes: number,
@@ -63,13 +65,15 @@ export class FrameSocket extends JsonSocket {
     options?: JsonSocketOptions,
   ) {
     super(socket, { maxBufferSize: frameCharacters(maxBytes), ...options });
+    this.asks = speaksFrames;
   }
 
   protected override handleSend(packet: Packet, callback?: (error?: unknown) => void): void {
     if (!this.speaksFrames) return super.handleSend(packet, callback);
     const text = frameOf(packet);
     // What Nest does once it has made its text.
-    if (!this.socket.write(`${text.length}#${text}`, callback)) this['applyBackpressure']();
+    // Who asks goes on reading: two that both wait for the other to read would wait for ever.
+    if (!this.socket.write(`${text.length}#${text}`, callback) && !this.asks) this['applyBackpressure']();
     this['assertSendBufferWithinLimit']();
   }
 

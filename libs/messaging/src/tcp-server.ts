@@ -47,6 +47,11 @@ export class TcpServer extends ServerTCP {
     return this.messageHandlers.get(pattern) ?? super.getHandlerByPattern(pattern);
   }
 
+  /** What nobody waits for and nobody answers is none of ours; Nest would log as much of it as was sent. */
+  override async handleEvent(...event: Parameters<ServerTCP['handleEvent']>): Promise<void> {
+    if (this.messageHandlers.has(event[0])) await super.handleEvent(...event);
+  }
+
   /** Nest reports only a port in use; every other reason would leave the start waiting for ever. */
   override listen(callback: (error?: unknown) => void): void {
     this.server.once('error', callback);

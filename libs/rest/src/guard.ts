@@ -1,4 +1,4 @@
-import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
+import { Logger, createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
 import { allow, anybody, callerHeader, tooMany, type Authenticator, type Caller, type Standing } from '#security';
@@ -123,7 +123,9 @@ const isRefused = async (
     return false;
   } catch (error) {
     if (error instanceof CleaveError) return error.code !== 'unavailable';
-    throw error;
+    // Nobody is there to catch it, and it would end the process.
+    new Logger('Rest').error(error);
+    return false;
   }
 };
 

@@ -1,5 +1,7 @@
 const firstBackoffMs = 200;
 const longestBackoffMs = 10_000;
+/** Longer than anybody means; what is too long for a timer would be over at once. */
+const longestWaitMs = 3_600_000;
 
 /**
  * How long to wait before the next try: longer every time, and anything from nothing to that, so that those who failed
@@ -14,7 +16,7 @@ export const backoffMs = (failures: number): number =>
 export const retryAfterMs = (headers: Headers): number => {
   const field = headers.get('retry-after')?.trim() ?? '';
   const ms = /^\d+$/.test(field) ? Number(field) * 1_000 : Date.parse(field) - Date.now();
-  return Number.isNaN(ms) ? 0 : Math.max(ms, 0);
+  return Number.isNaN(ms) ? 0 : Math.min(Math.max(ms, 0), longestWaitMs);
 };
 
 /** @throws the reason of the signal, once that is aborted */

@@ -44,7 +44,6 @@ export interface Call {
 const settingStates: ReadonlySet<OperationId> = new Set<OperationId>([
   'cancelOrder',
   'putProducts',
-  'putStockBatch',
   'cacheBatch',
   'invalidateCache',
 ]);
@@ -71,26 +70,35 @@ export class Transport {
     const headers = headersOf(call, options);
     const giveUpAt = Date.now() + deadlineMs;
     for (let tries = 1; ; tries += 1) {
-      const alarm = new Alarm(options.signal);
-      let failure: CleaveApiError;
-      try {
-        alarm.windUp(Math.min(timeoutMs, giveUpAt - Date.now()));
-        const response = await this.fetch(call, headers, alarm.signal);
-        if (response.ok) {
-          const read = await bodyOf(response);
-          options.onResponse?.(response);
-          return read;
-        }
-        failure = await errorOf(response, tries);
-      } catch (error) {
-        options.signal?.throwIfAborted();
-        failure = noAnswer(error, tries);
-      } finally {
-        alarm.stop();
+      const outcome = await this.once(call, headers, Math.min(timeoutMs, giveUpAt - Date.now()), tries, options.signal);
+      if (!(outcome instanceof CleaveApiError)) {
+        options.onResponse?.(outcome.response);
+        return outcome.body;
       }
-      const waitMs = retryAfterMs(failure.headers) + backoffMs(tries);
-      if (tries > retries || !mayBeRepeated(call, headers, failure) || Date.now() + waitMs >= giveUpAt) throw failure;
+      const waitMs = retryAfterMs(outcome.headers) + backoffMs(tries);
+      if (tries > retries || !mayBeRepeated(call, headers, outcome) || Date.now() + waitMs >= giveUpAt) throw outcome;
       await pause(waitMs, options.signal);
+    }
+  }
+
+  /** @returns the answer, or why there is none; whoever aborts the signal hears of it at once */
+  private async once(
+    call: Call,
+    headers: Record<string, string>,
+    timeoutMs: number,
+    tries: number,
+    signal: AbortSignal | undefined,
+  ): Promise<{ response: Response; body: unknown } | CleaveApiError> {
+    const alarm = new Alarm(signal);
+    try {
+      alarm.windUp(timeoutMs);
+      const response = await this.fetch(call, headers, alarm.signal);
+      return response.ok ? { response, body: await bodyOf(response) } : await errorOf(response, tries);
+    } catch (error) {
+      signal?.throwIfAborted();
+      return noAnswer(error, tries);
+    } finally {
+      alarm.stop();
     }
   }
 
@@ -154,6 +162,8 @@ const isSafeTwice = ({ id }: Call, headers: Record<string, string>): boolean => 
   if (method === 'GET' || takesKey) return true;
   // The second time the condition would not hold any more, because the first has changed what it asks about.
   if ('if-match' in headers || 'if-none-match' in headers) return false;
+  // What was counted once does not hold any more when goods have gone since.
+  if (id === 'putStock') return false;
   return method === 'PUT' || method === 'DELETE' || settingStates.has(id);
 };
 

@@ -22,6 +22,8 @@ interface Verified {
 const mostRemembered = 10_000;
 /** How long a token is believed without looking again whether its issuer still has the key. */
 const tokenRememberedMs = 30_000;
+/** The same of a key: changes are heard of, but a proxy in between may keep them from us. */
+const keyRememberedMs = 60_000;
 const longestHeader = 8_192;
 
 /** Tells by the headers of a request who asks. */
@@ -110,7 +112,7 @@ export class Authenticator {
 
   private async found(authorization: string, text: string): Promise<Caller> {
     const credential =
-      authorization.length <= longestHeader ? /^Bearer +([^\s,]+)$/i.exec(authorization)?.[1] : undefined;
+      authorization.length <= longestHeader ? /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1] : undefined;
     if (credential === undefined) throw notValid();
     const { changes } = this;
     const { caller, validForMs, isKey } = (await this.verified(credential)) ?? refuse();
@@ -135,7 +137,7 @@ export class Authenticator {
   private async ofKey({ keyId, secret }: { keyId: string; secret: string }) {
     const found = await this.keys?.find(keyId);
     if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
-    return { caller: found.caller, validForMs: found.validForMs ?? Infinity, isKey: true };
+    return { caller: found.caller, validForMs: Math.min(found.validForMs ?? Infinity, keyRememberedMs), isKey: true };
   }
 }
 

@@ -19,7 +19,8 @@ export interface Standing {
   isRefused: boolean;
 }
 
-const mostRemembered = 10_000;
+/** Who is forgotten before their time is over is counted a second time. */
+const mostRemembered = 100_000;
 /** Of its requests, what a process takes for somebody at once where several share the count: Redis is asked for each such part. */
 const parts = 20;
 /** Who waits for Redis waits no longer than this. */

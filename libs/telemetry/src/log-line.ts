@@ -10,7 +10,7 @@ const hidden = '***';
 /** What must not be read by those who read logs, wherever in a text it stands. */
 const secrets: readonly [RegExp, string][] = [
   // User and password in an address.
-  [/(\b[a-z][a-z\d+.-]*:\/\/)[^\s/@"']+(?::[^\s/@"']*)?@/gi, `$1${hidden}@`],
+  [/(\b[a-z][a-z\d+.-]{0,20}:\/\/)[^\s/@"']+(?::[^\s/@"']*)?@/gi, `$1${hidden}@`],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${hidden}`],
   // Of Stripe, of Standard Webhooks, and a JSON Web Token.
   [/\b(sk|rk|whsec)_[\w+/=-]{8,}/g, `$1_${hidden}`],
@@ -21,8 +21,14 @@ const secrets: readonly [RegExp, string][] = [
   ],
 ];
 
+/** Of a longer text nobody reads more, and looking for secrets in it would keep everybody waiting. */
+const longest = 8_192;
+
 export const withoutSecrets = (text: string): string =>
-  secrets.reduce((rest, [pattern, replacement]) => rest.replace(pattern, replacement), text);
+  secrets.reduce(
+    (rest, [pattern, replacement]) => rest.replace(pattern, replacement),
+    text.length > longest ? `${text.slice(0, longest)} … (${text.length - longest} characters more)` : text,
+  );
 
 /** Control characters, and those that change how what follows is shown. */
 const unseen = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;

@@ -38,9 +38,12 @@ export class ServiceLog implements LoggerService {
   readonly isForPeople: boolean;
   private readonly pino: Pino;
   private timer: NodeJS.Timeout | undefined;
+  /** What the level is when nothing is set for a time. */
+  private lasting: LogLevel;
 
   constructor({ format, level = 'info', isColoured = false, write }: LogOptions) {
     this.isForPeople = format === 'text';
+    this.lasting = level;
     const print = (line: string) => write(format === 'json' ? asJson(line) : asText(line, isColoured));
     this.pino = pino(
       {
@@ -63,12 +66,12 @@ export class ServiceLog implements LoggerService {
     return this.pino.level as LogLevel;
   }
 
-  /** @param forMs after which it becomes what it is now; for good where it is left out */
+  /** @param forMs after which it becomes what it was set to for good; for good where it is left out */
   setLevel(level: LogLevel, forMs?: number): void {
     clearTimeout(this.timer);
-    const before = this.level;
     this.pino.level = level;
-    if (forMs !== undefined) this.timer = setTimeout(() => (this.pino.level = before), forMs).unref();
+    if (forMs === undefined) this.lasting = level;
+    else this.timer = setTimeout(() => (this.pino.level = this.lasting), forMs).unref();
   }
 
   log(message: unknown, ...rest: unknown[]): void {
@@ -111,7 +114,7 @@ export class ServiceLog implements LoggerService {
   }
 }
 
-const isStack = (text: string): boolean => /\n\s+at |^caused by: /m.test(text);
+const isStack = (text: string): boolean => /\n[^\S\n]{1,40}at |^caused by: /m.test(text);
 
 const textOf = (message: unknown): string => {
   if (message instanceof Error) return message.message;

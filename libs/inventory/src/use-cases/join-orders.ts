@@ -20,8 +20,7 @@ export class JoinOrders {
     if ((await this.served.keepFirst(ordersId)) === ordersId) return;
     throw new CleaveError(
       'unavailable',
-      'This inventory holds stock for another database of orders. Give these orders an inventory of their own ' +
-        '(INVENTORY_AT, INVENTORY_DATABASE_URL), or let ORDER_DATABASE_URL name the database that the others use.',
+      'This inventory holds stock for another database of orders. Whoever operates it finds what to do in docs/scale.md.',
     );
   }
 }
