@@ -42,7 +42,8 @@ const databaseVariables = (proxies: Proxies): Record<Keeper, Record<string, stri
 
 const services = {
   'one database': ({ proxies }) => monoliths({ DATABASE_URL: proxies.order.url }),
-  'two databases': ({ proxies }) => monoliths(Object.assign({}, ...Object.values(databaseVariables(proxies)))),
+  'two databases': ({ proxies, urls }) =>
+    monoliths(Object.assign({ ACCESS_DATABASE_URL: urls.order }, ...Object.values(databaseVariables(proxies)))),
   /** On one database; the second goes past the proxy. */
   'two instances': ({ proxies, urls }) => monoliths({ DATABASE_URL: proxies.order.url }, { DATABASE_URL: urls.order }),
   split: async ({ proxies }) => splitServices(await tcpAddresses(), { ...databaseVariables(proxies), cache: {} }),
