@@ -32,6 +32,7 @@ import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
 import { allow, tooMany, type Authenticator, type Caller } from '#security';
 import {
+  answerSeconds,
   errorTypeOf,
   failed,
   requestIdOf,
@@ -46,8 +47,6 @@ import { definitionOf, filesIn, type GrpcService } from './definition.js';
 import { healthDescriptors } from './generated/health-descriptors.js';
 import { statusOf } from './status.js';
 
-/** Seconds, finest where most answers lie. */
-const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 /** How often those who follow a stream are looked up again, in milliseconds. */
 const askAgainMs = 1_000;
 
@@ -109,7 +108,7 @@ export class GrpcServer extends ServerGrpc {
       unit: 's',
       description:
         'How long calls take to be answered, with error_type those that are refused; streams are not counted.',
-      advice: { explicitBucketBoundaries: bounds },
+      advice: { explicitBucketBoundaries: answerSeconds },
     });
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
     this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));

@@ -137,7 +137,10 @@ export class NatsPeer {
       sent?.end();
       if (heard instanceof Error) return finish(heard);
       if (isNobody(heard)) return finish(new NobodyThere(`nobody answers at ${subject}`));
-      this.whole(heard, withinMs, () => state.isOver).then(finish, finish);
+      const frame = decodeFrame(heard.data);
+      const offer = offerIn(frame);
+      if (!offer) return finish(frame);
+      this.fetched(heard.subject, offer, withinMs, () => state.isOver).then(finish, finish);
     });
     const stop = () => {
       state.isOver = true;
@@ -170,26 +173,31 @@ export class NatsPeer {
    *   fetched
    */
   async request(message: Msg): Promise<Frame> {
-    const bytes = offerIn(decodeFrame(message.data))?.bytes ?? 0;
+    const frame = decodeFrame(message.data);
+    const offer = offerIn(frame);
+    if (!offer) return frame;
+    const { bytes } = offer;
     if (this.fetchedBytes > 0 && this.fetchedBytes + bytes > mostFetchedBytes) {
       const detail = `${message.subject} is asked for more at once than there is memory for; it has had no effect, repeat it later`;
       throw new CleaveError('unavailable', detail);
     }
     this.fetchedBytes += bytes;
     try {
-      return await this.whole(message);
+      return await this.fetched(message.subject, offer);
     } finally {
       this.fetchedBytes -= bytes;
     }
   }
 
-  private async whole(message: Msg, withinMs = Number.POSITIVE_INFINITY, isOver = () => false): Promise<Frame> {
-    const frame = decodeFrame(message.data);
-    const offer = offerIn(frame);
-    if (!offer) return frame;
+  private async fetched(
+    subject: string,
+    offer: Offer,
+    withinMs = Number.POSITIVE_INFINITY,
+    isOver = () => false,
+  ): Promise<Frame> {
     const maxBytes = this.maxBytes();
     if (offer.bytes > maxBytes + headBytes) {
-      const detail = `${message.subject} was sent ${offer.bytes} bytes; at most ${maxBytes} are allowed. Ask for less at once`;
+      const detail = `${subject} was sent ${offer.bytes} bytes; at most ${maxBytes} are allowed. Ask for less at once`;
       throw new CleaveError('payload-too-large', detail, { bytes: offer.bytes, max_bytes: maxBytes });
     }
     const giveUpAt = performance.now() + Math.min(withinMs, offer.withinMs);

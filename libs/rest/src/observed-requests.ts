@@ -1,11 +1,17 @@
 import { Logger } from '@nestjs/common';
 import type { Attributes, Histogram, Span } from '@opentelemetry/api';
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { failed, traceparentFrom, traceparentOf, withWork, type Metrics, type Traces, type Work } from '#telemetry';
+import {
+  answerSeconds,
+  failed,
+  traceparentFrom,
+  traceparentOf,
+  withWork,
+  type Metrics,
+  type Traces,
+  type Work,
+} from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
-
-/** Seconds, finest where most answers lie. */
-const bounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 export interface RequestLog {
   /** A line for each request, not only for those that are slow. */
@@ -33,7 +39,7 @@ export class ObservedRequests {
     this.duration = metrics?.meter('rest').createHistogram('http.server.request.duration', {
       unit: 's',
       description: 'How long requests take until they are answered; those that follow a stream are not counted.',
-      advice: { explicitBucketBoundaries: bounds },
+      advice: { explicitBucketBoundaries: answerSeconds },
     });
   }
 

@@ -2,7 +2,7 @@
 export { telemetryEnvironment, type TelemetrySettings } from './environment.js';
 export { logLevels, type LogLevel } from './log-line.js';
 export { ServiceLog, processLog } from './log.js';
-export { Metrics, metricsType } from './metrics.js';
+export { Metrics, answerSeconds, metricsType } from './metrics.js';
 export { observeProcess } from './process-metrics.js';
 export { Traces, errorTypeOf, failed, traceparentFrom, withSpan } from './traces.js';
 export {

@@ -2,6 +2,9 @@ import type { Meter } from '@opentelemetry/api';
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
 import { MeterProvider, type MetricData, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
 
+/** The bounds of a histogram of how long answers take, in seconds: finest where most of them lie. */
+export const answerSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
 /** What is measured in one app. Each has its own: several may run in one process. */
 export class Metrics {
   // Asked, and never listening at a port of its own.
