@@ -18,7 +18,8 @@ describe('the client over a connection that loses requests and answers', () => {
     cleave = new Cleave({ baseUrl: proxy.url, retries: 30 });
     product = fresh('p');
     await cleave.products.put(product, { name: 'A thing', unit_price_minor: 250, currency: 'GBP' });
-    await cleave.stock.put(product, { on_hand: 1_000 });
+    // Not over the proxy: setting stock is not repeated when its answer is lost, as others may have sold of it meanwhile.
+    await new Cleave({ baseUrl: shape.baseUrl }).stock.put(product, { on_hand: 1_000 });
   });
   afterAll(async () => {
     await proxy?.stop();
