@@ -7,6 +7,7 @@ import { callsCallers, callSizes, callsOver } from './suites/calls.js';
 import { benchmarkName } from './suites/cache.js';
 import { cacheHttpCallers, cacheHttpNames, keysInBatch } from './suites/cache-http.js';
 import { flatNames, flatPlacing } from './suites/flat.js';
+import { guardedNames, guardedPlacing } from './suites/guarded.js';
 import { instancesNames, instancesPlacing } from './suites/instances.js';
 import { overloadNames, peakOf } from './suites/overload.js';
 import { lagOf, rebuildName } from './suites/log.js';
@@ -71,6 +72,23 @@ const splitGoals = (['spread', 'hot'] as const).flatMap((workload) =>
       { name: `${where}, by the gateway`, value: splitOverMonolith(workload, callers, gateway), unit: '×' },
     ];
   }),
+);
+
+/** With everything that an exposed service needs, over nothing of it. */
+const guardedGoals = [64, 256].flatMap((callers) =>
+  (
+    [
+      ['every request traced', 'traced'],
+      ['one in ten traced', 'sampled'],
+    ] as const
+  ).map(([how, name]): Goal => ({
+    name: `${callers} callers, keys, limits, metrics and ${how}, over none`,
+    value: (report) =>
+      report.median('perSecond', guardedNames[name], guardedPlacing, callers) /
+      report.median('perSecond', guardedNames.off, guardedPlacing, callers),
+    least: 0.85,
+    unit: '×',
+  })),
 );
 
 /** Calls by contract, as so many times those of Nest's own client over the same transport. */
@@ -191,6 +209,7 @@ export const goals: Goal[] = [
   { name: 'cache, keys a second, batches over single GETs', value: batchOverGets, least: 10, unit: '×' },
   ...splitGoals,
   ...callGoals,
+  ...guardedGoals,
   { name: 'least-loaded, p99 with one of three slow over none', value: slowOverNone, most: 1.5, unit: '×' },
   { name: 'memory grows in a minute', value: growth, most: 1, unit: ' MB' },
   { name: 'hot, 64 callers, two instances over one', value: twoOverOne(64), unit: '×' },

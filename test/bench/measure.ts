@@ -44,15 +44,23 @@ export interface Reading {
 }
 
 /** The driver knows requests by a name and keeps their bytes. */
-export const prepareOrders = async ({ driver }: Bench, workload: Workload): Promise<void> => {
-  const bodies = workload.orders.map((it) => it.body);
-  await driver.call('prepare', { name: workload.name, requests: { method: 'POST', paths: ['/orders'], bodies } });
+export const prepareOrders = async ({ driver }: Bench, workload: Workload, system?: System): Promise<void> => {
+  const requests = { method: 'POST' as const, paths: ['/orders'], bodies: workload.orders.map((it) => it.body) };
+  const headers = system?.headers;
+  await driver.call('prepare', {
+    name: requestsOf(workload, system),
+    requests: { ...requests, ...(headers && { headers }) },
+  });
 };
+
+/** All systems are sent the same bytes, but for those that want headers of their own. */
+const requestsOf = ({ name }: Workload, system?: System): string =>
+  system?.headers ? `${name}, ${system.name}` : name;
 
 const place = ({ driver }: Bench, system: System, workload: Workload, placing: Placing): Promise<LoadResult> => {
   const { callers, seconds, seed, most, perSecond, honoursRetryAfter = false, keepIdEvery = readBackEvery } = placing;
   const load = {
-    requests: workload.name,
+    requests: requestsOf(workload, system),
     targets: system.urls,
     callers,
     durationMs: seconds * 1_000,
@@ -76,7 +84,7 @@ const noteFaults = async (
   if (acknowledged === 0) told('no order was placed at all');
   if (!system.shelf) return;
   (await system.shelf.faults()).forEach(told);
-  (await Shelf.lostOrders(system.urls[0]!, orderIds.slice(-mostReadBack))).forEach(told);
+  (await Shelf.lostOrders(system.urls[0]!, orderIds.slice(-mostReadBack), system.headers)).forEach(told);
 };
 
 /** Places orders that are not measured, and waits until they are final. */

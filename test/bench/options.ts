@@ -15,7 +15,7 @@ const suiteNames = [
     'cache',
     'footprint',
   ] as const),
-  ...(['split', 'calls', 'balance'] as const),
+  ...(['split', 'calls', 'balance', 'guarded'] as const),
 ] as const;
 export type SuiteName = (typeof suiteNames)[number];
 
@@ -64,6 +64,8 @@ Suites (${defaultSuites.join(', ')} when none is named)
   split        places orders (spread and hot): the monolith, and the same modules as services over TCP, asked directly and
                through the gateway, in turns; then calls and balance
   calls        calls between two processes over each transport: our contract client beside Nest's own
+  guarded      places orders: nobody asked who they are, nothing counted or measured, and with keys, rate limits, metrics
+               and traces, of every request and of one in ten
   balance      three instances of a contract, none or one of them ten times slower, by each way to choose among them
 
 Options

@@ -12,6 +12,7 @@ import { balanceSuite } from './suites/balance.js';
 import { cacheSuite } from './suites/cache.js';
 import { callsSuite } from './suites/calls.js';
 import { flatSuite } from './suites/flat.js';
+import { guardedSuite } from './suites/guarded.js';
 import { footprintSuite } from './suites/footprint.js';
 import { instancesSuite } from './suites/instances.js';
 import { openSuite } from './suites/open.js';
@@ -38,6 +39,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   split: splitSuite,
   calls: callsSuite,
   balance: balanceSuite,
+  guarded: guardedSuite,
 };
 
 /** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */

@@ -5,10 +5,12 @@ const batchSize = 1_000;
 const inFlight = 32;
 const faultsTold = 5;
 
-const post = async (url: string, body: unknown): Promise<void> => {
+type Headers = Record<string, string>;
+
+const post = async (url: string, body: unknown, headers: Headers): Promise<void> => {
   const answer = await fetch(url, {
     method: 'POST',
-    headers: { 'content-type': 'application/json' },
+    headers: { ...headers, 'content-type': 'application/json' },
     body: JSON.stringify(body),
   });
   const text = await answer.text();
@@ -28,24 +30,25 @@ const forEach = async <Item>(items: readonly Item[], work: (item: Item) => Promi
 export class Shelf {
   private readonly promised = new Map<string, number>();
 
-  private constructor(private readonly url: string) {}
+  private constructor(
+    private readonly url: string,
+    private readonly headers: Headers,
+  ) {}
 
-  /** @param url where the system answers about products and stock */
-  static async fill(url: string, catalogue: readonly CatalogueEntry[]): Promise<Shelf> {
-    const shelf = new Shelf(url);
+  /** @param url where the system answers about products and stock @param headers what it wants to be asked with */
+  static async fill(url: string, catalogue: readonly CatalogueEntry[], headers: Headers = {}): Promise<Shelf> {
+    const shelf = new Shelf(url, headers);
     for (let at = 0; at < catalogue.length; at += batchSize) {
       const batch = catalogue.slice(at, at + batchSize);
-      await post(`${url}/products/batch`, {
-        products: batch.map((it) => ({
-          product_id: it.productId,
-          name: it.name,
-          unit_price_minor: it.unitPriceMinor,
-          currency: 'GBP',
-        })),
-      });
-      await post(`${url}/stock/batch`, {
-        stock: batch.map((it) => ({ product_id: it.productId, on_hand: onHand })),
-      });
+      const products = batch.map((it) => ({
+        product_id: it.productId,
+        name: it.name,
+        unit_price_minor: it.unitPriceMinor,
+        currency: 'GBP',
+      }));
+      await post(`${url}/products/batch`, { products }, headers);
+      const stock = batch.map((it) => ({ product_id: it.productId, on_hand: onHand }));
+      await post(`${url}/stock/batch`, { stock }, headers);
       for (const { productId } of batch) shelf.promised.set(productId, 0);
     }
     return shelf;
@@ -53,7 +56,7 @@ export class Shelf {
 
   /** The same stock where another system answers about a copy of the data. */
   copiedTo(url: string): Shelf {
-    const copy = new Shelf(url);
+    const copy = new Shelf(url, this.headers);
     for (const [productId, units] of this.promised) copy.promised.set(productId, units);
     return copy;
   }
@@ -72,7 +75,7 @@ export class Shelf {
   async faults(): Promise<string[]> {
     const faults: string[] = [];
     await forEach([...this.promised], async ([productId, units]) => {
-      const answer = await fetch(`${this.url}/stock/${encodeURIComponent(productId)}`);
+      const answer = await fetch(`${this.url}/stock/${encodeURIComponent(productId)}`, { headers: this.headers });
       const { reserved } = (await answer.json()) as { reserved?: number };
       if (reserved !== units)
         faults.push(`${reserved} units of ${productId} are reserved, acknowledged orders hold ${units}`);
@@ -82,10 +85,10 @@ export class Shelf {
   }
 
   /** @returns which of the orders, acknowledged before, cannot be read any more */
-  static async lostOrders(url: string, orderIds: readonly string[]): Promise<string[]> {
+  static async lostOrders(url: string, orderIds: readonly string[], headers: Headers = {}): Promise<string[]> {
     const lost: string[] = [];
     await forEach(orderIds, async (orderId) => {
-      const answer = await fetch(`${url}/orders/${orderId}`);
+      const answer = await fetch(`${url}/orders/${orderId}`, { headers });
       await answer.body?.cancel();
       if (answer.status !== 200) lost.push(`order ${orderId} was acknowledged and is answered with ${answer.status}`);
     });

@@ -18,6 +18,8 @@ export interface System {
   name: string;
   /** Where orders are placed; callers are spread over them. */
   urls: string[];
+  /** What its callers send along, such as a key. */
+  headers?: Record<string, string>;
   /** The Node processes that it consists of. */
   pids: number[];
   shelf?: Shelf;

@@ -1,18 +1,10 @@
-import { Global, Inject, Module, type OnApplicationShutdown } from '@nestjs/common';
-import { Metrics, Traces, observeProcess } from '#telemetry';
+import { Inject, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
+import { Metrics, Traces, observeProcess, type TelemetrySettings } from '#telemetry';
 import { LogLevelController } from './log-level.controller.js';
 import { MetricsController } from './metrics.controller.js';
 
 /** `GET /metrics`, the level of the log, and the `Metrics` and `Traces` that every module reports to. */
-@Global()
-@Module({
-  controllers: [MetricsController, LogLevelController],
-  providers: [
-    { provide: Metrics, useFactory: () => new Metrics() },
-    { provide: Traces, useFactory: () => new Traces() },
-  ],
-  exports: [Metrics, Traces],
-})
+@Module({ controllers: [MetricsController, LogLevelController] })
 export class MetricsModule implements OnApplicationShutdown {
   private readonly stopSampling: () => void;
 
@@ -21,6 +13,14 @@ export class MetricsModule implements OnApplicationShutdown {
     @Inject(Traces) private readonly traces: Traces,
   ) {
     this.stopSampling = observeProcess(metrics.meter('process'));
+  }
+
+  static register({ OTEL_SDK_DISABLED: isOff = false }: Partial<TelemetrySettings> = {}): DynamicModule {
+    const providers = [
+      { provide: Metrics, useFactory: () => new Metrics(isOff) },
+      { provide: Traces, useFactory: () => new Traces() },
+    ];
+    return { module: MetricsModule, global: true, providers, exports: [Metrics, Traces] };
   }
 
   async onApplicationShutdown(): Promise<void> {

@@ -7,7 +7,7 @@ import { createRestApp, openApiDocument } from '#rest';
 import { Metrics } from '#telemetry';
 import { samplesIn, type Samples } from '#testing';
 
-@Module({ imports: [MetricsModule] })
+@Module({ imports: [MetricsModule.register()] })
 class Root {}
 
 const log: string[] = [];
@@ -15,8 +15,11 @@ const write = (...parts: unknown[]): void => void log.push(parts.map(String).joi
 const logger: LoggerService = { log: write, warn: write, error: write };
 const apps: NestFastifyApplication[] = [];
 
-const start = async (): Promise<NestFastifyApplication> => {
-  const app = await createRestApp(Root, { logger });
+@Module({ imports: [MetricsModule.register({ OTEL_SDK_DISABLED: true })] })
+class Disabled {}
+
+const start = async (module: typeof Root | typeof Disabled = Root): Promise<NestFastifyApplication> => {
+  const app = await createRestApp(module, { logger });
   apps.push(app);
   await app.listen(0, '127.0.0.1');
   return app;
@@ -120,6 +123,15 @@ describe('GET /metrics', () => {
     });
     expect((await read(app)).has('process_uptime_seconds')).toBe(true);
     expect(log.join('\n')).toContain('Something measured cannot be read: Error: the shelf is away');
+  });
+
+  it('has nothing to tell where OpenTelemetry is disabled', async () => {
+    const app = await start(Disabled);
+    app.get(Metrics).meter('shop').createCounter('shop.sales').add(1);
+    const { response, text } = await ask(app);
+    expect(response.status).toBe(200);
+    expect(text).toBe('# nothing is measured: OTEL_SDK_DISABLED\n');
+    expect([...samplesIn(text).keys()]).toEqual([]);
   });
 
   it('is documented as text', async () => {

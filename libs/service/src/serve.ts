@@ -68,7 +68,7 @@ export const createService = async (
   const imports = [
     MessagingModule.forRoot({ secret: settings.SERVICE_SECRET }),
     SecurityModule.with(authenticator),
-    ...[HealthModule, MetricsModule, GrpcModule],
+    ...[HealthModule, MetricsModule.register(settings), GrpcModule],
     ...modules,
   ];
   const app = await createRestApp({ module: ServiceModule, imports }, { ...options, authenticator });

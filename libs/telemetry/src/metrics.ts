@@ -1,4 +1,4 @@
-import type { Meter } from '@opentelemetry/api';
+import { createNoopMeter, type Meter } from '@opentelemetry/api';
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
 import { MeterProvider, type MetricData, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
 
@@ -12,13 +12,17 @@ export class Metrics {
   private readonly provider = new MeterProvider({ readers: [this.exporter] });
   private readonly serializer = new PrometheusSerializer(undefined, false, undefined, true);
 
+  /** @param isOff nothing is measured, as `OTEL_SDK_DISABLED` has it */
+  constructor(private readonly isOff = false) {}
+
   /** @param scope whose measurements they are: the name of a module or of a library */
   meter(scope: string): Meter {
-    return this.provider.getMeter(scope);
+    return this.isOff ? createNoopMeter() : this.provider.getMeter(scope);
   }
 
   /** @returns everything in the text format of Prometheus, and why what is missing there could not be read */
   async read(): Promise<{ text: string; errors: unknown[] }> {
+    if (this.isOff) return { text: '# nothing is measured: OTEL_SDK_DISABLED\n', errors: [] };
     const { resourceMetrics, errors } = await this.exporter.collect();
     return { text: this.serializer.serialize(namedForPrometheus(resourceMetrics)), errors };
   }

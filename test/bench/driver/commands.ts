@@ -7,6 +7,8 @@ export interface Requests {
   paths: string[];
   /** One body a request; none for reads. */
   bodies: string[];
+  /** Of every request. */
+  headers?: Record<string, string>;
 }
 
 export interface Load {

@@ -8,10 +8,13 @@ export class Templates {
   private readonly bytes: Buffer[];
   private readonly keyAt: number[];
 
-  constructor({ method, paths, bodies }: Requests) {
+  constructor({ method, paths, bodies, headers = {} }: Requests) {
+    const more = Object.entries(headers)
+      .map(([name, value]) => `${name}: ${value}\r\n`)
+      .join('');
     const count = Math.max(paths.length, bodies.length);
     const texts = Array.from({ length: count }, (_, index) => {
-      const head = `${method} ${paths[paths.length === 1 ? 0 : index]} HTTP/1.1\r\nhost: 127.0.0.1\r\n`;
+      const head = `${method} ${paths[paths.length === 1 ? 0 : index]} HTTP/1.1\r\nhost: 127.0.0.1\r\n${more}`;
       const body = bodies[index];
       if (body === undefined) return `${head}\r\n`;
       return (
