@@ -34,7 +34,7 @@ const wireMetadata = z.object({
  * A request as it travels under the pattern `<module>.<operation>`. The body is JSON text: it is written once, its size is
  * known where it is checked, and the in-process transport passes through text like the others.
  */
-export const wireRequest = z.object({ meta: wireMetadata, body: z.string() });
+export const wireRequest = z.compile(z.object({ meta: wireMetadata, body: z.string() }));
 export type WireRequest = z.output<typeof wireRequest>;
 
 /** An error as it travels. */

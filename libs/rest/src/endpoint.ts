@@ -6,6 +6,7 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { errorCodes, limits, problem, type ErrorCode, type Scope } from '#contracts';
 import { examplesOf, wireSchema } from './wire-schema.js';
+import { encoderOf } from './encoder.js';
 import { SchemaPipe, faultsIn } from './valid.js';
 
 /** The media type of server-sent events. */
@@ -258,7 +259,7 @@ export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
   const reply = replies[status];
   if (!reply) throw new Error(`${route} answered ${status}, which its @Endpoint does not declare`);
   if (!reply.schema || (reply.streamedAs !== undefined && value instanceof StreamableFile)) return value;
-  const encoded = z.safeEncode(reply.schema, value);
+  const encoded = encoderOf(reply.schema)(value);
   if (encoded.success) return encoded.data;
   const faults = faultsIn(encoded.error.issues, value).map(({ path, message }) => `${path}: ${message}`);
   throw new Error(`${route} answered ${status} with what does not fit its schema: ${faults.slice(0, 10).join('; ')}`);

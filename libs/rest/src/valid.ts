@@ -7,12 +7,16 @@ const listedFaults = 100;
 
 /** A pipe that remembers its schema, so that `@Endpoint` can document what a handler takes. */
 export class SchemaPipe implements PipeTransform {
-  constructor(readonly schema: z.ZodType) {}
+  private readonly compiled: z.ZodType;
+
+  constructor(readonly schema: z.ZodType) {
+    this.compiled = z.compile(schema);
+  }
 
   transform(given: unknown, { type, data }: ArgumentMetadata): unknown {
     const noBody = type === 'body' && given === undefined;
     const value = noBody ? {} : given;
-    const parsed = this.schema.safeParse(value, { error: inPlainWords });
+    const parsed = this.compiled.safeParse(value, { error: inPlainWords });
     if (parsed.success) return parsed.data;
     if (noBody) throw invalid([{ path: '', message: 'a body of type application/json is required' }]);
     const { issues } = parsed.error;

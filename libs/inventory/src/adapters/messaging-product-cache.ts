@@ -1,8 +1,10 @@
 import { Injectable, Logger } from '@nestjs/common';
-import { CleaveError, cacheContract, product as productSchema, type Product } from '#contracts';
+import { z } from 'zod';
+import { CleaveError, cacheContract, product, type Product } from '#contracts';
 import type { ContractClient } from '#messaging';
 import type { ProductCache } from '../use-cases/read-product.js';
 
+const productSchema = z.compile(product);
 const namespace = 'products';
 /** How long a product takes to come from the database at the most; what takes longer is not kept. */
 const leaseMs = 2_000;
