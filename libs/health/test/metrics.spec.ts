@@ -131,7 +131,6 @@ describe('GET /metrics', () => {
     const { response, text } = await ask(app);
     expect(response.status).toBe(200);
     expect(text).toBe('# nothing is measured: OTEL_SDK_DISABLED\n');
-    expect([...samplesIn(text).keys()]).toEqual([]);
   });
 
   it('is documented as text', async () => {
