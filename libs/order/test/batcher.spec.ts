@@ -28,7 +28,8 @@ const gated = (more: Partial<BatchLimits> = {}) => {
     while (batches.length < count) await arrived.promise;
   };
   const succeed = (index: number) => batches[index]!.end.resolve(batches[index]!.items.map((it) => it * 10));
-  const add = (item: number, size: Partial<Size> = {}) => batcher.add(item, { lines: item, bytes: 1, ...size });
+  const add = (item: number, size: Partial<Size> = {}, deadlineMs?: number) =>
+    batcher.add(item, { lines: item, bytes: 1, ...size }, deadlineMs);
   return { add, batches, until, succeed, items: () => batches.map((it) => it.items) };
 };
 
@@ -55,6 +56,28 @@ describe('batches', () => {
     succeed(4);
     succeed(0);
     expect(await answers).toEqual([10, 10, 10, 10, 10, 90, 20, 300, 10]);
+  });
+
+  it('set off without those whose caller has stopped waiting', async () => {
+    const { add, until, succeed, items } = gated({ lanes: 1 });
+    const first = add(1);
+    await until(1);
+    const late = settled(add(2, {}, Date.now() + 20));
+    const patient = add(3, {}, Date.now() + 60_000);
+    await setTimeout(30);
+    succeed(0);
+    await until(2);
+    succeed(1);
+    expect(items()).toEqual([[1], [3]]);
+    expect(await late).toMatchObject({ code: 'deadline-exceeded' });
+    expect(await Promise.all([first, patient])).toEqual([10, 30]);
+    // Nobody is left: the lane is free for whoever comes next.
+    const alone = settled(add(4, {}, Date.now() - 1));
+    expect(await alone).toMatchObject({ code: 'deadline-exceeded' });
+    const last = add(5);
+    await until(3);
+    succeed(2);
+    expect(await last).toBe(50);
   });
 
   it('keep within their bytes as well, whatever the lines', async () => {

@@ -25,6 +25,7 @@ export interface BatchLimits {
 interface Waiting<Item, Result> {
   item: Item;
   size: Size;
+  deadlineMs: number;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
 }
@@ -60,11 +61,12 @@ export class Batcher<Item, Result> {
     return this.lanesInUse;
   }
 
-  add(item: Item, size: Size): Promise<Result> {
+  /** @param deadlineMs when the caller stops waiting: what has not set off by then never does */
+  add(item: Item, size: Size, deadlineMs = Number.POSITIVE_INFINITY): Promise<Result> {
     if (!fits(this.queued, size, this.limits.waiting))
       return Promise.reject(new CleaveError('unavailable', 'Too many orders are waiting already. Try again shortly.'));
     return new Promise((resolve, reject) => {
-      this.queue.push({ item, size, resolve, reject });
+      this.queue.push({ item, size, deadlineMs, resolve, reject });
       count(this.queued, size, 1);
       this.schedule();
     });
@@ -76,7 +78,10 @@ export class Batcher<Item, Result> {
     this.scheduled = true;
     setImmediate(() => {
       this.scheduled = false;
-      while (this.mayGo()) void this.run(this.nextBatch());
+      while (this.mayGo()) {
+        const batch = inTime(this.nextBatch());
+        if (batch.length > 0) void this.run(batch);
+      }
     });
   }
 
@@ -134,6 +139,18 @@ export class Batcher<Item, Result> {
     }
   }
 }
+
+/** Without those whose caller has stopped waiting: they are told, and nothing is done for them. */
+const inTime = <Item, Result>(batch: Waiting<Item, Result>[]): Waiting<Item, Result>[] => {
+  const now = Date.now();
+  return batch.filter(({ deadlineMs, reject }) => {
+    if (deadlineMs > now) return true;
+    reject(
+      new CleaveError('deadline-exceeded', 'The order waited for longer than its caller; nothing was done. Try again.'),
+    );
+    return false;
+  });
+};
 
 const fits = (sum: Bounds, more: Size, most: Bounds): boolean =>
   sum.items < most.items && sum.lines + more.lines <= most.lines && sum.bytes + more.bytes <= most.bytes;

@@ -42,7 +42,7 @@ export class PlaceOrder {
   }
 
   /**
-   * @param deadlineMs when the caller stops waiting: a request that still waits for an equal key then is given up
+   * @param deadlineMs when the caller stops waiting: a request that waits for an equal key or a batch then is given up
    * @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone
    */
   async execute(
@@ -70,14 +70,14 @@ export class PlaceOrder {
     const fingerprint = fingerprintOf(canonical);
     const placement = { tenant, account, idempotencyKey, name, command, fingerprint, traceparent: currentTrace() };
     const size = { lines: command.lines.length, bytes: Buffer.byteLength(canonical) };
-    if (idempotencyKey === null) return this.batcher.add(placement, size);
+    if (idempotencyKey === null) return this.batcher.add(placement, size, deadlineMs);
 
     // Equal keys in this process follow one another: the second finds the stored answer of the first.
     const slot = JSON.stringify([tenant, account, idempotencyKey]);
     const giveUpAt = Math.min(Date.now() + turnWithinMs, deadlineMs);
     for (let before = this.underWay.get(slot); before; before = this.underWay.get(slot))
       await this.turn(before, giveUpAt);
-    const placing = this.batcher.add(placement, size);
+    const placing = this.batcher.add(placement, size, deadlineMs);
     const ended = () => this.underWay.delete(slot);
     this.underWay.set(slot, placing.then(ended, ended));
     return placing;
