@@ -13,25 +13,63 @@ import { ofEach, query } from '../support/tables.js';
 /** What ends a wait for the standby: the connection with it, or the wait alone. */
 const ends = { terminated: 'pg_terminate_backend', cancelled: 'pg_cancel_backend' } as const;
 
+/** A monolith of which one module alone lies on a replicated Postgres, so that it is known who waits. */
+const startWith = async (module: 'order' | 'inventory'): Promise<{ postgres: ReplicatedPostgres; shape: Shape }> => {
+  const [postgres, other, [port]] = await Promise.all([startReplicatedPostgres(), testDatabase(), servicePorts(1)]);
+  const environment = { DATABASE_URL: other.url, [`${module.toUpperCase()}_DATABASE_URL`]: postgres.url };
+  const urls = ofEach((keeper) => (keeper === module ? postgres.url : other.url));
+  const shape = await startPlan(`${module} on a replicated Postgres`, {
+    services: [{ app: 'monolith', port: port!, environment }],
+    databaseUrls: () => Promise.resolve(urls),
+    release: async () => {
+      await postgres.stop();
+      await other.stop();
+    },
+  });
+  return { postgres, shape };
+};
+
+/** Ends whoever waits for the standby, until it is decided. */
+const endingWaitsAt = async <T>(url: string, how: keyof typeof ends, deciding: Promise<T>): Promise<T> => {
+  for (;;) {
+    const decided = await Promise.race([deciding.then((value) => ({ value })), setTimeout(50, undefined)]);
+    if (decided) return decided.value;
+    await query(url, `SELECT ${ends[how]}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
+  }
+};
+
+describe('stock on a Postgres whose synchronous standby is away', () => {
+  let postgres: ReplicatedPostgres;
+  let shape: Shape;
+  let api: Api;
+
+  beforeAll(async () => {
+    ({ postgres, shape } = await startWith('inventory'));
+    api = new Api(shape.baseUrl);
+  });
+  afterEach(() => postgres?.link.mend());
+  afterAll(() => (shape ?? postgres)?.stop());
+
+  it.each([
+    ['a product that is not known', () => ({ product_id: fresh('unknown') }), '422 unknown-product'],
+    ['a total that is another', (product_id: string) => ({ product_id, expected_total_minor: 1 }), '409 price-changed'],
+  ] as const)('%s is not refused before the standby has what that rests on', async (_, requestOf, refusal) => {
+    const body = { customer_id: 'c', quantity: 1, ...requestOf(await api.product({ onHand: 10 })) };
+    refused(await api.place(body), refusal);
+    postgres.link.cut();
+    refused(await endingWaitsAt(postgres.url, 'terminated', api.place(body)), '503 unavailable');
+    postgres.link.mend();
+    refused(await api.place(body), refusal);
+  });
+});
+
 describe('orders on a Postgres whose synchronous standby is away', () => {
   let postgres: ReplicatedPostgres;
   let shape: Shape;
   let api: Api;
 
   beforeAll(async () => {
-    const [replicated, other, [port]] = await Promise.all([startReplicatedPostgres(), testDatabase(), servicePorts(1)]);
-    postgres = replicated;
-    // Orders alone lie on it, so that it is their record that waits, and not the stock before it.
-    const environment = { DATABASE_URL: other.url, ORDER_DATABASE_URL: postgres.url };
-    const urls = ofEach((keeper) => (keeper === 'order' ? postgres.url : other.url));
-    shape = await startPlan('orders on a replicated Postgres', {
-      services: [{ app: 'monolith', port: port!, environment }],
-      databaseUrls: () => Promise.resolve(urls),
-      release: async () => {
-        await postgres.stop();
-        await other.stop();
-      },
-    });
+    ({ postgres, shape } = await startWith('order'));
     api = new Api(shape.baseUrl);
   });
   afterEach(() => postgres?.link.mend());
@@ -41,14 +79,8 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
   const found = (key: string, url = postgres.url) =>
     query<{ order_id: string }>(url, `SELECT order_id FROM orders.orders WHERE idempotency_key = $1`, [key]);
 
-  /** Ends whoever waits for the standby, until it is decided. */
-  const endingWaits = async <T>(how: keyof typeof ends, deciding: Promise<T>): Promise<T> => {
-    for (;;) {
-      const decided = await Promise.race([deciding.then((value) => ({ value })), setTimeout(50, undefined)]);
-      if (decided) return decided.value;
-      await query(postgres.url, `SELECT ${ends[how]}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
-    }
-  };
+  const endingWaits = <T>(how: keyof typeof ends, deciding: Promise<T>): Promise<T> =>
+    endingWaitsAt(postgres.url, how, deciding);
 
   const waiting = () => query(postgres.url, `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
 

@@ -46,6 +46,9 @@ const decisionOf = (outcome: Decision['outcome'], detail: unknown, orderId: stri
   }
 };
 
+/** Refusals that inventory keeps nothing of: they may end otherwise the next time. */
+const refusedUnkept = new Set<Decision['outcome']>(['unknown-product', 'currency-mismatch', 'total-outside']);
+
 /** Stock in Postgres: every change is one call of a function of the `inventory` schema. */
 @Injectable()
 export class PostgresStock
@@ -72,7 +75,12 @@ export class PostgresStock
     holdMs: number,
     branchId?: string,
   ): ReturnType<StockReservations['decide']> {
-    if (branchId === undefined) return this.decideBy(this.sql, tenant, batch, holdMs);
+    if (branchId === undefined)
+      return this.sql.readSafely(
+        (sql) => this.decideBy(sql, tenant, batch, holdMs),
+        // What is refused because of what was merely read commits nothing that would have waited.
+        ({ decisions }) => decisions.some(({ outcome }) => refusedUnkept.has(outcome)),
+      );
     try {
       return await this.sql.prepare(gidOf(branchId), (within) => this.decideBy(within, tenant, batch, holdMs));
     } catch (error) {
