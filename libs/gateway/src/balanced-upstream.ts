@@ -173,14 +173,18 @@ export class BalancedUpstream {
 
 const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
 
+/** What was counted once is not what lies there the second time: goods may have gone between the two. */
+const counted = /^\/stock\//;
+
 /**
  * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
  * version that the second asks for.
  */
-const isRepeatable = ({ method, headers }: Dispatcher.DispatchOptions, honoursKeys: boolean): boolean => {
+const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, honoursKeys: boolean): boolean => {
   const given = headers as Record<string, unknown>;
-  const isKeyed = honoursKeys && given['idempotency-key'] !== undefined;
-  return (repeatableMethods.has(method) || isKeyed) && given['if-match'] === undefined;
+  if (given['if-match'] !== undefined) return false;
+  if (honoursKeys && given['idempotency-key'] !== undefined) return true;
+  return repeatableMethods.has(method) && !(method === 'PUT' && counted.test(path));
 };
 
 /** Errors that are none of the instance: the request was withdrawn, or it is one that cannot be sent. */
