@@ -67,10 +67,12 @@ const stalePromotion = async (
 
 /** Reads until it lies in the process: once to get it, and again where one's own writes are waited for. */
 const warm = async (space: Space, source: Source): Promise<void> => {
+  let given: unknown;
   for (let read = 0; read < 5; read += 1) {
-    await space.getOrSet(key, source.load, ttl);
+    given = await space.getOrSet(key, source.load, ttl);
     await sleep(20);
   }
+  if (given !== source.value) throw new Error(`it gave ${String(given)} before anything was changed`);
 };
 
 const oldShown = (ms: number, isOver: boolean): string => {
