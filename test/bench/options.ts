@@ -38,6 +38,8 @@ export interface Options {
   minutes: number;
   /** Where the report goes as JSON. */
   json: string | undefined;
+  /** The folder that CPU profiles go to. */
+  profile: string | undefined;
 }
 
 const defaultSuites: SuiteName[] = ['place', 'open', 'reads'];
@@ -78,6 +80,7 @@ Options
   --few N, --many N    orders in the tables, of the suite flat (10000, 1000000); of the suite log at least N few
   --minutes N          how long soak takes (10)
   --json FILE          writes everything that was measured to the file
+  --profile FOLDER     writes a CPU profile of every process into the folder; what was measured is worth less then
   --help               this text
 
 Examples
@@ -108,6 +111,7 @@ const parsed = (args: string[]) => {
         many: { type: 'string', default: '1000000' },
         minutes: { type: 'string', default: '10' },
         json: { type: 'string' },
+        profile: { type: 'string' },
         help: { type: 'boolean', short: 'h', default: false },
       },
     });
@@ -152,5 +156,6 @@ export const readOptions = (args: string[]): Options | 'help' => {
     manyOrders: whole('many', values.many, 100, 100_000_000),
     minutes: number('minutes', values.minutes, 0.2, 24 * 60),
     json: values.json,
+    profile: values.profile,
   };
 };

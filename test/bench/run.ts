@@ -1,5 +1,6 @@
 import { writeFile } from 'node:fs/promises';
 import { cpus } from 'node:os';
+import { profileInto } from './child.js';
 import type { Bench } from './bench.js';
 import { Program } from './commands.js';
 import type { DriverCommands } from './driver/commands.js';
@@ -51,6 +52,7 @@ export const runBenchmark = async (options: Options, started: Started): Promise<
   };
   const machine = `${cpus().length} × ${cpus()[0]?.model.trim() ?? 'unknown'}`;
   say(`seed ${options.seed}, Node ${process.versions.node}, ${machine}`);
+  if (options.profile !== undefined) profileInto(options.profile);
   const server = started.add(await BenchmarkServer.start());
   const driver = started.add(new Program<DriverCommands>('driver'));
   const bench = { options, server, driver, started, report, say };
