@@ -14,6 +14,13 @@ const imageTag = 'docker/kubernetes/component/kustomization.yaml';
 const hashOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 const today = (): string => new Date().toISOString().slice(0, 10);
 
+/** The last release, by its tag, or a commit in its place as long as there is none; and what it had of migrations. */
+export interface ReleasedMigrations {
+  release: string;
+  /** The hash of each, by its path. */
+  migrations: Record<string, string>;
+}
+
 /** The hash of each migration, by its path. */
 export const migrationsIn = (root: string): Record<string, string> =>
   Object.fromEntries(
@@ -44,12 +51,13 @@ export const released = (text: string, version: string, date: string): string =>
 
 const prepare = (): void => {
   const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
-  const before = JSON.parse(readFileSync(manifest, 'utf8')) as Record<string, string>;
-  const present = migrationsIn('.');
-  const changed = changedAfterRelease(before, present);
+  const before = JSON.parse(readFileSync(manifest, 'utf8')) as ReleasedMigrations;
+  const migrations = migrationsIn('.');
+  const changed = changedAfterRelease(before.migrations, migrations);
   if (changed.length > 0)
     throw new Error(`Changed after their release: ${changed.join(', ')}. Undo it, and add another.`);
-  writeFileSync(manifest, `${JSON.stringify(present, null, 2)}\n`);
+  const after: ReleasedMigrations = { release: `v${version}`, migrations };
+  writeFileSync(manifest, `${JSON.stringify(after, null, 2)}\n`);
   writeFileSync(changelog, released(readFileSync(changelog, 'utf8'), version, today()));
   writeFileSync(imageTag, readFileSync(imageTag, 'utf8').replace(/newTag: [^ }]+/, `newTag: ${version}`));
   const sdk = 'libs/sdk/package.json';

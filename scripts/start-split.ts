@@ -15,11 +15,11 @@ import { salesEnvironment } from '#sales';
 import { securityEnvironment } from '#security';
 import {
   databaseEnvironment,
-  databaseFallbacks,
   refuseOpenDoor,
   restEnvironment,
   run,
   startDatabaseFor,
+  togetherFallbacks,
   welcome,
 } from '#service';
 import { telemetryEnvironment } from '#telemetry';
@@ -103,7 +103,7 @@ const postgresVariables = (): string[] => Object.keys(process.env).filter((varia
 /** Starts each module and the gateway as processes of their own on this machine, and keeps them running. */
 run(async () => {
   const { HOST, PORT, DATA_DIR, DEMO_PRODUCTS, ...settings } = readEnvironment(splitEnvironment, process.env, {
-    fallbacks: databaseFallbacks,
+    fallbacks: togetherFallbacks(process.env),
     defaults: {
       DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
     },

@@ -1,8 +1,67 @@
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+import { migrateDatabase } from '#database';
+import { orderDatabase } from '#order';
 import { testDatabase, type TestDatabase } from '#testing';
 import { AppProcess } from '../support/app-process.js';
-import { servicePorts } from '../support/shapes.js';
+import { servicePorts, startPlan } from '../support/shapes.js';
+import { allAt, query } from '../support/tables.js';
+import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
+import { dumpUnderWay } from './dump.js';
+
+/** What the next version might do: change a table that every order is written to. */
+class AlterEvents2999000000001 implements MigrationInterface {
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE orders.events ADD COLUMN remark text`);
+  }
+
+  async down(): Promise<void> {}
+}
+
+describe('a migration that changes a table under load, while that is dumped', () => {
+  it('does not hold up orders, and is done when the dump is', async () => {
+    const database = await testDatabase();
+    const [port] = await servicePorts(1);
+    const shape = await startPlan('dumped', {
+      services: [{ app: 'monolith', port: port!, environment: { DATABASE_URL: database.url } }],
+      databaseUrls: () => Promise.resolve(allAt(database.url)),
+      release: () => database.stop(),
+    });
+    const trial = new Trial(shape);
+    try {
+      await trial.stock();
+      const load = trial.load(20);
+      await load.until(() => acknowledged(load.attempts).length > 50);
+      const dump = await dumpUnderWay(database.url);
+      const orders = orderDatabase(database.url);
+      let isDone = false;
+      const migration = migrateDatabase({
+        ...orders,
+        migrations: [...orders.migrations, AlterEvents2999000000001],
+      }).then(() => (isDone = true));
+      const from = load.attempts.length;
+      // Longer than a request may wait for a lock.
+      await setTimeout(6_000);
+      expect(isDone).toBe(false);
+      const meanwhile = load.attempts.slice(from).filter((it) => it.tookMs !== undefined);
+      expect(acknowledged(meanwhile).length).toBeGreaterThan(50);
+      const slowest = Math.max(...meanwhile.map((it) => it.tookMs!));
+      expect(slowest).toBeLessThan(2_000);
+      await dump.end();
+      await migration;
+      const columns = `SELECT FROM information_schema.columns WHERE table_schema = 'orders' AND column_name = 'remark'`;
+      expect(await query(database.url, columns)).toHaveLength(1);
+      const placed = acknowledged(load.attempts).length;
+      await load.until(() => acknowledged(load.attempts).length > placed + 50);
+      expectAnswers(await load.end(), [201, 409]);
+      await trial.settle();
+    } finally {
+      await shape.stop();
+    }
+  });
+});
 
 describe('migrations as a job', () => {
   let database: TestDatabase;

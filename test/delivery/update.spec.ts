@@ -1,99 +1,108 @@
-import { execFileSync, spawnSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { rmSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startRedis, testDatabase } from '#testing';
 import { AppProcess } from '../support/app-process.js';
-import { servicePorts, startPlan } from '../support/shapes.js';
+import { randomOf } from '../support/fresh.js';
+import { startScaled } from '../support/scaled-shapes.js';
+import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
 import { allAt } from '../support/tables.js';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import { Visits } from '../support/visits.js';
+import { dumpUnderWay } from './dump.js';
+import { compiled, lastRelease } from './last-release.js';
 
-/** Before this commit, which may be a release itself. */
-const lastRelease = (): string | undefined => {
-  const { status, stdout } = spawnSync('git', ['describe', '--tags', '--abbrev=0', '--match', 'v*', 'HEAD^'], {
-    encoding: 'utf8',
-  });
-  return status === 0 ? stdout.trim() : undefined;
-};
-
-/** The last release, or whatever commit is named. */
-const from = process.env['UPDATE_FROM'] ?? lastRelease();
-if (!from) process.stderr.write('Nothing has been released yet: the test of an update has nothing to update from.\n');
+const from = lastRelease();
+if (!from)
+  process.stderr.write('SKIPPED: the release to update from is not in this clone: git fetch --tags --unshallow\n');
 
 const buildTimeoutMs = 600_000;
 const thinkMs = 100;
 
-/** Compiles another version of ours in a folder of its own, with the packages that it has locked. */
-const compile = (version: string): string => {
-  const folder = mkdtempSync(join(tmpdir(), 'cleave-update-'));
-  const archive = execFileSync('git', ['archive', version], { maxBuffer: 1024 ** 3 });
-  execFileSync('tar', ['-x', '-C', folder], { input: archive });
-  const lock = (at: string): string => readFileSync(join(at, 'package-lock.json'), 'utf8');
-  if (lock(folder) === lock('.')) symlinkSync(resolve('node_modules'), join(folder, 'node_modules'));
-  else execFileSync('npm', ['ci', '--ignore-scripts'], { cwd: folder, stdio: 'ignore' });
-  execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json'], { cwd: folder });
-  return folder;
+/** The old version in one process, and a place beside it for the new one. */
+const startMonoliths = async (home: string): Promise<Shape> => {
+  const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
+  const [gateway, one, two] = await servicePorts(3);
+  const places = `http://127.0.0.1:${one},http://127.0.0.1:${two}`;
+  const modules = ['ORDER', 'INVENTORY', 'CACHE', 'PAYMENT', 'SALES', 'WEBHOOKS'];
+  const own = { DATABASE_URL: database.url, CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: '5000' };
+  return startPlan('updated', {
+    services: [
+      {
+        ...{ app: 'gateway', port: gateway! },
+        environment: Object.fromEntries(modules.map((module) => [`${module}_URL`, places])),
+      },
+      { ...{ app: 'monolith', name: 'monolith-1', port: one!, home }, environment: own },
+      { ...{ app: 'monolith', name: 'monolith-2', port: two!, isLater: true }, environment: own },
+    ],
+    databaseUrls: () => Promise.resolve(allAt(database.url)),
+    release: async () => {
+      await redis.stop();
+      await database.stop();
+    },
+  });
 };
+
+/**
+ * In this order there, and back: so each of two neighbours is the newer one for a while. Of the services order goes first,
+ * and asks what an older inventory may not know yet.
+ */
+const shapes: [string, (home: string) => Promise<Shape>, string[]][] = [
+  ['one process', startMonoliths, ['monolith']],
+  ['services over TCP', startScaled, ['order', 'inventory', 'payment', 'cache', 'sales', 'webhooks']],
+];
+
+/** One of them by the seed; both with `npm run test:update`. */
+const tried = 'everyUpdate' in globalThis ? shapes : randomOf('update').shuffled(shapes).slice(0, 1);
 
 (from ? describe : describe.skip)(`an update from ${from ?? 'the last release'}`, () => {
   let home: string;
   beforeAll(() => {
-    home = compile(from!);
+    home = compiled(from!);
   }, buildTimeoutMs);
   afterAll(() => {
     if (home) rmSync(home, { recursive: true });
   });
 
-  it('migrates under the old version while that serves, and takes over without a failed request', async () => {
-    const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
-    const [gateway, one, two] = await servicePorts(3);
-    const places = `http://127.0.0.1:${one},http://127.0.0.1:${two}`;
-    const modules = ['ORDER', 'INVENTORY', 'CACHE', 'PAYMENT', 'SALES', 'WEBHOOKS'];
-    const own = { DATABASE_URL: database.url, CACHE_REDIS_URL: redis.url, CACHE_REDIS_DEADLINE_MS: '5000' };
-    const shape = await startPlan('updated', {
-      services: [
-        {
-          ...{ app: 'gateway', port: gateway! },
-          environment: Object.fromEntries(modules.map((module) => [`${module}_URL`, places])),
-        },
-        { ...{ app: 'monolith', name: 'old', port: one!, home }, environment: own },
-        { ...{ app: 'monolith', name: 'new', port: two!, isLater: true }, environment: own },
-      ],
-      databaseUrls: () => Promise.resolve(allAt(database.url)),
-      release: async () => {
-        await redis.stop();
-        await database.stop();
-      },
-    });
-    const trial = new Trial(shape);
-    try {
-      await trial.stock();
-      const visited = await trial.api.product({ onHand: 1_000_000 });
-      const load = trial.load(thinkMs);
-      const visits = new Visits(shape.baseUrl, 6, visited);
-      const goOn = async (): Promise<void> => {
-        const before = acknowledged(load.attempts).length;
-        await load.until(() => acknowledged(load.attempts).length > before + 100);
-      };
-      await goOn();
-      const migration = new AppProcess('migrate', { DATABASE_URL: database.url });
-      migration.spawn();
-      expect([await migration.exit, migration.log]).toEqual([{ code: 0, signal: null }, migration.log]);
-      await goOn();
-      await shape.service('new').restart();
-      expect(shape.service('new').log).not.toContain('migrated');
-      await goOn();
-      expect(await shape.service('old').kill('SIGTERM')).toEqual({ code: 0, signal: null });
-      await goOn();
-      await visits.end();
-      expectAnswers(await load.end(), [201, 409]);
-      expect(visits.failures).toEqual([]);
-      await visits.expectKept(trial.api, trial.ledger, 1_000_000);
-      await trial.settle();
-    } finally {
-      await shape.stop();
-    }
-  });
+  it.each(tried)(
+    'of %s: migrates under the old version, during a dump, is rolled out and back, and no request fails',
+    async (_name, start, modules) => {
+      const shape = await start(home);
+      const trial = new Trial(shape);
+      try {
+        await trial.stock();
+        const visited = await trial.api.product({ onHand: 1_000_000 });
+        const load = trial.load(thinkMs);
+        const visits = new Visits(shape.baseUrl, 6, visited);
+        const goOn = async (count = 50): Promise<void> => {
+          const before = acknowledged(load.attempts).length;
+          await load.until(() => acknowledged(load.attempts).length > before + count);
+        };
+        await goOn();
+        const { order: url } = await shape.databaseUrls();
+        const dump = await dumpUnderWay(url);
+        const migration = new AppProcess('migrate', { DATABASE_URL: url });
+        migration.spawn();
+        await goOn(200);
+        await dump.end();
+        expect([await migration.exit, migration.log]).toEqual([{ code: 0, signal: null }, migration.log]);
+        await goOn();
+        const replace = async (module: string, one: number, other: number): Promise<void> => {
+          await shape.service(`${module}-${other}`).restart();
+          await goOn();
+          expect(await shape.service(`${module}-${one}`).kill('SIGTERM')).toEqual({ code: 0, signal: null });
+          await goOn();
+        };
+        for (const module of modules) await replace(module, 1, 2);
+        for (const module of modules) expect(shape.service(`${module}-2`).log).not.toContain('migrated');
+        for (const module of modules) await replace(module, 2, 1);
+        await visits.end();
+        expectAnswers(await load.end(), [201, 409]);
+        expect(visits.failures).toEqual([]);
+        await visits.expectKept(trial.api, trial.ledger, 1_000_000);
+        await trial.settle();
+      } finally {
+        await shape.stop();
+      }
+    },
+  );
 });

@@ -1,4 +1,7 @@
-import { existsSync, globSync, readFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { cpSync, existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { describe, expect, it } from '@jest/globals';
 import { parse } from 'yaml';
 import { z } from 'zod';
@@ -121,6 +124,27 @@ describe('the pipeline', () => {
     for (const name of ['image', 'sdk', 'release']) expect(before(name)).toContain('ci');
     const build = jobs['image']!.steps!.find(({ uses }) => uses?.startsWith('docker/build-push-action@'))!;
     expect(build.with).toMatchObject({ provenance: 'mode=max', sbom: true, push: true, file: 'docker/Dockerfile' });
+  });
+});
+
+describe('the SDK', () => {
+  it('says where it comes from once it is published: where this repository lies', () => {
+    const { jobs } = workflows.find(([file]) => file.endsWith('release.yml'))![1];
+    const commands = jobs['sdk']!.steps!.map(({ run = '' }) => run);
+    const naming = commands.findIndex((it) => it.startsWith('npm pkg set'));
+    expect(commands.findIndex((it) => it.startsWith('npm publish'))).toBeGreaterThan(naming);
+    const folder = mkdtempSync(join(tmpdir(), 'cleave-sdk-'));
+    try {
+      cpSync('libs/sdk/package.json', join(folder, 'libs/sdk/package.json'), { recursive: true });
+      const here = { GITHUB_SERVER_URL: 'https://forge.example', GITHUB_REPOSITORY: 'shop/cleave' };
+      execFileSync('bash', ['-euc', commands[naming]!], { cwd: folder, env: { ...process.env, ...here } });
+      expect(JSON.parse(read(join(folder, 'libs/sdk/package.json')))).toEqual({
+        ...(JSON.parse(read('libs/sdk/package.json')) as object),
+        repository: { type: 'git', directory: 'libs/sdk', url: 'git+https://forge.example/shop/cleave.git' },
+      });
+    } finally {
+      rmSync(folder, { recursive: true });
+    }
   });
 });
 

@@ -249,8 +249,8 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       const [{ lifecycle, startupProbe, readinessProbe }] = containers;
       // The compose files give it 35 seconds.
       expect(grace).toBeGreaterThanOrEqual(lifecycle.preStop.sleep.seconds + 35);
-      // It waits five minutes for another instance that migrates.
-      expect(startupProbe.periodSeconds * startupProbe.failureThreshold).toBeGreaterThan(300);
+      // However long it waits for what it needs, it answers after a second; a busy machine may take longer to load it.
+      expect(startupProbe.periodSeconds * startupProbe.failureThreshold).toBeGreaterThanOrEqual(60);
       // What it asks itself may take two seconds.
       expect(readinessProbe.timeoutSeconds).toBeGreaterThan(2);
     }

@@ -1,37 +1,41 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { testDatabase } from '#testing';
-import { Api, refused } from '../support/api.js';
+import { Api, ok, refused } from '../support/api.js';
+import { AppProcess } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
+import { commandsIn } from '../support/runbooks.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
-import { ofEach } from '../support/tables.js';
+import { ofEach, query } from '../support/tables.js';
 
 describe('two databases of orders over one inventory', () => {
   let shape: Shape;
-  /** Started first, and the one whose orders lie elsewhere. */
+  /** Whose orders lie elsewhere than those of the shape. */
+  let stranger: AppProcess;
   let first: Api;
   let second: Api;
+  let urls: { inventory: string; stranger: string };
 
   beforeAll(async () => {
     const [mine, other] = await Promise.all([testDatabase(), testDatabase()]);
-    const [inventory, messages, ...ports] = await servicePorts(6);
+    urls = { inventory: mine.url, stranger: other.url };
+    const [inventory, messages, one, two, ...listening] = await servicePorts(6);
     const inventoryAt = `tcp://127.0.0.1:${messages}`;
-    const shop = { DATABASE_URL: mine.url, INVENTORY_AT: inventoryAt, ORDER_HOLD_MS: '300', ORDER_SWEEP_MS: '100' };
+    const shop = {
+      ...{ INVENTORY_AT: inventoryAt, PAYMENT_AT: 'tcp://127.0.0.1:1' },
+      ...{ ORDER_HOLD_MS: '300', ORDER_SWEEP_MS: '100' },
+    };
+    const orderOn = (url: string, at: number) => ({
+      ...shop,
+      ...{ ORDER_DATABASE_URL: url, ORDER_LISTEN: `tcp://127.0.0.1:${listening[at]}` },
+    });
     shape = await startPlan('two databases of orders', {
       services: [
         {
           ...{ app: 'inventory', port: inventory! },
           environment: { DATABASE_URL: mine.url, INVENTORY_LISTEN: inventoryAt, CACHE_AT: 'tcp://127.0.0.1:1' },
         },
-        ...[mine, other].map(({ url }, at) => ({
-          ...{ app: 'order' as const, name: `order-${at + 1}`, port: ports[at]!, isLater: at > 0 },
-          environment: {
-            ...shop,
-            ORDER_DATABASE_URL: url,
-            ORDER_LISTEN: `tcp://127.0.0.1:${ports[2 + at]}`,
-            PAYMENT_AT: 'tcp://127.0.0.1:1',
-          },
-        })),
+        { ...{ app: 'order', port: one! }, environment: orderOn(mine.url, 0) },
       ],
       databaseUrls: () => Promise.resolve(ofEach(() => mine.url)),
       release: async () => {
@@ -39,26 +43,58 @@ describe('two databases of orders over one inventory', () => {
         await other.stop();
       },
     });
-    [first, second] = ['order-1', 'order-2'].map((name) => new Api(shape.service(name).url)) as [Api, Api];
+    stranger = new AppProcess('order', { ...orderOn(other.url, 1), HOST: '127.0.0.1', PORT: String(two) });
+    first = new Api(shape.service('order').url);
+    second = new Api(`http://127.0.0.1:${two}`);
   });
-  afterAll(() => shape?.stop());
+  afterAll(async () => {
+    const complaint = await stranger?.stop();
+    await shape?.stop();
+    expect(complaint).toBeUndefined();
+  });
 
-  it('are one too many: the second is told so, and what the first has acknowledged keeps its stock', async () => {
+  it('are one too many: the second is not ready, and what the first has acknowledged keeps its stock', async () => {
     const products = new Api(shape.service('inventory').url);
     const product_id = await products.product({ onHand: 10 });
     const body = { customer_id: 'c', product_id, quantity: 3 };
     const order = await first.placed(body);
-    await shape.service('order-2').restart();
+    stranger.spawn();
+    await eventually(async () => {
+      const ready = await second.get('/health/ready');
+      expect(ready).toMatchObject({ status: 503, body: { error: { 'order-inventory': { status: 'down' } } } });
+    });
+    // Which of them is which is for operators to know.
+    const [mine] = await query<{ value: string }>(
+      urls.inventory,
+      `SELECT value FROM orders.settings WHERE name = 'id'`,
+    );
+    expect(stranger.log).toContain(`It serves the orders ${mine!.value}; these are `);
     const answer = await second.place(body, fresh('second'));
     refused(answer, '503 unavailable');
     expect(answer.text).toContain('another database of orders');
+    expect(answer.text).not.toContain(mine!.value);
     // Nor does it hear of holds that it would give back.
-    await eventually(async () =>
-      expect(shape.service('order-2').log).toMatch(/the sweep failed.*another database of orders/),
-    );
+    await eventually(async () => expect(stranger.log).toMatch(/the sweep failed.*another database of orders/));
     expect(await first.get(`/orders/${order.order_id}`)).toMatchObject({ status: 200 });
     expect(await products.stock(product_id)).toMatchObject({ reserved: 3 });
     // Nor was anything kept there that it could be answered by later.
     refused(await second.place(body, fresh('second')), '503 unavailable');
+  });
+
+  it('follow each other as the runbook says: the second becomes ready by itself', async () => {
+    const [ask, accept] = commandsIn('Another database of orders', 'sql');
+    expect(await shape.service('order').kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    const [{ value }] = (await query<{ value: string }>(urls.stranger, ask!)) as [{ value: string }];
+    await query(urls.inventory, accept!.replace('THE ID', value));
+    await stranger.untilReady(`${second.baseUrl}/health/ready`);
+    const product_id = await new Api(shape.service('inventory').url).product({ onHand: 1 });
+    ok(await second.place({ customer_id: 'c', product_id, quantity: 1 }), 201);
+    // Whoever comes back is refused in turn.
+    const returned = shape.service('order').restart().catch(String);
+    await eventually(async () =>
+      expect(shape.service('order').log).toContain(`It serves the orders ${value}; these are `),
+    );
+    expect(await shape.service('order').kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    expect(await returned).toContain('instead of becoming ready');
   });
 });

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { chown, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { appendFile, chown, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -12,34 +12,44 @@ import { Daemon, postgresAccount, type Account } from '../cluster/daemon.js';
 const run = promisify(execFile);
 const versionsOf = '/usr/lib/postgresql';
 
-/** Of the newest version that is installed, with its tools. Where there is none, undefined. */
-const binaries = async (): Promise<string | undefined> => {
+/** Where the programs of each version lie that is installed, the oldest first. */
+export const installedVersions = async (): Promise<string[]> => {
   const versions = await readdir(versionsOf).catch(() => []);
-  const newest = versions.map(Number).toSorted((a, b) => b - a)[0];
-  return newest === undefined ? undefined : join(versionsOf, String(newest), 'bin');
+  const bins = versions.toSorted((a, b) => Number(a) - Number(b)).map((it) => join(versionsOf, it, 'bin'));
+  const tools = await Promise.all(bins.map((it) => readdir(it).catch((): string[] => [])));
+  return bins.filter((_, at) => needed.every((it) => tools[at]!.includes(it)));
 };
+const needed = ['postgres', 'initdb', 'pg_dump', 'pg_basebackup', 'pg_upgrade', 'psql'];
 
-/** For test files: `describe` where a Postgres with `pg_dump` and `pg_basebackup` is installed, else `describe.skip`. */
+/** For test files: `describe` where a Postgres with its tools is installed, else `describe.skip`. */
 export const postgresOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> => {
-  const folder = await binaries();
-  const tools = folder === undefined ? [] : await readdir(folder);
-  if (['postgres', 'initdb', 'pg_dump', 'pg_basebackup'].every((it) => tools.includes(it))) return describe;
+  if ((await installedVersions()).length > 0) return describe;
   process.stderr.write('SKIPPED: there is no Postgres with its tools here: apt-get install postgresql\n');
   return describe.skip as Describe;
 };
 
-/** A program of the installed Postgres, as it is run by whoever owns the data. */
-export const tool = async (name: string, ...args: string[]): Promise<string> => {
+/** What runs programs of Postgres as whoever owns the data. */
+const asOwner = async (program: string, args: string[], env: Record<string, string> = {}): Promise<string> => {
   const account = await postgresAccount();
   const options = { ...account, cwd: tmpdir(), timeout: 120_000, maxBuffer: 2 ** 30 };
-  return (await run(join((await binaries())!, name), args, options)).stdout;
+  return (await run(program, args, { ...options, env: { PATH: process.env['PATH'], LC_ALL: 'C', ...env } })).stdout;
+};
+
+/** A program of the newest Postgres that is installed. */
+export const tool = async (name: string, ...args: string[]): Promise<string> =>
+  asOwner(join((await installedVersions()).at(-1)!, name), args);
+
+/** Commands as they are documented, with the programs of the newest Postgres in the path. */
+export const shell = async (commands: string, env: Record<string, string> = {}): Promise<string> => {
+  const path = `${(await installedVersions()).at(-1)}:${process.env['PATH']}`;
+  return asOwner('bash', ['-euo', 'pipefail', '-c', commands], { PATH: path, ...env });
 };
 
 /** A Postgres as it is installed, apart from the embedded one. */
 export class InstalledPostgres {
   private constructor(
     readonly url: string,
-    private readonly folder: string,
+    readonly folder: string,
     private readonly daemon: Daemon,
   ) {}
 
@@ -52,36 +62,72 @@ export class InstalledPostgres {
     return folder;
   }
 
-  /** New and empty. */
-  static async start(): Promise<InstalledPostgres> {
-    const folder = await this.folder();
-    await tool('initdb', '-D', join(folder, 'data'), '-U', 'cleave', '--auth=trust', '--encoding=UTF8', '--locale=C');
-    const postgres = await this.on(folder);
+  /** Removes it. */
+  static async discard(folder: string): Promise<void> {
+    await rm(folder, { recursive: true, force: true, maxRetries: 5 });
+    unguardFolder(folder);
+  }
+
+  /** Data of a new server in the folder's `data`. */
+  static async init(folder: string, bin: string): Promise<void> {
+    const access = ['-U', 'cleave', '--auth=trust', '--encoding=UTF8', '--locale=C'];
+    await asOwner(join(bin, 'initdb'), ['-D', join(folder, 'data'), ...access]);
+  }
+
+  /**
+   * New and empty.
+   *
+   * @param given `bin` where its programs lie, those of the newest version when left out; `settings`, lines of
+   *   `postgresql.conf`; the `folder` to put its data in
+   */
+  static async start(given: { bin?: string; settings?: string; folder?: string } = {}): Promise<InstalledPostgres> {
+    const { bin, settings = '' } = given;
+    const folder = given.folder ?? (await this.folder());
+    const programs = bin ?? (await installedVersions()).at(-1)!;
+    await this.init(folder, programs);
+    await appendFile(join(folder, 'data', 'postgresql.conf'), settings);
+    const postgres = await this.on(folder, programs);
     await query(postgres.url.replace(/\/cleave$/, '/postgres'), 'CREATE DATABASE cleave');
     return postgres;
   }
 
   /** On what lies in the folder's `data`. */
-  static async on(folder: string): Promise<InstalledPostgres> {
+  static async on(folder: string, bin?: string): Promise<InstalledPostgres> {
     const account: Account | undefined = await postgresAccount();
     const [port] = await servicePorts(1);
     const sockets = join(folder, 'sockets');
     await mkdir(sockets, { recursive: true });
     if (account) await chown(sockets, account.uid, account.gid);
-    const server = join((await binaries())!, 'postgres');
+    const server = join(bin ?? (await installedVersions()).at(-1)!, 'postgres');
     const daemon = new Daemon('postgres', [server, '-D', join(folder, 'data'), '-p', String(port), '-k', sockets], {
       account,
       folder,
     });
     await daemon.start();
     const url = `postgres://cleave@127.0.0.1:${port}/cleave`;
-    await eventually(() => query(url.replace(/\/cleave$/, '/postgres'), 'SELECT 1'));
+    await eventually(async () => {
+      if (!daemon.isRunning) throw new Error(`Postgres ended: ${daemon.output}`);
+      await query(url.replace(/\/cleave$/, '/postgres'), 'SELECT 1');
+    });
     return new InstalledPostgres(url, folder, daemon);
   }
 
-  async stop(): Promise<void> {
+  get isRunning(): boolean {
+    return this.daemon.isRunning;
+  }
+
+  /** Starts it again at the same address, once it has ended. */
+  async again(): Promise<void> {
+    await this.daemon.start();
+  }
+
+  /** Ends it; its data stay. */
+  async end(): Promise<void> {
     await this.daemon.kill('SIGINT');
-    await rm(this.folder, { recursive: true, force: true, maxRetries: 5 });
-    unguardFolder(this.folder);
+  }
+
+  async stop(): Promise<void> {
+    await this.end();
+    await InstalledPostgres.discard(this.folder);
   }
 }

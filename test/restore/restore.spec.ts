@@ -1,38 +1,14 @@
-import { mkdtemp, readFile, rm } from 'node:fs/promises';
+import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '#database';
-import { ok, type EventPage } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
-import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
-import { allAt, query } from '../support/tables.js';
+import type { Shape } from '../support/shapes.js';
+import { query } from '../support/tables.js';
 import { acknowledged, Trial } from '../support/trial.js';
 import { InstalledPostgres, postgresOrSkip, tool } from './installed-postgres.js';
-
-const monolithOn = async (url: string): Promise<Shape> => {
-  const [port] = await servicePorts(1);
-  return startPlan('restored', {
-    services: [{ app: 'monolith', port: port!, environment: { DATABASE_URL: url, WEBHOOKS_ALLOW_PRIVATE: 'true' } }],
-    databaseUrls: () => Promise.resolve(allAt(url)),
-    release: () => Promise.resolve(),
-  });
-};
-
-const orderIds = (trial: Trial): Promise<{ order_id: string }[]> =>
-  trial.ledger.orders(`SELECT order_id FROM orders.orders WHERE status <> 'void' ORDER BY order_id`);
-
-/** Everything that is told after a cursor. */
-const eventsAfter = async (trial: Trial, cursor?: string): Promise<{ ids: string[]; cursor: string }> => {
-  const ids: string[] = [];
-  for (let after = cursor; ;) {
-    const from = after === undefined ? '' : `&after=${after}`;
-    const page = ok(await trial.api.get<EventPage>(`/events?limit=200${from}`));
-    ids.push(...page.data.map((it) => it.event_id));
-    if (page.data.length === 0) return { ids, cursor: page.next_cursor };
-    after = page.next_cursor;
-  }
-};
+import { eventsAfter, monolithOn, orderIds } from './restored.js';
 
 const describeWithPostgres = await postgresOrSkip(describe);
 
@@ -148,11 +124,6 @@ describeWithPostgres('a database that is restored', () => {
     const id = await after.api.product({ onHand: 1 });
     await after.api.placed({ customer_id: 'new', product_id: id, quantity: 1 });
     await after.ledger.expectInvariants();
-    // What the runbooks ask can be asked.
-    const questions = [...(await readFile('docs/operations.md', 'utf8')).matchAll(/```sql\n(.*?)```/gs)];
-    expect(questions).toHaveLength(2);
-    const [behind] = await Promise.all(questions.map(([, text]) => query(copy.url, text!)));
-    expect(behind).toMatchObject([{ consumer: 'stock', seconds: null }]);
   });
 });
 

@@ -11,6 +11,8 @@ export interface Attempt {
   outcome?: number | string;
   order?: Order;
   text?: string;
+  /** From sending it to the end of its answer, in milliseconds. */
+  tookMs?: number;
 }
 
 const answerWithinMs = 40_000;
@@ -84,7 +86,9 @@ export class Load {
 /** Sends one attempt and notes what becomes of it. */
 const place = async (baseUrl: string, agent: Agent, attempt: Attempt): Promise<void> => {
   const { body, key } = attempt;
+  const startedAt = performance.now();
   const { status, text } = await sent(baseUrl, agent, { method: 'POST', path: '/orders', body, key });
+  attempt.tookMs = performance.now() - startedAt;
   attempt.outcome = status;
   if (text !== undefined) attempt.text = text;
   if (status === 201) attempt.order = JSON.parse(text!) as Order;

@@ -4,6 +4,8 @@ import { allAt } from './tables.js';
 
 const scaled = ['order', 'inventory', 'payment', 'cache'] as const;
 type Scaled = (typeof scaled)[number];
+/** Those that follow the orders; nobody asks them but the gateway. */
+const followers = ['sales', 'webhooks'] as const;
 
 /** Where the instances of a module answer. */
 interface Instances {
@@ -17,12 +19,18 @@ const urls = (ports: number[]): string => ports.map((port) => `http://127.0.0.1:
 const tcp = (ports: number[]): string => `tcp://${ports.map((port) => `127.0.0.1:${port}`).join(',')}`;
 
 /**
- * The split shape over TCP, with two instances of each module that others ask, behind one gateway; one database, and one
+ * The split shape over TCP, with two instances of each module, behind one gateway; one database, and one
  * Redis for the two caches. They are called `order-1`, `order-2` and so on; the second ones are started by the test.
+ *
+ * @param home where the gateway and the first instances were compiled, if not here
  */
-export const startScaled = async (): Promise<Shape> => {
+export const startScaled = async (home?: string): Promise<Shape> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
-  const [gateway, sales, webhooks, ...ports] = await servicePorts(3 + scaled.length * 2 * instances);
+  const [gateway, salesOne, salesTwo, webhooksOne, webhooksTwo, ...ports] = await servicePorts(
+    5 + scaled.length * 2 * instances,
+  );
+  const following = { sales: [salesOne!, salesTwo!], webhooks: [webhooksOne!, webhooksTwo!] };
+  const older = home === undefined ? {} : { home };
   const places = Object.fromEntries(
     scaled.map((module, at): [Scaled, Instances] => {
       const own = ports.slice(at * 2 * instances, (at + 1) * 2 * instances);
@@ -46,13 +54,12 @@ export const startScaled = async (): Promise<Shape> => {
   const plan: Plan = {
     services: [
       {
-        app: 'gateway',
-        port: gateway!,
-        environment: { ...gatewayTo, SALES_URL: urls([sales!]), WEBHOOKS_URL: urls([webhooks!]) },
+        ...{ app: 'gateway', port: gateway!, ...older },
+        environment: { ...gatewayTo, SALES_URL: urls(following.sales), WEBHOOKS_URL: urls(following.webhooks) },
       },
       ...scaled.flatMap((module) =>
         places[module].rest.map((port, at) => ({
-          ...{ app: module, name: `${module}-${at + 1}`, port, isLater: at > 0 },
+          ...{ app: module, name: `${module}-${at + 1}`, port, isLater: at > 0, ...(at === 0 && older) },
           environment: {
             ...(module !== 'cache' && { DATABASE_URL: database.url }),
             ...neighbours[module],
@@ -60,8 +67,12 @@ export const startScaled = async (): Promise<Shape> => {
           },
         })),
       ),
-      { app: 'sales', port: sales!, environment: { ...own, INVENTORY_AT: tcp(places.inventory.messages) } },
-      { app: 'webhooks', port: webhooks!, environment: own },
+      ...followers.flatMap((module) =>
+        following[module].map((port, at) => ({
+          ...{ app: module, name: `${module}-${at + 1}`, port, isLater: at > 0, ...(at === 0 && older) },
+          environment: { ...own, ...(module === 'sales' && { INVENTORY_AT: tcp(places.inventory.messages) }) },
+        })),
+      ),
     ],
     databaseUrls: () => Promise.resolve(allAt(database.url)),
     release: async () => {

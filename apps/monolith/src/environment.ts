@@ -8,7 +8,7 @@ import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
 import { salesEnvironment } from '#sales';
 import { doorFaults } from '#security';
-import { databaseEnvironment, databaseFallbacks, restEnvironment } from '#service';
+import { databaseEnvironment, restEnvironment, togetherFallbacks } from '#service';
 import { webhooksEnvironment } from '#webhooks';
 
 const optional = <Shape extends Record<string, { optional(): unknown }>>(shape: Shape) =>
@@ -42,7 +42,7 @@ const monolithEnvironment = {
 /** What the monolith runs with. Neighbours are in the same process, and a database of our own has something in it to try. */
 export const readMonolithEnvironment = (source: Environment) => {
   const settings = readEnvironment(monolithEnvironment, source, {
-    fallbacks: databaseFallbacks,
+    fallbacks: togetherFallbacks(source),
     defaults: {
       ORDER_AT: 'in-process:',
       INVENTORY_AT: 'in-process:',

@@ -17,6 +17,15 @@ describe('the environment of the monolith', () => {
     expect(faultsOf({})).toEqual([]);
   });
 
+  it('keeps keys with the orders, where it is not said where', () => {
+    const [orders, all] = ['postgres://orders/x', 'postgres://all/x'];
+    const keysOf = (environment: Record<string, string>) => readMonolithEnvironment(environment).ACCESS_DATABASE_URL;
+    expect(keysOf({})).toBeUndefined();
+    expect(keysOf({ ORDER_DATABASE_URL: orders })).toBe(orders);
+    expect(keysOf({ ORDER_DATABASE_URL: orders, DATABASE_URL: all })).toBe(all);
+    expect(keysOf({ ORDER_DATABASE_URL: orders, ACCESS_DATABASE_URL: all })).toBe(all);
+  });
+
   it('takes a module that runs elsewhere, for messages and for REST', () => {
     expect(faultsOf({ INVENTORY_AT: 'tcp://inventory:4002', INVENTORY_URL: 'http://inventory:3002' })).toEqual([]);
     expect(faultsOf({ SALES_URL: 'http://sales:3005' })).toEqual([]);

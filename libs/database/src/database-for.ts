@@ -31,12 +31,14 @@ export interface Database {
   migrations: (new () => MigrationInterface)[];
   /** The most connections of this instance. */
   poolSize?: number;
-  /** How long a start waits for a Postgres that is not up yet. */
+  /** How long a start waits for a Postgres that is not up yet: until it is when left out. */
   connectWithinMs?: number;
 }
 
 const defaultPoolSize = 8;
-const defaultConnectWithinMs = 30_000;
+/** What migrates and ends is started again by whoever waits for its end. */
+const migrateWithinMs = 30_000;
+const sayEveryMs = 60_000;
 
 /** Limits of a request: to get a connection, to wait for a lock, to run a statement, to hear of it. */
 const limits = {
@@ -175,19 +177,33 @@ const isRefusal = (error: unknown): boolean => {
   return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
 };
 
+/** The databases that this process cannot start without and that cannot be used yet, by name. */
+const awaited = new Set<string>();
+export const awaitedDatabases = (): string[] => [...awaited];
+
 /** Does what is to be done, after a while where Postgres is still starting. */
-async function whenUp<Result>(database: Database, use: () => Promise<Result>): Promise<Result> {
-  const giveUpAt = Date.now() + (database.connectWithinMs ?? defaultConnectWithinMs);
-  for (let attempt = 0; ; attempt += 1) {
-    try {
-      return await use();
-    } catch (error) {
-      if (isRefusal(error)) throw unreachable(database, error, false);
-      if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
-      if (Date.now() >= giveUpAt) throw unreachable(database, error, true);
-      if (attempt === 0) logger.warn(`waiting for Postgres at ${placeOf(database.url)} (${database.name})`);
-      await setTimeout(Math.min(100 * 2 ** attempt, 2_000));
+async function whenUp<Result>(database: Database, patienceMs: number, use: () => Promise<Result>): Promise<Result> {
+  const { name } = database;
+  const giveUpAt = Date.now() + patienceMs;
+  awaited.add(name);
+  try {
+    for (let [attempt, sayAt] = [0, 0]; ; attempt += 1) {
+      try {
+        return await use();
+      } catch (error) {
+        if (isRefusal(error)) throw unreachable(database, error, false);
+        if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
+        const reason = unreachable(database, error, true);
+        if (Date.now() >= giveUpAt) throw reason;
+        if (Date.now() >= sayAt) {
+          logger.warn(`waiting for Postgres. ${reason.message}`);
+          sayAt = Date.now() + sayEveryMs;
+        }
+        await setTimeout(Math.min(100 * 2 ** attempt, 2_000));
+      }
     }
+  } finally {
+    awaited.delete(name);
   }
 }
 
@@ -198,10 +214,11 @@ const bringUpToDate = (database: Database): Promise<void> =>
   });
 
 /** Runs the migrations that a module's database lacks, and nothing else; fails as the start of the module would. */
-export const migrateDatabase = (database: Database): Promise<void> => whenUp(database, () => bringUpToDate(database));
+export const migrateDatabase = (database: Database): Promise<void> =>
+  whenUp(database, migrateWithinMs, () => bringUpToDate(database));
 
 const connect = (database: Database): Promise<DataSource> =>
-  whenUp(database, async () => {
+  whenUp(database, database.connectWithinMs ?? Number.POSITIVE_INFINITY, async () => {
     await bringUpToDate(database);
     return new ModuleDataSource(database.name, connectionOf(database)).initialize();
   });
@@ -214,8 +231,8 @@ class DatabaseModule {}
  * pool. Several instances may start at once on one database. `TypeOrmModule.forFeature(entities, name)` gives
  * repositories.
  *
- * The start fails with an Error that names the place and the variable, never the password, when Postgres cannot be used,
- * and with one that names the migration when that fails.
+ * The start waits for a Postgres that is not up yet. It fails with an Error that names the place and the variable, never the
+ * password, when Postgres refuses, and with one that names the migration when that fails.
  */
 export function databaseFor(database: Database): DynamicModule {
   const { name } = database;

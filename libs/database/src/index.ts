@@ -1,5 +1,5 @@
 /** Postgres: the embedded server, one data source a module with its migrations, and prepared SQL on the same pool. */
-export { databaseFor, migrateDatabase, type Database } from './database-for.js';
+export { awaitedDatabases, databaseFor, migrateDatabase, type Database } from './database-for.js';
 export { startEmbeddedPostgres, type EmbeddedPostgres, type EmbeddedPostgresOptions } from './embedded-postgres.js';
 export { cursorSecret, firstSetting } from './settings.js';
 export { InjectSql, Sql, sqlToken, type Queries, type Statement } from './sql.js';

@@ -4,9 +4,16 @@ import pg from 'pg';
 import { DataSource, MigrationExecutor, type DataSourceOptions, type QueryRunner } from 'typeorm';
 import { isConnectionFailure } from './unavailable.js';
 
-const turnTimeoutMs = 300_000;
-const lockTimeoutMs = 60_000;
+/** How long another instance that migrates is waited for, and tables that are in use. */
+const patienceMs = 1_200_000;
+/** Whoever asks for a table after us waits for it as long as we do, orders among them. */
+const lockTimeoutMs = 200;
+/** In which they go on, before it is tried again. */
+const lockPauseMs = 1_000;
+const sayEveryMs = 30_000;
 const insufficientPrivilege = '42501';
+/** lock_not_available, and deadlock_detected: the migration was rolled back, and nothing else is wrong with it. */
+const lockNotFree = new Set(['55P03', '40P01']);
 
 /** A module's migrations and where they go. */
 export interface Migrations {
@@ -23,7 +30,7 @@ const lockKeyOf = (schema: string): string =>
 
 /** Asks again and again, because a waiting statement would hold up CREATE INDEX CONCURRENTLY in the one that migrates. */
 async function waitForTurn(runner: QueryRunner, { name, schema, log }: Migrations): Promise<void> {
-  const giveUpAt = Date.now() + turnTimeoutMs;
+  const giveUpAt = Date.now() + patienceMs;
   for (let told = false; ; told = true) {
     const [row] = (await runner.query('SELECT pg_try_advisory_lock($1) AS ours', [lockKeyOf(schema)])) as {
       ours: boolean;
@@ -32,7 +39,7 @@ async function waitForTurn(runner: QueryRunner, { name, schema, log }: Migration
     if (!told) log(`another instance is migrating the ${name} database; waiting for it`);
     if (Date.now() > giveUpAt) {
       throw new Error(
-        `Another instance has been migrating the ${name} database for ${turnTimeoutMs / 60_000} minutes. ` +
+        `Another instance has been migrating the ${name} database for ${patienceMs / 60_000} minutes. ` +
           'Look what it waits for (pg_stat_activity), or end it, and start again.',
       );
     }
@@ -57,21 +64,57 @@ async function createSchema(runner: QueryRunner, schema: string): Promise<void> 
   }
 }
 
-async function runPending(source: DataSource, runner: QueryRunner, { name, log }: Migrations): Promise<void> {
+/** Who has used a table of the schema for longest, in words. */
+async function whoHolds(runner: QueryRunner, schema: string): Promise<string> {
+  const [holder] = (await runner.query(
+    `SELECT a.pid, a.application_name AS name, extract(epoch FROM now() - a.xact_start)::int AS seconds
+    FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND c.relnamespace = $1::regnamespace AND a.pid <> pg_backend_pid()
+    ORDER BY a.xact_start LIMIT 1`,
+    [pg.escapeIdentifier(schema)],
+  )) as { pid: number; name: string; seconds: number }[];
+  return holder ? ` by "${holder.name}" (process ${holder.pid} of Postgres, for ${holder.seconds} s)` : '';
+}
+
+const codeOf = (error: unknown): string => (error as { driverError?: pg.DatabaseError }).driverError?.code ?? '';
+
+/**
+ * Each in a transaction of its own. One that finds a table in use gives up at once and is tried again, because all who ask
+ * for the table after it would wait behind it: a dump that runs for an hour would hold up orders for that hour.
+ */
+async function runPending(source: DataSource, runner: QueryRunner, { name, schema, log }: Migrations): Promise<void> {
   const executor = new MigrationExecutor(source, runner);
   executor.transaction = 'each';
-  try {
-    const done = await executor.executePendingMigrations();
-    for (const migration of done) log(`migrated the ${name} database: ${migration.name}`);
-  } catch (error) {
-    if (isConnectionFailure(error)) throw error;
-    // Each is recorded as it is committed, so the first that is still pending is the one that failed.
-    const [failed] = await executor.getPendingMigrations();
-    throw new Error(
-      `Migration ${failed?.name} of ${name} failed and was rolled back: ${(error as Error).message}. ` +
-        'Mend it and start again; the migrations before it are in place.',
-      { cause: error },
+  const pending = async (): Promise<string[]> => (await executor.getPendingMigrations()).map((it) => it.name);
+  const giveUpAt = Date.now() + patienceMs;
+  let sayAt = 0;
+  for (let left = await pending(); left.length > 0;) {
+    const before = left;
+    const failure = await executor.executePendingMigrations().then(
+      () => undefined,
+      (error: unknown) => ({ error }),
     );
+    if (failure && isConnectionFailure(failure.error)) throw failure.error;
+    // Each is recorded as it is committed, so the first that is still pending is the one that failed.
+    left = await pending();
+    for (const done of before.filter((it) => !left.includes(it))) log(`migrated the ${name} database: ${done}`);
+    if (!failure) return;
+    const { error } = failure;
+    const isInUse = lockNotFree.has(codeOf(error));
+    if (!isInUse || Date.now() > giveUpAt) {
+      throw new Error(
+        `Migration ${left[0]} of ${name} failed and was rolled back: ${(error as Error).message}. ` +
+          'Mend it and start again; the migrations before it are in place.',
+        { cause: error },
+      );
+    }
+    if (Date.now() >= sayAt) {
+      const holder = await whoHolds(runner, schema);
+      log(`migration ${left[0]} of ${name} waits for a table that is in use${holder}; orders go on meanwhile`);
+      sayAt = Date.now() + sayEveryMs;
+    }
+    await setTimeout(lockPauseMs);
   }
 }
 

@@ -2,6 +2,7 @@ import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contr
 import { currentWork } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import type { ClientProxy } from '@nestjs/microservices';
+import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
 import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
 import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
@@ -65,6 +66,10 @@ export const routeThrough = (proxy: ClientProxy): Route => ({
 });
 
 const logger = new Logger('Messages');
+
+/** Whether nobody there answers this operation, as is the case with a module of a version that did not have it yet. */
+export const isNotAnswered = (error: unknown): boolean =>
+  error instanceof CleaveError && error.cause === NO_MESSAGE_HANDLER;
 
 function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
   const { pattern } = operation;

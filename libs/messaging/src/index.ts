@@ -2,7 +2,7 @@
 export { address, addressText, hostsOf, listenAddress, type Address, type Endpoint } from './address.js';
 export { Answers } from './answers.js';
 export { balancePolicy, type BalancePolicy } from '#balancing';
-export type { CallOptions, ContractClient } from './client.js';
+export { isNotAnswered, type CallOptions, type ContractClient } from './client.js';
 export { listenForMessages } from './listen.js';
 export { MessagingModule, Messenger } from './messenger.js';
 export { JsonReply, type MessageMetadata } from './wire.js';

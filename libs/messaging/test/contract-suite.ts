@@ -1,7 +1,7 @@
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { addressText, Messenger, type Address, type ContractClient } from '../src/index.js';
+import { addressText, isNotAnswered, Messenger, type Address, type ContractClient } from '../src/index.js';
 import { Signing } from '../src/signing.js';
 import { loggedErrors, probeContract, startInstance, startProcess, type Instance, type ProbeValues } from './probe.js';
 
@@ -97,6 +97,12 @@ export function contractSuite({ name, place }: Distance): void {
       const outcome = await outcomeOf((comparedCalls[which] as (client: Client) => Promise<unknown>)(client));
       (outcomes[which] ??= {})[name] = outcome;
       expect(outcome).toMatchObject('reply' in (outcome as object) ? {} : { isCleaveError: true });
+    });
+
+    it('that nobody answers is told from one that fails', async () => {
+      const calls = [client.call('orphan', {}), client.call('refuse', { how: 'crash' })];
+      const failures = await Promise.all(calls.map((call) => call.catch((error: unknown) => error)));
+      expect(failures.map(isNotAnswered)).toEqual([true, false]);
     });
 
     it('is refused with the code, detail and extensions of the handler', async () => {

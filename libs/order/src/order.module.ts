@@ -102,10 +102,12 @@ export class OrderModule implements OnModuleInit {
   constructor(
     @InjectSql('order') private readonly sql: Sql,
     private readonly readiness: Readiness,
+    private readonly stock: MessagingStock,
   ) {}
 
   onModuleInit(): void {
     this.readiness.add('order-database', () => this.sql.condition());
+    this.readiness.add('order-inventory', () => this.stock.condition());
   }
 
   static register(options: OrderSettings): DynamicModule {

@@ -8,3 +8,4 @@ export * from './openapi.js';
 export * from './paging.js';
 export * from './process.js';
 export { uuidOr, valid } from './valid.js';
+export { WaitingRoom, cannotListen } from './waiting-room.js';

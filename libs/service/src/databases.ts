@@ -1,5 +1,5 @@
 import { Logger } from '@nestjs/common';
-import { env } from '#config';
+import { env, type Environment } from '#config';
 import { startEmbeddedPostgres } from '#database';
 
 /** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
@@ -20,17 +20,24 @@ const forEach = <Value>(value: (variable: DatabaseVariable) => Value): Record<Da
 export const databaseEnvironment = forEach(() => env.postgresUrl.optional());
 export const databaseFallbacks = forEach(() => 'DATABASE_URL');
 
+/** The same where everything runs together: keys lie with the orders, unless it is said where. */
+export const togetherFallbacks = (source: Environment): Record<DatabaseVariable, string> => ({
+  ...databaseFallbacks,
+  ACCESS_DATABASE_URL: source['DATABASE_URL'] ? 'DATABASE_URL' : 'ORDER_DATABASE_URL',
+});
+
 /** An embedded server for the modules whose database is not configured, all of them in one database. */
 export const startDatabaseFor = async (
   settings: Partial<Record<DatabaseVariable, string | undefined>>,
   dataDir: string,
 ): Promise<{ urls: Record<DatabaseVariable, string>; stop: () => Promise<void> }> => {
   const urls = forEach((variable) => settings[variable]);
-  const isComplete = Object.values(urls).every((url) => url !== undefined);
-  if (isComplete) return { urls: urls as Record<DatabaseVariable, string>, stop: () => Promise.resolve() };
+  const missing = databaseVariables.filter((variable) => urls[variable] === undefined);
+  if (missing.length === 0) return { urls: urls as Record<DatabaseVariable, string>, stop: () => Promise.resolve() };
 
   const logger = new Logger('Postgres');
-  logger.log(`starting the embedded server, data in ${dataDir}`);
+  const instead = missing.length < databaseVariables.length ? ` in place of ${missing.join(', ')}` : '';
+  logger.log(`starting the embedded server${instead}, data in ${dataDir}`);
   const server = await startEmbeddedPostgres({
     dataDir,
     log: (line) => logger.log(line),

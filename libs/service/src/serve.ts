@@ -2,6 +2,7 @@ import 'reflect-metadata';
 import { Logger, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
+import { awaitedDatabases } from '#database';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, hostsOf, listenForMessages, type Address } from '#messaging';
@@ -23,6 +24,8 @@ import {
   type CurrentDocument,
   type DocumentOptions,
   type RestAppOptions,
+  WaitingRoom,
+  cannotListen,
 } from '#rest';
 
 /** Twice as long as the gateway keeps a connection that it does not use. */
@@ -100,7 +103,12 @@ export const refuseOpenDoor = (door: Door): void => {
   if (faults.length > 0) throw new ConfigurationError(faults);
 };
 
-/** Starts a service and keeps it running until the process is told to stop. @returns the address it answers at */
+/**
+ * Starts a service and keeps it running until the process is told to stop. Until what it needs is there it says that it is
+ * not ready.
+ *
+ * @returns the address it answers at
+ */
 export const serve = async (service: Service): Promise<string> => {
   refuseOpenDoor({
     ...service,
@@ -111,11 +119,15 @@ export const serve = async (service: Service): Promise<string> => {
   });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;
-  const app = await createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } });
+  const room = new WaitingRoom(service, () => awaitedDatabases().map((it) => `${it}-database`));
+  let closing: { close(): Promise<void> } = room;
+  closeOnSignals({ close: () => closing.close() }, { after: service.after ?? [] });
+  const app = await room.during(createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } }));
+  closing = app;
   app.get(Traces).open(name, service);
-  closeOnSignals(app, { after: service.after ?? [] });
   await listenForMessages(app, service.listen ?? []);
   if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
+  await room.close();
   await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
   if (app.get(Authenticator).isOpen) {
@@ -126,12 +138,11 @@ export const serve = async (service: Service): Promise<string> => {
   return url;
 };
 
-const listen = async (app: NestFastifyApplication, { HOST, PORT }: Service): Promise<void> => {
+const listen = async (app: NestFastifyApplication, at: Service): Promise<void> => {
   try {
-    await app.listen(PORT, HOST);
+    await app.listen(at.PORT, at.HOST);
   } catch (error) {
-    const advice = 'Set HOST and PORT to an address that is free, or stop what uses this one.';
-    throw new Error(`Cannot answer REST at ${HOST}:${PORT} (${(error as Error).message}). ${advice}`, { cause: error });
+    throw cannotListen(at, error);
   }
 };
 

@@ -17,10 +17,12 @@ export class JoinOrders {
 
   /** @throws CleaveError `unavailable` for any but the first */
   async execute(ordersId: string): Promise<void> {
-    if ((await this.served.keepFirst(ordersId)) === ordersId) return;
+    const served = await this.served.keepFirst(ordersId);
+    if (served === ordersId) return;
     throw new CleaveError(
       'unavailable',
-      'This inventory holds stock for another database of orders. Whoever operates it finds what to do in docs/scale.md.',
+      'This inventory holds stock for another database of orders. Whoever operates it finds what to do in docs/operations.md.',
+      { serves: served },
     );
   }
 }

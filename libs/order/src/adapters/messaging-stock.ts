@@ -1,16 +1,31 @@
+import { setTimeout } from 'node:timers/promises';
 import { Injectable, Logger } from '@nestjs/common';
-import type { StockEffect, inventoryContract } from '#contracts';
-import type { ContractClient } from '#messaging';
+import { CleaveError, type StockEffect, type inventoryContract } from '#contracts';
+import type { Condition } from '#health';
+import { isNotAnswered, type ContractClient } from '#messaging';
 import type { StockBranches } from '../use-cases/finish-branches.js';
 import type { StockSettler } from '../use-cases/relay-outbox.js';
 import type { StockHolder } from '../use-cases/reserve-and-record.js';
 import type { OverdueStock } from '../use-cases/sweep-holds.js';
+
+/** Less than a check of readiness may take. */
+const askedWithinMs = 1_000;
+/** When an inventory that could not be joined is asked whether it can by now. */
+const askAgainMs = 10_000;
+
+/** What an operator is told; callers need not know the names of databases. */
+class ServesOthers extends Error {
+  constructor(detail: string, serves: string, ordersId: string) {
+    super(`${detail} It serves the orders ${serves}; these are ${ordersId}.`);
+  }
+}
 
 /** Stock in the inventory module, wherever that runs. */
 @Injectable()
 export class MessagingStock implements StockHolder, StockSettler, StockBranches, OverdueStock {
   private readonly logger = new Logger(MessagingStock.name);
   private joined: Promise<unknown> | undefined;
+  private askAgainAt = Number.NEGATIVE_INFINITY;
 
   /**
    * @param holdMs how long a hold waits for its order before it is overdue
@@ -61,14 +76,46 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     return this.inventory.call('overdue', { after, limit });
   }
 
-  /** Once is enough, as inventory never serves anybody else afterwards. */
+  /**
+   * Whether inventory serves these orders. Where it cannot be asked, what needs no stock goes on.
+   *
+   * @throws Error that names both databases of orders, where it serves another one
+   */
+  async condition(): Promise<Condition> {
+    const ended = new AbortController();
+    const late = setTimeout(askedWithinMs, 'late' as const, { signal: ended.signal }).catch(() => 'late' as const);
+    const joined = this.join().then(
+      () => undefined,
+      (error: CleaveError) => error,
+    );
+    const obstacle = await Promise.race([joined, late]);
+    ended.abort();
+    if (obstacle instanceof CleaveError && obstacle.cause instanceof ServesOthers) throw obstacle.cause;
+    return { isDegraded: obstacle !== undefined, details: obstacle ? { inventory: 'cannot be asked' } : {} };
+  }
+
+  /** Once is enough, as inventory serves nobody else afterwards, unless it is told to. */
   private async join(): Promise<void> {
+    if (performance.now() < this.askAgainAt) return;
     this.joined ??= this.inventory.call('join', { orders_id: this.ordersId });
     try {
       await this.joined;
     } catch (error) {
       this.joined = undefined;
-      throw error;
+      // One of a version that does not know yet that there can be others has served these orders so far.
+      if (isNotAnswered(error)) {
+        this.askAgainAt = performance.now() + askAgainMs;
+        return;
+      }
+      const { serves } = (error as CleaveError).extensions ?? {};
+      if (serves === undefined) throw error;
+      const { detail } = error as CleaveError;
+      throw new CleaveError(
+        'unavailable',
+        detail,
+        {},
+        { cause: new ServesOthers(detail, String(serves), this.ordersId) },
+      );
     }
   }
 }

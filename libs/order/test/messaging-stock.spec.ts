@@ -1,0 +1,65 @@
+import { randomUUID } from 'node:crypto';
+import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
+import { describe, expect, it } from '@jest/globals';
+import { CleaveError, type inventoryContract } from '#contracts';
+import type { ContractClient } from '#messaging';
+import { MessagingStock } from '../src/adapters/messaging-stock.js';
+
+/** An inventory, by how it answers whether it serves these orders. */
+const stockOf = (join: () => Promise<unknown>): { stock: MessagingStock; asked: string[] } => {
+  const asked: string[] = [];
+  const call = async (operation: string): Promise<unknown> => {
+    asked.push(operation);
+    return operation === 'join' ? join() : { holds: [], looked_at: new Date() };
+  };
+  const inventory = { call } as unknown as ContractClient<typeof inventoryContract>;
+  return { stock: new MessagingStock(inventory, 1_000, randomUUID()), asked };
+};
+
+describe('the inventory behind the orders', () => {
+  it('is joined once, before anything else', async () => {
+    const { stock, asked } = stockOf(() => Promise.resolve({}));
+    expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
+    await stock.overdue(null, 1);
+    await stock.overdue(null, 1);
+    expect(asked).toEqual(['join', 'overdue', 'overdue']);
+  });
+
+  it('that is of a version without joining serves as it did, and is not asked each time', async () => {
+    const unanswered = new CleaveError(
+      'internal',
+      'inventory.join is not answered there',
+      {},
+      { cause: NO_MESSAGE_HANDLER },
+    );
+    const { stock, asked } = stockOf(() => Promise.reject(unanswered));
+    expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
+    await stock.overdue(null, 1);
+    await stock.overdue(null, 1);
+    expect(asked).toEqual(['join', 'overdue', 'overdue']);
+  });
+
+  it('that cannot be reached degrades what can go on, and is asked again', async () => {
+    let isAway = true;
+    const { stock } = stockOf(() =>
+      isAway ? Promise.reject(new CleaveError('unavailable', 'nobody answers')) : Promise.resolve({}),
+    );
+    expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'cannot be asked' } });
+    await expect(stock.overdue(null, 1)).rejects.toThrow('nobody answers');
+    isAway = false;
+    expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
+  });
+
+  it('that is slow is not waited for by a check of readiness', async () => {
+    const { stock } = stockOf(() => new Promise(() => undefined));
+    expect(await stock.condition()).toMatchObject({ isDegraded: true });
+  });
+
+  it('that serves others is none: operators hear which, and callers do not', async () => {
+    const serves = randomUUID();
+    const { stock } = stockOf(() => Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })));
+    await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
+    const refusal = await stock.overdue(null, 1).catch((error: unknown) => error as CleaveError);
+    expect(refusal).toMatchObject({ code: 'unavailable', detail: 'It serves others.', extensions: {} });
+  });
+});

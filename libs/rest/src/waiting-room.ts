@@ -1,0 +1,89 @@
+import { once } from 'node:events';
+import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
+import { setTimeout } from 'node:timers/promises';
+import { problemOf, problemType } from './problems.js';
+
+/** A start that takes no longer than this answers nothing before it is done, in milliseconds. */
+const opensAfterMs = 1_000;
+
+const notYet =
+  'The process has not started yet: it waits for what it needs (GET /health/ready). Nothing was done; repeat the request.';
+
+export const cannotListen = ({ HOST, PORT }: { HOST: string; PORT: number }, cause: unknown): Error => {
+  const advice = 'Set HOST and PORT to an address that is free, or stop what uses this one.';
+  return new Error(`Cannot answer REST at ${HOST}:${PORT} (${(cause as Error).message}). ${advice}`, { cause });
+};
+
+/**
+ * Answers in place of an app that takes long to start, because its database is not there yet or is being migrated: that the
+ * process lives, and that it is not ready and why. Whoever watches it neither restarts it nor sends it requests.
+ */
+export class WaitingRoom {
+  private readonly server = createServer((request, reply) => this.answer(request, reply));
+  private readonly ended = new AbortController();
+
+  /** @param awaited the names of what the start waits for, as `/health/ready` has them */
+  constructor(
+    private readonly at: { HOST: string; PORT: number },
+    private readonly awaited: () => string[],
+  ) {}
+
+  /** Is there for others until the app is made; stays until `close` if it was opened. @throws where it cannot listen */
+  async during<Result>(start: Promise<Result>): Promise<Result> {
+    const opening = this.openLater();
+    try {
+      return await Promise.race([start, opening.then(() => start)]);
+    } catch (error) {
+      await this.close();
+      throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    this.ended.abort();
+    if (!this.server.listening) return;
+    this.server.close();
+    this.server.closeAllConnections();
+    await once(this.server, 'close');
+  }
+
+  private async openLater(): Promise<void> {
+    const { signal } = this.ended;
+    await setTimeout(opensAfterMs, undefined, { signal, ref: false }).catch(() => undefined);
+    // A free port of any number is known to nobody before the app says which it is.
+    if (signal.aborted || this.at.PORT === 0) return;
+    this.server.listen(this.at.PORT, this.at.HOST);
+    await once(this.server, 'listening').catch((error: unknown) => {
+      throw cannotListen(this.at, error);
+    });
+  }
+
+  private answer({ method, url = '' }: IncomingMessage, reply: ServerResponse): void {
+    const [path] = url.split('?');
+    if (method === 'GET' && path === '/health/live') return send(reply, 200, json, health('ok', {}));
+    if (method === 'GET' && path === '/health/ready') {
+      const awaited = this.awaited();
+      const down = { status: 'down', message: 'cannot be used yet; the log says why' };
+      const checks = awaited.length > 0 ? awaited : ['start'];
+      return send(reply, 503, json, health('error', Object.fromEntries(checks.map((it) => [it, down]))));
+    }
+    reply.setHeader('retry-after', '1');
+    send(reply, 503, problemType, problemOf('unavailable', notYet));
+  }
+}
+
+const json = 'application/json; charset=utf-8';
+
+const health = (status: string, error: object) => ({ status, info: {}, error, details: error });
+
+const send = (reply: ServerResponse, status: number, type: string, content: object): void => {
+  const text = JSON.stringify(content);
+  reply.writeHead(status, {
+    'content-type': type,
+    'content-length': Buffer.byteLength(text),
+    'cache-control': 'no-store',
+    'x-content-type-options': 'nosniff',
+    connection: 'close',
+  });
+  reply.end(text);
+};

@@ -1,0 +1,64 @@
+import { execFile } from 'node:child_process';
+import { chown, statfs, writeFile, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { afterEach, describe, expect, it } from '@jest/globals';
+import { postgresAccount } from '../cluster/daemon.js';
+import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
+import { InstalledPostgres, postgresOrSkip } from './installed-postgres.js';
+import { monolithOn } from './restored.js';
+
+const run = promisify(execFile);
+const mebibyte = 2 ** 20;
+
+/** A small disk in memory at a folder, where this account may mount one. */
+const mounted = (folder: string): Promise<boolean> =>
+  run('mount', ['-t', 'tmpfs', '-o', 'size=160m', 'tmpfs', folder]).then(
+    () => true,
+    () => false,
+  );
+
+const describeWithPostgres = await postgresOrSkip(describe);
+
+describeWithPostgres('a disk that is full', () => {
+  const cleanUps: (() => Promise<unknown>)[] = [];
+  afterEach(async () => {
+    for (const cleanUp of cleanUps.splice(0).toReversed()) await cleanUp();
+  });
+
+  it('has orders refused, and nothing lost that was acknowledged; with room again all goes on', async () => {
+    const folder = await InstalledPostgres.folder();
+    cleanUps.push(() => InstalledPostgres.discard(folder));
+    if (!(await mounted(folder))) {
+      process.stderr.write('SKIPPED: no disk of its own can be mounted here; root can\n');
+      return;
+    }
+    cleanUps.push(() => run('umount', ['--lazy', folder]));
+    const account = await postgresAccount();
+    if (account) await chown(folder, account.uid, account.gid);
+    const settings = 'min_wal_size = 32MB\nmax_wal_size = 32MB\n';
+    const postgres = await InstalledPostgres.start({ folder, settings });
+    cleanUps.push(() => postgres.end());
+    const shape = await monolithOn(postgres.url);
+    cleanUps.push(() => shape.stop());
+    const trial = new Trial(shape);
+    await trial.stock();
+    const load = trial.load(5);
+    await load.until(() => acknowledged(load.attempts).length > 50);
+
+    const ballast = join(folder, 'ballast');
+    const { bavail, bsize } = await statfs(folder);
+    // Less is left than a segment of the log takes.
+    await writeFile(ballast, Buffer.alloc(bavail * bsize - 2 * mebibyte));
+    const before = load.attempts.length;
+    const refused = () => load.attempts.slice(before).filter((it) => it.outcome === 503);
+    await load.until(() => refused().length > 20);
+    expect((await trial.api.get('/health/live')).status).toBe(200);
+    await rm(ballast);
+    if (!postgres.isRunning) await postgres.again();
+    const late = load.attempts.length;
+    await load.until(() => acknowledged(load.attempts.slice(late)).length > 50);
+    expectAnswers(await load.end(), [201, 409, 503]);
+    await trial.settle();
+  });
+});

@@ -1,0 +1,10 @@
+import { readFileSync } from 'node:fs';
+
+/** The commands that docs/operations.md has under a heading, as they stand there. @throws Error where there are none */
+export const commandsIn = (title: string, language: 'sql' | 'sh' | 'ini'): string[] => {
+  const sections = readFileSync('docs/operations.md', 'utf8').split(/^#+ /m);
+  const section = sections.find((it) => it.startsWith(`${title}\n`)) ?? '';
+  const found = [...section.matchAll(new RegExp(`^\`\`\`${language}\n(.*?)^\`\`\``, 'gms'))].map(([, text]) => text!);
+  if (found.length === 0) throw new Error(`docs/operations.md has no commands in ${language} under "${title}"`);
+  return found;
+};
