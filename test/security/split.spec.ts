@@ -11,7 +11,7 @@ securityTests('split-tcp');
 /** As the gateway tells a service who asks. */
 const told = (secret: string, said: object): string => {
   const payload = Buffer.from(JSON.stringify(said)).toString('base64url');
-  return `${payload}.${createHmac('sha256', secret).update(`cleave-caller:${payload}`).digest('base64url')}`;
+  return `${payload}.${createHmac('sha256', secret).update(`cleave-caller\n${payload}`).digest('base64url')}`;
 };
 
 const sent = (caller: string) => ({ headers: { 'cleave-caller': caller } });

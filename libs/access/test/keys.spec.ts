@@ -22,7 +22,7 @@ interface Instance {
 
 const start = async (databaseUrl: string): Promise<Instance> => {
   const app = await createService({
-    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY },
+    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY] },
     document: { title: 'Access', description: '', version: '1' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });

@@ -5,6 +5,7 @@ import { anybody, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
 import { RateLimits, type Standing } from './rate-limits.js';
+import { ServiceSecrets } from './service-secrets.js';
 import { SignedCallers } from './signed-caller.js';
 import { Tokens } from './tokens.js';
 
@@ -33,7 +34,8 @@ export class Authenticator {
   /** What was sent, hashed, and who sent it. */
   private readonly remembered = new LRUCache<string, Verified>({ max: mostRemembered });
   private readonly signed: SignedCallers | undefined;
-  private readonly admin: { hash: Buffer; caller: Caller } | undefined;
+  /** The hashes of the `ADMIN_KEY`, and of those before it. */
+  private readonly admins: readonly Buffer[];
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
   /** What each may send, where it is limited. */
@@ -44,11 +46,11 @@ export class Authenticator {
   constructor({ ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, ...options }: AuthenticatorOptions = {}) {
     const { from = 'gateway', OIDC_TENANT_CLAIM: tenantClaim = 'tenant' } = options;
     this.from = from;
-    this.signed = SERVICE_SECRET === undefined ? undefined : new SignedCallers(SERVICE_SECRET);
-    this.admin = ADMIN_KEY === undefined ? undefined : { hash: secretHashOf(ADMIN_KEY), caller: operator };
+    this.signed = SERVICE_SECRET && new SignedCallers(new ServiceSecrets(SERVICE_SECRET));
+    this.admins = (ADMIN_KEY ?? []).map(secretHashOf);
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
-    this.isOpen = !this.admin && !this.tokens && (!this.signed || from === 'callers');
+    this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
     const { RATE_LIMIT: rate, RATE_LIMIT_REDIS_URL: redisUrl } = options;
     if (rate && !this.isOpen && !this.believesGatewayAlone) this.rates = new RateLimits(rate, redisUrl);
   }
@@ -127,9 +129,8 @@ export class Authenticator {
   ): Promise<{ caller: Caller; validForMs: number; isKey?: boolean } | undefined> {
     const key = keyIdIn(credential);
     if (key) return this.ofKey(key);
-    const { admin } = this;
-    if (admin && timingSafeEqual(secretHashOf(credential), admin.hash))
-      return { caller: admin.caller, validForMs: Infinity };
+    const hashed = secretHashOf(credential);
+    if (this.admins.some((it) => timingSafeEqual(hashed, it))) return { caller: operator, validForMs: Infinity };
     const found = await this.tokens?.verify(credential);
     return found && { ...found, validForMs: Math.min(found.validForMs, tokenRememberedMs) };
   }

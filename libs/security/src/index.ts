@@ -4,4 +4,5 @@ export { anybody, allow, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
 export { KeyDirectory, keyIdIn, keyTextOf, secretHashOf, type KnownKey } from './keys.js';
 export { tooMany, type Standing } from './rate-limits.js';
+export { ServiceSecrets } from './service-secrets.js';
 export { callerHeader } from './signed-caller.js';

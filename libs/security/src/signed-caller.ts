@@ -1,8 +1,8 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import { accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
+import type { ServiceSecrets } from './service-secrets.js';
 
 /** In which a gateway tells a service who asks. What a client sends under this name is thrown away. */
 export const callerHeader = 'cleave-caller';
@@ -28,7 +28,7 @@ export class SignedCallers {
   private readonly seen = new LRUCache<string, { caller: Caller; at: number }>({ max: mostRemembered });
 
   constructor(
-    private readonly secret: string,
+    private readonly secrets: ServiceSecrets,
     private readonly now: () => number = Date.now,
   ) {}
 
@@ -39,7 +39,7 @@ export class SignedCallers {
     const { tenant, account, keyId } = caller;
     const said = { tenant, account, scopes: [...caller.scopes], ...(keyId !== undefined && { key: keyId }), at };
     const payload = Buffer.from(JSON.stringify(said)).toString('base64url');
-    const text = `${payload}.${this.macOf(payload).toString('base64url')}`;
+    const text = `${payload}.${this.secrets.sign(callerHeader, payload)}`;
     this.sent.set(caller, { text, at });
     return text;
   }
@@ -55,9 +55,7 @@ export class SignedCallers {
 
   private verified(text: string): { caller: Caller; at: number } | undefined {
     const [payload = '', mac = '', ...rest] = text.split('.');
-    const given = Buffer.from(mac, 'base64url');
-    const right = this.macOf(payload);
-    if (rest.length > 0 || given.length !== right.length || !timingSafeEqual(given, right)) return undefined;
+    if (rest.length > 0 || !this.secrets.isRight(mac, callerHeader, payload)) return undefined;
     const {
       tenant,
       account,
@@ -69,10 +67,5 @@ export class SignedCallers {
       caller: { tenant, account, scopes: new Set<Scope>(allowed), ...(key !== undefined && { keyId: key }) },
       at,
     };
-  }
-
-  /** With the name of the header, so that what the secret signs elsewhere is none of these. */
-  private macOf(payload: string): Buffer {
-    return createHmac('sha256', this.secret).update(`${callerHeader}:${payload}`).digest();
   }
 }

@@ -1,14 +1,16 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Scope } from '#contracts';
-import { Authenticator } from '#security';
+import { Authenticator, ServiceSecrets } from '#security';
 import { SignedCallers } from '../src/signed-caller.js';
 
-const ADMIN_KEY = 'the-admin-key-of-this-test-is-long-enough';
-const SERVICE_SECRET = 'the secret of the services, which is long enough';
+const adminKey = 'the-admin-key-of-this-test-is-long-enough';
+const secret = 'the secret of the services, which is long enough';
+const ADMIN_KEY = [adminKey];
+const SERVICE_SECRET = [secret];
 const caller = { tenant: 'shop', account: 'till-1', scopes: new Set<Scope>(['orders:read']) };
 
-const told = (secret = SERVICE_SECRET): string => new SignedCallers(secret).sign(caller);
-const sent = `Bearer ${ADMIN_KEY}`;
+const told = (by = secret): string => new SignedCallers(new ServiceSecrets([by])).sign(caller);
+const sent = `Bearer ${adminKey}`;
 
 /** Whose tenant it is taken for, or why not. */
 const taken = async (by: Authenticator, authorization?: string, header?: string): Promise<string> => {
@@ -58,6 +60,20 @@ describe('who asks', () => {
     expect(await taken(service, undefined, gateway.toldAs(await gateway.callerOf(undefined, undefined)))).toBe(
       'default',
     );
+  });
+
+  it('is known by the secret and the admin key before, where another takes their place', async () => {
+    const other = 'the secret that takes its place, long enough too';
+    const admin = 'the-admin-key-that-takes-its-place-of-the-other';
+    const by = new Authenticator({ ADMIN_KEY: [admin, adminKey], SERVICE_SECRET: [other, secret], from: 'either' });
+    expect(await taken(by, undefined, told())).toBe('shop');
+    expect(await taken(by, undefined, told(other))).toBe('shop');
+    for (const credential of [admin, adminKey]) expect(await taken(by, `Bearer ${credential}`)).toBe('default');
+    const before = new Authenticator({ SERVICE_SECRET, from: 'gateway' });
+    const said = by.toldAs(await by.callerOf(sent, undefined));
+    expect(await taken(before, undefined, said)).toBe('unauthenticated');
+    const between = new Authenticator({ SERVICE_SECRET: [secret, other], from: 'gateway' });
+    expect(await taken(between, undefined, said)).toBe('default');
   });
 
   it('is not looked for among keys that nobody keeps', async () => {

@@ -1,15 +1,17 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Scope } from '#contracts';
+import { ServiceSecrets } from '#security';
 import { SignedCallers } from '../src/signed-caller.js';
 
 const caller = { tenant: 'shop', account: 'till-1', scopes: new Set<Scope>(['orders:read', 'operator']), keyId: 'k' };
 const secret = 'a secret of more than thirty-two characters';
+const secrets = new ServiceSecrets([secret]);
 
 /** A gateway and a service, whose clocks are told what time it is. */
 const two = () => {
   const clock = { gateway: 1_000_000, service: 1_000_000 };
-  const gateway = new SignedCallers(secret, () => clock.gateway);
-  const service = new SignedCallers(secret, () => clock.service);
+  const gateway = new SignedCallers(secrets, () => clock.gateway);
+  const service = new SignedCallers(secrets, () => clock.service);
   return { clock, gateway, service };
 };
 
@@ -48,7 +50,7 @@ describe('a signed caller', () => {
   it('is refused when a character of it is another, or the secret is', () => {
     const { gateway, service } = two();
     const text = gateway.sign(caller);
-    expect(new SignedCallers(`${secret}!`, () => 1_000_000).read(text)).toBeUndefined();
+    expect(new SignedCallers(new ServiceSecrets([`${secret}!`]), () => 1_000_000).read(text)).toBeUndefined();
     const [payload, mac] = text.split('.') as [string, string];
     // The last character of a base64 text has bits that say nothing.
     for (let at = 0; at < text.length - 1; at += 1) {
