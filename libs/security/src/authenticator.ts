@@ -26,12 +26,13 @@ const tokenRememberedMs = 30_000;
 /** The same of a key: changes are heard of, but a proxy in between may keep them from us. */
 const keyRememberedMs = 60_000;
 const longestHeader = 8_192;
+const bearer = /^Bearer ([^\s,]+)$/i;
 
 /** Tells by the headers of a request who asks. */
 export class Authenticator {
   /** Nobody has to say who they are. */
   readonly isOpen: boolean;
-  /** What was sent, hashed, and who sent it. */
+  /** The credential that was sent, hashed, and who sent it. */
   private readonly remembered = new LRUCache<string, Verified>({ max: mostRemembered });
   private readonly signed: SignedCallers | undefined;
   /** The hashes of the `ADMIN_KEY`, and of those before it. */
@@ -93,10 +94,13 @@ export class Authenticator {
   bearerOf(authorization: string | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
     if (authorization === undefined) throw notSaid();
-    const text = hash('sha256', authorization, 'base64');
+    const credential = authorization.length <= longestHeader ? bearer.exec(authorization)?.[1] : undefined;
+    if (credential === undefined) throw notValid();
+    // Nothing but the credential: the scheme can be written in many ways, each of which would take up a place.
+    const text = hash('sha256', credential, 'base64');
     const known = this.remembered.get(text);
     if (known && performance.now() < known.until) return known.caller;
-    return this.found(authorization, text);
+    return this.found(credential, text);
   }
 
   /** How a service behind is told who asks; undefined where there is no secret to say it with. */
@@ -112,10 +116,7 @@ export class Authenticator {
     return told === undefined || this.from === 'callers' ? undefined : this.signed?.read(told);
   }
 
-  private async found(authorization: string, text: string): Promise<Caller> {
-    const credential =
-      authorization.length <= longestHeader ? /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1] : undefined;
-    if (credential === undefined) throw notValid();
+  private async found(credential: string, text: string): Promise<Caller> {
     const { changes } = this;
     const { caller, validForMs, isKey } = (await this.verified(credential)) ?? refuse();
     // What was read before a change that has been heard of since may be the state before it.

@@ -76,6 +76,13 @@ describe('who asks', () => {
     expect(await taken(between, undefined, said)).toBe('default');
   });
 
+  it('is remembered however the scheme is written', async () => {
+    const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
+    const caller = await by.callerOf(sent, undefined);
+    for (const scheme of ['bearer', 'BEARER', 'bEaReR'])
+      expect(by.callerOf(`${scheme} ${adminKey}`, undefined)).toBe(caller);
+  });
+
   it('is not looked for among keys that nobody keeps', async () => {
     const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
     expect(await taken(by, `Bearer ck_${'0'.repeat(32)}_${'0'.repeat(64)}`)).toBe('unauthenticated');
