@@ -3,6 +3,7 @@ import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
 import { anybody, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
+import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { ServiceSecrets } from './service-secrets.js';
@@ -12,6 +13,12 @@ import { Tokens } from './tokens.js';
 export interface AuthenticatorOptions extends SecuritySettings {
   /** `gateway` when left out. */
   from?: RequestsFrom | undefined;
+}
+
+interface Found {
+  caller: Caller;
+  validForMs: number;
+  isKey?: boolean;
 }
 
 interface Verified {
@@ -42,6 +49,7 @@ export class Authenticator {
   /** What each may send, where it is limited. */
   readonly rates: RateLimits | undefined;
   private keys: KeyDirectory | undefined;
+  private readonly lookups = new KeyLookups<Found>();
   private changes = 0;
 
   constructor({ ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, ...options }: AuthenticatorOptions = {}) {
@@ -74,6 +82,7 @@ export class Authenticator {
     keys.onChange(() => {
       this.changes += 1;
       this.remembered.clear();
+      this.lookups.forget();
     });
   }
 
@@ -118,25 +127,23 @@ export class Authenticator {
 
   private async found(credential: string, text: string): Promise<Caller> {
     const { changes } = this;
-    const { caller, validForMs, isKey } = (await this.verified(credential)) ?? refuse();
+    const { caller, validForMs, isKey } = (await this.verified(credential, text)) ?? refuse();
     // What was read before a change that has been heard of since may be the state before it.
     const mayRemember = !isKey || (this.keys!.hears && this.changes === changes);
     if (mayRemember) this.remembered.set(text, { caller, until: performance.now() + validForMs });
     return caller;
   }
 
-  private async verified(
-    credential: string,
-  ): Promise<{ caller: Caller; validForMs: number; isKey?: boolean } | undefined> {
+  private async verified(credential: string, text: string): Promise<Found | undefined> {
     const key = keyIdIn(credential);
-    if (key) return this.ofKey(key);
+    if (key) return this.lookups.find(text, () => this.ofKey(key));
     const hashed = secretHashOf(credential);
     if (this.admins.some((it) => timingSafeEqual(hashed, it))) return { caller: operator, validForMs: Infinity };
     const found = await this.tokens?.verify(credential);
     return found && { ...found, validForMs: Math.min(found.validForMs, tokenRememberedMs) };
   }
 
-  private async ofKey({ keyId, secret }: { keyId: string; secret: string }) {
+  private async ofKey({ keyId, secret }: { keyId: string; secret: string }): Promise<Found | undefined> {
     const found = await this.keys?.find(keyId);
     if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
     return { caller: found.caller, validForMs: Math.min(found.validForMs ?? Infinity, keyRememberedMs), isKey: true };
