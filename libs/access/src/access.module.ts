@@ -76,9 +76,8 @@ export class AccessModule implements OnModuleInit {
       () => true,
       () => false,
     );
-    return {
-      isDegraded: !isReached || !this.directory.hears,
-      details: isReached ? {} : { keys: 'cannot be looked up' },
-    };
+    const { whyDeaf } = this.directory;
+    if (!isReached) return { isDegraded: true, details: { keys: 'cannot be looked up' } };
+    return { isDegraded: whyDeaf !== undefined, details: whyDeaf === undefined ? {} : { keys: whyDeaf } };
   }
 }

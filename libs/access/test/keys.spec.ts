@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
@@ -7,6 +8,7 @@ import { AccessModule } from '#access';
 import type { ApiKey, IssuedKey } from '#contracts';
 import { createService } from '#service';
 import { Authenticator } from '#security';
+import { PostgresBetween } from './postgres-between.js';
 import { RedisProxy, testDatabase, twoInstances, type TwoInstances } from '#testing';
 
 Logger.overrideLogger(false);
@@ -172,6 +174,83 @@ describe('a key', () => {
       proxy.thaw();
       await instance.stop();
       await proxy.stop();
+      await database.stop();
+    }
+  });
+
+  it('is looked up each time where changes do not arrive, and that is said', async () => {
+    const database = await testDatabase();
+    const between = await PostgresBetween.before(database.url);
+    between.isDeaf = true;
+    const instance = await start(between.url);
+    const health = async () => (await send<{ status: string; details: object }>(instance, 'GET', '/health/ready')).body;
+    const byHand = new pg.Client(database.url);
+    await byHand.connect();
+    try {
+      const [{ key, key_id }, other] = [await issued(instance), await issued(instance)];
+      await sleep(2_500);
+      expect(await knows(instance, key)).toBe(true);
+      expect(isRemembered(instance, key)).toBe(false);
+      expect(JSON.stringify(await health())).toMatch(/"degraded".*changes do not arrive.*ACCESS_DATABASE_URL/);
+      await byHand.query('UPDATE access.keys SET revoked_at = now() WHERE key_id = $1', [key_id]);
+      expect(await knows(instance, key)).toBe(false);
+      between.isDeaf = false;
+      await until(async () => (await knows(instance, other.key)) && isRemembered(instance, other.key));
+      await until(async () => (await health()).status === 'ok');
+      // Also where it has been heard before.
+      between.isDeaf = true;
+      await until(() => !isRemembered(instance, other.key), 15_000);
+    } finally {
+      await byHand.end();
+      await instance.stop();
+      await between.stop();
+      await database.stop();
+    }
+  });
+
+  it('that is good is let in promptly while 200 callers send keys that are none', async () => {
+    const database = await testDatabase();
+    const between = await PostgresBetween.before(database.url);
+    const instance = await start(between.url);
+    const byHand = new pg.Client(database.url);
+    await byHand.connect();
+    let isOver = false;
+    const outcomes = new Set<unknown>();
+    const flood = async (): Promise<void> => {
+      while (!isOver) {
+        const key = `ck_${randomBytes(16).toString('hex')}_${randomBytes(32).toString('hex')}`;
+        await (async () => instance.authenticator.callerOf(`Bearer ${key}`, undefined))().catch(
+          ({ code }: { code: unknown }) => outcomes.add(code),
+        );
+        await sleep(50);
+      }
+    };
+    let flooding: Promise<unknown> = Promise.resolve();
+    try {
+      const [{ key }, newcomer, other] = [await issued(instance), await issued(instance), await issued(instance)];
+      await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
+      between.delayMs = 30;
+      flooding = Promise.all(Array.from({ length: 200 }, flood));
+      await sleep(1_000);
+      expect(isRemembered(instance, key)).toBe(true);
+      for (let times = 0; times < 10; times += 1) {
+        // At each change of any key all are forgotten, and looked up again.
+        await byHand.query('UPDATE access.keys SET name = name WHERE key_id = $1', [other.key_id]);
+        await sleep(50);
+        const startedAt = performance.now();
+        expect(await knows(instance, key)).toBe(true);
+        expect(performance.now() - startedAt).toBeLessThan(1_000);
+      }
+      const startedAt = performance.now();
+      await until(() => knows(instance, newcomer.key).catch(() => false), 5_000);
+      expect(performance.now() - startedAt).toBeLessThan(5_000);
+      expect(outcomes).toEqual(new Set(['unauthenticated', 'unavailable']));
+    } finally {
+      isOver = true;
+      await flooding;
+      await byHand.end();
+      await instance.stop();
+      await between.stop();
       await database.stop();
     }
   });
