@@ -6,7 +6,7 @@ import { Logger } from '@nestjs/common';
 import pg from 'pg';
 import { AccessModule } from '#access';
 import type { ApiKey, IssuedKey } from '#contracts';
-import { createService } from '#service';
+import { createService, type Service } from '#service';
 import { Authenticator } from '#security';
 import { PostgresBetween } from './postgres-between.js';
 import { RedisProxy, testDatabase, twoInstances, type TwoInstances } from '#testing';
@@ -22,9 +22,9 @@ interface Instance {
   stop(): Promise<void>;
 }
 
-const start = async (databaseUrl: string): Promise<Instance> => {
+const start = async (databaseUrl: string, more: Partial<Service> = {}): Promise<Instance> => {
   const app = await createService({
-    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY] },
+    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY], ...more },
     document: { title: 'Access', description: '', version: '1' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });
@@ -39,7 +39,7 @@ let one: Instance;
 let two: Instance;
 let sql: pg.Client;
 beforeAll(async () => {
-  both = await twoInstances(start);
+  both = await twoInstances((databaseUrl) => start(databaseUrl));
   ({ one, two } = both);
   sql = new pg.Client(one.databaseUrl);
   await sql.connect();
@@ -280,6 +280,47 @@ describe('a key', () => {
     const again = await send<IssuedKey>(one, 'POST', `/keys/${body.key_id}/rotate`, { overlap_seconds: 0 });
     expect(again.status).toBe(201);
     expect(await knows(one, body.key)).toBe(false);
+  });
+
+  it('counts as one with those whose place it takes, of which few are valid at a time', async () => {
+    const rotate = (id: string, overlap_seconds = 3_600) =>
+      send<IssuedKey & { code: string }>(one, 'POST', `/keys/${id}/rotate`, { overlap_seconds });
+    const first = await issued(one, { tenant: 'family' });
+    const second = (await rotate(first.key_id)).body;
+    const third = (await rotate(second.key_id)).body;
+    const families = new Set<string | undefined>();
+    for (const { key } of [first, second, third])
+      families.add((await two.authenticator.callerOf(`Bearer ${key}`, undefined)).keyFamily);
+    expect(families).toEqual(new Set([first.key_id]));
+    const refusal = await rotate(third.key_id);
+    expect([refusal.status, refusal.body.code]).toEqual([409, 'too-many-keys']);
+    expect((await send(one, 'DELETE', `/keys/${first.key_id}`)).status).toBe(204);
+    const fourth = await rotate(third.key_id);
+    expect(fourth.status).toBe(201);
+    expect((await rotate(third.key_id)).body.code).toBe('illegal-transition');
+    // Nobody has fewer keys because they are rotated.
+    await sql.query(
+      `INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash)
+       SELECT 'family', 'x', 'x', '{}', sha256('x') FROM generate_series(1, 998)`,
+    );
+    const more = { name: 'x', scopes: ['admin'], tenant: 'family' };
+    expect((await send(one, 'POST', '/keys', more)).status).toBe(201);
+    expect((await send<{ code: string }>(one, 'POST', '/keys', more)).body.code).toBe('too-many-keys');
+    expect((await rotate(fourth.body.key_id, 0)).status).toBe(409);
+  });
+
+  it('may send no more requests because another has taken its place', async () => {
+    const limited = await start(one.databaseUrl, { RATE_LIMIT: { requests: 4, perSeconds: 3_600 } });
+    try {
+      const { key, key_id } = await issued(limited);
+      const ask = async (by: string) => (await send(limited, 'GET', '/keys', undefined, by)).status;
+      expect([await ask(key), await ask(key)]).toEqual([200, 200]);
+      const { body } = await send<IssuedKey>(limited, 'POST', `/keys/${key_id}/rotate`, { overlap_seconds: 60 });
+      expect([await ask(body.key), await ask(body.key), await ask(body.key)]).toEqual([200, 200, 429]);
+      expect(await ask(key)).toBe(429);
+    } finally {
+      await limited.stop();
+    }
   });
 
   it('is found by its own tenant alone', async () => {

@@ -67,8 +67,8 @@ export class Authenticator {
   /** Counts a request, unless a gateway has done so. */
   standingOf(caller: Caller, told?: string): Standing | Promise<Standing> | undefined {
     if (!this.rates || this.toldBy(told) !== undefined) return undefined;
-    const { tenant, account, keyId } = caller;
-    return this.rates.take(keyId ?? JSON.stringify([tenant, account]));
+    const { tenant, account, keyFamily } = caller;
+    return this.rates.take(keyFamily ?? JSON.stringify([tenant, account]));
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */

@@ -7,6 +7,8 @@ export interface Caller {
   scopes: ReadonlySet<Scope>;
   /** The key that was sent, if it was one. */
   keyId?: string;
+  /** The first of the keys that have taken each other's place down to this one: they count as one. */
+  keyFamily?: string;
 }
 
 /** Everybody, where nobody has to say who they are. */
