@@ -1,7 +1,16 @@
 import { Logger, createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
-import { allow, anybody, callerHeader, tooMany, type Authenticator, type Caller, type Standing } from '#security';
+import {
+  allow,
+  anybody,
+  callerHeader,
+  refuseWhenEnded,
+  tooMany,
+  type Authenticator,
+  type Caller,
+  type Standing,
+} from '#security';
 import { noteOfWork } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
@@ -104,20 +113,22 @@ export const askingAgain =
       String(reply.getHeader('content-type')).startsWith(eventStream)
     ) {
       const again = setInterval(() => {
-        void isRefused(authenticator, headers.authorization, scope).then((refused) => refused && reply.raw.destroy());
+        void isRefused(authenticator, headers.authorization, caller, scope).then((it) => it && reply.raw.destroy());
       }, askAgainMs);
       reply.raw.once('close', () => clearInterval(again));
     }
     done(null, payload);
   };
 
-/** Not where it cannot be found out: that ends nothing. */
+/** Not where it cannot be found out, which ends nothing but what has come to its own end. */
 const isRefused = async (
   authenticator: Authenticator,
   authorization: string | undefined,
+  known: Caller,
   scope: Scope | undefined,
 ): Promise<boolean> => {
   try {
+    refuseWhenEnded(known);
     const caller = await authenticator.bearerOf(authorization);
     if (scope !== undefined) allow(caller, scope);
     return false;

@@ -1,7 +1,7 @@
 import { hash, timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
-import { anybody, type Caller } from './caller.js';
+import { anybody, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
@@ -146,7 +146,9 @@ export class Authenticator {
   private async ofKey({ keyId, secret }: { keyId: string; secret: string }): Promise<Found | undefined> {
     const found = await this.keys?.find(keyId);
     if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
-    return { caller: found.caller, validForMs: Math.min(found.validForMs ?? Infinity, keyRememberedMs), isKey: true };
+    const validForMs = found.validForMs ?? Infinity;
+    const caller = { ...found.caller, validUntil: performance.now() + validForMs };
+    return { caller, validForMs: Math.min(validForMs, keyRememberedMs), isKey: true };
   }
 }
 
@@ -159,10 +161,6 @@ const operator: Caller = {
 
 const notSaid = (): CleaveError =>
   new CleaveError('unauthenticated', 'Say who you are: Authorization: Bearer with a key or a token of an issuer.');
-
-/** The same for what was never valid, is not any more, and what cannot be read. */
-const notValid = (): CleaveError =>
-  new CleaveError('unauthenticated', 'The key or token is not valid, or not any more. Get another one and send that.');
 
 const refuse = (): never => {
   throw notValid();

@@ -5,6 +5,8 @@ export interface Caller {
   tenant: string;
   account: string;
   scopes: ReadonlySet<Scope>;
+  /** When what was sent is good no more, by the clock that does not jump; unset where that is not known, or never. */
+  validUntil?: number;
   /** The key that was sent, if it was one. */
   keyId?: string;
   /** The first of the keys that have taken each other's place down to this one: they count as one. */
@@ -17,6 +19,15 @@ export const anybody: Caller = {
   account: defaultAccount,
   scopes: new Set<Scope>([...scopes, 'operator']),
 };
+
+/** @throws CleaveError `unauthenticated` once what was sent is good no more, whether or not anybody can be asked about it */
+export const refuseWhenEnded = ({ validUntil = Infinity }: Caller): void => {
+  if (performance.now() >= validUntil) throw notValid();
+};
+
+/** The same for what was never valid, is not any more, and what cannot be read. */
+export const notValid = (): CleaveError =>
+  new CleaveError('unauthenticated', 'The key or token is not valid, or not any more. Get another one and send that.');
 
 /** @throws CleaveError `forbidden` that names the scope */
 export const allow = (caller: Caller, scope: Scope): void => {

@@ -42,13 +42,15 @@ export class Tokens {
     const tenant = tenantId.safeParse(payload?.[this.issuer.tenantClaim]);
     const account = accountOf(payload?.sub);
     if (!payload || !tenant.success || account === undefined) return undefined;
+    const validForMs = payload.exp! * 1_000 - Date.now();
     return {
       caller: {
         tenant: tenant.data,
         account,
         scopes: scopesIn(payload),
+        validUntil: performance.now() + validForMs + clockTolerance * 1_000,
       },
-      validForMs: payload.exp! * 1_000 - Date.now(),
+      validForMs,
     };
   }
 
