@@ -82,16 +82,17 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
     if (scope !== undefined) allow(caller, scope);
     request.caller = caller;
     noteOfWork({ tenant: caller.tenant });
-    const standing = authenticator.standingOf(caller, request.headers[callerHeader]?.toString());
+    const standing = authenticator.standingOf(caller);
     if (standing instanceof Promise) return standing.then((it) => tell(reply, it));
     if (standing) tell(reply, standing);
   };
   return (request, reply, done) => {
-    const { authorization, [callerHeader]: told } = request.headers;
+    const { authorization, [callerHeader]: text } = request.headers;
+    const told = text === undefined ? undefined : { text: text.toString(), method: request.method, url: request.url };
     const refuse = (error: unknown): void => done(challenged(reply, error));
     let admitted: void | Promise<void>;
     try {
-      const caller = authenticator.callerOf(authorization, told?.toString());
+      const caller = authenticator.callerOf(authorization, told);
       admitted =
         caller instanceof Promise ? caller.then((it) => admit(request, reply, it)) : admit(request, reply, caller);
     } catch (error) {
@@ -109,7 +110,7 @@ export const askingAgain =
   ({ headers, caller }, reply, payload, done) => {
     if (
       caller &&
-      authenticator.canAskAgain(headers[callerHeader]?.toString()) &&
+      authenticator.canAskAgain(caller) &&
       String(reply.getHeader('content-type')).startsWith(eventStream)
     ) {
       const again = setInterval(() => {

@@ -7,12 +7,17 @@ import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { ServiceSecrets } from './service-secrets.js';
-import { SignedCallers } from './signed-caller.js';
+import { SignedCallers, type RequestLine } from './signed-caller.js';
 import { Tokens } from './tokens.js';
 
 export interface AuthenticatorOptions extends SecuritySettings {
   /** `gateway` when left out. */
   from?: RequestsFrom | undefined;
+}
+
+/** What a gateway has said of who sends a request. */
+export interface Told extends RequestLine {
+  text: string;
 }
 
 interface Found {
@@ -65,15 +70,15 @@ export class Authenticator {
   }
 
   /** Counts a request, unless a gateway has done so. */
-  standingOf(caller: Caller, told?: string): Standing | Promise<Standing> | undefined {
-    if (!this.rates || this.toldBy(told) !== undefined) return undefined;
+  standingOf(caller: Caller): Standing | Promise<Standing> | undefined {
+    if (!this.rates || caller.isTold) return undefined;
     const { tenant, account, keyFamily } = caller;
     return this.rates.take(keyFamily ?? JSON.stringify([tenant, account]));
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */
-  canAskAgain(told: string | undefined): boolean {
-    return !this.isOpen && !this.believesGatewayAlone && this.toldBy(told) === undefined;
+  canAskAgain(caller: Caller): boolean {
+    return !this.isOpen && !caller.isTold;
   }
 
   /** Where keys are looked for. */
@@ -91,7 +96,7 @@ export class Authenticator {
    *
    * @throws CleaveError `unauthenticated`, or `unavailable` where it cannot be found out
    */
-  callerOf(authorization: string | undefined, told: string | undefined): Caller | Promise<Caller> {
+  callerOf(authorization: string | undefined, told: Told | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
     const caller = this.toldBy(told);
     if (caller) return caller;
@@ -113,16 +118,16 @@ export class Authenticator {
   }
 
   /** How a service behind is told who asks; undefined where there is no secret to say it with. */
-  toldAs(caller: Caller): string | undefined {
-    return this.signed?.sign(caller);
+  toldAs(caller: Caller, request: RequestLine): string | undefined {
+    return this.signed?.sign(caller, request);
   }
 
   private get believesGatewayAlone(): boolean {
     return this.signed !== undefined && this.from === 'gateway';
   }
 
-  private toldBy(told: string | undefined): Caller | undefined {
-    return told === undefined || this.from === 'callers' ? undefined : this.signed?.read(told);
+  private toldBy(told: Told | undefined): Caller | undefined {
+    return told === undefined || this.from === 'callers' ? undefined : this.signed?.read(told.text, told);
   }
 
   private async found(credential: string, text: string): Promise<Caller> {

@@ -7,6 +7,8 @@ export interface Caller {
   scopes: ReadonlySet<Scope>;
   /** When what was sent is good no more, by the clock that does not jump; unset where that is not known, or never. */
   validUntil?: number;
+  /** A gateway has said so, and has seen to what is seen to where callers come in. */
+  isTold?: true;
   /** The key that was sent, if it was one. */
   keyId?: string;
   /** The first of the keys that have taken each other's place down to this one: they count as one. */
