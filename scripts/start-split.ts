@@ -110,11 +110,11 @@ run(async () => {
   });
   // Whoever asks who callers are has to tell the services, and those believe nobody else.
   const asks = settings.ADMIN_KEY !== undefined || settings.OIDC_ISSUER !== undefined;
-  const secret = settings.SERVICE_SECRET ?? (asks ? randomBytes(32).toString('hex') : undefined);
-  const ofServices: Variables = secret === undefined ? {} : { SERVICE_SECRET: secret };
+  const secrets = settings.SERVICE_SECRET ?? (asks ? [randomBytes(32).toString('hex')] : undefined);
+  const ofServices: Variables = secrets === undefined ? {} : { SERVICE_SECRET: secrets.join() };
   refuseOpenDoor({
     ...settings,
-    ...ofServices,
+    SERVICE_SECRET: secrets,
     ...{ HOST, from: 'callers', passesOn: true, grpcAt: settings.ORDER_GRPC_LISTEN },
   });
   const database = await startDatabaseFor(settings, DATA_DIR);

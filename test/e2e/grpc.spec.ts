@@ -351,7 +351,7 @@ describe('events over gRPC', () => {
     };
     while (open.length < 100) await follow();
     const refusal = await grpc.stream('WatchEvents').refusal();
-    expect(refusal).toMatchObject({ code: 'UNAVAILABLE', reason: 'unavailable', retryAfterSeconds: 1 });
+    expect(refusal).toMatchObject({ code: 'RESOURCE_EXHAUSTED', reason: 'too-many-requests', retryAfterSeconds: 5 });
     for (const stream of open.splice(0)) stream.call.cancel();
     // Room is made as soon as the server hears of it.
     await eventually(follow);

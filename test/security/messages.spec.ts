@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { cacheContract } from '#contracts';
 import { MessagingModule, Messenger, address } from '#messaging';
+import { ServiceSecrets } from '#security';
 import { NestFactory } from '@nestjs/core';
 import { AppProcess } from '../support/app-process.js';
 import { servicePorts } from '../support/shapes.js';
@@ -24,9 +25,8 @@ describe('a service that is asked by message', () => {
   });
 
   const asking = async (theirs: string | undefined): Promise<string> => {
-    const app = await NestFactory.createApplicationContext(MessagingModule.forRoot({ secret: theirs }), {
-      logger: false,
-    });
+    const secrets = theirs === undefined ? undefined : new ServiceSecrets([theirs]);
+    const app = await NestFactory.createApplicationContext(MessagingModule.forRoot({ secrets }), { logger: false });
     closed.push(() => app.close());
     const client = app.get(Messenger).clientFor(cacheContract, address.parse(at));
     return client.call('get', { key: 'k' }).then(

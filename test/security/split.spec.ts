@@ -2,17 +2,24 @@ import { createHmac } from 'node:crypto';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { scopes } from '#contracts';
 import { Api, ok, refused } from '../support/api.js';
-import { fresh } from '../support/fresh.js';
+import { fresh, randomOf } from '../support/fresh.js';
+import { exchange } from '../support/raw-http.js';
 import { securityTests } from './suite.js';
 import { bearer, keyFor, startWorld, type World } from './world.js';
 
 securityTests('split-tcp');
 
 /** As the gateway tells a service who asks. */
-const told = (secret: string, said: object): string => {
+const told = (secret: string, { at, ...said }: ReturnType<typeof caller>, path: string, method = 'GET'): string => {
   const payload = Buffer.from(JSON.stringify(said)).toString('base64url');
-  return `${payload}.${createHmac('sha256', secret).update(`cleave-caller:${payload}`).digest('base64url')}`;
+  const head = JSON.stringify(['cleave-caller', method, path, String(at)]);
+  return `${payload}.${at}.${createHmac('sha256', secret).update(`${head}\n${payload}`).digest('base64url')}`;
 };
+
+const caller = (more: { tenant?: string; at?: number } = {}) => ({
+  ...{ tenant: 'default', account: 'default', scopes, at: Date.now() },
+  ...more,
+});
 
 const sent = (caller: string) => ({ headers: { 'cleave-caller': caller } });
 
@@ -20,10 +27,6 @@ describe('a service behind the gateway', () => {
   let world: World;
   /** One address of each. */
   let asked: { api: Api; path: string }[];
-  const caller = (more: object = {}) => ({
-    ...{ tenant: 'default', account: 'default', scopes, at: Date.now() },
-    ...more,
-  });
   beforeAll(async () => {
     world = await startWorld('split-tcp');
     const paths = {
@@ -47,15 +50,19 @@ describe('a service behind the gateway', () => {
 
   it('believes what is signed with the secret, and as little else as nothing', async () => {
     for (const { api, path } of asked) {
-      const answer = await api.send('GET', path, sent(told(world.secret, caller())));
+      const answer = await api.send('GET', path, sent(told(world.secret, caller(), path)));
       expect([path, [200, 404]]).toEqual([path, expect.arrayContaining([answer.status])]);
-      const right = told(world.secret, caller());
+      const right = told(world.secret, caller(), path);
+      const [, ...ofRight] = right.split('.');
       const forged = [
-        told('x'.repeat(32), caller()),
-        told(world.secret, caller({ at: Date.now() - 61_000 })),
-        told(world.secret, caller({ at: Date.now() + 65_000 })),
-        `${told(world.secret, caller({ tenant: 'other' })).split('.')[0]}.${right.split('.')[1]}`,
-        ...[`${right}x`, `${right}.x`, right.split('.')[0]!, '.', ''],
+        told('x'.repeat(32), caller(), path),
+        told(world.secret, caller({ at: Date.now() - 61_000 }), path),
+        told(world.secret, caller({ at: Date.now() + 65_000 }), path),
+        [told(world.secret, caller({ tenant: 'other' }), path).split('.')[0], ...ofRight].join('.'),
+        ...[`${right}x`, `${right}.x`, right.split('.')[0]!, '..', ''],
+        // Said of another request than this.
+        told(world.secret, caller(), `${path}/other`),
+        told(world.secret, caller(), path, 'PUT'),
       ];
       for (const it of forged) refused(await api.send('GET', path, sent(it)), '401 unauthenticated');
     }
@@ -67,15 +74,56 @@ describe('a service behind the gateway', () => {
       scopes: ['products:read', 'products:write'],
     });
     const product = fresh('product');
-    const claims = told(world.secret, caller());
+    const claims = told(world.secret, caller(), '/orders');
     const headers = { authorization: `Bearer ${key}`, 'cleave-caller': claims };
     const body = { name: 'Mug', unit_price_minor: 1, currency: 'GBP' };
     ok(await world.api.send('PUT', `/products/${product}`, { headers, body }), 201);
     refused(await world.api.send('GET', '/orders', { headers }), '403 forbidden');
     refused(await world.api.send('GET', '/orders', sent(claims)), '401 unauthenticated');
     const inventory = new Api(world.shape.service('inventory').url);
-    ok(await inventory.send('GET', `/products/${product}`, sent(told(world.secret, caller({ tenant })))));
-    refused(await inventory.send('GET', `/products/${product}`, sent(claims)), '404 product-not-found');
+    ok(
+      await inventory.send(
+        'GET',
+        `/products/${product}`,
+        sent(told(world.secret, caller({ tenant }), `/products/${product}`)),
+      ),
+    );
+    const ofOther = told(world.secret, caller(), `/products/${product}`);
+    refused(await inventory.send('GET', `/products/${product}`, sent(ofOther)), '404 product-not-found');
+  });
+
+  it('knows who asks however the address is written', async () => {
+    const { key } = await keyFor(world);
+    const random = randomOf('addresses behind the gateway');
+    const signs = [
+      'a',
+      'Z',
+      '0',
+      '%20',
+      '%2F',
+      '%C3%BC',
+      '"',
+      "'",
+      '<',
+      '{',
+      '|',
+      '^',
+      '`',
+      ';',
+      ',',
+      '~',
+      '$',
+      '!',
+      '*',
+    ];
+    for (let times = 0; times < 300; times += 1) {
+      const some = () =>
+        Array.from({ length: random.integer(1, 8) }, () => random.pick([...signs, '+', '@', ':'])).join('');
+      const path = `/products/x${some()}${random.next() < 0.5 ? `?${some()}=${some()}` : ''}`;
+      const line = `GET ${path} HTTP/1.1`;
+      const { status } = await exchange(world.shape.baseUrl, { line, headers: [`Authorization: Bearer ${key}`] });
+      expect([path, status]).not.toEqual([path, 401]);
+    }
   });
 
   it('is still known by how it does, and still hears of payments from who provides them', async () => {

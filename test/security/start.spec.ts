@@ -40,6 +40,19 @@ describe('a start', () => {
     ['cache', { CACHE_LISTEN: 'tcp://0.0.0.0:1' }, 'SERVICE_SECRET', 'the same'],
     ['cache', { CACHE_LISTEN: 'redis://redis.example:6379' }, 'SERVICE_SECRET', 'redis.example'],
     ['cache', { CACHE_LISTEN: 'nats://127.0.0.1:1,nats.example:2' }, 'SERVICE_SECRET', 'nats.example'],
+    [
+      'sales',
+      { EVENTS_AT: 'nats://nats.example:2', ORDER_AT: far, INVENTORY_AT: far, ...database },
+      'SERVICE_SECRET',
+      'nats.example',
+    ],
+    [
+      'order',
+      { EVENTS_AT: 'nats://nats.example:2', INVENTORY_AT: far, PAYMENT_AT: far, ...database },
+      'SERVICE_SECRET',
+      'nats.example',
+    ],
+    ['monolith', { EVENTS_AT: 'nats://nats.example:2', ...database }, 'SERVICE_SECRET', 'nats.example'],
     ['order', { HOST: '0.0.0.0', INVENTORY_AT: far, PAYMENT_AT: far, ...database }, 'HOST', 'SERVICE_SECRET'],
   ])('of %s is refused with %j: %s', async (app, environment, variable, advice) => {
     const process = new AppProcess(app, { PORT: '0', ...environment });

@@ -8,7 +8,7 @@ import type { ShapeName } from '../support/shapes.js';
 import { allBut, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
 import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
 
-const lifeMs = 1_500;
+const lifeMs = 3_000;
 
 /** Every operation of the document, for whoever may not call it. */
 export const securityTests = (name: ShapeName): void => {

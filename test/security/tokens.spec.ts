@@ -25,9 +25,32 @@ describe('a token', () => {
   it('says the tenant, the account and the scopes', async () => {
     const token = await issuer.token({ ...usual, sub: 'till-1' });
     const caller = await callerOf(token);
-    expect(caller).toEqual({ tenant: 'shop', account: 'till-1', scopes: new Set(['orders:read', 'orders:write']) });
+    expect(caller).toMatchObject({
+      tenant: 'shop',
+      account: 'till-1',
+      scopes: new Set(['orders:read', 'orders:write']),
+    });
+    // Ten minutes, and what clocks may be apart: for so long it would be let in.
+    expect(Math.abs(caller.validUntil! - performance.now() - 630_000)).toBeLessThan(5_000);
     // The same one is remembered, and told without waiting.
     expect(authenticator.callerOf(`Bearer ${token}`, undefined)).toBe(caller);
+  });
+
+  it('is never of the account of another, however long its subject is', async () => {
+    const long = 'x'.repeat(128);
+    const accounts = new Map<string, string>();
+    for (const sub of ['one', long, `${long}y`, `${long}z`, '\0', 'x'.repeat(2_000)])
+      accounts.set(sub, (await callerOf(await issuer.token({ ...usual, sub }))).account);
+    expect([accounts.get('one'), accounts.get(long)]).toEqual(['one', long]);
+    // Nor can one be made up that is named like the hash of another.
+    const named = accounts.get(`${long}y`)!;
+    accounts.set(named, (await callerOf(await issuer.token({ ...usual, sub: named }))).account);
+    expect(new Set(accounts.values()).size).toBe(accounts.size);
+    expect([...accounts.values()]).not.toContain('default');
+    for (const account of accounts.values()) expect(account.length).toBeLessThanOrEqual(128);
+    // The same one again, from another process.
+    const by = new Authenticator({ OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience });
+    expect((await callerOf(await issuer.token({ ...usual, sub: `${long}y` }), by)).account).toBe(named);
   });
 
   it('may have its scopes as scp, as a list or as a text, and none of ours but those that there are', async () => {
@@ -54,6 +77,8 @@ describe('a token', () => {
     ['is for nobody', () => issuer.token({ ...usual, aud: undefined })],
     ['says another issuer', () => issuer.token({ ...usual, iss: other.url })],
     ['is signed by another issuer', () => other.token({ ...usual, iss: issuer.url })],
+    ['says not whose it is', () => issuer.token({ ...usual, sub: undefined })],
+    ['is of nobody', () => issuer.token({ ...usual, sub: '' })],
     ['names no tenant', () => issuer.token({ scope: usual.scope })],
     ['names what is no tenant', () => issuer.token({ ...usual, tenant: '../default' })],
     ['is not signed', async () => `${encoded({ alg: 'none' })}.${(await issuer.token(usual)).split('.')[1]}.`],

@@ -6,6 +6,7 @@ import { Readiness } from '#health';
 import { Cursors } from '#rest';
 import { Authenticator } from '#security';
 import { Keys1764000000007 } from '../migrations/1-keys.js';
+import { KeyFamilies1764000000037 } from '../migrations/2-families.js';
 import { ListeningDirectory, accessDatabaseUrl } from './adapters/listening-directory.js';
 import { PostgresKeys } from './adapters/postgres-keys.js';
 import { KeysController } from './transport/keys.controller.js';
@@ -20,7 +21,7 @@ export const accessDatabase = (url: string): Database => ({
   url,
   schema: 'access',
   entities: [],
-  migrations: [Keys1764000000007],
+  migrations: [Keys1764000000007, KeyFamilies1764000000037],
   poolSize: 4,
 });
 
@@ -76,9 +77,8 @@ export class AccessModule implements OnModuleInit {
       () => true,
       () => false,
     );
-    return {
-      isDegraded: !isReached || !this.directory.hears,
-      details: isReached ? {} : { keys: 'cannot be looked up' },
-    };
+    const { whyDeaf } = this.directory;
+    if (!isReached) return { isDegraded: true, details: { keys: 'cannot be looked up' } };
+    return { isDegraded: whyDeaf !== undefined, details: whyDeaf === undefined ? {} : { keys: whyDeaf } };
   }
 }

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
@@ -5,8 +6,9 @@ import { Logger } from '@nestjs/common';
 import pg from 'pg';
 import { AccessModule } from '#access';
 import type { ApiKey, IssuedKey } from '#contracts';
-import { createService } from '#service';
+import { createService, type Service } from '#service';
 import { Authenticator } from '#security';
+import { PostgresBetween } from './postgres-between.js';
 import { RedisProxy, testDatabase, twoInstances, type TwoInstances } from '#testing';
 
 Logger.overrideLogger(false);
@@ -20,9 +22,9 @@ interface Instance {
   stop(): Promise<void>;
 }
 
-const start = async (databaseUrl: string): Promise<Instance> => {
+const start = async (databaseUrl: string, more: Partial<Service> = {}): Promise<Instance> => {
   const app = await createService({
-    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY },
+    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY], ...more },
     document: { title: 'Access', description: '', version: '1' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });
@@ -37,7 +39,7 @@ let one: Instance;
 let two: Instance;
 let sql: pg.Client;
 beforeAll(async () => {
-  both = await twoInstances(start);
+  both = await twoInstances((databaseUrl) => start(databaseUrl));
   ({ one, two } = both);
   sql = new pg.Client(one.databaseUrl);
   await sql.connect();
@@ -176,6 +178,83 @@ describe('a key', () => {
     }
   });
 
+  it('is looked up each time where changes do not arrive, and that is said', async () => {
+    const database = await testDatabase();
+    const between = await PostgresBetween.before(database.url);
+    between.isDeaf = true;
+    const instance = await start(between.url);
+    const health = async () => (await send<{ status: string; details: object }>(instance, 'GET', '/health/ready')).body;
+    const byHand = new pg.Client(database.url);
+    await byHand.connect();
+    try {
+      const [{ key, key_id }, other] = [await issued(instance), await issued(instance)];
+      await sleep(2_500);
+      expect(await knows(instance, key)).toBe(true);
+      expect(isRemembered(instance, key)).toBe(false);
+      expect(JSON.stringify(await health())).toMatch(/"degraded".*changes do not arrive.*ACCESS_DATABASE_URL/);
+      await byHand.query('UPDATE access.keys SET revoked_at = now() WHERE key_id = $1', [key_id]);
+      expect(await knows(instance, key)).toBe(false);
+      between.isDeaf = false;
+      await until(async () => (await knows(instance, other.key)) && isRemembered(instance, other.key));
+      await until(async () => (await health()).status === 'ok');
+      // Also where it has been heard before.
+      between.isDeaf = true;
+      await until(() => !isRemembered(instance, other.key), 15_000);
+    } finally {
+      await byHand.end();
+      await instance.stop();
+      await between.stop();
+      await database.stop();
+    }
+  });
+
+  it('that is good is let in promptly while 200 callers send keys that are none', async () => {
+    const database = await testDatabase();
+    const between = await PostgresBetween.before(database.url);
+    const instance = await start(between.url);
+    const byHand = new pg.Client(database.url);
+    await byHand.connect();
+    let isOver = false;
+    const outcomes = new Set<unknown>();
+    const flood = async (): Promise<void> => {
+      while (!isOver) {
+        const key = `ck_${randomBytes(16).toString('hex')}_${randomBytes(32).toString('hex')}`;
+        await (async () => instance.authenticator.callerOf(`Bearer ${key}`, undefined))().catch(
+          ({ code }: { code: unknown }) => outcomes.add(code),
+        );
+        await sleep(50);
+      }
+    };
+    let flooding: Promise<unknown> = Promise.resolve();
+    try {
+      const [{ key }, newcomer, other] = [await issued(instance), await issued(instance), await issued(instance)];
+      await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
+      between.delayMs = 30;
+      flooding = Promise.all(Array.from({ length: 200 }, flood));
+      await sleep(1_000);
+      expect(isRemembered(instance, key)).toBe(true);
+      for (let times = 0; times < 10; times += 1) {
+        // At each change of any key all are forgotten, and looked up again.
+        await byHand.query('UPDATE access.keys SET name = name WHERE key_id = $1', [other.key_id]);
+        await sleep(50);
+        const startedAt = performance.now();
+        expect(await knows(instance, key)).toBe(true);
+        expect(performance.now() - startedAt).toBeLessThan(1_000);
+      }
+      const startedAt = performance.now();
+      await until(() => knows(instance, newcomer.key).catch(() => false), 5_000);
+      expect(performance.now() - startedAt).toBeLessThan(5_000);
+      expect(outcomes).toEqual(new Set(['unauthenticated', 'unavailable']));
+    } finally {
+      isOver = true;
+      await flooding;
+      await byHand.end();
+      await instance.stop();
+      await between.stop();
+      await database.stop();
+    }
+  });
+
   it('ends when it was to, also where it is remembered', async () => {
     const { key } = await issued(one, { expires_at: new Date(Date.now() + 1_500).toISOString() });
     await bothRemember(key);
@@ -201,6 +280,47 @@ describe('a key', () => {
     const again = await send<IssuedKey>(one, 'POST', `/keys/${body.key_id}/rotate`, { overlap_seconds: 0 });
     expect(again.status).toBe(201);
     expect(await knows(one, body.key)).toBe(false);
+  });
+
+  it('counts as one with those whose place it takes, of which few are valid at a time', async () => {
+    const rotate = (id: string, overlap_seconds = 3_600) =>
+      send<IssuedKey & { code: string }>(one, 'POST', `/keys/${id}/rotate`, { overlap_seconds });
+    const first = await issued(one, { tenant: 'family' });
+    const second = (await rotate(first.key_id)).body;
+    const third = (await rotate(second.key_id)).body;
+    const families = new Set<string | undefined>();
+    for (const { key } of [first, second, third])
+      families.add((await two.authenticator.callerOf(`Bearer ${key}`, undefined)).keyFamily);
+    expect(families).toEqual(new Set([first.key_id]));
+    const refusal = await rotate(third.key_id);
+    expect([refusal.status, refusal.body.code]).toEqual([409, 'too-many-keys']);
+    expect((await send(one, 'DELETE', `/keys/${first.key_id}`)).status).toBe(204);
+    const fourth = await rotate(third.key_id);
+    expect(fourth.status).toBe(201);
+    expect((await rotate(third.key_id)).body.code).toBe('illegal-transition');
+    // Nobody has fewer keys because they are rotated.
+    await sql.query(
+      `INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash)
+       SELECT 'family', 'x', 'x', '{}', sha256('x') FROM generate_series(1, 998)`,
+    );
+    const more = { name: 'x', scopes: ['admin'], tenant: 'family' };
+    expect((await send(one, 'POST', '/keys', more)).status).toBe(201);
+    expect((await send<{ code: string }>(one, 'POST', '/keys', more)).body.code).toBe('too-many-keys');
+    expect((await rotate(fourth.body.key_id, 0)).status).toBe(409);
+  });
+
+  it('may send no more requests because another has taken its place', async () => {
+    const limited = await start(one.databaseUrl, { RATE_LIMIT: { requests: 4, perSeconds: 3_600 } });
+    try {
+      const { key, key_id } = await issued(limited);
+      const ask = async (by: string) => (await send(limited, 'GET', '/keys', undefined, by)).status;
+      expect([await ask(key), await ask(key)]).toEqual([200, 200]);
+      const { body } = await send<IssuedKey>(limited, 'POST', `/keys/${key_id}/rotate`, { overlap_seconds: 60 });
+      expect([await ask(body.key), await ask(body.key), await ask(body.key)]).toEqual([200, 200, 429]);
+      expect(await ask(key)).toBe(429);
+    } finally {
+      await limited.stop();
+    }
   });
 
   it('is found by its own tenant alone', async () => {

@@ -1,9 +1,12 @@
 import { Inject, Injectable, Module, Optional, type OnApplicationShutdown } from '@nestjs/common';
 import { Readiness, type Condition } from '#health';
 import { NatsLink, type NatsAddress } from '#nats';
+import { ServiceSecrets } from '#security';
+import { Metrics } from '#telemetry';
 import type { EventBusAddress } from './bus-address.js';
 import type { HeldPart } from './checkpoints.js';
 import { EventSource, fromLog, readingAhead, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import { EventSigning } from './event-signing.js';
 import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
 import { NatsSource, type FollowedLog } from './nats-source.js';
 
@@ -15,7 +18,16 @@ const pagesAhead = 4;
 export class EventBus implements OnApplicationShutdown {
   private readonly connections = new Map<string, NatsLink>();
 
-  constructor(@Optional() @Inject(Readiness) private readonly readiness?: Readiness) {}
+  private readonly signing: EventSigning | undefined;
+
+  constructor(
+    @Optional() @Inject(Readiness) private readonly readiness?: Readiness,
+    /** By which events are known that come by NATS; none where whoever may publish there is believed. */
+    @Optional() @Inject(ServiceSecrets) secrets?: ServiceSecrets,
+    @Optional() @Inject(Metrics) metrics?: Metrics,
+  ) {
+    this.signing = secrets && new EventSigning(secrets, metrics);
+  }
 
   /** What an `EventConsumer` reads; the address decides how events come to it. */
   sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
@@ -24,13 +36,14 @@ export class EventBus implements OnApplicationShutdown {
       case 'postgres':
         return new LogSource(readLog);
       case 'nats':
-        return new NatsSource(this.connectionTo(at), { ...followed, readLog });
+        return new NatsSource(this.connectionTo(at), { ...followed, readLog }, this.signing);
     }
   }
 
   /** @param keepHours how long events are kept there; they stay in the log itself */
   publisherFor(at: NatsAddress, { log, keepHours }: { log: string; keepHours: number }): EventPublisher {
-    return new NatsPublisher(this.connectionTo(at), { log, keepHours, isReplicated: at.servers.length >= 3 });
+    const kept = { log, keepHours, isReplicated: at.servers.length >= 3 };
+    return new NatsPublisher(this.connectionTo(at), kept, this.signing);
   }
 
   /** The last hook of a shutdown: those who read and publish finish what is under way before it. */
@@ -52,7 +65,9 @@ export class EventBus implements OnApplicationShutdown {
   /** Without it nothing is lost: what happens waits in the log, and is read from there. */
   private condition(): Condition {
     const isReached = [...this.connections.values()].every(({ isUp }) => isUp);
-    return { isDegraded: !isReached, details: isReached ? {} : { nats: 'is not reached' } };
+    if (!isReached) return { isDegraded: true, details: { nats: 'is not reached' } };
+    if (!this.signing?.hasRefusedLately) return { isDegraded: false, details: {} };
+    return { isDegraded: true, details: { nats: 'brings events that are not signed with SERVICE_SECRET' } };
   }
 }
 

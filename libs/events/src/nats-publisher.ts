@@ -2,6 +2,7 @@ import { jetstream } from '@nats-io/jetstream';
 import { RequestError, headers, type NatsConnection } from '@nats-io/transport-node';
 import type { NatsLink } from '#nats';
 import type { Logged } from './event-consumer.js';
+import { signatureHeader, type EventSigning } from './event-signing.js';
 import type { Linked } from './linked-log.js';
 import { ensureStream, previousHeader, sequenceHeader, streamOf, subjectOf, type KeptLog } from './nats-stream.js';
 import { partOf } from './parts.js';
@@ -32,6 +33,7 @@ export class NatsPublisher extends EventPublisher {
   constructor(
     private readonly connection: NatsLink,
     private readonly kept: KeptLog,
+    private readonly signing: EventSigning | undefined,
   ) {
     super();
   }
@@ -50,13 +52,16 @@ export class NatsPublisher extends EventPublisher {
     const client = jetstream(connection, { timeout: ackTimeoutMs });
     const maxBytes = (connection.info?.max_payload ?? 1_048_576) - headerBytes;
     // One connection keeps their order; where some are lost on the way, readers see it by the links.
-    const acks = events.map((it) =>
-      client.publish(subjectOf(this.kept.log, partOf(it.subject)), payloadOf(it, maxBytes), {
-        headers: headersOf(it),
+    const acks = events.map((it) => {
+      const subject = subjectOf(this.kept.log, partOf(it.subject));
+      const payload = payloadOf(it, maxBytes);
+      const { sequence, previous } = it;
+      return client.publish(subject, payload, {
+        headers: headersOf(it, this.signing?.sign({ subject, sequence, previous, payload })),
         msgID: it.event.id,
         expect: { streamName: streamOf(this.kept.log) },
-      }),
-    );
+      });
+    });
     const failed = (await Promise.allSettled(acks)).find((it) => it.status === 'rejected');
     if (failed) throw told(failed.reason);
     this.prepared = connection;
@@ -77,11 +82,12 @@ const payloadOf = ({ event }: Linked<Enveloped>, maxBytes: number): Uint8Array =
   return payload.length > maxBytes ? new Uint8Array() : payload;
 };
 
-const headersOf = ({ event, sequence, previous }: Linked<Enveloped>) => {
+const headersOf = ({ event, sequence, previous }: Linked<Enveloped>, signature: string | undefined) => {
   const all = headers();
   all.set('content-type', 'application/cloudevents+json');
   all.set(sequenceHeader, sequence);
   all.set(previousHeader, previous);
+  if (signature !== undefined) all.set(signatureHeader, signature);
   if (event.traceparent !== undefined) all.set('traceparent', event.traceparent);
   return all;
 };

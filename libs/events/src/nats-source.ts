@@ -5,6 +5,7 @@ import { logPosition } from '#contracts';
 import type { NatsLink } from '#nats';
 import type { HeldPart } from './checkpoints.js';
 import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from './event-consumer.js';
+import { signatureHeader, type EventSigning } from './event-signing.js';
 import { previousHeader, sequenceHeader } from './nats-stream.js';
 import { PartFeed } from './part-feed.js';
 
@@ -23,6 +24,9 @@ const nothing = { events: [], reached: new Map<number, string>(), isMore: false 
 /** How long nothing may arrive of a part before the log is asked: the stream may have lost what came last. */
 const quietMs = 10_000;
 
+/** How often what nobody has signed is taken for a hint that there may be something in the log. */
+const hintMs = 1_000;
+
 /** What is known of a part that is held. */
 interface Part {
   feed: PartFeed;
@@ -32,6 +36,7 @@ interface Part {
   isDue: boolean;
   /** When it was last in step with the log, as far as is known. */
   inStepAt: number;
+  hintedAt: number;
 }
 
 /**
@@ -46,6 +51,8 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
   constructor(
     private readonly connection: NatsLink,
     private readonly followed: FollowedLog<Event>,
+    /** None where whoever may publish is believed. */
+    private readonly signing?: EventSigning,
   ) {
     super();
   }
@@ -93,7 +100,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
       arrive();
     };
     const feed = new PartFeed(this.connection, { log, consumer, part, epoch, arrive, opened, failed });
-    const known: Part = { feed, position, isDue: true, inStepAt: 0 };
+    const known: Part = { feed, position, isDue: true, inStepAt: 0, hintedAt: Number.NEGATIVE_INFINITY };
     return known;
   }
 
@@ -135,6 +142,11 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     for (const [number, { message, isCompared }] of known.feed.arrived) {
       if (events.length >= limit) break;
       const link = linkOf(message);
+      if (!this.isBelieved(message, link)) {
+        this.refuse(known, message);
+        known.feed.pass(number);
+        continue;
+      }
       if (link && link.sequence > at) {
         const event = link.previous <= at ? this.eventOf(message, link.sequence) : undefined;
         if (!event && !isCompared) {
@@ -152,6 +164,21 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
       known.feed.pass(number);
     }
     return events;
+  }
+
+  private isBelieved({ subject, headers, data: payload }: JsMsg, link: Link | undefined): boolean {
+    if (!this.signing) return true;
+    const signature = headers?.get(signatureHeader);
+    return !!link && !!signature && this.signing.isRight(signature, { subject, ...link, payload });
+  }
+
+  /** It may be an event of a publisher that does not sign yet, or has signed with a secret that is none any more. */
+  private refuse(known: Part, { subject }: JsMsg): void {
+    this.signing?.refuse(this.followed.consumer, subject);
+    const now = performance.now();
+    if (now - known.hintedAt < hintMs) return;
+    known.hintedAt = now;
+    known.isDue = true;
   }
 
   /** @returns `undefined` for what the log has to tell: what was too large, or is not understood */
@@ -173,7 +200,12 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
   }
 }
 
-const linkOf = ({ headers }: JsMsg): { sequence: string; previous: string } | undefined => {
+interface Link {
+  sequence: string;
+  previous: string;
+}
+
+const linkOf = ({ headers }: JsMsg): Link | undefined => {
   const sequence = logPosition.safeParse(headers?.get(sequenceHeader)).data;
   const previous = logPosition.safeParse(headers?.get(previousHeader)).data;
   return sequence !== undefined && previous !== undefined && previous < sequence ? { sequence, previous } : undefined;

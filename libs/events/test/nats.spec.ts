@@ -4,6 +4,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { Logger } from '@nestjs/common';
 import { jetstream, jetstreamManager, type JetStreamManager } from '@nats-io/jetstream';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { logBeginning } from '#contracts';
 import {
   EventBus,
   EventPublisher,
@@ -14,6 +15,7 @@ import {
   type Linked,
   type NatsAddress,
 } from '#events';
+import { ServiceSecrets } from '#security';
 import {
   SeededRandom,
   freePort,
@@ -76,15 +78,16 @@ afterEach(async () => {
 });
 
 /** As a process has it. */
-const newBus = (): EventBus => {
-  const bus = new EventBus();
+const newBus = (secrets?: ServiceSecrets): EventBus => {
+  const bus = new EventBus(undefined, secrets);
   buses.push(bus);
   return bus;
 };
-const publisherTo = (at: NatsAddress): EventPublisher => newBus().publisherFor(at, { log: 'test', keepHours: 1 });
+const publisherTo = (at: NatsAddress, secrets?: ServiceSecrets): EventPublisher =>
+  newBus(secrets).publisherFor(at, { log: 'test', keepHours: 1 });
 const startPublisher = (at: NatsAddress, publisher = publisherTo(at)) => start(new Publishes(log, publisher, 'bus'));
-const sourceAt = (at: NatsAddress) =>
-  newBus().sourceFor(at, {
+const sourceAt = (at: NatsAddress, secrets?: ServiceSecrets) =>
+  newBus(secrets).sourceFor(at, {
     ...{ log: 'test', consumer, schema: testEvent },
     readLog: async (after, limit) => {
       lookUps += 1;
@@ -94,7 +97,8 @@ const sourceAt = (at: NatsAddress) =>
       return page;
     },
   });
-const startNotes = (at: NatsAddress) => start(new Notes(log, consumer, sourceAt(at)));
+const startNotes = (at: NatsAddress, secrets?: ServiceSecrets) =>
+  start(new Notes(log, consumer, sourceAt(at, secrets)));
 
 let finish: () => Promise<unknown> = async () => undefined;
 /** Has several write at once until `finish`. */
@@ -234,6 +238,58 @@ describeWithNats('a log over NATS', () => {
     }
     await finish();
     await expectAllInOrder();
+  });
+
+  describe('that is signed', () => {
+    const secret = 'known to all services, and to nobody else';
+    const secrets = new ServiceSecrets([secret]);
+    const strangers: (ServiceSecrets | undefined)[] = [
+      undefined,
+      new ServiceSecrets(['known to nobody who is asked anything']),
+    ];
+
+    it('takes nothing that somebody else has published there, and goes on as if it had never come', async () => {
+      startPublisher(at, publisherTo(at, secrets));
+      startNotes(at, secrets);
+      await expectHeard();
+      beginWriting();
+      const client = jetstream(connection);
+      const [known] = await log.all();
+      for (let round = 0; round < 20; round += 1) {
+        const seen = await log.countSeen(consumer);
+        const sequence = positionOf({ xid: '18000000000000000000', id: String(round + 1) });
+        // Whoever believed it would have come to the end of all numbers.
+        const forged = subjects.map((subject): Linked<TestEvent> => {
+          const event = { ...known!, id: randomUUID(), subject, sequence };
+          return { event, subject, sequence, previous: logBeginning };
+        });
+        for (const stranger of strangers) await publisherTo(at, stranger).publish(forged);
+        const { state } = await manager.streams.info('cleave-test');
+        const right = (await manager.streams.getMessage('cleave-test', { seq: state.last_seq - 2 * forged.length }))!;
+        // What was signed for one place is no event in another, nor with anything else in it.
+        for (const part of Array.from({ length: partCount }, (_, it) => it))
+          await client.publish(`cleave.test.${part}`, `${right.string()} `, { headers: right.header });
+        await until(async () => (await log.countSeen(consumer)) > seen);
+      }
+      await finish();
+      await expectAllInOrder();
+      await expectHeard();
+    });
+
+    it('is taken where it was signed with the secret before, and read in the log where that is none any more', async () => {
+      const next = new ServiceSecrets(['takes the place of the one that all know']);
+      startNotes(at, new ServiceSecrets(['takes the place of the one that all know', secret]));
+      for (const signing of [secrets, next, ...strangers]) {
+        const isBelieved = !strangers.includes(signing);
+        const publisher = startPublisher(at, publisherTo(at, signing));
+        if (isBelieved) await expectHeard();
+        const before = lookUps;
+        await log.write(subjects);
+        await expectAllInOrder();
+        if (!isBelieved) expect(lookUps).toBeGreaterThan(before);
+        await stopOne(publisher);
+      }
+    });
   });
 
   it('brings an event that is too large for a message', async () => {

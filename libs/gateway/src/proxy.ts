@@ -52,7 +52,7 @@ export const proxyTo = async (
         undici: dispatcher,
         replyOptions: {
           rewriteRequestHeaders: (request, given) => ({
-            ...withCaller(request, requestHeaders(request, given), authenticator),
+            ...withCaller(request as FastifyRequest, requestHeaders(request, given), authenticator),
             'x-request-id': (request as FastifyRequest).id,
             ...traceHeader(isTracing()),
           }),
@@ -72,11 +72,11 @@ export const proxyTo = async (
 
 /** What clients say of themselves goes no further; what was found out about them does, signed. */
 const withCaller = (
-  { caller }: Pick<FastifyRequest, 'caller'>,
+  { caller, method, url }: FastifyRequest,
   { [callerHeader]: _said, authorization, ...headers }: IncomingHttpHeaders,
   authenticator: Authenticator,
 ): IncomingHttpHeaders => {
-  const told = caller && authenticator.toldAs(caller);
+  const told = caller && authenticator.toldAs(caller, { method, url });
   return {
     ...headers,
     ...(authenticator.isOpen && authorization !== undefined && { authorization }),

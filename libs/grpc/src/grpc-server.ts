@@ -18,8 +18,10 @@ import {
   EMPTY,
   NEVER,
   Subject,
+  catchError,
   exhaustMap,
   finalize,
+  ignoreElements,
   interval,
   merge,
   mergeMap,
@@ -30,7 +32,7 @@ import {
 } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
-import { allow, tooMany, type Authenticator, type Caller } from '#security';
+import { allow, refuseWhenEnded, tooMany, type Authenticator, type Caller } from '#security';
 import {
   answerSeconds,
   errorTypeOf,
@@ -207,10 +209,17 @@ export class GrpcServer extends ServerGrpc {
 
   /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */
   private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
-    return interval(askAgainMs).pipe(
+    const caller = callers.get(call)!;
+    const again = interval(askAgainMs).pipe(
       exhaustMap(() => this.refusalOfCaller(metadata, call, scope)),
-      mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => statusOf(it)) : EMPTY)),
+      mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => it) : EMPTY)),
     );
+    // Also while nobody can be asked.
+    const ended = interval(askAgainMs).pipe(
+      tap(() => refuseWhenEnded(caller)),
+      ignoreElements(),
+    );
+    return merge(again, ended).pipe(catchError((error: CleaveError) => throwError(() => statusOf(error))));
   }
 
   override async createClient(): Promise<Server> {

@@ -122,7 +122,9 @@ export const statusOf = ({ code: reason, detail: message, extensions, status }: 
               }),
             ]
           : []),
-        ...(status === 503 ? [detail('RetryInfo', { retry_delay: delayOf(extensions['retry_after_ms']) })] : []),
+        ...(status === 503 || status === 429
+          ? [detail('RetryInfo', { retry_delay: delayOf(extensions['retry_after_ms']) })]
+          : []),
       ],
     });
   let listed = faults.length;

@@ -1,5 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
+import { keptFor } from '#periodic';
 
 /** What a check tells of a thing that can be used. */
 export interface Condition {
@@ -17,6 +18,9 @@ export type Check = () => Promise<Condition | void>;
 /** How long all that is asked may take to answer, in milliseconds. */
 export const checkWithinMs = 2_000;
 
+/** How long what a check has told is told again: whoever asks often does not have the database asked as often. */
+const keepMs = 1_000;
+
 /** What a module needs in order to serve. Modules add their own checks; `/health/ready` asks them all. */
 @Injectable()
 export class Readiness {
@@ -27,7 +31,7 @@ export class Readiness {
   /** @param check resolves when the thing can be used; what it rejects with is logged, never shown to callers */
   add(name: string, check: Check): void {
     if (this.registered.has(name)) throw new Error(`There is a readiness check called ${name} already.`);
-    this.registered.set(name, check);
+    this.registered.set(name, keptFor(keepMs, checkWithinMs, check));
   }
 
   get checks(): ReadonlyMap<string, Check> {

@@ -1,5 +1,6 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it } from '@jest/globals';
 import { Module, type LoggerService } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
@@ -22,6 +23,9 @@ const start = async (drainDelayMs = 0) => {
 };
 
 afterEach(() => app.close());
+
+/** What a check has told is told for a second. */
+const keptMs = (): Promise<void> => sleep(1_050);
 
 const ask = async (path: string) => {
   const { port } = app.getHttpServer().address() as { port: number };
@@ -63,6 +67,7 @@ it('is not ready while a check fails, says which, and lives on', async () => {
   const told = log.filter((line) => line.includes('database cannot be used'));
   expect(told).toEqual([expect.stringContaining('no route to postgres://***@db.internal/orders')]);
   broken = false;
+  await keptMs();
   expect((await ask('ready')).status).toBe(200);
   expect(log.join('\n')).toContain('database can be used again');
 });
@@ -81,8 +86,25 @@ it('can serve while something is degraded, and says what there is to look at', a
       status: 200,
       body: { status, details: { branches: { status: states, count } } },
     });
+    await keptMs();
     count += 1;
   }
+});
+
+it('asks for what it needs once a second, however often it is asked itself', async () => {
+  const readiness = await start();
+  let asked = 0;
+  readiness.add('database', async () => {
+    asked += 1;
+    await sleep(20);
+  });
+  const answers = await Promise.all(Array.from({ length: 50 }, () => ask('ready')));
+  expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
+  expect(await readiness.canServe()).toBe(true);
+  expect(asked).toBe(1);
+  await keptMs();
+  await ask('ready');
+  expect(asked).toBe(2);
 });
 
 it('is not ready when a check does not answer in time, or throws at once', async () => {

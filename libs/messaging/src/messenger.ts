@@ -1,6 +1,7 @@
 import { AdmissionModule } from '#admission';
 import { reportTo, type BalancePolicy } from '#balancing';
 import { CleaveError, type Contract } from '#contracts';
+import type { ServiceSecrets } from '#security';
 import { Metrics, Traces } from '#telemetry';
 import { Inject, Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import { throwError } from 'rxjs';
@@ -99,13 +100,13 @@ export class Messenger implements OnApplicationShutdown {
 
 @Module({})
 export class MessagingModule {
-  /** Provides the Messenger everywhere. @param secret with which messages to and from other processes are signed */
-  static forRoot({ secret }: { secret?: string | undefined } = {}): DynamicModule {
+  /** Provides the Messenger everywhere. @param secrets with which messages to and from other processes are signed */
+  static forRoot({ secrets }: { secrets?: ServiceSecrets | undefined } = {}): DynamicModule {
     return {
       module: MessagingModule,
       global: true,
       imports: [AdmissionModule],
-      providers: [Messenger, { provide: Signing, useValue: secret === undefined ? undefined : new Signing(secret) }],
+      providers: [Messenger, { provide: Signing, useValue: secrets && new Signing(secrets) }],
       exports: [Messenger],
     };
   }

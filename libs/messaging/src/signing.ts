@@ -1,5 +1,5 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
 import { CleaveError } from '#contracts';
+import type { ServiceSecrets } from '#security';
 import { Logger } from '@nestjs/common';
 import type { WireRequest } from './wire.js';
 
@@ -14,25 +14,22 @@ export type Signature = Required<Pick<WireRequest['meta'], 'signedAt' | 'signatu
 type Signed = Pick<WireRequest['meta'], 'tenant' | 'idempotencyKey' | 'traceparent' | 'signedAt'>;
 
 /**
- * What the services of one installation know each other by: a secret with which each message is signed (HMAC-SHA256, RFC
- * 2104). Signed is all that decides what is done; the time that is left is not, because it grows shorter on the way.
+ * Signs each message with the secret of the services. Signed is all that decides what is done; the time that is left is not,
+ * because it grows shorter on the way.
  */
 export class Signing {
   private readonly logger = new Logger('Messages');
   private saidAt = Number.NEGATIVE_INFINITY;
 
-  /**
-   * @param secret of all services alike, at least 32 random characters
-   * @param now milliseconds since 1970
-   */
+  /** @param now milliseconds since 1970 */
   constructor(
-    private readonly secret: string,
+    private readonly secrets: ServiceSecrets,
     private readonly now: () => number = Date.now,
   ) {}
 
   sign(pattern: string, meta: Signed, body: string): Signature {
     const signedAt = this.now();
-    return { signedAt, signature: this.macOf(pattern, { ...meta, signedAt }, body).toString('base64url') };
+    return { signedAt, signature: this.secrets.sign(headOf(pattern, { ...meta, signedAt }), body) };
   }
 
   /** @throws CleaveError `internal` for what nobody with the secret has sent, or too long ago */
@@ -50,17 +47,13 @@ export class Signing {
   private faultOf(pattern: string, meta: WireRequest['meta'], body: string): string | undefined {
     const { signedAt, signature } = meta;
     if (signedAt === undefined || signature === undefined) return `is not signed; ${sameSecret}`;
-    const given = Buffer.from(signature, 'base64url');
-    const right = this.macOf(pattern, meta, body);
-    if (given.length !== right.length || !timingSafeEqual(given, right))
+    if (!this.secrets.isRight(signature, headOf(pattern, meta), body))
       return `is signed with another secret; ${sameSecret}`;
     if (Math.abs(this.now() - signedAt) > goodForMs)
       return 'was signed too long ago; set the clocks of both sides right';
     return undefined;
   }
-
-  private macOf(pattern: string, { tenant, idempotencyKey, traceparent, signedAt }: Signed, body: string): Buffer {
-    const head = JSON.stringify([pattern, tenant, idempotencyKey ?? null, traceparent ?? null, signedAt]);
-    return createHmac('sha256', this.secret).update(head).update('\n').update(body).digest();
-  }
 }
+
+const headOf = (pattern: string, { tenant, idempotencyKey, traceparent, signedAt }: Signed): string =>
+  JSON.stringify([pattern, tenant, idempotencyKey ?? null, traceparent ?? null, signedAt]);

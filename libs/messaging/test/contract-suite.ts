@@ -1,5 +1,6 @@
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
+import { ServiceSecrets } from '#security';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { addressText, isNotAnswered, Messenger, type Address, type ContractClient } from '../src/index.js';
 import { Signing } from '../src/signing.js';
@@ -69,7 +70,7 @@ export function contractSuite({ name, place }: Distance): void {
       const found = await place(1);
       at = found.at;
       instance = await startInstance(found.listen, 'one', [], secret);
-      far = isNear ? undefined : new Messenger(undefined, new Signing(secret));
+      far = isNear ? undefined : new Messenger(undefined, new Signing(new ServiceSecrets([secret])));
       client = (far ?? instance.messenger).clientFor(probeContract, at);
     });
     afterAll(async () => {
@@ -170,7 +171,7 @@ export function contractSuite({ name, place }: Distance): void {
       if (isNear) return;
       const strangers: [string, Signing | undefined][] = [
         ['is not signed', undefined],
-        ['is signed with another secret', new Signing('known to nobody who is asked anything')],
+        ['is signed with another secret', new Signing(new ServiceSecrets(['known to nobody who is asked anything']))],
       ];
       for (const [why, theirs] of strangers) {
         const stranger = new Messenger(undefined, theirs);

@@ -1,4 +1,5 @@
 import { CleaveError, contract, moment, type Contract } from '#contracts';
+import { ServiceSecrets } from '#security';
 import {
   Catch,
   Controller,
@@ -285,7 +286,7 @@ class ProbeModule {
   static with(journal: Journal, secret: string | undefined): DynamicModule {
     return {
       module: ProbeModule,
-      imports: [MessagingModule.forRoot({ secret })],
+      imports: [MessagingModule.forRoot({ secrets: secret === undefined ? undefined : new ServiceSecrets([secret]) })],
       controllers: [ProbeMessages],
       providers: [{ provide: Journal, useValue: journal }],
     };

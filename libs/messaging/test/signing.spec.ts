@@ -1,9 +1,11 @@
 import { describe, expect, it } from '@jest/globals';
+import { ServiceSecrets } from '#security';
 import { Signing } from '../src/signing.js';
 import type { WireRequest } from '../src/wire.js';
 
 const secret = 'thirty-two characters, or a few more';
-const signing = new Signing(secret);
+const signingWith = (...secrets: string[]): Signing => new Signing(new ServiceSecrets(secrets));
+const signing = signingWith(secret);
 const meta = { tenant: 'acme', idempotencyKey: 'k', traceparent: '00-a-b-01', remainingMs: 1_000 };
 
 const signed = (): { pattern: string; request: WireRequest } => {
@@ -17,8 +19,8 @@ const signed = (): { pattern: string; request: WireRequest } => {
 describe('a signed message', () => {
   it('is taken by whoever has the secret, also when less time is left than when it was signed', () => {
     const { pattern, request } = signed();
-    new Signing(secret).check(pattern, { ...request, meta: { ...request.meta, remainingMs: 1 } });
-    expect(() => new Signing(`${secret}.`).check(pattern, request)).toThrow('another secret');
+    signingWith(secret).check(pattern, { ...request, meta: { ...request.meta, remainingMs: 1 } });
+    expect(() => signingWith(`${secret}.`).check(pattern, request)).toThrow('another secret');
   });
 
   it.each<[string, (sent: ReturnType<typeof signed>) => void]>([
@@ -42,7 +44,7 @@ describe('a signed message', () => {
   it('is refused without its signature, or long after it was signed', () => {
     const { pattern, request } = signed();
     expect(() => signing.check(pattern, { ...request, meta })).toThrow('not signed');
-    const early = new Signing(secret, () => Date.now() - 180_000);
+    const early = new Signing(new ServiceSecrets([secret]), () => Date.now() - 180_000);
     const old = { ...meta, ...early.sign(pattern, meta, request.body) };
     expect(() => signing.check(pattern, { ...request, meta: old })).toThrow('too long ago');
   });

@@ -1,3 +1,4 @@
-/** What an application does in the background: now and then, or as soon as there is something to do. */
+/** What an application does now and then, or as soon as there is something to do, however often it is asked. */
+export { keptFor } from './kept.js';
 export { PeriodicWork } from './periodic-work.js';
 export { WokenWork, type Rhythm } from './woken-work.js';

@@ -1,7 +1,16 @@
 import { Logger, createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
-import { allow, anybody, callerHeader, tooMany, type Authenticator, type Caller, type Standing } from '#security';
+import {
+  allow,
+  anybody,
+  callerHeader,
+  refuseWhenEnded,
+  tooMany,
+  type Authenticator,
+  type Caller,
+  type Standing,
+} from '#security';
 import { noteOfWork } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
@@ -73,16 +82,17 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
     if (scope !== undefined) allow(caller, scope);
     request.caller = caller;
     noteOfWork({ tenant: caller.tenant });
-    const standing = authenticator.standingOf(caller, request.headers[callerHeader]?.toString());
+    const standing = authenticator.standingOf(caller);
     if (standing instanceof Promise) return standing.then((it) => tell(reply, it));
     if (standing) tell(reply, standing);
   };
   return (request, reply, done) => {
-    const { authorization, [callerHeader]: told } = request.headers;
+    const { authorization, [callerHeader]: text } = request.headers;
+    const told = text === undefined ? undefined : { text: text.toString(), method: request.method, url: request.url };
     const refuse = (error: unknown): void => done(challenged(reply, error));
     let admitted: void | Promise<void>;
     try {
-      const caller = authenticator.callerOf(authorization, told?.toString());
+      const caller = authenticator.callerOf(authorization, told);
       admitted =
         caller instanceof Promise ? caller.then((it) => admit(request, reply, it)) : admit(request, reply, caller);
     } catch (error) {
@@ -100,24 +110,26 @@ export const askingAgain =
   ({ headers, caller }, reply, payload, done) => {
     if (
       caller &&
-      authenticator.canAskAgain(headers[callerHeader]?.toString()) &&
+      authenticator.canAskAgain(caller) &&
       String(reply.getHeader('content-type')).startsWith(eventStream)
     ) {
       const again = setInterval(() => {
-        void isRefused(authenticator, headers.authorization, scope).then((refused) => refused && reply.raw.destroy());
+        void isRefused(authenticator, headers.authorization, caller, scope).then((it) => it && reply.raw.destroy());
       }, askAgainMs);
       reply.raw.once('close', () => clearInterval(again));
     }
     done(null, payload);
   };
 
-/** Not where it cannot be found out: that ends nothing. */
+/** Not where it cannot be found out, which ends nothing but what has come to its own end. */
 const isRefused = async (
   authenticator: Authenticator,
   authorization: string | undefined,
+  known: Caller,
   scope: Scope | undefined,
 ): Promise<boolean> => {
   try {
+    refuseWhenEnded(known);
     const caller = await authenticator.bearerOf(authorization);
     if (scope !== undefined) allow(caller, scope);
     return false;

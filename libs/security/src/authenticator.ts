@@ -1,16 +1,29 @@
 import { hash, timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
-import { anybody, type Caller } from './caller.js';
+import { anybody, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
+import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
 import { RateLimits, type Standing } from './rate-limits.js';
-import { SignedCallers } from './signed-caller.js';
+import { ServiceSecrets } from './service-secrets.js';
+import { SignedCallers, type RequestLine } from './signed-caller.js';
 import { Tokens } from './tokens.js';
 
 export interface AuthenticatorOptions extends SecuritySettings {
   /** `gateway` when left out. */
   from?: RequestsFrom | undefined;
+}
+
+/** What a gateway has said of who sends a request. */
+export interface Told extends RequestLine {
+  text: string;
+}
+
+interface Found {
+  caller: Caller;
+  validForMs: number;
+  isKey?: boolean;
 }
 
 interface Verified {
@@ -25,44 +38,47 @@ const tokenRememberedMs = 30_000;
 /** The same of a key: changes are heard of, but a proxy in between may keep them from us. */
 const keyRememberedMs = 60_000;
 const longestHeader = 8_192;
+const bearer = /^Bearer ([^\s,]+)$/i;
 
 /** Tells by the headers of a request who asks. */
 export class Authenticator {
   /** Nobody has to say who they are. */
   readonly isOpen: boolean;
-  /** What was sent, hashed, and who sent it. */
+  /** The credential that was sent, hashed, and who sent it. */
   private readonly remembered = new LRUCache<string, Verified>({ max: mostRemembered });
   private readonly signed: SignedCallers | undefined;
-  private readonly admin: { hash: Buffer; caller: Caller } | undefined;
+  /** The hashes of the `ADMIN_KEY`, and of those before it. */
+  private readonly admins: readonly Buffer[];
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
   /** What each may send, where it is limited. */
   readonly rates: RateLimits | undefined;
   private keys: KeyDirectory | undefined;
+  private readonly lookups = new KeyLookups<Found>();
   private changes = 0;
 
   constructor({ ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, ...options }: AuthenticatorOptions = {}) {
     const { from = 'gateway', OIDC_TENANT_CLAIM: tenantClaim = 'tenant' } = options;
     this.from = from;
-    this.signed = SERVICE_SECRET === undefined ? undefined : new SignedCallers(SERVICE_SECRET);
-    this.admin = ADMIN_KEY === undefined ? undefined : { hash: secretHashOf(ADMIN_KEY), caller: operator };
+    this.signed = SERVICE_SECRET && new SignedCallers(new ServiceSecrets(SERVICE_SECRET));
+    this.admins = (ADMIN_KEY ?? []).map(secretHashOf);
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
-    this.isOpen = !this.admin && !this.tokens && (!this.signed || from === 'callers');
+    this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
     const { RATE_LIMIT: rate, RATE_LIMIT_REDIS_URL: redisUrl } = options;
     if (rate && !this.isOpen && !this.believesGatewayAlone) this.rates = new RateLimits(rate, redisUrl);
   }
 
   /** Counts a request, unless a gateway has done so. */
-  standingOf(caller: Caller, told?: string): Standing | Promise<Standing> | undefined {
-    if (!this.rates || this.toldBy(told) !== undefined) return undefined;
-    const { tenant, account, keyId } = caller;
-    return this.rates.take(keyId ?? JSON.stringify([tenant, account]));
+  standingOf(caller: Caller): Standing | Promise<Standing> | undefined {
+    if (!this.rates || caller.isTold) return undefined;
+    const { tenant, account, keyFamily } = caller;
+    return this.rates.take(keyFamily ?? JSON.stringify([tenant, account]));
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */
-  canAskAgain(told: string | undefined): boolean {
-    return !this.isOpen && !this.believesGatewayAlone && this.toldBy(told) === undefined;
+  canAskAgain(caller: Caller): boolean {
+    return !this.isOpen && !caller.isTold;
   }
 
   /** Where keys are looked for. */
@@ -71,6 +87,7 @@ export class Authenticator {
     keys.onChange(() => {
       this.changes += 1;
       this.remembered.clear();
+      this.lookups.forget();
     });
   }
 
@@ -79,7 +96,7 @@ export class Authenticator {
    *
    * @throws CleaveError `unauthenticated`, or `unavailable` where it cannot be found out
    */
-  callerOf(authorization: string | undefined, told: string | undefined): Caller | Promise<Caller> {
+  callerOf(authorization: string | undefined, told: Told | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
     const caller = this.toldBy(told);
     if (caller) return caller;
@@ -91,53 +108,52 @@ export class Authenticator {
   bearerOf(authorization: string | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
     if (authorization === undefined) throw notSaid();
-    const text = hash('sha256', authorization, 'base64');
+    const credential = authorization.length <= longestHeader ? bearer.exec(authorization)?.[1] : undefined;
+    if (credential === undefined) throw notValid();
+    // Nothing but the credential: the scheme can be written in many ways, each of which would take up a place.
+    const text = hash('sha256', credential, 'base64');
     const known = this.remembered.get(text);
     if (known && performance.now() < known.until) return known.caller;
-    return this.found(authorization, text);
+    return this.found(credential, text);
   }
 
   /** How a service behind is told who asks; undefined where there is no secret to say it with. */
-  toldAs(caller: Caller): string | undefined {
-    return this.signed?.sign(caller);
+  toldAs(caller: Caller, request: RequestLine): string | undefined {
+    return this.signed?.sign(caller, request);
   }
 
   private get believesGatewayAlone(): boolean {
     return this.signed !== undefined && this.from === 'gateway';
   }
 
-  private toldBy(told: string | undefined): Caller | undefined {
-    return told === undefined || this.from === 'callers' ? undefined : this.signed?.read(told);
+  private toldBy(told: Told | undefined): Caller | undefined {
+    return told === undefined || this.from === 'callers' ? undefined : this.signed?.read(told.text, told);
   }
 
-  private async found(authorization: string, text: string): Promise<Caller> {
-    const credential =
-      authorization.length <= longestHeader ? /^Bearer ([^\s,]+)$/i.exec(authorization)?.[1] : undefined;
-    if (credential === undefined) throw notValid();
+  private async found(credential: string, text: string): Promise<Caller> {
     const { changes } = this;
-    const { caller, validForMs, isKey } = (await this.verified(credential)) ?? refuse();
+    const { caller, validForMs, isKey } = (await this.verified(credential, text)) ?? refuse();
     // What was read before a change that has been heard of since may be the state before it.
     const mayRemember = !isKey || (this.keys!.hears && this.changes === changes);
     if (mayRemember) this.remembered.set(text, { caller, until: performance.now() + validForMs });
     return caller;
   }
 
-  private async verified(
-    credential: string,
-  ): Promise<{ caller: Caller; validForMs: number; isKey?: boolean } | undefined> {
+  private async verified(credential: string, text: string): Promise<Found | undefined> {
     const key = keyIdIn(credential);
-    if (key) return this.ofKey(key);
-    const { admin } = this;
-    if (admin && timingSafeEqual(secretHashOf(credential), admin.hash))
-      return { caller: admin.caller, validForMs: Infinity };
+    if (key) return this.lookups.find(text, () => this.ofKey(key));
+    const hashed = secretHashOf(credential);
+    if (this.admins.some((it) => timingSafeEqual(hashed, it))) return { caller: operator, validForMs: Infinity };
     const found = await this.tokens?.verify(credential);
     return found && { ...found, validForMs: Math.min(found.validForMs, tokenRememberedMs) };
   }
 
-  private async ofKey({ keyId, secret }: { keyId: string; secret: string }) {
+  private async ofKey({ keyId, secret }: { keyId: string; secret: string }): Promise<Found | undefined> {
     const found = await this.keys?.find(keyId);
     if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
-    return { caller: found.caller, validForMs: Math.min(found.validForMs ?? Infinity, keyRememberedMs), isKey: true };
+    const validForMs = found.validForMs ?? Infinity;
+    const caller = { ...found.caller, validUntil: performance.now() + validForMs };
+    return { caller, validForMs: Math.min(validForMs, keyRememberedMs), isKey: true };
   }
 }
 
@@ -150,10 +166,6 @@ const operator: Caller = {
 
 const notSaid = (): CleaveError =>
   new CleaveError('unauthenticated', 'Say who you are: Authorization: Bearer with a key or a token of an issuer.');
-
-/** The same for what was never valid, is not any more, and what cannot be read. */
-const notValid = (): CleaveError =>
-  new CleaveError('unauthenticated', 'The key or token is not valid, or not any more. Get another one and send that.');
 
 const refuse = (): never => {
   throw notValid();

@@ -3,7 +3,21 @@ import { z } from 'zod';
 import { env, type VariableFault } from '#config';
 import type { Rate } from './rate-limits.js';
 
-const secret = z.string().min(32, 'must have at least 32 characters, random ones');
+const mostSecrets = 4;
+
+/** Several where one takes the place of another: the first is used, all of them are believed. */
+const secretsOf = (pattern: RegExp, characters: string) =>
+  z
+    .string()
+    .transform((text) => text.split(',').map((it) => it.trim()))
+    .pipe(
+      z
+        .array(z.string().regex(pattern, `must have at least 32 characters, random ones${characters}`))
+        .max(
+          mostSecrets,
+          `must be at most ${mostSecrets}, separated by commas: the one that is used and those before it`,
+        ),
+    );
 
 const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
@@ -20,12 +34,9 @@ const seconds = { second: 1, minute: 60, hour: 3_600 };
 /** By what a process knows who asks. Without any of it everybody may do everything, and only this machine can ask. */
 export const securityEnvironment = {
   /** The first credential, of who operates the installation. It is sent as a bearer token (RFC 6750, 2.1). */
-  ADMIN_KEY: z
-    .string()
-    .regex(/^[A-Za-z0-9\-._~+/]{32,}=*$/, 'must have at least 32 characters, random ones of A-Z, a-z, 0-9 and -._~+/')
-    .optional(),
+  ADMIN_KEY: secretsOf(/^[A-Za-z0-9\-._~+/]{32,}=*$/, ' of A-Z, a-z, 0-9 and -._~+/').optional(),
   /** What services know by that it is the gateway that asks, and each other by. */
-  SERVICE_SECRET: secret.optional(),
+  SERVICE_SECRET: secretsOf(/^.{32,}$/s, '').optional(),
   OIDC_ISSUER: issuer.optional(),
   OIDC_AUDIENCE: z.string().min(1).optional(),
   OIDC_TENANT_CLAIM: z.string().min(1).default('tenant'),
@@ -58,7 +69,7 @@ export interface Door extends SecuritySettings {
   HOST: string;
   /** Where it answers gRPC, `host:port`, if it does. */
   grpcAt?: string | undefined;
-  /** Where it answers messages, or where the broker is that brings them: hosts. */
+  /** Where it answers messages, or where the broker is that brings them or events: hosts. */
   messagesAt?: readonly string[];
   from: RequestsFrom;
   /** It passes requests on to other processes. */
@@ -106,7 +117,7 @@ export const doorFaults = (door: Door): VariableFault[] => {
       ? [
           {
             variable: 'SERVICE_SECRET',
-            message: `is not set, but messages come by ${farMessages.join()}, which other machines can reach: set the same 32 random characters or more in all services`,
+            message: `is not set, but messages or events come by ${farMessages.join()}, which other machines can reach: set the same 32 random characters or more in all services`,
           },
         ]
       : []),

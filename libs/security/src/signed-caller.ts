@@ -1,16 +1,14 @@
-import { createHmac, timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { z } from 'zod';
 import { accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
+import type { ServiceSecrets } from './service-secrets.js';
 
 /** In which a gateway tells a service who asks. What a client sends under this name is thrown away. */
 export const callerHeader = 'cleave-caller';
 
-/** How long one is good for, in milliseconds, and how far the clocks of two machines may be apart. */
+/** How long one is good for, in milliseconds, with what the clocks of two machines may be apart. */
 const goodForMs = 60_000;
-/** How long the same one is used again. */
-const usedForMs = 10_000;
 const mostRemembered = 10_000;
 
 const told = z.strictObject({
@@ -18,61 +16,69 @@ const told = z.strictObject({
   account: accountId,
   scopes: z.array(z.enum([...scopes, 'operator'])),
   key: z.string().optional(),
-  at: z.int(),
 });
 
-/** Tells who asks so that nobody without the secret can have said it. */
+/** What is asked for: the first line of a request. */
+export interface RequestLine {
+  method: string;
+  /** With the query, as it was sent. */
+  url: string;
+}
+
+/**
+ * Tells who asks so that nobody without the secret can have said it, nor say it of another request or later: signed is what
+ * is asked for as well, and when.
+ */
 export class SignedCallers {
-  private readonly sent = new WeakMap<Caller, { text: string; at: number }>();
-  /** What was found right, and when it was said. */
-  private readonly seen = new LRUCache<string, { caller: Caller; at: number }>({ max: mostRemembered });
+  private readonly payloads = new WeakMap<Caller, string>();
+  /** What was signed right once, to be read once. */
+  private readonly callers = new LRUCache<string, Caller>({ max: mostRemembered });
 
   constructor(
-    private readonly secret: string,
+    private readonly secrets: ServiceSecrets,
     private readonly now: () => number = Date.now,
   ) {}
 
-  sign(caller: Caller): string {
-    const at = this.now();
-    const before = this.sent.get(caller);
-    if (before && Math.abs(at - before.at) < usedForMs) return before.text;
-    const { tenant, account, keyId } = caller;
-    const said = { tenant, account, scopes: [...caller.scopes], ...(keyId !== undefined && { key: keyId }), at };
-    const payload = Buffer.from(JSON.stringify(said)).toString('base64url');
-    const text = `${payload}.${this.macOf(payload).toString('base64url')}`;
-    this.sent.set(caller, { text, at });
-    return text;
+  sign(caller: Caller, request: RequestLine): string {
+    const payload = this.payloads.get(caller) ?? payloadOf(caller);
+    this.payloads.set(caller, payload);
+    const at = String(this.now());
+    return `${payload}.${at}.${this.secrets.sign(headOf(request, at), payload)}`;
   }
 
-  /** @returns undefined for what was not signed with the secret, or too long ago */
-  read(text: string): Caller | undefined {
-    const now = this.now();
-    const found = this.seen.get(text) ?? this.verified(text);
-    if (!found || Math.abs(found.at - now) > goodForMs) return undefined;
-    this.seen.set(text, found);
-    return found.caller;
-  }
-
-  private verified(text: string): { caller: Caller; at: number } | undefined {
-    const [payload = '', mac = '', ...rest] = text.split('.');
-    const given = Buffer.from(mac, 'base64url');
-    const right = this.macOf(payload);
-    if (rest.length > 0 || given.length !== right.length || !timingSafeEqual(given, right)) return undefined;
-    const {
-      tenant,
-      account,
-      scopes: allowed,
-      key,
-      at,
-    } = told.parse(JSON.parse(Buffer.from(payload, 'base64url').toString()));
-    return {
-      caller: { tenant, account, scopes: new Set<Scope>(allowed), ...(key !== undefined && { keyId: key }) },
-      at,
-    };
-  }
-
-  /** With the name of the header, so that what the secret signs elsewhere is none of these. */
-  private macOf(payload: string): Buffer {
-    return createHmac('sha256', this.secret).update(`${callerHeader}:${payload}`).digest();
+  /** @returns undefined for what was not signed with the secret, or of another request, or too long ago */
+  read(text: string, request: RequestLine): Caller | undefined {
+    const [payload = '', at = '', mac = '', ...rest] = text.split('.');
+    if (rest.length > 0 || !(Math.abs(Number(at) - this.now()) <= goodForMs)) return undefined;
+    if (!this.secrets.isRight(mac, headOf(request, at), payload)) return undefined;
+    const caller = this.callers.get(payload) ?? callerIn(payload);
+    this.callers.set(payload, caller);
+    return caller;
   }
 }
+
+const payloadOf = ({ tenant, account, scopes: allowed, keyId: key }: Caller): string => {
+  const said = { tenant, account, scopes: [...allowed], ...(key !== undefined && { key }) };
+  return Buffer.from(JSON.stringify(said)).toString('base64url');
+};
+
+const callerIn = (payload: string): Caller => {
+  const said: unknown = JSON.parse(Buffer.from(payload, 'base64url').toString());
+  const { tenant, account, scopes: allowed, key } = told.parse(said);
+  const caller = { tenant, account, scopes: new Set<Scope>(allowed), isTold: true as const };
+  return key === undefined ? caller : { ...caller, keyId: key };
+};
+
+/** Begins with the name of the header, so that what the secret signs elsewhere is none of these. */
+const headOf = ({ method, url }: RequestLine, at: string): string =>
+  JSON.stringify([callerHeader, method, targetOf(url), at]);
+
+/** Of letters and digits alone: what no one on the way writes in another way. */
+const plain = /^\/[\w/-]*(?:\?[\w=&-]*)?$/;
+
+/** What is asked for, written as whoever passes it on would. */
+const targetOf = (url: string): string => {
+  if (plain.test(url)) return url;
+  const parsed = URL.parse(url.replaceAll('\\', '%5C'), 'http://service');
+  return parsed ? parsed.pathname + parsed.search : url;
+};

@@ -1,6 +1,7 @@
+import { hash } from 'node:crypto';
 import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
 import { z } from 'zod';
-import { CleaveError, accountId, defaultAccount, scopes, tenantId, type Scope } from '#contracts';
+import { CleaveError, accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
 
 export interface Issuer {
@@ -33,21 +34,23 @@ export class Tokens {
   constructor(private readonly issuer: Issuer) {}
 
   /**
-   * @returns undefined for one that is not valid, or does not say for which tenant
+   * @returns undefined for one that is not valid, or does not say for which tenant and whose it is
    * @throws CleaveError `unavailable` where the issuer cannot be asked for its keys
    */
   async verify(token: string): Promise<{ caller: Caller; validForMs: number } | undefined> {
     const payload = await this.payloadOf(token);
     const tenant = tenantId.safeParse(payload?.[this.issuer.tenantClaim]);
-    if (!payload || !tenant.success) return undefined;
-    const account = accountId.safeParse(payload.sub);
+    const account = accountOf(payload?.sub);
+    if (!payload || !tenant.success || account === undefined) return undefined;
+    const validForMs = payload.exp! * 1_000 - Date.now();
     return {
       caller: {
         tenant: tenant.data,
-        account: account.success ? account.data : defaultAccount,
+        account,
         scopes: scopesIn(payload),
+        validUntil: performance.now() + validForMs + clockTolerance * 1_000,
       },
-      validForMs: payload.exp! * 1_000 - Date.now(),
+      validForMs,
     };
   }
 
@@ -82,6 +85,18 @@ export class Tokens {
     return createRemoteJWKSet(new URL(jwks_uri), { timeoutDuration: answerWithinMs, cooldownDuration: askAgainMs });
   }
 }
+
+const hashed = 'sha256:';
+
+/**
+ * Whose Idempotency-Keys they are: nobody shares an account with somebody else. A `sub` that is no account itself, being too
+ * long or not to be kept in Postgres, stands for one by its hash; one that looks like such a hash as well.
+ */
+const accountOf = (sub: unknown): string | undefined => {
+  if (typeof sub !== 'string' || sub === '') return undefined;
+  const isAccount = accountId.safeParse(sub).success && !sub.startsWith(hashed);
+  return isAccount ? sub : `${hashed}${hash('sha256', sub, 'base64url')}`;
+};
 
 /** `scope` of RFC 9068, or `scp` as some issuers have it. What is none of ours counts for nothing. */
 const scopesIn = ({ scope, scp }: JWTPayload): ReadonlySet<Scope> => {

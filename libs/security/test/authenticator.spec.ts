@@ -1,19 +1,22 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Scope } from '#contracts';
-import { Authenticator } from '#security';
+import { Authenticator, ServiceSecrets } from '#security';
 import { SignedCallers } from '../src/signed-caller.js';
 
-const ADMIN_KEY = 'the-admin-key-of-this-test-is-long-enough';
-const SERVICE_SECRET = 'the secret of the services, which is long enough';
+const adminKey = 'the-admin-key-of-this-test-is-long-enough';
+const secret = 'the secret of the services, which is long enough';
+const ADMIN_KEY = [adminKey];
+const SERVICE_SECRET = [secret];
 const caller = { tenant: 'shop', account: 'till-1', scopes: new Set<Scope>(['orders:read']) };
 
-const told = (secret = SERVICE_SECRET): string => new SignedCallers(secret).sign(caller);
-const sent = `Bearer ${ADMIN_KEY}`;
+const line = { method: 'GET', url: '/orders?limit=1' };
+const told = (by = secret): string => new SignedCallers(new ServiceSecrets([by])).sign(caller, line);
+const sent = `Bearer ${adminKey}`;
 
 /** Whose tenant it is taken for, or why not. */
 const taken = async (by: Authenticator, authorization?: string, header?: string): Promise<string> => {
   try {
-    return (await by.callerOf(authorization, header)).tenant;
+    return (await by.callerOf(authorization, header === undefined ? undefined : { text: header, ...line })).tenant;
   } catch (error) {
     return (error as { code: string }).code;
   }
@@ -24,7 +27,7 @@ describe('who asks', () => {
     const by = new Authenticator({ ADMIN_KEY, SERVICE_SECRET, from: 'callers' });
     expect(await taken(by, undefined, told())).toBe('unauthenticated');
     expect(await taken(by, sent, told())).toBe('default');
-    expect(by.canAskAgain(told())).toBe(true);
+    expect(by.canAskAgain(await by.callerOf(sent, undefined))).toBe(true);
   });
 
   it('is known by what the gateway says where that alone asks, whatever they send', async () => {
@@ -32,7 +35,7 @@ describe('who asks', () => {
     expect(await taken(by, undefined, told())).toBe('shop');
     expect(await taken(by, sent)).toBe('unauthenticated');
     expect(await taken(by, sent, told('another secret, which is long enough as well'))).toBe('unauthenticated');
-    expect(by.canAskAgain(told())).toBe(false);
+    expect(by.canAskAgain(await by.callerOf(undefined, { text: told(), ...line }))).toBe(false);
   });
 
   it('is known by either where both come', async () => {
@@ -42,7 +45,9 @@ describe('who asks', () => {
     expect(await taken(by)).toBe('unauthenticated');
     const forged = told('another secret, which is long enough as well');
     expect(await taken(by, undefined, forged)).toBe('unauthenticated');
-    expect([by.canAskAgain(told()), by.canAskAgain(forged), by.canAskAgain(undefined)]).toEqual([false, true, true]);
+    expect(await taken(by, sent, forged)).toBe('default');
+    const [said, asked] = [await by.callerOf(sent, { text: told(), ...line }), await by.callerOf(sent, undefined)];
+    expect([by.canAskAgain(said), by.canAskAgain(asked)]).toEqual([false, true]);
   });
 
   it('is anybody only where there is nothing to know them by', async () => {
@@ -55,9 +60,30 @@ describe('who asks', () => {
     const service = new Authenticator({ SERVICE_SECRET });
     expect(await taken(gateway)).toBe('default');
     expect(await taken(service)).toBe('unauthenticated');
-    expect(await taken(service, undefined, gateway.toldAs(await gateway.callerOf(undefined, undefined)))).toBe(
+    expect(await taken(service, undefined, gateway.toldAs(await gateway.callerOf(undefined, undefined), line))).toBe(
       'default',
     );
+  });
+
+  it('is known by the secret and the admin key before, where another takes their place', async () => {
+    const other = 'the secret that takes its place, long enough too';
+    const admin = 'the-admin-key-that-takes-its-place-of-the-other';
+    const by = new Authenticator({ ADMIN_KEY: [admin, adminKey], SERVICE_SECRET: [other, secret], from: 'either' });
+    expect(await taken(by, undefined, told())).toBe('shop');
+    expect(await taken(by, undefined, told(other))).toBe('shop');
+    for (const credential of [admin, adminKey]) expect(await taken(by, `Bearer ${credential}`)).toBe('default');
+    const before = new Authenticator({ SERVICE_SECRET, from: 'gateway' });
+    const said = by.toldAs(await by.callerOf(sent, undefined), line);
+    expect(await taken(before, undefined, said)).toBe('unauthenticated');
+    const between = new Authenticator({ SERVICE_SECRET: [secret, other], from: 'gateway' });
+    expect(await taken(between, undefined, said)).toBe('default');
+  });
+
+  it('is remembered however the scheme is written', async () => {
+    const by = new Authenticator({ ADMIN_KEY, from: 'callers' });
+    const caller = await by.callerOf(sent, undefined);
+    for (const scheme of ['bearer', 'BEARER', 'bEaReR'])
+      expect(by.callerOf(`${scheme} ${adminKey}`, undefined)).toBe(caller);
   });
 
   it('is not looked for among keys that nobody keeps', async () => {

@@ -1,31 +1,56 @@
 import { describe, expect, it } from '@jest/globals';
 import type { Scope } from '#contracts';
+import { ServiceSecrets } from '#security';
 import { SignedCallers } from '../src/signed-caller.js';
 
 const caller = { tenant: 'shop', account: 'till-1', scopes: new Set<Scope>(['orders:read', 'operator']), keyId: 'k' };
 const secret = 'a secret of more than thirty-two characters';
+const secrets = new ServiceSecrets([secret]);
+const asked = { method: 'POST', url: '/orders' };
 
 /** A gateway and a service, whose clocks are told what time it is. */
 const two = () => {
   const clock = { gateway: 1_000_000, service: 1_000_000 };
-  const gateway = new SignedCallers(secret, () => clock.gateway);
-  const service = new SignedCallers(secret, () => clock.service);
+  const gateway = new SignedCallers(secrets, () => clock.gateway);
+  const service = new SignedCallers(secrets, () => clock.service);
   return { clock, gateway, service };
 };
 
 describe('a signed caller', () => {
-  it('is read as it was told, and the same text for the same caller is used for ten seconds', () => {
-    const { clock, gateway, service } = two();
-    const text = gateway.sign(caller);
-    expect(service.read(text)).toEqual(caller);
-    expect(service.read(text)).toBe(service.read(text));
-    clock.gateway += 9_999;
-    expect(gateway.sign(caller)).toBe(text);
-    clock.gateway += 1;
-    expect(gateway.sign(caller)).not.toBe(text);
+  it('is read as it was told, by a gateway', () => {
+    const { gateway, service } = two();
+    const text = gateway.sign(caller, asked);
+    expect(service.read(text, asked)).toEqual({ ...caller, isTold: true });
+    // What was said is read once, however often it is signed.
+    const again = gateway.sign(caller, { method: 'GET', url: '/orders' });
+    expect(service.read(again, { method: 'GET', url: '/orders' })).toBe(service.read(text, asked));
   });
 
-  it('is good for a minute, by clocks that may differ by as much, remembered or not', () => {
+  it.each([
+    ['another method', { method: 'GET', url: '/orders' }],
+    ['another address', { method: 'POST', url: '/orders/x' }],
+    ['another query', { method: 'POST', url: '/orders?dry=1' }],
+    ['another spelling', { method: 'POST', url: '/Orders' }],
+    ['what is only written together alike', { method: 'POST/orders', url: '' }],
+  ])('is good for no other request: not for %s', (_, other) => {
+    const { gateway, service } = two();
+    const text = gateway.sign(caller, asked);
+    expect(service.read(text, asked)).toBeDefined();
+    expect(service.read(text, other)).toBeUndefined();
+    expect(service.read(gateway.sign(caller, other), other)).toBeDefined();
+  });
+
+  it.each([
+    ['/products/a%20b?x=%C3%BC', '/products/a%20b?x=%C3%BC'],
+    ['/products/a"b{}|?x="<>"', '/products/a%22b%7B%7D|?x=%22%3C%3E%22'],
+    ['/products/a\\b?x=\\', '/products/a%5Cb?x=\\'],
+    ['http://shop.example/orders?limit=1', '/orders?limit=1'],
+  ])('is good for the same request as it is written when it is passed on: %s', (url, passedOn) => {
+    const { gateway, service } = two();
+    expect(service.read(gateway.sign(caller, { method: 'GET', url }), { method: 'GET', url: passedOn })).toBeDefined();
+  });
+
+  it('is good for a minute, by clocks that may differ by as much', () => {
     for (const [offMs, isGood] of [
       ...[
         [60_000, true],
@@ -35,28 +60,36 @@ describe('a signed caller', () => {
       ],
     ] as [number, boolean][]) {
       const { clock, gateway, service } = two();
-      const text = gateway.sign(caller);
+      const text = gateway.sign(caller, asked);
+      expect(service.read(text, asked)).toBeDefined();
       clock.service += offMs;
-      expect([offMs, service.read(text) !== undefined]).toEqual([offMs, isGood]);
-      const known = two();
-      known.service.read(text);
-      known.clock.service += offMs;
-      expect([offMs, known.service.read(text) !== undefined]).toEqual([offMs, isGood]);
+      expect([offMs, service.read(text, asked) !== undefined]).toEqual([offMs, isGood]);
     }
   });
 
   it('is refused when a character of it is another, or the secret is', () => {
     const { gateway, service } = two();
-    const text = gateway.sign(caller);
-    expect(new SignedCallers(`${secret}!`, () => 1_000_000).read(text)).toBeUndefined();
-    const [payload, mac] = text.split('.') as [string, string];
+    const text = gateway.sign(caller, asked);
+    const strange = new SignedCallers(new ServiceSecrets([`${secret}!`]), () => 1_000_000);
+    expect(strange.read(text, asked)).toBeUndefined();
+    const [payload, at, mac] = text.split('.') as [string, string, string];
     // The last character of a base64 text has bits that say nothing.
-    for (let at = 0; at < text.length - 1; at += 1) {
-      if (at === payload.length) continue;
-      const other = text[at] === 'A' ? 'B' : 'A';
-      expect(service.read(text.slice(0, at) + other + text.slice(at + 1))).toBeUndefined();
+    for (let place = 0; place < text.length - 1; place += 1) {
+      if (text[place] === '.') continue;
+      const other = text[place] === '9' ? '8' : '9';
+      expect(service.read(text.slice(0, place) + other + text.slice(place + 1), asked)).toBeUndefined();
     }
-    for (const it of ['', '.', payload, `${payload}.`, `.${mac}`, `${text}.${mac}`, `${payload}.${mac}${mac}`])
-      expect(service.read(it)).toBeUndefined();
+    for (const it of [
+      '',
+      '..',
+      payload,
+      `${payload}.${at}`,
+      `${payload}.${at}.`,
+      `.${at}.${mac}`,
+      `${payload}..${mac}`,
+    ])
+      expect(service.read(it, asked)).toBeUndefined();
+    for (const it of [`${text}.${mac}`, `${text}${mac}`, `${payload}.NaN.${mac}`, `${payload}.${at}0.${mac}`])
+      expect(service.read(it, asked)).toBeUndefined();
   });
 });

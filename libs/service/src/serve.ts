@@ -3,11 +3,13 @@ import { Logger, Module, type DynamicModule, type OnApplicationShutdown } from '
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { ConfigurationError, env } from '#config';
 import { awaitedDatabases } from '#database';
+import type { EventBusAddress } from '#events';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
 import { HealthModule, MetricsModule } from '#health';
 import { MessagingModule, hostsOf, listenForMessages, type Address } from '#messaging';
 import {
   Authenticator,
+  ServiceSecrets,
   doorFaults,
   securityEnvironment,
   type Door,
@@ -52,6 +54,8 @@ export interface Service extends SecuritySettings, Partial<TelemetrySettings> {
   passesOn?: boolean;
   /** Where the modules answer messages from other processes. */
   listen?: Address[];
+  /** What brings events to the modules, or takes them from there. */
+  EVENTS_AT?: EventBusAddress;
   /** What is answered over gRPC, if anything. */
   grpc?: GrpcListening;
   /** Does what the app needs before it is initialised, such as registering plugins. */
@@ -68,9 +72,10 @@ export const createService = async (
   options: Pick<RestAppOptions, 'drainDelayMs' | 'requestLog'> = {},
 ): Promise<NestFastifyApplication> => {
   const authenticator = new Authenticator(settings);
+  const secrets = settings.SERVICE_SECRET && new ServiceSecrets(settings.SERVICE_SECRET);
   const imports = [
-    MessagingModule.forRoot({ secret: settings.SERVICE_SECRET }),
-    SecurityModule.with(authenticator),
+    MessagingModule.forRoot({ secrets }),
+    SecurityModule.with(authenticator, secrets),
     ...[HealthModule, MetricsModule.register(settings), GrpcModule],
     ...modules,
   ];
@@ -91,9 +96,12 @@ class SecurityModule implements OnApplicationShutdown {
     await this.authenticator.rates?.close();
   }
 
-  static with(authenticator: Authenticator): DynamicModule {
-    const providers = [{ provide: Authenticator, useValue: authenticator }];
-    return { module: SecurityModule, global: true, providers, exports: [Authenticator] };
+  static with(authenticator: Authenticator, secrets: ServiceSecrets | undefined): DynamicModule {
+    const providers = [
+      { provide: Authenticator, useValue: authenticator },
+      { provide: ServiceSecrets, useValue: secrets },
+    ];
+    return { module: SecurityModule, global: true, providers, exports: [Authenticator, ServiceSecrets] };
   }
 }
 
@@ -102,6 +110,8 @@ export const refuseOpenDoor = (door: Door): void => {
   const faults = doorFaults(door);
   if (faults.length > 0) throw new ConfigurationError(faults);
 };
+
+const eventsOf = ({ EVENTS_AT: at }: Service): Address[] => (at?.scheme === 'nats' ? [at] : []);
 
 /**
  * Starts a service and keeps it running until the process is told to stop. Until what it needs is there it says that it is
@@ -115,7 +125,7 @@ export const serve = async (service: Service): Promise<string> => {
     from: service.from ?? 'gateway',
     passesOn: service.passesOn ?? false,
     grpcAt: service.grpc?.at,
-    messagesAt: (service.listen ?? []).flatMap(hostsOf),
+    messagesAt: [...(service.listen ?? []), ...eventsOf(service)].flatMap(hostsOf),
   });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;

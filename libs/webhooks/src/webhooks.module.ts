@@ -68,8 +68,8 @@ export class WebhooksModule implements OnModuleInit {
       delaysMs: retryDelaysMs,
       // What is sent has to be noted as well.
       leaseMs: 2 * options.WEBHOOKS_TIMEOUT_MS,
-      // More than all endpoints of a tenant can take up.
-      ...{ ofOne: 8, ofAll: 512, pollMs: 250 },
+      // Half of all, which is what a tenant gets, is what its endpoints can take up.
+      ...{ ofOne: 8, ofAll: 800, pollMs: 250 },
     };
     return {
       module: WebhooksModule,

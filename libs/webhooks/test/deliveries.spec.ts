@@ -43,6 +43,13 @@ const settled = (endpointId: string, expected: object, instance = one): Promise<
     expect(found).toMatchObject(expected);
     return found;
   });
+/** What is left to each, where there is enough for all. */
+const unbounded = {
+  ofOne: 1_000,
+  exceptions: new Map<string, number>(),
+  ofTenant: 1_000,
+  tenants: new Map<string, number>(),
+};
 const events = (count: number, more: Partial<Happening> = {}): Happening[] =>
   Array.from({ length: count }, () => placed(tenant, more));
 const ask = <Row>(text: string, values: unknown[], { sql } = one): Promise<Row[]> =>
@@ -362,7 +369,7 @@ describe('two workers', () => {
     await asleep(async (instance) => {
       const { endpoint_id } = await register('/', undefined, instance);
       await instance.accept(placed(tenant));
-      const slots = { ofAll: 10, ofOne: 10, exceptions: new Map<string, number>() };
+      const slots = { ...unbounded, ofAll: 10 };
       const claim = (leaseMs: number) => instance.postgres.claim(leaseMs, slots);
       const [paused] = await claim(1);
       await setTimeout(20);
@@ -386,11 +393,30 @@ describe('two workers', () => {
     });
   });
 
+  it('leave to each tenant what another one would take as well', async () => {
+    await asleep(async (instance) => {
+      const other = newTenant();
+      const made = [tenant, tenant, other].map((of) => instance.endpoints.register(of, { url: receiver.url('/') }));
+      await Promise.all(made);
+      // What is due longest is all of one tenant.
+      await instance.accept(...events(20));
+      await setTimeout(20);
+      await instance.accept(placed(other));
+      const claim = async (tenants: ReadonlyMap<string, number>) => {
+        const claimed = await instance.postgres.claim(60_000, { ...unbounded, ofAll: 10, ofTenant: 5, tenants });
+        return [tenant, other].map((of) => claimed.filter((it) => it.tenant === of).length);
+      };
+      expect(await claim(new Map())).toEqual([5, 1]);
+      expect(await claim(new Map([[tenant, 2]]))).toEqual([2, 0]);
+      expect(await claim(new Map([[tenant, 0]]))).toEqual([0, 0]);
+    });
+  });
+
   it('take over what was claimed by one that died', async () => {
     await asleep(async (instance, url) => {
       const { endpoint_id } = await register('/', undefined, instance);
       await instance.accept(...events(3));
-      const slots = { ofAll: 10, ofOne: 10, exceptions: new Map([[endpoint_id, 2]]) };
+      const slots = { ...unbounded, ofAll: 10, exceptions: new Map([[endpoint_id, 2]]) };
       expect(await instance.postgres.claim(300, slots)).toHaveLength(2);
       const other = await startInstance(url);
       await eventually(async () =>

@@ -145,29 +145,47 @@ describe('a message', () => {
 describe('slots', () => {
   it('are taken from the endpoint and from all', () => {
     const slots = new Slots(3, 5);
-    for (const id of ['a', 'a', 'a', 'b']) slots.take(id);
+    for (const id of ['a', 'a', 'a', 'b']) slots.take('shop', id);
     expect([slots.free, ...slots.exceptions]).toEqual([1, ['a', 0], ['b', 2]]);
-    for (const id of ['a', 'a', 'a', 'b']) slots.giveBack(id, false);
+    for (const id of ['a', 'a', 'a', 'b']) slots.giveBack('shop', id, false);
     expect([slots.free, ...slots.exceptions]).toEqual([5]);
   });
 
   it('are few for an endpoint that struggles, until it does not', () => {
     const slots = new Slots(3, 5);
-    for (const id of ['a', 'a']) slots.take(id);
-    slots.giveBack('a', true);
+    for (const id of ['a', 'a']) slots.take('shop', id);
+    slots.giveBack('shop', 'a', true);
     expect([...slots.exceptions]).toEqual([['a', 0]]);
-    slots.giveBack('a', true);
+    slots.giveBack('shop', 'a', true);
     expect([...slots.exceptions]).toEqual([['a', 1]]);
-    slots.take('a');
-    slots.giveBack('a', false);
+    slots.take('shop', 'a');
+    slots.giveBack('shop', 'a', false);
     expect([...slots.exceptions]).toEqual([]);
+  });
+
+  it('are taken by a tenant as many as are left to the others, at most', () => {
+    const slots = new Slots(8, 16);
+    const take = (tenant: string): number => {
+      const room = slots.tenants.get(tenant) ?? slots.ofTenant;
+      for (let times = 0; times < room; times += 1) slots.take(tenant, `of ${tenant}`);
+      return room;
+    };
+    expect(['a', 'a', 'b', 'b', 'c', 'd', 'e', 'f'].map(take)).toEqual([8, 0, 4, 0, 2, 1, 1, 0]);
+    for (let times = 0; times < 8; times += 1) slots.giveBack('a', 'of a', false);
+    expect([...slots.tenants]).toEqual([
+      ['b', 2],
+      ['c', 3],
+      ['d', 4],
+      ['e', 4],
+    ]);
+    expect([slots.free, take('f')]).toEqual([8, 4]);
   });
 
   it('remember no more endpoints that struggle than there are slots', () => {
     const slots = new Slots(1, 2);
     for (const id of ['a', 'b', 'c']) {
-      slots.take(id);
-      slots.giveBack(id, true);
+      slots.take('shop', id);
+      slots.giveBack('shop', id, true);
     }
     expect([...slots.exceptions.keys()]).toEqual(['b', 'c']);
   });

@@ -1,3 +1,4 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Injectable, Logger, type OnApplicationShutdown, type OnModuleInit } from '@nestjs/common';
 import pg from 'pg';
@@ -10,12 +11,28 @@ const pingEveryMs = 1_000;
 const pingWithinMs = 2_000;
 const connectWithinMs = 5_000;
 const longestPauseMs = 5_000;
+/** How often is tried whether what is notified arrives, and how long it may take. */
+const tryEveryMs = 10_000;
+const arrivesWithinMs = 2_000;
+
+/** The connection is there, and what is notified does not come by it. */
+class NothingArrives extends Error {
+  override readonly name = 'NothingArrives';
+}
+
+/** By which each process tries whether it hears; others who hear it do not know the word. */
+const wordsChannel = 'cleave_keys_words';
+
+const cut = (client: pg.Client): void => {
+  (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+};
 
 export const accessDatabaseUrl = Symbol('access database URL');
 
 /**
  * The keys in Postgres, and the word of their changes. Over a connection that is lost nothing is heard, so that nothing
- * may be remembered until there is another one.
+ * may be remembered until there is another one. Nor over one that a pooler shares among its clients, which looks as well as
+ * any: so it is tried, by a word of our own.
  */
 @Injectable()
 export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnModuleInit, OnApplicationShutdown {
@@ -23,6 +40,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
   private readonly stopping = new AbortController();
   private forget: () => void = () => {};
   private listening: pg.Client | undefined;
+  private arrives = true;
   private running: Promise<void> = Promise.resolve();
 
   constructor(
@@ -38,6 +56,15 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
 
   get hears(): boolean {
     return this.listening !== undefined;
+  }
+
+  /** Why changes are not heard of, for people to read; undefined while they are. */
+  get whyDeaf(): string | undefined {
+    if (this.hears) return undefined;
+    const meanwhile = 'each request looks its key up meanwhile';
+    return this.arrives
+      ? `changes are not heard of; ${meanwhile}`
+      : `changes do not arrive, as where a pooler shares connections; ${meanwhile}. Let ACCESS_DATABASE_URL name Postgres itself`;
   }
 
   onChange(forget: () => void): void {
@@ -66,8 +93,10 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
           failures = 0;
         });
       } catch (error) {
-        if (!signal.aborted && failures === 1)
+        const isSilent = error instanceof NothingArrives;
+        if (!signal.aborted && (failures === 1 || (isSilent && this.arrives)))
           this.logger.warn(`does not hear of changes of keys and looks each of them up meanwhile (${String(error)})`);
+        this.arrives = !isSilent;
       }
       await sleep(Math.min(longestPauseMs, 50 * 2 ** failures), undefined, { signal }).catch(() => undefined);
     }
@@ -75,29 +104,35 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
 
   /** Until the connection is lost. */
   private async listen(begun: () => void): Promise<void> {
-    const client = new pg.Client({
-      connectionString: this.url,
-      connectionTimeoutMillis: connectWithinMs,
-      query_timeout: pingWithinMs,
-      application_name: 'cleave-access-listens',
-      keepAlive: true,
-    });
+    const client = this.newClient('cleave-access-listens');
+    const words = new Map<string, () => void>();
     const lost = new AbortController();
     const lose = (error?: Error): void => lost.abort(error);
     client.on('error', lose).on('end', () => lose());
-    client.on('notification', () => this.forget());
+    client.on('notification', ({ channel, payload = '' }) => {
+      if (channel === wordsChannel) words.get(payload)?.();
+      else this.forget();
+    });
     const { signal } = this.stopping;
+    const ends = AbortSignal.any([signal, lost.signal]);
     try {
       await client.connect();
-      await client.query('LISTEN cleave_keys_changed');
+      await client.query(`LISTEN cleave_keys_changed; LISTEN ${wordsChannel}`);
+      let triedAt = performance.now();
+      await this.tryWhether(words, ends);
       // What was remembered before may have changed unheard.
       this.forget();
       this.listening = client;
       begun();
-      const ends = AbortSignal.any([signal, lost.signal]);
       while (!ends.aborted) {
         await sleep(pingEveryMs, undefined, { signal: ends }).catch(() => undefined);
         if (!ends.aborted) await client.query('SELECT 1');
+        if (ends.aborted || performance.now() - triedAt < tryEveryMs) continue;
+        triedAt = performance.now();
+        // What could not be tried, there being no connection left, says nothing of the one that has heard so far.
+        await this.tryWhether(words, ends).catch((error: unknown) => {
+          if (error instanceof NothingArrives) throw error;
+        });
       }
       if (lost.signal.aborted) throw lost.signal.reason;
     } finally {
@@ -105,7 +140,43 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
       this.forget();
       // A server that does not answer any more would not say goodbye either.
       if (signal.aborted) await client.end().catch(() => undefined);
-      else (client as unknown as { connection: { stream: { destroy(): void } } }).connection.stream.destroy();
+      else cut(client);
     }
+  }
+
+  /** Whether what others notify arrives. @throws NothingArrives */
+  private async tryWhether(words: Map<string, () => void>, ends: AbortSignal): Promise<void> {
+    const word = randomUUID();
+    const arrived = new Promise<void>((resolve) => words.set(word, resolve));
+    // By a connection of its own, as others do: on that which listens it might arrive by chance.
+    const other = this.newClient('cleave-access-tries');
+    other.on('error', () => undefined);
+    const late = new AbortController();
+    let hasArrived = false;
+    try {
+      const said = (async () => {
+        await other.connect();
+        await other.query('SELECT pg_notify($1, $2)', [wordsChannel, word]);
+        await arrived;
+        return (hasArrived = true);
+      })();
+      const tooLate = sleep(arrivesWithinMs, false, { signal: AbortSignal.any([ends, late.signal]) }).catch(() => true);
+      if (!(await Promise.race([said, tooLate]))) throw new NothingArrives('what is notified does not arrive');
+    } finally {
+      late.abort();
+      words.delete(word);
+      if (hasArrived) void other.end().catch(() => undefined);
+      else cut(other);
+    }
+  }
+
+  private newClient(name: string): pg.Client {
+    return new pg.Client({
+      connectionString: this.url,
+      connectionTimeoutMillis: connectWithinMs,
+      query_timeout: pingWithinMs,
+      application_name: name,
+      keepAlive: true,
+    });
   }
 }

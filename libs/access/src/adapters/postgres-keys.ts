@@ -12,8 +12,8 @@ export class PostgresKeys implements Keys {
   async valid(keyId: string): Promise<KnownKey | undefined> {
     const [row] = await this.sql.query<ValidRow>(valid, [keyId]);
     if (!row) return undefined;
-    const { tenant, account, scopes, secretHash, validForMs } = row;
-    return { caller: { tenant, account, scopes: new Set(scopes), keyId }, secretHash, validForMs };
+    const { tenant, account, scopes, family, secretHash, validForMs } = row;
+    return { caller: { tenant, account, scopes: new Set(scopes), keyId, keyFamily: family }, secretHash, validForMs };
   }
 
   async add(key: NewKey, most: number): Promise<ApiKey | undefined> {
@@ -32,8 +32,17 @@ export class PostgresKeys implements Keys {
     return (await this.sql.query<ApiKey>(find, [keyId, tenant ?? null]))[0];
   }
 
-  async rotate(tenant: string, keyId: string, secretHash: Buffer, overlapSeconds: number): Promise<ApiKey | undefined> {
-    return (await this.sql.query<ApiKey>(rotate, [tenant, keyId, secretHash, overlapSeconds]))[0];
+  async rotate(
+    tenant: string,
+    keyId: string,
+    secretHash: Buffer,
+    { overlapSeconds, most }: Parameters<Keys['rotate']>[3],
+  ): Promise<ApiKey | undefined> {
+    return (await this.sql.query<ApiKey>(rotate, [tenant, keyId, secretHash, overlapSeconds, most]))[0];
+  }
+
+  async countFamily(tenant: string, keyId: string): Promise<number> {
+    return (await this.sql.query<{ count: number }>(countFamily, [tenant, keyId]))[0]!.count;
   }
 
   async revoke(tenant: string | undefined, keyId: string): Promise<boolean> {
@@ -45,6 +54,7 @@ interface ValidRow {
   tenant: string;
   account: string;
   scopes: Scope[];
+  family: string;
   secretHash: Buffer;
   validForMs: number | null;
 }
@@ -58,7 +68,8 @@ const columns = `key_id, tenant_id AS tenant, account_id AS account, name, scope
 const valid = {
   name: 'access-valid',
   text: `
-    SELECT tenant_id AS tenant, account_id AS account, scopes, secret_hash AS "secretHash",
+    SELECT tenant_id AS tenant, account_id AS account, scopes, coalesce(family_id, key_id) AS family,
+      secret_hash AS "secretHash",
       (extract(epoch FROM expires_at - clock_timestamp()) * 1000)::float8 AS "validForMs"
     FROM access.keys
     WHERE key_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())`,
@@ -76,7 +87,8 @@ const add = {
     INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash, expires_at)
     SELECT $1, $2, $3, $4, $5, $6
     WHERE (
-      SELECT count(*) FROM access.keys
+      -- Those that take each other's place are one.
+      SELECT count(DISTINCT coalesce(family_id, key_id)) FROM access.keys
       WHERE tenant_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
     ) < $7
     RETURNING ${columns}`,
@@ -92,18 +104,29 @@ const find = {
   text: `SELECT ${columns} FROM access.keys WHERE key_id = $1 AND tenant_id = coalesce($2, tenant_id)`,
 };
 
+const validOfFamily = (family: string): string => `
+  SELECT count(*)::int AS count FROM access.keys f
+  WHERE f.tenant_id = $1 AND coalesce(f.family_id, f.key_id) = ${family} AND f.revoked_at IS NULL
+    AND (f.expires_at IS NULL OR f.expires_at > now())`;
+
+const countFamily = {
+  name: 'access-count-family',
+  text: validOfFamily('(SELECT coalesce(family_id, key_id) FROM access.keys WHERE tenant_id = $1 AND key_id = $2)'),
+};
+
 /** The row is locked before it is read, so that of two who rotate it one comes too late. */
 const rotate = {
   name: 'access-rotate',
   text: `
     WITH old AS (
-      SELECT * FROM access.keys
+      SELECT * FROM access.keys k
       WHERE tenant_id = $1 AND key_id = $2 AND revoked_at IS NULL AND rotated_to IS NULL
         AND (expires_at IS NULL OR expires_at > now())
+        AND (${validOfFamily('coalesce(k.family_id, k.key_id)')}) < $5
       FOR UPDATE
     ), new AS (
-      INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash, expires_at)
-      SELECT tenant_id, account_id, name, scopes, $3, expires_at FROM old
+      INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash, expires_at, family_id)
+      SELECT tenant_id, account_id, name, scopes, $3, expires_at, coalesce(family_id, key_id) FROM old
       RETURNING *
     ), ended AS (
       UPDATE access.keys k

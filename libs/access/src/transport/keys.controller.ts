@@ -64,7 +64,7 @@ export class KeysController {
     description: 'It may do the same for the same account. The one before goes on being valid for as long as is given.',
     request: rotateKeyRequest,
     replies: { 201: { schema: issuedKey, description: 'The key that takes its place; it is told this once' } },
-    errors: ['key-not-found', 'illegal-transition'],
+    errors: ['key-not-found', 'illegal-transition', 'too-many-keys'],
   })
   rotate(
     @Param('key_id', valid(keyIdParameter)) id: string,

@@ -30,14 +30,17 @@ export abstract class Keys {
   /**
    * Puts another key in the place of one that is valid, which then ends after `overlapSeconds`, or before if it was to.
    *
-   * @returns undefined where it is not valid, or was rotated before
+   * @param most of those that have taken each other's place, how many may be valid before
+   * @returns undefined where it is not valid, or was rotated before, or `most` were valid already
    */
   abstract rotate(
     tenant: string,
     keyId: string,
     secretHash: Buffer,
-    overlapSeconds: number,
+    { overlapSeconds, most }: { overlapSeconds: number; most: number },
   ): Promise<ApiKey | undefined>;
+  /** Of those that have taken each other's place and this one's, how many are valid. */
+  abstract countFamily(tenant: string, keyId: string): Promise<number>;
   /** @returns whether there is such a key */
   abstract revoke(tenant: string | undefined, keyId: string): Promise<boolean>;
 }
@@ -81,14 +84,22 @@ export class ManageKeys {
     return { data, last: rows.length > limit ? data.at(-1)!.key_id : null };
   }
 
-  /** @throws CleaveError `key-not-found`, or `illegal-transition` where it is not valid or was rotated before */
+  /**
+   * @throws CleaveError `key-not-found`, `too-many-keys` where those before it are still valid, or `illegal-transition` where
+   *   it is not valid or was rotated before
+   */
   async rotate(tenant: string | undefined, keyId: string, overlapSeconds: number): Promise<IssuedKey> {
     const before = await this.keys.find(tenant, keyId);
     if (!before) throw keyNotFound();
     const secret = newSecret();
-    const key = await this.keys.rotate(before.tenant, keyId, secretHashOf(secret), overlapSeconds);
+    const how = { overlapSeconds, most: mostOfFamily };
+    const key = await this.keys.rotate(before.tenant, keyId, secretHashOf(secret), how);
     this.changes.changed();
     if (key) return told(key, secret);
+    if (before.rotated_to === null && (await this.keys.countFamily(before.tenant, keyId)) >= mostOfFamily) {
+      const tooMany = `${mostOfFamily} keys that have taken each other's place are valid. Wait until the oldest of them ends, or revoke it.`;
+      throw new CleaveError('too-many-keys', tooMany);
+    }
     const detail =
       'Only a key that is valid and has not been rotated can be. Rotate the one in its place, or make another.';
     throw new CleaveError('illegal-transition', detail);
@@ -100,6 +111,9 @@ export class ManageKeys {
     this.changes.changed();
   }
 }
+
+/** One in use, and two that end. */
+const mostOfFamily = 3;
 
 const newSecret = (): string => randomBytes(32).toString('hex');
 

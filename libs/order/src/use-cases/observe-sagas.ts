@@ -1,4 +1,5 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
+import { keptFor } from '#periodic';
 import { Metrics } from '#telemetry';
 
 /** How the sagas of all tenants do. */
@@ -11,6 +12,9 @@ export abstract class SagaStates {
    */
   abstract states(): Promise<{ running: number; stuck: number; parked: number; overdue: number }>;
 }
+
+/** Metrics are open to everybody: whoever asks often does not have Postgres asked as often. */
+const [keepMs, withinMs] = [1_000, 5_000];
 
 /** Asked of Postgres when somebody asks for the metrics: the same by every instance, whoever leads the sagas. */
 @Injectable()
@@ -26,9 +30,10 @@ export class ObserveSagas {
       unit: 's',
       description: 'For how long a saga has been due that nobody leads on.',
     });
+    const read = keptFor(keepMs, withinMs, () => states.states());
     meter.addBatchObservableCallback(
       async (result) => {
-        const { overdue: seconds, ...counts } = await states.states();
+        const { overdue: seconds, ...counts } = await read();
         for (const [state, value] of Object.entries(counts))
           result.observe(count, value, { 'order.saga.state': state });
         result.observe(overdue, seconds);

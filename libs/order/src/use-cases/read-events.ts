@@ -39,13 +39,15 @@ const beginning: Position = { xid: '0', id: '0' };
 const pageSize = 200;
 /** How soon followers see what is new. */
 const pollMs = 250;
-/** Each polls, so there is an end to them. */
-const maxFollowers = 100;
+/** Each polls, so there is an end to them. A tenant follows as often as is left to the others, at most. */
+const maxFollowers = 200;
+const tryAgainMs = 5_000;
 
 /** Reads the change feed: a page, or all that has come and will come. */
 @Injectable()
 export class ReadEvents {
-  private followers = 0;
+  /** How often each tenant follows. */
+  private readonly followers = new Map<string, number>();
 
   constructor(private readonly feed: EventFeed) {}
 
@@ -66,19 +68,35 @@ export class ReadEvents {
   /**
    * Events until the signal says that nobody takes them any more; an empty list now and then, while there is nothing new.
    *
-   * @throws CleaveError `unavailable` at once when too many follow already
+   * @throws CleaveError at once: `unavailable` when too many follow already, `too-many-requests` when too many of them are
+   *   of this tenant
    */
   follow(tenant: string, after: Position = beginning, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {
-    if (this.followers >= maxFollowers)
+    const own = this.followers.get(tenant) ?? 0;
+    const free = maxFollowers - [...this.followers.values()].reduce((sum, it) => sum + it, 0);
+    if (free === 0)
       throw new CleaveError(
         'unavailable',
         `${maxFollowers} follow the events here already. Ask for pages, or try again.`,
+        { retry_after_ms: tryAgainMs },
+      );
+    if (own >= free)
+      throw new CleaveError(
+        'too-many-requests',
+        `This tenant follows the events here ${own} times already; what is left is for others. Ask for pages, or try again.`,
+        { retry_after_ms: tryAgainMs },
       );
     if (!gone.aborted) {
-      this.followers += 1;
-      gone.addEventListener('abort', () => (this.followers -= 1), { once: true });
+      this.count(tenant, 1);
+      gone.addEventListener('abort', () => this.count(tenant, -1), { once: true });
     }
     return this.following(tenant, after, gone);
+  }
+
+  private count(tenant: string, more: 1 | -1): void {
+    const own = (this.followers.get(tenant) ?? 0) + more;
+    if (own > 0) this.followers.set(tenant, own);
+    else this.followers.delete(tenant);
   }
 
   private async *following(tenant: string, after: Position, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {

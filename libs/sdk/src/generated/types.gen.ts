@@ -2134,6 +2134,8 @@ export type RotateKeyErrors = {
   404: Problem;
   /**
    * `illegal-transition`: The order cannot do this in its present state
+   *
+   * `too-many-keys`: There are as many keys as there may be
    */
   409: Problem;
   /**

@@ -35,9 +35,12 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
 
   claim(
     leaseMs: number,
-    { ofAll, ofOne, exceptions }: Parameters<DueDeliveries['claim']>[1],
+    { ofAll, ofOne, exceptions, ofTenant, tenants }: Parameters<DueDeliveries['claim']>[1],
   ): Promise<ClaimedDelivery[]> {
-    const given = [leaseMs, ofAll, ofOne, [...exceptions.keys()], [...exceptions.values()]];
+    const given = [
+      ...[leaseMs, ofAll, ofOne, [...exceptions.keys()], [...exceptions.values()]],
+      ...[ofTenant, [...tenants.keys()], [...tenants.values()]],
+    ];
     return this.sql.query<ClaimedDelivery>(claim, given);
   }
 
@@ -117,7 +120,7 @@ const accept = {
 
 /**
  * From endpoint to endpoint among those for which something is pending, however much that is, and of each no more than
- * it has slots for.
+ * it has slots for; of each tenant as well.
  */
 const claim = {
   name: 'webhooks-claim',
@@ -131,8 +134,8 @@ const claim = {
         WHERE d.status = 'pending' AND (d.tenant_id, d.endpoint_id) > (w.tenant_id, w.endpoint_id)
         ORDER BY d.tenant_id, d.endpoint_id LIMIT 1
       ) n
-    ), due AS MATERIALIZED (
-      SELECT e.tenant_id, d.delivery_id, e.endpoint_id, e.url, e.secrets
+    ), sendable AS MATERIALIZED (
+      SELECT e.tenant_id, d.delivery_id, e.endpoint_id, e.url, e.secrets, d.due_at
       FROM waiting w
       JOIN webhooks.endpoints e ON e.tenant_id = w.tenant_id AND e.endpoint_id = w.endpoint_id AND e.enabled
       LEFT JOIN unnest($4::uuid[], $5::int[]) AS x(endpoint_id, slots) ON x.endpoint_id = e.endpoint_id
@@ -142,7 +145,13 @@ const claim = {
           AND p.due_at <= now() AND p.lease_until <= now()
         ORDER BY p.due_at LIMIT coalesce(x.slots, $3) FOR NO KEY UPDATE SKIP LOCKED
       ) d
-      ORDER BY d.due_at LIMIT $2
+    ), due AS MATERIALIZED (
+      SELECT s.* FROM (
+        SELECT *, row_number() OVER (PARTITION BY tenant_id ORDER BY due_at) AS place FROM sendable
+      ) s
+      LEFT JOIN unnest($7::text[], $8::int[]) AS t(tenant_id, slots) ON t.tenant_id = s.tenant_id
+      WHERE s.place <= coalesce(t.slots, $6)
+      ORDER BY s.due_at LIMIT $2
     )
     UPDATE webhooks.deliveries d SET epoch = d.epoch + 1, lease_until = now() + $1 * interval '1 millisecond'
     FROM due JOIN webhooks.messages m ON m.tenant_id = due.tenant_id

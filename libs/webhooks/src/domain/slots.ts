@@ -1,9 +1,11 @@
 /**
  * How much may be sent at a time, to one endpoint and to all: an endpoint that hangs takes up its own slots and nobody
- * else's. One that struggles has a single slot, so that many that hang do not take up all of them.
+ * else's. One that struggles has a single slot, so that many that hang do not take up all of them. A tenant takes as many as
+ * are left to the others, at most.
  */
 export class Slots {
   private readonly taken = new Map<string, number>();
+  private readonly ofTenants = new Map<string, number>();
   private readonly struggling = new Set<string>();
   private total = 0;
 
@@ -22,16 +24,26 @@ export class Slots {
     return new Map(known.map((it) => [it, Math.max(0, this.widthOf(it) - (this.taken.get(it) ?? 0))]));
   }
 
-  take(endpointId: string): void {
-    this.total += 1;
-    this.taken.set(endpointId, (this.taken.get(endpointId) ?? 0) + 1);
+  /** How many more a tenant may take that has none. */
+  get ofTenant(): number {
+    return Math.ceil(this.free / 2);
   }
 
-  giveBack(endpointId: string, isStruggling: boolean): void {
+  /** The same of those that have some. */
+  get tenants(): ReadonlyMap<string, number> {
+    return new Map([...this.ofTenants].map(([it, taken]) => [it, Math.max(0, Math.ceil((this.free - taken) / 2))]));
+  }
+
+  take(tenant: string, endpointId: string): void {
+    this.total += 1;
+    change(this.ofTenants, tenant, 1);
+    change(this.taken, endpointId, 1);
+  }
+
+  giveBack(tenant: string, endpointId: string, isStruggling: boolean): void {
     this.total -= 1;
-    const left = (this.taken.get(endpointId) ?? 0) - 1;
-    if (left > 0) this.taken.set(endpointId, left);
-    else this.taken.delete(endpointId);
+    change(this.ofTenants, tenant, -1);
+    change(this.taken, endpointId, -1);
     this.struggling.delete(endpointId);
     if (!isStruggling) return;
     this.struggling.add(endpointId);
@@ -43,3 +55,9 @@ export class Slots {
     return this.struggling.has(endpointId) ? 1 : this.ofOne;
   }
 }
+
+const change = (counts: Map<string, number>, of: string, by: 1 | -1): void => {
+  const count = (counts.get(of) ?? 0) + by;
+  if (count > 0) counts.set(of, count);
+  else counts.delete(of);
+};

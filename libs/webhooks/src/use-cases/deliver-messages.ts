@@ -34,11 +34,18 @@ export abstract class DueDeliveries {
   /**
    * Takes deliveries that are due and that nobody works on, those of enabled endpoints.
    *
-   * @param slots how many at most: of all, of one endpoint, and of those endpoints for which that is another number
+   * @param slots how many at most: of all, of one endpoint, and of those endpoints for which that is another number; of one
+   *   tenant, and of those for which that is another number
    */
   abstract claim(
     leaseMs: number,
-    slots: { ofAll: number; ofOne: number; exceptions: ReadonlyMap<string, number> },
+    slots: {
+      ofAll: number;
+      ofOne: number;
+      exceptions: ReadonlyMap<string, number>;
+      ofTenant: number;
+      tenants: ReadonlyMap<string, number>;
+    },
   ): Promise<ClaimedDelivery[]>;
   /** Notes the attempt and what follows. @returns whether the delivery was still ours */
   abstract settle(delivery: ClaimedDelivery, attempt: Attempt): Promise<boolean>;
@@ -95,11 +102,11 @@ export class DeliverMessages extends WokenWork {
 
   /** Who comes to an end makes room and wakes, so there is never more at once. */
   protected async execute(): Promise<boolean> {
-    const { free, exceptions } = this.slots;
+    const { free, exceptions, ofTenant, tenants } = this.slots;
     if (free === 0) return false;
     const { leaseMs, ofOne } = this.limits;
-    for (const it of await this.deliveries.claim(leaseMs, { ofAll: free, ofOne, exceptions })) {
-      this.slots.take(it.endpointId);
+    for (const it of await this.deliveries.claim(leaseMs, { ofAll: free, ofOne, exceptions, ofTenant, tenants })) {
+      this.slots.take(it.tenant, it.endpointId);
       const delivering = this.traced(it).finally(() => this.underWay.delete(delivering));
       this.underWay.add(delivering);
     }
@@ -119,7 +126,7 @@ export class DeliverMessages extends WokenWork {
   }
 
   private async deliver(delivery: ClaimedDelivery): Promise<void> {
-    const { deliveryId, endpointId } = delivery;
+    const { tenant, deliveryId, endpointId } = delivery;
     let isSlowedDown = true;
     try {
       const attempt = await this.send(delivery);
@@ -132,7 +139,7 @@ export class DeliverMessages extends WokenWork {
     } catch (error) {
       this.logger.warn(`what came of webhook delivery ${deliveryId} was lost; it is sent again (${String(error)})`);
     } finally {
-      this.slots.giveBack(endpointId, isSlowedDown);
+      this.slots.giveBack(tenant, endpointId, isSlowedDown);
       this.wake();
     }
   }

@@ -1,0 +1,63 @@
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+
+/** The type of a message that brings what was notified (PostgreSQL, 54.7). */
+const notification = 'A'.charCodeAt(0);
+
+/** Stands between an app and Postgres, and is as far away and as hard of hearing as it is told to be. */
+export class PostgresBetween {
+  /** What is notified does not get through, as with a pooler that shares connections among its clients. */
+  isDeaf = false;
+  /** How long an answer takes. */
+  delayMs = 0;
+  private readonly sockets = new Set<Socket>();
+
+  private constructor(
+    private readonly server: Server,
+    readonly url: string,
+  ) {}
+
+  static async before(databaseUrl: string): Promise<PostgresBetween> {
+    const server = createServer().listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const url = new URL(databaseUrl);
+    const port = Number(url.port);
+    url.port = String((server.address() as AddressInfo).port);
+    const between = new PostgresBetween(server, url.href);
+    server.on('connection', (client) => between.join(client, connect(port, '127.0.0.1')));
+    return between;
+  }
+
+  async stop(): Promise<void> {
+    const closed = once(this.server, 'close');
+    this.server.close();
+    for (const socket of this.sockets) socket.destroy();
+    await closed;
+  }
+
+  private join(client: Socket, postgres: Socket): void {
+    for (const socket of [client, postgres]) {
+      this.sockets.add(socket);
+      const end = (): void => {
+        client.destroy();
+        postgres.destroy();
+        this.sockets.delete(socket);
+      };
+      socket.setNoDelay(true).on('error', end).on('close', end);
+    }
+    client.on('data', (chunk: Buffer) => postgres.write(chunk));
+    let rest: Buffer = Buffer.alloc(0);
+    postgres.on('data', (chunk: Buffer) => {
+      rest = Buffer.concat([rest, chunk]);
+      const passed: Buffer[] = [];
+      while (rest.length >= 5 && rest.length > rest.readUInt32BE(1)) {
+        const message = rest.subarray(0, 1 + rest.readUInt32BE(1));
+        rest = rest.subarray(message.length);
+        if (!this.isDeaf || message[0] !== notification) passed.push(message);
+      }
+      const text = Buffer.concat(passed);
+      if (this.delayMs === 0) client.write(text);
+      else setTimeout(() => client.write(text), this.delayMs);
+    });
+  }
+}

@@ -1,0 +1,38 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, it } from '@jest/globals';
+import { keptFor } from '#periodic';
+
+it('what is asked for again and again is read once in a while, and once for all who ask at a time', async () => {
+  let read = 0;
+  const ask = keptFor(200, 10_000, async () => {
+    await sleep(20);
+    return (read += 1);
+  });
+  expect(await Promise.all(Array.from({ length: 50 }, ask))).toEqual(Array.from({ length: 50 }, () => 1));
+  expect([await ask(), read]).toEqual([1, 1]);
+  await sleep(250);
+  expect([await ask(), read]).toEqual([2, 2]);
+});
+
+it('what fails is told to all who ask, and tried again after a while', async () => {
+  let tried = 0;
+  const ask = keptFor(200, 10_000, () => {
+    tried += 1;
+    throw new Error(`failure ${tried}`);
+  });
+  for (let times = 0; times < 3; times += 1) await expect(ask()).rejects.toThrow('failure 1');
+  await sleep(250);
+  await expect(ask()).rejects.toThrow('failure 2');
+});
+
+it('what does not answer is asked once more, and what comes late of it is not kept', async () => {
+  const answers: ((value: string) => void)[] = [];
+  const ask = keptFor(10_000, 100, () => new Promise<string>((resolve) => answers.push(resolve)));
+  const [first, same] = [ask(), ask()];
+  await sleep(150);
+  const second = ask();
+  expect(answers).toHaveLength(2);
+  answers[1]!('second');
+  answers[0]!('first');
+  expect(await Promise.all([first, same, second, ask()])).toEqual(['first', 'first', 'second', 'second']);
+});

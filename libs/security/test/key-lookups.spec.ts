@@ -1,0 +1,80 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import { KeyLookups } from '../src/key-lookups.js';
+
+/** Where keys are kept: each look takes a while, and how many are under way at a time is noted. */
+class Slow {
+  readonly asked: string[] = [];
+  most = 0;
+  private underWay = 0;
+
+  look = async (key: string): Promise<string | undefined> => {
+    this.asked.push(key);
+    this.underWay += 1;
+    this.most = Math.max(this.most, this.underWay);
+    await sleep(10);
+    this.underWay -= 1;
+    return key.startsWith('good') ? key : undefined;
+  };
+}
+
+let slow: Slow;
+let lookups: KeyLookups<string>;
+beforeEach(() => {
+  slow = new Slow();
+  lookups = new KeyLookups();
+});
+const find = (key: string): Promise<string | undefined> => lookups.find(key, () => slow.look(key));
+const many = (count: number, name: string): string[] => Array.from({ length: count }, (_, at) => `${name} ${at}`);
+
+describe('a key', () => {
+  it('is looked up once for all who send it at the same time, good or not', async () => {
+    for (const key of ['good', 'bad'])
+      expect(new Set(await Promise.all([find(key), find(key), find(key)]))).toEqual(
+        new Set([key === 'good' ? key : undefined]),
+      );
+    expect(slow.asked).toEqual(['good', 'bad']);
+  });
+
+  it('that is none is refused without another look, until a change is heard of', async () => {
+    for (let times = 0; times < 3; times += 1) expect(await find('bad')).toBeUndefined();
+    expect(slow.asked).toEqual(['bad']);
+    lookups.forget();
+    await find('bad');
+    expect(slow.asked).toEqual(['bad', 'bad']);
+  });
+
+  it('is read anew by who comes after a change, also while it is being read', async () => {
+    const before = find('bad');
+    lookups.forget();
+    const after = find('bad');
+    expect(await Promise.all([before, after])).toEqual([undefined, undefined]);
+    expect(slow.asked).toEqual(['bad', 'bad']);
+  });
+
+  it('that was good before does not wait for those that nobody knows, which are bounded', async () => {
+    await find('good');
+    const flood = many(200, 'bad').map((key) =>
+      find(key).then(
+        () => 'none',
+        ({ code, extensions }: { code: string; extensions: object }) => `${code} ${JSON.stringify(extensions)}`,
+      ),
+    );
+    const startedAt = performance.now();
+    expect(await find('good')).toBe('good');
+    expect(performance.now() - startedAt).toBeLessThan(200);
+    expect(slow.asked.length).toBeLessThan(50);
+    const outcomes = Map.groupBy(await Promise.all(flood), (it) => it);
+    expect([...outcomes].map(([outcome, all]) => [outcome, all.length])).toEqual([
+      ['none', 102],
+      ['unavailable {"retry_after_ms":1000}', 98],
+    ]);
+    expect(slow.most).toBeLessThanOrEqual(4);
+  });
+
+  it('that was never seen is found while others are looked for', async () => {
+    const flood = many(50, 'bad').map(find);
+    expect(await find('good')).toBe('good');
+    await Promise.all(flood);
+  });
+});
