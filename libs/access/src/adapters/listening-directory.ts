@@ -41,6 +41,8 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
   private forget: () => void = () => {};
   private listening: pg.Client | undefined;
   private arrives = true;
+  /** Nothing is the matter while it has only just begun. */
+  private hasFailed = false;
   private running: Promise<void> = Promise.resolve();
 
   constructor(
@@ -60,7 +62,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
 
   /** Why changes are not heard of, for people to read; undefined while they are. */
   get whyDeaf(): string | undefined {
-    if (this.hears) return undefined;
+    if (this.hears || !this.hasFailed) return undefined;
     const meanwhile = 'each request looks its key up meanwhile';
     return this.arrives
       ? `changes are not heard of; ${meanwhile}`
@@ -91,12 +93,14 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
         await this.listen(() => {
           if (failures > 1) this.logger.log('hears of changes of keys again');
           failures = 0;
+          this.hasFailed = false;
         });
       } catch (error) {
         const isSilent = error instanceof NothingArrives;
         if (!signal.aborted && (failures === 1 || (isSilent && this.arrives)))
           this.logger.warn(`does not hear of changes of keys and looks each of them up meanwhile (${String(error)})`);
         this.arrives = !isSilent;
+        this.hasFailed = true;
       }
       await sleep(Math.min(longestPauseMs, 50 * 2 ** failures), undefined, { signal }).catch(() => undefined);
     }
