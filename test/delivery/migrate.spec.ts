@@ -30,14 +30,16 @@ describe('a migration that changes a table under load, while that is dumped', ()
       release: () => database.stop(),
     });
     const trial = new Trial(shape);
+    let dump: { end(): Promise<void> } | undefined;
+    let migration: Promise<unknown> | undefined;
     try {
       await trial.stock();
       const load = trial.load(20);
       await load.until(() => acknowledged(load.attempts).length > 50);
-      const dump = await dumpUnderWay(database.url);
+      dump = await dumpUnderWay(database.url);
       const orders = orderDatabase(database.url);
       let isDone = false;
-      const migration = migrateDatabase({
+      migration = migrateDatabase({
         ...orders,
         migrations: [...orders.migrations, AlterEvents2999000000001],
       }).then(() => (isDone = true));
@@ -58,6 +60,10 @@ describe('a migration that changes a table under load, while that is dumped', ()
       expectAnswers(await load.end(), [201, 409]);
       await trial.settle();
     } finally {
+      // What a failed test has left.
+      await dump?.end();
+      await migration;
+      await trial.stopLoads();
       await shape.stop();
     }
   });

@@ -16,7 +16,9 @@ if (!from)
   process.stderr.write('SKIPPED: the release to update from is not in this clone: git fetch --tags --unshallow\n');
 
 const buildTimeoutMs = 600_000;
-const thinkMs = 100;
+/** For two dozen starts, one after the other, on a machine that is busy. */
+const rollTimeoutMs = 600_000;
+const thinkMs = 250;
 
 /** The old version in one process, and a place beside it for the new one. */
 const startMonoliths = async (home: string): Promise<Shape> => {
@@ -68,12 +70,13 @@ const tried = 'everyUpdate' in globalThis ? shapes : randomOf('update').shuffled
     async (_name, start, modules) => {
       const shape = await start(home);
       const trial = new Trial(shape);
+      let visits: Visits | undefined;
       try {
         await trial.stock();
         const visited = await trial.api.product({ onHand: 1_000_000 });
         const load = trial.load(thinkMs);
-        const visits = new Visits(shape.baseUrl, 6, visited);
-        const goOn = async (count = 50): Promise<void> => {
+        visits = new Visits(shape.baseUrl, 6, visited);
+        const goOn = async (count = 30): Promise<void> => {
           const before = acknowledged(load.attempts).length;
           await load.until(() => acknowledged(load.attempts).length > before + count);
         };
@@ -82,7 +85,7 @@ const tried = 'everyUpdate' in globalThis ? shapes : randomOf('update').shuffled
         const dump = await dumpUnderWay(url);
         const migration = new AppProcess('migrate', { DATABASE_URL: url });
         migration.spawn();
-        await goOn(200);
+        await goOn(100);
         await dump.end();
         expect([await migration.exit, migration.log]).toEqual([{ code: 0, signal: null }, migration.log]);
         await goOn();
@@ -101,8 +104,10 @@ const tried = 'everyUpdate' in globalThis ? shapes : randomOf('update').shuffled
         await visits.expectKept(trial.api, trial.ledger, 1_000_000);
         await trial.settle();
       } finally {
+        await Promise.all([trial.stopLoads(), visits?.end()]);
         await shape.stop();
       }
     },
+    rollTimeoutMs,
   );
 });

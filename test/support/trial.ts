@@ -46,9 +46,13 @@ export class Trial {
     return load;
   }
 
+  async stopLoads(): Promise<void> {
+    await Promise.all(this.loads.map((it) => it.end()));
+  }
+
   /** Ends what a failed test left running, and starts what it left down. */
   async rest(): Promise<void> {
-    await Promise.all(this.loads.map((it) => it.end()));
+    await this.stopLoads();
     for (const service of this.shape.services) if (!service.isRunning) await service.restart();
   }
 

@@ -73,8 +73,11 @@ async function whoHolds(runner: QueryRunner, schema: string): Promise<string> {
       AND c.relnamespace = $1::regnamespace AND a.pid <> pg_backend_pid()
     ORDER BY a.xact_start LIMIT 1`,
     [pg.escapeIdentifier(schema)],
-  )) as { pid: number; name: string; seconds: number }[];
-  return holder ? ` by "${holder.name}" (process ${holder.pid} of Postgres, for ${holder.seconds} s)` : '';
+  )) as { pid: number; name: string | null; seconds: number | null }[];
+  if (!holder) return '';
+  // Of other roles only those with `pg_read_all_stats` see more than the process.
+  const seen = holder.name === null ? '' : `"${holder.name}", for ${holder.seconds} s, `;
+  return ` by ${seen}process ${holder.pid} of Postgres`;
 }
 
 const codeOf = (error: unknown): string => (error as { driverError?: pg.DatabaseError }).driverError?.code ?? '';
