@@ -243,6 +243,14 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
     ]);
   });
 
+  it('outlives the process that has encrypted it', async () => {
+    const { order_id } = await api.placed({ customer_id: fresh('c'), product_id, quantity: 1, ...personal });
+    const service = shape.service(name === 'monolith' ? 'monolith' : 'order');
+    await service.kill('SIGKILL');
+    await service.restart();
+    await eventually(async () => expect((await inFull(order_id)).contact).toEqual(contact));
+  });
+
   it('is kept for each order or erased, however orders and erasures meet', async () => {
     const whom = fresh('c');
     const placed: string[] = [];
