@@ -54,8 +54,8 @@ const all = [
   {
     bug: 'the key of a customer is not asked for again once it is known',
     file: 'libs/order/src/use-cases/keep-personal-data.ts',
-    replace: /const kept = await this\.keys\.keysFor\(tenant, offered\);/g,
-    by: 'const known = ((this as any).known ??= new Map()); for (const [c, k] of await this.keys.keysFor(tenant, offered)) known.has(c) || known.set(c, k); const kept = known;',
+    replace: /const kept = await this\.keys\.keysOf\(tenant, customerIds\);/g,
+    by: 'const kept = ((this as any).known ??= await this.keys.keysOf(tenant, customerIds)) as ReadonlyMap<string, WrappedKey>;',
     caughtBy: 'libs/order/test/personal-data',
   },
   {

@@ -109,13 +109,13 @@ describe('what is sealed', () => {
 
   it('is a key of one customer of one tenant as well', () => {
     const masters = new MasterKeys([old]);
-    const key = masters.newKey({ tenant: 'a', customerId: 'c' });
-    expect(masters.unwrap({ tenant: 'a', customerId: 'c' }, key).key).toHaveLength(32);
+    const { key, wrapped } = masters.newKey({ tenant: 'a', customerId: 'c' });
+    expect(masters.unwrap({ tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
     for (const other of [
       { tenant: 'b', customerId: 'c' },
       { tenant: 'a', customerId: 'd' },
     ])
-      expect(() => masters.unwrap(other, key)).toThrow();
+      expect(() => masters.unwrap(other, wrapped)).toThrow();
   });
 });
 

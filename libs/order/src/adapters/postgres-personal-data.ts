@@ -12,35 +12,48 @@ type KeyRow = Customer & WrappedKey;
 
 interface KeptRow extends OrderRow {
   personal: Buffer | null;
-  keyId: string | null;
-  masterId: string;
-  wrapped: Buffer;
+  personalKey: string | null;
 }
 
-/** What orders tell of persons in Postgres, and the keys to it, which are looked up with the orders. */
+/** What orders tell of persons in Postgres, and the keys to it. */
 @Injectable()
 export class PostgresPersonalData implements CustomerKeys, CustomerData, WrappedKeys {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
-  async keysFor(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>> {
+  async keysOf(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, WrappedKey>> {
+    return byCustomer(await this.sql.query<KeyRow>(keysOf, [tenant, customerIds]));
+  }
+
+  async addKeys(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>> {
     const keys = [...offered.values()];
-    const rows = await this.sql.query<KeyRow>(keysFor, [
+    const rows = await this.sql.query<KeyRow>(addKeys, [
       tenant,
       [...offered.keys()],
       keys.map((it) => it.keyId),
       keys.map((it) => it.masterId),
       keys.map((it) => it.wrapped),
     ]);
-    return new Map(rows.map((row) => [row.customerId, row]));
+    return byCustomer(rows);
   }
 
   async keptOrders(tenant: string, orderIds: readonly string[]): Promise<KeptOrder[]> {
-    return (await this.sql.query<KeptRow>(keptOrders, [tenant, orderIds])).map(keptOrder);
+    return this.withKeys(tenant, await this.sql.query<KeptRow>(keptOrders, [tenant, orderIds]));
   }
 
   async ordersOf({ tenant, customerId }: Customer, before: string | undefined, limit: number): Promise<KeptOrder[]> {
-    const rows = await this.sql.query<KeptRow>(ordersOfCustomer, [tenant, customerId, before ?? lastId, limit]);
-    return rows.map(keptOrder);
+    const values = [tenant, customerId, before ?? lastId, limit];
+    return this.withKeys(tenant, await this.sql.query<KeptRow>(ordersOfCustomer, values));
+  }
+
+  /** Where there is nothing that a key would open, none is looked up. One that is destroyed in between is not there. */
+  private async withKeys(tenant: string, rows: readonly KeptRow[]): Promise<KeptOrder[]> {
+    const keyIds = rows.flatMap((row) => row.personalKey ?? []);
+    const keys = keyIds.length === 0 ? [] : await this.sql.query<WrappedKey>(keysById, [tenant, [...new Set(keyIds)]]);
+    const byId = new Map(keys.map((it) => [it.keyId, it]));
+    return rows.map((row) => {
+      const { personal, personalKey } = row;
+      return { order: orderOf(row), sealed: personal && { personal, key: byId.get(personalKey!) ?? null } };
+    });
   }
 
   async histories(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, HistoryEntry[]>> {
@@ -78,46 +91,42 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
   }
 }
 
-const keptOrder = (row: KeptRow): KeptOrder => {
-  const { personal, keyId, masterId, wrapped } = row;
-  const key = keyId === null ? null : { keyId, masterId, wrapped };
-  return { order: orderOf(row), sealed: personal && { personal, key } };
-};
+const byCustomer = (rows: readonly KeyRow[]): ReadonlyMap<string, WrappedKey> =>
+  new Map(rows.map((row) => [row.customerId, row]));
 
 /** Behind every id that there is. */
 const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
 const keyColumns = `key_id AS "keyId", master_id AS "masterId", wrapped`;
 
-/**
- * A key that two make at once is the one of whoever comes first, and the other one waits for it: so it is there when it is
- * told, unless it is destroyed meanwhile. Sorted, so that they do not wait for each other in a circle.
- */
-const keysFor = {
+const keysOf = {
   name: 'order-customer-keys',
   text: `
-    WITH wanted AS MATERIALIZED (
-      SELECT w.*, k.key_id AS kept_id, k.master_id AS kept_master, k.wrapped AS kept
-      FROM unnest($2::text[], $3::uuid[], $4::text[], $5::bytea[]) AS w(customer_id, key_id, master_id, wrapped)
-      LEFT JOIN LATERAL (
-        SELECT * FROM orders.customer_keys k WHERE k.tenant_id = $1 AND k.customer_id = w.customer_id LIMIT 1
-      ) k ON true
-    ), made AS (
-      INSERT INTO orders.customer_keys AS k (tenant_id, customer_id, key_id, master_id, wrapped)
-      SELECT $1, customer_id, key_id, master_id, wrapped FROM wanted WHERE kept_id IS NULL
-      ORDER BY customer_id COLLATE "C"
-      ON CONFLICT (tenant_id, customer_id) DO UPDATE SET made_at = k.made_at
-      RETURNING customer_id, key_id, master_id, wrapped
-    )
-    SELECT customer_id AS "customerId", ${keyColumns} FROM made
-    UNION ALL
-    SELECT customer_id, kept_id, kept_master, kept FROM wanted WHERE kept_id IS NOT NULL`,
+    SELECT customer_id AS "customerId", ${keyColumns} FROM orders.customer_keys
+    WHERE tenant_id = $1 AND customer_id = ANY ($2::text[])`,
 };
 
-const kept = `
-  SELECT ${orderColumns}, o.personal, k.key_id AS "keyId", k.master_id AS "masterId", k.wrapped
-  FROM orders.orders o
-  LEFT JOIN orders.customer_keys k ON k.tenant_id = o.tenant_id AND k.key_id = o.personal_key`;
+/**
+ * A key that two make at once is the one of whoever comes first, and the other one waits for it. Sorted, so that they do not
+ * wait for each other in a circle.
+ */
+const addKeys = {
+  name: 'order-add-customer-keys',
+  text: `
+    INSERT INTO orders.customer_keys AS k (tenant_id, customer_id, key_id, master_id, wrapped)
+    SELECT $1, customer_id, key_id, master_id, wrapped
+    FROM unnest($2::text[], $3::uuid[], $4::text[], $5::bytea[]) AS w(customer_id, key_id, master_id, wrapped)
+    ORDER BY customer_id COLLATE "C"
+    ON CONFLICT (tenant_id, customer_id) DO UPDATE SET made_at = k.made_at
+    RETURNING customer_id AS "customerId", ${keyColumns}`,
+};
+
+const keysById = {
+  name: 'order-keys-by-id',
+  text: `SELECT ${keyColumns} FROM orders.customer_keys WHERE tenant_id = $1 AND key_id = ANY ($2::uuid[])`,
+};
+
+const kept = `SELECT ${orderColumns}, o.personal, o.personal_key AS "personalKey" FROM orders.orders o`;
 
 const keptOrders = {
   name: 'order-kept',

@@ -64,9 +64,10 @@ export class MasterKeys {
     return this.keys.some((it) => it.id === id);
   }
 
-  /** A key that is not there yet, wrapped. @throws CleaveError `personal-data-not-kept` without any master key */
-  newKey(customer: Customer): WrappedKey {
-    return this.wrap(customer, { keyId: randomUUID(), key: randomBytes(keyBytes) });
+  /** A key that is not there yet. @throws CleaveError `personal-data-not-kept` without any master key */
+  newKey(customer: Customer): { key: DataKey; wrapped: WrappedKey } {
+    const key = { keyId: randomUUID(), key: randomBytes(keyBytes) };
+    return { key, wrapped: this.wrap(customer, key) };
   }
 
   /** The same key under the newest master key. */

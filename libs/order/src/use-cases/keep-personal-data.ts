@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderInFull, type PersonalData } from '#contracts';
-import { MasterKeys, notKept, type WrappedKey } from '../domain/master-keys.js';
+import { MasterKeys, notKept, type DataKey, type WrappedKey } from '../domain/master-keys.js';
 import { noSuchOrder, type Order } from '../domain/order.js';
 import {
   areSamePersonalData,
@@ -18,8 +18,10 @@ export interface KeptOrder {
 
 /** Keeps the keys of customers. */
 export abstract class CustomerKeys {
-  /** The key of each customer: the one that is kept, or from now on the one that is offered. */
-  abstract keysFor(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>>;
+  /** Those that are there, by customer. */
+  abstract keysOf(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, WrappedKey>>;
+  /** @returns the key of each customer from now on: the one that is offered, unless somebody was faster */
+  abstract addKeys(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>>;
   abstract keptOrders(tenant: string, orderIds: readonly string[]): Promise<KeptOrder[]>;
 }
 
@@ -52,15 +54,32 @@ export class KeepPersonalData {
   ): Promise<ReadonlyMap<string, SealedPersonalData> | undefined> {
     const personal = records.filter((it) => it.command.personal !== null);
     if (personal.length === 0) return undefined;
-    const customers = [...new Set(personal.map(({ command }) => command.customerId))];
-    const offered = new Map(customers.map((customerId) => [customerId, this.masters.newKey({ tenant, customerId })]));
-    const kept = await this.keys.keysFor(tenant, offered);
+    const keys = await this.dataKeys(tenant, [...new Set(personal.map(({ command }) => command.customerId))]);
     return new Map(
-      personal.map(({ command: { customerId, personal }, order: { order_id } }) => {
-        const key = this.masters.unwrap({ tenant, customerId }, kept.get(customerId)!);
-        return [order_id, sealPersonalData(key, tenant, order_id, personal!)];
-      }),
+      personal.map(({ command: { customerId, personal }, order: { order_id } }) => [
+        order_id,
+        sealPersonalData(keys.get(customerId)!, tenant, order_id, personal!),
+      ]),
     );
+  }
+
+  /** The key of each customer, made where there is none yet. */
+  private async dataKeys(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, DataKey>> {
+    const keys = new Map<string, DataKey>();
+    const kept = await this.keys.keysOf(tenant, customerIds);
+    for (const [customerId, key] of kept) keys.set(customerId, this.masters.unwrap({ tenant, customerId }, key));
+    const made = new Map(
+      customerIds
+        .filter((it) => !kept.has(it))
+        .map((customerId) => [customerId, this.masters.newKey({ tenant, customerId })]),
+    );
+    if (made.size === 0) return keys;
+    const offered = new Map([...made].map(([customerId, { wrapped }]) => [customerId, wrapped]));
+    for (const [customerId, key] of await this.keys.addKeys(tenant, offered)) {
+      const own = made.get(customerId)!.key;
+      keys.set(customerId, key.keyId === own.keyId ? own : this.masters.unwrap({ tenant, customerId }, key));
+    }
+    return keys;
   }
 
   /** @throws CleaveError `order-not-found`, or as `open` does */
