@@ -157,6 +157,7 @@ run(async () => {
       ...given([...Object.keys(orderEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
       ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
+      ...(database.dataKeys !== undefined && { DATA_KEYS: database.dataKeys }),
       ORDER_LISTEN: orderAt,
       ORDER_GRPC_LISTEN: settings.ORDER_GRPC_LISTEN ?? `127.0.0.1:${PORT + 2001}`,
       INVENTORY_AT: inventoryAt,

@@ -72,6 +72,7 @@ const inGrpc = ({ created_at, updated_at, metadata: _, reference, payment_method
   adjustments: order.adjustments.map((it) => ({ ...it, kind: named(it.kind, 'ADJUSTMENT_KIND_') })),
   create_time: moment(created_at),
   update_time: moment(updated_at),
+  ...{ personal: 'PERSONAL_DATA_UNSPECIFIED', contact: null, shipping_address: null },
 });
 
 const withoutMetadata = ({ metadata: _, ...order }: GrpcOrder) => order;

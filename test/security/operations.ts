@@ -15,6 +15,7 @@ interface Described {
 }
 
 export interface Operation {
+  operationId: string;
   name: string;
   method: string;
   /** `/orders/{id}`. */
@@ -36,13 +37,28 @@ export const openOperations = [
   'GET /problems/{code}',
 ];
 
+/** What changes something and is not written down: it happens all day. */
+export const everydayOperations = [
+  ...[
+    'POST /orders',
+    'POST /order',
+    'POST /orders/{id}/cancel',
+    'POST /orders/{id}/fulfil',
+    'POST /orders/{id}/returns',
+  ],
+  ...['PUT /products/{id}', 'POST /products/batch', 'POST /stock/{product_id}/adjustments'],
+  ...['PUT /cache', 'DELETE /cache', 'POST /cache/batch', 'POST /cache/lease', 'POST /cache/invalidate'],
+  ...['POST /cache/counters', 'POST /webhook-endpoints/{endpoint_id}/test'],
+  ...['POST /webhook-endpoints/{endpoint_id}/redeliver', 'POST /webhook-deliveries/{delivery_id}/redeliver'],
+];
+
 export const operationsIn = ({ paths }: { paths: Record<string, Record<string, Described>> }): Operation[] =>
   Object.entries(paths).flatMap(([template, item]) =>
     Object.entries(item).map(([method, described]) => operationOf(template, method.toUpperCase(), described)),
   );
 
 const operationOf = (template: string, method: string, described: Described): Operation => {
-  const { security, parameters = [], requestBody } = described;
+  const { operationId, security, parameters = [], requestBody } = described;
   const name = `${method} ${template}`;
   const named = security?.flatMap((it) => it['bearer'] ?? []) ?? [];
   if (security && named.length !== 1) throw new Error(`${name} names ${named.length} scopes`);
@@ -52,7 +68,7 @@ const operationOf = (template: string, method: string, described: Described): Op
     required.map((it): [string, string] => [it.name, String(it.schema?.example)]),
   ).toString();
   return {
-    ...{ name, method, template, scope: named[0], body: example?.value },
+    ...{ operationId, name, method, template, scope: named[0], body: example?.value },
     takesKey: parameters.some((it) => it.name === 'Idempotency-Key'),
     query: query === '' ? '' : `?${query}`,
   };

@@ -1,11 +1,11 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { scopes, type IssuedKey } from '#contracts';
+import { auditedOperations, scopes, type IssuedKey } from '#contracts';
 import { ok, refused, type Answer, type Problem, type Sent } from '../support/api.js';
 import { fresh } from '../support/fresh.js';
 import type { ShapeName } from '../support/shapes.js';
-import { allBut, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
+import { allBut, everydayOperations, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
 import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
 
 const lifeMs = 3_000;
@@ -192,6 +192,7 @@ export const securityTests = (name: ShapeName): void => {
       const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1, payment: { method: 'manual' } };
       const placed = ok(await one.send<{ order_id: string }>('POST', '/orders', { body, key: 'the-same-key' }), 201);
       ids['order_id'] = placed.order_id;
+      ids['customer_id'] = body.customer_id;
       const endpoint = { url: 'https://example.com/hook' };
       const made = ok(await one.send<{ endpoint_id: string }>('POST', '/webhook-endpoints', { body: endpoint }), 201);
       ids['endpoint_id'] = made.endpoint_id;
@@ -202,7 +203,8 @@ export const securityTests = (name: ShapeName): void => {
 
     /** What stands for an id in an address. */
     const idFor = ({ template }: Operation, parameter: string): string =>
-      ids[parameter === 'id' ? (template.startsWith('/products') ? 'product_id' : 'order_id') : parameter]!;
+      ids[parameter === 'id' ? (idsIn[template.split('/')[1]!] ?? 'order_id') : parameter]!;
+    const idsIn: Record<string, string> = { products: 'product_id', customers: 'customer_id' };
 
     it('finds what is not its own as little as what is nowhere: in the same words', async () => {
       const named = guarded.filter(
@@ -289,6 +291,23 @@ export const securityTests = (name: ShapeName): void => {
       expect((await mine.send('GET', `/cache?key=${key}`)).status).toBe(404);
     });
 
+    it('erases and exports no customer of it, though it has one of the same name', async () => {
+      const personal = { contact: { name: 'Zebra' } };
+      const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1, ...personal };
+      const { order_id } = ok(await one.send<{ order_id: string }>('POST', '/orders', { body }), 201);
+      ok(await other.send('POST', '/orders', { body }), 201);
+      ok(await other.send('DELETE', '/customers/c'));
+      expect(ok(await one.send('GET', `/orders/${order_id}`))).toMatchObject({ personal: 'kept', ...personal });
+      expect((await other.send('GET', '/customers/c/export')).text).not.toContain('Zebra');
+    });
+
+    it('reads nothing of what was done there', async () => {
+      const audit = async (by: As) => ok(await by.send<{ data: { tenant: string }[] }>('GET', '/audit')).data;
+      const [mine, theirs] = [await audit(one), await audit(other)];
+      expect(mine.length).toBeGreaterThan(0);
+      expect(mine.filter((it) => theirs.some(({ tenant }) => tenant === it.tenant))).toEqual([]);
+    });
+
     it('makes no keys but for itself, unless it operates the installation', async () => {
       const body = { name: 'x', scopes: ['orders:read'], tenant: 'default' };
       const answer = await other.send<Problem>('POST', '/keys', { body });
@@ -367,6 +386,87 @@ export const securityTests = (name: ShapeName): void => {
       expect(theirs).toMatchObject({ code: 'NOT_FOUND' });
       expect(await world.grpc.ok('ListOrders', {}, withKey(other.key))).not.toHaveProperty('orders.0');
       expect(await world.grpc.ok('GetOrder', { order_id: placed.order_id }, withKey(one.key))).toMatchObject(placed);
+    });
+  });
+
+  describe('what an order tells of a person', () => {
+    it('is told to whoever may read it besides the order, over REST and over gRPC', async () => {
+      const contact = { name: 'Zebra Quagga', email: 'zebra@quagga.example' };
+      const shipping_address = { line1: '12 Okapi Street', city: 'Gnuville', country: 'GB' };
+      const key = await keyFor(world);
+      const shop = new As(world.api, key.key);
+      const product_id = fresh('product');
+      const product = { name: 'Mug', unit_price_minor: 1, currency: 'GBP' };
+      ok(await shop.send('PUT', `/products/${product_id}`, { body: product }), 201);
+      ok(await shop.send('PUT', `/stock/${product_id}`, { body: { on_hand: 2 } }));
+      const lines = [{ product_id, quantity: 1 }];
+      const body = { customer_id: 'zebra', lines, contact, shipping_address };
+      const placed = await shop.send<{ order_id: string }>('POST', '/orders', { body });
+      const { order_id } = ok(placed, 201);
+      expect(placed.text).not.toContain('Zebra');
+      const withKey = ({ key }: IssuedKey) => ({ metadata: { authorization: `Bearer ${key}` } });
+      const overGrpc = await world.grpc.ok<{ order_id: string }>('PlaceOrder', body, withKey(key));
+      expect(JSON.stringify(overGrpc)).not.toContain('Zebra');
+      const blind = await keyFor(world, { scopes: allBut('personal:read') });
+      for (const id of [order_id, overGrpc.order_id]) {
+        const seen = await shop.send('GET', `/orders/${id}`);
+        expect(ok(seen)).toMatchObject({ personal: 'kept', contact, shipping_address });
+        expect(seen.headers.get('cache-control')).toBe('no-store');
+        expect(await world.grpc.ok('GetOrder', { order_id: id }, withKey(key))).toMatchObject({
+          ...{ personal: 'PERSONAL_DATA_KEPT', contact, shipping_address },
+        });
+        const unseen = [
+          (await new As(world.api, blind.key).send('GET', `/orders/${id}`)).text,
+          JSON.stringify(await world.grpc.ok('GetOrder', { order_id: id }, withKey(blind))),
+          (await shop.send('GET', '/orders?customer_id=zebra')).text,
+          JSON.stringify(await world.grpc.ok('ListOrders', { customer_id: 'zebra' }, withKey(key))),
+          (await shop.send('GET', `/orders/${id}/history`)).text,
+        ];
+        for (const text of unseen) {
+          for (const part of ['Zebra', 'quagga', 'Okapi', 'Gnuville', '"kept"', '_KEPT'])
+            expect(text).not.toContain(part);
+        }
+      }
+      ok(await shop.send('DELETE', '/customers/zebra'));
+      expect(await world.grpc.ok('GetOrder', { order_id }, withKey(key))).toMatchObject({
+        personal: 'PERSONAL_DATA_ERASED',
+      });
+    });
+  });
+
+  describe('who does what', () => {
+    it('is written down of every operation that does not happen all day', () => {
+      const documented = new Map(operations.map((it) => [it.operationId, it.name]));
+      const audited = Object.entries(auditedOperations).map(([operation, [method, path]]): [string, string] => [
+        operation,
+        `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')}`,
+      ]);
+      expect(audited.map(([operation]) => [operation, documented.get(operation)])).toEqual(audited);
+      const changing = guarded.filter((it) => it.method !== 'GET' && !(it.operationId in auditedOperations));
+      expect(changing.map((it) => it.name).toSorted()).toEqual(everydayOperations.toSorted());
+    });
+
+    it('is written down wherever it is done, however its address is spelled', async () => {
+      const key = await keyFor(world, { tenant: fresh('t').toLowerCase() });
+      const shop = new As(world.api, key.key);
+      await shop.send('DELETE', '/%63ustomers/c%2D1');
+      await shop.send('GET', '/customers/c-1/export?limit=3');
+      await shop.send('POST', `/orders/${randomUUID()}/refunds`, { body: { amount_minor: 1, reason: 'x' }, key: 'k' });
+      await shop.send('PUT', '/stock/nothing', { body: { on_hand: 1 } });
+      await shop.send('GET', '/orders');
+      await shop.send('PUT', '/admin/log-level', { body: { level: 'info' } });
+      type Entry = { operation: string; key_id: string; target: string; status: number | null };
+      const { data } = ok(await shop.send<{ data: Entry[] }>('GET', '/audit'));
+      expect(new Set(data.map((it) => it.key_id))).toEqual(new Set([key.key_id]));
+      const told = data.filter((it) => it.status !== null);
+      expect(told.map((it) => [it.operation, it.target, it.status])).toEqual([
+        ['eraseCustomer', '/%63ustomers/c%2D1', 404],
+        ['exportCustomer', '/customers/c-1/export', 404],
+        ['refundPayment', expect.stringContaining('/refunds'), 404],
+        ['putStock', '/stock/nothing', 404],
+        ['putLogLevel', '/admin/log-level', 403],
+      ]);
+      for (const it of told.slice(0, -1)) expect(data).toContainEqual({ ...it, at: expect.any(String), status: null });
     });
   });
 

@@ -130,6 +130,9 @@ const monolith = async (): Promise<Plan> => {
   };
 };
 
+/** The same for all instances; a monolith with a server of its own makes one. */
+const dataKeys = `of-tests:${Buffer.alloc(32, 'cleave').toString('base64')}`;
+
 /** Each module as a service behind the gateway. */
 export const splitServices = async (
   at: Record<'order' | 'inventory' | 'cache' | 'payment', string>,
@@ -151,7 +154,10 @@ export const splitServices = async (
     {
       app: 'order',
       port: order!,
-      environment: { ORDER_LISTEN: at.order, INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, ...own.order },
+      environment: {
+        ...{ ORDER_LISTEN: at.order, INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, DATA_KEYS: dataKeys },
+        ...own.order,
+      },
     },
     {
       app: 'inventory',

@@ -25,6 +25,8 @@ const eventsIn = async (urls: DatabaseUrls): Promise<Set<string>> =>
 export class WebhookReceiver {
   /** How often each event was told. */
   readonly told = new Map<string, number>();
+  /** Everything that came, as it came. */
+  received = '';
   /** Messages that were not signed with our secret. */
   forged = 0;
   /** Where it is registered. */
@@ -75,6 +77,7 @@ export class WebhookReceiver {
 
   private async receive(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const body = await text(request);
+    this.received += body;
     try {
       const { data } = new Webhook(this.secret).verify(body, request.headers as Record<string, string>) as Told;
       const event = `${data.order_id}:${data.version}`;

@@ -1,5 +1,5 @@
 import { passingOn, upstreamsIn } from '#gateway';
-import { orderGrpc } from '#order';
+import { orderEnvironment, orderGrpc } from '#order';
 import { apiDocument, run, serve, startDatabaseFor, welcome } from '#service';
 import { modules } from './modules.js';
 import { readMonolithEnvironment } from './environment.js';
@@ -11,7 +11,8 @@ import { readMonolithEnvironment } from './environment.js';
 run(async () => {
   const environment = readMonolithEnvironment(process.env);
   const database = await startDatabaseFor(environment, environment.DATA_DIR);
-  const settings = { ...environment, ...database.urls };
+  const DATA_KEYS = environment.DATA_KEYS ?? orderEnvironment.DATA_KEYS.parse(database.dataKeys);
+  const settings = { ...environment, ...database.urls, DATA_KEYS };
   const elsewhere = upstreamsIn(settings);
   const passedOn = elsewhere.length > 0 ? passingOn(elsewhere) : undefined;
   const url = await serve({

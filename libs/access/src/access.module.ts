@@ -1,4 +1,4 @@
-import { Module, type DynamicModule, type OnModuleInit } from '@nestjs/common';
+import { Module, Optional, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
@@ -6,11 +6,15 @@ import { Readiness } from '#health';
 import { Cursors } from '#rest';
 import { Authenticator } from '#security';
 import { Keys1764000000007 } from '../migrations/1-keys.js';
-import { KeyFamilies1764000000037 } from '../migrations/2-families.js';
+import { Audit1764000000035 } from '../migrations/2-audit.js';
+import { KeyFamilies1764000000037 } from '../migrations/3-families.js';
 import { ListeningDirectory, accessDatabaseUrl } from './adapters/listening-directory.js';
+import { PostgresAudit } from './adapters/postgres-audit.js';
 import { PostgresKeys } from './adapters/postgres-keys.js';
+import { AuditController } from './transport/audit.controller.js';
 import { KeysController } from './transport/keys.controller.js';
 import { KeyChanges, Keys, ManageKeys } from './use-cases/manage-keys.js';
+import { AuditTrail } from './use-cases/read-audit.js';
 
 /** What access reads from the environment. */
 export const accessEnvironment = { ACCESS_DATABASE_URL: env.postgresUrl };
@@ -21,13 +25,13 @@ export const accessDatabase = (url: string): Database => ({
   url,
   schema: 'access',
   entities: [],
-  migrations: [Keys1764000000007, KeyFamilies1764000000037],
+  migrations: [Keys1764000000007, Audit1764000000035, KeyFamilies1764000000037],
   poolSize: 4,
 });
 
 type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
 
-/** Keys: who has one, what for, and since when not any more. */
+/** Keys: who has one, what for, and since when not any more; and what was done with them that is written down. */
 @Module({})
 export class AccessModule implements OnModuleInit {
   constructor(
@@ -35,11 +39,13 @@ export class AccessModule implements OnModuleInit {
     private readonly readiness: Readiness,
     private readonly authenticator: Authenticator,
     private readonly directory: ListeningDirectory,
+    @Optional() private readonly audit?: PostgresAudit,
   ) {}
 
   onModuleInit(): void {
     this.readiness.add('access-database', () => this.condition());
     this.authenticator.useKeys(this.directory);
+    this.authenticator.auditLog = this.audit;
   }
 
   /** Where requests come in, and keys are managed. */
@@ -47,10 +53,11 @@ export class AccessModule implements OnModuleInit {
     const known = this.knowing(settings);
     return {
       ...known,
-      controllers: [KeysController],
+      controllers: [KeysController, AuditController],
       providers: [
         ...known.providers!,
-        ManageKeys,
+        ...[ManageKeys, PostgresAudit],
+        { provide: AuditTrail, useExisting: PostgresAudit },
         { provide: Keys, useExisting: PostgresKeys },
         { provide: KeyChanges, useExisting: ListeningDirectory },
         {

@@ -5,6 +5,8 @@ import { defaultTenant, defaultAccount, limits, moment, pageOf, text, wholeNumbe
 export const scopes = [
   'orders:read',
   'orders:write',
+  'personal:read',
+  'personal:erase',
   'payments:read',
   'payments:write',
   'events:read',

@@ -16,7 +16,8 @@ import {
   unitPriceMinor,
   wholeNumber,
 } from './values.js';
-import { movedAmountMinor, paymentMethod } from './payment.js';
+import { movedAmountMinor, payment, paymentMethod } from './payment.js';
+import { contact, personalMembers, shippingAddress } from './personal-data.js';
 
 export const adjustmentKinds = ['tax', 'shipping', 'discount'] as const;
 
@@ -52,6 +53,10 @@ const adjustmentRequest = z
     description: 'A discount lowers the total, whichever sign it is written with; it is kept as a negative amount.',
   });
 
+const keptApart =
+  'It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read ' +
+  'personal data, until the customer is erased. Nothing else of an order is meant for personal data.';
+
 const orderOptions = {
   reference: text(limits.idLength, 1)
     .optional()
@@ -75,6 +80,8 @@ const orderOptions = {
         'is `confirmed` at once and money is no concern of ours.',
       examples: [{ method: 'simulated', token: 'tok_ok' }],
     }),
+  contact: contact.optional().meta({ description: `How to reach whoever it is for. ${keptApart}` }),
+  shipping_address: shippingAddress.optional().meta({ description: `Where it goes to. ${keptApart}` }),
 };
 
 export const placeOrderOfLines = z
@@ -154,6 +161,10 @@ export const order = z
   .meta({ id: 'Order' });
 export type OrderDocument = z.output<typeof order>;
 
+/** An order as it is told to those who may read personal data. */
+export const orderInFull = order.extend(personalMembers).meta({ id: 'OrderInFull' });
+export type OrderInFull = z.output<typeof orderInFull>;
+
 export const orderPage = pageOf(order).meta({ id: 'OrderPage' });
 
 export const historyEntryTypes = [
@@ -180,6 +191,30 @@ export const historyEntry = z
   .meta({ id: 'HistoryEntry' });
 
 export const orderHistory = z.object({ data: z.array(historyEntry) }).meta({ id: 'OrderHistory' });
+
+/** A customer is whoever orders were placed for. */
+export const customerIdParameter = idText.meta({
+  description: 'The `customer_id` of orders.',
+  examples: ['c-1'],
+});
+
+export const erasure = z
+  .object({
+    customer_id: idText,
+    erased: z.boolean().meta({ description: 'Whether there was anything to erase; not where it was done before.' }),
+  })
+  .meta({ id: 'Erasure' });
+
+/** All that is kept of the orders of a customer. */
+export const customerExport = pageOf(
+  orderInFull.extend({ history: z.array(historyEntry), payment: payment.nullable() }).meta({ id: 'ExportedOrder' }),
+).meta({ id: 'CustomerExport' });
+export type ExportedOrder = z.output<typeof customerExport>['data'][number];
+
+export const exportQuery = z.strictObject({
+  limit: z.string().optional(),
+  cursor: z.string().max(1_000).optional(),
+});
 
 export const orderEvent = z
   .object({

@@ -3,9 +3,10 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import { asking, askingAgain, refusingOtherSites } from '#rest';
+import { asking, askingAgain, auditing, refusingOtherSites } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
+import { operationsPassedOn } from './audited.js';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
@@ -34,6 +35,8 @@ export const proxyTo = async (
       else if (authenticator.isOpen) refusingOtherSites.call(this, request, reply, done);
       else ask.call(this, request, reply, done);
     });
+    const audited = auditing(authenticator, operationsPassedOn());
+    scope.addHook('onRequest', audited.onRequest).addHook('onSend', audited.onSend);
     scope.addHook('onSend', askingAgain(authenticator));
     scope.addHook('onClose', (_scope, done) => {
       for (const upstream of upstreams) upstream.close();

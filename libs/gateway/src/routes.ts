@@ -10,7 +10,7 @@ const services = [
   {
     name: 'order',
     variable: 'ORDER_URL',
-    prefixes: ['/orders', '/order', '/events', '/dead-letters'],
+    prefixes: ['/orders', '/order', '/events', '/dead-letters', '/customers'],
     open: [],
     honoursKeys: true,
   },

@@ -15,13 +15,18 @@ import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
+import { PersonalData1764000000035 } from '../migrations/6-personal-data.js';
 import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { OrderEntity } from './adapters/order.entity.js';
 import { PostgresOrders } from './adapters/postgres-orders.js';
 import { PostgresOutbox } from './adapters/postgres-outbox.js';
+import { PostgresPersonalData } from './adapters/postgres-personal-data.js';
 import { PostgresSagas } from './adapters/postgres-sagas.js';
+import { dataKeys } from './data-keys.js';
+import { MasterKeys } from './domain/master-keys.js';
 import { SagaDefinitions, definitions } from './domain/sagas.js';
+import { CustomersController } from './transport/customers.controller.js';
 import { DeadLettersController } from './transport/dead-letters.controller.js';
 import { EventsController } from './transport/events.controller.js';
 import { orderDescriptors } from './transport/generated/order-descriptors.js';
@@ -37,6 +42,7 @@ import {
   commitProtocol,
   inDoubtAfter,
 } from './use-cases/finish-branches.js';
+import { CustomerKeys, KeepPersonalData } from './use-cases/keep-personal-data.js';
 import { MoneyMoves, MoveMoney } from './use-cases/move-money.js';
 import { ObserveSagas, SagaStates } from './use-cases/observe-sagas.js';
 import { PlaceOrder } from './use-cases/place-order.js';
@@ -47,7 +53,9 @@ import { OrderReader, PaymentLookup, ReadOrders } from './use-cases/read-orders.
 import { Outbox, RelayOutbox, StockSettler } from './use-cases/relay-outbox.js';
 import { PlacedOrders, ReserveAndRecord, StockHolder, payWithin } from './use-cases/reserve-and-record.js';
 import { ParkedSagas, ResolveDeadLetters } from './use-cases/resolve-dead-letters.js';
+import { RotateDataKeys, WrappedKeys } from './use-cases/rotate-data-keys.js';
 import { PaymentPerformer, RunSagas, Sagas, sagaLease } from './use-cases/run-sagas.js';
+import { CustomerData, ServeCustomers } from './use-cases/serve-customers.js';
 import { OverdueStock, SweepHolds, VoidOrders, sweepInterval } from './use-cases/sweep-holds.js';
 
 /** What order reads from the environment. */
@@ -66,6 +74,7 @@ export const orderEnvironment = {
   EVENTS_AT: eventBus,
   EVENTS_KEEP_HOURS: env.hours(7 * 24),
   ORDER_GRPC_LISTEN: grpcAddress.optional(),
+  DATA_KEYS: dataKeys.optional(),
 };
 
 /** What order answers over gRPC. */
@@ -90,7 +99,7 @@ export const orderDatabase = (url: string): Database => ({
   entities: [OrderEntity],
   migrations: [
     ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
-    LogNumbers1764000000033,
+    ...[LogNumbers1764000000033, PersonalData1764000000035],
   ],
 });
 
@@ -103,11 +112,16 @@ export class OrderModule implements OnModuleInit {
     @InjectSql('order') private readonly sql: Sql,
     private readonly readiness: Readiness,
     private readonly stock: MessagingStock,
+    private readonly dataKeys: RotateDataKeys,
   ) {}
 
   onModuleInit(): void {
     this.readiness.add('order-database', () => this.sql.condition());
     this.readiness.add('order-inventory', () => this.stock.condition());
+    this.readiness.add('data-keys', () => {
+      const { missing } = this.dataKeys;
+      return Promise.resolve({ isDegraded: missing.length > 0, details: missing.length > 0 ? { missing } : {} });
+    });
   }
 
   static register(options: OrderSettings): DynamicModule {
@@ -119,13 +133,19 @@ export class OrderModule implements OnModuleInit {
         TypeOrmModule.forFeature([OrderEntity], 'order'),
       ],
       controllers: [
-        ...[OrdersController, PaymentsController, EventsController, DeadLettersController],
+        ...[OrdersController, PaymentsController, EventsController, DeadLettersController, CustomersController],
         ...[OrderMessages, OrdersGrpc],
       ],
       providers: [
         ...[ChangeOrder, FinishBranches, MoveMoney, ObserveSagas, PlaceOrder, PurgeRefusals, ReadEvents, ReadOrders],
         ...[RelayOutbox, ReserveAndRecord, ResolveDeadLetters, RunSagas, SweepHolds],
-        ...[PostgresOrders, PostgresOutbox, PostgresSagas],
+        ...[KeepPersonalData, RotateDataKeys, ServeCustomers],
+        ...[PostgresOrders, PostgresOutbox, PostgresPersonalData, PostgresSagas],
+        { provide: MasterKeys, useValue: new MasterKeys(options.DATA_KEYS ?? []) },
+        ...[CustomerData, CustomerKeys, WrappedKeys].map((port) => ({
+          provide: port,
+          useExisting: PostgresPersonalData,
+        })),
         ...[MoneyMoves, ParkedSagas, SagaStates, Sagas].map((port) => ({ provide: port, useExisting: PostgresSagas })),
         ...[BranchDecisions, ChangeableOrders, KeptRefusals, OrderReader, PlacedOrders, VoidOrders].map((port) => ({
           provide: port,

@@ -455,6 +455,7 @@ describe('a command', () => {
       payment: fc.option(
         fc.record({ method: fc.constantFrom('manual' as const, 'simulated' as const), token: fc.option(word) }),
       ),
+      personal: fc.constant(null),
     });
     // The plain one, which looks into everything.
     const same = (one: unknown, two: unknown) => canonicalJson(one) === canonicalJson(two);

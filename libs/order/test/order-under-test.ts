@@ -9,13 +9,17 @@ import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
 import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
+import { PersonalData1764000000035 } from '../migrations/6-personal-data.js';
 import { OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
+import { PostgresPersonalData } from '../src/adapters/postgres-personal-data.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
+import { MasterKeys, type MasterKey } from '../src/domain/master-keys.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { FinishBranches, type StockBranches } from '../src/use-cases/finish-branches.js';
+import { KeepPersonalData } from '../src/use-cases/keep-personal-data.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
 import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { RelayOutbox, type StockSettler } from '../src/use-cases/relay-outbox.js';
@@ -25,7 +29,9 @@ import {
   type PlacedOrders,
   type StockHolder,
 } from '../src/use-cases/reserve-and-record.js';
+import { RotateDataKeys } from '../src/use-cases/rotate-data-keys.js';
 import { RunSagas } from '../src/use-cases/run-sagas.js';
+import { ServeCustomers } from '../src/use-cases/serve-customers.js';
 import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
 
 interface Hold {
@@ -211,6 +217,9 @@ export interface Instance {
   changeOrder: ChangeOrder;
   sweepHolds: SweepHolds;
   purgeRefusals: PurgeRefusals;
+  personalData: KeepPersonalData;
+  customers: ServeCustomers;
+  rotateDataKeys: RotateDataKeys;
   /** Has it ask another inventory, and with other orders where they are given. */
   use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
@@ -220,6 +229,7 @@ export const startInstance = async (
   url: string,
   stock = new FakeInventory(),
   sagasKnown = new SagaDefinitions(definitions),
+  masterKeys: readonly MasterKey[] = [],
 ): Promise<Instance> => {
   const module = await Test.createTestingModule({
     imports: [
@@ -228,16 +238,22 @@ export const startInstance = async (
         entities: [OrderEntity],
         migrations: [
           ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
-          LogNumbers1764000000033,
+          ...[LogNumbers1764000000033, PersonalData1764000000035],
         ],
       }),
       TypeOrmModule.forFeature([OrderEntity], 'order'),
     ],
-    providers: [PostgresOrders, PostgresOutbox, PostgresSagas, { provide: payWithin, useValue: 60_000 }],
+    providers: [
+      ...[PostgresOrders, PostgresOutbox, PostgresPersonalData, PostgresSagas],
+      { provide: payWithin, useValue: 60_000 },
+    ],
   }).compile();
   module.useLogger(false);
   const orders = module.get(PostgresOrders);
   const outbox = module.get(PostgresOutbox);
+  const keys = module.get(PostgresPersonalData);
+  const masters = new MasterKeys(masterKeys);
+  const personalData = new KeepPersonalData(keys, masters);
   const checkpoints = new Checkpoints(module.get<Sql>(sqlToken('order'), { strict: false }), 'orders');
   const of = (stock: FakeInventory, placed: PlacedOrders = orders) => {
     const relay = new RelayOutbox(checkpoints, outbox, stock);
@@ -246,7 +262,11 @@ export const startInstance = async (
     return {
       ...{ stock, relay },
       placeOrder: new PlaceOrder(
-        new ReserveAndRecord(placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000), 'flexible'),
+        new ReserveAndRecord(
+          ...([placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000)] as const),
+          ...([personalData, 'flexible'] as const),
+        ),
+        personalData,
       ),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),
@@ -257,6 +277,9 @@ export const startInstance = async (
     ...{ orders, outbox, checkpoints },
     ...of(stock),
     purgeRefusals: new PurgeRefusals(orders),
+    personalData,
+    customers: new ServeCustomers(keys, personalData, { of: () => Promise.resolve(undefined) }),
+    rotateDataKeys: new RotateDataKeys(keys, masters),
     use: (other, placed) => void Object.assign(instance, of(other, placed)),
     stop: () => module.close(),
   };

@@ -56,7 +56,9 @@ const parse = (json: string): unknown => {
   try {
     return JSON.parse(json);
   } catch (error) {
-    throw unreadable(`The body is not valid JSON: ${(error as SyntaxError).message}`);
+    // What is around the fault is told by Node, in quotes, and may be about somebody.
+    const [fault] = (error as SyntaxError).message.split(/, (?:\.{3})?"/, 1);
+    throw unreadable(`The body is not valid JSON: ${fault}`);
   }
 };
 

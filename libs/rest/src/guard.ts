@@ -12,6 +12,7 @@ import {
   type Standing,
 } from '#security';
 import { noteOfWork } from '#telemetry';
+import { auditing, operationAt } from './audit.js';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
@@ -36,19 +37,17 @@ const askAgainMs = 1_000;
  * is read.
  */
 export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator | undefined): void => {
-  if (!authenticator || authenticator.isOpen) {
-    fastify.decorateRequest('caller', { getter: () => anybody });
-    fastify.addHook('onRoute', (route) => {
-      const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
-      if (replies && scope !== 'open') route.onRequest = [...[route.onRequest ?? []].flat(), refusingOtherSites];
-    });
-    return;
-  }
-  fastify.decorateRequest('caller', undefined);
+  const isOpen = !authenticator || authenticator.isOpen;
+  fastify.decorateRequest('caller', isOpen ? { getter: () => anybody } : undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
     if (!replies || scope === 'open') return;
-    route.onRequest = [...[route.onRequest ?? []].flat(), asking(authenticator, scope)];
+    const admit = isOpen ? refusingOtherSites : asking(authenticator, scope);
+    const operation = operationAt(String(route.method), route.url);
+    const audited = authenticator && operation !== undefined ? auditing(authenticator, () => operation) : undefined;
+    route.onRequest = [[route.onRequest ?? []].flat(), admit, audited?.onRequest ?? []].flat();
+    if (audited) route.onSend = [audited.onSend, ...[route.onSend ?? []].flat()];
+    if (isOpen) return;
     if (Object.values(replies).some(({ streamedAs }) => streamedAs === eventStream))
       route.onSend = [askingAgain(authenticator, scope), ...[route.onSend ?? []].flat()];
   });
@@ -79,8 +78,9 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
     if (standing.isRefused) throw tooMany(standing);
   };
   const admit = (request: FastifyRequest, reply: FastifyReply, caller: Caller): void | Promise<void> => {
-    if (scope !== undefined) allow(caller, scope);
+    // Before it is refused: what somebody was not allowed is written down as well.
     request.caller = caller;
+    if (scope !== undefined) allow(caller, scope);
     noteOfWork({ tenant: caller.tenant });
     const standing = authenticator.standingOf(caller);
     if (standing instanceof Promise) return standing.then((it) => tell(reply, it));

@@ -1,5 +1,6 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
 export * from './app.js';
+export { auditing } from './audit.js';
 export { refuseTreacherous } from './body.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
 export { CalledBy, asking, askingAgain, refusingOtherSites } from './guard.js';

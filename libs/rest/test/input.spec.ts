@@ -57,7 +57,7 @@ describe('a body', () => {
     'that is not JSON is refused: %s',
     async (body) => {
       const { detail } = await problem(await post(body), 400, 'invalid-request');
-      expect(detail).toMatch(/^The body is not valid JSON: .*(position \d+|not valid JSON|Unexpected end)/);
+      expect(detail).toMatch(/^The body is not valid JSON: .*(position \d+|Unexpected token '.'|Unexpected end)/);
     },
   );
 

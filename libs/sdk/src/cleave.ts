@@ -52,6 +52,7 @@ interface Events extends Resource<'events'> {
  */
 export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, 'events'> {
   readonly orders: Resource<'orders'>;
+  readonly customers: Resource<'customers'>;
   readonly payments: Resource<'payments'>;
   readonly events: Events;
   readonly products: Resource<'products'>;
@@ -61,6 +62,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
   readonly webhookDeliveries: Resource<'webhookDeliveries'>;
   readonly cache: Resource<'cache'>;
   readonly keys: Resource<'keys'>;
+  readonly audit: Resource<'audit'>;
   readonly deadLetters: Resource<'deadLetters'>;
   readonly health: Resource<'health'>;
   readonly problems: Resource<'problems'>;
@@ -69,6 +71,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
     const transport = new Transport(options);
     const the = <Name extends keyof Table>(name: Name): Resource<Name> => resourceOf(transport, name);
     this.orders = the('orders');
+    this.customers = the('customers');
     this.payments = the('payments');
     this.events = { ...the('events'), follow: (from = {}) => followEvents(transport, from) };
     this.products = the('products');
@@ -78,6 +81,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
     this.webhookDeliveries = the('webhookDeliveries');
     this.cache = the('cache');
     this.keys = the('keys');
+    this.audit = the('audit');
     this.deadLetters = the('deadLetters');
     this.health = the('health');
     this.problems = the('problems');

@@ -11,6 +11,7 @@ export const resources = {
     fulfil: 'fulfilOrder',
     returnGoods: 'returnGoods',
   },
+  customers: { export: 'exportCustomer', erase: 'eraseCustomer' },
   payments: { get: 'getPayment', capture: 'capturePayment', refund: 'refundPayment' },
   events: { list: 'listEvents' },
   products: { put: 'putProduct', get: 'getProduct', list: 'listProducts', putMany: 'putProducts' },
@@ -39,6 +40,7 @@ export const resources = {
     statistics: 'getCacheStatistics',
   },
   keys: { create: 'createKey', list: 'listKeys', rotate: 'rotateKey', revoke: 'revokeKey' },
+  audit: { list: 'listAuditEntries' },
   deadLetters: { list: 'listDeadLetters', retry: 'retryDeadLetter', resolve: 'resolveDeadLetter' },
   health: {
     live: 'getLiveness',

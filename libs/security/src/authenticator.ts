@@ -1,6 +1,7 @@
 import { hash, timingSafeEqual } from 'node:crypto';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
+import type { AuditLog } from './audit-log.js';
 import { anybody, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
@@ -53,6 +54,8 @@ export class Authenticator {
   private readonly from: RequestsFrom;
   /** What each may send, where it is limited. */
   readonly rates: RateLimits | undefined;
+  /** Where it is written down what callers do, if anywhere. */
+  auditLog: AuditLog | undefined;
   private keys: KeyDirectory | undefined;
   private readonly lookups = new KeyLookups<Found>();
   private changes = 0;

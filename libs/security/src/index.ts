@@ -1,4 +1,5 @@
 /** Who asks and what they may do: keys, tokens, and what one process tells another about it. */
+export { AuditLog } from './audit-log.js';
 export { Authenticator } from './authenticator.js';
 export { anybody, allow, refuseWhenEnded, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';

@@ -8,6 +8,7 @@ export const apiDocument: DocumentOptions = {
   version: '1',
   tags: [
     { name: 'orders', description: 'Placed once, kept for ever' },
+    { name: 'customers', description: 'What is kept of them, and how it is erased' },
     { name: 'payments', description: 'Promised, taken, given back' },
     { name: 'products', description: 'Names and prices' },
     { name: 'stock', description: 'What lies on the shelf, and what of it is promised' },
@@ -16,6 +17,7 @@ export const apiDocument: DocumentOptions = {
     { name: 'cache', description: 'What is read often' },
     { name: 'dead letters', description: 'What waits for a person to decide' },
     { name: 'keys', description: 'Who may do what' },
+    { name: 'audit', description: 'Who did what that does not happen all day' },
     { name: 'health', description: 'For those who operate it' },
     { name: 'problems', description: 'What the error codes mean' },
   ],

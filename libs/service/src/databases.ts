@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { env, type Environment } from '#config';
 import { startEmbeddedPostgres } from '#database';
+import { readOrMakeDataKeys } from './data-keys-file.js';
 
 /** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
 const databaseVariables = [
@@ -25,12 +26,18 @@ export const togetherFallbacks = (source: Environment): Record<DatabaseVariable,
   ...databaseFallbacks,
   ACCESS_DATABASE_URL: source['DATABASE_URL'] ? 'DATABASE_URL' : 'ORDER_DATABASE_URL',
 });
+interface Databases {
+  urls: Record<DatabaseVariable, string>;
+  /** What stands in for DATA_KEYS, which is not set, where the orders are kept in the server that was started. */
+  dataKeys?: string;
+  stop: () => Promise<void>;
+}
 
 /** An embedded server for the modules whose database is not configured, all of them in one database. */
 export const startDatabaseFor = async (
-  settings: Partial<Record<DatabaseVariable, string | undefined>>,
+  settings: Partial<Record<DatabaseVariable, string | undefined>> & { DATA_KEYS?: unknown },
   dataDir: string,
-): Promise<{ urls: Record<DatabaseVariable, string>; stop: () => Promise<void> }> => {
+): Promise<Databases> => {
   const urls = forEach((variable) => settings[variable]);
   const missing = databaseVariables.filter((variable) => urls[variable] === undefined);
   if (missing.length === 0) return { urls: urls as Record<DatabaseVariable, string>, stop: () => Promise.resolve() };
@@ -44,5 +51,10 @@ export const startDatabaseFor = async (
     onExit: (error) => logger.error(`the embedded server is gone: ${error.message}`),
   });
   await server.createDatabase('cleave');
-  return { urls: forEach((variable) => urls[variable] ?? server.url('cleave')), stop: () => server.stop() };
+  const needsKeys = settings.DATA_KEYS === undefined && urls.ORDER_DATABASE_URL === undefined;
+  return {
+    urls: forEach((variable) => urls[variable] ?? server.url('cleave')),
+    ...(needsKeys && { dataKeys: await readOrMakeDataKeys(dataDir, (line) => logger.log(line)) }),
+    stop: () => server.stop(),
+  };
 };

@@ -140,7 +140,10 @@ export const serve = async (service: Service): Promise<string> => {
   await room.close();
   await listen(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
-  if (app.get(Authenticator).isOpen) {
+  const { isOpen, auditLog } = app.get(Authenticator);
+  if (!auditLog && service.from !== undefined && service.from !== 'gateway')
+    new Logger('Security').warn('who does what is not written down here: set ACCESS_DATABASE_URL to change that');
+  if (isOpen) {
     const open = 'nobody is asked who they are: whoever is on this machine may do everything, as the tenant default';
     new Logger('Security').warn(`${open}. Set ADMIN_KEY or OIDC_ISSUER to change that.`);
   }

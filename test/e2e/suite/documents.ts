@@ -64,6 +64,8 @@ const operations = [
   'POST /orders/{id}/fulfil',
   'POST /orders/{id}/returns',
   'POST /orders/{id}/cancel',
+  'GET /customers/{id}/export',
+  'DELETE /customers/{id}',
   'GET /dead-letters',
   'POST /dead-letters/{id}/retry',
   'POST /dead-letters/{id}/resolve',
@@ -80,6 +82,7 @@ const operations = [
   'GET /keys',
   'POST /keys/{key_id}/rotate',
   'DELETE /keys/{key_id}',
+  'GET /audit',
   'GET /health/live',
   'GET /health/ready',
   'GET /metrics',
@@ -170,6 +173,7 @@ export const documentTests = (world: World): void => {
         const operation = listed.get(name)!;
         const [method, template] = name.split(' ') as [string, string];
         if (template.startsWith('/products')) values['id'] = 'demo-mug';
+        if (template.startsWith('/customers')) values['id'] = 'c-1';
         const answer = await callWithExample(method, template, operation, values);
         outcomes[name] = answer.status;
         expect(Object.keys(operation.responses)).toContain(String(answer.status));
@@ -190,6 +194,7 @@ export const documentTests = (world: World): void => {
 
     const expectedOf = (name: string): number => {
       if (name === 'POST /orders/{id}/cancel') return 409;
+      if (name === 'DELETE /customers/{id}') return 200;
       if (name.startsWith('DELETE') || name.endsWith('invalidate')) return 204;
       if (/views$|test$|redeliver$/.test(name) && name.startsWith('POST')) return 202;
       if (/payment$|captures$|refunds$|stripe$|^POST \/dead-letters/.test(name)) return 404;

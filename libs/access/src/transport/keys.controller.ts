@@ -1,5 +1,6 @@
-import { Body, Controller, Delete, Get, Header, HttpCode, Param, Post, Query } from '@nestjs/common';
+import { Body, Controller, Delete, Get, Header, HttpCode, Param, Post, Query, Res } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
+import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { createKeyRequest, issuedKey, keyPage, keyQuery, rotateKeyRequest, type IssuedKey } from '#contracts';
 import { CalledBy, Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
@@ -8,6 +9,7 @@ import { ManageKeys, keyNotFound } from '../use-cases/manage-keys.js';
 
 const keyIdParameter = z.string().meta({ description: 'The `key_id` that making the key answered.' });
 const cursor = z.object({ before: z.uuid() });
+const madeHeaders = { Location: 'The address of the key' };
 
 @ApiTags('keys')
 @Controller('keys')
@@ -26,14 +28,17 @@ export class KeysController {
     summary: 'Make a key',
     description: 'The key itself is told this once.',
     request: createKeyRequest,
-    replies: { 201: { schema: issuedKey, description: 'The key' } },
+    replies: { 201: { schema: issuedKey, description: 'The key', headers: madeHeaders } },
     errors: ['too-many-keys'],
   })
-  create(
+  async create(
     @Body(valid(createKeyRequest)) body: z.output<typeof createKeyRequest>,
+    @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<IssuedKey> {
-    return this.manageKeys.issue(tenantFor(caller, body.tenant), body);
+    const key = await this.manageKeys.issue(tenantFor(caller, body.tenant), body);
+    reply.header('Location', `/keys/${key.key_id}`);
+    return key;
   }
 
   @Get()
@@ -89,7 +94,7 @@ export class KeysController {
 }
 
 /** @throws CleaveError `forbidden` for another tenant than one's own, unless one operates them all */
-const tenantFor = (caller: Caller, wanted: string | undefined): string => {
+export const tenantFor = (caller: Caller, wanted: string | undefined): string => {
   if (wanted !== undefined && wanted !== caller.tenant) allow(caller, 'operator');
   return wanted ?? caller.tenant;
 };

@@ -13,6 +13,7 @@ import {
   payWithin,
   type OrderRecord,
   type PlacedOrders,
+  type SealedByOrder,
   type StoredAnswer,
   type StoredRefusal,
 } from '../use-cases/reserve-and-record.js';
@@ -103,8 +104,13 @@ export class PostgresOrders
     return answers;
   }
 
-  async record(tenant: string, records: readonly OrderRecord[], branchId?: string): Promise<ReadonlySet<string>> {
-    const recording = this.sql.query<{ order_id: string }>(record, [
+  async record(
+    tenant: string,
+    records: readonly OrderRecord[],
+    sealed?: SealedByOrder,
+    branchId?: string,
+  ): Promise<ReadonlySet<string>> {
+    const recording = this.sql.query<{ order_id: string }>(sealed ? recordWithPersonal : record, [
       tenant,
       records.map(({ order }) => order.order_id),
       records.map((it) => it.account),
@@ -125,6 +131,12 @@ export class PostgresOrders
       this.payWithinMs,
       branchId ?? null,
       tracesOf(records),
+      ...(sealed
+        ? [
+            records.map(({ order }) => sealed.get(order.order_id)?.keyId ?? null),
+            records.map(({ order }) => sealed.get(order.order_id)?.sealed ?? null),
+          ]
+        : []),
     ]);
     try {
       return new Set((await recording).map((row) => row.order_id));
@@ -245,13 +257,15 @@ const history = {
     WHERE tenant_id = $1 AND order_id = $2 ORDER BY version`,
 };
 
+/** Those of an `OrderRow`. */
+export const orderColumns = `
+  o.order_id AS "orderId", o.status, o.customer_id AS "customerId", o.reference, o.currency,
+  o.total_minor AS "totalMinor", o.returned_total_minor AS "returnedTotalMinor", o.lines, o.adjustments, o.metadata,
+  o.payment_method AS "paymentMethod", o.version, o.created_at AS "createdAt", o.updated_at AS "updatedAt"`;
+
 const byId = {
   name: 'order-by-id',
-  text: `
-    SELECT order_id AS "orderId", status, customer_id AS "customerId", reference, currency, total_minor AS "totalMinor",
-      returned_total_minor AS "returnedTotalMinor", lines, adjustments, metadata,
-      payment_method AS "paymentMethod", version, created_at AS "createdAt", updated_at AS "updatedAt"
-    FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2)`,
+  text: `SELECT ${orderColumns} FROM orders.orders o WHERE o.tenant_id = $1 AND o.order_id = ANY ($2)`,
 };
 
 /**
@@ -286,21 +300,23 @@ const tracesOf = (records: readonly OrderRecord[]): string | null => {
  * Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. Refusals are
  * looked up by a subquery of each row, so that no plan reads all of them.
  */
-const record = {
-  name: 'order-record',
-  text: `
+const recording = (name: string, isPersonal: boolean) => {
+  const columns = isPersonal ? ', personal_key, personal' : '';
+  return {
+    name,
+    text: `
     WITH wanted AS (
       SELECT * FROM unnest($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[],
         $9::jsonb[], $10::jsonb[], $11::jsonb[], $12::uuid[], $13::text[], $14::uuid[], $15::timestamptz[], $16::text[],
-        $17::jsonb[])
+        $17::jsonb[]${isPersonal ? ', $21::uuid[], $22::bytea[]' : ''})
         AS w(order_id, account_id, customer_id, reference, status, currency, total_minor, lines, adjustments, metadata,
-             reservation_id, idempotency_key, fingerprint, at, payment_method, saga)
+             reservation_id, idempotency_key, fingerprint, at, payment_method, saga${columns})
     ), recorded AS (
       INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, reference, status, currency, total_minor,
         lines, adjustments, metadata, payment_method, version, reservation_id, idempotency_key, fingerprint, created_at,
-        updated_at)
+        updated_at${columns})
       SELECT $1, order_id, account_id, customer_id, reference, status, currency, total_minor, lines, adjustments,
-        metadata, payment_method, 1, reservation_id, idempotency_key, fingerprint, at, at
+        metadata, payment_method, 1, reservation_id, idempotency_key, fingerprint, at, at${columns}
       FROM wanted w
       WHERE (
         SELECT r.fingerprint FROM orders.refusals r
@@ -322,7 +338,12 @@ const record = {
       INSERT INTO orders.branch_decisions (branch_id, outcome) SELECT $19::uuid, 'commit' WHERE $19::uuid IS NOT NULL
     )
     SELECT order_id FROM recorded`,
+  };
 };
+
+const record = recording('order-record', false);
+/** Where an order of the batch tells of a person; the others need not be larger for it. */
+const recordWithPersonal = recording('order-record-personal', true);
 
 const keepRefusals = {
   name: 'order-keep-refusals',

@@ -1,5 +1,11 @@
 import { hash } from 'node:crypto';
-import { CleaveError, type PaymentMethod, type PlaceOrderRequest, type ReservationRequest } from '#contracts';
+import {
+  CleaveError,
+  type PaymentMethod,
+  type PersonalData,
+  type PlaceOrderRequest,
+  type ReservationRequest,
+} from '#contracts';
 import type { Order } from './order.js';
 import { uuidOfHash } from './uuid.js';
 
@@ -12,6 +18,7 @@ export interface PlacementCommand {
   expectedTotalMinor: number | null;
   metadata: Record<string, unknown>;
   payment: { method: PaymentMethod; token: string | null } | null;
+  personal: PersonalData | null;
 }
 
 /** Name, price and currency of a product, as they were when the stock was held. */
@@ -37,8 +44,12 @@ export const commandOf = (request: PlaceOrderRequest): PlacementCommand => {
     expectedTotalMinor: request.expected_total_minor ?? null,
     metadata: request.metadata ?? {},
     payment: request.payment ? { method: request.payment.method, token: request.payment.token ?? null } : null,
+    personal: personalIn(request),
   };
 };
+
+const personalIn = ({ contact, shipping_address }: PlaceOrderRequest): PersonalData | null =>
+  contact || shipping_address ? { contact: contact ?? null, shipping_address: shipping_address ?? null } : null;
 
 /** Whatever the signs: a sum that leaves the safe integers on its way comes back another. */
 const assertCanBeAddedUp = (adjustments: Order['adjustments']): void => {
@@ -63,7 +74,8 @@ export const canonicalJson = (value: unknown): string =>
 
 /**
  * The same for a placement, without looking into what `commandOf` has put in order itself: the metadata alone are as the
- * caller wrote them.
+ * caller wrote them. Of personal data it says that they are there and no more: what is made of this text is kept for ever,
+ * and an address that was erased could be found again by trying.
  */
 export const canonicalPlacement = ({ metadata, lines, adjustments, ...rest }: PlacementCommand): string =>
   JSON.stringify([
@@ -74,6 +86,7 @@ export const canonicalPlacement = ({ metadata, lines, adjustments, ...rest }: Pl
     rest.expectedTotalMinor,
     canonicalJson(metadata),
     ...(rest.payment ? [[rest.payment.method, rest.payment.token]] : []),
+    ...(rest.personal ? ['personal'] : []),
   ]);
 
 /** The first half of SHA-256, as a UUID: two commands that were not made to collide do not. */

@@ -9,10 +9,12 @@ import {
   order,
   orderHistory,
   orderIdParameter,
+  orderInFull,
   orderListQuery,
   orderPage,
   placeOrderRequest,
   returnOrderRequest,
+  type OrderInFull,
 } from '#contracts';
 import {
   CalledBy,
@@ -30,6 +32,7 @@ import type { Caller } from '#security';
 import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
 import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
+import { KeepPersonalData } from '../use-cases/keep-personal-data.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
 
@@ -45,6 +48,7 @@ const placing = {
     'price-changed',
     'unknown-product',
     'currency-mismatch',
+    'personal-data-not-kept',
     'idempotency-key-reused',
     'request-in-progress',
   ],
@@ -61,6 +65,7 @@ export class OrdersController {
     private readonly placeOrder: PlaceOrder,
     private readonly changeOrder: ChangeOrder,
     private readonly readOrders: ReadOrders,
+    private readonly personalData: KeepPersonalData,
     private readonly cursors: Cursors,
   ) {}
 
@@ -109,15 +114,20 @@ export class OrdersController {
     scope: 'orders:read',
     operationId: 'getOrder',
     summary: 'Read an order',
-    replies: { 200: { schema: order, description: 'The order', headers: taggedHeaders } },
+    description:
+      'With the contact and the shipping address for whoever has the scope `personal:read` as well, where any came with it.',
+    replies: { 200: { schema: orderInFull, description: 'The order', headers: taggedHeaders } },
     errors: ['order-not-found'],
   })
   async get(
     @Param('id', valid(orderIdParameter)) id: string,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
-  ): Promise<Order> {
-    return tagged(await this.readOrders.one(caller.tenant, known(id)), reply);
+  ): Promise<OrderInFull> {
+    if (!mayReadPersonalData(caller)) return tagged(await this.readOrders.one(caller.tenant, known(id)), reply);
+    const found = await this.personalData.one(caller.tenant, known(id));
+    if (found.personal) reply.header('Cache-Control', 'no-store');
+    return tagged(found, reply);
   }
 
   @Get('orders')
@@ -236,6 +246,8 @@ export class OrdersController {
   }
 }
 
+export const mayReadPersonalData = ({ scopes }: Caller): boolean => scopes.has('personal:read');
+
 /** Order ids are opaque to callers: what cannot be one names no order. */
 export const known = (id: string): string =>
   uuidOr(id, () => new CleaveError('order-not-found', 'There is no order with this id.'));
@@ -257,7 +269,7 @@ const replayable = (order: Order, replayed: boolean, reply: FastifyReply): Order
   return tagged(order, reply);
 };
 
-const tagged = (it: Order, reply: FastifyReply): Order => {
+const tagged = <Told extends Order>(it: Told, reply: FastifyReply): Told => {
   reply.header('ETag', etagOf(it.version));
   return it;
 };

@@ -9,11 +9,12 @@ import { CalledBy, StatusFilter } from '#grpc';
 import { Cursors, idempotencyKeyIn, valid } from '#rest';
 import type { Caller } from '#security';
 import type { Order } from '../domain/order.js';
+import { KeepPersonalData } from '../use-cases/keep-personal-data.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
 import { eventDocument, positionIn } from './event-documents.js';
-import { known, orderCursor } from './orders.controller.js';
+import { known, mayReadPersonalData, orderCursor } from './orders.controller.js';
 import { eventToWire, listOrdersFromWire, orderToWire, placeOrderFromWire } from './wire-orders.js';
 
 const service = 'Orders';
@@ -39,6 +40,7 @@ export class OrdersGrpc {
     private readonly placeOrder: PlaceOrder,
     private readonly readOrders: ReadOrders,
     private readonly readEvents: ReadEvents,
+    private readonly personalData: KeepPersonalData,
     private readonly cursors: Cursors,
   ) {}
 
@@ -63,7 +65,8 @@ export class OrdersGrpc {
     @Payload(valid(getOrderRequest)) { order_id }: z.output<typeof getOrderRequest>,
     @CalledBy() caller: Caller,
   ): Promise<object> {
-    return orderToWire(await this.readOrders.one(caller.tenant, known(order_id)));
+    const orders = mayReadPersonalData(caller) ? this.personalData : this.readOrders;
+    return orderToWire(await orders.one(caller.tenant, known(order_id)));
   }
 
   @GrpcMethod(service, 'ListOrders')

@@ -1,4 +1,4 @@
-import { nestingOf, limits, type OrderDocument, type orderEvent } from '#contracts';
+import { nestingOf, limits, type OrderInFull, type orderEvent } from '#contracts';
 import { invalidRequest, jsonOf, structOf, timestampOf, type Struct } from '#grpc';
 import { refuseTreacherous } from '#rest';
 import type { PipeTransform } from '@nestjs/common';
@@ -61,9 +61,10 @@ export const listOrdersFromWire = pipe((sent: WireListOrders) =>
 );
 
 /** The message `Order`. */
-export const orderToWire = ({ metadata, created_at, updated_at, ...order }: OrderDocument): object => ({
+export const orderToWire = ({ metadata, created_at, updated_at, personal, ...order }: OrderInFull): object => ({
   ...order,
   status: toEnum('ORDER_STATUS_', order.status),
+  ...(personal && { personal: toEnum('PERSONAL_DATA_', personal) }),
   adjustments: order.adjustments.map((it) => ({ ...it, kind: toEnum('ADJUSTMENT_KIND_', it.kind) })),
   metadata: structOf(metadata),
   create_time: timestampOf(created_at),

@@ -4,6 +4,7 @@ import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher } from './batcher.js';
+import { KeepPersonalData } from './keep-personal-data.js';
 import { ObservedBatches } from './observed-batches.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
 
@@ -25,6 +26,7 @@ export class PlaceOrder {
 
   constructor(
     reserveAndRecord: ReserveAndRecord,
+    private readonly personalData: KeepPersonalData,
     @Optional() @Inject(Metrics) metrics?: Metrics,
     @Optional() @Inject(Traces) traces?: Traces,
   ) {
@@ -65,11 +67,13 @@ export class PlaceOrder {
     deadlineMs: number,
   ): Promise<PlacementResult> {
     const command = commandOf(request);
+    if (command.personal) this.personalData.assertCanBeKept();
     const canonical = canonicalPlacement(command);
     const name = idempotencyKey ?? randomUUID();
     const fingerprint = fingerprintOf(canonical);
     const placement = { tenant, account, idempotencyKey, name, command, fingerprint, traceparent: currentTrace() };
-    const size = { lines: command.lines.length, bytes: Buffer.byteLength(canonical) };
+    const personalBytes = command.personal ? Buffer.byteLength(JSON.stringify(command.personal)) : 0;
+    const size = { lines: command.lines.length, bytes: Buffer.byteLength(canonical) + personalBytes };
     if (idempotencyKey === null) return this.batcher.add(placement, size, deadlineMs);
 
     // Equal keys in this process follow one another: the second finds the stored answer of the first.

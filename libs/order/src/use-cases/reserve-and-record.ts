@@ -10,8 +10,10 @@ import {
   reservationIdOf,
   type PlacementCommand,
 } from '../domain/placement.js';
+import type { SealedPersonalData } from '../domain/personal-data.js';
 import { purchaseOf, type SagaStep } from '../domain/sagas.js';
 import { FinishBranches, commitProtocol, type CommitProtocol } from './finish-branches.js';
+import { KeepPersonalData } from './keep-personal-data.js';
 import { RelayOutbox } from './relay-outbox.js';
 import { RunSagas, type SagaData } from './run-sagas.js';
 
@@ -50,6 +52,9 @@ export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey
   saga?: (SagaStep & { data: SagaData }) | undefined;
 }
 
+/** What orders tell of persons, by order; undefined where none of a batch does. */
+export type SealedByOrder = ReadonlyMap<string, SealedPersonalData> | undefined;
+
 /** How long an order waits for its payment to be promised, in milliseconds. */
 export const payWithin = Symbol('pay within');
 
@@ -64,10 +69,16 @@ export abstract class PlacedOrders {
   ): Promise<(StoredAnswer | undefined)[]>;
   /**
    * Records orders with the event that they were placed, in one transaction.
+   * @param sealed what of them is recorded with them and told to nobody who reads orders
    * @param branchId of the stock that is prepared for them: the same transaction decides that it stands
    * @returns the ids of those recorded: not those whose id is taken, or whose key has an order or a kept refusal
    */
-  abstract record(tenant: string, records: readonly OrderRecord[], branchId?: string): Promise<ReadonlySet<string>>;
+  abstract record(
+    tenant: string,
+    records: readonly OrderRecord[],
+    sealed?: SealedByOrder,
+    branchId?: string,
+  ): Promise<ReadonlySet<string>>;
   /** The orders with these ids, by id; `void` for an id that no order will ever have. */
   abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
   abstract keepRefusals(
@@ -106,7 +117,7 @@ const maxAttempts = 20;
 
 interface Held {
   it: Try;
-  record: OrderRecord;
+  record: OrderRecord & Pick<Placement, 'command'>;
 }
 
 type Results = Map<Placement, PlacementResult | Error>;
@@ -120,6 +131,7 @@ export class ReserveAndRecord {
     private readonly relay: RelayOutbox,
     private readonly sagas: RunSagas,
     private readonly branches: FinishBranches,
+    private readonly personalData: KeepPersonalData,
     @Inject(commitProtocol) private readonly protocol: CommitProtocol,
   ) {}
 
@@ -152,6 +164,27 @@ export class ReserveAndRecord {
       // Who was answered before it keeps the answer: the order is recorded. A repeat needs no stock to be answered.
       const open = placements.filter((it) => !results.has(it));
       for (const it of await this.replayStored(tenant, open, results).catch(() => open)) results.set(it, error);
+    }
+    await this.refuseOthersData(tenant, placements, results);
+  }
+
+  /**
+   * Personal data are not part of the fingerprint, which is kept when they are erased: under a key that was used before they
+   * are compared with those of its order.
+   */
+  private async refuseOthersData(tenant: string, placements: Placement[], results: Results): Promise<void> {
+    const repeats = placements.flatMap((placement) => {
+      const result = results.get(placement);
+      const { personal } = placement.command;
+      if (!personal || !result || !('order' in result) || !result.replayed) return [];
+      return [{ placement, orderId: result.order.order_id, personal }];
+    });
+    if (repeats.length === 0) return;
+    try {
+      const differing = await this.personalData.differing(tenant, repeats);
+      for (const { placement, orderId } of repeats) if (differing.has(orderId)) results.set(placement, keyReused());
+    } catch (error) {
+      for (const { placement } of repeats) results.set(placement, error as Error);
     }
   }
 
@@ -238,7 +271,8 @@ export class ReserveAndRecord {
   ): Promise<ReadonlySet<string>> {
     if (held.length === 0) return new Set();
     const records = held.map(({ record }) => record);
-    const recorded = await this.orders.record(tenant, records, branchId);
+    const sealed = await this.personalData.seal(tenant, records);
+    const recorded = await this.orders.record(tenant, records, sealed, branchId);
     this.relay.wake();
     if (records.some((it) => it.saga !== undefined)) this.sagas.wake();
     return recorded;
@@ -333,15 +367,17 @@ const replayed = ({ idempotencyKey }: Placement, order: Order): PlacementResult 
 });
 
 const replayOf = (placement: Placement, answer: StoredAnswer): PlacementResult | Error => {
-  if (answer.fingerprint !== placement.fingerprint)
-    return new CleaveError(
-      'idempotency-key-reused',
-      'The key was used for another order. Send the same order again, or choose a new key.',
-    );
+  if (answer.fingerprint !== placement.fingerprint) return keyReused();
   if ('order' in answer) return replayed(placement, answer.order);
   const { code, detail, extensions } = answer.refusal;
   return { refusal: new CleaveError(code, detail, extensions), replayed: true };
 };
+
+const keyReused = (): CleaveError =>
+  new CleaveError(
+    'idempotency-key-reused',
+    'The key was used for another order. Send the same order again, or choose a new key.',
+  );
 
 type Refusal = Exclude<Decision, { outcome: 'held' | 'released' }>;
 

@@ -1,0 +1,54 @@
+import { z } from 'zod';
+import { limits, text } from './values.js';
+
+const part = text(limits.textLength, 1).optional();
+
+const emailMessage = 'must be an address such as name@example.com, of at most 254 characters';
+const countryMessage = 'must be an ISO 3166-1 code of two letters, such as GB';
+
+/** How to reach whoever an order is for. */
+export const contact = z
+  .strictObject({
+    name: part,
+    email: text(254, 3)
+      .regex(/^[^\s@]+@[^\s@]+$/, emailMessage)
+      .optional(),
+    phone: part,
+  })
+  .refine((it) => Object.values(it).some((value) => value !== undefined), 'must have a name, an email or a phone')
+  .meta({ id: 'Contact', examples: [{ name: 'Ada Byron', email: 'ada@example.com', phone: '+44 20 7946 0000' }] });
+
+/** Where an order goes to. */
+export const shippingAddress = z
+  .strictObject({
+    name: part,
+    company: part,
+    line1: text(limits.textLength, 1),
+    line2: part,
+    city: text(limits.textLength, 1),
+    region: part,
+    postal_code: part,
+    country: z.string(countryMessage).regex(/^[A-Z]{2}$/, countryMessage),
+  })
+  .meta({
+    id: 'ShippingAddress',
+    examples: [
+      { name: 'Ada Byron', line1: '12 St James’s Square', city: 'London', postal_code: 'SW1Y 4JH', country: 'GB' },
+    ],
+  });
+
+/** What an order tells of a person. It is encrypted where it is kept, and is in no event, list, log or trace. */
+export interface PersonalData {
+  contact: z.output<typeof contact> | null;
+  shipping_address: z.output<typeof shippingAddress> | null;
+}
+
+/** What is told of an order besides to whoever may read personal data, where any came with it. */
+export const personalMembers = {
+  personal: z
+    .enum(['kept', 'erased'])
+    .optional()
+    .meta({ description: '`erased` for ever once the customer was; left out where none came with the order.' }),
+  contact: contact.nullable().optional(),
+  shipping_address: shippingAddress.nullable().optional(),
+};

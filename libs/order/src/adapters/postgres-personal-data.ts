@@ -1,0 +1,188 @@
+import { Injectable } from '@nestjs/common';
+import { InjectSql, Sql } from '#database';
+import type { Customer, WrappedKey } from '../domain/master-keys.js';
+import type { HistoryEntry } from '../domain/order.js';
+import type { CustomerKeys, KeptOrder } from '../use-cases/keep-personal-data.js';
+import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
+import type { CustomerData } from '../use-cases/serve-customers.js';
+import { orderOf, type OrderRow } from './order.entity.js';
+import { orderColumns } from './postgres-orders.js';
+
+type KeyRow = Customer & WrappedKey;
+
+interface KeptRow extends OrderRow {
+  personal: Buffer | null;
+  personalKey: string | null;
+}
+
+/** What orders tell of persons in Postgres, and the keys to it. */
+@Injectable()
+export class PostgresPersonalData implements CustomerKeys, CustomerData, WrappedKeys {
+  constructor(@InjectSql('order') private readonly sql: Sql) {}
+
+  async keysOf(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, WrappedKey>> {
+    return byCustomer(await this.sql.query<KeyRow>(keysOf, [tenant, customerIds]));
+  }
+
+  async addKeys(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>> {
+    const keys = [...offered.values()];
+    const rows = await this.sql.query<KeyRow>(addKeys, [
+      tenant,
+      [...offered.keys()],
+      keys.map((it) => it.keyId),
+      keys.map((it) => it.masterId),
+      keys.map((it) => it.wrapped),
+    ]);
+    return byCustomer(rows);
+  }
+
+  async keptOrders(tenant: string, orderIds: readonly string[]): Promise<KeptOrder[]> {
+    return this.withKeys(tenant, await this.sql.query<KeptRow>(keptOrders, [tenant, orderIds]));
+  }
+
+  async ordersOf({ tenant, customerId }: Customer, before: string | undefined, limit: number): Promise<KeptOrder[]> {
+    const values = [tenant, customerId, before ?? lastId, limit];
+    return this.withKeys(tenant, await this.sql.query<KeptRow>(ordersOfCustomer, values));
+  }
+
+  /** Where there is nothing that a key would open, none is looked up. One that is destroyed in between is not there. */
+  private async withKeys(tenant: string, rows: readonly KeptRow[]): Promise<KeptOrder[]> {
+    const keyIds = rows.flatMap((row) => row.personalKey ?? []);
+    const keys = keyIds.length === 0 ? [] : await this.sql.query<WrappedKey>(keysById, [tenant, [...new Set(keyIds)]]);
+    const byId = new Map(keys.map((it) => [it.keyId, it]));
+    return rows.map((row) => {
+      const { personal, personalKey } = row;
+      return { order: orderOf(row), sealed: personal && { personal, key: byId.get(personalKey!) ?? null } };
+    });
+  }
+
+  async histories(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, HistoryEntry[]>> {
+    const rows = await this.sql.query<HistoryEntry & { orderId: string }>(histories, [tenant, orderIds]);
+    return Map.groupBy(rows, (row) => row.orderId);
+  }
+
+  async destroyKey({ tenant, customerId }: Customer): Promise<boolean> {
+    return (await this.sql.query(destroyKey, [tenant, customerId])).length > 0;
+  }
+
+  /** It is told of a customer that nothing is left of: that must not be lost any more. */
+  async isKnown({ tenant, customerId }: Customer): Promise<boolean> {
+    const rows = await this.sql.readSafely((sql) => sql.query(known, [tenant, customerId]));
+    return rows.length > 0;
+  }
+
+  async mastersInUse(): Promise<string[]> {
+    return (await this.sql.query<{ masterId: string }>(mastersInUse)).map((row) => row.masterId);
+  }
+
+  wrappedBy(masterId: string, limit: number): Promise<KeyRow[]> {
+    return this.sql.query<KeyRow>(wrappedBy, [masterId, limit]);
+  }
+
+  async replace(masterId: string, keys: readonly KeyRow[]): Promise<void> {
+    await this.sql.query(replace, [
+      masterId,
+      keys.map((it) => it.tenant),
+      keys.map((it) => it.customerId),
+      keys.map((it) => it.keyId),
+      keys.map((it) => it.masterId),
+      keys.map((it) => it.wrapped),
+    ]);
+  }
+}
+
+const byCustomer = (rows: readonly KeyRow[]): ReadonlyMap<string, WrappedKey> =>
+  new Map(rows.map((row) => [row.customerId, row]));
+
+/** Behind every id that there is. */
+const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+
+const keyColumns = `key_id AS "keyId", master_id AS "masterId", wrapped`;
+
+const keysOf = {
+  name: 'order-customer-keys',
+  text: `
+    SELECT customer_id AS "customerId", ${keyColumns} FROM orders.customer_keys
+    WHERE tenant_id = $1 AND customer_id = ANY ($2::text[])`,
+};
+
+/**
+ * A key that two make at once is the one of whoever comes first, and the other one waits for it. Sorted, so that they do not
+ * wait for each other in a circle.
+ */
+const addKeys = {
+  name: 'order-add-customer-keys',
+  text: `
+    INSERT INTO orders.customer_keys AS k (tenant_id, customer_id, key_id, master_id, wrapped)
+    SELECT $1, customer_id, key_id, master_id, wrapped
+    FROM unnest($2::text[], $3::uuid[], $4::text[], $5::bytea[]) AS w(customer_id, key_id, master_id, wrapped)
+    ORDER BY customer_id COLLATE "C"
+    ON CONFLICT (tenant_id, customer_id) DO UPDATE SET made_at = k.made_at
+    RETURNING customer_id AS "customerId", ${keyColumns}`,
+};
+
+const keysById = {
+  name: 'order-keys-by-id',
+  text: `SELECT ${keyColumns} FROM orders.customer_keys WHERE tenant_id = $1 AND key_id = ANY ($2::uuid[])`,
+};
+
+const kept = `SELECT ${orderColumns}, o.personal, o.personal_key AS "personalKey" FROM orders.orders o`;
+
+const keptOrders = {
+  name: 'order-kept',
+  text: `${kept} WHERE o.tenant_id = $1 AND o.order_id = ANY ($2::uuid[]) AND o.status <> 'void'`,
+};
+
+const ordersOfCustomer = {
+  name: 'order-kept-of-customer',
+  text: `
+    ${kept} WHERE o.tenant_id = $1 AND o.customer_id = $2 AND o.order_id < $3::uuid AND o.status <> 'void'
+    ORDER BY o.order_id DESC LIMIT $4`,
+};
+
+const histories = {
+  name: 'order-histories',
+  text: `
+    SELECT order_id AS "orderId", version, type, status, data, at FROM orders.events
+    WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[]) ORDER BY order_id, version`,
+};
+
+const destroyKey = {
+  name: 'order-destroy-customer-key',
+  text: `DELETE FROM orders.customer_keys WHERE tenant_id = $1 AND customer_id = $2 RETURNING 1`,
+};
+
+const known = {
+  name: 'order-customer-known',
+  text: `SELECT 1 FROM orders.orders WHERE tenant_id = $1 AND customer_id = $2 AND status <> 'void' LIMIT 1`,
+};
+
+/** From one to the next by the index: there are few of them and many keys. */
+const mastersInUse = {
+  name: 'order-masters-in-use',
+  text: `
+    WITH RECURSIVE used AS (
+      SELECT (SELECT min(master_id) FROM orders.customer_keys) AS master_id
+      UNION ALL
+      SELECT (SELECT min(k.master_id) FROM orders.customer_keys k WHERE k.master_id > used.master_id)
+      FROM used WHERE used.master_id IS NOT NULL
+    )
+    SELECT master_id AS "masterId" FROM used WHERE master_id IS NOT NULL`,
+};
+
+const wrappedBy = {
+  name: 'order-keys-wrapped-by',
+  text: `
+    SELECT tenant_id AS tenant, customer_id AS "customerId", ${keyColumns} FROM orders.customer_keys
+    WHERE master_id = $1 ORDER BY tenant_id, customer_id LIMIT $2`,
+};
+
+/** Not what was destroyed, made anew or replaced meanwhile. */
+const replace = {
+  name: 'order-replace-wrapped',
+  text: `
+    UPDATE orders.customer_keys k SET master_id = n.master_id, wrapped = n.wrapped
+    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[])
+      AS n(tenant_id, customer_id, key_id, master_id, wrapped)
+    WHERE k.tenant_id = n.tenant_id AND k.customer_id = n.customer_id AND k.key_id = n.key_id AND k.master_id = $1`,
+};

@@ -1,0 +1,56 @@
+import { Controller, Delete, Get, Header, Param, Query } from '@nestjs/common';
+import { ApiTags } from '@nestjs/swagger';
+import type { z } from 'zod';
+import { customerExport, customerIdParameter, erasure, exportQuery } from '#contracts';
+import { CalledBy, Cursors, Endpoint, pageLimit, valid } from '#rest';
+import type { Caller } from '#security';
+import { ServeCustomers } from '../use-cases/serve-customers.js';
+import { orderCursor } from './orders.controller.js';
+
+@ApiTags('customers')
+@Controller('customers')
+export class CustomersController {
+  constructor(
+    private readonly customers: ServeCustomers,
+    private readonly cursors: Cursors,
+  ) {}
+
+  @Get(':id/export')
+  @Header('Cache-Control', 'no-store')
+  @Endpoint({
+    scope: 'personal:read',
+    operationId: 'exportCustomer',
+    summary: 'Read all that is kept of the orders of a customer',
+    description: 'Newest first, each with its history and its payment, and with personal data unless they were erased.',
+    query: exportQuery,
+    replies: { 200: { schema: customerExport, description: 'One page' } },
+    errors: ['customer-not-found', 'invalid-cursor'],
+  })
+  async export(
+    @Param('id', valid(customerIdParameter)) customerId: string,
+    @Query(valid(exportQuery)) query: z.output<typeof exportQuery>,
+    @CalledBy() { tenant }: Caller,
+  ): Promise<z.output<typeof customerExport>> {
+    const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, orderCursor).before;
+    const { data, last } = await this.customers.export({ tenant, customerId }, before, pageLimit(query.limit));
+    return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
+  }
+
+  @Delete(':id')
+  @Endpoint({
+    scope: 'personal:erase',
+    operationId: 'eraseCustomer',
+    summary: 'Erase the personal data of a customer, for ever',
+    description:
+      'Destroys the key by which the contacts and shipping addresses of all orders of the customer are encrypted. The orders ' +
+      'stay, with their totals and their history. An order that is placed afterwards gets another key.',
+    replies: { 200: { schema: erasure, description: 'There are no personal data of the customer any more' } },
+    errors: ['customer-not-found'],
+  })
+  async erase(
+    @Param('id', valid(customerIdParameter)) customerId: string,
+    @CalledBy() { tenant }: Caller,
+  ): Promise<z.output<typeof erasure>> {
+    return { customer_id: customerId, erased: await this.customers.erase({ tenant, customerId }) };
+  }
+}

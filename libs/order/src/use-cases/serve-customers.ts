@@ -1,0 +1,84 @@
+import { Injectable } from '@nestjs/common';
+import { CleaveError, type ExportedOrder, type PaymentDocument } from '#contracts';
+import type { Customer } from '../domain/master-keys.js';
+import type { HistoryEntry } from '../domain/order.js';
+import { KeepPersonalData, type KeptOrder } from './keep-personal-data.js';
+import { PaymentLookup } from './read-orders.js';
+
+/** What is kept of customers. */
+export abstract class CustomerData {
+  /** At most `limit` of their orders, newest first, those older than `before`. */
+  abstract ordersOf(customer: Customer, before: string | undefined, limit: number): Promise<KeptOrder[]>;
+  abstract histories(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, HistoryEntry[]>>;
+  /** @returns whether there was one */
+  abstract destroyKey(customer: Customer): Promise<boolean>;
+  /** Whether there are orders of theirs. */
+  abstract isKnown(customer: Customer): Promise<boolean>;
+}
+
+/** Payments that are asked for at once. */
+const atOnce = 8;
+
+/** Gives customers what is kept of them, and forgets who they are. */
+@Injectable()
+export class ServeCustomers {
+  constructor(
+    private readonly customers: CustomerData,
+    private readonly personalData: KeepPersonalData,
+    private readonly payments: PaymentLookup,
+  ) {}
+
+  /** @throws CleaveError `customer-not-found` */
+  async export(
+    customer: Customer,
+    before: string | undefined,
+    limit: number,
+  ): Promise<{ data: ExportedOrder[]; last: string | null }> {
+    const { tenant } = customer;
+    const found = await this.customers.ordersOf(customer, before, limit + 1);
+    if (found.length === 0 && before === undefined) throw noSuchCustomer();
+    const page = found.slice(0, limit).map((it) => this.personalData.open(tenant, it));
+    const ids = page.map((it) => it.order_id);
+    const histories = await this.customers.histories(tenant, ids);
+    const payments = await this.paymentsOf(
+      tenant,
+      page.flatMap((it) => (it.payment_method === null ? [] : it.order_id)),
+    );
+    const data = page.map((it) => ({
+      ...it,
+      history: histories.get(it.order_id) ?? [],
+      payment: payments.get(it.order_id) ?? null,
+    }));
+    return { data, last: found.length > limit ? (ids.at(-1) ?? null) : null };
+  }
+
+  /**
+   * Destroys the key of a customer: what was sealed by it can be opened by nobody. An order that is placed meanwhile is
+   * erased with the others or comes with another key.
+   *
+   * @returns whether there was one
+   * @throws CleaveError `customer-not-found` where there is neither a key nor an order
+   */
+  async erase(customer: Customer): Promise<boolean> {
+    if (await this.customers.destroyKey(customer)) return true;
+    if (await this.customers.isKnown(customer)) return false;
+    throw noSuchCustomer();
+  }
+
+  private async paymentsOf(tenant: string, orderIds: readonly string[]): Promise<Map<string, PaymentDocument>> {
+    const found = new Map<string, PaymentDocument>();
+    const waiting = [...orderIds];
+    const ask = async (): Promise<void> => {
+      for (let orderId = waiting.pop(); orderId !== undefined; orderId = waiting.pop()) {
+        const payment = await this.payments.of(tenant, orderId);
+        // What a customer has to do with a provider is nobody else's to be told.
+        if (payment) found.set(orderId, { ...payment, customer_action: null });
+      }
+    };
+    await Promise.all(Array.from({ length: atOnce }, ask));
+    return found;
+  }
+}
+
+const noSuchCustomer = (): CleaveError =>
+  new CleaveError('customer-not-found', 'There are no orders of a customer with this id.');

@@ -1,0 +1,408 @@
+import { randomBytes } from 'node:crypto';
+import { setImmediate } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import fc from 'fast-check';
+import type { PersonalData, PlaceOrderRequest } from '#contracts';
+import { testDatabase, testSeed, type TestDatabase } from '#testing';
+import { dataKeys } from '../src/data-keys.js';
+import { MasterKeys, open, seal, type MasterKey } from '../src/domain/master-keys.js';
+import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
+import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
+import {
+  FakeInventory,
+  newTenant,
+  ordersOf,
+  requestOf,
+  settled,
+  startInstance,
+  type Instance,
+} from './order-under-test.js';
+
+const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) });
+const [old, young] = [masterKey('2025'), masterKey('2026')];
+
+const contact = { name: 'Zebra Quagga', email: 'zebra@quagga.example', phone: '+44 20 7946 0000' };
+const shipping_address = { line1: '12 Okapi Street', city: 'Gnuville', postal_code: 'GN1 1UU', country: 'GB' };
+const personal = { contact, shipping_address };
+
+let database: TestDatabase;
+let instances: Instance[];
+/** Two instances of one configuration, on one database. */
+let one: Instance;
+let two: Instance;
+let stock: FakeInventory;
+let tenant: string;
+
+const start = async (keys: readonly MasterKey[]): Promise<Instance> => {
+  const instance = await startInstance(database.url, stock, new SagaDefinitions(definitions), keys);
+  instances.push(instance);
+  return instance;
+};
+
+beforeAll(async () => {
+  database = await testDatabase();
+  stock = new FakeInventory();
+  instances = [];
+  one = await start([old]);
+  two = await start([old]);
+});
+
+afterAll(async () => {
+  await Promise.all(instances.map((it) => it.stop()));
+  await database.stop();
+});
+
+beforeEach(() => {
+  tenant = newTenant();
+  stock = new FakeInventory();
+  stock.onHand.set('mug', 1_000_000);
+  for (const it of instances) it.use(stock);
+});
+
+const place = (
+  more: Partial<PlaceOrderRequest> = personal,
+  key: string | null = null,
+  at: Instance = one,
+): Promise<PlacementResult> => at.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }, more), key);
+
+const idOf = (result: PlacementResult): string => {
+  if ('refusal' in result) throw result.refusal;
+  return result.order.order_id;
+};
+
+const customer = (customerId = 'c-1') => ({ tenant, customerId });
+
+/** Everything that the tables of order have, as text. */
+const dump = async (): Promise<string> => {
+  const tables = await one.sql.query<{ name: string }>({
+    name: 'test-tables',
+    text: `SELECT tablename::text AS name FROM pg_tables WHERE schemaname = 'orders'`,
+  });
+  const rows = await Promise.all(
+    tables.map(({ name }) =>
+      one.sql.query<{ row: string }>({ name: `test-all-${name}`, text: `SELECT t::text AS row FROM orders.${name} t` }),
+    ),
+  );
+  return rows
+    .flat()
+    .map((it) => it.row)
+    .join('\n');
+};
+
+describe('what is sealed', () => {
+  it('is opened by its key and as what it was sealed as, unchanged, and by nothing else', () => {
+    fc.assert(
+      fc.property(fc.uint8Array({ maxLength: 200 }), fc.string(), fc.nat(), (bytes, name, at) => {
+        const [key, content] = [randomBytes(32), Buffer.from(bytes)];
+        const sealed = seal(key, content, ['order', name]);
+        expect(open(key, sealed, ['order', name]).equals(content)).toBe(true);
+        expect(() => open(randomBytes(32), sealed, ['order', name])).toThrow();
+        expect(() => open(key, sealed, ['order', `${name}.`])).toThrow();
+        const changed = Buffer.from(sealed);
+        changed[at % changed.length]! ^= 1 << (at % 8);
+        expect(() => open(key, changed, ['order', name])).toThrow();
+        expect(seal(key, content, ['order', name]).equals(sealed)).toBe(false);
+      }),
+      { seed: testSeed(), numRuns: 200 },
+    );
+  });
+
+  it('is a key of one customer of one tenant as well', () => {
+    const masters = new MasterKeys([old]);
+    const { key, wrapped } = masters.newKey({ tenant: 'a', customerId: 'c' });
+    expect(masters.unwrap({ tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
+    for (const other of [
+      { tenant: 'b', customerId: 'c' },
+      { tenant: 'a', customerId: 'd' },
+    ])
+      expect(() => masters.unwrap(other, wrapped)).toThrow();
+  });
+});
+
+describe('DATA_KEYS', () => {
+  const key = Buffer.alloc(32, 'cleave').toString('base64');
+
+  it('are names and keys, the newest first', () => {
+    expect(dataKeys.parse(`2026-11:${key}, a_b.c:${key}`).map((it) => [it.id, it.key.toString('base64')])).toEqual([
+      ['2026-11', key],
+      ['a_b.c', key],
+    ]);
+  });
+
+  it.each(['', key, `a:${key.slice(4)}`, `a:${key}=`, `a b:${key}`, `a:${key},`, `a:${key},a:${key}`, 'a:b'])(
+    'are not %j, which is not repeated',
+    (text) => {
+      const { error } = dataKeys.safeParse(text);
+      expect(error).toBeDefined();
+      if (text.includes(key)) expect(error!.message).not.toContain(key);
+    },
+  );
+});
+
+describe('an order that tells of a person', () => {
+  it('has it encrypted beside it, and tells it to whoever asks for all of it, and to nobody else', async () => {
+    const orderId = idOf(await place());
+    expect(await one.personalData.one(tenant, orderId)).toMatchObject({
+      order_id: orderId,
+      personal: 'kept',
+      ...personal,
+    });
+    const others = [
+      await one.orders.find(tenant, orderId),
+      await one.orders.page(tenant, {}, undefined, 10),
+      await one.orders.history(tenant, orderId),
+      await one.outbox.after(tenant, { xid: '0', id: '0' }, 10),
+      (await one.outbox.log(`${'0'.repeat(20)}-${'0'.repeat(19)}`, 100, null)).events,
+      await dump(),
+    ];
+    for (const it of others) {
+      const text = JSON.stringify(it);
+      for (const part of [...Object.values(contact), shipping_address.line1, 'Gnuville']) {
+        expect(text).not.toContain(part);
+        for (const encoding of ['hex', 'base64'] as const)
+          expect(text).not.toContain(Buffer.from(part).toString(encoding).slice(0, 12));
+      }
+    }
+  });
+
+  it('comes with those that do not in one batch', async () => {
+    const results = await Promise.all([
+      place(),
+      place({}),
+      place({ contact, customer_id: 'c-2' }),
+      place({ shipping_address, customer_id: 'c-2' }),
+    ]);
+    const told = await Promise.all(results.map((it) => one.personalData.one(tenant, idOf(it))));
+    expect(told.map((it) => [it.personal, it.contact, it.shipping_address])).toEqual([
+      ['kept', contact, shipping_address],
+      [undefined, undefined, undefined],
+      ['kept', contact, null],
+      ['kept', null, shipping_address],
+    ]);
+    expect('personal' in told[1]!).toBe(false);
+  });
+
+  it('is refused before any stock is held where there is no key to encrypt by', async () => {
+    const bare = await start([]);
+    bare.use(stock);
+    await expect(place(personal, 'k', bare)).rejects.toMatchObject({
+      code: 'personal-data-not-kept',
+      detail: expect.stringContaining('DATA_KEYS'),
+    });
+    expect(stock.batches).toEqual([]);
+    idOf(await place({}, 'k', bare));
+  });
+
+  it('cannot be told by what is sealed of another order, by whoever can write into the tables', async () => {
+    const [mine, theirs] = [idOf(await place()), idOf(await place({ contact }))];
+    await one.sql.query(
+      {
+        name: 'test-swap',
+        text: `UPDATE orders.orders o SET personal = p.personal FROM orders.orders p
+          WHERE o.order_id = $1 AND p.order_id = $2`,
+      },
+      [mine, theirs],
+    );
+    await expect(one.personalData.one(tenant, mine)).rejects.toThrow();
+    expect((await one.personalData.one(tenant, theirs)).contact).toEqual(contact);
+  });
+
+  it('has the key of its customer, which is made once by however many instances at once', async () => {
+    const orders = await Promise.all(
+      Array.from({ length: 40 }, (_, index) =>
+        place({ ...personal, customer_id: `c-${index % 4}` }, null, index % 2 ? one : two),
+      ),
+    );
+    for (const it of orders) expect((await one.personalData.one(tenant, idOf(it))).personal).toBe('kept');
+    const keys = await one.sql.query(
+      { name: 'test-keys', text: `SELECT FROM orders.customer_keys WHERE tenant_id = $1` },
+      [tenant],
+    );
+    expect(keys).toHaveLength(4);
+  });
+});
+
+describe('a key of an order that tells of a person', () => {
+  const other: PersonalData = { contact: { ...contact, email: 'another@quagga.example' }, shipping_address };
+
+  it('is for the same person and no other', async () => {
+    const orderId = idOf(await place(personal, 'k'));
+    const reordered = {
+      contact: Object.fromEntries(Object.entries(contact).toReversed()),
+      shipping_address,
+    };
+    const again = await place(reordered, 'k', two);
+    expect(again.replayed).toBe(true);
+    expect(idOf(again)).toBe(orderId);
+    for (const another of [other, { contact }, {}])
+      await expect(place(another as typeof personal, 'k', two)).rejects.toMatchObject({
+        code: 'idempotency-key-reused',
+      });
+    idOf(await place({}, 'l'));
+    await expect(place(personal, 'l')).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    expect(await ordersOf(one, tenant)).toBe(2);
+    expect((await one.personalData.one(tenant, orderId)).contact).toEqual(contact);
+    expect(stock.reserved).toBe(2);
+  });
+
+  it('is for one of those who come with it at once', async () => {
+    const all = await Promise.all(
+      [personal, other, personal, other].map((it, index) =>
+        settled(place(it as typeof personal, 'k', index < 2 ? one : two)),
+      ),
+    );
+    const placed = all.flatMap((it) => (it instanceof Error ? [] : [idOf(it)]));
+    expect(new Set(placed).size).toBe(1);
+    expect(placed).toHaveLength(2);
+    for (const it of all) if (it instanceof Error) expect(it).toMatchObject({ code: 'idempotency-key-reused' });
+    expect(await ordersOf(one, tenant)).toBe(1);
+    expect(stock.reserved).toBe(1);
+  });
+
+  it('is answered for ever, also when the person is erased', async () => {
+    const orderId = idOf(await place(personal, 'k'));
+    await one.customers.erase(customer());
+    for (const it of [personal, other]) expect(idOf(await place(it as typeof personal, 'k'))).toBe(orderId);
+    expect((await one.personalData.one(tenant, orderId)).personal).toBe('erased');
+  });
+
+  it('leaves nothing that tells by trying who it was', async () => {
+    const [first, second] = await Promise.all([place(personal, 'k'), place(other as typeof personal, 'l')]);
+    const kept = await one.sql.query<{ fingerprint: string }>(
+      { name: 'test-prints', text: `SELECT DISTINCT fingerprint FROM orders.orders WHERE order_id = ANY ($1::uuid[])` },
+      [[idOf(first), idOf(second)]],
+    );
+    expect(kept).toHaveLength(1);
+  });
+});
+
+describe('a customer who is erased', () => {
+  it('keeps orders, totals and history, of all instances at once, and has nothing of the person left', async () => {
+    const before = [idOf(await place()), idOf(await place({ contact }, null, two))];
+    const another = idOf(await place({ contact, customer_id: 'c-2' }));
+    expect(await two.customers.erase(customer())).toBe(true);
+    expect(await one.customers.erase(customer())).toBe(false);
+    for (const orderId of before) {
+      const told = await one.personalData.one(tenant, orderId);
+      expect(told).toMatchObject({ personal: 'erased', total_minor: 100, customer_id: 'c-1', status: 'confirmed' });
+      expect([told.contact, told.shipping_address]).toEqual([undefined, undefined]);
+      expect(await one.orders.history(tenant, orderId)).toHaveLength(1);
+    }
+    expect((await one.personalData.one(tenant, another)).personal).toBe('kept');
+  });
+
+  it('gets another key with the next order, which opens none of those before', async () => {
+    const before = idOf(await place());
+    await one.customers.erase(customer());
+    const after = idOf(await place());
+    expect((await two.personalData.one(tenant, before)).personal).toBe('erased');
+    expect((await two.personalData.one(tenant, after)).contact).toEqual(contact);
+  });
+
+  it('is one who is known, and of the tenant', async () => {
+    await expect(one.customers.erase(customer('nobody'))).rejects.toMatchObject({ code: 'customer-not-found' });
+    const orderId = idOf(await place());
+    await expect(one.customers.erase({ tenant: newTenant(), customerId: 'c-1' })).rejects.toMatchObject({
+      code: 'customer-not-found',
+    });
+    expect((await one.personalData.one(tenant, orderId)).personal).toBe('kept');
+    idOf(await place({ customer_id: 'c-3' }));
+    expect(await one.customers.erase(customer('c-3'))).toBe(false);
+  });
+
+  it('while orders are placed, leaves each either as it was placed or erased, and no read fails', async () => {
+    let running = true;
+    const placed: string[] = [];
+    const placing = [one, two].map(async (at) => {
+      while (running)
+        placed.push(...(await Promise.all([place(personal, null, at), place(personal, null, at)])).map(idOf));
+    });
+    const reading = (async () => {
+      while (running) {
+        for (const orderId of placed.slice(-5)) {
+          const told = await two.personalData.one(tenant, orderId);
+          if (told.personal === 'kept') expect(told.contact).toEqual(contact);
+          else expect(told.personal).toBe('erased');
+        }
+        await setImmediate();
+      }
+    })();
+    // Until there is an order the customer is not known; between two orders there is nothing to erase.
+    const giveUpAt = Date.now() + 20_000;
+    let erased = 0;
+    while (erased < 10 && Date.now() < giveUpAt)
+      if ((await settled(one.customers.erase(customer()))) === true) erased += 1;
+    running = false;
+    await Promise.all([...placing, reading]);
+    expect(erased).toBe(10);
+    await settled(one.customers.erase(customer()));
+    for (const orderId of placed) expect((await one.personalData.one(tenant, orderId)).personal).toBe('erased');
+    expect((await one.personalData.one(tenant, idOf(await place()))).contact).toEqual(contact);
+  });
+});
+
+describe('the export of a customer', () => {
+  it('has every order once, newest first, with what it tells of the person and its history', async () => {
+    const mine: string[] = [];
+    for (let index = 0; index < 5; index += 1) mine.unshift(idOf(await place(index % 2 ? personal : {})));
+    idOf(await place({ customer_id: 'c-2' }));
+    const pages = [];
+    let before: string | undefined;
+    do {
+      const { data, last } = await one.customers.export(customer(), before, 2);
+      pages.push(data);
+      before = last ?? undefined;
+    } while (before !== undefined);
+    expect(pages.map((it) => it.length)).toEqual([2, 2, 1]);
+    const all = pages.flat();
+    expect(all.map((it) => it.order_id)).toEqual(mine);
+    expect(all.map((it) => it.contact)).toEqual([undefined, contact, undefined, contact, undefined]);
+    for (const it of all) expect(it).toMatchObject({ payment: null, history: [{ type: 'placed', version: 1 }] });
+    await one.customers.erase(customer());
+    const { data } = await two.customers.export(customer(), undefined, 10);
+    expect(data.map((it) => it.personal)).toEqual([undefined, 'erased', undefined, 'erased', undefined]);
+    await expect(one.customers.export(customer('nobody'), undefined, 10)).rejects.toMatchObject({
+      code: 'customer-not-found',
+    });
+  });
+});
+
+describe('a master key', () => {
+  it('is replaced while orders are placed, and is needed no more', async () => {
+    const before = idOf(await place());
+    const [mixed, alsoMixed] = [await start([young, old]), await start([young, old])];
+    for (const it of [mixed, alsoMixed]) it.use(stock);
+    expect((await mixed.personalData.one(tenant, before)).contact).toEqual(contact);
+    const customers = Array.from({ length: 30 }, (_, index) => `r-${index}`);
+    await Promise.all(customers.map((customer_id) => place({ contact, customer_id })));
+    const [meanwhile] = await Promise.all([
+      Promise.all(customers.map((customer_id) => place({ contact, customer_id }, null, mixed))),
+      mixed.rotateDataKeys.execute(),
+      alsoMixed.rotateDataKeys.execute(),
+    ]);
+    await mixed.rotateDataKeys.execute();
+    const only = await start([young]);
+    only.use(stock);
+    await only.rotateDataKeys.execute();
+    expect(only.rotateDataKeys.missing).toEqual([]);
+    for (const orderId of [before, ...meanwhile.map(idOf)])
+      expect((await only.personalData.one(tenant, orderId)).contact).toEqual(contact);
+    const after = idOf(await place(personal, null, only));
+    expect((await mixed.personalData.one(tenant, after)).contact).toEqual(contact);
+
+    const late = await start([old]);
+    late.use(stock);
+    await late.rotateDataKeys.execute();
+    expect(late.rotateDataKeys.missing).toEqual([young.id]);
+    await expect(late.personalData.one(tenant, before)).rejects.toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringContaining(young.id),
+    });
+    // Who is placed with it in one batch is placed.
+    const [refused, placed] = await Promise.all([settled(place(personal, null, late)), place({}, null, late)]);
+    expect(refused).toMatchObject({ code: 'personal-data-not-kept', detail: expect.stringContaining(young.id) });
+    idOf(placed);
+    await late.customers.erase(customer());
+    expect((await late.personalData.one(tenant, before)).personal).toBe('erased');
+  });
+});
