@@ -1,7 +1,7 @@
 import { Logger, createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
-import { allow, anybody, callerHeader, tooMany, type Authenticator, type Caller, type Standing } from '#security';
+import { Authenticator, allow, anybody, callerHeader, tooMany, type Caller, type Standing } from '#security';
 import { noteOfWork } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
@@ -26,12 +26,13 @@ const askAgainMs = 1_000;
  * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
  * is read.
  */
-export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator | undefined): void => {
-  if (!authenticator || authenticator.isOpen) {
+export const guardRoutes = (fastify: FastifyInstance, authenticator = new Authenticator()): void => {
+  if (authenticator.isOpen) {
     fastify.decorateRequest('caller', { getter: () => anybody });
     fastify.addHook('onRoute', (route) => {
       const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
-      if (replies && scope !== 'open') route.onRequest = [...[route.onRequest ?? []].flat(), refusingOtherSites];
+      if (replies && scope !== 'open')
+        route.onRequest = [...[route.onRequest ?? []].flat(), refusingPages(authenticator)];
     });
     return;
   }
@@ -45,17 +46,11 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   });
 };
 
-/**
- * Whoever is on this machine may do everything where nobody is asked who they are, but not the pages of others that they
- * look at: a browser says of those requests where they come from.
- */
-export const refusingOtherSites: onRequestHookHandler = ({ headers }, _reply, done) => {
-  const site = headers['sec-fetch-site'];
-  done(site === 'cross-site' || site === 'same-site' ? ofOtherSite() : undefined);
-};
-
-const ofOtherSite = (): CleaveError =>
-  new CleaveError('forbidden', 'A page of another site has sent this. Set ADMIN_KEY and send a key to allow it.');
+/** Where nobody is asked who they are, keeps out the pages that somebody on this machine looks at. */
+export const refusingPages =
+  (authenticator: Authenticator): onRequestHookHandler =>
+  ({ headers }, _reply, done) =>
+    done(authenticator.refusalOf(headers));
 
 /**
  * Finds out who sends a request, and whether they may: all who are known, where no scope is given. Where requests are

@@ -1,8 +1,9 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
 export * from './app.js';
 export { refuseTreacherous } from './body.js';
+export { usualConnectionLimits } from './connections.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
-export { CalledBy, asking, askingAgain, refusingOtherSites } from './guard.js';
+export { CalledBy, asking, askingAgain, refusingPages } from './guard.js';
 export * from './headers.js';
 export * from './openapi.js';
 export * from './paging.js';

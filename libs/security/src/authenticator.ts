@@ -1,9 +1,11 @@
 import { hash, timingSafeEqual } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
 import { anybody, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
+import { refusalOfPage, type OpenDoor } from './open-door.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { SignedCallers } from './signed-caller.js';
 import { Tokens } from './tokens.js';
@@ -11,6 +13,8 @@ import { Tokens } from './tokens.js';
 export interface AuthenticatorOptions extends SecuritySettings {
   /** `gateway` when left out. */
   from?: RequestsFrom | undefined;
+  /** Where it answers. */
+  HOST?: string | undefined;
 }
 
 interface Verified {
@@ -36,6 +40,7 @@ export class Authenticator {
   private readonly admin: { hash: Buffer; caller: Caller } | undefined;
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
+  private readonly door: OpenDoor;
   /** What each may send, where it is limited. */
   readonly rates: RateLimits | undefined;
   private keys: KeyDirectory | undefined;
@@ -44,6 +49,7 @@ export class Authenticator {
   constructor({ ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, ...options }: AuthenticatorOptions = {}) {
     const { from = 'gateway', OIDC_TENANT_CLAIM: tenantClaim = 'tenant' } = options;
     this.from = from;
+    this.door = { host: options.HOST, origins: new Set(options.CORS_ORIGINS) };
     this.signed = SERVICE_SECRET === undefined ? undefined : new SignedCallers(SERVICE_SECRET);
     this.admin = ADMIN_KEY === undefined ? undefined : { hash: secretHashOf(ADMIN_KEY), caller: operator };
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
@@ -58,6 +64,11 @@ export class Authenticator {
     if (!this.rates || this.toldBy(told) !== undefined) return undefined;
     const { tenant, account, keyId } = caller;
     return this.rates.take(keyId ?? JSON.stringify([tenant, account]));
+  }
+
+  /** Why a request is none of somebody on this machine, where all of them may do everything. */
+  refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
+    return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */

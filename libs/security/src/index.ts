@@ -3,5 +3,5 @@ export { Authenticator } from './authenticator.js';
 export { anybody, allow, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
 export { KeyDirectory, keyIdIn, keyTextOf, secretHashOf, type KnownKey } from './keys.js';
-export { tooMany, type Standing } from './rate-limits.js';
+export { RateLimits, tooMany, type Standing } from './rate-limits.js';
 export { callerHeader } from './signed-caller.js';

@@ -4323,6 +4323,10 @@ export type TestWebhookEndpointErrors = {
    */
   404: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
