@@ -76,7 +76,8 @@ describe.each(shapes)('%s, sent %i requests that are made up', (name, count) => 
     // What is refused at the door says nothing about what lies behind it: each has been let in as well.
     const neverDone = operations.filter((it) => ![...statuses.get(it.name)!.keys()].some((status) => status < 300));
     const strange = neverDone.map((it) => it.name).filter((it) => !unreachable.has(it));
-    if (isLong) expect(strange).toEqual([]);
+    // By chance a few that need an order in the right state are not, where there are not many requests.
+    if (count >= 30_000) expect(strange).toEqual([]);
     else expect(strange.length).toBeLessThan(8);
     expect(world.shape.services.filter((it) => !it.isRunning)).toEqual([]);
     expect((await world.api.get('/health/ready')).status).toBe(200);

@@ -100,7 +100,8 @@ export class Values {
   private text({ format, pattern, minLength = 0, maxLength = 30 }: Schema, name: string): string {
     const { random } = this;
     if (name === 'url') return random.pick(urls);
-    const known = this.seen.one(name);
+    if (name === 'limit') return String(random.integer(1, 300));
+    const known = this.seen.one(name === 'cursor' ? 'next_cursor' : name);
     if (known !== undefined && random.next() < 0.7) return known;
     if (format === 'date') return random.pick(fewDays);
     if (format === 'date-time') return new Date(Date.UTC(2026, 0, 1) + random.integer(0, 4e10)).toISOString();
