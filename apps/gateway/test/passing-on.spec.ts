@@ -5,6 +5,7 @@ import { CacheModule } from '#cache';
 import { limits } from '#contracts';
 import { createService } from '#service';
 import {
+  allAt,
   jsonAnswer,
   raw,
   requestBytes,
@@ -169,13 +170,35 @@ describe('a request', () => {
     );
   });
 
+  it.each(['idempotency-key', 'If-Match, close', 'Content-Type', 'X-Forwarded-For', 'close,cleave-caller'])(
+    'is refused where its connection is to drop what others go by: %s',
+    async (named) => {
+      const bytes = requestBytes('POST /orders', ['idempotency-key: "k"']).toString();
+      const answer = await raw(gateway.url, Buffer.from(bytes.replace('connection: close', `connection: ${named}`)));
+      expect([answer.status, JSON.parse(answer.body)]).toMatchObject([400, { code: 'invalid-request' }]);
+      expect(order.received).toEqual([]);
+    },
+  );
+
+  it('cannot bring fields of its own into what is passed on', async () => {
+    for (const value of ['a%0d%0ax-evil: 1', 'a\\r\\nx-evil: 1', '"a"; x-evil: 1', '\u00e4\u0085x-evil: 1']) {
+      order.received.length = 0;
+      await raw(gateway.url, requestBytes(`GET /orders?a=${encodeURIComponent(value)}`, [`x-own: ${value}`]));
+      expect(order.received).toHaveLength(1);
+      expect(order.received[0]!.headers['x-evil']).toBeUndefined();
+      expect(order.received[0]!.headers['x-own']).toBe(value);
+    }
+    await raw(gateway.url, requestBytes('GET /orders', ['x-own: a\rx-evil: 1']));
+    expect(order.received).toHaveLength(1);
+  });
+
   it('says for whom it is passed on', async () => {
     await raw(gateway.url, requestBytes('GET /orders'));
     await raw(gateway.url, requestBytes('GET /orders', ['x-forwarded-for: 10.1.1.1', 'x-forwarded-proto: https']));
     expect(order.received[0]!.headers).toMatchObject({
       host: new URL(order.url).host,
       'x-forwarded-for': '127.0.0.1',
-      'x-forwarded-host': 'shop.example',
+      'x-forwarded-host': 'localhost',
       'x-forwarded-proto': 'http',
     });
     expect(order.received[1]!.headers).toMatchObject({
@@ -245,6 +268,38 @@ describe('an answer', () => {
     expect(answer.headers.get('x-hop')).toBeNull();
     expect(answer.headers.get('connection')).toBe('keep-alive');
     expect(answer.headers.get('keep-alive')).not.toBe('timeout=3');
+  });
+
+  it('does not say for the service whose pages may read it', async () => {
+    const headers = {
+      'access-control-allow-origin': '*',
+      'access-control-allow-credentials': 'true',
+      'x-frame-options': 'ALLOW',
+    };
+    order.answer = (_request, response) => void response.writeHead(200, headers).end('{}');
+    const answer = await fetch(`${gateway.url}/orders`, { headers: { origin: 'https://shop.example' } });
+    expect([...answer.headers.keys()].filter((it) => it.startsWith('access-control-'))).toEqual([]);
+  });
+
+  it('is given up where nobody reads it, there as well as here', async () => {
+    const impatient = await startGateway(allAt(order.url), { HTTP_ANSWER_MS: 500 });
+    const { promise: gone, resolve } = Promise.withResolvers<void>();
+    let written = 0;
+    order.answer = (_request, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      const part = 'x'.repeat(100_000);
+      const write = (): void => {
+        while (!response.destroyed && response.write(part)) written += part.length;
+      };
+      response.on('drain', write).once('close', resolve);
+      write();
+    };
+    const socket = connect(impatient.port, '127.0.0.1').pause();
+    socket.write(requestBytes('GET /events'));
+    await gone;
+    expect(written).toBeLessThan(64_000_000);
+    socket.destroy();
+    await impatient.close();
   });
 
   it('is passed on as it comes', async () => {

@@ -78,7 +78,7 @@ export const allAt = (url: string): Urls => ({
 
 export const startGateway = async (
   urls: Urls,
-  options: Pick<Settings, 'proxy' | 'documents'> = {},
+  options: Pick<Settings, 'proxy' | 'documents' | 'HTTP_ANSWER_MS'> = {},
 ): Promise<RunningGateway> => {
   const app = await createService(
     gateway({
@@ -102,7 +102,7 @@ export const startGateway = async (
 export const requestBytes = (line: string, headers: string[] = [], body: Buffer | string = ''): Buffer =>
   Buffer.concat([
     Buffer.from(
-      [`${line} HTTP/1.1`, 'host: shop.example', 'connection: close', ...headers, '', ''].join('\r\n'),
+      [`${line} HTTP/1.1`, 'host: localhost', 'connection: close', ...headers, '', ''].join('\r\n'),
       'latin1',
     ),
     Buffer.from(body),

@@ -9,6 +9,16 @@ export const port = (standard: number) =>
     .pipe(z.int().max(65_535, 'must be a port from 0 to 65535'))
     .default(standard);
 
+const portsMessage = 'must be ports from 1 to 65535, such as 443,8443';
+/** TCP ports to speak to. */
+export const ports = (standard: number[]) =>
+  z
+    .string()
+    .regex(/^\d{1,5}(?:,\d{1,5})*$/, portsMessage)
+    .transform((text) => text.split(',').map(Number))
+    .refine((all) => all.every((it) => it >= 1 && it <= 65_535), portsMessage)
+    .default(standard);
+
 /** The name or IP address to listen on. */
 export const host = (standard: string) =>
   z
@@ -56,18 +66,23 @@ export const flag = z
 export const choice = <const Choice extends string>(choices: readonly [Choice, ...Choice[]]) =>
   z.enum(choices, `must be ${choices.join(' or ')}`).default(choices[0] as never);
 
-const duration = (unit: string, longest: number, standard: number) => {
-  const error = `must be a whole number of ${unit} from 1 to ${longest}`;
+const wholeNumber = (what: string, longest: number) => {
+  const error = `must be a whole number${what} from 1 to ${longest}`;
   return z
     .string()
     .regex(new RegExp(`^\\d{1,${String(longest).length}}$`), error)
     .transform(Number)
-    .pipe(z.int().min(1, error).max(longest, error))
-    .default(standard);
+    .pipe(z.int().min(1, error).max(longest, error));
 };
 
+/** How many, from 1 to a million. */
+export const count = (standard: number) => wholeNumber('', 1_000_000).default(standard);
+
 /** A duration in milliseconds, from 1 to a day. */
-export const milliseconds = (standard: number) => duration('milliseconds', 86_400_000, standard);
+export const milliseconds = (standard: number) => wholeNumber(' of milliseconds', 86_400_000).default(standard);
+
+/** A duration in seconds, from 1 to two years. */
+export const seconds = wholeNumber(' of seconds', 63_072_000);
 
 /** A duration in hours, from 1 to a year. */
-export const hours = (standard: number) => duration('hours', 8_784, standard);
+export const hours = (standard: number) => wholeNumber(' of hours', 8_784).default(standard);

@@ -34,6 +34,7 @@ export const errorCodes = {
   'payload-too-large': { status: 413, title: 'The request is too large' },
   'unsupported-media-type': { status: 415, title: 'The content type is not supported' },
   'expectation-failed': { status: 417, title: 'The server does not meet this expectation' },
+  'misdirected-request': { status: 421, title: 'The request is for another host' },
   'unknown-product': { status: 422, title: 'The order names a product that does not exist' },
   'currency-mismatch': { status: 422, title: 'The amounts are not all in one currency' },
   'personal-data-not-kept': { status: 422, title: 'Personal data cannot be kept here' },

@@ -17,6 +17,8 @@ export const limits = {
   metadataBytes: 16_384,
   nesting: 32,
   bodyBytes: 1_048_576,
+  headers: 100,
+  headerBytes: 16_384,
   cacheKeyBytes: 1_024,
   refusalKeptMs: 7 * 24 * 3_600_000,
   cacheNamespaceBytes: 512,
@@ -28,6 +30,7 @@ export const limits = {
   keys: 1_000,
   webhookEndpoints: 50,
   webhookPayloadBytes: 20_000,
+  webhookTestsAMinute: 10,
   webhooksKeptMs: 30 * 24 * 3_600_000,
 } as const;
 

@@ -187,7 +187,9 @@ class SupervisedPostgres implements EmbeddedPostgres {
       if (failure === undefined) return;
       const portIsTaken = /could not bind|could not create any TCP\/IP sockets/.test(failure);
       // The children of a server that was killed need a moment to notice it.
-      const isBusy = portIsTaken || /lock file ".*" already exists|shared memory block .* still in use/.test(failure);
+      const isBusy =
+        portIsTaken ||
+        /lock file "[^"]{1,4096}" already exists|shared memory block .{1,100} still in use/.test(failure);
       if (!isBusy || Date.now() > giveUpAt) throw new Error(this.explain(failure));
       if (portIsTaken && mayChangePort) this.port = await freePort();
       else await setTimeout(100);

@@ -1,8 +1,8 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
-import { apiDocument, type Service } from '#service';
-import { Authenticator, type SecuritySettings } from '#security';
-import { Metrics, Traces, type TelemetrySettings } from '#telemetry';
+import { apiDocument, type RestSettings, type Service } from '#service';
+import { Authenticator } from '#security';
+import { Metrics, Traces } from '#telemetry';
 import { BalancedUpstream, type UpstreamOptions } from './balanced-upstream.js';
 import { proxyTo } from './proxy.js';
 import { upstreamsIn, type GatewayEnvironment, type Upstream } from './routes.js';
@@ -10,9 +10,7 @@ import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
 
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
-type GatewaySettings = GatewayEnvironment &
-  Pick<Service, 'HOST' | 'PORT' | keyof SecuritySettings | keyof TelemetrySettings> &
-  Passing;
+type GatewaySettings = GatewayEnvironment & RestSettings & Passing;
 
 /** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
 export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({

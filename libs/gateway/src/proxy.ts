@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import { asking, askingAgain, auditing, refusingOtherSites } from '#rest';
+import { asking, askingAgain, auditing, refusingPages } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
 import { operationsPassedOn } from './audited.js';
@@ -27,12 +27,11 @@ export const proxyTo = async (
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
     // Nest sets the app's own handler later than this scope is made, so it is looked up when it is needed.
     scope.setErrorHandler((error, request, reply) => fastify.errorHandler(error, request, reply));
-    const ask = asking(authenticator);
+    const ask = authenticator.isOpen ? refusingPages(authenticator) : asking(authenticator);
     const open = upstreams.flatMap((it) => it.open);
     scope.addHook('onRequest', function (request, reply, done) {
       // Whether callers may do what they ask is decided by who answers it, which knows what it is.
       if (open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
-      else if (authenticator.isOpen) refusingOtherSites.call(this, request, reply, done);
       else ask.call(this, request, reply, done);
     });
     const audited = auditing(authenticator, operationsPassedOn());
@@ -59,7 +58,7 @@ export const proxyTo = async (
             'x-request-id': (request as FastifyRequest).id,
             ...traceHeader(isTracing()),
           }),
-          rewriteHeaders: endToEnd,
+          rewriteHeaders: answerHeaders,
           // It has been tried as often as there was any use in it.
           retryDelay: () => null,
           onError: (reply, { error }) => void reply.send(refusalOf(name, error)),
@@ -114,6 +113,10 @@ const endToEnd = (headers: IncomingHttpHeaders): IncomingHttpHeaders => {
   const dropped = new Set([...hopByHop, ...named]);
   return Object.fromEntries(Object.entries(headers).filter(([name]) => !dropped.has(name)));
 };
+
+/** Which pages may read an answer is said by whoever they have asked. */
+const answerHeaders = (headers: IncomingHttpHeaders): IncomingHttpHeaders =>
+  Object.fromEntries(Object.entries(endToEnd(headers)).filter(([name]) => !name.startsWith('access-control-')));
 
 const requestHeaders = (
   request: Pick<FastifyRequest, 'body' | 'headers' | 'socket'>,

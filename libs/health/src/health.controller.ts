@@ -105,4 +105,4 @@ export class HealthController {
   }
 }
 
-const withoutUserinfo = (text: string): string => text.replaceAll(/\/\/\S*@/g, '//***@');
+const withoutUserinfo = (text: string): string => text.replaceAll(/\/\/\S{1,128}@/g, '//***@');

@@ -18,6 +18,15 @@ import type { Authenticator } from '#security';
 import { Metrics, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { hasBody, readJsonBodies } from './body.js';
+import { Browsers, type BrowserOptions } from './browsers.js';
+import {
+  Connections,
+  answerOn,
+  connectionLimits,
+  lookMs,
+  type ConnectionLimits,
+  type GivenConnectionLimits,
+} from './connections.js';
 import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
 import { ObservedRequests, type RequestLog } from './observed-requests.js';
@@ -32,7 +41,7 @@ import {
   type Problem,
 } from './problems.js';
 
-export interface RestAppOptions {
+export interface RestAppOptions extends BrowserOptions {
   logger?: LoggerService;
   /** Who finds out who asks; everybody may do everything when left out. */
   authenticator?: Authenticator;
@@ -47,15 +56,14 @@ export interface RestAppOptions {
   /** How long a closing app waits for requests in flight before it cuts their connections, in milliseconds. */
   drainTimeoutMs?: number;
   requestLog?: RequestLog;
+  connections?: GivenConnectionLimits;
 }
 
 const usualRequestLog: RequestLog = { isComplete: false, slowMs: 1_000 };
 
-const requestTimeoutMs = 30_000;
 const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
 const jsonType = 'application/json; charset=utf-8';
-const nosniff = ['x-content-type-options', 'nosniff'] as const;
 
 @Module({})
 class RestModule {
@@ -78,7 +86,12 @@ export const createRestApp = async (
   const { logger, bodyLimitBytes = limits.bodyBytes, authenticator } = options;
   const { drainDelayMs = 0, drainTimeoutMs = 20_000, requestLog = usualRequestLog } = options;
   const observed = new ObservedRequests(requestLog);
-  const adapter = new RestAdapter(bodyLimitBytes, drainDelayMs + drainTimeoutMs, observed);
+  const connections = connectionLimits(options.connections);
+  const patienceMs = drainDelayMs + drainTimeoutMs;
+  const adapter = new RestAdapter(
+    { bodyLimitBytes, patienceMs, connections, browsers: new Browsers(options) },
+    observed,
+  );
   const app = await NestFactory.create<NestFastifyApplication>(
     { module: RestModule, imports: [rootModule, ProblemsModule, AdmissionModule] },
     adapter,
@@ -100,6 +113,13 @@ export const createRestApp = async (
 const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | undefined => {
   const { headers, httpVersion, url = '' } = request.raw;
   if (headers.host === undefined && httpVersion === '1.1') return withoutHost();
+  const ofFields = refusalOfFields(request.raw);
+  if (ofFields || distrusted.has(request.raw.socket)) {
+    // Others may have understood it in another way, and with it what comes behind it.
+    distrusted.add(request.raw.socket);
+    reply.header('connection', 'close');
+    return ofFields ?? new CleaveError('invalid-request', 'It came behind a request that was refused; send it anew.');
+  }
   if (!isQueryDecodable(url)) return badQuery();
   if (request.is404 || !hasPath(url)) return refusalOfUnrouted(request);
   const coding = headers['content-encoding']?.trim() || 'identity';
@@ -108,9 +128,46 @@ const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | 
   return new CleaveError('unsupported-media-type', `A body must be sent as it is, not encoded as ${coding}.`);
 };
 
+/** Connections on which nothing is carried out any more. */
+const distrusted = new WeakSet<Socket>();
+
+/** Fields that others may understand in another way than we do, when they are sent so. */
+const refusalOfFields = ({ rawHeaders, headers }: IncomingMessage): CleaveError | undefined => {
+  if (rawHeaders.length > 2 * limits.headers)
+    return new CleaveError('headers-too-large', `A request has at most ${limits.headers} header fields; send fewer.`);
+  const repeated = [...sentOnce].find((name) => countOf(name, rawHeaders) > 1);
+  if (repeated !== undefined) return new CleaveError('invalid-request', `The header ${repeated} is sent once.`);
+  const { connection } = headers;
+  if (connection === undefined || /^(?:close|keep-alive)$/i.test(connection)) return undefined;
+  const named = connection.split(',').find((name) => endToEnd.has(name.trim().toLowerCase()));
+  if (named === undefined) return undefined;
+  const detail = `Connection must not name ${named.trim()}, which is for whoever answers; leave it out there.`;
+  return new CleaveError('invalid-request', detail);
+};
+
+/** Whoever passes a request on and whoever answers it may each take another one. */
+const sentOnce = ['host', 'authorization'];
+
+const countOf = (name: string, rawHeaders: readonly string[]): number => {
+  let count = 0;
+  for (let at = 0; at < rawHeaders.length; at += 2) {
+    const field = rawHeaders[at]!;
+    if (field.length === name.length && field.toLowerCase() === name) count += 1;
+  }
+  return count;
+};
+
+/** What would be lost on its way where `Connection` names it (RFC 9110, 7.6.1), and with it what was meant. */
+const endToEnd = new Set([
+  ...['host', 'authorization', 'content-type', 'content-length', 'content-encoding', 'idempotency-key'],
+  ...['if-match', 'if-none-match', 'last-event-id', 'origin', 'stripe-signature', 'cleave-caller'],
+  ...['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto'],
+]);
+
 /** The router takes the first character of `*things` for a slash. */
 const hasPath = (target: string): boolean => target.startsWith('/') || absoluteTarget.test(target);
 
+const absolutePart = /^https?:\/\/[^/?]+(?=\/)/i;
 const absoluteTarget = /^https?:\/\/[^/?]+(?:\/|\?[^/]*$|$)/i;
 
 const withoutHost = (): CleaveError =>
@@ -134,6 +191,13 @@ const badQuery = (): CleaveError =>
     'The query has a percent sign that does not begin an encoded UTF-8 character; encode it as %25.',
   );
 
+interface AdapterOptions {
+  bodyLimitBytes: number;
+  patienceMs: number;
+  connections: ConnectionLimits;
+  browsers: Browsers;
+}
+
 const notHooked = (): never => {
   throw new Error('RestAdapter has no hook for this; add one to Fastify instead.');
 };
@@ -141,33 +205,39 @@ const notHooked = (): never => {
 /** Nest's adapter, with our answers to what fails before a handler is found, and with a drain before the shutdown. */
 class RestAdapter extends FastifyAdapter {
   private draining = false;
-  private readonly sockets = new Set<Socket>();
-  /** Answers that have no end of their own. */
-  private readonly streams = new Set<ServerResponse>();
+  private readonly connections: Connections;
+  private readonly patienceMs: number;
 
-  constructor(
-    bodyLimit: number,
-    private readonly patienceMs: number,
-    observed: ObservedRequests,
-  ) {
+  constructor({ bodyLimitBytes, patienceMs, connections, browsers }: AdapterOptions, observed: ObservedRequests) {
+    const { headersMs, requestMs, keepAliveMs } = connections;
     super({
-      bodyLimit,
-      requestTimeout: requestTimeoutMs,
-      // Node would answer without a word; the hook of the app says what is missing.
-      http: { requireHostHeader: false },
+      bodyLimit: bodyLimitBytes,
+      requestTimeout: requestMs,
+      keepAliveTimeout: keepAliveMs,
+      http: {
+        headersTimeout: Math.min(headersMs, requestMs),
+        connectionsCheckingInterval: lookMs,
+        maxHeaderSize: limits.headerBytes,
+        // Node would answer without a word; the hook of the app says what is missing.
+        requireHostHeader: false,
+      },
+      // Of an absolute target the path is what everybody goes by, whoever passes it on as well.
+      rewriteUrl: ({ url = '/' }) => (url.startsWith('/') ? url : url.replace(absolutePart, '')),
       // Far above the longest id, so that its schema refuses an id that is too long, with its path.
       routerOptions: { maxParamLength: limits.idLength * 12 },
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,
       genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),
       frameworkErrors: (error: FastifyError, _request: FastifyRequest, reply: FastifyReply) =>
-        sendProblem(reply.header(...nosniff), problemOfError(error)),
-      clientErrorHandler: (error, socket) => answerUnreadable(error, socket),
+        sendProblem(reply.headers(browsers.headers), problemOfError(error)),
+      clientErrorHandler: (error, socket) => answerUnreadable(error, socket, browsers),
     });
+    this.patienceMs = patienceMs;
     super.setInstance(Object.getPrototypeOf(this.instance));
     this.instance.addHook('onRequest', (request, reply, done) => {
-      reply.header(...nosniff).header('x-request-id', request.id);
+      reply.header('x-request-id', request.id);
       if (this.draining) reply.header('connection', 'close');
+      if (browsers.tell(request, reply)) return;
       const refusal = refusalOf(request, reply);
       // Fastify sees to it that what follows the body is still part of it.
       withWork(observed.begin(request, reply), () => done(refusal));
@@ -175,20 +245,16 @@ class RestAdapter extends FastifyAdapter {
     this.instance.addHook('onRoute', (route) => {
       if (!mayStream(route)) return;
       const noteStream: onSendHookHandler = (_, reply, payload, done) => {
-        if (String(reply.getHeader('content-type')).startsWith(eventStream)) {
-          this.streams.add(reply.raw);
-          reply.raw.once('close', () => this.streams.delete(reply.raw));
-        }
+        if (String(reply.getHeader('content-type')).startsWith(eventStream)) this.connections.noteStream(reply.raw);
         done(null, payload);
       };
       route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
     });
-    this.instance.server
-      .on('connection', (socket) => {
-        this.sockets.add(socket);
-        socket.once('close', () => this.sockets.delete(socket));
-      })
-      .on('checkExpectation', answerExpectation);
+    const { server } = this.instance;
+    this.connections = new Connections(server, connections);
+    server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
+      answerExpectation(request, response, browsers),
+    );
   }
 
   /**
@@ -219,15 +285,15 @@ class RestAdapter extends FastifyAdapter {
     this.draining = true;
     const { server } = this.instance;
     // Fastify tells only requests that come later that their connection ends.
-    for (const answer of [...this.sockets].map(answerOn))
+    for (const answer of [...this.connections].map(answerOn))
       if (answer && !answer.headersSent) answer.setHeader('connection', 'close');
     const sweep = setInterval(() => {
       if (server.listening) return;
       server.closeIdleConnections();
       // Who follows events goes on at another instance, from the last one received.
-      for (const stream of this.streams) stream.destroy();
+      for (const stream of this.connections.streams) stream.destroy();
       // Node waits for connections that were opened in advance as if a request were under way.
-      for (const socket of this.sockets) if (answerOn(socket) === undefined) socket.destroy();
+      for (const socket of this.connections) if (answerOn(socket) === undefined) socket.destroy();
     }, sweepIntervalMs);
     const cut = setTimeout(() => {
       new Logger('Rest').warn(`Requests still run after ${this.patienceMs} ms; their connections are cut.`);
@@ -245,19 +311,20 @@ class RestAdapter extends FastifyAdapter {
    */
   async unused(timeoutMs: number): Promise<void> {
     const giveUpAt = performance.now() + timeoutMs;
-    while (this.sockets.size > this.streams.size && performance.now() < giveUpAt) await sleep(unusedCheckMs);
+    const { connections } = this;
+    while (connections.size > connections.streams.size && performance.now() < giveUpAt) await sleep(unusedCheckMs);
   }
 }
 
 /** Answers a header `Expect` other than `100-continue`, which never becomes a request of Fastify's. */
-const answerExpectation = ({ headers }: IncomingMessage, response: ServerResponse): void => {
+const answerExpectation = ({ headers }: IncomingMessage, response: ServerResponse, browsers: Browsers): void => {
   const detail = `Nothing but 100-continue can be expected, not ${headers.expect}; leave the header Expect out.`;
   const problem = problemOf('expectation-failed', detail);
   const body = JSON.stringify(problem);
   response.writeHead(problem.status, {
     'content-type': problemType,
     'content-length': Buffer.byteLength(body),
-    [nosniff[0]]: nosniff[1],
+    ...browsers.headers,
     connection: 'close',
   });
   response.end(body);
@@ -269,26 +336,22 @@ const mayStream = ({ config }: RouteOptions): boolean => {
   return !replies || Object.values(replies).some(({ streamedAs }) => streamedAs !== undefined);
 };
 
-/** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
-const answerOn = (socket: Socket): ServerResponse | null | undefined =>
-  (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
-
 /** Answers what node's HTTP parser refuses, which never becomes a request. */
-const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket): void => {
+const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket, browsers: Browsers): void => {
   // As node does: never write into an answer that has begun.
   if (error.code !== 'ECONNRESET' && socket.writable && !answerOn(socket)?.headersSent)
-    socket.write(unreadableAnswer(error));
+    socket.write(unreadableAnswer(error, browsers));
   socket.destroy();
 };
 
-const unreadableAnswer = ({ code }: NodeJS.ErrnoException): string => {
+const unreadableAnswer = ({ code }: NodeJS.ErrnoException, browsers: Browsers): string => {
   const problem = problemOfUnreadable(code);
   const body = JSON.stringify(problem);
   return [
     `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
     `content-type: ${problemType}`,
     `content-length: ${Buffer.byteLength(body)}`,
-    nosniff.join(': '),
+    ...Object.entries(browsers.headers).map((field) => field.join(': ')),
     'connection: close',
     '',
     body,
@@ -300,7 +363,7 @@ const problemOfUnreadable = (code: string | undefined): Problem => {
     return problemOf('headers-too-large', 'The header fields are too large; send fewer or shorter ones.');
   }
   if (code === 'ERR_HTTP_REQUEST_TIMEOUT') {
-    return problemOf('request-timeout', `The request did not arrive within ${requestTimeoutMs} ms; send it again.`);
+    return problemOf('request-timeout', 'The request did not arrive in time; send it again, without pauses.');
   }
   return problemOf('invalid-request', 'The request is not valid HTTP/1.1.');
 };

@@ -2,12 +2,12 @@ import { Logger, createParamDecorator, type ExecutionContext } from '@nestjs/com
 import type { FastifyInstance, FastifyReply, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, type Scope } from '#contracts';
 import {
+  Authenticator,
   allow,
   anybody,
   callerHeader,
   refuseWhenEnded,
   tooMany,
-  type Authenticator,
   type Caller,
   type Standing,
 } from '#security';
@@ -36,15 +36,15 @@ const askAgainMs = 1_000;
  * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
  * is read.
  */
-export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator | undefined): void => {
-  const isOpen = !authenticator || authenticator.isOpen;
+export const guardRoutes = (fastify: FastifyInstance, authenticator = new Authenticator()): void => {
+  const { isOpen } = authenticator;
   fastify.decorateRequest('caller', isOpen ? { getter: () => anybody } : undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
     if (!replies || scope === 'open') return;
-    const admit = isOpen ? refusingOtherSites : asking(authenticator, scope);
+    const admit = isOpen ? refusingPages(authenticator) : asking(authenticator, scope);
     const operation = operationAt(String(route.method), route.url);
-    const audited = authenticator && operation !== undefined ? auditing(authenticator, () => operation) : undefined;
+    const audited = operation !== undefined ? auditing(authenticator, () => operation) : undefined;
     route.onRequest = [[route.onRequest ?? []].flat(), admit, audited?.onRequest ?? []].flat();
     if (audited) route.onSend = [audited.onSend, ...[route.onSend ?? []].flat()];
     if (isOpen) return;
@@ -53,17 +53,11 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   });
 };
 
-/**
- * Whoever is on this machine may do everything where nobody is asked who they are, but not the pages of others that they
- * look at: a browser says of those requests where they come from.
- */
-export const refusingOtherSites: onRequestHookHandler = ({ headers }, _reply, done) => {
-  const site = headers['sec-fetch-site'];
-  done(site === 'cross-site' || site === 'same-site' ? ofOtherSite() : undefined);
-};
-
-const ofOtherSite = (): CleaveError =>
-  new CleaveError('forbidden', 'A page of another site has sent this. Set ADMIN_KEY and send a key to allow it.');
+/** Where nobody is asked who they are, keeps out the pages that somebody on this machine looks at. */
+export const refusingPages =
+  (authenticator: Authenticator): onRequestHookHandler =>
+  ({ headers }, _reply, done) =>
+    done(authenticator.refusalOf(headers));
 
 /**
  * Finds out who sends a request, and whether they may: all who are known, where no scope is given. Where requests are

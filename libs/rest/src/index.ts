@@ -2,8 +2,9 @@
 export * from './app.js';
 export { auditing } from './audit.js';
 export { refuseTreacherous } from './body.js';
+export { usualConnectionLimits } from './connections.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
-export { CalledBy, asking, askingAgain, refusingOtherSites } from './guard.js';
+export { CalledBy, asking, askingAgain, refusingPages } from './guard.js';
 export * from './headers.js';
 export * from './openapi.js';
 export * from './paging.js';

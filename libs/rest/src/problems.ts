@@ -160,6 +160,7 @@ const advice: Record<number, string> = {
   413: 'Send less at once.',
   415: 'Send JSON in UTF-8 with Content-Type: application/json, without a Content-Encoding.',
   417: 'Leave the header Expect out.',
+  421: 'Ask for localhost or 127.0.0.1, or set ADMIN_KEY and send a key.',
   422: 'The request is well-formed but cannot be carried out as it is; see the detail.',
   429: 'Wait as long as Retry-After says, then repeat the request.',
   431: 'Send fewer or shorter header fields.',

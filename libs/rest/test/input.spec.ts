@@ -313,6 +313,23 @@ describe('a request that is not valid HTTP', () => {
       400,
     ],
     ['too large a header', `GET / HTTP/1.1\r\nhost: a\r\nx: ${'a'.repeat(20_000)}\r\n\r\n`, 431, 'headers-too-large'],
+    [
+      'more fields than may be',
+      `GET /things/1 HTTP/1.1\r\nhost: a\r\nconnection: close\r\n${'x: 1\r\n'.repeat(99)}\r\n`,
+      431,
+      'headers-too-large',
+    ],
+    ['two hosts', 'GET /things/1 HTTP/1.1\r\nhost: a\r\nHost: b\r\nconnection: close\r\n\r\n', 400],
+    [
+      'two credentials',
+      'GET /things/1 HTTP/1.1\r\nhost: a\r\nauthorization: Bearer a\r\nAUTHORIZATION: Bearer b\r\nconnection: close\r\n\r\n',
+      400,
+    ],
+    [
+      'a connection that drops a field',
+      'GET /things/1 HTTP/1.1\r\nhost: a\r\nconnection: close, If-Match\r\n\r\n',
+      400,
+    ],
     ['no host', 'GET /things/1 HTTP/1.1\r\nconnection: close\r\n\r\n', 400],
     ['an odd expectation', 'GET /things/1 HTTP/1.1\r\nhost: a\r\nexpect: foo\r\n\r\n', 417, 'expectation-failed'],
   ])('is refused as a problem: %s', async (_, text, status, code = 'invalid-request') => {

@@ -57,7 +57,7 @@ export class Transport {
 
   constructor(private readonly options: CleaveOptions) {
     if (!URL.canParse(options.baseUrl)) throw new TypeError(`baseUrl must be a URL, not ${options.baseUrl}`);
-    this.baseUrl = options.baseUrl.replace(/\/+$/, '');
+    this.baseUrl = options.baseUrl.replace(/(?<!\/)\/+$/, '');
   }
 
   /**

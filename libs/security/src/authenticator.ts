@@ -1,4 +1,5 @@
 import { hash, timingSafeEqual } from 'node:crypto';
+import type { IncomingHttpHeaders } from 'node:http';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
 import type { AuditLog } from './audit-log.js';
@@ -6,6 +7,7 @@ import { anybody, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
+import { refusalOfPage, type OpenDoor } from './open-door.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { ServiceSecrets } from './service-secrets.js';
 import { SignedCallers, type RequestLine } from './signed-caller.js';
@@ -14,6 +16,8 @@ import { Tokens } from './tokens.js';
 export interface AuthenticatorOptions extends SecuritySettings {
   /** `gateway` when left out. */
   from?: RequestsFrom | undefined;
+  /** Where it answers. */
+  HOST?: string | undefined;
 }
 
 /** What a gateway has said of who sends a request. */
@@ -52,6 +56,7 @@ export class Authenticator {
   private readonly admins: readonly Buffer[];
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
+  private readonly door: OpenDoor;
   /** What each may send, where it is limited. */
   readonly rates: RateLimits | undefined;
   /** Where it is written down what callers do, if anywhere. */
@@ -65,6 +70,7 @@ export class Authenticator {
     this.from = from;
     this.signed = SERVICE_SECRET && new SignedCallers(new ServiceSecrets(SERVICE_SECRET));
     this.admins = (ADMIN_KEY ?? []).map(secretHashOf);
+    this.door = { host: options.HOST, origins: new Set(options.CORS_ORIGINS) };
     if (OIDC_ISSUER !== undefined && OIDC_AUDIENCE !== undefined)
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
     this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
@@ -77,6 +83,11 @@ export class Authenticator {
     if (!this.rates || caller.isTold) return undefined;
     const { tenant, account, keyFamily } = caller;
     return this.rates.take(keyFamily ?? JSON.stringify([tenant, account]));
+  }
+
+  /** Why a request is none of somebody on this machine, where all of them may do everything. */
+  refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
+    return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */

@@ -19,7 +19,7 @@ const secretsOf = (pattern: RegExp, characters: string) =>
         ),
     );
 
-const isLoopback = (host: string): boolean =>
+export const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 
 /** Keys that are fetched in the clear could be anybody's. */
@@ -28,6 +28,10 @@ const issuer = env.httpUrl.refine(
     !URL.canParse(text) || text.startsWith('https:') || isLoopback(new URL(text).hostname.replace(/^\[|\]$/g, '')),
   'must be https, unless it is on this machine',
 );
+
+/** Browsers send no path, no final slash and no port that is the usual one; any of these would never be met. */
+const isOrigin = (text: string): boolean =>
+  /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
 
 const seconds = { second: 1, minute: 60, hour: 3_600 };
 
@@ -54,6 +58,15 @@ export const securityEnvironment = {
     .optional(),
   /** Where several processes count them together. */
   RATE_LIMIT_REDIS_URL: env.redisUrl.optional(),
+  /** Whose pages may read what is answered, in a browser. */
+  CORS_ORIGINS: z
+    .string()
+    .transform((text) => text.split(',').map((it) => it.trim()))
+    .refine(
+      (origins) => origins.every(isOrigin),
+      'must be origins as browsers send them: https://shop.example,https://…',
+    )
+    .optional(),
 };
 
 export type SecuritySettings = Partial<z.output<z.ZodObject<typeof securityEnvironment>>>;

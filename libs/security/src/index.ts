@@ -4,6 +4,6 @@ export { Authenticator } from './authenticator.js';
 export { anybody, allow, refuseWhenEnded, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
 export { KeyDirectory, keyIdIn, keyTextOf, secretHashOf, type KnownKey } from './keys.js';
-export { tooMany, type Standing } from './rate-limits.js';
+export { RateLimits, tooMany, type Standing } from './rate-limits.js';
 export { ServiceSecrets } from './service-secrets.js';
 export { callerHeader } from './signed-caller.js';

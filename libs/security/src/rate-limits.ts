@@ -124,12 +124,10 @@ export class RateLimits {
   }
 }
 
-export const tooMany = ({ resetMs }: Standing): CleaveError =>
-  new CleaveError(
-    'too-many-requests',
-    'More requests come by this key than it may send. This one has had no effect; repeat it after Retry-After.',
-    { retry_after_ms: Math.ceil(resetMs) },
-  );
+export const tooMany = ({ resetMs }: Standing, why = 'More requests come by this key than it may send.'): CleaveError =>
+  new CleaveError('too-many-requests', `${why} This one has had no effect; repeat it after Retry-After.`, {
+    retry_after_ms: Math.ceil(resetMs),
+  });
 
 /** Too many is an answer as well. */
 const take = (from: RateLimiterAbstract, who: string, part: number): Promise<RateLimiterRes> =>

@@ -1,6 +1,7 @@
 import 'reflect-metadata';
 import { Logger, Module, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import type { z } from 'zod';
 import { ConfigurationError, env } from '#config';
 import { awaitedDatabases } from '#database';
 import type { EventBusAddress } from '#events';
@@ -14,15 +15,15 @@ import {
   securityEnvironment,
   type Door,
   type RequestsFrom,
-  type SecuritySettings,
 } from '#security';
-import { Traces, processLog, telemetryEnvironment, type TelemetrySettings } from '#telemetry';
+import { Traces, processLog, telemetryEnvironment } from '#telemetry';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
   createRestApp,
   mountDocs,
   openApiDocument,
+  usualConnectionLimits,
   type CurrentDocument,
   type DocumentOptions,
   type RestAppOptions,
@@ -37,17 +38,26 @@ const drainDelayMs = 2_000;
 export const restEnvironment = (port: number) => ({
   HOST: env.host('127.0.0.1'),
   PORT: env.port(port),
+  HTTP_HEADERS_MS: env.milliseconds(usualConnectionLimits.headersMs),
+  HTTP_REQUEST_MS: env.milliseconds(usualConnectionLimits.requestMs),
+  HTTP_ANSWER_MS: env.milliseconds(usualConnectionLimits.answerMs),
+  HTTP_KEEP_ALIVE_MS: env.milliseconds(usualConnectionLimits.keepAliveMs),
+  HTTP_MAX_CONNECTIONS: env.count(usualConnectionLimits.maxConnections),
+  /** Where TLS ends in front of it. */
+  HSTS_SECONDS: env.seconds.optional(),
   ...securityEnvironment,
   ...telemetryEnvironment,
 });
 
-export interface Service extends SecuritySettings, Partial<TelemetrySettings> {
+type RestEnvironment = z.output<z.ZodObject<ReturnType<typeof restEnvironment>>>;
+/** The same as a service takes it: all but the address may be left out. */
+export type RestSettings = Pick<RestEnvironment, 'HOST' | 'PORT'> & Partial<RestEnvironment>;
+
+export interface Service extends RestSettings {
   /** The name of the process, as it shows in the log. */
   name: string;
   document: DocumentOptions;
   modules: DynamicModule[];
-  HOST: string;
-  PORT: number;
   /** Who sends requests to it: `gateway` when left out. */
   from?: RequestsFrom;
   /** It passes requests on to other processes. */
@@ -79,11 +89,27 @@ export const createService = async (
     ...[HealthModule, MetricsModule.register(settings), GrpcModule],
     ...modules,
   ];
-  const app = await createRestApp({ module: ServiceModule, imports }, { ...options, authenticator });
+  const app = await createRestApp(
+    { module: ServiceModule, imports },
+    { ...options, authenticator, ...clientOptions(settings) },
+  );
   await prepare?.(app);
   mountDocs(app, openApiDocument(app, document), currentDocument);
   return app;
 };
+
+/** What is configured about who sends requests. */
+const clientOptions = (settings: Partial<RestEnvironment>): RestAppOptions => ({
+  corsOrigins: settings.CORS_ORIGINS,
+  hstsSeconds: settings.HSTS_SECONDS,
+  connections: {
+    headersMs: settings.HTTP_HEADERS_MS,
+    requestMs: settings.HTTP_REQUEST_MS,
+    answerMs: settings.HTTP_ANSWER_MS,
+    keepAliveMs: settings.HTTP_KEEP_ALIVE_MS,
+    maxConnections: settings.HTTP_MAX_CONNECTIONS,
+  },
+});
 
 @Module({})
 class ServiceModule {}

@@ -9,7 +9,7 @@ import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { MessageTraces1764000000007 } from '../migrations/2-traces.js';
-import { AddressGuard } from './adapters/address-guard.js';
+import { AddressGuard, usualPorts } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
 import { wantedLog } from './adapters/messaging-order-log.js';
 import { PostgresDeliveries } from './adapters/postgres-deliveries.js';
@@ -37,6 +37,8 @@ export const webhooksEnvironment = {
   EVENTS_AT: eventBus,
   /** Also over http: for trying out. */
   WEBHOOKS_ALLOW_PRIVATE: env.flag,
+  /** The ports that they may be sent to. */
+  WEBHOOKS_PORTS: env.ports(usualPorts),
   WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
 };
 
@@ -97,7 +99,10 @@ export class WebhooksModule implements OnModuleInit {
           provide: port,
           useExisting: PostgresDeliveries,
         })),
-        { provide: AddressGuard, useValue: new AddressGuard(options.WEBHOOKS_ALLOW_PRIVATE) },
+        {
+          provide: AddressGuard,
+          useValue: new AddressGuard(options.WEBHOOKS_ALLOW_PRIVATE, undefined, options.WEBHOOKS_PORTS),
+        },
         { provide: AddressRules, useExisting: AddressGuard },
         {
           provide: WebhookSender,

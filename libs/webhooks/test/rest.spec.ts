@@ -167,6 +167,16 @@ describe('an endpoint', () => {
     expect(answer).toMatchObject({ status: 400, body: { code: 'invalid-request' } });
   });
 
+  it('gets so many test messages a minute, and no more', async () => {
+    const [one, other] = [await create(), await create()];
+    const test = ({ endpoint_id }: typeof one) => call('POST', `/webhook-endpoints/${endpoint_id}/test`);
+    for (let count = 0; count < limits.webhookTestsAMinute; count += 1) expect((await test(one)).status).toBe(202);
+    const { status, body, headers } = await test(one);
+    expect([status, body.code]).toEqual([429, 'too-many-requests']);
+    expect(Number(headers.get('retry-after'))).toBeGreaterThan(0);
+    expect((await test(other)).status).toBe(202);
+  });
+
   it('at a private address, or not over https, is refused unless that is allowed', async () => {
     const strict = await startInstance(database.url, { WEBHOOKS_ALLOW_PRIVATE: false });
     const refused = { status: 422, body: { code: 'webhook-url-refused' } };

@@ -205,7 +205,7 @@ describe('a private address', () => {
       ['2001:4860:4860::8888', '::1'],
       ['::ffff:127.0.0.1'],
     ]) {
-      const resolved = new AddressGuard(false, async () => addresses(...found));
+      const resolved = new AddressGuard(false, async () => addresses(...found), [443, receiver.port]);
       expect(resolved.faultOf(new URL('https://merchant.test'))).toBeUndefined();
       expect(await send(senderWith(resolved), `https://merchant.test:${receiver.port}/`)).toMatchObject({
         status: null,
@@ -235,6 +235,18 @@ it('goes to public addresses over https only', async () => {
   expect(guard.faultOf(new URL('http://example.com/'))).toBe(error);
   expect(await send(senderWith(guard), 'http://example.com/')).toMatchObject({ status: null, error });
   expect(guard.faultOf(new URL('https://example.com:8443/a?b=c'))).toBeUndefined();
+});
+
+it('goes to the usual ports only, or to those that are named', async () => {
+  const resolve = async () => addresses('8.8.8.8');
+  const error = 'Webhooks are sent to the ports 443 and 8443 only.';
+  for (const port of [22, 25, 80, 6379, 5432, 65_535]) {
+    const url = `https://example.com:${port}/`;
+    expect(new AddressGuard(false, resolve).faultOf(new URL(url))).toBe(error);
+    expect(await send(senderWith(new AddressGuard(false, resolve)), url)).toMatchObject({ status: null, error });
+    expect(new AddressGuard(false, resolve, [port]).faultOf(new URL(url))).toBeUndefined();
+  }
+  expect(new AddressGuard(false, resolve, [8443]).faultOf(new URL('https://example.com/'))).toBeDefined();
 });
 
 it.each([

@@ -88,7 +88,7 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
         providers: [{ provide: FakeOrders, useValue: orders }],
       },
       WebhooksModule.register({
-        ...{ WEBHOOKS_DATABASE_URL, WEBHOOKS_ALLOW_PRIVATE: true, WEBHOOKS_TIMEOUT_MS: 15_000 },
+        ...{ WEBHOOKS_DATABASE_URL, WEBHOOKS_ALLOW_PRIVATE: true, WEBHOOKS_PORTS: [443], WEBHOOKS_TIMEOUT_MS: 15_000 },
         ...{ ORDER_AT: { scheme: 'in-process' }, ORDER_BALANCE: 'least-loaded', EVENTS_AT: { scheme: 'postgres' } },
         ...settings,
         limits: { ...limits, ...settings.limits },

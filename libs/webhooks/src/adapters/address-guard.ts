@@ -48,6 +48,9 @@ export const isPublic = (address: string): boolean => {
   }
 };
 
+/** Where https is answered: who asks for another port is hardly after a webhook. */
+export const usualPorts = [443, 8443];
+
 const isLocalName = (hostname: string): boolean => /(^|\.)localhost\.?$/.test(hostname);
 
 /** Without the brackets that an IPv6 address has in a URL. */
@@ -65,6 +68,7 @@ export class AddressGuard implements AddressRules {
     private readonly resolve: ResolveHost = (hostname) =>
       // Private names are often in no DNS.
       allowPrivate ? (lookup(hostname, { all: true }) as Promise<HostAddress[]>) : this.ask(hostname),
+    private readonly ports: readonly number[] = usualPorts,
   ) {}
 
   faultOf(url: URL): string | undefined {
@@ -72,7 +76,9 @@ export class AddressGuard implements AddressRules {
     if (url.protocol !== 'https:') return 'Webhooks are sent over https only.';
     const host = hostOf(url);
     const isPrivate = isIP(host) === 0 ? isLocalName(host) : !isPublic(host);
-    return isPrivate ? 'Webhooks are not sent to private addresses.' : undefined;
+    if (isPrivate) return 'Webhooks are not sent to private addresses.';
+    const isUsual = this.ports.includes(Number(url.port) || 443);
+    return isUsual ? undefined : `Webhooks are sent to the ports ${this.ports.join(' and ')} only.`;
   }
 
   /**

@@ -6,6 +6,7 @@ import {
   changeWebhookEndpointRequest,
   createWebhookEndpointRequest,
   createdWebhookEndpoint,
+  limits,
   redeliverWebhooksRequest,
   redeliveredWebhooks,
   webhookDelivery,
@@ -173,8 +174,9 @@ export class WebhooksController {
     scope: 'webhooks:write',
     operationId: 'testWebhookEndpoint',
     summary: 'Send a message of the type `webhook.test`',
+    description: `At most ${limits.webhookTestsAMinute} a minute for each endpoint.`,
     replies: { 202: { schema: webhookDelivery, description: 'Its delivery, which is being sent' } },
-    errors: ['webhook-endpoint-not-found'],
+    errors: ['webhook-endpoint-not-found', 'too-many-requests'],
   })
   test(
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,

@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
-import { webhookTestType, type WebhookDeliveryDocument } from '#contracts';
+import { limits, webhookTestType, type WebhookDeliveryDocument } from '#contracts';
+import { RateLimits, tooMany } from '#security';
 import { messageOf, type Message } from '../domain/message.js';
 import { DeliverMessages, deliveryLimits, type DeliveryLimits } from './deliver-messages.js';
 import { Endpoints, endpointNotFound } from './manage-endpoints.js';
@@ -24,12 +25,17 @@ export abstract class Redeliveries {
   abstract toOne(endpointId: string, message: Message): Promise<WebhookDeliveryDocument | undefined>;
 }
 
+/** Whoever may register an endpoint could have messages sent to anybody without end. */
+const tests = { requests: limits.webhookTestsAMinute, perSeconds: 60 };
+
 const batchSize = 1_000;
 const mostAtOnce = 10_000;
 
 /** Sends again what somebody asks for, or something to try an endpoint out. */
 @Injectable()
 export class RedeliverMessages {
+  private readonly tests = new RateLimits(tests);
+
   constructor(
     private readonly deliveries: Redeliveries,
     private readonly endpoints: Endpoints,
@@ -62,6 +68,9 @@ export class RedeliverMessages {
 
   /** Whatever types the endpoint asks for. */
   async test(tenant: string, endpointId: string): Promise<WebhookDeliveryDocument> {
+    if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
+    const standing = await this.tests.take(endpointId);
+    if (standing.isRefused) throw tooMany(standing, 'More test messages are asked for than an endpoint gets.');
     const id = randomBytes(16).toString('hex');
     const data = { endpoint_id: endpointId };
     const message = messageOf({ tenant, source: 'webhooks', id, type: webhookTestType, at: new Date(), data });

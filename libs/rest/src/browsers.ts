@@ -1,0 +1,68 @@
+import type { FastifyReply, FastifyRequest } from 'fastify';
+
+export interface BrowserOptions {
+  /** The origins whose pages may read what is answered; none when left out. */
+  corsOrigins?: readonly string[] | undefined;
+  /** For how long browsers are to come by TLS only, in seconds: where TLS ends in front of this. Not said when left out. */
+  hstsSeconds?: number | undefined;
+}
+
+/** Nothing that is answered is a page, and nobody is to keep it (OWASP, REST Security). */
+const policy = "default-src 'none'; frame-ancestors 'none'";
+
+/** Swagger UI is one: from here alone, with styles that it makes for itself. */
+const policyOfDocs = [
+  "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
+  "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+].join('; ');
+
+const always = {
+  'x-content-type-options': 'nosniff',
+  'content-security-policy': policy,
+  'x-frame-options': 'DENY',
+  'referrer-policy': 'no-referrer',
+  'cache-control': 'no-store',
+};
+
+const allowed = {
+  'access-control-allow-methods': 'GET, HEAD, POST, PUT, PATCH, DELETE',
+  'access-control-allow-headers':
+    'Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID, X-Request-Id, Traceparent',
+  'access-control-max-age': '600',
+};
+
+const exposed = [
+  ...['ETag', 'Location', 'Idempotent-Replayed', 'RateLimit', 'RateLimit-Policy', 'Retry-After', 'WWW-Authenticate'],
+  ...['Allow', 'X-Request-Id'],
+].join(', ');
+
+/** What browsers are told with each answer: what not to make of it, and whose pages may read it (WHATWG Fetch, CORS). */
+export class Browsers {
+  /** What every answer says, also one that is written without a request. */
+  readonly headers: Readonly<Record<string, string>>;
+  private readonly origins: ReadonlySet<string>;
+
+  constructor({ corsOrigins = [], hstsSeconds }: BrowserOptions) {
+    this.origins = new Set(corsOrigins);
+    this.headers = {
+      ...always,
+      ...(hstsSeconds !== undefined && { 'strict-transport-security': `max-age=${hstsSeconds}; includeSubDomains` }),
+      ...(this.origins.size > 0 && { vary: 'Origin' }),
+    };
+  }
+
+  /** @returns whether that is the whole answer: a browser has asked what a page may send */
+  tell({ headers, method, url }: FastifyRequest, reply: FastifyReply): boolean {
+    reply.headers(this.headers);
+    if (url.startsWith('/docs')) reply.header('content-security-policy', policyOfDocs);
+    const { origin } = headers;
+    if (origin === undefined || !this.origins.has(origin)) return false;
+    reply.header('access-control-allow-origin', origin);
+    if (method !== 'OPTIONS' || headers['access-control-request-method'] === undefined) {
+      reply.header('access-control-expose-headers', exposed);
+      return false;
+    }
+    void reply.code(204).headers(allowed).send();
+    return true;
+  }
+}

@@ -1,0 +1,102 @@
+import type { Server, ServerResponse } from 'node:http';
+import type { Socket } from 'node:net';
+import { Logger } from '@nestjs/common';
+
+/** What keeps those who are slow, or many, from taking what others need. */
+export interface ConnectionLimits {
+  /** How long the header of a request may take, from when a connection was opened or another request began, in milliseconds. */
+  headersMs: number;
+  /** The same for a whole request. */
+  requestMs: number;
+  /** How long it may take to read an answer, and what comes next of one that has no end of its own, in milliseconds. */
+  answerMs: number;
+  /** How long a connection waits for another request, in milliseconds. */
+  keepAliveMs: number;
+  /** Whoever comes when there are so many is sent away. */
+  maxConnections: number;
+}
+
+export const usualConnectionLimits: ConnectionLimits = {
+  ...{ headersMs: 10_000, requestMs: 30_000, answerMs: 60_000, keepAliveMs: 72_000 },
+  maxConnections: 10_000,
+};
+
+export type GivenConnectionLimits = { [Name in keyof ConnectionLimits]?: number | undefined };
+
+/** What is not given is as usual. */
+export const connectionLimits = (given: GivenConnectionLimits = {}): ConnectionLimits => ({
+  ...usualConnectionLimits,
+  ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
+});
+
+/** How often is looked who has taken too long, in milliseconds. */
+export const lookMs = 500;
+const saidEveryMs = 10_000;
+
+/** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
+export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
+  (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
+
+/** The connections to a server. */
+export class Connections implements Iterable<Socket> {
+  /** Answers that have no end of their own. */
+  readonly streams = new Set<ServerResponse>();
+  private readonly logger = new Logger('Rest');
+  private readonly sockets = new Set<Socket>();
+  /** Since when somebody does not read. */
+  private readonly unread = new WeakMap<ServerResponse, number>();
+  private saidAt = Number.NEGATIVE_INFINITY;
+
+  constructor(
+    server: Server,
+    private readonly limits: Pick<ConnectionLimits, 'answerMs' | 'maxConnections'>,
+  ) {
+    server.maxConnections = limits.maxConnections;
+    server.on('connection', (socket) => {
+      this.sockets.add(socket);
+      socket.once('close', () => this.sockets.delete(socket));
+    });
+    server.on('drop', () => this.sayFull());
+    const looking = setInterval(() => this.cutUnread(), lookMs).unref();
+    server.once('close', () => clearInterval(looking));
+  }
+
+  get size(): number {
+    return this.sockets.size;
+  }
+
+  [Symbol.iterator](): Iterator<Socket> {
+    return this.sockets.values();
+  }
+
+  /** Remembers an answer that has no end of its own for as long as it is being given. */
+  noteStream(answer: ServerResponse): void {
+    this.streams.add(answer);
+    answer.once('close', () => this.streams.delete(answer));
+  }
+
+  /**
+   * Cuts off who does not read: they keep what was made for them in memory. Of a stream no more is made until they do, so
+   * there it counts from the last that they took.
+   */
+  private cutUnread(): void {
+    const now = performance.now();
+    for (const socket of this.sockets) {
+      const answer = answerOn(socket);
+      if (!answer?.headersSent) continue;
+      if (this.streams.has(answer) && !answer.writableNeedDrain) {
+        this.unread.delete(answer);
+        continue;
+      }
+      const since = this.unread.get(answer) ?? now;
+      this.unread.set(answer, since);
+      if (now - since >= this.limits.answerMs) socket.destroy();
+    }
+  }
+
+  private sayFull(): void {
+    if (performance.now() - this.saidAt < saidEveryMs) return;
+    this.saidAt = performance.now();
+    this.logger.warn(`${this.limits.maxConnections} are connected, which is as many as may be; others are sent away`);
+  }
+}

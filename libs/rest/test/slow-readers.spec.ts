@@ -1,0 +1,127 @@
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
+import { Readable } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { Controller, Get, Module, StreamableFile } from '@nestjs/common';
+import { z } from 'zod';
+import { createRestApp, Endpoint, eventStream } from '#rest';
+import { logInto } from './app-under-test.js';
+
+const answerMs = 1_000;
+const large = 'x'.repeat(64_000_000);
+
+/** How much of a stream was made. */
+let made = 0;
+
+const endless = function* () {
+  for (;;) {
+    made += 1;
+    yield `data: ${'x'.repeat(100_000)}\n\n`;
+  }
+};
+
+@Controller()
+class LargeController {
+  @Get('stream')
+  @Endpoint({
+    scope: 'open',
+    summary: 'Follow',
+    replies: { 200: { schema: z.string(), description: 'It', streamedAs: eventStream } },
+    errors: [],
+  })
+  stream(): StreamableFile {
+    return new StreamableFile(Readable.from(endless()), { type: eventStream });
+  }
+
+  @Get('large')
+  @Endpoint({ scope: 'open', summary: 'Much', replies: { 200: { schema: z.string(), description: 'It' } }, errors: [] })
+  large(): string {
+    return large;
+  }
+}
+
+@Module({ controllers: [LargeController] })
+class LargeModule {}
+
+let port: number;
+let close: () => Promise<void>;
+beforeAll(async () => {
+  const app = await createRestApp(LargeModule, { logger: logInto([]), connections: { answerMs, maxConnections: 20 } });
+  await app.listen(0, '127.0.0.1');
+  ({ port } = app.getHttpServer().address() as { port: number });
+  close = () => app.close();
+});
+afterAll(() => close());
+beforeEach(() => void (made = 0));
+
+/** Asks, and reads nothing. */
+const asking = async (path: string): Promise<{ socket: Socket; closed: Promise<unknown> }> => {
+  const socket = connect(port, '127.0.0.1').pause();
+  const closed = once(socket, 'close');
+  socket.on('error', () => socket.destroy());
+  await once(socket, 'connect');
+  socket.write(`GET ${path} HTTP/1.1\r\nhost: a\r\n\r\n`);
+  return { socket, closed };
+};
+
+/** That it is cut is only heard by who reads what came before. */
+const cutWithin = async ({ socket, closed }: Awaited<ReturnType<typeof asking>>, ms: number): Promise<boolean> => {
+  await sleep(ms);
+  socket.resume();
+  return Promise.race([closed.then(() => true), sleep(2_000, false)]);
+};
+
+describe('who does not read', () => {
+  it.each(['/stream', '/large'])('%s is cut off, and nothing more is made for them', async (path) => {
+    const asked = await asking(path);
+    await sleep(500);
+    const early = made;
+    expect(await cutWithin(asked, answerMs + 1_500)).toBe(true);
+    expect(made - early).toBeLessThanOrEqual(2);
+    expect(asked.socket.bytesRead).toBeLessThan(32_000_000);
+  });
+});
+
+describe('who reads slowly', () => {
+  it('goes on following', async () => {
+    const { socket } = await asking('/stream');
+    for (let times = 0; times < 60; times += 1) {
+      await sleep(50);
+      socket.resume();
+      await once(socket, 'data');
+      socket.pause();
+    }
+    expect(socket.destroyed).toBe(false);
+    socket.destroy();
+  });
+
+  it('has so long for an answer that has an end, and no longer', async () => {
+    const { socket, closed } = await asking('/large');
+    const startedAt = performance.now();
+    void closed.then(() => (isClosed = true));
+    let isClosed = false;
+    while (!isClosed && performance.now() - startedAt < 10_000) {
+      await sleep(100);
+      socket.read(200_000);
+    }
+    expect(isClosed).toBe(true);
+    expect(socket.bytesRead).toBeLessThan(large.length);
+  });
+});
+
+it('no more are connected than may be', async () => {
+  const sockets = await Promise.all(
+    Array.from({ length: 30 }, async () => {
+      const socket = connect(port, '127.0.0.1');
+      socket.on('error', () => socket.destroy());
+      const closed = once(socket, 'close').then(() => 'sent away');
+      return { socket, state: await Promise.race([closed, sleep(500, 'connected')]) };
+    }),
+  );
+  const sentAway = sockets.filter(({ state }) => state === 'sent away').length;
+  expect(sentAway).toBe(10);
+  for (const { socket } of sockets) socket.destroy();
+  await sleep(100);
+  expect((await fetch(`http://127.0.0.1:${port}/large`, { method: 'HEAD' })).status).toBe(200);
+});

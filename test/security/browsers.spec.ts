@@ -1,0 +1,162 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api, refused } from '../support/api.js';
+import { exchange } from '../support/raw-http.js';
+import { Connection } from './connection.js';
+import { doorNames, startDoors, type Doors } from './doors.js';
+
+const shop = 'https://shop.example';
+const other = 'http://127.0.0.1:5173';
+
+/** As a browser asks for another host than the address that it is connected to. */
+const askingFor = async (url: string, host: string, line = 'GET /cache?key=x HTTP/1.1'): Promise<string> => {
+  const connection = await Connection.open(url);
+  connection.write(`${line}\r\nHost: ${host}\r\nConnection: close\r\n\r\n`);
+  await connection.closedAfter(5_000);
+  return connection.received;
+};
+
+const bodyOf = (received: string): unknown => JSON.parse(received.slice(received.indexOf('\r\n\r\n') + 4));
+
+describe('what is told to browsers', () => {
+  let doors: Doors;
+  beforeAll(async () => {
+    doors = await startDoors({ CORS_ORIGINS: `${shop},${other}`, HSTS_SECONDS: '31536000' });
+  });
+  afterAll(() => doors.stop());
+
+  describe.each(doorNames)('by the %s', (name) => {
+    const api = () => new Api(doors.urls[name]);
+
+    it('keeps them from making of an answer what it is not', async () => {
+      for (const [path, policy, stored] of [
+        ['/cache?key=x', "default-src 'none'; frame-ancestors 'none'", 'no-store'],
+        ['/nothing', "default-src 'none'; frame-ancestors 'none'", 'no-store'],
+        ['/%', "default-src 'none'; frame-ancestors 'none'", 'no-store'],
+        [
+          '/docs',
+          expect.stringMatching(/^default-src 'none'; script-src 'self';.*frame-ancestors 'none'$/),
+          expect.anything(),
+        ],
+      ] as const) {
+        const { headers } = await exchange(doors.urls[name], { line: `GET ${path} HTTP/1.1` });
+        expect({ path, ...Object.fromEntries(headers) }).toMatchObject({
+          path,
+          'x-content-type-options': 'nosniff',
+          'x-frame-options': 'DENY',
+          'referrer-policy': 'no-referrer',
+          'content-security-policy': policy,
+          'cache-control': stored,
+          'strict-transport-security': 'max-age=31536000; includeSubDomains',
+        });
+        for (const unsaid of ['server', 'x-powered-by', 'via']) expect(headers.get(unsaid)).toBeNull();
+      }
+    });
+
+    it('says so as well where it was no request', async () => {
+      const connection = await Connection.open(doors.urls[name]);
+      connection.write('nonsense\r\n\r\n');
+      await connection.closedAfter(5_000);
+      expect(connection.received).toMatch(/^HTTP\/1.1 400 .*content-security-policy: default-src 'none'/s);
+    });
+
+    it('lets pages of the origins that are named read what they need, once', async () => {
+      for (const origin of [shop, other]) {
+        const headers = { origin, 'sec-fetch-site': 'cross-site' };
+        const answers = [
+          await api().send('PUT', '/cache', { headers, body: { key: 'cors', value: 1 } }),
+          await api().send('GET', '/cache?key=cors', { headers }),
+          await api().send('GET', '/cache', { headers }),
+          await api().send('GET', '/nothing', { headers }),
+        ];
+        expect(answers.map((it) => it.status)).toEqual([200, 200, 400, 404]);
+        for (const it of answers) {
+          expect(it.headers.get('access-control-allow-origin')).toBe(origin);
+          expect(it.headers.get('vary')).toBe('Origin');
+          expect(it.headers.get('access-control-allow-credentials')).toBeNull();
+          const exposed = it.headers.get('access-control-expose-headers')?.split(', ');
+          for (const field of ['ETag', 'Location', 'Idempotent-Replayed', 'RateLimit', 'Retry-After'])
+            expect(exposed?.filter((it) => it === field)).toEqual([field]);
+        }
+      }
+    });
+
+    it('answers what a page of theirs may send before it is asked who it is', async () => {
+      for (const path of ['/cache', '/orders', '/orders/1/cancel', '/nothing']) {
+        const headers = {
+          origin: shop,
+          'access-control-request-method': 'POST',
+          'access-control-request-headers': 'x',
+        };
+        const answer = await api().send('OPTIONS', path, { headers });
+        expect([path, answer.status, answer.text]).toEqual([path, 204, '']);
+        expect(answer.headers.get('access-control-allow-origin')).toBe(shop);
+        expect(answer.headers.get('access-control-allow-methods')).toContain('PATCH');
+        for (const field of ['Authorization', 'Idempotency-Key', 'If-Match'])
+          expect(answer.headers.get('access-control-allow-headers')).toContain(field);
+      }
+    });
+
+    it.each([
+      'https://evil.example',
+      `${shop}.evil.example`,
+      'https://SHOP.example',
+      `${shop}:443`,
+      'null',
+      'http://shop.example',
+    ])('says nothing to pages of %s, and does not let them in', async (origin) => {
+      const headers = { origin, 'sec-fetch-site': 'cross-site' };
+      const answer = await api().send('GET', '/cache?key=x', { headers });
+      refused(answer, '403 forbidden');
+      const preflight = { ...headers, 'access-control-request-method': 'GET' };
+      const asked = await api().send('OPTIONS', '/cache', { headers: preflight });
+      expect(asked.status).not.toBe(204);
+      for (const it of [answer, asked]) {
+        expect(it.headers.get('access-control-allow-origin')).toBeNull();
+        expect(it.headers.get('vary')).toBe('Origin');
+      }
+    });
+
+    it.each([
+      'evil.example',
+      'evil.example:3000',
+      '0.0.0.0:3000',
+      '127.0.0.1.evil.example',
+      '[::ffff:7f00:1]',
+      '192.168.0.1',
+      'a@127.0.0.1',
+      '',
+    ])('a page whose name has come to lead here is refused: %j', async (host) => {
+      const received = await askingFor(doors.urls[name], host);
+      expect(received).toMatch(/^HTTP\/1.1 421 /);
+      expect(bodyOf(received)).toMatchObject({
+        code: 'misdirected-request',
+        detail: expect.stringContaining('ADMIN_KEY'),
+      });
+    });
+
+    it.each(['localhost', 'LOCALHOST:3000', '127.0.0.1', '127.8.9.1:80', '[::1]:3000'])(
+      'who asks for %s is on this machine',
+      async (host) => {
+        expect(await askingFor(doors.urls[name], host)).toMatch(/^HTTP\/1.1 404 /);
+      },
+    );
+  });
+});
+
+describe('where no origin is named and there is no TLS in front', () => {
+  let doors: Doors;
+  beforeAll(async () => {
+    doors = await startDoors({ ADMIN_KEY: 'x'.repeat(40), SERVICE_SECRET: 'y'.repeat(40) });
+  });
+  afterAll(() => doors.stop());
+
+  it.each(doorNames)('the %s says nothing of either, and whoever has a key may ask for any host', async (name) => {
+    const headers = { origin: shop, 'access-control-request-method': 'GET', authorization: `Bearer ${'x'.repeat(40)}` };
+    for (const method of ['GET', 'OPTIONS']) {
+      const answer = await new Api(doors.urls[name]).send(method, '/cache/stats', { headers });
+      expect(answer.status).not.toBe(204);
+      for (const field of answer.headers.keys()) expect(field).not.toMatch(/^access-control-|^vary$|^strict-transport/);
+    }
+    expect(await askingFor(doors.urls[name], 'shop.example')).toMatch(/^HTTP\/1.1 401 /);
+  });
+});

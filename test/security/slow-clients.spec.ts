@@ -1,0 +1,101 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api, refused } from '../support/api.js';
+import { EventStream } from '../support/event-stream.js';
+import { Connection, statusesIn } from './connection.js';
+import { doorNames, startDoors, type Doors } from './doors.js';
+
+const headersMs = 1_000;
+const requestMs = 2_000;
+/** It is looked for twice a second, on a machine that is busy. */
+const slackMs = 3_000;
+const many = 60;
+
+describe('those who are slow', () => {
+  let doors: Doors;
+  beforeAll(async () => {
+    doors = await startDoors({ HTTP_HEADERS_MS: String(headersMs), HTTP_REQUEST_MS: String(requestMs) });
+  });
+  afterAll(() => doors.stop());
+
+  const heads = (url: string) =>
+    `PUT /cache HTTP/1.1\r\nHost: ${new URL(url).host}\r\nContent-Type: application/json\r\n`;
+
+  /** The longest that somebody else waits, asking again and again until it is over. */
+  const waitOfOthers = async (url: string, over: Promise<unknown>): Promise<number> => {
+    let isOver = false;
+    void over.then(() => (isOver = true));
+    const api = new Api(url);
+    let longest = 0;
+    do {
+      const startedAt = performance.now();
+      expect((await api.send('PUT', '/cache', { body: { key: 'k', value: 1 } })).status).toBe(200);
+      longest = Math.max(longest, performance.now() - startedAt);
+      await sleep(20);
+    } while (!isOver);
+    return longest;
+  };
+
+  describe.each(doorNames)('at the %s', (name) => {
+    it.each<[what: string, head: (url: string) => string, dripped: string, limitMs: number]>([
+      ['never say anything', () => '', '', headersMs],
+      [
+        'never come to the end of a header',
+        () => 'GET /cache?key=k HTTP/1.1\r\n',
+        'X-Slow: '.padEnd(1_000, 'a'),
+        headersMs,
+      ],
+      [
+        'never come to the end of a body',
+        (url) => `${heads(url)}Content-Length: 2000\r\n\r\n`,
+        '{"key":"'.padEnd(1_000, 'a'),
+        requestMs,
+      ],
+      [
+        'send ever more chunks',
+        (url) => `${heads(url)}Transfer-Encoding: chunked\r\n\r\n`,
+        '1\r\n \r\n'.repeat(200),
+        requestMs,
+      ],
+    ])('who %s are cut off, while others are answered at once', async (_what, head, dripped, limitMs) => {
+      const url = doors.urls[name];
+      const slow = await Promise.all(Array.from({ length: many }, () => Connection.open(url)));
+      for (const it of slow) {
+        it.write(head(url));
+        void it.drip(dripped, 50);
+      }
+      const ends = Promise.all(slow.map((it) => it.closedAfter(limitMs + slackMs)));
+      expect(await waitOfOthers(url, ends)).toBeLessThan(1_000);
+      for (const ms of await ends) expect(ms).toBeGreaterThan(limitMs - 100);
+      // Who still sends may not hear why.
+      for (const it of slow) expect([[], [408]]).toContainEqual(statusesIn(it.received));
+    });
+
+    it('who send a request in time, bit by bit, are answered', async () => {
+      const url = doors.urls[name];
+      const connection = await Connection.open(url);
+      await connection.drip(`GET /cache?key=slow HTTP/1.1\r\nHost: ${new URL(url).host}\r\n\r\n`, 5);
+      await connection.until((it) => it.includes('key not found'), 2_000);
+      expect(statusesIn(connection.received)).toEqual([404]);
+      connection.close();
+    });
+  });
+
+  it('who follow events are not taken for them, however long nothing happens', async () => {
+    const stream = await EventStream.open(`${doors.urls.monolith}/events`);
+    await sleep(requestMs + 1_500);
+    const product = await new Api(doors.urls.monolith).product();
+    await new Api(doors.urls.monolith).placed({ customer_id: 'c', product_id: product, quantity: 1 });
+    expect((await stream.take(1))[0]!.event).toBe('order.placed');
+    stream.close();
+  });
+
+  it('are told why', async () => {
+    const connection = await Connection.open(doors.urls.service);
+    connection.write('GET /cache?key=k HTTP/1.1\r\n');
+    await connection.closedAfter(headersMs + slackMs);
+    const text = connection.received.slice(connection.received.indexOf('\r\n\r\n') + 4);
+    const headers = new Headers({ 'content-type': /content-type: (\S+)/.exec(connection.received)![1]! });
+    refused({ status: 408, headers, text, body: JSON.parse(text) }, '408 request-timeout');
+  });
+});

@@ -1,0 +1,265 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Api } from '../support/api.js';
+import { fresh } from '../support/fresh.js';
+import { Connection, statusesIn } from './connection.js';
+import { doorNames, startDoors, type Doors } from './doors.js';
+
+const quietMs = 400;
+
+const put = (host: string, key: string, fields: string[] = []): string => {
+  const body = JSON.stringify({ key, value: 'smuggled' });
+  const head = [
+    'PUT /cache HTTP/1.1',
+    `Host: ${host}`,
+    'Content-Type: application/json',
+    `Content-Length: ${body.length}`,
+  ];
+  return `${[...head, ...fields].join('\r\n')}\r\n\r\n${body}`;
+};
+
+/** What is sent: a request, in a way that it could be taken to end sooner or later than it does, and `hidden` in it. */
+type Vector = (host: string, hidden: string) => string;
+
+const json = 'Content-Type: application/json';
+const outer = '{"key":"outer","value":1}';
+const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\r\n`;
+const head = (host: string, fields: string[], line = 'PUT /cache HTTP/1.1'): string =>
+  [line, `Host: ${host}`, json, ...fields, '', ''].join('\r\n');
+
+/** A body that ends by its chunks before what is hidden, and by its length behind it; the other fields say which it is. */
+const both = (fields: (length: number) => string[]): Vector => {
+  return (host, hidden) => {
+    const body = `${chunk(outer)}0\r\n\r\n${hidden}`;
+    return head(host, fields(body.length)) + body;
+  };
+};
+
+/** A body that ends by its length before what is hidden, which one who does not know the length takes for its end. */
+const lengths = (...values: string[]): Vector => {
+  return (host, hidden) =>
+    head(
+      host,
+      values.map((it) => `Content-Length: ${it}`),
+    ) +
+    outer +
+    hidden;
+};
+
+const chunked = (body: (hidden: string) => string): Vector => {
+  return (host, hidden) => head(host, ['Transfer-Encoding: chunked']) + body(hidden);
+};
+
+const inBody = (line: string, ...fields: string[]): Vector => {
+  return (host, hidden) => head(host, [`Content-Length: ${hidden.length}`, ...fields], line) + hidden;
+};
+
+const n = String(outer.length);
+
+/** Nobody may take the rest for another request. */
+const ambiguous: Record<string, Vector> = {
+  'a length, then chunks': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: chunked']),
+  'chunks, then a length': both((length) => ['Transfer-Encoding: chunked', `Content-Length: ${length}`]),
+  'chunks in other letters and a length': both((length) => [`Content-Length: ${length}`, 'tRANSFER-eNCODING: ChUnKeD']),
+  'a coding that is none': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: xchunked']),
+  'chunks that are not the last coding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding: chunked, identity',
+  ]),
+  'a coding that is identity': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: identity']),
+  'codings of two fields': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding: identity',
+    'Transfer-Encoding: chunked',
+  ]),
+  'a space before the colon': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding : chunked']),
+  'a tab before the colon': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding\t: chunked']),
+  'a vertical tab in the coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: \vchunked']),
+  'a coding in a folded line': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding:', ' chunked']),
+  'a coding behind a bare line feed': both((length) => [
+    `Content-Length: ${length}`,
+    'X: y\nTransfer-Encoding: chunked',
+  ]),
+  'a coding behind a bare carriage return': both((length) => [
+    `Content-Length: ${length}`,
+    'X: y\rTransfer-Encoding: chunked',
+  ]),
+  'a coding behind NUL': both((length) => [`Content-Length: ${length}`, 'X: y\0Transfer-Encoding: chunked']),
+  'a coding in the first line that is folded': both((length) => [
+    ' Transfer-Encoding: chunked',
+    `Content-Length: ${length}`,
+  ]),
+  'a quoted coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: "chunked"']),
+  'two lengths': lengths(n, '0'),
+  'two lengths that are the same': lengths(n, n),
+  'a list of lengths': lengths(`${n}, ${n}`),
+  'a length with a sign': lengths(`+${n}`),
+  'a negative length': lengths('-1'),
+  'a length in hexadecimal': lengths('0x19'),
+  'a length with a space in it': lengths(`${n[0]} ${n[1]}`),
+  'a length that is no number': lengths(`${n}a`),
+  'a length of nothing': lengths(''),
+  'a length beyond all numbers': lengths('18446744073709551641'),
+  'a length that is folded': (host, hidden) => head(host, ['Content-Length:', ` ${n}`]) + outer + hidden,
+  'a chunk of a negative size': chunked((hidden) => `-1\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk whose size has a prefix': chunked((hidden) => `0x19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk whose size is beyond all numbers': chunked(
+    (hidden) => `ffffffffffffffff19\r\n${outer}\r\n0\r\n\r\n${hidden}`,
+  ),
+  'a chunk whose line ends with a line feed': chunked((hidden) => `19\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk that is longer than it says': chunked((hidden) => `5\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk that ends with a line feed': chunked((hidden) => `19\r\n${outer}\n0\r\n\r\n${hidden}`),
+  'an extension with a line feed in it': chunked((hidden) => `19;a\nb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'an extension with a carriage return in it': chunked((hidden) => `19;a\rb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'an extension that has no end': chunked((hidden) => `19;${'a'.repeat(40_000)}\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a space behind the size of a chunk': chunked((hidden) => `19 \r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a body in HTTP/1.0 that is in chunks': (host, hidden) =>
+    head(host, ['Transfer-Encoding: chunked'], 'PUT /cache HTTP/1.0') + chunk(outer) + `0\r\n\r\n${hidden}`,
+  'lines that end with line feeds': (host, hidden) =>
+    head(host, [`Content-Length: ${n}`]).replaceAll('\r\n', '\n') + outer + hidden,
+  'a header that ends with line feeds': (host, hidden) =>
+    head(host, [`Content-Length: ${n}`]).replace(/\r\n\r\n$/, '\n\n') + outer + hidden,
+  'two hosts': (host, hidden) => head(host, ['Host: other', `Content-Length: ${n}`]) + outer + hidden,
+  'a length that its connection drops': (host, hidden) =>
+    head(host, ['Connection: Content-Length', `Content-Length: ${n}`]) + outer + hidden,
+  'another version': (host, hidden) => head(host, [`Content-Length: ${n}`], 'PUT /cache HTTP/1.2') + outer + hidden,
+  'no version': (_host, hidden) => `GET /cache?key=outer\r\n\r\n${hidden}`,
+  'a name with a space in it': (host, hidden) =>
+    head(host, ['Content -Length: 0', `Content-Length: ${n}`]) + outer + hidden,
+  'a name of nothing': (host, hidden) => head(host, [': x', `Content-Length: ${n}`]) + outer + hidden,
+  'a line without a colon': (host, hidden) => head(host, ['nothing', `Content-Length: ${n}`]) + outer + hidden,
+};
+
+/** It is clear where these end: what is hidden is their body, whether somebody reads it or not. */
+const whole: Record<string, Vector> = {
+  'a body where none is expected': inBody('GET /cache?key=outer HTTP/1.1'),
+  'a body for what does not know the method': inBody('TRACE /cache HTTP/1.1'),
+  'a body for what is not there': inBody('POST /nothing HTTP/1.1'),
+  'a body of another type': inBody('PUT /cache HTTP/1.1', 'Content-Encoding: gzip'),
+  'a body that was not asked for yet': inBody('PUT /cache HTTP/1.1', 'Expect: 100-continue', 'Content-Encoding: gzip'),
+  'a body behind an upgrade': inBody('PUT /cache HTTP/1.1', 'Connection: Upgrade', 'Upgrade: websocket'),
+  'a body behind an upgrade to HTTP/2': inBody(
+    'PUT /cache HTTP/1.1',
+    'Connection: Upgrade, HTTP2-Settings',
+    'Upgrade: h2c',
+    'HTTP2-Settings: AAMAAABk',
+  ),
+};
+
+describe('a request that hides another one', () => {
+  let doors: Doors;
+  beforeAll(async () => {
+    doors = await startDoors();
+  });
+  afterAll(() => doors.stop());
+
+  /** What was answered until nothing more comes. */
+  const answered = async (
+    url: string,
+    text: string,
+    expected = 1,
+  ): Promise<{ statuses: number[]; isClosed: boolean }> => {
+    const connection = await Connection.open(url);
+    connection.write(text);
+    await connection.until((it) => statusesIn(it).length >= expected, 3_000);
+    for (let before = ''; connection.isOpen && before !== connection.received;) {
+      before = connection.received;
+      await sleep(quietMs);
+    }
+    const isClosed = !connection.isOpen;
+    connection.close();
+    return { statuses: statusesIn(connection.received).filter((it) => it !== 100), isClosed };
+  };
+
+  const isCarriedOut = async (key: string): Promise<boolean> => {
+    const found = await Promise.all(doorNames.map((name) => new Api(doors.urls[name]).get(`/cache?key=${key}`)));
+    return found.some((it) => it.status !== 404);
+  };
+
+  it('would be seen here if it were carried out', async () => {
+    for (const name of doorNames) {
+      const key = fresh('seen');
+      const { host } = new URL(doors.urls[name]);
+      const { statuses } = await answered(doors.urls[name], put(host, fresh('first')) + put(host, key), 2);
+      expect([name, statuses]).toEqual([name, [200, 200]]);
+      expect(await isCarriedOut(key)).toBe(true);
+    }
+  });
+
+  /** What comes of it at each door. */
+  const outcomesOf = (vector: Vector) =>
+    Promise.all(
+      doorNames.map(async (name) => {
+        const key = fresh('hidden');
+        const { host } = new URL(doors.urls[name]);
+        const outcome = await answered(doors.urls[name], vector(host, put(host, key)));
+        return { ...outcome, isCarriedOut: await isCarriedOut(key) };
+      }),
+    );
+
+  it.each(Object.entries(ambiguous))('is refused everywhere, and the connection closed: %s', async (_what, vector) => {
+    const outcomes = await outcomesOf(vector);
+    for (const it of outcomes) expect(it).toEqual({ statuses: [400], isClosed: true, isCarriedOut: false });
+  });
+
+  it.each(Object.entries(whole))('is one request everywhere: %s', async (_what, vector) => {
+    const outcomes = await outcomesOf(vector);
+    for (const { statuses, isCarriedOut: isDone } of outcomes)
+      expect([statuses, isDone]).toEqual([outcomes[0]!.statuses, false]);
+    expect(outcomes[0]!.statuses).toHaveLength(1);
+  });
+
+  it('is not made of what stands in an address or a field', async () => {
+    for (const name of doorNames) {
+      const key = fresh('injected');
+      const { host } = new URL(doors.urls[name]);
+      const encoded = encodeURIComponent(` HTTP/1.1\r\nHost: ${host}\r\n\r\n${put(host, key)}`);
+      for (const text of [
+        `GET /cache?key=${encoded} HTTP/1.1\r\nHost: ${host}\r\n\r\n`,
+        `GET /cache/${encoded} HTTP/1.1\r\nHost: ${host}\r\n\r\n`,
+        `GET /cache?key=k HTTP/1.1\r\nHost: ${host}\r\nX-Request-Id: ${encoded}\r\n\r\n`,
+        `GET /cache?key=k HTTP/1.1\r\nHost: ${host}\r\nTraceparent: a\rb: c\r\n\r\n`,
+      ])
+        expect((await answered(doors.urls[name], text)).statuses).toHaveLength(1);
+      expect(await isCarriedOut(key)).toBe(false);
+    }
+  });
+
+  it.each(['http://other.example/cache', 'HTTPS://other.example:1/cache'])(
+    'may be for %s, which is taken for its path everywhere',
+    async (target) => {
+      for (const name of doorNames) {
+        const key = fresh('absolute');
+        const { host } = new URL(doors.urls[name]);
+        const text = put(host, key).replace('/cache', target);
+        expect([name, (await answered(doors.urls[name], text)).statuses]).toEqual([name, [200]]);
+        expect(await isCarriedOut(key)).toBe(true);
+      }
+    },
+  );
+
+  it('in HTTP/1.0 is one only where the connection is to be kept', async () => {
+    for (const name of doorNames)
+      for (const [fields, kept] of [
+        [[], false],
+        [['Connection: keep-alive'], true],
+      ] as const) {
+        const key = fresh('old');
+        const { host } = new URL(doors.urls[name]);
+        const first = put(host, fresh('first'), [...fields]).replace('HTTP/1.1', 'HTTP/1.0');
+        const { statuses } = await answered(doors.urls[name], first + put(host, key), kept ? 2 : 1);
+        // What follows on a connection that is to be closed spoils the answer, or is not read.
+        expect(kept ? [[200, 200]] : [[200], [400]]).toContainEqual(statuses);
+        expect(await isCarriedOut(key)).toBe(kept);
+      }
+  });
+
+  it('cannot take away what others go by', async () => {
+    for (const name of doorNames)
+      for (const field of ['Authorization', 'idempotency-key', 'x, If-Match', 'content-type', 'host,close']) {
+        const { host } = new URL(doors.urls[name]);
+        const outcome = await answered(doors.urls[name], put(host, fresh('dropped'), [`Connection: ${field}`]));
+        expect([name, field, outcome.statuses]).toEqual([name, field, [400]]);
+      }
+  });
+});
