@@ -11,7 +11,9 @@ export const operations = {
   createWebhookEndpoint: { method: 'POST', path: '/webhook-endpoints', takes: 'body', takesKey: false },
   deleteCacheEntry: { method: 'DELETE', path: '/cache', takes: 'query', takesKey: false },
   deleteWebhookEndpoint: { method: 'DELETE', path: '/webhook-endpoints/{endpoint_id}', takesKey: false },
+  eraseCustomer: { method: 'DELETE', path: '/customers/{id}', takesKey: false },
   explainProblem: { method: 'GET', path: '/problems/{code}', takesKey: false },
+  exportCustomer: { method: 'GET', path: '/customers/{id}/export', takes: 'query', takesKey: false, pagedBy: 'cursor' },
   fulfilOrder: { method: 'POST', path: '/orders/{id}/fulfil', takes: 'body', takesKey: true },
   getCacheEntry: { method: 'GET', path: '/cache', takes: 'query', takesKey: false },
   getCacheStatistics: { method: 'GET', path: '/cache/stats', takesKey: false },
@@ -31,6 +33,7 @@ export const operations = {
   incrementCounter: { method: 'POST', path: '/cache/counters', takes: 'body', takesKey: false },
   invalidateCache: { method: 'POST', path: '/cache/invalidate', takes: 'body', takesKey: false },
   leaseCacheKey: { method: 'POST', path: '/cache/lease', takes: 'body', takesKey: false },
+  listAuditEntries: { method: 'GET', path: '/audit', takes: 'query', takesKey: false, pagedBy: 'after' },
   listDeadLetters: { method: 'GET', path: '/dead-letters', takes: 'query', takesKey: false, pagedBy: 'cursor' },
   listEvents: { method: 'GET', path: '/events', takes: 'query', takesKey: false, pagedBy: 'after' },
   listKeys: { method: 'GET', path: '/keys', takes: 'query', takesKey: false, pagedBy: 'cursor' },
@@ -89,7 +92,9 @@ export interface OperationTypes {
   createWebhookEndpoint: { takes: types.CreateWebhookEndpointData; answers: types.CreateWebhookEndpointResponses };
   deleteCacheEntry: { takes: types.DeleteCacheEntryData; answers: types.DeleteCacheEntryResponses };
   deleteWebhookEndpoint: { takes: types.DeleteWebhookEndpointData; answers: types.DeleteWebhookEndpointResponses };
+  eraseCustomer: { takes: types.EraseCustomerData; answers: types.EraseCustomerResponses };
   explainProblem: { takes: types.ExplainProblemData; answers: types.ExplainProblemResponses };
+  exportCustomer: { takes: types.ExportCustomerData; answers: types.ExportCustomerResponses };
   fulfilOrder: { takes: types.FulfilOrderData; answers: types.FulfilOrderResponses };
   getCacheEntry: { takes: types.GetCacheEntryData; answers: types.GetCacheEntryResponses };
   getCacheStatistics: { takes: types.GetCacheStatisticsData; answers: types.GetCacheStatisticsResponses };
@@ -109,6 +114,7 @@ export interface OperationTypes {
   incrementCounter: { takes: types.IncrementCounterData; answers: types.IncrementCounterResponses };
   invalidateCache: { takes: types.InvalidateCacheData; answers: types.InvalidateCacheResponses };
   leaseCacheKey: { takes: types.LeaseCacheKeyData; answers: types.LeaseCacheKeyResponses };
+  listAuditEntries: { takes: types.ListAuditEntriesData; answers: types.ListAuditEntriesResponses };
   listDeadLetters: { takes: types.ListDeadLettersData; answers: types.ListDeadLettersResponses };
   listEvents: { takes: types.ListEventsData; answers: types.ListEventsResponses };
   listKeys: { takes: types.ListKeysData; answers: types.ListKeysResponses };

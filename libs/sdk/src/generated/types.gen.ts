@@ -47,6 +47,50 @@ export type ApiKeyPage = {
   next_cursor: string | null;
 };
 
+export type AuditEntry = {
+  at: string;
+  /**
+   * The tenant of whoever did it.
+   */
+  tenant: string;
+  /**
+   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   */
+  account: string;
+  /**
+   * The key that was sent; null for another credential, or none.
+   */
+  key_id: string | null;
+  /**
+   * Whether it was somebody who may do what concerns all tenants.
+   */
+  is_operator: boolean;
+  /**
+   * Its `operationId` in the OpenAPI document.
+   */
+  operation: string;
+  /**
+   * The address that was asked, or that of what was made.
+   */
+  target: string;
+  /**
+   * The same for the entries of one request; the log has it as well.
+   */
+  request_id: string;
+  /**
+   * What it was answered with. Null before that: what has no entry with a status may have taken effect.
+   */
+  status: number | null;
+};
+
+export type AuditPage = {
+  data: Array<AuditEntry>;
+  /**
+   * Pass it as `after` for what comes next.
+   */
+  next_cursor: string;
+};
+
 export type CacheBatch = {
   found: Array<{
     key: string;
@@ -231,6 +275,12 @@ export type ChangeWebhookEndpointRequest = {
   enabled?: boolean;
 };
 
+export type Contact = {
+  name?: string;
+  email?: string;
+  phone?: string;
+};
+
 export type CreateKeyRequest = {
   /**
    * For people to tell keys apart.
@@ -242,6 +292,8 @@ export type CreateKeyRequest = {
   scopes: Array<
     | 'orders:read'
     | 'orders:write'
+    | 'personal:read'
+    | 'personal:erase'
     | 'payments:read'
     | 'payments:write'
     | 'events:read'
@@ -322,6 +374,14 @@ export type CustomerAction = {
   client_secret: string;
 };
 
+export type CustomerExport = {
+  data: Array<ExportedOrder>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
+};
+
 export type DeadLetter = {
   saga_id: string;
   order_id: string;
@@ -352,12 +412,59 @@ export type DeadLetterPage = {
   next_cursor: string | null;
 };
 
+export type Erasure = {
+  customer_id: string;
+  /**
+   * Whether there was anything to erase; not where it was done before.
+   */
+  erased: boolean;
+};
+
 export type EventPage = {
   data: Array<OrderEvent>;
   /**
    * Pass it as `after` for what comes next: at once while pages are full, after a while otherwise.
    */
   next_cursor: string;
+};
+
+export type ExportedOrder = {
+  order_id: string;
+  status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
+  customer_id: string;
+  reference: string | null;
+  currency: string;
+  /**
+   * Lines and adjustments added up, in minor units.
+   */
+  total_minor: number;
+  /**
+   * What the returned goods are credited with.
+   */
+  returned_total_minor: number;
+  lines: Array<OrderLine>;
+  adjustments: Array<Adjustment>;
+  metadata: {
+    [key: string]: unknown;
+  };
+  /**
+   * How it is paid; null where that is no concern of ours.
+   */
+  payment_method: 'manual' | 'simulated' | 'stripe' | null;
+  /**
+   * Counts the changes of the order; the ETag carries it.
+   */
+  version: number;
+  created_at: string;
+  updated_at: string;
+  /**
+   * `erased` for ever once the customer was; left out where none came with the order.
+   */
+  personal?: 'kept' | 'erased';
+  contact?: Contact | null;
+  shipping_address?: ShippingAddress | null;
+  history: Array<HistoryEntry>;
+  payment: Payment | null;
 };
 
 export type FulfilOrderRequest = {
@@ -598,6 +705,43 @@ export type OrderHistory = {
   data: Array<HistoryEntry>;
 };
 
+export type OrderInFull = {
+  order_id: string;
+  status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
+  customer_id: string;
+  reference: string | null;
+  currency: string;
+  /**
+   * Lines and adjustments added up, in minor units.
+   */
+  total_minor: number;
+  /**
+   * What the returned goods are credited with.
+   */
+  returned_total_minor: number;
+  lines: Array<OrderLine>;
+  adjustments: Array<Adjustment>;
+  metadata: {
+    [key: string]: unknown;
+  };
+  /**
+   * How it is paid; null where that is no concern of ours.
+   */
+  payment_method: 'manual' | 'simulated' | 'stripe' | null;
+  /**
+   * Counts the changes of the order; the ETag carries it.
+   */
+  version: number;
+  created_at: string;
+  updated_at: string;
+  /**
+   * `erased` for ever once the customer was; left out where none came with the order.
+   */
+  personal?: 'kept' | 'erased';
+  contact?: Contact | null;
+  shipping_address?: ShippingAddress | null;
+};
+
 export type OrderLine = {
   /**
    * The number of the line within the order, from 1.
@@ -721,6 +865,14 @@ export type PlaceOrderOfLines = {
      */
     token?: string;
   };
+  /**
+   * How to reach whoever it is for. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   */
+  contact?: Contact;
+  /**
+   * Where it goes to. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   */
+  shipping_address?: ShippingAddress;
 };
 
 export type PlaceOrderOfOneProduct = {
@@ -762,6 +914,14 @@ export type PlaceOrderOfOneProduct = {
      */
     token?: string;
   };
+  /**
+   * How to reach whoever it is for. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   */
+  contact?: Contact;
+  /**
+   * Where it goes to. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   */
+  shipping_address?: ShippingAddress;
 };
 
 export type PlaceOrderRequest = PlaceOrderOfOneProduct | PlaceOrderOfLines;
@@ -995,6 +1155,17 @@ export type SalesView = {
 
 export type SalesViews = {
   data: Array<SalesView>;
+};
+
+export type ShippingAddress = {
+  name?: string;
+  company?: string;
+  line1: string;
+  line2?: string;
+  city: string;
+  region?: string;
+  postal_code?: string;
+  country: string;
 };
 
 export type Stock = {
@@ -1252,6 +1423,61 @@ export type PutLogLevelResponses = {
 };
 
 export type PutLogLevelResponse = PutLogLevelResponses[keyof PutLogLevelResponses];
+
+export type ListAuditEntriesData = {
+  body?: never;
+  path?: never;
+  query?: {
+    /**
+     * Another tenant than that of the caller, for operators only.
+     */
+    tenant?: string;
+    /**
+     * A cursor of a page; the beginning when left out.
+     */
+    after?: string;
+    limit?: string;
+  };
+  url: '/audit';
+};
+
+export type ListAuditEntriesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListAuditEntriesError = ListAuditEntriesErrors[keyof ListAuditEntriesErrors];
+
+export type ListAuditEntriesResponses = {
+  /**
+   * One page of entries
+   */
+  200: AuditPage;
+};
+
+export type ListAuditEntriesResponse = ListAuditEntriesResponses[keyof ListAuditEntriesResponses];
 
 export type DeleteCacheEntryData = {
   body?: never;
@@ -1662,6 +1888,115 @@ export type GetCacheStatisticsResponses = {
 };
 
 export type GetCacheStatisticsResponse = GetCacheStatisticsResponses[keyof GetCacheStatisticsResponses];
+
+export type EraseCustomerData = {
+  body?: never;
+  path: {
+    /**
+     * The `customer_id` of orders.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/customers/{id}';
+};
+
+export type EraseCustomerErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `customer-not-found`: There is no such customer
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type EraseCustomerError = EraseCustomerErrors[keyof EraseCustomerErrors];
+
+export type EraseCustomerResponses = {
+  /**
+   * There are no personal data of the customer any more
+   */
+  200: Erasure;
+};
+
+export type EraseCustomerResponse = EraseCustomerResponses[keyof EraseCustomerResponses];
+
+export type ExportCustomerData = {
+  body?: never;
+  path: {
+    /**
+     * The `customer_id` of orders.
+     */
+    id: string;
+  };
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/customers/{id}/export';
+};
+
+export type ExportCustomerErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: It is not known who asks
+   */
+  401: Problem;
+  /**
+   * `forbidden`: Whoever asks is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `customer-not-found`: There is no such customer
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ExportCustomerError = ExportCustomerErrors[keyof ExportCustomerErrors];
+
+export type ExportCustomerResponses = {
+  /**
+   * One page
+   */
+  200: CustomerExport;
+};
+
+export type ExportCustomerResponse = ExportCustomerResponses[keyof ExportCustomerResponses];
 
 export type ListDeadLettersData = {
   body?: never;
@@ -2249,6 +2584,8 @@ export type PlaceOrderByAliasErrors = {
    *
    * `currency-mismatch`: The amounts are not all in one currency
    *
+   * `personal-data-not-kept`: Personal data cannot be kept here
+   *
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
   422: Problem;
@@ -2375,6 +2712,8 @@ export type PlaceOrderErrors = {
    *
    * `currency-mismatch`: The amounts are not all in one currency
    *
+   * `personal-data-not-kept`: Personal data cannot be kept here
+   *
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
   422: Problem;
@@ -2448,7 +2787,7 @@ export type GetOrderResponses = {
   /**
    * The order
    */
-  200: Order;
+  200: OrderInFull;
 };
 
 export type GetOrderResponse = GetOrderResponses[keyof GetOrderResponses];
@@ -4324,6 +4663,10 @@ export type TestWebhookEndpointErrors = {
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
