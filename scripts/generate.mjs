@@ -184,6 +184,8 @@ const generated = {
 };
 
 const checks = process.argv.includes('--check');
+// It is drawn from what runs, which has to be what stands here. Types are not looked at: those of the SDK come of this.
+if (!checks) execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck']);
 const outdated = [];
 
 /** Holds a file against its text, or against being gone, and writes it unless this is a check. */
