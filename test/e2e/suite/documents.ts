@@ -1,6 +1,7 @@
 import { describe, expect, it } from '@jest/globals';
 import { samplesIn } from '#testing';
 import { ok, refused, type Answer } from '../../support/api.js';
+import { eventually } from '../../support/eventually.js';
 import { fresh } from '../../support/fresh.js';
 import type { World } from './world.js';
 
@@ -103,9 +104,12 @@ export const documentTests = (world: World): void => {
   describe('health', () => {
     it('says that it lives and can serve', async () => {
       for (const path of ['/health/live', '/health/ready']) {
-        const answer = await world.api.get<{ status: string; details: object }>(path);
-        expect(ok(answer).status).toBe('ok');
-        expect(answer.headers.get('cache-control')).toBe('no-store');
+        // Services that start together are degraded until each has found the others.
+        await eventually(async () => {
+          const answer = await world.api.get<{ status: string; details: object }>(path);
+          expect(answer.body).toMatchObject({ status: 'ok' });
+          expect(answer.headers.get('cache-control')).toBe('no-store');
+        });
       }
       const { details } = ok(await world.api.get<{ details: object }>('/health/ready'));
       expect(Object.keys(details).length).toBeGreaterThan(0);
