@@ -23,7 +23,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   const spaceOf = (engine = engineOf(options()), defaults: LoadOptions = {}) =>
     engine.namespace<unknown>(randomUUID(), { jitter: 0, ...defaults });
   const ready = async (engine: CacheEngine): Promise<CacheEngine> => {
+    // What is told of changes comes over another connection than what is asked.
     await until(() => engine.isL1Used);
+    await until(() =>
+      engine.ping().then(
+        () => true,
+        () => false,
+      ),
+    );
     return engine;
   };
 
