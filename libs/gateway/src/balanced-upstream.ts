@@ -233,7 +233,8 @@ class BalancedRequest {
         if (status >= 200) {
           attempt.answerBegins();
           outcome = status < 500 ? 'answered' : 'failing';
-          if (endsConnection(headers)) instance.leaving();
+          // A connection also ends because of what was sent on it.
+          if (endsConnection(headers) && status !== 400 && status !== 431) instance.leaving();
           if (String(headers['content-type']).startsWith('text/event-stream')) attempt.streams(outcome);
         }
         handler.onResponseStart?.(controller, status, headers, message);

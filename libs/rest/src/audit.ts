@@ -7,8 +7,9 @@ const names = new Map(
   Object.entries(auditedOperations).map(([operation, [method, path]]) => [`${method} ${path}`, operation]),
 );
 
-/** The name of what is written down when a route is asked, or nothing. */
-export const operationAt = (method: string, path: string): string | undefined => names.get(`${method} ${path}`);
+/** The name of what is written down when a route is asked, or nothing. HEAD tells of what GET would answer. */
+export const operationAt = (method: string, path: string): string | undefined =>
+  names.get(`${method === 'HEAD' ? 'GET' : method} ${path}`);
 
 /**
  * Writes down who asks before it is done, and what it was answered with before that is sent. Where the first cannot be
@@ -36,6 +37,8 @@ export const auditing = (
       else done();
     },
     onSend: (request, reply, payload, done) => {
+      // Who sends too many would fill a log that nothing is ever removed from; they are counted in the metrics.
+      if (reply.statusCode === 429) return done(null, payload);
       const appended = append(request, reply.statusCode, reply.getHeader('location'));
       if (!appended) return done(null, payload);
       const lost = (error: unknown): void =>

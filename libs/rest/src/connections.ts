@@ -73,6 +73,8 @@ export class Connections implements Iterable<Socket> {
   noteStream(answer: ServerResponse): void {
     this.streams.add(answer);
     answer.once('close', () => this.streams.delete(answer));
+    // Between two looks it may have been read, and filled again.
+    answer.on('drain', () => this.unread.delete(answer));
   }
 
   /**

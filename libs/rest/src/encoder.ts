@@ -24,7 +24,10 @@ const leaves = new Set<z.core.$ZodTypeDef['type']>([
   ...(['string', 'number', 'int', 'boolean', 'bigint', 'date', 'null', 'any', 'unknown', 'literal', 'enum'] as const),
 ]);
 
-/** The schema that parses what the given one encodes, or undefined for what is not known to have one. */
+/**
+ * The schema that parses what the given one encodes, or undefined for what is not known to have one: such as rules about a
+ * whole, which look at what there is in the program, where a part of that is another thing when it is encoded.
+ */
 const turnedRound = (schema: z.core.$ZodType): z.ZodType | undefined => {
   const { def } = (schema as z.core.$ZodTypes)._zod;
   if (leaves.has(def.type)) return 'coerce' in def && def.coerce ? undefined : (schema as z.ZodType);
@@ -33,6 +36,8 @@ const turnedRound = (schema: z.core.$ZodType): z.ZodType | undefined => {
       if (def.catchall && turnedRound(def.catchall) !== def.catchall) return undefined;
       const members = Object.entries(def.shape).map(([key, member]) => [key, turnedRound(member)] as const);
       if (members.some(([, member]) => member === undefined)) return undefined;
+      if (members.every(([key, member]) => member === def.shape[key])) return schema as z.ZodType;
+      if (def.checks?.length) return undefined;
       return z.clone(schema, { ...def, shape: Object.fromEntries(members) } as never) as z.ZodType;
     }
     case 'array': {
@@ -42,6 +47,8 @@ const turnedRound = (schema: z.core.$ZodType): z.ZodType | undefined => {
     case 'record': {
       const valueType = turnedRound(def.valueType);
       if (turnedRound(def.keyType) !== def.keyType) return undefined;
+      if (valueType === def.valueType) return schema as z.ZodType;
+      if (def.checks?.length) return undefined;
       return valueType && (z.clone(schema, { ...def, valueType } as never) as z.ZodType);
     }
     case 'optional':
@@ -55,7 +62,7 @@ const turnedRound = (schema: z.core.$ZodType): z.ZodType | undefined => {
     }
     case 'pipe': {
       if (!(schema instanceof z.ZodCodec)) return undefined;
-      const isSimple = [def.in, def.out].every((side) => turnedRound(side) === side);
+      const isSimple = !def.checks?.length && [def.in, def.out].every((side) => turnedRound(side) === side);
       return isSimple ? z.invertCodec(schema) : undefined;
     }
     default:

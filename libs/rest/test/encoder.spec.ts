@@ -90,5 +90,11 @@ describe('an encoder', () => {
       encode: ({ n }) => ({ text: n }),
     });
     expect(encoderOf(outer)({ n: 7 }).data).toEqual({ text: '7' });
+    const span = z
+      .object({ since: moment, until: moment })
+      .refine(({ since, until }) => since.getTime() < until.getTime());
+    const [since, until] = [new Date(1_000), new Date(2_000)];
+    expect(encoderOf(span)({ since, until }).success).toBe(true);
+    expect(encoderOf(span)({ since: until, until: since }).success).toBe(false);
   });
 });
