@@ -9,6 +9,9 @@ export const port = (standard: number) =>
     .pipe(z.int().max(65_535, 'must be a port from 0 to 65535'))
     .default(standard);
 
+/** Texts with commas between them. @param error what is said where there is none */
+export const list = (error?: string) => z.string(error).transform((text) => text.split(',').map((it) => it.trim()));
+
 const portsMessage = 'must be ports from 1 to 65535, such as 443,8443';
 /** TCP ports to speak to. */
 export const ports = (standard: number[]) =>

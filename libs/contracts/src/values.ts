@@ -3,6 +3,8 @@ import { z } from 'zod';
 /** The limits of the public API. Everything has one. */
 export const limits = {
   idLength: 128,
+  /** Of a parameter in a path: far above the longest id (each of its characters encoded), so that a schema refuses one. */
+  parameterLength: 128 * 12,
   keyLength: 255,
   textLength: 500,
   lines: 2_000,

@@ -7,8 +7,7 @@ import { auditedOperations, limits } from '#contracts';
  * another way is read here as it is there.
  */
 export const operationsPassedOn = (): ((request: FastifyRequest) => string | undefined) => {
-  // As long as the services take them (an id of which every character is encoded).
-  const router = findMyWay({ maxParamLength: limits.idLength * 12 });
+  const router = findMyWay({ maxParamLength: limits.parameterLength });
   for (const [operation, [method, path]] of Object.entries(auditedOperations))
     router.on(method, path, () => {}, { operation });
   // HEAD tells of what GET would answer.

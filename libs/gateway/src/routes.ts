@@ -57,9 +57,8 @@ const origin = env.httpUrl
   .refine((url) => url.href === `${url.origin}/`, 'must have no path, query or credentials: http://host:3001')
   .transform((url) => url.origin);
 
-const origins = z
-  .string({ error: 'must be http://host:port, or several of them: http://one:3001,http://other:3001' })
-  .transform((text) => text.split(',').map((part) => part.trim()))
+const origins = env
+  .list('must be http://host:port, or several of them: http://one:3001,http://other:3001')
   .pipe(z.array(origin));
 
 const balanceVariable = (variable: Variable) => variable.replace(/_URL$/, '_BALANCE') as BalanceVariable;

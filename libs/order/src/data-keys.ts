@@ -1,4 +1,5 @@
 import { z } from 'zod';
+import { env } from '#config';
 import type { MasterKey } from './domain/master-keys.js';
 
 const message =
@@ -7,9 +8,8 @@ const message =
 const dataKey = z.string().regex(/^[A-Za-z0-9._-]{1,63}:[A-Za-z0-9+/]{43}=$/, message);
 
 /** `DATA_KEYS=2026-11:<base64>,2025-11:<base64>`. */
-export const dataKeys = z
-  .string({ error: message })
-  .transform((text) => text.split(',').map((it) => it.trim()))
+export const dataKeys = env
+  .list(message)
   .pipe(z.array(dataKey))
   .transform((texts) =>
     texts.map((text): MasterKey => {

@@ -223,8 +223,7 @@ class RestAdapter extends FastifyAdapter {
       },
       // Of an absolute target the path is what everybody goes by, whoever passes it on as well.
       rewriteUrl: ({ url = '/' }) => (url.startsWith('/') ? url : url.replace(absolutePart, '')),
-      // Far above the longest id, so that its schema refuses an id that is too long, with its path.
-      routerOptions: { maxParamLength: limits.idLength * 12 },
+      routerOptions: { maxParamLength: limits.parameterLength },
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,
       genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),

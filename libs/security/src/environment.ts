@@ -7,9 +7,8 @@ const mostSecrets = 4;
 
 /** Several where one takes the place of another: the first is used, all of them are believed. */
 const secretsOf = (pattern: RegExp, characters: string) =>
-  z
-    .string()
-    .transform((text) => text.split(',').map((it) => it.trim()))
+  env
+    .list()
     .pipe(
       z
         .array(z.string().regex(pattern, `must have at least 32 characters, random ones${characters}`))
@@ -59,9 +58,8 @@ export const securityEnvironment = {
   /** Where several processes count them together. */
   RATE_LIMIT_REDIS_URL: env.redisUrl.optional(),
   /** Whose pages may read what is answered, in a browser. */
-  CORS_ORIGINS: z
-    .string()
-    .transform((text) => text.split(',').map((it) => it.trim()))
+  CORS_ORIGINS: env
+    .list()
     .refine(
       (origins) => origins.every(isOrigin),
       'must be origins as browsers send them: https://shop.example,https://…',
