@@ -132,17 +132,18 @@ describe('a request that fails', () => {
   });
 
   it('is given up when its time is up, and at once when the wait would be longer than that', async () => {
-    server.answers(silent, silent, silent, silent, silent, silent);
+    server.answers(...Array<Scripted>(100).fill(silent));
     const startedAt = Date.now();
-    await expect(cleave.orders.get('o', { deadlineMs: 800 })).rejects.toMatchObject({
+    // Long enough for several tries on a machine that stands still for a second.
+    await expect(cleave.orders.get('o', { deadlineMs: 2_500, retries: 99 })).rejects.toMatchObject({
       code: 'no-answer',
       status: undefined,
     });
-    expect(Date.now() - startedAt).toBeLessThan(5_000);
+    expect(Date.now() - startedAt).toBeLessThan(7_000);
     expect(server.heard.length).toBeGreaterThan(1);
     server.answers(problem(503, 'unavailable', { 'retry-after': '3600' }), done);
     await expect(cleave.orders.get('o')).rejects.toMatchObject({ code: 'unavailable', tries: 1 });
-    expect(Date.now() - startedAt).toBeLessThan(8_000);
+    expect(Date.now() - startedAt).toBeLessThan(10_000);
   });
 
   it('tells what was in the way when nobody answers', async () => {
