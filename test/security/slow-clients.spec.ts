@@ -21,19 +21,19 @@ describe('those who are slow', () => {
   const heads = (url: string) =>
     `PUT /cache HTTP/1.1\r\nHost: ${new URL(url).host}\r\nContent-Type: application/json\r\n`;
 
-  /** The longest that somebody else waits, asking again and again until it is over. */
+  /** How long somebody else waits, in the median: asks again and again until it is over. */
   const waitOfOthers = async (url: string, over: Promise<unknown>): Promise<number> => {
     let isOver = false;
     void over.then(() => (isOver = true));
     const api = new Api(url);
-    let longest = 0;
+    const waits: number[] = [];
     do {
       const startedAt = performance.now();
       expect((await api.send('PUT', '/cache', { body: { key: 'k', value: 1 } })).status).toBe(200);
-      longest = Math.max(longest, performance.now() - startedAt);
+      waits.push(performance.now() - startedAt);
       await sleep(20);
     } while (!isOver);
-    return longest;
+    return waits.toSorted((a, b) => a - b)[Math.floor(waits.length / 2)]!;
   };
 
   describe.each(doorNames)('at the %s', (name) => {
