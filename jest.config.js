@@ -20,5 +20,7 @@ export default {
   // For what hangs: a machine that is slow or busy must not fail a test that takes half a minute on a quiet one.
   testTimeout: 240_000,
   maxWorkers: 2,
+  // Modules of test files that are over are not let go, and the more there are the longer it takes to collect garbage.
+  workerIdleMemoryLimit: '1GB',
   reporters: ['default', '<rootDir>/scripts/jest-count-reporter.mjs'],
 };
