@@ -395,14 +395,50 @@ describe('a master key', () => {
     await late.rotateDataKeys.execute();
     expect(late.rotateDataKeys.missing).toEqual([young.id]);
     await expect(late.personalData.one(tenant, before)).rejects.toMatchObject({
-      code: 'unavailable',
+      code: 'data-key-missing',
       detail: expect.stringContaining(young.id),
     });
-    // Who is placed with it in one batch is placed.
-    const [refused, placed] = await Promise.all([settled(place(personal, null, late)), place({}, null, late)]);
-    expect(refused).toMatchObject({ code: 'personal-data-not-kept', detail: expect.stringContaining(young.id) });
-    idOf(placed);
     await late.customers.erase(customer());
     expect((await late.personalData.one(tenant, before)).personal).toBe('erased');
+  });
+
+  it.each([
+    ['is not there', masterKey('lost')],
+    ['is not the one of that name', masterKey(old.id)],
+  ])('that %s refuses those whose key it has wrapped, before stock is held, and nobody else', async (_, lost) => {
+    const withLost = await start([lost]);
+    withLost.use(stock);
+    const before = idOf(await place(personal, null, withLost));
+    const batches = stock.batches.length;
+    const [refused, ...placed] = await Promise.all([
+      settled(place(personal, 'k')),
+      place({}),
+      place({ contact, customer_id: 'c-2' }),
+    ]);
+    expect(refused).toMatchObject({ code: 'data-key-missing', status: 503, detail: expect.stringContaining(lost.id) });
+    expect(refused).toMatchObject({ detail: expect.stringContaining('DATA_KEYS') });
+    for (const it of placed) idOf(it);
+    // One batch, which was not tried again in parts.
+    expect(stock.batches.slice(batches).map((it) => it.length)).toEqual([2]);
+    expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([3, 3]);
+    await expect(one.personalData.one(tenant, before)).rejects.toMatchObject({ code: 'data-key-missing' });
+    expect(idOf(await place(personal, 'k', withLost))).not.toBe(before);
+  });
+
+  it('that is not there by the time that stock is held refuses them as well, and nobody else', async () => {
+    const lost = await start([masterKey('lost')]);
+    const theirs = new FakeInventory();
+    theirs.onHand.set('mug', 10);
+    lost.use(theirs);
+    let before: PlacementResult | undefined;
+    stock.interrupt = async (_, when) => {
+      if (when === 'after') before ??= await place(personal, null, lost);
+    };
+    const [refused, placed] = await Promise.all([settled(place()), place({ contact, customer_id: 'c-2' })]);
+    expect(refused).toMatchObject({ code: 'unavailable' });
+    idOf(placed);
+    expect(stock.batches).toHaveLength(1);
+    expect(await ordersOf(one, tenant)).toBe(2);
+    expect((await lost.personalData.one(tenant, idOf(before!))).contact).toEqual(contact);
   });
 });

@@ -75,16 +75,21 @@ export class MasterKeys {
     return this.wrap(customer, this.unwrap(customer, key));
   }
 
-  /** @throws CleaveError `personal-data-not-kept` where its master key is not configured */
+  /** @throws CleaveError `data-key-missing` where the master key that it takes is not configured, or another one by its name */
   unwrap(customer: Customer, { keyId, masterId, wrapped }: WrappedKey): DataKey {
     const master = this.keys.find((it) => it.id === masterId);
+    const needed = `The personal data of this customer are encrypted by way of the key ${masterId}`;
     if (!master)
       throw new CleaveError(
-        'personal-data-not-kept',
-        `The personal data of this customer are encrypted by way of the key ${masterId}, which DATA_KEYS does not have ` +
-          'any more. Add it behind the first one.',
+        'data-key-missing',
+        `${needed}, which DATA_KEYS does not have. Add it behind the first one.`,
       );
-    return { keyId, key: open(master.key, wrapped, contextOf(customer, keyId)) };
+    try {
+      return { keyId, key: open(master.key, wrapped, contextOf(customer, keyId)) };
+    } catch (error) {
+      const detail = `${needed}, and DATA_KEYS has another one by that name. Give that one another name, and add the one that it was.`;
+      throw new CleaveError('data-key-missing', detail, {}, { cause: error });
+    }
   }
 
   private wrap(customer: Customer, { keyId, key }: DataKey): WrappedKey {

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderInFull, type PersonalData } from '#contracts';
-import { MasterKeys, notKept, type DataKey, type WrappedKey } from '../domain/master-keys.js';
+import { MasterKeys, notKept, type Customer, type DataKey, type WrappedKey } from '../domain/master-keys.js';
 import { noSuchOrder, type Order } from '../domain/order.js';
 import {
   areSamePersonalData,
@@ -25,6 +25,9 @@ export abstract class CustomerKeys {
   abstract keptOrders(tenant: string, orderIds: readonly string[]): Promise<KeptOrder[]>;
 }
 
+/** By customer, of those that have one: a key, or why it cannot be used. */
+export type FoundKeys = ReadonlyMap<string, DataKey | CleaveError>;
+
 /** Of an order that is about to be recorded. */
 interface Recordable {
   command: PlacementCommand;
@@ -47,39 +50,54 @@ export class KeepPersonalData {
     if (!this.masters.newest) throw notKept();
   }
 
-  /** What there is to be sealed in a batch, by order. */
+  /** The keys that customers have, to be found before any stock is held: what cannot be encrypted is refused then. */
+  async keysOf(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
+    const kept = await this.keys.keysOf(tenant, customerIds);
+    return new Map([...kept].map(([customerId, key]) => [customerId, this.unwrapped({ tenant, customerId }, key)]));
+  }
+
+  /**
+   * What there is to be sealed in a batch, by order, with a new key for each customer who has none. It lacks the orders of
+   * a customer for whom somebody else has made one in between that cannot be unwrapped here.
+   */
   async seal(
     tenant: string,
     records: readonly Recordable[],
+    found: FoundKeys,
   ): Promise<ReadonlyMap<string, SealedPersonalData> | undefined> {
     const personal = records.filter((it) => it.command.personal !== null);
     if (personal.length === 0) return undefined;
-    const keys = await this.dataKeys(tenant, [...new Set(personal.map(({ command }) => command.customerId))]);
+    const customerIds = new Set(personal.map(({ command }) => command.customerId));
+    const made = await this.newKeys(tenant, [...customerIds.difference(found)]);
+    const sealed = new Map<string, SealedPersonalData>();
+    for (const { command, order } of personal) {
+      const key = found.get(command.customerId) ?? made.get(command.customerId)!;
+      if (key instanceof CleaveError) continue;
+      sealed.set(order.order_id, sealPersonalData(key, tenant, order.order_id, command.personal!));
+    }
+    return sealed;
+  }
+
+  private async newKeys(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
+    if (customerIds.length === 0) return new Map();
+    const made = new Map(customerIds.map((customerId) => [customerId, this.masters.newKey({ tenant, customerId })]));
+    const offered = new Map([...made].map(([customerId, { wrapped }]) => [customerId, wrapped]));
+    const kept = await this.keys.addKeys(tenant, offered);
     return new Map(
-      personal.map(({ command: { customerId, personal }, order: { order_id } }) => [
-        order_id,
-        sealPersonalData(keys.get(customerId)!, tenant, order_id, personal!),
-      ]),
+      [...kept].map(([customerId, key]) => {
+        const own = made.get(customerId)!.key;
+        return [customerId, key.keyId === own.keyId ? own : this.unwrapped({ tenant, customerId }, key)];
+      }),
     );
   }
 
-  /** The key of each customer, made where there is none yet. */
-  private async dataKeys(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, DataKey>> {
-    const keys = new Map<string, DataKey>();
-    const kept = await this.keys.keysOf(tenant, customerIds);
-    for (const [customerId, key] of kept) keys.set(customerId, this.masters.unwrap({ tenant, customerId }, key));
-    const made = new Map(
-      customerIds
-        .filter((it) => !kept.has(it))
-        .map((customerId) => [customerId, this.masters.newKey({ tenant, customerId })]),
-    );
-    if (made.size === 0) return keys;
-    const offered = new Map([...made].map(([customerId, { wrapped }]) => [customerId, wrapped]));
-    for (const [customerId, key] of await this.keys.addKeys(tenant, offered)) {
-      const own = made.get(customerId)!.key;
-      keys.set(customerId, key.keyId === own.keyId ? own : this.masters.unwrap({ tenant, customerId }, key));
+  private unwrapped(customer: Customer, key: WrappedKey): DataKey | CleaveError {
+    try {
+      return this.masters.unwrap(customer, key);
+    } catch (error) {
+      if (error instanceof CleaveError) return error;
+      throw error;
     }
-    return keys;
   }
 
   /** @throws CleaveError `order-not-found`, or as `open` does */
@@ -89,7 +107,7 @@ export class KeepPersonalData {
     return this.open(tenant, kept);
   }
 
-  /** @throws CleaveError `unavailable` where the key is there, but not what unwraps it */
+  /** @throws CleaveError `data-key-missing` where the key is there, but not what unwraps it */
   open(tenant: string, { order, sealed }: KeptOrder): OrderInFull {
     if (!sealed) return order;
     const personal = this.opened(tenant, order, sealed);
@@ -120,12 +138,6 @@ export class KeepPersonalData {
     { personal, key }: NonNullable<KeptOrder['sealed']>,
   ): PersonalData | undefined {
     if (!key) return undefined;
-    if (!this.masters.has(key.masterId))
-      throw new CleaveError(
-        'unavailable',
-        `The personal data of this order are encrypted by way of the key ${key.masterId}, which DATA_KEYS does not have. ` +
-          'Add it there, behind the first one.',
-      );
     return openPersonalData(this.masters.unwrap({ tenant, customerId }, key), tenant, order_id, personal);
   }
 }
