@@ -266,7 +266,6 @@ export const startInstance = async (
           ...([placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000)] as const),
           ...([personalData, 'flexible'] as const),
         ),
-        personalData,
       ),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),

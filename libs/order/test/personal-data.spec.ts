@@ -262,8 +262,35 @@ describe('a key of an order that tells of a person', () => {
   it('is answered for ever, also when the person is erased', async () => {
     const orderId = idOf(await place(personal, 'k'));
     await one.customers.erase(customer());
-    for (const it of [personal, other]) expect(idOf(await place(it as typeof personal, 'k'))).toBe(orderId);
+    for (const it of [personal, other]) {
+      const again = await place(it as typeof personal, 'k', two);
+      expect([again.replayed, idOf(again)]).toEqual([true, orderId]);
+    }
     expect((await one.personalData.one(tenant, orderId)).personal).toBe('erased');
+    // Nobody has made another key for who is gone.
+    expect(await one.customers.erase(customer())).toBe(false);
+  });
+
+  it('is answered as well where what it was encrypted by has been taken away since', async () => {
+    const orderId = idOf(await place(personal, 'k'));
+    stock.onHand.set('cup', 0);
+    const refused = () => one.placeOrder.execute(tenant, 'acc', requestOf({ cup: 1 }, personal), 'l');
+    expect(await refused()).toMatchObject({ replayed: false, refusal: { code: 'out-of-stock' } });
+    for (const keys of [[], [young]]) {
+      const without = await start(keys);
+      without.use(stock);
+      const again = await place(personal, 'k', without);
+      expect([again.replayed, idOf(again)]).toEqual([true, orderId]);
+      const more = requestOf({ cup: 1 }, personal);
+      expect(await without.placeOrder.execute(tenant, 'acc', more, 'l')).toMatchObject({
+        ...{ replayed: true, refusal: { code: 'out-of-stock' } },
+      });
+      // As far as it can be told there, that is another order.
+      await expect(place({ ...personal, reference: 'another' }, 'k', without)).rejects.toMatchObject({
+        code: 'idempotency-key-reused',
+      });
+    }
+    expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([1, 1]);
   });
 
   it('leaves nothing that tells by trying who it was', async () => {

@@ -45,13 +45,9 @@ export class KeepPersonalData {
     private readonly masters: MasterKeys,
   ) {}
 
-  /** @throws CleaveError `personal-data-not-kept` where nothing can be encrypted */
-  assertCanBeKept(): void {
-    if (!this.masters.newest) throw notKept();
-  }
-
   /** The keys that customers have, to be found before any stock is held: what cannot be encrypted is refused then. */
   async keysOf(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
+    if (!this.masters.newest) return new Map(customerIds.map((customerId) => [customerId, notKept()]));
     const kept = await this.keys.keysOf(tenant, customerIds);
     return new Map([...kept].map(([customerId, key]) => [customerId, this.unwrapped({ tenant, customerId }, key)]));
   }
@@ -110,11 +106,12 @@ export class KeepPersonalData {
   /** @throws CleaveError `data-key-missing` where the key is there, but not what unwraps it */
   open(tenant: string, { order, sealed }: KeptOrder): OrderInFull {
     if (!sealed) return order;
-    const personal = this.opened(tenant, order, sealed);
-    return personal ? { ...order, personal: 'kept', ...personal } : { ...order, personal: 'erased' };
+    if (!sealed.key) return { ...order, personal: 'erased' };
+    const key = this.masters.unwrap({ tenant, customerId: order.customer_id }, sealed.key);
+    return { ...order, personal: 'kept', ...openPersonalData(key, tenant, order.order_id, sealed.personal) };
   }
 
-  /** The orders that were placed with other personal data; what was erased is not told from any. */
+  /** The orders that were placed with other personal data; what was erased, or is not opened here, is not told from any. */
   async differing(
     tenant: string,
     placed: readonly { orderId: string; personal: PersonalData }[],
@@ -126,18 +123,11 @@ export class KeepPersonalData {
     const byId = new Map(kept.map((it) => [it.order.order_id, it]));
     const differing = placed.filter(({ orderId, personal }) => {
       const { order, sealed } = byId.get(orderId)!;
-      const before = sealed && this.opened(tenant, order, sealed);
-      return before && !areSamePersonalData(before, personal);
+      if (!sealed?.key) return false;
+      const key = this.unwrapped({ tenant, customerId: order.customer_id }, sealed.key);
+      if (key instanceof CleaveError) return false;
+      return !areSamePersonalData(openPersonalData(key, tenant, orderId, sealed.personal), personal);
     });
     return new Set(differing.map((it) => it.orderId));
-  }
-
-  private opened(
-    tenant: string,
-    { order_id, customer_id: customerId }: Order,
-    { personal, key }: NonNullable<KeptOrder['sealed']>,
-  ): PersonalData | undefined {
-    if (!key) return undefined;
-    return openPersonalData(this.masters.unwrap({ tenant, customerId }, key), tenant, order_id, personal);
   }
 }

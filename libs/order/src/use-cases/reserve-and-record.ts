@@ -171,14 +171,23 @@ export class ReserveAndRecord {
     await this.refuseOthersData(tenant, placements, results);
   }
 
-  /** The keys of those who have some. Whose personal data cannot be encrypted is refused before stock is held for them. */
+  /**
+   * The keys of those who have some. Where there is none yet, or none that can be used, repeats are answered first: they
+   * need no key, and make none for a customer who was erased. Whose personal data cannot be encrypted is refused then,
+   * before stock is held.
+   */
   private async dataKeysOf(tenant: string, placements: Placement[], results: Results): Promise<FoundKeys> {
     const personal = placements.filter((it) => it.command.personal !== null);
     if (personal.length === 0) return noKeys;
     const keys = await this.personalData.keysOf(tenant, [...new Set(personal.map((it) => it.command.customerId))]);
-    for (const placement of personal) {
-      const key = keys.get(placement.command.customerId);
-      if (key instanceof CleaveError) results.set(placement, key);
+    const faultOf = ({ command }: Placement) => {
+      const key = keys.get(command.customerId);
+      return key instanceof CleaveError ? key : undefined;
+    };
+    const open = personal.filter((it) => !keys.has(it.command.customerId) || faultOf(it));
+    for (const placement of await this.replayStored(tenant, open, results)) {
+      const fault = faultOf(placement);
+      if (fault) results.set(placement, fault);
     }
     return keys;
   }
