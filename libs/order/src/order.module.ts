@@ -119,8 +119,12 @@ export class OrderModule implements OnModuleInit {
     this.readiness.add('order-database', () => this.sql.condition());
     this.readiness.add('order-inventory', () => this.stock.condition());
     this.readiness.add('data-keys', () => {
-      const { missing } = this.dataKeys;
-      return Promise.resolve({ isDegraded: missing.length > 0, details: missing.length > 0 ? { missing } : {} });
+      const { missing, stuck } = this.dataKeys;
+      const details = {
+        ...(missing.length > 0 && { missing }),
+        ...(stuck.size > 0 && { stuck: Object.fromEntries(stuck) }),
+      };
+      return Promise.resolve({ isDegraded: missing.length + stuck.size > 0, details });
     });
   }
 

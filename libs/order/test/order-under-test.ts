@@ -220,6 +220,7 @@ export interface Instance {
   personalData: KeepPersonalData;
   customers: ServeCustomers;
   rotateDataKeys: RotateDataKeys;
+  keys: PostgresPersonalData;
   /** Has it ask another inventory, and with other orders where they are given. */
   use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
@@ -279,6 +280,7 @@ export const startInstance = async (
     personalData,
     customers: new ServeCustomers(keys, personalData, { of: () => Promise.resolve(undefined) }),
     rotateDataKeys: new RotateDataKeys(keys, masters),
+    keys,
     use: (other, placed) => void Object.assign(instance, of(other, placed)),
     stop: () => module.close(),
   };

@@ -3,7 +3,7 @@ import { setImmediate } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import type { PersonalData, PlaceOrderRequest } from '#contracts';
-import { testDatabase, testSeed, type TestDatabase } from '#testing';
+import { SeededRandom, testDatabase, testSeed, type TestDatabase } from '#testing';
 import { dataKeys } from '../src/data-keys.js';
 import { MasterKeys, open, seal, type MasterKey } from '../src/domain/master-keys.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
@@ -467,5 +467,60 @@ describe('a master key', () => {
     expect(stock.batches).toHaveLength(1);
     expect(await ordersOf(one, tenant)).toBe(2);
     expect((await lost.personalData.one(tenant, idOf(before!))).contact).toEqual(contact);
+  });
+
+  it('is replaced where it can be, whatever stands before that, and it is told what is left', async () => {
+    const [first, next] = [masterKey('2020'), masterKey('2021')];
+    const [before, after] = [await start([first]), await start([next, first])];
+    for (const it of [before, after]) it.use(stock);
+    const customers = Array.from({ length: 7 }, (_, index) => `s-${index}`);
+    const orders = await Promise.all(
+      customers.map((customer_id) => place({ contact, customer_id }, null, before).then(idOf)),
+    );
+    // Somebody has changed what stands first and in the middle.
+    const changed = [customers[0]!, customers[3]!];
+    await one.sql.query(
+      {
+        name: 'test-change-keys',
+        text: `UPDATE orders.customer_keys SET wrapped = set_byte(wrapped, 30, 255 - get_byte(wrapped, 30))
+          WHERE tenant_id = $1 AND customer_id = ANY ($2)`,
+      },
+      [tenant, changed],
+    );
+    const told: string[] = [];
+    const log = { log: () => {}, warn: () => {}, error: (line: string) => void told.push(line) };
+    Object.assign(after.rotateDataKeys, { logger: log });
+    for (let round = 0; round < 2; round += 1) {
+      await after.rotateDataKeys.execute();
+      expect([...after.rotateDataKeys.stuck]).toEqual([[first.id, 2]]);
+    }
+    expect(told.filter((it) => it.startsWith('2 keys of customers') && it.includes(first.id))).toHaveLength(1);
+    const only = await start([next]);
+    for (const [index, orderId] of orders.entries()) {
+      const reading = settled(only.personalData.one(tenant, orderId));
+      expect(await reading).toMatchObject(index % 3 === 0 && index < 6 ? { code: 'data-key-missing' } : { contact });
+    }
+    for (const customerId of changed) await after.customers.erase(customer(customerId));
+    await after.rotateDataKeys.execute();
+    expect(after.rotateDataKeys.stuck.size).toBe(0);
+  });
+
+  it('is replaced by many at once, in whatever order they have read what they replace', async () => {
+    const from = masterKey('2022');
+    const before = await start([from]);
+    before.use(stock);
+    const customers = Array.from({ length: 200 }, (_, index) => `d-${index}`);
+    await Promise.all(customers.map((customer_id) => place({ contact, customer_id }, null, before)));
+    const wrapped = await one.keys.wrappedBy(from.id, undefined, 1_000);
+    expect(wrapped).toHaveLength(200);
+    const random = new SeededRandom();
+    for (let round = 0; round < 20; round += 1)
+      await Promise.all(
+        Array.from({ length: 6 }, (_, index) =>
+          (index % 2 ? one : two).keys.replace(from.id, random.shuffled(wrapped)),
+        ),
+      );
+    expect(await one.keys.wrappedBy(from.id, undefined, 1_000)).toHaveLength(200);
+    expect(await one.keys.wrappedBy(from.id, wrapped.at(-2), 1_000)).toEqual([wrapped.at(-1)]);
   });
 });
