@@ -39,7 +39,7 @@ const all = [
   },
   {
     bug: 'what is sealed of a person is not bound to the order',
-    file: 'libs/order/src/domain/personal-data.ts',
+    file: 'libs/order/src/use-cases/customer-keys.ts',
     replace: /\['order', tenant, orderId\]/g,
     by: "['order', tenant]",
     caughtBy: 'libs/order/test/personal-data',

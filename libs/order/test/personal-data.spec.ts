@@ -1,12 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import fc from 'fast-check';
 import type { PersonalData, PlaceOrderRequest } from '#contracts';
-import { SeededRandom, testDatabase, testSeed, type TestDatabase } from '#testing';
-import { dataKeys } from '../src/data-keys.js';
-import { MasterKeys, open, seal, type MasterKey } from '../src/domain/master-keys.js';
+import { MasterKeys, type MasterKey } from '#security';
+import { SeededRandom, testDatabase, type TestDatabase } from '#testing';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
+import { newKey, unwrap } from '../src/use-cases/customer-keys.js';
 import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
 import {
   FakeInventory,
@@ -89,54 +88,17 @@ const dump = async (): Promise<string> => {
     .join('\n');
 };
 
-describe('what is sealed', () => {
-  it('is opened by its key and as what it was sealed as, unchanged, and by nothing else', () => {
-    fc.assert(
-      fc.property(fc.uint8Array({ maxLength: 200 }), fc.string(), fc.nat(), (bytes, name, at) => {
-        const [key, content] = [randomBytes(32), Buffer.from(bytes)];
-        const sealed = seal(key, content, ['order', name]);
-        expect(open(key, sealed, ['order', name]).equals(content)).toBe(true);
-        expect(() => open(randomBytes(32), sealed, ['order', name])).toThrow();
-        expect(() => open(key, sealed, ['order', `${name}.`])).toThrow();
-        const changed = Buffer.from(sealed);
-        changed[at % changed.length]! ^= 1 << (at % 8);
-        expect(() => open(key, changed, ['order', name])).toThrow();
-        expect(seal(key, content, ['order', name]).equals(sealed)).toBe(false);
-      }),
-      { seed: testSeed(), numRuns: 200 },
-    );
-  });
-
-  it('is a key of one customer of one tenant as well', () => {
+describe('a key of a customer', () => {
+  it('is that of one customer of one tenant', () => {
     const masters = new MasterKeys([old]);
-    const { key, wrapped } = masters.newKey({ tenant: 'a', customerId: 'c' });
-    expect(masters.unwrap({ tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
+    const { key, wrapped } = newKey(masters, { tenant: 'a', customerId: 'c' });
+    expect(unwrap(masters, { tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
     for (const other of [
       { tenant: 'b', customerId: 'c' },
       { tenant: 'a', customerId: 'd' },
     ])
-      expect(() => masters.unwrap(other, wrapped)).toThrow();
+      expect(() => unwrap(masters, other, wrapped)).toThrow();
   });
-});
-
-describe('DATA_KEYS', () => {
-  const key = Buffer.alloc(32, 'cleave').toString('base64');
-
-  it('are names and keys, the newest first', () => {
-    expect(dataKeys.parse(`2026-11:${key}, a_b.c:${key}`).map((it) => [it.id, it.key.toString('base64')])).toEqual([
-      ['2026-11', key],
-      ['a_b.c', key],
-    ]);
-  });
-
-  it.each(['', key, `a:${key.slice(4)}`, `a:${key}=`, `a b:${key}`, `a:${key},`, `a:${key},a:${key}`, 'a:b'])(
-    'are not %j, which is not repeated',
-    (text) => {
-      const { error } = dataKeys.safeParse(text);
-      expect(error).toBeDefined();
-      if (text.includes(key)) expect(error!.message).not.toContain(key);
-    },
-  );
 });
 
 describe('an order that tells of a person', () => {

@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
-import type { Customer, WrappedKey } from '../domain/master-keys.js';
 import type { HistoryEntry } from '../domain/order.js';
+import type { Customer, WrappedKey } from '../domain/personal-data.js';
 import type { CustomerKeys, KeptOrder } from '../use-cases/keep-personal-data.js';
 import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
 import type { CustomerData } from '../use-cases/serve-customers.js';

@@ -1,14 +1,16 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderInFull, type PersonalData } from '#contracts';
-import { MasterKeys, notKept, type Customer, type DataKey, type WrappedKey } from '../domain/master-keys.js';
+import { MasterKeys } from '#security';
 import { noSuchOrder, type Order } from '../domain/order.js';
 import {
   areSamePersonalData,
-  openPersonalData,
-  sealPersonalData,
+  type Customer,
+  type DataKey,
   type SealedPersonalData,
+  type WrappedKey,
 } from '../domain/personal-data.js';
 import type { PlacementCommand } from '../domain/placement.js';
+import { newKey, notKept, openPersonalData, sealPersonalData, unwrap } from './customer-keys.js';
 
 /** An order as it is kept, with what is sealed of it and what opens that: null where it was destroyed. */
 export interface KeptOrder {
@@ -76,7 +78,7 @@ export class KeepPersonalData {
 
   private async newKeys(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
     if (customerIds.length === 0) return new Map();
-    const made = new Map(customerIds.map((customerId) => [customerId, this.masters.newKey({ tenant, customerId })]));
+    const made = new Map(customerIds.map((customerId) => [customerId, newKey(this.masters, { tenant, customerId })]));
     const offered = new Map([...made].map(([customerId, { wrapped }]) => [customerId, wrapped]));
     const kept = await this.keys.addKeys(tenant, offered);
     return new Map(
@@ -89,7 +91,7 @@ export class KeepPersonalData {
 
   private unwrapped(customer: Customer, key: WrappedKey): DataKey | CleaveError {
     try {
-      return this.masters.unwrap(customer, key);
+      return unwrap(this.masters, customer, key);
     } catch (error) {
       if (error instanceof CleaveError) return error;
       throw error;
@@ -107,7 +109,7 @@ export class KeepPersonalData {
   open(tenant: string, { order, sealed }: KeptOrder): OrderInFull {
     if (!sealed) return order;
     if (!sealed.key) return { ...order, personal: 'erased' };
-    const key = this.masters.unwrap({ tenant, customerId: order.customer_id }, sealed.key);
+    const key = unwrap(this.masters, { tenant, customerId: order.customer_id }, sealed.key);
     return { ...order, personal: 'kept', ...openPersonalData(key, tenant, order.order_id, sealed.personal) };
   }
 

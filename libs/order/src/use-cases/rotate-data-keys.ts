@@ -1,7 +1,9 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 import { PeriodicWork } from '#periodic';
-import { MasterKeys, type Customer, type WrappedKey } from '../domain/master-keys.js';
+import { MasterKeys } from '#security';
+import type { Customer, WrappedKey } from '../domain/personal-data.js';
+import { rewrap } from './customer-keys.js';
 
 /** The keys of all customers, by what they are wrapped by. */
 export abstract class WrappedKeys {
@@ -65,7 +67,7 @@ export class RotateDataKeys extends PeriodicWork {
 
   private rewrapped(key: Customer & WrappedKey): (Customer & WrappedKey) | undefined {
     try {
-      return { ...key, ...this.masters.rewrap(key, key) };
+      return { ...key, ...rewrap(this.masters, key, key) };
     } catch (error) {
       if (error instanceof CleaveError) return undefined;
       throw error;
