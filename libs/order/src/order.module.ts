@@ -117,14 +117,7 @@ export class OrderModule implements OnModuleInit {
   onModuleInit(): void {
     this.readiness.add('order-database', () => this.sql.condition());
     this.readiness.add('order-inventory', () => this.stock.condition());
-    this.readiness.add('data-keys', () => {
-      const { missing, stuck } = this.dataKeys;
-      const details = {
-        ...(missing.length > 0 && { missing }),
-        ...(stuck.size > 0 && { stuck: Object.fromEntries(stuck) }),
-      };
-      return Promise.resolve({ isDegraded: missing.length + stuck.size > 0, details });
-    });
+    this.readiness.add('data-keys', () => this.dataKeys.condition());
   }
 
   static register(options: OrderSettings): DynamicModule {

@@ -456,7 +456,7 @@ describe('a master key', () => {
       await after.rotateDataKeys.execute();
       expect([...after.rotateDataKeys.stuck]).toEqual([[first.id, 2]]);
     }
-    expect(told.filter((it) => it.startsWith('2 keys of customers') && it.includes(first.id))).toHaveLength(1);
+    expect(told.filter((it) => it.startsWith('2 of the keys of customers') && it.includes(first.id))).toHaveLength(1);
     const only = await start([next]);
     for (const [index, orderId] of orders.entries()) {
       const reading = settled(only.personalData.one(tenant, orderId));

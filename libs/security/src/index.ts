@@ -4,6 +4,7 @@ export { Authenticator } from './authenticator.js';
 export { anybody, allow, refuseWhenEnded, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
 export { dataKeys } from './data-keys.js';
+export { KeyRotation } from './key-rotation.js';
 export { KeyDirectory, keyIdIn, keyTextOf, secretHashOf, type KnownKey } from './keys.js';
 export { MasterKeys, open, seal, type MasterKey } from './master-keys.js';
 export { RateLimits, tooMany, type Standing } from './rate-limits.js';

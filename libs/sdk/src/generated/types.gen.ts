@@ -4624,6 +4624,8 @@ export type GetWebhookSecretErrors = {
    */
   500: Problem;
   /**
+   * `data-key-missing`: The key that this is encrypted by is not configured
+   *
    * `unavailable`: A service this request needs is not available
    *
    * `deadline-exceeded`: The answer did not come in time
