@@ -411,6 +411,9 @@ describe('a master key', () => {
     expect(stock.batches.slice(batches).map((it) => it.length)).toEqual([2]);
     expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([3, 3]);
     await expect(one.personalData.one(tenant, before)).rejects.toMatchObject({ code: 'data-key-missing' });
+    await one.rotateDataKeys.execute();
+    const { missing, stuck } = one.rotateDataKeys;
+    expect([...missing, ...stuck.keys()]).toContain(lost.id);
     expect(idOf(await place(personal, 'k', withLost))).not.toBe(before);
   });
 

@@ -42,6 +42,10 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
       if (this.stopping.signal.aborted) return;
       if (left > 0) stuck.set(String(master), left);
     }
+    // Those are where they should be. Whether it is the key that they were encrypted by is seen by some of them.
+    const some = known.includes(newest.id) ? await this.under(newest.id, undefined, batchSize) : [];
+    const strange = some.length - this.renewable(some, newest.id).length;
+    if (strange > 0) stuck.set(newest.id, strange);
     this.tellStuck(stuck);
     if (old.length > 0) this.tellDone(old, await this.mastersInUse(), newest.id);
   }
@@ -62,7 +66,7 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     let last: Row | undefined;
     while (!this.stopping.signal.aborted) {
       const rows = await this.under(master, last, batchSize);
-      const renewed = rows.flatMap((before) => this.renewedOrNone(before, master));
+      const renewed = this.renewable(rows, master);
       if (renewed.length > 0) await this.replace(master, renewed);
       left += rows.length - renewed.length;
       last = rows.at(-1);
@@ -71,13 +75,15 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     return left;
   }
 
-  private renewedOrNone(before: Row, master: string | null): { before: Row; after: Row }[] {
-    try {
-      return [{ before, after: this.renewed(before, master) }];
-    } catch (error) {
-      if (error instanceof CleaveError) return [];
-      throw error;
-    }
+  private renewable(rows: readonly Row[], master: string | null): { before: Row; after: Row }[] {
+    return rows.flatMap((before) => {
+      try {
+        return [{ before, after: this.renewed(before, master) }];
+      } catch (error) {
+        if (error instanceof CleaveError) return [];
+        throw error;
+      }
+    });
   }
 
   private tellMissing(missing: readonly string[]): void {
