@@ -169,6 +169,15 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
         .slice(4, -4),
     );
     for (const text of encoded) expect(dump).not.toContain(text);
+
+    // Nor is what webhooks are signed with.
+    const { data } = ok(await api.get<{ data: { endpoint_id: string }[] }>('/webhook-endpoints'));
+    expect(data.length).toBeGreaterThan(0);
+    for (const { endpoint_id } of data) {
+      const { secret } = ok(await api.get<{ secret: string }>(`/webhook-endpoints/${endpoint_id}/secret`));
+      expect(dump).toContain(endpoint_id);
+      expect(dump).not.toContain(secret.slice('whsec_'.length));
+    }
   });
 
   it('is in no list, event, webhook, log, trace or metric', async () => {

@@ -170,7 +170,7 @@ export const splitServices = async (
     {
       app: 'webhooks',
       port: webhooks!,
-      environment: { ORDER_AT: at.order, WEBHOOKS_ALLOW_PRIVATE: 'true', ...own.webhooks },
+      environment: { ORDER_AT: at.order, WEBHOOKS_ALLOW_PRIVATE: 'true', DATA_KEYS: dataKeys, ...own.webhooks },
     },
   ];
 };

@@ -43,6 +43,7 @@ export const errorCodes = {
   'too-many-requests': { status: 429, title: 'Too many requests' },
   'headers-too-large': { status: 431, title: 'The header fields are too large' },
   internal: { status: 500, title: 'Something went wrong on our side' },
+  'data-key-missing': { status: 503, title: 'The key that this is encrypted by is not configured' },
   unavailable: { status: 503, title: 'A service this request needs is not available' },
   cancelled: { status: 503, title: 'Whoever asked has given up' },
   'deadline-exceeded': { status: 503, title: 'The answer did not come in time' },

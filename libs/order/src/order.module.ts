@@ -10,6 +10,7 @@ import { grpcAddress, type GrpcListening } from '#grpc';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
+import { MasterKeys, dataKeys } from '#security';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
@@ -23,8 +24,6 @@ import { PostgresOrders } from './adapters/postgres-orders.js';
 import { PostgresOutbox } from './adapters/postgres-outbox.js';
 import { PostgresPersonalData } from './adapters/postgres-personal-data.js';
 import { PostgresSagas } from './adapters/postgres-sagas.js';
-import { dataKeys } from './data-keys.js';
-import { MasterKeys } from './domain/master-keys.js';
 import { SagaDefinitions, definitions } from './domain/sagas.js';
 import { CustomersController } from './transport/customers.controller.js';
 import { DeadLettersController } from './transport/dead-letters.controller.js';
@@ -118,10 +117,7 @@ export class OrderModule implements OnModuleInit {
   onModuleInit(): void {
     this.readiness.add('order-database', () => this.sql.condition());
     this.readiness.add('order-inventory', () => this.stock.condition());
-    this.readiness.add('data-keys', () => {
-      const { missing } = this.dataKeys;
-      return Promise.resolve({ isDegraded: missing.length > 0, details: missing.length > 0 ? { missing } : {} });
-    });
+    this.readiness.add('data-keys', () => this.dataKeys.condition());
   }
 
   static register(options: OrderSettings): DynamicModule {

@@ -4,6 +4,7 @@ import { TypeOrmModule } from '@nestjs/typeorm';
 import type { Decision, PlaceOrderRequest, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { Checkpoints } from '#events';
+import { MasterKeys, type MasterKey } from '#security';
 import { Orders1764000000002 } from '../migrations/1-orders.js';
 import { Sagas1764000000004 } from '../migrations/2-sagas.js';
 import { BranchDecisions1764000000005 } from '../migrations/3-branch-decisions.js';
@@ -15,7 +16,6 @@ import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { PostgresPersonalData } from '../src/adapters/postgres-personal-data.js';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
-import { MasterKeys, type MasterKey } from '../src/domain/master-keys.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
 import { ChangeOrder } from '../src/use-cases/change-order.js';
 import { FinishBranches, type StockBranches } from '../src/use-cases/finish-branches.js';
@@ -220,6 +220,7 @@ export interface Instance {
   personalData: KeepPersonalData;
   customers: ServeCustomers;
   rotateDataKeys: RotateDataKeys;
+  keys: PostgresPersonalData;
   /** Has it ask another inventory, and with other orders where they are given. */
   use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
@@ -266,7 +267,6 @@ export const startInstance = async (
           ...([placed, stock, relay, sagas, new FinishBranches(orders, stock, 1_000)] as const),
           ...([personalData, 'flexible'] as const),
         ),
-        personalData,
       ),
       changeOrder: new ChangeOrder(orders, relay),
       sweepHolds: new SweepHolds(stock, orders, stock, 1),
@@ -280,6 +280,7 @@ export const startInstance = async (
     personalData,
     customers: new ServeCustomers(keys, personalData, { of: () => Promise.resolve(undefined) }),
     rotateDataKeys: new RotateDataKeys(keys, masters),
+    keys,
     use: (other, placed) => void Object.assign(instance, of(other, placed)),
     stop: () => module.close(),
   };

@@ -1,12 +1,11 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import fc from 'fast-check';
 import type { PersonalData, PlaceOrderRequest } from '#contracts';
-import { testDatabase, testSeed, type TestDatabase } from '#testing';
-import { dataKeys } from '../src/data-keys.js';
-import { MasterKeys, open, seal, type MasterKey } from '../src/domain/master-keys.js';
+import { MasterKeys, type MasterKey } from '#security';
+import { SeededRandom, testDatabase, type TestDatabase } from '#testing';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
+import { newKey, unwrap } from '../src/use-cases/customer-keys.js';
 import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
 import {
   FakeInventory,
@@ -89,54 +88,17 @@ const dump = async (): Promise<string> => {
     .join('\n');
 };
 
-describe('what is sealed', () => {
-  it('is opened by its key and as what it was sealed as, unchanged, and by nothing else', () => {
-    fc.assert(
-      fc.property(fc.uint8Array({ maxLength: 200 }), fc.string(), fc.nat(), (bytes, name, at) => {
-        const [key, content] = [randomBytes(32), Buffer.from(bytes)];
-        const sealed = seal(key, content, ['order', name]);
-        expect(open(key, sealed, ['order', name]).equals(content)).toBe(true);
-        expect(() => open(randomBytes(32), sealed, ['order', name])).toThrow();
-        expect(() => open(key, sealed, ['order', `${name}.`])).toThrow();
-        const changed = Buffer.from(sealed);
-        changed[at % changed.length]! ^= 1 << (at % 8);
-        expect(() => open(key, changed, ['order', name])).toThrow();
-        expect(seal(key, content, ['order', name]).equals(sealed)).toBe(false);
-      }),
-      { seed: testSeed(), numRuns: 200 },
-    );
-  });
-
-  it('is a key of one customer of one tenant as well', () => {
+describe('a key of a customer', () => {
+  it('is that of one customer of one tenant', () => {
     const masters = new MasterKeys([old]);
-    const { key, wrapped } = masters.newKey({ tenant: 'a', customerId: 'c' });
-    expect(masters.unwrap({ tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
+    const { key, wrapped } = newKey(masters, { tenant: 'a', customerId: 'c' });
+    expect(unwrap(masters, { tenant: 'a', customerId: 'c' }, wrapped)).toEqual(key);
     for (const other of [
       { tenant: 'b', customerId: 'c' },
       { tenant: 'a', customerId: 'd' },
     ])
-      expect(() => masters.unwrap(other, wrapped)).toThrow();
+      expect(() => unwrap(masters, other, wrapped)).toThrow();
   });
-});
-
-describe('DATA_KEYS', () => {
-  const key = Buffer.alloc(32, 'cleave').toString('base64');
-
-  it('are names and keys, the newest first', () => {
-    expect(dataKeys.parse(`2026-11:${key}, a_b.c:${key}`).map((it) => [it.id, it.key.toString('base64')])).toEqual([
-      ['2026-11', key],
-      ['a_b.c', key],
-    ]);
-  });
-
-  it.each(['', key, `a:${key.slice(4)}`, `a:${key}=`, `a b:${key}`, `a:${key},`, `a:${key},a:${key}`, 'a:b'])(
-    'are not %j, which is not repeated',
-    (text) => {
-      const { error } = dataKeys.safeParse(text);
-      expect(error).toBeDefined();
-      if (text.includes(key)) expect(error!.message).not.toContain(key);
-    },
-  );
 });
 
 describe('an order that tells of a person', () => {
@@ -262,8 +224,35 @@ describe('a key of an order that tells of a person', () => {
   it('is answered for ever, also when the person is erased', async () => {
     const orderId = idOf(await place(personal, 'k'));
     await one.customers.erase(customer());
-    for (const it of [personal, other]) expect(idOf(await place(it as typeof personal, 'k'))).toBe(orderId);
+    for (const it of [personal, other]) {
+      const again = await place(it as typeof personal, 'k', two);
+      expect([again.replayed, idOf(again)]).toEqual([true, orderId]);
+    }
     expect((await one.personalData.one(tenant, orderId)).personal).toBe('erased');
+    // Nobody has made another key for who is gone.
+    expect(await one.customers.erase(customer())).toBe(false);
+  });
+
+  it('is answered as well where what it was encrypted by has been taken away since', async () => {
+    const orderId = idOf(await place(personal, 'k'));
+    stock.onHand.set('cup', 0);
+    const refused = () => one.placeOrder.execute(tenant, 'acc', requestOf({ cup: 1 }, personal), 'l');
+    expect(await refused()).toMatchObject({ replayed: false, refusal: { code: 'out-of-stock' } });
+    for (const keys of [[], [young]]) {
+      const without = await start(keys);
+      without.use(stock);
+      const again = await place(personal, 'k', without);
+      expect([again.replayed, idOf(again)]).toEqual([true, orderId]);
+      const more = requestOf({ cup: 1 }, personal);
+      expect(await without.placeOrder.execute(tenant, 'acc', more, 'l')).toMatchObject({
+        ...{ replayed: true, refusal: { code: 'out-of-stock' } },
+      });
+      // As far as it can be told there, that is another order.
+      await expect(place({ ...personal, reference: 'another' }, 'k', without)).rejects.toMatchObject({
+        code: 'idempotency-key-reused',
+      });
+    }
+    expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([1, 1]);
   });
 
   it('leaves nothing that tells by trying who it was', async () => {
@@ -395,14 +384,108 @@ describe('a master key', () => {
     await late.rotateDataKeys.execute();
     expect(late.rotateDataKeys.missing).toEqual([young.id]);
     await expect(late.personalData.one(tenant, before)).rejects.toMatchObject({
-      code: 'unavailable',
+      code: 'data-key-missing',
       detail: expect.stringContaining(young.id),
     });
-    // Who is placed with it in one batch is placed.
-    const [refused, placed] = await Promise.all([settled(place(personal, null, late)), place({}, null, late)]);
-    expect(refused).toMatchObject({ code: 'personal-data-not-kept', detail: expect.stringContaining(young.id) });
-    idOf(placed);
     await late.customers.erase(customer());
     expect((await late.personalData.one(tenant, before)).personal).toBe('erased');
+  });
+
+  it.each([
+    ['is not there', masterKey('lost')],
+    ['is not the one of that name', masterKey(old.id)],
+  ])('that %s refuses those whose key it has wrapped, before stock is held, and nobody else', async (_, lost) => {
+    const withLost = await start([lost]);
+    withLost.use(stock);
+    const before = idOf(await place(personal, null, withLost));
+    const batches = stock.batches.length;
+    const [refused, ...placed] = await Promise.all([
+      settled(place(personal, 'k')),
+      place({}),
+      place({ contact, customer_id: 'c-2' }),
+    ]);
+    expect(refused).toMatchObject({ code: 'data-key-missing', status: 503, detail: expect.stringContaining(lost.id) });
+    expect(refused).toMatchObject({ detail: expect.stringContaining('DATA_KEYS') });
+    for (const it of placed) idOf(it);
+    // One batch, which was not tried again in parts.
+    expect(stock.batches.slice(batches).map((it) => it.length)).toEqual([2]);
+    expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([3, 3]);
+    await expect(one.personalData.one(tenant, before)).rejects.toMatchObject({ code: 'data-key-missing' });
+    await one.rotateDataKeys.execute();
+    const { missing, stuck } = one.rotateDataKeys;
+    expect([...missing, ...stuck.keys()]).toContain(lost.id);
+    expect(idOf(await place(personal, 'k', withLost))).not.toBe(before);
+  });
+
+  it('that is not there by the time that stock is held refuses them as well, and nobody else', async () => {
+    const lost = await start([masterKey('lost')]);
+    const theirs = new FakeInventory();
+    theirs.onHand.set('mug', 10);
+    lost.use(theirs);
+    let before: PlacementResult | undefined;
+    stock.interrupt = async (_, when) => {
+      if (when === 'after') before ??= await place(personal, null, lost);
+    };
+    const [refused, placed] = await Promise.all([settled(place()), place({ contact, customer_id: 'c-2' })]);
+    expect(refused).toMatchObject({ code: 'unavailable' });
+    idOf(placed);
+    expect(stock.batches).toHaveLength(1);
+    expect(await ordersOf(one, tenant)).toBe(2);
+    expect((await lost.personalData.one(tenant, idOf(before!))).contact).toEqual(contact);
+  });
+
+  it('is replaced where it can be, whatever stands before that, and it is told what is left', async () => {
+    const [first, next] = [masterKey('2020'), masterKey('2021')];
+    const [before, after] = [await start([first]), await start([next, first])];
+    for (const it of [before, after]) it.use(stock);
+    const customers = Array.from({ length: 7 }, (_, index) => `s-${index}`);
+    const orders = await Promise.all(
+      customers.map((customer_id) => place({ contact, customer_id }, null, before).then(idOf)),
+    );
+    // Somebody has changed what stands first and in the middle.
+    const changed = [customers[0]!, customers[3]!];
+    await one.sql.query(
+      {
+        name: 'test-change-keys',
+        text: `UPDATE orders.customer_keys SET wrapped = set_byte(wrapped, 30, 255 - get_byte(wrapped, 30))
+          WHERE tenant_id = $1 AND customer_id = ANY ($2)`,
+      },
+      [tenant, changed],
+    );
+    const told: string[] = [];
+    const log = { log: () => {}, warn: () => {}, error: (line: string) => void told.push(line) };
+    Object.assign(after.rotateDataKeys, { logger: log });
+    for (let round = 0; round < 2; round += 1) {
+      await after.rotateDataKeys.execute();
+      expect([...after.rotateDataKeys.stuck]).toEqual([[first.id, 2]]);
+    }
+    expect(told.filter((it) => it.startsWith('2 of the keys of customers') && it.includes(first.id))).toHaveLength(1);
+    const only = await start([next]);
+    for (const [index, orderId] of orders.entries()) {
+      const reading = settled(only.personalData.one(tenant, orderId));
+      expect(await reading).toMatchObject(index % 3 === 0 && index < 6 ? { code: 'data-key-missing' } : { contact });
+    }
+    for (const customerId of changed) await after.customers.erase(customer(customerId));
+    await after.rotateDataKeys.execute();
+    expect(after.rotateDataKeys.stuck.size).toBe(0);
+  });
+
+  it('is replaced by many at once, in whatever order they have read what they replace', async () => {
+    const from = masterKey('2022');
+    const before = await start([from]);
+    before.use(stock);
+    const customers = Array.from({ length: 200 }, (_, index) => `d-${index}`);
+    await Promise.all(customers.map((customer_id) => place({ contact, customer_id }, null, before)));
+    const wrapped = await one.keys.wrappedBy(from.id, undefined, 1_000);
+    expect(wrapped).toHaveLength(200);
+    const random = new SeededRandom();
+    for (let round = 0; round < 20; round += 1)
+      await Promise.all(
+        Array.from({ length: 6 }, (_, index) =>
+          (index % 2 ? one : two).keys.replace(from.id, random.shuffled(wrapped)),
+        ),
+      );
+    expect(await one.keys.wrappedBy(from.id, undefined, 1_000)).toHaveLength(200);
+    expect(await one.keys.wrappedBy(from.id, wrapped.at(-2), 1_000)).toEqual([wrapped.at(-1)]);
   });
 });

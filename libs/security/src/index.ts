@@ -1,9 +1,12 @@
-/** Who asks and what they may do: keys, tokens, and what one process tells another about it. */
+/** Who asks and what they may do: keys, tokens, what one process tells another about it; and by what secrets are encrypted. */
 export { AuditLog } from './audit-log.js';
 export { Authenticator } from './authenticator.js';
 export { anybody, allow, refuseWhenEnded, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
+export { dataKeys } from './data-keys.js';
+export { KeyRotation } from './key-rotation.js';
 export { KeyDirectory, keyIdIn, keyTextOf, secretHashOf, type KnownKey } from './keys.js';
+export { MasterKeys, open, seal, type MasterKey } from './master-keys.js';
 export { RateLimits, tooMany, type Standing } from './rate-limits.js';
 export { ServiceSecrets } from './service-secrets.js';
 export { callerHeader } from './signed-caller.js';

@@ -7,8 +7,10 @@ import { Checkpoints, EventBus, EventsModule, eventBus } from '#events';
 import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
+import { MasterKeys, dataKeys } from '#security';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { MessageTraces1764000000007 } from '../migrations/2-traces.js';
+import { SealedSecrets1764000000044 } from '../migrations/3-sealed-secrets.js';
 import { AddressGuard, usualPorts } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
 import { wantedLog } from './adapters/messaging-order-log.js';
@@ -25,9 +27,11 @@ import {
   type DeliveryLimits,
 } from './use-cases/deliver-messages.js';
 import { AddressRules, Endpoints, ManageEndpoints } from './use-cases/manage-endpoints.js';
+import { KeepSecrets } from './use-cases/keep-secrets.js';
 import { KeptDeliveries, PurgeDeliveries } from './use-cases/purge-deliveries.js';
 import { DeliveryLog, ReadDeliveries } from './use-cases/read-deliveries.js';
 import { Redeliveries, RedeliverMessages } from './use-cases/redeliver-messages.js';
+import { KeptSecrets, RotateSecrets } from './use-cases/rotate-secrets.js';
 
 /** What webhooks read from the environment. */
 export const webhooksEnvironment = {
@@ -40,6 +44,7 @@ export const webhooksEnvironment = {
   /** The ports that they may be sent to. */
   WEBHOOKS_PORTS: env.ports(usualPorts),
   WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
+  DATA_KEYS: dataKeys.optional(),
 };
 
 /** Where webhooks keeps its data. */
@@ -48,7 +53,7 @@ export const webhooksDatabase = (url: string): Database => ({
   url,
   schema: 'webhooks',
   entities: [],
-  migrations: [Webhooks1764000000006, MessageTraces1764000000007],
+  migrations: [Webhooks1764000000006, MessageTraces1764000000007, SealedSecrets1764000000044],
 });
 
 type WebhooksSettings = z.output<z.ZodObject<typeof webhooksEnvironment>> & { limits?: Partial<DeliveryLimits> };
@@ -59,10 +64,12 @@ export class WebhooksModule implements OnModuleInit {
   constructor(
     @InjectSql('webhooks') private readonly sql: Sql,
     private readonly readiness: Readiness,
+    private readonly secrets: RotateSecrets,
   ) {}
 
   onModuleInit(): void {
     this.readiness.add('webhooks-database', () => this.sql.condition());
+    this.readiness.add('webhooks-secrets', () => this.secrets.condition());
   }
 
   static register({ limits, ...options }: WebhooksSettings): DynamicModule {
@@ -72,6 +79,7 @@ export class WebhooksModule implements OnModuleInit {
       leaseMs: 2 * options.WEBHOOKS_TIMEOUT_MS,
       // Half of all, which is what a tenant gets, is what its endpoints can take up.
       ...{ ofOne: 8, ofAll: 800, pollMs: 250 },
+      ...{ unsignedMs: 60_000, plainForMs: 600_000 },
     };
     return {
       module: WebhooksModule,
@@ -79,8 +87,10 @@ export class WebhooksModule implements OnModuleInit {
       controllers: [WebhooksController],
       providers: [
         ...[AcceptEvents, DeliverMessages, ManageEndpoints, PurgeDeliveries, ReadDeliveries, RedeliverMessages],
+        ...[KeepSecrets, RotateSecrets],
+        { provide: MasterKeys, useValue: new MasterKeys(options.DATA_KEYS ?? []) },
         ...[PostgresDeliveries, PostgresEndpoints],
-        ...[Endpoints, WantedTypes].map((port) => ({ provide: port, useExisting: PostgresEndpoints })),
+        ...[Endpoints, KeptSecrets, WantedTypes].map((port) => ({ provide: port, useExisting: PostgresEndpoints })),
         {
           provide: Checkpoints,
           inject: [sqlToken('webhooks')],

@@ -1,4 +1,4 @@
-import { randomUUID } from 'node:crypto';
+import { randomBytes, randomUUID } from 'node:crypto';
 import type { AddressInfo } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
 import { Controller, Logger, Module } from '@nestjs/common';
@@ -6,14 +6,17 @@ import { orderContract, type OrderLogEvent, type ReplyOf, type RequestOf } from 
 import { sqlToken, type Sql } from '#database';
 import { Checkpoints } from '#events';
 import { Answers, listenForMessages } from '#messaging';
+import type { MasterKey } from '#security';
 import { createService } from '#service';
 import { PostgresDeliveries } from '../src/adapters/postgres-deliveries.js';
+import { PostgresEndpoints } from '../src/adapters/postgres-endpoints.js';
 import { messageOf, type Happening } from '../src/domain/message.js';
 import { AcceptEvents } from '../src/use-cases/accept-events.js';
 import { ManageEndpoints } from '../src/use-cases/manage-endpoints.js';
 import { PurgeDeliveries } from '../src/use-cases/purge-deliveries.js';
 import { ReadDeliveries } from '../src/use-cases/read-deliveries.js';
 import { RedeliverMessages } from '../src/use-cases/redeliver-messages.js';
+import { RotateSecrets } from '../src/use-cases/rotate-secrets.js';
 import { WebhooksModule } from '../src/webhooks.module.js';
 
 Logger.overrideLogger(false);
@@ -64,6 +67,8 @@ export interface Instance {
   purge: PurgeDeliveries;
   postgres: PostgresDeliveries;
   acceptEvents: AcceptEvents;
+  rotateSecrets: RotateSecrets;
+  kept: PostgresEndpoints;
   orders: FakeOrders;
   checkpoints: Checkpoints;
   /** By itself; nobody is woken. */
@@ -74,7 +79,10 @@ export interface Instance {
 type Settings = Partial<Parameters<typeof WebhooksModule.register>[0]>;
 
 /** Soon enough for a test, and late enough to be seen waiting. */
-const limits = { delaysMs: [20, 40], pollMs: 20 };
+const limits = { delaysMs: [20, 40], pollMs: 20, unsignedMs: 50, plainForMs: 0 };
+
+export const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) });
+const usualKey = masterKey('usual');
 
 export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Settings = {}): Promise<Instance> => {
   const orders = new FakeOrders();
@@ -90,6 +98,7 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
       WebhooksModule.register({
         ...{ WEBHOOKS_DATABASE_URL, WEBHOOKS_ALLOW_PRIVATE: true, WEBHOOKS_PORTS: [443], WEBHOOKS_TIMEOUT_MS: 15_000 },
         ...{ ORDER_AT: { scheme: 'in-process' }, ORDER_BALANCE: 'least-loaded', EVENTS_AT: { scheme: 'postgres' } },
+        DATA_KEYS: [usualKey],
         ...settings,
         limits: { ...limits, ...settings.limits },
       }),
@@ -110,6 +119,8 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
     redeliver: app.get(RedeliverMessages, { strict: false }),
     purge: app.get(PurgeDeliveries, { strict: false }),
     postgres,
+    rotateSecrets: app.get(RotateSecrets, { strict: false }),
+    kept: app.get(PostgresEndpoints, { strict: false }),
     accept: (...events) => postgres.keep(events.map(messageOf), checkpoints.at('none', [])),
     stop: () => app.close(),
   };

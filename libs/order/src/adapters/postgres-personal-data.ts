@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
-import type { Customer, WrappedKey } from '../domain/master-keys.js';
 import type { HistoryEntry } from '../domain/order.js';
+import type { Customer, WrappedKey } from '../domain/personal-data.js';
 import type { CustomerKeys, KeptOrder } from '../use-cases/keep-personal-data.js';
 import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
 import type { CustomerData } from '../use-cases/serve-customers.js';
@@ -75,8 +75,8 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
     return (await this.sql.query<{ masterId: string }>(mastersInUse)).map((row) => row.masterId);
   }
 
-  wrappedBy(masterId: string, limit: number): Promise<KeyRow[]> {
-    return this.sql.query<KeyRow>(wrappedBy, [masterId, limit]);
+  wrappedBy(masterId: string, after: Customer | undefined, limit: number): Promise<KeyRow[]> {
+    return this.sql.query<KeyRow>(wrappedBy, [masterId, after?.tenant ?? '', after?.customerId ?? '', limit]);
   }
 
   async replace(masterId: string, keys: readonly KeyRow[]): Promise<void> {
@@ -174,15 +174,25 @@ const wrappedBy = {
   name: 'order-keys-wrapped-by',
   text: `
     SELECT tenant_id AS tenant, customer_id AS "customerId", ${keyColumns} FROM orders.customer_keys
-    WHERE master_id = $1 ORDER BY tenant_id, customer_id LIMIT $2`,
+    WHERE master_id = $1 AND (tenant_id, customer_id) > ($2, $3) ORDER BY tenant_id, customer_id LIMIT $4`,
 };
 
-/** Not what was destroyed, made anew or replaced meanwhile. */
+/**
+ * Not what was destroyed, made anew or replaced meanwhile. All of them are locked first, in one order: two that replace
+ * the same keys wait for each other, and not in a circle.
+ */
 const replace = {
   name: 'order-replace-wrapped',
   text: `
-    UPDATE orders.customer_keys k SET master_id = n.master_id, wrapped = n.wrapped
-    FROM unnest($2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[])
-      AS n(tenant_id, customer_id, key_id, master_id, wrapped)
-    WHERE k.tenant_id = n.tenant_id AND k.customer_id = n.customer_id AND k.key_id = n.key_id AND k.master_id = $1`,
+    WITH held AS MATERIALIZED (
+      SELECT k.tenant_id, k.customer_id, n.master_id, n.wrapped
+      FROM unnest($2::text[], $3::text[], $4::uuid[], $5::text[], $6::bytea[])
+        AS n(tenant_id, customer_id, key_id, master_id, wrapped)
+      JOIN orders.customer_keys k ON k.tenant_id = n.tenant_id AND k.customer_id = n.customer_id AND k.key_id = n.key_id
+      WHERE k.master_id = $1
+      ORDER BY k.tenant_id, k.customer_id
+      FOR NO KEY UPDATE OF k
+    )
+    UPDATE orders.customer_keys k SET master_id = held.master_id, wrapped = held.wrapped
+    FROM held WHERE k.tenant_id = held.tenant_id AND k.customer_id = held.customer_id`,
 };

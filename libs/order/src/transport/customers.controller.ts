@@ -24,7 +24,7 @@ export class CustomersController {
     description: 'Newest first, each with its history and its payment, and with personal data unless they were erased.',
     query: exportQuery,
     replies: { 200: { schema: customerExport, description: 'One page' } },
-    errors: ['customer-not-found', 'invalid-cursor'],
+    errors: ['customer-not-found', 'invalid-cursor', 'data-key-missing'],
   })
   async export(
     @Param('id', valid(customerIdParameter)) customerId: string,

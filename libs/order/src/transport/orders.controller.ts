@@ -51,6 +51,7 @@ const placing = {
     'personal-data-not-kept',
     'idempotency-key-reused',
     'request-in-progress',
+    'data-key-missing',
   ],
   idempotencyKey: 'optional',
 } satisfies Partial<EndpointOptions>;
@@ -117,7 +118,7 @@ export class OrdersController {
     description:
       'With the contact and the shipping address for whoever has the scope `personal:read` as well, where any came with it.',
     replies: { 200: { schema: orderInFull, description: 'The order', headers: taggedHeaders } },
-    errors: ['order-not-found'],
+    errors: ['order-not-found', 'data-key-missing'],
   })
   async get(
     @Param('id', valid(orderIdParameter)) id: string,

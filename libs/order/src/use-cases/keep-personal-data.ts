@@ -1,14 +1,16 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderInFull, type PersonalData } from '#contracts';
-import { MasterKeys, notKept, type DataKey, type WrappedKey } from '../domain/master-keys.js';
+import { MasterKeys } from '#security';
 import { noSuchOrder, type Order } from '../domain/order.js';
 import {
   areSamePersonalData,
-  openPersonalData,
-  sealPersonalData,
+  type Customer,
+  type DataKey,
   type SealedPersonalData,
+  type WrappedKey,
 } from '../domain/personal-data.js';
 import type { PlacementCommand } from '../domain/placement.js';
+import { newKey, notKept, openPersonalData, sealPersonalData, unwrap } from './customer-keys.js';
 
 /** An order as it is kept, with what is sealed of it and what opens that: null where it was destroyed. */
 export interface KeptOrder {
@@ -24,6 +26,9 @@ export abstract class CustomerKeys {
   abstract addKeys(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>>;
   abstract keptOrders(tenant: string, orderIds: readonly string[]): Promise<KeptOrder[]>;
 }
+
+/** By customer, of those that have one: a key, or why it cannot be used. */
+export type FoundKeys = ReadonlyMap<string, DataKey | CleaveError>;
 
 /** Of an order that is about to be recorded. */
 interface Recordable {
@@ -42,44 +47,55 @@ export class KeepPersonalData {
     private readonly masters: MasterKeys,
   ) {}
 
-  /** @throws CleaveError `personal-data-not-kept` where nothing can be encrypted */
-  assertCanBeKept(): void {
-    if (!this.masters.newest) throw notKept();
+  /** The keys that customers have, to be found before any stock is held: what cannot be encrypted is refused then. */
+  async keysOf(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
+    if (!this.masters.newest) return new Map(customerIds.map((customerId) => [customerId, notKept()]));
+    const kept = await this.keys.keysOf(tenant, customerIds);
+    return new Map([...kept].map(([customerId, key]) => [customerId, this.unwrapped({ tenant, customerId }, key)]));
   }
 
-  /** What there is to be sealed in a batch, by order. */
+  /**
+   * What there is to be sealed in a batch, by order, with a new key for each customer who has none. It lacks the orders of
+   * a customer for whom somebody else has made one in between that cannot be unwrapped here.
+   */
   async seal(
     tenant: string,
     records: readonly Recordable[],
+    found: FoundKeys,
   ): Promise<ReadonlyMap<string, SealedPersonalData> | undefined> {
     const personal = records.filter((it) => it.command.personal !== null);
     if (personal.length === 0) return undefined;
-    const keys = await this.dataKeys(tenant, [...new Set(personal.map(({ command }) => command.customerId))]);
+    const customerIds = new Set(personal.map(({ command }) => command.customerId));
+    const made = await this.newKeys(tenant, [...customerIds.difference(found)]);
+    const sealed = new Map<string, SealedPersonalData>();
+    for (const { command, order } of personal) {
+      const key = found.get(command.customerId) ?? made.get(command.customerId)!;
+      if (key instanceof CleaveError) continue;
+      sealed.set(order.order_id, sealPersonalData(key, tenant, order.order_id, command.personal!));
+    }
+    return sealed;
+  }
+
+  private async newKeys(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
+    if (customerIds.length === 0) return new Map();
+    const made = new Map(customerIds.map((customerId) => [customerId, newKey(this.masters, { tenant, customerId })]));
+    const offered = new Map([...made].map(([customerId, { wrapped }]) => [customerId, wrapped]));
+    const kept = await this.keys.addKeys(tenant, offered);
     return new Map(
-      personal.map(({ command: { customerId, personal }, order: { order_id } }) => [
-        order_id,
-        sealPersonalData(keys.get(customerId)!, tenant, order_id, personal!),
-      ]),
+      [...kept].map(([customerId, key]) => {
+        const own = made.get(customerId)!.key;
+        return [customerId, key.keyId === own.keyId ? own : this.unwrapped({ tenant, customerId }, key)];
+      }),
     );
   }
 
-  /** The key of each customer, made where there is none yet. */
-  private async dataKeys(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, DataKey>> {
-    const keys = new Map<string, DataKey>();
-    const kept = await this.keys.keysOf(tenant, customerIds);
-    for (const [customerId, key] of kept) keys.set(customerId, this.masters.unwrap({ tenant, customerId }, key));
-    const made = new Map(
-      customerIds
-        .filter((it) => !kept.has(it))
-        .map((customerId) => [customerId, this.masters.newKey({ tenant, customerId })]),
-    );
-    if (made.size === 0) return keys;
-    const offered = new Map([...made].map(([customerId, { wrapped }]) => [customerId, wrapped]));
-    for (const [customerId, key] of await this.keys.addKeys(tenant, offered)) {
-      const own = made.get(customerId)!.key;
-      keys.set(customerId, key.keyId === own.keyId ? own : this.masters.unwrap({ tenant, customerId }, key));
+  private unwrapped(customer: Customer, key: WrappedKey): DataKey | CleaveError {
+    try {
+      return unwrap(this.masters, customer, key);
+    } catch (error) {
+      if (error instanceof CleaveError) return error;
+      throw error;
     }
-    return keys;
   }
 
   /** @throws CleaveError `order-not-found`, or as `open` does */
@@ -89,14 +105,15 @@ export class KeepPersonalData {
     return this.open(tenant, kept);
   }
 
-  /** @throws CleaveError `unavailable` where the key is there, but not what unwraps it */
+  /** @throws CleaveError `data-key-missing` where the key is there, but not what unwraps it */
   open(tenant: string, { order, sealed }: KeptOrder): OrderInFull {
     if (!sealed) return order;
-    const personal = this.opened(tenant, order, sealed);
-    return personal ? { ...order, personal: 'kept', ...personal } : { ...order, personal: 'erased' };
+    if (!sealed.key) return { ...order, personal: 'erased' };
+    const key = unwrap(this.masters, { tenant, customerId: order.customer_id }, sealed.key);
+    return { ...order, personal: 'kept', ...openPersonalData(key, tenant, order.order_id, sealed.personal) };
   }
 
-  /** The orders that were placed with other personal data; what was erased is not told from any. */
+  /** The orders that were placed with other personal data; what was erased, or is not opened here, is not told from any. */
   async differing(
     tenant: string,
     placed: readonly { orderId: string; personal: PersonalData }[],
@@ -108,24 +125,11 @@ export class KeepPersonalData {
     const byId = new Map(kept.map((it) => [it.order.order_id, it]));
     const differing = placed.filter(({ orderId, personal }) => {
       const { order, sealed } = byId.get(orderId)!;
-      const before = sealed && this.opened(tenant, order, sealed);
-      return before && !areSamePersonalData(before, personal);
+      if (!sealed?.key) return false;
+      const key = this.unwrapped({ tenant, customerId: order.customer_id }, sealed.key);
+      if (key instanceof CleaveError) return false;
+      return !areSamePersonalData(openPersonalData(key, tenant, orderId, sealed.personal), personal);
     });
     return new Set(differing.map((it) => it.orderId));
-  }
-
-  private opened(
-    tenant: string,
-    { order_id, customer_id: customerId }: Order,
-    { personal, key }: NonNullable<KeptOrder['sealed']>,
-  ): PersonalData | undefined {
-    if (!key) return undefined;
-    if (!this.masters.has(key.masterId))
-      throw new CleaveError(
-        'unavailable',
-        `The personal data of this order are encrypted by way of the key ${key.masterId}, which DATA_KEYS does not have. ` +
-          'Add it there, behind the first one.',
-      );
-    return openPersonalData(this.masters.unwrap({ tenant, customerId }, key), tenant, order_id, personal);
   }
 }

@@ -4,7 +4,6 @@ import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
 import { Batcher } from './batcher.js';
-import { KeepPersonalData } from './keep-personal-data.js';
 import { ObservedBatches } from './observed-batches.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
 
@@ -26,7 +25,6 @@ export class PlaceOrder {
 
   constructor(
     reserveAndRecord: ReserveAndRecord,
-    private readonly personalData: KeepPersonalData,
     @Optional() @Inject(Metrics) metrics?: Metrics,
     @Optional() @Inject(Traces) traces?: Traces,
   ) {
@@ -67,7 +65,6 @@ export class PlaceOrder {
     deadlineMs: number,
   ): Promise<PlacementResult> {
     const command = commandOf(request);
-    if (command.personal) this.personalData.assertCanBeKept();
     const canonical = canonicalPlacement(command);
     const name = idempotencyKey ?? randomUUID();
     const fingerprint = fingerprintOf(canonical);

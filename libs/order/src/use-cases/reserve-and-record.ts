@@ -13,7 +13,7 @@ import {
 import type { SealedPersonalData } from '../domain/personal-data.js';
 import { purchaseOf, type SagaStep } from '../domain/sagas.js';
 import { FinishBranches, commitProtocol, type CommitProtocol } from './finish-branches.js';
-import { KeepPersonalData } from './keep-personal-data.js';
+import { KeepPersonalData, type FoundKeys } from './keep-personal-data.js';
 import { RelayOutbox } from './relay-outbox.js';
 import { RunSagas, type SagaData } from './run-sagas.js';
 
@@ -115,6 +115,8 @@ interface Try {
 /** A hold is given back only when a request was away for longer than a hold waits, so many are more than enough. */
 const maxAttempts = 20;
 
+const noKeys: FoundKeys = new Map();
+
 interface Held {
   it: Try;
   record: OrderRecord & Pick<Placement, 'command'>;
@@ -154,9 +156,10 @@ export class ReserveAndRecord {
    */
   private async ofTenant(tenant: string, placements: Placement[], results: Results): Promise<void> {
     try {
-      let tries = placements.map((it) => newTry(it, 1));
+      const keys = await this.dataKeysOf(tenant, placements, results);
+      let tries = placements.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
       while (tries.length > 0) {
-        const released = await this.reserve(tenant, tries, results);
+        const released = await this.reserve(tenant, tries, keys, results);
         tries = await this.again(tenant, released, results);
       }
     } catch (error) {
@@ -166,6 +169,27 @@ export class ReserveAndRecord {
       for (const it of await this.replayStored(tenant, open, results).catch(() => open)) results.set(it, error);
     }
     await this.refuseOthersData(tenant, placements, results);
+  }
+
+  /**
+   * The keys of those who have some. Where there is none yet, or none that can be used, repeats are answered first: they
+   * need no key, and make none for a customer who was erased. Whose personal data cannot be encrypted is refused then,
+   * before stock is held.
+   */
+  private async dataKeysOf(tenant: string, placements: Placement[], results: Results): Promise<FoundKeys> {
+    const personal = placements.filter((it) => it.command.personal !== null);
+    if (personal.length === 0) return noKeys;
+    const keys = await this.personalData.keysOf(tenant, [...new Set(personal.map((it) => it.command.customerId))]);
+    const faultOf = ({ command }: Placement) => {
+      const key = keys.get(command.customerId);
+      return key instanceof CleaveError ? key : undefined;
+    };
+    const open = personal.filter((it) => !keys.has(it.command.customerId) || faultOf(it));
+    for (const placement of await this.replayStored(tenant, open, results)) {
+      const fault = faultOf(placement);
+      if (fault) results.set(placement, fault);
+    }
+    return keys;
   }
 
   /**
@@ -201,7 +225,7 @@ export class ReserveAndRecord {
   }
 
   /** @returns the tries whose hold is released */
-  private async reserve(tenant: string, tries: Try[], results: Results): Promise<Try[]> {
+  private async reserve(tenant: string, tries: Try[], keys: FoundKeys, results: Results): Promise<Try[]> {
     const branchId = this.protocol === 'two-phase' ? randomUUID() : undefined;
     const { decisions, products } = await this.endingOnFailure(branchId, () =>
       this.stock.reserve(tenant, requestsOf(tries), branchId),
@@ -226,7 +250,7 @@ export class ReserveAndRecord {
       }
     });
 
-    const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, branchId));
+    const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, keys, branchId));
     // Before anything else: what is prepared holds locks.
     if (branchId !== undefined) await this.branches.commit(branchId);
     if (refused.size > 0) await this.refuse(tenant, refused, results);
@@ -267,11 +291,13 @@ export class ReserveAndRecord {
   private async recorded(
     tenant: string,
     held: readonly Held[],
+    keys: FoundKeys,
     branchId: string | undefined,
   ): Promise<ReadonlySet<string>> {
-    if (held.length === 0) return new Set();
-    const records = held.map(({ record }) => record);
-    const sealed = await this.personalData.seal(tenant, records);
+    const all = held.map(({ record }) => record);
+    const sealed = await this.personalData.seal(tenant, all, keys);
+    const records = all.filter((it) => it.command.personal === null || sealed!.has(it.order.order_id));
+    if (records.length === 0) return new Set();
     const recorded = await this.orders.record(tenant, records, sealed, branchId);
     this.relay.wake();
     if (records.some((it) => it.saga !== undefined)) this.sagas.wake();

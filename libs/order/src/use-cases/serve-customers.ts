@@ -1,7 +1,7 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type ExportedOrder, type PaymentDocument } from '#contracts';
-import type { Customer } from '../domain/master-keys.js';
 import type { HistoryEntry } from '../domain/order.js';
+import type { Customer } from '../domain/personal-data.js';
 import { KeepPersonalData, type KeptOrder } from './keep-personal-data.js';
 import { PaymentLookup } from './read-orders.js';
 

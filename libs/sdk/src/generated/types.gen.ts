@@ -1980,6 +1980,8 @@ export type ExportCustomerErrors = {
    */
   500: Problem;
   /**
+   * `data-key-missing`: The key that this is encrypted by is not configured
+   *
    * `unavailable`: A service this request needs is not available
    *
    * `deadline-exceeded`: The answer did not come in time
@@ -2594,6 +2596,8 @@ export type PlaceOrderByAliasErrors = {
    */
   500: Problem;
   /**
+   * `data-key-missing`: The key that this is encrypted by is not configured
+   *
    * `unavailable`: A service this request needs is not available
    *
    * `deadline-exceeded`: The answer did not come in time
@@ -2722,6 +2726,8 @@ export type PlaceOrderErrors = {
    */
   500: Problem;
   /**
+   * `data-key-missing`: The key that this is encrypted by is not configured
+   *
    * `unavailable`: A service this request needs is not available
    *
    * `deadline-exceeded`: The answer did not come in time
@@ -2774,6 +2780,8 @@ export type GetOrderErrors = {
    */
   500: Problem;
   /**
+   * `data-key-missing`: The key that this is encrypted by is not configured
+   *
    * `unavailable`: A service this request needs is not available
    *
    * `deadline-exceeded`: The answer did not come in time
@@ -4616,6 +4624,8 @@ export type GetWebhookSecretErrors = {
    */
   500: Problem;
   /**
+   * `data-key-missing`: The key that this is encrypted by is not configured
+   *
    * `unavailable`: A service this request needs is not available
    *
    * `deadline-exceeded`: The answer did not come in time

@@ -55,6 +55,10 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
     return rows.length > 0;
   }
 
+  async putOff({ tenant, deliveryId, epoch }: ClaimedDelivery, error: string, waitMs: number): Promise<void> {
+    await this.sql.query(putOff, [tenant, deliveryId, epoch, error, waitMs]);
+  }
+
   page(
     tenant: string,
     endpointId: string,
@@ -158,7 +162,7 @@ const claim = {
     WHERE d.tenant_id = due.tenant_id AND d.delivery_id = due.delivery_id AND m.message_id = d.message_id
     RETURNING d.tenant_id AS tenant, d.delivery_id AS "deliveryId", d.epoch, d.failures, d.endpoint_id AS "endpointId",
       due.url, m.message_id AS "messageId", m.payload, m.traceparent, (
-        SELECT array_agg(it->>'secret' ORDER BY place) FROM jsonb_array_elements(due.secrets) WITH ORDINALITY AS s(it, place)
+        SELECT jsonb_agg(it ORDER BY place) FROM jsonb_array_elements(due.secrets) WITH ORDINALITY AS s(it, place)
         WHERE it->>'until' IS NULL OR (it->>'until')::timestamptz > now()
       ) AS secrets`,
 };
@@ -184,6 +188,14 @@ const settle = {
         AND EXISTS (SELECT FROM settled)
     )
     SELECT attempts FROM settled`,
+};
+
+const putOff = {
+  name: 'webhooks-put-off',
+  text: `
+    UPDATE webhooks.deliveries
+    SET due_at = now() + $5 * interval '1 millisecond', lease_until = '-infinity', last_error = $4
+    WHERE tenant_id = $1 AND delivery_id = $2 AND epoch = $3 AND status = 'pending'`,
 };
 
 const columns = `

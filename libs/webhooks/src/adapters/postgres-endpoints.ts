@@ -4,24 +4,30 @@ import type {
   CreateWebhookEndpointRequest,
   OrderEventType,
   WebhookEndpointDocument,
-  WebhookSecretDocument,
 } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { WantedTypes } from '../use-cases/accept-events.js';
-import type { Endpoints } from '../use-cases/manage-endpoints.js';
+import type { KeptSecret } from '../use-cases/keep-secrets.js';
+import type { Endpoints, NewestSecret } from '../use-cases/manage-endpoints.js';
+import type { KeptSecrets, SecretsOfEndpoint } from '../use-cases/rotate-secrets.js';
 
 /** The endpoints of merchants in Postgres. */
 @Injectable()
-export class PostgresEndpoints implements Endpoints, WantedTypes {
+export class PostgresEndpoints implements Endpoints, WantedTypes, KeptSecrets {
   constructor(@InjectSql('webhooks') private readonly sql: Sql) {}
+
+  async newId(): Promise<string> {
+    return (await this.sql.query<{ id: string }>(newId))[0]!.id;
+  }
 
   async register(
     tenant: string,
+    endpointId: string,
     { url, types, description }: CreateWebhookEndpointRequest,
-    secret: string,
+    secret: KeptSecret,
     most: number,
   ): Promise<WebhookEndpointDocument | undefined> {
-    const given = [tenant, url, types ?? null, description ?? null, secret, most];
+    const given = [tenant, endpointId, url, types ?? null, description ?? null, JSON.stringify(secret), most];
     return (await this.sql.query<WebhookEndpointDocument>(register, given))[0];
   }
 
@@ -57,30 +63,58 @@ export class PostgresEndpoints implements Endpoints, WantedTypes {
     return (await this.sql.query(forget, [tenant, endpointId])).length > 0;
   }
 
-  async secretOf(tenant: string, endpointId: string): Promise<WebhookSecretDocument | undefined> {
-    return (await this.sql.query<WebhookSecretDocument>(secretOf, [tenant, endpointId]))[0];
+  async secretOf(tenant: string, endpointId: string): Promise<NewestSecret | undefined> {
+    return (await this.sql.query<NewestSecret>(secretOf, [tenant, endpointId]))[0];
   }
 
   async rotate(
     tenant: string,
     endpointId: string,
-    secret: string,
+    secret: KeptSecret,
     overlapMs: number,
     kept: number,
-  ): Promise<WebhookSecretDocument | undefined> {
-    const given = [tenant, endpointId, secret, overlapMs, kept];
-    return (await this.sql.query<WebhookSecretDocument>(rotate, given))[0];
+  ): Promise<NewestSecret | undefined> {
+    const given = [tenant, endpointId, JSON.stringify(secret), overlapMs, kept];
+    return (await this.sql.query<NewestSecret>(rotate, given))[0];
+  }
+
+  async forgetEnded(): Promise<void> {
+    await this.sql.query(forgetEnded);
+  }
+
+  async mastersInUse(): Promise<(string | null)[]> {
+    return (await this.sql.query<{ master: string | null }>(mastersInUse)).map((row) => row.master);
+  }
+
+  under(master: string | null, after: SecretsOfEndpoint | undefined, limit: number): Promise<SecretsOfEndpoint[]> {
+    const behind = [after?.tenant ?? '', after?.endpointId ?? firstId];
+    return this.sql.query<SecretsOfEndpoint>(under, [master, ...behind, limit]);
+  }
+
+  async replace(rows: Parameters<KeptSecrets['replace']>[0]): Promise<void> {
+    await this.sql.query(replace, [
+      rows.map((it) => it.before.tenant),
+      rows.map((it) => it.before.endpointId),
+      rows.map((it) => JSON.stringify(it.before.secrets)),
+      rows.map((it) => JSON.stringify(it.after.secrets)),
+    ]);
   }
 }
 
 /** Behind every id that there is. */
 export const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
+/** Before every id that there is. */
+const firstId = '00000000-0000-0000-0000-000000000000';
 
 const columns = 'endpoint_id, url, types, description, enabled, disabled_reason, created_at, updated_at';
 
+const newId = { name: 'webhooks-new-id', text: 'SELECT webhooks.new_id() AS id' };
+
 const register = {
   name: 'webhooks-register',
-  text: `SELECT ${columns} FROM webhooks.register_endpoint($1, $2, $3, $4, $5, $6)`,
+  text: `
+    SELECT ${columns}
+    FROM webhooks.register_endpoint($1::text, $2::uuid, $3::text, $4::text[], $5::text, $6::jsonb, $7::bigint)`,
 };
 
 const wanted = {
@@ -120,7 +154,7 @@ const forget = {
 
 /** The newest, and until when the one before is good, which is good for longer than those before it. */
 const newest = `
-  secrets->0->>'secret' AS secret,
+  secrets->0 AS kept,
   CASE WHEN (secrets->1->>'until')::timestamptz > now() THEN (secrets->1->>'until')::timestamptz END AS previous_until`;
 
 const secretOf = {
@@ -131,16 +165,61 @@ const secretOf = {
 const rotate = {
   name: 'webhooks-rotate',
   text: `
-    UPDATE webhooks.endpoints SET updated_at = now(), secrets = jsonb_build_array(jsonb_build_object('secret', $3::text)) || (
-      SELECT jsonb_agg(jsonb_build_object('secret', it.secret, 'until',
-        coalesce(it.until, date_trunc('milliseconds', now() + $4 * interval '1 millisecond'))) ORDER BY it.place)
+    UPDATE webhooks.endpoints SET updated_at = now(), secrets = jsonb_build_array($3::jsonb) || (
+      SELECT jsonb_agg(it.old || jsonb_build_object('until', coalesce(
+        (it.old->>'until')::timestamptz, date_trunc('milliseconds', now() + $4 * interval '1 millisecond'))) ORDER BY it.place)
       FROM (
-        SELECT old->>'secret' AS secret, (old->>'until')::timestamptz AS until, place
-        FROM jsonb_array_elements(secrets) WITH ORDINALITY AS o(old, place)
+        SELECT old, place FROM jsonb_array_elements(secrets) WITH ORDINALITY AS o(old, place)
         WHERE old->>'until' IS NULL OR (old->>'until')::timestamptz > now()
         ORDER BY place LIMIT $5
       ) it
     )
     WHERE tenant_id = $1 AND endpoint_id = $2
     RETURNING ${newest}`,
+};
+
+/** Who locks several does so in one order, so that nobody waits for another in a circle. */
+const forgetEnded = {
+  name: 'webhooks-forget-secrets',
+  text: `
+    WITH held AS MATERIALIZED (
+      SELECT tenant_id, endpoint_id FROM webhooks.endpoints
+      WHERE EXISTS (SELECT FROM jsonb_array_elements(secrets) it WHERE (it->>'until')::timestamptz <= now())
+      ORDER BY tenant_id, endpoint_id FOR NO KEY UPDATE
+    )
+    UPDATE webhooks.endpoints e SET secrets = (
+      SELECT jsonb_agg(it ORDER BY place) FROM jsonb_array_elements(e.secrets) WITH ORDINALITY AS s(it, place)
+      WHERE it->>'until' IS NULL OR (it->>'until')::timestamptz > now()
+    )
+    FROM held WHERE e.tenant_id = held.tenant_id AND e.endpoint_id = held.endpoint_id`,
+};
+
+const mastersInUse = {
+  name: 'webhooks-masters-in-use',
+  text: `SELECT DISTINCT it->>'master' AS master FROM webhooks.endpoints, jsonb_array_elements(secrets) AS s(it)`,
+};
+
+const under = {
+  name: 'webhooks-secrets-under',
+  text: `
+    SELECT tenant_id AS tenant, endpoint_id AS "endpointId", secrets FROM webhooks.endpoints
+    WHERE (tenant_id, endpoint_id) > ($2::text, $3::uuid) AND EXISTS (
+      SELECT FROM jsonb_array_elements(secrets) it WHERE it->>'master' IS NOT DISTINCT FROM $1
+    )
+    ORDER BY tenant_id, endpoint_id LIMIT $4`,
+};
+
+const replace = {
+  name: 'webhooks-replace-secrets',
+  text: `
+    WITH held AS MATERIALIZED (
+      SELECT e.tenant_id, e.endpoint_id, n.secrets
+      FROM unnest($1::text[], $2::uuid[], $3::jsonb[], $4::jsonb[]) AS n(tenant_id, endpoint_id, before, secrets)
+      JOIN webhooks.endpoints e ON e.tenant_id = n.tenant_id AND e.endpoint_id = n.endpoint_id
+      WHERE e.secrets = n.before
+      ORDER BY e.tenant_id, e.endpoint_id
+      FOR NO KEY UPDATE OF e
+    )
+    UPDATE webhooks.endpoints e SET secrets = held.secrets
+    FROM held WHERE e.tenant_id = held.tenant_id AND e.endpoint_id = held.endpoint_id`,
 };

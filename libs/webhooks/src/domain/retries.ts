@@ -53,7 +53,8 @@ export const verdictOn = (
 /** Whether the endpoint has more than it can bear, or is not there: not where it refuses the one message. */
 export const isStruggling = ({ status }: Answer): boolean => status === null || status === 429 || status >= 500;
 
-const jittered = (delayMs: number, random: number): number => delayMs * (0.9 + random / 5);
+/** @param random from 0 to 1: those that wait together do not come back together */
+export const jittered = (delayMs: number, random: number): number => delayMs * (0.9 + random / 5);
 
 /** What `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3), where the status says that it means it. */
 const askedForMs = ({ status, retryAfter }: Answer, at: Date): number => {

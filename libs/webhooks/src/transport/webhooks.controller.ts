@@ -142,7 +142,7 @@ export class WebhooksController {
     operationId: 'getWebhookSecret',
     summary: 'Read the secret that messages to an endpoint are signed with',
     replies: { 200: { schema: webhookSecret, description: 'The secret' } },
-    errors: ['webhook-endpoint-not-found'],
+    errors: ['webhook-endpoint-not-found', 'data-key-missing'],
   })
   secret(
     @Param('endpoint_id', valid(endpointIdParameter)) id: string,

@@ -1,10 +1,12 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
 import type { Histogram } from '@opentelemetry/api';
+import { CleaveError } from '#contracts';
 import { WokenWork } from '#periodic';
 import { Metrics, Traces, withWork } from '#telemetry';
-import { isStruggling, verdictOn, type Answer, type Verdict } from '../domain/retries.js';
+import { isStruggling, jittered, verdictOn, type Answer, type Verdict } from '../domain/retries.js';
 import { signedHeaders } from '../domain/signature.js';
 import { Slots } from '../domain/slots.js';
+import { KeepSecrets, type KeptSecret } from './keep-secrets.js';
 
 /** A delivery that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
 export interface ClaimedDelivery {
@@ -15,7 +17,7 @@ export interface ClaimedDelivery {
   endpointId: string;
   url: string;
   /** Those that are good, newest first. */
-  secrets: string[];
+  secrets: KeptSecret[];
   messageId: string;
   payload: string;
   /** Of the request that it goes back to. */
@@ -49,6 +51,8 @@ export abstract class DueDeliveries {
   ): Promise<ClaimedDelivery[]>;
   /** Notes the attempt and what follows. @returns whether the delivery was still ours */
   abstract settle(delivery: ClaimedDelivery, attempt: Attempt): Promise<boolean>;
+  /** Has one wait that could not be sent for a reason of ours, which is no attempt. */
+  abstract putOff(delivery: ClaimedDelivery, error: string, waitMs: number): Promise<void>;
 }
 
 export abstract class WebhookSender {
@@ -66,6 +70,13 @@ export interface DeliveryLimits {
   ofAll: number;
   /** How often is looked without being woken: another instance may have made a delivery, or one has waited long enough. */
   pollMs: number;
+  /** How long is waited where the key is missing that the secret of an endpoint is encrypted by way of. */
+  unsignedMs: number;
+  /**
+   * How long after its start an instance leaves secrets as they are that lie there so: the version before, which reads no
+   * others, may still run beside it.
+   */
+  plainForMs: number;
 }
 
 /** Seconds. */
@@ -83,6 +94,7 @@ export class DeliverMessages extends WokenWork {
   constructor(
     private readonly deliveries: DueDeliveries,
     private readonly sender: WebhookSender,
+    private readonly secrets: KeepSecrets,
     @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
     @Optional() @Inject(Metrics) metrics?: Metrics,
     @Optional() @Inject(Traces) private readonly traces?: Traces,
@@ -129,7 +141,12 @@ export class DeliverMessages extends WokenWork {
     const { tenant, deliveryId, endpointId } = delivery;
     let isSlowedDown = true;
     try {
-      const attempt = await this.send(delivery);
+      const secrets = this.openedSecrets(delivery);
+      if (secrets instanceof CleaveError) {
+        const waitMs = jittered(this.limits.unsignedMs, Math.random());
+        return await this.deliveries.putOff(delivery, `it cannot be signed. ${secrets.detail}`, waitMs);
+      }
+      const attempt = await this.send(delivery, secrets);
       isSlowedDown = isStruggling(attempt.answer);
       this.duration?.record(attempt.durationMs / 1_000, { outcome: attempt.verdict.status });
       const isOurs = await this.deliveries.settle(delivery, attempt);
@@ -144,7 +161,17 @@ export class DeliverMessages extends WokenWork {
     }
   }
 
-  private async send({ url, messageId, payload, secrets, failures }: ClaimedDelivery): Promise<Attempt> {
+  /** All of them: receivers know one each. */
+  private openedSecrets({ tenant, endpointId, secrets }: ClaimedDelivery): string[] | CleaveError {
+    try {
+      return secrets.map((it) => this.secrets.open(tenant, endpointId, it));
+    } catch (error) {
+      if (error instanceof CleaveError) return error;
+      throw error;
+    }
+  }
+
+  private async send({ url, messageId, payload, failures }: ClaimedDelivery, secrets: string[]): Promise<Attempt> {
     const at = new Date();
     const answer = await this.sender.send(url, signedHeaders(messageId, payload, secrets, at), payload);
     const now = new Date();

@@ -9,13 +9,17 @@ import {
 } from '#contracts';
 import { newSecret } from '../domain/signature.js';
 import { DeliverMessages } from './deliver-messages.js';
+import { KeepSecrets, type KeptSecret } from './keep-secrets.js';
 
 export abstract class Endpoints {
+  /** An id for one, younger than those before. */
+  abstract newId(): Promise<string>;
   /** @returns undefined where the tenant has `most` already */
   abstract register(
     tenant: string,
+    endpointId: string,
     given: CreateWebhookEndpointRequest,
-    secret: string,
+    secret: KeptSecret,
     most: number,
   ): Promise<WebhookEndpointDocument | undefined>;
   abstract find(tenant: string, endpointId: string): Promise<WebhookEndpointDocument | undefined>;
@@ -29,15 +33,20 @@ export abstract class Endpoints {
   ): Promise<WebhookEndpointDocument | undefined>;
   /** @returns whether there was one */
   abstract forget(tenant: string, endpointId: string): Promise<boolean>;
-  abstract secretOf(tenant: string, endpointId: string): Promise<WebhookSecretDocument | undefined>;
+  abstract secretOf(tenant: string, endpointId: string): Promise<NewestSecret | undefined>;
   /** Puts a secret before the others, of which the newest `kept` go on for so long, or as long as they had. */
   abstract rotate(
     tenant: string,
     endpointId: string,
-    secret: string,
+    secret: KeptSecret,
     overlapMs: number,
     kept: number,
-  ): Promise<WebhookSecretDocument | undefined>;
+  ): Promise<NewestSecret | undefined>;
+}
+
+/** The newest secret of an endpoint, and until when the one before is good. */
+export interface NewestSecret extends Pick<WebhookSecretDocument, 'previous_until'> {
+  kept: KeptSecret;
 }
 
 /** Where may be sent to. */
@@ -58,6 +67,7 @@ export class ManageEndpoints {
     private readonly endpoints: Endpoints,
     private readonly rules: AddressRules,
     private readonly deliverMessages: DeliverMessages,
+    private readonly secrets: KeepSecrets,
   ) {}
 
   async register(
@@ -66,7 +76,9 @@ export class ManageEndpoints {
   ): Promise<WebhookEndpointDocument & { secret: string }> {
     this.refuseUrl(given.url);
     const secret = newSecret();
-    const endpoint = await this.endpoints.register(tenant, given, secret, limits.webhookEndpoints);
+    const endpointId = await this.endpoints.newId();
+    const kept = this.secrets.seal(tenant, endpointId, secret);
+    const endpoint = await this.endpoints.register(tenant, endpointId, given, kept, limits.webhookEndpoints);
     if (endpoint) return { ...endpoint, secret };
     throw new CleaveError(
       'too-many-webhook-endpoints',
@@ -104,11 +116,15 @@ export class ManageEndpoints {
   }
 
   async secretOf(tenant: string, endpointId: string): Promise<WebhookSecretDocument> {
-    return found(await this.endpoints.secretOf(tenant, endpointId));
+    const { kept, previous_until } = found(await this.endpoints.secretOf(tenant, endpointId));
+    return { secret: this.secrets.open(tenant, endpointId, kept), previous_until };
   }
 
   async rotate(tenant: string, endpointId: string): Promise<WebhookSecretDocument> {
-    return found(await this.endpoints.rotate(tenant, endpointId, newSecret(), overlapMs, keptSecrets));
+    const secret = newSecret();
+    const kept = this.secrets.seal(tenant, endpointId, secret);
+    const { previous_until } = found(await this.endpoints.rotate(tenant, endpointId, kept, overlapMs, keptSecrets));
+    return { secret, previous_until };
   }
 
   private refuseUrl(url: string): void {

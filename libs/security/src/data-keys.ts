@@ -1,6 +1,6 @@
 import { z } from 'zod';
 import { env } from '#config';
-import type { MasterKey } from './domain/master-keys.js';
+import type { MasterKey } from './master-keys.js';
 
 const message =
   'must be a name, a colon and 32 bytes in base64 (`openssl rand -base64 32`); several with commas, the newest first';
