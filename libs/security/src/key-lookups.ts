@@ -6,7 +6,8 @@ const mostRemembered = 10_000;
 const refusedForMs = 10_000;
 /** Of the connections to where keys are kept, what either kind takes up at most. */
 const atOnce = 2;
-const mostStrangersWaiting = 100;
+/** After a start all keys are strange: as many as can be looked up while the first of them still wait. */
+const mostStrangersWaiting = 1_000;
 const longestWaitMs = 2_000;
 
 const laneOf = (mostWaiting: number): Lane =>
