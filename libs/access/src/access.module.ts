@@ -1,6 +1,7 @@
 import { Module, Optional, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
+import { CleaveError } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Readiness } from '#health';
 import { Cursors } from '#rest';
@@ -84,12 +85,12 @@ export class AccessModule implements OnModuleInit {
 
   /** Without it, keys that are remembered and tokens are still good: other instances would not do better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    const isReached = await this.sql.condition().then(
-      () => true,
-      () => false,
+    const failure = await this.sql.condition().then(
+      () => undefined,
+      (error: unknown) => ({ why: error instanceof CleaveError ? ` ${error.detail}` : '' }),
     );
     const { whyDeaf } = this.directory;
-    if (!isReached) return { isDegraded: true, details: { keys: 'cannot be looked up' } };
+    if (failure) return { isDegraded: true, details: { keys: `cannot be looked up.${failure.why}` } };
     return { isDegraded: whyDeaf !== undefined, details: whyDeaf === undefined ? {} : { keys: whyDeaf } };
   }
 }
