@@ -4119,6 +4119,10 @@ export type RedeliverWebhookErrors = {
    */
   404: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
