@@ -1,6 +1,7 @@
 import { isIP, type LookupFunction } from 'node:net';
 import type { Meter } from '@opentelemetry/api';
 import { Agent, Pool, type Dispatcher } from 'undici';
+import { withoutBrackets } from '#config';
 import { CleaveError, limits } from '#contracts';
 import {
   NoAddress,
@@ -49,8 +50,7 @@ interface Origin extends Place {
 
 const placeOf = (origin: string): Origin => {
   const { hostname, port, protocol } = new URL(origin);
-  const host = hostname.replace(/^\[|\]$/g, '');
-  return { origin, host, port: Number(port) || (protocol === 'https:' ? 443 : 80) };
+  return { origin, host: withoutBrackets(hostname), port: Number(port) || (protocol === 'https:' ? 443 : 80) };
 };
 
 /** Whatever the name, the address: the name stays in the header Host and in what TLS asks for. */
