@@ -208,6 +208,23 @@ describe('what is written down', () => {
     expect(await count()).toBe(keys);
   });
 
+  it('is there before the effect, so that none is hidden where its outcome cannot be written any more', async () => {
+    await sql.query(`
+      CREATE FUNCTION access.refuse_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN RAISE EXCEPTION 'as if the process had ended here'; END $$;
+      CREATE TRIGGER no_outcome BEFORE INSERT ON access.audit FOR EACH ROW WHEN (NEW.status IS NOT NULL)
+      EXECUTE FUNCTION access.refuse_outcome()`);
+    const before = await end();
+    let made: IssuedKey;
+    try {
+      made = await keyOf();
+    } finally {
+      await sql.query('DROP TRIGGER no_outcome ON access.audit; DROP FUNCTION access.refuse_outcome');
+    }
+    expect((await page(one, `after=${before}`)).data).toMatchObject([{ operation: 'createKey', status: null }]);
+    expect((await send(one, 'GET', '/keys', undefined, made.key)).status).toBe(200);
+  });
+
   it('is neither changed nor removed, also by the owner of the table and where triggers are put aside', async () => {
     await keyOf();
     for (const role of ['origin', 'replica'])
