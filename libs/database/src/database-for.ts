@@ -179,15 +179,15 @@ function unreachable({ name, url }: Database, error: unknown, patient: boolean):
   });
 }
 
-/** The databases that this process cannot start without and that cannot be used yet, by name. */
-const awaited = new Set<string>();
-export const awaitedDatabases = (): string[] => [...awaited];
+/** Those that this process cannot start without and that cannot be used yet, by name, and why, as far as that is known. */
+const awaited = new Map<string, string | undefined>();
+export const awaitedDatabases = (): ReadonlyMap<string, string | undefined> => awaited;
 
 /** Does what is to be done, after a while where Postgres is still starting. */
 async function whenUp<Result>(database: Database, patienceMs: number, use: () => Promise<Result>): Promise<Result> {
   const { name } = database;
   const giveUpAt = Date.now() + patienceMs;
-  awaited.add(name);
+  awaited.set(name, undefined);
   try {
     for (let [attempt, sayAt] = [0, 0]; ; attempt += 1) {
       try {
@@ -196,6 +196,7 @@ async function whenUp<Result>(database: Database, patienceMs: number, use: () =>
         if (isRefusal(error)) throw unreachable(database, error, false);
         if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
         const reason = unreachable(database, error, true);
+        awaited.set(name, notConnected(error, name).detail);
         if (Date.now() >= giveUpAt) throw reason;
         if (Date.now() >= sayAt) {
           logger.warn(`waiting for Postgres. ${reason.message}`);

@@ -13,6 +13,11 @@ export const cannotListen = ({ HOST, PORT }: { HOST: string; PORT: number }, cau
   return new Error(`Cannot answer REST at ${HOST}:${PORT} (${(cause as Error).message}). ${advice}`, { cause });
 };
 
+interface Awaited {
+  name: string;
+  why?: string | undefined;
+}
+
 /**
  * Answers in place of an app that takes long to start, because its database is not there yet or is being migrated: that the
  * process lives, and that it is not ready and why. Whoever watches it neither restarts it nor sends it requests.
@@ -23,12 +28,12 @@ export class WaitingRoom {
   private opening: Promise<void> = Promise.resolve();
 
   /**
-   * @param awaited the names of what the start waits for, as `/health/ready` has them
+   * @param awaited what the start waits for, by the names that `/health/ready` has, and why, for callers to read
    * @param opensAfterMs a start that takes no longer than this answers nothing before it is done
    */
   constructor(
     private readonly at: { HOST: string; PORT: number },
-    private readonly awaited: () => string[],
+    private readonly awaited: () => Awaited[],
     private readonly opensAfterMs = usuallyOpensAfterMs,
   ) {}
 
@@ -69,9 +74,8 @@ export class WaitingRoom {
     if (method === 'GET' && path === '/health/live') return send(reply, 200, json, health('ok', {}));
     if (method === 'GET' && path === '/health/ready') {
       const awaited = this.awaited();
-      const down = { status: 'down', message: 'cannot be used yet; the log says why' };
-      const checks = awaited.length > 0 ? awaited : ['start'];
-      return send(reply, 503, json, health('error', Object.fromEntries(checks.map((it) => [it, down]))));
+      const checks = awaited.length > 0 ? awaited : [{ name: 'start' }];
+      return send(reply, 503, json, health('error', Object.fromEntries(checks.map(downAs))));
     }
     reply.setHeader('retry-after', '1');
     send(reply, 503, problemType, problemOf('unavailable', notYet));
@@ -79,6 +83,11 @@ export class WaitingRoom {
 }
 
 const json = 'application/json; charset=utf-8';
+
+const downAs = ({ name, why = 'cannot be used yet; the log says why' }: Awaited): [string, object] => [
+  name,
+  { status: 'down', message: why },
+];
 
 const health = (status: string, error: object) => ({ status, info: {}, error, details: error });
 

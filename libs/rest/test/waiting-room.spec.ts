@@ -9,11 +9,18 @@ const forEver = new Promise<never>(() => {});
 
 it('answers for an app that takes long, until it is closed', async () => {
   const at = { HOST: '127.0.0.1', PORT: await freePort() };
-  const room = new WaitingRoom(at, () => ['order-database'], 10);
+  const room = new WaitingRoom(
+    at,
+    () => [{ name: 'order-database', why: 'It starts. Wait for it.' }, { name: 'other' }],
+    10,
+  );
   void room.during(forEver);
   await sleep(100);
   const ready = await fetch(`http://127.0.0.1:${at.PORT}/health/ready`);
-  expect([ready.status, await ready.json()]).toMatchObject([503, { error: { 'order-database': { status: 'down' } } }]);
+  expect([ready.status, await ready.json()]).toMatchObject([
+    503,
+    { error: { 'order-database': { status: 'down', message: 'It starts. Wait for it.' }, other: { status: 'down' } } },
+  ]);
   await room.close();
   await expect(fetch(`http://127.0.0.1:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
 });
