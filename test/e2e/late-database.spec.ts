@@ -55,7 +55,12 @@ describe('services that are started before their database', () => {
             ...[app, 503],
             expect.objectContaining({
               status: 'error',
-              error: { [awaited[app]!]: { status: 'down', message: expect.stringContaining('the log says why') } },
+              error: {
+                [awaited[app]!]: {
+                  status: 'down',
+                  message: expect.stringContaining('cannot be used: the connection failed (ECONNREFUSED)'),
+                },
+              },
             }),
           ]);
         });

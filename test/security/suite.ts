@@ -436,12 +436,12 @@ export const securityTests = (name: ShapeName): void => {
 
   describe('who does what', () => {
     it('is written down of every operation that does not happen all day', () => {
-      const documented = new Map(operations.map((it) => [it.operationId, it.name]));
-      const audited = Object.entries(auditedOperations).map(([operation, [method, path]]): [string, string] => [
+      const documented = new Map(operations.map((it) => [it.operationId, `${it.name} ${it.scope}`]));
+      const audited = Object.entries(auditedOperations).map(([operation, [method, path, scope]]) => [
         operation,
-        `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')}`,
+        `${method} ${path.replaceAll(/:(\w+)/g, '{$1}')} ${scope}`,
       ]);
-      expect(audited.map(([operation]) => [operation, documented.get(operation)])).toEqual(audited);
+      expect(audited.map(([operation]) => [operation, documented.get(operation!)])).toEqual(audited);
       const changing = guarded.filter((it) => it.method !== 'GET' && !(it.operationId in auditedOperations));
       expect(changing.map((it) => it.name).toSorted()).toEqual(everydayOperations.toSorted());
     });
@@ -467,6 +467,26 @@ export const securityTests = (name: ShapeName): void => {
         ['putLogLevel', '/admin/log-level', 403],
       ]);
       for (const it of told.slice(0, -1)) expect(data).toContainEqual({ ...it, at: expect.any(String), status: null });
+    });
+
+    it('is written down once of what somebody is not allowed, whoever would have done it', async () => {
+      const tenant = fresh('t').toLowerCase();
+      const [shop, nosy] = [await keyFor(world, { tenant }), await keyFor(world, { tenant, scopes: ['orders:read'] })];
+      for (const [method, path] of [
+        ['DELETE', '/customers/c-1'],
+        ['GET', '/customers/c-1/export'],
+        ['PUT', '/stock/nothing'],
+        ['DELETE', '/keys/nothing'],
+      ] as const) {
+        const answer = await world.api.send(method, path, bearer(nosy.key));
+        refused(answer, '403 forbidden');
+        expect(answer.headers.get('www-authenticate')).toContain('insufficient_scope');
+      }
+      type Entry = { operation: string; key_id: string; status: number | null; requests: number };
+      const { data } = ok(await new As(world.api, shop.key).send<{ data: Entry[] }>('GET', '/audit'));
+      expect(data.map((it) => [it.key_id, it.operation, it.status, it.requests])).toEqual(
+        ['eraseCustomer', 'exportCustomer', 'putStock', 'revokeKey'].map((it) => [nosy.key_id, it, 403, 1]),
+      );
     });
   });
 

@@ -1,6 +1,7 @@
 import { Module, Optional, type DynamicModule, type OnModuleInit } from '@nestjs/common';
 import type { z } from 'zod';
 import { env } from '#config';
+import { CleaveError } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Readiness } from '#health';
 import { Cursors } from '#rest';
@@ -8,11 +9,13 @@ import { Authenticator } from '#security';
 import { Keys1764000000007 } from '../migrations/1-keys.js';
 import { Audit1764000000035 } from '../migrations/2-audit.js';
 import { KeyFamilies1764000000037 } from '../migrations/3-families.js';
+import { CountedRefusals1764000000039 } from '../migrations/4-refusals.js';
 import { ListeningDirectory, accessDatabaseUrl } from './adapters/listening-directory.js';
 import { PostgresAudit } from './adapters/postgres-audit.js';
 import { PostgresKeys } from './adapters/postgres-keys.js';
 import { AuditController } from './transport/audit.controller.js';
 import { KeysController } from './transport/keys.controller.js';
+import { AuditEntries, KeepAudit } from './use-cases/keep-audit.js';
 import { KeyChanges, Keys, ManageKeys } from './use-cases/manage-keys.js';
 import { AuditTrail } from './use-cases/read-audit.js';
 
@@ -25,8 +28,9 @@ export const accessDatabase = (url: string): Database => ({
   url,
   schema: 'access',
   entities: [],
-  migrations: [Keys1764000000007, Audit1764000000035, KeyFamilies1764000000037],
-  poolSize: 4,
+  migrations: [...[Keys1764000000007, Audit1764000000035, KeyFamilies1764000000037], CountedRefusals1764000000039],
+  // To look keys up four, one to write down who does what, and one for those who manage keys or read.
+  poolSize: 6,
 });
 
 type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
@@ -39,7 +43,7 @@ export class AccessModule implements OnModuleInit {
     private readonly readiness: Readiness,
     private readonly authenticator: Authenticator,
     private readonly directory: ListeningDirectory,
-    @Optional() private readonly audit?: PostgresAudit,
+    @Optional() private readonly audit?: KeepAudit,
   ) {}
 
   onModuleInit(): void {
@@ -56,7 +60,8 @@ export class AccessModule implements OnModuleInit {
       controllers: [KeysController, AuditController],
       providers: [
         ...known.providers!,
-        ...[ManageKeys, PostgresAudit],
+        ...[ManageKeys, KeepAudit, PostgresAudit],
+        { provide: AuditEntries, useExisting: PostgresAudit },
         { provide: AuditTrail, useExisting: PostgresAudit },
         { provide: Keys, useExisting: PostgresKeys },
         { provide: KeyChanges, useExisting: ListeningDirectory },
@@ -80,12 +85,12 @@ export class AccessModule implements OnModuleInit {
 
   /** Without it, keys that are remembered and tokens are still good: other instances would not do better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    const isReached = await this.sql.condition().then(
-      () => true,
-      () => false,
+    const failure = await this.sql.condition().then(
+      () => undefined,
+      (error: unknown) => ({ why: error instanceof CleaveError ? ` ${error.detail}` : '' }),
     );
     const { whyDeaf } = this.directory;
-    if (!isReached) return { isDegraded: true, details: { keys: 'cannot be looked up' } };
+    if (failure) return { isDegraded: true, details: { keys: `cannot be looked up.${failure.why}` } };
     return { isDegraded: whyDeaf !== undefined, details: whyDeaf === undefined ? {} : { keys: whyDeaf } };
   }
 }

@@ -1,12 +1,16 @@
 import type { AddressInfo } from 'node:net';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import pg from 'pg';
 import type { z } from 'zod';
 import { AccessModule } from '#access';
+import { Admission } from '#admission';
 import type { IssuedKey, auditPage } from '#contracts';
+import type { SecuritySettings } from '#security';
 import { createService } from '#service';
 import { twoInstances, type TwoInstances } from '#testing';
+import { KeepAudit } from '../src/use-cases/keep-audit.js';
 
 Logger.overrideLogger(false);
 
@@ -15,18 +19,19 @@ const ADMIN_KEY = 'the-admin-key-of-this-test-is-long-enough';
 interface Instance {
   url: string;
   databaseUrl: string;
+  app: NestFastifyApplication;
   stop(): Promise<void>;
 }
 
-const start = async (databaseUrl: string): Promise<Instance> => {
+const start = async (databaseUrl: string, settings: SecuritySettings = {}): Promise<Instance> => {
   const app = await createService({
-    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY] },
+    ...{ name: 'access', HOST: '127.0.0.1', PORT: 0, ADMIN_KEY: [ADMIN_KEY], ...settings },
     document: { title: 'Access', description: '', version: '1' },
     modules: [AccessModule.register({ ACCESS_DATABASE_URL: databaseUrl })],
   });
   await app.listen(0, '127.0.0.1');
   const { port } = app.getHttpServer().address() as AddressInfo;
-  return { url: `http://127.0.0.1:${port}`, databaseUrl, stop: () => app.close() };
+  return { url: `http://127.0.0.1:${port}`, databaseUrl, app, stop: () => app.close() };
 };
 
 type Page = z.input<typeof auditPage>;
@@ -106,6 +111,91 @@ describe('what is written down', () => {
     expect(data).toMatchObject([{ key_id, operation: 'createKey', target: '/keys', status: 403 }]);
   });
 
+  it('is what somebody was not allowed a few times, and then how often', async () => {
+    const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
+    const { key: next } = (await (
+      await send(one, 'POST', `/keys/${key_id}/rotate`, { overlap_seconds: 60 })
+    ).json()) as IssuedKey;
+    const before = await end();
+    const ask = async (by: string): Promise<string | null> => {
+      const answer = await send(one, 'DELETE', '/keys/nothing', undefined, by);
+      expect(answer.status).toBe(403);
+      return answer.headers.get('x-request-id');
+    };
+    const asked: (string | null)[] = [];
+    // A key and the one that takes its place are one.
+    for (let times = 0; times < 15; times += 1) asked.push(await ask(key), await ask(next));
+    const other = await keyOf({ scopes: ['orders:read'] });
+    const last = await ask(other.key);
+    await one.app.get(KeepAudit).execute();
+    await one.app.get(KeepAudit).execute();
+    const { data } = await page(one, `after=${before}`);
+    const refusals = data.filter((it) => it.status === 403);
+    expect(refusals.map((it) => [it.request_id, it.requests])).toEqual([
+      ...asked.slice(0, 10).map((it) => [it, 1]),
+      ...[
+        [last, 1],
+        [asked.at(-1), 20],
+      ],
+    ]);
+    expect(refusals.at(-1)).toMatchObject({ operation: 'revokeKey', target: '/keys/nothing' });
+    expect(await ask(key)).toBe((await page(one, `after=${before}`)).data.at(-1)!.request_id);
+  });
+
+  it('is how often somebody was refused also where it could not be written at first, and at the end of a process', async () => {
+    const third = await start(one.databaseUrl);
+    const { key } = await keyOf({ scopes: ['orders:read'] });
+    const before = await end();
+    for (let times = 0; times < 25; times += 1) await send(third, 'DELETE', '/keys/nothing', undefined, key);
+    await sql.query('ALTER TABLE access.audit RENAME TO away');
+    try {
+      await expect(third.app.get(KeepAudit).execute()).rejects.toThrow('does not exist');
+      expect((await send(third, 'DELETE', '/keys/nothing', undefined, key)).status).toBe(403);
+    } finally {
+      await sql.query('ALTER TABLE access.away RENAME TO audit');
+    }
+    await third.stop();
+    const { data } = await page(one, `after=${before}`);
+    expect(data.map((it) => it.requests)).toEqual([...Array.from({ length: 10 }, () => 1), 16]);
+  });
+
+  it('is nothing of those who are too many, whom nobody has let in', async () => {
+    const limited = await start(one.databaseUrl, { RATE_LIMIT: { requests: 3, perSeconds: 3_600 } });
+    try {
+      const { key } = await keyOf({ scopes: ['orders:read'] });
+      const before = await end();
+      const statuses: number[] = [];
+      for (let times = 0; times < 6; times += 1)
+        statuses.push((await send(limited, 'DELETE', '/keys/nothing', undefined, key)).status);
+      expect(statuses).toEqual([403, 403, 403, 429, 429, 429]);
+      const writes = limited.app.get(Admission).limiterOf('write');
+      while (writes.inFlight < writes.limit) writes.enter();
+      const { key: admin } = await keyOf();
+      expect((await send(limited, 'DELETE', '/keys/nothing', undefined, admin)).status).toBe(503);
+      const { data } = await page(one, `after=${before}`);
+      expect(data.filter((it) => it.operation === 'revokeKey').map((it) => it.status)).toEqual([403, 403, 403]);
+    } finally {
+      await limited.stop();
+    }
+  });
+
+  it('keeps nobody who is new waiting while it is slow', async () => {
+    const { key } = await keyOf({ scopes: ['admin'] });
+    await sql.query('BEGIN');
+    await sql.query(`SELECT pg_advisory_xact_lock(hashtextextended('access.audit', 0))`);
+    const writing = Array.from({ length: 20 }, () => send(one, 'DELETE', '/keys/nothing'));
+    try {
+      // They have come in, and wait for what is in the way.
+      await sql.query('SELECT pg_sleep(0.3)');
+      const startedAt = performance.now();
+      expect((await send(one, 'GET', '/keys', undefined, key)).status).toBe(200);
+      expect(performance.now() - startedAt).toBeLessThan(1_500);
+    } finally {
+      await sql.query('ROLLBACK');
+    }
+    for (const { status } of await Promise.all(writing)) expect(status).toBe(404);
+  });
+
   it('comes first: where it cannot be written nothing is done', async () => {
     const count = async () => (await sql.query<{ count: string }>('SELECT count(*) FROM access.keys')).rows[0]!.count;
     const keys = await count();
@@ -116,6 +206,23 @@ describe('what is written down', () => {
       await sql.query('ALTER TABLE access.away RENAME TO audit');
     }
     expect(await count()).toBe(keys);
+  });
+
+  it('is there before the effect, so that none is hidden where its outcome cannot be written any more', async () => {
+    await sql.query(`
+      CREATE FUNCTION access.refuse_outcome() RETURNS trigger LANGUAGE plpgsql AS $$
+      BEGIN RAISE EXCEPTION 'as if the process had ended here'; END $$;
+      CREATE TRIGGER no_outcome BEFORE INSERT ON access.audit FOR EACH ROW WHEN (NEW.status IS NOT NULL)
+      EXECUTE FUNCTION access.refuse_outcome()`);
+    const before = await end();
+    let made: IssuedKey;
+    try {
+      made = await keyOf();
+    } finally {
+      await sql.query('DROP TRIGGER no_outcome ON access.audit; DROP FUNCTION access.refuse_outcome');
+    }
+    expect((await page(one, `after=${before}`)).data).toMatchObject([{ operation: 'createKey', status: null }]);
+    expect((await send(one, 'GET', '/keys', undefined, made.key)).status).toBe(200);
   });
 
   it('is neither changed nor removed, also by the owner of the table and where triggers are put aside', async () => {

@@ -1,31 +1,31 @@
 import { z } from 'zod';
-import { accountId, tenantId } from './access.js';
+import { accountId, tenantId, type Scope } from './access.js';
 import { moment } from './values.js';
 
 /**
- * What is written down whenever somebody does it: by the name that the OpenAPI document has for it, with its method and
- * path. Not what happens all day and is kept by itself, such as orders and their history.
+ * What is written down whenever somebody does it: by the name that the OpenAPI document has for it, with its method,
+ * its path and the scope that it takes. Not what happens all day and is kept by itself, such as orders and their history.
  */
 export const auditedOperations = {
-  createKey: ['POST', '/keys'],
-  rotateKey: ['POST', '/keys/:key_id/rotate'],
-  revokeKey: ['DELETE', '/keys/:key_id'],
-  eraseCustomer: ['DELETE', '/customers/:id'],
-  exportCustomer: ['GET', '/customers/:id/export'],
-  capturePayment: ['POST', '/orders/:id/captures'],
-  refundPayment: ['POST', '/orders/:id/refunds'],
-  retryDeadLetter: ['POST', '/dead-letters/:id/retry'],
-  resolveDeadLetter: ['POST', '/dead-letters/:id/resolve'],
-  putStock: ['PUT', '/stock/:product_id'],
-  putStockBatch: ['POST', '/stock/batch'],
-  createWebhookEndpoint: ['POST', '/webhook-endpoints'],
-  changeWebhookEndpoint: ['PATCH', '/webhook-endpoints/:endpoint_id'],
-  deleteWebhookEndpoint: ['DELETE', '/webhook-endpoints/:endpoint_id'],
-  getWebhookSecret: ['GET', '/webhook-endpoints/:endpoint_id/secret'],
-  rotateWebhookSecret: ['POST', '/webhook-endpoints/:endpoint_id/rotate-secret'],
-  rebuildSales: ['POST', '/sales/views'],
-  putLogLevel: ['PUT', '/admin/log-level'],
-} as const satisfies Record<string, readonly [method: string, path: string]>;
+  createKey: ['POST', '/keys', 'admin'],
+  rotateKey: ['POST', '/keys/:key_id/rotate', 'admin'],
+  revokeKey: ['DELETE', '/keys/:key_id', 'admin'],
+  eraseCustomer: ['DELETE', '/customers/:id', 'personal:erase'],
+  exportCustomer: ['GET', '/customers/:id/export', 'personal:read'],
+  capturePayment: ['POST', '/orders/:id/captures', 'payments:write'],
+  refundPayment: ['POST', '/orders/:id/refunds', 'payments:write'],
+  retryDeadLetter: ['POST', '/dead-letters/:id/retry', 'admin'],
+  resolveDeadLetter: ['POST', '/dead-letters/:id/resolve', 'admin'],
+  putStock: ['PUT', '/stock/:product_id', 'stock:write'],
+  putStockBatch: ['POST', '/stock/batch', 'stock:write'],
+  createWebhookEndpoint: ['POST', '/webhook-endpoints', 'webhooks:write'],
+  changeWebhookEndpoint: ['PATCH', '/webhook-endpoints/:endpoint_id', 'webhooks:write'],
+  deleteWebhookEndpoint: ['DELETE', '/webhook-endpoints/:endpoint_id', 'webhooks:write'],
+  getWebhookSecret: ['GET', '/webhook-endpoints/:endpoint_id/secret', 'webhooks:write'],
+  rotateWebhookSecret: ['POST', '/webhook-endpoints/:endpoint_id/rotate-secret', 'webhooks:write'],
+  rebuildSales: ['POST', '/sales/views', 'operator'],
+  putLogLevel: ['PUT', '/admin/log-level', 'operator'],
+} as const satisfies Record<string, readonly [method: string, path: string, scope: Scope]>;
 
 export const auditEntry = z
   .object({
@@ -40,6 +40,11 @@ export const auditEntry = z
     status: z.int().nullable().meta({
       description:
         'What it was answered with. Null before that: what has no entry with a status may have taken effect.',
+    }),
+    requests: z.int().meta({
+      description:
+        'How many requests the entry is about. More than 1 of what somebody was not allowed: so many came after others ' +
+        'and have no entries of their own; the entry is of the last of them.',
     }),
   })
   .meta({ id: 'AuditEntry' });

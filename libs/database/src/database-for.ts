@@ -17,7 +17,7 @@ import { Metrics } from '#telemetry';
 import { migrate } from './migrate.js';
 import { observePool } from './pool-metrics.js';
 import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
-import { asUnavailable, isConnectionFailure } from './unavailable.js';
+import { asUnavailable, isConnectionFailure, isRefusal, notConnected, variableOf } from './unavailable.js';
 
 /** A module's database: its own schema, entities and migrations. */
 export interface Database {
@@ -96,7 +96,16 @@ class ModuleDataSource extends DataSource {
 
   override createQueryRunner(mode?: ReplicationMode): QueryRunner {
     const runner = super.createQueryRunner(mode);
+    const connect = runner.connect.bind(runner) as () => Promise<unknown>;
     const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
+    // It connects when it is asked something.
+    runner.connect = async () => {
+      try {
+        return await connect();
+      } catch (error) {
+        throw notConnected(error, this.nameOfModule);
+      }
+    };
     runner.query = async (...parameters: unknown[]) => {
       try {
         return (await query(...parameters)) as never;
@@ -161,31 +170,24 @@ function placeOf(url: string): string {
 
 function unreachable({ name, url }: Database, error: unknown, patient: boolean): Error {
   const { code, message } = error as { code?: string; message: string };
-  const variable = `${name.toUpperCase()}_DATABASE_URL`;
   const advice = patient
-    ? `Is it up, and does ${variable} (else DATABASE_URL) name it?`
-    : `Mend ${variable} (else DATABASE_URL) or the database.`;
+    ? `Is it up, and does ${variableOf(name)} name it?`
+    : `Mend ${variableOf(name)} or the database.`;
   // A refusal by several addresses of one host has no message of its own.
   return new Error(`Cannot use Postgres at ${placeOf(url)} for ${name}: ${message || code}. ${advice}`, {
     cause: error,
   });
 }
 
-/** A wrong or missing password (28, SASL) and a database that does not exist (3D) do not get better by waiting. */
-const isRefusal = (error: unknown): boolean => {
-  const { code, message } = error as { code?: string; message: string };
-  return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
-};
-
-/** The databases that this process cannot start without and that cannot be used yet, by name. */
-const awaited = new Set<string>();
-export const awaitedDatabases = (): string[] => [...awaited];
+/** Those that this process cannot start without and that cannot be used yet, by name, and why, as far as that is known. */
+const awaited = new Map<string, string | undefined>();
+export const awaitedDatabases = (): ReadonlyMap<string, string | undefined> => awaited;
 
 /** Does what is to be done, after a while where Postgres is still starting. */
 async function whenUp<Result>(database: Database, patienceMs: number, use: () => Promise<Result>): Promise<Result> {
   const { name } = database;
   const giveUpAt = Date.now() + patienceMs;
-  awaited.add(name);
+  awaited.set(name, undefined);
   try {
     for (let [attempt, sayAt] = [0, 0]; ; attempt += 1) {
       try {
@@ -194,6 +196,7 @@ async function whenUp<Result>(database: Database, patienceMs: number, use: () =>
         if (isRefusal(error)) throw unreachable(database, error, false);
         if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
         const reason = unreachable(database, error, true);
+        awaited.set(name, notConnected(error, name).detail);
         if (Date.now() >= giveUpAt) throw reason;
         if (Date.now() >= sayAt) {
           logger.warn(`waiting for Postgres. ${reason.message}`);

@@ -1,7 +1,7 @@
 import { Inject } from '@nestjs/common';
 import { withSpan } from '#telemetry';
 import type { ClientBase, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
-import { asUnavailable, keepsConnection, notReplicated } from './unavailable.js';
+import { asUnavailable, keepsConnection, notConnected, notReplicated } from './unavailable.js';
 
 /** A statement and the name it is prepared under: one text for ever, names of at most 63 bytes. */
 export interface Statement {
@@ -169,7 +169,7 @@ export class Sql implements Queries {
 
   private async withSession<T>(work: (session: Session) => Promise<T>): Promise<T> {
     const client = await this.pool.connect().catch((error: unknown) => {
-      throw asUnavailable(error, this.name);
+      throw notConnected(error, this.name);
     });
     const session = new Session(client, this.name);
     // A connection that breaks between two statements would end the process if nobody listened.

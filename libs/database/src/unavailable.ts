@@ -8,8 +8,17 @@ const lostConnection = new Set([
 const lostConnectionMessage =
   /^(Connection terminated|timeout exceeded when trying to connect|timeout expired|Query read timeout|Client has encountered a connection error|Client was closed|Cannot use a pool after calling end)/;
 
-/** SQLSTATEs after which the connection is of no more use: lost, shut down, no more room, or a standby by now. */
-const endsSession = /^(08|53|57P|25P03|25P04|25006)/;
+/** SQLSTATEs after which the connection is of no more use: refused, lost, shut down, no more room, or a standby by now. */
+const endsSession = /^(08|28|3D|53|57P|25P03|25P04|25006)/;
+
+/** Why Postgres does not let us in, by its SQLSTATE, and what whoever runs this does about it. */
+const refusals: readonly [RegExp, (variable: string) => string][] = [
+  [/^3D000/, (variable) => `there is no such database. Restore it, or correct ${variable} and start again`],
+  [/^28/, (variable) => `it refuses the user or the password. Correct them in ${variable} and start again`],
+  [/^42501/, () => 'the user may not connect to it. Grant CONNECT'],
+  [/^53300/, () => 'all of its connections are taken. Raise its max_connections, or run fewer instances'],
+  [/^57P03/, () => 'it is starting or recovering. Wait for it; its log says what it does'],
+];
 
 /** The statement gave up or lost to another one, and the connection is as good as before. */
 const gaveUp: Record<string, string> = {
@@ -47,6 +56,34 @@ export function isConnectionFailure(error: unknown): boolean {
 /** Whether the connection can be used again after this error. */
 export const keepsConnection = (error: unknown): boolean =>
   isAnswer(driverErrorOf(error)) && !isConnectionFailure(error);
+
+/** A wrong or missing password (28, SASL) and a database that does not exist (3D) do not get better by waiting. */
+export const isRefusal = (error: unknown): boolean => {
+  const { code, message } = driverErrorOf(error);
+  return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
+};
+
+/** For people to read: the variable that says where a database is. */
+export const variableOf = (name: string): string => `${name.toUpperCase()}_DATABASE_URL (else DATABASE_URL)`;
+
+/** The driver gives up by itself where there is no password to answer with. */
+const whyRefused = (error: unknown, name: string): string | undefined => {
+  const { code = '' } = driverErrorOf(error);
+  const known = isRefusal(error) && !/^(28|3D)/.test(code) ? '28' : code;
+  return refusals.find(([codes]) => codes.test(known))?.[1](variableOf(name));
+};
+
+/**
+ * The error to throw where there is no connection: Postgres cannot be reached, or does not let us in.
+ *
+ * @param name of the data source, for the person who reads it
+ */
+export const notConnected = (error: unknown, name: string): CleaveError => {
+  if (error instanceof CleaveError) return error;
+  const { code, message } = driverErrorOf(error);
+  const why = whyRefused(error, name) ?? `the connection failed (${code ?? message}). Try again in a moment`;
+  return new CleaveError('unavailable', `The ${name} database cannot be used: ${why}.`, {}, { cause: error });
+};
 
 const reasonOf = (error: unknown): string | undefined => {
   const it = driverErrorOf(error);

@@ -267,6 +267,89 @@ describe('sql', () => {
   });
 });
 
+describe('a Postgres that lets nobody in any more', () => {
+  const asAdmin = async (...statements: string[]): Promise<void> => {
+    const admin = new pg.Client(Object.assign(new URL(database.url), { pathname: '/postgres' }).href);
+    await admin.connect();
+    for (const statement of statements) await admin.query(statement);
+    await admin.end();
+  };
+
+  /** A user who may do everything but what only those may who administer the server. */
+  const startAs = async (user: string): Promise<TestingModule> => {
+    const name = new URL(database.url).pathname.slice(1);
+    await asAdmin(
+      `CREATE ROLE ${user} LOGIN PASSWORD 'right'`,
+      `GRANT ALL ON DATABASE "${name}" TO ${user}`,
+      `REVOKE CONNECT ON DATABASE "${name}" FROM PUBLIC`,
+    );
+    return start({ url: Object.assign(new URL(database.url), { username: user, password: 'right' }).href });
+  };
+
+  const cut = (user: string): string =>
+    `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '${user}'`;
+
+  afterAll(() =>
+    asAdmin(...['wrong_password', 'too_many', 'not_granted', 'no_database'].map((it) => `DROP ROLE IF EXISTS ${it}`)),
+  );
+
+  /** Of prepared SQL, of a transaction, and of TypeORM, what each is answered. */
+  const answersOf = async (module: TestingModule): Promise<unknown[]> => {
+    const source = module.get<DataSource>(getDataSourceToken('shop'), { strict: false });
+    const asked = [
+      () => sqlOf(module).condition(),
+      () => sqlOf(module).transaction((within) => within.query(read)),
+      () => thingsOf(module).find(),
+      () => source.transaction((within) => within.count(Thing)),
+    ];
+    return Promise.all(
+      asked.map(async (ask) => {
+        // The first may still be given a connection whose end nobody has heard of.
+        await failureOf(ask());
+        const { code, detail } = (await failureOf(ask())) as Error & { code: string; detail: string };
+        return `${code}: ${detail}`;
+      }),
+    );
+  };
+
+  it.each([
+    {
+      user: 'wrong_password',
+      change: [`ALTER ROLE wrong_password PASSWORD 'another'`],
+      why: 'it refuses the user or the password. Correct them in SHOP_DATABASE_URL (else DATABASE_URL) and start again.',
+      back: [`ALTER ROLE wrong_password PASSWORD 'right'`],
+    },
+    {
+      user: 'too_many',
+      change: ['ALTER ROLE too_many CONNECTION LIMIT 0'],
+      why: 'all of its connections are taken. Raise its max_connections, or run fewer instances.',
+      back: ['ALTER ROLE too_many CONNECTION LIMIT -1'],
+    },
+    {
+      user: 'not_granted',
+      change: ['REVOKE CONNECT ON DATABASE "{}" FROM not_granted'],
+      why: 'the user may not connect to it. Grant CONNECT.',
+      back: ['GRANT CONNECT ON DATABASE "{}" TO not_granted'],
+    },
+    {
+      user: 'no_database',
+      change: ['ALTER DATABASE "{}" RENAME TO "{}_away"'],
+      why: 'there is no such database. Restore it, or correct SHOP_DATABASE_URL (else DATABASE_URL) and start again.',
+      back: ['ALTER DATABASE "{}_away" RENAME TO "{}"'],
+    },
+  ])('is unavailable and says what to do: $user', async ({ user, change, why, back }) => {
+    database = await testDatabase();
+    const named = (it: string): string => it.replaceAll('{}', new URL(database.url).pathname.slice(1));
+    const module = await startAs(user);
+    await asAdmin(`ALTER ROLE ${user} NOLOGIN`, cut(user), `ALTER ROLE ${user} LOGIN`, ...change.map(named));
+    const answers = await answersOf(module);
+    await asAdmin(...back.map(named));
+    expect(new Set(answers)).toEqual(new Set([`unavailable: The shop database cannot be used: ${why}`]));
+    await sqlOf(module).condition();
+    for (const it of modules.splice(0)) await it.close();
+  });
+});
+
 describe('a Postgres that goes away and comes back', () => {
   it('is unavailable meanwhile, to statements and to TypeORM alike, and is waited for at a start', async () => {
     const dataDir = await mkdtemp(join(tmpdir(), 'cleave-database-'));

@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import type { Counter } from '@opentelemetry/api';
+import { nowAndThen } from '#periodic';
 import type { ServiceSecrets } from '#security';
 import type { Metrics } from '#telemetry';
 
@@ -27,7 +28,7 @@ export interface Published {
 export class EventSigning {
   private readonly logger = new Logger('EventBus');
   private readonly refused: Counter | undefined;
-  private saidAt = Number.NEGATIVE_INFINITY;
+  private readonly sayRefused = nowAndThen(saidEveryMs);
   private refusedAt = Number.NEGATIVE_INFINITY;
 
   constructor(
@@ -51,12 +52,9 @@ export class EventSigning {
   refuse(consumer: string, subject: string): void {
     this.refused?.add(1, { 'messaging.consumer.group.name': consumer });
     this.refusedAt = performance.now();
-    if (this.refusedAt - this.saidAt < saidEveryMs) return;
-    this.saidAt = this.refusedAt;
     const advice = 'set the same SERVICE_SECRET in all services, and see who may publish there';
-    this.logger.warn(
-      `${consumer} passes over what NATS brings under ${subject} and nobody with the secret has signed; the log is read instead: ${advice}`,
-    );
+    const refused = `${consumer} passes over what NATS brings under ${subject} and nobody with the secret has signed`;
+    this.sayRefused(() => this.logger.warn(`${refused}; the log is read instead: ${advice}`));
   }
 
   get hasRefusedLately(): boolean {

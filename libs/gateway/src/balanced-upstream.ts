@@ -1,6 +1,8 @@
 import { isIP, type LookupFunction } from 'node:net';
 import type { Meter } from '@opentelemetry/api';
 import { Agent, Pool, type Dispatcher } from 'undici';
+import { withoutBrackets } from '#config';
+import { CleaveError, limits } from '#contracts';
 import {
   NoAddress,
   Targets,
@@ -48,8 +50,7 @@ interface Origin extends Place {
 
 const placeOf = (origin: string): Origin => {
   const { hostname, port, protocol } = new URL(origin);
-  const host = hostname.replace(/^\[|\]$/g, '');
-  return { origin, host, port: Number(port) || (protocol === 'https:' ? 443 : 80) };
+  return { origin, host: withoutBrackets(hostname), port: Number(port) || (protocol === 'https:' ? 443 : 80) };
 };
 
 /** Whatever the name, the address: the name stays in the header Host and in what TLS asks for. */
@@ -158,6 +159,10 @@ export class BalancedUpstream {
   }
 
   private dispatch(options: Dispatcher.DispatchOptions, handler: Dispatcher.DispatchHandler): boolean {
+    if (isHeadTooLarge(options)) {
+      handler.onResponseError?.(undefined as never, headTooLarge());
+      return true;
+    }
     const request = new BalancedRequest(
       options,
       handler,
@@ -170,6 +175,33 @@ export class BalancedUpstream {
     return true;
   }
 }
+
+/** What a request gets besides when it is sent: `Connection`, and the length of its body. */
+const fieldsBesides = 2;
+const bytesBesides = 128;
+/** `: ` and the end of a line. */
+const bytesOfField = 4;
+
+/** Whether whoever answers would refuse the request for what is in front of its body: it has more than the caller has sent. */
+const isHeadTooLarge = ({ method, path, headers }: Dispatcher.DispatchOptions): boolean => {
+  let fields = fieldsBesides;
+  let bytes = method.length + path.length + bytesBesides;
+  for (const [name, value] of Object.entries(headers as Record<string, string | string[] | undefined>)) {
+    if (value === undefined) continue;
+    for (const it of [value].flat()) {
+      fields += 1;
+      bytes += name.length + String(it).length + bytesOfField;
+    }
+  }
+  return fields > limits.headers || bytes > limits.headerBytes;
+};
+
+const headTooLarge = (): CleaveError =>
+  new CleaveError(
+    'headers-too-large',
+    `With what the gateway adds for the service that answers, a request has at most ${limits.headers} header fields and ` +
+      `${limits.headerBytes} bytes before its body; send fewer or shorter ones.`,
+  );
 
 const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
 

@@ -6,7 +6,7 @@ import { CleaveError } from '#contracts';
 import { asking, askingAgain, auditing, refusingPages } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
-import { operationsPassedOn } from './audited.js';
+import { auditedAmongPassedOn } from './audited.js';
 import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
@@ -27,14 +27,18 @@ export const proxyTo = async (
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
     // Nest sets the app's own handler later than this scope is made, so it is looked up when it is needed.
     scope.setErrorHandler((error, request, reply) => fastify.errorHandler(error, request, reply));
-    const ask = authenticator.isOpen ? refusingPages(authenticator) : asking(authenticator);
+    const auditedIn = auditedAmongPassedOn();
+    // Whether callers may do what they ask is decided by who answers it, which knows what it is. What is written down is
+    // refused here already: that somebody is about to do it is said only of those who may.
+    const ask = authenticator.isOpen
+      ? refusingPages(authenticator)
+      : asking(authenticator, (request) => auditedIn(request)?.scope);
     const open = upstreams.flatMap((it) => it.open);
     scope.addHook('onRequest', function (request, reply, done) {
-      // Whether callers may do what they ask is decided by who answers it, which knows what it is.
       if (open.some((prefix) => request.url.startsWith(`${prefix}/`))) done();
       else ask.call(this, request, reply, done);
     });
-    const audited = auditing(authenticator, operationsPassedOn());
+    const audited = auditing(authenticator, (request) => auditedIn(request)?.operation);
     scope.addHook('onRequest', audited.onRequest).addHook('onSend', audited.onSend);
     scope.addHook('onSend', askingAgain(authenticator));
     scope.addHook('onClose', (_scope, done) => {

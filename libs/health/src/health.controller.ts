@@ -3,6 +3,7 @@ import { ApiTags } from '@nestjs/swagger';
 import { HealthCheckService, HealthIndicatorService, type HealthCheckResult } from '@nestjs/terminus';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
+import { CleaveError } from '#contracts';
 import { Endpoint } from '#rest';
 import { Readiness, checkWithinMs, type Check, type Condition } from './readiness.js';
 
@@ -84,13 +85,17 @@ export class HealthController {
     return report;
   }
 
-  /** Keeps the reason for the log: it may name servers and users, so callers only learn that the check fails. */
+  /**
+   * Keeps the reason for the log. It may name servers and users, so callers learn no more than what was written for them; that
+   * says what to do.
+   */
   private async run(name: string, check: Check, reasons: Map<string, unknown>): Promise<Condition | undefined> {
     try {
       return (await check()) ?? undefined;
     } catch (error) {
       reasons.set(name, error);
-      throw new Error('cannot be used; the log says why', { cause: error });
+      const told = error instanceof CleaveError ? error.detail : 'cannot be used; the log says why';
+      throw new Error(told, { cause: error });
     }
   }
 
@@ -100,9 +105,14 @@ export class HealthController {
       if (status !== 'down' && this.down.delete(name)) this.logger.log(`${name} can be used again.`);
       if (status !== 'down' || this.down.has(name)) continue;
       this.down.add(name);
-      this.logger.warn(`${name} cannot be used: ${withoutUserinfo(String(reasons.get(name) ?? message))}`);
+      this.logger.warn(`${name} cannot be used: ${withoutUserinfo(inWords(reasons.get(name) ?? message))}`);
     }
   }
 }
+
+const inWords = (reason: unknown): string =>
+  reason instanceof Error && reason.cause !== undefined
+    ? `${String(reason)} (${String(reason.cause)})`
+    : String(reason);
 
 const withoutUserinfo = (text: string): string => text.replaceAll(/\/\/\S{1,128}@/g, '//***@');

@@ -4,6 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, expect, it } from '@jest/globals';
 import { Module, type LoggerService } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { CleaveError } from '#contracts';
 import { HealthModule, Readiness } from '#health';
 import { createRestApp, openApiDocument } from '#rest';
 
@@ -44,6 +45,21 @@ it('lives and is ready when there is nothing to check', async () => {
   const ready = await ask('ready');
   expect(ready).toMatchObject({ status: 200, body: empty });
   expect(ready.headers.get('cache-control')).toBe('no-store');
+});
+
+it('says to callers what was written for them, and to the log what is behind it', async () => {
+  const readiness = await start();
+  const cause = new Error('database "orders" does not exist');
+  readiness.add('database', async () => {
+    throw new CleaveError('unavailable', 'There is no such database. Restore it.', {}, { cause });
+  });
+  const { body } = await ask('ready');
+  expect(body['error']).toMatchObject({
+    database: { status: 'down', message: 'There is no such database. Restore it.' },
+  });
+  expect(log.filter((line) => line.includes('database cannot be used'))).toEqual([
+    expect.stringContaining('There is no such database. Restore it. (Error: database "orders" does not exist)'),
+  ]);
 });
 
 it('is not ready while a check fails, says which, and lives on', async () => {

@@ -1,3 +1,4 @@
+import { withoutBrackets } from '#config';
 import { natsForm, natsText, parseNats, type NatsAddress } from '#nats';
 import { z } from 'zod';
 
@@ -54,9 +55,9 @@ export const hostsOf = (at: Address): string[] => {
     case 'tcp':
       return at.endpoints.map(({ host }) => host);
     case 'redis':
-      return [new URL(at.url).hostname.replace(/^\[|\]$/g, '')];
+      return [withoutBrackets(new URL(at.url).hostname)];
     case 'nats':
-      return at.servers.map((it) => it.slice(0, it.lastIndexOf(':')).replace(/^\[|\]$/g, ''));
+      return at.servers.map((it) => withoutBrackets(it.slice(0, it.lastIndexOf(':'))));
   }
 };
 

@@ -1,4 +1,5 @@
 import { CleaveError } from '#contracts';
+import { nowAndThen } from '#periodic';
 import type { ServiceSecrets } from '#security';
 import { Logger } from '@nestjs/common';
 import type { WireRequest } from './wire.js';
@@ -19,7 +20,7 @@ type Signed = Pick<WireRequest['meta'], 'tenant' | 'idempotencyKey' | 'tracepare
  */
 export class Signing {
   private readonly logger = new Logger('Messages');
-  private saidAt = Number.NEGATIVE_INFINITY;
+  private readonly sayRefused = nowAndThen(saidEveryMs);
 
   /** @param now milliseconds since 1970 */
   constructor(
@@ -37,10 +38,7 @@ export class Signing {
     const fault = this.faultOf(pattern, meta, body);
     if (fault === undefined) return;
     const detail = `${pattern} was asked by a message that ${fault}`;
-    if (performance.now() - this.saidAt > saidEveryMs) {
-      this.logger.warn(`${detail}; who asked was refused`);
-      this.saidAt = performance.now();
-    }
+    this.sayRefused(() => this.logger.warn(`${detail}; who asked was refused`));
     throw new CleaveError('internal', detail);
   }
 

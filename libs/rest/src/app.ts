@@ -14,9 +14,10 @@ import type {
 } from 'fastify';
 import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
-import type { Authenticator } from '#security';
+import { Authenticator } from '#security';
 import { Metrics, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
+import { auditRoutes } from './audit.js';
 import { hasBody, readJsonBodies } from './body.js';
 import { Browsers, type BrowserOptions } from './browsers.js';
 import {
@@ -83,7 +84,7 @@ export const createRestApp = async (
   rootModule: Type | DynamicModule,
   options: RestAppOptions = {},
 ): Promise<NestFastifyApplication> => {
-  const { logger, bodyLimitBytes = limits.bodyBytes, authenticator } = options;
+  const { logger, bodyLimitBytes = limits.bodyBytes, authenticator = new Authenticator() } = options;
   const { drainDelayMs = 0, drainTimeoutMs = 20_000, requestLog = usualRequestLog } = options;
   const observed = new ObservedRequests(requestLog);
   const connections = connectionLimits(options.connections);
@@ -101,9 +102,11 @@ export const createRestApp = async (
   const { metrics, traces } = app.get(RestModule);
   observed.reportTo(metrics, traces);
   readJsonBodies(fastify);
-  // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many.
+  // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many, and who is
+  // too many is not written down.
   guardRoutes(fastify, authenticator);
   limitRoutes(fastify, app.get(Admission));
+  auditRoutes(fastify, authenticator);
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());

@@ -1,49 +1,80 @@
 import { Logger } from '@nestjs/common';
-import type { FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
-import { auditedOperations, limits } from '#contracts';
-import type { Authenticator } from '#security';
+import type { FastifyInstance, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
+import { auditedOperations, limits, type Scope } from '#contracts';
+import { countedAs, type Authenticator, type NewAuditEntry } from '#security';
+import type { EndpointConfig } from './endpoint.js';
 
-const names = new Map(
-  Object.entries(auditedOperations).map(([operation, [method, path]]) => [`${method} ${path}`, operation]),
-);
+/** What is written down when somebody asks for it, and what they have to be allowed for it. */
+export interface Audited {
+  operation: string;
+  scope: Scope;
+}
 
-/** The name of what is written down when a route is asked, or nothing. HEAD tells of what GET would answer. */
-export const operationAt = (method: string, path: string): string | undefined =>
-  names.get(`${method === 'HEAD' ? 'GET' : method} ${path}`);
+/** Calls `add` with each method and path at which something is written down. HEAD tells of what GET would answer. */
+export const eachAudited = (add: (method: string, path: string, audited: Audited) => void): void => {
+  for (const [operation, [method, path, scope]] of Object.entries(auditedOperations))
+    for (const it of method === 'GET' ? ['GET', 'HEAD'] : [method]) add(it, path, { operation, scope });
+};
+
+/** Has what is done at the routes of this process written down, once it is known who asks and that there is room for it. */
+export const auditRoutes = (fastify: FastifyInstance, authenticator: Authenticator): void => {
+  const names = new Map<string, string>();
+  eachAudited((method, path, { operation }) => names.set(`${method} ${path}`, operation));
+  fastify.addHook('onRoute', (route) => {
+    const operation = names.get(`${String(route.method)} ${route.url}`);
+    const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
+    if (operation === undefined || !replies || scope === 'open') return;
+    const audited = auditing(authenticator, () => operation);
+    route.onRequest = [...[route.onRequest ?? []].flat(), audited.onRequest];
+    route.onSend = [...[route.onSend ?? []].flat(), audited.onSend];
+  });
+};
 
 /**
  * Writes down who asks before it is done, and what it was answered with before that is sent. Where the first cannot be
- * written nothing is done; whoever was not allowed has the second alone.
+ * written nothing is done. Of those who are refused before that, whoever was not allowed has the second alone.
  */
 export const auditing = (
   authenticator: Authenticator,
   operationOf: (request: FastifyRequest) => string | undefined,
 ): { onRequest: onRequestHookHandler; onSend: onSendHookHandler } => {
-  const append = (request: FastifyRequest, status: number | null, made?: unknown): Promise<void> | undefined => {
-    const { auditLog } = authenticator;
-    const operation = auditLog && operationOf(request);
+  const begun = new WeakMap<FastifyRequest, NewAuditEntry>();
+  const entryOf = (request: FastifyRequest): NewAuditEntry | undefined => {
+    const operation = authenticator.auditLog && operationOf(request);
     if (!operation || !request.caller) return undefined;
     const { tenant, account, keyId, scopes } = request.caller;
-    return auditLog.append({
+    return {
       ...{ tenant, account, key_id: keyId ?? null, is_operator: scopes.has('operator') },
-      ...{ operation, request_id: request.id, status },
-      target: typeof made === 'string' ? made : request.url.split(/[?#]/, 1)[0]!.slice(0, limits.urlLength),
-    });
+      ...{ operation, request_id: request.id, status: null },
+      target: request.url.split(/[?#]/, 1)[0]!.slice(0, limits.urlLength),
+    };
+  };
+  /** @returns undefined where there is nothing to write */
+  const end = (request: FastifyRequest, status: number, made: unknown): Promise<void> | undefined => {
+    const entry = begun.get(request);
+    if (entry) {
+      const target = typeof made === 'string' ? made : entry.target;
+      return authenticator.auditLog?.append({ ...entry, status, target });
+    }
+    const refused = status === 403 ? entryOf(request) : undefined;
+    return refused && authenticator.auditLog?.appendRefusal({ ...refused, status }, countedAs(request.caller!));
   };
   return {
     onRequest: (request, _reply, done) => {
-      const appended = append(request, null);
-      if (appended) appended.then(() => done(), done);
-      else done();
+      const entry = entryOf(request);
+      if (!entry) return done();
+      const written = authenticator.auditLog!.append(entry);
+      written.then(() => {
+        begun.set(request, entry);
+        done();
+      }, done);
     },
     onSend: (request, reply, payload, done) => {
-      // Who sends too many would fill a log that nothing is ever removed from; they are counted in the metrics.
-      if (reply.statusCode === 429) return done(null, payload);
-      const appended = append(request, reply.statusCode, reply.getHeader('location'));
-      if (!appended) return done(null, payload);
+      const written = end(request, reply.statusCode, reply.getHeader('location'));
+      if (!written) return done(null, payload);
       const lost = (error: unknown): void =>
         new Logger('Audit').error(`what became of ${request.id} could not be written down (${String(error)})`);
-      void appended.catch(lost).then(() => done(null, payload));
+      void written.catch(lost).then(() => done(null, payload));
     },
   };
 };

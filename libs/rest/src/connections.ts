@@ -1,6 +1,7 @@
 import type { Server, ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { Logger } from '@nestjs/common';
+import { nowAndThen } from '#periodic';
 
 /** What keeps those who are slow, or many, from taking what others need. */
 export interface ConnectionLimits {
@@ -45,7 +46,7 @@ export class Connections implements Iterable<Socket> {
   private readonly sockets = new Set<Socket>();
   /** Since when somebody does not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
-  private saidAt = Number.NEGATIVE_INFINITY;
+  private readonly sayFull = nowAndThen(saidEveryMs);
 
   constructor(
     server: Server,
@@ -56,7 +57,7 @@ export class Connections implements Iterable<Socket> {
       this.sockets.add(socket);
       socket.once('close', () => this.sockets.delete(socket));
     });
-    server.on('drop', () => this.sayFull());
+    server.on('drop', () => this.sayFull(() => this.logger.warn(full(limits.maxConnections))));
     const looking = setInterval(() => this.cutUnread(), lookMs).unref();
     server.once('close', () => clearInterval(looking));
   }
@@ -95,10 +96,6 @@ export class Connections implements Iterable<Socket> {
       if (now - since >= this.limits.answerMs) socket.destroy();
     }
   }
-
-  private sayFull(): void {
-    if (performance.now() - this.saidAt < saidEveryMs) return;
-    this.saidAt = performance.now();
-    this.logger.warn(`${this.limits.maxConnections} are connected, which is as many as may be; others are sent away`);
-  }
 }
+
+const full = (most: number): string => `${most} are connected, which is as many as may be; others are sent away`;

@@ -12,7 +12,6 @@ import {
   type Standing,
 } from '#security';
 import { noteOfWork } from '#telemetry';
-import { auditing, operationAt } from './audit.js';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
@@ -36,17 +35,14 @@ const askAgainMs = 1_000;
  * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
  * is read.
  */
-export const guardRoutes = (fastify: FastifyInstance, authenticator = new Authenticator()): void => {
+export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator): void => {
   const { isOpen } = authenticator;
   fastify.decorateRequest('caller', isOpen ? { getter: () => anybody } : undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
     if (!replies || scope === 'open') return;
-    const admit = isOpen ? refusingPages(authenticator) : asking(authenticator, scope);
-    const operation = operationAt(String(route.method), route.url);
-    const audited = operation !== undefined ? auditing(authenticator, () => operation) : undefined;
-    route.onRequest = [[route.onRequest ?? []].flat(), admit, audited?.onRequest ?? []].flat();
-    if (audited) route.onSend = [audited.onSend, ...[route.onSend ?? []].flat()];
+    const admit = isOpen ? refusingPages(authenticator) : asking(authenticator, () => scope);
+    route.onRequest = [...[route.onRequest ?? []].flat(), admit];
     if (isOpen) return;
     if (Object.values(replies).some(({ streamedAs }) => streamedAs === eventStream))
       route.onSend = [askingAgain(authenticator, scope), ...[route.onSend ?? []].flat()];
@@ -60,10 +56,13 @@ export const refusingPages =
     done(authenticator.refusalOf(headers));
 
 /**
- * Finds out who sends a request, and whether they may: all who are known, where no scope is given. Where requests are
+ * Finds out who sends a request, and whether they may: all who are known, where it takes no scope. Where requests are
  * limited, each answer says how many more may come (draft-ietf-httpapi-ratelimit-headers).
  */
-export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHookHandler => {
+export const asking = (
+  authenticator: Authenticator,
+  scopeOf: (request: FastifyRequest) => Scope | undefined,
+): onRequestHookHandler => {
   const policy =
     authenticator.rates && `"caller";q=${authenticator.rates.rate.requests};w=${authenticator.rates.rate.perSeconds}`;
   const tell = (reply: FastifyReply, standing: Standing): void => {
@@ -74,11 +73,16 @@ export const asking = (authenticator: Authenticator, scope?: Scope): onRequestHo
   const admit = (request: FastifyRequest, reply: FastifyReply, caller: Caller): void | Promise<void> => {
     // Before it is refused: what somebody was not allowed is written down as well.
     request.caller = caller;
-    if (scope !== undefined) allow(caller, scope);
     noteOfWork({ tenant: caller.tenant });
+    const decide = (standing: Standing | undefined): void => {
+      // Also of those who may not do what they ask for: they are answered, and it is written down.
+      if (standing) tell(reply, standing);
+      const scope = scopeOf(request);
+      if (scope !== undefined) allow(caller, scope);
+    };
     const standing = authenticator.standingOf(caller);
-    if (standing instanceof Promise) return standing.then((it) => tell(reply, it));
-    if (standing) tell(reply, standing);
+    if (standing instanceof Promise) return standing.then(decide);
+    decide(standing);
   };
   return (request, reply, done) => {
     const { authorization, [callerHeader]: text } = request.headers;

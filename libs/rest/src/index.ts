@@ -1,6 +1,6 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
 export * from './app.js';
-export { auditing } from './audit.js';
+export { auditing, eachAudited, type Audited } from './audit.js';
 export { refuseTreacherous } from './body.js';
 export { usualConnectionLimits } from './connections.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';

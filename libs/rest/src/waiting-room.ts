@@ -3,8 +3,7 @@ import { createServer, type IncomingMessage, type ServerResponse } from 'node:ht
 import { setTimeout } from 'node:timers/promises';
 import { problemOf, problemType } from './problems.js';
 
-/** A start that takes no longer than this answers nothing before it is done, in milliseconds. */
-const opensAfterMs = 1_000;
+const usuallyOpensAfterMs = 1_000;
 
 const notYet =
   'The process has not started yet: it waits for what it needs (GET /health/ready). Nothing was done; repeat the request.';
@@ -14,6 +13,11 @@ export const cannotListen = ({ HOST, PORT }: { HOST: string; PORT: number }, cau
   return new Error(`Cannot answer REST at ${HOST}:${PORT} (${(cause as Error).message}). ${advice}`, { cause });
 };
 
+interface Awaited {
+  name: string;
+  why?: string | undefined;
+}
+
 /**
  * Answers in place of an app that takes long to start, because its database is not there yet or is being migrated: that the
  * process lives, and that it is not ready and why. Whoever watches it neither restarts it nor sends it requests.
@@ -21,18 +25,23 @@ export const cannotListen = ({ HOST, PORT }: { HOST: string; PORT: number }, cau
 export class WaitingRoom {
   private readonly server = createServer((request, reply) => this.answer(request, reply));
   private readonly ended = new AbortController();
+  private opening: Promise<void> = Promise.resolve();
 
-  /** @param awaited the names of what the start waits for, as `/health/ready` has them */
+  /**
+   * @param awaited what the start waits for, by the names that `/health/ready` has, and why, for callers to read
+   * @param opensAfterMs a start that takes no longer than this answers nothing before it is done
+   */
   constructor(
     private readonly at: { HOST: string; PORT: number },
-    private readonly awaited: () => string[],
+    private readonly awaited: () => Awaited[],
+    private readonly opensAfterMs = usuallyOpensAfterMs,
   ) {}
 
   /** Is there for others until the app is made; stays until `close` if it was opened. @throws where it cannot listen */
   async during<Result>(start: Promise<Result>): Promise<Result> {
-    const opening = this.openLater();
+    this.opening = this.openLater();
     try {
-      return await Promise.race([start, opening.then(() => start)]);
+      return await Promise.race([start, this.opening.then(() => start)]);
     } catch (error) {
       await this.close();
       throw error;
@@ -41,6 +50,8 @@ export class WaitingRoom {
 
   async close(): Promise<void> {
     this.ended.abort();
+    // It may be about to listen, by a name that is being looked up. Where it cannot, whoever waits for the start hears of it.
+    await this.opening.catch(() => undefined);
     if (!this.server.listening) return;
     this.server.close();
     this.server.closeAllConnections();
@@ -49,7 +60,7 @@ export class WaitingRoom {
 
   private async openLater(): Promise<void> {
     const { signal } = this.ended;
-    await setTimeout(opensAfterMs, undefined, { signal, ref: false }).catch(() => undefined);
+    await setTimeout(this.opensAfterMs, undefined, { signal, ref: false }).catch(() => undefined);
     // A free port of any number is known to nobody before the app says which it is.
     if (signal.aborted || this.at.PORT === 0) return;
     this.server.listen(this.at.PORT, this.at.HOST);
@@ -63,9 +74,8 @@ export class WaitingRoom {
     if (method === 'GET' && path === '/health/live') return send(reply, 200, json, health('ok', {}));
     if (method === 'GET' && path === '/health/ready') {
       const awaited = this.awaited();
-      const down = { status: 'down', message: 'cannot be used yet; the log says why' };
-      const checks = awaited.length > 0 ? awaited : ['start'];
-      return send(reply, 503, json, health('error', Object.fromEntries(checks.map((it) => [it, down]))));
+      const checks = awaited.length > 0 ? awaited : [{ name: 'start' }];
+      return send(reply, 503, json, health('error', Object.fromEntries(checks.map(downAs))));
     }
     reply.setHeader('retry-after', '1');
     send(reply, 503, problemType, problemOf('unavailable', notYet));
@@ -73,6 +83,11 @@ export class WaitingRoom {
 }
 
 const json = 'application/json; charset=utf-8';
+
+const downAs = ({ name, why = 'cannot be used yet; the log says why' }: Awaited): [string, object] => [
+  name,
+  { status: 'down', message: why },
+];
 
 const health = (status: string, error: object) => ({ status, info: {}, error, details: error });
 

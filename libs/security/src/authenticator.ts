@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import { LRUCache } from 'lru-cache';
 import { CleaveError, defaultAccount, defaultTenant, type Scope } from '#contracts';
 import type { AuditLog } from './audit-log.js';
-import { anybody, notValid, type Caller } from './caller.js';
+import { anybody, countedAs, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
@@ -81,8 +81,7 @@ export class Authenticator {
   /** Counts a request, unless a gateway has done so. */
   standingOf(caller: Caller): Standing | Promise<Standing> | undefined {
     if (!this.rates || caller.isTold) return undefined;
-    const { tenant, account, keyFamily } = caller;
-    return this.rates.take(keyFamily ?? JSON.stringify([tenant, account]));
+    return this.rates.take(countedAs(caller));
   }
 
   /** Why a request is none of somebody on this machine, where all of them may do everything. */

@@ -22,6 +22,10 @@ export const anybody: Caller = {
   scopes: new Set<Scope>([...scopes, 'operator']),
 };
 
+/** Who is one where it is counted what somebody asks for: a key with those whose place it has taken, or an account. */
+export const countedAs = ({ tenant, account, keyFamily }: Caller): string =>
+  keyFamily ?? JSON.stringify([tenant, account]);
+
 /** @throws CleaveError `unauthenticated` once what was sent is good no more, whether or not anybody can be asked about it */
 export const refuseWhenEnded = ({ validUntil = Infinity }: Caller): void => {
   if (performance.now() >= validUntil) throw notValid();

@@ -1,6 +1,6 @@
 import { isIP } from 'node:net';
 import { z } from 'zod';
-import { env, type VariableFault } from '#config';
+import { env, withoutBrackets, type VariableFault } from '#config';
 import type { Rate } from './rate-limits.js';
 
 const mostSecrets = 4;
@@ -23,8 +23,7 @@ export const isLoopback = (host: string): boolean =>
 
 /** Keys that are fetched in the clear could be anybody's. */
 const issuer = env.httpUrl.refine(
-  (text) =>
-    !URL.canParse(text) || text.startsWith('https:') || isLoopback(new URL(text).hostname.replace(/^\[|\]$/g, '')),
+  (text) => !URL.canParse(text) || text.startsWith('https:') || isLoopback(withoutBrackets(new URL(text).hostname)),
   'must be https, unless it is on this machine',
 );
 
@@ -94,7 +93,7 @@ export const doorFaults = (door: Door): VariableFault[] => {
   const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = door;
   const farMessages = (door.messagesAt ?? []).filter((host) => !isLoopback(host));
   const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
-  const grpcHost = grpcAt?.slice(0, grpcAt.lastIndexOf(':')).replace(/^\[|\]$/g, '');
+  const grpcHost = grpcAt && withoutBrackets(grpcAt.slice(0, grpcAt.lastIndexOf(':')));
   const open = (variable: string, host: string, advice: string): VariableFault[] =>
     isLoopback(host)
       ? []

@@ -1,7 +1,7 @@
 /** Who asks and what they may do: keys, tokens, what one process tells another about it; and by what secrets are encrypted. */
-export { AuditLog } from './audit-log.js';
+export { AuditLog, type NewAuditEntry } from './audit-log.js';
 export { Authenticator } from './authenticator.js';
-export { anybody, allow, refuseWhenEnded, type Caller } from './caller.js';
+export { anybody, allow, countedAs, refuseWhenEnded, type Caller } from './caller.js';
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
 export { dataKeys } from './data-keys.js';
 export { KeyRotation } from './key-rotation.js';

@@ -1,14 +1,17 @@
-import { BulkheadRejectedError, bulkhead, type BulkheadPolicy } from 'cockatiel';
 import { LRUCache } from 'lru-cache';
-import { CleaveError } from '#contracts';
+import { Lane } from '#admission';
 
 const mostRemembered = 10_000;
 /** How long a key that is none is refused without another look. */
 const refusedForMs = 10_000;
 /** Of the connections to where keys are kept, what either kind takes up at most. */
 const atOnce = 2;
-const mostStrangersWaiting = 100;
+/** After a start all keys are strange: as many as can be looked up while the first of them still wait. */
+const mostStrangersWaiting = 1_000;
 const longestWaitMs = 2_000;
+
+const laneOf = (mostWaiting: number): Lane =>
+  new Lane({ atOnce, mostWaiting, longestWaitMs, tooMuch: 'More keys have to be looked up' });
 
 /**
  * Looks keys up, each that is asked for several times at once one time. Those that were good before have a lane of their own:
@@ -18,8 +21,8 @@ export class KeyLookups<Found> {
   private readonly underWay = new Map<string, Promise<Found | undefined>>();
   private readonly familiar = new LRUCache<string, true>({ max: mostRemembered });
   private readonly refused = new LRUCache<string, true>({ max: mostRemembered, ttl: refusedForMs });
-  private readonly ofFamiliar = bulkhead(atOnce, mostRemembered);
-  private readonly ofStrangers = bulkhead(atOnce, mostStrangersWaiting);
+  private readonly ofFamiliar = laneOf(mostRemembered);
+  private readonly ofStrangers = laneOf(mostStrangersWaiting);
 
   /**
    * @param key what is told apart: all that was sent of it, hashed
@@ -47,7 +50,7 @@ export class KeyLookups<Found> {
     isPresent: () => boolean,
   ): Promise<Found | undefined> {
     try {
-      const found = await this.inTurn(this.familiar.has(key) ? this.ofFamiliar : this.ofStrangers, look);
+      const found = await (this.familiar.has(key) ? this.ofFamiliar : this.ofStrangers).inTurn(look);
       if (found) this.familiar.set(key, true);
       else {
         this.familiar.delete(key);
@@ -58,23 +61,4 @@ export class KeyLookups<Found> {
       if (isPresent()) this.underWay.delete(key);
     }
   }
-
-  private async inTurn(lane: BulkheadPolicy, look: () => Promise<Found | undefined>): Promise<Found | undefined> {
-    const since = performance.now();
-    try {
-      return await lane.execute(() => {
-        if (performance.now() - since > longestWaitMs) throw tooMany();
-        return look();
-      });
-    } catch (error) {
-      throw error instanceof BulkheadRejectedError ? tooMany() : error;
-    }
-  }
 }
-
-const tooMany = (): CleaveError =>
-  new CleaveError(
-    'unavailable',
-    'More keys have to be looked up than can be in time. This request has had no effect; repeat it later.',
-    { retry_after_ms: 1_000 },
-  );

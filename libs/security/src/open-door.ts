@@ -1,4 +1,5 @@
 import type { IncomingHttpHeaders } from 'node:http';
+import { withoutBrackets } from '#config';
 import { CleaveError } from '#contracts';
 import { isLoopback } from './environment.js';
 
@@ -24,11 +25,7 @@ export const refusalOfPage = (
 };
 
 /** Of `name:port`, and of an IPv6 address in its brackets. */
-const nameIn = (host: string): string =>
-  host
-    .replace(/:\d{0,5}$/, '')
-    .replace(/^\[(.*)\]$/, '$1')
-    .toLowerCase();
+const nameIn = (host: string): string => withoutBrackets(host.replace(/:\d{0,5}$/, '')).toLowerCase();
 
 const isOurs = (name: string, host: string | undefined): boolean => isLoopback(name) || name === host?.toLowerCase();
 

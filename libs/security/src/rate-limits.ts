@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
+import { nowAndThen } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
 import { createClient } from 'redis';
@@ -48,7 +49,7 @@ export class RateLimits {
   private readonly shared: RateLimiterRedis | undefined;
   private readonly client: ReturnType<typeof createClient> | undefined;
   private readonly part: number;
-  private saidAt = Number.NEGATIVE_INFINITY;
+  private readonly say = nowAndThen(saidEveryMs);
 
   /** @param redisUrl where the count is shared; each process counts by itself when left out */
   constructor(
@@ -118,9 +119,7 @@ export class RateLimits {
   }
 
   private sayLost({ message }: Error): void {
-    if (performance.now() - this.saidAt < saidEveryMs) return;
-    this.saidAt = performance.now();
-    this.logger.warn(`Redis does not count (${message}): each process counts by itself meanwhile`);
+    this.say(() => this.logger.warn(`Redis does not count (${message}): each process counts by itself meanwhile`));
   }
 }
 

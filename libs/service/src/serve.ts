@@ -155,7 +155,9 @@ export const serve = async (service: Service): Promise<string> => {
   });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;
-  const room = new WaitingRoom(service, () => awaitedDatabases().map((it) => `${it}-database`));
+  const room = new WaitingRoom(service, () =>
+    [...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
+  );
   let closing: { close(): Promise<void> } = room;
   closeOnSignals({ close: () => closing.close() }, { after: service.after ?? [] });
   const app = await room.during(createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } }));

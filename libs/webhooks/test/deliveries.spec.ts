@@ -478,6 +478,20 @@ describe('redelivery', () => {
     await settled(endpoint_id, { status: 'failed', attempts: 3 });
   });
 
+  it('of one that is being sent already is not one more attempt', async () => {
+    const { endpoint_id } = await register();
+    const released = Promise.withResolvers<void>();
+    receiver.answer = (response) => void released.promise.then(() => answering(200)(response));
+    await one.accept(placed(tenant));
+    await eventually(() => expect(receiver.received).toHaveLength(1));
+    const { delivery_id } = (await listed(endpoint_id))[0]!;
+    for (const it of [one, two, one]) await it.redeliver.one(tenant, delivery_id);
+    released.resolve();
+    await settled(endpoint_id, { status: 'delivered', attempts: 1 });
+    await setTimeout(200);
+    expect(receiver.received).toHaveLength(1);
+  });
+
   it('of all that failed in a time begins them anew', async () => {
     const { endpoint_id } = await register();
     const other = await register('/other');

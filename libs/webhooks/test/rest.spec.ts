@@ -284,6 +284,31 @@ describe('a delivery', () => {
     await delivered(3);
   });
 
+  it('is sent again so many times a minute for an endpoint, and no more', async () => {
+    const [one, other] = [await create(), await create()];
+    await instance.accept(placed(tenant));
+    const deliveryOf = ({ endpoint_id }: typeof one): Promise<string> =>
+      eventually(async () => {
+        const { body } = await call('GET', `/webhook-endpoints/${endpoint_id}/deliveries`);
+        expect(body.data).toMatchObject([{ status: 'delivered' }]);
+        return body.data[0].delivery_id as string;
+      });
+    const again = async (of: typeof one) => call('POST', `/webhook-deliveries/${await deliveryOf(of)}/redeliver`);
+    const path = `/webhook-deliveries/${await deliveryOf(one)}/redeliver`;
+    for (let count = 0; count < limits.webhookRedeliveriesAMinute; count += 1)
+      expect((await call('POST', path)).status).toBe(202);
+    const { status, body, headers } = await call('POST', path);
+    expect([status, body.code]).toEqual([429, 'too-many-requests']);
+    expect(Number(headers.get('retry-after'))).toBeGreaterThan(0);
+    expect((await again(other)).status).toBe(202);
+    await eventually(async () =>
+      expect((await call('GET', path.replace('/redeliver', ''))).body.status).toBe('delivered'),
+    );
+    const { body: detail } = await call('GET', path.replace('/redeliver', ''));
+    expect(receiver.received.length).toBeLessThanOrEqual(1 + limits.webhookRedeliveriesAMinute + 2);
+    expect(detail.attempts).toBeLessThanOrEqual(1 + limits.webhookRedeliveriesAMinute);
+  });
+
   it('that there is not is told as such', async () => {
     for (const id of [absent, 'nonsense', '%00'])
       for (const [method, rest] of [['GET', ''] as const, ['POST', '/redeliver'] as const])

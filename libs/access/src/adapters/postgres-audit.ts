@@ -1,19 +1,25 @@
 import { Injectable } from '@nestjs/common';
-import type { AuditEntry } from '#contracts';
+import { Lane } from '#admission';
 import { InjectSql, Sql } from '#database';
-import { AuditLog } from '#security';
+import type { NewAuditEntry } from '#security';
+import type { AuditEntries } from '../use-cases/keep-audit.js';
 import type { AuditTrail, NumberedEntry } from '../use-cases/read-audit.js';
 
 /** Who did what, in Postgres. */
 @Injectable()
-export class PostgresAudit extends AuditLog implements AuditTrail {
-  constructor(@InjectSql('access') private readonly sql: Sql) {
-    super();
-  }
+export class PostgresAudit implements AuditEntries, AuditTrail {
+  /** They would wait for each other in Postgres, each with a connection that keys have to be looked up over. */
+  private readonly lane = new Lane({
+    ...{ atOnce: 1, mostWaiting: 1_000, longestWaitMs: 2_000 },
+    tooMuch: 'More has to be written down of who does what',
+  });
 
-  async append(entry: Omit<AuditEntry, 'at'>): Promise<void> {
+  constructor(@InjectSql('access') private readonly sql: Sql) {}
+
+  async add(entry: NewAuditEntry, requests: number): Promise<void> {
     const { tenant, account, key_id, is_operator, operation, target, request_id, status } = entry;
-    await this.sql.query(append, [tenant, account, key_id, is_operator, operation, target, request_id, status]);
+    const values = [tenant, account, key_id, is_operator, operation, target, request_id, status, requests];
+    await this.lane.inTurn(() => this.sql.query(append, values));
   }
 
   after(tenant: string, entryId: number, limit: number): Promise<NumberedEntry[]> {
@@ -26,14 +32,14 @@ const append = {
   name: 'access-audit-append',
   text: `
     WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('access.audit', 0)))
-    INSERT INTO access.audit (tenant_id, account_id, key_id, is_operator, operation, target, request_id, status)
-    SELECT $1, $2, $3::uuid, $4::boolean, $5, $6, $7, $8::int FROM turn`,
+    INSERT INTO access.audit (tenant_id, account_id, key_id, is_operator, operation, target, request_id, status, requests)
+    SELECT $1, $2, $3::uuid, $4::boolean, $5, $6, $7, $8::int, $9::int FROM turn`,
 };
 
 const after = {
   name: 'access-audit-after',
   text: `
     SELECT entry_id AS "entryId", at, tenant_id AS tenant, account_id AS account, key_id, is_operator, operation, target,
-      request_id, status
+      request_id, status, requests
     FROM access.audit WHERE tenant_id = $1 AND entry_id > $2 ORDER BY entry_id LIMIT $3`,
 };

@@ -1,6 +1,6 @@
 import type { Stripe } from 'stripe';
 import { z } from 'zod';
-import { env } from '#config';
+import { env, withoutBrackets } from '#config';
 
 const example = 'https://api.stripe.com';
 
@@ -38,7 +38,7 @@ export const stripeClient = async (
   const { protocol, hostname, port } = new URL(STRIPE_API_BASE ?? example);
   return new Client(STRIPE_SECRET_KEY, {
     protocol: protocol === 'http:' ? 'http' : 'https',
-    host: hostname.replaceAll(/[[\]]/g, ''),
+    host: withoutBrackets(hostname),
     port: port || (protocol === 'http:' ? 80 : 443),
     timeout: callTimeoutMs,
     // Whoever asks us asks again, under the same key, and not so soon. A connection that was closed is all that the

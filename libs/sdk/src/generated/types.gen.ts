@@ -81,6 +81,10 @@ export type AuditEntry = {
    * What it was answered with. Null before that: what has no entry with a status may have taken effect.
    */
   status: number | null;
+  /**
+   * How many requests the entry is about. More than 1 of what somebody was not allowed: so many came after others and have no entries of their own; the entry is of the last of them.
+   */
+  requests: number;
 };
 
 export type AuditPage = {
@@ -4122,6 +4126,10 @@ export type RedeliverWebhookErrors = {
    * `webhook-delivery-not-found`: There is no such webhook delivery
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */

@@ -1,5 +1,6 @@
 import { Resolver, lookup } from 'node:dns/promises';
 import { BlockList, isIP } from 'node:net';
+import { withoutBrackets } from '#config';
 import type { AddressRules } from '../use-cases/manage-endpoints.js';
 
 /** An address of a name. */
@@ -53,9 +54,6 @@ export const usualPorts = [443, 8443];
 
 const isLocalName = (hostname: string): boolean => /(^|\.)localhost\.?$/.test(hostname);
 
-/** Without the brackets that an IPv6 address has in a URL. */
-const hostOf = ({ hostname }: URL): string => hostname.replace(/^\[(.*)\]$/, '$1');
-
 /**
  * Keeps webhooks from reaching what only we can reach. Names are asked of DNS itself: the resolver of the system has few
  * threads, and names that nobody answers for would keep them from everybody else, our own databases among them.
@@ -74,7 +72,7 @@ export class AddressGuard implements AddressRules {
   faultOf(url: URL): string | undefined {
     if (this.allowPrivate) return undefined;
     if (url.protocol !== 'https:') return 'Webhooks are sent over https only.';
-    const host = hostOf(url);
+    const host = withoutBrackets(url.hostname);
     const isPrivate = isIP(host) === 0 ? isLocalName(host) : !isPublic(host);
     if (isPrivate) return 'Webhooks are not sent to private addresses.';
     const isUsual = this.ports.includes(Number(url.port) || 443);

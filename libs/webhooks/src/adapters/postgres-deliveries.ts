@@ -82,6 +82,10 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
     };
   }
 
+  async endpointOf(tenant: string, deliveryId: string): Promise<string | undefined> {
+    return (await this.sql.query<{ endpointId: string }>(endpointOf, [tenant, deliveryId]))[0]?.endpointId;
+  }
+
   async again(tenant: string, deliveryId: string, failures: number): Promise<WebhookDeliveryDocument | undefined> {
     return (await this.sql.query<WebhookDeliveryDocument>(again, [tenant, deliveryId, failures]))[0];
   }
@@ -232,6 +236,13 @@ const find = {
         ) a
       ), '[]') AS attempt_log
     FROM webhooks.deliveries d WHERE d.tenant_id = $1 AND d.delivery_id = $2 AND ${ofKnownEndpoint}`,
+};
+
+const endpointOf = {
+  name: 'webhooks-endpoint-of',
+  text: `
+    SELECT d.endpoint_id AS "endpointId" FROM webhooks.deliveries d
+    WHERE d.tenant_id = $1 AND d.delivery_id = $2 AND ${ofKnownEndpoint}`,
 };
 
 /** One that is being sent at the moment stays with whoever sends it. */

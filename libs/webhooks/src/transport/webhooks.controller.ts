@@ -250,9 +250,12 @@ export class WebhooksController {
     scope: 'webhooks:write',
     operationId: 'redeliverWebhook',
     summary: 'Send a message once more, now',
-    description: 'Under the same `webhook-id`, also where it was delivered. One that is pending is sent at once.',
+    description:
+      'Under the same `webhook-id`, also where it was delivered. One that is pending is sent at once; one that is due or ' +
+      `being sent already is not sent twice for it. At most ${limits.webhookRedeliveriesAMinute} a minute for each ` +
+      'endpoint: what failed while it was out of order is sent again all at once.',
     replies: { 202: { schema: webhookDelivery, description: 'The delivery, which is being sent' } },
-    errors: ['webhook-delivery-not-found'],
+    errors: ['webhook-delivery-not-found', 'too-many-requests'],
   })
   redeliver(
     @Param('delivery_id', valid(deliveryIdParameter)) id: string,

@@ -8,6 +8,8 @@ import { Endpoints, endpointNotFound } from './manage-endpoints.js';
 import { deliveryNotFound } from './read-deliveries.js';
 
 export abstract class Redeliveries {
+  /** Where a delivery goes; undefined where there is none, or its endpoint is gone. */
+  abstract endpointOf(tenant: string, deliveryId: string): Promise<string | undefined>;
   /**
    * Makes a delivery due now, whatever has become of it. One that is pending stays where it is in its schedule, any other
    * stands behind so many failures.
@@ -27,6 +29,7 @@ export abstract class Redeliveries {
 
 /** Whoever may register an endpoint could have messages sent to anybody without end. */
 const tests = { requests: limits.webhookTestsAMinute, perSeconds: 60 };
+const redeliveries = { requests: limits.webhookRedeliveriesAMinute, perSeconds: 60 };
 
 const batchSize = 1_000;
 const mostAtOnce = 10_000;
@@ -35,6 +38,7 @@ const mostAtOnce = 10_000;
 @Injectable()
 export class RedeliverMessages {
   private readonly tests = new RateLimits(tests);
+  private readonly redeliveries = new RateLimits(redeliveries);
 
   constructor(
     private readonly deliveries: Redeliveries,
@@ -43,8 +47,12 @@ export class RedeliverMessages {
     @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
   ) {}
 
-  /** One more attempt, now. */
+  /** One more attempt, now; none besides the one of a delivery that is due or being sent. */
   async one(tenant: string, deliveryId: string): Promise<WebhookDeliveryDocument> {
+    const endpointId = await this.deliveries.endpointOf(tenant, deliveryId);
+    if (endpointId === undefined) throw deliveryNotFound();
+    const standing = await this.redeliveries.take(endpointId);
+    if (standing.isRefused) throw tooMany(standing, 'More is to be sent again one by one than an endpoint gets.');
     const delivery = await this.deliveries.again(tenant, deliveryId, this.limits.delaysMs.length);
     if (!delivery) throw deliveryNotFound();
     this.deliverMessages.wake();

@@ -1,0 +1,14 @@
+import type { MigrationInterface, QueryRunner } from 'typeorm';
+
+/** How many requests an entry is about: of what somebody was not allowed again and again, not each is one. */
+export class CountedRefusals1764000000039 implements MigrationInterface {
+  readonly name = 'CountedRefusals1764000000039';
+
+  async up(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE access.audit ADD COLUMN requests int NOT NULL DEFAULT 1`);
+  }
+
+  async down(runner: QueryRunner): Promise<void> {
+    await runner.query(`ALTER TABLE access.audit DROP COLUMN requests`);
+  }
+}

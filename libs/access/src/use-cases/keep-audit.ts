@@ -1,0 +1,82 @@
+import { Injectable } from '@nestjs/common';
+import { PeriodicWork } from '#periodic';
+import type { AuditLog, NewAuditEntry } from '#security';
+
+export abstract class AuditEntries {
+  /** Resolves once it is kept. @param requests how many the entry is about, the one that it names being the last */
+  abstract add(entry: NewAuditEntry, requests: number): Promise<void>;
+}
+
+const minuteMs = 60_000;
+/** Of what somebody is refused in a minute, so much is written down one by one. */
+const mostRefusals = 10;
+/** Of so many it is counted at a time what they are refused. */
+const mostRefused = 10_000;
+
+interface Refused {
+  written: number;
+  /** How many are not written down yet, and the last of them. */
+  leftOut: number;
+  last: NewAuditEntry;
+}
+
+/**
+ * Writes down who does what. Of what somebody is not allowed, and can ask for without end, there are a few entries in a
+ * minute, and then one that says how many requests it is about: what nothing is ever removed from is not to be filled by those
+ * who may do nothing.
+ */
+@Injectable()
+export class KeepAudit extends PeriodicWork implements AuditLog {
+  private readonly refused = new Map<string, Refused>();
+
+  constructor(private readonly entries: AuditEntries) {
+    super(minuteMs, 'how often callers were refused is written down later');
+  }
+
+  append(entry: NewAuditEntry): Promise<void> {
+    return this.entries.add(entry, 1);
+  }
+
+  async appendRefusal(entry: NewAuditEntry, by: string): Promise<void> {
+    const refused = this.refused.get(by) ?? { written: 0, leftOut: 0, last: entry };
+    this.refused.set(by, refused);
+    if (refused.written < mostRefusals) {
+      refused.written += 1;
+      await this.append(entry);
+    } else {
+      refused.leftOut += 1;
+      refused.last = entry;
+    }
+    const [longest] = this.refused.keys();
+    if (this.refused.size > mostRefused) await this.settle(longest!);
+  }
+
+  /** Writes down how many were left out, and begins to count anew. */
+  async execute(): Promise<void> {
+    for (const by of [...this.refused.keys()]) await this.settle(by);
+  }
+
+  /** By now nobody is answered any more. */
+  override async beforeApplicationShutdown(): Promise<void> {
+    await super.beforeApplicationShutdown();
+    await this.execute().catch((error: unknown) => {
+      this.logger.error(`how often callers were refused could not be written down (${String(error)})`);
+    });
+  }
+
+  private async settle(by: string): Promise<void> {
+    const { leftOut = 0, last } = this.refused.get(by) ?? {};
+    this.refused.delete(by);
+    if (leftOut === 0 || !last) return;
+    try {
+      await this.entries.add(last, leftOut);
+    } catch (error) {
+      const since = this.refused.get(by);
+      this.refused.set(by, {
+        ...{ written: mostRefusals, last: since?.last ?? last },
+        leftOut: leftOut + (since?.leftOut ?? 0),
+      });
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,14 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, it } from '@jest/globals';
+import { nowAndThen } from '#periodic';
+
+it('what happens again and again is said at once, and then now and then', async () => {
+  const said: string[] = [];
+  const [one, other] = [nowAndThen(200), nowAndThen(200)];
+  for (const word of ['first', 'second', 'third']) one(() => said.push(word));
+  other(() => said.push('of another kind'));
+  expect(said).toEqual(['first', 'of another kind']);
+  await sleep(250);
+  for (const word of ['later', 'last']) one(() => said.push(word));
+  expect(said).toEqual(['first', 'of another kind', 'later']);
+});

@@ -1,0 +1,59 @@
+import { createServer } from 'node:net';
+import { once } from 'node:events';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { expect, it } from '@jest/globals';
+import { WaitingRoom } from '#rest';
+import { freePort } from '#testing';
+
+const forEver = new Promise<never>(() => {});
+
+it('answers for an app that takes long, until it is closed', async () => {
+  const at = { HOST: '127.0.0.1', PORT: await freePort() };
+  const room = new WaitingRoom(
+    at,
+    () => [{ name: 'order-database', why: 'It starts. Wait for it.' }, { name: 'other' }],
+    10,
+  );
+  void room.during(forEver);
+  await sleep(100);
+  const ready = await fetch(`http://127.0.0.1:${at.PORT}/health/ready`);
+  expect([ready.status, await ready.json()]).toMatchObject([
+    503,
+    { error: { 'order-database': { status: 'down', message: 'It starts. Wait for it.' }, other: { status: 'down' } } },
+  ]);
+  await room.close();
+  await expect(fetch(`http://127.0.0.1:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
+});
+
+it('opens no more once it is closed, at whatever moment that is', async () => {
+  const at = { HOST: 'localhost', PORT: await freePort() };
+  for (const [opensAfterMs, closedAfterMs] of [
+    [10, 10],
+    [10, 0],
+    [10, 11],
+    [0, 0],
+  ] as const) {
+    const room = new WaitingRoom(at, () => [], opensAfterMs);
+    void room.during(forEver);
+    // As the name is looked up for it to listen.
+    await sleep(closedAfterMs);
+    await room.close();
+    // What comes in its place finds the address free.
+    const next = createServer().listen(at.PORT, at.HOST);
+    await once(next, 'listening');
+    next.close();
+    await once(next, 'close');
+    await sleep(50);
+    await expect(fetch(`http://localhost:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
+  }
+});
+
+it('tells who waits for the start where it cannot listen', async () => {
+  const other = createServer().listen(0, '127.0.0.1');
+  await once(other, 'listening');
+  const at = { HOST: '127.0.0.1', PORT: (other.address() as { port: number }).port };
+  await expect(new WaitingRoom(at, () => [], 0).during(forEver)).rejects.toThrow(
+    `Cannot answer REST at 127.0.0.1:${at.PORT}`,
+  );
+  other.close();
+});
