@@ -17,7 +17,6 @@ import {
 } from './redis-queue.js';
 import type { WireError } from './wire.js';
 
-const concurrency = 256;
 /** Few at a time, so that several instances share a burst. */
 const readAtOnce = 32;
 const blockMs = 2_000;
@@ -50,7 +49,8 @@ const lostOnTheWay: WireError = {
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
 /**
- * Reads the queue of one module as one consumer of its group.
+ * Reads the queue of one module as one consumer of its group. It takes what there is: the limiter decides what is let in,
+ * and refuses the rest at once, which left in the queue would hear of it at its deadline.
  *
  * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
  * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
@@ -139,7 +139,6 @@ export class RedisReader {
       const entries = await this.read(undefined);
       if (entries.length === 0) return;
       for (const entry of entries) this.take(entry, false);
-      if (this.inFlight.count >= concurrency) await this.inFlight.idle(giveUpAt - performance.now());
     }
   }
 
@@ -164,8 +163,6 @@ export class RedisReader {
     while (!this.isStopping) {
       try {
         if (this.hasReconnected) await this.resume();
-        await this.untilSlotIsFree();
-        if (this.isStopping) return;
         for (const entry of await this.read(blockMs)) this.take(entry, false);
       } catch (error) {
         await this.afterFailure(error as Error);
@@ -186,24 +183,19 @@ export class RedisReader {
 
   /** Takes up what Redis has delivered to this consumer and what has never arrived. */
   private async takeUnseen(idleMs: number): Promise<void> {
-    let from = '-';
-    for (;;) {
-      const known = new Set([...this.taken, ...this.unsettled]);
-      const ids = await this.pendingOf(this.consumer, from, idleMs);
-      if (ids.length === 0) return;
-      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id));
+    const known = new Set([...this.taken, ...this.unsettled]);
+    for await (const ids of this.pendingOf(this.consumer, idleMs)) {
+      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
       for (const entry of await this.claim(unseen, 0)) this.take(entry, false);
-      from = `(${ids.at(-1)}`;
     }
   }
 
   private async read(block: number | undefined): Promise<Entry[]> {
-    const free = Math.max(1, concurrency - this.inFlight.count);
     const streams = await this.reader.xReadGroup(
       group,
       this.consumer,
       { key: this.keys.requests, id: '>' },
-      { COUNT: Math.min(free, readAtOnce), ...(block !== undefined && { BLOCK: block }) },
+      { COUNT: readAtOnce, ...(block !== undefined && { BLOCK: block }) },
     );
     const found = (streams as { messages: RawEntry[] }[] | null) ?? [];
     return found.flatMap(({ messages }) => messages.flatMap((raw) => this.entryOf(raw)));
@@ -212,10 +204,6 @@ export class RedisReader {
   private entryOf(raw: RawEntry): Entry[] {
     if (!raw) return [];
     return [{ id: raw.id, request: { ...raw.message } as unknown as QueuedRequest }];
-  }
-
-  private async untilSlotIsFree(): Promise<void> {
-    while (this.inFlight.count >= concurrency && !this.isStopping) await this.untilWoken();
   }
 
   private untilWoken(timeoutMs?: number): Promise<void> {
@@ -244,7 +232,6 @@ export class RedisReader {
       .during(() => this.handle(entry, isInherited))
       .finally(() => {
         this.taken.delete(entry.id);
-        this.wake?.();
       });
   }
 
@@ -325,20 +312,26 @@ export class RedisReader {
     ]);
     const dead = consumers.filter(({ name }) => name !== this.consumer && !living.includes(name));
     for (const { name, pending, idle } of dead) {
-      if (pending > 0 && this.inFlight.count < concurrency) {
+      if (pending > 0) {
         // The least idle time lets one of several instances win: claiming an entry makes it fresh.
-        const entries = await this.claim(await this.pendingOf(name, '-', lifeSignMs), lifeSignMs);
-        for (const entry of entries) this.take(entry, true);
+        for await (const ids of this.pendingOf(name, lifeSignMs))
+          for (const entry of await this.claim(ids, lifeSignMs)) this.take(entry, true);
       } else if (pending === 0 && idle > forgetConsumerMs) {
         await this.commands.xGroupDelConsumer(requests, group, name);
       }
     }
   }
 
-  private async pendingOf(consumer: string, from: string, idleMs: number): Promise<string[]> {
+  /** Some at a time, until there are no more. */
+  private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<string[]> {
     const options = { consumer, IDLE: idleMs };
-    const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
-    return pending.map(({ id }) => id);
+    for (let from = '-'; ;) {
+      const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
+      const last = pending.at(-1);
+      if (!last) return;
+      yield pending.map(({ id }) => id);
+      from = `(${last.id}`;
+    }
   }
 
   private async claim(ids: string[], idleMs: number): Promise<Entry[]> {

@@ -1,3 +1,4 @@
+import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -165,6 +166,31 @@ describeWithRedis('requests over Redis', () => {
     for (const what of became) expect(['answered', 'unavailable']).toContain(what);
     const answered = ids.filter((_, index) => became[index] === 'answered');
     expect(instance.journal.carriedOut.sort()).toEqual(answered.sort());
+  });
+
+  it('are let in by the limiter alone: the first that is too many is refused at once, and others are answered', async () => {
+    const { app, journal } = await start();
+    const { limit } = app.get(Admission, { strict: false }).limiterOf('probe.wait');
+    const ids = Array.from({ length: limit }, (_, id) => `${id}`);
+    const held = ids.map((id) => client.call('wait', { id }));
+    await Promise.all(ids.map((id) => journal.arrived(id)));
+    const refusal: unknown = await client.call('wait', { id: 'one more' }).catch((error: unknown) => error);
+    expect(refusal).toMatchObject({ code: 'unavailable', extensions: { retry_after_ms: expect.any(Number) } });
+    expect(await codeOf(client.call('ping', undefined))).toBe('answered');
+    for (const id of ids) journal.letGo(id);
+    expect(await Promise.all(held)).toEqual(ids);
+  });
+
+  it('that a dead instance had read are taken over at once, however many', async () => {
+    await pretendInstance('dead', 60_000);
+    const ids = Array.from({ length: 900 }, (_, id) => `${id}`);
+    const calls = ids.map((id) => client.call('wait', { id }, { deadlineMs: 7_000 }));
+    await queueLength(ids.length);
+    await hands.xReadGroup(group, 'dead', { key: keys.requests, id: '>' });
+    await hands.del([keys.accepting, keys.alive]);
+    const { journal } = await start();
+    for (const id of ids) journal.letGo(id);
+    expect(await Promise.all(calls)).toEqual(ids);
   });
 
   it('are refused at once when too many wait', async () => {
