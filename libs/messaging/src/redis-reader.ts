@@ -1,9 +1,12 @@
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
-import { drainMs, type Outcome } from './answering-server.js';
+import { drainMs } from './answering-server.js';
+import type { Outcome } from './answers.js';
+import { frameOf } from './frames.js';
 import { InFlight } from './in-flight.js';
 import {
   aliveMs,
+  framesChannel,
   group,
   largestPublished,
   open,
@@ -46,6 +49,46 @@ const lostOnTheWay: WireError = {
   extensions: {},
 };
 
+/** A reply, and where it is published. */
+interface Reply extends PublishedReply {
+  channel: string;
+}
+
+/**
+ * What is published: frames for whoever understands them, as many in one message as it may hold, JSON for others, who are of
+ * a version that does not.
+ *
+ * @param large puts a response where it can be fetched @returns that place
+ */
+function publications(
+  replies: readonly Reply[],
+  large: (response: string) => string,
+): { channel: string; text: string }[] {
+  const published: { channel: string; text: string }[] = [];
+  const open = new Map<string, { channel: string; text: string }>();
+  for (const { channel, ...reply } of replies) {
+    const { response } = reply;
+    if (typeof response === 'string' && response.length > largestPublished) {
+      delete reply.response;
+      reply.responseAt = large(response);
+    }
+    if (!channel.startsWith(framesChannel)) {
+      published.push({ channel, text: JSON.stringify(reply) });
+      continue;
+    }
+    const frame = frameOf(reply);
+    const last = open.get(channel);
+    if (last && last.text.length + frame.length <= largestPublished) {
+      last.text += frame;
+      continue;
+    }
+    const next = { channel, text: frame };
+    open.set(channel, next);
+    published.push(next);
+  }
+  return published;
+}
+
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
 /**
@@ -75,6 +118,9 @@ export class RedisReader {
   private takingOver: Promise<void> | undefined;
   private lifeSigns: NodeJS.Timeout | undefined;
   private wake: (() => void) | undefined;
+  /** What is settled at the end of the turn. */
+  private settling: { ids: string[]; replies: Reply[] } = { ids: [], replies: [] };
+  private settlement: Promise<void> | undefined;
   private readerId = 0;
 
   constructor(
@@ -252,26 +298,34 @@ export class RedisReader {
     }
   }
 
+  /** Together with all that are settled in the same turn of the event loop. */
+  private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+    this.settlement ??= this.settleAtOnce();
+    this.settling.ids.push(id);
+    if (request && outcome) this.settling.replies.push({ channel: request.channel, id: request.id, ...outcome });
+    return this.settlement;
+  }
+
   /** Replies, acknowledges and deletes, in one go. */
-  private async settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+  private async settleAtOnce(): Promise<void> {
+    await new Promise<void>((resolve) => process.nextTick(resolve));
+    const { ids, replies } = this.settling;
+    this.settling = { ids: [], replies: [] };
+    this.settlement = undefined;
     const { requests } = this.keys;
     const batch = this.commands.multi();
-    if (request && outcome) {
-      const { response } = outcome;
-      const reply: PublishedReply = { id: request.id, ...outcome };
-      if (typeof response === 'string' && response.length > largestPublished) {
-        delete reply.response;
-        reply.responseAt = `cleave:reply:${randomUUID()}`;
-        batch.set(reply.responseAt, response, { expiration: { type: 'PX', value: replyKeptMs } });
-      }
-      batch.publish(request.channel, JSON.stringify(reply));
-    }
+    const large = (response: string): string => {
+      const at = `cleave:reply:${randomUUID()}`;
+      batch.set(at, response, { expiration: { type: 'PX', value: replyKeptMs } });
+      return at;
+    };
+    for (const { channel, text } of publications(replies, large)) batch.publish(channel, text);
     try {
-      await batch.xAck(requests, group, id).xDel(requests, id).exec();
+      await batch.xAck(requests, group, ids).xDel(requests, ids).exec();
     } catch (error) {
-      // The client has lost its connection to the same Redis and knows; only the entry must not stay.
-      this.unsettled.add(id);
-      this.logger.warn(`A reply could not be sent: ${(error as Error).message}`);
+      // The client has lost its connection to the same Redis and knows; only the entries must not stay.
+      for (const id of ids) this.unsettled.add(id);
+      this.logger.warn(`Replies could not be sent: ${(error as Error).message}`);
     }
   }
 

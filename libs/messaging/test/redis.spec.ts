@@ -193,6 +193,40 @@ describeWithRedis('requests over Redis', () => {
     expect(await Promise.all(calls)).toEqual(ids);
   });
 
+  it('travel together, those of one turn and their replies', async () => {
+    await start();
+    await client.call('ping', undefined);
+    await hands.configResetStat();
+    await Promise.all(Array.from({ length: 30 }, () => client.call('ping', undefined)));
+    const statistics = await hands.info('commandstats');
+    const times = (command: string) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(statistics)?.[1]);
+    expect(times('xadd')).toBe(30);
+    expect(times('evalsha')).toBeLessThan(5);
+    expect(times('publish')).toBeLessThan(15);
+    expect(times('xack')).toBe(times('publish'));
+  });
+
+  it('of a version that knows no frames are answered as it understands, and its answers are understood', async () => {
+    await start();
+    const listener = await hands.duplicate().connect();
+    const heard = new Promise((resolve) => void listener.subscribe('cleave:replies:old', resolve));
+    const meta = JSON.stringify({ tenant: 'default', remainingMs: 10_000 });
+    const channel = 'cleave:replies:old';
+    await hands.xAdd(keys.requests, '*', { pattern: 'probe.once', meta, body: '{"id":"1"}', channel, id: '7' });
+    expect(JSON.parse((await heard) as string)).toEqual({ id: '7', response: '{"by":"one"}' });
+    listener.destroy();
+
+    await running[0]?.close();
+    await hands.del(keys.requests);
+    await pretendInstance('old', 60_000);
+    const reply = client.call('wait', { id: 'asked of an old one' });
+    await queueLength(1);
+    const [entry] = (await hands.xRange(keys.requests, '-', '+')) ?? [];
+    const { id, channel: to } = entry!.message as { id: string; channel: string };
+    await hands.publish(to, JSON.stringify({ id, response: '"told"' }));
+    expect(await reply).toBe('told');
+  });
+
   it('are refused at once when too many wait', async () => {
     await pretendInstance('stuck', 60_000);
     const many = hands.multi();
