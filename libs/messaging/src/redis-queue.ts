@@ -61,7 +61,7 @@ export interface PublishedReply {
  */
 export const largestPublished = 262_144;
 
-/** So many characters of requests at most are put off until the end of a turn: Redis does nothing else while it takes them. */
+/** More characters than that are not sent in one command: Redis does nothing else while it takes them. */
 export const largestAtOnce = 262_144;
 
 const now = `local time = redis.call('TIME')

@@ -8,6 +8,7 @@ import {
   aliveMs,
   framesChannel,
   group,
+  largestAtOnce,
   largestPublished,
   open,
   queueKeys,
@@ -52,6 +53,15 @@ const lostOnTheWay: WireError = {
 /** A reply, and where it is published. */
 interface Reply extends PublishedReply {
   channel: string;
+}
+
+/** What is settled together. */
+interface Settlement {
+  ids: string[];
+  replies: Reply[];
+  /** Of the replies. */
+  characters: number;
+  done: Promise<void>;
 }
 
 /**
@@ -119,8 +129,7 @@ export class RedisReader {
   private lifeSigns: NodeJS.Timeout | undefined;
   private wake: (() => void) | undefined;
   /** What is settled at the end of the turn. */
-  private settling: { ids: string[]; replies: Reply[] } = { ids: [], replies: [] };
-  private settlement: Promise<void> | undefined;
+  private settlement: Settlement | undefined;
   private readerId = 0;
 
   constructor(
@@ -300,18 +309,26 @@ export class RedisReader {
 
   /** Together with all that are settled in the same turn of the event loop. */
   private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
-    this.settlement ??= this.settleAtOnce();
-    this.settling.ids.push(id);
-    if (request && outcome) this.settling.replies.push({ channel: request.channel, id: request.id, ...outcome });
-    return this.settlement;
+    const settlement = (this.settlement ??= this.beginSettlement());
+    settlement.ids.push(id);
+    if (request && outcome) settlement.replies.push({ channel: request.channel, id: request.id, ...outcome });
+    settlement.characters += typeof outcome?.response === 'string' ? outcome.response.length : 0;
+    if (settlement.characters > largestAtOnce) this.settlement = undefined;
+    return settlement.done;
+  }
+
+  private beginSettlement(): Settlement {
+    const settlement: Settlement = { ids: [], replies: [], characters: 0, done: Promise.resolve() };
+    const turn = new Promise<void>((resolve) => process.nextTick(resolve));
+    settlement.done = turn.then(() => {
+      if (this.settlement === settlement) this.settlement = undefined;
+      return this.settleAll(settlement);
+    });
+    return settlement;
   }
 
   /** Replies, acknowledges and deletes, in one go. */
-  private async settleAtOnce(): Promise<void> {
-    await new Promise<void>((resolve) => process.nextTick(resolve));
-    const { ids, replies } = this.settling;
-    this.settling = { ids: [], replies: [] };
-    this.settlement = undefined;
+  private async settleAll({ ids, replies }: Settlement): Promise<void> {
     const { requests } = this.keys;
     const batch = this.commands.multi();
     const large = (response: string): string => {

@@ -8,8 +8,8 @@ export const isDrainNotice = (packet: unknown): boolean =>
   typeof packet === 'object' && packet !== null && 'id' in packet && packet.id === drainNotice.id;
 
 const readAheadCharacters = 1_048_576;
-/** What is not put off until the end of the turn, in characters. */
-const mostUnsent = 65_536;
+/** What is not put off until the end of the turn, in characters: by then both sides are at work, and not each in turn. */
+const mostUnsent = 4_096;
 
 /**
  * The bound of what Nest buffers for one connection. In Nest's own form the body is JSON text inside JSON, where quotes and
