@@ -49,7 +49,7 @@ const startMonoliths = async (home: string): Promise<Shape> => {
  */
 const shapes: [string, (home: string) => Promise<Shape>, string[]][] = [
   ['one process', startMonoliths, ['monolith']],
-  ['services over TCP', startScaled, ['order', 'inventory', 'payment', 'cache', 'sales', 'webhooks']],
+  ['services over TCP', startScaled, ['gateway', 'order', 'inventory', 'payment', 'cache', 'sales', 'webhooks']],
 ];
 
 /** The one that takes less than a minute; both with `npm run test:update`. */
@@ -74,7 +74,7 @@ const tried = 'everyUpdate' in globalThis ? shapes : shapes.slice(0, 1);
         await trial.stock();
         const visited = await trial.api.product({ onHand: 1_000_000 });
         const load = trial.load(thinkMs);
-        visits = new Visits(shape.baseUrl, 6, visited);
+        visits = new Visits(shape.entrances, 6, visited);
         const goOn = async (count = 30): Promise<void> => {
           const before = acknowledged(load.attempts).length;
           await load.until(() => acknowledged(load.attempts).length > before + count);

@@ -79,7 +79,7 @@ describe('the image, built from the Dockerfile', () => {
     const product = await api.product({ onHand: 1_000_000 });
     const order = ok(await api.place({ customer_id: 'c-1', product_id: product, quantity: 1 }, 'in-a-container'), 201);
     const body = () => ({ customer_id: 'load', lines: [{ product_id: product, quantity: 1 }] });
-    const load = new Load(url, 8, body, 20);
+    const load = new Load([url], 8, body, 20);
     await load.until(() => acknowledged(load.attempts).length > 100);
     await podman('kill', '--signal', 'TERM', container);
     expect(await podman('wait', container)).toBe('0');

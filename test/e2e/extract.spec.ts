@@ -22,7 +22,7 @@ describe('inventory', () => {
     await trial.stock();
     const load = trial.load(thinkMs);
     const visited = await api.product({ onHand: 1_000_000 });
-    const visits = new Visits(shape.baseUrl, 4, visited);
+    const visits = new Visits(shape.entrances, 4, visited);
     ok(await api.send('PUT', '/cache', { body: { key: 'kept', value: 'before' } }));
     const goOn = async (count = 50): Promise<void> => {
       const before = acknowledged(load.attempts).length;

@@ -61,7 +61,7 @@ const hereOf = async (port: number, gateways: number[]): Promise<string> => {
       for (const path of ['/products', '/orders', '/cache/stats', '/sales', '/webhook-endpoints', '/health/ready'])
         expect([path, (await fetch(`${edge}${path}`)).status]).toEqual([path, 200]);
     });
-    trial = new Trial({ ...shape, baseUrl: edge });
+    trial = new Trial({ ...shape, baseUrl: edge, entrances: [edge] });
   });
   afterAll(async () => {
     await haproxy?.kill('SIGTERM');
@@ -93,7 +93,7 @@ const hereOf = async (port: number, gateways: number[]): Promise<string> => {
     await trial.stock();
     const visited = await trial.api.product({ onHand: 1_000_000 });
     const load = trial.load(thinkMs);
-    const visits = new Visits(edge, 6, visited);
+    const visits = new Visits([edge], 6, visited);
     const goOn = async (of: Load, count = 50): Promise<void> => {
       const before = acknowledged(of.attempts).length;
       await of.until(() => acknowledged(of.attempts).length > before + count);

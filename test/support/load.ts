@@ -26,16 +26,17 @@ export class Load {
   private readonly callers: Promise<void>[];
 
   /**
+   * @param entrances where the callers may come in; they begin at each in turn
    * @param nextBody makes the body of each order
    * @param thinkMs how long a caller waits between two orders
    */
   constructor(
-    private readonly baseUrl: string,
+    entrances: readonly string[],
     callers: number,
     private readonly nextBody: () => object,
     private readonly thinkMs = 0,
   ) {
-    this.callers = Array.from({ length: callers }, () => this.call());
+    this.callers = Array.from({ length: callers }, (_, at) => this.call(new Caller(entrances, at)));
   }
 
   get answered(): Attempt[] {
@@ -70,24 +71,23 @@ export class Load {
     return [...counts].map(([outcome, some]) => `${outcome} × ${some.length}`).join(', ');
   }
 
-  private async call(): Promise<void> {
-    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
+  private async call(caller: Caller): Promise<void> {
     while (!this.stopped) {
       const attempt: Attempt = { key: fresh('load'), body: this.nextBody() };
       this.attempts.push(attempt);
-      await place(this.baseUrl, agent, attempt);
+      await place(caller, attempt);
       const wasAnswered = attempt.outcome === 201 || attempt.outcome === 409;
       if (!wasAnswered || this.thinkMs > 0) await setTimeout(wasAnswered ? this.thinkMs : pauseMs);
     }
-    agent.destroy();
+    caller.end();
   }
 }
 
 /** Sends one attempt and notes what becomes of it. */
-const place = async (baseUrl: string, agent: Agent, attempt: Attempt): Promise<void> => {
+const place = async (caller: Caller, attempt: Attempt): Promise<void> => {
   const { body, key } = attempt;
   const startedAt = performance.now();
-  const { status, text } = await sent(baseUrl, agent, { method: 'POST', path: '/orders', body, key });
+  const { status, text } = await caller.send({ method: 'POST', path: '/orders', body, key });
   attempt.tookMs = performance.now() - startedAt;
   attempt.outcome = status;
   if (text !== undefined) attempt.text = text;
@@ -103,12 +103,42 @@ export interface Sending {
   key?: string;
 }
 
-/** The status and the text of the answer; in place of the status the code of the error, `NO_ANSWER` when it hangs. */
-export const sent = (
-  baseUrl: string,
-  agent: Agent,
-  { method, path, body, key }: Sending,
-): Promise<{ status: number | string; text?: string }> =>
+/** What came of a request: in place of the status the code of the error, `NO_ANSWER` when it hangs. */
+interface Outcome {
+  status: number | string;
+  text?: string;
+  /** Whether it said that it was the last answer on the connection. */
+  isLast?: boolean;
+}
+
+/**
+ * A caller with a connection that it keeps. It does what a load balancer does: where a connection is refused, or an answer
+ * says that it was the last one, it goes to another entrance. A request that was sent is not repeated.
+ */
+export class Caller {
+  private readonly agent = new Agent({ keepAlive: true, maxSockets: 1 });
+
+  /** @param at the entrance that it begins with */
+  constructor(
+    private readonly entrances: readonly string[],
+    private at = 0,
+  ) {}
+
+  async send(sending: Sending): Promise<Outcome> {
+    for (let left = this.entrances.length - 1; ; left -= 1) {
+      const outcome = await sent(this.entrances[this.at % this.entrances.length]!, this.agent, sending);
+      const isRefused = outcome.status === 'ECONNREFUSED';
+      if (isRefused || outcome.isLast) this.at += 1;
+      if (!isRefused || left === 0) return outcome;
+    }
+  }
+
+  end(): void {
+    this.agent.destroy();
+  }
+}
+
+const sent = (baseUrl: string, agent: Agent, { method, path, body, key }: Sending): Promise<Outcome> =>
   new Promise((resolve) => {
     const content = body === undefined ? undefined : JSON.stringify(body);
     const failed = (error: NodeJS.ErrnoException): void => resolve({ status: error.code ?? error.message });
@@ -130,7 +160,10 @@ export const sent = (
       const chunks: Buffer[] = [];
       response.on('data', (chunk: Buffer) => chunks.push(chunk));
       response.on('error', failed);
-      response.on('end', () => resolve({ status: response.statusCode!, text: Buffer.concat(chunks).toString() }));
+      const isLast = response.headers.connection === 'close';
+      response.on('end', () =>
+        resolve({ status: response.statusCode!, text: Buffer.concat(chunks).toString(), isLast }),
+      );
     });
     sending.end(content);
   });

@@ -19,16 +19,17 @@ const urls = (ports: number[]): string => ports.map((port) => `http://127.0.0.1:
 const tcp = (ports: number[]): string => `tcp://${ports.map((port) => `127.0.0.1:${port}`).join(',')}`;
 
 /**
- * The split shape over TCP, with two instances of each module, behind one gateway; one database, and one
- * Redis for the two caches. They are called `order-1`, `order-2` and so on; the second ones are started by the test.
+ * The split shape over TCP, with two instances of each module and of the gateway; one database, and one Redis for the two
+ * caches. They are called `order-1`, `order-2` and so on; the second ones are started by the test.
  *
- * @param home where the gateway and the first instances were compiled, if not here
+ * @param home where the first instances were compiled, if not here
  */
 export const startScaled = async (home?: string): Promise<Shape> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);
-  const [gateway, salesOne, salesTwo, webhooksOne, webhooksTwo, ...ports] = await servicePorts(
-    5 + scaled.length * 2 * instances,
+  const [gatewayOne, gatewayTwo, salesOne, salesTwo, webhooksOne, webhooksTwo, ...ports] = await servicePorts(
+    6 + scaled.length * 2 * instances,
   );
+  const gateways = [gatewayOne!, gatewayTwo!];
   const following = { sales: [salesOne!, salesTwo!], webhooks: [webhooksOne!, webhooksTwo!] };
   const older = home === undefined ? {} : { home };
   const places = Object.fromEntries(
@@ -53,10 +54,11 @@ export const startScaled = async (home?: string): Promise<Shape> => {
   const own = { DATABASE_URL: database.url, ORDER_AT: tcp(places.order.messages) };
   const plan: Plan = {
     services: [
-      {
-        ...{ app: 'gateway', port: gateway!, ...older },
+      ...gateways.map((port, at) => ({
+        ...{ app: 'gateway', name: `gateway-${at + 1}`, port, isEntrance: true, isLater: at > 0 },
+        ...(at === 0 && older),
         environment: { ...gatewayTo, SALES_URL: urls(following.sales), WEBHOOKS_URL: urls(following.webhooks) },
-      },
+      })),
       ...scaled.flatMap((module) =>
         places[module].rest.map((port, at) => ({
           ...{ app: module, name: `${module}-${at + 1}`, port, isLater: at > 0, ...(at === 0 && older) },

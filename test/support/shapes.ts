@@ -26,6 +26,8 @@ interface RunningService {
 export interface Shape {
   name: string;
   baseUrl: string;
+  /** Where callers may come in: the `baseUrl` first. */
+  entrances: string[];
   services: RunningService[];
   service(name: string): RunningService;
   /** Where the data are; asked anew each time, because an embedded server may come back on another port. */
@@ -47,6 +49,8 @@ interface PlannedService {
   isLater?: boolean;
   /** Where it was compiled, if not here. */
   home?: string;
+  /** Callers may come in here as well as at the first one. */
+  isEntrance?: boolean;
 }
 
 /** What runs, and where its data are. */
@@ -298,6 +302,7 @@ export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
   return {
     name,
     baseUrl: services[0]!.url,
+    entrances: services.filter((_, at) => at === 0 || plan.services[at]!.isEntrance).map((it) => it.url),
     services,
     service: (wanted) => {
       const found = services.find((it) => it.name === wanted);

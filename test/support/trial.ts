@@ -41,7 +41,7 @@ export class Trial {
         .slice(0, this.random.integer(1, 2))
         .map((product_id) => ({ product_id, quantity: this.random.integer(1, 3) })),
     });
-    const load = new Load(this.shape.baseUrl, callers, nextBody, thinkMs);
+    const load = new Load(this.shape.entrances, callers, nextBody, thinkMs);
     this.loads.push(load);
     return load;
   }

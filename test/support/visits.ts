@@ -1,11 +1,10 @@
-import { Agent } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
 import { expect } from '@jest/globals';
 import type { SeededRandom } from '#testing';
 import type { Api } from './api.js';
 import { eventually } from './eventually.js';
 import { fresh, randomOf } from './fresh.js';
-import { sent, type Sending } from './load.js';
+import { Caller, type Sending } from './load.js';
 import type { Ledger } from './ledger.js';
 
 /** A request, and the statuses that are an answer to it. */
@@ -29,14 +28,17 @@ export class Visits {
   private readonly placed = new Map<string, boolean>();
   private readonly adjusted = { sent: 0, acknowledged: 0 };
 
-  /** @param product one of which there is plenty, and whose stock nobody reconciles */
+  /**
+   * @param entrances where the callers may come in; they begin at each in turn
+   * @param product one of which there is plenty, and whose stock nobody reconciles
+   */
   constructor(
-    private readonly baseUrl: string,
+    entrances: readonly string[],
     callers: number,
     private readonly product: string,
     private readonly random: SeededRandom = randomOf('visits'),
   ) {
-    this.callers = Array.from({ length: callers }, () => this.call());
+    this.callers = Array.from({ length: callers }, (_, at) => this.call(new Caller(entrances, at)));
   }
 
   /** Stops, and waits for what has been sent. */
@@ -69,10 +71,9 @@ export class Visits {
     await eventually(async () => expect(await ledger.inventory(held, [this.product])).toEqual([]), 60_000);
   }
 
-  private async call(): Promise<void> {
-    const agent = new Agent({ keepAlive: true, maxSockets: 1 });
-    for (; !this.stopped; await setTimeout(thinkMs)) await this.visit(agent, this.next());
-    agent.destroy();
+  private async call(caller: Caller): Promise<void> {
+    for (; !this.stopped; await setTimeout(thinkMs)) await this.visit(caller, this.next());
+    caller.end();
   }
 
   private next(): Visit {
@@ -107,13 +108,13 @@ export class Visits {
     return this.random.shuffled(visits)[0]!;
   }
 
-  private async visit(agent: Agent, visit: Visit): Promise<void> {
+  private async visit(caller: Caller, visit: Visit): Promise<void> {
     this.inFlight += 1;
     const { customer_id: customer } = (visit.body ?? {}) as { customer_id?: string };
     if (customer !== undefined) this.placed.set(customer, false);
     const isAdjustment = visit.path.endsWith('/adjustments');
     if (isAdjustment) this.adjusted.sent += 1;
-    const { status, text } = await sent(this.baseUrl, agent, visit);
+    const { status, text } = await caller.send(visit);
     this.inFlight -= 1;
     if (!visit.expected.includes(status as number)) {
       this.failures.push(`${visit.method} ${visit.path}: ${status} ${text}`);

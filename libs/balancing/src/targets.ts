@@ -116,6 +116,8 @@ export class Targets<P extends Place, I extends Instance> {
   /** Picks among those that have not been tried; those that are ejected when there is none other. */
   pick(tried: readonly Target<I>[]): Target<I> {
     if (this.all.length === 0) throw this.noAddress();
+    const [first] = this.all as [Target<I>];
+    if (this.all.length === 1 && first.inFlight < this.maxInFlight) return first;
     const left = this.all.filter((target) => !tried.includes(target));
     const open = (left.length > 0 ? left : this.all).filter(({ inFlight }) => inFlight < this.maxInFlight);
     if (open.length === 0) {

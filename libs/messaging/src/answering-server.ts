@@ -1,7 +1,7 @@
 import type { Admission } from '#admission';
-import { BaseRpcContext, Server, type MessageHandler } from '@nestjs/microservices';
+import { Server, type MessageHandler } from '@nestjs/microservices';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
-import { answeredBy, answering } from './answers.js';
+import { answeredBy, answering, type Answer, type Outcome } from './answers.js';
 import { InFlight } from './in-flight.js';
 import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
@@ -10,17 +10,12 @@ import type { NamedOperation } from './wire.js';
 /** How long a shutdown waits for what has been accepted. */
 export const drainMs = 10_000;
 
-/** What became of a request: the text of the reply, or the error. */
-export interface Outcome {
-  response?: unknown;
-  err?: unknown;
-}
-
-/** What our own transports share: requests go through Nest's pipeline and the contract, as with Nest's own servers. */
+/** What our own transports share: requests go through Nest's pipeline and the contract, as over TCP. */
 export abstract class AnsweringServer extends Server {
   /** Where it reports what it answers. */
   calls = new ObservedCalls();
   protected readonly inFlight = new InFlight();
+  private readonly answers = new Map<string, Answer>();
 
   constructor(
     private readonly admission?: Admission,
@@ -40,35 +35,14 @@ export abstract class AnsweringServer extends Server {
   }
 
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
-    super.addHandler(
-      pattern,
-      answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing),
-      isEvent,
-      extras,
-    );
+    super.addHandler(pattern, callback, isEvent, extras);
+    const answer = answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing);
+    if (answer) this.answers.set(String(pattern), answer);
   }
 
-  /** Nest parses every pattern as JSON first, and the exception that ours are none is a fifth of the cost of a call. */
-  override getHandlerByPattern(pattern: string): MessageHandler | null {
-    return this.messageHandlers.get(pattern) ?? super.getHandlerByPattern(pattern);
-  }
-
-  /** Carries out one request. Never rejects. */
+  /** Carries out one request, if it is one to a method of `@Answers`: nobody else speaks this transport. Never rejects. */
   receive(pattern: string, data: unknown): Promise<Outcome> {
-    const handler = this.getHandlerByPattern(pattern);
-    if (!handler) return Promise.resolve({ err: NO_MESSAGE_HANDLER });
-    const context = new BaseRpcContext([pattern]);
-    return new Promise((resolve) => {
-      const produce = async () => this.transformToObservable(await handler(data, context));
-      // Nest's type hides the promise of its hooks; a hook that fails must not leave the caller without an answer.
-      const handled: unknown = this.handleRequest(context, produce, ({ err, response }) =>
-        resolve(err ? { err } : { response }),
-      );
-      Promise.resolve(handled).catch((error: unknown) => {
-        this.logger.error(error);
-        resolve({ err: 'the request failed before its handler was reached' });
-      });
-    });
+    return this.answers.get(pattern)?.(data) ?? Promise.resolve({ err: NO_MESSAGE_HANDLER });
   }
 
   override on(): never {

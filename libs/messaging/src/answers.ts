@@ -3,7 +3,7 @@ import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contr
 import { traceparentOf } from '#telemetry';
 import { Catch, Logger, UseFilters, type RpcExceptionFilter } from '@nestjs/common';
 import { Ctx, MessagePattern, Payload, type MessageHandler } from '@nestjs/microservices';
-import { isObservable, lastValueFrom, of, throwError, type Observable } from 'rxjs';
+import { isObservable, lastValueFrom, throwError, type Observable } from 'rxjs';
 import type { InFlight } from './in-flight.js';
 import type { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
@@ -118,9 +118,18 @@ async function admitted(
   }
 }
 
+/** What became of a request: the text of the reply, or the error. */
+export interface Outcome {
+  response?: unknown;
+  err?: unknown;
+}
+
+/** Carries out one request. Never rejects. */
+export type Answer = (data: unknown) => Promise<Outcome>;
+
 /**
  * Wraps a handler as Nest registers it with a server: from the wire to the typed request, and from the typed reply or the
- * error back. A handler that was not made by `@Answers` stays as it is.
+ * error back. Undefined for a handler that was not made by `@Answers`.
  *
  * @param admission none in one process: what is asked there is part of a request that was admitted
  * @param calls asked for when a request comes: handlers are registered before it is known
@@ -133,18 +142,19 @@ export function answering(
   calls: () => ObservedCalls,
   admission?: Admission,
   signing?: Signing,
-): MessageHandler {
+): Answer | undefined {
   const operation = answeredBy(extras as Record<string, unknown> | undefined);
-  if (!operation) return handler;
+  if (!operation) return undefined;
   // Each by itself: what one operation takes says nothing about another.
   const limiter = admission?.limiterOf(operation.pattern);
-  return (data: unknown): Promise<Observable<unknown>> =>
+  return (data) =>
     inFlight.during(async () => {
       try {
-        return of(await admitted(operation, limiter, () => answer(operation, handler, data, calls(), signing)));
+        return {
+          response: await admitted(operation, limiter, () => answer(operation, handler, data, calls(), signing)),
+        };
       } catch (error) {
-        const refused = toWireError(refusal(operation, error));
-        return throwError(() => refused);
+        return { err: toWireError(refusal(operation, error)) };
       }
     });
 }

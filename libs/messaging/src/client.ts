@@ -1,9 +1,7 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
 import { currentWork } from '#telemetry';
 import { Logger } from '@nestjs/common';
-import type { ClientProxy } from '@nestjs/microservices';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
-import { defer, firstValueFrom, merge, Observable, throwError, timeout } from 'rxjs';
 import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import {
@@ -43,27 +41,32 @@ export interface ContractClient<C extends Contract = Contract> {
   ): Promise<ReplyOf<C['operations'][Name]>>;
 }
 
+/** A request on its way to a module. */
+export interface Question {
+  pattern: string;
+  /** Makes the message at the moment it is sent, so that it tells the time that is left then. */
+  message: () => WireRequest;
+  /** Whether it may be sent again when it is unknown what became of it. */
+  mayRepeat: boolean;
+  /** Tells, when nobody waits any more, whether the caller gave up and not the deadline passed. */
+  signal?: AbortSignal | undefined;
+}
+
+/**
+ * Hears what became of a request: the text of the reply, or the error the other side answered with (a `WireError`, or what
+ * else Nest sends), or an Error when it could not be asked.
+ */
+export type Ended = (error: unknown, reply?: unknown) => void;
+
 /** The way to a module. */
 export interface Route {
   /**
-   * Emits the text of the reply, or fails with the error the other side answered with (a `WireError`, or what else Nest
-   * sends), or with an Error when it could not be asked.
-   *
-   * @param message makes the message at the moment it is sent, so that it tells the time that is left then
-   * @param mayRepeat whether the request may be sent again when it is unknown what became of it
-   * @param signal tells, when nobody waits any more, whether the caller gave up and not the deadline passed
+   * @param ended called once; perhaps at once, perhaps not at all once the request was forgotten
+   * @returns what forgets the request
    */
-  send(pattern: string, message: () => WireRequest, mayRepeat: boolean, signal?: AbortSignal): Observable<unknown>;
+  ask(question: Question, ended: Ended): () => void;
   close(): Promise<void>;
 }
-
-/** The way through one of Nest's client proxies. */
-export const routeThrough = (proxy: ClientProxy): Route => ({
-  send: (pattern, message) => defer(() => proxy.send(pattern, message())),
-  close: async () => {
-    await proxy.close();
-  },
-});
 
 const logger = new Logger('Messages');
 
@@ -89,16 +92,38 @@ function tooLate({ pattern, idempotent }: NamedOperation, waitedMs: number): Cle
   return new CleaveError('deadline-exceeded', `${pattern} was not answered within ${waitedMs} ms; ${advice}`);
 }
 
-/** Fails when the signal is aborted. */
-const aborted = ({ pattern, idempotent }: NamedOperation, signal: AbortSignal): Observable<never> =>
-  new Observable((observer) => {
-    const giveUp = () => {
-      const advice = idempotent ? '' : '; it may be carried out nevertheless';
-      observer.error(new CleaveError('cancelled', `${pattern} was given up by its caller${advice}`));
+function givenUp({ pattern, idempotent }: NamedOperation): CleaveError {
+  const advice = idempotent ? '' : '; it may be carried out nevertheless';
+  return new CleaveError('cancelled', `${pattern} was given up by its caller${advice}`);
+}
+
+/** Rejects with what became of the request instead of a reply, at the deadline and when the signal is aborted. */
+const replyTo = (
+  operation: NamedOperation,
+  route: Pick<Route, 'ask'>,
+  question: Question,
+  allowedMs: number,
+): Promise<unknown> =>
+  new Promise((resolve, reject) => {
+    const { signal } = question;
+    if (signal?.aborted) return reject(givenUp(operation));
+    const over = (): void => {
+      clearTimeout(timer);
+      signal?.removeEventListener('abort', giveUp);
     };
-    if (signal.aborted) return giveUp();
-    signal.addEventListener('abort', giveUp);
-    return () => signal.removeEventListener('abort', giveUp);
+    const fail = (error: CleaveError): void => {
+      over();
+      forget();
+      reject(error);
+    };
+    const giveUp = (): void => fail(givenUp(operation));
+    const timer = setTimeout(() => fail(tooLate(operation, Math.round(allowedMs))), allowedMs);
+    signal?.addEventListener('abort', giveUp);
+    const forget = route.ask(question, (error, reply) => {
+      over();
+      if (error === undefined) resolve(reply);
+      else reject(asCleaveError(operation, error));
+    });
   });
 
 function understood(operation: NamedOperation, reply: unknown): unknown {
@@ -116,7 +141,7 @@ function understood(operation: NamedOperation, reply: unknown): unknown {
 async function ask(
   operation: NamedOperation,
   request: unknown,
-  route: Pick<Route, 'send'>,
+  route: Pick<Route, 'ask'>,
   options: CallOptions,
   traceparent: string | undefined,
   signing: Signing | undefined,
@@ -142,12 +167,10 @@ async function ask(
     },
     body,
   });
-  const giveUp = () => throwError(() => tooLate(operation, Math.round(allowedMs)));
-  const { signal } = options;
-  const sent$ = route.send(operation.pattern, message, operation.idempotent, signal);
-  const reply$ = signal ? merge(aborted(operation, signal), sent$) : sent$;
+  const { pattern, idempotent: mayRepeat } = operation;
+  const question = { pattern, message, mayRepeat, signal: options.signal };
   try {
-    return understood(operation, await firstValueFrom(reply$.pipe(timeout({ first: allowedMs, with: giveUp }))));
+    return understood(operation, await replyTo(operation, route, question, allowedMs));
   } catch (error) {
     throw asCleaveError(operation, error);
   }
@@ -156,13 +179,15 @@ async function ask(
 /** The client of a contract over one route. */
 export function contractClient<C extends Contract>(
   contract: C,
-  route: Pick<Route, 'send'>,
+  route: Pick<Route, 'ask'>,
   calls = new ObservedCalls(),
   signing?: Signing,
 ): ContractClient<C> {
+  const operations = new Map<string, NamedOperation>();
   return {
     call: async (name, request, options = {}) => {
-      const operation = operationOf(contract, name);
+      const operation = operations.get(name) ?? operationOf(contract, name);
+      operations.set(name, operation);
       const reply = await calls.made(operation, options.metadata, (traceparent) =>
         ask(operation, request, route, options, traceparent, signing),
       );

@@ -1,6 +1,7 @@
 import { CleaveError } from '#contracts';
-import { ClientProxy, type CustomTransportStrategy, type ReadPacket, type WritePacket } from '@nestjs/microservices';
+import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer, drainMs } from './answering-server.js';
+import type { Ended, Question, Route } from './client.js';
 
 /** Where the modules of one application meet: each application has its own. */
 export class InProcessHub {
@@ -36,31 +37,20 @@ export class InProcessServer extends AnsweringServer implements CustomTransportS
   }
 }
 
-export class InProcessClient extends ClientProxy {
-  constructor(private readonly hub: InProcessHub) {
-    super();
-  }
+/** The way to a module of the same application. */
+export class InProcessRoute implements Route {
+  constructor(private readonly hub: InProcessHub) {}
 
-  override async connect(): Promise<void> {}
-
-  override async close(): Promise<void> {}
-
-  override unwrap(): never {
-    throw new Error('This transport has no connection underneath');
-  }
-
-  protected override publish({ pattern, data }: ReadPacket, callback: (packet: WritePacket) => void): () => void {
+  ask({ pattern, message }: Question, ended: Ended): () => void {
     const ask = (): void => {
       const { server } = this.hub;
-      if (server) void server.receive(pattern as string, data).then((it) => callback({ ...it, isDisposed: true }));
-      else callback({ err: new CleaveError('unavailable', 'The application is stopping; try again later') });
+      if (server) void server.receive(pattern, message()).then(({ err, response }) => ended(err, response));
+      else ended(new CleaveError('unavailable', 'The application is stopping; try again later'));
     };
     if (this.hub.server) ask();
     else void this.hub.opening.promise.then(ask);
-    return () => {};
+    return () => undefined;
   }
 
-  protected override dispatchEvent(): never {
-    throw new Error('Events do not travel this way: they ride the outbox');
-  }
+  async close(): Promise<void> {}
 }

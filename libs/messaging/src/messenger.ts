@@ -4,13 +4,12 @@ import { CleaveError, type Contract } from '#contracts';
 import type { ServiceSecrets } from '#security';
 import { Metrics, Traces } from '#telemetry';
 import { Inject, Injectable, Module, Optional, type DynamicModule, type OnApplicationShutdown } from '@nestjs/common';
-import { throwError } from 'rxjs';
 import type { Address, Endpoint } from './address.js';
-import { contractClient, routeThrough, type ContractClient, type Route } from './client.js';
-import { InProcessClient, InProcessHub } from './in-process.js';
+import { contractClient, type ContractClient, type Route } from './client.js';
+import { InProcessHub, InProcessRoute } from './in-process.js';
 import { NatsRoute } from './nats-route.js';
 import { ObservedCalls } from './observed-calls.js';
-import { RedisClient } from './redis-client.js';
+import { RedisRoute } from './redis-route.js';
 import { Signing } from './signing.js';
 import { TcpRoute, tcpTargets } from './tcp-route.js';
 
@@ -48,9 +47,13 @@ export class Messenger implements OnApplicationShutdown {
     const route = this.routes.get(key) ?? this.open(contract, at, balance);
     this.routes.set(key, route);
     const stopping = () => new CleaveError('unavailable', 'The application is stopping; ask another instance');
-    const send: Route['send'] = (...request) => (this.isClosed ? throwError(stopping) : route.send(...request));
+    const ask: Route['ask'] = (question, ended) => {
+      if (!this.isClosed) return route.ask(question, ended);
+      ended(stopping());
+      return () => undefined;
+    };
     const signing = at.scheme === 'in-process' ? undefined : this.signing;
-    return contractClient(contract, { send }, this.calls, signing);
+    return contractClient(contract, { ask }, this.calls, signing);
   }
 
   /**
@@ -81,11 +84,11 @@ export class Messenger implements OnApplicationShutdown {
     switch (at.scheme) {
       case 'in-process':
         this.nearContracts.add(contract.name);
-        return routeThrough(new InProcessClient(this.hub));
+        return new InProcessRoute(this.hub);
       case 'tcp':
         return this.openTcp(contract, at.endpoints, balance);
       case 'redis':
-        return routeThrough(new RedisClient(at.url, contract.name));
+        return new RedisRoute(at.url, contract.name);
       case 'nats':
         return new NatsRoute(at, contract.name, largestOf(contract));
     }

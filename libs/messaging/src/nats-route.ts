@@ -1,17 +1,7 @@
 import { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
-import { defer, mergeMap, Observable, type Subscriber } from 'rxjs';
-import type { Route } from './client.js';
-import {
-  carriedSubject,
-  encodeFrame,
-  NatsPeer,
-  NobodyThere,
-  requestSubject,
-  type Asked,
-  type Frame,
-} from './nats-peer.js';
-import type { WireRequest } from './wire.js';
+import type { Ended, Question, Route } from './client.js';
+import { carriedSubject, encodeFrame, NatsPeer, NobodyThere, requestSubject, type Asked } from './nats-peer.js';
 
 /** How long a request is silent before its module is asked whether anybody has it, and again after as long. */
 const lookAfterMs = 1_000;
@@ -35,22 +25,23 @@ export class NatsRoute implements Route {
     this.peer = new NatsPeer(at, `NATS to ${module}`, () => maxBytes);
   }
 
-  send(pattern: string, message: () => WireRequest, mayRepeat: boolean): Observable<unknown> {
-    return defer(() => this.peer.open()).pipe(
-      mergeMap(() => new Observable((caller) => this.ask(pattern, message, mayRepeat, caller))),
-    );
+  ask(question: Question, ended: Ended): () => void {
+    let isForgotten = false;
+    let forget: (() => void) | undefined;
+    this.peer.open().then(() => {
+      if (!isForgotten) forget = this.askOnce(question, ended);
+    }, ended);
+    return () => {
+      isForgotten = true;
+      forget?.();
+    };
   }
 
   close(): Promise<void> {
     return this.peer.close();
   }
 
-  private ask(
-    pattern: string,
-    message: () => WireRequest,
-    mayRepeat: boolean,
-    caller: Subscriber<unknown>,
-  ): () => void {
+  private askOnce({ pattern, message, mayRepeat }: Question, ended: Ended): () => void {
     const asked: Asked[] = [];
     let isInHand = true;
     const send = () => {
@@ -58,8 +49,9 @@ export class NatsRoute implements Route {
       const frame = encodeFrame({ meta }, body);
       asked.push(
         this.peer.ask(requestSubject(pattern), frame, meta.remainingMs, (heard) => {
-          if (!(heard instanceof Error)) settle(caller, heard);
-          else caller.error(heard instanceof NobodyThere ? this.nobody() : heard);
+          if (heard instanceof Error) end(heard instanceof NobodyThere ? this.nobody() : heard);
+          else if ('err' in heard.head) end(heard.head['err']);
+          else end(undefined, heard.body);
         }),
       );
     };
@@ -71,26 +63,24 @@ export class NatsRoute implements Route {
       const question = encodeFrame({ carried: asked.map(({ reply }) => reply) });
       look = this.peer.ask(carriedSubject(this.module), question, lookAfterMs, (heard) => {
         isInHand = !(heard instanceof Error);
-        if (heard instanceof NobodyThere)
-          caller.error(this.nobody('is left, and the request was lost with the last one'));
+        if (heard instanceof NobodyThere) end(this.nobody('is left, and the request was lost with the last one'));
       });
     };
-    send();
     const looking = setInterval(lookForIt, lookAfterMs);
-    return () => {
+    const forget = () => {
       clearInterval(looking);
       for (const { stop } of asked) stop();
       look?.stop();
     };
+    const end: Ended = (...outcome) => {
+      forget();
+      ended(...outcome);
+    };
+    send();
+    return forget;
   }
 
   private nobody(what = 'takes requests at present'): CleaveError {
     return new CleaveError('unavailable', `No instance of ${this.module} ${what}; start one or try again later`);
   }
-}
-
-function settle(caller: Subscriber<unknown>, { head, body }: Frame): void {
-  if ('err' in head) return caller.error(head['err']);
-  caller.next(body);
-  caller.complete();
 }

@@ -3,7 +3,8 @@ import { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
 import type { Msg, Subscription } from '@nats-io/transport-node';
-import { AnsweringServer, drainMs, type Outcome } from './answering-server.js';
+import { AnsweringServer, drainMs } from './answering-server.js';
+import type { Outcome } from './answers.js';
 import { InFlight } from './in-flight.js';
 import {
   carriedSubject,

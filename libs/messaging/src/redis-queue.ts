@@ -28,16 +28,23 @@ export const queueKeys = (module: string): QueueKeys => ({
   accepting: `cleave:{${module}}:accepting`,
 });
 
-/** The fields of an entry of the stream. */
-export interface QueuedRequest {
+export interface AskedRequest {
   pattern: string;
   /** JSON of the metadata. */
   meta: string;
   body: string;
-  /** Where the reply is published, and under which id. */
-  channel: string;
+  /** Under which the reply is published. */
   id: string;
 }
+
+/** The fields of an entry of the stream. */
+export interface QueuedRequest extends AskedRequest {
+  /** Where the reply is published. */
+  channel: string;
+}
+
+/** Who listens at a channel of such a name understands frames, several in one message. */
+export const framesChannel = 'cleave:answers:';
 
 /** What is published to the channel. */
 export interface PublishedReply {
@@ -54,25 +61,30 @@ export interface PublishedReply {
  */
 export const largestPublished = 262_144;
 
+/** More characters than that are not sent in one command: Redis does nothing else while it takes them. */
+export const largestAtOnce = 262_144;
+
 const now = `local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;
 
 const scripts = {
-  /** Adds a request unless nobody would read it: 'added', 'nobody' or 'full'. */
-  addRequest: defineScript({
+  /** Adds requests, as many of the first as there is room for, unless nobody would read them: 'nobody', or how many. */
+  addRequests: defineScript({
     NUMBER_OF_KEYS: 2,
     SCRIPT: `${now}
 if redis.call('ZCOUNT', KEYS[2], now, '+inf') == 0 then return 'nobody' end
-if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return 'full' end
-redis.call('XADD', KEYS[1], '*', 'pattern', ARGV[2], 'meta', ARGV[3], 'body', ARGV[4], 'channel', ARGV[5], 'id', ARGV[6])
-return 'added'`,
-    parseCommand(parser, { requests, accepting }: QueueKeys, request: QueuedRequest) {
+local added = math.min((#ARGV - 2) / 4, tonumber(ARGV[1]) - redis.call('XLEN', KEYS[1]))
+for at = 3, 2 + 4 * added, 4 do
+  redis.call('XADD', KEYS[1], '*', 'pattern', ARGV[at], 'meta', ARGV[at + 1], 'body', ARGV[at + 2], 'channel', ARGV[2], 'id', ARGV[at + 3])
+end
+return math.max(added, 0)`,
+    parseCommand(parser, { requests, accepting }: QueueKeys, channel: string, asked: readonly AskedRequest[]) {
       parser.pushKeys([requests, accepting]);
-      const { pattern, meta, body, channel, id } = request;
-      parser.push(String(longestQueue), pattern, meta, body, channel, id);
+      parser.push(String(longestQueue), channel);
+      for (const { pattern, meta, body, id } of asked) parser.push(pattern, meta, body, id);
     },
-    transformReply: (reply: unknown) => reply as 'added' | 'nobody' | 'full',
+    transformReply: (reply: unknown) => reply as 'nobody' | number,
   }),
 
   /** Shows that an instance is alive, and whether it takes requests; the time of Redis in ms. */

@@ -1,10 +1,14 @@
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
-import { drainMs, type Outcome } from './answering-server.js';
+import { drainMs } from './answering-server.js';
+import type { Outcome } from './answers.js';
+import { frameOf } from './frames.js';
 import { InFlight } from './in-flight.js';
 import {
   aliveMs,
+  framesChannel,
   group,
+  largestAtOnce,
   largestPublished,
   open,
   queueKeys,
@@ -17,7 +21,6 @@ import {
 } from './redis-queue.js';
 import type { WireError } from './wire.js';
 
-const concurrency = 256;
 /** Few at a time, so that several instances share a burst. */
 const readAtOnce = 32;
 const blockMs = 2_000;
@@ -47,10 +50,60 @@ const lostOnTheWay: WireError = {
   extensions: {},
 };
 
+/** A reply, and where it is published. */
+interface Reply extends PublishedReply {
+  channel: string;
+}
+
+/** What is settled together. */
+interface Settlement {
+  ids: string[];
+  replies: Reply[];
+  /** Of the replies. */
+  characters: number;
+  done: Promise<void>;
+}
+
+/**
+ * What is published: frames for whoever understands them, as many in one message as it may hold, JSON for others, who are of
+ * a version that does not.
+ *
+ * @param large puts a response where it can be fetched @returns that place
+ */
+function publications(
+  replies: readonly Reply[],
+  large: (response: string) => string,
+): { channel: string; text: string }[] {
+  const published: { channel: string; text: string }[] = [];
+  const open = new Map<string, { channel: string; text: string }>();
+  for (const { channel, ...reply } of replies) {
+    const { response } = reply;
+    if (typeof response === 'string' && response.length > largestPublished) {
+      delete reply.response;
+      reply.responseAt = large(response);
+    }
+    if (!channel.startsWith(framesChannel)) {
+      published.push({ channel, text: JSON.stringify(reply) });
+      continue;
+    }
+    const frame = frameOf(reply);
+    const last = open.get(channel);
+    if (last && last.text.length + frame.length <= largestPublished) {
+      last.text += frame;
+      continue;
+    }
+    const next = { channel, text: frame };
+    open.set(channel, next);
+    published.push(next);
+  }
+  return published;
+}
+
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
 /**
- * Reads the queue of one module as one consumer of its group.
+ * Reads the queue of one module as one consumer of its group. It takes what there is: the limiter decides what is let in,
+ * and refuses the rest at once, which left in the queue would hear of it at its deadline.
  *
  * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
  * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
@@ -75,6 +128,8 @@ export class RedisReader {
   private takingOver: Promise<void> | undefined;
   private lifeSigns: NodeJS.Timeout | undefined;
   private wake: (() => void) | undefined;
+  /** What is settled at the end of the turn. */
+  private settlement: Settlement | undefined;
   private readerId = 0;
 
   constructor(
@@ -139,7 +194,6 @@ export class RedisReader {
       const entries = await this.read(undefined);
       if (entries.length === 0) return;
       for (const entry of entries) this.take(entry, false);
-      if (this.inFlight.count >= concurrency) await this.inFlight.idle(giveUpAt - performance.now());
     }
   }
 
@@ -164,8 +218,6 @@ export class RedisReader {
     while (!this.isStopping) {
       try {
         if (this.hasReconnected) await this.resume();
-        await this.untilSlotIsFree();
-        if (this.isStopping) return;
         for (const entry of await this.read(blockMs)) this.take(entry, false);
       } catch (error) {
         await this.afterFailure(error as Error);
@@ -186,24 +238,19 @@ export class RedisReader {
 
   /** Takes up what Redis has delivered to this consumer and what has never arrived. */
   private async takeUnseen(idleMs: number): Promise<void> {
-    let from = '-';
-    for (;;) {
-      const known = new Set([...this.taken, ...this.unsettled]);
-      const ids = await this.pendingOf(this.consumer, from, idleMs);
-      if (ids.length === 0) return;
-      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id));
+    const known = new Set([...this.taken, ...this.unsettled]);
+    for await (const ids of this.pendingOf(this.consumer, idleMs)) {
+      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
       for (const entry of await this.claim(unseen, 0)) this.take(entry, false);
-      from = `(${ids.at(-1)}`;
     }
   }
 
   private async read(block: number | undefined): Promise<Entry[]> {
-    const free = Math.max(1, concurrency - this.inFlight.count);
     const streams = await this.reader.xReadGroup(
       group,
       this.consumer,
       { key: this.keys.requests, id: '>' },
-      { COUNT: Math.min(free, readAtOnce), ...(block !== undefined && { BLOCK: block }) },
+      { COUNT: readAtOnce, ...(block !== undefined && { BLOCK: block }) },
     );
     const found = (streams as { messages: RawEntry[] }[] | null) ?? [];
     return found.flatMap(({ messages }) => messages.flatMap((raw) => this.entryOf(raw)));
@@ -212,10 +259,6 @@ export class RedisReader {
   private entryOf(raw: RawEntry): Entry[] {
     if (!raw) return [];
     return [{ id: raw.id, request: { ...raw.message } as unknown as QueuedRequest }];
-  }
-
-  private async untilSlotIsFree(): Promise<void> {
-    while (this.inFlight.count >= concurrency && !this.isStopping) await this.untilWoken();
   }
 
   private untilWoken(timeoutMs?: number): Promise<void> {
@@ -244,7 +287,6 @@ export class RedisReader {
       .during(() => this.handle(entry, isInherited))
       .finally(() => {
         this.taken.delete(entry.id);
-        this.wake?.();
       });
   }
 
@@ -265,26 +307,42 @@ export class RedisReader {
     }
   }
 
+  /** Together with all that are settled in the same turn of the event loop. */
+  private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+    const settlement = (this.settlement ??= this.beginSettlement());
+    settlement.ids.push(id);
+    if (request && outcome) settlement.replies.push({ channel: request.channel, id: request.id, ...outcome });
+    settlement.characters += typeof outcome?.response === 'string' ? outcome.response.length : 0;
+    if (settlement.characters > largestAtOnce) this.settlement = undefined;
+    return settlement.done;
+  }
+
+  private beginSettlement(): Settlement {
+    const settlement: Settlement = { ids: [], replies: [], characters: 0, done: Promise.resolve() };
+    const turn = new Promise<void>((resolve) => process.nextTick(resolve));
+    settlement.done = turn.then(() => {
+      if (this.settlement === settlement) this.settlement = undefined;
+      return this.settleAll(settlement);
+    });
+    return settlement;
+  }
+
   /** Replies, acknowledges and deletes, in one go. */
-  private async settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+  private async settleAll({ ids, replies }: Settlement): Promise<void> {
     const { requests } = this.keys;
     const batch = this.commands.multi();
-    if (request && outcome) {
-      const { response } = outcome;
-      const reply: PublishedReply = { id: request.id, ...outcome };
-      if (typeof response === 'string' && response.length > largestPublished) {
-        delete reply.response;
-        reply.responseAt = `cleave:reply:${randomUUID()}`;
-        batch.set(reply.responseAt, response, { expiration: { type: 'PX', value: replyKeptMs } });
-      }
-      batch.publish(request.channel, JSON.stringify(reply));
-    }
+    const large = (response: string): string => {
+      const at = `cleave:reply:${randomUUID()}`;
+      batch.set(at, response, { expiration: { type: 'PX', value: replyKeptMs } });
+      return at;
+    };
+    for (const { channel, text } of publications(replies, large)) batch.publish(channel, text);
     try {
-      await batch.xAck(requests, group, id).xDel(requests, id).exec();
+      await batch.xAck(requests, group, ids).xDel(requests, ids).exec();
     } catch (error) {
-      // The client has lost its connection to the same Redis and knows; only the entry must not stay.
-      this.unsettled.add(id);
-      this.logger.warn(`A reply could not be sent: ${(error as Error).message}`);
+      // The client has lost its connection to the same Redis and knows; only the entries must not stay.
+      for (const id of ids) this.unsettled.add(id);
+      this.logger.warn(`Replies could not be sent: ${(error as Error).message}`);
     }
   }
 
@@ -325,20 +383,26 @@ export class RedisReader {
     ]);
     const dead = consumers.filter(({ name }) => name !== this.consumer && !living.includes(name));
     for (const { name, pending, idle } of dead) {
-      if (pending > 0 && this.inFlight.count < concurrency) {
+      if (pending > 0) {
         // The least idle time lets one of several instances win: claiming an entry makes it fresh.
-        const entries = await this.claim(await this.pendingOf(name, '-', lifeSignMs), lifeSignMs);
-        for (const entry of entries) this.take(entry, true);
+        for await (const ids of this.pendingOf(name, lifeSignMs))
+          for (const entry of await this.claim(ids, lifeSignMs)) this.take(entry, true);
       } else if (pending === 0 && idle > forgetConsumerMs) {
         await this.commands.xGroupDelConsumer(requests, group, name);
       }
     }
   }
 
-  private async pendingOf(consumer: string, from: string, idleMs: number): Promise<string[]> {
+  /** Some at a time, until there are no more. */
+  private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<string[]> {
     const options = { consumer, IDLE: idleMs };
-    const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
-    return pending.map(({ id }) => id);
+    for (let from = '-'; ;) {
+      const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
+      const last = pending.at(-1);
+      if (!last) return;
+      yield pending.map(({ id }) => id);
+      from = `(${last.id}`;
+    }
   }
 
   private async claim(ids: string[], idleMs: number): Promise<Entry[]> {

@@ -2,9 +2,8 @@ import { Targets, type Attempt, type Instance, type Outcome, type TargetsOptions
 import type { CleaveError } from '#contracts';
 import { ClientTCP, type PacketId, type ReadPacket, type WritePacket } from '@nestjs/microservices';
 import { Socket } from 'node:net';
-import { Observable } from 'rxjs';
 import { endpointText, type Endpoint } from './address.js';
-import type { Route } from './client.js';
+import type { Ended, Question, Route } from './client.js';
 import { FrameSocket, isDrainNotice } from './tcp-frames.js';
 import type { WireRequest } from './wire.js';
 
@@ -19,6 +18,9 @@ const probePattern = 'probe';
 class NotConnected extends Error {
   override readonly name = 'NotConnected';
 }
+
+type Answered = WritePacket & PacketId;
+const heard = Promise.resolve();
 
 /** Nest's TCP client, used for the life of one socket. */
 class TcpConnection extends ClientTCP {
@@ -43,6 +45,13 @@ class TcpConnection extends ClientTCP {
    */
   ask(pattern: string, data: unknown, answered: (packet: WritePacket) => void): () => void {
     return this.publish({ pattern, data }, answered);
+  }
+
+  /** Who asks for a request that is not awaited any more has forgotten it. */
+  override handleResponse(packet: unknown): Promise<void> {
+    const { id, err, response } = packet as Answered;
+    this.routingMap.get(id)?.({ err, response, isDisposed: true });
+    return heard;
   }
 
   /** Counted: a request is known by it on one connection only. */
@@ -210,45 +219,46 @@ function outcomeOf(error: unknown): Outcome {
 export class TcpRoute implements Route {
   constructor(private readonly targets: TcpTargets) {}
 
-  send(pattern: string, message: () => WireRequest, mayRepeat: boolean, signal?: AbortSignal): Observable<unknown> {
-    return new Observable((caller) => {
-      let giveUp: (() => void) | undefined;
-      // Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out.
-      let unknown: unknown;
-      const attempts = this.targets.attempts(mayRepeat);
-      const attempt = (): void => {
-        if (caller.closed) return;
-        let chosen: Attempt<TcpInstance>;
-        try {
-          chosen = attempts.next();
-        } catch (error) {
-          caller.error(unknown ?? error);
+  ask({ pattern, message, mayRepeat, signal }: Question, ended: Ended): () => void {
+    let isForgotten = false;
+    let giveUp: (() => void) | undefined;
+    // Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out.
+    let unknown: unknown;
+    const attempts = this.targets.attempts(mayRepeat);
+    const attempt = (): void => {
+      if (isForgotten) return;
+      let chosen: Attempt<TcpInstance>;
+      try {
+        chosen = attempts.next();
+      } catch (error) {
+        ended(unknown ?? error);
+        return;
+      }
+      const forget = chosen.instance.ask(pattern, message, (error, reply) => {
+        giveUp = undefined;
+        if (!error) {
+          chosen.end('answered');
+          ended(undefined, reply);
           return;
         }
-        const forget = chosen.instance.ask(pattern, message, (error, reply) => {
-          giveUp = undefined;
-          if (!error) {
-            chosen.end('answered');
-            caller.next(reply);
-            caller.complete();
-            return;
-          }
-          const outcome = outcomeOf(error);
-          chosen.end(outcome);
-          if (outcome === 'lost') unknown ??= error;
-          if (attempts.another(outcome)) attempt();
-          else caller.error(unknown ?? error);
-        });
-        giveUp = () => {
-          forget();
-          chosen.end(signal?.aborted ? 'given-up' : 'late');
-        };
+        const outcome = outcomeOf(error);
+        chosen.end(outcome);
+        if (outcome === 'lost') unknown ??= error;
+        if (attempts.another(outcome)) attempt();
+        else ended(unknown ?? error);
+      });
+      giveUp = () => {
+        forget();
+        chosen.end(signal?.aborted ? 'given-up' : 'late');
       };
-      const starting = this.targets.starting();
-      if (starting) void starting.then(attempt);
-      else attempt();
-      return () => giveUp?.();
-    });
+    };
+    const starting = this.targets.starting();
+    if (starting) void starting.then(attempt);
+    else attempt();
+    return () => {
+      isForgotten = true;
+      giveUp?.();
+    };
   }
 
   async close(): Promise<void> {

@@ -91,6 +91,8 @@ function invalidRequest(pattern: string, cause: unknown): CleaveError {
 }
 
 function checkSize(what: string, text: string, { pattern, maxBytes }: NamedOperation): string {
+  // No character takes more than three bytes of UTF-8.
+  if (text.length * 3 <= maxBytes) return text;
   const bytes = Buffer.byteLength(text);
   if (bytes <= maxBytes) return text;
   const detail = `The ${what} of ${pattern} has ${bytes} bytes; at most ${maxBytes} are allowed. Ask for less at once`;

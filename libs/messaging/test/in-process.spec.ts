@@ -1,17 +1,20 @@
 import { describe, expect, it } from '@jest/globals';
-import { firstValueFrom } from 'rxjs';
-import { InProcessClient, InProcessHub, InProcessServer } from '../src/in-process.js';
+import { contractClient } from '../src/client.js';
+import { InProcessHub, InProcessRoute, InProcessServer } from '../src/in-process.js';
+import { operationOf } from '../src/wire.js';
+import { probeContract } from './probe.js';
 
 describe('what is asked in the same process', () => {
   it('waits while the application starts, and is refused once it has stopped', async () => {
     const hub = new InProcessHub();
-    const client = new InProcessClient(hub);
-    const early = firstValueFrom(client.send('probe.ask', {}));
+    const client = contractClient(probeContract, new InProcessRoute(hub));
+    const early = client.call('wait', { id: 'early' });
     const server = new InProcessServer(hub);
-    server.addHandler('probe.ask', () => Promise.resolve('answered'));
+    const operation = operationOf(probeContract, 'wait');
+    server.addHandler(operation.pattern, async ({ id }: { id: string }) => id, false, { operation });
     server.listen(() => {});
-    expect(await early).toBe('answered');
+    expect(await early).toBe('early');
     hub.server = undefined;
-    await expect(firstValueFrom(client.send('probe.ask', {}))).rejects.toMatchObject({ code: 'unavailable' });
+    await expect(client.call('wait', { id: 'late' })).rejects.toMatchObject({ code: 'unavailable' });
   });
 });

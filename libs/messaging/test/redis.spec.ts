@@ -1,3 +1,4 @@
+import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
@@ -165,6 +166,65 @@ describeWithRedis('requests over Redis', () => {
     for (const what of became) expect(['answered', 'unavailable']).toContain(what);
     const answered = ids.filter((_, index) => became[index] === 'answered');
     expect(instance.journal.carriedOut.sort()).toEqual(answered.sort());
+  });
+
+  it('are let in by the limiter alone: the first that is too many is refused at once, and others are answered', async () => {
+    const { app, journal } = await start();
+    const { limit } = app.get(Admission, { strict: false }).limiterOf('probe.wait');
+    const ids = Array.from({ length: limit }, (_, id) => `${id}`);
+    const held = ids.map((id) => client.call('wait', { id }));
+    await Promise.all(ids.map((id) => journal.arrived(id)));
+    const refusal: unknown = await client.call('wait', { id: 'one more' }).catch((error: unknown) => error);
+    expect(refusal).toMatchObject({ code: 'unavailable', extensions: { retry_after_ms: expect.any(Number) } });
+    expect(await codeOf(client.call('ping', undefined))).toBe('answered');
+    for (const id of ids) journal.letGo(id);
+    expect(await Promise.all(held)).toEqual(ids);
+  });
+
+  it('that a dead instance had read are taken over at once, however many', async () => {
+    await pretendInstance('dead', 60_000);
+    const ids = Array.from({ length: 900 }, (_, id) => `${id}`);
+    const calls = ids.map((id) => client.call('wait', { id }, { deadlineMs: 7_000 }));
+    await queueLength(ids.length);
+    await hands.xReadGroup(group, 'dead', { key: keys.requests, id: '>' });
+    await hands.del([keys.accepting, keys.alive]);
+    const { journal } = await start();
+    for (const id of ids) journal.letGo(id);
+    expect(await Promise.all(calls)).toEqual(ids);
+  });
+
+  it('travel together, those of one turn and their replies', async () => {
+    await start();
+    await client.call('ping', undefined);
+    await hands.configResetStat();
+    await Promise.all(Array.from({ length: 30 }, () => client.call('ping', undefined)));
+    const statistics = await hands.info('commandstats');
+    const times = (command: string) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(statistics)?.[1]);
+    expect(times('xadd')).toBe(30);
+    expect(times('evalsha')).toBeLessThan(5);
+    expect(times('publish')).toBeLessThan(15);
+    expect(times('xack')).toBe(times('publish'));
+  });
+
+  it('of a version that knows no frames are answered as it understands, and its answers are understood', async () => {
+    await start();
+    const listener = await hands.duplicate().connect();
+    const heard = new Promise((resolve) => void listener.subscribe('cleave:replies:old', resolve));
+    const meta = JSON.stringify({ tenant: 'default', remainingMs: 10_000 });
+    const channel = 'cleave:replies:old';
+    await hands.xAdd(keys.requests, '*', { pattern: 'probe.once', meta, body: '{"id":"1"}', channel, id: '7' });
+    expect(JSON.parse((await heard) as string)).toEqual({ id: '7', response: '{"by":"one"}' });
+    listener.destroy();
+
+    await running[0]?.close();
+    await hands.del(keys.requests);
+    await pretendInstance('old', 60_000);
+    const reply = client.call('wait', { id: 'asked of an old one' });
+    await queueLength(1);
+    const [entry] = (await hands.xRange(keys.requests, '-', '+')) ?? [];
+    const { id, channel: to } = entry!.message as { id: string; channel: string };
+    await hands.publish(to, JSON.stringify({ id, response: '"told"' }));
+    expect(await reply).toBe('told');
   });
 
   it('are refused at once when too many wait', async () => {

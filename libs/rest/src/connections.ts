@@ -54,6 +54,12 @@ export class Connections implements Iterable<Socket> {
   ) {
     server.maxConnections = limits.maxConnections;
     server.on('connection', (socket) => {
+      // The server itself counts those alone that came by its first address.
+      if (this.sockets.size >= limits.maxConnections) {
+        this.sayFull();
+        socket.destroy();
+        return;
+      }
       this.sockets.add(socket);
       socket.once('close', () => this.sockets.delete(socket));
     });

@@ -1,18 +1,20 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, request, type IncomingMessage, type ServerResponse } from 'node:http';
-import { connect } from 'node:net';
+import { connect, createServer, type AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import { describe, expect, it } from '@jest/globals';
 import { Injectable, Module, type OnModuleDestroy } from '@nestjs/common';
-import { createRestApp } from '#rest';
+import { createRestApp, listenAt } from '#rest';
+import { listenAlsoAt } from '../src/listening.js';
 import { ModuleUnderTest, logInto, slow, startApp } from './app-under-test.js';
 
 const renewSlow = () => Object.assign(slow, { entered: Promise.withResolvers(), release: Promise.withResolvers() });
 
 /** One request on a connection that the agent keeps alive. */
-const ask = async (agent: Agent, port: number, method: string, path: string) => {
-  const sent = request({ agent, port, host: '127.0.0.1', method, path }).end();
+const ask = async (agent: Agent, port: number, method: string, path: string, host = '127.0.0.1') => {
+  const sent = request({ agent, port, host, method, path }).end();
   const [response] = (await once(sent, 'response')) as [IncomingMessage];
   response.resume();
   await once(response, 'end');
@@ -20,6 +22,43 @@ const ask = async (agent: Agent, port: number, method: string, path: string) => 
 };
 
 describe('a closing app', () => {
+  it('finishes what is in flight at another of its addresses, and says there too that it was the last', async () => {
+    renewSlow();
+    const { app, port } = await startApp({ drainDelayMs: 60_000 });
+    await listenAlsoAt(app.getHttpServer(), otherAddress);
+    const [one, other] = [new Agent({ keepAlive: true }), new Agent({ keepAlive: true })];
+    expect(await ask(one, port, 'GET', '/things/1', otherAddress)).toEqual({ status: 200, connection: 'keep-alive' });
+    const pending = ask(other, port, 'POST', '/trials/slow', otherAddress);
+    await slow.entered.promise;
+    let closed = false;
+    const closing = app.close().then(() => void (closed = true));
+    await sleep(50);
+    // Still open, and still taking connections as long as there are any.
+    expect(await ask(one, port, 'GET', '/things/1', otherAddress)).toEqual({ status: 200, connection: 'close' });
+    expect(closed).toBe(false);
+    slow.release.resolve();
+    expect(await pending).toEqual({ status: 201, connection: 'close' });
+    await closing;
+    await expect(ask(one, port, 'GET', '/things/1', otherAddress)).rejects.toThrow('ECONNREFUSED');
+  });
+
+  it('waits for what is in flight at another of its addresses before it destroys modules', async () => {
+    renewSlow();
+    const { app, port, log } = await startApp({ drainTimeoutMs: 20_000 });
+    await listenAlsoAt(app.getHttpServer(), otherAddress);
+    const idle = connect(port, otherAddress);
+    await once(idle, 'connect');
+    const pending = ask(new Agent(), port, 'POST', '/trials/slow', otherAddress);
+    await slow.entered.promise;
+    const closing = app.close().then(() => 'closed');
+    await once(idle, 'close');
+    expect(await Promise.race([closing, sleep(100, 'waits')])).toBe('waits');
+    slow.release.resolve();
+    expect(await pending).toEqual({ status: 201, connection: 'close' });
+    expect(await closing).toBe('closed');
+    expect(log.join('\n')).not.toContain('are cut');
+  });
+
   it('finishes requests in flight, while all they need is still there', async () => {
     renewSlow();
     const { app, port } = await startApp();
@@ -111,6 +150,42 @@ describe('a closing app', () => {
     slow.release.resolve();
     await Promise.all([pending, closing]);
     expect(events).toEqual(['answered', 'module destroyed']);
+  });
+});
+
+/** The other address that most machines have for localhost. */
+const otherAddress = '::1';
+
+describe('an app at localhost', () => {
+  it('is one server, whose connections are all counted and told', async () => {
+    const app = await createRestApp(ModuleUnderTest, { logger: logInto([]), connections: { maxConnections: 4 } });
+    await listenAt(app, { HOST: 'localhost', PORT: 0 });
+    expect(app.getHttpAdapter().getInstance().addresses()).toHaveLength(1);
+    const { port, address } = app.getHttpServer().address() as AddressInfo;
+    const taken = address === otherAddress ? '127.0.0.1' : otherAddress;
+    // Where the machine has both for the name, it listens there already.
+    await listenAlsoAt(app.getHttpServer(), taken).catch(({ code }: NodeJS.ErrnoException) =>
+      expect(code).toBe('EADDRINUSE'),
+    );
+    const sockets = [address, taken, address, taken, address, taken].map((host) => connect(port, host));
+    const closed = sockets.map((socket) => once(socket, 'close'));
+    await Promise.any(closed);
+    await sleep(100);
+    expect(sockets.filter((it) => !it.closed)).toHaveLength(4);
+    for (const socket of sockets) socket.destroy();
+    await app.close();
+  });
+
+  it('does not start where one of its addresses is taken', async () => {
+    const taken = createServer().listen({ host: '127.0.0.1', port: 0 });
+    await once(taken, 'listening');
+    const { port } = taken.address() as AddressInfo;
+    const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
+    await expect(listenAt(app, { HOST: 'localhost', PORT: port })).rejects.toThrow(
+      `Cannot answer REST at localhost:${port} (listen EADDRINUSE`,
+    );
+    await app.close();
+    taken.close();
   });
 });
 

@@ -28,7 +28,7 @@ import {
   type DocumentOptions,
   type RestAppOptions,
   WaitingRoom,
-  cannotListen,
+  listenAt,
 } from '#rest';
 
 /** Twice as long as the gateway keeps a connection that it does not use. */
@@ -166,7 +166,7 @@ export const serve = async (service: Service): Promise<string> => {
   await listenForMessages(app, service.listen ?? []);
   if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
   await room.close();
-  await listen(app, service);
+  await listenAt(app, service);
   const url = (await app.getUrl()).replace('[::1]', 'localhost');
   const { isOpen, auditLog } = app.get(Authenticator);
   if (!auditLog && service.from !== undefined && service.from !== 'gateway')
@@ -177,14 +177,6 @@ export const serve = async (service: Service): Promise<string> => {
   }
   new Logger(name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
   return url;
-};
-
-const listen = async (app: NestFastifyApplication, at: Service): Promise<void> => {
-  try {
-    await app.listen(at.PORT, at.HOST);
-  } catch (error) {
-    throw cannotListen(at, error);
-  }
 };
 
 /** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */

@@ -1,0 +1,155 @@
+import { CleaveError } from '#contracts';
+import { Logger } from '@nestjs/common';
+import { randomUUID } from 'node:crypto';
+import type { Ended, Question, Route } from './client.js';
+import { packetsIn } from './frames.js';
+import {
+  framesChannel,
+  largestAtOnce,
+  open,
+  queueKeys,
+  redisConnection,
+  reportOutages,
+  shut,
+  type PublishedReply,
+  type AskedRequest,
+  type QueueKeys,
+  type RedisConnection,
+} from './redis-queue.js';
+
+/**
+ * Asks one module through its queue in Redis. Replies come by a channel that only this client listens to. When the
+ * connection that listens is lost, a reply may be lost with it, so everything in flight fails at once as unavailable. What is
+ * asked in one turn of the event loop is sent in one command.
+ */
+export class RedisRoute implements Route {
+  private readonly logger = new Logger(RedisRoute.name);
+  private readonly channel = `${framesChannel}${randomUUID()}`;
+  private readonly waiting = new Map<string, Ended>();
+  private readonly keys: QueueKeys;
+  private readonly requests: RedisConnection;
+  private readonly replies: RedisConnection;
+  private opening: Promise<unknown> | undefined;
+  private isOpening = true;
+  private subscribed: Promise<void> | undefined;
+  private asked = 0;
+  private unsent: AskedRequest[] = [];
+  private unsentCharacters = 0;
+
+  constructor(
+    url: string,
+    private readonly module: string,
+  ) {
+    this.keys = queueKeys(module);
+    this.requests = redisConnection(url, `asks-${module}`);
+    this.replies = redisConnection(url, `hears-${module}`);
+  }
+
+  ask(question: Question, ended: Ended): () => void {
+    const id = String((this.asked += 1));
+    this.waiting.set(id, ended);
+    const add = (): void => {
+      if (this.waiting.has(id)) this.add(id, question);
+    };
+    this.connect().then(add, (error: unknown) => this.finish(id, error));
+    return () => this.waiting.delete(id);
+  }
+
+  async close(): Promise<void> {
+    shut(this.requests);
+    shut(this.replies);
+    this.failAll('the client was closed');
+  }
+
+  /** Waits for the first attempt to connect; later, while a connection is down, it fails at once. */
+  private async connect(): Promise<void> {
+    this.opening ??= this.open().finally(() => {
+      this.isOpening = false;
+    });
+    if (this.isOpening) await this.opening;
+    if (!this.requests.isReady || !this.replies.isReady) throw new Error('Redis is not reached');
+    this.subscribed ??= this.subscribe();
+    await this.subscribed;
+  }
+
+  private add(id: string, { pattern, message }: Question): void {
+    const { meta, body } = message();
+    if (this.unsent.length === 0) process.nextTick(() => this.send());
+    this.unsent.push({ pattern, meta: JSON.stringify(meta), body, id });
+    this.unsentCharacters += body.length;
+    if (this.unsentCharacters > largestAtOnce) this.send();
+  }
+
+  private send(): void {
+    const requests = this.unsent;
+    this.unsent = [];
+    this.unsentCharacters = 0;
+    if (requests.length === 0) return;
+    this.requests.addRequests(this.keys, this.channel, requests).then(
+      (added) => {
+        const count = added === 'nobody' ? 0 : added;
+        for (const { id } of requests.slice(count)) this.finish(id, this.refusal(added));
+      },
+      (error: Error) => {
+        for (const { id } of requests) this.finish(id, new Error(`Redis did not take it (${error.message})`));
+      },
+    );
+  }
+
+  private refusal(added: 'nobody' | number): CleaveError {
+    const detail =
+      added === 'nobody'
+        ? `No instance of ${this.module} takes requests at present; start one or try again later`
+        : `Too many requests to ${this.module} are waiting; add instances or try again later`;
+    return new CleaveError('unavailable', detail);
+  }
+
+  private async open(): Promise<void> {
+    reportOutages(this.replies, (message) => this.logger.warn(`${this.module}: ${message}`));
+    // Both connections lose and find the same Redis: one of them tells.
+    this.requests.on('error', () => undefined);
+    this.replies.on('error', () => this.failAll('the connection to Redis was lost'));
+    try {
+      await Promise.all([open(this.requests), open(this.replies)]);
+    } catch (error) {
+      throw new Error(`Redis is not reached (${(error as Error).message})`, { cause: error });
+    }
+  }
+
+  /** Once: the connection itself renews a subscription that it has had. */
+  private async subscribe(): Promise<void> {
+    try {
+      await this.replies.subscribe(this.channel, (text) => this.hear(text));
+    } catch (error) {
+      this.subscribed = undefined;
+      throw new Error(`Redis did not subscribe us (${(error as Error).message})`, { cause: error });
+    }
+  }
+
+  /** An instance of a version that knows no frames answers each by itself, in JSON. */
+  private hear(text: string): void {
+    const replies = (text.startsWith('{') ? [JSON.parse(text)] : packetsIn(text)) as PublishedReply[];
+    for (const { id, responseAt, err, response } of replies) {
+      if (responseAt === undefined) this.finish(id, err, response);
+      else this.fetch(id, responseAt);
+    }
+  }
+
+  private fetch(id: string, responseAt: string): void {
+    this.requests.getDel(responseAt).then(
+      (response) => this.finish(id, response === null ? new Error('the reply has expired') : undefined, response),
+      (error: Error) => this.finish(id, new Error(`the reply was not fetched (${error.message})`)),
+    );
+  }
+
+  /** Does nothing for a request whose caller has given up. */
+  private finish(id: string, error: unknown, reply?: unknown): void {
+    const ended = this.waiting.get(id);
+    this.waiting.delete(id);
+    ended?.(error, reply);
+  }
+
+  private failAll(why: string): void {
+    for (const id of [...this.waiting.keys()]) this.finish(id, new Error(why));
+  }
+}
