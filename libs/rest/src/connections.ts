@@ -52,18 +52,19 @@ export class Connections implements Iterable<Socket> {
     server: Server,
     private readonly limits: Pick<ConnectionLimits, 'answerMs' | 'maxConnections'>,
   ) {
+    const warn = (): void => this.logger.warn(full(limits.maxConnections));
     server.maxConnections = limits.maxConnections;
     server.on('connection', (socket) => {
       // The server itself counts those alone that came by its first address.
       if (this.sockets.size >= limits.maxConnections) {
-        this.sayFull();
+        this.sayFull(warn);
         socket.destroy();
         return;
       }
       this.sockets.add(socket);
       socket.once('close', () => this.sockets.delete(socket));
     });
-    server.on('drop', () => this.sayFull(() => this.logger.warn(full(limits.maxConnections))));
+    server.on('drop', () => this.sayFull(warn));
     const looking = setInterval(() => this.cutUnread(), lookMs).unref();
     server.once('close', () => clearInterval(looking));
   }
