@@ -49,9 +49,9 @@ describe('a migration that changes a table under load, while that is dumped', ()
       expect(isDone).toBe(false);
       const meanwhile = load.attempts.slice(from).filter((it) => it.tookMs !== undefined);
       expect(acknowledged(meanwhile).length).toBeGreaterThan(50);
-      // Not the slowest one: a machine that is busy stands still for as long.
-      const waits = meanwhile.map((it) => it.tookMs!).toSorted((a, b) => a - b);
-      expect(waits[Math.floor(waits.length * 0.9)]).toBeLessThan(2_000);
+      // Of all that callers waited, hardly any went beyond that: one that stands still with the machine may, most may not.
+      const beyond = meanwhile.reduce((sum, it) => sum + Math.max(0, it.tookMs! - 2_000), 0);
+      expect(beyond).toBeLessThan(0.1 * load.size * 6_000);
       await dump.end();
       await migration;
       const columns = `SELECT FROM information_schema.columns WHERE table_schema = 'orders' AND column_name = 'remark'`;

@@ -47,6 +47,11 @@ export class Load {
     return this.attempts.filter((it) => it.outcome === undefined);
   }
 
+  /** How many callers there are. */
+  get size(): number {
+    return this.callers.length;
+  }
+
   /** Resolves once the condition holds; it is looked at every few milliseconds while the callers go on. */
   async until(condition: () => boolean): Promise<void> {
     for (const giveUpAt = Date.now() + answerWithinMs; !condition(); await setTimeout(5))

@@ -125,6 +125,8 @@ describe('what is written down', () => {
     const asked: (string | null)[] = [];
     // A key and the one that takes its place are one.
     for (let times = 0; times < 15; times += 1) asked.push(await ask(key), await ask(next));
+    // Another operation does not hide behind them.
+    const hidden = await send(one, 'POST', '/keys', { name: 'more', scopes: ['admin'] }, key);
     const other = await keyOf({ scopes: ['orders:read'] });
     const last = await ask(other.key);
     await one.app.get(KeepAudit).execute();
@@ -134,6 +136,7 @@ describe('what is written down', () => {
     expect(refusals.map((it) => [it.request_id, it.requests])).toEqual([
       ...asked.slice(0, 10).map((it) => [it, 1]),
       ...[
+        [hidden.headers.get('x-request-id'), 1],
         [last, 1],
         [asked.at(-1), 20],
       ],

@@ -20,16 +20,24 @@ export class Lane {
   }
 
   /** @throws CleaveError `unavailable` where there is too much, and nothing was done */
-  async inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
-    const since = performance.now();
-    try {
-      return await this.room.execute(() => {
-        if (performance.now() - since > this.options.longestWaitMs) throw this.refusal();
+  inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    return new Promise((resolve, reject) => {
+      let isLate = false;
+      // Also where what goes before it hangs.
+      const late = setTimeout(() => {
+        isLate = true;
+        reject(this.refusal());
+      }, this.options.longestWaitMs);
+      const inRoom = this.room.execute(() => {
+        if (isLate) throw this.refusal();
+        clearTimeout(late);
         return work();
       });
-    } catch (error) {
-      throw error instanceof BulkheadRejectedError ? this.refusal() : error;
-    }
+      inRoom.then(resolve, (error: unknown) => {
+        clearTimeout(late);
+        reject(error instanceof BulkheadRejectedError ? this.refusal() : (error as Error));
+      });
+    });
   }
 
   private refusal(): CleaveError {

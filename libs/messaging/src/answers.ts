@@ -17,6 +17,7 @@ import {
   type JsonReply,
   type MessageMetadata,
   type NamedOperation,
+  type WireError,
 } from './wire.js';
 
 const logger = new Logger('Messages');
@@ -118,6 +119,16 @@ async function admitted(
   }
 }
 
+/** Never throws, whatever was thrown: somebody waits for the answer. */
+function errorFor(operation: NamedOperation, error: unknown): WireError {
+  try {
+    return toWireError(refusal(operation, error));
+  } catch (fault) {
+    logger.error(`${operation.pattern} failed with what cannot be told: ${String(fault)}`);
+    return { code: 'internal', detail: `${operation.pattern} failed; its own log says why`, extensions: {} };
+  }
+}
+
 /** What became of a request: the text of the reply, or the error. */
 export interface Outcome {
   response?: unknown;
@@ -154,7 +165,7 @@ export function answering(
           response: await admitted(operation, limiter, () => answer(operation, handler, data, calls(), signing)),
         };
       } catch (error) {
-        return { err: toWireError(refusal(operation, error)) };
+        return { err: errorFor(operation, error) };
       }
     });
 }

@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { drainMs } from './answering-server.js';
 import type { Outcome } from './answers.js';
 import { frameOf } from './frames.js';
@@ -29,6 +30,10 @@ const recoverAtOnce = 100;
 const forgetConsumerMs = 600_000;
 const retryMs = 200;
 const replyKeptMs = 30_000;
+/** Who had to refuse something leaves the rest to others for so long at first, and longer each time … */
+const firstRestMs = 50;
+/** … but for what has waited for so long: then there is too much for all, and it is refused before its deadline. */
+const patienceMs = 250;
 
 export interface Work {
   /** Carries out one request; never rejects. */
@@ -55,10 +60,14 @@ interface Reply extends PublishedReply {
   channel: string;
 }
 
+interface Settled {
+  id: string;
+  reply: Reply | undefined;
+}
+
 /** What is settled together. */
 interface Settlement {
-  ids: string[];
-  replies: Reply[];
+  all: Settled[];
   /** Of the replies. */
   characters: number;
   done: Promise<void>;
@@ -76,12 +85,10 @@ function publications(
 ): { channel: string; text: string }[] {
   const published: { channel: string; text: string }[] = [];
   const open = new Map<string, { channel: string; text: string }>();
-  for (const { channel, ...reply } of replies) {
-    const { response } = reply;
-    if (typeof response === 'string' && response.length > largestPublished) {
-      delete reply.response;
-      reply.responseAt = large(response);
-    }
+  for (const { channel, ...whole } of replies) {
+    const { response, ...rest } = whole;
+    const isLarge = typeof response === 'string' && response.length > largestPublished;
+    const reply: PublishedReply = isLarge ? { ...rest, responseAt: large(response) } : whole;
     if (!channel.startsWith(framesChannel)) {
       published.push({ channel, text: JSON.stringify(reply) });
       continue;
@@ -98,6 +105,12 @@ function publications(
   }
   return published;
 }
+
+/** What the limiter says to what is too much. */
+const isRefusal = ({ err }: Outcome): boolean => {
+  const { code, extensions } = (err ?? {}) as Partial<WireError>;
+  return code === 'unavailable' && extensions?.['retry_after_ms'] !== undefined;
+};
 
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
@@ -131,6 +144,11 @@ export class RedisReader {
   /** What is settled at the end of the turn. */
   private settlement: Settlement | undefined;
   private readerId = 0;
+  /** By `performance.now()`. */
+  private restUntil = 0;
+  private restMs = firstRestMs;
+  /** As far as was known a second ago. */
+  private isAlone = true;
 
   constructor(
     module: string,
@@ -218,7 +236,11 @@ export class RedisReader {
     while (!this.isStopping) {
       try {
         if (this.hasReconnected) await this.resume();
-        for (const entry of await this.read(blockMs)) this.take(entry, false);
+        const rest = this.restUntil - performance.now();
+        if (rest > 0) await setTimeout(rest);
+        // One by one after a rest, to see whether there is room again.
+        const count = rest > 0 ? 1 : readAtOnce;
+        for (const entry of await this.read(blockMs, count)) this.take(entry, false);
       } catch (error) {
         await this.afterFailure(error as Error);
       }
@@ -245,12 +267,12 @@ export class RedisReader {
     }
   }
 
-  private async read(block: number | undefined): Promise<Entry[]> {
+  private async read(block: number | undefined, count = readAtOnce): Promise<Entry[]> {
     const streams = await this.reader.xReadGroup(
       group,
       this.consumer,
       { key: this.keys.requests, id: '>' },
-      { COUNT: readAtOnce, ...(block !== undefined && { BLOCK: block }) },
+      { COUNT: count, ...(block !== undefined && { BLOCK: block }) },
     );
     const found = (streams as { messages: RawEntry[] }[] | null) ?? [];
     return found.flatMap(({ messages }) => messages.flatMap((raw) => this.entryOf(raw)));
@@ -263,7 +285,7 @@ export class RedisReader {
 
   private untilWoken(timeoutMs?: number): Promise<void> {
     return new Promise((resolve) => {
-      const timer = timeoutMs === undefined ? undefined : setTimeout(resolve, timeoutMs);
+      const timer = timeoutMs === undefined ? undefined : globalThis.setTimeout(resolve, timeoutMs);
       this.wake = () => {
         clearTimeout(timer);
         resolve();
@@ -294,53 +316,75 @@ export class RedisReader {
   private async handle({ id, request }: Entry, isInherited: boolean): Promise<void> {
     try {
       const meta = JSON.parse(request.meta) as Record<string, unknown>;
+      if (!request.channel || !request.id) throw new Error('it does not say where its reply is waited for');
       const queuedMs = Date.now() + this.clockOffsetMs - writtenAt(id);
       const remainingMs = Number(meta['remainingMs']) - Math.max(0, queuedMs);
       if (remainingMs <= 0) return await this.settle(id);
       if (isInherited && !this.work.mayRepeat(request.pattern)) {
         return await this.settle(id, request, { err: lostOnTheWay });
       }
-      await this.settle(id, request, await this.work.carryOut(request, { ...meta, remainingMs }));
+      const outcome = await this.work.carryOut(request, { ...meta, remainingMs });
+      if (!isRefusal(outcome)) {
+        this.restMs = firstRestMs;
+        return await this.settle(id, request, outcome);
+      }
+      // Those who wait in a queue that moves are better off with another instance, where there is one.
+      if (queuedMs < patienceMs && !this.isAlone) this.rest();
+      await this.settle(id, request, isInherited ? { err: lostOnTheWay } : outcome);
     } catch (error) {
       this.logger.error(`A request that cannot be understood is dropped: ${(error as Error).message}`);
       await this.settle(id);
     }
   }
 
+  private rest(): void {
+    const now = performance.now();
+    if (this.restUntil > now) return;
+    this.restUntil = now + this.restMs;
+    this.restMs = Math.min(2 * this.restMs, patienceMs);
+  }
+
   /** Together with all that are settled in the same turn of the event loop. */
   private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
     const settlement = (this.settlement ??= this.beginSettlement());
-    settlement.ids.push(id);
-    if (request && outcome) settlement.replies.push({ channel: request.channel, id: request.id, ...outcome });
+    const reply = request && outcome ? { channel: request.channel, id: request.id, ...outcome } : undefined;
+    settlement.all.push({ id, reply });
     settlement.characters += typeof outcome?.response === 'string' ? outcome.response.length : 0;
     if (settlement.characters > largestAtOnce) this.settlement = undefined;
     return settlement.done;
   }
 
   private beginSettlement(): Settlement {
-    const settlement: Settlement = { ids: [], replies: [], characters: 0, done: Promise.resolve() };
+    const settlement: Settlement = { all: [], characters: 0, done: Promise.resolve() };
     const turn = new Promise<void>((resolve) => process.nextTick(resolve));
     settlement.done = turn.then(() => {
       if (this.settlement === settlement) this.settlement = undefined;
-      return this.settleAll(settlement);
+      return this.settleAll(settlement.all);
     });
     return settlement;
   }
 
   /** Replies, acknowledges and deletes, in one go. */
-  private async settleAll({ ids, replies }: Settlement): Promise<void> {
+  private async settleAll(all: readonly Settled[]): Promise<void> {
     const { requests } = this.keys;
-    const batch = this.commands.multi();
-    const large = (response: string): string => {
-      const at = `cleave:reply:${randomUUID()}`;
-      batch.set(at, response, { expiration: { type: 'PX', value: replyKeptMs } });
-      return at;
-    };
-    for (const { channel, text } of publications(replies, large)) batch.publish(channel, text);
+    const ids = all.map((it) => it.id);
     try {
+      const batch = this.commands.multi();
+      const large = (response: string): string => {
+        const at = `cleave:reply:${randomUUID()}`;
+        batch.set(at, response, { expiration: { type: 'PX', value: replyKeptMs } });
+        return at;
+      };
+      const replies = all.flatMap(({ reply }) => reply ?? []);
+      for (const { channel, text } of publications(replies, large)) batch.publish(channel, text);
       await batch.xAck(requests, group, ids).xDel(requests, ids).exec();
     } catch (error) {
-      // The client has lost its connection to the same Redis and knows; only the entries must not stay.
+      // One that Redis does not take, having no room for what is large, is not to take the others with it.
+      if (all.length > 1 && this.commands.isReady) {
+        await Promise.all(all.map((it) => this.settleAll([it])));
+        return;
+      }
+      // Who asked has lost its connection to the same Redis and knows, or hears of it at its deadline.
       for (const id of ids) this.unsettled.add(id);
       this.logger.warn(`Replies could not be sent: ${(error as Error).message}`);
     }
@@ -355,23 +399,35 @@ export class RedisReader {
 
   private async showLife(): Promise<void> {
     const before = Date.now();
-    const redisTime = await this.commands.showLife(this.keys, this.consumer, !this.isStopping);
+    const [redisTime, accepting] = await Promise.all([
+      this.commands.showLife(this.keys, this.consumer, !this.isStopping),
+      this.commands.zCard(this.keys.accepting),
+    ]);
+    this.isAlone = accepting <= 1;
     this.clockOffsetMs = redisTime - (before + Date.now()) / 2;
   }
 
   private readonly keepAlive = (): void => {
-    if (!this.commands.isReady || this.takingOver) return;
-    this.takingOver = this.showLife()
+    if (!this.commands.isReady) return;
+    // Also while it takes over, however long that takes: it would count as dead itself.
+    const shown = this.showLife();
+    if (this.takingOver) {
+      shown.catch((error: Error) => this.tellUnlessLost(error));
+      return;
+    }
+    this.takingOver = shown
       .then(() => this.settleAgain())
       .then(() => (this.isStopping || this.isResuming ? undefined : this.takeOver()))
-      .catch((error: Error) => {
-        // Without its group there is nothing to take over; reading creates it again.
-        if (this.commands.isReady && !error.message.startsWith('NOGROUP')) this.logger.warn(error.message);
-      })
+      .catch((error: Error) => this.tellUnlessLost(error))
       .finally(() => {
         this.takingOver = undefined;
       });
   };
+
+  /** Without its group there is nothing to take over; reading creates it again. */
+  private tellUnlessLost({ message }: Error): void {
+    if (this.commands.isReady && !message.startsWith('NOGROUP')) this.logger.warn(message);
+  }
 
   /** Takes over what dead instances had read, and forgets those that left nothing. */
   private async takeOver(): Promise<void> {

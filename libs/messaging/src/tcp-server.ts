@@ -35,9 +35,10 @@ export class TcpServer extends ServerTCP {
   override addHandler(pattern: unknown, callback: MessageHandler, isEvent?: boolean, extras?: object): void {
     const operation = answeredBy(extras as Record<string, unknown>);
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
-    super.addHandler(pattern, callback, isEvent, extras);
     const answer = answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing);
+    // Nest does not get to know of it: it would find the bare method by an event, or by the pattern written in another way.
     if (answer) this.answers.set(String(pattern), answer);
+    else super.addHandler(pattern, callback, isEvent, extras);
   }
 
   /** Answers a contract's request without what Nest puts around any other: a stream of replies, and a pattern that is parsed. */

@@ -153,6 +153,14 @@ describe('TCP', () => {
       expect(instance.journal.carriedOut).toEqual([]);
     });
 
+    it('carries out nothing that comes in any other way', async () => {
+      await firstValueFrom(caller.emit('probe.once', { id: 'stolen' }), { defaultValue: undefined });
+      const written = await ask('"probe.once"', { id: 'stolen' }).catch((error: unknown) => error);
+      expect(written).toMatch(/no matching message handler/);
+      expect(await ask('probe.once', { meta, body: '{"id":"asked"}' })).toBe('{"by":"one"}');
+      expect(instance.journal.carriedOut).toEqual(['asked']);
+    });
+
     it('still answers what arrives while it drains', async () => {
       const accepted = ask('probe.wait', { meta, body: '{"id":"held"}' });
       await instance.journal.arrived('held');

@@ -181,6 +181,31 @@ describeWithRedis('requests over Redis', () => {
     expect(await Promise.all(held)).toEqual(ids);
   });
 
+  it('are left to another instance by one that has no room for them', async () => {
+    const full = await start();
+    await start();
+    const limiter = full.app.get(Admission, { strict: false }).limiterOf('probe.ping');
+    while (!limiter.refuses()) limiter.enter();
+    // By now it knows of the other one.
+    await new Promise((resolve) => setTimeout(resolve, 2_500));
+    const became: unknown[] = [];
+    const caller = async (): Promise<void> => {
+      for (let calls = 0; calls < 100; calls += 1) became.push(await codeOf(client.call('ping', undefined)));
+    };
+    await Promise.all([caller(), caller(), caller(), caller()]);
+    // It takes its turns with the other one, and finds out now and then whether it has room again.
+    expect(became.filter((it) => it !== 'answered').length).toBeLessThan(100);
+  });
+
+  it('that cannot be answered take no others with them', async () => {
+    await start();
+    await hands.xAdd(keys.requests, '*', { pattern: 'probe.ping', meta: '{"remainingMs":10000}', body: '' });
+    expect(await Promise.all(Array.from({ length: 5 }, () => codeOf(client.call('ping', undefined))))).toEqual(
+      Array<string>(5).fill('answered'),
+    );
+    await queueLength(0);
+  });
+
   it('that a dead instance had read are taken over at once, however many', async () => {
     await pretendInstance('dead', 60_000);
     const ids = Array.from({ length: 900 }, (_, id) => `${id}`);

@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
-import { auditedOperations, limits, type Scope } from '#contracts';
+import { CleaveError, auditedOperations, limits, type Scope } from '#contracts';
 import { countedAs, type Authenticator, type NewAuditEntry } from '#security';
 import type { EndpointConfig } from './endpoint.js';
 
@@ -73,7 +73,10 @@ export const auditing = (
       const written = end(request, reply.statusCode, reply.getHeader('location'));
       if (!written) return done(null, payload);
       const lost = (error: unknown): void =>
-        new Logger('Audit').error(`what became of ${request.id} could not be written down (${String(error)})`);
+        new Logger('Audit').error(
+          // What is said to callers who are refused, that it had no effect, is not true of this one.
+          `what became of ${request.id} could not be written down (${error instanceof CleaveError ? error.code : String(error)})`,
+        );
       void written.catch(lost).then(() => done(null, payload));
     },
   };

@@ -35,17 +35,19 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     this.tellMissing(inUse.filter((it) => it !== null).filter((it) => !this.masters.has(it)));
     const { newest } = this.masters;
     if (!newest) return;
-    const old = known.filter((it) => it !== newest.id);
     const stuck = new Map<string, number>();
+    // Those are where they should be. Whether it is the key that they were encrypted by is seen by some of them, and nothing is
+    // to follow them where it is another one.
+    const some = known.includes(newest.id) ? await this.under(newest.id, undefined, batchSize) : [];
+    const strange = some.length - this.renewable(some, newest.id).length;
+    if (strange > 0) stuck.set(newest.id, strange);
+    const old = known.filter((it) => it !== newest.id);
+    if (strange > 0 && strange === some.length) return this.tellStuck(stuck);
     for (const master of old) {
       const left = await this.renew(master);
       if (this.stopping.signal.aborted) return;
       if (left > 0) stuck.set(String(master), left);
     }
-    // Those are where they should be. Whether it is the key that they were encrypted by is seen by some of them.
-    const some = known.includes(newest.id) ? await this.under(newest.id, undefined, batchSize) : [];
-    const strange = some.length - this.renewable(some, newest.id).length;
-    if (strange > 0) stuck.set(newest.id, strange);
     this.tellStuck(stuck);
     if (old.length > 0) this.tellDone(old, await this.mastersInUse(), newest.id);
   }

@@ -58,21 +58,33 @@ export class MasterKeys {
     return { masterId: newest.id, wrapped: seal(newest.key, content, context) };
   }
 
-  /** @throws CleaveError `data-key-missing` where the key that it takes is not configured, or another one by its name */
+  /**
+   * By the key of that name, or by any other that opens it: where two had one name, each opens what it has wrapped.
+   *
+   * @throws CleaveError `data-key-missing` where none of those that are configured opens it
+   */
   unwrap({ masterId, wrapped }: Wrapped, context: readonly string[]): Buffer {
-    const master = this.keys.find((it) => it.id === masterId);
-    if (!master)
-      throw new CleaveError(
-        'data-key-missing',
-        `This is encrypted by way of the key ${masterId}, which DATA_KEYS does not have. Add it behind the first one.`,
-      );
-    try {
-      return open(master.key, wrapped, context);
-    } catch (error) {
-      const detail =
-        `This is not encrypted by way of the key that DATA_KEYS calls ${masterId}: another one had that name, or it was ` +
-        'changed. Give this key another name and add the one that it was.';
-      throw new CleaveError('data-key-missing', detail, {}, { cause: error });
+    const named = this.keys.filter((it) => it.id === masterId);
+    const others = this.keys.filter((it) => it.id !== masterId);
+    for (const { key } of [...named, ...others]) {
+      const opened = openedBy(key, wrapped, context);
+      if (opened) return opened;
     }
+    throw new CleaveError(
+      'data-key-missing',
+      named.length === 0
+        ? `This is encrypted by way of the key ${masterId}, which DATA_KEYS does not have. Add it behind the first one.`
+        : `This is not encrypted by way of the key that DATA_KEYS calls ${masterId}: another one had that name, or it was ` +
+            'changed. Give this key another name and add the one that it was.',
+    );
   }
 }
+
+/** @returns undefined where it was sealed by another key, as something else, or was changed since: that cannot be told apart */
+const openedBy = (key: Buffer, sealed: Buffer, context: readonly string[]): Buffer | undefined => {
+  try {
+    return open(key, sealed, context);
+  } catch {
+    return undefined;
+  }
+};

@@ -271,6 +271,41 @@ describe('DATA_KEYS', () => {
     expect(receiver.received).toHaveLength(2);
     verified(receiver.received.at(-1)!, secret);
   });
+
+  it('that are lost for good hold up an endpoint until its secret is rotated, and no longer', async () => {
+    const before = await start([old]);
+    const { endpoint_id } = await register(before);
+    await before.endpoints.rotate(tenant, endpoint_id);
+    await stop(before);
+
+    const after = await start([young]);
+    await after.accept(placed(tenant));
+    await eventually(async () =>
+      expect(await deliveryTo(after, endpoint_id)).toMatchObject({ attempts: 0, last_error: expect.any(String) }),
+    );
+    const { secret, previous_until } = await after.endpoints.rotate(tenant, endpoint_id);
+    expect(previous_until).toBeNull();
+    await eventually(async () => expect((await deliveryTo(after, endpoint_id)).status).toBe('delivered'));
+    verified(receiver.received.at(-1)!, secret);
+    // What can be opened goes on for its time.
+    expect((await after.endpoints.rotate(tenant, endpoint_id)).previous_until).not.toBeNull();
+  });
+
+  it('may have had one name for two keys: with the other one by another name, all is opened', async () => {
+    const twin = { id: old.id, key: young.key };
+    const one = await start([old]);
+    const other = await start([twin]);
+    const mine = await register(one);
+    const yours = await register(other);
+    await expect(one.endpoints.secretOf(tenant, yours.endpoint_id)).rejects.toMatchObject({ code: 'data-key-missing' });
+    const both = await start([young, old]);
+    for (const { endpoint_id, secret } of [mine, yours])
+      expect((await both.endpoints.secretOf(tenant, endpoint_id)).secret).toBe(secret);
+    await both.rotateSecrets.execute();
+    const alone = await start([young]);
+    for (const { endpoint_id, secret } of [mine, yours])
+      expect((await alone.endpoints.secretOf(tenant, endpoint_id)).secret).toBe(secret);
+  });
 });
 
 const signedBy = (sent: Parameters<typeof verified>[0], secret: string): boolean => {

@@ -37,7 +37,9 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     return this.entries.add(entry, 1);
   }
 
-  async appendRefusal(entry: NewAuditEntry, by: string): Promise<void> {
+  async appendRefusal(entry: NewAuditEntry, who: string): Promise<void> {
+    // Of each operation by itself, so that nobody hides one behind many of another.
+    const by = JSON.stringify([who, entry.operation]);
     const refused = this.refused.get(by) ?? { written: 0, leftOut: 0, last: entry };
     this.refused.set(by, refused);
     if (refused.written < mostRefusals) {
@@ -53,7 +55,9 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
 
   /** Writes down how many were left out, and begins to count anew. */
   async execute(): Promise<void> {
-    for (const by of [...this.refused.keys()]) await this.settle(by);
+    const settled = await Promise.allSettled([...this.refused.keys()].map((by) => this.settle(by)));
+    const failed = settled.find((it) => it.status === 'rejected');
+    if (failed) throw failed.reason;
   }
 
   /** By now nobody is answered any more. */

@@ -67,14 +67,20 @@ export class PostgresEndpoints implements Endpoints, WantedTypes, KeptSecrets {
     return (await this.sql.query<NewestSecret>(secretOf, [tenant, endpointId]))[0];
   }
 
+  async secretsOf(tenant: string, endpointId: string): Promise<KeptSecret[]> {
+    return (await this.sql.query<{ secrets: KeptSecret[] }>(secretsOf, [tenant, endpointId]))[0]?.secrets ?? [];
+  }
+
   async rotate(
     tenant: string,
     endpointId: string,
     secret: KeptSecret,
     overlapMs: number,
     kept: number,
+    without: readonly KeptSecret[],
   ): Promise<NewestSecret | undefined> {
-    const given = [tenant, endpointId, JSON.stringify(secret), overlapMs, kept];
+    const sealed = without.flatMap((it) => ('sealed' in it ? [it.sealed] : []));
+    const given = [tenant, endpointId, JSON.stringify(secret), overlapMs, kept, sealed];
     return (await this.sql.query<NewestSecret>(rotate, given))[0];
   }
 
@@ -162,18 +168,27 @@ const secretOf = {
   text: `SELECT ${newest} FROM webhooks.endpoints WHERE tenant_id = $1 AND endpoint_id = $2`,
 };
 
+const secretsOf = {
+  name: 'webhooks-secrets-of',
+  text: `
+    SELECT coalesce(jsonb_agg(it ORDER BY place), '[]') AS secrets
+    FROM webhooks.endpoints, jsonb_array_elements(secrets) WITH ORDINALITY AS s(it, place)
+    WHERE tenant_id = $1 AND endpoint_id = $2 AND (it->>'until' IS NULL OR (it->>'until')::timestamptz > now())`,
+};
+
 const rotate = {
   name: 'webhooks-rotate',
   text: `
-    UPDATE webhooks.endpoints SET updated_at = now(), secrets = jsonb_build_array($3::jsonb) || (
+    UPDATE webhooks.endpoints SET updated_at = now(), secrets = jsonb_build_array($3::jsonb) || coalesce((
       SELECT jsonb_agg(it.old || jsonb_build_object('until', coalesce(
         (it.old->>'until')::timestamptz, date_trunc('milliseconds', now() + $4 * interval '1 millisecond'))) ORDER BY it.place)
       FROM (
         SELECT old, place FROM jsonb_array_elements(secrets) WITH ORDINALITY AS o(old, place)
-        WHERE old->>'until' IS NULL OR (old->>'until')::timestamptz > now()
+        WHERE (old->>'until' IS NULL OR (old->>'until')::timestamptz > now())
+          AND NOT coalesce(old->>'sealed' = ANY ($6::text[]), false)
         ORDER BY place LIMIT $5
       ) it
-    )
+    ), '[]')
     WHERE tenant_id = $1 AND endpoint_id = $2
     RETURNING ${newest}`,
 };

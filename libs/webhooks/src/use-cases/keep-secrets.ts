@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { CleaveError } from '#contracts';
 import { MasterKeys } from '#security';
 
 /** A secret as it is kept: encrypted by way of a master key, in base64, or as it is where there was none. */
@@ -19,9 +20,22 @@ export class KeepSecrets {
   /** @throws CleaveError `data-key-missing` where it was encrypted by way of a key that is not configured */
   open(tenant: string, endpointId: string, kept: KeptSecret): string {
     if ('secret' in kept) return kept.secret;
+    if (typeof kept.sealed !== 'string') throw new CleaveError('data-key-missing', unknownForm);
     const wrapped = { masterId: kept.master, wrapped: Buffer.from(kept.sealed, 'base64') };
     return this.masters.unwrap(wrapped, contextOf(tenant, endpointId)).toString();
+  }
+
+  canOpen(tenant: string, endpointId: string, kept: KeptSecret): boolean {
+    try {
+      this.open(tenant, endpointId, kept);
+      return true;
+    } catch (error) {
+      if (error instanceof CleaveError) return false;
+      throw error;
+    }
   }
 }
 
 const contextOf = (tenant: string, endpointId: string): string[] => ['webhook secret', tenant, endpointId];
+
+const unknownForm = 'The secret of this endpoint is kept in a form that is not known here: it was changed by hand.';

@@ -34,13 +34,20 @@ export abstract class Endpoints {
   /** @returns whether there was one */
   abstract forget(tenant: string, endpointId: string): Promise<boolean>;
   abstract secretOf(tenant: string, endpointId: string): Promise<NewestSecret | undefined>;
-  /** Puts a secret before the others, of which the newest `kept` go on for so long, or as long as they had. */
+  /** All that sign, the newest first. */
+  abstract secretsOf(tenant: string, endpointId: string): Promise<KeptSecret[]>;
+  /**
+   * Puts a secret before the others, of which the newest `kept` go on for so long, or as long as they had.
+   *
+   * @param without secrets that do not go on
+   */
   abstract rotate(
     tenant: string,
     endpointId: string,
     secret: KeptSecret,
     overlapMs: number,
     kept: number,
+    without: readonly KeptSecret[],
   ): Promise<NewestSecret | undefined>;
 }
 
@@ -120,11 +127,15 @@ export class ManageEndpoints {
     return { secret: this.secrets.open(tenant, endpointId, kept), previous_until };
   }
 
+  /** What cannot be opened ends now: it signs nothing, and while it goes on nothing is sent without it. */
   async rotate(tenant: string, endpointId: string): Promise<WebhookSecretDocument> {
     const secret = newSecret();
     const kept = this.secrets.seal(tenant, endpointId, secret);
-    const { previous_until } = found(await this.endpoints.rotate(tenant, endpointId, kept, overlapMs, keptSecrets));
-    return { secret, previous_until };
+    const before = await this.endpoints.secretsOf(tenant, endpointId);
+    const lost = before.filter((it) => !this.secrets.canOpen(tenant, endpointId, it));
+    const rotated = await this.endpoints.rotate(tenant, endpointId, kept, overlapMs, keptSecrets, lost);
+    if (lost.length > 0) this.deliverMessages.wake();
+    return { secret, previous_until: found(rotated).previous_until };
   }
 
   private refuseUrl(url: string): void {
