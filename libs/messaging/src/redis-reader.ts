@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
-import { setTimeout } from 'node:timers/promises';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { drainMs } from './answering-server.js';
 import type { Outcome } from './answers.js';
 import { frameOf } from './frames.js';
@@ -116,7 +116,8 @@ const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.i
 
 /**
  * Reads the queue of one module as one consumer of its group. It takes what there is: the limiter decides what is let in,
- * and refuses the rest at once, which left in the queue would hear of it at its deadline.
+ * and refuses the rest at once, which left in the queue would hear of it at its deadline. Where others answer as well, one that
+ * had to refuse leaves them what is new for a moment.
  *
  * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
  * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
@@ -237,7 +238,7 @@ export class RedisReader {
       try {
         if (this.hasReconnected) await this.resume();
         const rest = this.restUntil - performance.now();
-        if (rest > 0) await setTimeout(rest);
+        if (rest > 0) await sleep(rest);
         // One by one after a rest, to see whether there is room again.
         const count = rest > 0 ? 1 : readAtOnce;
         for (const entry of await this.read(blockMs, count)) this.take(entry, false);
@@ -285,7 +286,7 @@ export class RedisReader {
 
   private untilWoken(timeoutMs?: number): Promise<void> {
     return new Promise((resolve) => {
-      const timer = timeoutMs === undefined ? undefined : globalThis.setTimeout(resolve, timeoutMs);
+      const timer = timeoutMs === undefined ? undefined : setTimeout(resolve, timeoutMs);
       this.wake = () => {
         clearTimeout(timer);
         resolve();
