@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { testDatabase, type TestDatabase } from '#testing';
@@ -81,6 +82,7 @@ describe('products that were changed', () => {
     const tenant = newTenant();
     await here.putProducts.execute(tenant, [described('a'), described('b')]);
     here.cache.isAway = true;
+    await sleep(2); // what was put within a millisecond of its last change is noted too
     await here.putProducts.execute(tenant, [described('a'), described('b', 'Cup')]);
     expect((await here.catalogue.pending(10)).map((it) => it.product_id)).toEqual(['b']);
     await here.sql.query({

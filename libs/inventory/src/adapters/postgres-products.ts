@@ -74,7 +74,8 @@ const find = {
 
 /**
  * Rows are written in the order of their ids, as every writer of products does, so that two batches cannot deadlock. A
- * product that was just created has never been read, so no cache can hold it.
+ * product that was just created has never been read, so no cache can hold it. One that is put again, unchanged, within a
+ * millisecond of its last change is noted too: forgotten once more than it need be, never once less.
  */
 const put = {
   name: 'inventory-put-products',
