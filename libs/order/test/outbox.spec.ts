@@ -56,6 +56,20 @@ const holding = (ids: readonly string[], units: Record<string, number> = {}, sto
   for (const id of Object.keys(units)) stock.onHand.set(id, 1_000_000);
   return stock;
 };
+/** Whatever a caller may name something. */
+const text = 'ä "quoted" \\ \n 🦊';
+/** An order, without an event. */
+const order = async (id: string, lines: number): Promise<void> => {
+  const kept = Array.from({ length: lines }, (_, at) => ({
+    ...{ product_id: `p-${at} ${text}`, name: text, quantity: at + 1, unit_price_minor: 5, fulfilled: 1 },
+  }));
+  await client.query(
+    `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, reference, status, currency, total_minor,
+      lines, adjustments, metadata, version, reservation_id, fingerprint, created_at, updated_at)
+    VALUES ('t', $1, 'a', $2, $2, 'confirmed', 'GBP', 5, $3, '[]', '{}', 1, $1, $1, now(), now())`,
+    [id, text, JSON.stringify(kept)],
+  );
+};
 const newIds = (count: number): string[] => Array.from({ length: count }, () => randomUUID());
 
 beforeEach(async () => {
@@ -106,36 +120,54 @@ describe('reading', () => {
     expect(pages.flat()).toEqual(ids);
     for (const page of pages) expect(page.length).toBeLessThanOrEqual(10);
   });
+});
 
-  it('waits for a transaction that began before others and commits after them', async () => {
+describe('a transaction that began before others and commits after them', () => {
+  const page = (types: OrderEventType[] | null) => one.outbox.log(logBeginning, 10, types);
+  const idsOf = (events: readonly OrderLogEvent[]): string[] => events.map((it) => it.subject);
+  const readers: Record<string, () => Promise<string[]>> = {
+    'the consumer of stock': async () => (await read(logBeginning, 10)).map((it) => it.reservationId),
+    'the feed of a tenant': async () =>
+      (await one.outbox.after('t', { xid: '0', id: '0' }, 10)).map((it) => it.orderId),
+    'the log': async () => idsOf(eventsIn((await page(null)).events)),
+    'the log by types': async () => idsOf(eventsIn((await page(['order.placed'])).events)),
+    'the log in full pages': async () => {
+      const { events, until } = await one.outbox.log(logBeginning, 1, null);
+      const next = await one.outbox.log(until, 9, null);
+      return [events, next.events].flatMap((it) => idsOf(eventsIn(it)));
+    },
+    'whoever wants no events': async () => {
+      // It has come to the last that is told of, and will never ask again for what lies before.
+      const { rows } = await client.query<{ id: string }>(
+        `SELECT order_id AS id FROM orders.events WHERE (xid, id) <= ($1::xid8, $2::bigint) ORDER BY xid, id`,
+        Object.values(numbersOf((await page([])).until)),
+      );
+      return rows.map((it) => it.id);
+    },
+  };
+
+  it.each(Object.keys(readers))('is waited for by %s', async (reader) => {
+    const ids = readers[reader]!;
     const late = new pg.Client(database.url);
     await late.connect();
     const [early, slow, after] = [newIds(1), newIds(1), newIds(1)];
-    await write(early);
-    await late.query('BEGIN');
-    await write(slow, undefined, late);
-    await write(after);
-    const ids = async () => (await read(logBeginning, 10)).map((it) => it.reservationId);
-    expect(await ids()).toEqual(early);
-    await late.query('COMMIT');
-    expect(await ids()).toEqual([...early, ...slow, ...after]);
-    await late.end();
+    try {
+      for (const id of [early, slow, after].flat()) await order(id, 1);
+      await write(early);
+      await late.query('BEGIN');
+      await write(slow, undefined, late);
+      await write(after);
+      expect(await ids()).toEqual(early);
+      await late.query('COMMIT');
+      expect(await ids()).toEqual([...early, ...slow, ...after]);
+    } finally {
+      // What it has locked is what the next test clears away.
+      await late.end();
+    }
   });
 });
 
 describe('the log as other modules read it', () => {
-  const text = 'ä "quoted" \\ \n 🦊';
-  const order = async (id: string, lines: number): Promise<void> => {
-    const kept = Array.from({ length: lines }, (_, at) => ({
-      ...{ product_id: `p-${at} ${text}`, name: text, quantity: at + 1, unit_price_minor: 5, fulfilled: 1 },
-    }));
-    await client.query(
-      `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, reference, status, currency, total_minor,
-        lines, adjustments, metadata, version, reservation_id, fingerprint, created_at, updated_at)
-      VALUES ('t', $1, 'a', $2, $2, 'confirmed', 'GBP', 5, $3, '[]', '{}', 1, $1, $1, now(), now())`,
-      [id, text, JSON.stringify(kept)],
-    );
-  };
   const pages = async (limit: number, types: OrderEventType[] | null = null): Promise<OrderLogEvent[][]> => {
     const found: OrderLogEvent[][] = [];
     for (let after = logBeginning; ;) {
