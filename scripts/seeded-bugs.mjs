@@ -38,6 +38,27 @@ const all = [
     caughtBy: 'libs/inventory/test/stock',
   },
   {
+    bug: 'decisions shift where an old refusal is forgotten while it is repeated',
+    file: 'libs/inventory/migrations/1-products-and-stock.ts',
+    replace: /EXIT WHEN cardinality\(orders\) = reservation_count;/g,
+    by: 'EXIT;',
+    caughtBy: 'libs/inventory/test/purge-refusals',
+  },
+  {
+    bug: 'a confirmation of what is still prepared is lost',
+    file: 'libs/inventory/migrations/1-products-and-stock.ts',
+    replace: /IF absent_count < cardinality\(missing\) THEN/g,
+    by: 'IF absent_count < 0 THEN',
+    caughtBy: 'libs/inventory/test/finish-branches',
+  },
+  {
+    bug: 'an abort is forgotten although its coordinator may come back',
+    file: 'libs/order/src/adapters/postgres-orders.ts',
+    replace: /WHERE outcome = 'commit' AND decided_at/g,
+    by: 'WHERE decided_at',
+    caughtBy: 'libs/order/test/finish-branches',
+  },
+  {
     bug: 'what is sealed of a person is not bound to the order',
     file: 'libs/order/src/use-cases/customer-keys.ts',
     replace: /\['order', tenant, orderId\]/g,

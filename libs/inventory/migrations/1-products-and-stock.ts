@@ -105,8 +105,8 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
  * When everything fits, one update takes the units of the whole batch; when something does not, or a total has to be
  * checked, the reservations are decided one by one on arrays.
  */
-const reserve = `
-  CREATE FUNCTION inventory.reserve(
+export const reserve = `
+  CREATE OR REPLACE FUNCTION inventory.reserve(
     p_tenant text,
     p_reservations uuid[], p_orders uuid[], p_held jsonb[], p_hold_ms bigint,
     p_products text[], p_wanted bigint[],
@@ -122,7 +122,7 @@ const reserve = `
     reservation_count int := cardinality(p_reservations);
     product_count int := cardinality(p_products);
     line_count int := cardinality(p_line_reservation);
-    fresh uuid[];
+    fresh uuid[] := '{}';
     available bigint[];
     taken bigint[] := p_wanted;
     everything_fits boolean;
@@ -138,20 +138,21 @@ const reserve = `
     refused_for jsonb[] := '{}';
     forgotten uuid[] := '{}';
   BEGIN
-    outcomes := array_fill(NULL::text, ARRAY[reservation_count]);
-    details := array_fill(NULL::jsonb, ARRAY[reservation_count]);
-    orders := p_orders;
+    LOOP
+      outcomes := array_fill(NULL::text, ARRAY[reservation_count]);
+      details := array_fill(NULL::jsonb, ARRAY[reservation_count]);
+      orders := p_orders;
 
-    WITH inserted AS (
-      INSERT INTO inventory.reservations (tenant_id, reservation_id, order_id, state, held, deadline_at)
-      SELECT p_tenant, r.id, r.order_id, 'held', r.held, now() + p_hold_ms * interval '1 millisecond'
-      FROM unnest(p_reservations, p_orders, p_held) AS r(id, order_id, held)
-      ORDER BY r.id
-      ON CONFLICT DO NOTHING
-      RETURNING reservation_id
-    ) SELECT coalesce(array_agg(reservation_id), '{}') INTO fresh FROM inserted;
+      WITH inserted AS (
+        INSERT INTO inventory.reservations (tenant_id, reservation_id, order_id, state, held, deadline_at)
+        SELECT p_tenant, r.id, r.order_id, 'held', r.held, now() + p_hold_ms * interval '1 millisecond'
+        FROM unnest(p_reservations, p_orders, p_held) AS r(id, order_id, held)
+        ORDER BY r.id
+        ON CONFLICT DO NOTHING
+        RETURNING reservation_id
+      ) SELECT fresh || coalesce(array_agg(reservation_id), '{}') INTO fresh FROM inserted;
+      EXIT WHEN cardinality(fresh) = reservation_count;
 
-    IF cardinality(fresh) < reservation_count THEN
       -- The decisions taken earlier, in the order of the batch; fresh ones stay null.
       SELECT array_agg(CASE WHEN e.reservation_id = ANY (fresh) THEN NULL
                             WHEN e.state = 'refused' THEN 'out-of-stock'
@@ -163,7 +164,11 @@ const reserve = `
       FROM unnest(p_reservations) WITH ORDINALITY AS r(id, position)
       JOIN inventory.reservations e ON e.reservation_id = r.id
       WHERE e.tenant_id = p_tenant AND e.reservation_id = ANY (p_reservations);
+      -- An old refusal may be forgotten after it stood in the way and before it is seen: then it is decided anew.
+      EXIT WHEN cardinality(orders) = reservation_count;
+    END LOOP;
 
+    IF cardinality(fresh) < reservation_count THEN
       SELECT array_agg(coalesce(d.units, 0) ORDER BY w.position) INTO taken
       FROM generate_series(1, product_count) AS w(position)
       LEFT JOIN (
@@ -262,10 +267,10 @@ const reserve = `
  * effects.
  *
  * Most effects are confirmations. They commute with what may follow them, so all of them go in one update, which finds
- * and locks the reservations in the order of the index.
+ * and locks the reservations in the order of the index; one that comes after what follows it confirms what is held still.
  */
-const settle = `
-  CREATE FUNCTION inventory.settle(
+export const settle = `
+  CREATE OR REPLACE FUNCTION inventory.settle(
     p_tenant text, p_reservations uuid[], p_versions int[], p_kinds text[], p_lines jsonb[],
     OUT applied int, OUT impossible jsonb
   ) LANGUAGE plpgsql ${planning} SET enable_bitmapscan = off AS $$
@@ -274,6 +279,8 @@ const settle = `
     effect int;
     concerned text[];
     unknown_products text[];
+    missing uuid[];
+    absent_count int;
     held_units jsonb;
     settled int;
     units jsonb;
@@ -310,21 +317,38 @@ const settle = `
     END IF;
 
     UPDATE inventory.reservations r
-    SET state = CASE r.state WHEN 'held' THEN 'confirmed' ELSE r.state END, settled_version = c.version
+    SET state = CASE r.state WHEN 'held' THEN 'confirmed' ELSE r.state END,
+        settled_version = greatest(r.settled_version, c.version)
     FROM (
       SELECT e.id, max(e.version) AS version FROM unnest(p_reservations, p_versions, p_kinds) AS e(id, version, kind)
       WHERE e.kind = 'confirm' GROUP BY e.id
     ) c
     WHERE r.tenant_id = p_tenant AND r.reservation_id = ANY (p_reservations) AND r.reservation_id = c.id
-      AND r.settled_version < c.version;
+      AND (r.settled_version < c.version OR r.state = 'held');
     GET DIAGNOSTICS applied = ROW_COUNT;
 
     IF applied + cardinality(effects) < cardinality(p_kinds) THEN
-      SELECT coalesce(jsonb_agg(jsonb_build_object('reservation_id', e.id, 'version', e.version)), '[]') INTO impossible
-      FROM unnest(p_reservations, p_versions, p_kinds) AS e(id, version, kind)
-      WHERE e.kind = 'confirm' AND NOT e.id = ANY (ARRAY(
+      missing := ARRAY(
+        SELECT e.id FROM unnest(p_reservations, p_kinds) AS e(id, kind) WHERE e.kind = 'confirm'
+        EXCEPT
         SELECT reservation_id FROM inventory.reservations
-        WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations)));
+        WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations));
+      IF missing <> '{}' THEN
+        -- What is prepared is not seen before it is committed, but whoever inserts the same has to wait for it.
+        WITH absent AS (
+          INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+          SELECT p_tenant, m.id, 'released', '{}'::jsonb, now() FROM unnest(missing) AS m(id) ORDER BY m.id
+          ON CONFLICT DO NOTHING
+          RETURNING 1
+        ) SELECT count(*) INTO absent_count FROM absent;
+        IF absent_count < cardinality(missing) THEN
+          RAISE EXCEPTION 'a reservation was committed meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
+        DELETE FROM inventory.reservations WHERE tenant_id = p_tenant AND reservation_id = ANY (missing);
+        SELECT jsonb_agg(jsonb_build_object('reservation_id', e.id, 'version', e.version)) INTO impossible
+        FROM unnest(p_reservations, p_versions, p_kinds) AS e(id, version, kind)
+        WHERE e.kind = 'confirm' AND e.id = ANY (missing);
+      END IF;
     END IF;
     IF effects = '{}' THEN RETURN; END IF;
 

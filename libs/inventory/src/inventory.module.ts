@@ -9,6 +9,7 @@ import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
 import { ProductChanges1764000000003 } from '../migrations/2-product-changes.js';
+import { DecidedAnew1764000000045 } from '../migrations/3-decided-anew.js';
 import { MessagingProductCache } from './adapters/messaging-product-cache.js';
 import { PostgresProducts } from './adapters/postgres-products.js';
 import { PostgresStock } from './adapters/postgres-stock.js';
@@ -45,7 +46,7 @@ export const inventoryDatabase = (url: string): Database => ({
   url,
   schema: 'inventory',
   entities: [ProductEntity],
-  migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003],
+  migrations: [ProductsAndStock1764000000002, ProductChanges1764000000003, DecidedAnew1764000000045],
 });
 
 type InventorySettings = z.output<z.ZodObject<typeof inventoryEnvironment>>;

@@ -1,8 +1,20 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { testDatabase, type TestDatabase } from '#testing';
 import { FinishBranches } from '../src/use-cases/finish-branches.js';
-import { longHoldMs, newTenant, reservation, startInstance, stocked, type Instance } from './inventory-under-test.js';
+import {
+  brokenInvariants,
+  effect,
+  longHoldMs,
+  nameOf,
+  newTenant,
+  outcomes,
+  reservation,
+  startInstance,
+  stocked,
+  type Instance,
+} from './inventory-under-test.js';
 
 let database: TestDatabase;
 let one: Instance;
@@ -44,5 +56,44 @@ describe('what is told of branches in doubt', () => {
     };
     expect(await condition([30_000, 5])).toEqual({ isDegraded: false, details: { in_doubt: 2, oldest_ms: 30_000 } });
     expect(await condition([5, 30_001])).toEqual({ isDegraded: true, details: { in_doubt: 2, oldest_ms: 30_001 } });
+  });
+});
+
+describe('a confirmation', () => {
+  it.each(['commit', 'rollback'] as const)('of what is prepared waits for the %s', async (outcome) => {
+    const tenant = newTenant();
+    await stocked(one, tenant, { mug: 10 });
+    const branch_id = randomUUID();
+    const prepared = reservation({ mug: 3 });
+    await one.reserveStock.execute(tenant, { branch_id, hold_ms: 1, reservations: [prepared] });
+    const confirm = effect(prepared.reservation_id, 1, 'confirm');
+    const early = one.settleStock.execute(tenant, [confirm]).catch((error: unknown) => error);
+    const waiting = { name: 'test-waiting', text: `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'` };
+    while ((await one.sql.query(waiting)).length === 0) await setTimeout(5);
+    await one.finishBranches.execute(branch_id, outcome);
+    // Whoever told of it tells of it again.
+    if (outcome === 'commit') expect(await early).toMatchObject({ code: 'unavailable' });
+    const impossible = outcome === 'commit' ? [] : [nameOf(confirm)];
+    expect((await one.settleStock.execute(tenant, [confirm])).impossible).toEqual(impossible);
+    const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });
+    expect(holds.filter((it) => it.tenant_id === tenant)).toEqual([]);
+    expect(await brokenInvariants(one, tenant)).toEqual([]);
+    expect(await outcomes(one, tenant, [prepared])).toEqual(['held']);
+  });
+
+  it('that comes after what follows it confirms what is held still', async () => {
+    const tenant = newTenant();
+    await stocked(one, tenant, { mug: 10 });
+    const [late] = [reservation({ mug: 3 })];
+    expect(await outcomes(one, tenant, [late!], 1)).toEqual(['held']);
+    const { reservation_id } = late!;
+    await one.settleStock.execute(tenant, [effect(reservation_id, 2, 'fulfil', { mug: 1 })]);
+    await one.settleStock.execute(tenant, [effect(reservation_id, 1, 'confirm')]);
+    const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });
+    expect(holds.filter((it) => it.tenant_id === tenant)).toEqual([]);
+    // What was applied is not applied again.
+    await one.settleStock.execute(tenant, [effect(reservation_id, 2, 'fulfil', { mug: 1 })]);
+    expect(await one.readStock.execute(tenant, 'mug')).toMatchObject({ on_hand: 9, reserved: 2, sold: 1 });
+    expect(await brokenInvariants(one, tenant)).toEqual([]);
   });
 });

@@ -1,4 +1,6 @@
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { limits } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
 import {
@@ -90,3 +92,49 @@ it('goes on from where it was, and still finds what has become old since', async
   await stocked(one, tenant, { mug: 10 });
   expect(await outcomes(one, tenant, tries)).toEqual(['held', 'held']);
 });
+
+it('decides anew what is forgotten while its batch is decided, and gives nobody what another one got', async () => {
+  const tenant = newTenant();
+  await stocked(one, tenant, { mug: 1, cup: 100, pen: 100 });
+  const old = reservation({ mug: 2 }, { reservation_id: '00000000-0000-4000-8000-000000000001' });
+  const earlier = reservation({ pen: 1 }, { reservation_id: '00000000-0000-4000-8000-000000000003' });
+  const tooMany = reservation({ cup: 1_000 }, { reservation_id: 'ffffffff-0000-4000-8000-000000000002' });
+  const last = reservation({ cup: 1 }, { reservation_id: 'ffffffff-0000-4000-8000-000000000003' });
+  expect(await outcomes(one, tenant, [old, earlier])).toEqual(['out-of-stock', 'held']);
+  await age(tenant, [old.reservation_id], limits.refusalKeptMs + longHoldMs);
+  await stocked(one, tenant, { mug: 50 });
+
+  // Somebody else is about to write the last of the batch, which waits for that: it has met the others by then.
+  const other = new pg.Client(instances.url);
+  await other.connect();
+  try {
+    await other.query('BEGIN');
+    await other.query(
+      `INSERT INTO inventory.reservations (tenant_id, reservation_id, order_id, state, held, deadline_at)
+       VALUES ($1, $2, $2, 'held', '{}', now() + interval '1 hour')`,
+      [tenant, last.reservation_id],
+    );
+    const deciding = one.reserveStock.execute(tenant, {
+      reservations: [old, earlier, tooMany, last],
+      hold_ms: longHoldMs,
+    });
+    await waitingForLock(1);
+    await two.purgeRefusals.execute();
+    await other.query('ROLLBACK');
+    const { decisions } = await deciding;
+    expect(decisions).toEqual([
+      { outcome: 'held', order_id: old.order_id },
+      { outcome: 'held', order_id: earlier.order_id },
+      expect.objectContaining({ outcome: 'out-of-stock' }),
+      { outcome: 'held', order_id: last.order_id },
+    ]);
+  } finally {
+    await other.end();
+  }
+  expect(await brokenInvariants(one, tenant)).toEqual([]);
+});
+
+const waitingForLock = async (count: number): Promise<void> => {
+  const waiting = { name: 'test-waiting', text: `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'` };
+  while ((await two.sql.query(waiting)).length < count) await setTimeout(5);
+};

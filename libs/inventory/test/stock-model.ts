@@ -108,9 +108,11 @@ export class StockModel {
     const inTurn = [...effects.filter((it) => it.kind === 'confirm'), ...effects.filter((it) => it.kind !== 'confirm')];
     for (const effect of inTurn) {
       const reservation = this.reservations.get(effect.reservation_id);
-      if (reservation && effect.version <= reservation.settled) reply.repeated += 1;
+      // One that comes late confirms what is held still.
+      const isLate = effect.kind === 'confirm' && reservation?.state === 'held';
+      if (reservation && effect.version <= reservation.settled && !isLate) reply.repeated += 1;
       else if (reservation && this.apply(reservation, effect)) {
-        reservation.settled = effect.version;
+        reservation.settled = Math.max(reservation.settled, effect.version);
         reply.applied += 1;
       } else reply.impossible.add(StockModel.nameOf(effect));
     }

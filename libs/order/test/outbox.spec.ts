@@ -132,7 +132,7 @@ describe('a transaction that began before others and commits after them', () => 
     'the log': async () => idsOf(eventsIn((await page(null)).events)),
     'the log by types': async () => idsOf(eventsIn((await page(['order.placed'])).events)),
     'the log in full pages': async () => {
-      const { events, until } = await one.outbox.log(logBeginning, 1, null);
+      const { events, until } = await one.outbox.log(logBeginning, 2, null);
       const next = await one.outbox.log(until, 9, null);
       return [events, next.events].flatMap((it) => idsOf(eventsIn(it)));
     },

@@ -530,3 +530,15 @@ describe('a tombstone', () => {
     expect(await one.orders.find(other, id)).toEqual(late.order);
   });
 });
+
+it('ends where inventory has the same holds overdue whatever it is told, and says so', async () => {
+  const hold = (): OverdueHold => ({
+    tenant_id: tenant,
+    reservation_id: randomUUID(),
+    order_id: newOrderId(Date.now()),
+  });
+  const holds = Array.from({ length: 500 }, hold);
+  const deaf = { overdue: async () => ({ holds, looked_at: new Date() }) };
+  const sweep = new SweepHolds(deaf, one.orders, { settle: async () => [] }, 60_000);
+  await expect(sweep.execute()).rejects.toThrow(/has them overdue still/);
+});

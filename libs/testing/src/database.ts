@@ -108,6 +108,8 @@ export async function testDatabase(): Promise<TestDatabase> {
 
 /** Two instances of a module on one database. */
 export interface TwoInstances<Instance> {
+  /** Of the database that both are on. */
+  url: string;
   one: Instance;
   two: Instance;
   stop(): Promise<void>;
@@ -128,7 +130,7 @@ export async function twoInstances<Instance extends { stop(): Promise<void> }>(
     started.push(one);
     const two = await start(database.url);
     started.push(two);
-    return { one, two, stop };
+    return { url: database.url, one, two, stop };
   } catch (error) {
     await stop();
     throw error;

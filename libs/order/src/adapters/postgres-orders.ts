@@ -429,7 +429,7 @@ const forgetDecisions = {
   name: 'order-branch-forget',
   text: `
     DELETE FROM orders.branch_decisions
-    WHERE decided_at < now() - $1::bigint * interval '1 millisecond' AND branch_id <> ALL ($2::uuid[])`,
+    WHERE outcome = 'commit' AND decided_at < now() - $1::bigint * interval '1 millisecond' AND branch_id <> ALL ($2::uuid[])`,
 };
 
 const violates = (error: unknown, constraint: string): boolean =>

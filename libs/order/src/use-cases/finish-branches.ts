@@ -12,7 +12,10 @@ export const inDoubtAfter = Symbol('in doubt after');
 export abstract class BranchDecisions {
   /** Decides to abort where nothing was decided yet. @returns what is decided, for ever */
   abstract decide(branchId: string): Promise<'commit' | 'abort'>;
-  /** Forgets decisions of long ago, except those about these branches. */
+  /**
+   * Forgets what was decided to be committed long ago, except about these branches. What was aborted is remembered for
+   * ever: a coordinator may be paused for however long before it records orders.
+   */
   abstract forgetDecisions(ageMs: number, except: readonly string[]): Promise<void>;
 }
 
@@ -22,7 +25,7 @@ export abstract class StockBranches {
   abstract inDoubt(): Promise<readonly { branch_id: string; age_ms: number }[]>;
 }
 
-/** Longer than any transaction may take that could still decide. */
+/** Longer than anybody may be about to look for it. */
 const decisionKeptMs = 3_600_000;
 const alarmMs = 30_000;
 

@@ -251,8 +251,9 @@ export class ReserveAndRecord {
     });
 
     const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, keys, branchId));
-    // Before anything else: what is prepared holds locks.
+    // Before anything else: what is prepared holds locks, and cannot be confirmed yet.
     if (branchId !== undefined) await this.branches.commit(branchId);
+    if (recorded.size > 0) this.relay.wake();
     if (refused.size > 0) await this.refuse(tenant, refused, results);
     if (held.length > 0) released.push(...(await this.answer(tenant, held, recorded, results)));
     return released;
@@ -299,7 +300,6 @@ export class ReserveAndRecord {
     const records = all.filter((it) => it.command.personal === null || sealed!.has(it.order.order_id));
     if (records.length === 0) return new Set();
     const recorded = await this.orders.record(tenant, records, sealed, branchId);
-    this.relay.wake();
     if (records.some((it) => it.saga !== undefined)) this.sagas.wake();
     return recorded;
   }

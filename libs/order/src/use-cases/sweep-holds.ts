@@ -47,8 +47,15 @@ export class SweepHolds extends PeriodicWork {
   /** Sweeps once. @returns how many holds were released and how many confirmed */
   async execute(): Promise<{ released: number; confirmed: number }> {
     const swept = { released: 0, confirmed: 0 };
+    const found = new Set<string>();
     for (let more = true; more && !this.stopping.signal.aborted;) {
       const { holds, looked_at } = await this.stock.overdue(this.lookedAt, batchSize);
+      const foundBefore = found.size;
+      for (const it of holds) found.add(it.reservation_id);
+      if (holds.length > 0 && found.size === foundBefore)
+        throw new Error(
+          `inventory was told of ${holds.length} holds and has them overdue still, ${holds[0]!.reservation_id} among them`,
+        );
       for (const [tenant, group] of Map.groupBy(holds, (it) => it.tenant_id)) {
         const declaredVoid = await this.orders.declareVoid(tenant, group);
         const effects = group.map(({ reservation_id, order_id }): StockEffect => ({
