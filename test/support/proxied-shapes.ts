@@ -17,8 +17,10 @@ interface Databases {
   release: Plan['release'];
 }
 
+/** The second is on a server of its own, whose transactions and snapshots know nothing of those of the first. */
 const databases = async (count: 1 | 2): Promise<Databases> => {
-  const own = await Promise.all(Array.from({ length: count }, () => testDatabase()));
+  const servers = ['a server', 'another server'] as const;
+  const own = await Promise.all(servers.slice(0, count).map((it) => testDatabase(it)));
   const proxies = await Promise.all(own.map((it) => PostgresProxy.start(it.url)));
   const of = <Each>(each: Each[], keeper: Keeper): Each => (keeper === 'order' ? each[0]! : each.at(-1)!);
   return {

@@ -84,9 +84,9 @@ describe('a confirmation', () => {
   it('that comes after what follows it confirms what is held still', async () => {
     const tenant = newTenant();
     await stocked(one, tenant, { mug: 10 });
-    const [late] = [reservation({ mug: 3 })];
-    expect(await outcomes(one, tenant, [late!], 1)).toEqual(['held']);
-    const { reservation_id } = late!;
+    const late = reservation({ mug: 3 });
+    expect(await outcomes(one, tenant, [late], 1)).toEqual(['held']);
+    const { reservation_id } = late;
     await one.settleStock.execute(tenant, [effect(reservation_id, 2, 'fulfil', { mug: 1 })]);
     await one.settleStock.execute(tenant, [effect(reservation_id, 1, 'confirm')]);
     const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });

@@ -78,9 +78,9 @@ const key = Symbol.for('cleave.testing.postgres');
 
 /**
  * Jest gives every test file its own globals and its own copy of every module but those of Node itself: one of these
- * holds the server, so that the files of a worker share it.
+ * holds the servers, so that the files of a worker share them.
  */
-const holder = os as unknown as Record<typeof key, Promise<Server> | undefined>;
+const holder = os as unknown as Record<typeof key, Map<string, Promise<Server>> | undefined>;
 
 async function execute(url: string, statement: string): Promise<void> {
   const client = new pg.Client({ connectionString: url, connectionTimeoutMillis: 10_000 });
@@ -95,10 +95,15 @@ async function execute(url: string, statement: string): Promise<void> {
 /**
  * A fresh, empty database on a real Postgres: the server at TEST_DATABASE_URL (a superuser's URL), else an embedded one
  * that the test files of a jest worker share. That one ends with the worker.
+ *
+ * @param of names the embedded server: databases of two share no snapshots, and transactions of one hold up nobody on the
+ *   other
  */
-export async function testDatabase(): Promise<TestDatabase> {
-  holder[key] ??= startServer();
-  const server = await holder[key];
+export async function testDatabase(of: 'a server' | 'another server' = 'a server'): Promise<TestDatabase> {
+  const servers = (holder[key] ??= new Map());
+  const starting = servers.get(of) ?? startServer();
+  servers.set(of, starting);
+  const server = await starting;
   const name = `test_${randomBytes(8).toString('hex')}`;
   await execute(server.url, `CREATE DATABASE ${name}`);
   const url = new URL(server.url);
@@ -137,9 +142,9 @@ export async function twoInstances<Instance extends { stop(): Promise<void> }>(
   }
 }
 
-/** Ends the embedded server now; the next `testDatabase` starts another. */
+/** Ends the embedded servers now; the next `testDatabase` starts another. */
 export async function stopTestDatabases(): Promise<void> {
-  const server = holder[key];
+  const servers = [...(holder[key]?.values() ?? [])];
   delete holder[key];
-  await (await server)?.stop();
+  await Promise.all(servers.map(async (it) => (await it).stop()));
 }
