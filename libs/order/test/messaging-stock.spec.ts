@@ -10,6 +10,7 @@ const stockOf = (join: () => Promise<unknown>): { stock: MessagingStock; asked: 
   const asked: string[] = [];
   const call = async (operation: string): Promise<unknown> => {
     asked.push(operation);
+    if (operation === 'reserve') return { decisions: [{ outcome: 'held', order_id: randomUUID() }], products: [] };
     return operation === 'join' ? join() : { holds: [], looked_at: new Date() };
   };
   const inventory = { call } as unknown as ContractClient<typeof inventoryContract>;
@@ -61,5 +62,11 @@ describe('the inventory behind the orders', () => {
     await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
     const refusal = await stock.overdue(null, 1).catch((error: unknown) => error as CleaveError);
     expect(refusal).toMatchObject({ code: 'unavailable', detail: 'It serves others.', extensions: {} });
+  });
+
+  it('that decides fewer reservations than it was asked for is not believed in any', async () => {
+    const { stock } = stockOf(() => Promise.resolve({}));
+    const asked = { reservation_id: randomUUID(), order_id: randomUUID(), lines: [{ product_id: 'p', quantity: 1 }] };
+    await expect(stock.reserve('t', [asked, asked])).rejects.toThrow('2 reservations and has decided 1');
   });
 });

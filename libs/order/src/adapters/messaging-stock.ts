@@ -44,8 +44,15 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   ): ReturnType<StockHolder['reserve']> {
     await this.join();
     const request = { reservations: [...reservations], hold_ms: this.holdMs };
-    if (branchId === undefined) return this.inventory.call('reserve', request, { metadata: { tenant } });
-    return this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
+    const reply =
+      branchId === undefined
+        ? await this.inventory.call('reserve', request, { metadata: { tenant } })
+        : await this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
+    const decided = reply.decisions.length;
+    // Which decision is whose is told by their order alone.
+    if (decided !== reservations.length)
+      throw new Error(`inventory was asked for ${reservations.length} reservations and has decided ${decided}`);
+    return reply;
   }
 
   async finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void> {
