@@ -138,8 +138,7 @@ export class GrpcServer extends ServerGrpc {
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
       const refusal =
-        (await this.refusalOfCaller(metadata, call, scope)) ??
-        (await this.refusalOfMany(call)) ??
+        (await refusalIn(() => this.admitCaller(metadata, call, scope))) ??
         (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
       if (refusal) return throwError(() => statusOf(refusal));
       const { work, end } = this.begin(rpc, metadata);
@@ -166,23 +165,19 @@ export class GrpcServer extends ServerGrpc {
     super.addHandler(pattern, guarded as MessageHandler, isEvent);
   }
 
-  /** Finds out who calls. */
-  private async refusalOfCaller(metadata: Metadata, call: Call, scope: Scope): Promise<CleaveError | undefined> {
-    try {
-      const [authorization, ...others] = metadata.get('authorization').map(String);
-      const caller = await this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
-      allow(caller, scope);
-      callers.set(call, caller);
-      return undefined;
-    } catch (error) {
-      if (error instanceof CleaveError) return error;
-      throw error;
-    }
+  /** Finds out who calls, and whether they may. */
+  private async admitCaller(metadata: Metadata, call: Call, scope: Scope): Promise<void> {
+    const caller = await this.callerIn(metadata);
+    callers.set(call, caller);
+    const standing = await this.authenticator.standingOf(caller);
+    // Also of those who may not do what they ask for, as over REST: they are answered.
+    if (standing?.isRefused) throw tooMany(standing);
+    allow(caller, scope);
   }
 
-  private async refusalOfMany(call: Call): Promise<CleaveError | undefined> {
-    const standing = await this.authenticator.standingOf(callers.get(call)!);
-    return standing?.isRefused ? tooMany(standing) : undefined;
+  private async callerIn(metadata: Metadata): Promise<Caller> {
+    const [authorization, ...others] = metadata.get('authorization').map(String);
+    return this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
   }
 
   /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */
@@ -211,7 +206,7 @@ export class GrpcServer extends ServerGrpc {
   private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
     const caller = callers.get(call)!;
     const again = interval(askAgainMs).pipe(
-      exhaustMap(() => this.refusalOfCaller(metadata, call, scope)),
+      exhaustMap(() => refusalIn(async () => allow(await this.callerIn(metadata), scope))),
       mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => it) : EMPTY)),
     );
     // Also while nobody can be asked.
@@ -288,6 +283,17 @@ export class GrpcServer extends ServerGrpc {
 
 const stopping = (): CleaveError =>
   new CleaveError('unavailable', 'The server is stopping. Go on at another instance, from the last that was received.');
+
+/** What it refuses with, if it does. */
+const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | undefined> => {
+  try {
+    await check();
+    return undefined;
+  } catch (error) {
+    if (error instanceof CleaveError) return error;
+    throw error;
+  }
+};
 
 const refusalWhenBusy = (limiter: Limiter | undefined): CleaveError | undefined => {
   if (!limiter?.refuses()) return undefined;

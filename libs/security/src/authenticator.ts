@@ -75,7 +75,9 @@ export class Authenticator {
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
     this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
     const { RATE_LIMIT: rate, RATE_LIMIT_REDIS_URL: redisUrl } = options;
-    if (rate && !this.isOpen && !this.believesGatewayAlone) this.rates = new RateLimits(rate, redisUrl);
+    // Behind a gateway, which has counted, there are those alone who come past it with a credential, over gRPC.
+    const knowsOthers = !this.believesGatewayAlone || this.admins.length > 0 || this.tokens !== undefined;
+    if (rate && !this.isOpen && knowsOthers) this.rates = new RateLimits(rate, redisUrl);
   }
 
   /** Counts a request, unless a gateway has done so. */
