@@ -64,6 +64,11 @@ describe('a key whose requests are limited', () => {
         ...Array.from({ length: 3 }, () => 'PERMISSION_DENIED'),
         ...Array.from({ length: 2 }, () => 'RESOURCE_EXHAUSTED'),
       ]);
+      const { text } = await new Api(`http://127.0.0.1:${port}`).get('/metrics');
+      for (const [code, times] of Object.entries({ unauthenticated: 5, forbidden: 3, 'too-many-requests': 2 }))
+        expect(text).toMatch(
+          new RegExp(`^rpc_server_call_duration_seconds_count{[^}]*error_type="${code}"[^}]*} ${times}$`, 'm'),
+        );
     } finally {
       grpc.close();
       await process.stop();

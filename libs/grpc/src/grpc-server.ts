@@ -109,7 +109,7 @@ export class GrpcServer extends ServerGrpc {
     this.duration = metrics?.meter('grpc').createHistogram('rpc.server.call.duration', {
       unit: 's',
       description:
-        'How long calls take to be answered, with error_type those that are refused; streams are not counted.',
+        'How long calls take to be answered, with error_type those that are refused; of streams those alone that are refused.',
       advice: { explicitBucketBoundaries: answerSeconds },
     });
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
@@ -137,10 +137,14 @@ export class GrpcServer extends ServerGrpc {
     const scope = this.service.scopes[rpc] ?? 'operator';
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
+      const startedAt = performance.now();
       const refusal =
         (await refusalIn(() => this.admitCaller(metadata, call, scope))) ??
         (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
-      if (refusal) return throwError(() => statusOf(refusal));
+      if (refusal) {
+        this.measure(rpc, startedAt, refusal);
+        return throwError(() => statusOf(refusal));
+      }
       const { work, end } = this.begin(rpc, metadata);
       const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) {
@@ -192,14 +196,20 @@ export class GrpcServer extends ServerGrpc {
     const end = (error?: unknown): void => {
       if (hasEnded) return;
       hasEnded = true;
-      const errorType = error === undefined ? undefined : errorTypeOf(error);
-      if (span && errorType !== undefined) failed(span, errorType);
+      if (span && error !== undefined) failed(span, errorTypeOf(error));
       span?.end();
-      const measured = { ...attributes, ...(errorType !== undefined && { 'error.type': errorType }) };
-      this.duration?.record((performance.now() - startedAt) / 1_000, measured);
+      this.measure(rpc, startedAt, error);
     };
     const traceparent = span ? traceparentFrom(span) : given;
     return { work: { traceparent, requestId, traces: span && this.traces }, end };
+  }
+
+  private measure(rpc: string, startedAt: number, error: unknown): void {
+    const attributes = {
+      ...{ 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` },
+      ...(error !== undefined && { 'error.type': errorTypeOf(error) }),
+    };
+    this.duration?.record((performance.now() - startedAt) / 1_000, attributes);
   }
 
   /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */

@@ -7,7 +7,7 @@ import { anybody, countedAs, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
-import { refusalOfPage, type OpenDoor } from './open-door.js';
+import { refusalOfHost, refusalOfPage, type OpenDoor } from './open-door.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { ServiceSecrets } from './service-secrets.js';
 import { SignedCallers, type RequestLine } from './signed-caller.js';
@@ -89,6 +89,11 @@ export class Authenticator {
   /** Why a request is none of somebody on this machine, where all of them may do everything. */
   refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
     return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
+  }
+
+  /** The same of what is told to everybody. */
+  refusalOfHost(headers: IncomingHttpHeaders): CleaveError | undefined {
+    return this.isOpen ? refusalOfHost(headers, this.door) : undefined;
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */
