@@ -118,7 +118,7 @@ run(async () => {
     ...{ HOST, from: 'callers', passesOn: true, grpcAt: settings.ORDER_GRPC_LISTEN },
   });
   const database = await startDatabaseFor(settings, DATA_DIR);
-  const madeKeys: Variables = database.dataKeys === undefined ? {} : { DATA_KEYS: database.dataKeys };
+  const madeKeys = (keys: string | undefined): Variables => (keys === undefined ? {} : { DATA_KEYS: keys });
 
   const orderAt = process.env['ORDER_AT'] || `tcp://127.0.0.1:${PORT + 1001}`;
   const inventoryAt = process.env['INVENTORY_AT'] || `tcp://127.0.0.1:${PORT + 1002}`;
@@ -152,14 +152,14 @@ run(async () => {
     behind('webhooks', 6, {
       ...given([...Object.keys(webhooksEnvironment), ...postgresVariables()]),
       WEBHOOKS_DATABASE_URL: database.urls.WEBHOOKS_DATABASE_URL,
-      ...madeKeys,
+      ...madeKeys(database.dataKeys.WEBHOOKS),
       ORDER_AT: orderAt,
     }),
     behind('order', 1, {
       ...given([...Object.keys(orderEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
       ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
       ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
-      ...madeKeys,
+      ...madeKeys(database.dataKeys.ORDER),
       ORDER_LISTEN: orderAt,
       ORDER_GRPC_LISTEN: settings.ORDER_GRPC_LISTEN ?? `127.0.0.1:${PORT + 2001}`,
       INVENTORY_AT: inventoryAt,

@@ -4,6 +4,7 @@ import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterEach, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { testDatabase } from '#testing';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
@@ -126,6 +127,38 @@ describe('a start that cannot succeed', () => {
       }
     } finally {
       await database.stop();
+    }
+  });
+
+  it('encrypts what lies in another database by no key that lies beside its own', async () => {
+    const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+    guardFolder(dataDir);
+    const database = await testDatabase();
+    try {
+      const [port] = await servicePorts(1);
+      const process = new AppProcess('monolith', {
+        ...{ DATA_DIR: dataDir, PORT: String(port), WEBHOOKS_ALLOW_PRIVATE: 'true' },
+        WEBHOOKS_DATABASE_URL: database.url,
+      });
+      started.push(process);
+      process.spawn();
+      const api = new Api(`http://127.0.0.1:${port}`);
+      await process.untilReady(`${api.baseUrl}/health/ready`);
+      const order = { customer_id: 'c-1', product_id: 'demo-mug', quantity: 1, contact: { email: 'a@example.com' } };
+      ok(await api.send('POST', '/orders', { body: order }), 201);
+      const body = { url: 'http://127.0.0.1:1/' };
+      const { secret } = ok(await api.send<{ secret: string }>('POST', '/webhook-endpoints', { body }), 201);
+      const client = new pg.Client(database.url);
+      await client.connect();
+      const { rows } = await client.query<{ secrets: unknown }>('SELECT secrets FROM webhooks.endpoints');
+      await client.end();
+      expect(rows).toEqual([{ secrets: [{ secret }] }]);
+      expect(process.log).toContain('the secrets of webhooks lie in the database as they are');
+      expect(await process.stop()).toBeUndefined();
+    } finally {
+      await database.stop();
+      await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
+      unguardFolder(dataDir);
     }
   });
 

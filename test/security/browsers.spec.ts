@@ -134,6 +134,19 @@ describe('what is told to browsers', () => {
       });
     });
 
+    it.each(['/metrics', '/health/ready', '/health/live', '/problems/invalid-request'])(
+      'such a page does not read %s either, which others may link to',
+      async (path) => {
+        for (const method of ['GET', 'HEAD'])
+          expect(await askingFor(doors.urls[name], 'evil.example', `${method} ${path} HTTP/1.1`)).toMatch(
+            /^HTTP\/1.1 421 /,
+          );
+        expect(await askingFor(doors.urls[name], 'localhost', `GET ${path} HTTP/1.1`)).toMatch(/^HTTP\/1.1 200 /);
+        const headers = { 'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'navigate' };
+        expect((await new Api(doors.urls[name]).send('GET', path, { headers })).status).toBe(200);
+      },
+    );
+
     it.each(['localhost', 'LOCALHOST:3000', '127.0.0.1', '127.8.9.1:80', '[::1]:3000'])(
       'who asks for %s is on this machine',
       async (host) => {

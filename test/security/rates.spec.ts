@@ -1,6 +1,8 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
+import { testDatabase } from '#testing';
 import { Api, refused } from '../support/api.js';
 import { AppProcess } from '../support/app-process.js';
+import { GrpcApi } from '../support/grpc.js';
 import { servicePorts } from '../support/shapes.js';
 import { bearer } from './world.js';
 
@@ -35,6 +37,43 @@ describe('a key whose requests are limited', () => {
     // Who is not let in at all uses nothing up, and what is open stays so.
     refused(await api.send('GET', '/cache/stats', bearer('x'.repeat(32))), '401 unauthenticated');
     expect((await api.get('/health/live')).status).toBe(200);
+  });
+
+  it('uses it up over gRPC as well with what it is not allowed, and not who is unknown', async () => {
+    const database = await testDatabase();
+    const [port, grpcPort, messages, ...others] = await servicePorts(5);
+    const process = new AppProcess('order', {
+      ...{ PORT: String(port), DATABASE_URL: database.url, ORDER_GRPC_LISTEN: `127.0.0.1:${grpcPort}` },
+      ...{ ORDER_LISTEN: `tcp://127.0.0.1:${messages}`, ADMIN_KEY: secret, RATE_LIMIT: '3/hour' },
+      ...{ INVENTORY_AT: `tcp://127.0.0.1:${others[0]}`, PAYMENT_AT: `tcp://127.0.0.1:${others[1]}` },
+      SERVICE_SECRET: 'x'.repeat(32),
+    });
+    started.push(process);
+    const grpc = new GrpcApi(`127.0.0.1:${grpcPort}`);
+    try {
+      process.spawn();
+      await process.untilReady(`http://127.0.0.1:${port}/health/ready`);
+      const ask = async (by: string) => {
+        const metadata = { authorization: `Bearer ${by}` };
+        return (await grpc.refused('GetOrder', { order_id: 'none' }, { metadata })).code;
+      };
+      const codes: string[] = [];
+      for (let times = 0; times < 5; times += 1) codes.push(await ask('x'.repeat(32)), await ask(secret));
+      expect(codes.filter((_, at) => at % 2 === 0)).toEqual(Array.from({ length: 5 }, () => 'UNAUTHENTICATED'));
+      expect(codes.filter((_, at) => at % 2 === 1)).toEqual([
+        ...Array.from({ length: 3 }, () => 'PERMISSION_DENIED'),
+        ...Array.from({ length: 2 }, () => 'RESOURCE_EXHAUSTED'),
+      ]);
+      const { text } = await new Api(`http://127.0.0.1:${port}`).get('/metrics');
+      for (const [code, times] of Object.entries({ unauthenticated: 5, forbidden: 3, 'too-many-requests': 2 }))
+        expect(text).toMatch(
+          new RegExp(`^rpc_server_call_duration_seconds_count{[^}]*error_type="${code}"[^}]*} ${times}$`, 'm'),
+        );
+    } finally {
+      grpc.close();
+      await process.stop();
+      await database.stop();
+    }
   });
 
   it('cannot be limited by what is no rate', async () => {

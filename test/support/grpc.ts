@@ -88,7 +88,7 @@ const refusalOf = ({ code, details: message, metadata }: ServiceError, replayed:
 
 export interface CallOptions {
   key?: string;
-  metadata?: Record<string, string>;
+  metadata?: Record<string, string | Buffer | readonly (string | Buffer)[]>;
   deadlineMs?: number;
   /** The bytes of the request, in place of the message. */
   raw?: Buffer;
@@ -119,9 +119,14 @@ export class MessageStream {
     try {
       for (;;) await this.next();
     } catch (error) {
-      if ((error as ServiceError).metadata === undefined) throw error;
-      return refusalOf(error as ServiceError, false);
+      return this.refusalIn(error);
     }
+  }
+
+  /** @throws what is no refusal */
+  refusalIn(error: unknown): Refusal {
+    if ((error as ServiceError).metadata === undefined) throw error;
+    return refusalOf(error as ServiceError, false);
   }
 }
 
@@ -201,7 +206,7 @@ export const bytesOf = (method: string, message: object): Buffer => methodOf(met
 
 const metadataOf = ({ key, metadata = {} }: CallOptions): Metadata => {
   const result = new Metadata();
-  for (const [name, value] of Object.entries(metadata)) result.set(name, value);
+  for (const [name, values] of Object.entries(metadata)) for (const it of [values].flat()) result.add(name, it);
   if (key !== undefined) result.set('idempotency-key', key);
   return result;
 };

@@ -11,8 +11,9 @@ import { readMonolithEnvironment } from './environment.js';
 run(async () => {
   const environment = readMonolithEnvironment(process.env);
   const database = await startDatabaseFor(environment, environment.DATA_DIR);
-  const DATA_KEYS = environment.DATA_KEYS ?? orderEnvironment.DATA_KEYS.parse(database.dataKeys);
-  const settings = { ...environment, ...database.urls, DATA_KEYS };
+  const settings = { ...environment, ...database.urls };
+  const keysOf = (made: string | undefined) => environment.DATA_KEYS ?? orderEnvironment.DATA_KEYS.parse(made);
+  const keys = { order: keysOf(database.dataKeys.ORDER), webhooks: keysOf(database.dataKeys.WEBHOOKS) };
   const elsewhere = upstreamsIn(settings);
   const passedOn = elsewhere.length > 0 ? passingOn(elsewhere) : undefined;
   const url = await serve({
@@ -21,7 +22,7 @@ run(async () => {
     name: 'monolith',
     from: 'either',
     document: apiDocument,
-    modules: [...modules(settings), ...(passedOn?.modules ?? [])],
+    modules: [...modules(settings, keys), ...(passedOn?.modules ?? [])],
     listen: [settings.ORDER_LISTEN, settings.INVENTORY_LISTEN, settings.PAYMENT_LISTEN, settings.CACHE_LISTEN].filter(
       (at) => at !== undefined,
     ),

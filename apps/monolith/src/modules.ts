@@ -17,13 +17,15 @@ type Settings = Parameters<typeof OrderModule.register>[0] &
   Parameters<typeof AccessModule.register>[0] &
   Partial<GatewayEnvironment>;
 
-/** All modules but those that are said to run elsewhere. */
-export const modules = (settings: Settings): DynamicModule[] => [
-  ...(settings.ORDER_URL ? [] : [OrderModule.register(settings)]),
+type Keys = Settings['DATA_KEYS'];
+
+/** All modules but those that are said to run elsewhere. @param keys what is encrypted by, of each module that does so */
+export const modules = (settings: Settings, keys: { order: Keys; webhooks: Keys }): DynamicModule[] => [
+  ...(settings.ORDER_URL ? [] : [OrderModule.register({ ...settings, DATA_KEYS: keys.order })]),
   ...(settings.INVENTORY_URL ? [] : [InventoryModule.register(settings)]),
   ...(settings.PAYMENT_URL ? [] : [PaymentModule.register(settings)]),
   ...(settings.CACHE_URL ? [] : [CacheModule.register(settings)]),
   ...(settings.SALES_URL ? [] : [SalesModule.register(settings)]),
-  ...(settings.WEBHOOKS_URL ? [] : [WebhooksModule.register(settings)]),
+  ...(settings.WEBHOOKS_URL ? [] : [WebhooksModule.register({ ...settings, DATA_KEYS: keys.webhooks })]),
   AccessModule.register(settings),
 ];

@@ -10,6 +10,7 @@ import type { IssuedKey, auditPage } from '#contracts';
 import type { SecuritySettings } from '#security';
 import { createService } from '#service';
 import { twoInstances, type TwoInstances } from '#testing';
+import { PostgresAudit } from '../src/adapters/postgres-audit.js';
 import { KeepAudit } from '../src/use-cases/keep-audit.js';
 
 Logger.overrideLogger(false);
@@ -197,6 +198,26 @@ describe('what is written down', () => {
       await sql.query('ROLLBACK');
     }
     for (const { status } of await Promise.all(writing)) expect(status).toBe(404);
+  });
+
+  it('is how something ended, however much else waits to begin', async () => {
+    const audit = one.app.get(PostgresAudit, { strict: false });
+    const entry = { tenant: 'waiting', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
+    const begin = { ...entry, target: '/keys', request_id: 'r', status: null };
+    let begun = 0;
+    await sql.query('BEGIN');
+    await sql.query(`SELECT pg_advisory_xact_lock(hashtextextended('access.audit', 0))`);
+    const others = Array.from({ length: 1_000 }, () =>
+      audit.add(begin, 1).then(
+        () => (begun += 1),
+        () => undefined,
+      ),
+    );
+    const ends = Array.from({ length: 20 }, () => audit.addEnd({ ...begin, status: 201 }));
+    await sql.query('ROLLBACK');
+    await Promise.all(ends);
+    expect(begun).toBeLessThan(500);
+    await Promise.all(others);
   });
 
   it('comes first: where it cannot be written nothing is done', async () => {

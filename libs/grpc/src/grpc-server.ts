@@ -109,7 +109,7 @@ export class GrpcServer extends ServerGrpc {
     this.duration = metrics?.meter('grpc').createHistogram('rpc.server.call.duration', {
       unit: 's',
       description:
-        'How long calls take to be answered, with error_type those that are refused; streams are not counted.',
+        'How long calls take to be answered, with error_type those that are refused; of streams those alone that are refused.',
       advice: { explicitBucketBoundaries: answerSeconds },
     });
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
@@ -137,11 +137,14 @@ export class GrpcServer extends ServerGrpc {
     const scope = this.service.scopes[rpc] ?? 'operator';
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
+      const startedAt = performance.now();
       const refusal =
-        (await this.refusalOfCaller(metadata, call, scope)) ??
-        (await this.refusalOfMany(call)) ??
+        (await refusalIn(() => this.admitCaller(metadata, call, scope))) ??
         (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
-      if (refusal) return throwError(() => statusOf(refusal));
+      if (refusal) {
+        this.measure(rpc, startedAt, refusal);
+        return throwError(() => statusOf(refusal));
+      }
       const { work, end } = this.begin(rpc, metadata);
       const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) {
@@ -166,23 +169,19 @@ export class GrpcServer extends ServerGrpc {
     super.addHandler(pattern, guarded as MessageHandler, isEvent);
   }
 
-  /** Finds out who calls. */
-  private async refusalOfCaller(metadata: Metadata, call: Call, scope: Scope): Promise<CleaveError | undefined> {
-    try {
-      const [authorization, ...others] = metadata.get('authorization').map(String);
-      const caller = await this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
-      allow(caller, scope);
-      callers.set(call, caller);
-      return undefined;
-    } catch (error) {
-      if (error instanceof CleaveError) return error;
-      throw error;
-    }
+  /** Finds out who calls, and whether they may. */
+  private async admitCaller(metadata: Metadata, call: Call, scope: Scope): Promise<void> {
+    const caller = await this.callerIn(metadata);
+    callers.set(call, caller);
+    const standing = await this.authenticator.standingOf(caller);
+    // Also of those who may not do what they ask for, as over REST: they are answered.
+    if (standing?.isRefused) throw tooMany(standing);
+    allow(caller, scope);
   }
 
-  private async refusalOfMany(call: Call): Promise<CleaveError | undefined> {
-    const standing = await this.authenticator.standingOf(callers.get(call)!);
-    return standing?.isRefused ? tooMany(standing) : undefined;
+  private async callerIn(metadata: Metadata): Promise<Caller> {
+    const [authorization, ...others] = metadata.get('authorization').map(String);
+    return this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
   }
 
   /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */
@@ -197,21 +196,27 @@ export class GrpcServer extends ServerGrpc {
     const end = (error?: unknown): void => {
       if (hasEnded) return;
       hasEnded = true;
-      const errorType = error === undefined ? undefined : errorTypeOf(error);
-      if (span && errorType !== undefined) failed(span, errorType);
+      if (span && error !== undefined) failed(span, errorTypeOf(error));
       span?.end();
-      const measured = { ...attributes, ...(errorType !== undefined && { 'error.type': errorType }) };
-      this.duration?.record((performance.now() - startedAt) / 1_000, measured);
+      this.measure(rpc, startedAt, error);
     };
     const traceparent = span ? traceparentFrom(span) : given;
     return { work: { traceparent, requestId, traces: span && this.traces }, end };
+  }
+
+  private measure(rpc: string, startedAt: number, error: unknown): void {
+    const attributes = {
+      ...{ 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` },
+      ...(error !== undefined && { 'error.type': errorTypeOf(error) }),
+    };
+    this.duration?.record((performance.now() - startedAt) / 1_000, attributes);
   }
 
   /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */
   private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
     const caller = callers.get(call)!;
     const again = interval(askAgainMs).pipe(
-      exhaustMap(() => this.refusalOfCaller(metadata, call, scope)),
+      exhaustMap(() => refusalIn(async () => allow(await this.callerIn(metadata), scope))),
       mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => it) : EMPTY)),
     );
     // Also while nobody can be asked.
@@ -288,6 +293,17 @@ export class GrpcServer extends ServerGrpc {
 
 const stopping = (): CleaveError =>
   new CleaveError('unavailable', 'The server is stopping. Go on at another instance, from the last that was received.');
+
+/** What it refuses with, if it does. */
+const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | undefined> => {
+  try {
+    await check();
+    return undefined;
+  } catch (error) {
+    if (error instanceof CleaveError) return error;
+    throw error;
+  }
+};
 
 const refusalWhenBusy = (limiter: Limiter | undefined): CleaveError | undefined => {
   if (!limiter?.refuses()) return undefined;

@@ -40,7 +40,13 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   fastify.decorateRequest('caller', isOpen ? { getter: () => anybody } : undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
-    if (!replies || scope === 'open') return;
+    if (!replies) return;
+    if (scope === 'open') {
+      // What is sent to all the same, from outside, is signed by whoever sends it.
+      const isRead = [route.method].flat().every((it) => it === 'GET' || it === 'HEAD');
+      if (isOpen && isRead) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
+      return;
+    }
     const admit = isOpen ? refusingPages(authenticator) : asking(authenticator, () => scope);
     route.onRequest = [...[route.onRequest ?? []].flat(), admit];
     if (isOpen) return;
@@ -54,6 +60,12 @@ export const refusingPages =
   (authenticator: Authenticator): onRequestHookHandler =>
   ({ headers }, _reply, done) =>
     done(authenticator.refusalOf(headers));
+
+/** The same of what is told to everybody, where pages of others may link to. */
+const refusingHosts =
+  (authenticator: Authenticator): onRequestHookHandler =>
+  ({ headers }, _reply, done) =>
+    done(authenticator.refusalOfHost(headers));
 
 /**
  * Finds out who sends a request, and whether they may: all who are known, where it takes no scope. Where requests are

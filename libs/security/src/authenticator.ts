@@ -7,7 +7,7 @@ import { anybody, countedAs, notValid, type Caller } from './caller.js';
 import type { RequestsFrom, SecuritySettings } from './environment.js';
 import { KeyLookups } from './key-lookups.js';
 import { keyIdIn, secretHashOf, type KeyDirectory } from './keys.js';
-import { refusalOfPage, type OpenDoor } from './open-door.js';
+import { refusalOfHost, refusalOfPage, type OpenDoor } from './open-door.js';
 import { RateLimits, type Standing } from './rate-limits.js';
 import { ServiceSecrets } from './service-secrets.js';
 import { SignedCallers, type RequestLine } from './signed-caller.js';
@@ -75,7 +75,9 @@ export class Authenticator {
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
     this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
     const { RATE_LIMIT: rate, RATE_LIMIT_REDIS_URL: redisUrl } = options;
-    if (rate && !this.isOpen && !this.believesGatewayAlone) this.rates = new RateLimits(rate, redisUrl);
+    // Behind a gateway, which has counted, there are those alone who come past it with a credential, over gRPC.
+    const knowsOthers = !this.believesGatewayAlone || this.admins.length > 0 || this.tokens !== undefined;
+    if (rate && !this.isOpen && knowsOthers) this.rates = new RateLimits(rate, redisUrl);
   }
 
   /** Counts a request, unless a gateway has done so. */
@@ -87,6 +89,11 @@ export class Authenticator {
   /** Why a request is none of somebody on this machine, where all of them may do everything. */
   refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
     return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
+  }
+
+  /** The same of what is told to everybody. */
+  refusalOfHost(headers: IncomingHttpHeaders): CleaveError | undefined {
+    return this.isOpen ? refusalOfHost(headers, this.door) : undefined;
   }
 
   /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */

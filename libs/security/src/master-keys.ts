@@ -47,6 +47,10 @@ export class MasterKeys {
     return this.keys[0];
   }
 
+  get ids(): string[] {
+    return this.keys.map((it) => it.id);
+  }
+
   has(id: string): boolean {
     return this.keys.some((it) => it.id === id);
   }

@@ -15,14 +15,17 @@ export interface OpenDoor {
  * look at. A browser says of those requests where they come from; and where it takes a page for one of ours, because its name
  * has come to lead to this machine since it was loaded, for which host they are.
  */
-export const refusalOfPage = (
-  { host: asked, origin, 'sec-fetch-site': site }: IncomingHttpHeaders,
-  { host, origins }: OpenDoor,
-): CleaveError | undefined => {
-  if (asked !== undefined && !isOurs(nameIn(asked), host)) return ofOtherHost(asked);
+export const refusalOfPage = (headers: IncomingHttpHeaders, door: OpenDoor): CleaveError | undefined => {
+  const ofHost = refusalOfHost(headers, door);
+  if (ofHost) return ofHost;
+  const { origin, 'sec-fetch-site': site } = headers;
   if (site !== 'cross-site' && site !== 'same-site') return undefined;
-  return origin !== undefined && origins.has(origin) ? undefined : ofOtherSite();
+  return origin !== undefined && door.origins.has(origin) ? undefined : ofOtherSite();
 };
+
+/** The same of what a page of another site may lead to, such as what is measured: it is read by none whose name leads here. */
+export const refusalOfHost = ({ host: asked }: IncomingHttpHeaders, { host }: OpenDoor): CleaveError | undefined =>
+  asked !== undefined && !isOurs(nameIn(asked), host) ? ofOtherHost(asked) : undefined;
 
 /** Of `name:port`, and of an IPv6 address in its brackets. */
 const nameIn = (host: string): string => withoutBrackets(host.replace(/:\d{0,5}$/, '')).toLowerCase();

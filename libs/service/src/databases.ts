@@ -12,6 +12,8 @@ const databaseVariables = [
   'WEBHOOKS_DATABASE_URL',
   'ACCESS_DATABASE_URL',
 ] as const;
+/** The modules that encrypt some of what they keep. */
+const encrypting = ['ORDER', 'WEBHOOKS'] as const;
 type DatabaseVariable = (typeof databaseVariables)[number];
 
 const forEach = <Value>(value: (variable: DatabaseVariable) => Value): Record<DatabaseVariable, Value> =>
@@ -28,8 +30,11 @@ export const togetherFallbacks = (source: Environment): Record<DatabaseVariable,
 });
 interface Databases {
   urls: Record<DatabaseVariable, string>;
-  /** What stands in for DATA_KEYS, which is not set, where the orders are kept in the server that was started. */
-  dataKeys?: string;
+  /**
+   * What stands in for DATA_KEYS, which is not set, for those of the modules that are kept in the server that was started: what
+   * lies in another database is not to depend on a file beside this one.
+   */
+  dataKeys: { ORDER?: string; WEBHOOKS?: string };
   stop: () => Promise<void>;
 }
 
@@ -40,7 +45,8 @@ export const startDatabaseFor = async (
 ): Promise<Databases> => {
   const urls = forEach((variable) => settings[variable]);
   const missing = databaseVariables.filter((variable) => urls[variable] === undefined);
-  if (missing.length === 0) return { urls: urls as Record<DatabaseVariable, string>, stop: () => Promise.resolve() };
+  if (missing.length === 0)
+    return { urls: urls as Record<DatabaseVariable, string>, dataKeys: {}, stop: () => Promise.resolve() };
 
   const logger = new Logger('Postgres');
   const instead = missing.length < databaseVariables.length ? ` in place of ${missing.join(', ')}` : '';
@@ -51,10 +57,12 @@ export const startDatabaseFor = async (
     onExit: (error) => logger.error(`the embedded server is gone: ${error.message}`),
   });
   await server.createDatabase('cleave');
-  const needsKeys = settings.DATA_KEYS === undefined && urls.ORDER_DATABASE_URL === undefined;
+  const needing =
+    settings.DATA_KEYS === undefined ? encrypting.filter((module) => urls[`${module}_DATABASE_URL`] === undefined) : [];
+  const made = needing.length > 0 ? await readOrMakeDataKeys(dataDir, (line) => logger.log(line)) : undefined;
   return {
     urls: forEach((variable) => urls[variable] ?? server.url('cleave')),
-    ...(needsKeys && { dataKeys: await readOrMakeDataKeys(dataDir, (line) => logger.log(line)) }),
+    dataKeys: Object.fromEntries(needing.map((module) => [module, made])),
     stop: () => server.stop(),
   };
 };

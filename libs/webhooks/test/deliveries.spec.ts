@@ -44,6 +44,7 @@ const settled = (endpointId: string, expected: object, instance = one): Promise<
     return found;
   });
 /** What is left to each, where there is enough for all. */
+const signing = { masterIds: ['usual'], othersForMs: 60_000 };
 const unbounded = {
   ofOne: 1_000,
   exceptions: new Map<string, number>(),
@@ -370,7 +371,7 @@ describe('two workers', () => {
       const { endpoint_id } = await register('/', undefined, instance);
       await instance.accept(placed(tenant));
       const slots = { ...unbounded, ofAll: 10 };
-      const claim = (leaseMs: number) => instance.postgres.claim(leaseMs, slots);
+      const claim = (leaseMs: number) => instance.postgres.claim(leaseMs, slots, signing);
       const [paused] = await claim(1);
       await setTimeout(20);
       const [other] = await claim(60_000);
@@ -403,7 +404,11 @@ describe('two workers', () => {
       await setTimeout(20);
       await instance.accept(placed(other));
       const claim = async (tenants: ReadonlyMap<string, number>) => {
-        const claimed = await instance.postgres.claim(60_000, { ...unbounded, ofAll: 10, ofTenant: 5, tenants });
+        const claimed = await instance.postgres.claim(
+          60_000,
+          { ...unbounded, ofAll: 10, ofTenant: 5, tenants },
+          signing,
+        );
         return [tenant, other].map((of) => claimed.filter((it) => it.tenant === of).length);
       };
       expect(await claim(new Map())).toEqual([5, 1]);
@@ -417,7 +422,7 @@ describe('two workers', () => {
       const { endpoint_id } = await register('/', undefined, instance);
       await instance.accept(...events(3));
       const slots = { ...unbounded, ofAll: 10, exceptions: new Map([[endpoint_id, 2]]) };
-      expect(await instance.postgres.claim(300, slots)).toHaveLength(2);
+      expect(await instance.postgres.claim(300, slots, signing)).toHaveLength(2);
       const other = await startInstance(url);
       await eventually(async () =>
         expect((await listed(endpoint_id, other)).map(({ status }) => status)).toEqual(

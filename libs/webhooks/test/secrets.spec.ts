@@ -272,6 +272,50 @@ describe('DATA_KEYS', () => {
     verified(receiver.received.at(-1)!, secret);
   });
 
+  it('that lack the one that is needed leave messages to an instance that has it, and it sends them at once', async () => {
+    const before = await start([old]);
+    const { endpoint_id, secret } = await register(before);
+    await stop(before);
+
+    const without = await start([young], { unsignedMs: 600_000 });
+    const other = await register(without);
+    for (let count = 0; count < 20; count += 1) await without.accept(placed(tenant));
+    await eventually(async () =>
+      expect((await without.deliveries.list(tenant, other.endpoint_id, 'delivered', undefined, 50)).data).toHaveLength(
+        20,
+      ),
+    );
+    expect(await epochOf(without, endpoint_id)).toBe(0);
+    expect(await deliveryTo(without, endpoint_id)).toMatchObject({ status: 'pending', last_error: null });
+
+    const having = await start([old, young]);
+    await eventually(async () =>
+      expect((await having.deliveries.list(tenant, endpoint_id, 'delivered', undefined, 50)).data).toHaveLength(20),
+    );
+    expect(await epochOf(having, endpoint_id)).toBe(1);
+    expect(receiver.received.filter((it) => signedBy(it, secret))).toHaveLength(20);
+  });
+
+  it('that lack the one of a secret that has run out, beside one that lies there as it is, send at once', async () => {
+    const before = await start([old]);
+    const { endpoint_id } = await register(before);
+    const { secret } = await before.endpoints.rotate(tenant, endpoint_id);
+    await before.sql.query(
+      {
+        name: 'test-mix',
+        text: `UPDATE webhooks.endpoints SET secrets = jsonb_build_array(jsonb_build_object('secret', $2::text),
+            secrets->1 || jsonb_build_object('until', now() - interval '1 second')) WHERE endpoint_id = $1`,
+      },
+      [endpoint_id, secret],
+    );
+    await stop(before);
+    for (const keys of [[], [young]]) {
+      const without = await start(keys, { unsignedMs: 600_000, plainForMs: 600_000 });
+      await expectSigned(without, secret);
+      await stop(without);
+    }
+  });
+
   it('that are lost for good hold up an endpoint until its secret is rotated, and no longer', async () => {
     const before = await start([old]);
     const { endpoint_id } = await register(before);

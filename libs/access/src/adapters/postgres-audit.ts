@@ -5,21 +5,34 @@ import type { NewAuditEntry } from '#security';
 import type { AuditEntries } from '../use-cases/keep-audit.js';
 import type { AuditTrail, NumberedEntry } from '../use-cases/read-audit.js';
 
-/** Who did what, in Postgres. */
-@Injectable()
-export class PostgresAudit implements AuditEntries, AuditTrail {
-  /** They would wait for each other in Postgres, each with a connection that keys have to be looked up over. */
-  private readonly lane = new Lane({
+/** They would wait for each other in Postgres, each with a connection that keys have to be looked up over. */
+const oneByOne = (): Lane =>
+  new Lane({
     ...{ atOnce: 1, mostWaiting: 1_000, longestWaitMs: 2_000 },
     tooMuch: 'More has to be written down of who does what',
   });
 
+/** Who did what, in Postgres. */
+@Injectable()
+export class PostgresAudit implements AuditEntries, AuditTrail {
+  private readonly lane = oneByOne();
+  /** What has begun is to be seen to end, however many others begin. */
+  private readonly ends = oneByOne();
+
   constructor(@InjectSql('access') private readonly sql: Sql) {}
 
-  async add(entry: NewAuditEntry, requests: number): Promise<void> {
+  add(entry: NewAuditEntry, requests: number): Promise<void> {
+    return this.append(this.lane, entry, requests);
+  }
+
+  addEnd(entry: NewAuditEntry): Promise<void> {
+    return this.append(this.ends, entry, 1);
+  }
+
+  private async append(lane: Lane, entry: NewAuditEntry, requests: number): Promise<void> {
     const { tenant, account, key_id, is_operator, operation, target, request_id, status } = entry;
     const values = [tenant, account, key_id, is_operator, operation, target, request_id, status, requests];
-    await this.lane.inTurn(() => this.sql.query(append, values));
+    await lane.inTurn(() => this.sql.query(append, values));
   }
 
   after(tenant: string, entryId: number, limit: number): Promise<NumberedEntry[]> {

@@ -5,13 +5,15 @@ import type { AuditLog, NewAuditEntry } from '#security';
 export abstract class AuditEntries {
   /** Resolves once it is kept. @param requests how many the entry is about, the one that it names being the last */
   abstract add(entry: NewAuditEntry, requests: number): Promise<void>;
+  /** The same of how something ended that is kept already: none of those that are added is waited for. */
+  abstract addEnd(entry: NewAuditEntry): Promise<void>;
 }
 
 const minuteMs = 60_000;
 /** Of what somebody is refused in a minute, so much is written down one by one. */
 const mostRefusals = 10;
-/** Of so many it is counted at a time what they are refused. */
-const mostRefused = 10_000;
+/** Of so many it is counted at a time what they are refused; where there are more, those who came first are written down. */
+export const mostRefused = 10_000;
 
 interface Refused {
   written: number;
@@ -34,7 +36,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
   }
 
   append(entry: NewAuditEntry): Promise<void> {
-    return this.entries.add(entry, 1);
+    return entry.status === null ? this.entries.add(entry, 1) : this.entries.addEnd(entry);
   }
 
   async appendRefusal(entry: NewAuditEntry, who: string): Promise<void> {
@@ -42,15 +44,14 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     const by = JSON.stringify([who, entry.operation]);
     const refused = this.refused.get(by) ?? { written: 0, leftOut: 0, last: entry };
     this.refused.set(by, refused);
+    this.makeRoom();
     if (refused.written < mostRefusals) {
       refused.written += 1;
-      await this.append(entry);
+      await this.entries.add(entry, 1);
     } else {
       refused.leftOut += 1;
       refused.last = entry;
     }
-    const [longest] = this.refused.keys();
-    if (this.refused.size > mostRefused) await this.settle(longest!);
   }
 
   /** Writes down how many were left out, and begins to count anew. */
@@ -68,6 +69,15 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     });
   }
 
+  /** Whoever comes does not wait for what others were refused, and is not told that it could not be written down. */
+  private makeRoom(): void {
+    if (this.refused.size <= mostRefused) return;
+    const [longest] = this.refused.keys();
+    void this.settle(longest!).catch((error: unknown) => {
+      this.logger.warn(`how often callers were refused is written down later (${String(error)})`);
+    });
+  }
+
   private async settle(by: string): Promise<void> {
     const { leftOut = 0, last } = this.refused.get(by) ?? {};
     this.refused.delete(by);
@@ -76,6 +86,14 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
       await this.entries.add(last, leftOut);
     } catch (error) {
       const since = this.refused.get(by);
+      if (!since && this.refused.size >= mostRefused) {
+        const { tenant, account, operation, request_id } = last;
+        const lost = { tenant, account, operation, requests: leftOut, last: request_id };
+        this.logger.error(
+          `it is not written down what callers were refused: ${JSON.stringify(lost)} (${String(error)})`,
+        );
+        return;
+      }
       this.refused.set(by, {
         ...{ written: mostRefusals, last: since?.last ?? last },
         leftOut: leftOut + (since?.leftOut ?? 0),

@@ -36,10 +36,12 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
   claim(
     leaseMs: number,
     { ofAll, ofOne, exceptions, ofTenant, tenants }: Parameters<DueDeliveries['claim']>[1],
+    { masterIds, othersForMs }: Parameters<DueDeliveries['claim']>[2],
   ): Promise<ClaimedDelivery[]> {
     const given = [
       ...[leaseMs, ofAll, ofOne, [...exceptions.keys()], [...exceptions.values()]],
       ...[ofTenant, [...tenants.keys()], [...tenants.values()]],
+      ...[masterIds, othersForMs],
     ];
     return this.sql.query<ClaimedDelivery>(claim, given);
   }
@@ -128,7 +130,7 @@ const accept = {
 
 /**
  * From endpoint to endpoint among those for which something is pending, however much that is, and of each no more than
- * it has slots for; of each tenant as well.
+ * it has slots for; of each tenant as well. Those that cannot be signed here are left to others until they have waited.
  */
 const claim = {
   name: 'webhooks-claim',
@@ -148,9 +150,16 @@ const claim = {
       JOIN webhooks.endpoints e ON e.tenant_id = w.tenant_id AND e.endpoint_id = w.endpoint_id AND e.enabled
       LEFT JOIN unnest($4::uuid[], $5::int[]) AS x(endpoint_id, slots) ON x.endpoint_id = e.endpoint_id
       CROSS JOIN LATERAL (
+        SELECT CASE WHEN EXISTS (
+          SELECT FROM jsonb_array_elements(e.secrets) it
+          WHERE it->>'master' IS NOT NULL AND it->>'master' <> ALL ($9::text[])
+            AND (it->>'until' IS NULL OR (it->>'until')::timestamptz > now())
+        ) THEN now() - $10 * interval '1 millisecond' ELSE now() END AS due_by
+      ) k
+      CROSS JOIN LATERAL (
         SELECT p.delivery_id, p.due_at FROM webhooks.deliveries p
         WHERE p.tenant_id = e.tenant_id AND p.endpoint_id = e.endpoint_id AND p.status = 'pending'
-          AND p.due_at <= now() AND p.lease_until <= now()
+          AND p.due_at <= k.due_by AND p.lease_until <= now()
         ORDER BY p.due_at LIMIT coalesce(x.slots, $3) FOR NO KEY UPDATE SKIP LOCKED
       ) d
     ), due AS MATERIALIZED (

@@ -38,6 +38,7 @@ export abstract class DueDeliveries {
    *
    * @param slots how many at most: of all, of one endpoint, and of those endpoints for which that is another number; of one
    *   tenant, and of those for which that is another number
+   * @param signing the master keys that are here; what takes another one is left to who has that, for as long as is said
    */
   abstract claim(
     leaseMs: number,
@@ -48,6 +49,7 @@ export abstract class DueDeliveries {
       ofTenant: number;
       tenants: ReadonlyMap<string, number>;
     },
+    signing: { masterIds: readonly string[]; othersForMs: number },
   ): Promise<ClaimedDelivery[]>;
   /** Notes the attempt and what follows. @returns whether the delivery was still ours */
   abstract settle(delivery: ClaimedDelivery, attempt: Attempt): Promise<boolean>;
@@ -70,7 +72,10 @@ export interface DeliveryLimits {
   ofAll: number;
   /** How often is looked without being woken: another instance may have made a delivery, or one has waited long enough. */
   pollMs: number;
-  /** How long is waited where the key is missing that the secret of an endpoint is encrypted by way of. */
+  /**
+   * Where the key is missing that the secret of an endpoint is encrypted by way of: how long a delivery is left to instances
+   * that have it, and how long it is put off where none of them has come.
+   */
   unsignedMs: number;
   /**
    * How long after its start an instance leaves secrets as they are that lie there so: the version before, which reads no
@@ -116,8 +121,10 @@ export class DeliverMessages extends WokenWork {
   protected async execute(): Promise<boolean> {
     const { free, exceptions, ofTenant, tenants } = this.slots;
     if (free === 0) return false;
-    const { leaseMs, ofOne } = this.limits;
-    for (const it of await this.deliveries.claim(leaseMs, { ofAll: free, ofOne, exceptions, ofTenant, tenants })) {
+    const { leaseMs, ofOne, unsignedMs } = this.limits;
+    const slots = { ofAll: free, ofOne, exceptions, ofTenant, tenants };
+    const signing = { masterIds: this.secrets.masterIds, othersForMs: unsignedMs };
+    for (const it of await this.deliveries.claim(leaseMs, slots, signing)) {
       this.slots.take(it.tenant, it.endpointId);
       const delivering = this.traced(it).finally(() => this.underWay.delete(delivering));
       this.underWay.add(delivering);

@@ -10,6 +10,11 @@ export type KeptSecret = { secret: string } | { master: string; sealed: string }
 export class KeepSecrets {
   constructor(private readonly masters: MasterKeys) {}
 
+  /** The names of the master keys that are here to decrypt them. */
+  get masterIds(): string[] {
+    return this.masters.ids;
+  }
+
   /** As it is where there is nothing to encrypt it by. */
   seal(tenant: string, endpointId: string, secret: string): KeptSecret {
     if (!this.masters.newest) return { secret };

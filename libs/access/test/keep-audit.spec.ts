@@ -1,0 +1,87 @@
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import type { NewAuditEntry } from '#security';
+import { AuditEntries, KeepAudit, mostRefused } from '../src/use-cases/keep-audit.js';
+
+/** Where entries are kept, in memory, unless nothing can be written. */
+class Entries extends AuditEntries {
+  readonly kept: { account: string; requests: number }[] = [];
+  isAway = false;
+
+  async add({ account }: NewAuditEntry, requests: number): Promise<void> {
+    if (this.isAway) throw new Error(`nothing can be written of ${account}`);
+    this.kept.push({ account, requests });
+  }
+
+  addEnd(entry: NewAuditEntry): Promise<void> {
+    return this.add(entry, 1);
+  }
+}
+
+const refusalOf = (account: string): NewAuditEntry => ({
+  ...{ tenant: 'default', account, key_id: null, is_operator: false, operation: 'createKey', target: '/keys' },
+  ...{ request_id: `of ${account}`, status: 403 },
+});
+
+let entries: Entries;
+let audit: KeepAudit;
+let said: string[];
+beforeEach(() => {
+  entries = new Entries();
+  audit = new KeepAudit(entries);
+  said = [];
+  const say = (line: string) => void said.push(line);
+  Object.assign(audit, { logger: { warn: say, error: say } });
+});
+
+const refuse = (account: string) => audit.appendRefusal(refusalOf(account), account);
+/** So often that the last of them is counted, and not written down. */
+const refuseOften = async (account: string): Promise<void> => {
+  for (let times = 0; times < 11; times += 1) await refuse(account);
+};
+
+describe('of more who are refused than are counted at a time', () => {
+  it('those who came first are written down, at nobody’s expense', async () => {
+    await refuseOften('first');
+    for (let count = 1; count < mostRefused; count += 1) await refuse(`a-${count}`);
+    const before = entries.kept.length;
+    await refuse('one more');
+    expect(entries.kept.slice(before)).toEqual(
+      expect.arrayContaining([
+        { account: 'first', requests: 1 },
+        { account: 'one more', requests: 1 },
+      ]),
+    );
+    expect(said).toEqual([]);
+  });
+
+  it('what cannot be written is told of those whom it is about, and of nobody else', async () => {
+    await refuseOften('first');
+    await refuseOften('second');
+    for (let count = 2; count < mostRefused; count += 1) await refuse(`a-${count}`);
+    entries.isAway = true;
+    await expect(refuse('one more')).rejects.toThrow('nothing can be written of one more');
+    // By then it was counted, and nothing more of it is written.
+    entries.isAway = false;
+    for (let times = 1; times < 10; times += 1) await refuse('one more');
+    entries.isAway = true;
+    await refuse('one more');
+    await new Promise(setImmediate);
+    expect(said).toHaveLength(1);
+    expect(JSON.parse(/\{.*\}/.exec(said[0]!)![0])).toEqual({
+      ...{ tenant: 'default', account: 'first', operation: 'createKey', requests: 1, last: 'of first' },
+    });
+    expect(said[0]).not.toContain('one more');
+  });
+
+  it('no more are kept, however long nothing can be written', async () => {
+    for (let count = 0; count < mostRefused; count += 1) await refuseOften(`a-${count}`);
+    entries.isAway = true;
+    for (let count = 0; count < 50; count += 1) await refuse(`b-${count}`).catch(() => undefined);
+    await new Promise(setImmediate);
+    expect(said.filter((it) => it.includes('is not written down'))).toHaveLength(50);
+    entries.isAway = false;
+    const before = entries.kept.length;
+    await audit.execute();
+    expect(entries.kept.length - before).toBe(mostRefused - 50);
+  });
+});
