@@ -26,7 +26,6 @@ import type { WireError } from './wire.js';
 const readAtOnce = 32;
 const blockMs = 2_000;
 const lifeSignMs = 1_000;
-const recoverAtOnce = 100;
 const forgetConsumerMs = 600_000;
 const retryMs = 200;
 const replyKeptMs = 30_000;
@@ -34,18 +33,30 @@ const replyKeptMs = 30_000;
 const firstRestMs = 50;
 /** … but for what has waited for so long: then there is too much for all, and it is refused before its deadline. */
 const patienceMs = 250;
+/** What is taken over waits for room in such steps. */
+const roomLookMs = 10;
 
 export interface Work {
   /** Carries out one request; never rejects. */
   carryOut(request: QueuedRequest, meta: Record<string, unknown>): Promise<Outcome>;
   /** Whether the operation may be carried out again when an instance died over it. */
   mayRepeat(pattern: string): boolean;
+  /** Whether one more of an operation that may be repeated would be refused at present. */
+  isFull(pattern: string): boolean;
 }
 
 interface Entry {
   id: string;
   request: QueuedRequest;
 }
+
+/** An entry that was read and is not acknowledged. */
+interface Pending {
+  id: string;
+  deliveriesCounter: number;
+}
+
+const isFirstDelivery = ({ deliveriesCounter }: Pending): boolean => deliveriesCounter === 1;
 
 type RawEntry = { id: string; message: Record<string, string> } | null;
 
@@ -121,7 +132,7 @@ const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.i
  *
  * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
  * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
- * deadline has not passed, refused otherwise. An instance that is merely slow, or draining, keeps its requests.
+ * deadline has not passed, refused otherwise; few at a time, and not before the limiter has room for them. An instance that is merely slow, or draining, keeps its requests.
  */
 export class RedisReader {
   private readonly logger: Logger;
@@ -262,9 +273,12 @@ export class RedisReader {
   /** Takes up what Redis has delivered to this consumer and what has never arrived. */
   private async takeUnseen(idleMs: number): Promise<void> {
     const known = new Set([...this.taken, ...this.unsettled]);
-    for await (const ids of this.pendingOf(this.consumer, idleMs)) {
-      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
-      for (const entry of await this.claim(unseen, 0)) this.take(entry, false);
+    for await (const some of this.pendingOf(this.consumer, idleMs)) {
+      const unseen = some.filter(({ id }) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
+      // What was claimed from another and has not arrived either may have been carried out by that one.
+      const [own, claimed] = [unseen.filter(isFirstDelivery), unseen.filter((it) => !isFirstDelivery(it))];
+      for (const entry of await this.claim(own, 0)) this.take(entry, false);
+      await this.inherit(await this.claim(claimed, 0));
     }
   }
 
@@ -442,28 +456,43 @@ export class RedisReader {
     for (const { name, pending, idle } of dead) {
       if (pending > 0) {
         // The least idle time lets one of several instances win: claiming an entry makes it fresh.
-        for await (const ids of this.pendingOf(name, lifeSignMs))
-          for (const entry of await this.claim(ids, lifeSignMs)) this.take(entry, true);
+        for await (const some of this.pendingOf(name, lifeSignMs))
+          await this.inherit(await this.claim(some, lifeSignMs));
       } else if (pending === 0 && idle > forgetConsumerMs) {
         await this.commands.xGroupDelConsumer(requests, group, name);
       }
     }
   }
 
+  /** Each once there is room for it; those that are not claimed yet are left to others until then. */
+  private async inherit(entries: readonly Entry[]): Promise<void> {
+    const patientUntil = performance.now() + patienceMs;
+    for (const entry of entries) {
+      while (this.isTooMuch(entry) && performance.now() < patientUntil) await sleep(roomLookMs);
+      if (this.isStopping) return;
+      this.take(entry, true);
+    }
+  }
+
+  private isTooMuch({ request: { pattern } }: Entry): boolean {
+    return !this.isStopping && this.work.mayRepeat(pattern) && this.work.isFull(pattern);
+  }
+
   /** Some at a time, until there are no more. */
-  private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<string[]> {
+  private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<Pending[]> {
     const options = { consumer, IDLE: idleMs };
-    for (let from = '-'; ;) {
-      const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
+    for (let from = '-'; !this.isStopping;) {
+      const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', readAtOnce, options);
       const last = pending.at(-1);
       if (!last) return;
-      yield pending.map(({ id }) => id);
+      yield pending;
       from = `(${last.id}`;
     }
   }
 
-  private async claim(ids: string[], idleMs: number): Promise<Entry[]> {
-    if (ids.length === 0) return [];
+  private async claim(pending: readonly Pending[], idleMs: number): Promise<Entry[]> {
+    if (pending.length === 0) return [];
+    const ids = pending.map(({ id }) => id);
     const claimed = await this.commands.xClaim(this.keys.requests, group, this.consumer, idleMs, ids);
     return claimed.flatMap((raw) => this.entryOf(raw));
   }

@@ -45,15 +45,22 @@ describeWithRedis('requests over Redis', () => {
     await hands.zAdd(keys.alive, { score: until, value: name });
     await hands.xGroupCreate(keys.requests, group, '0', { MKSTREAM: true });
   };
+  const waitingRequest = (operation: string, request: object) => ({
+    pattern: `probe.${operation}`,
+    meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
+    body: JSON.stringify(request),
+    channel: 'nobody',
+    id: '1',
+  });
   /** The time of writing is part of the id of an entry: `1-1` is half a century ago. */
   const writeRequest = (operation: string, request: object, entryId = '*') =>
-    hands.xAdd(keys.requests, entryId, {
-      pattern: `probe.${operation}`,
-      meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
-      body: JSON.stringify(request),
-      channel: 'nobody',
-      id: '1',
-    });
+    hands.xAdd(keys.requests, entryId, waitingRequest(operation, request));
+  /** Cuts the connection of the one instance that reads. */
+  const cutReader = async () => {
+    const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
+    const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
+    return hands.multi().addCommand(['CLIENT', 'KILL', 'ID', reader]);
+  };
   const queueLength = (length: number): Promise<true> =>
     eventually(async () => ((await hands.xLen(keys.requests)) === length ? true : undefined));
 
@@ -136,23 +143,29 @@ describeWithRedis('requests over Redis', () => {
     const { journal } = await start();
     await client.call('ping', undefined);
     const [consumer] = await hands.xInfoConsumers(keys.requests, group);
-    // Cuts the connection that reads and takes, in its name, what would have been on the way to it.
-    const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
-    const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
-    const cut = hands
-      .multi()
-      .addCommand(['CLIENT', 'KILL', 'ID', reader])
-      .xAdd(keys.requests, '*', {
-        pattern: 'probe.once',
-        meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
-        body: '{"id":"on the way"}',
-        channel: 'nobody',
-        id: '1',
-      })
+    // What would have been on the way to it is taken in its name.
+    const cut = (await cutReader())
+      .xAdd(keys.requests, '*', waitingRequest('once', { id: 'on the way' }))
       .xReadGroup(group, consumer?.name as string, { key: keys.requests, id: '>' });
     await cut.exec();
     await queueLength(0);
     expect(journal.carriedOut).toEqual(['on the way']);
+  });
+
+  it('that were taken over but never arrived are not carried out where another may have done so', async () => {
+    const { journal } = await start();
+    await client.call('ping', undefined);
+    const [consumer] = await hands.xInfoConsumers(keys.requests, group);
+    const ids = ['900000000000000-1', '900000000000000-2'];
+    const cut = (await cutReader())
+      .xAdd(keys.requests, ids[0] as string, waitingRequest('once', { id: 'unsafe' }))
+      .xAdd(keys.requests, ids[1] as string, waitingRequest('wait', { id: 'safe' }))
+      .xReadGroup(group, 'dead', { key: keys.requests, id: '>' })
+      .xClaim(keys.requests, group, consumer?.name as string, 0, ids);
+    await cut.exec();
+    journal.letGo('safe');
+    await queueLength(0);
+    expect(journal.carriedOut).toEqual(['safe']);
   });
 
   it('are all answered or refused when the last instance leaves', async () => {
@@ -216,6 +229,21 @@ describeWithRedis('requests over Redis', () => {
     const { journal } = await start();
     for (const id of ids) journal.letGo(id);
     expect(await Promise.all(calls)).toEqual(ids);
+  });
+
+  it('that a dead instance had read are taken over as there is room for them', async () => {
+    await pretendInstance('dead', 60_000);
+    const ids = Array.from({ length: 300 }, (_, id) => `${id}`);
+    const calls = ids.map((id) => client.call('wait', { id }));
+    await queueLength(ids.length);
+    await hands.xReadGroup(group, 'dead', { key: keys.requests, id: '>' });
+    const { app, journal } = await start();
+    const limiter = app.get(Admission, { strict: false }).limiterOf('probe.wait');
+    while (limiter.inFlight < limiter.limit - 2) limiter.enter();
+    for (const id of ids) journal.letGo(id);
+    await hands.del([keys.accepting, keys.alive]);
+    expect(await Promise.all(calls)).toEqual(ids);
+    expect(limiter.shed).toBe(0);
   });
 
   it('travel together, those of one turn and their replies', async () => {
