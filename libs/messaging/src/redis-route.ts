@@ -51,7 +51,9 @@ export class RedisRoute implements Route {
     const add = (): void => {
       if (this.waiting.has(id)) this.add(id, question);
     };
-    this.connect().then(add, (error: unknown) => this.finish(id, error));
+    this.connect()
+      .then(add)
+      .catch((error: unknown) => this.finish(id, error));
     return () => this.waiting.delete(id);
   }
 
