@@ -7,6 +7,7 @@ import { frameOf } from './frames.js';
 import { InFlight } from './in-flight.js';
 import {
   aliveMs,
+  bytesOf,
   framesChannel,
   group,
   largestAtOnce,
@@ -66,9 +67,12 @@ const lostOnTheWay: WireError = {
   extensions: {},
 };
 
-/** A reply, and where it is published. */
-interface Reply extends PublishedReply {
+/** A reply as it is published, and where. */
+interface Reply {
   channel: string;
+  text: string;
+  /** The response, where it is put to be fetched because it is large. */
+  large: { at: string; response: string } | undefined;
 }
 
 interface Settled {
@@ -79,43 +83,41 @@ interface Settled {
 /** What is settled together. */
 interface Settlement {
   all: Settled[];
-  /** Of the replies. */
-  characters: number;
+  bytes: number;
   done: Promise<void>;
 }
 
-/**
- * What is published: frames for whoever understands them, as many in one message as it may hold, JSON for others, who are of
- * a version that does not.
- *
- * @param large puts a response where it can be fetched @returns that place
- */
-function publications(
-  replies: readonly Reply[],
-  large: (response: string) => string,
-): { channel: string; text: string }[] {
+/** A frame for who understands it, JSON for others, who are of a version that does not. */
+function replyTo({ channel, id }: QueuedRequest, { response, err }: Outcome): Reply {
+  const isLarge = typeof response === 'string' && response.length > largestPublished;
+  const large = isLarge ? { at: `cleave:reply:${randomUUID()}`, response } : undefined;
+  const whole: PublishedReply = { id, response, err };
+  const reply: PublishedReply = large ? { id, err, responseAt: large.at } : whole;
+  return { channel, text: channel.startsWith(framesChannel) ? frameOf(reply) : JSON.stringify(reply), large };
+}
+
+/** What is published: frames, as many in one message as it may hold, and other texts each by itself. */
+function publications(replies: readonly Reply[]): { channel: string; text: string }[] {
   const published: { channel: string; text: string }[] = [];
   const open = new Map<string, { channel: string; text: string }>();
-  for (const { channel, ...whole } of replies) {
-    const { response, ...rest } = whole;
-    const isLarge = typeof response === 'string' && response.length > largestPublished;
-    const reply: PublishedReply = isLarge ? { ...rest, responseAt: large(response) } : whole;
-    if (!channel.startsWith(framesChannel)) {
-      published.push({ channel, text: JSON.stringify(reply) });
-      continue;
-    }
-    const frame = frameOf(reply);
+  for (const { channel, text } of replies) {
     const last = open.get(channel);
-    if (last && last.text.length + frame.length <= largestPublished) {
-      last.text += frame;
+    if (last && last.text.length + text.length <= largestPublished) {
+      last.text += text;
       continue;
     }
-    const next = { channel, text: frame };
-    open.set(channel, next);
+    const next = { channel, text };
+    if (channel.startsWith(framesChannel)) open.set(channel, next);
     published.push(next);
   }
   return published;
 }
+
+/** A settled request is named twice, where it is acknowledged and where it is deleted. */
+const bytesToSettle = ({ id, reply }: Settled): number =>
+  bytesOf(id, id) +
+  (reply ? bytesOf(reply.channel, reply.text) : 0) +
+  (reply?.large ? bytesOf(reply.large.at, reply.large.response) : 0);
 
 /** What the limiter says to what is too much. */
 const isRefusal = ({ err }: Outcome): boolean => {
@@ -361,16 +363,17 @@ export class RedisReader {
 
   /** Together with all that are settled in the same turn of the event loop. */
   private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+    const settled = { id, reply: request && outcome && replyTo(request, outcome) };
+    const bytes = bytesToSettle(settled);
+    if (this.settlement && this.settlement.bytes + bytes > largestAtOnce) this.settlement = undefined;
     const settlement = (this.settlement ??= this.beginSettlement());
-    const reply = request && outcome ? { channel: request.channel, id: request.id, ...outcome } : undefined;
-    settlement.all.push({ id, reply });
-    settlement.characters += typeof outcome?.response === 'string' ? outcome.response.length : 0;
-    if (settlement.characters > largestAtOnce) this.settlement = undefined;
+    settlement.all.push(settled);
+    settlement.bytes += bytes;
     return settlement.done;
   }
 
   private beginSettlement(): Settlement {
-    const settlement: Settlement = { all: [], characters: 0, done: Promise.resolve() };
+    const settlement: Settlement = { all: [], bytes: 0, done: Promise.resolve() };
     const turn = new Promise<void>((resolve) => process.nextTick(resolve));
     settlement.done = turn.then(() => {
       if (this.settlement === settlement) this.settlement = undefined;
@@ -385,13 +388,10 @@ export class RedisReader {
     const ids = all.map((it) => it.id);
     try {
       const batch = this.commands.multi();
-      const large = (response: string): string => {
-        const at = `cleave:reply:${randomUUID()}`;
-        batch.set(at, response, { expiration: { type: 'PX', value: replyKeptMs } });
-        return at;
-      };
       const replies = all.flatMap(({ reply }) => reply ?? []);
-      for (const { channel, text } of publications(replies, large)) batch.publish(channel, text);
+      for (const { large } of replies)
+        if (large) batch.set(large.at, large.response, { expiration: { type: 'PX', value: replyKeptMs } });
+      for (const { channel, text } of publications(replies)) batch.publish(channel, text);
       await batch.xAck(requests, group, ids).xDel(requests, ids).exec();
     } catch (error) {
       // One that Redis does not take, having no room for what is large, is not to take the others with it.

@@ -4,7 +4,8 @@ import { redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from 'redis';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
-import { group, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
+import { group, largestAtOnce, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
+import { sample } from './contract-suite.js';
 import { loggedErrors, probeContract, startInstance, type Instance } from './probe.js';
 
 const codeOf = (call: Promise<unknown>): Promise<unknown> =>
@@ -60,6 +61,11 @@ describeWithRedis('requests over Redis', () => {
     const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
     const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
     return hands.multi().addCommand(['CLIENT', 'KILL', 'ID', reader]);
+  };
+  /** How often Redis has carried out a command since its statistics were reset. */
+  const timesCalled = async () => {
+    const statistics = await hands.info('commandstats');
+    return (command: string) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(statistics)?.[1]);
   };
   const queueLength = (length: number): Promise<true> =>
     eventually(async () => ((await hands.xLen(keys.requests)) === length ? true : undefined));
@@ -251,12 +257,29 @@ describeWithRedis('requests over Redis', () => {
     await client.call('ping', undefined);
     await hands.configResetStat();
     await Promise.all(Array.from({ length: 30 }, () => client.call('ping', undefined)));
-    const statistics = await hands.info('commandstats');
-    const times = (command: string) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(statistics)?.[1]);
+    const times = await timesCalled();
     expect(times('xadd')).toBe(30);
     expect(times('evalsha')).toBeLessThan(5);
     expect(times('publish')).toBeLessThan(15);
     expect(times('xack')).toBe(times('publish'));
+  });
+
+  it('travel together as far as one command may hold them, with their metadata and errors', async () => {
+    await start();
+    await client.call('ping', undefined);
+    await hands.configResetStat();
+    const metadata = { idempotencyKey: '☃'.repeat(255) };
+    await Promise.all(Array.from({ length: 600 }, () => client.call('ping', undefined, { metadata })));
+    // Some 900 bytes each.
+    expect((await timesCalled())('evalsha')).toBeGreaterThanOrEqual(2);
+
+    await hands.configResetStat();
+    const wrong = { ...sample, nested: { moments: Array(1_500).fill('x'), deep: { empty: [] } } } as never;
+    const refusals = await Promise.all(
+      Array.from({ length: 30 }, () => client.call('echo', wrong).catch((error: CleaveError) => error)),
+    );
+    const bytes = refusals.reduce((sum, it) => sum + JSON.stringify((it as CleaveError).extensions).length, 0);
+    expect((await timesCalled())('xack')).toBeGreaterThanOrEqual(bytes / largestAtOnce);
   });
 
   it('of a version that knows no frames are answered as it understands, and its answers are understood', async () => {
