@@ -466,10 +466,12 @@ export class RedisReader {
 
   /** Each once there is room for it; those that are not claimed yet are left to others until then. */
   private async inherit(entries: readonly Entry[]): Promise<void> {
-    const patientUntil = performance.now() + patienceMs;
+    let patientUntil = performance.now() + patienceMs;
     for (const entry of entries) {
       while (this.isTooMuch(entry) && performance.now() < patientUntil) await sleep(roomLookMs);
       if (this.isStopping) return;
+      // As long as there is room now and then, the rest waits for it.
+      if (!this.isTooMuch(entry)) patientUntil = performance.now() + patienceMs;
       this.take(entry, true);
     }
   }
