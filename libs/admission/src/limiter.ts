@@ -80,9 +80,13 @@ export class Limiter {
     return this.refusedEver;
   }
 
+  get isFull(): boolean {
+    return this.running >= this.limit;
+  }
+
   /** Whether one more is too many. Who is refused is counted, and does not `enter`. */
   refuses(): boolean {
-    if (this.running < this.limit) return false;
+    if (!this.isFull) return false;
     this.refused += 1;
     this.refusedEver += 1;
     return true;

@@ -61,7 +61,7 @@ export type Ended = (error: unknown, reply?: unknown) => void;
 /** The way to a module. */
 export interface Route {
   /**
-   * @param ended called once; perhaps at once, perhaps not at all once the request was forgotten
+   * @param ended called once, unless this throws; perhaps at once, perhaps not at all once the request was forgotten
    * @returns what forgets the request
    */
   ask(question: Question, ended: Ended): () => void;
@@ -119,11 +119,17 @@ const replyTo = (
     const giveUp = (): void => fail(givenUp(operation));
     const timer = setTimeout(() => fail(tooLate(operation, Math.round(allowedMs))), allowedMs);
     signal?.addEventListener('abort', giveUp);
-    const forget = route.ask(question, (error, reply) => {
+    let forget = (): void => undefined;
+    const ended: Ended = (error, reply) => {
       over();
       if (error === undefined) resolve(reply);
       else reject(asCleaveError(operation, error));
-    });
+    };
+    try {
+      forget = route.ask(question, ended);
+    } catch (error) {
+      ended(error);
+    }
   });
 
 function understood(operation: NamedOperation, reply: unknown): unknown {

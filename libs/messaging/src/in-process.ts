@@ -48,7 +48,7 @@ export class InProcessRoute implements Route {
       else ended(new CleaveError('unavailable', 'The application is stopping; try again later'));
     };
     if (this.hub.server) ask();
-    else void this.hub.opening.promise.then(ask);
+    else this.hub.opening.promise.then(ask).catch(ended);
     return () => undefined;
   }
 

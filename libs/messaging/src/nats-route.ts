@@ -28,9 +28,10 @@ export class NatsRoute implements Route {
   ask(question: Question, ended: Ended): () => void {
     let isForgotten = false;
     let forget: (() => void) | undefined;
-    this.peer.open().then(() => {
+    const ask = () => {
       if (!isForgotten) forget = this.askOnce(question, ended);
-    }, ended);
+    };
+    this.peer.open().then(ask).catch(ended);
     return () => {
       isForgotten = true;
       forget?.();
@@ -76,7 +77,11 @@ export class NatsRoute implements Route {
       forget();
       ended(...outcome);
     };
-    send();
+    try {
+      send();
+    } catch (error) {
+      end(error);
+    }
     return forget;
   }
 

@@ -61,8 +61,15 @@ export interface PublishedReply {
  */
 export const largestPublished = 262_144;
 
-/** More characters than that are not sent in one command: Redis does nothing else while it takes them. */
+/**
+ * More bytes than that are not sent in one command, unless one request or reply has more by itself: Redis does nothing else
+ * while it takes them.
+ */
 export const largestAtOnce = 262_144;
+
+/** As they are written: each with its length in front. */
+export const bytesOf = (...parts: readonly string[]): number =>
+  parts.reduce((bytes, part) => bytes + Buffer.byteLength(part) + 16, 0);
 
 const now = `local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -7,6 +7,7 @@ import { frameOf } from './frames.js';
 import { InFlight } from './in-flight.js';
 import {
   aliveMs,
+  bytesOf,
   framesChannel,
   group,
   largestAtOnce,
@@ -26,7 +27,6 @@ import type { WireError } from './wire.js';
 const readAtOnce = 32;
 const blockMs = 2_000;
 const lifeSignMs = 1_000;
-const recoverAtOnce = 100;
 const forgetConsumerMs = 600_000;
 const retryMs = 200;
 const replyKeptMs = 30_000;
@@ -34,18 +34,30 @@ const replyKeptMs = 30_000;
 const firstRestMs = 50;
 /** … but for what has waited for so long: then there is too much for all, and it is refused before its deadline. */
 const patienceMs = 250;
+/** What is taken over waits for room in such steps. */
+const roomLookMs = 10;
 
 export interface Work {
   /** Carries out one request; never rejects. */
   carryOut(request: QueuedRequest, meta: Record<string, unknown>): Promise<Outcome>;
   /** Whether the operation may be carried out again when an instance died over it. */
   mayRepeat(pattern: string): boolean;
+  /** Whether one more of an operation that may be repeated would be refused at present. */
+  isFull(pattern: string): boolean;
 }
 
 interface Entry {
   id: string;
   request: QueuedRequest;
 }
+
+/** An entry that was read and is not acknowledged. */
+interface Pending {
+  id: string;
+  deliveriesCounter: number;
+}
+
+const isFirstDelivery = ({ deliveriesCounter }: Pending): boolean => deliveriesCounter === 1;
 
 type RawEntry = { id: string; message: Record<string, string> } | null;
 
@@ -55,9 +67,12 @@ const lostOnTheWay: WireError = {
   extensions: {},
 };
 
-/** A reply, and where it is published. */
-interface Reply extends PublishedReply {
+/** A reply as it is published, and where. */
+interface Reply {
   channel: string;
+  text: string;
+  /** The response, where it is put to be fetched because it is large. */
+  large: { at: string; response: string } | undefined;
 }
 
 interface Settled {
@@ -68,43 +83,41 @@ interface Settled {
 /** What is settled together. */
 interface Settlement {
   all: Settled[];
-  /** Of the replies. */
-  characters: number;
+  bytes: number;
   done: Promise<void>;
 }
 
-/**
- * What is published: frames for whoever understands them, as many in one message as it may hold, JSON for others, who are of
- * a version that does not.
- *
- * @param large puts a response where it can be fetched @returns that place
- */
-function publications(
-  replies: readonly Reply[],
-  large: (response: string) => string,
-): { channel: string; text: string }[] {
+/** A frame for who understands it, JSON for others, who are of a version that does not. */
+function replyTo({ channel, id }: QueuedRequest, { response, err }: Outcome): Reply {
+  const isLarge = typeof response === 'string' && response.length > largestPublished;
+  const large = isLarge ? { at: `cleave:reply:${randomUUID()}`, response } : undefined;
+  const whole: PublishedReply = { id, response, err };
+  const reply: PublishedReply = large ? { id, err, responseAt: large.at } : whole;
+  return { channel, text: channel.startsWith(framesChannel) ? frameOf(reply) : JSON.stringify(reply), large };
+}
+
+/** What is published: frames, as many in one message as it may hold, and other texts each by itself. */
+function publications(replies: readonly Reply[]): { channel: string; text: string }[] {
   const published: { channel: string; text: string }[] = [];
   const open = new Map<string, { channel: string; text: string }>();
-  for (const { channel, ...whole } of replies) {
-    const { response, ...rest } = whole;
-    const isLarge = typeof response === 'string' && response.length > largestPublished;
-    const reply: PublishedReply = isLarge ? { ...rest, responseAt: large(response) } : whole;
-    if (!channel.startsWith(framesChannel)) {
-      published.push({ channel, text: JSON.stringify(reply) });
-      continue;
-    }
-    const frame = frameOf(reply);
+  for (const { channel, text } of replies) {
     const last = open.get(channel);
-    if (last && last.text.length + frame.length <= largestPublished) {
-      last.text += frame;
+    if (last && last.text.length + text.length <= largestPublished) {
+      last.text += text;
       continue;
     }
-    const next = { channel, text: frame };
-    open.set(channel, next);
+    const next = { channel, text };
+    if (channel.startsWith(framesChannel)) open.set(channel, next);
     published.push(next);
   }
   return published;
 }
+
+/** A settled request is named twice, where it is acknowledged and where it is deleted. */
+const bytesToSettle = ({ id, reply }: Settled): number =>
+  bytesOf(id, id) +
+  (reply ? bytesOf(reply.channel, reply.text) : 0) +
+  (reply?.large ? bytesOf(reply.large.at, reply.large.response) : 0);
 
 /** What the limiter says to what is too much. */
 const isRefusal = ({ err }: Outcome): boolean => {
@@ -121,7 +134,7 @@ const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.i
  *
  * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
  * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
- * deadline has not passed, refused otherwise. An instance that is merely slow, or draining, keeps its requests.
+ * deadline has not passed, refused otherwise; few at a time, and not before the limiter has room for them. An instance that is merely slow, or draining, keeps its requests.
  */
 export class RedisReader {
   private readonly logger: Logger;
@@ -262,9 +275,12 @@ export class RedisReader {
   /** Takes up what Redis has delivered to this consumer and what has never arrived. */
   private async takeUnseen(idleMs: number): Promise<void> {
     const known = new Set([...this.taken, ...this.unsettled]);
-    for await (const ids of this.pendingOf(this.consumer, idleMs)) {
-      const unseen = ids.filter((id) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
-      for (const entry of await this.claim(unseen, 0)) this.take(entry, false);
+    for await (const some of this.pendingOf(this.consumer, idleMs)) {
+      const unseen = some.filter(({ id }) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
+      // What was claimed from another and has not arrived either may have been carried out by that one.
+      const [own, claimed] = [unseen.filter(isFirstDelivery), unseen.filter((it) => !isFirstDelivery(it))];
+      for (const entry of await this.claim(own, 0)) this.take(entry, false);
+      await this.inherit(await this.claim(claimed, 0));
     }
   }
 
@@ -347,16 +363,17 @@ export class RedisReader {
 
   /** Together with all that are settled in the same turn of the event loop. */
   private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
+    const settled = { id, reply: request && outcome && replyTo(request, outcome) };
+    const bytes = bytesToSettle(settled);
+    if (this.settlement && this.settlement.bytes + bytes > largestAtOnce) this.settlement = undefined;
     const settlement = (this.settlement ??= this.beginSettlement());
-    const reply = request && outcome ? { channel: request.channel, id: request.id, ...outcome } : undefined;
-    settlement.all.push({ id, reply });
-    settlement.characters += typeof outcome?.response === 'string' ? outcome.response.length : 0;
-    if (settlement.characters > largestAtOnce) this.settlement = undefined;
+    settlement.all.push(settled);
+    settlement.bytes += bytes;
     return settlement.done;
   }
 
   private beginSettlement(): Settlement {
-    const settlement: Settlement = { all: [], characters: 0, done: Promise.resolve() };
+    const settlement: Settlement = { all: [], bytes: 0, done: Promise.resolve() };
     const turn = new Promise<void>((resolve) => process.nextTick(resolve));
     settlement.done = turn.then(() => {
       if (this.settlement === settlement) this.settlement = undefined;
@@ -371,13 +388,10 @@ export class RedisReader {
     const ids = all.map((it) => it.id);
     try {
       const batch = this.commands.multi();
-      const large = (response: string): string => {
-        const at = `cleave:reply:${randomUUID()}`;
-        batch.set(at, response, { expiration: { type: 'PX', value: replyKeptMs } });
-        return at;
-      };
       const replies = all.flatMap(({ reply }) => reply ?? []);
-      for (const { channel, text } of publications(replies, large)) batch.publish(channel, text);
+      for (const { large } of replies)
+        if (large) batch.set(large.at, large.response, { expiration: { type: 'PX', value: replyKeptMs } });
+      for (const { channel, text } of publications(replies)) batch.publish(channel, text);
       await batch.xAck(requests, group, ids).xDel(requests, ids).exec();
     } catch (error) {
       // One that Redis does not take, having no room for what is large, is not to take the others with it.
@@ -442,28 +456,45 @@ export class RedisReader {
     for (const { name, pending, idle } of dead) {
       if (pending > 0) {
         // The least idle time lets one of several instances win: claiming an entry makes it fresh.
-        for await (const ids of this.pendingOf(name, lifeSignMs))
-          for (const entry of await this.claim(ids, lifeSignMs)) this.take(entry, true);
+        for await (const some of this.pendingOf(name, lifeSignMs))
+          await this.inherit(await this.claim(some, lifeSignMs));
       } else if (pending === 0 && idle > forgetConsumerMs) {
         await this.commands.xGroupDelConsumer(requests, group, name);
       }
     }
   }
 
+  /** Each once there is room for it; those that are not claimed yet are left to others until then. */
+  private async inherit(entries: readonly Entry[]): Promise<void> {
+    let patientUntil = performance.now() + patienceMs;
+    for (const entry of entries) {
+      while (this.isTooMuch(entry) && performance.now() < patientUntil) await sleep(roomLookMs);
+      if (this.isStopping) return;
+      // As long as there is room now and then, the rest waits for it.
+      if (!this.isTooMuch(entry)) patientUntil = performance.now() + patienceMs;
+      this.take(entry, true);
+    }
+  }
+
+  private isTooMuch({ request: { pattern } }: Entry): boolean {
+    return !this.isStopping && this.work.mayRepeat(pattern) && this.work.isFull(pattern);
+  }
+
   /** Some at a time, until there are no more. */
-  private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<string[]> {
+  private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<Pending[]> {
     const options = { consumer, IDLE: idleMs };
-    for (let from = '-'; ;) {
-      const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', recoverAtOnce, options);
+    for (let from = '-'; !this.isStopping;) {
+      const pending = await this.commands.xPendingRange(this.keys.requests, group, from, '+', readAtOnce, options);
       const last = pending.at(-1);
       if (!last) return;
-      yield pending.map(({ id }) => id);
+      yield pending;
       from = `(${last.id}`;
     }
   }
 
-  private async claim(ids: string[], idleMs: number): Promise<Entry[]> {
-    if (ids.length === 0) return [];
+  private async claim(pending: readonly Pending[], idleMs: number): Promise<Entry[]> {
+    if (pending.length === 0) return [];
+    const ids = pending.map(({ id }) => id);
     const claimed = await this.commands.xClaim(this.keys.requests, group, this.consumer, idleMs, ids);
     return claimed.flatMap((raw) => this.entryOf(raw));
   }

@@ -4,6 +4,7 @@ import { randomUUID } from 'node:crypto';
 import type { Ended, Question, Route } from './client.js';
 import { packetsIn } from './frames.js';
 import {
+  bytesOf,
   framesChannel,
   largestAtOnce,
   open,
@@ -34,7 +35,7 @@ export class RedisRoute implements Route {
   private subscribed: Promise<void> | undefined;
   private asked = 0;
   private unsent: AskedRequest[] = [];
-  private unsentCharacters = 0;
+  private unsentBytes = 0;
 
   constructor(
     url: string,
@@ -51,7 +52,9 @@ export class RedisRoute implements Route {
     const add = (): void => {
       if (this.waiting.has(id)) this.add(id, question);
     };
-    this.connect().then(add, (error: unknown) => this.finish(id, error));
+    this.connect()
+      .then(add)
+      .catch((error: unknown) => this.finish(id, error));
     return () => this.waiting.delete(id);
   }
 
@@ -74,16 +77,19 @@ export class RedisRoute implements Route {
 
   private add(id: string, { pattern, message }: Question): void {
     const { meta, body } = message();
+    const request = { pattern, meta: JSON.stringify(meta), body, id };
+    // Each entry of the stream has the channel.
+    const bytes = bytesOf(this.channel, ...Object.values(request));
+    if (this.unsentBytes + bytes > largestAtOnce) this.send();
     if (this.unsent.length === 0) process.nextTick(() => this.send());
-    this.unsent.push({ pattern, meta: JSON.stringify(meta), body, id });
-    this.unsentCharacters += body.length;
-    if (this.unsentCharacters > largestAtOnce) this.send();
+    this.unsent.push(request);
+    this.unsentBytes += bytes;
   }
 
   private send(): void {
     const requests = this.unsent;
     this.unsent = [];
-    this.unsentCharacters = 0;
+    this.unsentBytes = 0;
     if (requests.length === 0) return;
     this.requests.addRequests(this.keys, this.channel, requests).then(
       (added) => {

@@ -13,10 +13,10 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
 
   constructor(
     private readonly url: string,
-    admission: Admission,
+    private readonly limits: Admission,
     signing?: Signing,
   ) {
-    super(admission, signing);
+    super(limits, signing);
   }
 
   override listen(callback: (error?: unknown) => void): void {
@@ -41,6 +41,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     const work: Work = {
       carryOut: ({ pattern, body }, meta) => this.receive(pattern, { meta, body }),
       mayRepeat: (pattern) => repeatable.has(pattern),
+      isFull: (pattern) => this.limits.limiterOf(pattern).isFull,
     };
     try {
       await open(connection);

@@ -112,7 +112,7 @@ class TcpInstance implements Instance {
       this.heardAt = performance.now();
       ended(error, reply);
     };
-    this.connect().then((client) => {
+    const send = (client: TcpConnection): void => {
       if (isOver) return;
       forget = client.ask(pattern, message(), ({ err, response }) => {
         // An Error is of this side: the connection is gone, and what is sent again has to take another one.
@@ -121,7 +121,8 @@ class TcpInstance implements Instance {
       });
       // The connection may be one that has just ended.
       if (isOver) forget();
-    }, end);
+    };
+    this.connect().then(send).catch(end);
     return () => {
       if (isOver) return;
       over();

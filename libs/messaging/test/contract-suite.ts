@@ -291,6 +291,21 @@ export function farSuite({ name, place }: Distance): void {
       await Promise.all(running.splice(0).map((instance) => instance.close()));
     });
 
+    it('are not asked by what cannot be made, and who wanted to ask hears of it', async () => {
+      const { listen, at } = await place(1);
+      await start(listen[0] as Address, 'one');
+      const signing = new Signing(new ServiceSecrets(['s'.repeat(32)]), () => {
+        throw new Error('there is no clock');
+      });
+      const unable = new Messenger(undefined, signing);
+      const call = unable.clientFor(probeContract, at).call('ping', undefined, { deadlineMs: 2_000 });
+      expect(await outcomeOf(call)).toMatchObject({
+        code: 'unavailable',
+        detail: 'probe.ping could not be asked: there is no clock',
+      });
+      await unable.onApplicationShutdown();
+    });
+
     it('share the work, and each request is carried out once', async () => {
       const { listen, at } = await place(2);
       const one = await start(listen[0] as Address, 'one');

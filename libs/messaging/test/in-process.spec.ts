@@ -1,6 +1,9 @@
 import { describe, expect, it } from '@jest/globals';
+import { getEventListeners } from 'node:events';
+import { ServiceSecrets } from '#security';
 import { contractClient } from '../src/client.js';
 import { InProcessHub, InProcessRoute, InProcessServer } from '../src/in-process.js';
+import { Signing } from '../src/signing.js';
 import { operationOf } from '../src/wire.js';
 import { probeContract } from './probe.js';
 
@@ -16,5 +19,34 @@ describe('what is asked in the same process', () => {
     expect(await early).toBe('early');
     hub.server = undefined;
     await expect(client.call('wait', { id: 'late' })).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  it('leaves nothing behind where the way to it fails at once', async () => {
+    const timers = () => process.getActiveResourcesInfo().filter((it) => it === 'Timeout').length;
+    const { signal } = new AbortController();
+    const route = {
+      ask: () => {
+        throw new Error('there is no way');
+      },
+    };
+    const before = timers();
+    const call = contractClient(probeContract, route).call('ping', undefined, { signal });
+    await expect(call).rejects.toMatchObject({
+      code: 'unavailable',
+      detail: 'probe.ping could not be asked: there is no way',
+    });
+    expect(getEventListeners(signal, 'abort')).toEqual([]);
+    expect(timers()).toBe(before);
+  });
+
+  it('is told what cannot be made once the application has started', async () => {
+    const hub = new InProcessHub();
+    const secrets = new ServiceSecrets(['s'.repeat(32)]);
+    const signing = new Signing(secrets, () => {
+      throw new Error('there is no clock');
+    });
+    const early = contractClient(probeContract, new InProcessRoute(hub), undefined, signing).call('ping', undefined);
+    new InProcessServer(hub).listen(() => {});
+    await expect(early).rejects.toMatchObject({ code: 'unavailable' });
   });
 });

@@ -4,7 +4,8 @@ import { redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from 'redis';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
-import { group, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
+import { group, largestAtOnce, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
+import { sample } from './contract-suite.js';
 import { loggedErrors, probeContract, startInstance, type Instance } from './probe.js';
 
 const codeOf = (call: Promise<unknown>): Promise<unknown> =>
@@ -45,15 +46,27 @@ describeWithRedis('requests over Redis', () => {
     await hands.zAdd(keys.alive, { score: until, value: name });
     await hands.xGroupCreate(keys.requests, group, '0', { MKSTREAM: true });
   };
+  const waitingRequest = (operation: string, request: object) => ({
+    pattern: `probe.${operation}`,
+    meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
+    body: JSON.stringify(request),
+    channel: 'nobody',
+    id: '1',
+  });
   /** The time of writing is part of the id of an entry: `1-1` is half a century ago. */
   const writeRequest = (operation: string, request: object, entryId = '*') =>
-    hands.xAdd(keys.requests, entryId, {
-      pattern: `probe.${operation}`,
-      meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
-      body: JSON.stringify(request),
-      channel: 'nobody',
-      id: '1',
-    });
+    hands.xAdd(keys.requests, entryId, waitingRequest(operation, request));
+  /** Cuts the connection of the one instance that reads. */
+  const cutReader = async () => {
+    const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
+    const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
+    return hands.multi().addCommand(['CLIENT', 'KILL', 'ID', reader]);
+  };
+  /** How often Redis has carried out a command since its statistics were reset. */
+  const timesCalled = async () => {
+    const statistics = await hands.info('commandstats');
+    return (command: string) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(statistics)?.[1]);
+  };
   const queueLength = (length: number): Promise<true> =>
     eventually(async () => ((await hands.xLen(keys.requests)) === length ? true : undefined));
 
@@ -136,23 +149,29 @@ describeWithRedis('requests over Redis', () => {
     const { journal } = await start();
     await client.call('ping', undefined);
     const [consumer] = await hands.xInfoConsumers(keys.requests, group);
-    // Cuts the connection that reads and takes, in its name, what would have been on the way to it.
-    const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
-    const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
-    const cut = hands
-      .multi()
-      .addCommand(['CLIENT', 'KILL', 'ID', reader])
-      .xAdd(keys.requests, '*', {
-        pattern: 'probe.once',
-        meta: JSON.stringify({ tenant: 'default', remainingMs: 10_000 }),
-        body: '{"id":"on the way"}',
-        channel: 'nobody',
-        id: '1',
-      })
+    // What would have been on the way to it is taken in its name.
+    const cut = (await cutReader())
+      .xAdd(keys.requests, '*', waitingRequest('once', { id: 'on the way' }))
       .xReadGroup(group, consumer?.name as string, { key: keys.requests, id: '>' });
     await cut.exec();
     await queueLength(0);
     expect(journal.carriedOut).toEqual(['on the way']);
+  });
+
+  it('that were taken over but never arrived are not carried out where another may have done so', async () => {
+    const { journal } = await start();
+    await client.call('ping', undefined);
+    const [consumer] = await hands.xInfoConsumers(keys.requests, group);
+    const ids = ['900000000000000-1', '900000000000000-2'];
+    const cut = (await cutReader())
+      .xAdd(keys.requests, ids[0] as string, waitingRequest('once', { id: 'unsafe' }))
+      .xAdd(keys.requests, ids[1] as string, waitingRequest('wait', { id: 'safe' }))
+      .xReadGroup(group, 'dead', { key: keys.requests, id: '>' })
+      .xClaim(keys.requests, group, consumer?.name as string, 0, ids);
+    await cut.exec();
+    journal.letGo('safe');
+    await queueLength(0);
+    expect(journal.carriedOut).toEqual(['safe']);
   });
 
   it('are all answered or refused when the last instance leaves', async () => {
@@ -218,17 +237,49 @@ describeWithRedis('requests over Redis', () => {
     expect(await Promise.all(calls)).toEqual(ids);
   });
 
+  it('that a dead instance had read are taken over as there is room for them', async () => {
+    await pretendInstance('dead', 60_000);
+    const ids = Array.from({ length: 300 }, (_, id) => `${id}`);
+    const calls = ids.map((id) => client.call('wait', { id }));
+    await queueLength(ids.length);
+    await hands.xReadGroup(group, 'dead', { key: keys.requests, id: '>' });
+    const { app, journal } = await start();
+    const limiter = app.get(Admission, { strict: false }).limiterOf('probe.wait');
+    while (limiter.inFlight < limiter.limit - 2) limiter.enter();
+    for (const id of ids) journal.letGo(id);
+    await hands.del([keys.accepting, keys.alive]);
+    expect(await Promise.all(calls)).toEqual(ids);
+    expect(limiter.shed).toBe(0);
+  });
+
   it('travel together, those of one turn and their replies', async () => {
     await start();
     await client.call('ping', undefined);
     await hands.configResetStat();
     await Promise.all(Array.from({ length: 30 }, () => client.call('ping', undefined)));
-    const statistics = await hands.info('commandstats');
-    const times = (command: string) => Number(new RegExp(`cmdstat_${command}:calls=(\\d+)`).exec(statistics)?.[1]);
+    const times = await timesCalled();
     expect(times('xadd')).toBe(30);
     expect(times('evalsha')).toBeLessThan(5);
     expect(times('publish')).toBeLessThan(15);
     expect(times('xack')).toBe(times('publish'));
+  });
+
+  it('travel together as far as one command may hold them, with their metadata and errors', async () => {
+    await start();
+    await client.call('ping', undefined);
+    await hands.configResetStat();
+    const metadata = { idempotencyKey: '☃'.repeat(255) };
+    await Promise.all(Array.from({ length: 600 }, () => client.call('ping', undefined, { metadata })));
+    // Some 900 bytes each.
+    expect((await timesCalled())('evalsha')).toBeGreaterThanOrEqual(2);
+
+    await hands.configResetStat();
+    const wrong = { ...sample, nested: { moments: Array(1_500).fill('x'), deep: { empty: [] } } } as never;
+    const refusals = await Promise.all(
+      Array.from({ length: 30 }, () => client.call('echo', wrong).catch((error: CleaveError) => error)),
+    );
+    const bytes = refusals.reduce((sum, it) => sum + JSON.stringify((it as CleaveError).extensions).length, 0);
+    expect((await timesCalled())('xack')).toBeGreaterThanOrEqual(bytes / largestAtOnce);
   });
 
   it('of a version that knows no frames are answered as it understands, and its answers are understood', async () => {

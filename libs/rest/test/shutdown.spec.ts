@@ -1,13 +1,14 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { Agent, request, type IncomingMessage, type ServerResponse } from 'node:http';
-import { connect, createServer, type AddressInfo } from 'node:net';
+import { connect, createServer, Server, type AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
-import { describe, expect, it } from '@jest/globals';
+import { describe, expect, it, jest } from '@jest/globals';
 import { Injectable, Module, type OnModuleDestroy } from '@nestjs/common';
 import { createRestApp, listenAt } from '#rest';
-import { listenAlsoAt } from '../src/listening.js';
+import { freePort } from '#testing';
+import { listenAlsoAt, listenAtAll } from '../src/listening.js';
 import { ModuleUnderTest, logInto, slow, startApp } from './app-under-test.js';
 
 const renewSlow = () => Object.assign(slow, { entered: Promise.withResolvers(), release: Promise.withResolvers() });
@@ -174,6 +175,58 @@ describe('an app at localhost', () => {
     expect(sockets.filter((it) => !it.closed)).toHaveLength(4);
     for (const socket of sockets) socket.destroy();
     await app.close();
+  });
+
+  /** Has something happen whenever somebody is about to listen at an address. */
+  const whenListeningAt = (host: string, happens: (port: number) => void) => {
+    const { listen } = Server.prototype;
+    return jest.spyOn(Server.prototype, 'listen').mockImplementation(function (this: Server, ...args: unknown[]) {
+      const [at] = args as [{ host?: string; port?: number }];
+      if (at.host === host) happens(at.port as number);
+      return Reflect.apply(listen, this, args) as Server;
+    });
+  };
+  const answersAt = (host: string, url: string) =>
+    ask(new Agent(), Number(new URL(url).port), 'GET', '/things/1', host).then(({ status }) => status);
+  const here = '127.0.0.1';
+
+  it('has the same port at each address where any will do, also if the first that is free is taken at another', async () => {
+    const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
+    const taken = createServer();
+    const listening = whenListeningAt(otherAddress, (port) => {
+      listening.mockRestore();
+      taken.listen({ host: otherAddress, port });
+    });
+    const url = await listenAtAll(app, [here, otherAddress], 0);
+    expect([await answersAt(here, url), await answersAt(otherAddress, url)]).toEqual([200, 200]);
+    expect((taken.address() as AddressInfo).port).not.toBe(Number(new URL(url).port));
+    await app.close();
+    taken.close();
+  });
+
+  it.each([0, 'a number'])(
+    'answers at the second address where this machine lacks the first, at port %s',
+    async (port) => {
+      const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
+      const url = await listenAtAll(app, ['203.0.113.1', here], port === 0 ? port : await freePort());
+      expect(await answersAt(here, url)).toBe(200);
+      await app.close();
+    },
+  );
+
+  it('closes all its addresses when it is told to between the first and the second', async () => {
+    const port = await freePort();
+    const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
+    let closing: Promise<void> | undefined;
+    const listening = whenListeningAt(otherAddress, (at) => {
+      if (at === port) closing = app.close();
+    });
+    const url = await listenAtAll(app, [here, otherAddress], port);
+    listening.mockRestore();
+    expect(url).toBe(`http://${here}:${port}`);
+    expect(closing).toBeDefined();
+    await closing;
+    for (const host of [here, otherAddress]) await expect(answersAt(host, url)).rejects.toThrow('ECONNREFUSED');
   });
 
   it('does not start where one of its addresses is taken', async () => {

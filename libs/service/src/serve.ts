@@ -166,8 +166,7 @@ export const serve = async (service: Service): Promise<string> => {
   await listenForMessages(app, service.listen ?? []);
   if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
   await room.close();
-  await listenAt(app, service);
-  const url = (await app.getUrl()).replace('[::1]', 'localhost');
+  const url = (await listenAt(app, service)).replace('[::1]', 'localhost');
   const { isOpen, auditLog } = app.get(Authenticator);
   if (!auditLog && service.from !== undefined && service.from !== 'gateway')
     new Logger('Security').warn('who does what is not written down here: set ACCESS_DATABASE_URL to change that');
