@@ -134,7 +134,8 @@ const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.i
  *
  * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
  * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
- * deadline has not passed, refused otherwise; few at a time, and not before the limiter has room for them. An instance that is merely slow, or draining, keeps its requests.
+ * deadline has not passed, refused otherwise; few at a time, and not before the limiter has room for them. An instance that
+ * is merely slow, or draining, keeps its requests.
  */
 export class RedisReader {
   private readonly logger: Logger;
