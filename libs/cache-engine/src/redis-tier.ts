@@ -1,7 +1,8 @@
+import { randomInt } from 'node:crypto';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from 'redis';
 import { within } from './within.js';
-import { anyVersion, scripts, type AboutKey } from './scripts.js';
+import { anyVersion, noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
 /** Redis cannot be asked at present, or has not answered in time. Nothing is known of what became of a write. */
@@ -49,6 +50,9 @@ interface AskedAbout {
 const largestRead = 512;
 const largestScript = 128;
 const largestScriptText = 1_048_576;
+
+/** No tag that begins anew comes to a version it had before. */
+export const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;
 
 /** The endpoints of an address: its own, and the others that follow as `host:port`, of a cluster. */
 const rootsOf = (url: string): string[] => {
@@ -124,8 +128,8 @@ export class RedisTier {
     release: [],
     put: [],
   };
-  /** Prefixes that are being swept. */
-  private readonly sweeping = new Set<string>();
+  /** Prefixes that are being swept, and whether that is to be done once more. */
+  private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
   private isStopped = false;
 
@@ -228,33 +232,66 @@ export class RedisTier {
   }
 
   /** @param step 0 to read it */
-  tagVersion(key: string, base: number, step: number): Promise<string> {
-    return this.attempt('tag', () => this.connection.client.tagVersion(key, String(base), String(step)));
+  tagVersion(key: string, step: number): Promise<string> {
+    const base = String(randomTagBase());
+    return this.attempt('tag', () => this.connection.client.tagVersion(key, base, String(step)));
   }
 
   /**
-   * Throws away what lies under a prefix, on every master, a page at a time: what nobody reads any more. It goes on by
-   * itself; what it does not come to goes at the end of its time.
+   * Throws away the entries under a prefix that nobody reads any more, on every master, a page at a time: those that were
+   * written under an earlier version of their namespace. It goes on by itself; what it does not come to goes at the end of
+   * its time, or with the next sweep.
+   *
+   * @param tag that counts the versions of the namespace
    */
-  sweep(prefix: string): void {
-    if (this.sweeping.has(prefix)) return;
-    this.sweeping.add(prefix);
-    this.sweepAll(prefix)
+  sweep(prefix: string, tag: string): void {
+    if (this.sweeping.has(prefix)) {
+      this.sweeping.set(prefix, true);
+      return;
+    }
+    this.sweeping.set(prefix, false);
+    this.sweepAll(prefix, tag)
       .catch(() => undefined)
-      .finally(() => this.sweeping.delete(prefix));
+      .finally(() => {
+        const isOnceMore = this.sweeping.get(prefix) && !this.isStopped;
+        this.sweeping.delete(prefix);
+        if (isOnceMore) this.sweep(prefix, tag);
+      });
   }
 
-  private async sweepAll(prefix: string): Promise<void> {
+  private async sweepAll(prefix: string, tag: string): Promise<void> {
     const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
+    let current: string | undefined;
+    let lastOld = noVersion;
     for (const client of await this.attempt('sweep', () => this.masterClients())) {
       let cursor = '0';
       do {
         const page = await this.attempt('sweep', () => client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }));
-        // Each by itself: the keys of one node lie in many slots.
-        await this.attempt('sweep', () => Promise.all(page.keys.map((key) => client.unlink(key))));
+        const left = await this.sweepEntries(page.keys.map((key) => [key, lastOld] as const));
+        const doubtful = left.filter(([, version]) => version !== current);
+        if (doubtful.length > 0) {
+          // Asked for after they were seen: what they were written under was current before, and never comes back.
+          current = await this.tagVersion(tag, 0);
+          const old = doubtful.filter(([, version]) => version !== current);
+          await this.sweepEntries(old);
+          lastOld = old.at(-1)?.[1] ?? lastOld;
+        }
         ({ cursor } = page);
       } while (cursor !== '0' && !this.isStopped);
     }
+  }
+
+  /** @param entries with the versions under which they are old. @returns those that are of another one, with that */
+  private async sweepEntries(entries: readonly OfVersion[]): Promise<OfVersion[]> {
+    if (entries.length === 0) return [];
+    const { kind, client } = this.connection;
+    const [keys, versions] = [entries.map(([key]) => key), entries.map(([, version]) => version)];
+    const left = await this.attempt('sweep', async () => {
+      if (kind === 'server') return client.sweep(keys, versions);
+      // The keys of one node lie in many slots.
+      return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();
+    });
+    return keys.flatMap((key, at) => (left[at] === null ? [] : [[key, left[at]!] as const]));
   }
 
   /** @throws CacheUnavailable */
@@ -368,6 +405,7 @@ export class RedisTier {
   }
 }
 
+type OfVersion = readonly [key: string, version: string];
 type Page = (string | null | CacheUnavailable)[];
 
 /** Not so much at a time that Redis keeps others waiting. */

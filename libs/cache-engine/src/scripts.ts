@@ -1,6 +1,8 @@
 import { defineScript, type CommandParser } from 'redis';
 
 export const anyVersion = '*';
+/** Of a namespace, where what is stored is no entry. */
+export const noVersion = '-';
 
 /** What is asked about one key: its entry and its lease, which lie in one slot, and what the script takes beside them. */
 export type AboutKey = readonly [entry: string, lease: string, ...rest: string[]];
@@ -103,6 +105,32 @@ export const scripts = {
     return store(entry, lease, first, second)`,
     (reply) => reply === 1,
   ),
+  /**
+   * Throws away, of some entries, each that was written under the version of the namespace that is told of it. Of those that
+   * it leaves it says under which they were written, `noVersion` for what is no entry.
+   */
+  sweep: defineScript({
+    SCRIPT: `
+      local left = {}
+      for at, entry in ipairs(KEYS) do
+        -- The line about the value has room in it, and the value may be large.
+        local head = redis.pcall('GETRANGE', entry, 0, 255)
+        local version = type(head) == 'string' and string.match(head, '^[%+%-][^|]*|[^|]*|[^|]*|[^|]*|([^|]*)|')
+        left[at] = version or '${noVersion}'
+        if left[at] == ARGV[at] then
+          redis.call('UNLINK', entry)
+          left[at] = false
+        end
+      end
+      return left`,
+    IS_READ_ONLY: false,
+    parseCommand(parser: CommandParser, entries: readonly string[], versions: readonly string[]) {
+      parser.push(String(entries.length));
+      for (const entry of entries) parser.pushKey(entry);
+      parser.push(...versions);
+    },
+    transformReply: (left: unknown) => left as (string | null)[],
+  }),
   /** Counts, and begins the time of a counter with its first step. Arguments: step, milliseconds or 0. */
   count: defineScript({
     SCRIPT: `

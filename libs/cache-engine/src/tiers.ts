@@ -3,7 +3,7 @@ import type { Meter } from '@opentelemetry/api';
 import { Guarded, bytesOfText, type Guard, type Guardable } from './guarded.js';
 import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
-import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
+import { RedisTier, keyKinds, randomTagBase, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import type { Head } from './entry.js';
 
@@ -169,7 +169,7 @@ export class Tiers {
   async changeTag(name: string): Promise<void> {
     this.forgetTag(name);
     if (this.shared) {
-      await this.shared.tagVersion(name, randomTagBase(), randomInt(1, 2 ** 20));
+      await this.shared.tagVersion(name, randomInt(1, 2 ** 20));
       // Who read it meanwhile has perhaps read the old one.
       this.forgetTag(name);
     }
@@ -184,8 +184,7 @@ export class Tiers {
   private async askTag(name: string): Promise<string> {
     const guard = this.tags.open(name);
     try {
-      const base = randomTagBase();
-      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : base.toString(36);
+      const version = this.shared ? await this.shared.tagVersion(name, 0) : randomTagBase().toString(36);
       this.tags.keep(name, guard, { version, epoch: 0 }, bytesOfText(version));
       return version;
     } finally {
@@ -205,6 +204,3 @@ export class Tiers {
     for (const resolve of this.waiting.get(name) ?? []) resolve();
   }
 }
-
-/** No tag that begins anew comes to a version it had before. */
-const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;

@@ -175,6 +175,57 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('throws away after a clear what is from before it, and nothing that was written since', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      const people = await createClient({ url: redis.url }).connect();
+      try {
+        const old = Array.from({ length: 1_200 }, (_, at) => [`old ${at}`, at] as const);
+        await there.setMany([...old, ['lock', 0], ['again', 0]]);
+        await people.set(`cache:e:{${name}:old odd}`, 'x'.repeat(1_000));
+        await people.lPush(`cache:e:{${name}:old list}`, 'odd');
+        await warm(here, 'again');
+        proxy.holdBack('SCAN');
+        await there.clear();
+        await until(() => proxy.holdsBack);
+        await until(async () => (await here.get('again')) === undefined);
+        expect(await here.compareAndSet('lock', null, 1)).toMatchObject({ isWritten: true });
+        const leased = await here.findOrLease('leased', 60_000);
+        expect(await here.getOrSet('again', () => 2)).toBe(2);
+        proxy.thaw();
+        await until(async () => (await people.keys(`cache:e:{${name}:old *`)).length === 0);
+        expect(await here.compareAndSet('lock', null, 3)).toMatchObject({ isWritten: false });
+        expect([await there.get('lock'), await there.get('again')]).toEqual([1, 2]);
+        expect(await here.fillLeased('leased', (leased as { lease: string }).lease, 4)).toBeDefined();
+      } finally {
+        people.destroy();
+      }
+    });
+  });
+
+  it('throws away what is written and cleared again while it throws away what is from before', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      const people = await createClient({ url: redis.url }).connect();
+      try {
+        // So that all is in the page that it has asked for.
+        await people.flushAll();
+        await there.set('k', 1);
+        await warm(here, 'k');
+        proxy.holdBack('SCAN');
+        await there.clear();
+        await until(() => proxy.holdsBack);
+        await until(async () => (await here.get('k')) === undefined);
+        await here.set('late', 1);
+        const clearing = there.clear();
+        await until(async () => (await here.get('late')) === undefined);
+        proxy.thaw();
+        await clearing;
+        await until(async () => (await people.keys(`cache:e:{${name}:*`)).length === 0);
+      } finally {
+        people.destroy();
+      }
+    });
+  });
+
   it('asks the source once for all of them', async () => {
     const [here, there] = await two();
     let asked = 0;
@@ -343,5 +394,17 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('keeps on every one of them what is written after a clear', async () => {
+    const name = randomUUID();
+    const here = (await nodeOf(cluster.url)).namespace<number>(name);
+    const there = (await nodeOf(cluster.url)).namespace<number>(name);
+    await here.setMany(Array.from({ length: 3_000 }, (_, at) => [`old ${at}`, at] as const));
+    await here.clear();
+    const keys = Array.from({ length: 60 }, (_, at) => `k ${at}`);
+    for (const key of keys) expect(await here.compareAndSet(key, null, 1)).toMatchObject({ isWritten: true });
+    await until(async () => (await cluster.keys(`*:e:*${name}:old*`)).length === 0);
+    for (const key of keys) expect(await there.compareAndSet(key, null, 2)).toMatchObject({ isWritten: false });
   });
 });
