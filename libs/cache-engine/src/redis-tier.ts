@@ -128,7 +128,7 @@ export class RedisTier {
     release: [],
     put: [],
   };
-  /** Prefixes that are being swept, and whether that is to be done once more. */
+  /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
   private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
   private isStopped = false;
@@ -238,43 +238,46 @@ export class RedisTier {
   }
 
   /**
-   * Throws away the entries under a prefix that nobody reads any more, on every master, a page at a time: those that were
-   * written under an earlier version of their namespace. It goes on by itself; what it does not come to goes at the end of
-   * its time, or with the next sweep.
-   *
-   * @param tag that counts the versions of the namespace
+   * Throws away what nobody reads any more of a namespace, on every master, a page at a time: entries and counters of an
+   * earlier version of it. It goes on by itself; what it does not come to goes at the end of its time, or with the next sweep.
    */
-  sweep(prefix: string, tag: string): void {
-    if (this.sweeping.has(prefix)) {
-      this.sweeping.set(prefix, true);
+  sweep(space: Swept): void {
+    const { tag } = space;
+    if (this.sweeping.has(tag)) {
+      this.sweeping.set(tag, true);
       return;
     }
-    this.sweeping.set(prefix, false);
-    this.sweepAll(prefix, tag)
+    this.sweeping.set(tag, false);
+    this.sweepAll(space)
       .catch(() => undefined)
       .finally(() => {
-        const isOnceMore = this.sweeping.get(prefix) && !this.isStopped;
-        this.sweeping.delete(prefix);
-        if (isOnceMore) this.sweep(prefix, tag);
+        const isOnceMore = this.sweeping.get(tag) && !this.isStopped;
+        this.sweeping.delete(tag);
+        if (isOnceMore) this.sweep(space);
       });
   }
 
-  private async sweepAll(prefix: string, tag: string): Promise<void> {
-    const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
+  private async sweepAll({ tag, pattern, counters }: Swept): Promise<void> {
+    const isCounter = (key: string): boolean => key.startsWith(counters);
     let current: string | undefined;
     let lastOld = noVersion;
     for (const client of await this.attempt('sweep', () => this.masterClients())) {
       let cursor = '0';
       do {
         const page = await this.attempt('sweep', () => client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }));
-        const left = await this.sweepEntries(page.keys.map((key) => [key, lastOld] as const));
-        const doubtful = left.filter(([, version]) => version !== current);
+        const entries = page.keys.filter((key) => !isCounter(key)).map((key) => [key, lastOld] as const);
+        // The name of a counter begins with its version.
+        const counted = page.keys
+          .filter(isCounter)
+          .map((key) => [key, key.slice(counters.length, key.indexOf(':', counters.length))] as const);
+        const doubtful = [...(await this.sweepKeys(entries)), ...counted].filter(([, version]) => version !== current);
         if (doubtful.length > 0) {
           // Asked for after they were seen: what they were written under was current before, and never comes back.
           current = await this.tagVersion(tag, 0);
           const old = doubtful.filter(([, version]) => version !== current);
-          await this.sweepEntries(old);
-          lastOld = old.at(-1)?.[1] ?? lastOld;
+          // A number is no entry.
+          await this.sweepKeys(old.map(([key, version]) => [key, isCounter(key) ? noVersion : version] as const));
+          lastOld = old.findLast(([key]) => !isCounter(key))?.[1] ?? lastOld;
         }
         ({ cursor } = page);
       } while (cursor !== '0' && !this.isStopped);
@@ -282,7 +285,7 @@ export class RedisTier {
   }
 
   /** @param entries with the versions under which they are old. @returns those that are of another one, with that */
-  private async sweepEntries(entries: readonly OfVersion[]): Promise<OfVersion[]> {
+  private async sweepKeys(entries: readonly OfVersion[]): Promise<OfVersion[]> {
     if (entries.length === 0) return [];
     const { kind, client } = this.connection;
     const [keys, versions] = [entries.map(([key]) => key), entries.map(([, version]) => version)];
@@ -403,6 +406,13 @@ export class RedisTier {
       if (what !== 'ping') this.heard.ended(what, performance.now() - startedAt, failure);
     }
   }
+}
+
+/** Of a namespace: the tag that counts its versions, a pattern of the keys of its entries and counters, and what the latter begin with. */
+interface Swept {
+  tag: string;
+  pattern: string;
+  counters: string;
 }
 
 type OfVersion = readonly [key: string, version: string];

@@ -175,6 +175,12 @@ export class Tiers {
     }
   }
 
+  /** Throws away what lies in Redis from before the version that the namespace has now. */
+  sweep(namespace: string, tag: string): void {
+    const pattern = `${literal(this.prefix)}:[${keyKinds.entry}${keyKinds.counter}]:{${literal(encodeURIComponent(namespace))}:*`;
+    this.shared?.sweep({ tag, pattern, counters: this.prefixOf('counter', namespace) });
+  }
+
   /** What a name of an entry is made of. */
   partsOf(name: string): { namespace: string; key: string } {
     const [namespace = '', ...key] = name.slice(this.prefixOf('entry').length + 1, -1).split(':');
@@ -204,3 +210,6 @@ export class Tiers {
     for (const resolve of this.waiting.get(name) ?? []) resolve();
   }
 }
+
+/** As a part of a pattern of Redis. */
+const literal = (text: string): string => text.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`);

@@ -226,6 +226,26 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it('leaves no counter behind that was cleared, and those that count since', async () => {
+    const [here, there] = await two();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      const kept = new Set([`${name}*`, `${name}:`]);
+      const engine = await nodeOf(redis.url);
+      for (const other of kept) await engine.namespace(other).increment('n');
+      for (let round = 0; round < 10; round += 1) {
+        await Promise.all(Array.from({ length: 100 }, (_, at) => here.increment(`n${at}`)));
+        await here.clear();
+      }
+      expect(await here.increment('n0', 5)).toBe(5);
+      await until(async () => (await people.keys(`cache:n:{${name}:*`)).length === 1);
+      expect(await there.increment('n0')).toBe(6);
+      for (const other of kept) expect(await engine.namespace(other).increment('n')).toBe(2);
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('asks the source once for all of them', async () => {
     const [here, there] = await two();
     let asked = 0;
@@ -401,10 +421,13 @@ describeRedis('a cache over a cluster of three masters', () => {
     const here = (await nodeOf(cluster.url)).namespace<number>(name);
     const there = (await nodeOf(cluster.url)).namespace<number>(name);
     await here.setMany(Array.from({ length: 3_000 }, (_, at) => [`old ${at}`, at] as const));
+    await Promise.all(Array.from({ length: 30 }, (_, at) => here.increment(`old ${at}`)));
     await here.clear();
     const keys = Array.from({ length: 60 }, (_, at) => `k ${at}`);
+    expect(await here.increment('k')).toBe(1);
     for (const key of keys) expect(await here.compareAndSet(key, null, 1)).toMatchObject({ isWritten: true });
-    await until(async () => (await cluster.keys(`*:e:*${name}:old*`)).length === 0);
+    await until(async () => (await cluster.keys(`*:[en]:*${name}:*old*`)).length === 0);
+    expect(await here.increment('k')).toBe(2);
     for (const key of keys) expect(await there.compareAndSet(key, null, 2)).toMatchObject({ isWritten: false });
   });
 });
