@@ -4,6 +4,9 @@ export const anyVersion = '*';
 /** Of a namespace, where what is stored is no entry. */
 export const noVersion = '-';
 
+/** How long the version of a tag is kept, and again whenever it is asked for with less than half of it left. */
+const tagMs = 365 * 24 * 3_600_000;
+
 /** What is asked about one key: its entry and its lease, which lie in one slot, and what the script takes beside them. */
 export type AboutKey = readonly [entry: string, lease: string, ...rest: string[]];
 
@@ -154,14 +157,18 @@ export const scripts = {
   /**
    * The version of a tag, counted. A tag that is not known begins at a random number, so that one that Redis has evicted
    * never comes to a version again that entries still carry; and it moves by a random step, so that one that a failover
-   * has set back does not either. Arguments: the random number, the step (0 to read).
+   * has set back does not either. It goes with what was kept under it when nobody has asked for it for half a year.
+   * Arguments: the random number, the step (0 to read).
    */
   tagVersion: defineScript({
     SCRIPT: `
       local version = redis.call('GET', KEYS[1])
-      if version and ARGV[2] == '0' then return version end
-      -- No entry lives longer than a year.
-      redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '31536000000')
+      if version and ARGV[2] == '0' then
+        -- Seldom: every process is told of it.
+        if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
+        return version
+      end
+      redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '${tagMs}')
       return redis.call('GET', KEYS[1])`,
     NUMBER_OF_KEYS: 1,
     IS_READ_ONLY: false,

@@ -46,6 +46,9 @@ const shareOfTags = 1 / 16;
 /** Without the versions of tags every read asks for them. */
 const leastForTags = 65_536;
 
+/** The version of a tag is asked for anew so often, which keeps it in Redis, however long it is known here: a week. */
+const tagsAskedEveryMs = 7 * 24 * 3_600_000;
+
 /** What lies in this process and in Redis, under which names, and what has happened to it. */
 export class Tiers {
   readonly counts: Counts = noCounts();
@@ -71,6 +74,7 @@ export class Tiers {
   private readonly prefix: string;
   private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
+  private timer: NodeJS.Timeout | undefined;
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
     this.maxBytes = maxBytes;
@@ -93,13 +97,22 @@ export class Tiers {
       },
       invalidated: (key: string) => this.invalidated(key),
       mayHaveMissed: () => {
-        this.tagChanges += 1;
-        this.askedTags.clear();
         this.entries.suspectAll();
-        this.tags.suspectAll();
+        this.suspectTags();
       },
     };
     this.shared = new RedisTier(redis, prefixes, heard, this.complain);
+  }
+
+  start(): void {
+    if (!this.shared) return;
+    this.shared.start();
+    this.timer = setInterval(() => this.suspectTags(), tagsAskedEveryMs).unref();
+  }
+
+  stop(): void {
+    clearInterval(this.timer);
+    this.shared?.stop();
   }
 
   get isL1Used(): boolean {
@@ -196,6 +209,12 @@ export class Tiers {
     } finally {
       this.tags.close(name, guard);
     }
+  }
+
+  private suspectTags(): void {
+    this.tagChanges += 1;
+    this.askedTags.clear();
+    this.tags.suspectAll();
   }
 
   private forgetTag(name: string): void {

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createClient } from 'redis';
 import {
   RedisProxy,
@@ -242,6 +242,56 @@ describeRedis('caches of several processes over one Redis', () => {
       expect(await there.increment('n0')).toBe(6);
       for (const other of kept) expect(await engine.namespace(other).increment('n')).toBe(2);
     } finally {
+      people.destroy();
+    }
+  });
+
+  it('keeps what says that nothing was invalidated, for as long as somebody uses what was kept under it', async () => {
+    const day = 24 * 3_600_000;
+    const [here] = await two();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await here.set('k', 1, { tags: ['t'] });
+      const [ofTag, ofNamespace] = [`cache:t:{${name}:t}`, `cache:t:{${name}:}`];
+      expect(await people.pExpire(ofTag, 100 * day)).toBe(1);
+      expect(await people.pExpire(ofNamespace, 300 * day)).toBe(1);
+      const there = (await nodeOf(redis.url)).namespace<unknown>(name);
+      expect(await there.get('k')).toBe(1);
+      expect(await people.pTTL(ofTag)).toBeGreaterThan(364 * day);
+      // Not each time.
+      expect(await people.pTTL(ofNamespace)).toBeLessThanOrEqual(300 * day);
+      await people.pExpire(ofNamespace, 100 * day);
+      await until(async () => {
+        await there.set('other', 1);
+        return (await people.pTTL(ofNamespace)) > 364 * day;
+      });
+    } finally {
+      people.destroy();
+    }
+  });
+
+  it('asks for that once a week, though it is known in the process', async () => {
+    const people = await createClient({ url: redis.url }).connect();
+    jest.useFakeTimers({
+      doNotFake: ['Date', 'performance', 'hrtime', 'nextTick', 'queueMicrotask', 'setImmediate', 'setTimeout'],
+    });
+    try {
+      // Long enough for the heartbeats that are left out.
+      const engine = await nodeOf(redis.url, { silenceMs: 60_000 });
+      const space = engine.namespace<unknown>(name);
+      await space.set('k', 1, { tags: ['t'] });
+      await warm(space, 'k');
+      const asked = async (): Promise<number> => {
+        await people.configResetStat();
+        await until(async () => (await space.find('k'))?.tier === 'l1');
+        return Number(/cmdstat_evalsha:calls=(\d+)/.exec(await people.info('commandstats'))?.[1] ?? 0);
+      };
+      expect(await asked()).toBe(0);
+      jest.advanceTimersByTime(7 * 24 * 3_600_000);
+      expect(await asked()).toBe(2);
+      expect(await asked()).toBe(0);
+    } finally {
+      jest.useRealTimers();
       people.destroy();
     }
   });
