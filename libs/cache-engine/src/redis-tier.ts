@@ -286,15 +286,19 @@ export class RedisTier {
 
   /** @param entries with the versions under which they are old. @returns those that are of another one, with that */
   private async sweepKeys(entries: readonly OfVersion[]): Promise<OfVersion[]> {
-    if (entries.length === 0) return [];
     const { kind, client } = this.connection;
-    const [keys, versions] = [entries.map(([key]) => key), entries.map(([, version]) => version)];
-    const left = await this.attempt('sweep', async () => {
-      if (kind === 'server') return client.sweep(keys, versions);
-      // The keys of one node lie in many slots.
-      return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();
-    });
-    return keys.flatMap((key, at) => (left[at] === null ? [] : [[key, left[at]!] as const]));
+    const found: OfVersion[] = [];
+    // One page after the other, so that neither Redis nor this process is kept from others for long.
+    for (const page of pagesOf(entries, largestScript)) {
+      const [keys, versions] = [page.map(([key]) => key), page.map(([, version]) => version)];
+      const left = await this.attempt('sweep', async () => {
+        if (kind === 'server') return client.sweep(keys, versions);
+        // The keys of one node lie in many slots.
+        return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();
+      });
+      for (const [at, key] of keys.entries()) if (left[at] !== null) found.push([key, left[at]!]);
+    }
+    return found;
   }
 
   /** @throws CacheUnavailable */
@@ -419,9 +423,9 @@ type OfVersion = readonly [key: string, version: string];
 type Page = (string | null | CacheUnavailable)[];
 
 /** Not so much at a time that Redis keeps others waiting. */
-const pagesOf = <Item>(items: readonly Item[]): Item[][] => {
+const pagesOf = <Item>(items: readonly Item[], most = largestRead): Item[][] => {
   const pages: Item[][] = [];
-  for (let at = 0; at < items.length; at += largestRead) pages.push(items.slice(at, at + largestRead));
+  for (let at = 0; at < items.length; at += most) pages.push(items.slice(at, at + most));
   return pages;
 };
 
