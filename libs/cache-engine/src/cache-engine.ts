@@ -24,13 +24,13 @@ export class CacheEngine {
 
   /** Begins to connect. It does not wait for Redis: without it, what needs it fails at once. */
   start(): this {
-    this.tiers.shared?.start();
+    this.tiers.start();
     return this;
   }
 
   stop(): void {
     this.endReport?.();
-    this.tiers.shared?.stop();
+    this.tiers.stop();
   }
 
   /** Keys of one's own, apart from those of all others whatever they are. The same name is the same namespace. */

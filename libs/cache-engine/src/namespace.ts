@@ -250,7 +250,7 @@ export class Namespace<Value> {
       const here = kind === 'entry' ? tiers.entries : tiers.counters;
       for (const key of [...here.keys()]) if (key.startsWith(prefix)) here.invalidate(key);
     }
-    tiers.shared?.sweep(tiers.prefixOf('entry', name));
+    tiers.sweep(name, this.ownTag);
   }
 
   /**

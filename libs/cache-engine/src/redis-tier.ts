@@ -1,7 +1,8 @@
+import { randomInt } from 'node:crypto';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from 'redis';
 import { within } from './within.js';
-import { anyVersion, scripts, type AboutKey } from './scripts.js';
+import { anyVersion, noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
 /** Redis cannot be asked at present, or has not answered in time. Nothing is known of what became of a write. */
@@ -49,6 +50,9 @@ interface AskedAbout {
 const largestRead = 512;
 const largestScript = 128;
 const largestScriptText = 1_048_576;
+
+/** No tag that begins anew comes to a version it had before. */
+export const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;
 
 /** The endpoints of an address: its own, and the others that follow as `host:port`, of a cluster. */
 const rootsOf = (url: string): string[] => {
@@ -124,8 +128,8 @@ export class RedisTier {
     release: [],
     put: [],
   };
-  /** Prefixes that are being swept. */
-  private readonly sweeping = new Set<string>();
+  /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
+  private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
   private isStopped = false;
 
@@ -228,33 +232,73 @@ export class RedisTier {
   }
 
   /** @param step 0 to read it */
-  tagVersion(key: string, base: number, step: number): Promise<string> {
-    return this.attempt('tag', () => this.connection.client.tagVersion(key, String(base), String(step)));
+  tagVersion(key: string, step: number): Promise<string> {
+    const base = String(randomTagBase());
+    return this.attempt('tag', () => this.connection.client.tagVersion(key, base, String(step)));
   }
 
   /**
-   * Throws away what lies under a prefix, on every master, a page at a time: what nobody reads any more. It goes on by
-   * itself; what it does not come to goes at the end of its time.
+   * Throws away what nobody reads any more of a namespace, on every master, a page at a time: entries and counters of an
+   * earlier version of it. It goes on by itself; what it does not come to goes at the end of its time, or with the next sweep.
    */
-  sweep(prefix: string): void {
-    if (this.sweeping.has(prefix)) return;
-    this.sweeping.add(prefix);
-    this.sweepAll(prefix)
+  sweep(space: Swept): void {
+    const { tag } = space;
+    if (this.sweeping.has(tag)) {
+      this.sweeping.set(tag, true);
+      return;
+    }
+    this.sweeping.set(tag, false);
+    this.sweepAll(space)
       .catch(() => undefined)
-      .finally(() => this.sweeping.delete(prefix));
+      .finally(() => {
+        const isOnceMore = this.sweeping.get(tag) && !this.isStopped;
+        this.sweeping.delete(tag);
+        if (isOnceMore) this.sweep(space);
+      });
   }
 
-  private async sweepAll(prefix: string): Promise<void> {
-    const pattern = `${prefix.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`)}*`;
+  private async sweepAll({ tag, pattern, counters }: Swept): Promise<void> {
+    const isCounter = (key: string): boolean => key.startsWith(counters);
+    let current: string | undefined;
+    let lastOld = noVersion;
     for (const client of await this.attempt('sweep', () => this.masterClients())) {
       let cursor = '0';
       do {
         const page = await this.attempt('sweep', () => client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }));
-        // Each by itself: the keys of one node lie in many slots.
-        await this.attempt('sweep', () => Promise.all(page.keys.map((key) => client.unlink(key))));
+        const entries = page.keys.filter((key) => !isCounter(key)).map((key) => [key, lastOld] as const);
+        // The name of a counter begins with its version.
+        const counted = page.keys
+          .filter(isCounter)
+          .map((key) => [key, key.slice(counters.length, key.indexOf(':', counters.length))] as const);
+        const doubtful = [...(await this.sweepKeys(entries)), ...counted].filter(([, version]) => version !== current);
+        if (doubtful.length > 0) {
+          // Asked for after they were seen: what they were written under was current before, and never comes back.
+          current = await this.tagVersion(tag, 0);
+          const old = doubtful.filter(([, version]) => version !== current);
+          // A number is no entry.
+          await this.sweepKeys(old.map(([key, version]) => [key, isCounter(key) ? noVersion : version] as const));
+          lastOld = old.findLast(([key]) => !isCounter(key))?.[1] ?? lastOld;
+        }
         ({ cursor } = page);
       } while (cursor !== '0' && !this.isStopped);
     }
+  }
+
+  /** @param entries with the versions under which they are old. @returns those that are of another one, with that */
+  private async sweepKeys(entries: readonly OfVersion[]): Promise<OfVersion[]> {
+    const { kind, client } = this.connection;
+    const found: OfVersion[] = [];
+    // One page after the other, so that neither Redis nor this process is kept from others for long.
+    for (const page of pagesOf(entries, largestScript)) {
+      const [keys, versions] = [page.map(([key]) => key), page.map(([, version]) => version)];
+      const left = await this.attempt('sweep', async () => {
+        if (kind === 'server') return client.sweep(keys, versions);
+        // The keys of one node lie in many slots.
+        return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();
+      });
+      for (const [at, key] of keys.entries()) if (left[at] !== null) found.push([key, left[at]!]);
+    }
+    return found;
   }
 
   /** @throws CacheUnavailable */
@@ -368,12 +412,20 @@ export class RedisTier {
   }
 }
 
+/** Of a namespace: the tag that counts its versions, a pattern of the keys of its entries and counters, and what the latter begin with. */
+interface Swept {
+  tag: string;
+  pattern: string;
+  counters: string;
+}
+
+type OfVersion = readonly [key: string, version: string];
 type Page = (string | null | CacheUnavailable)[];
 
 /** Not so much at a time that Redis keeps others waiting. */
-const pagesOf = <Item>(items: readonly Item[]): Item[][] => {
+const pagesOf = <Item>(items: readonly Item[], most = largestRead): Item[][] => {
   const pages: Item[][] = [];
-  for (let at = 0; at < items.length; at += largestRead) pages.push(items.slice(at, at + largestRead));
+  for (let at = 0; at < items.length; at += most) pages.push(items.slice(at, at + most));
   return pages;
 };
 

@@ -1,6 +1,11 @@
 import { defineScript, type CommandParser } from 'redis';
 
 export const anyVersion = '*';
+/** Of a namespace, where what is stored is no entry. */
+export const noVersion = '-';
+
+/** How long the version of a tag is kept, and again whenever it is asked for with less than half of it left. */
+const tagMs = 365 * 24 * 3_600_000;
 
 /** What is asked about one key: its entry and its lease, which lie in one slot, and what the script takes beside them. */
 export type AboutKey = readonly [entry: string, lease: string, ...rest: string[]];
@@ -103,6 +108,32 @@ export const scripts = {
     return store(entry, lease, first, second)`,
     (reply) => reply === 1,
   ),
+  /**
+   * Throws away, of some entries, each that was written under the version of the namespace that is told of it. Of those that
+   * it leaves it says under which they were written, `noVersion` for what is no entry.
+   */
+  sweep: defineScript({
+    SCRIPT: `
+      local left = {}
+      for at, entry in ipairs(KEYS) do
+        -- The line about the value has room in it, and the value may be large.
+        local head = redis.pcall('GETRANGE', entry, 0, 255)
+        local version = type(head) == 'string' and string.match(head, '^[%+%-][^|]*|[^|]*|[^|]*|[^|]*|([^|]*)|')
+        left[at] = version or '${noVersion}'
+        if left[at] == ARGV[at] then
+          redis.call('UNLINK', entry)
+          left[at] = false
+        end
+      end
+      return left`,
+    IS_READ_ONLY: false,
+    parseCommand(parser: CommandParser, entries: readonly string[], versions: readonly string[]) {
+      parser.push(String(entries.length));
+      for (const entry of entries) parser.pushKey(entry);
+      parser.push(...versions);
+    },
+    transformReply: (left: unknown) => left as (string | null)[],
+  }),
   /** Counts, and begins the time of a counter with its first step. Arguments: step, milliseconds or 0. */
   count: defineScript({
     SCRIPT: `
@@ -126,14 +157,18 @@ export const scripts = {
   /**
    * The version of a tag, counted. A tag that is not known begins at a random number, so that one that Redis has evicted
    * never comes to a version again that entries still carry; and it moves by a random step, so that one that a failover
-   * has set back does not either. Arguments: the random number, the step (0 to read).
+   * has set back does not either. It goes with what was kept under it when nobody has asked for it for half a year.
+   * Arguments: the random number, the step (0 to read).
    */
   tagVersion: defineScript({
     SCRIPT: `
       local version = redis.call('GET', KEYS[1])
-      if version and ARGV[2] == '0' then return version end
-      -- No entry lives longer than a year.
-      redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '31536000000')
+      if version and ARGV[2] == '0' then
+        -- Seldom: every process is told of it.
+        if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
+        return version
+      end
+      redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '${tagMs}')
       return redis.call('GET', KEYS[1])`,
     NUMBER_OF_KEYS: 1,
     IS_READ_ONLY: false,

@@ -3,7 +3,7 @@ import type { Meter } from '@opentelemetry/api';
 import { Guarded, bytesOfText, type Guard, type Guardable } from './guarded.js';
 import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
-import { RedisTier, keyKinds, type RedisOptions } from './redis-tier.js';
+import { RedisTier, keyKinds, randomTagBase, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import type { Head } from './entry.js';
 
@@ -46,6 +46,9 @@ const shareOfTags = 1 / 16;
 /** Without the versions of tags every read asks for them. */
 const leastForTags = 65_536;
 
+/** The version of a tag is asked for anew so often, which keeps it in Redis, however long it is known here: a week. */
+const tagsAskedEveryMs = 7 * 24 * 3_600_000;
+
 /** What lies in this process and in Redis, under which names, and what has happened to it. */
 export class Tiers {
   readonly counts: Counts = noCounts();
@@ -71,6 +74,7 @@ export class Tiers {
   private readonly prefix: string;
   private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
+  private timer: NodeJS.Timeout | undefined;
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
     this.maxBytes = maxBytes;
@@ -93,13 +97,22 @@ export class Tiers {
       },
       invalidated: (key: string) => this.invalidated(key),
       mayHaveMissed: () => {
-        this.tagChanges += 1;
-        this.askedTags.clear();
         this.entries.suspectAll();
-        this.tags.suspectAll();
+        this.suspectTags();
       },
     };
     this.shared = new RedisTier(redis, prefixes, heard, this.complain);
+  }
+
+  start(): void {
+    if (!this.shared) return;
+    this.shared.start();
+    this.timer = setInterval(() => this.suspectTags(), tagsAskedEveryMs).unref();
+  }
+
+  stop(): void {
+    clearInterval(this.timer);
+    this.shared?.stop();
   }
 
   get isL1Used(): boolean {
@@ -169,10 +182,16 @@ export class Tiers {
   async changeTag(name: string): Promise<void> {
     this.forgetTag(name);
     if (this.shared) {
-      await this.shared.tagVersion(name, randomTagBase(), randomInt(1, 2 ** 20));
+      await this.shared.tagVersion(name, randomInt(1, 2 ** 20));
       // Who read it meanwhile has perhaps read the old one.
       this.forgetTag(name);
     }
+  }
+
+  /** Throws away what lies in Redis from before the version that the namespace has now. */
+  sweep(namespace: string, tag: string): void {
+    const pattern = `${literal(this.prefix)}:[${keyKinds.entry}${keyKinds.counter}]:{${literal(encodeURIComponent(namespace))}:*`;
+    this.shared?.sweep({ tag, pattern, counters: this.prefixOf('counter', namespace) });
   }
 
   /** What a name of an entry is made of. */
@@ -184,13 +203,18 @@ export class Tiers {
   private async askTag(name: string): Promise<string> {
     const guard = this.tags.open(name);
     try {
-      const base = randomTagBase();
-      const version = this.shared ? await this.shared.tagVersion(name, base, 0) : base.toString(36);
+      const version = this.shared ? await this.shared.tagVersion(name, 0) : randomTagBase().toString(36);
       this.tags.keep(name, guard, { version, epoch: 0 }, bytesOfText(version));
       return version;
     } finally {
       this.tags.close(name, guard);
     }
+  }
+
+  private suspectTags(): void {
+    this.tagChanges += 1;
+    this.askedTags.clear();
+    this.tags.suspectAll();
   }
 
   private forgetTag(name: string): void {
@@ -206,5 +230,5 @@ export class Tiers {
   }
 }
 
-/** No tag that begins anew comes to a version it had before. */
-const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;
+/** As a part of a pattern of Redis. */
+const literal = (text: string): string => text.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`);

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createClient } from 'redis';
 import {
   RedisProxy,
@@ -175,6 +175,127 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('throws away after a clear what is from before it, and nothing that was written since', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      const people = await createClient({ url: redis.url }).connect();
+      try {
+        const old = Array.from({ length: 1_200 }, (_, at) => [`old ${at}`, at] as const);
+        await there.setMany([...old, ['lock', 0], ['again', 0]]);
+        await people.set(`cache:e:{${name}:old odd}`, 'x'.repeat(1_000));
+        await people.lPush(`cache:e:{${name}:old list}`, 'odd');
+        await warm(here, 'again');
+        proxy.holdBack('SCAN');
+        await there.clear();
+        await until(() => proxy.holdsBack);
+        await until(async () => (await here.get('again')) === undefined);
+        expect(await here.compareAndSet('lock', null, 1)).toMatchObject({ isWritten: true });
+        const leased = await here.findOrLease('leased', 60_000);
+        expect(await here.getOrSet('again', () => 2)).toBe(2);
+        proxy.thaw();
+        await until(async () => (await people.keys(`cache:e:{${name}:old *`)).length === 0);
+        expect(await here.compareAndSet('lock', null, 3)).toMatchObject({ isWritten: false });
+        expect([await there.get('lock'), await there.get('again')]).toEqual([1, 2]);
+        expect(await here.fillLeased('leased', (leased as { lease: string }).lease, 4)).toBeDefined();
+      } finally {
+        people.destroy();
+      }
+    });
+  });
+
+  it('throws away what is written and cleared again while it throws away what is from before', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      const people = await createClient({ url: redis.url }).connect();
+      try {
+        // So that all is in the page that it has asked for.
+        await people.flushAll();
+        await there.set('k', 1);
+        await warm(here, 'k');
+        proxy.holdBack('SCAN');
+        await there.clear();
+        await until(() => proxy.holdsBack);
+        await until(async () => (await here.get('k')) === undefined);
+        await here.set('late', 1);
+        const clearing = there.clear();
+        await until(async () => (await here.get('late')) === undefined);
+        proxy.thaw();
+        await clearing;
+        await until(async () => (await people.keys(`cache:e:{${name}:*`)).length === 0);
+      } finally {
+        people.destroy();
+      }
+    });
+  });
+
+  it('leaves no counter behind that was cleared, and those that count since', async () => {
+    const [here, there] = await two();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      const kept = new Set([`${name}*`, `${name}:`]);
+      const engine = await nodeOf(redis.url);
+      for (const other of kept) await engine.namespace(other).increment('n');
+      for (let round = 0; round < 10; round += 1) {
+        await Promise.all(Array.from({ length: 100 }, (_, at) => here.increment(`n${at}`)));
+        await here.clear();
+      }
+      expect(await here.increment('n0', 5)).toBe(5);
+      await until(async () => (await people.keys(`cache:n:{${name}:*`)).length === 1);
+      expect(await there.increment('n0')).toBe(6);
+      for (const other of kept) expect(await engine.namespace(other).increment('n')).toBe(2);
+    } finally {
+      people.destroy();
+    }
+  });
+
+  it('keeps what says that nothing was invalidated, for as long as somebody uses what was kept under it', async () => {
+    const day = 24 * 3_600_000;
+    const [here] = await two();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await here.set('k', 1, { tags: ['t'] });
+      const [ofTag, ofNamespace] = [`cache:t:{${name}:t}`, `cache:t:{${name}:}`];
+      expect(await people.pExpire(ofTag, 100 * day)).toBe(1);
+      expect(await people.pExpire(ofNamespace, 300 * day)).toBe(1);
+      const there = (await nodeOf(redis.url)).namespace<unknown>(name);
+      expect(await there.get('k')).toBe(1);
+      expect(await people.pTTL(ofTag)).toBeGreaterThan(364 * day);
+      // Not each time.
+      expect(await people.pTTL(ofNamespace)).toBeLessThanOrEqual(300 * day);
+      await people.pExpire(ofNamespace, 100 * day);
+      await until(async () => {
+        await there.set('other', 1);
+        return (await people.pTTL(ofNamespace)) > 364 * day;
+      });
+    } finally {
+      people.destroy();
+    }
+  });
+
+  it('asks for that once a week, though it is known in the process', async () => {
+    const people = await createClient({ url: redis.url }).connect();
+    jest.useFakeTimers({
+      doNotFake: ['Date', 'performance', 'hrtime', 'nextTick', 'queueMicrotask', 'setImmediate', 'setTimeout'],
+    });
+    try {
+      // Long enough for the heartbeats that are left out.
+      const engine = await nodeOf(redis.url, { silenceMs: 60_000 });
+      const space = engine.namespace<unknown>(name);
+      await space.set('k', 1, { tags: ['t'] });
+      await warm(space, 'k');
+      const asked = async (): Promise<number> => {
+        await people.configResetStat();
+        await until(async () => (await space.find('k'))?.tier === 'l1');
+        return Number(/cmdstat_evalsha:calls=(\d+)/.exec(await people.info('commandstats'))?.[1] ?? 0);
+      };
+      expect(await asked()).toBe(0);
+      jest.advanceTimersByTime(7 * 24 * 3_600_000);
+      expect(await asked()).toBe(2);
+      expect(await asked()).toBe(0);
+    } finally {
+      jest.useRealTimers();
+      people.destroy();
+    }
+  });
+
   it('asks the source once for all of them', async () => {
     const [here, there] = await two();
     let asked = 0;
@@ -343,5 +464,20 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('keeps on every one of them what is written after a clear', async () => {
+    const name = randomUUID();
+    const here = (await nodeOf(cluster.url)).namespace<number>(name);
+    const there = (await nodeOf(cluster.url)).namespace<number>(name);
+    await here.setMany(Array.from({ length: 3_000 }, (_, at) => [`old ${at}`, at] as const));
+    await Promise.all(Array.from({ length: 30 }, (_, at) => here.increment(`old ${at}`)));
+    await here.clear();
+    const keys = Array.from({ length: 60 }, (_, at) => `k ${at}`);
+    expect(await here.increment('k')).toBe(1);
+    for (const key of keys) expect(await here.compareAndSet(key, null, 1)).toMatchObject({ isWritten: true });
+    await until(async () => (await cluster.keys(`*:[en]:*${name}:*old*`)).length === 0);
+    expect(await here.increment('k')).toBe(2);
+    for (const key of keys) expect(await there.compareAndSet(key, null, 2)).toMatchObject({ isWritten: false });
   });
 });
