@@ -52,10 +52,17 @@ const all = [
     caughtBy: 'libs/inventory/test/finish-branches',
   },
   {
-    bug: 'an abort is forgotten although its coordinator may come back',
+    bug: 'a look for overdue holds counts as one for what was not to be seen yet',
+    file: 'libs/inventory/src/adapters/postgres-stock.ts',
+    replace: /SELECT least\(now\(\),[^`]*\) AS at`/g,
+    by: 'SELECT now() AS at`',
+    caughtBy: 'libs/inventory/test/finish-branches',
+  },
+  {
+    bug: 'orders are recorded on a branch whose abort may be forgotten',
     file: 'libs/order/src/adapters/postgres-orders.ts',
-    replace: /WHERE outcome = 'commit' AND decided_at/g,
-    by: 'WHERE decided_at',
+    replace: /THEN 'late' ELSE 'commit' END/g,
+    by: "THEN 'commit' ELSE 'commit' END",
     caughtBy: 'libs/order/test/finish-branches',
   },
   {

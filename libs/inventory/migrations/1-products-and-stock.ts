@@ -281,6 +281,7 @@ export const settle = `
     unknown_products text[];
     missing uuid[];
     absent_count int;
+    patience text := current_setting('lock_timeout');
     held_units jsonb;
     settled int;
     units jsonb;
@@ -334,7 +335,9 @@ export const settle = `
         SELECT reservation_id FROM inventory.reservations
         WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations));
       IF missing <> '{}' THEN
-        -- What is prepared is not seen before it is committed, but whoever inserts the same has to wait for it.
+        -- What is prepared is not seen before it is committed, but whoever inserts the same has to wait for it: not for
+        -- long, as others wait for the products that are locked here. Who gives up tells of it again.
+        PERFORM set_config('lock_timeout', '50ms', true);
         WITH absent AS (
           INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
           SELECT p_tenant, m.id, 'released', '{}'::jsonb, now() FROM unnest(missing) AS m(id) ORDER BY m.id
@@ -344,6 +347,7 @@ export const settle = `
         IF absent_count < cardinality(missing) THEN
           RAISE EXCEPTION 'a reservation was committed meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
+        PERFORM set_config('lock_timeout', patience, true);
         DELETE FROM inventory.reservations WHERE tenant_id = p_tenant AND reservation_id = ANY (missing);
         SELECT jsonb_agg(jsonb_build_object('reservation_id', e.id, 'version', e.version)) INTO impossible
         FROM unnest(p_reservations, p_versions, p_kinds) AS e(id, version, kind)

@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { testDatabase, type TestDatabase } from '#testing';
 import { FinishBranches } from '../src/use-cases/finish-branches.js';
 import {
@@ -67,12 +68,9 @@ describe('a confirmation', () => {
     const prepared = reservation({ mug: 3 });
     await one.reserveStock.execute(tenant, { branch_id, hold_ms: 1, reservations: [prepared] });
     const confirm = effect(prepared.reservation_id, 1, 'confirm');
-    const early = one.settleStock.execute(tenant, [confirm]).catch((error: unknown) => error);
-    const waiting = { name: 'test-waiting', text: `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'` };
-    while ((await one.sql.query(waiting)).length === 0) await setTimeout(5);
-    await one.finishBranches.execute(branch_id, outcome);
     // Whoever told of it tells of it again.
-    if (outcome === 'commit') expect(await early).toMatchObject({ code: 'unavailable' });
+    await expect(one.settleStock.execute(tenant, [confirm])).rejects.toMatchObject({ code: 'unavailable' });
+    await one.finishBranches.execute(branch_id, outcome);
     const impossible = outcome === 'commit' ? [] : [nameOf(confirm)];
     expect((await one.settleStock.execute(tenant, [confirm])).impossible).toEqual(impossible);
     const { holds } = await one.findOverdueHolds.execute({ after: null, limit: 10 });
@@ -95,5 +93,40 @@ describe('a confirmation', () => {
     await one.settleStock.execute(tenant, [effect(reservation_id, 2, 'fulfil', { mug: 1 })]);
     expect(await one.readStock.execute(tenant, 'mug')).toMatchObject({ on_hand: 9, reserved: 2, sold: 1 });
     expect(await brokenInvariants(one, tenant)).toEqual([]);
+  });
+});
+
+describe('a look for overdue holds', () => {
+  const lookedAt = async (): Promise<number> =>
+    (await one.findOverdueHolds.execute({ after: null, limit: 1 })).looked_at.getTime();
+  const nowThere = async (): Promise<number> =>
+    (await one.sql.query<{ at: Date }>({ name: 'test-now', text: 'SELECT now() AS at' }))[0]!.at.getTime();
+
+  it('has seen nothing that began after what still runs, so that the next one looks there again', async () => {
+    const running = new pg.Client(database.url);
+    await running.connect();
+    try {
+      await running.query('BEGIN');
+      const { rows } = await running.query<{ at: Date }>('SELECT now() AS at');
+      await setTimeout(20);
+      expect(await lookedAt()).toBeLessThanOrEqual(rows[0]!.at.getTime());
+      const since = await nowThere();
+      await running.query('COMMIT');
+      expect(await lookedAt()).toBeGreaterThanOrEqual(since);
+    } finally {
+      await running.end();
+    }
+  });
+
+  it('has seen nothing that began after what is prepared', async () => {
+    const tenant = newTenant();
+    await stocked(one, tenant, { mug: 1 });
+    const branch_id = randomUUID();
+    await one.reserveStock.execute(tenant, { branch_id, hold_ms: 1, reservations: [reservation({ mug: 1 })] });
+    const since = await nowThere();
+    await setTimeout(20);
+    expect(await lookedAt()).toBeLessThanOrEqual(since);
+    await one.finishBranches.execute(branch_id, 'rollback');
+    expect(await lookedAt()).toBeGreaterThan(since);
   });
 });

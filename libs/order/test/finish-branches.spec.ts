@@ -1,9 +1,9 @@
-import { randomUUID } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { testDatabase } from '#testing';
 import { FinishBranches, type BranchDecisions, type StockBranches } from '../src/use-cases/finish-branches.js';
-import { startInstance } from './order-under-test.js';
+import { newOrderId } from '../src/domain/order.js';
+import { newTenant, startInstance } from './order-under-test.js';
 
 /** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
 class Branches implements BranchDecisions, StockBranches {
@@ -51,25 +51,20 @@ describe('branches in doubt', () => {
   });
 });
 
-it('are aborted for ever: whoever was paused before it recorded orders on them finds that, however late', async () => {
+it('record no orders once they are older than what was decided about them is remembered', async () => {
   const database = await testDatabase();
   const instance = await startInstance(database.url);
   try {
-    const { orders, sql } = instance;
-    const [aborted, committed] = [randomUUID(), randomUUID()];
+    const { orders } = instance;
+    const begun = (agoMs: number): string => newOrderId(Date.now() - agoMs);
+    const [young, aborted, old] = [begun(20 * 60_000), begun(0), begun(31 * 60_000)];
     expect(await orders.decide(aborted)).toBe('abort');
-    await sql.query({ name: 'test-commit', text: `INSERT INTO orders.branch_decisions VALUES ($1, 'commit')` }, [
-      committed,
-    ]);
-    await sql.query({
-      name: 'test-age',
-      text: `UPDATE orders.branch_decisions SET decided_at = now() - interval '1 year'`,
-    });
-    const nothingLeft = new Branches({});
-    const forgets = { decide: orders.decide.bind(orders), forgetDecisions: orders.forgetDecisions.bind(orders) };
-    await new FinishBranches(forgets, nothingLeft, 1_000).execute();
-    const left = await sql.query({ name: 'test-left', text: 'SELECT branch_id, outcome FROM orders.branch_decisions' });
-    expect(left).toEqual([{ branch_id: aborted, outcome: 'abort' }]);
+    expect(await orders.decide(aborted)).toBe('abort');
+    await orders.record(newTenant(), [], undefined, young);
+    expect(await orders.decide(young)).toBe('commit');
+    for (const late of [aborted, old])
+      await expect(orders.record(newTenant(), [], undefined, late)).rejects.toMatchObject({ code: 'unavailable' });
+    expect(await orders.decide(old)).toBe('abort');
   } finally {
     await instance.stop();
     await database.stop();

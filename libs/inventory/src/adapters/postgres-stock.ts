@@ -159,13 +159,21 @@ export class PostgresStock
   }
 
   async find(after: Date | null, limit: number): ReturnType<OverdueHolds['find']> {
-    const [row] = await this.sql.query<{ holds: OverdueHold[]; looked_at: Date }>(overdue, [after, limit]);
-    return row!;
+    const looked_at = await this.seenUntil();
+    const holds = await this.sql.query<OverdueHold>(overdue, [after, limit]);
+    return { holds, looked_at };
   }
 
   async forget(ageMs: number, after: Date | null, limit: number): ReturnType<RefusedReservations['forget']> {
-    const [row] = await this.sql.query<{ forgotten: number; looked_at: Date }>(forgetRefused, [ageMs, after, limit]);
-    return row!;
+    const looked_at = await this.seenUntil();
+    const [row] = await this.sql.query<{ forgotten: number }>(forgetRefused, [ageMs, after, limit]);
+    return { ...row!, looked_at };
+  }
+
+  /** Whoever looks after this sees all that was begun before it. */
+  private async seenUntil(): Promise<Date> {
+    const [row] = await this.sql.query<{ at: Date }>(seenUntil);
+    return row!.at;
   }
 
   async count(tenant: string, counts: readonly StockCount[]): Promise<CountOutcome> {
@@ -217,16 +225,26 @@ const reserve = {
 };
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
-/** The minute is for holds whose transaction began before the last look and was committed after it. */
+/**
+ * A transaction may be seen long after it has begun: it may be prepared, or wait for a standby, which no timeout ends. Asked
+ * before what is looked for, so that what ends in between is seen.
+ */
+const seenUntil = {
+  name: 'inventory-seen-until',
+  text: `
+    SELECT least(now(),
+      (SELECT min(xact_start) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()),
+      (SELECT min(prepared) FROM pg_prepared_xacts WHERE database = current_database())) AS at`,
+};
+
+/** The minute is for what passes between the beginning of a transaction and its being seen as one that runs or is prepared. */
 const overdue = {
   name: 'inventory-overdue',
   text: `
-    SELECT now() AS looked_at, coalesce(jsonb_agg(to_jsonb(h)), '[]') AS holds FROM (
-      SELECT tenant_id, reservation_id, order_id FROM inventory.reservations
-      WHERE state = 'held' AND deadline_at <= now()
-        AND deadline_at > coalesce($1::timestamptz, '-infinity') - interval '1 minute'
-      LIMIT $2
-    ) h`,
+    SELECT tenant_id, reservation_id, order_id FROM inventory.reservations
+    WHERE state = 'held' AND deadline_at <= now()
+      AND deadline_at > coalesce($1::timestamptz, '-infinity') - interval '1 minute'
+    LIMIT $2`,
 };
 
 const forgetRefused = {
@@ -242,7 +260,7 @@ const forgetRefused = {
       WHERE r.tenant_id = old.tenant_id AND r.reservation_id = old.reservation_id
       RETURNING 1
     )
-    SELECT now() AS looked_at, (SELECT count(*) FROM forgotten) AS forgotten`,
+    SELECT count(*) AS forgotten FROM forgotten`,
 };
 const countStock = { name: 'inventory-count', text: 'SELECT * FROM inventory.count_stock($1, $2, $3)' };
 const adjustStock = {

@@ -6,7 +6,7 @@ import { InjectSql, Sql, type Queries } from '#database';
 import { currentTrace } from '#telemetry';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange, ReadableOrders } from '../use-cases/change-order.js';
-import type { BranchDecisions } from '../use-cases/finish-branches.js';
+import { branchLivesMs, type BranchDecisions } from '../use-cases/finish-branches.js';
 import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
 import {
@@ -141,7 +141,8 @@ export class PostgresOrders
     try {
       return new Set((await recording).map((row) => row.order_id));
     } catch (error) {
-      if (!violates(error, 'branch_decisions_pkey')) throw error;
+      // An abort was decided, or may have been and been forgotten since: then the outcome is none that there is.
+      if (!violates(error, 'branch_decisions_pkey') && !violates(error, 'branch_decisions_outcome_check')) throw error;
       throw new CleaveError('unavailable', 'Placing the order took too long, and its stock was given back. Try again.');
     }
   }
@@ -205,11 +206,8 @@ export class PostgresOrders
   }
 
   async decide(branchId: string): Promise<'commit' | 'abort'> {
-    await this.sql.query(decide, [branchId]);
-    // A statement of its own, which sees the decision that was met.
-    const [row] = await this.sql.readSafely((sql) =>
-      sql.query<{ outcome: 'commit' | 'abort' }>(decisionOf, [branchId]),
-    );
+    // It is written whatever was decided, so that it waits for the standby by itself.
+    const [row] = await this.sql.query<{ outcome: 'commit' | 'abort' }>(decide, [branchId]);
     return row!.outcome;
   }
 
@@ -296,6 +294,10 @@ const tracesOf = (records: readonly OrderRecord[]): string | null => {
     : JSON.stringify(Object.fromEntries(traced.map((it) => [it.order.order_id, it.traceparent])));
 };
 
+/** Of a UUID of version 7 (RFC 9562). */
+const madeAt = (id: string): string =>
+  `to_timestamp(('x' || translate(left(${id}::text, 13), '-', ''))::bit(48)::bigint / 1000.0)`;
+
 /**
  * Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. Refusals are
  * looked up by a subquery of each row, so that no plan reads all of them.
@@ -335,7 +337,9 @@ const recording = (name: string, isPersonal: boolean) => {
         w.saga->'data', now() + $18::bigint * interval '1 millisecond'
       FROM recorded r JOIN wanted w USING (order_id) WHERE r.payment_method IS NOT NULL
     ), decided AS (
-      INSERT INTO orders.branch_decisions (branch_id, outcome) SELECT $19::uuid, 'commit' WHERE $19::uuid IS NOT NULL
+      INSERT INTO orders.branch_decisions (branch_id, outcome)
+      SELECT $19::uuid, CASE WHEN ${madeAt('$19')} < now() - interval '${branchLivesMs} ms' THEN 'late' ELSE 'commit' END
+      WHERE $19::uuid IS NOT NULL
     )
     SELECT order_id FROM recorded`,
   };
@@ -415,21 +419,19 @@ const statuses = {
   text: `SELECT order_id, status FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])`,
 };
 
+/** Whoever decided first has decided. */
 const decide = {
   name: 'order-branch-decide',
-  text: `INSERT INTO orders.branch_decisions (branch_id, outcome) VALUES ($1, 'abort') ON CONFLICT DO NOTHING`,
-};
-
-const decisionOf = {
-  name: 'order-branch-decision',
-  text: `SELECT outcome FROM orders.branch_decisions WHERE branch_id = $1`,
+  text: `
+    INSERT INTO orders.branch_decisions AS d (branch_id, outcome) VALUES ($1, 'abort')
+    ON CONFLICT (branch_id) DO UPDATE SET outcome = d.outcome RETURNING outcome`,
 };
 
 const forgetDecisions = {
   name: 'order-branch-forget',
   text: `
     DELETE FROM orders.branch_decisions
-    WHERE outcome = 'commit' AND decided_at < now() - $1::bigint * interval '1 millisecond' AND branch_id <> ALL ($2::uuid[])`,
+    WHERE decided_at < now() - $1::bigint * interval '1 millisecond' AND branch_id <> ALL ($2::uuid[])`,
 };
 
 const violates = (error: unknown, constraint: string): boolean =>

@@ -12,10 +12,7 @@ export const inDoubtAfter = Symbol('in doubt after');
 export abstract class BranchDecisions {
   /** Decides to abort where nothing was decided yet. @returns what is decided, for ever */
   abstract decide(branchId: string): Promise<'commit' | 'abort'>;
-  /**
-   * Forgets what was decided to be committed long ago, except about these branches. What was aborted is remembered for
-   * ever: a coordinator may be paused for however long before it records orders.
-   */
+  /** Forgets decisions of long ago, except those about these branches. */
   abstract forgetDecisions(ageMs: number, except: readonly string[]): Promise<void>;
 }
 
@@ -25,8 +22,13 @@ export abstract class StockBranches {
   abstract inDoubt(): Promise<readonly { branch_id: string; age_ms: number }[]>;
 }
 
-/** Longer than anybody may be about to look for it. */
-const decisionKeptMs = 3_600_000;
+/**
+ * Orders are recorded on no branch that is older, by the clock of whoever began it against that of their database: its
+ * coordinator may have been paused for however long, and what was decided meanwhile may be forgotten.
+ */
+export const branchLivesMs = 1_800_000;
+/** Longer than that, by as much as the clocks may differ. */
+const decisionKeptMs = 2 * branchLivesMs;
 const alarmMs = 30_000;
 
 /**

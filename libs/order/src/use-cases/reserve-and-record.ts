@@ -226,7 +226,7 @@ export class ReserveAndRecord {
 
   /** @returns the tries whose hold is released */
   private async reserve(tenant: string, tries: Try[], keys: FoundKeys, results: Results): Promise<Try[]> {
-    const branchId = this.protocol === 'two-phase' ? randomUUID() : undefined;
+    const branchId = this.protocol === 'two-phase' ? newOrderId(Date.now()) : undefined;
     const { decisions, products } = await this.endingOnFailure(branchId, () =>
       this.stock.reserve(tenant, requestsOf(tries), branchId),
     );
