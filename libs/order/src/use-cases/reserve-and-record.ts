@@ -1,4 +1,3 @@
-import { randomUUID } from 'node:crypto';
 import { Inject, Injectable } from '@nestjs/common';
 import { CleaveError, type Decision, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
 import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
