@@ -130,6 +130,7 @@ class Cardholders {
       this.acts().then((order) => ({ order, ...paid })),
       this.buy('pm_card_declined').then((order) => ({ order, ...cancelled, refunded: 0 })),
       this.buy('pm_card_expired').then((order) => ({ order, ...cancelled, refunded: 0 })),
+      this.failsToAct().then((order) => ({ order, ...cancelled, refunded: 0 })),
       this.cancelsWhatIsPaid().then((order) => ({ order, ...cancelled, refunded: total })),
       this.cancelsInsteadOfActing().then((order) => ({ order, ...cancelled, refunded: 0 })),
       // What is given back depends on how far it was.
@@ -166,6 +167,17 @@ class Cardholders {
     const order = await this.buy('pm_card_authentication');
     const intent = await this.hasToAct(order);
     if (intent) this.stripe.approve(intent);
+    return order;
+  }
+
+  /** Tries another card once the order is cancelled. */
+  private async failsToAct(): Promise<Order> {
+    const order = await this.buy('pm_card_authentication');
+    const intent = await this.hasToAct(order);
+    if (!intent) return order;
+    this.stripe.fail(intent);
+    await insist(async () => expect((await this.api.order(order.order_id)).status).toBe('cancelled'));
+    expect(this.stripe.approve(intent)).toBe(false);
     return order;
   }
 
@@ -305,7 +317,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     for (const { order_id, status } of orders) {
       const { amount_minor, captured_minor, refunded_minor } = payments.find((it) => it.order_id === order_id)!;
       if (status === 'cancelled') {
-        const open = stripe.of(order_id).filter((it) => ['requires_capture', 'requires_action'].includes(it.status));
+        const open = stripe.of(order_id).filter((it) => it.status.startsWith('requires_'));
         expect(open).toEqual([]);
         expect(captured_minor).toBe(refunded_minor);
       } else expect(captured_minor).toBe(amount_minor);

@@ -317,6 +317,104 @@ describe('a payment that waits for its customer', () => {
   });
 });
 
+describe('a payment that is declined', () => {
+  const failure = 'payment_intent_authentication_failure';
+  const waiting = () => authorise(order, 500, 'pm_card_authentication');
+  const cancels = () => stripe.asked.filter(({ path }) => path.endsWith('/cancel')).map(({ key }) => key);
+  /** Nobody can pay it any more, and nothing is held. */
+  const expectOver = async (): Promise<void> => {
+    expect(intent().status).toBe('canceled');
+    expect(stripe.approve(intent())).toBe(false);
+    expect(await perform(reverse(order))).toEqual([moved(0)]);
+  };
+
+  it.each([
+    ['at once', 'generic_decline'],
+    ['by what its customer does', failure],
+  ])('%s cannot be confirmed with another card afterwards', async (when, reason) => {
+    const request = when === 'at once' ? authorise(order, 500, 'pm_card_declined') : waiting();
+    if (when !== 'at once') {
+      expect(await perform(request)).toEqual([open('requires_action')]);
+      stripe.fail(intent());
+    }
+    expect(await perform(request)).toEqual([refused(reason)]);
+    expect(cancels()).toEqual([`${request.operation_id}-declined`]);
+    await expectOver();
+  });
+
+  it('and paid with another card before we look is promised', async () => {
+    const request = waiting();
+    await perform(request);
+    stripe.fail(intent());
+    expect(stripe.approve(intent())).toBe(true);
+    expect(await perform(request)).toEqual([moved(500)]);
+    expect(cancels()).toEqual([]);
+  });
+
+  it('and paid with another card while it is cancelled is let go of', async () => {
+    const request = waiting();
+    await perform(request);
+    stripe.fail(intent());
+    const caught = stripe.next('void', 'before');
+    const asking = perform(request);
+    const cancelling = await caught;
+    expect(stripe.approve(intent())).toBe(true);
+    cancelling.pass();
+    expect(await asking).toEqual([refused(failure)]);
+    await expectOver();
+  });
+
+  it.each(['silent', 'cut', 'failed-after', 'failed-before', 'too-many', 'no-such-key'] as const)(
+    'is refused no sooner than it is cancelled, whatever becomes of the answer: %s',
+    async (fault) => {
+      const request = waiting();
+      await perform(request);
+      stripe.fail(intent());
+      stripe.faults.push(fault);
+      const told = await perform(request);
+      const isDone = ['cut', 'failed-after'].includes(fault);
+      // The library asks once more by itself after a connection that was cut; after a 500 we look.
+      expect(told).toEqual([isDone ? refused(failure) : open()]);
+      expect(await payment()).toMatchObject({ operations: [{ state: isDone ? 'refused' : 'open' }] });
+      // Under this key it will be 500 for ever; what has been reversed is cancelled under another one.
+      if (fault === 'failed-before') {
+        expect(await perform(request)).toEqual([open()]);
+        expect(await perform(reverse(order))).toEqual([moved(0)]);
+      }
+      expect(await perform(request)).toEqual([refused(failure)]);
+      await expectOver();
+    },
+  );
+
+  it.each([false, true])('is refused once, when we die after it was cancelled; a day passes: %s', async (isLong) => {
+    const request = authorise(order, 500, 'pm_card_declined');
+    const caught = stripe.next('void', 'after');
+    const asking = perform(request);
+    const cancelled = await caught;
+    expect(intent().status).toBe('canceled');
+    expect(await payment()).toMatchObject({ operations: [{ state: 'open' }] });
+    // Whoever has cancelled it hears nothing of that any more, and has kept nothing.
+    if (isLong) await dayPasses();
+    expect(await two.performOperations.execute(tenant, [request])).toEqual([refused('generic_decline')]);
+    cancelled.cut();
+    await asking;
+    await expectOver();
+  });
+
+  it('by somebody else meanwhile, or cancelled by hand, is refused', async () => {
+    const request = waiting();
+    await perform(request);
+    stripe.fail(intent());
+    const caught = stripe.next('void', 'before');
+    const asking = perform(request);
+    const cancelling = await caught;
+    Object.assign(intent(), { status: 'canceled', last_payment_error: null });
+    cancelling.pass();
+    expect(await asking).toEqual([refused('canceled')]);
+    await expectOver();
+  });
+});
+
 describe('an event', () => {
   const deliver = async (event: object, to = one, key = secret, ageSeconds = 0): Promise<Response> => {
     const { body, signature } = signed(event, key, ageSeconds);
@@ -394,10 +492,28 @@ describe('an event', () => {
     stripe.events.length = 0;
     stripe.faults.push('silent', 'silent');
     expect(await perform(declined, voided)).toEqual([open(), open()]);
-    for (const event of stripe.events) await received(deliver(event));
+    for (const event of stripe.events.splice(0)) await received(deliver(event));
     stripe.asked.length = 0;
-    expect(await perform(declined, voided)).toEqual([refused('generic_decline'), moved(500)]);
-    expect(stripe.asked).toEqual([]);
+    stripe.faults.push('silent', 'silent');
+    // That it was declined does not end it: it is cancelled, and that is told as well.
+    expect(await perform(declined, voided)).toEqual([open(), moved(500)]);
+    stripe.faults.length = 0;
+    expect(await perform(declined)).toEqual([refused('generic_decline')]);
+  });
+
+  it('of what was paid with another card while we cancelled it is believed by all, and undone', async () => {
+    const request = authorise(order, 500, 'pm_card_authentication');
+    await perform(request);
+    stripe.fail(intent());
+    const caught = stripe.next('void', 'after');
+    const asking = perform(request);
+    const { data } = structuredClone(stripe.events[0]!);
+    Object.assign(data.object, { status: 'requires_capture', last_payment_error: null });
+    const cancelled = await caught;
+    await received(deliver({ id: 'evt_late', type: 'payment_intent.amount_capturable_updated', data }));
+    cancelled.pass();
+    expect(await asking).toEqual([moved(500)]);
+    expect(await perform(capture(order), reverse(order))).toEqual([refused('canceled'), moved(500)]);
   });
 
   it('tells the end of a refund, and what comes late does not undo it', async () => {

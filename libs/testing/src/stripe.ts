@@ -148,10 +148,24 @@ export class StripeStandIn {
     return [...this.intents.values()].filter((it) => it.metadata['order_id'] === orderId);
   }
 
-  /** The customer of a PaymentIntent does what it waits for. */
-  approve(intent: Intent): void {
-    Object.assign(intent, { status: 'requires_capture', amount_capturable: intent.amount });
+  /**
+   * The customer of a PaymentIntent does what it waits for, or tries another card.
+   *
+   * @returns whether that can still be done
+   */
+  approve(intent: Intent): boolean {
+    if (!['requires_action', 'requires_payment_method'].includes(intent.status)) return false;
+    Object.assign(intent, {
+      ...{ status: 'requires_capture', amount_capturable: intent.amount },
+      last_payment_error: null,
+    });
     this.tell('payment_intent.amount_capturable_updated', intent);
+    return true;
+  }
+
+  /** The customer of a PaymentIntent fails to do what it waits for. */
+  fail(intent: Intent): void {
+    this.decline(intent, { type: 'invalid_request_error', code: 'payment_intent_authentication_failure' });
   }
 
   /** A refund that was pending comes to its end. */
@@ -246,13 +260,17 @@ export class StripeStandIn {
     const declined = /declined_?(\w*)/.exec(method);
     if (declined) {
       const error = { type: 'card_error', code: 'card_declined', decline_code: declined[1] || 'generic_decline' };
-      intent.last_payment_error = error;
-      this.tell('payment_intent.payment_failed', intent);
+      this.decline(intent, error);
       return refusal(402, { ...error, payment_intent: intent });
     }
     if (method.includes('authentication')) intent.status = 'requires_action';
     else this.approve(intent);
     return ok(intent);
+  }
+
+  private decline(intent: Intent, error: object): void {
+    Object.assign(intent, { status: 'requires_payment_method', last_payment_error: error });
+    this.tell('payment_intent.payment_failed', intent);
   }
 
   private capture(intent: Intent, form: Record<string, string>): Answer {

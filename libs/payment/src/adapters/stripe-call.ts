@@ -2,6 +2,7 @@ import type { Stripe } from 'stripe';
 import type { ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
 import type { KnownOperation } from './stripe-intents.js';
 import {
+  declineOf,
   isRefundOf,
   open,
   outcomeByIntent,
@@ -45,27 +46,52 @@ export class StripeCall {
     }
   }
 
-  /** What changes the PaymentIntent, or makes it. */
   private async change(): Promise<ProviderOutcome> {
     const { asked } = this;
-    if (asked.kind === 'authorise') this.intent = await this.authorised();
-    else {
-      const id = await this.intentId();
-      if (id === undefined) return open('Stripe does not show the PaymentIntent yet');
-      this.intent = asked.kind === 'void' ? await this.cancelled(id, asked.operationId) : await this.captured(id);
-    }
-    if (!this.intent) return refused('never-asked');
+    if (asked.kind === 'authorise') return this.authorise();
+    const id = await this.intentId();
+    if (id === undefined) return open('Stripe does not show the PaymentIntent yet');
+    this.intent = asked.kind === 'void' ? await this.cancelled(id, asked.operationId) : await this.captured(id);
     return outcomeByIntent(asked, this.intent);
   }
 
+  private async authorise(): Promise<ProviderOutcome> {
+    try {
+      this.intent = await this.asAsked();
+    } catch (error) {
+      const outcome = outcomeOfError(this.asked, error);
+      const { payment_intent: made } = error as Stripe.errors.StripeError;
+      if (outcome?.outcome !== 'refused' || !made) throw error;
+      this.intent = made;
+      return this.letGo(made, outcome.reason);
+    }
+    if (!this.intent) return refused('never-asked');
+    const outcome = outcomeByIntent(this.asked, this.intent);
+    if (outcome.outcome !== 'open') return outcome;
+    const declined = declineOf(this.intent);
+    // Without a decline it waits for its customer, who would wait for us in vain.
+    return declined !== undefined || this.asked.isAbandoned ? this.letGo(this.intent, declined) : outcome;
+  }
+
   /** Undefined where nobody has asked for it while the key was good: then nobody shall any more. */
-  private async authorised(): Promise<Intent | undefined> {
-    const { intentId, isOld, isAbandoned, operationId } = this.asked;
-    if (intentId === null && !isOld) return this.created();
-    const intent = intentId === null ? await this.search() : await this.stripe.paymentIntents.retrieve(intentId);
-    // It waits for its customer, who would wait for us in vain.
-    const waits = intent !== undefined && outcomeByIntent(this.asked, intent).outcome === 'open';
-    return waits && isAbandoned ? this.cancelled(intent.id, `${operationId}-abandoned`) : intent;
+  private async asAsked(): Promise<Intent | undefined> {
+    const { intentId, isOld } = this.asked;
+    if (intentId !== null) return this.stripe.paymentIntents.retrieve(intentId);
+    return isOld ? this.search() : this.created();
+  }
+
+  /** So that nobody can confirm it any more, before we say so: until it is cancelled, the authorisation stays open. */
+  private async letGo({ id }: Intent, declined: string | undefined): Promise<ProviderOutcome> {
+    const { operationId, isAbandoned } = this.asked;
+    try {
+      this.intent = await this.cancelled(id, `${operationId}-${isAbandoned ? 'abandoned' : 'declined'}`);
+    } catch (error) {
+      const outcome = outcomeOfError(this.asked, error);
+      if (outcome?.outcome !== 'refused') throw error;
+      return open(`Stripe does not cancel the PaymentIntent: ${outcome.reason}`);
+    }
+    const outcome = outcomeByIntent(this.asked, this.intent);
+    return outcome.outcome === 'refused' && declined !== undefined ? refused(declined) : outcome;
   }
 
   private created(): Promise<Intent> {

@@ -30,9 +30,7 @@ export const outcomeByIntent = (
     if ((marks.operation_id ?? operationId) !== operationId)
       return open('the PaymentIntent belongs to another operation');
     if (status === 'requires_capture' || status === 'succeeded') return succeeded;
-    // Without an error it is still being made.
-    if (status === 'requires_payment_method' && error) return refused(error.decline_code ?? error.code ?? status);
-    return status === 'canceled' ? refused(status) : open(status);
+    return status === 'canceled' ? refused(error?.decline_code ?? error?.code ?? status) : open(status);
   }
   if (kind === 'void') {
     if (status === 'canceled') return succeeded;
@@ -46,6 +44,13 @@ export const outcomeByIntent = (
   }
   return open('a refund is not seen by its PaymentIntent');
 };
+
+/**
+ * Why a PaymentIntent was declined; undefined where it was not. Without an error it is still being made. That does not
+ * decide on an authorisation: a page that has the client_secret may try it with another card until it is cancelled.
+ */
+export const declineOf = ({ status, last_payment_error: error }: Stripe.PaymentIntent): string | undefined =>
+  status === 'requires_payment_method' && error ? (error.decline_code ?? error.code ?? status) : undefined;
 
 export const outcomeByRefund = ({ status, failure_reason: reason }: Stripe.Refund): ProviderOutcome => {
   if (status === 'succeeded') return succeeded;

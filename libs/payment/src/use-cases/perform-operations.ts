@@ -111,7 +111,23 @@ export class PerformOperations {
       const amount_minor = operation.amountMinor;
       outcomes.set(request, answer.outcome === 'succeeded' ? { ...answer, amount_minor } : answer);
     }
+    await this.tellWhatIsKept(
+      tenant,
+      [...open.keys()].filter((it) => outcomes.get(it)!.outcome === 'refused'),
+      outcomes,
+    );
     return requests.filter((_, index) => begun[index]!.state === 'waits');
+  }
+
+  /** Whoever is told of a refusal undoes nothing: a notice that was faster may have settled that it was done. */
+  private async tellWhatIsKept(
+    tenant: string,
+    refused: readonly PaymentRequest[],
+    outcomes: Map<PaymentRequest, PaymentOutcome>,
+  ): Promise<void> {
+    if (refused.length === 0) return;
+    const kept = await this.payments.begin(tenant, refused);
+    refused.forEach((request, index) => outcomes.set(request, outcomeOf(kept[index]!)));
   }
 
   /** Asks the providers, and keeps what they have decided. */
