@@ -130,10 +130,10 @@ const registerEndpoint = `
 
 /**
  * Keeps the messages that an enabled endpoint asks for, and a delivery for each that does: once, however often they are
- * accepted.
+ * accepted. One that is met is young again, so that nobody forgets it who does not see its new deliveries yet.
  */
-const acceptEvents = `
-  CREATE FUNCTION webhooks.accept_events(
+export const acceptEvents = `
+  CREATE OR REPLACE FUNCTION webhooks.accept_events(
     p_tenants text[], p_messages text[], p_types text[], p_at timestamptz[], p_payloads text[]
   ) RETURNS bigint LANGUAGE sql SET enable_nestloop = off SET enable_seqscan = off AS $$
     WITH wanted AS MATERIALIZED (
@@ -145,7 +145,7 @@ const acceptEvents = `
       INSERT INTO webhooks.messages (tenant_id, message_id, type, payload, at)
       SELECT DISTINCT ON (tenant_id, message_id) tenant_id, message_id, type, payload, at FROM wanted
       ORDER BY tenant_id, message_id
-      ON CONFLICT DO NOTHING
+      ON CONFLICT (tenant_id, message_id) DO UPDATE SET created_at = now()
     ), made AS (
       INSERT INTO webhooks.deliveries (tenant_id, endpoint_id, message_id, type)
       SELECT tenant_id, endpoint_id, message_id, type FROM wanted

@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { logBeginning, type WebhookDeliveryDetail, type WebhookDeliveryDocument } from '#contracts';
 import { SeededRandom, testDatabase, twoInstances, type TwoInstances } from '#testing';
-import type { Happening } from '../src/domain/message.js';
+import { messageOf, type Happening } from '../src/domain/message.js';
 import { Receiver, answering, verified } from './receiver.js';
 import { eventually, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
 
@@ -566,4 +566,36 @@ it('what is old is purged, whatever became of it', async () => {
     (await ask(`SELECT 1 FROM webhooks.${table} WHERE tenant_id = $1`, [tenant])).length;
   expect(await Promise.all(['messages', 'deliveries', 'attempts'].map(left))).toEqual([1, 2, 2]);
   expect(await one.deliveries.one(tenant, young!.delivery_id)).toMatchObject({ payload: { type: 'order.placed' } });
+});
+
+it('a message that is accepted again is not forgotten meanwhile', async () => {
+  await asleep(async (instance) => {
+    const { endpoint_id } = await register('/', undefined, instance);
+    const event = placed(tenant);
+    await instance.accept(event);
+    await ask('DELETE FROM webhooks.deliveries', [], instance);
+    await ask(`UPDATE webhooks.messages SET created_at = created_at - interval '30 days'`, [], instance);
+    const { messageId, type, at, payload } = messageOf(event);
+    await instance.sql.transaction(async (tx) => {
+      await tx.query({ name: 'test-accept', text: 'SELECT webhooks.accept_events($1, $2, $3, $4, $5)' }, [
+        ...[[tenant], [messageId], [type], [at], [payload]],
+      ]);
+      await instance.purge.execute();
+    });
+    expect(await only(endpoint_id, instance)).toMatchObject({ payload: JSON.parse(payload) });
+    expect(await instance.postgres.claim(60_000, { ...unbounded, ofAll: 10 }, signing)).toMatchObject([{ messageId }]);
+  });
+});
+
+it('a delivery whose message is gone takes the slot of no other', async () => {
+  await asleep(async (instance) => {
+    await register('/', undefined, instance);
+    const [kept, ...lost] = events(4);
+    await instance.accept(...lost);
+    await ask('DELETE FROM webhooks.messages', [], instance);
+    await instance.accept(kept!);
+    const slots = { ...unbounded, ofAll: 2, ofOne: 2 };
+    const claimed = await instance.postgres.claim(60_000, slots, signing);
+    expect(claimed.map((it) => it.messageId)).toEqual([messageOf(kept!).messageId]);
+  });
 });
