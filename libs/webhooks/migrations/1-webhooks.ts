@@ -170,11 +170,18 @@ const followEvents = `
 /** Few rows of tables that may be large, so that each is fetched by its key. */
 const byKey = 'SET enable_hashjoin = off SET enable_mergejoin = off';
 
-const forgetDeliveries = `
-  CREATE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
+/**
+ * What is pending is kept until it is settled, unless it has been due for all that time, as where its endpoint is disabled or
+ * gone, or is twice as old. What is being sent is kept.
+ */
+export const forgetDeliveries = `
+  CREATE OR REPLACE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
     WITH old AS MATERIALIZED (
       SELECT tenant_id, delivery_id FROM webhooks.deliveries
-      WHERE created_at < now() - p_age_ms * interval '1 millisecond'
+      WHERE created_at < now() - p_age_ms * interval '1 millisecond' AND lease_until < now() AND (
+        status <> 'pending' OR due_at < now() - p_age_ms * interval '1 millisecond'
+        OR created_at < now() - 2 * p_age_ms * interval '1 millisecond'
+      )
       ORDER BY created_at LIMIT p_limit FOR UPDATE SKIP LOCKED
     ), attempts AS (
       DELETE FROM webhooks.attempts a USING old

@@ -556,7 +556,7 @@ it('what is old is purged, whatever became of it', async () => {
       [tenant, old.map((it) => it.message_id)],
     );
   await ask(
-    `UPDATE webhooks.deliveries SET status = 'pending', due_at = 'infinity' WHERE tenant_id = $1 AND endpoint_id = $2`,
+    `UPDATE webhooks.deliveries SET status = 'pending', due_at = created_at WHERE tenant_id = $1 AND endpoint_id = $2`,
     [tenant, disabled.endpoint_id],
   );
   await one.purge.execute();
@@ -566,6 +566,56 @@ it('what is old is purged, whatever became of it', async () => {
     (await ask(`SELECT 1 FROM webhooks.${table} WHERE tenant_id = $1`, [tenant])).length;
   expect(await Promise.all(['messages', 'deliveries', 'attempts'].map(left))).toEqual([1, 2, 2]);
   expect(await one.deliveries.one(tenant, young!.delivery_id)).toMatchObject({ payload: { type: 'order.placed' } });
+});
+
+it('what is to be sent again is not purged before it is settled, however old it is', async () => {
+  const { endpoint_id } = await register();
+  receiver.answer = answering(400);
+  await one.accept(placed(tenant));
+  const { delivery_id } = await settled(endpoint_id, { status: 'failed' });
+  const age = (days: number) =>
+    ask(
+      `UPDATE webhooks.deliveries SET created_at = now() - $2 * interval '1 day', due_at = now() - $2 * interval '1 day'
+       WHERE tenant_id = $1`,
+      [tenant, days],
+    );
+  await age(30);
+  await one.endpoints.change(tenant, endpoint_id, { enabled: false });
+  await one.redeliver.one(tenant, delivery_id);
+  await one.purge.execute();
+  expect(await only(endpoint_id)).toMatchObject({ status: 'pending' });
+  const answered = Promise.withResolvers<void>();
+  receiver.answer = async (response) => {
+    await answered.promise;
+    response.end();
+  };
+  await one.endpoints.change(tenant, endpoint_id, { enabled: true });
+  await eventually(() => expect(receiver.received).toHaveLength(4));
+  // Being sent.
+  await age(61);
+  await one.purge.execute();
+  answered.resolve();
+  await settled(endpoint_id, { status: 'delivered', attempts: 4 });
+  await age(30);
+  await one.purge.execute();
+  expect(await listed(endpoint_id)).toEqual([]);
+});
+
+it('what is put off over and over is given up at twice the age', async () => {
+  const { endpoint_id } = await register();
+  receiver.answer = answering(503, { 'retry-after': '3600' });
+  await one.accept(placed(tenant));
+  await settled(endpoint_id, { status: 'pending', attempts: 1 });
+  for (const [days, left] of [
+    [59, 1],
+    [61, 0],
+  ] as const) {
+    await ask(`UPDATE webhooks.deliveries SET created_at = now() - $2 * interval '1 day' WHERE tenant_id = $1`, [
+      ...[tenant, days],
+    ]);
+    await one.purge.execute();
+    expect(await listed(endpoint_id)).toHaveLength(left);
+  }
 });
 
 it('a message that is accepted again is not forgotten meanwhile', async () => {
