@@ -175,7 +175,11 @@ const byKey = 'SET enable_hashjoin = off SET enable_mergejoin = off';
  * gone, or is twice as old. What is being sent is kept.
  */
 export const forgetDeliveries = `
-  CREATE OR REPLACE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
+  CREATE OR REPLACE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE plpgsql ${byKey} AS $$
+  DECLARE
+    tenants text[];
+    ids uuid[];
+  BEGIN
     WITH old AS MATERIALIZED (
       SELECT tenant_id, delivery_id FROM webhooks.deliveries
       WHERE created_at < now() - p_age_ms * interval '1 millisecond' AND lease_until < now() AND (
@@ -183,16 +187,17 @@ export const forgetDeliveries = `
         OR created_at < now() - 2 * p_age_ms * interval '1 millisecond'
       )
       ORDER BY created_at LIMIT p_limit FOR UPDATE SKIP LOCKED
-    ), attempts AS (
-      DELETE FROM webhooks.attempts a USING old
-      WHERE a.tenant_id = old.tenant_id AND a.delivery_id = old.delivery_id
-    ), deliveries AS (
+    ), forgotten AS (
       DELETE FROM webhooks.deliveries d USING old
       WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id
-      RETURNING 1
+      RETURNING d.tenant_id, d.delivery_id
     )
-    SELECT count(*) FROM deliveries
-  $$`;
+    SELECT array_agg(tenant_id), array_agg(delivery_id) INTO tenants, ids FROM forgotten;
+    -- By a statement of its own, which sees what was noted until the delivery was held.
+    DELETE FROM webhooks.attempts a USING unnest(tenants, ids) AS f(tenant_id, delivery_id)
+    WHERE a.tenant_id = f.tenant_id AND a.delivery_id = f.delivery_id;
+    RETURN coalesce(cardinality(ids), 0);
+  END $$`;
 
 /** An event that was accepted again, late, has a younger delivery to an endpoint that was not there the first time. */
 const forgetMessages = `

@@ -618,6 +618,48 @@ it('what is put off over and over is given up at twice the age', async () => {
   }
 });
 
+it('an attempt that is noted while its delivery is purged is purged as well', async () => {
+  await asleep(async (instance) => {
+    await register('/', undefined, instance);
+    await instance.accept(...events(2));
+    const [first, second] = await instance.postgres.claim(1, { ...unbounded, ofAll: 10 }, signing);
+    await ask(
+      `UPDATE webhooks.deliveries SET due_at = due_at - interval '31 days', lease_until = '-infinity',
+         created_at = created_at - CASE delivery_id WHEN $1 THEN interval '32 days' ELSE interval '31 days' END`,
+      [first!.deliveryId],
+      instance,
+    );
+    // The purge has seen both when it stops at the first.
+    await ask(
+      `CREATE FUNCTION webhooks.wait() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN PERFORM pg_advisory_xact_lock(7); RETURN OLD; END $$`,
+      [],
+      instance,
+    );
+    await ask(
+      `CREATE TRIGGER wait BEFORE DELETE ON webhooks.deliveries FOR EACH ROW EXECUTE FUNCTION webhooks.wait()`,
+      [],
+      instance,
+    );
+    const answer = { status: 400, error: 'answered 400', snippet: null, retryAfter: null };
+    const verdict = { status: 'failed' as const, waitMs: 0, disabledFor: null };
+    const attempt = { at: new Date(), durationMs: 5, answer, verdict };
+    const { purging } = await instance.sql.transaction(async (tx) => {
+      await tx.query({ name: 'test-hold', text: 'SELECT pg_advisory_xact_lock(7)' });
+      const purging = instance.postgres.forgetDeliveries(30 * 86_400_000, 10);
+      await eventually(async () => {
+        const waiting = await ask(`SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`, [], instance);
+        expect(waiting).toHaveLength(1);
+      });
+      expect(await instance.postgres.settle(second!, attempt)).toBe(true);
+      // Within an object, so that it is not waited for here.
+      return { purging };
+    });
+    expect(await purging).toBe(2);
+    expect(await ask('SELECT FROM webhooks.attempts', [], instance)).toEqual([]);
+  });
+});
+
 it('a message that is accepted again is not forgotten meanwhile', async () => {
   await asleep(async (instance) => {
     const { endpoint_id } = await register('/', undefined, instance);
