@@ -1,14 +1,15 @@
 import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
-import { logBeginning, type OrderLogEvent } from '#contracts';
+import { limits, logBeginning, type OrderLogEvent } from '#contracts';
 import { testSeed } from '#testing';
 import { deltasOf, outlookOf, windowBefore, type Delta } from '../src/domain/sales.js';
 
 const line = fc.record({
   product_id: fc.constantFrom('mug', 'lamp', '["'),
   name: fc.constant('n'),
-  quantity: fc.integer({ min: 1, max: 9 }),
-  unit_price_minor: fc.integer({ min: 0, max: 999 }),
+  // Few lines are enough for sums that no number holds.
+  quantity: fc.integer({ min: 1, max: limits.quantity }),
+  unit_price_minor: fc.integer({ min: 0, max: limits.unitPriceMinor }),
 });
 
 const event: fc.Arbitrary<OrderLogEvent> = fc
@@ -35,21 +36,21 @@ const event: fc.Arbitrary<OrderLogEvent> = fc
     },
   }));
 
-/** The same, one line at a time and by nothing but addition. */
-const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<keyof Delta, number>>> => {
-  const sums: Record<string, Partial<Record<keyof Delta, number>>> = {};
+/** The same, one line at a time and by nothing but addition of what has no limit. */
+const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<keyof Delta, bigint>>> => {
+  const sums: Record<string, Partial<Record<keyof Delta, bigint>>> = {};
   for (const { type, tenantid, time, data } of events) {
     const of = (productId: string) =>
       (sums[[tenantid, time.toISOString().slice(0, 10), productId, data.currency].join(' ')] ??= {});
-    const plus = (productId: string, what: keyof Delta, much: number) => {
-      of(productId)[what] = (of(productId)[what] ?? 0) + much;
+    const plus = (productId: string, what: keyof Delta, much: number | bigint) => {
+      of(productId)[what] = (of(productId)[what] ?? 0n) + BigInt(much);
     };
     const undone = ['order.cancelled', 'order.payment-declined', 'order.payment-failed'].includes(type);
     for (const { product_id, quantity, unit_price_minor } of data.order?.lines ?? []) {
       if (type === 'order.placed') plus(product_id, 'ordered', quantity);
-      if (type === 'order.placed') plus(product_id, 'orderedMinor', quantity * unit_price_minor);
+      if (type === 'order.placed') plus(product_id, 'orderedMinor', BigInt(quantity) * BigInt(unit_price_minor));
       if (undone) plus(product_id, 'cancelled', quantity);
-      if (undone) plus(product_id, 'cancelledMinor', quantity * unit_price_minor);
+      if (undone) plus(product_id, 'cancelledMinor', BigInt(quantity) * BigInt(unit_price_minor));
     }
     if (type === 'order.placed')
       for (const productId of new Set(data.order!.lines.map((it) => it.product_id))) plus(productId, 'orders', 1);
@@ -73,7 +74,7 @@ describe('what events add to the sales', () => {
         );
         for (const { tenant, day, productId, currency, ...numbers } of deltas) {
           const sum = sums[[tenant, day, productId, currency].join(' ')]!;
-          for (const [what, much] of Object.entries(numbers)) expect(much).toBe(sum[what as keyof Delta] ?? 0);
+          for (const [what, much] of Object.entries(numbers)) expect(BigInt(much)).toBe(sum[what as keyof Delta] ?? 0n);
         }
         const keys = deltas.map((it) => [it.tenant, it.day, it.productId, it.currency].join('\0'));
         expect(keys).toEqual(keys.toSorted());
@@ -86,11 +87,11 @@ describe('what events add to the sales', () => {
     fc.assert(
       fc.property(fc.array(event, { maxLength: 20 }), fc.nat(20), (events, cut) => {
         const whole = naive(events);
-        const parts: Record<string, Record<string, number>> = {};
+        const parts: Record<string, Record<string, bigint>> = {};
         for (const part of [deltasOf(events.slice(0, cut)), deltasOf(events.slice(cut))].flat()) {
           const { tenant, day, productId, currency, ...numbers } = part;
           const sum = (parts[[tenant, day, productId, currency].join(' ')] ??= {});
-          for (const [what, much] of Object.entries(numbers)) sum[what] = (sum[what] ?? 0) + much;
+          for (const [what, much] of Object.entries(numbers)) sum[what] = (sum[what] ?? 0n) + BigInt(much);
         }
         for (const [key, sum] of Object.entries(whole))
           for (const [what, much] of Object.entries(sum)) expect(parts[key]![what]).toBe(much);

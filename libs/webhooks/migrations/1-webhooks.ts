@@ -130,10 +130,10 @@ const registerEndpoint = `
 
 /**
  * Keeps the messages that an enabled endpoint asks for, and a delivery for each that does: once, however often they are
- * accepted.
+ * accepted. One that is met is young again, so that nobody forgets it who does not see its new deliveries yet.
  */
-const acceptEvents = `
-  CREATE FUNCTION webhooks.accept_events(
+export const acceptEvents = `
+  CREATE OR REPLACE FUNCTION webhooks.accept_events(
     p_tenants text[], p_messages text[], p_types text[], p_at timestamptz[], p_payloads text[]
   ) RETURNS bigint LANGUAGE sql SET enable_nestloop = off SET enable_seqscan = off AS $$
     WITH wanted AS MATERIALIZED (
@@ -145,7 +145,7 @@ const acceptEvents = `
       INSERT INTO webhooks.messages (tenant_id, message_id, type, payload, at)
       SELECT DISTINCT ON (tenant_id, message_id) tenant_id, message_id, type, payload, at FROM wanted
       ORDER BY tenant_id, message_id
-      ON CONFLICT DO NOTHING
+      ON CONFLICT (tenant_id, message_id) DO UPDATE SET created_at = now()
     ), made AS (
       INSERT INTO webhooks.deliveries (tenant_id, endpoint_id, message_id, type)
       SELECT tenant_id, endpoint_id, message_id, type FROM wanted
@@ -170,22 +170,34 @@ const followEvents = `
 /** Few rows of tables that may be large, so that each is fetched by its key. */
 const byKey = 'SET enable_hashjoin = off SET enable_mergejoin = off';
 
-const forgetDeliveries = `
-  CREATE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
+/**
+ * What is pending is kept until it is settled, unless it has been due for all that time, as where its endpoint is disabled or
+ * gone, or is twice as old. What is being sent is kept.
+ */
+export const forgetDeliveries = `
+  CREATE OR REPLACE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE plpgsql ${byKey} AS $$
+  DECLARE
+    tenants text[];
+    ids uuid[];
+  BEGIN
     WITH old AS MATERIALIZED (
       SELECT tenant_id, delivery_id FROM webhooks.deliveries
-      WHERE created_at < now() - p_age_ms * interval '1 millisecond'
+      WHERE created_at < now() - p_age_ms * interval '1 millisecond' AND lease_until < now() AND (
+        status <> 'pending' OR due_at < now() - p_age_ms * interval '1 millisecond'
+        OR created_at < now() - 2 * p_age_ms * interval '1 millisecond'
+      )
       ORDER BY created_at LIMIT p_limit FOR UPDATE SKIP LOCKED
-    ), attempts AS (
-      DELETE FROM webhooks.attempts a USING old
-      WHERE a.tenant_id = old.tenant_id AND a.delivery_id = old.delivery_id
-    ), deliveries AS (
+    ), forgotten AS (
       DELETE FROM webhooks.deliveries d USING old
       WHERE d.tenant_id = old.tenant_id AND d.delivery_id = old.delivery_id
-      RETURNING 1
+      RETURNING d.tenant_id, d.delivery_id
     )
-    SELECT count(*) FROM deliveries
-  $$`;
+    SELECT array_agg(tenant_id), array_agg(delivery_id) INTO tenants, ids FROM forgotten;
+    -- By a statement of its own, which sees what was noted until the delivery was held.
+    DELETE FROM webhooks.attempts a USING unnest(tenants, ids) AS f(tenant_id, delivery_id)
+    WHERE a.tenant_id = f.tenant_id AND a.delivery_id = f.delivery_id;
+    RETURN coalesce(cardinality(ids), 0);
+  END $$`;
 
 /** An event that was accepted again, late, has a younger delivery to an endpoint that was not there the first time. */
 const forgetMessages = `

@@ -11,6 +11,7 @@ import { MasterKeys, dataKeys } from '#security';
 import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { MessageTraces1764000000007 } from '../migrations/2-traces.js';
 import { SealedSecrets1764000000044 } from '../migrations/3-sealed-secrets.js';
+import { KeptUntilSettled1764000000046 } from '../migrations/4-kept-until-settled.js';
 import { AddressGuard, usualPorts } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
 import { wantedLog } from './adapters/messaging-order-log.js';
@@ -53,7 +54,10 @@ export const webhooksDatabase = (url: string): Database => ({
   url,
   schema: 'webhooks',
   entities: [],
-  migrations: [Webhooks1764000000006, MessageTraces1764000000007, SealedSecrets1764000000044],
+  migrations: [
+    ...[Webhooks1764000000006, MessageTraces1764000000007],
+    ...[SealedSecrets1764000000044, KeptUntilSettled1764000000046],
+  ],
 });
 
 type WebhooksSettings = z.output<z.ZodObject<typeof webhooksEnvironment>> & { limits?: Partial<DeliveryLimits> };

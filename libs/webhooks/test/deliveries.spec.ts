@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { logBeginning, type WebhookDeliveryDetail, type WebhookDeliveryDocument } from '#contracts';
 import { SeededRandom, testDatabase, twoInstances, type TwoInstances } from '#testing';
-import type { Happening } from '../src/domain/message.js';
+import { messageOf, type Happening } from '../src/domain/message.js';
 import { Receiver, answering, verified } from './receiver.js';
 import { eventually, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
 
@@ -556,7 +556,7 @@ it('what is old is purged, whatever became of it', async () => {
       [tenant, old.map((it) => it.message_id)],
     );
   await ask(
-    `UPDATE webhooks.deliveries SET status = 'pending', due_at = 'infinity' WHERE tenant_id = $1 AND endpoint_id = $2`,
+    `UPDATE webhooks.deliveries SET status = 'pending', due_at = created_at WHERE tenant_id = $1 AND endpoint_id = $2`,
     [tenant, disabled.endpoint_id],
   );
   await one.purge.execute();
@@ -566,4 +566,128 @@ it('what is old is purged, whatever became of it', async () => {
     (await ask(`SELECT 1 FROM webhooks.${table} WHERE tenant_id = $1`, [tenant])).length;
   expect(await Promise.all(['messages', 'deliveries', 'attempts'].map(left))).toEqual([1, 2, 2]);
   expect(await one.deliveries.one(tenant, young!.delivery_id)).toMatchObject({ payload: { type: 'order.placed' } });
+});
+
+it('what is to be sent again is not purged before it is settled, however old it is', async () => {
+  const { endpoint_id } = await register();
+  receiver.answer = answering(400);
+  await one.accept(placed(tenant));
+  const { delivery_id } = await settled(endpoint_id, { status: 'failed' });
+  const age = (days: number) =>
+    ask(
+      `UPDATE webhooks.deliveries SET created_at = now() - $2 * interval '1 day', due_at = now() - $2 * interval '1 day'
+       WHERE tenant_id = $1`,
+      [tenant, days],
+    );
+  await age(30);
+  await one.endpoints.change(tenant, endpoint_id, { enabled: false });
+  await one.redeliver.one(tenant, delivery_id);
+  await one.purge.execute();
+  expect(await only(endpoint_id)).toMatchObject({ status: 'pending' });
+  const answered = Promise.withResolvers<void>();
+  receiver.answer = async (response) => {
+    await answered.promise;
+    response.end();
+  };
+  await one.endpoints.change(tenant, endpoint_id, { enabled: true });
+  await eventually(() => expect(receiver.received).toHaveLength(4));
+  // Being sent.
+  await age(61);
+  await one.purge.execute();
+  answered.resolve();
+  await settled(endpoint_id, { status: 'delivered', attempts: 4 });
+  await age(30);
+  await one.purge.execute();
+  expect(await listed(endpoint_id)).toEqual([]);
+});
+
+it('what is put off over and over is given up at twice the age', async () => {
+  const { endpoint_id } = await register();
+  receiver.answer = answering(503, { 'retry-after': '3600' });
+  await one.accept(placed(tenant));
+  await settled(endpoint_id, { status: 'pending', attempts: 1 });
+  for (const [days, left] of [
+    [59, 1],
+    [61, 0],
+  ] as const) {
+    await ask(`UPDATE webhooks.deliveries SET created_at = now() - $2 * interval '1 day' WHERE tenant_id = $1`, [
+      ...[tenant, days],
+    ]);
+    await one.purge.execute();
+    expect(await listed(endpoint_id)).toHaveLength(left);
+  }
+});
+
+it('an attempt that is noted while its delivery is purged is purged as well', async () => {
+  await asleep(async (instance) => {
+    await register('/', undefined, instance);
+    await instance.accept(...events(2));
+    const [first, second] = await instance.postgres.claim(1, { ...unbounded, ofAll: 10 }, signing);
+    await ask(
+      `UPDATE webhooks.deliveries SET due_at = due_at - interval '31 days', lease_until = '-infinity',
+         created_at = created_at - CASE delivery_id WHEN $1 THEN interval '32 days' ELSE interval '31 days' END`,
+      [first!.deliveryId],
+      instance,
+    );
+    // The purge has seen both when it stops at the first.
+    await ask(
+      `CREATE FUNCTION webhooks.wait() RETURNS trigger LANGUAGE plpgsql AS $$
+       BEGIN PERFORM pg_advisory_xact_lock(7); RETURN OLD; END $$`,
+      [],
+      instance,
+    );
+    await ask(
+      `CREATE TRIGGER wait BEFORE DELETE ON webhooks.deliveries FOR EACH ROW EXECUTE FUNCTION webhooks.wait()`,
+      [],
+      instance,
+    );
+    const answer = { status: 400, error: 'answered 400', snippet: null, retryAfter: null };
+    const verdict = { status: 'failed' as const, waitMs: 0, disabledFor: null };
+    const attempt = { at: new Date(), durationMs: 5, answer, verdict };
+    const { purging } = await instance.sql.transaction(async (tx) => {
+      await tx.query({ name: 'test-hold', text: 'SELECT pg_advisory_xact_lock(7)' });
+      const purging = instance.postgres.forgetDeliveries(30 * 86_400_000, 10);
+      await eventually(async () => {
+        const waiting = await ask(`SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted`, [], instance);
+        expect(waiting).toHaveLength(1);
+      });
+      expect(await instance.postgres.settle(second!, attempt)).toBe(true);
+      // Within an object, so that it is not waited for here.
+      return { purging };
+    });
+    expect(await purging).toBe(2);
+    expect(await ask('SELECT FROM webhooks.attempts', [], instance)).toEqual([]);
+  });
+});
+
+it('a message that is accepted again is not forgotten meanwhile', async () => {
+  await asleep(async (instance) => {
+    const { endpoint_id } = await register('/', undefined, instance);
+    const event = placed(tenant);
+    await instance.accept(event);
+    await ask('DELETE FROM webhooks.deliveries', [], instance);
+    await ask(`UPDATE webhooks.messages SET created_at = created_at - interval '30 days'`, [], instance);
+    const { messageId, type, at, payload } = messageOf(event);
+    await instance.sql.transaction(async (tx) => {
+      await tx.query({ name: 'test-accept', text: 'SELECT webhooks.accept_events($1, $2, $3, $4, $5)' }, [
+        ...[[tenant], [messageId], [type], [at], [payload]],
+      ]);
+      await instance.purge.execute();
+    });
+    expect(await only(endpoint_id, instance)).toMatchObject({ payload: JSON.parse(payload) });
+    expect(await instance.postgres.claim(60_000, { ...unbounded, ofAll: 10 }, signing)).toMatchObject([{ messageId }]);
+  });
+});
+
+it('a delivery whose message is gone takes the slot of no other', async () => {
+  await asleep(async (instance) => {
+    await register('/', undefined, instance);
+    const [kept, ...lost] = events(4);
+    await instance.accept(...lost);
+    await ask('DELETE FROM webhooks.messages', [], instance);
+    await instance.accept(kept!);
+    const slots = { ...unbounded, ofAll: 2, ofOne: 2 };
+    const claimed = await instance.postgres.claim(60_000, slots, signing);
+    expect(claimed.map((it) => it.messageId)).toEqual([messageOf(kept!).messageId]);
+  });
 });

@@ -84,7 +84,7 @@ export class PostgresSales implements Views, SalesReader, RebuildableViews {
       sold: Number(sums.ordered) - Number(sums.cancelled) - Number(sums.returned),
       ...{ ordered_minor: Number(sums.ordered_minor), cancelled_minor: Number(sums.cancelled_minor) },
       returned_minor: Number(sums.returned_minor),
-      sold_minor: Number(sums.ordered_minor) - Number(sums.cancelled_minor) - Number(sums.returned_minor),
+      sold_minor: Number(BigInt(sums.ordered_minor) - BigInt(sums.cancelled_minor) - BigInt(sums.returned_minor)),
     }));
   }
 

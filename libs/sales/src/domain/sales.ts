@@ -11,10 +11,13 @@ export interface Delta {
   ordered: number;
   cancelled: number;
   returned: number;
-  orderedMinor: number;
-  cancelledMinor: number;
-  returnedMinor: number;
+  orderedMinor: Whole;
+  cancelledMinor: Whole;
+  returnedMinor: Whole;
 }
+
+/** A number as long as it is safe, which is cheap, and a bigint beyond, so that it is always exact. Never negative. */
+type Whole = number | bigint;
 
 type Lines = NonNullable<OrderLogEvent['data']['order']>['lines'];
 
@@ -64,7 +67,7 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
       for (const { product_id, quantity, unit_price_minor } of order!.lines) {
         const sum = of(product_id);
         sum.ordered += quantity;
-        sum.orderedMinor += quantity * unit_price_minor;
+        sum.orderedMinor = plus(sum.orderedMinor, times(quantity, unit_price_minor));
       }
       for (const productId of productsOf(order!.lines)) of(productId).orders += 1;
       break;
@@ -74,14 +77,14 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
       for (const { product_id, quantity, unit_price_minor } of order!.lines) {
         const sum = of(product_id);
         sum.cancelled += quantity;
-        sum.cancelledMinor += quantity * unit_price_minor;
+        sum.cancelledMinor = plus(sum.cancelledMinor, times(quantity, unit_price_minor));
       }
       break;
     case 'order.returned':
       for (const { product_id, quantity, amount_minor } of (details as unknown as Returned).lines) {
         const sum = of(product_id);
         sum.returned += quantity;
-        sum.returnedMinor += amount_minor;
+        sum.returnedMinor = plus(sum.returnedMinor, amount_minor);
       }
       break;
     case 'order.payment-authorised':
@@ -91,6 +94,19 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
     case 'order.fulfilled':
       break;
   }
+};
+
+const plus = (one: Whole, other: Whole): Whole => {
+  if (typeof one === 'number' && typeof other === 'number') {
+    const sum = one + other;
+    if (sum <= Number.MAX_SAFE_INTEGER) return sum;
+  }
+  return BigInt(one) + BigInt(other);
+};
+
+const times = (one: number, other: number): Whole => {
+  const product = one * other;
+  return product <= Number.MAX_SAFE_INTEGER ? product : BigInt(one) * BigInt(other);
 };
 
 const productsOf = (lines: Lines): Set<string> => new Set(lines.map((it) => it.product_id));
