@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { setTimeout } from 'node:timers/promises';
+import pg from 'pg';
+import { Sql } from '#database';
 import { testDatabase } from '#testing';
 import { Api, ok, refused, type Answer, type Order } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
@@ -37,6 +39,29 @@ const endingWaitsAt = async <T>(url: string, how: keyof typeof ends, deciding: P
     await query(url, `SELECT ${ends[how]}(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'`);
   }
 };
+
+describe('a server that is a standby', () => {
+  it('tells nobody what was read there, whatever it was before: the primary may lack that', async () => {
+    const postgres = await startReplicatedPostgres();
+    const pools = [postgres.url, postgres.standbyUrl].map((connectionString) => new pg.Pool({ connectionString }));
+    try {
+      const [primary, standby] = pools.map((pool) => new Sql(pool, 'order')) as [Sql, Sql];
+      const read = (sql: Sql, isTold = true) =>
+        sql.readSafely(
+          (within) => within.query({ name: 'test-read', text: 'SELECT 1 AS one' }),
+          () => isTold,
+        );
+      await eventually(async () => expect(await read(standby, false)).toEqual([{ one: 1 }]));
+      expect(await read(primary)).toEqual([{ one: 1 }]);
+      expect(pools[1]!.totalCount).toBe(1);
+      await expect(read(standby)).rejects.toMatchObject({ code: 'unavailable' });
+      expect(pools[1]!.totalCount).toBe(0);
+    } finally {
+      await Promise.all(pools.map((it) => it.end()));
+      await postgres.stop();
+    }
+  });
+});
 
 describe('stock on a Postgres whose synchronous standby is away', () => {
   let postgres: ReplicatedPostgres;

@@ -75,10 +75,16 @@ const ping: Statement = {
       AND NOT EXISTS (SELECT FROM pg_stat_replication) AS "isAlone"`,
 };
 
-/** A commit that changes nothing, and waits for the standby to have all that lies before it in the log. */
+/**
+ * A commit that changes nothing, and waits for the standby to have all that lies before it in the log. A server that was the
+ * primary and is a standby by now may have rows that its successor never had, and nobody to wait for.
+ */
 const waitForStandby: Statement = {
   name: 'wait-for-standby',
-  text: `SELECT pg_logical_emit_message(true, 'cleave', '') WHERE current_setting('synchronous_standby_names') <> ''`,
+  text: `
+    SELECT pg_is_in_recovery() AS "isStandby",
+      CASE WHEN NOT pg_is_in_recovery() AND current_setting('synchronous_standby_names') <> ''
+        THEN pg_logical_emit_message(true, 'cleave', '') END`,
 };
 
 /**
@@ -155,8 +161,11 @@ export class Sql implements Queries {
   readSafely<T>(work: (sql: Queries) => Promise<T>, isTold: (read: T) => boolean = () => true): Promise<T> {
     return this.withSession(async (session) => {
       const read = await work(session);
-      if (isTold(read)) await session.query(waitForStandby);
-      return read;
+      if (!isTold(read)) return read;
+      const [server] = await session.query<{ isStandby: boolean }>(waitForStandby);
+      if (!server!.isStandby) return read;
+      // The next connection may lead to the primary.
+      throw (session.broken = notReplicated(this.name));
     });
   }
 
