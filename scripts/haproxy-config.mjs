@@ -34,7 +34,7 @@ export const haproxyConfig = (upstreams) => {
     '  retry-on conn-failure empty-response',
     '  balance leastconn',
     '  option httpchk',
-    '  http-check send meth GET uri /health/ready ver HTTP/1.1 hdr Host health',
+    '  http-check send meth GET uri /health/ready ver HTTP/1.1 hdr Host localhost',
     '  http-check expect status 200',
     // An instance that is told to stop says so for as long as anybody is connected to it, two seconds at most.
     '  default-server maxconn 1024 inter 500ms fall 1 rise 1',

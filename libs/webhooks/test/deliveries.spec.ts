@@ -555,6 +555,11 @@ it('what is old is purged, whatever became of it', async () => {
       `UPDATE webhooks.${table} SET created_at = created_at - interval '30 days' WHERE tenant_id = $1 AND message_id = ANY ($2)`,
       [tenant, old.map((it) => it.message_id)],
     );
+  // Before anything is due there, which would be sent.
+  await ask(`UPDATE webhooks.endpoints SET enabled = false WHERE tenant_id = $1 AND endpoint_id = $2`, [
+    tenant,
+    disabled.endpoint_id,
+  ]);
   await ask(
     `UPDATE webhooks.deliveries SET status = 'pending', due_at = created_at WHERE tenant_id = $1 AND endpoint_id = $2`,
     [tenant, disabled.endpoint_id],

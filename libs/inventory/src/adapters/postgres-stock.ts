@@ -159,21 +159,19 @@ export class PostgresStock
   }
 
   async find(after: Date | null, limit: number): ReturnType<OverdueHolds['find']> {
-    const looked_at = await this.seenUntil();
-    const holds = await this.sql.query<OverdueHold>(overdue, [after, limit]);
-    return { holds, looked_at };
+    // Nobody is told of a server that is a standby: it knows nothing of what runs elsewhere.
+    return this.sql.readSafely(async (sql) => {
+      const looked_at = await seenUntilBy(sql);
+      return { holds: await sql.query<OverdueHold>(overdue, [after, limit]), looked_at };
+    });
   }
 
   async forget(ageMs: number, after: Date | null, limit: number): ReturnType<RefusedReservations['forget']> {
-    const looked_at = await this.seenUntil();
-    const [row] = await this.sql.query<{ forgotten: number }>(forgetRefused, [ageMs, after, limit]);
-    return { ...row!, looked_at };
-  }
-
-  /** Whoever looks after this sees all that was begun before it. */
-  private async seenUntil(): Promise<Date> {
-    const [row] = await this.sql.query<{ at: Date }>(seenUntil);
-    return row!.at;
+    return this.sql.readSafely(async (sql) => {
+      const looked_at = await seenUntilBy(sql);
+      const [row] = await sql.query<{ forgotten: number }>(forgetRefused, [ageMs, after, limit]);
+      return { ...row!, looked_at };
+    });
   }
 
   async count(tenant: string, counts: readonly StockCount[]): Promise<CountOutcome> {
@@ -229,6 +227,7 @@ const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle
  * A transaction may be seen long after it has begun: it may be prepared, or wait for a standby, which no timeout ends. Asked
  * before what is looked for, so that what ends in between is seen.
  */
+const seenUntilBy = async (sql: Queries): Promise<Date> => (await sql.query<{ at: Date }>(seenUntil))[0]!.at;
 const seenUntil = {
   name: 'inventory-seen-until',
   text: `
