@@ -80,7 +80,7 @@ describe('more requests than can be answered in time', () => {
 
   it('are all answered, however many come at once', async () => {
     fill(reads);
-    const one = 'GET /things/box HTTP/1.1\r\nHost: h\r\n';
+    const one = 'GET /things/box HTTP/1.1\r\nHost: localhost\r\n';
     const each = async () => {
       const text = await raw(running.port, `${`${one}\r\n`.repeat(99)}${one}Connection: close\r\n\r\n`);
       return text.match(/HTTP\/1\.1 503 /g)?.length;
@@ -90,7 +90,7 @@ describe('more requests than can be answered in time', () => {
   });
 
   it('are refused too where others began while the body was on its way', async () => {
-    const head = 'POST /things HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Type: application/json\r\n';
+    const head = 'POST /things HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n';
     const socket = connect(running.port, '127.0.0.1').setEncoding('utf8');
     let answer = '';
     socket.on('data', (chunk: string) => void (answer += chunk));
@@ -116,7 +116,7 @@ describe('what counts as under way', () => {
 
   it('is work for somebody who has gone, too', async () => {
     const socket = connect(running.port, '127.0.0.1');
-    socket.write('POST /trials/held HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n');
+    socket.write('POST /trials/held HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n');
     await slow.entered.promise;
     socket.destroy();
     const connections = (): Promise<number> =>
@@ -131,7 +131,9 @@ describe('what counts as under way', () => {
 
   it('is neither a body on its way, nor a stream that is followed', async () => {
     const uploading = connect(running.port, '127.0.0.1');
-    uploading.write('POST /things HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n');
+    uploading.write(
+      'POST /things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 16\r\n\r\n',
+    );
     const following = await fetch(`${running.url}/trials/events`);
     expect(following.status).toBe(200);
     expect([reads.inFlight, writes.inFlight]).toEqual([0, 0]);

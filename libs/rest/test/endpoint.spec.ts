@@ -95,7 +95,7 @@ describe('an Idempotency-Key', () => {
     const twice = ['idempotency-key: "a', 'idempotency-key: b"'].join('\r\n');
     const answer = await raw(
       here.port,
-      `POST /things HTTP/1.1\r\nhost: a\r\nconnection: close\r\n${twice}\r\ncontent-length: 0\r\n\r\n`,
+      `POST /things HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n${twice}\r\ncontent-length: 0\r\n\r\n`,
     );
     expect(answer).toContain('invalid-idempotency-key');
   });

@@ -61,7 +61,7 @@ const asking = async (path: string): Promise<{ socket: Socket; closed: Promise<u
   const closed = once(socket, 'close');
   socket.on('error', () => socket.destroy());
   await once(socket, 'connect');
-  socket.write(`GET ${path} HTTP/1.1\r\nhost: a\r\n\r\n`);
+  socket.write(`GET ${path} HTTP/1.1\r\nhost: localhost\r\n\r\n`);
   return { socket, closed };
 };
 
