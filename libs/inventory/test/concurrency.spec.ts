@@ -1,5 +1,4 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { SeededRandom, testDatabase, testSeed, type TestDatabase } from '#testing';
@@ -12,6 +11,7 @@ import {
   reservation,
   startInstance,
   stocked,
+  untilBlocked,
   type Instance,
 } from './inventory-under-test.js';
 
@@ -124,12 +124,6 @@ it('sells the last units of a hot product exactly, to callers of two instances',
   expect(await stockOf(tenant, 'hot')).toMatchObject({ reserved: 99, available: 2 });
   expect(await stockOf(tenant, 'cold')).toMatchObject({ reserved: 33 });
 });
-
-const untilBlocked = async (watcher: pg.Client, count: number): Promise<void> => {
-  const blocked = `SELECT count(*)::int AS count FROM pg_stat_activity
-    WHERE datname = current_database() AND wait_event_type = 'Lock'`;
-  while ((await watcher.query<{ count: number }>(blocked)).rows[0]!.count < count) await setTimeout(10);
-};
 
 it('decides on what it finds once the lock is its own, not on what it saw when it came', async () => {
   const tenant = newTenant();

@@ -1,6 +1,8 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { Test } from '@nestjs/testing';
 import { TypeOrmModule } from '@nestjs/typeorm';
+import type pg from 'pg';
 import type { Decision, Product, ReservationRequest, StockEffect } from '#contracts';
 import { databaseFor, sqlToken, type Sql } from '#database';
 import { ProductsAndStock1764000000002 } from '../migrations/1-products-and-stock.js';
@@ -167,4 +169,11 @@ const invariants = {
     WHERE p.tenant_id = $1
       AND (NOT (0 <= p.reserved AND p.reserved <= p.on_hand)
            OR p.reserved <> h.held OR p.on_hand <> m.moved OR p.sold <> m.fulfilled)`,
+};
+
+/** Resolves once so many wait for locks in the database of the watcher, who is in no transaction. */
+export const untilBlocked = async (watcher: pg.Client, count: number): Promise<void> => {
+  const blocked = `SELECT count(*)::int AS count FROM pg_stat_activity
+    WHERE datname = current_database() AND wait_event_type = 'Lock'`;
+  while ((await watcher.query<{ count: number }>(blocked)).rows[0]!.count < count) await setTimeout(10);
 };

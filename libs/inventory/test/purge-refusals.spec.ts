@@ -1,4 +1,3 @@
-import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { limits } from '#contracts';
@@ -12,6 +11,7 @@ import {
   reservation,
   startInstance,
   stocked,
+  untilBlocked,
   type Instance,
 } from './inventory-under-test.js';
 
@@ -105,8 +105,8 @@ it('decides anew what is forgotten while its batch is decided, and gives nobody 
   await stocked(one, tenant, { mug: 50 });
 
   // Somebody else is about to write the last of the batch, which waits for that: it has met the others by then.
-  const other = new pg.Client(instances.url);
-  await other.connect();
+  const [other, watcher] = [new pg.Client(instances.url), new pg.Client(instances.url)];
+  await Promise.all([other.connect(), watcher.connect()]);
   try {
     await other.query('BEGIN');
     await other.query(
@@ -118,7 +118,7 @@ it('decides anew what is forgotten while its batch is decided, and gives nobody 
       reservations: [old, earlier, tooMany, last],
       hold_ms: longHoldMs,
     });
-    await waitingForLock(1);
+    await untilBlocked(watcher, 1);
     await two.purgeRefusals.execute();
     await other.query('ROLLBACK');
     const { decisions } = await deciding;
@@ -129,12 +129,7 @@ it('decides anew what is forgotten while its batch is decided, and gives nobody 
       { outcome: 'held', order_id: last.order_id },
     ]);
   } finally {
-    await other.end();
+    await Promise.all([other.end(), watcher.end()]);
   }
   expect(await brokenInvariants(one, tenant)).toEqual([]);
 });
-
-const waitingForLock = async (count: number): Promise<void> => {
-  const waiting = { name: 'test-waiting', text: `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock'` };
-  while ((await two.sql.query(waiting)).length < count) await setTimeout(5);
-};

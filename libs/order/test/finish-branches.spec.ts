@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { testDatabase } from '#testing';
 import { FinishBranches, type BranchDecisions, type StockBranches } from '../src/use-cases/finish-branches.js';
-import { newOrderId } from '../src/domain/order.js';
+import { uuidOfTime } from '../src/domain/uuid.js';
 import { newTenant, startInstance } from './order-under-test.js';
 
 /** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
@@ -56,7 +56,7 @@ it('record no orders once they are older than what was decided about them is rem
   const instance = await startInstance(database.url);
   try {
     const { orders } = instance;
-    const begun = (agoMs: number): string => newOrderId(Date.now() - agoMs);
+    const begun = (agoMs: number): string => uuidOfTime(Date.now() - agoMs);
     const [young, aborted, old] = [begun(20 * 60_000), begun(0), begun(31 * 60_000)];
     expect(await orders.decide(aborted)).toBe('abort');
     expect(await orders.decide(aborted)).toBe('abort');

@@ -328,6 +328,16 @@ describe('a payment that is declined', () => {
     expect(await perform(reverse(order))).toEqual([moved(0)]);
   };
 
+  /** The customer has failed, and Stripe has not been asked yet to cancel what waits for them. */
+  const declinedAndBeingCancelled = async () => {
+    const request = waiting();
+    await perform(request);
+    stripe.fail(intent());
+    const caught = stripe.next('void', 'before');
+    const asking = perform(request);
+    return { asking, cancelling: await caught };
+  };
+
   it.each([
     ['at once', 'generic_decline'],
     ['by what its customer does', failure],
@@ -352,12 +362,7 @@ describe('a payment that is declined', () => {
   });
 
   it('and paid with another card while it is cancelled is let go of', async () => {
-    const request = waiting();
-    await perform(request);
-    stripe.fail(intent());
-    const caught = stripe.next('void', 'before');
-    const asking = perform(request);
-    const cancelling = await caught;
+    const { asking, cancelling } = await declinedAndBeingCancelled();
     expect(stripe.approve(intent())).toBe(true);
     cancelling.pass();
     expect(await asking).toEqual([refused(failure)]);
@@ -402,12 +407,7 @@ describe('a payment that is declined', () => {
   });
 
   it('by somebody else meanwhile, or cancelled by hand, is refused', async () => {
-    const request = waiting();
-    await perform(request);
-    stripe.fail(intent());
-    const caught = stripe.next('void', 'before');
-    const asking = perform(request);
-    const cancelling = await caught;
+    const { asking, cancelling } = await declinedAndBeingCancelled();
     Object.assign(intent(), { status: 'canceled', last_payment_error: null });
     cancelling.pass();
     expect(await asking).toEqual([refused('canceled')]);

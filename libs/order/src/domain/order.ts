@@ -1,5 +1,5 @@
-import { randomUUID } from 'node:crypto';
 import { CleaveError, type OrderDocument, type OrderStatus, type historyEntryTypes } from '#contracts';
+import { uuidOfTime } from './uuid.js';
 
 /** An order as it is kept. Its document is the same, in the words of the public API. */
 export type Order = OrderDocument;
@@ -282,10 +282,7 @@ const withUnits = (
  * A new order id: a UUID of version 7 (RFC 9562), so that ids sort by the millisecond they were made in and the other
  * 74 bits cannot be guessed.
  */
-export const newOrderId = (now: number): string => {
-  const millisecond = now.toString(16).padStart(12, '0');
-  return `${millisecond.slice(0, 8)}-${millisecond.slice(8)}-7${randomUUID().slice(15)}`;
-};
+export const newOrderId = (now: number): string => uuidOfTime(now);
 
 /** When an order id was made: the moment that its order counts as placed, so that ids and times sort alike. */
 export const placedAtOf = (orderId: string): Date =>

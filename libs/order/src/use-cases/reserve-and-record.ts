@@ -9,6 +9,7 @@ import {
   reservationIdOf,
   type PlacementCommand,
 } from '../domain/placement.js';
+import { uuidOfTime } from '../domain/uuid.js';
 import type { SealedPersonalData } from '../domain/personal-data.js';
 import { purchaseOf, type SagaStep } from '../domain/sagas.js';
 import { FinishBranches, commitProtocol, type CommitProtocol } from './finish-branches.js';
@@ -225,7 +226,7 @@ export class ReserveAndRecord {
 
   /** @returns the tries whose hold is released */
   private async reserve(tenant: string, tries: Try[], keys: FoundKeys, results: Results): Promise<Try[]> {
-    const branchId = this.protocol === 'two-phase' ? newOrderId(Date.now()) : undefined;
+    const branchId = this.protocol === 'two-phase' ? uuidOfTime(Date.now()) : undefined;
     const { decisions, products } = await this.endingOnFailure(branchId, () =>
       this.stock.reserve(tenant, requestsOf(tries), branchId),
     );
