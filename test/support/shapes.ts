@@ -62,8 +62,13 @@ export interface Plan {
   release: () => Promise<void>;
 }
 
-// Not the seed of the test: files that run side by side have the same one.
+// Not the seed of the test: files that run side by side have the same one. Those of one run take from a share of their own.
 const random = new SeededRandom(process.pid);
+const shares = 4;
+const share = Number(process.env['JEST_WORKER_ID'] ?? 0) % shares;
+const lowest = 12_000;
+const perShare = 4_750;
+const given = new Set<number>();
 
 const canListen = async (port: number): Promise<boolean> => {
   const server = createServer();
@@ -80,14 +85,17 @@ const canListen = async (port: number): Promise<boolean> => {
 
 /**
  * Ports below those that the system gives to outgoing connections: nobody takes one by chance while its service is down.
+ * None is given twice.
  */
 export const servicePorts = async (count: number): Promise<number[]> => {
-  const ports = new Set<number>();
-  while (ports.size < count) {
-    const port = random.integer(12_000, 31_000);
-    if (await canListen(port)) ports.add(port);
+  const ports: number[] = [];
+  while (ports.length < count) {
+    const port = lowest + share * perShare + random.integer(0, perShare - 1);
+    if (given.has(port) || !(await canListen(port))) continue;
+    given.add(port);
+    ports.push(port);
   }
-  return [...ports];
+  return ports;
 };
 
 const embeddedDatabaseUrl = async (dataDir: string): Promise<string> => {

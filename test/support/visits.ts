@@ -20,6 +20,7 @@ export class Visits {
   readonly failures: string[] = [];
   /** How many were answered, by service. */
   readonly answered: Record<string, number> = {};
+  begun = 0;
   inFlight = 0;
   private stopped = false;
   private readonly callers: Promise<void>[];
@@ -109,6 +110,7 @@ export class Visits {
   }
 
   private async visit(caller: Caller, visit: Visit): Promise<void> {
+    this.begun += 1;
     this.inFlight += 1;
     const { customer_id: customer } = (visit.body ?? {}) as { customer_id?: string };
     if (customer !== undefined) this.placed.set(customer, false);
