@@ -148,7 +148,12 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
 
 /** Lets the right of a relay run out that was killed with it, instead of waiting until it does. */
 export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
-  await query(urls.order, `UPDATE orders.sagas SET lease_until = now() WHERE lease_until > now()`);
+  // What somebody has locked is in hands that live.
+  await query(
+    urls.order,
+    `UPDATE orders.sagas SET lease_until = now() WHERE ctid = ANY (ARRAY (
+      SELECT ctid FROM orders.sagas WHERE lease_until > now() FOR NO KEY UPDATE SKIP LOCKED))`,
+  );
   const readers = { orders: urls.order, sales: urls.sales, webhooks: urls.webhooks };
   for (const [schema, url] of Object.entries(readers)) {
     await query(url, `UPDATE ${schema}.readers SET seen_until = now()`);
@@ -160,7 +165,11 @@ export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
       WHERE c.consumer = l.consumer AND c.part = l.part`,
     );
   }
-  await query(urls.webhooks, `UPDATE webhooks.deliveries SET lease_until = now() WHERE lease_until > now()`);
+  await query(
+    urls.webhooks,
+    `UPDATE webhooks.deliveries SET lease_until = now() WHERE ctid = ANY (ARRAY (
+      SELECT ctid FROM webhooks.deliveries WHERE lease_until > now() FOR NO KEY UPDATE SKIP LOCKED))`,
+  );
 };
 
 /** Lets the hold of an order that is not there run out, instead of waiting until it does. */
