@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { isErrorCode, limits, problem } from '#contracts';
 import { ok } from '../support/api.js';
 import { randomOf } from '../support/fresh.js';
@@ -21,6 +21,8 @@ const shapes: [ShapeName, number][] = isLong
 const atOnce = 8;
 const answeredWithinMs = 10_000;
 const told = 10;
+// For what hangs, on a slow machine as well.
+jest.setTimeout(isLong ? 3_600_000 : 480_000);
 
 /** What any operation may answer, whether or not the document repeats it at each. */
 const anywhere = new Set([400, 401, 403, 404, 405, 413, 415, 417, 429, 431]);

@@ -1,7 +1,7 @@
 import { fileURLToPath } from 'node:url';
 import { setTimeout } from 'node:timers/promises';
 import { loadSync, type ServiceDefinition } from '@grpc/proto-loader';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { isErrorCode } from '#contracts';
 import type { SeededRandom } from '#testing';
 import { ok } from '../support/api.js';
@@ -19,6 +19,8 @@ const answeredWithinMs = 10_000;
 /** Who follows is told something soon, or follows until it goes. */
 const followedMs = 100;
 const told = 10;
+// For what hangs, on a slow machine as well.
+jest.setTimeout(isLong ? 3_600_000 : 480_000);
 
 const protos = fileURLToPath(new URL('../../libs/order/proto', import.meta.url));
 const definitions = loadSync('cleave/order/v1/order.proto', { keepCase: true, includeDirs: [protos] });

@@ -1,8 +1,10 @@
 import { z } from 'zod';
 import { amountMinor, currency, idText, moment, nonNegativeAmountMinor, pageOf } from './values.js';
 
-/** A day in UTC, as ISO 8601 writes it. */
-export const calendarDay = z.iso.date('must be a day such as 2026-11-30');
+const dayMessage = 'must be a day such as 2026-11-30';
+
+/** A day in UTC, as ISO 8601 writes it; not of its year 0, which Postgres does not have. */
+export const calendarDay = z.iso.date(dayMessage).refine((day) => day >= '0001', dayMessage);
 
 const units = z.int().min(0);
 

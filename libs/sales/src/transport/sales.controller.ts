@@ -2,6 +2,7 @@ import { Controller, Get, HttpCode, Param, Post, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import {
+  calendarDay,
   productIdParameter,
   salesPage,
   salesQuery,
@@ -16,7 +17,7 @@ import type { Caller } from '#security';
 import { ReadSales } from '../use-cases/read-sales.js';
 import { RebuildSales } from '../use-cases/rebuild-sales.js';
 
-const cursor = z.object({ day: z.iso.date(), product_id: z.string(), currency: z.string() });
+const cursor = z.object({ day: calendarDay, product_id: z.string(), currency: z.string() });
 
 @ApiTags('sales')
 @Controller('sales')
