@@ -166,7 +166,7 @@ export class BalancedUpstream {
     const request = new BalancedRequest(
       options,
       handler,
-      this.targets.attempts(isRepeatable(options, this.upstream.honoursKeys)),
+      this.targets.attempts(isRepeatable(options, this.upstream.keyed)),
       this.options.answerTimeoutMs,
     );
     const starting = this.targets.starting();
@@ -209,15 +209,19 @@ const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DE
 const counted = /^\/stock\//;
 
 /**
- * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
- * version that the second asks for.
+ * Whether asking twice does what asking once does. Not on a condition: the first request may have changed the very version
+ * that the second asks for, or made what it wants to be the first of. Nor because of a key that nobody reads.
  */
-const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, honoursKeys: boolean): boolean => {
+const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, keyed: RegExp | undefined): boolean => {
   const given = headers as Record<string, unknown>;
   if (given['if-match'] !== undefined) return false;
-  if (honoursKeys && given['idempotency-key'] !== undefined) return true;
-  return repeatableMethods.has(method) && !(method === 'PUT' && counted.test(path));
+  if (method === 'POST') return given['idempotency-key'] !== undefined && keyed?.test(addressIn(path)) === true;
+  if (method === 'PUT' && (given['if-none-match'] !== undefined || counted.test(addressIn(path)))) return false;
+  return repeatableMethods.has(method);
 };
+
+/** The router reads what is encoded in the same way. */
+const addressIn = (path: string): string => decodeURIComponent(path.split('?', 1)[0]!);
 
 /** Errors that are none of the instance: the request was withdrawn, or it is one that cannot be sent. */
 const codesOfCaller = new Set<unknown>([

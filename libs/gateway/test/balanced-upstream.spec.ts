@@ -31,7 +31,7 @@ beforeEach(async () => {
       balance: 'round-robin',
       prefixes: [],
       open: [],
-      honoursKeys: true,
+      keyed: undefined,
     },
     { lookupMs: 20 },
     async () => addresses,
