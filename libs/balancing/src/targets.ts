@@ -260,8 +260,7 @@ export class Attempts<I extends Instance> {
 /** A call to one instance. */
 export class Attempt<I extends Instance> {
   private readonly startedAt = performance.now();
-  private tookMs: number | undefined;
-  private isStream = false;
+  private isBeingRead = false;
   private isOver = false;
 
   constructor(private readonly target: Target<I>) {
@@ -272,25 +271,18 @@ export class Attempt<I extends Instance> {
     return this.target.instance;
   }
 
-  /** The answer begins; it is in flight until its end. */
-  answerBegins(): void {
-    this.tookMs ??= performance.now() - this.startedAt;
-  }
-
-  /** The answer has begun and goes on for as long as the caller likes: all that it tells of the instance is known. */
-  streams(outcome: Outcome): void {
-    if (this.isOver || this.isStream) return;
-    this.isStream = true;
-    this.answerBegins();
-    this.target.streamBegan(outcome, this.tookMs as number);
+  /** The answer begins, and goes on for as long as the caller likes: all that it tells of the instance is known. */
+  answerBegins(outcome: Outcome): void {
+    if (this.isOver || this.isBeingRead) return;
+    this.isBeingRead = true;
+    this.target.answerBegan(outcome, performance.now() - this.startedAt);
   }
 
   /** To be called in any case; after the first time it does nothing. */
   end(outcome: Outcome): void {
     if (this.isOver) return;
     this.isOver = true;
-    if (this.isStream) return this.target.streamEnded();
-    this.answerBegins();
-    this.target.ended(outcome, this.tookMs as number);
+    if (this.isBeingRead) this.target.answerEnded();
+    else this.target.ended(outcome, performance.now() - this.startedAt);
   }
 }

@@ -267,11 +267,10 @@ class BalancedRequest {
       onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
       onResponseStart: (controller, status, headers, message) => {
         if (status >= 200) {
-          attempt.answerBegins();
           outcome = status < 500 ? 'answered' : 'failing';
           // A connection also ends because of what was sent on it.
           if (endsConnection(headers) && status !== 400 && status !== 431) instance.leaving();
-          if (String(headers['content-type']).startsWith('text/event-stream')) attempt.streams(outcome);
+          attempt.answerBegins(outcome);
         }
         handler.onResponseStart?.(controller, status, headers, message);
       },
