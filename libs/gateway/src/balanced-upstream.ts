@@ -135,9 +135,9 @@ export class BalancedUpstream {
   }
 
   /** Asks any instance. @throws Error when none is reached or none answers in time */
-  get(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Dispatcher.ResponseData> {
+  get(path: string, timeoutMs: number): Promise<Dispatcher.ResponseData> {
     const signal = AbortSignal.timeout(timeoutMs);
-    return this.dispatcher.request({ method: 'GET', origin: this.origins[0], path, headers, signal });
+    return this.dispatcher.request({ method: 'GET', origin: this.origins[0], path, headers: {}, signal });
   }
 
   /** Asks every instance that is known. */

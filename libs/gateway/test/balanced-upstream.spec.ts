@@ -16,7 +16,7 @@ const start = async (host: string, port: number): Promise<void> => {
 };
 
 const answers = async (count: number): Promise<Set<string>> => {
-  const texts = Array.from({ length: count }, async () => (await upstream.get('/', {}, 10_000)).body.text());
+  const texts = Array.from({ length: count }, async () => (await upstream.get('/', 10_000)).body.text());
   return new Set(await Promise.all(texts));
 };
 
