@@ -77,6 +77,7 @@ describe('a request that fails', () => {
     ['making an endpoint', () => cleave.webhookEndpoints.create({ url: 'https://example.com' })],
     ['a new secret', () => cleave.webhookEndpoints.rotateSecret('e')],
     ['a change on a condition', () => cleave.orders.cancel('o', {}, { headers: { 'If-Match': '"v1"' } })],
+    ['a write under a lease', () => cleave.cache.put({ key: 'k', value: 1, lease: 'l' })],
     ['a write on a condition', () => cleave.cache.put({ key: 'k', value: 1 }, { headers: { 'if-none-match': '*' } })],
   ])('is not sent again where it may have had its effect, but where it was turned away: %s', async (_, call) => {
     for (const failure of [dropped, problem(503, 'unavailable')]) {

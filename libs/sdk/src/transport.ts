@@ -157,11 +157,13 @@ const mayBeRepeated = (call: Call, headers: Record<string, string>, { status, co
 };
 
 /** Whether it has no other effect when it is carried out again, after an answer that was lost. */
-const isSafeTwice = ({ id }: Call, headers: Record<string, string>): boolean => {
+const isSafeTwice = ({ id, body }: Call, headers: Record<string, string>): boolean => {
   const { method, takesKey } = operations[id];
   if (method === 'GET' || takesKey) return true;
   // The second time the condition would not hold any more, because the first has changed what it asks about.
   if ('if-match' in headers || 'if-none-match' in headers) return false;
+  // Nor would the lease, which is over once something is written under it.
+  if (id === 'putCacheEntry' && (body as { lease?: string } | undefined)?.lease !== undefined) return false;
   // What was counted once does not hold any more when goods have gone since.
   if (id === 'putStock') return false;
   return method === 'PUT' || method === 'DELETE' || settingStates.has(id);
