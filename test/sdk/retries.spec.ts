@@ -168,3 +168,12 @@ describe('a request that fails', () => {
     expect(server.heard).toHaveLength(2);
   });
 });
+
+describe('what cannot be asked', () => {
+  const cleave = new Cleave({ baseUrl: 'http://127.0.0.1:1' });
+
+  it.each(['', '.', '..'])('is said at once of an id that would lead to another address: "%s"', (id) => {
+    for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
+      expect(ask).toThrow(TypeError);
+  });
+});
