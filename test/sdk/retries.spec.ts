@@ -172,6 +172,13 @@ describe('a request that fails', () => {
 describe('what cannot be asked', () => {
   const cleave = new Cleave({ baseUrl: 'http://127.0.0.1:1' });
 
+  it.each(['localhost:3000', '127.0.0.1:3000', 'orders.example.com', ''])(
+    'is said at once of a base: %s',
+    (baseUrl) => {
+      expect(() => new Cleave({ baseUrl })).toThrow(/^baseUrl must be a URL such as http:/);
+    },
+  );
+
   it.each(['', '.', '..'])('is said at once of an id that would lead to another address: "%s"', (id) => {
     for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
       expect(ask).toThrow(TypeError);

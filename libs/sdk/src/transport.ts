@@ -56,7 +56,9 @@ export class Transport {
   private readonly baseUrl: string;
 
   constructor(private readonly options: CleaveOptions) {
-    if (!URL.canParse(options.baseUrl)) throw new TypeError(`baseUrl must be a URL, not ${options.baseUrl}`);
+    // What is `localhost:3000` is a URL of the scheme `localhost`.
+    if (!URL.canParse(options.baseUrl) || !/^https?:/i.test(options.baseUrl))
+      throw new TypeError(`baseUrl must be a URL such as http://127.0.0.1:3000, not ${options.baseUrl}`);
     this.baseUrl = options.baseUrl.replace(/(?<!\/)\/+$/, '');
   }
 
