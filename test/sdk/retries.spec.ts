@@ -183,4 +183,11 @@ describe('what cannot be asked', () => {
     for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
       expect(ask).toThrow(TypeError);
   });
+
+  it('is said at once, and not tried again, of what cannot be sent', async () => {
+    const typeError = { name: 'TypeError' };
+    await expect(cleave.orders.place(order, { idempotencyKey: '5 €' })).rejects.toMatchObject(typeError);
+    await expect(cleave.orders.get('o', { headers: { 'not a name': '1' } })).rejects.toMatchObject(typeError);
+    await expect(cleave.orders.place({ ...order, metadata: { big: 1n } })).rejects.toMatchObject(typeError);
+  });
 });

@@ -66,10 +66,12 @@ export class Transport {
    * The body of the answer.
    *
    * @throws CleaveApiError
+   * @throws TypeError for what cannot be sent at all
    */
   async ask(call: Call, options: CallOptions = {}): Promise<unknown> {
     const { timeoutMs = 10_000, deadlineMs = 60_000, retries = 5 } = { ...defined(this.options), ...defined(options) };
     const headers = headersOf(call, options);
+    refuseUnsendable(call, headers);
     const giveUpAt = Date.now() + deadlineMs;
     for (let tries = 1; ; tries += 1) {
       const outcome = await this.once(call, headers, Math.min(timeoutMs, giveUpAt - Date.now()), tries, options.signal);
@@ -130,6 +132,11 @@ const headersOf = (call: Call, { headers, idempotencyKey }: CallOptions): Record
   }),
   ...Object.fromEntries(Object.entries(headers ?? {}).map(([name, value]) => [name.toLowerCase(), value])),
 });
+
+/** `fetch` would fail with it as if nobody had answered, time after time. */
+const refuseUnsendable = ({ body }: Call, headers: Record<string, string>): void => {
+  JSON.stringify([body, new Headers(headers)]);
+};
 
 const queryOf = (query: Record<string, unknown> = {}): string => {
   const given = new URLSearchParams();
