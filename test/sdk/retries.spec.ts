@@ -167,6 +167,25 @@ describe('a request that fails', () => {
     }
     expect(server.heard).toHaveLength(2);
   });
+
+  it('that waits for its key is given up as well, when its time is up or its signal says so', async () => {
+    const reason = new Error('enough');
+    const waiting = new Cleave({
+      baseUrl: server.url,
+      apiKey: () => new Promise(() => {}),
+      timeoutMs: 100,
+      retries: 1,
+    });
+    await expect(waiting.orders.get('o')).rejects.toMatchObject({
+      code: 'no-answer',
+      tries: 2,
+      detail: expect.stringContaining('100 ms'),
+    });
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(reason), 50);
+    await expect(waiting.orders.get('o', { signal: controller.signal, timeoutMs: 60_000 })).rejects.toBe(reason);
+    await expect(waiting.orders.get('o', { signal: controller.signal })).rejects.toBe(reason);
+  });
 });
 
 describe('what cannot be asked', () => {

@@ -35,6 +35,14 @@ export const pause = async (ms: number, signal: AbortSignal | undefined): Promis
   });
 };
 
+/** What is awaited, where nobody listens to the signal; its reason once that is aborted. */
+export const orAborted = <T>(awaited: T | Promise<T>, signal: AbortSignal): Promise<T> =>
+  new Promise((resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    if (signal.aborted) reject(signal.reason as Error);
+    Promise.resolve(awaited).then(resolve, reject);
+  });
+
 /** An `AbortSignal` that follows another one and a clock which can be wound up again. */
 export class Alarm {
   private readonly controller = new AbortController();

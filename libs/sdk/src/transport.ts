@@ -1,7 +1,7 @@
 import { CleaveApiError, errorOf } from './errors.js';
 import { operations } from './generated/operations.gen.js';
 import type { OperationId } from './resources.js';
-import { Alarm, backoffMs, pause, retryAfterMs } from './retries.js';
+import { Alarm, backoffMs, orAborted, pause, retryAfterMs } from './retries.js';
 
 export interface CleaveOptions {
   /** Where the API begins, such as `https://orders.example.com`. */
@@ -110,7 +110,7 @@ export class Transport {
   async fetch(call: Call, headers: Record<string, string>, signal: AbortSignal): Promise<Response> {
     const { method, path } = operations[call.id];
     const { apiKey, fetch = globalThis.fetch } = this.options;
-    const key = typeof apiKey === 'function' ? await apiKey() : apiKey;
+    const key = typeof apiKey === 'function' ? await orAborted(apiKey(), signal) : apiKey;
     const address = path.replace(/\{\w+\}/, () => encodeURIComponent(String(call.of)));
     return fetch(`${this.baseUrl}${address}${queryOf(call.query)}`, {
       method,
