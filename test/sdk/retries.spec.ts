@@ -186,6 +186,12 @@ describe('a request that fails', () => {
     await expect(waiting.orders.get('o', { signal: controller.signal, timeoutMs: 60_000 })).rejects.toBe(reason);
     await expect(waiting.orders.get('o', { signal: controller.signal })).rejects.toBe(reason);
   });
+
+  it('may take as long as it likes', async () => {
+    server.answers(done);
+    const patient = { timeoutMs: Infinity, deadlineMs: Infinity, retries: 0 };
+    expect(await cleave.orders.get('o', patient)).toEqual({ order_id: 'o' });
+  });
 });
 
 describe('what cannot be asked', () => {
