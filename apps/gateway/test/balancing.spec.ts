@@ -159,6 +159,15 @@ describe('instances behind the gateway', () => {
     expect(received(ending)).toBeLessThanOrEqual(1);
   });
 
+  it('are not taken for about to stop when they are asked by HEAD', async () => {
+    const both = await Promise.all([upstream(), upstream()]);
+    const gateway = await gatewayTo(both.map(({ url }) => url));
+    for (let request = 0; request < 6; request += 1)
+      expect((await fetch(`${gateway.url}/orders`, { method: 'HEAD' })).status).toBe(200);
+    const samples = samplesIn(await (await fetch(`${gateway.url}/metrics`)).text());
+    expect(samples.get('balancing_ejections_total{balancing_service="order",network_transport="http"}')).toBe(0);
+  });
+
   it('take so many requests at once, and what is too much is refused at once', async () => {
     const { promise: goOn, resolve: release } = Promise.withResolvers<void>();
     const waiting: FakeUpstream['answer'] = async (_request, response) => {

@@ -293,7 +293,8 @@ class BalancedRequest {
   private optionsFor({ origin }: HttpInstance): Dispatcher.DispatchOptions {
     const headersTimeout = Math.max(1, this.giveUpAt - performance.now());
     const headers = { ...(this.options.headers as Record<string, string>), host: new URL(origin).host };
-    return { ...this.options, origin, headers, headersTimeout };
+    // After HEAD, undici would end the connection and say so, and the answer would repeat it as if the instance were to stop.
+    return { ...this.options, origin, headers, headersTimeout, reset: false };
   }
 
   private fail(controller: Dispatcher.DispatchController | undefined, error: Error): void {
