@@ -77,6 +77,7 @@ describe('a request that fails', () => {
     ['making an endpoint', () => cleave.webhookEndpoints.create({ url: 'https://example.com' })],
     ['a new secret', () => cleave.webhookEndpoints.rotateSecret('e')],
     ['a change on a condition', () => cleave.orders.cancel('o', {}, { headers: { 'If-Match': '"v1"' } })],
+    ['a write under a lease', () => cleave.cache.put({ key: 'k', value: 1, lease: 'l' })],
     ['a write on a condition', () => cleave.cache.put({ key: 'k', value: 1 }, { headers: { 'if-none-match': '*' } })],
   ])('is not sent again where it may have had its effect, but where it was turned away: %s', async (_, call) => {
     for (const failure of [dropped, problem(503, 'unavailable')]) {
@@ -165,5 +166,53 @@ describe('a request that fails', () => {
       await expect(cleave.orders.get('o', { signal: controller.signal, timeoutMs })).rejects.toBe(reason);
     }
     expect(server.heard).toHaveLength(2);
+  });
+
+  it('that waits for its key is given up as well, when its time is up or its signal says so', async () => {
+    const reason = new Error('enough');
+    const waiting = new Cleave({
+      baseUrl: server.url,
+      apiKey: () => new Promise(() => {}),
+      timeoutMs: 100,
+      retries: 1,
+    });
+    await expect(waiting.orders.get('o')).rejects.toMatchObject({
+      code: 'no-answer',
+      tries: 2,
+      detail: expect.stringContaining('100 ms'),
+    });
+    const controller = new AbortController();
+    setTimeout(() => controller.abort(reason), 50);
+    await expect(waiting.orders.get('o', { signal: controller.signal, timeoutMs: 60_000 })).rejects.toBe(reason);
+    await expect(waiting.orders.get('o', { signal: controller.signal })).rejects.toBe(reason);
+  });
+
+  it('may take as long as it likes', async () => {
+    server.answers(done);
+    const patient = { timeoutMs: Infinity, deadlineMs: Infinity, retries: 0 };
+    expect(await cleave.orders.get('o', patient)).toEqual({ order_id: 'o' });
+  });
+});
+
+describe('what cannot be asked', () => {
+  const cleave = new Cleave({ baseUrl: 'http://127.0.0.1:1' });
+
+  it.each(['localhost:3000', '127.0.0.1:3000', 'orders.example.com', ''])(
+    'is said at once of a base: %s',
+    (baseUrl) => {
+      expect(() => new Cleave({ baseUrl })).toThrow(/^baseUrl must be a URL such as http:/);
+    },
+  );
+
+  it.each(['', '.', '..'])('is said at once of an id that would lead to another address: "%s"', (id) => {
+    for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
+      expect(ask).toThrow(TypeError);
+  });
+
+  it('is said at once, and not tried again, of what cannot be sent', async () => {
+    const typeError = { name: 'TypeError' };
+    await expect(cleave.orders.place(order, { idempotencyKey: '5 €' })).rejects.toMatchObject(typeError);
+    await expect(cleave.orders.get('o', { headers: { 'not a name': '1' } })).rejects.toMatchObject(typeError);
+    await expect(cleave.orders.place({ ...order, metadata: { big: 1n } })).rejects.toMatchObject(typeError);
   });
 });

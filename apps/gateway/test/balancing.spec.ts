@@ -1,9 +1,10 @@
-import type { AddressInfo } from 'node:net';
+import { once } from 'node:events';
+import { connect, type AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { CacheModule } from '#cache';
 import { createService } from '#service';
 import { eventually, freePort, samplesIn } from '#testing';
-import { allAt, jsonAnswer, startGateway, startUpstream, type FakeUpstream } from './servers.js';
+import { allAt, jsonAnswer, requestBytes, startGateway, startUpstream, type FakeUpstream } from './servers.js';
 
 const closing: (() => Promise<void>)[] = [];
 
@@ -158,6 +159,15 @@ describe('instances behind the gateway', () => {
     expect(received(ending)).toBeLessThanOrEqual(1);
   });
 
+  it('are not taken for about to stop when they are asked by HEAD', async () => {
+    const both = await Promise.all([upstream(), upstream()]);
+    const gateway = await gatewayTo(both.map(({ url }) => url));
+    for (let request = 0; request < 6; request += 1)
+      expect((await fetch(`${gateway.url}/orders`, { method: 'HEAD' })).status).toBe(200);
+    const samples = samplesIn(await (await fetch(`${gateway.url}/metrics`)).text());
+    expect(samples.get('balancing_ejections_total{balancing_service="order",network_transport="http"}')).toBe(0);
+  });
+
   it('take so many requests at once, and what is too much is refused at once', async () => {
     const { promise: goOn, resolve: release } = Promise.withResolvers<void>();
     const waiting: FakeUpstream['answer'] = async (_request, response) => {
@@ -179,6 +189,17 @@ describe('instances behind the gateway', () => {
     });
     release();
     expect((await Promise.all(taken)).map(({ status }) => status)).toEqual([200, 200]);
+  });
+
+  it('are free for others while somebody does not read an answer', async () => {
+    const large = Buffer.alloc(64_000_000);
+    const one = await upstream(({ url }, response) => void response.end(url === '/orders/large' ? large : '{}'));
+    const gateway = await gatewayTo([one.url], { proxy: { maxInFlight: 1 } });
+    const reader = connect(gateway.port, '127.0.0.1');
+    reader.write(requestBytes('GET /orders/large'));
+    await once(reader, 'readable');
+    expect((await fetch(`${gateway.url}/orders`)).status).toBe(200);
+    reader.destroy();
   });
 
   it('that are all dead are not asked much more than there are requests', async () => {

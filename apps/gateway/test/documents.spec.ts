@@ -109,22 +109,13 @@ describe('GET /openapi.json', () => {
     expect(document.info.description).toMatch(/missing here.*: cache\./);
   });
 
-  it('follows a service that changes, and asks whether it did', async () => {
+  it('follows a service that changes', async () => {
     let version = 1;
-    const asked: (string | undefined)[] = [];
-    const cache = await startUpstream(({ headers }, response) => {
-      asked.push(headers['if-none-match']);
-      response.setHeader('etag', `"${version}"`);
-      if (headers['if-none-match'] === `"${version}"`) response.writeHead(304).end();
-      else jsonAnswer(response, 200, documentOf(`/cache/${version}`, 'get'));
-    });
-    closing.push(cache.stop);
+    const cache = await upstreamWith(() => documentOf(`/cache/${version}`, 'get'));
     const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 0 });
-    expect((await documentFrom(gateway)).paths['/cache/1']).toBeDefined();
     expect((await documentFrom(gateway)).paths['/cache/1']).toBeDefined();
     version = 2;
     expect(Object.keys((await documentFrom(gateway)).paths)).toContain('/cache/2');
-    expect(asked).toEqual([undefined, '"1"', '"1"']);
   });
 
   it('asks once for all who look, and again only when it is no longer fresh', async () => {

@@ -117,35 +117,46 @@ describe('a request whose connection breaks before it is answered', () => {
     return seen;
   };
 
-  it.each<[string, RequestInit]>([
-    ['GET', { method: 'GET' }],
-    ['PUT', { method: 'PUT', body: '{"name":"a"}' }],
-    ['POST with an Idempotency-Key', { method: 'POST', body: '{"a":1}', headers: { 'idempotency-key': '"k"' } }],
-  ])('is repeated once: %s', async (_name, request) => {
+  const keyed = (method: string, body: string): RequestInit => ({
+    method,
+    body,
+    headers: { 'idempotency-key': '"k"' },
+  });
+
+  it.each<[string, string, RequestInit]>([
+    ['GET', '/stock/a', { method: 'GET' }],
+    ['GET of what may not have changed', '/products/a', { method: 'GET', headers: { 'if-none-match': '"v1"' } }],
+    ['PUT', '/products/a', { method: 'PUT', body: '{"name":"a"}' }],
+    ['POST with an Idempotency-Key', '/stock/a/adjustments', keyed('POST', '{"delta":1}')],
+  ])('is repeated once: %s', async (_name, path, request) => {
     const seen = breakOnce();
-    const answer = await fetch(`${gateway.url}/products/a`, request);
+    const answer = await fetch(gateway.url + path, request);
     expect(answer.status).toBe(200);
     expect(seen.requests).toHaveLength(2);
     if (request.body) for (const received of seen.requests) expect(received).toContain(request.body);
   });
 
-  it.each<[string, RequestInit]>([
-    ['POST', { method: 'POST', body: '{"on_hand":1}' }],
-    ['PUT of what was counted on the shelf', { method: 'PUT', body: '{"on_hand":1}' }],
-    ['PATCH', { method: 'PATCH', body: '{}' }],
-    ['PUT with If-Match', { method: 'PUT', body: '{}', headers: { 'if-match': '"v1"' } }],
-  ])('is not repeated: %s', async (_name, request) => {
+  it.each<[string, string, RequestInit]>([
+    ['POST', '/stock/a/adjustments', { method: 'POST', body: '{"delta":1}' }],
+    ['PATCH', '/products/a', { method: 'PATCH', body: '{}' }],
+    ['PUT with If-Match', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-match': '"v1"' } }],
+    ['PUT where nothing is', '/products/a', { method: 'PUT', body: '{}', headers: { 'if-none-match': '*' } }],
+    ['PUT of what was counted on the shelf', '/stock/a', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['the same by another spelling', '/%73tock/a', { method: 'PUT', body: '{"on_hand":1}' }],
+    ['the same with a key that nobody reads', '/stock/a', keyed('PUT', '{"on_hand":1}')],
+    ['what was counted on many shelves, with such a key', '/stock/batch', keyed('POST', '{"stock":[]}')],
+  ])('is not repeated: %s', async (_name, path, request) => {
     const seen = breakOnce();
-    const answer = await fetch(`${gateway.url}/stock/a`, request);
+    const answer = await fetch(gateway.url + path, request);
     await expectProblem(answer, 'unavailable', /broke off.*may have taken effect/);
     expect(seen.requests).toHaveLength(1);
   });
 
-  it('is not repeated where keys are not honoured', async () => {
+  it('is not repeated where the service reads no keys', async () => {
     const counters = await startGateway({ ...allAt(inventory.url), order: order.url });
     const seen = breakOnce();
-    const keyed = { method: 'POST', body: '{"increment":1}', headers: { 'idempotency-key': '"k"' } };
-    await expectProblem(await fetch(`${counters.url}/cache/counters`, keyed), 'unavailable', /may have taken effect/);
+    const counted = keyed('POST', '{"increment":1}');
+    await expectProblem(await fetch(`${counters.url}/cache/counters`, counted), 'unavailable', /may have taken effect/);
     expect(seen.requests).toHaveLength(1);
     await counters.close();
   });

@@ -118,6 +118,15 @@ describe('a request', () => {
     },
   );
 
+  it.each([
+    ['/orders/a#%zz', '/orders/a'],
+    ['/orders?a=1#b?c', '/orders?a=1'],
+    ['/orders#/../metrics', '/orders'],
+  ])('loses what is not for servers: %s', async (path, passed) => {
+    const answer = await raw(gateway.url, requestBytes(`GET ${path}`));
+    expect([answer.status, ...order.received.map(({ url }) => url)]).toEqual([200, passed]);
+  });
+
   it.each(['GET', 'HEAD', 'POST', 'PUT', 'PATCH', 'DELETE', 'OPTIONS', 'TRACE'])(
     'keeps its method: %s',
     async (method) => {

@@ -46,8 +46,8 @@ export interface Keeper {
  */
 export class Target<I extends Instance> implements Candidate {
   inFlight = 0;
-  /** Answers that go on for as long as the caller likes. They are no work, and end by themselves. */
-  private streams = 0;
+  /** Answers that go on for as long as the caller takes to read them: that is no work. */
+  private beingRead = 0;
   private latency = new PeakLatency();
   private lateInARow = 0;
   private pause: IBackoff<unknown> | undefined;
@@ -81,14 +81,14 @@ export class Target<I extends Instance> implements Candidate {
     this.closeIfDone();
   }
 
-  streamBegan(outcome: Outcome, tookMs: number): void {
+  answerBegan(outcome: Outcome, tookMs: number): void {
     this.inFlight -= 1;
-    this.streams += 1;
+    this.beingRead += 1;
     this.learn(outcome, tookMs);
   }
 
-  streamEnded(): void {
-    this.streams -= 1;
+  answerEnded(): void {
+    this.beingRead -= 1;
     this.closeIfDone();
   }
 
@@ -102,12 +102,12 @@ export class Target<I extends Instance> implements Candidate {
   retire(): void {
     this.isRetired = true;
     this.probing?.abort();
-    if (this.inFlight + this.streams === 0) this.instance.close();
+    if (this.inFlight + this.beingRead === 0) this.instance.close();
   }
 
   private closeIfDone(): void {
     // The answer is still on its way through the connection that is to be closed.
-    if (this.isRetired && this.inFlight + this.streams === 0) setImmediate(() => this.instance.close());
+    if (this.isRetired && this.inFlight + this.beingRead === 0) setImmediate(() => this.instance.close());
   }
 
   private learn(outcome: Outcome, tookMs: number): void {

@@ -68,7 +68,7 @@ export class Targets<P extends Place, I extends Instance> {
   private readonly byAddress = new Map<string, Target<I>>();
   private all: readonly Target<I>[] = [];
   private timer: NodeJS.Timeout | undefined;
-  private looking: Promise<void> | undefined;
+  private readonly looking = new Map<P, Promise<void>>();
   private lookedAt = Number.NEGATIVE_INFINITY;
   private isClosed = false;
 
@@ -103,8 +103,13 @@ export class Targets<P extends Place, I extends Instance> {
       this.timer = setInterval(() => void this.lookUp(), this.options.lookupMs ?? standardLookupMs).unref();
       void this.lookUp();
     }
-    if (this.all.length > 0 || performance.now() - this.lookedAt < leastLookupMs) return undefined;
-    return Promise.race([this.lookUp(), setTimeout(longestLookupMs, undefined, { ref: false })]);
+    if (this.all.length > 0) return undefined;
+    if (this.looking.size === 0) {
+      if (performance.now() - this.lookedAt < leastLookupMs) return undefined;
+      void this.lookUp();
+    }
+    const looked = Promise.all(this.looking.values()).then(() => undefined);
+    return Promise.race([looked, setTimeout(longestLookupMs, undefined, { ref: false })]);
   }
 
   /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again when it was lost */
@@ -149,25 +154,28 @@ export class Targets<P extends Place, I extends Instance> {
     this.all = [];
   }
 
-  private lookUp(): Promise<void> {
-    return (this.looking ??= this.lookUpAll().finally(() => (this.looking = undefined)));
+  private async lookUp(): Promise<void> {
+    await Promise.all(this.names.map((place) => this.lookUpOne(place)));
+  }
+
+  /** Each by itself: a name that nobody answers for holds up none of the others. */
+  private lookUpOne(place: P): Promise<void> {
+    const looking = this.looking.get(place) ?? this.find(place).finally(() => this.looking.delete(place));
+    this.looking.set(place, looking);
+    return looking;
   }
 
   /** A name that cannot be looked up keeps the addresses it had. */
-  private async lookUpAll(): Promise<void> {
-    await Promise.all(
-      this.names.map(async (place) => {
-        try {
-          const found = await this.lookup(place.host);
-          if (found.length === 0) throw new Error('it has no address');
-          this.addresses.set(place, found);
-          this.whyUnknown.delete(place);
-        } catch (error) {
-          if (!this.whyUnknown.has(place)) this.logger.warn(`${place.host} is not found: ${(error as Error).message}`);
-          this.whyUnknown.set(place, error);
-        }
-      }),
-    );
+  private async find(place: P): Promise<void> {
+    try {
+      const found = await this.lookup(place.host);
+      if (found.length === 0) throw new Error('it has no address');
+      this.addresses.set(place, found);
+      this.whyUnknown.delete(place);
+    } catch (error) {
+      if (!this.whyUnknown.has(place)) this.logger.warn(`${place.host} is not found: ${(error as Error).message}`);
+      this.whyUnknown.set(place, error);
+    }
     this.lookedAt = performance.now();
     if (!this.isClosed) this.adopt();
   }
@@ -252,8 +260,7 @@ export class Attempts<I extends Instance> {
 /** A call to one instance. */
 export class Attempt<I extends Instance> {
   private readonly startedAt = performance.now();
-  private tookMs: number | undefined;
-  private isStream = false;
+  private isBeingRead = false;
   private isOver = false;
 
   constructor(private readonly target: Target<I>) {
@@ -264,25 +271,18 @@ export class Attempt<I extends Instance> {
     return this.target.instance;
   }
 
-  /** The answer begins; it is in flight until its end. */
-  answerBegins(): void {
-    this.tookMs ??= performance.now() - this.startedAt;
-  }
-
-  /** The answer has begun and goes on for as long as the caller likes: all that it tells of the instance is known. */
-  streams(outcome: Outcome): void {
-    if (this.isOver || this.isStream) return;
-    this.isStream = true;
-    this.answerBegins();
-    this.target.streamBegan(outcome, this.tookMs as number);
+  /** The answer begins, and goes on for as long as the caller likes: all that it tells of the instance is known. */
+  answerBegins(outcome: Outcome): void {
+    if (this.isOver || this.isBeingRead) return;
+    this.isBeingRead = true;
+    this.target.answerBegan(outcome, performance.now() - this.startedAt);
   }
 
   /** To be called in any case; after the first time it does nothing. */
   end(outcome: Outcome): void {
     if (this.isOver) return;
     this.isOver = true;
-    if (this.isStream) return this.target.streamEnded();
-    this.answerBegins();
-    this.target.ended(outcome, this.tookMs as number);
+    if (this.isBeingRead) this.target.answerEnded();
+    else this.target.ended(outcome, performance.now() - this.startedAt);
   }
 }

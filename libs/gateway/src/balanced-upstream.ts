@@ -135,9 +135,9 @@ export class BalancedUpstream {
   }
 
   /** Asks any instance. @throws Error when none is reached or none answers in time */
-  get(path: string, headers: Record<string, string>, timeoutMs: number): Promise<Dispatcher.ResponseData> {
+  get(path: string, timeoutMs: number): Promise<Dispatcher.ResponseData> {
     const signal = AbortSignal.timeout(timeoutMs);
-    return this.dispatcher.request({ method: 'GET', origin: this.origins[0], path, headers, signal });
+    return this.dispatcher.request({ method: 'GET', origin: this.origins[0], path, headers: {}, signal });
   }
 
   /** Asks every instance that is known. */
@@ -166,7 +166,7 @@ export class BalancedUpstream {
     const request = new BalancedRequest(
       options,
       handler,
-      this.targets.attempts(isRepeatable(options, this.upstream.honoursKeys)),
+      this.targets.attempts(isRepeatable(options, this.upstream.keyed)),
       this.options.answerTimeoutMs,
     );
     const starting = this.targets.starting();
@@ -209,15 +209,19 @@ const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DE
 const counted = /^\/stock\//;
 
 /**
- * Whether asking twice does what asking once does. Not with If-Match: the first request may have changed the very
- * version that the second asks for.
+ * Whether asking twice does what asking once does. Not on a condition: the first request may have changed the very version
+ * that the second asks for, or made what it wants to be the first of. Nor because of a key that nobody reads.
  */
-const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, honoursKeys: boolean): boolean => {
+const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, keyed: RegExp | undefined): boolean => {
   const given = headers as Record<string, unknown>;
   if (given['if-match'] !== undefined) return false;
-  if (honoursKeys && given['idempotency-key'] !== undefined) return true;
-  return repeatableMethods.has(method) && !(method === 'PUT' && counted.test(path));
+  if (method === 'POST') return given['idempotency-key'] !== undefined && keyed?.test(addressIn(path)) === true;
+  if (method === 'PUT' && (given['if-none-match'] !== undefined || counted.test(addressIn(path)))) return false;
+  return repeatableMethods.has(method);
 };
+
+/** The router reads what is encoded in the same way. */
+const addressIn = (path: string): string => decodeURIComponent(path.split('?', 1)[0]!);
 
 /** Errors that are none of the instance: the request was withdrawn, or it is one that cannot be sent. */
 const codesOfCaller = new Set<unknown>([
@@ -263,11 +267,10 @@ class BalancedRequest {
       onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
       onResponseStart: (controller, status, headers, message) => {
         if (status >= 200) {
-          attempt.answerBegins();
           outcome = status < 500 ? 'answered' : 'failing';
           // A connection also ends because of what was sent on it.
           if (endsConnection(headers) && status !== 400 && status !== 431) instance.leaving();
-          if (String(headers['content-type']).startsWith('text/event-stream')) attempt.streams(outcome);
+          attempt.answerBegins(outcome);
         }
         handler.onResponseStart?.(controller, status, headers, message);
       },
@@ -290,7 +293,8 @@ class BalancedRequest {
   private optionsFor({ origin }: HttpInstance): Dispatcher.DispatchOptions {
     const headersTimeout = Math.max(1, this.giveUpAt - performance.now());
     const headers = { ...(this.options.headers as Record<string, string>), host: new URL(origin).host };
-    return { ...this.options, origin, headers, headersTimeout };
+    // After HEAD, undici would end the connection and say so, and the answer would repeat it as if the instance were to stop.
+    return { ...this.options, origin, headers, headersTimeout, reset: false };
   }
 
   private fail(controller: Dispatcher.DispatchController | undefined, error: Error): void {

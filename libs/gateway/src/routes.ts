@@ -4,7 +4,8 @@ import { env } from '#config';
 
 /**
  * Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. What is below
- * a prefix that is open is for those who have other ways to show who they are.
+ * a prefix that is open is for those who have other ways to show who they are. A POST to what is `keyed` is carried out once
+ * for each Idempotency-Key.
  */
 const services = [
   {
@@ -12,24 +13,30 @@ const services = [
     variable: 'ORDER_URL',
     prefixes: ['/orders', '/order', '/events', '/dead-letters', '/customers'],
     open: [],
-    honoursKeys: true,
+    keyed: /^\/orders?$|^\/orders\/[^/]+\/(captures|fulfil|refunds|returns)$/,
   },
-  { name: 'inventory', variable: 'INVENTORY_URL', prefixes: ['/products', '/stock'], open: [], honoursKeys: true },
-  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'], open: [], honoursKeys: false },
+  {
+    name: 'inventory',
+    variable: 'INVENTORY_URL',
+    prefixes: ['/products', '/stock'],
+    open: [],
+    keyed: /^\/stock\/[^/]+\/adjustments$/,
+  },
+  { name: 'cache', variable: 'CACHE_URL', prefixes: ['/cache'], open: [], keyed: undefined },
   {
     name: 'payment',
     variable: 'PAYMENT_URL',
     prefixes: ['/payments'],
     open: ['/payments/webhooks'],
-    honoursKeys: true,
+    keyed: undefined,
   },
-  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'], open: [], honoursKeys: false },
+  { name: 'sales', variable: 'SALES_URL', prefixes: ['/sales'], open: [], keyed: undefined },
   {
     name: 'webhooks',
     variable: 'WEBHOOKS_URL',
     prefixes: ['/webhook-endpoints', '/webhook-deliveries'],
     open: [],
-    honoursKeys: false,
+    keyed: undefined,
   },
 ] as const;
 
@@ -47,8 +54,8 @@ export interface Upstream {
   prefixes: readonly string[];
   /** Below these, nobody is asked here who they are. */
   open: readonly string[];
-  /** Whether what carries an Idempotency-Key may be sent twice. */
-  honoursKeys: boolean;
+  /** Where a POST that carries an Idempotency-Key may be sent twice, if anywhere. */
+  keyed: RegExp | undefined;
 }
 
 // A path would have to be taken out of every Location again, and no service of ours needs one.
@@ -76,7 +83,7 @@ export type GatewayEnvironment = Pick<Read, Variable> & Partial<Pick<Read, Balan
 
 /** The services that have an address. */
 export const upstreamsIn = (environment: Partial<GatewayEnvironment>): Upstream[] =>
-  services.flatMap(({ name, variable, prefixes, open, honoursKeys }) => {
+  services.flatMap(({ name, variable, prefixes, open, keyed }) => {
     const at = environment[variable];
     if (at === undefined) return [];
     return [
@@ -84,7 +91,7 @@ export const upstreamsIn = (environment: Partial<GatewayEnvironment>): Upstream[
         name,
         prefixes,
         open,
-        honoursKeys,
+        keyed,
         origins: at,
         balance: environment[balanceVariable(variable)] ?? 'least-loaded',
       },

@@ -16,7 +16,7 @@ const start = async (host: string, port: number): Promise<void> => {
 };
 
 const answers = async (count: number): Promise<Set<string>> => {
-  const texts = Array.from({ length: count }, async () => (await upstream.get('/', {}, 10_000)).body.text());
+  const texts = Array.from({ length: count }, async () => (await upstream.get('/', 10_000)).body.text());
   return new Set(await Promise.all(texts));
 };
 
@@ -31,7 +31,7 @@ beforeEach(async () => {
       balance: 'round-robin',
       prefixes: [],
       open: [],
-      honoursKeys: true,
+      keyed: undefined,
     },
     { lookupMs: 20 },
     async () => addresses,

@@ -28,7 +28,7 @@ beforeAll(async () => {
   const document = { title: 'Order', description: '', version: '1' };
   const order = await listen({ ...here, name: 'order', document, modules: [] });
   const origins = [`http://127.0.0.1:${order}`];
-  const upstream = { prefixes: ['/orders'], open: [], honoursKeys: true, balance: 'random', origins } as const;
+  const upstream = { prefixes: ['/orders'], open: [], keyed: undefined, balance: 'random', origins } as const;
   port = await listen({
     ...{ ...here, ADMIN_KEY: [ADMIN_KEY], name: 'gateway', from: 'callers', document },
     ...passingOn([{ name: 'order', ...upstream }]),

@@ -224,8 +224,8 @@ class RestAdapter extends FastifyAdapter {
         // Node would answer without a word; the hook of the app says what is missing.
         requireHostHeader: false,
       },
-      // Of an absolute target the path is what everybody goes by, whoever passes it on as well.
-      rewriteUrl: ({ url = '/' }) => (url.startsWith('/') ? url : url.replace(absolutePart, '')),
+      // The path, of an absolute target as well, and no fragment is what everybody goes by, whoever passes it on as well.
+      rewriteUrl: ({ url = '/' }) => (url.startsWith('/') ? url : url.replace(absolutePart, '')).split('#', 1)[0]!,
       routerOptions: { maxParamLength: limits.parameterLength },
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,

@@ -79,6 +79,7 @@ export class Connections implements Iterable<Socket> {
 
   /** Remembers an answer that has no end of its own for as long as it is being given. */
   noteStream(answer: ServerResponse): void {
+    if (answer.closed) return;
     this.streams.add(answer);
     answer.once('close', () => this.streams.delete(answer));
     // Between two looks it may have been read, and filled again.

@@ -146,7 +146,7 @@ const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: bool
   const codes: ErrorCode[] = [...endpoint.errors];
   if (takes.body || takes.input) codes.push('invalid-request');
   if (takes.body) codes.push('payload-too-large', 'unsupported-media-type');
-  if (endpoint.scope !== 'open') codes.push('unauthenticated', 'forbidden');
+  if (endpoint.scope !== 'open') codes.push('unauthenticated', 'forbidden', 'too-many-requests');
   if (endpoint.idempotencyKey) codes.push('invalid-idempotency-key');
   if (endpoint.idempotencyKey === 'required') codes.push('idempotency-key-required');
   codes.push('internal', 'unavailable', 'deadline-exceeded');
@@ -218,6 +218,7 @@ const headerThat = (description: string) => ({ description, schema: { type: 'str
 const headersOfRefusal: Record<number, Record<string, ReturnType<typeof headerThat>>> = {
   401: { 'WWW-Authenticate': headerThat('`Bearer`: how to say who asks') },
   403: { 'WWW-Authenticate': headerThat('`Bearer`, with the scope that is missing') },
+  429: { 'Retry-After': headerThat('Seconds to wait before a repeat') },
   503: { 'Retry-After': headerThat('Seconds to wait before a repeat') },
 };
 

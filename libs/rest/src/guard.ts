@@ -120,6 +120,8 @@ export const askingAgain =
   ({ headers, caller }, reply, payload, done) => {
     if (
       caller &&
+      // Of whoever left while it was found out who asks, the end was told already.
+      !reply.raw.closed &&
       authenticator.canAskAgain(caller) &&
       String(reply.getHeader('content-type')).startsWith(eventStream)
     ) {

@@ -71,8 +71,10 @@ export class WaitingRoom {
 
   private answer({ method, url = '' }: IncomingMessage, reply: ServerResponse): void {
     const [path] = url.split('?');
-    if (method === 'GET' && path === '/health/live') return send(reply, 200, json, health('ok', {}));
-    if (method === 'GET' && path === '/health/ready') {
+    // The answer to HEAD is that to GET, of which the server leaves the body out.
+    const isRead = method === 'GET' || method === 'HEAD';
+    if (isRead && path === '/health/live') return send(reply, 200, json, health('ok', {}));
+    if (isRead && path === '/health/ready') {
       const awaited = this.awaited();
       const checks = awaited.length > 0 ? awaited : [{ name: 'start' }];
       return send(reply, 503, json, health('error', Object.fromEntries(checks.map(downAs))));

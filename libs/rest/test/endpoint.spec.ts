@@ -1,7 +1,19 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { documentOf, raw, startApp, type AppUnderTest } from './app-under-test.js';
+import { Controller, Get, Module } from '@nestjs/common';
+import { Endpoint, createRestApp } from '#rest';
+import { documentOf, logInto, raw, startApp, type AppUnderTest } from './app-under-test.js';
 
 type Json = Record<string, unknown>;
+
+@Controller('scoped')
+class ScopedController {
+  @Get()
+  @Endpoint({ scope: 'orders:read', summary: 'Read', replies: { 200: { description: 'It' } }, errors: [] })
+  readScoped(): void {}
+}
+
+@Module({ controllers: [ScopedController] })
+class ScopedModule {}
 
 let here: AppUnderTest;
 beforeAll(async () => void (here = await startApp()));
@@ -242,6 +254,18 @@ describe('the OpenAPI document', () => {
     const { 503: away } = operation('/things/{id}', 'get').responses as Record<string, Json>;
     expect(away).toMatchObject({
       content: { 'application/problem+json': { examples: { unavailable: {}, 'deadline-exceeded': {} } } },
+    });
+  });
+
+  it('names what whoever is asked who they are can be refused with, and when to come back', async () => {
+    const app = await createRestApp(ScopedModule, { logger: logInto([]) });
+    const { paths } = documentOf(app);
+    await app.close();
+    expect(paths['/scoped']!.get!.responses).toMatchObject({
+      401: { headers: { 'WWW-Authenticate': {} } },
+      403: { headers: { 'WWW-Authenticate': {} } },
+      429: { headers: { 'Retry-After': {} } },
+      503: { headers: { 'Retry-After': {} } },
     });
   });
 

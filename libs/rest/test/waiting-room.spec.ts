@@ -21,6 +21,8 @@ it('answers for an app that takes long, until it is closed', async () => {
     503,
     { error: { 'order-database': { status: 'down', message: 'It starts. Wait for it.' }, other: { status: 'down' } } },
   ]);
+  for (const method of ['GET', 'HEAD'])
+    expect((await fetch(`http://127.0.0.1:${at.PORT}/health/live`, { method })).status).toBe(200);
   await room.close();
   await expect(fetch(`http://127.0.0.1:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
 });

@@ -110,8 +110,8 @@ const methodOf = (transport: Transport, id: OperationId) => {
   };
 };
 
-/** An address without its id would be another one. */
+/** An address without its id would be another one, and so would one with a dot or two: they lead up, however they are written. */
 const idIn = (path: string, id: unknown): string | number => {
-  if (typeof id === 'number' || (typeof id === 'string' && id !== '')) return id;
+  if (typeof id === 'number' || (typeof id === 'string' && !/^\.{0,2}$/.test(id))) return id;
   throw new TypeError(`${path} needs an id, not ${JSON.stringify(id)}`);
 };

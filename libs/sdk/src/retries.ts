@@ -2,6 +2,8 @@ const firstBackoffMs = 200;
 const longestBackoffMs = 10_000;
 /** Longer than anybody means; what is too long for a timer would be over at once. */
 const longestWaitMs = 3_600_000;
+/** The same of how long somebody may take, which can be `Infinity`. */
+const longestTimerMs = 2 ** 31 - 1;
 
 /**
  * How long to wait before the next try: longer every time, and anything from nothing to that, so that those who failed
@@ -35,6 +37,14 @@ export const pause = async (ms: number, signal: AbortSignal | undefined): Promis
   });
 };
 
+/** What is awaited, where nobody listens to the signal; its reason once that is aborted. */
+export const orAborted = <T>(awaited: T | Promise<T>, signal: AbortSignal): Promise<T> =>
+  new Promise((resolve, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true });
+    if (signal.aborted) reject(signal.reason as Error);
+    Promise.resolve(awaited).then(resolve, reject);
+  });
+
 /** An `AbortSignal` that follows another one and a clock which can be wound up again. */
 export class Alarm {
   private readonly controller = new AbortController();
@@ -53,7 +63,8 @@ export class Alarm {
   /** Goes off in so many milliseconds from now, and not when it would have. */
   windUp(ms: number): void {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.controller.abort(new Error(`no answer within ${Math.ceil(ms)} ms`)), ms);
+    const goOff = (): void => this.controller.abort(new Error(`no answer within ${Math.ceil(ms)} ms`));
+    this.timer = setTimeout(goOff, Math.min(ms, longestTimerMs));
   }
 
   /** Ends whatever still listens to it. */

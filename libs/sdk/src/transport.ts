@@ -1,7 +1,7 @@
 import { CleaveApiError, errorOf } from './errors.js';
 import { operations } from './generated/operations.gen.js';
 import type { OperationId } from './resources.js';
-import { Alarm, backoffMs, pause, retryAfterMs } from './retries.js';
+import { Alarm, backoffMs, orAborted, pause, retryAfterMs } from './retries.js';
 
 export interface CleaveOptions {
   /** Where the API begins, such as `https://orders.example.com`. */
@@ -56,7 +56,9 @@ export class Transport {
   private readonly baseUrl: string;
 
   constructor(private readonly options: CleaveOptions) {
-    if (!URL.canParse(options.baseUrl)) throw new TypeError(`baseUrl must be a URL, not ${options.baseUrl}`);
+    // What is `localhost:3000` is a URL of the scheme `localhost`.
+    if (!URL.canParse(options.baseUrl) || !/^https?:/i.test(options.baseUrl))
+      throw new TypeError(`baseUrl must be a URL such as http://127.0.0.1:3000, not ${options.baseUrl}`);
     this.baseUrl = options.baseUrl.replace(/(?<!\/)\/+$/, '');
   }
 
@@ -64,10 +66,12 @@ export class Transport {
    * The body of the answer.
    *
    * @throws CleaveApiError
+   * @throws TypeError for what cannot be sent at all
    */
   async ask(call: Call, options: CallOptions = {}): Promise<unknown> {
     const { timeoutMs = 10_000, deadlineMs = 60_000, retries = 5 } = { ...defined(this.options), ...defined(options) };
     const headers = headersOf(call, options);
+    refuseUnsendable(call, headers);
     const giveUpAt = Date.now() + deadlineMs;
     for (let tries = 1; ; tries += 1) {
       const outcome = await this.once(call, headers, Math.min(timeoutMs, giveUpAt - Date.now()), tries, options.signal);
@@ -106,7 +110,7 @@ export class Transport {
   async fetch(call: Call, headers: Record<string, string>, signal: AbortSignal): Promise<Response> {
     const { method, path } = operations[call.id];
     const { apiKey, fetch = globalThis.fetch } = this.options;
-    const key = typeof apiKey === 'function' ? await apiKey() : apiKey;
+    const key = typeof apiKey === 'function' ? await orAborted(apiKey(), signal) : apiKey;
     const address = path.replace(/\{\w+\}/, () => encodeURIComponent(String(call.of)));
     return fetch(`${this.baseUrl}${address}${queryOf(call.query)}`, {
       method,
@@ -128,6 +132,11 @@ const headersOf = (call: Call, { headers, idempotencyKey }: CallOptions): Record
   }),
   ...Object.fromEntries(Object.entries(headers ?? {}).map(([name, value]) => [name.toLowerCase(), value])),
 });
+
+/** `fetch` would fail with it as if nobody had answered, time after time. */
+const refuseUnsendable = ({ body }: Call, headers: Record<string, string>): void => {
+  JSON.stringify([body, new Headers(headers)]);
+};
 
 const queryOf = (query: Record<string, unknown> = {}): string => {
   const given = new URLSearchParams();
@@ -157,11 +166,13 @@ const mayBeRepeated = (call: Call, headers: Record<string, string>, { status, co
 };
 
 /** Whether it has no other effect when it is carried out again, after an answer that was lost. */
-const isSafeTwice = ({ id }: Call, headers: Record<string, string>): boolean => {
+const isSafeTwice = ({ id, body }: Call, headers: Record<string, string>): boolean => {
   const { method, takesKey } = operations[id];
   if (method === 'GET' || takesKey) return true;
   // The second time the condition would not hold any more, because the first has changed what it asks about.
   if ('if-match' in headers || 'if-none-match' in headers) return false;
+  // Nor would the lease, which is over once something is written under it.
+  if (id === 'putCacheEntry' && (body as { lease?: string } | undefined)?.lease !== undefined) return false;
   // What was counted once does not hold any more when goods have gone since.
   if (id === 'putStock') return false;
   return method === 'PUT' || method === 'DELETE' || settingStates.has(id);

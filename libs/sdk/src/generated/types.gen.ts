@@ -1355,6 +1355,10 @@ export type GetLogLevelErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1405,6 +1409,10 @@ export type PutLogLevelErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1461,6 +1469,10 @@ export type ListAuditEntriesErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1509,6 +1521,10 @@ export type DeleteCacheEntryErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1562,6 +1578,10 @@ export type GetCacheEntryErrors = {
    * The cache holds nothing under this key
    */
   404: CacheMiss;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1628,6 +1648,10 @@ export type PutCacheEntryErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1678,6 +1702,10 @@ export type CacheBatchErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1730,6 +1758,10 @@ export type IncrementCounterErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1780,6 +1812,10 @@ export type InvalidateCacheErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1832,6 +1868,10 @@ export type LeaseCacheKeyErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -1870,6 +1910,10 @@ export type GetCacheStatisticsErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1922,6 +1966,10 @@ export type EraseCustomerErrors = {
    * `customer-not-found`: There is no such customer
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -1980,6 +2028,10 @@ export type ExportCustomerErrors = {
    */
   404: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2029,6 +2081,10 @@ export type ListDeadLettersErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2094,6 +2150,10 @@ export type ResolveDeadLetterErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2145,6 +2205,10 @@ export type RetryDeadLetterErrors = {
    * `dead-letter-not-found`: There is no such dead letter
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2202,6 +2266,10 @@ export type ListEventsErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2315,6 +2383,10 @@ export type ListKeysErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2370,6 +2442,10 @@ export type CreateKeyErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2421,6 +2497,10 @@ export type RevokeKeyErrors = {
    * `key-not-found`: There is no such key
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2487,6 +2567,10 @@ export type RotateKeyErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2596,6 +2680,10 @@ export type PlaceOrderByAliasErrors = {
    */
   422: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2648,6 +2736,10 @@ export type ListOrdersErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2726,6 +2818,10 @@ export type PlaceOrderErrors = {
    */
   422: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2779,6 +2875,10 @@ export type GetOrderErrors = {
    * `order-not-found`: There is no such order
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2855,6 +2955,10 @@ export type CancelOrderErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2935,6 +3039,10 @@ export type CapturePaymentErrors = {
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
   422: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3020,6 +3128,10 @@ export type FulfilOrderErrors = {
    */
   422: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3071,6 +3183,10 @@ export type GetOrderHistoryErrors = {
    * `order-not-found`: There is no such order
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3125,6 +3241,10 @@ export type GetPaymentErrors = {
    * `payment-not-found`: There is no payment for this order
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3205,6 +3325,10 @@ export type RefundPaymentErrors = {
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
   422: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3291,6 +3415,10 @@ export type ReturnGoodsErrors = {
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
   422: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3438,6 +3566,10 @@ export type ListProductsErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3489,6 +3621,10 @@ export type PutProductsErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3537,6 +3673,10 @@ export type GetProductErrors = {
    * `product-not-found`: There is no such product
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3590,6 +3730,10 @@ export type PutProductErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3652,6 +3796,10 @@ export type ListSalesErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3701,6 +3849,10 @@ export type GetStockOutlookErrors = {
    */
   404: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3740,6 +3892,10 @@ export type ListSalesViewsErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3778,6 +3934,10 @@ export type RebuildSalesErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3838,6 +3998,10 @@ export type PutStockBatchErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -3886,6 +4050,10 @@ export type GetStockErrors = {
    * `product-not-found`: There is no such product
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3947,6 +4115,10 @@ export type PutStockErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -4023,6 +4195,10 @@ export type AdjustStockErrors = {
    */
   422: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4074,6 +4250,10 @@ export type GetWebhookDeliveryErrors = {
    * `webhook-delivery-not-found`: There is no such webhook delivery
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -4179,6 +4359,10 @@ export type ListWebhookEndpointsErrors = {
    */
   403: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4238,6 +4422,10 @@ export type CreateWebhookEndpointErrors = {
    */
   422: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4290,6 +4478,10 @@ export type DeleteWebhookEndpointErrors = {
    */
   404: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4341,6 +4533,10 @@ export type GetWebhookEndpointErrors = {
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -4406,6 +4602,10 @@ export type ChangeWebhookEndpointErrors = {
    */
   422: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4463,6 +4663,10 @@ export type ListWebhookDeliveriesErrors = {
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -4524,6 +4728,10 @@ export type RedeliverFailedWebhooksErrors = {
    */
   415: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4576,6 +4784,10 @@ export type RotateWebhookSecretErrors = {
    */
   404: Problem;
   /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -4627,6 +4839,10 @@ export type GetWebhookSecretErrors = {
    * `webhook-endpoint-not-found`: There is no such webhook endpoint
    */
   404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
