@@ -204,10 +204,15 @@ export class Namespace<Value> {
     value: Value,
     options: KeepOptions = {},
   ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
+    const { tiers } = this;
     const name = this.entryName(key);
-    const entry = await this.entryOf(value, { ...this.options, ...options });
+    const all = { ...this.options, ...options };
+    // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
+    const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
+    if (tiers.shared) await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
+    const entry = await this.entryOf(value, all);
     for (let tries = 0; ; tries += 1) {
-      const { state, kept, version: stored } = this.tiers.shared ? await this.read(name) : this.readHere(name, key);
+      const { state, kept, version: stored } = tiers.shared ? await this.read(name) : this.readHere(name, key);
       const current = state === 'fresh' ? kept!.version : null;
       if (current !== version || tries === mostTries) return { isWritten: false, version: current };
       if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };

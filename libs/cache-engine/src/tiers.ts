@@ -178,6 +178,13 @@ export class Tiers {
     return version;
   }
 
+  /** Knows the version of a tag afterwards as Redis has it, also where nobody has told of a change yet. */
+  async lookUpTag(name: string): Promise<void> {
+    const known = this.knownTag(name);
+    const version = await this.askTag(name);
+    if (known !== undefined && known !== version) this.forgetTag(name);
+  }
+
   /** What was kept under the tag is old from now on. */
   async changeTag(name: string): Promise<void> {
     this.forgetTag(name);

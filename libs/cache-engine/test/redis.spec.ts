@@ -348,6 +348,25 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each([
+    ['cleared', (space: Namespace<unknown>) => space.clear()],
+    ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
+  ])('lets one win alone, though it has not heard yet what was %s', async (_, change) => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      await there.set('k', 1, { tags: ['t'] });
+      await warm(there, 'k');
+      // What is told comes over the same connection.
+      proxy.holdBack('ROLE');
+      await until(() => proxy.holdsBack);
+      await change(here);
+      expect(await there.get('k')).toBe(1);
+      const lock = (space: Namespace<unknown>) => space.compareAndSet('lock', null, 1, { tags: ['t'] });
+      expect(await lock(there)).toMatchObject({ isWritten: true });
+      expect(await lock(here)).toMatchObject({ isWritten: false });
+      proxy.thaw();
+    });
+  });
+
   it('gives nothing out of the process that may be old, once it has not heard of Redis for too long', async () => {
     const deadlineMs = 300;
     await throughProxy({ silenceMs: 900, deadlineMs }, async ({ proxy, here, there }) => {
