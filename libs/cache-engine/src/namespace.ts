@@ -441,6 +441,7 @@ export class Namespace<Value> {
       soft === undefined
         ? undefined
         : setTimeout(() => {
+            if (kept.staleUntil <= tiers.now()) return;
             giveOut(kept);
             standIn(kept);
           }, soft);

@@ -307,6 +307,19 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     source.open();
   });
 
+  it('has nothing stand in that is over its grace by the time that it would', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 400, timeouts: { soft: 800 } });
+    await space.set('k', 'old');
+    await space.find('k');
+    await sleep(5);
+    const source = new Source('new');
+    source.close();
+    const asking = space.getOrSet('k', source.load);
+    await sleep(1_200);
+    source.open();
+    expect(await asking).toBe('new');
+  });
+
   it('throws what the source throws where nothing stands in, and asks again', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source(new Error('away'));
