@@ -1,5 +1,5 @@
 import { randomInt, randomUUID } from 'node:crypto';
-import { within } from './within.js';
+import { assertTimeout, within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
@@ -931,8 +931,6 @@ const assertName = (what: string, name: string): void => {
     );
 };
 
-const longestTimerMs = 2 ** 31 - 1;
-
 const assertTime = (name: string, ms: number | undefined, least: number): void => {
   if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
     throw new RangeError(
@@ -940,17 +938,10 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
     );
 };
 
-const assertTimeout = (name: string, ms: number | undefined): void => {
-  if (ms !== undefined && !(ms >= 0 && ms <= longestTimerMs))
-    throw new RangeError(
-      `the timeout ${name} is ${ms}; it must be a number of milliseconds from 0 to ${longestTimerMs}`,
-    );
-};
-
 const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
   assertTime('ttl', ttl, 1);
   assertTime('grace', grace, 0);
   assertTime('absentTtl', absentTtl, 1);
-  assertTimeout('soft', timeouts?.soft);
-  assertTimeout('hard', timeouts?.hard);
+  assertTimeout('timeouts.soft', timeouts?.soft);
+  assertTimeout('timeouts.hard', timeouts?.hard);
 };

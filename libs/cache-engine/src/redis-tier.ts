@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from 'redis';
-import { within } from './within.js';
+import { assertTimeout, within } from './within.js';
 import { anyVersion, noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
@@ -140,6 +140,8 @@ export class RedisTier {
     private readonly heard: Heard & { ended: (what: string, ms: number, error: unknown) => void },
     complain: (message: string) => void,
   ) {
+    assertTimeout('redis.deadlineMs', deadlineMs, 1);
+    assertTimeout('redis.silenceMs', silenceMs, 1);
     this.deadlineMs = deadlineMs;
     this.connection = connect(url);
     this.connection.client.on('error', () => undefined);

@@ -409,6 +409,13 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each(['deadlineMs', 'silenceMs'])('refuses a %s that is no limit', (limit) => {
+    for (const ms of [Number.NaN, 0, -1, 2 ** 31, Number.POSITIVE_INFINITY])
+      expect(() => new CacheEngine({ redis: { url: redis.url, [limit]: ms } })).toThrow(
+        `redis.${limit} is ${ms}; it must be a number of milliseconds from 1 to 2147483647`,
+      );
+  });
+
   it('answers in time while Redis stands still, and goes on by itself', async () => {
     const own = await startRedis();
     try {
