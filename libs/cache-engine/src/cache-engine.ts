@@ -22,7 +22,10 @@ export class CacheEngine {
     this.endReport = options.meter && reportTo(options.meter, () => this.statistics);
   }
 
-  /** Begins to connect. It does not wait for Redis: without it, what needs it fails at once. */
+  /**
+   * Begins to connect, and does not wait for that: what is asked of Redis meanwhile waits for the first connection, as long as
+   * a call may take. Where there is none, what needs it fails at once.
+   */
   start(): this {
     this.tiers.start();
     return this;

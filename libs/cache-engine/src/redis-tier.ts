@@ -131,6 +131,8 @@ export class RedisTier {
   /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
   private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
+  /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
+  private beginning: Promise<void> | undefined;
   private isStopped = false;
 
   /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
@@ -164,13 +166,25 @@ export class RedisTier {
 
   /** Does not wait: the cache starts without Redis and uses it once it is there. */
   start(): void {
-    const { client } = this.connection;
-    const connecting = client.connect() as Promise<unknown>;
-    connecting.catch(() => {
-      // A cluster of which no node answers gives up; a single server is tried again by the client itself.
-      if (!this.isStopped) this.retry = setTimeout(() => this.start(), longestReconnectMs);
-    });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.beginning = promise;
+    void promise.then(() => (this.beginning = undefined));
+    const { kind, client } = this.connection;
+    // A cluster has other nodes to try.
+    if (kind === 'server') client.once('error', () => resolve());
+    this.connect(resolve);
     this.tracking.start();
+  }
+
+  private connect(begun?: () => void): void {
+    const { kind, client } = this.connection;
+    const connecting = client.connect() as Promise<unknown>;
+    connecting
+      .catch(() => {
+        // A cluster of which no node answers gives up; a single server is tried again by the client itself.
+        if (kind === 'cluster' && !this.isStopped) this.retry = setTimeout(() => this.connect(), longestReconnectMs);
+      })
+      .finally(begun);
   }
 
   stop(): void {
@@ -399,7 +413,9 @@ export class RedisTier {
     const startedAt = performance.now();
     let failure: unknown;
     try {
-      const answer = await this.breaker.execute(() => within(this.deadlineMs, what, work));
+      const { beginning } = this;
+      const ask = beginning ? () => beginning.then(work) : work;
+      const answer = await this.breaker.execute(() => within(this.deadlineMs, what, ask));
       failure = failureIn?.(answer);
       return answer;
     } catch (error) {

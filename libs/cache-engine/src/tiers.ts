@@ -105,7 +105,7 @@ export class Tiers {
   }
 
   start(): void {
-    if (!this.shared) return;
+    if (!this.shared || this.timer) return;
     this.shared.start();
     this.timer = setInterval(() => this.suspectTags(), tagsAskedEveryMs).unref();
   }

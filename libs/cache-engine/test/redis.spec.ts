@@ -442,6 +442,15 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('uses Redis from the first call on, and may be started twice', async () => {
+    const engine = new CacheEngine({ redis: { url: redis.url, deadlineMs: 5_000 } }).start().start();
+    open.push(engine);
+    const space = engine.namespace<number>(name);
+    await space.set('k', 1);
+    expect(await space.getOrSet('loaded', () => 2)).toBe(2);
+    expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
+  });
+
   it('starts without Redis, loads by itself, and uses it once it is there', async () => {
     const port = await freePort();
     const engine = new CacheEngine({ redis: { url: `redis://127.0.0.1:${port}` }, complain: () => undefined }).start();
@@ -468,6 +477,14 @@ describeRedis('a cache over a cluster of three masters', () => {
     cluster = await startRedisCluster();
   });
   afterAll(() => cluster?.stop());
+
+  it('is used from the first call on', async () => {
+    const engine = new CacheEngine({ redis: { url: cluster.url, deadlineMs: 5_000 } }).start();
+    open.push(engine);
+    const space = engine.namespace<number>(randomUUID());
+    await space.set('k', 1);
+    expect(await space.get('k')).toBe(1);
+  });
 
   it('keeps, tells, counts and clears on every one of them', async () => {
     const name = randomUUID();
