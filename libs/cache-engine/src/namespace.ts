@@ -165,7 +165,7 @@ export class Namespace<Value> {
       const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
       const now = tiers.now();
       const isDue = here.freshUntil - now < refreshBefore || isDueEarly(here, now, randomAboveZero());
-      if (isDue && !tiers.flights.has(name)) {
+      if (isDue && !tiers.flights.has(name) && !this.isResting(name)) {
         tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
       }
@@ -411,7 +411,13 @@ export class Namespace<Value> {
     standIn: (kept: Kept) => void,
   ): Promise<Value | undefined> {
     const { tiers } = this;
-    if (early) return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined);
+    if (early)
+      return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined).catch(
+        (error: unknown) => {
+          this.rest(name);
+          throw error;
+        },
+      );
     let reading: Reading | undefined;
     try {
       reading = tiers.shared && (await this.read(name));
@@ -430,7 +436,7 @@ export class Namespace<Value> {
       isGivenOut = true;
       return it.value as Value | undefined;
     };
-    if (kept && (tiers.resting.get(name) ?? 0) > performance.now()) return giveOut(kept);
+    if (kept && this.isResting(name)) return giveOut(kept);
     tiers.counts.misses += 1;
     const loading = this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
@@ -838,6 +844,10 @@ export class Namespace<Value> {
   private tagName(tag: string): string {
     assertName('tag', tag);
     return this.tiers.nameOf('tag', this.name, tag);
+  }
+
+  private isResting(name: string): boolean {
+    return (this.tiers.resting.get(name) ?? 0) > performance.now();
   }
 
   private rest(name: string): void {

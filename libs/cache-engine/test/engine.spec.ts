@@ -293,6 +293,22 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it('leaves a source alone for a while that fails before the end of a value', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, refreshBefore: 120_000 });
+    const source = new Source(1);
+    await space.set('k', 1);
+    await until(async () => (await space.find('k'))?.tier === 'l1');
+    source.value = new Error('away');
+    const startedAt = performance.now();
+    await until(async () => {
+      expect(await space.getOrSet('k', source.load)).toBe(1);
+      return performance.now() > startedAt + 500;
+    });
+    expect(source.asked).toBeLessThanOrEqual(1 + (performance.now() - startedAt) / 1_000);
+    source.value = 2;
+    await until(async () => (await space.getOrSet('k', source.load)) === 2);
+  });
+
   it('waits for the source as long as it is told before something stands in', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 60_000, timeouts: { soft: 10_000 } });
     const source = new Source(1);
