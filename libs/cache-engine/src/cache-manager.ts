@@ -18,6 +18,13 @@ const numberIn = (given: unknown): number | undefined => (typeof given === 'numb
 const endOf = (ttl: number | undefined): { ttl?: number | undefined } =>
   ttl === undefined ? {} : { ttl: ttl === 0 ? undefined : Math.max(1, Math.round(ttl)) };
 
+const endAfter =
+  (ttl: (value: unknown) => number) =>
+  (value: unknown): number => {
+    const told = ttl(value);
+    return told === 0 ? Number.POSITIVE_INFINITY : told;
+  };
+
 /**
  * A namespace in the shape of cache-manager 7, for what has been written against it: Nest's `CACHE_MANAGER`, its
  * `CacheInterceptor` and whoever injects it. `wrap` is `getOrSet`: one load of all processes, and none that is late.
@@ -55,7 +62,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     const { ttl, refreshThreshold, raw } =
       typeof first === 'object' ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
     const value = await namespace.getOrSet(key, async () => load(), {
-      ...(typeof ttl === 'function' ? { ttlOf: (it) => endOf(ttl(it)).ttl } : endOf(ttl)),
+      ...(typeof ttl === 'function' ? { ttlOf: endAfter(ttl) } : endOf(ttl)),
       refreshBefore: numberIn(refreshThreshold),
     });
     return raw ? { value, expires: await expiryOf(key) } : value;

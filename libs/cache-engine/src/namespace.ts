@@ -19,7 +19,10 @@ export interface KeepOptions {
 export interface LoadOptions extends KeepOptions {
   /** How long it is kept that the source has nothing; as long as a value when left out. */
   absentTtl?: number | undefined;
-  /** Says of a value that was loaded how long it is as good as new, in place of `ttl`. */
+  /**
+   * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
+   * `Infinity` for no end, `undefined` for what `ttl` says.
+   */
   ttlOf?: ((value: unknown) => number | undefined) | undefined;
   /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
   refreshBefore?: number | undefined;
@@ -330,7 +333,7 @@ export class Namespace<Value> {
     options: Omit<KeepOptions, 'tags'> = {},
   ): Promise<Written | undefined> {
     const { tiers } = this;
-    const { ttl = this.options.ttlOf?.(value) ?? this.options.ttl } = options;
+    const { ttl = ttlBy(this.options, value) } = options;
     const all = { ...this.options, ...options, ttl };
     assertTimes(all);
     const name = this.entryName(key);
@@ -485,7 +488,7 @@ export class Namespace<Value> {
       const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
       const { value, loadMs } = await this.asked(key, load, hard);
-      const ttl = options.ttlOf && value !== undefined ? options.ttlOf(value) : options.ttl;
+      const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const { kept, bytes } = this.keptOf(entry);
@@ -946,6 +949,13 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
     throw new RangeError(
       `${name} is ${ms}; it must be a whole number of milliseconds from ${least} to ${longestTtlMs}`,
     );
+};
+
+/** A value may be over already, and does not get lost by that. */
+const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
+  const told = value === undefined ? undefined : ttlOf?.(value);
+  if (told === undefined) return ttl;
+  return told === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
 };
 
 const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {

@@ -64,6 +64,24 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(spaceOf().set('k', 1, { ttl })).rejects.toThrow('it must be a whole number of milliseconds');
   });
 
+  it('gives a value though its own time is over, and keeps it as its time says', async () => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine, { ttl: 60_000 });
+    const keptFor = async (ttl: number | undefined): Promise<number | null> => {
+      const key = `for ${ttl}`;
+      const startedAt = engine.now();
+      expect(await space.getOrSet(key, () => ({ ttl }), { ttlOf: () => ttl })).toEqual({ ttl });
+      const found = await space.find(key);
+      if (!found) return 0;
+      return found.expiresAt && Math.round((found.expiresAt - startedAt) / 60_000) * 60_000;
+    };
+    for (const ttl of [0, -5, 0.5]) expect(await keptFor(ttl)).toBe(0);
+    expect(await keptFor(120_000.5)).toBe(120_000);
+    expect(await keptFor(undefined)).toBe(60_000);
+    expect(await keptFor(Number.POSITIVE_INFINITY)).toBeNull();
+    expect(await keptFor(1e15)).toBe(365 * 24 * 3_600_000);
+  });
+
   it('keeps for longer than a timer of 31 bits can', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine);

@@ -68,6 +68,14 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     });
   });
 
+  it('keeps what is wrapped for as long as its value says', async () => {
+    const expires = async (ttl: number): Promise<unknown> =>
+      (await cache.wrap(`for ${ttl}`, () => ttl, { ttl: (value) => value, raw: true })).expires;
+    expect(await expires(0)).toBeUndefined();
+    expect(await expires(90_000.5)).toBeGreaterThan(Date.now() + 80_000);
+    expect(await cache.wrap('over', () => 'over', { ttl: () => -1 })).toBe('over');
+  });
+
   it('keeps no value whose load began before it was forgotten', async () => {
     const old = Promise.withResolvers<string>();
     const loading = cache.wrap('k', () => old.promise);
