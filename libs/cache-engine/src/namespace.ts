@@ -246,18 +246,14 @@ export class Namespace<Value> {
   }
 
   /**
-   * Forgets all keys and counters of the namespace at once; what lies in Redis is thrown away by and by.
+   * Forgets all keys and counters of the namespace at once, however many they are. What lies in Redis is thrown away by and
+   * by; what lies in a process makes room for others as it would have done.
    *
    * @throws CacheUnavailable when it is not known whether it took place
    */
   async clear(): Promise<void> {
     const { tiers, name } = this;
     await tiers.changeTag(this.ownTag);
-    for (const kind of ['entry', 'counter'] as const) {
-      const prefix = tiers.prefixOf(kind, name);
-      const here = kind === 'entry' ? tiers.entries : tiers.counters;
-      for (const key of [...here.keys()]) if (key.startsWith(prefix)) here.invalidate(key);
-    }
     tiers.sweep(name, this.ownTag);
   }
 

@@ -440,6 +440,17 @@ describe('a cache in the process', () => {
     expect(await space.get('key 39999')).toMatchObject({ at: 39_999 });
   });
 
+  it('clears in a moment, however much lies here', async () => {
+    const engine = engineOf({ maxBytes: 100_000_000 });
+    const space = engine.namespace<number>('n');
+    const startedAt = performance.now();
+    for (let at = 0; at < 100_000; at += 1) await space.set(`key ${at}`, at);
+    const filledAt = performance.now();
+    await space.clear();
+    expect((performance.now() - filledAt) / (filledAt - startedAt)).toBeLessThan(1 / 100);
+    expect(await space.get('key 99999')).toBeUndefined();
+  });
+
   it('does not keep what is larger than all of it, nor what lay there', async () => {
     const space = engineOf({ maxBytes: 100_000 }).namespace<string>('n');
     await space.set('k', 'small');
