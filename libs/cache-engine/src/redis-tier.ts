@@ -1,4 +1,5 @@
 import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from 'redis';
 import { assertTimeout, within } from './within.js';
@@ -30,6 +31,8 @@ const failuresThatBreak = 5;
 const longestReconnectMs = 1_000;
 /** Keys looked at in one step of a sweep. */
 const sweepPage = 500;
+const firstSweepAgainMs = 1_000;
+const longestSweepAgainMs = 60_000;
 
 interface Asked {
   promise: Promise<string | null>;
@@ -140,7 +143,7 @@ export class RedisTier {
     { url, deadlineMs = 200, silenceMs = 1_000 }: RedisOptions,
     prefixes: readonly string[],
     private readonly heard: Heard & { ended: (what: string, ms: number, error: unknown) => void },
-    complain: (message: string) => void,
+    private readonly complain: (message: string) => void,
   ) {
     assertTimeout('redis.deadlineMs', deadlineMs, 1);
     assertTimeout('redis.silenceMs', silenceMs, 1);
@@ -255,7 +258,7 @@ export class RedisTier {
 
   /**
    * Throws away what nobody reads any more of a namespace, on every master, a page at a time: entries and counters of an
-   * earlier version of it. It goes on by itself; what it does not come to goes at the end of its time, or with the next sweep.
+   * earlier version of it. It goes on by itself, and begins again some time after it has failed.
    */
   sweep(space: Swept): void {
     const { tag } = space;
@@ -263,14 +266,27 @@ export class RedisTier {
       this.sweeping.set(tag, true);
       return;
     }
-    this.sweeping.set(tag, false);
-    this.sweepAll(space)
-      .catch(() => undefined)
-      .finally(() => {
-        const isOnceMore = this.sweeping.get(tag) && !this.isStopped;
-        this.sweeping.delete(tag);
-        if (isOnceMore) this.sweep(space);
-      });
+    this.sweeping.set(tag, true);
+    void this.sweepUntilDone(space);
+  }
+
+  private async sweepUntilDone(space: Swept): Promise<void> {
+    const { tag, pattern } = space;
+    let waitMs = firstSweepAgainMs;
+    while (this.sweeping.get(tag) && !this.isStopped) {
+      this.sweeping.set(tag, false);
+      try {
+        await this.sweepAll(space);
+      } catch (error) {
+        if (this.isStopped) break;
+        this.sweeping.set(tag, true);
+        const { cause = error } = error as Error;
+        this.complain(`What was cleared of ${pattern} is not thrown away yet, again in ${waitMs} ms: ${String(cause)}`);
+        await sleep(waitMs, undefined, { ref: false });
+        waitMs = Math.min(2 * waitMs, longestSweepAgainMs);
+      }
+    }
+    this.sweeping.delete(tag);
   }
 
   private async sweepAll({ tag, pattern, counters }: Swept): Promise<void> {

@@ -226,6 +226,33 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it('says that it could not throw away what was cleared, and begins again', async () => {
+    const proxy = await RedisProxy.start(redis.port);
+    const people = await createClient({ url: redis.url }).connect();
+    const complaints: string[] = [];
+    const complain = (message: string) => complaints.push(message);
+    const engine = new CacheEngine({ redis: { url: proxy.url, deadlineMs: 300 }, complain }).start();
+    open.push(engine);
+    try {
+      const space = engine.namespace<number>(name);
+      await until(() =>
+        space.set('k', 1).then(
+          () => true,
+          () => false,
+        ),
+      );
+      proxy.holdBack('SCAN');
+      await space.clear();
+      await until(() => complaints.some((it) => it.includes(`{${name}:* is not thrown away yet`)));
+      expect(await people.exists(`cache:e:{${name}:k}`)).toBe(1);
+      proxy.thaw();
+      await until(async () => (await people.exists(`cache:e:{${name}:k}`)) === 0);
+    } finally {
+      people.destroy();
+      await proxy.stop();
+    }
+  });
+
   it('leaves no counter behind that was cleared, and those that count since', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
