@@ -29,6 +29,8 @@ export const keyKinds = { entry: 'e', tag: 't', lease: 'l', counter: 'n' } as co
 const maxUnanswered = 20_000;
 const failuresThatBreak = 5;
 const longestReconnectMs = 1_000;
+/** That Redis refuses what it is asked is told so often at the most. */
+const refusalsToldEveryMs = 60_000;
 /** Keys looked at in one step of a sweep. */
 const sweepPage = 500;
 const firstSweepAgainMs = 1_000;
@@ -137,6 +139,7 @@ export class RedisTier {
   /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
   private beginning: Promise<void> | undefined;
   private isStopped = false;
+  private refusalToldAt = Number.NEGATIVE_INFINITY;
 
   /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
   constructor(
@@ -424,6 +427,18 @@ export class RedisTier {
     }
   }
 
+  /** It is there and yet nothing is kept, which whoever goes on without it would not notice. */
+  private refused({ message }: ErrorReply): void {
+    const now = performance.now();
+    if (now - this.refusalToldAt < refusalsToldEveryMs || message.startsWith('OVERFLOW')) return;
+    this.refusalToldAt = now;
+    const isOfCluster = this.connection.kind === 'server' && /^(?:MOVED|CROSSSLOT)/.test(message);
+    const advice = isOfCluster
+      ? '. It is one of a cluster: name two of its masters in redis.url, or its address twice'
+      : '';
+    this.complain(`Redis refuses what it is asked: ${message}${advice}`);
+  }
+
   /** @param failureIn what is wrong in what was answered, for those who count */
   private async attempt<T>(what: string, work: () => Promise<T>, failureIn?: (answer: T) => unknown): Promise<T> {
     const startedAt = performance.now();
@@ -440,6 +455,7 @@ export class RedisTier {
         throw new RangeError('the counter would leave the safe integers', { cause: error });
       throw new CacheUnavailable({ cause: error });
     } finally {
+      if (failure instanceof ErrorReply) this.refused(failure);
       // Whoever looks whether Redis is there, as each reading of the metrics does, is no operation of the cache.
       if (what !== 'ping') this.heard.ended(what, performance.now() - startedAt, failure);
     }

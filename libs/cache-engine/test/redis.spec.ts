@@ -478,6 +478,29 @@ describeRedis('caches of several processes over one Redis', () => {
     expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
   });
 
+  it('says that Redis refuses what it is asked, and goes on without it', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    const complaints: string[] = [];
+    const complain = (message: string) => complaints.push(message);
+    const engine = new CacheEngine({ redis: { url: own.url, deadlineMs: 5_000 }, complain }).start();
+    open.push(engine);
+    try {
+      await until(() => engine.isL1Used);
+      const space = engine.namespace<number>(name);
+      await people.configSet('maxmemory', '1');
+      for (let asked = 0; asked < 3; asked += 1) expect(await space.getOrSet('k', () => asked)).toBe(asked);
+      await expect(space.set('k', 1)).rejects.toBeInstanceOf(CacheUnavailable);
+      expect(complaints).toEqual([expect.stringMatching(/^Redis refuses what it is asked: .*OOM/)]);
+      await people.configSet('maxmemory', '0');
+      await space.set('k', 1);
+      expect(await space.get('k')).toBe(1);
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
   it('starts without Redis, loads by itself, and uses it once it is there', async () => {
     const port = await freePort();
     const engine = new CacheEngine({ redis: { url: `redis://127.0.0.1:${port}` }, complain: () => undefined }).start();
@@ -534,6 +557,21 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('says so where it was given one of them alone', async () => {
+    const complaints: string[] = [];
+    const complain = (message: string) => complaints.push(message);
+    const redis = { url: cluster.servers[0]!.url, deadlineMs: 5_000 };
+    const engine = new CacheEngine({ redis, complain }).start();
+    open.push(engine);
+    const space = engine.namespace<number>(randomUUID());
+    expect(await Promise.all(Array.from({ length: 9 }, (_, at) => space.getOrSet(`k ${at}`, () => at)))).toHaveLength(
+      9,
+    );
+    await until(() =>
+      complaints.some((it) => it.endsWith('name two of its masters in redis.url, or its address twice')),
+    );
   });
 
   it('keeps on every one of them what is written after a clear', async () => {
