@@ -154,7 +154,15 @@ export class RedisTier {
     this.connection = connect(url);
     this.connection.client.on('error', () => undefined);
     this.tracking = new Tracking(
-      { url: rootsOf(url)[0]!, prefixes, silenceMs, masters: () => this.masters() },
+      {
+        url: rootsOf(url)[0]!,
+        ...{ prefixes, silenceMs },
+        masters: () => this.masters(),
+        connectAnew: () => {
+          this.connection.client.destroy();
+          this.connect();
+        },
+      },
       heard,
       complain,
     );

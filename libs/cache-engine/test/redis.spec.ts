@@ -501,6 +501,32 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('leaves a server that is not in charge any more for the one that is', async () => {
+    const [first, second] = [await startRedis(), await startRedis()];
+    const proxy = await RedisProxy.start(first.port);
+    try {
+      const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
+      const space = engine.namespace<number>(name);
+      await space.set('k', 1);
+      const people = await createClient({ url: first.url }).connect();
+      await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
+      people.destroy();
+      proxy.port = second.port;
+      await until(() =>
+        space.set('k', 2).then(
+          () => true,
+          () => false,
+        ),
+      );
+      await until(() => engine.isL1Used);
+      await warm(space, 'k');
+      expect(await space.get('k')).toBe(2);
+    } finally {
+      await proxy.stop();
+      await Promise.all([first.stop(), second.stop()]);
+    }
+  });
+
   it('starts without Redis, loads by itself, and uses it once it is there', async () => {
     const port = await freePort();
     const engine = new CacheEngine({ redis: { url: `redis://127.0.0.1:${port}` }, complain: () => undefined }).start();
