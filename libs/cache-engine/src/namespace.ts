@@ -25,7 +25,7 @@ export interface LoadOptions extends KeepOptions {
    */
   ttlOf?: ((value: unknown) => number | undefined) | undefined;
   /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
-  refreshBefore?: number | undefined;
+  refreshBefore?: number | ((value: unknown) => number) | undefined;
   timeouts?: {
     /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
     soft?: number | undefined;
@@ -167,7 +167,8 @@ export class Namespace<Value> {
       tiers.counts.l1Hits += 1;
       const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
       const now = tiers.now();
-      const isDue = here.freshUntil - now < refreshBefore || isDueEarly(here, now, randomAboveZero());
+      const before = typeof refreshBefore === 'function' ? refreshBefore(here.value) : refreshBefore;
+      const isDue = here.freshUntil - now < before || isDueEarly(here, now, randomAboveZero());
       if (isDue && !tiers.flights.has(name) && !this.isResting(name)) {
         tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
