@@ -42,13 +42,14 @@ export class CacheEngine {
   }
 
   get statistics(): CacheStatistics {
-    const { counts, entries, tags, counters, maxBytes, isL1Used, redisLatency, loadLatency, hotKeys } = this.tiers;
+    const { counts, entries, tags, counters, leases, maxBytes, isL1Used, redisLatency, loadLatency, hotKeys } =
+      this.tiers;
     return {
       ...counts,
       isL1Used,
       l1: {
         entries: entries.size,
-        bytes: entries.bytes + tags.bytes + counters.bytes,
+        bytes: entries.bytes + tags.bytes + counters.bytes + leases.bytes,
         maxBytes,
         evictions: entries.evictions,
         promotionsRefused: entries.refusals,

@@ -451,9 +451,25 @@ describe('a cache in the process', () => {
     expect(await space.get('key 99999')).toBeUndefined();
   });
 
+  it('counts all that lies here: values, tags, counters and leases', async () => {
+    const maxBytes = 2_000_000;
+    const engine = engineOf({ maxBytes });
+    const space = engine.namespace<string>('n');
+    for (let at = 0; at < 2_000; at += 1) {
+      await space.set(`key ${at}`, 'x'.repeat(1_000), { tags: [`tag ${at}`] });
+      await space.increment(`counter ${at}`);
+    }
+    const before = engine.statistics.l1.bytes;
+    for (let at = 0; at < 2_000; at += 1) await space.findOrLease(`lease ${at}`, 60_000);
+    const { bytes } = engine.statistics.l1;
+    expect(bytes).toBeGreaterThan(before + 50_000);
+    expect(bytes).toBeLessThanOrEqual(maxBytes);
+  });
+
   it('does not keep what is larger than all of it, nor what lay there', async () => {
-    const space = engineOf({ maxBytes: 100_000 }).namespace<string>('n');
+    const space = engineOf({ maxBytes: 400_000 }).namespace<string>('n');
     await space.set('k', 'small');
+    expect(await space.get('k')).toBe('small');
     await space.set('k', 'x'.repeat(1_000_000));
     expect(await space.find('k')).toBeUndefined();
   });
