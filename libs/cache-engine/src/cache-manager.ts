@@ -12,6 +12,9 @@ interface WrapOptions {
   raw?: true | undefined;
 }
 
+/** At once: they are arguments, of which there must not be too many. */
+const mostDeleted = 1_000;
+
 /** `0` says that there is no end, whatever the namespace says. */
 const endOf = (ttl: number | undefined): { ttl?: number | undefined } =>
   ttl === undefined ? {} : { ttl: ttl === 0 ? undefined : Math.min(Math.max(1, Math.round(ttl)), longestTtlMs) };
@@ -54,7 +57,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     return value;
   };
   const mdel = async (keys: string[]): Promise<true> => {
-    await namespace.delete(...keys);
+    for (let at = 0; at < keys.length; at += mostDeleted) await namespace.delete(...keys.slice(at, at + mostDeleted));
     for (const key of keys) events.emit('del', { key });
     return true;
   };

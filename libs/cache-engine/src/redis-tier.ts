@@ -251,10 +251,12 @@ export class RedisTier {
   /** @param pairs entry and lease of each key: they lie in one slot */
   async remove(pairs: readonly (readonly [entry: string, lease: string])[]): Promise<void> {
     const { connection } = this;
-    await this.attempt('remove', async () => {
-      if (connection.kind === 'server') await connection.client.unlink(pairs.flat());
-      else await Promise.all(pairs.map((pair) => connection.client.unlink([...pair])));
-    });
+    // One after the other: Redis answers nobody else meanwhile.
+    for (const page of pagesOf(pairs))
+      await this.attempt('remove', async () => {
+        if (connection.kind === 'server') await connection.client.unlink(page.flat());
+        else await Promise.all(page.map((pair) => connection.client.unlink([...pair])));
+      });
   }
 
   count(key: string, step: number, ms: number): Promise<number> {

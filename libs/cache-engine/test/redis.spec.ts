@@ -11,7 +11,7 @@ import {
   type RedisCluster,
   type RedisServer,
 } from '#testing';
-import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, cacheManagerOf, type Namespace } from '../src/index.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
@@ -250,6 +250,23 @@ describeRedis('caches of several processes over one Redis', () => {
     } finally {
       people.destroy();
       await proxy.stop();
+    }
+  });
+
+  it('deletes however many keys there are, a page at a time', async () => {
+    const engine = await nodeOf(redis.url, { deadlineMs: 1_000 });
+    const cache = cacheManagerOf(engine.namespace<unknown>(name));
+    const keys = Array.from({ length: 200_000 }, (_, at) => `k ${at}`);
+    await cache.set(keys.at(-1)!, 1);
+    expect(await cache.mdel(keys)).toBe(true);
+    expect(await cache.get(keys.at(-1)!)).toBeUndefined();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await people.configResetStat();
+      await engine.namespace(name).delete(...keys.slice(0, 5_000));
+      expect(/cmdstat_unlink:calls=(\d+)/.exec(await people.info('commandstats'))?.[1]).toBe('10');
+    } finally {
+      people.destroy();
     }
   });
 
