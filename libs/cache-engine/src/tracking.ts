@@ -59,6 +59,7 @@ export class Tracking {
   private readonly lines = new Map<string, Line>();
   private timer: NodeJS.Timeout | undefined;
   private isLost = false;
+  private isStopped = false;
   private leftAt = never;
 
   constructor(
@@ -78,6 +79,7 @@ export class Tracking {
   }
 
   stop(): void {
+    this.isStopped = true;
     clearInterval(this.timer);
     for (const { client } of this.lines.values()) client.destroy();
     this.lines.clear();
@@ -216,7 +218,7 @@ export class Tracking {
 
   private lose(line: Line, error: Error): void {
     this.setHeard(line, never);
-    if (this.isLost) return;
+    if (this.isLost || this.isStopped) return;
     this.isLost = true;
     this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);
   }

@@ -495,6 +495,21 @@ describeRedis('caches of several processes over one Redis', () => {
     expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
   });
 
+  it('says nothing of Redis when it is stopped itself', async () => {
+    const complaints: string[] = [];
+    for (let time = 0; time < 20; time += 1) {
+      const limits = { silenceMs: 4 + time };
+      const complain = (message: string) => complaints.push(message);
+      const engine = new CacheEngine({ redis: { url: redis.url, ...limits }, complain }).start();
+      await until(() => engine.ping().then(() => true));
+      await sleep(time);
+      complaints.length = 0;
+      engine.stop();
+      await sleep(5);
+      expect(complaints).toEqual([]);
+    }
+  });
+
   it('says that Redis refuses what it is asked, and goes on without it', async () => {
     const own = await startRedis();
     const people = await createClient({ url: own.url }).connect();
