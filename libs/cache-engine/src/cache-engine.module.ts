@@ -40,7 +40,9 @@ export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
     const manager = {
       provide: cacheManagerToken,
       inject: [CacheEngine],
-      useFactory: (it: CacheEngine) => cacheManagerOf(it.namespace(cacheManager!.namespace, cacheManager)),
+      // What is not there is asked for again, as by cache-manager, if nobody says otherwise.
+      useFactory: (it: CacheEngine) =>
+        cacheManagerOf(it.namespace(cacheManager!.namespace, { absentTtl: 1, ...cacheManager })),
     };
     const providers = cacheManager ? [engine, manager] : [engine];
     return { module: CacheEngineModule, global: true, providers, exports: providers.map((it) => it.provide) };

@@ -22,7 +22,10 @@ export class CacheEngine {
     this.endReport = options.meter && reportTo(options.meter, () => this.statistics);
   }
 
-  /** Begins to connect. It does not wait for Redis: without it, what needs it fails at once. */
+  /**
+   * Begins to connect, and does not wait for that: what is asked of Redis meanwhile waits for the first connection, as long as
+   * a call may take. Where there is none, what needs it fails at once.
+   */
   start(): this {
     this.tiers.start();
     return this;
@@ -39,13 +42,14 @@ export class CacheEngine {
   }
 
   get statistics(): CacheStatistics {
-    const { counts, entries, tags, counters, maxBytes, isL1Used, redisLatency, loadLatency, hotKeys } = this.tiers;
+    const { counts, entries, tags, counters, leases, maxBytes, isL1Used, redisLatency, loadLatency, hotKeys } =
+      this.tiers;
     return {
       ...counts,
       isL1Used,
       l1: {
         entries: entries.size,
-        bytes: entries.bytes + tags.bytes + counters.bytes,
+        bytes: entries.bytes + tags.bytes + counters.bytes + leases.bytes,
         maxBytes,
         evictions: entries.evictions,
         promotionsRefused: entries.refusals,

@@ -124,15 +124,6 @@ export class Guarded<Value extends Guardable> {
     for (const key of this.guards.keys()) this.breakGuard(key);
   }
 
-  clear(): void {
-    this.suspectAll();
-    this.entries.clear();
-  }
-
-  *keys(): Generator<string> {
-    yield* this.entries.keys();
-  }
-
   private isOvertaken(key: string, mark: number): boolean {
     return this.marked === 0 || mark < this.forgottenUntil || (this.remembered.get(key) ?? 0) > mark;
   }

@@ -15,7 +15,7 @@ const overheadBytes = 600;
 /** Rights to fill a key where there is no Redis that would keep them: one a key at a time, each for a while. */
 export class Leases {
   private readonly held = new Map<string, Held>();
-  private bytes = 0;
+  bytes = 0;
 
   /** @param maxBytes what is held at once; whoever asks for more gets nothing */
   constructor(

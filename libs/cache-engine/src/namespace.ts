@@ -1,5 +1,5 @@
 import { randomInt, randomUUID } from 'node:crypto';
-import { within } from './within.js';
+import { assertTimeout, within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
@@ -19,10 +19,13 @@ export interface KeepOptions {
 export interface LoadOptions extends KeepOptions {
   /** How long it is kept that the source has nothing; as long as a value when left out. */
   absentTtl?: number | undefined;
-  /** Says of a value that was loaded how long it is as good as new, in place of `ttl`. */
+  /**
+   * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
+   * `Infinity` for no end, `undefined` for what `ttl` says.
+   */
   ttlOf?: ((value: unknown) => number | undefined) | undefined;
   /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
-  refreshBefore?: number | undefined;
+  refreshBefore?: number | ((value: unknown) => number) | undefined;
   timeouts?: {
     /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
     soft?: number | undefined;
@@ -164,8 +167,9 @@ export class Namespace<Value> {
       tiers.counts.l1Hits += 1;
       const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
       const now = tiers.now();
-      const isDue = here.freshUntil - now < refreshBefore || isDueEarly(here, now, randomAboveZero());
-      if (isDue && !tiers.flights.has(name)) {
+      const before = typeof refreshBefore === 'function' ? refreshBefore(here.value) : refreshBefore;
+      const isDue = here.freshUntil - now < before || isDueEarly(here, now, randomAboveZero());
+      if (isDue && !tiers.flights.has(name) && !this.isResting(name)) {
         tiers.counts.earlyRefreshes += 1;
         this.inBackground(this.start(name, key, load, options, here));
       }
@@ -204,10 +208,15 @@ export class Namespace<Value> {
     value: Value,
     options: KeepOptions = {},
   ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
+    const { tiers } = this;
     const name = this.entryName(key);
-    const entry = await this.entryOf(value, { ...this.options, ...options });
+    const all = { ...this.options, ...options };
+    // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
+    const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
+    if (tiers.shared) await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
+    const entry = await this.entryOf(value, all);
     for (let tries = 0; ; tries += 1) {
-      const { state, kept, version: stored } = this.tiers.shared ? await this.read(name) : this.readHere(name, key);
+      const { state, kept, version: stored } = tiers.shared ? await this.read(name) : this.readHere(name, key);
       const current = state === 'fresh' ? kept!.version : null;
       if (current !== version || tries === mostTries) return { isWritten: false, version: current };
       if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };
@@ -238,18 +247,14 @@ export class Namespace<Value> {
   }
 
   /**
-   * Forgets all keys and counters of the namespace at once; what lies in Redis is thrown away by and by.
+   * Forgets all keys and counters of the namespace at once, however many they are. What lies in Redis is thrown away by and
+   * by; what lies in a process makes room for others as it would have done.
    *
    * @throws CacheUnavailable when it is not known whether it took place
    */
   async clear(): Promise<void> {
     const { tiers, name } = this;
     await tiers.changeTag(this.ownTag);
-    for (const kind of ['entry', 'counter'] as const) {
-      const prefix = tiers.prefixOf(kind, name);
-      const here = kind === 'entry' ? tiers.entries : tiers.counters;
-      for (const key of [...here.keys()]) if (key.startsWith(prefix)) here.invalidate(key);
-    }
     tiers.sweep(name, this.ownTag);
   }
 
@@ -325,7 +330,7 @@ export class Namespace<Value> {
     options: Omit<KeepOptions, 'tags'> = {},
   ): Promise<Written | undefined> {
     const { tiers } = this;
-    const { ttl = this.options.ttlOf?.(value) ?? this.options.ttl } = options;
+    const { ttl = ttlBy(this.options, value) } = options;
     const all = { ...this.options, ...options, ttl };
     assertTimes(all);
     const name = this.entryName(key);
@@ -406,7 +411,13 @@ export class Namespace<Value> {
     standIn: (kept: Kept) => void,
   ): Promise<Value | undefined> {
     const { tiers } = this;
-    if (early) return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined);
+    if (early)
+      return this.fill(name, key, load, options, guard, early.version, tiers.shared !== undefined).catch(
+        (error: unknown) => {
+          this.rest(name);
+          throw error;
+        },
+      );
     let reading: Reading | undefined;
     try {
       reading = tiers.shared && (await this.read(name));
@@ -425,7 +436,7 @@ export class Namespace<Value> {
       isGivenOut = true;
       return it.value as Value | undefined;
     };
-    if (kept && (tiers.resting.get(name) ?? 0) > performance.now()) return giveOut(kept);
+    if (kept && this.isResting(name)) return giveOut(kept);
     tiers.counts.misses += 1;
     const loading = this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
@@ -436,6 +447,7 @@ export class Namespace<Value> {
       soft === undefined
         ? undefined
         : setTimeout(() => {
+            if (kept.staleUntil <= tiers.now()) return;
             giveOut(kept);
             standIn(kept);
           }, soft);
@@ -473,7 +485,7 @@ export class Namespace<Value> {
       const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
       const { value, loadMs } = await this.asked(key, load, hard);
-      const ttl = options.ttlOf && value !== undefined ? options.ttlOf(value) : options.ttl;
+      const ttl = ttlBy(options, value);
       assertTimes({ ttl });
       const entry = this.entryWith(value, { ...options, ttl }, loadMs, versions ?? { namespaceVersion: '', tags: [] });
       const { kept, bytes } = this.keptOf(entry);
@@ -834,6 +846,10 @@ export class Namespace<Value> {
     return this.tiers.nameOf('tag', this.name, tag);
   }
 
+  private isResting(name: string): boolean {
+    return (this.tiers.resting.get(name) ?? 0) > performance.now();
+  }
+
   private rest(name: string): void {
     const { resting } = this.tiers;
     const now = performance.now();
@@ -925,8 +941,6 @@ const assertName = (what: string, name: string): void => {
     );
 };
 
-const longestTimerMs = 2 ** 31 - 1;
-
 const assertTime = (name: string, ms: number | undefined, least: number): void => {
   if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
     throw new RangeError(
@@ -934,17 +948,17 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
     );
 };
 
-const assertTimeout = (name: string, ms: number | undefined): void => {
-  if (ms !== undefined && !(ms >= 0 && ms <= longestTimerMs))
-    throw new RangeError(
-      `the timeout ${name} is ${ms}; it must be a number of milliseconds from 0 to ${longestTimerMs}`,
-    );
+/** A value may be over already, and does not get lost by that. */
+const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
+  const told = value === undefined ? undefined : ttlOf?.(value);
+  if (told === undefined) return ttl;
+  return told === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
 };
 
 const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
   assertTime('ttl', ttl, 1);
   assertTime('grace', grace, 0);
   assertTime('absentTtl', absentTtl, 1);
-  assertTimeout('soft', timeouts?.soft);
-  assertTimeout('hard', timeouts?.hard);
+  assertTimeout('timeouts.soft', timeouts?.soft);
+  assertTimeout('timeouts.hard', timeouts?.hard);
 };

@@ -1,7 +1,8 @@
 import { randomInt } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from 'redis';
-import { within } from './within.js';
+import { assertTimeout, within } from './within.js';
 import { anyVersion, noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
@@ -28,8 +29,12 @@ export const keyKinds = { entry: 'e', tag: 't', lease: 'l', counter: 'n' } as co
 const maxUnanswered = 20_000;
 const failuresThatBreak = 5;
 const longestReconnectMs = 1_000;
+/** That Redis refuses what it is asked is told so often at the most. */
+const refusalsToldEveryMs = 60_000;
 /** Keys looked at in one step of a sweep. */
 const sweepPage = 500;
+const firstSweepAgainMs = 1_000;
+const longestSweepAgainMs = 60_000;
 
 interface Asked {
   promise: Promise<string | null>;
@@ -131,20 +136,33 @@ export class RedisTier {
   /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
   private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
+  /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
+  private beginning: Promise<void> | undefined;
   private isStopped = false;
+  private refusalToldAt = Number.NEGATIVE_INFINITY;
 
   /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
   constructor(
     { url, deadlineMs = 200, silenceMs = 1_000 }: RedisOptions,
     prefixes: readonly string[],
     private readonly heard: Heard & { ended: (what: string, ms: number, error: unknown) => void },
-    complain: (message: string) => void,
+    private readonly complain: (message: string) => void,
   ) {
+    assertTimeout('redis.deadlineMs', deadlineMs, 1);
+    assertTimeout('redis.silenceMs', silenceMs, 1);
     this.deadlineMs = deadlineMs;
     this.connection = connect(url);
     this.connection.client.on('error', () => undefined);
     this.tracking = new Tracking(
-      { url: rootsOf(url)[0]!, prefixes, silenceMs, masters: () => this.masters() },
+      {
+        url: rootsOf(url)[0]!,
+        ...{ prefixes, silenceMs },
+        masters: () => this.masters(),
+        connectAnew: () => {
+          this.connection.client.destroy();
+          this.connect();
+        },
+      },
       heard,
       complain,
     );
@@ -162,13 +180,25 @@ export class RedisTier {
 
   /** Does not wait: the cache starts without Redis and uses it once it is there. */
   start(): void {
-    const { client } = this.connection;
-    const connecting = client.connect() as Promise<unknown>;
-    connecting.catch(() => {
-      // A cluster of which no node answers gives up; a single server is tried again by the client itself.
-      if (!this.isStopped) this.retry = setTimeout(() => this.start(), longestReconnectMs);
-    });
+    const { promise, resolve } = Promise.withResolvers<void>();
+    this.beginning = promise;
+    void promise.then(() => (this.beginning = undefined));
+    const { kind, client } = this.connection;
+    // A cluster has other nodes to try.
+    if (kind === 'server') client.once('error', () => resolve());
+    this.connect(resolve);
     this.tracking.start();
+  }
+
+  private connect(begun?: () => void): void {
+    const { kind, client } = this.connection;
+    const connecting = client.connect() as Promise<unknown>;
+    connecting
+      .catch(() => {
+        // A cluster of which no node answers gives up; a single server is tried again by the client itself.
+        if (kind === 'cluster' && !this.isStopped) this.retry = setTimeout(() => this.connect(), longestReconnectMs);
+      })
+      .finally(begun);
   }
 
   stop(): void {
@@ -221,10 +251,12 @@ export class RedisTier {
   /** @param pairs entry and lease of each key: they lie in one slot */
   async remove(pairs: readonly (readonly [entry: string, lease: string])[]): Promise<void> {
     const { connection } = this;
-    await this.attempt('remove', async () => {
-      if (connection.kind === 'server') await connection.client.unlink(pairs.flat());
-      else await Promise.all(pairs.map((pair) => connection.client.unlink([...pair])));
-    });
+    // One after the other: Redis answers nobody else meanwhile.
+    for (const page of pagesOf(pairs))
+      await this.attempt('remove', async () => {
+        if (connection.kind === 'server') await connection.client.unlink(page.flat());
+        else await Promise.all(page.map((pair) => connection.client.unlink([...pair])));
+      });
   }
 
   count(key: string, step: number, ms: number): Promise<number> {
@@ -239,7 +271,7 @@ export class RedisTier {
 
   /**
    * Throws away what nobody reads any more of a namespace, on every master, a page at a time: entries and counters of an
-   * earlier version of it. It goes on by itself; what it does not come to goes at the end of its time, or with the next sweep.
+   * earlier version of it. It goes on by itself, and begins again some time after it has failed.
    */
   sweep(space: Swept): void {
     const { tag } = space;
@@ -247,14 +279,27 @@ export class RedisTier {
       this.sweeping.set(tag, true);
       return;
     }
-    this.sweeping.set(tag, false);
-    this.sweepAll(space)
-      .catch(() => undefined)
-      .finally(() => {
-        const isOnceMore = this.sweeping.get(tag) && !this.isStopped;
-        this.sweeping.delete(tag);
-        if (isOnceMore) this.sweep(space);
-      });
+    this.sweeping.set(tag, true);
+    void this.sweepUntilDone(space);
+  }
+
+  private async sweepUntilDone(space: Swept): Promise<void> {
+    const { tag, pattern } = space;
+    let waitMs = firstSweepAgainMs;
+    while (this.sweeping.get(tag) && !this.isStopped) {
+      this.sweeping.set(tag, false);
+      try {
+        await this.sweepAll(space);
+      } catch (error) {
+        if (this.isStopped) break;
+        this.sweeping.set(tag, true);
+        const { cause = error } = error as Error;
+        this.complain(`What was cleared of ${pattern} is not thrown away yet, again in ${waitMs} ms: ${String(cause)}`);
+        await sleep(waitMs, undefined, { ref: false });
+        waitMs = Math.min(2 * waitMs, longestSweepAgainMs);
+      }
+    }
+    this.sweeping.delete(tag);
   }
 
   private async sweepAll({ tag, pattern, counters }: Swept): Promise<void> {
@@ -392,12 +437,26 @@ export class RedisTier {
     }
   }
 
+  /** It is there and yet nothing is kept, which whoever goes on without it would not notice. */
+  private refused({ message }: ErrorReply): void {
+    const now = performance.now();
+    if (now - this.refusalToldAt < refusalsToldEveryMs || message.startsWith('OVERFLOW')) return;
+    this.refusalToldAt = now;
+    const isOfCluster = this.connection.kind === 'server' && /^(?:MOVED|CROSSSLOT)/.test(message);
+    const advice = isOfCluster
+      ? '. It is one of a cluster: name two of its masters in redis.url, or its address twice'
+      : '';
+    this.complain(`Redis refuses what it is asked: ${message}${advice}`);
+  }
+
   /** @param failureIn what is wrong in what was answered, for those who count */
   private async attempt<T>(what: string, work: () => Promise<T>, failureIn?: (answer: T) => unknown): Promise<T> {
     const startedAt = performance.now();
     let failure: unknown;
     try {
-      const answer = await this.breaker.execute(() => within(this.deadlineMs, what, work));
+      const { beginning } = this;
+      const ask = beginning ? () => beginning.then(work) : work;
+      const answer = await this.breaker.execute(() => within(this.deadlineMs, what, ask));
       failure = failureIn?.(answer);
       return answer;
     } catch (error) {
@@ -406,6 +465,7 @@ export class RedisTier {
         throw new RangeError('the counter would leave the safe integers', { cause: error });
       throw new CacheUnavailable({ cause: error });
     } finally {
+      if (failure instanceof ErrorReply) this.refused(failure);
       // Whoever looks whether Redis is there, as each reading of the metrics does, is no operation of the cache.
       if (what !== 'ping') this.heard.ended(what, performance.now() - startedAt, failure);
     }

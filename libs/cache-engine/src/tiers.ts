@@ -19,7 +19,7 @@ export interface Flight {
 }
 
 export interface CacheEngineOptions {
-  /** What this process may keep, keys and what it takes to keep them included. */
+  /** What this process may keep, keys and what it takes to keep them included; below 256 KiB it keeps no values. */
   maxBytes?: number | undefined;
   /** The tier that all processes share; without it each has its own. */
   redis?: RedisOptions | undefined;
@@ -41,7 +41,7 @@ export interface Kept extends Head, Guardable {
 }
 
 const defaultMaxBytes = 67_108_864;
-/** Of `maxBytes`, what goes to the versions of tags, and to counters where there is no Redis. */
+/** Of `maxBytes`, what goes to the versions of tags, and as much each to counters and leases where there is no Redis. */
 const shareOfTags = 1 / 16;
 /** Without the versions of tags every read asks for them. */
 const leastForTags = 65_536;
@@ -84,7 +84,7 @@ export class Tiers {
     this.redisLatency = new LatencyOf(meter && redisDurationIn(meter));
     this.loadLatency = new LatencyOf(meter && loadDurationIn(meter));
     const forTags = Math.max(leastForTags, Math.floor(maxBytes * shareOfTags));
-    this.entries = new Guarded(Math.max(1, maxBytes - 2 * forTags));
+    this.entries = new Guarded(Math.max(1, maxBytes - (redis ? 1 : 3) * forTags));
     this.leases = new Leases(this.entries, forTags);
     this.tags = new Guarded(forTags);
     this.counters = new Guarded(forTags);
@@ -105,7 +105,7 @@ export class Tiers {
   }
 
   start(): void {
-    if (!this.shared) return;
+    if (!this.shared || this.timer) return;
     this.shared.start();
     this.timer = setInterval(() => this.suspectTags(), tagsAskedEveryMs).unref();
   }
@@ -176,6 +176,13 @@ export class Tiers {
     // Whoever asks later is told what it is then.
     setImmediate(() => this.askedTags.delete(name));
     return version;
+  }
+
+  /** Knows the version of a tag afterwards as Redis has it, also where nobody has told of a change yet. */
+  async lookUpTag(name: string): Promise<void> {
+    const known = this.knownTag(name);
+    const version = await this.askTag(name);
+    if (known !== undefined && known !== version) this.forgetTag(name);
   }
 
   /** What was kept under the tag is old from now on. */

@@ -13,6 +13,8 @@ interface TrackingOptions {
   prefixes: readonly string[];
   silenceMs: number;
   masters: () => readonly Master[];
+  /** The one server is not in charge: whoever connects anew may find the one that is. */
+  connectAnew: () => void;
 }
 
 /** Who has to know what has changed. */
@@ -32,6 +34,8 @@ interface Line {
 
 const never = Number.NEGATIVE_INFINITY;
 const longestForClockMs = 50;
+/** A server that is not in charge is left so often at the most. */
+const leftEveryMs = 1_000;
 
 /**
  * Hears from Redis what has changed, whoever changed it: expiry and eviction too (client tracking in broadcasting mode).
@@ -55,6 +59,8 @@ export class Tracking {
   private readonly lines = new Map<string, Line>();
   private timer: NodeJS.Timeout | undefined;
   private isLost = false;
+  private isStopped = false;
+  private leftAt = never;
 
   constructor(
     private readonly options: TrackingOptions,
@@ -73,6 +79,7 @@ export class Tracking {
   }
 
   stop(): void {
+    this.isStopped = true;
     clearInterval(this.timer);
     for (const { client } of this.lines.values()) client.destroy();
     this.lines.clear();
@@ -166,7 +173,10 @@ export class Tracking {
         line.isOfCluster ? line.client.sendCommand<string>(['CLUSTER', 'INFO']) : undefined,
       ]);
       // Others may be written to in its place, of which it does not tell.
-      if (role !== 'master' || cluster?.includes('cluster_state:fail')) throw new Error('it is not in charge');
+      if (role !== 'master' || cluster?.includes('cluster_state:fail')) {
+        if (!line.isOfCluster) this.leave(line);
+        throw new Error('it is not in charge');
+      }
       this.setHeard(line, askedAt);
       this.setClock(line, time, askedAt);
     } catch (error) {
@@ -174,6 +184,16 @@ export class Tracking {
     } finally {
       line.isAsking = false;
     }
+  }
+
+  /** Its name may stand for another one by now, and a connection lasts as long as nobody ends it. */
+  private leave(line: Line): void {
+    const now = performance.now();
+    if (now - this.leftAt < leftEveryMs) return;
+    this.leftAt = now;
+    for (const [id, it] of this.lines) if (it === line) this.lines.delete(id);
+    line.client.destroy();
+    this.options.connectAnew();
   }
 
   private setHeard(line: Line, at: number): void {
@@ -198,7 +218,7 @@ export class Tracking {
 
   private lose(line: Line, error: Error): void {
     this.setHeard(line, never);
-    if (this.isLost) return;
+    if (this.isLost || this.isStopped) return;
     this.isLost = true;
     this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);
   }

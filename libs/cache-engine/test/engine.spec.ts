@@ -64,6 +64,24 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(spaceOf().set('k', 1, { ttl })).rejects.toThrow('it must be a whole number of milliseconds');
   });
 
+  it('gives a value though its own time is over, and keeps it as its time says', async () => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine, { ttl: 60_000 });
+    const keptFor = async (ttl: number | undefined): Promise<number | null> => {
+      const key = `for ${ttl}`;
+      const startedAt = engine.now();
+      expect(await space.getOrSet(key, () => key, { ttlOf: () => ttl })).toBe(key);
+      const found = await space.find(key);
+      if (!found) return 0;
+      return found.expiresAt && Math.round((found.expiresAt - startedAt) / 60_000) * 60_000;
+    };
+    for (const ttl of [0, -5, 0.5]) expect(await keptFor(ttl)).toBe(0);
+    expect(await keptFor(120_000.5)).toBe(120_000);
+    expect(await keptFor(undefined)).toBe(60_000);
+    expect(await keptFor(Number.POSITIVE_INFINITY)).toBeNull();
+    expect(await keptFor(1e15)).toBe(365 * 24 * 3_600_000);
+  });
+
   it('keeps for longer than a timer of 31 bits can', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine);
@@ -293,6 +311,22 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it('leaves a source alone for a while that fails before the end of a value', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, refreshBefore: 120_000 });
+    const source = new Source(1);
+    await space.set('k', 1);
+    await until(async () => (await space.find('k'))?.tier === 'l1');
+    source.value = new Error('away');
+    const startedAt = performance.now();
+    await until(async () => {
+      expect(await space.getOrSet('k', source.load)).toBe(1);
+      return performance.now() > startedAt + 500;
+    });
+    expect(source.asked).toBeLessThanOrEqual(1 + (performance.now() - startedAt) / 1_000);
+    source.value = 2;
+    await until(async () => (await space.getOrSet('k', source.load)) === 2);
+  });
+
   it('waits for the source as long as it is told before something stands in', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 60_000, timeouts: { soft: 10_000 } });
     const source = new Source(1);
@@ -305,6 +339,19 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     source.value = 3;
     expect(await space.getOrSet('k', source.load, { timeouts: { soft: 20 } })).toBe(2);
     source.open();
+  });
+
+  it('has nothing stand in that is over its grace by the time that it would', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 400, timeouts: { soft: 800 } });
+    await space.set('k', 'old');
+    await space.find('k');
+    await sleep(5);
+    const source = new Source('new');
+    source.close();
+    const asking = space.getOrSet('k', source.load);
+    await sleep(1_200);
+    source.open();
+    expect(await asking).toBe('new');
   });
 
   it('throws what the source throws where nothing stands in, and asks again', async () => {
@@ -393,9 +440,36 @@ describe('a cache in the process', () => {
     expect(await space.get('key 39999')).toMatchObject({ at: 39_999 });
   });
 
+  it('clears in a moment, however much lies here', async () => {
+    const engine = engineOf({ maxBytes: 100_000_000 });
+    const space = engine.namespace<number>('n');
+    const startedAt = performance.now();
+    for (let at = 0; at < 100_000; at += 1) await space.set(`key ${at}`, at);
+    const filledAt = performance.now();
+    await space.clear();
+    expect((performance.now() - filledAt) / (filledAt - startedAt)).toBeLessThan(1 / 100);
+    expect(await space.get('key 99999')).toBeUndefined();
+  });
+
+  it('counts all that lies here: values, tags, counters and leases', async () => {
+    const maxBytes = 2_000_000;
+    const engine = engineOf({ maxBytes });
+    const space = engine.namespace<string>('n');
+    for (let at = 0; at < 2_000; at += 1) {
+      await space.set(`key ${at}`, 'x'.repeat(1_000), { tags: [`tag ${at}`] });
+      await space.increment(`counter ${at}`);
+    }
+    const before = engine.statistics.l1.bytes;
+    for (let at = 0; at < 2_000; at += 1) await space.findOrLease(`lease ${at}`, 60_000);
+    const { bytes } = engine.statistics.l1;
+    expect(bytes).toBeGreaterThan(before + 50_000);
+    expect(bytes).toBeLessThanOrEqual(maxBytes);
+  });
+
   it('does not keep what is larger than all of it, nor what lay there', async () => {
-    const space = engineOf({ maxBytes: 100_000 }).namespace<string>('n');
+    const space = engineOf({ maxBytes: 400_000 }).namespace<string>('n');
     await space.set('k', 'small');
+    expect(await space.get('k')).toBe('small');
     await space.set('k', 'x'.repeat(1_000_000));
     expect(await space.find('k')).toBeUndefined();
   });

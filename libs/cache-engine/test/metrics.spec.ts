@@ -57,7 +57,7 @@ it('tells a meter what is read, loaded and kept', async () => {
 });
 
 it('tells what was evicted', async () => {
-  const { engine, read } = measured({ maxBytes: 200_000 });
+  const { engine, read } = measured({ maxBytes: 300_000 });
   const space = engine.namespace<string>('texts');
   for (let at = 0; at < 200; at += 1) await space.set(String(at), 'x'.repeat(1_000));
   const samples = await read();

@@ -68,6 +68,14 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     });
   });
 
+  it('keeps what is wrapped for as long as its value says', async () => {
+    const expires = async (ttl: number): Promise<unknown> =>
+      (await cache.wrap(`for ${ttl}`, () => ttl, { ttl: (value) => value, raw: true }))!.expires;
+    expect(await expires(0)).toBeUndefined();
+    expect(await expires(90_000.5)).toBeGreaterThan(Date.now() + 80_000);
+    expect(await cache.wrap('over', () => 'over', { ttl: () => -1 })).toBe('over');
+  });
+
   it('keeps no value whose load began before it was forgotten', async () => {
     const old = Promise.withResolvers<string>();
     const loading = cache.wrap('k', () => old.promise);
@@ -83,6 +91,36 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
     expect(await cache.wrap('early', load, 60_000)).toBe(1);
     expect(await cache.wrap('early', load, 60_000, 120_000)).toBe(1);
     while ((await cache.get('early')) !== 2) await new Promise(setImmediate);
+    const before = (value: number): number => (value === 2 ? 120_000 : 0);
+    expect(await cache.wrap('early', load, { ttl: 60_000, refreshThreshold: before })).toBe(2);
+    while ((await cache.get('early')) !== 3) await new Promise(setImmediate);
+    expect(await cache.wrap('early', load, { ttl: 60_000, refreshThreshold: before })).toBe(3);
+    expect(asked).toBe(3);
+  });
+
+  it('asks again for what was not there, and keeps null', async () => {
+    let asked = 0;
+    const answers = [undefined, null, 1];
+    const load = () => answers[asked++];
+    expect(await cache.wrap('absent', load, 60_000)).toBeUndefined();
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    expect(await cache.wrap('absent', load, 60_000)).toBeNull();
+    expect(await cache.wrap('absent', load, 60_000)).toBeNull();
+    expect(asked).toBe(2);
+  });
+
+  it('gives values that may be changed, and stay as they were', async () => {
+    const read: (() => Promise<{ list: number[] } | undefined>)[] = [
+      () => cache.wrap('mine', () => ({ list: [1] }), 60_000),
+      () => cache.get<{ list: number[] }>('mine'),
+      async () => (await cache.mget<{ list: number[] }>(['mine']))[0],
+      async () => (await cache.wrap('mine', () => ({ list: [1] }), { raw: true }))!.value,
+    ];
+    for (const each of read) {
+      const mine = (await each())!;
+      expect(mine).toEqual({ list: [1] });
+      mine.list.push(2);
+    }
   });
 
   it('reads, writes and forgets', async () => {
@@ -93,6 +131,8 @@ describe("what was written against Nest's CACHE_MANAGER", () => {
       { key: 'd', value: null, ttl: 60_000 },
     ]);
     expect(await cache.mget(['a', 'none', 'c', 'd'])).toEqual([{ b: 1 }, undefined, 1, null]);
+    for (const ttl of [Number.POSITIVE_INFINITY, 1e15]) expect(await cache.set('long', 1, ttl)).toBe(1);
+    expect(await cache.get('long')).toBe(1);
     expect(await cache.mdel(['a', 'c'])).toBe(true);
     expect(await cache.mget(['a', 'd'])).toEqual([undefined, null]);
     expect(await cache.clear()).toBe(true);

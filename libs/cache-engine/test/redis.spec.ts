@@ -11,7 +11,7 @@ import {
   type RedisCluster,
   type RedisServer,
 } from '#testing';
-import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, cacheManagerOf, type Namespace } from '../src/index.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
@@ -226,6 +226,50 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it('says that it could not throw away what was cleared, and begins again', async () => {
+    const proxy = await RedisProxy.start(redis.port);
+    const people = await createClient({ url: redis.url }).connect();
+    const complaints: string[] = [];
+    const complain = (message: string) => complaints.push(message);
+    const engine = new CacheEngine({ redis: { url: proxy.url, deadlineMs: 300 }, complain }).start();
+    open.push(engine);
+    try {
+      const space = engine.namespace<number>(name);
+      await until(() =>
+        space.set('k', 1).then(
+          () => true,
+          () => false,
+        ),
+      );
+      proxy.holdBack('SCAN');
+      await space.clear();
+      await until(() => complaints.some((it) => it.includes(`{${name}:* is not thrown away yet`)));
+      expect(await people.exists(`cache:e:{${name}:k}`)).toBe(1);
+      proxy.thaw();
+      await until(async () => (await people.exists(`cache:e:{${name}:k}`)) === 0);
+    } finally {
+      people.destroy();
+      await proxy.stop();
+    }
+  });
+
+  it('deletes however many keys there are, a page at a time', async () => {
+    const engine = await nodeOf(redis.url, { deadlineMs: 1_000 });
+    const cache = cacheManagerOf(engine.namespace<unknown>(name));
+    const keys = Array.from({ length: 200_000 }, (_, at) => `k ${at}`);
+    await cache.set(keys.at(-1)!, 1);
+    expect(await cache.mdel(keys)).toBe(true);
+    expect(await cache.get(keys.at(-1)!)).toBeUndefined();
+    const people = await createClient({ url: redis.url }).connect();
+    try {
+      await people.configResetStat();
+      await engine.namespace(name).delete(...keys.slice(0, 5_000));
+      expect(/cmdstat_unlink:calls=(\d+)/.exec(await people.info('commandstats'))?.[1]).toBe('10');
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('leaves no counter behind that was cleared, and those that count since', async () => {
     const [here, there] = await two();
     const people = await createClient({ url: redis.url }).connect();
@@ -348,6 +392,25 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each([
+    ['cleared', (space: Namespace<unknown>) => space.clear()],
+    ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
+  ])('lets one win alone, though it has not heard yet what was %s', async (_, change) => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      await there.set('k', 1, { tags: ['t'] });
+      await warm(there, 'k');
+      // What is told comes over the same connection.
+      proxy.holdBack('ROLE');
+      await until(() => proxy.holdsBack);
+      await change(here);
+      expect(await there.get('k')).toBe(1);
+      const lock = (space: Namespace<unknown>) => space.compareAndSet('lock', null, 1, { tags: ['t'] });
+      expect(await lock(there)).toMatchObject({ isWritten: true });
+      expect(await lock(here)).toMatchObject({ isWritten: false });
+      proxy.thaw();
+    });
+  });
+
   it('gives nothing out of the process that may be old, once it has not heard of Redis for too long', async () => {
     const deadlineMs = 300;
     await throughProxy({ silenceMs: 900, deadlineMs }, async ({ proxy, here, there }) => {
@@ -390,6 +453,13 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each(['deadlineMs', 'silenceMs'])('refuses a %s that is no limit', (limit) => {
+    for (const ms of [Number.NaN, 0, -1, 2 ** 31, Number.POSITIVE_INFINITY])
+      expect(() => new CacheEngine({ redis: { url: redis.url, [limit]: ms } })).toThrow(
+        `redis.${limit} is ${ms}; it must be a number of milliseconds from 1 to 2147483647`,
+      );
+  });
+
   it('answers in time while Redis stands still, and goes on by itself', async () => {
     const own = await startRedis();
     try {
@@ -413,6 +483,79 @@ describeRedis('caches of several processes over one Redis', () => {
     } finally {
       process.kill(own.pid, 'SIGCONT');
       await own.stop();
+    }
+  });
+
+  it('uses Redis from the first call on, and may be started twice', async () => {
+    const engine = new CacheEngine({ redis: { url: redis.url, deadlineMs: 5_000 } }).start().start();
+    open.push(engine);
+    const space = engine.namespace<number>(name);
+    await space.set('k', 1);
+    expect(await space.getOrSet('loaded', () => 2)).toBe(2);
+    expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
+  });
+
+  it('says nothing of Redis when it is stopped itself', async () => {
+    const complaints: string[] = [];
+    for (let time = 0; time < 20; time += 1) {
+      const limits = { silenceMs: 4 + time };
+      const complain = (message: string) => complaints.push(message);
+      const engine = new CacheEngine({ redis: { url: redis.url, ...limits }, complain }).start();
+      await until(() => engine.ping().then(() => true));
+      await sleep(time);
+      complaints.length = 0;
+      engine.stop();
+      await sleep(5);
+      expect(complaints).toEqual([]);
+    }
+  });
+
+  it('says that Redis refuses what it is asked, and goes on without it', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    const complaints: string[] = [];
+    const complain = (message: string) => complaints.push(message);
+    const engine = new CacheEngine({ redis: { url: own.url, deadlineMs: 5_000 }, complain }).start();
+    open.push(engine);
+    try {
+      await until(() => engine.isL1Used);
+      const space = engine.namespace<number>(name);
+      await people.configSet('maxmemory', '1');
+      for (let asked = 0; asked < 3; asked += 1) expect(await space.getOrSet('k', () => asked)).toBe(asked);
+      await expect(space.set('k', 1)).rejects.toBeInstanceOf(CacheUnavailable);
+      expect(complaints).toEqual([expect.stringMatching(/^Redis refuses what it is asked: .*OOM/)]);
+      await people.configSet('maxmemory', '0');
+      await space.set('k', 1);
+      expect(await space.get('k')).toBe(1);
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
+  it('leaves a server that is not in charge any more for the one that is', async () => {
+    const [first, second] = [await startRedis(), await startRedis()];
+    const proxy = await RedisProxy.start(first.port);
+    try {
+      const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
+      const space = engine.namespace<number>(name);
+      await space.set('k', 1);
+      const people = await createClient({ url: first.url }).connect();
+      await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
+      people.destroy();
+      proxy.port = second.port;
+      await until(() =>
+        space.set('k', 2).then(
+          () => true,
+          () => false,
+        ),
+      );
+      await until(() => engine.isL1Used);
+      await warm(space, 'k');
+      expect(await space.get('k')).toBe(2);
+    } finally {
+      await proxy.stop();
+      await Promise.all([first.stop(), second.stop()]);
     }
   });
 
@@ -443,6 +586,14 @@ describeRedis('a cache over a cluster of three masters', () => {
   });
   afterAll(() => cluster?.stop());
 
+  it('is used from the first call on', async () => {
+    const engine = new CacheEngine({ redis: { url: cluster.url, deadlineMs: 5_000 } }).start();
+    open.push(engine);
+    const space = engine.namespace<number>(randomUUID());
+    await space.set('k', 1);
+    expect(await space.get('k')).toBe(1);
+  });
+
   it('keeps, tells, counts and clears on every one of them', async () => {
     const name = randomUUID();
     const keys = Array.from({ length: 60 }, (_, at) => `k ${at}`);
@@ -464,6 +615,21 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('says so where it was given one of them alone', async () => {
+    const complaints: string[] = [];
+    const complain = (message: string) => complaints.push(message);
+    const redis = { url: cluster.servers[0]!.url, deadlineMs: 5_000 };
+    const engine = new CacheEngine({ redis, complain }).start();
+    open.push(engine);
+    const space = engine.namespace<number>(randomUUID());
+    expect(await Promise.all(Array.from({ length: 9 }, (_, at) => space.getOrSet(`k ${at}`, () => at)))).toHaveLength(
+      9,
+    );
+    await until(() =>
+      complaints.some((it) => it.endsWith('name two of its masters in redis.url, or its address twice')),
+    );
   });
 
   it('keeps on every one of them what is written after a clear', async () => {

@@ -20,13 +20,15 @@ export class RedisProxy {
   private constructor(
     private readonly server: Server,
     readonly url: string,
+    /** Where those come to who connect from now on. */
+    public port: number,
   ) {}
 
   static async start(port: number): Promise<RedisProxy> {
     const server = createServer().listen(0, '127.0.0.1');
     await once(server, 'listening');
-    const proxy = new RedisProxy(server, `redis://127.0.0.1:${(server.address() as AddressInfo).port}`);
-    server.on('connection', (client) => proxy.join({ client, redis: connect(port, '127.0.0.1') }));
+    const proxy = new RedisProxy(server, `redis://127.0.0.1:${(server.address() as AddressInfo).port}`, port);
+    server.on('connection', (client) => proxy.join({ client, redis: connect(proxy.port, '127.0.0.1') }));
     return proxy;
   }
 
