@@ -1,7 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
-import { ErrorReply, createClient, createCluster } from 'redis';
+import { ErrorReply, createClient, createCluster } from '@redis/client';
 import { assertTimeout, within } from './within.js';
 import { anyVersion, noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';

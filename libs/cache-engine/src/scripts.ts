@@ -1,4 +1,4 @@
-import { defineScript, type CommandParser } from 'redis';
+import { defineScript, type CommandParser } from '@redis/client';
 
 export const anyVersion = '*';
 /** Of a namespace, where what is stored is no entry. */

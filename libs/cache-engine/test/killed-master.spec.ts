@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { createClient } from 'redis';
+import { createClient } from '@redis/client';
 import { SeededRandom, redisOrSkip, startRedisCluster, type RedisCluster } from '#testing';
 import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
 import { until } from './until.js';

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { createClient, defineScript } from 'redis';
+import { createClient, defineScript } from '@redis/client';
 
 /**
  * How requests travel over Redis. A module has one stream and one consumer group, so that each request is read by exactly

@@ -2,7 +2,7 @@ import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { createClient } from 'redis';
+import { createClient } from '@redis/client';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
 import { group, largestAtOnce, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
 import { sample } from './contract-suite.js';

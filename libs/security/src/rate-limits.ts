@@ -3,7 +3,7 @@ import { CleaveError } from '#contracts';
 import { nowAndThen } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
-import { createClient } from 'redis';
+import { createClient } from '@redis/client';
 
 /** So many requests in so many seconds. */
 export interface Rate {

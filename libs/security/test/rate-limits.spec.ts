@@ -1,6 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { createClient } from 'redis';
+import { createClient } from '@redis/client';
 import { startRedis, type RedisServer } from '#testing';
 import { RateLimits, type Rate } from '../src/rate-limits.js';
 

@@ -6,7 +6,7 @@ import { createCache } from 'cache-manager';
 import { Redis } from 'ioredis';
 import { Keyv } from 'keyv';
 import { LRUCache } from 'lru-cache';
-import { createClient } from 'redis';
+import { createClient } from '@redis/client';
 import { CacheEngine } from '#cache-engine';
 import type { CacheName } from './commands.js';
 
