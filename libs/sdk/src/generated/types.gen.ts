@@ -1125,9 +1125,21 @@ export type SalesOfDay = {
    * Ordered, less what was cancelled and returned on this day.
    */
   sold: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   ordered_minor: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   cancelled_minor: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   returned_minor: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   sold_minor: number;
 };
 
