@@ -57,7 +57,10 @@ export class ReadOrders {
     const { payment_method } = await this.one(tenant, orderId);
     const payment = payment_method === null ? undefined : await this.payments.of(tenant, orderId);
     if (payment) return payment;
-    const why = payment_method === null ? 'The order is paid elsewhere.' : 'Nothing was asked of the provider yet.';
+    const why =
+      payment_method === null
+        ? 'The order is paid elsewhere.'
+        : 'Nothing was asked of the provider yet. Ask again in a moment.';
     throw new CleaveError('payment-not-found', why);
   }
 }
