@@ -138,7 +138,9 @@ export class OrdersController {
     scope: 'orders:read',
     operationId: 'listOrders',
     summary: 'List orders, newest first',
-    description: 'A limit above the cap is lowered to the cap. An order that existed when paging began is seen once.',
+    description:
+      'A limit above the cap is lowered to the cap, and a page of large orders has fewer. An order that existed when paging ' +
+      'began is seen once.',
     query: orderListQuery,
     replies: { 200: { schema: orderPage, description: 'One page of orders' } },
     errors: ['invalid-cursor'],
