@@ -389,6 +389,41 @@ export const securityTests = (name: ShapeName): void => {
     });
   });
 
+  describe('prices of their own', () => {
+    it('are set by those who may, over REST and over gRPC, and by nobody else who places orders', async () => {
+      const all = await keyFor(world);
+      const shop = new As(world.api, all.key);
+      const product_id = fresh('product');
+      const product = { name: 'Mug', unit_price_minor: 500, currency: 'GBP' };
+      ok(await shop.send('PUT', `/products/${product_id}`, { body: product }), 201);
+      ok(await shop.send('PUT', `/stock/${product_id}`, { body: { on_hand: 10 } }));
+      const listed = { product_id, quantity: 1 };
+      const ordered = (...lines: object[]) => ({ customer_id: 'c', lines });
+      const cheap = ordered(listed, { ...listed, unit_price_minor: 1 });
+      const withKey = ({ key }: IssuedKey) => ({ metadata: { authorization: `Bearer ${key}` } });
+
+      const till = await keyFor(world, { scopes: ['orders:write'] });
+      const seller = new As(world.api, till.key);
+      for (const path of ['/orders', '/order']) {
+        const answer = await seller.send<Problem>('POST', path, { body: cheap });
+        expect(refused(answer, '403 forbidden')).toMatchObject({ scope: 'orders:price' });
+      }
+      expect(await world.grpc.refused('PlaceOrder', cheap, withKey(till))).toMatchObject({
+        ...{ code: 'PERMISSION_DENIED', reason: 'forbidden', info: { scope: 'orders:price' } },
+      });
+      expect(ok(await shop.send('GET', `/stock/${product_id}`))).toMatchObject({ reserved: 0 });
+      expect(ok(await seller.send('POST', '/orders', { body: ordered(listed) }), 201)).toMatchObject({
+        total_minor: 500,
+      });
+
+      const both = await keyFor(world, { scopes: ['orders:write', 'orders:price'] });
+      expect(ok(await new As(world.api, both.key).send('POST', '/orders', { body: cheap }), 201)).toMatchObject({
+        total_minor: 501,
+      });
+      expect(await world.grpc.ok('PlaceOrder', cheap, withKey(both))).toMatchObject({ total_minor: 501 });
+    });
+  });
+
   describe('what an order tells of a person', () => {
     it('is told to whoever may read it besides the order, over REST and over gRPC', async () => {
       const contact = { name: 'Zebra Quagga', email: 'zebra@quagga.example' };

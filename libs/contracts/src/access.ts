@@ -5,6 +5,7 @@ import { defaultTenant, defaultAccount, limits, moment, pageOf, text, wholeNumbe
 export const scopes = [
   'orders:read',
   'orders:write',
+  'orders:price',
   'personal:read',
   'personal:erase',
   'payments:read',

@@ -34,9 +34,10 @@ export type OrderStatus = (typeof orderStatuses)[number];
 const orderLineRequest = z.strictObject({
   product_id: callerId,
   quantity,
-  unit_price_minor: unitPriceMinor
-    .optional()
-    .meta({ description: 'The price of one unit, for callers who set prices; the catalogue price otherwise.' }),
+  unit_price_minor: unitPriceMinor.optional().meta({
+    description:
+      'The price of one unit, for callers who may set prices (scope `orders:price`); the catalogue price otherwise.',
+  }),
 });
 
 const adjustmentRequest = z

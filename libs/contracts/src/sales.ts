@@ -1,5 +1,5 @@
 import { z } from 'zod';
-import { amountMinor, currency, idText, moment, nonNegativeAmountMinor, pageOf } from './values.js';
+import { currency, idText, moment, pageOf } from './values.js';
 
 const dayMessage = 'must be a day such as 2026-11-30';
 
@@ -7,6 +7,9 @@ const dayMessage = 'must be a day such as 2026-11-30';
 export const calendarDay = z.iso.date(dayMessage).refine((day) => day >= '0001', dayMessage);
 
 const units = z.int().min(0);
+
+/** Of many orders, so that it may be more than a number holds exactly. */
+const sumMinor = z.number().meta({ description: 'In minor units, exact up to 2^53.' });
 
 export const salesOfDay = z
   .object({
@@ -18,10 +21,10 @@ export const salesOfDay = z
     cancelled: units.meta({ description: 'Units of the orders given up as a whole: cancelled, or not paid.' }),
     returned: units,
     sold: z.int().meta({ description: 'Ordered, less what was cancelled and returned on this day.' }),
-    ordered_minor: nonNegativeAmountMinor,
-    cancelled_minor: nonNegativeAmountMinor,
-    returned_minor: nonNegativeAmountMinor,
-    sold_minor: amountMinor,
+    ordered_minor: sumMinor,
+    cancelled_minor: sumMinor,
+    returned_minor: sumMinor,
+    sold_minor: sumMinor,
   })
   .meta({ id: 'SalesOfDay' });
 export type SalesOfDay = z.output<typeof salesOfDay>;

@@ -194,6 +194,16 @@ describe('sql', () => {
     expect(await sql.query(prepared)).toContainEqual({ name: 'put' });
   });
 
+  it('gives nothing more time than it has: a lock, a statement, a transaction, one in which nothing happens', async () => {
+    database = await testDatabase();
+    const limits = `SELECT name, setting || unit AS "most" FROM pg_settings WHERE name LIKE '%\\_timeout' AND setting <> '0'`;
+    const set = await sqlOf(await start()).query<{ name: string; most: string }>({ name: 'limits', text: limits });
+    expect(Object.fromEntries(set.map((it) => [it.name, it.most]))).toMatchObject({
+      ...{ lock_timeout: '5000ms', statement_timeout: '10000ms', transaction_timeout: '15000ms' },
+      idle_in_transaction_session_timeout: '10000ms',
+    });
+  });
+
   it('answers unavailable when a lock is not free in time, and when the pool has no connection', async () => {
     database = await testDatabase();
     const url = new URL(database.url);

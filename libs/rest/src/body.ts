@@ -44,8 +44,11 @@ const parseJsonBody = (body: Buffer, request: FastifyRequest): unknown => {
   const json = body.toString('utf8', startsWithBom ? 3 : 0);
   const value = parse(json);
   // Keys can be written with escapes, so a backslash is as suspicious as the name itself; and only a number with a large
-  // exponent or very many digits can be beyond what a double holds.
-  if (/__proto__|prototype|\\u|e\+?\d{3}|\d{300}/i.test(json)) refuseTreacherous(value);
+  // exponent or many digits can be beyond what a double holds.
+  if (/__proto__|prototype|\\u|e\+?\d{3}|\d{16}/i.test(json)) {
+    refuseTreacherous(value);
+    refuseLossy(value, json);
+  }
   return value;
 };
 
@@ -103,6 +106,27 @@ export const refuseTreacherous = (root: unknown): void => {
     }
   }
 };
+
+/**
+ * Refuses whole numbers that a double does not hold, or that are written otherwise than they came: whoever counts in 64 bits
+ * would get another number back.
+ */
+const refuseLossy = (root: unknown, json: string): void => {
+  const lossy = new Set<number>();
+  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|-?\d[\d.e+-]*/gi))
+    if (/^-?\d{16,}$/.test(token) && !isKept(token)) lossy.add(Number(token));
+  if (lossy.size === 0) return;
+  const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
+  for (let next = waiting.pop(); next; next = waiting.pop()) {
+    const { value, path } = next;
+    if (lossy.has(value as number))
+      throw faulty(path, 'is a whole number beyond 2^53, which loses digits; send it as a text');
+    if (value === null || typeof value !== 'object') continue;
+    for (const [key, member] of Object.entries(value)) waiting.push({ value: member, path: [...path, key] });
+  }
+};
+
+const isKept = (token: string): boolean => Number.isSafeInteger(Number(token)) || String(Number(token)) === token;
 
 const faulty = (path: string[], message: string): CleaveError => {
   const fault = { path: path.join('.'), message };

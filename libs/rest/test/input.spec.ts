@@ -79,6 +79,23 @@ describe('a body', () => {
     expect((await post(harmless)).status).toBe(201);
   });
 
+  it('with a whole number that would be read as another one is refused with its path', async () => {
+    const refused = [
+      ['{"name":"a","data":{"id":9007199254740993}}', 'data.id'],
+      ['{"name":"a","data":[1,"9007199254740993",[-9223372036854775807]]}', 'data.2.0'],
+      // Read as it is, and written as 9223372036854776000.
+      ['{"name":"a","data":9223372036854775808}', 'data'],
+    ] as const;
+    for (const [body, path] of refused) {
+      const { detail, ...rest } = await problem(await post(body), 400, 'invalid-request');
+      expect([pathsOf(rest), detail]).toEqual([[path], expect.stringContaining('send it as a text')]);
+    }
+    const numbers =
+      '9007199254740991,-9007199254740992,100000000000000000000,1e21,9007199254740993.5,0.12345678901234567890';
+    const texts = '"9007199254740993","\\"9007199254740993","\\\\"';
+    expect((await post(`{"name":"a","data":[${numbers},${texts}]}`)).status).toBe(201);
+  });
+
   it('is refused when it is nested too deeply, before anything recurses into it', async () => {
     const nested = (levels: number) => `{"name":"a","data":${'['.repeat(levels)}${']'.repeat(levels)}}`;
     expect((await post(nested(31))).status).toBe(201);

@@ -91,6 +91,28 @@ export const listTests = (world: World): void => {
       expect(standard.data).toHaveLength(50);
     });
 
+    it('has fewer orders on a page where they are large, and leaves none out', async () => {
+      const customer = fresh('c');
+      const product_id = await world.api.product({ onHand: 100_000 });
+      const lines = Array.from({ length: 2_000 }, () => ({ product_id, quantity: 1 }));
+      const large: Order[] = [];
+      while (large.length < 24)
+        large.push(...(await Promise.all([1, 2, 3, 4].map(() => world.api.placed({ customer_id: customer, lines })))));
+      const small = await placeMany(3, customer);
+      const sizes: number[] = [];
+      const seen: string[] = [];
+      for (let cursor: string | null | undefined; cursor !== null;) {
+        const { data, next_cursor } = await page({ customer_id: customer, limit: 200, ...(cursor && { cursor }) });
+        sizes.push(data.reduce((sum, it) => sum + it.lines.length, 0));
+        seen.push(...idsOf(data));
+        cursor = next_cursor;
+      }
+      expect(sizes).toEqual([20_003, 20_000, 8_000]);
+      expect(sorted(seen)).toEqual(sorted(idsOf([...large, ...small])));
+      // A limit that is reached sooner is the limit.
+      expect((await page({ customer_id: customer, limit: 5 })).data).toHaveLength(5);
+    });
+
     it('ends exactly where it is full', async () => {
       const customer = fresh('c');
       await placeMany(10, customer);

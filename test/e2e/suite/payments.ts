@@ -205,6 +205,43 @@ export const paymentTests = (world: World): void => {
       expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 450 });
     });
 
+    it('asked for before the money was taken is given back once it was, under the same key', async () => {
+      const order = await bought('tok_slow');
+      const body = { amount_minor: 200, reason: 'changed my mind' };
+      const key = fresh('refund');
+      await eventually(async () => {
+        const refund = ok(await world.api.refund(order.order_id, body, { key }), 201);
+        expect(refund).toMatchObject({ amount_minor: 200, status: 'succeeded' });
+      });
+      expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: total, refunded_minor: 200 });
+    });
+
+    it('that is refused is refused again under its key, and says that it was asked before', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      const body = { amount_minor: total + 1, reason: 'too much' };
+      const key = fresh('refund');
+      const first = await world.api.refund(order.order_id, body, { key });
+      const again = await world.api.refund(order.order_id, body, { key });
+      for (const answer of [first, again])
+        expect(refused(answer, '409 payment-refused').detail).toContain('under another key');
+      expect(again.body).toEqual(first.body);
+      expect([first, again].map((it) => it.headers.get('idempotent-replayed'))).toEqual([null, 'true']);
+    });
+
+    it('asked for ten times at once under one key was asked for by one of them', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      const key = fresh('refund');
+      const body = { amount_minor: 100, reason: 'race' };
+      const answers = await Promise.all(
+        Array.from({ length: 10 }, () => world.api.refund(order.order_id, body, { key })),
+      );
+      expect(new Set(answers.map((it) => ok(it, 201).move_id)).size).toBe(1);
+      expect(answers.filter((it) => it.headers.get('idempotent-replayed') === null)).toHaveLength(1);
+      expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 100 });
+    });
+
     it('needs a key, a payment and an order', async () => {
       const body = { amount_minor: 1, reason: 'why' };
       const order = await bought();

@@ -47,6 +47,16 @@ export const salesTests = (world: World): void => {
       ]);
     });
 
+    it('are told as near as a number can where they are more than it holds', async () => {
+      const gold = await world.api.product({ price: 100_000_000_000, onHand: 1_000_000 });
+      const orders = await Promise.all(
+        [1, 2].map(() => world.api.placed({ customer_id: 'c', product_id: gold, quantity: 90_000 })),
+      );
+      expect(await ofProduct(gold)).toMatchObject([{ ordered: 180_000, ordered_minor: 18e15, sold_minor: 18e15 }]);
+      for (const { order_id } of orders) ok(await world.api.cancel(order_id));
+      expect(await ofProduct(gold)).toMatchObject([{ cancelled_minor: 18e15, sold_minor: 0 }]);
+    });
+
     it('are listed page by page, each product and day once, within the days asked for', async () => {
       const ids = await Promise.all(Array.from({ length: 5 }, () => product()));
       for (const product_id of ids) await world.api.placed({ customer_id: 'c', product_id, quantity: 1 });

@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
-import { LessThan, Not, type Repository } from 'typeorm';
+import type { Repository } from 'typeorm';
 import { CleaveError, type OverdueHold } from '#contracts';
 import { InjectSql, Sql, type Queries } from '#database';
 import { currentTrace } from '#telemetry';
@@ -8,7 +8,7 @@ import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
 import type { ChangeableOrders, KeyedChange, ReadableOrders } from '../use-cases/change-order.js';
 import { branchLivesMs, type BranchDecisions } from '../use-cases/finish-branches.js';
 import type { KeptRefusals } from '../use-cases/purge-refusals.js';
-import type { OrderFilter, OrderReader } from '../use-cases/read-orders.js';
+import { pageLines, type OrderFilter, type OrderReader } from '../use-cases/read-orders.js';
 import {
   payWithin,
   type OrderRecord,
@@ -19,9 +19,6 @@ import {
 } from '../use-cases/reserve-and-record.js';
 import type { VoidOrders } from '../use-cases/sweep-holds.js';
 import { OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
-
-/** A tombstone is no order: nobody who reads orders meets one. */
-const isOrder = { status: Not('void' as const) };
 
 /**
  * Orders in Postgres. What every order goes through is a prepared statement over arrays, each its own transaction; reads
@@ -42,17 +39,18 @@ export class PostgresOrders
   }
 
   async page(tenantId: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]> {
-    const rows = await this.orders.find({
-      where: {
-        tenantId,
-        ...(filter.customerId !== undefined && { customerId: filter.customerId }),
-        ...(filter.status === undefined ? isOrder : { status: filter.status }),
-        ...(filter.reference !== undefined && { reference: filter.reference }),
-        ...(before !== undefined && { orderId: LessThan(before) }),
-      },
-      order: { orderId: 'DESC' },
-      take: limit,
-    });
+    const { customerId, status, reference } = filter;
+    const values: unknown[] = [tenantId, limit, pageLines];
+    const asked = (condition: string, value: unknown): string =>
+      value === undefined ? '' : ` AND o.${condition} $${values.push(value)}`;
+    const conditions = [
+      status === undefined ? ` AND o.status <> 'void'` : asked('status =', status),
+      asked('customer_id =', customerId),
+      asked('reference =', reference),
+      asked('order_id <', before),
+    ];
+    // Not prepared: it is planned for what is asked.
+    const rows = await this.orders.query<OrderRow[]>(pageOf(conditions.join('')), values);
     return rows.map(orderOf);
   }
 
@@ -260,6 +258,18 @@ export const orderColumns = `
   o.order_id AS "orderId", o.status, o.customer_id AS "customerId", o.reference, o.currency,
   o.total_minor AS "totalMinor", o.returned_total_minor AS "returnedTotalMinor", o.lines, o.adjustments, o.metadata,
   o.payment_method AS "paymentMethod", o.version, o.created_at AS "createdAt", o.updated_at AS "updatedAt"`;
+
+/** A tombstone is no order: nobody who reads orders meets one. Lines are counted before any of them are read. */
+const pageOf = (conditions: string): string => `
+  SELECT p.* FROM (
+    SELECT o.*, sum(o.size) OVER (ORDER BY o."orderId" DESC ROWS UNBOUNDED PRECEDING) AS so_far
+    FROM (
+      SELECT ${orderColumns}, jsonb_array_length(o.lines) AS size FROM orders.orders o
+      WHERE o.tenant_id = $1${conditions}
+      ORDER BY o.order_id DESC LIMIT $2
+    ) o
+  ) p
+  WHERE p.so_far - p.size < $3 ORDER BY p."orderId" DESC`;
 
 const byId = {
   name: 'order-by-id',

@@ -34,9 +34,10 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
     return new Set(rows.map((row) => row.saga_id));
   }
 
-  async start(tenant: string, started: StartedMove): Promise<void> {
+  async start(tenant: string, started: StartedMove): Promise<boolean> {
     const { sagaId, orderId, definition, version, step, data } = started;
-    await this.sql.query(start, [tenant, sagaId, orderId, definition, version, step, JSON.stringify(data)]);
+    const values = [tenant, sagaId, orderId, definition, version, step, JSON.stringify(data)];
+    return (await this.sql.query(start, values)).length > 0;
   }
 
   async find(tenant: string, sagaId: string): ReturnType<MoneyMoves['find']> {
@@ -96,7 +97,7 @@ const start = {
   name: 'order-sagas-start',
   text: `
     INSERT INTO orders.sagas (tenant_id, saga_id, order_id, definition, version, step, data)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING`,
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1`,
 };
 
 const find = {

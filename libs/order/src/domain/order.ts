@@ -227,9 +227,19 @@ const unitsOf = ({ line, quantity }: Pick<TakenUnits, 'line' | 'quantity'>) => (
   quantity,
 });
 
+/** The lines of one product, in their order, and what is left of them. */
+interface Shelf {
+  lines: OrderLine[];
+  left: number;
+  /** Nothing is left of the lines before it. */
+  from: number;
+}
+
 /**
  * Finds the lines that the units are taken from: the line named, or the lines of the product in their order.
  * An amount given for units that lie on several lines is shared out in proportion; the last line takes the rest.
+ *
+ * Units and lines are many, so neither is gone through once for each of the other.
  */
 const takeUnits = (
   order: Order,
@@ -237,12 +247,16 @@ const takeUnits = (
   free: (line: OrderLine) => number,
   meaning: string,
 ): TakenUnits[] => {
-  const left = new Map(order.lines.map((line) => [line, free(line)]));
+  const left = order.lines.map(free);
+  const leftOf = ({ line }: OrderLine): number => left[line - 1]!;
+  const shelves = new Map<string, Shelf>();
+  for (const [product, lines] of Map.groupBy(order.lines, (it) => it.product_id))
+    shelves.set(product, { lines, left: lines.reduce((sum, line) => sum + leftOf(line), 0), from: 0 });
   return wanted.flatMap((units, index) => {
-    const candidates = order.lines.filter(
-      (line) => line.product_id === units.product_id && (units.line === undefined || units.line === line.line),
-    );
-    const available = candidates.reduce((sum, line) => sum + left.get(line)!, 0);
+    const shelf = shelves.get(units.product_id) ?? { lines: [], left: 0, from: 0 };
+    const named = units.line === undefined ? undefined : order.lines[units.line - 1];
+    const ofNamed = named?.product_id === units.product_id ? leftOf(named) : 0;
+    const available = units.line === undefined ? shelf.left : ofNamed;
     if (available < units.quantity)
       throw new CleaveError(
         'illegal-transition',
@@ -252,17 +266,21 @@ const takeUnits = (
     const taken: TakenUnits[] = [];
     let open = units.quantity;
     let openMinor = units.amount_minor;
-    for (const line of candidates) {
-      const quantity = Math.min(open, left.get(line)!);
-      if (quantity === 0) continue;
-      const creditMinor =
-        openMinor === undefined
-          ? quantity * line.unit_price_minor
-          : Number((BigInt(openMinor) * BigInt(quantity)) / BigInt(open));
-      taken.push({ line, quantity, creditMinor });
-      left.set(line, left.get(line)! - quantity);
-      open -= quantity;
-      if (openMinor !== undefined) openMinor -= creditMinor;
+    while (open > 0) {
+      const line = named ?? shelf.lines[shelf.from]!;
+      const quantity = Math.min(open, leftOf(line));
+      if (quantity > 0) {
+        const creditMinor =
+          openMinor === undefined
+            ? quantity * line.unit_price_minor
+            : Number((BigInt(openMinor) * BigInt(quantity)) / BigInt(open));
+        taken.push({ line, quantity, creditMinor });
+        left[line.line - 1]! -= quantity;
+        shelf.left -= quantity;
+        open -= quantity;
+        if (openMinor !== undefined) openMinor -= creditMinor;
+      }
+      if (!named && leftOf(line) === 0) shelf.from += 1;
     }
     return taken;
   });

@@ -15,6 +15,7 @@ import {
   placeOrderRequest,
   returnOrderRequest,
   type OrderInFull,
+  type PlaceOrderRequest,
 } from '#contracts';
 import {
   CalledBy,
@@ -28,7 +29,7 @@ import {
   uuidOr,
   valid,
 } from '#rest';
-import type { Caller } from '#security';
+import { allow, type Caller } from '#security';
 import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
 import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
@@ -87,6 +88,7 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
+    refuseOwnPrices(body, caller);
     const result = await this.placeOrder.execute(caller.tenant, caller.account, body, idempotencyKey ?? null);
     if (result.replayed) reply.header('Idempotent-Replayed', 'true');
     if ('refusal' in result) throw result.refusal;
@@ -136,7 +138,9 @@ export class OrdersController {
     scope: 'orders:read',
     operationId: 'listOrders',
     summary: 'List orders, newest first',
-    description: 'A limit above the cap is lowered to the cap. An order that existed when paging began is seen once.',
+    description:
+      'A limit above the cap is lowered to the cap, and a page of large orders has fewer. An order that existed when paging ' +
+      'began is seen once.',
     query: orderListQuery,
     replies: { 200: { schema: orderPage, description: 'One page of orders' } },
     errors: ['invalid-cursor'],
@@ -246,6 +250,12 @@ export class OrdersController {
     return replayable(changed, replayed, reply);
   }
 }
+
+/** @throws CleaveError `forbidden` where a line has a price of its own, and whoever asks may not set prices */
+export const refuseOwnPrices = (request: PlaceOrderRequest, caller: Caller): void => {
+  if ('lines' in request && request.lines.some((it) => it.unit_price_minor !== undefined))
+    allow(caller, 'orders:price');
+};
 
 export const mayReadPersonalData = ({ scopes }: Caller): boolean => scopes.has('personal:read');
 

@@ -14,7 +14,7 @@ import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
 import { eventDocument, positionIn } from './event-documents.js';
-import { known, mayReadPersonalData, orderCursor } from './orders.controller.js';
+import { known, mayReadPersonalData, orderCursor, refuseOwnPrices } from './orders.controller.js';
 import { eventToWire, listOrdersFromWire, orderToWire, placeOrderFromWire } from './wire-orders.js';
 
 const service = 'Orders';
@@ -53,6 +53,7 @@ export class OrdersGrpc {
   ): Promise<object> {
     const [field, ...others] = metadata.get('idempotency-key').map(String);
     const key = field === undefined ? null : idempotencyKeyIn(others.length > 0 ? undefined : field);
+    refuseOwnPrices(request, caller);
     const deadlineMs = Number(call.getDeadline());
     const result = await this.placeOrder.execute(caller.tenant, caller.account, request, key, deadlineMs);
     if (result.replayed) call.sendMetadata(replayed());

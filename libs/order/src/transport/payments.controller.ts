@@ -88,8 +88,9 @@ export class PaymentsController {
   }
 
   private async move(command: MoneyCommand, reply: FastifyReply): Promise<MoneyMove> {
-    const { move, replayed } = await this.moveMoney.execute(command);
-    if (replayed) reply.header('Idempotent-Replayed', 'true');
-    return move;
+    const result = await this.moveMoney.execute(command);
+    if (result.replayed) reply.header('Idempotent-Replayed', 'true');
+    if ('refusal' in result) throw result.refusal;
+    return result.move;
   }
 }

@@ -13,8 +13,8 @@ export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
 
 /** Keeps what was asked for, so that it is led to its end whatever happens to whoever asked. */
 export abstract class MoneyMoves {
-  /** Does nothing where it was started before. */
-  abstract start(tenant: string, started: StartedMove): Promise<void>;
+  /** @returns whether it was started now, and not before */
+  abstract start(tenant: string, started: StartedMove): Promise<boolean>;
   abstract find(
     tenant: string,
     sagaId: string,
@@ -41,6 +41,9 @@ export interface MoneyCommand {
   reason?: string;
 }
 
+/** What became of what was asked for, and whether it had been asked for before. */
+export type MoneyResult = { replayed: boolean } & ({ move: MoneyMove } | { refusal: CleaveError });
+
 /** How long somebody waits for the provider before hearing that it is not decided yet. */
 const answerWithinMs = 5_000;
 /** At first, and more seldom as time goes by: those who wait share their connections with those who place orders. */
@@ -64,8 +67,10 @@ export class MoveMoney {
     private readonly sagas: RunSagas,
   ) {}
 
-  async execute(command: MoneyCommand): Promise<{ move: MoneyMove; replayed: boolean }> {
-    const { tenant, account, idempotencyKey, fingerprint, orderId, kind, amountMinor, reason } = command;
+  /** @throws CleaveError for a refusal that is not kept: the same key may be used again */
+  async execute(command: MoneyCommand): Promise<MoneyResult> {
+    const { tenant, account, idempotencyKey, orderId, kind } = command;
+    const giveUpAt = Date.now() + answerWithinMs;
     const why = await this.orders.readSafely(
       async (orders) => whyNever(await orders.find(tenant, orderId), command),
       (refused) => refused !== undefined,
@@ -73,37 +78,66 @@ export class MoveMoney {
     if (why) throw why;
     // Named by its key: however often it is asked for, it is one saga.
     const sagaId = uuidOfHash(hash('sha256', JSON.stringify([tenant, account, kind, idempotencyKey]), 'hex'));
-    const before = await this.moves.find(tenant, sagaId);
-    if (!before) {
-      const traceparent = currentTrace();
-      const data = {
-        ...{ amount_minor: amountMinor, fingerprint },
-        ...(reason !== undefined && { reason }),
-        ...(traceparent !== undefined && { traceparent }),
-      };
-      await this.moves.start(tenant, { ...this.sagas.begin(kind), sagaId, orderId, data });
-    }
+    const isNew = !(await this.moves.find(tenant, sagaId)) && (await this.start(command, sagaId, giveUpAt));
     this.sagas.wake();
-    return { move: await this.result(command, sagaId), replayed: before !== undefined };
+    return { ...(await this.result(command, sagaId, giveUpAt)), replayed: !isNew };
   }
 
-  private async result(command: MoneyCommand, sagaId: string): Promise<MoneyMove> {
-    const giveUpAt = Date.now() + answerWithinMs;
-    for (let pauseMs = lookAgainMs; ; pauseMs *= 1.5) {
-      const { data, orderId, state, result } = (await this.moves.find(command.tenant, sagaId))!;
-      if (data.fingerprint !== command.fingerprint)
+  private async start(command: MoneyCommand, sagaId: string, giveUpAt: number): Promise<boolean> {
+    const { tenant, fingerprint, orderId, kind, amountMinor, reason } = command;
+    await this.untilPurchased(tenant, orderId, giveUpAt);
+    const traceparent = currentTrace();
+    const data = {
+      ...{ amount_minor: amountMinor, fingerprint },
+      ...(reason !== undefined && { reason }),
+      ...(traceparent !== undefined && { traceparent }),
+    };
+    return this.moves.start(tenant, { ...this.sagas.begin(kind), sagaId, orderId, data });
+  }
+
+  /** It is known then what can be moved. Who asks earlier would be refused, and the key would keep that for ever. */
+  private async untilPurchased(tenant: string, orderId: string, giveUpAt: number): Promise<void> {
+    // The purchase has the id of its order.
+    const isOver = async () => (await this.moves.find(tenant, orderId))?.state !== 'running' || undefined;
+    if (await seenBy(giveUpAt, isOver)) return;
+    throw new CleaveError(
+      'payment-refused',
+      'The payment of the order is still under way. Send the same request again in a moment.',
+      { reason: 'under-way' },
+    );
+  }
+
+  private async result(
+    { tenant, orderId, kind, fingerprint }: MoneyCommand,
+    sagaId: string,
+    giveUpAt: number,
+  ): Promise<{ move: MoneyMove } | { refusal: CleaveError }> {
+    const asked = { move_id: sagaId, order_id: orderId, kind };
+    const pending = { move: { ...asked, amount_minor: null, status: 'pending' as const } };
+    const outcome = await seenBy(giveUpAt, async () => {
+      const { data, state, result } = (await this.moves.find(tenant, sagaId))!;
+      if (data.fingerprint !== fingerprint)
         throw new CleaveError(
           'idempotency-key-reused',
           'The key was used for another request. Send the same request again, or choose a new key.',
         );
-      if (result.refused_for !== undefined) throw refusal(result.refused_for);
-      const move = { move_id: sagaId, order_id: orderId, kind: command.kind };
-      if (state === 'ended') return { ...move, amount_minor: result.amount_minor ?? null, status: 'succeeded' };
-      if (state === 'parked' || Date.now() > giveUpAt) return { ...move, amount_minor: null, status: 'pending' };
-      await setTimeout(pauseMs);
-    }
+      if (result.refused_for !== undefined) return { refusal: refusal(result.refused_for) };
+      const { amount_minor = null } = result;
+      if (state === 'ended') return { move: { ...asked, amount_minor, status: 'succeeded' as const } };
+      return state === 'parked' ? pending : undefined;
+    });
+    return outcome ?? pending;
   }
 }
+
+/** Looks until there is something to see, or it is too late. */
+const seenBy = async <Seen>(giveUpAt: number, look: () => Promise<Seen | undefined>): Promise<Seen | undefined> => {
+  for (let pauseMs = lookAgainMs; ; pauseMs *= 1.5) {
+    const seen = await look();
+    if (seen !== undefined || Date.now() > giveUpAt) return seen;
+    await setTimeout(pauseMs);
+  }
+};
 
 /** What no key and no time changes. */
 const whyNever = (order: Order | undefined, { kind, orderId }: MoneyCommand): CleaveError | undefined => {
@@ -114,5 +148,8 @@ const whyNever = (order: Order | undefined, { kind, orderId }: MoneyCommand): Cl
   return undefined;
 };
 
-const refusal = (reason: string): CleaveError =>
-  new CleaveError('payment-refused', whyNot[reason] ?? `The provider refused: ${reason}.`, { reason });
+const refusal = (reason: string): CleaveError => {
+  const why = whyNot[reason] ?? `The provider refused: ${reason}.`;
+  const next = 'This key keeps that answer: ask for what can be moved under another key.';
+  return new CleaveError('payment-refused', `${why} ${next}`, { reason });
+};

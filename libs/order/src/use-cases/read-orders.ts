@@ -10,11 +10,14 @@ export interface OrderFilter {
 
 export abstract class OrderReader {
   abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
-  /** At most `limit` orders, newest first, those older than `before`. */
+  /** At most `limit` orders, newest first, those older than `before`; none more once they have `pageLines` lines. */
   abstract page(tenant: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]>;
   /** The entries of an order, oldest first. */
   abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
 }
+
+/** So that a page of large orders fills neither the memory nor the time of others. */
+export const pageLines = 20_000;
 
 /** Knows what became of payments. */
 export abstract class PaymentLookup {
@@ -44,7 +47,8 @@ export class ReadOrders {
     // One more than asked for tells whether there is a next page.
     const found = await this.orders.page(tenant, filter, before, limit + 1);
     const data = found.slice(0, limit);
-    return { data, last: found.length > limit ? (data.at(-1)?.order_id ?? null) : null };
+    const isCut = found.length > limit || linesOf(found) >= pageLines;
+    return { data, last: isCut ? (data.at(-1)?.order_id ?? null) : null };
   }
 
   async history(tenant: string, orderId: string): Promise<HistoryEntry[]> {
@@ -57,7 +61,12 @@ export class ReadOrders {
     const { payment_method } = await this.one(tenant, orderId);
     const payment = payment_method === null ? undefined : await this.payments.of(tenant, orderId);
     if (payment) return payment;
-    const why = payment_method === null ? 'The order is paid elsewhere.' : 'Nothing was asked of the provider yet.';
+    const why =
+      payment_method === null
+        ? 'The order is paid elsewhere.'
+        : 'Nothing was asked of the provider yet. Ask again in a moment.';
     throw new CleaveError('payment-not-found', why);
   }
 }
+
+const linesOf = (orders: readonly Order[]): number => orders.reduce((sum, it) => sum + it.lines.length, 0);

@@ -296,6 +296,7 @@ export type CreateKeyRequest = {
   scopes: Array<
     | 'orders:read'
     | 'orders:write'
+    | 'orders:price'
     | 'personal:read'
     | 'personal:erase'
     | 'payments:read'
@@ -836,7 +837,7 @@ export type PlaceOrderOfLines = {
     product_id: string | number;
     quantity: number;
     /**
-     * The price of one unit, for callers who set prices; the catalogue price otherwise.
+     * The price of one unit, for callers who may set prices (scope `orders:price`); the catalogue price otherwise.
      */
     unit_price_minor?: number;
   }>;
@@ -1125,9 +1126,21 @@ export type SalesOfDay = {
    * Ordered, less what was cancelled and returned on this day.
    */
   sold: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   ordered_minor: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   cancelled_minor: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   returned_minor: number;
+  /**
+   * In minor units, exact up to 2^53.
+   */
   sold_minor: number;
 };
 
