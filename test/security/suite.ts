@@ -404,10 +404,15 @@ export const securityTests = (name: ShapeName): void => {
 
       const till = await keyFor(world, { scopes: ['orders:write'] });
       const seller = new As(world.api, till.key);
-      for (const path of ['/orders', '/order']) {
-        const answer = await seller.send<Problem>('POST', path, { body: cheap });
-        expect(refused(answer, '403 forbidden')).toMatchObject({ scope: 'orders:price' });
-      }
+      const adjusted = (kind: string) => ({
+        ...{ customer_id: 'c', product_id, quantity: 1 },
+        adjustments: [{ kind, label: kind, amount_minor: 499 }],
+      });
+      for (const path of ['/orders', '/order'])
+        for (const body of [cheap, adjusted('discount')]) {
+          const answer = await seller.send<Problem>('POST', path, { body });
+          expect(refused(answer, '403 forbidden')).toMatchObject({ scope: 'orders:price' });
+        }
       expect(await world.grpc.refused('PlaceOrder', cheap, withKey(till))).toMatchObject({
         ...{ code: 'PERMISSION_DENIED', reason: 'forbidden', info: { scope: 'orders:price' } },
       });
@@ -416,7 +421,16 @@ export const securityTests = (name: ShapeName): void => {
         total_minor: 500,
       });
 
+      expect(ok(await seller.send('POST', '/orders', { body: adjusted('shipping') }), 201)).toMatchObject({
+        total_minor: 999,
+      });
+
       const both = await keyFor(world, { scopes: ['orders:write', 'orders:price'] });
+      expect(
+        ok(await new As(world.api, both.key).send('POST', '/orders', { body: adjusted('discount') }), 201),
+      ).toMatchObject({
+        total_minor: 1,
+      });
       expect(ok(await new As(world.api, both.key).send('POST', '/orders', { body: cheap }), 201)).toMatchObject({
         total_minor: 501,
       });

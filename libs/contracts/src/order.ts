@@ -51,7 +51,9 @@ const adjustmentRequest = z
     path: ['amount_minor'],
   })
   .meta({
-    description: 'A discount lowers the total, whichever sign it is written with; it is kept as a negative amount.',
+    description:
+      'A discount lowers the total, whichever sign it is written with, and is for callers who may set prices (scope ' +
+      '`orders:price`); it is kept as a negative amount.',
   });
 
 const keptApart =

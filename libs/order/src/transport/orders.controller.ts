@@ -251,10 +251,10 @@ export class OrdersController {
   }
 }
 
-/** @throws CleaveError `forbidden` where a line has a price of its own, and whoever asks may not set prices */
+/** @throws CleaveError `forbidden` where a line has a price of its own, or there is a discount, from who may not set prices */
 export const refuseOwnPrices = (request: PlaceOrderRequest, caller: Caller): void => {
-  if ('lines' in request && request.lines.some((it) => it.unit_price_minor !== undefined))
-    allow(caller, 'orders:price');
+  const hasOwn = 'lines' in request && request.lines.some((it) => it.unit_price_minor !== undefined);
+  if (hasOwn || request.adjustments?.some((it) => it.kind === 'discount')) allow(caller, 'orders:price');
 };
 
 export const mayReadPersonalData = ({ scopes }: Caller): boolean => scopes.has('personal:read');
