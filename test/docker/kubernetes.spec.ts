@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
+import { webhooksEnvironment } from '#webhooks';
 import { AppProcess } from '../support/app-process.js';
 import { servicePorts } from '../support/shapes.js';
 import { faultsOf, unreadBy } from './faults.js';
@@ -311,7 +312,12 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       const speaksToStrangers = ['monolith', 'payment', 'webhooks'].includes(it.metadata.name);
       expect([it.metadata.name, uses('internet')]).toEqual([it.metadata.name, speaksToStrangers]);
     }
-    const closed = ofKind(overlay, 'NetworkPolicy').find(({ metadata: { name } }) => name === 'nothing')!;
+    const policyOf = (wanted: string) =>
+      ofKind(overlay, 'NetworkPolicy').find(({ metadata: { name } }) => name === wanted)!;
+    // What webhooks may be sent to has to arrive.
+    const ports = policyOf('internet').spec.egress!.flatMap((it) => it.ports.map(({ port: number }) => number));
+    expect(ports).toEqual(webhooksEnvironment.WEBHOOKS_PORTS.parse(undefined));
+    const closed = policyOf('nothing');
     expect(closed.spec).toEqual({ podSelector: {}, policyTypes: ['Ingress', 'Egress'] });
   });
 
