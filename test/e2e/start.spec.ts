@@ -1,5 +1,6 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -184,6 +185,45 @@ describe('a start that cannot succeed', () => {
     } finally {
       await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
       unguardFolder(dataDir);
+    }
+  });
+});
+
+describe('a program that npm has started', () => {
+  it('is told to stop when npm is, which tells nobody but its shell', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+    const program = join(folder, 'program.mjs');
+    await writeFile(
+      program,
+      `process.once('SIGTERM', () => { console.log('told'); process.exit(); });
+      setInterval(() => {}, 1_000);
+      console.log('started');`,
+    );
+    // With something behind it no shell replaces itself by the program.
+    const shell = spawn('sh', ['-c', `"${process.execPath}" scripts/compile-and-run.mjs "${program}"; true`], {
+      env: { ...process.env, npm_lifecycle_event: 'start' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+      detached: true,
+    });
+    try {
+      let output = '';
+      const ended = once(shell.stdout, 'close');
+      await new Promise<void>((resolve) => {
+        shell.stdout.setEncoding('utf8').on('data', (text: string) => {
+          output += text;
+          if (output.includes('started')) resolve();
+        });
+      });
+      shell.kill('SIGTERM');
+      await ended;
+      expect(output).toBe('started\ntold\n');
+    } finally {
+      try {
+        process.kill(-shell.pid!, 'SIGKILL');
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ESRCH' });
+      }
+      await rm(folder, { recursive: true, force: true });
     }
   });
 });
