@@ -87,6 +87,16 @@ describe('a start that cannot succeed', () => {
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
   });
 
+  it('says what numbers mean, and where data cannot be kept', async () => {
+    const limits = await complaintOf('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
+    expect(limits).toMatch(/CACHE_MAX_BYTES: "lots" .* bytes, at least 4194304/);
+    expect(limits).toMatch(/CACHE_REDIS_DEADLINE_MS: "60001" .* milliseconds from 1 to 60000/);
+    const [port] = await servicePorts(1);
+    const file = join(import.meta.dirname, 'start.spec.ts');
+    const said = await complaintOf('monolith', { PORT: String(port), DATA_DIR: file });
+    expect(said).toMatch(/Data cannot be kept in .*start\.spec\.ts .*DATA_DIR .*DATABASE_URL/);
+  });
+
   it('says which port is taken', async () => {
     const blocker = createServer().listen(0, '127.0.0.1');
     await once(blocker, 'listening');
