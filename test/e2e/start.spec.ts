@@ -4,6 +4,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { testDatabase } from '#testing';
@@ -196,6 +197,20 @@ describe('a start that cannot succeed', () => {
       await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
       unguardFolder(dataDir);
     }
+  });
+});
+
+describe('a program that is given arguments', () => {
+  it.each([
+    ['migrate', '--help', 0],
+    ['monolith', '--port=4000', 1],
+  ])('%s %s starts nothing, and says what it goes by', async (app, argument, code) => {
+    const child = spawn(process.execPath, [`dist/apps/${app}/src/main.js`, argument], {
+      env: { DATABASE_URL: 'postgres://127.0.0.1:1/nowhere' },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    const [said, [ended]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    expect([said, ended]).toEqual([expect.stringMatching(/^It takes no arguments.*README\.md/), code]);
   });
 });
 
