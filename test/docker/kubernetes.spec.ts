@@ -369,3 +369,17 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     }
   });
 });
+
+it('has the labels, on what is measured in Kubernetes, that rules, dashboards and autoscalers go by', () => {
+  const { scrape_configs: configs } = parse(read(`${folder}/prometheus-scrape.yaml`)) as {
+    scrape_configs: { job_name: string; relabel_configs: { regex?: string; target_label?: string }[] }[];
+  };
+  const rules = read('docker/observability/rules.yml');
+  expect(new Set([...rules.matchAll(/\bjob="(\w+)"/g)].map(([, job]) => job))).toEqual(
+    new Set(configs.map((it) => it.job_name)),
+  );
+  const [{ relabel_configs: relabelled }] = configs as [(typeof configs)[number]];
+  expect(relabelled.flatMap((it) => it.target_label ?? [])).toEqual(['service', 'namespace', 'pod']);
+  const kept = relabelled.flatMap((it) => it.regex ?? []);
+  expect(read(`${folder}/component/deployment.yaml`)).toContain(`{ name: ${kept.join()}, containerPort: 3000 }`);
+});
