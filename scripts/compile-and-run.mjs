@@ -14,6 +14,16 @@ if (major < 22 || (major === 22 && minor < 12)) {
   process.exit(1);
 }
 
+// Whoever tells npm to stop tells its shell, which ends and says nothing to us.
+if (process.env.npm_lifecycle_event) {
+  const { ppid } = process;
+  const watch = setInterval(() => {
+    if (process.ppid === ppid) return;
+    clearInterval(watch);
+    process.kill(process.pid, 'SIGTERM');
+  }, 500).unref();
+}
+
 const program = resolve(process.argv[2]);
 if (!existsSync(program)) console.error('Compiling, the first time takes a few seconds …');
 const { status } = spawnSync(

@@ -87,6 +87,9 @@ const systemVariables = [
   ...['SystemRoot', 'TEMP', 'USERPROFILE'],
 ];
 
+/** How long callers may take, and the like, at the one of them that callers reach. */
+const doorVariables = Object.keys(restEnvironment(0)).filter((it) => /^(?:HTTP|HSTS)_/.test(it));
+
 /** How the services are observed; each has its own name. */
 const observed = (): Variables => {
   const variables = [...Object.keys(telemetryEnvironment), ...Object.keys(process.env)].filter(
@@ -170,6 +173,7 @@ run(async () => {
       url: `http://${HOST.includes(':') ? `[${HOST}]` : HOST}:${PORT}`,
       variables: {
         ...given([...Object.keys(gatewayEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
+        ...given(doorVariables),
         ...ofServices,
         ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
         ...{ HOST, PORT: String(PORT) },

@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
+import { webhooksEnvironment } from '#webhooks';
 import { AppProcess } from '../support/app-process.js';
 import { servicePorts } from '../support/shapes.js';
 import { faultsOf, unreadBy } from './faults.js';
@@ -311,7 +312,12 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       const speaksToStrangers = ['monolith', 'payment', 'webhooks'].includes(it.metadata.name);
       expect([it.metadata.name, uses('internet')]).toEqual([it.metadata.name, speaksToStrangers]);
     }
-    const closed = ofKind(overlay, 'NetworkPolicy').find(({ metadata: { name } }) => name === 'nothing')!;
+    const policyOf = (wanted: string) =>
+      ofKind(overlay, 'NetworkPolicy').find(({ metadata: { name } }) => name === wanted)!;
+    // What webhooks may be sent to has to arrive.
+    const ports = policyOf('internet').spec.egress!.flatMap((it) => it.ports.map(({ port: number }) => number));
+    expect(ports).toEqual(webhooksEnvironment.WEBHOOKS_PORTS.parse(undefined));
+    const closed = policyOf('nothing');
     expect(closed.spec).toEqual({ podSelector: {}, policyTypes: ['Ingress', 'Egress'] });
   });
 
@@ -362,4 +368,18 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
       expect(await cache.stop()).toBeUndefined();
     }
   });
+});
+
+it('has the labels, on what is measured in Kubernetes, that rules, dashboards and autoscalers go by', () => {
+  const { scrape_configs: configs } = parse(read(`${folder}/prometheus-scrape.yaml`)) as {
+    scrape_configs: { job_name: string; relabel_configs: { regex?: string; target_label?: string }[] }[];
+  };
+  const rules = read('docker/observability/rules.yml');
+  expect(new Set([...rules.matchAll(/\bjob="(\w+)"/g)].map(([, job]) => job))).toEqual(
+    new Set(configs.map((it) => it.job_name)),
+  );
+  const [{ relabel_configs: relabelled }] = configs as [(typeof configs)[number]];
+  expect(relabelled.flatMap((it) => it.target_label ?? [])).toEqual(['service', 'namespace', 'pod']);
+  const kept = relabelled.flatMap((it) => it.regex ?? []);
+  expect(read(`${folder}/component/deployment.yaml`)).toContain(`{ name: ${kept.join()}, containerPort: 3000 }`);
 });

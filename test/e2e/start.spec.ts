@@ -1,8 +1,10 @@
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { testDatabase } from '#testing';
@@ -84,6 +86,16 @@ describe('a start that cannot succeed', () => {
   ])('names every fault of the environment of %s: %j', async (app, environment, variables) => {
     const said = await complaintOf(app, environment);
     for (const variable of variables) expect(said).toMatch(new RegExp(`^ *${variable}: \\S`, 'm'));
+  });
+
+  it('says what numbers mean, and where data cannot be kept', async () => {
+    const limits = await complaintOf('cache', { CACHE_MAX_BYTES: 'lots', CACHE_REDIS_DEADLINE_MS: '60001' });
+    expect(limits).toMatch(/CACHE_MAX_BYTES: "lots" .* bytes, at least 4194304/);
+    expect(limits).toMatch(/CACHE_REDIS_DEADLINE_MS: "60001" .* milliseconds from 1 to 60000/);
+    const [port] = await servicePorts(1);
+    const file = join(import.meta.dirname, 'start.spec.ts');
+    const said = await complaintOf('monolith', { PORT: String(port), DATA_DIR: file });
+    expect(said).toMatch(/Data cannot be kept in .*start\.spec\.ts .*DATA_DIR .*DATABASE_URL/);
   });
 
   it('says which port is taken', async () => {
@@ -184,6 +196,59 @@ describe('a start that cannot succeed', () => {
     } finally {
       await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
       unguardFolder(dataDir);
+    }
+  });
+});
+
+describe('a program that is given arguments', () => {
+  it.each([
+    ['migrate', '--help', 0],
+    ['monolith', '--port=4000', 1],
+  ])('%s %s starts nothing, and says what it goes by', async (app, argument, code) => {
+    const child = spawn(process.execPath, [`dist/apps/${app}/src/main.js`, argument], {
+      env: { DATABASE_URL: 'postgres://127.0.0.1:1/nowhere' },
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    const [said, [ended]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    expect([said, ended]).toEqual([expect.stringMatching(/^It takes no arguments.*README\.md/), code]);
+  });
+});
+
+describe('a program that npm has started', () => {
+  it('is told to stop when npm is, which tells nobody but its shell', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+    const program = join(folder, 'program.mjs');
+    await writeFile(
+      program,
+      `process.once('SIGTERM', () => { console.log('told'); process.exit(); });
+      setInterval(() => {}, 1_000);
+      console.log('started');`,
+    );
+    // With something behind it no shell replaces itself by the program.
+    const shell = spawn('sh', ['-c', `"${process.execPath}" scripts/compile-and-run.mjs "${program}"; true`], {
+      env: { ...process.env, npm_lifecycle_event: 'start' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+      detached: true,
+    });
+    try {
+      let output = '';
+      const ended = once(shell.stdout, 'close');
+      await new Promise<void>((resolve) => {
+        shell.stdout.setEncoding('utf8').on('data', (text: string) => {
+          output += text;
+          if (output.includes('started')) resolve();
+        });
+      });
+      shell.kill('SIGTERM');
+      await ended;
+      expect(output).toBe('started\ntold\n');
+    } finally {
+      try {
+        process.kill(-shell.pid!, 'SIGKILL');
+      } catch (error) {
+        expect(error).toMatchObject({ code: 'ESRCH' });
+      }
+      await rm(folder, { recursive: true, force: true });
     }
   });
 });

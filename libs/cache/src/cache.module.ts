@@ -8,16 +8,15 @@ import { CacheController } from './cache.controller.js';
 import { CacheMessages } from './cache.messages.js';
 import { Cache } from './cache.js';
 
+const bytes = 'must be a whole number of bytes, at least 4194304, so that the largest value fits';
+const deadline = 'must be a whole number of milliseconds from 1 to 60000';
+
 /** What the cache reads from the environment. */
 export const cacheEnvironment = {
   CACHE_REDIS_URL: env.redisUrls.optional(),
-  CACHE_MAX_BYTES: z.coerce
-    .number()
-    .int()
-    .min(4_194_304, 'must be at least 4194304, so that the largest value fits')
-    .default(67_108_864),
+  CACHE_MAX_BYTES: z.coerce.number(bytes).int(bytes).min(4_194_304, bytes).default(67_108_864),
   /** How long Redis may take to answer; 200 when left out. */
-  CACHE_REDIS_DEADLINE_MS: z.coerce.number().int().min(1).max(60_000).optional(),
+  CACHE_REDIS_DEADLINE_MS: z.coerce.number(deadline).int(deadline).min(1, deadline).max(60_000, deadline).optional(),
 };
 
 type CacheSettings = z.output<z.ZodObject<typeof cacheEnvironment>>;

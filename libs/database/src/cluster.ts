@@ -141,7 +141,10 @@ export async function ensureCluster(
   user: ServerUser | undefined,
   log: (line: string) => void,
 ): Promise<string> {
-  await mkdir(cluster.dataDir, { recursive: true });
+  await mkdir(cluster.dataDir, { recursive: true }).catch((error: Error) => {
+    const advice = 'Set DATA_DIR to a folder that can be written to, or DATABASE_URL to a Postgres of your own.';
+    throw new Error(`Data cannot be kept in ${cluster.dataDir} (${error.message}). ${advice}`, { cause: error });
+  });
   await removeLeftovers(cluster.dataDir);
   if (!(await exists(cluster.home))) {
     log(`making a Postgres data directory in ${cluster.home}`);

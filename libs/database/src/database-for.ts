@@ -17,7 +17,14 @@ import { Metrics } from '#telemetry';
 import { migrate } from './migrate.js';
 import { observePool } from './pool-metrics.js';
 import { noteUncertainCommits, Sql, sqlToken } from './sql.js';
-import { asUnavailable, isConnectionFailure, isRefusal, notConnected, variableOf } from './unavailable.js';
+import {
+  asUnavailable,
+  isConnectionFailure,
+  isDistrusted,
+  isRefusal,
+  notConnected,
+  variableOf,
+} from './unavailable.js';
 
 /** A module's database: its own schema, entities and migrations. */
 export interface Database {
@@ -193,7 +200,7 @@ async function whenUp<Result>(database: Database, patienceMs: number, use: () =>
       try {
         return await use();
       } catch (error) {
-        if (isRefusal(error)) throw unreachable(database, error, false);
+        if (isRefusal(error) || isDistrusted(error)) throw unreachable(database, error, false);
         if (!isConnectionFailure(error) && !isConnectionFailure((error as Error).cause)) throw error;
         const reason = unreachable(database, error, true);
         awaited.set(name, notConnected(error, name).detail);

@@ -63,6 +63,12 @@ export const isRefusal = (error: unknown): boolean => {
   return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
 };
 
+/** Its certificate is not believed, or it has none where one is asked for: that does not get better by waiting either. */
+export const isDistrusted = (error: unknown): boolean => {
+  const { code = '', message } = driverErrorOf(error);
+  return /CERT|UNABLE_TO_VERIFY/.test(code) || message.startsWith('The server does not support SSL');
+};
+
 /** For people to read: the variable that says where a database is. */
 export const variableOf = (name: string): string => `${name.toUpperCase()}_DATABASE_URL (else DATABASE_URL)`;
 

@@ -158,6 +158,15 @@ describe('a data source', () => {
     expect(error.message).toContain('password authentication failed');
     expect(`${error.message} ${error.stack}`).not.toContain('guessed');
   });
+
+  it('says which one it is that is not trusted, or has no certificate to trust', async () => {
+    database = await testDatabase();
+    const secured = new URL(database.url);
+    secured.searchParams.set('sslmode', 'verify-full');
+    const error = await failureOf(start({ url: secured.href }));
+    expect(error.message).toContain(`Cannot use Postgres at ${secured.host}`);
+    expect(error.message).toMatch(/SSL.*SHOP_DATABASE_URL/);
+  });
 });
 
 describe('sql', () => {

@@ -16,7 +16,7 @@ export type Address =
 
 const supported =
   'must be in-process:, tcp://host:port[,host:port…] (an IPv6 host in brackets), ' +
-  `redis://[user:password@]host:port[/database] or ${natsForm}`;
+  `redis://[user:password@]host:port[/database] (rediss:// for TLS) or ${natsForm}`;
 
 const endpointPattern = /^(?:\[([0-9a-f:.]+)\]|([^\s:/?#@[\],]+)):(\d{1,5})$/i;
 
@@ -32,7 +32,7 @@ function parseEndpoint(text: string): Endpoint {
 function parseRedis(text: string): Address {
   const url = URL.parse(text);
   if (!url?.hostname || url.search || url.hash || !/^(?:\/\d*)?$/.test(url.pathname)) {
-    throw new Error('is not redis://[user:password@]host:port[/database]');
+    throw new Error('is not redis://[user:password@]host:port[/database], or rediss:// for TLS');
   }
   return { scheme: 'redis', url: url.href };
 }
@@ -42,7 +42,7 @@ function parse(text: string): Address {
   if (text.startsWith('tcp://')) {
     return { scheme: 'tcp', endpoints: text.slice('tcp://'.length).split(',').map(parseEndpoint) };
   }
-  if (text.startsWith('redis://')) return parseRedis(text);
+  if (/^rediss?:\/\//.test(text)) return parseRedis(text);
   if (text.startsWith('nats://')) return parseNats(text);
   throw new Error(supported);
 }
@@ -62,7 +62,7 @@ export const hostsOf = (at: Address): string[] => {
 };
 
 /**
- * Parses `in-process:`, `tcp://host:port[,host:port…]`, `redis://[user:password@]host:port[/database]` or
+ * Parses `in-process:`, `tcp://host:port[,host:port…]`, `redis://[user:password@]host:port[/database]` (or `rediss://`) or
  * `nats://[user:password@]host:port[,host:port…]`.
  */
 export const address: z.ZodType<Address, string> = z.string({ error: supported }).transform((text, context) => {
@@ -88,6 +88,6 @@ export function addressText(at: Address): string {
   if (at.scheme === 'in-process') return 'in-process:';
   if (at.scheme === 'tcp') return `tcp://${at.endpoints.map(endpointText).join(',')}`;
   if (at.scheme === 'nats') return natsText(at);
-  const { host, pathname } = new URL(at.url);
-  return `redis://${host}${pathname}`;
+  const { protocol, host, pathname } = new URL(at.url);
+  return `${protocol}//${host}${pathname}`;
 }

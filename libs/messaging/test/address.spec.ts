@@ -23,6 +23,7 @@ describe('an address', () => {
     ['nats://bus:4222', { scheme: 'nats', servers: ['bus:4222'] }],
     ['nats://me:s%40cret@a:1,[::1]:2', { scheme: 'nats', servers: ['a:1', '[::1]:2'], user: 'me', pass: 's@cret' }],
     ['redis://me:s%40cret@[::1]:6379/2', { scheme: 'redis', url: 'redis://me:s%40cret@[::1]:6379/2' }],
+    ['rediss://me:s%40cret@queue:6379', { scheme: 'redis', url: 'rediss://me:s%40cret@queue:6379' }],
   ])('reads %s', (text, expected) => {
     expect(address.parse(text)).toStrictEqual(expected);
   });
@@ -64,6 +65,7 @@ describe('an address', () => {
 
   it('is told without credentials', () => {
     expect(addressText(address.parse('redis://me:secret@h:6379/2'))).toBe('redis://h:6379/2');
+    expect(addressText(address.parse('rediss://me:secret@h:6379'))).toBe('rediss://h:6379');
     expect(addressText(address.parse('nats://me:secret@a:1,b:2'))).toBe('nats://a:1,b:2');
     expect(addressText(address.parse('tcp://a:1,[::1]:2'))).toBe('tcp://a:1,[::1]:2');
   });

@@ -178,8 +178,21 @@ export const serve = async (service: Service): Promise<string> => {
   return url;
 };
 
+/** @returns what to say to whoever has given arguments, which no program takes; those that look for help start nothing */
+const helpFor = ([argument]: string[]): string | undefined =>
+  argument === undefined
+    ? undefined
+    : `It takes no arguments, such as ${argument}: variables of the environment say what it does. ` +
+      'They are listed in README.md and docs/observability.md.';
+
 /** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */
 export const run = (main: () => Promise<unknown>): void => {
+  const { argv } = process;
+  const help = helpFor(argv.slice(2));
+  if (help !== undefined) {
+    process.stderr.write(`${help}\n`);
+    process.exit(argv.includes('--help') ? 0 : 1);
+  }
   useServiceLog();
   // Nobody reads the output any more: no reason to drop what is in flight.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', ignoreClosedPipe);

@@ -12,7 +12,8 @@ const secrets: readonly [RegExp, string][] = [
   // User and password in an address.
   [/(\b[a-z][a-z\d+.-]{0,20}:\/\/)[^\s/@"']+(?::[^\s/@"']*)?@/gi, `$1${hidden}@`],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${hidden}`],
-  // Of Stripe, of Standard Webhooks, and a JSON Web Token.
+  // A key of ours, whose id may be told, and keys of Stripe and of Standard Webhooks, and a JSON Web Token.
+  [/\b(ck_[\da-f]{32})_[\da-f]{8,}/gi, `$1_${hidden}`],
   [/\b(sk|rk|whsec)_[\w+/=-]{8,}/g, `$1_${hidden}`],
   [/\beyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*/g, hidden],
   [

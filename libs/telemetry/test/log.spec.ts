@@ -73,14 +73,17 @@ describe('the log', () => {
       'whsec_c2VjcmV0c2VjcmV0',
       'eyJhbGciOi.eyJzdWIiOi.c2lnbmF0',
       'abcdef123456',
+      'c0ffee'.repeat(10),
     ];
     log.log(`postgres://cleave:${secrets[0]}@db:5432/x and redis://:${secrets[0]}@r:1`);
     log.warn(`the key ${secrets[1]} and ${secrets[2]}`);
     log.error('failed', `Error: ${secrets[3]}\n    at x`);
     log.log(`authorization: Bearer ${secrets[4]}, {"password":"${secrets[0]}"}`);
     log.error(new Error(`token=${secrets[4]}`));
+    const keyId = '0123456789abcdef'.repeat(2);
+    log.log(`it was refused: ck_${keyId}_${secrets[5]}`);
     for (const secret of secrets) expect(lines.join('')).not.toContain(secret);
-    expect(lines.join('')).toContain('@db:5432/x');
+    for (const told of ['@db:5432/x', keyId]) expect(lines.join('')).toContain(told);
   });
 
   it('has another level at once, for good or for a time', async () => {

@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { logBeginning, type WebhookDeliveryDetail, type WebhookDeliveryDocument } from '#contracts';
-import { SeededRandom, testDatabase, twoInstances, type TwoInstances } from '#testing';
+import { SeededRandom, samplesIn, testDatabase, twoInstances, type TwoInstances } from '#testing';
 import { messageOf, type Happening } from '../src/domain/message.js';
 import { Receiver, answering, verified } from './receiver.js';
 import { eventually, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
@@ -152,6 +152,24 @@ describe('an attempt that fails', () => {
     expect(new Set(receiver.received.map(({ headers }) => headers['webhook-id'])).size).toBe(1);
     for (const it of receiver.received) verified(it, secret);
   });
+
+  it('is told apart, in what is measured, from those that repeat it', () =>
+    asleep(async (instance) => {
+      const { endpoint_id } = await register('/', undefined, instance);
+      receiver.answer = (response) => answering(receiver.received.length < 2 ? 500 : 200)(response);
+      await instance.accept(placed(tenant));
+      const [delivery] = await listed(endpoint_id, instance);
+      for (const attempts of [1, 2]) {
+        await instance.redeliver.one(tenant, delivery!.delivery_id);
+        await settled(endpoint_id, { attempts }, instance);
+      }
+      const measured = samplesIn(await (await fetch(`${instance.url}/metrics`)).text());
+      const counted = [...measured].filter(([it]) => it.startsWith('webhooks_attempt_duration_seconds_count'));
+      expect(Object.fromEntries(counted)).toEqual({
+        'webhooks_attempt_duration_seconds_count{outcome="pending",repeat="false"}': 1,
+        'webhooks_attempt_duration_seconds_count{outcome="delivered",repeat="true"}': 1,
+      });
+    }));
 
   it('is the last one when there were enough', async () => {
     const { endpoint_id } = await register();

@@ -175,8 +175,8 @@ const claim = {
     UPDATE webhooks.deliveries d SET epoch = d.epoch + 1, lease_until = now() + $1 * interval '1 millisecond'
     FROM due JOIN webhooks.messages m ON m.tenant_id = due.tenant_id
     WHERE d.tenant_id = due.tenant_id AND d.delivery_id = due.delivery_id AND m.message_id = d.message_id
-    RETURNING d.tenant_id AS tenant, d.delivery_id AS "deliveryId", d.epoch, d.failures, d.endpoint_id AS "endpointId",
-      due.url, m.message_id AS "messageId", m.payload, m.traceparent, (
+    RETURNING d.tenant_id AS tenant, d.delivery_id AS "deliveryId", d.epoch, d.attempts, d.failures,
+      d.endpoint_id AS "endpointId", due.url, m.message_id AS "messageId", m.payload, m.traceparent, (
         SELECT jsonb_agg(it ORDER BY place) FROM jsonb_array_elements(due.secrets) WITH ORDINALITY AS s(it, place)
         WHERE it->>'until' IS NULL OR (it->>'until')::timestamptz > now()
       ) AS secrets`,

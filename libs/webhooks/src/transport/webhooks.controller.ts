@@ -190,7 +190,8 @@ export class WebhooksController {
     scope: 'webhooks:read',
     operationId: 'listWebhookDeliveries',
     summary: 'List what was sent to an endpoint, newest first',
-    description: 'Deliveries are kept for 30 days.',
+    description:
+      'Deliveries are kept for 30 days; one that is still pending then until it is settled, 60 days at most.',
     query: webhookDeliveryQuery,
     replies: { 200: { schema: webhookDeliveryPage, description: 'One page of deliveries' } },
     errors: ['webhook-endpoint-not-found', 'invalid-cursor'],

@@ -13,6 +13,8 @@ export interface ClaimedDelivery {
   tenant: string;
   deliveryId: string;
   epoch: number;
+  /** How often it was tried before, and how often of these since it was last begun anew it failed. */
+  attempts: number;
   failures: number;
   endpointId: string;
   url: string;
@@ -112,7 +114,8 @@ export class DeliverMessages extends WokenWork {
     this.slots = new Slots(limits.ofOne, limits.ofAll);
     this.duration = metrics?.meter('webhooks').createHistogram('webhooks.attempt.duration', {
       unit: 's',
-      description: 'How long endpoints take to answer, by what became of the delivery.',
+      description:
+        'How long endpoints take to answer, by what became of the delivery and whether it had been tried before.',
       advice: { explicitBucketBoundaries: bounds },
     });
   }
@@ -155,7 +158,8 @@ export class DeliverMessages extends WokenWork {
       }
       const attempt = await this.send(delivery, secrets);
       isSlowedDown = isStruggling(attempt.answer);
-      this.duration?.record(attempt.durationMs / 1_000, { outcome: attempt.verdict.status });
+      const repeat = delivery.attempts > 0;
+      this.duration?.record(attempt.durationMs / 1_000, { outcome: attempt.verdict.status, repeat });
       const isOurs = await this.deliveries.settle(delivery, attempt);
       if (!isOurs) this.logger.warn(`somebody else has taken over webhook delivery ${deliveryId}: it may come twice`);
       else if (attempt.verdict.disabledFor !== null)
