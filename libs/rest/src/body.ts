@@ -113,7 +113,7 @@ export const refuseTreacherous = (root: unknown): void => {
  */
 const refuseLossy = (root: unknown, json: string): void => {
   const lossy = new Set<number>();
-  for (const [token] of json.matchAll(/"(?:[^"\\]|\\.)*"|-?\d[\d.e+-]*/gi))
+  for (const [token] of json.matchAll(/"(?:[^"\\]|\\[^])*(?:"|\\?$)|-?\d[\d.e+-]*/gi))
     if (/^-?\d{16,}$/.test(token) && !isKept(token)) lossy.add(Number(token));
   if (lossy.size === 0) return;
   const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
