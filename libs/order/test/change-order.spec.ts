@@ -157,10 +157,34 @@ describe('a keyed change', () => {
         return one.orders.readSafely(work, isTold);
       },
       save: one.orders.save.bind(one.orders),
+      keepKey: one.orders.keepKey.bind(one.orders),
     };
     expect(await new ChangeOrder(orders, one.relay).execute(request, fulfilUnits(1))).toMatchObject({
       ...{ replayed: true, order: { status: 'fulfilled', version: 2 } },
     });
+  });
+
+  it('that there is no need for keeps its key all the same, with the order as it was', async () => {
+    const order = await placed(2);
+    const other = await placed(1);
+    await one.changeOrder.execute(changing(order), fulfilUnits(2));
+    const key = randomUUID();
+    const fulfil = (at: Instance, it: Order) =>
+      at.changeOrder.execute(changing(it, { keyed: keyed('fulfil', key, it.order_id) }), (found, when) =>
+        fulfilOrder(found, undefined, when),
+      );
+    const answers = await Promise.all([one, two, one, two].map((at) => fulfil(at, order)));
+    expect(answers.filter((it) => !it.replayed)).toHaveLength(1);
+    await expect(fulfil(two, other)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    expect(await one.orders.find(tenant, other.order_id)).toMatchObject({ status: 'confirmed', version: 1 });
+    const back = { lines: [{ product_id: 'mug', quantity: 1 }], restock: true, reason: 'r' };
+    await one.changeOrder.execute(changing(order), (it, at) => returnGoods(it, back, at));
+    const again = await fulfil(two, order);
+    expect(again.replayed).toBe(true);
+    for (const { order: answer } of [...answers, again]) {
+      expect(answer).toEqual(answers[0]!.order);
+      expect(answer).toMatchObject({ status: 'fulfilled', version: 2, lines: [{ returned: 0 }] });
+    }
   });
 
   it('of one key is one change, also of two orders at the same time', async () => {

@@ -271,7 +271,7 @@ const expectChanged = (
   expect(answer.replayed).toBe(expected === 'replayed');
   expect(['changed', 'already', 'replayed']).toContain(expected);
   if (name === undefined) return;
-  if (expected === 'changed') real.changed.set(name, answer.order);
+  if (expected === 'changed' || expected === 'already') real.changed.set(name, answer.order);
   if (expected === 'replayed') expect(answer.order).toEqual(real.changed.get(name));
 };
 

@@ -169,6 +169,21 @@ export const transitionTests = (world: World): void => {
       refused(await world.api.fulfil(otherId, units(otherMug, 1), { key }), '422 idempotency-key-reused');
     });
 
+    it('of what is handed over already keeps its key as well', async () => {
+      const { id } = await confirmed(5);
+      ok(await world.api.fulfil(id));
+      const key = fresh('k');
+      const first = await world.api.fulfil(id, undefined, { key });
+      expect(ok(first)).toMatchObject({ status: 'fulfilled', version: 2 });
+      expect(first.headers.get('idempotent-replayed')).toBeNull();
+      const repeat = await world.api.fulfil(id, undefined, { key });
+      expect(ok(repeat)).toEqual(ok(first));
+      expect(repeat.headers.get('idempotent-replayed')).toBe('true');
+      const { id: otherId } = await confirmed(5);
+      refused(await world.api.fulfil(otherId, undefined, { key }), '422 idempotency-key-reused');
+      expect(await world.api.order(otherId)).toMatchObject({ status: 'confirmed', version: 1 });
+    });
+
     it('takes units from the line named, else from the first that fits', async () => {
       const mug = await world.api.product({ onHand: 100 });
       const lines = [
