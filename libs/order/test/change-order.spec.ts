@@ -32,8 +32,8 @@ const placed = async (quantity: number, of = tenant): Promise<Order> => {
   return result.order;
 };
 
-const changing = (order: Order, more: { expectedVersion?: number; keyed?: KeyedChange } = {}) => ({
-  ...{ tenant, orderId: order.order_id, expectedVersion: undefined },
+const changing = (order: Order, more: { expectedVersions?: number[]; keyed?: KeyedChange } = {}) => ({
+  ...{ tenant, orderId: order.order_id, expectedVersions: undefined },
   ...more,
 });
 const fulfilUnits = (quantity: number) => (order: Order, at: Date) =>
@@ -78,7 +78,7 @@ describe('a crowd on one order', () => {
   it('of which each saw the same version lets exactly one through', async () => {
     const order = await placed(10);
     const calls = [one, two, one, two].map(({ changeOrder }) =>
-      settled(changeOrder.execute(changing(order, { expectedVersion: 1 }), fulfilUnits(1))),
+      settled(changeOrder.execute(changing(order, { expectedVersions: [1] }), fulfilUnits(1))),
     );
     const results = await Promise.all(calls);
     expect(results.filter((it) => !(it instanceof Error))).toHaveLength(1);
@@ -109,7 +109,7 @@ describe('a keyed change', () => {
     const order = await placed(10);
     const key = randomUUID();
     const change = (at: Instance) =>
-      at.changeOrder.execute(changing(order, { keyed: keyed('fulfil', key), expectedVersion: 1 }), fulfilUnits(1));
+      at.changeOrder.execute(changing(order, { keyed: keyed('fulfil', key), expectedVersions: [1] }), fulfilUnits(1));
     const results = await Promise.all([one, two, one, two, two].map(change));
     expect(results.filter((it) => !it.replayed)).toHaveLength(1);
     await one.changeOrder.execute(changing(order), fulfilUnits(5));
@@ -148,7 +148,7 @@ describe('a keyed change', () => {
 
   it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
     const order = await placed(1);
-    const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersion: 1 });
+    const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersions: [1] });
     let overtaken = false;
     const orders: ChangeableOrders = {
       readSafely: async (work, isTold) => {

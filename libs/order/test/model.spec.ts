@@ -89,7 +89,7 @@ class Real {
     decide: (order: Order, at: Date) => OrderChange | undefined,
     keyed?: KeyedChange,
   ): Promise<{ order: Order; replayed: boolean } | Error> {
-    const request = { tenant: this.tenant, orderId: order.id!, expectedVersion: undefined, keyed };
+    const request = { tenant: this.tenant, orderId: order.id!, expectedVersions: undefined, keyed };
     return settled(instances[at]!.changeOrder.execute(request, decide));
   }
 

@@ -136,7 +136,7 @@ describe('a saga', () => {
 
 describe('a purchase whose order is cancelled', () => {
   const cancel = ({ order_id }: Order) =>
-    one.changeOrder.execute({ tenant, orderId: order_id, expectedVersion: undefined }, (it, at) =>
+    one.changeOrder.execute({ tenant, orderId: order_id, expectedVersions: undefined }, (it, at) =>
       cancelOrder(it, undefined, at),
     );
   const told = async ({ order_id }: Order) =>

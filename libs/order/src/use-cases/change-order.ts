@@ -42,8 +42,8 @@ export abstract class ChangeableOrders {
 export interface ChangeRequest {
   tenant: string;
   orderId: string;
-  /** The version the caller saw, when it insists on it (`If-Match`). */
-  expectedVersion: number | undefined;
+  /** Those that the caller insists on, one of which it saw (`If-Match`). */
+  expectedVersions: readonly number[] | undefined;
   keyed?: KeyedChange | undefined;
 }
 
@@ -103,7 +103,7 @@ const look = async (orders: ReadableOrders, request: ChangeRequest, decide: Deci
 
 const decided = async (
   orders: ReadableOrders,
-  { tenant, orderId, expectedVersion, keyed }: ChangeRequest,
+  { tenant, orderId, expectedVersions, keyed }: ChangeRequest,
   decide: Decide,
 ): Promise<Found> => {
   // In this order: who sees the change that was made under its key sees the key as well.
@@ -115,7 +115,7 @@ const decided = async (
     const entries = await orders.history(tenant, orderId);
     return { answer: { order: asAt(before, entries, earlier.version), replayed: true } };
   }
-  if (expectedVersion !== undefined && expectedVersion !== before.version)
+  if (expectedVersions && !expectedVersions.includes(before.version))
     throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
       version: before.version,
     });
