@@ -4,7 +4,7 @@ import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { eventPage, eventQuery, orderEvent } from '#contracts';
-import { CalledBy, Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
+import { CalledBy, Cursors, Endpoint, eventStream, isAskedFor, pageLimit, valid } from '#rest';
 import type { Caller } from '#security';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { eventCursor, eventDocument, positionIn } from './event-documents.js';
@@ -45,7 +45,7 @@ export class EventsController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof eventPage> | StreamableFile> {
-    if (accept?.includes(eventStream)) {
+    if (accept !== undefined && isAskedFor(accept, eventStream, 'application/json')) {
       const events = this.readEvents.follow(
         caller.tenant,
         positionIn(this.cursors, lastEventId || after),
