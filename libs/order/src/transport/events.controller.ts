@@ -33,7 +33,7 @@ export class EventsController {
     summary: 'Read what happened to orders, in the order of commits',
     description:
       'Each event is seen once by whoever goes on from the cursor of the one before, however late its transaction was ' +
-      'committed. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
+      'committed. A page of large hand-overs has fewer. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
     query: eventQuery,
     replies: { 200: { schema: eventPage, description: 'One page of events', streamedAs: eventStream } },
     errors: ['invalid-cursor'],

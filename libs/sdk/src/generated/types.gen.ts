@@ -428,7 +428,7 @@ export type Erasure = {
 export type EventPage = {
   data: Array<OrderEvent>;
   /**
-   * Pass it as `after` for what comes next: at once while pages are full, after a while otherwise.
+   * Pass it as `after` for what comes next: at once until a page is empty, after a while then.
    */
   next_cursor: string;
 };
