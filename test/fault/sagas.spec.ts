@@ -2,6 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import { Api, ok, type Order } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { Ledger } from '../support/ledger.js';
+import { has } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { paused } from './paused.js';
 
@@ -69,6 +70,32 @@ describe('a payment whose worker is paused past its lease', () => {
     expect(await history(order!)).toEqual(['placed', 'cancelled', 'payment-reversed']);
     expect(await there.payment(order!.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
   });
+
+  it.each([
+    ['payment-simulated-enter', 'capture'],
+    ['order-sagas-move', 'payment-captured'],
+  ])(
+    'is cancelled while the money is taken, at %s of %s, which is told once and before it is given back',
+    async (statement, word) => {
+      let order: Order | undefined;
+      await paused(
+        shape,
+        { statement, moment: 'before', with: has(word) },
+        async () => (order = await buy()),
+        async () => {
+          await eventually(async () => expect(order).toBeDefined());
+          ok(await there.cancel(order!.order_id));
+          await eventually(async () => expect(await history(order!)).toContain('payment-reversed'));
+        },
+      );
+      await ledger.quiet();
+      const { order_id, total_minor } = order!;
+      expect(await history(order!)).toEqual([
+        ...['placed', 'payment-authorised', 'cancelled', 'payment-captured', 'payment-reversed'],
+      ]);
+      expect(await there.payment(order_id)).toMatchObject({ captured_minor: total_minor, refunded_minor: total_minor });
+    },
+  );
 
   it('is cancelled meanwhile, and the late one confirms nothing', async () => {
     let order: Order | undefined;

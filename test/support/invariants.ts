@@ -128,6 +128,11 @@ export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
       SELECT FROM sagas s WHERE s.order_id = k.order_id AND s.state <> 'ended')`,
   );
   const isCancelled = new Set(cancelled.map((it) => it.order_id));
+  const captures = await askOrder<{ order_id: string; captured: string }>(
+    urls,
+    `SELECT order_id, sum((data->>'amount_minor')::bigint) AS captured FROM events WHERE type = 'payment-captured' GROUP BY 1`,
+  );
+  const told = new Map(captures.map((it) => [it.order_id, it.captured]));
   return [
     ...saying(
       'I5: more is refunded than captured, or captured than authorised',
@@ -156,6 +161,10 @@ export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
     ...saying(
       'I5: money was taken for an order that is cancelled',
       payments.filter((it) => isCancelled.has(it.order_id) && it.captured !== it.refunded),
+    ),
+    ...saying(
+      'I5: the history tells that another amount was taken',
+      payments.filter((it) => Number(told.get(it.order_id) ?? 0) !== Number(it.captured)),
     ),
   ];
 };

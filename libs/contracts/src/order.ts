@@ -236,7 +236,7 @@ export const eventPage = z
   .object({
     data: z.array(orderEvent),
     next_cursor: z.string().meta({
-      description: 'Pass it as `after` for what comes next: at once while pages are full, after a while otherwise.',
+      description: 'Pass it as `after` for what comes next: at once until a page is empty, after a while then.',
     }),
   })
   .meta({ id: 'EventPage' });

@@ -32,8 +32,8 @@ const placed = async (quantity: number, of = tenant): Promise<Order> => {
   return result.order;
 };
 
-const changing = (order: Order, more: { expectedVersion?: number; keyed?: KeyedChange } = {}) => ({
-  ...{ tenant, orderId: order.order_id, expectedVersion: undefined },
+const changing = (order: Order, more: { expectedVersions?: number[]; keyed?: KeyedChange } = {}) => ({
+  ...{ tenant, orderId: order.order_id, expectedVersions: undefined },
   ...more,
 });
 const fulfilUnits = (quantity: number) => (order: Order, at: Date) =>
@@ -78,7 +78,7 @@ describe('a crowd on one order', () => {
   it('of which each saw the same version lets exactly one through', async () => {
     const order = await placed(10);
     const calls = [one, two, one, two].map(({ changeOrder }) =>
-      settled(changeOrder.execute(changing(order, { expectedVersion: 1 }), fulfilUnits(1))),
+      settled(changeOrder.execute(changing(order, { expectedVersions: [1] }), fulfilUnits(1))),
     );
     const results = await Promise.all(calls);
     expect(results.filter((it) => !(it instanceof Error))).toHaveLength(1);
@@ -109,7 +109,7 @@ describe('a keyed change', () => {
     const order = await placed(10);
     const key = randomUUID();
     const change = (at: Instance) =>
-      at.changeOrder.execute(changing(order, { keyed: keyed('fulfil', key), expectedVersion: 1 }), fulfilUnits(1));
+      at.changeOrder.execute(changing(order, { keyed: keyed('fulfil', key), expectedVersions: [1] }), fulfilUnits(1));
     const results = await Promise.all([one, two, one, two, two].map(change));
     expect(results.filter((it) => !it.replayed)).toHaveLength(1);
     await one.changeOrder.execute(changing(order), fulfilUnits(5));
@@ -148,7 +148,7 @@ describe('a keyed change', () => {
 
   it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
     const order = await placed(1);
-    const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersion: 1 });
+    const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersions: [1] });
     let overtaken = false;
     const orders: ChangeableOrders = {
       readSafely: async (work, isTold) => {
@@ -157,10 +157,34 @@ describe('a keyed change', () => {
         return one.orders.readSafely(work, isTold);
       },
       save: one.orders.save.bind(one.orders),
+      keepKey: one.orders.keepKey.bind(one.orders),
     };
     expect(await new ChangeOrder(orders, one.relay).execute(request, fulfilUnits(1))).toMatchObject({
       ...{ replayed: true, order: { status: 'fulfilled', version: 2 } },
     });
+  });
+
+  it('that there is no need for keeps its key all the same, with the order as it was', async () => {
+    const order = await placed(2);
+    const other = await placed(1);
+    await one.changeOrder.execute(changing(order), fulfilUnits(2));
+    const key = randomUUID();
+    const fulfil = (at: Instance, it: Order) =>
+      at.changeOrder.execute(changing(it, { keyed: keyed('fulfil', key, it.order_id) }), (found, when) =>
+        fulfilOrder(found, undefined, when),
+      );
+    const answers = await Promise.all([one, two, one, two].map((at) => fulfil(at, order)));
+    expect(answers.filter((it) => !it.replayed)).toHaveLength(1);
+    await expect(fulfil(two, other)).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    expect(await one.orders.find(tenant, other.order_id)).toMatchObject({ status: 'confirmed', version: 1 });
+    const back = { lines: [{ product_id: 'mug', quantity: 1 }], restock: true, reason: 'r' };
+    await one.changeOrder.execute(changing(order), (it, at) => returnGoods(it, back, at));
+    const again = await fulfil(two, order);
+    expect(again.replayed).toBe(true);
+    for (const { order: answer } of [...answers, again]) {
+      expect(answer).toEqual(answers[0]!.order);
+      expect(answer).toMatchObject({ status: 'fulfilled', version: 2, lines: [{ returned: 0 }] });
+    }
   });
 
   it('of one key is one change, also of two orders at the same time', async () => {

@@ -185,12 +185,12 @@ export class OrderModel {
     });
   }
 
-  /** A change that was made keeps its key; one that was refused or needless does not. */
+  /** A change that was made, or was needless, keeps its key; one that was refused does not. */
   private once(operation: string, key: string | null, request: unknown, change: () => Changed): Changed {
     const earlier = key === null ? undefined : this.changes.get(`${operation} ${key}`);
     if (earlier) return same(earlier, request) ? 'replayed' : 'idempotency-key-reused';
     const outcome = change();
-    if (outcome === 'changed' && key !== null) this.changes.set(`${operation} ${key}`, request);
+    if (outcome !== 'illegal-transition' && key !== null) this.changes.set(`${operation} ${key}`, request);
     return outcome;
   }
 

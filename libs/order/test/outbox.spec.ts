@@ -6,6 +6,7 @@ import { CleaveError, logBeginning, type OrderEventType, type OrderLogEvent } fr
 import { numbersOf, partCount, type HeldPart } from '#events';
 import { testDatabase, type TestDatabase } from '#testing';
 import { eventsIn } from '../src/use-cases/publish-events.js';
+import { ReadEvents } from '../src/use-cases/read-events.js';
 import { RelayOutbox, type OutboxEvent } from '../src/use-cases/relay-outbox.js';
 import { FakeInventory, startInstance, type Instance } from './order-under-test.js';
 
@@ -119,6 +120,31 @@ describe('reading', () => {
     }
     expect(pages.flat()).toEqual(ids);
     for (const page of pages) expect(page.length).toBeLessThanOrEqual(10);
+  });
+});
+
+describe('the feed of a tenant', () => {
+  it('has fewer events on a page where they are large, and leaves none out', async () => {
+    const lines = Array.from({ length: 2_000 }, (_, at) => ({ line: at + 1, product_id: 'p', quantity: 1 }));
+    const [large, small] = [newIds(24), newIds(3)];
+    await write(small);
+    await write(large, { version: 2, type: 'fulfilled', data: { lines } });
+    const pages: string[][] = [];
+    for (let position = { xid: '0', id: '0' }; ;) {
+      const events = await one.outbox.after('t', position, 200);
+      if (events.length === 0) break;
+      pages.push(events.map((it) => it.orderId));
+      position = events.at(-1)!;
+    }
+    expect(pages.flat()).toEqual([...small, ...large]);
+    expect(pages.map((it) => it.length)).toEqual([13, 10, 4]);
+    const gone = new AbortController();
+    const followed: string[] = [];
+    for await (const events of new ReadEvents(one.outbox).follow('t', undefined, gone.signal)) {
+      followed.push(...events.map((it) => it.orderId));
+      if (followed.length >= 27) gone.abort();
+    }
+    expect(followed).toEqual([...small, ...large]);
   });
 });
 

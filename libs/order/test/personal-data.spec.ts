@@ -4,6 +4,7 @@ import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/glo
 import type { PersonalData, PlaceOrderRequest } from '#contracts';
 import { MasterKeys, type MasterKey } from '#security';
 import { SeededRandom, testDatabase, type TestDatabase } from '#testing';
+import { fulfilOrder } from '../src/domain/order.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
 import { newKey, unwrap } from '../src/use-cases/customer-keys.js';
 import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
@@ -353,6 +354,31 @@ describe('the export of a customer', () => {
     await expect(one.customers.export(customer('nobody'), undefined, 10)).rejects.toMatchObject({
       code: 'customer-not-found',
     });
+  });
+});
+
+describe('the export of a customer whose orders are large', () => {
+  it('has fewer of them on a page, by what is told of each, and leaves none out', async () => {
+    const lines = Array.from({ length: 2_000 }, () => ({ product_id: 'mug', quantity: 1 }));
+    const mine: string[] = [];
+    for (let index = 0; index < 7; index += 1) {
+      const orderId = idOf(await place({ lines }));
+      // Told twice then, by the order and by its history.
+      const request = { tenant, orderId, expectedVersions: undefined };
+      await one.changeOrder.execute(request, (it, at) => fulfilOrder(it, undefined, at));
+      mine.unshift(orderId);
+    }
+    const pages: string[][] = [];
+    let before: string | undefined;
+    do {
+      const { data, last } = await one.customers.export(customer(), before, 200);
+      for (const it of data) expect(it.history.map(({ type }) => type)).toEqual(['placed', 'fulfilled']);
+      pages.push(data.map((it) => it.order_id));
+      before = last ?? undefined;
+    } while (before !== undefined);
+    expect(pages.map((it) => it.length)).toEqual([5, 2]);
+    expect(pages.flat()).toEqual(mine);
+    expect((await one.customers.export(customer(), undefined, 2)).data).toHaveLength(2);
   });
 });
 

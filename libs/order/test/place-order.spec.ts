@@ -57,7 +57,7 @@ describe('a key', () => {
     const placed = await place(requestOf({ mug: 2 }, { metadata: { a: 1 } }), 'k');
     expect(placed).toMatchObject({ replayed: false, order: { status: 'confirmed', total_minor: 200, version: 1 } });
     const order = orderIn(placed);
-    await one.changeOrder.execute({ tenant, orderId: order.order_id, expectedVersion: undefined }, (it, at) =>
+    await one.changeOrder.execute({ tenant, orderId: order.order_id, expectedVersions: undefined }, (it, at) =>
       cancelOrder(it, 'r', at),
     );
     // Before the stock has heard of it, and after that.

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
 import { testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
-import type { Order } from '../src/domain/order.js';
+import { cancelOrder, type Order } from '../src/domain/order.js';
 import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
 import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
 import { RunSagas, type Saga } from '../src/use-cases/run-sagas.js';
@@ -56,7 +56,7 @@ const history = async ({ order_id }: Order) => (await one.orders.history(tenant,
 
 /** Leads sagas with this payment until the condition holds. */
 const leading = async (
-  perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[],
+  perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[] | Promise<PaymentOutcome[]>,
   until: () => Promise<boolean>,
   known = current,
 ): Promise<void> => {
@@ -131,6 +131,106 @@ describe('a saga', () => {
       return times < 4 ? requests.map(() => ({ outcome: 'open', reason: 'not decided' })) : done(requests);
     }, ended(order));
     expect(names.size).toBe(1);
+  });
+});
+
+describe('a purchase whose order is cancelled', () => {
+  const cancel = ({ order_id }: Order) =>
+    one.changeOrder.execute({ tenant, orderId: order_id, expectedVersions: undefined }, (it, at) =>
+      cancelOrder(it, undefined, at),
+    );
+  const told = async ({ order_id }: Order) =>
+    (await one.orders.history(tenant, order_id)).map(({ type, status, data }) => [type, status, data.amount_minor]);
+  const whole = (requests: readonly PaymentRequest[]): PaymentOutcome[] =>
+    requests.map(() => ({ outcome: 'succeeded', amount_minor: 100 }));
+  const open = { outcome: 'open' as const, reason: 'not decided' };
+  const untilCancelled = [
+    ['placed', 'pending', undefined],
+    ['payment-authorised', 'confirmed', 100],
+    ['cancelled', 'cancelled', undefined],
+  ];
+
+  /** Cancelled as soon as the money is asked for, and what payment says of the capture is heard too late. */
+  const cancelledWhileCapturing = async (
+    perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[],
+    until: (order: Order) => () => Promise<boolean>,
+  ): Promise<Order> => {
+    const order = await buy();
+    let isCancelled = false;
+    await leading(async (requests) => {
+      if (!isCancelled && requests.some((it) => it.kind === 'capture' && it.order_id === order.order_id)) {
+        isCancelled = true;
+        await cancel(order);
+      }
+      return perform(requests);
+    }, until(order));
+    return order;
+  };
+
+  it('while the money is taken tells that it was before it tells that it was given back', async () => {
+    const order = await cancelledWhileCapturing(whole, ended);
+    expect(await told(order)).toEqual([
+      ...untilCancelled,
+      ['payment-captured', 'cancelled', 100],
+      ['payment-reversed', 'cancelled', 100],
+    ]);
+    expect(await one.orders.find(tenant, order.order_id)).toMatchObject({ status: 'cancelled', version: 5 });
+  });
+
+  it('and whose worker is gone between the two tells each of them once', async () => {
+    let reversals = 0;
+    const order = await cancelledWhileCapturing(
+      (requests) => requests.map((it) => (it.kind === 'reverse' && (reversals += 1) > 1 ? open : whole([it])[0]!)),
+      (it) => async () => (await history(it)).includes('payment-captured') && (await rowOf(it)).attempts > 0,
+    );
+    await change('due', 'due_at = now()', order);
+    await leading(whole, ended(order));
+    expect(await history(order)).toEqual([
+      ...['placed', 'payment-authorised', 'cancelled', 'payment-captured', 'payment-reversed'],
+    ]);
+  });
+
+  it('before the money was taken tells nothing of what was refused because of that', async () => {
+    let captures = 0;
+    const order = await cancelledWhileCapturing(
+      (requests) =>
+        requests.map((it): PaymentOutcome => {
+          if (it.kind !== 'capture') return whole([it])[0]!;
+          captures += 1;
+          return captures === 1 ? open : { outcome: 'refused', reason: 'reversed' };
+        }),
+      ended,
+    );
+    expect(captures).toBe(2);
+    expect(await told(order)).toEqual([...untilCancelled, ['payment-reversed', 'cancelled', 100]]);
+  });
+
+  it('waits with telling until it is known whether the money was taken', async () => {
+    let captures = 0;
+    const order = await cancelledWhileCapturing(
+      (requests) => requests.map((it) => (it.kind === 'capture' && (captures += 1) === 2 ? open : whole([it])[0]!)),
+      ended,
+    );
+    expect(captures).toBe(3);
+    expect((await history(order)).slice(-2)).toEqual(['payment-captured', 'payment-reversed']);
+  });
+
+  it('when all has been told asks for nothing but to have it undone', async () => {
+    const captured = await buy();
+    await leading(whole, ended(captured));
+    const pending = await buy();
+    for (const it of [captured, pending]) await cancel(it);
+    const asked: string[] = [];
+    await leading(
+      (requests) => {
+        asked.push(...requests.map((it) => it.kind));
+        return whole(requests);
+      },
+      async () => (await ended(captured)()) && (await ended(pending)()),
+    );
+    expect(asked).toEqual(['reverse', 'reverse']);
+    expect((await history(captured)).slice(-3)).toEqual(['payment-captured', 'cancelled', 'payment-reversed']);
+    expect(await history(pending)).toEqual(['placed', 'cancelled', 'payment-reversed']);
   });
 });
 

@@ -115,7 +115,7 @@ describe('a hold that nobody has spoken for in time', () => {
   it('is confirmed and not released when it has one, whatever has become of that', async () => {
     const kept = orderIn(await place('k'));
     const cancelled = orderIn(await place(null, two, { mug: 2 }));
-    await one.changeOrder.execute({ tenant, orderId: cancelled.order_id, expectedVersion: undefined }, (it, at) =>
+    await one.changeOrder.execute({ tenant, orderId: cancelled.order_id, expectedVersions: undefined }, (it, at) =>
       cancelOrder(it, undefined, at),
     );
     stock.expire();
@@ -495,7 +495,7 @@ describe('a tombstone', () => {
       expect(await one.orders.page(tenant, filter, undefined, 10)).toEqual([order]);
     for (const filter of [{ customerId: '' }, { reference: '' }, { status: 'cancelled' as const }])
       expect(await one.orders.page(tenant, filter, undefined, 10)).toEqual([]);
-    const request = { tenant, orderId: id, expectedVersion: undefined };
+    const request = { tenant, orderId: id, expectedVersions: undefined };
     await expect(one.changeOrder.execute(request, (it, at) => cancelOrder(it, 'r', at))).rejects.toMatchObject({
       code: 'order-not-found',
     });

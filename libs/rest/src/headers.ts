@@ -57,27 +57,38 @@ const keyIn = (header: string): string | undefined => {
 /** The entity tag of a version, for the header `ETag`. */
 export const etagOf = (version: number): string => `"v${version}"`;
 
+/** The next of a list of entity tags (RFC 9110, 8.8.3 and 5.6.1), among whose commas nothing may stand. */
+const listedTag = /[\t ,]*((?:W\/)?"[!#-~\x80-\xff]*")[\t ]*(?=,|$)/gy;
+
+/** Undefined for what is no list of entity tags, or an empty one. */
+const entityTagsIn = (header: string): string[] | undefined => {
+  const found = [...header.matchAll(listedTag)];
+  const end = found.reduce((length, [it]) => length + it.length, 0);
+  const isWhole = found.length > 0 && /^[\t ,]*$/.test(header.slice(end));
+  return isWhole ? found.map(([, tag]) => tag!) : undefined;
+};
+
 /**
- * The version that `If-Match` asks for, `number | undefined`: undefined without the header or with `*`.
+ * The versions of which `If-Match` asks for any, `readonly number[] | undefined`: undefined without the header or with `*`.
  *
  * A tag that is well-formed but cannot be a version of ours, weak ones among them, matches nothing (RFC 9110, 13.1.1).
  *
- * @throws CleaveError `precondition-failed`, or `invalid-request` for a header that is malformed or names several tags
+ * @throws CleaveError `precondition-failed` where no tag can match, `invalid-request` for a header that is malformed
  */
 export const IfMatch = createParamDecorator(
-  (_options: undefined, context: ExecutionContext): number | undefined => {
+  (_options: undefined, context: ExecutionContext): readonly number[] | undefined => {
     const header = requestOf(context).headers['if-match']?.trim();
     if (header === undefined || header === '*') return undefined;
-    const tag = /^(?:W\/)?"[!#-~\x80-\xff]*"$/.test(header) ? header : undefined;
-    if (tag === undefined) {
-      const fault = { path: 'If-Match', message: 'must be one entity tag such as "v3", or *' };
+    const tags = entityTagsIn(header);
+    if (tags === undefined) {
+      const fault = { path: 'If-Match', message: 'must be entity tags such as "v3", with commas between them, or *' };
       throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
     }
-    const version = /^"v(\d{1,15})"$/.exec(tag)?.[1];
-    if (version === undefined) {
+    const versions = tags.flatMap((tag) => /^"v([1-9]\d{0,14})"$/.exec(tag)?.[1] ?? []).map(Number);
+    if (versions.length === 0) {
       throw new CleaveError('precondition-failed', 'The entity tag is not one of ours. Read the resource again.');
     }
-    return Number(version);
+    return versions;
   },
   [
     (target, key) => {
@@ -86,7 +97,7 @@ export const IfMatch = createParamDecorator(
       if (!method) return;
       ApiHeader({
         name: 'If-Match',
-        description: 'The `ETag` of the version that may be changed; any version when left out.',
+        description: 'The `ETag` of the version that may be changed, or a list of them; any version when left out.',
         required: false,
         schema: { type: 'string', examples: ['"v3"'] },
       })(target, key, method);

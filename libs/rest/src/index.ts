@@ -1,4 +1,5 @@
 /** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
+export { isAskedFor } from './accept.js';
 export * from './app.js';
 export { auditing, eachAudited, type Audited } from './audit.js';
 export { refuseTreacherous } from './body.js';

@@ -125,11 +125,11 @@ class ThingsController {
     @Param('id', valid(idText)) id: string,
     @Body(valid(thingRequest)) body: z.output<typeof thingRequest>,
     @IdempotencyKey({ required: true }) key: string,
-    @IfMatch() version: number | undefined,
+    @IfMatch() versions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
   ): z.output<typeof thing> {
-    if (version === undefined) reply.code(201);
-    return { name: id, size: version ?? 0, made_at: new Date(0), note: `${body.name} ${key}` };
+    if (versions === undefined) reply.code(201);
+    return { name: id, size: Number(versions?.join('') ?? 0), made_at: new Date(0), note: `${body.name} ${key}` };
   }
 
   @Delete(':id')

@@ -130,9 +130,18 @@ describe('If-Match', () => {
     expect(await put()).toBe(0);
   });
 
+  it('names several, of which those that cannot be ours match nothing', async () => {
+    for (const tags of ['"v1", "v2"', '"v1","v2"', ', "v1"\t,, "v2" ,', 'W/"v3", "v1", "v02", "a,b", "v2"'])
+      expect(await put(tags)).toBe(12);
+    for (const tags of ['W/"v3", W/"v4"', '"v3,v4"', '"v03", "3"']) expect(await put(tags)).toBe('precondition-failed');
+    for (const tags of ['"v1" "v2"', '"v1", v2', '"v1", *', '*, "v1"', '"v1", "', ',', '"v1";"v2"'])
+      expect(await put(tags)).toBe('invalid-request');
+  });
+
   it('of a tag that cannot be ours matches nothing; a malformed one is refused', async () => {
-    for (const tag of ['W/"v3"', '"3"', '"v"', '"v3.5"', '""']) expect(await put(tag)).toBe('precondition-failed');
-    for (const tag of ['v3', '3', '"v1", "v2"', '"v3']) expect(await put(tag)).toBe('invalid-request');
+    for (const tag of ['W/"v3"', '"3"', '"v"', '"v3.5"', '"v03"', '"v0"', '""'])
+      expect(await put(tag)).toBe('precondition-failed');
+    for (const tag of ['v3', '3', '"v3', 'w/"v3"']) expect(await put(tag)).toBe('invalid-request');
   });
 });
 

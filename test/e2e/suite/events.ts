@@ -192,6 +192,18 @@ export const eventTests = (world: World): void => {
       ]);
     });
 
+    it('comes to whoever wants it more than pages, in whatever case', async () => {
+      for (const accept of ['TEXT/Event-Stream', 'application/json;q=0.5, text/event-stream']) {
+        const { headers } = (await follow(undefined, { accept })).response;
+        expect(headers.get('content-type')).toMatch(/^text\/event-stream(?:;|$)/);
+      }
+      for (const accept of ['text/event-stream;q=0, application/json', 'application/json, text/event-stream;q=0.5']) {
+        const { status, body } = await world.api.send<EventPage>('GET', '/events?limit=1', { headers: { accept } });
+        expect(status).toBe(200);
+        expect(body.data).toHaveLength(1);
+      }
+    });
+
     it('begins with the first event there is when nothing else is asked for', async () => {
       const stream = await follow();
       const [first] = (await page(undefined, 1)).data;

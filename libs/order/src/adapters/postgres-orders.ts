@@ -192,6 +192,12 @@ export class PostgresOrders
     }
   }
 
+  async keepKey(tenant: string, found: Order, keyed: KeyedChange): Promise<boolean> {
+    const { account, operation, idempotencyKey, fingerprint } = keyed;
+    const values = [tenant, account, operation, idempotencyKey, fingerprint, found.order_id, found.version];
+    return (await this.sql.query(keepKey, values)).length > 0;
+  }
+
   async declareVoid(tenant: string, holds: readonly OverdueHold[]): Promise<ReadonlySet<string>> {
     const orderIds = holds.map((it) => it.order_id);
     const known = await statusOf(this.sql, tenant, orderIds);
@@ -412,6 +418,13 @@ const save = {
       SELECT $1, order_id, version, reservation_id, $8, status, $9, updated_at, $14 FROM changed
     )
     SELECT EXISTS (SELECT FROM changed) AS saved`,
+};
+
+const keepKey = {
+  name: 'order-keep-key',
+  text: `
+    INSERT INTO orders.keyed_changes (tenant_id, account_id, operation, idempotency_key, fingerprint, order_id, version)
+    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1`,
 };
 
 /** Under the primary key that Record writes: of the two, whoever commits first decides. */

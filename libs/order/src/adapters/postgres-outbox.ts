@@ -4,6 +4,7 @@ import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
 import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
+import { pageLines } from '../use-cases/read-orders.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
 
 type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
@@ -75,7 +76,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   }
 
   after(tenant: string, { xid, id }: Position, limit: number): Promise<OrderEvent[]> {
-    return this.safely<OrderEvent>(feed, [tenant, xid, id, limit]);
+    return this.safely<OrderEvent>(feed, [tenant, xid, id, limit, pageLines]);
   }
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
@@ -162,11 +163,7 @@ const withinBytes = (texts: string[], most: number): string[] => {
 
 const orderPrefix = 'order.';
 
-/**
- * At most so many lines are read at once, so that a page of large orders does not fill the memory, and a reply is at most
- * so large; one order goes through whatever it takes, which is less than a reply may.
- */
-const pageLines = 20_000;
+/** A reply is at most so large; one order goes through whatever it takes, which is less than a reply may. */
 const pageBytes = 8_388_608;
 
 /** Pages that are read before somebody asks for them, and how long they wait for that. */
@@ -235,11 +232,18 @@ const restoredLog =
 const feed = {
   name: 'order-feed',
   text: `
-    SELECT e.xid::text, e.id::text, e.order_id AS "orderId", e.version, e.type, e.status, e.data, e.at
-    FROM orders.events e
-    WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < ${horizon}
-      AND e.tenant_id = $1
-    ORDER BY e.xid, e.id LIMIT $4`,
+    SELECT p.xid::text, p.id::text, p.order_id AS "orderId", p.version, p.type, p.status, p.data, p.at
+    FROM (
+      SELECT s.*, sum(s.size) OVER (ORDER BY s.xid, s.id ROWS UNBOUNDED PRECEDING) AS so_far
+      FROM (
+        SELECT e.*, coalesce(jsonb_array_length(e.data->'lines'), 0) AS size FROM orders.events e
+        WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < ${horizon}
+          AND e.tenant_id = $1
+        ORDER BY e.xid, e.id LIMIT $4
+      ) s
+    ) p
+    WHERE p.so_far - p.size < $5::int
+    ORDER BY p.xid, p.id`,
 };
 
 /** As `positionOf` says. */

@@ -3,6 +3,7 @@ import { InjectSql, Sql } from '#database';
 import type { HistoryEntry } from '../domain/order.js';
 import type { Customer, WrappedKey } from '../domain/personal-data.js';
 import type { CustomerKeys, KeptOrder } from '../use-cases/keep-personal-data.js';
+import { pageLines } from '../use-cases/read-orders.js';
 import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
 import type { CustomerData } from '../use-cases/serve-customers.js';
 import { orderOf, type OrderRow } from './order.entity.js';
@@ -40,9 +41,12 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
     return this.withKeys(tenant, await this.sql.query<KeptRow>(keptOrders, [tenant, orderIds]));
   }
 
-  async ordersOf({ tenant, customerId }: Customer, before: string | undefined, limit: number): Promise<KeptOrder[]> {
-    const values = [tenant, customerId, before ?? lastId, limit];
-    return this.withKeys(tenant, await this.sql.query<KeptRow>(ordersOfCustomer, values));
+  async ordersOf(...[{ tenant, customerId }, before, limit]: Parameters<CustomerData['ordersOf']>) {
+    // One more than asked for tells whether there are more.
+    const values = [tenant, customerId, before ?? lastId, limit + 1, pageLines];
+    const rows = await this.sql.query<KeptRow & { linesSoFar: number }>(ordersOfCustomer, values);
+    const isMore = rows.length > limit || (rows.at(-1)?.linesSoFar ?? 0) >= pageLines;
+    return { orders: await this.withKeys(tenant, rows.slice(0, limit)), isMore };
   }
 
   /** Where there is nothing that a key would open, none is looked up. One that is destroyed in between is not there. */
@@ -126,18 +130,32 @@ const keysById = {
   text: `SELECT ${keyColumns} FROM orders.customer_keys WHERE tenant_id = $1 AND key_id = ANY ($2::uuid[])`,
 };
 
-const kept = `SELECT ${orderColumns}, o.personal, o.personal_key AS "personalKey" FROM orders.orders o`;
+const keptColumns = `${orderColumns}, o.personal, o.personal_key AS "personalKey"`;
 
 const keptOrders = {
   name: 'order-kept',
-  text: `${kept} WHERE o.tenant_id = $1 AND o.order_id = ANY ($2::uuid[]) AND o.status <> 'void'`,
+  text: `
+    SELECT ${keptColumns} FROM orders.orders o
+    WHERE o.tenant_id = $1 AND o.order_id = ANY ($2::uuid[]) AND o.status <> 'void'`,
 };
 
+/** Lines are counted before any of them are read, those that the history is told by as well. */
 const ordersOfCustomer = {
   name: 'order-kept-of-customer',
   text: `
-    ${kept} WHERE o.tenant_id = $1 AND o.customer_id = $2 AND o.order_id < $3::uuid AND o.status <> 'void'
-    ORDER BY o.order_id DESC LIMIT $4`,
+    SELECT p.*, p.so_far::bigint AS "linesSoFar" FROM (
+      SELECT o.*, sum(o.size) OVER (ORDER BY o."orderId" DESC ROWS UNBOUNDED PRECEDING) AS so_far
+      FROM (
+        SELECT ${keptColumns}, jsonb_array_length(o.lines) + (
+          SELECT coalesce(sum(jsonb_array_length(e.data->'lines')), 0) FROM orders.events e
+          WHERE e.tenant_id = o.tenant_id AND e.order_id = o.order_id
+        ) AS size
+        FROM orders.orders o
+        WHERE o.tenant_id = $1 AND o.customer_id = $2 AND o.order_id < $3::uuid AND o.status <> 'void'
+        ORDER BY o.order_id DESC LIMIT $4
+      ) o
+    ) p
+    WHERE p.so_far - p.size < $5::int ORDER BY p."orderId" DESC`,
 };
 
 const histories = {

@@ -34,6 +34,11 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
     return new Set(rows.map((row) => row.saga_id));
   }
 
+  async untoldCaptures(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>> {
+    const rows = await this.sql.query<{ order_id: string }>(untoldCaptures, [tenant, orderIds]);
+    return new Set(rows.map((row) => row.order_id));
+  }
+
   async start(tenant: string, started: StartedMove): Promise<boolean> {
     const { sagaId, orderId, definition, version, step, data } = started;
     const values = [tenant, sagaId, orderId, definition, version, step, JSON.stringify(data)];
@@ -91,6 +96,15 @@ const claim = {
 const move = {
   name: 'order-sagas-move',
   text: 'SELECT orders.move_sagas($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) AS saga_id',
+};
+
+const untoldCaptures = {
+  name: 'order-sagas-untold-captures',
+  text: `
+    SELECT order_id FROM orders.events
+    WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])
+      AND type IN ('payment-authorised', 'payment-captured', 'payment-failed')
+    GROUP BY order_id HAVING bool_and(type = 'payment-authorised')`,
 };
 
 const start = {

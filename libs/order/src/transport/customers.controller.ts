@@ -21,7 +21,9 @@ export class CustomersController {
     scope: 'personal:read',
     operationId: 'exportCustomer',
     summary: 'Read all that is kept of the orders of a customer',
-    description: 'Newest first, each with its history and its payment, and with personal data unless they were erased.',
+    description:
+      'Newest first, each with its history and its payment, and with personal data unless they were erased. A page of large ' +
+      'orders has fewer.',
     query: exportQuery,
     replies: { 200: { schema: customerExport, description: 'One page' } },
     errors: ['customer-not-found', 'invalid-cursor', 'data-key-missing'],

@@ -4,7 +4,7 @@ import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { eventPage, eventQuery, orderEvent } from '#contracts';
-import { CalledBy, Cursors, Endpoint, eventStream, pageLimit, valid } from '#rest';
+import { CalledBy, Cursors, Endpoint, eventStream, isAskedFor, pageLimit, valid } from '#rest';
 import type { Caller } from '#security';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { eventCursor, eventDocument, positionIn } from './event-documents.js';
@@ -33,7 +33,7 @@ export class EventsController {
     summary: 'Read what happened to orders, in the order of commits',
     description:
       'Each event is seen once by whoever goes on from the cursor of the one before, however late its transaction was ' +
-      'committed. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
+      'committed. A page of large hand-overs has fewer. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
     query: eventQuery,
     replies: { 200: { schema: eventPage, description: 'One page of events', streamedAs: eventStream } },
     errors: ['invalid-cursor'],
@@ -45,7 +45,7 @@ export class EventsController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof eventPage> | StreamableFile> {
-    if (accept?.includes(eventStream)) {
+    if (accept !== undefined && isAskedFor(accept, eventStream, 'application/json')) {
       const events = this.readEvents.follow(
         caller.tenant,
         positionIn(this.cursors, lastEventId || after),

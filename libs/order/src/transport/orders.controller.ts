@@ -184,11 +184,11 @@ export class OrdersController {
   async cancel(
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(cancelOrderRequest)) { reason }: z.output<typeof cancelOrderRequest>,
-    @IfMatch() expectedVersion: number | undefined,
+    @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const request = { tenant: caller.tenant, orderId: known(id), expectedVersion };
+    const request = { tenant: caller.tenant, orderId: known(id), expectedVersions };
     const changed = await this.changeOrder.execute(request, (it, at) => cancelOrder(it, reason, at));
     return tagged(changed.order, reply);
   }
@@ -210,14 +210,14 @@ export class OrdersController {
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(fulfilOrderRequest)) { lines }: z.output<typeof fulfilOrderRequest>,
     @IdempotencyKey() idempotencyKey: string | undefined,
-    @IfMatch() expectedVersion: number | undefined,
+    @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
     const orderId = known(id);
     const keyed =
       idempotencyKey === undefined ? undefined : keyedAs(caller, 'fulfil', idempotencyKey, { orderId, lines });
-    const request = { tenant: caller.tenant, orderId, expectedVersion, keyed };
+    const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) =>
       fulfilOrder(it, lines, at),
     );
@@ -239,13 +239,13 @@ export class OrdersController {
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(returnOrderRequest)) body: z.output<typeof returnOrderRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
-    @IfMatch() expectedVersion: number | undefined,
+    @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
     const orderId = known(id);
     const keyed = keyedAs(caller, 'return', idempotencyKey, { orderId, ...body });
-    const request = { tenant: caller.tenant, orderId, expectedVersion, keyed };
+    const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => returnGoods(it, body, at));
     return replayable(changed, replayed, reply);
   }

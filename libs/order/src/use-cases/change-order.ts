@@ -16,7 +16,7 @@ export interface ReadableOrders {
   find(tenant: string, orderId: string): Promise<Order | undefined>;
   /** The entries of an order, oldest first. */
   history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
-  /** The version that a keyed change led to. */
+  /** The version that a keyed change led to, or found where there was no need for it. */
   versionOf(
     tenant: string,
     key: Omit<KeyedChange, 'fingerprint'>,
@@ -32,13 +32,18 @@ export abstract class ChangeableOrders {
    * @returns whether it was written: not when the order has changed since it was read, or the key was used meanwhile
    */
   abstract save(tenant: string, before: Order, change: OrderChange, keyed: KeyedChange | undefined): Promise<boolean>;
+  /**
+   * Writes the key of a change that there was no need for, with the order as it was found.
+   * @returns whether it was written: not when the key was used meanwhile
+   */
+  abstract keepKey(tenant: string, found: Order, keyed: KeyedChange): Promise<boolean>;
 }
 
 export interface ChangeRequest {
   tenant: string;
   orderId: string;
-  /** The version the caller saw, when it insists on it (`If-Match`). */
-  expectedVersion: number | undefined;
+  /** Those that the caller insists on, one of which it saw (`If-Match`). */
+  expectedVersions: readonly number[] | undefined;
   keyed?: KeyedChange | undefined;
 }
 
@@ -62,6 +67,11 @@ export class ChangeOrder {
       const found = await this.orders.readSafely((orders) => look(orders, request, decide), isTold);
       if ('refusal' in found) throw found.refusal;
       if ('answer' in found) return found.answer;
+      if ('already' in found) {
+        const { already } = found;
+        if (!keyed || (await this.orders.keepKey(tenant, already, keyed))) return { order: already, replayed: false };
+        continue;
+      }
       const { before, change } = found;
       if (await this.orders.save(tenant, before, change, keyed)) {
         this.relay.wake();
@@ -74,9 +84,12 @@ export class ChangeOrder {
 
 /** What is to be done by what was read. */
 type Found =
-  { answer: { order: Order; replayed: boolean } } | { refusal: CleaveError } | { before: Order; change: OrderChange };
+  | { answer: { order: Order; replayed: boolean } }
+  | { refusal: CleaveError }
+  | { already: Order }
+  | { before: Order; change: OrderChange };
 
-/** A change says by its own commit that what it goes by was there; a refusal and an answer without one do not. */
+/** A change says by its own commit that what it goes by was there; what is told without one does not. */
 const isTold = (found: Found): boolean => !('change' in found);
 
 const look = async (orders: ReadableOrders, request: ChangeRequest, decide: Decide): Promise<Found> => {
@@ -90,7 +103,7 @@ const look = async (orders: ReadableOrders, request: ChangeRequest, decide: Deci
 
 const decided = async (
   orders: ReadableOrders,
-  { tenant, orderId, expectedVersion, keyed }: ChangeRequest,
+  { tenant, orderId, expectedVersions, keyed }: ChangeRequest,
   decide: Decide,
 ): Promise<Found> => {
   // In this order: who sees the change that was made under its key sees the key as well.
@@ -102,12 +115,12 @@ const decided = async (
     const entries = await orders.history(tenant, orderId);
     return { answer: { order: asAt(before, entries, earlier.version), replayed: true } };
   }
-  if (expectedVersion !== undefined && expectedVersion !== before.version)
+  if (expectedVersions && !expectedVersions.includes(before.version))
     throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
       version: before.version,
     });
   const change = decide(before, new Date());
-  return change ? { before, change } : { answer: { order: before, replayed: false } };
+  return change ? { before, change } : { already: before };
 };
 
 /** The order as it was at a version: the answer to the change that led there, told from the history. */

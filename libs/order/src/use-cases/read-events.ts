@@ -2,6 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
+import { pageLines } from './read-orders.js';
 
 /** A place in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
 export interface Position {
@@ -16,6 +17,7 @@ export interface OrderEvent extends HistoryEntry, Position {
 
 /** The events of all orders of a tenant, in the order of their commits: none is ever added in front of one that was read. */
 export abstract class EventFeed {
+  /** At most `limit` events; none more once they have `pageLines` lines. */
   abstract after(tenant: string, position: Position, limit: number): Promise<OrderEvent[]>;
   /**
    * The log as other modules read it, of all tenants.
@@ -104,7 +106,11 @@ export class ReadEvents {
       const { events, next } = await this.page(tenant, position, pageSize);
       yield events;
       position = next;
-      if (events.length < pageSize) await setTimeout(pollMs, undefined, { signal: gone }).catch(() => undefined);
+      if (!isCut(events)) await setTimeout(pollMs, undefined, { signal: gone }).catch(() => undefined);
     }
   }
 }
+
+/** Whether more may follow at once. */
+const isCut = (events: readonly OrderEvent[]): boolean =>
+  events.length === pageSize || events.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0) >= pageLines;

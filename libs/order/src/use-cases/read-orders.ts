@@ -16,7 +16,7 @@ export abstract class OrderReader {
   abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
 }
 
-/** So that a page of large orders fills neither the memory nor the time of others. */
+/** So that a page of large orders, or of large hand-overs, fills neither the memory nor the time of others. */
 export const pageLines = 20_000;
 
 /** Knows what became of payments. */

@@ -75,6 +75,11 @@ export abstract class Sagas {
    *   is not in the status that the entry needs
    */
   abstract move(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>>;
+  /**
+   * Those of the orders whose history has come to where the money is taken, and does not say what became of that. Read after
+   * they were claimed: what is told by somebody who had them before is seen, or is refused from then on.
+   */
+  abstract untoldCaptures(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>>;
 }
 
 export abstract class PaymentPerformer {
@@ -133,7 +138,11 @@ export class RunSagas extends WokenWork {
     if (known.length < claimed.length) await this.leaveAlone(tenant, claimed);
     for (let sagas = known; sagas.length > 0 && !this.stopping && Date.now() < goodUntil;) {
       const outcomes = await this.ask(tenant, sagas);
-      const moves = sagas.map((saga, index) => moveOf(saga, this.definitions.step(saga), outcomes[index]!));
+      const captures = await this.untoldCaptures(tenant, sagas, outcomes);
+      const moves = sagas.map((saga, index) => {
+        const capture = captures.get(saga);
+        return capture ? toldFirst(saga, capture) : moveOf(saga, this.definitions.step(saga), outcomes[index]!);
+      });
       const moved = await this.keep(tenant, moves);
       sagas = moves
         .filter((it) => it.state === 'running' && it.waitMs === 0 && moved.has(it.saga.sagaId))
@@ -168,6 +177,39 @@ export class RunSagas extends WokenWork {
       asked.forEach((saga, index) => outcomes.set(saga, answers[index]!));
     }
     return sagas.map((it) => outcomes.get(it) ?? 'late');
+  }
+
+  /**
+   * What has become of captures that were under way when their orders were cancelled: money that was taken is told before
+   * it is told that it was given back. Once the reversal is decided, nothing is taken any more, so to ask for the capture
+   * under its name is to ask how it ended. One that was refused there is nothing to tell of.
+   */
+  private async untoldCaptures(
+    tenant: string,
+    sagas: readonly Saga[],
+    outcomes: readonly (PaymentOutcome | 'late')[],
+  ): Promise<ReadonlyMap<Saga, Captured>> {
+    const reversed = sagas.filter(
+      (saga, index) =>
+        saga.step === 'reverse' &&
+        isDecided(outcomes[index]!) &&
+        this.definitions.find({ ...saga, step: 'capture' }) !== undefined,
+    );
+    if (reversed.length === 0) return new Map();
+    const orderIds = reversed.map((it) => it.orderId);
+    const untold = await this.sagas.untoldCaptures(tenant, orderIds);
+    const asked = reversed.filter((it) => untold.has(it.orderId));
+    if (asked.length === 0) return new Map();
+    const answers = await this.perform(
+      tenant,
+      asked.map((it) => requestOf({ ...it, step: 'capture' })),
+    );
+    return new Map(
+      asked.flatMap((saga, index): [Saga, Captured][] => {
+        const answer = answers[index]!;
+        return answer.outcome === 'refused' ? [] : [[saga, answer]];
+      }),
+    );
   }
 
   /** What is refused as a whole is asked in halves, so that one that payment does not understand holds up nobody else. */
@@ -245,6 +287,15 @@ const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest
       return { ...named, kind: 'reverse' };
   }
 };
+
+/** What a capture that was not refused has come to, as far as is known. */
+type Captured = Exclude<PaymentOutcome, { outcome: 'refused' }>;
+
+const isDecided = (outcome: PaymentOutcome | 'late'): boolean => outcome !== 'late' && outcome.outcome !== 'open';
+
+/** The saga stays where it is: what it has come to there is asked again, and told next. */
+const toldFirst = (saga: Saga, capture: Captured): SagaMove =>
+  moveOf(saga, { succeeded: { entry: 'payment-captured', next: saga.step }, refused: { next: saga.step } }, capture);
 
 const moveOf = (saga: Saga, { succeeded, refused, late }: Step, outcome: PaymentOutcome | 'late'): SagaMove => {
   const { data } = saga;

@@ -7,8 +7,15 @@ import { PaymentLookup } from './read-orders.js';
 
 /** What is kept of customers. */
 export abstract class CustomerData {
-  /** At most `limit` of their orders, newest first, those older than `before`. */
-  abstract ordersOf(customer: Customer, before: string | undefined, limit: number): Promise<KeptOrder[]>;
+  /**
+   * At most `limit` of their orders, newest first, those older than `before`; none more once they and their histories have
+   * `pageLines` lines.
+   */
+  abstract ordersOf(
+    customer: Customer,
+    before: string | undefined,
+    limit: number,
+  ): Promise<{ orders: KeptOrder[]; isMore: boolean }>;
   abstract histories(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, HistoryEntry[]>>;
   /** @returns whether there was one */
   abstract destroyKey(customer: Customer): Promise<boolean>;
@@ -35,9 +42,9 @@ export class ServeCustomers {
     limit: number,
   ): Promise<{ data: ExportedOrder[]; last: string | null }> {
     const { tenant } = customer;
-    const found = await this.customers.ordersOf(customer, before, limit + 1);
-    if (found.length === 0 && before === undefined) throw noSuchCustomer();
-    const page = found.slice(0, limit).map((it) => this.personalData.open(tenant, it));
+    const { orders, isMore } = await this.customers.ordersOf(customer, before, limit);
+    if (orders.length === 0 && before === undefined) throw noSuchCustomer();
+    const page = orders.map((it) => this.personalData.open(tenant, it));
     const ids = page.map((it) => it.order_id);
     const histories = await this.customers.histories(tenant, ids);
     const payments = await this.paymentsOf(
@@ -49,7 +56,7 @@ export class ServeCustomers {
       history: histories.get(it.order_id) ?? [],
       payment: payments.get(it.order_id) ?? null,
     }));
-    return { data, last: found.length > limit ? (ids.at(-1) ?? null) : null };
+    return { data, last: isMore ? (ids.at(-1) ?? null) : null };
   }
 
   /**

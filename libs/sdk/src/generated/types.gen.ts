@@ -428,7 +428,7 @@ export type Erasure = {
 export type EventPage = {
   data: Array<OrderEvent>;
   /**
-   * Pass it as `after` for what comes next: at once while pages are full, after a while otherwise.
+   * Pass it as `after` for what comes next: at once until a page is empty, after a while then.
    */
   next_cursor: string;
 };
@@ -2921,7 +2921,7 @@ export type CancelOrderData = {
   body?: CancelOrderRequest;
   headers?: {
     /**
-     * The `ETag` of the version that may be changed; any version when left out.
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
      */
     'If-Match'?: string;
   };
@@ -3083,7 +3083,7 @@ export type FulfilOrderData = {
   body?: FulfilOrderRequest;
   headers?: {
     /**
-     * The `ETag` of the version that may be changed; any version when left out.
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
      */
     'If-Match'?: string;
     /**
@@ -3369,7 +3369,7 @@ export type ReturnGoodsData = {
   body: ReturnOrderRequest;
   headers: {
     /**
-     * The `ETag` of the version that may be changed; any version when left out.
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
      */
     'If-Match'?: string;
     /**
