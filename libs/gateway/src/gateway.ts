@@ -1,6 +1,6 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
-import { LogsBehind } from '#health';
+import { LogsBehind, Readiness } from '#health';
 import { apiDocument, type RestSettings, type Service } from '#service';
 import { Authenticator } from '#security';
 import { Metrics, Traces } from '#telemetry';
@@ -53,7 +53,11 @@ class PassingOnModule {
       module: PassingOnModule,
       global: true,
       providers: [
-        { provide: APP_INTERCEPTOR, useFactory: () => new UpstreamHealth(upstreams, hasNothingElse) },
+        {
+          provide: APP_INTERCEPTOR,
+          inject: [Readiness],
+          useFactory: (readiness: Readiness) => new UpstreamHealth(upstreams, hasNothingElse, readiness),
+        },
         {
           provide: LogsBehind,
           inject: [Authenticator],

@@ -2,4 +2,4 @@
 export { HealthModule } from './health.module.js';
 export { LogsBehind, type LogLevelChange, type Told } from './logs-behind.js';
 export { MetricsModule } from './metrics.module.js';
-export { Readiness, type Condition } from './readiness.js';
+export { Readiness, type Condition, type State } from './readiness.js';
