@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { samplesIn } from '#testing';
-import { Api, ok } from '../support/api.js';
+import { Api, ok, refused } from '../support/api.js';
 import { Collector, type Span } from '../support/collector.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
@@ -142,7 +142,10 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     await api.send('GET', '/nowhere', { headers: { 'x-request-id': loud } });
     await eventually(async () => expect(shape.log()).toContain(`"request_id":"${loud}"`));
     expect(shape.log()).not.toContain(quiet);
-    expect((await api.send('PUT', path, { body: { level: 'loud' } })).status).toBe(400);
+    refused(await api.send('PUT', path, { body: { level: 'loud' } }), '400 invalid-request', ['level']);
+    const ofOrder = await api.send<{ told: string[] }>('PUT', path, { body: { level: 'info', service: 'order' } });
+    if (name === 'monolith') refused(ofOrder, '400 invalid-request', ['service']);
+    else expect(ok(ofOrder).told).toEqual([new URL(shape.service('order').url).host]);
   });
 });
 

@@ -36,6 +36,8 @@ describe('a start', () => {
     ['gateway', { HOST: '0.0.0.0', ...urls }, 'HOST', 'ADMIN_KEY'],
     ['gateway', { HOST: '192.0.2.1', SERVICE_SECRET: secret, ...urls }, 'HOST', 'ADMIN_KEY'],
     ['gateway', { ADMIN_KEY: secret, ...urls }, 'SERVICE_SECRET', 'services behind'],
+    ['gateway', { RATE_LIMIT_REDIS_URL: 'redis://127.0.0.1:1', ...urls }, 'RATE_LIMIT', '600/minute'],
+    ['monolith', { RATE_LIMIT_REDIS_URL: 'redis://127.0.0.1:1', ...database }, 'RATE_LIMIT', '600/minute'],
     ['cache', { HOST: '0.0.0.0' }, 'HOST', 'SERVICE_SECRET'],
     ['cache', { CORS_ORIGINS: '*' }, 'CORS_ORIGINS', 'origins'],
     ['cache', { CORS_ORIGINS: 'https://shop.example/' }, 'CORS_ORIGINS', 'origins'],

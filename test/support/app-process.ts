@@ -96,6 +96,8 @@ export class AppProcess {
     private readonly environment: Record<string, string>,
     /** Where it was compiled: here, or where another version lies. */
     private readonly home = root,
+    /** What runs, below where it was compiled. */
+    private readonly main = `dist/apps/${name}/src/main.js`,
   ) {}
 
   get pid(): number {
@@ -119,7 +121,7 @@ export class AppProcess {
 
   spawn(): void {
     if (this.isRunning) throw new Error(`${this.name} runs already`);
-    const main = `${this.home}/dist/apps/${this.name}/src/main.js`;
+    const main = `${this.home}/${this.main}`;
     if (!existsSync(main)) throw new Error(`${main} does not exist; run \`npm run build\` first`);
     const child = spawn(process.execPath, [main], {
       env: { ...bareEnvironment(), ...this.environment },

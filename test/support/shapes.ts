@@ -89,13 +89,20 @@ const canListen = async (port: number): Promise<boolean> => {
  */
 export const servicePorts = async (count: number): Promise<number[]> => {
   const ports: number[] = [];
-  while (ports.length < count) {
-    const port = lowest + share * perShare + random.integer(0, perShare - 1);
-    if (given.has(port) || !(await canListen(port))) continue;
-    given.add(port);
-    ports.push(port);
-  }
+  while (ports.length < count) ports.push(await portWith([]));
   return ports;
+};
+
+/** Such a port with those so far above it. */
+export const portWith = async (above: readonly number[]): Promise<number> => {
+  for (;;) {
+    const port = lowest + share * perShare + random.integer(0, perShare - 1 - Math.max(0, ...above));
+    const ports = [port, ...above.map((it) => port + it)];
+    if (ports.some((it) => given.has(it))) continue;
+    if (!(await Promise.all(ports.map(canListen))).every(Boolean)) continue;
+    for (const it of ports) given.add(it);
+    return port;
+  }
 };
 
 const embeddedDatabaseUrl = async (dataDir: string): Promise<string> => {

@@ -69,6 +69,21 @@ describe('GET /metrics', () => {
     expect(answer.status).toBe(200);
     expect(samplesIn(await answer.text()).get('process_uptime_seconds')).toBeGreaterThan(0);
   });
+
+  it('tells what its health tells of the services', async () => {
+    const [up, degraded] = await Promise.all([upstream(ready(200, 'ok')), upstream(ready(200, 'degraded'))]);
+    const read = async (gateway: { url: string }) => samplesIn(await (await fetch(`${gateway.url}/metrics`)).text());
+    const some = await read(await gatewayTo(up.url, degraded.url, await nobody()));
+    for (const [name, is] of Object.entries({ order: 'up', inventory: 'degraded', cache: 'down', sales: 'down' }))
+      for (const state of ['up', 'degraded', 'down'])
+        expect([name, some.get(`health_check{health_check_name="${name}",health_state="${state}"}`)]).toEqual([
+          name,
+          Number(state === is),
+        ]);
+    expect(some.get('health_ready')).toBe(1);
+    const alone = await nobody();
+    expect((await read(await gatewayTo(alone, alone, alone))).get('health_ready')).toBe(0);
+  });
 });
 
 describe('a gateway that is closed', () => {

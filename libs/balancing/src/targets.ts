@@ -112,6 +112,12 @@ export class Targets<P extends Place, I extends Instance> {
     return Promise.race([looked, setTimeout(longestLookupMs, undefined, { ref: false })]);
   }
 
+  /** All there are by their addresses, after the names were looked up anew. Never rejects. */
+  async current(): Promise<ReadonlyMap<string, I>> {
+    await Promise.race([this.lookUp(), setTimeout(longestLookupMs, undefined, { ref: false })]);
+    return new Map([...this.byAddress].map(([address, { instance }]) => [address, instance]));
+  }
+
   /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again when it was lost */
   attempts(mayRepeat: boolean): Attempts<I> {
     this.budget.earn();

@@ -149,6 +149,17 @@ export class BalancedUpstream {
     return Promise.allSettled(asked);
   }
 
+  /** Sends a request to every instance there is, also to those that get none at present. @returns the answers by address */
+  async sendToEach(
+    request: Pick<Dispatcher.RequestOptions, 'method' | 'path' | 'headers' | 'body'>,
+    timeoutMs: number,
+  ): Promise<[address: string, answer: PromiseSettledResult<Dispatcher.ResponseData>][]> {
+    const instances = [...(await this.targets.current())];
+    const sent = instances.map(([, { pool }]) => pool.request({ ...request, signal: AbortSignal.timeout(timeoutMs) }));
+    const answers = await Promise.allSettled(sent);
+    return instances.map(([address], at) => [address, answers[at]!]);
+  }
+
   reportTo(meter: Meter): void {
     reportTo(meter, this.targets, 'http');
   }

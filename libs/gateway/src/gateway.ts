@@ -1,5 +1,6 @@
 import { Module, type DynamicModule } from '@nestjs/common';
 import { APP_INTERCEPTOR } from '@nestjs/core';
+import { LogsBehind, Readiness } from '#health';
 import { apiDocument, type RestSettings, type Service } from '#service';
 import { Authenticator } from '#security';
 import { Metrics, Traces } from '#telemetry';
@@ -8,6 +9,7 @@ import { proxyTo } from './proxy.js';
 import { upstreamsIn, type GatewayEnvironment, type Upstream } from './routes.js';
 import { UpstreamDocuments, type DocumentTimes } from './upstream-documents.js';
 import { UpstreamHealth } from './upstream-health.js';
+import { UpstreamLogs } from './upstream-logs.js';
 
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
 type GatewaySettings = GatewayEnvironment & RestSettings & Passing;
@@ -49,7 +51,20 @@ class PassingOnModule {
   static register(upstreams: readonly BalancedUpstream[], hasNothingElse: boolean): DynamicModule {
     return {
       module: PassingOnModule,
-      providers: [{ provide: APP_INTERCEPTOR, useFactory: () => new UpstreamHealth(upstreams, hasNothingElse) }],
+      global: true,
+      providers: [
+        {
+          provide: APP_INTERCEPTOR,
+          inject: [Readiness],
+          useFactory: (readiness: Readiness) => new UpstreamHealth(upstreams, hasNothingElse, readiness),
+        },
+        {
+          provide: LogsBehind,
+          inject: [Authenticator],
+          useFactory: (authenticator: Authenticator) => new UpstreamLogs(upstreams, authenticator),
+        },
+      ],
+      exports: [LogsBehind],
     };
   }
 }

@@ -2,9 +2,9 @@ import { Injectable, Logger, type CallHandler, type ExecutionContext, type NestI
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { forkJoin, map, type Observable } from 'rxjs';
 import type { Dispatcher } from 'undici';
+import type { Readiness, State } from '#health';
 import type { BalancedUpstream } from './balanced-upstream.js';
 
-type State = 'up' | 'degraded' | 'down';
 type Indicators = Record<string, { status: State }>;
 
 interface Report {
@@ -19,7 +19,7 @@ const timeoutBehindOthersMs = 400;
 const timeoutMs = 1_500;
 
 /**
- * Adds the upstreams to the report of `GET /health/ready`.
+ * Adds the upstreams to the report of `GET /health/ready`, and to what is measured of it.
  *
  * One that is down leaves this service ready, if degraded: what the others answer is still worth having, and every
  * instance of it would say the same. A gateway all of whose upstreams are down is not ready: then it may well be this
@@ -33,7 +33,13 @@ export class UpstreamHealth implements NestInterceptor {
   constructor(
     private readonly upstreams: readonly BalancedUpstream[],
     private readonly hasNothingElse: boolean,
-  ) {}
+    readiness: Pick<Readiness, 'watchBehind'>,
+  ) {
+    readiness.watchBehind(async () => {
+      const states = await this.states();
+      return { states: new Map(states), canServe: !isCutOff(states, this.hasNothingElse) };
+    });
+  }
 
   intercept(context: ExecutionContext, next: CallHandler<Report>): Observable<unknown> {
     const http = context.switchToHttp();
@@ -106,7 +112,10 @@ const withUpstreams = (own: Report, states: [string, State][], hasNothingElse: b
   };
 };
 
+const isCutOff = (states: [string, State][], hasNothingElse: boolean): boolean =>
+  hasNothingElse && states.every(([, state]) => state === 'down');
+
 const statusWith = (own: Report['status'], states: [string, State][], hasNothingElse: boolean): Report['status'] => {
-  if (hasNothingElse && states.every(([, state]) => state === 'down')) return 'error';
+  if (isCutOff(states, hasNothingElse)) return 'error';
   return states.some(([, state]) => state !== 'up') ? 'degraded' : own;
 };

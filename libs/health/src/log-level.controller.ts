@@ -1,8 +1,11 @@
-import { Body, Controller, Get, Header, Logger, Put } from '@nestjs/common';
+import { Body, Controller, Get, Header, Inject, Logger, Optional, Put } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
-import { Endpoint, valid } from '#rest';
+import { CleaveError, type Fault } from '#contracts';
+import { CalledBy, Endpoint, valid } from '#rest';
+import type { Caller } from '#security';
 import { logLevels, processLog } from '#telemetry';
+import { LogsBehind, type LogLevelChange } from './logs-behind.js';
 
 const longestMs = 86_400_000;
 
@@ -17,13 +20,42 @@ const logLevelRequest = z
       .max(longestMs)
       .optional()
       .meta({ description: 'After so many milliseconds it becomes what it was; it stays when this is left out.' }),
+    service: z
+      .string()
+      .optional()
+      .meta({
+        description:
+          'A service that the process passes requests on to, such as `order` at the gateway, to tell all its instances; ' +
+          'the process itself when left out.',
+      }),
   })
-  .meta({ id: 'LogLevelRequest', examples: [{ level: 'debug', for_ms: 600_000 }] });
+  .meta({
+    id: 'LogLevelRequest',
+    examples: [
+      { level: 'debug', for_ms: 600_000 },
+      { level: 'debug', for_ms: 600_000, service: 'order' },
+    ],
+  });
+const logLevelChanged = z
+  .object({
+    level,
+    told: z
+      .array(z.string())
+      .optional()
+      .meta({ description: 'The addresses of the instances of the service that log so now.' }),
+    not_told: z
+      .array(z.object({ address: z.string(), why: z.string() }))
+      .optional()
+      .meta({ description: 'Those that have not said so: they may not have heard of it. Repeat it.' }),
+  })
+  .meta({ id: 'LogLevelChanged' });
 
 @ApiTags('health')
 @Controller('admin/log-level')
 export class LogLevelController {
   private readonly logger = new Logger('Log');
+
+  constructor(@Optional() @Inject(LogsBehind) private readonly behind?: LogsBehind) {}
 
   @Get()
   @Header('Cache-Control', 'no-store')
@@ -43,18 +75,51 @@ export class LogLevelController {
   @Endpoint({
     scope: 'operator',
     operationId: 'putLogLevel',
-    summary: 'Choose what this process logs',
-    description: 'Of the process that is asked and of no other, until it ends.',
-    replies: { 200: { schema: logLevelDocument, description: 'The level from now on' } },
+    summary: 'Choose what this process logs, or a service behind it',
+    description:
+      'Of the process that is asked and of no other, or of those that are instances of `service` at that moment; until ' +
+      'they end. The answer is 200 where at least one of them has taken it, and names the others.',
+    replies: { 200: { schema: logLevelChanged, description: 'The level from now on, and of which instances' } },
     errors: [],
     isAlwaysAdmitted: true,
   })
-  put(
-    @Body(valid(logLevelRequest)) { level, for_ms }: z.output<typeof logLevelRequest>,
-  ): z.output<typeof logLevelDocument> {
+  async put(
+    @Body(valid(logLevelRequest)) { service, ...change }: z.output<typeof logLevelRequest>,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof logLevelChanged>> {
+    if (service !== undefined) return this.tell(service, change, caller);
     const before = processLog.level;
-    processLog.setLevel(level, for_ms);
-    this.logger.warn(`the level of the log is ${level} and was ${before}`);
-    return { level };
+    processLog.setLevel(change.level, change.for_ms);
+    this.logger.warn(`the level of the log is ${change.level} and was ${before}`);
+    return { level: change.level };
+  }
+
+  private async tell(
+    service: string,
+    change: LogLevelChange,
+    caller: Caller,
+  ): Promise<z.output<typeof logLevelChanged>> {
+    if (!this.behind?.services.includes(service)) throw unknownService(this.behind?.services ?? []);
+    const { told, not_told } = await this.behind.tell(service, change, caller);
+    if (told.length === 0) throw toldNobody(service, not_told);
+    this.logger.warn(`the level of the log of ${service} is ${change.level} at ${told.join(', ')}`);
+    return { level: change.level, told, not_told };
   }
 }
+
+const unknownService = (services: readonly string[]): CleaveError => {
+  const message =
+    services.length > 0
+      ? `must be ${services.join(' or ')}`
+      : 'is for a process that passes requests on, such as the gateway; leave it out here';
+  const fault: Fault = { path: 'service', message };
+  return new CleaveError('invalid-request', `${fault.path}: ${message}`, { faults: [fault] });
+};
+
+const toldNobody = (service: string, refused: readonly { address: string; why: string }[]): CleaveError => {
+  const why = refused.map((it) => `${it.address}: ${it.why}`).join('; ') || 'it has no address';
+  return new CleaveError(
+    'unavailable',
+    `No instance of ${service} has taken it (${why}). Repeat it when one is there.`,
+  );
+};

@@ -15,6 +15,13 @@ export type State = (typeof states)[number];
 
 export type Check = () => Promise<Condition | void>;
 
+/** What a process passes requests on to. */
+export interface Behind {
+  states: ReadonlyMap<string, State>;
+  /** Whether enough of it can be used. */
+  canServe: boolean;
+}
+
 /** How long all that is asked may take to answer, in milliseconds. */
 export const checkWithinMs = 2_000;
 
@@ -26,12 +33,22 @@ const keepMs = 1_000;
 export class Readiness {
   private readonly registered = new Map<string, Check>();
   private readonly listeners: (() => void)[] = [];
+  private readBehind: () => Promise<Behind> = () => Promise.resolve({ states: new Map(), canServe: true });
   private closing = false;
 
   /** @param check resolves when the thing can be used; what it rejects with is logged, never shown to callers */
   add(name: string, check: Check): void {
     if (this.registered.has(name)) throw new Error(`There is a readiness check called ${name} already.`);
     this.registered.set(name, keptFor(keepMs, checkWithinMs, check));
+  }
+
+  /** Has what is behind the process told of as well; it is no check, as the process can serve while some of it is down. */
+  watchBehind(read: () => Promise<Behind>): void {
+    this.readBehind = keptFor(keepMs, checkWithinMs, read);
+  }
+
+  behind(): Promise<Behind> {
+    return this.readBehind();
   }
 
   get checks(): ReadonlyMap<string, Check> {

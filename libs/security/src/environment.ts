@@ -88,9 +88,10 @@ export interface Door extends SecuritySettings {
 
 const choices = 'set ADMIN_KEY to at least 32 random characters, or OIDC_ISSUER and OIDC_AUDIENCE';
 
-/** What must not be started so: a door that others can reach and that nobody guards. */
+/** What must not be started so: a door that others can reach and that nobody guards, or not as it is meant to be. */
 export const doorFaults = (door: Door): VariableFault[] => {
   const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = door;
+  const { RATE_LIMIT, RATE_LIMIT_REDIS_URL } = door;
   const farMessages = (door.messagesAt ?? []).filter((host) => !isLoopback(host));
   const asks = ADMIN_KEY !== undefined || OIDC_ISSUER !== undefined;
   const grpcHost = grpcAt && withoutBrackets(grpcAt.slice(0, grpcAt.lastIndexOf(':')));
@@ -136,6 +137,15 @@ export const doorFaults = (door: Door): VariableFault[] => {
           {
             variable: 'OIDC_AUDIENCE',
             message: 'is not set, but OIDC_ISSUER is: name the audience that its tokens for this API have',
+          },
+        ]
+      : []),
+    ...(RATE_LIMIT_REDIS_URL !== undefined && RATE_LIMIT === undefined
+      ? [
+          {
+            variable: 'RATE_LIMIT',
+            message:
+              'is not set, so that RATE_LIMIT_REDIS_URL would limit nothing: say how many requests a key may send, such as 600/minute, or leave both out',
           },
         ]
       : []),

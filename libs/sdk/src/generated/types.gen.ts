@@ -624,12 +624,31 @@ export type LogLevel = {
   level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
 };
 
+export type LogLevelChanged = {
+  level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+  /**
+   * The addresses of the instances of the service that log so now.
+   */
+  told?: Array<string>;
+  /**
+   * Those that have not said so: they may not have heard of it. Repeat it.
+   */
+  not_told?: Array<{
+    address: string;
+    why: string;
+  }>;
+};
+
 export type LogLevelRequest = {
   level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
   /**
    * After so many milliseconds it becomes what it was; it stays when this is left out.
    */
   for_ms?: number;
+  /**
+   * A service that the process passes requests on to, such as `order` at the gateway, to tell all its instances; the process itself when left out.
+   */
+  service?: string;
 };
 
 export type MoneyMove = {
@@ -1442,9 +1461,9 @@ export type PutLogLevelError = PutLogLevelErrors[keyof PutLogLevelErrors];
 
 export type PutLogLevelResponses = {
   /**
-   * The level from now on
+   * The level from now on, and of which instances
    */
-  200: LogLevel;
+  200: LogLevelChanged;
 };
 
 export type PutLogLevelResponse = PutLogLevelResponses[keyof PutLogLevelResponses];

@@ -1,0 +1,67 @@
+import { execFile } from 'node:child_process';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, it } from '@jest/globals';
+import { Api } from '../support/api.js';
+import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
+import { portWith } from '../support/shapes.js';
+
+/** Above PORT: REST, messages and gRPC of the services. */
+const besides = [1, 2, 3, 4, 5, 6, 1_001, 1_002, 1_003, 1_004, 2_001];
+const names = ['cache', 'gateway', 'inventory', 'order', 'payment', 'sales', 'webhooks'];
+
+interface Running {
+  pid: number;
+  command: string;
+}
+
+/** What a process has started, and what that has, with Postgres and its processes. */
+const startedBy = async (pid: number): Promise<Running[]> => {
+  const { stdout } = await promisify(execFile)('ps', ['-A', '-ww', '-o', 'pid=,ppid=,args=']);
+  const all = [...stdout.matchAll(/^ *(\d+) +(\d+) (.*)$/gm)].map(([, own, parent, command]) => ({
+    ...{ pid: Number(own), parent: Number(parent) },
+    command: command!,
+  }));
+  const below = (of: number): Running[] =>
+    all.filter(({ parent }) => parent === of).flatMap((it) => [it, ...below(it.pid)]);
+  return below(pid);
+};
+
+const isRunning = (pid: number): boolean => {
+  try {
+    return process.kill(pid, 0);
+  } catch (error) {
+    expect(error).toMatchObject({ code: 'ESRCH' });
+    return false;
+  }
+};
+
+it('npm run start:split takes orders through its gateway, and leaves nothing running when it is told to stop', async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+  guardFolder(dataDir);
+  const port = await portWith(besides);
+  const environment = { DATA_DIR: dataDir, PORT: String(port) };
+  const split = new AppProcess('start:split', environment, undefined, 'dist/scripts/start-split.js');
+  let running: Running[] = [];
+  try {
+    split.spawn();
+    const api = new Api(`http://127.0.0.1:${port}`);
+    await split.untilReady(`${api.baseUrl}/health/ready`);
+    const { order_id } = await api.placed({ customer_id: 'c-1', product_id: 'demo-mug', quantity: 1 });
+    expect(await api.order(order_id)).toMatchObject({ status: 'confirmed' });
+    expect(await api.stock('demo-mug')).toMatchObject({ reserved: 1 });
+    running = await startedBy(split.pid);
+    const apps = running.flatMap(({ command }) => /dist\/apps\/(\w+)\/src\/main\.js/.exec(command)?.[1] ?? []);
+    expect(apps.toSorted()).toEqual(names);
+    expect(running.length).toBeGreaterThan(names.length);
+    expect(await split.stop()).toBeUndefined();
+    expect(running.filter(({ pid }) => isRunning(pid))).toEqual([]);
+  } finally {
+    await split.stop();
+    for (const { pid } of running) if (isRunning(pid)) process.kill(pid, 'SIGKILL');
+    await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
+    unguardFolder(dataDir);
+  }
+});
