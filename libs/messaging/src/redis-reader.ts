@@ -335,7 +335,7 @@ export class RedisReader {
     try {
       const meta = JSON.parse(request.meta) as Record<string, unknown>;
       if (!request.channel || !request.id) throw new Error('it does not say where its reply is waited for');
-      const queuedMs = Date.now() + this.clockOffsetMs - writtenAt(id);
+      const queuedMs = performance.now() + this.clockOffsetMs - writtenAt(id);
       const remainingMs = Number(meta['remainingMs']) - Math.max(0, queuedMs);
       if (remainingMs <= 0) return await this.settle(id);
       if (isInherited && !this.work.mayRepeat(request.pattern)) {
@@ -414,13 +414,13 @@ export class RedisReader {
   }
 
   private async showLife(): Promise<void> {
-    const before = Date.now();
+    const before = performance.now();
     const [redisTime, accepting] = await Promise.all([
       this.commands.showLife(this.keys, this.consumer, !this.isStopping),
       this.commands.zCard(this.keys.accepting),
     ]);
     this.isAlone = accepting <= 1;
-    this.clockOffsetMs = redisTime - (before + Date.now()) / 2;
+    this.clockOffsetMs = redisTime - (before + performance.now()) / 2;
   }
 
   private readonly keepAlive = (): void => {

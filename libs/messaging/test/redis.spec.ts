@@ -1,7 +1,7 @@
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { redisOrSkip, startRedis } from '#testing';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createClient } from '@redis/client';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
 import { group, largestAtOnce, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
@@ -108,6 +108,18 @@ describeWithRedis('requests over Redis', () => {
     await client.call('once', { id: 'fresh' });
     await queueLength(0);
     expect(journal.carriedOut).toEqual(['fresh']);
+  });
+
+  it('are carried out in time whatever the clock of the machine is set to', async () => {
+    await start();
+    await client.call('ping', undefined);
+    const now = Date.now.bind(Date);
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 3_600_000);
+    try {
+      expect(await codeOf(client.call('ping', undefined, { deadlineMs: 500 }))).toBe('answered');
+    } finally {
+      clock.mockRestore();
+    }
   });
 
   it('that a dead instance had read are repeated if that is safe, and refused otherwise', async () => {
