@@ -339,6 +339,17 @@ describeWithRedis('requests over Redis', () => {
     await eventually(async () => ((await codeOf(client.call('ping', undefined))) === 'answered' ? true : undefined));
   });
 
+  it('go on after something was published to a client that are no replies', async () => {
+    const { journal } = await start();
+    const held = client.call('wait', { id: 'held' });
+    await journal.arrived('held');
+    const [channel] = await hands.pubSubChannels('cleave:answers:*');
+    for (const nonsense of ['nonsense', '{', '4#null', '3#1', '']) await hands.publish(channel as string, nonsense);
+    journal.letGo('held');
+    expect(await held).toBe('held');
+    expect(await codeOf(client.call('ping', undefined, { deadlineMs: 2_000 }))).toBe('answered');
+  });
+
   it('leave no connection behind when one is ended while it is being made', async () => {
     const hasty = redisConnection(redis.url, 'hasty');
     const made = open(hasty).catch(() => undefined);
