@@ -1,6 +1,6 @@
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
-import { redisOrSkip, startRedis } from '#testing';
+import { eventually as repeated, RedisProxy, redisOrSkip, startRedis } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createClient } from '@redis/client';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
@@ -348,6 +348,29 @@ describeWithRedis('requests over Redis', () => {
     journal.letGo('held');
     expect(await held).toBe('held');
     expect(await codeOf(client.call('ping', undefined, { deadlineMs: 2_000 }))).toBe('answered');
+  });
+
+  describe('by an address that leads elsewhere by now', () => {
+    let proxy: RedisProxy;
+    let ask: () => Promise<unknown>;
+    beforeEach(async () => {
+      proxy = await RedisProxy.start(redis.port);
+      const there: Address = { scheme: 'redis', url: proxy.url };
+      running.push(await startInstance([there]));
+      const { call } = messenger.clientFor(probeContract, there);
+      ask = () => codeOf(call('ping', undefined, { deadlineMs: 500 }));
+      expect(await ask()).toBe('answered');
+    });
+    afterEach(async () => {
+      await messenger.onApplicationShutdown();
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      await proxy.stop();
+    });
+
+    it('go on over other connections when nothing comes over those that there are, though much is sent', async () => {
+      proxy.strand();
+      await repeated(async () => expect(await ask()).toBe('answered'), 20_000);
+    });
   });
 
   it('leave no connection behind when one is ended while it is being made', async () => {
