@@ -116,6 +116,8 @@ const longestReconnectMs = 1_000;
 const pingMs = 2_000;
 /** A connection over which no ping has been answered for so long leads nowhere. A reader is answered once it has waited. */
 const silenceMs = 8_000;
+/** More than one replica may be met before somebody is the primary. */
+const leaveReplicaMs = 1_000;
 
 const newClient = (url: string, role: string) =>
   createClient({
@@ -161,6 +163,22 @@ function renew(connection: RedisConnection, why: Error): void {
   connection.emit('error', why);
   // It goes on trying by itself; failures are told by 'error'.
   connection.connect().catch(() => undefined);
+}
+
+const leftAt = new WeakMap<RedisConnection, number>();
+
+/**
+ * Lets go of connections where what went wrong is that they lead to a replica: it was the primary when they were made, and
+ * whoever is that by now is found by connecting anew.
+ */
+export function leaveReplica({ message }: Error, ...connections: RedisConnection[]): void {
+  if (!message.includes('READONLY')) return;
+  const now = performance.now();
+  for (const connection of connections) {
+    if (now - (leftAt.get(connection) ?? Number.NEGATIVE_INFINITY) < leaveReplicaMs) continue;
+    leftAt.set(connection, now);
+    renew(connection, new Error('it is a replica by now'));
+  }
 }
 
 /** Starts a connection and waits for it; rejects with the first failure, while it goes on trying by itself. */

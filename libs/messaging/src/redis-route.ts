@@ -7,6 +7,7 @@ import {
   bytesOf,
   framesChannel,
   largestAtOnce,
+  leaveReplica,
   open,
   queueKeys,
   redisConnection,
@@ -98,6 +99,7 @@ export class RedisRoute implements Route {
       },
       (error: Error) => {
         for (const { id } of requests) this.finish(id, new Error(`Redis did not take it (${error.message})`));
+        leaveReplica(error, this.requests, this.replies);
       },
     );
   }

@@ -371,6 +371,18 @@ describeWithRedis('requests over Redis', () => {
       proxy.strand();
       await repeated(async () => expect(await ask()).toBe('answered'), 20_000);
     });
+
+    it('go on at the new primary when the old one has become a replica of it', async () => {
+      const primary = await startRedis();
+      try {
+        await hands.sendCommand(['REPLICAOF', '127.0.0.1', String(primary.port)]);
+        proxy.port = primary.port;
+        await repeated(async () => expect(await ask()).toBe('answered'), 20_000);
+      } finally {
+        await hands.sendCommand(['REPLICAOF', 'NO', 'ONE']);
+        await primary.stop();
+      }
+    });
   });
 
   it('leave no connection behind when one is ended while it is being made', async () => {
