@@ -22,6 +22,7 @@ import {
   isConnectionFailure,
   isDistrusted,
   isRefusal,
+  keepsConnection,
   notConnected,
   variableOf,
 } from './unavailable.js';
@@ -103,12 +104,14 @@ class ModuleDataSource extends DataSource {
 
   override createQueryRunner(mode?: ReplicationMode): QueryRunner {
     const runner = super.createQueryRunner(mode);
-    const connect = runner.connect.bind(runner) as () => Promise<unknown>;
+    const connect = runner.connect.bind(runner) as () => Promise<pg.PoolClient>;
     const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
+    let client: pg.PoolClient | undefined;
     // It connects when it is asked something.
     runner.connect = async () => {
       try {
-        return await connect();
+        client = await connect();
+        return client;
       } catch (error) {
         throw notConnected(error, this.nameOfModule);
       }
@@ -117,6 +120,8 @@ class ModuleDataSource extends DataSource {
       try {
         return (await query(...parameters)) as never;
       } catch (error) {
+        // TypeORM drops a connection that tells of an error, and gives every other one back to be used again.
+        if (client && !runner.isReleased && !keepsConnection(error)) client.emit('error', error);
         throw asUnavailable(error, this.nameOfModule);
       }
     };

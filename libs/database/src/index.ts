@@ -3,4 +3,3 @@ export { awaitedDatabases, databaseFor, migrateDatabase, type Database } from '.
 export { startEmbeddedPostgres, type EmbeddedPostgres, type EmbeddedPostgresOptions } from './embedded-postgres.js';
 export { cursorSecret, firstSetting } from './settings.js';
 export { InjectSql, Sql, sqlToken, type Queries, type Statement } from './sql.js';
-export { asUnavailable } from './unavailable.js';

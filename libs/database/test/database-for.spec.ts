@@ -15,7 +15,7 @@ import {
   type QueryRunner,
   type Repository,
 } from 'typeorm';
-import { freePort, stopTestDatabases, testDatabase, type TestDatabase } from '#testing';
+import { freePort, RedisProxy, stopTestDatabases, testDatabase, type TestDatabase } from '#testing';
 import { Sql, cursorSecret, databaseFor, sqlToken, startEmbeddedPostgres, type Database } from '../src/index.js';
 
 @Entity({ schema: 'shop', name: 'things' })
@@ -366,6 +366,30 @@ describe('a Postgres that lets nobody in any more', () => {
     expect(new Set(answers)).toEqual(new Set([`unavailable: The shop database cannot be used: ${why}`]));
     await sqlOf(module).condition();
     for (const it of modules.splice(0)) await it.close();
+  });
+});
+
+describe('a connection over which nothing comes any more', () => {
+  it.each([
+    ['Sql', (module: TestingModule) => sqlOf(module).query(read), 'read'],
+    ['TypeORM', (module: TestingModule) => thingsOf(module).find(), 'things'],
+  ])('is given up by %s when it has been waited for, and others do not wait for it', async (_, ask, word) => {
+    database = await testDatabase();
+    const url = new URL(database.url);
+    const proxy = await RedisProxy.start(Number(url.port));
+    try {
+      url.port = new URL(proxy.url).port;
+      url.searchParams.set('query_timeout', '500');
+      const module = await start({ url: url.href, poolSize: 1 });
+      expect(await ask(module)).toEqual([]);
+      proxy.holdBack(word);
+      expect(await failureOf(ask(module))).toMatchObject({ code: 'unavailable' });
+      expect(proxy.holdsBack).toBe(true);
+      expect(await ask(module)).toEqual([]);
+      for (const started of modules.splice(0)) await started.close();
+    } finally {
+      await proxy.stop();
+    }
   });
 });
 

@@ -16,6 +16,6 @@ export {
   type Reading,
 } from './event-consumer.js';
 export { LinkedLog, type Linked } from './linked-log.js';
-export { EventPublisher, type Enveloped } from './nats-publisher.js';
+export { EventPublisher } from './nats-publisher.js';
 export { partCount, partOf } from './parts.js';
 export { numbersOf, positionOf, type LogNumbers } from './position.js';

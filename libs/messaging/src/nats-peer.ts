@@ -1,6 +1,7 @@
 import { CleaveError } from '#contracts';
 import { NatsLink, type NatsAddress } from '#nats';
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node';
+import { z } from 'zod';
 
 /** How requests travel over NATS: members of the group of a module hear each of them once. */
 export const group = 'instances';
@@ -36,13 +37,12 @@ export function decodeFrame({ buffer, byteOffset, length }: Uint8Array): Frame {
 }
 
 /** Stands for a frame that is too large for one message: whoever gets it asks for the parts, one after the other. */
-interface Offer {
-  at: string;
-  bytes: number;
-  withinMs: number;
-}
+const wireOffer = z.object({ at: z.string().regex(/^\S+$/), bytes: z.int().min(0), withinMs: z.number() });
+type Offer = z.output<typeof wireOffer>;
 
-const offerIn = ({ head }: Frame): Offer | undefined => head['offer'] as Offer | undefined;
+/** Whoever may publish may have made it, and nobody has looked for a signature yet: what is no offer is none. */
+const offerIn = ({ head }: Frame): Offer | undefined =>
+  'offer' in head ? wireOffer.safeParse(head['offer']).data : undefined;
 
 /** However much the server allows: a large message holds up all that are behind it. */
 const largestPartBytes = 1_048_576;

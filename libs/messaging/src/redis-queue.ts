@@ -113,9 +113,13 @@ return now`,
 
 const shortestReconnectMs = 50;
 const longestReconnectMs = 1_000;
+const pingMs = 2_000;
+/** A connection over which no ping has been answered for so long leads nowhere. A reader is answered once it has waited. */
+const silenceMs = 8_000;
+/** More than one replica may be met before somebody is the primary. */
+const leaveReplicaMs = 1_000;
 
-/** A connection that reconnects by itself. Commands fail at once while it is down instead of piling up. */
-export const redisConnection = (url: string, role: string) =>
+const newClient = (url: string, role: string) =>
   createClient({
     url,
     scripts,
@@ -124,17 +128,58 @@ export const redisConnection = (url: string, role: string) =>
     // Each caller has its own deadline; a timer a command on top would only cost.
     commandOptions: { timeout: 0 },
     maintNotifications: 'disabled',
-    // A peer that is gone without a word is noticed by the missing answer to the ping.
-    pingInterval: 2_000,
+    pingInterval: pingMs,
     socket: {
       connectTimeout: 1_000,
+      // Until it is ready, as no pings are sent before that.
       socketTimeout: 6_000,
       reconnectStrategy: (retries) =>
         Math.min(shortestReconnectMs * 2 ** Math.min(retries, 10), longestReconnectMs) * (0.5 + Math.random() / 2),
     },
   });
 
-export type RedisConnection = ReturnType<typeof redisConnection>;
+export type RedisConnection = ReturnType<typeof newClient>;
+
+/** A connection that reconnects by itself. Commands fail at once while it is down instead of piling up. */
+export function redisConnection(url: string, role: string): RedisConnection {
+  const connection = newClient(url, role);
+  let silence: NodeJS.Timeout | undefined;
+  // The timeout of the socket begins anew with all that is sent, be there somebody at the other end or not.
+  const heard = (): void => {
+    clearTimeout(silence);
+    const why = new Error(`it has not answered for ${silenceMs / 1_000} s`);
+    silence = setTimeout(() => renew(connection, why), silenceMs);
+  };
+  return connection
+    .on('ready', heard)
+    .on('ping-interval', heard)
+    .on('end', () => clearTimeout(silence));
+}
+
+/** Gives up a connection, as if it had been lost, for another one, which may lead to another server. */
+function renew(connection: RedisConnection, why: Error): void {
+  if (!connection.isReady) return;
+  connection.destroy();
+  connection.emit('error', why);
+  // It goes on trying by itself; failures are told by 'error'.
+  connection.connect().catch(() => undefined);
+}
+
+const leftAt = new WeakMap<RedisConnection, number>();
+
+/**
+ * Lets go of connections where what went wrong is that they lead to a replica: it was the primary when they were made, and
+ * whoever is that by now is found by connecting anew.
+ */
+export function leaveReplica({ message }: Error, ...connections: RedisConnection[]): void {
+  if (!message.includes('READONLY')) return;
+  const now = performance.now();
+  for (const connection of connections) {
+    if (now - (leftAt.get(connection) ?? Number.NEGATIVE_INFINITY) < leaveReplicaMs) continue;
+    leftAt.set(connection, now);
+    renew(connection, new Error('it is a replica by now'));
+  }
+}
 
 /** Starts a connection and waits for it; rejects with the first failure, while it goes on trying by itself. */
 export async function open(connection: RedisConnection): Promise<void> {

@@ -12,6 +12,7 @@ import {
   group,
   largestAtOnce,
   largestPublished,
+  leaveReplica,
   open,
   queueKeys,
   redisConnection,
@@ -147,7 +148,7 @@ export class RedisReader {
   private readonly taken = new Set<string>();
   /** Entries that are done, but whose acknowledgement did not get through. */
   private readonly unsettled = new Set<string>();
-  /** What the clock of Redis is ahead of ours. */
+  /** What the clock of Redis is ahead of `performance.now()`, which nobody sets. */
   private clockOffsetMs = 0;
   private isStopping = false;
   private hasReconnected = true;
@@ -314,8 +315,10 @@ export class RedisReader {
   private async afterFailure(error: Error): Promise<void> {
     if (this.isStopping) return;
     this.hasReconnected = true;
+    leaveReplica(error, this.reader, this.commands);
     // Without its stream, Redis came back empty or was emptied; without its connection, that has been told.
-    const isExpected = /NOGROUP|UNBLOCKED/.test(error.message) || !this.reader.isReady || !this.commands.isReady;
+    const isExpected =
+      /NOGROUP|UNBLOCKED|READONLY/.test(error.message) || !this.reader.isReady || !this.commands.isReady;
     if (!isExpected) this.logger.error(`Reading failed: ${error.message}`);
     await this.untilWoken(this.reader.isReady ? retryMs : undefined);
   }
@@ -335,7 +338,7 @@ export class RedisReader {
     try {
       const meta = JSON.parse(request.meta) as Record<string, unknown>;
       if (!request.channel || !request.id) throw new Error('it does not say where its reply is waited for');
-      const queuedMs = Date.now() + this.clockOffsetMs - writtenAt(id);
+      const queuedMs = performance.now() + this.clockOffsetMs - writtenAt(id);
       const remainingMs = Number(meta['remainingMs']) - Math.max(0, queuedMs);
       if (remainingMs <= 0) return await this.settle(id);
       if (isInherited && !this.work.mayRepeat(request.pattern)) {
@@ -414,13 +417,13 @@ export class RedisReader {
   }
 
   private async showLife(): Promise<void> {
-    const before = Date.now();
+    const before = performance.now();
     const [redisTime, accepting] = await Promise.all([
       this.commands.showLife(this.keys, this.consumer, !this.isStopping),
       this.commands.zCard(this.keys.accepting),
     ]);
     this.isAlone = accepting <= 1;
-    this.clockOffsetMs = redisTime - (before + Date.now()) / 2;
+    this.clockOffsetMs = redisTime - (before + performance.now()) / 2;
   }
 
   private readonly keepAlive = (): void => {
@@ -441,7 +444,9 @@ export class RedisReader {
   };
 
   /** Without its group there is nothing to take over; reading creates it again. */
-  private tellUnlessLost({ message }: Error): void {
+  private tellUnlessLost(error: Error): void {
+    leaveReplica(error, this.commands);
+    const { message } = error;
     if (this.commands.isReady && !message.startsWith('NOGROUP')) this.logger.warn(message);
   }
 

@@ -7,6 +7,7 @@ import {
   bytesOf,
   framesChannel,
   largestAtOnce,
+  leaveReplica,
   open,
   queueKeys,
   redisConnection,
@@ -98,6 +99,7 @@ export class RedisRoute implements Route {
       },
       (error: Error) => {
         for (const { id } of requests) this.finish(id, new Error(`Redis did not take it (${error.message})`));
+        leaveReplica(error, this.requests, this.replies);
       },
     );
   }
@@ -132,9 +134,15 @@ export class RedisRoute implements Route {
     }
   }
 
-  /** An instance of a version that knows no frames answers each by itself, in JSON. */
+  /** Never throws: the connection would hear nothing that comes after it. */
   private hear(text: string): void {
-    const replies = (text.startsWith('{') ? [JSON.parse(text)] : packetsIn(text)) as PublishedReply[];
+    let replies: PublishedReply[];
+    try {
+      replies = repliesIn(text);
+    } catch (error) {
+      this.logger.error(`${this.module}: what was published as replies are none (${(error as Error).message})`);
+      return;
+    }
     for (const { id, responseAt, err, response } of replies) {
       if (responseAt === undefined) this.finish(id, err, response);
       else this.fetch(id, responseAt);
@@ -158,4 +166,11 @@ export class RedisRoute implements Route {
   private failAll(why: string): void {
     for (const id of [...this.waiting.keys()]) this.finish(id, new Error(why));
   }
+}
+
+/** An instance of a version that knows no frames answers each by itself, in JSON. */
+function repliesIn(text: string): PublishedReply[] {
+  const replies: unknown[] = text.startsWith('{') ? [JSON.parse(text)] : packetsIn(text);
+  if (replies.some((it) => typeof it !== 'object' || it === null)) throw new SyntaxError('a reply is an object');
+  return replies as PublishedReply[];
 }

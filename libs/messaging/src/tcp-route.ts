@@ -82,6 +82,8 @@ async function within<Result>(work: Promise<Result>, timeoutMs: number): Promise
 class TcpInstance implements Instance {
   private unanswered = 0;
   private heardAt = 0;
+  /** For how long those that nobody waits for any more had heard nothing. */
+  private silentMs = 0;
   private connection: { client: TcpConnection; ready: Promise<TcpConnection> } | undefined;
   private readonly open = new Set<TcpConnection>();
 
@@ -97,7 +99,8 @@ class TcpInstance implements Instance {
    * @returns what is to be called when nobody waits any more; `ended` is not called after it
    */
   ask(pattern: string, message: () => WireRequest | '', ended: (error: unknown, reply?: unknown) => void): () => void {
-    if (this.unanswered === 0) this.heardAt = performance.now();
+    // Those before it may each have waited for a short time only.
+    if (this.unanswered === 0) this.heardAt = performance.now() - this.silentMs;
     this.unanswered += 1;
     let forget: (() => void) | undefined;
     let isOver = false;
@@ -110,6 +113,7 @@ class TcpInstance implements Instance {
       if (isOver) return;
       over();
       this.heardAt = performance.now();
+      this.silentMs = 0;
       ended(error, reply);
     };
     const send = (client: TcpConnection): void => {
@@ -126,8 +130,9 @@ class TcpInstance implements Instance {
     return () => {
       if (isOver) return;
       over();
+      this.silentMs = performance.now() - this.heardAt;
       // The instance is slow, or the machine is gone without a word.
-      if (performance.now() - this.heardAt > silenceMs) this.close();
+      if (this.silentMs > silenceMs) this.close();
     };
   }
 
@@ -154,6 +159,7 @@ class TcpInstance implements Instance {
 
   close(): void {
     this.connection = undefined;
+    this.silentMs = 0;
     for (const client of this.open) client.destroy();
   }
 

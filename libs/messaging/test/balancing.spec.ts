@@ -133,6 +133,23 @@ describe('instances over TCP', () => {
     expect(other.journal.carriedOut.length).toBeGreaterThan(before);
   });
 
+  it('are found over another connection when nothing comes over one, however soon each caller gives up', async () => {
+    const port = await freePort();
+    await start(port);
+    let connections = 0;
+    const way = await listening((socket) => {
+      connections += 1;
+      // As when the machine at its end has gone without a word, and another one has its address.
+      if (connections === 1) socket.resume();
+      else leadOn(socket, port);
+    });
+    const client = messenger.clientFor(probeContract, tcpAt(way));
+    const ask = (): Promise<string> => codeOf(client.call('once', { id: 'x' }, { deadlineMs: 500 }));
+    expect(await ask()).toBe('deadline-exceeded');
+    await eventually(async () => expect(await ask()).toBe('answered'), 15_000);
+    expect(connections).toBe(2);
+  });
+
   it('that are slow get little to do', async () => {
     const at = await ports(3);
     const [slow, ...fast] = await Promise.all(at.map((port) => start(port)));
@@ -293,12 +310,15 @@ const startCutter = async (): Promise<{ port: number; asked: () => number }> => 
   return { port, asked: () => asked };
 };
 
+/** Joins it with another port, so that requests take so much longer. */
+const leadOn = (socket: Socket, port: number, delayMs = 0): void => {
+  const onward = connect(port, '127.0.0.1').on('error', () => socket.destroy());
+  socket
+    .on('data', (data: Buffer) => setTimeout(() => onward.write(data), delayMs))
+    .on('close', () => onward.destroy());
+  onward.pipe(socket);
+};
+
 /** The port of a way to another port on which requests take so much longer. */
 const delayed = (port: number, delayMs: number): Promise<number> =>
-  listening((socket) => {
-    const onward = connect(port, '127.0.0.1').on('error', () => socket.destroy());
-    socket
-      .on('data', (data: Buffer) => setTimeout(() => onward.write(data), delayMs))
-      .on('close', () => onward.destroy());
-    onward.pipe(socket);
-  });
+  listening((socket) => leadOn(socket, port, delayMs));

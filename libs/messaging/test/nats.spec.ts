@@ -164,19 +164,47 @@ describeWithNats('requests over NATS', () => {
       expect(journal.carriedOut).toEqual([]);
     });
 
-    it('are refused while so much is being fetched that memory may not do', async () => {
-      await start();
-      // Nobody gives any part of these.
+    /** As much as is fetched at once; nobody gives any part of it. @returns one more such message */
+    const offerMuch = (): Buffer => {
       const offer = { at: 'cleave.test.silent', bytes: 16_777_216, withinMs: 1_000 };
       hands.subscribe(offer.at, { callback: () => undefined });
       for (let asked = 0; asked < 8; asked += 1) {
         hands.publish(requestSubject('probe.once'), encodeFrame({ offer }), { reply: `cleave.test.${asked}` });
       }
-      expect((await ask('once', encodeFrame({ offer }))).head['err']).toMatchObject({ code: 'unavailable' });
+      return encodeFrame({ offer });
+    };
+
+    it('are refused while so much is being fetched that memory may not do', async () => {
+      await start();
+      expect((await ask('once', offerMuch())).head['err']).toMatchObject({ code: 'unavailable' });
       // What comes whole needs nothing fetched, and once they are given up, there is room.
       expect(await ask('once', encodeFrame({ meta }, '{"id":"y"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
       const large = 'x'.repeat(2_000_000);
       await eventually(async () => expect((await client.call('torrent', large)) === large).toBe(true));
+    });
+
+    it('are refused where they offer nonsense, after which memory is as limited as before', async () => {
+      await start();
+      const right = { at: 'cleave.test.silent', bytes: 1, withinMs: 1_000 };
+      const wrong = [null, 1, {}, { ...right, at: 'two words' }, { ...right, bytes: '1' }, { ...right, bytes: -1 }];
+      for (const offer of wrong) {
+        const { head } = await ask('once', encodeFrame({ offer }));
+        expect(head['err']).toMatchObject({ code: 'invalid-request' });
+      }
+      expect((await ask('once', offerMuch())).head['err']).toMatchObject({ code: 'unavailable' });
+    });
+
+    it('do not deafen a client to which they offer nonsense as a reply that it does not wait for', async () => {
+      const heard = new Promise<string>((resolve) =>
+        hands.subscribe(requestSubject('probe.*'), { max: 1, callback: (_, { reply }) => resolve(String(reply)) }),
+      );
+      await hands.flush();
+      await failureOf(client.call('ping', undefined, { deadlineMs: 100 }));
+      const inbox = (await heard).replace(/\.[^.]*$/, '');
+      hands.publish(`${inbox}.unasked`, encodeFrame({ offer: {} }), { reply: 'nobody' });
+      await hands.flush();
+      await start();
+      await client.call('ping', undefined, { deadlineMs: 2_000 });
     });
 
     it('come to nothing when what they offer is gone', async () => {

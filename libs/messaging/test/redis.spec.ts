@@ -1,7 +1,7 @@
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
-import { redisOrSkip, startRedis } from '#testing';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { eventually as repeated, RedisProxy, redisOrSkip, startRedis } from '#testing';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createClient } from '@redis/client';
 import { Messenger, type Address, type ContractClient } from '../src/index.js';
 import { group, largestAtOnce, longestQueue, open, queueKeys, redisConnection, shut } from '../src/redis-queue.js';
@@ -108,6 +108,18 @@ describeWithRedis('requests over Redis', () => {
     await client.call('once', { id: 'fresh' });
     await queueLength(0);
     expect(journal.carriedOut).toEqual(['fresh']);
+  });
+
+  it('are carried out in time whatever the clock of the machine is set to', async () => {
+    await start();
+    await client.call('ping', undefined);
+    const now = Date.now.bind(Date);
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 3_600_000);
+    try {
+      expect(await codeOf(client.call('ping', undefined, { deadlineMs: 500 }))).toBe('answered');
+    } finally {
+      clock.mockRestore();
+    }
   });
 
   it('that a dead instance had read are repeated if that is safe, and refused otherwise', async () => {
@@ -325,6 +337,52 @@ describeWithRedis('requests over Redis', () => {
     await client.call('ping', undefined);
     await hands.flushAll();
     await eventually(async () => ((await codeOf(client.call('ping', undefined))) === 'answered' ? true : undefined));
+  });
+
+  it('go on after something was published to a client that are no replies', async () => {
+    const { journal } = await start();
+    const held = client.call('wait', { id: 'held' });
+    await journal.arrived('held');
+    const [channel] = await hands.pubSubChannels('cleave:answers:*');
+    for (const nonsense of ['nonsense', '{', '4#null', '3#1', '']) await hands.publish(channel as string, nonsense);
+    journal.letGo('held');
+    expect(await held).toBe('held');
+    expect(await codeOf(client.call('ping', undefined, { deadlineMs: 2_000 }))).toBe('answered');
+  });
+
+  describe('by an address that leads elsewhere by now', () => {
+    let proxy: RedisProxy;
+    let ask: () => Promise<unknown>;
+    beforeEach(async () => {
+      proxy = await RedisProxy.start(redis.port);
+      const there: Address = { scheme: 'redis', url: proxy.url };
+      running.push(await startInstance([there]));
+      const { call } = messenger.clientFor(probeContract, there);
+      ask = () => codeOf(call('ping', undefined, { deadlineMs: 500 }));
+      expect(await ask()).toBe('answered');
+    });
+    afterEach(async () => {
+      await messenger.onApplicationShutdown();
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      await proxy.stop();
+    });
+
+    it('go on over other connections when nothing comes over those that there are, though much is sent', async () => {
+      proxy.strand();
+      await repeated(async () => expect(await ask()).toBe('answered'), 20_000);
+    });
+
+    it('go on at the new primary when the old one has become a replica of it', async () => {
+      const primary = await startRedis();
+      try {
+        await hands.sendCommand(['REPLICAOF', '127.0.0.1', String(primary.port)]);
+        proxy.port = primary.port;
+        await repeated(async () => expect(await ask()).toBe('answered'), 20_000);
+      } finally {
+        await hands.sendCommand(['REPLICAOF', 'NO', 'ONE']);
+        await primary.stop();
+      }
+    });
   });
 
   it('leave no connection behind when one is ended while it is being made', async () => {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { logBeginning, orderLogEvent, type OrderLogEvent } from '#contracts';
 import { EventBus, EventConsumer, eventBus, partOf, type Checkpoint, type NatsAddress } from '#events';
-import { withTrace } from '#telemetry';
+import { withWork } from '#telemetry';
 import { natsOrSkip, startNats, testDatabase, type NatsServer, type TestDatabase } from '#testing';
 import { PublishEvents, eventsIn } from '../src/use-cases/publish-events.js';
 import { FakeInventory, newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
@@ -58,7 +58,7 @@ describeWithNats('what happens to orders', () => {
     collects.onApplicationBootstrap();
     const tenant = newTenant();
     for (let number = 0; number < 40; number += 1)
-      await withTrace(traceparent, () => one.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }), null));
+      await withWork({ traceparent }, () => one.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }), null));
     while (collects.events.length < 40) await setTimeout(10);
     await Promise.all([publishes, collects].map((it) => it.beforeApplicationShutdown()));
     const { events } = await readLog(logBeginning, 1_000);

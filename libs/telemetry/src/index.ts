@@ -5,13 +5,4 @@ export { ServiceLog, processLog } from './log.js';
 export { Metrics, answerSeconds, metricsType } from './metrics.js';
 export { observeProcess } from './process-metrics.js';
 export { Traces, errorTypeOf, failed, traceparentFrom, withSpan } from './traces.js';
-export {
-  currentTrace,
-  currentWork,
-  noteOfWork,
-  requestIdOf,
-  traceparentOf,
-  withTrace,
-  withWork,
-  type Work,
-} from './work.js';
+export { currentTrace, currentWork, noteOfWork, requestIdOf, traceparentOf, withWork, type Work } from './work.js';

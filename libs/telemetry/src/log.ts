@@ -1,3 +1,4 @@
+import { inspect } from 'node:util';
 import type { LoggerService } from '@nestjs/common';
 import { pino, type Logger as Pino } from 'pino';
 import { asJson, asText, logLevels, withoutSecrets, type LogFormat, type LogLevel } from './log-line.js';
@@ -116,9 +117,16 @@ export class ServiceLog implements LoggerService {
 
 const isStack = (text: string): boolean => /\n[^\S\n]{1,40}at |^caused by: /m.test(text);
 
+/** Never throws: what is to be told of has gone wrong already. */
 const textOf = (message: unknown): string => {
-  if (message instanceof Error) return message.message;
-  return typeof message === 'string' ? message : (JSON.stringify(message) ?? String(message));
+  if (message instanceof Error) return String(message.message);
+  if (typeof message === 'string') return message;
+  try {
+    return JSON.stringify(message) ?? String(message);
+  } catch {
+    // What goes in circles has no JSON, nor have big integers.
+    return inspect(message);
+  }
 };
 
 const ofCurrentWork = (): Record<string, string> => {

@@ -46,10 +46,6 @@ export const currentTrace = (): string | undefined => works.getStore()?.tracepar
 /** Does what follows from `doIt` as this work and as no other. */
 export const withWork = <T>(work: Work, doIt: () => T): T => works.run(work, doIt);
 
-/** Does what follows from `doIt` as part of a trace; of none costs nothing. */
-export const withTrace = <T>(traceparent: string | undefined, doIt: () => T): T =>
-  traceparent === undefined ? doIt() : works.run({ ...works.getStore(), traceparent }, doIt);
-
 /** Adds what has become known of the work that is under way. */
 export const noteOfWork = (known: Pick<Work, 'tenant' | 'orderId'>): void => {
   const work = works.getStore();

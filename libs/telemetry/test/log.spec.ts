@@ -49,6 +49,21 @@ describe('the log', () => {
     }
   });
 
+  it('takes whatever is thrown', () => {
+    const { log, last } = logOf('json');
+    const circle: Record<string, unknown> = { code: 'round' };
+    circle['self'] = circle;
+    for (const [thrown, told] of [
+      [circle, 'round'],
+      [{ big: 1n }, '1n'],
+      [undefined, 'undefined'],
+      [Object.assign(new Error(), { message: { code: 'odd' } }), 'object'],
+    ] as const) {
+      log.error(thrown, 'Shop');
+      expect(last()).toMatchObject({ level: 'error', msg: expect.stringContaining(told) });
+    }
+  });
+
   const forged = 'x\n{"level":"info","msg":"forged"}\r\n12:00:00.000 INFO  forged\u001b[2J\u2028\u202e';
 
   it.each(['json', 'text'] as const)('cannot be told to begin a line, in %s', (format) => {

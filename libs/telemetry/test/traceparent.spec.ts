@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
-import { currentTrace, traceparentOf, withTrace } from '#telemetry';
+import { currentTrace, traceparentOf, withWork } from '#telemetry';
 
 const traceparent = '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01';
 
@@ -22,12 +22,12 @@ describe('traceparent', () => {
   });
 
   it('belongs to the work that follows, whatever that waits for, and to no other', async () => {
-    const seen = withTrace(traceparent, async () => {
+    const seen = withWork({ traceparent }, async () => {
       await setTimeout(1);
       return currentTrace();
     });
     expect(currentTrace()).toBeUndefined();
     expect(await seen).toBe(traceparent);
-    expect(withTrace(undefined, currentTrace)).toBeUndefined();
+    expect(withWork({}, currentTrace)).toBeUndefined();
   });
 });

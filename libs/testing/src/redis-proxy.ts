@@ -35,6 +35,11 @@ export class RedisProxy {
   /** Nothing gets through any more in either direction, and no connection ends: as with a cable that is cut. */
   freeze(): void {
     this.isFrozen = true;
+    this.strand();
+  }
+
+  /** The same for the connections that there are: who connects anew comes through, as when another machine has the address. */
+  strand(): void {
     for (const { client, redis } of this.lines) {
       client.pause();
       redis.pause();
