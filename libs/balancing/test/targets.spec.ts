@@ -29,3 +29,22 @@ it('a name that nobody answers for holds up none of the others, at the start or 
   await eventually(async () => expect(known()).toEqual(['127.0.0.2']));
   targets.close();
 });
+
+it('all there are at present are known, however long ago the names were looked up', async () => {
+  let addresses = ['127.0.0.1'];
+  const targets = new Targets({
+    name: 'order',
+    at: [
+      { host: 'order.test', port: 1 },
+      { host: '127.0.0.9', port: 2 },
+    ],
+    instanceAt: (_place, address) => new Silent(address),
+    lookup: () => Promise.resolve(addresses),
+    lookupMs: 60_000,
+  });
+  const current = async () => [...(await targets.current()).keys()].toSorted();
+  expect(await current()).toEqual(['127.0.0.1:1', '127.0.0.9:2']);
+  addresses = ['127.0.0.2', '127.0.0.3'];
+  expect(await current()).toEqual(['127.0.0.2:1', '127.0.0.3:1', '127.0.0.9:2']);
+  targets.close();
+});
