@@ -59,6 +59,8 @@ export class OrderModel {
   private readonly refused = new Set<string>();
   private readonly answers = new Map<string, { command: ModelCommand; order?: ModelOrder }>();
   private readonly changes = new Map<string, unknown>();
+  /** What holds were given back of; one that is asked for after that has another name. */
+  private readonly givenBack = new Set<string>();
   /** Every keyed request that was made, whatever came of it. */
   readonly keyed: [string, ModelCommand][] = [];
   private unkeyed = 0;
@@ -94,7 +96,9 @@ export class OrderModel {
     if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
 
     const recorded = stored?.order && same(stored.command, command);
-    const decision = recorded ? 'held' : this.decide(slot, command);
+    // Asked first is the hold that was given back; nobody hears that, and asks for another one.
+    const isGivenBack = fault === 'reserve not heard' && this.givenBack.has(slot);
+    const decision = recorded || isGivenBack ? 'held' : this.decide(slot, command);
     if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
     if (decision === 'unknown-product') return replay() ?? { outcome: decision };
     if (decision === 'out-of-stock') {
@@ -112,7 +116,7 @@ export class OrderModel {
       if (!recorded) this.decide(slot, command);
     }
     if (stored) {
-      if (fault !== 'record not heard') this.orphans.delete(slot);
+      if (fault !== 'record not heard' && this.orphans.has(slot)) this.giveBack(slot);
       return replay()!;
     }
     const order = this.record(key, command, this.orphans.get(slot)!);
@@ -131,6 +135,11 @@ export class OrderModel {
     }
     this.orphans.set(slot, { units, overdueAt: this.now + this.holdMs, isConfirmed: false });
     return 'held';
+  }
+
+  private giveBack(slot: string): void {
+    this.orphans.delete(slot);
+    this.givenBack.add(slot);
   }
 
   private record(key: string | null, command: ModelCommand, hold: Hold): ModelOrder {
@@ -216,7 +225,7 @@ export class OrderModel {
     const swept = { released: 0, confirmed: 0 };
     for (const [slot, { overdueAt }] of this.orphans) {
       if (overdueAt > this.now) continue;
-      this.orphans.delete(slot);
+      this.giveBack(slot);
       swept.released += 1;
       this.tombstones += 1;
     }
