@@ -4,7 +4,6 @@ import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { CacheEngine } from '#cache-engine';
 import {
-  CleaveError,
   cacheBatch,
   cacheBatchRequest,
   cacheEntryWritten,
@@ -19,6 +18,7 @@ import {
   invalidateCacheRequest,
   leaseCacheKeyRequest,
   putCacheEntryRequest,
+  invalidRequest,
 } from '#contracts';
 import { CalledBy, Endpoint, JsonText, valid } from '#rest';
 import type { Caller } from '#security';
@@ -218,6 +218,5 @@ const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | unde
   if (ifMatch === undefined && ifNoneMatch?.trim() === '*') return null;
   const version = ifNoneMatch === undefined ? /^"([!#-~]*)"$/.exec(ifMatch!.trim())?.[1] : undefined;
   if (version !== undefined) return version;
-  const fault = { path: 'If-Match', message: 'must be one entity tag; or If-None-Match: * to write where nothing is' };
-  throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
+  throw invalidRequest('If-Match', 'must be one entity tag; or If-None-Match: * to write where nothing is');
 };

@@ -81,3 +81,9 @@ export class CleaveError extends Error {
     return errorCodes[this.code].status;
   }
 }
+
+/** `invalid-request` because of one part of the request. */
+export const invalidRequest = (path: string, message: string): CleaveError => {
+  const fault: Fault = { path, message };
+  return new CleaveError('invalid-request', `${path}: ${message}`, { faults: [fault] });
+};

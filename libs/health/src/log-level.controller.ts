@@ -1,7 +1,7 @@
 import { Body, Controller, Get, Header, Inject, Logger, Optional, Put } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
-import { CleaveError, type Fault } from '#contracts';
+import { CleaveError, invalidRequest } from '#contracts';
 import { CalledBy, Endpoint, valid } from '#rest';
 import type { Caller } from '#security';
 import { logLevels, processLog } from '#telemetry';
@@ -107,14 +107,13 @@ export class LogLevelController {
   }
 }
 
-const unknownService = (services: readonly string[]): CleaveError => {
-  const message =
+const unknownService = (services: readonly string[]): CleaveError =>
+  invalidRequest(
+    'service',
     services.length > 0
       ? `must be ${services.join(' or ')}`
-      : 'is for a process that passes requests on, such as the gateway; leave it out here';
-  const fault: Fault = { path: 'service', message };
-  return new CleaveError('invalid-request', `${fault.path}: ${message}`, { faults: [fault] });
-};
+      : 'is for a process that passes requests on, such as the gateway; leave it out here',
+  );
 
 const toldNobody = (service: string, refused: readonly { address: string; why: string }[]): CleaveError => {
   const why = refused.map((it) => `${it.address}: ${it.why}`).join('; ') || 'it has no address';

@@ -1,6 +1,6 @@
 import { isUtf8 } from 'node:buffer';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
-import { CleaveError, limits } from '#contracts';
+import { CleaveError, invalidRequest, limits } from '#contracts';
 
 /**
  * Makes JSON in UTF-8 the one body the server reads. A request without a body has the body `undefined`, whatever its
@@ -128,7 +128,4 @@ const refuseLossy = (root: unknown, json: string): void => {
 
 const isKept = (token: string): boolean => Number.isSafeInteger(Number(token)) || String(Number(token)) === token;
 
-const faulty = (path: string[], message: string): CleaveError => {
-  const fault = { path: path.join('.'), message };
-  return new CleaveError('invalid-request', `${fault.path}: ${message}`, { faults: [fault] });
-};
+const faulty = (path: string[], message: string): CleaveError => invalidRequest(path.join('.'), message);

@@ -1,7 +1,7 @@
 import { createParamDecorator, type ExecutionContext } from '@nestjs/common';
 import { ApiHeader } from '@nestjs/swagger';
 import type { FastifyRequest } from 'fastify';
-import { CleaveError, limits } from '#contracts';
+import { CleaveError, invalidRequest, limits } from '#contracts';
 
 const requestOf = (context: ExecutionContext): FastifyRequest => context.switchToHttp().getRequest();
 
@@ -80,10 +80,8 @@ export const IfMatch = createParamDecorator(
     const header = requestOf(context).headers['if-match']?.trim();
     if (header === undefined || header === '*') return undefined;
     const tags = entityTagsIn(header);
-    if (tags === undefined) {
-      const fault = { path: 'If-Match', message: 'must be entity tags such as "v3", with commas between them, or *' };
-      throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
-    }
+    if (tags === undefined)
+      throw invalidRequest('If-Match', 'must be entity tags such as "v3", with commas between them, or *');
     const versions = tags.flatMap((tag) => /^"v([1-9]\d{0,14})"$/.exec(tag)?.[1] ?? []).map(Number);
     if (versions.length === 0) {
       throw new CleaveError('precondition-failed', 'The entity tag is not one of ours. Read the resource again.');

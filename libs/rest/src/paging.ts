@@ -1,6 +1,6 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import type { z } from 'zod';
-import { CleaveError, limits } from '#contracts';
+import { CleaveError, invalidRequest, limits } from '#contracts';
 
 /**
  * The number of items on a page, from the text of `?limit=`: 50 when left out, at most 200 however much is asked for.
@@ -9,10 +9,7 @@ import { CleaveError, limits } from '#contracts';
  */
 export const pageLimit = (text: string | undefined): number => {
   if (text === undefined) return limits.defaultPage;
-  if (!/^\d+$/.test(text) || /^0+$/.test(text)) {
-    const fault = { path: 'limit', message: 'must be a whole number from 1' };
-    throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
-  }
+  if (!/^\d+$/.test(text) || /^0+$/.test(text)) throw invalidRequest('limit', 'must be a whole number from 1');
   return Math.min(Number(text), limits.page);
 };
 

@@ -8,6 +8,7 @@ import {
   type CreateKeyRequest,
   type IssuedKey,
   type Scope,
+  invalidRequest,
 } from '#contracts';
 import { keyTextOf, secretHashOf } from '#security';
 
@@ -62,10 +63,7 @@ export class ManageKeys {
   /** @throws CleaveError `too-many-keys`, or `invalid-request` for an end that is past */
   async issue(tenant: string, request: CreateKeyRequest): Promise<IssuedKey> {
     const { name, scopes, account = defaultAccount, expires_at: expiresAt = null } = request;
-    if (expiresAt && expiresAt.getTime() <= Date.now()) {
-      const fault = { path: 'expires_at', message: 'must be in the future' };
-      throw new CleaveError('invalid-request', `${fault.path}: ${fault.message}`, { faults: [fault] });
-    }
+    if (expiresAt && expiresAt.getTime() <= Date.now()) throw invalidRequest('expires_at', 'must be in the future');
     const secret = newSecret();
     const wanted = { tenant, account, name, scopes: [...new Set(scopes)], secretHash: secretHashOf(secret), expiresAt };
     const key = await this.keys.add(wanted, limits.keys);
