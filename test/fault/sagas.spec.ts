@@ -2,7 +2,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/glob
 import { Api, ok, type Order } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { Ledger } from '../support/ledger.js';
-import { has } from '../support/postgres-proxy.js';
+import { has, type Place } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { paused } from './paused.js';
 
@@ -35,6 +35,22 @@ describe('a payment whose worker is paused past its lease', () => {
   const history = async ({ order_id }: Order): Promise<string[]> =>
     (await there.history(order_id)).map((it) => it.type as string);
   const bought = ['placed', 'payment-authorised', 'payment-captured'];
+
+  /** Bought where the worker is paused, and by the other cancelled and paid back before that one goes on. */
+  const cancelledMeanwhile = async (place: Place): Promise<Order> => {
+    let order: Order | undefined;
+    await paused(
+      shape,
+      place,
+      async () => (order = await buy()),
+      async () => {
+        await eventually(async () => expect(order).toBeDefined());
+        ok(await there.cancel(order!.order_id));
+        await eventually(async () => expect(await history(order!)).toContain('payment-reversed'));
+      },
+    );
+    return order!;
+  };
 
   it.each(['order-sagas-move', 'payment-begin', 'payment-simulated-enter', 'payment-settle'])(
     'is led on by another one, and %s of the late one changes nothing',
@@ -77,20 +93,10 @@ describe('a payment whose worker is paused past its lease', () => {
   ])(
     'is cancelled while the money is taken, at %s of %s, which is told once and before it is given back',
     async (statement, word) => {
-      let order: Order | undefined;
-      await paused(
-        shape,
-        { statement, moment: 'before', with: has(word) },
-        async () => (order = await buy()),
-        async () => {
-          await eventually(async () => expect(order).toBeDefined());
-          ok(await there.cancel(order!.order_id));
-          await eventually(async () => expect(await history(order!)).toContain('payment-reversed'));
-        },
-      );
+      const order = await cancelledMeanwhile({ statement, moment: 'before', with: has(word) });
       await ledger.quiet();
-      const { order_id, total_minor } = order!;
-      expect(await history(order!)).toEqual([
+      const { order_id, total_minor } = order;
+      expect(await history(order)).toEqual([
         ...['placed', 'payment-authorised', 'cancelled', 'payment-captured', 'payment-reversed'],
       ]);
       expect(await there.payment(order_id)).toMatchObject({ captured_minor: total_minor, refunded_minor: total_minor });
@@ -98,20 +104,10 @@ describe('a payment whose worker is paused past its lease', () => {
   );
 
   it('is cancelled meanwhile, and the late one confirms nothing', async () => {
-    let order: Order | undefined;
-    await paused(
-      shape,
-      { statement: 'order-sagas-move', moment: 'before' },
-      async () => (order = await buy()),
-      async () => {
-        await eventually(async () => expect(order).toBeDefined());
-        ok(await there.cancel(order!.order_id));
-        await eventually(async () => expect(await history(order!)).toContain('payment-reversed'));
-      },
-    );
+    const order = await cancelledMeanwhile({ statement: 'order-sagas-move', moment: 'before' });
     await ledger.quiet();
-    expect(await history(order!)).toEqual(['placed', 'cancelled', 'payment-reversed']);
-    expect(await there.payment(order!.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
-    expect(await there.stock(order!.lines[0]!.product_id)).toMatchObject({ reserved: 0 });
+    expect(await history(order)).toEqual(['placed', 'cancelled', 'payment-reversed']);
+    expect(await there.payment(order.order_id)).toMatchObject({ authorised_minor: 0, captured_minor: 0 });
+    expect(await there.stock(order.lines[0]!.product_id)).toMatchObject({ reserved: 0 });
   });
 });

@@ -1,7 +1,7 @@
 import { EventEmitter } from 'node:events';
 import type { Cache } from 'cache-manager';
 import { longestTtlMs, type Namespace } from './namespace.js';
-import { CacheUnavailable } from './redis-tier.js';
+import { CacheUnavailable, pagesOf } from './redis-tier.js';
 
 /** What `@nestjs/cache-manager` asks for its cache by. */
 export const cacheManagerToken = 'CACHE_MANAGER';
@@ -57,7 +57,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     return value;
   };
   const mdel = async (keys: string[]): Promise<true> => {
-    for (let at = 0; at < keys.length; at += mostDeleted) await namespace.delete(...keys.slice(at, at + mostDeleted));
+    for (const page of pagesOf(keys, mostDeleted)) await namespace.delete(...page);
     for (const key of keys) events.emit('del', { key });
     return true;
   };

@@ -483,7 +483,7 @@ type OfVersion = readonly [key: string, version: string];
 type Page = (string | null | CacheUnavailable)[];
 
 /** Not so much at a time that Redis keeps others waiting. */
-const pagesOf = <Item>(items: readonly Item[], most = largestRead): Item[][] => {
+export const pagesOf = <Item>(items: readonly Item[], most = largestRead): Item[][] => {
   const pages: Item[][] = [];
   for (let at = 0; at < items.length; at += most) pages.push(items.slice(at, at + most));
   return pages;
