@@ -110,14 +110,14 @@ const all = [
   {
     bug: 'the stock passes over events of transactions that still run',
     file: 'libs/order/src/adapters/postgres-outbox.ts',
-    replace: / AND xid < \$\{horizon\}(?=\s+ORDER BY xid, id LIMIT \$3\n)/g,
+    replace: / AND e\.xid < \$\{horizon\}(?=\s+ORDER BY e\.xid, e\.id LIMIT \$3`)/g,
     by: '',
     caughtBy: 'libs/order/test/outbox',
   },
   {
     bug: 'the feed of a tenant passes over events of transactions that still run',
     file: 'libs/order/src/adapters/postgres-outbox.ts',
-    replace: / AND e\.xid < \$\{horizon\}/g,
+    replace: / AND e\.xid < \$\{horizon\}(?= AND e\.tenant_id)/g,
     by: '',
     caughtBy: 'libs/order/test/outbox',
   },

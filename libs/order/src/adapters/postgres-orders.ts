@@ -19,6 +19,7 @@ import {
 } from '../use-cases/reserve-and-record.js';
 import type { VoidOrders } from '../use-cases/sweep-holds.js';
 import { OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
+import { withinLines } from './within-lines.js';
 
 /**
  * Orders in Postgres. What every order goes through is a prepared statement over arrays, each its own transaction; reads
@@ -265,17 +266,14 @@ export const orderColumns = `
   o.total_minor AS "totalMinor", o.returned_total_minor AS "returnedTotalMinor", o.lines, o.adjustments, o.metadata,
   o.payment_method AS "paymentMethod", o.version, o.created_at AS "createdAt", o.updated_at AS "updatedAt"`;
 
-/** A tombstone is no order: nobody who reads orders meets one. Lines are counted before any of them are read. */
-const pageOf = (conditions: string): string => `
-  SELECT p.* FROM (
-    SELECT o.*, sum(o.size) OVER (ORDER BY o."orderId" DESC ROWS UNBOUNDED PRECEDING) AS so_far
-    FROM (
-      SELECT ${orderColumns}, jsonb_array_length(o.lines) AS size FROM orders.orders o
-      WHERE o.tenant_id = $1${conditions}
-      ORDER BY o.order_id DESC LIMIT $2
-    ) o
-  ) p
-  WHERE p.so_far - p.size < $3 ORDER BY p."orderId" DESC`;
+/** A tombstone is no order: nobody who reads orders meets one. */
+const pageOf = (conditions: string): string => {
+  const rows = `
+    SELECT ${orderColumns}, jsonb_array_length(o.lines) AS size FROM orders.orders o
+    WHERE o.tenant_id = $1${conditions}
+    ORDER BY o.order_id DESC LIMIT $2`;
+  return `SELECT p.* FROM ${withinLines(rows, 's."orderId" DESC', '$3')} p ORDER BY p."orderId" DESC`;
+};
 
 const byId = {
   name: 'order-by-id',

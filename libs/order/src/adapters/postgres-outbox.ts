@@ -6,6 +6,7 @@ import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import { pageLines } from '../use-cases/read-orders.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
+import { withinLines } from './within-lines.js';
 
 type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
 
@@ -198,21 +199,20 @@ const wholeSecond = '2026-11-30 12:00:00'.length;
 /** What is below it is committed or never will be. */
 const horizon = `orders.log_number(pg_snapshot_xmin(pg_current_snapshot()))`;
 
+const handedOver = `coalesce(jsonb_array_length(e.data->'lines'), 0) AS size`;
+
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
+const unread = `
+  SELECT e.*, ${handedOver} FROM orders.events e
+  WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < ${horizon}
+  ORDER BY e.xid, e.id LIMIT $3`;
+
 const read = {
   name: 'order-outbox-read',
   text: `
     SELECT p.xid::text, p.id::text, p.tenant_id AS tenant, p.order_id AS subject, p.reservation_id AS "reservationId",
       p.version, p.type, p.status, p.data, p.traceparent, p.so_far::int AS "linesSoFar"
-    FROM (
-      SELECT e.*, sum(e.size) OVER (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING) AS so_far
-      FROM (
-        SELECT *, coalesce(jsonb_array_length(data->'lines'), 0) AS size FROM orders.events
-        WHERE (xid, id) > ($1::xid8, $2::bigint) AND xid < ${horizon}
-        ORDER BY xid, id LIMIT $3
-      ) e
-    ) p
-    WHERE p.so_far - p.size < $4::int
+    FROM ${withinLines(unread, 's.xid, s.id', '$4::int')} p
     ORDER BY p.xid, p.id`,
 };
 
@@ -229,20 +229,16 @@ const restoredLog =
   'restored from a dump. Nothing would be told of what happens next. Run `SELECT orders.continue_log()` in it, once, and ' +
   'start again (docs/operations.md).';
 
+const unreadOfTenant = `
+  SELECT e.*, ${handedOver} FROM orders.events e
+  WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < ${horizon} AND e.tenant_id = $1
+  ORDER BY e.xid, e.id LIMIT $4`;
+
 const feed = {
   name: 'order-feed',
   text: `
     SELECT p.xid::text, p.id::text, p.order_id AS "orderId", p.version, p.type, p.status, p.data, p.at
-    FROM (
-      SELECT s.*, sum(s.size) OVER (ORDER BY s.xid, s.id ROWS UNBOUNDED PRECEDING) AS so_far
-      FROM (
-        SELECT e.*, coalesce(jsonb_array_length(e.data->'lines'), 0) AS size FROM orders.events e
-        WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < ${horizon}
-          AND e.tenant_id = $1
-        ORDER BY e.xid, e.id LIMIT $4
-      ) s
-    ) p
-    WHERE p.so_far - p.size < $5::int
+    FROM ${withinLines(unreadOfTenant, 's.xid, s.id', '$5::int')} p
     ORDER BY p.xid, p.id`,
 };
 

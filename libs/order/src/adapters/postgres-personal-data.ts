@@ -8,6 +8,7 @@ import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
 import type { CustomerData } from '../use-cases/serve-customers.js';
 import { orderOf, type OrderRow } from './order.entity.js';
 import { orderColumns } from './postgres-orders.js';
+import { withinLines } from './within-lines.js';
 
 type KeyRow = Customer & WrappedKey;
 
@@ -139,23 +140,21 @@ const keptOrders = {
     WHERE o.tenant_id = $1 AND o.order_id = ANY ($2::uuid[]) AND o.status <> 'void'`,
 };
 
-/** Lines are counted before any of them are read, those that the history is told by as well. */
+/** The lines that the history is told by count as well. */
+const keptOfCustomer = `
+  SELECT ${keptColumns}, jsonb_array_length(o.lines) + (
+    SELECT coalesce(sum(jsonb_array_length(e.data->'lines')), 0) FROM orders.events e
+    WHERE e.tenant_id = o.tenant_id AND e.order_id = o.order_id
+  ) AS size
+  FROM orders.orders o
+  WHERE o.tenant_id = $1 AND o.customer_id = $2 AND o.order_id < $3::uuid AND o.status <> 'void'
+  ORDER BY o.order_id DESC LIMIT $4`;
+
 const ordersOfCustomer = {
   name: 'order-kept-of-customer',
   text: `
-    SELECT p.*, p.so_far::bigint AS "linesSoFar" FROM (
-      SELECT o.*, sum(o.size) OVER (ORDER BY o."orderId" DESC ROWS UNBOUNDED PRECEDING) AS so_far
-      FROM (
-        SELECT ${keptColumns}, jsonb_array_length(o.lines) + (
-          SELECT coalesce(sum(jsonb_array_length(e.data->'lines')), 0) FROM orders.events e
-          WHERE e.tenant_id = o.tenant_id AND e.order_id = o.order_id
-        ) AS size
-        FROM orders.orders o
-        WHERE o.tenant_id = $1 AND o.customer_id = $2 AND o.order_id < $3::uuid AND o.status <> 'void'
-        ORDER BY o.order_id DESC LIMIT $4
-      ) o
-    ) p
-    WHERE p.so_far - p.size < $5::int ORDER BY p."orderId" DESC`,
+    SELECT p.*, p.so_far::bigint AS "linesSoFar" FROM ${withinLines(keptOfCustomer, 's."orderId" DESC', '$5::int')} p
+    ORDER BY p."orderId" DESC`,
 };
 
 const histories = {
