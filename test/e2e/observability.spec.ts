@@ -3,9 +3,8 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { samplesIn } from '#testing';
+import { Collector, samplesIn, type CollectedSpan } from '#testing';
 import { Api, ok, refused } from '../support/api.js';
-import { Collector, type Span } from '../support/collector.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { startShape, type Shape } from '../support/shapes.js';
@@ -149,7 +148,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
   });
 });
 
-const pathOf = (name: string, spans: readonly Span[], byId: ReadonlyMap<string, Span>): string => {
+const pathOf = (name: string, spans: readonly CollectedSpan[], byId: ReadonlyMap<string, CollectedSpan>): string => {
   const path: string[] = [];
   for (let it = spans.find((span) => span.name === name); it; it = byId.get(it.parentSpanId!)) path.unshift(it.name);
   return path.join(' > ');

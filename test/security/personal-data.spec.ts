@@ -1,8 +1,8 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import type { customerExport, orderInFull } from '#contracts';
 import type { z } from 'zod';
+import { Collector } from '#testing';
 import { Api, ok, refused, type Order, type Problem } from '../support/api.js';
-import { Collector } from '../support/collector.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';

@@ -3,7 +3,6 @@ import {
   SpanKind,
   SpanStatusCode,
   TraceFlags,
-  isSpanContextValid,
   trace,
   type Span,
   type SpanContext,
@@ -21,17 +20,22 @@ import {
   AlwaysOnSampler,
   BatchSpanProcessor,
   ParentBasedSampler,
+  RandomIdGenerator,
+  SamplingDecision,
   TraceIdRatioBasedSampler,
   TracerProvider,
+  type ReadableSpan,
   type Sampler,
 } from '@opentelemetry/sdk-trace';
 import type { TelemetrySettings } from './environment.js';
-import { currentWork, withWork, type SpanMaker, type SpanOptions } from './work.js';
+import { currentWork, traceparentOf, withWork, type SpanMaker, type SpanOptions } from './work.js';
 
 /** How long a stopping app waits for its last spans to be taken, in milliseconds. */
 const lastSpansWithinMs = 3_000;
 /** Spans that wait to be sent; more are dropped, and cost nobody anything. */
 const mostWaiting = 8_192;
+/** As many as a span has by the specification of OpenTelemetry where nobody says otherwise. */
+const mostLinks = 128;
 
 const kinds = {
   server: SpanKind.SERVER,
@@ -43,7 +47,11 @@ const kinds = {
 /** The spans of one app. Each has its own, as with `Metrics`. Until it is opened it makes none. */
 export class Traces implements SpanMaker {
   private provider: TracerProvider | undefined;
+  private processor: BatchSpanProcessor | undefined;
   private tracer: Tracer | undefined;
+  /** Whether what a sampled span is the parent of is seen as well. */
+  private below: Sampler = new AlwaysOnSampler();
+  private readonly ids = new RandomIdGenerator();
 
   /** Exports by OTLP over HTTP, to where the standard variables of OpenTelemetry say; where they say nothing, does nothing. */
   open(service: string, settings: Partial<TelemetrySettings>): void {
@@ -54,14 +62,19 @@ export class Traces implements SpanMaker {
       timeoutMillis: lastSpansWithinMs,
     });
     const named = resourceFromAttributes({ 'service.name': settings.OTEL_SERVICE_NAME ?? `cleave-${service}` });
+    const { sampler, below } = samplersOf(settings);
+    this.below = below;
+    this.processor = new BatchSpanProcessor({
+      exporter,
+      maxQueueSize: mostWaiting,
+      exportTimeoutMillis: lastSpansWithinMs,
+    });
     this.provider = new TracerProvider({
       resource: defaultResource()
         .merge(named)
         .merge(detectResources({ detectors: [resourceAttributesEnvDetector] })),
-      sampler: samplerOf(settings),
-      spanProcessors: [
-        new BatchSpanProcessor({ exporter, maxQueueSize: mostWaiting, exportTimeoutMillis: lastSpansWithinMs }),
-      ],
+      sampler,
+      spanProcessors: [this.processor],
     });
     this.tracer = this.provider.getTracer('cleave');
   }
@@ -100,14 +113,28 @@ export class Traces implements SpanMaker {
     doIt: () => Promise<T>,
   ): Promise<T> {
     const seen = this.tracer ? [...new Set(parents.filter((it) => it !== undefined && isSampled(it)))] : [];
-    const [first, ...others] = seen;
+    const [first, ...others] = seen as string[];
     const work = { traces: this.tracer && this };
-    const span = first === undefined ? undefined : this.begin(name, first, { ...options, links: others as string[] });
-    if (!span) return withWork({ ...work, traceparent: parents.length === 1 ? parents[0] : undefined }, doIt);
-    const traceparent = traceparentFrom(span);
-    const beside = others.map((it) => this.begin(name, it, { ...options, links: [traceparent] }));
-    const spans = [span, ...beside];
-    return ending(spans, () => withWork({ ...work, traceparent }, doIt));
+    const links = others.slice(0, mostLinks);
+    const lead = first === undefined ? undefined : this.begin(name, first, { ...options, links });
+    if (!lead) return withWork({ ...work, traceparent: parents.length === 1 ? parents[0] : undefined }, doIt);
+    try {
+      return await ending(lead, () => withWork({ ...work, traceparent: traceparentFrom(lead) }, doIt));
+    } finally {
+      this.showBeside(lead as Span & ReadableSpan, others);
+    }
+  }
+
+  /** Where every request is traced most spans are these, and the SDK would take several times as long to make them. */
+  private showBeside(lead: ReadableSpan, parents: readonly string[]): void {
+    const links = [{ context: lead.spanContext() }];
+    for (const parent of parents.map(contextOf)) {
+      const { traceId } = parent;
+      const { decision } = this.below.shouldSample(ROOT_CONTEXT, traceId, lead.name, lead.kind, lead.attributes, links);
+      if (decision !== SamplingDecision.RECORD_AND_SAMPLED) continue;
+      const own = { traceId, spanId: this.ids.generateSpanId(), traceFlags: TraceFlags.SAMPLED };
+      this.processor?.onEnd(spanBeside(lead, own, parent, links));
+    }
   }
 
   async close(): Promise<void> {
@@ -124,22 +151,46 @@ export const withSpan = <T>(name: string, options: SpanOptions, doIt: () => Prom
   if (!work?.traces || work.traceparent === undefined) return doIt();
   const span = work.traces.begin(name, work.traceparent, options);
   if (!span) return doIt();
-  return ending([span], () => withWork({ ...work, traceparent: traceparentFrom(span) }, doIt));
+  return ending(span, () => withWork({ ...work, traceparent: traceparentFrom(span) }, doIt));
 };
 
-const ending = async <T>(spans: readonly (Span | undefined)[], doIt: () => Promise<T>): Promise<T> => {
+const ending = async <T>(span: Span, doIt: () => Promise<T>): Promise<T> => {
   try {
     const result = await doIt();
-    for (const span of spans) span?.end();
+    span.end();
     return result;
   } catch (error) {
-    for (const span of spans) {
-      if (span) failed(span, errorTypeOf(error));
-      span?.end();
-    }
+    failed(span, errorTypeOf(error));
+    span.end();
     throw error;
   }
 };
+
+/** What was done for many at once, as it shows in the trace of another one of them: the same but for where it belongs. */
+const spanBeside = (
+  lead: ReadableSpan,
+  own: SpanContext,
+  parentSpanContext: SpanContext,
+  links: ReadableSpan['links'],
+): ReadableSpan => ({
+  name: lead.name,
+  kind: lead.kind,
+  spanContext: () => own,
+  parentSpanContext,
+  startTime: lead.startTime,
+  endTime: lead.endTime,
+  duration: lead.duration,
+  ended: lead.ended,
+  status: lead.status,
+  attributes: lead.attributes,
+  events: lead.events,
+  links,
+  resource: lead.resource,
+  instrumentationScope: lead.instrumentationScope,
+  droppedAttributesCount: lead.droppedAttributesCount,
+  droppedEventsCount: lead.droppedEventsCount,
+  droppedLinksCount: 0,
+});
 
 /** Of what went wrong the kind is told: its words may be about somebody. */
 export const failed = (span: Span, errorType: string): void => {
@@ -159,7 +210,7 @@ export const traceparentFrom = (span: Span): string => {
 };
 
 const isSampled = (traceparent: string): boolean =>
-  (Number.parseInt(traceparent.slice(-2), 16) & TraceFlags.SAMPLED) !== 0 && isSpanContextValid(contextOf(traceparent));
+  (Number.parseInt(traceparent.slice(-2), 16) & TraceFlags.SAMPLED) !== 0 && traceparentOf(traceparent) !== undefined;
 
 const contextOf = (traceparent: string): SpanContext => ({
   traceId: traceparent.slice(3, 35),
@@ -168,10 +219,10 @@ const contextOf = (traceparent: string): SpanContext => ({
   isRemote: true,
 });
 
-const samplerOf = ({
+const samplersOf = ({
   OTEL_TRACES_SAMPLER: sampler = 'parentbased_always_on',
   OTEL_TRACES_SAMPLER_ARG: ratio = 1,
-}: Partial<TelemetrySettings>): Sampler => {
+}: Partial<TelemetrySettings>): { sampler: Sampler; below: Sampler } => {
   const [, isParentBased, name] = /^(parentbased_)?(.*)$/.exec(sampler)!;
   const root =
     name === 'always_off'
@@ -179,5 +230,7 @@ const samplerOf = ({
       : name === 'traceidratio'
         ? new TraceIdRatioBasedSampler(ratio)
         : new AlwaysOnSampler();
-  return isParentBased ? new ParentBasedSampler({ root }) : root;
+  return isParentBased
+    ? { sampler: new ParentBasedSampler({ root }), below: new AlwaysOnSampler() }
+    : { sampler: root, below: root };
 };

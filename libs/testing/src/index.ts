@@ -1,4 +1,5 @@
-/** What tests need from the outside: real servers on free ports, a stand-in for Stripe, randomness that can be repeated. */
+/** What tests need from the outside: real servers on free ports, stand-ins for Stripe and a collector, repeatable randomness. */
+export * from './collector.js';
 export * from './database.js';
 export * from './eventually.js';
 export * from './foreign-grpc.js';

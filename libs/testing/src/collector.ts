@@ -3,24 +3,28 @@ import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { text } from 'node:stream/consumers';
 
-export interface Span {
+export interface CollectedSpan {
   traceId: string;
   spanId: string;
   parentSpanId?: string;
   name: string;
   service: string;
+  startTimeUnixNano: string;
+  endTimeUnixNano: string;
+  links: readonly { traceId: string; spanId: string }[];
+  status: { code: number };
 }
 
 interface Sent {
   resourceSpans: {
     resource: { attributes: { key: string; value: { stringValue?: string } }[] };
-    scopeSpans: { spans: Omit<Span, 'service'>[] }[];
+    scopeSpans: { spans: Omit<CollectedSpan, 'service'>[] }[];
   }[];
 }
 
 /** Takes spans by OTLP over HTTP, as a collector of OpenTelemetry does. */
 export class Collector {
-  readonly spans: Span[] = [];
+  readonly spans: CollectedSpan[] = [];
   /** Everything that came, as it came. */
   received = '';
 
@@ -47,7 +51,7 @@ export class Collector {
     return collector;
   }
 
-  of(traceId: string): Span[] {
+  of(traceId: string): CollectedSpan[] {
     return this.spans.filter((it) => it.traceId === traceId);
   }
 
