@@ -59,10 +59,7 @@ export class ObservedRequests {
     if (!this.traces?.areOpen) return undefined;
     const { url, config } = request.routeOptions;
     if ((config as Partial<EndpointConfig> | undefined)?.isAlwaysAdmitted) return undefined;
-    return this.traces.begin(`${request.method} ${url ?? 'unknown'}`, parent, {
-      kind: 'server',
-      attributes: { 'http.request.method': request.method, ...(url && { 'http.route': url }) },
-    });
+    return this.traces.begin(`${request.method} ${url ?? 'unknown'}`, parent, { kind: 'server' });
   }
 
   private end(
@@ -74,7 +71,8 @@ export class ObservedRequests {
     const attributes = attributesOf(request, reply);
     const errorType = attributes['error.type'];
     if (span) {
-      span.setAttributes({ ...attributes, ...(work.orderId && { 'cleave.order_id': work.orderId }) });
+      span.setAttributes(attributes);
+      if (work.orderId !== undefined) span.setAttribute('cleave.order_id', work.orderId);
       if (errorType !== undefined) failed(span, String(errorType));
       span.end();
     }

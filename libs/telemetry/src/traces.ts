@@ -166,7 +166,7 @@ const ending = async <T>(span: Span, doIt: () => Promise<T>): Promise<T> => {
   }
 };
 
-/** What was done for many at once, as it shows in the trace of another one of them: the same but for where it belongs. */
+/** What was done for many at once, as it shows in the trace of another one of them; what there is to say of it is said once. */
 const spanBeside = (
   lead: ReadableSpan,
   own: SpanContext,
@@ -182,13 +182,13 @@ const spanBeside = (
   duration: lead.duration,
   ended: lead.ended,
   status: lead.status,
-  attributes: lead.attributes,
-  events: lead.events,
+  attributes: {},
+  events: [],
   links,
   resource: lead.resource,
   instrumentationScope: lead.instrumentationScope,
-  droppedAttributesCount: lead.droppedAttributesCount,
-  droppedEventsCount: lead.droppedEventsCount,
+  droppedAttributesCount: 0,
+  droppedEventsCount: 0,
   droppedLinksCount: 0,
 });
 
