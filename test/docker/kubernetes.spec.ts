@@ -187,8 +187,8 @@ const namesIn = (overlay: string): string[] => ofKind(overlay, 'Deployment').map
 const appOf = ({ spec }: z.output<typeof deployment | typeof job>): z.output<typeof container> =>
   spec.template.spec.containers[0];
 
-const secrets = (): string[] =>
-  Object.keys((parse(read(`${folder}/secret.example.yaml`)) as { stringData: Record<string, string> }).stringData);
+const exampleSecrets = (): Record<string, string> =>
+  (parse(read(`${folder}/secret.example.yaml`)) as { stringData: Record<string, string> }).stringData;
 
 const mainOf = (it: z.output<typeof deployment | typeof job>): string => appOf(it).args[0];
 const secretValues: Record<string, string> = {
@@ -325,7 +325,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     const taken = [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')].flatMap((it) =>
       appOf(it).env.flatMap((each) => ('valueFrom' in each ? [each.valueFrom.secretKeyRef.key] : [])),
     );
-    expect(secrets()).toEqual(expect.arrayContaining([...new Set(taken)]));
+    expect(Object.keys(exampleSecrets())).toEqual(expect.arrayContaining([...new Set(taken)]));
   });
 
   itRendered(
@@ -417,6 +417,16 @@ const whileAsked = async (url: string, act: () => Promise<void>): Promise<void> 
     await asking;
   }
 };
+
+it.each(['monolith', 'order'])(
+  '%s does not start with the secrets that everybody can read in the example',
+  async (app) => {
+    const elsewhere = { INVENTORY_AT: 'tcp://inventory:4002', PAYMENT_AT: 'tcp://payment:4004' };
+    const given = { HOST: '0.0.0.0', PORT: '!', ...elsewhere, ...exampleSecrets() };
+    const faults = await faultsOf(`dist/apps/${app}/src/main.js`, given);
+    expect(faults.toSorted()).toEqual(['ADMIN_KEY', 'PORT', 'SERVICE_SECRET']);
+  },
+);
 
 it('has the labels, on what is measured in Kubernetes, that rules, dashboards and autoscalers go by', () => {
   const { scrape_configs: configs } = parse(read(`${folder}/prometheus-scrape.yaml`)) as {
