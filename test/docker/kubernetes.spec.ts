@@ -4,8 +4,8 @@ import { describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
 import { webhooksEnvironment } from '#webhooks';
-import { AppProcess } from '../support/app-process.js';
-import { servicePorts } from '../support/shapes.js';
+import { eventually } from '#testing';
+import { startDoors, type Doors } from '../security/doors.js';
 import { faultsOf, unreadBy } from './faults.js';
 
 const folder = 'docker/kubernetes';
@@ -187,8 +187,8 @@ const namesIn = (overlay: string): string[] => ofKind(overlay, 'Deployment').map
 const appOf = ({ spec }: z.output<typeof deployment | typeof job>): z.output<typeof container> =>
   spec.template.spec.containers[0];
 
-const secrets = (): string[] =>
-  Object.keys((parse(read(`${folder}/secret.example.yaml`)) as { stringData: Record<string, string> }).stringData);
+const exampleSecrets = (): Record<string, string> =>
+  (parse(read(`${folder}/secret.example.yaml`)) as { stringData: Record<string, string> }).stringData;
 
 const mainOf = (it: z.output<typeof deployment | typeof job>): string => appOf(it).args[0];
 const secretValues: Record<string, string> = {
@@ -325,7 +325,7 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     const taken = [...ofKind(overlay, 'Deployment'), ...ofKind(overlay, 'Job')].flatMap((it) =>
       appOf(it).env.flatMap((each) => ('valueFrom' in each ? [each.valueFrom.secretKeyRef.key] : [])),
     );
-    expect(secrets()).toEqual(expect.arrayContaining([...new Set(taken)]));
+    expect(Object.keys(exampleSecrets())).toEqual(expect.arrayContaining([...new Set(taken)]));
   });
 
   itRendered(
@@ -342,33 +342,91 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     startsTimeoutMs,
   );
 
-  itRendered('scale by what the adapter makes of what the apps measure', async () => {
-    const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
-      rules: { custom: { name: { as: string }; seriesQuery: string; metricsQuery: string }[] };
-    };
-    const made = rules.custom.map(({ name }) => name.as);
-    for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler'))
-      expect(made).toContain(spec.metrics[1].pods.metric.name);
-    const [at, messages] = await servicePorts(2);
-    const cache = new AppProcess('cache', {
-      HOST: '127.0.0.1',
-      PORT: String(at),
-      CACHE_LISTEN: `tcp://127.0.0.1:${messages}`,
-    });
-    cache.spawn();
-    try {
-      const url = `http://127.0.0.1:${at}`;
-      await cache.untilReady(`${url}/health/ready`);
-      await (await fetch(`${url}/cache?key=x`)).arrayBuffer();
-      const measured = await (await fetch(`${url}/metrics`)).text();
-      for (const { seriesQuery, metricsQuery } of rules.custom)
-        for (const [series] of `${seriesQuery} ${metricsQuery}`.matchAll(/[a-z_]+(?=\{)/g))
-          expect(measured).toMatch(new RegExp(`^${series}\\{`, 'm'));
-    } finally {
-      expect(await cache.stop()).toBeUndefined();
-    }
-  });
+  itRendered(
+    'scale by what the adapter makes of what each app measures',
+    async () => {
+      const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
+        rules: { custom: { name: { as: string }; seriesQuery: string; metricsQuery: string }[] };
+      };
+      const doors = await startDoors();
+      try {
+        for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler')) {
+          const { name } = spec.scaleTargetRef;
+          // The monolith stands for the others: they are in it.
+          const [door, asked] = doorOf[name] ?? ['monolith', '/orders'];
+          const url = doors.urls[door];
+          const { seriesQuery, metricsQuery } = rules.custom.find(
+            (it) => it.name.as === spec.metrics[1].pods.metric.name,
+          )!;
+          const [found] = selectorsIn(seriesQuery);
+          const [followed, ...others] = selectorsIn(metricsQuery);
+          const atRest = await measuredAt(url);
+          for (const it of [found!, ...others]) expect([name, sumOf(it, atRest)]).toEqual([name, expect.any(Number)]);
+          const before = sumOf(followed!, atRest) ?? 0;
+          await whileAsked(`${url}${asked}`, () =>
+            eventually(async () => expect(sumOf(followed!, await measuredAt(url))).toBeGreaterThan(before), 10_000),
+          );
+        }
+      } finally {
+        await doors.stop();
+      }
+    },
+    startsTimeoutMs,
+  );
 });
+
+/** The services that need no database: the process that is asked, and for what. */
+const doorOf: Record<string, [keyof Doors['urls'], string]> = {
+  gateway: ['gateway', '/cache?key=x'],
+  cache: ['service', '/cache?key=x'],
+};
+
+interface Selector {
+  series: string;
+  labels: string[];
+}
+
+const selectorsIn = (query: string): Selector[] =>
+  [...query.matchAll(/([a-z_]+)\{(.*?)\}/g)].map(([, series, selected]) => ({
+    series: series!,
+    labels: [...selected!.matchAll(/\w+="[^"]+"/g)].map(([label]) => label),
+  }));
+
+const measuredAt = async (url: string): Promise<string> => (await fetch(`${url}/metrics`)).text();
+
+/** The sum of the series that are selected; undefined where there is none. */
+const sumOf = ({ series, labels }: Selector, measured: string): number | undefined => {
+  const values = measured
+    .split('\n')
+    .filter((line) => line.startsWith(`${series}{`) && labels.every((label) => line.includes(label)))
+    .map((line) => Number(/\} (\S+)/.exec(line)![1]));
+  return values.length > 0 ? values.reduce((sum, value) => sum + value, 0) : undefined;
+};
+
+/** Has many ask at once, again and again, until it is done. */
+const whileAsked = async (url: string, act: () => Promise<void>): Promise<void> => {
+  let isOver = false;
+  const ask = async (): Promise<void> => {
+    while (!isOver) await (await fetch(url)).arrayBuffer();
+  };
+  const asking = Promise.all(Array.from({ length: 50 }, ask));
+  try {
+    await act();
+  } finally {
+    isOver = true;
+    await asking;
+  }
+};
+
+it.each(['monolith', 'order'])(
+  '%s does not start with the secrets that everybody can read in the example',
+  async (app) => {
+    const elsewhere = { INVENTORY_AT: 'tcp://inventory:4002', PAYMENT_AT: 'tcp://payment:4004' };
+    const given = { HOST: '0.0.0.0', PORT: '!', ...elsewhere, ...exampleSecrets() };
+    const faults = await faultsOf(`dist/apps/${app}/src/main.js`, given);
+    expect(faults.toSorted()).toEqual(['ADMIN_KEY', 'PORT', 'SERVICE_SECRET']);
+  },
+);
 
 it('has the labels, on what is measured in Kubernetes, that rules, dashboards and autoscalers go by', () => {
   const { scrape_configs: configs } = parse(read(`${folder}/prometheus-scrape.yaml`)) as {

@@ -57,6 +57,11 @@ describe('the log of a service behind the gateway', () => {
   afterAll(() => shape?.stop());
 
   const change = (body: object) => operator.send<Changed>('PUT', path, { body });
+  const levels = (query: string) =>
+    operator.send<{ level?: string; instances?: { address: string; level?: string; why?: string }[] }>(
+      'GET',
+      `${path}${query}`,
+    );
   const levelsSaid = (name: string) =>
     [...shape.service(name).log.matchAll(/"msg":"the level of the log is (\w+) and was (\w+)"/g)].map(
       ([, level, before]) => `${before} to ${level}`,
@@ -74,6 +79,20 @@ describe('the log of a service behind the gateway', () => {
     ok(await change({ level: 'debug' }));
     expect(ok(await change({ level: 'info' }))).toEqual({ level: 'info' });
     expect(levelsSaid('gateway')).toEqual(['info to debug', 'debug to info']);
+  });
+
+  it('is told of each of its instances', async () => {
+    ok(await change({ level: 'debug', service: 'cache' }));
+    const { instances, ...rest } = ok(await levels('?service=cache'));
+    expect(rest).toEqual({});
+    expect(instances?.toSorted((one, other) => one.address.localeCompare(other.address))).toEqual(
+      addresses.toSorted().map((address) => ({ address, level: 'debug' })),
+    );
+    expect(ok(await levels(''))).toEqual({ level: 'info' });
+    ok(await change({ level: 'info', service: 'cache' }));
+    expect(ok(await levels('?service=cache')).instances?.map(({ level }) => level)).toEqual(['info', 'info']);
+    refused(await levels('?service=caches'), '400 invalid-request', ['service']);
+    refused(await api.send('GET', `${path}?service=cache`), '401 unauthenticated');
   });
 
   it('goes back by itself where that is asked for', async () => {
@@ -117,6 +136,10 @@ describe('the log of a service behind the gateway', () => {
     const { told, not_told } = ok(await change({ level: 'info', service: 'cache' }));
     expect(told).toEqual([addresses[0]]);
     expect(not_told).toEqual([{ address: addresses[1], why: expect.stringMatching(/\S/) }]);
+    const { instances } = ok(await levels('?service=cache'));
+    expect(instances).toContainEqual({ address: addresses[0], level: 'info' });
+    expect(instances).toContainEqual({ address: addresses[1], why: expect.stringMatching(/\S/) });
+    expect(refused(await levels('?service=order'), '503 unavailable').detail).toContain('ECONNREFUSED');
     const nobody = refused(await change({ level: 'info', service: 'order' }), '503 unavailable');
     expect(nobody.detail).toContain('ECONNREFUSED');
   });

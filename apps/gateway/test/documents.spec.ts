@@ -16,6 +16,10 @@ const documentOf = (path: string, operationId: string, schemas: object = {}): ob
   components: { schemas },
 });
 
+const answeringProblem = (operationId: string, schema = 'Problem'): object => ({
+  get: { operationId, responses: { 400: { $ref: `#/components/schemas/${schema}` } } },
+});
+
 const upstreamWith = async (document: () => object, port = 0): Promise<FakeUpstream> => {
   const upstream = await startUpstream(({ url }, response) => {
     if (url === '/openapi.json') jsonAnswer(response, 200, document());
@@ -126,12 +130,18 @@ describe('GET /openapi.json', () => {
     expect(cache.received).toHaveLength(1);
   });
 
-  it('fails when the services contradict each other', async () => {
-    const cache = await upstreamWith(() => documentOf('/cache', 'get', { HealthReport: { type: 'string' } }));
-    const gateway = await start({ ...(await standard()), cache: cache.url });
-    const answer = await fetch(`${gateway.url}/openapi.json`);
-    expect(answer.status).toBe(500);
-    expect(await answer.json()).toMatchObject({ code: 'internal' });
+  it('keeps apart what services of two versions call by one name, and says so', async () => {
+    const other = { Problem: { type: 'string' }, HealthReport: { type: 'string' } };
+    const document = { ...documentOf('/cache', 'get', other), paths: { '/cache': answeringProblem('get') } };
+    const gateway = await start({ ...(await standard()), cache: (await upstreamWith(() => document)).url });
+    const merged = await documentFrom(gateway);
+    expect(merged.components!.schemas).toMatchObject({
+      Problem: { type: 'object' },
+      cache_Problem: { type: 'string' },
+    });
+    expect(merged.components!.schemas).not.toHaveProperty('cache_HealthReport');
+    expect(merged.paths['/cache']).toEqual(answeringProblem('get', 'cache_Problem'));
+    expect(merged.info.description).toMatch(/different versions.*: cache_Problem\./);
   });
 });
 

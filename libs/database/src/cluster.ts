@@ -57,6 +57,25 @@ const exists = async (path: string): Promise<boolean> => {
   }
 };
 
+const cannotKeepIn =
+  ({ dataDir }: Cluster) =>
+  (error: Error): never => {
+    const advice = 'Set DATA_DIR to a folder that can be written to, or DATABASE_URL to a Postgres of your own.';
+    throw new Error(`Data cannot be kept in ${dataDir} (${error.message}). ${advice}`, { cause: error });
+  };
+
+/** Node's own, with `recursive`, never ends where a folder is there and says that it is not when one is made in it: /proc. */
+async function makeFolder(folder: string): Promise<void> {
+  const isThere = async (): Promise<boolean> => (await stat(folder).catch(() => undefined))?.isDirectory() ?? false;
+  if (await isThere()) return;
+  const above = dirname(folder);
+  if (above !== folder) await makeFolder(above);
+  await mkdir(folder).catch(async (error: unknown) => {
+    // Another process was faster.
+    if (!(await isThere())) throw error;
+  });
+}
+
 const namePrefix = 'postgres.new-';
 
 /** What starts that were cut short have left. */
@@ -114,7 +133,7 @@ async function create(cluster: Cluster, binaries: string, user: ServerUser | und
   const made = { ...cluster, home, data: join(home, 'data'), passwordFile: join(home, 'password') };
   try {
     // The server's account has to pass through; what lies inside is closed to others.
-    await mkdir(home, { mode: user ? 0o711 : 0o700 });
+    await mkdir(home, { mode: user ? 0o711 : 0o700 }).catch(cannotKeepIn(cluster));
     await mkdir(made.data, { mode: 0o700 });
     await writeFile(made.passwordFile, randomBytes(24).toString('base64url'), { mode: 0o600, flush: true });
     if (user) for (const path of [made.data, made.passwordFile]) await chown(path, user.uid, user.gid);
@@ -141,10 +160,7 @@ export async function ensureCluster(
   user: ServerUser | undefined,
   log: (line: string) => void,
 ): Promise<string> {
-  await mkdir(cluster.dataDir, { recursive: true }).catch((error: Error) => {
-    const advice = 'Set DATA_DIR to a folder that can be written to, or DATABASE_URL to a Postgres of your own.';
-    throw new Error(`Data cannot be kept in ${cluster.dataDir} (${error.message}). ${advice}`, { cause: error });
-  });
+  await makeFolder(cluster.dataDir).catch(cannotKeepIn(cluster));
   await removeLeftovers(cluster.dataDir);
   if (!(await exists(cluster.home))) {
     log(`making a Postgres data directory in ${cluster.home}`);

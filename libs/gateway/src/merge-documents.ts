@@ -8,6 +8,12 @@ export interface DocumentPart {
   document: OpenAPIObject;
 }
 
+export interface MergedDocuments {
+  document: OpenAPIObject;
+  /** The names, such as `cache_Problem`, of what would have had the name of something else. */
+  renamed: string[];
+}
+
 type Named<Value> = Record<string, Value>;
 type PathItem = OpenAPIObject['paths'][string];
 type Tag = NonNullable<OpenAPIObject['tags']>[number];
@@ -16,26 +22,28 @@ const schemasAt = '#/components/schemas/';
 
 /**
  * One document: the gateway's own, and from each upstream the addresses that are routed to it with the schemas these
- * need. It is ordered as the document of one process with all the modules would be.
+ * need. It is ordered as the document of one process with all the modules would be. Services of two versions may call
+ * different things by one name: the first that does keeps it, and the others have their service's name before it.
  *
- * @throws Error when two documents call different schemas, or two operations, by one name
+ * @throws Error when a document refers to a schema that it does not have
  */
-export const mergeDocuments = (own: OpenAPIObject, parts: readonly DocumentPart[]): OpenAPIObject => {
-  const paths = inOrder([own.paths, ...parts.map(routedPaths)].flatMap((it) => Object.entries(it)));
-  refuseRepeatedOperationIds(paths);
-  const documents = [...parts, { name: 'gateway', document: own }];
+export const mergeDocuments = (own: OpenAPIObject, parts: readonly DocumentPart[]): MergedDocuments => {
+  const names = new Names();
+  names.take('gateway', own.paths, own);
+  for (const part of parts) names.take(part.name, routedPaths(part), part.document);
   const tags = tagsOf(own, parts);
   const { tags: _tags, paths: _paths, components, ...head } = own;
-  return {
+  const document = {
     ...head,
     ...(tags.length > 0 && { tags }),
-    paths,
-    components: { ...components, schemas: schemasFor(paths, allSchemas(documents)) },
+    paths: inOrder(names.paths),
+    components: { ...components, schemas: inOrder(names.schemas) },
   } as OpenAPIObject;
+  return { document, renamed: names.renamed };
 };
 
-const inOrder = <Value>(entries: [string, Value][]): Named<Value> =>
-  Object.fromEntries(entries.sort(([one], [other]) => (one < other ? -1 : 1)));
+const inOrder = <Value>(values: ReadonlyMap<string, Value>): Named<Value> =>
+  Object.fromEntries([...values].sort(([one], [other]) => (one < other ? -1 : 1)));
 
 const routedPaths = ({ prefixes, document }: DocumentPart): Named<PathItem> =>
   Object.fromEntries(
@@ -54,54 +62,77 @@ const tagsOf = (own: OpenAPIObject, parts: readonly DocumentPart[]): Tag[] => {
   return [...others.values(), ...ownTags];
 };
 
-const refuseRepeatedOperationIds = (paths: Named<PathItem>): void => {
-  const seen = new Map<string, string>();
-  for (const [path, item] of Object.entries(paths)) {
-    for (const [method, operation] of Object.entries(item)) {
-      const { operationId } = operation as { operationId?: string };
-      if (operationId === undefined) continue;
-      const here = `${method.toUpperCase()} ${path}`;
-      const there = seen.get(operationId);
-      if (there) throw new Error(`${there} and ${here} are both called ${operationId}.`);
-      seen.set(operationId, here);
-    }
-  }
-};
+/** What has been taken from the documents so far, under names that stand for one thing each. */
+class Names {
+  readonly paths = new Map<string, unknown>();
+  readonly schemas = new Map<string, unknown>();
+  readonly renamed: string[] = [];
+  private readonly operationIds = new Set<string>();
 
-const allSchemas = (documents: { name: string; document: OpenAPIObject }[]): Map<string, unknown> => {
-  const found = new Map<string, { schema: unknown; from: string }>();
-  for (const { name: from, document } of documents) {
-    for (const [id, schema] of Object.entries(document.components?.schemas ?? {})) {
-      const known = found.get(id);
-      if (known && !isDeepStrictEqual(known.schema, schema)) {
-        throw new Error(`${known.from} and ${from} have different schemas called ${id}: bring both to one version.`);
-      }
-      found.set(id, known ?? { schema, from });
-    }
+  take(from: string, paths: Named<PathItem>, { components }: OpenAPIObject): void {
+    const needed = schemasFor(paths, components?.schemas ?? {}, from);
+    const others = this.otherThanTaken(needed);
+    const nameOf = (id: string) => (others.has(id) ? `${from}_${id}` : id);
+    this.renamed.push(...[...others].map(nameOf));
+    for (const [id, schema] of needed) this.schemas.set(nameOf(id), referringBy(nameOf, schema));
+    for (const [path, item] of Object.entries(referringBy(nameOf, paths)))
+      this.paths.set(path, this.withOwnIds(from, item));
   }
-  return new Map([...found].map(([id, { schema }]) => [id, schema]));
-};
+
+  /** Those that are not what has their name already, and those that have one and lead to such. */
+  private otherThanTaken(needed: ReadonlyMap<string, unknown>): Set<string> {
+    const known = [...needed].filter(([id]) => this.schemas.has(id));
+    const others = new Set<string>();
+    for (let found = -1; found < others.size;) {
+      found = others.size;
+      for (const [id, schema] of known)
+        if (!isDeepStrictEqual(schema, this.schemas.get(id)) || idsReferencedIn(schema).some((it) => others.has(it)))
+          others.add(id);
+    }
+    return others;
+  }
+
+  private withOwnIds(from: string, item: PathItem): unknown {
+    return Object.fromEntries(
+      Object.entries(item).map(([method, operation]) => {
+        const { operationId } = operation as { operationId?: string };
+        if (operationId === undefined) return [method, operation];
+        const name = this.operationIds.has(operationId) ? `${from}_${operationId}` : operationId;
+        if (name !== operationId) this.renamed.push(name);
+        this.operationIds.add(name);
+        return [method, { ...operation, operationId: name }];
+      }),
+    );
+  }
+}
 
 /** The schemas that the paths lead to, and those that these lead to. */
-const schemasFor = (paths: Named<PathItem>, schemas: ReadonlyMap<string, unknown>): Named<unknown> => {
+const schemasFor = (paths: Named<PathItem>, schemas: Named<unknown>, from: string): Map<string, unknown> => {
   const needed = new Map<string, unknown>();
   const waiting: unknown[] = [paths];
   while (waiting.length > 0) {
     for (const id of idsReferencedIn(waiting.pop())) {
       if (needed.has(id)) continue;
-      if (!schemas.has(id)) throw new Error(`A document refers to the schema ${id}, which none of them has.`);
-      needed.set(id, schemas.get(id));
-      waiting.push(schemas.get(id));
+      if (!Object.hasOwn(schemas, id)) throw new Error(`${from} refers to the schema ${id}, which it does not have.`);
+      needed.set(id, schemas[id]);
+      waiting.push(schemas[id]);
     }
   }
-  return inOrder([...needed]);
+  return needed;
 };
 
 const idsReferencedIn = (part: unknown): string[] => {
   const ids: string[] = [];
-  JSON.stringify(part, (key, value: unknown) => {
-    if (key === '$ref' && typeof value === 'string') ids.push(value.replace(schemasAt, ''));
-    return value;
-  });
+  referringBy((id) => {
+    ids.push(id);
+    return id;
+  }, part);
   return ids;
 };
+
+const referringBy = <Part>(nameOf: (id: string) => string, part: Part): Part =>
+  JSON.parse(
+    JSON.stringify(part, (key, value: unknown) =>
+      key === '$ref' && typeof value === 'string' ? schemasAt + nameOf(value.replace(schemasAt, '')) : value,
+    ),
+  ) as Part;

@@ -14,16 +14,19 @@ const standardTimes: DocumentTimes = { timeoutMs: 1_000, freshMs: 5_000 };
 
 /** The documents of the upstreams, asked for when somebody looks, and kept while an upstream cannot be reached. */
 export class UpstreamDocuments {
+  private readonly logger = new Logger('Documents');
   private readonly sources: DocumentSource[];
+  private renamed = '';
 
   constructor(upstreams: readonly BalancedUpstream[], times: Partial<DocumentTimes> = {}) {
     this.sources = upstreams.map((upstream) => new DocumentSource(upstream, { ...standardTimes, ...times }));
   }
 
   /**
-   * The gateway's own document with what the upstreams add. `info.description` names those that never answered.
+   * The gateway's own document with what the upstreams add. `info.description` names those that never answered, and what
+   * has another name here than in the service's own document.
    *
-   * @throws Error when the documents contradict each other
+   * @throws Error when a document refers to what it does not have
    */
   async mergedInto(own: OpenAPIObject): Promise<OpenAPIObject> {
     const documents = await Promise.all(this.sources.map((source) => source.current()));
@@ -32,14 +35,29 @@ export class UpstreamDocuments {
       return document ? [{ name, prefixes, document }] : [];
     });
     const missing = this.sources.filter((_, index) => !documents[index]).map(({ upstream }) => upstream.name);
-    return mergeDocuments(withNote(own, missing), parts);
+    const { document, renamed } = mergeDocuments(own, parts);
+    this.logRenamed(renamed.join(', '));
+    return withNotes(document, missing, renamed);
+  }
+
+  /** The document is asked for often, so only changes are logged. */
+  private logRenamed(renamed: string): void {
+    if (renamed !== this.renamed && renamed !== '')
+      this.logger.warn(`Services of different versions describe ${renamed} otherwise: bring them to one version.`);
+    this.renamed = renamed;
   }
 }
 
-const withNote = (own: OpenAPIObject, missing: string[]): OpenAPIObject => {
-  if (missing.length === 0) return own;
-  const note = `What these services answer is missing here, because they cannot be reached: ${missing.join(', ')}.`;
-  return { ...own, info: { ...own.info, description: [own.info.description, note].filter(Boolean).join('\n\n') } };
+const withNotes = (document: OpenAPIObject, missing: string[], renamed: string[]): OpenAPIObject => {
+  const notes = [
+    missing.length > 0 &&
+      `What these services answer is missing here, because they cannot be reached: ${missing.join(', ')}.`,
+    renamed.length > 0 &&
+      `Services of different versions run here, so these have the name of their service before their own: ${renamed.join(', ')}.`,
+  ].filter((note) => note !== false);
+  if (notes.length === 0) return document;
+  const { info } = document;
+  return { ...document, info: { ...info, description: [info.description, ...notes].filter(Boolean).join('\n\n') } };
 };
 
 class DocumentSource {

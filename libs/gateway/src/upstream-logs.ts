@@ -1,15 +1,22 @@
 import type { Dispatcher } from 'undici';
 import { auditedOperations } from '#contracts';
-import { LogsBehind, type LogLevelChange, type Told } from '#health';
+import { LogsBehind, type LevelFound, type LogLevelChange, type Told } from '#health';
 import { callerHeader, type Authenticator, type Caller } from '#security';
-import { currentWork } from '#telemetry';
+import { currentWork, type LogLevel } from '#telemetry';
 import type { BalancedUpstream } from './balanced-upstream.js';
 
 const timeoutMs = 2_000;
 
-const [method, path] = auditedOperations.putLogLevel;
+const [changeMethod, path] = auditedOperations.putLogLevel;
 
-/** Has the upstreams log more or less. They are told who asks for it as with any other request, and log it themselves. */
+interface Answer {
+  address: string;
+  /** What it has answered; undefined where it has refused. */
+  body?: unknown;
+  why?: string;
+}
+
+/** Asks the upstreams what they log, and has them log more or less. They are told who asks, as with any other request. */
 export class UpstreamLogs extends LogsBehind {
   constructor(
     private readonly upstreams: readonly BalancedUpstream[],
@@ -23,30 +30,42 @@ export class UpstreamLogs extends LogsBehind {
   }
 
   async tell(service: string, change: LogLevelChange, caller: Caller): Promise<Told> {
+    const answers = await this.send(service, changeMethod, caller, JSON.stringify(change));
+    return {
+      told: answers.flatMap(({ address, why }) => (why === undefined ? [address] : [])),
+      not_told: answers.flatMap(({ address, why }) => (why === undefined ? [] : [{ address, why }])),
+    };
+  }
+
+  async ask(service: string, caller: Caller): Promise<LevelFound[]> {
+    const answers = await this.send(service, 'GET', caller);
+    return answers.map(({ address, body, why }) =>
+      why === undefined ? { address, level: (body as { level: LogLevel }).level } : { address, why },
+    );
+  }
+
+  private async send(service: string, method: 'GET' | 'PUT', caller: Caller, body?: string): Promise<Answer[]> {
     const told = this.authenticator.toldAs(caller, { method, url: path });
     const requestId = currentWork()?.requestId;
     const headers = {
-      'content-type': 'application/json',
+      ...(body !== undefined && { 'content-type': 'application/json' }),
       ...(told !== undefined && { [callerHeader]: told }),
       ...(requestId !== undefined && { 'x-request-id': requestId }),
     };
     const upstreams = this.upstreams.filter(({ name }) => name === service);
-    const request = { method, path, headers, body: JSON.stringify(change) };
+    const request = { method, path, headers, ...(body !== undefined && { body }) };
     const answers = await Promise.all(upstreams.map((it) => it.sendToEach(request, timeoutMs)));
-    const outcomes = await Promise.all(
-      answers.flat().map(async ([address, answer]) => ({ address, why: await refusalIn(answer) })),
-    );
-    return {
-      told: outcomes.flatMap(({ address, why }) => (why === undefined ? [address] : [])),
-      not_told: outcomes.flatMap(({ address, why }) => (why === undefined ? [] : [{ address, why }])),
-    };
+    // Whoever breaks off keeps nobody else from being told of.
+    const read = (answer: PromiseSettledResult<Dispatcher.ResponseData>): Promise<Omit<Answer, 'address'>> =>
+      readIn(answer).catch((error: Error) => ({ why: error.message }));
+    return Promise.all(answers.flat().map(async ([address, answer]) => ({ address, ...(await read(answer)) })));
   }
 }
 
-/** @returns undefined where there is none */
-const refusalIn = async (answer: PromiseSettledResult<Dispatcher.ResponseData>): Promise<string | undefined> => {
-  if (answer.status === 'rejected') return (answer.reason as Error).message;
+const readIn = async (answer: PromiseSettledResult<Dispatcher.ResponseData>): Promise<Omit<Answer, 'address'>> => {
+  if (answer.status === 'rejected') return { why: (answer.reason as Error).message };
   const { statusCode, body } = answer.value;
+  if (statusCode === 200) return { body: await body.json() };
   await body.dump();
-  return statusCode === 200 ? undefined : `it answers ${statusCode}`;
+  return { why: `it answers ${statusCode}` };
 };

@@ -1,6 +1,8 @@
 import { describe, expect, it } from '@jest/globals';
 import type { OpenAPIObject } from '@nestjs/swagger';
-import { mergeDocuments, type DocumentPart } from '../src/merge-documents.js';
+import { mergeDocuments as merge, type DocumentPart } from '../src/merge-documents.js';
+
+const mergeDocuments = (...from: Parameters<typeof merge>): OpenAPIObject => merge(...from).document;
 
 const operation = (operationId: string, schema?: string): object => ({
   operationId,
@@ -79,22 +81,45 @@ describe('the merged document', () => {
     expect(Object.keys(mergeDocuments(tagged, [part]))).toEqual(['openapi', 'info', 'tags', 'paths', 'components']);
   });
 
-  it('is refused when two schemas have one name', () => {
-    const other = { ...cache, document: { ...cache.document, components: { schemas: { Line: { type: 'string' } } } } };
-    expect(() => mergeDocuments(own, [order, other as DocumentPart])).toThrow(
-      /order and cache have different schemas called Line/,
-    );
+  it('has different schemas of one name under two, and what leads to them as well', () => {
+    const schemas = {
+      CacheValue: { properties: { order: { $ref: '#/components/schemas/Order' } } },
+      Order: { properties: { line: { $ref: '#/components/schemas/Line' } } },
+      Line: { type: 'string' },
+    };
+    const other = { ...cache, document: { ...cache.document, components: { schemas } } } as DocumentPart;
+    const { document, renamed } = merge(own, [order, other]);
+    expect(renamed.sort()).toEqual(['cache_Line', 'cache_Order']);
+    expect(document.components!.schemas).toEqual({
+      CacheValue: { properties: { order: { $ref: '#/components/schemas/cache_Order' } } },
+      Line: { type: 'object' },
+      Order: { properties: { line: { $ref: '#/components/schemas/Line' } } },
+      Problem: problem,
+      cache_Line: { type: 'string' },
+      cache_Order: { properties: { line: { $ref: '#/components/schemas/cache_Line' } } },
+    });
   });
 
-  it('is refused when two operations have one name', () => {
+  it('has schemas that lead to each other once, where they are the same', () => {
+    const schemas = {
+      CacheValue: { $ref: '#/components/schemas/Tree' },
+      Tree: { items: { $ref: '#/components/schemas/Tree' } },
+    };
+    const part = { ...cache, document: { ...cache.document, components: { schemas } } } as unknown as DocumentPart;
+    const again = { ...part, name: 'sales', prefixes: ['/cache'] };
+    expect(merge(own, [part, again]).document.components!.schemas).toEqual({ ...schemas, Problem: problem });
+  });
+
+  it('leaves no two operations one name', () => {
     const other = { ...cache, document: documentOf({ '/cache': { get: operation('getOrder') } }, {}) };
-    expect(() => mergeDocuments(own, [order, other])).toThrow(
-      /GET \/cache and GET \/orders\/{id} are both called getOrder/,
-    );
+    const { document, renamed } = merge(own, [order, other]);
+    expect(document.paths['/orders/{id}']!.get!.operationId).toBe('getOrder');
+    expect(document.paths['/cache']!.get!.operationId).toBe('cache_getOrder');
+    expect(renamed).toEqual(['cache_getOrder']);
   });
 
   it('is refused when a schema is missing', () => {
     const other = { ...cache, document: documentOf({ '/cache': { get: operation('get', 'Nothing') } }, {}) };
-    expect(() => mergeDocuments(own, [other])).toThrow(/the schema Nothing/);
+    expect(() => mergeDocuments(own, [other])).toThrow(/cache refers to the schema Nothing/);
   });
 });

@@ -1,16 +1,30 @@
-import { Body, Controller, Get, Header, Inject, Logger, Optional, Put } from '@nestjs/common';
+import { Body, Controller, Get, Header, Inject, Logger, Optional, Put, Query } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { z } from 'zod';
 import { CleaveError, invalidRequest } from '#contracts';
 import { CalledBy, Endpoint, valid } from '#rest';
 import type { Caller } from '#security';
 import { logLevels, processLog } from '#telemetry';
-import { LogsBehind, type LogLevelChange } from './logs-behind.js';
+import { LogsBehind, type LevelFound, type LogLevelChange } from './logs-behind.js';
 
 const longestMs = 86_400_000;
 
 const level = z.enum(logLevels);
-const logLevelDocument = z.object({ level }).meta({ id: 'LogLevel' });
+const logLevelQuery = z.strictObject({
+  service: z.string().optional().meta({
+    description:
+      'A service that the process passes requests on to: all its instances; the process itself when left out.',
+  }),
+});
+const logLevelDocument = z
+  .object({
+    level: level.optional().meta({ description: 'Of the process itself; missing where a service was asked for.' }),
+    instances: z
+      .array(z.object({ address: z.string(), level: level.optional(), why: z.string().optional() }))
+      .optional()
+      .meta({ description: 'Those of the service, each with its level, or why that is not known.' }),
+  })
+  .meta({ id: 'LogLevel', examples: [{ level: 'info' }] });
 const logLevelRequest = z
   .strictObject({
     level,
@@ -62,13 +76,20 @@ export class LogLevelController {
   @Endpoint({
     scope: 'operator',
     operationId: 'getLogLevel',
-    summary: 'Read what this process logs',
+    summary: 'Read what this process logs, or a service behind it',
     replies: { 200: { schema: logLevelDocument, description: 'The level from which on lines are written' } },
     errors: [],
     isAlwaysAdmitted: true,
   })
-  read(): z.output<typeof logLevelDocument> {
-    return { level: processLog.level };
+  async read(
+    @Query(valid(logLevelQuery)) { service }: z.output<typeof logLevelQuery>,
+    @CalledBy() caller: Caller,
+  ): Promise<z.output<typeof logLevelDocument>> {
+    if (service === undefined) return { level: processLog.level };
+    const instances = await this.logsOf(service).ask(service, caller);
+    const unknown = instances.filter(({ why }) => why !== undefined);
+    if (unknown.length === instances.length) throw noneAnswers(service, 'answers', unknown);
+    return { instances };
   }
 
   @Put()
@@ -99,11 +120,15 @@ export class LogLevelController {
     change: LogLevelChange,
     caller: Caller,
   ): Promise<z.output<typeof logLevelChanged>> {
-    if (!this.behind?.services.includes(service)) throw unknownService(this.behind?.services ?? []);
-    const { told, not_told } = await this.behind.tell(service, change, caller);
-    if (told.length === 0) throw toldNobody(service, not_told);
+    const { told, not_told } = await this.logsOf(service).tell(service, change, caller);
+    if (told.length === 0) throw noneAnswers(service, 'has taken it', not_told);
     this.logger.warn(`the level of the log of ${service} is ${change.level} at ${told.join(', ')}`);
     return { level: change.level, told, not_told };
+  }
+
+  private logsOf(service: string): LogsBehind {
+    if (!this.behind?.services.includes(service)) throw unknownService(this.behind?.services ?? []);
+    return this.behind;
   }
 }
 
@@ -115,10 +140,7 @@ const unknownService = (services: readonly string[]): CleaveError =>
       : 'is for a process that passes requests on, such as the gateway; leave it out here',
   );
 
-const toldNobody = (service: string, refused: readonly { address: string; why: string }[]): CleaveError => {
+const noneAnswers = (service: string, does: string, refused: readonly Omit<LevelFound, 'level'>[]): CleaveError => {
   const why = refused.map((it) => `${it.address}: ${it.why}`).join('; ') || 'it has no address';
-  return new CleaveError(
-    'unavailable',
-    `No instance of ${service} has taken it (${why}). Repeat it when one is there.`,
-  );
+  return new CleaveError('unavailable', `No instance of ${service} ${does} (${why}). Repeat it when one is there.`);
 };

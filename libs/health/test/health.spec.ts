@@ -107,20 +107,23 @@ it('can serve while something is degraded, and says what there is to look at', a
   }
 });
 
-it('asks for what it needs once a second, however often it is asked itself', async () => {
+it('asks for what it needs once a second at most, however often it is asked itself', async () => {
   const readiness = await start();
   let asked = 0;
   readiness.add('database', async () => {
     asked += 1;
     await sleep(20);
   });
+  const startedAt = performance.now();
   const answers = await Promise.all(Array.from({ length: 50 }, () => ask('ready')));
   expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
   expect(await readiness.canServe()).toBe(true);
-  expect(asked).toBe(1);
+  // It may have taken longer than a second to answer them all.
+  expect(asked).toBeLessThanOrEqual(1 + Math.floor((performance.now() - startedAt) / 1_000));
+  const before = asked;
   await keptMs();
   await ask('ready');
-  expect(asked).toBe(2);
+  expect(asked).toBe(before + 1);
 });
 
 it('is not ready when a check does not answer in time, or throws at once', async () => {

@@ -13,7 +13,7 @@ export interface ConnectionLimits {
   answerMs: number;
   /** How long a connection waits for another request, in milliseconds. */
   keepAliveMs: number;
-  /** Whoever comes when there are so many is sent away. */
+  /** When there are so many, whoever comes can ask how the process does, and nothing else. */
   maxConnections: number;
 }
 
@@ -33,6 +33,8 @@ export const connectionLimits = (given: GivenConnectionLimits = {}): ConnectionL
 /** How often is looked who has taken too long, in milliseconds. */
 export const lookMs = 500;
 const saidEveryMs = 10_000;
+/** How many there may be beyond `maxConnections`: whoever watches a process that is full must not take it for dead. */
+const mostSpare = 32;
 
 /** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
@@ -44,6 +46,8 @@ export class Connections implements Iterable<Socket> {
   readonly streams = new Set<ServerResponse>();
   private readonly logger = new Logger('Rest');
   private readonly sockets = new Set<Socket>();
+  /** Those beyond the limit, the oldest first. */
+  private readonly spare = new Set<Socket>();
   /** Since when somebody does not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
   private readonly sayFull = nowAndThen(saidEveryMs);
@@ -53,18 +57,16 @@ export class Connections implements Iterable<Socket> {
     private readonly limits: Pick<ConnectionLimits, 'answerMs' | 'maxConnections'>,
   ) {
     const warn = (): void => this.logger.warn(full(limits.maxConnections));
-    server.maxConnections = limits.maxConnections;
+    // Counted here: the server itself counts those alone that came by its first address.
     server.on('connection', (socket) => {
-      // The server itself counts those alone that came by its first address.
-      if (this.sockets.size >= limits.maxConnections) {
+      if (this.sockets.size - this.spare.size >= limits.maxConnections) {
         this.sayFull(warn);
-        socket.destroy();
-        return;
+        this.makeRoom();
+        this.spare.add(socket);
       }
       this.sockets.add(socket);
-      socket.once('close', () => this.sockets.delete(socket));
+      socket.once('close', () => this.forget(socket));
     });
-    server.on('drop', () => this.sayFull(warn));
     const looking = setInterval(() => this.cutUnread(), lookMs).unref();
     server.once('close', () => clearInterval(looking));
   }
@@ -75,6 +77,25 @@ export class Connections implements Iterable<Socket> {
 
   [Symbol.iterator](): Iterator<Socket> {
     return this.sockets.values();
+  }
+
+  /** Whether it is one beyond the limit, on which one request is answered, and only if it is about the process itself. */
+  isSpare(socket: Socket): boolean {
+    return this.spare.has(socket);
+  }
+
+  /** Whoever watches asks at once: a connection that has not done so, or else the oldest, makes room for the next. */
+  private makeRoom(): void {
+    if (this.spare.size < mostSpare) return;
+    const [oldest] = this.spare;
+    const idle = [...this.spare].find((socket) => !answerOn(socket)) ?? oldest!;
+    this.forget(idle);
+    idle.destroy();
+  }
+
+  private forget(socket: Socket): void {
+    this.sockets.delete(socket);
+    this.spare.delete(socket);
   }
 
   /** Remembers an answer that has no end of its own for as long as it is being given. */
@@ -106,4 +127,5 @@ export class Connections implements Iterable<Socket> {
   }
 }
 
-const full = (most: number): string => `${most} are connected, which is as many as may be; others are sent away`;
+const full = (most: number): string =>
+  `${most} are connected, which is as many as may be; others are refused, except for health and metrics`;

@@ -2,11 +2,12 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import { Readable } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Module, StreamableFile } from '@nestjs/common';
 import { z } from 'zod';
 import { createRestApp, Endpoint, eventStream } from '#rest';
-import { logInto } from './app-under-test.js';
+import { eventually } from '#testing';
+import { logInto, raw } from './app-under-test.js';
 
 const answerMs = 1_000;
 const large = 'x'.repeat(64_000_000);
@@ -32,6 +33,18 @@ class LargeController {
   })
   stream(): StreamableFile {
     return new StreamableFile(Readable.from(endless()), { type: eventStream });
+  }
+
+  @Get('alive')
+  @Endpoint({
+    scope: 'open',
+    summary: 'Whether it lives',
+    replies: { 200: { schema: z.string(), description: 'It does' } },
+    errors: [],
+    isAlwaysAdmitted: true,
+  })
+  alive(): string {
+    return 'yes';
   }
 
   @Get('large')
@@ -110,18 +123,46 @@ describe('who reads slowly', () => {
   });
 });
 
-it('no more are connected than may be', async () => {
-  const sockets = await Promise.all(
-    Array.from({ length: 30 }, async () => {
-      const socket = connect(port, '127.0.0.1');
-      socket.on('error', () => socket.destroy());
-      const closed = once(socket, 'close').then(() => 'sent away');
-      return { socket, state: await Promise.race([closed, sleep(500, 'connected')]) };
-    }),
-  );
-  const sentAway = sockets.filter(({ state }) => state === 'sent away').length;
-  expect(sentAway).toBe(10);
-  for (const { socket } of sockets) socket.destroy();
-  await sleep(100);
-  expect((await fetch(`http://127.0.0.1:${port}/large`, { method: 'HEAD' })).status).toBe(200);
+/** So many have connected, one after the other, and say nothing. */
+const connected = async (count: number): Promise<Socket[]> => {
+  const sockets: Socket[] = [];
+  for (let left = count; left > 0; left -= 1) {
+    const socket = connect(port, '127.0.0.1');
+    socket.on('error', () => socket.destroy());
+    await once(socket.resume(), 'connect');
+    sockets.push(socket);
+  }
+  return sockets;
+};
+
+/** What is answered, until the connection is closed. */
+const ask = (path: string, more = ''): Promise<string> =>
+  raw(port, `HEAD ${path} HTTP/1.1\r\nhost: localhost\r\n${more}\r\n`);
+
+describe('when as many are connected as may be', () => {
+  let sockets: Socket[];
+  beforeEach(async () => void (sockets = await connected(20)));
+  afterEach(async () => {
+    for (const socket of sockets) socket.destroy();
+    await eventually(async () => expect(await ask('/large', 'connection: close\r\n')).toContain(' 200 OK'));
+  });
+
+  it('others are refused, and told when to come back', async () => {
+    const answer = await ask('/large');
+    expect(answer).toContain(' 503 Service Unavailable');
+    expect(answer.toLowerCase()).toContain('retry-after: 1\r\n');
+    expect(answer.toLowerCase()).toContain('connection: close\r\n');
+  });
+
+  it('how the process does is told, time after time', async () => {
+    for (let times = 0; times < 100; times += 1) expect(await ask('/alive')).toContain(' 200 OK');
+  });
+
+  it('those who come and say nothing keep nobody from asking how it does, and do not pile up', async () => {
+    sockets.push(...(await connected(200)));
+    expect(await ask('/alive')).toContain(' 200 OK');
+    await eventually(async () => expect(sockets.filter((it) => !it.closed).length).toBeLessThanOrEqual(20 + 32));
+    // Who was there before is not sent away for them.
+    expect(sockets.slice(0, 20).filter((socket) => socket.closed)).toEqual([]);
+  });
 });

@@ -9,18 +9,26 @@ const hidden = '***';
 
 /** What must not be read by those who read logs, wherever in a text it stands. */
 const secrets: readonly [RegExp, string][] = [
-  // User and password in an address.
-  [/(\b[a-z][a-z\d+.-]{0,20}:\/\/)[^\s/@"']+(?::[^\s/@"']*)?@/gi, `$1${hidden}@`],
+  // User and password in an address, and in each of several that share its beginning.
+  [/(\b[a-z][a-z\d+.-]{0,20}:\/\/)[^\s/"']+@/gi, `$1${hidden}@`],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${hidden}`],
-  // A key of ours, whose id may be told, and keys of Stripe and of Standard Webhooks, and a JSON Web Token.
+  // A key of ours, whose id may be told, and keys of Stripe and of Standard Webhooks.
   [/\b(ck_[\da-f]{32})_[\da-f]{8,}/gi, `$1_${hidden}`],
   [/\b(sk|rk|whsec)_[\w+/=-]{8,}/g, `$1_${hidden}`],
-  [/\beyJ[\w-]{6,}\.[\w-]{6,}\.[\w-]*/g, hidden],
   [
     /\b(password|secret|token|api[_-]?key|authorization)(["']?\s*[:=]\s*["']?)(?!\*\*\*|bearer|basic)[^\s"',;&]+/gi,
     `$1$2${hidden}`,
   ],
 ];
+
+/**
+ * A JSON Web Token, or what begins as one does: that is taken as well, or it would be begun with again and again where it
+ * stands there many times.
+ */
+const webToken = /\beyJ[\w-]{6,}(\.[\w-]{6,}\.[\w-]*)?/g;
+
+const withoutWebTokens = (text: string): string =>
+  text.replace(webToken, (found, rest: string | undefined) => (rest === undefined ? found : hidden));
 
 /** Of a longer text nobody reads more, and looking for secrets in it would keep everybody waiting. */
 const longest = 8_192;
@@ -28,7 +36,9 @@ const longest = 8_192;
 export const withoutSecrets = (text: string): string =>
   secrets.reduce(
     (rest, [pattern, replacement]) => rest.replace(pattern, replacement),
-    text.length > longest ? `${text.slice(0, longest)} … (${text.length - longest} characters more)` : text,
+    withoutWebTokens(
+      text.length > longest ? `${text.slice(0, longest)} … (${text.length - longest} characters more)` : text,
+    ),
   );
 
 /** Control characters, and those that change how what follows is shown. */

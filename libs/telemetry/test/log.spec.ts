@@ -95,6 +95,7 @@ describe('the log', () => {
     log.error('failed', `Error: ${secrets[3]}\n    at x`);
     log.log(`authorization: Bearer ${secrets[4]}, {"password":"${secrets[0]}"}`);
     log.error(new Error(`token=${secrets[4]}`));
+    log.log(`redis://one:first@r:1,two:${secrets[0]}@r:2 and eyJ-eyJabcdefg-${secrets[3]}`);
     const keyId = '0123456789abcdef'.repeat(2);
     log.log(`it was refused: ck_${keyId}_${secrets[5]}`);
     for (const secret of secrets) expect(lines.join('')).not.toContain(secret);

@@ -18,7 +18,7 @@ export const operations = {
   getCacheEntry: { method: 'GET', path: '/cache', takes: 'query', takesKey: false },
   getCacheStatistics: { method: 'GET', path: '/cache/stats', takesKey: false },
   getLiveness: { method: 'GET', path: '/health/live', takesKey: false },
-  getLogLevel: { method: 'GET', path: '/admin/log-level', takesKey: false },
+  getLogLevel: { method: 'GET', path: '/admin/log-level', takes: 'query', takesKey: false },
   getMetrics: { method: 'GET', path: '/metrics', takesKey: false },
   getOrder: { method: 'GET', path: '/orders/{id}', takesKey: false },
   getOrderHistory: { method: 'GET', path: '/orders/{id}/history', takesKey: false },

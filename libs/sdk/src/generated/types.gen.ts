@@ -621,7 +621,18 @@ export type LeaseCacheKeyRequest = {
 };
 
 export type LogLevel = {
-  level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+  /**
+   * Of the process itself; missing where a service was asked for.
+   */
+  level?: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+  /**
+   * Those of the service, each with its level, or why that is not known.
+   */
+  instances?: Array<{
+    address: string;
+    level?: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+    why?: string;
+  }>;
 };
 
 export type LogLevelChanged = {
@@ -1373,11 +1384,20 @@ export type WebhookSecret = {
 export type GetLogLevelData = {
   body?: never;
   path?: never;
-  query?: never;
+  query?: {
+    /**
+     * A service that the process passes requests on to: all its instances; the process itself when left out.
+     */
+    service?: string;
+  };
   url: '/admin/log-level';
 };
 
 export type GetLogLevelErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `unauthenticated`: It is not known who asks
    */
