@@ -2,6 +2,7 @@ import { CleaveError } from '#contracts';
 import { NatsLink, type NatsAddress } from '#nats';
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node';
 import { z } from 'zod';
+import { Awaited } from './awaited.js';
 
 /** How requests travel over NATS: members of the group of a module hear each of them once. */
 export const group = 'instances';
@@ -86,7 +87,7 @@ export interface Asked {
 export class NatsPeer {
   private readonly link: NatsLink;
   private readonly inbox = createInbox();
-  private readonly awaited = new Map<string, HearMessage>();
+  private readonly awaited = new Awaited<HearMessage>();
   private readonly offered = new Map<string, Offered>();
   private connection: NatsConnection | undefined;
   private lastId = 0;
@@ -133,7 +134,7 @@ export class NatsPeer {
       if (!state.isOver) hear(heard);
       state.isOver = true;
     };
-    this.awaited.set(id, (heard) => {
+    this.awaited.add(id, (heard) => {
       sent?.end();
       if (heard instanceof Error) return finish(heard);
       if (isNobody(heard)) return finish(new NobodyThere(`nobody answers at ${subject}`));
@@ -144,14 +145,14 @@ export class NatsPeer {
     });
     const stop = () => {
       state.isOver = true;
-      this.awaited.delete(id);
+      this.awaited.take(id);
       sent?.end();
     };
     let sent: Sent | undefined;
     try {
       sent = this.publish(subject, frame, withinMs, reply);
     } catch (error) {
-      this.awaited.delete(id);
+      this.awaited.take(id);
       queueMicrotask(() => finish(error as Error));
     }
     return { reply, stop };
@@ -217,11 +218,11 @@ export class NatsPeer {
       const timer = setTimeout(() => finish(new Error('what was offered did not come in time')), withinMs);
       const finish: HearMessage = (heard) => {
         clearTimeout(timer);
-        this.awaited.delete(id);
+        this.awaited.take(id);
         if (heard instanceof Error) reject(heard);
         else resolve(heard.data);
       };
-      this.awaited.set(id, finish);
+      this.awaited.add(id, finish);
       try {
         this.transmit(at, String(from), { reply: `${this.inbox}.${id}` });
       } catch (error) {
@@ -269,8 +270,7 @@ export class NatsPeer {
 
   private hear(message: Msg): void {
     const id = message.subject.slice(this.inbox.length + 1);
-    const hear = this.awaited.get(id);
-    this.awaited.delete(id);
+    const hear = this.awaited.take(id);
     if (hear) return hear(message);
     const { reply } = message;
     const offered = this.offered.get(id);
@@ -290,9 +290,7 @@ export class NatsPeer {
   }
 
   private failAll(why: string): void {
-    const heard = [...this.awaited.values()];
-    this.awaited.clear();
-    for (const hear of heard) hear(new Error(why));
+    for (const hear of this.awaited.takeAll()) hear(new Error(why));
     for (const { end } of this.offered.values()) end();
   }
 

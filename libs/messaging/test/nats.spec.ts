@@ -103,7 +103,7 @@ describeWithNats('requests over NATS', () => {
     expect((await failureOf(held)).code).toBe('cancelled');
     expect((await failureOf(large)).code).toBe('cancelled');
     const [route] = (messenger as unknown as { routes: Map<string, unknown> }).routes.values();
-    const { awaited, offered } = (route as { peer: Record<'awaited' | 'offered', Map<string, unknown>> }).peer;
+    const { awaited, offered } = (route as { peer: Record<'awaited' | 'offered', { size: number }> }).peer;
     expect([awaited.size, offered.size]).toEqual([0, 0]);
     instance.journal.letGo('held');
     await client.call('ping', undefined);
