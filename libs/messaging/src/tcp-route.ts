@@ -156,8 +156,13 @@ class TcpInstance implements Instance {
       const forget = this.ask(
         probePattern,
         () => '',
-        // It is refused by whoever is alive.
-        (error) => (error instanceof Error ? reject(error) : resolve()),
+        (error) => {
+          // Its time passes after the answer as well, which is no reason to give up the connection.
+          signal.removeEventListener('abort', giveUp);
+          // It is refused by whoever is alive.
+          if (error instanceof Error) reject(error);
+          else resolve();
+        },
       );
       const giveUp = (): void => {
         forget();
