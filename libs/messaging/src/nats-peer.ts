@@ -1,15 +1,20 @@
 import { CleaveError } from '#contracts';
 import { NatsLink, type NatsAddress } from '#nats';
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node';
+import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import { Awaited } from './awaited.js';
 
 /** How requests travel over NATS: members of the group of a module hear each of them once. */
 export const group = 'instances';
 const requests = 'cleave.requests';
-/** `<module>.<operation>`, or `<module>.*` for all that a module answers. */
-export const requestSubject = (pattern: string): string => `${requests}.${pattern}`;
-export const patternOf = (subject: string): string => subject.slice(requests.length + 1);
+/** `<module>.<operation>`, or `<module>.*` for all that a module answers; of its group, or of one instance. */
+export const requestSubject = (pattern: string, at = requests): string => `${at}.${pattern}`;
+export const patternOf = (subject: string): string => subject.split('.').slice(-2).join('.');
+/** Where one instance is asked and no other. */
+export const newOwnSubject = (): string => `cleave.requests-of.${randomUUID()}`;
+/** Heard by every instance of the module: which of them answers at present? By its own subject. */
+export const presentSubject = (module: string): string => `cleave.present.${module}`;
 /** Heard by every instance of the module: which of some requests are in its hands still? */
 export const carriedSubject = (module: string): string => `cleave.carried.${module}`;
 
@@ -40,6 +45,12 @@ export function decodeFrame({ buffer, byteOffset, length }: Uint8Array): Frame {
 /** Stands for a frame that is too large for one message: whoever gets it asks for the parts, one after the other. */
 const wireOffer = z.object({ at: z.string().regex(/^\S+$/), bytes: z.int().min(0), withinMs: z.number() });
 type Offer = z.output<typeof wireOffer>;
+
+/** Whoever may publish may have made it: what is no subject of an instance is none. */
+const wirePresent = z.object({ at: z.string().regex(/^cleave\.requests-of\.[\w-]+$/) });
+
+/** Where the one asks to be asked that has said that it is present. */
+export const presentIn = ({ head }: Frame): string | undefined => wirePresent.safeParse(head).data?.at;
 
 /** Whoever may publish may have made it, and nobody has looked for a signature yet: what is no offer is none. */
 const offerIn = ({ head }: Frame): Offer | undefined =>
