@@ -106,12 +106,15 @@ export const checkpointTables = (schema: string): string[] => [
   #variable_conflict use_column
   DECLARE
     until timestamptz := now() + p_lease_ms * interval '1 millisecond';
+    -- No lease lasts as long: what is kept from before the clock was set back has run out.
+    too_long timestamptz := until + p_lease_ms * interval '1 millisecond';
     share int;
   BEGIN
     INSERT INTO ${schema}.readers (consumer, holder, seen_until) VALUES (p_consumer, p_holder, until)
     ON CONFLICT (consumer, holder) DO UPDATE SET seen_until = excluded.seen_until;
     DELETE FROM ${schema}.readers WHERE (consumer, holder) IN (
-      SELECT consumer, holder FROM ${schema}.readers WHERE consumer = p_consumer AND seen_until <= now()
+      SELECT consumer, holder FROM ${schema}.readers
+      WHERE consumer = p_consumer AND (seen_until <= now() OR seen_until > too_long)
       FOR UPDATE SKIP LOCKED);
     SELECT ceil((SELECT count(*) FROM ${schema}.checkpoints WHERE consumer = p_consumer)::numeric / count(*)) INTO share
     FROM ${schema}.readers WHERE consumer = p_consumer;
@@ -125,7 +128,7 @@ export const checkpointTables = (schema: string): string[] => [
       holder = p_holder, lease_until = until
     FROM (
       SELECT part FROM ${schema}.checkpoints
-      WHERE consumer = p_consumer AND (holder = p_holder OR lease_until <= now())
+      WHERE consumer = p_consumer AND (holder = p_holder OR lease_until <= now() OR lease_until > too_long)
       ORDER BY holder IS NOT DISTINCT FROM p_holder AND lease_until > now() DESC, part
       LIMIT share FOR UPDATE SKIP LOCKED
     ) mine

@@ -34,6 +34,11 @@ const lapse = async (): Promise<void> => {
   await pool.query(`UPDATE reader.checkpoints SET lease_until = now()`);
   await pool.query(`UPDATE reader.readers SET seen_until = now()`);
 };
+/** What was kept lies ahead of a clock that is set back. */
+const setBack = async (): Promise<void> => {
+  await pool.query(`UPDATE reader.checkpoints SET lease_until = lease_until + interval '1 hour'`);
+  await pool.query(`UPDATE reader.readers SET seen_until = seen_until + interval '1 hour'`);
+};
 const ascending = (a: number, b: number): number => a - b;
 const at = (xid: string, id: string): string => positionOf({ xid, id });
 
@@ -89,6 +94,18 @@ describe('checkpoints', () => {
     expect((await checkpoints.read(consumer)).map((it) => it.position)).toEqual(Array(partCount).fill(at('5', '5')));
     await lapse();
     await expect(checkpoints.at(consumer, moved(theirs, at('8', '8'))).keep()).rejects.toThrow('taken over');
+  });
+
+  it('are taken over from one who is gone though the clock was set back since, and kept by one who is there', async () => {
+    const [gone, one] = [randomUUID(), randomUUID()];
+    const before = await acquire(gone, 5_000);
+    await setBack();
+    expect((await acquire(gone, 5_000)).map((it) => it.epoch)).toEqual(before.map((it) => it.epoch));
+    await setBack();
+    const taken = await acquire(one, 5_000);
+    expect(taken.map((it) => BigInt(it.epoch))).toEqual(before.map((it) => BigInt(it.epoch) + 1n));
+    await expect(checkpoints.at(consumer, before).keep()).rejects.toThrow('taken over');
+    await checkpoints.at(consumer, taken).keep();
   });
 
   it('are taken by each of many at once, each part by one', async () => {

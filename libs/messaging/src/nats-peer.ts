@@ -1,14 +1,20 @@
 import { CleaveError } from '#contracts';
 import { NatsLink, type NatsAddress } from '#nats';
 import { createInbox, type Msg, type NatsConnection } from '@nats-io/transport-node';
+import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
+import { Awaited } from './awaited.js';
 
 /** How requests travel over NATS: members of the group of a module hear each of them once. */
 export const group = 'instances';
 const requests = 'cleave.requests';
-/** `<module>.<operation>`, or `<module>.*` for all that a module answers. */
-export const requestSubject = (pattern: string): string => `${requests}.${pattern}`;
-export const patternOf = (subject: string): string => subject.slice(requests.length + 1);
+/** `<module>.<operation>`, or `<module>.*` for all that a module answers; of its group, or of one instance. */
+export const requestSubject = (pattern: string, at = requests): string => `${at}.${pattern}`;
+export const patternOf = (subject: string): string => subject.split('.').slice(-2).join('.');
+/** Where one instance is asked and no other. */
+export const newOwnSubject = (): string => `cleave.requests-of.${randomUUID()}`;
+/** Heard by every instance of the module: which of them answers at present? By its own subject. */
+export const presentSubject = (module: string): string => `cleave.present.${module}`;
 /** Heard by every instance of the module: which of some requests are in its hands still? */
 export const carriedSubject = (module: string): string => `cleave.carried.${module}`;
 
@@ -39,6 +45,12 @@ export function decodeFrame({ buffer, byteOffset, length }: Uint8Array): Frame {
 /** Stands for a frame that is too large for one message: whoever gets it asks for the parts, one after the other. */
 const wireOffer = z.object({ at: z.string().regex(/^\S+$/), bytes: z.int().min(0), withinMs: z.number() });
 type Offer = z.output<typeof wireOffer>;
+
+/** Whoever may publish may have made it: what is no subject of an instance is none. */
+const wirePresent = z.object({ at: z.string().regex(/^cleave\.requests-of\.[\w-]+$/) });
+
+/** Where the one asks to be asked that has said that it is present. */
+export const presentIn = ({ head }: Frame): string | undefined => wirePresent.safeParse(head).data?.at;
 
 /** Whoever may publish may have made it, and nobody has looked for a signature yet: what is no offer is none. */
 const offerIn = ({ head }: Frame): Offer | undefined =>
@@ -86,7 +98,7 @@ export interface Asked {
 export class NatsPeer {
   private readonly link: NatsLink;
   private readonly inbox = createInbox();
-  private readonly awaited = new Map<string, HearMessage>();
+  private readonly awaited = new Awaited<HearMessage>();
   private readonly offered = new Map<string, Offered>();
   private connection: NatsConnection | undefined;
   private lastId = 0;
@@ -133,7 +145,7 @@ export class NatsPeer {
       if (!state.isOver) hear(heard);
       state.isOver = true;
     };
-    this.awaited.set(id, (heard) => {
+    this.awaited.add(id, (heard) => {
       sent?.end();
       if (heard instanceof Error) return finish(heard);
       if (isNobody(heard)) return finish(new NobodyThere(`nobody answers at ${subject}`));
@@ -144,14 +156,14 @@ export class NatsPeer {
     });
     const stop = () => {
       state.isOver = true;
-      this.awaited.delete(id);
+      this.awaited.take(id);
       sent?.end();
     };
     let sent: Sent | undefined;
     try {
       sent = this.publish(subject, frame, withinMs, reply);
     } catch (error) {
-      this.awaited.delete(id);
+      this.awaited.take(id);
       queueMicrotask(() => finish(error as Error));
     }
     return { reply, stop };
@@ -217,11 +229,11 @@ export class NatsPeer {
       const timer = setTimeout(() => finish(new Error('what was offered did not come in time')), withinMs);
       const finish: HearMessage = (heard) => {
         clearTimeout(timer);
-        this.awaited.delete(id);
+        this.awaited.take(id);
         if (heard instanceof Error) reject(heard);
         else resolve(heard.data);
       };
-      this.awaited.set(id, finish);
+      this.awaited.add(id, finish);
       try {
         this.transmit(at, String(from), { reply: `${this.inbox}.${id}` });
       } catch (error) {
@@ -269,8 +281,7 @@ export class NatsPeer {
 
   private hear(message: Msg): void {
     const id = message.subject.slice(this.inbox.length + 1);
-    const hear = this.awaited.get(id);
-    this.awaited.delete(id);
+    const hear = this.awaited.take(id);
     if (hear) return hear(message);
     const { reply } = message;
     const offered = this.offered.get(id);
@@ -290,9 +301,7 @@ export class NatsPeer {
   }
 
   private failAll(why: string): void {
-    const heard = [...this.awaited.values()];
-    this.awaited.clear();
-    for (const hear of heard) hear(new Error(why));
+    for (const hear of this.awaited.takeAll()) hear(new Error(why));
     for (const { end } of this.offered.values()) end();
   }
 

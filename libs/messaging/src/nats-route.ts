@@ -1,7 +1,16 @@
 import { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
 import type { Ended, Question, Route } from './client.js';
-import { carriedSubject, encodeFrame, NatsPeer, NobodyThere, requestSubject, type Asked } from './nats-peer.js';
+import {
+  carriedSubject,
+  encodeFrame,
+  NatsPeer,
+  NobodyThere,
+  presentIn,
+  presentSubject,
+  requestSubject,
+  type Asked,
+} from './nats-peer.js';
 
 /** How long a request is silent before its module is asked whether anybody has it, and again after as long. */
 const lookAfterMs = 1_000;
@@ -11,8 +20,9 @@ const lookAfterMs = 1_000;
  * fails at once, as everything does that is under way when the connection is lost.
  *
  * NATS does not tell that an instance was killed. So a request that is silent is asked after, every second: where no
- * instance has it, it is lost. An idempotent one is asked once more then, within its deadline; another one fails at its
- * deadline, or before that when no instance is left at all.
+ * instance has it, it is lost, or lies with one that stands still. An idempotent one is asked once more then, within its
+ * deadline, of the first instance that says that it is present; another one fails at its deadline, or before that when no
+ * instance is left at all.
  */
 export class NatsRoute implements Route {
   private readonly peer: NatsPeer;
@@ -45,21 +55,31 @@ export class NatsRoute implements Route {
   private askOnce({ pattern, message, mayRepeat }: Question, ended: Ended): () => void {
     const asked: Asked[] = [];
     let isInHand = true;
-    const send = () => {
+    const send = (at?: string) => {
       const { meta, body } = message();
       const frame = encodeFrame({ meta }, body);
       asked.push(
-        this.peer.ask(requestSubject(pattern), frame, meta.remainingMs, (heard) => {
-          if (heard instanceof Error) end(heard instanceof NobodyThere ? this.nobody() : heard);
+        this.peer.ask(requestSubject(pattern, at), frame, meta.remainingMs, (heard) => {
+          // It has left since it said that it was present.
+          if (heard instanceof NobodyThere && at !== undefined) send();
+          else if (heard instanceof Error) end(heard instanceof NobodyThere ? this.nobody() : heard);
           else if ('err' in heard.head) end(heard.head['err']);
           else end(undefined, heard.body);
         }),
       );
     };
     let look: Asked | undefined;
+    let lookForAnother: Asked | undefined;
+    const askAgain = () => {
+      lookForAnother = this.peer.ask(presentSubject(this.module), encodeFrame({}), lookAfterMs, (heard) => {
+        // Those of a version that is not asked for may take it as well.
+        send(heard instanceof Error ? undefined : presentIn(heard));
+      });
+    };
     const lookForIt = () => {
       look?.stop();
-      if (!isInHand && mayRepeat && asked.length === 1) send();
+      lookForAnother?.stop();
+      if (!isInHand && mayRepeat && asked.length === 1) askAgain();
       isInHand = false;
       const question = encodeFrame({ carried: asked.map(({ reply }) => reply) });
       look = this.peer.ask(carriedSubject(this.module), question, lookAfterMs, (heard) => {
@@ -72,6 +92,7 @@ export class NatsRoute implements Route {
       clearInterval(looking);
       for (const { stop } of asked) stop();
       look?.stop();
+      lookForAnother?.stop();
     };
     const end: Ended = (...outcome) => {
       forget();

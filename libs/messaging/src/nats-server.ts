@@ -12,7 +12,9 @@ import {
   encodeFrame,
   group,
   NatsPeer,
+  newOwnSubject,
   patternOf,
+  presentSubject,
   requestSubject,
   type Frame,
 } from './nats-peer.js';
@@ -26,6 +28,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   /** The requests that have not been answered, by where the answer goes. */
   private readonly carried = new Set<string>();
   private readonly handling = new InFlight();
+  private readonly own = newOwnSubject();
   private subscriptions: Subscription[] = [];
   private largestBytes = 0;
 
@@ -59,11 +62,22 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
       const connection = await this.peer.open();
       const refused: Error[] = [];
       for (const module of this.modules) {
-        const queue = { queue: group };
-        const take = (error: Error | null, message: Msg) => (error ? void refused.push(error) : this.take(message));
-        this.subscriptions.push(connection.subscribe(requestSubject(`${module}.*`), { ...queue, callback: take }));
-        const tell = (error: Error | null, message: Msg) => (error ? void refused.push(error) : this.tell(message));
-        connection.subscribe(carriedSubject(module), { callback: tell });
+        const heard = (hear: (message: Msg) => void) => ({
+          callback: (error: Error | null, message: Msg) => (error ? void refused.push(error) : hear(message)),
+        });
+        const take = heard((message) => this.take(message));
+        this.subscriptions.push(
+          connection.subscribe(requestSubject(`${module}.*`), { queue: group, ...take }),
+          connection.subscribe(requestSubject(`${module}.*`, this.own), take),
+          connection.subscribe(
+            presentSubject(module),
+            heard((message) => message.respond(encodeFrame({ at: this.own }))),
+          ),
+        );
+        connection.subscribe(
+          carriedSubject(module),
+          heard((message) => this.tell(message)),
+        );
       }
       await connection.flush();
       if (refused[0]) throw refused[0];

@@ -65,7 +65,7 @@ export const largestPublished = 262_144;
  * More bytes than that are not sent in one command, unless one request or reply has more by itself: Redis does nothing else
  * while it takes them.
  */
-export const largestAtOnce = 262_144;
+export const largestAtOnce = 65_536;
 
 /** As they are written: each with its length in front. */
 export const bytesOf = (...parts: readonly string[]): number =>

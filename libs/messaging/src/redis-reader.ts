@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
-import { setTimeout as sleep } from 'node:timers/promises';
+import { setImmediate as nextTurn, setTimeout as sleep } from 'node:timers/promises';
 import { drainMs } from './answering-server.js';
 import type { Outcome } from './answers.js';
 import { frameOf } from './frames.js';
@@ -103,7 +103,7 @@ function publications(replies: readonly Reply[]): { channel: string; text: strin
   const open = new Map<string, { channel: string; text: string }>();
   for (const { channel, text } of replies) {
     const last = open.get(channel);
-    if (last && last.text.length + text.length <= largestPublished) {
+    if (last && last.text.length + text.length <= largestAtOnce) {
       last.text += text;
       continue;
     }
@@ -256,7 +256,7 @@ export class RedisReader {
         if (rest > 0) await sleep(rest);
         // One by one after a rest, to see whether there is room again.
         const count = rest > 0 ? 1 : readAtOnce;
-        for (const entry of await this.read(blockMs, count)) this.take(entry, false);
+        await this.takeAll(await this.read(blockMs, count));
       } catch (error) {
         await this.afterFailure(error as Error);
       }
@@ -321,6 +321,18 @@ export class RedisReader {
       /NOGROUP|UNBLOCKED|READONLY/.test(error.message) || !this.reader.isReady || !this.commands.isReady;
     if (!isExpected) this.logger.error(`Reading failed: ${error.message}`);
     await this.untilWoken(this.reader.isReady ? retryMs : undefined);
+  }
+
+  /** Large ones some at a time, so that what they are answered with leaves before the last of them is carried out. */
+  private async takeAll(entries: readonly Entry[]): Promise<void> {
+    let characters = 0;
+    for (const entry of entries) {
+      this.take(entry, false);
+      characters += entry.request.body.length;
+      if (characters < largestAtOnce) continue;
+      characters = 0;
+      await nextTurn();
+    }
   }
 
   private take(entry: Entry, isInherited: boolean): void {

@@ -1,6 +1,7 @@
 import { CleaveError } from '#contracts';
 import { Logger } from '@nestjs/common';
 import { randomUUID } from 'node:crypto';
+import { Awaited } from './awaited.js';
 import type { Ended, Question, Route } from './client.js';
 import { packetsIn } from './frames.js';
 import {
@@ -27,7 +28,7 @@ import {
 export class RedisRoute implements Route {
   private readonly logger = new Logger(RedisRoute.name);
   private readonly channel = `${framesChannel}${randomUUID()}`;
-  private readonly waiting = new Map<string, Ended>();
+  private readonly waiting = new Awaited<Ended>();
   private readonly keys: QueueKeys;
   private readonly requests: RedisConnection;
   private readonly replies: RedisConnection;
@@ -49,14 +50,14 @@ export class RedisRoute implements Route {
 
   ask(question: Question, ended: Ended): () => void {
     const id = String((this.asked += 1));
-    this.waiting.set(id, ended);
+    this.waiting.add(id, ended);
     const add = (): void => {
       if (this.waiting.has(id)) this.add(id, question);
     };
     this.connect()
       .then(add)
       .catch((error: unknown) => this.finish(id, error));
-    return () => this.waiting.delete(id);
+    return () => this.waiting.take(id);
   }
 
   async close(): Promise<void> {
@@ -158,13 +159,11 @@ export class RedisRoute implements Route {
 
   /** Does nothing for a request whose caller has given up. */
   private finish(id: string, error: unknown, reply?: unknown): void {
-    const ended = this.waiting.get(id);
-    this.waiting.delete(id);
-    ended?.(error, reply);
+    this.waiting.take(id)?.(error, reply);
   }
 
   private failAll(why: string): void {
-    for (const id of [...this.waiting.keys()]) this.finish(id, new Error(why));
+    for (const ended of this.waiting.takeAll()) ended(new Error(why));
   }
 }
 

@@ -1,8 +1,9 @@
 import { Targets, type Attempt, type Instance, type Outcome, type TargetsOptions } from '#balancing';
 import type { CleaveError } from '#contracts';
-import { ClientTCP, type PacketId, type ReadPacket, type WritePacket } from '@nestjs/microservices';
+import { ClientTCP, type PacketId, type WritePacket } from '@nestjs/microservices';
 import { Socket } from 'node:net';
 import { endpointText, type Endpoint } from './address.js';
+import { Awaited } from './awaited.js';
 import type { Ended, Question, Route } from './client.js';
 import { FrameSocket, isDrainNotice } from './tcp-frames.js';
 import type { WireRequest } from './wire.js';
@@ -19,12 +20,16 @@ class NotConnected extends Error {
   override readonly name = 'NotConnected';
 }
 
-type Answered = WritePacket & PacketId;
+/** Hears the error that was answered, or an Error of this side, or the reply. */
+type Answered = (error: unknown, reply?: unknown) => void;
+
+const connectionClosed = 'Connection closed';
 const heard = Promise.resolve();
 
 /** Nest's TCP client, used for the life of one socket. */
 class TcpConnection extends ClientTCP {
   private asked = 0;
+  private readonly awaited = new Awaited<Answered>();
 
   constructor(
     at: Endpoint,
@@ -43,20 +48,29 @@ class TcpConnection extends ClientTCP {
    * @param answered called with what comes, also when the connection ends before
    * @returns what forgets the request
    */
-  ask(pattern: string, data: unknown, answered: (packet: WritePacket) => void): () => void {
-    return this.publish({ pattern, data }, answered);
+  ask(pattern: string, data: unknown, answered: Answered): () => void {
+    // Counted: a request is known by it on one connection only.
+    const id = String((this.asked += 1));
+    this.awaited.add(id, answered);
+    try {
+      if (!this.socket) throw new Error(connectionClosed);
+      this.socket.sendMessage({ id, pattern, data });
+    } catch (error) {
+      this.awaited.take(id)?.(error);
+    }
+    return () => this.awaited.take(id);
   }
 
   /** Who asks for a request that is not awaited any more has forgotten it. */
   override handleResponse(packet: unknown): Promise<void> {
-    const { id, err, response } = packet as Answered;
-    this.routingMap.get(id)?.({ err, response, isDisposed: true });
+    const { id, err, response } = packet as WritePacket & PacketId;
+    this.awaited.take(id)?.(err, response);
     return heard;
   }
 
-  /** Counted: a request is known by it on one connection only. */
-  protected override assignPacketId(packet: ReadPacket): ReadPacket & PacketId {
-    return Object.assign(packet, { id: String((this.asked += 1)) });
+  override handleClose(): void {
+    super.handleClose();
+    for (const answered of this.awaited.takeAll()) answered(new Error(connectionClosed));
   }
 
   /** Unlike `close`, does not wait for the other side to end the connection as well. */
@@ -118,10 +132,10 @@ class TcpInstance implements Instance {
     };
     const send = (client: TcpConnection): void => {
       if (isOver) return;
-      forget = client.ask(pattern, message(), ({ err, response }) => {
+      forget = client.ask(pattern, message(), (error, reply) => {
         // An Error is of this side: the connection is gone, and what is sent again has to take another one.
-        if (err instanceof Error) this.abandon(client);
-        end(err, response);
+        if (error instanceof Error) this.abandon(client);
+        end(error, reply);
       });
       // The connection may be one that has just ended.
       if (isOver) forget();
@@ -142,8 +156,13 @@ class TcpInstance implements Instance {
       const forget = this.ask(
         probePattern,
         () => '',
-        // It is refused by whoever is alive.
-        (error) => (error instanceof Error ? reject(error) : resolve()),
+        (error) => {
+          // Its time passes after the answer as well, which is no reason to give up the connection.
+          signal.removeEventListener('abort', giveUp);
+          // It is refused by whoever is alive.
+          if (error instanceof Error) reject(error);
+          else resolve();
+        },
       );
       const giveUp = (): void => {
         forget();

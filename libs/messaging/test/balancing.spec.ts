@@ -2,7 +2,7 @@ import type { CleaveError } from '#contracts';
 import { Metrics } from '#telemetry';
 import { eventually, freePort, samplesIn } from '#testing';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { once } from 'node:events';
+import { getEventListeners, once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { contractClient, type ContractClient } from '../src/client.js';
 import { Messenger, type Address } from '../src/index.js';
@@ -148,6 +148,28 @@ describe('instances over TCP', () => {
     expect(await ask()).toBe('deadline-exceeded');
     await eventually(async () => expect(await ask()).toBe('answered'), 15_000);
     expect(connections).toBe(2);
+  });
+
+  it('keep the connection over which they have answered a probe, and nothing of it', async () => {
+    const port = await freePort();
+    await start(port);
+    let connections = 0;
+    const way = await listening((socket) => {
+      connections += 1;
+      leadOn(socket, port);
+    });
+    const at = [{ host: '127.0.0.1', port: way }];
+    const targets = tcpTargets({ name: 'probe', at }, 1_000);
+    closing.push(() => targets.close());
+    const [instance] = targets.instances as [(typeof targets.instances)[number]];
+
+    const probing = new AbortController();
+    await instance.probe(probing.signal);
+    expect(getEventListeners(probing.signal, 'abort')).toEqual([]);
+    // As its time passes afterwards.
+    probing.abort();
+    await instance.probe(AbortSignal.timeout(5_000));
+    expect(connections).toBe(1);
   });
 
   it('that are slow get little to do', async () => {

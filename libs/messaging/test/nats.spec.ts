@@ -84,7 +84,7 @@ describeWithNats('requests over NATS', () => {
     await Promise.all(Array.from({ length: 50 }, (_, id) => client.call('once', { id: `${id}` })));
     await client.call('flood', 'x'.repeat(3_000_000));
     const inboxOfClient = 1;
-    const ofInstance = ['inbox', 'requests', 'what is carried'].length;
+    const ofInstance = ['inbox', 'requests', 'its own requests', 'who is present', 'what is carried'].length;
     expect((await subscriptions()).toSorted((a, b) => a - b)).toEqual([inboxOfClient, ofInstance]);
     await instance.close();
     await messenger.onApplicationShutdown();
@@ -103,7 +103,7 @@ describeWithNats('requests over NATS', () => {
     expect((await failureOf(held)).code).toBe('cancelled');
     expect((await failureOf(large)).code).toBe('cancelled');
     const [route] = (messenger as unknown as { routes: Map<string, unknown> }).routes.values();
-    const { awaited, offered } = (route as { peer: Record<'awaited' | 'offered', Map<string, unknown>> }).peer;
+    const { awaited, offered } = (route as { peer: Record<'awaited' | 'offered', { size: number }> }).peer;
     expect([awaited.size, offered.size]).toEqual([0, 0]);
     instance.journal.letGo('held');
     await client.call('ping', undefined);
@@ -120,6 +120,21 @@ describeWithNats('requests over NATS', () => {
       code: 'unavailable',
       detail: expect.stringContaining('lost with the last one'),
     });
+  });
+
+  it('that may be repeated are answered in time though an instance stands still', async () => {
+    const [still] = await Promise.all([startProcess(at), start()]);
+    try {
+      const asked = (count: number) =>
+        Promise.allSettled(Array.from({ length: count }, () => client.call('ping', undefined, { deadlineMs: 6_000 })));
+      await asked(10);
+      still.pause('SIGSTOP');
+      const failed = (await asked(60)).filter((it) => it.status === 'rejected');
+      expect(failed.map((it) => (it.reason as CleaveError).detail)).toEqual([]);
+    } finally {
+      still.pause('SIGCONT');
+      await still.kill();
+    }
   });
 
   it('of an instance that is merely slow, or leaving, stay with it', async () => {

@@ -27,6 +27,8 @@ const parts = 20;
 /** Who waits for Redis waits no longer than this. */
 const sharedWithinMs = 200;
 const saidEveryMs = 10_000;
+/** More than one replica may be met before somebody is the primary. */
+const leaveReplicaMs = 1_000;
 
 /** What this process may still let through of somebody, without asking. */
 interface Share {
@@ -50,6 +52,7 @@ export class RateLimits {
   private readonly client: ReturnType<typeof createClient> | undefined;
   private readonly part: number;
   private readonly say = nowAndThen(saidEveryMs);
+  private readonly leave = nowAndThen(leaveReplicaMs);
 
   /** @param redisUrl where the count is shared; each process counts by itself when left out */
   constructor(
@@ -62,7 +65,7 @@ export class RateLimits {
     if (redisUrl === undefined) return;
     this.client = createClient({ url: redisUrl, disableOfflineQueue: true });
     this.client.on('error', (error: Error) => this.sayLost(error));
-    void this.client.connect().catch((error: Error) => this.sayLost(error));
+    this.connect();
     this.shared = new RateLimiterRedis({ ...options, storeClient: this.client, useRedisPackage: true });
   }
 
@@ -113,9 +116,23 @@ export class RateLimits {
         return await within(take(this.shared, who, this.part), sharedWithinMs);
       } catch (error) {
         this.sayLost(error as Error);
+        this.leaveReplica(error as Error);
       }
     }
     return take(this.own, who, this.part);
+  }
+
+  private connect(): void {
+    void this.client?.connect().catch((error: Error) => this.sayLost(error));
+  }
+
+  /** It was the primary when the connection was made; whoever is that by now is found by connecting anew. */
+  private leaveReplica({ message }: Error): void {
+    if (!message.includes('READONLY') || !this.client?.isReady) return;
+    this.leave(() => {
+      this.client?.destroy();
+      this.connect();
+    });
   }
 
   private sayLost({ message }: Error): void {

@@ -1,7 +1,7 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import { createClient } from '@redis/client';
-import { startRedis, type RedisServer } from '#testing';
+import { RedisProxy, startRedis, type RedisServer } from '#testing';
 import { RateLimits, type Rate } from '../src/rate-limits.js';
 
 const limits: RateLimits[] = [];
@@ -78,6 +78,37 @@ describe('requests that are counted together', () => {
     expect(both).toBeGreaterThanOrEqual(95);
     expect((await one.take('shared')).isRefused).toBe(true);
     expect((await other.take('shared')).isRefused).toBe(true);
+  });
+
+  it('are counted together at the new primary when the old one has become a replica of it', async () => {
+    const [old, primary] = await Promise.all([startRedis(), startRedis()]);
+    const proxy = await RedisProxy.start(old.port);
+    const [atOld, atPrimary] = [createClient({ url: old.url }), createClient({ url: primary.url })];
+    await Promise.all([atOld.connect(), atPrimary.connect()]);
+    try {
+      const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
+      /** Whether somebody whom nobody has counted yet is counted there. */
+      const counts = async (there: typeof atOld, who: string): Promise<boolean> => {
+        await by.take(who);
+        return (await there.keys(`*${who}`)).length > 0;
+      };
+      const soonCounts = async (there: typeof atOld, who: string): Promise<boolean> => {
+        for (let tried = 0; tried < 150; tried += 1) {
+          if (await counts(there, `${who} ${tried}`)) return true;
+          await sleep(20);
+        }
+        return false;
+      };
+      expect(await soonCounts(atOld, 'before')).toBe(true);
+      await atOld.sendCommand(['REPLICAOF', '127.0.0.1', String(primary.port)]);
+      proxy.port = primary.port;
+      expect(await soonCounts(atPrimary, 'after')).toBe(true);
+    } finally {
+      atOld.destroy();
+      atPrimary.destroy();
+      await proxy.stop();
+      await Promise.all([old.stop(), primary.stop()]);
+    }
   });
 
   it('are counted by each process for itself while Redis stands still, and wait for it no longer than told', async () => {
