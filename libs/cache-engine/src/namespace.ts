@@ -4,6 +4,7 @@ import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
+import { unplaced } from './sieve.js';
 import type { Flight, Kept, Tiers } from './tiers.js';
 
 /** Times are milliseconds. */
@@ -278,7 +279,7 @@ export class Namespace<Value> {
     if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
     const until = isNew ? tiers.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
-    tiers.counters.keep(name, guard, { count, until, epoch: 0 }, 0);
+    tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, 0);
     tiers.counters.close(name, guard);
     return count;
   }
@@ -598,11 +599,15 @@ export class Namespace<Value> {
     tiers.hotKeys.saw(name);
     if (!kept) return undefined;
     const now = performance.now();
-    if (kept.until <= now || now > tiers.l1UsedUntil) return undefined;
+    if (now > tiers.l1UsedUntil || (kept.until <= now && this.isOver(kept, now))) return undefined;
     if (kept.checkedAt === tiers.tagChanges) return kept;
     if (!this.isCurrent(kept, now)) return undefined;
     kept.checkedAt = tiers.tagChanges;
     return kept;
+  }
+
+  private isOver({ until, freshUntil }: Kept, now: number): boolean {
+    return until < longestUntil || freshUntil - this.tiers.clockAheadMs <= now;
   }
 
   /** @param at by `performance.now()`. @returns `undefined` where that is not known without asking Redis */
@@ -795,17 +800,22 @@ export class Namespace<Value> {
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
     // One after the other: there is one for every value that comes out of Redis.
     const kept: Kept = {
+      // What every hit reads lies together, in whole numbers, which V8 keeps in their place.
+      epoch: 0,
+      until: Math.min(Math.floor(freshUntil - this.tiers.clockAheadMs), longestUntil),
+      checkedAt: notChecked,
+      wasRead: false,
+      value,
       version,
+      namespaceVersion,
+      tags,
       freshUntil,
       staleUntil,
       loadMs,
-      namespaceVersion,
-      tags,
-      value,
-      // A whole number, which V8 keeps in its place.
-      until: Math.floor(freshUntil - this.tiers.clockAheadMs),
-      checkedAt: notChecked,
-      epoch: 0,
+      key: '',
+      bytes: 0,
+      newer: undefined,
+      older: undefined,
     };
     let total = headBytes + bytes;
     for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag) + bytesOfPair;
@@ -898,6 +908,8 @@ const versionsIn = (token: string): Versions | undefined => {
 
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;
+/** The largest number that V8 keeps in its place: after 24 days of this process. */
+const longestUntil = 2 ** 31 - 1;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
 const headBytes = 320;

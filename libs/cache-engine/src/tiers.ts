@@ -5,6 +5,7 @@ import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
 import { RedisTier, keyKinds, randomTagBase, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
+import { unplaced } from './sieve.js';
 import type { Head } from './entry.js';
 
 /** A value that is being loaded. */
@@ -211,7 +212,7 @@ export class Tiers {
     const guard = this.tags.open(name);
     try {
       const version = this.shared ? await this.shared.tagVersion(name, 0) : randomTagBase().toString(36);
-      this.tags.keep(name, guard, { version, epoch: 0 }, bytesOfText(version));
+      this.tags.keep(name, guard, { version, epoch: 0, ...unplaced }, bytesOfText(version));
       return version;
     } finally {
       this.tags.close(name, guard);
