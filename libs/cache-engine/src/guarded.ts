@@ -136,7 +136,8 @@ export class Guarded<Value extends Guardable> {
 
   private breakGuard(key: string): void {
     const guard = this.guards.get(key);
-    if (guard) guard.isIntact = false;
+    if (!guard) return;
+    guard.isIntact = false;
     this.guards.delete(key);
   }
 }
