@@ -214,7 +214,7 @@ export class Namespace<Value> {
     const all = { ...this.options, ...options };
     // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
     const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
-    if (tiers.shared) await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
+    await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
     const entry = await this.entryOf(value, all);
     for (let tries = 0; ; tries += 1) {
       const { state, kept, version: stored } = tiers.shared ? await this.read(name) : this.readHere(name, key);
@@ -270,8 +270,9 @@ export class Namespace<Value> {
     assertTimes({ ttl });
     if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
     assertKey(key);
-    // A namespace that is cleared begins to count anew.
-    const name = tiers.nameOf('counter', this.name, `${await tiers.tagVersion(this.ownTag)}:${key}`);
+    // A namespace that is cleared begins to count anew, also where nobody has told of that yet.
+    const version = await tiers.lookUpTag(this.ownTag);
+    const name = tiers.nameOf('counter', this.name, `${version}:${key}`);
     if (tiers.shared) return tiers.shared.count(name, by, ttl ?? 0);
     const known = tiers.counters.get(name);
     const isNew = !known || known.until <= tiers.now();

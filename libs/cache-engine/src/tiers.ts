@@ -179,11 +179,13 @@ export class Tiers {
     return version;
   }
 
-  /** Knows the version of a tag afterwards as Redis has it, also where nobody has told of a change yet. */
-  async lookUpTag(name: string): Promise<void> {
+  /** The version of a tag as Redis has it, known here from now on, also where nobody has told of a change yet. */
+  async lookUpTag(name: string): Promise<string> {
+    if (!this.shared) return this.tagVersion(name);
     const known = this.knownTag(name);
     const version = await this.askTag(name);
     if (known !== undefined && known !== version) this.forgetTag(name);
+    return version;
   }
 
   /** What was kept under the tag is old from now on. */
