@@ -458,7 +458,8 @@ export class Namespace<Value> {
     } catch (error) {
       if (kept.staleUntil <= tiers.now()) throw error;
       this.rest(name);
-      tiers.complain(`${this.name} ${key} could not be loaded: ${String(error)}`);
+      // Without the key, which may name a person.
+      tiers.complain(`a value of ${this.name} could not be loaded: ${String(error)}`);
       return giveOut(kept);
     } finally {
       clearTimeout(timer);
@@ -562,7 +563,7 @@ export class Namespace<Value> {
     const startedAt = performance.now();
     try {
       const loading = async (): Promise<Value | undefined> => load({ key, signal: aborting.signal });
-      const value = await within(hard, `loading ${this.name} ${key}`, loading);
+      const value = await within(hard, `loading a value of ${this.name}`, loading);
       return { value, loadMs: performance.now() - startedAt };
     } catch (error) {
       tiers.counts.loadFailures += 1;

@@ -311,6 +311,23 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it('tells of a load that failed, and not of its key, which may name a person', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000, timeouts: { hard: 100 } });
+    const key = `ada-${randomUUID()}@example.org`;
+    await until(async () => {
+      await space.getOrSet(key, () => 1);
+      return (await space.get(key)) === 1;
+    });
+    const never = (): Promise<never> => new Promise(() => undefined);
+    await until(async () => {
+      expect(await space.getOrSet(key, never)).toBe(1);
+      return complaints.length > 0;
+    });
+    expect(complaints.join()).toContain(`${space.name} could not be loaded`);
+    expect(complaints.join()).not.toContain(key);
+    await expect(space.getOrSet(`another ${key}`, never)).rejects.toThrow(/^(?!.*ada-).*no answer within 100 ms/);
+  });
+
   it('leaves a source alone for a while that fails before the end of a value', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, refreshBefore: 120_000 });
     const source = new Source(1);
