@@ -483,6 +483,25 @@ describe('a cache in the process', () => {
     expect(bytes).toBeLessThanOrEqual(maxBytes);
   });
 
+  it('gives a lease where many were taken and are not ended, and lets go of the oldest for it', async () => {
+    const engine = engineOf({ maxBytes: 300_000 });
+    const space = engine.namespace<string>('n');
+    const leases: string[] = [];
+    for (let at = 0; at < 500; at += 1) {
+      const leased = await space.findOrLease(`key ${at}`, 60_000);
+      if (!('lease' in leased) || leased.lease === null) throw new Error(`no lease on key ${at}`);
+      leases.push(leased.lease);
+    }
+    expect(await space.findOrLease('key 499', 60_000)).toEqual({ lease: null });
+    const { bytes, leasesEvicted } = engine.statistics.l1;
+    expect(leasesEvicted).toBeGreaterThan(300);
+    expect(bytes).toBeLessThanOrEqual(300_000);
+    // It comes too late, as does whoever takes too long.
+    expect(await space.fillLeased('key 0', leases[0]!, 'late')).toBeUndefined();
+    expect(await space.fillLeased('key 499', leases[499]!, 'in time')).toBeDefined();
+    expect(await space.get('key 499')).toBe('in time');
+  });
+
   it('does not keep what is larger than all of it, nor what lay there', async () => {
     const space = engineOf({ maxBytes: 400_000 }).namespace<string>('n');
     await space.set('k', 'small');
