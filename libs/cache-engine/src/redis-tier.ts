@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from '@redis/client';
 import { assertTimeout, within } from './within.js';
+import { reconnectAfterMs } from './reconnect.js';
 import { noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
@@ -71,7 +72,7 @@ const socketOptions = {
   connectTimeout: 1_000,
   // A connection on which nothing moves although it is asked is given up.
   socketTimeout: 3_000,
-  reconnectStrategy: (retries: number) => Math.min(25 * 2 ** retries, longestReconnectMs),
+  reconnectStrategy: reconnectAfterMs,
 };
 
 const connect = (url: string) => {
