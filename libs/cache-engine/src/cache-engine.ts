@@ -53,6 +53,7 @@ export class CacheEngine {
         maxBytes,
         evictions: entries.evictions,
         promotionsRefused: entries.refusals,
+        leasesEvicted: leases.evictions,
       },
       latency: { redis: redisLatency.now, load: loadLatency.now },
       hotKeys: hotKeys.top(toldHotKeys).map(({ key, reads }) => ({ ...this.tiers.partsOf(key), reads })),

@@ -1,4 +1,4 @@
-import { LRUCache } from 'lru-cache';
+import { Sieve, type Sieved } from './sieve.js';
 
 /** Held by whoever fetches something to keep: broken by whatever makes that old before it is here. */
 export interface Guard {
@@ -11,7 +11,7 @@ interface OpenGuard {
 }
 
 /** What is kept. */
-export interface Guardable {
+export interface Guardable extends Sieved {
   /** Of when it was kept: said by `keep`, 0 until then. */
   epoch: number;
 }
@@ -23,12 +23,12 @@ const overheadBytes = 160;
 const mostRemembered = 256;
 
 /**
- * What was fetched from elsewhere, bounded in bytes, the least recently used evicted first. Nothing gets in whose fetch
+ * What was fetched from elsewhere, bounded in bytes. Nothing gets in whose fetch
  * began before it was invalidated: it is kept under the guard that was opened before the fetch, or, where it is over soon
  * and there are many of them, since the mark that was taken before.
  */
 export class Guarded<Value extends Guardable> {
-  private readonly entries: LRUCache<string, Value>;
+  private readonly entries: Sieve<Value>;
   private readonly guards = new Map<string, OpenGuard>();
   /** What was kept in an earlier one may be old without anybody having said so. */
   private epoch = 0;
@@ -38,22 +38,20 @@ export class Guarded<Value extends Guardable> {
   /** Up to here nobody knows any more what was invalidated. */
   private forgottenUntil = 0;
   private marked = 0;
-  evictions = 0;
   /** Fetches whose outcome was not kept. */
   refusals = 0;
 
   /** @param maxBytes of keys, values and what it takes to keep them */
   constructor(maxBytes: number) {
-    this.entries = new LRUCache({
-      maxSize: maxBytes,
-      dispose: (_, __, reason) => {
-        if (reason === 'evict') this.evictions += 1;
-      },
-    });
+    this.entries = new Sieve(maxBytes);
   }
 
   get bytes(): number {
-    return this.entries.calculatedSize;
+    return this.entries.bytes;
+  }
+
+  get evictions(): number {
+    return this.entries.evictions;
   }
 
   get size(): number {
@@ -103,8 +101,7 @@ export class Guarded<Value extends Guardable> {
       return false;
     }
     value.epoch = this.epoch;
-    // What is too large to be kept takes what lies there with it.
-    this.entries.set(key, value, { size: bytes + bytesOfText(key) + overheadBytes });
+    this.entries.set(key, value, bytes + bytesOfText(key) + overheadBytes);
     return true;
   }
 
@@ -139,7 +136,8 @@ export class Guarded<Value extends Guardable> {
 
   private breakGuard(key: string): void {
     const guard = this.guards.get(key);
-    if (guard) guard.isIntact = false;
+    if (!guard) return;
+    guard.isIntact = false;
     this.guards.delete(key);
   }
 }

@@ -14,10 +14,13 @@ const overheadBytes = 600;
 
 /** Rights to fill a key where there is no Redis that would keep them: one a key at a time, each for a while. */
 export class Leases {
+  /** The oldest first. */
   private readonly held = new Map<string, Held>();
   bytes = 0;
+  /** Leases that made room for others. */
+  evictions = 0;
 
-  /** @param maxBytes what is held at once; whoever asks for more gets nothing */
+  /** @param maxBytes what is held at once: the oldest make room, and whoever still loads under one is too late */
   constructor(
     private readonly entries: Pick<Guarded<Guardable>, 'open' | 'close'>,
     private readonly maxBytes: number,
@@ -29,8 +32,13 @@ export class Leases {
     const now = performance.now();
     // Whoever had it and was overtaken by a write or an invalidation is in nobody's way.
     if (before && (!before.guard.isIntact || before.until <= now)) this.entries.close(name, this.drop(name, before));
+    if (this.held.has(name)) return false;
     const bytes = bytesOfText(name) + bytesOfText(token) + overheadBytes;
-    if (this.held.has(name) || this.bytes + bytes > this.maxBytes) return false;
+    for (const [other, oldest] of this.held) {
+      if (this.bytes + bytes <= this.maxBytes) break;
+      this.entries.close(other, this.drop(other, oldest));
+      this.evictions += 1;
+    }
     const timer = setTimeout(() => this.entries.close(name, this.drop(name, lease)), ms).unref();
     const lease: Held = { token, guard: this.entries.open(name), until: now + ms, timer, bytes };
     this.held.set(name, lease);

@@ -99,6 +99,13 @@ const observed: readonly Observed[] = [
     read: (it) => [[it.l1.promotionsRefused]],
   },
   {
+    name: 'cache.l1.lease_evictions',
+    kind: 'Counter',
+    unit: '{lease}',
+    description: 'Leases that made room for others before they were over, where there is no Redis to keep them.',
+    read: (it) => [[it.l1.leasesEvicted]],
+  },
+  {
     name: 'cache.redis.failures',
     kind: 'Counter',
     unit: '{call}',

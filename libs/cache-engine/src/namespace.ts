@@ -4,6 +4,7 @@ import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
+import { unplaced } from './sieve.js';
 import type { Flight, Kept, Tiers } from './tiers.js';
 
 /** Times are milliseconds. */
@@ -213,7 +214,7 @@ export class Namespace<Value> {
     const all = { ...this.options, ...options };
     // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
     const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
-    if (tiers.shared) await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
+    await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
     const entry = await this.entryOf(value, all);
     for (let tries = 0; ; tries += 1) {
       const { state, kept, version: stored } = tiers.shared ? await this.read(name) : this.readHere(name, key);
@@ -269,8 +270,9 @@ export class Namespace<Value> {
     assertTimes({ ttl });
     if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
     assertKey(key);
-    // A namespace that is cleared begins to count anew.
-    const name = tiers.nameOf('counter', this.name, `${await tiers.tagVersion(this.ownTag)}:${key}`);
+    // A namespace that is cleared begins to count anew, also where nobody has told of that yet.
+    const version = await tiers.lookUpTag(this.ownTag);
+    const name = tiers.nameOf('counter', this.name, `${version}:${key}`);
     if (tiers.shared) return tiers.shared.count(name, by, ttl ?? 0);
     const known = tiers.counters.get(name);
     const isNew = !known || known.until <= tiers.now();
@@ -278,7 +280,7 @@ export class Namespace<Value> {
     if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
     const until = isNew ? tiers.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
-    tiers.counters.keep(name, guard, { count, until, epoch: 0 }, 0);
+    tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, 0);
     tiers.counters.close(name, guard);
     return count;
   }
@@ -456,7 +458,8 @@ export class Namespace<Value> {
     } catch (error) {
       if (kept.staleUntil <= tiers.now()) throw error;
       this.rest(name);
-      tiers.complain(`${this.name} ${key} could not be loaded: ${String(error)}`);
+      // Without the key, which may name a person.
+      tiers.complain(`a value of ${this.name} could not be loaded: ${String(error)}`);
       return giveOut(kept);
     } finally {
       clearTimeout(timer);
@@ -560,7 +563,7 @@ export class Namespace<Value> {
     const startedAt = performance.now();
     try {
       const loading = async (): Promise<Value | undefined> => load({ key, signal: aborting.signal });
-      const value = await within(hard, `loading ${this.name} ${key}`, loading);
+      const value = await within(hard, `loading a value of ${this.name}`, loading);
       return { value, loadMs: performance.now() - startedAt };
     } catch (error) {
       tiers.counts.loadFailures += 1;
@@ -598,11 +601,15 @@ export class Namespace<Value> {
     tiers.hotKeys.saw(name);
     if (!kept) return undefined;
     const now = performance.now();
-    if (kept.until <= now || now > tiers.l1UsedUntil) return undefined;
+    if (now > tiers.l1UsedUntil || (kept.until <= now && this.isOver(kept, now))) return undefined;
     if (kept.checkedAt === tiers.tagChanges) return kept;
     if (!this.isCurrent(kept, now)) return undefined;
     kept.checkedAt = tiers.tagChanges;
     return kept;
+  }
+
+  private isOver({ until, freshUntil }: Kept, now: number): boolean {
+    return until < longestUntil || freshUntil - this.tiers.clockAheadMs <= now;
   }
 
   /** @param at by `performance.now()`. @returns `undefined` where that is not known without asking Redis */
@@ -749,6 +756,13 @@ export class Namespace<Value> {
     );
   }
 
+  /** As `versionsOf`, where nobody has to be asked: a promise less, and there is one for every write. */
+  private knownVersions(tags: readonly string[]): Versions | undefined {
+    const { tiers } = this;
+    const namespaceVersion = tiers.isL1Used && tags.length === 0 ? tiers.knownTag(this.ownTag) : undefined;
+    return namespaceVersion === undefined ? undefined : { namespaceVersion, tags: noTags };
+  }
+
   private async versionsOf(tags: readonly string[]): Promise<Versions> {
     const { tiers } = this;
     if (tags.length === 0) return { namespaceVersion: await tiers.tagVersion(this.ownTag), tags: noTags };
@@ -761,7 +775,8 @@ export class Namespace<Value> {
 
   private async entryOf(value: Value, options: KeepOptions): Promise<Entry> {
     assertTimes(options);
-    return this.entryWith(value, options, 0, await this.versionsOf(options.tags ?? []));
+    const { tags = [] } = options;
+    return this.entryWith(value, options, 0, this.knownVersions(tags) ?? (await this.versionsOf(tags)));
   }
 
   private entryWith(
@@ -795,17 +810,22 @@ export class Namespace<Value> {
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
     // One after the other: there is one for every value that comes out of Redis.
     const kept: Kept = {
+      // What every hit reads lies together, in whole numbers, which V8 keeps in their place.
+      epoch: 0,
+      until: Math.min(Math.floor(freshUntil - this.tiers.clockAheadMs), longestUntil),
+      checkedAt: notChecked,
+      wasRead: false,
+      value,
       version,
+      namespaceVersion,
+      tags,
       freshUntil,
       staleUntil,
       loadMs,
-      namespaceVersion,
-      tags,
-      value,
-      // A whole number, which V8 keeps in its place.
-      until: Math.floor(freshUntil - this.tiers.clockAheadMs),
-      checkedAt: notChecked,
-      epoch: 0,
+      key: '',
+      bytes: 0,
+      newer: undefined,
+      older: undefined,
     };
     let total = headBytes + bytes;
     for (const [tag, ofTag] of tags) total += bytesOfText(tag) + bytesOfText(ofTag) + bytesOfPair;
@@ -898,6 +918,8 @@ const versionsIn = (token: string): Versions | undefined => {
 
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;
+/** The largest number that V8 keeps in its place: after 24 days of this process. */
+const longestUntil = 2 ** 31 - 1;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
 const headBytes = 320;

@@ -3,7 +3,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from '@redis/client';
 import { assertTimeout, within } from './within.js';
-import { anyVersion, noVersion, scripts, type AboutKey } from './scripts.js';
+import { reconnectAfterMs } from './reconnect.js';
+import { noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
 /** Redis cannot be asked at present, or has not answered in time. Nothing is known of what became of a write. */
@@ -43,7 +44,7 @@ interface Asked {
 }
 
 /** The scripts that are asked about keys, many at once where they are asked in one turn. */
-type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put';
+type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put' | 'putIf';
 
 interface AskedAbout {
   about: AboutKey;
@@ -71,7 +72,7 @@ const socketOptions = {
   connectTimeout: 1_000,
   // A connection on which nothing moves although it is asked is given up.
   socketTimeout: 3_000,
-  reconnectStrategy: (retries: number) => Math.min(25 * 2 ** retries, longestReconnectMs),
+  reconnectStrategy: reconnectAfterMs,
 };
 
 const connect = (url: string) => {
@@ -132,6 +133,7 @@ export class RedisTier {
     renew: [],
     release: [],
     put: [],
+    putIf: [],
   };
   /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
   private readonly sweeping = new Map<string, boolean>();
@@ -244,8 +246,10 @@ export class RedisTier {
   }
 
   /** @param ifVersion stores only where that version lies there, `''` for nothing */
-  put(entry: string, lease: string, stored: string, ms: number, ifVersion = anyVersion): Promise<boolean> {
-    return this.ask('put', [entry, lease, stored, String(ms), ifVersion]);
+  put(entry: string, lease: string, stored: string, ms: number, ifVersion?: string): Promise<boolean> {
+    return ifVersion === undefined
+      ? this.ask('put', [entry, lease, stored, String(ms)])
+      : this.ask('putIf', [entry, lease, stored, String(ms), ifVersion]);
   }
 
   /** @param pairs entry and lease of each key: they lie in one slot */

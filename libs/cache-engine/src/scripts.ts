@@ -1,6 +1,5 @@
 import { defineScript, type CommandParser } from '@redis/client';
 
-export const anyVersion = '*';
 /** Of a namespace, where what is stored is no entry. */
 export const noVersion = '-';
 
@@ -15,6 +14,22 @@ const versionOfStored = `
   local stored = redis.call('GET', entry)
   local version = stored and string.match(stored, '^[%+%-]([^|]*)|') or ''`;
 
+const manyKeys = (lua: string, transform: (reply: unknown) => unknown) =>
+  defineScript({
+    SCRIPT: lua,
+    IS_READ_ONLY: false,
+    parseCommand(parser: CommandParser, asked: readonly AboutKey[]) {
+      parser.push(String(asked.length * 2));
+      for (const [entry, lease] of asked) {
+        parser.pushKey(entry);
+        parser.pushKey(lease);
+      }
+      for (const [, , ...rest] of asked) parser.push(...rest);
+    },
+    transformReply: (replies: unknown) =>
+      (replies as unknown[]).map((it) => (it instanceof Error ? it : transform(it))),
+  });
+
 /**
  * What Redis decides by itself about each of many keys, in their order, each in one step. What fails for one does not
  * fail for the others.
@@ -23,8 +38,8 @@ const versionOfStored = `
  *   of what it stores by `store` are over, and taken away at the end in one step
  */
 const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) => unknown) =>
-  defineScript({
-    SCRIPT: `
+  manyKeys(
+    `
       local ended = {}
       local function store(entry, lease, value, ms)
         if ms == '0' then redis.call('SET', entry, value) else redis.call('SET', entry, value, 'PX', ms) end
@@ -45,18 +60,8 @@ const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) =>
       end
       if #ended > 0 then redis.call('DEL', unpack(ended)) end
       return replies`,
-    IS_READ_ONLY: false,
-    parseCommand(parser: CommandParser, asked: readonly AboutKey[]) {
-      parser.push(String(asked.length * 2));
-      for (const [entry, lease] of asked) {
-        parser.pushKey(entry);
-        parser.pushKey(lease);
-      }
-      for (const [, , ...rest] of asked) parser.push(...rest);
-    },
-    transformReply: (replies: unknown) =>
-      (replies as unknown[]).map((it) => (it instanceof Error ? it : transform(it))),
-  });
+    transform,
+  );
 
 export const scripts = {
   /**
@@ -96,15 +101,31 @@ export const scripts = {
     (reply) => reply === 1,
   ),
   /**
-   * Stores a value and ends the lease: who loads meanwhile is too late. Arguments: value, milliseconds or 0, and the
-   * version that has to lie there, an empty text for nothing and `*` for whatever it is.
+   * Stores a value and ends the lease: who loads meanwhile is too late. Arguments: value, milliseconds or 0. Without a
+   * function a key, as nothing is to be decided: half of what a plain SET takes more is what Lua takes.
    */
-  put: aboutKeys(
+  put: manyKeys(
+    `
+      local call, keys, argv, replies, ended = redis.pcall, KEYS, ARGV, {}, {}
+      for at = 2, #keys, 2 do
+        local ms, reply = argv[at], nil
+        if ms == '0' then reply = call('SET', keys[at - 1], argv[at - 1])
+        else reply = call('SET', keys[at - 1], argv[at - 1], 'PX', ms) end
+        if reply.ok then
+          ended[#ended + 1] = keys[at]
+          reply = 1
+        end
+        replies[at / 2] = reply
+      end
+      if #ended > 0 then redis.call('DEL', unpack(ended)) end
+      return replies`,
+    (reply) => reply === 1,
+  ),
+  /** The same where the version lies there that is the third argument, an empty text for nothing. */
+  putIf: aboutKeys(
     3,
-    `if third ~= '${anyVersion}' then
-      ${versionOfStored}
-      if version ~= third then return 0 end
-    end
+    `${versionOfStored}
+    if version ~= third then return 0 end
     return store(entry, lease, first, second)`,
     (reply) => reply === 1,
   ),

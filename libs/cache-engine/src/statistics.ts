@@ -96,7 +96,15 @@ export interface Counts {
 export interface CacheStatistics extends Counts {
   /** Whether what lies in this process is given out: not while Redis is silent. */
   isL1Used: boolean;
-  l1: { entries: number; bytes: number; maxBytes: number; evictions: number; promotionsRefused: number };
+  l1: {
+    entries: number;
+    bytes: number;
+    maxBytes: number;
+    evictions: number;
+    promotionsRefused: number;
+    /** Leases that were given out of this process, where there is no Redis, and made room for others. */
+    leasesEvicted: number;
+  };
   latency: { redis: Latency; load: Latency };
   hotKeys: { namespace: string; key: string; reads: number }[];
 }

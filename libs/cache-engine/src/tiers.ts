@@ -5,6 +5,7 @@ import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
 import { RedisTier, keyKinds, randomTagBase, type RedisOptions } from './redis-tier.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
+import { unplaced } from './sieve.js';
 import type { Head } from './entry.js';
 
 /** A value that is being loaded. */
@@ -178,11 +179,13 @@ export class Tiers {
     return version;
   }
 
-  /** Knows the version of a tag afterwards as Redis has it, also where nobody has told of a change yet. */
-  async lookUpTag(name: string): Promise<void> {
+  /** The version of a tag as Redis has it, known here from now on, also where nobody has told of a change yet. */
+  async lookUpTag(name: string): Promise<string> {
+    if (!this.shared) return this.tagVersion(name);
     const known = this.knownTag(name);
     const version = await this.askTag(name);
     if (known !== undefined && known !== version) this.forgetTag(name);
+    return version;
   }
 
   /** What was kept under the tag is old from now on. */
@@ -211,7 +214,7 @@ export class Tiers {
     const guard = this.tags.open(name);
     try {
       const version = this.shared ? await this.shared.tagVersion(name, 0) : randomTagBase().toString(36);
-      this.tags.keep(name, guard, { version, epoch: 0 }, bytesOfText(version));
+      this.tags.keep(name, guard, { version, epoch: 0, ...unplaced }, bytesOfText(version));
       return version;
     } finally {
       this.tags.close(name, guard);

@@ -1,4 +1,5 @@
 import { createClient } from '@redis/client';
+import { reconnectAfterMs } from './reconnect.js';
 
 /** A server that owns some of the keys. */
 export interface Master {
@@ -30,10 +31,14 @@ interface Line {
   heardAt: number;
   isAsking: boolean;
   isOfCluster: boolean;
+  /** When it was last connected, by the same clock. */
+  connectedAt: number;
 }
 
 const never = Number.NEGATIVE_INFINITY;
 const longestForClockMs = 50;
+/** One that ends sooner was not wanted. */
+const shortestConnectionMs = 1_000;
 /** A server that is not in charge is left so often at the most. */
 const leftEveryMs = 1_000;
 
@@ -98,7 +103,7 @@ export class Tracking {
     }
     for (const master of masters) {
       const line = this.lines.get(master.id);
-      if (!line) this.open(master);
+      if (!line?.client.isOpen) this.open(master);
       else if (line.isAsking || !line.client.isReady) continue;
       else void (line.heardAt === never ? this.arm(line) : this.ask(line));
     }
@@ -112,7 +117,15 @@ export class Tracking {
     const { protocol, username, password } = new URL(this.options.url);
     const { silenceMs, url } = this.options;
     // Slow or gone: it is asked four times before it counts as silent, and given up a little later.
-    const socket = { connectTimeout: 1_000, socketTimeout: 3 * silenceMs, reconnectStrategy: 50 };
+    const socket = {
+      connectTimeout: 1_000,
+      socketTimeout: 3 * silenceMs,
+      // The client does not wait before the first attempt: what has just been connected is left to the next look.
+      reconnectStrategy: (retries: number) =>
+        retries === 0 && performance.now() - line.connectedAt < shortestConnectionMs
+          ? false
+          : reconnectAfterMs(retries),
+    };
     const common = {
       ...{ RESP: 3 as const, emitInvalidate: true, disableOfflineQueue: true },
       // It would bring a connection that does not tell.
@@ -131,6 +144,7 @@ export class Tracking {
       heardAt: never,
       isAsking: false,
       isOfCluster: host !== undefined,
+      connectedAt: never,
     };
     this.lines.set(id, line);
     this.countHeard();
@@ -139,7 +153,10 @@ export class Tracking {
       if (key === null) this.heard.mayHaveMissed();
       else this.heard.invalidated(key.toString());
     });
-    client.on('ready', () => void this.arm(line));
+    client.on('ready', () => {
+      line.connectedAt = performance.now();
+      void this.arm(line);
+    });
     client.on('error', (error: Error) => this.lose(line, error));
     client.connect().catch(() => undefined);
   }

@@ -311,6 +311,23 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it('tells of a load that failed, and not of its key, which may name a person', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000, timeouts: { hard: 100 } });
+    const key = `ada-${randomUUID()}@example.org`;
+    await until(async () => {
+      await space.getOrSet(key, () => 1);
+      return (await space.get(key)) === 1;
+    });
+    const never = (): Promise<never> => new Promise(() => undefined);
+    await until(async () => {
+      expect(await space.getOrSet(key, never)).toBe(1);
+      return complaints.length > 0;
+    });
+    expect(complaints.join()).toContain(`${space.name} could not be loaded`);
+    expect(complaints.join()).not.toContain(key);
+    await expect(space.getOrSet(`another ${key}`, never)).rejects.toThrow(/^(?!.*ada-).*no answer within 100 ms/);
+  });
+
   it('leaves a source alone for a while that fails before the end of a value', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, refreshBefore: 120_000 });
     const source = new Source(1);
@@ -464,6 +481,25 @@ describe('a cache in the process', () => {
     const { bytes } = engine.statistics.l1;
     expect(bytes).toBeGreaterThan(before + 50_000);
     expect(bytes).toBeLessThanOrEqual(maxBytes);
+  });
+
+  it('gives a lease where many were taken and are not ended, and lets go of the oldest for it', async () => {
+    const engine = engineOf({ maxBytes: 300_000 });
+    const space = engine.namespace<string>('n');
+    const leases: string[] = [];
+    for (let at = 0; at < 500; at += 1) {
+      const leased = await space.findOrLease(`key ${at}`, 60_000);
+      if (!('lease' in leased) || leased.lease === null) throw new Error(`no lease on key ${at}`);
+      leases.push(leased.lease);
+    }
+    expect(await space.findOrLease('key 499', 60_000)).toEqual({ lease: null });
+    const { bytes, leasesEvicted } = engine.statistics.l1;
+    expect(leasesEvicted).toBeGreaterThan(300);
+    expect(bytes).toBeLessThanOrEqual(300_000);
+    // It comes too late, as does whoever takes too long.
+    expect(await space.fillLeased('key 0', leases[0]!, 'late')).toBeUndefined();
+    expect(await space.fillLeased('key 499', leases[499]!, 'in time')).toBeDefined();
+    expect(await space.get('key 499')).toBe('in time');
   });
 
   it('does not keep what is larger than all of it, nor what lay there', async () => {

@@ -1,11 +1,12 @@
 import { expect, it } from '@jest/globals';
 import { Guarded, type Guardable } from '../src/guarded.js';
+import { unplaced } from '../src/sieve.js';
 
 interface Kept extends Guardable {
   value: string;
 }
 
-const keptOf = (value: string): Kept => ({ value, epoch: 0 });
+const keptOf = (value: string): Kept => ({ value, epoch: 0, ...unplaced });
 const room = 1_000_000;
 
 /** Of many fetches with a mark at the same time, that of `key` is over now. */

@@ -47,6 +47,7 @@ it('tells a meter what is read, loaded and kept', async () => {
     cache_early_refreshes_total: 0,
     cache_fills_refused_total: 0,
     cache_l1_promotions_refused_total: 0,
+    cache_l1_lease_evictions_total: 0,
     cache_l1_entries: 1,
     cache_l1_memory_usage_bytes: l1.bytes,
     cache_l1_memory_limit_bytes: 8_388_608,

@@ -411,6 +411,21 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it('counts anew after a clear, though it has not heard of it yet', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      // From here on it is known there under which number the namespace counts.
+      await toldAll(here, there);
+      expect(await there.increment('n', 5)).toBe(5);
+      // What is told comes over the same connection.
+      proxy.holdBack('ROLE');
+      await until(() => proxy.holdsBack);
+      await here.clear();
+      expect(await here.increment('n')).toBe(1);
+      expect(await there.increment('n')).toBe(2);
+      proxy.thaw();
+    });
+  });
+
   it('gives nothing out of the process that may be old, once it has not heard of Redis for too long', async () => {
     const deadlineMs = 300;
     await throughProxy({ silenceMs: 900, deadlineMs }, async ({ proxy, here, there }) => {

@@ -205,6 +205,7 @@ export class CacheController {
         max_bytes: it.l1.maxBytes,
         evictions: it.l1.evictions,
         promotions_refused: it.l1.promotionsRefused,
+        leases_evicted: it.l1.leasesEvicted,
       },
       latency_ms: it.latency,
       hot_keys: it.hotKeys,

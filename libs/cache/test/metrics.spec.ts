@@ -32,6 +32,7 @@ const countedAs: Record<string, (it: Statistics) => number> = {
   cache_l1_memory_limit_bytes: (it) => it.l1.max_bytes,
   cache_l1_evictions_total: (it) => it.l1.evictions,
   cache_l1_promotions_refused_total: (it) => it.l1.promotions_refused,
+  cache_l1_lease_evictions_total: (it) => it.l1.leases_evicted,
   cache_l1_is_used: (it) => Number(it.is_l1_used),
 };
 

@@ -157,7 +157,14 @@ export const cacheStatistics = z
     }),
     unavailable: count.meta({ description: 'Calls to Redis that failed or were not made.' }),
     is_l1_used: z.boolean().meta({ description: 'Not while Redis is silent.' }),
-    l1: z.object({ entries: count, bytes: count, max_bytes: count, evictions: count, promotions_refused: count }),
+    l1: z.object({
+      entries: count,
+      bytes: count,
+      max_bytes: count,
+      evictions: count,
+      promotions_refused: count,
+      leases_evicted: count,
+    }),
     latency_ms: z.object({ redis: latency, load: latency }),
     hot_keys: z.array(z.object({ namespace: z.string(), key: z.string(), reads: count })),
   })

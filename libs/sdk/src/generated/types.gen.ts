@@ -215,6 +215,7 @@ export type CacheStatistics = {
     max_bytes: number;
     evictions: number;
     promotions_refused: number;
+    leases_evicted: number;
   };
   latency_ms: {
     redis: {

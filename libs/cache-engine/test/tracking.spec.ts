@@ -1,0 +1,99 @@
+import { once } from 'node:events';
+import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { reconnectAfterMs } from '../src/reconnect.js';
+import { Tracking } from '../src/tracking.js';
+import { until } from './until.js';
+
+const describeRedis = await redisOrSkip(describe);
+
+let server: Server;
+let connected = 0;
+let tracking: Tracking;
+
+/** Counts who connects. */
+const trackThrough = async (answer: (client: Socket) => void): Promise<void> => {
+  connected = 0;
+  server = createServer((client) => {
+    connected += 1;
+    client.on('error', () => undefined);
+    answer(client);
+  }).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  const { port } = server.address() as AddressInfo;
+  const heard = { invalidated: () => undefined, mayHaveMissed: () => undefined };
+  const masters = () => [{ id: 'server' }];
+  const options = {
+    url: `redis://127.0.0.1:${port}`,
+    prefixes: ['x'],
+    silenceMs: 1_000,
+    masters,
+    connectAnew: () => undefined,
+  };
+  tracking = new Tracking(options, heard, () => undefined);
+  tracking.start();
+};
+
+afterEach(() => {
+  tracking?.stop();
+  server?.close();
+});
+
+it('connects ever more seldom to who ends each connection at once', async () => {
+  await trackThrough((client) => client.destroy());
+  await sleep(2_000);
+  expect(connected).toBeGreaterThan(3);
+  expect(connected).toBeLessThan(15);
+});
+
+it('waits a second at the most before it connects again, and not as long as others do', () => {
+  const waits = Array.from({ length: 200 }, () => reconnectAfterMs(20));
+  expect(Math.max(...waits)).toBeLessThanOrEqual(1_000);
+  expect(Math.min(...waits)).toBeGreaterThanOrEqual(500);
+  expect(new Set(waits.map(Math.round)).size).toBeGreaterThan(50);
+  expect(reconnectAfterMs(0)).toBeLessThanOrEqual(25);
+});
+
+describeRedis('to a Redis that is there', () => {
+  let redis: RedisServer;
+  beforeAll(async () => {
+    redis = await startRedis();
+  });
+  afterAll(() => redis?.stop());
+
+  /** As long as it is told to, each connection ends once it is told of changes over it. */
+  const throughWhoEndsIt = async (): Promise<{ isOver: boolean }> => {
+    const ending = { isOver: false };
+    await trackThrough((client) => {
+      const onward = connect(redis.port, '127.0.0.1').on('error', () => undefined);
+      client.on('data', (chunk) => {
+        if (!ending.isOver && chunk.includes('BCAST')) client.destroy();
+        else onward.write(chunk);
+      });
+      client.on('close', () => onward.destroy());
+      onward.pipe(client);
+    });
+    return ending;
+  };
+
+  it('does not connect over and over again to who ends each connection once it tells of changes', async () => {
+    const ending = await throughWhoEndsIt();
+    await sleep(2_000);
+    expect(connected).toBeGreaterThan(3);
+    expect(connected).toBeLessThan(20);
+    ending.isOver = true;
+    await until(() => tracking.isHeardOf);
+  });
+
+  it('may be stopped while it waits to connect again', async () => {
+    await throughWhoEndsIt();
+    await sleep(400);
+    expect(connected).toBeGreaterThan(0);
+    tracking.stop();
+    const before = connected;
+    await sleep(600);
+    expect(connected).toBe(before);
+  });
+});
