@@ -204,6 +204,13 @@ const all = [
     caughtBy: 'test/fault/two-phase',
   },
   {
+    bug: 'a transaction stays open while inventory is asked',
+    file: 'libs/order/src/use-cases/reserve-and-record.ts',
+    replace: /this\.stock\.reserve\(tenant, requestsOf\(tries\), branchId\)/g,
+    by: '(this.orders as any).sql.transaction(() => this.stock.reserve(tenant, requestsOf(tries), branchId))',
+    caughtBy: 'test/fault/locks',
+  },
+  {
     bug: 'a webhook is settled whoever has taken it over',
     file: 'libs/webhooks/src/adapters/postgres-deliveries.ts',
     replace: / AND epoch = \$3 AND status/g,
