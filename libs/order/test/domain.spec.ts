@@ -1,7 +1,7 @@
-import { describe, expect, it } from '@jest/globals';
+import { describe, expect, it, jest } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError, orderStatuses, placeOrderRequest, type OrderStatus } from '#contracts';
-import { testSeed } from '#testing';
+import { independentBits, testSeed } from '#testing';
 import {
   cancelOrder,
   fulfilOrder,
@@ -581,4 +581,13 @@ it('order ids are version 7, sort by their millisecond and do not repeat', () =>
   expect(new Set(ids).size).toBe(ids.length);
   const milliseconds = ids.map((id) => id.slice(0, 13));
   expect(milliseconds).toEqual(milliseconds.toSorted());
+});
+
+it('order ids of one millisecond cannot be guessed from each other: 74 of their bits are drawn, from what is no pseudo-random', () => {
+  const drawn = jest.spyOn(Math, 'random').mockReturnValue(0.5);
+  const ids = Array.from({ length: 200 }, () => newOrderId(placedAt.getTime()).replaceAll('-', ''));
+  expect(drawn).not.toHaveBeenCalled();
+  drawn.mockRestore();
+  expect(new Set(ids.map((it) => it.slice(0, 12))).size).toBe(1);
+  expect(independentBits(ids)).toBe(74);
 });
