@@ -3018,6 +3018,10 @@ export type CapturePaymentData = {
   body?: CaptureRequest;
   headers: {
     /**
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     */
+    'If-Match'?: string;
+    /**
      * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
      */
     'Idempotency-Key': string;
@@ -3059,6 +3063,10 @@ export type CapturePaymentErrors = {
    * `payment-refused`: The money cannot be moved
    */
   409: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -3304,6 +3312,10 @@ export type RefundPaymentData = {
   body: RefundRequest;
   headers: {
     /**
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     */
+    'If-Match'?: string;
+    /**
      * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
      */
     'Idempotency-Key': string;
@@ -3345,6 +3357,10 @@ export type RefundPaymentErrors = {
    * `payment-refused`: The money cannot be moved
    */
   409: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
