@@ -308,6 +308,27 @@ describe('a credit', () => {
     ];
     expect(refusal(() => back(beyond)).code).toBe('invalid-request');
   });
+
+  it('is never more than the total of an order that is paid through us, all returns together', () => {
+    const command = commandOf({
+      customer_id: 'c-1',
+      lines: [{ product_id: 'a', quantity: 3 }],
+      adjustments: [{ kind: 'discount', label: 'Friends', amount_minor: 50 }],
+      payment: { method: 'manual' },
+    });
+    const placed = placedOrder(command, products, newOrderId(placedAt.getTime()), placedAt);
+    expect(placed.total_minor).toBe(250);
+    const handedOver = fulfilOrder({ ...placed, status: 'confirmed' }, undefined, later)!.order;
+    const back = (order: Order, quantity: number, amount_minor?: number) =>
+      returnGoods(order, { lines: [{ product_id: 'a', quantity, amount_minor }], restock: false, reason: 'r' }, later);
+    // At their prices the goods are more than was paid for them.
+    expect(refusal(() => back(handedOver, 3)).code).toBe('credit-exceeds-total');
+    expect(back(handedOver, 3, 250).order.returned_total_minor).toBe(250);
+    const once = back(handedOver, 2).order;
+    const { code, extensions } = refusal(() => back(once, 1, 51));
+    expect([code, extensions]).toEqual(['credit-exceeds-total', { at_most_minor: 50 }]);
+    expect(back(once, 1, 50).order).toMatchObject({ status: 'returned', returned_total_minor: 250 });
+  });
 });
 
 /** What an order comes to by its history alone (I10), told without the domain's own way of telling it. */

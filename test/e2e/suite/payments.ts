@@ -258,6 +258,28 @@ export const paymentTests = (world: World): void => {
     });
   });
 
+  describe('a return of what was paid through us', () => {
+    it('credits no more than was paid', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      ok(await world.api.fulfil(order.order_id));
+      const back = (amount_minor?: number) => ({
+        lines: [
+          { product_id: order.lines[0]!.product_id, quantity: 1, ...(amount_minor !== undefined && { amount_minor }) },
+        ],
+        ...{ restock: true, reason: 'unwanted' },
+      });
+      await world.ledger.unchangedBy(async () => {
+        const answer = await world.api.return(order.order_id, back(total + 1));
+        expect(refused(answer, '409 credit-exceeds-total')).toMatchObject({ at_most_minor: total });
+      });
+      ok(await world.api.return(order.order_id, back()), 201);
+      refused(await world.api.return(order.order_id, back(price + 1)), '409 credit-exceeds-total');
+      const all = ok(await world.api.return(order.order_id, back(price)), 201);
+      expect(all).toMatchObject({ status: 'returned', returned_total_minor: total });
+    });
+  });
+
   describe('If-Match', () => {
     const ifMatch = (version: number, key = fresh('move')) => ({ key, headers: { 'if-match': `"v${version}"` } });
     const versionOf = async ({ order_id }: Order): Promise<number> => (await world.api.order(order_id)).version;

@@ -229,10 +229,18 @@ export class OrdersController {
     scope: 'orders:write',
     operationId: 'returnGoods',
     summary: 'Take goods back',
-    description: 'Credits them; whether money flows back is another decision.',
+    description:
+      'Credits them; whether money flows back is another decision. What is paid through us is credited with no more than its ' +
+      'total, all returns together.',
     request: returnOrderRequest,
     replies: { 201: { schema: order, description: 'The order after the return', headers: taggedHeaders } },
-    errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
+    errors: [
+      'order-not-found',
+      'illegal-transition',
+      'credit-exceeds-total',
+      'precondition-failed',
+      'idempotency-key-reused',
+    ],
     idempotencyKey: 'required',
   })
   async return(

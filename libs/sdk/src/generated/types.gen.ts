@@ -3445,6 +3445,8 @@ export type ReturnGoodsErrors = {
   404: Problem;
   /**
    * `illegal-transition`: The order cannot do this in its present state
+   *
+   * `credit-exceeds-total`: More would be credited than was paid
    */
   409: Problem;
   /**
