@@ -727,6 +727,10 @@ export type OrderEvent = {
 
 export type OrderHistory = {
   data: Array<HistoryEntry>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
 };
 
 export type OrderInFull = {
@@ -3202,13 +3206,21 @@ export type GetOrderHistoryData = {
      */
     id: string;
   };
-  query?: never;
+  query?: {
+    /**
+     * As many as there may be on a page, which are 200, when left out.
+     */
+    limit?: string;
+    cursor?: string;
+  };
   url: '/orders/{id}/history';
 };
 
 export type GetOrderHistoryErrors = {
   /**
    * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
    */
   400: Problem;
   /**
@@ -3243,7 +3255,7 @@ export type GetOrderHistoryError = GetOrderHistoryErrors[keyof GetOrderHistoryEr
 
 export type GetOrderHistoryResponses = {
   /**
-   * The entries; each led to one version of the order
+   * One page of entries; each led to one version of the order
    */
   200: OrderHistory;
 };
