@@ -328,6 +328,10 @@ describe('a credit', () => {
     const { code, extensions } = refusal(() => back(once, 1, 51));
     expect([code, extensions]).toEqual(['credit-exceeds-total', { at_most_minor: 50 }]);
     expect(back(once, 1, 50).order).toMatchObject({ status: 'returned', returned_total_minor: 250 });
+    // Where more was credited before that was refused, the goods come back all the same.
+    const credited = { ...once, returned_total_minor: 300 };
+    expect(refusal(() => back(credited, 1)).extensions).toEqual({ at_most_minor: 0 });
+    expect(back(credited, 1, 0).order).toMatchObject({ status: 'returned', returned_total_minor: 300 });
   });
 });
 

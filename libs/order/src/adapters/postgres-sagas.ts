@@ -116,7 +116,7 @@ const start = {
   text: `
     WITH next AS (
       UPDATE orders.sagas p SET data = jsonb_set(p.data, '{moving}', to_jsonb($2::uuid))
-      WHERE $8::int[] IS NOT NULL AND p.tenant_id = $1 AND p.saga_id = $3
+      WHERE $8::bigint[] IS NOT NULL AND p.tenant_id = $1 AND p.saga_id = $3
         AND p.data->>'moving' IS NOT DISTINCT FROM (
           SELECT s.data->>'moving' FROM orders.sagas s WHERE s.tenant_id = $1 AND s.saga_id = $3)
         AND NOT EXISTS (

@@ -146,7 +146,7 @@ const refuseMoreThanPaid = (
   { payment_method, total_minor, returned_total_minor }: Order,
   creditedMinor: number,
 ): void => {
-  const leftMinor = total_minor - returned_total_minor;
+  const leftMinor = Math.max(0, total_minor - returned_total_minor);
   if (payment_method === null || creditedMinor <= leftMinor) return;
   throw new CleaveError(
     'credit-exceeds-total',
