@@ -40,6 +40,7 @@ const commits: Step[] = [
   { step: 'Record', what: 'order-record', by: 'order' },
   { step: 'Refuse', what: 'order-keep-refusals', by: 'order' },
   { step: 'Change', what: 'order-save', by: 'order', kinds: ['cancelled', 'fulfilled', 'returned'] },
+  { step: 'Keep', what: 'order-keep-key', by: 'order', provokedBy: 'change without need' },
   { step: 'Deliver', what: 'inventory-settle', by: 'inventory', kinds: ['confirm', 'release', 'fulfil', 'restock'] },
   { step: 'Void', what: 'order-void', by: 'order', provokedBy: 'lost record' },
   { step: 'Checkpoint', what: 'orders-checkpoints-advance', by: 'order' },

@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import { ok, type Api, type DeadLetterPage, type SalesViews } from '../support/api.js';
+import { ok, refused, type Api, type DeadLetterPage, type SalesViews } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { has } from '../support/postgres-proxy.js';
@@ -35,6 +35,31 @@ const lostRecord: Provocation = async ({ shape, api, shoppers }) => {
     await eventually(async () => expect(await api.stock(product)).toMatchObject({ reserved: 0 }));
     ok(await shoppers.insistOnPlacing(body, key), 201);
     await eventually(async () => expect(await api.stock(product)).toMatchObject({ reserved: 3 }));
+  };
+};
+
+/** @param send what is not answered, because who is to answer is killed */
+const unanswered = (send: Promise<unknown>): void => void send.catch(() => undefined);
+
+/** Handed over once more under a key of its own, when it has been: the key is all that is written. */
+const changeWithoutNeed: Provocation = async ({ api, isCarriedOut }) => {
+  const product_id = await api.product({ onHand: 5 });
+  const { order_id } = await api.placed({ customer_id: 'shopper', product_id, quantity: 3 });
+  const done = ok(await api.fulfil(order_id));
+  const key = fresh('again');
+  const again = () => api.fulfil(order_id, undefined, { key });
+  unanswered(again());
+  return async () => {
+    // From here on it would be found otherwise, were the key not kept.
+    const isKept = async () => (await again()).headers.get('idempotent-replayed') === 'true';
+    expect(await isKept()).toBe(isCarriedOut);
+    const back = { lines: [{ product_id, quantity: 1 }], restock: true, reason: 'unwanted' };
+    ok(await api.return(order_id, back), 201);
+    const answer = await again();
+    expect(ok(answer)).toEqual(done);
+    expect(answer.headers.get('idempotent-replayed')).toBe('true');
+    const lines = [{ product_id, quantity: 1 }];
+    refused(await api.fulfil(order_id, { lines }, { key }), '422 idempotency-key-reused');
   };
 };
 
@@ -83,9 +108,6 @@ const parkedPurchase = async ({ shape, api }: World) => {
   return { letter, parked, retry, close };
 };
 
-/** @param send what is not answered, because who is to answer is killed */
-const unanswered = (send: Promise<unknown>): void => void send.catch(() => undefined);
-
 const triedAnew: Provocation = async (world) => {
   const { parked, retry, close } = await parkedPurchase(world);
   unanswered(retry());
@@ -112,6 +134,7 @@ const closed: Provocation = async (world) => {
 
 export const provocations = {
   'lost record': lostRecord,
+  'change without need': changeWithoutNeed,
   'sales built anew': salesBuiltAnew,
   'dead letter tried anew': triedAnew,
   'dead letter closed': closed,

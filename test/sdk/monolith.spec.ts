@@ -59,6 +59,9 @@ describe('the client over a connection that loses requests and answers', () => {
       expect(await cleave.payments.get(order_id)).toMatchObject({ captured_minor: 1_000, refunded_minor: 300 });
       expect(await cleave.stock.get(product)).toMatchObject({ on_hand: 1_015, reserved: 61 });
     });
+    const versions: number[] = [];
+    for await (const { version } of cleave.orders.history(order_id, { limit: 5 })) versions.push(version);
+    expect(versions).toEqual(Array.from({ length: 12 }, (_, at) => at + 1));
   });
 
   it('follows what happens without a gap and without a repeat, however often the stream is cut', async () => {

@@ -104,8 +104,20 @@ export class Api {
     return ok(await this.get<Order>(`/orders/${orderId}`));
   }
 
+  /** All of it, page by page. */
   async history(orderId: string): Promise<History['data']> {
-    return ok(await this.get<History>(`/orders/${orderId}/history`)).data;
+    const entries: History['data'] = [];
+    for (let cursor: string | null = ''; cursor !== null;) {
+      const page: History = await this.historyPage(orderId, cursor === '' ? {} : { cursor });
+      entries.push(...page.data);
+      cursor = page.next_cursor;
+    }
+    return entries;
+  }
+
+  async historyPage(orderId: string, query: { limit?: string; cursor?: string }): Promise<History> {
+    const asked = new URLSearchParams(query).toString();
+    return ok(await this.get<History>(`/orders/${orderId}/history${asked && `?${asked}`}`));
   }
 
   fulfil(orderId: string, body?: unknown, sent: Sent = {}): Promise<Answer<Order>> {

@@ -9,7 +9,7 @@ import type { ApiKey, IssuedKey } from '#contracts';
 import { createService, type Service } from '#service';
 import { Authenticator } from '#security';
 import { PostgresBetween } from './postgres-between.js';
-import { RedisProxy, testDatabase, twoInstances, type TwoInstances } from '#testing';
+import { RedisProxy, independentBits, testDatabase, twoInstances, type TwoInstances } from '#testing';
 
 Logger.overrideLogger(false);
 
@@ -338,6 +338,15 @@ describe('a key', () => {
     expect((await as('POST', '/keys', { name: 'x', scopes: ['admin'], tenant: 'theirs' })).status).toBe(403);
     expect((await as('DELETE', `/keys/${mine.key_id}`)).status).toBe(204);
     expect((await as('GET', '/keys')).status).toBe(401);
+  });
+
+  it('cannot be guessed from others, nor can its id', async () => {
+    const made: string[] = [];
+    while (made.length < 380) made.push((await issued(one, { tenant: 'guessed' })).key);
+    const parts = made.map((key) => key.match(/^ck_([0-9a-f]{32})_([0-9a-f]{64})$/)!);
+    expect(independentBits(parts.map(([, , secret]) => secret!))).toBe(256);
+    // Behind the time it begins with.
+    expect(independentBits(parts.map(([, id]) => id!.slice(12)))).toBe(74);
   });
 
   it('is listed page by page, the newest first', async () => {

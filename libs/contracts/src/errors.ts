@@ -25,6 +25,7 @@ export const errorCodes = {
   'out-of-stock': { status: 409, title: 'There is not enough stock' },
   'price-changed': { status: 409, title: 'The total is not the one expected' },
   'illegal-transition': { status: 409, title: 'The order cannot do this in its present state' },
+  'credit-exceeds-total': { status: 409, title: 'More would be credited than was paid' },
   'payment-refused': { status: 409, title: 'The money cannot be moved' },
   'stock-below-reserved': { status: 409, title: 'The stock would fall below what is promised to orders' },
   'too-many-keys': { status: 409, title: 'There are as many keys as there may be' },

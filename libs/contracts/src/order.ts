@@ -193,7 +193,15 @@ export const historyEntry = z
   })
   .meta({ id: 'HistoryEntry' });
 
-export const orderHistory = z.object({ data: z.array(historyEntry) }).meta({ id: 'OrderHistory' });
+export const orderHistory = pageOf(historyEntry).meta({ id: 'OrderHistory' });
+
+export const historyQuery = z.strictObject({
+  limit: z
+    .string()
+    .optional()
+    .meta({ description: `As many as there may be on a page, which are ${limits.page}, when left out.` }),
+  cursor: z.string().max(1_000).optional(),
+});
 
 /** A customer is whoever orders were placed for. */
 export const customerIdParameter = idText.meta({

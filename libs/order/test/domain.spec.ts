@@ -1,7 +1,7 @@
-import { describe, expect, it } from '@jest/globals';
+import { describe, expect, it, jest } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError, orderStatuses, placeOrderRequest, type OrderStatus } from '#contracts';
-import { testSeed } from '#testing';
+import { independentBits, testSeed } from '#testing';
 import {
   cancelOrder,
   fulfilOrder,
@@ -308,6 +308,31 @@ describe('a credit', () => {
     ];
     expect(refusal(() => back(beyond)).code).toBe('invalid-request');
   });
+
+  it('is never more than the total of an order that is paid through us, all returns together', () => {
+    const command = commandOf({
+      customer_id: 'c-1',
+      lines: [{ product_id: 'a', quantity: 3 }],
+      adjustments: [{ kind: 'discount', label: 'Friends', amount_minor: 50 }],
+      payment: { method: 'manual' },
+    });
+    const placed = placedOrder(command, products, newOrderId(placedAt.getTime()), placedAt);
+    expect(placed.total_minor).toBe(250);
+    const handedOver = fulfilOrder({ ...placed, status: 'confirmed' }, undefined, later)!.order;
+    const back = (order: Order, quantity: number, amount_minor?: number) =>
+      returnGoods(order, { lines: [{ product_id: 'a', quantity, amount_minor }], restock: false, reason: 'r' }, later);
+    // At their prices the goods are more than was paid for them.
+    expect(refusal(() => back(handedOver, 3)).code).toBe('credit-exceeds-total');
+    expect(back(handedOver, 3, 250).order.returned_total_minor).toBe(250);
+    const once = back(handedOver, 2).order;
+    const { code, extensions } = refusal(() => back(once, 1, 51));
+    expect([code, extensions]).toEqual(['credit-exceeds-total', { at_most_minor: 50 }]);
+    expect(back(once, 1, 50).order).toMatchObject({ status: 'returned', returned_total_minor: 250 });
+    // Where more was credited before that was refused, the goods come back all the same.
+    const credited = { ...once, returned_total_minor: 300 };
+    expect(refusal(() => back(credited, 1)).extensions).toEqual({ at_most_minor: 0 });
+    expect(back(credited, 1, 0).order).toMatchObject({ status: 'returned', returned_total_minor: 300 });
+  });
 });
 
 /** What an order comes to by its history alone (I10), told without the domain's own way of telling it. */
@@ -581,4 +606,13 @@ it('order ids are version 7, sort by their millisecond and do not repeat', () =>
   expect(new Set(ids).size).toBe(ids.length);
   const milliseconds = ids.map((id) => id.slice(0, 13));
   expect(milliseconds).toEqual(milliseconds.toSorted());
+});
+
+it('order ids of one millisecond cannot be guessed from each other: 74 of their bits are drawn, from what is no pseudo-random', () => {
+  const drawn = jest.spyOn(Math, 'random').mockReturnValue(0.5);
+  const ids = Array.from({ length: 200 }, () => newOrderId(placedAt.getTime()).replaceAll('-', ''));
+  expect(drawn).not.toHaveBeenCalled();
+  drawn.mockRestore();
+  expect(new Set(ids.map((it) => it.slice(0, 12))).size).toBe(1);
+  expect(independentBits(ids)).toBe(74);
 });

@@ -1,8 +1,9 @@
+import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
-import { testDatabase, testSeed, type TestDatabase } from '#testing';
+import { eventually, testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { cancelOrder, type Order } from '../src/domain/order.js';
 import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
@@ -327,6 +328,54 @@ describe('what has been tried for long', () => {
     expect(names[0]).toBe(operationIdOf(order.order_id, 'authorise', 0));
     expect((await letters.list(tenant, undefined, 10)).data).toEqual([]);
     await expect(letters.retry(tenant, order.order_id)).rejects.toMatchObject({ code: 'dead-letter-not-found' });
+  });
+});
+
+describe('a move that is asked for on a condition', () => {
+  const starting = (order: Order, sagaId: string, ifVersions?: readonly number[]) =>
+    sagas.start(
+      tenant,
+      {
+        ...{ sagaId, orderId: order.order_id, definition: 'refund', version: 1, step: 'refund' },
+        data: { amount_minor: 1 },
+      },
+      ifVersions,
+    );
+  const waitingFor = (count: number) =>
+    eventually(async () => {
+      const rows = await one.sql.query({
+        name: 'test-waiting',
+        text: `SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()`,
+      });
+      expect(rows).toHaveLength(count);
+    });
+
+  it('is started once a version, also where several have waited for the same row', async () => {
+    const order = await buy();
+    const names = Array.from({ length: 4 }, () => randomUUID());
+    const starts = await one.sql.transaction(async (holding) => {
+      await holding.query(
+        { name: 'test-hold-purchase', text: `SELECT FROM orders.sagas WHERE saga_id = $1 FOR UPDATE` },
+        [order.order_id],
+      );
+      const begun = names.map((it) => starting(order, it, [order.version]));
+      await waitingFor(names.length);
+      return begun;
+    });
+    expect((await Promise.all(starts)).filter(Boolean)).toHaveLength(1);
+  });
+
+  it('waits for the one before it to end, and for nothing else', async () => {
+    const order = await buy();
+    const [first, second, free] = [randomUUID(), randomUUID(), randomUUID()];
+    expect(await starting(order, second, [order.version + 1])).toBe(false);
+    expect(await starting(order, first, [7, order.version])).toBe(true);
+    expect(await starting(order, first, [order.version])).toBe(false);
+    expect(await starting(order, second, [order.version])).toBe(false);
+    expect(await starting(order, free)).toBe(true);
+    // Refused, so that the order is as it was.
+    await change('end', `state = 'ended'`, { ...order, order_id: first });
+    expect(await starting(order, second, [order.version])).toBe(true);
   });
 });
 

@@ -11,3 +11,4 @@ export * from './redis-proxy.js';
 export * from './seed.js';
 export * from './source.js';
 export * from './stripe.js';
+export * from './unguessable.js';

@@ -1,7 +1,7 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { logBeginning, type WebhookDeliveryDetail, type WebhookDeliveryDocument } from '#contracts';
-import { SeededRandom, samplesIn, testDatabase, twoInstances, type TwoInstances } from '#testing';
+import { SeededRandom, independentBits, samplesIn, testDatabase, twoInstances, type TwoInstances } from '#testing';
 import { messageOf, type Happening } from '../src/domain/message.js';
 import { Receiver, answering, verified } from './receiver.js';
 import { eventually, newTenant, placed, startInstance, type Instance } from './webhooks-under-test.js';
@@ -713,4 +713,13 @@ it('a delivery whose message is gone takes the slot of no other', async () => {
     const claimed = await instance.postgres.claim(60_000, slots, signing);
     expect(claimed.map((it) => it.messageId)).toEqual([messageOf(kept!).messageId]);
   });
+});
+
+it('ids of endpoints and deliveries cannot be guessed from each other', async () => {
+  const rows = await ask<{ id: string }>(
+    `SELECT replace(webhooks.new_id()::text, '-', '') AS id FROM generate_series(1, $1::int)`,
+    [200],
+  );
+  // Behind the time they begin with.
+  expect(independentBits(rows.map((it) => it.id.slice(12)))).toBe(74);
 });

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { describe, expect, it } from '@jest/globals';
 import { Webhook } from 'standardwebhooks';
-import { SeededRandom } from '#testing';
+import { SeededRandom, independentBits } from '#testing';
 import { messageOf } from '../src/domain/message.js';
 import { isStruggling, retryDelaysMs, verdictOn, type Answer } from '../src/domain/retries.js';
 import { newSecret, signedHeaders } from '../src/domain/signature.js';
@@ -41,6 +41,8 @@ describe('a signature', () => {
     const [one, other] = [newSecret(), newSecret()];
     expect(one).not.toBe(other);
     expect(one).toMatch(/^whsec_[A-Za-z0-9+/]{43}=$/);
+    const drawn = Array.from({ length: 380 }, () => Buffer.from(newSecret().slice('whsec_'.length), 'base64'));
+    expect(independentBits(drawn.map((it) => it.toString('hex')))).toBe(256);
   });
 });
 

@@ -52,9 +52,10 @@ export const closedLoop = async (templates: Templates, load: Load): Promise<Load
     allAnswered.resolve();
   }, load.durationMs + answerWithinMs);
   for (const caller of callers) next(caller);
-  setTimeout(endWhenOver, load.durationMs + 1);
+  const atEnd = setTimeout(endWhenOver, load.durationMs + 1);
   await allAnswered.promise;
   clearTimeout(late);
+  clearTimeout(atEnd);
   const result = tally.result();
   for (const caller of callers) caller.close();
   return load.honoursRetryAfter ? { ...result, sinceFirstTry: latencyOf(sinceFirstTry.taken()) } : result;

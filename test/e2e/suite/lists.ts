@@ -41,6 +41,59 @@ export const listTests = (world: World): void => {
     return placed;
   };
 
+  describe('the history of an order', () => {
+    const handedOver = async (units: number, lines: number): Promise<string> => {
+      const product_id = await world.api.product({ onHand: units * lines });
+      const all = (quantity: number) => Array.from({ length: lines }, () => ({ product_id, quantity }));
+      const { order_id } = await world.api.placed({ customer_id: fresh('c'), lines: all(units) });
+      const each = all(1).map((it, at) => ({ ...it, line: at + 1 }));
+      for (let done = 0; done < units; done += 1) ok(await world.api.fulfil(order_id, { lines: each }));
+      return order_id;
+    };
+    const versions = (entries: { version: number }[]) => entries.map((it) => it.version);
+
+    it('is told page by page, oldest first, and whole where it is short', async () => {
+      const id = await handedOver(6, 1);
+      const whole = await world.api.historyPage(id, {});
+      expect(whole).toMatchObject({ next_cursor: null });
+      expect(versions(whole.data)).toEqual([1, 2, 3, 4, 5, 6, 7]);
+      expect(await world.api.historyPage(id, { limit: '7' })).toEqual(whole);
+      const first = await world.api.historyPage(id, { limit: '3' });
+      const back = { lines: whole.data[1]!.data['lines'], restock: true, reason: 'unwanted' };
+      // What happens meanwhile comes at the end.
+      ok(await world.api.return(id, back), 201);
+      const second = await world.api.historyPage(id, { limit: '3', cursor: first.next_cursor! });
+      const third = await world.api.historyPage(id, { limit: '3', cursor: second.next_cursor! });
+      expect([first, second, third].map((it) => versions(it.data))).toEqual([
+        [1, 2, 3],
+        [4, 5, 6],
+        [7, 8],
+      ]);
+      expect([...first.data, ...second.data, ...third.data.slice(0, 1)]).toEqual(whole.data);
+      expect(third.next_cursor).toBeNull();
+    });
+
+    it('has fewer entries on a page where hand-overs are large, and leaves none out', async () => {
+      const id = await handedOver(12, 2_000);
+      const first = await world.api.historyPage(id, {});
+      expect(versions(first.data)).toEqual([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]);
+      const rest = await world.api.historyPage(id, { cursor: first.next_cursor! });
+      expect([versions(rest.data), rest.next_cursor]).toEqual([[12, 13], null]);
+    });
+
+    it('refuses what is no limit, no cursor of ours, and knows no order by a cursor', async () => {
+      const id = await handedOver(2, 1);
+      const address = `/orders/${id}/history`;
+      refused(await world.api.get(`${address}?limit=0`), '400 invalid-request', ['limit']);
+      refused(await world.api.get(`${address}?other=1`), '400 invalid-request', ['other']);
+      refused(await world.api.get(`${address}?cursor=made-up`), '400 invalid-cursor');
+      const { next_cursor } = await world.api.historyPage(id, { limit: '1' });
+      const nobody = '01890000-0000-7000-8000-000000000000';
+      refused(await world.api.get(`/orders/${nobody}/history?cursor=${next_cursor}`), '404 order-not-found');
+      refused(await world.api.get(`/orders?cursor=${next_cursor}`), '400 invalid-cursor');
+    });
+  });
+
   describe('the list of orders', () => {
     it('shows the newest first, each as it is read alone', async () => {
       const customer = fresh('c');

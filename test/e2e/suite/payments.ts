@@ -258,6 +258,87 @@ export const paymentTests = (world: World): void => {
     });
   });
 
+  describe('a return of what was paid through us', () => {
+    it('credits no more than was paid', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      ok(await world.api.fulfil(order.order_id));
+      const back = (amount_minor?: number) => ({
+        lines: [
+          { product_id: order.lines[0]!.product_id, quantity: 1, ...(amount_minor !== undefined && { amount_minor }) },
+        ],
+        ...{ restock: true, reason: 'unwanted' },
+      });
+      await world.ledger.unchangedBy(async () => {
+        const answer = await world.api.return(order.order_id, back(total + 1));
+        expect(refused(answer, '409 credit-exceeds-total')).toMatchObject({ at_most_minor: total });
+      });
+      ok(await world.api.return(order.order_id, back()), 201);
+      refused(await world.api.return(order.order_id, back(price + 1)), '409 credit-exceeds-total');
+      const all = ok(await world.api.return(order.order_id, back(price)), 201);
+      expect(all).toMatchObject({ status: 'returned', returned_total_minor: total });
+    });
+  });
+
+  describe('If-Match', () => {
+    const ifMatch = (version: number, key = fresh('move')) => ({ key, headers: { 'if-match': `"v${version}"` } });
+    const versionOf = async ({ order_id }: Order): Promise<number> => (await world.api.order(order_id)).version;
+    const refundOf = (amount_minor: number) => ({ amount_minor, reason: 'why' });
+
+    it('lets a refund through only for the version that was seen, and its repeats whatever the version is', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      const { order_id } = order;
+      const seen = await versionOf(order);
+      for (const version of [seen - 1, seen + 1, 99_999_999_999]) {
+        const answer = await world.api.refund(order_id, refundOf(10), ifMatch(version));
+        expect(refused(answer, '412 precondition-failed')).toMatchObject({ version: seen });
+      }
+      const headers = { 'if-match': 'v2' };
+      const malformed = await world.api.refund(order_id, refundOf(10), { key: fresh('move'), headers });
+      refused(malformed, '400 invalid-request', ['If-Match']);
+      // What was refused has changed nothing.
+      refused(await world.api.refund(order_id, refundOf(total + 1), ifMatch(seen)), '409 payment-refused');
+      const sent = ifMatch(seen);
+      const refund = ok(await world.api.refund(order_id, refundOf(10), sent), 201);
+      expect(await versionOf(order)).toBe(seen + 1);
+      refused(await world.api.refund(order_id, refundOf(10), ifMatch(seen)), '412 precondition-failed');
+      const again = await world.api.refund(order_id, refundOf(10), sent);
+      expect(ok(again, 201)).toEqual(refund);
+      expect(again.headers.get('idempotent-replayed')).toBe('true');
+      expect(await world.api.payment(order_id)).toMatchObject({ refunded_minor: 10 });
+    });
+
+    it('lets one of several refunds of the same version through', async () => {
+      const order = await bought();
+      await told(order, 'payment-captured');
+      const seen = await versionOf(order);
+      const answers = await Promise.all(
+        Array.from({ length: 10 }, () => world.api.refund(order.order_id, refundOf(10), ifMatch(seen))),
+      );
+      expect(answers.filter((it) => it.status === 201)).toHaveLength(1);
+      for (const answer of answers.filter((it) => it.status !== 201)) refused(answer, '412 precondition-failed');
+      const key = fresh('move');
+      const equal = await Promise.all(
+        Array.from({ length: 5 }, () => world.api.refund(order.order_id, refundOf(10), ifMatch(seen + 1, key))),
+      );
+      expect(new Set(equal.map((it) => ok(it, 201).move_id)).size).toBe(1);
+      expect(await world.api.payment(order.order_id)).toMatchObject({ refunded_minor: 20 });
+    });
+
+    it('lets a capture through only for the version that was seen', async () => {
+      const order = await invoiced();
+      await told(order, 'payment-authorised');
+      const seen = await versionOf(order);
+      const capture = (version: number) => world.api.capture(order.order_id, { amount_minor: 10 }, ifMatch(version));
+      refused(await capture(seen - 1), '412 precondition-failed');
+      ok(await capture(seen), 201);
+      refused(await capture(seen), '412 precondition-failed');
+      ok(await capture(seen + 1), 201);
+      expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: 20 });
+    });
+  });
+
   describe('Stripe, which has no key here', () => {
     it('is not offered: who would pay by it buys nothing', async () => {
       const order = await place({ method: 'stripe', token: 'pm_card_visa' });

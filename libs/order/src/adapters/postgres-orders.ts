@@ -1,7 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import type { Repository } from 'typeorm';
-import { CleaveError, type OverdueHold } from '#contracts';
+import { CleaveError, limits, type OverdueHold } from '#contracts';
 import { InjectSql, Sql, type Queries } from '#database';
 import { currentTrace } from '#telemetry';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
@@ -55,8 +55,8 @@ export class PostgresOrders
     return rows.map(orderOf);
   }
 
-  async history(tenantId: string, orderId: string): Promise<HistoryEntry[]> {
-    return this.sql.query<HistoryEntry>(history, [tenantId, orderId]);
+  async history(tenantId: string, orderId: string, after = 0, limit: number = limits.page): Promise<HistoryEntry[]> {
+    return this.sql.query<HistoryEntry>(historyPage, [tenantId, orderId, after, limit, pageLines]);
   }
 
   async byId(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
@@ -258,6 +258,17 @@ const history = {
   text: `
     SELECT version, type, status, data, at FROM orders.events
     WHERE tenant_id = $1 AND order_id = $2 ORDER BY version`,
+};
+
+const entriesAfter = `
+  SELECT e.version, e.type, e.status, e.data, e.at, coalesce(jsonb_array_length(e.data->'lines'), 0) AS size
+  FROM orders.events e WHERE e.tenant_id = $1 AND e.order_id = $2 AND e.version > $3 ORDER BY e.version LIMIT $4`;
+
+const historyPage = {
+  name: 'order-history-page',
+  text: `
+    SELECT p.version, p.type, p.status, p.data, p.at
+    FROM ${withinLines(entriesAfter, 's.version', '$5::int')} p ORDER BY p.version`,
 };
 
 /** Those of an `OrderRow`. */

@@ -39,9 +39,9 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
     return new Set(rows.map((row) => row.order_id));
   }
 
-  async start(tenant: string, started: StartedMove): Promise<boolean> {
+  async start(tenant: string, started: StartedMove, ifVersions?: readonly number[]): Promise<boolean> {
     const { sagaId, orderId, definition, version, step, data } = started;
-    const values = [tenant, sagaId, orderId, definition, version, step, JSON.stringify(data)];
+    const values = [tenant, sagaId, orderId, definition, version, step, JSON.stringify(data), ifVersions ?? null];
     return (await this.sql.query(start, values)).length > 0;
   }
 
@@ -107,11 +107,28 @@ const untoldCaptures = {
     GROUP BY order_id HAVING bool_and(type = 'payment-authorised')`,
 };
 
+/**
+ * On a condition, moves follow one another: the purchase names the last one, and whoever has waited for its row finds another
+ * name there than when the statement began.
+ */
 const start = {
   name: 'order-sagas-start',
   text: `
+    WITH next AS (
+      UPDATE orders.sagas p SET data = jsonb_set(p.data, '{moving}', to_jsonb($2::uuid))
+      WHERE $8::bigint[] IS NOT NULL AND p.tenant_id = $1 AND p.saga_id = $3
+        AND p.data->>'moving' IS NOT DISTINCT FROM (
+          SELECT s.data->>'moving' FROM orders.sagas s WHERE s.tenant_id = $1 AND s.saga_id = $3)
+        AND NOT EXISTS (
+          SELECT FROM orders.sagas m
+          WHERE m.tenant_id = $1 AND m.saga_id = (p.data->>'moving')::uuid AND m.state <> 'ended')
+        AND EXISTS (
+          SELECT FROM orders.orders o WHERE o.tenant_id = $1 AND o.order_id = $3 AND o.version = ANY ($8))
+      RETURNING 1
+    )
     INSERT INTO orders.sagas (tenant_id, saga_id, order_id, definition, version, step, data)
-    VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1`,
+    SELECT $1, $2, $3, $4, $5, $6, $7 WHERE $8 IS NULL OR EXISTS (SELECT FROM next)
+    ON CONFLICT DO NOTHING RETURNING 1`,
 };
 
 const find = {

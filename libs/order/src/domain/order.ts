@@ -125,6 +125,7 @@ export const returnGoods = (order: Order, command: ReturnCommand, at: Date): Ord
   const back = (line: OrderLine): number => line.fulfilled - line.returned;
   const taken = takeUnits(order, command.lines, back, 'were handed over and not returned yet');
   const creditedMinor = taken.reduce((sum, it) => sum + it.creditMinor, 0);
+  refuseMoreThanPaid(order, creditedMinor);
   if (!Number.isSafeInteger(order.returned_total_minor + creditedMinor))
     throw new CleaveError('invalid-request', 'The amounts of the returns add up to more than can be kept.', {
       faults: [{ path: 'lines', message: 'the amounts are too large' }],
@@ -138,6 +139,20 @@ export const returnGoods = (order: Order, command: ReturnCommand, at: Date): Ord
       reason: command.reason,
     },
   });
+};
+
+/** What was paid elsewhere we do not know: what is credited for it is the shop's own decision. */
+const refuseMoreThanPaid = (
+  { payment_method, total_minor, returned_total_minor }: Order,
+  creditedMinor: number,
+): void => {
+  const leftMinor = Math.max(0, total_minor - returned_total_minor);
+  if (payment_method === null || creditedMinor <= leftMinor) return;
+  throw new CleaveError(
+    'credit-exceeds-total',
+    `The return would be credited with ${creditedMinor}, and of what was paid for the order no more than ${leftMinor} can be. Say an amount_minor for its lines.`,
+    { at_most_minor: leftMinor },
+  );
 };
 
 /** The one place where an entry changes an order: when it is decided, and when the history is replayed. */

@@ -6,6 +6,8 @@ import {
   CleaveError,
   cancelOrderRequest,
   fulfilOrderRequest,
+  historyQuery,
+  limits,
   order,
   orderHistory,
   orderIdParameter,
@@ -59,6 +61,8 @@ const placing = {
 
 /** What the cursor of a list of orders holds. */
 export const orderCursor = z.object({ before: z.uuid() });
+/** What that of a history holds: the version that was told last. */
+const historyCursor = z.object({ after: z.int() });
 
 @ApiTags('orders')
 @Controller()
@@ -160,14 +164,22 @@ export class OrdersController {
     scope: 'orders:read',
     operationId: 'getOrderHistory',
     summary: 'Read what became of an order, oldest first',
-    replies: { 200: { schema: orderHistory, description: 'The entries; each led to one version of the order' } },
-    errors: ['order-not-found'],
+    description: 'A history that is short, as most are, is one page. A page of large hand-overs has fewer entries.',
+    query: historyQuery,
+    replies: {
+      200: { schema: orderHistory, description: 'One page of entries; each led to one version of the order' },
+    },
+    errors: ['order-not-found', 'invalid-cursor'],
   })
   async history(
     @Param('id', valid(orderIdParameter)) id: string,
+    @Query(valid(historyQuery)) { limit, cursor }: z.output<typeof historyQuery>,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof orderHistory>> {
-    return { data: await this.readOrders.history(caller.tenant, known(id)) };
+    const after = cursor === undefined ? 0 : this.cursors.read(cursor, historyCursor).after;
+    const most = limit === undefined ? limits.page : pageLimit(limit);
+    const { data, last } = await this.readOrders.history(caller.tenant, known(id), after, most);
+    return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
   }
 
   @Post('orders/:id/cancel')
@@ -229,10 +241,18 @@ export class OrdersController {
     scope: 'orders:write',
     operationId: 'returnGoods',
     summary: 'Take goods back',
-    description: 'Credits them; whether money flows back is another decision.',
+    description:
+      'Credits them; whether money flows back is another decision. What is paid through us is credited with no more than its ' +
+      'total, all returns together.',
     request: returnOrderRequest,
     replies: { 201: { schema: order, description: 'The order after the return', headers: taggedHeaders } },
-    errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
+    errors: [
+      'order-not-found',
+      'illegal-transition',
+      'credit-exceeds-total',
+      'precondition-failed',
+      'idempotency-key-reused',
+    ],
     idempotencyKey: 'required',
   })
   async return(

@@ -3,7 +3,7 @@ import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import type { z } from 'zod';
 import { captureRequest, moneyMove, orderIdParameter, payment, refundRequest, type MoneyMove } from '#contracts';
-import { CalledBy, Endpoint, type EndpointOptions, IdempotencyKey, valid } from '#rest';
+import { CalledBy, Endpoint, type EndpointOptions, IdempotencyKey, IfMatch, valid } from '#rest';
 import type { Caller } from '#security';
 import { MoveMoney, type MoneyCommand } from '../use-cases/move-money.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
@@ -11,7 +11,7 @@ import { keyedAs, known } from './orders.controller.js';
 
 const moving = {
   replies: { 201: { schema: moneyMove, description: 'What became of it' } },
-  errors: ['order-not-found', 'payment-not-found', 'payment-refused', 'idempotency-key-reused'],
+  errors: ['order-not-found', 'payment-not-found', 'payment-refused', 'precondition-failed', 'idempotency-key-reused'],
   idempotencyKey: 'required',
   admittedAs: 'money',
 } satisfies Partial<EndpointOptions>;
@@ -52,13 +52,19 @@ export class PaymentsController {
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(captureRequest)) { amount_minor }: z.output<typeof captureRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
+    @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'capture' as const, orderId, amountMinor: amount_minor ?? null };
     return this.move(
-      { ...command, tenant: caller.tenant, ...keyedAs(caller, command.kind, idempotencyKey, command) },
+      {
+        ...command,
+        expectedVersions,
+        tenant: caller.tenant,
+        ...keyedAs(caller, command.kind, idempotencyKey, command),
+      },
       reply,
     );
   }
@@ -76,13 +82,19 @@ export class PaymentsController {
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(refundRequest)) { amount_minor, reason }: z.output<typeof refundRequest>,
     @IdempotencyKey({ required: true }) idempotencyKey: string,
+    @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'refund' as const, orderId, amountMinor: amount_minor, reason };
     return this.move(
-      { ...command, tenant: caller.tenant, ...keyedAs(caller, command.kind, idempotencyKey, command) },
+      {
+        ...command,
+        expectedVersions,
+        tenant: caller.tenant,
+        ...keyedAs(caller, command.kind, idempotencyKey, command),
+      },
       reply,
     );
   }

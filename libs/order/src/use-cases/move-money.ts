@@ -13,8 +13,11 @@ export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
 
 /** Keeps what was asked for, so that it is led to its end whatever happens to whoever asked. */
 export abstract class MoneyMoves {
-  /** @returns whether it was started now, and not before */
-  abstract start(tenant: string, started: StartedMove): Promise<boolean>;
+  /**
+   * @param ifVersions of the order, one of which it has to have; moves that are asked for so follow one another
+   * @returns whether it was started now, and not before
+   */
+  abstract start(tenant: string, started: StartedMove, ifVersions?: readonly number[]): Promise<boolean>;
   abstract find(
     tenant: string,
     sagaId: string,
@@ -36,6 +39,8 @@ export interface MoneyCommand {
   fingerprint: string;
   orderId: string;
   kind: 'capture' | 'refund';
+  /** Those that the caller insists on, one of which it saw (`If-Match`). */
+  expectedVersions: readonly number[] | undefined;
   /** Null for all that can be captured. */
   amountMinor: number | null;
   reason?: string;
@@ -84,7 +89,7 @@ export class MoveMoney {
   }
 
   private async start(command: MoneyCommand, sagaId: string, giveUpAt: number): Promise<boolean> {
-    const { tenant, fingerprint, orderId, kind, amountMinor, reason } = command;
+    const { tenant, fingerprint, orderId, kind, amountMinor, reason, expectedVersions } = command;
     await this.untilPurchased(tenant, orderId, giveUpAt);
     const traceparent = currentTrace();
     const data = {
@@ -92,7 +97,25 @@ export class MoveMoney {
       ...(reason !== undefined && { reason }),
       ...(traceparent !== undefined && { traceparent }),
     };
-    return this.moves.start(tenant, { ...this.sagas.begin(kind), sagaId, orderId, data });
+    const isNew = await this.moves.start(
+      tenant,
+      { ...this.sagas.begin(kind), sagaId, orderId, data },
+      expectedVersions,
+    );
+    if (!isNew && expectedVersions && !(await this.moves.find(tenant, sagaId))) await this.refuseChanged(command);
+    return isNew;
+  }
+
+  private async refuseChanged({ tenant, orderId }: MoneyCommand): Promise<never> {
+    const order = await this.orders.readSafely(
+      (orders) => orders.find(tenant, orderId),
+      () => true,
+    );
+    throw new CleaveError(
+      'precondition-failed',
+      'The order has changed since it was read, or money of it is being moved that was asked for before. Read it again.',
+      { version: order!.version },
+    );
   }
 
   /** It is known then what can be moved. Who asks earlier would be refused, and the key would keep that for ever. */

@@ -12,8 +12,11 @@ export abstract class OrderReader {
   abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
   /** At most `limit` orders, newest first, those older than `before`; none more once they have `pageLines` lines. */
   abstract page(tenant: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]>;
-  /** The entries of an order, oldest first. */
-  abstract history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
+  /**
+   * At most `limit` entries of an order, oldest first, those behind the version `after`; none more once they tell of
+   * `pageLines` lines.
+   */
+  abstract history(tenant: string, orderId: string, after: number, limit: number): Promise<HistoryEntry[]>;
 }
 
 /** So that a page of large orders, or of large hand-overs, fills neither the memory nor the time of others. */
@@ -51,10 +54,19 @@ export class ReadOrders {
     return { data, last: isCut ? (data.at(-1)?.order_id ?? null) : null };
   }
 
-  async history(tenant: string, orderId: string): Promise<HistoryEntry[]> {
-    const entries = await this.orders.history(tenant, orderId);
-    if (entries.length === 0) throw noSuchOrder(orderId);
-    return entries;
+  /** @param after the version that is told already; 0 where none is */
+  async history(
+    tenant: string,
+    orderId: string,
+    after: number,
+    limit: number,
+  ): Promise<{ data: HistoryEntry[]; last: number | null }> {
+    const found = await this.orders.history(tenant, orderId, after, limit + 1);
+    // Every order has an entry.
+    if (found.length === 0) await this.one(tenant, orderId);
+    const data = found.slice(0, limit);
+    const isCut = found.length > limit || toldLinesOf(found) >= pageLines;
+    return { data, last: isCut ? (data.at(-1)?.version ?? null) : null };
   }
 
   async payment(tenant: string, orderId: string): Promise<PaymentDocument> {
@@ -70,3 +82,6 @@ export class ReadOrders {
 }
 
 const linesOf = (orders: readonly Order[]): number => orders.reduce((sum, it) => sum + it.lines.length, 0);
+
+const toldLinesOf = (entries: readonly HistoryEntry[]): number =>
+  entries.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0);

@@ -31,6 +31,8 @@ export interface SagaData {
   currency?: string;
   reason?: string;
   fingerprint?: string;
+  /** Of a purchase: the last move of its money that was asked for on a condition. */
+  moving?: string;
   /** Of the request that it goes back to. */
   traceparent?: string;
 }

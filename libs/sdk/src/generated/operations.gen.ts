@@ -21,7 +21,7 @@ export const operations = {
   getLogLevel: { method: 'GET', path: '/admin/log-level', takes: 'query', takesKey: false },
   getMetrics: { method: 'GET', path: '/metrics', takesKey: false },
   getOrder: { method: 'GET', path: '/orders/{id}', takesKey: false },
-  getOrderHistory: { method: 'GET', path: '/orders/{id}/history', takesKey: false },
+  getOrderHistory: { method: 'GET', path: '/orders/{id}/history', takes: 'query', takesKey: false, pagedBy: 'cursor' },
   getPayment: { method: 'GET', path: '/orders/{id}/payment', takesKey: false },
   getProduct: { method: 'GET', path: '/products/{id}', takesKey: false },
   getReadiness: { method: 'GET', path: '/health/ready', takesKey: false, finalStatus: 503 },

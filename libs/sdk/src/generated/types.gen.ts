@@ -739,6 +739,10 @@ export type OrderEvent = {
 
 export type OrderHistory = {
   data: Array<HistoryEntry>;
+  /**
+   * Pass it as `cursor` for the next page; null at the end.
+   */
+  next_cursor: string | null;
 };
 
 export type OrderInFull = {
@@ -3039,6 +3043,10 @@ export type CapturePaymentData = {
   body?: CaptureRequest;
   headers: {
     /**
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     */
+    'If-Match'?: string;
+    /**
      * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
      */
     'Idempotency-Key': string;
@@ -3080,6 +3088,10 @@ export type CapturePaymentErrors = {
    * `payment-refused`: The money cannot be moved
    */
   409: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -3215,13 +3227,21 @@ export type GetOrderHistoryData = {
      */
     id: string;
   };
-  query?: never;
+  query?: {
+    /**
+     * As many as there may be on a page, which are 200, when left out.
+     */
+    limit?: string;
+    cursor?: string;
+  };
   url: '/orders/{id}/history';
 };
 
 export type GetOrderHistoryErrors = {
   /**
    * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not one of ours
    */
   400: Problem;
   /**
@@ -3256,7 +3276,7 @@ export type GetOrderHistoryError = GetOrderHistoryErrors[keyof GetOrderHistoryEr
 
 export type GetOrderHistoryResponses = {
   /**
-   * The entries; each led to one version of the order
+   * One page of entries; each led to one version of the order
    */
   200: OrderHistory;
 };
@@ -3325,6 +3345,10 @@ export type RefundPaymentData = {
   body: RefundRequest;
   headers: {
     /**
+     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     */
+    'If-Match'?: string;
+    /**
      * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
      */
     'Idempotency-Key': string;
@@ -3366,6 +3390,10 @@ export type RefundPaymentErrors = {
    * `payment-refused`: The money cannot be moved
    */
   409: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -3450,6 +3478,8 @@ export type ReturnGoodsErrors = {
   404: Problem;
   /**
    * `illegal-transition`: The order cannot do this in its present state
+   *
+   * `credit-exceeds-total`: More would be credited than was paid
    */
   409: Problem;
   /**

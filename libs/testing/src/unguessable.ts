@@ -1,0 +1,24 @@
+/**
+ * How many bits of the values cannot be told from the others, nor from those of other values: none of a constant, few of a
+ * counter, all of what is drawn at random, given a hundred values more than bits.
+ *
+ * @param values in hex, all of one length
+ */
+export const independentBits = (values: readonly string[]): number => {
+  const [first = 0n, ...others] = values.map((it) => BigInt(`0x${it}`));
+  // The rank of their differences over the field of two elements, by elimination.
+  const rows = new Map<number, bigint>();
+  for (const other of others) {
+    let rest = other ^ first;
+    while (rest !== 0n) {
+      const top = rest.toString(2).length;
+      const row = rows.get(top);
+      if (row === undefined) {
+        rows.set(top, rest);
+        break;
+      }
+      rest ^= row;
+    }
+  }
+  return rows.size;
+};
