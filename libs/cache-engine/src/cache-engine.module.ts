@@ -8,7 +8,7 @@ import {
 } from '@nestjs/common';
 import { CacheEngine } from './cache-engine.js';
 import { cacheManagerOf, cacheManagerToken } from './cache-manager.js';
-import type { NamespaceOptions } from './namespace.js';
+import type { NamespaceOptions } from './options.js';
 import type { CacheEngineOptions } from './tiers.js';
 
 interface CacheManagerOptions {

@@ -1,5 +1,6 @@
 import { reportTo } from './metrics.js';
-import { Namespace, type NamespaceOptions } from './namespace.js';
+import { Namespace } from './namespace.js';
+import type { NamespaceOptions } from './options.js';
 import type { CacheStatistics } from './statistics.js';
 import { Tiers, type CacheEngineOptions } from './tiers.js';
 

@@ -1,6 +1,7 @@
 import { EventEmitter } from 'node:events';
 import type { Cache } from 'cache-manager';
-import { longestTtlMs, type Namespace } from './namespace.js';
+import type { Namespace } from './namespace.js';
+import { longestTtlMs } from './options.js';
 import { CacheUnavailable, pagesOf } from './redis-tier.js';
 
 /** What `@nestjs/cache-manager` asks for its cache by. */

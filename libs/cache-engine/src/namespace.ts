@@ -1,46 +1,21 @@
 import { randomInt, randomUUID } from 'node:crypto';
-import { assertTimeout, within } from './within.js';
+import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
+import { tokenOf, versionsIn, type Versions } from './lease-token.js';
+import {
+  assertKey,
+  assertName,
+  assertTimes,
+  ttlBy,
+  type KeepOptions,
+  type LoadOptions,
+  type NamespaceOptions,
+} from './options.js';
 import { CacheUnavailable, type RedisTier } from './redis-tier.js';
 import { unplaced } from './sieve.js';
 import type { Flight, Kept, Tiers } from './tiers.js';
-
-/** Times are milliseconds. */
-export interface KeepOptions {
-  /** How long a value is as good as new; without it, until it is evicted. Shortened a little by chance, never longer. */
-  ttl?: number | undefined;
-  /** How much longer it may stand in where nothing better is to be had. */
-  grace?: number | undefined;
-  /** `invalidateTags` with one of them makes the value old. */
-  tags?: readonly string[] | undefined;
-}
-
-export interface LoadOptions extends KeepOptions {
-  /** How long it is kept that the source has nothing; as long as a value when left out. */
-  absentTtl?: number | undefined;
-  /**
-   * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
-   * `Infinity` for no end, `undefined` for what `ttl` says.
-   */
-  ttlOf?: ((value: unknown) => number | undefined) | undefined;
-  /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
-  refreshBefore?: number | ((value: unknown) => number) | undefined;
-  timeouts?: {
-    /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
-    soft?: number | undefined;
-    /** How long the source may take. */
-    hard?: number | undefined;
-  };
-}
-
-export interface NamespaceOptions<Value> extends LoadOptions {
-  /** How values are written; JSON when left out. */
-  codec?: Codec<Value> | undefined;
-  /** By how much a time to live is shortened at the most, so that what came together does not end together: 0 to 1. */
-  jitter?: number | undefined;
-}
 
 export interface Found<Value> {
   /** `undefined` where the source was asked and has nothing. */
@@ -87,10 +62,6 @@ const longestPollMs = 250;
 const restAfterFailureMs = 1_000;
 
 export const longestLeaseMs = 60_000;
-/** Of the text that a lease is: it carries the tags. */
-const longestLease = 16_384;
-export const longestKeyBytes = 1_024;
-export const longestTtlMs = 365 * 24 * 3_600_000;
 
 /** Keys of one kind, with values of one type. */
 export class Namespace<Value> {
@@ -890,32 +861,6 @@ export class Namespace<Value> {
   }
 }
 
-type Versions = Pick<Head, 'namespaceVersion' | 'tags'>;
-
-/** A lease carries what the value will be kept under: whoever fills may be another process than the one that gave it. */
-const tokenOf = ({ namespaceVersion, tags }: Versions): string => {
-  const token = Buffer.from(JSON.stringify([randomUUID(), namespaceVersion, tags])).toString('base64url');
-  if (token.length > longestLease)
-    throw new RangeError(
-      `the tags of a lease are too long: it would have ${token.length} characters, of ${longestLease}`,
-    );
-  return token;
-};
-
-/** It is no proof of anything: what is filled is let in by the whole token alone. */
-const versionsIn = (token: string): Versions | undefined => {
-  try {
-    if (token.length > longestLease) return undefined;
-    const [, namespaceVersion, tags] = JSON.parse(Buffer.from(token, 'base64url').toString()) as unknown[];
-    const isPair = (it: unknown): boolean =>
-      Array.isArray(it) && it.length === 2 && it.every((text) => typeof text === 'string');
-    const isVersions = typeof namespaceVersion === 'string' && Array.isArray(tags) && tags.every(isPair);
-    return isVersions ? { namespaceVersion, tags } : undefined;
-  } catch {
-    return undefined;
-  }
-};
-
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;
 /** The largest number that V8 keeps in its place: after 24 days of this process. */
@@ -946,41 +891,3 @@ const nextVersion = (): string => {
 };
 
 const randomAboveZero = (): number => 1 - Math.random();
-
-const assertKey = (key: string): void => {
-  if (typeof key !== 'string' || key === '')
-    throw new RangeError('a cache key must be a text of at least one character');
-  // Three bytes a character at most, so that most keys need not be measured.
-  if (3 * key.length > longestKeyBytes && Buffer.byteLength(key) > longestKeyBytes)
-    throw new RangeError(`a cache key must be at most ${longestKeyBytes} bytes of UTF-8`);
-  if (!key.isWellFormed()) throw new RangeError('a cache key must not contain unpaired surrogates');
-};
-
-const assertName = (what: string, name: string): void => {
-  if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > longestKeyBytes || !name.isWellFormed())
-    throw new RangeError(
-      `a ${what} must be a text of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
-    );
-};
-
-const assertTime = (name: string, ms: number | undefined, least: number): void => {
-  if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
-    throw new RangeError(
-      `${name} is ${ms}; it must be a whole number of milliseconds from ${least} to ${longestTtlMs}`,
-    );
-};
-
-/** A value may be over already, and does not get lost by that. */
-const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
-  const told = value === undefined ? undefined : ttlOf?.(value);
-  if (told === undefined) return ttl;
-  return told === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
-};
-
-const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
-  assertTime('ttl', ttl, 1);
-  assertTime('grace', grace, 0);
-  assertTime('absentTtl', absentTtl, 1);
-  assertTimeout('timeouts.soft', timeouts?.soft);
-  assertTimeout('timeouts.hard', timeouts?.hard);
-};

@@ -102,7 +102,7 @@ export const scripts = {
   ),
   /**
    * Stores a value and ends the lease: who loads meanwhile is too late. Arguments: value, milliseconds or 0. Without a
-   * function a key, as nothing is to be decided: half of what a plain SET takes more is what Lua takes.
+   * function a key, as nothing is to be decided and that is a fifth of what Redis takes for it.
    */
   put: manyKeys(
     `

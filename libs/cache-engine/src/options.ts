@@ -1,0 +1,78 @@
+import type { Codec } from './codec.js';
+import { assertTimeout } from './within.js';
+
+/** Times are milliseconds. */
+export interface KeepOptions {
+  /** How long a value is as good as new; without it, until it is evicted. Shortened a little by chance, never longer. */
+  ttl?: number | undefined;
+  /** How much longer it may stand in where nothing better is to be had. */
+  grace?: number | undefined;
+  /** `invalidateTags` with one of them makes the value old. */
+  tags?: readonly string[] | undefined;
+}
+
+export interface LoadOptions extends KeepOptions {
+  /** How long it is kept that the source has nothing; as long as a value when left out. */
+  absentTtl?: number | undefined;
+  /**
+   * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
+   * `Infinity` for no end, `undefined` for what `ttl` says.
+   */
+  ttlOf?: ((value: unknown) => number | undefined) | undefined;
+  /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
+  refreshBefore?: number | ((value: unknown) => number) | undefined;
+  timeouts?: {
+    /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
+    soft?: number | undefined;
+    /** How long the source may take. */
+    hard?: number | undefined;
+  };
+}
+
+export interface NamespaceOptions<Value> extends LoadOptions {
+  /** How values are written; JSON when left out. */
+  codec?: Codec<Value> | undefined;
+  /** By how much a time to live is shortened at the most, so that what came together does not end together: 0 to 1. */
+  jitter?: number | undefined;
+}
+
+export const longestKeyBytes = 1_024;
+export const longestTtlMs = 365 * 24 * 3_600_000;
+
+export const assertKey = (key: string): void => {
+  if (typeof key !== 'string' || key === '')
+    throw new RangeError('a cache key must be a text of at least one character');
+  // Three bytes a character at most, so that most keys need not be measured.
+  if (3 * key.length > longestKeyBytes && Buffer.byteLength(key) > longestKeyBytes)
+    throw new RangeError(`a cache key must be at most ${longestKeyBytes} bytes of UTF-8`);
+  if (!key.isWellFormed()) throw new RangeError('a cache key must not contain unpaired surrogates');
+};
+
+export const assertName = (what: string, name: string): void => {
+  if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > longestKeyBytes || !name.isWellFormed())
+    throw new RangeError(
+      `a ${what} must be a text of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
+    );
+};
+
+const assertTime = (name: string, ms: number | undefined, least: number): void => {
+  if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
+    throw new RangeError(
+      `${name} is ${ms}; it must be a whole number of milliseconds from ${least} to ${longestTtlMs}`,
+    );
+};
+
+/** A value may be over already, and does not get lost by that. */
+export const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
+  const told = value === undefined ? undefined : ttlOf?.(value);
+  if (told === undefined) return ttl;
+  return told === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
+};
+
+export const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
+  assertTime('ttl', ttl, 1);
+  assertTime('grace', grace, 0);
+  assertTime('absentTtl', absentTtl, 1);
+  assertTimeout('timeouts.soft', timeouts?.soft);
+  assertTimeout('timeouts.hard', timeouts?.hard);
+};
