@@ -162,6 +162,26 @@ const staysWithin = (some: readonly Shape[], redisUrl?: () => string): void => {
 
 describe('the memory of a cache that is full, alone', () => {
   staysWithin(shapes);
+
+  const smallOnes: readonly [string, (engine: CacheEngine, at: number) => Promise<unknown>][] = [
+    ['counters', (engine, at) => engine.namespace('n').increment(`counter ${at}`)],
+    ['versions of tags', (engine, at) => engine.namespace(`n ${at}`).increment('c')],
+  ];
+  it.each(smallOnes)('%s', async (_, count) => {
+    // A sixteenth goes to each of these, and so many do not fit into that.
+    const engine = new CacheEngine({ maxBytes: 16 * maxBytes }).start();
+    try {
+      const before = await usedBytes();
+      for (let at = 0; at < 30_000; at += 1) await count(engine, at);
+      const grown = (await usedBytes()) - before;
+      const { bytes } = engine.statistics.l1;
+      // No connections.
+      expect(grown).toBeLessThanOrEqual(most * bytes + baseBytes / 4);
+      expect(grown).toBeGreaterThan(least * bytes);
+    } finally {
+      engine.stop();
+    }
+  });
 });
 
 describeRedis('the memory of a cache that is full, with Redis', () => {
