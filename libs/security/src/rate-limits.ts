@@ -27,8 +27,9 @@ const parts = 20;
 /** Who waits for Redis waits no longer than this. */
 const sharedWithinMs = 200;
 const saidEveryMs = 10_000;
-/** More than one replica may be met before somebody is the primary. */
-const leaveReplicaMs = 1_000;
+/** More than one replica may be met before somebody is the primary; one that is merely slow is not to be dialled all the time. */
+const connectAnewMs = 1_000;
+const pingMs = 2_000;
 
 /** What this process may still let through of somebody, without asking. */
 interface Share {
@@ -52,7 +53,7 @@ export class RateLimits {
   private readonly client: ReturnType<typeof createClient> | undefined;
   private readonly part: number;
   private readonly say = nowAndThen(saidEveryMs);
-  private readonly leave = nowAndThen(leaveReplicaMs);
+  private readonly anew = nowAndThen(connectAnewMs);
 
   /** @param redisUrl where the count is shared; each process counts by itself when left out */
   constructor(
@@ -63,7 +64,13 @@ export class RateLimits {
     this.own = new RateLimiterMemory(options);
     this.part = redisUrl === undefined ? rate.requests : Math.max(1, Math.floor(rate.requests / parts));
     if (redisUrl === undefined) return;
-    this.client = createClient({ url: redisUrl, disableOfflineQueue: true });
+    this.client = createClient({
+      url: redisUrl,
+      disableOfflineQueue: true,
+      pingInterval: pingMs,
+      // Until it is ready, as no pings are sent before that.
+      socket: { connectTimeout: 1_000, socketTimeout: 3 * pingMs },
+    });
     this.client.on('error', (error: Error) => this.sayLost(error));
     this.connect();
     this.shared = new RateLimiterRedis({ ...options, storeClient: this.client, useRedisPackage: true });
@@ -75,6 +82,8 @@ export class RateLimits {
   }
 
   async close(): Promise<void> {
+    // A connection that is being made is made nevertheless, and would keep the process alive.
+    this.client?.on('ready', () => this.client?.destroy());
     this.client?.destroy();
   }
 
@@ -116,7 +125,7 @@ export class RateLimits {
         return await within(take(this.shared, who, this.part), sharedWithinMs);
       } catch (error) {
         this.sayLost(error as Error);
-        this.leaveReplica(error as Error);
+        this.connectAnew(error as Error);
       }
     }
     return take(this.own, who, this.part);
@@ -126,10 +135,10 @@ export class RateLimits {
     void this.client?.connect().catch((error: Error) => this.sayLost(error));
   }
 
-  /** It was the primary when the connection was made; whoever is that by now is found by connecting anew. */
-  private leaveReplica({ message }: Error): void {
-    if (!message.includes('READONLY') || !this.client?.isReady) return;
-    this.leave(() => {
+  /** It leads to what was the primary when it was made, or nowhere: whoever is that by now is found by connecting anew. */
+  private connectAnew(why: Error): void {
+    if (!(why instanceof NoAnswer || why.message.includes('READONLY')) || !this.client?.isReady) return;
+    this.anew(() => {
       this.client?.destroy();
       this.connect();
     });
@@ -152,10 +161,14 @@ const take = (from: RateLimiterAbstract, who: string, part: number): Promise<Rat
     throw result;
   });
 
+class NoAnswer extends Error {
+  override readonly name = 'NoAnswer';
+}
+
 const within = async <Result>(work: Promise<Result>, ms: number): Promise<Result> => {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+    timer = setTimeout(() => reject(new NoAnswer(`no answer within ${ms} ms`)), ms);
   });
   try {
     return await Promise.race([work, late]);
