@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
-import { nowAndThen } from '#periodic';
+import { nowAndThen, waitBeforeRetryMs } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
 import { createClient } from '@redis/client';
@@ -68,8 +68,13 @@ export class RateLimits {
       url: redisUrl,
       disableOfflineQueue: true,
       pingInterval: pingMs,
-      // Until it is ready, as no pings are sent before that.
-      socket: { connectTimeout: 1_000, socketTimeout: 3 * pingMs },
+      socket: {
+        connectTimeout: 1_000,
+        // Until it is ready, as no pings are sent before that.
+        socketTimeout: 3 * pingMs,
+        // Left out, a connection over which nothing came for so long would not be made again.
+        reconnectStrategy: waitBeforeRetryMs,
+      },
     });
     this.client.on('error', (error: Error) => this.sayLost(error));
     this.connect();

@@ -57,15 +57,21 @@ describe('requests that are counted together', () => {
     await redis.stop();
   });
 
+  /** Whether somebody whom nobody has counted yet is counted there after some tries. */
+  const soonCounts = async (by: RateLimits, there: typeof client, who: string): Promise<boolean> => {
+    for (let tried = 0; tried < 150; tried += 1) {
+      await by.take(`${who} ${tried}`);
+      if ((await there.keys(`*${who} ${tried}`)).length > 0) return true;
+      await sleep(20);
+    }
+    return false;
+  };
+
   /** Once it is connected; before, it counts by itself. */
   const sharing = async (rate: Rate): Promise<RateLimits> => {
     const it = limited(rate, redis.url);
-    for (let tried = 0; tried < 100; tried += 1) {
-      await it.take(`is it there ${tried}`);
-      if ((await client.keys(`*is it there ${tried}`)).length > 0) return it;
-      await sleep(20);
-    }
-    throw new Error('Redis does not count');
+    if (!(await soonCounts(it, client, 'is it there'))) throw new Error('Redis does not count');
+    return it;
   };
 
   it('come through as often as one may over all processes, but for what one has taken and not used', async () => {
@@ -97,16 +103,6 @@ describe('requests that are counted together', () => {
       await Promise.all([old?.stop(), primary?.stop()]);
     });
 
-    /** Whether somebody whom nobody has counted yet is counted there after some tries. */
-    const soonCounts = async (by: RateLimits, there: typeof client, who: string): Promise<boolean> => {
-      for (let tried = 0; tried < 150; tried += 1) {
-        await by.take(`${who} ${tried}`);
-        if ((await there.keys(`*${who} ${tried}`)).length > 0) return true;
-        await sleep(20);
-      }
-      return false;
-    };
-
     it('are counted at the new primary when the old one has become a replica of it', async () => {
       const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
       expect(await soonCounts(by, atOld!, 'before')).toBe(true);
@@ -135,5 +131,19 @@ describe('requests that are counted together', () => {
     } finally {
       process.kill(redis.pid, 'SIGCONT');
     }
+  });
+
+  it('are counted together again after Redis stood still for longer than a connection waits', async () => {
+    const rate = { requests: 20, perSeconds: 60 };
+    const [asking, idle] = await Promise.all([sharing(rate), sharing(rate)]);
+    process.kill(redis.pid, 'SIGSTOP');
+    try {
+      for (const until = performance.now() + 8_000; performance.now() < until; await sleep(100))
+        await asking.take(`meanwhile ${Math.floor(performance.now())}`);
+    } finally {
+      process.kill(redis.pid, 'SIGCONT');
+    }
+    expect(await soonCounts(asking, client, 'asked meanwhile')).toBe(true);
+    expect(await soonCounts(idle, client, 'idle meanwhile')).toBe(true);
   });
 });
