@@ -29,6 +29,8 @@ const sharedWithinMs = 200;
 const saidEveryMs = 10_000;
 /** More than one replica may be met before somebody is the primary; one that is merely slow is not to be dialled all the time. */
 const connectAnewMs = 1_000;
+/** A connection leads nowhere when so many in a row are not answered, each of which was asked after the one before was given up. */
+const mostSilences = 3;
 const pingMs = 2_000;
 
 /** What this process may still let through of somebody, without asking. */
@@ -54,6 +56,8 @@ export class RateLimits {
   private readonly part: number;
   private readonly say = nowAndThen(saidEveryMs);
   private readonly anew = nowAndThen(connectAnewMs);
+  private silences = 0;
+  private silentAt = Number.NEGATIVE_INFINITY;
 
   /** @param redisUrl where the count is shared; each process counts by itself when left out */
   constructor(
@@ -126,11 +130,16 @@ export class RateLimits {
 
   private async consumed(who: string): Promise<RateLimiterRes> {
     if (this.shared) {
+      const askedAt = performance.now();
+      const answer = take(this.shared, who, this.part);
+      // One that comes too late as well. Why there is none is told of below.
+      const heard = (): void => void (this.silences = 0);
+      answer.then(heard, () => undefined);
       try {
-        return await within(take(this.shared, who, this.part), sharedWithinMs);
+        return await within(answer, sharedWithinMs);
       } catch (error) {
         this.sayLost(error as Error);
-        this.connectAnew(error as Error);
+        this.connectAnew(error as Error, askedAt);
       }
     }
     return take(this.own, who, this.part);
@@ -141,9 +150,16 @@ export class RateLimits {
   }
 
   /** It leads to what was the primary when it was made, or nowhere: whoever is that by now is found by connecting anew. */
-  private connectAnew(why: Error): void {
-    if (!(why instanceof NoAnswer || why.message.includes('READONLY')) || !this.client?.isReady) return;
+  private connectAnew(why: Error, askedAt: number): void {
+    // When this process itself stood still, the time of all that wait has run out together.
+    if (why instanceof NoAnswer && askedAt > this.silentAt) {
+      this.silences += 1;
+      this.silentAt = performance.now();
+    }
+    const isWrong = why.message.includes('READONLY') || this.silences >= mostSilences;
+    if (!isWrong || !this.client?.isReady) return;
     this.anew(() => {
+      this.silences = 0;
       this.client?.destroy();
       this.connect();
     });

@@ -133,6 +133,22 @@ describe('requests that are counted together', () => {
     }
   });
 
+  it('are counted over the connection that there is after this process itself stood still', async () => {
+    const by = await sharing({ requests: 20, perSeconds: 60 });
+    const connections = async (): Promise<string[]> =>
+      (await client.sendCommand<string>(['CLIENT', 'LIST'])).match(/\bid=\d+/g)!.toSorted();
+    const before = await connections();
+    for (let time = 0; time < 3; time += 1) {
+      const taking = Array.from({ length: 10 }, async (_, at) => by.take(`stalled ${time} ${at}`));
+      await new Promise(setImmediate);
+      for (const until = performance.now() + 300; performance.now() < until;);
+      await Promise.all(taking);
+      await sleep(100);
+    }
+    expect(await soonCounts(by, client, 'after')).toBe(true);
+    expect(await connections()).toEqual(before);
+  });
+
   it('are counted together again after Redis stood still for longer than a connection waits', async () => {
     const rate = { requests: 20, perSeconds: 60 };
     const [asking, idle] = await Promise.all([sharing(rate), sharing(rate)]);
