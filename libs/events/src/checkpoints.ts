@@ -81,27 +81,12 @@ export class Checkpoints {
   }
 }
 
-/** What a module's migration makes, to be able to follow logs. */
-export const checkpointTables = (schema: string): string[] => [
-  `CREATE TABLE ${schema}.checkpoints (
-    consumer text COLLATE "C" NOT NULL,
-    part smallint NOT NULL,
-    position text COLLATE "C" NOT NULL,
-    -- Who reads at present, until when, and the fence that a reader whose lease ran out fails on.
-    holder uuid,
-    lease_until timestamptz NOT NULL DEFAULT '-infinity',
-    epoch bigint NOT NULL DEFAULT 0,
-    PRIMARY KEY (consumer, part)
-  )`,
-  `CREATE TABLE ${schema}.readers (
-    consumer text COLLATE "C" NOT NULL,
-    holder uuid NOT NULL,
-    seen_until timestamptz NOT NULL,
-    PRIMARY KEY (consumer, holder)
-  )`,
-  // Volatile statements each see what the one before has done. A part that somebody is about to move is passed over and
-  // taken the next time.
-  `CREATE FUNCTION ${schema}.acquire_parts(p_consumer text, p_holder uuid, p_lease_ms bigint)
+/**
+ * Made anew by migrations where it was made before. Volatile statements each see what the one before has done. A part that
+ * somebody is about to move is passed over and taken the next time.
+ */
+export const acquireParts = (schema: string): string =>
+  `CREATE OR REPLACE FUNCTION ${schema}.acquire_parts(p_consumer text, p_holder uuid, p_lease_ms bigint)
   RETURNS TABLE (part smallint, epoch text, "position" text) LANGUAGE plpgsql AS $$
   #variable_conflict use_column
   DECLARE
@@ -134,7 +119,27 @@ export const checkpointTables = (schema: string): string[] => [
     ) mine
     WHERE c.consumer = p_consumer AND c.part = mine.part
     RETURNING c.part, c.epoch::text, c.position;
-  END $$`,
+  END $$`;
+
+/** What a module's migration makes, to be able to follow logs. */
+export const checkpointTables = (schema: string): string[] => [
+  `CREATE TABLE ${schema}.checkpoints (
+    consumer text COLLATE "C" NOT NULL,
+    part smallint NOT NULL,
+    position text COLLATE "C" NOT NULL,
+    -- Who reads at present, until when, and the fence that a reader whose lease ran out fails on.
+    holder uuid,
+    lease_until timestamptz NOT NULL DEFAULT '-infinity',
+    epoch bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (consumer, part)
+  )`,
+  `CREATE TABLE ${schema}.readers (
+    consumer text COLLATE "C" NOT NULL,
+    holder uuid NOT NULL,
+    seen_until timestamptz NOT NULL,
+    PRIMARY KEY (consumer, holder)
+  )`,
+  acquireParts(schema),
   // All of the parts or none: whoever calls it in the statement of the effects has these undone as well.
   `CREATE FUNCTION ${schema}.advance_parts(p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[])
   RETURNS void LANGUAGE plpgsql AS $$

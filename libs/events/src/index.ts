@@ -4,7 +4,14 @@
  */
 export type { NatsAddress } from '#nats';
 export { eventBus, type EventBusAddress } from './bus-address.js';
-export { Checkpoints, checkpointTables, logStart, type Checkpoint, type HeldPart } from './checkpoints.js';
+export {
+  acquireParts,
+  Checkpoints,
+  checkpointTables,
+  logStart,
+  type Checkpoint,
+  type HeldPart,
+} from './checkpoints.js';
 export { EventBus, EventsModule } from './event-bus.js';
 export {
   EventConsumer,

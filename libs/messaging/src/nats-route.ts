@@ -21,8 +21,8 @@ const lookAfterMs = 1_000;
  *
  * NATS does not tell that an instance was killed. So a request that is silent is asked after, every second: where no
  * instance has it, it is lost, or lies with one that stands still. An idempotent one is asked once more then, within its
- * deadline, of the first instance that says that it is present; another one fails at its deadline, or before that when no
- * instance is left at all.
+ * deadline, of the first instance that says that it is present, or of any when none has said so a second later; another one
+ * fails at its deadline, or before that when no instance is left at all.
  */
 export class NatsRoute implements Route {
   private readonly peer: NatsPeer;
@@ -71,8 +71,9 @@ export class NatsRoute implements Route {
     let look: Asked | undefined;
     let lookForAnother: Asked | undefined;
     const askAgain = () => {
+      // Nobody has said so within a second: those of a version that is not asked for may take it as well.
+      if (lookForAnother) return send();
       lookForAnother = this.peer.ask(presentSubject(this.module), encodeFrame({}), lookAfterMs, (heard) => {
-        // Those of a version that is not asked for may take it as well.
         send(heard instanceof Error ? undefined : presentIn(heard));
       });
     };

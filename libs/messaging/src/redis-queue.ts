@@ -1,5 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { createClient, defineScript } from '@redis/client';
+import { waitBeforeRetryMs } from '#periodic';
 
 /**
  * How requests travel over Redis. A module has one stream and one consumer group, so that each request is read by exactly
@@ -111,8 +112,6 @@ return now`,
   }),
 };
 
-const shortestReconnectMs = 50;
-const longestReconnectMs = 1_000;
 const pingMs = 2_000;
 /** A connection over which no ping has been answered for so long leads nowhere. A reader is answered once it has waited. */
 const silenceMs = 8_000;
@@ -133,8 +132,7 @@ const newClient = (url: string, role: string) =>
       connectTimeout: 1_000,
       // Until it is ready, as no pings are sent before that.
       socketTimeout: 6_000,
-      reconnectStrategy: (retries) =>
-        Math.min(shortestReconnectMs * 2 ** Math.min(retries, 10), longestReconnectMs) * (0.5 + Math.random() / 2),
+      reconnectStrategy: waitBeforeRetryMs,
     },
   });
 

@@ -299,7 +299,8 @@ export class RedisReader {
 
   private entryOf(raw: RawEntry): Entry[] {
     if (!raw) return [];
-    return [{ id: raw.id, request: { ...raw.message } as unknown as QueuedRequest }];
+    // Whoever wrote it may have left anything out. How long the body is counts before the rest is looked at.
+    return [{ id: raw.id, request: { body: '', ...raw.message } as unknown as QueuedRequest }];
   }
 
   private untilWoken(timeoutMs?: number): Promise<void> {

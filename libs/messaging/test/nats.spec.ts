@@ -2,9 +2,17 @@ import type { CleaveError } from '#contracts';
 import type { NatsAddress } from '#nats';
 import { eventually, freePort, natsOrSkip, startNats, type NatsServer } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { connect, type Msg, type NatsConnection } from '@nats-io/transport-node';
 import { address, Messenger, type ContractClient } from '../src/index.js';
-import { decodeFrame, encodeFrame, requestSubject, type Frame } from '../src/nats-peer.js';
+import {
+  carriedSubject,
+  decodeFrame,
+  encodeFrame,
+  group,
+  presentSubject,
+  requestSubject,
+  type Frame,
+} from '../src/nats-peer.js';
 import { loggedErrors, probeContract, startInstance, startProcess, type Instance } from './probe.js';
 
 const failureOf = (call: Promise<unknown>): Promise<CleaveError> =>
@@ -135,6 +143,25 @@ describeWithNats('requests over NATS', () => {
       still.pause('SIGCONT');
       await still.kill();
     }
+  });
+
+  it('that may be repeated go to the group once more where the only one that could say that it is present stands still', async () => {
+    const silent = { callback: () => undefined };
+    const [asked, lookedFor] = [carriedSubject('probe'), presentSubject('probe')].map((it) =>
+      hands.subscribe(it, silent),
+    );
+    const lost = new Promise<void>((resolve) =>
+      hands.subscribe(requestSubject('probe.ping'), { queue: group, max: 1, callback: () => resolve() }),
+    );
+    await hands.flush();
+    const answer = client.call('ping', undefined, { deadlineMs: 9_000 });
+    await lost;
+    // As one of the version before, which is not asked who is present.
+    const callback = (_: unknown, message: Msg): void => void message.respond(encodeFrame({}));
+    hands.subscribe(requestSubject('probe.ping'), { queue: group, max: 1, callback });
+    await answer;
+    asked!.unsubscribe();
+    lookedFor!.unsubscribe();
   });
 
   it('of an instance that is merely slow, or leaving, stay with it', async () => {

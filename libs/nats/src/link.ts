@@ -1,13 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { waitBeforeRetryMs } from '#periodic';
 import type { NatsAddress } from './address.js';
-
-const shortestWaitMs = 50;
-const longestWaitMs = 1_000;
-
-/** Longer with every attempt in vain, and never the same for all who have lost the same server. */
-const waitAfter = (attempts: number): number =>
-  Math.min(shortestWaitMs * 2 ** Math.min(attempts, 10), longestWaitMs) * (0.5 + Math.random() / 2);
 
 interface Options {
   /** Who tells of outages, in the log. */
@@ -48,7 +42,7 @@ export class NatsLink {
     if (!this.opening && performance.now() < this.retryAt) throw new Error('NATS is not reached');
     this.opening ??= this.connect().catch((error: Error) => {
       this.opening = undefined;
-      this.retryAt = performance.now() + waitAfter(this.attempts);
+      this.retryAt = performance.now() + waitBeforeRetryMs(this.attempts);
       this.attempts += 1;
       this.lost(error.message);
       throw new Error(`NATS is not reached (${error.message})`, { cause: error });
@@ -70,7 +64,7 @@ export class NatsLink {
     const connection = await connect({
       ...{ servers: [...servers], user, pass, token, name: 'cleave' },
       ...{ maxReconnectAttempts: -1, ignoreAuthErrorAbort: true },
-      reconnectDelayHandler: () => waitAfter(this.attempts),
+      reconnectDelayHandler: () => waitBeforeRetryMs(this.attempts),
       // A server that is gone without a word is noticed by the missing answers to pings.
       ...{ timeout: 2_000, pingInterval: 2_000, maxPingOut: 2 },
       noAsyncTraces: true,

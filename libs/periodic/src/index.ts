@@ -2,4 +2,5 @@
 export { keptFor } from './kept.js';
 export { nowAndThen } from './now-and-then.js';
 export { PeriodicWork } from './periodic-work.js';
+export { waitBeforeRetryMs } from './wait-before-retry.js';
 export { WokenWork, type Rhythm } from './woken-work.js';

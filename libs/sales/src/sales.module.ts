@@ -8,6 +8,7 @@ import { Readiness } from '#health';
 import { Messenger, address, balancePolicy } from '#messaging';
 import { Cursors } from '#rest';
 import { Sales1764000000007 } from '../migrations/1-sales.js';
+import { TakenOver1764000000048 } from '../migrations/2-taken-over.js';
 import { MessagingOrderLog } from './adapters/messaging-order-log.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { PostgresSales } from './adapters/postgres-sales.js';
@@ -32,7 +33,7 @@ export const salesDatabase = (url: string): Database => ({
   url,
   schema: 'sales',
   entities: [],
-  migrations: [Sales1764000000007],
+  migrations: [Sales1764000000007, TakenOver1764000000048],
 });
 
 type SalesSettings = z.output<z.ZodObject<typeof salesEnvironment>>;

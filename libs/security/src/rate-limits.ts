@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
-import { nowAndThen } from '#periodic';
+import { nowAndThen, waitBeforeRetryMs } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
 import { createClient } from '@redis/client';
@@ -27,8 +27,11 @@ const parts = 20;
 /** Who waits for Redis waits no longer than this. */
 const sharedWithinMs = 200;
 const saidEveryMs = 10_000;
-/** More than one replica may be met before somebody is the primary. */
-const leaveReplicaMs = 1_000;
+/** More than one replica may be met before somebody is the primary; one that is merely slow is not to be dialled all the time. */
+const connectAnewMs = 1_000;
+/** A connection leads nowhere when so many in a row are not answered, each of which was asked after the one before was given up. */
+const mostSilences = 3;
+const pingMs = 2_000;
 
 /** What this process may still let through of somebody, without asking. */
 interface Share {
@@ -52,7 +55,9 @@ export class RateLimits {
   private readonly client: ReturnType<typeof createClient> | undefined;
   private readonly part: number;
   private readonly say = nowAndThen(saidEveryMs);
-  private readonly leave = nowAndThen(leaveReplicaMs);
+  private readonly anew = nowAndThen(connectAnewMs);
+  private silences = 0;
+  private silentAt = Number.NEGATIVE_INFINITY;
 
   /** @param redisUrl where the count is shared; each process counts by itself when left out */
   constructor(
@@ -63,7 +68,18 @@ export class RateLimits {
     this.own = new RateLimiterMemory(options);
     this.part = redisUrl === undefined ? rate.requests : Math.max(1, Math.floor(rate.requests / parts));
     if (redisUrl === undefined) return;
-    this.client = createClient({ url: redisUrl, disableOfflineQueue: true });
+    this.client = createClient({
+      url: redisUrl,
+      disableOfflineQueue: true,
+      pingInterval: pingMs,
+      socket: {
+        connectTimeout: 1_000,
+        // Until it is ready, as no pings are sent before that.
+        socketTimeout: 3 * pingMs,
+        // Left out, a connection over which nothing came for so long would not be made again.
+        reconnectStrategy: waitBeforeRetryMs,
+      },
+    });
     this.client.on('error', (error: Error) => this.sayLost(error));
     this.connect();
     this.shared = new RateLimiterRedis({ ...options, storeClient: this.client, useRedisPackage: true });
@@ -75,6 +91,8 @@ export class RateLimits {
   }
 
   async close(): Promise<void> {
+    // A connection that is being made is made nevertheless, and would keep the process alive.
+    this.client?.on('ready', () => this.client?.destroy());
     this.client?.destroy();
   }
 
@@ -112,11 +130,16 @@ export class RateLimits {
 
   private async consumed(who: string): Promise<RateLimiterRes> {
     if (this.shared) {
+      const askedAt = performance.now();
+      const answer = take(this.shared, who, this.part);
+      // One that comes too late as well. Why there is none is told of below.
+      const heard = (): void => void (this.silences = 0);
+      answer.then(heard, () => undefined);
       try {
-        return await within(take(this.shared, who, this.part), sharedWithinMs);
+        return await within(answer, sharedWithinMs);
       } catch (error) {
         this.sayLost(error as Error);
-        this.leaveReplica(error as Error);
+        this.connectAnew(error as Error, askedAt);
       }
     }
     return take(this.own, who, this.part);
@@ -126,10 +149,17 @@ export class RateLimits {
     void this.client?.connect().catch((error: Error) => this.sayLost(error));
   }
 
-  /** It was the primary when the connection was made; whoever is that by now is found by connecting anew. */
-  private leaveReplica({ message }: Error): void {
-    if (!message.includes('READONLY') || !this.client?.isReady) return;
-    this.leave(() => {
+  /** It leads to what was the primary when it was made, or nowhere: whoever is that by now is found by connecting anew. */
+  private connectAnew(why: Error, askedAt: number): void {
+    // When this process itself stood still, the time of all that wait has run out together.
+    if (why instanceof NoAnswer && askedAt > this.silentAt) {
+      this.silences += 1;
+      this.silentAt = performance.now();
+    }
+    const isWrong = why.message.includes('READONLY') || this.silences >= mostSilences;
+    if (!isWrong || !this.client?.isReady) return;
+    this.anew(() => {
+      this.silences = 0;
       this.client?.destroy();
       this.connect();
     });
@@ -152,10 +182,14 @@ const take = (from: RateLimiterAbstract, who: string, part: number): Promise<Rat
     throw result;
   });
 
+class NoAnswer extends Error {
+  override readonly name = 'NoAnswer';
+}
+
 const within = async <Result>(work: Promise<Result>, ms: number): Promise<Result> => {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
+    timer = setTimeout(() => reject(new NoAnswer(`no answer within ${ms} ms`)), ms);
   });
   try {
     return await Promise.race([work, late]);

@@ -1,5 +1,5 @@
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from '@redis/client';
 import { RedisProxy, startRedis, type RedisServer } from '#testing';
 import { RateLimits, type Rate } from '../src/rate-limits.js';
@@ -57,15 +57,21 @@ describe('requests that are counted together', () => {
     await redis.stop();
   });
 
+  /** Whether somebody whom nobody has counted yet is counted there after some tries. */
+  const soonCounts = async (by: RateLimits, there: typeof client, who: string): Promise<boolean> => {
+    for (let tried = 0; tried < 150; tried += 1) {
+      await by.take(`${who} ${tried}`);
+      if ((await there.keys(`*${who} ${tried}`)).length > 0) return true;
+      await sleep(20);
+    }
+    return false;
+  };
+
   /** Once it is connected; before, it counts by itself. */
   const sharing = async (rate: Rate): Promise<RateLimits> => {
     const it = limited(rate, redis.url);
-    for (let tried = 0; tried < 100; tried += 1) {
-      await it.take(`is it there ${tried}`);
-      if ((await client.keys(`*is it there ${tried}`)).length > 0) return it;
-      await sleep(20);
-    }
-    throw new Error('Redis does not count');
+    if (!(await soonCounts(it, client, 'is it there'))) throw new Error('Redis does not count');
+    return it;
   };
 
   it('come through as often as one may over all processes, but for what one has taken and not used', async () => {
@@ -80,35 +86,38 @@ describe('requests that are counted together', () => {
     expect((await other.take('shared')).isRefused).toBe(true);
   });
 
-  it('are counted together at the new primary when the old one has become a replica of it', async () => {
-    const [old, primary] = await Promise.all([startRedis(), startRedis()]);
-    const proxy = await RedisProxy.start(old.port);
-    const [atOld, atPrimary] = [createClient({ url: old.url }), createClient({ url: primary.url })];
-    await Promise.all([atOld.connect(), atPrimary.connect()]);
-    try {
-      const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
-      /** Whether somebody whom nobody has counted yet is counted there. */
-      const counts = async (there: typeof atOld, who: string): Promise<boolean> => {
-        await by.take(who);
-        return (await there.keys(`*${who}`)).length > 0;
-      };
-      const soonCounts = async (there: typeof atOld, who: string): Promise<boolean> => {
-        for (let tried = 0; tried < 150; tried += 1) {
-          if (await counts(there, `${who} ${tried}`)) return true;
-          await sleep(20);
-        }
-        return false;
-      };
-      expect(await soonCounts(atOld, 'before')).toBe(true);
-      await atOld.sendCommand(['REPLICAOF', '127.0.0.1', String(primary.port)]);
-      proxy.port = primary.port;
-      expect(await soonCounts(atPrimary, 'after')).toBe(true);
-    } finally {
-      atOld.destroy();
-      atPrimary.destroy();
+  describe('at an address that leads elsewhere by now', () => {
+    let [old, primary]: RedisServer[] = [];
+    let [atOld, atPrimary]: (typeof client)[] = [];
+    let proxy: RedisProxy;
+    beforeEach(async () => {
+      [old, primary] = await Promise.all([startRedis(), startRedis()]);
+      proxy = await RedisProxy.start(old.port);
+      [atOld, atPrimary] = [createClient({ url: old.url }), createClient({ url: primary.url })];
+      await Promise.all([atOld.connect(), atPrimary.connect()]);
+    });
+    afterEach(async () => {
+      atOld?.destroy();
+      atPrimary?.destroy();
       await proxy.stop();
-      await Promise.all([old.stop(), primary.stop()]);
-    }
+      await Promise.all([old?.stop(), primary?.stop()]);
+    });
+
+    it('are counted at the new primary when the old one has become a replica of it', async () => {
+      const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
+      expect(await soonCounts(by, atOld!, 'before')).toBe(true);
+      await atOld!.sendCommand(['REPLICAOF', '127.0.0.1', String(primary!.port)]);
+      proxy.port = primary!.port;
+      expect(await soonCounts(by, atPrimary!, 'after')).toBe(true);
+    });
+
+    it('are counted there when nothing comes any more over the connection that there was', async () => {
+      const by = limited({ requests: 10, perSeconds: 60 }, proxy.url);
+      expect(await soonCounts(by, atOld!, 'before')).toBe(true);
+      proxy.strand();
+      proxy.port = primary!.port;
+      expect(await soonCounts(by, atPrimary!, 'after')).toBe(true);
+    });
   });
 
   it('are counted by each process for itself while Redis stands still, and wait for it no longer than told', async () => {
@@ -122,5 +131,35 @@ describe('requests that are counted together', () => {
     } finally {
       process.kill(redis.pid, 'SIGCONT');
     }
+  });
+
+  it('are counted over the connection that there is after this process itself stood still', async () => {
+    const by = await sharing({ requests: 20, perSeconds: 60 });
+    const connections = async (): Promise<string[]> =>
+      (await client.sendCommand<string>(['CLIENT', 'LIST'])).match(/\bid=\d+/g)!.toSorted();
+    const before = await connections();
+    for (let time = 0; time < 3; time += 1) {
+      const taking = Array.from({ length: 10 }, async (_, at) => by.take(`stalled ${time} ${at}`));
+      await new Promise(setImmediate);
+      for (const until = performance.now() + 300; performance.now() < until;);
+      await Promise.all(taking);
+      await sleep(100);
+    }
+    expect(await soonCounts(by, client, 'after')).toBe(true);
+    expect(await connections()).toEqual(before);
+  });
+
+  it('are counted together again after Redis stood still for longer than a connection waits', async () => {
+    const rate = { requests: 20, perSeconds: 60 };
+    const [asking, idle] = await Promise.all([sharing(rate), sharing(rate)]);
+    process.kill(redis.pid, 'SIGSTOP');
+    try {
+      for (const until = performance.now() + 8_000; performance.now() < until; await sleep(100))
+        await asking.take(`meanwhile ${Math.floor(performance.now())}`);
+    } finally {
+      process.kill(redis.pid, 'SIGCONT');
+    }
+    expect(await soonCounts(asking, client, 'asked meanwhile')).toBe(true);
+    expect(await soonCounts(idle, client, 'idle meanwhile')).toBe(true);
   });
 });

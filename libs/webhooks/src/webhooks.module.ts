@@ -12,6 +12,7 @@ import { Webhooks1764000000006 } from '../migrations/1-webhooks.js';
 import { MessageTraces1764000000007 } from '../migrations/2-traces.js';
 import { SealedSecrets1764000000044 } from '../migrations/3-sealed-secrets.js';
 import { KeptUntilSettled1764000000046 } from '../migrations/4-kept-until-settled.js';
+import { TakenOver1764000000049 } from '../migrations/5-taken-over.js';
 import { AddressGuard, usualPorts } from './adapters/address-guard.js';
 import { HttpSender } from './adapters/http-sender.js';
 import { wantedLog } from './adapters/messaging-order-log.js';
@@ -56,7 +57,7 @@ export const webhooksDatabase = (url: string): Database => ({
   entities: [],
   migrations: [
     ...[Webhooks1764000000006, MessageTraces1764000000007],
-    ...[SealedSecrets1764000000044, KeptUntilSettled1764000000046],
+    ...[SealedSecrets1764000000044, KeptUntilSettled1764000000046, TakenOver1764000000049],
   ],
 });
 
