@@ -10,7 +10,7 @@ import { ManageKeys, keyNotFound } from '../use-cases/manage-keys.js';
 const keyIdParameter = z.string().meta({
   description: 'The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.',
 });
-const inKey = /^([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})$/;
+const inKey = /^(?:ck_)?([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})(?:_[0-9a-f]{64})?$/;
 const cursor = z.object({ before: z.uuid() });
 const madeHeaders = { Location: 'The address of the key' };
 
@@ -96,6 +96,7 @@ export class KeysController {
   }
 }
 
+/** Also where the key itself is given: who takes it back is not to be told that there is none. */
 const keyIdOf = (text: string): string => uuidOr(text.replace(inKey, '$1-$2-$3-$4-$5'), keyNotFound);
 
 /** @throws CleaveError `forbidden` for another tenant than one's own, unless one operates them all */
