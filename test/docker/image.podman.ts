@@ -1,13 +1,19 @@
+import { execFileSync } from 'node:child_process';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
-import { testDatabase, type TestDatabase } from '#testing';
-import { Api, ok } from '../support/api.js';
+import { scopes, type IssuedKey } from '#contracts';
+import { natsOrSkip, startRedis, testDatabase, type TestDatabase } from '#testing';
+import { Api, ok, type SalesPage } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { acknowledged } from '../support/trial.js';
 import { Load } from '../support/load.js';
 import { servicePorts } from '../support/shapes.js';
+import { compose } from './compose.js';
 import { podman, provideBase, runArguments } from './podman.js';
 
+const base = 'docker.io/library/node:24-slim';
 const image = 'cleave:under-test';
+const itWithNats = await natsOrSkip(it);
+const natsServer = (): string => execFileSync('which', ['nats-server'], { encoding: 'utf8' }).trim();
 const buildTimeoutMs = 900_000;
 /** As the compose files and the Kubernetes manifests run it. */
 const hardened = ['--read-only', '--cap-drop', 'all', '--security-opt', 'no-new-privileges'];
@@ -20,7 +26,7 @@ describe('the image, built from the Dockerfile', () => {
 
   beforeAll(async () => {
     database = await testDatabase();
-    await provideBase('docker.io/library/node:24-slim');
+    await provideBase(base);
     // The format of Docker has health checks.
     await podman('build', '--format', 'docker', '--network', 'host', '-f', 'docker/Dockerfile', '-t', image, '.');
   }, buildTimeoutMs);
@@ -32,9 +38,15 @@ describe('the image, built from the Dockerfile', () => {
     await database?.stop();
   });
 
-  const start = async (environment: Record<string, string>, ...command: string[]): Promise<string> => {
+  const start = async (
+    environment: Record<string, string>,
+    options: string[],
+    ...command: string[]
+  ): Promise<string> => {
     const variables = Object.entries(environment).flatMap(([name, value]) => ['--env', `${name}=${value}`]);
-    const container = await podman(...runArguments('--detach', ...hardened, ...variables, image, ...command));
+    const container = await podman(
+      ...runArguments('--detach', ...hardened, ...options, ...variables, image, ...command),
+    );
     started.push(container);
     return container;
   };
@@ -64,13 +76,13 @@ describe('the image, built from the Dockerfile', () => {
   });
 
   it('migrates and ends, serves, tells how it does, and stops without losing an order', async () => {
-    const migration = await start({ DATABASE_URL: database.url }, 'dist/apps/migrate/src/main.js');
+    const migration = await start({ DATABASE_URL: database.url }, [], 'dist/apps/migrate/src/main.js');
     expect(await podman('wait', migration)).toBe('0');
 
     const [port] = await servicePorts(1);
     const url = `http://127.0.0.1:${port}`;
     const settings = { DATABASE_URL: database.url, HOST: '127.0.0.1', PORT: String(port) };
-    const container = await start(settings);
+    const container = await start(settings, []);
     await eventually(async () => expect((await fetch(`${url}/health/ready`)).status).toBe(200), 90_000);
     expect(await podman('healthcheck', 'run', container)).toBe('');
     expect(await podman('logs', container)).not.toContain('migrated');
@@ -85,7 +97,7 @@ describe('the image, built from the Dockerfile', () => {
     expect(await podman('wait', container)).toBe('0');
     await load.end();
 
-    const again = await start(settings);
+    const again = await start(settings, []);
     await eventually(async () => expect((await fetch(`${url}/health/ready`)).status).toBe(200), 90_000);
     expect(await api.order(order.order_id)).toEqual(order);
     for (const attempt of acknowledged(load.attempts))
@@ -93,4 +105,67 @@ describe('the image, built from the Dockerfile', () => {
     await podman('stop', '--time', '35', again);
     expect(await podman('inspect', '--format', '{{.State.ExitCode}}', again)).toBe('0');
   });
+
+  itWithNats(
+    'runs each service of the split over NATS, by the names and ports that the compose files give them',
+    async () => {
+      const { services } = compose('compose.split.yaml', 'compose.split-nats.yaml');
+      const [redis, own] = await Promise.all([startRedis(), testDatabase()]);
+      try {
+        const names = Object.keys(services).filter((name) => name !== 'postgres' && name !== 'redis');
+        // All are on the network of this machine: each has an address of its own there, and the ports of the files.
+        const addresses = new Map(names.map((name, at) => [name, `127.${process.pid % 250}.7.${at + 2}`]));
+        const hosts = [...addresses].flatMap(([name, address]) => ['--add-host', `${name}:${address}`]);
+        const here = (name: string, text: string): string => text.replace('0.0.0.0', addresses.get(name)!);
+        for (const [name, { command = [] }] of Object.entries(services).filter(([it]) => it.startsWith('nats-'))) {
+          const listening = [...command.map((it) => here(name, it)), '--addr', addresses.get(name)!];
+          const broker = [
+            '--volume',
+            `${natsServer()}:/nats-server:ro`,
+            '--tmpfs',
+            '/data',
+            '--entrypoint',
+            '/nats-server',
+          ];
+          started.push(await podman(...runArguments('--detach', ...hosts, ...broker, base, ...listening)));
+        }
+        for (const [name, { build, command = [], environment = {} }] of Object.entries(services)) {
+          if (build === undefined) continue;
+          const given = Object.entries(environment).map(([variable, value]) => [
+            variable,
+            variable.endsWith('DATABASE_URL') ? own.url : here(name, value.replace('redis://redis:6379', redis.url)),
+          ]);
+          await start({ ...Object.fromEntries(given), HOST: addresses.get(name)! }, hosts, ...command);
+        }
+        const gateway = new Api(`http://${addresses.get('gateway')}:3000`);
+        await eventually(
+          async () => expect((await gateway.get('/health/ready')).body).toMatchObject({ status: 'ok' }),
+          120_000,
+        );
+        const asking = (credential: string) => ({ headers: { authorization: `Bearer ${credential}` } });
+        const admin = asking(services['gateway']!.environment!['ADMIN_KEY']!);
+        const issued = await gateway.send<IssuedKey>('POST', '/keys', {
+          body: { name: 'of a test', scopes },
+          ...admin,
+        });
+        const mine = asking(ok(issued, 201).key);
+        const product = { name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
+        ok(await gateway.send('PUT', '/products/mug', { body: product, ...mine }), 201);
+        ok(await gateway.send('PUT', '/stock/mug', { body: { on_hand: 10 }, ...mine }));
+        const order = { customer_id: 'c', product_id: 'mug', quantity: 1 };
+        ok(await gateway.send('POST', '/orders', { body: order, ...mine }), 201);
+        await eventually(async () => {
+          const { data } = ok(await gateway.send<SalesPage>('GET', '/sales', mine));
+          expect(data).toMatchObject([{ product_id: 'mug', ordered: 1 }]);
+        });
+        const kept = await fetch(
+          `http://${addresses.get('nats-1')}:8222/jsz?streams=true&config=true&leader-only=false`,
+        );
+        expect(await kept.text()).toMatch(/"num_replicas": ?3/);
+      } finally {
+        for (const container of started.splice(0)) await podman('rm', '--force', '--time', '0', container);
+        await Promise.all([redis.stop(), own.stop()]);
+      }
+    },
+  );
 });

@@ -217,6 +217,10 @@ describe('the runbooks', () => {
     await given(revoke!, { KEY_ID: key_id });
     expect((await thief.get('/orders')).status).toBe(401);
     ok(await shop.get('/orders'));
+    // Or all that is known of it is what a log has.
+    const { key } = await newKey();
+    await given(revoke!, { KEY_ID: key.slice(3, 35) });
+    expect((await new Holder(shape.baseUrl, key).get('/orders')).status).toBe(401);
   });
 
   it('of a full disk: what holds WAL and what is large can be asked for', async () => {

@@ -1,6 +1,6 @@
 import { createHmac } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { scopes } from '#contracts';
 import { Authenticator } from '#security';
 import { Issuer, audience } from './issuer.js';
@@ -129,5 +129,29 @@ describe('a token', () => {
     await gone.stop();
     await expect(callerOf(token, by)).rejects.toMatchObject({ code: 'unavailable' });
     await expect(callerOf(token, by)).rejects.toMatchObject({ code: 'unavailable' });
+  });
+
+  it('is checked by the keys that the issuer had, for an hour while it is gone', async () => {
+    const gone = await Issuer.start();
+    const by = new Authenticator({ OIDC_ISSUER: gone.url, OIDC_AUDIENCE: audience });
+    const token = (sub: string) => gone.token({ ...usual, sub, exp: inSeconds(10_000) });
+    await callerOf(await token('one'), by);
+    const [two, three] = await Promise.all([token('two'), token('three')]);
+    await gone.addKey();
+    const unknown = await token('four');
+    await gone.stop();
+    const { now } = Date;
+    const clock = jest.spyOn(Date, 'now');
+    try {
+      // Keys are asked for again after ten minutes.
+      clock.mockImplementation(() => now() + 11 * 60_000);
+      expect((await callerOf(two, by)).account).toBe('two');
+      await expect(callerOf(unknown, by)).rejects.toMatchObject({ code: 'unavailable' });
+      await expect(callerOf(`${two}x`, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      clock.mockImplementation(() => now() + 61 * 60_000);
+      await expect(callerOf(three, by)).rejects.toMatchObject({ code: 'unavailable' });
+    } finally {
+      clock.mockRestore();
+    }
   });
 });

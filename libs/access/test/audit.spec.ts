@@ -103,6 +103,19 @@ describe('what is written down', () => {
     expect(JSON.stringify(data)).not.toContain(key.split('_')[2]);
   });
 
+  it('keeps no key that somebody has sent in the place of its id, and the key is taken back', async () => {
+    const { key, key_id } = await keyOf({ scopes: ['admin'] });
+    const before = await end();
+    expect((await send(one, 'DELETE', `/keys/${key}`)).status).toBe(204);
+    expect((await send(one, 'GET', '/keys', undefined, key)).status).toBe(401);
+    const { data } = await page(one, `after=${before}`);
+    const target = `/keys/ck_${key_id.replaceAll('-', '')}_***`;
+    expect(data).toMatchObject([
+      { operation: 'revokeKey', target, status: null },
+      { operation: 'revokeKey', target, status: 204 },
+    ]);
+  });
+
   it('is also what somebody was not allowed, and not what nobody asked who is known', async () => {
     const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
     const before = await end();

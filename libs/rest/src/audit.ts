@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 import type { FastifyInstance, FastifyRequest, onRequestHookHandler, onSendHookHandler } from 'fastify';
 import { CleaveError, auditedOperations, limits, type Scope } from '#contracts';
-import { countedAs, type Authenticator, type NewAuditEntry } from '#security';
+import { countedAs, withoutKeySecrets, type Authenticator, type NewAuditEntry } from '#security';
 import type { EndpointConfig } from './endpoint.js';
 
 /** What is written down when somebody asks for it, and what they have to be allowed for it. */
@@ -46,7 +46,8 @@ export const auditing = (
     return {
       ...{ tenant, account, key_id: keyId ?? null, is_operator: scopes.has('operator') },
       ...{ operation, request_id: request.id, status: null },
-      target: request.url.split(/[?#]/, 1)[0]!.slice(0, limits.urlLength),
+      // Somebody in a hurry may have put a key where its id belongs.
+      target: withoutKeySecrets(request.url.split(/[?#]/, 1)[0]!.slice(0, limits.urlLength)),
     };
   };
   /** @returns undefined where there is nothing to write */

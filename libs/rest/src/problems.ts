@@ -127,7 +127,8 @@ const withCause = (stack: string | undefined, cause: unknown): string =>
 export const refusalOfUnrouted = (request: FastifyRequest): CleaveError => {
   const path = request.url.split('?', 1)[0];
   const methods = methodsOf(request);
-  return methods.length > 0
+  // A route for whatever lies below an address has looked, and found nothing.
+  return methods.length > 0 && !methods.includes(request.method)
     ? new CleaveError('method-not-allowed', `${path} does not answer ${request.method}, but ${methods.join(', ')}.`)
     : new CleaveError('not-found', `There is nothing at ${path}. The addresses are listed at /docs.`);
 };

@@ -298,5 +298,8 @@ describe('the OpenAPI document', () => {
       expect([asset.status, (await asset.arrayBuffer()).byteLength > 0]).toEqual([200, true]);
     }
     expect(await (await fetch(`${here.url}/docs/swagger-ui-init.js`)).text()).toContain('"validatorUrl": null');
+    const nothing = await fetch(`${here.url}/docs/nothing`);
+    expect([nothing.status, await nothing.json()]).toEqual([404, expect.objectContaining({ code: 'not-found' })]);
+    expect((await fetch(`${here.url}/docs/nothing`, { method: 'POST' })).status).toBe(405);
   });
 });

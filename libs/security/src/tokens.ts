@@ -1,8 +1,9 @@
 import { hash } from 'node:crypto';
-import { createRemoteJWKSet, errors, jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
+import { jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
 import { z } from 'zod';
 import { CleaveError, accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
+import { isOfToken, issuerKeys } from './issuer-keys.js';
 
 export interface Issuer {
   url: string;
@@ -19,13 +20,8 @@ const algorithms = [
 /** How far the clock of the issuer may be off, in seconds. */
 const clockTolerance = 30;
 const answerWithinMs = 5_000;
-/** How soon its keys are asked for again when a token names one that is not among them. */
-const askAgainMs = 5_000;
 
 const configuration = z.looseObject({ issuer: z.string(), jwks_uri: z.url() });
-
-/** What is wrong with the issuer, not with the token. */
-const codesOfIssuer = new Set(['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID']);
 
 /** Access tokens of an OpenID Connect issuer, by the keys that it publishes. */
 export class Tokens {
@@ -61,7 +57,7 @@ export class Tokens {
       const options = { issuer: url, audience, algorithms, clockTolerance, requiredClaims: ['exp'] };
       return (await jwtVerify(token, keys, options)).payload;
     } catch (error) {
-      if (error instanceof errors.JOSEError && !codesOfIssuer.has(error.code)) return undefined;
+      if (isOfToken(error)) return undefined;
       const detail = 'The issuer of tokens cannot be asked for its keys. Repeat the request later.';
       throw new CleaveError('unavailable', detail, {}, { cause: error });
     }
@@ -82,7 +78,7 @@ export class Tokens {
     if (!response.ok) throw new Error(`${address} answered ${response.status}`);
     const { issuer, jwks_uri } = configuration.parse(await response.json());
     if (issuer !== this.issuer.url) throw new Error(`${address} is the configuration of another issuer, ${issuer}`);
-    return createRemoteJWKSet(new URL(jwks_uri), { timeoutDuration: answerWithinMs, cooldownDuration: askAgainMs });
+    return issuerKeys(new URL(jwks_uri));
   }
 }
 

@@ -7,7 +7,10 @@ import { CalledBy, Cursors, Endpoint, pageLimit, uuidOr, valid } from '#rest';
 import { allow, type Caller } from '#security';
 import { ManageKeys, keyNotFound } from '../use-cases/manage-keys.js';
 
-const keyIdParameter = z.string().meta({ description: 'The `key_id` that making the key answered.' });
+const keyIdParameter = z.string().meta({
+  description: 'The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.',
+});
+const inKey = /^(?:ck_)?([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})(?:_[0-9a-f]{64})?$/;
 const cursor = z.object({ before: z.uuid() });
 const madeHeaders = { Location: 'The address of the key' };
 
@@ -76,7 +79,7 @@ export class KeysController {
     @Body(valid(rotateKeyRequest)) body: z.output<typeof rotateKeyRequest>,
     @CalledBy() caller: Caller,
   ): Promise<IssuedKey> {
-    return this.manageKeys.rotate(reachOf(caller), uuidOr(id, keyNotFound), body.overlap_seconds);
+    return this.manageKeys.rotate(reachOf(caller), keyIdOf(id), body.overlap_seconds);
   }
 
   @Delete(':key_id')
@@ -89,9 +92,12 @@ export class KeysController {
     errors: ['key-not-found'],
   })
   revoke(@Param('key_id', valid(keyIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {
-    return this.manageKeys.revoke(reachOf(caller), uuidOr(id, keyNotFound));
+    return this.manageKeys.revoke(reachOf(caller), keyIdOf(id));
   }
 }
+
+/** Also where the key itself is given: who takes it back is not to be told that there is none. */
+const keyIdOf = (text: string): string => uuidOr(text.replace(inKey, '$1-$2-$3-$4-$5'), keyNotFound);
 
 /** @throws CleaveError `forbidden` for another tenant than one's own, unless one operates them all */
 export const tenantFor = (caller: Caller, wanted: string | undefined): string => {

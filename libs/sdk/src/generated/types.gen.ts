@@ -2529,7 +2529,7 @@ export type RevokeKeyData = {
   body?: never;
   path: {
     /**
-     * The `key_id` that making the key answered.
+     * The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.
      */
     key_id: string;
   };
@@ -2585,7 +2585,7 @@ export type RotateKeyData = {
   body: RotateKeyRequest;
   path: {
     /**
-     * The `key_id` that making the key answered.
+     * The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.
      */
     key_id: string;
   };
