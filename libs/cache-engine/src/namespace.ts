@@ -251,7 +251,7 @@ export class Namespace<Value> {
     if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
     const until = isNew ? tiers.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
-    tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, counterBytes);
+    tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, 0);
     tiers.counters.close(name, guard);
     return count;
   }
@@ -865,9 +865,6 @@ const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;
 /** The largest number that V8 keeps in its place: after 24 days of this process. */
 const longestUntil = 2 ** 31 - 1;
-
-/** What a counter takes beside its name. */
-const counterBytes = 100;
 
 /** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
 const headBytes = 320;

@@ -47,9 +47,6 @@ const shareOfTags = 1 / 16;
 /** Without the versions of tags every read asks for them. */
 const leastForTags = 65_536;
 
-/** What the version of a tag takes beside its texts. */
-const tagBytes = 70;
-
 /** The version of a tag is asked for anew so often, which keeps it in Redis, however long it is known here: a week. */
 const tagsAskedEveryMs = 7 * 24 * 3_600_000;
 
@@ -217,8 +214,7 @@ export class Tiers {
     const guard = this.tags.open(name);
     try {
       const version = this.shared ? await this.shared.tagVersion(name, 0) : randomTagBase().toString(36);
-      // It is read again before long: what is counted and kept under it begins anew where it is not known any more.
-      this.tags.keep(name, guard, { version, epoch: 0, ...unplaced, wasRead: true }, bytesOfText(version) + tagBytes);
+      this.tags.keep(name, guard, { version, epoch: 0, ...unplaced }, bytesOfText(version));
       return version;
     } finally {
       this.tags.close(name, guard);
