@@ -2389,7 +2389,7 @@ export type GetReadinessErrors = {
    */
   500: Problem;
   /**
-   * It cannot serve: something it needs fails, or it is shutting down
+   * It cannot serve: something it needs fails, as many are connected as may be, or it is shutting down
    */
   503: HealthReport;
 };
