@@ -24,6 +24,7 @@ import {
   Connections,
   answerOn,
   connectionLimits,
+  fullHeader,
   isSpare,
   lookMs,
   type ConnectionLimits,
@@ -140,7 +141,7 @@ const refusalOfSpare = (
   reply: FastifyReply,
 ): CleaveError | undefined => {
   if (!isSpare(raw.socket)) return undefined;
-  reply.header('connection', 'close');
+  reply.headers({ connection: 'close', [fullHeader]: 'connections' });
   return (config as Partial<EndpointConfig>).isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
 };
 

@@ -40,6 +40,9 @@ const mostSpare = 32;
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
   (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
 
+/** With an answer on a connection beyond the limit, which ends for that and not because the process is about to stop. */
+export const fullHeader = 'cleave-full';
+
 const spares = new WeakSet<Socket>();
 
 /** Whether it is beyond the limit of connections: one request is answered on it, and only if it is about the process itself. */
