@@ -8,7 +8,9 @@ import { z } from 'zod';
 import { HealthModule } from '#health';
 import { createRestApp, Endpoint } from '#rest';
 import { eventually, freePort } from '#testing';
+import { Authenticator, anybody } from '#security';
 import { BalancedUpstream } from '../src/balanced-upstream.js';
+import { UpstreamLogs } from '../src/upstream-logs.js';
 
 const servers: Server[] = [];
 let upstream: BalancedUpstream;
@@ -68,6 +70,25 @@ it('asks each of them when asked to', async () => {
   const each = await upstream.getFromEach('/', 10_000);
   expect(each.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'fulfilled', 'rejected']);
   for (const it of each) if (it.status === 'fulfilled') await it.value.body.dump();
+});
+
+it('says why the level of the log of an instance is not known, also when it answers without one', async () => {
+  const [one, other] = [{ level: 'debug' }, {}].map((body) => createServer((_, it) => it.end(JSON.stringify(body))));
+  servers.push(one!.listen(0, '127.0.0.1'), other!.listen(0, '127.0.0.1'));
+  await Promise.all([once(one!, 'listening'), once(other!, 'listening')]);
+  const at = [one!, other!].map((it) => `127.0.0.1:${(it.address() as AddressInfo).port}`);
+  const origins = at.map((it) => `http://${it}`);
+  const logs = new BalancedUpstream({
+    ...{ name: 'cache', origins, balance: 'round-robin', prefixes: [], open: [], keyed: undefined },
+  });
+  try {
+    expect(await new UpstreamLogs([logs], new Authenticator()).ask('cache', anybody)).toEqual([
+      { address: at[0], level: 'debug' },
+      { address: at[1], why: expect.stringContaining('no level') },
+    ]);
+  } finally {
+    logs.close();
+  }
 });
 
 /** How often each has been carried out. */

@@ -620,20 +620,31 @@ export type LeaseCacheKeyRequest = {
   tags?: Array<string>;
 };
 
-export type LogLevel = {
-  /**
-   * Of the process itself; missing where a service was asked for.
-   */
-  level?: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
-  /**
-   * Those of the service, each with its level, or why that is not known.
-   */
-  instances?: Array<{
-    address: string;
-    level?: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
-    why?: string;
-  }>;
-};
+export type LogLevel =
+  | {
+      /**
+       * Of the process itself.
+       */
+      level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+    }
+  | {
+      /**
+       * Those of the service that was asked for.
+       */
+      instances: Array<
+        | {
+            address: string;
+            level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+          }
+        | {
+            address: string;
+            /**
+             * Why its level is not known.
+             */
+            why: string;
+          }
+      >;
+    };
 
 export type LogLevelChanged = {
   level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
