@@ -441,3 +441,12 @@ it('has the labels, on what is measured in Kubernetes, that rules, dashboards an
   const kept = relabelled.flatMap((it) => it.regex ?? []);
   expect(read(`${folder}/component/deployment.yaml`)).toContain(`{ name: ${kept.join()}, containerPort: 3000 }`);
 });
+
+it('has what the autoscalers ask for named where it is said what the adapter is for', () => {
+  const { rules } = parse(read(`${folder}/prometheus-adapter.yaml`)) as {
+    rules: { custom: { name: { as: string } }[] };
+  };
+  const names = rules.custom.map(({ name }) => name.as);
+  expect(names).not.toEqual([]);
+  for (const name of names) expect(read('README.md')).toContain(`\`${name}\``);
+});

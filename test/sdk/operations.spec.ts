@@ -74,6 +74,19 @@ describe('the methods of the client', () => {
     expect(await cleave.cache.delete({ key: 'k' })).toBeUndefined();
   });
 
+  it('know whether the level of a log is that of the process, or those of the instances of a service', async () => {
+    const instances = [
+      { address: '10.0.0.1:3000', level: 'debug' },
+      { address: '10.0.0.2:3000', why: 'ECONNREFUSED' },
+    ];
+    server.answers({ status: 200, body: { level: 'info' } }, { status: 200, body: { instances } });
+    const level: string = (await cleave.health.logLevel()).level;
+    expect(level).toBe('info');
+    const found = (await cleave.health.logLevel({ service: 'order' })).instances;
+    expect(found.map((it): string => ('level' in it ? it.level : it.why))).toEqual(['debug', 'ECONNREFUSED']);
+    expect(server.heard.map(({ url }) => url)).toEqual(['/admin/log-level', '/admin/log-level?service=order']);
+  });
+
   it('tell a refusal by its code, with the whole problem and the headers', async () => {
     server.answers({
       status: 409,

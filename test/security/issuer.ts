@@ -16,6 +16,9 @@ interface SigningKey {
 
 /** A little OpenID Connect issuer: its configuration, its keys, and tokens signed with the newest of them. */
 export class Issuer {
+  /** Takes what it is asked, and does not answer. */
+  hangs = false;
+
   private constructor(
     readonly url: string,
     private readonly keys: SigningKey[],
@@ -25,6 +28,7 @@ export class Issuer {
   static async start(): Promise<Issuer> {
     const keys: SigningKey[] = [];
     const server = createServer((request, response) => {
+      if (issuer.hangs) return;
       const { url } = issuer;
       const documents: Record<string, object> = {
         '/.well-known/openid-configuration': { issuer: url, jwks_uri: `${url}/keys` },
@@ -50,6 +54,11 @@ export class Issuer {
       publicKey,
       jwk: { ...(await exportJWK(publicKey)), kid: id, alg: 'ES256', use: 'sig' },
     });
+  }
+
+  /** Publishes its first key no more. */
+  withdrawKey(): void {
+    this.keys.shift();
   }
 
   /** Its present key, as everybody can read it. */

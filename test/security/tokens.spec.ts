@@ -154,4 +154,58 @@ describe('a token', () => {
       clock.mockRestore();
     }
   });
+
+  it('is checked at once by the keys that are known while the issuer hangs, and one that no key fits is not good', async () => {
+    const hanging = await Issuer.start();
+    await hanging.addKey();
+    const by = new Authenticator({ OIDC_ISSUER: hanging.url, OIDC_AUDIENCE: audience });
+    const token = (sub: string) => hanging.token({ ...usual, sub, exp: inSeconds(10_000) });
+    const subjects = ['two', 'three', 'four'];
+    const tokens = new Map(await Promise.all(subjects.map(async (sub) => [sub, await token(sub)] as const)));
+    await callerOf(await token('one'), by);
+    hanging.hangs = true;
+    const { now } = Date;
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 11 * 60_000);
+    try {
+      for (const [sub, signed] of tokens) {
+        const begun = performance.now();
+        expect((await callerOf(signed, by)).account).toBe(sub);
+        expect(performance.now() - begun).toBeLessThan(2_000);
+        // Until it is known that the issuer does not answer, and until it is asked again.
+        await sleep(3_000);
+      }
+      // Two keys could have signed it.
+      const ofNoKey = [{ alg: 'ES256' }, { ...usual, iss: hanging.url, aud: audience, exp: inSeconds(600) }].map(
+        encoded,
+      );
+      const begun = performance.now();
+      await expect(callerOf([...ofNoKey, 'c2ln'].join('.'), by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      expect(performance.now() - begun).toBeLessThan(2_000);
+      await hanging.addKey();
+      await expect(callerOf(await token('five'), by)).rejects.toMatchObject({ code: 'unavailable' });
+      hanging.hangs = false;
+      await sleep(5_200);
+      expect((await callerOf(await token('six'), by)).account).toBe('six');
+    } finally {
+      clock.mockRestore();
+      await hanging.stop();
+    }
+  });
+
+  it('is not good with a key that the issuer has withdrawn for longer than ten minutes, however long nobody came', async () => {
+    const careful = await Issuer.start();
+    const by = new Authenticator({ OIDC_ISSUER: careful.url, OIDC_AUDIENCE: audience });
+    const token = (sub: string) => careful.token({ ...usual, sub, exp: inSeconds(10_000) });
+    const [one, two] = await Promise.all([token('one'), token('two')]);
+    await callerOf(one, by);
+    careful.withdrawKey();
+    const { now } = Date;
+    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 11 * 60_000);
+    try {
+      await expect(callerOf(two, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+    } finally {
+      clock.mockRestore();
+      await careful.stop();
+    }
+  });
 });

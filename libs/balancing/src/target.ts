@@ -19,6 +19,8 @@ export type Outcome =
   | 'failing'
   /** It has certainly not been sent. */
   | 'not-sent'
+  /** The instance has said that it has not begun with it, because as many are connected to it as may be. */
+  | 'full'
   /** The connection broke after it was sent. */
   | 'lost'
   /** Nothing came within its time. */
@@ -117,6 +119,7 @@ export class Target<I extends Instance> implements Candidate {
       this.latency.measured(tookMs, now);
     if (outcome === 'answered' || outcome === 'failing') this.heard();
     if (outcome === 'not-sent') this.eject('it cannot be reached');
+    if (outcome === 'full') this.eject('as many are connected to it as may be');
     if (outcome === 'lost') this.eject('a connection broke');
     if (outcome === 'late' && ++this.lateInARow >= mostLateInARow)
       this.eject(`${this.lateInARow} calls were not answered`);

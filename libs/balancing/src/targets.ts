@@ -246,13 +246,13 @@ export class Attempts<I extends Instance> {
   }
 
   /**
-   * Whether there is to be another attempt, which is counted then. What was not sent goes to every instance once. What was
-   * lost is sent again where that does no harm, within the budget; to a lone address once, since there may be several
+   * Whether there is to be another attempt, which is counted then. What was not sent, or not begun with, goes to every
+   * instance once. What was lost is sent again where that does no harm, within the budget; to a lone address once, since there may be several
    * instances behind it.
    */
   another(outcome: Outcome): boolean {
     const hasOthers = this.targets.hasOthersThan(this.tried);
-    if (outcome === 'not-sent') {
+    if (outcome === 'not-sent' || outcome === 'full') {
       if (!hasOthers) this.targets.allFailed();
       return hasOthers;
     }

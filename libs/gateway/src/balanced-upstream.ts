@@ -13,6 +13,7 @@ import {
   type Outcome,
   type Place,
 } from '#balancing';
+import { fullHeader } from '#rest';
 import type { Upstream } from './routes.js';
 
 export interface UpstreamOptions {
@@ -93,6 +94,13 @@ class HttpInstance implements Instance {
 
 const endsConnection = ({ connection }: Record<string, string | string[] | undefined>): boolean =>
   /\bclose\b/i.test(String(connection));
+
+/**
+ * Whether nothing has been done: on a connection beyond what an instance may have, no other 503 is answered, but that it is not
+ * ready.
+ */
+const isRefusedAsFull = (status: number, headers: Record<string, unknown>): boolean =>
+  status === 503 && headers[fullHeader] !== undefined;
 
 /** A service by its instances. */
 export class BalancedUpstream {
@@ -270,6 +278,8 @@ class BalancedRequest {
     const { instance } = attempt;
     let isSent = false;
     let outcome: Outcome | undefined;
+    /** What happens instead of passing the answer on. */
+    let insteadOfAnswer: (() => void) | undefined;
     instance.pool.dispatch(this.optionsFor(instance), {
       onRequestStart: (controller, context) => {
         isSent = true;
@@ -277,22 +287,33 @@ class BalancedRequest {
       },
       onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
       onResponseStart: (controller, status, headers, message) => {
-        if (status >= 200) {
+        if (isRefusedAsFull(status, headers)) {
+          outcome = 'full';
+          attempt.end(outcome);
+          const { unknown } = this;
+          if (this.attempts.another(outcome)) insteadOfAnswer = () => this.send();
+          else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);
+        } else if (status >= 200) {
           outcome = status < 500 ? 'answered' : 'failing';
-          // A connection also ends because of what was sent on it.
-          if (endsConnection(headers) && status !== 400 && status !== 431) instance.leaving();
+          // A connection also ends because of what was sent on it, or because there are too many.
+          const isDrain = endsConnection(headers) && headers[fullHeader] === undefined;
+          if (isDrain && status !== 400 && status !== 431) instance.leaving();
           attempt.answerBegins(outcome);
         }
-        handler.onResponseStart?.(controller, status, headers, message);
+        if (!insteadOfAnswer) handler.onResponseStart?.(controller, status, headers, message);
       },
-      onResponseData: (controller, chunk) => handler.onResponseData?.(controller, chunk),
+      onResponseData: (controller, chunk) => {
+        if (!insteadOfAnswer) handler.onResponseData?.(controller, chunk);
+      },
       onResponseEnd: (controller, trailers) => {
         attempt.end(outcome ?? 'answered');
+        if (insteadOfAnswer) return insteadOfAnswer();
         handler.onResponseEnd?.(controller, trailers);
       },
       onResponseError: (controller, error) => {
         const failed = outcomeOf(error, isSent);
         attempt.end(failed);
+        if (insteadOfAnswer && failed !== 'given-up') return insteadOfAnswer();
         if (failed === 'lost' || failed === 'late') this.unknown ??= error;
         // Part of an answer has been passed on: there is no other beginning to it.
         if (outcome === undefined && this.attempts.another(failed)) return this.send();

@@ -3,7 +3,7 @@ import type { IncomingHttpHeaders } from 'node:http';
 import httpProxy from '@fastify/http-proxy';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError } from '#contracts';
-import { asking, askingAgain, auditing, refusingPages } from '#rest';
+import { asking, askingAgain, auditing, fullHeader, refusingPages } from '#rest';
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
 import { auditedAmongPassedOn } from './audited.js';
@@ -118,9 +118,11 @@ const endToEnd = (headers: IncomingHttpHeaders): IncomingHttpHeaders => {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => !dropped.has(name)));
 };
 
-/** Which pages may read an answer is said by whoever they have asked. */
+/** Which pages may read an answer, and whether too many are connected, is said by whoever they have asked. */
 const answerHeaders = (headers: IncomingHttpHeaders): IncomingHttpHeaders =>
-  Object.fromEntries(Object.entries(endToEnd(headers)).filter(([name]) => !name.startsWith('access-control-')));
+  Object.fromEntries(
+    Object.entries(endToEnd(headers)).filter(([name]) => name !== fullHeader && !name.startsWith('access-control-')),
+  );
 
 const requestHeaders = (
   request: Pick<FastifyRequest, 'body' | 'headers' | 'socket'>,

@@ -2,7 +2,7 @@ import type { Dispatcher } from 'undici';
 import { auditedOperations } from '#contracts';
 import { LogsBehind, type LevelFound, type LogLevelChange, type Told } from '#health';
 import { callerHeader, type Authenticator, type Caller } from '#security';
-import { currentWork, type LogLevel } from '#telemetry';
+import { currentWork, logLevels, type LogLevel } from '#telemetry';
 import type { BalancedUpstream } from './balanced-upstream.js';
 
 const timeoutMs = 2_000;
@@ -39,9 +39,11 @@ export class UpstreamLogs extends LogsBehind {
 
   async ask(service: string, caller: Caller): Promise<LevelFound[]> {
     const answers = await this.send(service, 'GET', caller);
-    return answers.map(({ address, body, why }) =>
-      why === undefined ? { address, level: (body as { level: LogLevel }).level } : { address, why },
-    );
+    return answers.map(({ address, body, why }) => {
+      if (why !== undefined) return { address, why };
+      const level = levelIn(body);
+      return level ? { address, level } : { address, why: 'its answer has no level that is known here' };
+    });
   }
 
   private async send(service: string, method: 'GET' | 'PUT', caller: Caller, body?: string): Promise<Answer[]> {
@@ -61,6 +63,10 @@ export class UpstreamLogs extends LogsBehind {
     return Promise.all(answers.flat().map(async ([address, answer]) => ({ address, ...(await read(answer)) })));
   }
 }
+
+/** Whatever is at the address: it may be something else, or of another version. */
+const levelIn = (body: unknown): LogLevel | undefined =>
+  logLevels.find((it) => it === (body as { level?: unknown } | null)?.level);
 
 const readIn = async (answer: PromiseSettledResult<Dispatcher.ResponseData>): Promise<Omit<Answer, 'address'>> => {
   if (answer.status === 'rejected') return { why: (answer.reason as Error).message };

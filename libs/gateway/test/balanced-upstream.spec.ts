@@ -1,8 +1,16 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
-import { afterEach, beforeEach, expect, it } from '@jest/globals';
+import { connect, type AddressInfo, type Socket } from 'node:net';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Controller, Get, Logger, Module, Post } from '@nestjs/common';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { z } from 'zod';
+import { HealthModule } from '#health';
+import { createRestApp, Endpoint } from '#rest';
 import { eventually, freePort } from '#testing';
+import { Authenticator, anybody } from '#security';
 import { BalancedUpstream } from '../src/balanced-upstream.js';
+import { UpstreamLogs } from '../src/upstream-logs.js';
 
 const servers: Server[] = [];
 let upstream: BalancedUpstream;
@@ -62,4 +70,140 @@ it('asks each of them when asked to', async () => {
   const each = await upstream.getFromEach('/', 10_000);
   expect(each.map(({ status }) => status).toSorted()).toEqual(['fulfilled', 'fulfilled', 'rejected']);
   for (const it of each) if (it.status === 'fulfilled') await it.value.body.dump();
+});
+
+it('says why the level of the log of an instance is not known, also when it answers without one', async () => {
+  const [one, other] = [{ level: 'debug' }, {}].map((body) => createServer((_, it) => it.end(JSON.stringify(body))));
+  servers.push(one!.listen(0, '127.0.0.1'), other!.listen(0, '127.0.0.1'));
+  await Promise.all([once(one!, 'listening'), once(other!, 'listening')]);
+  const at = [one!, other!].map((it) => `127.0.0.1:${(it.address() as AddressInfo).port}`);
+  const origins = at.map((it) => `http://${it}`);
+  const logs = new BalancedUpstream({
+    ...{ name: 'cache', origins, balance: 'round-robin', prefixes: [], open: [], keyed: undefined },
+  });
+  try {
+    expect(await new UpstreamLogs([logs], new Authenticator()).ask('cache', anybody)).toEqual([
+      { address: at[0], level: 'debug' },
+      { address: at[1], why: expect.stringContaining('no level') },
+    ]);
+  } finally {
+    logs.close();
+  }
+});
+
+/** How often each has been carried out. */
+const made = { full: 0, other: 0 };
+
+const instanceOf = (name: keyof typeof made) => {
+  const endpoint = { scope: 'open', summary: 'It', errors: [] } as const;
+  const schema = z.string();
+
+  @Controller('things')
+  class Things {
+    @Get()
+    @Endpoint({ ...endpoint, replies: { 200: { schema, description: 'It' } } })
+    read(): string {
+      return name;
+    }
+
+    @Post()
+    @Endpoint({ ...endpoint, replies: { 201: { schema, description: 'It' } } })
+    make(): string {
+      made[name] += 1;
+      return name;
+    }
+  }
+
+  @Module({ imports: [HealthModule], controllers: [Things] })
+  class Instance {}
+  return Instance;
+};
+
+describe('an instance to which as many are connected as may be', () => {
+  const log: string[] = [];
+  const write = (...parts: unknown[]): void => void log.push(parts.map(String).join(' '));
+  const logger = { log: write, warn: write, error: write };
+  let apps: NestFastifyApplication[];
+  let sockets: Socket[];
+  let things: BalancedUpstream;
+
+  const startEach = async (limits: [keyof typeof made, number][]): Promise<string[]> => {
+    for (const [name, maxConnections] of limits) {
+      const app = await createRestApp(instanceOf(name), { logger, connections: { maxConnections } });
+      apps.push(app);
+      await app.listen(0, '127.0.0.1');
+    }
+    return apps.map((app) => `http://127.0.0.1:${(app.getHttpServer().address() as AddressInfo).port}`);
+  };
+
+  const upstreamAt = (origins: string[]): BalancedUpstream =>
+    new BalancedUpstream({ name: 'order', origins, balance: 'round-robin', prefixes: [], open: [], keyed: undefined });
+
+  const fill = async (origin: string): Promise<void> => {
+    const socket = connect(Number(new URL(origin).port), '127.0.0.1').on('error', () => undefined);
+    await once(socket, 'connect');
+    sockets.push(socket);
+  };
+
+  const send = async (method: 'GET' | 'POST', path = '/things'): Promise<[number, string]> => {
+    const { statusCode, body } = await things.dispatcher.request({
+      ...{ method, path, origin: things.origins[0]!, headers: {} },
+    });
+    return [statusCode, await body.text()];
+  };
+
+  beforeEach(() => {
+    log.length = 0;
+    apps = [];
+    sockets = [];
+    Object.assign(made, { full: 0, other: 0 });
+    Logger.overrideLogger(logger);
+  });
+  afterEach(async () => {
+    things.close();
+    for (const socket of sockets) socket.destroy();
+    await Promise.all(apps.map((app) => app.close()));
+    Logger.overrideLogger(false);
+  });
+
+  it('has what it refuses carried out once by another, is not taken for one that stops, and is taken back', async () => {
+    const [full, other] = await startEach([
+      ['full', 1],
+      ['other', 100],
+    ]);
+    things = upstreamAt([full!, other!]);
+    await fill(full!);
+    for (let times = 0; times < 4; times += 1) {
+      expect(await send('POST')).toEqual([201, 'other']);
+      expect(await send('GET')).toEqual([200, 'other']);
+    }
+    expect(made).toEqual({ full: 0, other: 4 });
+    expect(log.join('\n')).not.toContain('about to stop');
+    for (const socket of sockets) socket.destroy();
+    await eventually(async () => expect(await send('GET')).toEqual([200, 'full']));
+  });
+
+  it('does not say that nothing was done where it was sent to another before, whose connection broke', async () => {
+    const breaking = createServer(({ socket }) => socket.destroy()).listen(0, '127.0.0.1');
+    servers.push(breaking);
+    await once(breaking, 'listening');
+    const [full] = await startEach([['full', 1]]);
+    things = upstreamAt([`http://127.0.0.1:${(breaking.address() as AddressInfo).port}`, full!]);
+    await fill(full!);
+    for (let times = 0; times < 3; times += 1)
+      await expect(send('GET')).rejects.toThrow(/other side closed|ECONNRESET/);
+  });
+
+  it('says so itself where there is no other, and answers as soon as it can', async () => {
+    const [full] = await startEach([['full', 1]]);
+    things = upstreamAt([full!]);
+    await fill(full!);
+    const [status, text] = await send('POST');
+    expect([status, JSON.parse(text)]).toEqual([503, expect.objectContaining({ code: 'unavailable' })]);
+    expect(text).toContain('As many are connected as may be');
+    expect((await send('GET', '/nothing'))[0]).toBe(404);
+    expect(log.join('\n')).not.toContain('about to stop');
+    for (const socket of sockets) socket.destroy();
+    await eventually(async () => expect(await send('POST')).toEqual([201, 'full']));
+  });
 });

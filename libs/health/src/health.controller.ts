@@ -1,10 +1,10 @@
-import { Controller, Get, Header, Logger, Res, ServiceUnavailableException } from '@nestjs/common';
+import { Controller, Get, Header, Logger, Req, Res, ServiceUnavailableException } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { HealthCheckService, HealthIndicatorService, type HealthCheckResult } from '@nestjs/terminus';
-import type { FastifyReply } from 'fastify';
+import type { FastifyReply, FastifyRequest } from 'fastify';
 import { z } from 'zod';
 import { CleaveError } from '#contracts';
-import { Endpoint } from '#rest';
+import { Endpoint, isSpare } from '#rest';
 import { Readiness, checkWithinMs, type Check, type Condition } from './readiness.js';
 
 const indicators = z.record(z.string(), z.looseObject({ status: z.enum(['up', 'degraded', 'down']) }));
@@ -55,13 +55,20 @@ export class HealthController {
       'Asks everything it needs. One that fails this should get no requests; it may well recover. One that is degraded can serve, but somebody should look at what is.',
     replies: {
       200: { schema: healthReport, description: 'It can serve' },
-      503: { schema: healthReport, description: 'It cannot serve: something it needs fails, or it is shutting down' },
+      503: {
+        schema: healthReport,
+        description:
+          'It cannot serve: something it needs fails, as many are connected as may be, or it is shutting down',
+      },
     },
     errors: [],
     isAlwaysAdmitted: true,
   })
-  async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<HealthCheckResult> {
-    const report = await this.report();
+  async ready(
+    @Req() { raw }: FastifyRequest,
+    @Res({ passthrough: true }) reply: FastifyReply,
+  ): Promise<HealthCheckResult> {
+    const report = isSpare(raw.socket) ? reportOfFull() : await this.report();
     if (this.readiness.shuttingDown) report.status = 'shutting_down';
     if (report.status === 'error' || report.status === 'shutting_down') reply.code(503);
     return report;
@@ -109,6 +116,13 @@ export class HealthController {
     }
   }
 }
+
+/** Whoever comes is refused, and should go elsewhere; the checks tell nothing of that. */
+const reportOfFull = (): HealthCheckResult => {
+  const message = 'As many are connected as may be (HTTP_MAX_CONNECTIONS); others are refused.';
+  const error = { connections: { status: 'down', message } } as const;
+  return { status: 'error', info: {}, error, details: error };
+};
 
 const inWords = (reason: unknown): string =>
   reason instanceof Error && reason.cause !== undefined

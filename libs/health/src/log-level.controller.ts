@@ -5,7 +5,7 @@ import { CleaveError, invalidRequest } from '#contracts';
 import { CalledBy, Endpoint, valid } from '#rest';
 import type { Caller } from '#security';
 import { logLevels, processLog } from '#telemetry';
-import { LogsBehind, type LevelFound, type LogLevelChange } from './logs-behind.js';
+import { LogsBehind, type LogLevelChange, type Told } from './logs-behind.js';
 
 const longestMs = 86_400_000;
 
@@ -16,14 +16,15 @@ const logLevelQuery = z.strictObject({
       'A service that the process passes requests on to: all its instances; the process itself when left out.',
   }),
 });
+const instanceFound = z.union([
+  z.object({ address: z.string(), level }),
+  z.object({ address: z.string(), why: z.string().meta({ description: 'Why its level is not known.' }) }),
+]);
 const logLevelDocument = z
-  .object({
-    level: level.optional().meta({ description: 'Of the process itself; missing where a service was asked for.' }),
-    instances: z
-      .array(z.object({ address: z.string(), level: level.optional(), why: z.string().optional() }))
-      .optional()
-      .meta({ description: 'Those of the service, each with its level, or why that is not known.' }),
-  })
+  .union([
+    z.object({ level: level.meta({ description: 'Of the process itself.' }) }),
+    z.object({ instances: z.array(instanceFound).meta({ description: 'Those of the service that was asked for.' }) }),
+  ])
   .meta({ id: 'LogLevel', examples: [{ level: 'info' }] });
 const logLevelRequest = z
   .strictObject({
@@ -87,7 +88,7 @@ export class LogLevelController {
   ): Promise<z.output<typeof logLevelDocument>> {
     if (service === undefined) return { level: processLog.level };
     const instances = await this.logsOf(service).ask(service, caller);
-    const unknown = instances.filter(({ why }) => why !== undefined);
+    const unknown = instances.filter((it) => 'why' in it);
     if (unknown.length === instances.length) throw noneAnswers(service, 'answers', unknown);
     return { instances };
   }
@@ -140,7 +141,7 @@ const unknownService = (services: readonly string[]): CleaveError =>
       : 'is for a process that passes requests on, such as the gateway; leave it out here',
   );
 
-const noneAnswers = (service: string, does: string, refused: readonly Omit<LevelFound, 'level'>[]): CleaveError => {
+const noneAnswers = (service: string, does: string, refused: Told['not_told']): CleaveError => {
   const why = refused.map((it) => `${it.address}: ${it.why}`).join('; ') || 'it has no address';
   return new CleaveError('unavailable', `No instance of ${service} ${does} (${why}). Repeat it when one is there.`);
 };

@@ -14,11 +14,7 @@ export interface Told {
 }
 
 /** An instance by its address, with its level, or why that is not known. */
-export interface LevelFound {
-  address: string;
-  level?: LogLevel;
-  why?: string;
-}
+export type LevelFound = { address: string } & ({ level: LogLevel } | { why: string });
 
 /** The logs of the services that a process passes requests on to. */
 export abstract class LogsBehind {

@@ -6,7 +6,8 @@ import { Module, type LoggerService } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { CleaveError } from '#contracts';
 import { HealthModule, Readiness } from '#health';
-import { createRestApp, openApiDocument } from '#rest';
+import { createRestApp, openApiDocument, type RestAppOptions } from '#rest';
+import { eventually } from '#testing';
 
 @Module({ imports: [HealthModule] })
 class Root {}
@@ -16,9 +17,9 @@ const log: string[] = [];
 const write = (...parts: unknown[]): void => void log.push(parts.map(String).join(' '));
 const logger: LoggerService = { log: write, warn: write, error: write };
 
-const start = async (drainDelayMs = 0) => {
+const start = async (drainDelayMs = 0, connections: RestAppOptions['connections'] = {}) => {
   log.length = 0;
-  app = await createRestApp(Root, { logger, drainDelayMs });
+  app = await createRestApp(Root, { logger, drainDelayMs, connections });
   await app.listen(0, '127.0.0.1');
   return app.get(Readiness);
 };
@@ -86,6 +87,22 @@ it('is not ready while a check fails, says which, and lives on', async () => {
   await keptMs();
   expect((await ask('ready')).status).toBe(200);
   expect(log.join('\n')).toContain('database can be used again');
+});
+
+it('lives and is not ready while as many are connected as may be: it would refuse what it gets', async () => {
+  const readiness = await start(0, { maxConnections: 1 });
+  readiness.add('database', async () => {});
+  const { port } = app.getHttpServer().address() as { port: number };
+  const socket = connect(port, '127.0.0.1');
+  await once(socket, 'connect');
+  const connections = { status: 'down', message: expect.stringContaining('As many are connected as may be') };
+  expect(await ask('ready')).toMatchObject({
+    status: 503,
+    body: { status: 'error', error: { connections }, details: { connections } },
+  });
+  expect((await ask('live')).status).toBe(200);
+  socket.destroy();
+  await eventually(async () => expect((await ask('ready')).status).toBe(200));
 });
 
 it('can serve while something is degraded, and says what there is to look at', async () => {

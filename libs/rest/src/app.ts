@@ -24,6 +24,8 @@ import {
   Connections,
   answerOn,
   connectionLimits,
+  fullHeader,
+  isSpare,
   lookMs,
   type ConnectionLimits,
   type GivenConnectionLimits,
@@ -134,6 +136,9 @@ const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | 
 const allTaken =
   'As many are connected as may be. The request has had no effect; repeat it after Retry-After, on another connection.';
 
+const refusalOfFull = ({ routeOptions: { config } }: FastifyRequest): CleaveError | undefined =>
+  (config as Partial<EndpointConfig>).isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
+
 /** Connections on which nothing is carried out any more. */
 const distrusted = new WeakSet<Socket>();
 
@@ -241,9 +246,11 @@ class RestAdapter extends FastifyAdapter {
     super.setInstance(Object.getPrototypeOf(this.instance));
     this.instance.addHook('onRequest', (request, reply, done) => {
       reply.header('x-request-id', request.id);
-      if (this.draining) reply.header('connection', 'close');
+      const isFull = isSpare(request.raw.socket);
+      if (this.draining || isFull) reply.header('connection', 'close');
+      if (isFull) reply.header(fullHeader, 'connections');
       if (browsers.tell(request, reply)) return;
-      const refusal = refusalOf(request, reply) ?? this.refusalOfSpare(request, reply);
+      const refusal = refusalOf(request, reply) ?? (isFull ? refusalOfFull(request) : undefined);
       // Fastify sees to it that what follows the body is still part of it.
       withWork(observed.begin(request, reply), () => done(refusal));
     });
@@ -260,15 +267,6 @@ class RestAdapter extends FastifyAdapter {
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       answerExpectation(request, response, browsers),
     );
-  }
-
-  private refusalOfSpare(
-    { raw, routeOptions: { config } }: FastifyRequest,
-    reply: FastifyReply,
-  ): CleaveError | undefined {
-    if (!this.connections.isSpare(raw.socket)) return undefined;
-    reply.header('connection', 'close');
-    return (config as Partial<EndpointConfig>).isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
   }
 
   /**

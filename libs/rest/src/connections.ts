@@ -40,6 +40,14 @@ const mostSpare = 32;
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
   (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
 
+/** With an answer on a connection beyond the limit, which ends for that and not because the process is about to stop. */
+export const fullHeader = 'cleave-full';
+
+const spares = new WeakSet<Socket>();
+
+/** Whether it is beyond the limit of connections: one request is answered on it, and only if it is about the process itself. */
+export const isSpare = (socket: Socket): boolean => spares.has(socket);
+
 /** The connections to a server. */
 export class Connections implements Iterable<Socket> {
   /** Answers that have no end of their own. */
@@ -63,6 +71,7 @@ export class Connections implements Iterable<Socket> {
         this.sayFull(warn);
         this.makeRoom();
         this.spare.add(socket);
+        spares.add(socket);
       }
       this.sockets.add(socket);
       socket.once('close', () => this.forget(socket));
@@ -77,11 +86,6 @@ export class Connections implements Iterable<Socket> {
 
   [Symbol.iterator](): Iterator<Socket> {
     return this.sockets.values();
-  }
-
-  /** Whether it is one beyond the limit, on which one request is answered, and only if it is about the process itself. */
-  isSpare(socket: Socket): boolean {
-    return this.spare.has(socket);
   }
 
   /** Whoever watches asks at once: a connection that has not done so, or else the oldest, makes room for the next. */

@@ -60,7 +60,10 @@ class LargeModule {}
 let port: number;
 let close: () => Promise<void>;
 beforeAll(async () => {
-  const app = await createRestApp(LargeModule, { logger: logInto([]), connections: { answerMs, maxConnections: 20 } });
+  const connections = { answerMs, maxConnections: 20 };
+  const app = await createRestApp(LargeModule, {
+    ...{ logger: logInto([]), connections, corsOrigins: ['https://shop.example'] },
+  });
   await app.listen(0, '127.0.0.1');
   ({ port } = app.getHttpServer().address() as { port: number });
   close = () => app.close();
@@ -153,6 +156,17 @@ describe('when as many are connected as may be', () => {
     expect(answer.toLowerCase()).toContain('retry-after: 1\r\n');
     expect(answer.toLowerCase()).toContain('connection: close\r\n');
   });
+
+  it.each(['HEAD /nothing', 'DELETE /alive', 'OPTIONS /large', 'POST /large'])(
+    'what is refused for itself, or is a question of a browser, ends the connection as well: %s',
+    async (line) => {
+      const more = 'origin: https://shop.example\r\naccess-control-request-method: GET\r\ncontent-length: 0\r\n';
+      const asked = raw(port, `${line} HTTP/1.1\r\nhost: localhost\r\n${more}\r\n`);
+      const answer = await Promise.race([asked, sleep(2_000, 'nothing, or not to its end')]);
+      expect(answer.toLowerCase()).toContain('connection: close\r\n');
+      expect(answer.toLowerCase()).toContain('cleave-full: connections\r\n');
+    },
+  );
 
   it('how the process does is told, time after time', async () => {
     for (let times = 0; times < 100; times += 1) expect(await ask('/alive')).toContain(' 200 OK');

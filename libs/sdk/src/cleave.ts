@@ -1,6 +1,6 @@
 import { followEvents, type FollowOptions } from './follow.js';
 import { operations, type OperationTypes } from './generated/operations.gen.js';
-import type { OrderEvent } from './generated/types.gen.js';
+import type { LogLevel, OrderEvent } from './generated/types.gen.js';
 import { Listing, type Page } from './listing.js';
 import { resources, type OperationId } from './resources.js';
 import { Transport, type CallOptions, type CleaveOptions } from './transport.js';
@@ -37,6 +37,13 @@ type Resource<Name extends keyof Table> = {
   [Verb in keyof Table[Name]]: Table[Name][Verb] extends OperationId ? Method<Table[Name][Verb]> : never;
 };
 
+interface Health extends Omit<Resource<'health'>, 'logLevel'> {
+  /** Of the process that answers, or of each instance of the `service` that is asked for. */
+  logLevel(query: { service: string }, options?: CallOptions): Promise<Extract<LogLevel, { instances: unknown }>>;
+  logLevel(query?: { service?: never }, options?: CallOptions): Promise<Extract<LogLevel, { level: unknown }>>;
+  logLevel(query?: { service?: string }, options?: CallOptions): Promise<LogLevel>;
+}
+
 interface Events extends Resource<'events'> {
   /**
    * Every event from `after` on, each once and in order, as it happens, however often the connection breaks. It ends only
@@ -64,7 +71,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
   readonly keys: Resource<'keys'>;
   readonly audit: Resource<'audit'>;
   readonly deadLetters: Resource<'deadLetters'>;
-  readonly health: Resource<'health'>;
+  readonly health: Health;
   readonly problems: Resource<'problems'>;
 
   constructor(options: CleaveOptions) {
@@ -83,7 +90,7 @@ export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, '
     this.keys = the('keys');
     this.audit = the('audit');
     this.deadLetters = the('deadLetters');
-    this.health = the('health');
+    this.health = the('health') as Health;
     this.problems = the('problems');
   }
 }

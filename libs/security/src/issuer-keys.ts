@@ -1,15 +1,14 @@
-import {
-  createLocalJWKSet,
-  createRemoteJWKSet,
-  errors,
-  jwksCache,
-  type JWKSCacheInput,
-  type JWTVerifyGetKey,
-} from 'jose';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Logger } from '@nestjs/common';
+import { createRemoteJWKSet, errors, type JWTVerifyGetKey } from 'jose';
 
 const answerWithinMs = 5_000;
 /** How soon they are asked for again when a token names one that is not among them, or when they were not to be had. */
 const askAgainMs = 5_000;
+/** How old they may be before they are asked for again. */
+const renewMs = 600_000;
+/** How long that is waited for by who could be let in by those that are known. */
+const waitMs = 500;
 /** For how long those that were published last are believed while they cannot be asked for: as long as a token is good, mostly. */
 const believedMs = 3_600_000;
 
@@ -21,30 +20,50 @@ export const isOfToken = (error: unknown): boolean =>
 
 /**
  * The keys that an issuer publishes, asked for every ten minutes and when a token names another one. An issuer that cannot be
- * asked shuts nobody out whose token is signed with a key that it had: not for an hour.
+ * asked shuts nobody out whose token is signed with a key that it had, nor keeps them waiting: not for an hour.
  */
 export const issuerKeys = (address: URL): JWTVerifyGetKey => {
-  const last: JWKSCacheInput = {};
+  const logger = new Logger('Tokens');
   const published = createRemoteJWKSet(address, {
-    ...{ timeoutDuration: answerWithinMs, cooldownDuration: askAgainMs },
-    [jwksCache]: last,
+    ...{ timeoutDuration: answerWithinMs, cacheMaxAge: believedMs },
+    // When a token names another key is seen to here.
+    cooldownDuration: Number.POSITIVE_INFINITY,
   });
+  let foundAt = 0;
   let away: { why: unknown; until: number } | undefined;
-  return async (header, token) => {
+  const age = (): number => Date.now() - foundAt;
+
+  const ask = async (): Promise<void> => {
+    if (away && performance.now() < away.until) throw away.why;
     try {
-      if (away && performance.now() < away.until) throw away.why;
-      const key = await published(header, token);
+      await published.reload();
       away = undefined;
-      return key;
+      foundAt = Date.now();
     } catch (why) {
-      const { jwks, uat } = last;
-      if (isOfToken(why) || jwks === undefined || uat === undefined) throw why;
-      if (why !== away?.why) away = { why, until: performance.now() + askAgainMs };
-      if (Date.now() - uat > believedMs) throw why;
-      return createLocalJWKSet(jwks)(header, token).catch((error: unknown) => {
-        // It may have been published since.
-        throw isOfToken(error) ? why : error;
-      });
+      if (!away) logger.warn(`The issuer cannot be asked for its keys at ${address.href}: ${String(why)}`);
+      away = { why, until: performance.now() + askAgainMs };
+      throw why;
+    }
+  };
+
+  /** Whoever is the first waits for a moment, as keys may have been withdrawn. */
+  const renew = async (): Promise<void> => {
+    const isFirst = !away && !published.reloading;
+    // The reason is kept, and told to those whom the keys that are known do not let in.
+    const asked = ask().catch(() => undefined);
+    if (isFirst) await Promise.race([asked, sleep(waitMs, undefined, { ref: false })]);
+  };
+
+  return async (header, token) => {
+    if (!published.fresh) await ask();
+    else if (age() > renewMs) await renew();
+    try {
+      return await published(header, token);
+    } catch (error) {
+      if (!(error instanceof errors.JWKSNoMatchingKey) || (!away && age() < askAgainMs)) throw error;
+      // It may have been published since.
+      await ask();
+      return published(header, token);
     }
   };
 };

@@ -22,10 +22,11 @@ const secrets: readonly [RegExp, string][] = [
 ];
 
 /**
- * A JSON Web Token, or what begins as one does: that is taken as well, or it would be begun with again and again where it
- * stands there many times.
+ * A JSON Web Token, signed or encrypted (RFC 7516, five parts of which the second may be empty), with what may follow it
+ * (RFC 9901, `~`), also in plain base64. What only begins as one does is taken as well, or it would be begun with again and
+ * again where it stands there many times.
  */
-const webToken = /\beyJ[\w-]{6,}(\.[\w-]{6,}\.[\w-]*)?/g;
+const webToken = /\beyJ[\w+/-]{6,}(={0,2}\.[\w+/=-]*\.[\w.~+/=-]*)?/g;
 
 const withoutWebTokens = (text: string): string =>
   text.replace(webToken, (found, rest: string | undefined) => (rest === undefined ? found : hidden));
@@ -33,10 +34,11 @@ const withoutWebTokens = (text: string): string =>
 /** Of a longer text nobody reads more, and looking for secrets in it would keep everybody waiting. */
 const longest = 8_192;
 
+/** Tokens last: what is left of them would keep those who look for more of the text from finding it. */
 export const withoutSecrets = (text: string): string =>
-  secrets.reduce(
-    (rest, [pattern, replacement]) => rest.replace(pattern, replacement),
-    withoutWebTokens(
+  withoutWebTokens(
+    secrets.reduce(
+      (rest, [pattern, replacement]) => rest.replace(pattern, replacement),
       text.length > longest ? `${text.slice(0, longest)} … (${text.length - longest} characters more)` : text,
     ),
   );

@@ -96,6 +96,29 @@ describe('the log', () => {
     log.log(`authorization: Bearer ${secrets[4]}, {"password":"${secrets[0]}"}`);
     log.error(new Error(`token=${secrets[4]}`));
     log.log(`redis://one:first@r:1,two:${secrets[0]}@r:2 and eyJ-eyJabcdefg-${secrets[3]}`);
+    const tokens = [
+      'ENCKEYxx.IVIVIVIV.CIPHERTEXT.TAGTAG',
+      'c2lnbmF0dXJl~WyJzYWx0IiwibmFtZSIsIkpvIl0~',
+      'abc+def/SECRETSIG=',
+    ];
+    log.log(`authorization: Bearer eyJhbGciOi.${tokens[0]}`);
+    log.log(
+      `it sent eyJhbGciOi.${tokens[0]}, eyJhbGciOi.eyJzdWIiOi.${tokens[1]} and eyJhbGciOi.eyJzdWIiOi.${tokens[2]}`,
+    );
+    log.log(`Bearer eyJhbGciOi.eyJzdWIiOi.${tokens[1]} and, by a key that is shared, eyJhbGciOi..${tokens[0]}`);
+    log.log(`token=eyJhbGciOi.eyJzdWIiOi.${tokens[2]}`);
+    for (const part of [
+      'ENCKEYxx',
+      'IVIVIVIV',
+      'CIPHERTEXT',
+      'TAGTAG',
+      'c2lnbm',
+      'WyJzYW',
+      'abc+',
+      '+def',
+      'SECRETSIG',
+    ])
+      expect(lines.join('')).not.toContain(part);
     const keyId = '0123456789abcdef'.repeat(2);
     log.log(`it was refused: ck_${keyId}_${secrets[5]}`);
     for (const secret of secrets) expect(lines.join('')).not.toContain(secret);

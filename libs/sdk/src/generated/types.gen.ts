@@ -621,20 +621,31 @@ export type LeaseCacheKeyRequest = {
   tags?: Array<string>;
 };
 
-export type LogLevel = {
-  /**
-   * Of the process itself; missing where a service was asked for.
-   */
-  level?: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
-  /**
-   * Those of the service, each with its level, or why that is not known.
-   */
-  instances?: Array<{
-    address: string;
-    level?: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
-    why?: string;
-  }>;
-};
+export type LogLevel =
+  | {
+      /**
+       * Of the process itself.
+       */
+      level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+    }
+  | {
+      /**
+       * Those of the service that was asked for.
+       */
+      instances: Array<
+        | {
+            address: string;
+            level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
+          }
+        | {
+            address: string;
+            /**
+             * Why its level is not known.
+             */
+            why: string;
+          }
+      >;
+    };
 
 export type LogLevelChanged = {
   level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
@@ -2394,7 +2405,7 @@ export type GetReadinessErrors = {
    */
   500: Problem;
   /**
-   * It cannot serve: something it needs fails, or it is shutting down
+   * It cannot serve: something it needs fails, as many are connected as may be, or it is shutting down
    */
   503: HealthReport;
 };
