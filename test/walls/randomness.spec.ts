@@ -9,6 +9,7 @@ const foretellable = {
   'libs/admission/src/limiter.ts': 1,
   'libs/balancing/src/balance.ts': 2,
   'libs/cache-engine/src/namespace.ts': 2,
+  'libs/cache-engine/src/reconnect.ts': 1,
   'libs/periodic/src/wait-before-retry.ts': 1,
   'libs/order/src/use-cases/run-sagas.ts': 1,
   'libs/periodic/src/periodic-work.ts': 1,
