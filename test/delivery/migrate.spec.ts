@@ -85,20 +85,21 @@ describe('the functions that move readers of the log', () => {
     }
   };
 
+  /** What was kept from before the clock was set back was not seen to have run out, and parts were moved in any order. */
+  const older = (made: string): string =>
+    made
+      .replaceAll(/ OR \w+ > too_long/g, '')
+      .replace(/too_long [^;]+;/, '')
+      .replace(/PERFORM FROM \w+\.checkpoints[^;]+;/, '');
+
   it('are the same in a database that was made before they were mended as in a new one', async () => {
     const [updated, fresh] = await Promise.all([testDatabase(), testDatabase()]);
     try {
       await migrate(updated.url, (name) => !name.startsWith('TakenOver'));
-      const before = (await query(updated.url, functions)).filter(({ name }) => String(name).includes('acquire_parts'));
-      expect(before).toHaveLength(databases.length);
-      // What was kept from before the clock was set back was not seen to have run out.
-      for (const { made } of before)
-        await query(
-          updated.url,
-          String(made)
-            .replaceAll(/ OR \w+ > too_long/g, '')
-            .replace(/too_long [^;]+;/, ''),
-        );
+      const before = await query(updated.url, functions);
+      const old = before.map(({ made }) => older(String(made))).filter((it, at) => it !== before[at]!.made);
+      expect(old).toHaveLength(2 * databases.length);
+      for (const it of old) await query(updated.url, it);
       await Promise.all([updated, fresh].map(({ url }) => migrate(url)));
       expect(await query(updated.url, functions)).toEqual(await query(fresh.url, functions));
     } finally {

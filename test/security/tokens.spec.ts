@@ -1,6 +1,6 @@
 import { createHmac } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, describe, expect, it, jest } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { scopes } from '#contracts';
 import { Authenticator } from '#security';
 import { Issuer, audience } from './issuer.js';
@@ -20,6 +20,17 @@ const inSeconds = (seconds: number): number => Math.floor(Date.now() / 1_000) + 
 const callerOf = async (token: string, by = authenticator) => by.callerOf(`Bearer ${token}`, undefined);
 const encoded = (part: object): string => Buffer.from(JSON.stringify(part)).toString('base64url');
 const usual = { tenant: 'shop', scope: 'orders:read orders:write' };
+
+/** As if so many minutes had gone by, over which the clock may have been set. */
+const minutesLater = (minutes: number, byTheClock = minutes): { end(): void } => {
+  const { now } = Date;
+  const since = performance.now.bind(performance);
+  const spies = [
+    jest.spyOn(Date, 'now').mockImplementation(() => now() + byTheClock * 60_000),
+    jest.spyOn(performance, 'now').mockImplementation(() => since() + minutes * 60_000),
+  ];
+  return { end: () => spies.forEach((it) => it.mockRestore()) };
+};
 
 describe('a token', () => {
   it('says the tenant, the account and the scopes', async () => {
@@ -136,7 +147,7 @@ describe('a token', () => {
     const by = new Authenticator({ OIDC_ISSUER: gone.url, OIDC_AUDIENCE: audience });
     const token = (sub: string) => gone.token({ ...usual, sub, exp: inSeconds(10_000) });
     await callerOf(await token('one'), by);
-    const [two, three] = await Promise.all([token('two'), token('three')]);
+    const [two, three, late] = await Promise.all([token('two'), token('three'), token('late')]);
     await gone.addKey();
     const unknown = await token('four');
     await gone.stop();
@@ -148,6 +159,8 @@ describe('a token', () => {
       expect((await callerOf(two, by)).account).toBe('two');
       await expect(callerOf(unknown, by)).rejects.toMatchObject({ code: 'unavailable' });
       await expect(callerOf(`${two}x`, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      clock.mockImplementation(() => now() + 59 * 60_000);
+      expect((await callerOf(late, by)).account).toBe('late');
       clock.mockImplementation(() => now() + 61 * 60_000);
       await expect(callerOf(three, by)).rejects.toMatchObject({ code: 'unavailable' });
     } finally {
@@ -192,19 +205,79 @@ describe('a token', () => {
     }
   });
 
-  it('is not good with a key that the issuer has withdrawn for longer than ten minutes, however long nobody came', async () => {
+  describe('of a key that the issuer has withdrawn', () => {
+    let careful: Issuer;
+    let by: Authenticator;
+    let time: { end(): void } | undefined;
+    let together: string[];
+    const tokens = (...subjects: string[]) =>
+      Promise.all(subjects.map((sub) => careful.token({ ...usual, sub, exp: inSeconds(10_000) })));
+    const outcomes = () =>
+      Promise.all(
+        together.map((token) =>
+          callerOf(token, by).then(
+            () => 'let in',
+            (error: unknown) => (error as { code: string }).code,
+          ),
+        ),
+      );
+    const refused = Array.from({ length: 3 }, () => 'unauthenticated');
+    beforeEach(async () => {
+      careful = await Issuer.start();
+      by = new Authenticator({ OIDC_ISSUER: careful.url, OIDC_AUDIENCE: audience });
+      const [first, ...others] = await tokens('one', 'two', 'three', 'four');
+      together = others;
+      await callerOf(first!, by);
+    });
+    afterEach(async () => {
+      time?.end();
+      await careful.stop();
+    });
+
+    it('is not good once that is twenty minutes ago, however many come and however long nobody did', async () => {
+      careful.withdrawKey();
+      time = minutesLater(21);
+      expect(await outcomes()).toEqual(refused);
+    });
+
+    it('waits as long as the others that come together', async () => {
+      careful.withdrawKey();
+      time = minutesLater(11);
+      expect(new Set(await outcomes()).size).toBe(1);
+    });
+
+    it('is not good either when the issuer was away before, and is back', async () => {
+      // It is asked about a key that is not known, and that is waited for.
+      await careful.addKey();
+      const [unknown] = await tokens('five');
+      time = minutesLater(1);
+      careful.hangs = true;
+      await expect(callerOf(unknown!, by)).rejects.toMatchObject({ code: 'unavailable' });
+      time.end();
+      careful.hangs = false;
+      careful.withdrawKey();
+      time = minutesLater(31);
+      expect(await outcomes()).toEqual(refused);
+    });
+
+    it('is not good though the clock has been set back', async () => {
+      careful.withdrawKey();
+      time = minutesLater(21, -60);
+      expect(await outcomes()).toEqual(refused);
+    });
+  });
+
+  it('is good when it is signed with a new key though the clock has been set back', async () => {
     const careful = await Issuer.start();
     const by = new Authenticator({ OIDC_ISSUER: careful.url, OIDC_AUDIENCE: audience });
-    const token = (sub: string) => careful.token({ ...usual, sub, exp: inSeconds(10_000) });
-    const [one, two] = await Promise.all([token('one'), token('two')]);
-    await callerOf(one, by);
-    careful.withdrawKey();
-    const { now } = Date;
-    const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() + 11 * 60_000);
+    await callerOf(await careful.token(usual), by);
+    await careful.addKey();
+    const token = await careful.token({ ...usual, sub: 'two' });
+    const time = minutesLater(1, -60);
     try {
-      await expect(callerOf(two, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      expect((await callerOf(token, by)).account).toBe('two');
     } finally {
-      clock.mockRestore();
+      time.end();
       await careful.stop();
     }
   });

@@ -116,6 +116,19 @@ describe('what is written down', () => {
     ]);
   });
 
+  it('keeps none either that was sent with a digit too few or otherwise not as it is', async () => {
+    const { key, key_id } = await keyOf({ scopes: ['admin'] });
+    const before = await end();
+    const written = [key.slice(0, -1), `${key}0`, key.toUpperCase(), key.slice('ck_'.length)];
+    const answers: number[] = [];
+    for (const it of written) answers.push((await send(one, 'DELETE', `/keys/${it}`)).status);
+    expect(answers).toEqual([404, 404, 404, 204]);
+    const id = key_id.replaceAll('-', '');
+    const targets = [`ck_${id}`, `ck_${id}`, `CK_${id.toUpperCase()}`, id].map((it) => `/keys/${it}_***`);
+    const { data } = await page(one, `after=${before}`);
+    expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
+  });
+
   it('is also what somebody was not allowed, and not what nobody asked who is known', async () => {
     const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
     const before = await end();

@@ -82,10 +82,10 @@ export class Checkpoints {
 }
 
 /**
- * Made anew by migrations where it was made before. Volatile statements each see what the one before has done. A part that
- * somebody is about to move is passed over and taken the next time.
+ * Volatile statements each see what the one before has done. A part that somebody is about to move is passed over and taken
+ * the next time.
  */
-export const acquireParts = (schema: string): string =>
+const acquireParts = (schema: string): string =>
   `CREATE OR REPLACE FUNCTION ${schema}.acquire_parts(p_consumer text, p_holder uuid, p_lease_ms bigint)
   RETURNS TABLE (part smallint, epoch text, "position" text) LANGUAGE plpgsql AS $$
   #variable_conflict use_column
@@ -121,6 +121,29 @@ export const acquireParts = (schema: string): string =>
     RETURNING c.part, c.epoch::text, c.position;
   END $$`;
 
+/** All of the parts or none: whoever calls it in the statement of the effects has these undone as well. */
+const advanceParts = (schema: string): string =>
+  `CREATE OR REPLACE FUNCTION ${schema}.advance_parts(
+    p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[])
+  RETURNS void LANGUAGE plpgsql AS $$
+  DECLARE
+    moved int;
+  BEGIN
+    -- One after the other in the order of the parts: who has lost some and who has taken them do not wait for each other.
+    PERFORM FROM ${schema}.checkpoints WHERE consumer = p_consumer AND part = ANY (p_parts)
+    ORDER BY part FOR NO KEY UPDATE;
+    UPDATE ${schema}.checkpoints c SET position = m.position
+    FROM unnest(p_parts, p_epochs, p_positions) AS m(part, epoch, position)
+    WHERE c.consumer = p_consumer AND c.part = m.part AND c.epoch = m.epoch AND c.lease_until > now();
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved < cardinality(p_parts) THEN
+      RAISE EXCEPTION 'another instance has taken over the reading of the log' USING ERRCODE = '${leaseLost}';
+    END IF;
+  END $$`;
+
+/** Made anew by a migration where they were made before: one that changes them takes another one of each module. */
+export const partFunctions = (schema: string): string[] => [acquireParts(schema), advanceParts(schema)];
+
 /** What a module's migration makes, to be able to follow logs. */
 export const checkpointTables = (schema: string): string[] => [
   `CREATE TABLE ${schema}.checkpoints (
@@ -139,24 +162,7 @@ export const checkpointTables = (schema: string): string[] => [
     seen_until timestamptz NOT NULL,
     PRIMARY KEY (consumer, holder)
   )`,
-  acquireParts(schema),
-  // All of the parts or none: whoever calls it in the statement of the effects has these undone as well.
-  `CREATE FUNCTION ${schema}.advance_parts(p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[])
-  RETURNS void LANGUAGE plpgsql AS $$
-  DECLARE
-    moved int;
-  BEGIN
-    -- One after the other in the order of the parts: who has lost some and who has taken them do not wait for each other.
-    PERFORM FROM ${schema}.checkpoints WHERE consumer = p_consumer AND part = ANY (p_parts)
-    ORDER BY part FOR NO KEY UPDATE;
-    UPDATE ${schema}.checkpoints c SET position = m.position
-    FROM unnest(p_parts, p_epochs, p_positions) AS m(part, epoch, position)
-    WHERE c.consumer = p_consumer AND c.part = m.part AND c.epoch = m.epoch AND c.lease_until > now();
-    GET DIAGNOSTICS moved = ROW_COUNT;
-    IF moved < cardinality(p_parts) THEN
-      RAISE EXCEPTION 'another instance has taken over the reading of the log' USING ERRCODE = '${leaseLost}';
-    END IF;
-  END $$`,
+  ...partFunctions(schema),
 ];
 
 /** Lets a consumer begin in front of every event, in a migration. */

@@ -5,10 +5,10 @@
 export type { NatsAddress } from '#nats';
 export { eventBus, type EventBusAddress } from './bus-address.js';
 export {
-  acquireParts,
   Checkpoints,
   checkpointTables,
   logStart,
+  partFunctions,
   type Checkpoint,
   type HeldPart,
 } from './checkpoints.js';

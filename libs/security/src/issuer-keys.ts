@@ -7,8 +7,10 @@ const answerWithinMs = 5_000;
 const askAgainMs = 5_000;
 /** How old they may be before they are asked for again. */
 const renewMs = 600_000;
-/** How long that is waited for by who could be let in by those that are known. */
+/** How long that is waited for by who could be let in by those that are known, as some may have been withdrawn. */
 const waitMs = 500;
+/** How old they may be before nobody is let in by them who has not waited for the answer. */
+const awaitMs = 1_200_000;
 /** For how long those that were published last are believed while they cannot be asked for: as long as a token is good, mostly. */
 const believedMs = 3_600_000;
 
@@ -20,25 +22,30 @@ export const isOfToken = (error: unknown): boolean =>
 
 /**
  * The keys that an issuer publishes, asked for every ten minutes and when a token names another one. An issuer that cannot be
- * asked shuts nobody out whose token is signed with a key that it had, nor keeps them waiting: not for an hour.
+ * asked shuts nobody out whose token is signed with a key that it had, nor keeps them waiting once that is known: not for an
+ * hour.
  */
 export const issuerKeys = (address: URL): JWTVerifyGetKey => {
   const logger = new Logger('Tokens');
   const published = createRemoteJWKSet(address, {
-    ...{ timeoutDuration: answerWithinMs, cacheMaxAge: believedMs },
-    // When a token names another key is seen to here.
-    cooldownDuration: Number.POSITIVE_INFINITY,
+    ...{ timeoutDuration: answerWithinMs },
+    // How old they are, and when a token names another key, is seen to here.
+    ...{ cacheMaxAge: Number.POSITIVE_INFINITY, cooldownDuration: Number.POSITIVE_INFINITY },
   });
-  let foundAt = 0;
+  let found = { at: Number.NEGATIVE_INFINITY, byTheClock: Number.NEGATIVE_INFINITY };
   let away: { why: unknown; until: number } | undefined;
-  const age = (): number => Date.now() - foundAt;
+  let waiting: Promise<void> | undefined;
+  /** The clock may be set back, and the other one stands still while the machine sleeps. */
+  const age = (): number => Math.max(performance.now() - found.at, Date.now() - found.byTheClock);
+  /** As it was asked last, or while it is asked again. */
+  const isAway = (): boolean => away !== undefined && performance.now() < away.until + answerWithinMs;
 
   const ask = async (): Promise<void> => {
     if (away && performance.now() < away.until) throw away.why;
     try {
       await published.reload();
       away = undefined;
-      foundAt = Date.now();
+      found = { at: performance.now(), byTheClock: Date.now() };
     } catch (why) {
       if (!away) logger.warn(`The issuer cannot be asked for its keys at ${address.href}: ${String(why)}`);
       away = { why, until: performance.now() + askAgainMs };
@@ -46,16 +53,18 @@ export const issuerKeys = (address: URL): JWTVerifyGetKey => {
     }
   };
 
-  /** Whoever is the first waits for a moment, as keys may have been withdrawn. */
   const renew = async (): Promise<void> => {
-    const isFirst = !away && !published.reloading;
     // The reason is kept, and told to those whom the keys that are known do not let in.
     const asked = ask().catch(() => undefined);
-    if (isFirst) await Promise.race([asked, sleep(waitMs, undefined, { ref: false })]);
+    if (isAway()) return;
+    if (age() > awaitMs) return asked;
+    // All who come together wait for as long.
+    waiting ??= Promise.race([asked, sleep(waitMs, undefined, { ref: false })]).finally(() => (waiting = undefined));
+    await waiting;
   };
 
   return async (header, token) => {
-    if (!published.fresh) await ask();
+    if (age() > believedMs) await ask();
     else if (age() > renewMs) await renew();
     try {
       return await published(header, token);

@@ -31,8 +31,8 @@ export const keyIdIn = (text: string): { keyId: string; secret: string } | undef
   return parts ? { keyId: parts.slice(1, 6).join('-'), secret: parts[6]! } : undefined;
 };
 
-/** The text without what makes a key that stands in it valid; its id may be told. */
-export const withoutKeySecrets = (text: string): string => text.replaceAll(/(ck_[0-9a-f]{32})_[0-9a-f]{64}/g, '$1_***');
+/** The text without what makes a key that stands in it valid, also one that is not whole; its id may be told. */
+export const withoutKeySecrets = (text: string): string => text.replaceAll(/([0-9a-f]{32})_[0-9a-f]{8,}/gi, '$1_***');
 
 /** A prefix by which scanners find keys in what is published by mistake, the id, and 256 random bits in hexadecimal. */
 export const keyTextOf = (keyId: string, secret: string): string => `ck_${keyId.replaceAll('-', '')}_${secret}`;

@@ -1,17 +1,17 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
-import { acquireParts } from '#events';
+import { partFunctions } from '#events';
 
 /**
- * The function as it is made today, where it was made before: parts whose reader was gone were not taken over for as long
- * as the clock of the database had been set back since.
+ * The functions as they are made today, where they were made before: parts whose reader was gone were not taken over for as
+ * long as the clock of the database had been set back since, and two readers who moved the same parts could deadlock.
  */
 export class TakenOver1764000000049 implements MigrationInterface {
   readonly name = 'TakenOver1764000000049';
 
   async up(runner: QueryRunner): Promise<void> {
-    await runner.query(acquireParts('webhooks'));
+    for (const statement of partFunctions('webhooks')) await runner.query(statement);
   }
 
-  /** The version before works with it as well. */
+  /** The version before works with them as well. */
   async down(): Promise<void> {}
 }
