@@ -238,17 +238,16 @@ class RestAdapter extends FastifyAdapter {
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,
       genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),
-      frameworkErrors: (error: FastifyError, _request: FastifyRequest, reply: FastifyReply) =>
-        sendProblem(reply.headers(browsers.headers), problemOfError(error)),
+      frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => {
+        this.tellOfConnection(request, reply);
+        sendProblem(reply.headers(browsers.headers), problemOfError(error));
+      },
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket, browsers),
     });
     this.patienceMs = patienceMs;
     super.setInstance(Object.getPrototypeOf(this.instance));
     this.instance.addHook('onRequest', (request, reply, done) => {
-      reply.header('x-request-id', request.id);
-      const isFull = isSpare(request.raw.socket);
-      if (this.draining || isFull) reply.header('connection', 'close');
-      if (isFull) reply.header(fullHeader, 'connections');
+      const isFull = this.tellOfConnection(request, reply);
       if (browsers.tell(request, reply)) return;
       const refusal = refusalOf(request, reply) ?? (isFull ? refusalOfFull(request) : undefined);
       // Fastify sees to it that what follows the body is still part of it.
@@ -267,6 +266,15 @@ class RestAdapter extends FastifyAdapter {
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       answerExpectation(request, response, browsers),
     );
+  }
+
+  /** Names the request, and says whether it was the last on its connection. @returns whether that is beyond the limit */
+  private tellOfConnection({ id, raw }: FastifyRequest, reply: FastifyReply): boolean {
+    const isFull = isSpare(raw.socket);
+    reply.header('x-request-id', id);
+    if (this.draining || isFull) reply.header('connection', 'close');
+    if (isFull) reply.header(fullHeader, 'connections');
+    return isFull;
   }
 
   /**

@@ -157,7 +157,7 @@ describe('when as many are connected as may be', () => {
     expect(answer.toLowerCase()).toContain('connection: close\r\n');
   });
 
-  it.each(['HEAD /nothing', 'DELETE /alive', 'OPTIONS /large', 'POST /large'])(
+  it.each(['HEAD /nothing', 'GET /%zz', 'DELETE /alive', 'OPTIONS /large', 'POST /large'])(
     'what is refused for itself, or is a question of a browser, ends the connection as well: %s',
     async (line) => {
       const more = 'origin: https://shop.example\r\naccess-control-request-method: GET\r\ncontent-length: 0\r\n';
