@@ -25,7 +25,6 @@ import {
   answerOn,
   connectionLimits,
   fullHeader,
-  isSpare,
   lookMs,
   type ConnectionLimits,
   type GivenConnectionLimits,
@@ -262,7 +261,7 @@ class RestAdapter extends FastifyAdapter {
       route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
     });
     const { server } = this.instance;
-    this.connections = new Connections(server, connections);
+    this.connections = new Connections(server, connections, refusalOfUnheard(browsers));
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       answerExpectation(request, response, browsers),
     );
@@ -270,7 +269,7 @@ class RestAdapter extends FastifyAdapter {
 
   /** Names the request, and says whether it was the last on its connection. @returns whether that is beyond the limit */
   private tellOfConnection({ id, raw }: FastifyRequest, reply: FastifyReply): boolean {
-    const isFull = isSpare(raw.socket);
+    const isFull = this.connections.isSpare(raw.socket);
     reply.header('x-request-id', id);
     if (this.draining || isFull) reply.header('connection', 'close');
     if (isFull) reply.header(fullHeader, 'connections');
@@ -366,17 +365,23 @@ const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket, browsers
 
 const unreadableAnswer = ({ code }: NodeJS.ErrnoException, browsers: Browsers): string => {
   const problem = problemOfUnreadable(code);
-  const body = JSON.stringify(problem);
-  return [
-    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
-    `content-type: ${problemType}`,
+  return rawAnswer(problem.status, { 'content-type': problemType, ...browsers.headers }, JSON.stringify(problem));
+};
+
+/** Without a document: it may have been asked for the head alone. */
+const refusalOfUnheard = (browsers: Browsers): string =>
+  rawAnswer(503, { [fullHeader]: 'connections', 'retry-after': '1', ...browsers.headers });
+
+/** An answer as it goes over the wire, the last on its connection. */
+const rawAnswer = (status: number, headers: Record<string, string>, body = ''): string =>
+  [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+    ...Object.entries(headers).map((field) => field.join(': ')),
     `content-length: ${Buffer.byteLength(body)}`,
-    ...Object.entries(browsers.headers).map((field) => field.join(': ')),
     'connection: close',
     '',
     body,
   ].join('\r\n');
-};
 
 const problemOfUnreadable = (code: string | undefined): Problem => {
   if (code === 'HPE_HEADER_OVERFLOW') {
