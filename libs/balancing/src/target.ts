@@ -55,6 +55,7 @@ export class Target<I extends Instance> implements Candidate {
   private pause: IBackoff<unknown> | undefined;
   private probing: AbortController | undefined;
   private isLeaving = false;
+  private isFull = false;
   private isRetired = false;
 
   constructor(
@@ -119,7 +120,7 @@ export class Target<I extends Instance> implements Candidate {
       this.latency.measured(tookMs, now);
     if (outcome === 'answered' || outcome === 'failing') this.heard();
     if (outcome === 'not-sent') this.eject('it cannot be reached');
-    if (outcome === 'full') this.eject('as many are connected to it as may be');
+    if (outcome === 'full') this.full();
     if (outcome === 'lost') this.eject('a connection broke');
     if (outcome === 'late' && ++this.lateInARow >= mostLateInARow)
       this.eject(`${this.lateInARow} calls were not answered`);
@@ -128,7 +129,14 @@ export class Target<I extends Instance> implements Candidate {
   private heard(): void {
     this.lateInARow = 0;
     if (!this.isEjected) this.pause = undefined;
-    else if (!this.isLeaving) this.takeBack();
+    else if (!this.isLeaving && !(this.isFull && this.keeper.hasOthers())) this.takeBack();
+  }
+
+  /** What it answers on connections that it has says nothing of the next. A lone one is asked anyway, and not probed. */
+  private full(): void {
+    if (!this.keeper.hasOthers()) return;
+    this.isFull = true;
+    this.eject('as many are connected to it as may be');
   }
 
   private eject(why: string): void {
@@ -142,6 +150,7 @@ export class Target<I extends Instance> implements Candidate {
     this.probing?.abort();
     this.probing = undefined;
     this.isLeaving = false;
+    this.isFull = false;
     this.lateInARow = 0;
     this.keeper.back(this.address);
   }

@@ -1,4 +1,4 @@
-import { expect, it } from '@jest/globals';
+import { describe, expect, it } from '@jest/globals';
 import { Targets, type Instance } from '#balancing';
 import { eventually } from '#testing';
 
@@ -47,4 +47,57 @@ it('all there are at present are known, however long ago the names were looked u
   addresses = ['127.0.0.2', '127.0.0.3'];
   expect(await current()).toEqual(['127.0.0.2:1', '127.0.0.3:1', '127.0.0.9:2']);
   targets.close();
+});
+
+describe('an instance to which as many are connected as may be', () => {
+  const start = (addresses: string[], probe: () => Promise<void>) =>
+    new Targets({
+      name: 'order',
+      at: addresses.map((host) => ({ host, port: 1 })),
+      policy: 'round-robin',
+      instanceAt: (_place, address) => Object.assign(new Silent(address), { probe }),
+    });
+
+  it('gets no more calls until it says itself that it can take some, whatever it answers on older connections', async () => {
+    const isRoom = Promise.withResolvers<void>();
+    const targets = start(['127.0.0.1', '127.0.0.2'], () => isRoom.promise);
+    const attempts = Array.from({ length: 6 }, () => targets.attempts(false).next());
+    const [first, second, older] = attempts.filter(({ instance }) => instance.address === '127.0.0.1');
+    for (const refused of [first!, second!]) {
+      refused.answerBegins('full');
+      expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    }
+    older!.answerBegins('answered');
+    expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    expect(targets.counts.ejections).toBe(1);
+    isRoom.resolve();
+    await eventually(async () => expect(targets.states).toEqual({ ready: 2, ejected: 0 }));
+    targets.close();
+  });
+
+  it('is taken back by an answer after something else, once it has been back', async () => {
+    const targets = start(['127.0.0.1', '127.0.0.2'], () => Promise.resolve());
+    const attempts = Array.from({ length: 6 }, () => targets.attempts(false).next());
+    const [refused, lost, older] = attempts.filter(({ instance }) => instance.address === '127.0.0.1');
+    refused!.end('full');
+    await eventually(async () => expect(targets.states).toEqual({ ready: 2, ejected: 0 }));
+    lost!.end('lost');
+    expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    older!.end('answered');
+    expect(targets.states).toEqual({ ready: 2, ejected: 0 });
+    targets.close();
+  });
+
+  it('gets the next call as well where there is no other, and nothing else is said', () => {
+    const targets = start(['127.0.0.1'], () => Promise.reject(new Error('a lone one is not probed')));
+    targets.attempts(false).next().end('full');
+    expect(targets.states).toEqual({ ready: 1, ejected: 0 });
+    const [answered, lost, refused] = Array.from({ length: 3 }, () => targets.attempts(false).next());
+    lost!.end('lost');
+    refused!.end('full');
+    expect(targets.states).toEqual({ ready: 0, ejected: 1 });
+    answered!.end('answered');
+    expect(targets.states).toEqual({ ready: 1, ejected: 0 });
+    targets.close();
+  });
 });

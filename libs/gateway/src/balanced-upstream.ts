@@ -289,7 +289,7 @@ class BalancedRequest {
       onResponseStart: (controller, status, headers, message) => {
         if (isRefusedAsFull(status, headers)) {
           outcome = 'full';
-          attempt.end(outcome);
+          attempt.answerBegins(outcome);
           const { unknown } = this;
           if (this.attempts.another(outcome)) insteadOfAnswer = () => this.send();
           else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);

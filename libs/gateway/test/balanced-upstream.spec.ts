@@ -1,12 +1,13 @@
 import { once } from 'node:events';
-import { createServer, type Server } from 'node:http';
+import { createServer, type Server, type ServerResponse } from 'node:http';
 import { connect, type AddressInfo, type Socket } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Controller, Get, Logger, Module, Post } from '@nestjs/common';
 import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { z } from 'zod';
 import { HealthModule } from '#health';
-import { createRestApp, Endpoint } from '#rest';
+import { createRestApp, Endpoint, fullHeader } from '#rest';
 import { eventually, freePort } from '#testing';
 import { Authenticator, anybody } from '#security';
 import { BalancedUpstream } from '../src/balanced-upstream.js';
@@ -89,6 +90,29 @@ it('says why the level of the log of an instance is not known, also when it answ
   } finally {
     logs.close();
   }
+});
+
+it('has what is refused by one that is full carried out by another also where its address is gone meanwhile', async () => {
+  const { port } = new URL(upstream.origins[0]!);
+  const asked = Promise.withResolvers<ServerResponse>();
+  const full = createServer(({ method }, response) => {
+    if (method === 'POST') asked.resolve(response);
+    else response.end();
+  }).listen(Number(port), '127.0.0.3');
+  servers.push(full);
+  await once(full, 'listening');
+  addresses = ['127.0.0.3'];
+  const request = { method: 'POST', path: '/', origin: upstream.origins[0]!, headers: {} } as const;
+  const answered = upstream.dispatcher.request(request).then(({ body }) => body.text());
+  void answered.catch(() => undefined);
+  const response = await asked.promise;
+  addresses = ['127.0.0.2'];
+  await eventually(async () => expect(await answers(1)).toEqual(new Set([`127.0.0.2 as order.test:${port}`])));
+  response.writeHead(503, { [fullHeader]: 'connections', connection: 'close', 'content-length': '2' }).flushHeaders();
+  // Where the connection is not waited for, it is gone as soon as the head has come.
+  await Promise.race([once(response, 'close'), sleep(200)]);
+  response.end('{}');
+  expect(await answered).toBe(`127.0.0.2 as order.test:${port}`);
 });
 
 /** How often each has been carried out. */
@@ -202,7 +226,7 @@ describe('an instance to which as many are connected as may be', () => {
     expect([status, JSON.parse(text)]).toEqual([503, expect.objectContaining({ code: 'unavailable' })]);
     expect(text).toContain('As many are connected as may be');
     expect((await send('GET', '/nothing'))[0]).toBe(404);
-    expect(log.join('\n')).not.toContain('about to stop');
+    expect(log.join('\n')).not.toMatch(/about to stop|gets no more requests/);
     for (const socket of sockets) socket.destroy();
     await eventually(async () => expect(await send('POST')).toEqual([201, 'full']));
   });

@@ -1,10 +1,10 @@
-import { Controller, Get, Header, Logger, Req, Res, ServiceUnavailableException } from '@nestjs/common';
+import { Controller, Get, Header, Logger, Res, ServiceUnavailableException } from '@nestjs/common';
 import { ApiTags } from '@nestjs/swagger';
 import { HealthCheckService, HealthIndicatorService, type HealthCheckResult } from '@nestjs/terminus';
-import type { FastifyReply, FastifyRequest } from 'fastify';
+import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import { CleaveError } from '#contracts';
-import { Endpoint, isSpare } from '#rest';
+import { Endpoint, fullHeader } from '#rest';
 import { Readiness, checkWithinMs, type Check, type Condition } from './readiness.js';
 
 const indicators = z.record(z.string(), z.looseObject({ status: z.enum(['up', 'degraded', 'down']) }));
@@ -64,11 +64,8 @@ export class HealthController {
     errors: [],
     isAlwaysAdmitted: true,
   })
-  async ready(
-    @Req() { raw }: FastifyRequest,
-    @Res({ passthrough: true }) reply: FastifyReply,
-  ): Promise<HealthCheckResult> {
-    const report = isSpare(raw.socket) ? reportOfFull() : await this.report();
+  async ready(@Res({ passthrough: true }) reply: FastifyReply): Promise<HealthCheckResult> {
+    const report = reply.hasHeader(fullHeader) ? reportOfFull() : await this.report();
     if (this.readiness.shuttingDown) report.status = 'shutting_down';
     if (report.status === 'error' || report.status === 'shutting_down') reply.code(503);
     return report;

@@ -25,7 +25,6 @@ import {
   answerOn,
   connectionLimits,
   fullHeader,
-  isSpare,
   lookMs,
   type ConnectionLimits,
   type GivenConnectionLimits,
@@ -238,17 +237,16 @@ class RestAdapter extends FastifyAdapter {
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,
       genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),
-      frameworkErrors: (error: FastifyError, _request: FastifyRequest, reply: FastifyReply) =>
-        sendProblem(reply.headers(browsers.headers), problemOfError(error)),
+      frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => {
+        this.tellOfConnection(request, reply);
+        sendProblem(reply.headers(browsers.headers), problemOfError(error));
+      },
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket, browsers),
     });
     this.patienceMs = patienceMs;
     super.setInstance(Object.getPrototypeOf(this.instance));
     this.instance.addHook('onRequest', (request, reply, done) => {
-      reply.header('x-request-id', request.id);
-      const isFull = isSpare(request.raw.socket);
-      if (this.draining || isFull) reply.header('connection', 'close');
-      if (isFull) reply.header(fullHeader, 'connections');
+      const isFull = this.tellOfConnection(request, reply);
       if (browsers.tell(request, reply)) return;
       const refusal = refusalOf(request, reply) ?? (isFull ? refusalOfFull(request) : undefined);
       // Fastify sees to it that what follows the body is still part of it.
@@ -263,10 +261,19 @@ class RestAdapter extends FastifyAdapter {
       route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
     });
     const { server } = this.instance;
-    this.connections = new Connections(server, connections);
+    this.connections = new Connections(server, connections, refusalOfUnheard(browsers));
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       answerExpectation(request, response, browsers),
     );
+  }
+
+  /** Names the request, and says whether it was the last on its connection. @returns whether that is beyond the limit */
+  private tellOfConnection({ id, raw }: FastifyRequest, reply: FastifyReply): boolean {
+    const isFull = this.connections.isSpare(raw.socket);
+    reply.header('x-request-id', id);
+    if (this.draining || isFull) reply.header('connection', 'close');
+    if (isFull) reply.header(fullHeader, 'connections');
+    return isFull;
   }
 
   /**
@@ -358,17 +365,23 @@ const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket, browsers
 
 const unreadableAnswer = ({ code }: NodeJS.ErrnoException, browsers: Browsers): string => {
   const problem = problemOfUnreadable(code);
-  const body = JSON.stringify(problem);
-  return [
-    `HTTP/1.1 ${problem.status} ${STATUS_CODES[problem.status]}`,
-    `content-type: ${problemType}`,
+  return rawAnswer(problem.status, { 'content-type': problemType, ...browsers.headers }, JSON.stringify(problem));
+};
+
+/** Without a document: it may have been asked for the head alone. */
+const refusalOfUnheard = (browsers: Browsers): string =>
+  rawAnswer(503, { [fullHeader]: 'connections', 'retry-after': '1', ...browsers.headers });
+
+/** An answer as it goes over the wire, the last on its connection. */
+const rawAnswer = (status: number, headers: Record<string, string>, body = ''): string =>
+  [
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,
+    ...Object.entries(headers).map((field) => field.join(': ')),
     `content-length: ${Buffer.byteLength(body)}`,
-    ...Object.entries(browsers.headers).map((field) => field.join(': ')),
     'connection: close',
     '',
     body,
   ].join('\r\n');
-};
 
 const problemOfUnreadable = (code: string | undefined): Problem => {
   if (code === 'HPE_HEADER_OVERFLOW') {

@@ -33,8 +33,12 @@ export const connectionLimits = (given: GivenConnectionLimits = {}): ConnectionL
 /** How often is looked who has taken too long, in milliseconds. */
 export const lookMs = 500;
 const saidEveryMs = 10_000;
-/** How many there may be beyond `maxConnections`: whoever watches a process that is full must not take it for dead. */
+/** How many are heard out beyond `maxConnections`: whoever watches a process that is full must not take it for dead. */
 const mostSpare = 32;
+/** How many there may be beyond `maxConnections`, with those that were sent away and have not gone yet. */
+const mostBeyond = 1_000;
+/** How long those have to read why, in milliseconds. */
+const goWithinMs = 1_000;
 
 /** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
@@ -42,11 +46,6 @@ export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
 
 /** With an answer on a connection beyond the limit, which ends for that and not because the process is about to stop. */
 export const fullHeader = 'cleave-full';
-
-const spares = new WeakSet<Socket>();
-
-/** Whether it is beyond the limit of connections: one request is answered on it, and only if it is about the process itself. */
-export const isSpare = (socket: Socket): boolean => spares.has(socket);
 
 /** The connections to a server. */
 export class Connections implements Iterable<Socket> {
@@ -63,6 +62,8 @@ export class Connections implements Iterable<Socket> {
   constructor(
     server: Server,
     private readonly limits: Pick<ConnectionLimits, 'answerMs' | 'maxConnections'>,
+    /** What is written where it is not known what is asked, or whether anything is. */
+    private readonly refusal: string,
   ) {
     const warn = (): void => this.logger.warn(full(limits.maxConnections));
     // Counted here: the server itself counts those alone that came by its first address.
@@ -71,7 +72,6 @@ export class Connections implements Iterable<Socket> {
         this.sayFull(warn);
         this.makeRoom();
         this.spare.add(socket);
-        spares.add(socket);
       }
       this.sockets.add(socket);
       socket.once('close', () => this.forget(socket));
@@ -88,13 +88,31 @@ export class Connections implements Iterable<Socket> {
     return this.sockets.values();
   }
 
+  /** Whether it is beyond the limit: one request is answered on it, and only if it is about the process itself. */
+  isSpare(socket: Socket): boolean {
+    return this.spare.has(socket);
+  }
+
   /** Whoever watches asks at once: a connection that has not done so, or else the oldest, makes room for the next. */
   private makeRoom(): void {
-    if (this.spare.size < mostSpare) return;
-    const [oldest] = this.spare;
-    const idle = [...this.spare].find((socket) => !answerOn(socket)) ?? oldest!;
-    this.forget(idle);
-    idle.destroy();
+    const heardOut = [...this.spare].filter(({ writable }) => writable);
+    if (heardOut.length >= mostSpare) this.sendAway(heardOut.find((socket) => !answerOn(socket)) ?? heardOut[0]!);
+    if (this.spare.size >= mostBeyond) this.cut([...this.spare].find(({ writable }) => !writable)!);
+  }
+
+  /**
+   * What is asked on it may only not have been read yet. Whoever were cut off would have to think that it may have been done;
+   * and with something unread a connection that is closed is cut off, whatever was written, so the other side closes it.
+   */
+  private sendAway(socket: Socket): void {
+    if (answerOn(socket)?.headersSent) return this.cut(socket);
+    socket.end(this.refusal);
+    setTimeout(() => socket.destroy(), goWithinMs).unref();
+  }
+
+  private cut(socket: Socket): void {
+    this.forget(socket);
+    socket.destroy();
   }
 
   private forget(socket: Socket): void {

@@ -3,7 +3,7 @@ export { isAskedFor } from './accept.js';
 export * from './app.js';
 export { auditing, eachAudited, type Audited } from './audit.js';
 export { refuseTreacherous } from './body.js';
-export { fullHeader, isSpare, usualConnectionLimits } from './connections.js';
+export { fullHeader, usualConnectionLimits } from './connections.js';
 export { Endpoint, JsonText, eventStream, type EndpointOptions, type Reply } from './endpoint.js';
 export { CalledBy, asking, askingAgain, refusingPages } from './guard.js';
 export * from './headers.js';

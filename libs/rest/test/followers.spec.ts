@@ -73,7 +73,7 @@ it('whoever leaves before the stream begins is not asked again who they are, sec
 it('a stream that nobody follows any more when it begins is not counted among the streams for ever', async () => {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
-  const connections = new Connections(server, { answerMs: 60_000, maxConnections: 10 });
+  const connections = new Connections(server, { answerMs: 60_000, maxConnections: 10 }, '');
   const socket = connect((server.address() as AddressInfo).port, '127.0.0.1');
   socket.write('GET / HTTP/1.1\r\nhost: localhost\r\n\r\n');
   const [, answer] = (await once(server, 'request')) as [unknown, ServerResponse];

@@ -91,10 +91,13 @@ describe('a closing app', () => {
     await app.listen(0, '127.0.0.1');
     const { port } = app.getHttpServer().address() as { port: number };
     const agent = new Agent({ keepAlive: true });
-    expect(await ask(agent, port, 'GET', '/things/1')).toEqual({ status: 200, connection: 'keep-alive' });
+    const other = new Agent({ keepAlive: true });
+    for (const it of [agent, other])
+      expect(await ask(it, port, 'GET', '/things/1')).toEqual({ status: 200, connection: 'keep-alive' });
     const closing = app.close();
     await closingBegan.promise;
     expect(await ask(agent, port, 'GET', '/things/1')).toEqual({ status: 200, connection: 'close' });
+    expect(await ask(other, port, 'GET', '/%zz')).toEqual({ status: 400, connection: 'close' });
     goOn.resolve();
     await closing;
   });

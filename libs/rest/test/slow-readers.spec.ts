@@ -1,18 +1,20 @@
 import { once } from 'node:events';
-import { connect, type Socket } from 'node:net';
-import { Readable } from 'node:stream';
+import { createServer } from 'node:http';
+import { connect, type AddressInfo, type Server, type Socket } from 'node:net';
+import { Readable, duplexPair } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { Controller, Get, Module, StreamableFile } from '@nestjs/common';
+import { Controller, Get, Module, Post, StreamableFile } from '@nestjs/common';
 import { z } from 'zod';
 import { createRestApp, Endpoint, eventStream } from '#rest';
 import { eventually } from '#testing';
+import { Connections } from '../src/connections.js';
 import { logInto, raw } from './app-under-test.js';
 
 const answerMs = 1_000;
 const large = 'x'.repeat(64_000_000);
 
-/** How much of a stream was made. */
+/** How much of a stream was made, or how often something was. */
 let made = 0;
 
 const endless = function* () {
@@ -52,12 +54,20 @@ class LargeController {
   large(): string {
     return large;
   }
+
+  @Post('made')
+  @Endpoint({ scope: 'open', summary: 'Make', replies: { 201: { schema: z.string(), description: 'It' } }, errors: [] })
+  make(): string {
+    made += 1;
+    return 'it';
+  }
 }
 
 @Module({ controllers: [LargeController] })
 class LargeModule {}
 
 let port: number;
+let server: Server;
 let close: () => Promise<void>;
 beforeAll(async () => {
   const connections = { answerMs, maxConnections: 20 };
@@ -65,7 +75,8 @@ beforeAll(async () => {
     ...{ logger: logInto([]), connections, corsOrigins: ['https://shop.example'] },
   });
   await app.listen(0, '127.0.0.1');
-  ({ port } = app.getHttpServer().address() as { port: number });
+  server = app.getHttpServer();
+  ({ port } = server.address() as AddressInfo);
   close = () => app.close();
 });
 afterAll(() => close());
@@ -157,7 +168,7 @@ describe('when as many are connected as may be', () => {
     expect(answer.toLowerCase()).toContain('connection: close\r\n');
   });
 
-  it.each(['HEAD /nothing', 'DELETE /alive', 'OPTIONS /large', 'POST /large'])(
+  it.each(['HEAD /nothing', 'GET /%zz', 'DELETE /alive', 'OPTIONS /large', 'POST /large'])(
     'what is refused for itself, or is a question of a browser, ends the connection as well: %s',
     async (line) => {
       const more = 'origin: https://shop.example\r\naccess-control-request-method: GET\r\ncontent-length: 0\r\n';
@@ -167,6 +178,31 @@ describe('when as many are connected as may be', () => {
       expect(answer.toLowerCase()).toContain('cleave-full: connections\r\n');
     },
   );
+
+  it('each of very many who come at once is refused, and told that nothing was done', async () => {
+    // What they ask may not have been read yet when the next are let in.
+    let left = 200;
+    const letIn = new Promise<void>((resolve) => server.on('connection', () => (left -= 1) === 0 && resolve()));
+    const each = Array.from({ length: left }, async () => {
+      const socket = connect({ port, host: '127.0.0.1', allowHalfOpen: true }).setEncoding('utf8');
+      let answer = '';
+      socket.on('data', (chunk: string) => void (answer += chunk)).on('error', ({ message }) => (answer += message));
+      const closed = once(socket, 'close');
+      await letIn;
+      socket.end('POST /made HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{}');
+      await closed;
+      return answer;
+    });
+    const answers = await Promise.all(each);
+    for (const answer of answers) {
+      expect(answer).toMatch(/^HTTP\/1\.1 503 Service Unavailable\r\n/);
+      expect(answer.toLowerCase()).toContain('cleave-full: connections\r\n');
+      expect(answer.toLowerCase()).toContain('retry-after: 1\r\n');
+      expect(answer.toLowerCase()).toContain('connection: close\r\n');
+      expect(answer.toLowerCase()).toContain('cache-control: no-store\r\n');
+    }
+    expect(made).toBe(0);
+  });
 
   it('how the process does is told, time after time', async () => {
     for (let times = 0; times < 100; times += 1) expect(await ask('/alive')).toContain(' 200 OK');
@@ -179,4 +215,13 @@ describe('when as many are connected as may be', () => {
     // Who was there before is not sent away for them.
     expect(sockets.slice(0, 20).filter((socket) => socket.closed)).toEqual([]);
   });
+});
+
+it('those who are sent away and do not go are no more than so many, and not for long', async () => {
+  const http = createServer();
+  const limits = { answerMs: 60_000, maxConnections: 0 };
+  const connections = new Connections(http, limits, 'HTTP/1.1 503 Service Unavailable\r\n\r\n');
+  for (let left = 1_200; left > 0; left -= 1) http.emit('connection', duplexPair()[0]);
+  expect(connections.size).toBe(1_000);
+  await eventually(async () => expect(connections.size).toBe(32));
 });
