@@ -437,6 +437,11 @@ export const securityTests = (name: ShapeName): void => {
       const { tenant, ...own } = body;
       const made = ok(await other.send<IssuedKey>('POST', '/keys', { body: own }), 201);
       expect(made.tenant).not.toBe(tenant);
+      const admin = new As(world.api, (await keyFor(world, { scopes: ['admin'] })).key);
+      expect(ok(await admin.send('POST', '/keys', { body: { ...own, scopes } }), 201)).toMatchObject({
+        tenant,
+        scopes,
+      });
       const escalated = await other.send<Problem>('POST', '/keys', { body: { ...own, scopes: ['operator'] } });
       refused(escalated, '400 invalid-request');
     });
