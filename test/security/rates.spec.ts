@@ -1,12 +1,17 @@
 import { afterEach, describe, expect, it } from '@jest/globals';
-import { testDatabase } from '#testing';
+import { createClient } from '@redis/client';
+import { redisOrSkip, startRedis, testDatabase } from '#testing';
 import { Api, refused } from '../support/api.js';
 import { AppProcess } from '../support/app-process.js';
+import { eventually } from '../support/eventually.js';
+import { fresh } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';
 import { servicePorts } from '../support/shapes.js';
+import { Issuer, audience } from './issuer.js';
 import { bearer } from './world.js';
 
 const secret = 'a-secret-of-32-characters-or-more';
+const itWithRedis = await redisOrSkip(it);
 
 describe('a key whose requests are limited', () => {
   const started: AppProcess[] = [];
@@ -73,6 +78,47 @@ describe('a key whose requests are limited', () => {
       grpc.close();
       await process.stop();
       await database.stop();
+    }
+  });
+
+  itWithRedis('may send no more over two processes than over one, where they count together', async () => {
+    const [redis, issuer] = [await startRedis(), await Issuer.start()];
+    const counts = createClient({ url: redis.url });
+    try {
+      await counts.connect();
+      const ports = await servicePorts(4);
+      const apis = [0, 1].map((at) => {
+        const it = new AppProcess('cache', {
+          ...{ PORT: String(ports[at]), CACHE_LISTEN: `tcp://127.0.0.1:${ports[at + 2]}` },
+          ...{ OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience },
+          ...{ RATE_LIMIT: '20/hour', RATE_LIMIT_REDIS_URL: redis.url },
+        });
+        started.push(it);
+        it.spawn();
+        return new Api(`http://127.0.0.1:${ports[at]}`);
+      });
+      await Promise.all(apis.map((it, at) => started[at]!.untilReady(`${it.baseUrl}/health/ready`)));
+      const tokenOf = (sub: string) => issuer.token({ tenant: 'default', scope: 'cache:read', sub });
+      const ask = async (api: Api, token: string) => (await api.send('GET', '/cache?key=none', bearer(token))).status;
+      // Until it is connected each counts by itself.
+      for (const api of apis)
+        await eventually(async () => {
+          const somebody = fresh('somebody');
+          await ask(api, await tokenOf(somebody));
+          expect(await counts.keys(`*${somebody}*`)).toHaveLength(1);
+        });
+      // The same while Redis is not heard in time, as may be on a machine that is busy; whoever is asked next is counted anew.
+      await eventually(async () => {
+        const token = await tokenOf(fresh('till'));
+        const statuses = await Promise.all(Array.from({ length: 40 }, (_, at) => ask(apis[at % 2]!, token)));
+        const times = (status: number): number => statuses.filter((it) => it === status).length;
+        expect([times(404), times(429)]).toEqual([20, 20]);
+        expect(await Promise.all(apis.map((it) => ask(it, token)))).toEqual([429, 429]);
+      });
+    } finally {
+      await Promise.all(started.splice(0).map((it) => it.stop()));
+      counts.destroy();
+      await Promise.all([issuer.stop(), redis.stop()]);
     }
   });
 

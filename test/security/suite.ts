@@ -3,7 +3,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { auditedOperations, scopes, type IssuedKey } from '#contracts';
 import { ok, refused, type Answer, type Problem, type Sent } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
+import type { Refusal } from '../support/grpc.js';
 import type { ShapeName } from '../support/shapes.js';
 import { allBut, everydayOperations, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
 import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
@@ -102,6 +104,16 @@ export const securityTests = (name: ShapeName): void => {
         bearer(await world.issuer.token({ tenant: 'default', scope: allBut(it.scope!).join(' ') })),
       ))
         expect([answer.status, answer.body]).toMatchObject([403, { scope }]);
+    });
+
+    it('refuses whoever has the ADMIN_KEY what is neither about keys nor about the installation, and names the scope', async () => {
+      const ofTenants = guarded.filter(({ scope }) => scope !== 'admin' && scope !== 'operator');
+      expect(ofTenants.length).toBeGreaterThan(30);
+      for (const it of ofTenants) {
+        const answer = await call(it, bearer(world.admin));
+        refused(answer, '403 forbidden');
+        expect([it.name, answer.body]).toMatchObject([it.name, { scope: it.scope }]);
+      }
     });
 
     it('lets in who has its scope and no other', async () => {
@@ -206,6 +218,26 @@ export const securityTests = (name: ShapeName): void => {
       ids[parameter === 'id' ? (idsIn[template.split('/')[1]!] ?? 'order_id') : parameter]!;
     const idsIn: Record<string, string> = { products: 'product_id', customers: 'customer_id' };
 
+    /** Two of what is listed, in a tenant of its own, and what names them. */
+    const furnished = async (): Promise<{ by: As; key: string; ids: string[] }> => {
+      const tenant = fresh('t').toLowerCase();
+      const [{ key, key_id }, { key_id: second }] = [await keyFor(world, { tenant }), await keyFor(world, { tenant })];
+      const by = new As(world.api, key);
+      const ids = [key_id, second];
+      for (let times = 0; times < 2; times += 1) {
+        const product_id = fresh('product');
+        const product = { name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
+        ok(await by.send('PUT', `/products/${product_id}`, { body: product }), 201);
+        ok(await by.send('PUT', `/stock/${product_id}`, { body: { on_hand: 1 } }));
+        const order = { customer_id: 'c', product_id, quantity: 1, contact: { name: 'x' } };
+        const { order_id } = ok(await by.send<{ order_id: string }>('POST', '/orders', { body: order }), 201);
+        const endpoint = { body: { url: 'https://example.com/hook' } };
+        const made = ok(await by.send<{ endpoint_id: string }>('POST', '/webhook-endpoints', endpoint), 201);
+        ids.push(product_id, order_id, made.endpoint_id);
+      }
+      return { by, key, ids };
+    };
+
     it('finds what is not its own as little as what is nowhere: in the same words', async () => {
       const named = guarded.filter(
         ({ template, method }) => template.includes('{') && !(method === 'PUT' && template.startsWith('/products')),
@@ -291,6 +323,94 @@ export const securityTests = (name: ShapeName): void => {
       expect((await mine.send('GET', `/cache?key=${key}`)).status).toBe(404);
     });
 
+    it('counts and changes nothing of it in batches', async () => {
+      const product_id = fresh('product');
+      const mug = { product_id, name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
+      ok(await one.send('POST', '/products/batch', { body: { products: [mug] } }));
+      ok(await one.send('POST', '/stock/batch', { body: { stock: [{ product_id, on_hand: 100 }] } }));
+      const counted = (product_id: string) => ({ body: { stock: [{ product_id, on_hand: 5 }] } });
+      const nowhere = fresh('product');
+      const theirs = await other.send('POST', '/stock/batch', counted(product_id));
+      const missing = await other.send('POST', '/stock/batch', counted(nowhere));
+      refused(theirs, '404 product-not-found');
+      expect(theirs.text).toBe(missing.text.replaceAll(nowhere, product_id));
+      const another = { ...mug, name: 'Another', unit_price_minor: 1, currency: 'EUR' };
+      const put = await other.send('POST', '/products/batch', { body: { products: [another] } });
+      expect(ok(put)).toMatchObject({ data: [another] });
+      expect(ok(await other.send('POST', '/stock/batch', counted(product_id)))).toMatchObject({
+        data: [{ product_id, on_hand: 5, available: 5 }],
+      });
+      // The list is not served through the cache, the product is.
+      const { data } = ok(await one.send<{ data: object[] }>('GET', '/products?limit=200'));
+      expect(data).toContainEqual(expect.objectContaining(mug));
+      expect(ok(await one.send('GET', `/products/${product_id}`))).toMatchObject(mug);
+      expect(ok(await one.send('GET', `/stock/${product_id}`))).toMatchObject({ on_hand: 100, available: 100 });
+    });
+
+    it('reads, writes and fills nothing of its cache, in batches and by leases, and reads no statistics of it', async () => {
+      for (const space of [{}, { namespace: fresh('space') }] as Record<string, string>[]) {
+        const [key, toFill, tag] = [fresh('key'), fresh('key'), fresh('tag')];
+        ok(await one.send('PUT', '/cache', { body: { key, value: 'mine', tags: [tag], ...space } }));
+        const read = { get: [key], ...space };
+        const unseen = await other.send('POST', '/cache/batch', { body: read });
+        expect(ok(unseen)).toEqual({ found: [], missing: [key], written: [] });
+        const changing = { ...read, delete: [key], put: [{ key, value: 'theirs', tags: [tag] }] };
+        expect(ok(await other.send('POST', '/cache/batch', { body: changing }))).toMatchObject({
+          found: [{ key, value: 'theirs' }],
+        });
+        expect((await other.send('POST', '/cache/invalidate', { body: { tags: [tag], ...space } })).status).toBe(204);
+        expect(ok(await one.send('POST', '/cache/batch', { body: read }))).toMatchObject({
+          found: [{ key, value: 'mine' }],
+        });
+
+        type Leased = { found: boolean; lease: string | null };
+        const lease = async (by: As, key: string): Promise<Leased> =>
+          ok(await by.send<Leased>('POST', '/cache/lease', { body: { key, lease_ms: 60_000, ...space } }));
+        const free = { found: false, lease: expect.any(String) };
+        expect(await lease(other, key)).toEqual(free);
+        const mine = await lease(one, toFill);
+        expect(mine).toEqual(free);
+        // Nobody of its own has it.
+        expect(await lease(other, toFill)).toEqual(free);
+        const filled = { key: toFill, value: 'theirs', ...space };
+        const stolen = await other.send('PUT', '/cache', { body: { ...filled, lease: mine.lease } });
+        refused(stolen, '412 precondition-failed');
+        ok(await other.send('PUT', '/cache', { body: filled }));
+        ok(await one.send('PUT', '/cache', { body: { ...filled, value: 'mine', lease: mine.lease } }));
+        expect(await lease(one, toFill)).toMatchObject({ found: true, value: 'mine' });
+      }
+      refused(await other.send<Problem>('GET', '/cache/stats'), '403 forbidden');
+    });
+
+    it('gets nothing of it by its cursors', async () => {
+      const [mine, theirs] = [await furnished(), await furnished()];
+      const holdsMine = (text: string): boolean => mine.ids.some((id) => text.includes(id));
+      for (const [path, name] of [
+        ['/orders', 'cursor'],
+        ['/products', 'cursor'],
+        ['/webhook-endpoints', 'cursor'],
+        ['/keys', 'cursor'],
+        ['/customers/c/export', 'cursor'],
+        ['/audit', 'after'],
+        ['/events', 'after'],
+      ] as const) {
+        const more = await eventually(async () => {
+          const { next_cursor } = ok(await mine.by.send<{ next_cursor: string | null }>('GET', `${path}?limit=1`));
+          const next = `${path}?${name}=${next_cursor}`;
+          expect([path, holdsMine((await mine.by.send('GET', next)).text)]).toEqual([path, true]);
+          return next;
+        });
+        const answer = await theirs.by.send('GET', more);
+        expect([path, answer.status, holdsMine(answer.text)]).toEqual([path, 200, false]);
+      }
+      const withKey = ({ key }: { key: string }) => ({ metadata: { authorization: `Bearer ${key}` } });
+      const { next_page_token } = await world.grpc.ok('ListOrders', { page_size: 1 }, withKey(mine));
+      const [own, foreign] = await Promise.all(
+        [mine, theirs].map((it) => world.grpc.ok('ListOrders', { page_token: next_page_token }, withKey(it))),
+      );
+      expect([own, foreign].map((it) => holdsMine(JSON.stringify(it)))).toEqual([true, false]);
+    });
+
     it('erases and exports no customer of it, though it has one of the same name', async () => {
       const personal = { contact: { name: 'Zebra' } };
       const body = { customer_id: 'c', product_id: ids['product_id'], quantity: 1, ...personal };
@@ -317,6 +437,11 @@ export const securityTests = (name: ShapeName): void => {
       const { tenant, ...own } = body;
       const made = ok(await other.send<IssuedKey>('POST', '/keys', { body: own }), 201);
       expect(made.tenant).not.toBe(tenant);
+      const admin = new As(world.api, (await keyFor(world, { scopes: ['admin'] })).key);
+      expect(ok(await admin.send('POST', '/keys', { body: { ...own, scopes } }), 201)).toMatchObject({
+        tenant,
+        scopes,
+      });
       const escalated = await other.send<Problem>('POST', '/keys', { body: { ...own, scopes: ['operator'] } });
       refused(escalated, '400 invalid-request');
     });
@@ -342,25 +467,34 @@ export const securityTests = (name: ShapeName): void => {
       ['PlaceOrder', { customer_id: 'c', lines: [{ product_id: 'nothing', quantity: 1 }] }, 'orders:write'],
       ['GetOrder', { order_id: randomUUID() }, 'orders:read'],
       ['ListOrders', {}, 'orders:read'],
+      ['WatchEvents', {}, 'events:read'],
     ];
     const withKey = (key: string) => ({ metadata: { authorization: `Bearer ${key}` } });
+    const refusal = (method: string, message: object, sent = {}): Promise<Refusal> =>
+      method === 'WatchEvents'
+        ? world.grpc.stream(method, message, sent).refusal()
+        : world.grpc.refused(method, message, sent);
 
     it('is refused who does not say who they are, or not with what is valid, or has no scope for it', async () => {
+      const ended = await keyFor(world, { expires_at: new Date(Date.now() + lifeMs).toISOString() });
       const revoked = await keyFor(world);
       expect((await world.api.send('DELETE', `/keys/${revoked.key_id}`, bearer(world.admin))).status).toBe(204);
       const expired = await world.issuer.token({ tenant: 'default', scope: scopes.join(' '), exp: 1 });
+      await sleep(lifeMs);
       for (const [method, message, scope] of calls) {
         const refusals = await Promise.all([
-          world.grpc.refused(method, message),
-          ...[revoked.key, expired, 'nonsense'].map((it) => world.grpc.refused(method, message, withKey(it))),
+          refusal(method, message),
+          ...[ended.key, revoked.key, expired, 'nonsense'].map((it) => refusal(method, message, withKey(it))),
         ]);
-        for (const it of refusals) expect(it).toMatchObject({ code: 'UNAUTHENTICATED', reason: 'unauthenticated' });
+        for (const it of refusals)
+          expect([method, it]).toMatchObject([method, { code: 'UNAUTHENTICATED', reason: 'unauthenticated' }]);
         const { key } = await keyFor(world, { scopes: allBut(scope) });
-        const forbidden = await world.grpc.refused(method, message, withKey(key));
-        expect(forbidden).toMatchObject({ code: 'PERMISSION_DENIED', reason: 'forbidden', info: { scope } });
+        for (const it of [key, world.admin])
+          expect([method, await refusal(method, message, withKey(it))]).toMatchObject([
+            method,
+            { code: 'PERMISSION_DENIED', reason: 'forbidden', info: { scope } },
+          ]);
       }
-      const watching = await world.grpc.stream('WatchEvents', {}).refusal();
-      expect(watching).toMatchObject({ code: 'UNAUTHENTICATED' });
     });
 
     it('finds what another tenant has as little as what is nowhere', async () => {

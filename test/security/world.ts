@@ -19,13 +19,15 @@ export interface World {
 
 const newSecret = (): string => randomBytes(32).toString('hex');
 
-export const startWorld = async (name: ShapeName): Promise<World> => {
+/** @param more what each process finds in its environment besides */
+export const startWorld = async (name: ShapeName, more: Record<string, string> = {}): Promise<World> => {
   const issuer = await Issuer.start();
   const admin = newSecret();
   const secret = newSecret();
   const [port] = await servicePorts(1);
   const grpcAt = `127.0.0.1:${port}`;
   const shape = await startShape(name, {
+    ...more,
     ORDER_GRPC_LISTEN: grpcAt,
     ...{ ADMIN_KEY: admin, OIDC_ISSUER: issuer.url, OIDC_AUDIENCE: audience },
     ...(name !== 'monolith' && { SERVICE_SECRET: secret }),
