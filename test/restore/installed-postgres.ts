@@ -55,6 +55,16 @@ export const shell = async (commands: string, env: Record<string, string> = {}):
   return asOwner('bash', ['-euo', 'pipefail', '-c', commands], { PATH: path, ...env });
 };
 
+/** What `initdb` is told, so that the data it makes have checksums where those of another server have them, and none else. */
+const checksumsLike = async (other: { bin: string; data: string }, bin: string): Promise<string[]> => {
+  const told = await asOwner(join(other.bin, 'pg_controldata'), [other.data]);
+  const version = /^Data page checksum version: +(\d+)$/m.exec(told)?.[1];
+  if (version === undefined) throw new Error(`pg_controldata tells nothing of checksums:\n${told}`);
+  if (version !== '0') return ['--data-checksums'];
+  // Before 18 there are none unless they are asked for.
+  return majorOf(bin) >= 18 ? ['--no-data-checksums'] : [];
+};
+
 /** A Postgres as it is installed, apart from the embedded one. */
 export class InstalledPostgres {
   private constructor(
@@ -78,10 +88,16 @@ export class InstalledPostgres {
     unguardFolder(folder);
   }
 
-  /** Data of a new server in the folder's `data`. */
-  static async init(folder: string, bin: string): Promise<void> {
+  /**
+   * Data of a new server in the folder's `data`.
+   *
+   * @param like the data of another server, and its programs, that `pg_upgrade` is to take over: it refuses those that
+   *   have no checksums where these have some, and the other way round
+   */
+  static async init(folder: string, bin: string, like?: { bin: string; data: string }): Promise<void> {
     const access = ['-U', 'cleave', '--auth=trust', '--encoding=UTF8', '--locale=C'];
-    await asOwner(join(bin, 'initdb'), ['-D', join(folder, 'data'), ...access]);
+    const checksums = like ? await checksumsLike(like, bin) : [];
+    await asOwner(join(bin, 'initdb'), ['-D', join(folder, 'data'), ...access, ...checksums]);
   }
 
   /**
