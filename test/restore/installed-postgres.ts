@@ -19,7 +19,9 @@ const versionsWith = async (programs: readonly string[]): Promise<string[]> => {
   const tools = await Promise.all(bins.map((it) => readdir(it).catch((): string[] => [])));
   return bins.filter((_, at) => programs.every((it) => tools[at]!.includes(it)));
 };
-const majorOf = (bin: string): number => Number(basename(dirname(bin)));
+
+/** The major version of what lies there. */
+export const majorOf = (bin: string): number => Number(basename(dirname(bin)));
 
 const clientPrograms = ['pg_dump', 'pg_restore', 'psql'];
 const serverPrograms = ['postgres', 'initdb', 'pg_basebackup', 'pg_upgrade', 'pg_controldata', 'vacuumdb'];

@@ -13,18 +13,21 @@ import { embeddedDatabaseUrl, servicePorts, startPlan } from '../support/shapes.
 import { allAt } from '../support/tables.js';
 import { Trial } from '../support/trial.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
-import { InstalledPostgres, installedClient } from './installed-postgres.js';
+import { InstalledPostgres, installedClient, installedVersions, majorOf } from './installed-postgres.js';
 import { eventsAfter, orderIds } from './restored.js';
 
 const run = promisify(execFile);
 
 const client = await installedClient(18);
 const itWithClient = client ? it : it.skip;
+const [oldest] = await installedVersions();
+const itWithOlder = oldest && client && majorOf(oldest) < 17 ? it : it.skip;
 if (!client) process.stderr.write('SKIPPED: there is no pg_dump of Postgres 18 here: install postgresql-client-18\n');
 
 const title = 'From `.data` to a Postgres of your own';
 const [copy, dump, connect] = commandsIn(title, 'sh');
 const [settings] = commandsIn(title, 'ini');
+const settingsHere = settings!.replace(`'*'`, `'127.0.0.1'`);
 const [restore, goOn] = commandsIn('Restore', 'sh');
 
 /** What a command prints, given as it is documented by whoever has started Cleave. */
@@ -95,7 +98,8 @@ describe('what `npm start` has kept in .data', () => {
       const unread = [late, next].map((it) => `${it.order_id}:1`);
       expect((await eventsAfter(after, told.cursor)).ids).toEqual(unread);
       expect((await eventsAfter(after)).ids).toEqual([...told.ids, ...unread]);
-      await eventually(async () => expect(await receiver.differences(await after.shape.databaseUrls())).toEqual([]));
+      const differences = async () => receiver.differences(await after.shape.databaseUrls());
+      await eventually(async () => expect(await differences()).toEqual([]), 60_000);
       expect([...receiver.told.keys()]).toEqual(expect.arrayContaining(unread));
       await receiver.stop();
     };
@@ -120,7 +124,7 @@ describe('what `npm start` has kept in .data', () => {
 
     const target = join(folder, 'srv');
     await given(copy!.replaceAll('/srv/cleave', target), folder);
-    await appendFile(join(target, 'data', 'postgresql.conf'), settings!.replace(`'*'`, `'127.0.0.1'`));
+    await appendFile(join(target, 'data', 'postgresql.conf'), settingsHere);
     const server = await InstalledPostgres.on(target, programs, password);
     cleanUps.push(() => server.end());
     const environment = await documented(folder);
@@ -130,7 +134,8 @@ describe('what `npm start` has kept in .data', () => {
     await after.stop();
   });
 
-  itWithClient('is dumped, and restored into any other Postgres', async () => {
+  /** Dumps it, has it restored into an empty database, and expects it to go on there. */
+  const move = async (url: string, restored: (cwd: string, env: Record<string, string>) => Promise<unknown>) => {
     const folder = await folderOfData();
     const dataDir = join(folder, '.data');
     const { trial, stop } = await start({ DATA_DIR: dataDir }, () => embeddedDatabaseUrl(dataDir));
@@ -138,13 +143,27 @@ describe('what `npm start` has kept in .data', () => {
     await given(dump!, folder);
     await stop();
 
-    const database = await testDatabase();
-    cleanUps.push(() => database.stop());
-    const environment = { ...(await documented(folder)), DATABASE_URL: database.url };
-    await given(restore!, folder, environment);
+    const environment = { ...(await documented(folder)), DATABASE_URL: url };
+    await restored(folder, environment);
     await given(goOn!.replace('npm run build && ', ''), process.cwd(), environment);
-    const after = await start(environment, () => Promise.resolve(database.url));
+    const after = await start(environment, () => Promise.resolve(url));
     await expectToGoOn(after.trial);
     await after.stop();
+  };
+
+  itWithClient('is dumped, and restored into another Postgres of that version', async () => {
+    const database = await testDatabase();
+    cleanUps.push(() => database.stop());
+    await move(database.url, (cwd, env) => given(restore!, cwd, env));
+  });
+
+  itWithOlder('is dumped, and restored into an older Postgres, which knows all of it but one setting', async () => {
+    const database = await InstalledPostgres.start({ bin: oldest!, settings: settingsHere });
+    cleanUps.push(() => database.stop());
+    await move(database.url, (cwd, env) =>
+      expect(given(restore!.replace('--exit-on-error ', ''), cwd, env)).rejects.toMatchObject({
+        stderr: expect.stringMatching(/"transaction_timeout"\n[^]*errors ignored on restore: 1\n$/),
+      }),
+    );
   });
 });
