@@ -1,7 +1,7 @@
 import { execFile } from 'node:child_process';
-import { appendFile, chown, mkdir, mkdtemp, readdir, rm } from 'node:fs/promises';
+import { appendFile, chown, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
 import { guardFolder, unguardFolder } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
@@ -12,14 +12,26 @@ import { Daemon, postgresAccount, type Account } from '../cluster/daemon.js';
 const run = promisify(execFile);
 const versionsOf = '/usr/lib/postgresql';
 
-/** Where the programs of each version lie that is installed, the oldest first. */
-export const installedVersions = async (): Promise<string[]> => {
+/** Where the programs of each version lie that is installed with all of these, the oldest first. */
+const versionsWith = async (programs: readonly string[]): Promise<string[]> => {
   const versions = await readdir(versionsOf).catch(() => []);
   const bins = versions.toSorted((a, b) => Number(a) - Number(b)).map((it) => join(versionsOf, it, 'bin'));
   const tools = await Promise.all(bins.map((it) => readdir(it).catch((): string[] => [])));
-  return bins.filter((_, at) => needed.every((it) => tools[at]!.includes(it)));
+  return bins.filter((_, at) => programs.every((it) => tools[at]!.includes(it)));
 };
-const needed = ['postgres', 'initdb', 'pg_dump', 'pg_basebackup', 'pg_upgrade', 'psql'];
+
+/** The major version of what lies there. */
+export const majorOf = (bin: string): number => Number(basename(dirname(bin)));
+
+const clientPrograms = ['pg_dump', 'pg_restore', 'psql'];
+const serverPrograms = ['postgres', 'initdb', 'pg_basebackup', 'pg_upgrade', 'pg_controldata', 'vacuumdb'];
+
+/** Where the programs of each version lie that is installed, the oldest first. */
+export const installedVersions = (): Promise<string[]> => versionsWith([...clientPrograms, ...serverPrograms]);
+
+/** Where the newest client lies that is at least of this major version; undefined where there is none. */
+export const installedClient = async (atLeast: number): Promise<string | undefined> =>
+  (await versionsWith(clientPrograms)).findLast((it) => majorOf(it) >= atLeast);
 
 /** For test files: `describe` where a Postgres with its tools is installed, else `describe.skip`. */
 export const postgresOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> => {
@@ -45,6 +57,16 @@ export const shell = async (commands: string, env: Record<string, string> = {}):
   return asOwner('bash', ['-euo', 'pipefail', '-c', commands], { PATH: path, ...env });
 };
 
+/** What `initdb` is told, so that the data it makes have checksums where those of another server have them, and none else. */
+const checksumsLike = async (other: { bin: string; data: string }, bin: string): Promise<string[]> => {
+  const told = await asOwner(join(other.bin, 'pg_controldata'), [other.data]);
+  const version = /^Data page checksum version: +(\d+)$/m.exec(told)?.[1];
+  if (version === undefined) throw new Error(`pg_controldata tells nothing of checksums:\n${told}`);
+  if (version !== '0') return ['--data-checksums'];
+  // Before 18 there are none unless they are asked for.
+  return majorOf(bin) >= 18 ? ['--no-data-checksums'] : [];
+};
+
 /** A Postgres as it is installed, apart from the embedded one. */
 export class InstalledPostgres {
   private constructor(
@@ -68,10 +90,16 @@ export class InstalledPostgres {
     unguardFolder(folder);
   }
 
-  /** Data of a new server in the folder's `data`. */
-  static async init(folder: string, bin: string): Promise<void> {
+  /**
+   * Data of a new server in the folder's `data`.
+   *
+   * @param like the data of another server, and its programs, that `pg_upgrade` is to take over: it refuses those that
+   *   have no checksums where these have some, and the other way round
+   */
+  static async init(folder: string, bin: string, like?: { bin: string; data: string }): Promise<void> {
     const access = ['-U', 'cleave', '--auth=trust', '--encoding=UTF8', '--locale=C'];
-    await asOwner(join(bin, 'initdb'), ['-D', join(folder, 'data'), ...access]);
+    const checksums = like ? await checksumsLike(like, bin) : [];
+    await asOwner(join(bin, 'initdb'), ['-D', join(folder, 'data'), ...access, ...checksums]);
   }
 
   /**
@@ -91,9 +119,15 @@ export class InstalledPostgres {
     return postgres;
   }
 
-  /** On what lies in the folder's `data`. */
-  static async on(folder: string, bin?: string): Promise<InstalledPostgres> {
-    const account: Account | undefined = await postgresAccount();
+  /**
+   * On what lies in the folder's `data`.
+   *
+   * @param password of the superuser, where those who come from here have to give one
+   */
+  static async on(folder: string, bin?: string, password = ''): Promise<InstalledPostgres> {
+    // As whoever owns the data, where this is root.
+    const { uid, gid } = await stat(join(folder, 'data'));
+    const account: Account | undefined = process.getuid?.() === 0 ? { uid, gid } : undefined;
     const [port] = await servicePorts(1);
     const sockets = join(folder, 'sockets');
     await mkdir(sockets, { recursive: true });
@@ -104,7 +138,7 @@ export class InstalledPostgres {
       folder,
     });
     await daemon.start();
-    const url = `postgres://cleave@127.0.0.1:${port}/cleave`;
+    const url = `postgres://cleave:${password}@127.0.0.1:${port}/cleave`;
     await eventually(async () => {
       if (!daemon.isRunning) throw new Error(`Postgres ended: ${daemon.output}`);
       await query(url.replace(/\/cleave$/, '/postgres'), 'SELECT 1');

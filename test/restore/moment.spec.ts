@@ -108,7 +108,7 @@ describeWithPostgres('a server of data that were made by another one', () => {
     await old.end();
 
     const target = await folder();
-    await InstalledPostgres.init(target, newest);
+    await InstalledPostgres.init(target, newest, { bin: oldest, data: join(old.folder, 'data') });
     const [upgrade, analyse] = commandsIn('Major upgrades of Postgres', 'sh');
     const paths = { OLD: oldest, NEW: newest, OLD_DATA: join(old.folder, 'data'), NEW_DATA: join(target, 'data') };
     await shell(`cd ${target}\n${upgrade}`, paths);

@@ -105,7 +105,8 @@ export const portWith = async (above: readonly number[]): Promise<number> => {
   }
 };
 
-const embeddedDatabaseUrl = async (dataDir: string): Promise<string> => {
+/** Where the server is that a monolith keeps in this DATA_DIR, while it runs. */
+export const embeddedDatabaseUrl = async (dataDir: string): Promise<string> => {
   const home = join(dataDir, 'postgres');
   const password = (await readFile(join(home, 'password'), 'utf8')).trim();
   const port = (await readFile(join(home, 'data', 'postmaster.pid'), 'utf8')).split('\n')[3];
