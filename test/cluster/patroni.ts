@@ -3,6 +3,7 @@ import { chown, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { orSkip } from '#testing';
 import { guardFolder, guardProcess, unguardFolder, unguardProcess } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
@@ -32,12 +33,11 @@ const isInstalled = (command: string): Promise<boolean> =>
     () => false,
   );
 
-/** For test files: `describe` where all that it takes is installed, else `describe.skip` and what to install. */
+/** For test files: `describe` where all that it takes is installed (`orSkip`). */
 export const patroniOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> => {
   const there = await Promise.all(['patroni', 'etcd', 'haproxy'].map(isInstalled));
-  if (there.every(Boolean) && (await binariesOfPostgres())) return describe;
-  process.stderr.write(`SKIPPED: Patroni, etcd, HAProxy and Postgres are not all here: ${packages}\n`);
-  return describe.skip as Describe;
+  const isThere = there.every(Boolean) && (await binariesOfPostgres()) !== undefined;
+  return orSkip(isThere, describe, `Patroni, etcd, HAProxy and Postgres are not all here: ${packages}`);
 };
 
 /** How the nodes find each other out, in seconds: an outage is hardly longer than the lease. */

@@ -1,6 +1,6 @@
 import { rmSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { startRedis, testDatabase } from '#testing';
+import { orSkip, startRedis, testDatabase } from '#testing';
 import { AppProcess } from '../support/app-process.js';
 import { startScaled } from '../support/scaled-shapes.js';
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
@@ -11,8 +11,11 @@ import { dumpUnderWay } from './dump.js';
 import { compiled, lastRelease } from './last-release.js';
 
 const from = lastRelease();
-if (!from)
-  process.stderr.write('SKIPPED: the release to update from is not in this clone: git fetch --tags --unshallow\n');
+const describeFromRelease = orSkip(
+  from !== undefined,
+  describe,
+  'The release to update from is not in this clone: git fetch --tags --unshallow',
+);
 
 const buildTimeoutMs = 600_000;
 /** For two dozen starts, one after the other, on a machine that is busy. */
@@ -55,7 +58,7 @@ const shapes: [string, (home: string) => Promise<Shape>, string[]][] = [
 /** The one that takes less than a minute; both with `npm run test:update`. */
 const tried = 'everyUpdate' in globalThis ? shapes : shapes.slice(0, 1);
 
-(from ? describe : describe.skip)(`an update from ${from ?? 'the last release'}`, () => {
+describeFromRelease(`an update from ${from ?? 'the last release'}`, () => {
   let home: string;
   beforeAll(() => {
     home = compiled(from!);

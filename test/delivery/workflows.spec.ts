@@ -2,9 +2,10 @@ import { execFileSync } from 'node:child_process';
 import { cpSync, existsSync, globSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe, expect, it } from '@jest/globals';
+import { afterEach, describe, expect, it } from '@jest/globals';
 import { parse } from 'yaml';
 import { z } from 'zod';
+import { orSkip } from '#testing';
 
 const read = (path: string): string => readFileSync(path, 'utf8');
 const { scripts } = JSON.parse(read('package.json')) as { scripts: Record<string, string> };
@@ -70,6 +71,26 @@ const scriptsOf = ({ steps = [], strategy }: z.output<typeof job>): { script: st
       })),
     );
 
+/**
+ * The Debian packages of what the tests of a script start. GitHub sets `CI`, with which a test that misses one of them fails;
+ * podman and kubectl are on its machines already.
+ */
+const needed: Record<string, string[]> = {
+  jest: [
+    ...['redis-server', 'nats-server', 'haproxy', 'postgresql', 'faketime', 'prometheus'],
+    ...['python3-grpcio', 'python3-protobuf'],
+  ],
+  'test:shapes': ['redis-server', 'nats-server', 'python3-grpcio', 'python3-protobuf'],
+  'test:security': ['redis-server', 'nats-server'],
+  'test:update': ['redis-server'],
+  'test:restore': ['redis-server', 'postgresql'],
+  'test:image': ['redis-server', 'nats-server'],
+  'test:crash': ['redis-server', 'nats-server', 'haproxy', 'faketime'],
+  'test:cluster': ['redis-server', 'nats-server', 'haproxy', 'postgresql', 'patroni', 'etcd-server'],
+};
+/** Packages that start nothing by themselves. */
+const atRest = new Set(['faketime', 'python3-grpcio', 'python3-protobuf']);
+
 describe('the pipeline', () => {
   it('checks each change, releases each tag, and does at night what takes long', () => {
     const when = Object.fromEntries(workflows.map(([file, { on }]) => [file.split(/[\\/]/).at(-1), Object.keys(on)]));
@@ -117,6 +138,43 @@ describe('the pipeline', () => {
     for (const script of ['build', 'check', 'jest', ...tests]) expect([...run]).toContain(script);
   });
 
+  it('installs what the tests of a job start, and has it to itself', () => {
+    for (const [, { jobs }] of workflows)
+      for (const [name, it] of Object.entries(jobs)) {
+        const ran = (it.steps ?? []).map(({ run = '' }) => run).join('\n');
+        const listed = (command: string): string[] =>
+          [...ran.matchAll(new RegExp(`${command} (.*)$`, 'gm'))].flatMap(([, names]) => names!.split(' '));
+        const installed = listed('apt-get install -qq --yes');
+        for (const { script } of scriptsOf(it))
+          expect([name, installed]).toEqual([name, expect.arrayContaining(needed[script] ?? [])]);
+        const started = installed.filter((each) => !atRest.has(each)).map((each) => each.replace(/^etcd-.*/, 'etcd'));
+        expect([name, listed('systemctl stop')]).toEqual([name, expect.arrayContaining(started)]);
+      }
+  });
+
+  it('skips for want of a part only by `orSkip`, which fails where `CI` is set', () => {
+    const skipping = globSync('{apps,libs,test}/**/*.ts').filter((file) =>
+      /\b(?:describe|it)\.skip\b/.test(read(file)),
+    );
+    expect(skipping.map((file) => file.replaceAll('\\', '/')).toSorted()).toEqual([
+      // Root on Linux, which nobody installs.
+      'libs/database/test/embedded-postgres.spec.ts',
+      // Real orders, which are not part of the project.
+      'test/replay/csv.ts',
+      'test/replay/shapes.spec.ts',
+    ]);
+  });
+
+  it('starts every compose file, and waits until all in it are well', () => {
+    const { jobs } = workflows.find(([file]) => file.endsWith('ci.yml'))![1];
+    const ups = jobs['image']!.steps!.map(({ run = '' }) => run).filter((run) => / up /.test(run));
+    const started = ups.map((run) => [...run.matchAll(/-f (\S+)/g)].map(([, file]) => file!));
+    expect(new Set(started.flat())).toEqual(new Set(globSync('docker/compose.*.yaml')));
+    for (const run of ups) expect(run).toContain(' --wait ');
+    const overlays = ['split-redis', 'split-nats', 'observability'].map((it) => `docker/compose.${it}.yaml`);
+    expect(started).toContainEqual(['docker/compose.split.yaml', ...overlays]);
+  });
+
   it('publishes nothing before everything holds, and all of it with what it is made of', () => {
     const { jobs } = workflows.find(([file]) => file.endsWith('release.yml'))![1];
     const before = (name: string): string[] =>
@@ -124,6 +182,27 @@ describe('the pipeline', () => {
     for (const name of ['image', 'sdk', 'release']) expect(before(name)).toContain('ci');
     const build = jobs['image']!.steps!.find(({ uses }) => uses?.startsWith('docker/build-push-action@'))!;
     expect(build.with).toMatchObject({ provenance: 'mode=max', sbom: true, push: true, file: 'docker/Dockerfile' });
+  });
+});
+
+describe('a part that tests need and that is missing', () => {
+  const ci = process.env['CI'];
+  afterEach(() => {
+    if (ci === undefined) delete process.env['CI'];
+    else process.env['CI'] = ci;
+  });
+  const test = Object.assign(() => undefined, { skip: () => undefined });
+
+  it('fails them in CI, where it was forgotten', () => {
+    process.env['CI'] = 'true';
+    expect(orSkip(true, test, 'nothing')).toBe(test);
+    expect(() => orSkip(false, test, 'There is no such server')).toThrow('There is no such server');
+  });
+
+  it('has them skipped elsewhere', () => {
+    delete process.env['CI'];
+    expect(orSkip(true, test, 'nothing')).toBe(test);
+    expect(orSkip(false, test, 'what a test of skipping makes up')).toBe(test.skip);
   });
 });
 

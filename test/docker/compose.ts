@@ -34,9 +34,13 @@ const composeSchema = z.strictObject({
 export type Compose = z.output<typeof composeSchema>;
 export type Service = z.output<typeof serviceSchema>;
 
-/** A value as it is with nothing set in the shell: of `${NAME:-value}` the latter. */
-const interpolated = (_key: unknown, value: unknown): unknown =>
-  typeof value === 'string' ? value.replaceAll(/\$\{[A-Z_]+:-([^}]*)\}/g, '$1') : value;
+/** A value with what is set in the shell: of `${NAME:-value}` the latter, unless the former is set. */
+const interpolatedBy =
+  (shell: Record<string, string>) =>
+  (_key: unknown, value: unknown): unknown =>
+    typeof value === 'string'
+      ? value.replaceAll(/\$\{([A-Z_]+):-([^}]*)\}/g, (_all, name: string, standard: string) => shell[name] || standard)
+      : value;
 
 type Tree = Record<string, unknown>;
 const isTree = (value: unknown): value is Tree => value !== null && typeof value === 'object' && !Array.isArray(value);
@@ -52,11 +56,14 @@ const over = (base: Tree, upper: Tree): Tree => ({
   ),
 });
 
-/** A compose file, with others over it, as it is with nothing set in the shell. @throws ZodError for what we do not use */
-export const compose = (...files: string[]): Compose => {
+/** A compose file, with others over it, as it is with what is set in the shell. @throws ZodError for what we do not use */
+export const composeIn = (shell: Record<string, string>, ...files: string[]): Compose => {
   const trees = files.map(
-    (file) => parse(readFileSync(`docker/${file}`, 'utf8'), interpolated, { merge: true }) as Tree,
+    (file) => parse(readFileSync(`docker/${file}`, 'utf8'), interpolatedBy(shell), { merge: true }) as Tree,
   );
   const entries = Object.entries(trees.reduce(over)).filter(([key]) => !key.startsWith('x-'));
   return composeSchema.parse(Object.fromEntries(entries));
 };
+
+/** As it is with nothing set in the shell. */
+export const compose = (...files: string[]): Compose => composeIn({}, ...files);

@@ -1,6 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
-import { compose, type Compose, type Service } from './compose.js';
+import { compose, composeIn, type Compose, type Service } from './compose.js';
 import { faultsOf, unreadBy } from './faults.js';
 
 const read = (path: string): string => readFileSync(path, 'utf8');
@@ -20,7 +20,10 @@ const all: [string, () => Compose][] = [
   ['split with NATS', splitNats],
   ['split behind HAProxy', () => compose('compose.split.yaml', 'compose.split-haproxy.yaml')],
   ['monolith, watched', () => compose('compose.monolith.yaml', observability)],
-  ['split, watched', () => compose('compose.split.yaml', observability)],
+  [
+    'split over Redis with NATS, watched',
+    () => compose('compose.split.yaml', 'compose.split-redis.yaml', 'compose.split-nats.yaml', observability),
+  ],
 ];
 
 const ours = ({ services }: Compose): [string, Service][] =>
@@ -111,6 +114,38 @@ describe.each(all)('the compose file: %s', (_name, composed) => {
           expect(listen).toBe(`tcp://0.0.0.0:${asked}`);
         }
       }
+    }
+  });
+});
+
+describe.each([
+  ['monolith', ['monolith']],
+  ['split', ['gateway', 'order']],
+] as const)('whoever answers callers in the compose file: %s', (name, doors) => {
+  const file = `compose.${name}.yaml`;
+  const told = {
+    RATE_LIMIT: '600/minute',
+    RATE_LIMIT_REDIS_URL: 'redis://limits.example:6379',
+    OIDC_ISSUER: 'https://issuer.example',
+    OIDC_AUDIENCE: 'cleave',
+    OIDC_TENANT_CLAIM: 'org',
+    CORS_ORIGINS: 'https://shop.example',
+  };
+
+  it('is told by the shell how many may ask, whose tokens count and whose pages may read', () => {
+    const { services } = composeIn(told, file);
+    for (const door of doors) expect(services[door]!.environment).toMatchObject(told);
+    const others = Object.keys(services).filter((it) => !(doors as readonly string[]).includes(it));
+    for (const other of others)
+      for (const variable of Object.keys(told)) expect(services[other]!.environment ?? {}).not.toHaveProperty(variable);
+    for (const variable of Object.keys(told))
+      expect(read(`docker/${file}`)).toMatch(new RegExp(`^#.*${variable}\\b`, 'm'));
+  });
+
+  it('takes what it is told', async () => {
+    for (const door of doors) {
+      const service = composeIn(told, file).services[door]!;
+      expect(await faultsOf(mainOf(service), { ...environmentOf(service), PORT: '!' })).toEqual(['PORT']);
     }
   });
 });

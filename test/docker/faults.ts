@@ -12,9 +12,15 @@ export const faultsOf = async (main: string, env: Record<string, string>): Promi
   return [...complaint.matchAll(/^ {2}([A-Z_]+): /gm)].map(([, variable]) => variable as string);
 };
 
+/** What takes any text is read beside what does not. */
+const readBeside: Record<string, string> = { OIDC_AUDIENCE: 'OIDC_ISSUER', OIDC_TENANT_CLAIM: 'OIDC_ISSUER' };
+
 /** Which of the variables the app does not read: it has no fault to find with a value that nothing could mean. */
 export const unreadBy = async (main: string, variables: string[]): Promise<string[]> => {
   const refused = await faultsOf(main, Object.fromEntries(variables.map((variable) => [variable, '!'])));
   // DATABASE_URL is refused as the address of each module that has no other.
-  return variables.filter((variable) => !refused.some((it) => it === variable || it.endsWith(`_${variable}`)));
+  return variables.filter((variable) => {
+    const checked = readBeside[variable] ?? variable;
+    return !refused.some((it) => it === checked || it.endsWith(`_${checked}`));
+  });
 };

@@ -4,7 +4,7 @@ import { describe, expect, it } from '@jest/globals';
 import { parse, parseAllDocuments } from 'yaml';
 import { z } from 'zod';
 import { webhooksEnvironment } from '#webhooks';
-import { eventually } from '#testing';
+import { eventually, orSkip } from '#testing';
 import { startDoors, type Doors } from '../security/doors.js';
 import { faultsOf, unreadBy } from './faults.js';
 
@@ -39,6 +39,9 @@ const variable = z.union([
     }),
   }),
 ]);
+const configured = z.strictObject({
+  configMapRef: z.strictObject({ name: z.literal('cleave'), optional: z.literal(true) }),
+});
 const containerPort = z.strictObject({ name: z.string(), containerPort: z.int() });
 const container = z.strictObject({
   name: z.literal('app'),
@@ -46,6 +49,7 @@ const container = z.strictObject({
   imagePullPolicy: z.literal('IfNotPresent'),
   args: z.tuple([z.string().regex(/^dist\/apps\/[a-z]+\/src\/main\.js$/)]),
   env: z.array(variable),
+  envFrom: z.tuple([configured]).optional(),
   securityContext: z.strictObject({
     allowPrivilegeEscalation: z.literal(false),
     readOnlyRootFilesystem: z.literal(true),
@@ -162,9 +166,11 @@ const resource = z.discriminatedUnion('kind', [account, job, deployment, service
 type Resource = z.output<typeof resource>;
 type Kind = Resource['kind'];
 
-const hasKubectl = spawnSync('kubectl', ['version', '--client']).status === 0;
-const itRendered = hasKubectl ? it : it.skip;
-if (!hasKubectl) process.stderr.write('There is no kubectl here: the tests of the Kubernetes manifests are skipped.\n');
+const itRendered = orSkip(
+  spawnSync('kubectl', ['version', '--client']).status === 0,
+  it,
+  'There is no kubectl to put the Kubernetes manifests together: install it (https://kubernetes.io/docs/tasks/tools)',
+);
 
 const overlays = ['monolith', 'split'] as const;
 const rendered = new Map<string, Resource[]>();
@@ -190,10 +196,14 @@ const appOf = ({ spec }: z.output<typeof deployment | typeof job>): z.output<typ
 const exampleSecrets = (): Record<string, string> =>
   (parse(read(`${folder}/secret.example.yaml`)) as { stringData: Record<string, string> }).stringData;
 
+const exampleConfig = (): Record<string, string> =>
+  (parse(read(`${folder}/config.example.yaml`)) as { data: Record<string, string> }).data;
+
 const mainOf = (it: z.output<typeof deployment | typeof job>): string => appOf(it).args[0];
 const secretValues: Record<string, string> = {
   DATABASE_URL: 'postgres://cleave:password@postgres.example:5432/cleave',
   CACHE_REDIS_URL: 'redis://redis.example:6379',
+  RATE_LIMIT_REDIS_URL: 'redis://limits.example:6379',
   ACCESS_DATABASE_URL: 'postgres://cleave:password@postgres.example:5432/cleave',
   ADMIN_KEY: 'one-of-as-many-characters-as-it-must-have',
   SERVICE_SECRET: 'one-of-as-many-characters-as-it-must-have',
@@ -308,7 +318,10 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
         it.metadata.name,
         variables.some((name) => name.endsWith('DATABASE_URL')),
       ]);
-      expect([it.metadata.name, uses('redis')]).toEqual([it.metadata.name, variables.includes('CACHE_REDIS_URL')]);
+      expect([it.metadata.name, uses('redis')]).toEqual([
+        it.metadata.name,
+        variables.some((name) => name.endsWith('REDIS_URL')),
+      ]);
       const speaksToStrangers = ['monolith', 'payment', 'webhooks'].includes(it.metadata.name);
       expect([it.metadata.name, uses('internet')]).toEqual([it.metadata.name, speaksToStrangers]);
     }
@@ -333,13 +346,27 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     async () => {
       for (const it of ofKind(overlay, 'Deployment')) {
         const { name } = it.metadata;
-        const given = { HOST: '0.0.0.0', ...environmentOf(it) };
+        const told = appOf(it).envFrom ? exampleConfig() : {};
+        const given = { HOST: '0.0.0.0', ...told, ...environmentOf(it) };
         expect([name, await faultsOf(mainOf(it), { ...given, PORT: '!' })]).toEqual([name, ['PORT']]);
         expect([name, await unreadBy(mainOf(it), Object.keys(given))]).toEqual([name, []]);
       }
       expect(await unreadBy('dist/apps/migrate/src/main.js', ['DATABASE_URL'])).toEqual([]);
     },
     startsTimeoutMs,
+  );
+
+  itRendered(
+    'let whoever answers callers be told how many may ask, whose tokens count and whose pages may read',
+    () => {
+      const deployments = ofKind(overlay, 'Deployment');
+      const doors = deployments.filter((it) => appOf(it).envFrom !== undefined);
+      expect(doors.map((it) => it.metadata.name)).toEqual(overlay === 'monolith' ? ['monolith'] : ['gateway', 'order']);
+      const counting = deployments.filter((it) => 'RATE_LIMIT_REDIS_URL' in environmentOf(it));
+      expect(counting).toEqual(doors);
+      const oidc = ['OIDC_ISSUER', 'OIDC_AUDIENCE', 'OIDC_TENANT_CLAIM'];
+      expect(Object.keys(exampleConfig())).toEqual(['RATE_LIMIT', ...oidc, 'CORS_ORIGINS']);
+    },
   );
 
   itRendered(

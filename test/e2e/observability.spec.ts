@@ -3,13 +3,20 @@ import { randomBytes } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
-import { Collector, samplesIn, type CollectedSpan } from '#testing';
+import { parse } from 'yaml';
+import { Collector, orSkip, samplesIn, type CollectedSpan } from '#testing';
 import { Api, ok, refused } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { startShape, type Shape } from '../support/shapes.js';
 import { metricsIn, observability, rules, watchedExpressions } from '../support/watched-metrics.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
+
+const itWithPromtool = orSkip(
+  spawnSync('promtool', ['--version']).error === undefined,
+  it,
+  'There is no promtool for the tests of alerts: install it (apt-get install prometheus)',
+);
 
 /** In the order in which an order and its payment come by them. */
 const expectedSpans = [
@@ -166,13 +173,25 @@ describe('the alerts', () => {
     expect(alerts.filter((it) => !told.includes(`### ${it}\n`))).toEqual([]);
   });
 
-  const hasPromtool = spawnSync('promtool', ['--version']).error === undefined;
-  // `apt-get install prometheus` brings it.
-  (hasPromtool ? it : it.skip)('are understood by Prometheus, and fire when they should (needs promtool)', async () => {
-    const promtool = promisify(execFile);
-    const checked = await promtool('promtool', ['check', 'rules', `${observability}/rules.yml`]);
-    expect(checked.stdout).toContain('SUCCESS');
-    const tested = await promtool('promtool', ['test', 'rules', `${observability}/rules.test.yml`]);
-    expect(tested.stdout).toContain('SUCCESS');
+  it('each have a case in which they fire', async () => {
+    const { tests } = parse(await readFile(`${observability}/rules.test.yml`, 'utf8')) as {
+      tests: { alert_rule_test: { alertname: string; exp_alerts: unknown[] }[] }[];
+    };
+    const fired = tests.flatMap((it) => it.alert_rule_test.filter(({ exp_alerts: alerts }) => alerts.length > 0));
+    const alerts = (await rules()).flatMap(({ alert }) => alert ?? []);
+    expect(new Set(fired.map(({ alertname }) => alertname))).toEqual(new Set(alerts));
+  });
+
+  const promtool = async (...args: string[]): Promise<string> => (await promisify(execFile)('promtool', args)).stdout;
+
+  itWithPromtool('are understood by Prometheus, and fire when they should', async () => {
+    expect(await promtool('check', 'rules', `${observability}/rules.yml`)).toContain('SUCCESS');
+    expect(await promtool('test', 'rules', `${observability}/rules.test.yml`)).toContain('SUCCESS');
+  });
+
+  itWithPromtool('are found where Prometheus is told what to ask', async () => {
+    const checked = await promtool('check', 'config', `${observability}/prometheus.yml`);
+    expect(checked).toContain('1 rule files found');
+    expect(checked).toContain('is valid prometheus config file');
   });
 });

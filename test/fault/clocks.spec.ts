@@ -3,6 +3,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { orSkip } from '#testing';
 import { Api } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { randomOf } from '../support/fresh.js';
@@ -13,11 +14,13 @@ import { Shoppers } from './shoppers.js';
 
 /** Shifts what a process takes for the time of day, by a file that may change at any moment. */
 const [library] = globSync('/usr/lib/*/faketime/libfaketime.so.1');
-if (!library && process.env['CI'])
-  throw new Error('There is no libfaketime for the tests: install it (apt-get install faketime)');
-if (!library) process.stderr.write('SKIPPED: the clocks that jump need libfaketime (apt-get install faketime)\n');
+const describeWithFaketime = orSkip(
+  library !== undefined,
+  describe,
+  'There is no libfaketime for the tests: install it (apt-get install faketime)',
+);
 
-(library ? describe : describe.skip)('a clock that jumps under load', () => {
+describeWithFaketime('a clock that jumps under load', () => {
   let folder: string;
   let shape: ProxiedShape;
   const shiftBy = (offset: string): Promise<void> => writeFile(join(folder, 'shift'), offset);

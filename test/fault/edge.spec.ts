@@ -6,6 +6,7 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { orSkip } from '#testing';
 import { Daemon } from '../cluster/daemon.js';
 import { AppProcess } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
@@ -15,8 +16,11 @@ import { servicePorts, type Shape } from '../support/shapes.js';
 import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import { Visits } from '../support/visits.js';
 
-const hasHaproxy = spawnSync('haproxy', ['-v']).status === 0;
-if (!hasHaproxy) process.stderr.write('There is no haproxy here: the tests of the edge are skipped.\n');
+const describeWithHaproxy = orSkip(
+  spawnSync('haproxy', ['-v']).status === 0,
+  describe,
+  'There is no HAProxy for the tests: install it (apt-get install haproxy)',
+);
 
 const thinkMs = 100;
 /** The very file of the containers, but for where things are: here the gateways differ by their port. */
@@ -28,7 +32,7 @@ const hereOf = async (port: number, gateways: number[]): Promise<string> => {
     .replace(/server-template gateway- 10 \S+ check resolvers names init-addr none/, servers.join('\n  '));
 };
 
-(hasHaproxy ? describe : describe.skip)('HAProxy at the edge', () => {
+describeWithHaproxy('HAProxy at the edge', () => {
   let shape: Shape;
   let trial: Trial;
   let edge: string;
@@ -109,7 +113,7 @@ const hereOf = async (port: number, gateways: number[]): Promise<string> => {
   });
 });
 
-(hasHaproxy ? describe : describe.skip)('HAProxy before gateways that break off', () => {
+describeWithHaproxy('HAProxy before gateways that break off', () => {
   const received: string[] = [];
   let server: Server;
   let haproxy: Daemon;

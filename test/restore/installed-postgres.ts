@@ -3,6 +3,7 @@ import { appendFile, chown, mkdir, mkdtemp, readdir, rm, stat } from 'node:fs/pr
 import { tmpdir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { promisify } from 'node:util';
+import { orSkip } from '#testing';
 import { guardFolder, unguardFolder } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
@@ -33,12 +34,13 @@ export const installedVersions = (): Promise<string[]> => versionsWith([...clien
 export const installedClient = async (atLeast: number): Promise<string | undefined> =>
   (await versionsWith(clientPrograms)).findLast((it) => majorOf(it) >= atLeast);
 
-/** For test files: `describe` where a Postgres with its tools is installed, else `describe.skip`. */
-export const postgresOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> => {
-  if ((await installedVersions()).length > 0) return describe;
-  process.stderr.write('SKIPPED: there is no Postgres with its tools here: apt-get install postgresql\n');
-  return describe.skip as Describe;
-};
+/** For test files: `describe` where a Postgres with its tools is installed (`orSkip`). */
+export const postgresOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
+  orSkip(
+    (await installedVersions()).length > 0,
+    describe,
+    'There is no Postgres with its tools for the tests: install it (apt-get install postgresql)',
+  );
 
 /** What runs programs of Postgres as whoever owns the data. */
 const asOwner = async (program: string, args: string[], env: Record<string, string> = {}): Promise<string> => {

@@ -1,5 +1,6 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
+import { orSkip } from './or-skip.js';
 
 const missing =
   'There is no gRPC of Python for the tests: install it (apt-get install python3-grpcio python3-protobuf, pip install grpcio protobuf)';
@@ -16,13 +17,6 @@ export async function foreignPython(): Promise<string | undefined> {
   return undefined;
 }
 
-/**
- * For test files: `describe` where Python can speak gRPC, `describe.skip` and a warning where not. In CI (`CI` is set)
- * that is an error, so that nothing is skipped unseen.
- */
-export async function foreignGrpcOrSkip<Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> {
-  if (await foreignPython()) return describe;
-  if (process.env['CI']) throw new Error(missing);
-  process.stderr.write(`SKIPPED: ${missing}\n`);
-  return describe.skip as Describe;
-}
+/** For test files: `describe` where Python can speak gRPC (`orSkip`). */
+export const foreignGrpcOrSkip = async <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
+  orSkip((await foreignPython()) !== undefined, describe, missing);

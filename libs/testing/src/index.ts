@@ -4,6 +4,7 @@ export * from './database.js';
 export * from './eventually.js';
 export * from './foreign-grpc.js';
 export * from './nats.js';
+export * from './or-skip.js';
 export * from './ports.js';
 export * from './prometheus.js';
 export * from './redis.js';

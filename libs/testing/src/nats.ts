@@ -1,7 +1,7 @@
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { onFreePorts, orSkip, startServer, type RunningServer, type ServerProgram } from './servers.js';
+import { onFreePorts, serverOrSkip, startServer, type RunningServer, type ServerProgram } from './servers.js';
 
 const program: ServerProgram = {
   title: 'NATS',
@@ -78,7 +78,7 @@ export interface NatsCluster {
 
 /** For test files: `describe` where a NATS server can be started (`orSkip`). */
 export const natsOrSkip = <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
-  orSkip(program, describe);
+  serverOrSkip(program, describe);
 
 /**
  * A NATS server of the test's own: real, empty, with JetStream, on 127.0.0.1.

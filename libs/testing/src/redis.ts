@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
 import { createClient } from '@redis/client';
-import { onFreePorts, orSkip, startServer, type ServerProgram } from './servers.js';
+import { onFreePorts, serverOrSkip, startServer, type ServerProgram } from './servers.js';
 
 const program: ServerProgram = {
   title: 'Redis',
@@ -25,7 +25,7 @@ export interface RedisServer {
 
 /** For test files: `describe` where a Redis server can be started (`orSkip`). */
 export const redisOrSkip = <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
-  orSkip(program, describe);
+  serverOrSkip(program, describe);
 
 const serverArguments = ['--save', '', '--appendonly', 'no', '--daemonize', 'no'];
 

@@ -2,6 +2,7 @@ import { execFile, spawn, type ChildProcess } from 'node:child_process';
 import { createInterface } from 'node:readline';
 import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
+import { orSkip } from './or-skip.js';
 import { freePort } from './ports.js';
 
 const run = promisify(execFile);
@@ -70,19 +71,11 @@ const missing = ({ title, command, brew, image }: ServerProgram): string => {
   return `There is no ${title} server for the tests: install one (apt-get install ${command}, brew install ${brew})${docker}`;
 };
 
-/**
- * For test files: `describe` where the server can be started, `describe.skip` and a warning where not. In CI (`CI` is
- * set) a missing server is an error, so that nothing is skipped unseen.
- */
-export async function orSkip<Describe extends { skip: unknown }>(
+/** For test files: `describe` where the server can be started (`orSkip`). */
+export const serverOrSkip = async <Describe extends { skip: unknown }>(
   program: ServerProgram,
   describe: Describe,
-): Promise<Describe> {
-  if ((await wayTo(program)) !== undefined) return describe;
-  if (process.env['CI']) throw new Error(missing(program));
-  process.stderr.write(`SKIPPED: ${missing(program)}\n`);
-  return describe.skip as Describe;
-}
+): Promise<Describe> => orSkip((await wayTo(program)) !== undefined, describe, missing(program));
 
 /** Resolves once the server accepts connections; rejects with what it printed when it ends before that. */
 async function untilReady({ title, ready }: ServerProgram, server: ChildProcess, ended: Promise<void>): Promise<void> {
