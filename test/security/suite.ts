@@ -3,6 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { auditedOperations, scopes, type IssuedKey } from '#contracts';
 import { ok, refused, type Answer, type Problem, type Sent } from '../support/api.js';
+import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import type { ShapeName } from '../support/shapes.js';
 import { allBut, everydayOperations, openOperations, operationsIn, pathOf, type Operation } from './operations.js';
@@ -555,6 +556,23 @@ export const securityTests = (name: ShapeName): void => {
       expect((await world.api.send('DELETE', `/keys/${key_id}`, bearer(world.admin))).status).toBe(204);
       expect(await read).toBe('cut off');
       expect(await followed).toMatchObject({ code: 'UNAUTHENTICATED' });
+    });
+  });
+
+  describe('a token', () => {
+    it('is taken when the issuer has changed over to another key, of RSA, beside those of the key before', async () => {
+      const token = (): Promise<string> => world.issuer.token({ tenant: 'default', scope: 'orders:read' });
+      const before = await token();
+      const isTaken = async (credential: string): Promise<void> => {
+        ok(await world.api.send('GET', '/orders', bearer(credential)));
+        await world.grpc.ok('ListOrders', {}, { metadata: bearer(credential).headers! });
+      };
+      await isTaken(before);
+      await world.issuer.addKey('RS256');
+      // Keys are not asked for again at once, however many tokens name unknown ones.
+      await eventually(async () => isTaken(await token()));
+      await isTaken(before);
+      await isTaken(await token());
     });
   });
 
