@@ -160,9 +160,16 @@ const descriptors = (name, folder) => () => {
 
 /** The edge in front of the services, by the table that the gateway passes requests on by. */
 const haproxy = async () => {
-  const { gatewayEnvironment, upstreamsIn } = await import('../dist/libs/gateway/src/index.js');
+  const { gatewayEnvironment, ownPrefixes, upstreamsIn } = await import('../dist/libs/gateway/src/routes.js');
+  const [{ problemOf }, { Browsers }] = await Promise.all(
+    ['problems', 'browsers'].map((name) => import(`../dist/libs/rest/src/${name}.js`)),
+  );
   const urls = Object.keys(gatewayEnvironment).filter((variable) => variable.endsWith('_URL'));
-  return haproxyConfig(upstreamsIn(Object.fromEntries(urls.map((variable) => [variable, []]))));
+  return haproxyConfig(upstreamsIn(Object.fromEntries(urls.map((variable) => [variable, []]))), {
+    own: ownPrefixes,
+    headers: new Browsers({}).headers,
+    refusal: problemOf('not-found', 'There is nothing at this address. The addresses are listed at /docs.'),
+  });
 };
 
 /**

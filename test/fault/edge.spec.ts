@@ -1,11 +1,13 @@
 import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer, request, type IncomingMessage, type Server } from 'node:http';
+import { createServer, request, type ClientRequest, type IncomingMessage, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
+import { text as textOf } from 'node:stream/consumers';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { problem } from '#contracts';
 import { orSkip } from '#testing';
 import { Daemon } from '../cluster/daemon.js';
 import { AppProcess } from '../support/app-process.js';
@@ -23,6 +25,12 @@ const describeWithHaproxy = orSkip(
 );
 
 const thinkMs = 100;
+
+const answerTo = async (sent: ClientRequest): Promise<[IncomingMessage, string]> => {
+  const [answer] = (await once(sent, 'response')) as [IncomingMessage];
+  return [answer, await textOf(answer)];
+};
+
 /** The very file of the containers, but for where things are: here the gateways differ by their port. */
 const hereOf = async (port: number, gateways: number[]): Promise<string> => {
   const text = await readFile('docker/haproxy.cfg', 'utf8');
@@ -83,10 +91,51 @@ describeWithHaproxy('HAProxy at the edge', () => {
     expect([status, stderr]).toEqual([0, expect.not.stringMatching(/ALERT|WARNING/)]);
   });
 
-  it.each(['/metrics', '/%6Detrics', '/METRICS', '/metrics/', '/metrics?x'])('shows nobody %s', async (path) => {
-    const answer = await fetch(`${edge}${path}`);
-    expect(answer.status).toBe(404);
-    expect(await answer.text()).not.toContain('process_');
+  /** In the very bytes of the path. The gateway names each request that it answers, and the edge does not. */
+  const asked = async (method: string, path: string, at = edge) => {
+    const { hostname, port } = new URL(at);
+    const sent = request({ hostname, port, method, path, agent: false });
+    sent.end(method === 'POST' ? '{}' : undefined);
+    const [{ statusCode, headers }, body] = await answerTo(sent);
+    return { isOfGateway: headers['x-request-id'] !== undefined, status: statusCode, headers, body };
+  };
+
+  it('knows every address of the document, but what each instance tells of itself', async () => {
+    const { paths } = JSON.parse(await readFile('docs/openapi.json', 'utf8')) as { paths: object };
+    const refused: string[] = [];
+    for (const path of ['/', '/docs', '/docs/swagger-ui-init.js', '/openapi.json', ...Object.keys(paths)])
+      if (!(await asked('GET', path.replaceAll(/\{\w+\}/g, 'some-id'))).isOfGateway) refused.push(path);
+    expect(refused.toSorted()).toEqual(['/admin/log-level', '/metrics']);
+  });
+
+  it.each(['/order', '/orders?limit=1', '/%6Frders', '/stock/a%2Fb', '/sales/'])('lets through %s', async (path) => {
+    const { isOfGateway, status } = await asked('GET', path);
+    expect([isOfGateway, status]).toEqual([true, (await asked('GET', path, urls[0])).status]);
+  });
+
+  it.each([
+    ...['/metrics', '/%6Detrics', '/METRICS', '/metrics/', '/metrics?x', '//metrics', '/./metrics', '/%256Detrics'],
+    ...['/admin/log-level', '/ADMIN/log-level', '/admin'],
+    ...['/nothing', '/ordersx', '/Orders', '/orders;x', '//orders', '/.env', '/%zz'],
+  ])('tells of nothing at %s, as the gateway does', async (path) => {
+    const known = await asked('GET', '/nothing', urls[0]);
+    expect(known).toMatchObject({ isOfGateway: true, status: 404 });
+    const { detail: _, ...members } = problem.parse(JSON.parse(known.body));
+    const same = [
+      'cache-control',
+      'content-security-policy',
+      'referrer-policy',
+      'x-content-type-options',
+      'x-frame-options',
+    ];
+    for (const method of ['GET', 'HEAD', 'POST', 'OPTIONS']) {
+      const answer = await asked(method, path);
+      expect(answer).toMatchObject({ isOfGateway: false, status: 404 });
+      expect(answer.headers['content-type']).toBe('application/problem+json');
+      for (const name of same) expect([name, answer.headers[name]]).toEqual([name, known.headers[name]]);
+      if (method === 'HEAD') expect(answer.body).toBe('');
+      else expect(problem.parse(JSON.parse(answer.body))).toMatchObject(members);
+    }
   });
 
   it('drains and adds gateways under load, and no request fails', async () => {
@@ -158,8 +207,7 @@ describeWithHaproxy('HAProxy before gateways that break off', () => {
     // HAProxy ends the connection with such an answer: each request has one of its own.
     const sent = request(edge + path, { method, headers: { 'idempotency-key': '"k"' }, agent: false });
     sent.end(method === 'GET' ? undefined : '{}');
-    const [answer] = (await once(sent, 'response')) as [IncomingMessage];
-    answer.resume();
+    const [answer] = await answerTo(sent);
     expect(answer.statusCode).toBe(502);
     expect(new Set(received)).toEqual(new Set([`${method} ${path}`]));
     expect(received.length > 1).toBe(isRepeated);

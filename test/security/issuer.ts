@@ -7,8 +7,12 @@ export const audience = 'cleave-api';
 
 type Pair = Awaited<ReturnType<typeof generateKeyPair>>;
 
+/** On an elliptic curve, or RSA as most issuers have it. */
+type Algorithm = 'ES256' | 'RS256';
+
 interface SigningKey {
   id: string;
+  alg: Algorithm;
   privateKey: Pair['privateKey'];
   publicKey: Pair['publicKey'];
   jwk: JWK;
@@ -25,7 +29,7 @@ export class Issuer {
     private readonly server: ReturnType<typeof createServer>,
   ) {}
 
-  static async start(): Promise<Issuer> {
+  static async start(alg?: Algorithm): Promise<Issuer> {
     const keys: SigningKey[] = [];
     const server = createServer((request, response) => {
       if (issuer.hangs) return;
@@ -40,19 +44,20 @@ export class Issuer {
     server.listen(0, '127.0.0.1');
     await once(server, 'listening');
     const issuer = new Issuer(`http://127.0.0.1:${(server.address() as AddressInfo).port}`, keys, server);
-    await issuer.addKey();
+    await issuer.addKey(alg);
     return issuer;
   }
 
   /** Signs with another key from now on; those before stay published. */
-  async addKey(): Promise<void> {
-    const { privateKey, publicKey } = await generateKeyPair('ES256', { extractable: true });
+  async addKey(alg: Algorithm = 'ES256'): Promise<void> {
+    const { privateKey, publicKey } = await generateKeyPair(alg, { extractable: true });
     const id = `key-${this.keys.length + 1}`;
     this.keys.push({
       id,
+      alg,
       privateKey,
       publicKey,
-      jwk: { ...(await exportJWK(publicKey)), kid: id, alg: 'ES256', use: 'sig' },
+      jwk: { ...(await exportJWK(publicKey)), kid: id, alg, use: 'sig' },
     });
   }
 
@@ -70,14 +75,14 @@ export class Issuer {
   token({ tenant, scope, ...claims }: { tenant?: string; scope?: string } & JWTPayload): Promise<string> {
     const now = Math.floor(Date.now() / 1_000);
     const usual = { iss: this.url, aud: audience, sub: 'someone', iat: now, exp: now + 600 };
-    const { id, privateKey } = this.keys.at(-1)!;
+    const { id, alg, privateKey } = this.keys.at(-1)!;
     return new SignJWT({
       ...usual,
       ...(tenant !== undefined && { tenant }),
       ...(scope !== undefined && { scope }),
       ...claims,
     })
-      .setProtectedHeader({ alg: 'ES256', kid: id })
+      .setProtectedHeader({ alg, kid: id })
       .sign(privateKey);
   }
 

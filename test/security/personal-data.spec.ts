@@ -6,14 +6,22 @@ import { Api, ok, refused, type Order, type Problem } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { GrpcApi } from '../support/grpc.js';
-import { servicePorts, startShape, type Shape } from '../support/shapes.js';
+import { overhear, type Overheard } from '../support/overheard.js';
+import { servicePorts, startShape, type Brokers, type Shape, type ShapeName } from '../support/shapes.js';
 import { query } from '../support/tables.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
 
 type InFull = z.input<typeof orderInFull>;
 type Exported = z.input<typeof customerExport>;
 
-describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is personal in %s', (name) => {
+const refusal = 'refused_on_purpose';
+
+describe.each<[ShapeName, (keyof Brokers)[]]>([
+  ['monolith', []],
+  ['split-tcp', []],
+  ['split-redis', ['redis', 'nats']],
+  ['split-nats', ['nats']],
+])('what is personal in %s', (name, brokers) => {
   const marker = fresh('Quagga');
   const contact = { name: `${marker} name`, email: `${marker}@example.com`, phone: `${marker} phone` };
   const shipping_address = {
@@ -21,6 +29,15 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
     ...{ city: `${marker}ville`, region: `${marker}shire`, postal_code: `${marker} 1`, country: 'GB' },
   };
   const personal = { contact, shipping_address };
+  /** The marker as it would stand in texts, bytes and base64, wherever it began there. */
+  const spellings = [
+    ...[marker, marker.toLowerCase(), Buffer.from(marker).toString('hex')],
+    ...[0, 1, 2].map((shift) =>
+      Buffer.from('x'.repeat(shift) + marker)
+        .toString('base64')
+        .slice(4, -4),
+    ),
+  ];
   const customer_id = fresh('c');
   let collector: Collector;
   let shape: Shape;
@@ -30,6 +47,7 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
   let product_id: string;
   let order: Order;
   let events: { abort: AbortController; text: string };
+  let overheard: Overheard[];
 
   const inFull = async (orderId: string): Promise<InFull> => ok(await api.get<InFull>(`/orders/${orderId}`));
 
@@ -40,6 +58,7 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
       ...{ OTEL_EXPORTER_OTLP_ENDPOINT: collector.url, LOG_REQUESTS: 'true', LOG_LEVEL: 'debug' },
       ORDER_GRPC_LISTEN: `127.0.0.1:${port}`,
     });
+    overheard = await overhear(shape.brokers);
     api = new Api(shape.baseUrl);
     grpc = new GrpcApi(`127.0.0.1:${port}`);
     receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
@@ -66,6 +85,7 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
     events?.abort.abort();
     grpc?.close();
     await receiver?.stop();
+    await Promise.all((overheard ?? []).map((it) => it.stop()));
     await shape?.stop();
     await collector?.stop();
   });
@@ -146,6 +166,40 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
     expect(JSON.stringify(await grpc.refused('PlaceOrder', message))).not.toContain(marker);
   });
 
+  it('is told neither by the log nor by the answer when the database fails', async () => {
+    const url = (await shape.databaseUrls()).order;
+    const failing = async (): Promise<void> => {
+      const body = { customer_id: fresh('c'), product_id, quantity: 1, ...personal };
+      const answer = await api.place(body, fresh('key'));
+      expect(answer.status).toBeGreaterThanOrEqual(500);
+      expect(answer.text).not.toContain(marker);
+      const { customer_id, contact, shipping_address } = body;
+      const message = { customer_id, lines: [{ product_id, quantity: 1 }], contact, shipping_address };
+      expect(JSON.stringify(await grpc.refused('PlaceOrder', message))).not.toContain(marker);
+    };
+    // Postgres says of such a failure which row it was.
+    for (const table of ['orders.orders', 'orders.customer_keys']) {
+      await query(url, `ALTER TABLE ${table} ADD CONSTRAINT ${refusal} CHECK (false) NOT VALID`);
+      await failing();
+      await query(url, `ALTER TABLE ${table} DROP CONSTRAINT ${refusal}`);
+    }
+    // Nobody is connected any more, nor can be.
+    const { pathname, href } = new URL(url);
+    const database = pathname.slice(1);
+    const elsewhere = new URL('/postgres', href).href;
+    await query(elsewhere, `ALTER DATABASE ${database} ALLOW_CONNECTIONS false`);
+    await query(elsewhere, `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1`, [database]);
+    await failing();
+    await query(elsewhere, `ALTER DATABASE ${database} ALLOW_CONNECTIONS true`);
+    await eventually(async () => {
+      const other = { customer_id: fresh('c'), product_id, quantity: 1 };
+      expect((await api.place(other)).status).toBe(201);
+      expect(shape.log()).toContain(refusal);
+      expect(shape.log()).toContain('is not currently accepting connections');
+    });
+    expect(shape.log()).not.toContain(marker);
+  });
+
   it('is in no table, in whatever encoding', async () => {
     const urls = new Set(Object.values(await shape.databaseUrls()));
     const rows: string[] = [];
@@ -161,14 +215,7 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
     const dump = rows.join('\n');
     expect(dump).toContain(order.order_id);
     expect(dump).toContain(customer_id);
-    for (const text of [marker, marker.toLowerCase(), Buffer.from(marker).toString('hex')])
-      expect(dump).not.toContain(text);
-    const encoded = [0, 1, 2].map((shift) =>
-      Buffer.from('x'.repeat(shift) + marker)
-        .toString('base64')
-        .slice(4, -4),
-    );
-    for (const text of encoded) expect(dump).not.toContain(text);
+    for (const text of spellings) expect(dump).not.toContain(text);
 
     // Nor is what webhooks are signed with.
     const { data } = ok(await api.get<{ data: { endpoint_id: string }[] }>('/webhook-endpoints'));
@@ -179,6 +226,20 @@ describe.each(['monolith', 'split-tcp', 'split-redis'] as const)('what is person
       expect(dump).not.toContain(secret.slice('whsec_'.length));
     }
   });
+
+  for (const broker of brokers)
+    it(`goes not through ${broker} and does not lie there, in whatever encoding`, async () => {
+      const { told, kept } = overheard.find((it) => it.broker === broker)!;
+      // Of the cache, what lies there; requests do not for long.
+      ok(await api.send('PUT', '/cache', { body: { key: product_id, value: order.order_id } }));
+      for (const [what, text] of [
+        ['told', told()],
+        ['kept', await kept()],
+      ] as const) {
+        for (const it of [product_id, order.order_id]) expect([what, text.includes(it)]).toEqual([what, true]);
+        for (const it of spellings) expect([what, text.includes(it)]).toEqual([what, false]);
+      }
+    });
 
   it('is in no list, event, webhook, log, trace or metric', async () => {
     await eventually(async () => {

@@ -692,6 +692,23 @@ export const securityTests = (name: ShapeName): void => {
     });
   });
 
+  describe('a token', () => {
+    it('is taken when the issuer has changed over to another key, of RSA, beside those of the key before', async () => {
+      const token = (): Promise<string> => world.issuer.token({ tenant: 'default', scope: 'orders:read' });
+      const before = await token();
+      const isTaken = async (credential: string): Promise<void> => {
+        ok(await world.api.send('GET', '/orders', bearer(credential)));
+        await world.grpc.ok('ListOrders', {}, { metadata: bearer(credential).headers! });
+      };
+      await isTaken(before);
+      await world.issuer.addKey('RS256');
+      // Keys are not asked for again at once, however many tokens name unknown ones.
+      await eventually(async () => isTaken(await token()));
+      await isTaken(before);
+      await isTaken(await token());
+    });
+  });
+
   describe('a key', () => {
     it('goes on being valid for as long as was given beside the one that takes its place', async () => {
       const before = await keyFor(world, { scopes: ['orders:read'], account: 'till-1' });

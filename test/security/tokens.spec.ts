@@ -20,6 +20,13 @@ const inSeconds = (seconds: number): number => Math.floor(Date.now() / 1_000) + 
 const callerOf = async (token: string, by = authenticator) => by.callerOf(`Bearer ${token}`, undefined);
 const encoded = (part: object): string => Buffer.from(JSON.stringify(part)).toString('base64url');
 const usual = { tenant: 'shop', scope: 'orders:read orders:write' };
+/** A token whose signature anybody could make. */
+const signedWithPublicKey = async (of: Issuer): Promise<string> => {
+  const said = `${encoded({ alg: 'HS256', kid: 'key-1' })}.${(await of.token(usual)).split('.')[1]}`;
+  return `${said}.${createHmac('sha256', await of.publicKeyText())
+    .update(said)
+    .digest('base64url')}`;
+};
 
 /** As if so many minutes had gone by, over which the clock may have been set. */
 const minutesLater = (minutes: number, byTheClock = minutes): { end(): void } => {
@@ -93,15 +100,7 @@ describe('a token', () => {
     ['names no tenant', () => issuer.token({ scope: usual.scope })],
     ['names what is no tenant', () => issuer.token({ ...usual, tenant: '../default' })],
     ['is not signed', async () => `${encoded({ alg: 'none' })}.${(await issuer.token(usual)).split('.')[1]}.`],
-    [
-      'is signed with the public key as if it were a secret',
-      async () => {
-        const said = `${encoded({ alg: 'HS256', kid: 'key-1' })}.${(await issuer.token(usual)).split('.')[1]}`;
-        return `${said}.${createHmac('sha256', await issuer.publicKeyText())
-          .update(said)
-          .digest('base64url')}`;
-      },
-    ],
+    ['is signed with the public key as if it were a secret', () => signedWithPublicKey(issuer)],
     [
       'says something else than was signed',
       async () => {
@@ -120,6 +119,32 @@ describe('a token', () => {
     ],
   ])('is refused when it %s', async (_how, token) => {
     await expect(callerOf(await token())).rejects.toMatchObject({ code: 'unauthenticated' });
+  });
+
+  it('may be signed with RSA, and then with a key on a curve, each for what it is', async () => {
+    const rsa = await Issuer.start('RS256');
+    try {
+      const by = new Authenticator({ OIDC_ISSUER: rsa.url, OIDC_AUDIENCE: audience });
+      const token = await rsa.token({ ...usual, sub: 'till-1' });
+      expect(JSON.parse(Buffer.from(token.split('.')[0]!, 'base64url').toString())).toMatchObject({ alg: 'RS256' });
+      expect(await callerOf(token, by)).toMatchObject({ tenant: 'shop', account: 'till-1' });
+      const [, claims, signature] = token.split('.');
+      await rsa.addKey();
+      const forged = [
+        await signedWithPublicKey(rsa),
+        `${encoded({ alg: 'none', kid: 'key-1' })}.${claims}.`,
+        // By the names of other algorithms and of the other key.
+        ...['PS256', 'RS512', 'ES256'].map((alg) => `${encoded({ alg, kid: 'key-1' })}.${claims}.${signature}`),
+        `${encoded({ alg: 'RS256', kid: 'key-2' })}.${claims}.${signature}`,
+        `${encoded({ alg: 'RS256', kid: 'key-1' })}.${encoded({ ...usual, sub: 'till-2' })}.${signature}`,
+      ];
+      for (const it of forged) await expect(callerOf(it, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      await sleep(5_200);
+      expect(await callerOf(await rsa.token({ ...usual, sub: 'till-2' }), by)).toMatchObject({ account: 'till-2' });
+      expect(await callerOf(await rsa.token({ ...usual, sub: 'till-3' }), by)).toMatchObject({ account: 'till-3' });
+    } finally {
+      await rsa.stop();
+    }
   });
 
   it('is good when it is signed with a key that the issuer has had only since', async () => {

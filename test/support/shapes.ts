@@ -22,6 +22,12 @@ interface RunningService {
   restart(): Promise<void>;
 }
 
+/** Where messages travel and the cache lies, if elsewhere than in the processes. */
+export interface Brokers {
+  redis?: string;
+  nats?: string;
+}
+
 /** The system, running. */
 export interface Shape {
   name: string;
@@ -32,6 +38,7 @@ export interface Shape {
   service(name: string): RunningService;
   /** Where the data are; asked anew each time, because an embedded server may come back on another port. */
   databaseUrls(): Promise<DatabaseUrls>;
+  readonly brokers: Brokers;
   /** The server that the monolith has started for itself. */
   postmasterPid(): Promise<number>;
   log(): string;
@@ -58,6 +65,7 @@ export interface Plan {
   /** The first is the one that callers speak to. */
   services: PlannedService[];
   databaseUrls: Shape['databaseUrls'];
+  brokers?: Brokers;
   postmasterPid?: Shape['postmasterPid'];
   release: () => Promise<void>;
 }
@@ -232,6 +240,7 @@ const splitOverRedis = async (): Promise<Plan> => {
       cache: { CACHE_REDIS_URL: `${redis.url}/1`, CACHE_REDIS_DEADLINE_MS: '5000' },
     }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
+    brokers: { redis: redis.url, nats: nats.url },
     release: async () => {
       await Promise.all([redis.stop(), nats.stop()]);
       await database.stop();
@@ -247,6 +256,7 @@ const splitOverNats = async (): Promise<Plan> => {
   return {
     services: await splitServices(at, { ...own, cache: {}, gateway: { ACCESS_DATABASE_URL: database.url } }),
     databaseUrls: () => Promise.resolve(allAt(database.url)),
+    brokers: { nats: nats.url },
     release: async () => {
       await nats.stop();
       await database.stop();
@@ -326,6 +336,7 @@ export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
       return found;
     },
     databaseUrls: plan.databaseUrls,
+    brokers: plan.brokers ?? {},
     postmasterPid: plan.postmasterPid ?? (() => Promise.reject(new Error(`${name} has no Postgres of its own`))),
     log: () => services.map((it) => `===== ${it.name}\n${it.log}`).join('\n'),
     stop,

@@ -40,6 +40,12 @@ const services = [
   },
 ] as const;
 
+/**
+ * What the gateway answers itself, in the same terms. What it tells of itself to those who operate it (`/metrics`, `/admin`)
+ * is not among them: it is asked of each instance, from inside.
+ */
+export const ownPrefixes = ['/health', '/docs', '/openapi.json', '/problems', '/keys', '/audit'] as const;
+
 type Service = (typeof services)[number];
 type Variable = Service['variable'];
 type BalanceVariable = Variable extends `${infer Name}_URL` ? `${Name}_BALANCE` : never;

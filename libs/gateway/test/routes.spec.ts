@@ -1,22 +1,33 @@
 import { readFile } from 'node:fs/promises';
 import { expect, it } from '@jest/globals';
-import { upstreamsIn } from '../src/routes.js';
+import { ownPrefixes, upstreamsIn } from '../src/routes.js';
 
 interface Operation {
   parameters?: { in: string; name: string }[];
 }
 
+const readDocument = async () =>
+  JSON.parse(await readFile('docs/openapi.json', 'utf8')) as { paths: Record<string, Record<string, Operation>> };
+
+const at = ['http://127.0.0.1:1'];
+const upstreams = upstreamsIn({
+  ...{ ORDER_URL: at, INVENTORY_URL: at, CACHE_URL: at, PAYMENT_URL: at, SALES_URL: at, WEBHOOKS_URL: at },
+});
+const isBelow = (path: string, prefix: string): boolean => path === prefix || path.startsWith(`${prefix}/`);
+
+it('knows every address of the document as that of a service, its own, or one that is asked from inside', async () => {
+  const paths = Object.keys((await readDocument()).paths);
+  const prefixes = [...upstreams.flatMap((it) => it.prefixes), ...ownPrefixes];
+  expect(paths.filter((path) => !prefixes.some((it) => isBelow(path, it)))).toEqual(['/admin/log-level', '/metrics']);
+  // Nor does it let through what is none; the document is not in itself.
+  const unused = prefixes.filter((prefix) => !paths.some((path) => isBelow(path, prefix)));
+  expect(unused).toEqual(['/docs', '/openapi.json']);
+});
+
 it('knows at which addresses a POST is carried out once for each key: where the document says so', async () => {
-  const document = JSON.parse(await readFile('docs/openapi.json', 'utf8')) as {
-    paths: Record<string, Record<string, Operation>>;
-  };
-  const at = ['http://127.0.0.1:1'];
-  const upstreams = upstreamsIn({
-    ...{ ORDER_URL: at, INVENTORY_URL: at, CACHE_URL: at, PAYMENT_URL: at, SALES_URL: at, WEBHOOKS_URL: at },
-  });
-  const posts = Object.entries(document.paths).flatMap(([template, { post }]) => {
+  const posts = Object.entries((await readDocument()).paths).flatMap(([template, { post }]) => {
     const path = template.replaceAll(/\{\w+\}/g, 'some-id');
-    const upstream = upstreams.find(({ prefixes }) => prefixes.some((it) => path === it || path.startsWith(`${it}/`)));
+    const upstream = upstreams.find(({ prefixes }) => prefixes.some((it) => isBelow(path, it)));
     if (!post || !upstream) return [];
     const takesKey = post.parameters?.some(({ in: where, name }) => where === 'header' && name === 'Idempotency-Key');
     return [{ template, said: takesKey === true, known: upstream.keyed?.test(path) === true }];
