@@ -72,7 +72,7 @@ const scriptsOf = ({ steps = [], strategy }: z.output<typeof job>): { script: st
     );
 
 /**
- * The Debian packages of what the tests of a script start. GitHub sets `CI`, with which a test that misses one of them fails;
+ * The Debian packages of what the tests of a script start. GitHub sets `GITHUB_ACTIONS`, with which a test that misses one of them fails;
  * podman and kubectl are on its machines already.
  */
 const needed: Record<string, string[]> = {
@@ -152,7 +152,7 @@ describe('the pipeline', () => {
       }
   });
 
-  it('skips for want of a part only by `orSkip`, which fails where `CI` is set', () => {
+  it('skips for want of a part only by `orSkip`, which fails where `GITHUB_ACTIONS` is set', () => {
     const skipping = globSync('{apps,libs,test}/**/*.ts').filter((file) =>
       /\b(?:describe|it)\.skip\b/.test(read(file)),
     );
@@ -186,21 +186,21 @@ describe('the pipeline', () => {
 });
 
 describe('a part that tests need and that is missing', () => {
-  const ci = process.env['CI'];
+  const ci = process.env['GITHUB_ACTIONS'];
   afterEach(() => {
-    if (ci === undefined) delete process.env['CI'];
-    else process.env['CI'] = ci;
+    if (ci === undefined) delete process.env['GITHUB_ACTIONS'];
+    else process.env['GITHUB_ACTIONS'] = ci;
   });
   const test = Object.assign(() => undefined, { skip: () => undefined });
 
   it('fails them in CI, where it was forgotten', () => {
-    process.env['CI'] = 'true';
+    process.env['GITHUB_ACTIONS'] = 'true';
     expect(orSkip(true, test, 'nothing')).toBe(test);
     expect(() => orSkip(false, test, 'There is no such server')).toThrow('There is no such server');
   });
 
   it('has them skipped elsewhere', () => {
-    delete process.env['CI'];
+    delete process.env['GITHUB_ACTIONS'];
     expect(orSkip(true, test, 'nothing')).toBe(test);
     expect(orSkip(false, test, 'what a test of skipping makes up')).toBe(test.skip);
   });
