@@ -247,8 +247,8 @@ export class Attempts<I extends Instance> {
 
   /**
    * Whether there is to be another attempt, which is counted then. What was not sent, or not begun with, goes to every
-   * instance once. What was lost is sent again where that does no harm, within the budget; to a lone address once, since there may be several
-   * instances behind it.
+   * instance once. What was lost is sent again where that does no harm, within the budget; to a lone address once, since
+   * there may be several instances behind it.
    */
   another(outcome: Outcome): boolean {
     const hasOthers = this.targets.hasOthersThan(this.tried);

@@ -23,9 +23,9 @@ const overheadBytes = 160;
 const mostRemembered = 256;
 
 /**
- * What was fetched from elsewhere, bounded in bytes. Nothing gets in whose fetch
- * began before it was invalidated: it is kept under the guard that was opened before the fetch, or, where it is over soon
- * and there are many of them, since the mark that was taken before.
+ * What was fetched from elsewhere, bounded in bytes. Nothing gets in whose fetch began before it was invalidated: it is kept
+ * under the guard that was opened before the fetch, or, where it is over soon and there are many of them, since the mark
+ * that was taken before.
  */
 export class Guarded<Value extends Guardable> {
   private readonly entries: Sieve<Value>;

@@ -2,7 +2,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { Logger } from '@nestjs/common';
 import { createRemoteJWKSet, errors, type JWTVerifyGetKey } from 'jose';
 
-const answerWithinMs = 5_000;
+/** How long an issuer may take to answer. */
+export const answerWithinMs = 5_000;
 /** How soon they are asked for again when a token names one that is not among them, or when they were not to be had. */
 const askAgainMs = 5_000;
 /** How old they may be before they are asked for again. */

@@ -3,7 +3,7 @@ import { jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
 import { z } from 'zod';
 import { CleaveError, accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
-import { isOfToken, issuerKeys } from './issuer-keys.js';
+import { answerWithinMs, isOfToken, issuerKeys } from './issuer-keys.js';
 
 export interface Issuer {
   url: string;
@@ -19,7 +19,6 @@ const algorithms = [
 ];
 /** How far the clock of the issuer may be off, in seconds. */
 const clockTolerance = 30;
-const answerWithinMs = 5_000;
 
 const configuration = z.looseObject({ issuer: z.string(), jwks_uri: z.url() });
 

@@ -19,7 +19,7 @@ import {
 } from '../use-cases/reserve-and-record.js';
 import type { VoidOrders } from '../use-cases/sweep-holds.js';
 import { OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity.js';
-import { withinLines } from './within-lines.js';
+import { toldLines, withinLines } from './within-lines.js';
 
 /**
  * Orders in Postgres. What every order goes through is a prepared statement over arrays, each its own transaction; reads
@@ -261,7 +261,7 @@ const history = {
 };
 
 const entriesAfter = `
-  SELECT e.version, e.type, e.status, e.data, e.at, coalesce(jsonb_array_length(e.data->'lines'), 0) AS size
+  SELECT e.version, e.type, e.status, e.data, e.at, ${toldLines} AS size
   FROM orders.events e WHERE e.tenant_id = $1 AND e.order_id = $2 AND e.version > $3 ORDER BY e.version LIMIT $4`;
 
 const historyPage = {

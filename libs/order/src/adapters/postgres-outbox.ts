@@ -6,7 +6,7 @@ import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import { pageLines } from '../use-cases/read-orders.js';
 import type { Outbox, OutboxEvent } from '../use-cases/relay-outbox.js';
-import { withinLines } from './within-lines.js';
+import { toldLines, withinLines } from './within-lines.js';
 
 type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
 
@@ -199,11 +199,9 @@ const wholeSecond = '2026-11-30 12:00:00'.length;
 /** What is below it is committed or never will be. */
 const horizon = `orders.log_number(pg_snapshot_xmin(pg_current_snapshot()))`;
 
-const handedOver = `coalesce(jsonb_array_length(e.data->'lines'), 0) AS size`;
-
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const unread = `
-  SELECT e.*, ${handedOver} FROM orders.events e
+  SELECT e.*, ${toldLines} AS size FROM orders.events e
   WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < ${horizon}
   ORDER BY e.xid, e.id LIMIT $3`;
 
@@ -230,7 +228,7 @@ const restoredLog =
   'start again (docs/operations.md).';
 
 const unreadOfTenant = `
-  SELECT e.*, ${handedOver} FROM orders.events e
+  SELECT e.*, ${toldLines} AS size FROM orders.events e
   WHERE (e.xid, e.id) > ($2::xid8, $3::bigint) AND e.xid < ${horizon} AND e.tenant_id = $1
   ORDER BY e.xid, e.id LIMIT $4`;
 
@@ -294,7 +292,7 @@ const log = {
         CROSS JOIN LATERAL (
           SELECT currency, customer_id, reference, total_minor, lines,
             CASE WHEN e.type = ANY ($5::text[]) THEN jsonb_array_length(lines)
-              ELSE coalesce(jsonb_array_length(e.data->'lines'), 0) END AS size
+              ELSE ${toldLines} END AS size
           FROM orders.orders WHERE tenant_id = e.tenant_id AND order_id = e.order_id LIMIT 1
         ) o
         WINDOW log AS (ORDER BY e.xid, e.id ROWS UNBOUNDED PRECEDING)

@@ -1,3 +1,6 @@
+/** SQL: how many lines an event `e` tells of. */
+export const toldLines = `coalesce(jsonb_array_length(e.data->'lines'), 0)`;
+
 /**
  * SQL: the rows, each of so many lines by its `size`, up to the one that brings them to the most; `so_far` is what they come
  * to. The first goes through whatever its size. Lines are counted before any of them are read.

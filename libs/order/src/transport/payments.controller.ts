@@ -16,6 +16,11 @@ const moving = {
   admittedAs: 'money',
 } satisfies Partial<EndpointOptions>;
 
+/** By whom money is asked to be moved, under which key, and on which condition. */
+interface Asked extends Pick<MoneyCommand, 'idempotencyKey' | 'expectedVersions'> {
+  caller: Caller;
+}
+
 @ApiTags('payments')
 @Controller()
 export class PaymentsController {
@@ -58,15 +63,7 @@ export class PaymentsController {
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'capture' as const, orderId, amountMinor: amount_minor ?? null };
-    return this.move(
-      {
-        ...command,
-        expectedVersions,
-        tenant: caller.tenant,
-        ...keyedAs(caller, command.kind, idempotencyKey, command),
-      },
-      reply,
-    );
+    return this.move(command, { caller, idempotencyKey, expectedVersions }, reply);
   }
 
   @Post('orders/:id/refunds')
@@ -88,19 +85,20 @@ export class PaymentsController {
   ): Promise<MoneyMove> {
     const orderId = known(id);
     const command = { kind: 'refund' as const, orderId, amountMinor: amount_minor, reason };
-    return this.move(
-      {
-        ...command,
-        expectedVersions,
-        tenant: caller.tenant,
-        ...keyedAs(caller, command.kind, idempotencyKey, command),
-      },
-      reply,
-    );
+    return this.move(command, { caller, idempotencyKey, expectedVersions }, reply);
   }
 
-  private async move(command: MoneyCommand, reply: FastifyReply): Promise<MoneyMove> {
-    const result = await this.moveMoney.execute(command);
+  private async move(
+    command: Pick<MoneyCommand, 'kind' | 'orderId' | 'amountMinor' | 'reason'>,
+    { caller, idempotencyKey, expectedVersions }: Asked,
+    reply: FastifyReply,
+  ): Promise<MoneyMove> {
+    const result = await this.moveMoney.execute({
+      ...command,
+      expectedVersions,
+      tenant: caller.tenant,
+      ...keyedAs(caller, command.kind, idempotencyKey, command),
+    });
     if (result.replayed) reply.header('Idempotent-Replayed', 'true');
     if ('refusal' in result) throw result.refusal;
     return result.move;

@@ -2,7 +2,7 @@ import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
-import { pageLines } from './read-orders.js';
+import { pageLines, toldLinesOf } from './read-orders.js';
 
 /** A place in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
 export interface Position {
@@ -113,4 +113,4 @@ export class ReadEvents {
 
 /** Whether more may follow at once. */
 const isCut = (events: readonly OrderEvent[]): boolean =>
-  events.length === pageSize || events.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0) >= pageLines;
+  events.length === pageSize || toldLinesOf(events) >= pageLines;

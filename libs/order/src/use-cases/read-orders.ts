@@ -83,5 +83,6 @@ export class ReadOrders {
 
 const linesOf = (orders: readonly Order[]): number => orders.reduce((sum, it) => sum + it.lines.length, 0);
 
-const toldLinesOf = (entries: readonly HistoryEntry[]): number =>
+/** The lines that entries of a history tell of. */
+export const toldLinesOf = (entries: readonly HistoryEntry[]): number =>
   entries.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0);
