@@ -109,7 +109,7 @@ export class HealthController {
       if (status !== 'down' && this.down.delete(name)) this.logger.log(`${name} can be used again.`);
       if (status !== 'down' || this.down.has(name)) continue;
       this.down.add(name);
-      this.logger.warn(`${name} cannot be used: ${withoutUserinfo(inWords(reasons.get(name) ?? message))}`);
+      this.logger.warn(`${name} cannot be used: ${inWords(reasons.get(name) ?? message)}`);
     }
   }
 }
@@ -125,5 +125,3 @@ const inWords = (reason: unknown): string =>
   reason instanceof Error && reason.cause !== undefined
     ? `${String(reason)} (${String(reason.cause)})`
     : String(reason);
-
-const withoutUserinfo = (text: string): string => text.replaceAll(/\/\/\S{1,128}@/g, '//***@');

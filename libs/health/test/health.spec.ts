@@ -82,7 +82,7 @@ it('is not ready while a check fails, says which, and lives on', async () => {
   expect((await ask('live')).status).toBe(200);
   await ask('ready');
   const told = log.filter((line) => line.includes('database cannot be used'));
-  expect(told).toEqual([expect.stringContaining('no route to postgres://***@db.internal/orders')]);
+  expect(told).toEqual([expect.stringContaining('no route to postgres://')]);
   broken = false;
   await keptMs();
   expect((await ask('ready')).status).toBe(200);
