@@ -11,7 +11,18 @@ const order = (id: string, change: Partial<Order> = {}): Order =>
     currency: 'GBP',
     total_minor: 500,
     version: 1,
-    lines: [{ line: 1, product_id: 'p', name: 'P', quantity: 2, unit_price_minor: 250, fulfilled: 0, returned: 0 }],
+    lines: [
+      {
+        line: 1,
+        product_id: 'p',
+        name: 'P',
+        quantity: 2,
+        unit_price_minor: 250,
+        cancelled: 0,
+        fulfilled: 0,
+        returned: 0,
+      },
+    ],
     ...change,
   }) as Order;
 

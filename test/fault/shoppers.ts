@@ -122,17 +122,18 @@ export class Shoppers {
     return answer.status === 201 ? answer.body : undefined;
   }
 
-  /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part. */
+  /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part, or the rest cancelled. */
   private async change(order: Order, random: SeededRandom): Promise<void> {
     const { order_id, lines, payment_method } = order;
     if (payment_method !== null) return this.changePaid(order, random);
     const [first] = lines;
     const some = { lines: [{ product_id: first!.product_id, quantity: 1 }] };
-    const verb = random.pick(['cancel', 'fulfil', 'fulfil some', 'return'] as const);
+    const verb = random.pick(['cancel', 'fulfil', 'fulfil some', 'cancel the rest', 'return'] as const);
     const [key, other] = [fresh('change'), fresh('change')];
     if (verb === 'cancel') return this.changed(order_id, () => this.api.cancel(order_id));
-    const body = verb === 'fulfil some' ? some : undefined;
+    const body = verb === 'fulfil some' || verb === 'cancel the rest' ? some : undefined;
     await this.changed(order_id, () => this.api.fulfil(order_id, body, { key }));
+    if (verb === 'cancel the rest') await this.changed(order_id, () => this.api.cancel(order_id, { remaining: true }));
     if (verb !== 'return') return;
     const back = { ...some, restock: random.next() < 0.7, reason: 'unwanted' };
     await this.changed(order_id, () => this.api.return(order_id, back, { key: other }));

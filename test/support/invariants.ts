@@ -44,7 +44,7 @@ export const promisesBelongToOrders = async (urls: DatabaseUrls, graceMs = 5_000
     urls,
     `SELECT k.order_id, k.reservation_id, CASE WHEN k.status <> 'cancelled' THEN (
       SELECT jsonb_object_agg(product_id, units) FROM (
-        SELECT l->>'product_id' AS product_id, sum((l->>'quantity')::int - (l->>'fulfilled')::int) AS units
+        SELECT l->>'product_id' AS product_id, sum((l->>'quantity')::int - (l->>'cancelled')::int - (l->>'fulfilled')::int) AS units
         FROM jsonb_array_elements(k.lines) l GROUP BY 1
       ) u WHERE units > 0) END AS open
     FROM kept k`,
@@ -318,7 +318,13 @@ export const salesAreWhatWasSold = async (urls: DatabaseUrls): Promise<Violation
       FROM events e JOIN kept k USING (tenant_id, order_id) CROSS JOIN LATERAL (
         SELECT l->>'product_id' AS product_id, (l->>'quantity')::numeric AS quantity,
           coalesce((l->>'amount_minor')::numeric, (l->>'quantity')::numeric * (l->>'unit_price_minor')::numeric) AS amount_minor
-        FROM jsonb_array_elements(CASE WHEN e.type = 'returned' THEN e.data->'lines' ELSE k.lines END) l
+        FROM jsonb_array_elements(CASE
+          WHEN e.type = 'returned' THEN e.data->'lines'
+          -- What remained of an order, at the prices of its lines.
+          WHEN e.type = 'cancelled' AND e.data ? 'lines' THEN (
+            SELECT jsonb_agg(jsonb_build_object('unit_price_minor', k.lines->((c->>'line')::int - 1)->'unit_price_minor') || c)
+            FROM jsonb_array_elements(e.data->'lines') c)
+          ELSE k.lines END) l
       ) u
       WHERE e.type IN ('placed', 'returned', 'cancelled', 'payment-declined', 'payment-failed')
       GROUP BY 1, 2, 3, 4
@@ -352,7 +358,7 @@ interface Replayed extends Row {
   status: string;
   version: number;
   returned_total_minor: number;
-  lines: { line: number; quantity: number; fulfilled: number; returned: number }[];
+  lines: { line: number; quantity: number; cancelled: number; fulfilled: number; returned: number }[];
   events: Event[] | null;
 }
 
@@ -373,7 +379,7 @@ export const historyLeadsToThePresent = async (urls: DatabaseUrls): Promise<Viol
 
 const anyStatus = ['pending', 'confirmed', 'partially-fulfilled', 'fulfilled', 'returned', 'cancelled'];
 
-const verbs: Record<string, { from: string[]; to?: string; counter?: 'fulfilled' | 'returned' }> = {
+const verbs: Record<string, { from: string[]; to?: string; counter?: 'cancelled' | 'fulfilled' | 'returned' }> = {
   'payment-authorised': { from: ['pending'], to: 'confirmed' },
   'payment-declined': { from: ['pending'], to: 'cancelled' },
   'payment-failed': { from: ['confirmed'], to: 'cancelled' },
@@ -381,15 +387,18 @@ const verbs: Record<string, { from: string[]; to?: string; counter?: 'fulfilled'
   'payment-reversed': { from: ['cancelled'] },
   refunded: { from: anyStatus },
   cancelled: { from: ['pending', 'confirmed'], to: 'cancelled' },
+  'cancelled in part': { from: ['partially-fulfilled'], counter: 'cancelled' },
   fulfilled: { from: ['confirmed', 'partially-fulfilled'], counter: 'fulfilled' },
   returned: { from: ['partially-fulfilled', 'fulfilled', 'returned'], counter: 'returned' },
 };
 
 /** The state machine once more, written down apart from the one that it checks. @returns what is wrong */
 const replay = ({ status, version, returned_total_minor, lines, events }: Replayed): string | undefined => {
-  const state = new Map(lines.map((it) => [it.line, { quantity: it.quantity, fulfilled: 0, returned: 0 }]));
+  const state = new Map(
+    lines.map((it) => [it.line, { quantity: it.quantity, cancelled: 0, fulfilled: 0, returned: 0 }]),
+  );
   const all = (counter: 'fulfilled' | 'returned'): boolean =>
-    [...state.values()].every((it) => it[counter] === it.quantity);
+    [...state.values()].every((it) => it[counter] === it.quantity - it.cancelled);
   let reached = '';
   let creditedMinor = 0;
   for (const [index, event] of (events ?? []).entries()) {
@@ -399,27 +408,31 @@ const replay = ({ status, version, returned_total_minor, lines, events }: Replay
       reached = event.status;
       continue;
     }
-    const verb = verbs[event.type];
+    const verb = verbs[event.type === 'cancelled' && event.data.lines ? 'cancelled in part' : event.type];
     if (!verb?.from.includes(reached)) return `entry ${event.version} is not possible for an order that is ${reached}`;
     for (const { line, quantity, amount_minor = 0 } of event.data.lines ?? []) {
       const units = state.get(line);
       if (!units || !verb.counter) return `entry ${event.version} is about a line that it cannot be about`;
       units[verb.counter] += quantity;
       if (event.type === 'returned') creditedMinor += amount_minor;
-      if (units.fulfilled > units.quantity || units.returned > units.fulfilled)
+      if (units.fulfilled + units.cancelled > units.quantity || units.returned > units.fulfilled)
         return `entry ${event.version} is about more units than there are`;
     }
     if (verb.to !== undefined) reached = verb.to;
     else if (event.type === 'fulfilled') reached = all('fulfilled') ? 'fulfilled' : 'partially-fulfilled';
     else if (event.type === 'returned' && all('returned')) reached = 'returned';
+    else if (event.type === 'cancelled') {
+      if (!all('fulfilled')) return `entry ${event.version} leaves units that nobody will hand over`;
+      reached = all('returned') ? 'returned' : 'fulfilled';
+    }
     if (event.status !== reached) return `entry ${event.version} says ${event.status} where it leads to ${reached}`;
   }
   if (version !== (events ?? []).length) return 'the order has another version than its history';
   if (status !== reached) return `the history leads to ${reached}`;
   if (returned_total_minor !== creditedMinor) return `the history credits ${creditedMinor}`;
   const differs = lines.find((it) => {
-    const { fulfilled, returned } = state.get(it.line)!;
-    return it.fulfilled !== fulfilled || it.returned !== returned;
+    const { cancelled, fulfilled, returned } = state.get(it.line)!;
+    return it.cancelled !== cancelled || it.fulfilled !== fulfilled || it.returned !== returned;
   });
   return differs && `the history leads to other units of line ${differs.line}`;
 };

@@ -133,6 +133,9 @@ export const orderLine = z
     name: z.string(),
     quantity,
     unit_price_minor: unitPriceMinor,
+    cancelled: z
+      .int()
+      .meta({ description: 'Units that will not be handed over, because what remained was cancelled.' }),
     fulfilled: z.int().meta({ description: 'Units handed over so far.' }),
     returned: z.int().meta({ description: 'Units that came back so far.' }),
   })
@@ -267,7 +270,17 @@ const lineUnits = {
 };
 
 export const cancelOrderRequest = z
-  .strictObject({ reason: text(limits.textLength).optional() })
+  .strictObject({
+    remaining: z
+      .boolean()
+      .optional()
+      .meta({
+        description:
+          'Cancels what was not handed over, where some was; the order is `fulfilled` then, or `returned` if all of that came ' +
+          'back. Such an order is refused otherwise.',
+      }),
+    reason: text(limits.textLength).optional(),
+  })
   .meta({ id: 'CancelOrderRequest', examples: [{ reason: 'changed my mind' }] });
 
 export const fulfilOrderRequest = z

@@ -4,6 +4,7 @@ import { CleaveError, orderStatuses, placeOrderRequest, type OrderStatus } from 
 import { independentBits, testSeed } from '#testing';
 import {
   cancelOrder,
+  cancelRemaining,
   fulfilOrder,
   newOrderId,
   replay,
@@ -75,6 +76,7 @@ describe('the state machine', () => {
   const two = [{ product_id: 'a', quantity: 2 }];
   const verbs: Record<string, (order: Order) => OrderChange | undefined> = {
     cancel: (order) => cancelOrder(order, 'r', later),
+    'cancel the rest': (order) => cancelRemaining(order, 'r', later),
     'fulfil the rest': (order) => fulfilOrder(order, undefined, later),
     'fulfil one': (order) => fulfilOrder(order, one, later),
     'return one': (order) => returnGoods(order, { lines: one, restock: true, reason: 'r' }, later),
@@ -82,24 +84,48 @@ describe('the state machine', () => {
   const refused = 'refused';
   const already = 'already';
   const table: [OrderStatus, Record<keyof typeof verbs, OrderStatus | typeof refused | typeof already>][] = [
-    ['pending', { cancel: 'cancelled', 'fulfil the rest': refused, 'fulfil one': refused, 'return one': refused }],
+    [
+      'pending',
+      {
+        ...{ cancel: 'cancelled', 'cancel the rest': 'cancelled' },
+        ...{ 'fulfil the rest': refused, 'fulfil one': refused, 'return one': refused },
+      },
+    ],
     [
       'confirmed',
       {
-        ...{ cancel: 'cancelled', 'fulfil the rest': 'fulfilled', 'fulfil one': 'partially-fulfilled' },
-        'return one': refused,
+        ...{ cancel: 'cancelled', 'cancel the rest': 'cancelled' },
+        ...{ 'fulfil the rest': 'fulfilled', 'fulfil one': 'partially-fulfilled', 'return one': refused },
       },
     ],
     [
       'partially-fulfilled',
       {
-        ...{ cancel: refused, 'fulfil the rest': 'fulfilled', 'fulfil one': 'fulfilled' },
-        'return one': 'partially-fulfilled',
+        ...{ cancel: refused, 'cancel the rest': 'fulfilled' },
+        ...{ 'fulfil the rest': 'fulfilled', 'fulfil one': 'fulfilled', 'return one': 'partially-fulfilled' },
       },
     ],
-    ['fulfilled', { cancel: refused, 'fulfil the rest': already, 'fulfil one': refused, 'return one': 'fulfilled' }],
-    ['returned', { cancel: refused, 'fulfil the rest': already, 'fulfil one': refused, 'return one': refused }],
-    ['cancelled', { cancel: already, 'fulfil the rest': refused, 'fulfil one': refused, 'return one': refused }],
+    [
+      'fulfilled',
+      {
+        ...{ cancel: refused, 'cancel the rest': already },
+        ...{ 'fulfil the rest': already, 'fulfil one': refused, 'return one': 'fulfilled' },
+      },
+    ],
+    [
+      'returned',
+      {
+        ...{ cancel: refused, 'cancel the rest': already },
+        ...{ 'fulfil the rest': already, 'fulfil one': refused, 'return one': refused },
+      },
+    ],
+    [
+      'cancelled',
+      {
+        ...{ cancel: already, 'cancel the rest': already },
+        ...{ 'fulfil the rest': refused, 'fulfil one': refused, 'return one': refused },
+      },
+    ],
   ];
 
   it('is told in full', () => expect(table.map(([status]) => status)).toEqual([...orderStatuses]));
@@ -124,6 +150,7 @@ describe('the state machine', () => {
   it('is what its table says: no decision is taken but from the states it names, and none leads but where it says', () => {
     const decisions: Record<keyof typeof transitions, { inParticular: Decide[]; inGeneral?: Decide }> = {
       cancel: { inParticular: [], inGeneral: (order) => cancelOrder(order, 'r', later) },
+      'cancel-remaining': { inParticular: [], inGeneral: (order) => cancelRemaining(order, 'r', later) },
       fulfil: {
         inParticular: [(order) => fulfilOrder(order, one, later), (order) => fulfilOrder(order, two, later)],
         inGeneral: (order) => fulfilOrder(order, undefined, later),
@@ -135,7 +162,9 @@ describe('the state machine', () => {
       },
     };
     // Every state, and every way its units can be spread in it.
-    const orders = [...Object.values(inStatus), ...everyPartOf(orderOf(['a', 2], ['b', 1]))];
+    const parts = everyPartOf(orderOf(['a', 2], ['b', 1]));
+    const cancelledParts = parts.flatMap((it) => cancelRemaining(it, undefined, later)?.order ?? []);
+    const orders = [...Object.values(inStatus), ...parts, ...cancelledParts];
     expect(Object.keys(decisions).toSorted()).toEqual(Object.keys(transitions).toSorted());
     for (const verb of Object.keys(decisions) as (keyof typeof transitions)[]) {
       const { mayFrom, leadsTo, done, whyNot } = transitions[verb];
@@ -200,6 +229,51 @@ const everyPartOf = (order: Order): Order[] => {
 };
 
 const effectOf = ({ order: { status }, entry }: OrderChange) => stockEffectOf({ ...entry, status });
+
+describe('what remains of an order', () => {
+  const [a, b] = [
+    { product_id: 'a', quantity: 2 },
+    { product_id: 'b', quantity: 1 },
+  ];
+  const order = fulfilOrder(orderOf(['a', 3], ['b', 1], ['c', 2]), [a, b], later)!.order;
+  const back = (...lines: { product_id: string; quantity: number }[]) => ({
+    lines,
+    restock: true,
+    reason: 'r',
+  });
+
+  it('is cancelled as units, and its stock is free again', () => {
+    const { order: after, entry } = cancelRemaining(order, 'gone', later)!;
+    const lines = [
+      { line: 1, product_id: 'a', quantity: 1 },
+      { line: 3, product_id: 'c', quantity: 2 },
+    ];
+    expect(entry).toEqual({ type: 'cancelled', data: { lines, reason: 'gone' } });
+    expect(after).toEqual({
+      ...order,
+      ...{ status: 'fulfilled', version: order.version + 1, updated_at: later },
+      lines: order.lines.map((it, index) => ({ ...it, cancelled: [1, 0, 2][index] })),
+    });
+    expect(effectOf({ order: after, entry })).toEqual({ kind: 'release' });
+    expect(cancelRemaining(after, 'again', later)).toBeUndefined();
+    expect(refusal(() => fulfilOrder(after, [{ product_id: 'c', quantity: 1 }], later)).code).toBe(
+      'illegal-transition',
+    );
+  });
+
+  it('leaves an order that is returned as soon as all that was handed over is back', () => {
+    const returned = returnGoods(order, back(a, b), later).order;
+    expect(returned.status).toBe('partially-fulfilled');
+    expect(cancelRemaining(returned, undefined, later)!.order.status).toBe('returned');
+    const cancelled = cancelRemaining(order, undefined, later)!.order;
+    const inPart = returnGoods(cancelled, back(a), later).order;
+    expect(inPart.status).toBe('fulfilled');
+    expect(returnGoods(inPart, back(b), later).order.status).toBe('returned');
+    expect(refusal(() => returnGoods(cancelled, back({ product_id: 'c', quantity: 1 }), later)).code).toBe(
+      'illegal-transition',
+    );
+  });
+});
 
 describe('units', () => {
   const order = orderOf(['a', 3], ['b', 1], ['a', 2]);
@@ -592,8 +666,26 @@ describe('a command', () => {
       currency: 'GBP',
       total_minor: 2 * 200 + 3 * 7 + 30 - 11,
       lines: [
-        { line: 1, product_id: 'b', name: 'B', quantity: 2, unit_price_minor: 200, fulfilled: 0, returned: 0 },
-        { line: 2, product_id: 'a', name: 'A', quantity: 3, unit_price_minor: 7, fulfilled: 0, returned: 0 },
+        {
+          line: 1,
+          product_id: 'b',
+          name: 'B',
+          quantity: 2,
+          unit_price_minor: 200,
+          cancelled: 0,
+          fulfilled: 0,
+          returned: 0,
+        },
+        {
+          line: 2,
+          product_id: 'a',
+          name: 'A',
+          quantity: 3,
+          unit_price_minor: 7,
+          cancelled: 0,
+          fulfilled: 0,
+          returned: 0,
+        },
       ],
       adjustments: [{ amount_minor: 30 }, { amount_minor: -11 }],
     });

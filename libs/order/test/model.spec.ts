@@ -2,7 +2,15 @@ import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { testDatabase, testSeed, type TestDatabase } from '#testing';
-import { cancelOrder, fulfilOrder, replay, returnGoods, type Order, type OrderChange } from '../src/domain/order.js';
+import {
+  cancelOrder,
+  cancelRemaining,
+  fulfilOrder,
+  replay,
+  returnGoods,
+  type Order,
+  type OrderChange,
+} from '../src/domain/order.js';
 import { asPlaced, canonicalJson, fingerprintOf } from '../src/domain/placement.js';
 import type { KeyedChange } from '../src/use-cases/change-order.js';
 import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
@@ -140,12 +148,12 @@ const expectSame = async (model: OrderModel, { tenant, stock }: Real): Promise<v
   const orders = await two.orders.page(tenant, {}, undefined, 200);
   const told = (order: Order) => ({
     ...{ id: order.order_id, status: order.status, version: order.version, customerId: order.customer_id },
-    lines: order.lines.map((it) => [it.product_id, it.quantity, it.fulfilled, it.returned]),
+    lines: order.lines.map((it) => [it.product_id, it.quantity, it.cancelled, it.fulfilled, it.returned]),
     returned: order.returned_total_minor,
   });
   const expected = model.orders.map(({ id, status, entries, command, lines }) => ({
     ...{ id, status, version: entries.length, customerId: command.customerId },
-    lines: [...lines].map(([product, it]) => [product, it.quantity, it.fulfilled, it.returned]),
+    lines: [...lines].map(([product, it]) => [product, it.quantity, it.cancelled, it.fulfilled, it.returned]),
     returned: [...lines.values()].reduce((sum, it) => sum + it.returned * stock.priceMinor, 0),
   }));
   const byId = <T extends { id: string | undefined }>(some: T[]) => some.toSorted((a, b) => (a.id! < b.id! ? -1 : 1));
@@ -300,6 +308,12 @@ const cancel = onOrder('cancel', fc.tuple(at), async (model, real, order, [which
   expectChanged(real, expected, await real.change(which, order, (it, when) => cancelOrder(it, 'r', when)), undefined);
 });
 
+const cancelRest = onOrder('cancel what remains', fc.tuple(at), async (model, real, order, [which]) => {
+  const expected = model.cancelRemaining(order);
+  const answer = await real.change(which, order, (it, when) => cancelRemaining(it, 'r', when));
+  expectChanged(real, expected, answer, undefined);
+});
+
 const fulfil = onOrder(
   'fulfil',
   fc.tuple(at, fc.option(units, { nil: undefined }), perhapsKey),
@@ -372,7 +386,7 @@ const restock = fc.tuple(fc.constantFrom('mug', 'lamp', 'rare', 'rare', 'new'), 
 it('does what the model does, command by command, whatever is cut off, and the stock agrees after each (I2, I3, I4, I10)', async () => {
   const commands = fc.commands(
     [
-      ...[place, place, place, repeat, repeat, crowd, cancel, fulfil, fulfil, takeBack, changeAgain],
+      ...[place, place, place, repeat, repeat, crowd, cancel, cancelRest, fulfil, fulfil, takeBack, changeAgain],
       ...[tell, sweep, restock],
     ],
     { maxCommands: 50, size: 'max' },

@@ -22,7 +22,7 @@ export interface ModelOrder {
   id: string | undefined;
   command: ModelCommand;
   status: string;
-  lines: Map<string, { quantity: number; fulfilled: number; returned: number }>;
+  lines: Map<string, { quantity: number; cancelled: number; fulfilled: number; returned: number }>;
   entries: Entry[];
   /** How many of the entries the stock has heard of. */
   told: number;
@@ -44,6 +44,10 @@ export type Placed =
 
 /** How a request to change one ends. */
 export type Changed = 'changed' | 'already' | 'replayed' | 'illegal-transition' | 'idempotency-key-reused';
+
+/** The customer has nothing of it, and gets no more. */
+const isBack = ({ lines }: ModelOrder): boolean =>
+  [...lines.values()].every((it) => it.returned + it.cancelled === it.quantity);
 
 const same = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
 
@@ -144,7 +148,7 @@ export class OrderModel {
 
   private record(key: string | null, command: ModelCommand, hold: Hold): ModelOrder {
     const lines = Object.entries(command.units).map(
-      ([id, quantity]) => [id, { quantity, fulfilled: 0, returned: 0 }] as const,
+      ([id, quantity]) => [id, { quantity, cancelled: 0, fulfilled: 0, returned: 0 }] as const,
     );
     const order: ModelOrder = {
       ...{ id: undefined, command, status: 'confirmed', lines: new Map(lines) },
@@ -159,6 +163,15 @@ export class OrderModel {
     if (order.status === 'cancelled') return 'already';
     if (order.status !== 'confirmed') return 'illegal-transition';
     order.status = 'cancelled';
+    order.entries.push({ type: 'cancelled' });
+    return 'changed';
+  }
+
+  cancelRemaining(order: ModelOrder): Changed {
+    if (order.status === 'fulfilled' || order.status === 'returned') return 'already';
+    if (order.status !== 'partially-fulfilled') return this.cancel(order);
+    for (const line of order.lines.values()) line.cancelled = line.quantity - line.fulfilled;
+    order.status = isBack(order) ? 'returned' : 'fulfilled';
     order.entries.push({ type: 'cancelled' });
     return 'changed';
   }
@@ -188,7 +201,7 @@ export class OrderModel {
         if (!line || quantity > line.fulfilled - line.returned) return 'illegal-transition';
       }
       for (const [id, quantity] of Object.entries(units)) order.lines.get(id)!.returned += quantity;
-      if ([...order.lines.values()].every((it) => it.returned === it.quantity)) order.status = 'returned';
+      if (isBack(order)) order.status = 'returned';
       order.entries.push({ type: 'returned', units, restock });
       return 'changed';
     });

@@ -5,7 +5,7 @@ import fc from 'fast-check';
 import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
 import { eventually, testDatabase, testSeed, type TestDatabase } from '#testing';
 import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
-import { cancelOrder, type Order } from '../src/domain/order.js';
+import { cancelOrder, cancelRemaining, fulfilOrder, type Order } from '../src/domain/order.js';
 import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
 import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
 import { RunSagas, type Saga } from '../src/use-cases/run-sagas.js';
@@ -32,8 +32,8 @@ beforeEach(() => {
 
 const current = new SagaDefinitions(definitions);
 
-const buy = async (at = one): Promise<Order> => {
-  const request = requestOf({ mug: 1 }, { payment: { method: 'simulated', token: 'tok_ok' } });
+const buy = async (at = one, quantity = 1): Promise<Order> => {
+  const request = requestOf({ mug: quantity }, { payment: { method: 'simulated', token: 'tok_ok' } });
   const result = await at.placeOrder.execute(tenant, 'acc', request, null);
   if (!('order' in result)) throw result.refusal;
   return result.order;
@@ -214,6 +214,22 @@ describe('a purchase whose order is cancelled', () => {
     );
     expect(captures).toBe(3);
     expect((await history(order)).slice(-2)).toEqual(['payment-captured', 'payment-reversed']);
+  });
+
+  it('but for what was handed over stays as it is', async () => {
+    const order = await buy(one, 2);
+    await leading(done, ended(order));
+    const request = { tenant, orderId: order.order_id, expectedVersions: undefined };
+    await one.changeOrder.execute(request, (it, at) => fulfilOrder(it, [{ product_id: 'mug', quantity: 1 }], at));
+    await one.changeOrder.execute(request, (it, at) => cancelRemaining(it, undefined, at));
+    expect(await history(order)).toEqual([
+      'placed',
+      'payment-authorised',
+      'payment-captured',
+      'fulfilled',
+      'cancelled',
+    ]);
+    expect(await rowOf(order)).toMatchObject({ state: 'ended', step: 'capture' });
   });
 
   it('when all has been told asks for nothing but to have it undone', async () => {

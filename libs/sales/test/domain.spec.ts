@@ -15,7 +15,16 @@ const line = fc.record({
 const event: fc.Arbitrary<OrderLogEvent> = fc
   .record({
     type: fc.constantFrom(
-      ...(['placed', 'cancelled', 'payment-declined', 'payment-failed', 'returned', 'fulfilled', 'refunded'] as const),
+      ...([
+        'placed',
+        'cancelled',
+        'cancelled in part',
+        'payment-declined',
+        'payment-failed',
+        'returned',
+        'fulfilled',
+        'refunded',
+      ] as const),
     ),
     tenantid: fc.constantFrom('t', 'u'),
     currency: fc.constantFrom('GBP', 'EUR'),
@@ -27,14 +36,26 @@ const event: fc.Arbitrary<OrderLogEvent> = fc
     lines: fc.array(line, { minLength: 1, maxLength: 4 }),
   })
   .map(({ type, tenantid, currency, time, lines }) => ({
-    ...{ specversion: '1.0', id: 'i', source: '/orders', type: `order.${type}`, subject: 's', time, tenantid },
+    ...{ specversion: '1.0', id: 'i', source: '/orders', subject: 's', time, tenantid },
+    type: type === 'cancelled in part' ? 'order.cancelled' : `order.${type}`,
     sequence: logBeginning,
     data: {
       ...{ version: 1, status: 'confirmed', currency },
       ...(type !== 'returned' && { order: { customer_id: 'c', reference: null, total_minor: 0, lines } }),
-      details: type === 'returned' ? { lines: lines.map((it) => ({ ...it, amount_minor: it.unit_price_minor })) } : {},
+      details:
+        type === 'returned'
+          ? { lines: lines.map((it) => ({ ...it, amount_minor: it.unit_price_minor })) }
+          : type === 'cancelled in part'
+            ? { lines: everySecond(lines) }
+            : {},
     },
   }));
+
+/** Of an order of which the others were handed over, and of these all units but one. */
+const everySecond = (lines: { product_id: string; quantity: number }[]) =>
+  lines.flatMap(({ product_id, quantity }, index) =>
+    index % 2 === 0 ? [{ line: index + 1, product_id, quantity: Math.max(1, quantity - 1) }] : [],
+  );
 
 /** The same, one line at a time and by nothing but addition of what has no limit. */
 const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<keyof Delta, bigint>>> => {
@@ -46,7 +67,11 @@ const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<
       of(productId)[what] = (of(productId)[what] ?? 0n) + BigInt(much);
     };
     const undone = ['order.cancelled', 'order.payment-declined', 'order.payment-failed'].includes(type);
-    for (const { product_id, quantity, unit_price_minor } of data.order?.lines ?? []) {
+    const named = data.details['lines'] as { line: number; quantity: number }[] | undefined;
+    for (const [index, line] of (data.order?.lines ?? []).entries()) {
+      const { product_id, unit_price_minor } = line;
+      const quantity = named ? (named.find((it) => it.line === index + 1)?.quantity ?? 0) : line.quantity;
+      if (quantity === 0) continue;
       if (type === 'order.placed') plus(product_id, 'ordered', quantity);
       if (type === 'order.placed') plus(product_id, 'orderedMinor', BigInt(quantity) * BigInt(unit_price_minor));
       if (undone) plus(product_id, 'cancelled', quantity);

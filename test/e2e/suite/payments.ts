@@ -160,6 +160,24 @@ export const paymentTests = (world: World): void => {
       refused(await world.api.capture(order.order_id), '409 payment-refused');
     });
 
+    it('of which what remained was cancelled is taken for what the shop says is due', async () => {
+      const order = await invoiced();
+      await told(order, 'payment-authorised');
+      const [{ product_id }] = order.lines as [Order['lines'][number]];
+      ok(await world.api.fulfil(order.order_id, { lines: [{ product_id, quantity: 1 }] }));
+      const [before, key] = [fresh('capture'), fresh('capture')];
+      ok(await world.api.capture(order.order_id, { amount_minor: 10 }, { key: before }), 201);
+      ok(await world.api.cancel(order.order_id, { remaining: true }));
+      // Its payment stands.
+      expect(await told(order, 'cancelled')).not.toContain('payment-reversed');
+      const all = await world.api.capture(order.order_id, {}, { key });
+      expect(refused(all, '409 payment-refused')['reason']).toBe('partly-cancelled');
+      ok(await world.api.capture(order.order_id, { amount_minor: price - 10 }, { key }), 201);
+      ok(await world.api.capture(order.order_id, { amount_minor: 10 }, { key: before }), 201);
+      expect(await world.api.payment(order.order_id)).toMatchObject({ captured_minor: price, reversed: false });
+      expect(await stockOf(order)).toEqual({ on_hand: 9, reserved: 0 });
+    });
+
     it('takes no money once it is cancelled', async () => {
       const order = await invoiced();
       await told(order, 'payment-authorised');

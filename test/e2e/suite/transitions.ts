@@ -96,6 +96,83 @@ export const transitionTests = (world: World): void => {
       expect(refused(await world.api.cancel(id), '409 illegal-transition')['order_status']).toBe('returned');
     });
 
+    it('what remains once some goods were handed over frees its stock, and is said to be meant', async () => {
+      const [mug, lamp] = [await world.api.product({ onHand: 10 }), await world.api.product({ onHand: 10 })];
+      const lines = [
+        { product_id: mug, quantity: 5 },
+        { product_id: lamp, quantity: 2 },
+      ];
+      const { order_id: id } = await world.api.placed({ customer_id: fresh('c'), lines });
+      ok(await world.api.fulfil(id, units(mug, 2)));
+      refused(await world.api.cancel(id, { remaining: false }), '409 illegal-transition');
+      const answer = await world.api.cancel(id, { remaining: true, reason: 'not to be had' });
+      const cancelled = ok(answer);
+      expect(cancelled).toMatchObject({
+        ...{ status: 'fulfilled', version: 3 },
+        lines: [
+          { quantity: 5, cancelled: 3, fulfilled: 2, returned: 0 },
+          { quantity: 2, cancelled: 2, fulfilled: 0, returned: 0 },
+        ],
+      });
+      expect(answer.headers.get('etag')).toBe('"v3"');
+      expect(await world.api.order(id)).toEqual(cancelled);
+      expect((await world.api.history(id)).at(-1)).toMatchObject({
+        ...{ version: 3, type: 'cancelled', status: 'fulfilled' },
+        data: {
+          reason: 'not to be had',
+          lines: [
+            { line: 1, product_id: mug, quantity: 3 },
+            { line: 2, product_id: lamp, quantity: 2 },
+          ],
+        },
+      });
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 8, reserved: 0, sold: 2 });
+      expect(await world.api.stock(lamp)).toMatchObject({ on_hand: 10, reserved: 0, sold: 0 });
+
+      await world.ledger.unchangedBy(async () => {
+        expect(ok(await world.api.cancel(id, { remaining: true }))).toEqual(cancelled);
+        expect(ok(await world.api.fulfil(id))).toEqual(cancelled);
+        refused(await world.api.fulfil(id, units(mug, 1)), '409 illegal-transition');
+        refused(await world.api.return(id, back(mug, 3)), '409 illegal-transition', ['lines.0.quantity']);
+      });
+      expect(ok(await world.api.return(id, back(mug, 2)), 201)).toMatchObject({ status: 'returned' });
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 10, reserved: 0 });
+    });
+
+    it('what remains is all of an order of which nothing was handed over', async () => {
+      const { id, mug } = await confirmed(5);
+      expect(ok(await world.api.cancel(id, { remaining: true }))).toMatchObject({
+        ...{ status: 'cancelled', version: 2 },
+        lines: [{ cancelled: 0, fulfilled: 0 }],
+      });
+      await world.ledger.quiet();
+      expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100, reserved: 0 });
+    });
+
+    it('what remains and handing it over at the same moment: each unit goes one way', async () => {
+      const orders = await Promise.all(Array.from({ length: 8 }, () => confirmed(4)));
+      await Promise.all(
+        orders.map(async ({ id, mug }) => {
+          ok(await world.api.fulfil(id, units(mug, 1)));
+          const answers = await Promise.all([
+            world.api.fulfil(id, units(mug, 1)),
+            world.api.cancel(id, { remaining: true }),
+            world.api.cancel(id, { remaining: true }),
+          ]);
+          expect(answers.slice(1).map((it) => it.status)).toEqual([200, 200]);
+        }),
+      );
+      await world.ledger.quiet();
+      for (const { id, mug } of orders) {
+        const { status, lines } = await world.api.order(id);
+        const { cancelled, fulfilled } = lines[0]!;
+        expect([status, cancelled + fulfilled]).toEqual(['fulfilled', 4]);
+        expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100 - fulfilled, reserved: 0, sold: fulfilled });
+      }
+    });
+
     it('ends everything else', async () => {
       const { id, mug } = await confirmed(5);
       ok(await world.api.cancel(id));

@@ -410,7 +410,7 @@ const save = {
   name: 'order-save',
   text: `
     WITH fenced AS MATERIALIZED (
-      SELECT 1 FROM orders.sagas WHERE tenant_id = $1 AND saga_id = $2 AND $8 = 'cancelled' FOR NO KEY UPDATE
+      SELECT 1 FROM orders.sagas WHERE tenant_id = $1 AND saga_id = $2 AND $4 = 'cancelled' FOR NO KEY UPDATE
     ), changed AS (
       UPDATE orders.orders SET status = $4, returned_total_minor = $5, lines = $6, updated_at = $7, version = version + 1
       WHERE tenant_id = $1 AND order_id = $2 AND version = $3 AND (SELECT count(*) FROM fenced) >= 0
@@ -418,7 +418,7 @@ const save = {
     ), reversing AS (
       UPDATE orders.sagas SET step = 'reverse', state = 'running', attempts = 0, epoch = epoch + 1, due_at = now(),
         lease_until = '-infinity', updated_at = now(), data = data - 'token'
-      WHERE tenant_id = $1 AND saga_id = $2 AND $8 = 'cancelled' AND EXISTS (SELECT FROM changed)
+      WHERE tenant_id = $1 AND saga_id = $2 AND $4 = 'cancelled' AND EXISTS (SELECT FROM changed)
     ), answered AS (
       INSERT INTO orders.keyed_changes (tenant_id, account_id, operation, idempotency_key, fingerprint, order_id, version)
       SELECT $1, $10, $11, $12, $13, order_id, version FROM changed WHERE $12::text IS NOT NULL

@@ -20,7 +20,7 @@ export interface HistoryEntry {
 /** The particulars of an entry, by its type: nothing of `placed`, whose particulars are the order's own. */
 type HistoryData = {
   reason?: string;
-  /** The units handed over or taken back. */
+  /** The units handed over or taken back; of an order that is cancelled, those that remained, where others did not. */
   lines?: (LineUnits & { amount_minor?: number })[];
   /** What a return is credited with, all lines together. */
   amount_minor?: number;
@@ -46,7 +46,7 @@ export interface Units {
   line?: number | undefined;
 }
 
-type Verb = 'cancel' | 'fulfil' | 'return';
+type Verb = 'cancel' | 'cancel-remaining' | 'fulfil' | 'return';
 
 /**
  * The state machine. `mayFrom` are the states a verb may be used in and `leadsTo` those it can lead to, by what remains
@@ -60,7 +60,14 @@ export const transitions: Record<
     mayFrom: ['pending', 'confirmed'],
     leadsTo: ['cancelled'],
     done: ['cancelled'],
-    whyNot: 'Goods that were handed over cannot be cancelled; take them back with a return.',
+    whyNot:
+      'Goods that were handed over cannot be cancelled; take them back with a return. What remains of the order is cancelled with `remaining`.',
+  },
+  'cancel-remaining': {
+    mayFrom: ['pending', 'confirmed', 'partially-fulfilled'],
+    leadsTo: ['cancelled', 'fulfilled', 'returned'],
+    done: ['cancelled', 'fulfilled', 'returned'],
+    whyNot: 'Nothing of it remains to be handed over.',
   },
   fulfil: {
     mayFrom: ['confirmed', 'partially-fulfilled'],
@@ -102,14 +109,28 @@ export const cancelOrder = (order: Order, reason: string | undefined, at: Date):
   return become(order, at, { type: 'cancelled', data: reason === undefined ? {} : { reason } });
 };
 
+/**
+ * Cancels what will not be handed over any more: all of the order where nothing was. `undefined` when nothing remains.
+ * Money is moved by nobody but whoever asks for that, as with returns.
+ */
+export const cancelRemaining = (order: Order, reason: string | undefined, at: Date): OrderChange | undefined => {
+  if (isDone('cancel-remaining', order)) return undefined;
+  assertMay('cancel-remaining', order);
+  if (order.status !== 'partially-fulfilled') return cancelOrder(order, reason, at);
+  const lines = allRemaining(order).map(unitsOf);
+  return become(order, at, { type: 'cancelled', data: { lines, ...(reason !== undefined && { reason }) } });
+};
+
+const remaining = (line: OrderLine): number => line.quantity - line.cancelled - line.fulfilled;
+
+const allRemaining = ({ lines }: Order) =>
+  lines.map((line) => ({ line, quantity: remaining(line) })).filter((it) => it.quantity > 0);
+
 /** Hands units over: those given, or all that remain. `undefined` when nothing remains and nothing was named. */
 export const fulfilOrder = (order: Order, units: readonly Units[] | undefined, at: Date): OrderChange | undefined => {
   if (!units && isDone('fulfil', order)) return undefined;
   assertMay('fulfil', order);
-  const remaining = (line: OrderLine): number => line.quantity - line.fulfilled;
-  const taken = units
-    ? takeUnits(order, units, remaining, 'remain to be handed over')
-    : order.lines.map((line) => ({ line, quantity: remaining(line) })).filter((it) => it.quantity > 0);
+  const taken = units ? takeUnits(order, units, remaining, 'remain to be handed over') : allRemaining(order);
   return become(order, at, { type: 'fulfilled', data: { lines: taken.map(unitsOf) } });
 };
 
@@ -173,24 +194,30 @@ const effectOf = (order: Order, { type, data }: OrderChange['entry']): Partial<O
       return {};
     case 'payment-declined':
     case 'payment-failed':
-    case 'cancelled':
       return { status: 'cancelled' };
+    case 'cancelled': {
+      if (!data.lines) return { status: 'cancelled' };
+      const lines = withUnits(order, data.lines, 'cancelled');
+      return { lines, status: lines.every(isBack) ? 'returned' : 'fulfilled' };
+    }
     case 'fulfilled': {
       const lines = withUnits(order, data.lines!, 'fulfilled');
-      const done = lines.every((line) => line.fulfilled === line.quantity);
+      const done = lines.every((line) => remaining(line) === 0);
       return { lines, status: done ? 'fulfilled' : 'partially-fulfilled' };
     }
     case 'returned': {
       const lines = withUnits(order, data.lines!, 'returned');
-      const all = lines.every((line) => line.returned === line.quantity);
       return {
         lines,
         returned_total_minor: order.returned_total_minor + data.amount_minor!,
-        status: all ? 'returned' : order.status,
+        status: lines.every(isBack) ? 'returned' : order.status,
       };
     }
   }
 };
+
+/** Nothing of it is with the customer, and nothing will be. */
+const isBack = (line: OrderLine): boolean => line.returned === line.quantity - line.cancelled;
 
 /** The order that a history leads to, from the order as it was placed. */
 export const replay = (placed: Order, entries: readonly Pick<HistoryEntry, 'type' | 'data' | 'at'>[]): Order =>
@@ -223,7 +250,7 @@ export const stockEffectOf = ({
   }
 };
 
-/** The entries after which nothing of an order stands any more. */
+/** The entries after which nothing of an order stands any more that was not handed over. */
 export const undoing = [
   'payment-declined',
   'payment-failed',
@@ -304,7 +331,7 @@ const takeUnits = (
 const withUnits = (
   order: Order,
   taken: readonly Pick<LineUnits, 'line' | 'quantity'>[],
-  counter: 'fulfilled' | 'returned',
+  counter: 'cancelled' | 'fulfilled' | 'returned',
 ): OrderLine[] => {
   const units = new Map<number, number>();
   for (const { line, quantity } of taken) units.set(line, (units.get(line) ?? 0) + quantity);

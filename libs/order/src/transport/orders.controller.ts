@@ -32,7 +32,7 @@ import {
   valid,
 } from '#rest';
 import { allow, type Caller } from '#security';
-import { cancelOrder, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
+import { cancelOrder, cancelRemaining, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
 import { canonicalJson, fingerprintOf } from '../domain/placement.js';
 import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
 import { KeepPersonalData } from '../use-cases/keep-personal-data.js';
@@ -187,21 +187,24 @@ export class OrdersController {
   @Endpoint({
     scope: 'orders:write',
     operationId: 'cancelOrder',
-    summary: 'Cancel an order that was not handed over',
-    description: 'Its stock is free again a moment later. An order that is cancelled already is answered as it is.',
+    summary: 'Cancel an order that was not handed over, or what remains of it',
+    description:
+      'Its stock is free again a moment later. An order that is cancelled already is answered as it is. What was paid for it ' +
+      'flows back by itself; for what remains of an order, refunds are asked for as for returns.',
     request: cancelOrderRequest,
     replies: { 200: { schema: order, description: 'The order, cancelled', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
   })
   async cancel(
     @Param('id', valid(orderIdParameter)) id: string,
-    @Body(valid(cancelOrderRequest)) { reason }: z.output<typeof cancelOrderRequest>,
+    @Body(valid(cancelOrderRequest)) { remaining, reason }: z.output<typeof cancelOrderRequest>,
     @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
     const request = { tenant: caller.tenant, orderId: known(id), expectedVersions };
-    const changed = await this.changeOrder.execute(request, (it, at) => cancelOrder(it, reason, at));
+    const decide = remaining ? cancelRemaining : cancelOrder;
+    const changed = await this.changeOrder.execute(request, (it, at) => decide(it, reason, at));
     return tagged(changed.order, reply);
   }
 

@@ -50,7 +50,9 @@ export class PaymentsController {
     scope: 'payments:write',
     operationId: 'capturePayment',
     summary: 'Take money that is authorised, or note that it came',
-    description: 'For orders that are paid on account; the money of others is taken when they are confirmed.',
+    description:
+      'For orders that are paid on account; the money of others is taken when they are confirmed. Of an order of which what ' +
+      'remained was cancelled, the amount has to be said.',
     ...moving,
   })
   capture(

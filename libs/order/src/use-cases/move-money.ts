@@ -91,6 +91,7 @@ export class MoveMoney {
   private async start(command: MoneyCommand, sagaId: string, giveUpAt: number): Promise<boolean> {
     const { tenant, fingerprint, orderId, kind, amountMinor, reason, expectedVersions } = command;
     await this.untilPurchased(tenant, orderId, giveUpAt);
+    if (kind === 'capture' && amountMinor === null) await this.refuseAllOfPart(tenant, orderId);
     const traceparent = currentTrace();
     const data = {
       ...{ amount_minor: amountMinor, fingerprint },
@@ -106,11 +107,26 @@ export class MoveMoney {
     return isNew;
   }
 
-  private async refuseChanged({ tenant, orderId }: MoneyCommand): Promise<never> {
-    const order = await this.orders.readSafely(
+  /** What is due for the rest, with discounts and shipping, the shop alone can say. */
+  private async refuseAllOfPart(tenant: string, orderId: string): Promise<void> {
+    const order = await this.orderAsIs(tenant, orderId);
+    if (order!.lines.every((it) => it.cancelled === 0)) return;
+    throw new CleaveError(
+      'payment-refused',
+      'Part of the order was cancelled, so all that is authorised would be too much. Say the amount_minor that is due.',
+      { reason: 'partly-cancelled' },
+    );
+  }
+
+  private orderAsIs(tenant: string, orderId: string): Promise<Order | undefined> {
+    return this.orders.readSafely(
       (orders) => orders.find(tenant, orderId),
       () => true,
     );
+  }
+
+  private async refuseChanged({ tenant, orderId }: MoneyCommand): Promise<never> {
+    const order = await this.orderAsIs(tenant, orderId);
     throw new CleaveError(
       'precondition-failed',
       'The order has changed since it was read, or money of it is being moved that was asked for before. Read it again.',

@@ -74,7 +74,7 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
     case 'order.cancelled':
     case 'order.payment-declined':
     case 'order.payment-failed':
-      for (const { product_id, quantity, unit_price_minor } of order!.lines) {
+      for (const { product_id, quantity, unit_price_minor } of cancelledLines(order!.lines, details)) {
         const sum = of(product_id);
         sum.cancelled += quantity;
         sum.cancelledMinor = plus(sum.cancelledMinor, times(quantity, unit_price_minor));
@@ -95,6 +95,10 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
       break;
   }
 };
+
+/** Those that the event names, of an order of which some was handed over; all of them otherwise. */
+const cancelledLines = (lines: Lines, details: { lines?: { line: number; quantity: number }[] }): Lines =>
+  details.lines?.map(({ line, quantity }) => ({ ...lines[line - 1]!, quantity })) ?? lines;
 
 const plus = (one: Whole, other: Whole): Whole => {
   if (typeof one === 'number' && typeof other === 'number') {

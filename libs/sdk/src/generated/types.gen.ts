@@ -243,6 +243,10 @@ export type CacheValue = {
 };
 
 export type CancelOrderRequest = {
+  /**
+   * Cancels what was not handed over, where some was; the order is `fulfilled` then, or `returned` if all of that came back. Such an order is refused otherwise.
+   */
+  remaining?: boolean;
   reason?: string;
 };
 
@@ -802,6 +806,10 @@ export type OrderLine = {
   name: string;
   quantity: number;
   unit_price_minor: number;
+  /**
+   * Units that will not be handed over, because what remained was cancelled.
+   */
+  cancelled: number;
   /**
    * Units handed over so far.
    */
