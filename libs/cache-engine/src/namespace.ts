@@ -1,19 +1,20 @@
 import { randomInt, randomUUID } from 'node:crypto';
 import { within } from './within.js';
 import { jsonCodec, type Codec } from './codec.js';
-import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry, type Head } from './entry.js';
+import { decodeEntry, encodeEntry, isDueEarly, noTags, versionIn, type Entry } from './entry.js';
 import { bytesOfText, type Guard } from './guarded.js';
 import { tokenOf, versionsIn, type Versions } from './lease-token.js';
 import {
   assertKey,
   assertName,
   assertTimes,
+  over,
   ttlBy,
   type KeepOptions,
   type LoadOptions,
   type NamespaceOptions,
 } from './options.js';
-import { CacheUnavailable, type RedisTier } from './redis-tier.js';
+import { CacheUnavailable, pagesOf, type RedisTier } from './redis-tier.js';
 import { unplaced } from './sieve.js';
 import type { Flight, Kept, Tiers } from './tiers.js';
 
@@ -149,23 +150,40 @@ export class Namespace<Value> {
     }
     const flight = tiers.flights.get(name);
     // What began before an invalidation is not for who asks after it.
-    if (!flight?.guard.isIntact || flight.tagChanges !== tiers.tagChanges) return this.start(name, key, load, options);
+    if (!flight?.guards.every((it) => it.isIntact)) return this.start(name, key, load, options);
     tiers.counts.sharedLoads += 1;
-    const isOver = flight.standIn !== undefined && flight.standIn.staleUntil <= tiers.now();
+    const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
 
   /** @throws CacheUnavailable when it is not known whether it was written */
   async set(key: string, value: Value, options: KeepOptions = {}): Promise<Written> {
     const name = this.entryName(key);
-    const entry = await this.entryOf(value, { ...this.options, ...options });
+    const entry = await this.entryOf(value, over(this.options, options));
     await this.put(key, name, entry);
     return writtenOf(entry);
   }
 
-  /** @throws CacheUnavailable when it is not known which of them were written */
-  async setMany(values: Iterable<readonly [key: string, value: Value]>, options: KeepOptions = {}): Promise<Written[]> {
-    return Promise.all([...values].map(([key, value]) => this.set(key, value, options)));
+  /**
+   * Writes in the order that is told: of a key that is told twice the last value stays.
+   *
+   * @param options what none of the values says of itself
+   * @throws CacheUnavailable when it is not known which of them were written
+   */
+  async setMany(
+    values: Iterable<readonly [key: string, value: Value, options?: KeepOptions]>,
+    options: KeepOptions = {},
+  ): Promise<Written[]> {
+    const ofAll = over(this.options, options);
+    const written: Written[] = [];
+    for (const page of pagesOf([...values])) {
+      const names = page.map(([key]) => this.entryName(key));
+      // All of them before the first is written: some are known at once, and others have to be asked for.
+      const entries = await Promise.all(page.map(([, value, own = {}]) => this.entryOf(value, over(ofAll, own))));
+      await Promise.all(entries.map((entry, at) => this.put(page[at]![0], names[at]!, entry)));
+      for (const entry of entries) written.push(writtenOf(entry));
+    }
+    return written;
   }
 
   /**
@@ -182,7 +200,7 @@ export class Namespace<Value> {
   ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
     const { tiers } = this;
     const name = this.entryName(key);
-    const all = { ...this.options, ...options };
+    const all = over(this.options, options);
     // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
     const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
     await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
@@ -215,7 +233,8 @@ export class Namespace<Value> {
 
   /** @throws CacheUnavailable when it is not known whether it took place */
   async invalidateTags(...tags: string[]): Promise<void> {
-    await Promise.all(tags.map((tag) => this.tiers.changeTag(this.tagName(tag))));
+    const names = tags.map((tag) => this.tagName(tag));
+    for (const page of pagesOf(names)) await Promise.all(page.map((name) => this.tiers.changeTag(name)));
   }
 
   /**
@@ -244,12 +263,12 @@ export class Namespace<Value> {
     // A namespace that is cleared begins to count anew, also where nobody has told of that yet.
     const version = await tiers.lookUpTag(this.ownTag);
     const name = tiers.nameOf('counter', this.name, `${version}:${key}`);
-    if (tiers.shared) return tiers.shared.count(name, by, ttl ?? 0);
+    if (tiers.shared) return tiers.shared.count(name, by, ttl === Number.POSITIVE_INFINITY ? 0 : (ttl ?? 0));
     const known = tiers.counters.get(name);
-    const isNew = !known || known.until <= tiers.now();
+    const isNew = !known || known.until <= performance.now();
     const count = (isNew ? 0 : known.count) + by;
     if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
-    const until = isNew ? tiers.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
+    const until = isNew ? performance.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
     tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, 0);
     tiers.counters.close(name, guard);
@@ -304,7 +323,7 @@ export class Namespace<Value> {
   ): Promise<Written | undefined> {
     const { tiers } = this;
     const { ttl = ttlBy(this.options, value) } = options;
-    const all = { ...this.options, ...options, ttl };
+    const all = over(this.options, { ...options, ttl });
     assertTimes(all);
     const name = this.entryName(key);
     const versions = versionsIn(lease);
@@ -345,13 +364,15 @@ export class Namespace<Value> {
     early?: Kept,
   ): Promise<Value | undefined> {
     const { tiers } = this;
-    const options = { ...this.options, ...given };
+    const options = over(this.options, given);
     assertTimes(options);
+    const tags = [this.ownTag, ...(options.tags ?? []).map((tag) => this.tagName(tag))];
     const answer = Promise.withResolvers<Value | undefined>();
     const loading = Promise.withResolvers<Value | undefined>();
     const guard = tiers.entries.open(name);
-    const { tagChanges } = tiers;
-    const flight: Flight = { answer: answer.promise, loading: loading.promise, standIn: undefined, guard, tagChanges };
+    const ofTags = tags.map((tag) => tiers.tags.open(tag));
+    const guards = [guard, ...ofTags];
+    const flight: Flight = { answer: answer.promise, loading: loading.promise, standIn: undefined, guards };
     tiers.flights.set(name, flight);
     for (const each of [answer, loading]) each.promise.catch(() => undefined);
     const standIn = (kept: Kept): void => {
@@ -365,6 +386,7 @@ export class Namespace<Value> {
       )
       .finally(() => {
         tiers.entries.close(name, guard);
+        tags.forEach((tag, at) => tiers.tags.close(tag, ofTags[at]!));
         if (tiers.flights.get(name) === flight) tiers.flights.delete(name);
       });
     return answer.promise;
@@ -420,14 +442,14 @@ export class Namespace<Value> {
       soft === undefined
         ? undefined
         : setTimeout(() => {
-            if (kept.staleUntil <= tiers.now()) return;
+            if (kept.standsInUntil <= performance.now()) return;
             giveOut(kept);
             standIn(kept);
           }, soft);
     try {
       return await loading;
     } catch (error) {
-      if (kept.staleUntil <= tiers.now()) throw error;
+      if (kept.standsInUntil <= performance.now()) throw error;
       this.rest(name);
       // Without the key, which may name a person.
       tiers.complain(`a value of ${this.name} could not be loaded: ${String(error)}`);
@@ -584,7 +606,7 @@ export class Namespace<Value> {
   }
 
   /** @param at by `performance.now()`. @returns `undefined` where that is not known without asking Redis */
-  private isCurrent({ namespaceVersion, tags }: Head, at: number): boolean | undefined {
+  private isCurrent({ namespaceVersion, tags }: Versions, at: number): boolean | undefined {
     const { tiers } = this;
     if (at > tiers.l1UsedUntil) return undefined;
     let isKnown = true;
@@ -602,7 +624,7 @@ export class Namespace<Value> {
   private suspect(name: string): Kept | undefined {
     const { tiers } = this;
     const kept = tiers.entries.getSuspect(name);
-    if (!kept || kept.staleUntil <= tiers.now()) return undefined;
+    if (!kept || kept.standsInUntil <= performance.now()) return undefined;
     const isKnownOld = (tag: string, version: string): boolean => tiers.tags.getSuspect(tag)?.version !== version;
     if (isKnownOld(this.ownTag, kept.namespaceVersion)) return undefined;
     return kept.tags.some(([tag, version]) => isKnownOld(this.tagName(tag), version)) ? undefined : kept;
@@ -720,7 +742,7 @@ export class Namespace<Value> {
     return kept ? { state: 'fresh', kept, version: kept.version } : { state: 'nothing', version: '' };
   }
 
-  private async isCurrentThere({ namespaceVersion, tags }: Head): Promise<boolean> {
+  private async isCurrentThere({ namespaceVersion, tags }: Versions): Promise<boolean> {
     const current = await this.versionsOf(tags.map(([tag]) => tag));
     return (
       current.namespaceVersion === namespaceVersion && current.tags.every(([, version], at) => version === tags[at]![1])
@@ -791,7 +813,7 @@ export class Namespace<Value> {
       namespaceVersion,
       tags,
       freshUntil,
-      staleUntil,
+      standsInUntil: staleUntil - this.tiers.clockAheadMs,
       loadMs,
       key: '',
       bytes: 0,

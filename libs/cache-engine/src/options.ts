@@ -1,9 +1,12 @@
 import type { Codec } from './codec.js';
 import { assertTimeout } from './within.js';
 
-/** Times are milliseconds. */
+/** Times are milliseconds. What a call leaves out, or gives as `undefined`, is as the namespace says. */
 export interface KeepOptions {
-  /** How long a value is as good as new; without it, until it is evicted. Shortened a little by chance, never longer. */
+  /**
+   * How long a value is as good as new, `Infinity` for no end; where nobody says so, until it is evicted. Shortened a little
+   * by chance, never longer.
+   */
   ttl?: number | undefined;
   /** How much longer it may stand in where nothing better is to be had. */
   grace?: number | undefined;
@@ -55,6 +58,13 @@ export const assertName = (what: string, name: string): void => {
     );
 };
 
+/** What a call says, and what the namespace says of the rest. */
+export const over = <Options extends object>(all: Options, said: Options): Options => {
+  const both = { ...all };
+  for (const name of Object.keys(said) as (keyof Options)[]) if (said[name] !== undefined) both[name] = said[name];
+  return both;
+};
+
 const assertTime = (name: string, ms: number | undefined, least: number): void => {
   if (ms !== undefined && !(Number.isInteger(ms) && ms >= least && ms <= longestTtlMs))
     throw new RangeError(
@@ -66,11 +76,11 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
 export const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
   const told = value === undefined ? undefined : ttlOf?.(value);
   if (told === undefined) return ttl;
-  return told === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
+  return told === Number.POSITIVE_INFINITY ? told : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
 };
 
 export const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
-  assertTime('ttl', ttl, 1);
+  if (ttl !== Number.POSITIVE_INFINITY) assertTime('ttl', ttl, 1);
   assertTime('grace', grace, 0);
   assertTime('absentTtl', absentTtl, 1);
   assertTimeout('timeouts.soft', timeouts?.soft);

@@ -222,10 +222,14 @@ export class RedisTier {
 
   /** @returns what lies under the keys, in their order. @throws CacheUnavailable where one of them cannot be asked for */
   async readMany(keys: readonly string[]): Promise<(string | null)[]> {
-    const pages = await Promise.all(pagesOf(keys).map((page) => this.readPage(page)));
-    const found = pages.length === 1 ? pages[0]! : pages.flat();
-    const failed = found.find((it) => it instanceof CacheUnavailable);
-    if (failed) throw failed;
+    const found: Page = [];
+    // One after the other: each has its time, however many there are.
+    for (const page of pagesOf(keys)) {
+      const read = await this.readPage(page);
+      const failed = read.find((it) => it instanceof CacheUnavailable);
+      if (failed) throw failed;
+      for (const stored of read) found.push(stored);
+    }
     return found as (string | null)[];
   }
 

@@ -123,6 +123,15 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('does in one call as much as it is asked to, a page at a time', async () => {
+    const [space] = await two();
+    const all = Array.from({ length: 25_000 }, (_, at) => `k${at}`);
+    await space.invalidateTags(...all);
+    expect(await space.setMany(all.map((key) => [key, key]))).toHaveLength(all.length);
+    const found = await space.getMany(all);
+    expect(all.filter((key) => found.get(key)?.value !== key)).toEqual([]);
+  });
+
   it('lets what fails for one key fail for no other that is asked about at the same time', async () => {
     const engine = await nodeOf(redis.url);
     const here = engine.namespace<string>(name);
