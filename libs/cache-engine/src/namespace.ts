@@ -784,7 +784,9 @@ export class Namespace<Value> {
     return {
       text: value === undefined ? undefined : this.codec.encode(value),
       version: nextVersion(),
-      ...{ freshUntil, staleUntil: freshUntil + grace, loadMs, ...versions },
+      // That there is nothing does not stand in: nobody would see what has come to be since.
+      staleUntil: value === undefined ? freshUntil : freshUntil + grace,
+      ...{ freshUntil, loadMs, ...versions },
     };
   }
 

@@ -15,7 +15,7 @@ export interface KeepOptions {
 }
 
 export interface LoadOptions extends KeepOptions {
-  /** How long it is kept that the source has nothing; as long as a value when left out. */
+  /** How long it is kept that the source has nothing; as long as a value when left out. It has no `grace`. */
   absentTtl?: number | undefined;
   /**
    * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
@@ -49,6 +49,12 @@ export const assertKey = (key: string): void => {
   if (3 * key.length > longestKeyBytes && Buffer.byteLength(key) > longestKeyBytes)
     throw new RangeError(`a cache key must be at most ${longestKeyBytes} bytes of UTF-8`);
   if (!key.isWellFormed()) throw new RangeError('a cache key must not contain unpaired surrogates');
+};
+
+/** Not a number would be no bound at all. */
+export const assertBytes = (name: string, bytes: number): void => {
+  if (typeof bytes !== 'number' || !(bytes >= 0))
+    throw new RangeError(`${name} is ${bytes}; it must be a number of bytes, 0 or more`);
 };
 
 export const assertName = (what: string, name: string): void => {

@@ -148,6 +148,8 @@ export class RedisTier {
   private retry: NodeJS.Timeout | undefined;
   /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
   private beginning: Promise<void> | undefined;
+  private isStarted = false;
+  private hasSaidNotStarted = false;
   private isStopped = false;
   private refusalToldAt = Number.NEGATIVE_INFINITY;
 
@@ -192,6 +194,7 @@ export class RedisTier {
 
   /** Does not wait: the cache starts without Redis and uses it once it is there. */
   start(): void {
+    this.isStarted = true;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.beginning = promise;
     void promise.then(() => (this.beginning = undefined));
@@ -494,10 +497,18 @@ export class RedisTier {
     this.complain(`Redis refuses what it is asked: ${message}${advice}`);
   }
 
+  /** Whoever goes on without it, as `getOrSet` does, would not notice. */
+  private sayIfNotStarted(): void {
+    if (this.isStarted || this.hasSaidNotStarted) return;
+    this.hasSaidNotStarted = true;
+    this.complain('Redis is not asked: call start() of the CacheEngine');
+  }
+
   /** @param failureIn what is wrong in what was answered, for those who count */
   private async attempt<T>(what: string, work: () => Promise<T>, failureIn?: (answer: T) => unknown): Promise<T> {
     const startedAt = performance.now();
     let failure: unknown;
+    this.sayIfNotStarted();
     try {
       const { beginning } = this;
       const ask = beginning ? () => beginning.then(work) : work;

@@ -4,6 +4,7 @@ import { Guarded, bytesOfText, type Guard, type Guardable } from './guarded.js';
 import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
 import { RedisTier, keyKinds, randomTagBase, type RedisOptions } from './redis-tier.js';
+import { assertBytes } from './options.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import { unplaced } from './sieve.js';
 import type { Head } from './entry.js';
@@ -78,6 +79,7 @@ export class Tiers {
   private timer: NodeJS.Timeout | undefined;
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
+    assertBytes('maxBytes', maxBytes);
     this.maxBytes = maxBytes;
     this.prefix = prefix;
     this.tagPrefix = this.prefixOf('tag');

@@ -117,6 +117,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.getOrSet('k', source.load)).toBe(1);
   });
 
+  it('keeps for no longer that the source has nothing, however long a value may stand in', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, absentTtl: 20, grace: 60_000 });
+    expect(await space.getOrSet('k', () => undefined)).toBeUndefined();
+    await sleep(100);
+    await expect(space.getOrSet('k', () => Promise.reject(new Error('away')))).rejects.toThrow('away');
+    expect(await space.getOrSet('k', () => 1)).toBe(1);
+  });
+
   it('asks the source once, however many ask', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source({ a: 1 });
@@ -500,6 +508,10 @@ describe('a cache in the process', () => {
     } finally {
       clock.mockRestore();
     }
+  });
+
+  it.each([Number.NaN, -1, '64mb' as unknown as number])('has no bound of %s bytes', (maxBytes) => {
+    expect(() => new CacheEngine({ maxBytes })).toThrow(`maxBytes is ${maxBytes}`);
   });
 
   it('keeps within its bytes, as the process counts them', async () => {

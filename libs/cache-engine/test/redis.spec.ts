@@ -548,6 +548,14 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('says that it was not started', async () => {
+    const complaints: string[] = [];
+    const engine = new CacheEngine({ redis: { url: redis.url }, complain: (it) => complaints.push(it) });
+    const space = engine.namespace<number>(name);
+    for (const value of [1, 2]) expect(await space.getOrSet('k', () => value)).toBe(value);
+    expect(complaints).toEqual([expect.stringContaining('call start()')]);
+  });
+
   it('says nothing of Redis when it is stopped itself', async () => {
     const complaints: string[] = [];
     for (let time = 0; time < 20; time += 1) {
