@@ -8,7 +8,8 @@ import { expect, it } from '@jest/globals';
 const foretellable = {
   'libs/admission/src/limiter.ts': 1,
   'libs/balancing/src/balance.ts': 2,
-  'libs/cache-engine/src/namespace.ts': 2,
+  'libs/cache-engine/src/keyspace.ts': 1,
+  'libs/cache-engine/src/loading.ts': 1,
   'libs/cache-engine/src/reconnect.ts': 1,
   'libs/periodic/src/wait-before-retry.ts': 1,
   'libs/order/src/use-cases/run-sagas.ts': 1,

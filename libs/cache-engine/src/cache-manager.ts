@@ -17,8 +17,10 @@ interface WrapOptions {
 const mostDeleted = 1_000;
 
 /** `0` says that there is no end, whatever the namespace says. */
-const endOf = (ttl: number | undefined): { ttl?: number | undefined } =>
-  ttl === undefined ? {} : { ttl: ttl === 0 ? undefined : Math.min(Math.max(1, Math.round(ttl)), longestTtlMs) };
+const endOf = (ttl: number | null | undefined): { ttl?: number | undefined } => {
+  if (ttl === undefined || ttl === null) return {};
+  return { ttl: ttl === 0 ? Number.POSITIVE_INFINITY : Math.min(Math.max(1, Math.round(ttl)), longestTtlMs) };
+};
 
 const endAfter =
   (ttl: (value: unknown) => number) =>
@@ -27,9 +29,37 @@ const endAfter =
     return told === 0 ? Number.POSITIVE_INFINITY : told;
   };
 
-/** Whoever gets a value from cache-manager may change it. */
-const copyOf = (value: unknown): unknown =>
-  typeof value === 'object' && Object.isFrozen(value) ? structuredClone(value) : value;
+const bytesMark = 'base64:';
+
+/** In JSON, which has no bytes, in the shape that Node has for them. */
+const packed = (value: unknown): unknown =>
+  Buffer.isBuffer(value) ? { type: 'Buffer', data: `${bytesMark}${value.toString('base64')}` } : value;
+
+const bytesIn = (value: unknown): Buffer | undefined => {
+  const { type, data } = (value ?? {}) as { type?: unknown; data?: unknown };
+  if (type !== 'Buffer') return undefined;
+  // Of those within a value Node has written the numbers.
+  if (Array.isArray(data)) return Buffer.from(data as number[]);
+  const isText = typeof data === 'string' && data.startsWith(bytesMark);
+  return isText ? Buffer.from(data.slice(bytesMark.length), 'base64') : undefined;
+};
+
+/** Whoever gets a value from cache-manager may change it, and gets bytes where bytes were put. */
+const copyOf = (value: unknown): unknown => {
+  if (typeof value !== 'object' || value === null) return value;
+  const bytes = bytesIn(value);
+  if (bytes) return bytes;
+  if (!Object.isFrozen(value)) return value;
+  if (Array.isArray(value)) return value.map(copyOf);
+  if (Object.getPrototypeOf(value) !== Object.prototype) return structuredClone(value);
+  return Object.fromEntries(Object.entries(value).map(([name, it]) => [name, copyOf(it)]));
+};
+
+/** What a function that was given says of a value, which it is to see as it was put. */
+const ofBytes =
+  <Said>(say: (value: unknown) => Said) =>
+  (value: unknown): Said =>
+    say(bytesIn(value) ?? value);
 
 /**
  * A namespace in the shape of cache-manager 7, for what has been written against it: Nest's `CACHE_MANAGER`, its
@@ -41,53 +71,78 @@ const copyOf = (value: unknown): unknown =>
  */
 export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
   const events = new EventEmitter();
-  const told = async <T>(event: string, data: object, work: () => Promise<T>): Promise<T | undefined> => {
+  /** @returns `undefined` where Redis is away, which has been told of then */
+  const unlessAway = async <T>(event: string, data: object, work: () => Promise<T>): Promise<T | undefined> => {
     try {
-      const value = await work();
-      events.emit(event, { ...data, value });
-      return value;
+      return await work();
     } catch (error) {
       events.emit(event, { ...data, error });
       if (!(error instanceof CacheUnavailable)) throw error;
       return undefined;
     }
   };
-  const get = (key: string): Promise<unknown> => told('get', { key }, async () => copyOf(await namespace.get(key)));
-  const set = async (key: string, value: unknown, ttl?: number): Promise<unknown> => {
-    await told('set', { key, value }, () => namespace.set(key, value, endOf(ttl)));
-    return value;
-  };
-  const mdel = async (keys: string[]): Promise<true> => {
-    for (const page of pagesOf(keys, mostDeleted)) await namespace.delete(...page);
-    for (const key of keys) events.emit('del', { key });
+  const forget = async (event: string, data: object, keys: string[]): Promise<true> => {
+    try {
+      for (const page of pagesOf(keys, mostDeleted)) await namespace.delete(...page);
+    } catch (error) {
+      events.emit(event, { ...data, error });
+      throw error;
+    }
+    events.emit(event, data);
     return true;
   };
-  const expiryOf = async (key: string): Promise<number | undefined> =>
-    (await told('ttl', { key }, () => namespace.find(key)))?.expiresAt ?? undefined;
+  const get = async (key: string): Promise<unknown> => {
+    const value = copyOf(await unlessAway('get', { key }, () => namespace.get(key)));
+    if (value !== undefined) events.emit('get', { key, value });
+    return value;
+  };
+  const ttl = async (key: string): Promise<number | undefined> => {
+    const found = await unlessAway('ttl', { key }, () => namespace.find(key));
+    if (found?.value === undefined) return undefined;
+    const expires = found.expiresAt ?? undefined;
+    events.emit('ttl', { key, value: { value: copyOf(found.value), expires } });
+    return expires;
+  };
+  const set = async (key: string, value: unknown, ttlMs?: number): Promise<unknown> => {
+    const written = await unlessAway('set', { key, value }, () => namespace.set(key, packed(value), endOf(ttlMs)));
+    if (written) events.emit('set', { key, value });
+    return value;
+  };
   const wrap = async (key: string, load: () => unknown, ...rest: unknown[]): Promise<unknown> => {
     const [first, second] = rest as [WrapOptions['ttl'] | WrapOptions, WrapOptions['refreshThreshold']];
-    const { ttl, refreshThreshold, raw } =
-      typeof first === 'object' ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
-    const value = await namespace.getOrSet(key, async () => load(), {
-      ...(typeof ttl === 'function' ? { ttlOf: endAfter(ttl) } : endOf(ttl)),
-      refreshBefore: refreshThreshold,
+    const {
+      ttl: lasts,
+      refreshThreshold,
+      raw,
+    } = typeof first === 'object' && first ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
+    const value = await namespace.getOrSet(key, async () => packed(await load()), {
+      ...(typeof lasts === 'function' ? { ttlOf: endAfter(ofBytes(lasts)) } : endOf(lasts)),
+      refreshBefore: typeof refreshThreshold === 'function' ? ofBytes(refreshThreshold) : refreshThreshold,
     });
-    return raw ? { value: copyOf(value), expires: await expiryOf(key) } : copyOf(value);
+    return raw ? { value: copyOf(value), expires: await ttl(key) } : copyOf(value);
   };
   const manager = {
-    ...{ get, set, mdel, ttl: expiryOf, wrap, stores: [] },
+    ...{ get, set, ttl, wrap, stores: [] },
     mget: async (keys: string[]) => {
-      const found = await told('mget', { keys }, () => namespace.getMany(keys));
-      return keys.map((key) => copyOf(found?.get(key)?.value));
+      const found = await unlessAway('mget', { keys }, () => namespace.getMany(keys));
+      const values = keys.map((key) => copyOf(found?.get(key)?.value));
+      if (found) events.emit('mget', { keys, values });
+      return values;
     },
     mset: async (list: { key: string; value: unknown; ttl?: number }[]) => {
-      await Promise.all(list.map(({ key, value, ttl }) => set(key, value, ttl)));
-      events.emit('mset', { list });
+      const values = list.map((it) => [it.key, packed(it.value), endOf(it.ttl)] as const);
+      if (await unlessAway('mset', { list }, () => namespace.setMany(values))) events.emit('mset', { list });
       return list;
     },
-    del: (key: string) => mdel([key]),
+    del: (key: string) => forget('del', { key }, [key]),
+    mdel: (keys: string[]) => forget('mdel', { keys }, keys),
     clear: async () => {
-      await namespace.clear();
+      try {
+        await namespace.clear();
+      } catch (error) {
+        events.emit('clear', error);
+        throw error;
+      }
       events.emit('clear');
       return true;
     },

@@ -80,5 +80,8 @@ export const decodeEntry = (stored: string): Entry | undefined => {
  * @param random above 0, below 1
  * @see Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015
  */
-export const isDueEarly = ({ freshUntil, loadMs }: Head, now: number, random: number): boolean =>
-  loadMs > 0 && now - loadMs * Math.log(random) >= freshUntil;
+export const isDueEarly = (
+  { freshUntil, loadMs }: Pick<Head, 'freshUntil' | 'loadMs'>,
+  now: number,
+  random: number,
+): boolean => loadMs > 0 && now - loadMs * Math.log(random) >= freshUntil;

@@ -1,9 +1,12 @@
 import type { Codec } from './codec.js';
 import { assertTimeout } from './within.js';
 
-/** Times are milliseconds. */
+/** Times are milliseconds. What a call leaves out, or gives as `undefined`, is as the namespace says. */
 export interface KeepOptions {
-  /** How long a value is as good as new; without it, until it is evicted. Shortened a little by chance, never longer. */
+  /**
+   * How long a value is as good as new, `Infinity` for no end; where nobody says so, until it is evicted. Shortened a little
+   * by chance, never longer.
+   */
   ttl?: number | undefined;
   /** How much longer it may stand in where nothing better is to be had. */
   grace?: number | undefined;
@@ -12,7 +15,7 @@ export interface KeepOptions {
 }
 
 export interface LoadOptions extends KeepOptions {
-  /** How long it is kept that the source has nothing; as long as a value when left out. */
+  /** How long it is kept that the source has nothing; as long as a value when left out. It has no `grace`. */
   absentTtl?: number | undefined;
   /**
    * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
@@ -48,11 +51,24 @@ export const assertKey = (key: string): void => {
   if (!key.isWellFormed()) throw new RangeError('a cache key must not contain unpaired surrogates');
 };
 
+/** Not a number would be no bound at all. */
+export const assertBytes = (name: string, bytes: number): void => {
+  if (typeof bytes !== 'number' || !(bytes >= 0))
+    throw new RangeError(`${name} is ${bytes}; it must be a number of bytes, 0 or more`);
+};
+
 export const assertName = (what: string, name: string): void => {
   if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > longestKeyBytes || !name.isWellFormed())
     throw new RangeError(
       `a ${what} must be a text of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
     );
+};
+
+/** What a call says, and what the namespace says of the rest. */
+export const over = <Options extends object>(all: Options, said: Options): Options => {
+  const both = { ...all };
+  for (const name of Object.keys(said) as (keyof Options)[]) if (said[name] !== undefined) both[name] = said[name];
+  return both;
 };
 
 const assertTime = (name: string, ms: number | undefined, least: number): void => {
@@ -66,11 +82,11 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
 export const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
   const told = value === undefined ? undefined : ttlOf?.(value);
   if (told === undefined) return ttl;
-  return told === Number.POSITIVE_INFINITY ? undefined : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
+  return told === Number.POSITIVE_INFINITY ? told : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
 };
 
 export const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
-  assertTime('ttl', ttl, 1);
+  if (ttl !== Number.POSITIVE_INFINITY) assertTime('ttl', ttl, 1);
   assertTime('grace', grace, 0);
   assertTime('absentTtl', absentTtl, 1);
   assertTimeout('timeouts.soft', timeouts?.soft);

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from '@redis/client';
 import { assertTimeout, within } from './within.js';
-import { reconnectAfterMs } from './reconnect.js';
+import { reconnectAfterMs, reconnectUnlessCutOff } from './reconnect.js';
 import { noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
@@ -30,6 +30,8 @@ export const keyKinds = { entry: 'e', tag: 't', lease: 'l', counter: 'n' } as co
 const maxUnanswered = 20_000;
 const failuresThatBreak = 5;
 const longestReconnectMs = 1_000;
+/** What is cut off soon after it was connected is connected again so much later. */
+const cutOffMs = 250;
 /** That Redis refuses what it is asked is told so often at the most. */
 const refusalsToldEveryMs = 60_000;
 /** Keys looked at in one step of a sweep. */
@@ -72,7 +74,6 @@ const socketOptions = {
   connectTimeout: 1_000,
   // A connection on which nothing moves although it is asked is given up.
   socketTimeout: 3_000,
-  reconnectStrategy: reconnectAfterMs,
 };
 
 const connect = (url: string) => {
@@ -86,11 +87,13 @@ const connect = (url: string) => {
     // Every call has our deadline; theirs would cost a signal, a timer and a weak reference for each command.
     commandOptions: { timeout: undefined },
   };
-  if (roots.length === 1)
-    return {
-      kind: 'server' as const,
-      client: createClient({ url: roots[0]!, ...common, socket: { ...socketOptions } }),
-    };
+  if (roots.length === 1) {
+    let connectedAt = Number.NEGATIVE_INFINITY;
+    const reconnectStrategy = reconnectUnlessCutOff(() => connectedAt);
+    const client = createClient({ url: roots[0]!, ...common, socket: { ...socketOptions, reconnectStrategy } });
+    client.on('ready', () => (connectedAt = performance.now()));
+    return { kind: 'server' as const, client };
+  }
   const { username, password, protocol } = new URL(roots[0]!);
   const { RESP, ...rest } = common;
   return {
@@ -104,7 +107,12 @@ const connect = (url: string) => {
       defaults: {
         ...rest,
         ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
-        socket: { ...socketOptions, ...(protocol === 'rediss:' && { tls: true as const }) },
+        // A node that is given up would not be connected to again.
+        socket: {
+          ...socketOptions,
+          reconnectStrategy: reconnectAfterMs,
+          ...(protocol === 'rediss:' && { tls: true as const }),
+        },
       },
     }),
   };
@@ -140,6 +148,8 @@ export class RedisTier {
   private retry: NodeJS.Timeout | undefined;
   /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
   private beginning: Promise<void> | undefined;
+  private isStarted = false;
+  private hasSaidNotStarted = false;
   private isStopped = false;
   private refusalToldAt = Number.NEGATIVE_INFINITY;
 
@@ -154,7 +164,9 @@ export class RedisTier {
     assertTimeout('redis.silenceMs', silenceMs, 1);
     this.deadlineMs = deadlineMs;
     this.connection = connect(url);
-    this.connection.client.on('error', () => undefined);
+    const { client } = this.connection;
+    client.on('error', () => undefined);
+    client.on('terminated', () => this.connectLater(cutOffMs));
     this.tracking = new Tracking(
       {
         url: rootsOf(url)[0]!,
@@ -182,6 +194,7 @@ export class RedisTier {
 
   /** Does not wait: the cache starts without Redis and uses it once it is there. */
   start(): void {
+    this.isStarted = true;
     const { promise, resolve } = Promise.withResolvers<void>();
     this.beginning = promise;
     void promise.then(() => (this.beginning = undefined));
@@ -198,9 +211,14 @@ export class RedisTier {
     connecting
       .catch(() => {
         // A cluster of which no node answers gives up; a single server is tried again by the client itself.
-        if (kind === 'cluster' && !this.isStopped) this.retry = setTimeout(() => this.connect(), longestReconnectMs);
+        if (kind === 'cluster') this.connectLater(longestReconnectMs);
       })
       .finally(begun);
+  }
+
+  private connectLater(ms: number): void {
+    clearTimeout(this.retry);
+    if (!this.isStopped) this.retry = setTimeout(() => this.connect(), ms);
   }
 
   stop(): void {
@@ -222,10 +240,14 @@ export class RedisTier {
 
   /** @returns what lies under the keys, in their order. @throws CacheUnavailable where one of them cannot be asked for */
   async readMany(keys: readonly string[]): Promise<(string | null)[]> {
-    const pages = await Promise.all(pagesOf(keys).map((page) => this.readPage(page)));
-    const found = pages.length === 1 ? pages[0]! : pages.flat();
-    const failed = found.find((it) => it instanceof CacheUnavailable);
-    if (failed) throw failed;
+    const found: Page = [];
+    // One after the other: each has its time, however many there are.
+    for (const page of pagesOf(keys)) {
+      const read = await this.readPage(page);
+      const failed = read.find((it) => it instanceof CacheUnavailable);
+      if (failed) throw failed;
+      for (const stored of read) found.push(stored);
+    }
     return found as (string | null)[];
   }
 
@@ -259,8 +281,26 @@ export class RedisTier {
     for (const page of pagesOf(pairs))
       await this.attempt('remove', async () => {
         if (connection.kind === 'server') await connection.client.unlink(page.flat());
-        else await Promise.all(page.map((pair) => connection.client.unlink([...pair])));
+        else
+          await Promise.all(
+            page.map((pair) => unlessMoving(connection.client.unlink([...pair]), () => this.removeApart(pair))),
+          );
       });
+  }
+
+  /** Of a key whose slot is being moved: its entry and its lease may be on two masters, and are changed one after the other. */
+  private async removeApart([entry, lease]: readonly [string, string]): Promise<void> {
+    const { client } = this.connection;
+    // Whoever loads is too late before the entry changes, and whoever began to load while it did.
+    for (const key of [lease, entry, lease]) await client.unlink(key);
+  }
+
+  private async putApart([entry, lease, stored, ms]: AboutKey): Promise<unknown[]> {
+    const { client } = this.connection;
+    await client.unlink(lease);
+    await client.set(entry, stored!, ms === '0' ? {} : { expiration: { type: 'PX', value: Number(ms) } });
+    await client.unlink(lease);
+    return [true];
   }
 
   count(key: string, step: number, ms: number): Promise<number> {
@@ -407,8 +447,12 @@ export class RedisTier {
   }
 
   private async askPage(script: KeyScript, page: readonly AskedAbout[]): Promise<void> {
-    const { client } = this.connection;
-    const ask = (): Promise<unknown[]> => client[script](page.map((it) => it.about));
+    const { kind, client } = this.connection;
+    const ask = (): Promise<unknown[]> => {
+      const asking: Promise<unknown[]> = client[script](page.map((it) => it.about));
+      const isAlone = kind === 'cluster' && script === 'put';
+      return isAlone ? unlessMoving(asking, () => this.putApart(page[0]!.about)) : asking;
+    };
     try {
       const replies = await this.attempt(script, ask, (all) => all.find((it) => it instanceof Error));
       page.forEach(({ resolve, reject }, at) => {
@@ -453,10 +497,18 @@ export class RedisTier {
     this.complain(`Redis refuses what it is asked: ${message}${advice}`);
   }
 
+  /** Whoever goes on without it, as `getOrSet` does, would not notice. */
+  private sayIfNotStarted(): void {
+    if (this.isStarted || this.hasSaidNotStarted) return;
+    this.hasSaidNotStarted = true;
+    this.complain('Redis is not asked: call start() of the CacheEngine');
+  }
+
   /** @param failureIn what is wrong in what was answered, for those who count */
   private async attempt<T>(what: string, work: () => Promise<T>, failureIn?: (answer: T) => unknown): Promise<T> {
     const startedAt = performance.now();
     let failure: unknown;
+    this.sayIfNotStarted();
     try {
       const { beginning } = this;
       const ask = beginning ? () => beginning.then(work) : work;
@@ -482,6 +534,16 @@ interface Swept {
   pattern: string;
   counters: string;
 }
+
+/** What has two keys is refused while their slot is being moved from one master to another. */
+const unlessMoving = async <T, Apart>(asking: Promise<T>, apart: () => Promise<Apart>): Promise<T | Apart> => {
+  try {
+    return await asking;
+  } catch (error) {
+    if (error instanceof ErrorReply && error.message.startsWith('TRYAGAIN')) return apart();
+    throw error;
+  }
+};
 
 type OfVersion = readonly [key: string, version: string];
 type Page = (string | null | CacheUnavailable)[];

@@ -4,6 +4,7 @@ import { Guarded, bytesOfText, type Guard, type Guardable } from './guarded.js';
 import { Leases } from './leases.js';
 import { loadDurationIn, redisAttributes, redisDurationIn } from './metrics.js';
 import { RedisTier, keyKinds, randomTagBase, type RedisOptions } from './redis-tier.js';
+import { assertBytes } from './options.js';
 import { HotKeys, LatencyOf, noCounts, type Counts } from './statistics.js';
 import { unplaced } from './sieve.js';
 import type { Head } from './entry.js';
@@ -14,9 +15,8 @@ export interface Flight {
   answer: Promise<unknown>;
   loading: Promise<unknown>;
   standIn: Kept | undefined;
-  /** Broken, or another number, once somebody has invalidated it: whoever asks after that is not to get it. */
-  guard: Guard;
-  tagChanges: number;
+  /** Of its key and tags. One is broken once somebody has invalidated that: whoever asks after it is not to get the value. */
+  guards: readonly Guard[];
 }
 
 export interface CacheEngineOptions {
@@ -33,10 +33,11 @@ export interface CacheEngineOptions {
 }
 
 /** A value in this process. */
-export interface Kept extends Head, Guardable {
+export interface Kept extends Omit<Head, 'staleUntil'>, Guardable {
   value: unknown;
-  /** `freshUntil` by the clock of this process that only goes forward. */
+  /** `freshUntil` and `staleUntil` by the clock of this process that only goes forward. */
   until: number;
+  standsInUntil: number;
   /** What the tags were last found to be as they were before the load: nothing has been said about any tag since. */
   checkedAt: number;
 }
@@ -78,6 +79,7 @@ export class Tiers {
   private timer: NodeJS.Timeout | undefined;
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
+    assertBytes('maxBytes', maxBytes);
     this.maxBytes = maxBytes;
     this.prefix = prefix;
     this.tagPrefix = this.prefixOf('tag');

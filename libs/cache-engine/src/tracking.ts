@@ -1,5 +1,5 @@
 import { createClient } from '@redis/client';
-import { reconnectAfterMs } from './reconnect.js';
+import { reconnectUnlessCutOff } from './reconnect.js';
 
 /** A server that owns some of the keys. */
 export interface Master {
@@ -37,8 +37,6 @@ interface Line {
 
 const never = Number.NEGATIVE_INFINITY;
 const longestForClockMs = 50;
-/** One that ends sooner was not wanted. */
-const shortestConnectionMs = 1_000;
 /** A server that is not in charge is left so often at the most. */
 const leftEveryMs = 1_000;
 
@@ -120,11 +118,8 @@ export class Tracking {
     const socket = {
       connectTimeout: 1_000,
       socketTimeout: 3 * silenceMs,
-      // The client does not wait before the first attempt: what has just been connected is left to the next look.
-      reconnectStrategy: (retries: number) =>
-        retries === 0 && performance.now() - line.connectedAt < shortestConnectionMs
-          ? false
-          : reconnectAfterMs(retries),
+      // What is cut off is left to the next look.
+      reconnectStrategy: reconnectUnlessCutOff(() => line.connectedAt),
     };
     const common = {
       ...{ RESP: 3 as const, emitInvalidate: true, disableOfflineQueue: true },

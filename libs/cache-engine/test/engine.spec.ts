@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Source, redisOrSkip, startRedis, type RedisServer } from '#testing';
 import { CacheEngine, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
 import { until } from './until.js';
@@ -115,6 +115,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await sleep(200);
     source.value = 1;
     expect(await space.getOrSet('k', source.load)).toBe(1);
+  });
+
+  it('keeps for no longer that the source has nothing, however long a value may stand in', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { ttl: 60_000, absentTtl: 20, grace: 60_000 });
+    expect(await space.getOrSet('k', () => undefined)).toBeUndefined();
+    await sleep(100);
+    await expect(space.getOrSet('k', () => Promise.reject(new Error('away')))).rejects.toThrow('away');
+    expect(await space.getOrSet('k', () => 1)).toBe(1);
   });
 
   it('asks the source once, however many ask', async () => {
@@ -405,6 +413,50 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.compareAndSet('k', null, 8)).toMatchObject({ isWritten: true });
   });
 
+  it('writes many in their order, each as it is told', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const tagged = { tags: ['t'] };
+    const written = await space.setMany([
+      ['twice', 1, tagged],
+      ['twice', 2],
+      ['tagged', 3, tagged],
+    ]);
+    expect(await space.find('twice')).toMatchObject({ value: 2, version: written[1]!.version });
+    await space.invalidateTags('t');
+    expect([await space.get('twice'), await space.get('tagged')]).toEqual([2, undefined]);
+  });
+
+  it('takes what is not said as the namespace says it, and no end where that is said', async () => {
+    const defaults = { ttl: 60_000, tags: ['t'] };
+    const space = spaceOf(await ready(engineOf(options())), defaults);
+    const nothingSaid = { ttl: undefined, grace: undefined, tags: undefined };
+    await space.set('set', 1, nothingSaid);
+    await space.getOrSet('loaded', () => 1, nothingSaid);
+    await space.compareAndSet('compared', null, 1, nothingSaid);
+    const keys = ['set', 'loaded', 'compared'];
+    for (const { expiresAt } of (await space.getMany(keys)).values()) expect(expiresAt).not.toBeNull();
+    await space.invalidateTags('t');
+    expect((await space.getMany(keys)).size).toBe(0);
+    expect(await space.set('endless', 1, { ttl: Number.POSITIVE_INFINITY })).toMatchObject({ expiresAt: null });
+    expect(await space.find('endless')).toMatchObject({ value: 1, expiresAt: null });
+  });
+
+  it('asks the source once, though what is about something else is invalidated meanwhile', async () => {
+    const engine = await ready(engineOf(options()));
+    const [space, other] = [spaceOf(engine), spaceOf(engine)];
+    const source = new Source(1);
+    source.close();
+    const asking: Promise<unknown>[] = [];
+    for (let asked = 0; asked < 5; asked += 1) {
+      asking.push(space.getOrSet('k', source.load, { tags: ['t'] }));
+      await until(() => source.asked > 0);
+      await Promise.all([other.clear(), space.invalidateTags('other')]);
+    }
+    source.open();
+    await Promise.all(asking);
+    expect(source.asked).toBe(1);
+  });
+
   it('counts, each counter by itself and for its time', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const counts = await Promise.all(Array.from({ length: 20 }, () => space.increment('k')));
@@ -440,6 +492,27 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
 
 describe('a cache in the process', () => {
   keepsItsWord(() => ({}));
+
+  it('keeps nothing for longer though the clock is set back', async () => {
+    const engine = engineOf();
+    const space = engine.namespace('n', { jitter: 0 });
+    const set = space.set('k', 1, { ttl: 20, grace: 20 });
+    await Promise.all([set, space.increment('count', 1, { ttl: 20 })]);
+    const before = Date.now() - 3_600_000;
+    const clock = jest.spyOn(Date, 'now').mockReturnValue(before);
+    try {
+      await sleep(100);
+      const failing = space.getOrSet('k', () => Promise.reject(new Error('away')));
+      await expect(failing).rejects.toThrow('away');
+      expect(await space.increment('count')).toBe(1);
+    } finally {
+      clock.mockRestore();
+    }
+  });
+
+  it.each([Number.NaN, -1, '64mb' as unknown as number])('has no bound of %s bytes', (maxBytes) => {
+    expect(() => new CacheEngine({ maxBytes })).toThrow(`maxBytes is ${maxBytes}`);
+  });
 
   it('keeps within its bytes, as the process counts them', async () => {
     const maxBytes = 8_000_000;

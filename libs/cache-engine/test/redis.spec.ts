@@ -50,6 +50,22 @@ const toldAll = async (here: Namespace<unknown>, there: Namespace<unknown>): Pro
   }
 };
 
+/** For two seconds each connection ends soon after it was made. @returns how many there were for every second of it */
+const cutOff = async ({ url }: RedisServer): Promise<number> => {
+  const client = await createClient({ url }).connect();
+  const connected = async (): Promise<number> =>
+    Number(/total_connections_received:(\d+)/.exec(await client.info('stats'))![1]);
+  const [before, startedAt] = [await connected(), performance.now()];
+  const elapsedMs = (): number => performance.now() - startedAt;
+  while (elapsedMs() < 2_000) {
+    await client.sendCommand(['CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes']);
+    await sleep(5);
+  }
+  const perSecond = ((await connected()) - before) / (elapsedMs() / 1_000);
+  client.destroy();
+  return perSecond;
+};
+
 /** Until it is given out of the process. */
 const warm = (space: Namespace<unknown>, key: string): Promise<void> =>
   until(async () => (await space.find(key).catch(() => undefined))?.tier === 'l1');
@@ -121,6 +137,15 @@ describeRedis('caches of several processes over one Redis', () => {
     } finally {
       people.destroy();
     }
+  });
+
+  it('does in one call as much as it is asked to, a page at a time', async () => {
+    const [space] = await two();
+    const all = Array.from({ length: 25_000 }, (_, at) => `k${at}`);
+    await space.invalidateTags(...all);
+    expect(await space.setMany(all.map((key) => [key, key]))).toHaveLength(all.length);
+    const found = await space.getMany(all);
+    expect(all.filter((key) => found.get(key)?.value !== key)).toEqual([]);
   });
 
   it('lets what fails for one key fail for no other that is asked about at the same time', async () => {
@@ -510,6 +535,27 @@ describeRedis('caches of several processes over one Redis', () => {
     expect([...(await space.getMany(['k', 'loaded']))].map(([, { value }]) => value)).toEqual([1, 2]);
   });
 
+  it('does not connect over and over again where each connection ends at once, and is back when they last', async () => {
+    const own = await startRedis();
+    try {
+      const space = (await nodeOf(own.url)).namespace<number>(name);
+      // One to ask and one to hear, each four times a second and now and then once more.
+      expect(await cutOff(own)).toBeLessThan(16);
+      await until(() => space.set('k', 1).then(Boolean, () => false));
+      await warm(space, 'k');
+    } finally {
+      await own.stop();
+    }
+  });
+
+  it('says that it was not started', async () => {
+    const complaints: string[] = [];
+    const engine = new CacheEngine({ redis: { url: redis.url }, complain: (it) => complaints.push(it) });
+    const space = engine.namespace<number>(name);
+    for (const value of [1, 2]) expect(await space.getOrSet('k', () => value)).toBe(value);
+    expect(complaints).toEqual([expect.stringContaining('call start()')]);
+  });
+
   it('says nothing of Redis when it is stopped itself', async () => {
     const complaints: string[] = [];
     for (let time = 0; time < 20; time += 1) {
@@ -630,6 +676,42 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('writes and forgets what is being moved from one of them to another, and none of it comes back', async () => {
+    const name = randomUUID();
+    const here = (await nodeOf(cluster.url)).namespace<number>(name);
+    const there = (await nodeOf(cluster.url)).namespace<number>(name);
+    await here.set('k', 1);
+    await warm(there, 'k');
+    const old = Promise.withResolvers<number>();
+    const end = await cluster.move(`{${name}:k}`);
+    await here.set('k', 2, { ttl: 60_000 });
+    expect(await here.find('k')).toMatchObject({ value: 2, expiresAt: expect.any(Number) });
+    await until(async () => (await there.get('k')) === 2);
+    await here.delete('k');
+    expect(await here.get('k')).toBeUndefined();
+    await until(async () => (await there.get('k')) === undefined);
+    const loading = there.getOrSet('k', () => old.promise);
+    await here.set('k', 3);
+    await end();
+    old.resolve(2);
+    expect(await loading).toBe(2);
+    expect(await here.get('k')).toBe(3);
+    await until(async () => (await there.get('k')) === 3);
+    await here.delete('k');
+    expect(await here.getOrSet('k', () => 4)).toBe(4);
+  });
+
+  it('takes away the lease of who loads what is being moved', async () => {
+    const space = (await nodeOf(cluster.url)).namespace<number>(randomUUID());
+    const leased = await space.findOrLease('k', 60_000);
+    const lease = 'lease' in leased ? leased.lease! : '';
+    const end = await cluster.move(`{${space.name}:k}`);
+    await space.delete('k');
+    await end();
+    expect(await space.fillLeased('k', lease, 1)).toBeUndefined();
+    expect(await space.get('k')).toBeUndefined();
   });
 
   it('says so where it was given one of them alone', async () => {

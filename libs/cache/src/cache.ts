@@ -85,14 +85,12 @@ export class Cache {
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       await space.delete(...toDelete);
-      const done = await Promise.all(
-        put.map(async (it) => written(it.key, await space.set(it.key, ...textAndOptions(it)))),
-      );
+      const done = await space.setMany(put.map((it) => [it.key, ...textAndOptions(it)] as const));
       const found = await space.getMany(get);
       return {
         found: [...found].map(([key, { value, version, isStale }]) => ({ key, json: value!, version, isStale })),
         missing: get.filter((key) => !found.has(key)),
-        written: done,
+        written: done.map((it, at) => written(put[at]!.key, it)),
       };
     });
   }

@@ -71,6 +71,12 @@ export interface RedisCluster {
   keys(pattern: string): Promise<string[]>;
   /** Whether a key lies in the slots of the master. */
   isOn(at: number, key: string): Promise<boolean>;
+  /**
+   * Begins to move the slot of a key to the next master, as `redis-cli --cluster reshard` does.
+   *
+   * @returns what moves the keys that lie there and ends it
+   */
+  move(key: string): Promise<() => Promise<void>>;
   /** Ends a server at once, as a power cut does. What lay there is lost. */
   kill(at: number): Promise<void>;
   /** Starts it again on the same port, empty. It takes its slots back by itself, or follows who has them by now. */
@@ -133,14 +139,33 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
       await client.sendCommand(['CLUSTER', 'REPLICATE', master]);
       while (!(await client.info('replication')).includes('master_link_status:up')) await setTimeout(50);
     }
+  const slotOf = async (key: string): Promise<number> => {
+    const client = clients.find((it) => it.isReady)!;
+    return Number(await client.sendCommand(['CLUSTER', 'KEYSLOT', key]));
+  };
   return {
     url: `redis://${servers.map(({ port }) => `127.0.0.1:${port}`).join(',')}`,
     servers,
     keys: async (pattern) => (await Promise.all(clients.map((it) => it.keys(pattern)))).flat(),
     isOn: async (at, key) => {
-      const client = clients.find((it) => it.isReady)!;
-      const slot = Number(await client.sendCommand(['CLUSTER', 'KEYSLOT', key]));
+      const slot = await slotOf(key);
       return slot >= ends[at]! && slot < ends[at + 1]!;
+    },
+    move: async (key) => {
+      const slot = await slotOf(key);
+      const at = ends.findIndex((end) => end > slot) - 1;
+      const to = (at + 1) % masters;
+      const [there, here] = [clients[to]!, clients[at]!];
+      const ask = (client: typeof here, ...words: string[]) => client.sendCommand<string>(['CLUSTER', ...words]);
+      const [from, into] = [await ask(here, 'MYID'), await ask(there, 'MYID')];
+      await ask(there, 'SETSLOT', String(slot), 'IMPORTING', from);
+      await ask(here, 'SETSLOT', String(slot), 'MIGRATING', into);
+      return async () => {
+        const keys = await here.sendCommand<string[]>(['CLUSTER', 'GETKEYSINSLOT', String(slot), '1000']);
+        const address = ['127.0.0.1', String(servers[to]!.port)];
+        for (const it of keys) await here.sendCommand(['MIGRATE', ...address, it, '0', '5000']);
+        for (const client of [there, here]) await ask(client, 'SETSLOT', String(slot), 'NODE', into);
+      };
     },
     kill: async (at) => {
       await servers[at]!.kill();

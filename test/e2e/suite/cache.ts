@@ -227,6 +227,11 @@ export const cacheTests = (world: World): void => {
         missing: [gone, unknown],
         written: [{ key: kept, version: expect.any(String), expires_at: null }],
       });
+      const twice = [
+        { key: kept, value: 1, tags: ['t'] },
+        { key: kept, value: 2 },
+      ];
+      expect(ok(await batch({ put: twice, get: [kept, kept] }))).toMatchObject({ found: [{ key: kept, value: 2 }] });
       refused(await batch({ get: ['k', ''] }), '400 invalid-request', ['get.1']);
       expect(ok(await batch({}))).toEqual({ found: [], missing: [], written: [] });
     });

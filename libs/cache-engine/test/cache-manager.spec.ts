@@ -1,0 +1,105 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { createKeyv } from '@keyv/redis';
+import { createCache, type Cache } from 'cache-manager';
+import { redisOrSkip, startRedis, type RedisServer } from '#testing';
+import { CacheEngine, cacheManagerOf } from '../src/index.js';
+
+const describeRedis = await redisOrSkip(describe);
+
+const events = ['get', 'mget', 'set', 'mset', 'del', 'mdel', 'ttl', 'clear'];
+
+/** What somebody does, and what comes of it: the answer, and the last that is told of it. */
+const outcomeOf = async (cache: Cache, work: (cache: Cache) => Promise<unknown>): Promise<object> => {
+  let told: unknown[] = [];
+  for (const event of events)
+    cache.on(event as 'set', (data: unknown) => {
+      const { store: _, ...rest } = (data ?? {}) as { store?: string };
+      told = [event, rest];
+    });
+  const answer = await work(cache);
+  return { answer, told };
+};
+
+const picture = Buffer.from([0, 1, 255, 254]);
+
+describeRedis('a namespace in the shape of cache-manager', () => {
+  let redis: RedisServer;
+  let engine: CacheEngine;
+  let theirs: Cache;
+  let names = 0;
+  const ours = (): Cache => cacheManagerOf(engine.namespace(`n${(names += 1)}`, { absentTtl: 1, jitter: 0 }));
+  beforeAll(async () => {
+    redis = await startRedis();
+    engine = new CacheEngine({ redis: { url: redis.url, deadlineMs: 5_000 } }).start();
+    theirs = createCache({ stores: [createKeyv(redis.url)] });
+  });
+  afterAll(async () => {
+    engine?.stop();
+    await theirs?.disconnect();
+    await redis?.stop();
+  });
+
+  it.each([
+    ['a text', 'a'],
+    ['a text that begins like bytes', ':base64:AAECAw=='],
+    ['a number', 1.5],
+    ['null', null],
+    ['nothing', undefined],
+    ['bytes', picture],
+    ['no bytes', Buffer.alloc(0)],
+    ['an object', { a: [1, { b: null }], c: undefined }],
+    ['bytes in an object', { page: { pictures: [picture, picture] } }],
+    ['a member with a name that means something', JSON.parse('{"__proto__":{"a":1}}') as object],
+    ['a date', new Date(0)],
+  ])('gives back %s as it does', async (_, value) => {
+    const kept = async (cache: Cache): Promise<unknown> => {
+      await cache.set('k', 'before');
+      const returned = await cache.set('k', value);
+      await cache.mset([
+        { key: 'l', value },
+        { key: 'm', value: 'm', ttl: 60_000 },
+      ]);
+      return [returned, await cache.get('k'), await cache.mget(['l', 'm', 'k', 'none'])];
+    };
+    const mine = await kept(ours());
+    expect(mine).toStrictEqual(await kept(theirs));
+  });
+
+  it.each([
+    ['a read', (cache: Cache) => cache.get('k')],
+    ['a read in vain', (cache: Cache) => cache.get('none')],
+    ['many reads', (cache: Cache) => cache.mget(['k', 'none'])],
+    ['a write', (cache: Cache) => cache.set('k', { v: 2 })],
+    ['many writes', (cache: Cache) => cache.mset([{ key: 'k', value: 3 }])],
+    ['a look at the time', (cache: Cache) => cache.ttl('k')],
+    ['a look at the time of nothing', (cache: Cache) => cache.ttl('none')],
+    ['forgetting', (cache: Cache) => cache.del('k')],
+    ['forgetting many', (cache: Cache) => cache.mdel(['k', 'none'])],
+    ['clearing', (cache: Cache) => cache.clear()],
+  ])('answers and tells of %s as it does', async (_, work) => {
+    const both = [];
+    for (const cache of [ours(), theirs]) {
+      await cache.set('k', { v: 1 });
+      both.push(await outcomeOf(cache, work));
+    }
+    expect(both[0]).toEqual(both[1]);
+  });
+
+  it('takes null for no time to live that is told, as callers in JavaScript give it', async () => {
+    const none = null as unknown as undefined;
+    for (const cache of [ours(), theirs]) {
+      await cache.set('null', 1, none);
+      expect(await cache.wrap('wrapped', () => 2, none)).toBe(2);
+      expect([await cache.ttl('null'), await cache.ttl('wrapped')]).toEqual([undefined, undefined]);
+    }
+  });
+
+  it('wraps bytes, and says of them how long they last', async () => {
+    for (const cache of [ours(), theirs]) {
+      const asked: unknown[] = [];
+      const ttl = (value: unknown): number => asked.push(value) * 60_000;
+      for (let at = 0; at < 2; at += 1) expect(await cache.wrap('bytes', () => picture, { ttl })).toEqual(picture);
+      expect(asked).toEqual([picture]);
+    }
+  });
+});
