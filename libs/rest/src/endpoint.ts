@@ -52,6 +52,7 @@ export interface EndpointOptions {
 /** What a route knows of its endpoint. */
 export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
   rawBody?: boolean;
+  readsQuery?: boolean;
 }
 
 /**
@@ -63,11 +64,9 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
     const inputs = inputsOf(target, key);
     const request = endpoint.request ?? inputs.body;
     const query = endpoint.query ?? (inputs.query instanceof z.ZodObject ? inputs.query : undefined);
+    const readsQuery = inputs.query !== undefined;
     const { rawBody } = endpoint;
-    const errors = errorsOf(endpoint, {
-      body: Boolean(request ?? rawBody),
-      input: Boolean(query) || inputs.params.size > 0,
-    });
+    const errors = errorsOf(endpoint, Boolean(request ?? rawBody));
     applyDecorators(
       ApiOperation({
         operationId: endpoint.operationId ?? String(key),
@@ -93,7 +92,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         .filter(([status]) => !(status in endpoint.replies))
         .map(([status, codes]) => refusalOf(status, codes)),
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
-      RouteConfig(configOf(endpoint)),
+      RouteConfig({ ...configOf(endpoint), readsQuery }),
     )(target, key, method);
   };
 };
@@ -142,10 +141,9 @@ const inputsOf = (target: object, key: string | symbol): Inputs => {
 };
 
 /** The refusals of an endpoint, those among them that come with what it takes. */
-const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: boolean }): ErrorCode[] => {
-  const codes: ErrorCode[] = [...endpoint.errors];
-  if (takes.body || takes.input) codes.push('invalid-request');
-  if (takes.body) codes.push('payload-too-large', 'unsupported-media-type');
+const errorsOf = (endpoint: EndpointOptions, takesBody: boolean): ErrorCode[] => {
+  const codes: ErrorCode[] = [...endpoint.errors, 'invalid-request'];
+  if (takesBody) codes.push('payload-too-large', 'unsupported-media-type');
   if (endpoint.scope !== 'open') codes.push('unauthenticated', 'forbidden', 'too-many-requests');
   if (endpoint.idempotencyKey) codes.push('invalid-idempotency-key');
   if (endpoint.idempotencyKey === 'required') codes.push('idempotency-key-required');

@@ -1971,6 +1971,10 @@ export type GetCacheStatisticsData = {
 
 export type GetCacheStatisticsErrors = {
   /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
    * `unauthenticated`: It is not known who asks
    */
   401: Problem;
@@ -2370,6 +2374,10 @@ export type GetLivenessData = {
 
 export type GetLivenessErrors = {
   /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2400,6 +2408,10 @@ export type GetReadinessData = {
 };
 
 export type GetReadinessErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2670,6 +2682,10 @@ export type GetMetricsData = {
 };
 
 export type GetMetricsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3978,6 +3994,10 @@ export type ListSalesViewsData = {
 
 export type ListSalesViewsErrors = {
   /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
    * `unauthenticated`: It is not known who asks
    */
   401: Problem;
@@ -4020,6 +4040,10 @@ export type RebuildSalesData = {
 };
 
 export type RebuildSalesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `unauthenticated`: It is not known who asks
    */
