@@ -9,7 +9,7 @@ const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 22 || (major === 22 && minor < 12)) {
   console.error(
     `Cleave runs on Node 22.12 or later; this is ${process.versions.node}. ` +
-      'On Linux `npm start` uses the Node 24 that npm installed; elsewhere install Node 24.',
+      'Put `npx` in front: `npx node …` is the Node 24 that npm installed. On Apple silicon install it yourself.',
   );
   process.exit(1);
 }

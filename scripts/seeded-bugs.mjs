@@ -298,7 +298,13 @@ const withBug = ({ bug, file, ...first }) =>
 for (const it of all) withBug(it);
 if (process.argv[2] === '--fit') process.exit();
 
-const bugs = all.filter(({ bug }) => bug.includes(process.argv[2] ?? ''));
+const [, , word = ''] = process.argv;
+const bugs = all.filter(({ bug }) => bug.includes(word));
+// Without a name jest would run every test there is, and nothing would be missed.
+if (bugs.length === 0) {
+  console.error(`No bug has "${word}" in its description. They are:\n${all.map(({ bug }) => `  ${bug}`).join('\n')}`);
+  process.exit(1);
+}
 const copy = mkdtempSync(join(tmpdir(), 'cleave-bugs-'));
 const ignored = new Set(['node_modules', 'dist', '.git', '.data'].map((name) => join(root, name)));
 cpSync(root, copy, { recursive: true, filter: (path) => !ignored.has(path) });

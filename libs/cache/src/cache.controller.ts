@@ -44,7 +44,6 @@ export class CacheController {
     scope: 'cache:read',
     operationId: 'getCacheEntry',
     summary: 'Read the value under a key',
-    query: keyQuery,
     replies: {
       200: { schema: cacheValue, description: 'The value', headers: { ...etag, ...status } },
       404: { schema: cacheMiss, description: 'The cache holds nothing under this key' },
@@ -71,7 +70,6 @@ export class CacheController {
     scope: 'cache:write',
     operationId: 'putCacheEntry',
     summary: 'Write a value under a key',
-    request: putCacheEntryRequest,
     replies: { 200: { schema: cacheEntryWritten, description: 'What was written', headers: etag } },
     errors: ['precondition-failed'],
   })
@@ -95,7 +93,6 @@ export class CacheController {
     scope: 'cache:write',
     operationId: 'deleteCacheEntry',
     summary: 'Forget a key',
-    query: keyQuery,
     replies: { 204: { description: 'Nothing lies under the key now' } },
     errors: [],
   })
@@ -113,7 +110,6 @@ export class CacheController {
     operationId: 'cacheBatch',
     summary: 'Forget, write and read many keys',
     description: 'Keys are deleted first, then written, then read. Each is done by itself: there is no transaction.',
-    request: cacheBatchRequest,
     replies: { 200: { schema: cacheBatch, description: 'What was found and what was written' } },
     errors: [],
   })
@@ -132,7 +128,6 @@ export class CacheController {
     summary: 'Read the value under a key, or take the right to fill it',
     description:
       'Of all who miss, one at a time gets a lease, and writes with it (`PUT /cache`) what it has loaded meanwhile. That is refused once the key was written or invalidated, so nothing old gets in, however long loading takes.',
-    request: leaseCacheKeyRequest,
     replies: { 200: { schema: cacheKeyLeased, description: 'The value, or a lease' } },
     errors: [],
   })
@@ -149,7 +144,6 @@ export class CacheController {
     scope: 'cache:write',
     operationId: 'invalidateCache',
     summary: 'Forget by tag, or a whole namespace',
-    request: invalidateCacheRequest,
     replies: { 204: { description: 'Nothing of it is answered any more' } },
     errors: [],
   })
@@ -167,7 +161,6 @@ export class CacheController {
     operationId: 'incrementCounter',
     summary: 'Count',
     description: 'Counters are apart from values: a key may have both.',
-    request: incrementCounterRequest,
     replies: { 200: { schema: counter, description: 'The count' } },
     errors: [],
   })

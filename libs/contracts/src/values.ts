@@ -80,7 +80,7 @@ const currencyMessage = 'must be an ISO 4217 code such as GBP';
 const currenciesInUse = new Set(Intl.supportedValuesOf('currency'));
 
 /** An ISO 4217 code as it is kept and given back, also when it has gone out of use since. */
-export const currency = z.string(currencyMessage).regex(/^[A-Z]{3}$/, currencyMessage);
+export const currency = z.string(currencyMessage).regex(/^[A-Z]{3}$/, { error: currencyMessage, abort: true });
 /** The same from a caller: one that is in use. */
 export const givenCurrency = currency.refine((code) => currenciesInUse.has(code), currencyMessage);
 

@@ -105,9 +105,10 @@ describe('a count', () => {
         tenant,
         counts.map(([product_id, on_hand]) => ({ product_id, on_hand })),
       );
+    // Elsewhere `on_hand` is what lies on the shelf, which this is not.
     await expect(count(['count-a', 9], ['count-b', 2])).rejects.toMatchObject({
       code: 'stock-below-reserved',
-      extensions: { products: [{ product_id: 'count-b', on_hand: 2, reserved: 3 }] },
+      extensions: { products: [{ product_id: 'count-b', counted: 2, reserved: 3 }] },
     });
     await expect(count(['count-a', 9], ['count-z', 2], ['count-y', 1])).rejects.toMatchObject({
       code: 'product-not-found',

@@ -1,5 +1,6 @@
 import { Targets, type Attempt, type Instance, type Outcome, type TargetsOptions } from '#balancing';
 import type { CleaveError } from '#contracts';
+import { within } from '#periodic';
 import { ClientTCP, type PacketId, type WritePacket } from '@nestjs/microservices';
 import { Socket } from 'node:net';
 import { endpointText, type Endpoint } from './address.js';
@@ -77,18 +78,6 @@ class TcpConnection extends ClientTCP {
   destroy(): void {
     this.socket?.netSocket.destroy();
     this.close();
-  }
-}
-
-async function within<Result>(work: Promise<Result>, timeoutMs: number): Promise<Result> {
-  let timer: NodeJS.Timeout | undefined;
-  const tooLate = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`no connection within ${timeoutMs} ms`)), timeoutMs);
-  });
-  try {
-    return await Promise.race([work, tooLate]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 
@@ -197,7 +186,7 @@ class TcpInstance implements Instance {
       this.abandon(client);
     });
     try {
-      await within(client.connect() as Promise<unknown>, connectTimeoutMs);
+      await within(connectTimeoutMs, client.connect() as Promise<unknown>);
     } catch (error) {
       this.abandon(client);
       client.destroy();

@@ -1,3 +1,4 @@
+import { globSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { address, addressText, balancePolicy, listenAddress } from '../src/index.js';
 
@@ -69,6 +70,16 @@ describe('an address', () => {
     expect(addressText(address.parse('nats://me:secret@a:1,b:2'))).toBe('nats://a:1,b:2');
     expect(addressText(address.parse('tcp://a:1,[::1]:2'))).toBe('tcp://a:1,[::1]:2');
   });
+});
+
+it('every address that the documentation sets is one', () => {
+  const texts = ['README.md', ...globSync('docs/**/*.md')].flatMap((file) =>
+    [...readFileSync(file, 'utf8').matchAll(/\b[A-Z]+_(?:AT|LISTEN)=(?<text>[^\s`]+)/g)].map(
+      ({ groups }) => groups!['text']!,
+    ),
+  );
+  expect(texts.length).toBeGreaterThan(5);
+  expect(texts.filter((text) => faults(text).length > 0)).toEqual([]);
 });
 
 describe('a balance policy', () => {

@@ -42,6 +42,7 @@ import {
   sendProblem,
   type Problem,
 } from './problems.js';
+import { refuseUnreadQueries } from './unread-queries.js';
 
 export interface RestAppOptions extends BrowserOptions {
   logger?: LoggerService;
@@ -108,6 +109,7 @@ export const createRestApp = async (
   guardRoutes(fastify, authenticator);
   limitRoutes(fastify, app.get(Admission));
   auditRoutes(fastify, authenticator);
+  refuseUnreadQueries(fastify);
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());

@@ -32,12 +32,8 @@ export interface EndpointOptions {
   description?: string;
   /** Unique in the document; the name of the method when left out. */
   operationId?: string;
-  /** The body; when left out, the schema of the handler's `@Body(valid(schema))`. */
-  request?: z.ZodType;
   /** What the body is, where the handler's `@Body()` takes its bytes as they came, to check who has signed them. */
   rawBody?: { description: string; example: object };
-  /** The query; when left out, the schema of the handler's `@Query(valid(schema))`. */
-  query?: z.ZodObject;
   /** The answers by status, among them any that are no success and no problem document. */
   replies: Record<number, Reply>;
   /** The refusals that are particular to the endpoint; those that any endpoint can give are added. */
@@ -52,22 +48,19 @@ export interface EndpointOptions {
 /** What a route knows of its endpoint. */
 export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
   rawBody?: boolean;
+  readsQuery?: boolean;
 }
 
 /**
- * Describes an endpoint once: it is documented by it, and in an app of `createRestApp` what the handler returns is
- * encoded by the reply of the status that was set, the lowest by default. What does not fit its schema is answered 500.
+ * Describes an endpoint once: it is documented by it and by what the handler's parameters are parsed by, and in an app of
+ * `createRestApp` what the handler returns is encoded by the reply of the status that was set, the lowest by default. What
+ * does not fit its schema is answered 500.
  */
 export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   return (target, key, method) => {
-    const inputs = inputsOf(target, key);
-    const request = endpoint.request ?? inputs.body;
-    const query = endpoint.query ?? (inputs.query instanceof z.ZodObject ? inputs.query : undefined);
+    const { body, query, params } = inputsOf(target, key);
     const { rawBody } = endpoint;
-    const errors = errorsOf(endpoint, {
-      body: Boolean(request ?? rawBody),
-      input: Boolean(query) || inputs.params.size > 0,
-    });
+    const errors = errorsOf(endpoint, Boolean(body ?? rawBody));
     applyDecorators(
       ApiOperation({
         operationId: endpoint.operationId ?? String(key),
@@ -75,7 +68,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         ...(endpoint.description && { description: endpoint.description }),
       }),
       ...(endpoint.scope === 'open' ? [] : [ApiSecurity(securityScheme, [endpoint.scope])]),
-      ...[...inputs.params].map(([name, schema]) => ApiParam({ name, ...parameterOf(schema) })),
+      ...[...params].map(([name, schema]) => ApiParam({ name, ...parameterOf(schema) })),
       ...Object.entries(query?.shape ?? {}).map(([name, schema]) =>
         ApiQuery({
           name,
@@ -84,7 +77,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         }),
       ),
       ...(endpoint.idempotencyKey ? [idempotencyKeyHeader(endpoint.idempotencyKey === 'required')] : []),
-      ...(request ? [bodyOf(request)] : []),
+      ...(body ? [bodyOf(body)] : []),
       ...(rawBody ? [bytesOf(rawBody)] : []),
       ...Object.entries(endpoint.replies).map(([status, reply]) =>
         replyOf(Number(status), reply, endpoint.idempotencyKey !== undefined),
@@ -93,7 +86,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
         .filter(([status]) => !(status in endpoint.replies))
         .map(([status, codes]) => refusalOf(status, codes)),
       HttpCode(Math.min(...Object.keys(endpoint.replies).map(Number))),
-      RouteConfig(configOf(endpoint)),
+      RouteConfig({ ...configOf(endpoint), readsQuery: query !== undefined }),
     )(target, key, method);
   };
 };
@@ -117,7 +110,7 @@ const configOf = ({
 
 interface Inputs {
   body: z.ZodType | undefined;
-  query: z.ZodType | undefined;
+  query: z.ZodObject | undefined;
   params: Map<string, z.ZodType>;
 }
 
@@ -136,16 +129,15 @@ const inputsOf = (target: object, key: string | symbol): Inputs => {
   const params = parsed.filter(({ kind }) => kind === Number(RouteParamtypes.PARAM));
   return {
     body: whole(RouteParamtypes.BODY),
-    query: whole(RouteParamtypes.QUERY),
+    query: whole(RouteParamtypes.QUERY) as z.ZodObject | undefined,
     params: new Map(params.map(({ data, schema }) => [String(data), schema])),
   };
 };
 
 /** The refusals of an endpoint, those among them that come with what it takes. */
-const errorsOf = (endpoint: EndpointOptions, takes: { body: boolean; input: boolean }): ErrorCode[] => {
-  const codes: ErrorCode[] = [...endpoint.errors];
-  if (takes.body || takes.input) codes.push('invalid-request');
-  if (takes.body) codes.push('payload-too-large', 'unsupported-media-type');
+const errorsOf = (endpoint: EndpointOptions, takesBody: boolean): ErrorCode[] => {
+  const codes: ErrorCode[] = [...endpoint.errors, 'invalid-request'];
+  if (takesBody) codes.push('payload-too-large', 'unsupported-media-type');
   if (endpoint.scope !== 'open') codes.push('unauthenticated', 'forbidden', 'too-many-requests');
   if (endpoint.idempotencyKey) codes.push('invalid-idempotency-key');
   if (endpoint.idempotencyKey === 'required') codes.push('idempotency-key-required');

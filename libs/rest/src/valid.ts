@@ -32,7 +32,7 @@ export class SchemaPipe implements PipeTransform {
  */
 export const valid = (schema: z.ZodType): PipeTransform => new SchemaPipe(schema);
 
-const invalid = (faults: Fault[]): CleaveError => {
+export const invalid = (faults: Fault[]): CleaveError => {
   const [first] = faults;
   const described = first ? [first.path, first.message].filter(Boolean).join(': ') : 'The request is not valid.';
   const others = faults.length > 1 ? ` (and ${faults.length - 1} more)` : '';

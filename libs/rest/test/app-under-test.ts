@@ -69,7 +69,6 @@ class ThingsController {
   @Endpoint({
     scope: 'open',
     summary: 'Make a thing',
-    request: thingRequest,
     replies: {
       201: { schema: thing, description: 'The thing', headers: { Location: 'its address', ETag: 'its version' } },
     },
@@ -89,7 +88,6 @@ class ThingsController {
   @Endpoint({
     scope: 'open',
     summary: 'List things',
-    query: thingQuery,
     replies: { 200: { schema: thingPage, description: 'A page' } },
     errors: ['invalid-cursor'],
   })

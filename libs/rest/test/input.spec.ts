@@ -299,6 +299,23 @@ describe('a query', () => {
     }
   });
 
+  it('is refused where a change reads none, before the change is made', async () => {
+    const json = { 'content-type': 'application/json' };
+    const send = (method: string, path: string, body?: string) =>
+      fetch(`${here.url}${path}`, { method, ...(body !== undefined && { body, headers: json }) });
+    const faults = ['dry_run', '__proto__'].map((path) => ({
+      path,
+      message: 'is not a known member: this operation takes no query',
+    }));
+    for (const refused of [
+      send('POST', '/things?dry_run=true&__proto__=1', '{"name":"a"}'),
+      send('DELETE', '/things/a?dry_run&__proto__'),
+    ])
+      expect((await problem(await refused, 400, 'invalid-request')).faults).toEqual(faults);
+    expect((await send('POST', '/things?', '{"name":"a"}')).status).toBe(201);
+    expect((await send('GET', '/things/a?of=old')).status).toBe(200);
+  });
+
   it('pages with signed cursors', async () => {
     const list = (query: string) => fetch(`${here.url}/things?maker=m&${query}`);
     const first = (await (await list('limit=9999')).json()) as { next_cursor: string };

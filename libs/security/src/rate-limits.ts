@@ -1,6 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { CleaveError } from '#contracts';
-import { nowAndThen, waitBeforeRetryMs } from '#periodic';
+import { NoAnswer, nowAndThen, waitBeforeRetryMs, within } from '#periodic';
 import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
 import { createClient } from '@redis/client';
@@ -136,7 +136,7 @@ export class RateLimits {
       const heard = (): void => void (this.silences = 0);
       answer.then(heard, () => undefined);
       try {
-        return await within(answer, sharedWithinMs);
+        return await within(sharedWithinMs, answer);
       } catch (error) {
         this.sayLost(error as Error);
         this.connectAnew(error as Error, askedAt);
@@ -181,19 +181,3 @@ const take = (from: RateLimiterAbstract, who: string, part: number): Promise<Rat
     if (result instanceof RateLimiterRes) return result;
     throw result;
   });
-
-class NoAnswer extends Error {
-  override readonly name = 'NoAnswer';
-}
-
-const within = async <Result>(work: Promise<Result>, ms: number): Promise<Result> => {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new NoAnswer(`no answer within ${ms} ms`)), ms);
-  });
-  try {
-    return await Promise.race([work, late]);
-  } finally {
-    clearTimeout(timer);
-  }
-};

@@ -55,7 +55,7 @@ export const stockTests = (world: World): void => {
       await world.api.placed(one(mug, 4));
       await world.ledger.unchangedBy(async () => {
         const problem = refused(await put(mug, 3), '409 stock-below-reserved');
-        expect(problem['products']).toEqual([{ product_id: mug, on_hand: 3, reserved: 4 }]);
+        expect(problem['products']).toEqual([{ product_id: mug, counted: 3, reserved: 4 }]);
       });
       expect(ok(await put(mug, 4))).toMatchObject({ on_hand: 4, reserved: 4, available: 0 });
       refused(await world.api.place(one(mug)), '409 out-of-stock');
@@ -86,7 +86,7 @@ export const stockTests = (world: World): void => {
           { product_id: mug, on_hand: 4 },
         ]);
         expect(refused(below, '409 stock-below-reserved')['products']).toEqual([
-          { product_id: mug, on_hand: 4, reserved: 5 },
+          { product_id: mug, counted: 4, reserved: 5 },
         ]);
         const repeated = await putBatch([
           { product_id: lamp, on_hand: 1 },

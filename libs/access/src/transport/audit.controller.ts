@@ -25,7 +25,6 @@ export class AuditController {
     description:
       'Of what does not happen all day: keys, personal data, money that is moved by hand, stock that is counted, webhooks, ' +
       'dead letters. Entries are never changed and never removed.',
-    query: auditQuery,
     replies: { 200: { schema: auditPage, description: 'One page of entries' } },
     errors: ['invalid-cursor'],
   })

@@ -30,7 +30,6 @@ export class KeysController {
     operationId: 'createKey',
     summary: 'Make a key',
     description: 'The key itself is told this once.',
-    request: createKeyRequest,
     replies: { 201: { schema: issuedKey, description: 'The key', headers: madeHeaders } },
     errors: ['too-many-keys'],
   })
@@ -49,7 +48,6 @@ export class KeysController {
     scope: 'admin',
     operationId: 'listKeys',
     summary: 'List keys, newest first',
-    query: keyQuery,
     replies: { 200: { schema: keyPage, description: 'One page of keys, also of those that are not valid any more' } },
     errors: ['invalid-cursor'],
   })
@@ -70,7 +68,6 @@ export class KeysController {
     operationId: 'rotateKey',
     summary: 'Put another key in the place of one',
     description: 'It may do the same for the same account. The one before goes on being valid for as long as is given.',
-    request: rotateKeyRequest,
     replies: { 201: { schema: issuedKey, description: 'The key that takes its place; it is told this once' } },
     errors: ['key-not-found', 'illegal-transition', 'too-many-keys'],
   })

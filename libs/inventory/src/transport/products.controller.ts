@@ -35,7 +35,6 @@ export class ProductsController {
     scope: 'products:write',
     operationId: 'putProduct',
     summary: 'Create or change a product',
-    request: putProductRequest,
     replies: {
       200: { schema: product, description: 'The product, changed or as it was already' },
       201: { schema: product, description: 'The product, created' },
@@ -71,7 +70,6 @@ export class ProductsController {
     scope: 'products:read',
     operationId: 'listProducts',
     summary: 'List products, in the order of their ids',
-    query: productListQuery,
     replies: { 200: { schema: productPage, description: 'One page of products' } },
     errors: ['invalid-cursor'],
   })
@@ -90,7 +88,6 @@ export class ProductsController {
     scope: 'products:write',
     operationId: 'putProducts',
     summary: 'Create or change many products, all or none',
-    request: putProductsRequest,
     replies: { 200: { schema: productBatch, description: 'The products, in the order of the request' } },
     errors: [],
   })

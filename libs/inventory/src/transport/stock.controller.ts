@@ -31,7 +31,6 @@ export class StockController {
     scope: 'stock:write',
     operationId: 'putStock',
     summary: 'Set what was counted on the shelf',
-    request: putStockRequest,
     replies: { 200: { schema: stock, description: 'The stock after the count' } },
     errors: ['product-not-found', 'stock-below-reserved'],
   })
@@ -62,7 +61,6 @@ export class StockController {
     scope: 'stock:write',
     operationId: 'adjustStock',
     summary: 'Correct the stock by a difference',
-    request: adjustStockRequest,
     replies: { 200: { schema: stock, description: 'The stock after the adjustment' } },
     errors: ['product-not-found', 'stock-below-reserved', 'idempotency-key-reused'],
     idempotencyKey: 'required',
@@ -86,7 +84,6 @@ export class StockController {
     scope: 'stock:write',
     operationId: 'putStockBatch',
     summary: 'Set what was counted of many products, all or none',
-    request: putStockBatchRequest,
     replies: { 200: { schema: stockBatch, description: 'The stocks, in the order of the request' } },
     errors: ['product-not-found', 'stock-below-reserved'],
   })

@@ -36,7 +36,9 @@ export class CountStock {
     throw new CleaveError(
       'stock-below-reserved',
       'Fewer units were counted than are promised to orders. Cancel orders first, or count again.',
-      { products: result.below },
+      {
+        products: result.below.map(({ product_id, on_hand, reserved }) => ({ product_id, counted: on_hand, reserved })),
+      },
     );
   }
 }

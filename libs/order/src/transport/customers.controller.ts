@@ -24,7 +24,6 @@ export class CustomersController {
     description:
       'Newest first, each with its history and its payment, and with personal data unless they were erased. A page of large ' +
       'orders has fewer.',
-    query: exportQuery,
     replies: { 200: { schema: customerExport, description: 'One page' } },
     errors: ['customer-not-found', 'invalid-cursor', 'data-key-missing'],
   })

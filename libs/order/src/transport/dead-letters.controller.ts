@@ -22,7 +22,6 @@ export class DeadLettersController {
     scope: 'admin',
     operationId: 'listDeadLetters',
     summary: 'List what waits for a person',
-    query: deadLetterQuery,
     replies: { 200: { schema: deadLetterPage, description: 'One page' } },
     errors: ['invalid-cursor'],
   })

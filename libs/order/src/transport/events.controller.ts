@@ -34,7 +34,6 @@ export class EventsController {
     description:
       'Each event is seen once by whoever goes on from the cursor of the one before, however late its transaction was ' +
       'committed. A page of large hand-overs has fewer. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
-    query: eventQuery,
     replies: { 200: { schema: eventPage, description: 'One page of events', streamedAs: eventStream } },
     errors: ['invalid-cursor'],
   })

@@ -44,7 +44,6 @@ const placedHeaders = { Location: 'The address of the order', ...taggedHeaders }
 
 /** What both addresses of placing an order have in common. */
 const placing = {
-  request: placeOrderRequest,
   replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
   errors: [
     'out-of-stock',
@@ -145,7 +144,6 @@ export class OrdersController {
     description:
       'A limit above the cap is lowered to the cap, and a page of large orders has fewer. An order that existed when paging ' +
       'began is seen once.',
-    query: orderListQuery,
     replies: { 200: { schema: orderPage, description: 'One page of orders' } },
     errors: ['invalid-cursor'],
   })
@@ -165,7 +163,6 @@ export class OrdersController {
     operationId: 'getOrderHistory',
     summary: 'Read what became of an order, oldest first',
     description: 'A history that is short, as most are, is one page. A page of large hand-overs has fewer entries.',
-    query: historyQuery,
     replies: {
       200: { schema: orderHistory, description: 'One page of entries; each led to one version of the order' },
     },
@@ -191,7 +188,6 @@ export class OrdersController {
     description:
       'Its stock is free again a moment later. An order that is cancelled already is answered as it is. What was paid for it ' +
       'flows back by itself; for what remains of an order, refunds are asked for as for returns.',
-    request: cancelOrderRequest,
     replies: { 200: { schema: order, description: 'The order, cancelled', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
   })
@@ -216,7 +212,6 @@ export class OrdersController {
     summary: 'Hand over an order, or some of its units',
     description:
       'Without lines, all that remains is handed over; an order that is handed over already is answered as it is.',
-    request: fulfilOrderRequest,
     replies: { 200: { schema: order, description: 'The order after the hand-over', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
@@ -247,7 +242,6 @@ export class OrdersController {
     description:
       'Credits them; whether money flows back is another decision. What is paid through us is credited with no more than its ' +
       'total, all returns together.',
-    request: returnOrderRequest,
     replies: { 201: { schema: order, description: 'The order after the return', headers: taggedHeaders } },
     errors: [
       'order-not-found',

@@ -1,5 +1,6 @@
 import { Injectable, Logger } from '@nestjs/common';
 import type { CustomerAction, PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
+import { within } from '#periodic';
 
 /** What a provider is asked to do. The id is its idempotency key: asked again, it is not done again. */
 export interface ProviderRequest {
@@ -162,14 +163,6 @@ export class PerformOperations {
     }
   }
 }
-
-/** @throws when it takes longer; what it comes to then is nobody's any more */
-const within = async <T>(ms: number, work: Promise<T>): Promise<T> => {
-  const late = Promise.withResolvers<never>();
-  const timer = setTimeout(() => late.reject(new Error(`no answer within ${ms} ms`)), ms);
-  work.catch(() => undefined);
-  return Promise.race([work, late.promise]).finally(() => clearTimeout(timer));
-};
 
 /** Parts in which no order comes twice, so that the requests of an order stay in their order. */
 const roundsOf = (requests: readonly PaymentRequest[]): PaymentRequest[][] => {

@@ -34,7 +34,6 @@ export class SalesController {
     operationId: 'listSales',
     summary: 'List what was sold, by product and day, the latest day first',
     description: 'It follows the orders a moment later.',
-    query: salesQuery,
     replies: { 200: { schema: salesPage, description: 'One page of sales' } },
     errors: ['invalid-cursor'],
   })

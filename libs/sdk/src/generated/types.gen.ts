@@ -1979,6 +1979,10 @@ export type GetCacheStatisticsData = {
 
 export type GetCacheStatisticsErrors = {
   /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
    * `unauthenticated`: It is not known who asks
    */
   401: Problem;
@@ -2378,6 +2382,10 @@ export type GetLivenessData = {
 
 export type GetLivenessErrors = {
   /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
    * `internal`: Something went wrong on our side
    */
   500: Problem;
@@ -2408,6 +2416,10 @@ export type GetReadinessData = {
 };
 
 export type GetReadinessErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -2678,6 +2690,10 @@ export type GetMetricsData = {
 };
 
 export type GetMetricsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `internal`: Something went wrong on our side
    */
@@ -3986,6 +4002,10 @@ export type ListSalesViewsData = {
 
 export type ListSalesViewsErrors = {
   /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
    * `unauthenticated`: It is not known who asks
    */
   401: Problem;
@@ -4028,6 +4048,10 @@ export type RebuildSalesData = {
 };
 
 export type RebuildSalesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
   /**
    * `unauthenticated`: It is not known who asks
    */

@@ -47,7 +47,6 @@ export class WebhooksController {
     description:
       'From now on events of the types it asks for are posted to its URL, signed with its secret after the Standard ' +
       'Webhooks specification. What is not answered 2xx in time is sent again for three days, ever more rarely.',
-    request: createWebhookEndpointRequest,
     replies: {
       201: {
         schema: createdWebhookEndpoint,
@@ -72,7 +71,6 @@ export class WebhooksController {
     scope: 'webhooks:read',
     operationId: 'listWebhookEndpoints',
     summary: 'List endpoints, newest first',
-    query: webhookEndpointQuery,
     replies: { 200: { schema: webhookEndpointPage, description: 'One page of endpoints' } },
     errors: ['invalid-cursor'],
   })
@@ -109,7 +107,6 @@ export class WebhooksController {
     operationId: 'changeWebhookEndpoint',
     summary: 'Change an endpoint',
     description: 'What is left out stays as it is. Once it is enabled again, what waits for it is sent.',
-    request: changeWebhookEndpointRequest,
     replies: { 200: { schema: webhookEndpoint, description: 'The endpoint, changed' } },
     errors: ['webhook-endpoint-not-found', 'webhook-url-refused'],
   })
@@ -192,7 +189,6 @@ export class WebhooksController {
     summary: 'List what was sent to an endpoint, newest first',
     description:
       'Deliveries are kept for 30 days; one that is still pending then until it is settled, 60 days at most.',
-    query: webhookDeliveryQuery,
     replies: { 200: { schema: webhookDeliveryPage, description: 'One page of deliveries' } },
     errors: ['webhook-endpoint-not-found', 'invalid-cursor'],
   })
@@ -218,7 +214,6 @@ export class WebhooksController {
     operationId: 'redeliverFailedWebhooks',
     summary: 'Send again what failed',
     description: 'Of the deliveries that were made in that time, up to 10,000 at once, each with all its attempts.',
-    request: redeliverWebhooksRequest,
     replies: { 202: { schema: redeliveredWebhooks, description: 'They are being sent' } },
     errors: ['webhook-endpoint-not-found'],
   })
