@@ -1,8 +1,10 @@
 // Compiles what has changed, without checking types (`npm run check` does), and runs one of the programs in this very
 // process, so that signals reach it: node scripts/compile-and-run.mjs dist/apps/monolith/src/main.js [arguments]
 import { spawnSync } from 'node:child_process';
-import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import { enableCompileCache } from 'node:module';
+import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
 const [major, minor] = process.versions.node.split('.').map(Number);
@@ -24,16 +26,43 @@ if (process.env.npm_lifecycle_event) {
   }, 500).unref();
 }
 
+// What V8 compiles is kept for the next start, here, by the compiler and by services that are started from here. It lies
+// with the code, where nobody can write who could not change the code itself; where nothing can be written, none is kept.
+process.env.NODE_COMPILE_CACHE ??= resolve('dist/compile-cache');
+enableCompileCache();
+
+const sources = ['apps', 'libs', 'scripts', 'test'];
+const noted = 'dist/.compiled-from';
+
+/** Of what is compiled and what it is compiled by; other after whatever was written, unpacked, renamed or removed. */
+const stateOfSources = () => {
+  const within = (folder) => readdirSync(folder, { recursive: true }).map((name) => join(folder, name));
+  const paths = ['package.json', 'package-lock.json', 'tsconfig.json', ...sources.flatMap(within)].sort();
+  const state = createHash('sha256');
+  // Of its times only this one cannot come with a file from elsewhere.
+  for (const path of paths) state.update(`${path} ${statSync(path, { throwIfNoEntry: false })?.ctimeMs}\n`);
+  return state.digest('hex');
+};
+
 const program = resolve(process.argv[2]);
 if (!existsSync(program)) console.error('Compiling, the first time takes a few seconds …');
-const { status } = spawnSync(
-  process.execPath,
-  ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck'],
-  {
-    stdio: 'inherit',
-  },
-);
-if (status !== 0) process.exit(status ?? 1);
+const state = stateOfSources();
+if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !== state) {
+  const { status } = spawnSync(
+    process.execPath,
+    ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck'],
+    {
+      stdio: 'inherit',
+    },
+  );
+  if (status !== 0) process.exit(status ?? 1);
+  try {
+    writeFileSync(noted, state);
+  } catch (error) {
+    // Whoever may only read here compiles each time: there is nothing to write where all is compiled.
+    if (!['EACCES', 'EPERM', 'EROFS'].includes(error.code)) throw error;
+  }
+}
 
 process.setSourceMapsEnabled(true);
 process.argv.splice(1, 2, program);

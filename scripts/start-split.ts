@@ -84,7 +84,7 @@ const given = (variables: string[]): Variables =>
 /** Of the environment, what the runtime and the system go by; the settings of a service are only its own. */
 const systemVariables = [
   ...['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'NO_COLOR', 'NODE_ENV', 'NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS'],
-  ...['SystemRoot', 'TEMP', 'USERPROFILE'],
+  ...['NODE_COMPILE_CACHE', 'SystemRoot', 'TEMP', 'USERPROFILE'],
 ];
 
 /** How long callers may take, and the like, at the one of them that callers reach. */

@@ -1,10 +1,11 @@
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { text } from 'node:stream/consumers';
+import { pathToFileURL } from 'node:url';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { testDatabase } from '#testing';
@@ -252,6 +253,57 @@ describe('a program that npm has started', () => {
       } catch (error) {
         expect(error).toMatchObject({ code: 'ESRCH' });
       }
+      await rm(folder, { recursive: true, force: true });
+    }
+  });
+
+  it('is compiled again when something has changed, and then alone', async () => {
+    const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+    const put = async (path: string, text: string): Promise<void> => {
+      await mkdir(dirname(join(folder, path)), { recursive: true });
+      await writeFile(join(folder, path), text);
+    };
+    const started = (): SpawnSyncReturns<string> =>
+      spawnSync(process.execPath, [resolve('scripts/compile-and-run.mjs'), 'dist/apps/program.js'], {
+        cwd: folder,
+        env: { PATH: process.env['PATH'] },
+        encoding: 'utf8',
+      });
+    const compiler = pathToFileURL(resolve('node_modules/typescript/lib/tsc.js')).href;
+    try {
+      for (const it of ['libs', 'scripts', 'test']) await mkdir(join(folder, it));
+      await put('node_modules/typescript/bin/tsc', `console.log('compiling'); import('${compiler}');`);
+      for (const it of ['package.json', 'package-lock.json']) await put(it, '{ "type": "module" }');
+      const options = { module: 'nodenext', target: 'es2024', types: [], rootDir: '.', outDir: 'dist' };
+      await put('tsconfig.json', JSON.stringify({ compilerOptions: options, include: ['apps'] }));
+
+      await put('apps/program.ts', `console.log('one' as string);`);
+      expect(started()).toMatchObject({ stdout: 'compiling\none\n', status: 0 });
+      expect(started()).toMatchObject({ stdout: 'one\n', status: 0 });
+
+      await put('apps/program.ts', `console.log('two' as string);`);
+      // As old as in the archive that it was unpacked from.
+      await utimes(join(folder, 'apps/program.ts'), 0, 0);
+      expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
+      expect(started()).toMatchObject({ stdout: 'two\n', status: 0 });
+
+      await put('libs/other.ts', '');
+      expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
+      await rm(join(folder, 'libs/other.ts'));
+      expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
+
+      // What V8 has compiled is kept, or quietly not where it cannot be.
+      const kept = join(folder, 'dist/compile-cache');
+      expect(await readdir(kept)).toHaveLength(1);
+      await rm(kept, { recursive: true });
+      await writeFile(kept, '');
+      expect(started()).toMatchObject({ stdout: 'two\n', stderr: '', status: 0 });
+
+      // What cannot be compiled does not run, however often it is tried.
+      await put('apps/program.ts', `console.log('three`);
+      for (let time = 0; time < 2; time += 1)
+        expect(started()).toMatchObject({ stdout: expect.stringMatching(/^compiling\n[^]*error TS/), status: 2 });
+    } finally {
       await rm(folder, { recursive: true, force: true });
     }
   });

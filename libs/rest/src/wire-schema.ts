@@ -8,11 +8,20 @@ export const componentsAt = '#/components/schemas/';
 /** The schemas with an id that documented endpoints have used, by id. */
 export const components = new Map<string, JsonSchema>();
 
+/** Every endpoint documents the same problem for each of its refusals. */
+const converted = new WeakMap<z.ZodType, JsonSchema>();
+
 /**
  * What travels for a schema, in requests and in replies: of a codec or a transform the side it takes in. Schemas with
  * an id become references, and their definitions `components`.
  */
 export const wireSchema = (schema: z.ZodType): JsonSchema => {
+  const wire = converted.get(schema) ?? convert(schema);
+  converted.set(schema, wire);
+  return wire;
+};
+
+const convert = (schema: z.ZodType): JsonSchema => {
   const document = z.toJSONSchema(schema, {
     io: 'input',
     unrepresentable: 'any',
