@@ -246,6 +246,30 @@ describe('what is written down', () => {
     await Promise.all(others);
   });
 
+  it('is written in few statements where much waits, in the order in which it came', async () => {
+    const audit = one.app.get(PostgresAudit, { strict: false });
+    const entry = { tenant: 'many', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
+    const ids = Array.from({ length: 400 }, (_, index) => `r-${index}`);
+    await Promise.all(ids.map((it) => audit.add({ ...entry, target: '/keys', request_id: it, status: null }, 1)));
+    const { rows } = await sql.query<{ request_id: string; xmin: string }>(
+      `SELECT request_id, xmin FROM access.audit WHERE tenant_id = 'many' ORDER BY entry_id`,
+    );
+    expect(rows.map((it) => it.request_id)).toEqual(ids);
+    expect(new Set(rows.map((it) => it.xmin)).size).toBeLessThan(10);
+  });
+
+  it('is not kept from being written by what comes with it and cannot be', async () => {
+    const audit = one.app.get(PostgresAudit, { strict: false });
+    const entry = { tenant: 'mixed', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
+    const add = (request_id: string) => audit.add({ ...entry, target: '/keys', request_id, status: null }, 1);
+    // Postgres keeps no text with such a character.
+    const ids = ['r-0', 'r-1', 'r-\u0000', 'r-3', 'r-4'];
+    const settled = await Promise.allSettled(ids.map(add));
+    expect(settled.map((it) => it.status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled', 'fulfilled']);
+    const { rows } = await sql.query(`SELECT request_id FROM access.audit WHERE tenant_id = 'mixed' ORDER BY entry_id`);
+    expect(rows.map((it) => it.request_id)).toEqual(['r-0', 'r-1', 'r-3', 'r-4']);
+  });
+
   it('comes first: where it cannot be written nothing is done', async () => {
     const count = async () => (await sql.query<{ count: string }>('SELECT count(*) FROM access.keys')).rows[0]!.count;
     const keys = await count();
