@@ -129,6 +129,21 @@ describe('what is written down', () => {
     expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
   });
 
+  it('keeps none that was sent with characters in percent-encoding, which is the same address', async () => {
+    const { key, key_id } = await keyOf({ scopes: ['admin'] });
+    const before = await end();
+    const allEncoded = [...Buffer.from(key)].map((it) => `%${it.toString(16)}`).join('');
+    const twice = key.replaceAll('_', '%255F');
+    const answers: number[] = [];
+    for (const it of [key.replaceAll('_', '%5F'), `${allEncoded}x`, twice])
+      answers.push((await send(one, 'DELETE', `/keys/${it}`)).status);
+    expect(answers).toEqual([204, 404, 404]);
+    const { data } = await page(one, `after=${before}`);
+    const id = key_id.replaceAll('-', '');
+    const targets = [`ck_${id}_***`, `ck_${id}_***x`, `ck%255F${id}_***`].map((it) => `/keys/${it}`);
+    expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
+  });
+
   it('is also what somebody was not allowed, and not what nobody asked who is known', async () => {
     const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
     const before = await end();
