@@ -28,7 +28,7 @@ const title = 'From `.data` to a Postgres of your own';
 const [copy, dump, connect] = commandsIn(title, 'sh');
 const [settings] = commandsIn(title, 'ini');
 const settingsHere = settings!.replace(`'*'`, `'127.0.0.1'`);
-const [restore, goOn] = commandsIn('Restore', 'sh');
+const [restore, , goOn] = commandsIn('Restore', 'sh');
 
 /** What a command prints, given as it is documented by whoever has started Cleave. */
 const given = async (command: string, cwd: string, more: Record<string, string> = {}): Promise<string> => {

@@ -5,9 +5,10 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '#database';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
 import type { Shape } from '../support/shapes.js';
+import { commandsIn } from '../support/runbooks.js';
 import { query } from '../support/tables.js';
 import { acknowledged, Trial } from '../support/trial.js';
-import { InstalledPostgres, postgresOrSkip, tool } from './installed-postgres.js';
+import { InstalledPostgres, postgresOrSkip, shell, tool } from './installed-postgres.js';
 import { eventsAfter, monolithOn, orderIds } from './restored.js';
 
 const describeWithPostgres = await postgresOrSkip(describe);
@@ -99,6 +100,36 @@ describeWithPostgres('a database that is restored', () => {
     await again.ledger.expectInvariants();
     expect((await eventsAfter(again, seen.cursor)).ids).toEqual([`${order.order_id}:1`, `${another.order_id}:1`]);
     await stopped();
+  });
+
+  it('from a dump in plain SQL has all of it, with all names quoted or by the command for those that are not', async () => {
+    const before = await tried(source.url);
+    const product_id = await before.api.product({ onHand: 5 });
+    const paid = { customer_id: 'c', product_id, quantity: 1, payment: { method: 'manual' } };
+    await before.api.placed(paid);
+    await before.ledger.quiet();
+    const kept = await orderIds(before);
+    await stopped();
+    const quoted = commandsIn('Backup', 'sh').find((it) => it.includes('cleave.sql'))!;
+    const restoring = commandsIn('Restore', 'sh').find((it) => it.includes('cleave.sql'))!;
+    for (const dumping of [quoted, quoted.replace('--quote-all-identifiers ', '')]) {
+      const folder = await InstalledPostgres.folder();
+      const target = (await embedded()).url('cleave');
+      await shell(`cd ${folder}\n${dumping}`, { DATABASE_URL: source.url });
+      // What quotes the names of some dumps does nothing to others.
+      await shell(`cd ${folder}\n${restoring}`, { DATABASE_URL: target });
+      await InstalledPostgres.discard(folder);
+      await query(target, 'SELECT orders.continue_log()');
+      const after = await tried(target);
+      expect(await orderIds(after)).toEqual(kept);
+      const { order_id } = await after.api.placed(paid);
+      await after.ledger.quiet();
+      expect(await after.api.payment(order_id)).toMatchObject({
+        operations: [{ kind: 'authorise', state: 'succeeded' }],
+      });
+      await after.ledger.expectInvariants();
+      await stopped();
+    }
   });
 
   it('from pg_basebackup under load has every order that was acknowledged before its end', async () => {

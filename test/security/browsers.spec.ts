@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { limits } from '#contracts';
 import { Api, refused } from '../support/api.js';
 import { exchange } from '../support/raw-http.js';
 import { Connection } from './connection.js';
@@ -80,8 +81,25 @@ describe('what is told to browsers', () => {
       }
     });
 
+    it.each([
+      [400, { line: 'GET /% HTTP/1.1' }],
+      [400, { line: `GET /problems/${'x'.repeat(2_000)} HTTP/1.1` }],
+      [405, { line: 'PATCH /cache HTTP/1.1' }],
+      [413, { line: 'PUT /cache HTTP/1.1', headers: [`Content-Length: ${10 * limits.bodyBytes}`] }],
+      [431, { line: 'GET /cache HTTP/1.1', headers: Array.from({ length: limits.headers }, (_, at) => `X-${at}: x`) }],
+    ])('lets pages of theirs read why it is refused, and by what: %i', async (status, request) => {
+      const headers = [
+        ...('headers' in request ? request.headers : []),
+        `Origin: ${shop}`,
+        'Content-Type: application/json',
+      ];
+      const answer = await exchange(doors.urls[name], { ...request, headers });
+      expect([answer.status, answer.headers.get('access-control-allow-origin')]).toEqual([status, shop]);
+      expect(answer.headers.get('access-control-expose-headers')).toContain('Retry-After');
+    });
+
     it('answers what a page of theirs may send before it is asked who it is', async () => {
-      for (const path of ['/cache', '/orders', '/orders/1/cancel', '/nothing']) {
+      for (const path of ['/cache', '/orders', '/orders/1/cancel', '/nothing', `/problems/${'x'.repeat(2_000)}`]) {
         const headers = {
           origin: shop,
           'access-control-request-method': 'POST',
@@ -153,6 +171,12 @@ describe('what is told to browsers', () => {
         expect(await askingFor(doors.urls[name], host)).toMatch(/^HTTP\/1.1 404 /);
       },
     );
+  });
+
+  it('lets pages of theirs read that a service behind the gateway is away', async () => {
+    const answer = await new Api(doors.urls.gateway).send('GET', '/orders', { headers: { origin: shop } });
+    refused(answer, '503 unavailable');
+    expect(answer.headers.get('access-control-allow-origin')).toBe(shop);
   });
 });
 

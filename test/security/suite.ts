@@ -219,23 +219,32 @@ export const securityTests = (name: ShapeName): void => {
     const idsIn: Record<string, string> = { products: 'product_id', customers: 'customer_id' };
 
     /** Two of what is listed, in a tenant of its own, and what names them. */
-    const furnished = async (): Promise<{ by: As; key: string; ids: string[] }> => {
+    const furnished = async (): Promise<{ by: As; key: string; ids: string[]; order: string; endpoint: string }> => {
       const tenant = fresh('t').toLowerCase();
       const [{ key, key_id }, { key_id: second }] = [await keyFor(world, { tenant }), await keyFor(world, { tenant })];
       const by = new As(world.api, key);
       const ids = [key_id, second];
+      let [order, endpoint] = ['', ''];
       for (let times = 0; times < 2; times += 1) {
         const product_id = fresh('product');
         const product = { name: 'Mug', unit_price_minor: 850, currency: 'GBP' };
         ok(await by.send('PUT', `/products/${product_id}`, { body: product }), 201);
         ok(await by.send('PUT', `/stock/${product_id}`, { body: { on_hand: 1 } }));
-        const order = { customer_id: 'c', product_id, quantity: 1, contact: { name: 'x' } };
-        const { order_id } = ok(await by.send<{ order_id: string }>('POST', '/orders', { body: order }), 201);
-        const endpoint = { body: { url: 'https://example.com/hook' } };
-        const made = ok(await by.send<{ endpoint_id: string }>('POST', '/webhook-endpoints', endpoint), 201);
-        ids.push(product_id, order_id, made.endpoint_id);
+        // Its capture is refused, which waits for a person.
+        const payment = { method: 'simulated', token: 'tok_slow_capture_refused' };
+        const body = { customer_id: 'c', product_id, quantity: 1, contact: { name: 'x' }, payment };
+        order = ok(await by.send<{ order_id: string }>('POST', '/orders', { body }), 201).order_id;
+        await eventually(async () => ok(await by.send('POST', `/orders/${order}/fulfil`)));
+        const hook = { body: { url: 'https://example.com/hook' } };
+        const made = await by.send<{ endpoint_id: string }>('POST', '/webhook-endpoints', hook);
+        endpoint = ok(made, 201).endpoint_id;
+        ids.push(product_id, order, endpoint);
       }
-      return { by, key, ids };
+      for (let times = 0; times < 2; times += 1) {
+        const test = await by.send<{ delivery_id: string }>('POST', `/webhook-endpoints/${endpoint}/test`);
+        ids.push(ok(test, 202).delivery_id);
+      }
+      return { by, key, ids, order, endpoint };
     };
 
     it('finds what is not its own as little as what is nowhere: in the same words', async () => {
@@ -385,23 +394,29 @@ export const securityTests = (name: ShapeName): void => {
     it('gets nothing of it by its cursors', async () => {
       const [mine, theirs] = [await furnished(), await furnished()];
       const holdsMine = (text: string): boolean => mine.ids.some((id) => text.includes(id));
-      for (const [path, name] of [
+      for (const [list, name] of [
         ['/orders', 'cursor'],
+        ['/orders/{order}/history', 'cursor'],
         ['/products', 'cursor'],
+        ['/sales', 'cursor'],
+        ['/dead-letters', 'cursor'],
         ['/webhook-endpoints', 'cursor'],
+        ['/webhook-endpoints/{endpoint}/deliveries', 'cursor'],
         ['/keys', 'cursor'],
         ['/customers/c/export', 'cursor'],
         ['/audit', 'after'],
         ['/events', 'after'],
       ] as const) {
-        const more = await eventually(async () => {
-          const { next_cursor } = ok(await mine.by.send<{ next_cursor: string | null }>('GET', `${path}?limit=1`));
-          const next = `${path}?${name}=${next_cursor}`;
-          expect([path, holdsMine((await mine.by.send('GET', next)).text)]).toEqual([path, true]);
+        const of = ({ order, endpoint }: typeof mine, query: string): string =>
+          `${list.replace('{order}', order).replace('{endpoint}', endpoint)}?${query}`;
+        const cursor = await eventually(async () => {
+          const first = await mine.by.send<{ next_cursor: string | null }>('GET', of(mine, 'limit=1'));
+          const next = `${name}=${ok(first).next_cursor}`;
+          expect([list, holdsMine((await mine.by.send('GET', of(mine, next))).text)]).toEqual([list, true]);
           return next;
         });
-        const answer = await theirs.by.send('GET', more);
-        expect([path, answer.status, holdsMine(answer.text)]).toEqual([path, 200, false]);
+        const answer = await theirs.by.send('GET', of(theirs, cursor));
+        expect([list, answer.status, holdsMine(answer.text)]).toEqual([list, 200, false]);
       }
       const withKey = ({ key }: { key: string }) => ({ metadata: { authorization: `Bearer ${key}` } });
       const { next_page_token } = await world.grpc.ok('ListOrders', { page_size: 1 }, withKey(mine));

@@ -29,7 +29,7 @@ export const accessDatabase = (url: string): Database => ({
   schema: 'access',
   entities: [],
   migrations: [...[Keys1764000000007, Audit1764000000035, KeyFamilies1764000000037], CountedRefusals1764000000039],
-  // To look keys up four, one to write down who does what, and one for those who manage keys or read.
+  // To look keys up four, and two to write down who does what, seldom both, for those who manage keys or read as well.
   poolSize: 6,
 });
 

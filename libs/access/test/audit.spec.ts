@@ -129,6 +129,21 @@ describe('what is written down', () => {
     expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
   });
 
+  it('keeps none that was sent with characters in percent-encoding, which is the same address', async () => {
+    const { key, key_id } = await keyOf({ scopes: ['admin'] });
+    const before = await end();
+    const allEncoded = [...Buffer.from(key)].map((it) => `%${it.toString(16)}`).join('');
+    const twice = key.replaceAll('_', '%255F');
+    const answers: number[] = [];
+    for (const it of [key.replaceAll('_', '%5F'), `${allEncoded}x`, twice])
+      answers.push((await send(one, 'DELETE', `/keys/${it}`)).status);
+    expect(answers).toEqual([204, 404, 404]);
+    const { data } = await page(one, `after=${before}`);
+    const id = key_id.replaceAll('-', '');
+    const targets = [`ck_${id}_***`, `ck_${id}_***x`, `ck%255F${id}_***`].map((it) => `/keys/${it}`);
+    expect(data.map((it) => it.target)).toEqual(targets.flatMap((it) => [it, it]));
+  });
+
   it('is also what somebody was not allowed, and not what nobody asked who is known', async () => {
     const { key, key_id } = await keyOf({ scopes: ['orders:read'] });
     const before = await end();
@@ -244,6 +259,30 @@ describe('what is written down', () => {
     await Promise.all(ends);
     expect(begun).toBeLessThan(500);
     await Promise.all(others);
+  });
+
+  it('is written in few statements where much waits, in the order in which it came', async () => {
+    const audit = one.app.get(PostgresAudit, { strict: false });
+    const entry = { tenant: 'many', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
+    const ids = Array.from({ length: 400 }, (_, index) => `r-${index}`);
+    await Promise.all(ids.map((it) => audit.add({ ...entry, target: '/keys', request_id: it, status: null }, 1)));
+    const { rows } = await sql.query<{ request_id: string; xmin: string }>(
+      `SELECT request_id, xmin FROM access.audit WHERE tenant_id = 'many' ORDER BY entry_id`,
+    );
+    expect(rows.map((it) => it.request_id)).toEqual(ids);
+    expect(new Set(rows.map((it) => it.xmin)).size).toBeLessThan(10);
+  });
+
+  it('is not kept from being written by what comes with it and cannot be', async () => {
+    const audit = one.app.get(PostgresAudit, { strict: false });
+    const entry = { tenant: 'mixed', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
+    const add = (request_id: string) => audit.add({ ...entry, target: '/keys', request_id, status: null }, 1);
+    // Postgres keeps no text with such a character.
+    const ids = ['r-0', 'r-1', 'r-\u0000', 'r-3', 'r-4'];
+    const settled = await Promise.allSettled(ids.map(add));
+    expect(settled.map((it) => it.status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled', 'fulfilled']);
+    const { rows } = await sql.query(`SELECT request_id FROM access.audit WHERE tenant_id = 'mixed' ORDER BY entry_id`);
+    expect(rows.map((it) => it.request_id)).toEqual(['r-0', 'r-1', 'r-3', 'r-4']);
   });
 
   it('comes first: where it cannot be written nothing is done', async () => {

@@ -26,22 +26,23 @@ export class Lane {
       // Also where what goes before it hangs.
       const late = setTimeout(() => {
         isLate = true;
-        reject(this.refusal());
+        reject(tooMuch(this.options));
       }, this.options.longestWaitMs);
       const inRoom = this.room.execute(() => {
-        if (isLate) throw this.refusal();
+        if (isLate) throw tooMuch(this.options);
         clearTimeout(late);
         return work();
       });
       inRoom.then(resolve, (error: unknown) => {
         clearTimeout(late);
-        reject(error instanceof BulkheadRejectedError ? this.refusal() : (error as Error));
+        reject(error instanceof BulkheadRejectedError ? tooMuch(this.options) : (error as Error));
       });
     });
   }
-
-  private refusal(): CleaveError {
-    const detail = `${this.options.tooMuch} than can be in time. This request has had no effect; repeat it later.`;
-    return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
-  }
 }
+
+/** What is said to who is refused, by a lane. */
+export const tooMuch = (options: Pick<LaneOptions, 'tooMuch'>): CleaveError => {
+  const detail = `${options.tooMuch} than can be in time. This request has had no effect; repeat it later.`;
+  return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
+};

@@ -99,7 +99,7 @@ const presentable = (variable: string, value: string): string => {
   const scheme = /^[a-z][a-z0-9+.-]*:\/\//i.exec(value)?.[0];
   if (scheme) {
     const bare = value.slice(scheme.length);
-    const hostsOnly = /^[\w.[\]:-]+(?:,[\w.[\]:-]+)*$/.test(bare) && !/:(?!\d{1,5}(?:,|$)|[^,]{0,64}\])/.test(bare);
+    const hostsOnly = bare.split(',').every((it) => /^(?:\[[\w.:-]+\]|[\w.-]+)(?::\d{1,5})?$/.test(it));
     if (hostsOnly) return JSON.stringify(value);
     return JSON.stringify(`${scheme}${URL.canParse(value) ? withoutSecrets(new URL(value)) : '…'}`);
   }

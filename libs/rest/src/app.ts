@@ -241,7 +241,7 @@ class RestAdapter extends FastifyAdapter {
       genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),
       frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => {
         this.tellOfConnection(request, reply);
-        sendProblem(reply.headers(browsers.headers), problemOfError(error));
+        if (!browsers.tell(request, reply)) sendProblem(reply, problemOfError(error));
       },
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket, browsers),
     });

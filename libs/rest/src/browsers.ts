@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 
 export interface BrowserOptions {
@@ -55,14 +56,21 @@ export class Browsers {
   tell({ headers, method, url }: FastifyRequest, reply: FastifyReply): boolean {
     reply.headers(this.headers);
     if (url.startsWith('/docs')) reply.header('content-security-policy', policyOfDocs);
+    const { fields, isAll } = this.forPages({ headers, method });
+    reply.headers(fields);
+    if (isAll) void reply.code(204).send();
+    return isAll;
+  }
+
+  /** What is told to pages of other origins, and whether they have asked for no more. */
+  forPages({ headers, method }: Pick<IncomingMessage, 'headers' | 'method'>): {
+    fields: Record<string, string>;
+    isAll: boolean;
+  } {
     const { origin } = headers;
-    if (origin === undefined || !this.origins.has(origin)) return false;
-    reply.header('access-control-allow-origin', origin);
-    if (method !== 'OPTIONS' || headers['access-control-request-method'] === undefined) {
-      reply.header('access-control-expose-headers', exposed);
-      return false;
-    }
-    void reply.code(204).headers(allowed).send();
-    return true;
+    if (origin === undefined || !this.origins.has(origin)) return { fields: {}, isAll: false };
+    const isAll = method === 'OPTIONS' && headers['access-control-request-method'] !== undefined;
+    const told = isAll ? allowed : { 'access-control-expose-headers': exposed };
+    return { fields: { 'access-control-allow-origin': origin, ...told }, isAll };
   }
 }

@@ -1,6 +1,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
+import { Browsers, type BrowserOptions } from './browsers.js';
 import { problemOf, problemType } from './problems.js';
 
 const usuallyOpensAfterMs = 1_000;
@@ -25,6 +26,7 @@ interface Awaited {
 export class WaitingRoom {
   private readonly server = createServer((request, reply) => this.answer(request, reply));
   private readonly ended = new AbortController();
+  private readonly browsers: Browsers;
   private opening: Promise<void> = Promise.resolve();
 
   /**
@@ -32,10 +34,12 @@ export class WaitingRoom {
    * @param opensAfterMs a start that takes no longer than this answers nothing before it is done
    */
   constructor(
-    private readonly at: { HOST: string; PORT: number },
+    private readonly at: { HOST: string; PORT: number } & BrowserOptions,
     private readonly awaited: () => Awaited[],
     private readonly opensAfterMs = usuallyOpensAfterMs,
-  ) {}
+  ) {
+    this.browsers = new Browsers(at);
+  }
 
   /** Is there for others until the app is made; stays until `close` if it was opened. @throws where it cannot listen */
   async during<Result>(start: Promise<Result>): Promise<Result> {
@@ -69,8 +73,13 @@ export class WaitingRoom {
     });
   }
 
-  private answer({ method, url = '' }: IncomingMessage, reply: ServerResponse): void {
+  private answer(request: IncomingMessage, reply: ServerResponse): void {
+    const { method, url = '' } = request;
     const [path] = url.split('?');
+    const { fields, isAll } = this.browsers.forPages(request);
+    const headers = { ...this.browsers.headers, ...fields, connection: 'close' };
+    for (const [name, value] of Object.entries(headers)) reply.setHeader(name, value);
+    if (isAll) return void reply.writeHead(204).end();
     // The answer to HEAD is that to GET, of which the server leaves the body out.
     const isRead = method === 'GET' || method === 'HEAD';
     if (isRead && path === '/health/live') return send(reply, 200, json, health('ok', {}));
@@ -95,12 +104,6 @@ const health = (status: string, error: object) => ({ status, info: {}, error, de
 
 const send = (reply: ServerResponse, status: number, type: string, content: object): void => {
   const text = JSON.stringify(content);
-  reply.writeHead(status, {
-    'content-type': type,
-    'content-length': Buffer.byteLength(text),
-    'cache-control': 'no-store',
-    'x-content-type-options': 'nosniff',
-    connection: 'close',
-  });
+  reply.writeHead(status, { 'content-type': type, 'content-length': Buffer.byteLength(text) });
   reply.end(text);
 };

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, it } from '@jest/globals';
 import { WaitingRoom } from '#rest';
-import { freePort } from '#testing';
+import { eventually, freePort } from '#testing';
 
 const forEver = new Promise<never>(() => {});
 
@@ -25,6 +25,26 @@ it('answers for an app that takes long, until it is closed', async () => {
     expect((await fetch(`http://127.0.0.1:${at.PORT}/health/live`, { method })).status).toBe(200);
   await room.close();
   await expect(fetch(`http://127.0.0.1:${at.PORT}/health/live`)).rejects.toThrow('fetch failed');
+});
+
+it('lets the pages that may read answers read that it has not started yet', async () => {
+  const origin = 'https://shop.example';
+  const at = { HOST: '127.0.0.1', PORT: await freePort(), corsOrigins: [origin] };
+  const room = new WaitingRoom(at, () => [], 0);
+  void room.during(forEver);
+  const ask = (method: string, headers: Record<string, string>) =>
+    eventually(() => fetch(`http://127.0.0.1:${at.PORT}/orders`, { method, headers }));
+  const refused = await ask('POST', { origin });
+  expect([refused.status, refused.headers.get('access-control-allow-origin')]).toEqual([503, origin]);
+  expect(refused.headers.get('access-control-expose-headers')).toContain('Retry-After');
+  const asked = await ask('OPTIONS', { origin, 'access-control-request-method': 'POST' });
+  expect([asked.status, asked.headers.get('access-control-allow-methods')]).toEqual([
+    204,
+    expect.stringContaining('POST'),
+  ]);
+  const other = await ask('POST', { origin: 'https://evil.example' });
+  expect([other.headers.get('access-control-allow-origin'), other.headers.get('vary')]).toEqual([null, 'Origin']);
+  await room.close();
 });
 
 it('opens no more once it is closed, at whatever moment that is', async () => {

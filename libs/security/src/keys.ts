@@ -31,8 +31,15 @@ export const keyIdIn = (text: string): { keyId: string; secret: string } | undef
   return parts ? { keyId: parts.slice(1, 6).join('-'), secret: parts[6]! } : undefined;
 };
 
-/** The text without what makes a key that stands in it valid, also one that is not whole; its id may be told. */
-export const withoutKeySecrets = (text: string): string => text.replaceAll(/([0-9a-f]{32})_[0-9a-f]{8,}/gi, '$1_***');
+/**
+ * The address without what makes a key that stands in it valid, also one that is not whole; its id may be told. In one that has
+ * such a thing, characters that need no percent-encoding are as they are, which is the same address; any other is as it was.
+ */
+export const withoutKeySecrets = (address: string): string => {
+  const plain = address.replaceAll(/%(?:2[de]|3\d|[46][1-9a-f]|[57][\da]|5f|7e)/gi, decodeURIComponent);
+  const told = plain.replaceAll(/(?=[_%])(?<=[\da-f]{32})(?:_|%(?:25)+5f)[\da-f]{8,}/gi, '_***');
+  return told === plain ? address : told;
+};
 
 /** A prefix by which scanners find keys in what is published by mistake, the id, and 256 random bits in hexadecimal. */
 export const keyTextOf = (keyId: string, secret: string): string => `ck_${keyId.replaceAll('-', '')}_${secret}`;

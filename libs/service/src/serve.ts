@@ -155,7 +155,7 @@ export const serve = async (service: Service): Promise<string> => {
   });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;
-  const room = new WaitingRoom(service, () =>
+  const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () =>
     [...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
   );
   let closing: { close(): Promise<void> } = room;

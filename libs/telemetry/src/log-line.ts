@@ -10,11 +10,11 @@ const hidden = '***';
 /** What must not be read by those who read logs, wherever in a text it stands. */
 const secrets: readonly [RegExp, string][] = [
   // User and password in an address, and in each of several that share its beginning.
-  [/(\b[a-z][a-z\d+.-]{0,20}:\/\/)[^\s/"']+@/gi, `$1${hidden}@`],
+  [/:\/\/[^\s/"']+@/g, `://${hidden}@`],
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${hidden}`],
-  // A key of ours, whose id may be told, and keys of Stripe and of Standard Webhooks.
-  [/\b(ck_[\da-f]{32})_[\da-f]{8,}/gi, `$1_${hidden}`],
-  [/\b(sk|rk|whsec)_[\w+/=-]{8,}/g, `$1_${hidden}`],
+  // A key of ours, whose id may be told, and keys of Stripe and of Standard Webhooks; in addresses as well, where more may be encoded.
+  [/(ck(?:_|%(?:25)*5f)[\da-f]{32})(?:_|%(?:25)*5f)[\da-f]{8,}/gi, `$1_${hidden}`],
+  [/((?:\b|%[\dA-Fa-f]{2})(?:sk|rk|whsec))(?:_|%(?:25)*5[Ff])[\w+/=%-]{8,}/g, `$1_${hidden}`],
   [
     /\b(password|secret|token|api[_-]?key|authorization)(["']?\s*[:=]\s*["']?)(?!\*\*\*|bearer|basic)[^\s"',;&]+/gi,
     `$1$2${hidden}`,

@@ -121,6 +121,11 @@ describe('the log', () => {
       expect(lines.join('')).not.toContain(part);
     const keyId = '0123456789abcdef'.repeat(2);
     log.log(`it was refused: ck_${keyId}_${secrets[5]}`);
+    // As addresses have them.
+    log.log(`GET /keys/ck%5F${keyId}%5F${secrets[5]} and /x?then=%2fkeys%2Fck_${keyId}_${secrets[5]}`);
+    log.log(`GET /x?next=%2Fkeys%2Fck%255f${keyId}%255F${secrets[5]}`);
+    log.log(`GET /x/sk%5Flive%5Fabcdefgh1234?y=%20${secrets[1]}&z=%3D${secrets[2]}`);
+    expect(lines.join('')).not.toContain('abcdefgh1234');
     for (const secret of secrets) expect(lines.join('')).not.toContain(secret);
     for (const told of ['@db:5432/x', keyId]) expect(lines.join('')).toContain(told);
   });

@@ -1,38 +1,50 @@
 import { Injectable } from '@nestjs/common';
-import { Lane } from '#admission';
+import { BatchLane } from '#admission';
 import { InjectSql, Sql } from '#database';
 import type { NewAuditEntry } from '#security';
 import type { AuditEntries } from '../use-cases/keep-audit.js';
 import type { AuditTrail, NumberedEntry } from '../use-cases/read-audit.js';
 
-/** They would wait for each other in Postgres, each with a connection that keys have to be looked up over. */
-const oneByOne = (): Lane =>
-  new Lane({
-    ...{ atOnce: 1, mostWaiting: 1_000, longestWaitMs: 2_000 },
-    tooMuch: 'More has to be written down of who does what',
-  });
+interface Counted {
+  entry: NewAuditEntry;
+  requests: number;
+}
 
 /** Who did what, in Postgres. */
 @Injectable()
 export class PostgresAudit implements AuditEntries, AuditTrail {
-  private readonly lane = oneByOne();
+  private readonly begun = this.lane();
   /** What has begun is to be seen to end, however many others begin. */
-  private readonly ends = oneByOne();
+  private readonly ends = this.lane();
 
   constructor(@InjectSql('access') private readonly sql: Sql) {}
 
   add(entry: NewAuditEntry, requests: number): Promise<void> {
-    return this.append(this.lane, entry, requests);
+    return this.begun.add({ entry, requests });
   }
 
   addEnd(entry: NewAuditEntry): Promise<void> {
-    return this.append(this.ends, entry, 1);
+    return this.ends.add({ entry, requests: 1 });
   }
 
-  private async append(lane: Lane, entry: NewAuditEntry, requests: number): Promise<void> {
-    const { tenant, account, key_id, is_operator, operation, target, request_id, status } = entry;
-    const values = [tenant, account, key_id, is_operator, operation, target, request_id, status, requests];
-    await lane.inTurn(() => this.sql.query(append, values));
+  /** They would wait for each other in Postgres, each with a connection that keys have to be looked up over. */
+  private lane(): BatchLane<Counted> {
+    return new BatchLane(
+      {
+        ...{ mostAtOnce: 100, mostWaiting: 1_000, longestWaitMs: 2_000 },
+        tooMuch: 'More has to be written down of who does what',
+      },
+      (items) => this.append(items),
+    );
+  }
+
+  private async append(items: Counted[]): Promise<void> {
+    const each = <Value>(of: (entry: NewAuditEntry) => Value): Value[] => items.map((it) => of(it.entry));
+    await this.sql.query(append, [
+      ...[each((it) => it.tenant), each((it) => it.account), each((it) => it.key_id), each((it) => it.is_operator)],
+      ...[each((it) => it.operation), each((it) => it.target), each((it) => it.request_id), each((it) => it.status)],
+      items.map((it) => it.requests),
+    ]);
   }
 
   after(tenant: string, entryId: number, limit: number): Promise<NumberedEntry[]> {
@@ -40,13 +52,17 @@ export class PostgresAudit implements AuditEntries, AuditTrail {
   }
 }
 
-/** One after the other, each numbered in its turn, so that none appears in front of one that was read. They are few. */
+/** One after the other, all numbered in their turn, so that none appears in front of one that was read. */
 const append = {
-  name: 'access-audit-append',
+  name: 'access-audit-append-all',
   text: `
     WITH turn AS MATERIALIZED (SELECT pg_advisory_xact_lock(hashtextextended('access.audit', 0)))
     INSERT INTO access.audit (tenant_id, account_id, key_id, is_operator, operation, target, request_id, status, requests)
-    SELECT $1, $2, $3::uuid, $4::boolean, $5, $6, $7, $8::int, $9::int FROM turn`,
+    SELECT tenant, account, key_id, is_operator, operation, target, request_id, status, requests
+    FROM turn, unnest($1::text[], $2::text[], $3::uuid[], $4::boolean[], $5::text[], $6::text[], $7::text[], $8::int[],
+      $9::int[]) WITH ORDINALITY
+      AS item (tenant, account, key_id, is_operator, operation, target, request_id, status, requests, place)
+    ORDER BY place`,
 };
 
 const after = {

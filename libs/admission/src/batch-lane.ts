@@ -1,0 +1,66 @@
+import { CleaveError } from '#contracts';
+import { tooMuch, type LaneOptions } from './lane.js';
+
+interface Waiting<Item> {
+  item: Item;
+  late: NodeJS.Timeout;
+  resolve: () => void;
+  reject: (error: unknown) => void;
+}
+
+/** Does at once all that has come in while the last of it was done: however slow that is, nobody waits for each of many. */
+export class BatchLane<Item> {
+  private waiting: Waiting<Item>[] = [];
+  private isBusy = false;
+
+  /**
+   * @param options `mostAtOnce` is how many things are done together
+   * @param work does all of them, in their order, or throws and has done none. What fails, and not because of an outage,
+   *   is tried again by halves, so that what cannot be done fails alone.
+   */
+  constructor(
+    private readonly options: Omit<LaneOptions, 'atOnce'> & { mostAtOnce: number },
+    private readonly work: (items: Item[]) => Promise<void>,
+  ) {}
+
+  /** @throws CleaveError `unavailable` where there is too much, and nothing was done */
+  add(item: Item): Promise<void> {
+    const { mostWaiting, longestWaitMs } = this.options;
+    if (this.waiting.length >= mostWaiting) return Promise.reject(tooMuch(this.options));
+    return new Promise((resolve, reject) => {
+      // Also where what goes before it hangs.
+      const late = setTimeout(() => {
+        this.waiting = this.waiting.filter((it) => it.late !== late);
+        reject(tooMuch(this.options));
+      }, longestWaitMs);
+      this.waiting.push({ item, late, resolve, reject });
+      if (!this.isBusy) void this.run();
+    });
+  }
+
+  private async run(): Promise<void> {
+    this.isBusy = true;
+    while (this.waiting.length > 0) {
+      const batch = this.waiting.splice(0, this.options.mostAtOnce);
+      for (const { late } of batch) clearTimeout(late);
+      await this.settle(batch);
+    }
+    this.isBusy = false;
+  }
+
+  private async settle(batch: Waiting<Item>[]): Promise<void> {
+    try {
+      await this.work(batch.map((it) => it.item));
+      for (const { resolve } of batch) resolve();
+    } catch (error) {
+      const isOutage = error instanceof CleaveError && error.status === 503;
+      if (batch.length === 1 || isOutage) {
+        for (const { reject } of batch) reject(error);
+        return;
+      }
+      const middle = Math.ceil(batch.length / 2);
+      await this.settle(batch.slice(0, middle));
+      await this.settle(batch.slice(middle));
+    }
+  }
+}

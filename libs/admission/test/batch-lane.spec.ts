@@ -1,0 +1,64 @@
+import { once } from 'node:events';
+import { beforeEach, describe, expect, it } from '@jest/globals';
+import { BatchLane } from '#admission';
+import { CleaveError } from '#contracts';
+
+const options = { mostAtOnce: 3, mostWaiting: 5, longestWaitMs: 60_000, tooMuch: 'More is to be done' };
+
+/** What was done together. While it is held, nothing comes to its end. */
+let done: string[][];
+let held: EventTarget | undefined;
+const work = async (items: string[]): Promise<void> => {
+  done.push(items);
+  if (held) await once(held, 'end');
+  if (items.includes('bad')) throw new Error('it cannot be done');
+  if (items.includes('away')) throw new CleaveError('unavailable', 'nobody is there');
+};
+const release = (): void => {
+  const was = held!;
+  held = undefined;
+  was.dispatchEvent(new Event('end'));
+};
+
+beforeEach(() => {
+  done = [];
+  held = new EventTarget();
+});
+
+const statuses = async (adding: Promise<void>[]): Promise<string[]> =>
+  (await Promise.allSettled(adding)).map((it) =>
+    it.status === 'fulfilled' ? 'done' : it.reason instanceof CleaveError ? it.reason.code : it.reason.message,
+  );
+
+describe('a lane for batches', () => {
+  it('does together what came in the meantime, so much at a time, and refuses who comes when many wait', async () => {
+    const lane = new BatchLane(options, work);
+    const adding = ['first', 'a', 'b', 'c', 'd', 'e', 'too many'].map((it) => lane.add(it));
+    release();
+    expect(await statuses(adding)).toEqual([...Array.from({ length: 6 }, () => 'done'), 'unavailable']);
+    expect(done).toEqual([['first'], ['a', 'b', 'c'], ['d', 'e']]);
+    await lane.add('later');
+    expect(done.at(-1)).toEqual(['later']);
+  });
+
+  it('refuses who waits for too long, and does not do it later', async () => {
+    const lane = new BatchLane({ ...options, longestWaitMs: 20 }, work);
+    const first = lane.add('first');
+    await expect(lane.add('late')).rejects.toMatchObject({ code: 'unavailable' });
+    release();
+    await first;
+    await lane.add('next');
+    expect(done).toEqual([['first'], ['next']]);
+  });
+
+  it('fails what cannot be done alone, and all of it where nothing can be', async () => {
+    const lane = new BatchLane(options, work);
+    const adding = ['first', 'a', 'bad', 'b', 'away', 'c'].map((it) => lane.add(it));
+    release();
+    expect(await statuses(adding)).toEqual([
+      ...['done', 'done', 'it cannot be done', 'done'],
+      ...['unavailable', 'unavailable'],
+    ]);
+    expect(done.slice(-1)).toEqual([['away', 'c']]);
+  });
+});
