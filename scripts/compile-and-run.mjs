@@ -3,7 +3,7 @@
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
-import { enableCompileCache } from 'node:module';
+import module from 'node:module';
 import { join, resolve } from 'node:path';
 import { pathToFileURL } from 'node:url';
 
@@ -28,26 +28,33 @@ if (process.env.npm_lifecycle_event) {
 
 // What V8 compiles is kept for the next start, here, by the compiler and by services that are started from here. It lies
 // with the code, where nobody can write who could not change the code itself; where nothing can be written, none is kept.
-process.env.NODE_COMPILE_CACHE ??= resolve('dist/compile-cache');
-enableCompileCache();
+process.env.NODE_COMPILE_CACHE ||= resolve('dist/compile-cache');
+module.enableCompileCache(process.env.NODE_COMPILE_CACHE);
 
 const sources = ['apps', 'libs', 'scripts', 'test'];
+/** npm writes the second one whenever it installs. */
+const compiledBy = ['package.json', 'node_modules/.package-lock.json', 'tsconfig.json'];
 const noted = 'dist/.compiled-from';
+
+const stampOf = (path) => {
+  const { ctimeMs, mtimeMs, size, ino } = statSync(path, { throwIfNoEntry: false }) ?? {};
+  return `${path} ${ctimeMs} ${mtimeMs} ${size} ${ino}\n`;
+};
 
 /** Of what is compiled and what it is compiled by; other after whatever was written, unpacked, renamed or removed. */
 const stateOfSources = () => {
   const within = (folder) => readdirSync(folder, { recursive: true }).map((name) => join(folder, name));
-  const paths = ['package.json', 'package-lock.json', 'tsconfig.json', ...sources.flatMap(within)].sort();
-  const state = createHash('sha256');
-  // Of its times only this one cannot come with a file from elsewhere.
-  for (const path of paths) state.update(`${path} ${statSync(path, { throwIfNoEntry: false })?.ctimeMs}\n`);
-  return state.digest('hex');
+  const paths = [...compiledBy, ...sources.filter((it) => existsSync(it)).flatMap(within)].sort();
+  return createHash('sha256').update(paths.map(stampOf).join('')).digest('hex');
 };
+
+/** Whatever else compiles to the same place, or clears it, changes this file. */
+const stateOfCompiled = () => stampOf('dist/.tsbuildinfo');
 
 const program = resolve(process.argv[2]);
 if (!existsSync(program)) console.error('Compiling, the first time takes a few seconds …');
 const state = stateOfSources();
-if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !== state) {
+if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !== state + stateOfCompiled()) {
   const { status } = spawnSync(
     process.execPath,
     ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck'],
@@ -57,10 +64,10 @@ if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !=
   );
   if (status !== 0) process.exit(status ?? 1);
   try {
-    writeFileSync(noted, state);
+    writeFileSync(noted, state + stateOfCompiled());
   } catch (error) {
-    // Whoever may only read here compiles each time: there is nothing to write where all is compiled.
-    if (!['EACCES', 'EPERM', 'EROFS'].includes(error.code)) throw error;
+    // Whoever may not write here compiles each time: there is nothing to write where all is compiled.
+    if (!['EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'].includes(error.code)) throw error;
   }
 }
 

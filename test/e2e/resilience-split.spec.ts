@@ -71,13 +71,18 @@ describe('services over TCP', () => {
     const kept = await trial.api.placed({ customer_id, product_id: mug, quantity: 4 });
     const dropped = await trial.api.placed({ customer_id, product_id: lamp, quantity: 4 });
     await inventory.kill('SIGKILL');
+    const { detail } = refused(await trial.api.place({ customer_id, product_id: mug, quantity: 1 }), '503 unavailable');
+    expect(detail).toMatch(/Try again/);
+    // Nor where it is that is not reached.
+    expect(detail).not.toMatch(/\d{4}|ECONN/);
     ok(await trial.api.fulfil(kept.order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
     ok(await trial.api.cancel(dropped.order_id));
     const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };
     ok(await trial.api.return(kept.order_id, back), 201);
+    ok(await trial.api.cancel(kept.order_id, { remaining: true }));
     await inventory.restart();
     await trial.ledger.quiet();
-    expect(await trial.api.stock(mug)).toMatchObject({ on_hand: 8, reserved: 1, sold: 3 });
+    expect(await trial.api.stock(mug)).toMatchObject({ on_hand: 8, reserved: 0, sold: 3 });
     expect(await trial.api.stock(lamp)).toMatchObject({ on_hand: 10, reserved: 0, sold: 0 });
     await trial.ledger.expectInvariants();
   });

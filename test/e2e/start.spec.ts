@@ -1,6 +1,6 @@
 import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, rm, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -266,7 +266,7 @@ describe('a program that npm has started', () => {
     const started = (): SpawnSyncReturns<string> =>
       spawnSync(process.execPath, [resolve('scripts/compile-and-run.mjs'), 'dist/apps/program.js'], {
         cwd: folder,
-        env: { PATH: process.env['PATH'] },
+        env: { PATH: process.env['PATH'], NODE_COMPILE_CACHE: '' },
         encoding: 'utf8',
       });
     const compiler = pathToFileURL(resolve('node_modules/typescript/lib/tsc.js')).href;
@@ -291,10 +291,22 @@ describe('a program that npm has started', () => {
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       await rm(join(folder, 'libs/other.ts'));
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
+      // Somebody else has compiled to the same place.
+      await put('dist/.tsbuildinfo', '{}');
+      expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
+      await put('node_modules/.package-lock.json', '{}');
+      expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
+      expect(started()).toMatchObject({ stdout: 'two\n', status: 0 });
 
-      // What V8 has compiled is kept, or quietly not where it cannot be.
+      // What V8 has compiled is kept here, and nowhere else, or quietly not where it cannot be.
       const kept = join(folder, 'dist/compile-cache');
-      expect(await readdir(kept)).toHaveLength(1);
+      await put(
+        'apps/program.ts',
+        `import { getCompileCacheDir } from 'node:module'; console.log(getCompileCacheDir());`,
+      );
+      expect(started()).toMatchObject({ stdout: expect.stringContaining(`compiling\n${kept}`), status: 0 });
+      await put('apps/program.ts', `console.log('two' as string);`);
+      expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       await rm(kept, { recursive: true });
       await writeFile(kept, '');
       expect(started()).toMatchObject({ stdout: 'two\n', stderr: '', status: 0 });

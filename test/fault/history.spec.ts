@@ -18,7 +18,6 @@ const order = (id: string, change: Partial<Order> = {}): Order =>
         name: 'P',
         quantity: 2,
         unit_price_minor: 250,
-        cancelled: 0,
         fulfilled: 0,
         returned: 0,
       },

@@ -1,9 +1,12 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { CleaveError } from '#contracts';
 import { tooMuch, type LaneOptions } from './lane.js';
 
 interface Waiting<Item> {
   item: Item;
   late: NodeJS.Timeout;
+  /** What the work goes back to, for its traces. */
+  inContext: ReturnType<typeof AsyncLocalStorage.snapshot>;
   resolve: () => void;
   reject: (error: unknown) => void;
 }
@@ -33,7 +36,7 @@ export class BatchLane<Item> {
         this.waiting = this.waiting.filter((it) => it.late !== late);
         reject(tooMuch(this.options));
       }, longestWaitMs);
-      this.waiting.push({ item, late, resolve, reject });
+      this.waiting.push({ item, late, inContext: AsyncLocalStorage.snapshot(), resolve, reject });
       if (!this.isBusy) void this.run();
     });
   }
@@ -43,7 +46,7 @@ export class BatchLane<Item> {
     while (this.waiting.length > 0) {
       const batch = this.waiting.splice(0, this.options.mostAtOnce);
       for (const { late } of batch) clearTimeout(late);
-      await this.settle(batch);
+      await batch[0]!.inContext(() => this.settle(batch));
     }
     this.isBusy = false;
   }

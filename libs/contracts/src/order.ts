@@ -133,11 +133,12 @@ export const orderLine = z
     name: z.string(),
     quantity,
     unit_price_minor: unitPriceMinor,
-    cancelled: z
-      .int()
-      .meta({ description: 'Units that will not be handed over, because what remained was cancelled.' }),
     fulfilled: z.int().meta({ description: 'Units handed over so far.' }),
     returned: z.int().meta({ description: 'Units that came back so far.' }),
+    cancelled: z.int().optional().meta({
+      description:
+        'Units that will not be handed over, because what remained was cancelled; left out where there are none.',
+    }),
   })
   .meta({ id: 'OrderLine' });
 
@@ -186,12 +187,18 @@ export const historyEntryTypes = [
   'returned',
 ] as const;
 
+const particulars = z.record(z.string(), z.unknown()).meta({
+  description:
+    'The particulars, by the type: `reason`; `lines`, whose units were handed over, taken back or cancelled; `remaining` where a ' +
+    'cancellation is of what remained and not of the whole order; `amount_minor`, which was credited or moved.',
+});
+
 export const historyEntry = z
   .object({
     version: z.int().meta({ description: 'The version of the order that this entry led to.' }),
     type: z.enum(historyEntryTypes),
     status: z.enum(orderStatuses).meta({ description: 'The status that this entry led to.' }),
-    data: z.record(z.string(), z.unknown()),
+    data: particulars,
     at: moment,
   })
   .meta({ id: 'HistoryEntry' });
@@ -238,7 +245,7 @@ export const orderEvent = z
     order_id: z.uuid(),
     version: z.int(),
     status: z.enum(orderStatuses),
-    data: z.record(z.string(), z.unknown()),
+    data: particulars,
     at: moment,
   })
   .meta({ id: 'OrderEvent' });
@@ -384,7 +391,7 @@ export const orderLogEvent = cloudEvent(
     version: z.int(),
     status,
     currency,
-    /** As it was placed: where it was, and where all of it is given up. */
+    /** As it was placed: where it was, and where it, or what remains of it, is given up. */
     order: z
       .object({
         customer_id: idText,

@@ -18,7 +18,9 @@ export const salesOfDay = z
     currency,
     orders: units.meta({ description: 'Orders placed that have the product.' }),
     ordered: units.meta({ description: 'Units of the orders placed.' }),
-    cancelled: units.meta({ description: 'Units of the orders given up as a whole: cancelled, or not paid.' }),
+    cancelled: units.meta({
+      description: 'Units of orders that were cancelled, of what remained of them, and of those not paid.',
+    }),
     returned: units,
     sold: z.int().meta({ description: 'Ordered, less what was cancelled and returned on this day.' }),
     ordered_minor: sumMinor,

@@ -182,7 +182,7 @@ it('is documented', async () => {
   const { paths, components } = openApiDocument(app, { title: 'Health', description: '', version: '1' });
   const { get: ready } = paths['/health/ready']!;
   expect(ready).toMatchObject({ operationId: 'getReadiness', tags: ['health'] });
-  expect(Object.keys(ready!.responses)).toEqual(['200', '500', '503']);
+  expect(Object.keys(ready!.responses)).toEqual(['200', '400', '500', '503']);
   expect(ready!.responses[503]).toMatchObject({
     content: { 'application/json': { schema: { $ref: '#/components/schemas/HealthReport' } } },
   });

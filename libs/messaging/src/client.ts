@@ -79,7 +79,8 @@ function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
   if (error instanceof CleaveError) return error;
   if (isWireError(error)) return new CleaveError(error.code, error.detail, error.extensions);
   if (error instanceof Error) {
-    return new CleaveError('unavailable', `${pattern} could not be asked: ${error.message}`, {}, { cause: error });
+    // Where it is and what it said is for the log alone: callers from outside get this as well.
+    return new CleaveError('unavailable', `${pattern} could not be asked. Try again shortly.`, {}, { cause: error });
   }
   const answered = typeof error === 'string' ? error : JSON.stringify(error);
   logger.error(`${pattern} was answered with: ${answered}`);

@@ -275,7 +275,7 @@ describe('a name', () => {
     const client = clientOf(port);
     await expect(client.call('ping', undefined)).rejects.toMatchObject({
       code: 'unavailable',
-      detail: expect.stringContaining('ENOTFOUND probe.test'),
+      cause: { message: expect.stringContaining('ENOTFOUND probe.test') },
     });
     addresses = ['127.0.0.1'];
     await eventually(async () => expect(await codeOf(client.call('ping', undefined))).toBe('answered'));

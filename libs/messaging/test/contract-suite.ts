@@ -299,9 +299,10 @@ export function farSuite({ name, place }: Distance): void {
       });
       const unable = new Messenger(undefined, signing);
       const call = unable.clientFor(probeContract, at).call('ping', undefined, { deadlineMs: 2_000 });
-      expect(await outcomeOf(call)).toMatchObject({
+      await expect(call).rejects.toMatchObject({
         code: 'unavailable',
-        detail: 'probe.ping could not be asked: there is no clock',
+        detail: 'probe.ping could not be asked. Try again shortly.',
+        cause: new Error('there is no clock'),
       });
       await unable.onApplicationShutdown();
     });

@@ -33,7 +33,8 @@ describe('what is asked in the same process', () => {
     const call = contractClient(probeContract, route).call('ping', undefined, { signal });
     await expect(call).rejects.toMatchObject({
       code: 'unavailable',
-      detail: 'probe.ping could not be asked: there is no way',
+      detail: 'probe.ping could not be asked. Try again shortly.',
+      cause: new Error('there is no way'),
     });
     expect(getEventListeners(signal, 'abort')).toEqual([]);
     expect(timers()).toBe(before);

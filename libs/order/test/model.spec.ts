@@ -148,7 +148,7 @@ const expectSame = async (model: OrderModel, { tenant, stock }: Real): Promise<v
   const orders = await two.orders.page(tenant, {}, undefined, 200);
   const told = (order: Order) => ({
     ...{ id: order.order_id, status: order.status, version: order.version, customerId: order.customer_id },
-    lines: order.lines.map((it) => [it.product_id, it.quantity, it.cancelled, it.fulfilled, it.returned]),
+    lines: order.lines.map((it) => [it.product_id, it.quantity, it.cancelled ?? 0, it.fulfilled, it.returned]),
     returned: order.returned_total_minor,
   });
   const expected = model.orders.map(({ id, status, entries, command, lines }) => ({

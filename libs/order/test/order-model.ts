@@ -49,6 +49,8 @@ export type Changed = 'changed' | 'already' | 'replayed' | 'illegal-transition' 
 const isBack = ({ lines }: ModelOrder): boolean =>
   [...lines.values()].every((it) => it.returned + it.cancelled === it.quantity);
 
+const isCancelledInPart = ({ lines }: ModelOrder): boolean => [...lines.values()].some((it) => it.cancelled > 0);
+
 const same = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
 
 /** What orders and their stock should come to, as plainly as it can be said. */
@@ -168,7 +170,8 @@ export class OrderModel {
   }
 
   cancelRemaining(order: ModelOrder): Changed {
-    if (order.status === 'fulfilled' || order.status === 'returned') return 'already';
+    if (order.status === 'fulfilled' || order.status === 'returned')
+      return isCancelledInPart(order) ? 'already' : 'illegal-transition';
     if (order.status !== 'partially-fulfilled') return this.cancel(order);
     for (const line of order.lines.values()) line.cancelled = line.quantity - line.fulfilled;
     order.status = isBack(order) ? 'returned' : 'fulfilled';
@@ -179,7 +182,8 @@ export class OrderModel {
   /** @param units those to hand over, or all that remain */
   fulfil(order: ModelOrder, units: Record<string, number> | undefined, key: string | null): Changed {
     return this.once('fulfil', key, [this.orders.indexOf(order), units], () => {
-      if (!units && ['fulfilled', 'returned'].includes(order.status)) return 'already';
+      if (!units && ['fulfilled', 'returned'].includes(order.status))
+        return isCancelledInPart(order) ? 'illegal-transition' : 'already';
       if (!['confirmed', 'partially-fulfilled'].includes(order.status)) return 'illegal-transition';
       const left = [...order.lines].map(([id, line]) => [id, line.quantity - line.fulfilled] as const);
       const taken = units ?? Object.fromEntries(left.filter(([, quantity]) => quantity > 0));

@@ -25,16 +25,14 @@ export interface Told extends RequestLine {
   text: string;
 }
 
-interface Found {
-  caller: Caller;
-  validForMs: number;
-  isKey?: boolean;
-}
-
 interface Verified {
   caller: Caller;
   /** By the clock that does not jump. */
   until: number;
+}
+
+interface Found extends Verified {
+  isKey?: boolean;
 }
 
 const mostRemembered = 10_000;
@@ -152,10 +150,10 @@ export class Authenticator {
 
   private async found(credential: string, text: string): Promise<Caller> {
     const { changes } = this;
-    const { caller, validForMs, isKey } = (await this.verified(credential, text)) ?? refuse();
+    const { caller, until, isKey } = (await this.verified(credential, text)) ?? refuse();
     // What was read before a change that has been heard of since may be the state before it.
     const mayRemember = !isKey || (this.keys!.hears && this.changes === changes);
-    if (mayRemember) this.remembered.set(text, { caller, until: performance.now() + validForMs });
+    if (mayRemember) this.remembered.set(text, { caller, until });
     return caller;
   }
 
@@ -163,17 +161,19 @@ export class Authenticator {
     const key = keyIdIn(credential);
     if (key) return this.lookups.find(text, () => this.ofKey(key));
     const hashed = secretHashOf(credential);
-    if (this.admins.some((it) => timingSafeEqual(hashed, it))) return { caller: operator, validForMs: Infinity };
+    if (this.admins.some((it) => timingSafeEqual(hashed, it))) return { caller: operator, until: Infinity };
     const found = await this.tokens?.verify(credential);
-    return found && { ...found, validForMs: Math.min(found.validForMs, tokenRememberedMs) };
+    return found && { caller: found.caller, until: performance.now() + Math.min(found.validForMs, tokenRememberedMs) };
   }
 
   private async ofKey({ keyId, secret }: { keyId: string; secret: string }): Promise<Found | undefined> {
+    // However late the answer comes, it ends no later than it is to.
+    const askedAt = performance.now();
     const found = await this.keys?.find(keyId);
     if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
-    const validForMs = found.validForMs ?? Infinity;
-    const caller = { ...found.caller, validUntil: performance.now() + validForMs };
-    return { caller, validForMs: Math.min(validForMs, keyRememberedMs), isKey: true };
+    const validUntil = askedAt + (found.validForMs ?? Infinity);
+    const until = Math.min(validUntil, performance.now() + keyRememberedMs);
+    return { caller: { ...found.caller, validUntil }, until, isKey: true };
   }
 }
 

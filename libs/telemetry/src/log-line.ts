@@ -14,7 +14,7 @@ const secrets: readonly [RegExp, string][] = [
   [/\b(bearer|basic)\s+[\w.~+/=-]{6,}/gi, `$1 ${hidden}`],
   // A key of ours, whose id may be told, and keys of Stripe and of Standard Webhooks; in addresses as well, where more may be encoded.
   [/(ck(?:_|%(?:25)*5f)[\da-f]{32})(?:_|%(?:25)*5f)[\da-f]{8,}/gi, `$1_${hidden}`],
-  [/((?:\b|%[\dA-Fa-f]{2})(?:sk|rk|whsec))(?:_|%(?:25)*5[Ff])[\w+/=%-]{8,}/g, `$1_${hidden}`],
+  [/((?:\b|%(?:25)*[\dA-Fa-f]{2})(?:sk|rk|whsec))(?:_|%(?:25)*5[Ff])[\w+/=%-]{8,}/g, `$1_${hidden}`],
   [
     /\b(password|secret|token|api[_-]?key|authorization)(["']?\s*[:=]\s*["']?)(?!\*\*\*|bearer|basic)[^\s"',;&]+/gi,
     `$1$2${hidden}`,

@@ -124,6 +124,7 @@ describe('the log', () => {
     // As addresses have them.
     log.log(`GET /keys/ck%5F${keyId}%5F${secrets[5]} and /x?then=%2fkeys%2Fck_${keyId}_${secrets[5]}`);
     log.log(`GET /x?next=%2Fkeys%2Fck%255f${keyId}%255F${secrets[5]}`);
+    log.log(`GET /x?next=%252Fsk_live_abcdefgh1234`);
     log.log(`GET /x/sk%5Flive%5Fabcdefgh1234?y=%20${secrets[1]}&z=%3D${secrets[2]}`);
     expect(lines.join('')).not.toContain('abcdefgh1234');
     for (const secret of secrets) expect(lines.join('')).not.toContain(secret);

@@ -55,7 +55,6 @@ export const orderTests = (world: World): void => {
             name: 'Mug, wéiß 🍵',
             quantity: 2,
             unit_price_minor: 850,
-            cancelled: 0,
             fulfilled: 0,
             returned: 0,
           },

@@ -14,6 +14,7 @@ const minuteMs = 60_000;
 const mostRefusals = 10;
 /** Of so many it is counted at a time what they are refused; where there are more, those who came first are written down. */
 export const mostRefused = 10_000;
+const settledAtOnce = 200;
 
 interface Refused {
   written: number;
@@ -56,8 +57,13 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
 
   /** Writes down how many were left out, and begins to count anew. */
   async execute(): Promise<void> {
-    const settled = await Promise.allSettled([...this.refused.keys()].map((by) => this.settle(by)));
-    const failed = settled.find((it) => it.status === 'rejected');
+    const all = [...this.refused.keys()];
+    let failed: PromiseRejectedResult | undefined;
+    // A part at a time, or there were no room for what is done meanwhile.
+    while (all.length > 0) {
+      const settled = await Promise.allSettled(all.splice(0, settledAtOnce).map((by) => this.settle(by)));
+      failed ??= settled.find((it) => it.status === 'rejected');
+    }
     if (failed) throw failed.reason;
   }
 

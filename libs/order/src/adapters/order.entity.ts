@@ -5,7 +5,7 @@ import type { Order } from '../domain/order.js';
 type OrderLine = Order['lines'][number];
 
 /** A line without what its place tells and without zeros: a row with many lines is half as large, and as dear to write. */
-type StoredLine = Omit<OrderLine, 'line' | 'cancelled' | 'fulfilled' | 'returned'> & Partial<OrderLine>;
+type StoredLine = Omit<OrderLine, 'line' | 'fulfilled' | 'returned'> & Partial<OrderLine>;
 
 @Entity({ schema: 'orders', name: 'orders' })
 export class OrderEntity {
@@ -61,11 +61,11 @@ export class OrderEntity {
 /** The lines of an order as JSON, for their column. */
 export const storedLines = ({ lines }: Order): string =>
   JSON.stringify(
-    lines.map(({ product_id, name, quantity, unit_price_minor, cancelled, fulfilled, returned }): StoredLine => ({
+    lines.map(({ product_id, name, quantity, unit_price_minor, fulfilled, returned, cancelled }): StoredLine => ({
       ...{ product_id, name, quantity, unit_price_minor },
-      ...(cancelled > 0 && { cancelled }),
       ...(fulfilled > 0 && { fulfilled }),
       ...(returned > 0 && { returned }),
+      ...(cancelled !== undefined && { cancelled }),
     })),
   );
 
@@ -86,9 +86,9 @@ export const orderOf = (row: OrderRow): Order => ({
     name: it.name,
     quantity: it.quantity,
     unit_price_minor: it.unit_price_minor,
-    cancelled: it.cancelled ?? 0,
     fulfilled: it.fulfilled ?? 0,
     returned: it.returned ?? 0,
+    ...(it.cancelled !== undefined && { cancelled: it.cancelled }),
   })),
   adjustments: row.adjustments,
   metadata: row.metadata,

@@ -20,7 +20,9 @@ export interface HistoryEntry {
 /** The particulars of an entry, by its type: nothing of `placed`, whose particulars are the order's own. */
 type HistoryData = {
   reason?: string;
-  /** The units handed over or taken back; of an order that is cancelled, those that remained, where others did not. */
+  /** Of a cancellation: of what remained, and not of the whole order. */
+  remaining?: true;
+  /** The units handed over, taken back, or cancelled because they remained. */
   lines?: (LineUnits & { amount_minor?: number })[];
   /** What a return is credited with, all lines together. */
   amount_minor?: number;
@@ -51,6 +53,7 @@ type Verb = 'cancel' | 'cancel-remaining' | 'fulfil' | 'return';
 /**
  * The state machine. `mayFrom` are the states a verb may be used in and `leadsTo` those it can lead to, by what remains
  * of the units; an order in which the verb is `done` already is answered as it is where nothing in particular is asked for.
+ * Nothing remains of an order either because it was handed over or because that was cancelled: only what was asked for is done.
  */
 export const transitions: Record<
   Verb,
@@ -61,7 +64,7 @@ export const transitions: Record<
     leadsTo: ['cancelled'],
     done: ['cancelled'],
     whyNot:
-      'Goods that were handed over cannot be cancelled; take them back with a return. What remains of the order is cancelled with `remaining`.',
+      'Goods that were handed over cannot be cancelled; take them back with a return. What remains of the order, if anything, is cancelled with `remaining`.',
   },
   'cancel-remaining': {
     mayFrom: ['pending', 'confirmed', 'partially-fulfilled'],
@@ -73,7 +76,7 @@ export const transitions: Record<
     mayFrom: ['confirmed', 'partially-fulfilled'],
     leadsTo: ['partially-fulfilled', 'fulfilled'],
     done: ['fulfilled', 'returned'],
-    whyNot: 'Only a confirmed order can be handed over.',
+    whyNot: 'Only what remains of a confirmed order can be handed over.',
   },
   return: {
     mayFrom: ['partially-fulfilled', 'fulfilled', 'returned'],
@@ -83,7 +86,13 @@ export const transitions: Record<
   },
 };
 
-const isDone = (verb: Verb, order: Order): boolean => transitions[verb].done.includes(order.status);
+export const isCancelledInPart = ({ lines }: Order): boolean => lines.some((it) => it.cancelled !== undefined);
+
+const isDone = (verb: Verb, order: Order): boolean => {
+  if (!transitions[verb].done.includes(order.status)) return false;
+  if (verb === 'fulfil') return !isCancelledInPart(order);
+  return verb !== 'cancel-remaining' || order.status === 'cancelled' || isCancelledInPart(order);
+};
 
 const assertMay = (verb: Verb, order: Order): void => {
   const { mayFrom, whyNot } = transitions[verb];
@@ -110,7 +119,7 @@ export const cancelOrder = (order: Order, reason: string | undefined, at: Date):
 };
 
 /**
- * Cancels what will not be handed over any more: all of the order where nothing was. `undefined` when nothing remains.
+ * Cancels what will not be handed over any more: all of the order where nothing was. `undefined` when that was done before.
  * Money is moved by nobody but whoever asks for that, as with returns.
  */
 export const cancelRemaining = (order: Order, reason: string | undefined, at: Date): OrderChange | undefined => {
@@ -118,10 +127,11 @@ export const cancelRemaining = (order: Order, reason: string | undefined, at: Da
   assertMay('cancel-remaining', order);
   if (order.status !== 'partially-fulfilled') return cancelOrder(order, reason, at);
   const lines = allRemaining(order).map(unitsOf);
-  return become(order, at, { type: 'cancelled', data: { lines, ...(reason !== undefined && { reason }) } });
+  const data = { remaining: true as const, lines, ...(reason !== undefined && { reason }) };
+  return become(order, at, { type: 'cancelled', data });
 };
 
-const remaining = (line: OrderLine): number => line.quantity - line.cancelled - line.fulfilled;
+const remaining = (line: OrderLine): number => line.quantity - (line.cancelled ?? 0) - line.fulfilled;
 
 const allRemaining = ({ lines }: Order) =>
   lines.map((line) => ({ line, quantity: remaining(line) })).filter((it) => it.quantity > 0);
@@ -217,7 +227,7 @@ const effectOf = (order: Order, { type, data }: OrderChange['entry']): Partial<O
 };
 
 /** Nothing of it is with the customer, and nothing will be. */
-const isBack = (line: OrderLine): boolean => line.returned === line.quantity - line.cancelled;
+const isBack = (line: OrderLine): boolean => line.returned === line.quantity - (line.cancelled ?? 0);
 
 /** The order that a history leads to, from the order as it was placed. */
 export const replay = (placed: Order, entries: readonly Pick<HistoryEntry, 'type' | 'data' | 'at'>[]): Order =>
@@ -335,7 +345,10 @@ const withUnits = (
 ): OrderLine[] => {
   const units = new Map<number, number>();
   for (const { line, quantity } of taken) units.set(line, (units.get(line) ?? 0) + quantity);
-  return order.lines.map((line) => ({ ...line, [counter]: line[counter] + (units.get(line.line) ?? 0) }));
+  return order.lines.map((line) => {
+    const more = units.get(line.line);
+    return more === undefined ? line : { ...line, [counter]: (line[counter] ?? 0) + more };
+  });
 };
 
 /**

@@ -156,7 +156,6 @@ export const placedOrder = (
       name: product.name,
       quantity: line.quantity,
       unit_price_minor: line.unit_price_minor ?? product.unit_price_minor,
-      cancelled: 0,
       fulfilled: 0,
       returned: 0,
     };
@@ -185,7 +184,7 @@ export const asPlaced = (order: Order): Order => ({
   ...order,
   status: order.payment_method === null ? 'confirmed' : 'pending',
   returned_total_minor: 0,
-  lines: order.lines.map((line) => ({ ...line, cancelled: 0, fulfilled: 0, returned: 0 })),
+  lines: order.lines.map(({ cancelled: _later, ...line }) => ({ ...line, fulfilled: 0, returned: 0 })),
   version: 1,
   updated_at: order.created_at,
 });

@@ -187,8 +187,9 @@ export class OrdersController {
     summary: 'Cancel an order that was not handed over, or what remains of it',
     description:
       'Its stock is free again a moment later. An order that is cancelled already is answered as it is. What was paid for it ' +
-      'flows back by itself; for what remains of an order, refunds are asked for as for returns.',
-    replies: { 200: { schema: order, description: 'The order, cancelled', headers: taggedHeaders } },
+      'flows back by itself; for what remains of an order, refunds are asked for as for returns, also where its money is still ' +
+      'to be taken.',
+    replies: { 200: { schema: order, description: 'The order after the cancellation', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
   })
   async cancel(

@@ -3,7 +3,7 @@ import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { CleaveError, paymentMethods, type MoneyMove } from '#contracts';
 import { currentTrace } from '#telemetry';
-import { noSuchOrder, type Order } from '../domain/order.js';
+import { isCancelledInPart, noSuchOrder, type Order } from '../domain/order.js';
 import type { SagaStep } from '../domain/sagas.js';
 import { uuidOfHash } from '../domain/uuid.js';
 import { ChangeableOrders } from './change-order.js';
@@ -110,7 +110,7 @@ export class MoveMoney {
   /** What is due for the rest, with discounts and shipping, the shop alone can say. */
   private async refuseAllOfPart(tenant: string, orderId: string): Promise<void> {
     const order = await this.orderAsIs(tenant, orderId);
-    if (order!.lines.every((it) => it.cancelled === 0)) return;
+    if (!isCancelledInPart(order!)) return;
     throw new CleaveError(
       'payment-refused',
       'Part of the order was cancelled, so all that is authorised would be too much. Say the amount_minor that is due.',

@@ -545,6 +545,9 @@ export type HistoryEntry = {
    * The status that this entry led to.
    */
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
+  /**
+   * The particulars, by the type: `reason`; `lines`, whose units were handed over, taken back or cancelled; `remaining` where a cancellation is of what remained and not of the whole order; `amount_minor`, which was credited or moved.
+   */
   data: {
     [key: string]: unknown;
   };
@@ -746,6 +749,9 @@ export type OrderEvent = {
   order_id: string;
   version: number;
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
+  /**
+   * The particulars, by the type: `reason`; `lines`, whose units were handed over, taken back or cancelled; `remaining` where a cancellation is of what remained and not of the whole order; `amount_minor`, which was credited or moved.
+   */
   data: {
     [key: string]: unknown;
   };
@@ -807,10 +813,6 @@ export type OrderLine = {
   quantity: number;
   unit_price_minor: number;
   /**
-   * Units that will not be handed over, because what remained was cancelled.
-   */
-  cancelled: number;
-  /**
    * Units handed over so far.
    */
   fulfilled: number;
@@ -818,6 +820,10 @@ export type OrderLine = {
    * Units that came back so far.
    */
   returned: number;
+  /**
+   * Units that will not be handed over, because what remained was cancelled; left out where there are none.
+   */
+  cancelled?: number;
 };
 
 export type OrderPage = {
@@ -1172,7 +1178,7 @@ export type SalesOfDay = {
    */
   ordered: number;
   /**
-   * Units of the orders given up as a whole: cancelled, or not paid.
+   * Units of orders that were cancelled, of what remained of them, and of those not paid.
    */
   cancelled: number;
   returned: number;
@@ -3067,7 +3073,7 @@ export type CancelOrderError = CancelOrderErrors[keyof CancelOrderErrors];
 
 export type CancelOrderResponses = {
   /**
-   * The order, cancelled
+   * The order after the cancellation
    */
   200: Order;
 };
