@@ -8,7 +8,7 @@ import {
 } from '@nestjs/common';
 import { CacheEngine } from './cache-engine.js';
 import { cacheManagerOf, cacheManagerToken } from './cache-manager.js';
-import type { NamespaceOptions } from './options.js';
+import { over, type NamespaceOptions } from './options.js';
 import type { CacheEngineOptions } from './tiers.js';
 
 interface CacheManagerOptions {
@@ -42,7 +42,9 @@ export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
       inject: [CacheEngine],
       // What is not there is asked for again, as by cache-manager, if nobody says otherwise.
       useFactory: (it: CacheEngine) =>
-        cacheManagerOf(it.namespace(cacheManager!.namespace, { absentTtl: 1, ...cacheManager })),
+        cacheManagerOf(
+          it.namespace(cacheManager!.namespace, over<NamespaceOptions<unknown>>({ absentTtl: 1 }, cacheManager!)),
+        ),
     };
     const providers = cacheManager ? [engine, manager] : [engine];
     return { module: CacheEngineModule, global: true, providers, exports: providers.map((it) => it.provide) };

@@ -22,44 +22,32 @@ const endOf = (ttl: number | null | undefined): { ttl?: number | undefined } => 
   return { ttl: ttl === 0 ? Number.POSITIVE_INFINITY : Math.min(Math.max(1, Math.round(ttl)), longestTtlMs) };
 };
 
-const endAfter =
-  (ttl: (value: unknown) => number) =>
-  (value: unknown): number => {
-    const told = ttl(value);
-    return told === 0 ? Number.POSITIVE_INFINITY : told;
-  };
+const endAfter = (told: number | null | undefined): number | undefined =>
+  told === 0 ? Number.POSITIVE_INFINITY : (told ?? undefined);
 
-const bytesMark = 'base64:';
+const bytesMark = ':base64:';
 
-/** In JSON, which has no bytes, in the shape that Node has for them. */
-const packed = (value: unknown): unknown =>
-  Buffer.isBuffer(value) ? { type: 'Buffer', data: `${bytesMark}${value.toString('base64')}` } : value;
-
-const bytesIn = (value: unknown): Buffer | undefined => {
-  const { type, data } = (value ?? {}) as { type?: unknown; data?: unknown };
-  if (type !== 'Buffer') return undefined;
-  // Of those within a value Node has written the numbers.
-  if (Array.isArray(data)) return Buffer.from(data as number[]);
-  const isText = typeof data === 'string' && data.startsWith(bytesMark);
-  return isText ? Buffer.from(data.slice(bytesMark.length), 'base64') : undefined;
+/** What JSON has of a value, and bytes, which it does not have: as a text, as Keyv writes them. Other texts are told apart by a colon. */
+const packed = (value: unknown): unknown => {
+  const text = JSON.stringify(value, function (this: Record<string, unknown>, name, it: unknown) {
+    // As it was before Node made an object of it.
+    const held = this[name];
+    if (Buffer.isBuffer(held)) return `${bytesMark}${held.toString('base64')}`;
+    return typeof it === 'string' && it.startsWith(':') ? `:${it}` : it;
+  }) as string | undefined;
+  return text === undefined ? value : JSON.parse(text);
 };
 
-/** Whoever gets a value from cache-manager may change it, and gets bytes where bytes were put. */
-const copyOf = (value: unknown): unknown => {
+/** A copy, which whoever gets it may change. */
+const unpacked = (value: unknown): unknown => {
+  if (typeof value === 'string') {
+    if (value.startsWith(bytesMark)) return Buffer.from(value.slice(bytesMark.length), 'base64');
+    return value.startsWith(':') ? value.slice(1) : value;
+  }
   if (typeof value !== 'object' || value === null) return value;
-  const bytes = bytesIn(value);
-  if (bytes) return bytes;
-  if (!Object.isFrozen(value)) return value;
-  if (Array.isArray(value)) return value.map(copyOf);
-  if (Object.getPrototypeOf(value) !== Object.prototype) return structuredClone(value);
-  return Object.fromEntries(Object.entries(value).map(([name, it]) => [name, copyOf(it)]));
+  if (Array.isArray(value)) return value.map(unpacked);
+  return Object.fromEntries(Object.entries(value).map(([name, it]) => [name, unpacked(it)]));
 };
-
-/** What a function that was given says of a value, which it is to see as it was put. */
-const ofBytes =
-  <Said>(say: (value: unknown) => Said) =>
-  (value: unknown): Said =>
-    say(bytesIn(value) ?? value);
 
 /**
  * A namespace in the shape of cache-manager 7, for what has been written against it: Nest's `CACHE_MANAGER`, its
@@ -67,7 +55,8 @@ const ofBytes =
  *
  * While Redis is away a read is a miss and a write is not kept, as `on` tells; `del`, `mdel` and `clear` throw, because
  * what they were to forget may come back. There are no Keyv stores behind it. That `wrap` was given `undefined` is kept for
- * the `absentTtl` of the namespace, 1 for not at all as cache-manager does.
+ * the `absentTtl` of the namespace, 1 for not at all as cache-manager does. What else is written to the namespace is to be
+ * as Keyv has it: a text that begins with a colon has one more.
  */
 export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
   const events = new EventEmitter();
@@ -92,15 +81,24 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     return true;
   };
   const get = async (key: string): Promise<unknown> => {
-    const value = copyOf(await unlessAway('get', { key }, () => namespace.get(key)));
+    const value = unpacked(await unlessAway('get', { key }, () => namespace.get(key)));
     if (value !== undefined) events.emit('get', { key, value });
     return value;
+  };
+  /** Tells nobody. */
+  const expiresAt = async (key: string): Promise<number | undefined> => {
+    try {
+      return (await namespace.find(key))?.expiresAt ?? undefined;
+    } catch (error) {
+      if (!(error instanceof CacheUnavailable)) throw error;
+      return undefined;
+    }
   };
   const ttl = async (key: string): Promise<number | undefined> => {
     const found = await unlessAway('ttl', { key }, () => namespace.find(key));
     if (found?.value === undefined) return undefined;
     const expires = found.expiresAt ?? undefined;
-    events.emit('ttl', { key, value: { value: copyOf(found.value), expires } });
+    events.emit('ttl', { key, value: { value: unpacked(found.value), expires } });
     return expires;
   };
   const set = async (key: string, value: unknown, ttlMs?: number): Promise<unknown> => {
@@ -115,17 +113,29 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
       refreshThreshold,
       raw,
     } = typeof first === 'object' && first ? first : ({ ttl: first, refreshThreshold: second } satisfies WrapOptions);
-    const value = await namespace.getOrSet(key, async () => packed(await load()), {
-      ...(typeof lasts === 'function' ? { ttlOf: endAfter(ofBytes(lasts)) } : endOf(lasts)),
-      refreshBefore: typeof refreshThreshold === 'function' ? ofBytes(refreshThreshold) : refreshThreshold,
-    });
-    return raw ? { value: copyOf(value), expires: await ttl(key) } : copyOf(value);
+    const loaded: unknown[] = [];
+    const value = await namespace.getOrSet(
+      key,
+      async () => {
+        const it = await load();
+        loaded.push(it);
+        return packed(it);
+      },
+      {
+        // Of the value as the source gave it, which may have more than JSON has.
+        ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
+        refreshBefore:
+          typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
+      },
+    );
+    for (const it of loaded) events.emit('set', { key, value: it });
+    return raw ? { value: unpacked(value), expires: await expiresAt(key) } : unpacked(value);
   };
   const manager = {
     ...{ get, set, ttl, wrap, stores: [] },
     mget: async (keys: string[]) => {
       const found = await unlessAway('mget', { keys }, () => namespace.getMany(keys));
-      const values = keys.map((key) => copyOf(found?.get(key)?.value));
+      const values = keys.map((key) => unpacked(found?.get(key)?.value));
       if (found) events.emit('mget', { keys, values });
       return values;
     },

@@ -11,7 +11,7 @@ import {
   type LoadOptions,
   type NamespaceOptions,
 } from './options.js';
-import type { RedisTier } from './redis-tier.js';
+import { pagesOf, type RedisTier } from './redis-tier.js';
 import type { Kept, Tiers } from './tiers.js';
 
 export interface Found<Value> {
@@ -145,13 +145,14 @@ export abstract class Keyspace<Value> {
       const stored = await this.redis.readMany(names);
       const now = performance.now();
       const readings = stored.map((it, at) => this.judged(names[at]!, mark, it, now));
-      const decide = async (at: number): Promise<void> => {
-        readings[at] ??= await this.judgedThere(names[at]!, mark, stored[at]!);
-      };
-      if (!readings.includes(undefined)) return readings as Reading[];
-      // All of them, whatever becomes of one: what is decided once the mark is given back could not be refused any more.
-      const decided = await Promise.allSettled(readings.keys().map(decide));
-      for (const it of decided) if (it.status === 'rejected') throw it.reason;
+      const doubtful = [...readings.keys()].filter((at) => !readings[at]);
+      if (doubtful.length === 0) return readings as Reading[];
+      const entries = doubtful.map((at) => decodeEntry(stored[at]!)!);
+      const current = await this.currentVersions(entries.flatMap((it) => it.tags.map(([tag]) => tag)));
+      doubtful.forEach((at, which) => {
+        const isCurrent = isOf(current, entries[which]!);
+        readings[at] = this.judged(names[at]!, mark, stored[at]!, performance.now(), isCurrent);
+      });
       return readings as Reading[];
     } finally {
       entries.unmark();
@@ -193,11 +194,8 @@ export abstract class Keyspace<Value> {
     return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
   }
 
-  protected async isCurrentThere({ namespaceVersion, tags }: Versions): Promise<boolean> {
-    const current = await this.versionsOf(tags.map(([tag]) => tag));
-    return (
-      current.namespaceVersion === namespaceVersion && current.tags.every(([, version], at) => version === tags[at]![1])
-    );
+  protected async isCurrentThere(versions: Versions): Promise<boolean> {
+    return isOf(await this.currentVersions(versions.tags.map(([tag]) => tag)), versions);
   }
 
   /** As `versionsOf`, where nobody has to be asked: a promise less, and there is one for every write. */
@@ -208,19 +206,33 @@ export abstract class Keyspace<Value> {
   }
 
   protected async versionsOf(tags: readonly string[]): Promise<Versions> {
-    const { tiers } = this;
-    if (tags.length === 0) return { namespaceVersion: await tiers.tagVersion(this.ownTag), tags: noTags };
-    const [namespaceVersion, ...versions] = await Promise.all([
-      tiers.tagVersion(this.ownTag),
-      ...tags.map((tag) => tiers.tagVersion(this.tagName(tag))),
-    ]);
-    return { namespaceVersion, tags: tags.map((tag, at) => [tag, versions[at]!] as const) };
+    if (tags.length > 0) return versionsAmong(await this.currentVersions(tags), tags);
+    return { namespaceVersion: await this.tiers.tagVersion(this.ownTag), tags: noTags };
+  }
+
+  /** By tag, `''` for the namespace: each is asked for once, and not more at a time than Redis is to be asked. */
+  private async currentVersions(tags: readonly string[]): Promise<Map<string, string>> {
+    const names = new Map<string, string>();
+    for (const tag of tags) if (!names.has(tag)) names.set(tag, this.tagName(tag));
+    names.set('', this.ownTag);
+    const versions = new Map<string, string>();
+    for (const page of pagesOf([...names])) {
+      const told = await Promise.all(page.map(([, name]) => this.tiers.tagVersion(name)));
+      page.forEach(([tag], at) => versions.set(tag, told[at]!));
+    }
+    return versions;
   }
 
   protected async entryOf(value: Value, options: KeepOptions): Promise<Entry> {
     assertTimes(options);
     const { tags = [] } = options;
     return this.entryWith(value, options, 0, this.knownVersions(tags) ?? (await this.versionsOf(tags)));
+  }
+
+  protected async entriesOf(values: readonly (readonly [value: Value, options: KeepOptions])[]): Promise<Entry[]> {
+    for (const [, options] of values) assertTimes(options);
+    const current = await this.currentVersions(values.flatMap(([, { tags = [] }]) => tags));
+    return values.map(([value, options]) => this.entryWith(value, options, 0, versionsAmong(current, options.tags)));
   }
 
   protected entryWith(
@@ -287,6 +299,14 @@ export abstract class Keyspace<Value> {
     return this.tiers.shared!;
   }
 }
+
+const versionsAmong = (current: ReadonlyMap<string, string>, tags: readonly string[] = []): Versions => ({
+  namespaceVersion: current.get('')!,
+  tags: tags.length === 0 ? noTags : tags.map((tag) => [tag, current.get(tag)!] as const),
+});
+
+const isOf = (current: ReadonlyMap<string, string>, { namespaceVersion, tags }: Versions): boolean =>
+  current.get('') === namespaceVersion && tags.every(([tag, version]) => current.get(tag) === version);
 
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;

@@ -209,7 +209,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     for (let pollMs = firstPollMs; performance.now() < giveUpAt; pollMs = Math.min(2 * pollMs, longestPollMs)) {
       const change = tiers.changeOf(name, pollMs);
       const leased = await this.redis.lease(name, leaseName, token, leaseMs, version).catch(notAtPresent);
-      if (!leased) return undefined;
+      if (!leased) {
+        // What is loaded is not kept: not again for everybody who reads what stands in.
+        this.rest(name);
+        return undefined;
+      }
       if (leased.isTaken) {
         const renew = (): void => this.inBackground(this.redis.renew(name, leaseName, token, leaseMs));
         const timer = setInterval(renew, renewedEveryMs);

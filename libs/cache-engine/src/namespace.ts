@@ -70,25 +70,25 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Writes in the order that is told: of a key that is told twice the last value stays.
+   * Writes many: of a key that is told twice the last value alone.
    *
    * @param options what none of the values says of itself
-   * @throws CacheUnavailable when it is not known which of them were written
+   * @throws CacheUnavailable when it is not known which of them were written; where one is refused, none is written
    */
   async setMany(
     values: Iterable<readonly [key: string, value: Value, options?: KeepOptions]>,
     options: KeepOptions = {},
   ): Promise<Written[]> {
     const ofAll = over(this.options, options);
-    const written: Written[] = [];
-    for (const page of pagesOf([...values])) {
-      const names = page.map(([key]) => this.entryName(key));
-      // All of them before the first is written: some are known at once, and others have to be asked for.
-      const entries = await Promise.all(page.map(([, value, own = {}]) => this.entryOf(value, over(ofAll, own))));
-      await Promise.all(entries.map((entry, at) => this.put(page[at]![0], names[at]!, entry)));
-      for (const entry of entries) written.push(writtenOf(entry));
-    }
-    return written;
+    const all = [...values];
+    // All of them before the first is written: what is refused, of whichever, leaves none of them written.
+    const names = all.map(([key]) => this.entryName(key));
+    const entries = await this.entriesOf(all.map(([, value, own = {}]) => [value, over(ofAll, own)] as const));
+    // What is sent at once may come in any order.
+    const last = new Map(entries.map((entry, at) => [names[at]!, { key: all[at]![0], entry }] as const));
+    for (const page of pagesOf([...last]))
+      await Promise.all(page.map(([name, { key, entry }]) => this.put(key, name, entry)));
+    return entries.map(writtenOf);
   }
 
   /**
@@ -108,7 +108,7 @@ export class Namespace<Value> extends Loading<Value> {
     const all = over(this.options, options);
     // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
     const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
-    await Promise.all(tags.map((tag) => tiers.lookUpTag(tag)));
+    for (const page of pagesOf(tags)) await Promise.all(page.map((tag) => tiers.lookUpTag(tag)));
     const entry = await this.entryOf(value, all);
     for (let tries = 0; ; tries += 1) {
       const { state, kept, version: stored } = tiers.shared ? await this.read(name) : this.readHere(name, key);
@@ -158,6 +158,7 @@ export class Namespace<Value> extends Loading<Value> {
    * Counts. Counters are kept apart from values: a key may have both.
    *
    * @param by a whole number, also 0 or less
+   * @param options `ttl` of a counter that begins with this; without it there is no end, whatever the namespace says of values
    * @returns the count
    */
   async increment(key: string, by = 1, { ttl }: Pick<KeepOptions, 'ttl'> = {}): Promise<number> {

@@ -18,7 +18,7 @@ export interface LoadOptions extends KeepOptions {
   /** How long it is kept that the source has nothing; as long as a value when left out. It has no `grace`. */
   absentTtl?: number | undefined;
   /**
-   * Says of a value that was loaded how long it is as good as new, in place of `ttl`: rounded down, 1 ms where it is less,
+   * Says of a value that was loaded how long it is as good as new, in place of the `ttl` beside it: rounded down, 1 ms where it is less,
    * `Infinity` for no end, `undefined` for what `ttl` says.
    */
   ttlOf?: ((value: unknown) => number | undefined) | undefined;
@@ -64,11 +64,19 @@ export const assertName = (what: string, name: string): void => {
     );
 };
 
-/** What a call says, and what the namespace says of the rest. */
-export const over = <Options extends object>(all: Options, said: Options): Options => {
+const saidOver = <Options extends object>(all: Options, said: Options): Options => {
   const both = { ...all };
   for (const name of Object.keys(said) as (keyof Options)[]) if (said[name] !== undefined) both[name] = said[name];
   return both;
+};
+
+/** What a call says, and what the namespace says of the rest. */
+export const over = <Options extends LoadOptions>(all: Options, said: Options): Options => {
+  const both: LoadOptions = saidOver(all, said);
+  if (all.timeouts && said.timeouts) both.timeouts = saidOver(all.timeouts, said.timeouts);
+  // The time that a call says is for its value, whatever the namespace would say of it.
+  if (said.ttl !== undefined && said.ttlOf === undefined) both.ttlOf = undefined;
+  return both as Options;
 };
 
 const assertTime = (name: string, ms: number | undefined, least: number): void => {

@@ -127,7 +127,7 @@ export class RedisTier {
   private readonly tracking: Tracking;
   private readonly deadlineMs: number;
   private readonly breaker = circuitBreaker(
-    handleWhen((error) => !(error instanceof ErrorReply)),
+    handleWhen((error) => !(error instanceof ErrorReply || isNotKnownYet(error))),
     {
       halfOpenAfter: new ExponentialBackoff({ initialDelay: 100, maxDelay: 1_000 }),
       breaker: new ConsecutiveBreaker(failuresThatBreak),
@@ -279,28 +279,38 @@ export class RedisTier {
     const { connection } = this;
     // One after the other: Redis answers nobody else meanwhile.
     for (const page of pagesOf(pairs))
-      await this.attempt('remove', async () => {
+      await this.attempt('remove', async (hasEnded) => {
         if (connection.kind === 'server') await connection.client.unlink(page.flat());
         else
           await Promise.all(
-            page.map((pair) => unlessMoving(connection.client.unlink([...pair]), () => this.removeApart(pair))),
+            page.map((pair) =>
+              unlessMoving(connection.client.unlink([...pair]), () => this.removeApart(pair, hasEnded)),
+            ),
           );
       });
   }
 
-  /** Of a key whose slot is being moved: its entry and its lease may be on two masters, and are changed one after the other. */
-  private async removeApart([entry, lease]: readonly [string, string]): Promise<void> {
-    const { client } = this.connection;
-    // Whoever loads is too late before the entry changes, and whoever began to load while it did.
-    for (const key of [lease, entry, lease]) await client.unlink(key);
+  private async removeApart([entry, lease]: readonly [string, string], hasEnded: () => boolean): Promise<void> {
+    await this.changeApart(lease, () => this.connection.client.unlink(entry), hasEnded);
   }
 
-  private async putApart([entry, lease, stored, ms]: AboutKey): Promise<unknown[]> {
+  private async putApart([entry, lease, stored, ms]: AboutKey, hasEnded: () => boolean): Promise<unknown[]> {
     const { client } = this.connection;
-    await client.unlink(lease);
-    await client.set(entry, stored!, ms === '0' ? {} : { expiration: { type: 'PX', value: Number(ms) } });
-    await client.unlink(lease);
+    const lasts = ms === '0' ? {} : { expiration: { type: 'PX' as const, value: Number(ms) } };
+    await this.changeApart(lease, () => client.set(entry, stored!, lasts), hasEnded);
     return [true];
+  }
+
+  /** Of a key whose slot is being moved: its entry and its lease may be on two masters, and are changed one after the other. */
+  private async changeApart(lease: string, change: () => Promise<unknown>, hasEnded: () => boolean): Promise<void> {
+    const end = (): Promise<unknown> => this.connection.client.unlink(lease);
+    // Whoever loads is too late before the entry changes; and whoever began to before it did may have filled it until the
+    // lease is taken away from him as well.
+    for (const step of [end, change, end, change]) {
+      // Whoever was told that it has failed may have gone on to another value.
+      if (hasEnded()) return;
+      await step();
+    }
   }
 
   count(key: string, step: number, ms: number): Promise<number> {
@@ -448,10 +458,10 @@ export class RedisTier {
 
   private async askPage(script: KeyScript, page: readonly AskedAbout[]): Promise<void> {
     const { kind, client } = this.connection;
-    const ask = (): Promise<unknown[]> => {
+    const ask = (hasEnded: () => boolean): Promise<unknown[]> => {
       const asking: Promise<unknown[]> = client[script](page.map((it) => it.about));
       const isAlone = kind === 'cluster' && script === 'put';
-      return isAlone ? unlessMoving(asking, () => this.putApart(page[0]!.about)) : asking;
+      return isAlone ? unlessMoving(asking, () => this.putApart(page[0]!.about, hasEnded)) : asking;
     };
     try {
       const replies = await this.attempt(script, ask, (all) => all.find((it) => it instanceof Error));
@@ -505,13 +515,17 @@ export class RedisTier {
   }
 
   /** @param failureIn what is wrong in what was answered, for those who count */
-  private async attempt<T>(what: string, work: () => Promise<T>, failureIn?: (answer: T) => unknown): Promise<T> {
+  private async attempt<T>(
+    what: string,
+    work: (hasEnded: () => boolean) => Promise<T>,
+    failureIn?: (answer: T) => unknown,
+  ): Promise<T> {
     const startedAt = performance.now();
     let failure: unknown;
     this.sayIfNotStarted();
     try {
       const { beginning } = this;
-      const ask = beginning ? () => beginning.then(work) : work;
+      const ask = beginning ? (hasEnded: () => boolean) => beginning.then(() => work(hasEnded)) : work;
       const answer = await this.breaker.execute(() => within(this.deadlineMs, what, ask));
       failure = failureIn?.(answer);
       return answer;
@@ -544,6 +558,10 @@ const unlessMoving = async <T, Apart>(asking: Promise<T>, apart: () => Promise<A
     throw error;
   }
 };
+
+/** That a slot is being moved to a master that has none yet, of which the client is not told before: of that slot alone. */
+const isNotKnownYet = (error: unknown): boolean =>
+  error instanceof Error && error.message.startsWith('Cannot find node ');
 
 type OfVersion = readonly [key: string, version: string];
 type Page = (string | null | CacheUnavailable)[];

@@ -13,13 +13,23 @@ export const assertTimeout = (name: string, ms: number | undefined, least = 0): 
     throw new RangeError(`${name} is ${ms}; it must be a number of milliseconds from ${least} to ${longestTimerMs}`);
 };
 
-/** Ends with the work, or with `Late`. What the work comes to after that is nobody's concern. */
-export const within = async <T>(ms: number, what: string, work: () => Promise<T>): Promise<T> => {
+/**
+ * Ends with the work, or with `Late`. What the work comes to after that is nobody's concern.
+ *
+ * @param work is told whether it has ended, for those who would begin something more
+ */
+export const within = async <T>(
+  ms: number,
+  what: string,
+  work: (hasEnded: () => boolean) => Promise<T>,
+): Promise<T> => {
   const { promise: late, reject } = Promise.withResolvers<never>();
+  let isOver = false;
   const timer = setTimeout(() => reject(new Late(what, ms)), ms);
   try {
-    return await Promise.race([work(), late]);
+    return await Promise.race([work(() => isOver), late]);
   } finally {
+    isOver = true;
     clearTimeout(timer);
   }
 };

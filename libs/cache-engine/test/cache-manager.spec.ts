@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createKeyv } from '@keyv/redis';
 import { createCache, type Cache } from 'cache-manager';
@@ -11,16 +12,25 @@ const events = ['get', 'mget', 'set', 'mset', 'del', 'mdel', 'ttl', 'clear'];
 /** What somebody does, and what comes of it: the answer, and the last that is told of it. */
 const outcomeOf = async (cache: Cache, work: (cache: Cache) => Promise<unknown>): Promise<object> => {
   let told: unknown[] = [];
-  for (const event of events)
-    cache.on(event as 'set', (data: unknown) => {
+  const listeners = events.map((event) => {
+    const listener = (data: unknown): void => {
       const { store: _, ...rest } = (data ?? {}) as { store?: string };
       told = [event, rest];
-    });
+    };
+    cache.on(event as 'set', listener);
+    return [event, listener] as const;
+  });
   const answer = await work(cache);
+  for (const [event, listener] of listeners) cache.off(event as 'set', listener);
   return { answer, told };
 };
 
 const picture = Buffer.from([0, 1, 255, 254]);
+
+class Page {
+  readonly bytes = picture;
+  readonly text = ':a';
+}
 
 describeRedis('a namespace in the shape of cache-manager', () => {
   let redis: RedisServer;
@@ -42,6 +52,10 @@ describeRedis('a namespace in the shape of cache-manager', () => {
   it.each([
     ['a text', 'a'],
     ['a text that begins like bytes', ':base64:AAECAw=='],
+    ['texts that begin with a colon', [':', '::', '::base64:AAE=', { ':a': ':b' }]],
+    ['what only looks like bytes', { type: 'Buffer', data: ['a', 'b'], id: 7 }],
+    ['what looks like what JSON makes of bytes', [{ a: { type: 'Buffer', data: [1, 2] } }]],
+    ['what looks like bytes in a text', { type: 'Buffer', data: 'base64:AAE=', id: 7 }],
     ['a number', 1.5],
     ['null', null],
     ['nothing', undefined],
@@ -50,6 +64,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     ['an object', { a: [1, { b: null }], c: undefined }],
     ['bytes in an object', { page: { pictures: [picture, picture] } }],
     ['a member with a name that means something', JSON.parse('{"__proto__":{"a":1}}') as object],
+    ['an object of a class', new Page()],
     ['a date', new Date(0)],
   ])('gives back %s as it does', async (_, value) => {
     const kept = async (cache: Cache): Promise<unknown> => {
@@ -71,6 +86,9 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     ['many reads', (cache: Cache) => cache.mget(['k', 'none'])],
     ['a write', (cache: Cache) => cache.set('k', { v: 2 })],
     ['many writes', (cache: Cache) => cache.mset([{ key: 'k', value: 3 }])],
+    ['a load', (cache: Cache) => cache.wrap('new', () => picture)],
+    ['a read in place of a load', (cache: Cache) => cache.wrap('k', () => 2)],
+    ['a read of all that is kept', (cache: Cache) => cache.wrap('k', () => 2, { raw: true })],
     ['a look at the time', (cache: Cache) => cache.ttl('k')],
     ['a look at the time of nothing', (cache: Cache) => cache.ttl('none')],
     ['forgetting', (cache: Cache) => cache.del('k')],
@@ -91,6 +109,9 @@ describeRedis('a namespace in the shape of cache-manager', () => {
       await cache.set('null', 1, none);
       expect(await cache.wrap('wrapped', () => 2, none)).toBe(2);
       expect([await cache.ttl('null'), await cache.ttl('wrapped')]).toEqual([undefined, undefined]);
+      await cache.wrap('told', () => 3, { ttl: () => none as unknown as number });
+      await sleep(20);
+      expect(await cache.get('told')).toBe(3);
     }
   });
 
@@ -100,6 +121,14 @@ describeRedis('a namespace in the shape of cache-manager', () => {
       const ttl = (value: unknown): number => asked.push(value) * 60_000;
       for (let at = 0; at < 2; at += 1) expect(await cache.wrap('bytes', () => picture, { ttl })).toEqual(picture);
       expect(asked).toEqual([picture]);
+    }
+  });
+
+  it('says of a value how long it lasts as the source gave it', async () => {
+    for (const cache of [ours(), theirs]) {
+      const load = () => ({ until: new Date(Date.now() + 60_000) });
+      await cache.wrap('dated', load, (it) => it.until.getTime() - Date.now());
+      expect(await cache.ttl('dated')).toBeLessThanOrEqual(Date.now() + 60_000);
     }
   });
 });

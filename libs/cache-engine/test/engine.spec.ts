@@ -426,6 +426,20 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect([await space.get('twice'), await space.get('tagged')]).toEqual([2, undefined]);
   });
 
+  it('writes none of many where one is refused', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const keys = Array.from({ length: 600 }, (_, at) => `k ${at}`);
+    const refused: [key: string, value: unknown, options?: LoadOptions][] = [
+      ['', 1],
+      ['k', 1n],
+      ['k', 1, { ttl: 0 }],
+      ['k', 1, { tags: [''] }],
+    ];
+    for (const one of refused)
+      await expect(space.setMany([...keys.map((key) => [key, 1] as const), one])).rejects.toThrow();
+    expect((await space.getMany(keys)).size).toBe(0);
+  });
+
   it('takes what is not said as the namespace says it, and no end where that is said', async () => {
     const defaults = { ttl: 60_000, tags: ['t'] };
     const space = spaceOf(await ready(engineOf(options())), defaults);
@@ -439,6 +453,15 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect((await space.getMany(keys)).size).toBe(0);
     expect(await space.set('endless', 1, { ttl: Number.POSITIVE_INFINITY })).toMatchObject({ expiresAt: null });
     expect(await space.find('endless')).toMatchObject({ value: 1, expiresAt: null });
+  });
+
+  it('takes of each time what the call says, and what the namespace says of the others', async () => {
+    const space = spaceOf(await ready(engineOf(options())), { timeouts: { hard: 30 }, ttlOf: () => 1 });
+    const never = (): Promise<never> => new Promise(() => undefined);
+    await expect(space.getOrSet('never', never, { timeouts: { soft: 1 } })).rejects.toThrow('no answer within 30 ms');
+    await space.getOrSet('k', () => 1, { ttl: 60_000 });
+    await sleep(20);
+    expect(await space.get('k')).toBe(1);
   });
 
   it('asks the source once, though what is about something else is invalidated meanwhile', async () => {
@@ -455,6 +478,8 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     source.open();
     await Promise.all(asking);
     expect(source.asked).toBe(1);
+    // That a tag has begun is told as a change of it, perhaps while it is being loaded.
+    expect(engine.statistics.sharedLoads).toBeGreaterThan(0);
   });
 
   it('counts, each counter by itself and for its time', async () => {

@@ -31,7 +31,7 @@ class PricesController {
 }
 
 @Module({
-  imports: [CacheEngineModule.forRoot({ cacheManager: { namespace: 'nest' } })],
+  imports: [CacheEngineModule.forRoot({ cacheManager: { namespace: 'nest', absentTtl: undefined } })],
   controllers: [PricesController],
   providers: [Prices],
 })

@@ -74,9 +74,10 @@ export interface RedisCluster {
   /**
    * Begins to move the slot of a key to the next master, as `redis-cli --cluster reshard` does.
    *
+   * @param to to another server than that
    * @returns what moves the keys that lie there and ends it
    */
-  move(key: string): Promise<() => Promise<void>>;
+  move(key: string, to?: number): Promise<() => Promise<void>>;
   /** Ends a server at once, as a power cut does. What lay there is lost. */
   kill(at: number): Promise<void>;
   /** Starts it again on the same port, empty. It takes its slots back by itself, or follows who has them by now. */
@@ -90,6 +91,8 @@ interface ClusterOptions {
   masters?: number;
   /** Of each master has one that takes its place. */
   isReplicated?: boolean;
+  /** Masters that have no slot yet. */
+  spares?: number;
   /** How long a master is silent before the others count it as dead. */
   nodeTimeoutMs?: number;
   /** The others go on without the slots of a dead master, and do not refuse everything. */
@@ -101,8 +104,9 @@ interface ClusterOptions {
  * servers from the path.
  */
 export const startRedisCluster = async (options: ClusterOptions = {}): Promise<RedisCluster> => {
-  const { masters = 3, isReplicated = false, nodeTimeoutMs = 15_000, isPartial = false } = options;
-  const size = isReplicated ? 2 * masters : masters;
+  const { masters = 3, isReplicated = false, spares = 0, nodeTimeoutMs = 15_000, isPartial = false } = options;
+  const slotted = isReplicated ? 2 * masters : masters;
+  const size = slotted + spares;
   const nodes = await Promise.all(
     Array.from({ length: size }, async () => {
       const directory = await newDirectory();
@@ -134,7 +138,7 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
   };
   while (!(await isWhole())) await setTimeout(50);
   for (const [at, client] of clients.entries())
-    if (at >= masters) {
+    if (at >= masters && at < slotted) {
       const master = await clients[at - masters]!.sendCommand<string>(['CLUSTER', 'MYID']);
       await client.sendCommand(['CLUSTER', 'REPLICATE', master]);
       while (!(await client.info('replication')).includes('master_link_status:up')) await setTimeout(50);
@@ -151,10 +155,10 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
       const slot = await slotOf(key);
       return slot >= ends[at]! && slot < ends[at + 1]!;
     },
-    move: async (key) => {
+    move: async (key, other) => {
       const slot = await slotOf(key);
       const at = ends.findIndex((end) => end > slot) - 1;
-      const to = (at + 1) % masters;
+      const to = other ?? (at + 1) % masters;
       const [there, here] = [clients[to]!, clients[at]!];
       const ask = (client: typeof here, ...words: string[]) => client.sendCommand<string>(['CLUSTER', ...words]);
       const [from, into] = [await ask(here, 'MYID'), await ask(there, 'MYID')];
