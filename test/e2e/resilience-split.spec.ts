@@ -73,8 +73,9 @@ describe('services over TCP', () => {
     await inventory.kill('SIGKILL');
     const { detail } = refused(await trial.api.place({ customer_id, product_id: mug, quantity: 1 }), '503 unavailable');
     expect(detail).toMatch(/Try again/);
-    // Nor where it is that is not reached.
+    // Where it is that is not reached is for the log alone.
     expect(detail).not.toMatch(/\d{4}|ECONN/);
+    expect(trial.shape.service('order').log).toMatch(/could not be asked: .*:\d+ is not reached/);
     ok(await trial.api.fulfil(kept.order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
     ok(await trial.api.cancel(dropped.order_id));
     const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };

@@ -1,6 +1,6 @@
 import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, rm, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, realpath, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -258,7 +258,7 @@ describe('a program that npm has started', () => {
   });
 
   it('is compiled again when something has changed, and then alone', async () => {
-    const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+    const folder = await realpath(await mkdtemp(join(tmpdir(), 'cleave-e2e-')));
     const put = async (path: string, text: string): Promise<void> => {
       await mkdir(dirname(join(folder, path)), { recursive: true });
       await writeFile(join(folder, path), text);

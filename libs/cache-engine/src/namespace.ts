@@ -81,6 +81,7 @@ export class Namespace<Value> extends Loading<Value> {
   ): Promise<Written[]> {
     const ofAll = over(this.options, options);
     const all = [...values];
+    if (all.length === 0) return [];
     // All of them before the first is written: what is refused, of whichever, leaves none of them written.
     const names = all.map(([key]) => this.entryName(key));
     const entries = await this.entriesOf(all.map(([, value, own = {}]) => [value, over(ofAll, own)] as const));

@@ -291,22 +291,30 @@ export class RedisTier {
   }
 
   private async removeApart([entry, lease]: readonly [string, string], hasEnded: () => boolean): Promise<void> {
-    await this.changeApart(lease, () => this.connection.client.unlink(entry), hasEnded);
+    const remove = (): Promise<unknown> => this.connection.client.unlink(entry);
+    await this.changeApart(lease, remove, remove, hasEnded);
   }
 
   private async putApart([entry, lease, stored, ms]: AboutKey, hasEnded: () => boolean): Promise<unknown[]> {
     const { client } = this.connection;
     const lasts = ms === '0' ? {} : { expiration: { type: 'PX' as const, value: Number(ms) } };
-    await this.changeApart(lease, () => client.set(entry, stored!, lasts), hasEnded);
+    // Others may have gone on from this value by now: it is not put there again, and nothing is there rather than what was.
+    const removeOther = async (): Promise<unknown> => (await client.get(entry)) !== stored && client.unlink(entry);
+    await this.changeApart(lease, () => client.set(entry, stored!, lasts), removeOther, hasEnded);
     return [true];
   }
 
   /** Of a key whose slot is being moved: its entry and its lease may be on two masters, and are changed one after the other. */
-  private async changeApart(lease: string, change: () => Promise<unknown>, hasEnded: () => boolean): Promise<void> {
+  private async changeApart(
+    lease: string,
+    change: () => Promise<unknown>,
+    undoFill: () => Promise<unknown>,
+    hasEnded: () => boolean,
+  ): Promise<void> {
     const end = (): Promise<unknown> => this.connection.client.unlink(lease);
     // Whoever loads is too late before the entry changes; and whoever began to before it did may have filled it until the
     // lease is taken away from him as well.
-    for (const step of [end, change, end, change]) {
+    for (const step of [end, change, end, undoFill]) {
       // Whoever was told that it has failed may have gone on to another value.
       if (hasEnded()) return;
       await step();

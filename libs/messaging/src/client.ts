@@ -1,4 +1,5 @@
 import { CleaveError, type Contract, type ReplyOf, type RequestOf } from '#contracts';
+import { nowAndThen } from '#periodic';
 import { currentWork } from '#telemetry';
 import { Logger } from '@nestjs/common';
 import { NO_MESSAGE_HANDLER } from '@nestjs/microservices/constants.js';
@@ -69,6 +70,7 @@ export interface Route {
 }
 
 const logger = new Logger('Messages');
+const sayUnasked = nowAndThen(1_000);
 
 /** Whether nobody there answers this operation, as is the case with a module of a version that did not have it yet. */
 export const isNotAnswered = (error: unknown): boolean =>
@@ -80,6 +82,7 @@ function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
   if (isWireError(error)) return new CleaveError(error.code, error.detail, error.extensions);
   if (error instanceof Error) {
     // Where it is and what it said is for the log alone: callers from outside get this as well.
+    sayUnasked(() => logger.warn(`${pattern} could not be asked: ${error.message}`));
     return new CleaveError('unavailable', `${pattern} could not be asked. Try again shortly.`, {}, { cause: error });
   }
   const answered = typeof error === 'string' ? error : JSON.stringify(error);

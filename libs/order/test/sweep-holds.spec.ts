@@ -370,7 +370,7 @@ describe('a sweep', () => {
     }
   });
 
-  it('that breaks off there leaves the way open for a repeat, which holds anew', async () => {
+  it('that breaks off there leaves the way open for a repeat, which gives back what was held and holds anew', async () => {
     await abandon('k');
     const [first] = stock.inState('held') as [FakeHold];
     stock.expire();
@@ -382,8 +382,8 @@ describe('a sweep', () => {
     const placed = await place('k', two);
     expect(placed.replayed).toBe(false);
     expect(orderIn(placed).order_id).not.toBe(first.orderId);
-    expect(stock.reserved).toBe(2);
-    expect(await one.sweepHolds.execute()).toEqual({ released: 1, confirmed: 0 });
+    expect(stock.reserved).toBe(1);
+    expect(await one.sweepHolds.execute()).toEqual({ released: 0, confirmed: 0 });
     await expectStockToAgree();
   });
 

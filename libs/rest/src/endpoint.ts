@@ -127,8 +127,8 @@ const inputsOf = (target: object, key: string | symbol): Inputs => {
   const whole = (wanted: RouteParamtypes): z.ZodType | undefined =>
     parsed.find(({ kind, data }) => kind === Number(wanted) && data === undefined)?.schema;
   const query = whole(RouteParamtypes.QUERY);
-  const isRead = Object.keys(args).some((kind) => kind.startsWith(`${RouteParamtypes.QUERY}:`));
-  if (isRead && !(query instanceof z.ZodObject))
+  const queries = Object.keys(args).filter((kind) => kind.startsWith(`${RouteParamtypes.QUERY}:`));
+  if (queries.length > 1 || (queries.length === 1 && !(query instanceof z.ZodObject)))
     throw new Error(`${String(key)} takes a query that is not documented: write @Query(valid(an object)), once`);
   const params = parsed.filter(({ kind }) => kind === Number(RouteParamtypes.PARAM));
   return {

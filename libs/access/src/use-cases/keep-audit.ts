@@ -59,8 +59,8 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
   async execute(): Promise<void> {
     const all = [...this.refused.keys()];
     let failed: PromiseRejectedResult | undefined;
-    // A part at a time, or there were no room for what is done meanwhile.
-    while (all.length > 0) {
+    // A part at a time, or there were no room for what is done meanwhile; what is left waits where the database does not answer.
+    while (all.length > 0 && !failed) {
       const settled = await Promise.allSettled(all.splice(0, settledAtOnce).map((by) => this.settle(by)));
       failed ??= settled.find((it) => it.status === 'rejected');
     }

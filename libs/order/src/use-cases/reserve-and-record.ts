@@ -325,6 +325,8 @@ export class ReserveAndRecord {
       results.set(placement, new CleaveError('unavailable', 'The order could not be recorded. Try again.'));
     for (const { placement, reservationId } of unknown)
       if (!isOutage(results.get(placement))) await this.stock.release(tenant, reservationId);
+    // Whoever declared it void may not have come to that yet, and what it holds would be wanting in the next try.
+    for (const { reservationId } of declaredVoid) await this.stock.release(tenant, reservationId);
     return declaredVoid;
   }
 
