@@ -1,5 +1,5 @@
 import { AsyncLocalStorage } from 'node:async_hooks';
-import { CleaveError } from '#contracts';
+import { byHalves } from './by-halves.js';
 import { tooMuch, type LaneOptions } from './lane.js';
 
 interface Waiting<Item> {
@@ -51,19 +51,10 @@ export class BatchLane<Item> {
     this.isBusy = false;
   }
 
-  private async settle(batch: Waiting<Item>[]): Promise<void> {
-    try {
-      await this.work(batch.map((it) => it.item));
-      for (const { resolve } of batch) resolve();
-    } catch (error) {
-      const isOutage = error instanceof CleaveError && error.status === 503;
-      if (batch.length === 1 || isOutage) {
-        for (const { reject } of batch) reject(error);
-        return;
-      }
-      const middle = Math.ceil(batch.length / 2);
-      await this.settle(batch.slice(0, middle));
-      await this.settle(batch.slice(middle));
-    }
+  private settle(batch: Waiting<Item>[]): Promise<void> {
+    return byHalves(batch, async (some) => {
+      await this.work(some.map((it) => it.item));
+      for (const { resolve } of some) resolve();
+    });
   }
 }

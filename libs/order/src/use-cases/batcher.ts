@@ -1,3 +1,4 @@
+import { byHalves } from '#admission';
 import { CleaveError } from '#contracts';
 
 /** What an item adds to its batch. */
@@ -119,24 +120,15 @@ export class Batcher<Item, Result> {
     }
   }
 
-  private async settle(batch: Waiting<Item, Result>[]): Promise<void> {
-    try {
-      const results = await this.process(batch.map((it) => it.item));
-      batch.forEach(({ resolve, reject }, index) => {
+  private settle(batch: Waiting<Item, Result>[]): Promise<void> {
+    return byHalves(batch, async (some) => {
+      const results = await this.process(some.map((it) => it.item));
+      some.forEach(({ resolve, reject }, index) => {
         const result = results[index];
         if (result instanceof Error) reject(result);
         else resolve(result as Result);
       });
-    } catch (error) {
-      const outage = error instanceof CleaveError && error.status === 503;
-      if (batch.length === 1 || outage) {
-        for (const { reject } of batch) reject(error);
-        return;
-      }
-      const middle = Math.ceil(batch.length / 2);
-      await this.settle(batch.slice(0, middle));
-      await this.settle(batch.slice(middle));
-    }
+    });
   }
 }
 
