@@ -72,7 +72,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     });
     const spans = collector.of(traceId);
     const byId = new Map(spans.map((it) => [it.spanId, it]));
-    const roots = spans.filter((it) => !byId.has(it.parentSpanId!));
+    const roots = spans.filter((it) => !byId.has(it.parentSpanId));
     expect(roots.map((it) => [it.name, it.parentSpanId])).toEqual([['POST /orders', parentId]]);
     expect(pathOf('order-record', spans, byId)).toMatch(/POST \/orders > place orders > order-record$/);
     expect(pathOf('inventory-settle', spans, byId)).toMatch(
@@ -157,7 +157,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
 
 const pathOf = (name: string, spans: readonly CollectedSpan[], byId: ReadonlyMap<string, CollectedSpan>): string => {
   const path: string[] = [];
-  for (let it = spans.find((span) => span.name === name); it; it = byId.get(it.parentSpanId!)) path.unshift(it.name);
+  for (let it = spans.find((span) => span.name === name); it; it = byId.get(it.parentSpanId)) path.unshift(it.name);
   return path.join(' > ');
 };
 

@@ -4,6 +4,7 @@ import { createKeyv } from '@keyv/redis';
 import { createCache, type Cache } from 'cache-manager';
 import { redisOrSkip, startRedis, type RedisServer } from '#testing';
 import { CacheEngine, cacheManagerOf } from '../src/index.js';
+import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
 
@@ -41,6 +42,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
   beforeAll(async () => {
     redis = await startRedis();
     engine = new CacheEngine({ redis: { url: redis.url, deadlineMs: 5_000 } }).start();
+    await until(() => engine.isL1Used);
     theirs = createCache({ stores: [createKeyv(redis.url)] });
   });
   afterAll(async () => {

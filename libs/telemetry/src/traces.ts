@@ -8,7 +8,6 @@ import {
   type SpanContext,
   type Tracer,
 } from '@opentelemetry/api';
-import { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http';
 import {
   defaultResource,
   detectResources,
@@ -18,7 +17,6 @@ import {
 import {
   AlwaysOffSampler,
   AlwaysOnSampler,
-  BatchSpanProcessor,
   ParentBasedSampler,
   RandomIdGenerator,
   SamplingDecision,
@@ -27,13 +25,15 @@ import {
   type ReadableSpan,
   type Sampler,
 } from '@opentelemetry/sdk-trace';
+import type { ToldSpan } from './span-batch.js';
+import { SpanSender } from './span-sender.js';
 import type { TelemetrySettings } from './environment.js';
 import { currentWork, traceparentOf, withWork, type SpanMaker, type SpanOptions } from './work.js';
 
 /** How long a stopping app waits for its last spans to be taken, in milliseconds. */
 const lastSpansWithinMs = 3_000;
-/** Spans that wait to be sent; more are dropped, and cost nobody anything. */
-const mostWaiting = 8_192;
+/** Whose spans they are. */
+const scope = 'cleave';
 /** As many as a span has by the specification of OpenTelemetry where nobody says otherwise. */
 const mostLinks = 128;
 
@@ -47,7 +47,7 @@ const kinds = {
 /** The spans of one app. Each has its own, as with `Metrics`. Until it is opened it makes none. */
 export class Traces implements SpanMaker {
   private provider: TracerProvider | undefined;
-  private processor: BatchSpanProcessor | undefined;
+  private sender: SpanSender | undefined;
   private tracer: Tracer | undefined;
   /** Whether what a sampled span is the parent of is seen as well. */
   private below: Sampler = new AlwaysOnSampler();
@@ -57,26 +57,20 @@ export class Traces implements SpanMaker {
   open(service: string, settings: Partial<TelemetrySettings>): void {
     const { OTEL_EXPORTER_OTLP_ENDPOINT: all, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: ours } = settings;
     if ((all === undefined && ours === undefined) || settings.OTEL_SDK_DISABLED) return;
-    const exporter = new OTLPTraceExporter({
-      url: ours ?? `${all!.replace(/\/$/, '')}/v1/traces`,
-      timeoutMillis: lastSpansWithinMs,
-    });
     const named = resourceFromAttributes({ 'service.name': settings.OTEL_SERVICE_NAME ?? `cleave-${service}` });
+    const resource = defaultResource()
+      .merge(named)
+      .merge(detectResources({ detectors: [resourceAttributesEnvDetector] }));
     const { sampler, below } = samplersOf(settings);
     this.below = below;
-    this.processor = new BatchSpanProcessor({
-      exporter,
-      maxQueueSize: mostWaiting,
-      exportTimeoutMillis: lastSpansWithinMs,
+    this.sender = new SpanSender({
+      url: ours ?? `${all!.replace(/\/$/, '')}/v1/traces`,
+      timeoutMs: lastSpansWithinMs,
+      resource,
+      scope,
     });
-    this.provider = new TracerProvider({
-      resource: defaultResource()
-        .merge(named)
-        .merge(detectResources({ detectors: [resourceAttributesEnvDetector] })),
-      sampler,
-      spanProcessors: [this.processor],
-    });
-    this.tracer = this.provider.getTracer('cleave');
+    this.provider = new TracerProvider({ resource, sampler, spanProcessors: [this.sender] });
+    this.tracer = this.provider.getTracer(scope);
   }
 
   get areOpen(): boolean {
@@ -128,12 +122,13 @@ export class Traces implements SpanMaker {
   /** Where every request is traced most spans are these, and the SDK would take several times as long to make them. */
   private showBeside(lead: ReadableSpan, parents: readonly string[]): void {
     const links = [{ context: lead.spanContext() }];
+    const beside = besideOf(lead, links);
     for (const parent of parents.map(contextOf)) {
       const { traceId } = parent;
       const { decision } = this.below.shouldSample(ROOT_CONTEXT, traceId, lead.name, lead.kind, lead.attributes, links);
       if (decision !== SamplingDecision.RECORD_AND_SAMPLED) continue;
       const own = { traceId, spanId: this.ids.generateSpanId(), traceFlags: TraceFlags.SAMPLED };
-      this.processor?.onEnd(spanBeside(lead, own, parent, links));
+      this.sender?.add(beside, own, parent);
     }
   }
 
@@ -167,26 +162,13 @@ const ending = async <T>(span: Span, doIt: () => Promise<T>): Promise<T> => {
 };
 
 /** What was done for many at once, as it shows in the trace of another one of them; what there is to say of it is said once. */
-const spanBeside = (
-  lead: ReadableSpan,
-  own: SpanContext,
-  parentSpanContext: SpanContext,
+const besideOf = (
+  { name, kind, startTime, endTime, status }: ReadableSpan,
   links: ReadableSpan['links'],
-): ReadableSpan => ({
-  name: lead.name,
-  kind: lead.kind,
-  spanContext: () => own,
-  parentSpanContext,
-  startTime: lead.startTime,
-  endTime: lead.endTime,
-  duration: lead.duration,
-  ended: lead.ended,
-  status: lead.status,
+): ToldSpan => ({
+  ...{ name, kind, startTime, endTime, status, links },
   attributes: {},
   events: [],
-  links,
-  resource: lead.resource,
-  instrumentationScope: lead.instrumentationScope,
   droppedAttributesCount: 0,
   droppedEventsCount: 0,
   droppedLinksCount: 0,

@@ -51,7 +51,7 @@ export const guardedSuite = async (bench: Bench): Promise<void> => {
   say('guarded: starting');
   const workload = spreadWorkload(new SeededRandom(seed));
   // On the same cores, so what it takes counts as well.
-  const collector = await startEcho(bench, '{}');
+  const collector = await startEcho(bench, '');
   const traced = { OTEL_EXPORTER_OTLP_ENDPOINT: collector.urls[0]! };
   const oneInTen = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRACES_SAMPLER_ARG: '0.1' };
   const off = await startOurs(bench, workload.catalogue, guardedNames.off, { OTEL_SDK_DISABLED: 'true' });

@@ -1,0 +1,116 @@
+import { diag, type SpanContext } from '@opentelemetry/api';
+import { convertLegacyHttpOptions, createOtlpHttpExportDelegate } from '@opentelemetry/otlp-exporter-base/node-http';
+import { ProtobufTraceSerializer } from '@opentelemetry/otlp-transformer';
+import type { Resource } from '@opentelemetry/resources';
+import type { ReadableSpan, SpanProcessor } from '@opentelemetry/sdk-trace';
+import { SpanBatch, type ToldSpan } from './span-batch.js';
+
+/** Batches that are filled, or on their way; what does not fit into them is dropped, and costs nobody anything. */
+const mostBatches = 8;
+/** How long a span waits for others. */
+const sentWithinMs = 1_000;
+const toldEveryMs = 5_000;
+
+interface SenderOptions {
+  /** Where it is asked for by POST. */
+  url: string;
+  /** How long a batch may be on its way, each further try included, in milliseconds. */
+  timeoutMs: number;
+  resource: Resource;
+  scope: string;
+}
+
+/** Sends spans by OTLP over HTTP; headers, compression and certificates are what the variables of OpenTelemetry say. */
+export class SpanSender implements SpanProcessor {
+  private readonly free: SpanBatch[] = [];
+  private made = 0;
+  private current: SpanBatch | undefined;
+  private readonly onTheirWay = new Set<Promise<void>>();
+  private timer: NodeJS.Timeout | undefined;
+  private lost = 0;
+  private why = '';
+  private isOver = false;
+  private toldAt = Number.NEGATIVE_INFINITY;
+  private readonly exporter;
+
+  constructor(private readonly options: SenderOptions) {
+    const { url, timeoutMs } = options;
+    this.exporter = createOtlpHttpExportDelegate(
+      // oxlint-disable-next-line typescript/no-deprecated -- what reads the variables as all exporters do, and has no other name yet
+      convertLegacyHttpOptions({ url, timeoutMillis: timeoutMs }, 'TRACES', 'v1/traces', {
+        'Content-Type': 'application/x-protobuf',
+      }),
+      {
+        serializeRequest: (batch: SpanBatch) => batch.finish(),
+        deserializeResponse: (answer) => ProtobufTraceSerializer.deserializeResponse(answer),
+      },
+      'otlp_http_span_exporter',
+      { name: 'span', countItems: (batch) => batch.count },
+      undefined,
+    );
+  }
+
+  onStart(): void {}
+
+  onEnd(span: ReadableSpan): void {
+    this.add(span, span.spanContext(), span.parentSpanContext);
+  }
+
+  add(span: ToldSpan, context: SpanContext, parent: SpanContext | undefined): void {
+    if (this.isOver) return;
+    this.timer ??= setTimeout(() => this.send(), sentWithinMs).unref();
+    if (this.current?.add(span, context, parent)) return;
+    if (this.current && this.current.count > 0) this.send();
+    this.current ??= this.empty();
+    if (!this.current?.add(span, context, parent)) this.lose(1, 'more came than the collector takes');
+  }
+
+  async forceFlush(): Promise<void> {
+    this.send();
+    await Promise.all(this.onTheirWay);
+  }
+
+  async shutdown(): Promise<void> {
+    await this.forceFlush();
+    this.isOver = true;
+    this.tell();
+    await this.exporter.shutdown();
+  }
+
+  private empty(): SpanBatch | undefined {
+    if (this.free.length > 0 || this.made === mostBatches) return this.free.pop();
+    this.made += 1;
+    return new SpanBatch(this.options.resource.attributes, this.options.scope);
+  }
+
+  private send(): void {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+    if (performance.now() - this.toldAt > toldEveryMs) this.tell();
+    const batch = this.current;
+    if (!batch || batch.count === 0) return;
+    this.current = undefined;
+    const sent = new Promise<void>((resolve) => {
+      this.exporter.export(batch, ({ error }) => {
+        if (error) this.lose(batch.count, error.message);
+        batch.clear();
+        this.free.push(batch);
+        this.onTheirWay.delete(sent);
+        resolve();
+      });
+    });
+    this.onTheirWay.add(sent);
+  }
+
+  private lose(count: number, why: string): void {
+    this.lost += count;
+    this.why = why;
+  }
+
+  private tell(): void {
+    if (this.lost === 0) return;
+    diag.warn(`${this.lost} spans were not sent: ${this.why}`);
+    this.lost = 0;
+    this.toldAt = performance.now();
+  }
+}

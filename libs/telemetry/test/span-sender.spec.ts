@@ -1,0 +1,97 @@
+import { once } from 'node:events';
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { DiagLogLevel, diag } from '@opentelemetry/api';
+import { Traces } from '#telemetry';
+import { Collector, freePort } from '#testing';
+
+const parent = `00-${'1'.padStart(32, '0')}-${'1'.padStart(16, '0')}-01`;
+/** More than all batches take. */
+const tooMany = 40_000;
+
+describe('the sender of spans', () => {
+  let traces: Traces;
+  let warnings: string[];
+
+  beforeEach(() => {
+    traces = new Traces();
+    warnings = [];
+    const say = (line: string): void => void warnings.push(line);
+    diag.setLogger({ error: say, warn: say, info: say, debug: say, verbose: say }, DiagLogLevel.WARN);
+  });
+
+  afterEach(async () => {
+    await traces.close();
+    diag.disable();
+  });
+
+  const open = (url: string): void => traces.open('test', { OTEL_EXPORTER_OTLP_ENDPOINT: url });
+  const make = (count: number): void => {
+    for (let made = 0; made < count; made += 1) traces.begin('work', parent, { attributes: { made } })!.end();
+  };
+
+  it('sends what is there within a second or two, and what is left when the app stops', async () => {
+    const collector = await Collector.start();
+    try {
+      open(collector.url);
+      make(3);
+      for (let waited = 0; collector.spans.length < 3; waited += 20) {
+        expect(waited).toBeLessThan(30_000);
+        await sleep(20);
+      }
+      make(5_000);
+      await traces.close();
+      expect(collector.spans).toHaveLength(5_003);
+      expect(warnings).toEqual([]);
+    } finally {
+      await collector.stop();
+    }
+  });
+
+  it('says how many spans a collector did not take that is not there', async () => {
+    open(`http://127.0.0.1:${await freePort()}`);
+    make(7);
+    await traces.close();
+    expect(warnings).toEqual([expect.stringMatching(/^7 spans were not sent: /)]);
+  });
+
+  describe('to a collector that does not answer', () => {
+    let server: Server;
+    let waiting: ServerResponse[];
+
+    beforeEach(async () => {
+      waiting = [];
+      server = createServer((request, response) => void request.resume().on('end', () => waiting.push(response)));
+      server.listen(0, '127.0.0.1');
+      await once(server, 'listening');
+    });
+    afterEach(async () => {
+      server.closeAllConnections();
+      server.close();
+      await once(server, 'close');
+    });
+
+    it('keeps no more than its batches, says what it dropped, and goes on once it answers', async () => {
+      open(`http://127.0.0.1:${(server.address() as AddressInfo).port}`);
+      make(tooMany);
+      const answering = setInterval(() => {
+        for (const response of waiting.splice(0)) response.end();
+      }, 10);
+      try {
+        await sleep(100);
+        make(10);
+        await traces.close();
+        expect(warnings).toEqual([
+          expect.stringMatching(/^\d+ spans were not sent: more came than the collector takes$/),
+        ]);
+        const dropped = Number(warnings[0]!.split(' ', 1)[0]);
+        expect(dropped).toBeGreaterThan(tooMany / 4);
+        expect(dropped).toBeLessThan(tooMany);
+      } finally {
+        clearInterval(answering);
+      }
+    });
+  });
+});
