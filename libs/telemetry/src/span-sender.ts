@@ -93,11 +93,12 @@ export class SpanSender implements SpanProcessor {
     const sent = new Promise<void>((resolve) => {
       this.exporter.export(batch, ({ error }) => {
         if (error) this.lose(batch.count, error.message);
-        batch.clear();
-        this.free.push(batch);
-        this.onTheirWay.delete(sent);
         resolve();
       });
+    }).then(() => {
+      batch.clear();
+      this.free.push(batch);
+      this.onTheirWay.delete(sent);
     });
     this.onTheirWay.add(sent);
   }
