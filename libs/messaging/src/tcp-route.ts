@@ -31,6 +31,7 @@ const heard = Promise.resolve();
 class TcpConnection extends ClientTCP {
   private asked = 0;
   private readonly awaited = new Awaited<Answered>();
+  private whyClosed = connectionClosed;
 
   constructor(
     at: Endpoint,
@@ -69,9 +70,14 @@ class TcpConnection extends ClientTCP {
     return heard;
   }
 
+  override handleError(error: unknown): void {
+    this.whyClosed = error instanceof Error ? error.message : String(error);
+    super.handleError(error);
+  }
+
   override handleClose(): void {
     super.handleClose();
-    for (const answered of this.awaited.takeAll()) answered(new Error(connectionClosed));
+    for (const answered of this.awaited.takeAll()) answered(new Error(this.whyClosed));
   }
 
   /** Unlike `close`, does not wait for the other side to end the connection as well. */
