@@ -1,6 +1,9 @@
 import { JsonSocket, type JsonSocketOptions, type TcpSocket } from '@nestjs/microservices';
 import { frameOf, packetIn, type Packet } from './frames.js';
 
+/** After so long without a word, the system asks whether the other side is still there. */
+export const keepAliveMs = 10_000;
+
 /** Sent by a server that is about to stop. It answers what it has got; new requests belong elsewhere. */
 export const drainNotice = { id: 'draining', isDisposed: true } as const;
 

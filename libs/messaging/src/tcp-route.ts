@@ -6,11 +6,10 @@ import { Socket } from 'node:net';
 import { endpointText, type Endpoint } from './address.js';
 import { Awaited } from './awaited.js';
 import type { Ended, Question, Route } from './client.js';
-import { FrameSocket, isDrainNotice } from './tcp-frames.js';
+import { FrameSocket, isDrainNotice, keepAliveMs } from './tcp-frames.js';
 import type { WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
-const keepAliveMs = 10_000;
 /** A connection on which nothing was heard for so long, although there was something to answer, is taken for dead. */
 const silenceMs = 5_000;
 /** Nobody answers this, and every server says so at once. */

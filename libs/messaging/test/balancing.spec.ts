@@ -3,6 +3,7 @@ import { Metrics } from '#telemetry';
 import { eventually, freePort, samplesIn } from '#testing';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { getEventListeners, once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { contractClient, type ContractClient } from '../src/client.js';
 import { Messenger, type Address } from '../src/index.js';
@@ -184,6 +185,15 @@ describe('instances over TCP', () => {
       expect((slow as Instance).journal.carriedOut.length).toBeLessThan(journal.carriedOut.length / 4);
   });
 
+  const onLinux = process.platform === 'linux' ? it : it.skip;
+  onLinux('find out about callers that have gone without a word', async () => {
+    const port = await freePort();
+    await start(port);
+    const client = messenger.clientFor(probeContract, tcpAt(port));
+    await client.call('ping', undefined);
+    await eventually(async () => expect(await timersOf(port)).toEqual(['keepalive']));
+  });
+
   it('that are all dead are not asked much more than there are requests', async () => {
     const cutters = await Promise.all([startCutter(), startCutter(), startCutter()]);
     const metrics = new Metrics();
@@ -318,6 +328,16 @@ const listening = async (onConnection: (socket: Socket) => void): Promise<number
   });
   await once(server, 'listening');
   return (server.address() as AddressInfo).port;
+};
+
+/** The timers that the system keeps for connections which were taken at a port, by Linux' `/proc/net/tcp`. */
+const timersOf = async (port: number): Promise<string[]> => {
+  const [, ...connections] = (await readFile('/proc/net/tcp', 'utf8')).trim().split('\n');
+  return connections.flatMap((line) => {
+    const [, local = '', , state, , timer = ''] = line.trim().split(/\s+/);
+    const isTaken = local.endsWith(`:${port.toString(16).toUpperCase().padStart(4, '0')}`) && state === '01';
+    return isTaken ? [timer.startsWith('02') ? 'keepalive' : 'none'] : [];
+  });
 };
 
 /** Takes connections and cuts them as soon as something is asked. */
