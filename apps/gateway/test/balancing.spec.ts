@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { connect, type AddressInfo } from 'node:net';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import { CacheModule } from '#cache';
+import { WaitingRoom, fullHeader } from '#rest';
 import { createService } from '#service';
 import { eventually, freePort, samplesIn } from '#testing';
 import { allAt, jsonAnswer, requestBytes, startGateway, startUpstream, type FakeUpstream } from './servers.js';
@@ -149,6 +150,55 @@ describe('instances behind the gateway', () => {
     await calls.more(400);
     await calls.stop();
     for (const other of others) expect(received(slow)).toBeLessThan(received(other) / 3);
+  });
+
+  it('that fail whatever they are asked, and at once, get next to nothing until they are ready', async () => {
+    const failing = await upstream((_request, response) => jsonAnswer(response, 503, { code: 'unavailable' }));
+    const others = await Promise.all([upstream(), upstream()]);
+    const gateway = await gatewayTo([failing.url, ...others.map(({ url }) => url)]);
+    const calls = load(6, () => fetch(`${gateway.url}/orders`));
+    await calls.more(1_000);
+    await calls.stop();
+    expect(calls.failures.length).toBeGreaterThan(0);
+    expect(calls.failures.length).toBeLessThan(20);
+    failing.answer = (_request, response) => void response.end('{}');
+    await eventually(async () => {
+      const before = received(failing);
+      for (let request = 0; request < 6; request += 1) await fetch(`${gateway.url}/orders`);
+      expect(received(failing)).toBeGreaterThan(before);
+    });
+  });
+
+  it('that have too much to do go on getting requests', async () => {
+    const busy: FakeUpstream['answer'] = (_request, response) => {
+      response.setHeader(fullHeader, 'requests');
+      jsonAnswer(response, 503, { code: 'unavailable' });
+    };
+    const both = await Promise.all([upstream(busy), upstream(busy)]);
+    const gateway = await gatewayTo(both.map(({ url }) => url));
+    for (let request = 0; request < 30; request += 1) {
+      const answer = await post(gateway.url, '/orders');
+      expect([answer.status, answer.headers.get(fullHeader)]).toEqual([503, null]);
+    }
+    expect(both.reduce((sum, it) => sum + received(it), 0)).toBe(30);
+    const samples = samplesIn(await (await fetch(`${gateway.url}/metrics`)).text());
+    expect(samples.get('balancing_ejections_total{balancing_service="order",network_transport="http"}')).toBe(0);
+  });
+
+  it('that are starting cost no request, whatever its method, and are used when they have started', async () => {
+    const port = await freePort();
+    const room = new WaitingRoom({ HOST: '127.0.0.1', PORT: port }, () => [{ name: 'order-database' }], 0);
+    closing.push(() => room.close());
+    void room.during(new Promise(() => {}));
+    await eventually(async () => expect((await fetch(`http://127.0.0.1:${port}/orders`)).status).toBe(503));
+    const gateway = await gatewayTo([`http://127.0.0.1:${port}`, (await upstream()).url]);
+    for (let request = 0; request < 12; request += 1) expect((await post(gateway.url, '/orders')).status).toBe(200);
+    await room.close();
+    const started = await upstream(undefined, port);
+    await eventually(async () => {
+      expect((await post(gateway.url, '/orders')).status).toBe(200);
+      expect(received(started)).toBeGreaterThan(0);
+    });
   });
 
   it('that say they end the connection get no more requests', async () => {

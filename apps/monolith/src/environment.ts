@@ -55,9 +55,13 @@ export const readMonolithEnvironment = (source: Environment) => {
     ...settings,
     from: 'either' as const,
     passesOn: upstreamsIn(settings).length > 0,
-    grpcAt: settings.ORDER_URL === undefined ? settings.ORDER_GRPC_LISTEN : undefined,
+    grpcAt: settings.ORDER_GRPC_LISTEN,
   };
-  const faults = [...asked.flatMap((module) => contradictions(module, settings)), ...doorFaults(door)];
+  const faults = [
+    ...asked.flatMap((module) => contradictions(module, settings)),
+    ...uselessGrpc(settings),
+    ...doorFaults(door),
+  ];
   if (faults.length > 0) throw new ConfigurationError(faults);
   return settings;
 };
@@ -66,6 +70,16 @@ type Settings = z.output<z.ZodObject<typeof monolithEnvironment>>;
 
 /** The modules that others ask by message. */
 const asked = ['ORDER', 'INVENTORY', 'PAYMENT', 'CACHE'] as const;
+
+const uselessGrpc = ({ ORDER_URL: url, ORDER_GRPC_LISTEN: at }: Settings): VariableFault[] =>
+  url === undefined || at === undefined
+    ? []
+    : [
+        {
+          variable: 'ORDER_GRPC_LISTEN',
+          message: 'is of no use, because order runs elsewhere (ORDER_URL); set it there and leave it out here',
+        },
+      ];
 
 /** A module runs here or elsewhere, for messages and for REST alike. */
 const contradictions = (module: (typeof asked)[number], settings: Settings): VariableFault[] => {

@@ -26,7 +26,7 @@ run(async () => {
     listen: [settings.ORDER_LISTEN, settings.INVENTORY_LISTEN, settings.PAYMENT_LISTEN, settings.CACHE_LISTEN].filter(
       (at) => at !== undefined,
     ),
-    ...(settings.ORDER_URL === undefined && { grpc: { ...orderGrpc, at: settings.ORDER_GRPC_LISTEN } }),
+    grpc: { ...orderGrpc, at: settings.ORDER_GRPC_LISTEN },
     after: [database.stop],
   });
   welcome(url, settings.DEMO_PRODUCTS, settings.ADMIN_KEY !== undefined);

@@ -15,11 +15,13 @@ export interface Instance {
 export type Outcome =
   /** It was answered, be it with a refusal. */
   | 'answered'
-  /** It was answered that it cannot be done at present. That is often quick, and must not look like being fast. */
+  /** It was answered that it cannot be done. That is often quick, and must not look like being fast. */
   | 'failing'
+  /** It was answered that it cannot be done in time, as there is too much to do: all that tells of the instance. */
+  | 'busy'
   /** It has certainly not been sent. */
   | 'not-sent'
-  /** The instance has said that it has not begun with it, because as many are connected to it as may be. */
+  /** The instance has said that it has not begun with it: as many are connected to it as may be, or it is still starting. */
   | 'full'
   /** The connection broke after it was sent. */
   | 'lost'
@@ -30,6 +32,8 @@ export type Outcome =
 
 /** Connecting that fails and connections that break say enough at once; being late may be the fault of the call. */
 const mostLateInARow = 3;
+/** One alone may be the fault of the call; whoever answers nothing else lacks what the others have. */
+const mostFailedInARow = 5;
 const probeTimeoutMs = 1_000;
 /** With jitter, so that callers do not probe in step. */
 const pauses = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 });
@@ -52,10 +56,13 @@ export class Target<I extends Instance> implements Candidate {
   private beingRead = 0;
   private latency = new PeakLatency();
   private lateInARow = 0;
+  /** Not forgotten when a probe is answered: then it takes one more to see that nothing has changed. */
+  private failedInARow = 0;
   private pause: IBackoff<unknown> | undefined;
   private probing: AbortController | undefined;
   private isLeaving = false;
   private isFull = false;
+  private isFailing = false;
   private isRetired = false;
 
   constructor(
@@ -116,9 +123,11 @@ export class Target<I extends Instance> implements Candidate {
   private learn(outcome: Outcome, tookMs: number): void {
     const now = this.now();
     if (outcome === 'answered') this.latency.measured(tookMs, now);
-    if ((outcome === 'failing' || outcome === 'late') && tookMs > this.latency.at(now))
+    if ((outcome === 'failing' || outcome === 'busy' || outcome === 'late') && tookMs > this.latency.at(now))
       this.latency.measured(tookMs, now);
-    if (outcome === 'answered' || outcome === 'failing') this.heard();
+    if (outcome === 'answered') this.failedInARow = 0;
+    if (outcome === 'answered' || outcome === 'failing' || outcome === 'busy') this.heard(outcome === 'answered');
+    if (outcome === 'failing') this.failed();
     if (outcome === 'not-sent') this.eject('it cannot be reached');
     if (outcome === 'full') this.full();
     if (outcome === 'lost') this.eject('a connection broke');
@@ -126,17 +135,29 @@ export class Target<I extends Instance> implements Candidate {
       this.eject(`${this.lateInARow} calls were not answered`);
   }
 
-  private heard(): void {
+  private heard(isDone: boolean): void {
     this.lateInARow = 0;
-    if (!this.isEjected) this.pause = undefined;
-    else if (!this.isLeaving && !(this.isFull && this.keeper.hasOthers())) this.takeBack();
+    if (this.isEjected) {
+      if (this.isLeaving || (this.isFull && this.keeper.hasOthers()) || (this.isFailing && !isDone)) return;
+      this.takeBack();
+    } else if (isDone) {
+      this.pause = undefined;
+    }
+  }
+
+  /** Otherwise those who fail at once, and so have nothing in flight, would get more than all who do what they are asked. */
+  private failed(): void {
+    this.failedInARow += 1;
+    if (this.failedInARow < mostFailedInARow || !this.keeper.hasOthers()) return;
+    this.isFailing = true;
+    this.eject(`${mostFailedInARow} requests in a row came to nothing`);
   }
 
   /** What it answers on connections that it has says nothing of the next. A lone one is asked anyway, and not probed. */
   private full(): void {
     if (!this.keeper.hasOthers()) return;
     this.isFull = true;
-    this.eject('as many are connected to it as may be');
+    this.eject('it takes no more at present');
   }
 
   private eject(why: string): void {
@@ -151,6 +172,7 @@ export class Target<I extends Instance> implements Candidate {
     this.probing = undefined;
     this.isLeaving = false;
     this.isFull = false;
+    this.isFailing = false;
     this.lateInARow = 0;
     this.keeper.back(this.address);
   }

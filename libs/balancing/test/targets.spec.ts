@@ -49,15 +49,15 @@ it('all there are at present are known, however long ago the names were looked u
   targets.close();
 });
 
-describe('an instance to which as many are connected as may be', () => {
-  const start = (addresses: string[], probe: () => Promise<void>) =>
-    new Targets({
-      name: 'order',
-      at: addresses.map((host) => ({ host, port: 1 })),
-      policy: 'round-robin',
-      instanceAt: (_place, address) => Object.assign(new Silent(address), { probe }),
-    });
+const start = (addresses: string[], probe: () => Promise<void>) =>
+  new Targets({
+    name: 'order',
+    at: addresses.map((host) => ({ host, port: 1 })),
+    policy: 'round-robin',
+    instanceAt: (_place, address) => Object.assign(new Silent(address), { probe }),
+  });
 
+describe('an instance to which as many are connected as may be', () => {
   it('gets no more calls until it says itself that it can take some, whatever it answers on older connections', async () => {
     const isRoom = Promise.withResolvers<void>();
     const targets = start(['127.0.0.1', '127.0.0.2'], () => isRoom.promise);
@@ -99,5 +99,55 @@ describe('an instance to which as many are connected as may be', () => {
     answered!.end('answered');
     expect(targets.states).toEqual({ ready: 1, ejected: 0 });
     targets.close();
+  });
+});
+
+describe('an instance that fails whatever it is asked', () => {
+  const one = '127.0.0.1';
+  const callsTo = (targets: ReturnType<typeof start>, count: number) => {
+    const attempts = Array.from({ length: 2 * count }, () => targets.attempts(false).next());
+    return attempts.filter(({ instance }) => instance.address === one);
+  };
+
+  it('gets no more calls, also where it fails again, until it is probed; then one that fails is enough', async () => {
+    const isBack = Promise.withResolvers<void>();
+    const targets = start([one, '127.0.0.2'], () => isBack.promise);
+    const [later, again, ...calls] = callsTo(targets, 7);
+    for (const call of calls) {
+      expect(targets.states).toEqual({ ready: 2, ejected: 0 });
+      call.end('failing');
+    }
+    expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    later!.end('failing');
+    expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    isBack.resolve();
+    await eventually(async () => expect(targets.states).toEqual({ ready: 2, ejected: 0 }));
+    again!.end('failing');
+    expect([targets.states, targets.counts.ejections]).toEqual([{ ready: 1, ejected: 1 }, 2]);
+    targets.close();
+  });
+
+  it('is taken back at once by an answer, as when what all of them lack is there again', () => {
+    const targets = start([one, '127.0.0.2'], () => new Promise(() => {}));
+    const [answered, ...calls] = callsTo(targets, 6);
+    for (const call of calls) call.end('failing');
+    expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    answered!.end('answered');
+    expect(targets.states).toEqual({ ready: 2, ejected: 0 });
+    targets.close();
+  });
+
+  it('is not one that answers others, that has too much to do, or that is alone', () => {
+    const targets = start([one, '127.0.0.2'], () => new Promise(() => {}));
+    const calls = callsTo(targets, 24);
+    const outcomes = ['failing', 'failing', 'answered', 'failing', 'failing'] as const;
+    for (const outcome of [...outcomes, ...outcomes]) calls.shift()!.end(outcome);
+    for (const call of calls) call.end('busy');
+    expect(targets.counts.ejections).toBe(0);
+    targets.close();
+    const alone = start([one], () => new Promise(() => {}));
+    for (let count = 0; count < 20; count += 1) alone.attempts(false).next().end('failing');
+    expect(alone.counts.ejections).toBe(0);
+    alone.close();
   });
 });

@@ -95,12 +95,14 @@ class HttpInstance implements Instance {
 const endsConnection = ({ connection }: Record<string, string | string[] | undefined>): boolean =>
   /\bclose\b/i.test(String(connection));
 
-/**
- * Whether nothing has been done: on a connection beyond what an instance may have, no other 503 is answered, but that it is not
- * ready.
- */
-const isRefusedAsFull = (status: number, headers: Record<string, unknown>): boolean =>
-  status === 503 && headers[fullHeader] !== undefined;
+/** What the status and the header fields of an answer tell of the instance. */
+const outcomeIn = (status: number, { [fullHeader]: full }: Record<string, unknown>): Outcome => {
+  if (status === 503 && full === 'requests') return 'busy';
+  // Nothing has been done: beyond the connections that an instance may have, and while it starts, no other 503 is answered,
+  // but that it is not ready.
+  if (status === 503 && full !== undefined) return 'full';
+  return status < 500 ? 'answered' : 'failing';
+};
 
 /** A service by its instances. */
 export class BalancedUpstream {
@@ -287,16 +289,17 @@ class BalancedRequest {
       },
       onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
       onResponseStart: (controller, status, headers, message) => {
-        if (isRefusedAsFull(status, headers)) {
-          outcome = 'full';
+        const told = outcomeIn(status, headers);
+        if (told === 'full') {
+          outcome = told;
           attempt.answerBegins(outcome);
           const { unknown } = this;
           if (this.attempts.another(outcome)) insteadOfAnswer = () => this.send();
           else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);
         } else if (status >= 200) {
-          outcome = status < 500 ? 'answered' : 'failing';
+          outcome = told;
           // A connection also ends because of what was sent on it, or because there are too many.
-          const isDrain = endsConnection(headers) && headers[fullHeader] === undefined;
+          const isDrain = endsConnection(headers) && (outcome === 'busy' || headers[fullHeader] === undefined);
           if (isDrain && status !== 400 && status !== 431) instance.leaving();
           attempt.answerBegins(outcome);
         }

@@ -22,7 +22,7 @@ import {
   type QueueKeys,
   type RedisConnection,
 } from './redis-queue.js';
-import type { WireError } from './wire.js';
+import { isTooMuch, type WireError } from './wire.js';
 
 /** Few at a time, so that several instances share a burst. */
 const readAtOnce = 32;
@@ -119,12 +119,6 @@ const bytesToSettle = ({ id, reply }: Settled): number =>
   bytesOf(id, id) +
   (reply ? bytesOf(reply.channel, reply.text) : 0) +
   (reply?.large ? bytesOf(reply.large.at, reply.large.response) : 0);
-
-/** What the limiter says to what is too much. */
-const isRefusal = ({ err }: Outcome): boolean => {
-  const { code, extensions } = (err ?? {}) as Partial<WireError>;
-  return code === 'unavailable' && extensions?.['retry_after_ms'] !== undefined;
-};
 
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
@@ -358,7 +352,7 @@ export class RedisReader {
         return await this.settle(id, request, { err: lostOnTheWay });
       }
       const outcome = await this.work.carryOut(request, { ...meta, remainingMs });
-      if (!isRefusal(outcome)) {
+      if (!isTooMuch(outcome.err)) {
         this.restMs = firstRestMs;
         return await this.settle(id, request, outcome);
       }

@@ -1,6 +1,9 @@
 import { JsonSocket, type JsonSocketOptions, type TcpSocket } from '@nestjs/microservices';
 import { frameOf, packetIn, type Packet } from './frames.js';
 
+/** After so long without a word, the system asks whether the other side is still there. */
+export const keepAliveMs = 10_000;
+
 /** Sent by a server that is about to stop. It answers what it has got; new requests belong elsewhere. */
 export const drainNotice = { id: 'draining', isDisposed: true } as const;
 
@@ -8,6 +11,13 @@ export const isDrainNotice = (packet: unknown): boolean =>
   typeof packet === 'object' && packet !== null && 'id' in packet && packet.id === drainNotice.id;
 
 const readAheadCharacters = 1_048_576;
+/** For who has mixed up two ports: it is logged at both ends. */
+const otherProtocol =
+  'the other side speaks another protocol: messages have a port of their own (…_LISTEN), which is not that of REST (PORT)';
+
+const isDigit = (character: number | undefined): boolean =>
+  character === undefined || (character >= 0x30 && character <= 0x39);
+
 /** What is not put off until the end of the turn, in characters: by then both sides are at work, and not each in turn. */
 const mostUnsent = 4_096;
 
@@ -58,6 +68,13 @@ export class FrameSocket extends JsonSocket {
     // Who asks goes on reading: two that both wait for the other to read would wait for ever.
     if (!this.socket.write(text, callback) && !this.asks) this['applyBackpressure']();
     this['assertSendBufferWithinLimit']();
+  }
+
+  /** What does not begin with a length never becomes a message: it is not waited for. */
+  protected override handleData(data: Buffer | string): void {
+    const isBeginning = this['contentLength'] === null && this['buffer'] === '';
+    if (isBeginning && !isDigit(Buffer.isBuffer(data) ? data[0] : data.charCodeAt(0))) throw new Error(otherProtocol);
+    super.handleData(data);
   }
 
   protected override emitMessage(text: string): void {

@@ -6,11 +6,10 @@ import { Socket } from 'node:net';
 import { endpointText, type Endpoint } from './address.js';
 import { Awaited } from './awaited.js';
 import type { Ended, Question, Route } from './client.js';
-import { FrameSocket, isDrainNotice } from './tcp-frames.js';
-import type { WireRequest } from './wire.js';
+import { FrameSocket, isDrainNotice, keepAliveMs } from './tcp-frames.js';
+import { isTooMuch, isWireError, type WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
-const keepAliveMs = 10_000;
 /** A connection on which nothing was heard for so long, although there was something to answer, is taken for dead. */
 const silenceMs = 5_000;
 /** Nobody answers this, and every server says so at once. */
@@ -31,6 +30,7 @@ const heard = Promise.resolve();
 class TcpConnection extends ClientTCP {
   private asked = 0;
   private readonly awaited = new Awaited<Answered>();
+  private whyClosed = connectionClosed;
 
   constructor(
     at: Endpoint,
@@ -69,9 +69,14 @@ class TcpConnection extends ClientTCP {
     return heard;
   }
 
+  override handleError(error: unknown): void {
+    this.whyClosed = error instanceof Error ? error.message : String(error);
+    super.handleError(error);
+  }
+
   override handleClose(): void {
     super.handleClose();
-    for (const answered of this.awaited.takeAll()) answered(new Error(connectionClosed));
+    for (const answered of this.awaited.takeAll()) answered(new Error(this.whyClosed));
   }
 
   /** Unlike `close`, does not wait for the other side to end the connection as well. */
@@ -221,13 +226,15 @@ export const tcpTargets = (
     instanceAt: ({ port }, host, leaving) => new TcpInstance({ host, port }, maxBytes, leaving),
   });
 
-const failing: ReadonlySet<unknown> = new Set<CleaveError['code']>(['unavailable', 'internal', 'deadline-exceeded']);
+const failing: ReadonlySet<unknown> = new Set<CleaveError['code']>(['unavailable', 'internal']);
 
-/** What is not an Error is the answer of the other side. */
+/** What is not an Error is the answer of the other side; what is no error of a contract, that nobody answers it there. */
 function outcomeOf(error: unknown): Outcome {
   if (error instanceof NotConnected) return 'not-sent';
   if (error instanceof Error) return 'lost';
-  return failing.has((error as { code?: unknown } | null)?.code) ? 'failing' : 'answered';
+  if (!isWireError(error)) return 'failing';
+  if (isTooMuch(error) || error.code === 'deadline-exceeded') return 'busy';
+  return failing.has(error.code) ? 'failing' : 'answered';
 }
 
 /** The way to the instances of a module over TCP. */

@@ -8,7 +8,7 @@ import { answeredBy, answering, type Answer } from './answers.js';
 import { InFlight } from './in-flight.js';
 import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
-import { drainNotice, FrameSocket } from './tcp-frames.js';
+import { drainNotice, FrameSocket, keepAliveMs } from './tcp-frames.js';
 
 // Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
 const lastRequestsMs = 100;
@@ -64,7 +64,8 @@ export class TcpServer extends ServerTCP {
   }
 
   override bindHandler(socket: Socket): void {
-    socket.setNoDelay(true);
+    // A caller whose machine is gone without a word leaves a connection on which nothing is ever sent.
+    socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);
     super.bindHandler(socket);
   }
 

@@ -140,6 +140,12 @@ export const toWireError = ({ code, detail, extensions }: CleaveError): WireErro
   extensions: JSON.parse(JSON.stringify(extensions)) as Record<string, unknown>,
 });
 
+/** Whether a limiter has said that there is too much to do: what it refuses has had no effect. */
+export const isTooMuch = (error: unknown): boolean => {
+  const { code, extensions } = (error ?? {}) as Partial<WireError>;
+  return code === 'unavailable' && extensions?.['retry_after_ms'] !== undefined;
+};
+
 export const isWireError = (error: unknown): error is WireError =>
   typeof error === 'object' &&
   error !== null &&

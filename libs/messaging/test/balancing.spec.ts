@@ -3,6 +3,7 @@ import { Metrics } from '#telemetry';
 import { eventually, freePort, samplesIn } from '#testing';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { getEventListeners, once } from 'node:events';
+import { readFile } from 'node:fs/promises';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { contractClient, type ContractClient } from '../src/client.js';
 import { Messenger, type Address } from '../src/index.js';
@@ -184,6 +185,30 @@ describe('instances over TCP', () => {
       expect((slow as Instance).journal.carriedOut.length).toBeLessThan(journal.carriedOut.length / 4);
   });
 
+  it('that fail whatever they are asked, and at once, get next to nothing', async () => {
+    const at = await ports(3);
+    const others = await Promise.all([start(at[1] as number), start(at[2] as number)]);
+    // One that has another secret, and another that was taken for an instance of this module by mistake.
+    for (const failing of [await startRefusing(at[0] as number), await startStranger()]) {
+      const client = messenger.clientFor(probeContract, tcpAt(failing, at[1] as number, at[2] as number));
+      const calls = load(12, (id) => client.call('once', { id }));
+      await calls.more(3_000);
+      await calls.stop();
+      expect(calls.failures.length).toBeGreaterThan(0);
+      expect(calls.failures.length).toBeLessThan(calls.ids.length / 50);
+    }
+    expect(others.every(({ journal }) => journal.carriedOut.length > 0)).toBe(true);
+  });
+
+  const onLinux = process.platform === 'linux' ? it : it.skip;
+  onLinux('find out about callers that have gone without a word', async () => {
+    const port = await freePort();
+    await start(port);
+    const client = messenger.clientFor(probeContract, tcpAt(port));
+    await client.call('ping', undefined);
+    await eventually(async () => expect(await timersOf(port)).toEqual(['keepalive']));
+  });
+
   it('that are all dead are not asked much more than there are requests', async () => {
     const cutters = await Promise.all([startCutter(), startCutter(), startCutter()]);
     const metrics = new Metrics();
@@ -318,6 +343,36 @@ const listening = async (onConnection: (socket: Socket) => void): Promise<number
   });
   await once(server, 'listening');
   return (server.address() as AddressInfo).port;
+};
+
+/** An instance that takes what others of its module sign for a forgery. */
+const startRefusing = async (port: number): Promise<number> => {
+  const instance = await startInstance([tcpAt(port)], 'refusing', [], 'another secret, of 32 characters');
+  closing.push(() => instance.close());
+  return port;
+};
+
+/** What answers messages, and none of these. */
+const startStranger = async (): Promise<number> => {
+  const err = '"err":"There is no matching message handler defined in the remote service."';
+  return listening((socket) => {
+    socket.on('data', (data: Buffer) => {
+      for (const [, id] of data.toString().matchAll(/"id":"(\d+)"/g)) {
+        const answer = `{"id":"${id}",${err},"isDisposed":true}`;
+        socket.write(`${answer.length}#${answer}`);
+      }
+    });
+  });
+};
+
+/** The timers that the system keeps for connections which were taken at a port, by Linux' `/proc/net/tcp`. */
+const timersOf = async (port: number): Promise<string[]> => {
+  const [, ...connections] = (await readFile('/proc/net/tcp', 'utf8')).trim().split('\n');
+  return connections.flatMap((line) => {
+    const [, local = '', , state, , timer = ''] = line.trim().split(/\s+/);
+    const isTaken = local.endsWith(`:${port.toString(16).toUpperCase().padStart(4, '0')}`) && state === '01';
+    return isTaken ? [timer.startsWith('02') ? 'keepalive' : 'none'] : [];
+  });
 };
 
 /** Takes connections and cuts them as soon as something is asked. */

@@ -2,6 +2,7 @@ import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis, type NatsServ
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { ClientTCP } from '@nestjs/microservices';
 import { once } from 'node:events';
+import { createServer as createHttpServer } from 'node:http';
 import { createServer, type AddressInfo, type Socket } from 'node:net';
 import { firstValueFrom } from 'rxjs';
 import { address, Messenger, type Address } from '../src/index.js';
@@ -104,6 +105,22 @@ describe('TCP', () => {
     expect(cutter.asked()).toBe(2);
     expect(await codeOf(client.call('once', { id: 'x' }))).toBe('unavailable');
     expect(cutter.asked()).toBe(3);
+  });
+
+  it('says at once that another port is meant where the other side speaks HTTP', async () => {
+    const rest = createHttpServer((_request, response) => void response.end()).listen(0, '127.0.0.1');
+    await once(rest, 'listening');
+    running.push(rest);
+    const client = messenger.clientFor(probeContract, tcpAt((rest.address() as AddressInfo).port));
+    await expect(client.call('ping', undefined)).rejects.toMatchObject({
+      code: 'unavailable',
+      cause: { message: expect.stringMatching(/another protocol.*_LISTEN/) },
+    });
+
+    const port = await freePort();
+    await start(port);
+    const signal = AbortSignal.timeout(3_000);
+    await expect(fetch(`http://127.0.0.1:${port}/health/ready`, { signal })).rejects.toThrow('fetch failed');
   });
 
   describe('to a caller without our client', () => {

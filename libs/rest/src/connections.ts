@@ -44,7 +44,10 @@ const goWithinMs = 1_000;
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
   (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
 
-/** With an answer on a connection beyond the limit, which ends for that and not because the process is about to stop. */
+/**
+ * With an answer that says nothing against the process and does not mean that it is about to stop: there are too many
+ * `connections`, which ends this one, or too many `requests`; or it still has to `start`.
+ */
 export const fullHeader = 'cleave-full';
 
 /** The connections to a server. */

@@ -5,6 +5,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import { throwError, type Observable } from 'rxjs';
 import { z } from 'zod';
 import { CleaveError, errorCodes, isErrorCode, type ErrorCode } from '#contracts';
+import { fullHeader } from './connections.js';
 import { Endpoint } from './endpoint.js';
 import { valid } from './valid.js';
 
@@ -76,16 +77,20 @@ const refusalIn = (error: unknown): { status?: number; name?: string } => {
   };
 };
 
+const standardRetryMs = 1_000;
+
 /** @param retryAfterMs when to come back after a 503 or 429; in the header it is whole seconds */
 export const sendProblem = (reply: FastifyReply, problem: Problem, retryAfterMs = retryAfterIn(problem)): void => {
   if (problem.status === 503 || problem.status === 429)
-    reply.header('retry-after', String(Math.ceil(retryAfterMs / 1_000)));
+    reply.header('retry-after', String(Math.ceil((retryAfterMs ?? standardRetryMs) / 1_000)));
+  // Who says when to come back has too much to do, and lacks nothing.
+  if (problem.status === 503 && retryAfterMs !== undefined) reply.header(fullHeader, 'requests');
   void reply.code(problem.status).header('content-type', problemType).send(JSON.stringify(problem));
 };
 
 /** A service that was asked on behalf of the request may have said it. */
-const retryAfterIn = ({ retry_after_ms }: Problem): number =>
-  typeof retry_after_ms === 'number' && retry_after_ms > 0 ? retry_after_ms : 1_000;
+const retryAfterIn = ({ retry_after_ms }: Problem): number | undefined =>
+  typeof retry_after_ms === 'number' && retry_after_ms > 0 ? retry_after_ms : undefined;
 
 const logger = new Logger('Rest');
 

@@ -2,6 +2,7 @@ import { once } from 'node:events';
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import { setTimeout } from 'node:timers/promises';
 import { Browsers, type BrowserOptions } from './browsers.js';
+import { fullHeader } from './connections.js';
 import { problemOf, problemType } from './problems.js';
 
 const usuallyOpensAfterMs = 1_000;
@@ -88,7 +89,7 @@ export class WaitingRoom {
       const checks = awaited.length > 0 ? awaited : [{ name: 'start' }];
       return send(reply, 503, json, health('error', Object.fromEntries(checks.map(downAs))));
     }
-    reply.setHeader('retry-after', '1');
+    reply.setHeader('retry-after', '1').setHeader(fullHeader, 'start');
     send(reply, 503, problemType, problemOf('unavailable', notYet));
   }
 }

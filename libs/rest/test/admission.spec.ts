@@ -3,6 +3,7 @@ import { Agent, request, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { Admission, type Limiter } from '#admission';
+import { fullHeader } from '#rest';
 import { raw, slow, startApp, type AppUnderTest } from './app-under-test.js';
 
 let running: AppUnderTest;
@@ -40,6 +41,8 @@ describe('more requests than can be answered in time', () => {
     expect(answer.headers.get('content-type')).toContain('application/problem+json');
     expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
     expect(Number(answer.headers.get('retry-after'))).toBeGreaterThanOrEqual(1);
+    // Not to be taken for an instance that lacks something.
+    expect(answer.headers.get(fullHeader)).toBe('requests');
     expect(await answer.json()).toMatchObject({
       type: '/problems/unavailable',
       code: 'unavailable',

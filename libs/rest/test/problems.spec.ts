@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { fullHeader } from '#rest';
 import { startApp, type AppUnderTest } from './app-under-test.js';
 
 let here: AppUnderTest;
@@ -28,6 +29,7 @@ describe('an error', () => {
   it('that passes is answered with a time to wait, and its cause is logged only', async () => {
     const { response, body } = await get('/trials/unavailable');
     expect([response.status, response.headers.get('retry-after')]).toEqual([503, '1']);
+    expect(response.headers.has(fullHeader)).toBe(false);
     expect(JSON.stringify(body)).not.toContain('10.0.0.7');
     expect(here.log.join('\n')).toContain('ECONNREFUSED 10.0.0.7');
   });
