@@ -1,15 +1,18 @@
-// What a release needs besides its tag. `npm version <version>` runs `prepare`; the pipeline asks for the `notes` of a tag.
+// What a release needs besides its tag. `npm version <version>` runs `prepare`; the pipeline has a tag checked before anything
+// is published, and asks for its notes.
 //
 //   node scripts/release.ts prepare          the version is the one in package.json
+//   node scripts/release.ts check v1.2.0     fails for a tag that was not made of a version that was prepared
 //   node scripts/release.ts notes v1.2.0     prints what the changelog says of it
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, globSync, readFileSync, writeFileSync } from 'node:fs';
+import { globSync, readFileSync, writeFileSync } from 'node:fs';
 import { pathToFileURL } from 'node:url';
 
 const manifest = 'docs/released-migrations.json';
 const changelog = 'CHANGELOG.md';
 const imageTag = 'docker/kubernetes/component/kustomization.yaml';
+const sdk = 'libs/sdk/package.json';
 
 const hashOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 const today = (): string => new Date().toISOString().slice(0, 10);
@@ -49,8 +52,25 @@ export const released = (text: string, version: string, date: string): string =>
   return text.replace('## [Unreleased]', `## [Unreleased]\n\n## [${version}] - ${date}`);
 };
 
+/** What says another version than a tag does. @param versions by the file that says them */
+export const faultsOfTag = (tag: string, versions: Record<string, string>): string[] =>
+  Object.entries(versions)
+    .filter(([, version]) => version !== tag)
+    .map(([file, version]) => `${file} says ${version}`);
+
+const versionIn = (file: string): string => (JSON.parse(readFileSync(file, 'utf8')) as { version: string }).version;
+
+const check = (tag: string): void => {
+  const { release } = JSON.parse(readFileSync(manifest, 'utf8')) as ReleasedMigrations;
+  const versions = Object.fromEntries(['package.json', sdk].map((file) => [file, `v${versionIn(file)}`]));
+  const faults = faultsOfTag(tag, { ...versions, [manifest]: release });
+  if (faults.length > 0)
+    throw new Error(`The tag is ${tag}, but ${faults.join(', ')}. Delete it, and have \`npm version\` make another.`);
+  notesOf(readFileSync(changelog, 'utf8'), tag.replace(/^v/, ''));
+};
+
 const prepare = (): void => {
-  const { version } = JSON.parse(readFileSync('package.json', 'utf8')) as { version: string };
+  const version = versionIn('package.json');
   const before = JSON.parse(readFileSync(manifest, 'utf8')) as ReleasedMigrations;
   const migrations = migrationsIn('.');
   const changed = changedAfterRelease(before.migrations, migrations);
@@ -60,20 +80,14 @@ const prepare = (): void => {
   writeFileSync(manifest, `${JSON.stringify(after, null, 2)}\n`);
   writeFileSync(changelog, released(readFileSync(changelog, 'utf8'), version, today()));
   writeFileSync(imageTag, readFileSync(imageTag, 'utf8').replace(/newTag: [^ }]+/, `newTag: ${version}`));
-  const sdk = 'libs/sdk/package.json';
-  if (existsSync(sdk)) {
-    writeFileSync(
-      sdk,
-      `${JSON.stringify({ ...(JSON.parse(readFileSync(sdk, 'utf8')) as object), version }, null, 2)}\n`,
-    );
-    execFileSync('git', ['add', sdk]);
-  }
-  execFileSync('git', ['add', manifest, changelog, imageTag]);
+  writeFileSync(sdk, `${JSON.stringify({ ...(JSON.parse(readFileSync(sdk, 'utf8')) as object), version }, null, 2)}\n`);
+  execFileSync('git', ['add', manifest, changelog, imageTag, sdk]);
 };
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   const [command, tag = ''] = process.argv.slice(2);
   if (command === 'prepare') prepare();
+  else if (command === 'check') check(tag);
   else if (command === 'notes') process.stdout.write(notesOf(readFileSync(changelog, 'utf8'), tag.replace(/^v/, '')));
-  else throw new Error('Say `prepare`, or `notes` and a tag.');
+  else throw new Error('Say `prepare`, or `check` or `notes` and a tag.');
 }

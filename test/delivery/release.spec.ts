@@ -1,9 +1,11 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from '@jest/globals';
 import {
   changedAfterRelease,
+  faultsOfTag,
   migrationsIn,
   notesOf,
   released,
@@ -50,6 +52,27 @@ describe('the changelog', () => {
     expect(notesOf(after, '1.0.0')).toBe('- All.\n');
     expect(() => released(after, '1.0.2', '2026-02-04')).toThrow('says nothing of Unreleased');
     expect(() => notesOf(after, '1.0.3')).toThrow('says nothing of 1.0.3');
+  });
+});
+
+describe('a tag', () => {
+  it('is of the version that everything says', () => {
+    const versions = {
+      'package.json': 'v1.2.0',
+      'libs/sdk/package.json': 'v1.2.0',
+      'docs/released-migrations.json': 'v1.2.0',
+    };
+    expect(faultsOfTag('v1.2.0', versions)).toEqual([]);
+    expect(faultsOfTag('v1.3.0', { ...versions, 'package.json': 'v1.3.0' })).toEqual([
+      'libs/sdk/package.json says v1.2.0',
+      'docs/released-migrations.json says v1.2.0',
+    ]);
+  });
+
+  it('that nobody has prepared is refused before anything is published', () => {
+    const checking = spawnSync(process.execPath, ['scripts/release.ts', 'check', 'v999.0.0'], { encoding: 'utf8' });
+    expect(checking.status).not.toBe(0);
+    expect(checking.stderr).toContain('The tag is v999.0.0, but package.json says v');
   });
 });
 

@@ -23,7 +23,8 @@ const step = z.strictObject({
   if: z.string().optional(),
   uses: z
     .string()
-    .regex(/^[\w-]+\/[\w-]+@(?:v\d+|[0-9a-f]{40})$/)
+    // A tag can be moved to something else, which would be run with what we may publish by.
+    .regex(/^[\w-]+\/[\w-]+@[0-9a-f]{40}$/, 'must be pinned by a commit')
     .optional(),
   with: inputs.optional(),
   run: z.string().optional(),
@@ -117,6 +118,14 @@ describe('the pipeline', () => {
     }
   });
 
+  it.each(files)('%s: says of which version each commit is, one of each action', (file) => {
+    const used = [...read(file).matchAll(/uses: (\S+)@(\S+)(.*)$/gm)];
+    for (const [, action, , version] of used)
+      expect([action, version]).toEqual([action, expect.stringMatching(/^ # v\d+\.\d+\.\d+$/)]);
+    for (const [action, pins] of Map.groupBy(used, ([, it]) => it))
+      expect([action, new Set(pins.map(([, , commit]) => commit)).size]).toEqual([action, 1]);
+  });
+
   it.each(workflows)('%s: may do no more than it must', (file, it) => {
     expect(it.permissions).toEqual({ contents: 'read' });
     const raised = Object.entries(it.jobs).filter(([, { permissions: own }]) => own !== undefined);
@@ -181,7 +190,13 @@ describe('the pipeline', () => {
     const { jobs } = workflows.find(([file]) => file.endsWith('release.yml'))![1];
     const before = (name: string): string[] =>
       [jobs[name]!.needs ?? []].flat().flatMap((needed) => [needed, ...before(needed)]);
-    for (const name of ['image', 'sdk', 'release']) expect(before(name)).toContain('ci');
+    for (const name of ['image', 'sdk', 'release']) expect(before(name)).toEqual(expect.arrayContaining(['ci', 'tag']));
+    expect(jobs['tag']!.steps!.map(({ run }) => run)).toEqual(
+      expect.arrayContaining([
+        'node scripts/release.ts check "$GITHUB_REF_NAME"',
+        'git merge-base --is-ancestor HEAD origin/main',
+      ]),
+    );
     const build = jobs['image']!.steps!.find(({ uses }) => uses?.startsWith('docker/build-push-action@'))!;
     expect(build.with).toMatchObject({ provenance: 'mode=max', sbom: true, push: true, file: 'docker/Dockerfile' });
   });

@@ -9,7 +9,7 @@ const serviceSchema = z.strictObject({
   build: z.strictObject({ context: z.string(), dockerfile: z.string() }).optional(),
   command: z.array(z.string()).optional(),
   environment: z.record(z.string().regex(/^[A-Z][A-Z0-9_]*$/), z.string()).optional(),
-  ports: z.array(z.string().regex(/^(?:[\d.]+:)?\d+:\d+$/)).optional(),
+  ports: z.array(z.string().regex(/^(?:[\d.]+:)?\d+(?:-\d+)?:\d+$/)).optional(),
   volumes: z.array(z.string().regex(/^(?:[a-z][a-z0-9-]*:\/\S+|\.\/\S+:\/\S+:ro)$/)).optional(),
   depends_on: z.record(z.string(), z.strictObject({ condition: z.literal('service_healthy') })).optional(),
   healthcheck: z

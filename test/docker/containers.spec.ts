@@ -150,6 +150,17 @@ describe.each([
   });
 });
 
+describe('what there are several of in the compose file of the split', () => {
+  it('has a port of this machine for each, where it is published', () => {
+    const { services } = composeIn({ GATEWAY_PORTS: '3000-3002', ORDER_GRPC_PORTS: '5001-5002' }, 'compose.split.yaml');
+    const published = Object.entries(services).flatMap(([name, { ports = [] }]) => ports.map((it) => [name, it]));
+    expect(published).toEqual([
+      ['gateway', '127.0.0.1:3000-3002:3000'],
+      ['order', '127.0.0.1:5001-5002:5001'],
+    ]);
+  });
+});
+
 describe('the files that are mounted', () => {
   const mounted = (composed: Compose): string[] =>
     Object.values(composed.services)

@@ -140,7 +140,7 @@ const autoscaler = kind('autoscaling/v2', 'HorizontalPodAutoscaler', {
         type: z.literal('Resource'),
         resource: z.strictObject({
           name: z.literal('cpu'),
-          target: z.strictObject({ type: z.literal('Utilization'), averageUtilization: z.int() }),
+          target: z.strictObject({ type: z.literal('AverageValue'), averageValue: z.string().regex(/^\d+m$/) }),
         }),
       }),
       z.strictObject({
@@ -252,6 +252,14 @@ describe.each(overlays)('the Kubernetes manifests: %s', (overlay) => {
     expect(ofKind(overlay, 'PodDisruptionBudget').map(({ spec }) => nameOf(spec.selector.matchLabels))).toEqual(names);
     expect(ofKind(overlay, 'HorizontalPodAutoscaler').map(({ spec }) => spec.scaleTargetRef.name)).toEqual(names);
     for (const name of names) expect(ofKind(overlay, 'NetworkPolicy').map((it) => it.metadata.name)).toContain(name);
+  });
+
+  itRendered('are more when a process has used up most of a core, and not when it has more than it requests', () => {
+    for (const { spec } of ofKind(overlay, 'HorizontalPodAutoscaler')) {
+      const [{ resource }] = spec.metrics;
+      expect(Number.parseInt(resource.target.averageValue, 10)).toBeGreaterThan(500);
+      expect(Number.parseInt(resource.target.averageValue, 10)).toBeLessThan(900);
+    }
   });
 
   itRendered('give the app longer to stop than it takes, and longer to start than it may wait', () => {

@@ -442,6 +442,28 @@ describe('whatever is sent over gRPC', () => {
   });
 });
 
+describe('what fails over gRPC for a reason of ours', () => {
+  it('is told of in the log, with whose it is', async () => {
+    const client = new pg.Client(databaseUrl);
+    await client.connect();
+    try {
+      await client.query('ALTER TABLE orders.orders RENAME TO away');
+      const order_id = '01920000-0000-7000-8000-000000000000';
+      expect(await grpc.refused('GetOrder', { order_id })).toMatchObject({ code: 'INTERNAL' });
+    } finally {
+      await client.query('ALTER TABLE orders.away RENAME TO orders');
+      await client.end();
+    }
+    await eventually(async () => {
+      const lines = shape
+        .log()
+        .split('\n')
+        .filter((it) => it.includes('/cleave.order.v1.Orders/GetOrder failed'));
+      expect(lines).toEqual([expect.stringContaining('"tenant":"default"')]);
+    });
+  });
+});
+
 describe('a server of gRPC', () => {
   const health = 'grpc.health.v1.Health';
   const stopInventory = () => process.kill(shape.service('inventory').pid, 'SIGSTOP');

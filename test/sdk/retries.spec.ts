@@ -105,6 +105,18 @@ describe('a request that fails', () => {
     expect(server.heard).toHaveLength(1);
   });
 
+  it('is done where what was to be removed is gone after a try without an answer, and refused where it never was there', async () => {
+    const gone = problem(404, 'webhook-endpoint-not-found');
+    server.answers(dropped, gone);
+    expect(await cleave.webhookEndpoints.delete('e')).toBeUndefined();
+    for (const before of [[], [problem(429, 'too-many-requests')]]) {
+      server.answers(...before, gone);
+      await expect(cleave.webhookEndpoints.delete('e')).rejects.toMatchObject({ code: 'webhook-endpoint-not-found' });
+    }
+    server.answers(dropped, problem(404, 'order-not-found'));
+    await expect(cleave.orders.get('o')).rejects.toMatchObject({ code: 'order-not-found', tries: 2 });
+  });
+
   it('is not sent again where 503 is the answer: to whether the server is ready', async () => {
     server.answers({ status: 503, body: { status: 'error' } }, done);
     await expect(cleave.health.ready()).rejects.toMatchObject({ status: 503, problem: { status: 'error' } });

@@ -22,6 +22,10 @@ interface SigningKey {
 export class Issuer {
   /** Takes what it is asked, and does not answer. */
   hangs = false;
+  /** How often it was asked for anything. */
+  asked = 0;
+  /** Where it says that its keys are. */
+  keysAt: string | undefined;
 
   private constructor(
     readonly url: string,
@@ -32,10 +36,11 @@ export class Issuer {
   static async start(alg?: Algorithm): Promise<Issuer> {
     const keys: SigningKey[] = [];
     const server = createServer((request, response) => {
+      issuer.asked += 1;
       if (issuer.hangs) return;
-      const { url } = issuer;
+      const { url, keysAt = `${url}/keys` } = issuer;
       const documents: Record<string, object> = {
-        '/.well-known/openid-configuration': { issuer: url, jwks_uri: `${url}/keys` },
+        '/.well-known/openid-configuration': { issuer: url, jwks_uri: keysAt },
         '/keys': { keys: keys.map(({ jwk }) => jwk) },
       };
       const found = documents[request.url ?? ''];

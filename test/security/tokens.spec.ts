@@ -167,6 +167,55 @@ describe('a token', () => {
     await expect(callerOf(token, by)).rejects.toMatchObject({ code: 'unavailable' });
   });
 
+  it('has an issuer that was away asked again in a while only, and what is no token not at all', async () => {
+    const away = await Issuer.start();
+    away.keysAt = 'nowhere';
+    const by = new Authenticator({ OIDC_ISSUER: away.url, OIDC_AUDIENCE: audience });
+    try {
+      const notForAnIssuer = [
+        'x',
+        'a.b.c',
+        'ck_1_2',
+        `${encoded({ alg: 'none' })}.e30.`,
+        await signedWithPublicKey(away),
+      ];
+      for (const it of notForAnIssuer)
+        await expect(callerOf(it, by)).rejects.toMatchObject({ code: 'unauthenticated' });
+      expect(away.asked).toBe(0);
+      const refused = async () => {
+        for (const sub of ['one', 'two', 'three'])
+          await expect(callerOf(await away.token({ ...usual, sub }), by)).rejects.toMatchObject({
+            code: 'unavailable',
+          });
+      };
+      await refused();
+      expect(away.asked).toBe(1);
+      away.keysAt = undefined;
+      await refused();
+      const time = minutesLater(1, 0);
+      try {
+        expect((await callerOf(await away.token(usual), by)).tenant).toBe('shop');
+      } finally {
+        time.end();
+      }
+    } finally {
+      await away.stop();
+    }
+  });
+
+  it('is not checked by keys that come in the clear from elsewhere', async () => {
+    const careless = await Issuer.start();
+    // It leads here, but no more by its name than any other address.
+    careless.keysAt = `${careless.url.replace('127.0.0.1', '0.0.0.0')}/keys`;
+    const by = new Authenticator({ OIDC_ISSUER: careless.url, OIDC_AUDIENCE: audience });
+    try {
+      await expect(callerOf(await careless.token(usual), by)).rejects.toMatchObject({ code: 'unavailable' });
+      expect(careless.asked).toBe(1);
+    } finally {
+      await careless.stop();
+    }
+  });
+
   it('is checked by the keys that the issuer had, for an hour while it is gone', async () => {
     const gone = await Issuer.start();
     const by = new Authenticator({ OIDC_ISSUER: gone.url, OIDC_AUDIENCE: audience });

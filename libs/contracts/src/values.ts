@@ -33,6 +33,7 @@ export const limits = {
   webhookEndpoints: 50,
   webhookPayloadBytes: 20_000,
   webhookTestsAMinute: 10,
+  webhookTestsAMinuteOfTenant: 60,
   webhookRedeliveriesAMinute: 60,
   webhooksKeptMs: 30 * 24 * 3_600_000,
 } as const;

@@ -145,7 +145,7 @@ export class GrpcServer extends ServerGrpc {
         this.measure(rpc, startedAt, refusal);
         return throwError(() => statusOf(refusal));
       }
-      const { work, end } = this.begin(rpc, metadata);
+      const { work, end } = this.begin(rpc, metadata, callers.get(call));
       const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) {
         const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, call, scope);
@@ -185,10 +185,14 @@ export class GrpcServer extends ServerGrpc {
   }
 
   /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */
-  private begin(rpc: string, metadata: Metadata): { work: Work; end: (error?: unknown) => void } {
+  private begin(
+    rpc: string,
+    metadata: Metadata,
+    caller: Caller | undefined,
+  ): { work: Work; end: (error?: unknown) => void } {
     const given = traceparentOf(metadata.get('traceparent')[0]);
-    const requestId = requestIdOf(metadata.get('x-request-id')[0]);
-    if (this.streams.has(rpc)) return { work: { traceparent: given, requestId }, end: () => undefined };
+    const known = { requestId: requestIdOf(metadata.get('x-request-id')[0]), tenant: caller?.tenant };
+    if (this.streams.has(rpc)) return { work: { traceparent: given, ...known }, end: () => undefined };
     const startedAt = performance.now();
     const attributes = { 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` };
     const span = this.traces?.begin(attributes['rpc.method'], given, { kind: 'server', attributes });
@@ -201,7 +205,7 @@ export class GrpcServer extends ServerGrpc {
       this.measure(rpc, startedAt, error);
     };
     const traceparent = span ? traceparentFrom(span) : given;
-    return { work: { traceparent, requestId, traces: span && this.traces }, end };
+    return { work: { traceparent, ...known, traces: span && this.traces }, end };
   }
 
   private measure(rpc: string, startedAt: number, error: unknown): void {

@@ -18,6 +18,7 @@ import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
 import { PersonalData1764000000035 } from '../migrations/6-personal-data.js';
 import { TakenOver1764000000047 } from '../migrations/7-taken-over.js';
+import { EventsByTenant1764000000050 } from '../migrations/8-events-by-tenant.js';
 import { MessagingPayment } from './adapters/messaging-payment.js';
 import { MessagingStock } from './adapters/messaging-stock.js';
 import { OrderEntity } from './adapters/order.entity.js';
@@ -100,6 +101,7 @@ export const orderDatabase = (url: string): Database => ({
   migrations: [
     ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
     ...[LogNumbers1764000000033, PersonalData1764000000035, TakenOver1764000000047],
+    EventsByTenant1764000000050,
   ],
 });
 

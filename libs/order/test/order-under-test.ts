@@ -12,6 +12,7 @@ import { EventLog1764000000006 } from '../migrations/4-event-log.js';
 import { LogNumbers1764000000033 } from '../migrations/5-log-numbers.js';
 import { PersonalData1764000000035 } from '../migrations/6-personal-data.js';
 import { TakenOver1764000000047 } from '../migrations/7-taken-over.js';
+import { EventsByTenant1764000000050 } from '../migrations/8-events-by-tenant.js';
 import { OrderEntity } from '../src/adapters/order.entity.js';
 import { PostgresOrders } from '../src/adapters/postgres-orders.js';
 import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
@@ -241,6 +242,7 @@ export const startInstance = async (
         migrations: [
           ...[Orders1764000000002, Sagas1764000000004, BranchDecisions1764000000005, EventLog1764000000006],
           ...[LogNumbers1764000000033, PersonalData1764000000035, TakenOver1764000000047],
+          EventsByTenant1764000000050,
         ],
       }),
       TypeOrmModule.forFeature([OrderEntity], 'order'),

@@ -3,8 +3,10 @@ import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { CleaveError, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
+import type { Sql, Statement } from '#database';
 import { numbersOf, partCount, type HeldPart } from '#events';
 import { testDatabase, type TestDatabase } from '#testing';
+import { PostgresOutbox } from '../src/adapters/postgres-outbox.js';
 import { eventsIn } from '../src/use-cases/publish-events.js';
 import { ReadEvents } from '../src/use-cases/read-events.js';
 import { RelayOutbox, type OutboxEvent } from '../src/use-cases/relay-outbox.js';
@@ -146,7 +148,50 @@ describe('the feed of a tenant', () => {
     }
     expect(followed).toEqual([...small, ...large]);
   });
+
+  it('is read without those of others, also by a plan from when there was nobody else', async () => {
+    await client.query(
+      `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
+       SELECT 'busy', gen_random_uuid(), 1, gen_random_uuid(), 'placed', 'confirmed', '{}', now()
+       FROM generate_series(1, 20000)`,
+    );
+    // It is the only tenant that Postgres knows of.
+    await client.query(`ANALYZE orders.events`);
+    await write(newIds(1));
+    const asked: [text: string, values: readonly unknown[]][] = [];
+    const noting = { query: ({ text }: Statement, values: readonly unknown[]) => asked.push([text, values]) };
+    const sql = { readSafely: (read: (it: typeof noting) => unknown) => read(noting) };
+    await new PostgresOutbox(sql as unknown as Sql).after('t', { xid: '0', id: '0' }, 200);
+    const [[text, values]] = asked as [(typeof asked)[0]];
+    const planned = new pg.Client(database.url);
+    await planned.connect();
+    try {
+      await planned.query(`SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan`);
+      await planned.query(`PREPARE feed AS ${text}`);
+      const given = values.map((it) => planned.escapeLiteral(String(it))).join();
+      const { rows } = await planned.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
+        `EXPLAIN (ANALYZE, FORMAT JSON) EXECUTE feed (${given})`,
+      );
+      const { Plan: plan } = rows[0]!['QUERY PLAN'][0];
+      expect(plan['Actual Rows']).toBe(1);
+      expect(readIn(plan)).toBe(1);
+    } finally {
+      await planned.end();
+    }
+  });
 });
+
+interface PlanNode {
+  'Relation Name'?: string;
+  'Actual Rows': number;
+  'Rows Removed by Filter'?: number;
+  Plans?: PlanNode[];
+}
+
+/** How many rows of tables were looked at. */
+const readIn = (plan: PlanNode): number =>
+  (plan['Relation Name'] ? plan['Actual Rows'] + (plan['Rows Removed by Filter'] ?? 0) : 0) +
+  (plan.Plans ?? []).reduce((sum, it) => sum + readIn(it), 0);
 
 describe('a transaction that began before others and commits after them', () => {
   const page = (types: OrderEventType[] | null) => one.outbox.log(logBeginning, 10, types);

@@ -48,6 +48,9 @@ const settingStates: ReadonlySet<OperationId> = new Set<OperationId>([
   'invalidateCache',
 ]);
 
+/** Operations that find nothing the second time, because the first has removed it. */
+const removals: ReadonlySet<OperationId> = new Set<OperationId>(['deleteWebhookEndpoint']);
+
 /** Answers that tell of a moment: the server, or what stands before it, could not answer. */
 const passingStatuses = new Set([408, 429, 502, 503, 504]);
 
@@ -73,12 +76,16 @@ export class Transport {
     const headers = headersOf(call, options);
     refuseUnsendable(call, headers);
     const giveUpAt = Date.now() + deadlineMs;
+    let mayBeDone = false;
     for (let tries = 1; ; tries += 1) {
       const outcome = await this.once(call, headers, Math.min(timeoutMs, giveUpAt - Date.now()), tries, options.signal);
       if (!(outcome instanceof CleaveApiError)) {
         options.onResponse?.(outcome.response);
         return outcome.body;
       }
+      // A try before this one has removed it, and its answer was lost.
+      if (mayBeDone && outcome.status === 404 && removals.has(call.id)) return undefined;
+      mayBeDone ||= outcome.status !== 429;
       const waitMs = retryAfterMs(outcome.headers) + backoffMs(tries);
       if (tries > retries || !mayBeRepeated(call, headers, outcome) || Date.now() + waitMs >= giveUpAt) throw outcome;
       await pause(waitMs, options.signal);

@@ -22,8 +22,11 @@ export const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 
 /** Keys that are fetched in the clear could be anybody's. */
+export const isSafelyFetched = (url: URL): boolean =>
+  url.protocol === 'https:' || isLoopback(withoutBrackets(url.hostname));
+
 const issuer = env.httpUrl.refine(
-  (text) => !URL.canParse(text) || text.startsWith('https:') || isLoopback(withoutBrackets(new URL(text).hostname)),
+  (text) => !URL.canParse(text) || isSafelyFetched(new URL(text)),
   'must be https, unless it is on this machine',
 );
 

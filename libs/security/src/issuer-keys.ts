@@ -5,7 +5,7 @@ import { createRemoteJWKSet, errors, type JWTVerifyGetKey } from 'jose';
 /** How long an issuer may take to answer. */
 export const answerWithinMs = 5_000;
 /** How soon they are asked for again when a token names one that is not among them, or when they were not to be had. */
-const askAgainMs = 5_000;
+export const askAgainMs = 5_000;
 /** How old they may be before they are asked for again. */
 const renewMs = 600_000;
 /** How long that is waited for by who could be let in by those that are known, as some may have been withdrawn. */

@@ -33,12 +33,21 @@ export const keyIdIn = (text: string): { keyId: string; secret: string } | undef
 
 /**
  * The address without what makes a key that stands in it valid, also one that is not whole; its id may be told. In one that has
- * such a thing, characters that need no percent-encoding are as they are, which is the same address; any other is as it was.
+ * such a thing, characters that need no percent-encoding are as they are, however often they were encoded; any other address is
+ * as it was.
  */
 export const withoutKeySecrets = (address: string): string => {
-  const plain = address.replaceAll(/%(?:2[de]|3\d|[46][1-9a-f]|[57][\da]|5f|7e)/gi, decodeURIComponent);
-  const told = plain.replaceAll(/(?=[_%])(?<=[\da-f]{32})(?:_|%(?:25)+5f)[\da-f]{8,}/gi, '_***');
+  const plain = plainOf(address);
+  const told = plain.replaceAll(/(?<=[\da-f]{32})_[\da-f]{8,}/gi, '_***');
   return told === plain ? address : told;
+};
+
+/** What is encoded once more is longer, so there is an end to it. */
+const plainOf = (address: string): string => {
+  const plain = address.replaceAll(/%(?:25)*(2[de]|3\d|[46][1-9a-f]|[57][\da]|5f|7e)/gi, (_, digits: string) =>
+    String.fromCharCode(Number.parseInt(digits, 16)),
+  );
+  return plain === address ? plain : plainOf(plain);
 };
 
 /** A prefix by which scanners find keys in what is published by mistake, the id, and 256 random bits in hexadecimal. */

@@ -3,7 +3,8 @@ import { jwtVerify, type JWTPayload, type JWTVerifyGetKey } from 'jose';
 import { z } from 'zod';
 import { CleaveError, accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
-import { answerWithinMs, isOfToken, issuerKeys } from './issuer-keys.js';
+import { isSafelyFetched } from './environment.js';
+import { answerWithinMs, askAgainMs, isOfToken, issuerKeys } from './issuer-keys.js';
 
 export interface Issuer {
   url: string;
@@ -20,11 +21,15 @@ const algorithms = [
 /** How far the clock of the issuer may be off, in seconds. */
 const clockTolerance = 30;
 
-const configuration = z.looseObject({ issuer: z.string(), jwks_uri: z.url() });
+const configuration = z.looseObject({
+  issuer: z.string(),
+  jwks_uri: z.url().refine((text) => isSafelyFetched(new URL(text)), 'must be https, unless it is on this machine'),
+});
 
 /** Access tokens of an OpenID Connect issuer, by the keys that it publishes. */
 export class Tokens {
   private keys: Promise<JWTVerifyGetKey> | undefined;
+  private askAgainAt = Number.NEGATIVE_INFINITY;
 
   constructor(private readonly issuer: Issuer) {}
 
@@ -52,9 +57,10 @@ export class Tokens {
   private async payloadOf(token: string): Promise<JWTPayload | undefined> {
     const { url, audience } = this.issuer;
     try {
-      const keys = await this.published();
+      // Nobody is asked about what is no token.
+      const keyOf: JWTVerifyGetKey = async (header, signed) => (await this.published())(header, signed);
       const options = { issuer: url, audience, algorithms, clockTolerance, requiredClaims: ['exp'] };
-      return (await jwtVerify(token, keys, options)).payload;
+      return (await jwtVerify(token, keyOf, options)).payload;
     } catch (error) {
       if (isOfToken(error)) return undefined;
       const detail = 'The issuer of tokens cannot be asked for its keys. Repeat the request later.';
@@ -62,11 +68,12 @@ export class Tokens {
     }
   }
 
+  /** Whoever sends tokens that anybody could make does not have an issuer asked that was away a moment ago. */
   private published(): Promise<JWTVerifyGetKey> {
-    this.keys ??= this.discover().catch((error: unknown) => {
-      this.keys = undefined;
-      throw error;
-    });
+    if (this.keys && performance.now() < this.askAgainAt) return this.keys;
+    this.keys = this.discover();
+    this.askAgainAt = Number.POSITIVE_INFINITY;
+    this.keys.catch(() => (this.askAgainAt = performance.now() + askAgainMs));
     return this.keys;
   }
 

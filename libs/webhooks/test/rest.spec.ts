@@ -177,6 +177,20 @@ describe('an endpoint', () => {
     expect((await test(other)).status).toBe(202);
   });
 
+  it('gets so many test messages a minute with all others of the tenant, also those that are gone', async () => {
+    const fresh = await startInstance(database.url);
+    const statuses: number[] = [];
+    while (statuses.length <= limits.webhookTestsAMinuteOfTenant) {
+      const { endpoint_id } = await create();
+      const path = `/webhook-endpoints/${endpoint_id}`;
+      for (let count = 0; count < limits.webhookTestsAMinute; count += 1)
+        statuses.push((await call('POST', `${path}/test`, undefined, fresh)).status);
+      expect((await call('DELETE', path, undefined, fresh)).status).toBe(204);
+    }
+    await fresh.stop();
+    expect(statuses.indexOf(429)).toBe(limits.webhookTestsAMinuteOfTenant);
+  });
+
   it('at a private address, or not over https, is refused unless that is allowed', async () => {
     const strict = await startInstance(database.url, { WEBHOOKS_ALLOW_PRIVATE: false });
     const refused = { status: 422, body: { code: 'webhook-url-refused' } };

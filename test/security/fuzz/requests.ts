@@ -64,6 +64,9 @@ const anyFields = [
   ...['cookie', 'stripe-signature', 'accept-language', 'user-agent', 'forwarded', 'max-forwards', 'te', 'upgrade'],
 ];
 
+/** What `id` is in addresses that begin so. */
+const idsOf: Record<string, string> = { products: 'product_id', customers: 'customer_id' };
+
 /** Makes requests, a part of them valid, all of them by the seed. */
 export class Requests {
   constructor(
@@ -101,7 +104,8 @@ export class Requests {
     const { random, seen } = this;
     const chosen = random.next();
     if (chosen < 0.12) return random.pick(hostileParts);
-    const known = seen.one(name === 'id' ? (template.startsWith('/products') ? 'product_id' : 'order_id') : name);
+    const of = template.split('/')[1]!;
+    const known = seen.one(name === 'id' ? (idsOf[of] ?? 'order_id') : name);
     if (known !== undefined && chosen < 0.95) return encodeURIComponent(known.toWellFormed());
     return name === 'code' ? 'out-of-stock' : '019a5f00-0000-7000-8000-00000000000a';
   }

@@ -171,7 +171,9 @@ export class WebhooksController {
     scope: 'webhooks:write',
     operationId: 'testWebhookEndpoint',
     summary: 'Send a message of the type `webhook.test`',
-    description: `At most ${limits.webhookTestsAMinute} a minute for each endpoint.`,
+    description:
+      `At most ${limits.webhookTestsAMinute} a minute for each endpoint, and ${limits.webhookTestsAMinuteOfTenant} for all ` +
+      'of a tenant, those included that are deleted already.',
     replies: { 202: { schema: webhookDelivery, description: 'Its delivery, which is being sent' } },
     errors: ['webhook-endpoint-not-found', 'too-many-requests'],
   })

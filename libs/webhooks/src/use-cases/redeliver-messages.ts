@@ -27,8 +27,9 @@ export abstract class Redeliveries {
   abstract toOne(endpointId: string, message: Message): Promise<WebhookDeliveryDocument | undefined>;
 }
 
-/** Whoever may register an endpoint could have messages sent to anybody without end. */
+/** Whoever may register an endpoint could have messages sent to anybody without end; and register another one after each. */
 const tests = { requests: limits.webhookTestsAMinute, perSeconds: 60 };
+const testsOfTenant = { requests: limits.webhookTestsAMinuteOfTenant, perSeconds: 60 };
 const redeliveries = { requests: limits.webhookRedeliveriesAMinute, perSeconds: 60 };
 
 const batchSize = 1_000;
@@ -38,6 +39,7 @@ const mostAtOnce = 10_000;
 @Injectable()
 export class RedeliverMessages {
   private readonly tests = new RateLimits(tests);
+  private readonly testsOfTenant = new RateLimits(testsOfTenant);
   private readonly redeliveries = new RateLimits(redeliveries);
 
   constructor(
@@ -77,8 +79,11 @@ export class RedeliverMessages {
   /** Whatever types the endpoint asks for. */
   async test(tenant: string, endpointId: string): Promise<WebhookDeliveryDocument> {
     if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
-    const standing = await this.tests.take(endpointId);
-    if (standing.isRefused) throw tooMany(standing, 'More test messages are asked for than an endpoint gets.');
+    const ofEndpoint = await this.tests.take(endpointId);
+    if (ofEndpoint.isRefused) throw tooMany(ofEndpoint, 'More test messages are asked for than an endpoint gets.');
+    const ofTenant = await this.testsOfTenant.take(tenant);
+    if (ofTenant.isRefused)
+      throw tooMany(ofTenant, 'More test messages are asked for than all endpoints of a tenant get.');
     const id = randomBytes(16).toString('hex');
     const data = { endpoint_id: endpointId };
     const message = messageOf({ tenant, source: 'webhooks', id, type: webhookTestType, at: new Date(), data });
