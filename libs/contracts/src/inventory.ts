@@ -19,7 +19,7 @@ export const putProductRequest = z
   .strictObject({ name: text(limits.textLength, 1), unit_price_minor: unitPriceMinor, currency: givenCurrency })
   .meta({
     id: 'PutProductRequest',
-    examples: [{ name: 'White hanging heart', unit_price_minor: 255, currency: 'GBP' }],
+    examples: [{ name: 'Mug, white', unit_price_minor: 850, currency: 'GBP' }],
   });
 
 export const product = z
