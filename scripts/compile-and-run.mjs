@@ -52,9 +52,11 @@ const stateOfSources = () => {
 const stateOfCompiled = () => stampOf('dist/.tsbuildinfo');
 
 const program = resolve(process.argv[2]);
-if (!existsSync(program)) console.error('Compiling, the first time takes a few seconds …');
 const state = stateOfSources();
 if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !== state + stateOfCompiled()) {
+  console.error(
+    existsSync(program) ? 'Compiling what has changed …' : 'Compiling, the first time takes up to half a minute …',
+  );
   const { status } = spawnSync(
     process.execPath,
     ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck'],

@@ -11,6 +11,7 @@ import { inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
 import { orderEnvironment } from '#order';
 import { paymentEnvironment } from '#payment';
+import { closeOnSignals } from '#rest';
 import { salesEnvironment } from '#sales';
 import { securityEnvironment } from '#security';
 import {
@@ -184,35 +185,35 @@ run(async () => {
   ];
 
   const supervisor = new Supervisor(services);
-  const stop = async (code: number): Promise<never> => {
-    await supervisor.stop();
-    await database.stop();
-    process.exit(code);
-  };
-  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => void stop(0));
+  closeOnSignals(
+    { close: () => supervisor.stop() },
+    { after: [database.stop], patienceMs: stopTimeoutMs * services.length },
+  );
   try {
     await supervisor.start();
   } catch (error) {
     process.stderr.write(`${(error as Error).message}\n`);
-    await stop(1);
+    await supervisor.stop();
+    await database.stop();
+    process.exit(1);
   }
-  welcome(services.at(-1)!.url, DEMO_PRODUCTS, settings.ADMIN_KEY !== undefined);
+  if (!supervisor.isStopping) welcome(services.at(-1)!.url, DEMO_PRODUCTS, settings.ADMIN_KEY !== undefined);
 });
 
 class Supervisor {
-  private stopping = false;
+  isStopping = false;
 
   constructor(private readonly services: Service[]) {}
 
   /** The gateway last: what it passes requests on to is there by then. */
   async start(): Promise<void> {
     await Promise.all(this.services.slice(0, -1).map((service) => this.launch(service)));
-    if (!this.stopping) await this.launch(this.services.at(-1)!);
+    if (!this.isStopping) await this.launch(this.services.at(-1)!);
   }
 
   /** In the order in which requests come in, so that each can still be finished by those behind. */
   async stop(): Promise<void> {
-    this.stopping = true;
+    this.isStopping = true;
     for (const { child } of this.services.toReversed()) {
       if (!child || child.exitCode !== null || child.signalCode !== null) continue;
       const ended = once(child, 'exit');
@@ -226,7 +227,7 @@ class Supervisor {
   private async launch(service: Service): Promise<void> {
     const ended = this.spawn(service);
     const obstacle = await this.untilReady(service, ended);
-    if (this.stopping) return;
+    if (this.isStopping) return;
     if (obstacle) throw new Error(`${service.name} did not become ready (${obstacle}); see its lines above.`);
     void this.keepRunning(service, ended);
   }
@@ -236,10 +237,10 @@ class Supervisor {
     let pauseMs = shortestPauseMs;
     for (;;) {
       const how = await ended;
-      if (this.stopping) return;
+      if (this.isStopping) return;
       process.stderr.write(`${service.name} ended (${how}); starting it again\n`);
       await delay(pauseMs);
-      if (this.stopping) return;
+      if (this.isStopping) return;
       ended = this.spawn(service);
       const obstacle = await this.untilReady(service, ended);
       pauseMs = obstacle ? Math.min(2 * pauseMs, longestPauseMs) : shortestPauseMs;

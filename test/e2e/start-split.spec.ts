@@ -2,6 +2,7 @@ import { execFile } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { expect, it } from '@jest/globals';
 import { Api } from '../support/api.js';
@@ -56,7 +57,11 @@ it('npm run start:split takes orders through its gateway, and leaves nothing run
     const apps = running.flatMap(({ command }) => /dist\/apps\/(\w+)\/src\/main\.js/.exec(command)?.[1] ?? []);
     expect(apps.toSorted()).toEqual(names);
     expect(running.length).toBeGreaterThan(names.length);
+    // As it comes where the whole group is told, and npm, which is one of them, tells it as well.
+    process.kill(split.pid, 'SIGTERM');
+    await delay(100);
     expect(await split.stop()).toBeUndefined();
+    expect(split.log).not.toContain('stopping at once');
     expect(running.filter(({ pid }) => isRunning(pid))).toEqual([]);
   } finally {
     await split.stop();

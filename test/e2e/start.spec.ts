@@ -215,7 +215,10 @@ describe('a program that is given arguments', () => {
       stdio: ['ignore', 'ignore', 'pipe'],
     });
     const [said, [ended]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
-    expect([said, ended]).toEqual([expect.stringMatching(/^It takes no arguments.*README\.md/), code]);
+    expect([said, ended]).toEqual([
+      expect.stringMatching(/^Cleave takes no arguments.*PORT=4000 npm start.*README\.md/),
+      code,
+    ]);
   });
 });
 

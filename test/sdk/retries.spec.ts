@@ -218,6 +218,15 @@ describe('what cannot be asked', () => {
     },
   );
 
+  it.each([[undefined], [null], ['http://127.0.0.1:3000'], [{}]])(
+    'is said at once of options without a base: %j',
+    (it) => {
+      expect(() => new Cleave(it as never)).toThrow(
+        /^baseUrl must be a URL such as http:.*, not undefined: new Cleave\({ baseUrl }\)$/,
+      );
+    },
+  );
+
   it.each(['', '.', '..'])('is said at once of an id that would lead to another address: "%s"', (id) => {
     for (const ask of [() => cleave.products.get(id), () => cleave.stock.put(id, { on_hand: 1 })])
       expect(ask).toThrow(TypeError);

@@ -1,5 +1,6 @@
+import { Logger } from '@nestjs/common';
 import { z } from 'zod';
-import { findMisspellings } from './misspellings.js';
+import { findMisspellings, findNearNames } from './misspellings.js';
 
 /** What is wrong with one environment variable, for the person who starts the program. */
 export interface VariableFault {
@@ -33,7 +34,8 @@ export interface StandIns {
 
 /**
  * Parses the variables that `shape` names; all others are ignored, unless one looks like a misspelling of a variable
- * that is missing. An empty variable counts as unset.
+ * that is missing: that is a fault, and one that is only named much like it is told of in the log. An empty variable
+ * counts as unset.
  *
  * @throws ConfigurationError naming every fault
  */
@@ -50,14 +52,19 @@ export const readEnvironment = <const Shape extends Record<string, z.ZodType>>(
   const parsed = z
     .object(shape)
     .safeParse(Object.fromEntries(settings.map(({ variable, value }) => [variable, value])));
+  const known = [...Object.keys(shape), ...Object.values(fallbacks)];
   const faults = [
     ...(parsed.success ? [] : faultsOf(parsed.error, settings)),
-    ...findMisspellings([...Object.keys(shape), ...Object.values(fallbacks)], source).map(({ variable, meant }) => ({
+    ...findMisspellings(known, source).map(({ variable, meant }) => ({
       variable,
       message: `is not known; did you mean ${meant}?`,
     })),
   ];
   if (faults.length > 0 || !parsed.success) throw new ConfigurationError(faults);
+  for (const { variable, meant } of findNearNames(known, source)) {
+    const message = `${variable} is set, but nothing here reads it; did you mean ${meant}?`;
+    new Logger('Configuration').warn(message, { code: 'variable-not-read' });
+  }
   return parsed.data;
 };
 

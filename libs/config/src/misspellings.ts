@@ -5,19 +5,52 @@ const isParticular = (variable: string): boolean => variable.includes('_');
  * Variables that are set, unknown and spelled almost like a known one that is not set. Short names must be closer:
  * two letters off `ORDER_AT` are too many names that could be meant.
  */
-export const findMisspellings = (
+export const findMisspellings = (known: string[], source: Source): Misspelling[] =>
+  unknownIn(known, source, (variable, name) => {
+    return isParticular(variable) && distance(variable, name) <= (tailOf(name).length < 5 ? 1 : 2);
+  });
+
+/**
+ * Variables that are set, unknown and named much like a known one that is not set: with another unit or none
+ * (`ORDER_HOLD_SECONDS`), with a word more (`ADMIN_KEY_FILE`), in other letters (`database_url`, `ADMINKEY`). They may
+ * well be meant for another program, or for another version of this one.
+ */
+export const findNearNames = (known: string[], source: Source): Misspelling[] =>
+  unknownIn(known, source, (variable, name) => {
+    if (squeezed(variable) === squeezed(name)) return true;
+    // OpenTelemetry reads more of its own.
+    if (variable.startsWith('OTEL_')) return false;
+    const [stem, own] = [stemOf(name), stemOf(variable)];
+    return own === name || (isParticular(stem) && (own === stem || variable === stem));
+  });
+
+type Source = Record<string, string | undefined>;
+interface Misspelling {
+  variable: string;
+  meant: string;
+}
+
+const unknownIn = (
   known: string[],
-  source: Record<string, string | undefined>,
-): { variable: string; meant: string }[] => {
+  source: Source,
+  isLike: (variable: string, name: string) => boolean,
+): Misspelling[] => {
   const missing = known.filter((variable) => isParticular(variable) && !source[variable]);
-  return Object.keys(source)
-    .filter((variable) => isParticular(variable) && source[variable] && !known.includes(variable))
-    .flatMap((variable) => {
-      const meant = missing.find((name) => distance(variable, name) <= (tailOf(name).length < 5 ? 1 : 2));
+  return Object.entries(source)
+    .filter(([variable, value]) => value && !known.includes(variable) && !isServiceLink(variable, value))
+    .flatMap(([variable]) => {
+      const meant = missing.find((name) => isLike(variable, name));
       return meant ? [{ variable, meant }] : [];
     });
 };
 
+/** What Kubernetes and Docker tell each container of services beside it, such as `WEBHOOKS_PORT=tcp://10.0.0.7:3006`. */
+const isServiceLink = (variable: string, value: string): boolean =>
+  /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?$/.test(variable) ||
+  (variable.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
+
+const squeezed = (variable: string): string => variable.replaceAll('_', '').toUpperCase();
+const stemOf = (variable: string): string => variable.slice(0, Math.max(variable.lastIndexOf('_'), 0));
 const tailOf = (variable: string): string => variable.slice(variable.indexOf('_') + 1);
 
 /** Insertions, deletions, replacements and swaps of neighbours that turn one word into the other. */

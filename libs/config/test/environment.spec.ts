@@ -1,4 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
 import fc from 'fast-check';
 import { z } from 'zod';
 import { ConfigurationError, env, readEnvironment, type StandIns } from '#config';
@@ -187,5 +188,61 @@ describe('a misspelt variable', () => {
     for (const variable of foreign) expect(faultsIn(shape, { [variable]: 'x' })).toBe('none');
     expect(faultsIn(shape, { INVENTORY_LISTEN: 'x', INVENTORY_LISTENS: 'y' })).toBe('none');
     expect(faultsIn(shape, { INVENTORY_LISTENS: '' })).toBe('none');
+  });
+
+  it('is none where Kubernetes and Docker tell of a service beside it', () => {
+    const ports = { WEBHOOKS_PORTS: env.ports([443]) };
+    expect(faultsIn(ports, { WEBHOOKS_PORT: 'tcp://10.0.0.7:3006' })).toBe('none');
+    expect(faultsIn(ports, { WEBHOOKS_PORT: '8443' })).toContain('did you mean WEBHOOKS_PORTS?');
+  });
+});
+
+describe('a variable that is only named much like one that is read', () => {
+  const optional = z.string().optional();
+  const shape = {
+    ...{ ORDER_HOLD_MS: optional, CACHE_REDIS_URL: optional, ADMIN_KEY: optional, PORT: env.port(1) },
+    OTEL_EXPORTER_OTLP_ENDPOINT: optional,
+  };
+  const standIns = { fallbacks: { CACHE_REDIS_URL: 'DATABASE_URL' } };
+
+  /** What the log says. */
+  const said = (source: Record<string, string>): unknown[][] => {
+    const lines: unknown[][] = [];
+    const take = (...parts: unknown[]): void => void lines.push(parts);
+    Logger.overrideLogger({ log: take, error: take, warn: take });
+    try {
+      readEnvironment(shape, source, standIns);
+    } finally {
+      Logger.overrideLogger(false);
+    }
+    return lines;
+  };
+
+  it.each([
+    ['ORDER_HOLD', 'ORDER_HOLD_MS'],
+    ['ORDER_HOLD_SECONDS', 'ORDER_HOLD_MS'],
+    ['CACHE_REDIS_HOST', 'CACHE_REDIS_URL'],
+    ['ADMIN_KEY_FILE', 'ADMIN_KEY'],
+    ['ADMINKEY', 'ADMIN_KEY'],
+    ['database_url', 'DATABASE_URL'],
+  ])('%s is told in the log, with its code and without its value, and stops nothing', (variable, meant) => {
+    const message = `${variable} is set, but nothing here reads it; did you mean ${meant}?`;
+    expect(said({ [variable]: 'secret' })).toEqual([[message, { code: 'variable-not-read' }, 'Configuration']]);
+    expect(said({ [variable]: 'secret', [meant]: 'x' })).toEqual([]);
+  });
+
+  it('is nothing to tell of where others have it', () => {
+    const ofOthers = {
+      ...{ CACHE_REDIS_PORT: 'tcp://10.0.0.7:6379', CACHE_REDIS_SERVICE_HOST: '10.0.0.7', ORDER_PORT: '1' },
+      ...{
+        CACHE_REDIS_PORT_6379_TCP: 'tcp://10.0.0.7:6379',
+        CACHE_REDIS_SERVICE_PORT: '6379',
+        ORDER_SERVICE_HOST: 'x',
+      },
+      ...{ ADMIN_MAIL: 'x', ORDER_DB: 'x', REDIS_URL: 'x', PGHOST: 'x', HOSTNAME: 'x', npm_config_cache: 'x' },
+      OTEL_EXPORTER_OTLP_HEADERS: 'x',
+    };
+    expect(said(ofOthers)).toEqual([]);
+    expect(said(process.env as Record<string, string>)).toEqual([]);
   });
 });

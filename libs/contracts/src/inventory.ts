@@ -19,7 +19,7 @@ export const putProductRequest = z
   .strictObject({ name: text(limits.textLength, 1), unit_price_minor: unitPriceMinor, currency: givenCurrency })
   .meta({
     id: 'PutProductRequest',
-    examples: [{ name: 'White hanging heart', unit_price_minor: 255, currency: 'GBP' }],
+    examples: [{ name: 'Mug, white', unit_price_minor: 850, currency: 'GBP' }],
   });
 
 export const product = z
@@ -31,7 +31,15 @@ export const product = z
     created_at: moment,
     updated_at: moment,
   })
-  .meta({ id: 'Product' });
+  .meta({
+    id: 'Product',
+    examples: [
+      {
+        ...{ product_id: 'demo-mug', name: 'Mug, white', unit_price_minor: 850, currency: 'GBP' },
+        ...{ created_at: '2026-11-28T01:22:33.505Z', updated_at: '2026-11-28T01:22:33.505Z' },
+      },
+    ],
+  });
 export type Product = z.output<typeof product>;
 
 export const productPage = pageOf(product).meta({ id: 'ProductPage' });
@@ -89,7 +97,10 @@ export const stock = z
     available: z.int().meta({ description: 'on_hand − reserved' }),
     sold: z.int().meta({ description: 'Counts the units handed over.' }),
   })
-  .meta({ id: 'Stock' });
+  .meta({
+    id: 'Stock',
+    examples: [{ product_id: 'demo-mug', on_hand: 1_000, reserved: 1, available: 999, sold: 0 }],
+  });
 export type Stock = z.output<typeof stock>;
 
 export const stockBatch = z.object({ data: z.array(stock) }).meta({ id: 'StockBatch' });

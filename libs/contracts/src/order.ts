@@ -165,7 +165,32 @@ export const order = z
     created_at: moment,
     updated_at: moment,
   })
-  .meta({ id: 'Order' });
+  .meta({
+    id: 'Order',
+    examples: [
+      {
+        order_id: '01a21fbf-326b-7b96-98d3-5d06a3d0ebee',
+        status: 'confirmed',
+        customer_id: 'c-1',
+        reference: null,
+        currency: 'GBP',
+        total_minor: 850,
+        returned_total_minor: 0,
+        lines: [
+          {
+            ...{ line: 1, product_id: 'demo-mug', name: 'Mug, white', quantity: 1, unit_price_minor: 850 },
+            ...{ fulfilled: 0, returned: 0 },
+          },
+        ],
+        adjustments: [],
+        metadata: {},
+        payment_method: null,
+        version: 1,
+        created_at: '2026-11-28T01:22:33.707Z',
+        updated_at: '2026-11-28T01:22:33.707Z',
+      },
+    ],
+  });
 export type OrderDocument = z.output<typeof order>;
 
 /** An order as it is told to those who may read personal data. */
@@ -201,7 +226,10 @@ export const historyEntry = z
     data: particulars,
     at: moment,
   })
-  .meta({ id: 'HistoryEntry' });
+  .meta({
+    id: 'HistoryEntry',
+    examples: [{ version: 1, type: 'placed', status: 'confirmed', data: {}, at: '2026-11-28T01:22:33.707Z' }],
+  });
 
 export const orderHistory = pageOf(historyEntry).meta({ id: 'OrderHistory' });
 
@@ -248,7 +276,21 @@ export const orderEvent = z
     data: particulars,
     at: moment,
   })
-  .meta({ id: 'OrderEvent' });
+  .meta({
+    id: 'OrderEvent',
+    examples: [
+      {
+        event_id: '01a21fbf-326b-7b96-98d3-5d06a3d0ebee:1',
+        cursor: '7ZUpnhtlQKH7I6I24jrDK3sieGlkIjoiNzk4IiwiaWQiOiIxIn0',
+        type: 'order.placed',
+        order_id: '01a21fbf-326b-7b96-98d3-5d06a3d0ebee',
+        version: 1,
+        status: 'confirmed',
+        data: {},
+        at: '2026-11-28T01:22:33.707Z',
+      },
+    ],
+  });
 
 export const eventPage = z
   .object({

@@ -59,7 +59,30 @@ export const payment = z
     created_at: moment,
     updated_at: moment,
   })
-  .meta({ id: 'Payment' });
+  .meta({
+    id: 'Payment',
+    examples: [
+      {
+        order_id: '01a21fbf-326b-7b96-98d3-5d06a3d0ebee',
+        method: 'simulated',
+        currency: 'GBP',
+        amount_minor: 850,
+        authorised_minor: 850,
+        captured_minor: 0,
+        refunded_minor: 0,
+        reversed: false,
+        customer_action: null,
+        operations: [
+          {
+            ...{ operation_id: '01a21fc9-3cab-8d03-8459-79b61d78a7c3', kind: 'authorise', amount_minor: 850 },
+            ...{ state: 'succeeded', reason: null, at: '2026-11-28T01:22:33.717Z' },
+          },
+        ],
+        created_at: '2026-11-28T01:22:33.717Z',
+        updated_at: '2026-11-28T01:22:33.736Z',
+      },
+    ],
+  });
 export type PaymentDocument = z.output<typeof payment>;
 
 const operationId = z.uuid().toLowerCase();

@@ -10,6 +10,7 @@ import {
   type Contract,
   type Operation,
 } from '../src/index.js';
+import * as contracts from '../src/index.js';
 
 const id = '019a5f00-0000-7000-8000-00000000000a';
 const at = new Date('2026-11-05T06:07:08.009Z');
@@ -266,4 +267,13 @@ it('does not take a cached value that is not there for one', () => {
   const { request } = cacheContract.operations.put;
   expect(request.safeParse({ key: 'k' }).success).toBe(false);
   expect(request.safeParse({ key: 'k', value: undefined }).success).toBe(false);
+});
+
+it('shows examples that its schemas take, of what is answered most as well', () => {
+  const shown = Object.values<unknown>(contracts).flatMap((it) =>
+    it instanceof z.ZodType ? ((it.meta()?.examples ?? []) as unknown[]).map((example) => ({ it, example })) : [],
+  );
+  for (const { it, example } of shown) expect(it.safeParse(example).error?.message).toBeUndefined();
+  const ids = shown.map(({ it }) => it.meta()?.id);
+  expect(ids).toEqual(expect.arrayContaining(['Order', 'OrderEvent', 'HistoryEntry', 'Payment', 'Product', 'Stock']));
 });

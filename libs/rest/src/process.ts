@@ -10,6 +10,12 @@ export interface ClosingOptions {
 }
 
 /**
+ * One wish to stop comes more than once where a whole group is told (Ctrl-C, systemd, timeout) and npm, or what sees its
+ * shell end, passes it on. People do not press a key again that soon.
+ */
+const sameWishMs = 1_000;
+
+/**
  * Closes the app at SIGTERM or SIGINT and ends the process: with 0 when everything was closed, with 1 when something
  * failed, took too long, or a second signal came.
  */
@@ -17,13 +23,14 @@ export const closeOnSignals = (
   app: { close(): Promise<void> },
   { after = [], patienceMs = 30_000 }: ClosingOptions = {},
 ): void => {
-  let closing = false;
+  let closingSince: number | undefined;
   const close = async (signal: NodeJS.Signals): Promise<void> => {
-    if (closing) {
+    if (closingSince !== undefined) {
+      if (performance.now() - closingSince < sameWishMs) return;
       logger.warn(`${signal} again: stopping at once.`);
       process.exit(1);
     }
-    closing = true;
+    closingSince = performance.now();
     logger.log(`${signal}: finishing what is in flight. A second signal stops at once.`);
     setTimeout(() => {
       logger.error(`Closing has taken longer than ${patienceMs} ms: stopping with work unfinished.`);

@@ -265,7 +265,7 @@ describe('closeOnSignals', () => {
   const source = pathToFileURL(`${import.meta.dirname}/../src/process.ts`).href;
 
   /** Runs a program that closes on signals and gives back how it ended and what it printed. */
-  const run = async (closing: string, signals: NodeJS.Signals[], options = '{}') => {
+  const run = async (closing: string, signals: NodeJS.Signals[], options = '{}', pauseMs = 0) => {
     const program = `
       import { closeOnSignals } from '${source}';
       closeOnSignals({ close: async () => { console.log('closing'); ${closing} } }, ${options});
@@ -278,7 +278,8 @@ describe('closeOnSignals', () => {
         const before = output;
         output += chunk;
         if (!before.includes('started') && output.includes('started')) child.kill(signals[0]);
-        if (!before.includes('closing') && output.includes('closing') && signals[1]) child.kill(signals[1]);
+        if (!before.includes('closing') && output.includes('closing') && signals[1])
+          setTimeout(() => child.kill(signals[1]), pauseMs);
       });
     }
     const [code] = (await once(child, 'close')) as [number];
@@ -304,8 +305,13 @@ describe('closeOnSignals', () => {
   });
 
   it('ends at once at a second signal', async () => {
-    const { code, output } = await run('await new Promise(() => {});', ['SIGTERM', 'SIGINT']);
+    const { code, output } = await run('await new Promise(() => {});', ['SIGTERM', 'SIGINT'], '{}', 1_100);
     expect([code, output]).toEqual([1, expect.stringContaining('SIGINT again')]);
+  });
+
+  it('goes on closing when npm passes on what the whole group was told', async () => {
+    const { code, output } = await run(`await new Promise((it) => setTimeout(it, 400));`, ['SIGTERM', 'SIGTERM']);
+    expect([code, output]).toEqual([0, expect.stringMatching(/^(?!.*again).*Stopped/s)]);
   });
 
   it('ends when closing takes too long', async () => {

@@ -59,10 +59,14 @@ export class Transport {
   private readonly baseUrl: string;
 
   constructor(private readonly options: CleaveOptions) {
+    // Whoever writes JavaScript may leave all of it out, or give the address alone.
+    const baseUrl: unknown = (options as CleaveOptions | undefined)?.baseUrl;
     // What is `localhost:3000` is a URL of the scheme `localhost`.
-    if (!URL.canParse(options.baseUrl) || !/^https?:/i.test(options.baseUrl))
-      throw new TypeError(`baseUrl must be a URL such as http://127.0.0.1:3000, not ${options.baseUrl}`);
-    this.baseUrl = options.baseUrl.replace(/(?<!\/)\/+$/, '');
+    if (typeof baseUrl !== 'string' || !URL.canParse(baseUrl) || !/^https?:/i.test(baseUrl))
+      throw new TypeError(
+        `baseUrl must be a URL such as http://127.0.0.1:3000, not ${String(baseUrl)}: new Cleave({ baseUrl })`,
+      );
+    this.baseUrl = baseUrl.replace(/(?<!\/)\/+$/, '');
   }
 
   /**

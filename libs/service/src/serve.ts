@@ -178,12 +178,14 @@ export const serve = async (service: Service): Promise<string> => {
   return url;
 };
 
+const isForHelp = (argument: string | undefined): boolean => argument === '--help' || argument === '-h';
+
 /** @returns what to say to whoever has given arguments, which no program takes; those that look for help start nothing */
 const helpFor = ([argument]: string[]): string | undefined =>
   argument === undefined
     ? undefined
-    : `It takes no arguments, such as ${argument}: variables of the environment say what it does. ` +
-      'They are listed in README.md and docs/observability.md.';
+    : `Cleave takes no arguments${isForHelp(argument) ? '' : `, such as ${argument}`}: variables of the environment say ` +
+      'what it does, as in `PORT=4000 npm start`. They are listed in README.md, under "Settings", and in docs/observability.md.';
 
 /** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */
 export const run = (main: () => Promise<unknown>): void => {
@@ -191,7 +193,7 @@ export const run = (main: () => Promise<unknown>): void => {
   const help = helpFor(argv.slice(2));
   if (help !== undefined) {
     process.stderr.write(`${help}\n`);
-    process.exit(argv.includes('--help') ? 0 : 1);
+    process.exit(isForHelp(argv[2]) ? 0 : 1);
   }
   useServiceLog();
   // Nobody reads the output any more: no reason to drop what is in flight.
