@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Source, redisOrSkip, startRedis, type RedisServer } from '#testing';
-import { CacheEngine, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
+import { CacheEngine, anyVersion, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
 import { until } from './until.js';
 
 const complaints: string[] = [];
@@ -406,11 +406,30 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.compareAndSet('k', randomUUID(), 2)).toEqual({ isWritten: false, version });
     const tries = await Promise.all([2, 3, 4, 5].map((value) => space.compareAndSet('k', version, value)));
     expect(tries.filter((it) => it.isWritten)).toHaveLength(1);
+    expect(await space.compareAndSet('k', anyVersion, 6)).toMatchObject({ isWritten: true });
+    expect(await space.get('k')).toBe(6);
     await space.delete('k');
-    expect(await space.compareAndSet('k', version, 6)).toEqual({ isWritten: false, version: null });
+    for (const it of [version, anyVersion])
+      expect(await space.compareAndSet('k', it, 6)).toEqual({ isWritten: false, version: null });
     await space.set('k', 7, { tags: ['t'] });
     await space.invalidateTags('t');
     expect(await space.compareAndSet('k', null, 8)).toMatchObject({ isWritten: true });
+  });
+
+  it('forgets only the version that was read', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const { version: old } = await space.set('k', 1);
+    const { version } = await space.set('k', 2);
+    for (const it of [old, null]) expect(await space.compareAndDelete('k', it)).toEqual({ isDeleted: false, version });
+    const tries = await Promise.all(Array.from({ length: 4 }, () => space.compareAndDelete('k', version)));
+    expect(tries.filter((it) => it.isDeleted)).toHaveLength(1);
+    expect(await space.get('k')).toBeUndefined();
+    expect(await space.compareAndDelete('k', anyVersion)).toEqual({ isDeleted: false, version: null });
+    expect(await space.compareAndDelete('k', null)).toEqual({ isDeleted: true });
+    const leased = await space.findOrLease('k', 10_000);
+    await space.set('k', 3);
+    await space.compareAndDelete('k', anyVersion);
+    expect(await space.fillLeased('k', 'lease' in leased ? leased.lease! : '', 1)).toBeUndefined();
   });
 
   it('writes many in their order, each as it is told', async () => {
