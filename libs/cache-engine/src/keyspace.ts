@@ -44,7 +44,7 @@ export abstract class Keyspace<Value> {
   constructor(
     protected readonly tiers: Tiers,
     readonly name: string,
-    protected readonly options: NamespaceOptions<Value>,
+    protected readonly options: LoadOptions<never> & Pick<NamespaceOptions<Value>, 'codec' | 'jitter'>,
   ) {
     assertName('name of a namespace', name);
     this.codec = options.codec ?? jsonCodec;
@@ -237,7 +237,7 @@ export abstract class Keyspace<Value> {
 
   protected entryWith(
     value: Value | undefined,
-    { ttl, absentTtl = ttl, grace = 0 }: LoadOptions,
+    { ttl, absentTtl = ttl, grace = 0 }: LoadOptions<never>,
     loadMs: number,
     versions: Versions,
   ): Entry {

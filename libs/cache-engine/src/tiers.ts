@@ -15,6 +15,8 @@ export interface Flight {
   answer: Promise<unknown>;
   loading: Promise<unknown>;
   standIn: Kept | undefined;
+  /** Whether it began before the end of a value. */
+  isEarly: boolean;
   /** Of its key and tags. One is broken once somebody has invalidated that: whoever asks after it is not to get the value. */
   guards: readonly Guard[];
 }
@@ -29,7 +31,7 @@ export interface CacheEngineOptions {
   /** What is measured is told to it, of one engine only: two of them cannot be told apart there. */
   meter?: Meter | undefined;
   /** Hears of what goes wrong where nobody is told by an error. */
-  complain?: (message: string) => void;
+  complain?: ((message: string) => void) | undefined;
 }
 
 /** A value in this process. */

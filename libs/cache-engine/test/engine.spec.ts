@@ -319,6 +319,29 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it.each(['takes long', 'fails'])(
+    'gives out what is over its time though it was asked for again before its end, and that %s',
+    async (how) => {
+      const space = spaceOf(await ready(engineOf(options())), { ttl: 500, grace: 60_000 });
+      const source = new Source(how === 'fails' ? new Error('away') : 2);
+      await space.set('k', 1);
+      await until(async () => (await space.find('k'))?.tier === 'l1');
+      source.close();
+      await until(async () => {
+        expect(await space.getOrSet('k', source.load, { refreshBefore: 60_000 })).toBe(1);
+        return source.asked > 0;
+      });
+      await sleep(550);
+      const soft = how === 'fails' ? 60_000 : undefined;
+      const asking = space.getOrSet('k', source.load, { timeouts: { soft } });
+      if (how === 'fails') source.open();
+      expect(await asking).toBe(1);
+      source.open();
+      if (how !== 'fails') await until(async () => (await space.getOrSet('k', source.load)) === 2);
+      expect(source.asked).toBe(1);
+    },
+  );
+
   it('tells of a load that failed, and not of its key, which may name a person', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000, timeouts: { hard: 100 } });
     const key = `lovelace-${randomUUID()}@example.org`;
@@ -430,6 +453,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await space.set('k', 3);
     await space.compareAndDelete('k', anyVersion);
     expect(await space.fillLeased('k', 'lease' in leased ? leased.lease! : '', 1)).toBeUndefined();
+  });
+
+  it('knows of which type the values are that its options are told', async () => {
+    const space = engineOf(options()).namespace<{ price: number }>(randomUUID(), {
+      refreshBefore: (it) => it?.price ?? 0,
+    });
+    const lasts = { ttlOf: (it: { price: number }) => it.price, timeouts: undefined };
+    expect(await space.getOrSet('k', () => ({ price: 60_000 }), lasts)).toEqual({ price: 60_000 });
   });
 
   it('writes many in their order, each as it is told', async () => {
