@@ -90,7 +90,7 @@ const connect = (url: string) => {
     commandsQueueMaxLength: maxUnanswered,
     pingInterval: 1_000,
     // Every call has our deadline; theirs would cost a signal, a timer and a weak reference for each command.
-    commandOptions: { timeout: undefined },
+    commandOptions: { timeout: undefined as never },
   };
   if (roots.length === 1) {
     const socket = { ...socketOptions, reconnectStrategy: reconnectUnlessCutOff() };
@@ -366,6 +366,14 @@ export class RedisTier {
       await this.connected(key, hasEnded);
       return this.connection.client.tagVersion(key, base, String(step));
     });
+  }
+
+  /** Tells that they are in use. Nobody minds where it fails: it is told again soon. */
+  async touch(keys: readonly string[]): Promise<void> {
+    const { kind, client } = this.connection;
+    // In a cluster the keys lie in many slots.
+    const each = kind === 'server' ? [[...keys]] : keys.map((it) => [it]);
+    await Promise.allSettled(each.map((some) => client.touch(some)));
   }
 
   /**

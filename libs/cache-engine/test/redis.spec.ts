@@ -655,6 +655,34 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('has Redis keep what is used, though it is read in the process alone, where Redis throws away what nobody reads', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    try {
+      const engine = await nodeOf(own.url);
+      const space = engine.namespace<unknown>(name);
+      await people.configSet('maxmemory-policy', 'allkeys-lru');
+      const used = Number(/used_memory:(\d+)/.exec(await people.info('memory'))![1]);
+      await people.configSet('maxmemory', String(used + 2 ** 22));
+      await space.set('kept', 'kept', { tags: ['t'] });
+      await warm(space, 'kept');
+      const [large, startedAt] = ['x'.repeat(5_000), performance.now()];
+      // What fits in is written anew every three seconds.
+      for (let page = 0; performance.now() < startedAt + 12_000; page += 1) {
+        await space.setMany(Array.from({ length: 20 }, (_, at) => [`${page} ${at}`, large]));
+        for (let read = 0; read < 200; read += 1) await space.get('kept');
+        // Nobody has thrown away under what it was kept either.
+        if (page >= 10) expect(await space.get(`${page - 10} 0`)).toBe(large);
+        await sleep(Math.max(0, startedAt + 80 * page - performance.now()));
+      }
+      expect(Number(/evicted_keys:(\d+)/.exec(await people.info('stats'))![1])).toBeGreaterThan(1_000);
+      expect(await space.get('kept')).toBe('kept');
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
   it('leaves a server that is not in charge any more for the one that is', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
