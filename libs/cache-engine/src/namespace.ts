@@ -48,7 +48,12 @@ export class Namespace<Value> extends Loading<Value> {
     return this.found(here, 'l1', false);
   }
 
-  /** Many at once: one question to Redis. @returns what was found, by key */
+  /**
+   * Many at once: one question to Redis.
+   *
+   * @returns what was found, by key
+   * @throws CacheUnavailable when one of them cannot be asked for and nothing is here to stand in for it
+   */
   async getMany(keys: readonly string[]): Promise<Map<string, Found<Value>>> {
     const found = new Map<string, Found<Value>>();
     const far: { key: string; name: string }[] = [];
@@ -347,7 +352,9 @@ export class Namespace<Value> extends Loading<Value> {
       return names.map(() => undefined);
     }
     try {
-      return (await this.readAll(names)).map((it) => this.foundIn(it));
+      return (await this.readAll(names)).map((it, at) =>
+        it instanceof CacheUnavailable ? this.standInFor([names[at]!], it, true)[0] : this.foundIn(it),
+      );
     } catch (error) {
       return this.standInFor(names, error, true);
     }

@@ -263,17 +263,18 @@ export class RedisTier {
     return asked.promise;
   }
 
-  /** @returns what lies under the keys, in their order. @throws CacheUnavailable where one of them cannot be asked for */
-  async readMany(keys: readonly string[]): Promise<(string | null)[]> {
+  /** @returns what lies under the keys, in their order, and why one of them cannot be asked for */
+  async readMany(keys: readonly string[]): Promise<Page> {
     const found: Page = [];
     // One after the other: each has its time, however many there are.
     for (const page of pagesOf(keys)) {
       const read = await this.readPage(page);
-      const failed = read.find((it) => it instanceof CacheUnavailable);
-      if (failed) throw failed;
+      const [first] = read;
+      // What is away is away for the next ones too.
+      if (first instanceof CacheUnavailable && read.every((it) => it instanceof CacheUnavailable)) throw first;
       for (const stored of read) found.push(stored);
     }
-    return found as (string | null)[];
+    return found;
   }
 
   lease(entry: string, lease: string, token: string, ms: number, seen: string): Promise<Leased> {

@@ -216,7 +216,7 @@ describeRedis.each([
   });
 });
 
-describeRedis('a cache that is started while a master is away', () => {
+describeRedis('a cache over a cluster of which a master is away', () => {
   let cluster: RedisCluster;
   let engine: CacheEngine;
   afterEach(async () => {
@@ -239,7 +239,25 @@ describeRedis('a cache that is started while a master is away', () => {
     return { space: engine.namespace<number>(name, { jitter: 0 }), kept, lost };
   };
 
-  it('finds who has taken over from it', async () => {
+  it('gives out many keys together, of those that are away what stands in for them', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started();
+    await until(() => engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.set(lost, 1))));
+    await until(async () => (await space.find(lost))?.tier === 'l1');
+    await space.set(kept, 2);
+    await cluster.kill(dying);
+    await until(() => !engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.find(kept))));
+    await space.set(kept, 3);
+    const found = await space.getMany([lost, kept]);
+    expect(found.get(lost)).toMatchObject({ value: 1, isStale: true });
+    expect(found.get(kept)).toMatchObject({ value: 3, isStale: false });
+    const others = Array.from({ length: 60 }, (_, at) => `k ${at}`);
+    expect(await outcomeOf(() => space.getMany([lost, kept, ...others]))).toBeInstanceOf(CacheUnavailable);
+  });
+
+  it('finds who has taken over from it, though it was started meanwhile', async () => {
     cluster = await startRedisCluster({ nodeTimeoutMs: 4_000, isPartial: true, isReplicated: true });
     await cluster.kill(dying);
     const { space, kept, lost } = await started();
