@@ -35,7 +35,10 @@ export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
     const engine = {
       provide: CacheEngine,
       inject,
-      useFactory: async (...injected: unknown[]) => new CacheEngine({ complain, ...(await useFactory(...injected)) }),
+      useFactory: async (...injected: unknown[]) => {
+        const options = await useFactory(...injected);
+        return new CacheEngine({ ...options, complain: options.complain ?? complain });
+      },
     };
     const manager = {
       provide: cacheManagerToken,

@@ -58,6 +58,10 @@ export class Guarded<Value extends Guardable> {
     return this.entries.size;
   }
 
+  keys(): IterableIterator<string> {
+    return this.entries.keys();
+  }
+
   get(key: string): Value | undefined {
     const kept = this.entries.get(key);
     return kept?.epoch === this.epoch ? kept : undefined;

@@ -11,7 +11,7 @@ import {
   type LoadOptions,
   type NamespaceOptions,
 } from './options.js';
-import { pagesOf, type RedisTier } from './redis-tier.js';
+import { CacheUnavailable, pagesOf, type RedisTier } from './redis-tier.js';
 import type { Kept, Tiers } from './tiers.js';
 
 export interface Found<Value> {
@@ -44,7 +44,7 @@ export abstract class Keyspace<Value> {
   constructor(
     protected readonly tiers: Tiers,
     readonly name: string,
-    protected readonly options: NamespaceOptions<Value>,
+    protected readonly options: LoadOptions<never> & Pick<NamespaceOptions<Value>, 'codec' | 'jitter'>,
   ) {
     assertName('name of a namespace', name);
     this.codec = options.codec ?? jsonCodec;
@@ -137,23 +137,25 @@ export abstract class Keyspace<Value> {
     }
   }
 
-  /** @throws CacheUnavailable */
-  protected async readAll(names: readonly string[]): Promise<Reading[]> {
+  /** @returns of each what lies there, or why it cannot be asked for. @throws CacheUnavailable where that is so of all */
+  protected async readAll(names: readonly string[]): Promise<(Reading | CacheUnavailable)[]> {
     const { entries } = this.tiers;
     const mark = entries.mark();
     try {
       const stored = await this.redis.readMany(names);
       const now = performance.now();
-      const readings = stored.map((it, at) => this.judged(names[at]!, mark, it, now));
+      const readings = stored.map((it, at) =>
+        it instanceof CacheUnavailable ? it : this.judged(names[at]!, mark, it, now),
+      );
+      if (!readings.includes(undefined)) return readings as (Reading | CacheUnavailable)[];
       const doubtful = [...readings.keys()].filter((at) => !readings[at]);
-      if (doubtful.length === 0) return readings as Reading[];
-      const entries = doubtful.map((at) => decodeEntry(stored[at]!)!);
+      const entries = doubtful.map((at) => decodeEntry(stored[at] as string)!);
       const current = await this.currentVersions(entries.flatMap((it) => it.tags.map(([tag]) => tag)));
       doubtful.forEach((at, which) => {
         const isCurrent = isOf(current, entries[which]!);
-        readings[at] = this.judged(names[at]!, mark, stored[at]!, performance.now(), isCurrent);
+        readings[at] = this.judged(names[at]!, mark, stored[at] as string, performance.now(), isCurrent);
       });
-      return readings as Reading[];
+      return readings as (Reading | CacheUnavailable)[];
     } finally {
       entries.unmark();
     }
@@ -237,7 +239,7 @@ export abstract class Keyspace<Value> {
 
   protected entryWith(
     value: Value | undefined,
-    { ttl, absentTtl = ttl, grace = 0 }: LoadOptions,
+    { ttl, absentTtl = ttl, grace = 0 }: LoadOptions<never>,
     loadMs: number,
     versions: Versions,
   ): Entry {

@@ -30,15 +30,15 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    *
    * @throws whatever `load` throws, where nothing stands in; never because Redis is away
    */
-  async getOrSet(key: string, load: Load<Value>, options: LoadOptions = {}): Promise<Value | undefined> {
+  async getOrSet(key: string, load: Load<Value>, options: LoadOptions<Value> = {}): Promise<Value | undefined> {
     const { tiers } = this;
     const name = this.nameOf(key);
     const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
-      const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
+      const { refreshBefore = this.options.refreshBefore ?? 0 }: LoadOptions<never> = options;
       const now = tiers.now();
-      const before = typeof refreshBefore === 'function' ? refreshBefore(here.value) : refreshBefore;
+      const before = typeof refreshBefore === 'function' ? refreshBefore(here.value as undefined) : refreshBefore;
       const isDue = here.freshUntil - now < before || isDueEarly(here, now, randomAboveZero());
       if (isDue && !tiers.flights.has(name) && !this.isResting(name)) {
         tiers.counts.earlyRefreshes += 1;
@@ -50,6 +50,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     // What began before an invalidation is not for who asks after it.
     if (!flight?.guards.every((it) => it.isIntact)) return this.start(name, key, load, options);
     tiers.counts.sharedLoads += 1;
+    // It began when nobody had to wait, and has looked for nothing that could stand in.
+    if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
     const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
@@ -58,8 +60,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     name: string,
     key: string,
     load: Load<Value>,
-    given: LoadOptions,
+    given: LoadOptions<never>,
     early?: Kept,
+    underWay?: Flight,
   ): Promise<Value | undefined> {
     const { tiers } = this;
     const options = over(this.options, given);
@@ -70,14 +73,17 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const guard = tiers.entries.open(name);
     const ofTags = tags.map((tag) => tiers.tags.open(tag));
     const guards = [guard, ...ofTags];
-    const flight: Flight = { answer: answer.promise, loading: loading.promise, standIn: undefined, guards };
+    const flight: Flight = {
+      ...{ answer: answer.promise, loading: loading.promise, standIn: undefined },
+      ...{ isEarly: early !== undefined, guards },
+    };
     tiers.flights.set(name, flight);
     for (const each of [answer, loading]) each.promise.catch(() => undefined);
     const standIn = (kept: Kept): void => {
       flight.standIn = kept;
       answer.resolve(kept.value as Value | undefined);
     };
-    this.fly(name, key, load, options, guard, early, standIn)
+    this.fly(name, key, load, options, guard, early, underWay, standIn)
       .then(
         (value) => [answer, loading].forEach((each) => each.resolve(value)),
         (error: unknown) => [answer, loading].forEach((each) => each.reject(error)),
@@ -92,15 +98,17 @@ export abstract class Loading<Value> extends Keyspace<Value> {
 
   /**
    * @param early what is as good as new and asked for again before its end: nobody waits, so nothing stands in
+   * @param underWay what was asked for before the end and is not here yet: it is not asked for once more
    * @param standIn may be called before the end
    */
   private async fly(
     name: string,
     key: string,
     load: Load<Value>,
-    options: LoadOptions,
+    options: LoadOptions<never>,
     guard: Guard,
     early: Kept | undefined,
+    underWay: Flight | undefined,
     standIn: (kept: Kept) => void,
   ): Promise<Value | undefined> {
     const { tiers } = this;
@@ -131,7 +139,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     };
     if (kept && this.isResting(name)) return giveOut(kept);
     tiers.counts.misses += 1;
-    const loading = this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
+    const loading =
+      (underWay?.loading as Promise<Value | undefined> | undefined) ??
+      this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
     // Nobody knows whether it is old while Redis is away: then it stands in for want of anything else.
     const isAway = tiers.shared !== undefined && reading === undefined;
@@ -162,7 +172,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     name: string,
     key: string,
     load: Load<Value>,
-    options: LoadOptions,
+    options: LoadOptions<never>,
     guard: Guard,
     seen: string,
     isShared: boolean,
@@ -244,6 +254,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       if (!isIn) tiers.counts.fillsRefused += 1;
     } catch (error) {
       notAtPresent(error);
+      // Whoever misses next need not wait until it lapses.
+      this.inBackground(this.redis.release(name, this.leaseName(key), token));
     }
   }
 

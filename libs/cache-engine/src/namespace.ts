@@ -19,6 +19,9 @@ const mostTries = 100;
 
 export const longestLeaseMs = 60_000;
 
+/** Of what `compareAndSet` writes over: whichever is there. No version is written like it. */
+export const anyVersion = '*';
+
 /** Keys of one kind, with values of one type. */
 export class Namespace<Value> extends Loading<Value> {
   /**
@@ -45,7 +48,12 @@ export class Namespace<Value> extends Loading<Value> {
     return this.found(here, 'l1', false);
   }
 
-  /** Many at once: one question to Redis. @returns what was found, by key */
+  /**
+   * Many at once: one question to Redis.
+   *
+   * @returns what was found, by key
+   * @throws CacheUnavailable when one of them cannot be asked for and nothing is here to stand in for it
+   */
   async getMany(keys: readonly string[]): Promise<Map<string, Found<Value>>> {
     const found = new Map<string, Found<Value>>();
     const far: { key: string; name: string }[] = [];
@@ -95,7 +103,7 @@ export class Namespace<Value> extends Loading<Value> {
   /**
    * Writes where the version is as it was read.
    *
-   * @param version `null` to write only where nothing is
+   * @param version `null` to write only where nothing is, `anyVersion` only where something is
    * @returns what was written, or the version that is there instead, `null` for none
    */
   async compareAndSet(
@@ -111,11 +119,50 @@ export class Namespace<Value> extends Loading<Value> {
     const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
     for (const page of pagesOf(tags)) await Promise.all(page.map((tag) => tiers.lookUpTag(tag)));
     const entry = await this.entryOf(value, all);
+    const other = await this.whereVersion(key, version, (stored) => this.put(key, name, entry, stored));
+    return other ? { isWritten: false, ...other } : { isWritten: true, ...writtenOf(entry) };
+  }
+
+  /**
+   * Forgets where the version is as it was read.
+   *
+   * @param version as of `compareAndSet`
+   * @returns the version that is there instead, `null` for none
+   * @throws CacheUnavailable when it is not known whether it is forgotten
+   */
+  async compareAndDelete(
+    key: string,
+    version: string | null,
+  ): Promise<{ isDeleted: true } | { isDeleted: false; version: string | null }> {
+    const { entries, shared } = this.tiers;
+    const name = this.entryName(key);
+    const other = await this.whereVersion(key, version, async (stored) => {
+      if (!shared && this.readHere(name, key).version !== stored) return false;
+      entries.invalidate(name);
+      const isDeleted = shared === undefined || (await shared.removeIf(name, this.leaseName(key), stored));
+      entries.invalidate(name);
+      return isDeleted;
+    });
+    return other ? { isDeleted: false, ...other } : { isDeleted: true };
+  }
+
+  /**
+   * @param change is told what is stored, and does nothing where that is another by now
+   * @returns the version that is there instead; `undefined` where it was changed
+   */
+  private async whereVersion(
+    key: string,
+    version: string | null,
+    change: (stored: string) => Promise<boolean>,
+  ): Promise<{ version: string | null } | undefined> {
+    const { shared } = this.tiers;
+    const name = this.entryName(key);
     for (let tries = 0; ; tries += 1) {
-      const { state, kept, version: stored } = tiers.shared ? await this.read(name) : this.readHere(name, key);
+      const { state, kept, version: stored } = shared ? await this.read(name) : this.readHere(name, key);
       const current = state === 'fresh' ? kept!.version : null;
-      if (current !== version || tries === mostTries) return { isWritten: false, version: current };
-      if (await this.put(key, name, entry, stored)) return { isWritten: true, ...writtenOf(entry) };
+      const isExpected = version === anyVersion ? current !== null : current === version;
+      if (!isExpected || tries === mostTries) return { version: current };
+      if (await change(stored)) return undefined;
     }
   }
 
@@ -305,7 +352,9 @@ export class Namespace<Value> extends Loading<Value> {
       return names.map(() => undefined);
     }
     try {
-      return (await this.readAll(names)).map((it) => this.foundIn(it));
+      return (await this.readAll(names)).map((it, at) =>
+        it instanceof CacheUnavailable ? this.standInFor([names[at]!], it, true)[0] : this.foundIn(it),
+      );
     } catch (error) {
       return this.standInFor(names, error, true);
     }

@@ -14,25 +14,30 @@ export interface KeepOptions {
   tags?: readonly string[] | undefined;
 }
 
-export interface LoadOptions extends KeepOptions {
+export interface LoadOptions<Value = unknown> extends KeepOptions {
   /** How long it is kept that the source has nothing; as long as a value when left out. It has no `grace`. */
   absentTtl?: number | undefined;
   /**
    * Says of a value that was loaded how long it is as good as new, in place of the `ttl` beside it: rounded down, 1 ms where it is less,
    * `Infinity` for no end, `undefined` for what `ttl` says.
    */
-  ttlOf?: ((value: unknown) => number | undefined) | undefined;
-  /** A value that is as good as new for less than this is asked for again already, and nobody waits for that. */
-  refreshBefore?: number | ((value: unknown) => number) | undefined;
-  timeouts?: {
-    /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
-    soft?: number | undefined;
-    /** How long the source may take. */
-    hard?: number | undefined;
-  };
+  ttlOf?: ((value: Value) => number | undefined) | undefined;
+  /**
+   * A value that is as good as new for less than this is asked for again already, and nobody waits for that. A function is
+   * told the value, `undefined` where the source had nothing.
+   */
+  refreshBefore?: number | ((value: Value | undefined) => number) | undefined;
+  timeouts?:
+    | {
+        /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
+        soft?: number | undefined;
+        /** How long the source may take. */
+        hard?: number | undefined;
+      }
+    | undefined;
 }
 
-export interface NamespaceOptions<Value> extends LoadOptions {
+export interface NamespaceOptions<Value> extends LoadOptions<Value> {
   /** How values are written; JSON when left out. */
   codec?: Codec<Value> | undefined;
   /** By how much a time to live is shortened at the most, so that what came together does not end together: 0 to 1. */
@@ -71,8 +76,8 @@ const saidOver = <Options extends object>(all: Options, said: Options): Options 
 };
 
 /** What a call says, and what the namespace says of the rest. */
-export const over = <Options extends LoadOptions>(all: Options, said: Options): Options => {
-  const both: LoadOptions = saidOver(all, said);
+export const over = <Options extends LoadOptions<never>>(all: Options, said: Options): Options => {
+  const both: LoadOptions<never> = saidOver(all, said);
   if (all.timeouts && said.timeouts) both.timeouts = saidOver(all.timeouts, said.timeouts);
   // The time that a call says is for its value, whatever the namespace would say of it.
   if (said.ttl !== undefined && said.ttlOf === undefined) both.ttlOf = undefined;
@@ -87,13 +92,13 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
 };
 
 /** A value may be over already, and does not get lost by that. */
-export const ttlBy = ({ ttlOf, ttl }: LoadOptions, value: unknown): number | undefined => {
-  const told = value === undefined ? undefined : ttlOf?.(value);
+export const ttlBy = ({ ttlOf, ttl }: LoadOptions<never>, value: unknown): number | undefined => {
+  const told = value === undefined ? undefined : ttlOf?.(value as never);
   if (told === undefined) return ttl;
   return told === Number.POSITIVE_INFINITY ? told : Math.min(Math.max(1, Math.floor(told)), longestTtlMs);
 };
 
-export const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions): void => {
+export const assertTimes = ({ ttl, grace, absentTtl, timeouts }: LoadOptions<never>): void => {
   if (ttl !== Number.POSITIVE_INFINITY) assertTime('ttl', ttl, 1);
   assertTime('grace', grace, 0);
   assertTime('absentTtl', absentTtl, 1);

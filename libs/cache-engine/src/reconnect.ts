@@ -5,16 +5,20 @@ const longestMs = 1_000;
 export const reconnectAfterMs = (retries: number): number =>
   Math.min(firstMs * 2 ** retries, longestMs) * (1 - Math.random() / 2);
 
-/** A connection that ends sooner was not wanted. */
-const shortestConnectionMs = 1_000;
+/** Who ends a connection that soon after another one does not want it. */
+const soonMs = 1_000;
 
 /**
- * The same for a client that does not wait before its first attempt: one that ends soon after it was made is given up, and
- * whoever has opened it connects again later.
- *
- * @param connectedAt when it was last connected, by `performance.now()`
+ * The same for a client that does not wait before its first attempt, and for one connection of it: what is lost again soon
+ * is given up, and whoever has opened it connects again later.
  */
-export const reconnectUnlessCutOff =
-  (connectedAt: () => number) =>
-  (retries: number): number | false =>
-    retries === 0 && performance.now() - connectedAt() < shortestConnectionMs ? false : reconnectAfterMs(retries);
+export const reconnectUnlessCutOff = (): ((retries: number) => number | false) => {
+  let lostAt = Number.NEGATIVE_INFINITY;
+  return (retries) => {
+    if (retries > 0) return reconnectAfterMs(retries);
+    const now = performance.now();
+    if (now - lostAt < soonMs) return false;
+    lostAt = now;
+    return reconnectAfterMs(0);
+  };
+};

@@ -3,14 +3,16 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { ConsecutiveBreaker, ExponentialBackoff, circuitBreaker, handleWhen } from 'cockatiel';
 import { ErrorReply, createClient, createCluster } from '@redis/client';
 import { assertTimeout, within } from './within.js';
-import { reconnectAfterMs, reconnectUnlessCutOff } from './reconnect.js';
+import { reconnectUnlessCutOff } from './reconnect.js';
 import { noVersion, scripts, type AboutKey } from './scripts.js';
 import { Tracking, type Heard, type Master } from './tracking.js';
 
-/** Redis cannot be asked at present, or has not answered in time. Nothing is known of what became of a write. */
+/** Redis cannot be asked at present, refuses that, or has not answered in time. Nothing is known of what became of a write. */
 export class CacheUnavailable extends Error {
   constructor(options?: ErrorOptions) {
-    super('The cache cannot reach Redis at present. Try again shortly.', options);
+    const isRefused = options?.cause instanceof ErrorReply;
+    const what = isRefused ? 'Redis refuses what the cache asks of it' : 'The cache cannot reach Redis';
+    super(`${what} at present. Try again shortly.`, options);
     this.name = 'CacheUnavailable';
   }
 }
@@ -32,6 +34,9 @@ const failuresThatBreak = 5;
 const longestReconnectMs = 1_000;
 /** What is cut off soon after it was connected is connected again so much later. */
 const cutOffMs = 250;
+/** Whether there is a connection is looked at so often by whoever waits for it, and whether a slot is moved. */
+const connectedPollMs = 5;
+const movedPollMs = 10;
 /** That Redis refuses what it is asked is told so often at the most. */
 const refusalsToldEveryMs = 60_000;
 /** Keys looked at in one step of a sweep. */
@@ -46,7 +51,7 @@ interface Asked {
 }
 
 /** The scripts that are asked about keys, many at once where they are asked in one turn. */
-type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put' | 'putIf';
+type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put' | 'putIf' | 'removeIf';
 
 interface AskedAbout {
   about: AboutKey;
@@ -85,14 +90,11 @@ const connect = (url: string) => {
     commandsQueueMaxLength: maxUnanswered,
     pingInterval: 1_000,
     // Every call has our deadline; theirs would cost a signal, a timer and a weak reference for each command.
-    commandOptions: { timeout: undefined },
+    commandOptions: { timeout: undefined as never },
   };
   if (roots.length === 1) {
-    let connectedAt = Number.NEGATIVE_INFINITY;
-    const reconnectStrategy = reconnectUnlessCutOff(() => connectedAt);
-    const client = createClient({ url: roots[0]!, ...common, socket: { ...socketOptions, reconnectStrategy } });
-    client.on('ready', () => (connectedAt = performance.now()));
-    return { kind: 'server' as const, client };
+    const socket = { ...socketOptions, reconnectStrategy: reconnectUnlessCutOff() };
+    return { kind: 'server' as const, client: createClient({ url: roots[0]!, ...common, socket }) };
   }
   const { username, password, protocol } = new URL(roots[0]!);
   const { RESP, ...rest } = common;
@@ -107,11 +109,13 @@ const connect = (url: string) => {
       defaults: {
         ...rest,
         ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
-        // A node that is given up would not be connected to again.
-        socket: {
-          ...socketOptions,
-          reconnectStrategy: reconnectAfterMs,
-          ...(protocol === 'rediss:' && { tls: true as const }),
+        // It is asked for with each client that is made, so that each has a strategy of its own.
+        get socket() {
+          return {
+            ...socketOptions,
+            reconnectStrategy: reconnectUnlessCutOff(),
+            ...(protocol === 'rediss:' && { tls: true as const }),
+          };
         },
       },
     }),
@@ -142,10 +146,13 @@ export class RedisTier {
     release: [],
     put: [],
     putIf: [],
+    removeIf: [],
   };
   /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
   private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
+  /** First connections to nodes of a cluster whose failure is nobody's concern. */
+  private readonly connecting = new WeakSet<Promise<unknown>>();
   /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
   private beginning: Promise<void> | undefined;
   private isStarted = false;
@@ -164,18 +171,16 @@ export class RedisTier {
     assertTimeout('redis.silenceMs', silenceMs, 1);
     this.deadlineMs = deadlineMs;
     this.connection = connect(url);
-    const { client } = this.connection;
+    const { kind, client } = this.connection;
     client.on('error', () => undefined);
-    client.on('terminated', () => this.connectLater(cutOffMs));
+    if (kind === 'server') client.on('terminated', () => this.connectLater(cutOffMs));
+    else client.on('node-error', () => this.cutOffNodes().length > 0 && this.connectLater(cutOffMs));
     this.tracking = new Tracking(
       {
         url: rootsOf(url)[0]!,
         ...{ prefixes, silenceMs },
         masters: () => this.masters(),
-        connectAnew: () => {
-          this.connection.client.destroy();
-          this.connect();
-        },
+        lookAnew: () => this.lookAnew(),
       },
       heard,
       complain,
@@ -217,8 +222,28 @@ export class RedisTier {
   }
 
   private connectLater(ms: number): void {
-    clearTimeout(this.retry);
-    if (!this.isStopped) this.retry = setTimeout(() => this.connect(), ms);
+    if (!this.isStopped) this.retry ??= setTimeout(() => this.connectAgain(), ms);
+  }
+
+  private connectAgain(): void {
+    this.retry = undefined;
+    const { kind, client } = this.connection;
+    if (kind === 'server' || !client.isOpen) this.connect();
+    else for (const node of this.cutOffNodes()) node.connect().catch(() => undefined);
+  }
+
+  /** Those of a cluster whose connections were given up. */
+  private cutOffNodes() {
+    const { kind, client } = this.connection;
+    return kind === 'server' ? [] : client.masters.flatMap((it) => (it.client?.isOpen === false ? [it.client] : []));
+  }
+
+  private lookAnew(): void {
+    const { kind, client } = this.connection;
+    if (kind === 'server') {
+      client.destroy();
+      this.connect();
+    } else if (client.isReady) client._slots.rediscover().catch(() => undefined);
   }
 
   stop(): void {
@@ -238,17 +263,18 @@ export class RedisTier {
     return asked.promise;
   }
 
-  /** @returns what lies under the keys, in their order. @throws CacheUnavailable where one of them cannot be asked for */
-  async readMany(keys: readonly string[]): Promise<(string | null)[]> {
+  /** @returns what lies under the keys, in their order, and why one of them cannot be asked for */
+  async readMany(keys: readonly string[]): Promise<Page> {
     const found: Page = [];
     // One after the other: each has its time, however many there are.
     for (const page of pagesOf(keys)) {
       const read = await this.readPage(page);
-      const failed = read.find((it) => it instanceof CacheUnavailable);
-      if (failed) throw failed;
+      const [first] = read;
+      // What is away is away for the next ones too.
+      if (first instanceof CacheUnavailable && read.every((it) => it instanceof CacheUnavailable)) throw first;
       for (const stored of read) found.push(stored);
     }
-    return found as (string | null)[];
+    return found;
   }
 
   lease(entry: string, lease: string, token: string, ms: number, seen: string): Promise<Leased> {
@@ -274,6 +300,11 @@ export class RedisTier {
       : this.ask('putIf', [entry, lease, stored, String(ms), ifVersion]);
   }
 
+  /** @param version removes only where that lies there, `''` for nothing */
+  removeIf(entry: string, lease: string, version: string): Promise<boolean> {
+    return this.ask('removeIf', [entry, lease, version]);
+  }
+
   /** @param pairs entry and lease of each key: they lie in one slot */
   async remove(pairs: readonly (readonly [entry: string, lease: string])[]): Promise<void> {
     const { connection } = this;
@@ -283,9 +314,10 @@ export class RedisTier {
         if (connection.kind === 'server') await connection.client.unlink(page.flat());
         else
           await Promise.all(
-            page.map((pair) =>
-              unlessMoving(connection.client.unlink([...pair]), () => this.removeApart(pair, hasEnded)),
-            ),
+            page.map(async (pair) => {
+              await this.connected(pair[0], hasEnded);
+              return unlessMoving(connection.client.unlink([...pair]), () => this.removeApart(pair, hasEnded));
+            }),
           );
       });
   }
@@ -322,13 +354,27 @@ export class RedisTier {
   }
 
   count(key: string, step: number, ms: number): Promise<number> {
-    return this.attempt('count', () => this.connection.client.count(key, String(step), String(ms)));
+    return this.attempt('count', async (hasEnded) => {
+      await this.connected(key, hasEnded);
+      return this.connection.client.count(key, String(step), String(ms));
+    });
   }
 
   /** @param step 0 to read it */
   tagVersion(key: string, step: number): Promise<string> {
     const base = String(randomTagBase());
-    return this.attempt('tag', () => this.connection.client.tagVersion(key, base, String(step)));
+    return this.attempt('tag', async (hasEnded) => {
+      await this.connected(key, hasEnded);
+      return this.connection.client.tagVersion(key, base, String(step));
+    });
+  }
+
+  /** Tells that they are in use. Nobody minds where it fails: it is told again soon. */
+  async touch(keys: readonly string[]): Promise<void> {
+    const { kind, client } = this.connection;
+    // In a cluster the keys lie in many slots.
+    const each = kind === 'server' ? [[...keys]] : keys.map((it) => [it]);
+    await Promise.allSettled(each.map((some) => client.touch(some)));
   }
 
   /**
@@ -414,6 +460,24 @@ export class RedisTier {
     await this.attempt('ping', () => Promise.all(clients.map((it) => it.ping())));
   }
 
+  /**
+   * What is asked of a node of a cluster to which there was no connection yet would wait for that, however long, and be done
+   * then, when nobody waits for it any more and others may have written since.
+   */
+  private async connected(key: string, hasEnded: () => boolean): Promise<void> {
+    const { kind, client } = this.connection;
+    if (kind === 'server' || client.masters.every((it) => it.client && !it.connectPromise)) return;
+    const connecting = client.getNodeClientForKey(key);
+    const node = client.masters.find((it) => it.connectPromise === connecting);
+    if (!this.connecting.has(connecting)) {
+      this.connecting.add(connecting);
+      connecting.catch(() => undefined);
+    }
+    // Whoever waited for the connection itself would be held on to by it.
+    while (node?.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
+    if (hasEnded()) throw new Error('it was not connected in time');
+  }
+
   private async masterClients() {
     const { kind, client } = this.connection;
     return kind === 'server' ? [client] : Promise.all(client.masters.map((it) => client.nodeClient(it)));
@@ -466,11 +530,15 @@ export class RedisTier {
 
   private async askPage(script: KeyScript, page: readonly AskedAbout[]): Promise<void> {
     const { kind, client } = this.connection;
-    const ask = (hasEnded: () => boolean): Promise<unknown[]> => {
-      const asking: Promise<unknown[]> = client[script](page.map((it) => it.about));
-      const isAlone = kind === 'cluster' && script === 'put';
-      return isAlone ? unlessMoving(asking, () => this.putApart(page[0]!.about, hasEnded)) : asking;
+    const asking = (): Promise<unknown[]> => client[script](page.map((it) => it.about));
+    const ofCluster = async (hasEnded: () => boolean): Promise<unknown[]> => {
+      const { about } = page[0]!;
+      await this.connected(about[0], hasEnded);
+      return script === 'put'
+        ? unlessMoving(asking(), () => this.putApart(about, hasEnded))
+        : onceMoved(asking, this.deadlineMs / 2);
     };
+    const ask = kind === 'server' ? asking : ofCluster;
     try {
       const replies = await this.attempt(script, ask, (all) => all.find((it) => it instanceof Error));
       page.forEach(({ resolve, reject }, at) => {
@@ -491,7 +559,12 @@ export class RedisTier {
         if (connection.kind === 'server') return connection.client.mGet(keys);
         // The keys lie in many slots; the client sends what goes to one node in one go.
         const each = await Promise.allSettled(
-          keys.map((key) => within(this.deadlineMs / 2, 'read', () => connection.client.get(key))),
+          keys.map((key) =>
+            within(this.deadlineMs / 2, 'read', async (hasEnded) => {
+              await this.connected(key, hasEnded);
+              return connection.client.get(key);
+            }),
+          ),
         );
         if (each.every((it) => it.status === 'rejected')) throw (each[0] as PromiseRejectedResult).reason;
         return each.map((it) =>
@@ -558,11 +631,23 @@ interface Swept {
 }
 
 /** What has two keys is refused while their slot is being moved from one master to another. */
+const isMoving = (error: unknown): boolean => error instanceof ErrorReply && error.message.startsWith('TRYAGAIN');
+
+/** What cannot be done apart is asked again, as a slot is mostly moved soon. */
+const onceMoved = async <T>(ask: () => Promise<T>, patienceMs: number): Promise<T> => {
+  for (const giveUpAt = performance.now() + patienceMs; ; await sleep(movedPollMs))
+    try {
+      return await ask();
+    } catch (error) {
+      if (!isMoving(error) || performance.now() > giveUpAt) throw error;
+    }
+};
+
 const unlessMoving = async <T, Apart>(asking: Promise<T>, apart: () => Promise<Apart>): Promise<T | Apart> => {
   try {
     return await asking;
   } catch (error) {
-    if (error instanceof ErrorReply && error.message.startsWith('TRYAGAIN')) return apart();
+    if (isMoving(error)) return apart();
     throw error;
   }
 };

@@ -101,8 +101,9 @@ export const scripts = {
     (reply) => reply === 1,
   ),
   /**
-   * Stores a value and ends the lease: who loads meanwhile is too late. Arguments: value, milliseconds or 0. Without a
-   * function a key, as nothing is to be decided and that is a fifth of what Redis takes for it.
+   * Stores a value and ends the lease: who loads meanwhile is too late. What lay there goes also where the value is refused,
+   * as by a Redis that is full: it is not what is to be read there. Arguments: value, milliseconds or 0. Without a function
+   * a key, as nothing is to be decided and that is a fifth of what Redis takes for it.
    */
   put: manyKeys(
     `
@@ -111,13 +112,12 @@ export const scripts = {
         local ms, reply = argv[at], nil
         if ms == '0' then reply = call('SET', keys[at - 1], argv[at - 1])
         else reply = call('SET', keys[at - 1], argv[at - 1], 'PX', ms) end
-        if reply.ok then
-          ended[#ended + 1] = keys[at]
-          reply = 1
-        end
+        ended[#ended + 1] = keys[at]
+        if reply.ok then reply = 1 else ended[#ended + 1] = keys[at - 1] end
         replies[at / 2] = reply
       end
-      if #ended > 0 then redis.call('DEL', unpack(ended)) end
+      -- At the end: Redis takes whatever a script writes once it has let it write something.
+      redis.call('DEL', unpack(ended))
       return replies`,
     (reply) => reply === 1,
   ),
@@ -127,6 +127,15 @@ export const scripts = {
     `${versionOfStored}
     if version ~= third then return 0 end
     return store(entry, lease, first, second)`,
+    (reply) => reply === 1,
+  ),
+  /** Takes away an entry and its lease where the version lies there that is the argument, an empty text for nothing. */
+  removeIf: aboutKeys(
+    1,
+    `${versionOfStored}
+    if version ~= first then return 0 end
+    redis.call('DEL', entry, lease)
+    return 1`,
     (reply) => reply === 1,
   ),
   /**
@@ -178,8 +187,8 @@ export const scripts = {
   /**
    * The version of a tag, counted. A tag that is not known begins at a random number, so that one that Redis has evicted
    * never comes to a version again that entries still carry; and it moves by a random step, so that one that a failover
-   * has set back does not either. It goes with what was kept under it when nobody has asked for it for half a year.
-   * Arguments: the random number, the step (0 to read).
+   * has set back does not either. It goes with what was kept under it when nobody has asked for it for half a year. It is
+   * counted up by a Redis that is full as well, in its own place. Arguments: the random number, the step (0 to read).
    */
   tagVersion: defineScript({
     SCRIPT: `
@@ -189,6 +198,10 @@ export const scripts = {
         if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
         return version
       end
+      -- Nothing is kept under what is not known, nor will be: it begins with whoever reads it next.
+      if not version and ARGV[2] ~= '0' then return ARGV[1] end
+      -- What is full takes nothing but in place of what it has let go of.
+      if version then redis.call('DEL', KEYS[1]) end
       redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '${tagMs}')
       return redis.call('GET', KEYS[1])`,
     NUMBER_OF_KEYS: 1,

@@ -38,6 +38,11 @@ export class Sieve<Value extends Sieved> {
     return this.entries.size;
   }
 
+  /** What something lies under, from the oldest, also what comes while it is gone through. */
+  keys(): IterableIterator<string> {
+    return this.entries.keys();
+  }
+
   get(key: string): Value | undefined {
     const value = this.entries.get(key);
     if (value?.wasRead === false) value.wasRead = true;

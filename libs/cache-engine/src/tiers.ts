@@ -15,6 +15,8 @@ export interface Flight {
   answer: Promise<unknown>;
   loading: Promise<unknown>;
   standIn: Kept | undefined;
+  /** Whether it began before the end of a value. */
+  isEarly: boolean;
   /** Of its key and tags. One is broken once somebody has invalidated that: whoever asks after it is not to get the value. */
   guards: readonly Guard[];
 }
@@ -29,7 +31,7 @@ export interface CacheEngineOptions {
   /** What is measured is told to it, of one engine only: two of them cannot be told apart there. */
   meter?: Meter | undefined;
   /** Hears of what goes wrong where nobody is told by an error. */
-  complain?: (message: string) => void;
+  complain?: ((message: string) => void) | undefined;
 }
 
 /** A value in this process. */
@@ -50,6 +52,11 @@ const leastForTags = 65_536;
 
 /** The version of a tag is asked for anew so often, which keeps it in Redis, however long it is known here: a week. */
 const tagsAskedEveryMs = 7 * 24 * 3_600_000;
+
+/** What Redis is not asked for, since it is known here, it is told to be in use, so many at a time. */
+const touchedEveryMs = 1_000;
+const mostTouched = 512;
+const mostHotTouched = 64;
 
 /** What lies in this process and in Redis, under which names, and what has happened to it. */
 export class Tiers {
@@ -76,7 +83,10 @@ export class Tiers {
   private readonly prefix: string;
   private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
-  private timer: NodeJS.Timeout | undefined;
+  private timers: NodeJS.Timeout[] = [];
+  /** The tags that are told to Redis next. */
+  private touching: Iterator<string> | undefined;
+  private isTouching = false;
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
     assertBytes('maxBytes', maxBytes);
@@ -108,13 +118,16 @@ export class Tiers {
   }
 
   start(): void {
-    if (!this.shared || this.timer) return;
+    if (!this.shared || this.timers.length > 0) return;
     this.shared.start();
-    this.timer = setInterval(() => this.suspectTags(), tagsAskedEveryMs).unref();
+    this.timers = [
+      setInterval(() => this.suspectTags(), tagsAskedEveryMs).unref(),
+      setInterval(() => void this.touch(), touchedEveryMs).unref(),
+    ];
   }
 
   stop(): void {
-    clearInterval(this.timer);
+    for (const timer of this.timers) clearInterval(timer);
     this.shared?.stop();
   }
 
@@ -221,6 +234,28 @@ export class Tiers {
     } finally {
       this.tags.close(name, guard);
     }
+  }
+
+  /**
+   * A Redis that is full throws away first what nobody asks it for: that would be the tags, and with each of them all that was
+   * kept under it, and what is read here most.
+   */
+  private async touch(): Promise<void> {
+    if (this.isTouching || !this.isL1Used) return;
+    const names = this.hotKeys.top(mostHotTouched).map(({ key }) => key);
+    this.touching ??= this.tags.keys();
+    for (let tags = 0; tags < mostTouched; tags += 1) {
+      const { done, value } = this.touching.next();
+      if (done) {
+        this.touching = undefined;
+        break;
+      }
+      names.push(value);
+    }
+    if (names.length === 0) return;
+    this.isTouching = true;
+    await this.shared?.touch(names);
+    this.isTouching = false;
   }
 
   private suspectTags(): void {

@@ -14,8 +14,8 @@ interface TrackingOptions {
   prefixes: readonly string[];
   silenceMs: number;
   masters: () => readonly Master[];
-  /** The one server is not in charge: whoever connects anew may find the one that is. */
-  connectAnew: () => void;
+  /** A server is not in charge or not there: whoever looks anew may find the one that is in charge by now. */
+  lookAnew: () => void;
 }
 
 /** Who has to know what has changed. */
@@ -31,14 +31,14 @@ interface Line {
   heardAt: number;
   isAsking: boolean;
   isOfCluster: boolean;
-  /** When it was last connected, by the same clock. */
-  connectedAt: number;
+  /** Of all connections to it, one after the other. */
+  reconnectStrategy: ReturnType<typeof reconnectUnlessCutOff>;
 }
 
 const never = Number.NEGATIVE_INFINITY;
 const longestForClockMs = 50;
-/** A server that is not in charge is left so often at the most. */
-const leftEveryMs = 1_000;
+/** Those that are in charge are looked for so often at the most. */
+const lookedAnewEveryMs = 1_000;
 
 /**
  * Hears from Redis what has changed, whoever changed it: expiry and eviction too (client tracking in broadcasting mode).
@@ -63,7 +63,7 @@ export class Tracking {
   private timer: NodeJS.Timeout | undefined;
   private isLost = false;
   private isStopped = false;
-  private leftAt = never;
+  private lookedAnewAt = never;
 
   constructor(
     private readonly options: TrackingOptions,
@@ -91,6 +91,8 @@ export class Tracking {
 
   private look(): void {
     const masters = this.options.masters();
+    // As one says who has left the cluster.
+    if (masters.length === 0) this.lookAnew();
     const ids = new Set(masters.map((it) => it.id));
     for (const [id, { client }] of this.lines) {
       if (ids.has(id)) continue;
@@ -114,12 +116,13 @@ export class Tracking {
   private open({ id, host, port }: Master): void {
     const { protocol, username, password } = new URL(this.options.url);
     const { silenceMs, url } = this.options;
+    const reconnectStrategy = this.lines.get(id)?.reconnectStrategy ?? reconnectUnlessCutOff();
     // Slow or gone: it is asked four times before it counts as silent, and given up a little later.
     const socket = {
       connectTimeout: 1_000,
       socketTimeout: 3 * silenceMs,
       // What is cut off is left to the next look.
-      reconnectStrategy: reconnectUnlessCutOff(() => line.connectedAt),
+      reconnectStrategy,
     };
     const common = {
       ...{ RESP: 3 as const, emitInvalidate: true, disableOfflineQueue: true },
@@ -139,7 +142,7 @@ export class Tracking {
       heardAt: never,
       isAsking: false,
       isOfCluster: host !== undefined,
-      connectedAt: never,
+      reconnectStrategy,
     };
     this.lines.set(id, line);
     this.countHeard();
@@ -148,10 +151,7 @@ export class Tracking {
       if (key === null) this.heard.mayHaveMissed();
       else this.heard.invalidated(key.toString());
     });
-    client.on('ready', () => {
-      line.connectedAt = performance.now();
-      void this.arm(line);
-    });
+    client.on('ready', () => void this.arm(line));
     client.on('error', (error: Error) => this.lose(line, error));
     client.connect().catch(() => undefined);
   }
@@ -200,12 +200,18 @@ export class Tracking {
 
   /** Its name may stand for another one by now, and a connection lasts as long as nobody ends it. */
   private leave(line: Line): void {
-    const now = performance.now();
-    if (now - this.leftAt < leftEveryMs) return;
-    this.leftAt = now;
+    if (!this.lookAnew()) return;
     for (const [id, it] of this.lines) if (it === line) this.lines.delete(id);
     line.client.destroy();
-    this.options.connectAnew();
+  }
+
+  /** @returns whether it is time for that */
+  private lookAnew(): boolean {
+    const now = performance.now();
+    if (now - this.lookedAnewAt < lookedAnewEveryMs) return false;
+    this.lookedAnewAt = now;
+    this.options.lookAnew();
+    return true;
   }
 
   private setHeard(line: Line, at: number): void {
@@ -230,7 +236,10 @@ export class Tracking {
 
   private lose(line: Line, error: Error): void {
     this.setHeard(line, never);
-    if (this.isLost || this.isStopped) return;
+    if (this.isStopped) return;
+    // The client looks for others by itself only where it was connected to this one before.
+    if (line.isOfCluster) this.lookAnew();
+    if (this.isLost) return;
     this.isLost = true;
     this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);
   }

@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Source, redisOrSkip, startRedis, type RedisServer } from '#testing';
-import { CacheEngine, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
+import { CacheEngine, anyVersion, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
 import { until } from './until.js';
 
 const complaints: string[] = [];
@@ -319,6 +319,29 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it.each(['takes long', 'fails'])(
+    'gives out what is over its time though it was asked for again before its end, and that %s',
+    async (how) => {
+      const space = spaceOf(await ready(engineOf(options())), { ttl: 500, grace: 60_000 });
+      const source = new Source(how === 'fails' ? new Error('away') : 2);
+      await space.set('k', 1);
+      await until(async () => (await space.find('k'))?.tier === 'l1');
+      source.close();
+      await until(async () => {
+        expect(await space.getOrSet('k', source.load, { refreshBefore: 60_000 })).toBe(1);
+        return source.asked > 0;
+      });
+      await sleep(550);
+      const soft = how === 'fails' ? 60_000 : undefined;
+      const asking = space.getOrSet('k', source.load, { timeouts: { soft } });
+      if (how === 'fails') source.open();
+      expect(await asking).toBe(1);
+      source.open();
+      if (how !== 'fails') await until(async () => (await space.getOrSet('k', source.load)) === 2);
+      expect(source.asked).toBe(1);
+    },
+  );
+
   it('tells of a load that failed, and not of its key, which may name a person', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 30, grace: 60_000, timeouts: { hard: 100 } });
     const key = `lovelace-${randomUUID()}@example.org`;
@@ -406,11 +429,38 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.compareAndSet('k', randomUUID(), 2)).toEqual({ isWritten: false, version });
     const tries = await Promise.all([2, 3, 4, 5].map((value) => space.compareAndSet('k', version, value)));
     expect(tries.filter((it) => it.isWritten)).toHaveLength(1);
+    expect(await space.compareAndSet('k', anyVersion, 6)).toMatchObject({ isWritten: true });
+    expect(await space.get('k')).toBe(6);
     await space.delete('k');
-    expect(await space.compareAndSet('k', version, 6)).toEqual({ isWritten: false, version: null });
+    for (const it of [version, anyVersion])
+      expect(await space.compareAndSet('k', it, 6)).toEqual({ isWritten: false, version: null });
     await space.set('k', 7, { tags: ['t'] });
     await space.invalidateTags('t');
     expect(await space.compareAndSet('k', null, 8)).toMatchObject({ isWritten: true });
+  });
+
+  it('forgets only the version that was read', async () => {
+    const space = spaceOf(await ready(engineOf(options())));
+    const { version: old } = await space.set('k', 1);
+    const { version } = await space.set('k', 2);
+    for (const it of [old, null]) expect(await space.compareAndDelete('k', it)).toEqual({ isDeleted: false, version });
+    const tries = await Promise.all(Array.from({ length: 4 }, () => space.compareAndDelete('k', version)));
+    expect(tries.filter((it) => it.isDeleted)).toHaveLength(1);
+    expect(await space.get('k')).toBeUndefined();
+    expect(await space.compareAndDelete('k', anyVersion)).toEqual({ isDeleted: false, version: null });
+    expect(await space.compareAndDelete('k', null)).toEqual({ isDeleted: true });
+    const leased = await space.findOrLease('k', 10_000);
+    await space.set('k', 3);
+    await space.compareAndDelete('k', anyVersion);
+    expect(await space.fillLeased('k', 'lease' in leased ? leased.lease! : '', 1)).toBeUndefined();
+  });
+
+  it('knows of which type the values are that its options are told', async () => {
+    const space = engineOf(options()).namespace<{ price: number }>(randomUUID(), {
+      refreshBefore: (it) => it?.price ?? 0,
+    });
+    const lasts = { ttlOf: (it: { price: number }) => it.price, timeouts: undefined };
+    expect(await space.getOrSet('k', () => ({ price: 60_000 }), lasts)).toEqual({ price: 60_000 });
   });
 
   it('writes many in their order, each as it is told', async () => {

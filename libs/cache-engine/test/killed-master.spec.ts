@@ -215,3 +215,75 @@ describeRedis.each([
     }
   });
 });
+
+describeRedis('a cache over a cluster of which a master is away', () => {
+  let cluster: RedisCluster;
+  let engine: CacheEngine;
+  afterEach(async () => {
+    engine?.stop();
+    await cluster?.stop();
+  });
+
+  /** @returns a namespace whose version lies on a master that lives, a key of it there, and one on the other */
+  const started = async (): Promise<{ space: Namespace<number>; kept: string; lost: string }> => {
+    const textOn = async (at: number, nameOf: (text: string) => string): Promise<string> => {
+      for (;;) {
+        const text = randomUUID();
+        if (await cluster.isOn(at, nameOf(text))) return text;
+      }
+    };
+    const name = await textOn(living, (text) => `{${text}:}`);
+    const kept = await textOn(living, (text) => `{${name}:${text}}`);
+    const lost = await textOn(dying, (text) => `{${name}:${text}}`);
+    engine = new CacheEngine({ redis: { url: cluster.url, deadlineMs, silenceMs }, complain: () => undefined }).start();
+    return { space: engine.namespace<number>(name, { jitter: 0 }), kept, lost };
+  };
+
+  it('gives out many keys together, of those that are away what stands in for them', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started();
+    await until(() => engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.set(lost, 1))));
+    await until(async () => (await space.find(lost))?.tier === 'l1');
+    await space.set(kept, 2);
+    await cluster.kill(dying);
+    await until(() => !engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.find(kept))));
+    await space.set(kept, 3);
+    const found = await space.getMany([lost, kept]);
+    expect(found.get(lost)).toMatchObject({ value: 1, isStale: true });
+    expect(found.get(kept)).toMatchObject({ value: 3, isStale: false });
+    const others = Array.from({ length: 60 }, (_, at) => `k ${at}`);
+    expect(await outcomeOf(() => space.getMany([lost, kept, ...others]))).toBeInstanceOf(CacheUnavailable);
+  });
+
+  it('finds who has taken over from it, though it was started meanwhile', async () => {
+    cluster = await startRedisCluster({ nodeTimeoutMs: 4_000, isPartial: true, isReplicated: true });
+    await cluster.kill(dying);
+    const { space, kept, lost } = await started();
+    await until(async () => !isAway(await outcomeOf(() => space.set(kept, 1))));
+    expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);
+    await until(async () => !isAway(await outcomeOf(() => space.set(lost, 2))));
+    await until(() => engine.isL1Used);
+    await until(async () => (await space.find(lost))?.tier === 'l1');
+    expect(await space.get(lost)).toBe(2);
+  });
+
+  it('does nothing later that it could not do in time', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { pid } = cluster.servers[dying]!;
+    process.kill(pid, 'SIGSTOP');
+    const { space, kept, lost } = await started();
+    try {
+      await until(async () => !isAway(await outcomeOf(() => space.set(kept, 1))));
+      for (let value = 0; value < 3; value += 1)
+        expect(await outcomeOf(() => space.set(lost, value))).toBeInstanceOf(CacheUnavailable);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    await until(async () => !isAway(await outcomeOf(() => engine.ping())));
+    await sleep(500);
+    expect(await cluster.keys(`*:${lost}}`)).toEqual([]);
+    await until(async () => !isAway(await outcomeOf(() => space.set(lost, 3))));
+  });
+});

@@ -11,7 +11,7 @@ import {
   type RedisCluster,
   type RedisServer,
 } from '#testing';
-import { CacheEngine, CacheUnavailable, cacheManagerOf, type Namespace } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, anyVersion, cacheManagerOf, type Namespace } from '../src/index.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
@@ -600,6 +600,89 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('reads, invalidates and forgets in a Redis that is full, and gives out nothing old instead of what it does not take', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    const memory = async (): Promise<number> => Number(/used_memory:(\d+)/.exec(await people.info('memory'))![1]);
+    try {
+      const engine = await nodeOf(own.url);
+      const here = engine.namespace<unknown>(name);
+      const there = (await nodeOf(own.url)).namespace<unknown>(name);
+      const either = [here, there];
+      for (const key of ['kept', 'over', 'gone']) await here.set(key, 'old');
+      await here.set('tagged', 'old', { tags: ['t'] });
+      const large = 'x'.repeat(50_000);
+      const more = (of: string) => here.setMany(Array.from({ length: 20 }, (_, at) => [`${of} ${at}`, large]));
+      for (const page of ['a', 'b', 'c', 'd']) await more(page);
+      const full = await memory();
+      await people.configSet('maxmemory', String(full - 2 ** 20));
+      for (const key of ['kept', 'over', 'gone', 'tagged']) await warm(there, key);
+
+      await expect(here.set('over', 'new')).rejects.toBeInstanceOf(CacheUnavailable);
+      await here.delete('gone');
+      await here.invalidateTags('t', 'nobody has it');
+      for (const space of either)
+        for (const key of ['over', 'gone', 'tagged']) await until(async () => (await space.get(key)) === undefined);
+      expect(await there.get('kept')).toBe('old');
+      expect(await here.getOrSet('gone', () => 'loaded')).toBe('loaded');
+      for (const refused of [
+        () => here.compareAndSet('kept', anyVersion, 'new'),
+        () => here.increment('n'),
+        () => here.findOrLease('gone', 1_000),
+      ])
+        await expect(refused()).rejects.toBeInstanceOf(CacheUnavailable);
+      expect(await there.get('kept')).toBe('old');
+      // What is refused makes it no fuller.
+      for (let time = 0; time < 20; time += 1) {
+        await expect(more(`more ${time}`)).rejects.toBeInstanceOf(CacheUnavailable);
+        await here.invalidateTags('t', `nobody has ${time}`);
+      }
+      expect(await memory()).toBeLessThan(full + 2 ** 20);
+
+      await here.clear();
+      for (const space of either) await until(async () => (await space.get('kept')) === undefined);
+      // What was cleared is thrown away, and makes room.
+      await until(() =>
+        here.set('kept', 'new').then(
+          () => true,
+          () => false,
+        ),
+      );
+      expect(await here.get('kept')).toBe('new');
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
+  it('has Redis keep what is used, though it is read in the process alone, where Redis throws away what nobody reads', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    try {
+      const engine = await nodeOf(own.url);
+      const space = engine.namespace<unknown>(name);
+      await people.configSet('maxmemory-policy', 'allkeys-lru');
+      const used = Number(/used_memory:(\d+)/.exec(await people.info('memory'))![1]);
+      await people.configSet('maxmemory', String(used + 2 ** 22));
+      await space.set('kept', 'kept', { tags: ['t'] });
+      await warm(space, 'kept');
+      const [large, startedAt] = ['x'.repeat(5_000), performance.now()];
+      // What fits in is written anew every three seconds.
+      for (let page = 0; performance.now() < startedAt + 12_000; page += 1) {
+        await space.setMany(Array.from({ length: 20 }, (_, at) => [`${page} ${at}`, large]));
+        for (let read = 0; read < 200; read += 1) await space.get('kept');
+        // Nobody has thrown away under what it was kept either.
+        if (page >= 10) expect(await space.get(`${page - 10} 0`)).toBe(large);
+        await sleep(Math.max(0, startedAt + 80 * page - performance.now()));
+      }
+      expect(Number(/evicted_keys:(\d+)/.exec(await people.info('stats'))![1])).toBeGreaterThan(1_000);
+      expect(await space.get('kept')).toBe('kept');
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
   it('leaves a server that is not in charge any more for the one that is', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
@@ -744,6 +827,34 @@ describeRedis('a cache over a cluster of three masters', () => {
     }
     await end();
     expect(load.mock.calls.length).toBeLessThan(3);
+  });
+
+  it('gives leases and writes over versions once what is being moved is there', async () => {
+    const engine = await nodeOf(cluster.url);
+    const [one, other] = [engine.namespace<number>(randomUUID()), engine.namespace<number>(randomUUID())];
+    await other.set('k', 1);
+    const ends = await Promise.all([one, other].map(({ name }) => cluster.move(`{${name}:k}`)));
+    const leasing = one.findOrLease('k', 1_000);
+    const writing = other.compareAndSet('k', anyVersion, 2);
+    await sleep(100);
+    for (const end of ends) await end();
+    expect(await leasing).toEqual({ lease: expect.any(String) });
+    expect(await writing).toMatchObject({ isWritten: true });
+    expect(await other.get('k')).toBe(2);
+  });
+
+  it('does not connect over and over again to one of them that ends each connection at once', async () => {
+    const own = await startRedisCluster();
+    try {
+      const space = (await nodeOf(own.url)).namespace<number>(randomUUID());
+      expect(await cutOff(own.servers[0]!)).toBeLessThan(16);
+      for (let key = 0; key < 30; key += 1) {
+        await until(() => space.set(`k ${key}`, key).then(Boolean, () => false));
+        await warm(space, `k ${key}`);
+      }
+    } finally {
+      await own.stop();
+    }
   });
 
   it('takes away the lease of who loads what is being moved', async () => {

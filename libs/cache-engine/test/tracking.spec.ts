@@ -30,7 +30,7 @@ const trackThrough = async (answer: (client: Socket) => void): Promise<void> => 
     prefixes: ['x'],
     silenceMs: 1_000,
     masters,
-    connectAnew: () => undefined,
+    lookAnew: () => undefined,
   };
   tracking = new Tracking(options, heard, () => undefined);
   tracking.start();

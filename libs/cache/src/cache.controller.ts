@@ -2,7 +2,7 @@ import { Body, Controller, Delete, Get, Headers, HttpCode, Post, Put, Query, Res
 import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import { CacheEngine } from '#cache-engine';
+import { CacheEngine, anyVersion } from '#cache-engine';
 import {
   cacheBatch,
   cacheBatchRequest,
@@ -73,7 +73,11 @@ export class CacheController {
     replies: { 200: { schema: cacheEntryWritten, description: 'What was written', headers: etag } },
     errors: ['precondition-failed'],
   })
-  @ApiHeader({ name: 'If-Match', required: false, description: 'The `ETag` of the value that may be written over.' })
+  @ApiHeader({
+    name: 'If-Match',
+    required: false,
+    description: 'The `ETag` of the value that may be written over, `*` for any: to write only where something is.',
+  })
   @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to write only where nothing is.' })
   async put(
     @Body(valid(putCacheEntryRequest)) body: z.output<typeof putCacheEntryRequest>,
@@ -94,13 +98,22 @@ export class CacheController {
     operationId: 'deleteCacheEntry',
     summary: 'Forget a key',
     replies: { 204: { description: 'Nothing lies under the key now' } },
-    errors: [],
+    errors: ['precondition-failed'],
+  })
+  @ApiHeader({
+    name: 'If-Match',
+    required: false,
+    description: 'The `ETag` of the value that may be forgotten, `*` for any: to be told where nothing is.',
   })
   async delete(
     @Query(valid(keyQuery)) { key, namespace }: z.output<typeof keyQuery>,
+    @Headers('if-match') ifMatch: string | undefined,
+    @Headers('if-none-match') ifNoneMatch: string | undefined,
     @CalledBy() caller: Caller,
   ): Promise<void> {
-    await this.cache.delete(caller, { keys: [key], namespace });
+    const version = expectedVersion(ifMatch, ifNoneMatch);
+    if (version === undefined) await this.cache.delete(caller, { keys: [key], namespace });
+    else await this.cache.deleteIf(caller, key, namespace, version);
   }
 
   @Post('batch')
@@ -206,11 +219,17 @@ export class CacheController {
   }
 }
 
-/** @returns the version that may be written over, null for nothing, undefined for anything */
+/** @returns the version that may be changed, `anyVersion`, null for nothing, undefined for anything */
 const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | undefined): string | null | undefined => {
   if (ifMatch === undefined && ifNoneMatch === undefined) return undefined;
   if (ifMatch === undefined && ifNoneMatch?.trim() === '*') return null;
-  const version = ifNoneMatch === undefined ? /^"([!#-~]*)"$/.exec(ifMatch!.trim())?.[1] : undefined;
-  if (version !== undefined) return version;
-  throw invalidRequest('If-Match', 'must be one entity tag; or If-None-Match: * to write where nothing is');
+  const told = ifNoneMatch === undefined ? ifMatch!.trim() : '';
+  if (told === '*') return anyVersion;
+  const version = /^"([!#-~]*)"$/.exec(told)?.[1];
+  // In quotes it is a tag, and one that nothing has.
+  if (version !== undefined) return version === anyVersion ? '' : version;
+  throw invalidRequest(
+    'If-Match',
+    'must be one entity tag or *; or If-None-Match: *, which says that nothing may be there',
+  );
 };

@@ -58,9 +58,7 @@ export class Cache {
       if (if_version === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
       const outcome = await space.compareAndSet(put.key, if_version, ...textAndOptions(put));
       if (outcome.isWritten) return written(put.key, outcome);
-      const { version } = outcome;
-      const detail = `The cache holds ${version === null ? 'nothing' : 'another version'} under this key. Read it again.`;
-      throw new CleaveError('precondition-failed', detail, { version });
+      throw anotherIsThere(outcome);
     });
   }
 
@@ -78,6 +76,14 @@ export class Cache {
 
   delete(owner: Owner, { keys, namespace }: RequestOf<Operations['delete']>): Promise<void> {
     return this.answered(() => this.space(owner, namespace).delete(...keys));
+  }
+
+  /** @throws CleaveError `precondition-failed`, with the version that is there */
+  deleteIf(owner: Owner, key: string, namespace: string | undefined, version: string | null): Promise<void> {
+    return this.answered(async () => {
+      const outcome = await this.space(owner, namespace).compareAndDelete(key, version);
+      if (!outcome.isDeleted) throw anotherIsThere(outcome);
+    });
   }
 
   batch(owner: Owner, request: RequestOf<Operations['batch']>): Promise<BatchDone> {
@@ -136,6 +142,11 @@ const nameOf = (owner: Owner): string => {
 };
 
 const invalid = (detail: string) => new CleaveError('invalid-request', detail, { faults: [] });
+
+const anotherIsThere = ({ version }: { version: string | null }) => {
+  const detail = `The cache holds ${version === null ? 'nothing' : 'another version'} under this key. Read it again.`;
+  return new CleaveError('precondition-failed', detail, { version });
+};
 
 /** What was found, or the lease, as the JSON of the contract. */
 export const leasedJson = (leased: Awaited<ReturnType<Cache['lease']>>): string =>

@@ -189,7 +189,8 @@ export const cacheContract = contract('cache', {
     ...common,
   },
   put: {
-    summary: 'Writes a value under a key; with a version only over that one, with null only where nothing is.',
+    summary:
+      'Writes a value under a key; with a version only over that one, with * over any, with null only where nothing is.',
     request: leasedPut
       .extend({ if_version: z.string().nullable().optional() })
       .refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),

@@ -193,6 +193,19 @@ export const cacheTests = (world: World): void => {
       const { version } = tries.find((it) => it.status === 200)!.body;
       expect((await get(key)).headers.get('etag')).toBe(`"${version}"`);
       refused(await putIf(6, { 'If-Match': 'W/"1", "2"' }), '400 invalid-request', ['If-Match']);
+      refused(await putIf(6, { 'If-Match': '"*"' }), '412 precondition-failed');
+      ok(await putIf(7, { 'If-Match': '*' }));
+      expect(ok(await get(key))).toEqual({ value: 7 });
+      const { etag: last } = Object.fromEntries((await get(key)).headers);
+      const deleteIf = (tag: string) => world.api.send('DELETE', at(key), { headers: { 'If-Match': tag } });
+      refused(await deleteIf(etag), '412 precondition-failed');
+      refused(await deleteIf('7'), '400 invalid-request', ['If-Match']);
+      expect(ok(await get(key))).toEqual({ value: 7 });
+      expect((await deleteIf(last!)).status).toBe(204);
+      isMissing(await get(key));
+      for (const refusal of [await deleteIf('*'), await putIf(8, { 'If-Match': '*' })])
+        refused(refusal, '412 precondition-failed');
+      isMissing(await get(key));
     });
 
     it('lets one at a time fill what is missing, and nothing in that is old', async () => {

@@ -1579,6 +1579,12 @@ export type ListAuditEntriesResponse = ListAuditEntriesResponses[keyof ListAudit
 
 export type DeleteCacheEntryData = {
   body?: never;
+  headers?: {
+    /**
+     * The `ETag` of the value that may be forgotten, `*` for any: to be told where nothing is.
+     */
+    'If-Match'?: string;
+  };
   path?: never;
   query: {
     key: string;
@@ -1603,6 +1609,10 @@ export type DeleteCacheEntryErrors = {
    * `forbidden`: Whoever asks is not allowed to do this
    */
   403: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
   /**
    * `too-many-requests`: Too many requests
    */
@@ -1695,7 +1705,7 @@ export type PutCacheEntryData = {
      */
     'If-None-Match'?: string;
     /**
-     * The `ETag` of the value that may be written over.
+     * The `ETag` of the value that may be written over, `*` for any: to write only where something is.
      */
     'If-Match'?: string;
   };
