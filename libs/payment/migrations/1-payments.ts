@@ -83,11 +83,11 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
  * Decides what may be asked of the providers, and keeps that it will be: an operation is known before anybody acts on it.
  * At most one operation an order. The result has a row an operation, in the order given; one that is known already is
  * told as it is. A reversal becomes a void or a refund, by what has happened to the payment. It waits, and is not kept,
- * while something else is under way, but from then on nothing new is authorised or captured; so does a capture of all
- * there is.
+ * while something else is under way, but from then on nothing new is authorised or captured. A capture of all there is waits
+ * as well, and sets nothing aside: what is left is known when the other one has ended.
  */
-const begin = `
-  CREATE FUNCTION payment.begin(
+export const begin = `
+  CREATE OR REPLACE FUNCTION payment.begin(
     p_tenant text, p_operations uuid[], p_orders uuid[], p_kinds text[],
     -- Null for all that can be captured, and of a reversal.
     p_amounts bigint[], p_methods text[], p_tokens text[], p_currencies text[]
@@ -157,10 +157,10 @@ const begin = `
       LEFT JOIN payments p ON p.order_id = w.order_id
       LEFT JOIN others o ON o.order_id = w.order_id
     ), decided AS (
-      SELECT j.at_place, j.operation_id, j.order_id, j.asked, j.is_known, j.kind, j.amount, j.waits,
+      SELECT j.at_place, j.operation_id, j.order_id, j.asked, j.is_known, j.kind, j.amount,
         CASE
           WHEN j.is_known THEN j.state
-          WHEN j.waits THEN 'open'
+          WHEN j.waits THEN 'waits'
           WHEN j.refusal IS NOT NULL THEN 'refused'
           -- Nothing to move: nobody has to be asked.
           WHEN j.amount = 0 THEN 'succeeded'
@@ -176,19 +176,18 @@ const begin = `
     ), kept AS (
       INSERT INTO payment.operations (tenant_id, operation_id, order_id, kind, amount_minor, state, reason)
       SELECT p_tenant, d.operation_id, d.order_id, d.kind, d.amount, d.state, d.reason
-      FROM decided d WHERE NOT d.is_known AND NOT d.waits
+      FROM decided d WHERE NOT d.is_known AND d.state <> 'waits'
     ), set_aside AS (
       UPDATE payment.payments p SET
         capturing_minor = p.capturing_minor + CASE WHEN d.kind = 'capture' AND d.state = 'open' THEN d.amount ELSE 0 END,
-        refunding_minor = p.refunding_minor + CASE WHEN d.kind = 'refund' AND d.state = 'open' AND NOT d.waits THEN d.amount ELSE 0 END,
+        refunding_minor = p.refunding_minor + CASE WHEN d.kind = 'refund' AND d.state = 'open' THEN d.amount ELSE 0 END,
         reversed = p.reversed OR d.asked = 'reverse',
         updated_at = now()
       FROM decided d
       WHERE p.tenant_id = p_tenant AND p.order_id = ANY (p_orders) AND p.order_id = d.order_id AND NOT d.is_known
         AND (d.asked = 'reverse' OR (d.state = 'open' AND d.kind IN ('capture', 'refund')))
     )
-    SELECT d.at_place::int, d.kind, CASE WHEN d.waits THEN 'waits' ELSE d.state END, d.reason, d.amount,
-      d.method, d.token, d.currency
+    SELECT d.at_place::int, d.kind, d.state, d.reason, d.amount, d.method, d.token, d.currency
     FROM decided d ORDER BY d.at_place;
   END $$`;
 

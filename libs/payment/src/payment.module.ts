@@ -5,6 +5,7 @@ import { InjectSql, Sql, databaseFor, type Database } from '#database';
 import { Readiness } from '#health';
 import { Payments1764000000003 } from '../migrations/1-payments.js';
 import { Stripe1764000000004 } from '../migrations/2-stripe.js';
+import { NothingAside1764000000050 } from '../migrations/3-nothing-aside.js';
 import { ManualProvider } from './adapters/manual-provider.js';
 import { PostgresPayments } from './adapters/postgres-payments.js';
 import { SimulatedProvider } from './adapters/simulated-provider.js';
@@ -27,7 +28,7 @@ export const paymentDatabase = (url: string): Database => ({
   url,
   schema: 'payment',
   entities: [],
-  migrations: [Payments1764000000003, Stripe1764000000004],
+  migrations: [Payments1764000000003, Stripe1764000000004, NothingAside1764000000050],
 });
 
 type PaymentSettings = z.output<z.ZodObject<typeof paymentEnvironment>> & { stripe?: Partial<StripeLimits> };

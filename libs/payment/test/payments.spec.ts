@@ -102,6 +102,34 @@ describe('what is asked of a payment', () => {
   });
 });
 
+describe('a capture of all there is', () => {
+  it.each(['capture', 'refund'] as const)(
+    'that meets a %s under way takes the rest, all of it and once',
+    async (kind) => {
+      await perform(authorise(order, 1_000), capture(order, 200));
+      // Its worker has died after the provider heard of it.
+      const dead: PaymentProvider = {
+        perform: async (...asked) => {
+          await one.simulated.perform(...asked);
+          throw new Error('the connection is gone');
+        },
+      };
+      const under = kind === 'capture' ? capture(order, 300) : refund(order, 100);
+      expect(await one.with(dead).execute(tenant, [under])).toMatchObject([{ outcome: 'open' }]);
+      const left = kind === 'capture' ? 500 : 800;
+      // Where the provider cannot be asked it waits, however often, and sets nothing aside.
+      const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
+      const all = capture(order);
+      for (let time = 0; time < 2; time += 1)
+        expect(await one.with(down).execute(tenant, [all])).toMatchObject([{ outcome: 'open' }]);
+      expect(await perform(all)).toEqual([moved(left)]);
+      expect(await perform(all, capture(order))).toEqual([moved(left), moved(0)]);
+      expect(await payment()).toMatchObject({ authorised_minor: 1_000, captured_minor: 1_000 });
+      expect(await perform(reverse(order))).toEqual([moved(kind === 'capture' ? 1_000 : 900)]);
+    },
+  );
+});
+
 describe('a reversal', () => {
   it('voids what was not captured, and refunds what was', async () => {
     await perform(authorise(order, 500));
