@@ -102,9 +102,10 @@ export class OrderModel {
     if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
 
     const recorded = stored?.order && same(stored.command, command);
-    // Asked first is the hold that was given back; nobody hears that, and asks for another one.
-    const isGivenBack = fault === 'reserve not heard' && this.givenBack.has(slot);
-    const decision = recorded || isGivenBack ? 'held' : this.decide(slot, command);
+    // Asked first is the hold that was given back; nobody hears that, or its key has an answer, and asks for another one.
+    if (this.givenBack.has(slot) && (stored || fault === 'reserve not heard'))
+      return replay() ?? { outcome: 'unavailable' };
+    const decision = recorded ? 'held' : this.decide(slot, command);
     if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
     if (decision === 'unknown-product') return replay() ?? { outcome: decision };
     if (decision === 'out-of-stock') {
@@ -119,7 +120,7 @@ export class OrderModel {
     if (fault === 'paused until swept') {
       this.expire();
       this.sweep();
-      if (!recorded) this.decide(slot, command);
+      if (!stored) this.decide(slot, command);
     }
     if (stored) {
       if (fault !== 'record not heard' && this.orphans.has(slot)) this.giveBack(slot);
@@ -146,6 +147,7 @@ export class OrderModel {
   private giveBack(slot: string): void {
     this.orphans.delete(slot);
     this.givenBack.add(slot);
+    this.tombstones += 1;
   }
 
   private record(key: string | null, command: ModelCommand, hold: Hold): ModelOrder {
@@ -244,7 +246,6 @@ export class OrderModel {
       if (overdueAt > this.now) continue;
       this.giveBack(slot);
       swept.released += 1;
-      this.tombstones += 1;
     }
     for (const { hold } of this.orders) {
       if (hold.isConfirmed || hold.overdueAt > this.now) continue;

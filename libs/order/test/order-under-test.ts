@@ -296,6 +296,7 @@ export const proxied = (orders: PostgresOrders, replaced: Partial<PlacedOrders>)
   record: orders.record.bind(orders),
   byId: orders.byId.bind(orders),
   keepRefusals: orders.keepRefusals.bind(orders),
+  declareVoid: orders.declareVoid.bind(orders),
   ...replaced,
 });
 

@@ -1,5 +1,7 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
+import pg from 'pg';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
 import { cancelOrder, newOrderId } from '../src/domain/order.js';
@@ -147,6 +149,50 @@ describe('a key', () => {
     expect(await ordersOf(one, tenant)).toBe(5);
     const held = await one.orders.page(tenant, {}, undefined, 10);
     expect(stock.reserved).toBe(held.flatMap((it) => it.lines).reduce((sum, it) => sum + it.quantity, 0));
+  });
+
+  it('that another command has used says so however often it is sent, and holds stock for it once', async () => {
+    await place(requestOf({ mug: 1 }), 'k');
+    for (let time = 0; time < 25; time += 1)
+      await expect(place(requestOf({ mug: 2 }), 'k')).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+    expect(stock.inState('released')).toHaveLength(1);
+    expect(stock.reserved).toBe(1);
+  });
+
+  it('that is refused to another command while a twin records leaves the twin its stock', async () => {
+    const twin = new pg.Client(instances.url);
+    await twin.connect();
+    let committing: Promise<unknown> | undefined;
+    const overtaken = proxied(one.orders, {
+      record: async (of, records) => {
+        const [{ order, account, idempotencyKey, fingerprint, reservationId }] = records as [OrderRecord];
+        // The twin was there before the refusal, and is not done yet.
+        await twin.query('BEGIN');
+        await twin.query(
+          `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, status, currency, total_minor, lines,
+            adjustments, metadata, version, reservation_id, idempotency_key, fingerprint, created_at, updated_at)
+          VALUES ($1, $2, $3, 'c-1', 'confirmed', 'GBP', 100, $4, '[]', '{}', 1, $5, $6, $7, $8, $8)`,
+          [
+            ...[of, order.order_id, account, JSON.stringify(order.lines), reservationId],
+            ...[idempotencyKey, fingerprint, order.created_at],
+          ],
+        );
+        const refusal = { code: 'out-of-stock' as const, detail: 'none left', extensions: { products: [] } };
+        const other = { account, idempotencyKey: idempotencyKey!, fingerprint: fingerprintOf('another'), refusal };
+        await two.orders.keepRefusals(of, [other]);
+        committing = setTimeout(200).then(() => twin.query('COMMIT'));
+        return one.orders.record(of, records);
+      },
+    });
+    try {
+      one.use(stock, overtaken);
+      const answer = await place(requestOf({ mug: 1 }), 'k');
+      expect(answer).toMatchObject({ replayed: true });
+      expect(stock.inState().map((it) => [it.orderId, it.state])).toEqual([[orderIn(answer).order_id, 'held']]);
+    } finally {
+      await committing;
+      await twin.end();
+    }
   });
 
   it('is told to wait when its first request does not end', async () => {

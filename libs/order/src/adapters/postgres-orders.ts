@@ -1,7 +1,7 @@
 import { Inject, Injectable } from '@nestjs/common';
 import { InjectRepository } from '@nestjs/typeorm';
 import type { Repository } from 'typeorm';
-import { CleaveError, limits, type OverdueHold } from '#contracts';
+import { CleaveError, limits } from '#contracts';
 import { InjectSql, Sql, type Queries } from '#database';
 import { currentTrace } from '#telemetry';
 import type { HistoryEntry, Order, OrderChange } from '../domain/order.js';
@@ -11,6 +11,7 @@ import type { KeptRefusals } from '../use-cases/purge-refusals.js';
 import { pageLines, type OrderFilter, type OrderReader } from '../use-cases/read-orders.js';
 import {
   payWithin,
+  type HeldFor,
   type OrderRecord,
   type PlacedOrders,
   type SealedByOrder,
@@ -199,7 +200,7 @@ export class PostgresOrders
     return (await this.sql.query(keepKey, values)).length > 0;
   }
 
-  async declareVoid(tenant: string, holds: readonly OverdueHold[]): Promise<ReadonlySet<string>> {
+  async declareVoid(tenant: string, holds: readonly HeldFor[]): Promise<ReadonlySet<string>> {
     const orderIds = holds.map((it) => it.order_id);
     const known = await statusOf(this.sql, tenant, orderIds);
     // One by one: a transaction that takes one id only waits for nobody who waits for it.

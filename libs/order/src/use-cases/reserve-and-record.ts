@@ -1,5 +1,12 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { CleaveError, type Decision, type ErrorCode, type ReplyOf, type inventoryContract } from '#contracts';
+import {
+  CleaveError,
+  type Decision,
+  type ErrorCode,
+  type OverdueHold,
+  type ReplyOf,
+  type inventoryContract,
+} from '#contracts';
 import { newOrderId, placedAtOf, type Order } from '../domain/order.js';
 import {
   asPlaced,
@@ -81,11 +88,19 @@ export abstract class PlacedOrders {
   ): Promise<ReadonlySet<string>>;
   /** The orders with these ids, by id; `void` for an id that no order will ever have. */
   abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
+  /**
+   * Declares void the orders that are not there, and waits for whoever is just recording one.
+   * @returns the ids, of those given, that no order will ever have; the others have one
+   */
+  abstract declareVoid(tenant: string, holds: readonly HeldFor[]): Promise<ReadonlySet<string>>;
   abstract keepRefusals(
     tenant: string,
     refusals: readonly (Pick<Keyed, 'account' | 'idempotencyKey' | 'fingerprint'> & { refusal: StoredRefusal })[],
   ): Promise<void>;
 }
+
+/** What is held for an order, recorded or not. */
+export type HeldFor = Pick<OverdueHold, 'order_id' | 'reservation_id'>;
 
 /** Holds stock, in inventory. */
 export abstract class StockHolder {
@@ -317,24 +332,47 @@ export class ReserveAndRecord {
       else lost.push(it);
     if (lost.length === 0) return [];
 
-    // Either the order is there, recorded by another try of the same request, or declared void, or another command took
-    // the key: then this one's hold belongs to nobody, and nobody can record an order for it any more.
+    // Either the order is there, recorded by another try of the same request, or declared void, or the key has another
+    // answer: then this one's hold belongs to nobody.
     const { declaredVoid, unknown } = await this.replayRecorded(tenant, lost, results);
     const placements = unknown.map((it) => it.placement);
     for (const placement of await this.replayStored(tenant, placements, results))
       results.set(placement, new CleaveError('unavailable', 'The order could not be recorded. Try again.'));
-    for (const { placement, reservationId } of unknown)
-      if (!isOutage(results.get(placement))) await this.stock.release(tenant, reservationId);
-    // Whoever declared it void may not have come to that yet, and what it holds would be wanting in the next try.
-    for (const { reservationId } of declaredVoid) await this.stock.release(tenant, reservationId);
+    const answered = unknown.filter((it) => !isOutage(results.get(it.placement)));
+    // Whoever declared one void may not have come to its hold yet, which would be wanting in the next try.
+    for (const { reservationId } of [...(await this.declareVoid(tenant, answered, results)), ...declaredVoid])
+      await this.stock.release(tenant, reservationId);
     return declaredVoid;
+  }
+
+  /**
+   * Sees to it that no order comes to stand on what is about to be given back: another try of the same request may have
+   * begun to record before the key was answered otherwise, and have its order there by now.
+   *
+   * @returns those that no order will ever have the id of
+   */
+  private async declareVoid(tenant: string, tries: readonly Try[], results: Results): Promise<Try[]> {
+    if (tries.length === 0) return [];
+    const holds = tries.map((it) => ({ order_id: it.orderId, reservation_id: it.reservationId }));
+    const isVoid = await this.orders.declareVoid(tenant, holds);
+    const recorded = tries.filter((it) => !isVoid.has(it.orderId));
+    if (recorded.length > 0) await this.replayRecorded(tenant, recorded, results);
+    return tries.filter((it) => isVoid.has(it.orderId));
   }
 
   /** Tries anew those whose hold was given back. One that was given back because its order was cancelled has its answer. */
   private async again(tenant: string, released: Try[], results: Results): Promise<Try[]> {
     if (released.length === 0) return [];
     const { declaredVoid, unknown } = await this.replayRecorded(tenant, released, results);
-    return [...declaredVoid, ...unknown].flatMap(({ placement, attempt }) => {
+    const orderless = [...declaredVoid, ...unknown];
+    // A key that was answered meanwhile has its answer, and another try would only hold stock for nothing.
+    await this.replayStored(
+      tenant,
+      orderless.map((it) => it.placement),
+      results,
+    );
+    return orderless.flatMap(({ placement, attempt }) => {
+      if (results.has(placement)) return [];
       if (attempt < maxAttempts) return newTry(placement, attempt + 1);
       results.set(placement, new CleaveError('unavailable', 'The stock held for the order kept being released.'));
       return [];
