@@ -146,6 +146,40 @@ describe('a keyed change', () => {
     expect(await two.orders.find(tenant, order.order_id)).toEqual(answers.at(-1));
   });
 
+  it('is answered however long the history of its order is, a page of it at a time', async () => {
+    const order = await placed(450);
+    const request = changing(order, { keyed: keyed('fulfil', randomUUID()) });
+    const unit = fulfilUnits(1);
+    for (let times = 0; times < 449; times += 1) await one.changeOrder.execute(changing(order), unit);
+    const { order: answer } = await one.changeOrder.execute(request, unit);
+    expect(answer).toMatchObject({ status: 'fulfilled', version: 451 });
+    await one.changeOrder.execute(changing(order), (it, at) =>
+      returnGoods(it, { lines: [{ product_id: 'mug', quantity: 1 }], restock: false, reason: 'r' }, at),
+    );
+    const pages: number[] = [];
+    const counting: ChangeableOrders = {
+      readSafely: (work, isTold) =>
+        two.orders.readSafely(
+          (orders) =>
+            work({
+              ...orders,
+              history: async (...asked) => {
+                const page = await orders.history(...asked);
+                pages.push(page.length);
+                return page;
+              },
+            }),
+          isTold,
+        ),
+      save: two.orders.save.bind(two.orders),
+      keepKey: two.orders.keepKey.bind(two.orders),
+    };
+    expect(await new ChangeOrder(counting, two.relay).execute(request, unit)).toEqual({
+      ...{ order: answer, replayed: true },
+    });
+    expect(pages).toEqual([200, 200, 51]);
+  });
+
   it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
     const order = await placed(1);
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersions: [1] });

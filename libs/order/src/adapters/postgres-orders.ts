@@ -56,8 +56,8 @@ export class PostgresOrders
     return rows.map(orderOf);
   }
 
-  async history(tenantId: string, orderId: string, after = 0, limit: number = limits.page): Promise<HistoryEntry[]> {
-    return this.sql.query<HistoryEntry>(historyPage, [tenantId, orderId, after, limit, pageLines]);
+  async history(tenantId: string, orderId: string, after = 0, limit?: number): Promise<HistoryEntry[]> {
+    return historyIn(this.sql, tenantId, orderId, after, limit);
   }
 
   async byId(tenantId: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>> {
@@ -72,7 +72,7 @@ export class PostgresOrders
       (sql) =>
         work({
           find: (tenant, orderId) => orderIn(sql, tenant, orderId),
-          history: (tenant, orderId) => sql.query<HistoryEntry>(history, [tenant, orderId]),
+          history: (tenant, orderId, after) => historyIn(sql, tenant, orderId, after),
           versionOf: async (tenant, { account, operation, idempotencyKey }) => {
             const key = [tenant, account, operation, idempotencyKey];
             const [row] = await sql.query<{ fingerprint: string; version: number }>(versionOf, key);
@@ -254,12 +254,13 @@ const statusOf = async (
   return new Map(rows.map((row) => [row.order_id, row.status]));
 };
 
-const history = {
-  name: 'order-history',
-  text: `
-    SELECT version, type, status, data, at FROM orders.events
-    WHERE tenant_id = $1 AND order_id = $2 ORDER BY version`,
-};
+const historyIn = (
+  sql: Queries,
+  tenant: string,
+  orderId: string,
+  after: number,
+  limit: number = limits.page,
+): Promise<HistoryEntry[]> => sql.query<HistoryEntry>(historyPage, [tenant, orderId, after, limit, pageLines]);
 
 const entriesAfter = `
   SELECT e.version, e.type, e.status, e.data, e.at, ${toldLines} AS size

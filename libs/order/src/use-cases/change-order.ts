@@ -14,8 +14,8 @@ export interface KeyedChange {
 
 export interface ReadableOrders {
   find(tenant: string, orderId: string): Promise<Order | undefined>;
-  /** The entries of an order, oldest first. */
-  history(tenant: string, orderId: string): Promise<HistoryEntry[]>;
+  /** The next entries of an order behind the version `after`, oldest first: a page of them. */
+  history(tenant: string, orderId: string, after: number): Promise<HistoryEntry[]>;
   /** The version that a keyed change led to, or found where there was no need for it. */
   versionOf(
     tenant: string,
@@ -112,8 +112,7 @@ const decided = async (
   const earlier = keyed && (await orders.versionOf(tenant, keyed));
   if (earlier) {
     refuseOther(earlier.fingerprint, keyed);
-    const entries = await orders.history(tenant, orderId);
-    return { answer: { order: asAt(before, entries, earlier.version), replayed: true } };
+    return { answer: { order: await asAt(orders, tenant, before, earlier.version), replayed: true } };
   }
   if (expectedVersions && !expectedVersions.includes(before.version))
     throw new CleaveError('precondition-failed', 'The order has changed since it was read. Read it again.', {
@@ -123,12 +122,19 @@ const decided = async (
   return change ? { before, change } : { already: before };
 };
 
-/** The order as it was at a version: the answer to the change that led there, told from the history. */
-const asAt = (order: Order, entries: readonly HistoryEntry[], version: number): Order =>
-  replay(
-    asPlaced(order),
-    entries.filter((it) => it.version <= version),
-  );
+/** The order as it was at a version: the answer to the change that led there, told from the history, page by page. */
+const asAt = async (orders: ReadableOrders, tenant: string, order: Order, version: number): Promise<Order> => {
+  let found = asPlaced(order);
+  while (found.version < version) {
+    const page = await orders.history(tenant, order.order_id, found.version);
+    if (page.length === 0) throw new Error(`order ${order.order_id} has no history behind version ${found.version}`);
+    found = replay(
+      found,
+      page.filter((it) => it.version <= version),
+    );
+  }
+  return found;
+};
 
 const refuseOther = (fingerprint: string, keyed: KeyedChange): void => {
   if (fingerprint === keyed.fingerprint) return;
