@@ -122,6 +122,13 @@ describe('a saga', () => {
     expect(await one.orders.find(tenant, order.order_id)).toMatchObject({ status: 'cancelled' });
   });
 
+  it('is taken up although the clock of the database was set back since it was leased or had to wait', async () => {
+    const orders = [await buy(), await buy()];
+    await change('leased', `lease_until = now() + interval '1 hour'`, orders[0]!);
+    await change('waiting', `due_at = now() + interval '1 hour'`, orders[1]!);
+    await leading(done, async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean));
+  });
+
   it('asks the same again under the same name until it is decided', async () => {
     const order = await buy();
     const names = new Set<string>();

@@ -1,5 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { InjectSql, Sql } from '#database';
+import { longestWaitMs } from '../domain/sagas.js';
 import type { MoneyMoves, StartedMove } from '../use-cases/move-money.js';
 import type { SagaStates } from '../use-cases/observe-sagas.js';
 import type { DeadLetter, ParkedSagas } from '../use-cases/resolve-dead-letters.js';
@@ -77,12 +78,21 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
   }
 }
 
+/** What waits longer than any step is made to, or is leased for longer than anybody leases, is from before the clock was set back. */
 const claim = {
   name: 'order-sagas-claim',
   text: `
-    WITH due AS MATERIALIZED (
+    WITH left_behind AS MATERIALIZED (
       SELECT tenant_id, saga_id FROM orders.sagas
-      WHERE state = 'running' AND due_at <= now() AND lease_until <= now()
+      WHERE state = 'running' AND due_at > now() + interval '${2 * longestWaitMs} ms'
+      LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
+    ), brought_along AS (
+      UPDATE orders.sagas s SET due_at = now()
+      FROM left_behind l WHERE s.tenant_id = l.tenant_id AND s.saga_id = l.saga_id
+    ), due AS MATERIALIZED (
+      SELECT tenant_id, saga_id FROM orders.sagas
+      WHERE state = 'running' AND due_at <= now()
+        AND (lease_until <= now() OR lease_until > now() + $1 * interval '2 milliseconds')
         AND ((definition, version) IN (SELECT * FROM unnest($3::text[], $4::int[]))
           OR due_at <= now() - interval '1 minute')
       ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED

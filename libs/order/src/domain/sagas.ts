@@ -142,7 +142,8 @@ export const operationIdOf = (sagaId: string, step: StepName, round: number): st
 };
 
 const shortestWaitMs = 100;
-const longestWaitMs = 60_000;
+/** More or less. */
+export const longestWaitMs = 60_000;
 
 /** Twice as long each time, with some chance in it, so that those that failed together do not come back together. */
 export const waitMs = (attempts: number, random: number): number =>
