@@ -256,7 +256,16 @@ export const erasure = z
 
 /** All that is kept of the orders of a customer. */
 export const customerExport = pageOf(
-  orderInFull.extend({ history: z.array(historyEntry), payment: payment.nullable() }).meta({ id: 'ExportedOrder' }),
+  orderInFull
+    .extend({
+      history: z.array(historyEntry),
+      history_cursor: z.string().nullable().meta({
+        description:
+          'The `cursor` for the rest of a long history, of `GET /orders/{id}/history`; null where this is all of it.',
+      }),
+      payment: payment.nullable(),
+    })
+    .meta({ id: 'ExportedOrder' }),
 ).meta({ id: 'CustomerExport' });
 export type ExportedOrder = z.output<typeof customerExport>['data'][number];
 

@@ -347,7 +347,8 @@ describe('the export of a customer', () => {
     const all = pages.flat();
     expect(all.map((it) => it.order_id)).toEqual(mine);
     expect(all.map((it) => it.contact)).toEqual([undefined, contact, undefined, contact, undefined]);
-    for (const it of all) expect(it).toMatchObject({ payment: null, history: [{ type: 'placed', version: 1 }] });
+    for (const it of all)
+      expect(it).toMatchObject({ payment: null, history: { data: [{ type: 'placed', version: 1 }], last: null } });
     await one.customers.erase(customer());
     const { data } = await two.customers.export(customer(), undefined, 10);
     expect(data.map((it) => it.personal)).toEqual([undefined, 'erased', undefined, 'erased', undefined]);
@@ -372,13 +373,34 @@ describe('the export of a customer whose orders are large', () => {
     let before: string | undefined;
     do {
       const { data, last } = await one.customers.export(customer(), before, 200);
-      for (const it of data) expect(it.history.map(({ type }) => type)).toEqual(['placed', 'fulfilled']);
+      for (const it of data) expect(it.history.data.map(({ type }) => type)).toEqual(['placed', 'fulfilled']);
       pages.push(data.map((it) => it.order_id));
       before = last ?? undefined;
     } while (before !== undefined);
     expect(pages.map((it) => it.length)).toEqual([5, 2]);
     expect(pages.flat()).toEqual(mine);
     expect((await one.customers.export(customer(), undefined, 2)).data).toHaveLength(2);
+  });
+});
+
+describe('the export of a customer with orders that much has happened to', () => {
+  it('has of each history as much as a page, and says where it goes on', async () => {
+    const [long, short] = [idOf(await place({})), idOf(await place({}))];
+    await one.sql.query(
+      {
+        name: 'test-much-happens',
+        text: `
+          INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
+          SELECT $1, $2, version, $2, 'refunded', 'confirmed', '{"amount_minor": 1}', now()
+          FROM generate_series(2, 500) AS version`,
+      },
+      [tenant, long],
+    );
+    const { data } = await one.customers.export(customer(), undefined, 10);
+    expect(data.map((it) => [it.order_id, it.history.data.length, it.history.last])).toEqual([
+      [short, 1, null],
+      [long, 200, 200],
+    ]);
   });
 });
 

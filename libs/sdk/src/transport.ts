@@ -41,12 +41,7 @@ export interface Call {
 }
 
 /** Operations that set a state and are not asked by PUT or DELETE: to ask twice is to ask once. */
-const settingStates: ReadonlySet<OperationId> = new Set<OperationId>([
-  'cancelOrder',
-  'putProducts',
-  'cacheBatch',
-  'invalidateCache',
-]);
+const settingStates: ReadonlySet<OperationId> = new Set<OperationId>(['putProducts', 'cacheBatch', 'invalidateCache']);
 
 /** Operations that find nothing the second time, because the first has removed it. */
 const removals: ReadonlySet<OperationId> = new Set<OperationId>(['deleteWebhookEndpoint']);

@@ -82,6 +82,22 @@ export const transitionTests = (world: World): void => {
       expect(await world.api.stock(mug)).toMatchObject({ on_hand: 100, reserved: 0, sold: 0 });
     });
 
+    it('is answered under its key as the first time, also on a condition that it made untrue', async () => {
+      const { id } = await confirmed(5);
+      const sent = { key: fresh('k'), headers: { 'if-match': '"v1"' } };
+      const first = await world.api.cancel(id, { reason: 'changed my mind' }, sent);
+      expect(ok(first)).toMatchObject({ status: 'cancelled', version: 2 });
+      expect(first.headers.get('idempotent-replayed')).toBeNull();
+      await world.ledger.unchangedBy(async () => {
+        const again = await world.api.cancel(id, { reason: 'changed my mind' }, sent);
+        expect([again.status, again.text, again.headers.get('etag')]).toEqual([200, first.text, '"v2"']);
+        expect(again.headers.get('idempotent-replayed')).toBe('true');
+        for (const body of [{}, { remaining: true, reason: 'changed my mind' }])
+          refused(await world.api.cancel(id, body, sent), '422 idempotency-key-reused');
+        refused(await world.api.cancel(id, {}, { headers: sent.headers }), '412 precondition-failed');
+      });
+    });
+
     it('is too late once goods were handed over', async () => {
       const { id, mug } = await confirmed(5);
       ok(await world.api.fulfil(id, units(mug, 1)));

@@ -8,7 +8,7 @@ import type { WrappedKeys } from '../use-cases/rotate-data-keys.js';
 import type { CustomerData } from '../use-cases/serve-customers.js';
 import { orderOf, type OrderRow } from './order.entity.js';
 import { orderColumns } from './postgres-orders.js';
-import { withinLines } from './within-lines.js';
+import { toldLines, withinLines } from './within-lines.js';
 
 type KeyRow = Customer & WrappedKey;
 
@@ -61,8 +61,9 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
     });
   }
 
-  async histories(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, HistoryEntry[]>> {
-    const rows = await this.sql.query<HistoryEntry & { orderId: string }>(histories, [tenant, orderIds]);
+  async histories(...[tenant, orderIds, limit]: Parameters<CustomerData['histories']>) {
+    const values = [tenant, orderIds, limit, pageLines];
+    const rows = await this.sql.query<HistoryEntry & { orderId: string }>(histories, values);
     return Map.groupBy(rows, (row) => row.orderId);
   }
 
@@ -157,11 +158,17 @@ const ordersOfCustomer = {
     ORDER BY p."orderId" DESC`,
 };
 
+const firstEntries = `
+  SELECT e.*, ${toldLines} AS size FROM orders.events e
+  WHERE e.tenant_id = $1 AND e.order_id = o.order_id ORDER BY e.version LIMIT $3`;
+
 const histories = {
   name: 'order-histories',
   text: `
-    SELECT order_id AS "orderId", version, type, status, data, at FROM orders.events
-    WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[]) ORDER BY order_id, version`,
+    SELECT p.order_id AS "orderId", p.version, p.type, p.status, p.data, p.at
+    FROM unnest($2::uuid[]) AS o(order_id)
+    CROSS JOIN LATERAL ${withinLines(firstEntries, 's.version', '$4::int')} p
+    ORDER BY p.order_id, p.version`,
 };
 
 const destroyKey = {

@@ -5,7 +5,7 @@ import { customerExport, customerIdParameter, erasure, exportQuery } from '#cont
 import { CalledBy, Cursors, Endpoint, pageLimit, valid } from '#rest';
 import type { Caller } from '#security';
 import { ServeCustomers } from '../use-cases/serve-customers.js';
-import { orderCursor } from './orders.controller.js';
+import { historyCursorOf, orderCursor } from './orders.controller.js';
 
 @ApiTags('customers')
 @Controller('customers')
@@ -22,8 +22,8 @@ export class CustomersController {
     operationId: 'exportCustomer',
     summary: 'Read all that is kept of the orders of a customer',
     description:
-      'Newest first, each with its history and its payment, and with personal data unless they were erased. A page of large ' +
-      'orders has fewer.',
+      'Newest first, each with its history, a page of it, and its payment, and with personal data unless they were erased. A ' +
+      'page of large orders has fewer.',
     replies: { 200: { schema: customerExport, description: 'One page' } },
     errors: ['customer-not-found', 'invalid-cursor', 'data-key-missing'],
   })
@@ -34,7 +34,14 @@ export class CustomersController {
   ): Promise<z.output<typeof customerExport>> {
     const before = query.cursor === undefined ? undefined : this.cursors.read(query.cursor, orderCursor).before;
     const { data, last } = await this.customers.export({ tenant, customerId }, before, pageLimit(query.limit));
-    return { data, next_cursor: last === null ? null : this.cursors.write({ before: last }) };
+    return {
+      data: data.map(({ history, ...order }) => ({
+        ...order,
+        history: history.data,
+        history_cursor: historyCursorOf(this.cursors, history.last),
+      })),
+      next_cursor: last === null ? null : this.cursors.write({ before: last }),
+    };
   }
 
   @Delete(':id')

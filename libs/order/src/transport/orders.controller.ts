@@ -62,6 +62,8 @@ const placing = {
 export const orderCursor = z.object({ before: z.uuid() });
 /** What that of a history holds: the version that was told last. */
 const historyCursor = z.object({ after: z.int() });
+export const historyCursorOf = (cursors: Cursors, last: number | null): string | null =>
+  last === null ? null : cursors.write({ after: last });
 
 @ApiTags('orders')
 @Controller()
@@ -176,7 +178,7 @@ export class OrdersController {
     const after = cursor === undefined ? 0 : this.cursors.read(cursor, historyCursor).after;
     const most = limit === undefined ? limits.page : pageLimit(limit);
     const { data, last } = await this.readOrders.history(caller.tenant, known(id), after, most);
-    return { data, next_cursor: last === null ? null : this.cursors.write({ after: last }) };
+    return { data, next_cursor: historyCursorOf(this.cursors, last) };
   }
 
   @Post('orders/:id/cancel')
@@ -190,19 +192,24 @@ export class OrdersController {
       'flows back by itself; for what remains of an order, refunds are asked for as for returns, also where its money is still ' +
       'to be taken.',
     replies: { 200: { schema: order, description: 'The order after the cancellation', headers: taggedHeaders } },
-    errors: ['order-not-found', 'illegal-transition', 'precondition-failed'],
+    errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
+    idempotencyKey: 'optional',
   })
   async cancel(
     @Param('id', valid(orderIdParameter)) id: string,
     @Body(valid(cancelOrderRequest)) { remaining, reason }: z.output<typeof cancelOrderRequest>,
+    @IdempotencyKey() idempotencyKey: string | undefined,
     @IfMatch() expectedVersions: readonly number[] | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const request = { tenant: caller.tenant, orderId: known(id), expectedVersions };
+    const orderId = known(id);
+    const command = { orderId, remaining, reason };
+    const keyed = idempotencyKey === undefined ? undefined : keyedAs(caller, 'cancel', idempotencyKey, command);
+    const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
     const decide = remaining ? cancelRemaining : cancelOrder;
-    const changed = await this.changeOrder.execute(request, (it, at) => decide(it, reason, at));
-    return tagged(changed.order, reply);
+    const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => decide(it, reason, at));
+    return replayable(changed, replayed, reply);
   }
 
   @Post('orders/:id/fulfil')

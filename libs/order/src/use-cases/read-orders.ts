@@ -55,18 +55,11 @@ export class ReadOrders {
   }
 
   /** @param after the version that is told already; 0 where none is */
-  async history(
-    tenant: string,
-    orderId: string,
-    after: number,
-    limit: number,
-  ): Promise<{ data: HistoryEntry[]; last: number | null }> {
+  async history(tenant: string, orderId: string, after: number, limit: number): Promise<HistoryPage> {
     const found = await this.orders.history(tenant, orderId, after, limit + 1);
     // Every order has an entry.
     if (found.length === 0) await this.one(tenant, orderId);
-    const data = found.slice(0, limit);
-    const isCut = found.length > limit || toldLinesOf(found) >= pageLines;
-    return { data, last: isCut ? (data.at(-1)?.version ?? null) : null };
+    return historyPageOf(found, limit);
   }
 
   async payment(tenant: string, orderId: string): Promise<PaymentDocument> {
@@ -83,6 +76,16 @@ export class ReadOrders {
 
 const linesOf = (orders: readonly Order[]): number => orders.reduce((sum, it) => sum + it.lines.length, 0);
 
-/** The lines that entries of a history tell of. */
-export const toldLinesOf = (entries: readonly HistoryEntry[]): number =>
-  entries.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0);
+export interface HistoryPage {
+  data: HistoryEntry[];
+  /** The version that was told last, where there may be more. */
+  last: number | null;
+}
+
+/** @param found one more than `limit`, or fewer where they tell of `pageLines` lines, or where there are no more */
+export const historyPageOf = (found: readonly HistoryEntry[], limit: number): HistoryPage => {
+  const data = found.slice(0, limit);
+  const lines = found.reduce((sum, it) => sum + (it.data.lines?.length ?? 0), 0);
+  const isCut = found.length > limit || lines >= pageLines;
+  return { data, last: isCut ? (data.at(-1)?.version ?? null) : null };
+};

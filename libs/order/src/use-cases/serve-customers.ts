@@ -1,9 +1,9 @@
 import { Injectable } from '@nestjs/common';
-import { CleaveError, type ExportedOrder, type PaymentDocument } from '#contracts';
+import { CleaveError, limits, type ExportedOrder, type PaymentDocument } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import type { Customer } from '../domain/personal-data.js';
 import { KeepPersonalData, type KeptOrder } from './keep-personal-data.js';
-import { PaymentLookup } from './read-orders.js';
+import { PaymentLookup, historyPageOf, type HistoryPage } from './read-orders.js';
 
 /** What is kept of customers. */
 export abstract class CustomerData {
@@ -16,12 +16,20 @@ export abstract class CustomerData {
     before: string | undefined,
     limit: number,
   ): Promise<{ orders: KeptOrder[]; isMore: boolean }>;
-  abstract histories(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, HistoryEntry[]>>;
+  /** The first entries of each order, oldest first, as `OrderReader.history` gives them. */
+  abstract histories(
+    tenant: string,
+    orderIds: readonly string[],
+    limit: number,
+  ): Promise<ReadonlyMap<string, HistoryEntry[]>>;
   /** @returns whether there was one */
   abstract destroyKey(customer: Customer): Promise<boolean>;
   /** Whether there are orders of theirs. */
   abstract isKnown(customer: Customer): Promise<boolean>;
 }
+
+/** An order with the first page of its history. */
+type Exported = Omit<ExportedOrder, 'history' | 'history_cursor'> & { history: HistoryPage };
 
 /** Payments that are asked for at once. */
 const atOnce = 8;
@@ -40,20 +48,20 @@ export class ServeCustomers {
     customer: Customer,
     before: string | undefined,
     limit: number,
-  ): Promise<{ data: ExportedOrder[]; last: string | null }> {
+  ): Promise<{ data: Exported[]; last: string | null }> {
     const { tenant } = customer;
     const { orders, isMore } = await this.customers.ordersOf(customer, before, limit);
     if (orders.length === 0 && before === undefined) throw noSuchCustomer();
     const page = orders.map((it) => this.personalData.open(tenant, it));
     const ids = page.map((it) => it.order_id);
-    const histories = await this.customers.histories(tenant, ids);
+    const histories = await this.customers.histories(tenant, ids, limits.page + 1);
     const payments = await this.paymentsOf(
       tenant,
       page.flatMap((it) => (it.payment_method === null ? [] : it.order_id)),
     );
     const data = page.map((it) => ({
       ...it,
-      history: histories.get(it.order_id) ?? [],
+      history: historyPageOf(histories.get(it.order_id) ?? [], limits.page),
       payment: payments.get(it.order_id) ?? null,
     }));
     return { data, last: isMore ? (ids.at(-1) ?? null) : null };

@@ -4,7 +4,7 @@ import type * as types from './types.gen.js';
 export const operations = {
   adjustStock: { method: 'POST', path: '/stock/{product_id}/adjustments', takes: 'body', takesKey: true },
   cacheBatch: { method: 'POST', path: '/cache/batch', takes: 'body', takesKey: false },
-  cancelOrder: { method: 'POST', path: '/orders/{id}/cancel', takes: 'body', takesKey: false },
+  cancelOrder: { method: 'POST', path: '/orders/{id}/cancel', takes: 'body', takesKey: true },
   capturePayment: { method: 'POST', path: '/orders/{id}/captures', takes: 'body', takesKey: true },
   changeWebhookEndpoint: { method: 'PATCH', path: '/webhook-endpoints/{endpoint_id}', takes: 'body', takesKey: false },
   createKey: { method: 'POST', path: '/keys', takes: 'body', takesKey: false },

@@ -474,6 +474,10 @@ export type ExportedOrder = {
   contact?: Contact | null;
   shipping_address?: ShippingAddress | null;
   history: Array<HistoryEntry>;
+  /**
+   * The `cursor` for the rest of a long history, of `GET /orders/{id}/history`; null where this is all of it.
+   */
+  history_cursor: string | null;
   payment: Payment | null;
 };
 
@@ -3019,6 +3023,10 @@ export type CancelOrderData = {
      * The `ETag` of the version that may be changed, or a list of them; any version when left out.
      */
     'If-Match'?: string;
+    /**
+     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
+     */
+    'Idempotency-Key'?: string;
   };
   path: {
     /**
@@ -3033,6 +3041,8 @@ export type CancelOrderData = {
 export type CancelOrderErrors = {
   /**
    * `invalid-request`: The request is not valid
+   *
+   * `invalid-idempotency-key`: The Idempotency-Key is malformed
    */
   400: Problem;
   /**
@@ -3063,6 +3073,10 @@ export type CancelOrderErrors = {
    * `unsupported-media-type`: The content type is not supported
    */
   415: Problem;
+  /**
+   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
+   */
+  422: Problem;
   /**
    * `too-many-requests`: Too many requests
    */
