@@ -173,7 +173,7 @@ const all = [
   {
     bug: 'a refund is not set aside before the provider is asked',
     file: 'libs/payment/migrations/1-payments.ts',
-    replace: /d\.kind = 'refund' AND d\.state = 'open' AND NOT d\.waits THEN d\.amount/g,
+    replace: /d\.kind = 'refund' AND d\.state = 'open' THEN d\.amount/g,
     by: "d.kind = 'refund' THEN 0",
     also: { replace: /refunding_minor = p\.refunding_minor - s\.no_longer_refunding,/g, by: '' },
     caughtBy: 'libs/payment/test/payments',
@@ -187,7 +187,7 @@ const all = [
   },
   {
     bug: 'a saga is moved whoever has taken it over',
-    file: 'libs/order/migrations/2-sagas.ts',
+    file: 'libs/order/migrations/4-event-log.ts',
     replace: / AND w\.epoch = s\.epoch/g,
     by: '',
     also: {
@@ -198,9 +198,9 @@ const all = [
   },
   {
     bug: 'a confirmation is not announced in its transaction',
-    file: 'libs/order/migrations/2-sagas.ts',
-    replace: /updated_at FROM changed\n/g,
-    by: "updated_at FROM changed WHERE entry <> 'payment-authorised'\n",
+    file: 'libs/order/migrations/4-event-log.ts',
+    replace: /traceparent FROM changed\n/g,
+    by: "traceparent FROM changed WHERE entry <> 'payment-authorised'\n",
     caughtBy: 'test/fault/sagas',
   },
   {
