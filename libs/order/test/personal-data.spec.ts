@@ -401,6 +401,8 @@ describe('the export of a customer with orders that much has happened to', () =>
       [short, 1, null],
       [long, 200, 200],
     ]);
+    // No more is read than tells that there is more.
+    expect((await one.keys.histories(tenant, [long, short], 201)).get(long)).toHaveLength(201);
   });
 });
 
