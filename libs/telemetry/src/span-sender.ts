@@ -1,6 +1,7 @@
+import type { Agent } from 'node:https';
 import { diag, type SpanContext } from '@opentelemetry/api';
 import { convertLegacyHttpOptions, createOtlpHttpExportDelegate } from '@opentelemetry/otlp-exporter-base/node-http';
-import { ProtobufTraceSerializer } from '@opentelemetry/otlp-transformer';
+import { ProtobufTraceSerializer, type IExportTraceServiceResponse } from '@opentelemetry/otlp-transformer';
 import type { Resource } from '@opentelemetry/resources';
 import type { ReadableSpan, SpanProcessor } from '@opentelemetry/sdk-trace';
 import { SpanBatch, type ToldSpan } from './span-batch.js';
@@ -10,6 +11,7 @@ const mostBatches = 8;
 /** How long a span waits for others. */
 const sentWithinMs = 1_000;
 const toldEveryMs = 5_000;
+const tooMany = 'more came than the collector takes';
 
 interface SenderOptions {
   /** Where it is asked for by POST. */
@@ -35,15 +37,21 @@ export class SpanSender implements SpanProcessor {
 
   constructor(private readonly options: SenderOptions) {
     const { url, timeoutMs } = options;
+    // oxlint-disable-next-line typescript/no-deprecated -- what reads the variables as all exporters do, and has no other name yet
+    const http = convertLegacyHttpOptions({ url, timeoutMillis: timeoutMs }, 'TRACES', 'v1/traces', {
+      'Content-Type': 'application/x-protobuf',
+    });
     this.exporter = createOtlpHttpExportDelegate(
-      // oxlint-disable-next-line typescript/no-deprecated -- what reads the variables as all exporters do, and has no other name yet
-      convertLegacyHttpOptions({ url, timeoutMillis: timeoutMs }, 'TRACES', 'v1/traces', {
-        'Content-Type': 'application/x-protobuf',
-      }),
       {
-        serializeRequest: (batch: SpanBatch) => batch.finish(),
-        deserializeResponse: (answer) => ProtobufTraceSerializer.deserializeResponse(answer),
+        ...http,
+        agentFactory: async (protocol) => {
+          const agent = await http.agentFactory(protocol);
+          // The exporter's own begins once there is a connection.
+          (agent as Agent).options.timeout = timeoutMs;
+          return agent;
+        },
       },
+      { serializeRequest: (batch: SpanBatch) => batch.finish(), deserializeResponse: partialSuccessIn },
       'otlp_http_span_exporter',
       { name: 'span', countItems: (batch) => batch.count },
       undefined,
@@ -58,11 +66,12 @@ export class SpanSender implements SpanProcessor {
 
   add(span: ToldSpan, context: SpanContext, parent: SpanContext | undefined): void {
     if (this.isOver) return;
-    this.timer ??= setTimeout(() => this.send(), sentWithinMs).unref();
-    if (this.current?.add(span, context, parent)) return;
-    if (this.current && this.current.count > 0) this.send();
-    this.current ??= this.empty();
-    if (!this.current?.add(span, context, parent)) this.lose(1, 'more came than the collector takes');
+    if (!this.current?.add(span, context, parent)) {
+      if (this.current && this.current.count > 0) this.send();
+      this.current ??= this.empty();
+      if (!this.current?.add(span, context, parent)) this.lose(1, tooMany);
+    }
+    this.soon();
   }
 
   async forceFlush(): Promise<void> {
@@ -71,10 +80,15 @@ export class SpanSender implements SpanProcessor {
   }
 
   async shutdown(): Promise<void> {
-    await this.forceFlush();
+    while (this.onTheirWay.size > 0 || (this.current?.count ?? 0) > 0) await this.forceFlush();
     this.isOver = true;
+    clearTimeout(this.timer);
     this.tell();
     await this.exporter.shutdown();
+  }
+
+  private soon(): void {
+    this.timer ??= setTimeout(() => this.send(), sentWithinMs).unref();
   }
 
   private empty(): SpanBatch | undefined {
@@ -87,12 +101,13 @@ export class SpanSender implements SpanProcessor {
     clearTimeout(this.timer);
     this.timer = undefined;
     if (performance.now() - this.toldAt > toldEveryMs) this.tell();
+    if (this.lost > 0) this.soon();
     const batch = this.current;
     if (!batch || batch.count === 0) return;
     this.current = undefined;
     const sent = new Promise<void>((resolve) => {
       this.exporter.export(batch, ({ error }) => {
-        if (error) this.lose(batch.count, error.message);
+        if (error) this.lose(batch.count, reasonOf(error));
         resolve();
       });
     }).then(() => {
@@ -103,15 +118,31 @@ export class SpanSender implements SpanProcessor {
     this.onTheirWay.add(sent);
   }
 
+  /** Why none are taken says more than that there is no room for more. */
   private lose(count: number, why: string): void {
     this.lost += count;
-    this.why = why;
+    if (why !== tooMany || this.why === '') this.why = why;
+    this.soon();
   }
 
   private tell(): void {
     if (this.lost === 0) return;
     diag.warn(`${this.lost} spans were not sent: ${this.why}`);
     this.lost = 0;
+    this.why = '';
     this.toldAt = performance.now();
   }
 }
+
+/** Where it is none, the spans were taken all the same, and there is nothing to warn of. */
+const partialSuccessIn = (answer: Uint8Array): IExportTraceServiceResponse => {
+  try {
+    return ProtobufTraceSerializer.deserializeResponse(answer);
+  } catch {
+    return {};
+  }
+};
+
+/** Of a host with several addresses that all refuse, Node tells no more than a code; of an answer, the exporter the status. */
+const reasonOf = (error: Error & { code?: number | string }): string =>
+  [error.message.trim(), error.code].filter((it) => it !== undefined && it !== '').join(' ') || error.name;

@@ -85,7 +85,10 @@ export interface HistoryPage {
 /** @param found one more than `limit`, or fewer where they tell of `pageLines` lines, or where there are no more */
 export const historyPageOf = (found: readonly HistoryEntry[], limit: number): HistoryPage => {
   const data = found.slice(0, limit);
-  const lines = found.reduce((sum, it) => sum + (it.data.lines?.length ?? 0), 0);
-  const isCut = found.length > limit || lines >= pageLines;
+  const isCut = found.length > limit || toldLinesOf(found) >= pageLines;
   return { data, last: isCut ? (data.at(-1)?.version ?? null) : null };
 };
+
+/** The lines that entries of a history tell of. */
+export const toldLinesOf = (entries: readonly HistoryEntry[]): number =>
+  entries.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0);
