@@ -3,7 +3,7 @@ import { createServer, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
-import { DiagLogLevel, diag } from '@opentelemetry/api';
+import { DiagLogLevel, SpanKind, SpanStatusCode, diag } from '@opentelemetry/api';
 import { resourceFromAttributes } from '@opentelemetry/resources';
 import { Traces } from '#telemetry';
 import { Collector, freePort } from '#testing';
@@ -64,7 +64,8 @@ describe('the sender of spans', () => {
     const none = { attributes: {}, events: [], links: [] };
     const dropped = { droppedAttributesCount: 0, droppedEventsCount: 0, droppedLinksCount: 0 };
     const at: [number, number] = [1, 1];
-    const span = { name: 'work', kind: 0, startTime: at, endTime: at, status: { code: 0 }, ...none, ...dropped };
+    const status = { code: SpanStatusCode.UNSET };
+    const span = { name: 'work', kind: SpanKind.SERVER, startTime: at, endTime: at, status, ...none, ...dropped };
     const context = { traceId: '1'.padStart(32, '0'), spanId: '1'.padStart(16, '0'), traceFlags: 1 };
     const full = new SpanBatch(resource.attributes, 'cleave');
     while (full.add(span, context, undefined));
