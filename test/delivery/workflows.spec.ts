@@ -35,6 +35,7 @@ const job = z.strictObject({
   uses: z.string().optional(),
   'runs-on': z.string().optional(),
   'timeout-minutes': z.int().positive().optional(),
+  environment: z.string().optional(),
   permissions: permissions.optional(),
   strategy: z
     .strictObject({

@@ -134,7 +134,7 @@ export class Targets<P extends Place, I extends Instance> {
     if (open.length === 0) {
       this.counts.refusedAsFull += 1;
       const detail = `${this.name} has as many requests as it can take; this one was not sent, repeat it shortly`;
-      throw new CleaveError('unavailable', detail);
+      throw new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
     }
     const ready = open.filter(({ isEjected }) => !isEjected);
     return this.balance(ready.length > 0 ? ready : open);
@@ -216,6 +216,7 @@ export class Targets<P extends Place, I extends Instance> {
     },
     back: (address: string): void => this.logger.log(`${this.name}: ${address} is back.`),
     hasOthers: (): boolean => this.all.length > 1,
+    hasOtherReady: (address: string): boolean => this.all.some((it) => it.address !== address && !it.isEjected),
   };
 
   private noAddress(): NoAddress {

@@ -150,4 +150,17 @@ describe('an instance that fails whatever it is asked', () => {
     expect(alone.counts.ejections).toBe(0);
     alone.close();
   });
+
+  it('is asked rather than one that is gone', () => {
+    const targets = start([one, '127.0.0.2'], () => Promise.reject(new Error('gone')));
+    const attempts = Array.from({ length: 2 }, () => targets.attempts(false).next());
+    attempts.find(({ instance }) => instance.address !== one)!.end('not-sent');
+    for (let count = 0; count < 20; count += 1) {
+      const attempt = targets.attempts(false).next();
+      expect(attempt.instance.address).toBe(one);
+      attempt.end('failing');
+    }
+    expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+    targets.close();
+  });
 });

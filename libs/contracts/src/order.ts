@@ -184,7 +184,7 @@ export const order = z
         ],
         adjustments: [],
         metadata: {},
-        payment_method: null,
+        payment_method: 'simulated',
         version: 1,
         created_at: '2026-11-28T01:22:33.707Z',
         updated_at: '2026-11-28T01:22:33.707Z',

@@ -107,7 +107,7 @@ async function runPending(source: DataSource, runner: QueryRunner, { name, schem
     const isInUse = lockNotFree.has(codeOf(error));
     if (!isInUse || Date.now() > giveUpAt) {
       throw new Error(
-        `Migration ${left[0]} of ${name} failed and was rolled back: ${(error as Error).message}. ` +
+        `Migration ${left[0]} of ${name} failed: ${(error as Error).message}. ` +
           'Mend it and start again; the migrations before it are in place.',
         { cause: error },
       );

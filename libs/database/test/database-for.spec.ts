@@ -112,7 +112,7 @@ describe('a data source', () => {
   it('does not start when a migration fails, and keeps nothing of that one', async () => {
     database = await testDatabase();
     const error = await failureOf(start({ migrations: [Broken1700000000002, Things1700000000001] }));
-    expect(error.message).toMatch(/Broken1700000000002 of shop failed and was rolled back: relation "shop.nowhere"/);
+    expect(error.message).toMatch(/Broken1700000000002 of shop failed: relation "shop.nowhere"/);
     const module = await start();
     const tables = {
       name: 'tables',

@@ -97,10 +97,10 @@ const endsConnection = ({ connection }: Record<string, string | string[] | undef
 
 /** What the status and the header fields of an answer tell of the instance. */
 const outcomeIn = (status: number, { [fullHeader]: full }: Record<string, unknown>): Outcome => {
-  if (status === 503 && full === 'requests') return 'busy';
   // Nothing has been done: beyond the connections that an instance may have, and while it starts, no other 503 is answered,
   // but that it is not ready.
-  if (status === 503 && full !== undefined) return 'full';
+  if (status === 503 && (full === 'connections' || full === 'start')) return 'full';
+  if (status === 503 && full !== undefined) return 'busy';
   return status < 500 ? 'answered' : 'failing';
 };
 

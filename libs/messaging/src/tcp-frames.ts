@@ -73,7 +73,10 @@ export class FrameSocket extends JsonSocket {
   /** What does not begin with a length never becomes a message: it is not waited for. */
   protected override handleData(data: Buffer | string): void {
     const isBeginning = this['contentLength'] === null && this['buffer'] === '';
-    if (isBeginning && !isDigit(Buffer.isBuffer(data) ? data[0] : data.charCodeAt(0))) throw new Error(otherProtocol);
+    if (isBeginning && !isDigit(Buffer.isBuffer(data) ? data[0] : data.charCodeAt(0))) {
+      this['handleDataError'](new Error(otherProtocol), { destroy: true });
+      return;
+    }
     super.handleData(data);
   }
 

@@ -232,7 +232,9 @@ const failing: ReadonlySet<unknown> = new Set<CleaveError['code']>(['unavailable
 function outcomeOf(error: unknown): Outcome {
   if (error instanceof NotConnected) return 'not-sent';
   if (error instanceof Error) return 'lost';
-  if (!isWireError(error)) return 'failing';
+  // A code that is not known here is one of a newer module.
+  if (!isWireError(error))
+    return typeof (error as { code?: unknown } | null)?.code === 'string' ? 'answered' : 'failing';
   if (isTooMuch(error) || error.code === 'deadline-exceeded') return 'busy';
   return failing.has(error.code) ? 'failing' : 'answered';
 }

@@ -3,7 +3,7 @@ import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from
 import { ClientTCP } from '@nestjs/microservices';
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
-import { createServer, type AddressInfo, type Socket } from 'node:net';
+import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { firstValueFrom } from 'rxjs';
 import { address, Messenger, type Address } from '../src/index.js';
 import {
@@ -121,6 +121,19 @@ describe('TCP', () => {
     await start(port);
     const signal = AbortSignal.timeout(3_000);
     await expect(fetch(`http://127.0.0.1:${port}/health/ready`, { signal })).rejects.toThrow('fetch failed');
+  });
+
+  it('lets go of whoever speaks another protocol, also where they go on', async () => {
+    const port = await freePort();
+    await start(port);
+    const stranger = connect({ host: '127.0.0.1', port, allowHalfOpen: true }).on('error', () => undefined);
+    const talking = setInterval(() => stranger.write('x'), 20);
+    try {
+      await once(stranger.resume(), 'close');
+    } finally {
+      clearInterval(talking);
+      stranger.destroy();
+    }
   });
 
   describe('to a caller without our client', () => {

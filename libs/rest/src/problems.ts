@@ -83,8 +83,9 @@ const standardRetryMs = 1_000;
 export const sendProblem = (reply: FastifyReply, problem: Problem, retryAfterMs = retryAfterIn(problem)): void => {
   if (problem.status === 503 || problem.status === 429)
     reply.header('retry-after', String(Math.ceil((retryAfterMs ?? standardRetryMs) / 1_000)));
-  // Who says when to come back has too much to do, and lacks nothing.
-  if (problem.status === 503 && retryAfterMs !== undefined) reply.header(fullHeader, 'requests');
+  // Who says when to come back has too much to do, and who says that it is too late has begun: neither lacks anything.
+  if (problem.status === 503 && (retryAfterMs !== undefined || problem.code !== 'unavailable'))
+    reply.header(fullHeader, 'requests');
   void reply.code(problem.status).header('content-type', problemType).send(JSON.stringify(problem));
 };
 

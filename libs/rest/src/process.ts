@@ -31,7 +31,7 @@ export const closeOnSignals = (
       process.exit(1);
     }
     closingSince = performance.now();
-    logger.log(`${signal}: finishing what is in flight. A second signal stops at once.`);
+    logger.log(`${signal}: finishing what is in flight. Another one, later than a second, stops at once.`);
     setTimeout(() => {
       logger.error(`Closing has taken longer than ${patienceMs} ms: stopping with work unfinished.`);
       process.exit(1);

@@ -241,6 +241,11 @@ class TrialsController {
     );
   }
 
+  @Get('too-late')
+  tooLate(): never {
+    throw new CleaveError('deadline-exceeded', 'The order was not placed in time.');
+  }
+
   @Get('breaks')
   breaks(): never {
     throw new Error('the password is hunter2', { cause: new Error('what lay behind it') });

@@ -34,6 +34,11 @@ describe('an error', () => {
     expect(here.log.join('\n')).toContain('ECONNREFUSED 10.0.0.7');
   });
 
+  it('that says it is too late does not look like that of an instance that lacks something', async () => {
+    const { response } = await get('/trials/too-late');
+    expect([response.status, response.headers.get(fullHeader)]).toEqual([503, 'requests']);
+  });
+
   it('of ours tells nothing to the caller and all to the log', async () => {
     const { response, body } = await get('/trials/breaks?token=s3cret');
     expect([response.status, body.code]).toEqual([500, 'internal']);

@@ -23,13 +23,22 @@ const clockTolerance = 30;
 
 const configuration = z.looseObject({
   issuer: z.string(),
-  jwks_uri: z.url().refine((text) => isSafelyFetched(new URL(text)), 'must be https, unless it is on this machine'),
+  jwks_uri: z
+    .url()
+    .refine(
+      (text) => URL.canParse(text) && isSafelyFetched(new URL(text)),
+      'must be https, unless it is on this machine',
+    ),
 });
+
+/** Where the way to the issuer is only just there, it is not given up for long; each further time for twice as long. */
+const firstPauseMs = 500;
 
 /** Access tokens of an OpenID Connect issuer, by the keys that it publishes. */
 export class Tokens {
   private keys: Promise<JWTVerifyGetKey> | undefined;
   private askAgainAt = Number.NEGATIVE_INFINITY;
+  private pauseMs = firstPauseMs;
 
   constructor(private readonly issuer: Issuer) {}
 
@@ -73,7 +82,10 @@ export class Tokens {
     if (this.keys && performance.now() < this.askAgainAt) return this.keys;
     this.keys = this.discover();
     this.askAgainAt = Number.POSITIVE_INFINITY;
-    this.keys.catch(() => (this.askAgainAt = performance.now() + askAgainMs));
+    this.keys.catch(() => {
+      this.askAgainAt = performance.now() + this.pauseMs;
+      this.pauseMs = Math.min(2 * this.pauseMs, askAgainMs);
+    });
     return this.keys;
   }
 

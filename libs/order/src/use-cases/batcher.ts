@@ -64,8 +64,10 @@ export class Batcher<Item, Result> {
 
   /** @param deadlineMs when the caller stops waiting: what has not set off by then never does */
   add(item: Item, size: Size, deadlineMs = Number.POSITIVE_INFINITY): Promise<Result> {
-    if (!fits(this.queued, size, this.limits.waiting))
-      return Promise.reject(new CleaveError('unavailable', 'Too many orders are waiting already. Try again shortly.'));
+    if (!fits(this.queued, size, this.limits.waiting)) {
+      const detail = 'Too many orders are waiting already. Try again shortly.';
+      return Promise.reject(new CleaveError('unavailable', detail, { retry_after_ms: 1_000 }));
+    }
     return new Promise((resolve, reject) => {
       this.queue.push({ item, size, deadlineMs, resolve, reject });
       count(this.queued, size, 1);

@@ -78,7 +78,8 @@ export class ChangeOrder {
         return { order: change.order, replayed: false };
       }
     }
-    throw new CleaveError('unavailable', 'The order is being changed by too many others. Try again shortly.');
+    const detail = 'The order is being changed by too many others. Try again shortly.';
+    throw new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
   }
 }
 
