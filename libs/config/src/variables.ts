@@ -81,8 +81,9 @@ const wholeNumber = (what: string, longest: number) => {
 /** How many, from 1 to a million. */
 export const count = (standard: number) => wholeNumber('', 1_000_000).default(standard);
 
-/** A duration in milliseconds, from 1 to a day. */
-export const milliseconds = (standard: number) => wholeNumber(' of milliseconds', 86_400_000).default(standard);
+/** A duration in milliseconds, from 1 to a day where no other end is given. */
+export const milliseconds = (standard: number, longest = 86_400_000) =>
+  wholeNumber(' of milliseconds', longest).default(standard);
 
 /** A duration in seconds, from 1 to two years. */
 export const seconds = wholeNumber(' of seconds', 63_072_000);

@@ -259,10 +259,14 @@ export const customerExport = pageOf(
   orderInFull
     .extend({
       history: z.array(historyEntry),
-      history_cursor: z.string().nullable().meta({
-        description:
-          'The `cursor` for the rest of a long history, of `GET /orders/{id}/history`; null where this is all of it.',
-      }),
+      history_cursor: z
+        .string()
+        .nullable()
+        .meta({
+          description:
+            'The `cursor` for the rest of a long history, of `GET /orders/{id}/history`, which needs the scope `orders:read`; ' +
+            'null where this is all of it.',
+        }),
       payment: payment.nullable(),
     })
     .meta({ id: 'ExportedOrder' }),

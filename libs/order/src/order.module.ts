@@ -55,7 +55,7 @@ import { Outbox, RelayOutbox, StockSettler } from './use-cases/relay-outbox.js';
 import { PlacedOrders, ReserveAndRecord, StockHolder, payWithin } from './use-cases/reserve-and-record.js';
 import { ParkedSagas, ResolveDeadLetters } from './use-cases/resolve-dead-letters.js';
 import { RotateDataKeys, WrappedKeys } from './use-cases/rotate-data-keys.js';
-import { PaymentPerformer, RunSagas, Sagas, sagaLease } from './use-cases/run-sagas.js';
+import { PaymentPerformer, RunSagas, Sagas, longestLeaseMs, sagaLease } from './use-cases/run-sagas.js';
 import { CustomerData, ServeCustomers } from './use-cases/serve-customers.js';
 import { OverdueStock, SweepHolds, VoidOrders, sweepInterval } from './use-cases/sweep-holds.js';
 
@@ -69,7 +69,7 @@ export const orderEnvironment = {
   ORDER_HOLD_MS: env.milliseconds(600_000),
   ORDER_SWEEP_MS: env.milliseconds(10_000),
   ORDER_PAY_WITHIN_MS: env.milliseconds(900_000),
-  ORDER_SAGA_LEASE_MS: env.milliseconds(15_000),
+  ORDER_SAGA_LEASE_MS: env.milliseconds(15_000, longestLeaseMs),
   ORDER_COMMIT: env.choice(['flexible', 'two-phase']),
   ORDER_IN_DOUBT_MS: env.milliseconds(20_000),
   EVENTS_AT: eventBus,

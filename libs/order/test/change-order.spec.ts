@@ -180,6 +180,16 @@ describe('a keyed change', () => {
     expect(pages).toEqual([200, 200, 51]);
   });
 
+  it.each([2, 3])('is not told where the history lacks version %i of it', async (version) => {
+    const order = await placed(3);
+    await one.changeOrder.execute(changing(order), fulfilUnits(1));
+    const request = changing(order, { keyed: keyed('fulfil', randomUUID()) });
+    for (const it of [request, changing(order)]) await one.changeOrder.execute(it, fulfilUnits(1));
+    const lost = 'DELETE FROM orders.events WHERE tenant_id = $1 AND order_id = $2 AND version = $3';
+    await one.sql.query({ name: 'test-entry-lost', text: lost }, [tenant, order.order_id, version]);
+    await expect(two.changeOrder.execute(request, fulfilUnits(1))).rejects.toThrow('lacks an entry');
+  });
+
   it('that its twin overtakes is a repeat, even if the version or the state is another by then', async () => {
     const order = await placed(1);
     const request = changing(order, { keyed: keyed('fulfil', randomUUID()), expectedVersions: [1] });

@@ -126,7 +126,12 @@ describe('a saga', () => {
     const orders = [await buy(), await buy()];
     await change('leased', `lease_until = now() + interval '1 hour'`, orders[0]!);
     await change('waiting', `due_at = now() + interval '1 hour'`, orders[1]!);
+    // Another instance may lease for as long as that, whatever this one does.
+    const taken = await buy();
+    await change('taken', `lease_until = now() + interval '5 minutes'`, taken);
     await leading(done, async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean));
+    expect(await rowOf(taken)).toMatchObject({ state: 'running', epoch: 0 });
+    await change('end', `state = 'ended'`, taken);
   });
 
   it('asks the same again under the same name until it is decided', async () => {

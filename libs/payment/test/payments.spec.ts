@@ -2,7 +2,9 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import type { PaymentOutcome, PaymentRequest } from '#contracts';
+import { migrateDatabase } from '#database';
 import { twoInstances, type TwoInstances } from '#testing';
+import { NothingAside1764000000050 } from '../migrations/3-nothing-aside.js';
 import type { PaymentProvider } from '../src/use-cases/perform-operations.js';
 import {
   authorise,
@@ -128,6 +130,30 @@ describe('a capture of all there is', () => {
       expect(await perform(reverse(order))).toEqual([moved(kind === 'capture' ? 1_000 : 900)]);
     },
   );
+});
+
+describe('what an older version has set aside for a capture that had to wait', () => {
+  it('is there again after an update, and what is under way is still set aside', async () => {
+    const other = randomUUID();
+    await perform(authorise(order, 1_000), authorise(other, 1_000));
+    const left: PaymentProvider = { perform: () => Promise.reject(new Error('the connection is gone')) };
+    await one.with(left).execute(tenant, [capture(order, 300)]);
+    await one.sql.query(
+      {
+        name: 'test-set-aside',
+        text: 'UPDATE payment.payments SET capturing_minor = capturing_minor + 700 WHERE tenant_id = $1',
+      },
+      [tenant],
+    );
+    const notYet = `DELETE FROM payment.migrations WHERE name LIKE 'NothingAside%'`;
+    await one.sql.query({ name: 'test-not-yet', text: notYet }, []);
+    const database = { name: 'payment', url: instances.url, schema: 'payment', entities: [] };
+    await migrateDatabase({ ...database, migrations: [NothingAside1764000000050] });
+    expect(await perform(capture(order, 701))).toEqual([refused('exceeds-authorised')]);
+    expect(await perform(capture(order))).toEqual([moved(700)]);
+    expect(await payment()).toMatchObject({ captured_minor: 1_000 });
+    expect(await perform(reverse(other))).toEqual([moved(1_000)]);
+  });
 });
 
 describe('a reversal', () => {

@@ -1,4 +1,5 @@
 import { Injectable } from '@nestjs/common';
+import { limits } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { HistoryEntry } from '../domain/order.js';
 import type { Customer, WrappedKey } from '../domain/personal-data.js';
@@ -141,11 +142,13 @@ const keptOrders = {
     WHERE o.tenant_id = $1 AND o.order_id = ANY ($2::uuid[]) AND o.status <> 'void'`,
 };
 
-/** The lines that the history is told by count as well. */
+/** The lines that the history is told by count as well: of each a page, as is told of it. */
 const keptOfCustomer = `
   SELECT ${keptColumns}, jsonb_array_length(o.lines) + (
-    SELECT coalesce(sum(jsonb_array_length(e.data->'lines')), 0) FROM orders.events e
-    WHERE e.tenant_id = o.tenant_id AND e.order_id = o.order_id
+    SELECT coalesce(sum(told.size), 0) FROM (
+      SELECT ${toldLines} AS size FROM orders.events e
+      WHERE e.tenant_id = o.tenant_id AND e.order_id = o.order_id ORDER BY e.version LIMIT ${limits.page}
+    ) told
   ) AS size
   FROM orders.orders o
   WHERE o.tenant_id = $1 AND o.customer_id = $2 AND o.order_id < $3::uuid AND o.status <> 'void'

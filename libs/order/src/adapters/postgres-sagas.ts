@@ -4,7 +4,7 @@ import { longestWaitMs } from '../domain/sagas.js';
 import type { MoneyMoves, StartedMove } from '../use-cases/move-money.js';
 import type { SagaStates } from '../use-cases/observe-sagas.js';
 import type { DeadLetter, ParkedSagas } from '../use-cases/resolve-dead-letters.js';
-import type { Saga, SagaMove, Sagas } from '../use-cases/run-sagas.js';
+import { longestLeaseMs, type Saga, type SagaMove, type Sagas } from '../use-cases/run-sagas.js';
 
 /** Sagas in Postgres, beside the orders that they change. */
 @Injectable()
@@ -78,7 +78,10 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
   }
 }
 
-/** What waits longer than any step is made to, or is leased for longer than anybody leases, is from before the clock was set back. */
+/**
+ * What waits longer than any step is made to, or is leased for longer than anybody may, is from before the clock was set
+ * back. Not for longer than this process leases: another one may have another lease.
+ */
 const claim = {
   name: 'order-sagas-claim',
   text: `
@@ -92,7 +95,7 @@ const claim = {
     ), due AS MATERIALIZED (
       SELECT tenant_id, saga_id FROM orders.sagas
       WHERE state = 'running' AND due_at <= now()
-        AND (lease_until <= now() OR lease_until > now() + $1 * interval '2 milliseconds')
+        AND (lease_until <= now() OR lease_until > now() + interval '${2 * longestLeaseMs} ms')
         AND ((definition, version) IN (SELECT * FROM unnest($3::text[], $4::int[]))
           OR due_at <= now() - interval '1 minute')
       ORDER BY due_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED

@@ -128,11 +128,11 @@ const asAt = async (orders: ReadableOrders, tenant: string, order: Order, versio
   let found = asPlaced(order);
   while (found.version < version) {
     const page = await orders.history(tenant, order.order_id, found.version);
-    if (page.length === 0) throw new Error(`order ${order.order_id} has no history behind version ${found.version}`);
-    found = replay(
-      found,
-      page.filter((it) => it.version <= version),
-    );
+    const entries = page.filter((it) => it.version <= version);
+    // Each led from one version to the next: with one missing, the answer would be another one.
+    if (entries.at(-1)?.version !== found.version + entries.length)
+      throw new Error(`order ${order.order_id} lacks an entry between the versions ${found.version} and ${version}`);
+    found = replay(found, entries);
   }
   return found;
 };

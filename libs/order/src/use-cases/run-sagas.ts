@@ -91,6 +91,8 @@ export abstract class PaymentPerformer {
 
 /** How long a saga whose worker was killed waits for another one, in milliseconds. */
 export const sagaLease = Symbol('saga lease');
+/** As long as any process may lease, of whatever settings. */
+export const longestLeaseMs = 300_000;
 
 const batchSize = 500;
 /** How often is looked without being woken: another instance may have begun a saga, or one has waited long enough. */

@@ -475,7 +475,7 @@ export type ExportedOrder = {
   shipping_address?: ShippingAddress | null;
   history: Array<HistoryEntry>;
   /**
-   * The `cursor` for the rest of a long history, of `GET /orders/{id}/history`; null where this is all of it.
+   * The `cursor` for the rest of a long history, of `GET /orders/{id}/history`, which needs the scope `orders:read`; null where this is all of it.
    */
   history_cursor: string | null;
   payment: Payment | null;

@@ -131,8 +131,7 @@ const accept = {
 /**
  * From endpoint to endpoint among those for which something is pending, however much that is, and of each no more than
  * it has slots for; of each tenant as well. Those that cannot be signed here are left to others until they have waited.
- * One without a message, which there was in older versions, takes no slot. Nobody leases for as long as twice the lease: that
- * is from before the clock was set back.
+ * One without a message, which there was in older versions, takes no slot.
  */
 const claim = {
   name: 'webhooks-claim',
@@ -161,8 +160,7 @@ const claim = {
       CROSS JOIN LATERAL (
         SELECT p.delivery_id, p.due_at FROM webhooks.deliveries p
         WHERE p.tenant_id = e.tenant_id AND p.endpoint_id = e.endpoint_id AND p.status = 'pending'
-          AND p.due_at <= k.due_by
-          AND (p.lease_until <= now() OR p.lease_until > now() + $1 * interval '2 milliseconds')
+          AND p.due_at <= k.due_by AND p.lease_until <= now()
           AND (SELECT true FROM webhooks.messages m WHERE m.tenant_id = p.tenant_id AND m.message_id = p.message_id)
         ORDER BY p.due_at LIMIT coalesce(x.slots, $3) FOR NO KEY UPDATE SKIP LOCKED
       ) d
