@@ -84,6 +84,14 @@ const limits = { delaysMs: [20, 40], pollMs: 20, unsignedMs: 50, plainForMs: 0 }
 export const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) });
 const usualKey = masterKey('usual');
 
+/** The worker looks once when it starts, and would find what a test writes meanwhile. */
+const firstLookOf = (postgres: PostgresDeliveries): Promise<void> => {
+  const looked = Promise.withResolvers<void>();
+  const claim = postgres.claim.bind(postgres);
+  postgres.claim = (...asked) => claim(...asked).finally(() => looked.resolve());
+  return looked.promise;
+};
+
 export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Settings = {}): Promise<Instance> => {
   const orders = new FakeOrders();
   const app = await createService({
@@ -104,13 +112,15 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
       }),
     ],
   });
+  const postgres = app.get(PostgresDeliveries, { strict: false });
+  const looked = firstLookOf(postgres);
   await listenForMessages(app, []);
   await app.listen(0, '127.0.0.1');
+  await looked;
   const { port } = app.getHttpServer().address() as AddressInfo;
   const sql = app.get<Sql>(sqlToken('webhooks'), { strict: false });
   const acceptEvents = app.get(AcceptEvents, { strict: false });
   const checkpoints = new Checkpoints(sql, 'webhooks');
-  const postgres = app.get(PostgresDeliveries, { strict: false });
   return {
     url: `http://127.0.0.1:${port}`,
     ...{ sql, acceptEvents, orders, checkpoints },
