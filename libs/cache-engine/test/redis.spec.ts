@@ -499,6 +499,40 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each([
+    ['cleared', (space: Namespace<unknown>) => space.clear()],
+    ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
+  ])('has nothing stand in that was %s where Redis had lost all it knew', async (_, change) => {
+    const port = await freePort();
+    let own = await startRedis({ port });
+    try {
+      const engines = [await nodeOf(own.url), await nodeOf(own.url)];
+      const [here, there] = engines.map((it) => it.namespace<unknown>(name));
+      const other = randomUUID();
+      const [otherHere, otherThere] = engines.map((it) => it.namespace<unknown>(other));
+      await here!.set('k', 'old', { tags: ['t'] });
+      await warm(there!, 'k');
+      const away = async (): Promise<void> => {
+        await own.kill();
+        await until(() => engines.every((it) => !it.isL1Used));
+      };
+      await away();
+      expect(await there!.find('k')).toMatchObject({ value: 'old', isStale: true });
+      own = await startRedis({ port });
+      await until(() => engines.every((it) => it.isL1Used));
+      for (const space of [otherHere!, otherThere!]) await until(() => space.set('k', 1).then(Boolean, () => false));
+      await change(here!);
+      await toldAll(otherHere!, otherThere!);
+      const people = await createClient({ url: own.url }).connect();
+      expect(await people.keys(`cache:t:{${name}:*`)).toEqual([]);
+      people.destroy();
+      await away();
+      await expect(there!.find('k')).rejects.toBeInstanceOf(CacheUnavailable);
+    } finally {
+      await own.stop();
+    }
+  });
+
   it.each(['deadlineMs', 'silenceMs'])('refuses a %s that is no limit', (limit) => {
     for (const ms of [Number.NaN, 0, -1, 2 ** 31, Number.POSITIVE_INFINITY])
       expect(() => new CacheEngine({ redis: { url: redis.url, [limit]: ms } })).toThrow(
