@@ -475,7 +475,7 @@ export class RedisTier {
     }
     // Whoever waited for the connection itself would be held on to by it.
     while (node?.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
-    if (hasEnded()) throw new Error('it was not connected in time');
+    assertGoesOn(hasEnded);
   }
 
   private async masterClients() {
@@ -606,7 +606,12 @@ export class RedisTier {
     this.sayIfNotStarted();
     try {
       const { beginning } = this;
-      const ask = beginning ? (hasEnded: () => boolean) => beginning.then(() => work(hasEnded)) : work;
+      const onceBegun = async (hasEnded: () => boolean): Promise<T> => {
+        await beginning;
+        assertGoesOn(hasEnded);
+        return work(hasEnded);
+      };
+      const ask = beginning ? onceBegun : work;
       const answer = await this.breaker.execute(() => within(this.deadlineMs, what, ask));
       failure = failureIn?.(answer);
       return answer;
@@ -629,6 +634,11 @@ interface Swept {
   pattern: string;
   counters: string;
 }
+
+/** Whoever waits for a connection has been told by then that it has failed, and may have gone on to something else. */
+const assertGoesOn = (hasEnded: () => boolean): void => {
+  if (hasEnded()) throw new Error('it was not connected in time');
+};
 
 /** What has two keys is refused while their slot is being moved from one master to another. */
 const isMoving = (error: unknown): boolean => error instanceof ErrorReply && error.message.startsWith('TRYAGAIN');

@@ -566,6 +566,33 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('does nothing later that it could not do in time while it was connected to for the first time', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    const engine = new CacheEngine({ redis: { url: own.url }, complain: () => undefined });
+    open.push(engine);
+    const space = engine.namespace<number>(name);
+    try {
+      process.kill(own.pid, 'SIGSTOP');
+      engine.start();
+      await expect(space.set('k', 1)).rejects.toBeInstanceOf(CacheUnavailable);
+      await expect(space.increment('n')).rejects.toBeInstanceOf(CacheUnavailable);
+      process.kill(own.pid, 'SIGCONT');
+      await until(() =>
+        engine.ping().then(
+          () => true,
+          () => false,
+        ),
+      );
+      await sleep(300);
+      expect(await people.keys('*')).toEqual([]);
+    } finally {
+      process.kill(own.pid, 'SIGCONT');
+      people.destroy();
+      await own.stop();
+    }
+  });
+
   it('uses Redis from the first call on, and may be started twice', async () => {
     const engine = new CacheEngine({ redis: { url: redis.url, deadlineMs: 5_000 } }).start().start();
     open.push(engine);
