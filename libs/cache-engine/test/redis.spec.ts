@@ -744,6 +744,35 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('has Redis keep what whole namespaces depend on, however many tags become known', async () => {
+    const people = await createClient({ url: redis.url }).connect();
+    const engine = await nodeOf(redis.url);
+    const space = engine.namespace<unknown>(name);
+    let isOver = false;
+    const learn = async (): Promise<void> => {
+      for (let round = 0; !isOver; round += 1) {
+        const tags = Array.from({ length: 200 }, (_, at) => `${round} ${at}`);
+        // One that begins is forgotten again: Redis tells that it has changed.
+        for (const value of [1, 2]) {
+          await space.set('other', value, { tags });
+          await sleep(50);
+        }
+      }
+    };
+    try {
+      await space.set('k', 1);
+      await warm(space, 'k');
+      const idleSeconds = sleep(6_000).then(() => {
+        isOver = true;
+        return people.objectIdleTime(`cache:t:{${name}:}`);
+      });
+      await Promise.all([learn(), idleSeconds]);
+      expect(await idleSeconds).toBeLessThan(3);
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('leaves a server that is not in charge any more for the one that is', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
@@ -874,6 +903,23 @@ describeRedis('a cache over a cluster of three masters', () => {
     await end();
     await until(async () => (await here.get('k').catch(() => undefined)) !== undefined);
     expect(await here.get('k')).toBe(1);
+  });
+
+  it('leaves nothing under a key that is being moved where a full Redis refuses what is written there', async () => {
+    const here = (await nodeOf(cluster.url)).namespace<number>(randomUUID());
+    await here.set('k', 1);
+    await warm(here, 'k');
+    const people = await Promise.all(cluster.servers.map(({ url }) => createClient({ url }).connect()));
+    const end = await cluster.move(`{${here.name}:k}`);
+    try {
+      await Promise.all(people.map((it) => it.configSet('maxmemory', '1')));
+      await expect(here.set('k', 2)).rejects.toThrow('Redis refuses');
+      expect(await here.find('k')).toBeUndefined();
+    } finally {
+      await Promise.all(people.map((it) => it.configSet('maxmemory', '0')));
+      for (const it of people) it.destroy();
+      await end();
+    }
   });
 
   it('asks for what is being moved before its end now and then, though it cannot keep that', async () => {
