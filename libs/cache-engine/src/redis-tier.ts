@@ -487,7 +487,7 @@ export class RedisTier {
     const { kind, client } = this.connection;
     if (kind === 'server') return;
     // It may be another node by the time that the first one is connected.
-    while (client.masters.some((it) => !it.client || it.connectPromise)) {
+    while (!client.masters.every((it) => it.client && !it.connectPromise)) {
       const connecting = client.getNodeClientForKey(key);
       const node = client.masters.find((it) => it.connectPromise === connecting);
       if (!this.connecting.has(connecting)) {
