@@ -150,10 +150,13 @@ export abstract class Keyspace<Value> {
       if (!readings.includes(undefined)) return readings as (Reading | CacheUnavailable)[];
       const doubtful = [...readings.keys()].filter((at) => !readings[at]);
       const entries = doubtful.map((at) => decodeEntry(stored[at] as string)!);
-      const current = await this.currentVersions(entries.flatMap((it) => it.tags.map(([tag]) => tag)));
+      const told = await this.versionsTold(entries.flatMap((it) => it.tags.map(([tag]) => tag)));
       doubtful.forEach((at, which) => {
-        const isCurrent = isOf(current, entries[which]!);
-        readings[at] = this.judged(names[at]!, mark, stored[at] as string, performance.now(), isCurrent);
+        const entry = entries[which]!;
+        // One of its tags is away; what has others is given out.
+        const away = [told.get(''), ...entry.tags.map(([tag]) => told.get(tag))].find(isUnavailable);
+        const isCurrent = !away && isOf(told, entry);
+        readings[at] = away ?? this.judged(names[at]!, mark, stored[at] as string, performance.now(), isCurrent);
       });
       return readings as (Reading | CacheUnavailable)[];
     } finally {
@@ -212,14 +215,24 @@ export abstract class Keyspace<Value> {
     return { namespaceVersion: await this.tiers.tagVersion(this.ownTag), tags: noTags };
   }
 
-  /** By tag, `''` for the namespace: each is asked for once, and not more at a time than Redis is to be asked. */
+  /** As `versionsTold`. @throws CacheUnavailable where one of them cannot be asked for */
   private async currentVersions(tags: readonly string[]): Promise<Map<string, string>> {
+    const told = await this.versionsTold(tags);
+    for (const version of told.values()) if (isUnavailable(version)) throw version;
+    return told as Map<string, string>;
+  }
+
+  /**
+   * By tag, `''` for the namespace, what its version is or why it cannot be asked for: each is asked for once, and not more
+   * at a time than Redis is to be asked.
+   */
+  private async versionsTold(tags: readonly string[]): Promise<Map<string, string | CacheUnavailable>> {
     const names = new Map<string, string>();
     for (const tag of tags) if (!names.has(tag)) names.set(tag, this.tagName(tag));
     names.set('', this.ownTag);
-    const versions = new Map<string, string>();
+    const versions = new Map<string, string | CacheUnavailable>();
     for (const page of pagesOf([...names])) {
-      const told = await Promise.all(page.map(([, name]) => this.tiers.tagVersion(name)));
+      const told = await Promise.all(page.map(([, name]) => this.tiers.tagVersion(name).catch(unavailable)));
       page.forEach(([tag], at) => versions.set(tag, told[at]!));
     }
     return versions;
@@ -307,8 +320,14 @@ const versionsAmong = (current: ReadonlyMap<string, string>, tags: readonly stri
   tags: tags.length === 0 ? noTags : tags.map((tag) => [tag, current.get(tag)!] as const),
 });
 
-const isOf = (current: ReadonlyMap<string, string>, { namespaceVersion, tags }: Versions): boolean =>
+const isOf = (current: ReadonlyMap<string, unknown>, { namespaceVersion, tags }: Versions): boolean =>
   current.get('') === namespaceVersion && tags.every(([tag, version]) => current.get(tag) === version);
+
+const isUnavailable = (it: unknown): it is CacheUnavailable => it instanceof CacheUnavailable;
+const unavailable = (error: unknown): CacheUnavailable => {
+  if (!isUnavailable(error)) throw error;
+  return error;
+};
 
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;

@@ -243,7 +243,9 @@ export class RedisTier {
     if (kind === 'server') {
       client.destroy();
       this.connect();
-    } else if (client.isReady) client._slots.rediscover().catch(() => undefined);
+    }
+    // Whoever is told meanwhile that a slot has moved waits for the answer: not for that of one that hangs.
+    else if (client.isReady) client._slots.rediscover(undefined, this.tracking.silent()).catch(() => undefined);
   }
 
   stop(): void {
@@ -263,17 +265,25 @@ export class RedisTier {
     return asked.promise;
   }
 
-  /** @returns what lies under the keys, in their order, and why one of them cannot be asked for */
+  /**
+   * @returns what lies under the keys, in their order, and why one of them cannot be asked for
+   * @throws CacheUnavailable where that is so of all
+   */
   async readMany(keys: readonly string[]): Promise<Page> {
     const found: Page = [];
     // One after the other: each has its time, however many there are.
     for (const page of pagesOf(keys)) {
       const read = await this.readPage(page);
-      const [first] = read;
-      // What is away is away for the next ones too.
-      if (first instanceof CacheUnavailable && read.every((it) => it instanceof CacheUnavailable)) throw first;
       for (const stored of read) found.push(stored);
+      const [first] = read;
+      // One server that is away is so for the next ones too; of a cluster the next ones may lie elsewhere.
+      if (this.connection.kind === 'server' && first instanceof CacheUnavailable) {
+        while (found.length < keys.length) found.push(first);
+        break;
+      }
     }
+    const [first] = found;
+    if (first instanceof CacheUnavailable && found.every((it) => it instanceof CacheUnavailable)) throw first;
     return found;
   }
 
@@ -332,7 +342,16 @@ export class RedisTier {
     const lasts = ms === '0' ? {} : { expiration: { type: 'PX' as const, value: Number(ms) } };
     // Others may have gone on from this value by now: it is not put there again, and nothing is there rather than what was.
     const removeOther = async (): Promise<unknown> => (await client.get(entry)) !== stored && client.unlink(entry);
-    await this.changeApart(lease, () => client.set(entry, stored!, lasts), removeOther, hasEnded);
+    const write = async (): Promise<unknown> => {
+      try {
+        return await client.set(entry, stored!, lasts);
+      } catch (error) {
+        // By a Redis that is full: what lay there is not what is to be read there.
+        if (error instanceof ErrorReply && !hasEnded()) await client.unlink(entry);
+        throw error;
+      }
+    };
+    await this.changeApart(lease, write, removeOther, hasEnded);
     return [true];
   }
 
@@ -373,7 +392,7 @@ export class RedisTier {
   async touch(keys: readonly string[]): Promise<void> {
     const { kind, client } = this.connection;
     // In a cluster the keys lie in many slots.
-    const each = kind === 'server' ? [[...keys]] : keys.map((it) => [it]);
+    const each = pagesOf(keys, kind === 'server' ? largestRead : 1);
     await Promise.allSettled(each.map((some) => client.touch(some)));
   }
 
@@ -466,16 +485,21 @@ export class RedisTier {
    */
   private async connected(key: string, hasEnded: () => boolean): Promise<void> {
     const { kind, client } = this.connection;
-    if (kind === 'server' || client.masters.every((it) => it.client && !it.connectPromise)) return;
-    const connecting = client.getNodeClientForKey(key);
-    const node = client.masters.find((it) => it.connectPromise === connecting);
-    if (!this.connecting.has(connecting)) {
-      this.connecting.add(connecting);
-      connecting.catch(() => undefined);
+    if (kind === 'server') return;
+    // It may be another node by the time that the first one is connected.
+    while (!client.masters.every((it) => it.client && !it.connectPromise)) {
+      const connecting = client.getNodeClientForKey(key);
+      const node = client.masters.find((it) => it.connectPromise === connecting);
+      if (!this.connecting.has(connecting)) {
+        this.connecting.add(connecting);
+        connecting.catch(() => undefined);
+      }
+      if (!node) return;
+      // Whoever waited for the connection itself would be held on to by it.
+      while (node.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
+      assertGoesOn(hasEnded);
+      if (!node.client && client.masters.includes(node)) throw new Error('it cannot be connected to');
     }
-    // Whoever waited for the connection itself would be held on to by it.
-    while (node?.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
-    if (hasEnded()) throw new Error('it was not connected in time');
   }
 
   private async masterClients() {
@@ -536,7 +560,7 @@ export class RedisTier {
       await this.connected(about[0], hasEnded);
       return script === 'put'
         ? unlessMoving(asking(), () => this.putApart(about, hasEnded))
-        : onceMoved(asking, this.deadlineMs / 2);
+        : onceMoved(asking, this.deadlineMs / 2, hasEnded);
     };
     const ask = kind === 'server' ? asking : ofCluster;
     try {
@@ -606,7 +630,12 @@ export class RedisTier {
     this.sayIfNotStarted();
     try {
       const { beginning } = this;
-      const ask = beginning ? (hasEnded: () => boolean) => beginning.then(() => work(hasEnded)) : work;
+      const onceBegun = async (hasEnded: () => boolean): Promise<T> => {
+        await beginning;
+        assertGoesOn(hasEnded);
+        return work(hasEnded);
+      };
+      const ask = beginning ? onceBegun : work;
       const answer = await this.breaker.execute(() => within(this.deadlineMs, what, ask));
       failure = failureIn?.(answer);
       return answer;
@@ -630,16 +659,23 @@ interface Swept {
   counters: string;
 }
 
+/** Whoever waits for a connection has been told by then that it has failed, and may have gone on to something else. */
+const assertGoesOn = (hasEnded: () => boolean): void => {
+  if (hasEnded()) throw new Error('it was not connected in time');
+};
+
 /** What has two keys is refused while their slot is being moved from one master to another. */
 const isMoving = (error: unknown): boolean => error instanceof ErrorReply && error.message.startsWith('TRYAGAIN');
 
 /** What cannot be done apart is asked again, as a slot is mostly moved soon. */
-const onceMoved = async <T>(ask: () => Promise<T>, patienceMs: number): Promise<T> => {
-  for (const giveUpAt = performance.now() + patienceMs; ; await sleep(movedPollMs))
+const onceMoved = async <T>(ask: () => Promise<T>, patienceMs: number, hasEnded: () => boolean): Promise<T> => {
+  for (const giveUpAt = performance.now() + patienceMs; ;)
     try {
       return await ask();
     } catch (error) {
       if (!isMoving(error) || performance.now() > giveUpAt) throw error;
+      await sleep(movedPollMs);
+      if (hasEnded()) throw error;
     }
 };
 

@@ -198,12 +198,14 @@ export const scripts = {
         if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
         return version
       end
-      -- Nothing is kept under what is not known, nor will be: it begins with whoever reads it next.
-      if not version and ARGV[2] ~= '0' then return ARGV[1] end
       -- What is full takes nothing but in place of what it has let go of.
-      if version then redis.call('DEL', KEYS[1]) end
+      if ARGV[2] ~= '0' then redis.call('DEL', KEYS[1]) end
       redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '${tagMs}')
-      return redis.call('GET', KEYS[1])`,
+      local current = redis.call('GET', KEYS[1])
+      -- Nothing is kept here under what was not known, so nothing is left of it; but who holds on to what was kept under it
+      -- before it was lost is told.
+      if not version and ARGV[2] ~= '0' then redis.call('DEL', KEYS[1]) end
+      return current`,
     NUMBER_OF_KEYS: 1,
     IS_READ_ONLY: false,
     parseCommand(parser: CommandParser, key: string, base: string, step: string) {

@@ -57,6 +57,7 @@ const tagsAskedEveryMs = 7 * 24 * 3_600_000;
 const touchedEveryMs = 1_000;
 const mostTouched = 512;
 const mostHotTouched = 64;
+const mostNamespacesTouched = 512;
 
 /** What lies in this process and in Redis, under which names, and what has happened to it. */
 export class Tiers {
@@ -84,9 +85,12 @@ export class Tiers {
   private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
   private timers: NodeJS.Timeout[] = [];
-  /** The tags that are told to Redis next. */
+  /** The tags that are told to Redis next, and how many of them until it begins with the first one again. */
   private touching: Iterator<string> | undefined;
+  private leftToTouch = 0;
   private isTouching = false;
+  /** The tags of whole namespaces, of those that were asked for last: told each time, as all of a namespace goes with its tag. */
+  private readonly namespaceTags = new Set<string>();
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
     assertBytes('maxBytes', maxBytes);
@@ -230,6 +234,7 @@ export class Tiers {
     try {
       const version = this.shared ? await this.shared.tagVersion(name, 0) : randomTagBase().toString(36);
       this.tags.keep(name, guard, { version, epoch: 0, ...unplaced }, bytesOfText(version));
+      if (this.isOfNamespace(name)) this.rememberNamespace(name);
       return version;
     } finally {
       this.tags.close(name, guard);
@@ -242,20 +247,36 @@ export class Tiers {
    */
   private async touch(): Promise<void> {
     if (this.isTouching || !this.isL1Used) return;
-    const names = this.hotKeys.top(mostHotTouched).map(({ key }) => key);
-    this.touching ??= this.tags.keys();
-    for (let tags = 0; tags < mostTouched; tags += 1) {
-      const { done, value } = this.touching.next();
-      if (done) {
-        this.touching = undefined;
-        break;
-      }
-      names.push(value);
+    const hot = this.hotKeys.top(mostHotTouched).map(({ key }) => key);
+    const ofHot = hot.map((it) => this.nameOf('tag', this.partsOf(it).namespace, ''));
+    const names = new Set([...hot, ...ofHot, ...this.namespaceTags]);
+    if (this.leftToTouch === 0) {
+      this.touching = this.tags.keys();
+      // Those that come meanwhile are for the next time: they would keep it from its end.
+      this.leftToTouch = this.tags.size;
     }
-    if (names.length === 0) return;
+    for (let tags = 0; tags < mostTouched && this.leftToTouch > 0; tags += 1) {
+      const { done, value } = this.touching!.next();
+      this.leftToTouch = done ? 0 : this.leftToTouch - 1;
+      if (!done) names.add(value);
+    }
+    if (names.size === 0) return;
     this.isTouching = true;
-    await this.shared?.touch(names);
+    await this.shared?.touch([...names]);
     this.isTouching = false;
+  }
+
+  /** Whether a tag is that of a whole namespace: no other one is called by an empty text. */
+  private isOfNamespace(name: string): boolean {
+    return name.indexOf(':', this.tagPrefix.length) === name.length - ':}'.length;
+  }
+
+  private rememberNamespace(name: string): void {
+    this.namespaceTags.delete(name);
+    this.namespaceTags.add(name);
+    if (this.namespaceTags.size <= mostNamespacesTouched) return;
+    const [oldest] = this.namespaceTags;
+    this.namespaceTags.delete(oldest!);
   }
 
   private suspectTags(): void {

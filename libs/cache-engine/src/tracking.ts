@@ -75,6 +75,12 @@ export class Tracking {
     return performance.now() <= this.heardUntil;
   }
 
+  /** The masters that are not heard of. */
+  silent(): Set<string> {
+    const least = performance.now() - this.options.silenceMs;
+    return new Set([...this.lines].flatMap(([id, { heardAt }]) => (heardAt < least ? [id] : [])));
+  }
+
   start(): void {
     clearInterval(this.timer);
     this.timer = setInterval(() => this.look(), this.options.silenceMs / 4);
@@ -91,8 +97,6 @@ export class Tracking {
 
   private look(): void {
     const masters = this.options.masters();
-    // As one says who has left the cluster.
-    if (masters.length === 0) this.lookAnew();
     const ids = new Set(masters.map((it) => it.id));
     for (const [id, { client }] of this.lines) {
       if (ids.has(id)) continue;
@@ -107,6 +111,9 @@ export class Tracking {
       else if (line.isAsking || !line.client.isReady) continue;
       else void (line.heardAt === never ? this.arm(line) : this.ask(line));
     }
+    // In a cluster another one may be in charge by now, of which the client hears by itself only from those that it was
+    // connected to; and one that has left it says that there is none.
+    if (masters.every((it) => it.host !== undefined) && !this.isHeardOf) this.lookAnew();
     if (this.isLost && this.isHeardOf) {
       this.isLost = false;
       this.complain('Redis is heard of again');
@@ -237,8 +244,6 @@ export class Tracking {
   private lose(line: Line, error: Error): void {
     this.setHeard(line, never);
     if (this.isStopped) return;
-    // The client looks for others by itself only where it was connected to this one before.
-    if (line.isOfCluster) this.lookAnew();
     if (this.isLost) return;
     this.isLost = true;
     this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);

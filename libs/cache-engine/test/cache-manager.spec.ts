@@ -130,7 +130,8 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     for (const cache of [ours(), theirs]) {
       const load = () => ({ until: new Date(Date.now() + 60_000) });
       await cache.wrap('dated', load, (it) => it.until.getTime() - Date.now());
-      expect(await cache.ttl('dated')).toBeLessThanOrEqual(Date.now() + 60_000);
+      // By the clock of Redis, which is known here but for half of what an answer takes.
+      expect(await cache.ttl('dated')).toBeLessThan(Date.now() + 61_000);
     }
   });
 });

@@ -336,9 +336,10 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       const asking = space.getOrSet('k', source.load, { timeouts: { soft } });
       if (how === 'fails') source.open();
       expect(await asking).toBe(1);
+      // What has taken longer than its own time may be asked for again by whoever reads it from here on.
+      expect(source.asked).toBe(1);
       source.open();
       if (how !== 'fails') await until(async () => (await space.getOrSet('k', source.load)) === 2);
-      expect(source.asked).toBe(1);
     },
   );
 

@@ -257,6 +257,40 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(await outcomeOf(() => space.getMany([lost, kept, ...others]))).toBeInstanceOf(CacheUnavailable);
   });
 
+  it('gives out what Redis has answered of many keys, though the tag of another one is away', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started();
+    await until(() => engine.isL1Used);
+    // In the slot of the key that is lost.
+    await until(async () => !isAway(await outcomeOf(() => space.set('tagged', 1, { tags: [lost] }))));
+    await until(async () => !isAway(await outcomeOf(() => space.set(kept, 1, { tags: [kept] }))));
+    for (const key of ['tagged', kept]) await until(async () => (await space.find(key))?.tier === 'l1');
+    await cluster.kill(dying);
+    await until(() => !engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.set(kept, 2, { tags: [kept] }))));
+    const found = await space.getMany(['tagged', kept]);
+    expect(found.get('tagged')).toMatchObject({ value: 1, isStale: true });
+    expect(found.get(kept)).toMatchObject({ value: 2, isStale: false });
+  });
+
+  it('gives out what it has found of very many keys, though the last ones of them are away', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started();
+    await until(() => engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.set(lost, 1))));
+    await until(async () => (await space.find(lost))?.tier === 'l1');
+    const keys: string[] = [];
+    for (let at = 0; keys.length < 512; at += 1)
+      if (await cluster.isOn(living, `{${space.name}:k ${at}}`)) keys.push(`k ${at}`);
+    await until(async () => !isAway(await outcomeOf(() => space.setMany(keys.map((key) => [key, 2])))));
+    await cluster.kill(dying);
+    await until(() => !engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.find(kept))));
+    const found = await space.getMany([...keys, lost]);
+    expect(keys.filter((key) => found.get(key)?.value !== 2)).toEqual([]);
+    expect(found.get(lost)).toMatchObject({ value: 1, isStale: true });
+  });
+
   it('finds who has taken over from it, though it was started meanwhile', async () => {
     cluster = await startRedisCluster({ nodeTimeoutMs: 4_000, isPartial: true, isReplicated: true });
     await cluster.kill(dying);

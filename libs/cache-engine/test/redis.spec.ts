@@ -499,6 +499,40 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it.each([
+    ['cleared', (space: Namespace<unknown>) => space.clear()],
+    ['invalidated by tag', (space: Namespace<unknown>) => space.invalidateTags('t')],
+  ])('has nothing stand in that was %s where Redis had lost all it knew', async (_, change) => {
+    const port = await freePort();
+    let own = await startRedis({ port });
+    try {
+      const engines = [await nodeOf(own.url), await nodeOf(own.url)];
+      const [here, there] = engines.map((it) => it.namespace<unknown>(name));
+      const other = randomUUID();
+      const [otherHere, otherThere] = engines.map((it) => it.namespace<unknown>(other));
+      await here!.set('k', 'old', { tags: ['t'] });
+      await warm(there!, 'k');
+      const away = async (): Promise<void> => {
+        await own.kill();
+        await until(() => engines.every((it) => !it.isL1Used));
+      };
+      await away();
+      expect(await there!.find('k')).toMatchObject({ value: 'old', isStale: true });
+      own = await startRedis({ port });
+      await until(() => engines.every((it) => it.isL1Used));
+      for (const space of [otherHere!, otherThere!]) await until(() => space.set('k', 1).then(Boolean, () => false));
+      await change(here!);
+      await toldAll(otherHere!, otherThere!);
+      const people = await createClient({ url: own.url }).connect();
+      expect(await people.keys(`cache:t:{${name}:*`)).toEqual([]);
+      people.destroy();
+      await away();
+      await expect(there!.find('k')).rejects.toBeInstanceOf(CacheUnavailable);
+    } finally {
+      await own.stop();
+    }
+  });
+
   it.each(['deadlineMs', 'silenceMs'])('refuses a %s that is no limit', (limit) => {
     for (const ms of [Number.NaN, 0, -1, 2 ** 31, Number.POSITIVE_INFINITY])
       expect(() => new CacheEngine({ redis: { url: redis.url, [limit]: ms } })).toThrow(
@@ -528,6 +562,33 @@ describeRedis('caches of several processes over one Redis', () => {
       await warm(space, 'k');
     } finally {
       process.kill(own.pid, 'SIGCONT');
+      await own.stop();
+    }
+  });
+
+  it('does nothing later that it could not do in time while it was connected to for the first time', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    const engine = new CacheEngine({ redis: { url: own.url }, complain: () => undefined });
+    open.push(engine);
+    const space = engine.namespace<number>(name);
+    try {
+      process.kill(own.pid, 'SIGSTOP');
+      engine.start();
+      await expect(space.set('k', 1)).rejects.toBeInstanceOf(CacheUnavailable);
+      await expect(space.increment('n')).rejects.toBeInstanceOf(CacheUnavailable);
+      process.kill(own.pid, 'SIGCONT');
+      await until(() =>
+        engine.ping().then(
+          () => true,
+          () => false,
+        ),
+      );
+      await sleep(300);
+      expect(await people.keys('*')).toEqual([]);
+    } finally {
+      process.kill(own.pid, 'SIGCONT');
+      people.destroy();
       await own.stop();
     }
   });
@@ -683,6 +744,35 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('has Redis keep what whole namespaces depend on, however many tags become known', async () => {
+    const people = await createClient({ url: redis.url }).connect();
+    const engine = await nodeOf(redis.url);
+    const space = engine.namespace<unknown>(name);
+    let isOver = false;
+    const learn = async (): Promise<void> => {
+      for (let round = 0; !isOver; round += 1) {
+        const tags = Array.from({ length: 200 }, (_, at) => `${round} ${at}`);
+        // One that begins is forgotten again: Redis tells that it has changed.
+        for (const value of [1, 2]) {
+          await space.set('other', value, { tags });
+          await sleep(50);
+        }
+      }
+    };
+    try {
+      await space.set('k', 1);
+      await warm(space, 'k');
+      const idleSeconds = sleep(6_000).then(() => {
+        isOver = true;
+        return people.objectIdleTime(`cache:t:{${name}:}`);
+      });
+      await Promise.all([learn(), idleSeconds]);
+      expect(await idleSeconds).toBeLessThan(3);
+    } finally {
+      people.destroy();
+    }
+  });
+
   it('leaves a server that is not in charge any more for the one that is', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
@@ -813,6 +903,23 @@ describeRedis('a cache over a cluster of three masters', () => {
     await end();
     await until(async () => (await here.get('k').catch(() => undefined)) !== undefined);
     expect(await here.get('k')).toBe(1);
+  });
+
+  it('leaves nothing under a key that is being moved where a full Redis refuses what is written there', async () => {
+    const here = (await nodeOf(cluster.url)).namespace<number>(randomUUID());
+    await here.set('k', 1);
+    await warm(here, 'k');
+    const people = await Promise.all(cluster.servers.map(({ url }) => createClient({ url }).connect()));
+    const end = await cluster.move(`{${here.name}:k}`);
+    try {
+      await Promise.all(people.map((it) => it.configSet('maxmemory', '1')));
+      await expect(here.set('k', 2)).rejects.toThrow('Redis refuses');
+      expect(await here.find('k')).toBeUndefined();
+    } finally {
+      await Promise.all(people.map((it) => it.configSet('maxmemory', '0')));
+      for (const it of people) it.destroy();
+      await end();
+    }
   });
 
   it('asks for what is being moved before its end now and then, though it cannot keep that', async () => {

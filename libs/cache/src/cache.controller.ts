@@ -105,6 +105,7 @@ export class CacheController {
     required: false,
     description: 'The `ETag` of the value that may be forgotten, `*` for any: to be told where nothing is.',
   })
+  @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to be told where something is.' })
   async delete(
     @Query(valid(keyQuery)) { key, namespace }: z.output<typeof keyQuery>,
     @Headers('if-match') ifMatch: string | undefined,

@@ -1585,6 +1585,10 @@ export type DeleteCacheEntryData = {
   body?: never;
   headers?: {
     /**
+     * `*` to be told where something is.
+     */
+    'If-None-Match'?: string;
+    /**
      * The `ETag` of the value that may be forgotten, `*` for any: to be told where nothing is.
      */
     'If-Match'?: string;
