@@ -6,6 +6,7 @@ import { orderContract, type OrderLogEvent, type ReplyOf, type RequestOf } from 
 import { sqlToken, type Sql } from '#database';
 import { Checkpoints } from '#events';
 import { Answers, listenForMessages } from '#messaging';
+import type { PeriodicWork } from '#periodic';
 import type { MasterKey } from '#security';
 import { createService } from '#service';
 import { PostgresDeliveries } from '../src/adapters/postgres-deliveries.js';
@@ -84,12 +85,19 @@ const limits = { delaysMs: [20, 40], pollMs: 20, unsignedMs: 50, plainForMs: 0 }
 export const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) });
 const usualKey = masterKey('usual');
 
-/** The worker looks once when it starts, and would find what a test writes meanwhile. */
+/** Waits for the first time of what is done again and again, which begins by itself and would find what a test writes meanwhile. */
+const firstTimeOf = (work: PeriodicWork): Promise<void> => {
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const execute = work.execute.bind(work);
+  work.execute = () => execute().finally(resolve);
+  return promise;
+};
+
 const firstLookOf = (postgres: PostgresDeliveries): Promise<void> => {
-  const looked = Promise.withResolvers<void>();
+  const { promise, resolve } = Promise.withResolvers<void>();
   const claim = postgres.claim.bind(postgres);
-  postgres.claim = (...asked) => claim(...asked).finally(() => looked.resolve());
-  return looked.promise;
+  postgres.claim = (...asked) => claim(...asked).finally(resolve);
+  return promise;
 };
 
 export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Settings = {}): Promise<Instance> => {
@@ -113,10 +121,12 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
     ],
   });
   const postgres = app.get(PostgresDeliveries, { strict: false });
-  const looked = firstLookOf(postgres);
+  const purge = app.get(PurgeDeliveries, { strict: false });
+  const rotateSecrets = app.get(RotateSecrets, { strict: false });
+  const begun = Promise.all([firstLookOf(postgres), firstTimeOf(purge), firstTimeOf(rotateSecrets)]);
   await listenForMessages(app, []);
   await app.listen(0, '127.0.0.1');
-  await looked;
+  await begun;
   const { port } = app.getHttpServer().address() as AddressInfo;
   const sql = app.get<Sql>(sqlToken('webhooks'), { strict: false });
   const acceptEvents = app.get(AcceptEvents, { strict: false });
@@ -127,9 +137,7 @@ export const startInstance = async (WEBHOOKS_DATABASE_URL: string, settings: Set
     endpoints: app.get(ManageEndpoints, { strict: false }),
     deliveries: app.get(ReadDeliveries, { strict: false }),
     redeliver: app.get(RedeliverMessages, { strict: false }),
-    purge: app.get(PurgeDeliveries, { strict: false }),
-    postgres,
-    rotateSecrets: app.get(RotateSecrets, { strict: false }),
+    ...{ purge, postgres, rotateSecrets },
     kept: app.get(PostgresEndpoints, { strict: false }),
     accept: (...events) => postgres.keep(events.map(messageOf), checkpoints.at('none', [])),
     stop: () => app.close(),
