@@ -46,7 +46,7 @@ const unknownIn = (
 
 /** What Kubernetes and Docker tell each container of services beside it, such as `WEBHOOKS_PORT=tcp://10.0.0.7:3006`. */
 const isServiceLink = (variable: string, value: string): boolean =>
-  /_SERVICE_(?:HOST|PORT(?:_\w+)?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?$/.test(variable) ||
+  /_SERVICE_(?:HOST|PORT(?:_\w{1,63})?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w{1,63})?$/.test(variable) ||
   (variable.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
 
 const squeezed = (variable: string): string => variable.replaceAll('_', '').toUpperCase();
