@@ -13,7 +13,7 @@ const services = [
     variable: 'ORDER_URL',
     prefixes: ['/orders', '/order', '/events', '/dead-letters', '/customers'],
     open: [],
-    keyed: /^\/orders?$|^\/orders\/[^/]+\/(captures|fulfil|refunds|returns)$/,
+    keyed: /^\/orders?$|^\/orders\/[^/]+\/(cancel|captures|fulfil|refunds|returns)$/,
   },
   {
     name: 'inventory',
