@@ -243,8 +243,7 @@ export class Tracking {
 
   private lose(line: Line, error: Error): void {
     this.setHeard(line, never);
-    if (this.isStopped) return;
-    if (this.isLost) return;
+    if (this.isLost || this.isStopped) return;
     this.isLost = true;
     this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);
   }
