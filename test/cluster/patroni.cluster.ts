@@ -17,6 +17,7 @@ const describePatroni = await patroniOrSkip(describe);
 describePatroni('a Postgres under Patroni whose primary goes away under load', () => {
   const figures: object[] = [];
   let shoppers: Shoppers;
+  let receiver: WebhookReceiver;
   let cluster: PatroniCluster;
   let shape: Shape;
 
@@ -30,8 +31,14 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
       release: () => cluster.stop(),
     });
   });
-  // Nobody goes on shopping after a test that has failed.
-  afterEach(() => shoppers?.finish());
+  // Nobody goes on shopping, and nobody listens, after a test that has failed.
+  afterEach(async () => {
+    try {
+      await shoppers?.finish();
+    } finally {
+      await receiver?.stop();
+    }
+  });
   afterAll(async () => {
     printFigures('patroni', figures);
     await (shape ?? cluster)?.stop();
@@ -40,13 +47,13 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
   const faults: [string, (primary: PatroniNode) => Promise<void>, (old: PatroniNode) => Promise<void>][] = [
     ['killed with its Patroni', (primary) => primary.kill(), (old) => old.patroni.start()],
     ['cut off from etcd and its standbys', async (primary) => primary.partition(), async (old) => old.rejoin()],
-    ['stopped with its Patroni', (primary) => primary.signal('SIGSTOP'), (old) => old.signal('SIGCONT')],
+    ['stopped with its Patroni', (primary) => primary.stop(), (old) => old.goOn()],
   ];
 
   it.each(faults)('%s: its standby takes over, and nothing acknowledged is lost', async (fault, begin, end) => {
     await cluster.whole();
     const api = new Api(shape.baseUrl);
-    const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
+    receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
     shoppers = new Shoppers(api, randomOf(fault), callers);
     await shoppers.start();
     const placed = (): number => shoppers.placements.filter((it) => it.outcome === 201).length;
@@ -75,6 +82,5 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     await shoppers.repeat();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
     await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
-    await receiver.stop();
   });
 });

@@ -115,6 +115,16 @@ const childrenOf = async (pid: number): Promise<number[]> => {
   return [...children, ...(await Promise.all(children.map(childrenOf))).flat()];
 };
 
+/**
+ * Before 3.0.3 one that stood still writes its name over that of its successor, and what was committed there is lost:
+ * https://github.com/patroni/patroni/pull/2689
+ */
+const overwritesTheLeader = async (): Promise<boolean> => {
+  const [, ...version] = / (\d+)\.(\d+)\.(\d+)/.exec((await run('patroni', ['--version'])).stdout)!;
+  const [major, minor, patch] = version.map(Number) as [number, number, number];
+  return major < 3 || (major === 3 && minor === 0 && patch < 3);
+};
+
 /** A Postgres and the Patroni that leads it. */
 class PatroniNode {
   constructor(
@@ -143,8 +153,23 @@ class PatroniNode {
     if (pid > 0) process.kill(pid, 'SIGKILL');
   }
 
-  /** Everything of it stands still, or goes on as if no time had passed. */
-  async signal(signal: 'SIGSTOP' | 'SIGCONT'): Promise<void> {
+  /** Everything of it stands still. */
+  stop(): Promise<void> {
+    return this.signal('SIGSTOP');
+  }
+
+  /**
+   * Everything goes on as if no time had passed; where Patroni would take the lock from its successor then, it is started
+   * anew beside a Postgres that goes on.
+   */
+  async goOn(): Promise<void> {
+    const takesLocks = await overwritesTheLeader();
+    if (takesLocks) await this.patroni.kill('SIGKILL');
+    await this.signal('SIGCONT');
+    if (takesLocks) await this.patroni.start();
+  }
+
+  private async signal(signal: 'SIGSTOP' | 'SIGCONT'): Promise<void> {
     const postmaster = await this.postmaster();
     for (const parent of [this.patroni.pid, postmaster].filter((it) => it > 0))
       for (const pid of [parent, ...(await childrenOf(parent))]) {

@@ -70,9 +70,12 @@ export class WebhookReceiver {
   }
 
   async stop(): Promise<void> {
-    ok(await this.api.send('DELETE', this.address), 204);
-    this.server.close();
-    this.server.closeAllConnections();
+    try {
+      ok(await this.api.send('DELETE', this.address), 204);
+    } finally {
+      this.server.close();
+      this.server.closeAllConnections();
+    }
   }
 
   private async receive(request: IncomingMessage, response: ServerResponse): Promise<void> {
