@@ -431,7 +431,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await there.set('k', 1, { tags: ['t'] });
       await warm(there, 'k');
       // What is told comes over the same connection.
-      proxy.holdBack('ROLE');
+      proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await change(here);
       expect(await there.get('k')).toBe(1);
@@ -448,7 +448,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await toldAll(here, there);
       expect(await there.increment('n', 5)).toBe(5);
       // What is told comes over the same connection.
-      proxy.holdBack('ROLE');
+      proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await here.clear();
       expect(await here.increment('n')).toBe(1);
@@ -794,6 +794,40 @@ describeRedis('caches of several processes over one Redis', () => {
       await warm(space, 'k');
       expect(await space.get('k')).toBe(2);
     } finally {
+      await proxy.stop();
+      await Promise.all([first.stop(), second.stop()]);
+    }
+  });
+
+  it('leaves a server that is not in charge any more, though its name stands for that for a while', async () => {
+    const [first, second] = [await startRedis(), await startRedis()];
+    const proxy = await RedisProxy.start(first.port);
+    const people = await createClient({ url: first.url }).connect();
+    /** Whether it listens there to what changes, and over how many other connections something is asked there. */
+    const connected = async (): Promise<{ listens: boolean; others: number }> => {
+      const flags = (await people.clientList()).map((it) => it.flags);
+      return { listens: flags.some((it) => it.includes('B')), others: flags.filter((it) => it === 'N').length - 1 };
+    };
+    try {
+      const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
+      const space = engine.namespace<number>(name);
+      await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
+      // It listens elsewhere next, and has found the old one once more to ask.
+      await until(async () => {
+        const { listens, others } = await connected();
+        return !listens && others === 1;
+      });
+      proxy.port = second.port;
+      await until(() => engine.isL1Used);
+      await until(() =>
+        space.set('k', 2).then(
+          () => true,
+          () => false,
+        ),
+      );
+      await warm(space, 'k');
+    } finally {
+      people.destroy();
       await proxy.stop();
       await Promise.all([first.stop(), second.stop()]);
     }
