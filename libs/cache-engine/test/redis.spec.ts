@@ -773,6 +773,31 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('has Redis keep all that is known, in half a minute once more, however much it is', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    try {
+      const engine = new CacheEngine({
+        redis: { url: own.url, deadlineMs: 5_000, silenceMs: 5_000 },
+        maxBytes: 2 ** 28,
+      });
+      open.push(engine.start());
+      await until(() => engine.isL1Used);
+      const space = engine.namespace<unknown>(name);
+      const tags = Array.from({ length: 60_000 }, (_, at) => `t ${at}`);
+      // One that begins is forgotten again: Redis tells that it has changed.
+      for (const value of [1, 2]) await space.set('k', value, { tags });
+      await people.sendCommand(['CONFIG', 'RESETSTAT']);
+      await sleep(4_500);
+      const [, calls] = /cmdstat_touch:calls=(\d+)/.exec(await people.info('commandstats'))!;
+      // 512 with each call.
+      expect(Number(calls) * 512).toBeGreaterThan((tags.length / 30) * 3);
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
   it('leaves a server that is not in charge any more for the one that is', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
