@@ -461,7 +461,12 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       refreshBefore: (it) => it?.price ?? 0,
     });
     const lasts = { ttlOf: (it: { price: number }) => it.price, timeouts: undefined };
-    expect(await space.getOrSet('k', () => ({ price: 60_000 }), lasts)).toEqual({ price: 60_000 });
+    const { price } = await space.getOrSet('k', () => ({ price: 60_000 }), lasts);
+    expect(price).toBe(60_000);
+    const nothing = await space.getOrSet('none', async (): Promise<{ price: number } | undefined> => undefined);
+    expect(nothing?.price).toBeUndefined();
+    // @ts-expect-error: where a source may have nothing, that is not to be forgotten.
+    expect(() => nothing.price).toThrow(TypeError);
   });
 
   it('writes many in their order, each as it is told', async () => {
