@@ -428,12 +428,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     const { version } = (await space.find('k'))!;
     expect(await space.compareAndSet('k', null, 2)).toEqual({ isWritten: false, version });
     expect(await space.compareAndSet('k', randomUUID(), 2)).toEqual({ isWritten: false, version });
-    const tries = await Promise.all([2, 3, 4, 5].map((value) => space.compareAndSet('k', version, value)));
+    expect(await space.compareAndSet('k', [], 2)).toEqual({ isWritten: false, version });
+    const expected = [version, [randomUUID(), version], [version, randomUUID()]];
+    const tries = await Promise.all(expected.map((it, at) => space.compareAndSet('k', it, at)));
     expect(tries.filter((it) => it.isWritten)).toHaveLength(1);
     expect(await space.compareAndSet('k', anyVersion, 6)).toMatchObject({ isWritten: true });
     expect(await space.get('k')).toBe(6);
     await space.delete('k');
-    for (const it of [version, anyVersion])
+    for (const it of [version, [version], anyVersion])
       expect(await space.compareAndSet('k', it, 6)).toEqual({ isWritten: false, version: null });
     await space.set('k', 7, { tags: ['t'] });
     await space.invalidateTags('t');

@@ -1,5 +1,12 @@
 import { Injectable } from '@nestjs/common';
-import { CacheEngine, CacheUnavailable, textCodec, type Namespace, type Written } from '#cache-engine';
+import {
+  CacheEngine,
+  CacheUnavailable,
+  textCodec,
+  type ExpectedVersion,
+  type Namespace,
+  type Written,
+} from '#cache-engine';
 import {
   CleaveError,
   defaultTenant,
@@ -45,18 +52,22 @@ export class Cache {
   }
 
   /** @throws CleaveError `precondition-failed`, with the version that is there */
-  put(owner: Owner, { namespace, if_version, ...put }: RequestOf<Operations['put']>): Promise<EntryWritten> {
+  put(
+    owner: Owner,
+    { namespace, if_version, ...put }: RequestOf<Operations['put']>,
+    expected: ExpectedVersion | undefined = if_version,
+  ): Promise<EntryWritten> {
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       if (put.lease !== undefined) {
-        if (if_version !== undefined) throw invalid('A write has a lease or a version that it expects, not both.');
+        if (expected !== undefined) throw invalid('A write has a lease or a version that it expects, not both.');
         const filled = await space.fillLeased(put.key, put.lease, ...textAndOptions(put));
         if (filled) return written(put.key, filled);
         const late = 'The lease is over: the key was written or invalidated since, or it took too long. Read it again.';
         throw new CleaveError('precondition-failed', late, { version: null });
       }
-      if (if_version === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
-      const outcome = await space.compareAndSet(put.key, if_version, ...textAndOptions(put));
+      if (expected === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
+      const outcome = await space.compareAndSet(put.key, expected, ...textAndOptions(put));
       if (outcome.isWritten) return written(put.key, outcome);
       throw anotherIsThere(outcome);
     });
@@ -79,9 +90,9 @@ export class Cache {
   }
 
   /** @throws CleaveError `precondition-failed`, with the version that is there */
-  deleteIf(owner: Owner, key: string, namespace: string | undefined, version: string | null): Promise<void> {
+  deleteIf(owner: Owner, key: string, namespace: string | undefined, expected: ExpectedVersion): Promise<void> {
     return this.answered(async () => {
-      const outcome = await this.space(owner, namespace).compareAndDelete(key, version);
+      const outcome = await this.space(owner, namespace).compareAndDelete(key, expected);
       if (!outcome.isDeleted) throw anotherIsThere(outcome);
     });
   }
