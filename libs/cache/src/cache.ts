@@ -4,12 +4,14 @@ import {
   CacheUnavailable,
   textCodec,
   type ExpectedVersion,
+  type Found,
   type Namespace,
   type Written,
 } from '#cache-engine';
 import {
   CleaveError,
   defaultTenant,
+  limits,
   type cacheContract,
   type cacheEntryWritten,
   type ReplyOf,
@@ -97,13 +99,14 @@ export class Cache {
     });
   }
 
+  /** @throws CleaveError `payload-too-large` where too much is found; what was to be deleted and written is by then */
   batch(owner: Owner, request: RequestOf<Operations['batch']>): Promise<BatchDone> {
     const { delete: toDelete = [], put = [], get = [], namespace } = request;
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       await space.delete(...toDelete);
       const done = await space.setMany(put.map((it) => [it.key, ...textAndOptions(it)] as const));
-      const found = await space.getMany(get);
+      const found = await foundIn(space, get);
       return {
         found: [...found].map(([key, { value, version, isStale }]) => ({ key, json: value!, version, isStale })),
         missing: get.filter((key) => !found.has(key)),
@@ -145,6 +148,26 @@ export class Cache {
     }
   }
 }
+
+/** So many at a time that what is read beyond what may be answered is bounded as well. */
+const readAtOnce = 100;
+
+const foundIn = async (space: Namespace<string>, keys: readonly string[]): Promise<Map<string, Found<string>>> => {
+  const found = new Map<string, Found<string>>();
+  let left: number = limits.cacheBatchCharacters;
+  for (let at = 0; at < keys.length; at += readAtOnce) {
+    for (const [key, it] of await space.getMany(keys.slice(at, at + readAtOnce))) {
+      found.set(key, it);
+      left -= it.value!.length;
+    }
+    if (left < 0) throw new CleaveError('payload-too-large', tooMuchFound);
+  }
+  return found;
+};
+
+const tooMuchFound =
+  `The values under these keys have more than ${limits.cacheBatchCharacters} characters together. Ask for fewer keys at once. ` +
+  'What was to be deleted and written is.';
 
 /** No tenant has a colon in its name, so that the name ends at the first one. */
 const nameOf = (owner: Owner): string => {
