@@ -249,7 +249,7 @@ export class RedisTier {
     // One that is being connected is left to that: what is asked over two connections at once is answered in no order.
     if (kind === 'cluster' || !client.isReady) return;
     const [role] = await client.sendCommand<string[]>(['ROLE']).catch(() => []);
-    if (role !== 'slave' || !client.isReady) return;
+    if (role === undefined || role === 'master' || !client.isReady) return;
     client.destroy();
     this.connect();
   }

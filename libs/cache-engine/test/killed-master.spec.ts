@@ -256,7 +256,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     const others = Array.from({ length: 60 }, (_, at) => `k ${at}`);
     expect(await outcomeOf(() => space.getMany([lost, kept, ...others]))).toBeInstanceOf(CacheUnavailable);
     // Where nobody minds a miss, those that are away are one; nothing stands in.
-    const manager = cacheManagerOf(space as Namespace<unknown>);
+    const manager = cacheManagerOf(space);
     const told: unknown[] = [];
     manager.on('mget', (it) => told.push(it));
     expect(await manager.mget([lost, kept])).toEqual([undefined, 3]);
