@@ -3,6 +3,7 @@ import {
   Module,
   type DynamicModule,
   type FactoryProvider,
+  type ModuleMetadata,
   type OnApplicationShutdown,
   type OnModuleInit,
 } from '@nestjs/common';
@@ -16,8 +17,9 @@ interface CacheManagerOptions {
   cacheManager?: { namespace: string } & NamespaceOptions<unknown>;
 }
 
-/** What only the application can give, such as a meter, is injected. */
+/** What only the application can give, such as a meter, is injected, and comes from one of `imports` where it is not global. */
 type CacheEngineModuleAsyncOptions = CacheManagerOptions &
+  Pick<ModuleMetadata, 'imports'> &
   Pick<FactoryProvider<CacheEngineOptions>, 'inject' | 'useFactory'>;
 
 /** Provides the CacheEngine, started with the application and stopped with it. */
@@ -29,7 +31,12 @@ export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
     return this.forRootAsync({ ...(cacheManager && { cacheManager }), useFactory: () => options });
   }
 
-  static forRootAsync({ cacheManager, inject = [], useFactory }: CacheEngineModuleAsyncOptions): DynamicModule {
+  static forRootAsync({
+    cacheManager,
+    imports = [],
+    inject = [],
+    useFactory,
+  }: CacheEngineModuleAsyncOptions): DynamicModule {
     const logger = new Logger(CacheEngine.name);
     const complain = (message: string): void => logger.warn(message);
     const engine = {
@@ -50,7 +57,8 @@ export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
         ),
     };
     const providers = cacheManager ? [engine, manager] : [engine];
-    return { module: CacheEngineModule, global: true, providers, exports: providers.map((it) => it.provide) };
+    const exports = providers.map((it) => it.provide);
+    return { module: CacheEngineModule, global: true, imports, providers, exports };
   }
 
   /** Does not wait for Redis: the application starts without it and uses it once it is there. */

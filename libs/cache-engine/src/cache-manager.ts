@@ -134,9 +134,14 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
   const manager = {
     ...{ get, set, ttl, wrap, stores: [] },
     mget: async (keys: string[]) => {
-      const found = await unlessAway('mget', { keys }, () => namespace.getMany(keys));
-      const values = keys.map((key) => unpacked(found?.get(key)?.value));
-      if (found) events.emit('mget', { keys, values });
+      // Asked for together, and answered each by itself: of a cluster one key may be away and the others not.
+      const reads = await Promise.allSettled(keys.map((key) => namespace.get(key)));
+      const values = reads.map((it) => (it.status === 'fulfilled' ? unpacked(it.value) : undefined));
+      const failures = reads.flatMap((it) => (it.status === 'rejected' ? [it.reason as Error] : []));
+      // What is wrong in the call comes before what is away.
+      const failure = failures.find((it) => !(it instanceof CacheUnavailable)) ?? failures[0];
+      if (failure) await unlessAway('mget', { keys }, () => Promise.reject(failure));
+      else events.emit('mget', { keys, values });
       return values;
     },
     mset: async (list: { key: string; value: unknown; ttl?: number }[]) => {

@@ -5,7 +5,14 @@ export { cacheManagerOf } from './cache-manager.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
 export type { Found } from './keyspace.js';
 export type { Load } from './loading.js';
-export { anyVersion, longestLeaseMs, type Leased, type Namespace, type Written } from './namespace.js';
+export {
+  anyVersion,
+  longestLeaseMs,
+  type ExpectedVersion,
+  type Leased,
+  type Namespace,
+  type Written,
+} from './namespace.js';
 export { longestKeyBytes, longestTtlMs, type KeepOptions, type LoadOptions, type NamespaceOptions } from './options.js';
 export { CacheUnavailable, type RedisOptions } from './redis-tier.js';
 export type { CacheStatistics } from './statistics.js';

@@ -13,6 +13,9 @@ export type Load<Value> = (asked: {
   signal: AbortSignal;
 }) => Promise<Value | undefined> | Value | undefined;
 
+/** Of a source that has something under every key. */
+type LoadOfAll<Value> = (asked: { key: string; signal: AbortSignal }) => Promise<Value> | Value;
+
 const defaultHardMs = 10_000;
 /** A lease is kept for as long as the source takes, and ends so soon after its holder has died. */
 const leaseMs = 2_000;
@@ -28,8 +31,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    * The value under a key, asked for where it comes from when it is not here: by one caller at a time, of all processes.
    * What is over its time and within its grace stands in while it is asked for again, and when that fails.
    *
+   * @returns `undefined` only where the source of some caller may have nothing
    * @throws whatever `load` throws, where nothing stands in; never because Redis is away
    */
+  getOrSet(key: string, load: LoadOfAll<Value>, options?: LoadOptions<Value>): Promise<Value>;
+  getOrSet(key: string, load: Load<Value>, options?: LoadOptions<Value>): Promise<Value | undefined>;
   async getOrSet(key: string, load: Load<Value>, options: LoadOptions<Value> = {}): Promise<Value | undefined> {
     const { tiers } = this;
     const name = this.nameOf(key);

@@ -22,6 +22,9 @@ export const longestLeaseMs = 60_000;
 /** Of what `compareAndSet` writes over: whichever is there. No version is written like it. */
 export const anyVersion = '*';
 
+/** The version that has to be there, or one of several; `null` where nothing may be, `anyVersion` where something has to. */
+export type ExpectedVersion = string | readonly string[] | null;
+
 /** Keys of one kind, with values of one type. */
 export class Namespace<Value> extends Loading<Value> {
   /**
@@ -103,12 +106,11 @@ export class Namespace<Value> extends Loading<Value> {
   /**
    * Writes where the version is as it was read.
    *
-   * @param version `null` to write only where nothing is, `anyVersion` only where something is
    * @returns what was written, or the version that is there instead, `null` for none
    */
   async compareAndSet(
     key: string,
-    version: string | null,
+    version: ExpectedVersion,
     value: Value,
     options: KeepOptions = {},
   ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
@@ -126,13 +128,12 @@ export class Namespace<Value> extends Loading<Value> {
   /**
    * Forgets where the version is as it was read.
    *
-   * @param version as of `compareAndSet`
    * @returns the version that is there instead, `null` for none
    * @throws CacheUnavailable when it is not known whether it is forgotten
    */
   async compareAndDelete(
     key: string,
-    version: string | null,
+    version: ExpectedVersion,
   ): Promise<{ isDeleted: true } | { isDeleted: false; version: string | null }> {
     const { entries, shared } = this.tiers;
     const name = this.entryName(key);
@@ -152,7 +153,7 @@ export class Namespace<Value> extends Loading<Value> {
    */
   private async whereVersion(
     key: string,
-    version: string | null,
+    version: ExpectedVersion,
     change: (stored: string) => Promise<boolean>,
   ): Promise<{ version: string | null } | undefined> {
     const { shared } = this.tiers;
@@ -160,7 +161,7 @@ export class Namespace<Value> extends Loading<Value> {
     for (let tries = 0; ; tries += 1) {
       const { state, kept, version: stored } = shared ? await this.read(name) : this.readHere(name, key);
       const current = state === 'fresh' ? kept!.version : null;
-      const isExpected = version === anyVersion ? current !== null : current === version;
+      const isExpected = version === anyVersion ? current !== null : [version].flat().includes(current);
       if (!isExpected || tries === mostTries) return { version: current };
       if (await change(stored)) return undefined;
     }

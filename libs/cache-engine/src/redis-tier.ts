@@ -37,6 +37,8 @@ const cutOffMs = 250;
 /** Whether there is a connection is looked at so often by whoever waits for it, and whether a slot is moved. */
 const connectedPollMs = 5;
 const movedPollMs = 10;
+/** A single server is asked so often whether it is still in charge. */
+const roleAskedEveryMs = 500;
 /** That Redis refuses what it is asked is told so often at the most. */
 const refusalsToldEveryMs = 60_000;
 /** Keys looked at in one step of a sweep. */
@@ -151,6 +153,7 @@ export class RedisTier {
   /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
   private readonly sweeping = new Map<string, boolean>();
   private retry: NodeJS.Timeout | undefined;
+  private roleTimer: NodeJS.Timeout | undefined;
   /** First connections to nodes of a cluster whose failure is nobody's concern. */
   private readonly connecting = new WeakSet<Promise<unknown>>();
   /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
@@ -206,6 +209,8 @@ export class RedisTier {
     const { kind, client } = this.connection;
     // A cluster has other nodes to try.
     if (kind === 'server') client.once('error', () => resolve());
+    clearInterval(this.roleTimer);
+    this.roleTimer = setInterval(() => void this.leaveUnlessInCharge(), roleAskedEveryMs);
     this.connect(resolve);
     this.tracking.start();
   }
@@ -238,19 +243,28 @@ export class RedisTier {
     return kind === 'server' ? [] : client.masters.flatMap((it) => (it.client?.isOpen === false ? [it.client] : []));
   }
 
+  /** Its name may stand for another one by now, and a connection lasts as long as nobody ends it. */
+  private async leaveUnlessInCharge(): Promise<void> {
+    const { kind, client } = this.connection;
+    // One that is being connected is left to that: what is asked over two connections at once is answered in no order.
+    if (kind === 'cluster' || !client.isReady) return;
+    const [role] = await client.sendCommand<string[]>(['ROLE']).catch(() => []);
+    if (role === undefined || role === 'master' || !client.isReady) return;
+    client.destroy();
+    this.connect();
+  }
+
   private lookAnew(): void {
     const { kind, client } = this.connection;
-    if (kind === 'server') {
-      client.destroy();
-      this.connect();
-    }
     // Whoever is told meanwhile that a slot has moved waits for the answer: not for that of one that hangs.
-    else if (client.isReady) client._slots.rediscover(undefined, this.tracking.silent()).catch(() => undefined);
+    if (kind === 'cluster' && client.isReady)
+      client._slots.rediscover(undefined, this.tracking.silent()).catch(() => undefined);
   }
 
   stop(): void {
     this.isStopped = true;
     clearTimeout(this.retry);
+    clearInterval(this.roleTimer);
     this.tracking.stop();
     this.connection.client.destroy();
   }

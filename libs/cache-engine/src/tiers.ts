@@ -53,9 +53,10 @@ const leastForTags = 65_536;
 /** The version of a tag is asked for anew so often, which keeps it in Redis, however long it is known here: a week. */
 const tagsAskedEveryMs = 7 * 24 * 3_600_000;
 
-/** What Redis is not asked for, since it is known here, it is told to be in use, so many at a time. */
+/** What Redis is not asked for, since it is known here, it is told to be in use: all of it in so many turns, so many at least. */
 const touchedEveryMs = 1_000;
-const mostTouched = 512;
+const turnsOfRound = 30;
+const leastTouched = 512;
 const mostHotTouched = 64;
 const mostNamespacesTouched = 512;
 
@@ -255,7 +256,8 @@ export class Tiers {
       // Those that come meanwhile are for the next time: they would keep it from its end.
       this.leftToTouch = this.tags.size;
     }
-    for (let tags = 0; tags < mostTouched && this.leftToTouch > 0; tags += 1) {
+    const each = Math.max(leastTouched, Math.ceil(this.tags.size / turnsOfRound));
+    for (let tags = 0; tags < each && this.leftToTouch > 0; tags += 1) {
       const { done, value } = this.touching!.next();
       this.leftToTouch = done ? 0 : this.leftToTouch - 1;
       if (!done) names.add(value);

@@ -14,7 +14,7 @@ interface TrackingOptions {
   prefixes: readonly string[];
   silenceMs: number;
   masters: () => readonly Master[];
-  /** A server is not in charge or not there: whoever looks anew may find the one that is in charge by now. */
+  /** One of a cluster is not in charge or not there: whoever looks anew may find the one that is in charge by now. */
   lookAnew: () => void;
 }
 
@@ -113,7 +113,8 @@ export class Tracking {
     }
     // In a cluster another one may be in charge by now, of which the client hears by itself only from those that it was
     // connected to; and one that has left it says that there is none.
-    if (masters.every((it) => it.host !== undefined) && !this.isHeardOf) this.lookAnew();
+    if (masters.every((it) => it.host !== undefined) && !this.isHeardOf && this.isTimeToLookAnew())
+      this.options.lookAnew();
     if (this.isLost && this.isHeardOf) {
       this.isLost = false;
       this.complain('Redis is heard of again');
@@ -207,17 +208,15 @@ export class Tracking {
 
   /** Its name may stand for another one by now, and a connection lasts as long as nobody ends it. */
   private leave(line: Line): void {
-    if (!this.lookAnew()) return;
+    if (!this.isTimeToLookAnew()) return;
     for (const [id, it] of this.lines) if (it === line) this.lines.delete(id);
     line.client.destroy();
   }
 
-  /** @returns whether it is time for that */
-  private lookAnew(): boolean {
+  private isTimeToLookAnew(): boolean {
     const now = performance.now();
     if (now - this.lookedAnewAt < lookedAnewEveryMs) return false;
     this.lookedAnewAt = now;
-    this.options.lookAnew();
     return true;
   }
 

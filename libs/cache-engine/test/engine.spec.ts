@@ -428,12 +428,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     const { version } = (await space.find('k'))!;
     expect(await space.compareAndSet('k', null, 2)).toEqual({ isWritten: false, version });
     expect(await space.compareAndSet('k', randomUUID(), 2)).toEqual({ isWritten: false, version });
-    const tries = await Promise.all([2, 3, 4, 5].map((value) => space.compareAndSet('k', version, value)));
+    expect(await space.compareAndSet('k', [], 2)).toEqual({ isWritten: false, version });
+    const expected = [version, [randomUUID(), version], [version, randomUUID()]];
+    const tries = await Promise.all(expected.map((it, at) => space.compareAndSet('k', it, at)));
     expect(tries.filter((it) => it.isWritten)).toHaveLength(1);
     expect(await space.compareAndSet('k', anyVersion, 6)).toMatchObject({ isWritten: true });
     expect(await space.get('k')).toBe(6);
     await space.delete('k');
-    for (const it of [version, anyVersion])
+    for (const it of [version, [version], anyVersion])
       expect(await space.compareAndSet('k', it, 6)).toEqual({ isWritten: false, version: null });
     await space.set('k', 7, { tags: ['t'] });
     await space.invalidateTags('t');
@@ -461,7 +463,12 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       refreshBefore: (it) => it?.price ?? 0,
     });
     const lasts = { ttlOf: (it: { price: number }) => it.price, timeouts: undefined };
-    expect(await space.getOrSet('k', () => ({ price: 60_000 }), lasts)).toEqual({ price: 60_000 });
+    const { price } = await space.getOrSet('k', () => ({ price: 60_000 }), lasts);
+    expect(price).toBe(60_000);
+    const nothing = await space.getOrSet('none', async (): Promise<{ price: number } | undefined> => undefined);
+    expect(nothing?.price).toBeUndefined();
+    // @ts-expect-error: where a source may have nothing, that is not to be forgotten.
+    expect(() => nothing.price).toThrow(TypeError);
   });
 
   it('writes many in their order, each as it is told', async () => {

@@ -3,7 +3,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
 import { createClient } from '@redis/client';
 import { SeededRandom, redisOrSkip, startRedisCluster, type RedisCluster } from '#testing';
-import { CacheEngine, CacheUnavailable, type Namespace } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, cacheManagerOf, type Namespace } from '../src/index.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
@@ -255,6 +255,12 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(found.get(kept)).toMatchObject({ value: 3, isStale: false });
     const others = Array.from({ length: 60 }, (_, at) => `k ${at}`);
     expect(await outcomeOf(() => space.getMany([lost, kept, ...others]))).toBeInstanceOf(CacheUnavailable);
+    // Where nobody minds a miss, those that are away are one; nothing stands in.
+    const manager = cacheManagerOf(space);
+    const told: unknown[] = [];
+    manager.on('mget', (it) => told.push(it));
+    expect(await manager.mget([lost, kept])).toEqual([undefined, 3]);
+    expect(told).toEqual([{ keys: [lost, kept], error: expect.any(CacheUnavailable) }]);
   });
 
   it('gives out what Redis has answered of many keys, though the tag of another one is away', async () => {

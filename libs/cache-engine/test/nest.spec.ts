@@ -37,6 +37,25 @@ class PricesController {
 })
 class PricesModule {}
 
+class Settings {
+  readonly maxBytes = 1_000_000;
+}
+
+@Module({ providers: [Settings], exports: [Settings] })
+class SettingsModule {}
+
+describe('what the engine is told by somebody else', () => {
+  it('comes from a module that it imports', async () => {
+    const engine = CacheEngineModule.forRootAsync({
+      imports: [SettingsModule],
+      inject: [Settings],
+      useFactory: ({ maxBytes }: Settings) => ({ maxBytes }),
+    });
+    const module = await Test.createTestingModule({ imports: [engine] }).compile();
+    expect(module.get(CacheEngine).statistics.l1.maxBytes).toBe(1_000_000);
+  });
+});
+
 describe("what was written against Nest's CACHE_MANAGER", () => {
   let app: NestFastifyApplication;
   let cache: Cache;

@@ -431,7 +431,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await there.set('k', 1, { tags: ['t'] });
       await warm(there, 'k');
       // What is told comes over the same connection.
-      proxy.holdBack('ROLE');
+      proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await change(here);
       expect(await there.get('k')).toBe(1);
@@ -448,7 +448,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await toldAll(here, there);
       expect(await there.increment('n', 5)).toBe(5);
       // What is told comes over the same connection.
-      proxy.holdBack('ROLE');
+      proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await here.clear();
       expect(await here.increment('n')).toBe(1);
@@ -773,6 +773,31 @@ describeRedis('caches of several processes over one Redis', () => {
     }
   });
 
+  it('has Redis keep all that is known, in half a minute once more, however much it is', async () => {
+    const own = await startRedis();
+    const people = await createClient({ url: own.url }).connect();
+    try {
+      const engine = new CacheEngine({
+        redis: { url: own.url, deadlineMs: 5_000, silenceMs: 5_000 },
+        maxBytes: 2 ** 28,
+      });
+      open.push(engine.start());
+      await until(() => engine.isL1Used);
+      const space = engine.namespace<unknown>(name);
+      const tags = Array.from({ length: 60_000 }, (_, at) => `t ${at}`);
+      // One that begins is forgotten again: Redis tells that it has changed.
+      for (const value of [1, 2]) await space.set('k', value, { tags });
+      await people.sendCommand(['CONFIG', 'RESETSTAT']);
+      await sleep(4_500);
+      const [, calls] = /cmdstat_touch:calls=(\d+)/.exec(await people.info('commandstats'))!;
+      // 512 with each call.
+      expect(Number(calls) * 512).toBeGreaterThan((tags.length / 30) * 3);
+    } finally {
+      people.destroy();
+      await own.stop();
+    }
+  });
+
   it('leaves a server that is not in charge any more for the one that is', async () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
@@ -794,6 +819,40 @@ describeRedis('caches of several processes over one Redis', () => {
       await warm(space, 'k');
       expect(await space.get('k')).toBe(2);
     } finally {
+      await proxy.stop();
+      await Promise.all([first.stop(), second.stop()]);
+    }
+  });
+
+  it('leaves a server that is not in charge any more, though its name stands for that for a while', async () => {
+    const [first, second] = [await startRedis(), await startRedis()];
+    const proxy = await RedisProxy.start(first.port);
+    const people = await createClient({ url: first.url }).connect();
+    /** Whether it listens there to what changes, and over how many other connections something is asked there. */
+    const connected = async (): Promise<{ listens: boolean; others: number }> => {
+      const flags = (await people.clientList()).map((it) => it.flags);
+      return { listens: flags.some((it) => it.includes('B')), others: flags.filter((it) => it === 'N').length - 1 };
+    };
+    try {
+      const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
+      const space = engine.namespace<number>(name);
+      await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
+      // It listens elsewhere next, and has found the old one once more to ask.
+      await until(async () => {
+        const { listens, others } = await connected();
+        return !listens && others === 1;
+      });
+      proxy.port = second.port;
+      await until(() => engine.isL1Used);
+      await until(() =>
+        space.set('k', 2).then(
+          () => true,
+          () => false,
+        ),
+      );
+      await warm(space, 'k');
+    } finally {
+      people.destroy();
       await proxy.stop();
       await Promise.all([first.stop(), second.stop()]);
     }

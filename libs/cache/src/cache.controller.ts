@@ -2,7 +2,7 @@ import { Body, Controller, Delete, Get, Headers, HttpCode, Post, Put, Query, Res
 import { ApiHeader, ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
-import { CacheEngine, anyVersion } from '#cache-engine';
+import { CacheEngine, anyVersion, type ExpectedVersion } from '#cache-engine';
 import {
   cacheBatch,
   cacheBatchRequest,
@@ -20,13 +20,13 @@ import {
   putCacheEntryRequest,
   invalidRequest,
 } from '#contracts';
-import { CalledBy, Endpoint, JsonText, valid } from '#rest';
+import { CalledBy, Endpoint, JsonText, entityTagsIn, valid } from '#rest';
 import type { Caller } from '#security';
 import { Cache, batchJson, leasedJson } from './cache.js';
 
 const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
 const status = { 'Cache-Status': '`cleave; hit; detail=stale` while Redis cannot be asked whether it has changed' };
-const etag = { ETag: 'The version of the value, for `If-Match`' };
+const etag = { ETag: 'The version of the value, for `If-Match` and `If-None-Match`' };
 /** As RFC 9211 says it. */
 const stale = 'cleave; hit; detail=stale';
 const miss = new JsonText(JSON.stringify({ error: 'key not found' } satisfies z.output<typeof cacheMiss>));
@@ -46,15 +46,22 @@ export class CacheController {
     summary: 'Read the value under a key',
     replies: {
       200: { schema: cacheValue, description: 'The value', headers: { ...etag, ...status } },
+      304: { description: 'The value is one of those that `If-None-Match` names', headers: { ...etag, ...status } },
       404: { schema: cacheMiss, description: 'The cache holds nothing under this key' },
     },
     errors: [],
   })
+  @ApiHeader({
+    name: 'If-None-Match',
+    required: false,
+    description: 'The `ETag` of the value that the caller has, or a list of them: it is not sent once more.',
+  })
   async get(
     @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,
+    @Headers('if-none-match') ifNoneMatch: string | undefined,
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
-  ): Promise<JsonText> {
+  ): Promise<JsonText | undefined> {
     const hit = await this.cache.get(caller, query);
     if (!hit) {
       reply.status(404);
@@ -62,6 +69,10 @@ export class CacheController {
     }
     reply.header('ETag', `"${hit.version}"`);
     if (hit.isStale) reply.header('Cache-Status', stale);
+    if (ifNoneMatch !== undefined && isNamed(hit.version, ifNoneMatch)) {
+      reply.status(304);
+      return undefined;
+    }
     return new JsonText(`{"value":${hit.json}}`);
   }
 
@@ -76,7 +87,8 @@ export class CacheController {
   @ApiHeader({
     name: 'If-Match',
     required: false,
-    description: 'The `ETag` of the value that may be written over, `*` for any: to write only where something is.',
+    description:
+      'The `ETag` of the value that may be written over, or a list of them; `*` for any: to write only where something is.',
   })
   @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to write only where nothing is.' })
   async put(
@@ -86,7 +98,7 @@ export class CacheController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof cacheEntryWritten>> {
-    const entry = await this.cache.put(caller, { ...body, if_version: expectedVersion(ifMatch, ifNoneMatch) });
+    const entry = await this.cache.put(caller, body, expectedVersion(ifMatch, ifNoneMatch));
     reply.header('ETag', `"${entry.version}"`);
     return entry;
   }
@@ -103,7 +115,8 @@ export class CacheController {
   @ApiHeader({
     name: 'If-Match',
     required: false,
-    description: 'The `ETag` of the value that may be forgotten, `*` for any: to be told where nothing is.',
+    description:
+      'The `ETag` of the value that may be forgotten, or a list of them; `*` for any: to be told where nothing is.',
   })
   @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to be told where something is.' })
   async delete(
@@ -112,9 +125,9 @@ export class CacheController {
     @Headers('if-none-match') ifNoneMatch: string | undefined,
     @CalledBy() caller: Caller,
   ): Promise<void> {
-    const version = expectedVersion(ifMatch, ifNoneMatch);
-    if (version === undefined) await this.cache.delete(caller, { keys: [key], namespace });
-    else await this.cache.deleteIf(caller, key, namespace, version);
+    const expected = expectedVersion(ifMatch, ifNoneMatch);
+    if (expected === undefined) await this.cache.delete(caller, { keys: [key], namespace });
+    else await this.cache.deleteIf(caller, key, namespace, expected);
   }
 
   @Post('batch')
@@ -220,17 +233,22 @@ export class CacheController {
   }
 }
 
-/** @returns the version that may be changed, `anyVersion`, null for nothing, undefined for anything */
-const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | undefined): string | null | undefined => {
+/** @returns what has to be there; `undefined` for anything or nothing */
+const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | undefined): ExpectedVersion | undefined => {
   if (ifMatch === undefined && ifNoneMatch === undefined) return undefined;
   if (ifMatch === undefined && ifNoneMatch?.trim() === '*') return null;
   const told = ifNoneMatch === undefined ? ifMatch!.trim() : '';
   if (told === '*') return anyVersion;
-  const version = /^"([!#-~]*)"$/.exec(told)?.[1];
-  // In quotes it is a tag, and one that nothing has.
-  if (version !== undefined) return version === anyVersion ? '' : version;
+  const tags = entityTagsIn(told);
+  // A weak one matches nothing: it does not say that a value is the same one.
+  if (tags) return tags.flatMap((tag) => (tag.startsWith('W/') ? [] : tag.slice(1, -1)));
   throw invalidRequest(
     'If-Match',
-    'must be one entity tag or *; or If-None-Match: *, which says that nothing may be there',
+    'must be entity tags, with commas between them, or *; or If-None-Match: *, which says that nothing may be there',
   );
 };
+
+/** By the weak comparison (RFC 9110, 13.1.2). What is malformed names nothing. */
+const isNamed = (version: string, ifNoneMatch: string): boolean =>
+  ifNoneMatch.trim() === '*' ||
+  entityTagsIn(ifNoneMatch)?.some((tag) => tag.replace(/^W\//, '') === `"${version}"`) === true;

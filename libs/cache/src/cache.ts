@@ -1,8 +1,17 @@
 import { Injectable } from '@nestjs/common';
-import { CacheEngine, CacheUnavailable, textCodec, type Namespace, type Written } from '#cache-engine';
+import {
+  CacheEngine,
+  CacheUnavailable,
+  textCodec,
+  type ExpectedVersion,
+  type Found,
+  type Namespace,
+  type Written,
+} from '#cache-engine';
 import {
   CleaveError,
   defaultTenant,
+  limits,
   type cacheContract,
   type cacheEntryWritten,
   type ReplyOf,
@@ -45,18 +54,22 @@ export class Cache {
   }
 
   /** @throws CleaveError `precondition-failed`, with the version that is there */
-  put(owner: Owner, { namespace, if_version, ...put }: RequestOf<Operations['put']>): Promise<EntryWritten> {
+  put(
+    owner: Owner,
+    { namespace, if_version, ...put }: RequestOf<Operations['put']>,
+    expected: ExpectedVersion | undefined = if_version,
+  ): Promise<EntryWritten> {
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       if (put.lease !== undefined) {
-        if (if_version !== undefined) throw invalid('A write has a lease or a version that it expects, not both.');
+        if (expected !== undefined) throw invalid('A write has a lease or a version that it expects, not both.');
         const filled = await space.fillLeased(put.key, put.lease, ...textAndOptions(put));
         if (filled) return written(put.key, filled);
         const late = 'The lease is over: the key was written or invalidated since, or it took too long. Read it again.';
         throw new CleaveError('precondition-failed', late, { version: null });
       }
-      if (if_version === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
-      const outcome = await space.compareAndSet(put.key, if_version, ...textAndOptions(put));
+      if (expected === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));
+      const outcome = await space.compareAndSet(put.key, expected, ...textAndOptions(put));
       if (outcome.isWritten) return written(put.key, outcome);
       throw anotherIsThere(outcome);
     });
@@ -79,20 +92,21 @@ export class Cache {
   }
 
   /** @throws CleaveError `precondition-failed`, with the version that is there */
-  deleteIf(owner: Owner, key: string, namespace: string | undefined, version: string | null): Promise<void> {
+  deleteIf(owner: Owner, key: string, namespace: string | undefined, expected: ExpectedVersion): Promise<void> {
     return this.answered(async () => {
-      const outcome = await this.space(owner, namespace).compareAndDelete(key, version);
+      const outcome = await this.space(owner, namespace).compareAndDelete(key, expected);
       if (!outcome.isDeleted) throw anotherIsThere(outcome);
     });
   }
 
+  /** @throws CleaveError `payload-too-large` where too much is found; what was to be deleted and written is by then */
   batch(owner: Owner, request: RequestOf<Operations['batch']>): Promise<BatchDone> {
     const { delete: toDelete = [], put = [], get = [], namespace } = request;
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       await space.delete(...toDelete);
       const done = await space.setMany(put.map((it) => [it.key, ...textAndOptions(it)] as const));
-      const found = await space.getMany(get);
+      const found = await foundIn(space, get);
       return {
         found: [...found].map(([key, { value, version, isStale }]) => ({ key, json: value!, version, isStale })),
         missing: get.filter((key) => !found.has(key)),
@@ -134,6 +148,26 @@ export class Cache {
     }
   }
 }
+
+/** So many at a time that what is read beyond what may be answered is bounded as well. */
+const readAtOnce = 100;
+
+const foundIn = async (space: Namespace<string>, keys: readonly string[]): Promise<Map<string, Found<string>>> => {
+  const found = new Map<string, Found<string>>();
+  let left: number = limits.cacheBatchCharacters;
+  for (let at = 0; at < keys.length; at += readAtOnce) {
+    for (const [key, it] of await space.getMany(keys.slice(at, at + readAtOnce))) {
+      found.set(key, it);
+      left -= it.value!.length;
+    }
+    if (left < 0) throw new CleaveError('payload-too-large', tooMuchFound);
+  }
+  return found;
+};
+
+const tooMuchFound =
+  `The values under these keys have more than ${limits.cacheBatchCharacters} characters together. Ask for fewer keys at once. ` +
+  'What was to be deleted and written is.';
 
 /** No tenant has a colon in its name, so that the name ends at the first one. */
 const nameOf = (owner: Owner): string => {

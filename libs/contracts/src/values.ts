@@ -21,6 +21,7 @@ export const limits = {
   bodyBytes: 1_048_576,
   headers: 100,
   headerBytes: 16_384,
+  cacheBatchCharacters: 16_777_216,
   cacheKeyBytes: 1_024,
   refusalKeptMs: 7 * 24 * 3_600_000,
   cacheNamespaceBytes: 512,

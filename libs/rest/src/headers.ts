@@ -61,7 +61,7 @@ export const etagOf = (version: number): string => `"v${version}"`;
 const listedTag = /[\t ,]*((?:W\/)?"[!#-~\x80-\xff]*")[\t ]*(?=,|$)/gy;
 
 /** Undefined for what is no list of entity tags, or an empty one. */
-const entityTagsIn = (header: string): string[] | undefined => {
+export const entityTagsIn = (header: string): string[] | undefined => {
   const found = [...header.matchAll(listedTag)];
   const end = found.reduce((length, [it]) => length + it.length, 0);
   const isWhole = found.length > 0 && /^[\t ,]*$/.test(header.slice(end));

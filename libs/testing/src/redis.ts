@@ -114,6 +114,8 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
         const more = ['--cluster-enabled', 'yes', '--cluster-port', String(bus)];
         more.push('--cluster-node-timeout', String(nodeTimeoutMs));
         more.push('--cluster-require-full-coverage', isPartial ? 'no' : 'yes');
+        // A master waits for others to come before it sends the first replica what it has, which is 5 s when left out.
+        more.push('--repl-diskless-sync-delay', '0');
         const start = (): Promise<RedisServer> => startAt(port, more, directory);
         return { start, server: await start(), bus, directory };
       });
@@ -137,12 +139,11 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
     return told.every((it) => it.includes('cluster_state:ok') && it.includes(`cluster_known_nodes:${size}`));
   };
   while (!(await isWhole())) await setTimeout(50);
-  for (const [at, client] of clients.entries())
-    if (at >= masters && at < slotted) {
-      const master = await clients[at - masters]!.sendCommand<string>(['CLUSTER', 'MYID']);
-      await client.sendCommand(['CLUSTER', 'REPLICATE', master]);
-      while (!(await client.info('replication')).includes('master_link_status:up')) await setTimeout(50);
-    }
+  const replicas = clients.slice(masters, slotted);
+  for (const [at, client] of replicas.entries())
+    await client.sendCommand(['CLUSTER', 'REPLICATE', await clients[at]!.sendCommand<string>(['CLUSTER', 'MYID'])]);
+  for (const client of replicas)
+    while (!(await client.info('replication')).includes('master_link_status:up')) await setTimeout(50);
   const slotOf = async (key: string): Promise<number> => {
     const client = clients.find((it) => it.isReady)!;
     return Number(await client.sendCommand(['CLUSTER', 'KEYSLOT', key]));

@@ -192,8 +192,12 @@ export const cacheTests = (world: World): void => {
       expect(tries.map((it) => it.status).toSorted((one, other) => one - other)).toEqual([200, 412, 412]);
       const { version } = tries.find((it) => it.status === 200)!.body;
       expect((await get(key)).headers.get('etag')).toBe(`"${version}"`);
-      refused(await putIf(6, { 'If-Match': 'W/"1", "2"' }), '400 invalid-request', ['If-Match']);
-      refused(await putIf(6, { 'If-Match': '"*"' }), '412 precondition-failed');
+      // A weak tag does not say that a value is the same one.
+      for (const others of ['W/"1", "2"', `W/"${version}"`, '"*"'])
+        refused(await putIf(6, { 'If-Match': others }), '412 precondition-failed');
+      for (const malformed of [version, `"${version}`, `"${version}", *`])
+        refused(await putIf(6, { 'If-Match': malformed }), '400 invalid-request', ['If-Match']);
+      ok(await putIf(6, { 'If-Match': `${etag}, W/"1" ,"${version}"` }));
       ok(await putIf(7, { 'If-Match': '*' }));
       expect(ok(await get(key))).toEqual({ value: 7 });
       const { etag: last } = Object.fromEntries((await get(key)).headers);
@@ -201,11 +205,28 @@ export const cacheTests = (world: World): void => {
       refused(await deleteIf(etag), '412 precondition-failed');
       refused(await deleteIf('7'), '400 invalid-request', ['If-Match']);
       expect(ok(await get(key))).toEqual({ value: 7 });
-      expect((await deleteIf(last!)).status).toBe(204);
+      expect((await deleteIf(`${etag},${last!}`)).status).toBe(204);
       isMissing(await get(key));
       for (const refusal of [await deleteIf('*'), await putIf(8, { 'If-Match': '*' })])
         refused(refusal, '412 precondition-failed');
       isMissing(await get(key));
+    });
+
+    it('does not send once more what the caller has', async () => {
+      const key = fresh('key');
+      const getIf = (tags: string) => world.api.send('GET', at(key), { headers: { 'If-None-Match': tags } });
+      for (const tags of ['*', '"1"']) isMissing(await getIf(tags));
+      const etag = `"${ok(await put({ key, value: 'hello' })).version}"`;
+      for (const tags of [etag, `W/${etag}`, `"1", W/"2" ,${etag}`, '*']) {
+        const known = await getIf(tags);
+        expect([known.status, known.text, known.headers.get('etag')]).toEqual([304, '', etag]);
+      }
+      for (const tags of ['"1"', '""', etag.slice(1, -1), `${etag} "1"`]) {
+        const other = await getIf(tags);
+        expect([other.status, other.text, other.headers.get('etag')]).toEqual([200, '{"value":"hello"}', etag]);
+      }
+      ok(await put({ key, value: 'hello' }));
+      expect((await getIf(etag)).status).toBe(200);
     });
 
     it('lets one at a time fill what is missing, and nothing in that is old', async () => {

@@ -1589,7 +1589,7 @@ export type DeleteCacheEntryData = {
      */
     'If-None-Match'?: string;
     /**
-     * The `ETag` of the value that may be forgotten, `*` for any: to be told where nothing is.
+     * The `ETag` of the value that may be forgotten, or a list of them; `*` for any: to be told where nothing is.
      */
     'If-Match'?: string;
   };
@@ -1650,6 +1650,12 @@ export type DeleteCacheEntryResponse = DeleteCacheEntryResponses[keyof DeleteCac
 
 export type GetCacheEntryData = {
   body?: never;
+  headers?: {
+    /**
+     * The `ETag` of the value that the caller has, or a list of them: it is not sent once more.
+     */
+    'If-None-Match'?: string;
+  };
   path?: never;
   query: {
     key: string;
@@ -1713,7 +1719,7 @@ export type PutCacheEntryData = {
      */
     'If-None-Match'?: string;
     /**
-     * The `ETag` of the value that may be written over, `*` for any: to write only where something is.
+     * The `ETag` of the value that may be written over, or a list of them; `*` for any: to write only where something is.
      */
     'If-Match'?: string;
   };
