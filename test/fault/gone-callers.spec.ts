@@ -1,14 +1,23 @@
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import { Api, ok, type OrderPage } from '../support/api.js';
+import { GrpcApi } from '../support/grpc.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
+import { servicePorts } from '../support/shapes.js';
 
 let shape: ProxiedShape;
+let grpc: GrpcApi;
 
 beforeAll(async () => {
-  shape = await startProxied('split');
+  const [port] = await servicePorts(1);
+  const grpcAt = `127.0.0.1:${port}`;
+  shape = await startProxied('split', { ORDER_GRPC_LISTEN: grpcAt });
+  grpc = new GrpcApi(grpcAt);
 });
-afterAll(() => shape?.stop());
+afterAll(async () => {
+  grpc?.close();
+  await shape?.stop();
+});
 
 /** As many batches as are under way at once. */
 const lanes = 2;
@@ -38,10 +47,14 @@ it('an order that waits for its turn is not placed once its caller has gone; one
     held.push(await caught);
   }
   answers.push(place('waits', leaving.signal), place('stays', staying.signal));
+  const overGrpc = { customer_id: 'waits-over-grpc', lines: [{ product_id, quantity: 1 }] };
+  const refused = grpc.refused('PlaceOrder', overGrpc, { signal: leaving.signal });
   await setTimeout(noticedWithinMs);
   leaving.abort();
   await setTimeout(noticedWithinMs);
   for (const it of held) it.pass();
   expect(await Promise.all(answers)).toEqual(['AbortError', 201, 'AbortError', 201]);
-  expect(await Promise.all(['begun-0', 'begun-1', 'waits', 'stays'].map(placedBy))).toEqual([1, 1, 0, 1]);
+  expect(await refused).toMatchObject({ code: 'CANCELLED' });
+  const customers = ['begun-0', 'begun-1', 'stays', 'waits', 'waits-over-grpc'];
+  expect(await Promise.all(customers.map(placedBy))).toEqual([1, 1, 1, 0, 0]);
 });
