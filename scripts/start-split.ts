@@ -148,6 +148,16 @@ run(async () => {
       CACHE_AT: cacheAt,
       DEMO_PRODUCTS: String(DEMO_PRODUCTS),
     }),
+    behind('order', 1, {
+      ...given([...Object.keys(orderEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
+      ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
+      ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
+      ...madeKeys(database.dataKeys.ORDER),
+      ORDER_LISTEN: orderAt,
+      ORDER_GRPC_LISTEN: settings.ORDER_GRPC_LISTEN ?? `127.0.0.1:${PORT + 2001}`,
+      INVENTORY_AT: inventoryAt,
+      PAYMENT_AT: paymentAt,
+    }),
     behind('sales', 5, {
       ...given([...Object.keys(salesEnvironment), ...postgresVariables()]),
       SALES_DATABASE_URL: database.urls.SALES_DATABASE_URL,
@@ -158,16 +168,6 @@ run(async () => {
       WEBHOOKS_DATABASE_URL: database.urls.WEBHOOKS_DATABASE_URL,
       ...madeKeys(database.dataKeys.WEBHOOKS),
       ORDER_AT: orderAt,
-    }),
-    behind('order', 1, {
-      ...given([...Object.keys(orderEnvironment), ...Object.keys(securityEnvironment), ...postgresVariables()]),
-      ACCESS_DATABASE_URL: database.urls.ACCESS_DATABASE_URL,
-      ORDER_DATABASE_URL: database.urls.ORDER_DATABASE_URL,
-      ...madeKeys(database.dataKeys.ORDER),
-      ORDER_LISTEN: orderAt,
-      ORDER_GRPC_LISTEN: settings.ORDER_GRPC_LISTEN ?? `127.0.0.1:${PORT + 2001}`,
-      INVENTORY_AT: inventoryAt,
-      PAYMENT_AT: paymentAt,
     }),
     {
       name: 'gateway',
@@ -275,7 +275,9 @@ class Supervisor {
     const giveUpAt = Date.now() + readyTimeoutMs;
     while (end === undefined && Date.now() < giveUpAt) {
       const signal = AbortSignal.timeout(askTimeoutMs);
-      const answer = await fetch(`${service.url}/health/ready`, { signal }).catch(() => undefined);
+      // A connection that is kept is waited for when the service is told to stop.
+      const headers = { connection: 'close' };
+      const answer = await fetch(`${service.url}/health/ready`, { signal, headers }).catch(() => undefined);
       if (answer?.ok) return undefined;
       await delay(100);
     }

@@ -100,3 +100,26 @@ describe('services that are started before their database', () => {
     }
   });
 });
+
+describe.each(['redis', 'nats'])('a service that is started before the %s by which it is asked', (scheme) => {
+  it('lives, says what it waits for, and can be stopped', async () => {
+    const [port, nobody] = await servicePorts(2);
+    const own = { HOST: '127.0.0.1', PORT: String(port), CACHE_LISTEN: `${scheme}://127.0.0.1:${nobody}` };
+    const process = new AppProcess('cache', own);
+    process.spawn();
+    const api = new Api(`http://127.0.0.1:${port}`);
+    try {
+      await eventually(async () => {
+        const ready = await api.get('/health/ready');
+        const error = {
+          [`${scheme}-messages`]: { status: 'down', message: expect.stringContaining('is not reached') },
+        };
+        expect([ready.status, ready.body]).toEqual([503, expect.objectContaining({ status: 'error', error })]);
+      });
+      expect((await api.get('/health/live')).status).toBe(200);
+      await eventually(async () => expect(process.log).toContain(`at ${own.CACHE_LISTEN}: start it`));
+    } finally {
+      expect(await process.kill('SIGTERM')).toEqual({ code: 0, signal: null });
+    }
+  });
+});

@@ -90,6 +90,8 @@ export interface CallOptions {
   key?: string;
   metadata?: Record<string, string | Buffer | readonly (string | Buffer)[]>;
   deadlineMs?: number;
+  /** Has the caller give up a call that is answered once. */
+  signal?: AbortSignal;
   /** The bytes of the request, in place of the message. */
   raw?: Buffer;
 }
@@ -144,7 +146,7 @@ export class GrpcApi {
     const { path, requestSerialize, responseDeserialize } = methodOf(method);
     return new Promise((resolve) => {
       let replayed = false;
-      this.client
+      const made = this.client
         .makeUnaryRequest(
           path,
           sent.raw ? (bytes: object) => bytes as Buffer : requestSerialize,
@@ -156,6 +158,7 @@ export class GrpcApi {
             resolve({ ...(error ? { refusal: refusalOf(error, replayed) } : { reply: reply as Reply }), replayed }),
         )
         .on('metadata', (metadata) => (replayed = metadata.get('idempotent-replayed')[0] === 'true'));
+      sent.signal?.addEventListener('abort', () => made.cancel());
     });
   }
 

@@ -290,6 +290,21 @@ describe('an answer', () => {
     expect([...answer.headers.keys()].filter((it) => it.startsWith('access-control-'))).toEqual([]);
   });
 
+  it('is not waited for by a caller who has gone, and whoever was to give it hears of that', async () => {
+    const [asked, gone] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
+    order.answer = (_request, response) => {
+      response.once('close', () => gone.resolve());
+      asked.resolve();
+    };
+    const caller = connect(gateway.port, '127.0.0.1');
+    caller.write(requestBytes('GET /orders'));
+    await asked.promise;
+    caller.destroy();
+    await gone.promise;
+    order.answer = (_request, response) => jsonAnswer(response, 200, {});
+    expect((await fetch(`${gateway.url}/orders`)).status).toBe(200);
+  });
+
   it('is given up where nobody reads it, there as well as here', async () => {
     const impatient = await startGateway(allAt(order.url), { HTTP_ANSWER_MS: 500 });
     const { promise: gone, resolve } = Promise.withResolvers<void>();

@@ -57,11 +57,7 @@ export const readMonolithEnvironment = (source: Environment) => {
     passesOn: upstreamsIn(settings).length > 0,
     grpcAt: settings.ORDER_GRPC_LISTEN,
   };
-  const faults = [
-    ...asked.flatMap((module) => contradictions(module, settings)),
-    ...uselessGrpc(settings),
-    ...doorFaults(door),
-  ];
+  const faults = [...asked.flatMap((module) => contradictions(module, settings)), ...doorFaults(door)];
   if (faults.length > 0) throw new ConfigurationError(faults);
   return settings;
 };
@@ -71,19 +67,10 @@ type Settings = z.output<z.ZodObject<typeof monolithEnvironment>>;
 /** The modules that others ask by message. */
 const asked = ['ORDER', 'INVENTORY', 'PAYMENT', 'CACHE'] as const;
 
-const uselessGrpc = ({ ORDER_URL: url, ORDER_GRPC_LISTEN: at }: Settings): VariableFault[] =>
-  url === undefined || at === undefined
-    ? []
-    : [
-        {
-          variable: 'ORDER_GRPC_LISTEN',
-          message: 'is of no use, because order runs elsewhere (ORDER_URL); set it there and leave it out here',
-        },
-      ];
-
-/** A module runs here or elsewhere, for messages and for REST alike. */
+/** A module runs here or elsewhere, for messages, REST and gRPC alike. */
 const contradictions = (module: (typeof asked)[number], settings: Settings): VariableFault[] => {
-  const [at, url, listen] = [`${module}_AT`, `${module}_URL`, `${module}_LISTEN`] as const;
+  const [at, url] = [`${module}_AT`, `${module}_URL`] as const;
+  const doors = [`${module}_LISTEN` as const, ...(module === 'ORDER' ? (['ORDER_GRPC_LISTEN'] as const) : [])];
   const isNear = settings[at].scheme === 'in-process';
   if (isNear && settings[url] !== undefined) {
     return [{ variable: at, message: `is not set, but ${url} says that the module runs elsewhere; set both or none` }];
@@ -99,8 +86,11 @@ const contradictions = (module: (typeof asked)[number], settings: Settings): Var
           },
         ]
       : []),
-    ...(settings[listen] === undefined
-      ? []
-      : [{ variable: listen, message: `is of no use, because ${name} runs elsewhere (${at}); leave it out` }]),
+    ...doors
+      .filter((door) => settings[door] !== undefined)
+      .map((door) => ({
+        variable: door,
+        message: `is of no use, because ${name} runs elsewhere (${at}); set it there and leave it out here`,
+      })),
   ];
 };

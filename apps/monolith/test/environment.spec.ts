@@ -41,7 +41,7 @@ describe('the environment of the monolith', () => {
   it('refuses to answer over gRPC for orders that are kept elsewhere', () => {
     const elsewhere = { ORDER_AT: 'tcp://order:4001', ORDER_URL: 'http://order:3001' };
     expect(faultsOf({ ...elsewhere, ORDER_GRPC_LISTEN: '127.0.0.1:5001' })).toEqual([
-      'ORDER_GRPC_LISTEN is of no use, because order runs elsewhere (ORDER_URL); set it there and leave it out here',
+      'ORDER_GRPC_LISTEN is of no use, because order runs elsewhere (ORDER_AT); set it there and leave it out here',
     ]);
     expect(faultsOf({ ORDER_GRPC_LISTEN: '127.0.0.1:5001' })).toEqual([]);
   });
@@ -49,7 +49,7 @@ describe('the environment of the monolith', () => {
   it('refuses to listen for a module that runs elsewhere', () => {
     const elsewhere = { CACHE_AT: 'tcp://cache:4003', CACHE_URL: 'http://cache:3003' };
     expect(faultsOf({ ...elsewhere, CACHE_LISTEN: 'tcp://127.0.0.1:4003' })).toEqual([
-      'CACHE_LISTEN is of no use, because cache runs elsewhere (CACHE_AT); leave it out',
+      'CACHE_LISTEN is of no use, because cache runs elsewhere (CACHE_AT); set it there and leave it out here',
     ]);
     expect(faultsOf({ ORDER_LISTEN: 'tcp://127.0.0.1:4001', CACHE_LISTEN: 'tcp://127.0.0.1:4001' })).toEqual([]);
   });

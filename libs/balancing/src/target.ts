@@ -38,6 +38,9 @@ const probeTimeoutMs = 1_000;
 /** With jitter, so that callers do not probe in step. */
 const pauses = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 });
 
+/** Why an instance is ejected, which says what brings it back: a probe, or for some of them an answer as well. */
+type Ejection = 'unreachable' | 'late' | 'failing' | 'full' | 'leaving';
+
 /** What a target tells those it belongs to. */
 export interface Keeper {
   ejected(address: string, why: string): void;
@@ -62,9 +65,7 @@ export class Target<I extends Instance> implements Candidate {
   private failedInARow = 0;
   private pause: IBackoff<unknown> | undefined;
   private probing: AbortController | undefined;
-  private isLeaving = false;
-  private isFull = false;
-  private isFailing = false;
+  private ejection: Ejection | undefined;
   private isRetired = false;
 
   constructor(
@@ -76,7 +77,7 @@ export class Target<I extends Instance> implements Candidate {
   ) {}
 
   get isEjected(): boolean {
-    return this.probing !== undefined;
+    return this.ejection !== undefined;
   }
 
   cost(): number {
@@ -106,8 +107,7 @@ export class Target<I extends Instance> implements Candidate {
 
   /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
   leave(): void {
-    this.isLeaving = true;
-    this.eject('it is about to stop');
+    this.eject('leaving', 'it is about to stop');
   }
 
   /** Its address is gone, or nobody wants it any more: it gets no new calls and is closed after the last one. */
@@ -130,40 +130,49 @@ export class Target<I extends Instance> implements Candidate {
     if (outcome === 'answered') this.failedInARow = 0;
     if (outcome === 'answered' || outcome === 'failing' || outcome === 'busy') this.heard(outcome === 'answered');
     if (outcome === 'failing') this.failed();
-    if (outcome === 'not-sent') this.eject('it cannot be reached');
+    if (outcome === 'not-sent') this.eject('unreachable', 'it cannot be reached');
     if (outcome === 'full') this.full();
-    if (outcome === 'lost') this.eject('a connection broke');
+    if (outcome === 'lost') this.eject('unreachable', 'a connection broke');
     if (outcome === 'late' && ++this.lateInARow >= mostLateInARow)
-      this.eject(`${this.lateInARow} calls were not answered`);
+      this.eject('late', `${this.lateInARow} calls were not answered`);
   }
 
   private heard(isDone: boolean): void {
     this.lateInARow = 0;
-    if (this.isEjected) {
-      if (this.isLeaving || (this.isFull && this.keeper.hasOthers()) || (this.isFailing && !isDone)) return;
+    if (!this.isEjected) {
+      if (isDone) this.pause = undefined;
+    } else if (this.isBackWith(isDone)) {
       this.takeBack();
-    } else if (isDone) {
-      this.pause = undefined;
     }
+  }
+
+  /** Whether an answer is enough to know that it takes calls again. */
+  private isBackWith(isDone: boolean): boolean {
+    if (this.ejection === 'leaving') return false;
+    if (this.ejection === 'full') return !this.keeper.hasOthers();
+    return isDone || this.ejection !== 'failing';
   }
 
   /** Otherwise those who fail at once, and so have nothing in flight, would get more than all who do what they are asked. */
   private failed(): void {
     this.failedInARow += 1;
     if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this.address)) return;
-    this.isFailing = true;
-    this.eject(`${mostFailedInARow} requests in a row came to nothing`);
+    this.eject('failing', `${mostFailedInARow} requests in a row came to nothing`);
   }
 
   /** What it answers on connections that it has says nothing of the next. A lone one is asked anyway, and not probed. */
   private full(): void {
-    if (!this.keeper.hasOthers()) return;
-    this.isFull = true;
-    this.eject('it takes no more at present');
+    if (this.keeper.hasOthers()) this.eject('full', 'it takes no more at present');
   }
 
-  private eject(why: string): void {
-    if (this.isEjected || this.isRetired) return;
+  private eject(ejection: Ejection, why: string): void {
+    if (this.isRetired) return;
+    if (this.isEjected) {
+      // What the instance says of itself tells more than what is guessed.
+      if (ejection === 'leaving' || (ejection === 'full' && this.ejection !== 'leaving')) this.ejection = ejection;
+      return;
+    }
+    this.ejection = ejection;
     this.probing = new AbortController();
     this.keeper.ejected(this.address, why);
     void this.probeUntilBack(this.probing.signal);
@@ -171,10 +180,7 @@ export class Target<I extends Instance> implements Candidate {
 
   private takeBack(): void {
     this.probing?.abort();
-    this.probing = undefined;
-    this.isLeaving = false;
-    this.isFull = false;
-    this.isFailing = false;
+    this.ejection = undefined;
     this.lateInARow = 0;
     this.keeper.back(this.address);
   }
@@ -184,7 +190,7 @@ export class Target<I extends Instance> implements Candidate {
       this.pause = (this.pause ?? pauses).next(undefined);
       await setTimeout(this.pause.duration, undefined, { signal: stopped, ref: false }).catch(() => undefined);
       // Calls come to a lone one anyway, and find out; not whether one that was about to stop has been started again.
-      if (stopped.aborted || !(this.isLeaving || this.keeper.hasOthers())) continue;
+      if (stopped.aborted || !(this.ejection === 'leaving' || this.keeper.hasOthers())) continue;
       const isAlive = await this.instance.probe(AbortSignal.any([stopped, AbortSignal.timeout(probeTimeoutMs)])).then(
         () => true,
         () => false,

@@ -1,3 +1,5 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
+import type { ServerResponse } from 'node:http';
 import { isIP, type LookupFunction } from 'node:net';
 import type { Meter } from '@opentelemetry/api';
 import { Agent, Pool, type Dispatcher } from 'undici';
@@ -44,6 +46,11 @@ const keepAliveMs = 1_000;
 export class NotReached extends Error {
   override readonly name = 'NotReached';
 }
+
+const callers = new AsyncLocalStorage<ServerResponse>();
+
+/** Sends a request for a caller: once they are gone, no instance is asked any more, and one that is hears of it. */
+export const onBehalfOf = <Result>(caller: ServerResponse, send: () => Result): Result => callers.run(caller, send);
 
 interface Origin extends Place {
   origin: string;
@@ -190,6 +197,9 @@ export class BalancedUpstream {
       this.targets.attempts(isRepeatable(options, this.upstream.keyed)),
       this.options.answerTimeoutMs,
     );
+    const caller = callers.getStore();
+    if (caller?.closed) request.giveUp();
+    else caller?.once('close', () => request.giveUp());
     const starting = this.targets.starting();
     if (starting) void starting.then(() => request.send());
     else request.send();
@@ -255,6 +265,9 @@ class BalancedRequest {
   private readonly giveUpAt: number;
   /** Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out. */
   private unknown: Error | undefined;
+  private isGivenUp = false;
+  /** The attempt that has not been answered yet. */
+  private unanswered: Dispatcher.DispatchController | undefined;
 
   constructor(
     private readonly options: Dispatcher.DispatchOptions,
@@ -265,7 +278,14 @@ class BalancedRequest {
     this.giveUpAt = performance.now() + answerTimeoutMs;
   }
 
+  /** Does nothing once the answer has begun: whoever passes it on sees that nobody reads it. */
+  giveUp(): void {
+    this.isGivenUp = true;
+    this.unanswered?.abort(givenUp());
+  }
+
   send(): void {
+    if (this.isGivenUp) return this.fail(undefined, givenUp());
     try {
       this.attempt();
     } catch (error) {
@@ -286,9 +306,12 @@ class BalancedRequest {
       onRequestStart: (controller, context) => {
         isSent = true;
         handler.onRequestStart?.(controller, context);
+        this.unanswered = controller;
+        if (this.isGivenUp) controller.abort(givenUp());
       },
       onRequestUpgrade: (...upgraded) => handler.onRequestUpgrade?.(...upgraded),
       onResponseStart: (controller, status, headers, message) => {
+        if (status >= 200) this.unanswered = undefined;
         const told = outcomeIn(status, headers);
         if (told === 'full') {
           outcome = told;
@@ -314,6 +337,7 @@ class BalancedRequest {
         handler.onResponseEnd?.(controller, trailers);
       },
       onResponseError: (controller, error) => {
+        this.unanswered = undefined;
         const failed = outcomeOf(error, isSent);
         attempt.end(failed);
         if (insteadOfAnswer && failed !== 'given-up') return insteadOfAnswer();
@@ -337,9 +361,18 @@ class BalancedRequest {
   }
 }
 
+const givenUp = (): CleaveError =>
+  new CleaveError('cancelled', 'Whoever asked has gone before there was an answer. The request may have taken effect.');
+
 const outcomeOf = (error: Error, isSent: boolean): Outcome => {
   const { code } = error as NodeJS.ErrnoException;
-  if (codesOfCaller.has(code) || error.name === 'AbortError' || error.name === 'TimeoutError') return 'given-up';
+  if (
+    error instanceof CleaveError ||
+    codesOfCaller.has(code) ||
+    error.name === 'AbortError' ||
+    error.name === 'TimeoutError'
+  )
+    return 'given-up';
   if (!isSent) return 'not-sent';
   return codesOfTime.has(code) ? 'late' : 'lost';
 };

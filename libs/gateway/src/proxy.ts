@@ -7,7 +7,7 @@ import { asking, askingAgain, auditing, fullHeader, refusingPages } from '#rest'
 import { callerHeader, type Authenticator } from '#security';
 import { currentTrace } from '#telemetry';
 import { auditedAmongPassedOn } from './audited.js';
-import { NotReached, type BalancedUpstream } from './balanced-upstream.js';
+import { NotReached, onBehalfOf, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
  * Passes on what lies below the prefixes of the upstreams, and their answers, as they are.
@@ -65,12 +65,13 @@ export const proxyTo = async (
           rewriteHeaders: answerHeaders,
           // It has been tried as often as there was any use in it.
           retryDelay: () => null,
-          onError: (reply, { error }) => void reply.send(refusalOf(name, error)),
+          // Whoever has gone is not answered, nor is it written down that they were.
+          onError: (reply, { error }) => void (reply.raw.closed || reply.send(refusalOf(name, error))),
         },
         preHandler: (request, _reply, done) => done(dotsIn(request.url) ? refusalOfDots() : undefined),
         // In an address that is parsed as one of the web, a backslash would become a slash.
         handler: (request, reply, path, options) =>
-          reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) }),
+          onBehalfOf(reply.raw, () => reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) })),
       });
     }
   });

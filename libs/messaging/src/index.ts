@@ -3,6 +3,6 @@ export { address, addressText, hostsOf, listenAddress, type Address, type Endpoi
 export { Answers } from './answers.js';
 export { balancePolicy, type BalancePolicy } from '#balancing';
 export { isNotAnswered, type CallOptions, type ContractClient } from './client.js';
-export { listenForMessages } from './listen.js';
+export { awaitedBrokers, listenForMessages } from './listen.js';
 export { MessagingModule, Messenger } from './messenger.js';
 export { JsonReply, type MessageMetadata } from './wire.js';

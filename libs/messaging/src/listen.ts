@@ -1,5 +1,5 @@
 import { Admission } from '#admission';
-import type { INestApplication } from '@nestjs/common';
+import { Logger, type INestApplication } from '@nestjs/common';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { addressText, type Address, type Endpoint } from './address.js';
 import { InProcessServer } from './in-process.js';
@@ -13,13 +13,14 @@ function serverAt(
   at: Address,
   { hub, signing }: Messenger,
   admission: Admission,
+  canServe: () => Promise<boolean>,
 ): CustomTransportStrategy & { calls: ObservedCalls } {
   switch (at.scheme) {
     case 'in-process':
       return new InProcessServer(hub);
     case 'tcp':
       if (at.endpoints.length !== 1) throw new Error(`${addressText(at)} must name exactly one host:port to listen at`);
-      return new TcpServer(at.endpoints[0] as Endpoint, admission, signing);
+      return new TcpServer(at.endpoints[0] as Endpoint, admission, signing, canServe);
     case 'redis':
       return new RedisServer(at.url, admission, signing);
     case 'nats':
@@ -39,8 +40,37 @@ function whyNot(error: unknown): string {
   if (code === 'EADDRINUSE') return 'the port is in use; stop what uses it or choose another';
   if (code === 'EACCES') return 'this port needs more rights; choose one above 1023';
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine does not have that host address';
-  if (code === 'ECONNREFUSED') return 'nothing answers there; start it or correct the address';
+  if (message.startsWith('MOVED'))
+    return 'it is a Redis Cluster, which requests cannot go through; name one Redis, or NATS';
   return message || String(error);
+}
+
+const brokers = { redis: 'Redis', nats: 'NATS' } as const;
+const sayAfterMs = 1_000;
+const sayEveryMs = 60_000;
+
+/** The servers that requests come through and that are not reached yet, and what that means, for callers to read. */
+const awaited = new Map<string, string>();
+export const awaitedBrokers = (): ReadonlyMap<string, string> => awaited;
+
+/** Tells, while a start waits for the server that requests come through, that it does. */
+async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>): Promise<Result> {
+  if (at.scheme === 'in-process' || at.scheme === 'tcp') return listening;
+  const { scheme } = at;
+  const logger = new Logger('Messages');
+  const say = (): void =>
+    logger.warn(`The start waits for ${brokers[scheme]} at ${addressText(at)}: start it, or correct the address.`);
+  const timers = [setTimeout(say, sayAfterMs), setInterval(say, sayEveryMs)];
+  awaited.set(
+    scheme,
+    `${brokers[scheme]}, through which others ask this process, is not reached yet; the log says where it is.`,
+  );
+  try {
+    return await listening;
+  } finally {
+    awaited.delete(scheme);
+    for (const timer of timers) clearTimeout(timer);
+  }
 }
 
 /**
@@ -49,20 +79,27 @@ function whyNot(error: unknown): string {
  * go, and the transports before the shutdown hooks of the modules run. Messages have their own Nest pipeline: the global
  * guards, pipes, interceptors and filters of the REST side do not apply to them, those of a controller or method do.
  *
+ * It waits for a Redis or NATS that is not there yet, as for a database.
+ *
+ * @param canServe whether the application is ready, for those who choose among several instances
  * @throws Error that names the address and what is wrong with it, or a module that is said to be in-process and is not
  */
-export async function listenForMessages(app: INestApplication, listen: readonly Address[]): Promise<void> {
+export async function listenForMessages(
+  app: INestApplication,
+  listen: readonly Address[],
+  canServe: () => Promise<boolean> = () => Promise.resolve(true),
+): Promise<void> {
   await app.init();
   const messenger = app.get(Messenger, { strict: false });
   const named = new Map(listen.map((at) => [addressText(at), at]));
   const elsewhere = [...named.values()].filter(({ scheme }) => scheme !== 'in-process');
   const admission = app.get(Admission, { strict: false });
   for (const at of [{ scheme: 'in-process' } as const, ...elsewhere]) {
-    const strategy = serverAt(at, messenger, admission);
+    const strategy = serverAt(at, messenger, admission, canServe);
     strategy.calls = messenger.calls;
     const microservice = app.connectMicroservice({ strategy });
     try {
-      await microservice.listen();
+      await saidWhileWaiting(at, microservice.listen());
     } catch (error) {
       const message = `Cannot listen for messages at ${addressText(at)}: ${whyNot(error)}`;
       throw new Error(message, { cause: error });

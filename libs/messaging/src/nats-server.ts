@@ -1,8 +1,10 @@
 import type { Admission } from '#admission';
 import { CleaveError } from '#contracts';
-import type { NatsAddress } from '#nats';
+import { isRefusedByNats, type NatsAddress } from '#nats';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
-import type { Msg, Subscription } from '@nats-io/transport-node';
+import { waitBeforeRetryMs } from '#periodic';
+import type { Msg, NatsConnection, Subscription } from '@nats-io/transport-node';
+import { setTimeout } from 'node:timers/promises';
 import { AnsweringServer, drainMs } from './answering-server.js';
 import type { Outcome } from './answers.js';
 import { InFlight } from './in-flight.js';
@@ -31,6 +33,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   private readonly own = newOwnSubject();
   private subscriptions: Subscription[] = [];
   private largestBytes = 0;
+  private isClosed = false;
 
   constructor(at: NatsAddress, admission: Admission, signing?: Signing) {
     super(admission, signing);
@@ -46,6 +49,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
 
   /** Leaves the groups, takes what NATS had sent here before, answers all of it, and lets go of NATS then. */
   override async close(): Promise<void> {
+    this.isClosed = true;
     // What is cut off has been told of by the connection; its callers have lost it as well, or will find nobody who has it.
     await Promise.allSettled(this.subscriptions.map((it) => it.drain()));
     if (!(await this.handling.idle(drainMs))) {
@@ -59,7 +63,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     if (this.modules.size === 0) throw new Error('this application answers no messages');
     this.largestBytes = Math.max(...this.operations.map(({ maxBytes }) => maxBytes));
     try {
-      const connection = await this.peer.open();
+      const connection = await this.openPatiently();
       const refused: Error[] = [];
       for (const module of this.modules) {
         const heard = (hear: (message: Msg) => void) => ({
@@ -84,6 +88,18 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     } catch (error) {
       await this.peer.close();
       throw error;
+    }
+  }
+
+  /** Waits for as long as NATS is not there. @throws Error with what it refuses us with */
+  private async openPatiently(): Promise<NatsConnection> {
+    for (let attempts = 0; ; attempts += 1) {
+      try {
+        return await this.peer.open();
+      } catch (error) {
+        if (this.isClosed || isRefusedByNats(error)) throw error;
+        await setTimeout(waitBeforeRetryMs(attempts));
+      }
     }
   }
 

@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { createClient, defineScript } from '@redis/client';
+import { createClient, defineScript, ErrorReply } from '@redis/client';
 import { waitBeforeRetryMs } from '#periodic';
 
 /**
@@ -185,6 +185,29 @@ export async function open(connection: RedisConnection): Promise<void> {
     connection.once('ready', resolve);
     connection.once('error', reject);
     // It ends only when the connection is destroyed; failures on the way are told by 'error'.
+    connection.connect().catch(reject);
+  });
+}
+
+/** It has no room for us, or is not there yet for anybody: all else that it answers does not get better by waiting. */
+const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)/;
+
+const isRefusal = (error: Error): boolean =>
+  error instanceof ErrorReply
+    ? !isPassing.test(error.message)
+    : /CERT|UNABLE_TO_VERIFY/.test((error as NodeJS.ErrnoException).code ?? '');
+
+/**
+ * Starts a connection and waits for it, for as long as Redis is not there.
+ *
+ * @throws what Redis refuses it with, or that it was shut meanwhile
+ */
+export async function openPatiently(connection: RedisConnection): Promise<void> {
+  await new Promise<void>((resolve, reject) => {
+    connection.once('ready', resolve);
+    connection.on('error', (error: Error) => {
+      if (isRefusal(error)) reject(error);
+    });
     connection.connect().catch(reject);
   });
 }

@@ -1,7 +1,7 @@
 import type { Admission } from '#admission';
 import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer } from './answering-server.js';
-import { open, redisConnection, reportOutages, shut, type RedisConnection } from './redis-queue.js';
+import { openPatiently, redisConnection, reportOutages, shut, type RedisConnection } from './redis-queue.js';
 import { RedisReader, type Work } from './redis-reader.js';
 import type { Signing } from './signing.js';
 
@@ -44,7 +44,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
       isFull: (pattern) => this.limits.limiterOf(pattern).isFull,
     };
     try {
-      await open(connection);
+      await openPatiently(connection);
       this.readers = [...this.modules].map((module) => new RedisReader(module, this.url, connection, work));
       await Promise.all(this.readers.map((reader) => reader.start()));
     } catch (error) {

@@ -10,6 +10,9 @@ export const drainNotice = { id: 'draining', isDisposed: true } as const;
 export const isDrainNotice = (packet: unknown): boolean =>
   typeof packet === 'object' && packet !== null && 'id' in packet && packet.id === drainNotice.id;
 
+/** What an instance is asked whether it can take requests: one that is not ready answers with an error of contracts. */
+export const probePattern = 'probe';
+
 const readAheadCharacters = 1_048_576;
 /** For who has mixed up two ports: it is logged at both ends. */
 const otherProtocol =

@@ -6,14 +6,12 @@ import { Socket } from 'node:net';
 import { endpointText, type Endpoint } from './address.js';
 import { Awaited } from './awaited.js';
 import type { Ended, Question, Route } from './client.js';
-import { FrameSocket, isDrainNotice, keepAliveMs } from './tcp-frames.js';
+import { FrameSocket, isDrainNotice, keepAliveMs, probePattern } from './tcp-frames.js';
 import { isTooMuch, isWireError, type WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
 /** A connection on which nothing was heard for so long, although there was something to answer, is taken for dead. */
 const silenceMs = 5_000;
-/** Nobody answers this, and every server says so at once. */
-const probePattern = 'probe';
 
 /** The request has certainly not been sent. */
 class NotConnected extends Error {
@@ -144,7 +142,7 @@ class TcpInstance implements Instance {
     };
   }
 
-  /** An answer is asked for: a process that hangs still takes connections. */
+  /** An answer is asked for: a process that hangs still takes connections, and one that is not ready takes requests. */
   async probe(signal: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const forget = this.ask(
@@ -153,8 +151,9 @@ class TcpInstance implements Instance {
         (error) => {
           // Its time passes after the answer as well, which is no reason to give up the connection.
           signal.removeEventListener('abort', giveUp);
-          // It is refused by whoever is alive.
+          // Nobody answers it as a request; an instance of a version that does not know it says no more than that.
           if (error instanceof Error) reject(error);
+          else if (isWireError(error)) reject(new Error(error.detail));
           else resolve();
         },
       );

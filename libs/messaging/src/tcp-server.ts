@@ -8,11 +8,14 @@ import { answeredBy, answering, type Answer } from './answers.js';
 import { InFlight } from './in-flight.js';
 import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
-import { drainNotice, FrameSocket, keepAliveMs } from './tcp-frames.js';
+import { drainNotice, FrameSocket, keepAliveMs, probePattern } from './tcp-frames.js';
+import type { WireError } from './wire.js';
 
 // Requests that a caller sent before it heard of the drain still arrive within this time after the last answer.
 const lastRequestsMs = 100;
 const flushMs = 1_000;
+
+const notReady: WireError = { code: 'unavailable', detail: 'it is not ready', extensions: {} };
 
 /** Nest's TCP server, answering by contract and leaving without losing a request. */
 export class TcpServer extends ServerTCP {
@@ -28,6 +31,8 @@ export class TcpServer extends ServerTCP {
     { host, port }: Endpoint,
     private readonly admission: Admission,
     private readonly signing?: Signing,
+    /** Whether there is any use in asking it for something. */
+    private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
   ) {
     super({ host, port });
   }
@@ -44,6 +49,8 @@ export class TcpServer extends ServerTCP {
   /** Answers a contract's request without what Nest puts around any other: a stream of replies, and a pattern that is parsed. */
   override async handleMessage(socket: TcpSocket, packet: unknown): Promise<void> {
     const { id, pattern, data } = (packet ?? {}) as Partial<ReadPacket<unknown> & PacketId>;
+    if (id !== undefined && pattern === probePattern && !(await this.canServe()))
+      return socket.sendMessage({ id, err: notReady, isDisposed: true });
     const answer = id === undefined ? undefined : this.answers.get(pattern as string);
     if (!answer) return super.handleMessage(socket, packet);
     socket.sendMessage({ id, ...(await answer(data)), isDisposed: true });

@@ -200,6 +200,30 @@ describe('instances over TCP', () => {
     expect(others.every(({ journal }) => journal.carriedOut.length > 0)).toBe(true);
   });
 
+  it('that live and are not ready get nothing until they are', async () => {
+    const at = await ports(2);
+    const leaving = await start(at[0] as number);
+    await start(at[1] as number);
+    const client = messenger.clientFor(probeContract, tcpAt(...at));
+    const calls = load(4, (id) => client.call('once', { id }));
+    await eventually(async () => expect(leaving.journal.carriedOut.length).toBeGreaterThan(0));
+    await leaving.close();
+    let isReady = false;
+    let asked = 0;
+    const canServe = async (): Promise<boolean> => {
+      asked += 1;
+      return isReady;
+    };
+    const back = await startInstance([tcpAt(at[0] as number)], 'back', [], undefined, canServe);
+    closing.push(() => back.close());
+    await eventually(async () => expect(asked).toBeGreaterThan(1));
+    expect(back.journal.carriedOut).toEqual([]);
+    isReady = true;
+    await eventually(async () => expect(back.journal.carriedOut.length).toBeGreaterThan(0));
+    await calls.stop();
+    expect(calls.failures).toEqual([]);
+  });
+
   const onLinux = process.platform === 'linux' ? it : it.skip;
   onLinux('find out about callers that have gone without a word', async () => {
     const port = await freePort();

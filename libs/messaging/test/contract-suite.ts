@@ -1,10 +1,26 @@
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { ServiceSecrets } from '#security';
+import { eventually } from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import { addressText, isNotAnswered, Messenger, type Address, type ContractClient } from '../src/index.js';
+import {
+  addressText,
+  awaitedBrokers,
+  isNotAnswered,
+  Messenger,
+  type Address,
+  type ContractClient,
+} from '../src/index.js';
 import { Signing } from '../src/signing.js';
-import { loggedErrors, probeContract, startInstance, startProcess, type Instance, type ProbeValues } from './probe.js';
+import {
+  loggedErrors,
+  loggedWarnings,
+  probeContract,
+  startInstance,
+  startProcess,
+  type Instance,
+  type ProbeValues,
+} from './probe.js';
 
 type Client = ContractClient<typeof probeContract>;
 
@@ -451,11 +467,19 @@ export function brokerSuite(startBroker: () => Promise<Broker>): void {
     await Promise.all(messengers.map((it) => it.onApplicationShutdown()));
   });
 
-  it('need the server at the start', async () => {
-    const { at, kill } = await startBroker();
+  it('are taken once the server is there, for which the start waits and says so', async () => {
+    const { at, kill, revive } = await startBroker();
     await kill();
-    await expect(startInstance([at])).rejects.toThrow(
-      `Cannot listen for messages at ${addressText(at)}: nothing answers there; start it or correct the address`,
-    );
+    const starting = startInstance([at]);
+    await eventually(async () => expect([...awaitedBrokers().keys()]).toEqual([at.scheme]));
+    await eventually(async () => expect(loggedWarnings.join()).toContain(addressText(at)));
+    await revive();
+    const instance = await starting;
+    expect([...awaitedBrokers().keys()]).toEqual([]);
+    const messenger = new Messenger();
+    await messenger.clientFor(probeContract, at).call('ping', undefined);
+    await messenger.onApplicationShutdown();
+    await instance.close();
+    await kill();
   });
 }

@@ -250,6 +250,11 @@ describeWithRedis('Redis', () => {
   contractSuite(overRedis);
   farSuite(overRedis);
   describe('requests', () => {
+    it('are not waited for where Redis refuses the password', () => {
+      const at = address.parse(redis.url.replace('//', '//somebody:wrong@'));
+      return expect(startInstance([at])).rejects.toThrow(/^Cannot listen for messages at redis:.*WRONGPASS/);
+    });
+
     brokerSuite(async () => {
       let own = await startRedis();
       const { port, url } = own;
@@ -288,6 +293,14 @@ describeWithNats('NATS', () => {
   describe('requests', () => {
     const started: NatsServer[] = [];
     afterAll(() => Promise.all(started.map((it) => it.stop())));
+
+    it('are not waited for where NATS refuses the password', () => {
+      const at = address.parse(nats.url.replace('//', '//place-1:wrong@'));
+      return expect(startInstance([at])).rejects.toThrow(
+        /^Cannot listen for messages at nats:.*Authorization Violation/i,
+      );
+    });
+
     brokerSuite(async () => {
       const own = await startNats();
       started.push(own);

@@ -295,10 +295,11 @@ class ProbeModule {
 
 /** What the applications of this test file have logged as errors, stacks included. */
 export const loggedErrors: string[] = [];
+export const loggedWarnings: string[] = [];
 
 const logger: LoggerService = {
   log: () => undefined,
-  warn: () => undefined,
+  warn: (message: unknown) => void loggedWarnings.push(String(message)),
   error: (...parts: unknown[]) => {
     loggedErrors.push(parts.map((part) => (part instanceof Error ? part.stack : String(part))).join(' '));
   },
@@ -317,6 +318,7 @@ export async function startInstance(
   name = 'one',
   neighbours: readonly Contract[] = [],
   secret?: string,
+  canServe?: () => Promise<boolean>,
 ): Promise<Instance> {
   const journal = new Journal(name);
   const app = await NestFactory.create(ProbeModule.with(journal, secret), new FastifyAdapter(), {
@@ -325,7 +327,7 @@ export async function startInstance(
   });
   for (const neighbour of neighbours) app.get(Messenger).clientFor(neighbour, { scheme: 'in-process' });
   try {
-    await listenForMessages(app, listen);
+    await listenForMessages(app, listen, canServe);
   } catch (error) {
     await app.close();
     throw error;

@@ -1,5 +1,5 @@
 import { Logger } from '@nestjs/common';
-import { connect, type NatsConnection } from '@nats-io/transport-node';
+import { connect, errors, type NatsConnection } from '@nats-io/transport-node';
 import { waitBeforeRetryMs } from '#periodic';
 import type { NatsAddress } from './address.js';
 
@@ -9,6 +9,10 @@ interface Options {
   /** It was lost: what is under way will hear no answer. */
   onLost?: (why: string) => void;
 }
+
+/** Whether NATS is there and does not want us, which waiting does not mend. */
+export const isRefusedByNats = (error: unknown): boolean =>
+  error instanceof Error && (error instanceof errors.AuthorizationError || isRefusedByNats(error.cause));
 
 /** A connection to NATS: made when it is first used, and again by itself whenever it is lost. */
 export class NatsLink {

@@ -3,7 +3,7 @@ import { describe, expect, it } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError } from '#contracts';
 import { testSeed } from '#testing';
-import { Batcher, type BatchLimits, type Bounds, type Size } from '../src/use-cases/batcher.js';
+import { Batcher, type BatchLimits, type Bounds, type Patience, type Size } from '../src/use-cases/batcher.js';
 import { settled } from './order-under-test.js';
 
 const unbounded: Bounds = {
@@ -28,8 +28,8 @@ const gated = (more: Partial<BatchLimits> = {}) => {
     while (batches.length < count) await arrived.promise;
   };
   const succeed = (index: number) => batches[index]!.end.resolve(batches[index]!.items.map((it) => it * 10));
-  const add = (item: number, size: Partial<Size> = {}, deadlineMs?: number) =>
-    batcher.add(item, { lines: item, bytes: 1, ...size }, deadlineMs);
+  const add = (item: number, size: Partial<Size> = {}, patience?: Patience) =>
+    batcher.add(item, { lines: item, bytes: 1, ...size }, patience);
   return { add, batches, until, succeed, items: () => batches.map((it) => it.items) };
 };
 
@@ -62,17 +62,21 @@ describe('batches', () => {
     const { add, until, succeed, items } = gated({ lanes: 1 });
     const first = add(1);
     await until(1);
-    const late = settled(add(2, {}, Date.now() + 20));
-    const patient = add(3, {}, Date.now() + 60_000);
+    const late = settled(add(2, {}, { deadlineMs: Date.now() + 20 }));
+    let hasGone = false;
+    const gone = settled(add(2, {}, { isGone: () => hasGone }));
+    const patient = add(3, {}, { deadlineMs: Date.now() + 60_000, isGone: () => false });
     await setTimeout(30);
+    hasGone = true;
     succeed(0);
     await until(2);
     succeed(1);
     expect(items()).toEqual([[1], [3]]);
     expect(await late).toMatchObject({ code: 'deadline-exceeded' });
+    expect(await gone).toMatchObject({ code: 'cancelled' });
     expect(await Promise.all([first, patient])).toEqual([10, 30]);
     // Nobody is left: the lane is free for whoever comes next.
-    const alone = settled(add(4, {}, Date.now() - 1));
+    const alone = settled(add(4, {}, { deadlineMs: Date.now() - 1 }));
     expect(await alone).toMatchObject({ code: 'deadline-exceeded' });
     const last = add(5);
     await until(3);

@@ -211,7 +211,7 @@ describe('a key', () => {
     jest.useRealTimers();
     expect(await second).toMatchObject({ code: 'request-in-progress' });
     // Nobody waits for an answer beyond the deadline of the caller.
-    const late = one.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }), 'k', Date.now() + 20);
+    const late = one.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }), 'k', { deadlineMs: Date.now() + 20 });
     expect(await settled(late)).toMatchObject({ code: 'request-in-progress' });
     gate.resolve();
     expect((await first).replayed).toBe(false);

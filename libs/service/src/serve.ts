@@ -6,8 +6,8 @@ import { ConfigurationError, env } from '#config';
 import { awaitedDatabases } from '#database';
 import type { EventBusAddress } from '#events';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
-import { HealthModule, MetricsModule } from '#health';
-import { MessagingModule, hostsOf, listenForMessages, type Address } from '#messaging';
+import { HealthModule, MetricsModule, Readiness } from '#health';
+import { MessagingModule, awaitedBrokers, hostsOf, listenForMessages, type Address } from '#messaging';
 import {
   Authenticator,
   ServiceSecrets,
@@ -155,16 +155,31 @@ export const serve = async (service: Service): Promise<string> => {
   });
   const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
   processLog.service = name;
-  const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () =>
-    [...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
-  );
+  const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () => [
+    ...[...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
+    ...[...awaitedBrokers()].map(([it, why]) => ({ name: `${it}-messages`, why })),
+  ]);
   let closing: { close(): Promise<void> } = room;
-  closeOnSignals({ close: () => closing.close() }, { after: service.after ?? [] });
-  const app = await room.during(createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } }));
-  closing = app;
-  app.get(Traces).open(name, service);
-  await listenForMessages(app, service.listen ?? []);
-  if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
+  let isStopping = false;
+  const close = (): Promise<void> => {
+    isStopping = true;
+    return closing.close();
+  };
+  closeOnSignals({ close }, { after: service.after ?? [] });
+  const start = async (): Promise<NestFastifyApplication> => {
+    const app = await createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } });
+    closing = app;
+    app.get(Traces).open(name, service);
+    const readiness = app.get(Readiness);
+    await listenForMessages(app, service.listen ?? [], () => readiness.canServe());
+    if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
+    return app;
+  };
+  const app = await room.during(start()).catch((error: unknown) => {
+    // What is told to stop while it waits comes to nothing, which is no reason to complain.
+    if (isStopping) return new Promise<never>(() => undefined);
+    throw error;
+  });
   await room.close();
   const url = (await listenAt(app, service)).replace('[::1]', 'localhost');
   const { isOpen, auditLog } = app.get(Authenticator);

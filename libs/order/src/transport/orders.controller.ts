@@ -94,7 +94,9 @@ export class OrdersController {
     @CalledBy() caller: Caller,
   ): Promise<Order> {
     refuseOwnPrices(body, caller);
-    const result = await this.placeOrder.execute(caller.tenant, caller.account, body, idempotencyKey ?? null);
+    const result = await this.placeOrder.execute(caller.tenant, caller.account, body, idempotencyKey ?? null, {
+      isGone: () => reply.raw.destroyed,
+    });
     if (result.replayed) reply.header('Idempotent-Replayed', 'true');
     if ('refusal' in result) throw result.refusal;
     reply.header('Location', `/orders/${result.order.order_id}`);

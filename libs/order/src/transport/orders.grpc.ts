@@ -54,8 +54,8 @@ export class OrdersGrpc {
     const [field, ...others] = metadata.get('idempotency-key').map(String);
     const key = field === undefined ? null : idempotencyKeyIn(others.length > 0 ? undefined : field);
     refuseOwnPrices(request, caller);
-    const deadlineMs = Number(call.getDeadline());
-    const result = await this.placeOrder.execute(caller.tenant, caller.account, request, key, deadlineMs);
+    const patience = { deadlineMs: Number(call.getDeadline()), isGone: () => call.cancelled };
+    const result = await this.placeOrder.execute(caller.tenant, caller.account, request, key, patience);
     if (result.replayed) call.sendMetadata(replayed());
     if ('refusal' in result) throw result.refusal;
     return orderToWire(result.order);

@@ -23,10 +23,17 @@ export interface BatchLimits {
   waiting: Bounds;
 }
 
+/** Until when somebody waits for an answer. */
+export interface Patience {
+  deadlineMs?: number;
+  /** Whether whoever asked has gone, and will not hear the answer. */
+  isGone?: () => boolean;
+}
+
 interface Waiting<Item, Result> {
   item: Item;
   size: Size;
-  deadlineMs: number;
+  patience: Patience;
   resolve: (result: Result) => void;
   reject: (error: unknown) => void;
 }
@@ -62,14 +69,14 @@ export class Batcher<Item, Result> {
     return this.lanesInUse;
   }
 
-  /** @param deadlineMs when the caller stops waiting: what has not set off by then never does */
-  add(item: Item, size: Size, deadlineMs = Number.POSITIVE_INFINITY): Promise<Result> {
+  /** @param patience of the caller: what nobody waits for any more when it is to set off never does */
+  add(item: Item, size: Size, patience: Patience = {}): Promise<Result> {
     if (!fits(this.queued, size, this.limits.waiting)) {
       const detail = 'Too many orders are waiting already. Try again shortly.';
       return Promise.reject(new CleaveError('unavailable', detail, { retry_after_ms: 1_000 }));
     }
     return new Promise((resolve, reject) => {
-      this.queue.push({ item, size, deadlineMs, resolve, reject });
+      this.queue.push({ item, size, patience, resolve, reject });
       count(this.queued, size, 1);
       this.schedule();
     });
@@ -82,7 +89,7 @@ export class Batcher<Item, Result> {
     setImmediate(() => {
       this.scheduled = false;
       while (this.mayGo()) {
-        const batch = inTime(this.nextBatch());
+        const batch = awaited(this.nextBatch());
         if (batch.length > 0) void this.run(batch);
       }
     });
@@ -135,15 +142,22 @@ export class Batcher<Item, Result> {
 }
 
 /** Without those whose caller has stopped waiting: they are told, and nothing is done for them. */
-const inTime = <Item, Result>(batch: Waiting<Item, Result>[]): Waiting<Item, Result>[] => {
+const awaited = <Item, Result>(batch: Waiting<Item, Result>[]): Waiting<Item, Result>[] => {
   const now = Date.now();
-  return batch.filter(({ deadlineMs, reject }) => {
-    if (deadlineMs > now) return true;
-    reject(
-      new CleaveError('deadline-exceeded', 'The order waited for longer than its caller; nothing was done. Try again.'),
-    );
-    return false;
+  return batch.filter(({ patience, reject }) => {
+    const refusal = refusalOf(patience, now);
+    if (refusal) reject(refusal);
+    return !refusal;
   });
+};
+
+const refusalOf = (
+  { deadlineMs = Number.POSITIVE_INFINITY, isGone }: Patience,
+  now: number,
+): CleaveError | undefined => {
+  const waited = 'The order waited for longer than its caller; nothing was done. Try again.';
+  if (isGone?.()) return new CleaveError('cancelled', waited);
+  return deadlineMs > now ? undefined : new CleaveError('deadline-exceeded', waited);
 };
 
 const fits = (sum: Bounds, more: Size, most: Bounds): boolean =>

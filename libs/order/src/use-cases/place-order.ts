@@ -3,7 +3,7 @@ import { Inject, Injectable, Optional } from '@nestjs/common';
 import { CleaveError, type PlaceOrderRequest } from '#contracts';
 import { Metrics, Traces, currentTrace, noteOfWork } from '#telemetry';
 import { canonicalPlacement, commandOf, fingerprintOf } from '../domain/placement.js';
-import { Batcher } from './batcher.js';
+import { Batcher, type Patience } from './batcher.js';
 import { ObservedBatches } from './observed-batches.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
 
@@ -42,7 +42,7 @@ export class PlaceOrder {
   }
 
   /**
-   * @param deadlineMs when the caller stops waiting: a request that waits for an equal key or a batch then is given up
+   * @param patience of the caller: a request that waits for an equal key or a batch for longer is given up
    * @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone
    */
   async execute(
@@ -50,9 +50,9 @@ export class PlaceOrder {
     account: string,
     request: PlaceOrderRequest,
     idempotencyKey: string | null,
-    deadlineMs = Number.POSITIVE_INFINITY,
+    patience: Patience = {},
   ): Promise<PlacementResult> {
-    const result = await this.place(tenant, account, request, idempotencyKey, deadlineMs);
+    const result = await this.place(tenant, account, request, idempotencyKey, patience);
     noteOfWork({ tenant, ...('order' in result && { orderId: result.order.order_id }) });
     return result;
   }
@@ -62,7 +62,7 @@ export class PlaceOrder {
     account: string,
     request: PlaceOrderRequest,
     idempotencyKey: string | null,
-    deadlineMs: number,
+    patience: Patience,
   ): Promise<PlacementResult> {
     const command = commandOf(request);
     const canonical = canonicalPlacement(command);
@@ -71,14 +71,14 @@ export class PlaceOrder {
     const placement = { tenant, account, idempotencyKey, name, command, fingerprint, traceparent: currentTrace() };
     const personalBytes = command.personal ? Buffer.byteLength(JSON.stringify(command.personal)) : 0;
     const size = { lines: command.lines.length, bytes: Buffer.byteLength(canonical) + personalBytes };
-    if (idempotencyKey === null) return this.batcher.add(placement, size, deadlineMs);
+    if (idempotencyKey === null) return this.batcher.add(placement, size, patience);
 
     // Equal keys in this process follow one another: the second finds the stored answer of the first.
     const slot = JSON.stringify([tenant, account, idempotencyKey]);
-    const giveUpAt = Math.min(Date.now() + turnWithinMs, deadlineMs);
+    const giveUpAt = Math.min(Date.now() + turnWithinMs, patience.deadlineMs ?? Number.POSITIVE_INFINITY);
     for (let before = this.underWay.get(slot); before; before = this.underWay.get(slot))
       await this.turn(before, giveUpAt);
-    const placing = this.batcher.add(placement, size, deadlineMs);
+    const placing = this.batcher.add(placement, size, patience);
     const ended = () => this.underWay.delete(slot);
     this.underWay.set(slot, placing.then(ended, ended));
     return placing;
