@@ -61,8 +61,8 @@ const all = [
   {
     bug: 'a look for overdue holds counts as one for what was not to be seen yet',
     file: 'libs/inventory/src/adapters/postgres-stock.ts',
-    replace: /SELECT least\(now\(\),[^`]*\) AS at`/g,
-    by: 'SELECT now() AS at`',
+    replace: /SELECT least\(now\(\),[^`]* AS looked_at/g,
+    by: 'SELECT now() AS looked_at',
     caughtBy: 'libs/inventory/test/finish-branches',
   },
   {

@@ -257,9 +257,16 @@ export const inventoryContract = contract('inventory', {
     request: z.object({
       /** Leaves out what was overdue a minute before this moment. It is `looked_at` of an earlier reply. */
       after: moment.nullable(),
+      /** Looks at this part of all that there ever was, from 0, where nothing was left out. All at once without it. */
+      part: z.int().min(0).optional(),
       limit: z.int().min(1).max(limits.batch),
     }),
-    reply: z.object({ holds: z.array(overdueHold), looked_at: moment }),
+    reply: z.object({
+      holds: z.array(overdueHold),
+      looked_at: moment,
+      /** In how many parts that is, where one was asked for. */
+      parts: z.int().min(0).optional(),
+    }),
     errors: ['unavailable', 'deadline-exceeded'],
     idempotent: true,
     deadlineMs: 10_000,

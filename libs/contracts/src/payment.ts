@@ -55,7 +55,9 @@ export const payment = z
     customer_action: customerAction.nullable().meta({
       description: 'What the provider waits for the customer to do, if anything.',
     }),
-    operations: z.array(paymentOperation).meta({ description: 'What was asked of the provider, oldest first.' }),
+    operations: z.array(paymentOperation).meta({
+      description: `What was asked of the provider, oldest first; of more than ${limits.paymentOperations} those that are open, and the newest.`,
+    }),
     created_at: moment,
     updated_at: moment,
   })

@@ -16,6 +16,7 @@ export const limits = {
   defaultPage: 50,
   batch: 1_000,
   logPage: 5_000,
+  paymentOperations: 1_000,
   metadataBytes: 16_384,
   nesting: 32,
   bodyBytes: 1_048_576,

@@ -113,9 +113,11 @@ const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   'inventory.overdue': {
     requests: [
       { after: null, limit: 1 },
+      { after: null, part: 3, limit: 500 },
       { after: at, limit: 500 },
     ],
     replies: [
+      { holds: [], looked_at: at, parts: 4 },
       { holds: [{ tenant_id: 'default', reservation_id: id, order_id: orderId }], looked_at: at },
       { holds: [], looked_at: at },
     ],

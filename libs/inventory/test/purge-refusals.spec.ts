@@ -2,6 +2,8 @@ import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import pg from 'pg';
 import { limits } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
+import { PostgresStock } from '../src/adapters/postgres-stock.js';
+import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import {
   brokenInvariants,
   effect,
@@ -91,6 +93,25 @@ it('goes on from where it was, and still finds what has become old since', async
   }
   await stocked(one, tenant, { mug: 10 });
   expect(await outcomes(one, tenant, tries)).toEqual(['held', 'held']);
+});
+
+it('finds them wherever they lie, however large the table is', async () => {
+  const tenant = newTenant();
+  await stocked(one, tenant, { mug: 1 });
+  // Two a page, and pages for more than is looked at at once.
+  await one.sql.query({
+    name: 'test-fill-reservations',
+    text: `
+      INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
+      SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
+      FROM generate_series(1, 20000)`,
+  });
+  const old = Array.from({ length: 20 }, () => reservation({ mug: 2 }));
+  await outcomes(one, tenant, old);
+  await age(tenant, idsOf(old), limits.refusalKeptMs + longHoldMs);
+  await new PurgeRefusals(new PostgresStock(one.sql)).execute();
+  await stocked(one, tenant, { mug: 100 });
+  expect(new Set(await outcomes(one, tenant, old))).toEqual(new Set(['held']));
 });
 
 it('decides anew what is forgotten while its batch is decided, and gives nobody what another one got', async () => {

@@ -1,8 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { limits } from '#contracts';
+import type { Statement } from '#database';
 import { testDatabase, type TestDatabase } from '#testing';
+import { PostgresStock } from '../src/adapters/postgres-stock.js';
 import {
   brokenInvariants,
   decide,
@@ -368,5 +371,56 @@ describe('an overdue hold', () => {
     expect(all.looked_at.getTime()).toBeGreaterThanOrEqual(looked_at.getTime());
     await age(fresh.reservation_id, '-1 hour');
     expect((await overdue(looked_at)).ids).toEqual([justInTime.reservation_id]);
+  });
+
+  it('is found in parts as well, of which none takes longer than another, whatever there is in all', async () => {
+    const tenant = newTenant();
+    await stocked(alone, tenant, { mug: 100 });
+    const inFront = await held(tenant, 1);
+    // Two a page, and pages for more than one part.
+    await alone.sql.query({
+      name: 'test-fill-reservations',
+      text: `
+        INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
+        SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
+        FROM generate_series(1, 20000)`,
+    });
+    const behind = await held(tenant, 1);
+    await untilPast(1);
+    const parts: string[][] = [];
+    for (let part = 0, count = 1; part < count; part += 1) {
+      const look = await alone.findOverdueHolds.execute({ after: null, part, limit: 100 });
+      count = look.parts!;
+      parts.push(look.holds.filter((it) => it.tenant_id === tenant).map((it) => it.reservation_id));
+    }
+    expect(parts).toHaveLength(2);
+    expect(parts.flat().toSorted()).toEqual([inFront, behind].map((it) => it.reservation_id).toSorted());
+
+    // Nor by a plan that was made for all parts at once.
+    const asked: [statement: Statement, values: readonly unknown[]][] = [];
+    const noting = {
+      query: (...it: (typeof asked)[0]) => {
+        asked.push(it);
+        return [{ looked_at: new Date(), parts: 1, forgotten: 0 }];
+      },
+    };
+    const stock = new PostgresStock({ readSafely: (read: (sql: typeof noting) => unknown) => read(noting) } as never);
+    await stock.find({ after: null, part: 0, limit: 1 });
+    await stock.forget(limits.refusalKeptMs, { after: null, part: 0 }, 1);
+    const client = new pg.Client(own.url);
+    await client.connect();
+    try {
+      await client.query(`SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan`);
+      for (const [{ name, text }, values] of asked.filter(([it]) => it.name.endsWith('-part'))) {
+        await client.query(`PREPARE "${name}" AS ${text}`);
+        const given = values.map((it) => client.escapeLiteral(String(it))).join();
+        const { rows } = await client.query<{ 'QUERY PLAN': string }>(`EXPLAIN EXECUTE "${name}" (${given})`);
+        const plan = rows.map((row) => row['QUERY PLAN']).join('\n');
+        expect(plan).toContain('Tid Range Scan on reservations');
+        expect(plan).not.toMatch(/by_deadline|Seq Scan/);
+      }
+    } finally {
+      await client.end();
+    }
   });
 });

@@ -51,6 +51,12 @@ describe('branches in doubt', () => {
   });
 });
 
+it('that were prepared before the clock was set back are finished all the same', async () => {
+  const branches = new Branches({ recorded: -3_600_000, left: -1_000, 'just now': -2 });
+  await new FinishBranches(branches, branches, 1_000).execute();
+  expect(branches.ended).toEqual(['recorded: commit', 'left: rollback']);
+});
+
 it('record no orders once they are older than what was decided about them is remembered', async () => {
   const database = await testDatabase();
   const instance = await startInstance(database.url);

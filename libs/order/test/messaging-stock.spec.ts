@@ -21,8 +21,8 @@ describe('the inventory behind the orders', () => {
   it('is joined once, before anything else', async () => {
     const { stock, asked } = stockOf(() => Promise.resolve({}));
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
-    await stock.overdue(null, 1);
-    await stock.overdue(null, 1);
+    await stock.overdue(null, 0, 1);
+    await stock.overdue(null, 0, 1);
     expect(asked).toEqual(['join', 'overdue', 'overdue']);
   });
 
@@ -35,8 +35,8 @@ describe('the inventory behind the orders', () => {
     );
     const { stock, asked } = stockOf(() => Promise.reject(unanswered));
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
-    await stock.overdue(null, 1);
-    await stock.overdue(null, 1);
+    await stock.overdue(null, 0, 1);
+    await stock.overdue(null, 0, 1);
     expect(asked).toEqual(['join', 'overdue', 'overdue']);
   });
 
@@ -46,7 +46,7 @@ describe('the inventory behind the orders', () => {
       isAway ? Promise.reject(new CleaveError('unavailable', 'nobody answers')) : Promise.resolve({}),
     );
     expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'cannot be asked' } });
-    await expect(stock.overdue(null, 1)).rejects.toThrow('nobody answers');
+    await expect(stock.overdue(null, 0, 1)).rejects.toThrow('nobody answers');
     isAway = false;
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
   });
@@ -60,7 +60,7 @@ describe('the inventory behind the orders', () => {
     const serves = randomUUID();
     const { stock } = stockOf(() => Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })));
     await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
-    const refusal = await stock.overdue(null, 1).catch((error: unknown) => error as CleaveError);
+    const refusal = await stock.overdue(null, 0, 1).catch((error: unknown) => error as CleaveError);
     expect(refusal).toMatchObject({ code: 'unavailable', detail: 'It serves others.', extensions: {} });
   });
 

@@ -187,7 +187,7 @@ export class FakeInventory implements StockHolder, StockSettler, StockBranches, 
     return Promise.resolve([]);
   }
 
-  async overdue(after: Date | null, limit: number): ReturnType<OverdueStock['overdue']> {
+  async overdue(...[after, , limit]: Parameters<OverdueStock['overdue']>): ReturnType<OverdueStock['overdue']> {
     await this.interrupt('overdue', 'before');
     const looked_at = new Date(this.nowMs);
     const holds = this.inState('held')

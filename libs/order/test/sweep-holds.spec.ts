@@ -421,9 +421,9 @@ describe('a sweep', () => {
   it('looks at everything first and later at what is new, and again at what it could not finish', async () => {
     const looks: (Date | null)[] = [];
     const overdue = stock.overdue.bind(stock);
-    stock.overdue = (after, limit) => {
+    stock.overdue = (after, part, limit) => {
       looks.push(after);
-      return overdue(after, limit);
+      return overdue(after, part, limit);
     };
     const [{ sweepHolds }, began] = [one, new Date(stock.nowMs)];
     await sweepHolds.execute();
@@ -438,6 +438,31 @@ describe('a sweep', () => {
     expect(await sweepHolds.execute()).toEqual({ released: 1, confirmed: 0 });
     await sweepHolds.execute();
     expect(looks).toEqual([null, began, began, finished]);
+  });
+
+  it('looks at everything part by part, as often at each as there is more of it, and later at what is new since it began', async () => {
+    const [began, looks] = [new Date(stock.nowMs), new Array<[after: Date | null, part: number | undefined]>()];
+    for (let count = 0; count < 700; count += 1) stock.hold(tenant, randomUUID(), { mug: 1 }, newOrderId(Date.now()));
+    stock.expire();
+    const overdue = stock.overdue.bind(stock);
+    stock.overdue = async (after, part, limit) => {
+      looks.push([after, part]);
+      const looked_at = new Date(began.getTime() + looks.length);
+      // All of them lie in the second one.
+      return part === undefined || part === 1
+        ? { ...(await overdue(after, part, limit)), looked_at, parts: 3 }
+        : { holds: [], looked_at, parts: 3 };
+    };
+    const sweepHolds = new SweepHolds(stock, one.orders, stock, 60_000);
+    expect(await sweepHolds.execute()).toEqual({ released: 700, confirmed: 0 });
+    expect(looks).toEqual([0, 1, 1, 2].map((part) => [null, part]));
+    looks.length = 0;
+    stock.overdue = (...asked) => {
+      looks.push([asked[0], asked[1]]);
+      return overdue(...asked);
+    };
+    await sweepHolds.execute();
+    expect(looks).toEqual([[new Date(began.getTime() + 1), undefined]]);
   });
 
   it('is made again and again until the module stops, also after one that failed', async () => {

@@ -1,7 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import type { PaymentOutcome, PaymentRequest } from '#contracts';
+import { limits, type PaymentOutcome, type PaymentRequest } from '#contracts';
 import { migrateDatabase } from '#database';
 import { twoInstances, type TwoInstances } from '#testing';
 import { NothingAside1764000000050 } from '../migrations/3-nothing-aside.js';
@@ -42,6 +42,19 @@ const refused = (reason: string): PaymentOutcome => ({ outcome: 'refused', reaso
 const payment = async () => (await one.payments.find(tenant, order))!;
 
 describe('what is asked of a payment', () => {
+  it('is told as far as a reply goes, however often that was in vain', async () => {
+    const slow = authorise(order, 500, 'tok_slow');
+    await perform(slow);
+    await perform(...Array.from({ length: limits.paymentOperations }, () => refund(order, 100)));
+    const last = refund(order, 200);
+    await perform(last);
+    const { operations } = await payment();
+    expect(operations).toHaveLength(limits.paymentOperations);
+    expect(operations[0]).toMatchObject({ kind: 'authorise', state: 'open' });
+    expect(operations.at(-1)).toMatchObject({ operation_id: last.operation_id, state: 'refused' });
+    while ((await perform(slow))[0]!.outcome === 'open') await setTimeout(50);
+  });
+
   it('is carried out in the order given, and told', async () => {
     expect(await perform(authorise(order, 500), capture(order, 300), refund(order, 100), capture(order))).toEqual(
       [500, 300, 100, 200].map(moved),

@@ -624,6 +624,28 @@ it('what is to be sent again is not purged before it is settled, however old it 
   expect(await listed(endpoint_id)).toEqual([]);
 });
 
+it('what waits since before the clock was set back is sent all the same, and what has to wait is not', async () => {
+  await asleep(async (instance) => {
+    const { endpoint_id } = await register('/', undefined, instance);
+    await instance.accept(...events(3));
+    const [leased, waiting, young] = await listed(endpoint_id, instance);
+    const change = (delivery: typeof leased, column: string, by: string) =>
+      ask(
+        `UPDATE webhooks.deliveries SET ${column} = now() + $2::interval WHERE delivery_id = $1`,
+        [delivery!.delivery_id, by],
+        instance,
+      );
+    await change(leased, 'lease_until', '3 days');
+    await change(waiting, 'due_at', '3 days');
+    await change(young, 'due_at', '26 hours');
+    const claim = async () =>
+      (await instance.postgres.claim(60_000, { ...unbounded, ofAll: 10 }, signing)).map((it) => it.deliveryId);
+    expect(await claim()).toEqual([leased!.delivery_id]);
+    await instance.purge.execute();
+    expect(await claim()).toEqual([waiting!.delivery_id]);
+  });
+});
+
 it('what is put off over and over is given up at twice the age', async () => {
   const { endpoint_id } = await register();
   receiver.answer = answering(503, { 'retry-after': '3600' });

@@ -158,19 +158,26 @@ export class PostgresStock
     return row!;
   }
 
-  async find(after: Date | null, limit: number): ReturnType<OverdueHolds['find']> {
+  async find({ after, part, limit }: Parameters<OverdueHolds['find']>[0]): ReturnType<OverdueHolds['find']> {
     // Nobody is told of a server that is a standby: it knows nothing of what runs elsewhere.
     return this.sql.readSafely(async (sql) => {
-      const looked_at = await seenUntilBy(sql);
-      return { holds: await sql.query<OverdueHold>(overdue, [after, limit]), looked_at };
+      const { looked_at, parts } = await lookBy(sql);
+      if (part === undefined) return { holds: await sql.query<OverdueHold>(overdue, [after, limit]), looked_at };
+      return { holds: await sql.query<OverdueHold>(overdueIn, [...placesOf(part), limit]), looked_at, parts };
     });
   }
 
-  async forget(ageMs: number, after: Date | null, limit: number): ReturnType<RefusedReservations['forget']> {
+  async forget(
+    ageMs: number,
+    { after, part }: Parameters<RefusedReservations['forget']>[1],
+    limit: number,
+  ): ReturnType<RefusedReservations['forget']> {
     return this.sql.readSafely(async (sql) => {
-      const looked_at = await seenUntilBy(sql);
-      const [row] = await sql.query<{ forgotten: number }>(forgetRefused, [ageMs, after, limit]);
-      return { ...row!, looked_at };
+      const { looked_at, parts } = await lookBy(sql);
+      const [row] = await (after === null
+        ? sql.query<{ forgotten: number }>(forgetRefusedIn, [...placesOf(part), ageMs, limit])
+        : sql.query<{ forgotten: number }>(forgetRefused, [after, ageMs, limit]));
+      return { ...row!, looked_at, parts: after === null ? parts : 1 };
     });
   }
 
@@ -227,39 +234,78 @@ const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle
  * A transaction may be seen long after it has begun: it may be prepared, or wait for a standby, which no timeout ends. Asked
  * before what is looked for, so that what ends in between is seen.
  */
-const seenUntilBy = async (sql: Queries): Promise<Date> => (await sql.query<{ at: Date }>(seenUntil))[0]!.at;
-const seenUntil = {
-  name: 'inventory-seen-until',
+const lookBy = async (sql: Queries): Promise<Look> => (await sql.query<Look>(look))[0]!;
+
+interface Look {
+  looked_at: Date;
+  parts: number;
+}
+
+/** Of one part that is looked at by itself: so few that it takes a fraction of what a statement may. */
+const pagesOfPart = 8_192;
+
+const look = {
+  name: 'inventory-look',
   text: `
     SELECT least(now(),
       (SELECT min(xact_start) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()),
-      (SELECT min(prepared) FROM pg_prepared_xacts WHERE database = current_database())) AS at`,
+      (SELECT min(prepared) FROM pg_prepared_xacts WHERE database = current_database())) AS looked_at,
+      ceil(pg_relation_size('inventory.reservations')
+        / (${pagesOfPart} * current_setting('block_size')::numeric))::int AS parts`,
+};
+
+/**
+ * From the first row of a part to the first of the next one, by where they lie. A row that is settled may move meanwhile, and
+ * is of no concern then; what comes later is not overdue yet, nor old.
+ */
+const placesOf = (part: number): [from: string, to: string] => [
+  `(${part * pagesOfPart},0)`,
+  `(${(part + 1) * pagesOfPart},0)`,
+];
+
+/** What is said of the time must not lead to an index, by whatever plan: of all there ever was, that would read all. */
+const lyingWithin = (condition: string): string => `ctid >= $1::tid AND ctid < $2::tid AND (${condition}) IS TRUE`;
+
+const overdueColumns = `SELECT tenant_id, reservation_id, order_id FROM inventory.reservations WHERE state = 'held'`;
+
+const overdueIn = {
+  name: 'inventory-overdue-part',
+  text: `${overdueColumns} AND ${lyingWithin('deadline_at <= now()')} LIMIT $3`,
 };
 
 /** The minute is for what passes between the beginning of a transaction and its being seen as one that runs or is prepared. */
 const overdue = {
   name: 'inventory-overdue',
   text: `
-    SELECT tenant_id, reservation_id, order_id FROM inventory.reservations
-    WHERE state = 'held' AND deadline_at <= now()
+    ${overdueColumns} AND deadline_at <= now()
       AND deadline_at > coalesce($1::timestamptz, '-infinity') - interval '1 minute'
     LIMIT $2`,
 };
 
-const forgetRefused = {
-  name: 'inventory-forget-refused',
-  text: `
+/** Nobody is waited for, so that they may be locked in any order. */
+const forgetting = (condition: string, limit: string): string => `
     WITH old AS (
       SELECT tenant_id, reservation_id FROM inventory.reservations
-      WHERE state = 'refused' AND deadline_at <= now() - $1::bigint * interval '1 millisecond'
-        AND deadline_at > coalesce($2::timestamptz, '-infinity') - $1::bigint * interval '1 millisecond' - interval '1 minute'
-      ORDER BY tenant_id, reservation_id LIMIT $3 FOR UPDATE SKIP LOCKED
+      WHERE state = 'refused' AND ${condition} LIMIT ${limit} FOR UPDATE SKIP LOCKED
     ), forgotten AS (
       DELETE FROM inventory.reservations r USING old
       WHERE r.tenant_id = old.tenant_id AND r.reservation_id = old.reservation_id
       RETURNING 1
     )
-    SELECT count(*) AS forgotten FROM forgotten`,
+    SELECT count(*) AS forgotten FROM forgotten`;
+
+const forgetRefusedIn = {
+  name: 'inventory-forget-refused-part',
+  text: forgetting(lyingWithin(`deadline_at <= now() - $3::bigint * interval '1 millisecond'`), '$4'),
+};
+
+const forgetRefused = {
+  name: 'inventory-forget-refused',
+  text: forgetting(
+    `deadline_at <= now() - $2::bigint * interval '1 millisecond'
+        AND deadline_at > $1::timestamptz - $2::bigint * interval '1 millisecond' - interval '1 minute'`,
+    '$3',
+  ),
 };
 const countStock = { name: 'inventory-count', text: 'SELECT * FROM inventory.count_stock($1, $2, $3)' };
 const adjustStock = {

@@ -6,7 +6,7 @@ type Reply = ReplyOf<(typeof inventoryContract)['operations']['overdue']>;
 
 /** The holds of all tenants that wait for their order longer than they were given. */
 export abstract class OverdueHolds {
-  abstract find(after: Date | null, limit: number): Promise<Reply>;
+  abstract find(look: Request): Promise<Reply>;
 }
 
 /**
@@ -17,7 +17,7 @@ export abstract class OverdueHolds {
 export class FindOverdueHolds {
   constructor(private readonly holds: OverdueHolds) {}
 
-  execute({ after, limit }: Request): Promise<Reply> {
-    return this.holds.find(after, limit);
+  execute(look: Request): Promise<Reply> {
+    return this.holds.find(look);
   }
 }

@@ -5,10 +5,15 @@ import { PeriodicWork } from '#periodic';
 /** Decisions that were kept under their reservations and held nothing. */
 export abstract class RefusedReservations {
   /**
-   * @param after leaves out what was old enough already at an earlier look
-   * @returns how many of those older than `ageMs` were forgotten, at most `limit`, and when that was
+   * @param where `after` leaves out what was old enough already at an earlier look; of all that there ever was one part is
+   *   looked at, from 0
+   * @returns how many of those older than `ageMs` were forgotten, at most `limit`, when that was, and how many parts there are
    */
-  abstract forget(ageMs: number, after: Date | null, limit: number): Promise<{ forgotten: number; looked_at: Date }>;
+  abstract forget(
+    ageMs: number,
+    where: { after: Date | null; part: number },
+    limit: number,
+  ): Promise<{ forgotten: number; looked_at: Date; parts: number }>;
 }
 
 const everyMs = 3_600_000;
@@ -24,10 +29,16 @@ export class PurgeRefusals extends PeriodicWork {
   }
 
   async execute(): Promise<void> {
-    for (let forgotten = batchSize; forgotten === batchSize;) {
-      const look = await this.reservations.forget(limits.refusalKeptMs, this.lookedAt, batchSize);
-      forgotten = look.forgotten;
-      if (forgotten < batchSize) this.lookedAt = look.looked_at;
+    const after = this.lookedAt;
+    let began: Date | undefined;
+    for (let part = 0, parts = 1; part < parts;) {
+      if (this.stopping.signal.aborted) return;
+      const look = await this.reservations.forget(limits.refusalKeptMs, { after, part }, batchSize);
+      began ??= look.looked_at;
+      parts = look.parts;
+      // The same look finds others, until there are none.
+      if (look.forgotten < batchSize) part += 1;
     }
+    this.lookedAt = began!;
   }
 }

@@ -78,9 +78,9 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     );
   }
 
-  async overdue(after: Date | null, limit: number): ReturnType<OverdueStock['overdue']> {
+  async overdue(...[after, part, limit]: Parameters<OverdueStock['overdue']>): ReturnType<OverdueStock['overdue']> {
     await this.join();
-    return this.inventory.call('overdue', { after, limit });
+    return this.inventory.call('overdue', { after, part, limit });
   }
 
   /**

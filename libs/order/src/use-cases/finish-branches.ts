@@ -54,7 +54,8 @@ export class FinishBranches extends PeriodicWork {
    */
   async execute(): Promise<number> {
     const branches = await this.stock.inDoubt();
-    const left = branches.filter((it) => it.age_ms >= this.inDoubtAfterMs);
+    // What would be prepared as long from now is from before the clock was set back.
+    const left = branches.filter((it) => Math.abs(it.age_ms) >= this.inDoubtAfterMs);
     const failures: unknown[] = [];
     for (const { branch_id, age_ms } of left) {
       if (age_ms > alarmMs) this.logger.warn(`stock is prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`);

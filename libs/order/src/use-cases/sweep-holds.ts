@@ -5,8 +5,15 @@ import { StockSettler } from './relay-outbox.js';
 
 /** Holds of which nobody has told inventory in time what became of their orders. */
 export abstract class OverdueStock {
-  /** @param after leaves out what was overdue already at an earlier look */
-  abstract overdue(after: Date | null, limit: number): Promise<{ holds: readonly OverdueHold[]; looked_at: Date }>;
+  /**
+   * @param after leaves out what was overdue already at an earlier look
+   * @param part of all that there ever was, from 0, where nothing is left out; there are `parts` of it
+   */
+  abstract overdue(
+    after: Date | null,
+    part: number | undefined,
+    limit: number,
+  ): Promise<{ holds: readonly OverdueHold[]; looked_at: Date; parts?: number | undefined }>;
 }
 
 /** Settles for ever whether there is an order. */
@@ -32,7 +39,7 @@ const batchSize = 500;
  */
 @Injectable()
 export class SweepHolds extends PeriodicWork {
-  /** The first sweep looks at everything; later ones at what has become overdue since. */
+  /** The first sweep looks at everything, part by part; later ones at what has become overdue since. */
   private lookedAt: Date | null = null;
 
   constructor(
@@ -48,8 +55,13 @@ export class SweepHolds extends PeriodicWork {
   async execute(): Promise<{ released: number; confirmed: number }> {
     const swept = { released: 0, confirmed: 0 };
     const found = new Set<string>();
-    for (let more = true; more && !this.stopping.signal.aborted;) {
-      const { holds, looked_at } = await this.stock.overdue(this.lookedAt, batchSize);
+    const after = this.lookedAt;
+    let began: Date | undefined;
+    for (let part = 0, parts = 1; part < parts && !this.stopping.signal.aborted;) {
+      const look = await this.stock.overdue(after, after === null ? part : undefined, batchSize);
+      const { holds } = look;
+      began ??= look.looked_at;
+      parts = look.parts ?? 1;
       const foundBefore = found.size;
       for (const it of holds) found.add(it.reservation_id);
       if (holds.length > 0 && found.size === foundBefore)
@@ -68,8 +80,8 @@ export class SweepHolds extends PeriodicWork {
         swept.confirmed += group.length - declaredVoid.size;
       }
       // Those that were found are settled, so that the same look finds others, until there are none.
-      more = holds.length === batchSize;
-      if (!more) this.lookedAt = looked_at;
+      if (holds.length < batchSize) part += 1;
+      if (part >= parts) this.lookedAt = began!;
     }
     if (swept.released > 0)
       this.logger.warn(`${swept.released} holds were given back: their orders were not recorded in time`);

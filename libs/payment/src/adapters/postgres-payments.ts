@@ -1,5 +1,5 @@
 import { Injectable } from '@nestjs/common';
-import type { PaymentDocument, PaymentMethod, PaymentRequest } from '#contracts';
+import { limits, type PaymentDocument, type PaymentMethod, type PaymentRequest } from '#contracts';
 import { InjectSql, Sql } from '#database';
 import type { BegunOperation, Open, Payments, SettledOperation } from '../use-cases/perform-operations.js';
 import type { PaymentReader } from '../use-cases/read-payment.js';
@@ -73,7 +73,10 @@ const find = {
       coalesce((
         SELECT jsonb_agg(jsonb_build_object('operation_id', o.operation_id, 'kind', o.kind, 'amount_minor', o.amount_minor,
           'state', o.state, 'reason', o.reason, 'at', o.at) ORDER BY o.at, o.operation_id)
-        FROM payment.operations o WHERE o.tenant_id = p.tenant_id AND o.order_id = p.order_id
+        FROM (
+          SELECT * FROM payment.operations WHERE tenant_id = p.tenant_id AND order_id = p.order_id
+          ORDER BY state = 'open' DESC, at DESC, operation_id DESC LIMIT ${limits.paymentOperations}
+        ) o
       ), '[]') AS operations
     FROM payment.payments p WHERE p.tenant_id = $1 AND p.order_id = $2 AND p.method IS NOT NULL`,
 };

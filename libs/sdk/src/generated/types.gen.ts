@@ -867,7 +867,7 @@ export type Payment = {
    */
   customer_action: CustomerAction | null;
   /**
-   * What was asked of the provider, oldest first.
+   * What was asked of the provider, oldest first; of more than 1000 those that are open, and the newest.
    */
   operations: Array<PaymentOperation>;
   created_at: string;

@@ -8,6 +8,7 @@ import {
 import { InjectSql, Sql, type Statement } from '#database';
 import type { Checkpoint } from '#events';
 import type { Message } from '../domain/message.js';
+import { longestWaitMs } from '../domain/retries.js';
 import type { Messages } from '../use-cases/accept-events.js';
 import type { Attempt, ClaimedDelivery, DueDeliveries } from '../use-cases/deliver-messages.js';
 import type { KeptDeliveries } from '../use-cases/purge-deliveries.js';
@@ -115,6 +116,10 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
   async forgetMessages(ageMs: number, limit: number): Promise<number> {
     return (await this.sql.query<{ forgotten: number }>(forgetMessages, [ageMs, limit]))[0]!.forgotten;
   }
+
+  async bringForward(): Promise<void> {
+    await this.sql.query(bringForward);
+  }
 }
 
 type LoggedAttempt = WebhookDeliveryDetail['attempt_log'][number];
@@ -128,15 +133,8 @@ const accept = {
   text: 'SELECT webhooks.follow_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS deliveries',
 };
 
-/**
- * From endpoint to endpoint among those for which something is pending, however much that is, and of each no more than
- * it has slots for; of each tenant as well. Those that cannot be signed here are left to others until they have waited.
- * One without a message, which there was in older versions, takes no slot.
- */
-const claim = {
-  name: 'webhooks-claim',
-  text: `
-    WITH RECURSIVE waiting AS (
+/** From endpoint to endpoint among those for which something is pending, however much that is: of a recursive `waiting`. */
+const endpointsWaiting = `
       (SELECT tenant_id, endpoint_id FROM webhooks.deliveries WHERE status = 'pending'
        ORDER BY tenant_id, endpoint_id LIMIT 1)
       UNION ALL
@@ -144,8 +142,19 @@ const claim = {
         SELECT d.tenant_id, d.endpoint_id FROM webhooks.deliveries d
         WHERE d.status = 'pending' AND (d.tenant_id, d.endpoint_id) > (w.tenant_id, w.endpoint_id)
         ORDER BY d.tenant_id, d.endpoint_id LIMIT 1
-      ) n
-    ), sendable AS MATERIALIZED (
+      ) n`;
+
+/** Nobody waits for an endpoint, or leases, for so long: that is from before the clock was set back. */
+const setBack = `now() + interval '${2 * longestWaitMs} ms'`;
+
+/**
+ * Of each endpoint no more than it has slots for; of each tenant as well. Those that cannot be signed here are left to
+ * others until they have waited. One without a message, which there was in older versions, takes no slot.
+ */
+const claim = {
+  name: 'webhooks-claim',
+  text: `
+    WITH RECURSIVE waiting AS (${endpointsWaiting}), sendable AS MATERIALIZED (
       SELECT e.tenant_id, d.delivery_id, e.endpoint_id, e.url, e.secrets, d.due_at
       FROM waiting w
       JOIN webhooks.endpoints e ON e.tenant_id = w.tenant_id AND e.endpoint_id = w.endpoint_id AND e.enabled
@@ -160,7 +169,7 @@ const claim = {
       CROSS JOIN LATERAL (
         SELECT p.delivery_id, p.due_at FROM webhooks.deliveries p
         WHERE p.tenant_id = e.tenant_id AND p.endpoint_id = e.endpoint_id AND p.status = 'pending'
-          AND p.due_at <= k.due_by AND p.lease_until <= now()
+          AND p.due_at <= k.due_by AND (p.lease_until <= now() OR p.lease_until > ${setBack})
           AND (SELECT true FROM webhooks.messages m WHERE m.tenant_id = p.tenant_id AND m.message_id = p.message_id)
         ORDER BY p.due_at LIMIT coalesce(x.slots, $3) FOR NO KEY UPDATE SKIP LOCKED
       ) d
@@ -303,4 +312,18 @@ const forgetDeliveries = {
 const forgetMessages = {
   name: 'webhooks-forget-messages',
   text: 'SELECT webhooks.forget_messages($1, $2) AS forgotten',
+};
+
+const bringForward = {
+  name: 'webhooks-bring-forward',
+  text: `
+    WITH RECURSIVE waiting AS (${endpointsWaiting}), late AS MATERIALIZED (
+      SELECT d.* FROM waiting w CROSS JOIN LATERAL (
+        SELECT tenant_id, delivery_id FROM webhooks.deliveries
+        WHERE tenant_id = w.tenant_id AND endpoint_id = w.endpoint_id AND status = 'pending' AND due_at > ${setBack}
+        ORDER BY due_at FOR NO KEY UPDATE SKIP LOCKED
+      ) d
+    )
+    UPDATE webhooks.deliveries d SET due_at = now() FROM late
+    WHERE d.tenant_id = late.tenant_id AND d.delivery_id = late.delivery_id`,
 };

@@ -9,7 +9,7 @@ export const retryDelaysMs: readonly number[] = [
 ];
 
 /** However long an endpoint asks us to wait. */
-const longestWaitMs = 24 * hour;
+export const longestWaitMs = 24 * hour;
 
 /** What came of sending a message. */
 export interface Answer {
