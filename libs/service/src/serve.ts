@@ -16,7 +16,7 @@ import {
   type Door,
   type RequestsFrom,
 } from '#security';
-import { Traces, processLog, telemetryEnvironment } from '#telemetry';
+import { RequestLog, Traces, processLog, telemetryEnvironment } from '#telemetry';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
@@ -153,18 +153,19 @@ export const serve = async (service: Service): Promise<string> => {
     grpcAt: service.grpc?.at,
     messagesAt: [...(service.listen ?? []), ...eventsOf(service)].flatMap(hostsOf),
   });
-  const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
+  const { name } = service;
+  const requestLog = new RequestLog({ isComplete: service.LOG_REQUESTS, slowMs: service.LOG_SLOW_MS });
   processLog.service = name;
   const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () =>
     [...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
   );
   let closing: { close(): Promise<void> } = room;
   closeOnSignals({ close: () => closing.close() }, { after: service.after ?? [] });
-  const app = await room.during(createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } }));
+  const app = await room.during(createService(service, { drainDelayMs, requestLog }));
   closing = app;
   app.get(Traces).open(name, service);
   await listenForMessages(app, service.listen ?? []);
-  if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
+  if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc, requestLog);
   await room.close();
   const url = (await listenAt(app, service)).replace('[::1]', 'localhost');
   const { isOpen, auditLog } = app.get(Authenticator);
