@@ -95,7 +95,8 @@ export const IfMatch = createParamDecorator(
       if (!method) return;
       ApiHeader({
         name: 'If-Match',
-        description: 'The `ETag` of the version that may be changed, or a list of them; any version when left out.',
+        description:
+          'Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.',
         required: false,
         schema: { type: 'string', examples: ['"v3"'] },
       })(target, key, method);

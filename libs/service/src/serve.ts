@@ -17,6 +17,7 @@ import {
   type RequestsFrom,
 } from '#security';
 import { RequestLog, Traces, processLog, telemetryEnvironment } from '#telemetry';
+import { apiDocument } from './api-document.js';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
@@ -94,7 +95,7 @@ export const createService = async (
     { ...options, authenticator, ...clientOptions(settings) },
   );
   await prepare?.(app);
-  mountDocs(app, openApiDocument(app, document), currentDocument);
+  mountDocs(app, openApiDocument(app, { tags: apiDocument.tags, ...document }), currentDocument);
   return app;
 };
 
