@@ -68,6 +68,12 @@ export const inOrderOfTags = (
   return Object.fromEntries([...paths].sort(([, one], [, other]) => placeOf(one) - placeOf(other)));
 };
 
+/** The same without tags that none of its operations has: Swagger UI would show them, with nothing below. */
+export const withUsedTags = (document: OpenAPIObject): OpenAPIObject => {
+  const used = new Set(Object.values(document.paths).flatMap((item) => methods.flatMap((it) => item[it]?.tags ?? [])));
+  return { ...document, ...(document.tags && { tags: document.tags.filter(({ name }) => used.has(name)) }) };
+};
+
 const refuseRepeatedOperationIds = (paths: Paths): void => {
   const seen = new Map<string, string>();
   for (const [path, item] of Object.entries(paths)) {

@@ -30,6 +30,7 @@ import {
   type RestAppOptions,
   WaitingRoom,
   listenAt,
+  withUsedTags,
 } from '#rest';
 
 /** Twice as long as the gateway keeps a connection that it does not use. */
@@ -95,7 +96,8 @@ export const createService = async (
     { ...options, authenticator, ...clientOptions(settings) },
   );
   await prepare?.(app);
-  mountDocs(app, openApiDocument(app, { tags: apiDocument.tags, ...document }), currentDocument);
+  const whole = openApiDocument(app, { tags: apiDocument.tags, ...document });
+  mountDocs(app, currentDocument ? whole : withUsedTags(whole), currentDocument);
   return app;
 };
 
