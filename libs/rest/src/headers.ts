@@ -24,7 +24,7 @@ export const IdempotencyKey = createParamDecorator(
       if (!options?.required) return undefined;
       throw new CleaveError(
         'idempotency-key-required',
-        'Send a header Idempotency-Key with a text that is new for each operation and the same for its repeats.',
+        'Send a header Idempotency-Key: a new text for each operation, and the same text when you repeat the request.',
       );
     }
     // Node joins repeated fields with a comma, which a quoted key may contain as well.

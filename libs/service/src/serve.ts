@@ -210,10 +210,14 @@ export const run = (main: () => Promise<unknown>): void => {
   });
 };
 
+const whereToLook =
+  'README.md lists them all, under "Settings". To try things out, `npm start` and `npm run start:split` need none.';
+
 /** Plain errors and those of the system say what to mend; an error of another class is a fault in the program. */
 const complaintOf = (error: unknown): string | undefined => {
   if (!(error instanceof Error)) return String(error);
-  const isForPeople = error instanceof ConfigurationError || 'code' in error || error.constructor === Error;
+  if (error instanceof ConfigurationError) return `${error.message}\n${whereToLook}`;
+  const isForPeople = 'code' in error || error.constructor === Error;
   return isForPeople ? error.message : error.stack;
 };
 
