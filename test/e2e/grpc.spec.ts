@@ -37,10 +37,15 @@ beforeAll(async () => {
   const [order, inventory, port] = (await servicePorts(3)) as [number, number, number];
   databaseUrl = database.url;
   const common = { DATABASE_URL: database.url, INVENTORY_AT: at.inventory, PAYMENT_AT: at.payment, CACHE_AT: at.cache };
+  const logged = { LOG_REQUESTS: 'true', LOG_FORMAT: 'json' };
   grpcAt = `127.0.0.1:${port}`;
   shape = await startPlan('order with gRPC', {
     services: [
-      { app: 'order', port: order, environment: { ...common, ORDER_LISTEN: at.order, ORDER_GRPC_LISTEN: grpcAt } },
+      {
+        app: 'order',
+        port: order,
+        environment: { ...common, ...logged, ORDER_LISTEN: at.order, ORDER_GRPC_LISTEN: grpcAt },
+      },
       { app: 'inventory', port: inventory, environment: { ...common, INVENTORY_LISTEN: at.inventory } },
     ],
     databaseUrls: () => Promise.reject(new Error('nobody looks into the tables here')),
@@ -114,6 +119,30 @@ describe('an order over gRPC', () => {
       return found;
     });
     expect(got.metadata).toEqual(placed.metadata);
+  });
+
+  it('has a line in the log, and is measured, by its method and what became of it', async () => {
+    const product = await shelf.product({ onHand: 1 });
+    const [one, two] = [fresh('request'), fresh('request')];
+    const calling = (id: string) => ({ metadata: { 'x-request-id': id } });
+    await grpc.ok('PlaceOrder', oneOf(product), calling(one));
+    await grpc.refused('PlaceOrder', oneOf(product), calling(two));
+    const rpc = `${ordersService}/PlaceOrder`;
+    const lineOf = (id: string) =>
+      shape
+        .service('order')
+        .log.split('\n')
+        .find((line) => line.includes(id) && line.includes('"context":"Requests"'));
+    await eventually(async () => {
+      expect(JSON.parse(lineOf(one) ?? '{}')).toMatchObject({
+        ...{ rpc, duration_ms: expect.any(Number), tenant: 'default' },
+        msg: expect.stringMatching(/PlaceOrder OK in \d+ ms$/),
+      });
+      expect(JSON.parse(lineOf(two) ?? '{}')).toMatchObject({ rpc, error: 'out-of-stock' });
+    });
+    const metrics = await (await fetch(`${shape.service('order').url}/metrics`)).text();
+    const counted = /^rpc_server_call_duration_seconds_count\{[^}]*error_type="out-of-stock"[^}]*\} \d+$/m;
+    expect(metrics).toMatch(counted);
   });
 
   it('is placed once under its key, whichever door it is sent to', async () => {

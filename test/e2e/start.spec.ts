@@ -222,6 +222,20 @@ describe('a program that is given arguments', () => {
   });
 });
 
+describe('a service that is started without the settings it needs', () => {
+  it('names all of them at once, and says what needs none', async () => {
+    const child = spawn(process.execPath, ['dist/apps/order/src/main.js'], {
+      env: {},
+      stdio: ['ignore', 'ignore', 'pipe'],
+    });
+    const [said, [code]] = await Promise.all([text(child.stderr), once(child, 'exit')]);
+    for (const variable of ['ORDER_DATABASE_URL', 'INVENTORY_AT', 'PAYMENT_AT'])
+      expect(said).toContain(`  ${variable}: is not set`);
+    expect(said).toContain('npm run start:split');
+    expect(code).toBe(1);
+  });
+});
+
 describe('a program that npm has started', () => {
   it('is told to stop when npm is, which tells nobody but its shell', async () => {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));

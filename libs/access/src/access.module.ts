@@ -35,7 +35,7 @@ export const accessDatabase = (url: string): Database => ({
 
 type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
 
-/** Keys: who has one, what for, and since when not any more; and what was done with them that is written down. */
+/** API keys, and the audit log of sensitive operations. */
 @Module({})
 export class AccessModule implements OnModuleInit {
   constructor(
@@ -52,7 +52,7 @@ export class AccessModule implements OnModuleInit {
     this.authenticator.auditLog = this.audit;
   }
 
-  /** Where requests come in, and keys are managed. */
+  /** For the process that callers reach: manages keys, recognises them and writes the audit log. */
   static register(settings: AccessSettings): DynamicModule {
     const known = this.knowing(settings);
     return {
@@ -74,7 +74,7 @@ export class AccessModule implements OnModuleInit {
     };
   }
 
-  /** In a process beside that one, which only has to know keys. */
+  /** For another process that only has to recognise keys. */
   static knowing({ ACCESS_DATABASE_URL: url }: AccessSettings): DynamicModule {
     return {
       module: AccessModule,

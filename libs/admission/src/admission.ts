@@ -6,7 +6,7 @@ const sampledEveryMs = 20;
 /** Of a new sample in the mean. */
 const weight = 0.2;
 
-/** The limiters of an app, each for one class of requests that should not starve the others. */
+/** The limiters of an app: one for each class of requests, so that no class can starve another. */
 @Injectable()
 export class Admission implements OnApplicationShutdown {
   private readonly limiters = new Map<string, Limiter>();

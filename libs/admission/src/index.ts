@@ -1,4 +1,4 @@
-/** Admits as many requests at once as can be done in good time, and refuses the rest. */
+/** Admits as many concurrent requests as the process can finish in time, and refuses the rest. */
 export { Admission, AdmissionModule } from './admission.js';
 export { BatchLane } from './batch-lane.js';
 export { byHalves } from './by-halves.js';

@@ -1,4 +1,4 @@
-/** Which of several instances gets a call, and what becomes of it when that one fails: the same over any transport. */
+/** Picks one of several instances for each call, and handles instances that fail: the same over every transport. */
 export { balancePolicy, type BalancePolicy } from './balance.js';
 export { reportTo } from './metrics.js';
 export type { Instance, Outcome } from './target.js';

@@ -13,7 +13,7 @@ import { over, type NamespaceOptions } from './options.js';
 import type { CacheEngineOptions } from './tiers.js';
 
 interface CacheManagerOptions {
-  /** Has what injects Nest's `CACHE_MANAGER` get a namespace of this name. */
+  /** Provides a namespace of this name as Nest's `CACHE_MANAGER`. */
   cacheManager?: { namespace: string } & NamespaceOptions<unknown>;
 }
 

@@ -9,10 +9,10 @@ const toldHotKeys = 10;
 /**
  * A cache in two tiers: this process, bounded in bytes, and Redis, which processes share.
  *
- * The promise: no value that was loaded before an acknowledged invalidation is given out of Redis after it, nor out of
- * the process that asked for it; out of other processes for as long as it takes Redis to tell them, and never longer than
- * `silenceMs`, whatever breaks. Redis replicates in the background, so a failover may lose what was acknowledged, an
- * invalidation among it: staleness then is bounded by the time to live alone.
+ * The promise: after an invalidation is acknowledged, no value loaded before it is served from Redis, nor from the process that
+ * invalidated it. Other processes may serve it until Redis has notified them, and never longer than `silenceMs`, whatever
+ * breaks. Redis replicates asynchronously, so a failover can lose an acknowledged invalidation; then only the time to live
+ * bounds how stale a value can be.
  */
 export class CacheEngine {
   private readonly tiers: Tiers;

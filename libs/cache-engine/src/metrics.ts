@@ -109,7 +109,7 @@ const observed: readonly Observed[] = [
     name: 'cache.redis.failures',
     kind: 'Counter',
     unit: '{call}',
-    description: 'Calls to Redis that failed or were not made.',
+    description: 'Calls to Redis that failed or were skipped.',
     read: (it) => [[it.unavailable]],
   },
   {

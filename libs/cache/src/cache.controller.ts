@@ -25,7 +25,9 @@ import type { Caller } from '#security';
 import { Cache, batchJson, leasedJson } from './cache.js';
 
 const keyQuery = z.strictObject({ key: cacheKey.meta({ examples: ['greeting'] }), namespace: cacheNamespace });
-const status = { 'Cache-Status': '`cleave; hit; detail=stale` while Redis cannot be asked whether it has changed' };
+const status = {
+  'Cache-Status': '`cleave; hit; detail=stale` if the value may be out of date because Redis cannot be reached',
+};
 const etag = { ETag: 'The version of the value, for `If-Match` and `If-None-Match`' };
 /** As RFC 9211 says it. */
 const stale = 'cleave; hit; detail=stale';
@@ -43,7 +45,7 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:read',
     operationId: 'getCacheEntry',
-    summary: 'Read the value under a key',
+    summary: 'Read the value of a key',
     replies: {
       200: { schema: cacheValue, description: 'The value', headers: { ...etag, ...status } },
       304: { description: 'The value is one of those that `If-None-Match` names', headers: { ...etag, ...status } },
@@ -80,7 +82,7 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:write',
     operationId: 'putCacheEntry',
-    summary: 'Write a value under a key',
+    summary: 'Write the value of a key',
     replies: { 200: { schema: cacheEntryWritten, description: 'What was written', headers: etag } },
     errors: ['precondition-failed'],
   })
@@ -88,9 +90,9 @@ export class CacheController {
     name: 'If-Match',
     required: false,
     description:
-      'The `ETag` of the value that may be written over, or a list of them; `*` for any: to write only where something is.',
+      'Writes only if the present value has this `ETag`, or one of a list; `*` writes only if the key has a value.',
   })
-  @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to write only where nothing is.' })
+  @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` writes only if the key has no value.' })
   async put(
     @Body(valid(putCacheEntryRequest)) body: z.output<typeof putCacheEntryRequest>,
     @Headers('if-match') ifMatch: string | undefined,
@@ -108,17 +110,21 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:write',
     operationId: 'deleteCacheEntry',
-    summary: 'Forget a key',
-    replies: { 204: { description: 'Nothing lies under the key now' } },
+    summary: 'Delete the value of a key',
+    replies: { 204: { description: 'The key has no value now' } },
     errors: ['precondition-failed'],
   })
   @ApiHeader({
     name: 'If-Match',
     required: false,
     description:
-      'The `ETag` of the value that may be forgotten, or a list of them; `*` for any: to be told where nothing is.',
+      'Deletes only if the present value has this `ETag`, or one of a list; `*` answers 412 if the key has no value.',
   })
-  @ApiHeader({ name: 'If-None-Match', required: false, description: '`*` to be told where something is.' })
+  @ApiHeader({
+    name: 'If-None-Match',
+    required: false,
+    description: '`*` answers 412 instead of deleting if the key has a value.',
+  })
   async delete(
     @Query(valid(keyQuery)) { key, namespace }: z.output<typeof keyQuery>,
     @Headers('if-match') ifMatch: string | undefined,
@@ -135,9 +141,9 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:write',
     operationId: 'cacheBatch',
-    summary: 'Forget, write and read many keys',
-    description: 'Keys are deleted first, then written, then read. Each is done by itself: there is no transaction.',
-    replies: { 200: { schema: cacheBatch, description: 'What was found and what was written' } },
+    summary: 'Delete, write and read many keys',
+    description: 'Deletes first, then writes, then reads. Each key is handled on its own: this is not a transaction.',
+    replies: { 200: { schema: cacheBatch, description: 'The values found and the values written' } },
     errors: [],
   })
   async batch(
@@ -152,9 +158,11 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:write',
     operationId: 'leaseCacheKey',
-    summary: 'Read the value under a key, or take the right to fill it',
+    summary: 'Read the value of a key, or get a lease to fill it',
     description:
-      'Of all who miss, one at a time gets a lease, and writes with it (`PUT /cache`) what it has loaded meanwhile. That is refused once the key was written or invalidated, so nothing old gets in, however long loading takes.',
+      'On a miss, one caller at a time gets a lease. It loads the value and writes it with the lease (`PUT ' +
+      '/cache`). The write is refused if the key was written or invalidated in the meantime, so a stale value ' +
+      'never gets in, however long loading takes.',
     replies: { 200: { schema: cacheKeyLeased, description: 'The value, or a lease' } },
     errors: [],
   })
@@ -170,8 +178,8 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:write',
     operationId: 'invalidateCache',
-    summary: 'Forget by tag, or a whole namespace',
-    replies: { 204: { description: 'Nothing of it is answered any more' } },
+    summary: 'Invalidate entries by tag, or a whole namespace',
+    replies: { 204: { description: 'These entries are no longer served' } },
     errors: [],
   })
   async invalidate(
@@ -186,9 +194,9 @@ export class CacheController {
   @Endpoint({
     scope: 'cache:write',
     operationId: 'incrementCounter',
-    summary: 'Count',
-    description: 'Counters are apart from values: a key may have both.',
-    replies: { 200: { schema: counter, description: 'The count' } },
+    summary: 'Increment or decrement a counter',
+    description: 'Counters and values are separate: a key can have both.',
+    replies: { 200: { schema: counter, description: 'The counter after the change' } },
     errors: [],
   })
   increment(
@@ -202,8 +210,8 @@ export class CacheController {
   @Endpoint({
     scope: 'operator',
     operationId: 'getCacheStatistics',
-    summary: 'Read how the cache does',
-    replies: { 200: { schema: cacheStatistics, description: 'Of this process, since it was started' } },
+    summary: 'Read statistics of the cache',
+    replies: { 200: { schema: cacheStatistics, description: 'Of this process, since it started' } },
     errors: [],
   })
   statistics(): z.output<typeof cacheStatistics> {

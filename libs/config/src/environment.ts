@@ -15,7 +15,7 @@ export class ConfigurationError extends Error {
 
   constructor(readonly faults: VariableFault[]) {
     super(
-      ['The environment is not right. Correct these variables and start again:']
+      ['Settings are missing or wrong. Correct these environment variables and start again:']
         .concat(faults.map(({ variable, message }) => `  ${variable}: ${message}`))
         .join('\n'),
     );

@@ -1,4 +1,4 @@
-/** The environment, parsed once, typed, and refused with all its faults at once. */
+/** Reads settings from environment variables: parsed once, typed, and refused with all faults together. */
 import './node.js';
 export * from './environment.js';
 export { withoutBrackets } from './hosts.js';

@@ -59,7 +59,7 @@ describe('readEnvironment', () => {
         },
       ).split('\n'),
     ).toEqual([
-      'The environment is not right. Correct these variables and start again:',
+      'Settings are missing or wrong. Correct these environment variables and start again:',
       '  PORT: "65536" is not right; must be a port from 0 to 65535',
       '  HOST: "a b" is not right; must be a host name or an IP address such as 127.0.0.1',
       '  CACHE_REDIS_URL: "http://localhost" is not right; must be an address such as redis://host:6379/0',

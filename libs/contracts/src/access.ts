@@ -31,24 +31,27 @@ const tenantMessage = 'must be 1 to 63 characters of a-z, 0-9 and hyphen, the fi
 export const tenantId = z
   .string(tenantMessage)
   .regex(/^[a-z0-9][a-z0-9-]{0,62}$/, tenantMessage)
-  .meta({ description: 'Whose data it is. Data of different tenants never meet.', examples: [defaultTenant] });
+  .meta({
+    description: 'The tenant whose data the key can access. Data of different tenants never mix.',
+    examples: [defaultTenant],
+  });
 
 /** Who acts for the tenant: an Idempotency-Key belongs to an account. */
 export const accountId = text(limits.idLength, 1).meta({
-  description: 'Who acts for the tenant: every account has Idempotency-Keys of its own.',
+  description: 'The account that acts for the tenant. Each account has its own Idempotency-Keys.',
   examples: [defaultAccount],
 });
 
-const name = text(limits.textLength, 1).meta({ description: 'For people to tell keys apart.' });
+const name = text(limits.textLength, 1).meta({ description: 'A name by which people recognise the key.' });
 const keyScopes = z.array(z.enum(scopes)).min(1).max(scopes.length);
-const expiresAt = moment.nullable().meta({ description: 'When the key ends by itself; null for never.' });
+const expiresAt = moment.nullable().meta({ description: 'When the key expires; null for never.' });
 
 export const createKeyRequest = z
   .strictObject({
     name,
-    scopes: keyScopes.meta({ description: 'What the key is allowed to do.' }),
+    scopes: keyScopes.meta({ description: 'What the key may do.' }),
     tenant: tenantId.optional().meta({
-      description: 'Another tenant than that of the caller, for operators only; that of the caller when left out.',
+      description: 'Another tenant than that of the caller. For operators only. The tenant of the caller if left out.',
     }),
     account: accountId.optional().meta({ description: `\`${defaultAccount}\` when left out.` }),
     expires_at: expiresAt.optional(),
@@ -68,7 +71,7 @@ const key = z.object({
   created_at: moment,
   expires_at: expiresAt,
   revoked_at: moment.nullable(),
-  rotated_to: z.uuid().nullable().meta({ description: 'The key that takes its place.' }),
+  rotated_to: z.uuid().nullable().meta({ description: 'The key that replaces it.' }),
 });
 export const apiKey = key.meta({ id: 'ApiKey' });
 export type ApiKey = z.output<typeof apiKey>;
@@ -77,14 +80,14 @@ export type ApiKey = z.output<typeof apiKey>;
 export const issuedKey = key
   .extend({
     key: z.string().meta({
-      description: 'What is sent as `Authorization: Bearer …`. It is told this once and not kept.',
+      description: 'Send it as `Authorization: Bearer …`. It is shown only in this answer and is not stored.',
     }),
   })
   .meta({ id: 'IssuedKey' });
 export type IssuedKey = z.output<typeof issuedKey>;
 
 export const keyQuery = z.strictObject({
-  tenant: tenantId.optional().meta({ description: 'Another tenant than that of the caller, for operators only.' }),
+  tenant: tenantId.optional().meta({ description: 'Another tenant than that of the caller. For operators only.' }),
   limit: z.string().optional(),
   cursor: z.string().optional(),
 });
@@ -96,7 +99,7 @@ const longestOverlapSeconds = 30 * 24 * 3_600;
 export const rotateKeyRequest = z
   .strictObject({
     overlap_seconds: wholeNumber(0, longestOverlapSeconds).meta({
-      description: 'For how long the key goes on being valid beside the one that takes its place.',
+      description: 'How long the old key stays valid beside the new one.',
     }),
   })
   .meta({ id: 'RotateKeyRequest', examples: [{ overlap_seconds: 86_400 }] });

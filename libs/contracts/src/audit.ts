@@ -30,21 +30,28 @@ export const auditedOperations = {
 export const auditEntry = z
   .object({
     at: moment,
-    tenant: tenantId.meta({ description: 'The tenant of whoever did it.' }),
+    tenant: tenantId.meta({ description: 'The tenant of the caller.' }),
     account: accountId,
-    key_id: z.uuid().nullable().meta({ description: 'The key that was sent; null for another credential, or none.' }),
-    is_operator: z.boolean().meta({ description: 'Whether it was somebody who may do what concerns all tenants.' }),
-    operation: z.string().meta({ description: 'Its `operationId` in the OpenAPI document.' }),
-    target: z.string().meta({ description: 'The address that was asked, or that of what was made.' }),
-    request_id: z.string().meta({ description: 'The same for the entries of one request; the log has it as well.' }),
-    status: z.int().nullable().meta({
-      description:
-        'What it was answered with. Null before that: what has no entry with a status may have taken effect.',
-    }),
+    key_id: z
+      .uuid()
+      .nullable()
+      .meta({ description: 'The key of the caller; null if the caller used another credential, or none.' }),
+    is_operator: z.boolean().meta({ description: 'Whether the caller was an operator, who may act for all tenants.' }),
+    operation: z.string().meta({ description: 'The `operationId` in this document.' }),
+    target: z.string().meta({ description: 'The address of the request, or of what it created.' }),
+    request_id: z.string().meta({ description: 'The id of the request, the same in all its entries and in the log.' }),
+    status: z
+      .int()
+      .nullable()
+      .meta({
+        description:
+          'The status of the answer. Null in the entry that is written before the operation. If there is no second ' +
+          'entry with a status, the operation may or may not have taken effect.',
+      }),
     requests: z.int().meta({
       description:
-        'How many requests the entry is about. More than 1 of what somebody was not allowed: so many came after others ' +
-        'and have no entries of their own; the entry is of the last of them.',
+        'How many requests the entry stands for. If a caller is refused very often, one entry stands for several ' +
+        'requests and describes the last of them.',
     }),
   })
   .meta({ id: 'AuditEntry' });
@@ -53,12 +60,16 @@ export type AuditEntry = z.output<typeof auditEntry>;
 export const auditPage = z
   .object({
     data: z.array(auditEntry),
-    next_cursor: z.string().meta({ description: 'Pass it as `after` for what comes next.' }),
+    next_cursor: z.string().meta({ description: 'Pass it as `after` to continue from here.' }),
   })
   .meta({ id: 'AuditPage' });
 
 export const auditQuery = z.strictObject({
-  tenant: tenantId.optional().meta({ description: 'Another tenant than that of the caller, for operators only.' }),
-  after: z.string().max(1_000).optional().meta({ description: 'A cursor of a page; the beginning when left out.' }),
+  tenant: tenantId.optional().meta({ description: 'Another tenant than that of the caller. For operators only.' }),
+  after: z
+    .string()
+    .max(1_000)
+    .optional()
+    .meta({ description: 'A cursor from an earlier page. Starts at the beginning if left out.' }),
   limit: z.string().optional(),
 });

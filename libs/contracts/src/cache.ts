@@ -18,27 +18,29 @@ export const cacheNamespace = cacheName
   })
   .optional()
   .meta({
-    description: 'Keys of one namespace are apart from those of all others; `default` when left out.',
+    description: 'The namespace of the key. The same key in another namespace is another entry. `default` if left out.',
     examples: ['default'],
   });
 
 const ttlMs = wholeNumber(1, limits.cacheTtlMs).meta({
-  description: 'Milliseconds until the entry is gone; it stays until it is evicted when left out.',
+  description: 'Milliseconds until the entry expires. Without it, the entry stays until it is evicted.',
 });
 
 const tags = z
   .array(cacheName)
   .max(limits.cacheTags)
-  .meta({ description: 'What the entry depends on: invalidating one of them forgets it.' });
+  .meta({ description: 'Tags of the entry: invalidating one of them removes it.' });
 
-const isStale = z.boolean().meta({ description: 'Redis cannot be asked, and it may have been changed since.' });
+const isStale = z
+  .boolean()
+  .meta({ description: 'True if the value may be out of date because Redis cannot be reached.' });
 
 const jsonValue = z
   .unknown()
   .refine((value) => value !== undefined, 'is required')
   .meta({ description: 'Any JSON value.' });
 
-const version = z.string().meta({ description: 'Changes with every write of the key.' });
+const version = z.string().meta({ description: 'Changes with every write to the key.' });
 
 const cachePut = z.strictObject({
   key: cacheKey,
@@ -48,13 +50,13 @@ const cachePut = z.strictObject({
 });
 
 const lease = z.string().min(1).max(limits.cacheLeaseBytes).meta({
-  description: 'The right to fill the key, as it was given on a miss. It ends with any other write of the key.',
+  description: 'The right to fill the key, given on a miss. Any other write to the key ends it.',
 });
 
 const leasedPut = cachePut.extend({
   namespace: cacheNamespace,
   lease: lease.optional().meta({
-    description: 'Writes only while this lease holds. The tags are those that were told when it was taken.',
+    description: 'Writes only while this lease is valid. The tags are those that were given with the lease.',
   }),
 });
 const tagsAreOfTheLease = {
@@ -72,7 +74,7 @@ export const leaseCacheKeyRequest = z
     namespace: cacheNamespace,
     lease_ms: wholeNumber(1, limits.cacheLeaseMs)
       .default(2_000)
-      .meta({ description: 'Milliseconds after which another one may have it.' }),
+      .meta({ description: 'Milliseconds after which another caller may get it.' }),
     tags: tags.optional(),
   })
   .meta({ id: 'LeaseCacheKeyRequest', examples: [{ key: 'greeting' }] });
@@ -95,7 +97,7 @@ export const cacheKeyLeased = z
     z.object({ found: z.literal(true), value: z.unknown(), version }),
     z.object({
       found: z.literal(false),
-      lease: lease.nullable().meta({ description: '`null` where another one has it at present.' }),
+      lease: lease.nullable().meta({ description: '`null` if another caller has it at present.' }),
     }),
   ])
   .meta({ id: 'CacheKeyLeased' });
@@ -109,7 +111,7 @@ export const cacheBatchRequest = z
   })
   .meta({
     id: 'CacheBatchRequest',
-    description: 'Keys are deleted first, then written, then read.',
+    description: 'Deletes first, then writes, then reads.',
     examples: [{ put: [{ key: 'greeting', value: 'hello' }], get: ['greeting', 'farewell'] }],
   });
 
@@ -123,7 +125,7 @@ export const cacheBatch = z
 
 export const invalidateCacheRequest = z.strictObject({ namespace: cacheNamespace, tags: tags.min(1).optional() }).meta({
   id: 'InvalidateCacheRequest',
-  description: 'Forgets what was written under one of the tags; without tags, the whole namespace.',
+  description: 'Removes the entries that have one of the tags; without tags, the whole namespace.',
   examples: [{ tags: ['product:demo-mug'] }],
 });
 
@@ -131,8 +133,12 @@ export const incrementCounterRequest = z
   .strictObject({
     key: cacheKey,
     namespace: cacheNamespace,
-    by: wholeNumber().optional().meta({ description: 'What is added, 1 when left out; 0 reads, less takes away.' }),
-    ttl_ms: ttlMs.optional().meta({ description: 'Milliseconds until the counter is gone, from its first step on.' }),
+    by: wholeNumber().optional().meta({
+      description: 'The amount to add: 1 if left out. 0 only reads the counter; a negative amount subtracts.',
+    }),
+    ttl_ms: ttlMs
+      .optional()
+      .meta({ description: 'Milliseconds until the counter expires, from its first increment on.' }),
   })
   .meta({ id: 'IncrementCounterRequest', examples: [{ key: 'visits' }] });
 
@@ -147,16 +153,18 @@ export const cacheStatistics = z
   .object({
     l1_hits: count.meta({ description: 'Reads answered from this process.' }),
     l2_hits: count.meta({ description: 'Reads answered from Redis.' }),
-    stale_hits: count.meta({ description: 'Reads answered with what is over its time, for want of better.' }),
+    stale_hits: count.meta({ description: 'Reads answered with an expired value, because there was nothing better.' }),
     misses: count,
     loads: count,
     load_failures: count,
-    loads_spared: count.meta({ description: 'By a load in this process or in another one.' }),
-    fills_refused: count.meta({
-      description: 'Loads that came too late: the key was written or invalidated meanwhile.',
+    loads_spared: count.meta({
+      description: 'Loads saved by using a load that was running already, in this process or in another one.',
     }),
-    unavailable: count.meta({ description: 'Calls to Redis that failed or were not made.' }),
-    is_l1_used: z.boolean().meta({ description: 'Not while Redis is silent.' }),
+    fills_refused: count.meta({
+      description: 'Loads that were discarded, because the key was written or invalidated meanwhile.',
+    }),
+    unavailable: count.meta({ description: 'Calls to Redis that failed or were skipped.' }),
+    is_l1_used: z.boolean().meta({ description: 'False while Redis does not answer.' }),
     l1: z.object({
       entries: count,
       bytes: count,
@@ -168,7 +176,7 @@ export const cacheStatistics = z
     latency_ms: z.object({ redis: latency, load: latency }),
     hot_keys: z.array(z.object({ namespace: z.string(), key: z.string(), reads: count })),
   })
-  .meta({ id: 'CacheStatistics', description: 'Of this process, since it was started.' });
+  .meta({ id: 'CacheStatistics', description: 'Of this process, since it started.' });
 
 const common = {
   errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],

@@ -5,12 +5,12 @@
  */
 export const errorCodes = {
   'invalid-request': { status: 400, title: 'The request is not valid' },
-  'invalid-cursor': { status: 400, title: 'The cursor is not one of ours' },
+  'invalid-cursor': { status: 400, title: 'The cursor is not valid' },
   'invalid-signature': { status: 400, title: 'The signature is not valid' },
   'idempotency-key-required': { status: 400, title: 'This operation needs an Idempotency-Key' },
   'invalid-idempotency-key': { status: 400, title: 'The Idempotency-Key is malformed' },
-  unauthenticated: { status: 401, title: 'It is not known who asks' },
-  forbidden: { status: 403, title: 'Whoever asks is not allowed to do this' },
+  unauthenticated: { status: 401, title: 'The caller is not authenticated' },
+  forbidden: { status: 403, title: 'The caller is not allowed to do this' },
   'not-found': { status: 404, title: 'There is nothing at this address' },
   'order-not-found': { status: 404, title: 'There is no such order' },
   'payment-not-found': { status: 404, title: 'There is no payment for this order' },
@@ -28,8 +28,8 @@ export const errorCodes = {
   'credit-exceeds-total': { status: 409, title: 'More would be credited than was paid' },
   'payment-refused': { status: 409, title: 'The money cannot be moved' },
   'stock-below-reserved': { status: 409, title: 'The stock would fall below what is promised to orders' },
-  'too-many-keys': { status: 409, title: 'There are as many keys as there may be' },
-  'too-many-webhook-endpoints': { status: 409, title: 'There are as many webhook endpoints as there may be' },
+  'too-many-keys': { status: 409, title: 'The maximum number of keys is reached' },
+  'too-many-webhook-endpoints': { status: 409, title: 'The maximum number of webhook endpoints is reached' },
   'request-in-progress': { status: 409, title: 'A request with this Idempotency-Key is still running' },
   'precondition-failed': { status: 412, title: 'The resource has changed since it was read' },
   'payload-too-large': { status: 413, title: 'The request is too large' },
@@ -44,9 +44,9 @@ export const errorCodes = {
   'too-many-requests': { status: 429, title: 'Too many requests' },
   'headers-too-large': { status: 431, title: 'The header fields are too large' },
   internal: { status: 500, title: 'Something went wrong on our side' },
-  'data-key-missing': { status: 503, title: 'The key that this is encrypted by is not configured' },
+  'data-key-missing': { status: 503, title: 'The key that encrypts this data is not configured' },
   unavailable: { status: 503, title: 'A service this request needs is not available' },
-  cancelled: { status: 503, title: 'Whoever asked has given up' },
+  cancelled: { status: 503, title: 'The caller has given up' },
   'deadline-exceeded': { status: 503, title: 'The answer did not come in time' },
 } as const satisfies Record<string, { status: number; title: string }>;
 

@@ -1,4 +1,4 @@
-/** The language between modules and towards callers: schemas, contracts, error codes, limits. No I/O, no framework. */
+/** The shared language of modules and callers: schemas, contracts, error codes, limits. No I/O, no framework. */
 export * from './access.js';
 export * from './audit.js';
 export * from './cache.js';

@@ -70,7 +70,7 @@ export const productBatch = z.object({ data: z.array(product) }).meta({ id: 'Pro
 const onHand = wholeNumber(0, limits.onHand);
 
 export const putStockRequest = z
-  .strictObject({ on_hand: onHand.meta({ description: 'What was counted on the shelf.' }) })
+  .strictObject({ on_hand: onHand.meta({ description: 'Units counted on the shelf.' }) })
   .meta({ id: 'PutStockRequest', examples: [{ on_hand: 100 }] });
 
 export const putStockBatchRequest = z
@@ -92,10 +92,10 @@ export const adjustStockRequest = z
 export const stock = z
   .object({
     product_id: idText,
-    on_hand: z.int().meta({ description: 'What lies on the shelf.' }),
-    reserved: z.int().meta({ description: 'What is promised to orders.' }),
+    on_hand: z.int().meta({ description: 'Units on the shelf.' }),
+    reserved: z.int().meta({ description: 'Units reserved for orders.' }),
     available: z.int().meta({ description: 'on_hand − reserved' }),
-    sold: z.int().meta({ description: 'Counts the units handed over.' }),
+    sold: z.int().meta({ description: 'Units handed over so far.' }),
   })
   .meta({
     id: 'Stock',

@@ -36,7 +36,8 @@ const orderLineRequest = z.strictObject({
   quantity,
   unit_price_minor: unitPriceMinor.optional().meta({
     description:
-      'The price of one unit, for callers who may set prices (scope `orders:price`); the catalogue price otherwise.',
+      'The price of one unit, for callers who may set prices (scope `orders:price`). The catalogue price if ' +
+      'left out.',
   }),
 });
 
@@ -52,39 +53,39 @@ const adjustmentRequest = z
   })
   .meta({
     description:
-      'A discount lowers the total, whichever sign it is written with, and is for callers who may set prices (scope ' +
-      '`orders:price`); it is kept as a negative amount.',
+      'A discount lowers the total, whichever sign you give it; it is stored as a negative amount. It is for ' +
+      'callers who may set prices (scope `orders:price`).',
   });
 
 const keptApart =
-  'It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read ' +
-  'personal data, until the customer is erased. Nothing else of an order is meant for personal data.';
+  'It is stored encrypted. Callers who may read personal data get it from `GET /orders/{id}` and from the export of the ' +
+  'customer, until the customer is erased. Put personal data into no other member of an order.';
 
 const orderOptions = {
   reference: text(limits.idLength, 1)
     .optional()
-    .meta({ description: "The caller's own number for the order; it need not be unique.", examples: ['536365'] }),
+    .meta({ description: 'Your own number for the order. It need not be unique.', examples: ['536365'] }),
   adjustments: z.array(adjustmentRequest).max(limits.adjustments).optional(),
   expected_total_minor: nonNegativeAmountMinor
     .optional()
-    .meta({ description: 'The order is refused with `price-changed` when its total is another.' }),
+    .meta({ description: 'If the total differs from this, the order is refused with `price-changed`.' }),
   metadata: metadata.optional(),
   payment: z
     .strictObject({
       method: paymentMethod,
       token: text(limits.textLength, 1)
         .optional()
-        .meta({ description: 'What stands for the means of payment with the provider.' }),
+        .meta({ description: 'The token of the means of payment at the provider.' }),
     })
     .optional()
     .meta({
       description:
-        'How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order ' +
-        'is `confirmed` at once and money is no concern of ours.',
+        'How the order is paid. The order is `pending` until the payment is authorised, and `confirmed` then. ' +
+        'Without it the order is `confirmed` immediately and is not paid through Cleave.',
       examples: [{ method: 'simulated', token: 'tok_ok' }],
     }),
-  contact: contact.optional().meta({ description: `How to reach whoever it is for. ${keptApart}` }),
-  shipping_address: shippingAddress.optional().meta({ description: `Where it goes to. ${keptApart}` }),
+  contact: contact.optional().meta({ description: `How to reach the recipient. ${keptApart}` }),
+  shipping_address: shippingAddress.optional().meta({ description: `Where the order is sent. ${keptApart}` }),
 };
 
 export const placeOrderOfLines = z
@@ -134,10 +135,10 @@ export const orderLine = z
     quantity,
     unit_price_minor: unitPriceMinor,
     fulfilled: z.int().meta({ description: 'Units handed over so far.' }),
-    returned: z.int().meta({ description: 'Units that came back so far.' }),
+    returned: z.int().meta({ description: 'Units returned so far.' }),
     cancelled: z.int().optional().meta({
       description:
-        'Units that will not be handed over, because what remained was cancelled; left out where there are none.',
+        'Units that will not be handed over because what remained was cancelled. Left out if there are none.',
     }),
   })
   .meta({ id: 'OrderLine' });
@@ -154,14 +155,16 @@ export const order = z
     reference: z.string().nullable(),
     currency,
     total_minor: nonNegativeAmountMinor.meta({ description: 'Lines and adjustments added up, in minor units.' }),
-    returned_total_minor: nonNegativeAmountMinor.meta({ description: 'What the returned goods are credited with.' }),
+    returned_total_minor: nonNegativeAmountMinor.meta({
+      description: 'The credit for returned goods, in minor units.',
+    }),
     lines: z.array(orderLine),
     adjustments: z.array(adjustment),
     metadata: z.record(z.string(), z.unknown()),
     payment_method: paymentMethod
       .nullable()
-      .meta({ description: 'How it is paid; null where that is no concern of ours.' }),
-    version: z.int().meta({ description: 'Counts the changes of the order; the ETag carries it.' }),
+      .meta({ description: 'How the order is paid; null if it is not paid through Cleave.' }),
+    version: z.int().meta({ description: 'Counts the changes of the order. The ETag contains it.' }),
     created_at: moment,
     updated_at: moment,
   })
@@ -214,15 +217,16 @@ export const historyEntryTypes = [
 
 const particulars = z.record(z.string(), z.unknown()).meta({
   description:
-    'The particulars, by the type: `reason`; `lines`, whose units were handed over, taken back or cancelled; `remaining` where a ' +
-    'cancellation is of what remained and not of the whole order; `amount_minor`, which was credited or moved.',
+    'Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or ' +
+    'cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was ' +
+    'credited or moved.',
 });
 
 export const historyEntry = z
   .object({
-    version: z.int().meta({ description: 'The version of the order that this entry led to.' }),
+    version: z.int().meta({ description: 'The version of the order after this entry.' }),
     type: z.enum(historyEntryTypes),
-    status: z.enum(orderStatuses).meta({ description: 'The status that this entry led to.' }),
+    status: z.enum(orderStatuses).meta({ description: 'The status of the order after this entry.' }),
     data: particulars,
     at: moment,
   })
@@ -237,7 +241,7 @@ export const historyQuery = z.strictObject({
   limit: z
     .string()
     .optional()
-    .meta({ description: `As many as there may be on a page, which are ${limits.page}, when left out.` }),
+    .meta({ description: `${limits.page}, the maximum, if left out.` }),
   cursor: z.string().max(1_000).optional(),
 });
 
@@ -250,7 +254,7 @@ export const customerIdParameter = idText.meta({
 export const erasure = z
   .object({
     customer_id: idText,
-    erased: z.boolean().meta({ description: 'Whether there was anything to erase; not where it was done before.' }),
+    erased: z.boolean().meta({ description: 'Whether there was anything to erase; false if it was erased before.' }),
   })
   .meta({ id: 'Erasure' });
 
@@ -264,8 +268,8 @@ export const customerExport = pageOf(
         .nullable()
         .meta({
           description:
-            'The `cursor` for the rest of a long history, of `GET /orders/{id}/history`, which needs the scope `orders:read`; ' +
-            'null where this is all of it.',
+            'If the history is longer, the `cursor` with which `GET /orders/{id}/history` continues (it needs the ' +
+            'scope `orders:read`); null otherwise.',
         }),
       payment: payment.nullable(),
     })
@@ -280,8 +284,10 @@ export const exportQuery = z.strictObject({
 
 export const orderEvent = z
   .object({
-    event_id: z.string().meta({ description: 'Names the event for ever: the order and the version it led to.' }),
-    cursor: z.string().meta({ description: 'Pass it as `after` to go on behind this event.' }),
+    event_id: z
+      .string()
+      .meta({ description: 'The permanent id of the event: the order and its version after the event.' }),
+    cursor: z.string().meta({ description: 'Pass it as `after` to continue behind this event.' }),
     type: z.enum(historyEntryTypes.map((it) => `order.${it}` as const)),
     order_id: z.uuid(),
     version: z.int(),
@@ -309,7 +315,7 @@ export const eventPage = z
   .object({
     data: z.array(orderEvent),
     next_cursor: z.string().meta({
-      description: 'Pass it as `after` for what comes next: at once until a page is empty, after a while then.',
+      description: 'Pass it as `after` to continue: at once, until a page is empty; after a while then.',
     }),
   })
   .meta({ id: 'EventPage' });
@@ -319,7 +325,7 @@ export const eventQuery = z.strictObject({
     .string()
     .max(1_000)
     .optional()
-    .meta({ description: 'A cursor of an event or a page; the beginning when left out.' }),
+    .meta({ description: 'The cursor of an event or a page. Starts at the beginning if left out.' }),
   limit: z.string().optional(),
 });
 
@@ -327,7 +333,8 @@ const lineUnits = {
   product_id: callerId,
   quantity,
   line: wholeNumber(1, limits.lines).optional().meta({
-    description: 'Which line of the order is meant, where several name the product; the first that fits otherwise.',
+    description:
+      'The line of the order that is meant, if several lines have the product. The first that fits if left out.',
   }),
 };
 
@@ -338,8 +345,8 @@ export const cancelOrderRequest = z
       .optional()
       .meta({
         description:
-          'Cancels what was not handed over, where some was; the order is `fulfilled` then, or `returned` if all of that came ' +
-          'back. Such an order is refused otherwise.',
+          'Cancels what was not handed over yet. The order becomes `fulfilled`, or `returned` if everything handed ' +
+          'over came back. Without it, an order that was partly handed over is not cancelled but refused.',
       }),
     reason: text(limits.textLength).optional(),
   })
@@ -352,7 +359,7 @@ export const fulfilOrderRequest = z
       .min(1)
       .max(limits.lines)
       .optional()
-      .meta({ description: 'The units handed over; all that remain when left out.' }),
+      .meta({ description: 'The units that are handed over. All that remain if left out.' }),
   })
   .meta({ id: 'FulfilOrderRequest', examples: [{}] });
 
@@ -364,7 +371,7 @@ export const returnOrderRequest = z
           ...lineUnits,
           amount_minor: nonNegativeAmountMinor
             .optional()
-            .meta({ description: 'What the units are credited with; their price in the order when left out.' }),
+            .meta({ description: 'The credit for these units. Their price in the order if left out.' }),
         }),
       )
       .min(1)
@@ -393,7 +400,7 @@ export const captureRequest = z
   .strictObject({
     amount_minor: movedAmountMinor
       .optional()
-      .meta({ description: 'All that is authorised and not captured yet when left out.' }),
+      .meta({ description: 'Everything that is authorised and not captured yet, if left out.' }),
   })
   .meta({ id: 'CaptureRequest', examples: [{}] });
 
@@ -404,9 +411,9 @@ export const moneyMove = z
     kind: z.enum(['capture', 'refund']),
     amount_minor: nonNegativeAmountMinor
       .nullable()
-      .meta({ description: 'What was moved; null while that is not decided.' }),
+      .meta({ description: 'The amount that was moved; null while that is not decided.' }),
     status: z.enum(['pending', 'succeeded']).meta({
-      description: 'Pending until the provider has decided: the same request again tells what became of it.',
+      description: '`pending` until the provider has decided. Repeat the same request to see the outcome.',
     }),
   })
   .meta({ id: 'MoneyMove' });
@@ -416,10 +423,10 @@ export const deadLetter = z
   .object({
     saga_id: z.uuid(),
     order_id: z.uuid(),
-    saga: z.string().meta({ description: 'What was to be led to its end, such as `purchase`.' }),
-    step: z.string().meta({ description: 'Where it came to a halt.' }),
+    saga: z.string().meta({ description: 'The process that did not finish, such as `purchase`.' }),
+    step: z.string().meta({ description: 'The step where it stopped.' }),
     attempts: z.int(),
-    result: z.record(z.string(), z.unknown()).meta({ description: 'Why it did not go on.' }),
+    result: z.record(z.string(), z.unknown()).meta({ description: 'Why it stopped.' }),
     created_at: moment,
     updated_at: moment,
   })
@@ -434,7 +441,7 @@ export const deadLetterQuery = z.strictObject({
 });
 
 export const resolveDeadLetterRequest = z
-  .strictObject({ note: text(limits.textLength, 1).meta({ description: 'What was done about it; it is kept.' }) })
+  .strictObject({ note: text(limits.textLength, 1).meta({ description: 'What was done about it; this is stored.' }) })
   .meta({ id: 'ResolveDeadLetterRequest', examples: [{ note: 'refunded by bank transfer' }] });
 
 const { type, status } = orderEvent.shape;

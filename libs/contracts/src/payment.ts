@@ -26,7 +26,7 @@ const paymentOperation = z
     kind: z.enum(paymentOperationKinds),
     amount_minor: nonNegativeAmountMinor,
     state: z.enum(['open', 'succeeded', 'refused']).meta({
-      description: 'Open until the provider has said what became of it.',
+      description: '`open` until the provider has reported the outcome.',
     }),
     reason: z.string().nullable().meta({ description: 'Why it was refused.' }),
     at: moment,
@@ -37,7 +37,7 @@ const paymentOperation = z
 const customerAction = z
   .object({
     method: z.literal('stripe'),
-    client_secret: z.string().meta({ description: 'For `handleNextAction` of Stripe.js; not to be kept or logged.' }),
+    client_secret: z.string().meta({ description: 'For `handleNextAction` of Stripe.js. Do not store or log it.' }),
   })
   .meta({ id: 'CustomerAction' });
 export type CustomerAction = z.output<typeof customerAction>;
@@ -47,16 +47,16 @@ export const payment = z
     order_id: z.uuid(),
     method: paymentMethod,
     currency,
-    amount_minor: nonNegativeAmountMinor.meta({ description: 'What the order comes to.' }),
-    authorised_minor: nonNegativeAmountMinor.meta({ description: 'What the provider has promised.' }),
-    captured_minor: nonNegativeAmountMinor.meta({ description: 'What was taken, refunds not subtracted.' }),
-    refunded_minor: nonNegativeAmountMinor.meta({ description: 'What was given back.' }),
-    reversed: z.boolean().meta({ description: 'Nothing is taken any more: the order was cancelled.' }),
+    amount_minor: nonNegativeAmountMinor.meta({ description: 'The total of the order.' }),
+    authorised_minor: nonNegativeAmountMinor.meta({ description: 'The amount that is authorised.' }),
+    captured_minor: nonNegativeAmountMinor.meta({ description: 'The amount that was captured, before refunds.' }),
+    refunded_minor: nonNegativeAmountMinor.meta({ description: 'The amount that was refunded.' }),
+    reversed: z.boolean().meta({ description: 'True if the order was cancelled: nothing will be captured any more.' }),
     customer_action: customerAction.nullable().meta({
-      description: 'What the provider waits for the customer to do, if anything.',
+      description: 'What the customer has to do before the payment can continue, if anything.',
     }),
     operations: z.array(paymentOperation).meta({
-      description: `What was asked of the provider, oldest first; of more than ${limits.paymentOperations} those that are open, and the newest.`,
+      description: `The requests to the provider, oldest first. Of more than ${limits.paymentOperations}, those that are still open and the newest.`,
     }),
     created_at: moment,
     updated_at: moment,

@@ -48,7 +48,7 @@ export const personalMembers = {
   personal: z
     .enum(['kept', 'erased'])
     .optional()
-    .meta({ description: '`erased` for ever once the customer was; left out where none came with the order.' }),
+    .meta({ description: '`erased` once the customer was erased. Left out if the order has no personal data.' }),
   contact: contact.nullable().optional(),
   shipping_address: shippingAddress.nullable().optional(),
 };

@@ -6,7 +6,7 @@ export const problem = z
     type: z.string().meta({ description: '`/problems/<code>`', examples: ['/problems/invalid-request'] }),
     title: z.string(),
     status: z.int(),
-    code: z.string().meta({ description: 'Stable; programs decide by it.' }),
+    code: z.string().meta({ description: 'Stable: programs can rely on it.' }),
     detail: z.string(),
     faults: z.array(z.object({ path: z.string(), message: z.string() })).optional(),
   })

@@ -13,16 +13,18 @@ const sumMinor = z.number().meta({ description: 'In minor units, exact up to 2^5
 
 export const salesOfDay = z
   .object({
-    day: calendarDay.meta({ description: 'In UTC, when it happened: a return counts on the day of the return.' }),
+    day: calendarDay.meta({
+      description: 'The day in UTC when it happened: a return counts on the day of the return.',
+    }),
     product_id: idText,
     currency,
-    orders: units.meta({ description: 'Orders placed that have the product.' }),
-    ordered: units.meta({ description: 'Units of the orders placed.' }),
+    orders: units.meta({ description: 'Orders placed that include the product.' }),
+    ordered: units.meta({ description: 'Units in the orders placed.' }),
     cancelled: units.meta({
-      description: 'Units of orders that were cancelled, of what remained of them, and of those not paid.',
+      description: 'Units cancelled: of whole orders, of what remained of an order, and of orders that were not paid.',
     }),
     returned: units,
-    sold: z.int().meta({ description: 'Ordered, less what was cancelled and returned on this day.' }),
+    sold: z.int().meta({ description: 'Units ordered minus units cancelled and returned on this day.' }),
     ordered_minor: sumMinor,
     cancelled_minor: sumMinor,
     returned_minor: sumMinor,
@@ -45,13 +47,13 @@ export const stockOutlook = z
   .object({
     product_id: idText,
     available: z.int(),
-    window_days: z.int().meta({ description: 'How many whole days before today the estimate goes by.' }),
-    sold: z.int().meta({ description: 'Units sold on these days, less what was cancelled and returned.' }),
+    window_days: z.int().meta({ description: 'How many full days before today the estimate is based on.' }),
+    sold: z.int().meta({ description: 'Units sold on these days minus units cancelled and returned.' }),
     sold_per_day: z.number(),
     days_left: z
       .number()
       .nullable()
-      .meta({ description: 'How long what is available lasts at this rate; null where nothing is being sold.' }),
+      .meta({ description: 'How many days the available stock lasts at this rate; null if nothing is being sold.' }),
     out_of_stock_on: calendarDay.nullable(),
   })
   .meta({ id: 'StockOutlook' });
@@ -59,10 +61,10 @@ export type StockOutlook = z.output<typeof stockOutlook>;
 
 export const salesView = z
   .object({
-    view: z.int().meta({ description: 'Counts the times that it was built.' }),
+    view: z.int().meta({ description: 'Counts how often the view was built.' }),
     state: z.enum(['building', 'serving', 'retired']),
-    events: z.int().meta({ description: 'How many events it was made of so far.' }),
-    until: moment.nullable().meta({ description: 'When the last one of them happened.' }),
+    events: z.int().meta({ description: 'How many events it includes so far.' }),
+    until: moment.nullable().meta({ description: 'When the last of these events happened.' }),
     begun_at: moment,
     serving_since: moment.nullable(),
   })

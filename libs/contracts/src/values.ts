@@ -63,14 +63,14 @@ const callerIdMessage = `must be a string of 1 to ${limits.idLength} characters 
 export const callerId = z
   .union([text(limits.idLength, 1), z.int(callerIdMessage)], callerIdMessage)
   .transform(String)
-  .meta({ description: 'Case-sensitive. An integer is taken as its decimal string.' });
+  .meta({ description: 'Case-sensitive. An integer is treated as its decimal string.' });
 
 /** The same id where it can only be text: in an address, in a reply, between modules. */
 export const idText = text(limits.idLength, 1);
 /** In an address, with an example that a fresh embedded database knows. */
 export const productIdParameter = idText.meta({ examples: ['demo-mug'] });
 /** In an address. What cannot be an order id is answered like an id that no order has. */
-export const orderIdParameter = z.string().meta({ description: 'The `order_id` that placing the order answered.' });
+export const orderIdParameter = z.string().meta({ description: 'The `order_id` of the order.' });
 
 export const quantity = wholeNumber(1, limits.quantity);
 
@@ -125,7 +125,10 @@ export const metadata = z
 export const pageOf = <Item extends z.ZodType>(item: Item) =>
   z.object({
     data: z.array(item),
-    next_cursor: z.string().nullable().meta({ description: 'Pass it as `cursor` for the next page; null at the end.' }),
+    next_cursor: z
+      .string()
+      .nullable()
+      .meta({ description: 'Pass it as `cursor` to get the next page; null on the last page.' }),
   });
 
 /** Whose data it is and who asks, where nobody has to say who they are. */

@@ -18,7 +18,7 @@ const isSendable = (given: string): boolean => {
 const endpointUrl = text(limits.urlLength, 1)
   .refine(isSendable, urlMessage)
   .meta({
-    description: 'Where messages are posted to: https, at a public address. Redirects are not followed.',
+    description: 'Where messages are posted: https, at a public address. Redirects are not followed.',
     examples: ['https://example.com/webhooks'],
   });
 
@@ -29,7 +29,7 @@ const description = text(limits.textLength);
 export const createWebhookEndpointRequest = z
   .strictObject({
     url: endpointUrl,
-    types: types.nullish().meta({ description: 'The types of the events that are sent; all when left out.' }),
+    types: types.nullish().meta({ description: 'The types of the events that are sent. All if left out.' }),
     description: description.nullish(),
   })
   .meta({
@@ -43,10 +43,14 @@ export const changeWebhookEndpointRequest = z
     url: endpointUrl.optional(),
     types: types.nullish().meta({ description: 'The types of the events that are sent; null for all.' }),
     description: description.nullish(),
-    enabled: z.boolean().optional().meta({
-      description:
-        'While it is not enabled, nothing is sent and nothing new is kept for it; what waits goes on waiting.',
-    }),
+    enabled: z
+      .boolean()
+      .optional()
+      .meta({
+        description:
+          'While it is disabled, nothing is sent, and no new messages are kept for it. Messages that wait already ' +
+          'keep waiting.',
+      }),
   })
   .meta({ id: 'ChangeWebhookEndpointRequest', examples: [{ types: null, enabled: true }] });
 export type ChangeWebhookEndpointRequest = z.output<typeof changeWebhookEndpointRequest>;
@@ -58,7 +62,7 @@ export const webhookEndpoint = z
     types: z.array(z.string()).nullable().meta({ description: 'The types of the events that are sent; null for all.' }),
     description: z.string().nullable(),
     enabled: z.boolean(),
-    disabled_reason: z.string().nullable().meta({ description: 'Why it was disabled without anybody asking for it.' }),
+    disabled_reason: z.string().nullable().meta({ description: 'Why it was disabled automatically.' }),
     created_at: moment,
     updated_at: moment,
   })
@@ -66,7 +70,7 @@ export const webhookEndpoint = z
 export type WebhookEndpointDocument = z.output<typeof webhookEndpoint>;
 
 const secret = z.string().meta({
-  description: 'What messages are signed with (Standard Webhooks): `whsec_` and the key in base64.',
+  description: 'The secret that signs messages (Standard Webhooks): `whsec_` and the key in base64.',
 });
 
 export const createdWebhookEndpoint = webhookEndpoint.extend({ secret }).meta({ id: 'CreatedWebhookEndpoint' });
@@ -75,7 +79,7 @@ export const webhookSecret = z
   .object({
     secret,
     previous_until: moment.nullable().meta({
-      description: 'Until when messages are signed with the secrets before this one as well; null where they are not.',
+      description: 'Until when messages are also signed with earlier secrets; null if they are not.',
     }),
   })
   .meta({ id: 'WebhookSecret' });
@@ -94,15 +98,17 @@ export type WebhookDeliveryStatus = (typeof webhookDeliveryStatuses)[number];
 const delivery = {
   delivery_id: z.uuid(),
   endpoint_id: z.uuid(),
-  message_id: z.string().meta({ description: 'The header `webhook-id`: the same at every attempt.' }),
+  message_id: z.string().meta({ description: 'The header `webhook-id`, which is the same for every attempt.' }),
   type: z.string(),
   status: z.enum(webhookDeliveryStatuses).meta({
-    description: 'Pending while it is tried, or waits for its endpoint to be enabled; failed when no attempt is left.',
+    description:
+      '`pending` while it is being tried or waits for its endpoint to be enabled; `failed` when no attempt is ' +
+      'left.',
   }),
-  attempts: z.int().meta({ description: 'How often it was sent.' }),
+  attempts: z.int().meta({ description: 'How many times it was sent.' }),
   next_attempt_at: moment.nullable(),
   last_response_status: z.int().nullable(),
-  last_error: z.string().nullable().meta({ description: 'Why the last attempt failed; null where it did not.' }),
+  last_error: z.string().nullable().meta({ description: 'Why the last attempt failed; null if it did not.' }),
   created_at: moment,
 };
 
@@ -115,9 +121,9 @@ const attempt = z
   .object({
     at: moment,
     duration_ms: z.int(),
-    response_status: z.int().nullable().meta({ description: 'Null where there was no answer.' }),
-    error: z.string().nullable().meta({ description: 'Why it failed; null where it did not.' }),
-    response_snippet: z.string().nullable().meta({ description: 'How the body of the answer begins.' }),
+    response_status: z.int().nullable().meta({ description: 'Null if there was no answer.' }),
+    error: z.string().nullable().meta({ description: 'Why it failed; null if it did not.' }),
+    response_snippet: z.string().nullable().meta({ description: 'The beginning of the body of the answer.' }),
   })
   .meta({ id: 'WebhookAttempt' });
 
@@ -138,8 +144,8 @@ export const webhookDeliveryQuery = z.strictObject({
 
 export const redeliverWebhooksRequest = z
   .strictObject({
-    since: moment.meta({ description: 'Those that were made then or later.' }),
-    until: moment.optional().meta({ description: 'Those that were made before; up to now when left out.' }),
+    since: moment.meta({ description: 'Deliveries created at this time or later.' }),
+    until: moment.optional().meta({ description: 'Deliveries created before this time. Up to now if left out.' }),
   })
   .refine(({ since, until }) => until === undefined || since < until, {
     error: 'must be later than since',
@@ -149,7 +155,7 @@ export const redeliverWebhooksRequest = z
 
 export const redeliveredWebhooks = z
   .object({
-    redelivered: z.int().meta({ description: 'How many are being sent again.' }),
-    more: z.boolean().meta({ description: 'Whether some are left: ask again.' }),
+    redelivered: z.int().meta({ description: 'How many are being redelivered.' }),
+    more: z.boolean().meta({ description: 'Whether more are left: repeat the request.' }),
   })
   .meta({ id: 'RedeliveredWebhooks' });

@@ -13,7 +13,7 @@ import { NatsSource, type FollowedLog } from './nats-source.js';
 /** What is read while one batch takes effect. */
 const pagesAhead = 4;
 
-/** Brings logs to those who follow them. It connects when it is first used, once for each address. */
+/** Gives modules a source of the events of a log, and a publisher for it. Connects on first use, once for each address. */
 @Injectable()
 export class EventBus implements OnApplicationShutdown {
   private readonly connections = new Map<string, NatsLink>();

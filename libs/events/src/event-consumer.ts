@@ -51,8 +51,9 @@ interface Options extends Rhythm {
 }
 
 /**
- * Follows a log: takes its share of the parts, reads, has the events take effect, moves the checkpoint. Where the effects
- * lie in the same database each event takes effect once; elsewhere at least once, and their receiver knows them again.
+ * Follows a log of events. The log has a fixed number of parts; each instance leases a fair share of them, reads their events,
+ * applies them and moves the checkpoint. If the effects are in the same database as the checkpoint, each event takes effect
+ * exactly once; otherwise at least once, and the receiver has to recognise repeats.
  */
 export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   @Optional()

@@ -1,6 +1,6 @@
 /**
- * The redo log from the reading side: checkpoints that instances share under leases, the work that follows a log, and the
- * bus that may bring it.
+ * Following a log of events: consumers, the checkpoints that instances share under leases, and the event bus that may deliver
+ * the events.
  */
 export type { NatsAddress } from '#nats';
 export { eventBus, type EventBusAddress } from './bus-address.js';

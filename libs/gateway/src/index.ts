@@ -1,3 +1,3 @@
-/** One base URL for services that answer REST apart: a table of routes, a proxy, one document and one report of health. */
+/** One base URL for separate services: a route table, a proxy, a merged OpenAPI document and a merged health report. */
 export { gateway, passingOn } from './gateway.js';
 export { gatewayEnvironment, upstreamsIn, type GatewayEnvironment } from './routes.js';

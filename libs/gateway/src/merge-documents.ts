@@ -1,5 +1,6 @@
 import { isDeepStrictEqual } from 'node:util';
 import type { OpenAPIObject } from '@nestjs/swagger';
+import { inOrderOfTags } from '#rest';
 
 /** The document of one upstream, and the prefixes of the addresses that are taken from it. */
 export interface DocumentPart {
@@ -36,7 +37,7 @@ export const mergeDocuments = (own: OpenAPIObject, parts: readonly DocumentPart[
   const document = {
     ...head,
     ...(tags.length > 0 && { tags }),
-    paths: inOrder(names.paths),
+    paths: inOrderOfTags([...names.paths], tags),
     components: { ...components, schemas: inOrder(names.schemas) },
   } as OpenAPIObject;
   return { document, renamed: names.renamed };
@@ -64,7 +65,7 @@ const tagsOf = (own: OpenAPIObject, parts: readonly DocumentPart[]): Tag[] => {
 
 /** What has been taken from the documents so far, under names that stand for one thing each. */
 class Names {
-  readonly paths = new Map<string, unknown>();
+  readonly paths = new Map<string, PathItem>();
   readonly schemas = new Map<string, unknown>();
   readonly renamed: string[] = [];
   private readonly operationIds = new Set<string>();
@@ -92,7 +93,7 @@ class Names {
     return others;
   }
 
-  private withOwnIds(from: string, item: PathItem): unknown {
+  private withOwnIds(from: string, item: PathItem): PathItem {
     return Object.fromEntries(
       Object.entries(item).map(([method, operation]) => {
         const { operationId } = operation as { operationId?: string };

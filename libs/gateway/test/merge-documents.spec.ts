@@ -4,8 +4,9 @@ import { mergeDocuments as merge, type DocumentPart } from '../src/merge-documen
 
 const mergeDocuments = (...from: Parameters<typeof merge>): OpenAPIObject => merge(...from).document;
 
-const operation = (operationId: string, schema?: string): object => ({
+const operation = (operationId: string, schema?: string, tag?: string): object => ({
   operationId,
+  ...(tag && { tags: [tag] }),
   responses: schema ? { 200: { content: { json: { schema: { $ref: `#/components/schemas/${schema}` } } } } } : {},
 });
 
@@ -22,7 +23,12 @@ const documentOf = (
 });
 
 const problem = { type: 'object', title: 'Problem' };
-const own = documentOf({ '/health/live': { get: operation('live', 'Problem') } }, { Problem: problem });
+const tags = [{ name: 'orders' }, { name: 'cache' }, { name: 'health' }];
+const own = documentOf(
+  { '/health/live': { get: operation('live', 'Problem', 'health') } },
+  { Problem: problem },
+  { tags },
+);
 
 const order: DocumentPart = {
   name: 'order',
@@ -30,9 +36,9 @@ const order: DocumentPart = {
   document: documentOf(
     {
       '/health/live': { get: operation('live', 'Problem') },
-      '/orders/{id}': { get: operation('getOrder', 'Order') },
-      '/orders': { get: operation('listOrders', 'Order'), post: operation('placeOrder', 'Problem') },
-      '/order': { post: operation('placeOrderByAlias') },
+      '/orders/{id}': { get: operation('getOrder', 'Order', 'orders') },
+      '/orders': { get: operation('listOrders', 'Order', 'orders'), post: operation('placeOrder', 'Problem') },
+      '/order': { post: operation('placeOrderByAlias', undefined, 'orders') },
       '/internal': { get: operation('internal', 'Internal') },
     },
     {
@@ -47,7 +53,7 @@ const cache: DocumentPart = {
   name: 'cache',
   prefixes: ['/cache'],
   document: documentOf(
-    { '/cache': { get: operation('getCacheEntry', 'CacheValue') } },
+    { '/cache': { get: operation('getCacheEntry', 'CacheValue', 'cache') } },
     { CacheValue: { type: 'null' } },
   ),
 };
@@ -55,8 +61,8 @@ const cache: DocumentPart = {
 describe('the merged document', () => {
   it('has what is routed, what the gateway answers itself, and the schemas these need, in order', () => {
     const merged = mergeDocuments(own, [order, cache]);
-    expect(Object.keys(merged)).toEqual(['openapi', 'info', 'paths', 'components']);
-    expect(Object.keys(merged.paths)).toEqual(['/cache', '/health/live', '/order', '/orders', '/orders/{id}']);
+    expect(Object.keys(merged)).toEqual(['openapi', 'info', 'tags', 'paths', 'components']);
+    expect(Object.keys(merged.paths)).toEqual(['/orders/{id}', '/orders', '/order', '/cache', '/health/live']);
     expect(Object.keys(merged.components!.schemas!)).toEqual(['CacheValue', 'Line', 'Order', 'Problem']);
   });
 
@@ -75,8 +81,8 @@ describe('the merged document', () => {
 
   it('keeps the places of the own tags, and puts others before them', () => {
     const tagged = documentOf({}, {}, { tags: [{ name: 'health', description: 'own' }] });
-    const tags = [{ name: 'cache' }, { name: 'health', description: 'other' }];
-    const part = { ...cache, document: { ...cache.document, tags } };
+    const others = [{ name: 'cache' }, { name: 'health', description: 'other' }];
+    const part = { ...cache, document: { ...cache.document, tags: others } };
     expect(mergeDocuments(tagged, [part]).tags).toEqual([{ name: 'cache' }, { name: 'health', description: 'own' }]);
     expect(Object.keys(mergeDocuments(tagged, [part]))).toEqual(['openapi', 'info', 'tags', 'paths', 'components']);
   });

@@ -35,19 +35,19 @@ import { CleaveError, limits, type Scope } from '#contracts';
 import { allow, refuseWhenEnded, tooMany, type Authenticator, type Caller } from '#security';
 import {
   answerSeconds,
-  errorTypeOf,
   failed,
   requestIdOf,
   traceparentFrom,
   traceparentOf,
   withWork,
   type Metrics,
+  type RequestLog,
   type Traces,
   type Work,
 } from '#telemetry';
 import { definitionOf, filesIn, type GrpcService } from './definition.js';
 import { healthDescriptors } from './generated/health-descriptors.js';
-import { statusOf } from './status.js';
+import { statusOf, typeOfRefusal } from './status.js';
 
 /** How often those who follow a stream are looked up again, in milliseconds. */
 const askAgainMs = 1_000;
@@ -100,6 +100,7 @@ export class GrpcServer extends ServerGrpc {
     private readonly service: GrpcService,
     private readonly admission: Admission,
     private readonly authenticator: Authenticator,
+    private readonly requestLog: RequestLog,
     metrics?: Metrics,
     private readonly traces?: Traces,
   ) {
@@ -142,7 +143,7 @@ export class GrpcServer extends ServerGrpc {
         (await refusalIn(() => this.admitCaller(metadata, call, scope))) ??
         (request instanceof CleaveError ? request : (refusalWhenLate(call) ?? refusalWhenBusy(limiter)));
       if (refusal) {
-        this.measure(rpc, startedAt, refusal);
+        this.answered(rpc, startedAt, this.workOf(metadata, callers.get(call)), refusal);
         return throwError(() => statusOf(refusal));
       }
       const { work, end } = this.begin(rpc, metadata, callers.get(call));
@@ -190,30 +191,43 @@ export class GrpcServer extends ServerGrpc {
     metadata: Metadata,
     caller: Caller | undefined,
   ): { work: Work; end: (error?: unknown) => void } {
-    const given = traceparentOf(metadata.get('traceparent')[0]);
-    const known = { requestId: requestIdOf(metadata.get('x-request-id')[0]), tenant: caller?.tenant };
-    if (this.streams.has(rpc)) return { work: { traceparent: given, ...known }, end: () => undefined };
+    const asked = this.workOf(metadata, caller);
+    if (this.streams.has(rpc)) return { work: asked, end: () => undefined };
     const startedAt = performance.now();
     const attributes = { 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` };
-    const span = this.traces?.begin(attributes['rpc.method'], given, { kind: 'server', attributes });
+    const span = this.traces?.begin(attributes['rpc.method'], asked.traceparent, { kind: 'server', attributes });
+    const traceparent = span ? traceparentFrom(span) : asked.traceparent;
+    const work: Work = { ...asked, traceparent, traces: span && this.traces };
     let hasEnded = false;
     const end = (error?: unknown): void => {
       if (hasEnded) return;
       hasEnded = true;
-      if (span && error !== undefined) failed(span, errorTypeOf(error));
+      if (span && error !== undefined) failed(span, typeOfRefusal(error));
       span?.end();
-      this.measure(rpc, startedAt, error);
+      this.answered(rpc, startedAt, work, error);
     };
-    const traceparent = span ? traceparentFrom(span) : given;
-    return { work: { traceparent, ...known, traces: span && this.traces }, end };
+    return { work, end };
   }
 
-  private measure(rpc: string, startedAt: number, error: unknown): void {
+  private workOf(metadata: Metadata, caller: Caller | undefined): Work {
+    const traceparent = traceparentOf(metadata.get('traceparent')[0]);
+    return { traceparent, requestId: requestIdOf(metadata.get('x-request-id')[0]), tenant: caller?.tenant };
+  }
+
+  /** Measures a call and tells the log of it. */
+  private answered(rpc: string, startedAt: number, work: Work, error: unknown): void {
+    const ms = performance.now() - startedAt;
+    const method = `${this.serviceName}/${rpc}`;
+    const errorType = error === undefined ? undefined : typeOfRefusal(error);
     const attributes = {
-      ...{ 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` },
-      ...(error !== undefined && { 'error.type': errorTypeOf(error) }),
+      ...{ 'rpc.system.name': 'grpc', 'rpc.method': method },
+      ...(errorType !== undefined && { 'error.type': errorType }),
     };
-    this.duration?.record((performance.now() - startedAt) / 1_000, attributes);
+    this.duration?.record(ms / 1_000, attributes);
+    this.requestLog.tell(ms, work, () => ({
+      line: `${method} ${errorType ?? 'OK'}`,
+      fields: { rpc: method, ...(errorType !== undefined && { error: errorType }) },
+    }));
   }
 
   /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */

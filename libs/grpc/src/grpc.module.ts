@@ -10,7 +10,7 @@ import {
 } from '@nestjs/common';
 import { Readiness } from '#health';
 import { Authenticator } from '#security';
-import { Metrics, Traces } from '#telemetry';
+import { Metrics, RequestLog, Traces } from '#telemetry';
 import type { GrpcService } from './definition.js';
 import { GrpcServer } from './grpc-server.js';
 
@@ -25,7 +25,7 @@ export interface GrpcListening {
   variable: string;
 }
 
-/** The door for callers over gRPC, if it is opened. */
+/** Starts and stops the gRPC server of an app, if it has one. */
 @Injectable()
 export class GrpcDoor implements OnModuleDestroy {
   private server: GrpcServer | undefined;
@@ -42,11 +42,15 @@ export class GrpcDoor implements OnModuleDestroy {
    *
    * @throws Error that names the address and what is wrong with it
    */
-  async open(app: INestApplication, { at, service, variable }: GrpcListening): Promise<void> {
+  async open(
+    app: INestApplication,
+    { at, service, variable }: GrpcListening,
+    requestLog = new RequestLog(),
+  ): Promise<void> {
     if (at === undefined) return;
     const admission = app.get(Admission, { strict: false });
     const authenticator = app.get(Authenticator, { strict: false });
-    const server = new GrpcServer(at, service, admission, authenticator, this.metrics, this.traces);
+    const server = new GrpcServer(at, service, admission, authenticator, requestLog, this.metrics, this.traces);
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

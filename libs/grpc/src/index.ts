@@ -1,4 +1,4 @@
-/** What a gRPC service needs, and nothing about any domain: the server, errors as statuses, JSON and moments. */
+/** What every gRPC service needs, whatever its domain: the server, errors as statuses, JSON and timestamps. */
 export { grpcAddress } from './address.js';
 export { CalledBy } from './grpc-server.js';
 export type { GrpcService } from './definition.js';

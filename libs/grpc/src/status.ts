@@ -2,10 +2,13 @@ import { Metadata, status as Code } from '@grpc/grpc-js';
 import { Catch, Logger, type ArgumentsHost, type RpcExceptionFilter } from '@nestjs/common';
 import { throwError, type Observable } from 'rxjs';
 import { CleaveError, type ErrorCode, type Fault } from '#contracts';
+import { errorTypeOf } from '#telemetry';
 import { messagesIn } from './definition.js';
 
 /** What ends a call that is refused: as grpc-js takes it. */
 export interface RefusedStatus {
+  /** The stable code of the error; not sent beside the details, which have it. */
+  reason: ErrorCode;
   code: Code;
   details: string;
   metadata: Metadata;
@@ -138,8 +141,12 @@ export const statusOf = ({ code: reason, detail: message, extensions, status }: 
   }
   const metadata = new Metadata();
   metadata.set('grpc-status-details-bin', bytes);
-  return { code, details: text, metadata };
+  return { reason, code, details: text, metadata };
 };
+
+/** The stable code of a refusal, the class of any other error. */
+export const typeOfRefusal = (error: unknown): string =>
+  (error as Partial<RefusedStatus> | undefined)?.reason ?? errorTypeOf(error);
 
 /** Tells every error as a status, and logs those that are ours. Of an error that is not for callers it says nothing. */
 @Catch()

@@ -12,9 +12,9 @@ const indicators = z.record(z.string(), z.looseObject({ status: z.enum(['up', 'd
 const healthReport = z
   .object({
     status: z.enum(['ok', 'degraded', 'error', 'shutting_down']),
-    info: indicators.optional().meta({ description: 'What can be used.' }),
-    error: indicators.optional().meta({ description: 'What cannot be used.' }),
-    details: indicators.meta({ description: 'Both.' }),
+    info: indicators.optional().meta({ description: 'Dependencies that can be used.' }),
+    error: indicators.optional().meta({ description: 'Dependencies that cannot be used.' }),
+    details: indicators.meta({ description: 'All dependencies.' }),
   })
   .meta({ id: 'HealthReport' });
 
@@ -35,9 +35,9 @@ export class HealthController {
   @Endpoint({
     scope: 'open',
     operationId: 'getLiveness',
-    summary: 'Whether the process runs',
-    description: 'Asks nothing but the process itself: one that fails this should be restarted.',
-    replies: { 200: { schema: healthReport, description: 'It runs' } },
+    summary: 'Check that the process is alive',
+    description: 'Checks nothing but the process itself. If this fails, restart the process.',
+    replies: { 200: { schema: healthReport, description: 'The process is alive' } },
     errors: [],
     isAlwaysAdmitted: true,
   })
@@ -50,15 +50,17 @@ export class HealthController {
   @Endpoint({
     scope: 'open',
     operationId: 'getReadiness',
-    summary: 'Whether the process can serve',
+    summary: 'Check that the process can serve requests',
     description:
-      'Asks everything it needs. One that fails this should get no requests; it may well recover. One that is degraded can serve, but somebody should look at what is.',
+      'Checks everything the process depends on. If this fails, send it no requests; it may recover by itself. ' +
+      'If the status is `degraded`, it can serve requests, but somebody should look at the cause.',
     replies: {
-      200: { schema: healthReport, description: 'It can serve' },
+      200: { schema: healthReport, description: 'The process can serve requests' },
       503: {
         schema: healthReport,
         description:
-          'It cannot serve: something it needs fails, as many are connected as may be, or it is shutting down',
+          'The process cannot serve requests: something it depends on fails, it has reached its limit of ' +
+          'connections, or it is shutting down',
       },
     },
     errors: [],

@@ -1,4 +1,4 @@
-/** Whether the process lives, whether it can serve, and how it does. */
+/** Liveness, readiness, metrics and the log level. */
 export { HealthModule } from './health.module.js';
 export { LogsBehind, type LevelFound, type LogLevelChange, type Told } from './logs-behind.js';
 export { MetricsModule } from './metrics.module.js';

@@ -11,19 +11,23 @@ const longestMs = 86_400_000;
 
 const level = z.enum(logLevels);
 const logLevelQuery = z.strictObject({
-  service: z.string().optional().meta({
-    description:
-      'A service that the process passes requests on to: all its instances; the process itself when left out.',
-  }),
+  service: z
+    .string()
+    .optional()
+    .meta({
+      description:
+        'A service that this process forwards requests to: all its instances answer. This process itself if left ' +
+        'out.',
+    }),
 });
 const instanceFound = z.union([
   z.object({ address: z.string(), level }),
-  z.object({ address: z.string(), why: z.string().meta({ description: 'Why its level is not known.' }) }),
+  z.object({ address: z.string(), why: z.string().meta({ description: 'Why the level is not known.' }) }),
 ]);
 const logLevelDocument = z
   .union([
-    z.object({ level: level.meta({ description: 'Of the process itself.' }) }),
-    z.object({ instances: z.array(instanceFound).meta({ description: 'Those of the service that was asked for.' }) }),
+    z.object({ level: level.meta({ description: 'The log level of this process.' }) }),
+    z.object({ instances: z.array(instanceFound).meta({ description: 'The instances of the service.' }) }),
   ])
   .meta({ id: 'LogLevel', examples: [{ level: 'info' }] });
 const logLevelRequest = z
@@ -34,14 +38,14 @@ const logLevelRequest = z
       .min(1)
       .max(longestMs)
       .optional()
-      .meta({ description: 'After so many milliseconds it becomes what it was; it stays when this is left out.' }),
+      .meta({ description: 'Milliseconds after which the earlier level returns. The new level stays if left out.' }),
     service: z
       .string()
       .optional()
       .meta({
         description:
-          'A service that the process passes requests on to, such as `order` at the gateway, to tell all its instances; ' +
-          'the process itself when left out.',
+          'A service that this process forwards requests to, such as `order` at the gateway: changes all its ' +
+          'instances. This process itself if left out.',
       }),
   })
   .meta({
@@ -57,11 +61,11 @@ const logLevelChanged = z
     told: z
       .array(z.string())
       .optional()
-      .meta({ description: 'The addresses of the instances of the service that log so now.' }),
+      .meta({ description: 'The addresses of the instances that have the new level.' }),
     not_told: z
       .array(z.object({ address: z.string(), why: z.string() }))
       .optional()
-      .meta({ description: 'Those that have not said so: they may not have heard of it. Repeat it.' }),
+      .meta({ description: 'Instances that did not confirm. Repeat the request.' }),
   })
   .meta({ id: 'LogLevelChanged' });
 
@@ -77,8 +81,8 @@ export class LogLevelController {
   @Endpoint({
     scope: 'operator',
     operationId: 'getLogLevel',
-    summary: 'Read what this process logs, or a service behind it',
-    replies: { 200: { schema: logLevelDocument, description: 'The level from which on lines are written' } },
+    summary: 'Read the log level of this process, or of a service behind it',
+    replies: { 200: { schema: logLevelDocument, description: 'The log level' } },
     errors: [],
     isAlwaysAdmitted: true,
   })
@@ -97,11 +101,11 @@ export class LogLevelController {
   @Endpoint({
     scope: 'operator',
     operationId: 'putLogLevel',
-    summary: 'Choose what this process logs, or a service behind it',
+    summary: 'Change the log level of this process, or of a service behind it',
     description:
-      'Of the process that is asked and of no other, or of those that are instances of `service` at that moment; until ' +
-      'they end. The answer is 200 where at least one of them has taken it, and names the others.',
-    replies: { 200: { schema: logLevelChanged, description: 'The level from now on, and of which instances' } },
+      'Changes the process that answers this request and no other, or the present instances of `service`, until ' +
+      'they end. The answer is 200 if at least one of them has changed; it names those that have not.',
+    replies: { 200: { schema: logLevelChanged, description: 'The new level, and the instances that have it' } },
     errors: [],
     isAlwaysAdmitted: true,
   })

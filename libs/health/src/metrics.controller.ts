@@ -16,9 +16,9 @@ export class MetricsController {
   @Endpoint({
     scope: 'open',
     operationId: 'getMetrics',
-    summary: 'Read what is measured',
-    description: 'Of this process, since it was started, in the text format of Prometheus.',
-    replies: { 200: { writtenAs: 'text/plain', description: 'Everything that is measured' } },
+    summary: 'Read the metrics',
+    description: 'Of this process, since it started, in the text format of Prometheus.',
+    replies: { 200: { writtenAs: 'text/plain', description: 'All metrics' } },
     errors: [],
     isAlwaysAdmitted: true,
   })

@@ -1,4 +1,4 @@
-/** How modules talk: one typed client for a contract, over in-process, TCP, Redis or NATS, with the same results over each. */
+/** How modules talk: one typed client for a contract, in-process or over TCP, Redis or NATS, with the same results everywhere. */
 export { address, addressText, hostsOf, listenAddress, type Address, type Endpoint } from './address.js';
 export { Answers } from './answers.js';
 export { balancePolicy, type BalancePolicy } from '#balancing';

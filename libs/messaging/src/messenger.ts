@@ -16,7 +16,10 @@ import { TcpRoute, tcpTargets } from './tcp-route.js';
 const largestOf = (contract: Contract): number =>
   Math.max(...Object.values(contract.operations).map(({ maxBytes }) => maxBytes));
 
-/** Gives out the clients of the other modules. They connect when they are first used. */
+/**
+ * Gives a module the typed clients of other modules: `messenger.clientFor(contract, address)`. The address alone decides whether
+ * a call stays in this process or travels over TCP, Redis or NATS. Clients connect on first use.
+ */
 @Injectable()
 export class Messenger implements OnApplicationShutdown {
   /** Where `listenForMessages` makes this application's own modules reachable. */

@@ -107,7 +107,7 @@ export const orderDatabase = (url: string): Database => ({
 
 type OrderSettings = z.output<z.ZodObject<typeof orderEnvironment>>;
 
-/** Places and keeps orders. */
+/** Places orders, keeps them, and leads their payments and changes to their end. */
 @Module({})
 export class OrderModule implements OnModuleInit {
   constructor(

@@ -33,7 +33,7 @@ export const paymentDatabase = (url: string): Database => ({
 
 type PaymentSettings = z.output<z.ZodObject<typeof paymentEnvironment>> & { stripe?: Partial<StripeLimits> };
 
-/** Takes and returns money. */
+/** Takes payments and refunds them, through providers such as Stripe. */
 @Module({})
 export class PaymentModule implements OnModuleInit {
   constructor(

@@ -1,4 +1,4 @@
-/** When things are done: now and then, as soon as there is something to do, or within a time. */
+/** Background work: repeated, or as soon as there is something to do; and helpers for retries and time limits. */
 export { keptFor } from './kept.js';
 export { nowAndThen } from './now-and-then.js';
 export { PeriodicWork } from './periodic-work.js';

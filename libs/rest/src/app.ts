@@ -15,7 +15,7 @@ import type {
 import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
 import { Authenticator } from '#security';
-import { Metrics, Traces, requestIdOf, withWork } from '#telemetry';
+import { Metrics, RequestLog, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { auditRoutes } from './audit.js';
 import { hasBody, readJsonBodies } from './body.js';
@@ -31,7 +31,7 @@ import {
 } from './connections.js';
 import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
-import { ObservedRequests, type RequestLog } from './observed-requests.js';
+import { ObservedRequests } from './observed-requests.js';
 import {
   ProblemFilter,
   ProblemsModule,
@@ -62,8 +62,6 @@ export interface RestAppOptions extends BrowserOptions {
   connections?: GivenConnectionLimits;
 }
 
-const usualRequestLog: RequestLog = { isComplete: false, slowMs: 1_000 };
-
 const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
 const jsonType = 'application/json; charset=utf-8';
@@ -87,7 +85,7 @@ export const createRestApp = async (
   options: RestAppOptions = {},
 ): Promise<NestFastifyApplication> => {
   const { logger, bodyLimitBytes = limits.bodyBytes, authenticator = new Authenticator() } = options;
-  const { drainDelayMs = 0, drainTimeoutMs = 20_000, requestLog = usualRequestLog } = options;
+  const { drainDelayMs = 0, drainTimeoutMs = 20_000, requestLog = new RequestLog() } = options;
   const observed = new ObservedRequests(requestLog);
   const connections = connectionLimits(options.connections);
   const patienceMs = drainDelayMs + drainTimeoutMs;

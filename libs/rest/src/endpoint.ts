@@ -162,9 +162,9 @@ const idempotencyKeyHeader = (required: boolean) =>
     name: 'Idempotency-Key',
     required,
     description:
-      `A text of 1 to ${limits.keyLength} characters, new for each operation and the same for its repeats: ` +
-      'a repeat is answered as the first request was and takes no effect of its own.' +
-      (required ? ' Replace the example by a key of your own for every other request.' : ''),
+      `A text of 1 to ${limits.keyLength} characters that identifies the operation. If you repeat the request, send the ` +
+      'same key: you get the first answer again, and nothing happens twice.' +
+      (required ? ' Replace the example with a new key for every operation.' : ''),
     schema: { type: 'string', minLength: 1, maxLength: limits.keyLength + 2 },
     ...(required && { example: 'first-try' }),
   });
@@ -183,7 +183,7 @@ const replyOf = (status: number, reply: Reply, replayed: boolean) => {
   const { schema, description, headers, streamedAs, writtenAs } = reply;
   const described = {
     ...headers,
-    ...(replayed && status < 300 && { 'Idempotent-Replayed': '`true` when this answer was given before' }),
+    ...(replayed && status < 300 && { 'Idempotent-Replayed': '`true` if this answer repeats an earlier one' }),
   };
   return ApiResponse({
     status,
@@ -212,10 +212,10 @@ const replyOf = (status: number, reply: Reply, replayed: boolean) => {
 const headerThat = (description: string) => ({ description, schema: { type: 'string' as const } });
 
 const headersOfRefusal: Record<number, Record<string, ReturnType<typeof headerThat>>> = {
-  401: { 'WWW-Authenticate': headerThat('`Bearer`: how to say who asks') },
-  403: { 'WWW-Authenticate': headerThat('`Bearer`, with the scope that is missing') },
-  429: { 'Retry-After': headerThat('Seconds to wait before a repeat') },
-  503: { 'Retry-After': headerThat('Seconds to wait before a repeat') },
+  401: { 'WWW-Authenticate': headerThat('`Bearer`: how to authenticate') },
+  403: { 'WWW-Authenticate': headerThat('`Bearer`, and the scope that is missing') },
+  429: { 'Retry-After': headerThat('Seconds to wait before repeating the request') },
+  503: { 'Retry-After': headerThat('Seconds to wait before repeating the request') },
 };
 
 const refusalOf = (status: number, codes: ErrorCode[]) =>

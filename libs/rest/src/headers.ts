@@ -24,7 +24,7 @@ export const IdempotencyKey = createParamDecorator(
       if (!options?.required) return undefined;
       throw new CleaveError(
         'idempotency-key-required',
-        'Send a header Idempotency-Key with a text that is new for each operation and the same for its repeats.',
+        'Send a header Idempotency-Key: a new text for each operation, and the same text when you repeat the request.',
       );
     }
     // Node joins repeated fields with a comma, which a quoted key may contain as well.
@@ -95,7 +95,8 @@ export const IfMatch = createParamDecorator(
       if (!method) return;
       ApiHeader({
         name: 'If-Match',
-        description: 'The `ETag` of the version that may be changed, or a list of them; any version when left out.',
+        description:
+          'Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.',
         required: false,
         schema: { type: 'string', examples: ['"v3"'] },
       })(target, key, method);

@@ -1,4 +1,4 @@
-/** What a REST controller needs, and nothing about any domain: the app, input, replies, problems, documents. */
+/** What every REST controller needs, whatever its domain: the app, validation, replies, problem documents, OpenAPI. */
 export { isAskedFor } from './accept.js';
 export * from './app.js';
 export { auditing, eachAudited, type Audited } from './audit.js';

@@ -1,4 +1,3 @@
-import { Logger } from '@nestjs/common';
 import type { Attributes, Histogram, Span } from '@opentelemetry/api';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import {
@@ -6,30 +5,17 @@ import {
   failed,
   traceparentFrom,
   traceparentOf,
-  withWork,
   type Metrics,
+  type RequestLog,
   type Traces,
   type Work,
 } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
-export interface RequestLog {
-  /** A line for each request, not only for those that are slow. */
-  isComplete: boolean;
-  /** From when on a request counts as slow, in milliseconds. */
-  slowMs: number;
-}
-
-/** Slow requests come in crowds: so often is one told of, in milliseconds. */
-const slowEveryMs = 100;
-
 /** Measures, traces and logs what is asked over REST, by the templates of the routes: what callers write stays out of it. */
 export class ObservedRequests {
-  private readonly logger = new Logger('Requests');
   private duration: Histogram | undefined;
   private traces: Traces | undefined;
-  private toldOfSlowAt = 0;
-  private untold = 0;
 
   constructor(private readonly log: RequestLog) {}
 
@@ -78,28 +64,12 @@ export class ObservedRequests {
     }
     if (String(reply.getHeader('content-type')).startsWith(eventStream)) return;
     this.duration?.record(seconds, attributes);
-    this.tell(request, reply, seconds * 1_000, work);
-  }
-
-  private tell(request: FastifyRequest, reply: FastifyReply, ms: number, work: Work): void {
-    const isSlow = ms >= this.log.slowMs;
-    if (!isSlow && !this.log.isComplete) return;
-    const now = performance.now();
-    if (isSlow && !this.log.isComplete && now - this.toldOfSlowAt < slowEveryMs) {
-      this.untold += 1;
-      return;
-    }
-    const { method, routeOptions } = request;
-    const route = routeOptions.url ?? 'unknown';
-    const { statusCode: status } = reply;
-    const more = this.untold > 0 ? `; ${this.untold} more like it since the last of these lines` : '';
-    const line = `${method} ${route} ${status} in ${Math.round(ms)} ms${isSlow ? ': slow' : ''}${isSlow ? more : ''}`;
-    if (isSlow) {
-      this.toldOfSlowAt = now;
-      this.untold = 0;
-    }
-    const fields = { method, route, status, duration_ms: Math.round(ms) };
-    withWork(work, () => (isSlow ? this.logger.warn(line, fields) : this.logger.log(line, fields)));
+    this.log.tell(seconds * 1_000, work, () => {
+      const { method, routeOptions } = request;
+      const route = routeOptions.url ?? 'unknown';
+      const { statusCode: status } = reply;
+      return { line: `${method} ${route} ${status}`, fields: { method, route, status } };
+    });
   }
 }
 

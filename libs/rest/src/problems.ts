@@ -184,7 +184,7 @@ class ProblemsController {
     scope: 'open',
     operationId: 'explainProblem',
     summary: 'Explain the code of a problem document',
-    replies: { 200: { schema: explanation, description: 'What the code means and what to do' } },
+    replies: { 200: { schema: explanation, description: 'What the code means and what you can do' } },
     errors: ['not-found'],
   })
   explain(@Param('code', valid(problemCode)) code: string): z.output<typeof explanation> {

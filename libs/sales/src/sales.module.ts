@@ -38,7 +38,7 @@ export const salesDatabase = (url: string): Database => ({
 
 type SalesSettings = z.output<z.ZodObject<typeof salesEnvironment>>;
 
-/** Tells what was sold by product and day, and how long the stock will last. */
+/** Units sold by product and day, and an estimate of how long the stock will last; built from the events of orders. */
 @Module({})
 export class SalesModule implements OnModuleInit {
   constructor(

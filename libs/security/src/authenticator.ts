@@ -43,7 +43,7 @@ const keyRememberedMs = 60_000;
 const longestHeader = 8_192;
 const bearer = /^Bearer ([^\s,]+)$/i;
 
-/** Tells by the headers of a request who asks. */
+/** Finds out from the headers of a request who is calling. */
 export class Authenticator {
   /** Nobody has to say who they are. */
   readonly isOpen: boolean;

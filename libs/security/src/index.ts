@@ -1,4 +1,4 @@
-/** Who asks and what they may do: keys, tokens, what one process tells another about it; and by what secrets are encrypted. */
+/** Authentication and scopes: keys, tokens, signed callers between processes; and the master keys that encrypt secrets. */
 export { AuditLog, type NewAuditEntry } from './audit-log.js';
 export { Authenticator } from './authenticator.js';
 export { anybody, allow, countedAs, refuseWhenEnded, type Caller } from './caller.js';

@@ -1,24 +1,32 @@
 import type { DocumentOptions } from '#rest';
 
-/** How the whole API is introduced, whichever processes answer it. */
+/** The introduction to the whole API, and its tags in the order in which they are shown, whichever process answers. */
 export const apiDocument: DocumentOptions = {
   title: 'Cleave',
-  description:
-    'Places orders, holds stock, takes payment and caches. Errors are problem documents (RFC 9457) with a stable `code`.',
+  description: [
+    'Places orders, reserves stock, takes payments and caches values.',
+    [
+      '- **Authentication**: send `Authorization: Bearer` with an API key or a token. Each operation names its scope.',
+      '- **Errors** are problem documents (RFC 9457) with a stable `code`, which `GET /problems/{code}` explains.',
+      '- **Retries**: send an `Idempotency-Key`, and a request that you repeat takes effect once.',
+      '- **Lists** come in pages: pass `next_cursor` as `cursor` until it is null.',
+      '- **Money** is an integer in minor units (cents, pence), with an ISO 4217 currency.',
+    ].join('\n'),
+  ].join('\n\n'),
   version: '1',
   tags: [
-    { name: 'orders', description: 'Placed once, kept for ever' },
-    { name: 'customers', description: 'What is kept of them, and how it is erased' },
-    { name: 'payments', description: 'Promised, taken, given back' },
-    { name: 'products', description: 'Names and prices' },
-    { name: 'stock', description: 'What lies on the shelf, and what of it is promised' },
-    { name: 'sales', description: 'What was sold by product and day, and how long the stock will last' },
-    { name: 'webhooks', description: 'What merchants are told by themselves' },
-    { name: 'cache', description: 'What is read often' },
-    { name: 'dead letters', description: 'What waits for a person to decide' },
-    { name: 'keys', description: 'Who may do what' },
-    { name: 'audit', description: 'Who did what that does not happen all day' },
-    { name: 'health', description: 'For those who operate it' },
-    { name: 'problems', description: 'What the error codes mean' },
+    { name: 'orders', description: 'Place, read and change orders; follow what happens to them' },
+    { name: 'customers', description: 'Export and erase personal data' },
+    { name: 'payments', description: 'Captures and refunds' },
+    { name: 'products', description: 'Product names and prices' },
+    { name: 'stock', description: 'Stock levels: on the shelf, reserved, available' },
+    { name: 'sales', description: 'Units sold by product and day, and how long the stock will last' },
+    { name: 'webhooks', description: 'Notify merchants about events' },
+    { name: 'cache', description: 'A cache for any JSON value' },
+    { name: 'dead letters', description: 'Payments that need a person' },
+    { name: 'keys', description: 'API keys' },
+    { name: 'audit', description: 'The audit log of sensitive operations' },
+    { name: 'health', description: 'Health, metrics and log level, for operators' },
+    { name: 'problems', description: 'Explanations of the error codes' },
   ],
 };

@@ -1,4 +1,4 @@
-/** One process: its modules, answering REST and messages, until it is told to stop. */
+/** Runs one process: starts its modules, serves REST, messages and gRPC, and stops gracefully. */
 export { apiDocument } from './api-document.js';
 export { databaseEnvironment, databaseFallbacks, startDatabaseFor, togetherFallbacks } from './databases.js';
 export {

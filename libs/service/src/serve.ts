@@ -16,7 +16,8 @@ import {
   type Door,
   type RequestsFrom,
 } from '#security';
-import { Traces, processLog, telemetryEnvironment } from '#telemetry';
+import { RequestLog, Traces, processLog, telemetryEnvironment } from '#telemetry';
+import { apiDocument } from './api-document.js';
 import { useServiceLog } from './log.js';
 import {
   closeOnSignals,
@@ -29,6 +30,7 @@ import {
   type RestAppOptions,
   WaitingRoom,
   listenAt,
+  withUsedTags,
 } from '#rest';
 
 /** Twice as long as the gateway keeps a connection that it does not use. */
@@ -94,7 +96,8 @@ export const createService = async (
     { ...options, authenticator, ...clientOptions(settings) },
   );
   await prepare?.(app);
-  mountDocs(app, openApiDocument(app, document), currentDocument);
+  const whole = openApiDocument(app, { tags: apiDocument.tags, ...document });
+  mountDocs(app, currentDocument ? whole : withUsedTags(whole), currentDocument);
   return app;
 };
 
@@ -153,7 +156,8 @@ export const serve = async (service: Service): Promise<string> => {
     grpcAt: service.grpc?.at,
     messagesAt: [...(service.listen ?? []), ...eventsOf(service)].flatMap(hostsOf),
   });
-  const { name, LOG_REQUESTS: isComplete = false, LOG_SLOW_MS: slowMs = 1_000 } = service;
+  const { name } = service;
+  const requestLog = new RequestLog({ isComplete: service.LOG_REQUESTS, slowMs: service.LOG_SLOW_MS });
   processLog.service = name;
   const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () => [
     ...[...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
@@ -167,12 +171,12 @@ export const serve = async (service: Service): Promise<string> => {
   };
   closeOnSignals({ close }, { after: service.after ?? [] });
   const start = async (): Promise<NestFastifyApplication> => {
-    const app = await createService(service, { drainDelayMs, requestLog: { isComplete, slowMs } });
+    const app = await createService(service, { drainDelayMs, requestLog });
     closing = app;
     app.get(Traces).open(name, service);
     const readiness = app.get(Readiness);
     await listenForMessages(app, service.listen ?? [], () => readiness.canServe());
-    if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc);
+    if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc, requestLog);
     return app;
   };
   const app = await room.during(start()).catch((error: unknown) => {
@@ -221,10 +225,14 @@ export const run = (main: () => Promise<unknown>): void => {
   });
 };
 
+const whereToLook =
+  'README.md lists them all, under "Settings". To try things out, `npm start` and `npm run start:split` need none.';
+
 /** Plain errors and those of the system say what to mend; an error of another class is a fault in the program. */
 const complaintOf = (error: unknown): string | undefined => {
   if (!(error instanceof Error)) return String(error);
-  const isForPeople = error instanceof ConfigurationError || 'code' in error || error.constructor === Error;
+  if (error instanceof ConfigurationError) return `${error.message}\n${whereToLook}`;
+  const isForPeople = 'code' in error || error.constructor === Error;
   return isForPeople ? error.message : error.stack;
 };
 

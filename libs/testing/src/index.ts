@@ -1,4 +1,4 @@
-/** What tests need from the outside: real servers on free ports, stand-ins for Stripe and a collector, repeatable randomness. */
+/** What tests need: real servers on free ports, stand-ins for Stripe and a trace collector, repeatable randomness. */
 export * from './collector.js';
 export * from './database.js';
 export * from './eventually.js';

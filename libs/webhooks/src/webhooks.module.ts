@@ -63,7 +63,7 @@ export const webhooksDatabase = (url: string): Database => ({
 
 type WebhooksSettings = z.output<z.ZodObject<typeof webhooksEnvironment>> & { limits?: Partial<DeliveryLimits> };
 
-/** Tells merchants what happens. */
+/** Notifies merchants about events of orders, by signed HTTP requests. */
 @Module({})
 export class WebhooksModule implements OnModuleInit {
   constructor(

@@ -15,6 +15,7 @@ interface Parameter {
 interface Operation {
   operationId: string;
   summary: string;
+  tags: string[];
   parameters?: Parameter[];
   requestBody?: { content: Record<string, { examples?: Record<string, { value: unknown }> }> };
   responses: Record<string, { description: string; content?: Record<string, unknown> }>;
@@ -23,6 +24,7 @@ interface Operation {
 interface OpenApi {
   openapi: string;
   info: { title: string; description: string; version: string };
+  tags: { name: string }[];
   paths: Record<string, Record<string, Operation>>;
   components: { schemas: Record<string, unknown> };
 }
@@ -154,6 +156,19 @@ export const documentTests = (world: World): void => {
       expect([...listed.keys()].toSorted()).toEqual(operations.toSorted());
       const ids = [...listed.values()].map((it) => it.operationId);
       expect(new Set(ids).size).toBe(operations.length);
+    });
+
+    it('has no tag without an operation, at any service', async () => {
+      for (const { url } of world.shape.services) {
+        const { tags, paths } = (await (await fetch(`${url}/openapi.json`)).json()) as OpenApi;
+        const used = new Set(Object.values(paths).flatMap((item) => Object.values(item).flatMap((it) => it.tags)));
+        expect(tags.map(({ name }) => name).toSorted()).toEqual([...used].toSorted());
+      }
+    });
+
+    it('puts placing an order first', async () => {
+      const [first] = operationsOf(await document()).keys();
+      expect(first).toBe('POST /orders');
     });
 
     it('refers to nothing that is not in it', async () => {

@@ -21,10 +21,10 @@ export class AuditController {
   @Endpoint({
     scope: 'admin',
     operationId: 'listAuditEntries',
-    summary: 'Read who did what, oldest first',
+    summary: 'Read the audit log, oldest entry first',
     description:
-      'Of what does not happen all day: keys, personal data, money that is moved by hand, stock that is counted, webhooks, ' +
-      'dead letters. Entries are never changed and never removed.',
+      'Covers sensitive operations: keys, personal data, manual payments, stock counts, webhooks, dead letters. ' +
+      'Entries are never changed and never removed.',
     replies: { 200: { schema: auditPage, description: 'One page of entries' } },
     errors: ['invalid-cursor'],
   })

@@ -8,7 +8,7 @@ import { allow, type Caller } from '#security';
 import { ManageKeys, keyNotFound } from '../use-cases/manage-keys.js';
 
 const keyIdParameter = z.string().meta({
-  description: 'The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.',
+  description: 'The `key_id` of the key, or the 32 hexadecimal digits that follow `ck_` in the key.',
 });
 const inKey = /^(?:ck_)?([0-9a-f]{8})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{4})([0-9a-f]{12})(?:_[0-9a-f]{64})?$/;
 const cursor = z.object({ before: z.uuid() });
@@ -28,8 +28,8 @@ export class KeysController {
   @Endpoint({
     scope: 'admin',
     operationId: 'createKey',
-    summary: 'Make a key',
-    description: 'The key itself is told this once.',
+    summary: 'Create a key',
+    description: 'The key itself is shown only in this answer.',
     replies: { 201: { schema: issuedKey, description: 'The key', headers: madeHeaders } },
     errors: ['too-many-keys'],
   })
@@ -48,7 +48,7 @@ export class KeysController {
     scope: 'admin',
     operationId: 'listKeys',
     summary: 'List keys, newest first',
-    replies: { 200: { schema: keyPage, description: 'One page of keys, also of those that are not valid any more' } },
+    replies: { 200: { schema: keyPage, description: 'One page of keys, including those that are no longer valid' } },
     errors: ['invalid-cursor'],
   })
   async list(
@@ -66,9 +66,9 @@ export class KeysController {
   @Endpoint({
     scope: 'admin',
     operationId: 'rotateKey',
-    summary: 'Put another key in the place of one',
-    description: 'It may do the same for the same account. The one before goes on being valid for as long as is given.',
-    replies: { 201: { schema: issuedKey, description: 'The key that takes its place; it is told this once' } },
+    summary: 'Replace a key by a new one',
+    description: 'The new key has the same scopes and the same account. The old key stays valid for the time given.',
+    replies: { 201: { schema: issuedKey, description: 'The new key, which is shown only in this answer' } },
     errors: ['key-not-found', 'illegal-transition', 'too-many-keys'],
   })
   rotate(
@@ -84,8 +84,8 @@ export class KeysController {
   @Endpoint({
     scope: 'admin',
     operationId: 'revokeKey',
-    summary: 'Take a key back, at once and for ever',
-    replies: { 204: { description: 'It is not valid any more' } },
+    summary: 'Revoke a key, immediately and for good',
+    replies: { 204: { description: 'The key is no longer valid' } },
     errors: ['key-not-found'],
   })
   revoke(@Param('key_id', valid(keyIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {

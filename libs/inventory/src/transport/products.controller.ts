@@ -36,8 +36,8 @@ export class ProductsController {
     operationId: 'putProduct',
     summary: 'Create or change a product',
     replies: {
-      200: { schema: product, description: 'The product, changed or as it was already' },
-      201: { schema: product, description: 'The product, created' },
+      200: { schema: product, description: 'The product, which existed already' },
+      201: { schema: product, description: 'The new product' },
     },
     errors: [],
   })
@@ -57,7 +57,7 @@ export class ProductsController {
     scope: 'products:read',
     operationId: 'getProduct',
     summary: 'Read a product',
-    description: 'Served through the cache: a change shows within ten seconds at the latest.',
+    description: 'Served from the cache: a change is visible after ten seconds at the latest.',
     replies: { 200: { schema: product, description: 'The product' } },
     errors: ['product-not-found'],
   })

@@ -30,7 +30,7 @@ export class StockController {
   @Endpoint({
     scope: 'stock:write',
     operationId: 'putStock',
-    summary: 'Set what was counted on the shelf',
+    summary: 'Set the counted stock of a product',
     replies: { 200: { schema: stock, description: 'The stock after the count' } },
     errors: ['product-not-found', 'stock-below-reserved'],
   })
@@ -48,7 +48,7 @@ export class StockController {
     scope: 'stock:read',
     operationId: 'getStock',
     summary: 'Read the stock of a product',
-    replies: { 200: { schema: stock, description: 'The stock at this moment' } },
+    replies: { 200: { schema: stock, description: 'The present stock' } },
     errors: ['product-not-found'],
   })
   get(@Param('product_id', valid(productIdParameter)) productId: string, @CalledBy() caller: Caller): Promise<Stock> {
@@ -60,7 +60,7 @@ export class StockController {
   @Endpoint({
     scope: 'stock:write',
     operationId: 'adjustStock',
-    summary: 'Correct the stock by a difference',
+    summary: 'Adjust the stock of a product by a difference',
     replies: { 200: { schema: stock, description: 'The stock after the adjustment' } },
     errors: ['product-not-found', 'stock-below-reserved', 'idempotency-key-reused'],
     idempotencyKey: 'required',
@@ -83,7 +83,7 @@ export class StockController {
   @Endpoint({
     scope: 'stock:write',
     operationId: 'putStockBatch',
-    summary: 'Set what was counted of many products, all or none',
+    summary: 'Set the counted stock of many products, all or none',
     replies: { 200: { schema: stockBatch, description: 'The stocks, in the order of the request' } },
     errors: ['product-not-found', 'stock-below-reserved'],
   })

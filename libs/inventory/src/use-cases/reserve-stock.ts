@@ -16,7 +16,7 @@ export abstract class StockReservations {
   abstract decide(tenant: string, batch: ReservationBatch, holdMs: number, branchId?: string): Promise<Reply>;
 }
 
-/** Holds stock for a batch of orders, each all-or-nothing. */
+/** Reserves stock for a batch of orders. Each order gets all of its stock or none. */
 @Injectable()
 export class ReserveStock {
   constructor(private readonly reservations: StockReservations) {}

@@ -3,7 +3,7 @@ import type { ReplyOf, StockEffect, inventoryContract } from '#contracts';
 
 type Reply = ReplyOf<(typeof inventoryContract)['operations']['settle']>;
 
-/** An effect by what names it. */
+/** What identifies an effect. */
 export type EffectName = Pick<StockEffect, 'reservation_id' | 'version'>;
 
 /** Applies effects to reservations and stock, atomically, each effect once. */
@@ -18,7 +18,7 @@ export abstract class StockSettlements {
   ): Promise<{ applied: number; impossible: readonly EffectName[] }>;
 }
 
-/** Lets the stock follow what became of orders. */
+/** Applies the events of orders to the stock: confirms, releases, fulfils and restocks reservations. */
 @Injectable()
 export class SettleStock {
   constructor(private readonly settlements: StockSettlements) {}

@@ -20,10 +20,10 @@ export class CustomersController {
   @Endpoint({
     scope: 'personal:read',
     operationId: 'exportCustomer',
-    summary: 'Read all that is kept of the orders of a customer',
+    summary: 'Export everything that is kept about the orders of a customer',
     description:
-      'Newest first, each with its history, a page of it, and its payment, and with personal data unless they were erased. A ' +
-      'page of large orders has fewer.',
+      'Orders come newest first, each with its payment, the first page of its history, and its personal data ' +
+      'unless that was erased. A page of large orders has fewer entries.',
     replies: { 200: { schema: customerExport, description: 'One page' } },
     errors: ['customer-not-found', 'invalid-cursor', 'data-key-missing'],
   })
@@ -48,11 +48,11 @@ export class CustomersController {
   @Endpoint({
     scope: 'personal:erase',
     operationId: 'eraseCustomer',
-    summary: 'Erase the personal data of a customer, for ever',
+    summary: 'Erase the personal data of a customer for good',
     description:
-      'Destroys the key by which the contacts and shipping addresses of all orders of the customer are encrypted. The orders ' +
-      'stay, with their totals and their history. An order that is placed afterwards gets another key.',
-    replies: { 200: { schema: erasure, description: 'There are no personal data of the customer any more' } },
+      'Destroys the key that encrypts the contacts and shipping addresses of all orders of the customer. The ' +
+      'orders stay, with their totals and their history. Orders placed afterwards use a new key.',
+    replies: { 200: { schema: erasure, description: 'There is no personal data of the customer any more' } },
     errors: ['customer-not-found'],
   })
   async erase(

@@ -7,7 +7,7 @@ import type { Caller } from '#security';
 import { ResolveDeadLetters } from '../use-cases/resolve-dead-letters.js';
 
 const cursor = z.object({ after: z.uuid() });
-const sagaIdParameter = z.string().meta({ description: 'The `saga_id` of the list.' });
+const sagaIdParameter = z.string().meta({ description: 'A `saga_id` from the list.' });
 
 @ApiTags('dead letters')
 @Controller('dead-letters')
@@ -21,7 +21,7 @@ export class DeadLettersController {
   @Endpoint({
     scope: 'admin',
     operationId: 'listDeadLetters',
-    summary: 'List what waits for a person',
+    summary: 'List dead letters',
     replies: { 200: { schema: deadLetterPage, description: 'One page' } },
     errors: ['invalid-cursor'],
   })
@@ -39,8 +39,8 @@ export class DeadLettersController {
   @Endpoint({
     scope: 'admin',
     operationId: 'retryDeadLetter',
-    summary: 'Try it anew',
-    replies: { 204: { description: 'It is being tried' } },
+    summary: 'Retry a dead letter',
+    replies: { 204: { description: 'It is being retried' } },
     errors: ['dead-letter-not-found'],
   })
   retry(@Param('id', valid(sagaIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {
@@ -52,8 +52,8 @@ export class DeadLettersController {
   @Endpoint({
     scope: 'admin',
     operationId: 'resolveDeadLetter',
-    summary: 'Close it: what was to be done was done elsewhere',
-    replies: { 204: { description: 'It is closed' } },
+    summary: 'Close a dead letter that was dealt with elsewhere',
+    replies: { 204: { description: 'The dead letter is closed' } },
     errors: ['dead-letter-not-found', 'illegal-transition'],
   })
   resolve(

@@ -24,16 +24,18 @@ export class EventsController {
   @ApiHeader({
     name: 'Last-Event-ID',
     required: false,
-    description: 'Where an event stream goes on: the `id` of the last event received. It goes for more than `after`.',
+    description:
+      'The `id` of the last event received; the event stream continues there. Takes precedence over `after`.',
     schema: { type: 'string' },
   })
   @Endpoint({
     scope: 'events:read',
     operationId: 'listEvents',
-    summary: 'Read what happened to orders, in the order of commits',
+    summary: 'Read the events of orders, in commit order',
     description:
-      'Each event is seen once by whoever goes on from the cursor of the one before, however late its transaction was ' +
-      'committed. A page of large hand-overs has fewer. With `Accept: text/event-stream` the events come as server-sent events, as they happen; `id` is the cursor.',
+      'If you continue from the cursor of the last event, you see each event exactly once, however late its ' +
+      'transaction committed. A page of large events has fewer entries. With `Accept: text/event-stream` you ' +
+      'receive events as they happen, as server-sent events whose `id` is the cursor.',
     replies: { 200: { schema: eventPage, description: 'One page of events', streamedAs: eventStream } },
     errors: ['invalid-cursor'],
   })

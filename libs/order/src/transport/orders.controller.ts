@@ -44,7 +44,7 @@ const placedHeaders = { Location: 'The address of the order', ...taggedHeaders }
 
 /** What both addresses of placing an order have in common. */
 const placing = {
-  replies: { 201: { schema: order, description: 'The order, placed', headers: placedHeaders } },
+  replies: { 201: { schema: order, description: 'The new order', headers: placedHeaders } },
   errors: [
     'out-of-stock',
     'price-changed',
@@ -82,9 +82,9 @@ export class OrdersController {
     operationId: 'placeOrder',
     summary: 'Place an order',
     description:
-      'Holds the stock of all lines or of none. With an `Idempotency-Key` the request may be repeated freely: ' +
-      'the same order is answered again, with `Idempotent-Replayed: true`. A key is the key of its order for ever; a refusal ' +
-      'for want of stock is repeated for seven days.',
+      'Reserves stock for all lines or for none. With an `Idempotency-Key` you can repeat the request safely: ' +
+      'you get the same order again, with `Idempotent-Replayed: true`. The key of an order is kept forever; ' +
+      'that of a refusal for lack of stock is kept for seven days.',
     ...placing,
   })
   async place(
@@ -107,7 +107,7 @@ export class OrdersController {
   @Endpoint({
     scope: 'orders:write',
     operationId: 'placeOrderByAlias',
-    summary: 'Place an order (another name of POST /orders)',
+    summary: 'Place an order (alias of POST /orders)',
     ...placing,
   })
   placeByAlias(
@@ -125,7 +125,8 @@ export class OrdersController {
     operationId: 'getOrder',
     summary: 'Read an order',
     description:
-      'With the contact and the shipping address for whoever has the scope `personal:read` as well, where any came with it.',
+      'Includes the contact and the shipping address, if the order has any and the caller has the scope ' +
+      '`personal:read` as well.',
     replies: { 200: { schema: orderInFull, description: 'The order', headers: taggedHeaders } },
     errors: ['order-not-found', 'data-key-missing'],
   })
@@ -146,8 +147,8 @@ export class OrdersController {
     operationId: 'listOrders',
     summary: 'List orders, newest first',
     description:
-      'A limit above the cap is lowered to the cap, and a page of large orders has fewer. An order that existed when paging ' +
-      'began is seen once.',
+      'A limit above the maximum is lowered to it, and a page of large orders has fewer entries. An order that ' +
+      'existed when paging began is seen exactly once.',
     replies: { 200: { schema: orderPage, description: 'One page of orders' } },
     errors: ['invalid-cursor'],
   })
@@ -165,10 +166,10 @@ export class OrdersController {
   @Endpoint({
     scope: 'orders:read',
     operationId: 'getOrderHistory',
-    summary: 'Read what became of an order, oldest first',
-    description: 'A history that is short, as most are, is one page. A page of large hand-overs has fewer entries.',
+    summary: 'Read the history of an order, oldest entry first',
+    description: 'Most histories fit on one page. A page of large entries has fewer of them.',
     replies: {
-      200: { schema: orderHistory, description: 'One page of entries; each led to one version of the order' },
+      200: { schema: orderHistory, description: 'One page of entries, one for each version of the order' },
     },
     errors: ['order-not-found', 'invalid-cursor'],
   })
@@ -188,11 +189,12 @@ export class OrdersController {
   @Endpoint({
     scope: 'orders:write',
     operationId: 'cancelOrder',
-    summary: 'Cancel an order that was not handed over, or what remains of it',
+    summary: 'Cancel an order, or what was not handed over yet',
     description:
-      'Its stock is free again a moment later. An order that is cancelled already is answered as it is. What was paid for it ' +
-      'flows back by itself; for what remains of an order, refunds are asked for as for returns, also where its money is still ' +
-      'to be taken.',
+      'Its stock is available again a moment later. If the order is already cancelled, it is returned ' +
+      'unchanged. What was paid for it is refunded automatically. If you cancel only what remains of an order, ' +
+      'nothing is refunded automatically: request a refund, as for a return, even if the payment is not ' +
+      'captured yet.',
     replies: { 200: { schema: order, description: 'The order after the cancellation', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
@@ -219,9 +221,10 @@ export class OrdersController {
   @Endpoint({
     scope: 'orders:write',
     operationId: 'fulfilOrder',
-    summary: 'Hand over an order, or some of its units',
+    summary: 'Mark an order, or some of its units, as handed over',
     description:
-      'Without lines, all that remains is handed over; an order that is handed over already is answered as it is.',
+      'Without lines, everything that remains is handed over. If the order is already handed over, it is ' +
+      'returned unchanged.',
     replies: { 200: { schema: order, description: 'The order after the hand-over', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',
@@ -248,10 +251,10 @@ export class OrdersController {
   @Endpoint({
     scope: 'orders:write',
     operationId: 'returnGoods',
-    summary: 'Take goods back',
+    summary: 'Return goods',
     description:
-      'Credits them; whether money flows back is another decision. What is paid through us is credited with no more than its ' +
-      'total, all returns together.',
+      'Credits the goods. This does not refund money; that is a refund. All returns of an order that is paid ' +
+      'through Cleave together credit at most its total.',
     replies: { 201: { schema: order, description: 'The order after the return', headers: taggedHeaders } },
     errors: [
       'order-not-found',

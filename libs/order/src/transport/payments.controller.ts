@@ -10,7 +10,7 @@ import { ReadOrders } from '../use-cases/read-orders.js';
 import { keyedAs, known } from './orders.controller.js';
 
 const moving = {
-  replies: { 201: { schema: moneyMove, description: 'What became of it' } },
+  replies: { 201: { schema: moneyMove, description: 'The outcome' } },
   errors: ['order-not-found', 'payment-not-found', 'payment-refused', 'precondition-failed', 'idempotency-key-reused'],
   idempotencyKey: 'required',
   admittedAs: 'money',
@@ -33,7 +33,7 @@ export class PaymentsController {
   @Endpoint({
     scope: 'payments:read',
     operationId: 'getPayment',
-    summary: 'Read what became of the payment of an order',
+    summary: 'Read the payment of an order',
     replies: { 200: { schema: payment, description: 'The payment' } },
     errors: ['order-not-found', 'payment-not-found'],
   })
@@ -49,10 +49,10 @@ export class PaymentsController {
   @Endpoint({
     scope: 'payments:write',
     operationId: 'capturePayment',
-    summary: 'Take money that is authorised, or note that it came',
+    summary: 'Capture an authorised payment, or record that it arrived',
     description:
-      'For orders that are paid on account; the money of others is taken when they are confirmed. Of an order of which what ' +
-      'remained was cancelled, the amount has to be said.',
+      'For orders that are paid on account; the payments of other orders are captured when they are confirmed. ' +
+      'If what remained of the order was cancelled, the amount is required.',
     ...moving,
   })
   capture(
@@ -73,8 +73,8 @@ export class PaymentsController {
   @Endpoint({
     scope: 'payments:write',
     operationId: 'refundPayment',
-    summary: 'Give money back',
-    description: 'Never more than was taken. Goods that come back are another decision: a return.',
+    summary: 'Refund a payment',
+    description: 'Never more than was captured. This does not take goods back; that is a return.',
     ...moving,
   })
   refund(

@@ -23,7 +23,7 @@ export interface ReadableOrders {
   ): Promise<{ fingerprint: string; version: number } | undefined>;
 }
 
-/** Keeps orders through their changes. */
+/** Stores the changes of orders. */
 export abstract class ChangeableOrders {
   /** Reads at one place, and resolves once what `isTold` to somebody cannot be lost any more. */
   abstract readSafely<T>(work: (orders: ReadableOrders) => Promise<T>, isTold: (read: T) => boolean): Promise<T>;
@@ -52,7 +52,7 @@ type Decide = (order: Order, at: Date) => OrderChange | undefined;
 /** Often enough for any crowd on one order, and an end to it all the same. */
 const maxTries = 50;
 
-/** Changes an order by a decision of the domain, so that concurrent changes of one order follow one another. */
+/** Changes an order by a function of the domain. Concurrent changes of one order are applied one after the other. */
 @Injectable()
 export class ChangeOrder {
   constructor(

@@ -37,8 +37,8 @@ interface Recordable {
 }
 
 /**
- * Seals what orders tell of persons, each customer's by a key of its own, and opens it. Keys are asked for each time and
- * remembered nowhere: one that is destroyed is gone in every process at once.
+ * Encrypts and decrypts the personal data of orders, with a key for each customer. Keys are read from the database each time
+ * and never cached, so a destroyed key is gone in every process at once.
  */
 @Injectable()
 export class KeepPersonalData {

@@ -11,7 +11,7 @@ import { RunSagas, type Saga, type SagaData } from './run-sagas.js';
 
 export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
 
-/** Keeps what was asked for, so that it is led to its end whatever happens to whoever asked. */
+/** Stores what a caller asked for, so that it is finished even if caller or process are gone. */
 export abstract class MoneyMoves {
   /**
    * @param ifVersions of the order, one of which it has to have; moves that are asked for so follow one another
@@ -63,7 +63,7 @@ const whyNot: Record<string, string> = {
   reversed: 'The payment was reversed, because the order was cancelled.',
 };
 
-/** Takes money that is due, or gives some back: once a key, and through to the end. */
+/** Captures or refunds a payment: once for each idempotency key, as a saga that is finished whatever happens to the caller. */
 @Injectable()
 export class MoveMoney {
   constructor(

@@ -15,7 +15,10 @@ const slowMs = 20;
 /** How long a request waits for one with the same key. */
 const turnWithinMs = 10_000;
 
-/** Admits orders: the same command whatever form it was asked for in, one at a time a key, in batches of what arrives together. */
+/**
+ * Places an order. Both forms of the request become one command; requests with the same idempotency key wait for each
+ * other; orders that arrive at about the same time are placed as one batch, which costs hardly more than a single order.
+ */
 @Injectable()
 export class PlaceOrder {
   /** The requests under way, by what their keys have to be unique in. */

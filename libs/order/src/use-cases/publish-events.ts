@@ -23,7 +23,7 @@ const orderLogEvents = z.array(orderLogEvent);
 export const eventsIn = (texts: readonly string[]): OrderLogEvent[] =>
   z.decode(orderLogEvents, JSON.parse(`[${texts.join(',')}]`) as z.input<typeof orderLogEvents>);
 
-/** Publishes what happened to orders to the bus: at least once, in order within each part. Orders do not wait for it. */
+/** Publishes the events of orders to NATS: at least once, in order within each part of the log. Placing orders does not wait for it. */
 @Injectable()
 export class PublishEvents extends EventConsumer<Linked<OrderLogEvent>> implements OnModuleInit {
   constructor(

@@ -22,7 +22,7 @@ export abstract class OrderReader {
 /** So that a page of large orders, or of large hand-overs, fills neither the memory nor the time of others. */
 export const pageLines = 20_000;
 
-/** Knows what became of payments. */
+/** Looks up payments, which the payment module keeps. */
 export abstract class PaymentLookup {
   abstract of(tenant: string, orderId: string): Promise<PaymentDocument | undefined>;
 }

@@ -9,7 +9,7 @@ export interface OutboxEvent extends Logged, Pick<HistoryEntry, 'type' | 'status
   reservationId: string;
 }
 
-/** The outbox: once a commit is in, in commit order. */
+/** The events of orders, in commit order: an event is visible once no earlier one can still appear. */
 export abstract class Outbox extends EventSource<OutboxEvent> {}
 
 export abstract class StockSettler {
@@ -31,7 +31,7 @@ const pollMs = 100;
 /** What happens meanwhile goes in one delivery: it costs the same for ten as for one. */
 const paceMs = 50;
 
-/** Relays from the outbox to inventory what became of orders. Delivered at least once, applied once, in order. */
+/** Sends the events of orders from the outbox to inventory, which lets the stock follow: in order, at least once, applied once. */
 @Injectable()
 export class RelayOutbox extends EventConsumer<OutboxEvent> {
   constructor(

@@ -67,7 +67,7 @@ export const payWithin = Symbol('pay within');
 
 type Keyed = Placement & { idempotencyKey: string };
 
-/** Keeps placed orders, and refusals under their keys. What it finds is told to callers, and cannot be lost any more. */
+/** Stores placed orders, and refusals under their idempotency keys. What it returns is durable, so callers may be told. */
 export abstract class PlacedOrders {
   /** What each of the keys was answered with, in the order given; `undefined` for a key never seen. */
   abstract answersOf(
@@ -139,7 +139,10 @@ interface Held {
 
 type Results = Map<Placement, PlacementResult | Error>;
 
-/** Reserves the stock of a batch of orders and records them: idempotent, so that a batch may be tried again in parts. */
+/**
+ * Reserves stock for a batch of orders in inventory, then records the orders in one statement. Both steps are idempotent, so a
+ * batch that fails is tried again in halves until the order that cannot be recorded fails alone.
+ */
 @Injectable()
 export class ReserveAndRecord {
   constructor(

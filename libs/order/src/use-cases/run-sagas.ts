@@ -99,7 +99,7 @@ const batchSize = 500;
 const pollMs = 250;
 const triesAtOnce = 5;
 
-/** Leads sagas from step to step, many at once: asks payment, and keeps what follows together with the order. */
+/** Moves the sagas of payments forward, many at once: asks payment for the next step, and stores its outcome in saga and order together. */
 @Injectable()
 export class RunSagas extends WokenWork {
   constructor(

@@ -34,7 +34,7 @@ type Exported = Omit<ExportedOrder, 'history' | 'history_cursor'> & { history: H
 /** Payments that are asked for at once. */
 const atOnce = 8;
 
-/** Gives customers what is kept of them, and forgets who they are. */
+/** Exports what is kept about a customer, and erases their personal data. */
 @Injectable()
 export class ServeCustomers {
   constructor(

@@ -19,13 +19,13 @@ export class StripeWebhooks {
     operationId: 'receiveStripeEvent',
     summary: 'Receive an event from Stripe',
     description:
-      'For a webhook endpoint at Stripe with the events `payment_intent.*` and `refund.*`. Events may come twice and in ' +
-      'any order; those that say nothing of an open operation are received as well.',
+      'For a webhook endpoint at Stripe with the events `payment_intent.*` and `refund.*`. Events may come ' +
+      'twice and in any order. Events that belong to no open operation are accepted and ignored.',
     rawBody: {
-      description: 'The event, signed in the header `Stripe-Signature`.',
+      description: 'The event, with its signature in the header `Stripe-Signature`.',
       example: { id: 'evt_1', object: 'event', type: 'payment_intent.succeeded', data: { object: { id: 'pi_1' } } },
     },
-    replies: { 200: { schema: receipt, description: 'Received, and not to be sent again' } },
+    replies: { 200: { schema: receipt, description: 'The event was received; Stripe need not send it again' } },
     errors: ['invalid-signature', 'not-found'],
   })
   async receive(

@@ -68,7 +68,7 @@ export abstract class Payments {
   abstract settle(tenant: string, operations: readonly SettledOperation[]): Promise<void>;
 }
 
-/** Carries out what is asked for payments: kept before the provider hears of it, settled once it has decided. */
+/** Carries out operations on payments. Each is stored before the provider is asked, and settled once the provider has decided. */
 @Injectable()
 export class PerformOperations {
   private readonly logger = new Logger(PerformOperations.name);

@@ -32,8 +32,8 @@ export class SalesController {
   @Endpoint({
     scope: 'sales:read',
     operationId: 'listSales',
-    summary: 'List what was sold, by product and day, the latest day first',
-    description: 'It follows the orders a moment later.',
+    summary: 'List sales by product and day, the latest day first',
+    description: 'The figures follow the orders with a short delay.',
     replies: { 200: { schema: salesPage, description: 'One page of sales' } },
     errors: ['invalid-cursor'],
   })
@@ -51,8 +51,8 @@ export class SalesController {
   @Endpoint({
     scope: 'sales:read',
     operationId: 'getStockOutlook',
-    summary: 'Estimate when a product is sold out',
-    description: 'By what was sold on the 28 whole days before today, and what is available now.',
+    summary: 'Estimate when a product will be sold out',
+    description: 'Based on what was sold on the 28 full days before today and on what is available now.',
     replies: { 200: { schema: stockOutlook, description: 'The estimate' } },
     errors: ['product-not-found'],
   })
@@ -68,10 +68,10 @@ export class SalesController {
   @Endpoint({
     scope: 'operator',
     operationId: 'rebuildSales',
-    summary: 'Build the sales anew from the log of orders',
+    summary: 'Rebuild the sales from the log of orders',
     description:
-      'What is there is served and follows the orders until the new view tells of all that it does, and is replaced then. ' +
-      'While one is being built, that one is answered.',
+      'The present figures stay available and up to date until the new view has caught up with them and ' +
+      'replaces them. If a rebuild is running already, that one is returned.',
     replies: { 202: { schema: salesView, description: 'The view that is being built' } },
     errors: [],
   })
@@ -83,7 +83,7 @@ export class SalesController {
   @Endpoint({
     scope: 'operator',
     operationId: 'listSalesViews',
-    summary: 'See how far the views of the sales are, the newest first',
+    summary: 'Read the progress of the sales views, newest first',
     replies: { 200: { schema: salesViews, description: 'The views' } },
     errors: [],
   })

@@ -18,23 +18,23 @@ export type Adjustment = {
 export type ApiKey = {
   key_id: string;
   /**
-   * Whose data it is. Data of different tenants never meet.
+   * The tenant whose data the key can access. Data of different tenants never mix.
    */
   tenant: string;
   /**
-   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   * The account that acts for the tenant. Each account has its own Idempotency-Keys.
    */
   account: string;
   name: string;
   scopes: Array<string>;
   created_at: string;
   /**
-   * When the key ends by itself; null for never.
+   * When the key expires; null for never.
    */
   expires_at: string | null;
   revoked_at: string | null;
   /**
-   * The key that takes its place.
+   * The key that replaces it.
    */
   rotated_to: string | null;
 };
@@ -42,7 +42,7 @@ export type ApiKey = {
 export type ApiKeyPage = {
   data: Array<ApiKey>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -50,39 +50,39 @@ export type ApiKeyPage = {
 export type AuditEntry = {
   at: string;
   /**
-   * The tenant of whoever did it.
+   * The tenant of the caller.
    */
   tenant: string;
   /**
-   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   * The account that acts for the tenant. Each account has its own Idempotency-Keys.
    */
   account: string;
   /**
-   * The key that was sent; null for another credential, or none.
+   * The key of the caller; null if the caller used another credential, or none.
    */
   key_id: string | null;
   /**
-   * Whether it was somebody who may do what concerns all tenants.
+   * Whether the caller was an operator, who may act for all tenants.
    */
   is_operator: boolean;
   /**
-   * Its `operationId` in the OpenAPI document.
+   * The `operationId` in this document.
    */
   operation: string;
   /**
-   * The address that was asked, or that of what was made.
+   * The address of the request, or of what it created.
    */
   target: string;
   /**
-   * The same for the entries of one request; the log has it as well.
+   * The id of the request, the same in all its entries and in the log.
    */
   request_id: string;
   /**
-   * What it was answered with. Null before that: what has no entry with a status may have taken effect.
+   * The status of the answer. Null in the entry that is written before the operation. If there is no second entry with a status, the operation may or may not have taken effect.
    */
   status: number | null;
   /**
-   * How many requests the entry is about. More than 1 of what somebody was not allowed: so many came after others and have no entries of their own; the entry is of the last of them.
+   * How many requests the entry stands for. If a caller is refused very often, one entry stands for several requests and describes the last of them.
    */
   requests: number;
 };
@@ -90,7 +90,7 @@ export type AuditEntry = {
 export type AuditPage = {
   data: Array<AuditEntry>;
   /**
-   * Pass it as `after` for what comes next.
+   * Pass it as `after` to continue from here.
    */
   next_cursor: string;
 };
@@ -100,11 +100,11 @@ export type CacheBatch = {
     key: string;
     value: unknown;
     /**
-     * Changes with every write of the key.
+     * Changes with every write to the key.
      */
     version: string;
     /**
-     * Redis cannot be asked, and it may have been changed since.
+     * True if the value may be out of date because Redis cannot be reached.
      */
     is_stale: boolean;
   }>;
@@ -113,11 +113,11 @@ export type CacheBatch = {
 };
 
 /**
- * Keys are deleted first, then written, then read.
+ * Deletes first, then writes, then reads.
  */
 export type CacheBatchRequest = {
   /**
-   * Keys of one namespace are apart from those of all others; `default` when left out.
+   * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
    */
   namespace?: string;
   delete?: Array<string>;
@@ -128,11 +128,11 @@ export type CacheBatchRequest = {
      */
     value: unknown;
     /**
-     * Milliseconds until the entry is gone; it stays until it is evicted when left out.
+     * Milliseconds until the entry expires. Without it, the entry stays until it is evicted.
      */
     ttl_ms?: number;
     /**
-     * What the entry depends on: invalidating one of them forgets it.
+     * Tags of the entry: invalidating one of them removes it.
      */
     tags?: Array<string>;
   }>;
@@ -147,7 +147,7 @@ export type CacheCounter = {
 export type CacheEntryWritten = {
   key: string;
   /**
-   * Changes with every write of the key.
+   * Changes with every write to the key.
    */
   version: string;
   expires_at: string | null;
@@ -158,14 +158,14 @@ export type CacheKeyLeased =
       found: true;
       value: unknown;
       /**
-       * Changes with every write of the key.
+       * Changes with every write to the key.
        */
       version: string;
     }
   | {
       found: false;
       /**
-       * `null` where another one has it at present.
+       * `null` if another caller has it at present.
        */
       lease: string | null;
     };
@@ -175,7 +175,7 @@ export type CacheMiss = {
 };
 
 /**
- * Of this process, since it was started.
+ * Of this process, since it started.
  */
 export type CacheStatistics = {
   /**
@@ -187,26 +187,26 @@ export type CacheStatistics = {
    */
   l2_hits: number;
   /**
-   * Reads answered with what is over its time, for want of better.
+   * Reads answered with an expired value, because there was nothing better.
    */
   stale_hits: number;
   misses: number;
   loads: number;
   load_failures: number;
   /**
-   * By a load in this process or in another one.
+   * Loads saved by using a load that was running already, in this process or in another one.
    */
   loads_spared: number;
   /**
-   * Loads that came too late: the key was written or invalidated meanwhile.
+   * Loads that were discarded, because the key was written or invalidated meanwhile.
    */
   fills_refused: number;
   /**
-   * Calls to Redis that failed or were not made.
+   * Calls to Redis that failed or were skipped.
    */
   unavailable: number;
   /**
-   * Not while Redis is silent.
+   * False while Redis does not answer.
    */
   is_l1_used: boolean;
   l1: {
@@ -244,7 +244,7 @@ export type CacheValue = {
 
 export type CancelOrderRequest = {
   /**
-   * Cancels what was not handed over, where some was; the order is `fulfilled` then, or `returned` if all of that came back. Such an order is refused otherwise.
+   * Cancels what was not handed over yet. The order becomes `fulfilled`, or `returned` if everything handed over came back. Without it, an order that was partly handed over is not cancelled but refused.
    */
   remaining?: boolean;
   reason?: string;
@@ -252,14 +252,14 @@ export type CancelOrderRequest = {
 
 export type CaptureRequest = {
   /**
-   * All that is authorised and not captured yet when left out.
+   * Everything that is authorised and not captured yet, if left out.
    */
   amount_minor?: number;
 };
 
 export type ChangeWebhookEndpointRequest = {
   /**
-   * Where messages are posted to: https, at a public address. Redirects are not followed.
+   * Where messages are posted: https, at a public address. Redirects are not followed.
    */
   url?: string;
   /**
@@ -279,7 +279,7 @@ export type ChangeWebhookEndpointRequest = {
   > | null;
   description?: string | null;
   /**
-   * While it is not enabled, nothing is sent and nothing new is kept for it; what waits goes on waiting.
+   * While it is disabled, nothing is sent, and no new messages are kept for it. Messages that wait already keep waiting.
    */
   enabled?: boolean;
 };
@@ -292,11 +292,11 @@ export type Contact = {
 
 export type CreateKeyRequest = {
   /**
-   * For people to tell keys apart.
+   * A name by which people recognise the key.
    */
   name: string;
   /**
-   * What the key is allowed to do.
+   * What the key may do.
    */
   scopes: Array<
     | 'orders:read'
@@ -319,7 +319,7 @@ export type CreateKeyRequest = {
     | 'admin'
   >;
   /**
-   * Another tenant than that of the caller, for operators only; that of the caller when left out.
+   * Another tenant than that of the caller. For operators only. The tenant of the caller if left out.
    */
   tenant?: string;
   /**
@@ -327,18 +327,18 @@ export type CreateKeyRequest = {
    */
   account?: string;
   /**
-   * When the key ends by itself; null for never.
+   * When the key expires; null for never.
    */
   expires_at?: string | null;
 };
 
 export type CreateWebhookEndpointRequest = {
   /**
-   * Where messages are posted to: https, at a public address. Redirects are not followed.
+   * Where messages are posted: https, at a public address. Redirects are not followed.
    */
   url: string;
   /**
-   * The types of the events that are sent; all when left out.
+   * The types of the events that are sent. All if left out.
    */
   types?: Array<
     | 'order.placed'
@@ -365,13 +365,13 @@ export type CreatedWebhookEndpoint = {
   description: string | null;
   enabled: boolean;
   /**
-   * Why it was disabled without anybody asking for it.
+   * Why it was disabled automatically.
    */
   disabled_reason: string | null;
   created_at: string;
   updated_at: string;
   /**
-   * What messages are signed with (Standard Webhooks): `whsec_` and the key in base64.
+   * The secret that signs messages (Standard Webhooks): `whsec_` and the key in base64.
    */
   secret: string;
 };
@@ -379,7 +379,7 @@ export type CreatedWebhookEndpoint = {
 export type CustomerAction = {
   method: 'stripe';
   /**
-   * For `handleNextAction` of Stripe.js; not to be kept or logged.
+   * For `handleNextAction` of Stripe.js. Do not store or log it.
    */
   client_secret: string;
 };
@@ -387,7 +387,7 @@ export type CustomerAction = {
 export type CustomerExport = {
   data: Array<ExportedOrder>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -396,16 +396,16 @@ export type DeadLetter = {
   saga_id: string;
   order_id: string;
   /**
-   * What was to be led to its end, such as `purchase`.
+   * The process that did not finish, such as `purchase`.
    */
   saga: string;
   /**
-   * Where it came to a halt.
+   * The step where it stopped.
    */
   step: string;
   attempts: number;
   /**
-   * Why it did not go on.
+   * Why it stopped.
    */
   result: {
     [key: string]: unknown;
@@ -417,7 +417,7 @@ export type DeadLetter = {
 export type DeadLetterPage = {
   data: Array<DeadLetter>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -425,7 +425,7 @@ export type DeadLetterPage = {
 export type Erasure = {
   customer_id: string;
   /**
-   * Whether there was anything to erase; not where it was done before.
+   * Whether there was anything to erase; false if it was erased before.
    */
   erased: boolean;
 };
@@ -433,7 +433,7 @@ export type Erasure = {
 export type EventPage = {
   data: Array<OrderEvent>;
   /**
-   * Pass it as `after` for what comes next: at once until a page is empty, after a while then.
+   * Pass it as `after` to continue: at once, until a page is empty; after a while then.
    */
   next_cursor: string;
 };
@@ -449,7 +449,7 @@ export type ExportedOrder = {
    */
   total_minor: number;
   /**
-   * What the returned goods are credited with.
+   * The credit for returned goods, in minor units.
    */
   returned_total_minor: number;
   lines: Array<OrderLine>;
@@ -458,24 +458,24 @@ export type ExportedOrder = {
     [key: string]: unknown;
   };
   /**
-   * How it is paid; null where that is no concern of ours.
+   * How the order is paid; null if it is not paid through Cleave.
    */
   payment_method: 'manual' | 'simulated' | 'stripe' | null;
   /**
-   * Counts the changes of the order; the ETag carries it.
+   * Counts the changes of the order. The ETag contains it.
    */
   version: number;
   created_at: string;
   updated_at: string;
   /**
-   * `erased` for ever once the customer was; left out where none came with the order.
+   * `erased` once the customer was erased. Left out if the order has no personal data.
    */
   personal?: 'kept' | 'erased';
   contact?: Contact | null;
   shipping_address?: ShippingAddress | null;
   history: Array<HistoryEntry>;
   /**
-   * The `cursor` for the rest of a long history, of `GET /orders/{id}/history`, which needs the scope `orders:read`; null where this is all of it.
+   * If the history is longer, the `cursor` with which `GET /orders/{id}/history` continues (it needs the scope `orders:read`); null otherwise.
    */
   history_cursor: string | null;
   payment: Payment | null;
@@ -483,16 +483,16 @@ export type ExportedOrder = {
 
 export type FulfilOrderRequest = {
   /**
-   * The units handed over; all that remain when left out.
+   * The units that are handed over. All that remain if left out.
    */
   lines?: Array<{
     /**
-     * Case-sensitive. An integer is taken as its decimal string.
+     * Case-sensitive. An integer is treated as its decimal string.
      */
     product_id: string | number;
     quantity: number;
     /**
-     * Which line of the order is meant, where several name the product; the first that fits otherwise.
+     * The line of the order that is meant, if several lines have the product. The first that fits if left out.
      */
     line?: number;
   }>;
@@ -501,7 +501,7 @@ export type FulfilOrderRequest = {
 export type HealthReport = {
   status: 'ok' | 'degraded' | 'error' | 'shutting_down';
   /**
-   * What can be used.
+   * Dependencies that can be used.
    */
   info?: {
     [key: string]: {
@@ -510,7 +510,7 @@ export type HealthReport = {
     };
   };
   /**
-   * What cannot be used.
+   * Dependencies that cannot be used.
    */
   error?: {
     [key: string]: {
@@ -519,7 +519,7 @@ export type HealthReport = {
     };
   };
   /**
-   * Both.
+   * All dependencies.
    */
   details: {
     [key: string]: {
@@ -531,7 +531,7 @@ export type HealthReport = {
 
 export type HistoryEntry = {
   /**
-   * The version of the order that this entry led to.
+   * The version of the order after this entry.
    */
   version: number;
   type:
@@ -546,11 +546,11 @@ export type HistoryEntry = {
     | 'fulfilled'
     | 'returned';
   /**
-   * The status that this entry led to.
+   * The status of the order after this entry.
    */
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
   /**
-   * The particulars, by the type: `reason`; `lines`, whose units were handed over, taken back or cancelled; `remaining` where a cancellation is of what remained and not of the whole order; `amount_minor`, which was credited or moved.
+   * Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
    */
   data: {
     [key: string]: unknown;
@@ -561,29 +561,29 @@ export type HistoryEntry = {
 export type IncrementCounterRequest = {
   key: string;
   /**
-   * Keys of one namespace are apart from those of all others; `default` when left out.
+   * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
    */
   namespace?: string;
   /**
-   * What is added, 1 when left out; 0 reads, less takes away.
+   * The amount to add: 1 if left out. 0 only reads the counter; a negative amount subtracts.
    */
   by?: number;
   /**
-   * Milliseconds until the counter is gone, from its first step on.
+   * Milliseconds until the counter expires, from its first increment on.
    */
   ttl_ms?: number;
 };
 
 /**
- * Forgets what was written under one of the tags; without tags, the whole namespace.
+ * Removes the entries that have one of the tags; without tags, the whole namespace.
  */
 export type InvalidateCacheRequest = {
   /**
-   * Keys of one namespace are apart from those of all others; `default` when left out.
+   * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
    */
   namespace?: string;
   /**
-   * What the entry depends on: invalidating one of them forgets it.
+   * Tags of the entry: invalidating one of them removes it.
    */
   tags?: Array<string>;
 };
@@ -591,27 +591,27 @@ export type InvalidateCacheRequest = {
 export type IssuedKey = {
   key_id: string;
   /**
-   * Whose data it is. Data of different tenants never meet.
+   * The tenant whose data the key can access. Data of different tenants never mix.
    */
   tenant: string;
   /**
-   * Who acts for the tenant: every account has Idempotency-Keys of its own.
+   * The account that acts for the tenant. Each account has its own Idempotency-Keys.
    */
   account: string;
   name: string;
   scopes: Array<string>;
   created_at: string;
   /**
-   * When the key ends by itself; null for never.
+   * When the key expires; null for never.
    */
   expires_at: string | null;
   revoked_at: string | null;
   /**
-   * The key that takes its place.
+   * The key that replaces it.
    */
   rotated_to: string | null;
   /**
-   * What is sent as `Authorization: Bearer …`. It is told this once and not kept.
+   * Send it as `Authorization: Bearer …`. It is shown only in this answer and is not stored.
    */
   key: string;
 };
@@ -619,15 +619,15 @@ export type IssuedKey = {
 export type LeaseCacheKeyRequest = {
   key: string;
   /**
-   * Keys of one namespace are apart from those of all others; `default` when left out.
+   * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
    */
   namespace?: string;
   /**
-   * Milliseconds after which another one may have it.
+   * Milliseconds after which another caller may get it.
    */
   lease_ms?: number;
   /**
-   * What the entry depends on: invalidating one of them forgets it.
+   * Tags of the entry: invalidating one of them removes it.
    */
   tags?: Array<string>;
 };
@@ -635,13 +635,13 @@ export type LeaseCacheKeyRequest = {
 export type LogLevel =
   | {
       /**
-       * Of the process itself.
+       * The log level of this process.
        */
       level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
     }
   | {
       /**
-       * Those of the service that was asked for.
+       * The instances of the service.
        */
       instances: Array<
         | {
@@ -651,7 +651,7 @@ export type LogLevel =
         | {
             address: string;
             /**
-             * Why its level is not known.
+             * Why the level is not known.
              */
             why: string;
           }
@@ -661,11 +661,11 @@ export type LogLevel =
 export type LogLevelChanged = {
   level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
   /**
-   * The addresses of the instances of the service that log so now.
+   * The addresses of the instances that have the new level.
    */
   told?: Array<string>;
   /**
-   * Those that have not said so: they may not have heard of it. Repeat it.
+   * Instances that did not confirm. Repeat the request.
    */
   not_told?: Array<{
     address: string;
@@ -676,11 +676,11 @@ export type LogLevelChanged = {
 export type LogLevelRequest = {
   level: 'info' | 'fatal' | 'error' | 'warn' | 'debug' | 'trace';
   /**
-   * After so many milliseconds it becomes what it was; it stays when this is left out.
+   * Milliseconds after which the earlier level returns. The new level stays if left out.
    */
   for_ms?: number;
   /**
-   * A service that the process passes requests on to, such as `order` at the gateway, to tell all its instances; the process itself when left out.
+   * A service that this process forwards requests to, such as `order` at the gateway: changes all its instances. This process itself if left out.
    */
   service?: string;
 };
@@ -690,11 +690,11 @@ export type MoneyMove = {
   order_id: string;
   kind: 'capture' | 'refund';
   /**
-   * What was moved; null while that is not decided.
+   * The amount that was moved; null while that is not decided.
    */
   amount_minor: number | null;
   /**
-   * Pending until the provider has decided: the same request again tells what became of it.
+   * `pending` until the provider has decided. Repeat the same request to see the outcome.
    */
   status: 'pending' | 'succeeded';
 };
@@ -710,7 +710,7 @@ export type Order = {
    */
   total_minor: number;
   /**
-   * What the returned goods are credited with.
+   * The credit for returned goods, in minor units.
    */
   returned_total_minor: number;
   lines: Array<OrderLine>;
@@ -719,11 +719,11 @@ export type Order = {
     [key: string]: unknown;
   };
   /**
-   * How it is paid; null where that is no concern of ours.
+   * How the order is paid; null if it is not paid through Cleave.
    */
   payment_method: 'manual' | 'simulated' | 'stripe' | null;
   /**
-   * Counts the changes of the order; the ETag carries it.
+   * Counts the changes of the order. The ETag contains it.
    */
   version: number;
   created_at: string;
@@ -732,11 +732,11 @@ export type Order = {
 
 export type OrderEvent = {
   /**
-   * Names the event for ever: the order and the version it led to.
+   * The permanent id of the event: the order and its version after the event.
    */
   event_id: string;
   /**
-   * Pass it as `after` to go on behind this event.
+   * Pass it as `after` to continue behind this event.
    */
   cursor: string;
   type:
@@ -754,7 +754,7 @@ export type OrderEvent = {
   version: number;
   status: 'pending' | 'confirmed' | 'partially-fulfilled' | 'fulfilled' | 'returned' | 'cancelled';
   /**
-   * The particulars, by the type: `reason`; `lines`, whose units were handed over, taken back or cancelled; `remaining` where a cancellation is of what remained and not of the whole order; `amount_minor`, which was credited or moved.
+   * Details, depending on the type: `reason`; `lines`, the units that were handed over, returned or cancelled; `remaining`, if only what remained was cancelled; `amount_minor`, the amount that was credited or moved.
    */
   data: {
     [key: string]: unknown;
@@ -765,7 +765,7 @@ export type OrderEvent = {
 export type OrderHistory = {
   data: Array<HistoryEntry>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -781,7 +781,7 @@ export type OrderInFull = {
    */
   total_minor: number;
   /**
-   * What the returned goods are credited with.
+   * The credit for returned goods, in minor units.
    */
   returned_total_minor: number;
   lines: Array<OrderLine>;
@@ -790,17 +790,17 @@ export type OrderInFull = {
     [key: string]: unknown;
   };
   /**
-   * How it is paid; null where that is no concern of ours.
+   * How the order is paid; null if it is not paid through Cleave.
    */
   payment_method: 'manual' | 'simulated' | 'stripe' | null;
   /**
-   * Counts the changes of the order; the ETag carries it.
+   * Counts the changes of the order. The ETag contains it.
    */
   version: number;
   created_at: string;
   updated_at: string;
   /**
-   * `erased` for ever once the customer was; left out where none came with the order.
+   * `erased` once the customer was erased. Left out if the order has no personal data.
    */
   personal?: 'kept' | 'erased';
   contact?: Contact | null;
@@ -821,11 +821,11 @@ export type OrderLine = {
    */
   fulfilled: number;
   /**
-   * Units that came back so far.
+   * Units returned so far.
    */
   returned: number;
   /**
-   * Units that will not be handed over, because what remained was cancelled; left out where there are none.
+   * Units that will not be handed over because what remained was cancelled. Left out if there are none.
    */
   cancelled?: number;
 };
@@ -833,7 +833,7 @@ export type OrderLine = {
 export type OrderPage = {
   data: Array<Order>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -843,31 +843,31 @@ export type Payment = {
   method: 'manual' | 'simulated' | 'stripe';
   currency: string;
   /**
-   * What the order comes to.
+   * The total of the order.
    */
   amount_minor: number;
   /**
-   * What the provider has promised.
+   * The amount that is authorised.
    */
   authorised_minor: number;
   /**
-   * What was taken, refunds not subtracted.
+   * The amount that was captured, before refunds.
    */
   captured_minor: number;
   /**
-   * What was given back.
+   * The amount that was refunded.
    */
   refunded_minor: number;
   /**
-   * Nothing is taken any more: the order was cancelled.
+   * True if the order was cancelled: nothing will be captured any more.
    */
   reversed: boolean;
   /**
-   * What the provider waits for the customer to do, if anything.
+   * What the customer has to do before the payment can continue, if anything.
    */
   customer_action: CustomerAction | null;
   /**
-   * What was asked of the provider, oldest first; of more than 1000 those that are open, and the newest.
+   * The requests to the provider, oldest first. Of more than 1000, those that are still open and the newest.
    */
   operations: Array<PaymentOperation>;
   created_at: string;
@@ -879,7 +879,7 @@ export type PaymentOperation = {
   kind: 'authorise' | 'capture' | 'refund' | 'void';
   amount_minor: number;
   /**
-   * Open until the provider has said what became of it.
+   * `open` until the provider has reported the outcome.
    */
   state: 'open' | 'succeeded' | 'refused';
   /**
@@ -891,22 +891,22 @@ export type PaymentOperation = {
 
 export type PlaceOrderOfLines = {
   /**
-   * Case-sensitive. An integer is taken as its decimal string.
+   * Case-sensitive. An integer is treated as its decimal string.
    */
   customer_id: string | number;
   lines: Array<{
     /**
-     * Case-sensitive. An integer is taken as its decimal string.
+     * Case-sensitive. An integer is treated as its decimal string.
      */
     product_id: string | number;
     quantity: number;
     /**
-     * The price of one unit, for callers who may set prices (scope `orders:price`); the catalogue price otherwise.
+     * The price of one unit, for callers who may set prices (scope `orders:price`). The catalogue price if left out.
      */
     unit_price_minor?: number;
   }>;
   /**
-   * The caller's own number for the order; it need not be unique.
+   * Your own number for the order. It need not be unique.
    */
   reference?: string;
   adjustments?: Array<{
@@ -915,7 +915,7 @@ export type PlaceOrderOfLines = {
     amount_minor: number;
   }>;
   /**
-   * The order is refused with `price-changed` when its total is another.
+   * If the total differs from this, the order is refused with `price-changed`.
    */
   expected_total_minor?: number;
   /**
@@ -925,37 +925,37 @@ export type PlaceOrderOfLines = {
     [key: string]: unknown;
   };
   /**
-   * How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order is `confirmed` at once and money is no concern of ours.
+   * How the order is paid. The order is `pending` until the payment is authorised, and `confirmed` then. Without it the order is `confirmed` immediately and is not paid through Cleave.
    */
   payment?: {
     method: 'manual' | 'simulated' | 'stripe';
     /**
-     * What stands for the means of payment with the provider.
+     * The token of the means of payment at the provider.
      */
     token?: string;
   };
   /**
-   * How to reach whoever it is for. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   * How to reach the recipient. It is stored encrypted. Callers who may read personal data get it from `GET /orders/{id}` and from the export of the customer, until the customer is erased. Put personal data into no other member of an order.
    */
   contact?: Contact;
   /**
-   * Where it goes to. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   * Where the order is sent. It is stored encrypted. Callers who may read personal data get it from `GET /orders/{id}` and from the export of the customer, until the customer is erased. Put personal data into no other member of an order.
    */
   shipping_address?: ShippingAddress;
 };
 
 export type PlaceOrderOfOneProduct = {
   /**
-   * Case-sensitive. An integer is taken as its decimal string.
+   * Case-sensitive. An integer is treated as its decimal string.
    */
   customer_id: string | number;
   /**
-   * Case-sensitive. An integer is taken as its decimal string.
+   * Case-sensitive. An integer is treated as its decimal string.
    */
   product_id: string | number;
   quantity: number;
   /**
-   * The caller's own number for the order; it need not be unique.
+   * Your own number for the order. It need not be unique.
    */
   reference?: string;
   adjustments?: Array<{
@@ -964,7 +964,7 @@ export type PlaceOrderOfOneProduct = {
     amount_minor: number;
   }>;
   /**
-   * The order is refused with `price-changed` when its total is another.
+   * If the total differs from this, the order is refused with `price-changed`.
    */
   expected_total_minor?: number;
   /**
@@ -974,21 +974,21 @@ export type PlaceOrderOfOneProduct = {
     [key: string]: unknown;
   };
   /**
-   * How the order is paid: it is `pending` until the money is promised, and `confirmed` then. Without it the order is `confirmed` at once and money is no concern of ours.
+   * How the order is paid. The order is `pending` until the payment is authorised, and `confirmed` then. Without it the order is `confirmed` immediately and is not paid through Cleave.
    */
   payment?: {
     method: 'manual' | 'simulated' | 'stripe';
     /**
-     * What stands for the means of payment with the provider.
+     * The token of the means of payment at the provider.
      */
     token?: string;
   };
   /**
-   * How to reach whoever it is for. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   * How to reach the recipient. It is stored encrypted. Callers who may read personal data get it from `GET /orders/{id}` and from the export of the customer, until the customer is erased. Put personal data into no other member of an order.
    */
   contact?: Contact;
   /**
-   * Where it goes to. It is encrypted where it is kept, and told by `GET /orders/{id}` and the export of the customer to those who may read personal data, until the customer is erased. Nothing else of an order is meant for personal data.
+   * Where the order is sent. It is stored encrypted. Callers who may read personal data get it from `GET /orders/{id}` and from the export of the customer, until the customer is erased. Put personal data into no other member of an order.
    */
   shipping_address?: ShippingAddress;
 };
@@ -1003,7 +1003,7 @@ export type Problem = {
   title: string;
   status: number;
   /**
-   * Stable; programs decide by it.
+   * Stable: programs can rely on it.
    */
   code: string;
   detail: string;
@@ -1038,7 +1038,7 @@ export type ProductBatch = {
 export type ProductPage = {
   data: Array<Product>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -1050,19 +1050,19 @@ export type PutCacheEntryRequest = {
    */
   value: unknown;
   /**
-   * Milliseconds until the entry is gone; it stays until it is evicted when left out.
+   * Milliseconds until the entry expires. Without it, the entry stays until it is evicted.
    */
   ttl_ms?: number;
   /**
-   * What the entry depends on: invalidating one of them forgets it.
+   * Tags of the entry: invalidating one of them removes it.
    */
   tags?: Array<string>;
   /**
-   * Keys of one namespace are apart from those of all others; `default` when left out.
+   * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
    */
   namespace?: string;
   /**
-   * Writes only while this lease holds. The tags are those that were told when it was taken.
+   * Writes only while this lease is valid. The tags are those that were given with the lease.
    */
   lease?: string;
 };
@@ -1076,7 +1076,7 @@ export type PutProductRequest = {
 export type PutProductsRequest = {
   products: Array<{
     /**
-     * Case-sensitive. An integer is taken as its decimal string.
+     * Case-sensitive. An integer is treated as its decimal string.
      */
     product_id: string | number;
     name: string;
@@ -1088,7 +1088,7 @@ export type PutProductsRequest = {
 export type PutStockBatchRequest = {
   stock: Array<{
     /**
-     * Case-sensitive. An integer is taken as its decimal string.
+     * Case-sensitive. An integer is treated as its decimal string.
      */
     product_id: string | number;
     on_hand: number;
@@ -1097,29 +1097,29 @@ export type PutStockBatchRequest = {
 
 export type PutStockRequest = {
   /**
-   * What was counted on the shelf.
+   * Units counted on the shelf.
    */
   on_hand: number;
 };
 
 export type RedeliverWebhooksRequest = {
   /**
-   * Those that were made then or later.
+   * Deliveries created at this time or later.
    */
   since: string;
   /**
-   * Those that were made before; up to now when left out.
+   * Deliveries created before this time. Up to now if left out.
    */
   until?: string;
 };
 
 export type RedeliveredWebhooks = {
   /**
-   * How many are being sent again.
+   * How many are being redelivered.
    */
   redelivered: number;
   /**
-   * Whether some are left: ask again.
+   * Whether more are left: repeat the request.
    */
   more: boolean;
 };
@@ -1131,7 +1131,7 @@ export type RefundRequest = {
 
 export type ResolveDeadLetterRequest = {
   /**
-   * What was done about it; it is kept.
+   * What was done about it; this is stored.
    */
   note: string;
 };
@@ -1139,16 +1139,16 @@ export type ResolveDeadLetterRequest = {
 export type ReturnOrderRequest = {
   lines: Array<{
     /**
-     * Case-sensitive. An integer is taken as its decimal string.
+     * Case-sensitive. An integer is treated as its decimal string.
      */
     product_id: string | number;
     quantity: number;
     /**
-     * Which line of the order is meant, where several name the product; the first that fits otherwise.
+     * The line of the order that is meant, if several lines have the product. The first that fits if left out.
      */
     line?: number;
     /**
-     * What the units are credited with; their price in the order when left out.
+     * The credit for these units. Their price in the order if left out.
      */
     amount_minor?: number;
   }>;
@@ -1161,33 +1161,33 @@ export type ReturnOrderRequest = {
 
 export type RotateKeyRequest = {
   /**
-   * For how long the key goes on being valid beside the one that takes its place.
+   * How long the old key stays valid beside the new one.
    */
   overlap_seconds: number;
 };
 
 export type SalesOfDay = {
   /**
-   * In UTC, when it happened: a return counts on the day of the return.
+   * The day in UTC when it happened: a return counts on the day of the return.
    */
   day: string;
   product_id: string;
   currency: string;
   /**
-   * Orders placed that have the product.
+   * Orders placed that include the product.
    */
   orders: number;
   /**
-   * Units of the orders placed.
+   * Units in the orders placed.
    */
   ordered: number;
   /**
-   * Units of orders that were cancelled, of what remained of them, and of those not paid.
+   * Units cancelled: of whole orders, of what remained of an order, and of orders that were not paid.
    */
   cancelled: number;
   returned: number;
   /**
-   * Ordered, less what was cancelled and returned on this day.
+   * Units ordered minus units cancelled and returned on this day.
    */
   sold: number;
   /**
@@ -1211,23 +1211,23 @@ export type SalesOfDay = {
 export type SalesPage = {
   data: Array<SalesOfDay>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
 
 export type SalesView = {
   /**
-   * Counts the times that it was built.
+   * Counts how often the view was built.
    */
   view: number;
   state: 'building' | 'serving' | 'retired';
   /**
-   * How many events it was made of so far.
+   * How many events it includes so far.
    */
   events: number;
   /**
-   * When the last one of them happened.
+   * When the last of these events happened.
    */
   until: string | null;
   begun_at: string;
@@ -1252,11 +1252,11 @@ export type ShippingAddress = {
 export type Stock = {
   product_id: string;
   /**
-   * What lies on the shelf.
+   * Units on the shelf.
    */
   on_hand: number;
   /**
-   * What is promised to orders.
+   * Units reserved for orders.
    */
   reserved: number;
   /**
@@ -1264,7 +1264,7 @@ export type Stock = {
    */
   available: number;
   /**
-   * Counts the units handed over.
+   * Units handed over so far.
    */
   sold: number;
 };
@@ -1277,16 +1277,16 @@ export type StockOutlook = {
   product_id: string;
   available: number;
   /**
-   * How many whole days before today the estimate goes by.
+   * How many full days before today the estimate is based on.
    */
   window_days: number;
   /**
-   * Units sold on these days, less what was cancelled and returned.
+   * Units sold on these days minus units cancelled and returned.
    */
   sold: number;
   sold_per_day: number;
   /**
-   * How long what is available lasts at this rate; null where nothing is being sold.
+   * How many days the available stock lasts at this rate; null if nothing is being sold.
    */
   days_left: number | null;
   out_of_stock_on: string | null;
@@ -1296,15 +1296,15 @@ export type WebhookAttempt = {
   at: string;
   duration_ms: number;
   /**
-   * Null where there was no answer.
+   * Null if there was no answer.
    */
   response_status: number | null;
   /**
-   * Why it failed; null where it did not.
+   * Why it failed; null if it did not.
    */
   error: string | null;
   /**
-   * How the body of the answer begins.
+   * The beginning of the body of the answer.
    */
   response_snippet: string | null;
 };
@@ -1313,22 +1313,22 @@ export type WebhookDelivery = {
   delivery_id: string;
   endpoint_id: string;
   /**
-   * The header `webhook-id`: the same at every attempt.
+   * The header `webhook-id`, which is the same for every attempt.
    */
   message_id: string;
   type: string;
   /**
-   * Pending while it is tried, or waits for its endpoint to be enabled; failed when no attempt is left.
+   * `pending` while it is being tried or waits for its endpoint to be enabled; `failed` when no attempt is left.
    */
   status: 'pending' | 'delivered' | 'failed';
   /**
-   * How often it was sent.
+   * How many times it was sent.
    */
   attempts: number;
   next_attempt_at: string | null;
   last_response_status: number | null;
   /**
-   * Why the last attempt failed; null where it did not.
+   * Why the last attempt failed; null if it did not.
    */
   last_error: string | null;
   created_at: string;
@@ -1338,22 +1338,22 @@ export type WebhookDeliveryDetail = {
   delivery_id: string;
   endpoint_id: string;
   /**
-   * The header `webhook-id`: the same at every attempt.
+   * The header `webhook-id`, which is the same for every attempt.
    */
   message_id: string;
   type: string;
   /**
-   * Pending while it is tried, or waits for its endpoint to be enabled; failed when no attempt is left.
+   * `pending` while it is being tried or waits for its endpoint to be enabled; `failed` when no attempt is left.
    */
   status: 'pending' | 'delivered' | 'failed';
   /**
-   * How often it was sent.
+   * How many times it was sent.
    */
   attempts: number;
   next_attempt_at: string | null;
   last_response_status: number | null;
   /**
-   * Why the last attempt failed; null where it did not.
+   * Why the last attempt failed; null if it did not.
    */
   last_error: string | null;
   created_at: string;
@@ -1370,7 +1370,7 @@ export type WebhookDeliveryDetail = {
 export type WebhookDeliveryPage = {
   data: Array<WebhookDelivery>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -1385,7 +1385,7 @@ export type WebhookEndpoint = {
   description: string | null;
   enabled: boolean;
   /**
-   * Why it was disabled without anybody asking for it.
+   * Why it was disabled automatically.
    */
   disabled_reason: string | null;
   created_at: string;
@@ -1395,7 +1395,7 @@ export type WebhookEndpoint = {
 export type WebhookEndpointPage = {
   data: Array<WebhookEndpoint>;
   /**
-   * Pass it as `cursor` for the next page; null at the end.
+   * Pass it as `cursor` to get the next page; null on the last page.
    */
   next_cursor: string | null;
 };
@@ -1406,1429 +1406,14 @@ export type WebhookReceipt = {
 
 export type WebhookSecret = {
   /**
-   * What messages are signed with (Standard Webhooks): `whsec_` and the key in base64.
+   * The secret that signs messages (Standard Webhooks): `whsec_` and the key in base64.
    */
   secret: string;
   /**
-   * Until when messages are signed with the secrets before this one as well; null where they are not.
+   * Until when messages are also signed with earlier secrets; null if they are not.
    */
   previous_until: string | null;
 };
-
-export type GetLogLevelData = {
-  body?: never;
-  path?: never;
-  query?: {
-    /**
-     * A service that the process passes requests on to: all its instances; the process itself when left out.
-     */
-    service?: string;
-  };
-  url: '/admin/log-level';
-};
-
-export type GetLogLevelErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetLogLevelError = GetLogLevelErrors[keyof GetLogLevelErrors];
-
-export type GetLogLevelResponses = {
-  /**
-   * The level from which on lines are written
-   */
-  200: LogLevel;
-};
-
-export type GetLogLevelResponse = GetLogLevelResponses[keyof GetLogLevelResponses];
-
-export type PutLogLevelData = {
-  body: LogLevelRequest;
-  path?: never;
-  query?: never;
-  url: '/admin/log-level';
-};
-
-export type PutLogLevelErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type PutLogLevelError = PutLogLevelErrors[keyof PutLogLevelErrors];
-
-export type PutLogLevelResponses = {
-  /**
-   * The level from now on, and of which instances
-   */
-  200: LogLevelChanged;
-};
-
-export type PutLogLevelResponse = PutLogLevelResponses[keyof PutLogLevelResponses];
-
-export type ListAuditEntriesData = {
-  body?: never;
-  path?: never;
-  query?: {
-    /**
-     * Another tenant than that of the caller, for operators only.
-     */
-    tenant?: string;
-    /**
-     * A cursor of a page; the beginning when left out.
-     */
-    after?: string;
-    limit?: string;
-  };
-  url: '/audit';
-};
-
-export type ListAuditEntriesErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ListAuditEntriesError = ListAuditEntriesErrors[keyof ListAuditEntriesErrors];
-
-export type ListAuditEntriesResponses = {
-  /**
-   * One page of entries
-   */
-  200: AuditPage;
-};
-
-export type ListAuditEntriesResponse = ListAuditEntriesResponses[keyof ListAuditEntriesResponses];
-
-export type DeleteCacheEntryData = {
-  body?: never;
-  headers?: {
-    /**
-     * `*` to be told where something is.
-     */
-    'If-None-Match'?: string;
-    /**
-     * The `ETag` of the value that may be forgotten, or a list of them; `*` for any: to be told where nothing is.
-     */
-    'If-Match'?: string;
-  };
-  path?: never;
-  query: {
-    key: string;
-    /**
-     * Keys of one namespace are apart from those of all others; `default` when left out.
-     */
-    namespace?: string;
-  };
-  url: '/cache';
-};
-
-export type DeleteCacheEntryErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `precondition-failed`: The resource has changed since it was read
-   */
-  412: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type DeleteCacheEntryError = DeleteCacheEntryErrors[keyof DeleteCacheEntryErrors];
-
-export type DeleteCacheEntryResponses = {
-  /**
-   * Nothing lies under the key now
-   */
-  204: void;
-};
-
-export type DeleteCacheEntryResponse = DeleteCacheEntryResponses[keyof DeleteCacheEntryResponses];
-
-export type GetCacheEntryData = {
-  body?: never;
-  headers?: {
-    /**
-     * The `ETag` of the value that the caller has, or a list of them: it is not sent once more.
-     */
-    'If-None-Match'?: string;
-  };
-  path?: never;
-  query: {
-    key: string;
-    /**
-     * Keys of one namespace are apart from those of all others; `default` when left out.
-     */
-    namespace?: string;
-  };
-  url: '/cache';
-};
-
-export type GetCacheEntryErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * The cache holds nothing under this key
-   */
-  404: CacheMiss;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetCacheEntryError = GetCacheEntryErrors[keyof GetCacheEntryErrors];
-
-export type GetCacheEntryResponses = {
-  /**
-   * The value
-   */
-  200: CacheValue;
-};
-
-export type GetCacheEntryResponse = GetCacheEntryResponses[keyof GetCacheEntryResponses];
-
-export type PutCacheEntryData = {
-  body: PutCacheEntryRequest;
-  headers?: {
-    /**
-     * `*` to write only where nothing is.
-     */
-    'If-None-Match'?: string;
-    /**
-     * The `ETag` of the value that may be written over, or a list of them; `*` for any: to write only where something is.
-     */
-    'If-Match'?: string;
-  };
-  path?: never;
-  query?: never;
-  url: '/cache';
-};
-
-export type PutCacheEntryErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `precondition-failed`: The resource has changed since it was read
-   */
-  412: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type PutCacheEntryError = PutCacheEntryErrors[keyof PutCacheEntryErrors];
-
-export type PutCacheEntryResponses = {
-  /**
-   * What was written
-   */
-  200: CacheEntryWritten;
-};
-
-export type PutCacheEntryResponse = PutCacheEntryResponses[keyof PutCacheEntryResponses];
-
-export type CacheBatchData = {
-  body?: CacheBatchRequest;
-  path?: never;
-  query?: never;
-  url: '/cache/batch';
-};
-
-export type CacheBatchErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type CacheBatchError = CacheBatchErrors[keyof CacheBatchErrors];
-
-export type CacheBatchResponses = {
-  /**
-   * What was found and what was written
-   */
-  200: CacheBatch;
-};
-
-export type CacheBatchResponse = CacheBatchResponses[keyof CacheBatchResponses];
-
-export type IncrementCounterData = {
-  body: IncrementCounterRequest;
-  path?: never;
-  query?: never;
-  url: '/cache/counters';
-};
-
-export type IncrementCounterErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type IncrementCounterError = IncrementCounterErrors[keyof IncrementCounterErrors];
-
-export type IncrementCounterResponses = {
-  /**
-   * The count
-   */
-  200: CacheCounter;
-};
-
-export type IncrementCounterResponse = IncrementCounterResponses[keyof IncrementCounterResponses];
-
-export type InvalidateCacheData = {
-  body?: InvalidateCacheRequest;
-  path?: never;
-  query?: never;
-  url: '/cache/invalidate';
-};
-
-export type InvalidateCacheErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type InvalidateCacheError = InvalidateCacheErrors[keyof InvalidateCacheErrors];
-
-export type InvalidateCacheResponses = {
-  /**
-   * Nothing of it is answered any more
-   */
-  204: void;
-};
-
-export type InvalidateCacheResponse = InvalidateCacheResponses[keyof InvalidateCacheResponses];
-
-export type LeaseCacheKeyData = {
-  body: LeaseCacheKeyRequest;
-  path?: never;
-  query?: never;
-  url: '/cache/lease';
-};
-
-export type LeaseCacheKeyErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type LeaseCacheKeyError = LeaseCacheKeyErrors[keyof LeaseCacheKeyErrors];
-
-export type LeaseCacheKeyResponses = {
-  /**
-   * The value, or a lease
-   */
-  200: CacheKeyLeased;
-};
-
-export type LeaseCacheKeyResponse = LeaseCacheKeyResponses[keyof LeaseCacheKeyResponses];
-
-export type GetCacheStatisticsData = {
-  body?: never;
-  path?: never;
-  query?: never;
-  url: '/cache/stats';
-};
-
-export type GetCacheStatisticsErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetCacheStatisticsError = GetCacheStatisticsErrors[keyof GetCacheStatisticsErrors];
-
-export type GetCacheStatisticsResponses = {
-  /**
-   * Of this process, since it was started
-   */
-  200: CacheStatistics;
-};
-
-export type GetCacheStatisticsResponse = GetCacheStatisticsResponses[keyof GetCacheStatisticsResponses];
-
-export type EraseCustomerData = {
-  body?: never;
-  path: {
-    /**
-     * The `customer_id` of orders.
-     */
-    id: string;
-  };
-  query?: never;
-  url: '/customers/{id}';
-};
-
-export type EraseCustomerErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `customer-not-found`: There is no such customer
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type EraseCustomerError = EraseCustomerErrors[keyof EraseCustomerErrors];
-
-export type EraseCustomerResponses = {
-  /**
-   * There are no personal data of the customer any more
-   */
-  200: Erasure;
-};
-
-export type EraseCustomerResponse = EraseCustomerResponses[keyof EraseCustomerResponses];
-
-export type ExportCustomerData = {
-  body?: never;
-  path: {
-    /**
-     * The `customer_id` of orders.
-     */
-    id: string;
-  };
-  query?: {
-    limit?: string;
-    cursor?: string;
-  };
-  url: '/customers/{id}/export';
-};
-
-export type ExportCustomerErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `customer-not-found`: There is no such customer
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `data-key-missing`: The key that this is encrypted by is not configured
-   *
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ExportCustomerError = ExportCustomerErrors[keyof ExportCustomerErrors];
-
-export type ExportCustomerResponses = {
-  /**
-   * One page
-   */
-  200: CustomerExport;
-};
-
-export type ExportCustomerResponse = ExportCustomerResponses[keyof ExportCustomerResponses];
-
-export type ListDeadLettersData = {
-  body?: never;
-  path?: never;
-  query?: {
-    limit?: string;
-    cursor?: string;
-  };
-  url: '/dead-letters';
-};
-
-export type ListDeadLettersErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ListDeadLettersError = ListDeadLettersErrors[keyof ListDeadLettersErrors];
-
-export type ListDeadLettersResponses = {
-  /**
-   * One page
-   */
-  200: DeadLetterPage;
-};
-
-export type ListDeadLettersResponse = ListDeadLettersResponses[keyof ListDeadLettersResponses];
-
-export type ResolveDeadLetterData = {
-  body: ResolveDeadLetterRequest;
-  path: {
-    /**
-     * The `saga_id` of the list.
-     */
-    id: string;
-  };
-  query?: never;
-  url: '/dead-letters/{id}/resolve';
-};
-
-export type ResolveDeadLetterErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `dead-letter-not-found`: There is no such dead letter
-   */
-  404: Problem;
-  /**
-   * `illegal-transition`: The order cannot do this in its present state
-   */
-  409: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ResolveDeadLetterError = ResolveDeadLetterErrors[keyof ResolveDeadLetterErrors];
-
-export type ResolveDeadLetterResponses = {
-  /**
-   * It is closed
-   */
-  204: void;
-};
-
-export type ResolveDeadLetterResponse = ResolveDeadLetterResponses[keyof ResolveDeadLetterResponses];
-
-export type RetryDeadLetterData = {
-  body?: never;
-  path: {
-    /**
-     * The `saga_id` of the list.
-     */
-    id: string;
-  };
-  query?: never;
-  url: '/dead-letters/{id}/retry';
-};
-
-export type RetryDeadLetterErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `dead-letter-not-found`: There is no such dead letter
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type RetryDeadLetterError = RetryDeadLetterErrors[keyof RetryDeadLetterErrors];
-
-export type RetryDeadLetterResponses = {
-  /**
-   * It is being tried
-   */
-  204: void;
-};
-
-export type RetryDeadLetterResponse = RetryDeadLetterResponses[keyof RetryDeadLetterResponses];
-
-export type ListEventsData = {
-  body?: never;
-  headers?: {
-    /**
-     * Where an event stream goes on: the `id` of the last event received. It goes for more than `after`.
-     */
-    'Last-Event-ID'?: string;
-  };
-  path?: never;
-  query?: {
-    /**
-     * A cursor of an event or a page; the beginning when left out.
-     */
-    after?: string;
-    limit?: string;
-  };
-  url: '/events';
-};
-
-export type ListEventsErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ListEventsError = ListEventsErrors[keyof ListEventsErrors];
-
-export type ListEventsResponses = {
-  /**
-   * One page of events
-   */
-  200: EventPage;
-};
-
-export type ListEventsResponse = ListEventsResponses[keyof ListEventsResponses];
-
-export type GetLivenessData = {
-  body?: never;
-  path?: never;
-  query?: never;
-  url: '/health/live';
-};
-
-export type GetLivenessErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetLivenessError = GetLivenessErrors[keyof GetLivenessErrors];
-
-export type GetLivenessResponses = {
-  /**
-   * It runs
-   */
-  200: HealthReport;
-};
-
-export type GetLivenessResponse = GetLivenessResponses[keyof GetLivenessResponses];
-
-export type GetReadinessData = {
-  body?: never;
-  path?: never;
-  query?: never;
-  url: '/health/ready';
-};
-
-export type GetReadinessErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * It cannot serve: something it needs fails, as many are connected as may be, or it is shutting down
-   */
-  503: HealthReport;
-};
-
-export type GetReadinessError = GetReadinessErrors[keyof GetReadinessErrors];
-
-export type GetReadinessResponses = {
-  /**
-   * It can serve
-   */
-  200: HealthReport;
-};
-
-export type GetReadinessResponse = GetReadinessResponses[keyof GetReadinessResponses];
-
-export type ListKeysData = {
-  body?: never;
-  path?: never;
-  query?: {
-    /**
-     * Another tenant than that of the caller, for operators only.
-     */
-    tenant?: string;
-    limit?: string;
-    cursor?: string;
-  };
-  url: '/keys';
-};
-
-export type ListKeysErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ListKeysError = ListKeysErrors[keyof ListKeysErrors];
-
-export type ListKeysResponses = {
-  /**
-   * One page of keys, also of those that are not valid any more
-   */
-  200: ApiKeyPage;
-};
-
-export type ListKeysResponse = ListKeysResponses[keyof ListKeysResponses];
-
-export type CreateKeyData = {
-  body: CreateKeyRequest;
-  path?: never;
-  query?: never;
-  url: '/keys';
-};
-
-export type CreateKeyErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-keys`: There are as many keys as there may be
-   */
-  409: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type CreateKeyError = CreateKeyErrors[keyof CreateKeyErrors];
-
-export type CreateKeyResponses = {
-  /**
-   * The key
-   */
-  201: IssuedKey;
-};
-
-export type CreateKeyResponse = CreateKeyResponses[keyof CreateKeyResponses];
-
-export type RevokeKeyData = {
-  body?: never;
-  path: {
-    /**
-     * The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.
-     */
-    key_id: string;
-  };
-  query?: never;
-  url: '/keys/{key_id}';
-};
-
-export type RevokeKeyErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `key-not-found`: There is no such key
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type RevokeKeyError = RevokeKeyErrors[keyof RevokeKeyErrors];
-
-export type RevokeKeyResponses = {
-  /**
-   * It is not valid any more
-   */
-  204: void;
-};
-
-export type RevokeKeyResponse = RevokeKeyResponses[keyof RevokeKeyResponses];
-
-export type RotateKeyData = {
-  body: RotateKeyRequest;
-  path: {
-    /**
-     * The `key_id` that making the key answered, or the 32 digits that the key has of it, behind `ck_`.
-     */
-    key_id: string;
-  };
-  query?: never;
-  url: '/keys/{key_id}/rotate';
-};
-
-export type RotateKeyErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `key-not-found`: There is no such key
-   */
-  404: Problem;
-  /**
-   * `illegal-transition`: The order cannot do this in its present state
-   *
-   * `too-many-keys`: There are as many keys as there may be
-   */
-  409: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type RotateKeyError = RotateKeyErrors[keyof RotateKeyErrors];
-
-export type RotateKeyResponses = {
-  /**
-   * The key that takes its place; it is told this once
-   */
-  201: IssuedKey;
-};
-
-export type RotateKeyResponse = RotateKeyResponses[keyof RotateKeyResponses];
-
-export type GetMetricsData = {
-  body?: never;
-  path?: never;
-  query?: never;
-  url: '/metrics';
-};
-
-export type GetMetricsErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetMetricsError = GetMetricsErrors[keyof GetMetricsErrors];
-
-export type GetMetricsResponses = {
-  /**
-   * Everything that is measured
-   */
-  200: string;
-};
-
-export type GetMetricsResponse = GetMetricsResponses[keyof GetMetricsResponses];
-
-export type PlaceOrderByAliasData = {
-  body: PlaceOrderRequest;
-  headers?: {
-    /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
-     */
-    'Idempotency-Key'?: string;
-  };
-  path?: never;
-  query?: never;
-  url: '/order';
-};
-
-export type PlaceOrderByAliasErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-idempotency-key`: The Idempotency-Key is malformed
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `out-of-stock`: There is not enough stock
-   *
-   * `price-changed`: The total is not the one expected
-   *
-   * `request-in-progress`: A request with this Idempotency-Key is still running
-   */
-  409: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `unknown-product`: The order names a product that does not exist
-   *
-   * `currency-mismatch`: The amounts are not all in one currency
-   *
-   * `personal-data-not-kept`: Personal data cannot be kept here
-   *
-   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
-   */
-  422: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `data-key-missing`: The key that this is encrypted by is not configured
-   *
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type PlaceOrderByAliasError = PlaceOrderByAliasErrors[keyof PlaceOrderByAliasErrors];
-
-export type PlaceOrderByAliasResponses = {
-  /**
-   * The order, placed
-   */
-  201: Order;
-};
-
-export type PlaceOrderByAliasResponse = PlaceOrderByAliasResponses[keyof PlaceOrderByAliasResponses];
 
 export type ListOrdersData = {
   body?: never;
@@ -2847,15 +1432,15 @@ export type ListOrdersErrors = {
   /**
    * `invalid-request`: The request is not valid
    *
-   * `invalid-cursor`: The cursor is not one of ours
+   * `invalid-cursor`: The cursor is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -2889,7 +1474,7 @@ export type PlaceOrderData = {
   body: PlaceOrderRequest;
   headers?: {
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
@@ -2906,11 +1491,11 @@ export type PlaceOrderErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -2948,7 +1533,7 @@ export type PlaceOrderErrors = {
    */
   500: Problem;
   /**
-   * `data-key-missing`: The key that this is encrypted by is not configured
+   * `data-key-missing`: The key that encrypts this data is not configured
    *
    * `unavailable`: A service this request needs is not available
    *
@@ -2961,18 +1546,101 @@ export type PlaceOrderError = PlaceOrderErrors[keyof PlaceOrderErrors];
 
 export type PlaceOrderResponses = {
   /**
-   * The order, placed
+   * The new order
    */
   201: Order;
 };
 
 export type PlaceOrderResponse = PlaceOrderResponses[keyof PlaceOrderResponses];
 
+export type PlaceOrderByAliasData = {
+  body: PlaceOrderRequest;
+  headers?: {
+    /**
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
+     */
+    'Idempotency-Key'?: string;
+  };
+  path?: never;
+  query?: never;
+  url: '/order';
+};
+
+export type PlaceOrderByAliasErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-idempotency-key`: The Idempotency-Key is malformed
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `out-of-stock`: There is not enough stock
+   *
+   * `price-changed`: The total is not the one expected
+   *
+   * `request-in-progress`: A request with this Idempotency-Key is still running
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `unknown-product`: The order names a product that does not exist
+   *
+   * `currency-mismatch`: The amounts are not all in one currency
+   *
+   * `personal-data-not-kept`: Personal data cannot be kept here
+   *
+   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
+   */
+  422: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `data-key-missing`: The key that encrypts this data is not configured
+   *
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type PlaceOrderByAliasError = PlaceOrderByAliasErrors[keyof PlaceOrderByAliasErrors];
+
+export type PlaceOrderByAliasResponses = {
+  /**
+   * The new order
+   */
+  201: Order;
+};
+
+export type PlaceOrderByAliasResponse = PlaceOrderByAliasResponses[keyof PlaceOrderByAliasResponses];
+
 export type GetOrderData = {
   body?: never;
   path: {
     /**
-     * The `order_id` that placing the order answered.
+     * The `order_id` of the order.
      */
     id: string;
   };
@@ -2986,11 +1654,11 @@ export type GetOrderErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3006,7 +1674,7 @@ export type GetOrderErrors = {
    */
   500: Problem;
   /**
-   * `data-key-missing`: The key that this is encrypted by is not configured
+   * `data-key-missing`: The key that encrypts this data is not configured
    *
    * `unavailable`: A service this request needs is not available
    *
@@ -3026,21 +1694,85 @@ export type GetOrderResponses = {
 
 export type GetOrderResponse = GetOrderResponses[keyof GetOrderResponses];
 
+export type GetOrderHistoryData = {
+  body?: never;
+  path: {
+    /**
+     * The `order_id` of the order.
+     */
+    id: string;
+  };
+  query?: {
+    /**
+     * 200, the maximum, if left out.
+     */
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/orders/{id}/history';
+};
+
+export type GetOrderHistoryErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetOrderHistoryError = GetOrderHistoryErrors[keyof GetOrderHistoryErrors];
+
+export type GetOrderHistoryResponses = {
+  /**
+   * One page of entries, one for each version of the order
+   */
+  200: OrderHistory;
+};
+
+export type GetOrderHistoryResponse = GetOrderHistoryResponses[keyof GetOrderHistoryResponses];
+
 export type CancelOrderData = {
   body?: CancelOrderRequest;
   headers?: {
     /**
-     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
   path: {
     /**
-     * The `order_id` that placing the order answered.
+     * The `order_id` of the order.
      */
     id: string;
   };
@@ -3056,11 +1788,11 @@ export type CancelOrderErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3114,113 +1846,21 @@ export type CancelOrderResponses = {
 
 export type CancelOrderResponse = CancelOrderResponses[keyof CancelOrderResponses];
 
-export type CapturePaymentData = {
-  body?: CaptureRequest;
-  headers: {
-    /**
-     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
-     */
-    'If-Match'?: string;
-    /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
-     */
-    'Idempotency-Key': string;
-  };
-  path: {
-    /**
-     * The `order_id` that placing the order answered.
-     */
-    id: string;
-  };
-  query?: never;
-  url: '/orders/{id}/captures';
-};
-
-export type CapturePaymentErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `idempotency-key-required`: This operation needs an Idempotency-Key
-   *
-   * `invalid-idempotency-key`: The Idempotency-Key is malformed
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `order-not-found`: There is no such order
-   *
-   * `payment-not-found`: There is no payment for this order
-   */
-  404: Problem;
-  /**
-   * `payment-refused`: The money cannot be moved
-   */
-  409: Problem;
-  /**
-   * `precondition-failed`: The resource has changed since it was read
-   */
-  412: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
-   */
-  422: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type CapturePaymentError = CapturePaymentErrors[keyof CapturePaymentErrors];
-
-export type CapturePaymentResponses = {
-  /**
-   * What became of it
-   */
-  201: MoneyMove;
-};
-
-export type CapturePaymentResponse = CapturePaymentResponses[keyof CapturePaymentResponses];
-
 export type FulfilOrderData = {
   body?: FulfilOrderRequest;
   headers?: {
     /**
-     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own.
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
   path: {
     /**
-     * The `order_id` that placing the order answered.
+     * The `order_id` of the order.
      */
     id: string;
   };
@@ -3236,11 +1876,11 @@ export type FulfilOrderErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3294,235 +1934,21 @@ export type FulfilOrderResponses = {
 
 export type FulfilOrderResponse = FulfilOrderResponses[keyof FulfilOrderResponses];
 
-export type GetOrderHistoryData = {
-  body?: never;
-  path: {
-    /**
-     * The `order_id` that placing the order answered.
-     */
-    id: string;
-  };
-  query?: {
-    /**
-     * As many as there may be on a page, which are 200, when left out.
-     */
-    limit?: string;
-    cursor?: string;
-  };
-  url: '/orders/{id}/history';
-};
-
-export type GetOrderHistoryErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `order-not-found`: There is no such order
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetOrderHistoryError = GetOrderHistoryErrors[keyof GetOrderHistoryErrors];
-
-export type GetOrderHistoryResponses = {
-  /**
-   * One page of entries; each led to one version of the order
-   */
-  200: OrderHistory;
-};
-
-export type GetOrderHistoryResponse = GetOrderHistoryResponses[keyof GetOrderHistoryResponses];
-
-export type GetPaymentData = {
-  body?: never;
-  path: {
-    /**
-     * The `order_id` that placing the order answered.
-     */
-    id: string;
-  };
-  query?: never;
-  url: '/orders/{id}/payment';
-};
-
-export type GetPaymentErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `order-not-found`: There is no such order
-   *
-   * `payment-not-found`: There is no payment for this order
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetPaymentError = GetPaymentErrors[keyof GetPaymentErrors];
-
-export type GetPaymentResponses = {
-  /**
-   * The payment
-   */
-  200: Payment;
-};
-
-export type GetPaymentResponse = GetPaymentResponses[keyof GetPaymentResponses];
-
-export type RefundPaymentData = {
-  body: RefundRequest;
-  headers: {
-    /**
-     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
-     */
-    'If-Match'?: string;
-    /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
-     */
-    'Idempotency-Key': string;
-  };
-  path: {
-    /**
-     * The `order_id` that placing the order answered.
-     */
-    id: string;
-  };
-  query?: never;
-  url: '/orders/{id}/refunds';
-};
-
-export type RefundPaymentErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `idempotency-key-required`: This operation needs an Idempotency-Key
-   *
-   * `invalid-idempotency-key`: The Idempotency-Key is malformed
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `order-not-found`: There is no such order
-   *
-   * `payment-not-found`: There is no payment for this order
-   */
-  404: Problem;
-  /**
-   * `payment-refused`: The money cannot be moved
-   */
-  409: Problem;
-  /**
-   * `precondition-failed`: The resource has changed since it was read
-   */
-  412: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
-   */
-  422: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type RefundPaymentError = RefundPaymentErrors[keyof RefundPaymentErrors];
-
-export type RefundPaymentResponses = {
-  /**
-   * What became of it
-   */
-  201: MoneyMove;
-};
-
-export type RefundPaymentResponse = RefundPaymentResponses[keyof RefundPaymentResponses];
-
 export type ReturnGoodsData = {
   body: ReturnOrderRequest;
   headers: {
     /**
-     * The `ETag` of the version that may be changed, or a list of them; any version when left out.
+     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
      */
     'Idempotency-Key': string;
   };
   path: {
     /**
-     * The `order_id` that placing the order answered.
+     * The `order_id` of the order.
      */
     id: string;
   };
@@ -3540,11 +1966,11 @@ export type ReturnGoodsErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3600,9 +2026,431 @@ export type ReturnGoodsResponses = {
 
 export type ReturnGoodsResponse = ReturnGoodsResponses[keyof ReturnGoodsResponses];
 
+export type ListEventsData = {
+  body?: never;
+  headers?: {
+    /**
+     * The `id` of the last event received; the event stream continues there. Takes precedence over `after`.
+     */
+    'Last-Event-ID'?: string;
+  };
+  path?: never;
+  query?: {
+    /**
+     * The cursor of an event or a page. Starts at the beginning if left out.
+     */
+    after?: string;
+    limit?: string;
+  };
+  url: '/events';
+};
+
+export type ListEventsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListEventsError = ListEventsErrors[keyof ListEventsErrors];
+
+export type ListEventsResponses = {
+  /**
+   * One page of events
+   */
+  200: EventPage;
+};
+
+export type ListEventsResponse = ListEventsResponses[keyof ListEventsResponses];
+
+export type ExportCustomerData = {
+  body?: never;
+  path: {
+    /**
+     * The `customer_id` of orders.
+     */
+    id: string;
+  };
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/customers/{id}/export';
+};
+
+export type ExportCustomerErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `customer-not-found`: There is no such customer
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `data-key-missing`: The key that encrypts this data is not configured
+   *
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ExportCustomerError = ExportCustomerErrors[keyof ExportCustomerErrors];
+
+export type ExportCustomerResponses = {
+  /**
+   * One page
+   */
+  200: CustomerExport;
+};
+
+export type ExportCustomerResponse = ExportCustomerResponses[keyof ExportCustomerResponses];
+
+export type EraseCustomerData = {
+  body?: never;
+  path: {
+    /**
+     * The `customer_id` of orders.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/customers/{id}';
+};
+
+export type EraseCustomerErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `customer-not-found`: There is no such customer
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type EraseCustomerError = EraseCustomerErrors[keyof EraseCustomerErrors];
+
+export type EraseCustomerResponses = {
+  /**
+   * There is no personal data of the customer any more
+   */
+  200: Erasure;
+};
+
+export type EraseCustomerResponse = EraseCustomerResponses[keyof EraseCustomerResponses];
+
+export type GetPaymentData = {
+  body?: never;
+  path: {
+    /**
+     * The `order_id` of the order.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/orders/{id}/payment';
+};
+
+export type GetPaymentErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   *
+   * `payment-not-found`: There is no payment for this order
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetPaymentError = GetPaymentErrors[keyof GetPaymentErrors];
+
+export type GetPaymentResponses = {
+  /**
+   * The payment
+   */
+  200: Payment;
+};
+
+export type GetPaymentResponse = GetPaymentResponses[keyof GetPaymentResponses];
+
+export type CapturePaymentData = {
+  body?: CaptureRequest;
+  headers: {
+    /**
+     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     */
+    'If-Match'?: string;
+    /**
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
+     */
+    'Idempotency-Key': string;
+  };
+  path: {
+    /**
+     * The `order_id` of the order.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/orders/{id}/captures';
+};
+
+export type CapturePaymentErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `idempotency-key-required`: This operation needs an Idempotency-Key
+   *
+   * `invalid-idempotency-key`: The Idempotency-Key is malformed
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   *
+   * `payment-not-found`: There is no payment for this order
+   */
+  404: Problem;
+  /**
+   * `payment-refused`: The money cannot be moved
+   */
+  409: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
+   */
+  422: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CapturePaymentError = CapturePaymentErrors[keyof CapturePaymentErrors];
+
+export type CapturePaymentResponses = {
+  /**
+   * The outcome
+   */
+  201: MoneyMove;
+};
+
+export type CapturePaymentResponse = CapturePaymentResponses[keyof CapturePaymentResponses];
+
+export type RefundPaymentData = {
+  body: RefundRequest;
+  headers: {
+    /**
+     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     */
+    'If-Match'?: string;
+    /**
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
+     */
+    'Idempotency-Key': string;
+  };
+  path: {
+    /**
+     * The `order_id` of the order.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/orders/{id}/refunds';
+};
+
+export type RefundPaymentErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `idempotency-key-required`: This operation needs an Idempotency-Key
+   *
+   * `invalid-idempotency-key`: The Idempotency-Key is malformed
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `order-not-found`: There is no such order
+   *
+   * `payment-not-found`: There is no payment for this order
+   */
+  404: Problem;
+  /**
+   * `payment-refused`: The money cannot be moved
+   */
+  409: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `idempotency-key-reused`: This Idempotency-Key belongs to another request
+   */
+  422: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RefundPaymentError = RefundPaymentErrors[keyof RefundPaymentErrors];
+
+export type RefundPaymentResponses = {
+  /**
+   * The outcome
+   */
+  201: MoneyMove;
+};
+
+export type RefundPaymentResponse = RefundPaymentResponses[keyof RefundPaymentResponses];
+
 export type ReceiveStripeEventData = {
   /**
-   * The event, signed in the header `Stripe-Signature`.
+   * The event, with its signature in the header `Stripe-Signature`.
    */
   body: {
     [key: string]: unknown;
@@ -3650,160 +2498,12 @@ export type ReceiveStripeEventError = ReceiveStripeEventErrors[keyof ReceiveStri
 
 export type ReceiveStripeEventResponses = {
   /**
-   * Received, and not to be sent again
+   * The event was received; Stripe need not send it again
    */
   200: WebhookReceipt;
 };
 
 export type ReceiveStripeEventResponse = ReceiveStripeEventResponses[keyof ReceiveStripeEventResponses];
-
-export type ExplainProblemData = {
-  body?: never;
-  path: {
-    code: string;
-  };
-  query?: never;
-  url: '/problems/{code}';
-};
-
-export type ExplainProblemErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `not-found`: There is nothing at this address
-   */
-  404: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ExplainProblemError = ExplainProblemErrors[keyof ExplainProblemErrors];
-
-export type ExplainProblemResponses = {
-  /**
-   * What the code means and what to do
-   */
-  200: ProblemExplanation;
-};
-
-export type ExplainProblemResponse = ExplainProblemResponses[keyof ExplainProblemResponses];
-
-export type ListProductsData = {
-  body?: never;
-  path?: never;
-  query?: {
-    limit?: string;
-    cursor?: string;
-  };
-  url: '/products';
-};
-
-export type ListProductsErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   *
-   * `invalid-cursor`: The cursor is not one of ours
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ListProductsError = ListProductsErrors[keyof ListProductsErrors];
-
-export type ListProductsResponses = {
-  /**
-   * One page of products
-   */
-  200: ProductPage;
-};
-
-export type ListProductsResponse = ListProductsResponses[keyof ListProductsResponses];
-
-export type PutProductsData = {
-  body: PutProductsRequest;
-  path?: never;
-  query?: never;
-  url: '/products/batch';
-};
-
-export type PutProductsErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `payload-too-large`: The request is too large
-   */
-  413: Problem;
-  /**
-   * `unsupported-media-type`: The content type is not supported
-   */
-  415: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type PutProductsError = PutProductsErrors[keyof PutProductsErrors];
-
-export type PutProductsResponses = {
-  /**
-   * The products, in the order of the request
-   */
-  200: ProductBatch;
-};
-
-export type PutProductsResponse = PutProductsResponses[keyof PutProductsResponses];
 
 export type GetProductData = {
   body?: never;
@@ -3820,11 +2520,11 @@ export type GetProductErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3873,11 +2573,11 @@ export type PutProductErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3908,49 +2608,40 @@ export type PutProductError = PutProductErrors[keyof PutProductErrors];
 
 export type PutProductResponses = {
   /**
-   * The product, changed or as it was already
+   * The product, which existed already
    */
   200: Product;
   /**
-   * The product, created
+   * The new product
    */
   201: Product;
 };
 
 export type PutProductResponse = PutProductResponses[keyof PutProductResponses];
 
-export type ListSalesData = {
+export type ListProductsData = {
   body?: never;
   path?: never;
   query?: {
-    product_id?: string;
-    /**
-     * The first day, in UTC.
-     */
-    from?: string;
-    /**
-     * The last day, in UTC.
-     */
-    to?: string;
     limit?: string;
     cursor?: string;
   };
-  url: '/sales';
+  url: '/products';
 };
 
-export type ListSalesErrors = {
+export type ListProductsErrors = {
   /**
    * `invalid-request`: The request is not valid
    *
-   * `invalid-cursor`: The cursor is not one of ours
+   * `invalid-cursor`: The cursor is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -3969,192 +2660,37 @@ export type ListSalesErrors = {
   503: Problem;
 };
 
-export type ListSalesError = ListSalesErrors[keyof ListSalesErrors];
+export type ListProductsError = ListProductsErrors[keyof ListProductsErrors];
 
-export type ListSalesResponses = {
+export type ListProductsResponses = {
   /**
-   * One page of sales
+   * One page of products
    */
-  200: SalesPage;
+  200: ProductPage;
 };
 
-export type ListSalesResponse = ListSalesResponses[keyof ListSalesResponses];
+export type ListProductsResponse = ListProductsResponses[keyof ListProductsResponses];
 
-export type GetStockOutlookData = {
-  body?: never;
-  path: {
-    product_id: string;
-  };
-  query?: never;
-  url: '/sales/outlook/{product_id}';
-};
-
-export type GetStockOutlookErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `product-not-found`: There is no such product
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetStockOutlookError = GetStockOutlookErrors[keyof GetStockOutlookErrors];
-
-export type GetStockOutlookResponses = {
-  /**
-   * The estimate
-   */
-  200: StockOutlook;
-};
-
-export type GetStockOutlookResponse = GetStockOutlookResponses[keyof GetStockOutlookResponses];
-
-export type ListSalesViewsData = {
-  body?: never;
+export type PutProductsData = {
+  body: PutProductsRequest;
   path?: never;
   query?: never;
-  url: '/sales/views';
+  url: '/products/batch';
 };
 
-export type ListSalesViewsErrors = {
+export type PutProductsErrors = {
   /**
    * `invalid-request`: The request is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type ListSalesViewsError = ListSalesViewsErrors[keyof ListSalesViewsErrors];
-
-export type ListSalesViewsResponses = {
-  /**
-   * The views
-   */
-  200: SalesViews;
-};
-
-export type ListSalesViewsResponse = ListSalesViewsResponses[keyof ListSalesViewsResponses];
-
-export type RebuildSalesData = {
-  body?: never;
-  path?: never;
-  query?: never;
-  url: '/sales/views';
-};
-
-export type RebuildSalesErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type RebuildSalesError = RebuildSalesErrors[keyof RebuildSalesErrors];
-
-export type RebuildSalesResponses = {
-  /**
-   * The view that is being built
-   */
-  202: SalesView;
-};
-
-export type RebuildSalesResponse = RebuildSalesResponses[keyof RebuildSalesResponses];
-
-export type PutStockBatchData = {
-  body: PutStockBatchRequest;
-  path?: never;
-  query?: never;
-  url: '/stock/batch';
-};
-
-export type PutStockBatchErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `product-not-found`: There is no such product
-   */
-  404: Problem;
-  /**
-   * `stock-below-reserved`: The stock would fall below what is promised to orders
-   */
-  409: Problem;
   /**
    * `payload-too-large`: The request is too large
    */
@@ -4179,16 +2715,16 @@ export type PutStockBatchErrors = {
   503: Problem;
 };
 
-export type PutStockBatchError = PutStockBatchErrors[keyof PutStockBatchErrors];
+export type PutProductsError = PutProductsErrors[keyof PutProductsErrors];
 
-export type PutStockBatchResponses = {
+export type PutProductsResponses = {
   /**
-   * The stocks, in the order of the request
+   * The products, in the order of the request
    */
-  200: StockBatch;
+  200: ProductBatch;
 };
 
-export type PutStockBatchResponse = PutStockBatchResponses[keyof PutStockBatchResponses];
+export type PutProductsResponse = PutProductsResponses[keyof PutProductsResponses];
 
 export type GetStockData = {
   body?: never;
@@ -4205,11 +2741,11 @@ export type GetStockErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4236,7 +2772,7 @@ export type GetStockError = GetStockErrors[keyof GetStockErrors];
 
 export type GetStockResponses = {
   /**
-   * The stock at this moment
+   * The present stock
    */
   200: Stock;
 };
@@ -4258,11 +2794,11 @@ export type PutStockErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4312,7 +2848,7 @@ export type AdjustStockData = {
   body: AdjustStockRequest;
   headers: {
     /**
-     * A text of 1 to 255 characters, new for each operation and the same for its repeats: a repeat is answered as the first request was and takes no effect of its own. Replace the example by a key of your own for every other request.
+     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
      */
     'Idempotency-Key': string;
   };
@@ -4333,11 +2869,11 @@ export type AdjustStockErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4387,33 +2923,154 @@ export type AdjustStockResponses = {
 
 export type AdjustStockResponse = AdjustStockResponses[keyof AdjustStockResponses];
 
-export type GetWebhookDeliveryData = {
-  body?: never;
-  path: {
-    /**
-     * A `delivery_id` of the list.
-     */
-    delivery_id: string;
-  };
+export type PutStockBatchData = {
+  body: PutStockBatchRequest;
+  path?: never;
   query?: never;
-  url: '/webhook-deliveries/{delivery_id}';
+  url: '/stock/batch';
 };
 
-export type GetWebhookDeliveryErrors = {
+export type PutStockBatchErrors = {
   /**
    * `invalid-request`: The request is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
-   * `webhook-delivery-not-found`: There is no such webhook delivery
+   * `product-not-found`: There is no such product
+   */
+  404: Problem;
+  /**
+   * `stock-below-reserved`: The stock would fall below what is promised to orders
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type PutStockBatchError = PutStockBatchErrors[keyof PutStockBatchErrors];
+
+export type PutStockBatchResponses = {
+  /**
+   * The stocks, in the order of the request
+   */
+  200: StockBatch;
+};
+
+export type PutStockBatchResponse = PutStockBatchResponses[keyof PutStockBatchResponses];
+
+export type ListSalesData = {
+  body?: never;
+  path?: never;
+  query?: {
+    product_id?: string;
+    /**
+     * The first day, in UTC.
+     */
+    from?: string;
+    /**
+     * The last day, in UTC.
+     */
+    to?: string;
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/sales';
+};
+
+export type ListSalesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListSalesError = ListSalesErrors[keyof ListSalesErrors];
+
+export type ListSalesResponses = {
+  /**
+   * One page of sales
+   */
+  200: SalesPage;
+};
+
+export type ListSalesResponse = ListSalesResponses[keyof ListSalesResponses];
+
+export type GetStockOutlookData = {
+  body?: never;
+  path: {
+    product_id: string;
+  };
+  query?: never;
+  url: '/sales/outlook/{product_id}';
+};
+
+export type GetStockOutlookErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `product-not-found`: There is no such product
    */
   404: Problem;
   /**
@@ -4432,46 +3089,37 @@ export type GetWebhookDeliveryErrors = {
   503: Problem;
 };
 
-export type GetWebhookDeliveryError = GetWebhookDeliveryErrors[keyof GetWebhookDeliveryErrors];
+export type GetStockOutlookError = GetStockOutlookErrors[keyof GetStockOutlookErrors];
 
-export type GetWebhookDeliveryResponses = {
+export type GetStockOutlookResponses = {
   /**
-   * The delivery
+   * The estimate
    */
-  200: WebhookDeliveryDetail;
+  200: StockOutlook;
 };
 
-export type GetWebhookDeliveryResponse = GetWebhookDeliveryResponses[keyof GetWebhookDeliveryResponses];
+export type GetStockOutlookResponse = GetStockOutlookResponses[keyof GetStockOutlookResponses];
 
-export type RedeliverWebhookData = {
+export type ListSalesViewsData = {
   body?: never;
-  path: {
-    /**
-     * A `delivery_id` of the list.
-     */
-    delivery_id: string;
-  };
+  path?: never;
   query?: never;
-  url: '/webhook-deliveries/{delivery_id}/redeliver';
+  url: '/sales/views';
 };
 
-export type RedeliverWebhookErrors = {
+export type ListSalesViewsErrors = {
   /**
    * `invalid-request`: The request is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
-  /**
-   * `webhook-delivery-not-found`: There is no such webhook delivery
-   */
-  404: Problem;
   /**
    * `too-many-requests`: Too many requests
    */
@@ -4488,16 +3136,63 @@ export type RedeliverWebhookErrors = {
   503: Problem;
 };
 
-export type RedeliverWebhookError = RedeliverWebhookErrors[keyof RedeliverWebhookErrors];
+export type ListSalesViewsError = ListSalesViewsErrors[keyof ListSalesViewsErrors];
 
-export type RedeliverWebhookResponses = {
+export type ListSalesViewsResponses = {
   /**
-   * The delivery, which is being sent
+   * The views
    */
-  202: WebhookDelivery;
+  200: SalesViews;
 };
 
-export type RedeliverWebhookResponse = RedeliverWebhookResponses[keyof RedeliverWebhookResponses];
+export type ListSalesViewsResponse = ListSalesViewsResponses[keyof ListSalesViewsResponses];
+
+export type RebuildSalesData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/sales/views';
+};
+
+export type RebuildSalesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RebuildSalesError = RebuildSalesErrors[keyof RebuildSalesErrors];
+
+export type RebuildSalesResponses = {
+  /**
+   * The view that is being built
+   */
+  202: SalesView;
+};
+
+export type RebuildSalesResponse = RebuildSalesResponses[keyof RebuildSalesResponses];
 
 export type ListWebhookEndpointsData = {
   body?: never;
@@ -4513,15 +3208,15 @@ export type ListWebhookEndpointsErrors = {
   /**
    * `invalid-request`: The request is not valid
    *
-   * `invalid-cursor`: The cursor is not one of ours
+   * `invalid-cursor`: The cursor is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4564,15 +3259,15 @@ export type CreateWebhookEndpointErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
-   * `too-many-webhook-endpoints`: There are as many webhook endpoints as there may be
+   * `too-many-webhook-endpoints`: The maximum number of webhook endpoints is reached
    */
   409: Problem;
   /**
@@ -4607,7 +3302,7 @@ export type CreateWebhookEndpointError = CreateWebhookEndpointErrors[keyof Creat
 
 export type CreateWebhookEndpointResponses = {
   /**
-   * The endpoint, and the secret to check signatures with
+   * The endpoint, and the secret that verifies signatures
    */
   201: CreatedWebhookEndpoint;
 };
@@ -4618,7 +3313,7 @@ export type DeleteWebhookEndpointData = {
   body?: never;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * The `endpoint_id` of the endpoint.
      */
     endpoint_id: string;
   };
@@ -4632,11 +3327,11 @@ export type DeleteWebhookEndpointErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4663,7 +3358,7 @@ export type DeleteWebhookEndpointError = DeleteWebhookEndpointErrors[keyof Delet
 
 export type DeleteWebhookEndpointResponses = {
   /**
-   * It is gone
+   * The endpoint is deleted
    */
   204: void;
 };
@@ -4674,7 +3369,7 @@ export type GetWebhookEndpointData = {
   body?: never;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * The `endpoint_id` of the endpoint.
      */
     endpoint_id: string;
   };
@@ -4688,11 +3383,11 @@ export type GetWebhookEndpointErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4730,7 +3425,7 @@ export type ChangeWebhookEndpointData = {
   body?: ChangeWebhookEndpointRequest;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * The `endpoint_id` of the endpoint.
      */
     endpoint_id: string;
   };
@@ -4744,11 +3439,11 @@ export type ChangeWebhookEndpointErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4787,18 +3482,188 @@ export type ChangeWebhookEndpointError = ChangeWebhookEndpointErrors[keyof Chang
 
 export type ChangeWebhookEndpointResponses = {
   /**
-   * The endpoint, changed
+   * The changed endpoint
    */
   200: WebhookEndpoint;
 };
 
 export type ChangeWebhookEndpointResponse = ChangeWebhookEndpointResponses[keyof ChangeWebhookEndpointResponses];
 
+export type GetWebhookSecretData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` of the endpoint.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/secret';
+};
+
+export type GetWebhookSecretErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `data-key-missing`: The key that encrypts this data is not configured
+   *
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetWebhookSecretError = GetWebhookSecretErrors[keyof GetWebhookSecretErrors];
+
+export type GetWebhookSecretResponses = {
+  /**
+   * The secret
+   */
+  200: WebhookSecret;
+};
+
+export type GetWebhookSecretResponse = GetWebhookSecretResponses[keyof GetWebhookSecretResponses];
+
+export type RotateWebhookSecretData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` of the endpoint.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/rotate-secret';
+};
+
+export type RotateWebhookSecretErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RotateWebhookSecretError = RotateWebhookSecretErrors[keyof RotateWebhookSecretErrors];
+
+export type RotateWebhookSecretResponses = {
+  /**
+   * The new secret
+   */
+  200: WebhookSecret;
+};
+
+export type RotateWebhookSecretResponse = RotateWebhookSecretResponses[keyof RotateWebhookSecretResponses];
+
+export type TestWebhookEndpointData = {
+  body?: never;
+  path: {
+    /**
+     * The `endpoint_id` of the endpoint.
+     */
+    endpoint_id: string;
+  };
+  query?: never;
+  url: '/webhook-endpoints/{endpoint_id}/test';
+};
+
+export type TestWebhookEndpointErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type TestWebhookEndpointError = TestWebhookEndpointErrors[keyof TestWebhookEndpointErrors];
+
+export type TestWebhookEndpointResponses = {
+  /**
+   * Its delivery, which is being sent
+   */
+  202: WebhookDelivery;
+};
+
+export type TestWebhookEndpointResponse = TestWebhookEndpointResponses[keyof TestWebhookEndpointResponses];
+
 export type ListWebhookDeliveriesData = {
   body?: never;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * The `endpoint_id` of the endpoint.
      */
     endpoint_id: string;
   };
@@ -4814,15 +3679,15 @@ export type ListWebhookDeliveriesErrors = {
   /**
    * `invalid-request`: The request is not valid
    *
-   * `invalid-cursor`: The cursor is not one of ours
+   * `invalid-cursor`: The cursor is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4860,7 +3725,7 @@ export type RedeliverFailedWebhooksData = {
   body: RedeliverWebhooksRequest;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * The `endpoint_id` of the endpoint.
      */
     endpoint_id: string;
   };
@@ -4874,11 +3739,11 @@ export type RedeliverFailedWebhooksErrors = {
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
@@ -4913,40 +3778,40 @@ export type RedeliverFailedWebhooksError = RedeliverFailedWebhooksErrors[keyof R
 
 export type RedeliverFailedWebhooksResponses = {
   /**
-   * They are being sent
+   * They are being redelivered
    */
   202: RedeliveredWebhooks;
 };
 
 export type RedeliverFailedWebhooksResponse = RedeliverFailedWebhooksResponses[keyof RedeliverFailedWebhooksResponses];
 
-export type RotateWebhookSecretData = {
+export type GetWebhookDeliveryData = {
   body?: never;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * A `delivery_id` from the list.
      */
-    endpoint_id: string;
+    delivery_id: string;
   };
   query?: never;
-  url: '/webhook-endpoints/{endpoint_id}/rotate-secret';
+  url: '/webhook-deliveries/{delivery_id}';
 };
 
-export type RotateWebhookSecretErrors = {
+export type GetWebhookDeliveryErrors = {
   /**
    * `invalid-request`: The request is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
-   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   * `webhook-delivery-not-found`: There is no such webhook delivery
    */
   404: Problem;
   /**
@@ -4965,102 +3830,44 @@ export type RotateWebhookSecretErrors = {
   503: Problem;
 };
 
-export type RotateWebhookSecretError = RotateWebhookSecretErrors[keyof RotateWebhookSecretErrors];
+export type GetWebhookDeliveryError = GetWebhookDeliveryErrors[keyof GetWebhookDeliveryErrors];
 
-export type RotateWebhookSecretResponses = {
+export type GetWebhookDeliveryResponses = {
   /**
-   * The new secret
+   * The delivery
    */
-  200: WebhookSecret;
+  200: WebhookDeliveryDetail;
 };
 
-export type RotateWebhookSecretResponse = RotateWebhookSecretResponses[keyof RotateWebhookSecretResponses];
+export type GetWebhookDeliveryResponse = GetWebhookDeliveryResponses[keyof GetWebhookDeliveryResponses];
 
-export type GetWebhookSecretData = {
+export type RedeliverWebhookData = {
   body?: never;
   path: {
     /**
-     * The `endpoint_id` that registering it answered.
+     * A `delivery_id` from the list.
      */
-    endpoint_id: string;
+    delivery_id: string;
   };
   query?: never;
-  url: '/webhook-endpoints/{endpoint_id}/secret';
+  url: '/webhook-deliveries/{delivery_id}/redeliver';
 };
 
-export type GetWebhookSecretErrors = {
+export type RedeliverWebhookErrors = {
   /**
    * `invalid-request`: The request is not valid
    */
   400: Problem;
   /**
-   * `unauthenticated`: It is not known who asks
+   * `unauthenticated`: The caller is not authenticated
    */
   401: Problem;
   /**
-   * `forbidden`: Whoever asks is not allowed to do this
+   * `forbidden`: The caller is not allowed to do this
    */
   403: Problem;
   /**
-   * `webhook-endpoint-not-found`: There is no such webhook endpoint
-   */
-  404: Problem;
-  /**
-   * `too-many-requests`: Too many requests
-   */
-  429: Problem;
-  /**
-   * `internal`: Something went wrong on our side
-   */
-  500: Problem;
-  /**
-   * `data-key-missing`: The key that this is encrypted by is not configured
-   *
-   * `unavailable`: A service this request needs is not available
-   *
-   * `deadline-exceeded`: The answer did not come in time
-   */
-  503: Problem;
-};
-
-export type GetWebhookSecretError = GetWebhookSecretErrors[keyof GetWebhookSecretErrors];
-
-export type GetWebhookSecretResponses = {
-  /**
-   * The secret
-   */
-  200: WebhookSecret;
-};
-
-export type GetWebhookSecretResponse = GetWebhookSecretResponses[keyof GetWebhookSecretResponses];
-
-export type TestWebhookEndpointData = {
-  body?: never;
-  path: {
-    /**
-     * The `endpoint_id` that registering it answered.
-     */
-    endpoint_id: string;
-  };
-  query?: never;
-  url: '/webhook-endpoints/{endpoint_id}/test';
-};
-
-export type TestWebhookEndpointErrors = {
-  /**
-   * `invalid-request`: The request is not valid
-   */
-  400: Problem;
-  /**
-   * `unauthenticated`: It is not known who asks
-   */
-  401: Problem;
-  /**
-   * `forbidden`: Whoever asks is not allowed to do this
-   */
-  403: Problem;
-  /**
-   * `webhook-endpoint-not-found`: There is no such webhook endpoint
+   * `webhook-delivery-not-found`: There is no such webhook delivery
    */
   404: Problem;
   /**
@@ -5079,13 +3886,1206 @@ export type TestWebhookEndpointErrors = {
   503: Problem;
 };
 
-export type TestWebhookEndpointError = TestWebhookEndpointErrors[keyof TestWebhookEndpointErrors];
+export type RedeliverWebhookError = RedeliverWebhookErrors[keyof RedeliverWebhookErrors];
 
-export type TestWebhookEndpointResponses = {
+export type RedeliverWebhookResponses = {
   /**
-   * Its delivery, which is being sent
+   * The delivery, which is being sent
    */
   202: WebhookDelivery;
 };
 
-export type TestWebhookEndpointResponse = TestWebhookEndpointResponses[keyof TestWebhookEndpointResponses];
+export type RedeliverWebhookResponse = RedeliverWebhookResponses[keyof RedeliverWebhookResponses];
+
+export type DeleteCacheEntryData = {
+  body?: never;
+  headers?: {
+    /**
+     * `*` answers 412 instead of deleting if the key has a value.
+     */
+    'If-None-Match'?: string;
+    /**
+     * Deletes only if the present value has this `ETag`, or one of a list; `*` answers 412 if the key has no value.
+     */
+    'If-Match'?: string;
+  };
+  path?: never;
+  query: {
+    key: string;
+    /**
+     * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
+     */
+    namespace?: string;
+  };
+  url: '/cache';
+};
+
+export type DeleteCacheEntryErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type DeleteCacheEntryError = DeleteCacheEntryErrors[keyof DeleteCacheEntryErrors];
+
+export type DeleteCacheEntryResponses = {
+  /**
+   * The key has no value now
+   */
+  204: void;
+};
+
+export type DeleteCacheEntryResponse = DeleteCacheEntryResponses[keyof DeleteCacheEntryResponses];
+
+export type GetCacheEntryData = {
+  body?: never;
+  headers?: {
+    /**
+     * The `ETag` of the value that the caller has, or a list of them: it is not sent once more.
+     */
+    'If-None-Match'?: string;
+  };
+  path?: never;
+  query: {
+    key: string;
+    /**
+     * The namespace of the key. The same key in another namespace is another entry. `default` if left out.
+     */
+    namespace?: string;
+  };
+  url: '/cache';
+};
+
+export type GetCacheEntryErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * The cache holds nothing under this key
+   */
+  404: CacheMiss;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetCacheEntryError = GetCacheEntryErrors[keyof GetCacheEntryErrors];
+
+export type GetCacheEntryResponses = {
+  /**
+   * The value
+   */
+  200: CacheValue;
+};
+
+export type GetCacheEntryResponse = GetCacheEntryResponses[keyof GetCacheEntryResponses];
+
+export type PutCacheEntryData = {
+  body: PutCacheEntryRequest;
+  headers?: {
+    /**
+     * `*` writes only if the key has no value.
+     */
+    'If-None-Match'?: string;
+    /**
+     * Writes only if the present value has this `ETag`, or one of a list; `*` writes only if the key has a value.
+     */
+    'If-Match'?: string;
+  };
+  path?: never;
+  query?: never;
+  url: '/cache';
+};
+
+export type PutCacheEntryErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `precondition-failed`: The resource has changed since it was read
+   */
+  412: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type PutCacheEntryError = PutCacheEntryErrors[keyof PutCacheEntryErrors];
+
+export type PutCacheEntryResponses = {
+  /**
+   * What was written
+   */
+  200: CacheEntryWritten;
+};
+
+export type PutCacheEntryResponse = PutCacheEntryResponses[keyof PutCacheEntryResponses];
+
+export type CacheBatchData = {
+  body?: CacheBatchRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/batch';
+};
+
+export type CacheBatchErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CacheBatchError = CacheBatchErrors[keyof CacheBatchErrors];
+
+export type CacheBatchResponses = {
+  /**
+   * The values found and the values written
+   */
+  200: CacheBatch;
+};
+
+export type CacheBatchResponse = CacheBatchResponses[keyof CacheBatchResponses];
+
+export type LeaseCacheKeyData = {
+  body: LeaseCacheKeyRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/lease';
+};
+
+export type LeaseCacheKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type LeaseCacheKeyError = LeaseCacheKeyErrors[keyof LeaseCacheKeyErrors];
+
+export type LeaseCacheKeyResponses = {
+  /**
+   * The value, or a lease
+   */
+  200: CacheKeyLeased;
+};
+
+export type LeaseCacheKeyResponse = LeaseCacheKeyResponses[keyof LeaseCacheKeyResponses];
+
+export type InvalidateCacheData = {
+  body?: InvalidateCacheRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/invalidate';
+};
+
+export type InvalidateCacheErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type InvalidateCacheError = InvalidateCacheErrors[keyof InvalidateCacheErrors];
+
+export type InvalidateCacheResponses = {
+  /**
+   * These entries are no longer served
+   */
+  204: void;
+};
+
+export type InvalidateCacheResponse = InvalidateCacheResponses[keyof InvalidateCacheResponses];
+
+export type IncrementCounterData = {
+  body: IncrementCounterRequest;
+  path?: never;
+  query?: never;
+  url: '/cache/counters';
+};
+
+export type IncrementCounterErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type IncrementCounterError = IncrementCounterErrors[keyof IncrementCounterErrors];
+
+export type IncrementCounterResponses = {
+  /**
+   * The counter after the change
+   */
+  200: CacheCounter;
+};
+
+export type IncrementCounterResponse = IncrementCounterResponses[keyof IncrementCounterResponses];
+
+export type GetCacheStatisticsData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/cache/stats';
+};
+
+export type GetCacheStatisticsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetCacheStatisticsError = GetCacheStatisticsErrors[keyof GetCacheStatisticsErrors];
+
+export type GetCacheStatisticsResponses = {
+  /**
+   * Of this process, since it started
+   */
+  200: CacheStatistics;
+};
+
+export type GetCacheStatisticsResponse = GetCacheStatisticsResponses[keyof GetCacheStatisticsResponses];
+
+export type ListDeadLettersData = {
+  body?: never;
+  path?: never;
+  query?: {
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/dead-letters';
+};
+
+export type ListDeadLettersErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListDeadLettersError = ListDeadLettersErrors[keyof ListDeadLettersErrors];
+
+export type ListDeadLettersResponses = {
+  /**
+   * One page
+   */
+  200: DeadLetterPage;
+};
+
+export type ListDeadLettersResponse = ListDeadLettersResponses[keyof ListDeadLettersResponses];
+
+export type RetryDeadLetterData = {
+  body?: never;
+  path: {
+    /**
+     * A `saga_id` from the list.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/dead-letters/{id}/retry';
+};
+
+export type RetryDeadLetterErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `dead-letter-not-found`: There is no such dead letter
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RetryDeadLetterError = RetryDeadLetterErrors[keyof RetryDeadLetterErrors];
+
+export type RetryDeadLetterResponses = {
+  /**
+   * It is being retried
+   */
+  204: void;
+};
+
+export type RetryDeadLetterResponse = RetryDeadLetterResponses[keyof RetryDeadLetterResponses];
+
+export type ResolveDeadLetterData = {
+  body: ResolveDeadLetterRequest;
+  path: {
+    /**
+     * A `saga_id` from the list.
+     */
+    id: string;
+  };
+  query?: never;
+  url: '/dead-letters/{id}/resolve';
+};
+
+export type ResolveDeadLetterErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `dead-letter-not-found`: There is no such dead letter
+   */
+  404: Problem;
+  /**
+   * `illegal-transition`: The order cannot do this in its present state
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ResolveDeadLetterError = ResolveDeadLetterErrors[keyof ResolveDeadLetterErrors];
+
+export type ResolveDeadLetterResponses = {
+  /**
+   * The dead letter is closed
+   */
+  204: void;
+};
+
+export type ResolveDeadLetterResponse = ResolveDeadLetterResponses[keyof ResolveDeadLetterResponses];
+
+export type ListKeysData = {
+  body?: never;
+  path?: never;
+  query?: {
+    /**
+     * Another tenant than that of the caller. For operators only.
+     */
+    tenant?: string;
+    limit?: string;
+    cursor?: string;
+  };
+  url: '/keys';
+};
+
+export type ListKeysErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListKeysError = ListKeysErrors[keyof ListKeysErrors];
+
+export type ListKeysResponses = {
+  /**
+   * One page of keys, including those that are no longer valid
+   */
+  200: ApiKeyPage;
+};
+
+export type ListKeysResponse = ListKeysResponses[keyof ListKeysResponses];
+
+export type CreateKeyData = {
+  body: CreateKeyRequest;
+  path?: never;
+  query?: never;
+  url: '/keys';
+};
+
+export type CreateKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-keys`: The maximum number of keys is reached
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type CreateKeyError = CreateKeyErrors[keyof CreateKeyErrors];
+
+export type CreateKeyResponses = {
+  /**
+   * The key
+   */
+  201: IssuedKey;
+};
+
+export type CreateKeyResponse = CreateKeyResponses[keyof CreateKeyResponses];
+
+export type RotateKeyData = {
+  body: RotateKeyRequest;
+  path: {
+    /**
+     * The `key_id` of the key, or the 32 hexadecimal digits that follow `ck_` in the key.
+     */
+    key_id: string;
+  };
+  query?: never;
+  url: '/keys/{key_id}/rotate';
+};
+
+export type RotateKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `key-not-found`: There is no such key
+   */
+  404: Problem;
+  /**
+   * `illegal-transition`: The order cannot do this in its present state
+   *
+   * `too-many-keys`: The maximum number of keys is reached
+   */
+  409: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RotateKeyError = RotateKeyErrors[keyof RotateKeyErrors];
+
+export type RotateKeyResponses = {
+  /**
+   * The new key, which is shown only in this answer
+   */
+  201: IssuedKey;
+};
+
+export type RotateKeyResponse = RotateKeyResponses[keyof RotateKeyResponses];
+
+export type RevokeKeyData = {
+  body?: never;
+  path: {
+    /**
+     * The `key_id` of the key, or the 32 hexadecimal digits that follow `ck_` in the key.
+     */
+    key_id: string;
+  };
+  query?: never;
+  url: '/keys/{key_id}';
+};
+
+export type RevokeKeyErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `key-not-found`: There is no such key
+   */
+  404: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type RevokeKeyError = RevokeKeyErrors[keyof RevokeKeyErrors];
+
+export type RevokeKeyResponses = {
+  /**
+   * The key is no longer valid
+   */
+  204: void;
+};
+
+export type RevokeKeyResponse = RevokeKeyResponses[keyof RevokeKeyResponses];
+
+export type ListAuditEntriesData = {
+  body?: never;
+  path?: never;
+  query?: {
+    /**
+     * Another tenant than that of the caller. For operators only.
+     */
+    tenant?: string;
+    /**
+     * A cursor from an earlier page. Starts at the beginning if left out.
+     */
+    after?: string;
+    limit?: string;
+  };
+  url: '/audit';
+};
+
+export type ListAuditEntriesErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   *
+   * `invalid-cursor`: The cursor is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ListAuditEntriesError = ListAuditEntriesErrors[keyof ListAuditEntriesErrors];
+
+export type ListAuditEntriesResponses = {
+  /**
+   * One page of entries
+   */
+  200: AuditPage;
+};
+
+export type ListAuditEntriesResponse = ListAuditEntriesResponses[keyof ListAuditEntriesResponses];
+
+export type GetLivenessData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/health/live';
+};
+
+export type GetLivenessErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetLivenessError = GetLivenessErrors[keyof GetLivenessErrors];
+
+export type GetLivenessResponses = {
+  /**
+   * The process is alive
+   */
+  200: HealthReport;
+};
+
+export type GetLivenessResponse = GetLivenessResponses[keyof GetLivenessResponses];
+
+export type GetReadinessData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/health/ready';
+};
+
+export type GetReadinessErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * The process cannot serve requests: something it depends on fails, it has reached its limit of connections, or it is shutting down
+   */
+  503: HealthReport;
+};
+
+export type GetReadinessError = GetReadinessErrors[keyof GetReadinessErrors];
+
+export type GetReadinessResponses = {
+  /**
+   * The process can serve requests
+   */
+  200: HealthReport;
+};
+
+export type GetReadinessResponse = GetReadinessResponses[keyof GetReadinessResponses];
+
+export type GetMetricsData = {
+  body?: never;
+  path?: never;
+  query?: never;
+  url: '/metrics';
+};
+
+export type GetMetricsErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetMetricsError = GetMetricsErrors[keyof GetMetricsErrors];
+
+export type GetMetricsResponses = {
+  /**
+   * All metrics
+   */
+  200: string;
+};
+
+export type GetMetricsResponse = GetMetricsResponses[keyof GetMetricsResponses];
+
+export type GetLogLevelData = {
+  body?: never;
+  path?: never;
+  query?: {
+    /**
+     * A service that this process forwards requests to: all its instances answer. This process itself if left out.
+     */
+    service?: string;
+  };
+  url: '/admin/log-level';
+};
+
+export type GetLogLevelErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type GetLogLevelError = GetLogLevelErrors[keyof GetLogLevelErrors];
+
+export type GetLogLevelResponses = {
+  /**
+   * The log level
+   */
+  200: LogLevel;
+};
+
+export type GetLogLevelResponse = GetLogLevelResponses[keyof GetLogLevelResponses];
+
+export type PutLogLevelData = {
+  body: LogLevelRequest;
+  path?: never;
+  query?: never;
+  url: '/admin/log-level';
+};
+
+export type PutLogLevelErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `unauthenticated`: The caller is not authenticated
+   */
+  401: Problem;
+  /**
+   * `forbidden`: The caller is not allowed to do this
+   */
+  403: Problem;
+  /**
+   * `payload-too-large`: The request is too large
+   */
+  413: Problem;
+  /**
+   * `unsupported-media-type`: The content type is not supported
+   */
+  415: Problem;
+  /**
+   * `too-many-requests`: Too many requests
+   */
+  429: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type PutLogLevelError = PutLogLevelErrors[keyof PutLogLevelErrors];
+
+export type PutLogLevelResponses = {
+  /**
+   * The new level, and the instances that have it
+   */
+  200: LogLevelChanged;
+};
+
+export type PutLogLevelResponse = PutLogLevelResponses[keyof PutLogLevelResponses];
+
+export type ExplainProblemData = {
+  body?: never;
+  path: {
+    code: string;
+  };
+  query?: never;
+  url: '/problems/{code}';
+};
+
+export type ExplainProblemErrors = {
+  /**
+   * `invalid-request`: The request is not valid
+   */
+  400: Problem;
+  /**
+   * `not-found`: There is nothing at this address
+   */
+  404: Problem;
+  /**
+   * `internal`: Something went wrong on our side
+   */
+  500: Problem;
+  /**
+   * `unavailable`: A service this request needs is not available
+   *
+   * `deadline-exceeded`: The answer did not come in time
+   */
+  503: Problem;
+};
+
+export type ExplainProblemError = ExplainProblemErrors[keyof ExplainProblemErrors];
+
+export type ExplainProblemResponses = {
+  /**
+   * What the code means and what you can do
+   */
+  200: ProblemExplanation;
+};
+
+export type ExplainProblemResponse = ExplainProblemResponses[keyof ExplainProblemResponses];

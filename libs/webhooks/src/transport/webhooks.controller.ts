@@ -25,8 +25,8 @@ import { ReadDeliveries, deliveryNotFound } from '../use-cases/read-deliveries.j
 import { RedeliverMessages } from '../use-cases/redeliver-messages.js';
 
 const cursor = z.object({ before: z.uuid() });
-const endpointIdParameter = z.string().meta({ description: 'The `endpoint_id` that registering it answered.' });
-const deliveryIdParameter = z.string().meta({ description: 'A `delivery_id` of the list.' });
+const endpointIdParameter = z.string().meta({ description: 'The `endpoint_id` of the endpoint.' });
+const deliveryIdParameter = z.string().meta({ description: 'A `delivery_id` from the list.' });
 
 /** Where merchants say what they want to be told, and see what they were told. */
 @ApiTags('webhooks')
@@ -45,12 +45,13 @@ export class WebhooksController {
     operationId: 'createWebhookEndpoint',
     summary: 'Register an endpoint',
     description:
-      'From now on events of the types it asks for are posted to its URL, signed with its secret after the Standard ' +
-      'Webhooks specification. What is not answered 2xx in time is sent again for three days, ever more rarely.',
+      'From now on, events of the chosen types are posted to its URL, signed with its secret according to the ' +
+      'Standard Webhooks specification. If it does not answer 2xx in time, a message is sent again for three ' +
+      'days, at growing intervals.',
     replies: {
       201: {
         schema: createdWebhookEndpoint,
-        description: 'The endpoint, and the secret to check signatures with',
+        description: 'The endpoint, and the secret that verifies signatures',
         headers: { Location: 'The address of the endpoint' },
       },
     },
@@ -106,8 +107,10 @@ export class WebhooksController {
     scope: 'webhooks:write',
     operationId: 'changeWebhookEndpoint',
     summary: 'Change an endpoint',
-    description: 'What is left out stays as it is. Once it is enabled again, what waits for it is sent.',
-    replies: { 200: { schema: webhookEndpoint, description: 'The endpoint, changed' } },
+    description:
+      'Members that are left out stay as they are. When the endpoint is enabled again, messages that wait for ' +
+      'it are sent.',
+    replies: { 200: { schema: webhookEndpoint, description: 'The changed endpoint' } },
     errors: ['webhook-endpoint-not-found', 'webhook-url-refused'],
   })
   change(
@@ -124,8 +127,8 @@ export class WebhooksController {
     scope: 'webhooks:write',
     operationId: 'deleteWebhookEndpoint',
     summary: 'Delete an endpoint',
-    description: 'What waits for it is not sent, and what was sent to it cannot be read any more.',
-    replies: { 204: { description: 'It is gone' } },
+    description: 'Messages that wait for it are not sent, and its past deliveries can no longer be read.',
+    replies: { 204: { description: 'The endpoint is deleted' } },
     errors: ['webhook-endpoint-not-found'],
   })
   delete(@Param('endpoint_id', valid(endpointIdParameter)) id: string, @CalledBy() caller: Caller): Promise<void> {
@@ -137,7 +140,7 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:write',
     operationId: 'getWebhookSecret',
-    summary: 'Read the secret that messages to an endpoint are signed with',
+    summary: 'Read the signing secret of an endpoint',
     replies: { 200: { schema: webhookSecret, description: 'The secret' } },
     errors: ['webhook-endpoint-not-found', 'data-key-missing'],
   })
@@ -153,8 +156,8 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:write',
     operationId: 'rotateWebhookSecret',
-    summary: 'Sign with a new secret',
-    description: 'For 24 hours messages are signed with the one before as well.',
+    summary: 'Rotate the signing secret of an endpoint',
+    description: 'For 24 hours, messages are signed with the old secret as well.',
     replies: { 200: { schema: webhookSecret, description: 'The new secret' } },
     errors: ['webhook-endpoint-not-found'],
   })
@@ -170,10 +173,10 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:write',
     operationId: 'testWebhookEndpoint',
-    summary: 'Send a message of the type `webhook.test`',
+    summary: 'Send a test message (`webhook.test`) to an endpoint',
     description:
       `At most ${limits.webhookTestsAMinute} a minute for each endpoint, and ${limits.webhookTestsAMinuteOfTenant} for all ` +
-      'of a tenant, those included that are deleted already.',
+      'endpoints of a tenant, including deleted ones.',
     replies: { 202: { schema: webhookDelivery, description: 'Its delivery, which is being sent' } },
     errors: ['webhook-endpoint-not-found', 'too-many-requests'],
   })
@@ -188,9 +191,10 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:read',
     operationId: 'listWebhookDeliveries',
-    summary: 'List what was sent to an endpoint, newest first',
+    summary: 'List the deliveries to an endpoint, newest first',
     description:
-      'Deliveries are kept for 30 days; one that is still pending then until it is settled, 60 days at most.',
+      'Deliveries are kept for 30 days. One that is still pending then is kept until it is settled, for 60 days ' +
+      'at most.',
     replies: { 200: { schema: webhookDeliveryPage, description: 'One page of deliveries' } },
     errors: ['webhook-endpoint-not-found', 'invalid-cursor'],
   })
@@ -214,9 +218,11 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:write',
     operationId: 'redeliverFailedWebhooks',
-    summary: 'Send again what failed',
-    description: 'Of the deliveries that were made in that time, up to 10,000 at once, each with all its attempts.',
-    replies: { 202: { schema: redeliveredWebhooks, description: 'They are being sent' } },
+    summary: 'Redeliver what failed',
+    description:
+      'Covers the failed deliveries that were created in the given time, up to 10,000 per request. Each gets ' +
+      'all its attempts again.',
+    replies: { 202: { schema: redeliveredWebhooks, description: 'They are being redelivered' } },
     errors: ['webhook-endpoint-not-found'],
   })
   redeliverFailed(
@@ -231,7 +237,7 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:read',
     operationId: 'getWebhookDelivery',
-    summary: 'Read a delivery: what was sent, and every attempt',
+    summary: 'Read a delivery: the message and its attempts',
     replies: { 200: { schema: webhookDeliveryDetail, description: 'The delivery' } },
     errors: ['webhook-delivery-not-found'],
   })
@@ -247,11 +253,12 @@ export class WebhooksController {
   @Endpoint({
     scope: 'webhooks:write',
     operationId: 'redeliverWebhook',
-    summary: 'Send a message once more, now',
+    summary: 'Redeliver a message now',
     description:
-      'Under the same `webhook-id`, also where it was delivered. One that is pending is sent at once; one that is due or ' +
-      `being sent already is not sent twice for it. At most ${limits.webhookRedeliveriesAMinute} a minute for each ` +
-      'endpoint: what failed while it was out of order is sent again all at once.',
+      'Sends it again with the same `webhook-id`, even if it was delivered already. A pending delivery is sent ' +
+      'immediately; one that is due or being sent is not sent twice. ' +
+      `At most ${limits.webhookRedeliveriesAMinute} a minute for each endpoint: to send everything that failed, ` +
+      'use `POST /webhook-endpoints/{endpoint_id}/redeliver`.',
     replies: { 202: { schema: webhookDelivery, description: 'The delivery, which is being sent' } },
     errors: ['webhook-delivery-not-found', 'too-many-requests'],
   })

@@ -27,7 +27,7 @@ export abstract class WantedTypes {
 const batchSize = 500;
 const pollMs = 100;
 
-/** Takes in what happens to orders, for the endpoints that ask for it: each event once. */
+/** Follows the events of orders and creates a message, and its deliveries, for the endpoints that want them: once for each event. */
 @Injectable()
 export class AcceptEvents extends EventConsumer<OrderLogEvent> {
   constructor(

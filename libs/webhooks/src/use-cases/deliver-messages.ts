@@ -91,7 +91,7 @@ const bounds = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15];
 
 export const deliveryLimits = Symbol('delivery limits');
 
-/** Sends what is due, each delivery by itself, so that none waits for another one's endpoint. At least once. */
+/** Sends the deliveries that are due, at least once. Each is sent on its own, so a slow endpoint does not delay others. */
 @Injectable()
 export class DeliverMessages extends WokenWork {
   private readonly slots: Slots;
