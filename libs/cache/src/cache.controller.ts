@@ -48,7 +48,7 @@ export class CacheController {
     summary: 'Read the value of a key',
     replies: {
       200: { schema: cacheValue, description: 'The value', headers: { ...etag, ...status } },
-      304: { description: 'The value is one of those that `If-None-Match` names', headers: { ...etag, ...status } },
+      304: { description: 'The value still has an `ETag` that `If-None-Match` names', headers: { ...etag, ...status } },
       404: { schema: cacheMiss, description: 'The cache holds nothing under this key' },
     },
     errors: [],
@@ -56,7 +56,7 @@ export class CacheController {
   @ApiHeader({
     name: 'If-None-Match',
     required: false,
-    description: 'The `ETag` of the value that the caller has, or a list of them: it is not sent once more.',
+    description: 'The `ETag` of the value that you have, or a list of them; answers 304 if it is still the value.',
   })
   async get(
     @Query(valid(keyQuery)) query: z.output<typeof keyQuery>,

@@ -3968,7 +3968,7 @@ export type GetCacheEntryData = {
   body?: never;
   headers?: {
     /**
-     * The `ETag` of the value that the caller has, or a list of them: it is not sent once more.
+     * The `ETag` of the value that you have, or a list of them; answers 304 if it is still the value.
      */
     'If-None-Match'?: string;
   };
