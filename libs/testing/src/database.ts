@@ -5,7 +5,6 @@ import { mkdtemp } from 'node:fs/promises';
 import os from 'node:os';
 import { join } from 'node:path';
 import pg from 'pg';
-import { startEmbeddedPostgres } from '#database';
 
 export interface TestDatabase {
   url: string;
@@ -63,6 +62,8 @@ async function startServer(): Promise<Server> {
   if (given) return { url: given, stop: async () => undefined };
   const folder = await mkdtemp(join(os.tmpdir(), 'cleave-test-'));
   const watchdog = watch(folder);
+  // Most test files find a server running, and need not load TypeORM and Nest, which this brings with it.
+  const { startEmbeddedPostgres } = await import('#database');
   const server = await startEmbeddedPostgres({ dataDir: folder });
   const stop = async () => {
     await server.stop();

@@ -2,7 +2,6 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout } from 'node:timers/promises';
-import { createClient } from '@redis/client';
 import { onFreePorts, serverOrSkip, startServer, type ServerProgram } from './servers.js';
 
 const program: ServerProgram = {
@@ -122,6 +121,8 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
     }),
   );
   const servers = nodes.map((it) => it.server);
+  // It is hundreds of files, which every test file that imports this would load.
+  const { createClient } = await import('@redis/client');
   const connect = async ({ url }: RedisServer) => {
     const client = createClient({ url, socket: { reconnectStrategy: false } });
     // A master that is killed ends its connections; what is asked over one of them fails by itself.
