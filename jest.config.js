@@ -22,5 +22,6 @@ export default {
   maxWorkers: 2,
   // Modules of test files that are over are not let go, and the more there are the longer it takes to collect garbage.
   workerIdleMemoryLimit: '1GB',
+  testSequencer: '<rootDir>/scripts/jest-sequencer.mjs',
   reporters: ['default', '<rootDir>/scripts/jest-count-reporter.mjs'],
 };
