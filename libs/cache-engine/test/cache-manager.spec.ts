@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { createKeyv } from '@keyv/redis';
 import { createCache, type Cache } from 'cache-manager';
 import { redisOrSkip, startRedis, type RedisServer } from '#testing';
-import { CacheEngine, cacheManagerOf } from '../src/index.js';
+import { CacheEngine, CacheUnavailable, cacheManagerOf } from '../src/index.js';
 import { until } from './until.js';
 
 const describeRedis = await redisOrSkip(describe);
@@ -39,6 +39,19 @@ describeRedis('a namespace in the shape of cache-manager', () => {
   let theirs: Cache;
   let names = 0;
   const ours = (): Cache => cacheManagerOf(engine.namespace(`n${(names += 1)}`, { absentTtl: 1, jitter: 0 }));
+  /** In a namespace of its own; once more in another one where this process stood still and lost Redis: reads are misses then. */
+  const withOurs = async <T>(work: (cache: Cache) => Promise<T>): Promise<T> => {
+    for (;;) {
+      const cache = ours();
+      let isAway = false;
+      const note = (told: unknown): void => {
+        isAway ||= (told as { error?: unknown } | undefined)?.error instanceof CacheUnavailable;
+      };
+      for (const event of events) cache.on(event as 'get', note);
+      const result = await work(cache);
+      if (!isAway) return result;
+    }
+  };
   beforeAll(async () => {
     redis = await startRedis();
     engine = new CacheEngine({ redis: { url: redis.url, deadlineMs: 5_000 } }).start();
@@ -78,7 +91,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
       ]);
       return [returned, await cache.get('k'), await cache.mget(['l', 'm', 'k', 'none'])];
     };
-    const mine = await kept(ours());
+    const mine = await withOurs(kept);
     expect(mine).toStrictEqual(await kept(theirs));
   });
 
@@ -97,12 +110,12 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     ['forgetting many', (cache: Cache) => cache.mdel(['k', 'none'])],
     ['clearing', (cache: Cache) => cache.clear()],
   ])('answers and tells of %s as it does', async (_, work) => {
-    const both = [];
-    for (const cache of [ours(), theirs]) {
+    const outcome = async (cache: Cache): Promise<object> => {
       await cache.set('k', { v: 1 });
-      both.push(await outcomeOf(cache, work));
-    }
-    expect(both[0]).toEqual(both[1]);
+      return outcomeOf(cache, work);
+    };
+    const mine = await withOurs(outcome);
+    expect(mine).toEqual(await outcome(theirs));
   });
 
   it('takes null for no time to live that is told, as callers in JavaScript give it', async () => {
