@@ -134,8 +134,10 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
   const manager = {
     ...{ get, set, ttl, wrap, stores: [] },
     mget: async (keys: string[]) => {
-      // Asked for together, and answered each by itself: of a cluster one key may be away and the others not.
-      const reads = await Promise.allSettled(keys.map((key) => namespace.get(key)));
+      // Answered each by itself: of a cluster one key may be away and the others not. A page at a time, each with its time.
+      const reads: PromiseSettledResult<unknown>[] = [];
+      for (const page of pagesOf(keys))
+        reads.push(...(await Promise.allSettled(page.map((key) => namespace.get(key)))));
       const values = reads.map((it) => (it.status === 'fulfilled' ? unpacked(it.value) : undefined));
       const failures = reads.flatMap((it) => (it.status === 'rejected' ? [it.reason as Error] : []));
       // What is wrong in the call comes before what is away.

@@ -248,8 +248,9 @@ export class RedisTier {
     const { kind, client } = this.connection;
     // One that is being connected is left to that: what is asked over two connections at once is answered in no order.
     if (kind === 'cluster' || !client.isReady) return;
-    const [role] = await client.sendCommand<string[]>(['ROLE']).catch(() => []);
-    if (role === undefined || role === 'master' || !client.isReady) return;
+    const answer = await client.sendCommand<unknown>(['ROLE']).catch(() => undefined);
+    // Where it may not be asked, or says what cannot be understood, it stays.
+    if (!Array.isArray(answer) || answer[0] === 'master' || !client.isReady) return;
     client.destroy();
     this.connect();
   }
@@ -405,9 +406,11 @@ export class RedisTier {
   /** Tells that they are in use. Nobody minds where it fails: it is told again soon. */
   async touch(keys: readonly string[]): Promise<void> {
     const { kind, client } = this.connection;
-    // In a cluster the keys lie in many slots.
-    const each = pagesOf(keys, kind === 'server' ? largestRead : 1);
-    await Promise.allSettled(each.map((some) => client.touch(some)));
+    for (const page of pagesOf(keys)) {
+      // In a cluster the keys lie in many slots.
+      const each = kind === 'server' ? [page] : page.map((key) => [key]);
+      await Promise.allSettled(each.map((some) => client.touch(some)));
+    }
   }
 
   /**

@@ -118,6 +118,21 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     expect(mine).toEqual(await outcome(theirs));
   });
 
+  it('finds all of very many keys: each page of them has its time', async () => {
+    const engine = new CacheEngine({ maxBytes: 1, redis: { url: redis.url } }).start();
+    try {
+      const namespace = engine.namespace<string>('many');
+      const keys = Array.from({ length: 5_000 }, (_, at) => `k ${at}`);
+      const value = 'x'.repeat(10_000);
+      await until(() => engine.isL1Used);
+      await namespace.setMany(keys.map((key) => [key, value] as const));
+      const found = await cacheManagerOf(namespace).mget<string>(keys);
+      expect(found.filter((it) => it === value)).toHaveLength(keys.length);
+    } finally {
+      engine.stop();
+    }
+  });
+
   it('takes null for no time to live that is told, as callers in JavaScript give it', async () => {
     const none = null as unknown as undefined;
     for (const cache of [ours(), theirs]) {

@@ -142,7 +142,9 @@ export class CacheController {
     scope: 'cache:write',
     operationId: 'cacheBatch',
     summary: 'Delete, write and read many keys',
-    description: 'Deletes first, then writes, then reads. Each key is handled on its own: this is not a transaction.',
+    description:
+      'Deletes first, then writes, then reads. Each key is handled on its own: this is not a transaction. The values that are ' +
+      'read may have 16 Mi characters together; beyond that the answer is 413, after the deletes and writes were carried out.',
     replies: { 200: { schema: cacheBatch, description: 'The values found and the values written' } },
     errors: [],
   })

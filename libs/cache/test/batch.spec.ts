@@ -32,8 +32,12 @@ describe('POST /cache/batch', () => {
     for (const key of keys) expect((await send('PUT', '/cache', { key, value })).status).toBe(200);
     const few = await send('POST', '/cache/batch', { get: keys.slice(1) });
     expect(((await few.json()) as { found: unknown[] }).found).toHaveLength(keys.length - 1);
+    const again = await send('POST', '/cache/batch', {
+      get: Array.from({ length: 40 }, () => keys.slice(1, 11)).flat(),
+    });
+    expect(((await again.json()) as { found: unknown[] }).found).toHaveLength(10);
     // Keys of which there are too many for one page of them.
-    const none = Array.from({ length: 200 }, (_, at) => `none ${at}`);
+    const none = Array.from({ length: 300 }, (_, at) => `none ${at}`);
     const all = await send('POST', '/cache/batch', { get: [...keys.slice(1), ...none, keys[0]] });
     expect([all.status, await all.json()]).toEqual([413, expect.objectContaining({ code: 'payload-too-large' })]);
   });
