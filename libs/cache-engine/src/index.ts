@@ -1,4 +1,4 @@
-/** A cache in two tiers, this process and Redis, that does not serve stale values after races. Usable without the rest of Cleave. */
+/** A cache in two tiers, this process and Redis, that keeps its promise about stale values under races. Usable without the rest of Cleave. */
 export { CacheEngine } from './cache-engine.js';
 export { CacheEngineModule } from './cache-engine.module.js';
 export { cacheManagerOf } from './cache-manager.js';

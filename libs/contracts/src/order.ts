@@ -345,8 +345,9 @@ export const cancelOrderRequest = z
       .optional()
       .meta({
         description:
-          'Cancels what was not handed over yet. The order becomes `fulfilled`, or `returned` if everything handed ' +
-          'over came back. Without it, an order that was partly handed over is not cancelled but refused.',
+          'Cancels what was not handed over yet. If something was handed over, the order becomes `fulfilled`, or ' +
+          '`returned` if all of that came back; otherwise the whole order is cancelled. Without it, a request to ' +
+          'cancel an order that was partly handed over is refused.',
       }),
     reason: text(limits.textLength).optional(),
   })

@@ -48,7 +48,7 @@ export const personalMembers = {
   personal: z
     .enum(['kept', 'erased'])
     .optional()
-    .meta({ description: '`erased` once the customer was erased. Left out if the order has no personal data.' }),
+    .meta({ description: '`erased` once the customer was erased. Left out if no personal data came with the order.' }),
   contact: contact.nullable().optional(),
   shipping_address: shippingAddress.nullable().optional(),
 };

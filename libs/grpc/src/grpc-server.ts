@@ -146,7 +146,7 @@ export class GrpcServer extends ServerGrpc {
         this.answered(rpc, startedAt, this.workOf(metadata, callers.get(call)), refusal);
         return throwError(() => statusOf(refusal));
       }
-      const { work, end } = this.begin(rpc, metadata, callers.get(call));
+      const { work, end } = this.begin(rpc, startedAt, metadata, callers.get(call));
       const answer = withWork(work, () => handle(request, metadata, call));
       if (!limiter) {
         const refused = this.authenticator.isOpen ? NEVER : this.refusalOfFollower(metadata, call, scope);
@@ -188,12 +188,12 @@ export class GrpcServer extends ServerGrpc {
   /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */
   private begin(
     rpc: string,
+    startedAt: number,
     metadata: Metadata,
     caller: Caller | undefined,
   ): { work: Work; end: (error?: unknown) => void } {
     const asked = this.workOf(metadata, caller);
     if (this.streams.has(rpc)) return { work: asked, end: () => undefined };
-    const startedAt = performance.now();
     const attributes = { 'rpc.system.name': 'grpc', 'rpc.method': `${this.serviceName}/${rpc}` };
     const span = this.traces?.begin(attributes['rpc.method'], asked.traceparent, { kind: 'server', attributes });
     const traceparent = span ? traceparentFrom(span) : asked.traceparent;

@@ -104,7 +104,7 @@ export class LogLevelController {
     summary: 'Change the log level of this process, or of a service behind it',
     description:
       'Changes the process that answers this request and no other, or the present instances of `service`, until ' +
-      'they end. The answer is 200 if at least one of them has changed; it names those that have not.',
+      'they end. The answer is 200 if at least one of them has changed; it names those that did not confirm.',
     replies: { 200: { schema: logLevelChanged, description: 'The new level, and the instances that have it' } },
     errors: [],
     isAlwaysAdmitted: true,

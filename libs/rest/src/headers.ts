@@ -96,7 +96,7 @@ export const IfMatch = createParamDecorator(
       ApiHeader({
         name: 'If-Match',
         description:
-          'Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.',
+          'Takes effect only if the present version of the order has this `ETag`, or one of a list. Any version if left out.',
         required: false,
         schema: { type: 'string', examples: ['"v3"'] },
       })(target, key, method);

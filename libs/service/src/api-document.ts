@@ -8,8 +8,9 @@ export const apiDocument: DocumentOptions = {
     [
       '- **Authentication**: send `Authorization: Bearer` with an API key or a token. Each operation names its scope.',
       '- **Errors** are problem documents (RFC 9457) with a stable `code`, which `GET /problems/{code}` explains.',
-      '- **Retries**: send an `Idempotency-Key`, and a request that you repeat takes effect once.',
-      '- **Lists** come in pages: pass `next_cursor` as `cursor` until it is null.',
+      '- **Retries**: an operation that takes an `Idempotency-Key` takes effect once, however often you repeat it with that key.',
+      '- **Lists** come in pages: pass `next_cursor` as `cursor` until it is null. `GET /events` and `GET /audit` have no end: ' +
+        'pass it as `after`.',
       '- **Money** is an integer in minor units (cents, pence), with an ISO 4217 currency.',
     ].join('\n'),
   ].join('\n\n'),

@@ -226,7 +226,7 @@ export const run = (main: () => Promise<unknown>): void => {
 };
 
 const whereToLook =
-  'README.md lists them all, under "Settings". To try things out, `npm start` and `npm run start:split` need none.';
+  'README.md lists the settings, docs/observability.md those of logs and traces. To try things out, `npm start` and `npm run start:split` need none.';
 
 /** Plain errors and those of the system say what to mend; an error of another class is a fault in the program. */
 const complaintOf = (error: unknown): string | undefined => {

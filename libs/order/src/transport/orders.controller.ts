@@ -192,9 +192,9 @@ export class OrdersController {
     summary: 'Cancel an order, or what was not handed over yet',
     description:
       'Its stock is available again a moment later. If the order is already cancelled, it is returned ' +
-      'unchanged. What was paid for it is refunded automatically. If you cancel only what remains of an order, ' +
-      'nothing is refunded automatically: request a refund, as for a return, even if the payment is not ' +
-      'captured yet.',
+      'unchanged. What was paid for it is refunded automatically. If part of it was handed over and you cancel ' +
+      'what remains, nothing is refunded automatically: request a refund, as for a return, even if the payment ' +
+      'is not captured yet.',
     replies: { 200: { schema: order, description: 'The order after the cancellation', headers: taggedHeaders } },
     errors: ['order-not-found', 'illegal-transition', 'precondition-failed', 'idempotency-key-reused'],
     idempotencyKey: 'optional',

@@ -244,7 +244,7 @@ export type CacheValue = {
 
 export type CancelOrderRequest = {
   /**
-   * Cancels what was not handed over yet. The order becomes `fulfilled`, or `returned` if everything handed over came back. Without it, an order that was partly handed over is not cancelled but refused.
+   * Cancels what was not handed over yet. If something was handed over, the order becomes `fulfilled`, or `returned` if all of that came back; otherwise the whole order is cancelled. Without it, a request to cancel an order that was partly handed over is refused.
    */
   remaining?: boolean;
   reason?: string;
@@ -468,7 +468,7 @@ export type ExportedOrder = {
   created_at: string;
   updated_at: string;
   /**
-   * `erased` once the customer was erased. Left out if the order has no personal data.
+   * `erased` once the customer was erased. Left out if no personal data came with the order.
    */
   personal?: 'kept' | 'erased';
   contact?: Contact | null;
@@ -800,7 +800,7 @@ export type OrderInFull = {
   created_at: string;
   updated_at: string;
   /**
-   * `erased` once the customer was erased. Left out if the order has no personal data.
+   * `erased` once the customer was erased. Left out if no personal data came with the order.
    */
   personal?: 'kept' | 'erased';
   contact?: Contact | null;
@@ -1762,7 +1762,7 @@ export type CancelOrderData = {
   body?: CancelOrderRequest;
   headers?: {
     /**
-     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     * Takes effect only if the present version of the order has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
@@ -1850,7 +1850,7 @@ export type FulfilOrderData = {
   body?: FulfilOrderRequest;
   headers?: {
     /**
-     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     * Takes effect only if the present version of the order has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
@@ -1938,7 +1938,7 @@ export type ReturnGoodsData = {
   body: ReturnOrderRequest;
   headers: {
     /**
-     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     * Takes effect only if the present version of the order has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
@@ -2268,7 +2268,7 @@ export type CapturePaymentData = {
   body?: CaptureRequest;
   headers: {
     /**
-     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     * Takes effect only if the present version of the order has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
@@ -2360,7 +2360,7 @@ export type RefundPaymentData = {
   body: RefundRequest;
   headers: {
     /**
-     * Changes the order only if its present version has this `ETag`, or one of a list. Any version if left out.
+     * Takes effect only if the present version of the order has this `ETag`, or one of a list. Any version if left out.
      */
     'If-Match'?: string;
     /**
