@@ -27,7 +27,7 @@ export type Outcome =
   | 'lost'
   /** Nothing came within its time. */
   | 'late'
-  /** The caller does not want it any more. */
+  /** The caller does not want it any more. Where that took long, it may be because nothing came. */
   | 'given-up';
 
 /** Connecting that fails and connections that break say enough at once; being late may be the fault of the call. */
@@ -35,6 +35,8 @@ const mostLateInARow = 3;
 /** One alone may be the fault of the call; whoever answers nothing else lacks what the others have. */
 const mostFailedInARow = 5;
 const probeTimeoutMs = 1_000;
+/** Whoever gives up sooner says nothing of the instance. */
+const givenUpLateMs = 1_000;
 /** With jitter, so that callers do not probe in step. */
 const pauses = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 });
 
@@ -125,7 +127,8 @@ export class Target<I extends Instance> implements Candidate {
   private learn(outcome: Outcome, tookMs: number): void {
     const now = this.now();
     if (outcome === 'answered') this.latency.measured(tookMs, now);
-    if ((outcome === 'failing' || outcome === 'busy' || outcome === 'late') && tookMs > this.latency.at(now))
+    const isLate = outcome === 'late' || (outcome === 'given-up' && tookMs >= givenUpLateMs);
+    if ((outcome === 'failing' || outcome === 'busy' || isLate) && tookMs > this.latency.at(now))
       this.latency.measured(tookMs, now);
     if (outcome === 'answered') this.failedInARow = 0;
     if (outcome === 'answered' || outcome === 'failing' || outcome === 'busy') this.heard(outcome === 'answered');
@@ -133,8 +136,7 @@ export class Target<I extends Instance> implements Candidate {
     if (outcome === 'not-sent') this.eject('unreachable', 'it cannot be reached');
     if (outcome === 'full') this.full();
     if (outcome === 'lost') this.eject('unreachable', 'a connection broke');
-    if (outcome === 'late' && ++this.lateInARow >= mostLateInARow)
-      this.eject('late', `${this.lateInARow} calls were not answered`);
+    if (isLate && ++this.lateInARow >= mostLateInARow) this.eject('late', `${this.lateInARow} calls were not answered`);
   }
 
   private heard(isDone: boolean): void {

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { describe, expect, it } from '@jest/globals';
 import { Targets, type Instance } from '#balancing';
 import { eventually } from '#testing';
@@ -56,6 +57,18 @@ const start = (addresses: string[], probe: () => Promise<void>) =>
     policy: 'round-robin',
     instanceAt: (_place, address) => Object.assign(new Silent(address), { probe }),
   });
+
+it('an instance that hangs is left also where its callers give up before their time, and not for those who do so at once', async () => {
+  const targets = start(['127.0.0.1', '127.0.0.2'], () => new Promise(() => {}));
+  const calls = Array.from({ length: 12 }, () => targets.attempts(false).next());
+  const ofOne = calls.filter(({ instance }) => instance.address === '127.0.0.1');
+  for (const call of ofOne.splice(0, 3)) call.end('given-up');
+  expect(targets.states).toEqual({ ready: 2, ejected: 0 });
+  await setTimeout(1_050);
+  for (const call of ofOne) call.end('given-up');
+  expect(targets.states).toEqual({ ready: 1, ejected: 1 });
+  targets.close();
+});
 
 describe('an instance to which as many are connected as may be', () => {
   it('gets no more calls until it says itself that it can take some, whatever it answers on older connections', async () => {

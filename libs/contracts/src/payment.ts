@@ -56,7 +56,7 @@ export const payment = z
       description: 'What the customer has to do before the payment can continue, if anything.',
     }),
     operations: z.array(paymentOperation).meta({
-      description: `The requests to the provider, oldest first. Of more than ${limits.paymentOperations}, those that are still open and the newest.`,
+      description: `The requests to the provider, oldest first. Of more than ${limits.paymentOperations}, the oldest that were refused are left out.`,
     }),
     created_at: moment,
     updated_at: moment,

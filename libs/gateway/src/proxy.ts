@@ -70,8 +70,11 @@ export const proxyTo = async (
         },
         preHandler: (request, _reply, done) => done(dotsIn(request.url) ? refusalOfDots() : undefined),
         // In an address that is parsed as one of the web, a backslash would become a slash.
-        handler: (request, reply, path, options) =>
-          onBehalfOf(reply.raw, () => reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) })),
+        handler: (request, reply, path, options) => {
+          const pass = () => reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) });
+          // What becomes of what is written down is waited for, whether or not anybody reads it.
+          return auditedIn(request) ? pass() : onBehalfOf(reply.raw, pass);
+        },
       });
     }
   });

@@ -18,7 +18,8 @@ const isBelow = (path: string, prefix: string): boolean => path === prefix || pa
 it('knows every address of the document as that of a service, its own, or one that is asked from inside', async () => {
   const paths = Object.keys((await readDocument()).paths);
   const prefixes = [...upstreams.flatMap((it) => it.prefixes), ...ownPrefixes];
-  expect(paths.filter((path) => !prefixes.some((it) => isBelow(path, it)))).toEqual(['/admin/log-level', '/metrics']);
+  const ofEach = paths.filter((path) => !prefixes.some((it) => isBelow(path, it)));
+  expect(ofEach.toSorted()).toEqual(['/admin/log-level', '/metrics']);
   // Nor does it let through what is none; the document is not in itself.
   const unused = prefixes.filter((prefix) => !paths.some((path) => isBelow(path, prefix)));
   expect(unused).toEqual(['/docs', '/openapi.json']);

@@ -1,4 +1,5 @@
 import { randomUUID } from 'node:crypto';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { createClient, defineScript, ErrorReply } from '@redis/client';
 import { waitBeforeRetryMs } from '#periodic';
 
@@ -189,6 +190,8 @@ export async function open(connection: RedisConnection): Promise<void> {
   });
 }
 
+const askAgainMs = 250;
+
 /** It has no room for us, or is not there yet for anybody: all else that it answers does not get better by waiting. */
 const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)/;
 
@@ -210,6 +213,17 @@ export async function openPatiently(connection: RedisConnection): Promise<void> 
     });
     connection.connect().catch(reject);
   });
+}
+
+/** Asks again for as long as Redis is reached and cannot answer yet, as one that reads what it had before it was started. */
+export async function askPatiently<Reply>(connection: RedisConnection, ask: () => Promise<Reply>): Promise<Reply> {
+  for (;;)
+    try {
+      return await ask();
+    } catch (error) {
+      if (!connection.isOpen || !(error instanceof ErrorReply) || isRefusal(error)) throw error;
+      await sleep(askAgainMs);
+    }
 }
 
 /** Ends a connection. One that is being made meanwhile is made nevertheless, and would keep the process alive. */

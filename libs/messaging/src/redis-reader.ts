@@ -7,13 +7,14 @@ import { frameOf } from './frames.js';
 import { InFlight } from './in-flight.js';
 import {
   aliveMs,
+  askPatiently,
   bytesOf,
   framesChannel,
   group,
   largestAtOnce,
   largestPublished,
   leaveReplica,
-  open,
+  openPatiently,
   queueKeys,
   redisConnection,
   shut,
@@ -178,9 +179,9 @@ export class RedisReader {
       this.hasReconnected = true;
       this.wake?.();
     });
-    await open(this.reader);
-    await this.createGroup();
-    await this.showLife();
+    await openPatiently(this.reader);
+    await askPatiently(this.commands, () => this.createGroup());
+    await askPatiently(this.commands, () => this.showLife());
     // A Redis that comes back empty hears of us at once.
     this.commands.on('ready', this.keepAlive);
     this.lifeSigns = setInterval(this.keepAlive, lifeSignMs);

@@ -339,6 +339,33 @@ describeWithRedis('requests over Redis', () => {
     await eventually(async () => ((await codeOf(client.call('ping', undefined))) === 'answered' ? true : undefined));
   });
 
+  it('are answered by who was started while Redis was reading what it had', async () => {
+    const slow = await startRedis();
+    const handsOnSlow = handsOn(slow.url);
+    try {
+      await handsOnSlow.connect();
+      // It reads what another one has: 4,000 keys, half a millisecond each.
+      for (let at = 0; at < 4_000; at += 1_000)
+        await Promise.all(Array.from({ length: 1_000 }, (_, key) => hands.set(`filling ${at + key}`, 'x')));
+      await handsOnSlow.configSet({
+        'replica-read-only': 'no',
+        'key-load-delay': '500',
+        'loading-process-events-interval-bytes': '1024',
+      });
+      await handsOnSlow.sendCommand(['REPLICAOF', '127.0.0.1', String(redis.port)]);
+      await eventually(async () => ((await handsOnSlow.info('persistence')).includes('loading:1') ? true : undefined));
+      const elsewhere: Address = { scheme: 'redis', url: slow.url };
+      running.push(await startInstance([elsewhere]));
+      const { call } = messenger.clientFor(probeContract, elsewhere);
+      expect(await codeOf(call('ping', undefined))).toBe('answered');
+    } finally {
+      await messenger.onApplicationShutdown();
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      handsOnSlow.destroy();
+      await slow.stop();
+    }
+  });
+
   it('go on after something was published to a client that are no replies', async () => {
     const { journal } = await start();
     const held = client.call('wait', { id: 'held' });

@@ -465,6 +465,24 @@ describe('a sweep', () => {
     expect(looks).toEqual([[new Date(began.getTime() + 1), undefined]]);
   });
 
+  it('goes on where an inventory that knows no parts has more, and from the earliest moment that it was told', async () => {
+    const began = new Date(stock.nowMs);
+    for (let count = 0; count < 700; count += 1) stock.hold(tenant, randomUUID(), { mug: 1 }, newOrderId(Date.now()));
+    stock.expire();
+    const [overdue, looks] = [stock.overdue.bind(stock), new Array<Date | null>()];
+    stock.overdue = async (after, part, limit) => {
+      looks.push(after);
+      // The first part is told by one that is newer, and the clock is set back after it.
+      if (looks.length === 1) return { holds: [], looked_at: began, parts: 2 };
+      return { ...(await overdue(after, part, limit)), looked_at: new Date(began.getTime() - 1) };
+    };
+    const sweepHolds = new SweepHolds(stock, one.orders, stock, 60_000);
+    expect(await sweepHolds.execute()).toEqual({ released: 700, confirmed: 0 });
+    expect(looks).toEqual([null, null, null]);
+    await sweepHolds.execute();
+    expect(looks.at(-1)).toEqual(new Date(began.getTime() - 1));
+  });
+
   it('is made again and again until the module stops, also after one that failed', async () => {
     let calls = 0;
     stock.interrupt = (call, when) => {

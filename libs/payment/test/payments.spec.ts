@@ -43,16 +43,15 @@ const payment = async () => (await one.payments.find(tenant, order))!;
 
 describe('what is asked of a payment', () => {
   it('is told as far as a reply goes, however often that was in vain', async () => {
-    const slow = authorise(order, 500, 'tok_slow');
-    await perform(slow);
-    await perform(...Array.from({ length: limits.paymentOperations }, () => refund(order, 100)));
-    const last = refund(order, 200);
+    await perform(authorise(order, 500), capture(order, 100));
+    await perform(...Array.from({ length: limits.paymentOperations }, () => refund(order, 200)));
+    const last = refund(order, 300);
     await perform(last);
     const { operations } = await payment();
     expect(operations).toHaveLength(limits.paymentOperations);
-    expect(operations[0]).toMatchObject({ kind: 'authorise', state: 'open' });
+    // What has moved money is never what is left out.
+    expect(operations.slice(0, 3).map((it) => it.state)).toEqual(['succeeded', 'succeeded', 'refused']);
     expect(operations.at(-1)).toMatchObject({ operation_id: last.operation_id, state: 'refused' });
-    while ((await perform(slow))[0]!.outcome === 'open') await setTimeout(50);
   });
 
   it('is carried out in the order given, and told', async () => {

@@ -31,13 +31,15 @@ export class PurgeRefusals extends PeriodicWork {
   async execute(): Promise<void> {
     const after = this.lookedAt;
     let began: Date | undefined;
-    for (let part = 0, parts = 1; part < parts;) {
+    for (let part = 0, more = true; more;) {
       if (this.stopping.signal.aborted) return;
       const look = await this.reservations.forget(limits.refusalKeptMs, { after, part }, batchSize);
-      began ??= look.looked_at;
-      parts = look.parts;
+      // The first moment, or a later one where the clock was set back meanwhile.
+      if (!began || look.looked_at < began) began = look.looked_at;
       // The same look finds others, until there are none.
-      if (look.forgotten < batchSize) part += 1;
+      if (look.forgotten === batchSize) continue;
+      part += 1;
+      more = part < look.parts;
     }
     this.lookedAt = began!;
   }

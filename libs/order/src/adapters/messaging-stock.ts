@@ -9,7 +9,7 @@ import type { StockHolder } from '../use-cases/reserve-and-record.js';
 import type { OverdueStock } from '../use-cases/sweep-holds.js';
 
 /** Less than a check of readiness may take. */
-const askedWithinMs = 1_000;
+const askedWithinMs = 500;
 /** When an inventory that could not be joined is asked whether it can by now. */
 const askAgainMs = 10_000;
 

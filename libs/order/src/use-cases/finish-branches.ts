@@ -58,7 +58,8 @@ export class FinishBranches extends PeriodicWork {
     const left = branches.filter((it) => Math.abs(it.age_ms) >= this.inDoubtAfterMs);
     const failures: unknown[] = [];
     for (const { branch_id, age_ms } of left) {
-      if (age_ms > alarmMs) this.logger.warn(`stock is prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`);
+      if (Math.abs(age_ms) > alarmMs)
+        this.logger.warn(`stock is prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`);
       await this.end(branch_id).catch((error: unknown) => failures.push(error));
     }
     await this.decisions.forgetDecisions(

@@ -57,11 +57,11 @@ export class SweepHolds extends PeriodicWork {
     const found = new Set<string>();
     const after = this.lookedAt;
     let began: Date | undefined;
-    for (let part = 0, parts = 1; part < parts && !this.stopping.signal.aborted;) {
+    for (let part = 0, more = true; more && !this.stopping.signal.aborted;) {
       const look = await this.stock.overdue(after, after === null ? part : undefined, batchSize);
-      const { holds } = look;
-      began ??= look.looked_at;
-      parts = look.parts ?? 1;
+      const { holds, parts = 1 } = look;
+      // The first moment, or a later one where the clock was set back meanwhile.
+      if (!began || look.looked_at < began) began = look.looked_at;
       const foundBefore = found.size;
       for (const it of holds) found.add(it.reservation_id);
       if (holds.length > 0 && found.size === foundBefore)
@@ -80,8 +80,10 @@ export class SweepHolds extends PeriodicWork {
         swept.confirmed += group.length - declaredVoid.size;
       }
       // Those that were found are settled, so that the same look finds others, until there are none.
-      if (holds.length < batchSize) part += 1;
-      if (part >= parts) this.lookedAt = began!;
+      if (holds.length === batchSize) continue;
+      part += 1;
+      more = part < parts;
+      if (!more) this.lookedAt = began;
     }
     if (swept.released > 0)
       this.logger.warn(`${swept.released} holds were given back: their orders were not recorded in time`);

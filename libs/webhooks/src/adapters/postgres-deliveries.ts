@@ -117,8 +117,8 @@ export class PostgresDeliveries implements Messages, DueDeliveries, DeliveryLog,
     return (await this.sql.query<{ forgotten: number }>(forgetMessages, [ageMs, limit]))[0]!.forgotten;
   }
 
-  async bringForward(): Promise<void> {
-    await this.sql.query(bringForward);
+  async bringForward(limit: number): Promise<number> {
+    return (await this.sql.query(bringForward, [limit])).length;
   }
 }
 
@@ -321,9 +321,10 @@ const bringForward = {
       SELECT d.* FROM waiting w CROSS JOIN LATERAL (
         SELECT tenant_id, delivery_id FROM webhooks.deliveries
         WHERE tenant_id = w.tenant_id AND endpoint_id = w.endpoint_id AND status = 'pending' AND due_at > ${setBack}
-        ORDER BY due_at FOR NO KEY UPDATE SKIP LOCKED
-      ) d
+        ORDER BY due_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+      ) d LIMIT $1
     )
     UPDATE webhooks.deliveries d SET due_at = now() FROM late
-    WHERE d.tenant_id = late.tenant_id AND d.delivery_id = late.delivery_id`,
+    WHERE d.tenant_id = late.tenant_id AND d.delivery_id = late.delivery_id
+    RETURNING d.delivery_id`,
 };

@@ -7,8 +7,12 @@ export abstract class KeptDeliveries {
   abstract forgetDeliveries(ageMs: number, limit: number): Promise<number>;
   /** @returns how many messages older than `ageMs` were forgotten, at most `limit` */
   abstract forgetMessages(ageMs: number, limit: number): Promise<number>;
-  /** Makes due now what would wait for longer than anything ever has to: it is from before the clock was set back. */
-  abstract bringForward(): Promise<void>;
+  /**
+   * Makes due now what would wait for longer than anything ever has to: it is from before the clock was set back.
+   *
+   * @returns how many, at most `limit`
+   */
+  abstract bringForward(limit: number): Promise<number>;
 }
 
 const everyMs = 600_000;
@@ -23,8 +27,8 @@ export class PurgeDeliveries extends PeriodicWork {
 
   /** Messages after their deliveries, which need them. */
   async execute(): Promise<void> {
-    await this.kept.bringForward();
     while ((await this.kept.forgetDeliveries(limits.webhooksKeptMs, batchSize)) === batchSize);
     while ((await this.kept.forgetMessages(limits.webhooksKeptMs, batchSize)) === batchSize);
+    while ((await this.kept.bringForward(batchSize)) === batchSize);
   }
 }
