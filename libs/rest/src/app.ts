@@ -64,6 +64,8 @@ export interface RestAppOptions extends BrowserOptions {
 
 const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
+/** Who balances requests over connections of their own, and looks twice a second who is ready, has seen by then that this one stops. */
+const quietMs = 600;
 const jsonType = 'application/json; charset=utf-8';
 
 @Module({})
@@ -325,13 +327,16 @@ class RestAdapter extends FastifyAdapter {
   }
 
   /**
-   * Waits until nobody is connected any more, at most `timeoutMs`. Those who follow events do not count: they are sent away
+   * Waits until nobody is connected, nor has come lately, at most `timeoutMs`. Those who follow events do not count: they are sent away
    * when all others are gone.
    */
   async unused(timeoutMs: number): Promise<void> {
     const giveUpAt = performance.now() + timeoutMs;
     const { connections } = this;
-    while (connections.size > connections.streams.size && performance.now() < giveUpAt) await sleep(unusedCheckMs);
+    const isUsed = (now: number): boolean =>
+      connections.size > connections.streams.size || now - connections.openedAt < quietMs;
+    for (let now = performance.now(); isUsed(now) && now < giveUpAt; now = performance.now())
+      await sleep(unusedCheckMs);
   }
 }
 

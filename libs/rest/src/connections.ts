@@ -54,6 +54,8 @@ export const fullHeader = 'cleave-full';
 export class Connections implements Iterable<Socket> {
   /** Answers that have no end of their own. */
   readonly streams = new Set<ServerResponse>();
+  /** When the newest was opened, by `performance.now()`. */
+  openedAt = Number.NEGATIVE_INFINITY;
   private readonly logger = new Logger('Rest');
   private readonly sockets = new Set<Socket>();
   /** Those beyond the limit, the oldest first. */
@@ -71,6 +73,7 @@ export class Connections implements Iterable<Socket> {
     const warn = (): void => this.logger.warn(full(limits.maxConnections));
     // Counted here: the server itself counts those alone that came by its first address.
     server.on('connection', (socket) => {
+      this.openedAt = performance.now();
       if (this.sockets.size - this.spare.size >= limits.maxConnections) {
         this.sayFull(warn);
         this.makeRoom();

@@ -43,6 +43,17 @@ describe('a closing app', () => {
     await expect(ask(one, port, 'GET', '/things/1', otherAddress)).rejects.toThrow('ECONNREFUSED');
   });
 
+  it('takes connections of somebody who opens one for each request until they have seen that it stops', async () => {
+    const { app, port } = await startApp({ drainDelayMs: 60_000 });
+    const anew = () => ask(new Agent(), port, 'GET', '/things/1');
+    await anew();
+    const closing = app.close();
+    await sleep(300);
+    expect(await anew()).toEqual({ status: 200, connection: 'close' });
+    await closing;
+    await expect(anew()).rejects.toThrow('ECONNREFUSED');
+  });
+
   it('waits for what is in flight at another of its addresses before it destroys modules', async () => {
     renewSlow();
     const { app, port, log } = await startApp({ drainTimeoutMs: 20_000 });
