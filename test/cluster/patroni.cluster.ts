@@ -17,7 +17,7 @@ const describePatroni = await patroniOrSkip(describe);
 describePatroni('a Postgres under Patroni whose primary goes away under load', () => {
   const figures: object[] = [];
   let shoppers: Shoppers;
-  let receiver: WebhookReceiver;
+  let receiver: WebhookReceiver | undefined;
   let cluster: PatroniCluster;
   let shape: Shape;
 
@@ -36,7 +36,9 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     try {
       await shoppers?.finish();
     } finally {
-      await receiver?.stop();
+      const started = receiver;
+      receiver = undefined;
+      await started?.stop();
     }
   });
   afterAll(async () => {
@@ -53,7 +55,7 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
   it.each(faults)('%s: its standby takes over, and nothing acknowledged is lost', async (fault, begin, end) => {
     await cluster.whole();
     const api = new Api(shape.baseUrl);
-    receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
+    const hearing = (receiver = await WebhookReceiver.start(api, await shape.databaseUrls()));
     shoppers = new Shoppers(api, randomOf(fault), callers);
     await shoppers.start();
     const placed = (): number => shoppers.placements.filter((it) => it.outcome === 201).length;
@@ -81,6 +83,6 @@ describePatroni('a Postgres under Patroni whose primary goes away under load', (
     expect(finished).toEqual({ status: 'fulfilled' });
     await shoppers.repeat();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
-    await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
+    await eventually(async () => expect(await hearing.differences(await shape.databaseUrls())).toEqual([]));
   });
 });

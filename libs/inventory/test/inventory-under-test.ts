@@ -149,6 +149,19 @@ export const decide = async (
 export const outcomes = async (...args: Parameters<typeof decide>): Promise<string[]> =>
   (await decide(...args)).map((it) => it.outcome);
 
+/** Fills the table of reservations, two to a page, so that what comes behind lies in another part of it than what is in front. */
+export const fillOnePart = async (at: Instance): Promise<void> => {
+  await at.sql.query(filling);
+};
+
+const filling = {
+  name: 'test-fill-reservations',
+  text: `
+    INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
+    SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
+    FROM generate_series(1, 20000)`,
+};
+
 /** The products of a tenant whose books do not balance: I1 (the database holds it too), I2 and I7. */
 export const brokenInvariants = (at: Instance, tenant: string): Promise<unknown[]> =>
   at.sql.query(invariants, [tenant]);

@@ -7,6 +7,7 @@ import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import {
   brokenInvariants,
   effect,
+  fillOnePart,
   longHoldMs,
   newTenant,
   outcomes,
@@ -98,14 +99,7 @@ it('goes on from where it was, and still finds what has become old since', async
 it('finds them wherever they lie, however large the table is', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
-  // Two a page, and pages for more than is looked at at once.
-  await one.sql.query({
-    name: 'test-fill-reservations',
-    text: `
-      INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
-      SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
-      FROM generate_series(1, 20000)`,
-  });
+  await fillOnePart(one);
   const old = Array.from({ length: 20 }, () => reservation({ mug: 2 }));
   await outcomes(one, tenant, old);
   await age(tenant, idsOf(old), limits.refusalKeptMs + longHoldMs);

@@ -10,6 +10,7 @@ import {
   brokenInvariants,
   decide,
   effect,
+  fillOnePart,
   longHoldMs,
   nameOf,
   newTenant,
@@ -377,14 +378,7 @@ describe('an overdue hold', () => {
     const tenant = newTenant();
     await stocked(alone, tenant, { mug: 100 });
     const inFront = await held(tenant, 1);
-    // Two a page, and pages for more than one part.
-    await alone.sql.query({
-      name: 'test-fill-reservations',
-      text: `
-        INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, shortages, deadline_at)
-        SELECT 'others', gen_random_uuid(), 'released', '{}', to_jsonb(repeat('x', 1900)), now()
-        FROM generate_series(1, 20000)`,
-    });
+    await fillOnePart(alone);
     const behind = await held(tenant, 1);
     await untilPast(1);
     const parts: string[][] = [];

@@ -1,6 +1,6 @@
 import { Injectable } from '@nestjs/common';
 import { limits } from '#contracts';
-import { PeriodicWork } from '#periodic';
+import { PeriodicWork, throughParts } from '#periodic';
 
 /** Decisions that were kept under their reservations and held nothing. */
 export abstract class RefusedReservations {
@@ -30,17 +30,11 @@ export class PurgeRefusals extends PeriodicWork {
 
   async execute(): Promise<void> {
     const after = this.lookedAt;
-    let began: Date | undefined;
-    for (let part = 0, more = true; more;) {
-      if (this.stopping.signal.aborted) return;
-      const look = await this.reservations.forget(limits.refusalKeptMs, { after, part }, batchSize);
-      // The first moment, or a later one where the clock was set back meanwhile.
-      if (!began || look.looked_at < began) began = look.looked_at;
+    const at = await throughParts(async (part) => {
+      const { forgotten, ...look } = await this.reservations.forget(limits.refusalKeptMs, { after, part }, batchSize);
       // The same look finds others, until there are none.
-      if (look.forgotten === batchSize) continue;
-      part += 1;
-      more = part < look.parts;
-    }
-    this.lookedAt = began!;
+      return { ...look, hasMore: forgotten === batchSize };
+    }, this.stopping.signal);
+    if (at) this.lookedAt = at;
   }
 }

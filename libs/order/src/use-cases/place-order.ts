@@ -45,7 +45,8 @@ export class PlaceOrder {
   }
 
   /**
-   * @param patience of the caller: a request that waits for an equal key or a batch for longer is given up
+   * @param patience of the caller: a request that waits for an equal key or a batch beyond its deadline is given up, and so is
+   *   one whose caller has gone when its batch sets off
    * @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone
    */
   async execute(

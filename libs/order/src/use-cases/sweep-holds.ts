@@ -1,6 +1,6 @@
 import { Inject, Injectable } from '@nestjs/common';
 import type { OverdueHold, StockEffect } from '#contracts';
-import { PeriodicWork } from '#periodic';
+import { PeriodicWork, throughParts } from '#periodic';
 import { StockSettler } from './relay-outbox.js';
 
 /** Holds of which nobody has told inventory in time what became of their orders. */
@@ -56,12 +56,8 @@ export class SweepHolds extends PeriodicWork {
     const swept = { released: 0, confirmed: 0 };
     const found = new Set<string>();
     const after = this.lookedAt;
-    let began: Date | undefined;
-    for (let part = 0, more = true; more && !this.stopping.signal.aborted;) {
-      const look = await this.stock.overdue(after, after === null ? part : undefined, batchSize);
-      const { holds, parts = 1 } = look;
-      // The first moment, or a later one where the clock was set back meanwhile.
-      if (!began || look.looked_at < began) began = look.looked_at;
+    const at = await throughParts(async (part) => {
+      const { holds, ...look } = await this.stock.overdue(after, after === null ? part : undefined, batchSize);
       const foundBefore = found.size;
       for (const it of holds) found.add(it.reservation_id);
       if (holds.length > 0 && found.size === foundBefore)
@@ -80,11 +76,9 @@ export class SweepHolds extends PeriodicWork {
         swept.confirmed += group.length - declaredVoid.size;
       }
       // Those that were found are settled, so that the same look finds others, until there are none.
-      if (holds.length === batchSize) continue;
-      part += 1;
-      more = part < parts;
-      if (!more) this.lookedAt = began;
-    }
+      return { ...look, hasMore: holds.length === batchSize };
+    }, this.stopping.signal);
+    if (at) this.lookedAt = at;
     if (swept.released > 0)
       this.logger.warn(`${swept.released} holds were given back: their orders were not recorded in time`);
     return swept;
