@@ -133,6 +133,10 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
   const ends = Array.from({ length: masters + 1 }, (_, at) => Math.floor((at * slots) / masters));
   for (const [at, client] of clients.slice(0, masters).entries())
     await client.sendCommand(['CLUSTER', 'ADDSLOTSRANGE', String(ends[at]), String(ends[at + 1]! - 1)]);
+  // As redis-cli does: otherwise they give themselves new ones while they meet, and a replica that has not heard of its master's
+  // last one is not elected, however often it asks.
+  for (const [at, client] of clients.entries())
+    await client.sendCommand(['CLUSTER', 'SET-CONFIG-EPOCH', String(at + 1)]);
   for (const [at, { port }] of servers.entries())
     if (at > 0) await clients[0]!.sendCommand(['CLUSTER', 'MEET', '127.0.0.1', String(port), String(nodes[at]!.bus)]);
   const isWhole = async (): Promise<boolean> => {
