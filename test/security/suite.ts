@@ -1,6 +1,7 @@
 import { randomBytes, randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import pg from 'pg';
 import { auditedOperations, scopes, type IssuedKey } from '#contracts';
 import { ok, refused, type Answer, type Problem, type Sent } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
@@ -666,6 +667,36 @@ export const securityTests = (name: ShapeName): void => {
         ['putLogLevel', '/admin/log-level', 403],
       ]);
       for (const it of told.slice(0, -1)) expect(data).toContainEqual({ ...it, at: expect.any(String), status: null });
+    });
+
+    it('is written down to its end, whether or not they wait for it', async () => {
+      const key = await keyFor(world, { tenant: fresh('t').toLowerCase() });
+      const database = new pg.Client({ connectionString: (await world.shape.databaseUrls()).order });
+      await database.connect();
+      try {
+        await database.query('BEGIN; LOCK TABLE orders.customer_keys');
+        const leaving = new AbortController();
+        const erased = fetch(`${world.api.baseUrl}/customers/slow`, {
+          ...{ method: 'DELETE', signal: leaving.signal, headers: bearer(key.key).headers! },
+        }).then(
+          ({ status }) => status,
+          ({ name }: Error) => name,
+        );
+        const waiting = `SELECT 1 FROM pg_locks WHERE NOT granted`;
+        await eventually(async () => expect((await database.query(waiting)).rowCount).toBe(1));
+        leaving.abort();
+        expect(await erased).toBe('AbortError');
+        await sleep(500);
+      } finally {
+        await database.end();
+      }
+      type Entry = { target: string; status: number | null };
+      const shop = new As(world.api, key.key);
+      await eventually(async () => {
+        const { data } = ok(await shop.send<{ data: Entry[] }>('GET', '/audit'));
+        const told = data.filter((it) => it.target === '/customers/slow').map((it) => it.status);
+        expect([told.length, new Set(told)]).toEqual([2, new Set([null, 404])]);
+      });
     });
 
     it('is written down once of what somebody is not allowed, whoever would have done it', async () => {

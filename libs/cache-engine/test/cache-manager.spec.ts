@@ -122,8 +122,8 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     const engine = new CacheEngine({ maxBytes: 1, redis: { url: redis.url } }).start();
     try {
       const namespace = engine.namespace<string>('many');
-      const keys = Array.from({ length: 5_000 }, (_, at) => `k ${at}`);
-      const value = 'x'.repeat(10_000);
+      const keys = Array.from({ length: 25_000 }, (_, at) => `k ${at}`);
+      const value = 'x'.repeat(2_000);
       await until(() => engine.isL1Used);
       await namespace.setMany(keys.map((key) => [key, value] as const));
       const found = await cacheManagerOf(namespace).mget<string>(keys);

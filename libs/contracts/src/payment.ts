@@ -56,7 +56,7 @@ export const payment = z
       description: 'What the customer has to do before the payment can continue, if anything.',
     }),
     operations: z.array(paymentOperation).meta({
-      description: `The requests to the provider, oldest first. Of more than ${limits.paymentOperations}, the oldest that were refused are left out.`,
+      description: `The requests to the provider, oldest first. Of more than ${limits.paymentOperations}, those that were refused are left out first, then those that succeeded, the oldest of each first.`,
     }),
     created_at: moment,
     updated_at: moment,

@@ -65,15 +65,25 @@ export const proxyTo = async (
           rewriteHeaders: answerHeaders,
           // It has been tried as often as there was any use in it.
           retryDelay: () => null,
-          // Whoever has gone is not answered, nor is it written down that they were.
-          onError: (reply, { error }) => void (reply.raw.closed || reply.send(refusalOf(name, error))),
+          // Whoever has gone gets no body: what became of their request goes as far as it is written down.
+          onResponse: (_request, reply, { stream }) => {
+            if (reply.raw.closed) stream.destroy();
+            void reply.send(reply.raw.closed ? '' : stream);
+          },
+          // Whoever has gone is not answered, but what became of what is written down is.
+          onError: (reply, { error }) => {
+            if (!reply.raw.closed || auditedIn(reply.request as FastifyRequest)) reply.send(refusalOf(name, error));
+          },
         },
         preHandler: (request, _reply, done) => done(dotsIn(request.url) ? refusalOfDots() : undefined),
         // In an address that is parsed as one of the web, a backslash would become a slash.
         handler: (request, reply, path, options) => {
           const pass = () => reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) });
-          // What becomes of what is written down is waited for, whether or not anybody reads it.
-          return auditedIn(request) ? pass() : onBehalfOf(reply.raw, pass);
+          if (!auditedIn(request)) return onBehalfOf(reply.raw, pass);
+          // What becomes of what is written down is waited for, whether or not anybody reads it. A request that was not read
+          // to its end, as one without a body, would be taken for broken off.
+          request.raw.resume();
+          return pass();
         },
       });
     }

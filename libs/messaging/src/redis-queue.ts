@@ -149,10 +149,14 @@ export function redisConnection(url: string, role: string): RedisConnection {
     const why = new Error(`it has not answered for ${silenceMs / 1_000} s`);
     silence = setTimeout(() => renew(connection, why), silenceMs);
   };
-  return connection
-    .on('ready', heard)
-    .on('ping-interval', heard)
-    .on('end', () => clearTimeout(silence));
+  return (
+    connection
+      .on('ready', heard)
+      .on('ping-interval', heard)
+      // A ping may be refused, as by a server that still reads what it had; that is an answer too.
+      .on('error', (error) => void (error instanceof ErrorReply && heard()))
+      .on('end', () => clearTimeout(silence))
+  );
 }
 
 /** Gives up a connection, as if it had been lost, for another one, which may lead to another server. */
@@ -215,13 +219,14 @@ export async function openPatiently(connection: RedisConnection): Promise<void> 
   });
 }
 
-/** Asks again for as long as Redis is reached and cannot answer yet, as one that reads what it had before it was started. */
+/** Asks again for as long as Redis is away or cannot answer yet, as one that reads what it had before it was started. */
 export async function askPatiently<Reply>(connection: RedisConnection, ask: () => Promise<Reply>): Promise<Reply> {
   for (;;)
     try {
       return await ask();
     } catch (error) {
-      if (!connection.isOpen || !(error instanceof ErrorReply) || isRefusal(error)) throw error;
+      const isAway = !connection.isReady;
+      if (!connection.isOpen || (!isAway && (!(error instanceof ErrorReply) || isRefusal(error)))) throw error;
       await sleep(askAgainMs);
     }
 }
@@ -239,8 +244,10 @@ export function reportOutages(connection: RedisConnection, report: (message: str
     if (!isLost) report(`Redis is not reached (${error.message || error.name}); trying again until it is`);
     isLost = true;
   });
-  connection.on('ready', () => {
+  const isBack = (): void => {
     if (isLost) report('Redis is reached again');
     isLost = false;
-  });
+  };
+  // Where it was reached all the while, and only could not answer, there is no other sign of it than a ping it answers.
+  connection.on('ready', isBack).on('ping-interval', isBack);
 }

@@ -182,6 +182,7 @@ export class RedisReader {
     await openPatiently(this.reader);
     await askPatiently(this.commands, () => this.createGroup());
     await askPatiently(this.commands, () => this.showLife());
+    if (this.isStopping) return;
     // A Redis that comes back empty hears of us at once.
     this.commands.on('ready', this.keepAlive);
     this.lifeSigns = setInterval(this.keepAlive, lifeSignMs);

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Admission } from '#admission';
 import { CleaveError } from '#contracts';
 import { eventually as repeated, RedisProxy, redisOrSkip, startRedis } from '#testing';
@@ -339,13 +340,17 @@ describeWithRedis('requests over Redis', () => {
     await eventually(async () => ((await codeOf(client.call('ping', undefined))) === 'answered' ? true : undefined));
   });
 
-  it('are answered by who was started while Redis was reading what it had', async () => {
+  it('are answered by who was started while Redis was reading what it had, also where the connection breaks meanwhile', async () => {
     const slow = await startRedis();
+    const proxy = await RedisProxy.start(slow.port);
     const handsOnSlow = handsOn(slow.url);
+    const patient = redisConnection(slow.url, 'patient').on('error', () => undefined);
+    let timesConnected = 0;
+    patient.on('ready', () => (timesConnected += 1));
     try {
       await handsOnSlow.connect();
-      // It reads what another one has: 4,000 keys, half a millisecond each.
-      for (let at = 0; at < 4_000; at += 1_000)
+      // It reads what another one has: 20,000 keys, half a millisecond each, which is longer than anybody may be silent.
+      for (let at = 0; at < 20_000; at += 1_000)
         await Promise.all(Array.from({ length: 1_000 }, (_, key) => hands.set(`filling ${at + key}`, 'x')));
       await handsOnSlow.configSet({
         'replica-read-only': 'no',
@@ -354,17 +359,27 @@ describeWithRedis('requests over Redis', () => {
       });
       await handsOnSlow.sendCommand(['REPLICAOF', '127.0.0.1', String(redis.port)]);
       await eventually(async () => ((await handsOnSlow.info('persistence')).includes('loading:1') ? true : undefined));
-      const elsewhere: Address = { scheme: 'redis', url: slow.url };
-      running.push(await startInstance([elsewhere]));
+      await open(patient);
+      const elsewhere: Address = { scheme: 'redis', url: proxy.url };
+      const started = startInstance([elsewhere]).then((instance) => void running.push(instance));
+      await sleep(500);
+      proxy.down();
+      await sleep(500);
+      proxy.up();
+      await started;
       const { call } = messenger.clientFor(probeContract, elsewhere);
       expect(await codeOf(call('ping', undefined))).toBe('answered');
+      // What is refused while it reads is an answer as well.
+      expect(timesConnected).toBe(1);
     } finally {
       await messenger.onApplicationShutdown();
       await Promise.all(running.splice(0).map((instance) => instance.close()));
+      patient.destroy();
       handsOnSlow.destroy();
+      await proxy.stop();
       await slow.stop();
     }
-  });
+  }, 60_000);
 
   it('go on after something was published to a client that are no replies', async () => {
     const { journal } = await start();

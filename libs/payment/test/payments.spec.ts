@@ -54,6 +54,17 @@ describe('what is asked of a payment', () => {
     expect(operations.at(-1)).toMatchObject({ operation_id: last.operation_id, state: 'refused' });
   });
 
+  it('is told while it goes on, whatever was done since it began', async () => {
+    const begun = capture(order, 1);
+    await perform(authorise(order, 5_000));
+    await one.with({ perform: () => Promise.reject(new Error('the connection is gone')) }).execute(tenant, [begun]);
+    await perform(...Array.from({ length: limits.paymentOperations }, () => capture(order, 1)));
+    const { operations } = await payment();
+    expect(operations).toHaveLength(limits.paymentOperations);
+    expect(operations[0]).toMatchObject({ operation_id: begun.operation_id, state: 'open' });
+    expect(await perform(begun)).toEqual([moved(1)]);
+  });
+
   it('is carried out in the order given, and told', async () => {
     expect(await perform(authorise(order, 500), capture(order, 300), refund(order, 100), capture(order))).toEqual(
       [500, 300, 100, 200].map(moved),

@@ -48,7 +48,7 @@ describe('a closing app', () => {
     const anew = () => ask(new Agent(), port, 'GET', '/things/1');
     await anew();
     const closing = app.close();
-    await sleep(300);
+    await sleep(100);
     expect(await anew()).toEqual({ status: 200, connection: 'close' });
     await closing;
     await expect(anew()).rejects.toThrow('ECONNREFUSED');

@@ -75,7 +75,7 @@ const find = {
           'state', o.state, 'reason', o.reason, 'at', o.at) ORDER BY o.at, o.operation_id)
         FROM (
           SELECT * FROM payment.operations WHERE tenant_id = p.tenant_id AND order_id = p.order_id
-          ORDER BY state = 'refused', at DESC, operation_id DESC LIMIT ${limits.paymentOperations}
+          ORDER BY state = 'refused', state = 'succeeded', at DESC, operation_id DESC LIMIT ${limits.paymentOperations}
         ) o
       ), '[]') AS operations
     FROM payment.payments p WHERE p.tenant_id = $1 AND p.order_id = $2 AND p.method IS NOT NULL`,

@@ -867,7 +867,7 @@ export type Payment = {
    */
   customer_action: CustomerAction | null;
   /**
-   * The requests to the provider, oldest first. Of more than 1000, the oldest that were refused are left out.
+   * The requests to the provider, oldest first. Of more than 1000, those that were refused are left out first, then those that succeeded, the oldest of each first.
    */
   operations: Array<PaymentOperation>;
   created_at: string;

@@ -25,10 +25,10 @@ export class PurgeDeliveries extends PeriodicWork {
     super(everyMs, 'old webhook deliveries could not be purged, which is tried again in ten minutes');
   }
 
-  /** Messages after their deliveries, which need them. */
+  /** Messages after their deliveries, which need them; before both what somebody waits for. */
   async execute(): Promise<void> {
+    while ((await this.kept.bringForward(batchSize)) === batchSize);
     while ((await this.kept.forgetDeliveries(limits.webhooksKeptMs, batchSize)) === batchSize);
     while ((await this.kept.forgetMessages(limits.webhooksKeptMs, batchSize)) === batchSize);
-    while ((await this.kept.bringForward(batchSize)) === batchSize);
   }
 }
