@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
 import { CleaveError, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
 import type { Sql, Statement } from '#database';
@@ -234,6 +234,30 @@ describe('a transaction that began before others and commits after them', () => 
     } finally {
       // What it has locked is what the next test clears away.
       await late.end();
+    }
+  });
+
+  it('is told of to an operator who watches, where it stays open and somebody waits for it', async () => {
+    const slow = new pg.Client(database.url);
+    await slow.connect();
+    const now = performance.now.bind(performance);
+    let laterMs = 0;
+    const clock = jest.spyOn(performance, 'now').mockImplementation(() => now() + laterMs);
+    try {
+      await slow.query('BEGIN; SELECT pg_current_xact_id()');
+      expect(await one.outbox.condition()).toEqual({ isDegraded: false, details: { held_back_ms: 0 } });
+      laterMs += 60_000;
+      await write(newIds(1));
+      expect(await one.outbox.condition()).toMatchObject({ isDegraded: false });
+      laterMs += 31_000;
+      const { isDegraded, details } = await one.outbox.condition();
+      expect(isDegraded).toBe(true);
+      expect(details['held_back_ms']).toBeGreaterThanOrEqual(31_000);
+      await slow.query('ROLLBACK');
+      expect(await one.outbox.condition()).toEqual({ isDegraded: false, details: { held_back_ms: 0 } });
+    } finally {
+      clock.mockRestore();
+      await slow.end();
     }
   });
 });
