@@ -45,13 +45,25 @@ const positionsOf = (parts: readonly HeldPart[]): string[] => parts.map((it) => 
 const placed: Pick<OutboxEvent, 'version' | 'type' | 'data'> = { version: 1, type: 'placed', data: {} };
 
 /** Writes events as a change of an order does, in the transaction of the connection if there is one. */
-const write = async (ids: readonly string[], { version, type, data } = placed, on = client): Promise<void> => {
+const write = async (
+  ids: readonly string[],
+  { version, type, data } = placed,
+  on = client,
+  tenant = 't',
+): Promise<void> => {
   await on.query(
     `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
-     SELECT 't', id, $2, id, $3, 'confirmed', $4, now() FROM unnest($1::uuid[]) WITH ORDINALITY AS r(id, position)
+     SELECT $5, id, $2, id, $3, 'confirmed', $4, now() FROM unnest($1::uuid[]) WITH ORDINALITY AS r(id, position)
      ORDER BY position`,
-    [ids, version, type, JSON.stringify(data)],
+    [ids, version, type, JSON.stringify(data), tenant],
   );
+};
+/** How many wait for the table of the log, while somebody has it locked. */
+const readersWaiting = async (): Promise<number> => {
+  const { rows } = await client.query<{ count: number }>(
+    `SELECT count(*)::int FROM pg_locks WHERE relation = 'orders.events'::regclass AND NOT granted`,
+  );
+  return rows[0]!.count;
 };
 /** An inventory that holds something for each of the orders. */
 const holding = (ids: readonly string[], units: Record<string, number> = {}, stock = new FakeInventory()) => {
@@ -147,6 +159,32 @@ describe('the feed of a tenant', () => {
       if (followed.length >= 27) gone.abort();
     }
     expect(followed).toEqual([...small, ...large]);
+  });
+
+  it('is followed by two connections at most, however many follow and are behind, and leaves the others to orders', async () => {
+    const ids = newIds(300);
+    await write(ids);
+    await client.query('BEGIN');
+    await client.query('LOCK TABLE orders.events');
+    const events = new ReadEvents(one.outbox);
+    const following = Array.from({ length: 20 }, async () => {
+      const gone = new AbortController();
+      const followed: string[] = [];
+      for await (const some of events.follow('t', undefined, gone.signal)) {
+        followed.push(...some.map((it) => it.orderId));
+        if (followed.length >= 300) gone.abort();
+      }
+      return followed;
+    });
+    try {
+      while ((await readersWaiting()) < 2) await setTimeout(10);
+      // Were there one more, it would have asked before this.
+      await one.sql.condition();
+      expect(await readersWaiting()).toBe(2);
+    } finally {
+      await client.query('COMMIT');
+    }
+    for (const followed of await Promise.all(following)) expect(followed).toEqual(ids);
   });
 
   it('is read without those of others, also by a plan from when there was nobody else', async () => {
@@ -347,16 +385,10 @@ describe('the log as other modules read it', () => {
     await client.query('LOCK TABLE orders.events');
     const limits = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
     const pages = Promise.all(limits.map((limit) => one.outbox.log(logBeginning, limit, null)));
-    const readers = async () => {
-      const { rows } = await client.query<{ count: number }>(
-        `SELECT count(*)::int FROM pg_locks WHERE relation = 'orders.events'::regclass AND NOT granted`,
-      );
-      return rows[0]!.count;
-    };
-    while ((await readers()) < 2) await setTimeout(10);
+    while ((await readersWaiting()) < 2) await setTimeout(10);
     // Were there one more, it would have asked before this.
     await one.sql.condition();
-    expect(await readers()).toBe(2);
+    expect(await readersWaiting()).toBe(2);
     await client.query('COMMIT');
     expect((await pages).map((it) => eventsIn(it.events).length)).toEqual(limits);
   });
