@@ -505,6 +505,41 @@ describe('the relay', () => {
     expect(appliedTo(stock)).toEqual(ids);
   });
 
+  it('tells of a few tenants at a time, of each in order, and of all again where one cannot be told of', async () => {
+    const stock = new FakeInventory();
+    stock.onHand.set('mug', 1_000);
+    const fulfilled = {
+      version: 2,
+      type: 'fulfilled' as const,
+      data: { lines: [{ line: 1, product_id: 'mug', quantity: 1 }] },
+    };
+    const tenants = Array.from({ length: 12 }, (_, at) => `tenant-${at}`);
+    for (const tenant of tenants) {
+      const ids = newIds(2);
+      for (const id of ids) stock.hold(tenant, id, { mug: 1 });
+      await write(ids, placed, client, tenant);
+      await write(ids, fulfilled, client, tenant);
+    }
+    const underWay = new Set<string>();
+    let most = 0;
+    let failures = 1;
+    const settle = stock.settle.bind(stock);
+    stock.settle = async (tenant, effects) => {
+      expect(underWay).not.toContain(tenant);
+      most = Math.max(most, underWay.add(tenant).size);
+      await setTimeout(20);
+      underWay.delete(tenant);
+      if (tenant === 'tenant-5' && failures-- > 0) throw new CleaveError('unavailable', 'gone');
+      return settle(tenant, effects);
+    };
+    startRelay(one, stock);
+    await until(() => stock.effects.length === 48);
+    await stopAll();
+    expect(most).toBe(4);
+    expect(stock.inState('fulfilled')).toHaveLength(24);
+    expect(positionsOf(await acquire(randomUUID(), 1))).not.toContain(logBeginning);
+  });
+
   it('notices that the lease went to another while it was delivering, and does not move the checkpoint', async () => {
     const ids = newIds(2);
     const stock = holding(ids);
