@@ -90,8 +90,8 @@ class PreparingInventory extends FakeInventory {
     return super.reserve(tenant, reservations);
   }
 
-  override finish(branchId: string): Promise<void> {
-    this.prepared.delete(branchId);
+  override finish(...[branchId]: string[]): Promise<void> {
+    this.prepared.delete(branchId!);
     return Promise.resolve();
   }
 }
