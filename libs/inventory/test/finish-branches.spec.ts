@@ -60,6 +60,36 @@ describe('what is told of branches in doubt', () => {
   });
 });
 
+it('one branch more than Postgres prepares is refused, with what to do about it', async () => {
+  // Of a server of its own, so that nobody else is in want of them.
+  const server = await testDatabase('another server');
+  const there = await startInstance(server.url);
+  const tenant = newTenant();
+  const ids: string[] = [];
+  const prepare = () => {
+    const branch_id = randomUUID();
+    ids.push(branch_id);
+    const reservations = [reservation({ [`p-${ids.length}`]: 1 })];
+    return there.reserveStock.execute(tenant, { branch_id, hold_ms: longHoldMs, reservations });
+  };
+  try {
+    const [{ most } = { most: 0 }] = await there.sql.query<{ most: number }>({
+      name: 'test-most-prepared',
+      text: `SELECT current_setting('max_prepared_transactions')::int AS most`,
+    });
+    await stocked(there, tenant, Object.fromEntries(Array.from({ length: most + 1 }, (_, at) => [`p-${at + 1}`, 1])));
+    for (let prepared = 0; prepared < most; prepared += 1) await prepare();
+    await expect(prepare()).rejects.toMatchObject({
+      code: 'unavailable',
+      detail: expect.stringContaining('raise max_prepared_transactions'),
+    });
+  } finally {
+    for (const id of ids) await there.finishBranches.execute(id, 'rollback');
+    await there.stop();
+    await server.stop();
+  }
+});
+
 describe('a confirmation', () => {
   it.each(['commit', 'rollback'] as const)('of what is prepared waits for the %s', async (outcome) => {
     const tenant = newTenant();

@@ -114,12 +114,14 @@ export class OrderModule implements OnModuleInit {
     @InjectSql('order') private readonly sql: Sql,
     private readonly readiness: Readiness,
     private readonly stock: MessagingStock,
+    private readonly outbox: PostgresOutbox,
     private readonly dataKeys: RotateDataKeys,
   ) {}
 
   onModuleInit(): void {
     this.readiness.add('order-database', () => this.sql.condition());
     this.readiness.add('order-inventory', () => this.stock.condition());
+    this.readiness.add('order-log', () => this.outbox.condition());
     this.readiness.add('data-keys', () => this.dataKeys.condition());
   }
 

@@ -2,8 +2,11 @@ import { describe, expect, it } from '@jest/globals';
 import { Logger } from '@nestjs/common';
 import { testDatabase } from '#testing';
 import { FinishBranches, type BranchDecisions, type StockBranches } from '../src/use-cases/finish-branches.js';
+import { PlaceOrder } from '../src/use-cases/place-order.js';
+import { ReserveAndRecord, type StockHolder } from '../src/use-cases/reserve-and-record.js';
+import type { RunSagas } from '../src/use-cases/run-sagas.js';
 import { uuidOfTime } from '../src/domain/uuid.js';
-import { newTenant, startInstance } from './order-under-test.js';
+import { FakeInventory, newTenant, requestOf, startInstance } from './order-under-test.js';
 
 /** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
 class Branches implements BranchDecisions, StockBranches {
@@ -71,6 +74,45 @@ it('record no orders once they are older than what was decided about them is rem
     for (const late of [aborted, old])
       await expect(orders.record(newTenant(), [], undefined, late)).rejects.toMatchObject({ code: 'unavailable' });
     expect(await orders.decide(old)).toBe('abort');
+  } finally {
+    await instance.stop();
+    await database.stop();
+  }
+});
+
+/** What is prepared in it, and the most that was at once. */
+class PreparingInventory extends FakeInventory {
+  readonly prepared = new Set<string>();
+  most = 0;
+
+  override reserve(...[tenant, reservations, branchId]: Parameters<StockHolder['reserve']>) {
+    this.most = Math.max(this.most, this.prepared.add(branchId!).size);
+    return super.reserve(tenant, reservations);
+  }
+
+  override finish(...[branchId]: string[]): Promise<void> {
+    this.prepared.delete(branchId!);
+    return Promise.resolve();
+  }
+}
+
+it('are eight at most, however many tenants order at once: Postgres prepares as many as it is set to', async () => {
+  const database = await testDatabase();
+  const instance = await startInstance(database.url);
+  try {
+    const { orders, relay, personalData } = instance;
+    const stock = new PreparingInventory();
+    stock.onHand.set('mug', 100);
+    const branches = new FinishBranches(orders, stock, 1_000);
+    // Nothing is paid.
+    const paying = {} as RunSagas;
+    const placeOrder = new PlaceOrder(
+      new ReserveAndRecord(orders, stock, relay, paying, branches, personalData, 'two-phase'),
+    );
+    const placing = Array.from({ length: 40 }, () => placeOrder.execute(newTenant(), 'a', requestOf({ mug: 1 }), null));
+    for (const it of await Promise.all(placing)) expect(it).toMatchObject({ order: { status: 'confirmed' } });
+    expect(stock.most).toBe(8);
+    expect(stock.prepared.size).toBe(0);
   } finally {
     await instance.stop();
     await database.stop();

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import pg from 'pg';
 import { CleaveError, logBeginning, type OrderEventType, type OrderLogEvent } from '#contracts';
 import type { Sql, Statement } from '#database';
@@ -45,13 +45,25 @@ const positionsOf = (parts: readonly HeldPart[]): string[] => parts.map((it) => 
 const placed: Pick<OutboxEvent, 'version' | 'type' | 'data'> = { version: 1, type: 'placed', data: {} };
 
 /** Writes events as a change of an order does, in the transaction of the connection if there is one. */
-const write = async (ids: readonly string[], { version, type, data } = placed, on = client): Promise<void> => {
+const write = async (
+  ids: readonly string[],
+  { version, type, data } = placed,
+  on = client,
+  tenant = 't',
+): Promise<void> => {
   await on.query(
     `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
-     SELECT 't', id, $2, id, $3, 'confirmed', $4, now() FROM unnest($1::uuid[]) WITH ORDINALITY AS r(id, position)
+     SELECT $5, id, $2, id, $3, 'confirmed', $4, now() FROM unnest($1::uuid[]) WITH ORDINALITY AS r(id, position)
      ORDER BY position`,
-    [ids, version, type, JSON.stringify(data)],
+    [ids, version, type, JSON.stringify(data), tenant],
   );
+};
+/** How many wait for the table of the log, while somebody has it locked. */
+const readersWaiting = async (): Promise<number> => {
+  const { rows } = await client.query<{ count: number }>(
+    `SELECT count(*)::int FROM pg_locks WHERE relation = 'orders.events'::regclass AND NOT granted`,
+  );
+  return rows[0]!.count;
 };
 /** An inventory that holds something for each of the orders. */
 const holding = (ids: readonly string[], units: Record<string, number> = {}, stock = new FakeInventory()) => {
@@ -149,6 +161,32 @@ describe('the feed of a tenant', () => {
     expect(followed).toEqual([...small, ...large]);
   });
 
+  it('is followed by two connections at most, however many follow and are behind, and leaves the others to orders', async () => {
+    const ids = newIds(300);
+    await write(ids);
+    await client.query('BEGIN');
+    await client.query('LOCK TABLE orders.events');
+    const events = new ReadEvents(one.outbox);
+    const following = Array.from({ length: 20 }, async () => {
+      const gone = new AbortController();
+      const followed: string[] = [];
+      for await (const some of events.follow('t', undefined, gone.signal)) {
+        followed.push(...some.map((it) => it.orderId));
+        if (followed.length >= 300) gone.abort();
+      }
+      return followed;
+    });
+    try {
+      while ((await readersWaiting()) < 2) await setTimeout(10);
+      // Were there one more, it would have asked before this.
+      await one.sql.condition();
+      expect(await readersWaiting()).toBe(2);
+    } finally {
+      await client.query('COMMIT');
+    }
+    for (const followed of await Promise.all(following)) expect(followed).toEqual(ids);
+  });
+
   it('is read without those of others, also by a plan from when there was nobody else', async () => {
     await client.query(
       `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
@@ -234,6 +272,30 @@ describe('a transaction that began before others and commits after them', () => 
     } finally {
       // What it has locked is what the next test clears away.
       await late.end();
+    }
+  });
+
+  it('is told of to an operator who watches, where it stays open and somebody waits for it', async () => {
+    const slow = new pg.Client(database.url);
+    await slow.connect();
+    const now = performance.now.bind(performance);
+    let laterMs = 0;
+    const clock = jest.spyOn(performance, 'now').mockImplementation(() => now() + laterMs);
+    try {
+      await slow.query('BEGIN; SELECT pg_current_xact_id()');
+      expect(await one.outbox.condition()).toEqual({ isDegraded: false, details: { held_back_ms: 0 } });
+      laterMs += 60_000;
+      await write(newIds(1));
+      expect(await one.outbox.condition()).toMatchObject({ isDegraded: false });
+      laterMs += 31_000;
+      const { isDegraded, details } = await one.outbox.condition();
+      expect(isDegraded).toBe(true);
+      expect(details['held_back_ms']).toBeGreaterThanOrEqual(31_000);
+      await slow.query('ROLLBACK');
+      expect(await one.outbox.condition()).toEqual({ isDegraded: false, details: { held_back_ms: 0 } });
+    } finally {
+      clock.mockRestore();
+      await slow.end();
     }
   });
 });
@@ -323,16 +385,10 @@ describe('the log as other modules read it', () => {
     await client.query('LOCK TABLE orders.events');
     const limits = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
     const pages = Promise.all(limits.map((limit) => one.outbox.log(logBeginning, limit, null)));
-    const readers = async () => {
-      const { rows } = await client.query<{ count: number }>(
-        `SELECT count(*)::int FROM pg_locks WHERE relation = 'orders.events'::regclass AND NOT granted`,
-      );
-      return rows[0]!.count;
-    };
-    while ((await readers()) < 2) await setTimeout(10);
+    while ((await readersWaiting()) < 2) await setTimeout(10);
     // Were there one more, it would have asked before this.
     await one.sql.condition();
-    expect(await readers()).toBe(2);
+    expect(await readersWaiting()).toBe(2);
     await client.query('COMMIT');
     expect((await pages).map((it) => eventsIn(it.events).length)).toEqual(limits);
   });
@@ -447,6 +503,41 @@ describe('the relay', () => {
     relay.wake();
     await until(() => calls >= 4);
     expect(appliedTo(stock)).toEqual(ids);
+  });
+
+  it('tells of a few tenants at a time, of each in order, and of all again where one cannot be told of', async () => {
+    const stock = new FakeInventory();
+    stock.onHand.set('mug', 1_000);
+    const fulfilled = {
+      version: 2,
+      type: 'fulfilled' as const,
+      data: { lines: [{ line: 1, product_id: 'mug', quantity: 1 }] },
+    };
+    const tenants = Array.from({ length: 12 }, (_, at) => `tenant-${at}`);
+    for (const tenant of tenants) {
+      const ids = newIds(2);
+      for (const id of ids) stock.hold(tenant, id, { mug: 1 });
+      await write(ids, placed, client, tenant);
+      await write(ids, fulfilled, client, tenant);
+    }
+    const underWay = new Set<string>();
+    let most = 0;
+    let failures = 1;
+    const settle = stock.settle.bind(stock);
+    stock.settle = async (tenant, effects) => {
+      expect(underWay).not.toContain(tenant);
+      most = Math.max(most, underWay.add(tenant).size);
+      await setTimeout(20);
+      underWay.delete(tenant);
+      if (tenant === 'tenant-5' && failures-- > 0) throw new CleaveError('unavailable', 'gone');
+      return settle(tenant, effects);
+    };
+    startRelay(one, stock);
+    await until(() => stock.effects.length === 48);
+    await stopAll();
+    expect(most).toBe(4);
+    expect(stock.inState('fulfilled')).toHaveLength(24);
+    expect(positionsOf(await acquire(randomUUID(), 1))).not.toContain(logBeginning);
   });
 
   it('notices that the lease went to another while it was delivering, and does not move the checkpoint', async () => {

@@ -1,6 +1,8 @@
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals';
 import { limits } from '#contracts';
 import { twoInstances, type TwoInstances } from '#testing';
+import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { FakeInventory, newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
 let instances: TwoInstances<Instance>;
@@ -71,4 +73,25 @@ it('never forgets the key of an order', async () => {
   const { order_id } = (placed as { order: { order_id: string } }).order;
   expect(await place('kept')).toMatchObject({ replayed: true, order: { order_id } });
   await expect(place('kept', requestOf({ mug: 2 }))).rejects.toMatchObject({ code: 'idempotency-key-reused' });
+});
+
+it('is left for the next time by a process that stops, however much there is', async () => {
+  const begun = Promise.withResolvers<void>();
+  let isOver = false;
+  const purging = new PurgeRefusals({
+    forget: async (_, limit) => {
+      begun.resolve();
+      await setTimeout(1);
+      return isOver ? 0 : limit;
+    },
+  });
+  purging.onApplicationBootstrap();
+  await begun.promise;
+  const stopped = purging.beforeApplicationShutdown().then(() => 'stopped');
+  try {
+    expect(await Promise.race([stopped, setTimeout(2_000, 'goes on', { ref: false })])).toBe('stopped');
+  } finally {
+    isOver = true;
+    await stopped;
+  }
 });

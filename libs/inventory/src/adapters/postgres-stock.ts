@@ -84,13 +84,9 @@ export class PostgresStock
     try {
       return await this.sql.prepare(gidOf(branchId), (within) => this.decideBy(within, tenant, batch, holdMs));
     } catch (error) {
-      if ((error as { code?: string }).code !== preparingIsOff) throw error;
-      throw new CleaveError(
-        'unavailable',
-        'The inventory database prepares no transactions: set max_prepared_transactions there, or ORDER_COMMIT=flexible.',
-        {},
-        { cause: error },
-      );
+      const detail = whyNotPrepared(error);
+      if (detail === undefined) throw error;
+      throw new CleaveError('unavailable', detail, {}, { cause: error });
     }
   }
 
@@ -216,6 +212,16 @@ export class PostgresStock
 const gidPrefix = 'cleave:';
 const gidOf = (branchId: string): string => `${gidPrefix}${branchId}`;
 const preparingIsOff = '55000';
+
+/** Undefined where it is for another reason. That there are too many has the code of a memory that is full. */
+const whyNotPrepared = (error: unknown): string | undefined => {
+  const { code, cause } = error as { code?: string; cause?: { routine?: string } };
+  if (code === preparingIsOff)
+    return 'The inventory database prepares no transactions: set max_prepared_transactions there, or ORDER_COMMIT=flexible.';
+  return cause?.routine === 'MarkAsPreparing'
+    ? 'The inventory database has as many transactions prepared as it may. Try again in a moment; raise max_prepared_transactions there if that goes on.'
+    : undefined;
+};
 
 const inDoubt = {
   name: 'inventory-in-doubt',

@@ -1,7 +1,8 @@
-import { Injectable, type OnModuleInit } from '@nestjs/common';
+import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import type { OrderEventType } from '#contracts';
 import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
+import type { Condition } from '#health';
 import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import { pageLines } from '../use-cases/read-orders.js';
@@ -45,10 +46,13 @@ type LogRows = readonly (LogEnd | LogRow)[];
 /** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
 @Injectable()
 export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
+  private readonly logger = new Logger(PostgresOutbox.name);
   /** Pages of the log that will be asked for next, by what will be asked. */
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
   private reading = 0;
   private readonly waiting: (() => void)[] = [];
+  /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
+  private heldBack: { by: string; since: number; isTold: boolean } | undefined;
 
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
@@ -60,6 +64,27 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   async onModuleInit(): Promise<void> {
     const ahead = await this.sql.query(aheadOfServer);
     if (ahead.length > 0) throw new Error(restoredLog);
+  }
+
+  /**
+   * For an operator to watch: all who read the log stop below a transaction that is open, whoever it is of. They see nothing
+   * more to read then, and do not know that they are behind.
+   */
+  async condition(): Promise<Condition> {
+    const [waiting] = await this.sql.query<{ by: string }>(waitedFor);
+    const now = performance.now();
+    if (this.heldBack?.by !== waiting?.by) this.heldBack = waiting && { ...waiting, since: now, isTold: false };
+    const held = this.heldBack;
+    const heldBackMs = held ? Math.round(now - held.since) : 0;
+    const isDegraded = heldBackMs > alarmMs;
+    if (held && isDegraded && !held.isTold) {
+      held.isTold = true;
+      this.logger.warn(
+        `events wait for transaction ${held.by} of Postgres, which does not end: neither stock nor anybody else follows ` +
+          'the orders. Look who has it open (docs/operations.md, "A relay that stands still").',
+      );
+    }
+    return { isDegraded, details: { held_back_ms: heldBackMs } };
   }
 
   read(parts: readonly HeldPart[], limit: number): Promise<Reading<OutboxEvent>> {
@@ -198,6 +223,17 @@ const wholeSecond = '2026-11-30 12:00:00'.length;
 
 /** What is below it is committed or never will be. */
 const horizon = `orders.log_number(pg_snapshot_xmin(pg_current_snapshot()))`;
+
+/** What is open for so long is no request: those end sooner. */
+const alarmMs = 30_000;
+
+/** The oldest transaction that is open, where there is an event that waits for its end. */
+const waitedFor = {
+  name: 'order-log-waited-for',
+  text: `
+    SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS by
+    WHERE EXISTS (SELECT FROM orders.events WHERE xid >= ${horizon})`,
+};
 
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
 const unread = `

@@ -22,6 +22,8 @@ export class PurgeRefusals extends PeriodicWork {
   }
 
   async execute(): Promise<void> {
-    while ((await this.refusals.forget(limits.refusalKeptMs, batchSize)) === batchSize);
+    // Of a flash sale there are millions, and whoever stops the process does not wait for all of them.
+    for (let last = batchSize; last === batchSize && !this.stopping.signal.aborted;)
+      last = await this.refusals.forget(limits.refusalKeptMs, batchSize);
   }
 }

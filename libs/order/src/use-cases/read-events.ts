@@ -1,5 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
+import { bulkhead } from 'cockatiel';
 import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import { pageLines, toldLinesOf } from './read-orders.js';
@@ -44,12 +45,15 @@ const pollMs = 250;
 /** Each polls, so there is an end to them. A tenant follows as often as is left to the others, at most. */
 const maxFollowers = 200;
 const tryAgainMs = 5_000;
+/** Of the connections, those that followers read by at once, however far behind they are: the others are for orders. */
+const mostReading = 2;
 
 /** Reads the change feed: a page, or all that has come and will come. */
 @Injectable()
 export class ReadEvents {
   /** How often each tenant follows. */
   private readonly followers = new Map<string, number>();
+  private readonly reading = bulkhead(mostReading, Number.POSITIVE_INFINITY);
 
   constructor(private readonly feed: EventFeed) {}
 
@@ -103,7 +107,9 @@ export class ReadEvents {
 
   private async *following(tenant: string, after: Position, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {
     for (let position = after; !gone.aborted;) {
-      const { events, next } = await this.page(tenant, position, pageSize);
+      const { events, next } = await this.reading.execute(() =>
+        gone.aborted ? { events: [], next: position } : this.page(tenant, position, pageSize),
+      );
       yield events;
       position = next;
       if (!isCut(events)) await setTimeout(pollMs, undefined, { signal: gone }).catch(() => undefined);

@@ -26,6 +26,8 @@ export abstract class StockSettler {
 const batchSize = 1_000;
 /** In one call; an effect of more lines goes alone. */
 const linesAtOnce = 5_000;
+/** Each tenant of a batch is a call: one after the other, a batch of many would take as long as they are many. */
+const tenantsAtOnce = 4;
 /** Also how late another instance's events are, whose part is read here. */
 const pollMs = 100;
 /** What happens meanwhile goes in one delivery: it costs the same for ten as for one. */
@@ -47,8 +49,23 @@ export class RelayOutbox extends EventConsumer<OutboxEvent> {
   }
 
   protected async apply(events: readonly OutboxEvent[], checkpoint: Checkpoint): Promise<void> {
-    for (const [tenant, group] of Map.groupBy(events, (it) => it.tenant))
-      for (const part of partsOf(group.flatMap(effectsOf))) await this.settle(tenant, part);
+    const left = [...Map.groupBy(events, (it) => it.tenant)];
+    const tell = async (): Promise<void> => {
+      for (let next = left.shift(); next; next = left.shift()) {
+        const [tenant, group] = next;
+        for (const part of partsOf(group.flatMap(effectsOf))) await this.settle(tenant, part);
+      }
+    };
+    const telling = Array.from({ length: tenantsAtOnce }, () =>
+      tell().catch((error: unknown) => {
+        // All are told again, so nobody else has to find out first that inventory is away.
+        left.length = 0;
+        throw error;
+      }),
+    );
+    // Not before all of them have ended: what is under way must not meet itself.
+    const failed = (await Promise.allSettled(telling)).find((it) => it.status === 'rejected');
+    if (failed) throw failed.reason as Error;
     await checkpoint.keep();
   }
 

@@ -1,4 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
+import { bulkhead } from 'cockatiel';
 import {
   CleaveError,
   type Decision,
@@ -130,6 +131,9 @@ interface Try {
 /** A hold is given back only when a request was away for longer than a hold waits, so many are more than enough. */
 const maxAttempts = 20;
 
+/** Each tenant of a batch is prepared by itself, and Postgres is set to how many may be at once, of all instances. */
+const mostPrepared = 8;
+
 const noKeys: FoundKeys = new Map();
 
 interface Held {
@@ -145,6 +149,8 @@ type Results = Map<Placement, PlacementResult | Error>;
  */
 @Injectable()
 export class ReserveAndRecord {
+  private readonly preparing = bulkhead(mostPrepared, Number.POSITIVE_INFINITY);
+
   constructor(
     private readonly orders: PlacedOrders,
     private readonly stock: StockHolder,
@@ -159,12 +165,18 @@ export class ReserveAndRecord {
   async execute(placements: readonly Placement[]): Promise<(PlacementResult | Error)[]> {
     const results: Results = new Map();
     const tenants = await Promise.allSettled(
-      [...Map.groupBy(placements, (it) => it.tenant)].map(([tenant, group]) => this.ofTenant(tenant, group, results)),
+      [...Map.groupBy(placements, (it) => it.tenant)].map(([tenant, group]) =>
+        this.inTurn(() => this.ofTenant(tenant, group, results)),
+      ),
     );
     // Not before all of them have ended: the batch is tried again in halves.
     const failed = tenants.find((it) => it.status === 'rejected');
     if (failed) throw failed.reason as Error;
     return placements.map((it) => results.get(it)!);
+  }
+
+  private inTurn(place: () => Promise<void>): Promise<void> {
+    return this.protocol === 'two-phase' ? this.preparing.execute(place) : place();
   }
 
   /**
