@@ -32,6 +32,16 @@ export abstract class PeriodicWork implements OnApplicationBootstrap, BeforeAppl
     await this.running;
   }
 
+  /**
+   * Does one batch after the other until one is not full. Of a large backlog, the rest is left for the next time where the
+   * process stops: nobody waits for it.
+   *
+   * @param doOne does at most `size`; @returns how many that were
+   */
+  protected async inBatches(size: number, doOne: (size: number) => Promise<number>): Promise<void> {
+    for (let last = size; last === size && !this.stopping.signal.aborted;) last = await doOne(size);
+  }
+
   private async repeat(): Promise<void> {
     const { signal } = this.stopping;
     let failed = false;

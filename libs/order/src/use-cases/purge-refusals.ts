@@ -22,8 +22,7 @@ export class PurgeRefusals extends PeriodicWork {
   }
 
   async execute(): Promise<void> {
-    // Of a flash sale there are millions, and whoever stops the process does not wait for all of them.
-    for (let last = batchSize; last === batchSize && !this.stopping.signal.aborted;)
-      last = await this.refusals.forget(limits.refusalKeptMs, batchSize);
+    // Of a flash sale there are millions.
+    await this.inBatches(batchSize, (size) => this.refusals.forget(limits.refusalKeptMs, size));
   }
 }

@@ -27,8 +27,8 @@ export class PurgeDeliveries extends PeriodicWork {
 
   /** Messages after their deliveries, which need them; before both what somebody waits for. */
   async execute(): Promise<void> {
-    while ((await this.kept.bringForward(batchSize)) === batchSize);
-    while ((await this.kept.forgetDeliveries(limits.webhooksKeptMs, batchSize)) === batchSize);
-    while ((await this.kept.forgetMessages(limits.webhooksKeptMs, batchSize)) === batchSize);
+    await this.inBatches(batchSize, (size) => this.kept.bringForward(size));
+    await this.inBatches(batchSize, (size) => this.kept.forgetDeliveries(limits.webhooksKeptMs, size));
+    await this.inBatches(batchSize, (size) => this.kept.forgetMessages(limits.webhooksKeptMs, size));
   }
 }
