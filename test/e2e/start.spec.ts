@@ -1,6 +1,6 @@
 import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, realpath, rm, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, realpath, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -11,6 +11,7 @@ import pg from 'pg';
 import { testDatabase } from '#testing';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
+import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 
 describe('a start that cannot succeed', () => {
@@ -203,6 +204,25 @@ describe('a start that cannot succeed', () => {
       unguardFolder(dataDir);
     }
   });
+});
+
+it('a start that is told to stop while its database starts leaves nothing running', async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+  guardFolder(dataDir);
+  const [port] = await servicePorts(1);
+  const process = new AppProcess('monolith', { DATA_DIR: dataDir, PORT: String(port) });
+  try {
+    process.spawn();
+    const lock = join(dataDir, 'postgres/data/postmaster.pid');
+    await eventually(() => readFile(lock));
+    expect(await process.kill('SIGINT')).toEqual({ code: 0, signal: null });
+    // It goes with the server.
+    await eventually(() => expect(readFile(lock)).rejects.toMatchObject({ code: 'ENOENT' }));
+  } finally {
+    await process.stop();
+    await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
+    unguardFolder(dataDir);
+  }
 });
 
 describe('a program that is given arguments', () => {
