@@ -8,7 +8,7 @@ import { text } from 'node:stream/consumers';
 import { pathToFileURL } from 'node:url';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { testDatabase } from '#testing';
+import { redisOrSkip, startRedis, testDatabase } from '#testing';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
 import { eventually } from '../support/eventually.js';
@@ -253,6 +253,34 @@ describe('a service that is started without the settings it needs', () => {
       expect(said).toContain(`  ${variable}: is not set`);
     expect(said).toContain('npm run start:split');
     expect(code).toBe(1);
+  });
+});
+
+const describeWithRedis = await redisOrSkip(describe);
+
+describeWithRedis('a service that others ask through Redis', () => {
+  it('is ready while that is away, and says that it hears nobody', async () => {
+    let redis = await startRedis();
+    const [port] = await servicePorts(1);
+    const cache = new AppProcess('cache', { PORT: String(port), CACHE_LISTEN: redis.url });
+    const api = new Api(`http://127.0.0.1:${port}`);
+    const readiness = async (): Promise<unknown> => ok(await api.get('/health/ready'));
+    try {
+      cache.spawn();
+      await cache.untilReady(`${api.baseUrl}/health/ready`);
+      expect(await readiness()).toMatchObject({ status: 'ok', details: { 'redis-messages': { status: 'up' } } });
+      await redis.kill();
+      const isAway = { status: 'degraded', redis: 'is not reached' };
+      await eventually(async () =>
+        expect(await readiness()).toMatchObject({ status: 'degraded', details: { 'redis-messages': isAway } }),
+      );
+      redis = await startRedis({ port: redis.port });
+      await eventually(async () => expect(await readiness()).toMatchObject({ status: 'ok' }));
+      expect(await cache.stop()).toBeUndefined();
+    } finally {
+      await cache.stop();
+      await redis.stop();
+    }
   });
 });
 
