@@ -54,7 +54,11 @@ export const simulate = ({
   }
   taken.sort((a, b) => a - b);
   const calls = instances.reduce((sum, it) => sum + it.calls, 0);
-  return { p99Ms: taken[Math.floor(taken.length * 0.99)] as number, shares: instances.map((it) => it.calls / calls), unanswered: instances[0]!.inFlight };
+  return {
+    p99Ms: taken[Math.floor(taken.length * 0.99)] as number,
+    shares: instances.map((it) => it.calls / calls),
+    unanswered: instances[0]!.inFlight,
+  };
 };
 
 /** What is going to happen, the soonest last. */

@@ -212,7 +212,7 @@ describe('TCP', () => {
     const lookup = (host: string) => Promise.resolve(host === 'two.test' ? ['127.0.0.2', '127.0.0.3'] : []);
     const at = { host: 'two.test', port: await freePort() };
     const server = new TcpServer(at, {} as never, undefined, undefined, lookup);
-    await new Promise<void>((resolve, reject) => server.listen((error) => (error ? reject(error) : resolve())));
+    expect(await new Promise((resolve) => server.listen(resolve))).toBeUndefined();
     expect(server.unwrap<ReturnType<typeof createServer>>().address()).toMatchObject({
       address: '127.0.0.2',
       port: at.port,
