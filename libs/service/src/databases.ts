@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { env, type Environment } from '#config';
 import { startEmbeddedPostgres } from '#database';
+import { stopSignals } from '#rest';
 import { readOrMakeDataKeys } from './data-keys-file.js';
 
 /** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
@@ -54,11 +55,11 @@ export const startDatabaseFor = async (
 /** Nobody listens for signals yet: one that ended this process at once would leave the server behind. */
 const endingWhenTold = async <Result>(work: () => Promise<Result>): Promise<Result> => {
   const end = (): never => process.exit(0);
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, end);
+  for (const signal of stopSignals) process.on(signal, end);
   try {
     return await work();
   } finally {
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) process.off(signal, end);
+    for (const signal of stopSignals) process.off(signal, end);
   }
 };
 

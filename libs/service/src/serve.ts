@@ -245,6 +245,7 @@ const complaintOf = (error: unknown): string | undefined => {
   return isForPeople ? error.message : error.stack;
 };
 
+/** Of a terminal that was closed it is EIO. */
 const ignoreClosedPipe = (error: NodeJS.ErrnoException): void => {
-  if (error.code !== 'EPIPE') throw error;
+  if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
 };
