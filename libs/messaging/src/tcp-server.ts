@@ -72,7 +72,7 @@ export class TcpServer extends ServerTCP {
     const listenAt = ([address]: readonly string[]): void => {
       // It may have been told to stop meanwhile.
       if (this.isDraining) return callback();
-      this.server.listen(this.port, address, () => {
+      this.server.listen(this.port, address ?? this.host, () => {
         this.server.off('error', callback);
         callback();
       });
