@@ -1,6 +1,6 @@
 import { spawn, spawnSync, type SpawnSyncReturns } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, realpath, rm, utimes, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readFile, realpath, rm, utimes, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
 import { tmpdir } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
@@ -8,9 +8,10 @@ import { text } from 'node:stream/consumers';
 import { pathToFileURL } from 'node:url';
 import { afterEach, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
-import { testDatabase } from '#testing';
+import { redisOrSkip, startRedis, testDatabase } from '#testing';
 import { Api, ok } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
+import { eventually } from '../support/eventually.js';
 import { servicePorts } from '../support/shapes.js';
 
 describe('a start that cannot succeed', () => {
@@ -205,6 +206,25 @@ describe('a start that cannot succeed', () => {
   });
 });
 
+it('a start that is told to stop while its database starts leaves nothing running', async () => {
+  const dataDir = await mkdtemp(join(tmpdir(), 'cleave-e2e-'));
+  guardFolder(dataDir);
+  const [port] = await servicePorts(1);
+  const process = new AppProcess('monolith', { DATA_DIR: dataDir, PORT: String(port) });
+  try {
+    process.spawn();
+    const lock = join(dataDir, 'postgres/data/postmaster.pid');
+    await eventually(() => readFile(lock));
+    expect(await process.kill('SIGINT')).toEqual({ code: 0, signal: null });
+    // It goes with the server.
+    await eventually(() => expect(readFile(lock)).rejects.toMatchObject({ code: 'ENOENT' }));
+  } finally {
+    await process.stop();
+    await rm(dataDir, { recursive: true, force: true, maxRetries: 5 });
+    unguardFolder(dataDir);
+  }
+});
+
 describe('a program that is given arguments', () => {
   it.each([
     ['migrate', '--help', 0],
@@ -233,6 +253,34 @@ describe('a service that is started without the settings it needs', () => {
       expect(said).toContain(`  ${variable}: is not set`);
     expect(said).toContain('npm run start:split');
     expect(code).toBe(1);
+  });
+});
+
+const describeWithRedis = await redisOrSkip(describe);
+
+describeWithRedis('a service that others ask through Redis', () => {
+  it('is ready while that is away, and says that it hears nobody', async () => {
+    let redis = await startRedis();
+    const [port] = await servicePorts(1);
+    const cache = new AppProcess('cache', { PORT: String(port), CACHE_LISTEN: redis.url });
+    const api = new Api(`http://127.0.0.1:${port}`);
+    const readiness = async (): Promise<unknown> => ok(await api.get('/health/ready'));
+    try {
+      cache.spawn();
+      await cache.untilReady(`${api.baseUrl}/health/ready`);
+      expect(await readiness()).toMatchObject({ status: 'ok', details: { 'redis-messages': { status: 'up' } } });
+      await redis.kill();
+      const isAway = { status: 'degraded', redis: 'is not reached' };
+      await eventually(async () =>
+        expect(await readiness()).toMatchObject({ status: 'degraded', details: { 'redis-messages': isAway } }),
+      );
+      redis = await startRedis({ port: redis.port });
+      await eventually(async () => expect(await readiness()).toMatchObject({ status: 'ok' }));
+      expect(await cache.stop()).toBeUndefined();
+    } finally {
+      await cache.stop();
+      await redis.stop();
+    }
   });
 });
 

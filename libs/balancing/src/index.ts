@@ -5,6 +5,7 @@ export type { Instance, Outcome } from './target.js';
 export {
   NoAddress,
   Targets,
+  addressesOf,
   type Attempt,
   type Attempts,
   type Lookup,

@@ -6,7 +6,7 @@ const untriedMs = 1_000_000;
 
 /**
  * The latency of an instance as a moving average that is weighted by time and believes bad news at once: a latency above it
- * replaces it, one below it lowers it slowly. It decays while nothing is measured, so that a slow instance is tried again.
+ * replaces it, one below it lowers it slowly. It decays while nothing is in flight, so that a slow instance is tried again.
  *
  * @see Peak EWMA in Twitter's Finagle, `com.twitter.finagle.loadbalancer.PeakEwma`
  */
@@ -28,7 +28,8 @@ export class PeakLatency {
 
   /** What one more call costs: the time of those before it and its own. The first to try an instance costs nothing. */
   costOf(inFlight: number, now: number): number {
-    if (this.average > 0) return this.at(now) * (inFlight + 1);
+    // An instance that hangs answers nothing: the longer it did, the faster it would seem to be, and the more it would get.
+    if (this.average > 0) return (inFlight > 0 ? this.average : this.at(now)) * (inFlight + 1);
     return inFlight * untriedMs;
   }
 

@@ -37,7 +37,7 @@ export class NoAddress extends Error {
 }
 
 /** Of one family: an instance that listens at both must not count twice, nor one that listens at one be missed at the other. */
-const standardLookup: Lookup = async (host) => {
+export const addressesOf: Lookup = async (host) => {
   const found = await systemLookup(host, { all: true });
   const some = found.filter(({ family }) => family === 4);
   return (some.length > 0 ? some : found).map(({ address }) => address);
@@ -74,7 +74,7 @@ export class Targets<P extends Place, I extends Instance> {
 
   constructor(private readonly options: TargetsOptions<P, I>) {
     this.balance = balanceBy(options.policy ?? 'least-loaded');
-    this.lookup = options.lookup ?? standardLookup;
+    this.lookup = options.lookup ?? addressesOf;
     this.maxInFlight = options.maxInFlight ?? standardMaxInFlight;
     this.names = options.at.filter(({ host }) => isIP(host) === 0);
     for (const place of options.at) if (isIP(place.host) !== 0) this.addresses.set(place, [place.host]);

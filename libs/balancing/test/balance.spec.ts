@@ -101,3 +101,11 @@ describe('one of three instances that is ten times slower', () => {
     expect(shares[0]).toBeGreaterThan(0.15);
   });
 });
+
+it.each([2, 3])('one of %i instances that hangs does not get the calls of all, however long it does', (count) => {
+  const { unanswered } = simulate({
+    ...{ pick: pickBy('least-loaded'), callers: 30, latencyMs: () => 5 + random.next() * 10 },
+    ...{ factors: Array.from({ length: count }, () => 1), hangsAtMs: 5_000, untilMs: 35_000 },
+  });
+  expect(unanswered).toBeLessThanOrEqual(20);
+});

@@ -11,6 +11,8 @@ interface Simulated {
   factors: readonly number[];
   /** When all are as they should be. */
   recoversAtMs?: number;
+  /** When the first one stops answering. */
+  hangsAtMs?: number;
   untilMs?: number;
 }
 
@@ -21,6 +23,7 @@ export const simulate = ({
   latencyMs,
   factors,
   recoversAtMs = Infinity,
+  hangsAtMs = Infinity,
   untilMs = 10_000,
 }: Simulated) => {
   let now = 0;
@@ -36,6 +39,7 @@ export const simulate = ({
     const tookMs = latencyMs() * (now < recoversAtMs ? instance.factor : 1);
     instance.inFlight += 1;
     instance.calls += 1;
+    if (now >= hangsAtMs && instance === instances[0]) return;
     pending.add(now + tookMs, () => {
       instance.inFlight -= 1;
       instance.measured(tookMs);
@@ -50,7 +54,11 @@ export const simulate = ({
   }
   taken.sort((a, b) => a - b);
   const calls = instances.reduce((sum, it) => sum + it.calls, 0);
-  return { p99Ms: taken[Math.floor(taken.length * 0.99)] as number, shares: instances.map((it) => it.calls / calls) };
+  return {
+    p99Ms: taken[Math.floor(taken.length * 0.99)] as number,
+    shares: instances.map((it) => it.calls / calls),
+    unanswered: instances[0]!.inFlight,
+  };
 };
 
 /** What is going to happen, the soonest last. */

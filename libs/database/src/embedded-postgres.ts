@@ -243,12 +243,17 @@ class SupervisedPostgres implements EmbeddedPostgres {
     if (logged > logBytes) await rename(logFile, `${logFile}.1`);
     const seen = logged > logBytes ? 0 : logged;
     const child = await this.spawnServer();
+    const endWithUs = () => child.kill('SIGINT');
+    process.once('exit', endWithUs);
     let end: string | undefined;
     const ended = new Promise<string>((resolve) => {
       child.once('error', (error) => resolve(error.message));
       child.once('exit', (code, signal) => resolve(signal ?? `exit code ${code}`));
     });
-    void ended.then((how) => (end = how));
+    void ended.then((how) => {
+      process.off('exit', endWithUs);
+      end = how;
+    });
     const giveUpAt = Date.now() + recoveryTimeoutMs;
     while (end === undefined) {
       const lock = await readLockFile(data);
@@ -290,12 +295,9 @@ class SupervisedPostgres implements EmbeddedPostgres {
   }
 
   private watch(child: ChildProcess, ended: Promise<string>): void {
-    const endWithUs = () => child.kill('SIGINT');
-    process.once('exit', endWithUs);
     child.unref();
     this.child = child;
     const onEnd = (how: string) => {
-      process.off('exit', endWithUs);
       if (!this.stopping) this.restarting = this.restart(how);
     };
     void ended.then(onEnd);

@@ -9,12 +9,18 @@ import type { ObservedCalls } from './observed-calls.js';
 import { RedisServer } from './redis-server.js';
 import { TcpServer } from './tcp-server.js';
 
+interface MessageServer extends CustomTransportStrategy {
+  calls: ObservedCalls;
+  /** Whether the server that its requests come through is reached; not there where they come through none. */
+  readonly isReached?: boolean;
+}
+
 function serverAt(
   at: Address,
   { hub, signing }: Messenger,
   admission: Admission,
   canServe: () => Promise<boolean>,
-): CustomTransportStrategy & { calls: ObservedCalls } {
+): MessageServer {
   switch (at.scheme) {
     case 'in-process':
       return new InProcessServer(hub);
@@ -46,6 +52,7 @@ function whyNot(error: unknown): string {
 }
 
 const brokers = { redis: 'Redis', nats: 'NATS' } as const;
+const isBroker = (at: Address): at is Extract<Address, { scheme: keyof typeof brokers }> => at.scheme in brokers;
 const sayAfterMs = 1_000;
 const sayEveryMs = 60_000;
 
@@ -55,7 +62,7 @@ export const awaitedBrokers = (): ReadonlyMap<string, string> => awaited;
 
 /** Tells, while a start waits for the server that requests come through, that it does. */
 async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>): Promise<Result> {
-  if (at.scheme === 'in-process' || at.scheme === 'tcp') return listening;
+  if (!isBroker(at)) return listening;
   const { scheme } = at;
   const logger = new Logger('Messages');
   const say = (): void =>
@@ -82,13 +89,15 @@ async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>)
  * It waits for a Redis or NATS that is not there yet, as for a database.
  *
  * @param canServe whether the application is ready, for those who choose among several instances
+ * @returns by `redis` and `nats`, where requests come through one, whether it is reached at present
  * @throws Error that names the address and what is wrong with it, or a module that is said to be in-process and is not
  */
 export async function listenForMessages(
   app: INestApplication,
   listen: readonly Address[],
   canServe: () => Promise<boolean> = () => Promise.resolve(true),
-): Promise<void> {
+): Promise<ReadonlyMap<string, () => boolean>> {
+  const throughBrokers = new Map<string, MessageServer[]>();
   await app.init();
   const messenger = app.get(Messenger, { strict: false });
   const named = new Map(listen.map((at) => [addressText(at), at]));
@@ -105,5 +114,9 @@ export async function listenForMessages(
       throw new Error(message, { cause: error });
     }
     if (at.scheme === 'in-process') messenger.refuseAbsentModules();
+    if (isBroker(at)) throughBrokers.set(at.scheme, [...(throughBrokers.get(at.scheme) ?? []), strategy]);
   }
+  return new Map(
+    [...throughBrokers].map(([broker, servers]) => [broker, () => servers.every(({ isReached }) => isReached)]),
+  );
 }

@@ -113,6 +113,10 @@ export class NatsPeer {
     this.link = new NatsLink(at, { title, onLost: (why) => this.failAll(why) });
   }
 
+  get isReached(): boolean {
+    return this.link.isUp;
+  }
+
   /** @throws Error while NATS is not reached */
   async open(): Promise<NatsConnection> {
     const connection = await this.link.open();

@@ -40,6 +40,10 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     this.peer = new NatsPeer(at, 'NATS requests', () => this.largestBytes);
   }
 
+  get isReached(): boolean {
+    return this.peer.isReached;
+  }
+
   override listen(callback: (error?: unknown) => void): void {
     this.start().then(
       () => callback(),

@@ -172,6 +172,11 @@ export class RedisReader {
     this.reader = redisConnection(url, `reads-${module}`);
   }
 
+  /** Its own connection, over which requests come. */
+  get isReached(): boolean {
+    return this.reader.isReady;
+  }
+
   async start(): Promise<void> {
     // The other connection tells of outages.
     this.reader.on('error', () => undefined);

@@ -19,6 +19,10 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     super(limits, signing);
   }
 
+  get isReached(): boolean {
+    return this.connection?.isReady === true && this.readers.every((reader) => reader.isReached);
+  }
+
   override listen(callback: (error?: unknown) => void): void {
     this.start().then(
       () => callback(),

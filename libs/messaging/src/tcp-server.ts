@@ -1,4 +1,5 @@
 import type { Admission } from '#admission';
+import { addressesOf, type Lookup } from '#balancing';
 import { ServerTCP, type MessageHandler, type PacketId, type ReadPacket, type TcpSocket } from '@nestjs/microservices';
 import type { Socket } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
@@ -33,6 +34,7 @@ export class TcpServer extends ServerTCP {
     private readonly signing?: Signing,
     /** Whether there is any use in asking it for something. */
     private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
+    private readonly lookup: Lookup = addressesOf,
   ) {
     super({ host, port });
   }
@@ -61,13 +63,21 @@ export class TcpServer extends ServerTCP {
     if (this.messageHandlers.has(event[0])) await super.handleEvent(...event);
   }
 
-  /** Nest reports only a port in use; every other reason would leave the start waiting for ever. */
+  /**
+   * Nest reports only a port in use; every other reason would leave the start waiting for ever. A name is looked up as callers
+   * do: what the system finds first may be its other address, of IPv6 for `localhost` on most machines, where nobody comes.
+   */
   override listen(callback: (error?: unknown) => void): void {
     this.server.once('error', callback);
-    this.server.listen(this.port, this.host, () => {
-      this.server.off('error', callback);
-      callback();
-    });
+    const listenAt = ([address]: readonly string[]): void => {
+      // It may have been told to stop meanwhile.
+      if (this.isDraining) return callback();
+      this.server.listen(this.port, address ?? this.host, () => {
+        this.server.off('error', callback);
+        callback();
+      });
+    };
+    this.lookup(this.host).then(listenAt, callback);
   }
 
   override bindHandler(socket: Socket): void {

@@ -452,14 +452,18 @@ export function brokerSuite(startBroker: () => Promise<Broker>): void {
     await call('ping', undefined);
     const held = codeOf(call('wait', { id: 'in flight' }));
     await instance.journal.arrived('in flight');
+    const isReached = instance.brokers.get(broker.at.scheme)!;
+    expect([instance.brokers.size, isReached()]).toEqual([1, true]);
     await broker.kill();
     expect(await held).toBe('unavailable');
     expect(await codeOf(call('ping', undefined))).toBe('unavailable');
     // One that asks for the first time while it is dead finds it later as well.
     expect(await codeOf(askEarly('ping', undefined))).toBe('unavailable');
     instance.journal.letGo('in flight');
+    await eventually(async () => expect(isReached()).toBe(false));
     await broker.revive();
     await isBack(call);
+    await eventually(async () => expect(isReached()).toBe(true));
     await isBack(askEarly);
     // And what stops while it is dead does stop.
     await broker.kill();

@@ -6,6 +6,7 @@ import { createServer as createHttpServer } from 'node:http';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
 import { firstValueFrom } from 'rxjs';
 import { address, Messenger, type Address } from '../src/index.js';
+import { TcpServer } from '../src/tcp-server.js';
 import {
   brokerSuite,
   codeOf,
@@ -205,6 +206,18 @@ describe('TCP', () => {
       expect(await accepted).toBe('"held"');
       await closed;
     });
+  });
+
+  it('is listened for at that address of a name at which callers look for it', async () => {
+    const lookup = (host: string) => Promise.resolve(host === 'two.test' ? ['127.0.0.2', '127.0.0.3'] : []);
+    const at = { host: 'two.test', port: await freePort() };
+    const server = new TcpServer(at, {} as never, undefined, undefined, lookup);
+    expect(await new Promise((resolve) => server.listen(resolve))).toBeUndefined();
+    expect(server.unwrap<ReturnType<typeof createServer>>().address()).toMatchObject({
+      address: '127.0.0.2',
+      port: at.port,
+    });
+    await server.close();
   });
 
   it('says what is wrong with a place to listen at', async () => {

@@ -309,6 +309,8 @@ export interface Instance {
   app: INestApplication;
   journal: Journal;
   messenger: Messenger;
+  /** Whether what its requests come through is reached, by its name. */
+  brokers: ReadonlyMap<string, () => boolean>;
   close(): Promise<void>;
 }
 
@@ -326,15 +328,16 @@ export async function startInstance(
     abortOnError: false,
   });
   for (const neighbour of neighbours) app.get(Messenger).clientFor(neighbour, { scheme: 'in-process' });
+  let brokers: Instance['brokers'];
   try {
-    await listenForMessages(app, listen, canServe);
+    brokers = await listenForMessages(app, listen, canServe);
   } catch (error) {
     await app.close();
     throw error;
   }
   let closing: Promise<void> | undefined;
   const close = () => (closing ??= app.close());
-  return { app, journal, messenger: app.get(Messenger), close };
+  return { app, journal, messenger: app.get(Messenger), brokers, close };
 }
 
 export interface InstanceProcess {

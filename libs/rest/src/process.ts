@@ -9,6 +9,9 @@ export interface ClosingOptions {
   patienceMs?: number;
 }
 
+/** What tells a process to stop: the last of them, that its terminal was closed. */
+export const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+
 /**
  * One wish to stop comes more than once where a whole group is told (Ctrl-C, systemd, timeout) and npm, or what sees its
  * shell end, passes it on. People do not press a key again that soon.
@@ -16,7 +19,7 @@ export interface ClosingOptions {
 const sameWishMs = 1_000;
 
 /**
- * Closes the app at SIGTERM or SIGINT and ends the process: with 0 when everything was closed, with 1 when something
+ * Closes the app at SIGTERM, SIGINT or SIGHUP and ends the process: with 0 when everything was closed, with 1 when something
  * failed, took too long, or a second signal came.
  */
 export const closeOnSignals = (
@@ -46,5 +49,5 @@ export const closeOnSignals = (
     logger.log('Stopped.');
     process.exit(failed ? 1 : 0);
   };
-  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, (received) => void close(received));
+  for (const signal of stopSignals) process.on(signal, (received) => void close(received));
 };

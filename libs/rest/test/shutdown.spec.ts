@@ -299,7 +299,7 @@ describe('closeOnSignals', () => {
 
   it('closes the app, then the rest, and ends with 0', async () => {
     const after = `{ after: [async () => console.log('after-one'), async () => console.log('after-two')] }`;
-    for (const signal of ['SIGTERM', 'SIGINT'] as const) {
+    for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
       const { code, output } = await run('', [signal], after);
       expect(output.match(/closing|after-\w+|Stopped/g)).toEqual(['closing', 'after-one', 'after-two', 'Stopped']);
       expect(code).toBe(0);

@@ -1,6 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { env, type Environment } from '#config';
 import { startEmbeddedPostgres } from '#database';
+import { stopSignals } from '#rest';
 import { readOrMakeDataKeys } from './data-keys-file.js';
 
 /** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
@@ -48,6 +49,26 @@ export const startDatabaseFor = async (
   if (missing.length === 0)
     return { urls: urls as Record<DatabaseVariable, string>, dataKeys: {}, stop: () => Promise.resolve() };
 
+  return endingWhenTold(() => startDatabase(urls, missing, settings.DATA_KEYS !== undefined, dataDir));
+};
+
+/** Nobody listens for signals yet: one that ended this process at once would leave the server behind. */
+const endingWhenTold = async <Result>(work: () => Promise<Result>): Promise<Result> => {
+  const end = (): never => process.exit(0);
+  for (const signal of stopSignals) process.on(signal, end);
+  try {
+    return await work();
+  } finally {
+    for (const signal of stopSignals) process.off(signal, end);
+  }
+};
+
+const startDatabase = async (
+  urls: Record<DatabaseVariable, string | undefined>,
+  missing: DatabaseVariable[],
+  hasDataKeys: boolean,
+  dataDir: string,
+): Promise<Databases> => {
   const logger = new Logger('Postgres');
   const instead = missing.length < databaseVariables.length ? ` in place of ${missing.join(', ')}` : '';
   logger.log(`starting the embedded server${instead}, data in ${dataDir}`);
@@ -57,8 +78,7 @@ export const startDatabaseFor = async (
     onExit: (error) => logger.error(`the embedded server is gone: ${error.message}`),
   });
   await server.createDatabase('cleave');
-  const needing =
-    settings.DATA_KEYS === undefined ? encrypting.filter((module) => urls[`${module}_DATABASE_URL`] === undefined) : [];
+  const needing = hasDataKeys ? [] : encrypting.filter((module) => urls[`${module}_DATABASE_URL`] === undefined);
   const made = needing.length > 0 ? await readOrMakeDataKeys(dataDir, (line) => logger.log(line)) : undefined;
   return {
     urls: forEach((variable) => urls[variable] ?? server.url('cleave')),

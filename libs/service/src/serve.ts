@@ -6,7 +6,7 @@ import { ConfigurationError, env } from '#config';
 import { awaitedDatabases } from '#database';
 import type { EventBusAddress } from '#events';
 import { GrpcDoor, GrpcModule, type GrpcListening } from '#grpc';
-import { HealthModule, MetricsModule, Readiness } from '#health';
+import { HealthModule, MetricsModule, Readiness, type Condition } from '#health';
 import { MessagingModule, awaitedBrokers, hostsOf, listenForMessages, type Address } from '#messaging';
 import {
   Authenticator,
@@ -161,7 +161,7 @@ export const serve = async (service: Service): Promise<string> => {
   processLog.service = name;
   const room = new WaitingRoom({ ...service, ...clientOptions(service) }, () => [
     ...[...awaitedDatabases()].map(([it, why]) => ({ name: `${it}-database`, why })),
-    ...[...awaitedBrokers()].map(([it, why]) => ({ name: `${it}-messages`, why })),
+    ...[...awaitedBrokers()].map(([it, why]) => ({ name: messagesBy(it), why })),
   ]);
   let closing: { close(): Promise<void> } = room;
   let isStopping = false;
@@ -175,7 +175,9 @@ export const serve = async (service: Service): Promise<string> => {
     closing = app;
     app.get(Traces).open(name, service);
     const readiness = app.get(Readiness);
-    await listenForMessages(app, service.listen ?? [], () => readiness.canServe());
+    const brokers = await listenForMessages(app, service.listen ?? [], () => readiness.canServe());
+    for (const [broker, isReached] of brokers)
+      readiness.add(messagesBy(broker), () => Promise.resolve(conditionOf(broker, isReached())));
     if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc, requestLog);
     return app;
   };
@@ -196,6 +198,13 @@ export const serve = async (service: Service): Promise<string> => {
   new Logger(name).log(`answers at ${url}, Swagger UI at ${url}/docs`);
   return url;
 };
+
+/** What brings requests from other processes, as `/health/ready` tells of it. */
+const messagesBy = (broker: string): string => `${broker}-messages`;
+
+/** Without it REST is answered, and messages wait for other instances or find none. */
+const conditionOf = (broker: string, isReached: boolean): Condition =>
+  isReached ? { isDegraded: false, details: {} } : { isDegraded: true, details: { [broker]: 'is not reached' } };
 
 const isForHelp = (argument: string | undefined): boolean => argument === '--help' || argument === '-h';
 
@@ -236,6 +245,7 @@ const complaintOf = (error: unknown): string | undefined => {
   return isForPeople ? error.message : error.stack;
 };
 
+/** Of a terminal that was closed it is EIO. */
 const ignoreClosedPipe = (error: NodeJS.ErrnoException): void => {
-  if (error.code !== 'EPIPE') throw error;
+  if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
 };
