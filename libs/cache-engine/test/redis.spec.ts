@@ -442,6 +442,57 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  interface Seen {
+    old: string;
+    written: string;
+  }
+  it.each([
+    [
+      'forgets what was written since',
+      (there: Namespace<unknown>, { written }: Seen) => there.compareAndDelete('k', written),
+      { isDeleted: true },
+    ],
+    [
+      'writes over what was written since',
+      (there: Namespace<unknown>, { written }: Seen) => there.compareAndSet('k', written, 3),
+      { isWritten: true },
+    ],
+    [
+      'does not take what was written since for nothing',
+      (there: Namespace<unknown>) => there.compareAndSet('k', null, 3),
+      { isWritten: false },
+    ],
+    [
+      'does not write over what was invalidated',
+      (there: Namespace<unknown>, { old }: Seen) => there.compareAndSet('old', old, 3),
+      { isWritten: false, version: null },
+    ],
+  ])('%s, though it has not heard of the invalidation yet', async (_, change, outcome) => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      const { version: old } = await there.set('old', 1, { tags: ['t'] });
+      await warm(there, 'old');
+      // What is told comes over the same connection.
+      proxy.holdBack('TIME');
+      await until(() => proxy.holdsBack);
+      await here.invalidateTags('t');
+      const { version: written } = await here.set('k', 2, { tags: ['t'] });
+      expect(await change(there, { old, written })).toMatchObject(outcome);
+      proxy.thaw();
+    });
+  });
+
+  it('forgets what was written after a clear, though it has not heard of it yet', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      await toldAll(here, there);
+      proxy.holdBack('TIME');
+      await until(() => proxy.holdsBack);
+      await here.clear();
+      const { version } = await here.set('k', 1);
+      expect(await there.compareAndDelete('k', version)).toEqual({ isDeleted: true });
+      proxy.thaw();
+    });
+  });
+
   it('counts anew after a clear, though it has not heard of it yet', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       // From here on it is known there under which number the namespace counts.
