@@ -493,6 +493,20 @@ describeRedis('caches of several processes over one Redis', () => {
     });
   });
 
+  it('asks again before the end for what comes out of Redis, and nobody waits', async () => {
+    const [here, there] = await two();
+    await here.getOrSet('k', () => 1, { ttl: 60_000 });
+    const next = Promise.withResolvers<number>();
+    const load = jest.fn(() => next.promise);
+    const asking = (): Promise<unknown> => there.getOrSet('k', load, { ttl: 60_000, refreshBefore: 120_000 });
+    expect(await Promise.all(Array.from({ length: 20 }, asking))).toEqual(Array.from({ length: 20 }, () => 1));
+    await until(() => load.mock.calls.length > 0);
+    expect(await asking()).toBe(1);
+    next.resolve(2);
+    await until(async () => (await here.get('k')) === 2);
+    expect(load).toHaveBeenCalledTimes(1);
+  });
+
   it('counts anew after a clear, though it has not heard of it yet', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       // From here on it is known there under which number the namespace counts.
