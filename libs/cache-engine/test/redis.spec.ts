@@ -352,7 +352,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
     try {
       // Long enough for the heartbeats that are left out.
-      const engine = await nodeOf(redis.url, { silenceMs: 60_000 });
+      const engine = await nodeOf(redis.url, { silenceMs: 600_000 });
       const space = engine.namespace<unknown>(name);
       await space.set('k', 1, { tags: ['t'] });
       await warm(space, 'k');
