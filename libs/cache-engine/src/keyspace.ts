@@ -137,6 +137,26 @@ export abstract class Keyspace<Value> {
     }
   }
 
+  /**
+   * As `read`, by the versions that Redis has of the tags of what lies there: nobody may have told yet of what another one
+   * has invalidated, and written since.
+   *
+   * @param tags by name, of which the versions are to be known as of now as well
+   */
+  protected async readSurely(name: string, tags: readonly string[]): Promise<Reading> {
+    const { entries } = this.tiers;
+    const mark = entries.mark();
+    try {
+      const stored = await this.redis.read(name);
+      const entry = stored === null ? undefined : decodeEntry(stored);
+      const names = new Set([this.ownTag, ...tags, ...(entry?.tags ?? []).map(([tag]) => this.tagName(tag))]);
+      for (const page of pagesOf([...names])) await Promise.all(page.map((tag) => this.tiers.lookUpTag(tag)));
+      return this.judged(name, mark, stored, performance.now()) ?? (await this.judgedThere(name, mark, stored));
+    } finally {
+      entries.unmark();
+    }
+  }
+
   /** @returns of each what lies there, or why it cannot be asked for. @throws CacheUnavailable where that is so of all */
   protected async readAll(names: readonly string[]): Promise<(Reading | CacheUnavailable)[]> {
     const { entries } = this.tiers;

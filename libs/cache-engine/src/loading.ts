@@ -42,14 +42,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
-      const { refreshBefore = this.options.refreshBefore ?? 0 }: LoadOptions<never> = options;
-      const now = tiers.now();
-      const before = typeof refreshBefore === 'function' ? refreshBefore(here.value as undefined) : refreshBefore;
-      const isDue = here.freshUntil - now < before || isDueEarly(here, now, randomAboveZero());
-      if (isDue && !tiers.flights.has(name) && !this.isResting(name)) {
-        tiers.counts.earlyRefreshes += 1;
-        this.inBackground(this.start(name, key, load, options, here));
-      }
+      if (this.isDue(name, here, options) && !tiers.flights.has(name)) this.refresh(name, key, load, options, here);
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
@@ -60,6 +53,19 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
     const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
+  }
+
+  /** Whether it is to be asked for again before its end. */
+  private isDue(name: string, kept: Kept, options: LoadOptions<never>): boolean {
+    const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
+    const now = this.tiers.now();
+    const before = typeof refreshBefore === 'function' ? refreshBefore(kept.value as undefined) : refreshBefore;
+    return (kept.freshUntil - now < before || isDueEarly(kept, now, randomAboveZero())) && !this.isResting(name);
+  }
+
+  private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
+    this.tiers.counts.earlyRefreshes += 1;
+    this.inBackground(this.start(name, key, load, options, kept));
   }
 
   private async start(
@@ -133,7 +139,10 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     }
     if (reading?.state === 'fresh') {
       tiers.counts.l2Hits += 1;
-      return reading.kept!.value as Value | undefined;
+      const kept = reading.kept!;
+      // What is read seldom comes from there each time.
+      if (!underWay && this.isDue(name, kept, options)) this.refresh(name, key, load, options, kept);
+      return kept.value as Value | undefined;
     }
     // Where Redis says that there is nothing, nothing stands in.
     const kept = reading ? reading.kept : this.suspect(name);

@@ -114,15 +114,17 @@ export class Namespace<Value> extends Loading<Value> {
     value: Value,
     options: KeepOptions = {},
   ): Promise<({ isWritten: true } & Written) | { isWritten: false; version: string | null }> {
-    const { tiers } = this;
     const name = this.entryName(key);
     const all = over(this.options, options);
+    assertTimes(all);
     // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
-    const tags = [this.ownTag, ...(all.tags ?? []).map((tag) => this.tagName(tag))];
-    for (const page of pagesOf(tags)) await Promise.all(page.map((tag) => tiers.lookUpTag(tag)));
-    const entry = await this.entryOf(value, all);
-    const other = await this.whereVersion(key, version, (stored) => this.put(key, name, entry, stored));
-    return other ? { isWritten: false, ...other } : { isWritten: true, ...writtenOf(entry) };
+    const tags = (all.tags ?? []).map((tag) => this.tagName(tag));
+    let entry: Entry | undefined;
+    const other = await this.whereVersion(key, version, tags, async (stored) => {
+      entry = await this.entryOf(value, all);
+      return this.put(key, name, entry, stored);
+    });
+    return other ? { isWritten: false, ...other } : { isWritten: true, ...writtenOf(entry!) };
   }
 
   /**
@@ -137,7 +139,7 @@ export class Namespace<Value> extends Loading<Value> {
   ): Promise<{ isDeleted: true } | { isDeleted: false; version: string | null }> {
     const { entries, shared } = this.tiers;
     const name = this.entryName(key);
-    const other = await this.whereVersion(key, version, async (stored) => {
+    const other = await this.whereVersion(key, version, [], async (stored) => {
       if (!shared && this.readHere(name, key).version !== stored) return false;
       entries.invalidate(name);
       const isDeleted = shared === undefined || (await shared.removeIf(name, this.leaseName(key), stored));
@@ -148,18 +150,20 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
+   * @param tags by name, of what is to be written
    * @param change is told what is stored, and does nothing where that is another by now
    * @returns the version that is there instead; `undefined` where it was changed
    */
   private async whereVersion(
     key: string,
     version: ExpectedVersion,
+    tags: readonly string[],
     change: (stored: string) => Promise<boolean>,
   ): Promise<{ version: string | null } | undefined> {
     const { shared } = this.tiers;
     const name = this.entryName(key);
     for (let tries = 0; ; tries += 1) {
-      const { state, kept, version: stored } = shared ? await this.read(name) : this.readHere(name, key);
+      const { state, kept, version: stored } = shared ? await this.readSurely(name, tags) : this.readHere(name, key);
       const current = state === 'fresh' ? kept!.version : null;
       const isExpected = version === anyVersion ? current !== null : [version].flat().includes(current);
       if (!isExpected || tries === mostTries) return { version: current };

@@ -129,7 +129,7 @@ const connect = (url: string) => {
  * one of them comes through again. What is read in one turn of the event loop is asked for at once.
  */
 export class RedisTier {
-  private readonly connection;
+  private readonly connection: ReturnType<typeof connect>;
   private readonly tracking: Tracking;
   private readonly deadlineMs: number;
   private readonly breaker = circuitBreaker(

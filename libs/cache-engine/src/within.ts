@@ -25,7 +25,8 @@ export const within = async <T>(
 ): Promise<T> => {
   const { promise: late, reject } = Promise.withResolvers<never>();
   let isOver = false;
-  const timer = setTimeout(() => reject(new Late(what, ms)), ms);
+  // A process that was itself at a standstill looks first at what has come meanwhile.
+  const timer = setTimeout(() => setImmediate(() => reject(new Late(what, ms))), ms);
   try {
     return await Promise.race([work(() => isOver), late]);
   } finally {

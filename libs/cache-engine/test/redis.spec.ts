@@ -352,7 +352,7 @@ describeRedis('caches of several processes over one Redis', () => {
     });
     try {
       // Long enough for the heartbeats that are left out.
-      const engine = await nodeOf(redis.url, { silenceMs: 60_000 });
+      const engine = await nodeOf(redis.url, { silenceMs: 600_000 });
       const space = engine.namespace<unknown>(name);
       await space.set('k', 1, { tags: ['t'] });
       await warm(space, 'k');
@@ -440,6 +440,71 @@ describeRedis('caches of several processes over one Redis', () => {
       expect(await lock(here)).toMatchObject({ isWritten: false });
       proxy.thaw();
     });
+  });
+
+  interface Seen {
+    old: string;
+    written: string;
+  }
+  it.each([
+    [
+      'forgets what was written since',
+      (there: Namespace<unknown>, { written }: Seen) => there.compareAndDelete('k', written),
+      { isDeleted: true },
+    ],
+    [
+      'writes over what was written since',
+      (there: Namespace<unknown>, { written }: Seen) => there.compareAndSet('k', written, 3),
+      { isWritten: true },
+    ],
+    [
+      'does not take what was written since for nothing',
+      (there: Namespace<unknown>) => there.compareAndSet('k', null, 3),
+      { isWritten: false },
+    ],
+    [
+      'does not write over what was invalidated',
+      (there: Namespace<unknown>, { old }: Seen) => there.compareAndSet('old', old, 3),
+      { isWritten: false, version: null },
+    ],
+  ])('%s, though it has not heard of the invalidation yet', async (_, change, outcome) => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      const { version: old } = await there.set('old', 1, { tags: ['t'] });
+      await warm(there, 'old');
+      // What is told comes over the same connection.
+      proxy.holdBack('TIME');
+      await until(() => proxy.holdsBack);
+      await here.invalidateTags('t');
+      const { version: written } = await here.set('k', 2, { tags: ['t'] });
+      expect(await change(there, { old, written })).toMatchObject(outcome);
+      proxy.thaw();
+    });
+  });
+
+  it('forgets what was written after a clear, though it has not heard of it yet', async () => {
+    await throughProxy({}, async ({ proxy, here, there }) => {
+      await toldAll(here, there);
+      proxy.holdBack('TIME');
+      await until(() => proxy.holdsBack);
+      await here.clear();
+      const { version } = await here.set('k', 1);
+      expect(await there.compareAndDelete('k', version)).toEqual({ isDeleted: true });
+      proxy.thaw();
+    });
+  });
+
+  it('asks again before the end for what comes out of Redis, and nobody waits', async () => {
+    const [here, there] = await two();
+    await here.getOrSet('k', () => 1, { ttl: 60_000 });
+    const next = Promise.withResolvers<number>();
+    const load = jest.fn(() => next.promise);
+    const asking = (): Promise<unknown> => there.getOrSet('k', load, { ttl: 60_000, refreshBefore: 120_000 });
+    expect(await Promise.all(Array.from({ length: 20 }, asking))).toEqual(Array.from({ length: 20 }, () => 1));
+    await until(() => load.mock.calls.length > 0);
+    expect(await asking()).toBe(1);
+    next.resolve(2);
+    await until(async () => (await here.get('k')) === 2);
+    expect(load).toHaveBeenCalledTimes(1);
   });
 
   it('counts anew after a clear, though it has not heard of it yet', async () => {
