@@ -167,15 +167,20 @@ export const measurePlacing = async (
   });
 };
 
-/** Reads what is not measured: code gets compiled, and connections touch the pages that they are going to read. */
+/**
+ * Reads what is not measured: code gets compiled, and connections touch the pages that they are going to read.
+ *
+ * @returns how often it was answered
+ */
 export const readUnmeasured = async (
   { driver }: Bench,
   { urls }: System,
   { name, paths, bodies = [] }: Reading,
   { callers, seconds, seed }: Placing,
-): Promise<void> => {
+): Promise<number> => {
   await driver.call('prepare', { name, requests: { method: bodies.length > 0 ? 'POST' : 'GET', paths, bodies } });
-  await driver.call('closedLoop', { requests: name, targets: urls, callers, seed, durationMs: seconds * 1_000 });
+  const load = { requests: name, targets: urls, callers, seed, durationMs: seconds * 1_000 };
+  return (await driver.call('closedLoop', load)).acknowledged;
 };
 
 /** Measures one run of reading: the paths, at random. */

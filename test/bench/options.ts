@@ -59,13 +59,15 @@ Suites (${defaultSuites.join(', ')} when none is named)
   soak         places at half of the peak for minutes, and watches the memory
   transactions places orders that are paid through us, or committed in two phases, and the same ones that are not
   log          watches how far those who follow the log are behind, and builds the sales anew from it
-  cache        reads and writes caches over one Redis: ours, bentocache, cache-manager and bare clients
+  cache        reads and writes caches over one Redis: ours, bentocache, cache-manager and bare clients; then over HTTP,
+               beside Node, Fastify and Nest that do nothing but answer
   instances    two order and two inventory processes against one of each, all callers on one product
   footprint    what an order leaves behind: bytes of the log and on disk, transactions, and the CPU of
                each process where they are separate
   split        places orders (spread and hot): the monolith, and the same modules as services over TCP, asked directly and
                through the gateway, in turns; then calls and balance
-  calls        calls between two processes over each transport: our contract client beside Nest's own
+  calls        calls between two processes over each transport: our contract client beside Nest's own, and over Redis
+               beside a queue and nothing else
   guarded      places orders: nobody asked who they are, nothing counted or measured, and with keys, rate limits, metrics
                and traces, of every request and of one in ten
   balance      three instances of a contract, none or one of them ten times slower, by each way to choose among them

@@ -5,7 +5,7 @@ import type { BaselineCommands } from './baseline/commands.js';
 import type { Bench } from './bench.js';
 import { Child } from './child.js';
 import { Program } from './commands.js';
-import type { EchoCommands } from './echo/commands.js';
+import { echoNames, type EchoCommands, type EchoServer } from './echo/commands.js';
 import { Shelf } from './shelf.js';
 import type { CatalogueEntry } from './workloads.js';
 
@@ -190,11 +190,11 @@ export const startCache = async (bench: Bench, redisUrl: string): Promise<System
 };
 
 /** @param answer what it answers to everything */
-export const startEcho = async (bench: Bench, answer: string): Promise<System> => {
+export const startEcho = async (bench: Bench, answer: string, server: EchoServer = 'node'): Promise<System> => {
   const program = bench.started.add(new Program<EchoCommands>('echo'));
-  const url = await program.call('listen', undefined);
+  const url = await program.call('listen', { server });
   await program.call('answerWith', { text: answer });
-  return { name: 'echo', urls: [url], pids: [program.pid], parts: [program] };
+  return { name: echoNames[server], urls: [url], pids: [program.pid], parts: [program] };
 };
 
 /** Ends it and drops its data. */

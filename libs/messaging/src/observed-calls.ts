@@ -1,4 +1,4 @@
-import type { Histogram } from '@opentelemetry/api';
+import type { Span } from '@opentelemetry/api';
 import {
   currentTrace,
   currentWork,
@@ -6,6 +6,7 @@ import {
   failed,
   traceparentFrom,
   withWork,
+  type Durations,
   type Metrics,
   type Traces,
 } from '#telemetry';
@@ -14,26 +15,28 @@ import type { MessageMetadata, NamedOperation } from './wire.js';
 /** Seconds, finest where calls in one house lie. */
 const bounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
+const system = 'cleave';
+
 type Side = 'client' | 'server';
 
 /** Measures and traces the calls of one app, those that it makes and those that it answers, at any distance. */
 export class ObservedCalls {
-  private readonly durations: Readonly<Record<Side, Histogram>> | undefined;
+  private readonly durations: Readonly<Record<Side, Durations>> | undefined;
 
   constructor(
     metrics?: Metrics,
     private readonly traces?: Traces,
   ) {
-    const meter = metrics?.meter('messaging');
-    const histogram = (side: Side, description: string) =>
-      meter?.createHistogram(`rpc.${side}.call.duration`, {
-        ...{ unit: 's', description, advice: { explicitBucketBoundaries: bounds } },
+    const durations = (side: Side, description: string) =>
+      metrics?.durationsOf('messaging', {
+        ...{ name: `rpc.${side}.call.duration`, description, bounds },
+        attributes: ['rpc.system.name', 'rpc.method', 'error.type'],
       });
-    const client = histogram(
+    const client = durations(
       'client',
       'How long calls to modules take, near and far, with error_type those that fail.',
     );
-    const server = histogram('server', 'How long calls take to be answered, with error_type those that are refused.');
+    const server = durations('server', 'How long calls take to be answered, with error_type those that are refused.');
     this.durations = client && server && { client, server };
   }
 
@@ -62,23 +65,26 @@ export class ObservedCalls {
     doIt: (traceparent: string | undefined) => Promise<T>,
   ): Promise<T> {
     if (!this.durations && !this.traces) return doIt(parent);
-    const attributes = { 'rpc.system.name': 'cleave', 'rpc.method': pattern };
     // What nobody asked for, such as a look at what is due, begins no trace.
-    const span = parent === undefined ? undefined : this.traces?.begin(pattern, parent, { kind: side, attributes });
+    const span = parent === undefined ? undefined : this.spanOf(side, pattern, parent);
     const startedAt = performance.now();
-    const record = (more: { 'error.type'?: string }): void =>
-      this.durations?.[side].record((performance.now() - startedAt) / 1_000, { ...attributes, ...more });
+    const record = (errorType?: string): void =>
+      this.durations?.[side].record((performance.now() - startedAt) / 1_000, system, pattern, errorType);
     try {
       const result = await doIt(span ? traceparentFrom(span) : parent);
-      record({});
+      record();
       return result;
     } catch (error) {
       const errorType = errorTypeOf(error);
-      record({ 'error.type': errorType });
+      record(errorType);
       if (span) failed(span, errorType);
       throw error;
     } finally {
       span?.end();
     }
+  }
+  private spanOf(side: Side, pattern: string, parent: string): Span | undefined {
+    const attributes = { 'rpc.system.name': system, 'rpc.method': pattern };
+    return this.traces?.begin(pattern, parent, { kind: side, attributes });
   }
 }

@@ -128,7 +128,8 @@ const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | 
   }
   if (!isQueryDecodable(url)) return badQuery();
   if (request.is404 || !hasPath(url)) return refusalOfUnrouted(request);
-  const coding = headers['content-encoding']?.trim() || 'identity';
+  if (headers['content-encoding'] === undefined) return undefined;
+  const coding = headers['content-encoding'].trim() || 'identity';
   if (coding.toLowerCase() === 'identity' || !hasBody(request)) return undefined;
   reply.header('accept-encoding', 'identity');
   return new CleaveError('unsupported-media-type', `A body must be sent as it is, not encoded as ${coding}.`);
@@ -147,7 +148,7 @@ const distrusted = new WeakSet<Socket>();
 const refusalOfFields = ({ rawHeaders, headers }: IncomingMessage): CleaveError | undefined => {
   if (rawHeaders.length > 2 * limits.headers)
     return new CleaveError('headers-too-large', `A request has at most ${limits.headers} header fields; send fewer.`);
-  const repeated = [...sentOnce].find((name) => countOf(name, rawHeaders) > 1);
+  const repeated = sentOnce.find((name) => headers[name] !== undefined && countOf(name, rawHeaders) > 1);
   if (repeated !== undefined) return new CleaveError('invalid-request', `The header ${repeated} is sent once.`);
   const { connection } = headers;
   if (connection === undefined || /^(?:close|keep-alive)$/i.test(connection)) return undefined;
@@ -158,7 +159,7 @@ const refusalOfFields = ({ rawHeaders, headers }: IncomingMessage): CleaveError 
 };
 
 /** Whoever passes a request on and whoever answers it may each take another one. */
-const sentOnce = ['host', 'authorization'];
+const sentOnce = ['host', 'authorization'] as const;
 
 const countOf = (name: string, rawHeaders: readonly string[]): number => {
   let count = 0;
@@ -181,6 +182,11 @@ const hasPath = (target: string): boolean => target.startsWith('/') || absoluteT
 
 const absolutePart = /^https?:\/\/[^/?]+(?=\/)/i;
 const absoluteTarget = /^https?:\/\/[^/?]+(?:\/|\?[^/]*$|$)/i;
+
+const withoutFragment = (url: string): string => {
+  const at = url.indexOf('#');
+  return at < 0 ? url : url.slice(0, at);
+};
 
 const withoutHost = (): CleaveError =>
   new CleaveError('invalid-request', 'A request of HTTP/1.1 must have a header Host; send the name of this server.');
@@ -234,7 +240,7 @@ class RestAdapter extends FastifyAdapter {
         requireHostHeader: false,
       },
       // The path, of an absolute target as well, and no fragment is what everybody goes by, whoever passes it on as well.
-      rewriteUrl: ({ url = '/' }) => (url.startsWith('/') ? url : url.replace(absolutePart, '')).split('#', 1)[0]!,
+      rewriteUrl: ({ url = '/' }) => withoutFragment(url.startsWith('/') ? url : url.replace(absolutePart, '')),
       routerOptions: { maxParamLength: limits.parameterLength },
       // A request on a connection that was kept alive is still answered, and told that it was the last one.
       return503OnClosing: false,

@@ -56,6 +56,7 @@ export class Browsers {
   tell({ headers, method, url }: FastifyRequest, reply: FastifyReply): boolean {
     reply.headers(this.headers);
     if (url.startsWith('/docs')) reply.header('content-security-policy', policyOfDocs);
+    if (headers.origin === undefined) return false;
     const { fields, isAll } = this.forPages({ headers, method });
     reply.headers(fields);
     if (isAll) void reply.code(204).send();

@@ -1,10 +1,11 @@
-import type { Attributes, Histogram, Span } from '@opentelemetry/api';
+import type { Span } from '@opentelemetry/api';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import {
   answerSeconds,
   failed,
   traceparentFrom,
   traceparentOf,
+  type Durations,
   type Metrics,
   type RequestLog,
   type Traces,
@@ -12,9 +13,12 @@ import {
 } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
+/** By the semantic conventions of OpenTelemetry. */
+const attributeNames = ['http.request.method', 'http.route', 'http.response.status_code', 'error.type'] as const;
+
 /** Measures, traces and logs what is asked over REST, by the templates of the routes: what callers write stays out of it. */
 export class ObservedRequests {
-  private duration: Histogram | undefined;
+  private durations: Durations | undefined;
   private traces: Traces | undefined;
 
   constructor(private readonly log: RequestLog) {}
@@ -22,10 +26,11 @@ export class ObservedRequests {
   /** From now on; the app that brings them is made after its adapter. */
   reportTo(metrics: Metrics | undefined, traces: Traces | undefined): void {
     this.traces = traces;
-    this.duration = metrics?.meter('rest').createHistogram('http.server.request.duration', {
-      unit: 's',
+    this.durations = metrics?.durationsOf('rest', {
+      name: 'http.server.request.duration',
       description: 'How long requests take until they are answered; those that follow a stream are not counted.',
-      advice: { explicitBucketBoundaries: answerSeconds },
+      bounds: answerSeconds,
+      attributes: attributeNames,
     });
   }
 
@@ -36,7 +41,8 @@ export class ObservedRequests {
     const span = this.spanOf(request, given);
     const traceparent = span ? traceparentFrom(span) : given;
     const work: Work = { requestId: request.id, traceparent, traces: span && this.traces };
-    reply.raw.once('close', () => this.end(request, reply, { startedAt, span, work }));
+    // It comes once.
+    reply.raw.on('close', () => this.end(request, reply, { startedAt, span, work }));
     return work;
   }
 
@@ -54,34 +60,23 @@ export class ObservedRequests {
     { startedAt, span, work }: { startedAt: number; span: Span | undefined; work: Work },
   ): void {
     const seconds = (performance.now() - startedAt) / 1_000;
-    const attributes = attributesOf(request, reply);
-    const errorType = attributes['error.type'];
+    const { method } = request;
+    const { url: route } = request.routeOptions;
+    const { statusCode: status } = reply;
+    const errorType = reply.raw.writableFinished ? (status >= 500 ? String(status) : undefined) : 'closed';
+    const values = [method, route, status, errorType] as const;
     if (span) {
-      span.setAttributes(attributes);
+      for (const [at, name] of attributeNames.entries())
+        if (values[at] !== undefined) span.setAttribute(name, values[at]);
       if (work.orderId !== undefined) span.setAttribute('cleave.order_id', work.orderId);
-      if (errorType !== undefined) failed(span, String(errorType));
+      if (errorType !== undefined) failed(span, errorType);
       span.end();
     }
     if (String(reply.getHeader('content-type')).startsWith(eventStream)) return;
-    this.duration?.record(seconds, attributes);
+    this.durations?.record(seconds, ...values);
     this.log.tell(seconds * 1_000, work, () => {
-      const { method, routeOptions } = request;
-      const route = routeOptions.url ?? 'unknown';
-      const { statusCode: status } = reply;
-      return { line: `${method} ${route} ${status}`, fields: { method, route, status } };
+      const named = route ?? 'unknown';
+      return { line: `${method} ${named} ${status}`, fields: { method, route: named, status } };
     });
   }
 }
-
-/** By the semantic conventions of OpenTelemetry. */
-const attributesOf = (request: FastifyRequest, reply: FastifyReply): Attributes => {
-  const { url } = request.routeOptions;
-  const { statusCode } = reply;
-  const errorType = reply.raw.writableFinished ? (statusCode >= 500 ? String(statusCode) : undefined) : 'closed';
-  return {
-    'http.request.method': request.method,
-    ...(url !== undefined && { 'http.route': url }),
-    'http.response.status_code': statusCode,
-    ...(errorType !== undefined && { 'error.type': errorType }),
-  };
-};

@@ -8,6 +8,8 @@ export interface OpenDoor {
   host: string | undefined;
   /** Whose pages are welcome all the same. */
   origins: ReadonlySet<string>;
+  /** The last host that was asked for and is this one: mostly it is asked for again. */
+  lastAsked?: string;
 }
 
 /**
@@ -24,8 +26,12 @@ export const refusalOfPage = (headers: IncomingHttpHeaders, door: OpenDoor): Cle
 };
 
 /** The same of what a page of another site may lead to, such as what is measured: it is read by none whose name leads here. */
-export const refusalOfHost = ({ host: asked }: IncomingHttpHeaders, { host }: OpenDoor): CleaveError | undefined =>
-  asked !== undefined && !isOurs(nameIn(asked), host) ? ofOtherHost(asked) : undefined;
+export const refusalOfHost = ({ host: asked }: IncomingHttpHeaders, door: OpenDoor): CleaveError | undefined => {
+  if (asked === undefined || asked === door.lastAsked) return undefined;
+  if (!isOurs(nameIn(asked), door.host)) return ofOtherHost(asked);
+  door.lastAsked = asked;
+  return undefined;
+};
 
 /** Of `name:port`, and of an IPv6 address in its brackets. */
 const nameIn = (host: string): string => withoutBrackets(host.replace(/:\d{0,5}$/, '')).toLowerCase();

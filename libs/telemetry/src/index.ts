@@ -1,4 +1,5 @@
 /** Metrics, traces and logs, and the current request or job that all of them refer to. */
+export type { Durations } from './durations.js';
 export { telemetryEnvironment, type TelemetrySettings } from './environment.js';
 export { logLevels, type LogLevel } from './log-line.js';
 export { ServiceLog, processLog } from './log.js';

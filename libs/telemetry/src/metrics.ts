@@ -1,6 +1,7 @@
 import { createNoopMeter, type Meter } from '@opentelemetry/api';
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
 import { MeterProvider, type MetricData, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
+import { Durations, type DurationsOptions } from './durations.js';
 
 /** The bounds of a histogram of how long answers take, in seconds: finest where most of them lie. */
 export const answerSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
@@ -10,6 +11,7 @@ export class Metrics {
   // Asked, and never listening at a port of its own.
   private readonly exporter = new PrometheusExporter({ preventServerStart: true });
   private readonly provider = new MeterProvider({ readers: [this.exporter] });
+  private readonly durations: { scope: string; of: Durations }[] = [];
   private readonly serializer = new PrometheusSerializer(undefined, false, undefined, true);
 
   /** @param isOff nothing is measured, as `OTEL_SDK_DISABLED` has it */
@@ -20,11 +22,22 @@ export class Metrics {
     return this.isOff ? createNoopMeter() : this.provider.getMeter(scope);
   }
 
+  /** For what is measured of every request. Undefined where nothing is measured. */
+  durationsOf(scope: string, options: DurationsOptions): Durations | undefined {
+    if (this.isOff) return undefined;
+    const of = new Durations(options);
+    this.durations.push({ scope, of });
+    return of;
+  }
+
   /** @returns everything in the text format of Prometheus, and why what is missing there could not be read */
   async read(): Promise<{ text: string; errors: unknown[] }> {
     if (this.isOff) return { text: '# nothing is measured: OTEL_SDK_DISABLED\n', errors: [] };
     const { resourceMetrics, errors } = await this.exporter.collect();
-    return { text: this.serializer.serialize(namedForPrometheus(resourceMetrics)), errors };
+    const { resource, scopeMetrics } = resourceMetrics;
+    const ours = this.durations.map(({ scope: name, of }) => ({ scope: { name }, metrics: [of.read()] }));
+    const all = namedForPrometheus({ resource, scopeMetrics: [...scopeMetrics, ...ours] });
+    return { text: this.serializer.serialize(all), errors };
   }
 
   async stop(): Promise<void> {

@@ -1,7 +1,9 @@
 import type { Latency } from '../statistics.js';
 
 /** Whose cache it is. */
-export const cacheNames = ['ours', 'bentocache', 'cache-manager', 'node-redis', 'ioredis', 'lru-cache'] as const;
+export const cacheNames = [
+  ...(['ours', 'bentocache', 'cache-manager', 'node-redis', 'ioredis', 'merged MGET', 'lru-cache'] as const),
+] as const;
 export type CacheName = (typeof cacheNames)[number];
 
 /**
@@ -10,6 +12,9 @@ export type CacheName = (typeof cacheNames)[number];
  */
 export const cacheWork = ['l1 hit', 'l2 hit', 'l2 batch of 100', 'write'] as const;
 export type CacheWork = (typeof cacheWork)[number];
+
+export const keyCount = 10_000;
+export const batchSize = 100;
 
 /** What lies under each key. */
 export const valueOf = (at: number): object => ({

@@ -3,10 +3,16 @@ import { carryOut } from '../commands.js';
 import { Samples } from '../samples.js';
 import { latencyOf } from '../statistics.js';
 import { clients, type CacheClient } from './clients.js';
-import { valueOf, type CacheCommands, type CacheLoad, type CacheResult, type CacheWork } from './commands.js';
+import {
+  batchSize,
+  keyCount,
+  valueOf,
+  type CacheCommands,
+  type CacheLoad,
+  type CacheResult,
+  type CacheWork,
+} from './commands.js';
 
-const keyCount = 10_000;
-const batchSize = 100;
 /** As many hits out of the process between two looks at the clock: a look costs more than a hit. */
 const hitsAtATime = 100;
 

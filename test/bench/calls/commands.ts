@@ -1,8 +1,8 @@
 import type { BalancePolicy } from '#messaging';
 import type { Latency } from '../statistics.js';
 
-/** Whose client and server: ours, by a contract, or what Nest brings for the same transport. */
-export const callKinds = ['ours', 'nest'] as const;
+/** Whose client and server: ours, by a contract, what Nest brings for the same transport, or a queue and nothing else. */
+export const callKinds = ['ours', 'nest', 'queue'] as const;
 export type CallKind = (typeof callKinds)[number];
 
 /** How many lines a request carries, some 160 bytes of JSON each. Its reply carries the same. */

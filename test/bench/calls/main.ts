@@ -8,6 +8,7 @@ import { latencyOf } from '../statistics.js';
 import { linesIn, type CallCommands, type CallLoad, type CallResult, type CallSize } from './commands.js';
 import { echoContract, type EchoReply, type EchoRequest } from './contract.js';
 import { bareOptions, barePattern } from './nest.js';
+import { clientOfQueue, serveByQueue } from './queue.js';
 import { serveBare, serveByContract } from './servers.js';
 
 type Ask = (request: EchoRequest) => Promise<EchoReply>;
@@ -21,7 +22,10 @@ const proxyTo = (at: string): ClientProxy => {
   return proxy;
 };
 
-const asking = ({ kind, at, balance }: CallLoad): Ask => {
+let ofQueue: Ask | undefined;
+
+const asking = async ({ kind, at, balance }: CallLoad): Promise<Ask> => {
+  if (kind === 'queue') return (ofQueue ??= await clientOfQueue(at));
   if (kind === 'nest') {
     const proxy = proxyTo(at);
     return (request) => firstValueFrom(proxy.send<EchoReply>(barePattern, request));
@@ -41,7 +45,7 @@ const linesOf = (size: CallSize): EchoRequest['lines'] =>
 
 /** Callers that ask again as soon as they are answered. */
 const load = async (asked: CallLoad): Promise<CallResult> => {
-  const ask = asking(asked);
+  const ask = await asking(asked);
   const lines = linesOf(asked.size);
   const latencies = new Samples();
   const failures: Record<string, number> = {};
@@ -74,6 +78,7 @@ const load = async (asked: CallLoad): Promise<CallResult> => {
 carryOut({
   serve: async (serve) => {
     if (serve.kind === 'nest') await serveBare(serve);
+    else if (serve.kind === 'queue') await serveByQueue(serve);
     else messenger = await serveByContract(serve);
   },
   load,

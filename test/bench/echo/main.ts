@@ -2,25 +2,32 @@ import { once } from 'node:events';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { carryOut } from '../commands.js';
+import { answer } from './answer.js';
 import type { EchoCommands } from './commands.js';
 
 /** What HTTP alone costs: takes in the whole request and answers as many bytes as an order is answered with. */
-let answer = Buffer.from('{}');
-
-const server = createServer((request, response) => {
-  request.resume().on('end', () => {
-    response.writeHead(201, { 'content-type': 'application/json; charset=utf-8', 'content-length': answer.length });
-    response.end(answer);
+const listenByNode = async (): Promise<string> => {
+  const server = createServer((request, response) => {
+    request.resume().on('end', () => {
+      const { bytes } = answer;
+      response.writeHead(201, { 'content-type': 'application/json; charset=utf-8', 'content-length': bytes.length });
+      response.end(bytes);
+    });
   });
-});
+  server.listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+};
 
 carryOut({
-  listen: async () => {
-    server.listen(0, '127.0.0.1');
-    await once(server, 'listening');
-    return `http://127.0.0.1:${(server.address() as AddressInfo).port}`;
+  listen: async ({ server }) => {
+    if (server === 'node') return listenByNode();
+    // Not in the process of the one that has none of it.
+    const { listenByFastify, listenByNest } = await import('./frameworks.js');
+    return server === 'nest' ? listenByNest() : listenByFastify();
   },
   answerWith: ({ text }) => {
-    answer = Buffer.from(text);
+    answer.bytes = Buffer.from(text);
+    answer.value = text === '' ? undefined : JSON.parse(text);
   },
 } satisfies EchoCommands);

@@ -15,16 +15,16 @@ type TransportName = 'in-process' | 'tcp' | 'redis' | 'nats';
 /** A transport, and what has to run for it. */
 interface Transport {
   name: TransportName;
-  /** Who has a server for it: there is nothing of Nest's own in the process. */
+  /** Who has a server for it: there is nothing of Nest's own in the process, and a queue in Redis alone. */
   kinds: readonly CallKind[];
   broker?(): Promise<{ url: string; pid?: number | undefined; stop(): Promise<unknown> }>;
 }
 
 const transports: Transport[] = [
   { name: 'in-process', kinds: ['ours'] },
-  { name: 'tcp', kinds: callKinds },
+  { name: 'tcp', kinds: ['ours', 'nest'] },
   { name: 'redis', kinds: callKinds, broker: startRedis },
-  { name: 'nats', kinds: callKinds, broker: startNats },
+  { name: 'nats', kinds: ['ours', 'nest'], broker: startNats },
 ];
 
 const measureTransport = async (bench: Bench, { name, kinds, broker }: Transport): Promise<void> => {
