@@ -85,7 +85,7 @@ describe('a start', () => {
     process.spawn();
     const url = `http://localhost:${port}`;
     await process.untilReady(`${url}/health/ready`);
-    expect(process.log.includes('nobody is asked who they are')).toBe(isOpen);
+    expect(process.log.includes('authentication is off')).toBe(isOpen);
     expect((await new Api(url).get('/cache?key=x')).status).toBe(isOpen ? 404 : 401);
     // A page of another site, in a browser on this machine, is not who is let in.
     for (const [site, status] of Object.entries({

@@ -1,7 +1,6 @@
 /** What every gRPC service needs, whatever its domain: the server, errors as statuses, JSON and timestamps. */
 export { grpcAddress } from './address.js';
 export { CalledBy } from './grpc-server.js';
-export type { GrpcService } from './definition.js';
 export { GrpcDoor, GrpcModule, type GrpcListening } from './grpc.module.js';
 export { jsonOf, structOf, timestampOf, type Struct } from './json.js';
 export { invalidRequest } from './invalid-request.js';

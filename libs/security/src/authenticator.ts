@@ -185,7 +185,10 @@ const operator: Caller = {
 };
 
 const notSaid = (): CleaveError =>
-  new CleaveError('unauthenticated', 'Say who you are: Authorization: Bearer with a key or a token of an issuer.');
+  new CleaveError(
+    'unauthenticated',
+    'Send an API key or a token of the issuer, as Authorization: Bearer and the key or token.',
+  );
 
 const refuse = (): never => {
   throw notValid();

@@ -41,6 +41,6 @@ export const allow = (caller: Caller, scope: Scope): void => {
   const detail =
     scope === 'operator'
       ? 'This is about the installation as a whole: it needs the ADMIN_KEY that the process was started with.'
-      : `This needs the scope ${scope}, which the key or token does not have.`;
+      : `This needs the scope ${scope}, which the key or token does not have. Send one that has it; POST /keys creates keys.`;
   throw new CleaveError('forbidden', detail, { scope });
 };

@@ -104,7 +104,7 @@ export const doorFaults = (door: Door): VariableFault[] => {
       : [
           {
             variable,
-            message: `${host} can be reached from other machines, and nobody is asked who they are: ${advice}`,
+            message: `${host} can be reached from other machines, and callers need not authenticate: ${advice}`,
           },
         ];
   return [
@@ -123,7 +123,7 @@ export const doorFaults = (door: Door): VariableFault[] => {
           {
             variable: 'SERVICE_SECRET',
             message:
-              'is not set: the services behind could not be told who asks; set the same 32 random characters or more there and here',
+              'is not set, so the services behind this process would not know the caller; set the same 32 random characters or more there and here',
           },
         ]
       : []),

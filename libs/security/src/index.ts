@@ -5,7 +5,7 @@ export { anybody, allow, countedAs, refuseWhenEnded, type Caller } from './calle
 export { doorFaults, securityEnvironment, type Door, type RequestsFrom, type SecuritySettings } from './environment.js';
 export { dataKeys } from './data-keys.js';
 export { KeyRotation } from './key-rotation.js';
-export { KeyDirectory, keyIdIn, keyTextOf, secretHashOf, withoutKeySecrets, type KnownKey } from './keys.js';
+export { KeyDirectory, keyTextOf, secretHashOf, withoutKeySecrets, type KnownKey } from './keys.js';
 export { MasterKeys, open, seal, type MasterKey } from './master-keys.js';
 export { RateLimits, tooMany, type Standing } from './rate-limits.js';
 export { ServiceSecrets } from './service-secrets.js';

@@ -190,9 +190,9 @@ export const serve = async (service: Service): Promise<string> => {
   const url = (await listenAt(app, service)).replace('[::1]', 'localhost');
   const { isOpen, auditLog } = app.get(Authenticator);
   if (!auditLog && service.from !== undefined && service.from !== 'gateway')
-    new Logger('Security').warn('who does what is not written down here: set ACCESS_DATABASE_URL to change that');
+    new Logger('Security').warn('no audit log is written: set ACCESS_DATABASE_URL to change that');
   if (isOpen) {
-    const open = 'nobody is asked who they are: whoever is on this machine may do everything, as the tenant default';
+    const open = 'authentication is off: everybody on this machine may do everything, as the tenant default';
     new Logger('Security').warn(`${open}. Set ADMIN_KEY or OIDC_ISSUER to change that.`);
   }
   new Logger(name).log(`answers at ${url}, Swagger UI at ${url}/docs`);

@@ -5,7 +5,7 @@ import { customerExport, customerIdParameter, erasure, exportQuery } from '#cont
 import { CalledBy, Cursors, Endpoint, pageLimit, valid } from '#rest';
 import type { Caller } from '#security';
 import { ServeCustomers } from '../use-cases/serve-customers.js';
-import { historyCursorOf, orderCursor } from './orders.controller.js';
+import { historyCursorOf, orderCursor } from './requests.js';
 
 @ApiTags('customers')
 @Controller('customers')

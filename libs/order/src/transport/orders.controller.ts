@@ -3,7 +3,6 @@ import { ApiTags } from '@nestjs/swagger';
 import type { FastifyReply } from 'fastify';
 import { z } from 'zod';
 import {
-  CleaveError,
   cancelOrderRequest,
   fulfilOrderRequest,
   historyQuery,
@@ -17,7 +16,6 @@ import {
   placeOrderRequest,
   returnOrderRequest,
   type OrderInFull,
-  type PlaceOrderRequest,
 } from '#contracts';
 import {
   CalledBy,
@@ -28,16 +26,23 @@ import {
   IfMatch,
   etagOf,
   pageLimit,
-  uuidOr,
   valid,
 } from '#rest';
-import { allow, type Caller } from '#security';
+import type { Caller } from '#security';
 import { cancelOrder, cancelRemaining, fulfilOrder, returnGoods, type Order } from '../domain/order.js';
-import { canonicalJson, fingerprintOf } from '../domain/placement.js';
-import { ChangeOrder, type KeyedChange } from '../use-cases/change-order.js';
+import { ChangeOrder } from '../use-cases/change-order.js';
 import { KeepPersonalData } from '../use-cases/keep-personal-data.js';
 import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
+import {
+  historyCursor,
+  historyCursorOf,
+  keyedChange,
+  mayReadPersonalData,
+  orderCursor,
+  orderIdIn,
+  refuseOwnPrices,
+} from './requests.js';
 
 const taggedHeaders = { ETag: 'The version of the order, for `If-Match`' };
 const placedHeaders = { Location: 'The address of the order', ...taggedHeaders };
@@ -57,13 +62,6 @@ const placing = {
   ],
   idempotencyKey: 'optional',
 } satisfies Partial<EndpointOptions>;
-
-/** What the cursor of a list of orders holds. */
-export const orderCursor = z.object({ before: z.uuid() });
-/** What that of a history holds: the version that was told last. */
-const historyCursor = z.object({ after: z.int() });
-export const historyCursorOf = (cursors: Cursors, last: number | null): string | null =>
-  last === null ? null : cursors.write({ after: last });
 
 @ApiTags('orders')
 @Controller()
@@ -135,8 +133,8 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<OrderInFull> {
-    if (!mayReadPersonalData(caller)) return tagged(await this.readOrders.one(caller.tenant, known(id)), reply);
-    const found = await this.personalData.one(caller.tenant, known(id));
+    if (!mayReadPersonalData(caller)) return tagged(await this.readOrders.one(caller.tenant, orderIdIn(id)), reply);
+    const found = await this.personalData.one(caller.tenant, orderIdIn(id));
     if (found.personal) reply.header('Cache-Control', 'no-store');
     return tagged(found, reply);
   }
@@ -180,7 +178,7 @@ export class OrdersController {
   ): Promise<z.output<typeof orderHistory>> {
     const after = cursor === undefined ? 0 : this.cursors.read(cursor, historyCursor).after;
     const most = limit === undefined ? limits.page : pageLimit(limit);
-    const { data, last } = await this.readOrders.history(caller.tenant, known(id), after, most);
+    const { data, last } = await this.readOrders.history(caller.tenant, orderIdIn(id), after, most);
     return { data, next_cursor: historyCursorOf(this.cursors, last) };
   }
 
@@ -207,9 +205,9 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const orderId = known(id);
+    const orderId = orderIdIn(id);
     const command = { orderId, remaining, reason };
-    const keyed = idempotencyKey === undefined ? undefined : keyedAs(caller, 'cancel', idempotencyKey, command);
+    const keyed = idempotencyKey === undefined ? undefined : keyedChange(caller, 'cancel', idempotencyKey, command);
     const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
     const decide = remaining ? cancelRemaining : cancelOrder;
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => decide(it, reason, at));
@@ -237,9 +235,9 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const orderId = known(id);
+    const orderId = orderIdIn(id);
     const keyed =
-      idempotencyKey === undefined ? undefined : keyedAs(caller, 'fulfil', idempotencyKey, { orderId, lines });
+      idempotencyKey === undefined ? undefined : keyedChange(caller, 'fulfil', idempotencyKey, { orderId, lines });
     const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) =>
       fulfilOrder(it, lines, at),
@@ -273,37 +271,13 @@ export class OrdersController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<Order> {
-    const orderId = known(id);
-    const keyed = keyedAs(caller, 'return', idempotencyKey, { orderId, ...body });
+    const orderId = orderIdIn(id);
+    const keyed = keyedChange(caller, 'return', idempotencyKey, { orderId, ...body });
     const request = { tenant: caller.tenant, orderId, expectedVersions, keyed };
     const { order: changed, replayed } = await this.changeOrder.execute(request, (it, at) => returnGoods(it, body, at));
     return replayable(changed, replayed, reply);
   }
 }
-
-/** @throws CleaveError `forbidden` where a line has a price of its own, or there is a discount, from who may not set prices */
-export const refuseOwnPrices = (request: PlaceOrderRequest, caller: Caller): void => {
-  const hasOwn = 'lines' in request && request.lines.some((it) => it.unit_price_minor !== undefined);
-  if (hasOwn || request.adjustments?.some((it) => it.kind === 'discount')) allow(caller, 'orders:price');
-};
-
-export const mayReadPersonalData = ({ scopes }: Caller): boolean => scopes.has('personal:read');
-
-/** Order ids are opaque to callers: what cannot be one names no order. */
-export const known = (id: string): string =>
-  uuidOr(id, () => new CleaveError('order-not-found', 'There is no order with this id.'));
-
-export const keyedAs = (
-  { account }: Caller,
-  operation: string,
-  idempotencyKey: string,
-  command: unknown,
-): KeyedChange => ({
-  account,
-  operation,
-  idempotencyKey,
-  fingerprint: fingerprintOf(canonicalJson(command)),
-});
 
 const replayable = (order: Order, replayed: boolean, reply: FastifyReply): Order => {
   if (replayed) reply.header('Idempotent-Replayed', 'true');

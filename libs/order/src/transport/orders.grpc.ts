@@ -14,7 +14,7 @@ import { PlaceOrder } from '../use-cases/place-order.js';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
 import { eventDocument, positionIn } from './event-documents.js';
-import { known, mayReadPersonalData, orderCursor, refuseOwnPrices } from './orders.controller.js';
+import { mayReadPersonalData, orderCursor, orderIdIn, refuseOwnPrices } from './requests.js';
 import { eventToWire, listOrdersFromWire, orderToWire, placeOrderFromWire } from './wire-orders.js';
 
 const service = 'Orders';
@@ -67,7 +67,7 @@ export class OrdersGrpc {
     @CalledBy() caller: Caller,
   ): Promise<object> {
     const orders = mayReadPersonalData(caller) ? this.personalData : this.readOrders;
-    return orderToWire(await orders.one(caller.tenant, known(order_id)));
+    return orderToWire(await orders.one(caller.tenant, orderIdIn(order_id)));
   }
 
   @GrpcMethod(service, 'ListOrders')

@@ -7,7 +7,7 @@ import { CalledBy, Endpoint, type EndpointOptions, IdempotencyKey, IfMatch, vali
 import type { Caller } from '#security';
 import { MoveMoney, type MoneyCommand } from '../use-cases/move-money.js';
 import { ReadOrders } from '../use-cases/read-orders.js';
-import { keyedAs, known } from './orders.controller.js';
+import { keyedChange, orderIdIn } from './requests.js';
 
 const moving = {
   replies: { 201: { schema: moneyMove, description: 'The outcome' } },
@@ -41,7 +41,7 @@ export class PaymentsController {
     @Param('id', valid(orderIdParameter)) id: string,
     @CalledBy() caller: Caller,
   ): Promise<z.output<typeof payment>> {
-    return this.readOrders.payment(caller.tenant, known(id));
+    return this.readOrders.payment(caller.tenant, orderIdIn(id));
   }
 
   @Post('orders/:id/captures')
@@ -63,7 +63,7 @@ export class PaymentsController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<MoneyMove> {
-    const orderId = known(id);
+    const orderId = orderIdIn(id);
     const command = { kind: 'capture' as const, orderId, amountMinor: amount_minor ?? null };
     return this.move(command, { caller, idempotencyKey, expectedVersions }, reply);
   }
@@ -85,7 +85,7 @@ export class PaymentsController {
     @Res({ passthrough: true }) reply: FastifyReply,
     @CalledBy() caller: Caller,
   ): Promise<MoneyMove> {
-    const orderId = known(id);
+    const orderId = orderIdIn(id);
     const command = { kind: 'refund' as const, orderId, amountMinor: amount_minor, reason };
     return this.move(command, { caller, idempotencyKey, expectedVersions }, reply);
   }
@@ -99,7 +99,7 @@ export class PaymentsController {
       ...command,
       expectedVersions,
       tenant: caller.tenant,
-      ...keyedAs(caller, command.kind, idempotencyKey, command),
+      ...keyedChange(caller, command.kind, idempotencyKey, command),
     });
     if (result.replayed) reply.header('Idempotent-Replayed', 'true');
     if ('refusal' in result) throw result.refusal;

@@ -1,0 +1,39 @@
+import { z } from 'zod';
+import { CleaveError, type PlaceOrderRequest } from '#contracts';
+import { Cursors, uuidOr } from '#rest';
+import { allow, type Caller } from '#security';
+import { canonicalJson, fingerprintOf } from '../domain/placement.js';
+import type { KeyedChange } from '../use-cases/change-order.js';
+
+// What REST and gRPC read from requests in the same way.
+
+/** The cursor of a list of orders: the order that was told last. */
+export const orderCursor = z.object({ before: z.uuid() });
+/** The cursor of a history: the version that was told last. */
+export const historyCursor = z.object({ after: z.int() });
+export const historyCursorOf = (cursors: Cursors, last: number | null): string | null =>
+  last === null ? null : cursors.write({ after: last });
+
+/** @throws CleaveError `forbidden` for a price of its own or a discount, if the caller may not set prices */
+export const refuseOwnPrices = (request: PlaceOrderRequest, caller: Caller): void => {
+  const hasOwn = 'lines' in request && request.lines.some((it) => it.unit_price_minor !== undefined);
+  if (hasOwn || request.adjustments?.some((it) => it.kind === 'discount')) allow(caller, 'orders:price');
+};
+
+export const mayReadPersonalData = ({ scopes }: Caller): boolean => scopes.has('personal:read');
+
+/** Order ids are opaque to callers, so a text that cannot be one is an order that does not exist, not a malformed request. */
+export const orderIdIn = (id: string): string =>
+  uuidOr(id, () => new CleaveError('order-not-found', 'There is no order with this id.'));
+
+export const keyedChange = (
+  { account }: Caller,
+  operation: string,
+  idempotencyKey: string,
+  command: unknown,
+): KeyedChange => ({
+  account,
+  operation,
+  idempotencyKey,
+  fingerprint: fingerprintOf(canonicalJson(command)),
+});
