@@ -1,13 +1,13 @@
 import { createHmac } from 'node:crypto';
-import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { beforeAll, describe, expect, it } from '@jest/globals';
 import { scopes } from '#contracts';
 import { Api, ok, refused } from '../support/api.js';
 import { fresh, randomOf } from '../support/fresh.js';
 import { exchange } from '../support/raw-http.js';
 import { securityTests } from './suite.js';
-import { bearer, keyFor, startWorld, type World } from './world.js';
+import { bearer, keyFor, type World } from './world.js';
 
-securityTests('split-tcp');
+const worldOfSuite = securityTests('split-tcp');
 
 /** As the gateway tells a service who asks. */
 const told = (secret: string, { at, ...said }: ReturnType<typeof caller>, path: string, method = 'GET'): string => {
@@ -27,8 +27,8 @@ describe('a service behind the gateway', () => {
   let world: World;
   /** One address of each. */
   let asked: { api: Api; path: string }[];
-  beforeAll(async () => {
-    world = await startWorld('split-tcp');
+  beforeAll(() => {
+    world = worldOfSuite();
     const paths = {
       order: '/orders',
       inventory: '/products',
@@ -38,7 +38,6 @@ describe('a service behind the gateway', () => {
     };
     asked = Object.entries(paths).map(([name, path]) => ({ api: new Api(world.shape.service(name).url), path }));
   });
-  afterAll(() => world.stop());
 
   it('gives nothing to who comes past the gateway, whatever they have', async () => {
     const { key } = await keyFor(world);

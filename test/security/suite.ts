@@ -13,8 +13,8 @@ import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
 
 const lifeMs = 3_000;
 
-/** Every operation of the document, for whoever may not call it. */
-export const securityTests = (name: ShapeName): void => {
+/** Every operation of the document, for whoever may not call it. @returns the world of these tests, once it has begun */
+export const securityTests = (name: ShapeName): (() => World) => {
   let world: World;
   let operations: Operation[];
   let guarded: Operation[];
@@ -778,4 +778,5 @@ export const securityTests = (name: ShapeName): void => {
       expect((await world.api.send('DELETE', `/keys/${key_id}`, bearer(world.admin))).status).toBe(204);
     });
   });
+  return () => world;
 };
