@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../..', import.meta.url));
 const keptLogCharacters = 400_000;
-const readyWithinMs = 90_000;
+const readyWithinMs = 150_000;
 
 export interface Exit {
   code: number | null;
