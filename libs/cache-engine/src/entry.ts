@@ -27,11 +27,14 @@ export const noTags: Head['tags'] = [];
 
 const endOf = (at: number): string => (Number.isFinite(at) ? String(Math.ceil(at)) : '');
 
+const isVersionOfTag = (it: unknown): it is Head['tags'][number] =>
+  Array.isArray(it) && it.length === 2 && it.every((part) => typeof part === 'string' && part !== '');
+
 const tagsIn = (told: string): Head['tags'] | undefined => {
   if (told === '') return noTags;
   try {
     const tags = JSON.parse(told) as unknown;
-    return Array.isArray(tags) ? (tags as Head['tags']) : undefined;
+    return Array.isArray(tags) && tags.every(isVersionOfTag) ? tags : undefined;
   } catch {
     return undefined;
   }

@@ -64,8 +64,12 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
-    this.tiers.counts.earlyRefreshes += 1;
-    this.inBackground(this.start(name, key, load, options, kept));
+    const { refreshing, counts } = this.tiers;
+    // Where nothing is given out of the process, others look in Redis meanwhile and find the same.
+    if (refreshing.has(name)) return;
+    refreshing.add(name);
+    counts.earlyRefreshes += 1;
+    this.inBackground(this.start(name, key, load, options, kept).finally(() => refreshing.delete(name)));
   }
 
   private async start(

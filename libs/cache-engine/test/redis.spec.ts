@@ -22,9 +22,13 @@ afterEach(() => {
 });
 
 /** A process of its own as far as the cache is concerned. */
-const nodeOf = async (url: string, limits: { deadlineMs?: number; silenceMs?: number } = {}): Promise<CacheEngine> => {
+const nodeOf = async (
+  url: string,
+  limits: { deadlineMs?: number; silenceMs?: number } = {},
+  maxBytes = 67_108_864,
+): Promise<CacheEngine> => {
   const redis = { deadlineMs: 5_000, silenceMs: 5_000, ...limits, url };
-  const engine = new CacheEngine({ redis, complain: () => undefined }).start();
+  const engine = new CacheEngine({ maxBytes, redis, complain: () => undefined }).start();
   open.push(engine);
   await until(() => engine.isL1Used);
   await until(() =>
@@ -189,7 +193,11 @@ describeRedis('caches of several processes over one Redis', () => {
       for (const space of [here, there]) await until(async () => (await space.find('k')) === undefined);
       await expect(there.getOrSet('k', () => Promise.reject(new Error('away')))).rejects.toThrow('away');
       // What is no value of ours, or none that can be read, is nothing, and is written over.
-      for (const garbage of ['', 'x1|y', '+v|||0|notatag|\n{', `+v|||0|${''.padEnd(9, 'z')}|notjson\n1`]) {
+      const none = ['', 'x1|y', '+v|||0|notatag|\n{'];
+      for (const tags of ['notjson', '[1]', '[["",1]]', '[["t"]]']) none.push(`+v|||0|${''.padEnd(9, 'z')}|${tags}\n1`);
+      for (const garbage of none) {
+        await people.set(stored!, garbage);
+        expect(await here.compareAndSet('k', null, 4)).toMatchObject({ isWritten: true });
         await people.set(stored!, garbage);
         expect(await here.getOrSet('k', () => 5)).toBe(5);
         expect(await here.compareAndSet('k', (await here.find('k'))!.version, 6)).toMatchObject({ isWritten: true });
@@ -504,6 +512,22 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(await asking()).toBe(1);
     next.resolve(2);
     await until(async () => (await here.get('k')) === 2);
+    expect(load).toHaveBeenCalledTimes(1);
+  });
+
+  it('asks once before the end, also where nothing stays in the process and others look in Redis meanwhile', async () => {
+    const here = (await nodeOf(redis.url)).namespace<unknown>(name);
+    const engine = await nodeOf(redis.url, {}, 1);
+    const there = engine.namespace<unknown>(name);
+    await here.getOrSet('k', () => 1, { ttl: 60_000 });
+    const next = Promise.withResolvers<number>();
+    const load = jest.fn(() => next.promise);
+    const asking = (): Promise<unknown> => there.getOrSet('k', load, { ttl: 60_000, refreshBefore: 120_000 });
+    for (let times = 0; times < 20; times += 1) expect(await asking()).toBe(1);
+    await until(() => load.mock.calls.length > 0);
+    next.reject(new Error('the source fails'));
+    await sleep(500);
+    expect(await asking()).toBe(1);
     expect(load).toHaveBeenCalledTimes(1);
   });
 
