@@ -55,12 +55,6 @@ const askAgainMs = 1_000;
 /** How long a shutdown waits for what has been accepted. */
 const drainMs = 10_000;
 
-/**
- * After so long callers are asked to connect anew, in milliseconds: they keep a connection for ever otherwise, and an instance
- * that has joined gets nothing of what they ask. What goes on on the old one is not cut.
- */
-const connectionAgeMs = 60_000;
-
 const serverOptions = {
   'grpc.max_receive_message_length': limits.bodyBytes,
   'grpc.max_concurrent_streams': 1_000,
@@ -109,7 +103,6 @@ export class GrpcServer extends ServerGrpc {
     private readonly requestLog: RequestLog,
     metrics?: Metrics,
     private readonly traces?: Traces,
-    private readonly ageMs = connectionAgeMs,
   ) {
     const definition = definitionOf(service);
     super({ package: service.package, packageDefinition: definition });
@@ -253,11 +246,7 @@ export class GrpcServer extends ServerGrpc {
   }
 
   override async createClient(): Promise<Server> {
-    const server = new Server({
-      ...serverOptions,
-      'grpc.max_connection_age_ms': this.ageMs,
-      interceptors: [this.noteEndless],
-    });
+    const server = new Server({ ...serverOptions, interceptors: [this.noteEndless] });
     await new Promise<void>((resolve, reject) =>
       server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
     );
