@@ -669,12 +669,15 @@ export const securityTests = (name: ShapeName): (() => World) => {
       for (const it of told.slice(0, -1)) expect(data).toContainEqual({ ...it, at: expect.any(String), status: null });
     });
 
-    it('is written down to its end, whether or not they wait for it', async () => {
+    it.each([
+      ['while it is done', 'orders.customer_keys'],
+      ['before it is begun', 'access.audit'],
+    ])('is written down to its end, also for whoever goes %s', async (_, locked) => {
       const key = await keyFor(world, { tenant: fresh('t').toLowerCase() });
       const database = new pg.Client({ connectionString: (await world.shape.databaseUrls()).order });
       await database.connect();
       try {
-        await database.query('BEGIN; LOCK TABLE orders.customer_keys');
+        await database.query(`BEGIN; LOCK TABLE ${locked}`);
         const leaving = new AbortController();
         const erased = fetch(`${world.api.baseUrl}/customers/slow`, {
           ...{ method: 'DELETE', signal: leaving.signal, headers: bearer(key.key).headers! },
@@ -695,7 +698,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       await eventually(async () => {
         const { data } = ok(await shop.send<{ data: Entry[] }>('GET', '/audit'));
         const told = data.filter((it) => it.target === '/customers/slow').map((it) => it.status);
-        expect([told.length, new Set(told)]).toEqual([2, new Set([null, 404])]);
+        expect(told).toEqual([null, expect.any(Number)]);
       });
     });
 

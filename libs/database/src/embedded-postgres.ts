@@ -242,9 +242,7 @@ class SupervisedPostgres implements EmbeddedPostgres {
     );
     if (logged > logBytes) await rename(logFile, `${logFile}.1`);
     const seen = logged > logBytes ? 0 : logged;
-    const child = await this.spawnServer();
-    const endWithUs = () => child.kill('SIGINT');
-    process.once('exit', endWithUs);
+    const { child, endWithUs } = await this.spawnServer();
     let end: string | undefined;
     const ended = new Promise<string>((resolve) => {
       child.once('error', (error) => resolve(error.message));
@@ -269,7 +267,8 @@ class SupervisedPostgres implements EmbeddedPostgres {
     return `${log.split('\n').slice(-20).join('\n')}\n(${end})`;
   }
 
-  private async spawnServer(): Promise<ChildProcess> {
+  /** @returns the server, and what ends it when this process ends */
+  private async spawnServer(): Promise<{ child: ChildProcess; endWithUs: () => void }> {
     const { data, logFile } = this.cluster;
     const { pid } = process;
     const settings = Object.entries(settingsOf(this.port, this.options.maxConnections));
@@ -280,15 +279,22 @@ class SupervisedPostgres implements EmbeddedPostgres {
     const name = await nameOfData(data, this.user);
     const log = await open(logFile, 'a', 0o600);
     try {
-      return spawn(join(this.binaries, 'bin', 'postgres'), ['-D', name, ...parameters.flatMap((it) => ['-c', it])], {
-        ...this.user,
-        cwd: data,
-        env: serverEnvironment(),
-        stdio: ['ignore', log.fd, log.fd],
-        // In a process group of its own, so that Ctrl-C reaches us alone and requests in flight can still be finished.
-        detached: process.platform !== 'win32',
-        windowsHide: true,
-      });
+      const child = spawn(
+        join(this.binaries, 'bin', 'postgres'),
+        ['-D', name, ...parameters.flatMap((it) => ['-c', it])],
+        {
+          ...this.user,
+          cwd: data,
+          env: serverEnvironment(),
+          stdio: ['ignore', log.fd, log.fd],
+          // In a process group of its own, so that Ctrl-C reaches us alone and requests in flight can still be finished.
+          detached: process.platform !== 'win32',
+          windowsHide: true,
+        },
+      );
+      const endWithUs = () => void child.kill('SIGINT');
+      process.once('exit', endWithUs);
+      return { child, endWithUs };
     } finally {
       await log.close();
     }

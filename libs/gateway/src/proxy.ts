@@ -80,6 +80,7 @@ export const proxyTo = async (
         handler: (request, reply, path, options) => {
           const pass = () => reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) });
           if (!auditedIn(request)) return onBehalfOf(reply.raw, pass);
+          if (reply.raw.closed) return reply.send(goneBefore());
           // What becomes of what is written down is waited for, whether or not anybody reads it. A request that was not read
           // to its end, as one without a body, would be taken for broken off.
           request.raw.resume();
@@ -171,6 +172,9 @@ const codeOf = (error: unknown): string => {
 };
 
 const mayHaveTakenEffect = 'The request may have taken effect: repeat it with the same Idempotency-Key, or read first.';
+
+const goneBefore = (): CleaveError =>
+  new CleaveError('cancelled', 'Whoever asked has gone before the request was passed on. It has had no effect.');
 
 const refusalOf = (name: string, error: Error): CleaveError => {
   const cause = error.cause ?? error;

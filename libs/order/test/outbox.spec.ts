@@ -275,6 +275,31 @@ describe('a transaction that began before others and commits after them', () => 
     }
   });
 
+  it('is looked for at the end of an index, also where Postgres has no statistics of the log', async () => {
+    await client.query(
+      `INSERT INTO orders.events (tenant_id, order_id, version, reservation_id, type, status, data, at)
+       SELECT 'many', gen_random_uuid(), 1, gen_random_uuid(), 'placed', 'confirmed', '{}', now()
+       FROM generate_series(1, 20000)`,
+    );
+    await client.query(`DELETE FROM pg_statistic WHERE starelid = 'orders.events'::regclass`);
+    const asked: string[] = [];
+    const noting = { query: async ({ text }: Statement) => (asked.push(text), []) };
+    await new PostgresOutbox(noting as unknown as Sql).condition();
+    const { rows } = await client.query<{ 'QUERY PLAN': [{ Plan: PlanNode }] }>(
+      `EXPLAIN (ANALYZE, FORMAT JSON) ${asked[0]}`,
+    );
+    expect(readIn(rows[0]!['QUERY PLAN'][0].Plan)).toBe(1);
+  });
+
+  it('does not make the log a reason to answer nobody, where an operator has it locked', async () => {
+    await client.query('BEGIN; LOCK TABLE orders.events');
+    try {
+      expect(await one.outbox.condition()).toEqual({ isDegraded: true, details: { log: 'cannot be looked at' } });
+    } finally {
+      await client.query('ROLLBACK');
+    }
+  });
+
   it('is told of to an operator who watches, where it stays open and somebody waits for it', async () => {
     const slow = new pg.Client(database.url);
     await slow.connect();

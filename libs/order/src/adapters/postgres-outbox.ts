@@ -3,6 +3,7 @@ import type { OrderEventType } from '#contracts';
 import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
 import type { Condition } from '#health';
+import { within } from '#periodic';
 import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import { pageLines } from '../use-cases/read-orders.js';
@@ -68,10 +69,16 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
 
   /**
    * For an operator to watch: all who read the log stop below a transaction that is open, whoever it is of. They see nothing
-   * more to read then, and do not know that they are behind.
+   * more to read then, and do not know that they are behind. It is no reason to answer nobody, nor is a log that cannot be
+   * looked at, as where an operator has locked it: whether the database can be used is found out by another check.
    */
   async condition(): Promise<Condition> {
-    const [waiting] = await this.sql.query<{ by: string }>(waitedFor);
+    let waiting: { by: string } | undefined;
+    try {
+      [waiting] = await within(lookedAtWithinMs, this.sql.query<{ by: string }>(waitedFor));
+    } catch {
+      return { isDegraded: true, details: { log: 'cannot be looked at' } };
+    }
     const now = performance.now();
     if (this.heldBack?.by !== waiting?.by) this.heldBack = waiting && { ...waiting, since: now, isTold: false };
     const held = this.heldBack;
@@ -227,12 +234,18 @@ const horizon = `orders.log_number(pg_snapshot_xmin(pg_current_snapshot()))`;
 /** What is open for so long is no request: those end sooner. */
 const alarmMs = 30_000;
 
-/** The oldest transaction that is open, where there is an event that waits for its end. */
+/** Sooner than a check is given up. */
+const lookedAtWithinMs = 1_000;
+
+/**
+ * The oldest transaction that is open, where there is an event that waits for its end. Asked for the newest event, Postgres
+ * goes to the end of an index; asked whether there is any, it reads a log of which it has no statistics as a whole.
+ */
 const waitedFor = {
   name: 'order-log-waited-for',
   text: `
     SELECT pg_snapshot_xmin(pg_current_snapshot())::text AS by
-    WHERE EXISTS (SELECT FROM orders.events WHERE xid >= ${horizon})`,
+    WHERE (SELECT xid FROM orders.events ORDER BY xid DESC, id DESC LIMIT 1) >= ${horizon}`,
 };
 
 /** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
