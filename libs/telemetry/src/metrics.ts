@@ -1,6 +1,7 @@
 import { createNoopMeter, type Meter } from '@opentelemetry/api';
 import { PrometheusExporter, PrometheusSerializer } from '@opentelemetry/exporter-prometheus';
-import { MeterProvider, type MetricData, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
+import { emptyResource } from '@opentelemetry/resources';
+import { MeterProvider, type MetricData, type MetricProducer, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
 import { Durations, type DurationsOptions } from './durations.js';
 
 /** The bounds of a histogram of how long answers take, in seconds: finest where most of them lie. */
@@ -8,10 +9,19 @@ export const answerSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25
 
 /** What is measured in one app. Each has its own: several may run in one process. */
 export class Metrics {
+  private readonly durations: { scope: string; name: string; of: Durations }[] = [];
+  /** Every reader needs it beside the provider, whose resource is the one that it tells. */
+  private readonly producer: MetricProducer = {
+    collect: async () => {
+      const all = this.durations.map(({ scope: name, of }) => ({ scope: { name }, metrics: [of.read()] }));
+      // What was never recorded the SDK leaves out as well.
+      const scopeMetrics = all.filter(({ metrics }) => metrics.some(({ dataPoints }) => dataPoints.length > 0));
+      return { resourceMetrics: { resource: emptyResource(), scopeMetrics }, errors: [] };
+    },
+  };
   // Asked, and never listening at a port of its own.
-  private readonly exporter = new PrometheusExporter({ preventServerStart: true });
+  private readonly exporter = new PrometheusExporter({ preventServerStart: true, metricProducers: [this.producer] });
   private readonly provider = new MeterProvider({ readers: [this.exporter] });
-  private readonly durations: { scope: string; of: Durations }[] = [];
   private readonly serializer = new PrometheusSerializer(undefined, false, undefined, true);
 
   /** @param isOff nothing is measured, as `OTEL_SDK_DISABLED` has it */
@@ -22,11 +32,14 @@ export class Metrics {
     return this.isOff ? createNoopMeter() : this.provider.getMeter(scope);
   }
 
-  /** For what is measured of every request. Undefined where nothing is measured. */
+  /** For what is measured of every request; the same for the same scope and name. Undefined where nothing is measured. */
   durationsOf(scope: string, options: DurationsOptions): Durations | undefined {
     if (this.isOff) return undefined;
+    const { name } = options;
+    const known = this.durations.find((it) => it.scope === scope && it.name === name);
+    if (known) return known.of;
     const of = new Durations(options);
-    this.durations.push({ scope, of });
+    this.durations.push({ scope, name, of });
     return of;
   }
 
@@ -34,10 +47,7 @@ export class Metrics {
   async read(): Promise<{ text: string; errors: unknown[] }> {
     if (this.isOff) return { text: '# nothing is measured: OTEL_SDK_DISABLED\n', errors: [] };
     const { resourceMetrics, errors } = await this.exporter.collect();
-    const { resource, scopeMetrics } = resourceMetrics;
-    const ours = this.durations.map(({ scope: name, of }) => ({ scope: { name }, metrics: [of.read()] }));
-    const all = namedForPrometheus({ resource, scopeMetrics: [...scopeMetrics, ...ours] });
-    return { text: this.serializer.serialize(all), errors };
+    return { text: this.serializer.serialize(namedForPrometheus(resourceMetrics)), errors };
   }
 
   async stop(): Promise<void> {

@@ -29,6 +29,21 @@ describe('durations', () => {
     await metrics.stop();
   });
 
+  it('are added up in one place where they are asked for twice, and nothing is said of them before the first', async () => {
+    const metrics = new Metrics();
+    const options = { name: 'some.duration', description: 'How long it takes.', bounds, attributes: [] };
+    const [one, again] = [metrics.durationsOf('one', options), metrics.durationsOf('one', options)];
+    const other = metrics.durationsOf('other', options);
+    expect((await metrics.read()).text).not.toContain('some_duration');
+    for (const it of [one, again, other]) it!.record(0.05);
+    const { text } = await metrics.read();
+    expect(text.match(/^some_duration_seconds_count.*$/gm)).toEqual([
+      'some_duration_seconds_count{otel_scope_name="one"} 2',
+      'some_duration_seconds_count{otel_scope_name="other"} 1',
+    ]);
+    await metrics.stop();
+  });
+
   it('are none where nothing is measured', () => {
     expect(
       new Metrics(true).durationsOf('off', { name: 'a', description: '', bounds, attributes: [] }),

@@ -55,7 +55,11 @@ export const measureCacheOverHttp = async (bench: Bench, redisUrl: string): Prom
   const systems = [...others, ours];
   // Until V8 has compiled all of it, which goes by requests: on a busy machine there are few in as much time.
   for (const system of systems)
-    for (let answered = 0; answered < hitsToWarmUp;) answered += await readUnmeasured(bench, system, hit, warming);
+    for (let answered = 0; answered < hitsToWarmUp;) {
+      const more = await readUnmeasured(bench, system, hit, warming);
+      if (more === 0) throw new Error(`${system.name} answers nothing: ${hit.name}`);
+      answered += more;
+    }
   await readUnmeasured(bench, ours, batch, warming);
   const turns = [...systems.map((system) => [system, hit] as const), [ours, batch] as const].map(
     ([system, reading]) => ({
