@@ -1,3 +1,4 @@
+import { AsyncLocalStorage } from 'node:async_hooks';
 import { BulkheadRejectedError, bulkhead } from 'cockatiel';
 import { CleaveError } from '#contracts';
 
@@ -21,6 +22,8 @@ export class Lane {
 
   /** @throws CleaveError `unavailable` where there is too much, and nothing was done */
   inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
+    // Else it would go back to whoever was before it, with its traces and log lines.
+    const inContext = AsyncLocalStorage.snapshot();
     return new Promise((resolve, reject) => {
       let isLate = false;
       // Also where what goes before it hangs.
@@ -31,7 +34,7 @@ export class Lane {
       const inRoom = this.room.execute(() => {
         if (isLate) throw tooMuch(this.options);
         clearTimeout(late);
-        return work();
+        return inContext(work);
       });
       inRoom.then(resolve, (error: unknown) => {
         clearTimeout(late);

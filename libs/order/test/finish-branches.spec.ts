@@ -1,12 +1,12 @@
-import { describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { Logger } from '@nestjs/common';
-import { testDatabase } from '#testing';
+import { testDatabase, type TestDatabase } from '#testing';
 import { FinishBranches, type BranchDecisions, type StockBranches } from '../src/use-cases/finish-branches.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
-import { ReserveAndRecord, type StockHolder } from '../src/use-cases/reserve-and-record.js';
+import { ReserveAndRecord, type PlacementResult, type StockHolder } from '../src/use-cases/reserve-and-record.js';
 import type { RunSagas } from '../src/use-cases/run-sagas.js';
 import { uuidOfTime } from '../src/domain/uuid.js';
-import { FakeInventory, newTenant, requestOf, startInstance } from './order-under-test.js';
+import { FakeInventory, newTenant, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
 
 /** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
 class Branches implements BranchDecisions, StockBranches {
@@ -96,25 +96,61 @@ class PreparingInventory extends FakeInventory {
   }
 }
 
-it('are eight at most, however many tenants order at once: Postgres prepares as many as it is set to', async () => {
-  const database = await testDatabase();
-  const instance = await startInstance(database.url);
-  try {
+describe('branches that are prepared', () => {
+  let database: TestDatabase;
+  let instance: Instance;
+  let stock: PreparingInventory;
+  let placeOrder: PlaceOrder;
+
+  beforeAll(async () => {
+    database = await testDatabase();
+    instance = await startInstance(database.url);
+  });
+
+  afterAll(async () => {
+    await instance?.stop();
+    await database?.stop();
+  });
+
+  beforeEach(() => {
     const { orders, relay, personalData } = instance;
-    const stock = new PreparingInventory();
+    stock = new PreparingInventory();
     stock.onHand.set('mug', 100);
     const branches = new FinishBranches(orders, stock, 1_000);
     // Nothing is paid.
     const paying = {} as RunSagas;
-    const placeOrder = new PlaceOrder(
+    placeOrder = new PlaceOrder(
       new ReserveAndRecord(orders, stock, relay, paying, branches, personalData, 'two-phase'),
     );
-    const placing = Array.from({ length: 40 }, () => placeOrder.execute(newTenant(), 'a', requestOf({ mug: 1 }), null));
+  });
+
+  const place = (tenant: string, key: string | null = null) =>
+    settled(placeOrder.execute(tenant, 'a', requestOf({ mug: 1 }), key));
+
+  it('are eight at most, however many tenants order at once: Postgres prepares as many as it is set to', async () => {
+    const placing = Array.from({ length: 40 }, () => place(newTenant()));
     for (const it of await Promise.all(placing)) expect(it).toMatchObject({ order: { status: 'confirmed' } });
     expect(stock.most).toBe(8);
     expect(stock.prepared.size).toBe(0);
-  } finally {
-    await instance.stop();
-    await database.stop();
-  }
+  });
+
+  it('are waited for five seconds at most where they hang: who has not begun is refused, unless it was answered before', async () => {
+    const known = newTenant();
+    const before = await place(known, 'k');
+    const gate = Promise.withResolvers<void>();
+    stock.interrupt = () => gate.promise;
+    // Only the clock that the others wait by.
+    jest.useFakeTimers({ doNotFake: ['Date', 'hrtime', 'nextTick', 'performance', 'queueMicrotask', 'setImmediate'] });
+    const placing = Array.from({ length: 9 }, () => place(newTenant()));
+    const repeated = place(known, 'k');
+    while (stock.prepared.size < 8) await new Promise(setImmediate);
+    await jest.advanceTimersByTimeAsync(5_000);
+    jest.useRealTimers();
+    gate.resolve();
+    const placed = await Promise.all(placing);
+    for (const it of placed.slice(0, 8)) expect(it).toMatchObject({ order: { status: 'confirmed' } });
+    expect(placed[8]).toMatchObject({ code: 'unavailable' });
+    expect(await repeated).toMatchObject({ ...(before as PlacementResult), replayed: true });
+    expect(stock.batches).toHaveLength(9);
+  });
 });

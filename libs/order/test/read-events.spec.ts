@@ -1,8 +1,9 @@
-import { expect, it } from '@jest/globals';
-import { EventFeed, ReadEvents } from '../src/use-cases/read-events.js';
+import { expect, it, jest } from '@jest/globals';
+import { EventFeed, ReadEvents, type OrderEvent } from '../src/use-cases/read-events.js';
+import { settled } from './order-under-test.js';
 
 class NoEvents extends EventFeed {
-  after = () => Promise.resolve([]);
+  after = (): Promise<OrderEvent[]> => Promise.resolve([]);
   log = () => Promise.reject(new Error('nobody asks for it'));
 }
 
@@ -29,6 +30,27 @@ it('is followed by each tenant as often as is left to the others, at most, and a
   expect(follow('late')).toEqual([0, 'unavailable']);
   for (const it of followed.filter(({ tenant }) => tenant === 'greedy')) it.gone.abort();
   expect(follow('late')).toEqual([50, 'too-many-requests']);
+});
+
+it('ends for who has waited for five seconds to read, so that nobody follows a log that does not answer', async () => {
+  jest.useFakeTimers({ doNotFake: ['nextTick', 'queueMicrotask', 'setImmediate'] });
+  try {
+    const gate = Promise.withResolvers<OrderEvent[]>();
+    const feed = new NoEvents();
+    feed.after = () => gate.promise;
+    const events = new ReadEvents(feed);
+    const gone = new AbortController();
+    const follow = () => events.follow('t', undefined, gone.signal).next();
+    const reading = [follow(), follow()];
+    const waiting = settled(follow());
+    await jest.advanceTimersByTimeAsync(5_000);
+    expect(await waiting).toMatchObject({ code: 'unavailable' });
+    gate.resolve([]);
+    for (const it of [...reading, follow()]) expect(await it).toEqual({ done: false, value: [] });
+    gone.abort();
+  } finally {
+    jest.useRealTimers();
+  }
 });
 
 /** Who takes the last one leaves nothing. */

@@ -1,4 +1,5 @@
 import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
+import { Lane } from '#admission';
 import type { OrderEventType } from '#contracts';
 import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
@@ -50,8 +51,10 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   private readonly logger = new Logger(PostgresOutbox.name);
   /** Pages of the log that will be asked for next, by what will be asked. */
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
-  private reading = 0;
-  private readonly waiting: (() => void)[] = [];
+  private readonly reading = new Lane({
+    ...{ atOnce: mostReading, mostWaiting, longestWaitMs },
+    tooMuch: 'More of the log has to be read',
+  });
   /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
   private heldBack: { by: string; since: number; isTold: boolean } | undefined;
 
@@ -152,7 +155,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
 
   private queryLog(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogRows> {
     const { xid, id } = numbersOf(after);
-    return this.inTurn(() =>
+    return this.reading.inTurn(() =>
       types?.length === 0
         ? this.safely<LogEnd>(logEnd, [xid, id, limit])
         : this.safely<LogEnd | LogRow>(log, [
@@ -168,18 +171,6 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
       (sql) => sql.query<Row>(statement, values),
       (rows) => rows.length > 0,
     );
-  }
-
-  private async inTurn<Rows>(query: () => Promise<Rows>): Promise<Rows> {
-    if (this.reading < mostReading) this.reading += 1;
-    else await new Promise<void>((resolve) => this.waiting.push(resolve));
-    try {
-      return await query();
-    } finally {
-      const next = this.waiting.shift();
-      if (next) next();
-      else this.reading -= 1;
-    }
   }
 }
 
@@ -205,6 +196,9 @@ const aheadMs = 2_000;
 
 /** Of the connections, those that read the log at once, whoever asks: the others are for orders. */
 const mostReading = 2;
+/** How many others wait for that, and for how long: as one would wait for a connection. */
+const mostWaiting = 1_000;
+const longestWaitMs = 5_000;
 
 /** Written by hand: what Postgres has as JSON stays what it is, and the rest needs no escaping but for what callers name. */
 const logEventOf = (row: LogRow): string => {

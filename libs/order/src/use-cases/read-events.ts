@@ -1,6 +1,6 @@
 import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
-import { bulkhead } from 'cockatiel';
+import { Lane } from '#admission';
 import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import { pageLines, toldLinesOf } from './read-orders.js';
@@ -47,13 +47,18 @@ const maxFollowers = 200;
 const tryAgainMs = 5_000;
 /** Of the connections, those that followers read by at once, however far behind they are: the others are for orders. */
 const mostReading = 2;
+/** As long as for a connection. Then the stream ends, and whoever followed comes again, in place of hearing nothing for ever. */
+const longestWaitMs = 5_000;
 
 /** Reads the change feed: a page, or all that has come and will come. */
 @Injectable()
 export class ReadEvents {
   /** How often each tenant follows. */
   private readonly followers = new Map<string, number>();
-  private readonly reading = bulkhead(mostReading, Number.POSITIVE_INFINITY);
+  private readonly reading = new Lane({
+    ...{ atOnce: mostReading, mostWaiting: maxFollowers, longestWaitMs },
+    tooMuch: 'More follow the events here',
+  });
 
   constructor(private readonly feed: EventFeed) {}
 
@@ -107,7 +112,7 @@ export class ReadEvents {
 
   private async *following(tenant: string, after: Position, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {
     for (let position = after; !gone.aborted;) {
-      const { events, next } = await this.reading.execute(() =>
+      const { events, next } = await this.reading.inTurn(async () =>
         gone.aborted ? { events: [], next: position } : this.page(tenant, position, pageSize),
       );
       yield events;

@@ -26,8 +26,11 @@ export abstract class StockSettler {
 const batchSize = 1_000;
 /** In one call; an effect of more lines goes alone. */
 const linesAtOnce = 5_000;
-/** Each tenant of a batch is a call: one after the other, a batch of many would take as long as they are many. */
-const tenantsAtOnce = 4;
+/**
+ * Each tenant of a batch is a call: one after the other, a batch of many would take as long as they are many. No more, as each
+ * takes a connection of inventory, and other instances tell it as well.
+ */
+const tenantsAtOnce = 2;
 /** Also how late another instance's events are, whose part is read here. */
 const pollMs = 100;
 /** What happens meanwhile goes in one delivery: it costs the same for ten as for one. */

@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { bulkhead } from 'cockatiel';
+import { Lane } from '#admission';
 import {
   CleaveError,
   type Decision,
@@ -133,6 +133,8 @@ const maxAttempts = 20;
 
 /** Each tenant of a batch is prepared by itself, and Postgres is set to how many may be at once, of all instances. */
 const mostPrepared = 8;
+/** Whose turn comes later is refused: where a call hangs, the last of many tenants would wait for one after the other. */
+const longestWaitMs = 5_000;
 
 const noKeys: FoundKeys = new Map();
 
@@ -149,7 +151,11 @@ type Results = Map<Placement, PlacementResult | Error>;
  */
 @Injectable()
 export class ReserveAndRecord {
-  private readonly preparing = bulkhead(mostPrepared, Number.POSITIVE_INFINITY);
+  private readonly preparing = new Lane({
+    // Batches have their bounds.
+    ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
+    tooMuch: 'More tenants order',
+  });
 
   constructor(
     private readonly orders: PlacedOrders,
@@ -165,18 +171,12 @@ export class ReserveAndRecord {
   async execute(placements: readonly Placement[]): Promise<(PlacementResult | Error)[]> {
     const results: Results = new Map();
     const tenants = await Promise.allSettled(
-      [...Map.groupBy(placements, (it) => it.tenant)].map(([tenant, group]) =>
-        this.inTurn(() => this.ofTenant(tenant, group, results)),
-      ),
+      [...Map.groupBy(placements, (it) => it.tenant)].map(([tenant, group]) => this.ofTenant(tenant, group, results)),
     );
     // Not before all of them have ended: the batch is tried again in halves.
     const failed = tenants.find((it) => it.status === 'rejected');
     if (failed) throw failed.reason as Error;
     return placements.map((it) => results.get(it)!);
-  }
-
-  private inTurn(place: () => Promise<void>): Promise<void> {
-    return this.protocol === 'two-phase' ? this.preparing.execute(place) : place();
   }
 
   /**
@@ -186,12 +186,8 @@ export class ReserveAndRecord {
    */
   private async ofTenant(tenant: string, placements: Placement[], results: Results): Promise<void> {
     try {
-      const keys = await this.dataKeysOf(tenant, placements, results);
-      let tries = placements.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
-      while (tries.length > 0) {
-        const released = await this.reserve(tenant, tries, keys, results);
-        tries = await this.again(tenant, released, results);
-      }
+      const place = () => this.place(tenant, placements, results);
+      await (this.protocol === 'two-phase' ? this.preparing.inTurn(place) : place());
     } catch (error) {
       if (!isOutage(error)) throw error;
       // Who was answered before it keeps the answer: the order is recorded. A repeat needs no stock to be answered.
@@ -199,6 +195,15 @@ export class ReserveAndRecord {
       for (const it of await this.replayStored(tenant, open, results).catch(() => open)) results.set(it, error);
     }
     await this.refuseOthersData(tenant, placements, results);
+  }
+
+  private async place(tenant: string, placements: Placement[], results: Results): Promise<void> {
+    const keys = await this.dataKeysOf(tenant, placements, results);
+    let tries = placements.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
+    while (tries.length > 0) {
+      const released = await this.reserve(tenant, tries, keys, results);
+      tries = await this.again(tenant, released, results);
+    }
   }
 
   /**
