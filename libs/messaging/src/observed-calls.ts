@@ -36,7 +36,11 @@ export class ObservedCalls {
       'client',
       'How long calls to modules take, near and far, with error_type those that fail.',
     );
-    const server = durations('server', 'How long calls take to be answered, with error_type those that are refused.');
+    // In the words of those over gRPC, as both are told under one name.
+    const server = durations(
+      'server',
+      'How long calls take to be answered, with error_type those that are refused; of streams those alone that are refused.',
+    );
     this.durations = client && server && { client, server };
   }
 
