@@ -1,3 +1,5 @@
+import { isName } from './options.js';
+
 /** What decides whether a value may still be given out. */
 export interface Head {
   /**
@@ -28,7 +30,7 @@ export const noTags: Head['tags'] = [];
 const endOf = (at: number): string => (Number.isFinite(at) ? String(Math.ceil(at)) : '');
 
 const isVersionOfTag = (it: unknown): it is Head['tags'][number] =>
-  Array.isArray(it) && it.length === 2 && it.every((part) => typeof part === 'string' && part !== '');
+  Array.isArray(it) && it.length === 2 && isName(it[0]) && typeof it[1] === 'string';
 
 const tagsIn = (told: string): Head['tags'] | undefined => {
   if (told === '') return noTags;

@@ -64,12 +64,19 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
-    const { refreshing, counts } = this.tiers;
-    // Where nothing is given out of the process, others look in Redis meanwhile and find the same.
-    if (refreshing.has(name)) return;
-    refreshing.add(name);
+    const { refreshing, flights, counts } = this.tiers;
+    // Where nothing is given out of the process, others look in Redis meanwhile and find the same. What has become old
+    // since it was begun is kept by nobody, so it stands in the way of none.
+    if (refreshing.get(name)?.guards.every((it) => it.isIntact)) return;
     counts.earlyRefreshes += 1;
-    this.inBackground(this.start(name, key, load, options, kept).finally(() => refreshing.delete(name)));
+    const refreshed = this.start(name, key, load, options, kept);
+    const flight = flights.get(name);
+    if (flight) refreshing.set(name, flight);
+    this.inBackground(
+      refreshed.finally(() => {
+        if (refreshing.get(name) === flight) refreshing.delete(name);
+      }),
+    );
   }
 
   private async start(

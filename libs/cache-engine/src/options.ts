@@ -62,8 +62,11 @@ export const assertBytes = (name: string, bytes: number): void => {
     throw new RangeError(`${name} is ${bytes}; it must be a number of bytes, 0 or more`);
 };
 
+export const isName = (name: unknown): name is string =>
+  typeof name === 'string' && name !== '' && Buffer.byteLength(name) <= longestKeyBytes && name.isWellFormed();
+
 export const assertName = (what: string, name: string): void => {
-  if (typeof name !== 'string' || name === '' || Buffer.byteLength(name) > longestKeyBytes || !name.isWellFormed())
+  if (!isName(name))
     throw new RangeError(
       `a ${what} must be a text of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
     );

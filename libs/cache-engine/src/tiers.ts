@@ -72,7 +72,7 @@ export class Tiers {
   /** Entries that are being loaded, and what those who ask for one get. */
   readonly flights = new Map<string, Flight>();
   /** Entries that are being asked for again before their end. */
-  readonly refreshing = new Set<string>();
+  readonly refreshing = new Map<string, Flight>();
   /** The rights to fill that were given out where there is no Redis to keep them. */
   readonly leases: Leases;
   /** Entries whose source has failed, and until when it is left alone. */

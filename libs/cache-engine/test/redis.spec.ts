@@ -194,7 +194,8 @@ describeRedis('caches of several processes over one Redis', () => {
       await expect(there.getOrSet('k', () => Promise.reject(new Error('away')))).rejects.toThrow('away');
       // What is no value of ours, or none that can be read, is nothing, and is written over.
       const none = ['', 'x1|y', '+v|||0|notatag|\n{'];
-      for (const tags of ['notjson', '[1]', '[["",1]]', '[["t"]]']) none.push(`+v|||0|${''.padEnd(9, 'z')}|${tags}\n1`);
+      for (const tags of ['notjson', '[1]', '[["",1]]', '[["t"]]', '[["\\ud800","v"]]'])
+        none.push(`+v|||0|${''.padEnd(9, 'z')}|${tags}\n1`);
       for (const garbage of none) {
         await people.set(stored!, garbage);
         expect(await here.compareAndSet('k', null, 4)).toMatchObject({ isWritten: true });

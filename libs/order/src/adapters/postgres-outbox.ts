@@ -1,10 +1,10 @@
 import { Injectable, Logger, type OnModuleInit } from '@nestjs/common';
 import { Lane } from '#admission';
-import type { OrderEventType } from '#contracts';
+import { CleaveError, type OrderEventType } from '#contracts';
 import { InjectSql, Sql, type Statement } from '#database';
 import { fromLog, numbersOf, positionOf, type HeldPart, type LogNumbers, type Reading } from '#events';
 import type { Condition } from '#health';
-import { within } from '#periodic';
+import { NoAnswer, within } from '#periodic';
 import { undoing } from '../domain/order.js';
 import type { EventFeed, LogPage, OrderEvent, Position } from '../use-cases/read-events.js';
 import { pageLines } from '../use-cases/read-orders.js';
@@ -58,6 +58,8 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
   private heldBack: { by: string; since: number; isTold: boolean } | undefined;
 
+  private isSeen = true;
+
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
   /**
@@ -79,9 +81,14 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     let waiting: { by: string } | undefined;
     try {
       [waiting] = await within(lookedAtWithinMs, this.sql.query<{ by: string }>(waitedFor));
-    } catch {
+    } catch (error) {
+      if (!(error instanceof NoAnswer) && !(error instanceof CleaveError && error.code === 'unavailable')) throw error;
+      if (this.isSeen)
+        this.logger.warn(`the log of orders cannot be looked at (${error.message}), which is tried again`);
+      this.isSeen = false;
       return { isDegraded: true, details: { log: 'cannot be looked at' } };
     }
+    this.isSeen = true;
     const now = performance.now();
     if (this.heldBack?.by !== waiting?.by) this.heldBack = waiting && { ...waiting, since: now, isTold: false };
     const held = this.heldBack;

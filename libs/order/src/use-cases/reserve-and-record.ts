@@ -155,6 +155,8 @@ export class ReserveAndRecord {
     // Batches have their bounds.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
     tooMuch: 'More tenants order',
+    // A batch that failed for another tenant is tried again, with what has been recorded.
+    whatNow: 'The order may have been placed: repeat it with the same Idempotency-Key, or look for it first.',
   });
 
   constructor(
