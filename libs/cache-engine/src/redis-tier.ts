@@ -183,6 +183,7 @@ export class RedisTier {
         url: rootsOf(url)[0]!,
         ...{ prefixes, silenceMs },
         masters: () => this.masters(),
+        isWhole: () => this.isWhole(),
         lookAnew: () => this.lookAnew(),
       },
       heard,
@@ -493,6 +494,7 @@ export class RedisTier {
   /** @throws CacheUnavailable */
   async ping(): Promise<void> {
     const clients = await this.attempt('ping', () => this.masterClients());
+    if (!this.isWhole()) throw new CacheUnavailable({ cause: new Error('of some slots no master is known') });
     await this.attempt('ping', () => Promise.all(clients.map((it) => it.ping())));
   }
 
@@ -522,6 +524,16 @@ export class RedisTier {
   private async masterClients() {
     const { kind, client } = this.connection;
     return kind === 'server' ? [client] : Promise.all(client.masters.map((it) => client.nodeClient(it)));
+  }
+
+  /**
+   * Whether it is known who has each slot. Where a cluster goes on without some, a node that has not heard of their master,
+   * as one that has joined a moment ago, leaves them out.
+   */
+  private isWhole(): boolean {
+    const { kind, client } = this.connection;
+    // Those that nobody has are holes.
+    return kind === 'server' || !(client.slots as unknown[]).includes(undefined);
   }
 
   private masters(): Master[] {

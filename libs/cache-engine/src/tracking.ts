@@ -14,6 +14,8 @@ interface TrackingOptions {
   prefixes: readonly string[];
   silenceMs: number;
   masters: () => readonly Master[];
+  /** Whether those are the masters of everything. */
+  isWhole: () => boolean;
   /** One of a cluster is not in charge or not there: whoever looks anew may find the one that is in charge by now. */
   lookAnew: () => void;
 }
@@ -113,8 +115,8 @@ export class Tracking {
     }
     // In a cluster another one may be in charge by now, of which the client hears by itself only from those that it was
     // connected to; and one that has left it says that there is none.
-    if (masters.every((it) => it.host !== undefined) && !this.isHeardOf && this.isTimeToLookAnew())
-      this.options.lookAnew();
+    const isMissed = masters.every((it) => it.host !== undefined) && !(this.isHeardOf && this.options.isWhole());
+    if (isMissed && this.isTimeToLookAnew()) this.options.lookAnew();
     if (this.isLost && this.isHeardOf) {
       this.isLost = false;
       this.complain('Redis is heard of again');

@@ -309,6 +309,32 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(await space.get(lost)).toBe(2);
   });
 
+  it('finds who has what nobody had when it was started', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const nodes = await Promise.all(cluster.servers.map(({ url }) => createClient({ url }).connect()));
+    try {
+      const of = (at: number, ...words: string[]) => nodes[at]!.sendCommand<string>(['CLUSTER', ...words]);
+      const range = ['10922', '16383'];
+      await of(dying, 'FLUSHSLOTS');
+      // What was under way may tell them once more that it has them.
+      await until(async () => {
+        const told = await Promise.all(nodes.map((_, at) => of(at, 'INFO')));
+        const knowing = [...told.keys()].filter((at) => told[at]!.includes('cluster_slots_assigned:16384'));
+        for (const at of knowing) await of(at, 'DELSLOTSRANGE', ...range);
+        return knowing.length === 0;
+      });
+      const { space, lost } = await started();
+      await until(() => engine.isL1Used);
+      expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);
+      expect(await outcomeOf(() => engine.ping())).toBeInstanceOf(CacheUnavailable);
+      await of(dying, 'ADDSLOTSRANGE', ...range);
+      await until(async () => !isAway(await outcomeOf(() => space.set(lost, 2))));
+      await until(async () => !isAway(await outcomeOf(() => engine.ping())));
+    } finally {
+      for (const node of nodes) node.destroy();
+    }
+  });
+
   it('does nothing later that it could not do in time', async () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { pid } = cluster.servers[dying]!;

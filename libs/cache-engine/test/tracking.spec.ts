@@ -30,6 +30,7 @@ const trackThrough = async (answer: (client: Socket) => void): Promise<void> => 
     prefixes: ['x'],
     silenceMs: 1_000,
     masters,
+    isWhole: () => true,
     lookAnew: () => undefined,
   };
   tracking = new Tracking(options, heard, () => undefined);

@@ -141,7 +141,9 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
     if (at > 0) await clients[0]!.sendCommand(['CLUSTER', 'MEET', '127.0.0.1', String(port), String(nodes[at]!.bus)]);
   const isWhole = async (): Promise<boolean> => {
     const told = await Promise.all(clients.map((it) => it.sendCommand<string>(['CLUSTER', 'INFO'])));
-    return told.every((it) => it.includes('cluster_state:ok') && it.includes(`cluster_known_nodes:${size}`));
+    // One that may go on without some slots calls itself whole before it has heard of them.
+    const signs = ['cluster_state:ok', `cluster_known_nodes:${size}`, `cluster_slots_ok:${slots}`];
+    return told.every((it) => signs.every((sign) => it.includes(sign)));
   };
   while (!(await isWhole())) await setTimeout(50);
   const replicas = clients.slice(masters, slotted);
