@@ -25,6 +25,9 @@ const longestPollMs = 250;
 /** A source that has failed is left alone for a while by those who have something to stand in. */
 const restAfterFailureMs = 1_000;
 
+/** Whether what it loads will be kept: nothing has changed since it began. */
+const isGood = (flight: Flight | undefined): flight is Flight => flight?.guards.every((it) => it.isIntact) === true;
+
 /** Keys that are filled from a source: by one caller at a time of all processes, and with nothing that comes too late. */
 export abstract class Loading<Value> extends Keyspace<Value> {
   /**
@@ -42,12 +45,13 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const here = this.kept(name, key);
     if (here) {
       tiers.counts.l1Hits += 1;
-      if (this.isDue(name, here, options) && !tiers.flights.has(name)) this.refresh(name, key, load, options, here);
+      if (this.isDue(name, here, options) && !isGood(tiers.flights.get(name)))
+        this.refresh(name, key, load, options, here);
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
     // What began before an invalidation is not for who asks after it.
-    if (!flight?.guards.every((it) => it.isIntact)) return this.start(name, key, load, options);
+    if (!isGood(flight)) return this.start(name, key, load, options);
     tiers.counts.sharedLoads += 1;
     // It began when nobody had to wait, and has looked for nothing that could stand in.
     if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
@@ -67,7 +71,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const { refreshing, flights, counts } = this.tiers;
     // Where nothing is given out of the process, others look in Redis meanwhile and find the same. What has become old
     // since it was begun is kept by nobody, so it stands in the way of none.
-    if (refreshing.get(name)?.guards.every((it) => it.isIntact)) return;
+    if (isGood(refreshing.get(name))) return;
     counts.earlyRefreshes += 1;
     const refreshed = this.start(name, key, load, options, kept);
     const flight = flights.get(name);

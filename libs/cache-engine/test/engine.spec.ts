@@ -376,6 +376,23 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(async () => (await space.getOrSet('k', source.load)) === 2);
   });
 
+  it('asks again before the end for what was written while something older was being asked for', async () => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine, { ttl: 60_000, refreshBefore: 120_000, timeouts: { hard: 60_000 } });
+    const source = new Source(2);
+    source.close();
+    for (const refreshes of [1, 2]) {
+      await space.set('k', refreshes);
+      await until(async () => (await space.find('k'))?.tier === 'l1');
+      await until(async () => {
+        await space.getOrSet('k', source.load);
+        return engine.statistics.earlyRefreshes === refreshes;
+      });
+    }
+    source.open();
+    await until(async () => (await space.get('k')) === 2);
+  });
+
   it('waits for the source as long as it is told before something stands in', async () => {
     const space = spaceOf(await ready(engineOf(options())), { ttl: 1, grace: 60_000, timeouts: { soft: 10_000 } });
     const source = new Source(1);

@@ -74,8 +74,10 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
 
   /**
    * For an operator to watch: all who read the log stop below a transaction that is open, whoever it is of. They see nothing
-   * more to read then, and do not know that they are behind. It is no reason to answer nobody, nor is a log that cannot be
-   * looked at, as where an operator has locked it: whether the database can be used is found out by another check.
+   * more to read then, and do not know that they are behind. It is no reason to answer nobody, nor is a log that does not
+   * answer, as where an operator has locked it: whether the database can be used is found out by another check.
+   *
+   * @throws what else keeps it from being looked at, as a right that is missing: then nobody can be answered
    */
   async condition(): Promise<Condition> {
     let waiting: { by: string } | undefined;
