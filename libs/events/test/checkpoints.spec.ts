@@ -1,10 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import pg from 'pg';
+import type pg from 'pg';
 import { logBeginning } from '#contracts';
 import { Sql } from '#database';
-import { Checkpoints, checkpointTables, partCount, positionOf } from '#events';
+import { Checkpoints, partCount, positionOf } from '#events';
 import { testDatabase, type TestDatabase } from '#testing';
+import { readerPool } from './log-under-test.js';
 
 let database: TestDatabase;
 let pool: pg.Pool;
@@ -12,11 +13,7 @@ let checkpoints: Checkpoints;
 
 beforeAll(async () => {
   database = await testDatabase();
-  pool = new pg.Pool({ connectionString: database.url });
-  // It says that it has ended before its connections have, and those end with an error when the database is dropped.
-  pool.on('error', () => undefined);
-  await pool.query('CREATE SCHEMA reader');
-  for (const statement of checkpointTables('reader')) await pool.query(statement);
+  pool = await readerPool(database.url);
   checkpoints = new Checkpoints(new Sql(pool, 'reader'), 'reader');
 });
 

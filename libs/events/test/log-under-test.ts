@@ -47,14 +47,20 @@ const eventOf = (row: Row): TestEvent => ({
   data: { filling: row.filling },
 });
 
-/** A log like that of orders, and what consumers have made of it, in a database of its own. */
-export const startLog = async () => {
-  const database = await testDatabase();
-  const pool = new pg.Pool({ connectionString: database.url });
+/** Where the checkpoints of a module of the name `reader` can be kept. */
+export const readerPool = async (url: string): Promise<pg.Pool> => {
+  const pool = new pg.Pool({ connectionString: url });
   // It says that it has ended before its connections have, and those end with an error when the database is dropped.
   pool.on('error', () => undefined);
   await pool.query('CREATE SCHEMA reader');
   for (const statement of checkpointTables('reader')) await pool.query(statement);
+  return pool;
+};
+
+/** A log like that of orders, and what consumers have made of it, in a database of its own. */
+export const startLog = async () => {
+  const database = await testDatabase();
+  const pool = await readerPool(database.url);
   await pool.query(`
     CREATE TABLE reader.log (
       xid xid8 NOT NULL DEFAULT pg_current_xact_id(), id bigserial, subject text NOT NULL, filling text NOT NULL,

@@ -87,6 +87,7 @@ export class ObservedCalls {
       span?.end();
     }
   }
+
   private spanOf(side: Side, pattern: string, parent: string): Span | undefined {
     const attributes = { 'rpc.system.name': system, 'rpc.method': pattern };
     return this.traces?.begin(pattern, parent, { kind: side, attributes });

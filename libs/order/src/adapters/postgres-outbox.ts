@@ -57,7 +57,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   });
   /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
   private heldBack: { by: string; since: number; isTold: boolean } | undefined;
-
+  /** Whether the log could be looked at the last time. */
   private isSeen = true;
 
   constructor(@InjectSql('order') private readonly sql: Sql) {}
