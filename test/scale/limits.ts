@@ -13,7 +13,7 @@ interface Limit {
 const batchOrders = 250;
 const logParts = 8;
 const poolSize = 8;
-const followers = 100;
+const followers = 200;
 const followerPollMs = 250;
 /** Postgres' own: default connections, when it freezes rows whatever is set, and when it stops for want of numbers. */
 const maxConnections = 100;
