@@ -151,5 +151,12 @@ describe('more orders than can be placed', () => {
     expect(told.get('admission_shed_total{class="write"}')).toBeGreaterThan(0);
     expect(told.get('admission_shed_total{class="write"}')).toBeLessThanOrEqual(shed);
     expect(told.get('admission_in_flight{class="write"}')).toBe(0);
+    const counted = [...told].filter(
+      ([name]) =>
+        name.startsWith('http_server_request_duration_seconds_count{') &&
+        name.includes('http_route="/orders"') &&
+        name.includes('http_response_status_code="503"'),
+    );
+    expect(counted.map(([, count]) => count)).toEqual([shed]);
   });
 });

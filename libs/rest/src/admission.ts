@@ -7,8 +7,9 @@ import type {
   preHandlerHookHandler,
 } from 'fastify';
 import type { Admission, Limiter } from '#admission';
+import { busyProblem, type EarlyRefusals } from './early-refusals.js';
 import type { EndpointConfig } from './endpoint.js';
-import { problemOf, sendProblem } from './problems.js';
+import { sendProblem } from './problems.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
@@ -22,11 +23,14 @@ declare module 'fastify' {
  * refused before the body is read. Counted is the work alone: neither a caller who is slow to send, nor one who is slow to
  * read, nor one who follows a stream, keeps others away.
  */
-export const limitRoutes = (fastify: FastifyInstance, admission: Admission): void => {
+export const limitRoutes = (fastify: FastifyInstance, admission: Admission, early: EarlyRefusals): void => {
   fastify.decorateRequest('admittedAt', undefined);
   fastify.addHook('onRoute', (route) => {
     const { replies, isAlwaysAdmitted, admittedAs } = (route.config ?? {}) as Partial<EndpointConfig>;
-    if (replies && !isAlwaysAdmitted) limitRoute(route, admission.limiterOf(admittedAs ?? classOf(route)));
+    if (!replies || isAlwaysAdmitted) return;
+    const limiter = admission.limiterOf(admittedAs ?? classOf(route));
+    limitRoute(route, limiter);
+    for (const method of [route.method].flat()) early.add(method, route.url, limiter);
   });
 };
 
@@ -53,8 +57,4 @@ const limitRoute = (route: RouteOptions, limiter: Limiter): void => {
   route.onSend = [end, ...[route.onSend ?? []].flat()];
 };
 
-const busy =
-  'More requests come than can be answered in time. This one has had no effect; repeat it after Retry-After.';
-
-const refuse = (reply: FastifyReply, limiter: Limiter): void =>
-  sendProblem(reply, problemOf('unavailable', busy), limiter.retryAfterMs());
+const refuse = (reply: FastifyReply, limiter: Limiter): void => sendProblem(reply, busyProblem, limiter.retryAfterMs());

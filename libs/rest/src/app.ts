@@ -1,4 +1,4 @@
-import { STATUS_CODES, type IncomingMessage, type ServerResponse } from 'node:http';
+import { STATUS_CODES, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http';
 import type { Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Inject, Logger, Module, Optional, type DynamicModule, type LoggerService, type Type } from '@nestjs/common';
@@ -29,6 +29,7 @@ import {
   type ConnectionLimits,
   type GivenConnectionLimits,
 } from './connections.js';
+import { EarlyRefusals } from './early-refusals.js';
 import { JsonText, encodeReply, eventStream, type EndpointConfig } from './endpoint.js';
 import { guardRoutes } from './guard.js';
 import { ObservedRequests } from './observed-requests.js';
@@ -107,7 +108,7 @@ export const createRestApp = async (
   // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many, and who is
   // too many is not written down.
   guardRoutes(fastify, authenticator);
-  limitRoutes(fastify, app.get(Admission));
+  limitRoutes(fastify, app.get(Admission), adapter.earlyRefusals);
   auditRoutes(fastify, authenticator);
   refuseUnreadQueries(fastify);
   // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
@@ -222,6 +223,7 @@ const notHooked = (): never => {
 
 /** Nest's adapter, with our answers to what fails before a handler is found, and with a drain before the shutdown. */
 class RestAdapter extends FastifyAdapter {
+  readonly earlyRefusals: EarlyRefusals;
   private draining = false;
   private readonly connections: Connections;
   private readonly patienceMs: number;
@@ -269,10 +271,30 @@ class RestAdapter extends FastifyAdapter {
       route.onSend = [noteStream, ...[route.onSend ?? []].flat()];
     });
     const { server } = this.instance;
+    this.earlyRefusals = new EarlyRefusals(browsers.headers, observed);
+    this.refuseEarly(server);
     this.connections = new Connections(server, connections, refusalOfUnheard(browsers));
     server.on('checkExpectation', (request: IncomingMessage, response: ServerResponse) =>
       answerExpectation(request, response, browsers),
     );
+  }
+
+  /** Lets Fastify have only the requests that need not, or cannot, be refused without it. */
+  private refuseEarly(server: Server): void {
+    const handlers = server.listeners('request') as RequestListener[];
+    server.removeAllListeners('request');
+    server.on('request', (request, response) => {
+      const full = this.earlyRefusals.fullFor(request);
+      if (full && this.isOrdinary(request)) this.earlyRefusals.refuse(request, response, full.limiter, full.path);
+      else for (const handle of handlers) handle.call(server, request, response);
+    });
+  }
+
+  /** Whether an answer has to say no more than any other: to no page of another origin, and not that the connection ends. */
+  private isOrdinary(request: IncomingMessage): boolean {
+    const { headers, socket } = request;
+    if (this.draining || this.connections.isSpare(socket) || distrusted.has(socket)) return false;
+    return headers.host !== undefined && headers.origin === undefined && refusalOfFields(request) === undefined;
   }
 
   /** Names the request, and says whether it was the last on its connection. @returns whether that is beyond the limit */

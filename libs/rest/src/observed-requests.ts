@@ -15,6 +15,7 @@ import { eventStream, type EndpointConfig } from './endpoint.js';
 
 /** By the semantic conventions of OpenTelemetry. */
 const attributeNames = ['http.request.method', 'http.route', 'http.response.status_code', 'error.type'] as const;
+type Values = readonly [method: string, route: string | undefined, status: number, errorType: string | undefined];
 
 /** Measures, traces and logs what is asked over REST, by the templates of the routes: what callers write stays out of it. */
 export class ObservedRequests {
@@ -64,7 +65,7 @@ export class ObservedRequests {
     const { url: route } = request.routeOptions;
     const { statusCode: status } = reply;
     const errorType = reply.raw.writableFinished ? (status >= 500 ? String(status) : undefined) : 'closed';
-    const values = [method, route, status, errorType] as const;
+    const values: Values = [method, route, status, errorType];
     if (span) {
       for (const [at, name] of attributeNames.entries())
         if (values[at] !== undefined) span.setAttribute(name, values[at]);
@@ -73,10 +74,19 @@ export class ObservedRequests {
       span.end();
     }
     if (String(reply.getHeader('content-type')).startsWith(eventStream)) return;
+    this.tell(seconds, values, work);
+  }
+
+  /** Counts and logs a request that was refused at once, before it began; it has no span. */
+  refused(method: string, route: string, status: number, requestId: string): void {
+    this.tell(0, [method, route, status, String(status)], { requestId });
+  }
+
+  private tell(seconds: number, values: Values, work: Work): void {
     this.durations?.record(seconds, ...values);
     this.log.tell(seconds * 1_000, work, () => {
-      const named = route ?? 'unknown';
-      return { line: `${method} ${named} ${status}`, fields: { method, route: named, status } };
+      const [method, route = 'unknown', status] = values;
+      return { line: `${method} ${route} ${status}`, fields: { method, route, status } };
     });
   }
 }

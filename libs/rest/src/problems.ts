@@ -79,10 +79,12 @@ const refusalIn = (error: unknown): { status?: number; name?: string } => {
 
 const standardRetryMs = 1_000;
 
-/** @param retryAfterMs when to come back after a 503 or 429; in the header it is whole seconds */
+/** @returns the value of `Retry-After`, in whole seconds */
+export const retryAfterOf = (retryAfterMs = standardRetryMs): string => String(Math.ceil(retryAfterMs / 1_000));
+
+/** @param retryAfterMs when to come back after a 503 or 429 */
 export const sendProblem = (reply: FastifyReply, problem: Problem, retryAfterMs = retryAfterIn(problem)): void => {
-  if (problem.status === 503 || problem.status === 429)
-    reply.header('retry-after', String(Math.ceil((retryAfterMs ?? standardRetryMs) / 1_000)));
+  if (problem.status === 503 || problem.status === 429) reply.header('retry-after', retryAfterOf(retryAfterMs));
   // Who says when to come back has too much to do, and who says that it is too late has begun: neither lacks anything.
   if (problem.status === 503 && (retryAfterMs !== undefined || problem.code !== 'unavailable'))
     reply.header(fullHeader, 'requests');

@@ -107,6 +107,53 @@ describe('more requests than can be answered in time', () => {
   });
 });
 
+describe('a refusal that the framework has no part in', () => {
+  it('says what one of the framework says', async () => {
+    fill(reads);
+    fill(writes);
+    const headers = { 'x-request-id': 'mine' };
+    const early = await fetch(`${running.url}/things?limit=1`, { headers });
+    const late = await fetch(`${running.url}/things/box`, { headers });
+    // Iterated in the order of their names.
+    const told = ({ headers: all }: Response) => [...all].filter(([name]) => !['date', 'retry-after'].includes(name));
+    expect(early.status).toBe(503);
+    expect(told(early)).toEqual(told(late));
+    expect(told(early)).toContainEqual(['x-request-id', 'mine']);
+    expect(Number(early.headers.get('retry-after'))).toBeGreaterThanOrEqual(1);
+    expect(await early.json()).toEqual(await late.json());
+    const other = await post('/things', '{}');
+    expect(other.headers.get('x-request-id')).toMatch(/^[\da-f-]{36}$/);
+  });
+
+  it('is not for pages of other origins, which the framework tells that they may read it', async () => {
+    const { app, url } = await startApp({ corsOrigins: ['https://shop.example'] });
+    fill(app.get(Admission).limiterOf('read'));
+    const answer = await fetch(`${url}/things?limit=1`, { headers: { origin: 'https://shop.example' } });
+    expect([answer.status, answer.headers.get('access-control-allow-origin')]).toEqual([503, 'https://shop.example']);
+    await app.close();
+  });
+
+  it('is not for what others may understand in another way, which ends the connection', async () => {
+    fill(reads);
+    const ambiguous = 'GET /things?limit=1 HTTP/1.1\r\nHost: localhost\r\nHost: elsewhere\r\n\r\n';
+    const answer = await raw(running.port, ambiguous);
+    expect(answer).toMatch(/^HTTP\/1\.1 400 [^]*\r\nconnection: close\r\n/i);
+    expect(reads.shed).toBe(0);
+  });
+
+  it('says that the connection ends where the app is closing', async () => {
+    const { app, port } = await startApp({ drainDelayMs: 2_000 });
+    fill(app.get(Admission).limiterOf('read'));
+    const watching = connect(port, '127.0.0.1');
+    await once(watching, 'connect');
+    const closing = app.close();
+    const answer = await raw(port, 'GET /things?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n');
+    expect(answer).toMatch(/^HTTP\/1\.1 503 [^]*\r\nconnection: close\r\n/i);
+    watching.destroy();
+    await closing;
+  });
+});
+
 describe('what counts as under way', () => {
   it('is the work, until it is answered', async () => {
     const answer = post('/trials/held', '{}');

@@ -1,0 +1,69 @@
+import type { IncomingMessage, ServerResponse } from 'node:http';
+import type { Limiter } from '#admission';
+import { requestIdOf } from '#telemetry';
+import { fullHeader } from './connections.js';
+import type { ObservedRequests } from './observed-requests.js';
+import { problemOf, problemType, retryAfterOf } from './problems.js';
+
+const detail =
+  'More requests come than can be answered in time. This one has had no effect; repeat it after Retry-After.';
+
+/** What a request is answered with while its limiter is full. */
+export const busyProblem = problemOf('unavailable', detail);
+
+const body = JSON.stringify(busyProblem);
+
+/**
+ * Refuses requests before the framework sees them while their limiter is full. Under overload refusals outnumber the requests
+ * that are served, so their cost decides how much work still gets done: at four times the load that an app can serve, one that
+ * costs a quarter of a request leaves nothing to serve with.
+ *
+ * It knows routes without parameters. Everything else takes the long way and is refused there.
+ */
+export class EarlyRefusals {
+  private readonly limiters = new Set<Limiter>();
+  private readonly routes = new Map<string, Limiter>();
+  private readonly headers: readonly string[];
+
+  /** @param headers of every answer */
+  constructor(
+    headers: Readonly<Record<string, string>>,
+    private readonly observed: ObservedRequests,
+  ) {
+    this.headers = [
+      ...Object.entries(headers).flat(),
+      ...['content-type', `${problemType}; charset=utf-8`, 'content-length', String(Buffer.byteLength(body))],
+      ...[fullHeader, 'requests'],
+    ];
+  }
+
+  /** Has the route refused here when the limiter is full. */
+  add(method: string, url: string, limiter: Limiter): void {
+    if (/[:*]/.test(url)) return;
+    this.limiters.add(limiter);
+    this.routes.set(`${method} ${url}`, limiter);
+  }
+
+  /** @returns the limiter that is full, if the request may be refused here */
+  fullFor({ method, url = '' }: IncomingMessage): { limiter: Limiter; path: string } | undefined {
+    if (!this.isAnyFull()) return undefined;
+    const queryAt = url.indexOf('?');
+    const path = queryAt < 0 ? url : url.slice(0, queryAt);
+    const limiter = this.routes.get(`${method} ${path}`);
+    return limiter?.isFull ? { limiter, path } : undefined;
+  }
+
+  refuse(request: IncomingMessage, response: ServerResponse, limiter: Limiter, path: string): void {
+    limiter.refuses();
+    const requestId = requestIdOf(request.headers['x-request-id']);
+    const retryAfter = retryAfterOf(limiter.retryAfterMs());
+    response.writeHead(503, [...this.headers, 'x-request-id', requestId, 'retry-after', retryAfter]);
+    response.end(body);
+    this.observed.refused(request.method!, path, 503, requestId);
+  }
+
+  private isAnyFull(): boolean {
+    for (const limiter of this.limiters) if (limiter.isFull) return true;
+    return false;
+  }
+}
