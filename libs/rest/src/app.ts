@@ -105,8 +105,8 @@ export const createRestApp = async (
   const { metrics, traces } = app.get(RestModule);
   observed.reportTo(metrics, traces);
   readJsonBodies(fastify);
-  // Routes are made when the app is initialised. Who may not come in is not counted among those who are too many, and who is
-  // too many is not written down.
+  // Routes are added when the app is initialised. These hooks run in order: a request is authenticated before it is admitted,
+  // and what is not admitted is not audited.
   guardRoutes(fastify, authenticator);
   limitRoutes(fastify, app.get(Admission), adapter.earlyRefusals);
   auditRoutes(fastify, authenticator);
