@@ -1,4 +1,8 @@
+import { execFile } from 'node:child_process';
 import { readFile, readdir } from 'node:fs/promises';
+import { promisify } from 'node:util';
+
+const execute = promisify(execFile);
 
 /** The kernel counts in ticks of 10 ms on every Linux that Node runs on, so a run has to be longer than a few of them. */
 const tickMs = 10;
@@ -41,12 +45,25 @@ export const cpuMsOf = async (pids: readonly number[]): Promise<number> => {
  * during a run is not lost, and the sum never falls.
  */
 export const cpuMsOfServer = async (postmaster: number): Promise<number> => {
-  const entries = await readdir('/proc').catch(() => []);
-  const times = await Promise.all(entries.filter((it) => /^\d+$/.test(it)).map((it) => timesOf(Number(it))));
   const own = await timesOf(postmaster);
   if (!own) return Number.NaN;
-  const children = times.filter((it) => it?.parent === postmaster);
-  return children.reduce((sum, it) => sum + it!.ownMs, own.ownMs + own.endedChildrenMs);
+  const children = await childrenOf(postmaster);
+  return children.reduce((sum, { times }) => sum + times.ownMs, own.ownMs + own.endedChildrenMs);
+};
+
+const childrenOf = async (parent: number): Promise<{ pid: number; times: Times }[]> => {
+  const entries = await readdir('/proc').catch(() => []);
+  const pids = entries.filter((it) => /^\d+$/.test(it)).map(Number);
+  const all = await Promise.all(pids.map(async (pid) => ({ pid, times: await timesOf(pid) })));
+  return all.flatMap(({ pid, times }) => (times?.parent === parent ? [{ pid, times }] : []));
+};
+
+/** Runs a process, with all its threads and children, on these cores alone; Linux with `taskset`. */
+export const runOn = async (cores: readonly number[], pid: number): Promise<void> => {
+  const children = await childrenOf(pid);
+  // What a process starts from now on stays there as well, so it comes first.
+  for (const it of [pid, ...children.map((child) => child.pid)])
+    await execute('taskset', ['--all-tasks', '--cpu-list', '--pid', cores.join(','), String(it)]);
 };
 
 /** The memory that a process holds at present; NaN where there is no /proc. */

@@ -55,6 +55,10 @@ export class BenchmarkServer {
     await this.execute('VACUUM (ANALYZE)', databaseUrl);
   }
 
+  get pid(): number {
+    return this.postgres.pid;
+  }
+
   cpuMs(): Promise<number> {
     return cpuMsOfServer(this.postgres.pid);
   }
