@@ -4,7 +4,7 @@ import { Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } f
 const longestPauseMs = 5_000;
 
 export interface Rhythm {
-  /** How often it looks for work without being woken, in milliseconds: another instance may leave work behind. */
+  /** The polling interval in milliseconds: another instance may leave work behind, or a wake-up may be lost. */
   pollMs: number;
   /** A pause before the next round, in milliseconds, to collect more work for it; none if left out. */
   paceMs?: number;
