@@ -29,7 +29,7 @@ export const accessDatabase = (url: string): Database => ({
   schema: 'access',
   entities: [],
   migrations: [...[Keys1764000000007, Audit1764000000035, KeyFamilies1764000000037], CountedRefusals1764000000039],
-  // Four for key lookups and two for the audit log. Both are seldom busy, so managing keys and reading have no others.
+  // Four for key lookups and two for the audit log; both are rarely busy at once, so managing keys shares them.
   poolSize: 6,
 });
 

@@ -4,7 +4,7 @@ import { moment } from './values.js';
 
 /**
  * The operations that are written to the audit log, by their `operationId` in the OpenAPI document: method, path and
- * scope. Routine operations that keep a history of their own, such as those on orders, are left out.
+ * scope. Routine operations that leave a history of their own, such as placing an order, are left out.
  */
 export const auditedOperations = {
   createKey: ['POST', '/keys', 'admin'],

@@ -14,7 +14,7 @@ export class CleaveApiError extends Error {
   override readonly name = 'CleaveApiError';
 
   /**
-   * @param code of the problem document; `http-<status>` if the response is none, `no-answer` if there was no response
+   * @param code of the problem document; `http-<status>` if there is none, `no-answer` if there was no response
    * @param detail what happened and what to do next, for a person to read
    * @param tries how often the request was sent
    */

@@ -84,7 +84,7 @@ export class Authenticator {
     return this.rates.take(countedAs(caller));
   }
 
-  /** Authentication is off: why the request is refused because it was not sent by someone on this machine. */
+  /** Why a request is refused although authentication is off: a page of another site sent it, or it names another host. */
   refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
     return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
   }

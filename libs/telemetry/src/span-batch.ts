@@ -1,7 +1,7 @@
 import type { AnyValue, Attributes, HrTime, SpanContext } from '@opentelemetry/api';
 import type { ReadableSpan } from '@opentelemetry/sdk-trace';
 
-/** What is written of a span, besides its ids. */
+/** The parts of a span that are written, besides its ids. */
 export type ToldSpan = Pick<
   ReadableSpan,
   | ('name' | 'kind' | 'startTime' | 'endTime' | 'status' | 'attributes' | 'events' | 'links')

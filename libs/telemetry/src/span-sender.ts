@@ -37,7 +37,7 @@ export class SpanSender implements SpanProcessor {
 
   constructor(private readonly options: SenderOptions) {
     const { url, timeoutMs } = options;
-    // oxlint-disable-next-line typescript/no-deprecated -- what reads the variables as all exporters do, and has no other name yet
+    // oxlint-disable-next-line typescript/no-deprecated -- reads the variables as all exporters do; there is no other API
     const http = convertLegacyHttpOptions({ url, timeoutMillis: timeoutMs }, 'TRACES', 'v1/traces', {
       'Content-Type': 'application/x-protobuf',
     });
