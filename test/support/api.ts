@@ -43,14 +43,14 @@ export interface Answer<Body = unknown> {
   status: number;
   headers: Headers;
   text: string;
-  /** What the text says in JSON; undefined where it is none. */
+  /** The text parsed as JSON; undefined if it is not JSON. */
   body: Body;
 }
 
 export interface Sent {
   /** Encoded as JSON. */
   body?: unknown;
-  /** Sent as it is, in place of `body`. */
+  /** Sent unchanged, instead of `body`. */
   raw?: string | Uint8Array;
   key?: string;
   headers?: Record<string, string>;
@@ -104,7 +104,7 @@ export class Api {
     return ok(await this.get<Order>(`/orders/${orderId}`));
   }
 
-  /** All of it, page by page. */
+  /** The whole history, page by page. */
   async history(orderId: string): Promise<History['data']> {
     const entries: History['data'] = [];
     for (let cursor: string | null = ''; cursor !== null;) {
@@ -144,7 +144,7 @@ export class Api {
     return this.send<Order>('POST', `/orders/${orderId}/returns`, { body, ...sent });
   }
 
-  /** A product of its own for a test, with stock. @returns its id */
+  /** A product for one test, with stock. @returns its id */
   async product({
     id = fresh('p'),
     name = 'A thing',
@@ -163,21 +163,21 @@ export class Api {
   }
 }
 
-/** The body of an answer with the status expected; anything else fails with what was answered instead. */
+/** The body of an answer with the expected status; any other status fails the test and shows the answer. */
 export const ok = <Body>({ status, text, body }: Answer<Body>, expected = 200): Body => {
   if (status !== expected) throw new Error(`answered ${status} instead of ${expected}: ${text.slice(0, 2_000)}`);
   return body;
 };
 
 /**
- * Checks that a request was refused as `'409 out-of-stock'`, with a problem document that is whole.
+ * Checks that a request was refused, for example with `'409 out-of-stock'`, and that the problem document is complete.
  *
  * @param paths the paths of its faults, each once and all of them, in any order
  */
 export const refused = (answer: Answer, expected: string, paths?: string[]): Problem => {
   const [status, code] = expected.split(' ') as [string, string];
   const body = answer.body as Problem | undefined;
-  // In one object, so that a failure shows what was answered in full.
+  // In one object, so that a failure shows the whole answer.
   expect({ status: answer.status, ...body }).toMatchObject({
     status: Number(status),
     code,

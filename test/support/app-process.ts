@@ -15,8 +15,8 @@ export interface Exit {
 }
 
 /**
- * Ends what a killed worker leaves behind. Each line of its standard input says what there is now (the last one counts);
- * when the input closes, whoever held it is gone.
+ * Cleans up after a killed worker. Each line of standard input lists what there is now (the last one counts); when the
+ * input closes, the worker is gone.
  */
 const watchdogProgram = `
   const { readFileSync, rmSync } = require('node:fs');
@@ -55,7 +55,7 @@ const tellWatchdog = (): void => {
   watchdog.stdin?.write(`${JSON.stringify({ pids: [...pids], folders: [...folders] })}\n`);
 };
 
-/** The folder, and the Postgres that may run in it, go when this process goes, however it goes. */
+/** When this process ends for whatever reason, the folder and a Postgres that runs in it are removed. */
 export const guardFolder = (folder: string): void => {
   folders.add(folder);
   tellWatchdog();
@@ -66,7 +66,7 @@ export const unguardFolder = (folder: string): void => {
   tellWatchdog();
 };
 
-/** A process that is killed when this one goes, however it goes. */
+/** When this process ends for whatever reason, the other one is killed. */
 export const guardProcess = (pid: number): void => {
   pids.add(pid);
   tellWatchdog();
@@ -77,7 +77,7 @@ export const unguardProcess = (pid: number): void => {
   tellWatchdog();
 };
 
-/** Nothing of the caller's own environment, and a time zone in which careless dates show. */
+/** Without the caller's environment, and with a time zone that reveals mistakes with dates. */
 const bareEnvironment = (): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
   HOME: process.env['HOME'],
@@ -85,7 +85,7 @@ const bareEnvironment = (): NodeJS.ProcessEnv => ({
   TZ: 'Pacific/Chatham',
 });
 
-/** What V8 has compiled is found again where `npm start` keeps it. @param home where the app was compiled */
+/** Shares the V8 compile cache of `npm start`. @param home where the app was compiled */
 export const compileCacheOf = (home: string): Record<string, string> => ({
   NODE_COMPILE_CACHE: resolve(home, 'dist/compile-cache'),
 });
@@ -100,9 +100,9 @@ export class AppProcess {
   constructor(
     readonly name: string,
     private readonly environment: Record<string, string>,
-    /** Where it was compiled: here, or where another version lies. */
+    /** Where it was compiled: here, or in the folder of another version. */
     private readonly home = root,
-    /** What runs, below where it was compiled. */
+    /** The program to run, relative to `home`. */
     private readonly main = `dist/apps/${name}/src/main.js`,
   ) {}
 
@@ -114,12 +114,12 @@ export class AppProcess {
     return this.child !== undefined && this.child.exitCode === null && this.child.signalCode === null;
   }
 
-  /** What it printed, over all its lives; the oldest part may be cut off. */
+  /** What it has printed in all its runs; the oldest part may be cut off. */
   get log(): string {
     return this.output;
   }
 
-  /** How it ended, or will end. */
+  /** Resolves with how it ended, once it has. */
   get exit(): Promise<Exit> {
     if (!this.ended) throw new Error(`${this.name} was never started`);
     return this.ended;
@@ -147,7 +147,7 @@ export class AppProcess {
     });
   }
 
-  /** Resolves when the address answers 200; rejects with what was printed when the process ends before that. */
+  /** Resolves once the URL answers 200; rejects with the output if the process ends before that. */
   async untilReady(url: string): Promise<void> {
     const giveUpAt = Date.now() + readyWithinMs;
     let last = 'nothing answered';
@@ -175,7 +175,7 @@ export class AppProcess {
     return this.exit;
   }
 
-  /** Ends it in any case, by force when it does not end by itself. @returns what there is to complain of */
+  /** Ends it, by force if it does not end by itself. @returns what went wrong, if anything did */
   async stop(): Promise<string | undefined> {
     if (!this.child || (this.wasTold && !this.isRunning)) return undefined;
     const endedBefore = !this.isRunning;

@@ -12,7 +12,7 @@ const messageOf = (text: string): StreamedEvent | undefined => {
   return { id: field('id'), event: field('event'), data: field('data') };
 };
 
-/** A stream of events as one follows it; ends when the server ends it. */
+/** A stream of server-sent events as a client reads it; ends when the server ends it. */
 export class EventStream {
   private readonly messages: AsyncGenerator<StreamedEvent, void>;
 
@@ -23,14 +23,14 @@ export class EventStream {
     this.messages = this.read();
   }
 
-  /** @param headers beside `Accept` */
+  /** @param headers in addition to `Accept` */
   static async open(url: string, headers: Record<string, string> = {}): Promise<EventStream> {
     const aborted = new AbortController();
     const response = await fetch(url, { headers: { accept: 'text/event-stream', ...headers }, signal: aborted.signal });
     return new EventStream(response, aborted);
   }
 
-  /** The next event that fits. */
+  /** The next event that matches. */
   async until(fits: (event: StreamedEvent) => boolean): Promise<StreamedEvent> {
     for (;;) {
       const { value, done } = await this.messages.next();
@@ -39,7 +39,7 @@ export class EventStream {
     }
   }
 
-  /** The next so many events. */
+  /** The next `count` events. */
   async take(count: number): Promise<StreamedEvent[]> {
     const taken: StreamedEvent[] = [];
     while (taken.length < count) taken.push(await this.until(() => true));
@@ -51,7 +51,7 @@ export class EventStream {
     try {
       for await (const _ of this.messages);
     } catch {
-      // Cut instead of ended.
+      // The connection was cut instead.
     }
   }
 

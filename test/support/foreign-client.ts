@@ -5,7 +5,7 @@ import { foreignPython } from '#testing';
 
 const script = fileURLToPath(new URL('foreign_client.py', import.meta.url));
 
-/** Has Python's gRPC place, read, list and follow orders at an address. @returns what it was answered */
+/** Lets Python's gRPC place, read, list and follow orders at an address. @returns the answers */
 export const runForeignClient = async (job: {
   at: string;
   customer: string;

@@ -12,5 +12,5 @@ export const fresh = (prefix: string): string => `${prefix}-${seed().toString(36
 /** The same as an integer. */
 export const freshInteger = (): number => 1_000_000_000_000 + seed() * 1_000 + (made += 1);
 
-/** Random choices of one test: those of the seed, and not those of another test. */
+/** Random choices for one test, which depend on the seed and on the name of the test. */
 export const randomOf = (test: string): SeededRandom => new SeededRandom(seed() + crc32(test));

@@ -17,7 +17,7 @@ const definitions = { ...loadSync('cleave/order/v1/order.proto', options), ...lo
 
 type Message = Record<string, unknown>;
 
-/** The details that an error brings (google.rpc), as their `.proto` says. */
+/** The details of an error (google.rpc), as defined in their `.proto`. */
 const text = (id: number) => ({ type: 'string', id });
 const details = fromJSON(
   {
@@ -47,15 +47,15 @@ export interface Refusal {
   code: string;
   message: string;
   reason?: string;
-  /** What the error tells beside its code. */
+  /** The metadata of `ErrorInfo`. */
   info?: Record<string, string>;
   violations?: { field: string; description: string }[];
   retryAfterSeconds?: number;
-  /** What came in front of it. */
+  /** Whether a replay was announced before the error. */
   replayed: boolean;
 }
 
-/** What a call came to. */
+/** The result of a call. */
 export interface Outcome<Reply = Message> {
   reply?: Reply;
   refusal?: Refusal;
@@ -90,13 +90,13 @@ export interface CallOptions {
   key?: string;
   metadata?: Record<string, string | Buffer | readonly (string | Buffer)[]>;
   deadlineMs?: number;
-  /** Has the caller give up a call that is answered once. */
+  /** Aborts a unary call. */
   signal?: AbortSignal;
-  /** The bytes of the request, in place of the message. */
+  /** The encoded request, instead of a message. */
   raw?: Buffer;
 }
 
-/** A stream of messages as one follows it. */
+/** A stream of messages as a client reads it. */
 export class MessageStream {
   private readonly messages: AsyncIterator<Message, undefined>;
 
@@ -116,7 +116,7 @@ export class MessageStream {
     return taken;
   }
 
-  /** The error that the server has ended it with. */
+  /** The error with which the server ends the stream. */
   async refusal(): Promise<Refusal> {
     try {
       for (;;) await this.next();
@@ -125,14 +125,14 @@ export class MessageStream {
     }
   }
 
-  /** @throws what is no refusal */
+  /** @throws the error itself if it is not a refusal */
   refusalIn(error: unknown): Refusal {
     if ((error as ServiceError).metadata === undefined) throw error;
     return refusalOf(error as ServiceError, false);
   }
 }
 
-/** A caller over gRPC, on a connection of its own. */
+/** A gRPC client with a connection of its own. */
 export class GrpcApi {
   private readonly client: Client;
 
@@ -141,7 +141,7 @@ export class GrpcApi {
     this.client = new Client(at, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
   }
 
-  /** @param method such as `PlaceOrder`, or its whole name for another service */
+  /** @param method such as `PlaceOrder`, or the full name for another service */
   call<Reply = Message>(method: string, message: object = {}, sent: CallOptions = {}): Promise<Outcome<Reply>> {
     const { path, requestSerialize, responseDeserialize } = methodOf(method);
     return new Promise((resolve) => {
@@ -162,14 +162,14 @@ export class GrpcApi {
     });
   }
 
-  /** The reply of a call that has to succeed. */
+  /** The reply to a call that must succeed. */
   async ok<Reply = Message>(method: string, message: object = {}, sent: CallOptions = {}): Promise<Reply> {
     const { reply, refusal } = await this.call<Reply>(method, message, sent);
     if (reply === undefined) throw new Error(`${method} was refused: ${JSON.stringify(refusal)}`);
     return reply;
   }
 
-  /** How a call is refused that has to be. */
+  /** The refusal of a call that must fail. */
   async refused(method: string, message: object = {}, sent: CallOptions = {}): Promise<Refusal> {
     const { reply, refusal } = await this.call(method, message, sent);
     if (refusal === undefined) throw new Error(`${method} was answered: ${JSON.stringify(reply)}`);
@@ -204,7 +204,7 @@ const methodOf = (name: string) => {
   return found;
 };
 
-/** The bytes of a message that a method takes. */
+/** The encoded request of a method. */
 export const bytesOf = (method: string, message: object): Buffer => methodOf(method).requestSerialize(message);
 
 const metadataOf = ({ key, metadata = {} }: CallOptions): Metadata => {

@@ -4,9 +4,9 @@ import type { Attempt } from './load.js';
 /** What a client was told about an order that it changed. */
 export interface ChangeAttempt {
   orderId: string;
-  /** As of an `Attempt`. */
+  /** As in `Attempt`. */
   outcome?: number | string;
-  /** What it was acknowledged with. */
+  /** The order in the acknowledgement. */
   order?: Order;
 }
 
@@ -20,23 +20,23 @@ export interface RefundAttempt {
   move?: MoneyMove;
 }
 
-/** What clients remember. A request that was repeated is in it as often as it was sent. */
+/** What clients remember. A repeated request is listed once for each time it was sent. */
 export interface ClientLog {
   placements: readonly Attempt[];
   changes?: readonly ChangeAttempt[];
   refunds?: readonly RefundAttempt[];
 }
 
-/** An order as it is kept. */
+/** An order as it is stored. */
 export type KeptOrder = Pick<Order, 'order_id' | 'customer_id' | 'currency' | 'total_minor' | 'version' | 'lines'> & {
   idempotency_key: string | null;
-  /** The status that each version had. */
+  /** The status at each version. */
   statuses: string[];
-  /** What was given back of what was paid for it, without what a cancellation gave back. */
+  /** The amounts that were refunded, except because of a cancellation. */
   refunds: number[];
 };
 
-/** Where what is kept contradicts what a client was told. */
+/** A contradiction between what is stored and what a client was told. */
 export type Contradiction = { broken: string } & Record<string, unknown>;
 
 type Told = 'acknowledged' | 'refused' | 'without effect' | 'anything';
@@ -49,7 +49,7 @@ const codeOf = (text: string | undefined): string | undefined => {
   }
 };
 
-/** What a client may conclude from an answer, or from getting none. */
+/** What a client may conclude from an answer, or from the lack of one. */
 const toldBy = ({ outcome, text }: Attempt): Told => {
   if (outcome === 201) return 'acknowledged';
   if (outcome === 'ECONNREFUSED') return 'without effect';
@@ -60,7 +60,7 @@ const toldBy = ({ outcome, text }: Attempt): Told => {
   return code === 'request-in-progress' ? 'anything' : 'without effect';
 };
 
-/** What an order is for ever, whatever becomes of it. */
+/** What never changes about an order. */
 const essence = (order: Pick<Order, 'customer_id' | 'currency' | 'total_minor' | 'lines'>): string =>
   JSON.stringify([
     order.customer_id,
@@ -114,7 +114,7 @@ const aboutRefunds = (
       open.push(amountMinor);
     }
   }
-  // What is left was asked for by somebody who was not told what became of it.
+  // What is left was requested by a client that did not learn the outcome.
   for (const amountMinor of left)
     if (open.includes(amountMinor)) open.splice(open.indexOf(amountMinor), 1);
     else
@@ -123,10 +123,10 @@ const aboutRefunds = (
 };
 
 /**
- * Holds what clients were told against what is kept: what was acknowledged is there with the same lines and total and
- * every status it was answered with; a key has one order at most; what was refused has none; a refund was made once, and
- * none that was refused or that nobody asked for. A request without an answer, or with one that promises nothing, may have
- * become either.
+ * Compares what clients were told with what is stored: an acknowledged order exists, with the same lines and total and
+ * with every status it was answered with; a key has at most one order; a refused request has none; a refund was made
+ * once, and none that was refused or never requested. A request without an answer, or with an answer that promises
+ * nothing, may have had either outcome.
  */
 export const contradictions = (log: ClientLog, kept: readonly KeptOrder[]): Contradiction[] => {
   const orderById = new Map(kept.map((it) => [it.order_id, it]));

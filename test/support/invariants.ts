@@ -12,10 +12,10 @@ import {
   type Row,
 } from './tables.js';
 
-/** What breaks an invariant, and what it says about it. */
+/** A violation of an invariant, with the values that show it. */
 export type Violation = { broken: string } & Row;
 
-/** The invariants of the design, a function each. They hold at rest; those that say so hold at any moment. */
+/** The invariants of the design, one function each. They hold at rest; those that say so hold at any moment. */
 
 const saying = (broken: string, rows: Row[]): Violation[] => rows.map((row) => ({ broken, ...row }));
 
@@ -27,10 +27,10 @@ export const stockIsNeverOversold = async (urls: DatabaseUrls): Promise<Violatio
   );
 
 /**
- * I2: what is promised is the sum of what reservations hold, what a reservation holds is what its order has not handed
- * over yet, and what belongs to no order is a hold that may still find one.
+ * I2: what is promised equals the sum of what reservations hold, a reservation holds what its order has not handed over
+ * yet, and a reservation without an order is a hold that may still get one.
  *
- * @param graceMs how long after its deadline a hold without an order may still be there
+ * @param graceMs how long after its deadline a hold without an order may still exist
  */
 export const promisesBelongToOrders = async (urls: DatabaseUrls, graceMs = 5_000): Promise<Violation[]> => {
   const sums = await askInventory(
@@ -91,7 +91,7 @@ const sameUnits = (some: Units, others: Units): boolean =>
   Object.keys(some).length === Object.keys(others).length &&
   Object.entries(some).every(([product, units]) => others[product] === units);
 
-/** I3, at any moment: what clients were told stands. */
+/** I3, at any moment: what clients were told remains true. */
 export const acknowledgementsStand = async (urls: DatabaseUrls, log: ClientLog): Promise<Violation[]> => {
   const kept = await askOrder<KeptOrder>(
     urls,
@@ -105,7 +105,7 @@ export const acknowledgementsStand = async (urls: DatabaseUrls, log: ClientLog):
   return contradictions(log, kept).map((it) => ({ ...it, broken: `I3: ${it.broken}` }));
 };
 
-/** I4, at any moment: at most one order a tenant, account and key. */
+/** I4, at any moment: at most one order per tenant, account and key. */
 export const aKeyHasOneOrder = async (urls: DatabaseUrls): Promise<Violation[]> =>
   saying(
     'I4: a key has several orders',
@@ -116,7 +116,7 @@ export const aKeyHasOneOrder = async (urls: DatabaseUrls): Promise<Violation[]> 
     ),
   );
 
-/** I5: money adds up, an order and with the provider's own ledger, and what was cancelled costs nobody anything. */
+/** I5: the money of each order adds up and agrees with the provider's ledger, and cancelled orders cost nothing. */
 export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
   const payments = await askPayment<{ order_id: string; refunded: string; captured: string }>(
     urls,
@@ -169,7 +169,7 @@ export const moneyAddsUp = async (urls: DatabaseUrls): Promise<Violation[]> => {
   ];
 };
 
-/** I6: no payment is under way for ever: it ends, or a person is told. */
+/** I6: no payment is under way for ever: it ends, or becomes a matter for a person. */
 export const paymentsComeToAnEnd = async (urls: DatabaseUrls): Promise<Violation[]> => [
   ...saying('I6: a payment is still being led', await underWay(urls)),
   ...saying(
@@ -187,9 +187,9 @@ export const paymentsComeToAnEnd = async (urls: DatabaseUrls): Promise<Violation
 ];
 
 /**
- * I6: no hold stays where it is for ever.
+ * I6: no hold is stuck.
  *
- * @param mayWait whether there may be holds that wait for an order: not once everybody has come to an answer
+ * @param mayWait whether holds may still wait for an order: not once every request has its final answer
  */
 export const nothingIsStuck = async (urls: DatabaseUrls, { mayWait }: { mayWait: boolean }): Promise<Violation[]> => {
   const held = await askInventory<{ reservation_id: string }>(
@@ -220,7 +220,7 @@ export const nothingIsStuck = async (urls: DatabaseUrls, { mayWait }: { mayWait:
   ];
 };
 
-/** I7: stock moves add up to what lies on the shelf and to what was sold. */
+/** I7: stock moves add up to the stock on the shelf and to what was sold. */
 export const stockMovesAddUp = async (urls: DatabaseUrls): Promise<Violation[]> =>
   saying(
     'I7: stock moves do not add up',
@@ -237,7 +237,7 @@ export const stockMovesAddUp = async (urls: DatabaseUrls): Promise<Violation[]> 
 
 /** I8: each event of an order is announced once, in order, reaches the stock, and takes effect there once. */
 export const eventsTakeEffectOnce = async (urls: DatabaseUrls): Promise<Violation[]> => {
-  // What the events come to is reckoned from the orders' side alone.
+  // The expected effect is calculated from the orders alone.
   const wanted = await askOrder<Move>(
     urls,
     `SELECT l->>'product_id' AS product_id, CASE e.type WHEN 'fulfilled' THEN 'fulfilled' ELSE 'returned' END AS kind,
@@ -299,7 +299,7 @@ interface Move extends Row {
   delta: string;
 }
 
-/** I8, of those who follow the orders elsewhere: each event is counted once in the sales. */
+/** I8, for consumers elsewhere: each event is counted once in the sales. */
 export const salesAreWhatWasSold = async (urls: DatabaseUrls): Promise<Violation[]> => {
   const columns =
     'tenant_id, day, product_id, currency, orders::text, ordered::text, cancelled::text, returned::text, ' +
@@ -362,7 +362,7 @@ interface Replayed extends Row {
   events: Event[] | null;
 }
 
-/** I10, at any moment: the history of an order leads to its present state, each entry from the one before. */
+/** I10, at any moment: the history of an order leads to its present state, each entry following from the one before. */
 export const historyLeadsToThePresent = async (urls: DatabaseUrls): Promise<Violation[]> => {
   const orders = await askOrder<Replayed>(
     urls,
@@ -392,7 +392,7 @@ const verbs: Record<string, { from: string[]; to?: string; counter?: 'cancelled'
   returned: { from: ['partially-fulfilled', 'fulfilled', 'returned'], counter: 'returned' },
 };
 
-/** The state machine once more, written down apart from the one that it checks. @returns what is wrong */
+/** The state machine again, written independently of the one it checks. @returns what is wrong */
 const replay = ({ status, version, returned_total_minor, lines, events }: Replayed): string | undefined => {
   const state = new Map(
     lines.map((it) => [it.line, { quantity: it.quantity, cancelled: 0, fulfilled: 0, returned: 0 }]),

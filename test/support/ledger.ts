@@ -24,7 +24,7 @@ import { behind, connected, footprint, prepared, query, underWay, waiting, type 
 interface Rest {
   /** What clients were told. */
   log?: ClientLog;
-  /** Whether holds may wait for an order: not once everybody has come to an answer. */
+  /** Whether holds may still wait for an order: not once every request has its final answer. */
   holdsMayWait?: boolean;
 }
 
@@ -40,7 +40,7 @@ export class Ledger {
     return query<R>((await this.shape.databaseUrls()).inventory, text, values);
   }
 
-  /** Makes everybody wait who writes to a table of orders; `release` lets them go on. Reading goes on meanwhile. */
+  /** Blocks everything that writes to a table of orders until `release`; reads continue. */
   async lock(table: string): Promise<{ release: () => Promise<void> }> {
     const client = await connected((await this.shape.databaseUrls()).order);
     await client.query(
@@ -49,7 +49,7 @@ export class Ledger {
     return { release: () => client.end() };
   }
 
-  /** Rolls back what a service that was killed has left running in Postgres. */
+  /** Rolls back what a killed service has left running in Postgres. */
   async endSessionsOf(service: string): Promise<void> {
     await this.orders(
       `SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
@@ -58,7 +58,7 @@ export class Ledger {
     );
   }
 
-  /** Resolves once every payment has come to its end, and everything that became of orders has reached the stock. */
+  /** Resolves once nothing is prepared, every payment has ended, and all consumers have reached the end of the log. */
   async quiet(): Promise<void> {
     await eventually(async () => expect(await prepared(await this.shape.databaseUrls())).toEqual([]));
     await eventually(async () => expect(await underWay(await this.shape.databaseUrls())).toEqual([]));
@@ -66,7 +66,7 @@ export class Ledger {
     await eventually(async () => expect(await behind(await this.shape.databaseUrls())).toEqual([]));
   }
 
-  /** All that has been kept, counted, once it is quiet: equal before and after a request that was refused as a whole. */
+  /** Counts of all that is stored, once it is quiet: the same before and after a request that was refused as a whole. */
   async footprint(): Promise<Row> {
     await this.quiet();
     return footprint(await this.shape.databaseUrls());
@@ -79,7 +79,7 @@ export class Ledger {
     expect(await this.footprint()).toEqual(before);
   }
 
-  /** What breaks the invariants of the design, as it lies there. */
+  /** The present violations of the invariants of the design. */
   async violations({ log = { placements: [] }, holdsMayWait = true }: Rest = {}): Promise<Violation[]> {
     const urls = await this.shape.databaseUrls();
     const found = await Promise.all([
@@ -100,7 +100,7 @@ export class Ledger {
     return found.flat();
   }
 
-  /** Holds the invariants of the design against the data, once it is quiet. */
+  /** Checks the invariants of the design, once it is quiet. */
   async expectInvariants(rest?: Rest): Promise<void> {
     await this.quiet();
     expect(await this.violations(rest)).toEqual([]);

@@ -1,7 +1,7 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 
-/** A stretch of network between two servers, which can be cut as a cable is: silently. */
+/** A network link between two servers that can be cut like a cable: silently. */
 export class Link {
   private readonly pairs = new Set<readonly [Socket, Socket]>();
   private isCut = false;
@@ -14,7 +14,7 @@ export class Link {
     server.on('connection', (socket) => this.join(socket));
   }
 
-  /** @param targets ports of 127.0.0.1, which connections go to in turn */
+  /** @param targets ports of 127.0.0.1 that connections go to in turn */
   static async to(...targets: number[]): Promise<Link> {
     const server = createServer().listen(0, '127.0.0.1');
     await once(server, 'listening');
@@ -31,7 +31,7 @@ export class Link {
     for (const pair of this.pairs) for (const socket of pair) socket.pause();
   }
 
-  /** What was on its way arrives late, as what is sent again does. */
+  /** What was under way arrives late, as after a retransmission. */
   mend(): void {
     this.isCut = false;
     for (const pair of this.pairs) for (const socket of pair) socket.resume();

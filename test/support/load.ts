@@ -3,11 +3,11 @@ import { setTimeout } from 'node:timers/promises';
 import type { Order } from './api.js';
 import { fresh } from './fresh.js';
 
-/** An order under its key, and what became of the request. */
+/** An order with its key, and the outcome of the request. */
 export interface Attempt {
   key: string;
   body: object;
-  /** The status it was answered with, or the code of the error that it ended in; `NO_ANSWER` when it hangs. */
+  /** The status of the answer, or the code of the error; `NO_ANSWER` if there was no answer in time. */
   outcome?: number | string;
   order?: Order;
   text?: string;
@@ -16,10 +16,10 @@ export interface Attempt {
 }
 
 const answerWithinMs = 40_000;
-/** After a failure, as a caller would. */
+/** The pause after a failure, which a real caller would make as well. */
 const pauseMs = 50;
 
-/** Callers that place one keyed order after the other, each over a connection of its own that it keeps. */
+/** Callers that place one keyed order after the other, each over its own keep-alive connection. */
 export class Load {
   readonly attempts: Attempt[] = [];
   private stopped = false;
@@ -52,18 +52,18 @@ export class Load {
     return this.callers.length;
   }
 
-  /** Resolves once the condition holds; it is looked at every few milliseconds while the callers go on. */
+  /** Resolves once the condition holds. It is checked every few milliseconds while the callers go on. */
   async until(condition: () => boolean): Promise<void> {
     for (const giveUpAt = Date.now() + answerWithinMs; !condition(); await setTimeout(5))
       if (Date.now() > giveUpAt) throw new Error(`waited in vain; answered: ${this.summary()}`);
   }
 
-  /** No caller begins another order. What has been sent goes on. */
+  /** No caller starts another order. Requests under way continue. */
   stop(): void {
     this.stopped = true;
   }
 
-  /** Stops and waits until every order that was sent has come to an end. */
+  /** Stops, and waits until every order that was sent has an outcome. */
   async end(): Promise<Attempt[]> {
     this.stop();
     await Promise.all(this.callers);
@@ -88,7 +88,7 @@ export class Load {
   }
 }
 
-/** Sends one attempt and notes what becomes of it. */
+/** Sends one attempt and records its outcome. */
 const place = async (caller: Caller, attempt: Attempt): Promise<void> => {
   const { body, key } = attempt;
   const startedAt = performance.now();
@@ -108,22 +108,22 @@ export interface Sending {
   key?: string;
 }
 
-/** What came of a request: in place of the status the code of the error, `NO_ANSWER` when it hangs. */
+/** The outcome of a request; without an answer, the code of the error instead of the status, `NO_ANSWER` on a timeout. */
 interface Outcome {
   status: number | string;
   text?: string;
-  /** Whether it said that it was the last answer on the connection. */
+  /** Whether the server announced this as the last answer on the connection. */
   isLast?: boolean;
 }
 
 /**
- * A caller with a connection that it keeps. It does what a load balancer does: where a connection is refused, or an answer
- * says that it was the last one, it goes to another entrance. A request that was sent is not repeated.
+ * A caller with a keep-alive connection. Like a load balancer, it moves to another entrance if a connection is refused,
+ * or after the last answer on a connection. A request that was sent is not repeated.
  */
 export class Caller {
   private readonly agent = new Agent({ keepAlive: true, maxSockets: 1 });
 
-  /** @param at the entrance that it begins with */
+  /** @param at the entrance that it starts with */
   constructor(
     private readonly entrances: readonly string[],
     private at = 0,

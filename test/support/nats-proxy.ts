@@ -3,31 +3,31 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 import type { Moment } from './postgres-proxy.js';
 
 interface Place {
-  /** How the subject begins that it is published to. */
+  /** How the subject begins that the message is published to. */
   subject: string;
   /**
-   * Where the message is on its way when it is caught.
+   * Where the message is when it is caught.
    *
-   * - `before`: the app has sent it; NATS has seen nothing of it, and will not.
-   * - `after`: NATS has answered to it; the app has seen nothing of the answer.
+   * - `before`: the app has sent it; NATS has not received it, and never will.
+   * - `after`: NATS has answered it; the app has not received the answer.
    */
   moment: Exclude<Moment, 'sent'>;
 }
 
-/** A message that was caught. Its connection stands still until it is cut. */
+/** A message that was caught. Its connection is frozen until it is cut. */
 export interface CaughtMessage {
-  /** What NATS made of it, of `after`. */
+  /** For `after`: whether NATS has stored it. */
   outcome: 'kept' | 'failed' | undefined;
   cut(): void;
 }
 
 interface Snare extends Place {
-  /** How often such a message is still let by. */
+  /** How many such messages still pass. */
   left: number;
   act: (caught: CaughtMessage) => void;
 }
 
-/** One of either side, such as `PUB subject [reply] size` and so many bytes. */
+/** A message from either side, such as `PUB subject [reply] size` followed by that many bytes. */
 interface Message {
   bytes: Buffer;
   verb: string;
@@ -59,7 +59,7 @@ class Messages {
   }
 }
 
-/** Where a message is published to, and where the answer to it goes; what has headers says how large they are as well. */
+/** The subject that a message is published to, and that of the answer. Messages with headers have one size more. */
 const publishedBy = ({ verb, words }: Message): { subject: string; reply: string | undefined } | undefined => {
   const sizes = { PUB: 1, HPUB: 2 }[verb];
   if (sizes === undefined) return undefined;
@@ -67,11 +67,11 @@ const publishedBy = ({ verb, words }: Message): { subject: string; reply: string
   return { subject, reply };
 };
 
-/** JetStream says where it keeps a message. */
+/** JetStream answers with the sequence number of a stored message. */
 const outcomeOf = ({ bytes }: Message): CaughtMessage['outcome'] =>
   /"seq":/.test(bytes.toString()) ? 'kept' : 'failed';
 
-/** Stands between apps and NATS, and catches what is published by the beginning of its subject. */
+/** A proxy between apps and NATS that catches published messages by the beginning of their subject. */
 export class NatsProxy {
   private snare: Snare | undefined;
   private readonly sockets = new Set<Socket>();
@@ -92,7 +92,7 @@ export class NatsProxy {
     return proxy;
   }
 
-  /** Resolves when the message comes by for the n-th time from now on; rejects when that takes too long. */
+  /** Resolves when such a message passes for the n-th time from now on; rejects if that takes too long. */
   next(place: Place, occurrence = 1): Promise<CaughtMessage> {
     const { promise, resolve, reject } = Promise.withResolvers<CaughtMessage>();
     this.snare = { ...place, left: occurrence, act: resolve };

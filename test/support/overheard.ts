@@ -3,12 +3,12 @@ import { connect } from '@nats-io/transport-node';
 import { createClient } from '@redis/client';
 import type { Brokers } from './shapes.js';
 
-/** What a broker is told, and what it keeps. */
+/** What is sent to a broker, and what it stores. */
 export interface Overheard {
   broker: keyof Brokers;
-  /** All that it has been told since. */
+  /** Everything that was sent to it since. */
   told(): string;
-  /** All that lies there now. */
+  /** Everything that it stores now. */
   kept(): Promise<string>;
   stop(): Promise<void>;
 }
@@ -20,12 +20,12 @@ export const overhear = async ({ redis, nats }: Brokers): Promise<Overheard[]> =
 const redisAt = async (url: string): Promise<Overheard> => {
   const connected = async () => {
     const client = createClient({ url, socket: { reconnectStrategy: false } });
-    // What is asked over a connection that was lost fails by itself.
+    // Commands on a lost connection fail by themselves.
     client.on('error', () => undefined);
     return client.connect();
   };
   const [asking, listening] = await Promise.all([connected(), connected()]);
-  // What is dumped would be compressed.
+  // Otherwise, dumped values would be compressed.
   await asking.sendCommand(['CONFIG', 'SET', 'rdbcompression', 'no']);
   const said: string[] = [];
   await listening.monitor((command) => void said.push(String(command)));
@@ -59,7 +59,7 @@ const natsAt = async (url: string): Promise<Overheard> => {
       said.push(textOf(message.subject, message.headers, message.string()));
     },
   });
-  // It listens once this is answered.
+  // The subscription is active once this is answered.
   await connection.flush();
   return {
     broker: 'nats',

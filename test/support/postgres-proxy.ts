@@ -3,63 +3,63 @@ import { connect, createServer, type AddressInfo, type Server, type Socket } fro
 import { setTimeout } from 'node:timers/promises';
 
 /**
- * Where a statement is on its way when it is caught.
+ * Where a statement is when it is caught.
  *
- * - `before`: the app has sent it; Postgres has seen nothing of it, and will not if the app goes away.
- * - `sent`: Postgres has been sent all of it and carries it out, whatever becomes of the app.
- * - `after`: Postgres has carried it out; the app has seen nothing of the answer.
+ * - `before`: the app has sent it; Postgres has not received it, and never will if the app goes away.
+ * - `sent`: Postgres has received all of it and carries it out, whatever happens to the app.
+ * - `after`: Postgres has carried it out; the app has not received the answer.
  */
 export type Moment = 'before' | 'sent' | 'after';
 
 export interface Place {
-  /** The name it is prepared under, or the beginning of the text of one without a name and values, such as `COMMIT`. */
+  /** The name of the prepared statement, or the beginning of an unnamed one without values, such as `COMMIT`. */
   statement: string;
   moment: Moment;
-  /** Whether it is meant, by the values that it comes with. */
+  /** Whether it is the right one, judging by its values. */
   with?: (values: readonly string[]) => boolean;
-  /** The statement that came before it on its connection, where only that tells it from others. */
+  /** The statement before it on the same connection, if only that distinguishes it. */
   follows?: string;
 }
 
-/** What is in a value, which may be an array or a document. */
+/** The words in a value, which may be an array or a document. */
 export const wordsOf = (value: string): string[] => value.match(/[\w-]+/g) ?? [];
 
-/** That the word is among the values. */
+/** Matches if the word is among the values. */
 export const has =
   (word: string): NonNullable<Place['with']> =>
   (values) =>
     values.some((it) => wordsOf(it).includes(word));
 
-/** A statement that was caught. Its connection stands still until it is let go or cut. */
+/** A statement that was caught. Its connection is frozen until it is passed or cut. */
 export interface Caught {
   statement: string;
   values: readonly string[];
-  /** What Postgres made of it, of `after`: outside of a transaction, to carry out is to commit. */
+  /** For `after`: what Postgres made of it. Outside of a transaction, carrying it out commits it. */
   outcome: 'committed' | 'in a transaction' | 'failed' | undefined;
   pass(): void;
-  /** Ends the connection to the app without an answer. What Postgres has been sent, it carries out all the same. */
+  /** Ends the connection to the app without an answer. Postgres still carries out what it has received. */
   cut(): void;
 }
 
 interface Snare extends Place {
-  /** How often the statement has come by. */
+  /** How often the statement has passed so far. */
   seen: number;
   springsAt: (occurrence: number) => boolean;
   act: (caught: Caught) => void;
 }
 
-/** A statement as it is sent. */
+/** A statement, as it is sent. */
 interface Sent {
   name: string;
   values: readonly string[];
 }
 
-/** What the app sends in one go and gets one answer to: everything up to a Sync, or a simple query. */
+/** What the app sends together and gets one answer to: everything up to a Sync, or a simple query. */
 interface Exchange {
   statements: Sent[];
   bytes: Buffer;
   snares: Partial<Record<Moment, { snare: Snare; values: Caught['values'] }>>;
-  /** Whether it goes on where it was caught as `sent`. */
+  /** Whether it may go on after it was caught as `sent`. */
   isLetGo?: Promise<boolean>;
   failed: boolean;
 }
@@ -72,7 +72,7 @@ const code = { cancel: 80_877_102, ssl: 80_877_103, gss: 80_877_104 };
 class Messages {
   private rest: Buffer = Buffer.alloc(0);
 
-  /** @param typed whether messages begin with the letter of their type: all but the first ones of a client do */
+  /** @param typed whether messages begin with the letter of their type, as all do but the first ones of a client */
   constructor(public typed: boolean) {}
 
   *in(chunk: Buffer): Generator<Buffer> {
@@ -91,7 +91,7 @@ class Messages {
 
 const textAt = (message: Buffer, start: number): string => message.toString('utf8', start, message.indexOf(0, start));
 
-/** The values of a Bind, behind its names and the formats of the values. */
+/** The values of a Bind, which follow its names and the formats of the values. */
 const valuesOf = (message: Buffer, start: number): string[] => {
   let at = start + 2 + 2 * message.readUInt16BE(start) + 2;
   return Array.from({ length: message.readUInt16BE(at - 2) }, () => {
@@ -106,7 +106,7 @@ const statementOf = (message: Buffer): Sent | undefined => {
   const type = String.fromCharCode(message[0]!);
   if (type === 'Q') return { name: textAt(message, 5), values: [] };
   if (type !== 'B') return undefined;
-  // It names the portal first.
+  // The name of the portal comes first.
   const nameAt = message.indexOf(0, 5) + 1;
   const name = textAt(message, nameAt);
   return name === '' ? undefined : { name, values: valuesOf(message, message.indexOf(0, nameAt) + 1) };
@@ -115,18 +115,18 @@ const statementOf = (message: Buffer): Sent | undefined => {
 const outcomeOf = ({ failed }: Exchange, transaction: string): Caught['outcome'] =>
   failed ? 'failed' : transaction === 'I' ? 'committed' : 'in a transaction';
 
-/** One connection of the app, and the one to Postgres that it has for itself. */
+/** One connection of the app, with a connection to Postgres of its own. */
 class Line {
   private readonly fromApp = new Messages(false);
   private readonly fromServer = new Messages(true);
   private gathered: Buffer[] = [];
   private readonly outgoing: Exchange[] = [];
-  /** Sent to Postgres and not answered yet, in that order. */
+  /** Sent to Postgres and not answered yet, in this order. */
   private readonly awaited: Exchange[] = [];
   private readonly answers: Buffer[] = [];
-  /** Of the answer that is being given, what the app has not seen yet. */
+  /** The part of the current answer that the app has not received yet. */
   private readonly unsaid: Buffer[] = [];
-  /** What the app has sent last. */
+  /** The last statement that the app has sent. */
   private last = '';
   private isForwarding = false;
   private isAnswering = false;
@@ -144,11 +144,11 @@ class Line {
     app.on('data', (chunk: Buffer) => this.takeFromApp(chunk));
     server.on('data', (chunk: Buffer) => this.takeFromServer(chunk));
     app.on('close', () => this.end());
-    // What Postgres said last, such as why it ends the connection, still reaches the app.
+    // The app still receives the last message of Postgres, such as why it ends the connection.
     server.on('close', () => this.app.end());
   }
 
-  /** Ends both sides; Postgres finishes what it was sent before it notices. */
+  /** Ends both sides; Postgres finishes what it has received before it notices. */
   end(): void {
     if (this.isOver) return;
     this.isOver = true;
@@ -170,13 +170,13 @@ class Line {
     }
   }
 
-  /** The first messages: a request for encryption, to cancel, or to begin a session. */
+  /** The first messages: a request for encryption or cancellation, or the start of a session. */
   private begin(message: Buffer): void {
     const asked = message.readUInt32BE(4);
     if (asked === code.ssl || asked === code.gss) this.isAskedForEncryption = true;
     else if (asked !== code.cancel) {
       this.fromApp.typed = true;
-      // It is answered by everything up to the first ReadyForQuery.
+      // The answer to it is everything up to the first ReadyForQuery.
       this.awaited.push({ statements: [], bytes: message, snares: {}, failed: false });
     }
     this.server.write(message);
@@ -191,7 +191,7 @@ class Line {
       this.outgoing.push({ statements, bytes: Buffer.concat(messages), snares: {}, failed: false });
       void this.forward();
     } else if (!'PBDEC'.includes(type)) {
-      // Passwords, Terminate, Flush, copied data: nobody waits for a Sync here.
+      // Passwords, Terminate, Flush, copied data: no Sync follows these.
       this.server.write(Buffer.concat(this.gathered.splice(0)));
     }
   }
@@ -242,7 +242,7 @@ class Line {
     this.isAnswering = false;
   }
 
-  /** @returns whether to go on; not once the line was cut, by us or by the app */
+  /** @returns whether to go on: not if the line was cut, by us or by the app */
   private async isLetGo(exchange: Exchange, moment: Moment, transaction?: string): Promise<boolean> {
     const set = exchange.snares[moment];
     if (!set || this.isOver) return !this.isOver;
@@ -259,12 +259,12 @@ class Line {
 }
 
 /**
- * Stands between an app and Postgres, and catches statements by the name they are prepared under: the app itself knows
- * nothing of faults. Each of its hot statements is a transaction of its own, so that what is caught `after` is committed.
- * It does not look into encrypted connections.
+ * A proxy between an app and Postgres that catches statements by the names of prepared statements, so that the app
+ * contains no fault injection. Each of the app's hot statements is a transaction of its own, so one that is caught
+ * `after` is committed. Encrypted connections are passed on unread.
  */
 export class PostgresProxy {
-  /** How much longer every statement takes. */
+  /** By how much every statement is delayed. */
   delayMs = 0;
   private isRefusing = false;
   private readonly lines = new Set<Line>();
@@ -272,7 +272,7 @@ export class PostgresProxy {
 
   private constructor(
     private readonly server: Server,
-    /** The database as it is reached through the proxy. */
+    /** The URL of the database through the proxy. */
     readonly url: string,
   ) {}
 
@@ -290,16 +290,13 @@ export class PostgresProxy {
       const postgres = connect({ host: hostname, port: Number(port || 5432) });
       const line = new Line(app, postgres, proxy);
       proxy.lines.add(line);
-      // Postgres goes last: what the app has sent may be carried out long after the app has gone.
+      // The connection to Postgres ends last: it may carry out what the app sent long after the app has gone.
       postgres.once('close', () => proxy.lines.delete(line));
     });
     return proxy;
   }
 
-  /**
-   * Resolves when the statement is caught, which is when it comes by for the n-th time from now on; only that once.
-   * Rejects when that takes too long.
-   */
+  /** Catches the statement once, when it passes for the n-th time from now on. Rejects if that takes too long. */
   next(place: Place, occurrence = 1): Promise<Caught> {
     const { promise, resolve, reject } = Promise.withResolvers<Caught>();
     const forget = this.set({ ...place, seen: 0, springsAt: (it) => it === occurrence, act: resolve });
@@ -311,17 +308,17 @@ export class PostgresProxy {
     });
   }
 
-  /** Catches the statement every so many times. @returns a function that ends it */
+  /** Catches every n-th of these statements. @returns a function that ends this */
   each(place: Place, every: number, act: (caught: Caught) => void): () => void {
     return this.set({ ...place, seen: 0, springsAt: (it) => it % every === 0, act });
   }
 
-  /** Ends all connections without a word, as a network does. */
+  /** Ends all connections abruptly, as a network failure does. */
   cutAll(): void {
     for (const line of this.lines) line.end();
   }
 
-  /** Whether who connects from now on is turned away. */
+  /** Sets whether new connections are refused. */
   refuse(isRefusing = true): void {
     this.isRefusing = isRefusing;
   }
@@ -334,9 +331,9 @@ export class PostgresProxy {
   }
 
   /**
-   * Decides where an exchange is going to be caught; for its line to call, once for each.
+   * Decides where an exchange will be caught. Its line calls this once for each.
    *
-   * @param last what came before it on its line
+   * @param last the statement before it on its line
    */
   setSnares({ statements, snares }: Exchange, last: string): void {
     for (const snare of this.snares) {

@@ -3,10 +3,10 @@ import { PostgresProxy } from './postgres-proxy.js';
 import { servicePorts, splitServices, startPlan, tcpAddresses, type Plan, type Shape } from './shapes.js';
 import { ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 
-/** Whose statements the proxies see: one for each module, or the same where they share a database, as all but order do. */
+/** The proxy that each module's statements pass. Modules that share a database share one, as all but order do. */
 type Proxies = Record<Keeper, PostgresProxy>;
 
-/** The system with a proxy before each database. `databaseUrls` lead past them. */
+/** The system with a proxy in front of each database. `databaseUrls` bypass the proxies. */
 export interface ProxiedShape extends Shape {
   proxies: Proxies;
 }
@@ -17,7 +17,7 @@ interface Databases {
   release: Plan['release'];
 }
 
-/** The second is on a server of its own, whose transactions and snapshots know nothing of those of the first. */
+/** The second one is on a server of its own, so its transactions and snapshots are independent of the first. */
 const databases = async (count: 1 | 2): Promise<Databases> => {
   const servers = ['a server', 'another server'] as const;
   const own = await Promise.all(servers.slice(0, count).map((it) => testDatabase(it)));
@@ -38,7 +38,7 @@ const monoliths = async (...environments: Record<string, string>[]): Promise<Pla
   return environments.map((environment, at) => ({ app: 'monolith', port: ports[at]!, environment }));
 };
 
-/** Each module on its database, behind its proxy. */
+/** The database of each module, through its proxy. */
 const databaseVariables = (proxies: Proxies): Record<Keeper, Record<string, string>> =>
   ofEach((keeper) => ({ [`${keeper.toUpperCase()}_DATABASE_URL`]: proxies[keeper].url }));
 
@@ -46,7 +46,7 @@ const services = {
   'one database': ({ proxies }) => monoliths({ DATABASE_URL: proxies.order.url }),
   'two databases': ({ proxies, urls }) =>
     monoliths(Object.assign({ ACCESS_DATABASE_URL: urls.order }, ...Object.values(databaseVariables(proxies)))),
-  /** On one database; the second goes past the proxy. */
+  /** Both on one database; the second bypasses the proxy. */
   'two instances': ({ proxies, urls }) => monoliths({ DATABASE_URL: proxies.order.url }, { DATABASE_URL: urls.order }),
   split: async ({ proxies }) => splitServices(await tcpAddresses(), { ...databaseVariables(proxies), cache: {} }),
 } satisfies Record<string, (databases: Databases) => Promise<Plan['services']>>;
@@ -56,7 +56,7 @@ export type ProxiedShapeName = keyof typeof services;
 /**
  * Starts the monolith, once or twice, or the services of the split shape, each behind its proxy.
  *
- * @param environment of every process
+ * @param environment for every process
  */
 export const startProxied = async (
   name: ProxiedShapeName,

@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import { connect, type Socket } from 'node:net';
 import type { Answer } from './api.js';
 
-/** A request byte for byte, for what no client would send. */
+/** A request, byte for byte, that no client would send. */
 interface RawRequest {
   /** `POST /orders HTTP/1.1` */
   line: string;
@@ -20,7 +20,7 @@ const opened = async (baseUrl: string): Promise<Socket> => {
   return socket;
 };
 
-/** Sends the request and reads until the server ends the connection. What the server does not read does not matter. */
+/** Sends the request and reads until the server ends the connection. The server need not read all of it. */
 export const exchange = async (baseUrl: string, { line, headers = [], body }: RawRequest): Promise<Answer> => {
   const socket = await opened(baseUrl);
   socket.setTimeout(answerWithinMs, () => socket.destroy(new Error(`no answer within ${answerWithinMs} ms: ${line}`)));
@@ -29,7 +29,7 @@ export const exchange = async (baseUrl: string, { line, headers = [], body }: Ra
     socket.on('data', (chunk: Buffer) => received.push(chunk));
     socket.once('end', resolve);
     socket.once('close', resolve);
-    // After the answer the server may cut off what it does not want to read.
+    // After its answer, the server may reset the connection to avoid reading the rest.
     socket.on('error', (error) => (received.length > 0 ? resolve() : reject(error)));
   });
   const head = [line, 'Host: localhost', 'Connection: close', ...headers, '', ''].join('\r\n');
@@ -62,7 +62,7 @@ const unchunked = (bytes: Buffer): Buffer => {
   }
 };
 
-/** Sends part of a request and goes away. */
+/** Sends part of a request and disconnects. */
 export const abandon = async (baseUrl: string, part: string): Promise<void> => {
   const socket = await opened(baseUrl);
   socket.on('error', () => undefined);

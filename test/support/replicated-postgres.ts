@@ -11,24 +11,24 @@ import { query } from './tables.js';
 
 const run = promisify(execFile);
 
-/** A Postgres, and a standby that has to have whatever it acknowledges. */
+/** A Postgres with a synchronous standby, which has everything that the primary acknowledges. */
 export interface ReplicatedPostgres {
-  /** Of the database `cleave`. */
+  /** The URL of the database `cleave`. */
   url: string;
-  /** Of the same on the standby, which can be read. */
+  /** The same on the standby, which is readable. */
   standbyUrl: string;
-  /** The way from the standby to the primary. */
+  /** The network link from the standby to the primary. */
   link: Link;
   stop(): Promise<void>;
 }
 
-/** From the embedded binaries, without anybody who would promote the standby. */
+/** Runs the embedded binaries. Nothing promotes the standby. */
 export const startReplicatedPostgres = async (): Promise<ReplicatedPostgres> => {
   const folders = await Promise.all(['primary', 'standby'].map((it) => mkdtemp(join(tmpdir(), `cleave-${it}-`))));
   for (const folder of folders) guardFolder(folder);
   const started: { stop(): Promise<void> }[] = [];
   const stop = async (): Promise<void> => {
-    // The primary last: it does not stop before its standby has all that it has.
+    // The primary last: it does not stop before its standby has everything.
     for (const it of started.toReversed()) await it.stop();
     for (const folder of folders) {
       await rm(folder, { recursive: true, force: true, maxRetries: 5 });
@@ -47,7 +47,7 @@ export const startReplicatedPostgres = async (): Promise<ReplicatedPostgres> => 
     await appendFile(join(data, 'postgresql.auto.conf'), `primary_conninfo = '${following}'\n`);
     await writeFile(join(data, 'standby.signal'), '');
     const standby = await startEmbeddedPostgres({ dataDir: there });
-    // Stopped before the link is.
+    // It has to stop before the link does.
     started.push(standby);
     await eventually(async () => {
       const rows = await query(primary.url('postgres'), `SELECT FROM pg_stat_replication WHERE sync_state = 'sync'`);
@@ -61,14 +61,14 @@ export const startReplicatedPostgres = async (): Promise<ReplicatedPostgres> => 
   }
 };
 
-/** A primary with its data in the one folder, and the same data in the other. @returns the primary */
+/** Creates a primary in one folder, and a copy of its data in the other. @returns the primary */
 const copied = async (here: string, there: string): Promise<EmbeddedPostgres> => {
   const first = await startEmbeddedPostgres({ dataDir: here });
   await query(first.url('postgres'), `ALTER SYSTEM SET synchronous_standby_names = 'standby'`);
   await first.stop();
-  // With their owners: whoever runs the one server runs the other.
+  // With their owners, because the same user runs both servers.
   await run('cp', ['-a', join(here, 'postgres'), there]);
-  // It names the port that the first server has.
+  // It contains the port of the first server.
   await rm(join(there, 'postgres', 'data', 'postmaster.opts'));
   return startEmbeddedPostgres({ dataDir: here });
 };

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs';
 
-/** The commands that docs/operations.md has under a heading, as they stand there. @throws Error where there are none */
+/** The commands under a heading of docs/operations.md, verbatim. @throws Error if there are none */
 export const commandsIn = (title: string, language: 'sql' | 'sh' | 'ini'): string[] => {
   const sections = readFileSync('docs/operations.md', 'utf8').split(/^#+ /m);
   const section = sections.find((it) => it.startsWith(`${title}\n`)) ?? '';

@@ -4,10 +4,10 @@ import { allAt } from './tables.js';
 
 const scaled = ['order', 'inventory', 'payment', 'cache'] as const;
 type Scaled = (typeof scaled)[number];
-/** Those that follow the orders; nobody asks them but the gateway. */
+/** These follow the orders; only the gateway sends them requests. */
 const followers = ['sales', 'webhooks'] as const;
 
-/** Where the instances of a module answer. */
+/** The ports of a module's instances. */
 interface Instances {
   rest: number[];
   messages: number[];
@@ -19,8 +19,8 @@ const urls = (ports: number[]): string => ports.map((port) => `http://127.0.0.1:
 const tcp = (ports: number[]): string => `tcp://${ports.map((port) => `127.0.0.1:${port}`).join(',')}`;
 
 /**
- * The split shape over TCP, with two instances of each module and of the gateway; one database, and one Redis for the two
- * caches. They are called `order-1`, `order-2` and so on; the second ones are started by the test.
+ * The split shape over TCP, with two instances of each module and of the gateway, one database, and one Redis for the two
+ * caches. The instances are called `order-1`, `order-2` and so on; the test starts the second ones.
  *
  * @param home where the first instances were compiled, if not here
  */
@@ -41,7 +41,7 @@ export const startScaled = async (home?: string): Promise<Shape> => {
   const neighbours: Record<Scaled, Record<string, string>> = {
     order: {
       ...{ INVENTORY_AT: tcp(places.inventory.messages), PAYMENT_AT: tcp(places.payment.messages) },
-      // So that a test can wait for what was held for nobody to go back.
+      // Short enough for a test to wait until stock that no order claimed is released.
       ...{ ORDER_HOLD_MS: '20000', ORDER_SWEEP_MS: '500' },
     },
     inventory: { CACHE_AT: tcp(places.cache.messages) },
@@ -86,10 +86,10 @@ export const startScaled = async (home?: string): Promise<Shape> => {
 };
 
 /**
- * Two places for the one process behind a gateway, and one for inventory: `shop-1` with every module, `shop-2` without
- * inventory, which it asks at `inventory`. Only `shop-1` and the gateway run at first.
+ * Two slots for the single process behind a gateway, and one for inventory: `shop-1` has every module; `shop-2` has all
+ * but inventory, which it reaches at `inventory`. At first, only `shop-1` and the gateway run.
  *
- * @param inventoryUrl the database of `inventory`, where it is not that of the others
+ * @param inventoryUrl the database of `inventory`, if it is not that of the others
  */
 export const startExtractable = async (inventoryUrl?: (own: string) => string): Promise<Shape> => {
   const [redis, database] = await Promise.all([startRedis(), testDatabase()]);

@@ -22,7 +22,7 @@ interface RunningService {
   restart(): Promise<void>;
 }
 
-/** Where messages travel and the cache lies, if elsewhere than in the processes. */
+/** The brokers that carry messages and hold the cache, unless both are in the processes. */
 export interface Brokers {
   redis?: string;
   nats?: string;
@@ -32,37 +32,37 @@ export interface Brokers {
 export interface Shape {
   name: string;
   baseUrl: string;
-  /** Where callers may come in: the `baseUrl` first. */
+  /** The URLs that callers may use, `baseUrl` first. */
   entrances: string[];
   services: RunningService[];
   service(name: string): RunningService;
-  /** Where the data are; asked anew each time, because an embedded server may come back on another port. */
+  /** Where the data is. It is looked up each time, because an embedded server may come back on another port. */
   databaseUrls(): Promise<DatabaseUrls>;
   readonly brokers: Brokers;
-  /** The server that the monolith has started for itself. */
+  /** The process id of the Postgres that the monolith has started. */
   postmasterPid(): Promise<number>;
   log(): string;
-  /** Ends everything; rejects when a service did not end well by itself. */
+  /** Ends everything; rejects if a service did not shut down properly by itself. */
   stop(): Promise<void>;
 }
 
 interface PlannedService {
   app: string;
-  /** Tells several instances of one app apart; the app itself when left out. */
+  /** Distinguishes several instances of one app; the name of the app if left out. */
   name?: string;
   port: number;
   environment: Record<string, string>;
-  /** Not started with the others, but by its `restart`. */
+  /** Started by `restart`, not together with the others. */
   isLater?: boolean;
   /** Where it was compiled, if not here. */
   home?: string;
-  /** Callers may come in here as well as at the first one. */
+  /** Callers may use this one as well as the first. */
   isEntrance?: boolean;
 }
 
-/** What runs, and where its data are. */
+/** What runs, and where its data is. */
 export interface Plan {
-  /** The first is the one that callers speak to. */
+  /** The first one is the one that callers use. */
   services: PlannedService[];
   databaseUrls: Shape['databaseUrls'];
   brokers?: Brokers;
@@ -70,7 +70,7 @@ export interface Plan {
   release: () => Promise<void>;
 }
 
-// Not the seed of the test: files that run side by side have the same one. Those of one run take from a share of their own.
+// Not the seed of the tests, which test files that run in parallel share. Parallel workers draw from separate ranges.
 const random = new SeededRandom(process.pid);
 const shares = 4;
 const share = Number(process.env['JEST_WORKER_ID'] ?? 0) % shares;
@@ -92,8 +92,8 @@ const canListen = async (port: number): Promise<boolean> => {
 };
 
 /**
- * Ports below those that the system gives to outgoing connections: nobody takes one by chance while its service is down.
- * None is given twice.
+ * Ports below those that the system uses for outgoing connections, so that none is taken by chance while its service is
+ * down. None is given out twice.
  */
 export const servicePorts = async (count: number): Promise<number[]> => {
   const ports: number[] = [];
@@ -101,7 +101,7 @@ export const servicePorts = async (count: number): Promise<number[]> => {
   return ports;
 };
 
-/** Such a port with those so far above it. */
+/** Such a port, if those this far above it are free as well. */
 export const portWith = async (above: readonly number[]): Promise<number> => {
   for (;;) {
     const port = lowest + share * perShare + random.integer(0, perShare - 1 - Math.max(0, ...above));
@@ -113,7 +113,7 @@ export const portWith = async (above: readonly number[]): Promise<number> => {
   }
 };
 
-/** Where the server is that a monolith keeps in this DATA_DIR, while it runs. */
+/** The URL of the server that a running monolith has in this DATA_DIR. */
 export const embeddedDatabaseUrl = async (dataDir: string): Promise<string> => {
   const home = join(dataDir, 'postgres');
   const password = (await readFile(join(home, 'password'), 'utf8')).trim();
@@ -135,10 +135,10 @@ const sent = (pid: number, signal: NodeJS.Signals): boolean => {
   }
 };
 
-/** Postgres outlives a monolith that was killed. */
+/** Postgres survives when its monolith is killed. */
 const stopPostgresIn = async (dataDir: string): Promise<void> => {
   const pid = await postmasterOf(dataDir);
-  // The file goes when the server does.
+  // The server removes this file when it ends.
   while (pid > 0 && (await postmasterOf(dataDir)) === pid && sent(pid, 'SIGQUIT')) await setTimeout(100);
 };
 
@@ -158,7 +158,7 @@ const monolith = async (): Promise<Plan> => {
   };
 };
 
-/** The same for all instances; a monolith with a server of its own makes one. */
+/** The same for all instances; a monolith with an embedded server would create its own. */
 const dataKeys = `of-tests:${Buffer.alloc(32, 'cleave').toString('base64')}`;
 
 /** Each module as a service behind the gateway. */
@@ -274,7 +274,7 @@ const plans: Record<ShapeName, () => Promise<Plan>> = {
 /**
  * Starts the compiled system in one of its shapes, on free ports, with fresh data, and waits until all of it is ready.
  *
- * @param more what each of its processes finds in its environment besides
+ * @param more further environment variables of each process
  */
 export const startShape = async (name: ShapeName, more: Record<string, string> = {}): Promise<Shape> => {
   const plan = await plans[name]();
@@ -284,7 +284,7 @@ export const startShape = async (name: ShapeName, more: Record<string, string> =
   });
 };
 
-/** Starts what is planned; its data go with it, however it ends. */
+/** Starts a plan. Its data is removed with it, however it ends. */
 export const startPlan = async (name: string, plan: Plan): Promise<Shape> => {
   const processes = plan.services.map(
     (it) => new AppProcess(it.app, { ...it.environment, HOST: '127.0.0.1', PORT: String(it.port) }, it.home),

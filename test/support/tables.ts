@@ -1,11 +1,11 @@
 import pg from 'pg';
 
-/** Where the data of the modules are; it may be one database. */
+/** The modules that store data, perhaps all in one database. */
 export const keepers = ['order', 'inventory', 'payment', 'sales', 'webhooks'] as const;
 export type Keeper = (typeof keepers)[number];
 export type DatabaseUrls = Record<Keeper, string>;
 
-/** The same of each of the modules that keep data. */
+/** One value for each module that stores data. */
 export const ofEach = <Value>(value: (keeper: Keeper, index: number) => Value): Record<Keeper, Value> =>
   Object.fromEntries(keepers.map((it, index) => [it, value(it, index)])) as Record<Keeper, Value>;
 
@@ -14,11 +14,11 @@ export const allAt = (url: string): DatabaseUrls => ofEach(() => url);
 export type Row = Record<string, unknown>;
 
 /**
- * The tables of order under names that outlive them: what is asked of the data is written against these, so that a table
- * that changes is mended here alone.
+ * The tables of order under names that stay: queries of tests use these, so that a change of a table needs a change only
+ * here.
  */
 const orderFacts = {
-  /** Without tombstones: those are orders that never were. */
+  /** Without tombstones, which stand for orders that never existed. */
   kept: `
     SELECT tenant_id, account_id, order_id, customer_id, idempotency_key, reservation_id, status, version, currency,
       total_minor, returned_total_minor, adjustments, (
@@ -26,13 +26,13 @@ const orderFacts = {
         FROM jsonb_array_elements(lines) WITH ORDINALITY AS x(stored, line)
       ) AS lines
     FROM orders.orders WHERE status <> 'void'`,
-  /** In the order of (xid, id) they are announced to others. */
+  /** They are announced in the order of (xid, id). */
   events: `SELECT xid, id, tenant_id, order_id, version, type, status, data, at FROM orders.events`,
-  /** How far inventory has followed, in the part of the log where it is least far. */
+  /** The position of inventory in the part of the log in which it is furthest behind. */
   followed: `
     SELECT split_part(min(position), '-', 1)::numeric::text::xid8 AS xid, split_part(min(position), '-', 2)::bigint AS id
     FROM orders.checkpoints WHERE consumer = 'stock'`,
-  /** What leads the payments of orders; at rest none is running. */
+  /** The sagas that drive the payments of orders; at rest, none is running. */
   sagas: `SELECT tenant_id, saga_id, order_id, definition, step, state, data, result FROM orders.sagas`,
 };
 
@@ -42,7 +42,7 @@ const paymentFacts = {
     SELECT tenant_id, order_id, method, amount_minor, authorised_minor, captured_minor, refunded_minor, capturing_minor,
       refunding_minor, reversed FROM payment.payments`,
   operations: `SELECT tenant_id, operation_id, order_id, kind, amount_minor, state FROM payment.operations`,
-  /** What the simulated provider says that it did. */
+  /** What the simulated provider says it has done. */
   ledger: `
     SELECT tenant_id, operation_id, order_id, kind, amount_minor FROM payment.simulated_ledger
     WHERE refused_for IS NULL AND decided_at <= now()`,
@@ -61,7 +61,7 @@ const inventoryFacts = {
 
 /** The same for the tables of sales. */
 const salesFacts = {
-  /** What is served. */
+  /** The view that is served. */
   sold: `
     SELECT tenant_id, day::text, product_id, currency, orders, ordered, cancelled, returned, ordered_minor, cancelled_minor,
       returned_minor
@@ -89,7 +89,7 @@ export const askInventory = <R extends Row = Row>(urls: DatabaseUrls, question: 
 export const askSales = <R extends Row = Row>(urls: DatabaseUrls, question: string): Promise<R[]> =>
   query<R>(urls.sales, about(salesFacts, question));
 
-/** The payments that are still being led. */
+/** The payments that are still under way. */
 export const underWay = (urls: DatabaseUrls): Promise<Row[]> =>
   askOrder(urls, `SELECT saga_id, step, result FROM sagas WHERE state = 'running' ORDER BY saga_id`);
 
@@ -97,7 +97,7 @@ export const underWay = (urls: DatabaseUrls): Promise<Row[]> =>
 export const prepared = (urls: DatabaseUrls): Promise<Row[]> =>
   query(urls.inventory, `SELECT gid FROM pg_prepared_xacts WHERE database = current_database()`);
 
-/** What has been announced and has not reached the stock yet. */
+/** The events that have been announced but have not reached the stock yet. */
 export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
   askOrder(
     urls,
@@ -105,8 +105,8 @@ export const waiting = (urls: DatabaseUrls): Promise<Row[]> =>
   );
 
 /**
- * The part of the log that the events of an order go by. Written here once more: checkpoints lie under it, so it must never
- * become another, and the lib that has it would bring Nest and NATS into every test file.
+ * The part of the log to which the events of an order belong. It is repeated here because checkpoints depend on it, so it
+ * must never change, and because the lib that defines it would load Nest and NATS into every test file.
  */
 const partOf = (orderId: string): number => {
   let hash = 0x811c9dc5;
@@ -114,7 +114,7 @@ const partOf = (orderId: string): number => {
   return ((hash ^ (hash >>> 16)) >>> 0) % 8;
 };
 
-/** The consumers elsewhere that have not come to the last event of a part of the log of orders. */
+/** The consumers elsewhere that have not reached the last event in a part of the log of orders. */
 export const behind = async (urls: DatabaseUrls): Promise<Row[]> => {
   const ends = await askOrder<{ order_id: string; position: string }>(
     urls,
@@ -136,7 +136,7 @@ export const behind = async (urls: DatabaseUrls): Promise<Row[]> => {
   return come.flat().filter((it) => it.position < (last.get(it.part) ?? ''));
 };
 
-/** All that has been kept, counted. What was given back at once counts as never taken. */
+/** Counts of everything that is stored. Stock that was reserved and released again does not count. */
 export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
   const [orders] = await askOrder(
     urls,
@@ -155,9 +155,9 @@ export const footprint = async (urls: DatabaseUrls): Promise<Row> => {
   return { ...orders, ...stock };
 };
 
-/** Lets the right of a relay run out that was killed with it, instead of waiting until it does. */
+/** Expires the leases of a killed relay, instead of waiting until they expire. */
 export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
-  // What somebody has locked is in hands that live.
+  // Locked rows belong to a live process.
   await query(
     urls.order,
     `UPDATE orders.sagas SET lease_until = now() WHERE ctid = ANY (ARRAY (
@@ -181,7 +181,7 @@ export const lapseLeases = async (urls: DatabaseUrls): Promise<void> => {
   );
 };
 
-/** Lets the hold of an order that is not there run out, instead of waiting until it does. */
+/** Expires the hold of an order that does not exist, instead of waiting until it expires. */
 export const lapseHold = async (urls: DatabaseUrls, productId: string): Promise<void> => {
   await query(
     urls.inventory,
@@ -190,7 +190,7 @@ export const lapseHold = async (urls: DatabaseUrls, productId: string): Promise<
   );
 };
 
-/** Each question has a connection of its own, so that servers may come and go. */
+/** Each query has a connection of its own, because servers come and go. */
 export const query = async <R extends Row>(url: string, text: string, values: unknown[] = []): Promise<R[]> => {
   const client = await connected(url);
   try {

@@ -5,16 +5,16 @@ import { Ledger } from './ledger.js';
 import { Load, type Attempt } from './load.js';
 import { startShape, type Shape } from './shapes.js';
 
-/** How many place orders at the same time. */
+/** How many callers place orders at the same time. */
 export const callers = 16;
 
-/** The system under load, and what has to be true of it in the end. */
+/** The system under load, and what must be true of it in the end. */
 export class Trial {
   readonly api: Api;
   readonly ledger: Ledger;
   private readonly random = randomOf('trial');
   private readonly loads: Load[] = [];
-  /** The orders that the loads came to, by key. */
+  /** The orders that the loads resulted in, by key. */
   private readonly settled = new Map<string, Order>();
   private products: string[] = [];
 
@@ -23,7 +23,7 @@ export class Trial {
     this.ledger = new Ledger(shape);
   }
 
-  /** Two products of which there is plenty and one of which there is soon none. */
+  /** Two products of which there is plenty, and one that soon runs out. */
   async stock(): Promise<void> {
     this.products = [
       await this.api.product({ onHand: 1_000_000 }),
@@ -32,7 +32,7 @@ export class Trial {
     ];
   }
 
-  /** @param thinkMs how long a caller waits between two orders, for what takes long: everything is repeated in the end */
+  /** @param thinkMs how long a caller waits between two orders; limits how many there are to repeat in the end */
   load(thinkMs = 0): Load {
     const nextBody = () => ({
       customer_id: 'load',
@@ -50,15 +50,15 @@ export class Trial {
     await Promise.all(this.loads.map((it) => it.end()));
   }
 
-  /** Ends what a failed test left running, and starts what it left down. */
+  /** Stops what a failed test left running, and starts what it left stopped. */
   async rest(): Promise<void> {
     await this.stopLoads();
     for (const service of this.shape.services) if (!service.isRunning) await service.restart();
   }
 
   /**
-   * Repeats every order of the loads under its key: each has to come to what it was answered with before, and to exactly
-   * one order or refusal; what was acknowledged is still there, and the stock adds up to the unit.
+   * Repeats every order of the loads under its key. Each must get the same answer as before, and result in exactly one
+   * order or refusal; what was acknowledged still exists, and the stock adds up to the unit.
    */
   async settle(): Promise<void> {
     const attempts = this.loads.splice(0).flatMap((it) => it.attempts);
@@ -102,13 +102,13 @@ const inTurns = async <Item, Result>(items: Item[], work: (item: Item) => Promis
 
 export const acknowledged = (attempts: Attempt[]): Attempt[] => attempts.filter((it) => it.outcome === 201);
 
-/** Everything that was sent came to one of these ends. */
+/** Checks that every request had one of these outcomes. */
 export const expectAnswers = (attempts: Attempt[], allowed: (number | string)[]): void => {
   const strange = attempts.filter((it) => it.outcome === undefined || !allowed.includes(it.outcome));
   expect(strange.map(({ outcome, text }) => ({ outcome, text }))).toEqual([]);
 };
 
-/** A trial for the tests of a `describe`, in which each leaves the system running and at rest. */
+/** A trial for the tests of a `describe`. After each of them, the system is running and at rest. */
 export const withTrial = (name: 'monolith' | 'split-tcp'): { trial: Trial } => {
   const holder = {} as { trial: Trial };
   beforeAll(async () => {

@@ -7,16 +7,16 @@ import { fresh, randomOf } from './fresh.js';
 import { Caller, type Sending } from './load.js';
 import type { Ledger } from './ledger.js';
 
-/** A request, and the statuses that are an answer to it. */
+/** A request, and the statuses that are acceptable. */
 interface Visit extends Sending {
   expected: number[];
 }
 
 const thinkMs = 20;
 
-/** Callers that do what callers do beside placing orders, each over a connection of its own that it keeps. */
+/** Callers that do what callers do besides placing keyed orders, each over its own keep-alive connection. */
 export class Visits {
-  /** What was not answered as it has to be, by the path and what came. */
+  /** Unacceptable answers, with the request that got them. */
   readonly failures: string[] = [];
   /** How many were answered, by service. */
   readonly answered: Record<string, number> = {};
@@ -25,13 +25,13 @@ export class Visits {
   private stopped = false;
   private readonly callers: Promise<void>[];
   private readonly orders: string[] = [];
-  /** Whether the order of each customer was acknowledged; each places one. */
+  /** Whether each customer's order was acknowledged; each customer places one. */
   private readonly placed = new Map<string, boolean>();
   private readonly adjusted = { sent: 0, acknowledged: 0 };
 
   /**
-   * @param entrances where the callers may come in; they begin at each in turn
-   * @param product one of which there is plenty, and whose stock nobody reconciles
+   * @param entrances where the callers may come in; they start at each in turn
+   * @param product one of which there is plenty, and whose stock no other check counts
    */
   constructor(
     entrances: readonly string[],
@@ -42,17 +42,17 @@ export class Visits {
     this.callers = Array.from({ length: callers }, (_, at) => this.call(new Caller(entrances, at)));
   }
 
-  /** Stops, and waits for what has been sent. */
+  /** Stops, and waits for the requests under way. */
   async end(): Promise<void> {
     this.stopped = true;
     await Promise.all(this.callers);
   }
 
   /**
-   * Everything that was acknowledged is there once, and nothing twice, whether it had a key or not; and what was held for
-   * an order that never came to be, which nobody repeats, has gone back.
+   * Checks that everything acknowledged exists once and nothing exists twice, with or without a key, and that the stock
+   * held for orders that were never recorded, and that nobody repeats, has been released.
    *
-   * @param onHand what lay on the shelf before
+   * @param onHand the stock on the shelf before
    */
   async expectKept(api: Api, ledger: Ledger, onHand: number): Promise<void> {
     const rows = await ledger.orders<{ customer_id: string; count: number }>(
@@ -98,7 +98,7 @@ export class Visits {
           payment: { method: 'simulated', token: 'tok_ok' },
         },
       },
-      // Without a key nobody may repeat it in our place.
+      // Without a key, nothing on the way may repeat it for the caller.
       {
         ...{ method: 'POST', path: '/orders', expected: [201] },
         body: { customer_id: fresh('visitor'), product_id: this.product, quantity: 1 },

@@ -4,7 +4,7 @@ import { parse } from 'yaml';
 
 export const observability = fileURLToPath(new URL('../../docker/observability', import.meta.url));
 
-/** What dashboards and rules ask Prometheus, by where it is asked. */
+/** The expressions in dashboards and rules, with where they are. */
 export const watchedExpressions = async (): Promise<[where: string, expression: string][]> => {
   const folder = `${observability}/grafana/dashboards`;
   const boards = await Promise.all(
@@ -31,16 +31,16 @@ export const rules = async (): Promise<Rule[]> => {
   return groups.flatMap((it) => it.rules);
 };
 
-/** What Prometheus adds to what is measured. */
+/** The labels that Prometheus adds. */
 const added = new Set(['service', 'instance', 'job', 'le']);
 const ofPrometheus = new Set(['up']);
 
-/** The metrics that an expression names, each with the labels that it looks at. */
+/** The metrics in an expression, each with the labels that it uses. */
 export const metricsIn = (expression: string): { metric: string; labels: string[] }[] => {
   const bare = expression.replaceAll(/"(?:[^"\\]|\\.)*"/g, '""');
   const grouped = [...bare.matchAll(/\b(?:by|on) \(([^)]*)\)/g)].flatMap(([, names = '']) => labelsIn(names));
   const rest = bare.replaceAll(/\b(?:by|on) \([^)]*\)/g, ' ').replaceAll(/\[[^\]]*\]/g, '');
-  // A metric is a name that is not called and is no word of the language.
+  // A metric is a name that is neither called like a function nor a keyword.
   return [...rest.matchAll(/([a-z_:][\w:]*)\s*(\{[^}]*\})?(?!\s*[\w(:])/gi)]
     .map(([, metric = '', selector = '']) => ({
       metric,

@@ -13,7 +13,7 @@ interface Told {
   data: { order_id: string; version: number };
 }
 
-/** What happened to orders, by the names that no two events share. */
+/** The events of orders, by their unique names. */
 const eventsIn = async (urls: DatabaseUrls): Promise<Set<string>> =>
   new Set(
     (await askOrder<{ event: string }>(urls, `SELECT order_id || ':' || version AS event FROM events`)).map(
@@ -21,15 +21,15 @@ const eventsIn = async (urls: DatabaseUrls): Promise<Set<string>> =>
     ),
   );
 
-/** A merchant who wants to be told of everything, and makes sure who tells it. */
+/** A merchant that subscribes to every event and checks signatures. */
 export class WebhookReceiver {
-  /** How often each event was told. */
+  /** How often each event was delivered. */
   readonly told = new Map<string, number>();
-  /** Everything that came, as it came. */
+  /** The bodies of all messages, unparsed. */
   received = '';
-  /** Messages that were not signed with our secret. */
+  /** How many messages were not signed with our secret. */
   forged = 0;
-  /** Where it is registered. */
+  /** The path of its registration. */
   address = '';
   private secret = '';
   private snare: { left: number; act: (caught: { cut(): void }) => void } | undefined;
@@ -40,7 +40,7 @@ export class WebhookReceiver {
 
   static async start(api: Api, urls: DatabaseUrls): Promise<WebhookReceiver> {
     const receiver = new WebhookReceiver(api);
-    // A test that fails does not come to its end, and keeps nobody waiting all the same.
+    // A failed test does not reach its end, and must still not keep the process alive.
     receiver.server.unref().listen(0, '127.0.0.1');
     await once(receiver.server, 'listening');
     const { port } = receiver.server.address() as AddressInfo;
@@ -52,14 +52,14 @@ export class WebhookReceiver {
     return receiver;
   }
 
-  /** Resolves when the n-th message from now on was heard; it is not answered, and its connection stands until it is cut. */
+  /** Resolves when the n-th message from now on arrives, which is not answered; its connection stays until it is cut. */
   next(occurrence: number): Promise<{ cut(): void }> {
     const { promise, resolve } = Promise.withResolvers<{ cut(): void }>();
     this.snare = { left: occurrence, act: resolve };
     return promise;
   }
 
-  /** What has happened since it was registered and was not told, or told and did not happen. */
+  /** The events since its registration that were not delivered, and deliveries of events that did not happen. */
   async differences(urls: DatabaseUrls): Promise<string[]> {
     const happened = [...(await eventsIn(urls)).difference(this.before)];
     return [

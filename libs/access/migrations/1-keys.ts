@@ -1,8 +1,8 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 /**
- * Keys, without the secrets that make them keys: only their hashes are here. A key that was revoked or rotated stays, so
- * that what it has done can be traced to it.
+ * API keys. Of their secrets, only hashes are stored. A key that was revoked or rotated stays, so that what it did can be
+ * traced to it.
  */
 export class Keys1764000000007 implements MigrationInterface {
   readonly name = 'Keys1764000000007';
@@ -24,7 +24,7 @@ export class Keys1764000000007 implements MigrationInterface {
         rotated_to uuid,
         PRIMARY KEY (tenant_id, key_id)
       )`);
-    // Whoever sends a key does not say whose it is.
+    // A request contains the key, but not the tenant.
     await runner.query(`CREATE UNIQUE INDEX keys_by_id ON access.keys (key_id)`);
     await runner.query(`CREATE TABLE access.settings (name text COLLATE "C" PRIMARY KEY, value text NOT NULL)`);
     await runner.query(
@@ -45,7 +45,7 @@ export class Keys1764000000007 implements MigrationInterface {
   }
 }
 
-/** A UUID that begins with the time, as those of version 7 (RFC 9562): younger ones come after older ones. */
+/** A UUID that begins with the time, as in version 7 (RFC 9562), so that ids sort by age. */
 const newId = `
   CREATE FUNCTION access.new_id() RETURNS uuid LANGUAGE sql VOLATILE AS $$
     SELECT (left(ms, 8) || '-' || right(ms, 4) || '-7' || substr(random, 16))::uuid
@@ -53,7 +53,7 @@ const newId = `
       CAST(gen_random_uuid() AS text) AS random
   $$`;
 
-/** Also where a person changes a key by hand, every process hears of it. */
+/** Every process is notified, also when a person changes a key by hand. */
 const noteChange = `
   CREATE FUNCTION access.note_change() RETURNS trigger LANGUAGE plpgsql AS $$
   BEGIN

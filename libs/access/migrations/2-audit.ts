@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** Who did what. Rows are only ever added. */
+/** The audit log: who did what. Rows are only ever added. */
 export class Audit1764000000035 implements MigrationInterface {
   readonly name = 'Audit1764000000035';
 
@@ -23,7 +23,7 @@ export class Audit1764000000035 implements MigrationInterface {
     await runner.query(`
       CREATE TRIGGER audit_is_kept BEFORE UPDATE OR DELETE OR TRUNCATE ON access.audit
       FOR EACH STATEMENT EXECUTE FUNCTION access.refuse_change()`);
-    // Also for the owner, and for a session that has put triggers aside, as those that replicate do.
+    // It also fires for the owner, and in sessions that disable triggers, as replication does.
     await runner.query(`ALTER TABLE access.audit ENABLE ALWAYS TRIGGER audit_is_kept`);
   }
 

@@ -1,8 +1,8 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 /**
- * Which keys have taken each other's place, so that they count as one: the family of a key is the id of the first of them, and
- * null where it is that itself.
+ * Which keys have replaced each other, so that they count as one: the family of a key is the id of the first key in its
+ * chain of rotations, and null for that key itself.
  */
 export class KeyFamilies1764000000037 implements MigrationInterface {
   readonly name = 'KeyFamilies1764000000037';

@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** How many requests an entry is about: of what somebody was not allowed again and again, not each is one. */
+/** How many requests an entry stands for: repeated refusals of a caller share one. */
 export class CountedRefusals1764000000039 implements MigrationInterface {
   readonly name = 'CountedRefusals1764000000039';
 

@@ -19,17 +19,17 @@ import { AuditEntries, KeepAudit } from './use-cases/keep-audit.js';
 import { KeyChanges, Keys, ManageKeys } from './use-cases/manage-keys.js';
 import { AuditTrail } from './use-cases/read-audit.js';
 
-/** What access reads from the environment. */
+/** The environment variables of access. */
 export const accessEnvironment = { ACCESS_DATABASE_URL: env.postgresUrl };
 
-/** Where access keeps its data. */
+/** The database of access. */
 export const accessDatabase = (url: string): Database => ({
   name: 'access',
   url,
   schema: 'access',
   entities: [],
   migrations: [...[Keys1764000000007, Audit1764000000035, KeyFamilies1764000000037], CountedRefusals1764000000039],
-  // To look keys up four, and two to write down who does what, seldom both, for those who manage keys or read as well.
+  // Four for key lookups and two for the audit log; both are rarely busy at once, so managing keys shares them.
   poolSize: 6,
 });
 
@@ -83,7 +83,7 @@ export class AccessModule implements OnModuleInit {
     };
   }
 
-  /** Without it, keys that are remembered and tokens are still good: other instances would not do better. */
+  /** Degraded, but still ready: remembered keys and tokens stay valid, and other instances would do no better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
     const failure = await this.sql.condition().then(
       () => undefined,

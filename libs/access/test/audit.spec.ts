@@ -166,9 +166,9 @@ describe('what is written down', () => {
       return answer.headers.get('x-request-id');
     };
     const asked: (string | null)[] = [];
-    // A key and the one that takes its place are one.
+    // A key and the one that replaces it count as one caller.
     for (let times = 0; times < 15; times += 1) asked.push(await ask(key), await ask(next));
-    // Another operation does not hide behind them.
+    // A refusal of another operation still gets its own entry.
     const hidden = await send(one, 'POST', '/keys', { name: 'more', scopes: ['admin'] }, key);
     const other = await keyOf({ scopes: ['orders:read'] });
     const last = await ask(other.key);
@@ -231,7 +231,7 @@ describe('what is written down', () => {
     await sql.query(`SELECT pg_advisory_xact_lock(hashtextextended('access.audit', 0))`);
     const writing = Array.from({ length: 20 }, () => send(one, 'DELETE', '/keys/nothing'));
     try {
-      // They have come in, and wait for what is in the way.
+      // By then, the requests have arrived and wait for the lock.
       await sql.query('SELECT pg_sleep(0.3)');
       const startedAt = performance.now();
       expect((await send(one, 'GET', '/keys', undefined, key)).status).toBe(200);
@@ -278,7 +278,7 @@ describe('what is written down', () => {
     const audit = one.app.get(PostgresAudit, { strict: false });
     const entry = { tenant: 'mixed', account: 'x', key_id: null, is_operator: false, operation: 'createKey' };
     const add = (request_id: string) => audit.add({ ...entry, target: '/keys', request_id, status: null }, 1);
-    // Postgres keeps no text with such a character.
+    // Postgres cannot store text with NUL.
     const ids = ['r-0', 'r-1', 'r-\u0000', 'r-3', 'r-4'];
     const settled = await Promise.allSettled(ids.map(add));
     expect(settled.map((it) => it.status)).toEqual(['fulfilled', 'fulfilled', 'rejected', 'fulfilled', 'fulfilled']);

@@ -2,7 +2,7 @@ import { beforeEach, describe, expect, it } from '@jest/globals';
 import type { NewAuditEntry } from '#security';
 import { AuditEntries, KeepAudit, mostRefused } from '../src/use-cases/keep-audit.js';
 
-/** Where entries are kept, in memory, unless nothing can be written. */
+/** Stores entries in memory, or fails. */
 class Entries extends AuditEntries {
   readonly kept: { account: string; requests: number }[] = [];
   isAway = false;
@@ -34,7 +34,7 @@ beforeEach(() => {
 });
 
 const refuse = (account: string) => audit.appendRefusal(refusalOf(account), account);
-/** So often that the last of them is counted, and not written down. */
+/** Often enough that the last refusal is only counted and gets no entry of its own. */
 const refuseOften = async (account: string): Promise<void> => {
   for (let times = 0; times < 11; times += 1) await refuse(account);
 };
@@ -60,7 +60,7 @@ describe('of more who are refused than are counted at a time', () => {
     for (let count = 2; count < mostRefused; count += 1) await refuse(`a-${count}`);
     entries.isAway = true;
     await expect(refuse('one more')).rejects.toThrow('nothing can be written of one more');
-    // By then it was counted, and nothing more of it is written.
+    // The refusal was counted nevertheless; the entry about it is not repeated.
     entries.isAway = false;
     for (let times = 1; times < 10; times += 1) await refuse('one more');
     entries.isAway = true;

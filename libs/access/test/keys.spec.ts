@@ -76,7 +76,7 @@ const issued = async (at: Instance, more: object = {}): Promise<IssuedKey> => {
   return body;
 };
 
-/** Whether it is known without asking anybody. */
+/** Whether the key is accepted from memory, without a lookup. */
 const isRemembered = ({ authenticator }: Instance, key: string): boolean => {
   const caller = authenticator.callerOf(`Bearer ${key}`, undefined);
   if (!(caller instanceof Promise)) return true;
@@ -102,7 +102,7 @@ const until = async (check: () => boolean | Promise<boolean>, withinMs = 10_000)
   }
 };
 
-/** Both hear of changes, so that they may remember. */
+/** Waits until both instances hear of changes, and so may remember keys. */
 const bothRemember = async (key: string): Promise<void> => {
   for (const it of [one, two])
     await until(async () => {
@@ -139,7 +139,7 @@ describe('a key', () => {
   it('is remembered by nobody who would not hear of its end, and refused all the same', async () => {
     const { key, key_id } = await issued(one);
     await bothRemember(key);
-    // The connections are lost, and none can be made for a while; what was heard last is not trusted any more.
+    // The connections are lost, and none can be made for a while: nothing that was heard before is trusted any more.
     const cut = async (): Promise<void> => {
       await sql.query(`
         SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -159,7 +159,7 @@ describe('a key', () => {
   it('is not remembered while the connection is silent, either', async () => {
     const database = await testDatabase();
     const url = new URL(database.url);
-    // It passes on whatever comes.
+    // `RedisProxy` forwards any protocol.
     const proxy = await RedisProxy.start(Number(url.port));
     url.port = new URL(proxy.url).port;
     const instance = await start(url.href);
@@ -197,7 +197,7 @@ describe('a key', () => {
       between.isDeaf = false;
       await until(async () => (await knows(instance, other.key)) && isRemembered(instance, other.key));
       await until(async () => (await health()).status === 'ok');
-      // Also where it has been heard before.
+      // Also after notifications have arrived before.
       between.isDeaf = true;
       await until(() => !isRemembered(instance, other.key), 15_000);
     } finally {
@@ -235,14 +235,14 @@ describe('a key', () => {
       expect(isRemembered(instance, key)).toBe(true);
       const waits: number[] = [];
       for (let times = 0; times < 10; times += 1) {
-        // At each change of any key all are forgotten, and looked up again.
+        // A change of any key makes all of them be forgotten and looked up again.
         await byHand.query('UPDATE access.keys SET name = name WHERE key_id = $1', [other.key_id]);
         await sleep(50);
         const startedAt = performance.now();
         expect(await knows(instance, key)).toBe(true);
         waits.push(performance.now() - startedAt);
       }
-      // Not the longest one: a machine that is busy stands still for as long.
+      // The median, not the maximum: a busy machine stalls that long.
       expect(waits.toSorted((a, b) => a - b)[5]).toBeLessThan(1_000);
       await until(() => knows(instance, newcomer.key).catch(() => false), 20_000);
       expect(outcomes).toEqual(new Set(['unauthenticated', 'unavailable']));
@@ -300,7 +300,7 @@ describe('a key', () => {
     const fourth = await rotate(third.key_id);
     expect(fourth.status).toBe(201);
     expect((await rotate(third.key_id)).body.code).toBe('illegal-transition');
-    // Nobody has fewer keys because they are rotated.
+    // Rotation does not reduce the number of keys a tenant may have.
     await sql.query(
       `INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash)
        SELECT 'family', 'x', 'x', '{}', sha256('x') FROM generate_series(1, 998)`,
@@ -346,7 +346,7 @@ describe('a key', () => {
     while (made.length < 380) made.push((await issued(one, { tenant: 'guessed' })).key);
     const parts = made.map((key) => key.match(/^ck_([0-9a-f]{32})_([0-9a-f]{64})$/)!);
     expect(independentBits(parts.map(([, , secret]) => secret!))).toBe(256);
-    // Behind the time it begins with.
+    // The bits after the timestamp.
     expect(independentBits(parts.map(([, id]) => id!.slice(12)))).toBe(74);
   });
 

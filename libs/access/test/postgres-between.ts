@@ -1,14 +1,14 @@
 import { once } from 'node:events';
 import { connect, createServer, type AddressInfo, type Server, type Socket } from 'node:net';
 
-/** The type of a message that brings what was notified (PostgreSQL, 54.7). */
+/** The type of the message that carries a notification (PostgreSQL, 54.7). */
 const notification = 'A'.charCodeAt(0);
 
-/** Stands between an app and Postgres, and is as far away and as hard of hearing as it is told to be. */
+/** A proxy in front of Postgres that delays answers and drops notifications as told. */
 export class PostgresBetween {
-  /** What is notified does not get through, as with a pooler that shares connections among its clients. */
+  /** Drops notifications, as a pooler does that shares connections among its clients. */
   isDeaf = false;
-  /** How long an answer takes. */
+  /** How long each answer is delayed. */
   delayMs = 0;
   private readonly sockets = new Set<Socket>();
 

@@ -23,11 +23,11 @@ export const scopes = [
   'admin',
 ] as const;
 
-/** `operator` is about the installation as a whole, all tenants at once: no key and no token has it. */
+/** `operator` covers the installation as a whole, all tenants at once. No API key and no token can have it. */
 export type Scope = (typeof scopes)[number] | 'operator';
 
 const tenantMessage = 'must be 1 to 63 characters of a-z, 0-9 and hyphen, the first none of the latter';
-/** Whose data it is. */
+/** The tenant that owns the data. */
 export const tenantId = z
   .string(tenantMessage)
   .regex(/^[a-z0-9][a-z0-9-]{0,62}$/, tenantMessage)
@@ -36,7 +36,7 @@ export const tenantId = z
     examples: [defaultTenant],
   });
 
-/** Who acts for the tenant: an Idempotency-Key belongs to an account. */
+/** The account that acts for the tenant. Each Idempotency-Key belongs to one account. */
 export const accountId = text(limits.idLength, 1).meta({
   description: 'The account that acts for the tenant. Each account has its own Idempotency-Keys.',
   examples: [defaultAccount],
@@ -76,7 +76,7 @@ const key = z.object({
 export const apiKey = key.meta({ id: 'ApiKey' });
 export type ApiKey = z.output<typeof apiKey>;
 
-/** The only time that the key itself is told. */
+/** The answer that issues or rotates a key: the only one that contains the key itself. */
 export const issuedKey = key
   .extend({
     key: z.string().meta({

@@ -3,8 +3,8 @@ import { accountId, tenantId, type Scope } from './access.js';
 import { moment } from './values.js';
 
 /**
- * What is written down whenever somebody does it: by the name that the OpenAPI document has for it, with its method,
- * its path and the scope that it takes. Not what happens all day and is kept by itself, such as orders and their history.
+ * The operations that are written to the audit log, by their `operationId` in the OpenAPI document: method, path and
+ * scope. Routine operations that leave a history of their own, such as placing an order, are left out.
  */
 export const auditedOperations = {
   createKey: ['POST', '/keys', 'admin'],

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { contract } from './operation.js';
 import { limits, moment, wholeNumber } from './values.js';
 
-/** A text that names something in the cache: 1 to 1,024 bytes of UTF-8, any characters but unpaired surrogates. */
+/** A key, a namespace or a tag: 1 to 1,024 bytes of UTF-8 without unpaired surrogates. */
 const cacheName = z
   .string()
   .min(1, 'must not be empty')
@@ -91,7 +91,7 @@ export const cacheMiss = z
   .object({ error: z.literal('key not found') })
   .meta({ id: 'CacheMiss', examples: [{ error: 'key not found' }] });
 
-/** Either what lies there or, to one at a time, the right to fill it. */
+/** The value or, for one caller at a time, a lease: the right to fill the key. */
 export const cacheKeyLeased = z
   .discriminatedUnion('found', [
     z.object({ found: z.literal(true), value: z.unknown(), version }),
@@ -184,7 +184,7 @@ const common = {
   maxBytes: 1_048_576,
 } as const;
 
-/** What the cache answers to the other modules. A value is any JSON; a miss is `found: false`. */
+/** The operations that the cache offers to other modules. A value is any JSON; a miss is `found: false`. */
 export const cacheContract = contract('cache', {
   get: {
     summary: 'Reads the value under a key.',

@@ -61,7 +61,7 @@ export interface Fault {
   message: string;
 }
 
-/** A refusal with a stable code. It crosses REST as problem+json and messages as `{code, detail, extensions}`. */
+/** An error with a stable code. REST sends it as problem+json, messages as `{code, detail, extensions}`. */
 export class CleaveError extends Error {
   override readonly name = 'CleaveError';
 
@@ -83,7 +83,7 @@ export class CleaveError extends Error {
   }
 }
 
-/** `invalid-request` because of one part of the request. */
+/** An `invalid-request` that is about one part of the request. */
 export const invalidRequest = (path: string, message: string): CleaveError => {
   const fault: Fault = { path, message };
   return new CleaveError('invalid-request', `${path}: ${message}`, { faults: [fault] });

@@ -2,16 +2,16 @@ import { z } from 'zod';
 import { moment } from './values.js';
 
 /**
- * Where an event stands in the log of its module: a text that sorts as the log does, of the transaction (20 digits) and
- * the number within the log (19 digits).
+ * The position of an event in the log of its module, as text that sorts like the log: the id of the transaction (20
+ * digits) and the number within the log (19 digits).
  */
 export const logPosition = z.string().regex(/^\d{20}-\d{19}$/, 'is no position in a log');
-/** In front of every event. */
+/** The position before the first event. */
 export const logBeginning = `${'0'.repeat(20)}-${'0'.repeat(19)}`;
 
 /**
- * What happened, in the envelope of CloudEvents 1.0 with the extensions Sequence and Distributed Tracing. `source` and
- * `id` name it for ever; `subject` is what it happened to, and the events of one subject come in their order.
+ * An event in the envelope of CloudEvents 1.0, with the extensions Sequence and Distributed Tracing. `source` and `id`
+ * identify it for ever; `subject` is what it is about. The events of one subject are delivered in order.
  */
 export const cloudEvent = <Type extends z.ZodType<string>, Data extends z.ZodType>(type: Type, data: Data) =>
   z.object({

@@ -116,12 +116,12 @@ const heldLine = z.object({
   unit_price_minor: unitPriceMinor.optional(),
 });
 
-/** One spelling: the same reservation written in capitals would be another one to a program and the same to Postgres. */
+/** Always lower case: Postgres takes a UUID in capitals for the same id, but a string comparison does not. */
 const reservationId = z.uuid().toLowerCase();
 
 const reservationRequest = z.object({
   reservation_id: reservationId,
-  /** The order that the stock is for. The first try of a reservation decides it; later tries are told that one. */
+  /** The order that the stock is for. The first attempt sets it; later attempts get the same one back. */
   order_id: z.uuid(),
   lines: z.array(heldLine).min(1).max(limits.lines),
   /** The range the sum of the lines must fall into, in minor units; unbounded when left out. */
@@ -139,20 +139,20 @@ const decision = z.discriminatedUnion('outcome', [
   z.object({ outcome: z.literal('currency-mismatch'), currencies: z.array(currency) }),
   z.object({ outcome: z.literal('total-outside'), items_total_minor: amountMinor.nullable() }),
   /**
-   * Nothing is held any more, because the order was cancelled or the hold was given back before there was one. Without
-   * an order the caller tries anew under another reservation id.
+   * The reservation no longer holds stock, because the order was cancelled or the hold was released before there was an
+   * order. Without an order, the caller tries again under another reservation id.
    */
   z.object({ outcome: z.literal('released'), order_id: z.uuid().nullable() }),
 ]);
 export type Decision = z.output<typeof decision>;
 
-/** What became of an order means for its reservation. The reservation and the version name the effect for ever. */
+/** The effect of a change to an order on its reservation. `reservation_id` and `version` identify it for ever. */
 const effect = z.object({
   reservation_id: reservationId,
-  /** The version of the order that has the effect. Applied once, however often it is delivered. */
+  /** The version of the order that causes the effect. It is applied once, however often it is delivered. */
   version: z.int().min(1),
   kind: z.enum(['confirm', 'release', 'fulfil', 'restock']),
-  /** The units concerned, of `fulfil` and `restock`. */
+  /** For `fulfil` and `restock`: the units concerned. */
   lines: z.array(z.object({ product_id: idText, quantity: z.int().min(1) })).optional(),
 });
 export type StockEffect = z.output<typeof effect>;
@@ -172,10 +172,10 @@ const reserveReply = z.object({
   products: z.array(z.object({ product_id: idText, name: z.string(), unit_price_minor: unitPriceMinor, currency })),
 });
 
-/** Names a batch that is prepared in inventory and decided about in order. */
+/** Identifies a batch that is prepared in inventory and whose outcome order decides (two-phase commit). */
 const branchId = z.uuid().toLowerCase();
 
-/** What inventory answers to the other modules. */
+/** The operations that inventory offers to other modules. */
 export const inventoryContract = contract('inventory', {
   join: {
     summary:
@@ -235,7 +235,7 @@ export const inventoryContract = contract('inventory', {
     reply: z.object({
       applied: z.int(),
       repeated: z.int(),
-      /** Effects that changed nothing, because fewer units are held than they fulfil or a product is not known. */
+      /** Effects that were not applied, because fewer units are held than they fulfil or a product is unknown. */
       impossible: z.array(z.object({ reservation_id: reservationId, version: z.int() })),
     }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
@@ -255,16 +255,16 @@ export const inventoryContract = contract('inventory', {
   overdue: {
     summary: 'Tells which holds, of whatever tenant, are overdue and were neither confirmed nor released.',
     request: z.object({
-      /** Leaves out what was overdue a minute before this moment. It is `looked_at` of an earlier reply. */
+      /** Leaves out holds that were overdue a minute before this moment. Pass the `looked_at` of an earlier reply. */
       after: moment.nullable(),
-      /** Looks at this part of all that there ever was, from 0, where nothing was left out. All at once without it. */
+      /** Reads this part of the table, counted from 0, regardless of `after`. Without it, all parts are read. */
       part: z.int().min(0).optional(),
       limit: z.int().min(1).max(limits.batch),
     }),
     reply: z.object({
       holds: z.array(overdueHold),
       looked_at: moment,
-      /** In how many parts that is, where one was asked for. */
+      /** If a `part` was requested: how many parts the table has. */
       parts: z.int().min(0).optional(),
     }),
     errors: ['unavailable', 'deadline-exceeded'],

@@ -2,17 +2,17 @@ import { z } from 'zod';
 import type { ErrorCode } from './errors.js';
 
 /**
- * One thing a module can be asked by another, as data. Requests and replies travel as the JSON of their values, dates as
- * RFC 3339 text, and are decoded by their schemas where they arrive.
+ * An operation that one module offers to others, as data. Requests and replies travel as the JSON of their values, dates
+ * as RFC 3339 text, and are decoded by their schemas on arrival.
  */
 export interface Operation<Request extends z.ZodType = z.ZodType, Reply extends z.ZodType = z.ZodType> {
   /** What the operation does, in a sentence. */
   summary: string;
   request: Request;
   reply: Reply;
-  /** The refusals a caller has to expect; any other error reaches it as `internal`. */
+  /** The errors that a caller has to expect; any other error reaches it as `internal`. */
   errors: readonly ErrorCode[];
-  /** Whether asking twice has the effect of asking once, so that a caller may retry without knowing what happened. */
+  /** Whether two calls have the effect of one, so that a caller may retry without knowing the outcome. */
   idempotent: boolean;
   /** How long a caller waits for the reply before it gives up with `deadline-exceeded`. */
   deadlineMs: number;
@@ -20,15 +20,15 @@ export interface Operation<Request extends z.ZodType = z.ZodType, Reply extends 
   maxBytes: number;
 }
 
-/** What one module answers to the others. `name` is the module's; messages travel as `<name>.<operation>`. */
+/** The operations that the module `name` offers to others. Messages are sent as `<name>.<operation>`. */
 export interface Contract<Operations extends Record<string, Operation> = Record<string, Operation>> {
   name: string;
   operations: Operations;
 }
 
 /**
- * Keeps the precise types of the operations. Their schemas are compiled, as every message is checked where it arrives: of a
- * batch that takes a fifth of the time.
+ * Keeps the precise types of the operations, and compiles their schemas, because every message is validated on arrival:
+ * for a batch, that takes a fifth of the time.
  */
 export const contract = <const Operations extends Record<string, Operation>>(
   name: string,

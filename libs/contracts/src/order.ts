@@ -123,7 +123,7 @@ export const placeOrderOfOneProduct = z
     ],
   });
 
-/** Both forms of an order. The form is told by `lines`, so that every fault is reported against the form that was meant. */
+/** Both forms of an order. `lines` tells them apart, so that faults are reported against the form that was meant. */
 export const placeOrderRequest = z.union([placeOrderOfOneProduct, placeOrderOfLines]).meta({ id: 'PlaceOrderRequest' });
 export type PlaceOrderRequest = z.output<typeof placeOrderRequest>;
 
@@ -196,7 +196,7 @@ export const order = z
   });
 export type OrderDocument = z.output<typeof order>;
 
-/** An order as it is told to those who may read personal data. */
+/** An order as callers who may read personal data see it. */
 export const orderInFull = order.extend(personalMembers).meta({ id: 'OrderInFull' });
 export type OrderInFull = z.output<typeof orderInFull>;
 
@@ -245,7 +245,7 @@ export const historyQuery = z.strictObject({
   cursor: z.string().max(1_000).optional(),
 });
 
-/** A customer is whoever orders were placed for. */
+/** There is no register of customers: a customer is any id that orders were placed for. */
 export const customerIdParameter = idText.meta({
   description: 'The `customer_id` of orders.',
   examples: ['c-1'],
@@ -258,7 +258,7 @@ export const erasure = z
   })
   .meta({ id: 'Erasure' });
 
-/** All that is kept of the orders of a customer. */
+/** Everything that is stored of a customer's orders. */
 export const customerExport = pageOf(
   orderInFull
     .extend({
@@ -447,14 +447,14 @@ export const resolveDeadLetterRequest = z
 
 const { type, status } = orderEvent.shape;
 
-/** What happened to an order, as the other modules read it in the log of orders. */
+/** An event of an order, as other modules read it from the log of orders. */
 export const orderLogEvent = cloudEvent(
   type,
   z.object({
     version: z.int(),
     status,
     currency,
-    /** As it was placed: where it was, and where it, or what remains of it, is given up. */
+    /** The order as it was placed: in the event that places it, and in those that undo it or the rest of it. */
     order: z
       .object({
         customer_id: idText,
@@ -463,26 +463,26 @@ export const orderLogEvent = cloudEvent(
         lines: z.array(orderLine.pick({ product_id: true, name: true, quantity: true, unit_price_minor: true })),
       })
       .optional(),
-    /** What the history tells of it. */
+    /** The details of the history entry. */
     details: z.record(z.string(), z.unknown()),
   }),
 );
 export type OrderLogEvent = z.output<typeof orderLogEvent>;
 export type OrderEventType = OrderLogEvent['type'];
 
-/** What order answers to the other modules. */
+/** The operations that order offers to other modules. */
 export const orderContract = contract('order', {
   events: {
     summary:
       'Tells what happened to the orders of all tenants, in the order of commits, from a position in the log on.',
     request: z.object({
       after: logPosition,
-      /** So many events are looked at. */
+      /** How many events are read from the log, of any type. */
       limit: wholeNumber(1, limits.logPage),
-      /** Those that are told of them; all where it is null. */
+      /** The types of which the events are returned; null for all. */
       types: z.array(type).nullable(),
     }),
-    /** Everything up to `until` has been told; `is_more` when asking again at once is worth it. */
+    /** Everything up to `until` has been read; `is_more` if there may be more to read at once. */
     reply: z.object({ events: z.array(orderLogEvent), until: logPosition, is_more: z.boolean() }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
     idempotent: true,

@@ -3,8 +3,8 @@ import { contract } from './operation.js';
 import { amountMinor, currency, limits, moment, nonNegativeAmountMinor, wholeNumber } from './values.js';
 
 /**
- * The ways to pay, and when the money of a confirmed order is taken: at once by us, or when somebody tells us that it
- * came, as with an invoice.
+ * The payment methods, and when the money of a confirmed order is captured: at once, or on request, when someone reports
+ * that it has arrived, as with an invoice.
  */
 export const paymentMethods = {
   manual: { capture: 'on-request' },
@@ -15,7 +15,7 @@ export type PaymentMethod = keyof typeof paymentMethods;
 
 export const paymentMethod = z.enum(Object.keys(paymentMethods) as [PaymentMethod, ...PaymentMethod[]]);
 
-/** An amount that moves: nothing is not moved. */
+/** An amount that is moved: at least one minor unit. */
 export const movedAmountMinor = wholeNumber(1);
 
 export const paymentOperationKinds = ['authorise', 'capture', 'refund', 'void'] as const;
@@ -90,38 +90,38 @@ export type PaymentDocument = z.output<typeof payment>;
 const operationId = z.uuid().toLowerCase();
 const asked = { operation_id: operationId, order_id: z.uuid() };
 
-/** What is asked of a payment. The id names it for ever: asked again, it is not done again. */
+/** An operation on a payment. Its id identifies it for ever: repeated under the same id, it is not carried out again. */
 const paymentRequest = z.discriminatedUnion('kind', [
   z.object({
     ...asked,
     kind: z.literal('authorise'),
     method: paymentMethod,
-    /** What stands for the means of payment with the provider. */
+    /** The provider's token for the means of payment. */
     token: z.string().max(limits.textLength).nullable(),
     amount_minor: amountMinor.min(0),
     currency,
   }),
-  /** Without an amount, all that is authorised and not captured yet. */
+  /** Without an amount, captures everything that is authorised and not captured yet. */
   z.object({ ...asked, kind: z.literal('capture'), amount_minor: movedAmountMinor.nullable() }),
   z.object({ ...asked, kind: z.literal('refund'), amount_minor: movedAmountMinor }),
   /**
-   * Undoes the payment, whatever has become of it: voids it where nothing was captured and refunds what was captured
-   * otherwise. What comes before its authorisation keeps that from ever happening.
+   * Undoes the payment in any state: voids it if nothing was captured, and otherwise refunds what was captured. If it
+   * arrives before the authorisation, it prevents the authorisation.
    */
   z.object({ ...asked, kind: z.literal('reverse') }),
 ]);
 export type PaymentRequest = z.output<typeof paymentRequest>;
 
 const paymentOutcome = z.discriminatedUnion('outcome', [
-  /** `amount_minor` is what was moved. */
+  /** `amount_minor` is the amount that was moved. */
   z.object({ outcome: z.literal('succeeded'), amount_minor: nonNegativeAmountMinor }),
   z.object({ outcome: z.literal('refused'), reason: z.string() }),
-  /** Not known yet: ask the same again. */
+  /** The outcome is not known yet: repeat the same operation. */
   z.object({ outcome: z.literal('open'), reason: z.string() }),
 ]);
 export type PaymentOutcome = z.output<typeof paymentOutcome>;
 
-/** What payment answers to the other modules. */
+/** The operations that payment offers to other modules. */
 export const paymentContract = contract('payment', {
   perform: {
     summary:

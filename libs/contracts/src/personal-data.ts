@@ -6,7 +6,7 @@ const part = text(limits.textLength, 1).optional();
 const emailMessage = 'must be an address such as name@example.com, of at most 254 characters';
 const countryMessage = 'must be an ISO 3166-1 code of two letters, such as GB';
 
-/** How to reach whoever an order is for. */
+/** How to reach the person an order is for. */
 export const contact = z
   .strictObject({
     name: part,
@@ -18,7 +18,7 @@ export const contact = z
   .refine((it) => Object.values(it).some((value) => value !== undefined), 'must have a name, an email or a phone')
   .meta({ id: 'Contact', examples: [{ name: 'Ada Byron', email: 'ada@example.com', phone: '+44 20 7946 0000' }] });
 
-/** Where an order goes to. */
+/** Where an order is shipped to. */
 export const shippingAddress = z
   .strictObject({
     name: part,
@@ -37,13 +37,13 @@ export const shippingAddress = z
     ],
   });
 
-/** What an order tells of a person. It is encrypted where it is kept, and is in no event, list, log or trace. */
+/** The personal data of an order. It is stored encrypted, and is in no event, list, log or trace. */
 export interface PersonalData {
   contact: z.output<typeof contact> | null;
   shipping_address: z.output<typeof shippingAddress> | null;
 }
 
-/** What is told of an order besides to whoever may read personal data, where any came with it. */
+/** The members of an order that only callers who may read personal data see, if any personal data came with the order. */
 export const personalMembers = {
   personal: z
     .enum(['kept', 'erased'])

@@ -3,12 +3,12 @@ import { currency, idText, moment, pageOf } from './values.js';
 
 const dayMessage = 'must be a day such as 2026-11-30';
 
-/** A day in UTC, as ISO 8601 writes it; not of its year 0, which Postgres does not have. */
+/** A day in UTC, in ISO 8601. Year 0 is refused, because Postgres does not have it. */
 export const calendarDay = z.iso.date(dayMessage).refine((day) => day >= '0001', dayMessage);
 
 const units = z.int().min(0);
 
-/** Of many orders, so that it may be more than a number holds exactly. */
+/** A sum over many orders, which can exceed the integers that a number represents exactly. */
 const sumMinor = z.number().meta({ description: 'In minor units, exact up to 2^53.' });
 
 export const salesOfDay = z

@@ -3,7 +3,7 @@ import { z } from 'zod';
 /** The limits of the public API. Everything has one. */
 export const limits = {
   idLength: 128,
-  /** Of a parameter in a path: far above the longest id (each of its characters encoded), so that a schema refuses one. */
+  /** Of a path parameter: above the longest id with every character encoded, so that a schema refuses longer ids. */
   parameterLength: 128 * 12,
   keyLength: 255,
   textLength: 500,
@@ -50,10 +50,10 @@ export const text = (maximum: number, minimum = 0) => {
   return z.string(error).min(minimum, error).max(maximum, error).refine(isStorable, storableMessage);
 };
 
-/** A whole number within bounds; all of its faults are told in the same words. */
+/** A whole number within bounds. Every violation is reported with the same message. */
 export const wholeNumber = (minimum: number = Number.MIN_SAFE_INTEGER, maximum: number = Number.MAX_SAFE_INTEGER) => {
   const error = `must be a whole number from ${minimum} to ${maximum}`;
-  // Beyond 2^53 a number is out of bounds as well; once is enough.
+  // A number beyond 2^53 also violates the bounds: report it once.
   return z.int({ error, abort: true }).min(minimum, error).max(maximum, error);
 };
 
@@ -65,11 +65,11 @@ export const callerId = z
   .transform(String)
   .meta({ description: 'Case-sensitive. An integer is treated as its decimal string.' });
 
-/** The same id where it can only be text: in an address, in a reply, between modules. */
+/** The same id where it can only be text: in a path, in a reply, between modules. */
 export const idText = text(limits.idLength, 1);
-/** In an address, with an example that a fresh embedded database knows. */
+/** In a path, with an example that exists in a fresh embedded database. */
 export const productIdParameter = idText.meta({ examples: ['demo-mug'] });
-/** In an address. What cannot be an order id is answered like an id that no order has. */
+/** In a path. Text that cannot be an order id gets the same answer as an unknown order id. */
 export const orderIdParameter = z.string().meta({ description: 'The `order_id` of the order.' });
 
 export const quantity = wholeNumber(1, limits.quantity);
@@ -82,9 +82,9 @@ export const unitPriceMinor = wholeNumber(0, limits.unitPriceMinor);
 const currencyMessage = 'must be an ISO 4217 code such as GBP';
 const currenciesInUse = new Set(Intl.supportedValuesOf('currency'));
 
-/** An ISO 4217 code as it is kept and given back, also when it has gone out of use since. */
+/** An ISO 4217 code as it is stored and returned, even if it has gone out of use since. */
 export const currency = z.string(currencyMessage).regex(/^[A-Z]{3}$/, { error: currencyMessage, abort: true });
-/** The same from a caller: one that is in use. */
+/** A code in a request: it must be in use. */
 export const givenCurrency = currency.refine((code) => currenciesInUse.has(code), currencyMessage);
 
 /** A moment: RFC 3339 text in UTC with milliseconds on the wire, a Date in the program. */
@@ -98,7 +98,7 @@ export const nestingOf = (value: unknown): number => {
   let depth = 0;
   let level: unknown[] = [value];
   for (;;) {
-    // Not spread into a push: as arguments, the members of a long list would exhaust the stack as well.
+    // Not `push(...values)`: the arguments for a long list would exhaust the stack as well.
     const next = level.flatMap((item) =>
       item !== null && typeof item === 'object' ? (Object.values(item) as unknown[]) : [],
     );
@@ -109,10 +109,10 @@ export const nestingOf = (value: unknown): number => {
   }
 };
 
-/** JSON.stringify escapes NUL and unpaired surrogates, so a look at its text finds them anywhere in a value. */
+/** JSON.stringify escapes NUL and unpaired surrogates, so one search of its text finds them anywhere in a value. */
 const isStorableJson = (json: string): boolean => !/(?<!\\)(?:\\\\)*\\u(?:0000|d[89a-f][0-9a-f]{2})/i.test(json);
 
-/** The caller's own data, kept and given back as it came. */
+/** The caller's own data, stored and returned unchanged. */
 export const metadata = z
   .record(z.string(), z.unknown())
   .refine((value) => {
@@ -121,7 +121,7 @@ export const metadata = z
   }, `must be at most ${limits.metadataBytes} bytes of JSON, without NUL or unpaired surrogates`)
   .meta({ description: `The caller's own data, at most ${limits.metadataBytes} bytes of JSON.` });
 
-/** One page of a list, newest first, and the way to the next. */
+/** One page of a list, newest first, and the cursor of the next page. */
 export const pageOf = <Item extends z.ZodType>(item: Item) =>
   z.object({
     data: z.array(item),
@@ -131,6 +131,6 @@ export const pageOf = <Item extends z.ZodType>(item: Item) =>
       .meta({ description: 'Pass it as `cursor` to get the next page; null on the last page.' }),
   });
 
-/** Whose data it is and who asks, where nobody has to say who they are. */
+/** The tenant and account of every caller where authentication is off, and of the operator. */
 export const defaultTenant = 'default';
 export const defaultAccount = 'default';

@@ -2,9 +2,9 @@ import { z } from 'zod';
 import { historyEntryTypes } from './order.js';
 import { limits, moment, pageOf, text } from './values.js';
 
-/** What an endpoint can ask for. */
+/** The event types that an endpoint can subscribe to. */
 export const webhookEventTypes = historyEntryTypes.map((it) => `order.${it}` as const);
-/** What is sent to try an endpoint out, whatever it asks for. */
+/** The type of a test message, which is sent whatever the endpoint subscribes to. */
 export const webhookTestType = 'webhook.test';
 
 const urlMessage = `must be an http or https URL of at most ${limits.urlLength} characters, without user, password and fragment`;

@@ -17,7 +17,7 @@ const at = new Date('2026-11-05T06:07:08.009Z');
 const orderId = '019a5f00-0000-7000-8000-00000000000b';
 const extremes = [1, 1_000_000];
 
-/** Of every operation, requests and replies that use all that its schema knows. */
+/** For every operation, requests and replies that together use everything in its schemas. */
 const samples: Record<string, { requests: unknown[]; replies: unknown[] }> = {
   'inventory.reserve': {
     requests: [
@@ -239,7 +239,7 @@ const operations = ([inventoryContract, orderContract, paymentContract, cacheCon
   Object.entries(it.operations).map(([name, operation]): [string, Operation] => [`${it.name}.${name}`, operation]),
 );
 
-/** There and back, as a message goes. */
+/** Encodes a value, sends it as JSON and decodes it, as happens to a message. */
 const travelled = (schema: z.ZodType, value: unknown): unknown =>
   z.decode(schema, JSON.parse(JSON.stringify(z.encode(schema, value))));
 

@@ -52,7 +52,7 @@ describe('metadata', () => {
   });
 
   it('takes text that only looks like it, and gives back what it got', () => {
-    // The server refuses this one before any schema sees it.
+    // The server refuses `__proto__` before any schema sees it.
     const key = fc.string().filter((text) => text !== '__proto__');
     fc.assert(
       fc.property(fc.dictionary(key, fc.jsonValue()), fc.nat({ max: 5 }), (value, backslashes) => {
@@ -95,7 +95,7 @@ it('a currency is one in use where it is given, and one of the form where it is 
   for (const code of ['GBP', 'JPY', 'USD'])
     expect([accepts(givenCurrency, code), accepts(currency, code)]).toEqual([true, true]);
   expect([accepts(givenCurrency, 'ZZZ'), accepts(currency, 'ZZZ')]).toEqual([false, true]);
-  // Said once: what is wrong is the same for the caller.
+  // Each fault is reported once: the caller has the same to correct.
   for (const other of ['gbp', 'GB', '', 826, null])
     expect(givenCurrency.safeParse(other).error?.issues).toHaveLength(1);
 });

@@ -1,9 +1,9 @@
 /**
- * Reads now and then, however often it is asked for: once for all who ask at the same time or soon after. What failed is kept as
- * well, so that it is not asked again and again either.
+ * Shares one reading among all callers that ask at the same time or soon after. A failure is kept as well, so that it is
+ * not repeated for each of them.
  *
- * @param keepMs how long what was read is good
- * @param withinMs how long is waited for it before it is read once more
+ * @param keepMs how long a result is kept
+ * @param withinMs how long a reading may take before another one is started
  */
 export const keptFor = <Value>(
   keepMs: number,

@@ -1,6 +1,6 @@
 /**
- * Does what it is given, but not again within so many milliseconds: what others can bring about without end is said to the
- * operator now and then.
+ * Runs what it is given, but at most once in this many milliseconds: for log lines that others could otherwise cause
+ * without end.
  */
 export const nowAndThen = (everyMs: number): ((say: () => void) => void) => {
   let saidAt = Number.NEGATIVE_INFINITY;

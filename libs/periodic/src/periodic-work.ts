@@ -2,8 +2,8 @@ import { setTimeout } from 'node:timers/promises';
 import { Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } from '@nestjs/common';
 
 /**
- * Work that an application does again and again in the background, from its start until it stops. Each instance does it,
- * so it has to bear being done by several at once.
+ * Work that an application repeats in the background, from its start until it stops. Every instance does it, so it has to
+ * be safe to run in several at once.
  */
 export abstract class PeriodicWork implements OnApplicationBootstrap, BeforeApplicationShutdown {
   protected readonly logger = new Logger(this.constructor.name);
@@ -11,8 +11,8 @@ export abstract class PeriodicWork implements OnApplicationBootstrap, BeforeAppl
   private running: Promise<void> = Promise.resolve();
 
   /**
-   * @param everyMs the pause between two times, more or less: instances that were started together need not work together
-   * @param failing what to tell the operator when it fails; it is tried again after the usual pause
+   * @param everyMs the pause between two runs, varied so that instances that were started together do not run together
+   * @param failing what to log when it fails; it is tried again after the usual pause
    */
   constructor(
     private readonly everyMs: number,
@@ -26,17 +26,17 @@ export abstract class PeriodicWork implements OnApplicationBootstrap, BeforeAppl
     this.running = this.repeat();
   }
 
-  /** Lets the work that is under way come to its end. */
+  /** Lets the run that is under way finish. */
   async beforeApplicationShutdown(): Promise<void> {
     this.stopping.abort();
     await this.running;
   }
 
   /**
-   * Does one batch after the other until one is not full. Of a large backlog, the rest is left for the next time where the
-   * process stops: nobody waits for it.
+   * Runs one batch after the other until one is not full. If the process stops, the rest of a large backlog is left for
+   * the next run: nothing waits for it.
    *
-   * @param doOne does at most `size`; @returns how many that were
+   * @param doOne processes at most `size` and returns how many that were
    */
   protected async inBatches(size: number, doOne: (size: number) => Promise<number>): Promise<void> {
     for (let last = size; last === size && !this.stopping.signal.aborted;) last = await doOne(size);

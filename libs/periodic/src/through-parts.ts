@@ -1,17 +1,17 @@
-/** What a look at one part has come to. */
+/** The result of looking at one part. */
 interface Look {
   looked_at: Date;
-  /** How many parts there are; one where nothing is said of it. */
+  /** The number of parts; one if it is left out. */
   parts?: number | undefined;
-  /** Whether the same look would find more. */
+  /** Whether another look at the same part would find more. */
   hasMore: boolean;
 }
 
 /**
- * Looks at everything part by part, from 0, at each as often as there is more of it.
+ * Looks at all parts in order, from 0, and at each of them until it has no more.
  *
- * @returns since when a later look finds all that is new: the first moment that was told, or a later one where the clock was
- *   set back meanwhile; undefined when it was stopped before the end
+ * @returns the time from which a later look finds everything new: the first one that was reported, or an earlier one if
+ * the clock was set back meanwhile; undefined if it was stopped before the end
  */
 export const throughParts = async (
   look: (part: number) => Promise<Look>,

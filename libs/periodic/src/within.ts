@@ -2,7 +2,7 @@ export class NoAnswer extends Error {
   override readonly name = 'NoAnswer';
 }
 
-/** @throws NoAnswer when it takes longer, in milliseconds; what it comes to then is nobody's any more */
+/** @throws NoAnswer if it takes longer than `ms` milliseconds; what it results in after that is ignored */
 export const within = async <Answer>(ms: number, answer: Promise<Answer>): Promise<Answer> => {
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => late.reject(new NoAnswer(`no answer within ${ms} ms`)), ms);

@@ -4,18 +4,18 @@ import { Logger, type BeforeApplicationShutdown, type OnApplicationBootstrap } f
 const longestPauseMs = 5_000;
 
 export interface Rhythm {
-  /** How often is looked without being woken, in milliseconds: another instance may have left work, or this one be deaf. */
+  /** The polling interval in milliseconds: another instance may leave work behind, or a wake-up may be lost. */
   pollMs: number;
-  /** Between two rounds, so that what happens meanwhile goes in one; none when left out. */
+  /** A pause before the next round, in milliseconds, to collect more work for it; none if left out. */
   paceMs?: number;
-  /** What to tell the operator when it fails, and when it works again. */
+  /** What to log when it fails, and when it works again. */
   failing: string;
   working: string;
 }
 
 /**
- * Work that an application does in the background as soon as it is woken, from its start until it stops. What fails is
- * tried again, with longer and longer pauses that being woken does not shorten.
+ * Work that an application does in the background as soon as it is woken, from its start until it stops. A failure is
+ * retried with growing pauses, which being woken does not shorten.
  */
 export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplicationShutdown {
   protected readonly logger = new Logger(this.constructor.name);
@@ -26,10 +26,10 @@ export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplica
 
   constructor(private readonly rhythm: Rhythm) {}
 
-  /** Does what there is to do. @returns whether there may be more, to be done at once */
+  /** Does the work there is. @returns whether there may be more, to be done at once */
   protected abstract execute(): Promise<boolean>;
 
-  /** Lets go of what is held, once nothing is under way any more. */
+  /** Releases what is held, once nothing is under way any more. */
   protected leave(): Promise<void> {
     return Promise.resolve();
   }
@@ -45,7 +45,7 @@ export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplica
     await this.running;
   }
 
-  /** There is something to do. */
+  /** Signals that there is something to do. */
   wake(): void {
     this.awake = true;
     this.wakeUp();
@@ -74,7 +74,7 @@ export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplica
     });
   }
 
-  /** Waits until there is something to do; `regardless` of being woken after a failure. */
+  /** Waits until there is something to do; with `regardless`, after a failure, being woken does not end the wait. */
   private async pause(ms: number, regardless = false): Promise<void> {
     if (this.stopping || (this.awake && !regardless)) return;
     const woken = new AbortController();

@@ -1,7 +1,7 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { checkpointTables, logStart } from '#events';
 
-/** Sales by product and day, and the views of them: the one that is served, and one that is being built anew. */
+/** Sales by product and day, in views: the one that is served, and one that may be being rebuilt. */
 export class Sales1764000000007 implements MigrationInterface {
   readonly name = 'Sales1764000000007';
 
@@ -50,7 +50,7 @@ export class Sales1764000000007 implements MigrationInterface {
 }
 
 /**
- * Adds to a view and moves its checkpoint, both or neither. Rows come sorted, so that two instances that add to the same
+ * Adds to a view and moves its checkpoint, atomically. Rows arrive sorted, so that two instances that add to the same
  * products wait for each other instead of deadlocking.
  */
 const addUp = `

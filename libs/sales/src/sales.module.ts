@@ -17,7 +17,7 @@ import { FollowOrders, OrderLog, Views } from './use-cases/follow-orders.js';
 import { ReadSales, SalesReader, StockLookup } from './use-cases/read-sales.js';
 import { RebuildSales, RebuildableViews } from './use-cases/rebuild-sales.js';
 
-/** What sales reads from the environment. */
+/** The environment variables of sales. */
 export const salesEnvironment = {
   SALES_DATABASE_URL: env.postgresUrl,
   ORDER_AT: address,
@@ -27,7 +27,7 @@ export const salesEnvironment = {
   EVENTS_AT: eventBus,
 };
 
-/** Where sales keeps its data. */
+/** The database of sales. */
 export const salesDatabase = (url: string): Database => ({
   name: 'sales',
   url,

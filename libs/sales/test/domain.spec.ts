@@ -7,7 +7,7 @@ import { deltasOf, outlookOf, windowBefore, type Delta } from '../src/domain/sal
 const line = fc.record({
   product_id: fc.constantFrom('mug', 'lamp', '["'),
   name: fc.constant('n'),
-  // Few lines are enough for sums that no number holds.
+  // A few lines suffice for sums that a number cannot represent exactly.
   quantity: fc.integer({ min: 1, max: limits.quantity }),
   unit_price_minor: fc.integer({ min: 0, max: limits.unitPriceMinor }),
 });
@@ -51,13 +51,13 @@ const event: fc.Arbitrary<OrderLogEvent> = fc
     },
   }));
 
-/** Of an order of which the others were handed over, and of these all units but one. */
+/** What is cancelled if the other lines, and one unit of each of these, have been fulfilled. */
 const everySecond = (lines: { product_id: string; quantity: number }[]) =>
   lines.flatMap(({ product_id, quantity }, index) =>
     index % 2 === 0 ? [{ line: index + 1, product_id, quantity: Math.max(1, quantity - 1) }] : [],
   );
 
-/** The same, one line at a time and by nothing but addition of what has no limit. */
+/** The same, line by line, with nothing but addition of bigints. */
 const naive = (events: readonly OrderLogEvent[]): Record<string, Partial<Record<keyof Delta, bigint>>> => {
   const sums: Record<string, Partial<Record<keyof Delta, bigint>>> = {};
   for (const { type, tenantid, time, data } of events) {

@@ -36,12 +36,12 @@ const startInstance = async (url: string): Promise<Instance> => {
 
 const pageLength = 50;
 
-/** A log in memory, which can be made to fail. */
+/** An in-memory log that can be made to fail. */
 class Log implements OrderLog {
   readonly events: OrderLogEvent[] = [];
   interrupt: () => Promise<void> | void = () => {};
 
-  /** Each an order of one mug. */
+  /** Each is an order of one mug. */
   place(count: number, unit_price_minor = 5): void {
     this.tell('order.placed', count, unit_price_minor);
   }
@@ -222,7 +222,7 @@ describe('building the sales anew', () => {
     const { one, two } = instances;
     await one.sales.begin();
     await two.sql.transaction(async (tx) => {
-      // What counting locks first, and keeps until it has its view.
+      // What counting locks first, and holds until it has locked the view.
       await tx.query({
         name: 'test-lock',
         text: `SELECT FROM sales.checkpoints WHERE consumer = 'sales-1' FOR UPDATE`,
@@ -256,7 +256,7 @@ describe('building the sales anew', () => {
       }
     }
     await one.sales.begin();
-    // Never served, so that it is not the look now and then that finds it built.
+    // Never served, so that it is not the periodic look that finds it built.
     begin(new Following(inPlaceOf(one.sales, { serveBuilt: async () => false }), one.checkpoints, log));
     await until(async () => wakes > 0);
     expect((await one.sales.all())[0]).toMatchObject({ events: 4 * pageLength, state: 'building' });

@@ -8,9 +8,9 @@ import { Transport, type CallOptions, type CleaveOptions } from './transport.js'
 type Takes<Id extends OperationId> = OperationTypes[Id]['takes'];
 type Answers<Id extends OperationId> = OperationTypes[Id]['answers'][keyof OperationTypes[Id]['answers']];
 
-/** The id in the path. */
+/** The id in the path, as an argument. */
 type Of<T> = T extends { path: infer Path } ? [id: Path[keyof Path]] : [];
-/** The limit of a page is a number, which the document calls a text, as all of a query is. */
+/** The limit of a page may be a number; the OpenAPI document types every query parameter as a string. */
 type Query<T> = { [Name in keyof T]: Name extends 'limit' ? T[Name] | number : T[Name] };
 type Input<T> = T extends { body: infer Body }
   ? [body: Body]
@@ -38,7 +38,7 @@ type Resource<Name extends keyof Table> = {
 };
 
 interface Health extends Omit<Resource<'health'>, 'logLevel'> {
-  /** Of the process that answers, or of each instance of the `service` that is asked for. */
+  /** The level of the process that answers, or of each instance of the requested `service`. */
   logLevel(query: { service: string }, options?: CallOptions): Promise<Extract<LogLevel, { instances: unknown }>>;
   logLevel(query?: { service?: never }, options?: CallOptions): Promise<Extract<LogLevel, { level: unknown }>>;
   logLevel(query?: { service?: string }, options?: CallOptions): Promise<LogLevel>;
@@ -46,16 +46,16 @@ interface Health extends Omit<Resource<'health'>, 'logLevel'> {
 
 interface Events extends Resource<'events'> {
   /**
-   * Every event from `after` on, each once and in order, as it happens, however often the connection breaks. It ends only
-   * by `break`, by its signal, or with the error of a refusal that is for good.
+   * Every event from `after` on, each once and in order, as it happens. It reconnects whenever the connection breaks. It
+   * ends only by `break`, by its signal, or with an error that trying again cannot solve.
    */
   follow(options?: FollowOptions): AsyncGenerator<OrderEvent, void, undefined>;
 }
 
 /**
  * The API of Cleave. Each method takes the id in the path, if there is one, then the body or the query, then the options
- * of this call; it resolves with the body of the answer, or rejects with a `CleaveApiError`. A list is read page by page:
- * `for await (const order of cleave.orders.list({ customer_id: 'c-1' }))`.
+ * of the call. It resolves with the body of the response, or rejects with a `CleaveApiError`. Lists are read page by
+ * page: `for await (const order of cleave.orders.list({ customer_id: 'c-1' }))`.
  */
 export class Cleave implements Omit<{ [Name in keyof Table]: Resource<Name> }, 'events'> {
   readonly orders: Resource<'orders'>;
@@ -117,7 +117,7 @@ const methodOf = (transport: Transport, id: OperationId) => {
   };
 };
 
-/** An address without its id would be another one, and so would one with a dot or two: they lead up, however they are written. */
+/** Without its id, a path would lead to another resource; so it would with `.` or `..`, however they are encoded. */
 const idIn = (path: string, id: unknown): string | number => {
   if (typeof id === 'number' || (typeof id === 'string' && !/^\.{0,2}$/.test(id))) return id;
   throw new TypeError(`${path} needs an id, not ${JSON.stringify(id)}`);

@@ -9,12 +9,12 @@ export interface ProblemDocument {
   [extension: string]: unknown;
 }
 
-/** The request was refused, or not answered. Decide by `code`, which is stable. */
+/** The request was refused, or there was no answer. Decide by `code`, which is stable. */
 export class CleaveApiError extends Error {
   override readonly name = 'CleaveApiError';
 
   /**
-   * @param code of the problem document; `http-<status>` where the answer is none, `no-answer` where there is no answer
+   * @param code of the problem document; `http-<status>` if there is none, `no-answer` if there was no response
    * @param detail what happened and what to do next, for a person to read
    * @param tries how often the request was sent
    */
@@ -28,7 +28,7 @@ export class CleaveApiError extends Error {
     super(`${code}: ${detail}`, options);
   }
 
-  /** The HTTP status; undefined where there was no answer. */
+  /** The HTTP status; undefined if there was no response. */
   get status(): number | undefined {
     return this.answer?.status;
   }
@@ -37,12 +37,12 @@ export class CleaveApiError extends Error {
     return this.answer?.headers ?? new Headers();
   }
 
-  /** The whole problem document, with what else this code says, such as `products` of `out-of-stock`. */
+  /** The whole problem document, with further members that depend on the code, such as `products` of `out-of-stock`. */
   get problem(): ProblemDocument {
     return this.answer?.problem ?? {};
   }
 
-  /** Each fault of a request that is not valid: its path and what is wrong there. */
+  /** Each fault of an invalid request: its path and what is wrong there. */
   get faults(): { path: string; message: string }[] {
     return this.problem.faults ?? [];
   }
@@ -53,7 +53,7 @@ export class CleaveApiError extends Error {
   }
 }
 
-/** The error that an answer stands for. */
+/** The error for a response that is not successful. */
 export const errorOf = async (response: Response, tries: number): Promise<CleaveApiError> => {
   const text = await response.text();
   const problem = objectIn(text);

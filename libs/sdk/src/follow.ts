@@ -5,22 +5,22 @@ import { Alarm, backoffMs, pause, retryAfterMs } from './retries.js';
 import { noAnswer, type Transport } from './transport.js';
 
 export interface FollowOptions {
-  /** The `cursor` of the last event that was dealt with; the beginning when left out. */
+  /** The `cursor` of the last event that was processed; starts at the beginning of the log if left out. */
   after?: string | undefined;
-  /** Ends it; the iteration rejects with its reason. */
+  /** Ends the iteration, which rejects with the reason of the signal. */
   signal?: AbortSignal | undefined;
 }
 
-/** The server says something every 10 seconds; a connection that is silent for longer is gone. */
+/** The server sends something every 10 seconds; a connection that is silent for this long is dead. */
 const silenceMs = 30_000;
 
-/** What is refused for good: nobody who asks again fares better. */
+/** Errors that trying again cannot solve. */
 const isFinal = ({ status }: CleaveApiError): boolean =>
   status !== undefined && status >= 400 && status < 500 && status !== 408 && status !== 429;
 
 /**
- * Every event from there on, each once and in order, as it happens, however often the connection breaks. It ends only by
- * `break`, by its signal, or with the error of a refusal that is for good.
+ * Every event from `after` on, each once and in order, as it happens. It reconnects whenever the connection breaks. It
+ * ends only by `break`, by its signal, or with an error that trying again cannot solve.
  */
 export async function* followEvents(
   transport: Transport,

@@ -1,21 +1,21 @@
-/** A page of a list, as the API answers it. */
+/** A page of a list, as the API returns it. */
 export interface Page<Item> {
   data: Item[];
-  /** Where the next page begins; null at the end. */
+  /** The cursor of the next page; null at the end. */
   next_cursor: string | null;
 }
 
-/** A list that is read page by page, as far as one goes on: `for await (const item of listing)`. */
+/** A list that is fetched page by page, as far as the caller reads it: `for await (const item of listing)`. */
 export class Listing<Item, APage extends Page<Item> = Page<Item>> implements AsyncIterable<Item> {
-  /** @param read the page at a cursor; without one, where the query begins */
+  /** @param read fetches the page at a cursor; without a cursor, the first page of the query */
   constructor(private readonly read: (cursor?: string) => Promise<APage>) {}
 
-  /** The page where the query begins, alone. */
+  /** Only the first page of the query. */
   page(): Promise<APage> {
     return this.read();
   }
 
-  /** Every page from there on that has something in it. */
+  /** All pages from the first one on, until the last or an empty one. */
   async *pages(): AsyncGenerator<APage, void, undefined> {
     let page = await this.read();
     while (page.data.length > 0) {

@@ -1,6 +1,6 @@
 import type { operations } from './generated/operations.gen.js';
 
-/** Which method asks which operation of the OpenAPI document. */
+/** The operation of the OpenAPI document that each method calls. */
 export const resources = {
   orders: {
     place: 'placeOrder',
@@ -52,7 +52,7 @@ export const resources = {
   problems: { explain: 'explainProblem' },
 } as const satisfies Record<string, Record<string, OperationId>>;
 
-/** `placeOrderByAlias` is `placeOrder` by another address; `receiveStripeEvent` is for Stripe alone to ask. */
+/** `placeOrderByAlias` is `placeOrder` under another path; `receiveStripeEvent` is only for Stripe. */
 type LeftOut = 'placeOrderByAlias' | 'receiveStripeEvent';
 
 export type OperationId = keyof typeof operations;
@@ -62,6 +62,6 @@ type Reached = { [Name in keyof Table]: Table[Name][keyof Table[Name]] }[keyof T
 
 type Forgotten = Exclude<OperationId, Reached | LeftOut>;
 
-/** Does not compile while an operation has no method: the compiler names it. */
+/** Does not compile if an operation has no method: the compiler names it. */
 const noneIsForgotten: [Forgotten] extends [never] ? true : Forgotten = true;
 void noneIsForgotten;

@@ -4,59 +4,59 @@ import type { OperationId } from './resources.js';
 import { Alarm, backoffMs, orAborted, pause, retryAfterMs } from './retries.js';
 
 export interface CleaveOptions {
-  /** Where the API begins, such as `https://orders.example.com`. */
+  /** The base URL of the API, such as `https://orders.example.com`. */
   baseUrl: string;
-  /** Sent as `Authorization: Bearer …`; a function is asked for it before every try. */
+  /** Sent as `Authorization: Bearer …`; a function is called before every try. */
   apiKey?: string | (() => string | Promise<string>) | undefined;
-  /** Sends the requests; the global `fetch` when left out. */
+  /** Sends the requests; the global `fetch` if left out. */
   fetch?: typeof fetch | undefined;
-  /** How long one try may take, in milliseconds; 10,000 when left out. */
+  /** How long one try may take, in milliseconds; 10,000 if left out. */
   timeoutMs?: number | undefined;
-  /** How long all tries and the waits between them may take, in milliseconds; 60,000 when left out. */
+  /** How long all tries and the waits between them may take, in milliseconds; 60,000 if left out. */
   deadlineMs?: number | undefined;
-  /** How often a request that failed is sent again at most; 5 when left out. */
+  /** How often a failed request is sent again at most; 5 if left out. */
   retries?: number | undefined;
 }
 
 export interface CallOptions extends Partial<Pick<CleaveOptions, 'timeoutMs' | 'deadlineMs' | 'retries'>> {
-  /** Gives up; the call rejects with its reason. */
+  /** Aborts the call, which rejects with the reason of the signal. */
   signal?: AbortSignal | undefined;
   /**
-   * The same for each repeat of one operation, also by another process: one that is known already is answered as it was.
-   * A new one is made for each call when left out.
+   * Send the same key with each repeat of an operation, also from another process: the answer is then that of the first
+   * time. If it is left out, each call gets a new key.
    */
   idempotencyKey?: string | undefined;
   headers?: Record<string, string> | undefined;
-  /** Sees the headers and the status of the answer, such as `Idempotent-Replayed`. */
+  /** Called with the successful response, for its status and headers, such as `Idempotent-Replayed`. */
   onResponse?: ((response: Response) => void) | undefined;
 }
 
-/** One operation as it is asked. */
+/** A call of one operation. */
 export interface Call {
   id: OperationId;
-  /** What the path names. */
+  /** The id in the path. */
   of?: string | number;
   query?: Record<string, unknown>;
   body?: unknown;
 }
 
-/** Operations that set a state and are not asked by PUT or DELETE: to ask twice is to ask once. */
+/** Operations without PUT or DELETE that set a state: sent twice, they have the effect of once. */
 const settingStates: ReadonlySet<OperationId> = new Set<OperationId>(['putProducts', 'cacheBatch', 'invalidateCache']);
 
-/** Operations that find nothing the second time, because the first has removed it. */
+/** Operations that answer 404 the second time, because the first has removed the object. */
 const removals: ReadonlySet<OperationId> = new Set<OperationId>(['deleteWebhookEndpoint']);
 
-/** Answers that tell of a moment: the server, or what stands before it, could not answer. */
+/** Statuses of failures that pass: the server, or a proxy in front of it, could not answer. */
 const passingStatuses = new Set([408, 429, 502, 503, 504]);
 
-/** Sends requests, again where that is safe, until they are answered. */
+/** Sends requests, and retries them where that is safe. */
 export class Transport {
   private readonly baseUrl: string;
 
   constructor(private readonly options: CleaveOptions) {
-    // Whoever writes JavaScript may leave all of it out, or give the address alone.
+    // In JavaScript, callers may leave out the options, or pass only the URL.
     const baseUrl: unknown = (options as CleaveOptions | undefined)?.baseUrl;
-    // What is `localhost:3000` is a URL of the scheme `localhost`.
+    // `localhost:3000` parses as a URL with the scheme `localhost`.
     if (typeof baseUrl !== 'string' || !URL.canParse(baseUrl) || !/^https?:/i.test(baseUrl))
       throw new TypeError(
         `baseUrl must be a URL such as http://127.0.0.1:3000, not ${String(baseUrl)}: new Cleave({ baseUrl })`,
@@ -65,10 +65,10 @@ export class Transport {
   }
 
   /**
-   * The body of the answer.
+   * Resolves with the body of the response.
    *
    * @throws CleaveApiError
-   * @throws TypeError for what cannot be sent at all
+   * @throws TypeError if the request cannot be sent at all
    */
   async ask(call: Call, options: CallOptions = {}): Promise<unknown> {
     const { timeoutMs = 10_000, deadlineMs = 60_000, retries = 5 } = { ...defined(this.options), ...defined(options) };
@@ -82,7 +82,7 @@ export class Transport {
         options.onResponse?.(outcome.response);
         return outcome.body;
       }
-      // A try before this one has removed it, and its answer was lost.
+      // An earlier try has removed it, but its answer was lost.
       if (mayBeDone && outcome.status === 404 && removals.has(call.id)) return undefined;
       mayBeDone ||= outcome.status !== 429;
       const waitMs = retryAfterMs(outcome.headers) + backoffMs(tries);
@@ -91,7 +91,7 @@ export class Transport {
     }
   }
 
-  /** @returns the answer, or why there is none; whoever aborts the signal hears of it at once */
+  /** @returns the response, or the error if there is none. If the signal is aborted, it rejects at once */
   private async once(
     call: Call,
     headers: Record<string, string>,
@@ -112,7 +112,7 @@ export class Transport {
     }
   }
 
-  /** Sends it once. */
+  /** Sends the request once, without retries. */
   async fetch(call: Call, headers: Record<string, string>, signal: AbortSignal): Promise<Response> {
     const { method, path } = operations[call.id];
     const { apiKey, fetch = globalThis.fetch } = this.options;
@@ -139,7 +139,7 @@ const headersOf = (call: Call, { headers, idempotencyKey }: CallOptions): Record
   ...Object.fromEntries(Object.entries(headers ?? {}).map(([name, value]) => [name.toLowerCase(), value])),
 });
 
-/** `fetch` would fail with it as if nobody had answered, time after time. */
+/** `fetch` would fail with it in every try, as if the server had not answered. */
 const refuseUnsendable = ({ body }: Call, headers: Record<string, string>): void => {
   JSON.stringify([body, new Headers(headers)]);
 };
@@ -156,7 +156,7 @@ const bodyOf = async (response: Response): Promise<unknown> => {
   return response.headers.get('content-type')?.includes('json') ? JSON.parse(text) : text;
 };
 
-/** `fetch failed` hides the reason in its cause, for a name with several addresses in the errors of its cause. */
+/** `fetch failed` hides the reason in its cause; for a name with several addresses, in the errors of its cause. */
 export const noAnswer = (error: unknown, tries: number): CleaveApiError => {
   const { message, cause } = error as { message: string; cause?: { message?: string; errors?: Error[] } };
   const reason = cause?.errors?.[0]?.message ?? cause?.message ?? message;
@@ -164,27 +164,27 @@ export const noAnswer = (error: unknown, tries: number): CleaveApiError => {
 };
 
 const mayBeRepeated = (call: Call, headers: Record<string, string>, { status, code }: CleaveApiError): boolean => {
-  // Whoever is too many was turned away before anything was done.
+  // Such a request was turned away before anything was done.
   if (status === 429) return true;
   if (!isSafeTwice(call, headers)) return false;
   if (status === undefined || code === 'request-in-progress') return true;
   return passingStatuses.has(status) && finalStatusOf(call.id) !== status;
 };
 
-/** Whether it has no other effect when it is carried out again, after an answer that was lost. */
+/** Whether repeating it after a lost answer has no further effect. */
 const isSafeTwice = ({ id, body }: Call, headers: Record<string, string>): boolean => {
   const { method, takesKey } = operations[id];
   if (method === 'GET' || takesKey) return true;
-  // The second time the condition would not hold any more, because the first has changed what it asks about.
+  // The second time, the condition would fail, because the first has changed what it tests.
   if ('if-match' in headers || 'if-none-match' in headers) return false;
-  // Nor would the lease, which is over once something is written under it.
+  // So would the lease, which ends as soon as something is written with it.
   if (id === 'putCacheEntry' && (body as { lease?: string } | undefined)?.lease !== undefined) return false;
-  // What was counted once does not hold any more when goods have gone since.
+  // A count of stock is no longer true if goods have left since.
   if (id === 'putStock') return false;
   return method === 'PUT' || method === 'DELETE' || settingStates.has(id);
 };
 
-/** The status which is the answer to this very question, such as 503 to whether the server is ready. */
+/** The status that is itself the answer of the operation, such as 503 from the readiness check. */
 const finalStatusOf = (id: OperationId): number | undefined => {
   const operation = operations[id];
   return 'finalStatus' in operation ? operation.finalStatus : undefined;

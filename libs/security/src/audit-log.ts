@@ -1,17 +1,17 @@
 import type { AuditEntry } from '#contracts';
 
-/** What is written down of one request. */
+/** An audit entry before the log adds its time and the number of requests it stands for. */
 export type NewAuditEntry = Omit<AuditEntry, 'at' | 'requests'>;
 
-/** Who did what: added to and never changed. */
+/** The audit log: who did what. Entries are appended and never changed. */
 export abstract class AuditLog {
-  /** Resolves once it cannot be lost any more. */
+  /** Resolves once the entry is durable. */
   abstract append(entry: NewAuditEntry): Promise<void>;
   /**
-   * The same of what somebody was not allowed, who may ask for it as often as they like: where that is too often, how often is
-   * written down later, and not each time.
+   * Appends an entry about a refused request. Refusals have no limit, so if a caller is refused too often, the rest are
+   * counted and written later as one entry.
    *
-   * @param by what they count as, with the other keys that are theirs
+   * @param by the identity that the refusals are counted by (`countedAs`)
    */
   abstract appendRefusal(entry: NewAuditEntry, by: string): Promise<void>;
 }

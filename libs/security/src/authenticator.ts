@@ -16,18 +16,18 @@ import { Tokens } from './tokens.js';
 export interface AuthenticatorOptions extends SecuritySettings {
   /** `gateway` when left out. */
   from?: RequestsFrom | undefined;
-  /** Where it answers. */
+  /** The host that the process listens on. */
   HOST?: string | undefined;
 }
 
-/** What a gateway has said of who sends a request. */
+/** The signed header in which a gateway says who is calling, and the request that it came with. */
 export interface Told extends RequestLine {
   text: string;
 }
 
 interface Verified {
   caller: Caller;
-  /** By the clock that does not jump. */
+  /** On the monotonic clock (`performance.now()`). */
   until: number;
 }
 
@@ -36,28 +36,28 @@ interface Found extends Verified {
 }
 
 const mostRemembered = 10_000;
-/** How long a token is believed without looking again whether its issuer still has the key. */
+/** How long a token is trusted before it is checked again that its issuer still publishes the key. */
 const tokenRememberedMs = 30_000;
-/** The same of a key: changes are heard of, but a proxy in between may keep them from us. */
+/** The same for an API key. Changes of keys are notified, but a proxy in between may withhold the notification. */
 const keyRememberedMs = 60_000;
 const longestHeader = 8_192;
 const bearer = /^Bearer ([^\s,]+)$/i;
 
 /** Finds out from the headers of a request who is calling. */
 export class Authenticator {
-  /** Nobody has to say who they are. */
+  /** Authentication is off: anyone may do everything. */
   readonly isOpen: boolean;
-  /** The credential that was sent, hashed, and who sent it. */
+  /** Verified callers, by the hash of their credential. */
   private readonly remembered = new LRUCache<string, Verified>({ max: mostRemembered });
   private readonly signed: SignedCallers | undefined;
-  /** The hashes of the `ADMIN_KEY`, and of those before it. */
+  /** The hashes of the current `ADMIN_KEY` and of earlier ones that are still accepted. */
   private readonly admins: readonly Buffer[];
   private readonly tokens: Tokens | undefined;
   private readonly from: RequestsFrom;
   private readonly door: OpenDoor;
-  /** What each may send, where it is limited. */
+  /** How many requests each caller may send, if that is limited. */
   readonly rates: RateLimits | undefined;
-  /** Where it is written down what callers do, if anywhere. */
+  /** The audit log, if this process writes one. */
   auditLog: AuditLog | undefined;
   private keys: KeyDirectory | undefined;
   private readonly lookups = new KeyLookups<Found>();
@@ -73,7 +73,7 @@ export class Authenticator {
       this.tokens = new Tokens({ url: OIDC_ISSUER, audience: OIDC_AUDIENCE, tenantClaim });
     this.isOpen = this.admins.length === 0 && !this.tokens && (!this.signed || from === 'callers');
     const { RATE_LIMIT: rate, RATE_LIMIT_REDIS_URL: redisUrl } = options;
-    // Behind a gateway, which has counted, there are those alone who come past it with a credential, over gRPC.
+    // A gateway counts what it passes on. That leaves calls that bypass it with a credential, over gRPC.
     const knowsOthers = !this.believesGatewayAlone || this.admins.length > 0 || this.tokens !== undefined;
     if (rate && !this.isOpen && knowsOthers) this.rates = new RateLimits(rate, redisUrl);
   }
@@ -84,22 +84,22 @@ export class Authenticator {
     return this.rates.take(countedAs(caller));
   }
 
-  /** Why a request is none of somebody on this machine, where all of them may do everything. */
+  /** Why a request is refused although authentication is off: a page of another site sent it, or it names another host. */
   refusalOf(headers: IncomingHttpHeaders): CleaveError | undefined {
     return this.isOpen ? refusalOfPage(headers, this.door) : undefined;
   }
 
-  /** The same of what is told to everybody. */
+  /** The same for what is open to everyone: only the host of the request is checked. */
   refusalOfHost(headers: IncomingHttpHeaders): CleaveError | undefined {
     return this.isOpen ? refusalOfHost(headers, this.door) : undefined;
   }
 
-  /** Whether what came with a request can be asked about later: what a gateway says is not said for long. */
+  /** Whether the credential of a request can be verified again later. What a gateway says is valid only for a short time. */
   canAskAgain(caller: Caller): boolean {
     return !this.isOpen && !caller.isTold;
   }
 
-  /** Where keys are looked for. */
+  /** Sets where API keys are looked up. Each change of a key there clears what is remembered here. */
   useKeys(keys: KeyDirectory): void {
     this.keys = keys;
     keys.onChange(() => {
@@ -110,9 +110,9 @@ export class Authenticator {
   }
 
   /**
-   * Who sends a request over REST. Whoever is known already is told without a promise.
+   * The caller of a REST request, without a promise if the caller is remembered.
    *
-   * @throws CleaveError `unauthenticated`, or `unavailable` where it cannot be found out
+   * @throws CleaveError `unauthenticated`, or `unavailable` if the credential cannot be verified at the moment
    */
   callerOf(authorization: string | undefined, told: Told | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
@@ -122,20 +122,20 @@ export class Authenticator {
     return this.bearerOf(authorization);
   }
 
-  /** The same for those who come past a gateway, as callers over gRPC do. */
+  /** The same for requests that bypass a gateway, as those over gRPC do. */
   bearerOf(authorization: string | undefined): Caller | Promise<Caller> {
     if (this.isOpen) return anybody;
     if (authorization === undefined) throw notSaid();
     const credential = authorization.length <= longestHeader ? bearer.exec(authorization)?.[1] : undefined;
     if (credential === undefined) throw notValid();
-    // Nothing but the credential: the scheme can be written in many ways, each of which would take up a place.
+    // Only the credential is hashed: the scheme has many spellings, and each of them would take a place in the cache.
     const text = hash('sha256', credential, 'base64');
     const known = this.remembered.get(text);
     if (known && performance.now() < known.until) return known.caller;
     return this.found(credential, text);
   }
 
-  /** How a service behind is told who asks; undefined where there is no secret to say it with. */
+  /** The header value that tells a service behind this process who is calling; undefined without a SERVICE_SECRET. */
   toldAs(caller: Caller, request: RequestLine): string | undefined {
     return this.signed?.sign(caller, request);
   }
@@ -151,7 +151,7 @@ export class Authenticator {
   private async found(credential: string, text: string): Promise<Caller> {
     const { changes } = this;
     const { caller, until, isKey } = (await this.verified(credential, text)) ?? refuse();
-    // What was read before a change that has been heard of since may be the state before it.
+    // If a change of a key was notified during the lookup, the lookup may have read the state before the change.
     const mayRemember = !isKey || (this.keys!.hears && this.changes === changes);
     if (mayRemember) this.remembered.set(text, { caller, until });
     return caller;
@@ -167,7 +167,7 @@ export class Authenticator {
   }
 
   private async ofKey({ keyId, secret }: { keyId: string; secret: string }): Promise<Found | undefined> {
-    // However late the answer comes, it ends no later than it is to.
+    // The validity counts from before the lookup, so that a slow answer does not extend it.
     const askedAt = performance.now();
     const found = await this.keys?.find(keyId);
     if (!found || !timingSafeEqual(secretHashOf(secret), found.secretHash)) return undefined;
@@ -177,7 +177,7 @@ export class Authenticator {
   }
 }
 
-/** Who has the ADMIN_KEY. */
+/** The caller that sends the ADMIN_KEY. */
 const operator: Caller = {
   tenant: defaultTenant,
   account: defaultAccount,

@@ -1,37 +1,37 @@
 import { CleaveError, defaultAccount, defaultTenant, scopes, type Scope } from '#contracts';
 
-/** Who asks. */
+/** Who sends a request, and what they may do. */
 export interface Caller {
   tenant: string;
   account: string;
   scopes: ReadonlySet<Scope>;
-  /** When what was sent is good no more, by the clock that does not jump; unset where that is not known, or never. */
+  /** When the credential expires, on the monotonic clock (`performance.now()`); unset if that is unknown, or never. */
   validUntil?: number;
-  /** A gateway has said so, and has seen to what is seen to where callers come in. */
+  /** A gateway says who is calling, and has already done everything that happens at the front, such as rate limiting. */
   isTold?: true;
-  /** The key that was sent, if it was one. */
+  /** The id of the API key, if the credential is one. */
   keyId?: string;
-  /** The first of the keys that have taken each other's place down to this one: they count as one. */
+  /** The first key in the chain of rotations that led to this key. All keys of the chain count as one. */
   keyFamily?: string;
 }
 
-/** Everybody, where nobody has to say who they are. */
+/** The caller of every request where authentication is off. */
 export const anybody: Caller = {
   tenant: defaultTenant,
   account: defaultAccount,
   scopes: new Set<Scope>([...scopes, 'operator']),
 };
 
-/** Who is one where it is counted what somebody asks for: a key with those whose place it has taken, or an account. */
+/** The identity that requests are counted by: a key together with those that it replaced, or an account. */
 export const countedAs = ({ tenant, account, keyFamily }: Caller): string =>
   keyFamily ?? JSON.stringify([tenant, account]);
 
-/** @throws CleaveError `unauthenticated` once what was sent is good no more, whether or not anybody can be asked about it */
+/** @throws CleaveError `unauthenticated` once the credential has expired, even while it cannot be looked up */
 export const refuseWhenEnded = ({ validUntil = Infinity }: Caller): void => {
   if (performance.now() >= validUntil) throw notValid();
 };
 
-/** The same for what was never valid, is not any more, and what cannot be read. */
+/** One error for a credential that was never valid, is no longer valid, or cannot be read. */
 export const notValid = (): CleaveError =>
   new CleaveError('unauthenticated', 'The key or token is not valid, or not any more. Get another one and send that.');
 

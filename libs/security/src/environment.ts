@@ -5,7 +5,7 @@ import type { Rate } from './rate-limits.js';
 
 const mostSecrets = 4;
 
-/** Several where one takes the place of another: the first is used, all of them are believed. */
+/** A list, so that a secret can be replaced: the first one is used, and all of them are accepted. */
 const secretsOf = (pattern: RegExp, characters: string) =>
   env
     .list()
@@ -21,7 +21,7 @@ const secretsOf = (pattern: RegExp, characters: string) =>
 export const isLoopback = (host: string): boolean =>
   host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'));
 
-/** Keys that are fetched in the clear could be anybody's. */
+/** Keys that are fetched without TLS could come from anyone. */
 export const isSafelyFetched = (url: URL): boolean =>
   url.protocol === 'https:' || isLoopback(withoutBrackets(url.hostname));
 
@@ -30,17 +30,17 @@ const issuer = env.httpUrl.refine(
   'must be https, unless it is on this machine',
 );
 
-/** Browsers send no path, no final slash and no port that is the usual one; any of these would never be met. */
+/** Browsers send no path, no trailing slash and no default port, so an origin with any of these would never match. */
 const isOrigin = (text: string): boolean =>
   /^https?:/.test(text) && URL.canParse(text) && new URL(text).origin === text;
 
 const seconds = { second: 1, minute: 60, hour: 3_600 };
 
-/** By what a process knows who asks. Without any of it everybody may do everything, and only this machine can ask. */
+/** How a process authenticates callers. If nothing is set, anyone may do everything, and only this machine can connect. */
 export const securityEnvironment = {
-  /** The first credential, of who operates the installation. It is sent as a bearer token (RFC 6750, 2.1). */
+  /** The first credential, that of the operator of the installation. It is sent as a bearer token (RFC 6750, 2.1). */
   ADMIN_KEY: secretsOf(/^[A-Za-z0-9\-._~+/]{32,}=*$/, ' of A-Z, a-z, 0-9 and -._~+/').optional(),
-  /** What services know by that it is the gateway that asks, and each other by. */
+  /** With this, services authenticate the gateway and each other. */
   SERVICE_SECRET: secretsOf(/^.{32,}$/s, '').optional(),
   OIDC_ISSUER: issuer.optional(),
   OIDC_AUDIENCE: z.string().min(1).optional(),
@@ -57,9 +57,9 @@ export const securityEnvironment = {
       return { requests: Number(requests), perSeconds: seconds[per] };
     })
     .optional(),
-  /** Where several processes count them together. */
+  /** The Redis through which several processes share the count. */
   RATE_LIMIT_REDIS_URL: env.redisUrl.optional(),
-  /** Whose pages may read what is answered, in a browser. */
+  /** The origins whose pages may read the answers in a browser. */
   CORS_ORIGINS: env
     .list()
     .refine(
@@ -72,26 +72,26 @@ export const securityEnvironment = {
 export type SecuritySettings = Partial<z.output<z.ZodObject<typeof securityEnvironment>>>;
 
 /**
- * Who sends requests to a process: callers themselves, or a gateway that has asked them who they are, or either. A gateway is
- * known by the `SERVICE_SECRET`; without one, callers are asked.
+ * Who sends requests to a process: callers themselves, a gateway that has authenticated them, or both. A gateway is
+ * recognised by the `SERVICE_SECRET`; without one, callers are authenticated here.
  */
 export type RequestsFrom = 'callers' | 'gateway' | 'either';
 
-/** Where a process answers, and whom it believes. */
+/** Where a process listens, and whom it trusts. */
 export interface Door extends SecuritySettings {
   HOST: string;
-  /** Where it answers gRPC, `host:port`, if it does. */
+  /** Where it serves gRPC, as `host:port`, if it does. */
   grpcAt?: string | undefined;
-  /** Where it answers messages, or where the broker is that brings them or events: hosts. */
+  /** The hosts where it listens for messages, or of the broker that brings messages or events. */
   messagesAt?: readonly string[];
   from: RequestsFrom;
-  /** It passes requests on to other processes. */
+  /** Whether it passes requests on to other processes. */
   passesOn: boolean;
 }
 
 const choices = 'set ADMIN_KEY to at least 32 random characters, or OIDC_ISSUER and OIDC_AUDIENCE';
 
-/** What must not be started so: a door that others can reach and that nobody guards, or not as it is meant to be. */
+/** Why a process must not start: other machines can reach it and it authenticates nobody, or its settings are incomplete. */
 export const doorFaults = (door: Door): VariableFault[] => {
   const { ADMIN_KEY, SERVICE_SECRET, OIDC_ISSUER, OIDC_AUDIENCE, HOST, grpcAt, from, passesOn } = door;
   const { RATE_LIMIT, RATE_LIMIT_REDIS_URL } = door;

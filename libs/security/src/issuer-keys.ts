@@ -4,41 +4,41 @@ import { createRemoteJWKSet, errors, type JWTVerifyGetKey } from 'jose';
 
 /** How long an issuer may take to answer. */
 export const answerWithinMs = 5_000;
-/** How soon they are asked for again when a token names one that is not among them, or when they were not to be had. */
+/** How soon the keys are fetched again if a token names one that is not among them, or if fetching them failed. */
 export const askAgainMs = 5_000;
-/** How old they may be before they are asked for again. */
+/** At which age they are fetched again. */
 const renewMs = 600_000;
-/** How long that is waited for by who could be let in by those that are known, as some may have been withdrawn. */
+/** How long a token that could be verified with the known keys waits for that fetch, as its key may have been withdrawn. */
 const waitMs = 500;
-/** How old they may be before nobody is let in by them who has not waited for the answer. */
+/** Above this age, tokens wait until that fetch ends. */
 const awaitMs = 1_200_000;
-/** For how long those that were published last are believed while they cannot be asked for: as long as a token is good, mostly. */
+/** How long the last keys are trusted while the issuer cannot be reached: about as long as most tokens are valid. */
 const believedMs = 3_600_000;
 
-/** What is wrong with the issuer, not with the token. */
+/** These codes mean a fault of the issuer, not of the token. */
 const codesOfIssuer = new Set(['ERR_JOSE_GENERIC', 'ERR_JWKS_TIMEOUT', 'ERR_JWKS_INVALID']);
 
 export const isOfToken = (error: unknown): boolean =>
   error instanceof errors.JOSEError && !codesOfIssuer.has(error.code);
 
 /**
- * The keys that an issuer publishes, asked for every ten minutes and when a token names another one. An issuer that cannot be
- * asked shuts nobody out whose token is signed with a key that it had, nor keeps them waiting once that is known: not for an
- * hour.
+ * The keys that an issuer publishes. They are fetched every ten minutes, and when a token names an unknown key. If the
+ * issuer cannot be reached, tokens with a known key are still accepted for an hour, and do not wait once the failure is
+ * known.
  */
 export const issuerKeys = (address: URL): JWTVerifyGetKey => {
   const logger = new Logger('Tokens');
   const published = createRemoteJWKSet(address, {
     ...{ timeoutDuration: answerWithinMs },
-    // How old they are, and when a token names another key, is seen to here.
+    // When to fetch, by age or for an unknown key, is decided below.
     ...{ cacheMaxAge: Number.POSITIVE_INFINITY, cooldownDuration: Number.POSITIVE_INFINITY },
   });
   let found = { at: Number.NEGATIVE_INFINITY, byTheClock: Number.NEGATIVE_INFINITY };
   let away: { why: unknown; until: number } | undefined;
   let waiting: Promise<void> | undefined;
-  /** The clock may be set back, and the other one stands still while the machine sleeps. */
+  /** By both clocks: the system clock may be set back, and the monotonic one stops while the machine sleeps. */
   const age = (): number => Math.max(performance.now() - found.at, Date.now() - found.byTheClock);
-  /** As it was asked last, or while it is asked again. */
+  /** Whether the last fetch failed. This stays true while the next one is under way. */
   const isAway = (): boolean => away !== undefined && performance.now() < away.until + answerWithinMs;
 
   const ask = async (): Promise<void> => {
@@ -55,11 +55,11 @@ export const issuerKeys = (address: URL): JWTVerifyGetKey => {
   };
 
   const renew = async (): Promise<void> => {
-    // The reason is kept, and told to those whom the keys that are known do not let in.
+    // `ask` keeps the error, and throws it for tokens that none of the known keys can verify.
     const asked = ask().catch(() => undefined);
     if (isAway()) return;
     if (age() > awaitMs) return asked;
-    // All who come together wait for as long.
+    // Tokens that arrive together share one wait.
     waiting ??= Promise.race([asked, sleep(waitMs, undefined, { ref: false })]).finally(() => (waiting = undefined));
     await waiting;
   };
@@ -71,7 +71,7 @@ export const issuerKeys = (address: URL): JWTVerifyGetKey => {
       return await published(header, token);
     } catch (error) {
       if (!(error instanceof errors.JWKSNoMatchingKey) || (!away && age() < askAgainMs)) throw error;
-      // It may have been published since.
+      // The key may have been published since the last fetch.
       await ask();
       return published(header, token);
     }

@@ -2,11 +2,11 @@ import { LRUCache } from 'lru-cache';
 import { Lane } from '#admission';
 
 const mostRemembered = 10_000;
-/** How long a key that is none is refused without another look. */
+/** How long an invalid key is refused without another lookup. */
 const refusedForMs = 10_000;
-/** Of the connections to where keys are kept, what either kind takes up at most. */
+/** How many lookups of either lane run at once, each on a connection of the key store's pool. */
 const atOnce = 2;
-/** After a start all keys are strange: as many as can be looked up while the first of them still wait. */
+/** After a start, all keys are unknown: this is how many can be looked up before the first of them has waited too long. */
 const mostStrangersWaiting = 1_000;
 const longestWaitMs = 2_000;
 
@@ -14,8 +14,8 @@ const laneOf = (mostWaiting: number): Lane =>
   new Lane({ atOnce, mostWaiting, longestWaitMs, tooMuch: 'More keys have to be looked up' });
 
 /**
- * Looks keys up, each that is asked for several times at once one time. Those that were good before have a lane of their own:
- * however many ask with keys that nobody knows, they wait for each other alone, and some of them are sent away.
+ * Looks up keys; concurrent requests with the same key share one lookup (single flight). Keys that were valid before have
+ * their own lane: unknown keys, however many, only wait for each other, and are refused if there are too many.
  */
 export class KeyLookups<Found> {
   private readonly underWay = new Map<string, Promise<Found | undefined>>();
@@ -25,9 +25,9 @@ export class KeyLookups<Found> {
   private readonly ofStrangers = laneOf(mostStrangersWaiting);
 
   /**
-   * @param key what is told apart: all that was sent of it, hashed
-   * @returns undefined for one that is not good
-   * @throws CleaveError `unavailable` where too many are asked for that nobody knows
+   * @param key identifies the credential: the hash of all of it
+   * @returns undefined for a key that is not valid
+   * @throws CleaveError `unavailable` if too many unknown keys are waiting
    */
   find(key: string, look: () => Promise<Found | undefined>): Promise<Found | undefined> {
     if (this.refused.has(key)) return Promise.resolve(undefined);
@@ -38,7 +38,7 @@ export class KeyLookups<Found> {
     return looking;
   }
 
-  /** What is read from now on may be something else than what is being read. */
+  /** After a change, a new lookup may find something else than those under way. */
   forget(): void {
     this.underWay.clear();
     this.refused.clear();

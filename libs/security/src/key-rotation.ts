@@ -5,14 +5,14 @@ import type { MasterKeys } from './master-keys.js';
 const everyMs = 60_000;
 const batchSize = 500;
 
-/** Encrypts what is kept by the newest master key, so that those before it can be taken away. */
+/** Encrypts stored data with the newest master key, so that earlier ones can be removed. */
 export abstract class KeyRotation<Row> extends PeriodicWork {
-  /** The master keys that are needed and not configured, as they were when it was last looked. */
+  /** The master keys that stored data needs but that are not configured, as of the last run. */
   missing: readonly string[] = [];
-  /** By master key: how many of those that are said to take it could not be decrypted by it. */
+  /** By master key: how many rows that name it could not be decrypted with it. */
   stuck: ReadonlyMap<string, number> = new Map();
 
-  /** @param what it is, in the plural, for the operator */
+  /** @param what the data, in the plural, for log messages */
   constructor(
     protected readonly masters: MasterKeys,
     private readonly what: string,
@@ -20,13 +20,13 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     super(everyMs, `${what} could not be encrypted by the newest of DATA_KEYS, which is tried again in a minute`);
   }
 
-  /** The names of the master keys that it takes to decrypt them; null where there are some that are not encrypted. */
+  /** The ids of the master keys that the rows are encrypted with; null if some rows are not encrypted. */
   protected abstract mastersInUse(): Promise<(string | null)[]>;
-  /** At most `limit` of those that take a master key, always in the same order, those behind `after`. */
+  /** At most `limit` rows encrypted with this master key, in a stable order, starting after `after`. */
   protected abstract under(master: string | null, after: Row | undefined, limit: number): Promise<Row[]>;
-  /** One of them, under the newest master key. @throws CleaveError where it cannot be decrypted */
+  /** The row, encrypted with the newest master key. @throws CleaveError if it cannot be decrypted */
   protected abstract renewed(row: Row, master: string | null): Row;
-  /** Keeps them, but for those that have changed meanwhile: others may do the same at the same time. */
+  /** Stores the rows, except those that have changed meanwhile: other instances may be doing the same. */
   protected abstract replace(master: string | null, rows: readonly { before: Row; after: Row }[]): Promise<void>;
 
   async execute(): Promise<void> {
@@ -36,8 +36,8 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     const { newest } = this.masters;
     if (!newest) return;
     const stuck = new Map<string, number>();
-    // Those are where they should be. Whether it is the key that they were encrypted by is seen by some of them, and nothing is
-    // to follow them where it is another one.
+    // These need no work, but a sample shows whether this key is the one that encrypted them. If it decrypts none of
+    // them, it is another key under the same id, and no more rows may be encrypted with it.
     const some = known.includes(newest.id) ? await this.under(newest.id, undefined, batchSize) : [];
     const strange = some.length - this.renewable(some, newest.id).length;
     if (strange > 0) stuck.set(newest.id, strange);
@@ -52,7 +52,7 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     if (old.length > 0) this.tellDone(old, await this.mastersInUse(), newest.id);
   }
 
-  /** For the health. */
+  /** For the health check. */
   condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
     const { missing, stuck } = this;
     const details = {
@@ -62,7 +62,7 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     return Promise.resolve({ isDegraded: missing.length + stuck.size > 0, details });
   }
 
-  /** @returns how many could not be decrypted: they stay as they are, and hold up none of the others */
+  /** @returns how many rows could not be decrypted: they stay unchanged and do not hold up the others */
   private async renew(master: string | null): Promise<number> {
     let left = 0;
     let last: Row | undefined;

@@ -1,14 +1,14 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 import { CleaveError } from '#contracts';
 
-/** A key that wraps others, and secrets. It is configured, and never kept with what it wraps. */
+/** A key that encrypts other keys, and secrets. It is configured, and never stored with what it encrypts. */
 export interface MasterKey {
   id: string;
   /** 32 bytes. */
   key: Buffer;
 }
 
-/** What is encrypted by a master key, as it is kept: of no use without the key of that name. */
+/** Data that is encrypted with the master key of that id, as it is stored. */
 export interface Wrapped {
   masterId: string;
   wrapped: Buffer;
@@ -19,9 +19,9 @@ const nonceBytes = 12;
 const tagBytes = 16;
 
 /**
- * Encrypts so that only the key opens it, and only as what it was sealed as: `context` is not kept in it.
+ * Encrypts with AES-256-GCM. `context` is authenticated but not stored, so only the same context opens the result.
  * @param key 32 bytes
- * @returns the nonce, the tag and as many bytes as it was given
+ * @returns the nonce, the tag and the ciphertext, which is as long as `content`
  */
 export const seal = (key: Buffer, content: Buffer, context: readonly string[]): Buffer => {
   const nonce = randomBytes(nonceBytes);
@@ -31,7 +31,7 @@ export const seal = (key: Buffer, content: Buffer, context: readonly string[]): 
   return Buffer.concat([nonce, cipher.getAuthTag(), sealed]);
 };
 
-/** @throws Error where it was sealed by another key, as something else, or was changed since */
+/** @throws Error if it was sealed with another key or another context, or was changed since */
 export const open = (key: Buffer, sealed: Buffer, context: readonly string[]): Buffer => {
   const decipher = createDecipheriv(algorithm, key, sealed.subarray(0, nonceBytes), { authTagLength: tagBytes });
   decipher.setAAD(Buffer.from(JSON.stringify(context)));
@@ -39,7 +39,7 @@ export const open = (key: Buffer, sealed: Buffer, context: readonly string[]): B
   return Buffer.concat([decipher.update(sealed.subarray(nonceBytes + tagBytes)), decipher.final()]);
 };
 
-/** The configured keys: the first wraps, all of them unwrap. */
+/** The configured master keys: the first one encrypts, all of them decrypt. */
 export class MasterKeys {
   constructor(private readonly keys: readonly MasterKey[]) {}
 
@@ -55,7 +55,7 @@ export class MasterKeys {
     return this.keys.some((it) => it.id === id);
   }
 
-  /** By the newest, which there has to be. */
+  /** Encrypts with the newest key, which has to exist. */
   wrap(content: Buffer, context: readonly string[]): Wrapped {
     const { newest } = this;
     if (!newest) throw new Error('there is no key in DATA_KEYS to wrap by');
@@ -63,9 +63,9 @@ export class MasterKeys {
   }
 
   /**
-   * By the key of that name, or by any other that opens it: where two had one name, each opens what it has wrapped.
+   * Decrypts with the key of that id, or with any other one that fits: if two keys had the same id, each opens its own.
    *
-   * @throws CleaveError `data-key-missing` where none of those that are configured opens it
+   * @throws CleaveError `data-key-missing` if none of the configured keys opens it
    */
   unwrap({ masterId, wrapped }: Wrapped, context: readonly string[]): Buffer {
     const named = this.keys.filter((it) => it.id === masterId);
@@ -84,7 +84,7 @@ export class MasterKeys {
   }
 }
 
-/** @returns undefined where it was sealed by another key, as something else, or was changed since: that cannot be told apart */
+/** @returns undefined if the key or the context is another one, or the text was changed: there is no telling which */
 const openedBy = (key: Buffer, sealed: Buffer, context: readonly string[]): Buffer | undefined => {
   try {
     return open(key, sealed, context);

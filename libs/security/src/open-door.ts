@@ -4,18 +4,18 @@ import { CleaveError } from '#contracts';
 import { isLoopback } from './environment.js';
 
 export interface OpenDoor {
-  /** Where it answers. */
+  /** The host that the process listens on. */
   host: string | undefined;
-  /** Whose pages are welcome all the same. */
+  /** Origins whose pages are allowed nevertheless. */
   origins: ReadonlySet<string>;
-  /** The last host that was asked for and is this one: mostly it is asked for again. */
+  /** The last `Host` that was accepted: usually the next request has the same one. */
   lastAsked?: string;
 }
 
 /**
- * Whoever is on this machine may do everything where nobody is asked who they are, but not the pages of others that they
- * look at. A browser says of those requests where they come from; and where it takes a page for one of ours, because its name
- * has come to lead to this machine since it was loaded, for which host they are.
+ * Where authentication is off, people on this machine may do everything, but pages of other sites in their browsers may
+ * not. Browsers mark the requests of such pages in `Sec-Fetch-Site`. A page whose name was made to resolve to this
+ * machine after it was loaded (DNS rebinding) does not look foreign to the browser; it is recognised by its `Host`.
  */
 export const refusalOfPage = (headers: IncomingHttpHeaders, door: OpenDoor): CleaveError | undefined => {
   const ofHost = refusalOfHost(headers, door);
@@ -25,7 +25,7 @@ export const refusalOfPage = (headers: IncomingHttpHeaders, door: OpenDoor): Cle
   return origin !== undefined && door.origins.has(origin) ? undefined : ofOtherSite();
 };
 
-/** The same of what a page of another site may lead to, such as what is measured: it is read by none whose name leads here. */
+/** The check of `Host` alone, for what is open to everyone, such as metrics: a page must not read it by DNS rebinding. */
 export const refusalOfHost = ({ host: asked }: IncomingHttpHeaders, door: OpenDoor): CleaveError | undefined => {
   if (asked === undefined || asked === door.lastAsked) return undefined;
   if (!isOurs(nameIn(asked), door.host)) return ofOtherHost(asked);
@@ -33,7 +33,7 @@ export const refusalOfHost = ({ host: asked }: IncomingHttpHeaders, door: OpenDo
   return undefined;
 };
 
-/** Of `name:port`, and of an IPv6 address in its brackets. */
+/** The name in `name:port`, also for an IPv6 address in brackets. */
 const nameIn = (host: string): string => withoutBrackets(host.replace(/:\d{0,5}$/, '')).toLowerCase();
 
 const isOurs = (name: string, host: string | undefined): boolean => isLoopback(name) || name === host?.toLowerCase();

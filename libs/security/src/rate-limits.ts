@@ -5,35 +5,35 @@ import { LRUCache } from 'lru-cache';
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes, type RateLimiterAbstract } from 'rate-limiter-flexible';
 import { createClient } from '@redis/client';
 
-/** So many requests in so many seconds. */
+/** At most this many requests in this many seconds. */
 export interface Rate {
   requests: number;
   perSeconds: number;
 }
 
-/** Where somebody stands. */
+/** How many of its requests a caller has left. */
 export interface Standing {
-  /** How many more may come, as far as this process knows. */
+  /** How many more requests are allowed, as far as this process knows. */
   remaining: number;
-  /** When there are as many as ever again, in milliseconds. */
+  /** Milliseconds until the window ends, and the full number is allowed again. */
   resetMs: number;
   isRefused: boolean;
 }
 
-/** Who is forgotten before their time is over is counted a second time. */
+/** A caller that is evicted before its window ends takes another share, and loses the rest of the first one. */
 const mostRemembered = 100_000;
-/** Of its requests, what a process takes for somebody at once where several share the count: Redis is asked for each such part. */
+/** If processes share a count, each takes the requests of a caller from Redis in this many parts, one at a time. */
 const parts = 20;
-/** Who waits for Redis waits no longer than this. */
+/** How long a request waits for Redis. */
 const sharedWithinMs = 200;
 const saidEveryMs = 10_000;
-/** More than one replica may be met before somebody is the primary; one that is merely slow is not to be dialled all the time. */
+/** The time between reconnects: finding the primary may take several, but a slow server must not be dialled constantly. */
 const connectAnewMs = 1_000;
-/** A connection leads nowhere when so many in a row are not answered, each of which was asked after the one before was given up. */
+/** A connection is dead after so many unanswered commands in a row, each sent after the last one timed out. */
 const mostSilences = 3;
 const pingMs = 2_000;
 
-/** What this process may still let through of somebody, without asking. */
+/** What this process may still admit for a caller without asking Redis. */
 interface Share {
   left: number;
   remaining: number;
@@ -42,9 +42,9 @@ interface Share {
 }
 
 /**
- * Lets each of those who ask send so many requests in a window of time that begins with the first. Several processes share
- * the count through Redis, in parts, so that most requests ask nobody; what a process has taken and not used is lost to the
- * others until the window is over. While Redis does not answer, each process counts by itself.
+ * Limits the requests of each caller in a window of time that begins with its first request. Several processes share the
+ * count through Redis and take it in parts, so that most requests need no round trip; what a process took and did not use
+ * is lost to the others until the window ends. While Redis does not answer, each process counts on its own.
  */
 export class RateLimits {
   private readonly logger = new Logger('RateLimits');
@@ -59,7 +59,7 @@ export class RateLimits {
   private silences = 0;
   private silentAt = Number.NEGATIVE_INFINITY;
 
-  /** @param redisUrl where the count is shared; each process counts by itself when left out */
+  /** @param redisUrl where the count is shared; without it, each process counts on its own */
   constructor(
     readonly rate: Rate,
     redisUrl?: string,
@@ -74,9 +74,9 @@ export class RateLimits {
       pingInterval: pingMs,
       socket: {
         connectTimeout: 1_000,
-        // Until it is ready, as no pings are sent before that.
+        // Only works until the connection is ready: after that, pings keep the socket active.
         socketTimeout: 3 * pingMs,
-        // Left out, a connection over which nothing came for so long would not be made again.
+        // The default strategy of node-redis does not reconnect after a socket timeout.
         reconnectStrategy: waitBeforeRetryMs,
       },
     });
@@ -85,13 +85,13 @@ export class RateLimits {
     this.shared = new RateLimiterRedis({ ...options, storeClient: this.client, useRedisPackage: true });
   }
 
-  /** Counts one request of somebody. At once, unless the count is shared and has to be asked for. */
+  /** Counts one request of the caller: at once if this process has a share left, else after taking another one. */
   take(who: string): Standing | Promise<Standing> {
     return this.standing(who) ?? this.takeMore(who);
   }
 
   async close(): Promise<void> {
-    // A connection that is being made is made nevertheless, and would keep the process alive.
+    // Nothing stops a connection attempt under way: it would succeed and keep the process alive.
     this.client?.on('ready', () => this.client?.destroy());
     this.client?.destroy();
   }
@@ -105,7 +105,7 @@ export class RateLimits {
     return { remaining: share.left + share.remaining, resetMs, isRefused: false };
   }
 
-  /** All who come meanwhile wait for the same answer. */
+  /** Requests that arrive meanwhile wait for the same answer. */
   private async takeMore(who: string): Promise<Standing> {
     for (;;) {
       const asking = this.asked.get(who) ?? this.ask(who).finally(() => this.asked.delete(who));
@@ -120,7 +120,7 @@ export class RateLimits {
     const result = await this.consumed(who);
     const isUsedUp = result.consumedPoints > this.rate.requests;
     this.shares.set(who, {
-      // Of the last part there may be less.
+      // The last part may be smaller.
       left: Math.max(0, Math.min(this.part, this.rate.requests - (result.consumedPoints - this.part))),
       remaining: result.remainingPoints,
       until: performance.now() + Math.max(1, result.msBeforeNext),
@@ -132,7 +132,7 @@ export class RateLimits {
     if (this.shared) {
       const askedAt = performance.now();
       const answer = take(this.shared, who, this.part);
-      // One that comes too late as well. Why there is none is told of below.
+      // An answer that comes too late counts as well. The reason for a failure is logged below.
       const heard = (): void => void (this.silences = 0);
       answer.then(heard, () => undefined);
       try {
@@ -149,9 +149,9 @@ export class RateLimits {
     void this.client?.connect().catch((error: Error) => this.sayLost(error));
   }
 
-  /** It leads to what was the primary when it was made, or nowhere: whoever is that by now is found by connecting anew. */
+  /** Reconnects, to find the current primary: this connection leads to the former one, or nowhere. */
   private connectAnew(why: Error, askedAt: number): void {
-    // When this process itself stood still, the time of all that wait has run out together.
+    // If this process itself was stalled, all pending timeouts expire together; they count as one.
     if (why instanceof NoAnswer && askedAt > this.silentAt) {
       this.silences += 1;
       this.silentAt = performance.now();
@@ -175,7 +175,7 @@ export const tooMany = ({ resetMs }: Standing, why = 'More requests come by this
     retry_after_ms: Math.ceil(resetMs),
   });
 
-/** Too many is an answer as well. */
+/** Being over the limit is an answer as well, although the library rejects with it. */
 const take = (from: RateLimiterAbstract, who: string, part: number): Promise<RateLimiterRes> =>
   from.consume(who, part).catch((result: unknown) => {
     if (result instanceof RateLimiterRes) return result;

@@ -1,8 +1,8 @@
 import { createHmac, createSecretKey, timingSafeEqual, type KeyObject } from 'node:crypto';
 
 /**
- * What the services of one installation know each other by (HMAC-SHA256, RFC 2104). The first secret signs and all of them are
- * believed, so that another one can take its place while services with either of them run.
+ * Authenticates the services of one installation to each other (HMAC-SHA256, RFC 2104). The first secret signs and all of
+ * them are accepted, so that it can be replaced while some services still have the old one.
  */
 export class ServiceSecrets {
   private readonly keys: readonly [KeyObject, ...KeyObject[]];
@@ -14,7 +14,7 @@ export class ServiceSecrets {
     this.keys = [first, ...others];
   }
 
-  /** @param head begins with what it is signed for, so that what was signed for something else is no signature here */
+  /** @param head begins with the purpose of the signature, so that a signature for one purpose is not valid for another */
   sign(head: string, body: string | Uint8Array): string {
     return macOf(this.keys[0], head, body).toString('base64url');
   }

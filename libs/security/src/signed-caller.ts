@@ -4,10 +4,10 @@ import { accountId, scopes, tenantId, type Scope } from '#contracts';
 import type { Caller } from './caller.js';
 import type { ServiceSecrets } from './service-secrets.js';
 
-/** In which a gateway tells a service who asks. What a client sends under this name is thrown away. */
+/** The header in which a gateway tells a service who is calling. It is discarded when a client sends it. */
 export const callerHeader = 'cleave-caller';
 
-/** How long one is good for, in milliseconds, with what the clocks of two machines may be apart. */
+/** How long a signature is valid, in milliseconds. This includes the difference between the clocks of two machines. */
 const goodForMs = 60_000;
 const mostRemembered = 10_000;
 
@@ -18,7 +18,7 @@ const told = z.strictObject({
   key: z.string().optional(),
 });
 
-/** What is asked for: the first line of a request. */
+/** The request line: what is being asked for. */
 export interface RequestLine {
   method: string;
   /** With the query, as it was sent. */
@@ -26,12 +26,12 @@ export interface RequestLine {
 }
 
 /**
- * Tells who asks so that nobody without the secret can have said it, nor say it of another request or later: signed is what
- * is asked for as well, and when.
+ * Signs who is calling. The signature also covers the request line and the time, so that it cannot be forged without the
+ * secret, nor be used for another request or later.
  */
 export class SignedCallers {
   private readonly payloads = new WeakMap<Caller, string>();
-  /** What was signed right once, to be read once. */
+  /** The callers in verified payloads, so that each payload is parsed once. */
   private readonly callers = new LRUCache<string, Caller>({ max: mostRemembered });
 
   constructor(
@@ -46,7 +46,7 @@ export class SignedCallers {
     return `${payload}.${at}.${this.secrets.sign(headOf(request, at), payload)}`;
   }
 
-  /** @returns undefined for what was not signed with the secret, or of another request, or too long ago */
+  /** @returns undefined if it was not signed with the secret, or for another request, or too long ago */
   read(text: string, request: RequestLine): Caller | undefined {
     const [payload = '', at = '', mac = '', ...rest] = text.split('.');
     if (rest.length > 0 || !(Math.abs(Number(at) - this.now()) <= goodForMs)) return undefined;
@@ -69,14 +69,14 @@ const callerIn = (payload: string): Caller => {
   return key === undefined ? caller : { ...caller, keyId: key };
 };
 
-/** Begins with the name of the header, so that what the secret signs elsewhere is none of these. */
+/** Begins with the name of the header, so that nothing the secret signs elsewhere is valid here. */
 const headOf = ({ method, url }: RequestLine, at: string): string =>
   JSON.stringify([callerHeader, method, targetOf(url), at]);
 
-/** Of letters and digits alone: what no one on the way writes in another way. */
+/** Only characters that no proxy on the way would write differently. */
 const plain = /^\/[\w/-]*(?:\?[\w=&-]*)?$/;
 
-/** What is asked for, written as whoever passes it on would. */
+/** The target of the request, in the spelling that a proxy which parses it would send. */
 const targetOf = (url: string): string => {
   if (plain.test(url)) return url;
   const parsed = URL.parse(url.replaceAll('\\', '%5C'), 'http://service');

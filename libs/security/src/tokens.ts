@@ -13,7 +13,7 @@ export interface Issuer {
   tenantClaim: string;
 }
 
-/** None that a secret, or nobody, could have signed with: such would be forged with the public key. */
+/** Only asymmetric ones: a token with HMAC could be forged with the public key, and one with `none` by anyone. */
 const algorithms = [
   ...['RS256', 'RS384', 'RS512', 'PS256', 'PS384', 'PS512'],
   ...['ES256', 'ES384', 'ES512', 'EdDSA', 'Ed25519'],
@@ -31,10 +31,10 @@ const configuration = z.looseObject({
     ),
 });
 
-/** Where the way to the issuer is only just there, it is not given up for long; each further time for twice as long. */
+/** The first pause after a failed discovery, as the network may only be starting up; it doubles each time. */
 const firstPauseMs = 500;
 
-/** Access tokens of an OpenID Connect issuer, by the keys that it publishes. */
+/** Verifies access tokens of an OpenID Connect issuer with the keys that it publishes. */
 export class Tokens {
   private keys: Promise<JWTVerifyGetKey> | undefined;
   private askAgainAt = Number.NEGATIVE_INFINITY;
@@ -43,8 +43,8 @@ export class Tokens {
   constructor(private readonly issuer: Issuer) {}
 
   /**
-   * @returns undefined for one that is not valid, or does not say for which tenant and whose it is
-   * @throws CleaveError `unavailable` where the issuer cannot be asked for its keys
+   * @returns undefined for a token that is not valid, or that does not name a tenant and an account
+   * @throws CleaveError `unavailable` if the keys of the issuer cannot be fetched
    */
   async verify(token: string): Promise<{ caller: Caller; validForMs: number } | undefined> {
     const payload = await this.payloadOf(token);
@@ -66,7 +66,7 @@ export class Tokens {
   private async payloadOf(token: string): Promise<JWTPayload | undefined> {
     const { url, audience } = this.issuer;
     try {
-      // Nobody is asked about what is no token.
+      // Called only for well-formed tokens, so that nothing else makes this process ask the issuer.
       const keyOf: JWTVerifyGetKey = async (header, signed) => (await this.published())(header, signed);
       const options = { issuer: url, audience, algorithms, clockTolerance, requiredClaims: ['exp'] };
       return (await jwtVerify(token, keyOf, options)).payload;
@@ -77,7 +77,7 @@ export class Tokens {
     }
   }
 
-  /** Whoever sends tokens that anybody could make does not have an issuer asked that was away a moment ago. */
+  /** Pauses after a failure, so that forged tokens cannot make this process ask an unreachable issuer all the time. */
   private published(): Promise<JWTVerifyGetKey> {
     if (this.keys && performance.now() < this.askAgainAt) return this.keys;
     this.keys = this.discover();
@@ -103,8 +103,8 @@ export class Tokens {
 const hashed = 'sha256:';
 
 /**
- * Whose Idempotency-Keys they are: nobody shares an account with somebody else. A `sub` that is no account itself, being too
- * long or not to be kept in Postgres, stands for one by its hash; one that looks like such a hash as well.
+ * The account of a token. Accounts own Idempotency-Keys, so two subjects never share one. A `sub` that is too long for an
+ * account or cannot be stored in Postgres is hashed, and so is one that looks like such a hash.
  */
 const accountOf = (sub: unknown): string | undefined => {
   if (typeof sub !== 'string' || sub === '') return undefined;
@@ -112,7 +112,7 @@ const accountOf = (sub: unknown): string | undefined => {
   return isAccount ? sub : `${hashed}${hash('sha256', sub, 'base64url')}`;
 };
 
-/** `scope` of RFC 9068, or `scp` as some issuers have it. What is none of ours counts for nothing. */
+/** `scope` of RFC 9068, or `scp`, which some issuers use. Unknown scopes are ignored. */
 const scopesIn = ({ scope, scp }: JWTPayload): ReadonlySet<Scope> => {
   const named = new Set([scope, scp].flat().flatMap((it) => (typeof it === 'string' ? it.split(' ') : [])));
   return new Set(scopes.filter((it) => named.has(it)));

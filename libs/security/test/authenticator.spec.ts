@@ -13,7 +13,7 @@ const line = { method: 'GET', url: '/orders?limit=1' };
 const told = (by = secret): string => new SignedCallers(new ServiceSecrets([by])).sign(caller, line);
 const sent = `Bearer ${adminKey}`;
 
-/** Whose tenant it is taken for, or why not. */
+/** The tenant of the caller, or the code of the error. */
 const taken = async (by: Authenticator, authorization?: string, header?: string): Promise<string> => {
   try {
     return (await by.callerOf(authorization, header === undefined ? undefined : { text: header, ...line })).tenant;
@@ -55,7 +55,7 @@ describe('who asks', () => {
       expect(await taken(new Authenticator({ from }))).toBe('default');
       expect(await taken(new Authenticator({ from, ADMIN_KEY }))).toBe('unauthenticated');
     }
-    // A gateway that asks nobody tells the services so, and they believe it and nobody else.
+    // A gateway without authentication says so to the services, and they believe only the gateway.
     const gateway = new Authenticator({ SERVICE_SECRET, from: 'callers' });
     const service = new Authenticator({ SERVICE_SECRET });
     expect(await taken(gateway)).toBe('default');

@@ -2,7 +2,7 @@ import { setImmediate, setTimeout as sleep } from 'node:timers/promises';
 import { beforeEach, describe, expect, it } from '@jest/globals';
 import { KeyLookups } from '../src/key-lookups.js';
 
-/** Where keys are kept: each look takes a while, and how many are under way at a time is noted. */
+/** A slow key store, which notes how many lookups run at once. */
 class Slow {
   readonly asked: string[] = [];
   most = 0;

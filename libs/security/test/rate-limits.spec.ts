@@ -14,7 +14,7 @@ afterEach(async () => {
   for (const it of limits.splice(0)) await it.close();
 });
 
-/** How many of so many requests at once come through. */
+/** How many of this many concurrent requests are admitted. */
 const through = async (by: RateLimits, who: string, requests: number): Promise<number> => {
   const standings = await Promise.all(Array.from({ length: requests }, async () => by.take(who)));
   return standings.filter((it) => !it.isRefused).length;
@@ -28,7 +28,7 @@ describe('requests that are limited', () => {
     const { resetMs } = await by.take('one');
     expect(resetMs).toBeGreaterThan(0);
     expect(resetMs).toBeLessThanOrEqual(1_000);
-    // What somebody else sends is another matter.
+    // The requests of another caller are counted separately.
     expect(await by.take('other')).toMatchObject({ remaining: 39, isRefused: false });
     await sleep(resetMs + 50);
     for (let sent = 0; sent < 40; sent += 1) expect((await by.take('one')).isRefused).toBe(false);
@@ -57,7 +57,7 @@ describe('requests that are counted together', () => {
     await redis.stop();
   });
 
-  /** Whether somebody whom nobody has counted yet is counted there after some tries. */
+  /** Whether new callers are counted in that Redis after some tries. */
   const soonCounts = async (by: RateLimits, there: typeof client, who: string): Promise<boolean> => {
     for (let tried = 0; tried < 150; tried += 1) {
       await by.take(`${who} ${tried}`);
@@ -67,7 +67,7 @@ describe('requests that are counted together', () => {
     return false;
   };
 
-  /** Once it is connected; before, it counts by itself. */
+  /** Waits until it is connected; before that, it counts on its own. */
   const sharing = async (rate: Rate): Promise<RateLimits> => {
     const it = limited(rate, redis.url);
     if (!(await soonCounts(it, client, 'is it there'))) throw new Error('Redis does not count');

@@ -8,7 +8,7 @@ const secret = 'a secret of more than thirty-two characters';
 const secrets = new ServiceSecrets([secret]);
 const asked = { method: 'POST', url: '/orders' };
 
-/** A gateway and a service, whose clocks are told what time it is. */
+/** A gateway and a service whose clocks the test sets. */
 const two = () => {
   const clock = { gateway: 1_000_000, service: 1_000_000 };
   const gateway = new SignedCallers(secrets, () => clock.gateway);
@@ -21,7 +21,7 @@ describe('a signed caller', () => {
     const { gateway, service } = two();
     const text = gateway.sign(caller, asked);
     expect(service.read(text, asked)).toEqual({ ...caller, isTold: true });
-    // What was said is read once, however often it is signed.
+    // A payload is parsed once, however often it is signed.
     const again = gateway.sign(caller, { method: 'GET', url: '/orders' });
     expect(service.read(again, { method: 'GET', url: '/orders' })).toBe(service.read(text, asked));
   });
@@ -73,7 +73,7 @@ describe('a signed caller', () => {
     const strange = new SignedCallers(new ServiceSecrets([`${secret}!`]), () => 1_000_000);
     expect(strange.read(text, asked)).toBeUndefined();
     const [payload, at, mac] = text.split('.') as [string, string, string];
-    // The last character of a base64 text has bits that say nothing.
+    // The last character of a base64 text has unused bits.
     for (let place = 0; place < text.length - 1; place += 1) {
       if (text[place] === '.') continue;
       const other = text[place] === '9' ? '8' : '9';

@@ -7,16 +7,16 @@ export interface DurationsOptions {
   description: string;
   /** The upper bounds of its buckets, in seconds, in ascending order. */
   bounds: readonly number[];
-  /** The names of what each duration is recorded with. */
+  /** The names of the attributes that each duration is recorded with. */
   attributes: readonly string[];
 }
 
-/** What an attribute says. It may be left out, and all that it can say is known to the program: callers write none of it. */
+/** The value of an attribute, if there is one. Callers never choose it, so the number of series is bounded. */
 type AttributeValue = string | number | undefined;
 
 interface Series {
   attributes: Attributes;
-  /** One more than there are bounds, for what is above all of them. */
+  /** One more than there are bounds, for values above all of them. */
   counts: number[];
   sum: number;
   count: number;
@@ -30,8 +30,8 @@ class Branch {
 const nowAsHrTime = (): HrTime => [Math.floor(Date.now() / 1_000), 0];
 
 /**
- * A histogram of how long it takes what is done most: requests and calls. OpenTelemetry's own sorts the attributes of each
- * value and writes them as JSON to find the series, which takes longer than all else that is measured of a request.
+ * A histogram for what is measured most: requests and calls. OpenTelemetry's own sorts the attributes of each value and
+ * encodes them as JSON to find the series, which takes longer than everything else that is measured of a request.
  */
 export class Durations {
   private readonly root = new Branch();
@@ -57,7 +57,7 @@ export class Durations {
     series.count += 1;
   }
 
-  /** As OpenTelemetry has it. */
+  /** In the data model of OpenTelemetry. */
   read(): HistogramMetricData {
     const { name, description, bounds } = this.options;
     const endTime = nowAsHrTime();

@@ -12,7 +12,7 @@ const ratio = z
   .regex(/^(?:0(?:\.\d{1,9})?|1(?:\.0{1,9})?)$/, 'must be a share from 0 to 1, such as 0.1')
   .transform(Number);
 
-/** What every app reads about how it is observed; those of OpenTelemetry mean what its specification says. */
+/** The variables of every app for logs, metrics and traces; those of OpenTelemetry follow its specification. */
 export const telemetryEnvironment = {
   LOG_LEVEL: env.choice(logLevels),
   LOG_FORMAT: z.enum(logFormats, `must be ${logFormats.join(' or ')}`).optional(),

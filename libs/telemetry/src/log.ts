@@ -4,7 +4,7 @@ import { pino, type Logger as Pino } from 'pino';
 import { asJson, asText, logLevels, withoutSecrets, type LogFormat, type LogLevel } from './log-line.js';
 import { currentWork } from './work.js';
 
-/** Contexts in which Nest tells how it wires itself up. */
+/** Contexts in which Nest reports how it wires itself up. */
 const wiring = new Set([
   'InstanceLoader',
   'NestApplication',
@@ -14,32 +14,32 @@ const wiring = new Set([
   'RoutesResolver',
 ]);
 
-/** Contexts in which Nest logs what it throws as well: what keeps the app from starting is said once, where it is caught. */
+/** Contexts in which Nest logs errors that it also throws: what prevents a start is logged once, where it is caught. */
 const saidElsewhere = new Set(['ExceptionHandler', 'NestApplication', 'NestMicroservice']);
 
-/** The server of the messages logs this and throws it. */
+/** The message server logs this error and also throws it. */
 const isOfListening = (message: unknown): boolean =>
   message instanceof Error && (message as NodeJS.ErrnoException).syscall === 'listen';
 
 interface LogOptions {
   format: LogFormat;
   level?: LogLevel;
-  /** Of the text; JSON has none. */
+  /** Only text is coloured; JSON never is. */
   isColoured?: boolean;
-  /** Takes lines, each with its end. */
+  /** Receives each line, with its line break. */
   write: (line: string) => void;
 }
 
 /**
- * Nest's log as lines of JSON, or as a person reads them. Each line says of which request, trace, tenant and order it is, as
- * far as that is known, and none says a secret.
+ * Nest's logger, which writes lines of JSON or text for people. Each line names its request, trace, tenant and order, as
+ * far as they are known. Secrets are masked.
  */
 export class ServiceLog implements LoggerService {
-  /** Whether people read it as it comes. */
+  /** Whether it writes text for people. */
   readonly isForPeople: boolean;
   private readonly pino: Pino;
   private timer: NodeJS.Timeout | undefined;
-  /** What the level is when nothing is set for a time. */
+  /** The level to return to after a temporary one. */
   private lasting: LogLevel;
 
   constructor({ format, level = 'info', isColoured = false, write }: LogOptions) {
@@ -58,7 +58,7 @@ export class ServiceLog implements LoggerService {
     );
   }
 
-  /** Whose lines they are, from now on. */
+  /** The service that the following lines are attributed to. */
   set service(name: string) {
     this.pino.setBindings({ service: name });
   }
@@ -67,7 +67,7 @@ export class ServiceLog implements LoggerService {
     return this.pino.level as LogLevel;
   }
 
-  /** @param forMs after which it becomes what it was set to for good; for good where it is left out */
+  /** @param forMs how long the level lasts before the previous one returns; without it, it lasts for good */
   setLevel(level: LogLevel, forMs?: number): void {
     clearTimeout(this.timer);
     this.pino.level = level;
@@ -99,7 +99,7 @@ export class ServiceLog implements LoggerService {
     this.write('fatal', message, rest);
   }
 
-  /** As Nest calls its loggers: a message, perhaps a stack or fields, and last the context. */
+  /** Takes its arguments as Nest passes them to loggers: a message, perhaps a stack or fields, and last the context. */
   private write(level: LogLevel, message: unknown, rest: readonly unknown[]): void {
     if (!this.pino.isLevelEnabled(level)) return;
     const texts = rest.filter((it) => typeof it === 'string');
@@ -108,7 +108,7 @@ export class ServiceLog implements LoggerService {
     const fields = rest.find((it) => typeof it === 'object' && it !== null);
     this.pino[level](
       { ...(context !== undefined && { context }), ...fields, ...(stack && { stack: withoutSecrets(stack) }) },
-      // Without pino's placeholders: a message is what it is.
+      // Without pino's placeholders: the message is not a format.
       '%s',
       withoutSecrets(textOf(message)),
     );
@@ -117,14 +117,14 @@ export class ServiceLog implements LoggerService {
 
 const isStack = (text: string): boolean => /\n[^\S\n]{1,40}at |^caused by: /m.test(text);
 
-/** Never throws: what is to be told of has gone wrong already. */
+/** Never throws, because it describes something that has already gone wrong. */
 const textOf = (message: unknown): string => {
   if (message instanceof Error) return String(message.message);
   if (typeof message === 'string') return message;
   try {
     return JSON.stringify(message) ?? String(message);
   } catch {
-    // What goes in circles has no JSON, nor have big integers.
+    // Circular structures and big integers cannot be written as JSON.
     return inspect(message);
   }
 };
@@ -139,7 +139,7 @@ const ofCurrentWork = (): Record<string, string> => {
   };
 };
 
-/** Of this process: several apps in one have one output. JSON where nobody looks, or where it is asked for. */
+/** The log of this process, shared by all its apps. JSON, unless it goes to a terminal or text is asked for. */
 export const processLog = new ServiceLog({
   format:
     process.env['LOG_FORMAT'] === 'text' || (process.stdout.isTTY && process.env['LOG_FORMAT'] !== 'json')

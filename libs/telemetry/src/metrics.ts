@@ -4,35 +4,35 @@ import { emptyResource } from '@opentelemetry/resources';
 import { MeterProvider, type MetricData, type MetricProducer, type ResourceMetrics } from '@opentelemetry/sdk-metrics';
 import { Durations, type DurationsOptions } from './durations.js';
 
-/** The bounds of a histogram of how long answers take, in seconds: finest where most of them lie. */
+/** The bucket bounds of response times, in seconds: finest where most of them lie. */
 export const answerSeconds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
-/** What is measured in one app. Each has its own: several may run in one process. */
+/** The metrics of one app. Each app has its own, because several may run in one process. */
 export class Metrics {
   private readonly durations: { scope: string; name: string; of: Durations }[] = [];
-  /** Every reader needs it beside the provider, whose resource is the one that it tells. */
+  /** Adds the `Durations` to what a reader collects. The resource that is reported is that of the provider. */
   private readonly producer: MetricProducer = {
     collect: async () => {
       const all = this.durations.map(({ scope: name, of }) => ({ scope: { name }, metrics: [of.read()] }));
-      // What was never recorded the SDK leaves out as well.
+      // The SDK leaves out what was never recorded as well.
       const scopeMetrics = all.filter(({ metrics }) => metrics.some(({ dataPoints }) => dataPoints.length > 0));
       return { resourceMetrics: { resource: emptyResource(), scopeMetrics }, errors: [] };
     },
   };
-  // Asked, and never listening at a port of its own.
+  // Read on request; it does not listen on a port of its own.
   private readonly exporter = new PrometheusExporter({ preventServerStart: true, metricProducers: [this.producer] });
   private readonly provider = new MeterProvider({ readers: [this.exporter] });
   private readonly serializer = new PrometheusSerializer(undefined, false, undefined, true);
 
-  /** @param isOff nothing is measured, as `OTEL_SDK_DISABLED` has it */
+  /** @param isOff whether nothing is measured, because of `OTEL_SDK_DISABLED` */
   constructor(private readonly isOff = false) {}
 
-  /** @param scope whose measurements they are: the name of a module or of a library */
+  /** @param scope the name of the module or library that measures */
   meter(scope: string): Meter {
     return this.isOff ? createNoopMeter() : this.provider.getMeter(scope);
   }
 
-  /** For what is measured of every request; the same for the same scope and name. Undefined where nothing is measured. */
+  /** For what is measured of every request; the same one for the same scope and name. Undefined if nothing is measured. */
   durationsOf(scope: string, options: DurationsOptions): Durations | undefined {
     if (this.isOff) return undefined;
     const { name } = options;
@@ -43,7 +43,7 @@ export class Metrics {
     return of;
   }
 
-  /** @returns everything in the text format of Prometheus, and why what is missing there could not be read */
+  /** @returns all metrics in the text format of Prometheus, and the errors of those that could not be read */
   async read(): Promise<{ text: string; errors: unknown[] }> {
     if (this.isOff) return { text: '# nothing is measured: OTEL_SDK_DISABLED\n', errors: [] };
     const { resourceMetrics, errors } = await this.exporter.collect();
@@ -61,7 +61,7 @@ export const metricsType = 'text/plain; version=0.0.4; charset=utf-8';
 const unitNames: Readonly<Record<string, string>> = { s: 'seconds', By: 'bytes' };
 
 /**
- * Names end in their units, which the serializer leaves out.
+ * Appends the units to the names, which the serializer does not do.
  *
  * @see https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
  */
@@ -74,6 +74,6 @@ const withUnitInName = <Data extends MetricData>(metric: Data): Data => {
   const { descriptor } = metric;
   const unit = unitNames[descriptor.unit];
   const name = unit ? `${descriptor.name}.${unit}` : descriptor.name;
-  // Without the unit itself: comments on units belong to OpenMetrics.
+  // Without the unit itself: `# UNIT` comments belong to OpenMetrics.
   return { ...metric, descriptor: { ...descriptor, name, unit: '' } };
 };

@@ -7,10 +7,10 @@ const sampledEveryMs = 20;
 const nanosecondsPerSecond = 1e9;
 
 /**
- * What any process is asked about first, by the names of the semantic conventions of OpenTelemetry. It is read when it is
- * asked for; only the delay of the event loop is sampled in between.
+ * The basic metrics of a process, named by the semantic conventions of OpenTelemetry. They are read on request; only the
+ * delay of the event loop is sampled in between.
  *
- * @returns what ends the sampling
+ * @returns a function that ends the sampling
  */
 export const observeProcess = (meter: Meter): (() => void) => {
   meter
@@ -42,7 +42,7 @@ export const observeProcess = (meter: Meter): (() => void) => {
   return observeDelay(meter);
 };
 
-/** How long what is due waits for its turn, since it was last read. */
+/** The delay of the event loop since the last reading. */
 const observeDelay = (meter: Meter): (() => void) => {
   const delay = monitorEventLoopDelay({ resolution: sampledEveryMs });
   delay.enable();
@@ -73,5 +73,5 @@ const observeDelay = (meter: Meter): (() => void) => {
   return () => void delay.disable();
 };
 
-/** Node samples by a timer, and tells the time between its turns. */
+/** Node samples with a timer and reports the time between its ticks, which includes the sampling interval. */
 const beyondSampling = (ns: number): number => Math.max(0, ns - sampledEveryMs * 1e6);

@@ -1,16 +1,16 @@
 import { Logger } from '@nestjs/common';
 import { withWork, type Work } from './work.js';
 
-/** Slow requests come in crowds: so often is one told of, in milliseconds. */
+/** Slow requests come in bursts: at most one in this many milliseconds is logged. */
 const slowEveryMs = 100;
 
-/** What is said of a request: for people, such as `POST /orders 201`, and for programs. Nothing that a caller wrote. */
+/** What is logged of a request: `POST /orders 201` for people, fields for programs, and nothing a caller wrote. */
 interface Told {
   line: string;
   fields: Record<string, unknown>;
 }
 
-/** Writes a line for each request, over whatever protocol, or for the slow ones alone. */
+/** Logs a line for each request of any protocol, or only for slow ones. */
 export class RequestLog {
   private readonly logger = new Logger('Requests');
   private readonly isComplete: boolean;
@@ -19,15 +19,15 @@ export class RequestLog {
   private untold = 0;
 
   /**
-   * @param isComplete a line for each request
-   * @param slowMs from when on a request counts as slow, in milliseconds
+   * @param isComplete whether every request gets a line
+   * @param slowMs from how many milliseconds on a request counts as slow
    */
   constructor({ isComplete = false, slowMs = 1_000 }: { isComplete?: boolean; slowMs?: number } = {}) {
     this.isComplete = isComplete;
     this.slowMs = slowMs;
   }
 
-  /** @param told is asked for the few requests that have a line */
+  /** @param told called only for requests that get a line */
   tell(ms: number, work: Work, told: () => Told): void {
     const isSlow = ms >= this.slowMs;
     if (!isSlow && !this.isComplete) return;

@@ -1,7 +1,7 @@
 import type { AnyValue, Attributes, HrTime, SpanContext } from '@opentelemetry/api';
 import type { ReadableSpan } from '@opentelemetry/sdk-trace';
 
-/** What is written of a span, besides its ids. */
+/** The parts of a span that are written, besides its ids. */
 export type ToldSpan = Pick<
   ReadableSpan,
   | ('name' | 'kind' | 'startTime' | 'endTime' | 'status' | 'attributes' | 'events' | 'links')
@@ -10,13 +10,14 @@ export type ToldSpan = Pick<
 
 /** Most spans take 100 to 200 bytes, so that this is some 1,500 of them. */
 const size = 262_144;
-/** A length that is not known yet gets a varint of so many bytes, more than it may need and enough for a whole batch. */
+/** A length is not known when its varint is reserved, so this many bytes are: enough for the length of a whole batch. */
 const lengthBytes = 3;
 const nanoseconds = 1e9;
 
 /**
- * Spans of one resource and scope as an `ExportTraceServiceRequest` of OTLP in protobuf, written as they end into memory that
- * is used again. Each field is named beside its tag: its number times eight and how it is coded.
+ * Spans of one resource and scope as a protobuf `ExportTraceServiceRequest` of OTLP. Spans are written as they end, into
+ * memory that is reused. Beside each tag is the name of its field; a tag is the field number times eight plus the wire
+ * type.
  *
  * @see https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
  */
@@ -52,7 +53,7 @@ export class SpanBatch {
     return false;
   }
 
-  /** @returns what is to be sent, which is there until the batch is cleared */
+  /** @returns the bytes to send, which are valid until the batch is cleared */
   finish(): Uint8Array {
     this.close(this.inScopeSpans);
     this.close(this.inResourceSpans);
@@ -112,7 +113,7 @@ export class SpanBatch {
     }
   }
 
-  /** An `AnyValue`. What is neither text nor number nor truth nor a list of them is told as JSON. */
+  /** An `AnyValue`. What is not a string, a number, a boolean or a list of these is written as JSON. */
   private value(tag: number, value: AnyValue): void {
     const inValue = this.open(tag);
     if (typeof value === 'string') this.text(0x0a, value);
@@ -132,7 +133,7 @@ export class SpanBatch {
     this.buffer[this.at++] = byte;
   }
 
-  /** @returns where its content begins */
+  /** @returns where the content of the field begins */
   private open(tag: number): number {
     this.put(tag);
     return (this.at += lengthBytes);
@@ -146,12 +147,12 @@ export class SpanBatch {
     this.buffer[at + 2] = length >>> 14;
   }
 
-  /** Zero is what a number is that is left out. */
+  /** A field that is left out reads as zero. */
   private number(tag: number, value: number): void {
     if (value !== 0) this.raw(tag, value);
   }
 
-  /** A varint; what is below zero is written as if it were so far below 2⁶⁴. */
+  /** A varint; a negative number is written as its 64-bit two's complement. */
   private raw(tag: number, value: number): void {
     this.put(tag);
     if (value < 0) return this.belowZero(value);
@@ -179,7 +180,7 @@ export class SpanBatch {
     this.put(value >>> 24);
   }
 
-  /** Nanoseconds since 1970, more than a number holds: seconds times 10⁹ in two halves of 32 bits. */
+  /** Nanoseconds since 1970 exceed a safe integer: seconds times 10⁹ is calculated in two halves of 32 bits. */
   private time(tag: number, [seconds, nanos]: HrTime): void {
     this.put(tag);
     const low = (seconds % 0x1_0000) * nanoseconds + nanos;
@@ -189,7 +190,7 @@ export class SpanBatch {
     this.fixed(Math.floor(high / 0x1_0000) + Math.floor(lower / 0x1_0000_0000));
   }
 
-  /** Those of W3C Trace Context, that it is known whether the span is of another process, and whether it is. */
+  /** The flags of W3C Trace Context, and whether the parent or linked span is remote (0x200), which is known (0x100). */
   private flags(traceFlags: number, isRemote = false): void {
     this.fixed(traceFlags | 0x100 | (isRemote ? 0x200 : 0));
   }
@@ -222,5 +223,5 @@ export class SpanBatch {
   }
 }
 
-/** Of a hexadecimal digit in lower case. */
+/** The value of a hexadecimal digit in lower case. */
 const digit = (code: number): number => (code < 58 ? code - 48 : code - 87);

@@ -6,23 +6,23 @@ import type { Resource } from '@opentelemetry/resources';
 import type { ReadableSpan, SpanProcessor } from '@opentelemetry/sdk-trace';
 import { SpanBatch, type ToldSpan } from './span-batch.js';
 
-/** Batches that are filled, or on their way; what does not fit into them is dropped, and costs nobody anything. */
+/** Batches being filled or sent. Spans that do not fit are dropped, so that a slow collector delays nothing. */
 const mostBatches = 8;
-/** How long a span waits for others. */
+/** How long a span waits for a batch to fill. */
 const sentWithinMs = 1_000;
 const toldEveryMs = 5_000;
 const tooMany = 'more came than the collector takes';
 
 interface SenderOptions {
-  /** Where it is asked for by POST. */
+  /** The address of the collector, for POST. */
   url: string;
-  /** How long a batch may be on its way, each further try included, in milliseconds. */
+  /** How long sending a batch may take, including retries, in milliseconds. */
   timeoutMs: number;
   resource: Resource;
   scope: string;
 }
 
-/** Sends spans by OTLP over HTTP; headers, compression and certificates are what the variables of OpenTelemetry say. */
+/** Sends spans by OTLP over HTTP. The variables of OpenTelemetry set headers, compression and certificates. */
 export class SpanSender implements SpanProcessor {
   private readonly free: SpanBatch[] = [];
   private made = 0;
@@ -37,7 +37,7 @@ export class SpanSender implements SpanProcessor {
 
   constructor(private readonly options: SenderOptions) {
     const { url, timeoutMs } = options;
-    // oxlint-disable-next-line typescript/no-deprecated -- what reads the variables as all exporters do, and has no other name yet
+    // oxlint-disable-next-line typescript/no-deprecated -- reads the variables as all exporters do; there is no other API
     const http = convertLegacyHttpOptions({ url, timeoutMillis: timeoutMs }, 'TRACES', 'v1/traces', {
       'Content-Type': 'application/x-protobuf',
     });
@@ -46,7 +46,7 @@ export class SpanSender implements SpanProcessor {
         ...http,
         agentFactory: async (protocol) => {
           const agent = await http.agentFactory(protocol);
-          // The exporter's own begins once there is a connection.
+          // The exporter's own timeout starts only once there is a connection.
           (agent as Agent).options.timeout = timeoutMs;
           return agent;
         },
@@ -118,7 +118,7 @@ export class SpanSender implements SpanProcessor {
     this.onTheirWay.add(sent);
   }
 
-  /** Why none are taken says more than that there is no room for more. */
+  /** A failure to send is the better reason to report: it also explains why there is no room. */
   private lose(count: number, why: string): void {
     this.lost += count;
     if (why !== tooMany || this.why === '') this.why = why;
@@ -134,7 +134,7 @@ export class SpanSender implements SpanProcessor {
   }
 }
 
-/** Where it is none, the spans were taken all the same, and there is nothing to warn of. */
+/** Even if the body cannot be parsed, the collector has accepted the spans, and there is nothing to warn of. */
 const partialSuccessIn = (answer: Uint8Array): IExportTraceServiceResponse => {
   try {
     return ProtobufTraceSerializer.deserializeResponse(answer);
@@ -143,6 +143,6 @@ const partialSuccessIn = (answer: Uint8Array): IExportTraceServiceResponse => {
   }
 };
 
-/** Of a host with several addresses that all refuse, Node tells no more than a code; of an answer, the exporter the status. */
+/** If all addresses of a host refuse, Node gives only a code; for a response, the exporter gives the status as the code. */
 const reasonOf = (error: Error & { code?: number | string }): string =>
   [error.message.trim(), error.code].filter((it) => it !== undefined && it !== '').join(' ') || error.name;

@@ -30,11 +30,11 @@ import { SpanSender } from './span-sender.js';
 import type { TelemetrySettings } from './environment.js';
 import { currentWork, traceparentOf, withWork, type SpanMaker, type SpanOptions } from './work.js';
 
-/** How long a stopping app waits for its last spans to be taken, in milliseconds. */
+/** How long a stopping app waits until its last spans are sent, in milliseconds. */
 const lastSpansWithinMs = 3_000;
-/** Whose spans they are. */
+/** The instrumentation scope of all spans. */
 const scope = 'cleave';
-/** As many as a span has by the specification of OpenTelemetry where nobody says otherwise. */
+/** The most links a span may have, by the default in the specification of OpenTelemetry. */
 const mostLinks = 128;
 
 const kinds = {
@@ -44,16 +44,16 @@ const kinds = {
   producer: SpanKind.PRODUCER,
 };
 
-/** The spans of one app. Each has its own, as with `Metrics`. Until it is opened it makes none. */
+/** The spans of one app. Each app has its own, as with `Metrics`. There are none until it is opened. */
 export class Traces implements SpanMaker {
   private provider: TracerProvider | undefined;
   private sender: SpanSender | undefined;
   private tracer: Tracer | undefined;
-  /** Whether what a sampled span is the parent of is seen as well. */
+  /** Decides whether the children of a sampled span are sampled too. */
   private below: Sampler = new AlwaysOnSampler();
   private readonly ids = new RandomIdGenerator();
 
-  /** Exports by OTLP over HTTP, to where the standard variables of OpenTelemetry say; where they say nothing, does nothing. */
+  /** Exports by OTLP over HTTP to the endpoint in the standard variables of OpenTelemetry; without one, does nothing. */
   open(service: string, settings: Partial<TelemetrySettings>): void {
     const { OTEL_EXPORTER_OTLP_ENDPOINT: all, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: ours } = settings;
     if ((all === undefined && ours === undefined) || settings.OTEL_SDK_DISABLED) return;
@@ -97,8 +97,8 @@ export class Traces implements SpanMaker {
   }
 
   /**
-   * Does at once what several pieces of work wait for. It shows in the trace of each of them; what is done shows in that of
-   * the first, which the others are linked to.
+   * Runs work that several callers wait for, such as a batch. The trace of each of them has a span for it; the spans
+   * within it are in the trace of the first caller, to which the others link.
    */
   async ofMany<T>(
     name: string,
@@ -119,7 +119,7 @@ export class Traces implements SpanMaker {
     }
   }
 
-  /** Where every request is traced most spans are these, and the SDK would take several times as long to make them. */
+  /** Bypasses the SDK, which takes several times as long: if every request is traced, most spans are of this kind. */
   private showBeside(lead: ReadableSpan, parents: readonly string[]): void {
     const links = [{ context: lead.spanContext() }];
     const beside = besideOf(lead, links);
@@ -140,7 +140,7 @@ export class Traces implements SpanMaker {
   }
 }
 
-/** Does a part of the work that is under way, as a span of its own where the work is traced. */
+/** Runs a part of the current work, in a span of its own if the work is traced. */
 export const withSpan = <T>(name: string, options: SpanOptions, doIt: () => Promise<T>): Promise<T> => {
   const work = currentWork();
   if (!work?.traces || work.traceparent === undefined) return doIt();
@@ -161,7 +161,7 @@ const ending = async <T>(span: Span, doIt: () => Promise<T>): Promise<T> => {
   }
 };
 
-/** What was done for many at once, as it shows in the trace of another one of them; what there is to say of it is said once. */
+/** The span of shared work in the trace of another caller. Its attributes and events are recorded only once. */
 const besideOf = (
   { name, kind, startTime, endTime, status }: ReadableSpan,
   links: ReadableSpan['links'],
@@ -174,13 +174,13 @@ const besideOf = (
   droppedLinksCount: 0,
 });
 
-/** Of what went wrong the kind is told: its words may be about somebody. */
+/** Records the kind of an error, not its message, which may contain personal data. */
 export const failed = (span: Span, errorType: string): void => {
   span.setAttribute('error.type', errorType);
   span.setStatus({ code: SpanStatusCode.ERROR });
 };
 
-/** The stable code of an error of ours, the class of any other. */
+/** The stable code of an error of ours, or the class of any other. */
 export const errorTypeOf = (error: unknown): string => {
   const { code, constructor } = (error ?? {}) as { code?: unknown; constructor?: { name: string } };
   return typeof code === 'string' ? code : (constructor?.name ?? typeof error);

@@ -5,27 +5,27 @@ import type { Attributes, Span } from '@opentelemetry/api';
 export interface SpanOptions {
   kind?: 'server' | 'client' | 'consumer' | 'producer';
   attributes?: Attributes;
-  /** The spans that it goes back to besides its parent. */
+  /** The spans it is linked to, besides its parent. */
   links?: readonly string[];
 }
 
 export interface SpanMaker {
   /**
-   * Begins a span: a child of `parent`, the first of a trace where there is none.
+   * Begins a span: a child of `parent`, or the first of a new trace.
    *
-   * @returns nothing where nobody is to see it
+   * @returns undefined if the span is not sampled
    */
   begin(name: string, parent: string | undefined, options?: SpanOptions): Span | undefined;
 }
 
-/** What is known of the work that is under way: for its log lines, its spans, and for what is asked of others on its behalf. */
+/** What is known of the current work, for its log lines, its spans and the calls that it makes. */
 export interface Work {
-  /** The span that whatever follows is a child of (W3C Trace Context). */
+  /** The span that is the parent of all further ones (W3C Trace Context). */
   traceparent?: string | undefined;
   requestId?: string | undefined;
   tenant?: string | undefined;
   orderId?: string | undefined;
-  /** Where its spans go; none where the app makes none. */
+  /** Makes its spans; undefined if the app makes none. */
   traces?: SpanMaker | undefined;
 }
 
@@ -34,27 +34,27 @@ const works = new AsyncLocalStorage<Work>();
 /** Version, trace, parent and flags (W3C Trace Context, 3.2); neither trace nor parent may be all zeros. */
 const pattern = /^(?!ff)[\da-f]{2}-(?!0{32})[\da-f]{32}-(?!0{16})[\da-f]{16}-[\da-f]{2}$/;
 
-/** @returns `undefined` for what is no `traceparent`: whoever gets one starts a trace of its own */
+/** @returns undefined for anything that is not a `traceparent`, so that a new trace begins */
 export const traceparentOf = (header: unknown): string | undefined =>
   typeof header === 'string' && pattern.test(header) ? header : undefined;
 
 export const currentWork = (): Work | undefined => works.getStore();
 
-/** The trace of the work that is under way. */
+/** The `traceparent` of the current work. */
 export const currentTrace = (): string | undefined => works.getStore()?.traceparent;
 
-/** Does what follows from `doIt` as this work and as no other. */
+/** Runs `doIt`, and whatever it starts, as this work. */
 export const withWork = <T>(work: Work, doIt: () => T): T => works.run(work, doIt);
 
-/** Adds what has become known of the work that is under way. */
+/** Adds what has become known of the current work. */
 export const noteOfWork = (known: Pick<Work, 'tenant' | 'orderId'>): void => {
   const work = works.getStore();
   if (work) Object.assign(work, known);
 };
 
-/** What callers may name a request by: nothing that a log or a header could take for something else. */
+/** What callers may use as a request id: nothing that could be mistaken for something else in a log or a header. */
 const requestIdPattern = /^[\w.:/+=-]{1,128}$/;
 
-/** The id that a request came with, where that is well-formed, or one that no other request has, and that tells nothing. */
+/** The id that a request came with, if it is well-formed; otherwise a random one. */
 export const requestIdOf = (header: unknown): string =>
   typeof header === 'string' && requestIdPattern.test(header) ? header : randomUUID();

@@ -121,7 +121,7 @@ describe('the log', () => {
       expect(lines.join('')).not.toContain(part);
     const keyId = '0123456789abcdef'.repeat(2);
     log.log(`it was refused: ck_${keyId}_${secrets[5]}`);
-    // As addresses have them.
+    // As they appear in addresses.
     log.log(`GET /keys/ck%5F${keyId}%5F${secrets[5]} and /x?then=%2fkeys%2Fck_${keyId}_${secrets[5]}`);
     log.log(`GET /x?next=%2Fkeys%2Fck%255f${keyId}%255F${secrets[5]}`);
     log.log(`GET /x?next=%252Fsk_live_abcdefgh1234`);

@@ -12,7 +12,7 @@ import { SpanSender } from '../src/span-sender.js';
 
 const parent = `00-${'1'.padStart(32, '0')}-${'1'.padStart(16, '0')}-01`;
 const mostBatches = 8;
-/** More than all batches take. */
+/** More spans than all batches can hold. */
 const tooMany = 40_000;
 
 const received = async (collector: Collector, count: number): Promise<void> => {

@@ -7,7 +7,7 @@ import protobuf from 'protobufjs';
 export interface CollectedSpan {
   traceId: string;
   spanId: string;
-  /** Empty where there is none. */
+  /** Empty if there is none. */
   parentSpanId: string;
   name: string;
   service: string;
@@ -19,7 +19,7 @@ export interface CollectedSpan {
 
 const protobufType = 'application/x-protobuf';
 
-/** What is looked at of `opentelemetry/proto/collector/trace/v1/trace_service.proto` and what it is made of. */
+/** The parts of `opentelemetry/proto/collector/trace/v1/trace_service.proto` that tests look at. */
 const sent = protobuf
   .parse(
     `
@@ -57,7 +57,7 @@ interface Sent {
   }[];
 }
 
-/** Ids are told in hexadecimal. */
+/** With ids in hexadecimal. */
 const asTold = (bytes: Uint8Array): Sent => {
   const message = sent.toObject(sent.decode(bytes), { longs: String, bytes: String, defaults: true });
   return JSON.parse(JSON.stringify(message), (name, value: unknown) =>
@@ -65,13 +65,13 @@ const asTold = (bytes: Uint8Array): Sent => {
   ) as Sent;
 };
 
-/** What an `ExportTraceServiceRequest` in protobuf says of spans. */
+/** The resource spans in an `ExportTraceServiceRequest` in protobuf. */
 export const spansOf = (bytes: Uint8Array): unknown[] => asTold(bytes).resourceSpans;
 
-/** Takes spans by OTLP over HTTP, as a collector of OpenTelemetry does. */
+/** Accepts spans by OTLP over HTTP, as an OpenTelemetry collector does. */
 export class Collector {
   readonly spans: CollectedSpan[] = [];
-  /** Everything that came; texts in it are as they were written. */
+  /** The bodies of all requests; texts appear in them as they were written. */
   received = '';
 
   private constructor(

@@ -13,14 +13,14 @@ export interface TestDatabase {
 }
 
 interface Server {
-  /** Of a database to create others from. */
+  /** A database from which others can be created. */
   url: string;
   stop(): Promise<void>;
 }
 
 /**
- * Ends the server and removes its folder as soon as standard input closes, that is when the process that holds the other
- * end is gone, however it went: jest may kill a worker without letting it tidy up.
+ * Stops the server and removes its folder as soon as standard input closes, that is, when the process at the other end is
+ * gone for whatever reason: jest may kill a worker before it can clean up.
  */
 const watchdogProgram = `
   const { readFileSync, rmSync } = require('node:fs');
@@ -48,7 +48,7 @@ const watchdogProgram = `
 function watch(folder: string): ChildProcess {
   const watchdog = spawn(process.execPath, ['-e', watchdogProgram, folder], {
     stdio: ['pipe', 'ignore', 'ignore'],
-    // Out of reach of a Ctrl-C that is meant for jest.
+    // A Ctrl-C that is meant for jest must not reach it.
     detached: true,
     windowsHide: true,
   });
@@ -62,7 +62,7 @@ async function startServer(): Promise<Server> {
   if (given) return { url: given, stop: async () => undefined };
   const folder = await mkdtemp(join(os.tmpdir(), 'cleave-test-'));
   const watchdog = watch(folder);
-  // Most test files find a server running, and need not load TypeORM and Nest, which this brings with it.
+  // Most test files find a server running, and need not load TypeORM and Nest for this.
   const { startEmbeddedPostgres } = await import('#database');
   const server = await startEmbeddedPostgres({ dataDir: folder });
   const stop = async () => {
@@ -78,8 +78,8 @@ async function startServer(): Promise<Server> {
 const key = Symbol.for('cleave.testing.postgres');
 
 /**
- * Jest gives every test file its own globals and its own copy of every module but those of Node itself: one of these
- * holds the servers, so that the files of a worker share them.
+ * Jest gives every test file its own globals and its own copy of every module, except those of Node itself. So the
+ * servers are kept on one of these, where all test files of a worker find them.
  */
 const holder = os as unknown as Record<typeof key, Map<string, Promise<Server>> | undefined>;
 
@@ -94,11 +94,10 @@ async function execute(url: string, statement: string): Promise<void> {
 }
 
 /**
- * A fresh, empty database on a real Postgres: the server at TEST_DATABASE_URL (a superuser's URL), else an embedded one
- * that the test files of a jest worker share. That one ends with the worker.
+ * A fresh, empty database on a real Postgres: the server at TEST_DATABASE_URL (a superuser's URL), or else an embedded
+ * one that the test files of a jest worker share. That one ends with the worker.
  *
- * @param of names the embedded server: databases of two share no snapshots, and transactions of one hold up nobody on the
- *   other
+ * @param of which embedded server: two of them share no snapshots, and a transaction on one delays nothing on the other
  */
 export async function testDatabase(of: 'a server' | 'another server' = 'a server'): Promise<TestDatabase> {
   const servers = (holder[key] ??= new Map());
@@ -114,7 +113,7 @@ export async function testDatabase(of: 'a server' | 'another server' = 'a server
 
 /** Two instances of a module on one database. */
 export interface TwoInstances<Instance> {
-  /** Of the database that both are on. */
+  /** The URL of the database that both use. */
   url: string;
   one: Instance;
   two: Instance;
@@ -143,7 +142,7 @@ export async function twoInstances<Instance extends { stop(): Promise<void> }>(
   }
 }
 
-/** Ends the embedded servers now; the next `testDatabase` starts another. */
+/** Stops the embedded servers now; the next `testDatabase` starts another. */
 export async function stopTestDatabases(): Promise<void> {
   const servers = [...(holder[key]?.values() ?? [])];
   delete holder[key];

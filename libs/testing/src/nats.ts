@@ -10,7 +10,7 @@ const program: ServerProgram = {
   ready: 'Server is ready',
 };
 
-/** A NATS server with JetStream. What its log holds outlives it until it is stopped for good. */
+/** A NATS server with JetStream. What it stores survives until `stop`. */
 export class NatsServer {
   private running: RunningServer | undefined;
 
@@ -37,24 +37,24 @@ export class NatsServer {
     return `nats://127.0.0.1:${this.port}`;
   }
 
-  /** Of the process; undefined while it does not run. */
+  /** The id of its process; undefined while it does not run. */
   get pid(): number | undefined {
     return this.running?.pid;
   }
 
-  /** Ends it as a loss of power would, but for what the system still writes. */
+  /** Kills it like a power failure, except that the operating system still writes its buffers. */
   async kill(): Promise<void> {
     await this.running?.stop('SIGKILL');
     this.running = undefined;
   }
 
-  /** Starts it again, on what it has kept. */
+  /** Starts it again with what it has stored. */
   async revive(): Promise<void> {
     const own = ['-a', '127.0.0.1', '-p', String(this.port), '-js', '-sd', this.directory];
     this.running = await startServer(program, () => [program.command, ...own, ...this.more]);
   }
 
-  /** Stands still until `resume`, as one that a network has cut off: nothing comes back, and no connection ends. */
+  /** Freezes it until `resume`, like a server that the network has cut off: it answers nothing, and no connection ends. */
   pause(): void {
     process.kill(this.running!.pid, 'SIGSTOP');
   }
@@ -76,23 +76,23 @@ export interface NatsCluster {
   stop(): Promise<void>;
 }
 
-/** For test files: `describe` where a NATS server can be started (`orSkip`). */
+/** For test files: `describe` if a NATS server can be started (`orSkip`). */
 export const natsOrSkip = <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
   serverOrSkip(program, describe);
 
 /**
- * A NATS server of the test's own: real, empty, with JetStream, on 127.0.0.1.
+ * A NATS server for this test alone: real, empty, with JetStream, on 127.0.0.1.
  *
- * @param port the port to listen on; a free one when left out
- * @param config what its configuration file says beside that
- * @throws Error that says what to install when there is none
+ * @param port the port to listen on; a free one if left out
+ * @param config further content of its configuration file
+ * @throws Error that says what to install if there is none
  */
 export const startNats = ({ port, config }: { port?: number; config?: string } = {}): Promise<NatsServer> => {
   const startAt = (at: number) => NatsServer.start(at, [], config);
   return port === undefined ? onFreePorts(1, startAt) : startAt(port);
 };
 
-/** Servers that replicate what JetStream keeps. They choose their leaders after they have started. */
+/** Servers that replicate what JetStream stores. They elect their leaders after they have started. */
 export const startNatsCluster = (size: number): Promise<NatsCluster> =>
   onFreePorts(2 * size, async (...ports) => {
     const routes = ports.slice(size).map((port) => `nats://127.0.0.1:${port}`);

@@ -1,8 +1,8 @@
 /**
- * For test files: `describe` or `it` where what it needs is there, its `skip` and a warning where not. In the pipeline, which
- * installs all there is (GitHub sets `GITHUB_ACTIONS`), a missing part is an error, so that nothing is skipped unseen.
+ * For test files: `describe` or `it` if what it needs is there, else its `skip` and a warning. In the pipeline, which
+ * installs everything (GitHub sets `GITHUB_ACTIONS`), a missing part is an error, so that nothing is skipped unnoticed.
  *
- * @param missing what is not there, and how to get it
+ * @param missing what is missing, and how to get it
  */
 export function orSkip<Test extends { skip: unknown }>(isThere: boolean, test: Test, missing: string): Test {
   if (isThere) return test;

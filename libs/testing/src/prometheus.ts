@@ -1,4 +1,4 @@
-/** A series, `name{label="value"}` with the labels in their order, and what it stands at. */
+/** The values of series, by `name{label="value"}` with the labels in order. */
 export type Samples = Map<string, number>;
 
 const comment = /^# (HELP|TYPE) ([a-z_:][\w:]*) (.+)$/i;
@@ -7,10 +7,10 @@ const label = /([a-z_]\w*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)/giy;
 const kinds = new Set(['counter', 'gauge', 'histogram', 'summary', 'untyped']);
 
 /**
- * Reads the text format of Prometheus as strictly as it is written down. Labels of the instrumentation scope are left out.
+ * Parses the text format of Prometheus as strictly as it is specified. Labels of the instrumentation scope are left out.
  *
  * @see https://prometheus.io/docs/instrumenting/exposition_formats/
- * @throws Error that names the line which is none, or which comes twice or in the wrong place
+ * @throws Error that names the line that is invalid, repeated or in the wrong place
  */
 export const samplesIn = (text: string): Samples => {
   if (!text.endsWith('\n')) throw new Error('the last line does not end');

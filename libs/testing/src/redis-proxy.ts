@@ -6,21 +6,21 @@ interface Line {
   redis: Socket;
 }
 
-/** Stands between a cache and Redis, and does what networks do. */
+/** A proxy between a cache and Redis that simulates the faults of networks. */
 export class RedisProxy {
   private readonly lines = new Set<Line>();
   private isDown = false;
   private isFrozen = false;
   private holdingBack: string | undefined;
-  /** Whether somebody has asked with the word that `holdBack` said, and is kept waiting. */
+  /** Whether a connection has sent the word of `holdBack`, and its answers are being held back. */
   holdsBack = false;
-  /** Who waits for a word from Redis. */
+  /** Who waits until Redis sends a certain word. */
   private readonly listening = new Set<{ word: string; heard: () => void }>();
 
   private constructor(
     private readonly server: Server,
     readonly url: string,
-    /** Where those come to who connect from now on. */
+    /** The port that new connections are forwarded to. */
     public port: number,
   ) {}
 
@@ -32,13 +32,13 @@ export class RedisProxy {
     return proxy;
   }
 
-  /** Nothing gets through any more in either direction, and no connection ends: as with a cable that is cut. */
+  /** Nothing gets through any more in either direction, and no connection ends, as if a cable were cut. */
   freeze(): void {
     this.isFrozen = true;
     this.strand();
   }
 
-  /** The same for the connections that there are: who connects anew comes through, as when another machine has the address. */
+  /** The same for existing connections; new ones get through, as if another machine had taken over the address. */
   strand(): void {
     for (const { client, redis } of this.lines) {
       client.pause();
@@ -55,7 +55,7 @@ export class RedisProxy {
     }
   }
 
-  /** Ends all connections and lets nobody connect. */
+  /** Resets all connections, and closes new ones at once. */
   down(): void {
     this.isDown = true;
     for (const { client } of this.lines) client.resetAndDestroy();
@@ -65,12 +65,12 @@ export class RedisProxy {
     this.isDown = false;
   }
 
-  /** Answers on connections that ask with this word are held back from now on, until `thaw`. */
+  /** Holds back the answers on the next connection that sends this word, until `thaw`. */
   holdBack(word: string): void {
     this.holdingBack = word;
   }
 
-  /** Resolves when Redis has told somebody something with this word in it from now on. */
+  /** Resolves when Redis next sends something that contains this word. */
   heard(word: string): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     const listener = { word, heard: resolve };
@@ -98,7 +98,7 @@ export class RedisProxy {
       redis.destroy();
       this.lines.delete(line);
     };
-    // As Redis does: what is passed on is there at once, in the order that it came in over all connections.
+    // As Redis does: data is passed on without delay, in the order in which it arrived over all connections.
     for (const socket of [client, redis]) socket.setNoDelay(true).on('error', end).on('close', end);
     client.on('data', (chunk: Buffer) => {
       if (this.holdingBack && chunk.includes(this.holdingBack)) {
@@ -112,7 +112,7 @@ export class RedisProxy {
       client.write(chunk);
       for (const { word, heard } of this.listening) if (chunk.includes(word)) heard();
     });
-    // Whoever connects meanwhile gets a connection, and nothing over it.
+    // A connection that is made while the proxy is frozen is accepted, but nothing comes over it.
     if (this.isFrozen) this.freeze();
   }
 }

@@ -22,7 +22,7 @@ export interface RedisServer {
   kill(): Promise<void>;
 }
 
-/** For test files: `describe` where a Redis server can be started (`orSkip`). */
+/** For test files: `describe` if a Redis server can be started (`orSkip`). */
 export const redisOrSkip = <Describe extends { skip: unknown }>(describe: Describe): Promise<Describe> =>
   serverOrSkip(program, describe);
 
@@ -31,7 +31,7 @@ const serverArguments = ['--save', '', '--appendonly', 'no', '--daemonize', 'no'
 const newDirectory = (): Promise<string> => mkdtemp(join(tmpdir(), 'redis-test-'));
 const removed = (directory: string): Promise<void> => rm(directory, { recursive: true, force: true });
 
-/** @param kept a directory that is used again after this, and that somebody else removes */
+/** @param kept a directory that outlives this server, and that the caller removes */
 async function startAt(port: number, more: readonly string[] = [], kept?: string): Promise<RedisServer> {
   const directory = kept ?? (await newDirectory());
   const clear = async () => (kept === undefined ? removed(directory) : undefined);
@@ -53,10 +53,10 @@ async function startAt(port: number, more: readonly string[] = [], kept?: string
 }
 
 /**
- * A Redis server of the test's own: real, empty, without persistence, on 127.0.0.1.
+ * A Redis server for this test alone: real, empty, without persistence, on 127.0.0.1.
  *
- * @param port the port to listen on; a free one when left out
- * @throws Error that says what to install when there is none
+ * @param port the port to listen on; a free one if left out
+ * @throws Error that says what to install if there is none
  */
 export const startRedis = ({ port }: { port?: number } = {}): Promise<RedisServer> =>
   port === undefined ? onFreePorts(1, (free) => startAt(free)) : startAt(port);
@@ -64,22 +64,22 @@ export const startRedis = ({ port }: { port?: number } = {}): Promise<RedisServe
 export interface RedisCluster {
   /** `redis://127.0.0.1:<port>,127.0.0.1:<port>,…` */
   url: string;
-  /** In the order of their slots; behind them the replicas, in the same order. */
+  /** The masters in the order of their slots, then their replicas in the same order. */
   servers: RedisServer[];
-  /** The keys of all servers that fit the pattern. */
+  /** The keys of all servers that match the pattern. */
   keys(pattern: string): Promise<string[]>;
-  /** Whether a key lies in the slots of the master. */
+  /** Whether a key is in one of the slots of this master. */
   isOn(at: number, key: string): Promise<boolean>;
   /**
    * Begins to move the slot of a key to the next master, as `redis-cli --cluster reshard` does.
    *
-   * @param to to another server than that
-   * @returns what moves the keys that lie there and ends it
+   * @param to another server to move it to
+   * @returns a function that moves the keys in the slot and completes the move
    */
   move(key: string, to?: number): Promise<() => Promise<void>>;
-  /** Ends a server at once, as a power cut does. What lay there is lost. */
+  /** Kills a server, like a power failure. What it stored is lost. */
   kill(at: number): Promise<void>;
-  /** Starts it again on the same port, empty. It takes its slots back by itself, or follows who has them by now. */
+  /** Starts it again on the same port, empty. It reclaims its slots, or follows the server that has them now. */
   restart(at: number): Promise<void>;
   stop(): Promise<void>;
 }
@@ -88,19 +88,19 @@ const slots = 16_384;
 
 interface ClusterOptions {
   masters?: number;
-  /** Of each master has one that takes its place. */
+  /** Each master has a replica that can take its place. */
   isReplicated?: boolean;
   /** Masters that have no slot yet. */
   spares?: number;
   /** How long a master is silent before the others count it as dead. */
   nodeTimeoutMs?: number;
-  /** The others go on without the slots of a dead master, and do not refuse everything. */
+  /** If a master is dead, the others still serve their own slots, instead of refusing everything. */
   isPartial?: boolean;
 }
 
 /**
- * A cluster of the test's own: masters, each with its share of the slots, and a replica each if that is wanted. It needs
- * servers from the path.
+ * A cluster for this test alone: masters that share the slots, and on request a replica of each. It needs a Redis on the
+ * PATH.
  */
 export const startRedisCluster = async (options: ClusterOptions = {}): Promise<RedisCluster> => {
   const { masters = 3, isReplicated = false, spares = 0, nodeTimeoutMs = 15_000, isPartial = false } = options;
@@ -113,7 +113,7 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
         const more = ['--cluster-enabled', 'yes', '--cluster-port', String(bus)];
         more.push('--cluster-node-timeout', String(nodeTimeoutMs));
         more.push('--cluster-require-full-coverage', isPartial ? 'no' : 'yes');
-        // A master waits for others to come before it sends the first replica what it has, which is 5 s when left out.
+        // By default, a master waits 5 s for other replicas before it sends its data to the first one.
         more.push('--repl-diskless-sync-delay', '0');
         const start = (): Promise<RedisServer> => startAt(port, more, directory);
         return { start, server: await start(), bus, directory };
@@ -121,11 +121,11 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
     }),
   );
   const servers = nodes.map((it) => it.server);
-  // It is hundreds of files, which every test file that imports this would load.
+  // Loaded on demand, because it consists of hundreds of files, which every importing test file would load.
   const { createClient } = await import('@redis/client');
   const connect = async ({ url }: RedisServer) => {
     const client = createClient({ url, socket: { reconnectStrategy: false } });
-    // A master that is killed ends its connections; what is asked over one of them fails by itself.
+    // A killed master ends its connections; commands on them fail by themselves.
     client.on('error', () => undefined);
     return client.connect();
   };
@@ -133,15 +133,15 @@ export const startRedisCluster = async (options: ClusterOptions = {}): Promise<R
   const ends = Array.from({ length: masters + 1 }, (_, at) => Math.floor((at * slots) / masters));
   for (const [at, client] of clients.slice(0, masters).entries())
     await client.sendCommand(['CLUSTER', 'ADDSLOTSRANGE', String(ends[at]), String(ends[at + 1]! - 1)]);
-  // As redis-cli does: otherwise they give themselves new ones while they meet, and a replica that has not heard of its master's
-  // last one is not elected, however often it asks.
+  // As redis-cli does: otherwise they choose new epochs themselves while they meet, and a replica that has not heard of
+  // its master's last one is not elected, however often it asks.
   for (const [at, client] of clients.entries())
     await client.sendCommand(['CLUSTER', 'SET-CONFIG-EPOCH', String(at + 1)]);
   for (const [at, { port }] of servers.entries())
     if (at > 0) await clients[0]!.sendCommand(['CLUSTER', 'MEET', '127.0.0.1', String(port), String(nodes[at]!.bus)]);
   const isWhole = async (): Promise<boolean> => {
     const told = await Promise.all(clients.map((it) => it.sendCommand<string>(['CLUSTER', 'INFO'])));
-    // One that may go on without some slots calls itself whole before it has heard of them.
+    // A server that may go on without some slots reports `ok` before it has heard of them.
     const signs = ['cluster_state:ok', `cluster_known_nodes:${size}`, `cluster_slots_ok:${slots}`];
     return told.every((it) => signs.every((sign) => it.includes(sign)));
   };

@@ -13,13 +13,13 @@ const startTimeoutMs = 60_000;
 /** A server that tests start. It is looked for on the PATH, then installed with apt-get, then run with Docker. */
 export interface ServerProgram {
   title: string;
-  /** The program, and the Debian package that brings it. */
+  /** The name of the program, and of the Debian package that contains it. */
   command: string;
-  /** The package of Homebrew. */
+  /** The Homebrew package. */
   brew: string;
-  /** What Docker can run in its place. */
+  /** The Docker image that can run in its place. */
   image?: string;
-  /** What it prints as soon as it accepts connections. */
+  /** What it prints once it accepts connections. */
   ready: string;
 }
 
@@ -59,7 +59,7 @@ async function findWay({ command, image }: ServerProgram): Promise<Way | undefin
 
 const ways = new Map<string, Promise<Way | undefined>>();
 
-/** How it can be started, if at all; looks once and may install it on the way. */
+/** How it can be started, if at all. This is checked once, and may install it. */
 async function wayTo(program: ServerProgram): Promise<Way | undefined> {
   const way = ways.get(program.command) ?? findWay(program);
   ways.set(program.command, way);
@@ -71,13 +71,13 @@ const missing = ({ title, command, brew, image }: ServerProgram): string => {
   return `There is no ${title} server for the tests: install one (apt-get install ${command}, brew install ${brew})${docker}`;
 };
 
-/** For test files: `describe` where the server can be started (`orSkip`). */
+/** For test files: `describe` if the server can be started (`orSkip`). */
 export const serverOrSkip = async <Describe extends { skip: unknown }>(
   program: ServerProgram,
   describe: Describe,
 ): Promise<Describe> => orSkip((await wayTo(program)) !== undefined, describe, missing(program));
 
-/** Resolves once the server accepts connections; rejects with what it printed when it ends before that. */
+/** Resolves once the server accepts connections; rejects with what it printed if it ends before that. */
 async function untilReady({ title, ready }: ServerProgram, server: ChildProcess, ended: Promise<void>): Promise<void> {
   const printed: string[] = [];
   const isUp = new Promise<true>((resolve) => {
@@ -94,7 +94,7 @@ async function untilReady({ title, ready }: ServerProgram, server: ChildProcess,
   if (!isReady) throw new Error(`${title} did not start. It printed:\n${printed.join('\n')}`);
 }
 
-/** @throws Error that says what to install when there is none */
+/** @throws Error that says what to install if there is none */
 export async function startServer(
   program: ServerProgram,
   commandLine: (way: Way) => readonly [string, ...string[]],
@@ -123,7 +123,7 @@ export async function startServer(
   return { pid: server.pid as number, stop };
 }
 
-/** Starts something on ports that were free a moment ago; they may have been taken meanwhile, so more than once. */
+/** Starts something on free ports. They may be taken before it listens, so this is tried more than once. */
 export async function onFreePorts<Started>(
   count: number,
   start: (...ports: number[]) => Promise<Started>,

@@ -1,4 +1,4 @@
-/** Where values come from: it gives what it had when it was asked, however long that takes, and throws an error. */
+/** A source of values. It answers with the value it had when it was asked, however long that takes; it throws an error. */
 export class Source {
   asked = 0;
   private gate = Promise.withResolvers<void>();
@@ -7,7 +7,7 @@ export class Source {
     this.gate.resolve();
   }
 
-  /** Answers wait from now on, until `open`. */
+  /** From now on, answers wait until `open`. */
   close(): void {
     this.gate = Promise.withResolvers();
   }

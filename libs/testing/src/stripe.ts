@@ -6,26 +6,26 @@ import { text } from 'node:stream/consumers';
 
 /** What goes wrong with the next request that changes something. */
 type Fault =
-  /** It is done, and the answer never comes. */
+  /** It is carried out, but never answered. */
   | 'silent'
-  /** It is done, and the connection breaks instead of an answer. */
+  /** It is carried out, but the connection breaks instead of an answer. */
   | 'cut'
-  /** It is done, and the answer is 500, now and under this key for ever. */
+  /** It is carried out, but the answer is 500, now and under this key for ever. */
   | 'failed-after'
-  /** It is not done, and the answer is 500, now and under this key for ever. */
+  /** It is not carried out, and the answer is 500, now and under this key for ever. */
   | 'failed-before'
-  /** It never gets to where keys are looked at. */
+  /** It is refused before idempotency keys are looked at. */
   | 'too-many'
   | 'no-such-key';
 
-/** What may be asked of Stripe, in our words. */
+/** The changes that can be requested from Stripe, in our terms. */
 export const stripeChanges = ['authorise', 'capture', 'refund', 'void'] as const;
 type StripeChange = (typeof stripeChanges)[number];
 
-/** A request that was caught: not done yet, or done and not answered. It stands still until it is let go or cut. */
+/** A request that was caught before it was carried out, or before it was answered. It waits until it is passed or cut. */
 export interface CaughtByStripe {
   pass(): void;
-  /** Ends it without an answer; what was not done is not done any more. */
+  /** Ends it without an answer. If it was not carried out yet, it never is. */
   cut(): void;
 }
 
@@ -59,7 +59,7 @@ interface Refund {
   metadata: Record<string, string>;
 }
 
-/** What we think that was moved for an order. */
+/** The amounts that, in our view, were moved for an order. */
 export interface PaymentSums {
   order_id: string;
   authorised_minor: number | string;
@@ -72,20 +72,20 @@ interface Answer {
   body: object;
 }
 
-/** What is at Stripe, as far as we use it, with what it does about keys, states and limits. */
+/** The parts of Stripe that we use, including its rules on idempotency keys, states and limits. */
 export class StripeStandIn {
   readonly intents = new Map<string, Intent>();
   readonly refunds = new Map<string, Refund>();
-  /** What webhooks would be sent, oldest first: copies of the objects as they were. */
+  /** The events that webhooks would send, oldest first, with copies of the objects at that time. */
   readonly events: { id: string; type: string; data: { object: object } }[] = [];
-  /** The requests that change something, with their keys, as they came. */
+  /** The requests that change something, with their keys, as they arrived. */
   readonly asked: { path: string; key: string | undefined; form: Record<string, string> }[] = [];
-  /** How many requests have only looked. */
+  /** How many requests have only read. */
   looks = 0;
   readonly faults: Fault[] = [];
-  /** What is made is not found by a search yet. */
+  /** A search does not find new objects yet. */
   indexIsBehind = false;
-  /** Calls that are being answered, at most so far. */
+  /** The most calls that were ever being answered at the same time. */
   mostAtATime = 0;
   /** How long each answer takes. */
   delayMs = 0;
@@ -109,8 +109,8 @@ export class StripeStandIn {
   }
 
   /**
-   * Resolves when the n-th request of this kind from now on is caught, before it is done or after. Rejects when that takes
-   * too long.
+   * Resolves when the n-th request of this kind from now on is caught, before or after it is carried out. Rejects if that
+   * takes too long.
    */
   next(change: StripeChange, moment: Snare['moment'], occurrence = 1): Promise<CaughtByStripe> {
     const { promise, resolve, reject } = Promise.withResolvers<CaughtByStripe>();
@@ -122,12 +122,12 @@ export class StripeStandIn {
     });
   }
 
-  /** A day passes. */
+  /** A day passes, so Stripe forgets idempotency keys. */
   forgetKeys(): void {
     this.keys.clear();
   }
 
-  /** What we think of payments that is not so at Stripe: other sums, or more than one PaymentIntent. */
+  /** The payments that are different at Stripe: other sums, or more than one PaymentIntent. */
   differences(payments: readonly PaymentSums[]): object[] {
     return payments.flatMap((payment) => {
       const intents = this.of(payment.order_id);
@@ -149,9 +149,9 @@ export class StripeStandIn {
   }
 
   /**
-   * The customer of a PaymentIntent does what it waits for, or tries another card.
+   * The customer of a PaymentIntent completes what it requires, or tries another card.
    *
-   * @returns whether that can still be done
+   * @returns whether that was still possible
    */
   approve(intent: Intent): boolean {
     if (!['requires_action', 'requires_payment_method'].includes(intent.status)) return false;
@@ -163,12 +163,12 @@ export class StripeStandIn {
     return true;
   }
 
-  /** The customer of a PaymentIntent fails to do what it waits for. */
+  /** The customer of a PaymentIntent fails to complete what it requires. */
   fail(intent: Intent): void {
     this.decline(intent, { type: 'invalid_request_error', code: 'payment_intent_authentication_failure' });
   }
 
-  /** A refund that was pending comes to its end. */
+  /** A pending refund succeeds or fails. */
   end(refund: Refund, status: 'succeeded' | 'failed'): void {
     Object.assign(refund, { status, ...(status === 'failed' && { failure_reason: 'expired_or_canceled_card' }) });
     this.tell(status === 'failed' ? 'refund.failed' : 'refund.updated', refund);
@@ -199,7 +199,7 @@ export class StripeStandIn {
     else if (fault !== 'silent') send(response, answer);
   }
 
-  /** The first answer under a key is its answer for ever, whatever it was; only what is malformed is not kept. */
+  /** The first answer under a key is its answer for ever, whatever it was; only malformed requests are not stored. */
   private async under(key = '', fingerprint: string, work: () => Promise<Answer>): Promise<Answer> {
     const known = this.keys.get(key);
     if (known && known.fingerprint !== fingerprint) return refusal(400, { type: 'idempotency_error' });
@@ -304,7 +304,7 @@ export class StripeStandIn {
     const refund: Refund = {
       id: this.newId('re'),
       object: 'refund',
-      // Of some means of payment it is not known at once.
+      // For some means of payment, the outcome is not known at once.
       status: amount === pendingRefundMinor ? 'pending' : 'succeeded',
       amount,
       payment_intent: intent.id,
@@ -340,10 +340,10 @@ const changeBy = (path: string): StripeChange => {
 const isLetGo = ({ act }: Snare): Promise<boolean> =>
   new Promise((resolve) => act({ pass: () => resolve(true), cut: () => resolve(false) }));
 
-/** A refund of so much waits for its end. */
+/** A refund of this amount stays pending until it is ended. */
 export const pendingRefundMinor = 99;
 
-/** An event as it is sent. */
+/** An event as Stripe sends it. */
 export const signed = (event: object, secret: string, ageSeconds = 0): { body: string; signature: string } => {
   const body = JSON.stringify({ object: 'event', ...event });
   const timestamp = Math.floor(Date.now() / 1000) - ageSeconds;

@@ -6,21 +6,21 @@ import { KeyDirectory, type KnownKey } from '#security';
 import type { KeyChanges } from '../use-cases/manage-keys.js';
 import { PostgresKeys } from './postgres-keys.js';
 
-/** How often the connection shows that it is alive, and how long it may take to: together, how late a loss is noticed. */
+/** How often the connection is pinged, and how long the answer may take: the sum is how late a loss is noticed. */
 const pingEveryMs = 1_000;
 const pingWithinMs = 2_000;
 const connectWithinMs = 5_000;
 const longestPauseMs = 5_000;
-/** How often is tried whether what is notified arrives, and how long it may take. */
+/** How often it is tested whether notifications arrive, and how long one may take. */
 const tryEveryMs = 10_000;
 const arrivesWithinMs = 2_000;
 
-/** The connection is there, and what is notified does not come by it. */
+/** The connection is alive, but notifications do not arrive over it. */
 class NothingArrives extends Error {
   override readonly name = 'NothingArrives';
 }
 
-/** By which each process tries whether it hears; others who hear it do not know the word. */
+/** The channel on which each process tests whether it hears notifications; it ignores the words of others. */
 const wordsChannel = 'cleave_keys_words';
 
 const cut = (client: pg.Client): void => {
@@ -30,9 +30,9 @@ const cut = (client: pg.Client): void => {
 export const accessDatabaseUrl = Symbol('access database URL');
 
 /**
- * The keys in Postgres, and the word of their changes. Over a connection that is lost nothing is heard, so that nothing
- * may be remembered until there is another one. Nor over one that a pooler shares among its clients, which looks as well as
- * any: so it is tried, by a word of our own.
+ * API keys in Postgres, and the notifications of their changes. A lost connection brings none, so no key may be
+ * remembered until there is a new one. Nor does a connection that a pooler shares among its clients, although it looks
+ * healthy; so each process tests it with notifications of its own.
  */
 @Injectable()
 export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnModuleInit, OnApplicationShutdown {
@@ -41,7 +41,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
   private forget: () => void = () => {};
   private listening: pg.Client | undefined;
   private arrives = true;
-  /** Nothing is the matter while it has only just begun. */
+  /** False until the first failure, because a process that has only just started is not degraded. */
   private hasFailed = false;
   private running: Promise<void> = Promise.resolve();
 
@@ -106,7 +106,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
     }
   }
 
-  /** Until the connection is lost. */
+  /** Listens until the connection is lost. */
   private async listen(begun: () => void): Promise<void> {
     const client = this.newClient('cleave-access-listens');
     const words = new Map<string, () => void>();
@@ -124,7 +124,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
       await client.query(`LISTEN cleave_keys_changed; LISTEN ${wordsChannel}`);
       let triedAt = performance.now();
       await this.tryWhether(words, ends);
-      // What was remembered before may have changed unheard.
+      // What was remembered may have changed before the connection listened.
       this.forget();
       this.listening = client;
       begun();
@@ -133,7 +133,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
         if (!ends.aborted) await client.query('SELECT 1');
         if (ends.aborted || performance.now() - triedAt < tryEveryMs) continue;
         triedAt = performance.now();
-        // What could not be tried, there being no connection left, says nothing of the one that has heard so far.
+        // If the test itself could not connect, that says nothing about the connection that listens.
         await this.tryWhether(words, ends).catch((error: unknown) => {
           if (error instanceof NothingArrives) throw error;
         });
@@ -142,17 +142,17 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
     } finally {
       this.listening = undefined;
       this.forget();
-      // A server that does not answer any more would not say goodbye either.
+      // A server that does not respond would not answer a goodbye either.
       if (signal.aborted) await client.end().catch(() => undefined);
       else cut(client);
     }
   }
 
-  /** Whether what others notify arrives. @throws NothingArrives */
+  /** Tests whether notifications from other connections arrive. @throws NothingArrives */
   private async tryWhether(words: Map<string, () => void>, ends: AbortSignal): Promise<void> {
     const word = randomUUID();
     const arrived = new Promise<void>((resolve) => words.set(word, resolve));
-    // By a connection of its own, as others do: on that which listens it might arrive by chance.
+    // Uses another connection, as other processes do: a notification from the listening one might arrive by chance.
     const other = this.newClient('cleave-access-tries');
     other.on('error', () => undefined);
     const late = new AbortController();

@@ -10,11 +10,11 @@ interface Counted {
   requests: number;
 }
 
-/** Who did what, in Postgres. */
+/** The audit log in Postgres. */
 @Injectable()
 export class PostgresAudit implements AuditEntries, AuditTrail {
   private readonly begun = this.lane();
-  /** What has begun is to be seen to end, however many others begin. */
+  /** A lane of its own, so that the end of an operation is recorded however many others begin. */
   private readonly ends = this.lane();
 
   constructor(@InjectSql('access') private readonly sql: Sql) {}
@@ -27,7 +27,7 @@ export class PostgresAudit implements AuditEntries, AuditTrail {
     return this.ends.add({ entry, requests: 1 });
   }
 
-  /** They would wait for each other in Postgres, each with a connection that keys have to be looked up over. */
+  /** Batched: single inserts would wait for each other in Postgres, holding connections that key lookups need. */
   private lane(): BatchLane<Counted> {
     return new BatchLane(
       {
@@ -52,7 +52,7 @@ export class PostgresAudit implements AuditEntries, AuditTrail {
   }
 }
 
-/** One after the other, all numbered in their turn, so that none appears in front of one that was read. */
+/** One batch at a time, numbered under a lock, so that no entry appears before one that has been read already. */
 const append = {
   name: 'access-audit-append-all',
   text: `

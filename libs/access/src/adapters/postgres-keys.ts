@@ -59,7 +59,7 @@ interface ValidRow {
   validForMs: number | null;
 }
 
-/** Behind every id that there is. */
+/** Sorts after every possible id. */
 const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
 const columns = `key_id, tenant_id AS tenant, account_id AS account, name, scopes, created_at, expires_at, revoked_at,
@@ -75,7 +75,7 @@ const valid = {
     WHERE key_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > clock_timestamp())`,
 };
 
-/** Those who make keys for one tenant do so one after the other, so that there are never too many. */
+/** The keys of a tenant are created one at a time, so that their limit holds. */
 const turn = {
   name: 'access-turn',
   text: `SELECT pg_advisory_xact_lock(hashtextextended('access.keys ' || $1, 0))`,
@@ -114,7 +114,7 @@ const countFamily = {
   text: validOfFamily('(SELECT coalesce(family_id, key_id) FROM access.keys WHERE tenant_id = $1 AND key_id = $2)'),
 };
 
-/** The row is locked before it is read, so that of two who rotate it one comes too late. */
+/** The row is locked before it is read, so that only one of two concurrent rotations succeeds. */
 const rotate = {
   name: 'access-rotate',
   text: `

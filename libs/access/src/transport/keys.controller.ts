@@ -93,14 +93,14 @@ export class KeysController {
   }
 }
 
-/** Also where the key itself is given: who takes it back is not to be told that there is none. */
+/** Accepts the key itself in place of its id: a person who revokes a leaked key must not be told that it does not exist. */
 const keyIdOf = (text: string): string => uuidOr(text.replace(inKey, '$1-$2-$3-$4-$5'), keyNotFound);
 
-/** @throws CleaveError `forbidden` for another tenant than one's own, unless one operates them all */
+/** @throws CleaveError `forbidden` for another tenant than the caller's own, unless the caller is an operator */
 export const tenantFor = (caller: Caller, wanted: string | undefined): string => {
   if (wanted !== undefined && wanted !== caller.tenant) allow(caller, 'operator');
   return wanted ?? caller.tenant;
 };
 
-/** Whose keys can be named by their id: those of the tenant, or of all. */
+/** The tenant whose keys the caller can address by id; undefined for all tenants. */
 const reachOf = (caller: Caller): string | undefined => (caller.scopes.has('operator') ? undefined : caller.tenant);

@@ -3,30 +3,29 @@ import { PeriodicWork } from '#periodic';
 import type { AuditLog, NewAuditEntry } from '#security';
 
 export abstract class AuditEntries {
-  /** Resolves once it is kept. @param requests how many the entry is about, the one that it names being the last */
+  /** Resolves once the entry is durable. @param requests how many it stands for; it describes the last of them */
   abstract add(entry: NewAuditEntry, requests: number): Promise<void>;
-  /** The same of how something ended that is kept already: none of those that are added is waited for. */
+  /** The same for the end of an operation whose beginning is recorded: it does not wait behind other entries. */
   abstract addEnd(entry: NewAuditEntry): Promise<void>;
 }
 
 const minuteMs = 60_000;
-/** Of what somebody is refused in a minute, so much is written down one by one. */
+/** How many refusals of a caller get an entry of their own in a minute, for each operation. */
 const mostRefusals = 10;
-/** Of so many it is counted at a time what they are refused; where there are more, those who came first are written down. */
+/** How many callers and operations are counted at a time. Beyond that, the longest counted one is written. */
 export const mostRefused = 10_000;
 const settledAtOnce = 200;
 
 interface Refused {
   written: number;
-  /** How many are not written down yet, and the last of them. */
+  /** How many refusals are counted but not written yet, and the last of them. */
   leftOut: number;
   last: NewAuditEntry;
 }
 
 /**
- * Writes down who does what. Of what somebody is not allowed, and can ask for without end, there are a few entries in a
- * minute, and then one that says how many requests it is about: what nothing is ever removed from is not to be filled by those
- * who may do nothing.
+ * Writes the audit log. Callers without permission can be refused without end, and nothing is ever removed from the log.
+ * So a few of their refusals in a minute get an entry each, and one more entry says how many others there were.
  */
 @Injectable()
 export class KeepAudit extends PeriodicWork implements AuditLog {
@@ -41,7 +40,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
   }
 
   async appendRefusal(entry: NewAuditEntry, who: string): Promise<void> {
-    // Of each operation by itself, so that nobody hides one behind many of another.
+    // Each operation is counted separately, so that a refusal cannot be hidden behind many of another operation.
     const by = JSON.stringify([who, entry.operation]);
     const refused = this.refused.get(by) ?? { written: 0, leftOut: 0, last: entry };
     this.refused.set(by, refused);
@@ -55,11 +54,11 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     }
   }
 
-  /** Writes down how many were left out, and begins to count anew. */
+  /** Writes how many refusals got no entry of their own, and starts counting anew. */
   async execute(): Promise<void> {
     const all = [...this.refused.keys()];
     let failed: PromiseRejectedResult | undefined;
-    // A part at a time, or there were no room for what is done meanwhile; what is left waits where the database does not answer.
+    // In portions, to leave room for entries that arrive meanwhile. If the database does not answer, the rest waits.
     while (all.length > 0 && !failed) {
       const settled = await Promise.allSettled(all.splice(0, settledAtOnce).map((by) => this.settle(by)));
       failed ??= settled.find((it) => it.status === 'rejected');
@@ -67,7 +66,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     if (failed) throw failed.reason;
   }
 
-  /** By now nobody is answered any more. */
+  /** By now, all requests have been answered. */
   override async beforeApplicationShutdown(): Promise<void> {
     await super.beforeApplicationShutdown();
     await this.execute().catch((error: unknown) => {
@@ -75,7 +74,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     });
   }
 
-  /** Whoever comes does not wait for what others were refused, and is not told that it could not be written down. */
+  /** A caller neither waits for the entry about another caller's refusals nor learns that it could not be written. */
   private makeRoom(): void {
     if (this.refused.size <= mostRefused) return;
     const [longest] = this.refused.keys();

@@ -21,18 +21,18 @@ export interface NewKey {
   expiresAt: Date | null;
 }
 
-/** The keys of tenants. */
+/** The API keys of all tenants. */
 export abstract class Keys {
-  /** @returns undefined where the tenant has `most` already that are valid */
+  /** @returns undefined if the tenant already has `most` valid keys */
   abstract add(key: NewKey, most: number): Promise<ApiKey | undefined>;
-  /** Newest first, those before `before`. */
+  /** Newest first, older than the key `before`. */
   abstract page(tenant: string, before: string | undefined, limit: number): Promise<ApiKey[]>;
   abstract find(tenant: string | undefined, keyId: string): Promise<ApiKey | undefined>;
   /**
-   * Puts another key in the place of one that is valid, which then ends after `overlapSeconds`, or before if it was to.
+   * Replaces a valid key with a new one. The old one expires after `overlapSeconds`, or earlier if it was going to.
    *
-   * @param most of those that have taken each other's place, how many may be valid before
-   * @returns undefined where it is not valid, or was rotated before, or `most` were valid already
+   * @param most how many keys of its family may be valid afterwards
+   * @returns undefined if the key is not valid, was rotated before, or has `most` valid keys in its family already
    */
   abstract rotate(
     tenant: string,
@@ -40,19 +40,19 @@ export abstract class Keys {
     secretHash: Buffer,
     { overlapSeconds, most }: { overlapSeconds: number; most: number },
   ): Promise<ApiKey | undefined>;
-  /** Of those that have taken each other's place and this one's, how many are valid. */
+  /** How many keys are valid in the family of this key: those that replaced each other by rotation. */
   abstract countFamily(tenant: string, keyId: string): Promise<number>;
   /** @returns whether there is such a key */
   abstract revoke(tenant: string | undefined, keyId: string): Promise<boolean>;
 }
 
-/** Who remembers keys. */
+/** What this process remembers of keys. */
 export abstract class KeyChanges {
-  /** Whatever is remembered here of any key is forgotten; processes elsewhere hear of it by themselves. */
+  /** Forgets all keys that are remembered in this process; other processes are notified by the database. */
   abstract changed(): void;
 }
 
-/** Makes keys, replaces them and takes them back. A tenant that is undefined stands for any. */
+/** Issues, rotates and revokes API keys. An undefined tenant stands for any. */
 @Injectable()
 export class ManageKeys {
   constructor(
@@ -60,7 +60,7 @@ export class ManageKeys {
     private readonly changes: KeyChanges,
   ) {}
 
-  /** @throws CleaveError `too-many-keys`, or `invalid-request` for an end that is past */
+  /** @throws CleaveError `too-many-keys`, or `invalid-request` for an expiry in the past */
   async issue(tenant: string, request: CreateKeyRequest): Promise<IssuedKey> {
     const { name, scopes, account = defaultAccount, expires_at: expiresAt = null } = request;
     if (expiresAt && expiresAt.getTime() <= Date.now()) throw invalidRequest('expires_at', 'must be in the future');
@@ -83,8 +83,8 @@ export class ManageKeys {
   }
 
   /**
-   * @throws CleaveError `key-not-found`, `too-many-keys` where those before it are still valid, or `illegal-transition` where
-   *   it is not valid or was rotated before
+   * @throws CleaveError `key-not-found`, `too-many-keys` if too many keys of its family are still valid, or
+   * `illegal-transition` if it is not valid or was rotated before
    */
   async rotate(tenant: string | undefined, keyId: string, overlapSeconds: number): Promise<IssuedKey> {
     const before = await this.keys.find(tenant, keyId);
@@ -103,14 +103,14 @@ export class ManageKeys {
     throw new CleaveError('illegal-transition', detail);
   }
 
-  /** One that is revoked already stays so. @throws CleaveError `key-not-found` */
+  /** Idempotent: a revoked key stays revoked. @throws CleaveError `key-not-found` */
   async revoke(tenant: string | undefined, keyId: string): Promise<void> {
     if (!(await this.keys.revoke(tenant, keyId))) throw keyNotFound();
     this.changes.changed();
   }
 }
 
-/** One in use, and two that end. */
+/** The one in use, and two that are about to expire. */
 const mostOfFamily = 3;
 
 const newSecret = (): string => randomBytes(32).toString('hex');

@@ -5,7 +5,7 @@ import type { ContractClient } from '#messaging';
 import { salesTypes } from '../domain/sales.js';
 import type { OrderLog } from '../use-cases/follow-orders.js';
 
-/** The log of orders in the order module, wherever that runs, and however its events come here. */
+/** The log of the order module, wherever that runs, read by polling or from the event bus. */
 @Injectable()
 export class MessagingOrderLog implements OrderLog {
   constructor(

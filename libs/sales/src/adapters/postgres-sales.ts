@@ -6,7 +6,7 @@ import { consumerOf, type Counted, type Views } from '../use-cases/follow-orders
 import type { SalesFilter, SalesKey, SalesReader } from '../use-cases/read-sales.js';
 import type { RebuildableViews } from '../use-cases/rebuild-sales.js';
 
-/** Sums of Postgres are exact; beyond what a number holds they are given as near as it can. */
+/** Sums are exact in Postgres; those that a number cannot represent exactly are rounded to the nearest one. */
 type Sums = Record<Exclude<keyof SalesOfDay, 'day' | 'product_id' | 'currency' | 'sold' | 'sold_minor'>, string>;
 
 /** Sales and their views in Postgres. */
@@ -54,8 +54,8 @@ export class PostgresSales implements Views, SalesReader, RebuildableViews {
   }
 
   async forgetRetired(limit: number): Promise<boolean> {
-    // Not in the transaction that serves another one: whoever counts locks its checkpoint before its view. What it adds
-    // until then is thrown away.
+    // Not in the transaction that serves the new view, because counting locks the checkpoint before the view. What it
+    // adds until then is discarded.
     for (const { view } of await this.sql.query<{ view: number }>(retiredAndRead))
       await this.checkpoints.forget(consumerOf(view));
     const [row] = await this.sql.query<{ forgotten: number }>(forgetRetired, [limit]);
@@ -118,7 +118,7 @@ const add = {
     SELECT sales.add_up($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)`,
 };
 
-/** Both are locked, so that one instance alone serves what was built. */
+/** Both rows are locked, so that only one instance serves the new view. */
 const builtAndServed = {
   name: 'sales-built-and-served',
   text: `
@@ -165,7 +165,7 @@ const pageText = (condition: string): string => `
 
 const page = { name: 'sales-page', text: pageText('') };
 
-/** A statement of its own, which goes by another index. */
+/** A separate statement, because it uses another index. */
 const pageOfProduct = { name: 'sales-page-of-product', text: pageText('AND d.product_id = $8::text') };
 
 const sold = {

@@ -1,6 +1,6 @@
 import type { OrderEventType, OrderLogEvent, StockOutlook } from '#contracts';
 
-/** What events add to the sales of a product on a day; nothing is ever taken away. */
+/** What events add to the sales of a product on a day. Nothing is ever subtracted. */
 export interface Delta {
   tenant: string;
   /** In UTC, such as 2026-11-30. */
@@ -21,12 +21,12 @@ type Whole = number | bigint;
 
 type Lines = NonNullable<OrderLogEvent['data']['order']>['lines'];
 
-/** The particulars of `order.returned`. */
+/** The details of `order.returned`. */
 interface Returned {
   lines: { product_id: string; quantity: number; amount_minor: number }[];
 }
 
-/** The events that say something of what is sold. */
+/** The events that change what is sold. */
 export const salesTypes: OrderEventType[] = [
   'order.placed',
   'order.cancelled',
@@ -35,11 +35,11 @@ export const salesTypes: OrderEventType[] = [
   'order.returned',
 ];
 
-/** Added up by tenant, day, product and currency, and sorted by these: whoever writes them waits for others in turn. */
+/** Sums by tenant, day, product and currency, sorted by these so that all writers lock rows in the same order. */
 export const deltasOf = (events: readonly OrderLogEvent[]): Delta[] => {
   const sums = new Map<string, Delta>();
   const of = (tenant: string, day: string, currency: string, productId: string): Delta => {
-    // No id has a NUL in it, and it comes before every other character.
+    // No id contains NUL, which sorts before every other character.
     const key = `${tenant}\0${day}\0${productId}\0${currency}`;
     let sum = sums.get(key);
     if (!sum) {
@@ -49,7 +49,7 @@ export const deltasOf = (events: readonly OrderLogEvent[]): Delta[] => {
     }
     return sum;
   };
-  // There are many events of few days.
+  // Many events fall on few days.
   const days = new Map<number, string>();
   for (const event of events) {
     const number = Math.floor(event.time.getTime() / dayMs);
@@ -96,7 +96,7 @@ const add = (event: OrderLogEvent, of: (productId: string) => Delta): void => {
   }
 };
 
-/** Those that the event names, of an order of which some was handed over; all of them otherwise. */
+/** If part of the order was fulfilled, the lines that the event names; otherwise all of them. */
 const cancelledLines = (lines: Lines, details: { lines?: { line: number; quantity: number }[] }): Lines =>
   details.lines?.map(({ line, quantity }) => ({ ...lines[line - 1]!, quantity })) ?? lines;
 
@@ -119,13 +119,13 @@ const dayMs = 86_400_000;
 
 const dayOf = (at: Date): string => at.toISOString().slice(0, 10);
 
-/** The whole days before today that an estimate goes by: the first and the last of them. */
+/** The whole days before today that the estimate is based on: the first and the last one. */
 export const windowBefore = (now: Date, days: number): { from: string; to: string } => ({
   from: dayOf(new Date(now.getTime() - days * dayMs)),
   to: dayOf(new Date(now.getTime() - dayMs)),
 });
 
-/** When what is available is sold at the rate of the window, each of its days counting the same. */
+/** When the available stock will be sold, at the rate of the window, in which each day counts the same. */
 export const outlookOf = (
   productId: string,
   available: number,
@@ -143,7 +143,7 @@ export const outlookOf = (
     sold,
     sold_per_day: perDay,
     days_left: daysLeft,
-    // Beyond what a calendar of four digits can say it is never.
+    // Beyond the year 9999, the answer is never.
     out_of_stock_on: lastsUntil < Date.UTC(10_000, 0) ? dayOf(new Date(lastsUntil)) : null,
   };
 };

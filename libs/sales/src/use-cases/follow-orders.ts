@@ -10,36 +10,36 @@ export abstract class OrderLog {
   abstract as(consumer: string): EventSource<OrderLogEvent>;
 }
 
-/** What was counted with some events. */
+/** The sums over some events. */
 export interface Counted {
   deltas: readonly Delta[];
   events: number;
-  /** When the last of them happened. */
+  /** When the last of these events happened. */
   until: Date;
 }
 
 export abstract class Views {
-  /** Those that follow the orders: the one that is served, and after it the one that is being built. */
+  /** The views that follow the orders: the served one first, then the one that is being built. */
   abstract following(): Promise<number[]>;
-  /** Adds to a view and keeps the checkpoint, both or neither. */
+  /** Adds to a view and stores the checkpoint, atomically. */
   abstract add(view: number, counted: Counted, checkpoint: Checkpoint): Promise<void>;
-  /** Serves the view that is being built, once it tells of all that the other one does. */
+  /** Serves the view that is being built, once it covers everything that the other one does. */
   abstract serveBuilt(): Promise<boolean>;
-  /** Throws away some of what is not served any more. @returns whether there is more of it */
+  /** Deletes a part of the retired views. @returns whether there is more of them */
   abstract forgetRetired(limit: number): Promise<boolean>;
 }
 
 export const consumerOf = (view: number): string => `sales-${view}`;
 
-/** What is added up together is written once a product; what is read together holds up the process that reads it. */
+/** A larger batch writes each product less often; a larger page keeps the process that reads it busy for longer. */
 const batchSize = 20_000;
 const pageSize = 5_000;
 const pollMs = 75;
 const paceMs = 25;
 
-/** Adds up what is sold in one view: each event once. */
+/** Counts sales in one view, each event once. */
 class CountSales extends EventConsumer<OrderLogEvent> {
-  /** Since it was last at the end. */
+  /** Whether it has counted anything since it last reached the end of the log. */
   private hasMoved = false;
 
   constructor(
@@ -73,11 +73,11 @@ class CountSales extends EventConsumer<OrderLogEvent> {
   }
 }
 
-/** How soon is seen what another instance has begun or built. */
+/** How soon it is noticed that another instance has begun or finished a view. */
 const lookMs = 500;
 const forgottenAtOnce = 5_000;
 
-/** Has every view follow the orders, and serves one that was built anew as soon as it has caught up. */
+/** Makes every view follow the orders, and serves a rebuilt one as soon as it has caught up. */
 @Injectable()
 export class FollowOrders extends WokenWork {
   private readonly counting = new Map<number, CountSales>();
@@ -104,7 +104,7 @@ export class FollowOrders extends WokenWork {
     this.built = following[1];
     for (const view of following) if (!this.counting.has(view)) this.begin(view);
     await this.end([...this.counting.keys()].filter((it) => !following.includes(it)));
-    // Piece by piece, between looks at those that are needed.
+    // In portions, to look after the views in use in between.
     return this.views.forgetRetired(forgottenAtOnce);
   }
 

@@ -8,11 +8,11 @@ export interface SalesFilter {
   to: string | undefined;
 }
 
-/** Where a list goes on: behind what this names. */
+/** The row after which a list continues. */
 export type SalesKey = Pick<SalesOfDay, 'day' | 'product_id' | 'currency'>;
 
 export abstract class SalesReader {
-  /** The latest days first. */
+  /** Latest days first. */
   abstract page(
     tenant: string,
     filter: SalesFilter,
@@ -24,13 +24,13 @@ export abstract class SalesReader {
 }
 
 export abstract class StockLookup {
-  /** @returns `undefined` for a product that is not known */
+  /** @returns undefined for an unknown product */
   abstract availableOf(tenant: string, productId: string): Promise<number | undefined>;
 }
 
 const windowDays = 28;
 
-/** Tells what was sold, and how long the stock will last. */
+/** Reports what was sold, and how long the stock will last. */
 @Injectable()
 export class ReadSales {
   constructor(

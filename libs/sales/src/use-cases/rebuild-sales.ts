@@ -3,13 +3,13 @@ import type { SalesView } from '#contracts';
 import { FollowOrders } from './follow-orders.js';
 
 export abstract class RebuildableViews {
-  /** Begins a view at the beginning of the log, unless one is being built already. @returns the one that is being built */
+  /** Begins a view at the start of the log, unless one is being built already. @returns the one that is being built */
   abstract begin(): Promise<SalesView>;
-  /** The newest first. */
+  /** Newest first. */
   abstract all(): Promise<SalesView[]>;
 }
 
-/** Builds the sales anew from the log of orders, while those that are there are served and follow on. */
+/** Rebuilds the sales from the log of orders, while the current ones are still served and updated. */
 @Injectable()
 export class RebuildSales {
   constructor(
