@@ -47,12 +47,13 @@ const keepApart = async ({ driver, server, report }: Bench, { pids }: System): P
   try {
     for (const pid of measured) await runOn(cores.slice(1), pid);
     await runOn(cores.slice(0, 1), driver.pid);
-    report.notes.push(`The driver runs on core 0, what is measured on ${cores.slice(1).join(', ')}.`);
   } catch (error) {
     report.notes.push(`The driver shares its cores with what is measured: ${(error as Error).message.trim()}`);
+    return () => Promise.resolve();
   }
+  report.notes.push(`The driver runs on core 0, what is measured on ${cores.slice(1).join(', ')}.`);
   return async () => {
-    for (const pid of [...measured, driver.pid]) await runOn(cores, pid).catch(() => undefined);
+    for (const pid of [...measured, driver.pid]) await runOn(cores, pid);
   };
 };
 
