@@ -39,13 +39,13 @@ export class Admission implements OnApplicationShutdown {
   private observe(metrics: Metrics): void {
     const meter = metrics.meter('admission');
     const limit = meter.createObservableGauge('admission.limit', {
-      description: 'How many requests of a class may be in flight at once.',
+      description: 'The concurrency limit of a class of requests.',
     });
     const inFlight = meter.createObservableGauge('admission.in_flight', {
-      description: 'How many requests of a class are in flight.',
+      description: 'Requests of a class in flight.',
     });
     const shed = meter.createObservableCounter('admission.shed', {
-      description: 'Requests that were refused because too many were in flight.',
+      description: 'Requests refused because the concurrency limit was reached.',
     });
     meter.addBatchObservableCallback(
       (result) => {

@@ -17,7 +17,7 @@ const observed: readonly Observed[] = [
     name: 'balancing.targets',
     kind: 'UpDownCounter',
     unit: '{instance}',
-    description: 'Instances that are known, by state: an ejected one gets no requests while there are others.',
+    description: 'Known instances by state. An ejected instance gets no requests while there are others.',
     read: ({ states }) =>
       Object.entries(states).map(([state, count]) => [count, { 'balancing.state': state }] as const),
   },
@@ -25,22 +25,21 @@ const observed: readonly Observed[] = [
     name: 'balancing.ejections',
     kind: 'Counter',
     unit: '{ejection}',
-    description: 'How often an instance was ejected: it failed, or it said that it is about to stop.',
+    description: 'Ejections of an instance that failed or announced that it is stopping.',
     read: ({ counts }) => [[counts.ejections]],
   },
   {
     name: 'balancing.retries',
     kind: 'Counter',
     unit: '{request}',
-    description: 'Requests that were sent again, to another instance where there is one.',
+    description: 'Requests that were retried, on another instance if there is one.',
     read: ({ counts }) => [[counts.retries]],
   },
   {
     name: 'balancing.refused',
     kind: 'Counter',
     unit: '{request}',
-    description:
-      'Requests that were not sent, because every instance is full, or not again, because the budget is spent.',
+    description: 'Requests not sent because every instance is full, or not retried because the retry budget is spent.',
     read: ({ counts }) => [
       [counts.refusedAsFull, { 'balancing.reason': 'full' }],
       [counts.refusedByBudget, { 'balancing.reason': 'budget' }],

@@ -8,7 +8,7 @@ const loadBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 export const redisDurationIn = (meter: Meter): Histogram =>
   meter.createHistogram('db.client.operation.duration', {
     unit: 's',
-    description: 'How long calls to Redis take, with error_type those that fail or are not made.',
+    description: 'Duration of calls to Redis; failed and skipped calls have an error_type.',
     advice: { explicitBucketBoundaries: redisBounds },
   });
 
@@ -22,7 +22,7 @@ export const redisAttributes = (operation: string, error: unknown): Attributes =
 export const loadDurationIn = (meter: Meter): Histogram =>
   meter.createHistogram('cache.load.duration', {
     unit: 's',
-    description: 'How long the sources take, also to fail.',
+    description: 'Duration of loads from the source, failed ones included.',
     advice: { explicitBucketBoundaries: loadBounds },
   });
 
@@ -45,7 +45,7 @@ const observed: readonly Observed[] = [
     name: 'cache.reads',
     kind: 'Counter',
     unit: '{read}',
-    description: 'Reads by what they were answered with, and from where.',
+    description: 'Reads by result and tier.',
     read: (it) => [
       [it.l1Hits, outcome('hit', 'l1')],
       [it.l2Hits, outcome('hit', 'l2')],
@@ -57,21 +57,21 @@ const observed: readonly Observed[] = [
     name: 'cache.loads',
     kind: 'Counter',
     unit: '{load}',
-    description: 'How often a source was asked.',
+    description: 'Loads from the source.',
     read: (it) => [[it.loads]],
   },
   {
     name: 'cache.load_failures',
     kind: 'Counter',
     unit: '{load}',
-    description: 'How often a source failed or took too long.',
+    description: 'Loads that failed or timed out.',
     read: (it) => [[it.loadFailures]],
   },
   {
     name: 'cache.loads_spared',
     kind: 'Counter',
     unit: '{load}',
-    description: 'Loads that another one has made superfluous, in this process or in another.',
+    description: 'Loads avoided because another one was in progress, in this process or in another.',
     read: (it) => [
       [it.sharedLoads, { 'cache.loader': 'this_process' }],
       [it.awaitedLoads, { 'cache.loader': 'other_process' }],
@@ -81,28 +81,28 @@ const observed: readonly Observed[] = [
     name: 'cache.early_refreshes',
     kind: 'Counter',
     unit: '{load}',
-    description: 'Loads before the end of a value, for which nobody waits.',
+    description: 'Early refreshes: loads in the background before a value expires.',
     read: (it) => [[it.earlyRefreshes]],
   },
   {
     name: 'cache.fills_refused',
     kind: 'Counter',
     unit: '{fill}',
-    description: 'Values whose lease was gone when they came: the key was written or invalidated meanwhile.',
+    description: 'Fills refused because the key was written or invalidated while the value was loaded.',
     read: (it) => [[it.fillsRefused]],
   },
   {
     name: 'cache.l1.promotions_refused',
     kind: 'Counter',
     unit: '{promotion}',
-    description: 'Values that were invalidated on their way into this process.',
+    description: 'Values not promoted into this process because they were invalidated on the way.',
     read: (it) => [[it.l1.promotionsRefused]],
   },
   {
     name: 'cache.l1.lease_evictions',
     kind: 'Counter',
     unit: '{lease}',
-    description: 'Leases that made room for others before they were over, where there is no Redis to keep them.',
+    description: 'Leases evicted before they expired, without Redis.',
     read: (it) => [[it.l1.leasesEvicted]],
   },
   {
@@ -116,34 +116,34 @@ const observed: readonly Observed[] = [
     name: 'cache.l1.evictions',
     kind: 'Counter',
     unit: '{entry}',
-    description: 'Values that made room for others in this process.',
+    description: 'Entries evicted from this process.',
     read: (it) => [[it.l1.evictions]],
   },
   {
     name: 'cache.l1.entries',
     kind: 'UpDownCounter',
     unit: '{entry}',
-    description: 'Values in this process.',
+    description: 'Entries in this process.',
     read: (it) => [[it.l1.entries]],
   },
   {
     name: 'cache.l1.memory.usage',
     kind: 'UpDownCounter',
     unit: 'By',
-    description: 'What lies in this process, keys and what it takes to keep them included.',
+    description: 'Bytes used in this process, keys and overhead included.',
     read: (it) => [[it.l1.bytes]],
   },
   {
     name: 'cache.l1.memory.limit',
     kind: 'UpDownCounter',
     unit: 'By',
-    description: 'What may lie in this process.',
+    description: 'Bytes that entries may use in this process.',
     read: (it) => [[it.l1.maxBytes]],
   },
   {
     name: 'cache.l1.is_used',
     kind: 'Gauge',
-    description: 'Whether what lies in this process is given out: 0 while Redis is silent.',
+    description: 'Whether entries of this process are served: 0 while Redis does not answer.',
     read: (it) => [[it.isL1Used ? 1 : 0]],
   },
   {
@@ -151,7 +151,7 @@ const observed: readonly Observed[] = [
     name: 'cache.hot_key.reads',
     kind: 'Gauge',
     unit: '{read}',
-    description: 'Estimated reads of the keys that are read most, by rank; the statistics name them.',
+    description: 'Estimated reads of the hottest keys, by rank. The statistics name the keys.',
     read: (it) => it.hotKeys.map(({ reads }, at) => [reads, { 'cache.hot_key.rank': String(at + 1) }] as const),
   },
 ];

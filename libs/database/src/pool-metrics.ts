@@ -17,13 +17,13 @@ export const observePool = (meter: Meter, pool: Pool, name: string): void => {
   meter
     .createObservableUpDownCounter('db.client.connection.max', {
       unit: '{connection}',
-      description: 'The most connections to Postgres that there may be.',
+      description: 'Maximum number of connections to Postgres.',
     })
     .addCallback((result) => result.observe(pool.options.max, named));
   meter
     .createObservableUpDownCounter('db.client.connection.pending_requests', {
       unit: '{request}',
-      description: 'What waits for a connection to Postgres, because all of them are in use.',
+      description: 'Requests that wait for a connection to Postgres because all are in use.',
     })
     .addCallback((result) => result.observe(pool.waitingCount, named));
 };

@@ -101,11 +101,11 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     this.caughtUpAt = performance.now();
     this.taken = meter.createCounter('events.consumer.events', {
       unit: '{event}',
-      description: 'Events that have taken effect.',
+      description: 'Events processed.',
     });
     const behind = meter.createObservableGauge('events.consumer.behind', {
       unit: 's',
-      description: 'How long ago everything that had happened had taken effect, in the parts that this instance reads.',
+      description: 'Time since this instance had processed every event in the parts that it reads.',
     });
     const tell = (result: ObservableResult): void =>
       result.observe((performance.now() - this.caughtUpAt) / 1_000, this.named);

@@ -37,7 +37,7 @@ export class EventSigning {
   ) {
     this.refused = metrics?.meter('events').createCounter('events.consumer.refused', {
       unit: '{event}',
-      description: 'Events that were not signed with a SERVICE_SECRET, and passed over.',
+      description: 'Events skipped because they were not signed with a SERVICE_SECRET.',
     });
   }
 

@@ -110,7 +110,7 @@ export class GrpcServer extends ServerGrpc {
     this.duration = metrics?.meter('grpc').createHistogram('rpc.server.call.duration', {
       unit: 's',
       description:
-        'How long calls take to be answered, with error_type those that are refused; of streams those alone that are refused.',
+        'Duration of answered calls; refused ones have an error_type. Streams count only if they are refused.',
       advice: { explicitBucketBoundaries: answerSeconds },
     });
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);

@@ -4,9 +4,9 @@ import { states, type Readiness } from './readiness.js';
 /** What `/health/ready` tells, for those who watch many instances. */
 export const observeReadiness = (meter: Meter, readiness: Readiness): void => {
   const check = meter.createObservableGauge('health.check', {
-    description: 'What the process needs: 1 for the state that it is in, 0 for the others.',
+    description: 'State of each dependency: 1 for its current state, 0 for the others.',
   });
-  const ready = meter.createObservableGauge('health.ready', { description: 'Whether the process can serve: 1 or 0.' });
+  const ready = meter.createObservableGauge('health.ready', { description: 'Whether the process is ready: 1 or 0.' });
   meter.addBatchObservableCallback(
     async (result) => {
       const [found, behind] = await Promise.all([readiness.states(), readiness.behind()]);

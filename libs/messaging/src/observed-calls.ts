@@ -34,12 +34,12 @@ export class ObservedCalls {
       });
     const client = durations(
       'client',
-      'How long calls to modules take, near and far, with error_type those that fail.',
+      'Duration of calls to modules, in this process or another; failed ones have an error_type.',
     );
     // In the words of those over gRPC, as both are told under one name.
     const server = durations(
       'server',
-      'How long calls take to be answered, with error_type those that are refused; of streams those alone that are refused.',
+      'Duration of answered calls; refused ones have an error_type. Streams count only if they are refused.',
     );
     this.durations = client && server && { client, server };
   }

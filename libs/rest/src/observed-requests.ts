@@ -29,7 +29,7 @@ export class ObservedRequests {
     this.traces = traces;
     this.durations = metrics?.durationsOf('rest', {
       name: 'http.server.request.duration',
-      description: 'How long requests take until they are answered; those that follow a stream are not counted.',
+      description: 'Duration of requests; streams are not counted.',
       bounds: answerSeconds,
       attributes: attributeNames,
     });

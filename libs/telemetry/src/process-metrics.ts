@@ -14,10 +14,10 @@ const nanosecondsPerSecond = 1e9;
  */
 export const observeProcess = (meter: Meter): (() => void) => {
   meter
-    .createObservableGauge('process.uptime', { unit: 's', description: 'How long the process has run.' })
+    .createObservableGauge('process.uptime', { unit: 's', description: 'Uptime of the process.' })
     .addCallback((result) => result.observe(uptime()));
   meter
-    .createObservableCounter('process.cpu.time', { unit: 's', description: 'CPU time that the process has used.' })
+    .createObservableCounter('process.cpu.time', { unit: 's', description: 'CPU time used by the process.' })
     .addCallback((result) => {
       const { user, system } = cpuUsage();
       result.observe(user / 1e6, { 'cpu.mode': 'user' });
@@ -27,13 +27,13 @@ export const observeProcess = (meter: Meter): (() => void) => {
     .createObservableUpDownCounter('process.memory.usage', { unit: 'By', description: 'Physical memory in use.' })
     .addCallback((result) => result.observe(memoryUsage.rss()));
   meter
-    .createObservableUpDownCounter('v8js.memory.heap.used', { unit: 'By', description: 'What lies on the heap.' })
+    .createObservableUpDownCounter('v8js.memory.heap.used', { unit: 'By', description: 'Heap memory in use.' })
     .addCallback((result) => {
       for (const { space_name, space_used_size } of getHeapSpaceStatistics())
         result.observe(space_used_size, { 'v8js.heap.space.name': space_name });
     });
   meter
-    .createObservableCounter('nodejs.eventloop.time', { unit: 's', description: 'How long the event loop has worked.' })
+    .createObservableCounter('nodejs.eventloop.time', { unit: 's', description: 'Time the event loop was active.' })
     .addCallback((result) => {
       const { active, idle } = performance.eventLoopUtilization();
       result.observe(active / 1e3, { 'nodejs.eventloop.state': 'active' });

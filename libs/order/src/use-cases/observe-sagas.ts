@@ -24,11 +24,11 @@ export class ObserveSagas {
     if (!meter) return;
     const count = meter.createObservableGauge('order.sagas', {
       unit: '{saga}',
-      description: 'Sagas by state: running, stuck (tried in vain many times), parked (waits for a person).',
+      description: 'Sagas by state: running, stuck (failed many times), parked (waits for a person).',
     });
     const overdue = meter.createObservableGauge('order.sagas.overdue', {
       unit: 's',
-      description: 'For how long a saga has been due that nobody leads on.',
+      description: 'How long the most overdue saga has been due.',
     });
     const read = keptFor(keepMs, withinMs, () => states.states());
     meter.addBatchObservableCallback(

@@ -23,23 +23,23 @@ export class ObservedBatches {
     const meter = metrics?.meter('order');
     this.size = meter?.createHistogram('order.batch.size', {
       unit: '{order}',
-      description: 'How many orders are placed at once.',
+      description: 'Orders in a batch.',
       advice: { explicitBucketBoundaries: sizes },
     });
     this.duration = meter?.createHistogram('order.batch.duration', {
       unit: 's',
-      description: 'How long it takes to reserve and record a batch of orders.',
+      description: 'Duration of reserving and recording a batch of orders.',
       advice: { explicitBucketBoundaries: seconds },
     });
     this.placements = meter?.createCounter('order.placements', {
       unit: '{order}',
-      description: 'Orders that were asked for, by what became of them: placed, replayed, refused or failed.',
+      description: 'Requested orders by outcome: placed, replayed, refused or failed.',
     });
     meter
       ?.createObservableGauge('order.queue.depth', { unit: '{order}', description: 'Orders that wait for a batch.' })
       .addCallback((result) => result.observe(batcher.waiting));
     meter
-      ?.createObservableGauge('order.batches.in_flight', { unit: '{batch}', description: 'Batches under way.' })
+      ?.createObservableGauge('order.batches.in_flight', { unit: '{batch}', description: 'Batches in progress.' })
       .addCallback((result) => result.observe(batcher.inFlight));
   }
 

@@ -114,8 +114,7 @@ export class DeliverMessages extends WokenWork {
     this.slots = new Slots(limits.ofOne, limits.ofAll);
     this.duration = metrics?.meter('webhooks').createHistogram('webhooks.attempt.duration', {
       unit: 's',
-      description:
-        'How long endpoints take to answer, by what became of the delivery and whether it had been tried before.',
+      description: 'Duration of webhook requests, by outcome of the delivery and whether it was a retry.',
       advice: { explicitBucketBoundaries: bounds },
     });
   }
