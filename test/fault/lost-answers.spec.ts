@@ -50,7 +50,7 @@ describe.each(shapes)('connections to Postgres that break under load: %s', (name
 
   it.each(lostAnswersIn(name))(
     'the answer to %s is lost again and again (%s of %s, %s)',
-    async (step, statement, by, moment) => {
+    async (_, statement, by, moment) => {
       let lost = 0;
       const shoppers = await shopWhile(`${name} ${statement} ${moment}`, async (shoppers) => {
         const stop = shape.proxies[by].each({ statement, moment }, 3, ({ cut }) => {
@@ -63,7 +63,6 @@ describe.each(shapes)('connections to Postgres that break under load: %s', (name
       // Nobody is told that it worked who has not been told, and nobody that it failed for good.
       const outcomes = new Set(shoppers.placements.map((it) => it.outcome));
       expect([201, 409, 503]).toEqual(expect.arrayContaining([...outcomes]));
-      if (step === 'Record') expect(shoppers.replayed).toBeGreaterThan(0);
     },
   );
 

@@ -4,7 +4,7 @@ import { CleaveError } from '#contracts';
  * Does all of a batch at once. What fails, and not because of an outage, is tried again by halves, so that what cannot be done
  * fails alone; in an outage all of it fails.
  *
- * @param work settles each of those it is given, or throws and has settled none
+ * @param work settles each of those it is given, or throws; those it has settled by then may be given to it again
  */
 export const byHalves = async <Waiting extends { reject: (error: unknown) => void }>(
   batch: Waiting[],

@@ -10,8 +10,6 @@ export interface LaneOptions {
   longestWaitMs: number;
   /** What there is too much of, for who is refused: `More keys have to be looked up`. */
   tooMuch: string;
-  /** What they are to know or to do, where it is not that they may repeat what has had no effect. */
-  whatNow?: string;
 }
 
 /** Lets little be done at a time and the rest wait, in its turn, so that it leaves others what they need. */
@@ -47,8 +45,7 @@ export class Lane {
 }
 
 /** What is said to who is refused, by a lane. */
-export const tooMuch = (options: Pick<LaneOptions, 'tooMuch' | 'whatNow'>): CleaveError => {
-  const { whatNow = 'This request has had no effect; repeat it later.' } = options;
-  const detail = `${options.tooMuch} than can be in time. ${whatNow}`;
+export const tooMuch = (options: Pick<LaneOptions, 'tooMuch'>): CleaveError => {
+  const detail = `${options.tooMuch} than can be in time. This request has had no effect; repeat it later.`;
   return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
 };

@@ -270,23 +270,7 @@ describe('failures', () => {
     expect(await answers).toEqual([10, expect.objectContaining({ code: 'unknown-product' }), 30]);
   });
 
-  it('of a whole batch are narrowed down to the items that cause them', async () => {
-    const processed: number[][] = [];
-    const batcher = new Batcher<number, number>({ ...limits, batch: { ...unbounded, items: 16 } }, async (items) => {
-      processed.push(items);
-      if (items.includes(7) || items.includes(8)) throw new Error(`poison in ${items.join()}`);
-      return items.map((it) => it * 10);
-    });
-    const answers = await Promise.all(Array.from({ length: 16 }, (_, it) => settled(batcher.add(it, oneLine))));
-    answers.forEach((answer, it) => {
-      if (it === 7 || it === 8) expect(answer).toEqual(new Error(`poison in ${it}`));
-      else expect(answer).toBe(it * 10);
-    });
-    expect(processed[0]).toHaveLength(16);
-    expect(processed.length).toBeLessThanOrEqual(1 + 2 * 2 * 4);
-  });
-
-  it('by an outage are everybody’s at once, without asking again, and the lane is free afterwards', async () => {
+  it('of a whole batch are everybody’s at once, without asking again, and the lane is free afterwards', async () => {
     let calls = 0;
     const batcher = new Batcher<number, number>({ ...limits, lanes: 1 }, async (items) => {
       calls += 1;

@@ -3,10 +3,23 @@ import { Logger } from '@nestjs/common';
 import { testDatabase, type TestDatabase } from '#testing';
 import { FinishBranches, type BranchDecisions, type StockBranches } from '../src/use-cases/finish-branches.js';
 import { PlaceOrder } from '../src/use-cases/place-order.js';
-import { ReserveAndRecord, type PlacementResult, type StockHolder } from '../src/use-cases/reserve-and-record.js';
+import {
+  ReserveAndRecord,
+  type PlacedOrders,
+  type PlacementResult,
+  type StockHolder,
+} from '../src/use-cases/reserve-and-record.js';
 import type { RunSagas } from '../src/use-cases/run-sagas.js';
 import { uuidOfTime } from '../src/domain/uuid.js';
-import { FakeInventory, newTenant, requestOf, settled, startInstance, type Instance } from './order-under-test.js';
+import {
+  FakeInventory,
+  newTenant,
+  proxied,
+  requestOf,
+  settled,
+  startInstance,
+  type Instance,
+} from './order-under-test.js';
 
 /** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
 class Branches implements BranchDecisions, StockBranches {
@@ -113,16 +126,18 @@ describe('branches that are prepared', () => {
   });
 
   beforeEach(() => {
-    const { orders, relay, personalData } = instance;
     stock = new PreparingInventory();
     stock.onHand.set('mug', 100);
-    const branches = new FinishBranches(orders, stock, 1_000);
+    placeOrder = placing(instance.orders);
+  });
+
+  const placing = (orders: PlacedOrders): PlaceOrder => {
+    const { relay, personalData } = instance;
+    const branches = new FinishBranches(instance.orders, stock, 1_000);
     // Nothing is paid.
     const paying = {} as RunSagas;
-    placeOrder = new PlaceOrder(
-      new ReserveAndRecord(orders, stock, relay, paying, branches, personalData, 'two-phase'),
-    );
-  });
+    return new PlaceOrder(new ReserveAndRecord(orders, stock, relay, paying, branches, personalData, 'two-phase'));
+  };
 
   const place = (tenant: string, key: string | null = null) =>
     settled(placeOrder.execute(tenant, 'a', requestOf({ mug: 1 }), key));
@@ -131,6 +146,23 @@ describe('branches that are prepared', () => {
     const placing = Array.from({ length: 40 }, () => place(newTenant()));
     for (const it of await Promise.all(placing)) expect(it).toMatchObject({ order: { status: 'confirmed' } });
     expect(stock.most).toBe(8);
+    expect(stock.prepared.size).toBe(0);
+  });
+
+  it('are tried again in halves for the tenant alone whose order cannot be recorded', async () => {
+    const broken = newTenant();
+    const failing = proxied(instance.orders, {
+      record: (of, records, ...more) =>
+        of === broken && records.length > 0
+          ? Promise.reject(new Error('a bug'))
+          : instance.orders.record(of, records, ...more),
+    });
+    placeOrder = placing(failing);
+    const tenants = [broken, ...Array.from({ length: 12 }, newTenant), broken];
+    const [first, ...others] = await Promise.all(tenants.map((it) => place(it)));
+    expect([first, others.pop()]).toEqual([new Error('a bug'), new Error('a bug')]);
+    for (const it of others) expect(it).toMatchObject({ order: { status: 'confirmed' } });
+    expect(stock.batches).toHaveLength(12 + 1 + 2);
     expect(stock.prepared.size).toBe(0);
   });
 

@@ -105,6 +105,8 @@ export class OrderModel {
     // Asked first is the hold that was given back; nobody hears that, or its key has an answer, and asks for another one.
     if (this.givenBack.has(slot) && (stored || fault === 'reserve not heard'))
       return replay() ?? { outcome: 'unavailable' };
+    // Whoever held the stock before may have recorded the order since.
+    const isOwn = !this.orphans.has(slot);
     const decision = recorded ? 'held' : this.decide(slot, command);
     if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
     if (decision === 'unknown-product') return replay() ?? { outcome: decision };
@@ -128,8 +130,7 @@ export class OrderModel {
     }
     const order = this.record(key, command, this.orphans.get(slot)!);
     this.orphans.delete(slot);
-    if (fault !== 'record not heard') return { outcome: 'placed', order };
-    return key === null ? { outcome: 'unavailable' } : { outcome: 'replayed', order };
+    return { outcome: fault !== 'record not heard' || isOwn ? 'placed' : 'replayed', order };
   }
 
   private decide(slot: string, { units }: ModelCommand): 'held' | 'out-of-stock' | 'unknown-product' {

@@ -1,4 +1,10 @@
+import { EventEmitter } from 'node:events';
+import { text } from 'node:stream/consumers';
+import { StreamableFile } from '@nestjs/common';
 import { expect, it, jest } from '@jest/globals';
+import { Cursors } from '#rest';
+import type { Caller } from '#security';
+import { EventsController } from '../src/transport/events.controller.js';
 import { EventFeed, ReadEvents, type OrderEvent } from '../src/use-cases/read-events.js';
 import { settled } from './order-under-test.js';
 
@@ -50,6 +56,26 @@ it('ends for who has waited for five seconds to read, so that nobody follows a l
     gone.abort();
   } finally {
     jest.useRealTimers();
+  }
+});
+
+it('shows who follows that it is there every ten seconds, also where the clock is set back meanwhile', async () => {
+  const quiet = new ReadEvents(new NoEvents());
+  quiet.follow = async function* () {
+    for (let looks = 0; looks < 4; looks += 1) yield await Promise.resolve([]);
+  };
+  let elapsedMs = 0;
+  jest.spyOn(performance, 'now').mockImplementation(() => (elapsedMs += 4_000));
+  jest.spyOn(Date, 'now').mockImplementation(() => -elapsedMs);
+  try {
+    const reply = { raw: new EventEmitter(), header: () => reply };
+    const controller = new EventsController(quiet, new Cursors('a secret of tests'));
+    const caller = { tenant: 't' } as Caller;
+    const answer = await controller.list({}, 'text/event-stream', undefined, reply as never, caller);
+    const told = await text((answer as StreamableFile).getStream());
+    expect(told.match(/^: .*$/gm)).toEqual([': these are the events of orders', ': nothing new']);
+  } finally {
+    jest.restoreAllMocks();
   }
 });
 

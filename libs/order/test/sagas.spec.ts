@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout } from 'node:timers/promises';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import fc from 'fast-check';
 import { CleaveError, type PaymentOutcome, type PaymentRequest } from '#contracts';
 import { eventually, testDatabase, testSeed, type TestDatabase } from '#testing';
@@ -8,7 +8,8 @@ import { PostgresSagas } from '../src/adapters/postgres-sagas.js';
 import { cancelOrder, cancelRemaining, fulfilOrder, type Order } from '../src/domain/order.js';
 import { SagaDefinitions, definitions, operationIdOf, waitMs } from '../src/domain/sagas.js';
 import { ResolveDeadLetters } from '../src/use-cases/resolve-dead-letters.js';
-import { RunSagas, type Saga } from '../src/use-cases/run-sagas.js';
+import { MoveMoney, type MoneyMoves } from '../src/use-cases/move-money.js';
+import { RunSagas, type Saga, type Sagas } from '../src/use-cases/run-sagas.js';
 import { newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
 let database: TestDatabase;
@@ -25,6 +26,7 @@ afterAll(async () => {
   await one?.stop();
   await database?.stop();
 });
+afterEach(() => void jest.restoreAllMocks());
 beforeEach(() => {
   tenant = newTenant();
   one.stock.onHand.set('mug', 1_000_000);
@@ -60,9 +62,10 @@ const leading = async (
   perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[] | Promise<PaymentOutcome[]>,
   until: () => Promise<boolean>,
   known = current,
+  of: Sagas = sagas,
 ): Promise<void> => {
   const payment = { perform: async (_: string, requests: readonly PaymentRequest[]) => perform(requests) };
-  const running = new RunSagas(sagas, payment, one.relay, known, 15_000);
+  const running = new RunSagas(of, payment, one.relay, known, 15_000);
   running.onApplicationBootstrap();
   try {
     for (const giveUpAt = Date.now() + 10_000; !(await until()); await setTimeout(10))
@@ -74,6 +77,15 @@ const leading = async (
 const ended = (order: Order) => async () => (await rowOf(order)).state === 'ended';
 const done = (requests: readonly PaymentRequest[]): PaymentOutcome[] =>
   requests.map((it) => ({ outcome: 'succeeded', amount_minor: 'amount_minor' in it ? (it.amount_minor ?? 0) : 0 }));
+
+/** The clock that does not jump, as far ahead as it is told to be; the other one is set back meanwhile. */
+const clocks = () => {
+  const [now, date] = [performance.now.bind(performance), Date.now.bind(Date)];
+  let aheadMs = 0;
+  jest.spyOn(performance, 'now').mockImplementation(() => now() + aheadMs);
+  jest.spyOn(Date, 'now').mockImplementation(() => date() - aheadMs);
+  return { ahead: (ms: number) => void (aheadMs += ms) };
+};
 
 describe('a saga', () => {
   it('is led from step to step, many at once, and forgets the token once it has served', async () => {
@@ -132,6 +144,47 @@ describe('a saga', () => {
     await leading(done, async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean));
     expect(await rowOf(taken)).toMatchObject({ state: 'running', epoch: 0 });
     await change('end', `state = 'ended'`, taken);
+  });
+
+  it('is led no further than its lease is good for, also where the clock is set back meanwhile', async () => {
+    const order = await buy();
+    const clock = clocks();
+    const asked: string[] = [];
+    await leading(
+      (requests) => {
+        asked.push(...requests.map((it) => it.kind));
+        clock.ahead(8_000);
+        return done(requests);
+      },
+      async () => {
+        const isThere = (await rowOf(order)).step === 'capture';
+        // If it goes on, it does so at once.
+        if (isThere) await setTimeout(200);
+        return isThere;
+      },
+    );
+    expect(asked).toEqual(['authorise']);
+    await change('end', `state = 'ended'`, order);
+  });
+
+  it('of however many tenants is moved by four connections: the others are for orders', async () => {
+    const orders: Order[] = [];
+    for (let tenants = 0; tenants < 20; tenants += 1) {
+      tenant = newTenant();
+      orders.push(await buy());
+    }
+    let [moving, most] = [0, 0];
+    const counted: Sagas = {
+      claim: (...given) => sagas.claim(...given),
+      untoldCaptures: (...given) => sagas.untoldCaptures(...given),
+      move: async (...given) => {
+        most = Math.max(most, (moving += 1));
+        return sagas.move(...given).finally(() => (moving -= 1));
+      },
+    };
+    const isOver = async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean);
+    await leading(done, isOver, current, counted);
+    expect(most).toBe(4);
   });
 
   it('asks the same again under the same name until it is decided', async () => {
@@ -406,6 +459,28 @@ describe('a move that is asked for on a condition', () => {
     expect(await starting(order, second, [order.version])).toBe(true);
   });
 });
+
+it('a move of money that is not decided in time is told as that, also where the clock is set back meanwhile', async () => {
+  const order = await buy();
+  await change('end', `state = 'ended'`, order);
+  const clock = clocks();
+  const command = {
+    ...{ tenant, account: 'acc', idempotencyKey: 'k', fingerprint: 'f', orderId: order.order_id },
+    ...{ kind: 'refund' as const, expectedVersions: undefined, amountMinor: 1 },
+  };
+  const moves: MoneyMoves = {
+    start: () => Promise.resolve(true),
+    find: (_, sagaId) => {
+      clock.ahead(1_000);
+      const state = sagaId === order.order_id ? ('ended' as const) : ('running' as const);
+      const data = { amount_minor: 1, fingerprint: 'f' };
+      return Promise.resolve({ orderId: order.order_id, data, state, result: {} });
+    },
+  };
+  const payment = { perform: () => Promise.reject(new Error('nobody is paid here')) };
+  const moveMoney = new MoveMoney(moves, one.orders, new RunSagas(sagas, payment, one.relay, current, 15_000));
+  expect(await moveMoney.execute(command)).toMatchObject({ move: { kind: 'refund', status: 'pending' } });
+}, 10_000);
 
 describe('the name of an operation', () => {
   it('follows from the saga, the step and the round, and no two have the same', () => {

@@ -66,10 +66,10 @@ export class EventsController {
   /** Server-sent events (WHATWG HTML, 9.2). */
   private async *streamed(events: AsyncIterable<OrderEvent[]>): AsyncGenerator<string, void> {
     yield ': these are the events of orders\n\n';
-    let toldAt = Date.now();
+    let toldAt = performance.now();
     for await (const some of events) {
-      if (some.length === 0 && Date.now() - toldAt < heartbeatMs) continue;
-      toldAt = Date.now();
+      if (some.length === 0 && performance.now() - toldAt < heartbeatMs) continue;
+      toldAt = performance.now();
       yield some.length === 0 ? ': nothing new\n\n' : some.map((it) => this.messageOf(it)).join('');
     }
   }

@@ -1,4 +1,3 @@
-import { byHalves } from '#admission';
 import { CleaveError } from '#contracts';
 
 /** What an item adds to its batch. */
@@ -52,9 +51,8 @@ export class Batcher<Item, Result> {
   private scheduled = false;
 
   /**
-   * @param process settles every item of a batch, in its order: a result, or the error that this item alone gets. When
-   *   the whole batch fails for a reason that may lie in one item, its halves are tried again, so that the poisoned
-   *   item fails alone; `process` therefore has to be idempotent.
+   * @param process settles every item of a batch, in its order: a result, or the error that this item alone gets. What it
+   *   throws, all of them get.
    */
   constructor(
     private readonly limits: BatchLimits,
@@ -129,15 +127,17 @@ export class Batcher<Item, Result> {
     }
   }
 
-  private settle(batch: Waiting<Item, Result>[]): Promise<void> {
-    return byHalves(batch, async (some) => {
-      const results = await this.process(some.map((it) => it.item));
-      some.forEach(({ resolve, reject }, index) => {
+  private async settle(batch: Waiting<Item, Result>[]): Promise<void> {
+    try {
+      const results = await this.process(batch.map((it) => it.item));
+      batch.forEach(({ resolve, reject }, index) => {
         const result = results[index];
         if (result instanceof Error) reject(result);
         else resolve(result as Result);
       });
-    });
+    } catch (error) {
+      for (const { reject } of batch) reject(error);
+    }
   }
 }
 

@@ -75,7 +75,7 @@ export class MoveMoney {
   /** @throws CleaveError for a refusal that is not kept: the same key may be used again */
   async execute(command: MoneyCommand): Promise<MoneyResult> {
     const { tenant, account, idempotencyKey, orderId, kind } = command;
-    const giveUpAt = Date.now() + answerWithinMs;
+    const giveUpAt = performance.now() + answerWithinMs;
     const why = await this.orders.readSafely(
       async (orders) => whyNever(await orders.find(tenant, orderId), command),
       (refused) => refused !== undefined,
@@ -173,7 +173,7 @@ export class MoveMoney {
 const seenBy = async <Seen>(giveUpAt: number, look: () => Promise<Seen | undefined>): Promise<Seen | undefined> => {
   for (let pauseMs = lookAgainMs; ; pauseMs *= 1.5) {
     const seen = await look();
-    if (seen !== undefined || Date.now() > giveUpAt) return seen;
+    if (seen !== undefined || performance.now() > giveUpAt) return seen;
     await setTimeout(pauseMs);
   }
 };

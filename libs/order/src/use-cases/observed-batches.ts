@@ -51,8 +51,7 @@ export class ObservedBatches {
       for (const [outcome, { length }] of Map.groupBy(results, outcomeOf)) this.placements?.add(length, { outcome });
       return results;
     } catch (error) {
-      // Those of a batch that is tried again in halves are counted then.
-      if (placements.length === 1) this.placements?.add(1, { outcome: 'failed' });
+      this.placements?.add(placements.length, { outcome: 'failed' });
       throw error;
     } finally {
       this.duration?.record((performance.now() - startedAt) / 1_000);

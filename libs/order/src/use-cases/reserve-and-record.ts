@@ -1,5 +1,5 @@
 import { Inject, Injectable } from '@nestjs/common';
-import { Lane } from '#admission';
+import { Lane, byHalves } from '#admission';
 import {
   CleaveError,
   type Decision,
@@ -141,13 +141,20 @@ const noKeys: FoundKeys = new Map();
 interface Held {
   it: Try;
   record: OrderRecord & Pick<Placement, 'command'>;
+  /** Whether nobody else may have come with the id of the order before. */
+  isOwn: boolean;
 }
 
-type Results = Map<Placement, PlacementResult | Error>;
+/** What has become of placements so far. */
+class Results extends Map<Placement, PlacementResult | Error> {
+  /** By the ids of their orders, of which nobody heard whether they were recorded: where they are, it was by these. */
+  readonly unheard = new Map<string, Try>();
+}
 
 /**
- * Reserves stock for a batch of orders in inventory, then records the orders in one statement. Both steps are idempotent, so a
- * batch that fails is tried again in halves until the order that cannot be recorded fails alone.
+ * Reserves stock for a batch of orders in inventory, then records the orders in one statement. Both steps are idempotent, so
+ * what fails of a tenant is tried again in halves until the order that cannot be recorded fails alone. Who is answered keeps the
+ * answer: nothing that is recorded is tried again.
  */
 @Injectable()
 export class ReserveAndRecord {
@@ -155,9 +162,9 @@ export class ReserveAndRecord {
     // Batches have their bounds.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
     tooMuch: 'More tenants order',
-    // A batch that failed for another tenant is tried again, with what has been recorded.
-    whatNow: 'The order may have been placed: repeat it with the same Idempotency-Key, or look for it first.',
   });
+  /** Whether orders could be recorded the last time. */
+  private canRecord = true;
 
   constructor(
     private readonly orders: PlacedOrders,
@@ -171,13 +178,10 @@ export class ReserveAndRecord {
 
   /** @returns what became of each, in the order given; an error is that placement's alone */
   async execute(placements: readonly Placement[]): Promise<(PlacementResult | Error)[]> {
-    const results: Results = new Map();
-    const tenants = await Promise.allSettled(
+    const results = new Results();
+    await Promise.all(
       [...Map.groupBy(placements, (it) => it.tenant)].map(([tenant, group]) => this.ofTenant(tenant, group, results)),
     );
-    // Not before all of them have ended: the batch is tried again in halves.
-    const failed = tenants.find((it) => it.status === 'rejected');
-    if (failed) throw failed.reason as Error;
     return placements.map((it) => results.get(it)!);
   }
 
@@ -187,21 +191,45 @@ export class ReserveAndRecord {
    * not given before it is known that the key has no other answer.
    */
   private async ofTenant(tenant: string, placements: Placement[], results: Results): Promise<void> {
+    const waiting = placements.map((placement) => ({
+      placement,
+      reject: (error: unknown): void => {
+        if (!results.has(placement)) results.set(placement, error as Error);
+      },
+    }));
+    const place = () => byHalves(waiting, (some) => this.place(tenant, some, results));
     try {
-      const place = () => this.place(tenant, placements, results);
+      // In halves as well while it is its turn: who is refused here has had no effect.
       await (this.protocol === 'two-phase' ? this.preparing.inTurn(place) : place());
     } catch (error) {
-      if (!isOutage(error)) throw error;
-      // Who was answered before it keeps the answer: the order is recorded. A repeat needs no stock to be answered.
-      const open = placements.filter((it) => !results.has(it));
-      for (const it of await this.replayStored(tenant, open, results).catch(() => open)) results.set(it, error);
+      for (const { reject } of waiting) reject(error);
     }
+    await this.lookAgain(tenant, placements, results);
     await this.refuseOthersData(tenant, placements, results);
   }
 
-  private async place(tenant: string, placements: Placement[], results: Results): Promise<void> {
-    const keys = await this.dataKeysOf(tenant, placements, results);
-    let tries = placements.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
+  /** Before it is told that something is away: the order may be recorded, and a repeat needs no stock to be answered. */
+  private async lookAgain(tenant: string, placements: Placement[], results: Results): Promise<void> {
+    const isOpen = (it: Placement): boolean => isOutage(results.get(it));
+    if (!placements.some(isOpen)) return;
+    const unheard = [...results.unheard.values()].filter(({ placement: it }) => it.tenant === tenant && isOpen(it));
+    try {
+      if (unheard.length > 0) await this.replayRecorded(tenant, unheard, results);
+      await this.replayStored(tenant, placements.filter(isOpen), results);
+    } catch {
+      // They are told what was away at first.
+    }
+    for (const { placement } of unheard)
+      if (isOpen(placement) && !isKeyed(placement)) results.set(placement, notKnown(results.get(placement)));
+  }
+
+  private async place(tenant: string, waiting: readonly { placement: Placement }[], results: Results): Promise<void> {
+    const open = waiting.map((it) => it.placement).filter((it) => !results.has(it));
+    if (open.length === 0) return;
+    // Stock would be held for what cannot be recorded, and sold to nobody until it is swept.
+    if (!this.canRecord) await this.record(tenant, []);
+    const keys = await this.dataKeysOf(tenant, open, results);
+    let tries = open.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
     while (tries.length > 0) {
       const released = await this.reserve(tenant, tries, keys, results);
       tries = await this.again(tenant, released, results);
@@ -256,7 +284,7 @@ export class ReserveAndRecord {
     const answers = await this.orders.answersOf(tenant, keyed);
     keyed.forEach((placement, index) => {
       const answer = answers[index];
-      if (answer) results.set(placement, replayOf(placement, answer));
+      if (answer) results.set(placement, replayOf(placement, answer, results));
     });
     return placements.filter((it) => !results.has(it));
   }
@@ -279,7 +307,8 @@ export class ReserveAndRecord {
         // The id that the first try of the reservation came with: this may not be the first.
         const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
         const record = { ...placement, reservationId, order, saga: this.sagaOf(placement, order) };
-        held.push({ it: { ...it, orderId: order.order_id }, record });
+        const isOwn = placement.idempotencyKey === null || order.order_id === it.orderId;
+        held.push({ it: { ...it, orderId: order.order_id }, record, isOwn });
       } else if (decision.outcome === 'released') {
         released.push({ ...it, orderId: decision.order_id ?? it.orderId });
       } else {
@@ -287,19 +316,22 @@ export class ReserveAndRecord {
       }
     });
 
-    const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, keys, branchId));
+    const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, keys, results, branchId));
+    for (const { it, record } of held)
+      if (recorded.has(it.orderId)) results.set(it.placement, { order: record.order, replayed: false });
     // Before anything else: what is prepared holds locks, and cannot be confirmed yet.
     if (branchId !== undefined) await this.branches.commit(branchId);
     if (recorded.size > 0) this.relay.wake();
     if (refused.size > 0) await this.refuse(tenant, refused, results);
-    if (held.length > 0) released.push(...(await this.answer(tenant, held, recorded, results)));
+    const lost = held.map(({ it }) => it).filter((it) => !recorded.has(it.orderId));
+    if (lost.length > 0) released.push(...(await this.answerLost(tenant, lost, results)));
     return released;
   }
 
   /** Refuses those whose key has no answer yet, and keeps what is not kept by inventory alone. */
   private async refuse(tenant: string, refused: ReadonlyMap<Placement, Refusal>, results: Results): Promise<void> {
     const toKeep: (Keyed & { refusal: StoredRefusal })[] = [];
-    const kept: Results = new Map();
+    const kept = new Map<Placement, PlacementResult>();
     for (const placement of await this.replayStored(tenant, [...refused.keys()], results)) {
       const decision = refused.get(placement)!;
       const refusal = refusalOf(decision, placement.command);
@@ -330,30 +362,36 @@ export class ReserveAndRecord {
     tenant: string,
     held: readonly Held[],
     keys: FoundKeys,
+    results: Results,
     branchId: string | undefined,
   ): Promise<ReadonlySet<string>> {
     const all = held.map(({ record }) => record);
     const sealed = await this.personalData.seal(tenant, all, keys);
     const records = all.filter((it) => it.command.personal === null || sealed!.has(it.order.order_id));
     if (records.length === 0) return new Set();
-    const recorded = await this.orders.record(tenant, records, sealed, branchId);
-    if (records.some((it) => it.saga !== undefined)) this.sagas.wake();
-    return recorded;
+    try {
+      const recorded = await this.record(tenant, records, sealed, branchId);
+      if (records.some((it) => it.saga !== undefined)) this.sagas.wake();
+      return recorded;
+    } catch (error) {
+      for (const { it, isOwn } of held) if (isOwn) results.unheard.set(it.orderId, it);
+      throw error;
+    }
+  }
+
+  private async record(...given: Parameters<PlacedOrders['record']>): Promise<ReadonlySet<string>> {
+    try {
+      const recorded = await this.orders.record(...given);
+      this.canRecord = true;
+      return recorded;
+    } catch (error) {
+      if (isOutage(error)) this.canRecord = false;
+      throw error;
+    }
   }
 
   /** @returns the tries that came too late: their hold has been declared void */
-  private async answer(
-    tenant: string,
-    held: readonly Held[],
-    recorded: ReadonlySet<string>,
-    results: Results,
-  ): Promise<Try[]> {
-    const lost: Try[] = [];
-    for (const { it, record } of held)
-      if (recorded.has(it.orderId)) results.set(it.placement, { order: record.order, replayed: false });
-      else lost.push(it);
-    if (lost.length === 0) return [];
-
+  private async answerLost(tenant: string, lost: readonly Try[], results: Results): Promise<Try[]> {
     // Either the order is there, recorded by another try of the same request, or declared void, or the key has another
     // answer: then this one's hold belongs to nobody.
     const { declaredVoid, unknown } = await this.replayRecorded(tenant, lost, results);
@@ -417,7 +455,7 @@ export class ReserveAndRecord {
       const order = found.get(it.orderId);
       if (order === undefined) others.unknown.push(it);
       else if (order === 'void') others.declaredVoid.push(it);
-      else results.set(it.placement, replayed(it.placement, order));
+      else results.set(it.placement, replayed(it.placement, order, results));
     }
     return others;
   }
@@ -449,17 +487,25 @@ const newTry = (placement: Placement, attempt: number): Try => {
   return { placement, attempt, reservationId, orderId: newOrderId(Date.now()) };
 };
 
-const replayed = ({ idempotencyKey }: Placement, order: Order): PlacementResult => ({
+const replayed = ({ idempotencyKey }: Placement, order: Order, { unheard }: Results): PlacementResult => ({
   order: asPlaced(order),
-  replayed: idempotencyKey !== null,
+  replayed: idempotencyKey !== null && !unheard.has(order.order_id),
 });
 
-const replayOf = (placement: Placement, answer: StoredAnswer): PlacementResult | Error => {
+const replayOf = (placement: Placement, answer: StoredAnswer, results: Results): PlacementResult | Error => {
   if (answer.fingerprint !== placement.fingerprint) return keyReused();
-  if ('order' in answer) return replayed(placement, answer.order);
+  if ('order' in answer) return replayed(placement, answer.order, results);
   const { code, detail, extensions } = answer.refusal;
   return { refusal: new CleaveError(code, detail, extensions), replayed: true };
 };
+
+const notKnown = (cause: unknown): CleaveError =>
+  new CleaveError(
+    'unavailable',
+    'It is not known whether the order was placed. Look for it before you repeat it; with an Idempotency-Key it is safe to repeat.',
+    {},
+    { cause },
+  );
 
 const keyReused = (): CleaveError =>
   new CleaveError(

@@ -1,4 +1,5 @@
 import { Inject, Injectable, Optional } from '@nestjs/common';
+import { Lane } from '#admission';
 import {
   CleaveError,
   type OrderStatus,
@@ -98,10 +99,14 @@ const batchSize = 500;
 /** How often is looked without being woken: another instance may have begun a saga, or one has waited long enough. */
 const pollMs = 250;
 const triesAtOnce = 5;
+/** Of the connections, those by which sagas are moved at once, of however many tenants: the others are for orders. */
+const mostMoving = 4;
 
 /** Moves the sagas of payments forward, many at once: asks payment for the next step, and stores its outcome in saga and order together. */
 @Injectable()
 export class RunSagas extends WokenWork {
+  private readonly moving: Lane;
+
   constructor(
     private readonly sagas: Sagas,
     private readonly payment: PaymentPerformer,
@@ -114,6 +119,12 @@ export class RunSagas extends WokenWork {
       pollMs,
       failing: 'payments wait, and are tried again until it works',
       working: 'payments are being led on again',
+    });
+    this.moving = new Lane({
+      ...{ atOnce: mostMoving, mostWaiting: Number.POSITIVE_INFINITY },
+      // Somebody else may have taken them by then.
+      longestWaitMs: leaseMs,
+      tooMuch: 'More payments are led on',
     });
   }
 
@@ -137,10 +148,10 @@ export class RunSagas extends WokenWork {
 
   /** Step by step, for as long as there is a next one that need not wait, and the lease is good for another one. */
   private async lead(tenant: string, claimed: Saga[]): Promise<void> {
-    const goodUntil = Date.now() + this.leaseMs / 2;
+    const goodUntil = performance.now() + this.leaseMs / 2;
     const known = claimed.filter((it) => this.isKnown(it));
     if (known.length < claimed.length) await this.leaveAlone(tenant, claimed);
-    for (let sagas = known; sagas.length > 0 && !this.stopping && Date.now() < goodUntil;) {
+    for (let sagas = known; sagas.length > 0 && !this.stopping && performance.now() < goodUntil;) {
       const outcomes = await this.ask(tenant, sagas);
       const captures = await this.untoldCaptures(tenant, sagas, outcomes);
       const moves = sagas.map((saga, index) => {
@@ -201,7 +212,7 @@ export class RunSagas extends WokenWork {
     );
     if (reversed.length === 0) return new Map();
     const orderIds = reversed.map((it) => it.orderId);
-    const untold = await this.sagas.untoldCaptures(tenant, orderIds);
+    const untold = await this.moving.inTurn(() => this.sagas.untoldCaptures(tenant, orderIds));
     const asked = reversed.filter((it) => untold.has(it.orderId));
     if (asked.length === 0) return new Map();
     const answers = await this.perform(
@@ -238,7 +249,7 @@ export class RunSagas extends WokenWork {
       let left = round;
       // An order that has changed at the same moment is tried again at once.
       for (let tries = 0; left.length > 0 && tries < triesAtOnce; tries += 1) {
-        const done = await this.sagas.move(tenant, left);
+        const done = await this.move(tenant, left);
         done.forEach((it) => moved.add(it));
         left = left.filter((it) => !done.has(it.saga.sagaId));
       }
@@ -246,7 +257,7 @@ export class RunSagas extends WokenWork {
       // somebody else has taken the saga over, this is refused as well.
       const stuck = left.filter((it) => it.entry?.from !== undefined);
       if (stuck.length > 0)
-        await this.sagas.move(
+        await this.move(
           tenant,
           stuck.map(({ saga, result }) => parked(saga, { ...result, waits_for: 'the order is in another status' })),
         );
@@ -260,6 +271,10 @@ export class RunSagas extends WokenWork {
         );
     if (moves.some((it) => it.entry !== undefined)) this.relay.wake();
     return moved;
+  }
+
+  private move(...given: Parameters<Sagas['move']>): ReturnType<Sagas['move']> {
+    return this.moving.inTurn(() => this.sagas.move(...given));
   }
 }
 

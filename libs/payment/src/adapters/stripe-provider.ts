@@ -75,12 +75,12 @@ export class StripeProvider implements PaymentProvider {
 
   private async carryOut(stripe: Stripe, tenant: string, asked: readonly Asked[]): Promise<ProviderOutcome[]> {
     const { beginWithinMs, answerWithinMs, callsAtATime } = this.limits;
-    const begunBefore = Date.now() + beginWithinMs;
+    const begunBefore = performance.now() + beginWithinMs;
     const { promise: over, resolve: end } = Promise.withResolvers<ProviderOutcome>();
     const timer = setTimeout(() => end(open('Stripe has not answered yet')), answerWithinMs);
     const found = new Map<string, string>();
     const outcomes = await mapSome(asked, callsAtATime, async (request) => {
-      if (Date.now() > begunBefore) return open('Stripe was busy with others');
+      if (performance.now() > begunBefore) return open('Stripe was busy with others');
       const call = new StripeCall(stripe, request);
       const outcome = await Promise.race([call.outcome().catch((error) => this.complain(error)), over]);
       if (call.intent) found.set(request.orderId, call.intent.id);
