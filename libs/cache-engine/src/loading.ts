@@ -1,9 +1,9 @@
 import { randomUUID } from 'node:crypto';
 import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry } from './entry.js';
+import { CacheUnavailable } from './errors.js';
 import type { Guard } from './guarded.js';
 import { Keyspace, type Reading } from './keyspace.js';
 import { assertTimes, over, ttlBy, type LoadOptions } from './options.js';
-import { CacheUnavailable } from './redis-tier.js';
 import type { Flight, Kept } from './tiers.js';
 import { within } from './within.js';
 

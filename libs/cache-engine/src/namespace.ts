@@ -1,9 +1,10 @@
 import { encodeEntry, type Entry } from './entry.js';
+import { CacheUnavailable } from './errors.js';
 import type { Found, Reading } from './keyspace.js';
 import { tokenOf, versionsIn } from './lease-token.js';
 import { Loading } from './loading.js';
 import { assertKey, assertTimes, over, ttlBy, type KeepOptions } from './options.js';
-import { CacheUnavailable, pagesOf } from './redis-tier.js';
+import { pagesOf } from './pages.js';
 import { unplaced } from './sieve.js';
 
 export interface Written {
