@@ -3,7 +3,7 @@ export { CacheEngine } from './cache-engine.js';
 export { CacheEngineModule } from './cache-engine.module.js';
 export { cacheManagerOf } from './cache-manager.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
-export { CacheUnavailable } from './errors.js';
+export { CacheLoadTimeout, CacheUnavailable } from './errors.js';
 export type { Found } from './keyspace.js';
 export type { Load } from './loading.js';
 export {

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry } from './entry.js';
-import { CacheUnavailable } from './errors.js';
+import { CacheLoadTimeout, CacheUnavailable } from './errors.js';
 import type { Guard } from './guarded.js';
 import { Keyspace, type Reading } from './keyspace.js';
 import { assertTimes, over, ttlBy, type LoadOptions } from './options.js';
 import type { Flight, Kept } from './tiers.js';
-import { within } from './within.js';
+import { Late, within } from './within.js';
 
 /** Asks the source. `undefined` says that it has nothing, which is kept as well. */
 export type Load<Value> = (asked: {
@@ -35,7 +35,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    * What is over its time and within its grace stands in while it is asked for again, and when that fails.
    *
    * @returns `undefined` only where the source of some caller may have nothing
-   * @throws whatever `load` throws, where nothing stands in; never because Redis is away
+   * @throws whatever `load` throws, and `CacheLoadTimeout` where it takes too long, if nothing stands in; never because
+   *   Redis is away
    */
   getOrSet(key: string, load: LoadOfAll<Value>, options?: LoadOptions<Value>): Promise<Value>;
   getOrSet(key: string, load: Load<Value>, options?: LoadOptions<Value>): Promise<Value | undefined>;
@@ -302,7 +303,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       const loading = async (): Promise<Value | undefined> => load({ key, signal: aborting.signal });
       const value = await within(hard, `loading a value of ${this.name}`, loading);
       return { value, loadMs: performance.now() - startedAt };
-    } catch (error) {
+    } catch (thrown) {
+      const error = thrown instanceof Late ? new CacheLoadTimeout(this.name, hard) : thrown;
       tiers.counts.loadFailures += 1;
       aborting.abort(error);
       throw error;
