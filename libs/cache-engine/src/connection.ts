@@ -1,5 +1,6 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createClient, createCluster } from '@redis/client';
+import slotOf from '@redis/client/dist/lib/utils/calculate-slot.js';
 import { reconnectUnlessCutOff } from './reconnect.js';
 import { scripts } from './scripts.js';
 import type { Master } from './tracking.js';
@@ -177,6 +178,13 @@ export class Connection {
       assertGoesOn(hasEnded);
       if (!node.client && client.masters.includes(node)) throw new Error('it cannot be connected to');
     }
+  }
+
+  /** Of a cluster, who has the key: the same object for as long as it is one of the masters. */
+  masterOf(key: string): object | undefined {
+    const { kind, client } = this.redis;
+    if (kind === 'server') return undefined;
+    return client.slots[slotOf.default(key)]?.master;
   }
 
   async masterClients() {

@@ -72,7 +72,9 @@ export class KeyScripts {
     };
     const ask = kind === 'server' ? asking : ofCluster;
     try {
-      const replies = await attempts.attempt(script, ask, (all) => all.find((it) => it instanceof Error));
+      const replies = await attempts.attempt(script, page[0]!.about[0], ask, (all) =>
+        all.find((it) => it instanceof Error),
+      );
       page.forEach(({ resolve, reject }, at) => {
         const reply = replies[at];
         if (reply instanceof Error) reject(new CacheUnavailable({ cause: reply }));

@@ -68,14 +68,36 @@ export class Reads {
       });
   }
 
-  /** In a cluster a key of a master that is away fails by itself. */
   private async readPage(keys: string[]): Promise<Page> {
-    const { connection, attempts } = this;
+    const { attempts, connection } = this;
     const { kind, client } = connection.redis;
+    if (kind === 'cluster') return this.readOfCluster(keys);
     try {
-      return await attempts.attempt('read', async (): Promise<Page> => {
-        if (kind === 'server') return client.mGet(keys);
-        // The keys lie in many slots; the client sends what goes to one node in one go.
+      return await attempts.attempt('read', undefined, (): Promise<Page> => client.mGet(keys));
+    } catch (error) {
+      return keys.map(() => error as CacheUnavailable);
+    }
+  }
+
+  /** The keys of each master for themselves: one that is away is so for nobody else's. */
+  private async readOfCluster(keys: string[]): Promise<Page> {
+    const found: Page = [];
+    const places = Map.groupBy(keys.keys(), (at) => this.connection.masterOf(keys[at]!));
+    await Promise.all(
+      [...places.values()].map(async (ofMaster) => {
+        const read = await this.readOfMaster(ofMaster.map((at) => keys[at]!));
+        ofMaster.forEach((at, which) => (found[at] = read[which]!));
+      }),
+    );
+    return found;
+  }
+
+  /** The keys lie in many slots; the client sends what goes to one node in one go. */
+  private async readOfMaster(keys: string[]): Promise<Page> {
+    const { attempts, connection } = this;
+    const { client } = connection.redis;
+    try {
+      return await attempts.attempt('read', keys[0], async (): Promise<Page> => {
         const each = await Promise.allSettled(
           keys.map((key) =>
             within(attempts.deadlineMs / 2, 'read', async (hasEnded) => {

@@ -25,6 +25,8 @@ export const keyKinds = { entry: 'e', tag: 't', lease: 'l', counter: 'n' } as co
 /** No tag that begins anew comes to a version it had before. */
 export const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;
 
+type Pair = readonly [entry: string, lease: string];
+
 interface Leased {
   isTaken: boolean;
   /** What was filled since. */
@@ -131,26 +133,34 @@ export class RedisTier {
   }
 
   /** @param pairs entry and lease of each key: they lie in one slot */
-  async remove(pairs: readonly (readonly [entry: string, lease: string])[]): Promise<void> {
-    const { connection } = this;
-    const { kind, client } = connection.redis;
+  async remove(pairs: readonly Pair[]): Promise<void> {
+    const { kind, client } = this.connection.redis;
     // One after the other: Redis answers nobody else meanwhile.
     for (const page of pagesOf(pairs))
-      await this.attempts.attempt('remove', async (hasEnded) => {
-        if (kind === 'server') await client.unlink(page.flat());
-        else
-          await Promise.all(
-            page.map(async (pair) => {
-              await connection.connected(pair[0], hasEnded);
-              return unlessMoving(client.unlink([...pair]), () => removeApart(client, pair, hasEnded));
-            }),
-          );
-      });
+      if (kind === 'server') await this.attempts.attempt('remove', undefined, () => client.unlink(page.flat()));
+      else {
+        const ofMasters = Map.groupBy(page, ([entry]) => this.connection.masterOf(entry)).values();
+        // All have ended before somebody is told that one has failed, and goes on to something else.
+        const removals = await Promise.allSettled([...ofMasters].map((it) => this.removeOfMaster(it)));
+        for (const it of removals) if (it.status === 'rejected') throw it.reason;
+      }
+  }
+
+  private removeOfMaster(pairs: readonly Pair[]): Promise<unknown> {
+    const { client } = this.connection.redis;
+    return this.attempts.attempt('remove', pairs[0]![0], (hasEnded) =>
+      Promise.all(
+        pairs.map(async (pair) => {
+          await this.connection.connected(pair[0], hasEnded);
+          return unlessMoving(client.unlink([...pair]), () => removeApart(client, pair, hasEnded));
+        }),
+      ),
+    );
   }
 
   count(key: string, step: number, ms: number): Promise<number> {
     const { connection } = this;
-    return this.attempts.attempt('count', async (hasEnded) => {
+    return this.attempts.attempt('count', key, async (hasEnded) => {
       await connection.connected(key, hasEnded);
       return connection.redis.client.count(key, String(step), String(ms));
     });
@@ -160,7 +170,7 @@ export class RedisTier {
   tagVersion(key: string, step: number): Promise<string> {
     const { connection } = this;
     const base = String(randomTagBase());
-    return this.attempts.attempt('tag', async (hasEnded) => {
+    return this.attempts.attempt('tag', key, async (hasEnded) => {
       await connection.connected(key, hasEnded);
       return connection.redis.client.tagVersion(key, base, String(step));
     });
@@ -184,8 +194,8 @@ export class RedisTier {
   /** @throws CacheUnavailable */
   async ping(): Promise<void> {
     const { attempts, connection } = this;
-    const clients = await attempts.attempt('ping', () => connection.masterClients());
+    const clients = await attempts.attempt('ping', undefined, () => connection.masterClients());
     if (!connection.isWhole()) throw new CacheUnavailable({ cause: new Error('of some slots no master is known') });
-    await attempts.attempt('ping', () => Promise.all(clients.map((it) => it.ping())));
+    await attempts.attempt('ping', undefined, () => Promise.all(clients.map((it) => it.ping())));
   }
 }

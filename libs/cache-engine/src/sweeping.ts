@@ -69,10 +69,12 @@ export class Sweeping {
     const isCounter = (key: string): boolean => key.startsWith(counters);
     let current: string | undefined;
     let lastOld = noVersion;
-    for (const client of await attempts.attempt('sweep', () => connection.masterClients())) {
+    for (const client of await attempts.attempt('sweep', undefined, () => connection.masterClients())) {
       let cursor = '0';
       do {
-        const page = await attempts.attempt('sweep', () => client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }));
+        const page = await attempts.attempt('sweep', undefined, () =>
+          client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }),
+        );
         const entries = page.keys.filter((key) => !isCounter(key)).map((key) => [key, lastOld] as const);
         // The name of a counter begins with its version.
         const counted = page.keys
@@ -99,7 +101,7 @@ export class Sweeping {
     // One page after the other, so that neither Redis nor this process is kept from others for long.
     for (const page of pagesOf(entries, largestScript)) {
       const [keys, versions] = [page.map(([key]) => key), page.map(([, version]) => version)];
-      const left = await this.attempts.attempt('sweep', async () => {
+      const left = await this.attempts.attempt('sweep', undefined, async () => {
         if (kind === 'server') return client.sweep(keys, versions);
         // The keys of one node lie in many slots.
         return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();

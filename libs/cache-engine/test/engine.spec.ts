@@ -579,6 +579,18 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await expect(space.increment('k', 0.5)).rejects.toThrow(RangeError);
   });
 
+  it.each([1, -1])('counts no further than numbers are exact, by %s', async (step) => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine);
+    const last = step * Number.MAX_SAFE_INTEGER;
+    expect(await space.increment('k', last)).toBe(last);
+    const { unavailable } = engine.statistics;
+    for (const by of [step, last]) await expect(space.increment('k', by)).rejects.toThrow(RangeError);
+    // It is no failure of Redis.
+    expect(engine.statistics.unavailable).toBe(unavailable);
+    expect(await space.increment('k', -step)).toBe(last - step);
+  });
+
   it('takes one value for a lease, also of two that come at once', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const lease = await leaseOf(space);
