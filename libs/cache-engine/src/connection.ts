@@ -4,6 +4,7 @@ import slotOf from '@redis/client/dist/lib/utils/calculate-slot.js';
 import { reconnectUnlessCutOff } from './reconnect.js';
 import { scripts } from './scripts.js';
 import type { Master } from './tracking.js';
+import { Late, within } from './within.js';
 
 const maxUnanswered = 20_000;
 const longestReconnectMs = 1_000;
@@ -11,8 +12,10 @@ const longestReconnectMs = 1_000;
 const cutOffMs = 250;
 /** Whether there is a connection is looked at so often by whoever waits for it. */
 const connectedPollMs = 5;
-/** A single server is asked so often whether it is still in charge. */
-const roleAskedEveryMs = 500;
+/** Each connection is asked something so often: a single server, whether it is still in charge. */
+const lookedAfterEveryMs = 500;
+/** What does not answer for so long, or for as long as a call may take if that is longer, is given up. */
+const leastUnansweredMs = 3_000;
 
 /** The endpoints of an address: its own, and the others that follow as `host:port`, of a cluster. */
 export const rootsOf = (url: string): string[] => {
@@ -24,7 +27,7 @@ export const rootsOf = (url: string): string[] => {
 
 const socketOptions = {
   connectTimeout: 1_000,
-  // A connection on which nothing moves although it is asked is given up.
+  // Of one that is being made and says nothing. Later each question puts off the end of it, be it answered or not.
   socketTimeout: 3_000,
 };
 
@@ -35,7 +38,6 @@ const redisAt = (url: string) => {
     scripts,
     disableOfflineQueue: true,
     commandsQueueMaxLength: maxUnanswered,
-    pingInterval: 1_000,
     // Every call has our deadline; theirs would cost a signal, a timer and a weak reference for each command.
     commandOptions: { timeout: undefined as never },
   };
@@ -69,11 +71,20 @@ const redisAt = (url: string) => {
   };
 };
 
+/** One connection. */
+interface Client {
+  isReady: boolean;
+  sendCommand<Answer>(words: string[]): Promise<Answer>;
+  connect(): Promise<unknown>;
+  destroy(): void;
+}
+
 /** The connections over which Redis is asked, to one server or to the masters of a cluster: they are there again by themselves. */
 export class Connection {
   readonly redis: ReturnType<typeof redisAt>;
   private retry: NodeJS.Timeout | undefined;
-  private roleTimer: NodeJS.Timeout | undefined;
+  private timer: NodeJS.Timeout | undefined;
+  private readonly unansweredMs: number;
   /** First connections to nodes of a cluster whose failure is nobody's concern. */
   private readonly connecting = new WeakSet<Promise<unknown>>();
   /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
@@ -81,7 +92,8 @@ export class Connection {
   isStarted = false;
   isStopped = false;
 
-  constructor(url: string) {
+  constructor(url: string, deadlineMs: number) {
+    this.unansweredMs = Math.max(leastUnansweredMs, deadlineMs);
     this.redis = redisAt(url);
     const { kind, client } = this.redis;
     client.on('error', () => undefined);
@@ -98,15 +110,14 @@ export class Connection {
     const { kind, client } = this.redis;
     // A cluster has other nodes to try.
     if (kind === 'server') client.once('error', () => resolve());
-    clearInterval(this.roleTimer);
-    this.roleTimer = setInterval(() => void this.leaveUnlessInCharge(), roleAskedEveryMs);
+    this.lookAfterAll();
     this.connect(resolve);
   }
 
   stop(): void {
     this.isStopped = true;
     clearTimeout(this.retry);
-    clearInterval(this.roleTimer);
+    clearTimeout(this.timer);
     this.redis.client.destroy();
   }
 
@@ -138,16 +149,32 @@ export class Connection {
     return kind === 'server' ? [] : client.masters.flatMap((it) => (it.client?.isOpen === false ? [it.client] : []));
   }
 
-  /** Its name may stand for another one by now, and a connection lasts as long as nobody ends it. */
-  private async leaveUnlessInCharge(): Promise<void> {
+  private lookAfterAll(): void {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.lookAfterAll(), lookedAfterEveryMs);
     const { kind, client } = this.redis;
+    if (kind === 'server') void this.lookAfter(client);
+    else for (const it of client.masters) if (it.client) void this.lookAfter(it.client);
+  }
+
+  /**
+   * Leaves a server that is not in charge: its name may stand for another one by now, and a connection lasts as long as
+   * nobody ends it. And leaves a connection that does not answer: one that is half open takes what is written for many minutes.
+   */
+  private async lookAfter(client: Client): Promise<void> {
     // One that is being connected is left to that: what is asked over two connections at once is answered in no order.
-    if (kind === 'cluster' || !client.isReady) return;
-    const answer = await client.sendCommand<unknown>(['ROLE']).catch(() => undefined);
-    // Where it may not be asked, or says what cannot be understood, it stays.
-    if (!Array.isArray(answer) || answer[0] === 'master' || !client.isReady) return;
+    if (!client.isReady) return;
+    try {
+      const answer = await within(this.unansweredMs, 'ROLE', () => client.sendCommand<unknown>(['ROLE']));
+      // Where it says what cannot be understood, it stays. In a cluster the masters tell who is in charge.
+      const isInCharge = !Array.isArray(answer) || answer[0] === 'master';
+      if (this.redis.kind === 'cluster' || isInCharge || !client.isReady) return;
+    } catch (error) {
+      // Where it may not be asked, it stays; where it was lost, it is connected again already.
+      if (!(error instanceof Late && client.isReady)) return;
+    }
     client.destroy();
-    this.connect();
+    client.connect().catch(() => undefined);
   }
 
   /** @param silent masters that are not asked who is in charge */

@@ -51,7 +51,7 @@ export class RedisTier {
   ) {
     assertTimeout('redis.deadlineMs', deadlineMs, 1);
     assertTimeout('redis.silenceMs', silenceMs, 1);
-    const connection = new Connection(url);
+    const connection = new Connection(url, deadlineMs);
     this.connection = connection;
     this.attempts = new Attempts(connection, deadlineMs, heard.ended, complain);
     this.reads = new Reads(connection, this.attempts);
