@@ -219,6 +219,12 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       // Before the source is asked: what is invalidated from now on is old by the time it is here.
       const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
+      // What is loaded is not kept: nobody is to wait for it, and it is not loaded again for everybody who reads what stands in.
+      if (lease && !versions) {
+        lease.end();
+        this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
+        this.rest(name);
+      }
       const { value, loadMs } = await this.asked(key, load, hard);
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
