@@ -12,6 +12,8 @@ export class RedisProxy {
   private isDown = false;
   private isFrozen = false;
   private holdingBack: string | undefined;
+  /** How long what Redis answers from now on is under way. */
+  delayMs = 0;
   /** Whether somebody has asked with the word that `holdBack` said, and is kept waiting. */
   holdsBack = false;
   /** Who waits for a word from Redis. */
@@ -109,7 +111,9 @@ export class RedisProxy {
       redis.write(chunk);
     });
     redis.on('data', (chunk: Buffer) => {
-      client.write(chunk);
+      // Timers of the same time end in their order.
+      if (this.delayMs > 0) setTimeout(() => client.write(chunk), this.delayMs);
+      else client.write(chunk);
       for (const { word, heard } of this.listening) if (chunk.includes(word)) heard();
     });
     // Whoever connects meanwhile gets a connection, and nothing over it.
