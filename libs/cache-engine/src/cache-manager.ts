@@ -1,8 +1,9 @@
 import { EventEmitter } from 'node:events';
 import type { Cache } from 'cache-manager';
+import { CacheUnavailable } from './errors.js';
 import type { Namespace } from './namespace.js';
 import { longestTtlMs } from './options.js';
-import { CacheUnavailable, pagesOf } from './redis-tier.js';
+import { pagesOf } from './pages.js';
 
 /** What `@nestjs/cache-manager` asks for its cache by. */
 export const cacheManagerToken = 'CACHE_MANAGER';

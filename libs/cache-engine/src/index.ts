@@ -3,6 +3,7 @@ export { CacheEngine } from './cache-engine.js';
 export { CacheEngineModule } from './cache-engine.module.js';
 export { cacheManagerOf } from './cache-manager.js';
 export { jsonCodec, textCodec, type Codec } from './codec.js';
+export { CacheLoadTimeout, CacheUnavailable } from './errors.js';
 export type { Found } from './keyspace.js';
 export type { Load } from './loading.js';
 export {
@@ -14,6 +15,6 @@ export {
   type Written,
 } from './namespace.js';
 export { longestKeyBytes, longestTtlMs, type KeepOptions, type LoadOptions, type NamespaceOptions } from './options.js';
-export { CacheUnavailable, type RedisOptions } from './redis-tier.js';
+export type { RedisOptions } from './redis-tier.js';
 export type { CacheStatistics } from './statistics.js';
 export type { CacheEngineOptions } from './tiers.js';

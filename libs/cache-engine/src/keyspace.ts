@@ -1,6 +1,7 @@
 import { randomInt } from 'node:crypto';
 import { jsonCodec, type Codec } from './codec.js';
 import { decodeEntry, noTags, versionIn, type Entry } from './entry.js';
+import { CacheUnavailable } from './errors.js';
 import { bytesOfText } from './guarded.js';
 import type { Versions } from './lease-token.js';
 import {
@@ -11,7 +12,8 @@ import {
   type LoadOptions,
   type NamespaceOptions,
 } from './options.js';
-import { CacheUnavailable, pagesOf, type RedisTier } from './redis-tier.js';
+import { pagesOf } from './pages.js';
+import type { RedisTier } from './redis-tier.js';
 import type { Kept, Tiers } from './tiers.js';
 
 export interface Found<Value> {

@@ -1,11 +1,11 @@
 import { randomUUID } from 'node:crypto';
 import { decodeEntry, encodeEntry, isDueEarly, versionIn, type Entry } from './entry.js';
+import { CacheLoadTimeout, CacheUnavailable } from './errors.js';
 import type { Guard } from './guarded.js';
 import { Keyspace, type Reading } from './keyspace.js';
 import { assertTimes, over, ttlBy, type LoadOptions } from './options.js';
-import { CacheUnavailable } from './redis-tier.js';
 import type { Flight, Kept } from './tiers.js';
-import { within } from './within.js';
+import { Late, within } from './within.js';
 
 /** Asks the source. `undefined` says that it has nothing, which is kept as well. */
 export type Load<Value> = (asked: {
@@ -35,7 +35,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
    * What is over its time and within its grace stands in while it is asked for again, and when that fails.
    *
    * @returns `undefined` only where the source of some caller may have nothing
-   * @throws whatever `load` throws, where nothing stands in; never because Redis is away
+   * @throws whatever `load` throws, and `CacheLoadTimeout` where it takes too long, if nothing stands in; never because
+   *   Redis is away
    */
   getOrSet(key: string, load: LoadOfAll<Value>, options?: LoadOptions<Value>): Promise<Value>;
   getOrSet(key: string, load: Load<Value>, options?: LoadOptions<Value>): Promise<Value | undefined>;
@@ -218,6 +219,12 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       // Before the source is asked: what is invalidated from now on is old by the time it is here.
       const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
+      // What is loaded is not kept: nobody is to wait for it, and it is not loaded again for everybody who reads what stands in.
+      if (lease && !versions) {
+        lease.end();
+        this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
+        this.rest(name);
+      }
       const { value, loadMs } = await this.asked(key, load, hard);
       const ttl = ttlBy(options, value);
       assertTimes({ ttl });
@@ -302,7 +309,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       const loading = async (): Promise<Value | undefined> => load({ key, signal: aborting.signal });
       const value = await within(hard, `loading a value of ${this.name}`, loading);
       return { value, loadMs: performance.now() - startedAt };
-    } catch (error) {
+    } catch (thrown) {
+      const error = thrown instanceof Late ? new CacheLoadTimeout(this.name, hard) : thrown;
       tiers.counts.loadFailures += 1;
       aborting.abort(error);
       throw error;

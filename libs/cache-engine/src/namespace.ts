@@ -1,9 +1,10 @@
 import { encodeEntry, type Entry } from './entry.js';
+import { CacheUnavailable, counterIsFull } from './errors.js';
 import type { Found, Reading } from './keyspace.js';
 import { tokenOf, versionsIn } from './lease-token.js';
 import { Loading } from './loading.js';
 import { assertKey, assertTimes, over, ttlBy, type KeepOptions } from './options.js';
-import { CacheUnavailable, pagesOf } from './redis-tier.js';
+import { pagesOf } from './pages.js';
 import { unplaced } from './sieve.js';
 
 export interface Written {
@@ -226,7 +227,7 @@ export class Namespace<Value> extends Loading<Value> {
     const known = tiers.counters.get(name);
     const isNew = !known || known.until <= performance.now();
     const count = (isNew ? 0 : known.count) + by;
-    if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
+    if (!Number.isSafeInteger(count)) throw new RangeError(counterIsFull);
     const until = isNew ? performance.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
     tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, 0);

@@ -175,7 +175,8 @@ export const scripts = {
         return redis.error_reply('OVERFLOW the counter would leave the safe integers')
       end
       if isNew and ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-      return count`,
+      -- As a text: the client reads a number digit by digit, and not exactly where it is one of the largest.
+      return string.format('%.0f', count)`,
     NUMBER_OF_KEYS: 1,
     IS_READ_ONLY: false,
     parseCommand(parser: CommandParser, key: string, step: string, ms: string) {

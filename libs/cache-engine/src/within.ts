@@ -1,5 +1,5 @@
 /** How long a call may take before it is given up, and what it is told then. */
-class Late extends Error {
+export class Late extends Error {
   constructor(what: string, ms: number) {
     super(`${what}: no answer within ${ms} ms`);
   }

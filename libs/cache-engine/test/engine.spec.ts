@@ -2,7 +2,14 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it, jest } from '@jest/globals';
 import { Source, redisOrSkip, startRedis, type RedisServer } from '#testing';
-import { CacheEngine, anyVersion, textCodec, type CacheEngineOptions, type LoadOptions } from '../src/index.js';
+import {
+  CacheEngine,
+  CacheLoadTimeout,
+  anyVersion,
+  textCodec,
+  type CacheEngineOptions,
+  type LoadOptions,
+} from '../src/index.js';
 import { until } from './until.js';
 
 const complaints: string[] = [];
@@ -430,11 +437,14 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
 
   it('gives a source up that takes too long, and tells it', async () => {
     const space = spaceOf(await ready(engineOf(options())));
-    let aborted = false;
+    let reason: unknown;
     const never = ({ signal }: { signal: AbortSignal }): Promise<never> =>
-      new Promise(() => signal.addEventListener('abort', () => (aborted = true)));
-    await expect(space.getOrSet('k', never, { timeouts: { hard: 30 } })).rejects.toThrow('no answer within 30 ms');
-    expect(aborted).toBe(true);
+      new Promise(() => signal.addEventListener('abort', () => (reason = signal.reason)));
+    const error = await space.getOrSet('k', never, { timeouts: { hard: 30 } }).catch((it: unknown) => it);
+    expect(error).toBeInstanceOf(CacheLoadTimeout);
+    const told = { name: 'CacheLoadTimeout', code: 'cache-load-timeout', namespace: space.name, timeoutMs: 30 };
+    expect(error).toMatchObject({ ...told, message: expect.stringContaining('no answer within 30 ms') });
+    expect(reason).toBe(error);
     expect(await space.getOrSet('k', () => 1)).toBe(1);
   });
 
@@ -567,6 +577,18 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await sleep(200);
     expect(await space.increment('short', 1)).toBe(1);
     await expect(space.increment('k', 0.5)).rejects.toThrow(RangeError);
+  });
+
+  it.each([1, -1])('counts no further than numbers are exact, by %s', async (step) => {
+    const engine = await ready(engineOf(options()));
+    const space = spaceOf(engine);
+    const last = step * Number.MAX_SAFE_INTEGER;
+    expect(await space.increment('k', last)).toBe(last);
+    const { unavailable } = engine.statistics;
+    for (const by of [step, last]) await expect(space.increment('k', by)).rejects.toThrow(RangeError);
+    // It is no failure of Redis.
+    expect(engine.statistics.unavailable).toBe(unavailable);
+    expect(await space.increment('k', -step)).toBe(last - step);
   });
 
   it('takes one value for a lease, also of two that come at once', async () => {

@@ -173,7 +173,7 @@ describeRedis.each([
         }
         for (const key of kept) {
           if (!isPartial) expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
-          // A call may come while the calls for the lost keys have made it stop asking.
+          // A call may come too late on a busy machine.
           else await until(async () => typeof (await outcomeOf(() => space.get(key))) === 'number');
         }
         expect(engine.isL1Used).toBe(false);
@@ -238,6 +238,21 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     engine = new CacheEngine({ redis: { url: cluster.url, deadlineMs, silenceMs }, complain: () => undefined }).start();
     return { space: engine.namespace<number>(name, { jitter: 0 }), kept, lost };
   };
+
+  it('loads each time at once what it cannot keep, as nobody can say under which versions', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started();
+    await until(() => engine.isL1Used);
+    await cluster.kill(dying);
+    await until(() => !engine.isL1Used);
+    await until(async () => !isAway(await outcomeOf(() => space.find(kept))));
+    const startedAt = performance.now();
+    // The tag lies where the key does that is lost, and the key itself on a master that is there.
+    for (let load = 0; load < 5; load += 1)
+      expect(await outcomeOf(() => space.getOrSet(kept, () => load, { tags: [lost] }))).toBe(load);
+    // Not once has it waited for a lease to lapse.
+    expect(performance.now() - startedAt).toBeLessThan(2_000);
+  });
 
   it('gives out many keys together, of those that are away what stands in for them', async () => {
     cluster = await startRedisCluster({ isPartial: true });
@@ -323,9 +338,13 @@ describeRedis('a cache over a cluster of which a master is away', () => {
         for (const at of knowing) await of(at, 'DELSLOTSRANGE', ...range);
         return knowing.length === 0;
       });
-      const { space, lost } = await started();
+      const { space, kept, lost } = await started();
       await until(() => engine.isL1Used);
-      expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);
+      await until(async () => !isAway(await outcomeOf(() => space.set(kept, 1))));
+      for (let asked = 0; asked < 20; asked += 1)
+        expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);
+      // It has not stopped asking those that are there.
+      expect(await outcomeOf(() => space.set(kept, 2))).toHaveProperty('version');
       expect(await outcomeOf(() => engine.ping())).toBeInstanceOf(CacheUnavailable);
       await of(dying, 'ADDSLOTSRANGE', ...range);
       await until(async () => !isAway(await outcomeOf(() => space.set(lost, 2))));
@@ -333,6 +352,36 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     } finally {
       for (const node of nodes) node.destroy();
     }
+  });
+
+  it('goes on asking those that are there, however often it is asked for what lies on one that stands still', async () => {
+    cluster = await startRedisCluster({ isPartial: true });
+    const { space, kept, lost } = await started();
+    await until(() => engine.isL1Used);
+    for (const key of [kept, lost]) await until(async () => !isAway(await outcomeOf(() => space.set(key, 0))));
+    const { pid } = cluster.servers[dying]!;
+    process.kill(pid, 'SIGSTOP');
+    try {
+      const works: ((key: string) => Promise<unknown>)[] = [
+        (key) => space.set(key, 1),
+        (key) => space.invalidateTags(key),
+        (key) => space.delete(key),
+        (key) => space.get(key),
+      ];
+      for (const work of works) {
+        const lostOnes = await Promise.all(Array.from({ length: 20 }, () => outcomeOf(() => work(lost))));
+        expect(lostOnes.every(isAway)).toBe(true);
+        expect(await outcomeOf(() => work(kept))).not.toBeInstanceOf(CacheUnavailable);
+      }
+      // Nobody waits any more for the one that stands still.
+      const startedAt = performance.now();
+      for (let asked = 0; asked < 20; asked += 1)
+        expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);
+      expect(performance.now() - startedAt).toBeLessThan(20 * deadlineMs);
+    } finally {
+      process.kill(pid, 'SIGCONT');
+    }
+    await until(async () => !isAway(await outcomeOf(() => space.set(lost, 2))));
   });
 
   it('does nothing later that it could not do in time', async () => {

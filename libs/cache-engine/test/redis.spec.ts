@@ -2,6 +2,7 @@ import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { createClient } from '@redis/client';
+import { BrokenCircuitError } from 'cockatiel';
 import {
   RedisProxy,
   freePort,
@@ -654,6 +655,32 @@ describeRedis('caches of several processes over one Redis', () => {
       process.kill(own.pid, 'SIGCONT');
       await own.stop();
     }
+  });
+
+  it('asks it again, though the clock is set back meanwhile', async () => {
+    await throughProxy({ deadlineMs: 300 }, async ({ proxy, there }) => {
+      proxy.down();
+      // Until it is not asked any more.
+      const isBroken = ({ cause }: Error): boolean => cause instanceof BrokenCircuitError;
+      await until(() => there.set('k', 1).then(() => false, isBroken));
+      const { now } = Date;
+      const clock = jest.spyOn(Date, 'now').mockImplementation(() => now() - 3_600_000);
+      try {
+        proxy.up();
+        await until(() => there.set('k', 2).then(Boolean, () => false));
+      } finally {
+        clock.mockRestore();
+      }
+    });
+  });
+
+  it('leaves a connection that is half open, though something is asked over it all the time', async () => {
+    await throughProxy({ deadlineMs: 100, silenceMs: 1_000 }, async ({ proxy, there }) => {
+      await there.set('k', 1);
+      proxy.strand();
+      await expect(there.set('k', 2)).rejects.toBeInstanceOf(CacheUnavailable);
+      await until(() => there.set('k', 3).then(Boolean, () => false));
+    });
   });
 
   it('does nothing later that it could not do in time while it was connected to for the first time', async () => {

@@ -144,7 +144,9 @@ export class CacheController {
     summary: 'Delete, write and read many keys',
     description:
       'Deletes first, then writes, then reads. Each key is handled on its own: this is not a transaction. The values that are ' +
-      'read may have 16 Mi characters together; beyond that the answer is 413, after the deletes and writes were carried out.',
+      'read may have 16 Mi characters together; beyond that the answer is 413, after the deletes and writes were carried out. If ' +
+      'Redis, or a master of its cluster that has one of the keys, cannot be reached, the answer is 503, and some of the ' +
+      'deletes and writes may have been carried out: repeat the request, which does no harm, or ask for each key by itself.',
     replies: { 200: { schema: cacheBatch, description: 'The values found and the values written' } },
     errors: [],
   })
@@ -197,7 +199,9 @@ export class CacheController {
     scope: 'cache:write',
     operationId: 'incrementCounter',
     summary: 'Increment or decrement a counter',
-    description: 'Counters and values are separate: a key can have both.',
+    description:
+      'Counters and values are separate: a key can have both. A step that would lead beyond ±9007199254740991 is refused with ' +
+      '400, and the counter stays as it is.',
     replies: { 200: { schema: counter, description: 'The counter after the change' } },
     errors: [],
   })

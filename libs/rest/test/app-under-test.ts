@@ -289,6 +289,17 @@ class TrialsController {
     reply.code(404);
     return { error: 'key not found' };
   }
+
+  @Get('unchanged')
+  @Endpoint({
+    scope: 'open',
+    summary: 'Ask for what one has',
+    replies: { 200: { schema: thing, description: 'It' }, 304: { description: 'It is unchanged' } },
+    errors: [],
+  })
+  unchanged(@Res({ passthrough: true }) reply: FastifyReply): void {
+    reply.code(304);
+  }
 }
 
 @Module({ controllers: [ThingsController, TrialsController] })

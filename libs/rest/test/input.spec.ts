@@ -234,6 +234,13 @@ describe('an address', () => {
     expect([response.status, await response.text()]).toEqual([200, '']);
   });
 
+  it('says nothing of how long what is unchanged would be, whoever asks', async () => {
+    for (const method of ['GET', 'HEAD']) {
+      const response = await fetch(`${here.url}/trials/unchanged`, { method });
+      expect([response.status, response.headers.get('content-length')]).toEqual([304, null]);
+    }
+  });
+
   it.each([
     '/things/%',
     '/things/%zz',

@@ -12,6 +12,8 @@ export class RedisProxy {
   private isDown = false;
   private isFrozen = false;
   private holdingBack: string | undefined;
+  /** Delay of every answer of Redis from now on, in milliseconds. */
+  delayMs = 0;
   /** Whether a connection has sent the word of `holdBack`, and its answers are being held back. */
   holdsBack = false;
   /** Who waits until Redis sends a certain word. */
@@ -109,7 +111,9 @@ export class RedisProxy {
       redis.write(chunk);
     });
     redis.on('data', (chunk: Buffer) => {
-      client.write(chunk);
+      // Timers of the same time end in their order.
+      if (this.delayMs > 0) setTimeout(() => client.write(chunk), this.delayMs);
+      else client.write(chunk);
       for (const { word, heard } of this.listening) if (chunk.includes(word)) heard();
     });
     // A connection that is made while the proxy is frozen is accepted, but nothing comes over it.

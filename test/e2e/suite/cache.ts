@@ -220,6 +220,8 @@ export const cacheTests = (world: World): void => {
       for (const tags of [etag, `W/${etag}`, `"1", W/"2" ,${etag}`, '*']) {
         const known = await getIf(tags);
         expect([known.status, known.text, known.headers.get('etag')]).toEqual([304, '', etag]);
+        const asked = await world.api.send('HEAD', at(key), { headers: { 'If-None-Match': tags } });
+        expect([asked.status, asked.headers.get('content-length')]).toEqual([304, null]);
       }
       for (const tags of ['"1"', '""', etag.slice(1, -1), `${etag} "1"`]) {
         const other = await getIf(tags);
@@ -278,6 +280,8 @@ export const cacheTests = (world: World): void => {
       expect(ok(await count({ key, by: -4 }))).toEqual({ key, count: 6 });
       isMissing(await get(key));
       refused(await count({ key, by: 0.5 }), '400 invalid-request', ['by']);
+      refused(await count({ key, by: Number.MAX_SAFE_INTEGER }), '400 invalid-request', []);
+      expect(ok(await count({ key, by: 0 }))).toEqual({ key, count: 6 });
     });
 
     it('says how it does', async () => {

@@ -1,0 +1,87 @@
+import type { Attempts } from './attempts.js';
+import type { Connection } from './connection.js';
+import { CacheUnavailable } from './errors.js';
+import { onceMoved, putApart, unlessMoving } from './moving.js';
+import type { AboutKey } from './scripts.js';
+
+/** The scripts that are asked about keys, many at once where they are asked in one turn. */
+type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put' | 'putIf' | 'removeIf';
+
+interface AskedAbout {
+  about: AboutKey;
+  resolve: (reply: unknown) => void;
+  reject: (error: unknown) => void;
+}
+
+/** Most keys, and most characters of them, that a script is asked about at once: Redis answers nobody else meanwhile. */
+export const largestScript = 128;
+const largestScriptText = 1_048_576;
+
+/** Asks scripts about keys: those of one turn of the event loop in one question, as far as it does not become too large. */
+export class KeyScripts {
+  private readonly askedAbout: Record<KeyScript, AskedAbout[]> = {
+    lease: [],
+    fill: [],
+    renew: [],
+    release: [],
+    put: [],
+    putIf: [],
+    removeIf: [],
+  };
+
+  constructor(
+    private readonly connection: Connection,
+    private readonly attempts: Attempts,
+  ) {}
+
+  /** What is asked in one turn goes in one question; in a cluster the keys lie in many slots, and each goes by itself. */
+  ask<Reply>(script: KeyScript, about: AboutKey): Promise<Reply> {
+    const { promise, resolve, reject } = Promise.withResolvers<Reply>();
+    const asked = { about, resolve: resolve as (reply: unknown) => void, reject };
+    if (this.connection.redis.kind === 'cluster') void this.askPage(script, [asked]);
+    else if (this.askedAbout[script].push(asked) === 1) setImmediate(() => this.askAll(script));
+    return promise;
+  }
+
+  private askAll(script: KeyScript): void {
+    let page: AskedAbout[] = [];
+    let text = 0;
+    for (const asked of this.askedAbout[script].splice(0)) {
+      const more = asked.about.reduce((sum, it) => sum + it.length, 0);
+      if (page.length === largestScript || (page.length > 0 && text + more > largestScriptText)) {
+        void this.askPage(script, page);
+        page = [];
+        text = 0;
+      }
+      page.push(asked);
+      text += more;
+    }
+    void this.askPage(script, page);
+  }
+
+  private async askPage(script: KeyScript, page: readonly AskedAbout[]): Promise<void> {
+    const { connection, attempts } = this;
+    const { kind, client } = connection.redis;
+    const asking = (): Promise<unknown[]> => client[script](page.map((it) => it.about));
+    const ofCluster = async (hasEnded: () => boolean): Promise<unknown[]> => {
+      const { about } = page[0]!;
+      await connection.connected(about[0], hasEnded);
+      return script === 'put'
+        ? unlessMoving(asking(), () => putApart(client, about, hasEnded))
+        : onceMoved(asking, attempts.deadlineMs / 2, hasEnded);
+    };
+    const ask = kind === 'server' ? asking : ofCluster;
+    try {
+      const replies = await attempts.attempt(script, page[0]!.about[0], ask, (all) =>
+        all.find((it) => it instanceof Error),
+      );
+      page.forEach(({ resolve, reject }, at) => {
+        const reply = replies[at];
+        if (reply instanceof Error) reject(new CacheUnavailable({ cause: reply }));
+        else resolve(reply);
+      });
+    } catch (error) {
+      for (const { reject } of page) reject(error);
+    }
+  }
+}

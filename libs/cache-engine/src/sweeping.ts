@@ -1,0 +1,113 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import type { Attempts } from './attempts.js';
+import type { Connection } from './connection.js';
+import { largestScript } from './key-scripts.js';
+import { pagesOf } from './pages.js';
+import { noVersion } from './scripts.js';
+
+/** Keys looked at in one step of a sweep. */
+const sweepPage = 500;
+const firstSweepAgainMs = 1_000;
+const longestSweepAgainMs = 60_000;
+
+/** Of a namespace: the tag that counts its versions, a pattern of the keys of its entries and counters, and what the latter begin with. */
+export interface Swept {
+  tag: string;
+  pattern: string;
+  counters: string;
+}
+
+type OfVersion = readonly [key: string, version: string];
+
+/** Throws away what nobody reads any more of namespaces that were cleared. */
+export class Sweeping {
+  /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
+  private readonly sweeping = new Map<string, boolean>();
+
+  constructor(
+    private readonly connection: Connection,
+    private readonly attempts: Attempts,
+    private readonly versionOf: (tag: string) => Promise<string>,
+    private readonly complain: (message: string) => void,
+  ) {}
+
+  /**
+   * Throws away entries and counters of an earlier version of a namespace, on every master, a page at a time. It goes on by
+   * itself, and begins again some time after it has failed.
+   */
+  sweep(space: Swept): void {
+    const { tag } = space;
+    if (this.sweeping.has(tag)) {
+      this.sweeping.set(tag, true);
+      return;
+    }
+    this.sweeping.set(tag, true);
+    void this.sweepUntilDone(space);
+  }
+
+  private async sweepUntilDone(space: Swept): Promise<void> {
+    const { tag, pattern } = space;
+    let waitMs = firstSweepAgainMs;
+    while (this.sweeping.get(tag) && !this.connection.isStopped) {
+      this.sweeping.set(tag, false);
+      try {
+        await this.sweepAll(space);
+      } catch (error) {
+        if (this.connection.isStopped) break;
+        this.sweeping.set(tag, true);
+        const { cause = error } = error as Error;
+        this.complain(`What was cleared of ${pattern} is not thrown away yet, again in ${waitMs} ms: ${String(cause)}`);
+        await sleep(waitMs, undefined, { ref: false });
+        waitMs = Math.min(2 * waitMs, longestSweepAgainMs);
+      }
+    }
+    this.sweeping.delete(tag);
+  }
+
+  private async sweepAll({ tag, pattern, counters }: Swept): Promise<void> {
+    const { connection, attempts } = this;
+    const isCounter = (key: string): boolean => key.startsWith(counters);
+    let current: string | undefined;
+    let lastOld = noVersion;
+    for (const client of await attempts.attempt('sweep', undefined, () => connection.masterClients())) {
+      let cursor = '0';
+      do {
+        const page = await attempts.attempt('sweep', undefined, () =>
+          client.scan(cursor, { MATCH: pattern, COUNT: sweepPage }),
+        );
+        const entries = page.keys.filter((key) => !isCounter(key)).map((key) => [key, lastOld] as const);
+        // The name of a counter begins with its version.
+        const counted = page.keys
+          .filter(isCounter)
+          .map((key) => [key, key.slice(counters.length, key.indexOf(':', counters.length))] as const);
+        const doubtful = [...(await this.sweepKeys(entries)), ...counted].filter(([, version]) => version !== current);
+        if (doubtful.length > 0) {
+          // Asked for after they were seen: what they were written under was current before, and never comes back.
+          current = await this.versionOf(tag);
+          const old = doubtful.filter(([, version]) => version !== current);
+          // A number is no entry.
+          await this.sweepKeys(old.map(([key, version]) => [key, isCounter(key) ? noVersion : version] as const));
+          lastOld = old.findLast(([key]) => !isCounter(key))?.[1] ?? lastOld;
+        }
+        ({ cursor } = page);
+      } while (cursor !== '0' && !connection.isStopped);
+    }
+  }
+
+  /** @param entries with the versions under which they are old. @returns those that are of another one, with that */
+  private async sweepKeys(entries: readonly OfVersion[]): Promise<OfVersion[]> {
+    const { kind, client } = this.connection.redis;
+    const found: OfVersion[] = [];
+    // One page after the other, so that neither Redis nor this process is kept from others for long.
+    for (const page of pagesOf(entries, largestScript)) {
+      const [keys, versions] = [page.map(([key]) => key), page.map(([, version]) => version)];
+      const left = await this.attempts.attempt('sweep', undefined, async () => {
+        if (kind === 'server') return client.sweep(keys, versions);
+        // The keys of one node lie in many slots.
+        return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();
+      });
+      for (const [at, key] of keys.entries()) if (left[at] !== null) found.push([key, left[at]!]);
+    }
+    return found;
+  }
+}
