@@ -90,7 +90,7 @@ const wait = (at: string): Promise<string> => {
   const none = Buffer.alloc(0);
   return new Promise((resolve) =>
     client.makeUnaryRequest(...(['/probe.Probe/Wait', () => none, () => none, none] as const), (error) =>
-      resolve(error ? Code[error.code]! : 'answered'),
+      resolve(error ? Code[error.code] : 'answered'),
     ),
   );
 };

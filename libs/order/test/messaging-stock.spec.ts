@@ -66,14 +66,13 @@ describe('the inventory behind the orders', () => {
   });
 
   it('that serves others by now is none any more', async () => {
-    let serves: string | undefined;
+    const serves = randomUUID();
+    let isOurs = true;
     const { stock } = stockOf(() =>
-      serves === undefined
-        ? Promise.resolve({})
-        : Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })),
+      isOurs ? Promise.resolve({}) : Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })),
     );
     await stock.overdue(null, 0, 1);
-    serves = randomUUID();
+    isOurs = false;
     await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
     await expect(stock.overdue(null, 0, 1)).rejects.toThrow('It serves others.');
   });
