@@ -1,3 +1,5 @@
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { existsSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from '@jest/globals';
 import { compose, composeIn, type Compose, type Service } from './compose.js';
@@ -236,6 +238,15 @@ describe('the image', () => {
     const [, check] = inImage('HEALTHCHECK')[0]!.split(' CMD ');
     expect(JSON.parse(check!)).toEqual(['node', '-e', expect.stringContaining('/health/ready')]);
     expect(imageEnvironment).toMatchObject({ HOST: '0.0.0.0', PORT: inImage('EXPOSE')[0] });
+  });
+
+  it('ends when it is told to before the app has loaded, which process 1 does of itself alone', async () => {
+    const [, ...options] = JSON.parse(inImage('ENTRYPOINT')[0]!) as string[];
+    const loading = `console.log('loading'); setInterval(() => {}, 1_000)`;
+    const child = spawn(process.execPath, [...options, '--eval', loading]);
+    await once(child.stdout, 'data');
+    child.kill('SIGTERM');
+    expect(await once(child, 'exit')).toEqual([143, null]);
   });
 
   it('is made of what exists and is not ignored', () => {

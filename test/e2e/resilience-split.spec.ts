@@ -1,5 +1,5 @@
 import { describe, expect, it } from '@jest/globals';
-import { ok, refused, type Problem, type Product } from '../support/api.js';
+import { Api, ok, refused, type Problem, type Product } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { acknowledged, callers, expectAnswers, withTrial } from '../support/trial.js';
@@ -51,6 +51,11 @@ describe('services over TCP', () => {
     const some = acknowledged(load.attempts).at(-1)!;
     expect(await trial.api.order(some.order!.order_id)).toEqual(some.order);
     ok(await trial.api.get('/health/live'));
+    // It had been reached before, which says nothing of now.
+    await eventually(async () => {
+      const { body } = await new Api(trial.shape.service('order').url).get('/health/ready');
+      expect(body).toMatchObject({ status: 'degraded', details: { 'order-inventory': { status: 'degraded' } } });
+    });
     const probe = await trial.api.place(some.body);
     const { code } = probe.body as unknown as Problem;
     expect(['unavailable', 'deadline-exceeded']).toContain(code);

@@ -169,6 +169,15 @@ describe('instances behind the gateway', () => {
     });
   });
 
+  it('are told apart by their names where they have one address', async () => {
+    const both = await upstream();
+    const { port } = new URL(both.url);
+    const gateway = await gatewayTo([both.url, `http://localhost:${port}`]);
+    for (let request = 0; request < 30; request += 1) await fetch(`${gateway.url}/orders`);
+    const hosts = new Set(both.received.map(({ headers }) => headers.host));
+    expect(hosts).toEqual(new Set([`127.0.0.1:${port}`, `localhost:${port}`]));
+  });
+
   it('that have too much to do go on getting requests', async () => {
     const busy: FakeUpstream['answer'] = (_request, response) => {
       response.setHeader(fullHeader, 'requests');

@@ -1,4 +1,4 @@
-import { afterEach, describe, expect, it } from '@jest/globals';
+import { afterEach, describe, expect, it, jest } from '@jest/globals';
 import type { OpenAPIObject } from '@nestjs/swagger';
 import { freePort } from '#testing';
 import { jsonAnswer, startGateway, startUpstream, type FakeUpstream, type RunningGateway } from './servers.js';
@@ -120,6 +120,20 @@ describe('GET /openapi.json', () => {
     expect((await documentFrom(gateway)).paths['/cache/1']).toBeDefined();
     version = 2;
     expect(Object.keys((await documentFrom(gateway)).paths)).toContain('/cache/2');
+  });
+
+  it('follows it also where the clock of the machine is set back', async () => {
+    let version = 1;
+    const cache = await upstreamWith(() => documentOf(`/cache/${version}`, 'get'));
+    const gateway = await start({ ...(await standard()), cache: cache.url }, { freshMs: 0 });
+    await documentFrom(gateway);
+    const clock = jest.spyOn(Date, 'now').mockReturnValue(Date.now() - 3_600_000);
+    try {
+      version = 2;
+      expect(Object.keys((await documentFrom(gateway)).paths)).toContain('/cache/2');
+    } finally {
+      clock.mockRestore();
+    }
   });
 
   it('asks once for all who look, and again only when it is no longer fresh', async () => {

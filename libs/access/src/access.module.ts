@@ -4,6 +4,7 @@ import { env } from '#config';
 import { CleaveError } from '#contracts';
 import { InjectSql, Sql, cursorSecret, databaseFor, sqlToken, type Database } from '#database';
 import { Readiness } from '#health';
+import { within } from '#periodic';
 import { Cursors } from '#rest';
 import { Authenticator } from '#security';
 import { Keys1764000000007 } from '../migrations/1-keys.js';
@@ -32,6 +33,9 @@ export const accessDatabase = (url: string): Database => ({
   // Four for key lookups and two for the audit log; both are rarely busy at once, so managing keys shares them.
   poolSize: 6,
 });
+
+/** Less than a check of readiness may take: what hangs is as good as not there, and no reason to answer nobody. */
+const askedWithinMs = 500;
 
 type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
 
@@ -85,7 +89,7 @@ export class AccessModule implements OnModuleInit {
 
   /** Degraded, but still ready: remembered keys and tokens stay valid, and other instances would do no better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    const failure = await this.sql.condition().then(
+    const failure = await within(askedWithinMs, this.sql.condition()).then(
       () => undefined,
       (error: unknown) => ({ why: error instanceof CleaveError ? ` ${error.detail}` : '' }),
     );

@@ -168,6 +168,9 @@ describe('a key', () => {
       await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
       proxy.freeze();
       await until(() => !isRemembered(instance, key), 4_500);
+      // What hangs is as good as what is not there: others would not do better.
+      const health = await send<{ status: string }>(instance, 'GET', '/health/ready');
+      expect([health.status, health.body.status]).toEqual([200, 'degraded']);
       proxy.thaw();
       await until(async () => (await knows(instance, key)) && isRemembered(instance, key));
     } finally {

@@ -50,7 +50,7 @@ export interface Keeper {
   /** Whether there are others: without any nothing is gained by probing, as calls come here anyway. */
   hasOthers(): boolean;
   /** Whether another one is not ejected: one that fails is asked rather than one that is gone. */
-  hasOtherReady(address: string): boolean;
+  hasOtherReady(target: unknown): boolean;
 }
 
 /**
@@ -158,7 +158,7 @@ export class Target<I extends Instance> implements Candidate {
   /** Otherwise those who fail at once, and so have nothing in flight, would get more than all who do what they are asked. */
   private failed(): void {
     this.failedInARow += 1;
-    if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this.address)) return;
+    if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this)) return;
     this.eject('failing', `${mostFailedInARow} requests in a row came to nothing`);
   }
 

@@ -11,6 +11,8 @@ import { Target, type Instance, type Outcome } from './target.js';
 export interface Place {
   host: string;
   port: number;
+  /** By which instances are told apart that are behind one address, as over HTTP. */
+  origin?: string;
 }
 
 /** The addresses of a name. */
@@ -65,7 +67,8 @@ export class Targets<P extends Place, I extends Instance> {
   private readonly names: readonly P[];
   private readonly addresses = new Map<P, readonly string[]>();
   private readonly whyUnknown = new Map<P, unknown>();
-  private readonly byAddress = new Map<string, Target<I>>();
+  /** By their addresses, and their origins where they have one. */
+  private readonly known = new Map<string, Target<I>>();
   private all: readonly Target<I>[] = [];
   private timer: NodeJS.Timeout | undefined;
   private readonly looking = new Map<P, Promise<void>>();
@@ -112,10 +115,10 @@ export class Targets<P extends Place, I extends Instance> {
     return Promise.race([looked, setTimeout(longestLookupMs, undefined, { ref: false })]);
   }
 
-  /** All there are by their addresses, after the names were looked up anew. Never rejects. */
-  async current(): Promise<ReadonlyMap<string, I>> {
+  /** All there are with their addresses, after the names were looked up anew. Never rejects. */
+  async current(): Promise<readonly (readonly [address: string, instance: I])[]> {
     await Promise.race([this.lookUp(), setTimeout(longestLookupMs, undefined, { ref: false })]);
-    return new Map([...this.byAddress].map(([address, { instance }]) => [address, instance]));
+    return this.all.map(({ address, instance }) => [address, instance]);
   }
 
   /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again when it was lost */
@@ -152,11 +155,11 @@ export class Targets<P extends Place, I extends Instance> {
   close(): void {
     this.isClosed = true;
     clearInterval(this.timer);
-    for (const target of this.byAddress.values()) {
+    for (const target of this.known.values()) {
       target.retire();
       target.instance.close();
     }
-    this.byAddress.clear();
+    this.known.clear();
     this.all = [];
   }
 
@@ -190,23 +193,24 @@ export class Targets<P extends Place, I extends Instance> {
   private adopt(): void {
     const wanted = new Map<string, { place: P; address: string }>();
     for (const [place, addresses] of this.addresses)
-      for (const address of addresses) wanted.set(addressText(address, place.port), { place, address });
-    for (const [text, target] of this.byAddress) {
-      if (wanted.has(text)) continue;
-      this.byAddress.delete(text);
+      for (const address of addresses)
+        wanted.set(`${addressText(address, place.port)} ${place.origin ?? ''}`, { place, address });
+    for (const [id, target] of this.known) {
+      if (wanted.has(id)) continue;
+      this.known.delete(id);
       target.retire();
-      this.logger.log(`${this.name}: ${text} is gone.`);
+      this.logger.log(`${this.name}: ${target.address} is gone.`);
     }
-    for (const [text, { place, address }] of wanted) {
-      if (this.byAddress.has(text)) continue;
+    for (const [id, { place, address }] of wanted) {
+      if (this.known.has(id)) continue;
       const target: Target<I> = new Target(
         this.options.instanceAt(place, address, () => target.leave()),
-        text,
+        addressText(address, place.port),
         this.keeper,
       );
-      this.byAddress.set(text, target);
+      this.known.set(id, target);
     }
-    this.all = [...this.byAddress.values()];
+    this.all = [...this.known.values()];
   }
 
   private readonly keeper = {
@@ -216,7 +220,7 @@ export class Targets<P extends Place, I extends Instance> {
     },
     back: (address: string): void => this.logger.log(`${this.name}: ${address} is back.`),
     hasOthers: (): boolean => this.all.length > 1,
-    hasOtherReady: (address: string): boolean => this.all.some((it) => it.address !== address && !it.isEjected),
+    hasOtherReady: (target: unknown): boolean => this.all.some((it) => it !== target && !it.isEjected),
   };
 
   private noAddress(): NoAddress {

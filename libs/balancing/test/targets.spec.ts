@@ -43,7 +43,7 @@ it('all there are at present are known, however long ago the names were looked u
     lookup: () => Promise.resolve(addresses),
     lookupMs: 60_000,
   });
-  const current = async () => [...(await targets.current()).keys()].toSorted();
+  const current = async () => (await targets.current()).map(([address]) => address).toSorted();
   expect(await current()).toEqual(['127.0.0.1:1', '127.0.0.9:2']);
   addresses = ['127.0.0.2', '127.0.0.3'];
   expect(await current()).toEqual(['127.0.0.2:1', '127.0.0.3:1', '127.0.0.9:2']);

@@ -13,6 +13,7 @@ import {
   type QueryRunner,
   type ReplicationMode,
 } from 'typeorm';
+import { whyDistrusted } from '#config';
 import { Metrics } from '#telemetry';
 import { migrate } from './migrate.js';
 import { observePool } from './pool-metrics.js';
@@ -186,7 +187,8 @@ function unreachable({ name, url }: Database, error: unknown, patient: boolean):
     ? `Is it up, and does ${variableOf(name)} name it?`
     : `Mend ${variableOf(name)} or the database.`;
   // A refusal by several addresses of one host has no message of its own.
-  return new Error(`Cannot use Postgres at ${placeOf(url)} for ${name}: ${message || code}. ${advice}`, {
+  const why = whyDistrusted(error) ?? (message || code);
+  return new Error(`Cannot use Postgres at ${placeOf(url)} for ${name}: ${why}. ${advice}`, {
     cause: error,
   });
 }

@@ -13,10 +13,15 @@ export async function cursorSecret(sql: Sql, schema: string): Promise<string> {
 
 /** Keeps a value in `<schema>.settings`, unless there is one already. @returns the one that is kept */
 export async function firstSetting(sql: Sql, schema: string, name: string, value: string): Promise<string> {
+  const settings = `${pg.escapeIdentifier(schema)}.settings`;
+  // It is asked for again and again, and is there but for the first time.
+  const known = { name: `${schema}-known-setting`, text: `SELECT value FROM ${settings} WHERE name = $1` };
+  const [found] = await sql.query<{ value: string }>(known, [name]);
+  if (found) return found.value;
   const kept = {
     name: `${schema}-first-setting`,
     text: `
-      INSERT INTO ${pg.escapeIdentifier(schema)}.settings AS s (name, value) VALUES ($1, $2)
+      INSERT INTO ${settings} AS s (name, value) VALUES ($1, $2)
       ON CONFLICT (name) DO UPDATE SET value = s.value RETURNING value`,
   };
   const [row] = await sql.query<{ value: string }>(kept, [name, value]);

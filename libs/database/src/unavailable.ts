@@ -1,3 +1,4 @@
+import { whyDistrusted } from '#config';
 import { CleaveError } from '#contracts';
 
 /** What the network, the resolver and the pool say when Postgres cannot be reached or is gone in the middle. */
@@ -64,10 +65,9 @@ export const isRefusal = (error: unknown): boolean => {
 };
 
 /** Its certificate is not believed, or it has none where one is asked for: that does not get better by waiting either. */
-export const isDistrusted = (error: unknown): boolean => {
-  const { code = '', message } = driverErrorOf(error);
-  return /CERT|UNABLE_TO_VERIFY/.test(code) || message.startsWith('The server does not support SSL');
-};
+export const isDistrusted = (error: unknown): boolean =>
+  whyDistrusted(driverErrorOf(error)) !== undefined ||
+  driverErrorOf(error).message.startsWith('The server does not support SSL');
 
 /** For people to read: the variable that says where a database is. */
 export const variableOf = (name: string): string => `${name.toUpperCase()}_DATABASE_URL (else DATABASE_URL)`;

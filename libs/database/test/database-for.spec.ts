@@ -1,9 +1,12 @@
 import { Logger } from '@nestjs/common';
 import { TypeOrmModule, getDataSourceToken, getRepositoryToken } from '@nestjs/typeorm';
 import { Test, type TestingModule } from '@nestjs/testing';
+import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { TLSSocket } from 'node:tls';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from '@jest/globals';
 import pg from 'pg';
 import {
@@ -15,7 +18,14 @@ import {
   type QueryRunner,
   type Repository,
 } from 'typeorm';
-import { freePort, RedisProxy, stopTestDatabases, testDatabase, type TestDatabase } from '#testing';
+import {
+  freePort,
+  RedisProxy,
+  selfSignedCertificate,
+  stopTestDatabases,
+  testDatabase,
+  type TestDatabase,
+} from '#testing';
 import { Sql, cursorSecret, databaseFor, sqlToken, startEmbeddedPostgres, type Database } from '../src/index.js';
 
 @Entity({ schema: 'shop', name: 'things' })
@@ -166,6 +176,28 @@ describe('a data source', () => {
     const error = await failureOf(start({ url: secured.href }));
     expect(error.message).toContain(`Cannot use Postgres at ${secured.host}`);
     expect(error.message).toMatch(/SSL.*SHOP_DATABASE_URL/);
+  });
+
+  it('says what to do where a certificate is not trusted', async () => {
+    database = await testDatabase();
+    const { cert, key, remove } = await selfSignedCertificate();
+    const server = createServer((socket) => {
+      socket.once('data', () => {
+        socket.write('S');
+        new TLSSocket(socket, { isServer: true, cert, key }).on('error', () => undefined);
+      });
+    }).listen(0, '127.0.0.1');
+    try {
+      await once(server, 'listening');
+      const { port } = server.address() as AddressInfo;
+      const error = await failureOf(start({ url: `postgres://u:p@127.0.0.1:${port}/shop?sslmode=verify-full` }));
+      expect(error.message).toMatch(
+        /certificate is not trusted \(self-signed certificate.*\); name that of your own authority in NODE_EXTRA_CA_CERTS\. Mend SHOP_/,
+      );
+    } finally {
+      server.close();
+      await remove();
+    }
   });
 });
 

@@ -52,9 +52,7 @@ const callers = new AsyncLocalStorage<ServerResponse>();
 /** Sends a request for a caller: once they are gone, no instance is asked any more, and one that is hears of it. */
 export const onBehalfOf = <Result>(caller: ServerResponse, send: () => Result): Result => callers.run(caller, send);
 
-interface Origin extends Place {
-  origin: string;
-}
+type Origin = Required<Place>;
 
 const placeOf = (origin: string): Origin => {
   const { hostname, port, protocol } = new URL(origin);
@@ -171,7 +169,7 @@ export class BalancedUpstream {
     request: Pick<Dispatcher.RequestOptions, 'method' | 'path' | 'headers' | 'body'>,
     timeoutMs: number,
   ): Promise<[address: string, answer: PromiseSettledResult<Dispatcher.ResponseData>][]> {
-    const instances = [...(await this.targets.current())];
+    const instances = await this.targets.current();
     const sent = instances.map(([, { pool }]) => pool.request({ ...request, signal: AbortSignal.timeout(timeoutMs) }));
     const answers = await Promise.allSettled(sent);
     return instances.map(([address], at) => [address, answers[at]!]);

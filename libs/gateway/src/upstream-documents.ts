@@ -73,7 +73,7 @@ class DocumentSource {
 
   /** The document of the upstream, the last known one while it cannot be reached; undefined before it ever was. */
   async current(): Promise<OpenAPIObject | undefined> {
-    if (Date.now() >= this.freshUntil) this.asked ??= this.ask().finally(() => (this.asked = undefined));
+    if (performance.now() >= this.freshUntil) this.asked ??= this.ask().finally(() => (this.asked = undefined));
     await this.asked;
     return this.latest;
   }
@@ -85,7 +85,7 @@ class DocumentSource {
       const { message, cause } = error as Error;
       this.logger.warn(`${this.upstream.name} hands out no document: ${message}${cause ? ` (${String(cause)})` : ''}`);
     }
-    this.freshUntil = Date.now() + this.times.freshMs;
+    this.freshUntil = performance.now() + this.times.freshMs;
   }
 
   private async fetch(): Promise<void> {

@@ -1,3 +1,4 @@
+import type { Server as NetServer } from 'node:net';
 import { setTimeout } from 'node:timers/promises';
 import {
   Server,
@@ -32,6 +33,7 @@ import {
 } from 'rxjs';
 import type { Admission, Limiter } from '#admission';
 import { CleaveError, limits, type Scope } from '#contracts';
+import { nowAndThen } from '#periodic';
 import { allow, refuseWhenEnded, tooMany, type Authenticator, type Caller } from '#security';
 import {
   answerSeconds,
@@ -54,6 +56,8 @@ const askAgainMs = 1_000;
 
 /** How long a shutdown waits for what has been accepted. */
 const drainMs = 10_000;
+
+const saidEveryMs = 10_000;
 
 const serverOptions = {
   'grpc.max_receive_message_length': limits.bodyBytes,
@@ -94,7 +98,10 @@ export class GrpcServer extends ServerGrpc {
   /** The methods that answer with streams. */
   private readonly streams: ReadonlySet<string>;
 
-  /** @param at `host:port` */
+  /**
+   * @param at `host:port`
+   * @param maxConnections beyond which others are closed at once; no limit when left out
+   */
   constructor(
     private readonly at: string,
     private readonly service: GrpcService,
@@ -103,6 +110,7 @@ export class GrpcServer extends ServerGrpc {
     private readonly requestLog: RequestLog,
     metrics?: Metrics,
     private readonly traces?: Traces,
+    private readonly maxConnections?: number,
   ) {
     const definition = definitionOf(service);
     super({ package: service.package, packageDefinition: definition });
@@ -250,11 +258,24 @@ export class GrpcServer extends ServerGrpc {
     await new Promise<void>((resolve, reject) =>
       server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
     );
+    this.limitConnections(server);
     this.health.addToServer(server);
     const files = [this.service.descriptors, healthDescriptors].flatMap(filesIn);
     const described = { files: { fileDescriptorProtos: files } } as unknown as PackageDefinition;
     new ReflectionService(described).addToServer(server);
     return server;
+  }
+
+  /** grpc-js has no option for it, and counts none. */
+  private limitConnections(server: Server): void {
+    const most = this.maxConnections;
+    if (most === undefined) return;
+    const sayFull = nowAndThen(saidEveryMs);
+    const warn = (): void => this.logger.warn(`${most} are connected, which is as many as may be; others are refused`);
+    for (const listening of (server['http2Servers'] as Map<NetServer, unknown>).keys()) {
+      listening.maxConnections = most;
+      listening.on('drop', () => sayFull(warn));
+    }
   }
 
   /** Takes no more connections, ends what has no end of its own, and answers what was accepted. */
@@ -274,6 +295,9 @@ export class GrpcServer extends ServerGrpc {
     for (const end of this.endless) end();
     const server = this.grpcClient as Server | undefined;
     if (!server) return;
+    // Once a GOAWAY is out, grpc-js takes its own next ping for failed and destroys the connection, whatever is under way on it.
+    // It looks here before it pings, and has no option for it.
+    Object.assign(server, { keepaliveTimeMs: 0 });
     const ended = new AbortController();
     const late = setTimeout(drainMs, true, { signal: ended.signal }).catch(() => false);
     const shut = new Promise<false>((resolve) => server.tryShutdown(() => resolve(false)));

@@ -23,6 +23,8 @@ export interface GrpcListening {
   service: GrpcService;
   /** The environment variable that says where. */
   variable: string;
+  /** How many may be connected at once; no limit when left out. */
+  maxConnections?: number;
 }
 
 /** Starts and stops the gRPC server of an app, if it has one. */
@@ -44,13 +46,16 @@ export class GrpcDoor implements OnModuleDestroy {
    */
   async open(
     app: INestApplication,
-    { at, service, variable }: GrpcListening,
+    { at, service, variable, maxConnections }: GrpcListening,
     requestLog = new RequestLog(),
   ): Promise<void> {
     if (at === undefined) return;
     const admission = app.get(Admission, { strict: false });
     const authenticator = app.get(Authenticator, { strict: false });
-    const server = new GrpcServer(at, service, admission, authenticator, requestLog, this.metrics, this.traces);
+    const { metrics, traces } = this;
+    const server = new GrpcServer(
+      ...([at, service, admission, authenticator, requestLog, metrics, traces, maxConnections] as const),
+    );
     const microservice = app.connectMicroservice({ strategy: server });
     try {
       await microservice.listen();

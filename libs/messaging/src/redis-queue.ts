@@ -1,6 +1,7 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { createClient, defineScript, ErrorReply } from '@redis/client';
+import { whyDistrusted } from '#config';
 import { waitBeforeRetryMs } from '#periodic';
 
 /**
@@ -196,13 +197,22 @@ export async function open(connection: RedisConnection): Promise<void> {
 
 const askAgainMs = 250;
 
-/** It has no room for us, or is not there yet for anybody: all else that it answers does not get better by waiting. */
-const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)/;
+/**
+ * It has no room for us, is not there yet for anybody, or is a replica while the address does not lead to the primary yet: all
+ * else that it answers does not get better by waiting.
+ */
+const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)|READONLY/;
 
 const isRefusal = (error: Error): boolean =>
-  error instanceof ErrorReply
-    ? !isPassing.test(error.message)
-    : /CERT|UNABLE_TO_VERIFY/.test((error as NodeJS.ErrnoException).code ?? '');
+  error instanceof ErrorReply ? !isPassing.test(error.message) : whyDistrusted(error) !== undefined;
+
+/** For people to read: why Redis is not reached, and what to do where waiting does not help. */
+const whyNot = (error: Error): string => {
+  const { message, name } = error;
+  return /^(?:WRONGPASS|NOAUTH|ERR AUTH)/.test(message)
+    ? `${message}: correct the user and the password in its address`
+    : (whyDistrusted(error) ?? (message || name));
+};
 
 /**
  * Starts a connection and waits for it, for as long as Redis is not there.
@@ -213,18 +223,19 @@ export async function openPatiently(connection: RedisConnection): Promise<void> 
   await new Promise<void>((resolve, reject) => {
     connection.once('ready', resolve);
     connection.on('error', (error: Error) => {
-      if (isRefusal(error)) reject(error);
+      if (isRefusal(error)) reject(new Error(whyNot(error), { cause: error }));
     });
     connection.connect().catch(reject);
   });
 }
 
-/** Asks again for as long as Redis is away or cannot answer yet, as one that reads what it had before it was started. */
+/** Asks again for as long as Redis is away or cannot do it yet, as one that reads what it had before it was started. */
 export async function askPatiently<Reply>(connection: RedisConnection, ask: () => Promise<Reply>): Promise<Reply> {
   for (;;)
     try {
       return await ask();
     } catch (error) {
+      leaveReplica(error as Error, connection);
       const isAway = !connection.isReady;
       if (!connection.isOpen || (!isAway && (!(error instanceof ErrorReply) || isRefusal(error)))) throw error;
       await sleep(askAgainMs);
@@ -241,13 +252,13 @@ export function shut(connection: RedisConnection): void {
 export function reportOutages(connection: RedisConnection, report: (message: string) => void): void {
   let isLost = false;
   connection.on('error', (error: Error) => {
-    if (!isLost) report(`Redis is not reached (${error.message || error.name}); trying again until it is`);
+    if (!isLost) report(`Redis is not reached (${whyNot(error)}); trying again until it is`);
     isLost = true;
   });
-  const isBack = (): void => {
+  // Where it was reached all the while, and only could not answer, there is no other sign of it than a ping it answers; and one
+  // that is left for being a replica is connected to every second.
+  connection.on('ping-interval', () => {
     if (isLost) report('Redis is reached again');
     isLost = false;
-  };
-  // Where it was reached all the while, and only could not answer, there is no other sign of it than a ping it answers.
-  connection.on('ready', isBack).on('ping-interval', isBack);
+  });
 }

@@ -1,6 +1,15 @@
-import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis, type NatsServer } from '#testing';
+import {
+  freePort,
+  natsOrSkip,
+  redisOrSkip,
+  selfSignedCertificate,
+  startNats,
+  startRedis,
+  type NatsServer,
+} from '#testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
 import { ClientTCP } from '@nestjs/microservices';
+import { createClient } from '@redis/client';
 import { once } from 'node:events';
 import { createServer as createHttpServer } from 'node:http';
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net';
@@ -265,7 +274,27 @@ describeWithRedis('Redis', () => {
   describe('requests', () => {
     it('are not waited for where Redis refuses the password', () => {
       const at = address.parse(redis.url.replace('//', '//somebody:wrong@'));
-      return expect(startInstance([at])).rejects.toThrow(/^Cannot listen for messages at redis:.*WRONGPASS/);
+      return expect(startInstance([at])).rejects.toThrow(
+        /^Cannot listen for messages at redis:.*WRONGPASS.*: correct the user and the password in its address$/,
+      );
+    });
+
+    it('are not waited for where the certificate of Redis is not trusted', async () => {
+      const certificate = await selfSignedCertificate();
+      const hands = createClient({ url: redis.url });
+      try {
+        await hands.connect();
+        const { cert, key } = certificate.files;
+        const port = await freePort();
+        await hands.configSet({ 'tls-cert-file': cert, 'tls-key-file': key, 'tls-auth-clients': 'no' });
+        await hands.configSet('tls-port', String(port));
+        await expect(startInstance([address.parse(`rediss://127.0.0.1:${port}`)])).rejects.toThrow(
+          /^Cannot listen for messages at rediss:.*self-signed certificate.*NODE_EXTRA_CA_CERTS$/,
+        );
+      } finally {
+        hands.destroy();
+        await certificate.remove();
+      }
     });
 
     brokerSuite(async () => {
@@ -310,8 +339,22 @@ describeWithNats('NATS', () => {
     it('are not waited for where NATS refuses the password', () => {
       const at = address.parse(nats.url.replace('//', '//place-1:wrong@'));
       return expect(startInstance([at])).rejects.toThrow(
-        /^Cannot listen for messages at nats:.*Authorization Violation/i,
+        /^Cannot listen for messages at nats:.*Authorization Violation: correct the user and the password, or the token/i,
       );
+    });
+
+    it('are not waited for where the certificate of NATS is not trusted', async () => {
+      const certificate = await selfSignedCertificate();
+      const { cert, key } = certificate.files;
+      const secured = await startNats({ config: `tls { cert_file: "${cert}", key_file: "${key}" }` });
+      try {
+        await expect(startInstance([address.parse(secured.url)])).rejects.toThrow(
+          /^Cannot listen for messages at nats:.*self-signed certificate.*NODE_EXTRA_CA_CERTS/,
+        );
+      } finally {
+        await secured.stop();
+        await certificate.remove();
+      }
     });
 
     brokerSuite(async () => {

@@ -381,6 +381,34 @@ describeWithRedis('requests over Redis', () => {
     }
   }, 60_000);
 
+  it('are answered by who was started while its address led to a replica', async () => {
+    const replica = await startRedis();
+    const handsOnReplica = handsOn(replica.url);
+    const proxy = await RedisProxy.start(replica.port);
+    try {
+      await handsOnReplica.connect();
+      await handsOnReplica.sendCommand(['REPLICAOF', '127.0.0.1', String(redis.port)]);
+      const elsewhere: Address = { scheme: 'redis', url: proxy.url };
+      let hasStarted = false;
+      const started = startInstance([elsewhere]).then((instance) => {
+        hasStarted = true;
+        running.push(instance);
+      });
+      await Promise.race([started, sleep(1_000)]);
+      expect(hasStarted).toBe(false);
+      proxy.port = redis.port;
+      await started;
+      const { call } = messenger.clientFor(probeContract, elsewhere);
+      expect(await codeOf(call('ping', undefined))).toBe('answered');
+    } finally {
+      await messenger.onApplicationShutdown();
+      await Promise.all(running.splice(0).map((instance) => instance.close()));
+      handsOnReplica.destroy();
+      await proxy.stop();
+      await replica.stop();
+    }
+  });
+
   it('go on after something was published to a client that are no replies', async () => {
     const { journal } = await start();
     const held = client.call('wait', { id: 'held' });

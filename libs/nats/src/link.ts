@@ -1,5 +1,6 @@
 import { Logger } from '@nestjs/common';
 import { connect, errors, type NatsConnection } from '@nats-io/transport-node';
+import { whyDistrusted } from '#config';
 import { waitBeforeRetryMs } from '#periodic';
 import type { NatsAddress } from './address.js';
 
@@ -10,9 +11,16 @@ interface Options {
   onLost?: (why: string) => void;
 }
 
-/** Whether NATS is there and does not want us, which waiting does not mend. */
+/** Why it is not for us, and what to do, for people to read: waiting does not mend that. */
+const whyRefused = (error: Error): string | undefined =>
+  // Who was too slow to say who it is may say so again.
+  error instanceof errors.AuthorizationError && !/timeout/i.test(error.message)
+    ? `${error.message}: correct the user and the password, or the token, in its address`
+    : whyDistrusted(error);
+
+/** Whether NATS is there and not for us. */
 export const isRefusedByNats = (error: unknown): boolean =>
-  error instanceof Error && (error instanceof errors.AuthorizationError || isRefusedByNats(error.cause));
+  !!error && (whyRefused(error as Error) !== undefined || isRefusedByNats((error as Error).cause));
 
 /** A connection to NATS: made when it is first used, and again by itself whenever it is lost. */
 export class NatsLink {
@@ -48,8 +56,9 @@ export class NatsLink {
       this.opening = undefined;
       this.retryAt = performance.now() + waitBeforeRetryMs(this.attempts);
       this.attempts += 1;
-      this.lost(error.message);
-      throw new Error(`NATS is not reached (${error.message})`, { cause: error });
+      const why = whyRefused(error) ?? error.message;
+      this.lost(why);
+      throw new Error(`NATS is not reached (${why})`, { cause: error });
     });
     const connection = await this.opening;
     if (!this.isReached) throw new Error('NATS is not reached');

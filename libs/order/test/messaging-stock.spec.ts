@@ -51,6 +51,32 @@ describe('the inventory behind the orders', () => {
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
   });
 
+  it('that was joined and cannot be reached any more degrades as well, and is not joined anew', async () => {
+    let isAway = false;
+    const { stock, asked } = stockOf(() =>
+      isAway ? Promise.reject(new CleaveError('unavailable', 'nobody answers')) : Promise.resolve({}),
+    );
+    await stock.overdue(null, 0, 1);
+    isAway = true;
+    expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'cannot be asked' } });
+    await stock.overdue(null, 0, 1);
+    expect(asked).toEqual(['join', 'overdue', 'join', 'overdue']);
+    isAway = false;
+    expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
+  });
+
+  it('that serves others by now is none any more', async () => {
+    const serves = randomUUID();
+    let isOurs = true;
+    const { stock } = stockOf(() =>
+      isOurs ? Promise.resolve({}) : Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })),
+    );
+    await stock.overdue(null, 0, 1);
+    isOurs = false;
+    await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
+    await expect(stock.overdue(null, 0, 1)).rejects.toThrow('It serves others.');
+  });
+
   it('that is slow is not waited for by a check of readiness', async () => {
     const { stock } = stockOf(() => new Promise(() => undefined));
     expect(await stock.condition()).toMatchObject({ isDegraded: true });

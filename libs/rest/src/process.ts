@@ -10,7 +10,15 @@ export interface ClosingOptions {
 }
 
 /** What tells a process to stop: the last of them, that its terminal was closed. */
-export const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
+
+/**
+ * Until `closeOnSignals`, a signal ends the process and what ends with it: without anybody who listens it would be gone at once,
+ * and leave a server behind that it has started.
+ */
+export const endOnSignals = (): void => {
+  for (const signal of stopSignals) process.on(signal, () => process.exit(0));
+};
 
 /**
  * One wish to stop comes more than once where a whole group is told (Ctrl-C, systemd, timeout) and npm, or what sees its
@@ -20,7 +28,7 @@ const sameWishMs = 1_000;
 
 /**
  * Closes the app at SIGTERM, SIGINT or SIGHUP and ends the process: with 0 when everything was closed, with 1 when something
- * failed, took too long, or a second signal came.
+ * failed, took too long, or a second signal came. Whoever has listened for them until now does not any more.
  */
 export const closeOnSignals = (
   app: { close(): Promise<void> },
@@ -49,5 +57,9 @@ export const closeOnSignals = (
     logger.log('Stopped.');
     process.exit(failed ? 1 : 0);
   };
-  for (const signal of stopSignals) process.on(signal, (received) => void close(received));
+  for (const signal of stopSignals) {
+    const before = process.listeners(signal);
+    process.on(signal, (received) => void close(received));
+    for (const listener of before) process.off(signal, listener);
+  }
 };

@@ -277,9 +277,10 @@ describe('closeOnSignals', () => {
   const source = pathToFileURL(`${import.meta.dirname}/../src/process.ts`).href;
 
   /** Runs a program that closes on signals and gives back how it ended and what it printed. */
-  const run = async (closing: string, signals: NodeJS.Signals[], options = '{}', pauseMs = 0) => {
+  const run = async (closing: string, signals: NodeJS.Signals[], options = '{}', pauseMs = 0, before = '') => {
     const program = `
-      import { closeOnSignals } from '${source}';
+      import { closeOnSignals, endOnSignals } from '${source}';
+      ${before}
       closeOnSignals({ close: async () => { console.log('closing'); ${closing} } }, ${options});
       setInterval(() => {}, 1000);
       console.log('started');`;
@@ -324,6 +325,12 @@ describe('closeOnSignals', () => {
   it('goes on closing when npm passes on what the whole group was told', async () => {
     const { code, output } = await run(`await new Promise((it) => setTimeout(it, 400));`, ['SIGTERM', 'SIGTERM']);
     expect([code, output]).toEqual([0, expect.stringMatching(/^(?!.*again).*Stopped/s)]);
+  });
+
+  it('takes over from whoever has ended the process until then, without a moment in between', async () => {
+    const before = `endOnSignals(); process.kill(process.pid, 'SIGTERM');`;
+    const { code, output } = await run('', [], '{}', 0, before);
+    expect([code, output]).toEqual([0, expect.stringMatching(/closing.*Stopped/s)]);
   });
 
   it('ends when closing takes too long', async () => {

@@ -1,7 +1,7 @@
 import { Logger } from '@nestjs/common';
 import { env, type Environment } from '#config';
 import { startEmbeddedPostgres } from '#database';
-import { stopSignals } from '#rest';
+import { endOnSignals } from '#rest';
 import { readOrMakeDataKeys } from './data-keys-file.js';
 
 /** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
@@ -49,18 +49,8 @@ export const startDatabaseFor = async (
   if (missing.length === 0)
     return { urls: urls as Record<DatabaseVariable, string>, dataKeys: {}, stop: () => Promise.resolve() };
 
-  return endingWhenTold(() => startDatabase(urls, missing, settings.DATA_KEYS !== undefined, dataDir));
-};
-
-/** Nobody listens for signals yet: one that ended this process at once would leave the server behind. */
-const endingWhenTold = async <Result>(work: () => Promise<Result>): Promise<Result> => {
-  const end = (): never => process.exit(0);
-  for (const signal of stopSignals) process.on(signal, end);
-  try {
-    return await work();
-  } finally {
-    for (const signal of stopSignals) process.off(signal, end);
-  }
+  endOnSignals();
+  return startDatabase(urls, missing, settings.DATA_KEYS !== undefined, dataDir);
 };
 
 const startDatabase = async (

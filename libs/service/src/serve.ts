@@ -178,7 +178,8 @@ export const serve = async (service: Service): Promise<string> => {
     const brokers = await listenForMessages(app, service.listen ?? [], () => readiness.canServe());
     for (const [broker, isReached] of brokers)
       readiness.add(messagesBy(broker), () => Promise.resolve(conditionOf(broker, isReached())));
-    if (service.grpc) await app.get(GrpcDoor).open(app, service.grpc, requestLog);
+    const { HTTP_MAX_CONNECTIONS: maxConnections = usualConnectionLimits.maxConnections } = service;
+    if (service.grpc) await app.get(GrpcDoor).open(app, { ...service.grpc, maxConnections }, requestLog);
     return app;
   };
   const app = await room.during(start()).catch((error: unknown) => {

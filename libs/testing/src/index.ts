@@ -1,4 +1,5 @@
 /** What tests need: real servers on free ports, stand-ins for Stripe and a trace collector, repeatable randomness. */
+export * from './certificate.js';
 export * from './collector.js';
 export * from './database.js';
 export * from './eventually.js';

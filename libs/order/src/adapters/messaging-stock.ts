@@ -24,7 +24,8 @@ class ServesOthers extends Error {
 @Injectable()
 export class MessagingStock implements StockHolder, StockSettler, StockBranches, OverdueStock {
   private readonly logger = new Logger(MessagingStock.name);
-  private joined: Promise<unknown> | undefined;
+  private isJoined = false;
+  private joining: Promise<void> | undefined;
   private askAgainAt = Number.NEGATIVE_INFINITY;
 
   /**
@@ -84,14 +85,15 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   /**
-   * Whether inventory serves these orders. Where it cannot be asked, what needs no stock goes on.
+   * Whether inventory serves these orders, also where it did before: it may be out of reach by now. Where it cannot be asked,
+   * what needs no stock goes on.
    *
    * @throws Error that names both databases of orders, where it serves another one
    */
   async condition(): Promise<Condition> {
     const ended = new AbortController();
     const late = setTimeout(askedWithinMs, 'late' as const, { signal: ended.signal }).catch(() => 'late' as const);
-    const joined = this.join().then(
+    const joined = this.askUnlessInVain().then(
       () => undefined,
       (error: CleaveError) => error,
     );
@@ -103,12 +105,19 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
 
   /** Once is enough, as inventory serves nobody else afterwards, unless it is told to. */
   private async join(): Promise<void> {
+    if (!this.isJoined) await this.askUnlessInVain();
+  }
+
+  private async askUnlessInVain(): Promise<void> {
     if (performance.now() < this.askAgainAt) return;
-    this.joined ??= this.inventory.call('join', { orders_id: this.ordersId });
+    await (this.joining ??= this.askToJoin().finally(() => (this.joining = undefined)));
+  }
+
+  private async askToJoin(): Promise<void> {
     try {
-      await this.joined;
+      await this.inventory.call('join', { orders_id: this.ordersId });
+      this.isJoined = true;
     } catch (error) {
-      this.joined = undefined;
       // One of a version that does not know yet that there can be others has served these orders so far.
       if (isNotAnswered(error)) {
         this.askAgainAt = performance.now() + askAgainMs;
@@ -116,6 +125,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
       }
       const { serves } = (error as CleaveError).extensions ?? {};
       if (serves === undefined) throw error;
+      this.isJoined = false;
       const { detail } = error as CleaveError;
       throw new CleaveError(
         'unavailable',

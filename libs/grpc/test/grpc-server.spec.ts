@@ -1,0 +1,114 @@
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Client, credentials, status as Code, type Server } from '@grpc/grpc-js';
+import { afterEach, expect, it } from '@jest/globals';
+import { Controller, Module } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { GrpcMethod } from '@nestjs/microservices';
+import { Admission } from '#admission';
+import { Authenticator } from '#security';
+import { RequestLog } from '#telemetry';
+import { freePort } from '#testing';
+import { messagesIn } from '../src/definition.js';
+import { GrpcServer } from '../src/grpc-server.js';
+
+const text = (id: number) => ({ type: 'string', id });
+const many = (type: string, id: number) => ({ rule: 'repeated', type, id });
+const { Files } = messagesIn({
+  nested: {
+    Files: { fields: { file: many('File', 1) } },
+    File: {
+      fields: {
+        name: text(1),
+        package: text(2),
+        message: many('Named', 4),
+        service: many('Service', 6),
+        syntax: text(12),
+      },
+    },
+    Named: { fields: { name: text(1) } },
+    Service: { fields: { name: text(1), method: many('Method', 2) } },
+    Method: { fields: { name: text(1), asks: text(2), answers: text(3) } },
+  },
+});
+const method = { name: 'Wait', asks: '.probe.Nothing', answers: '.probe.Nothing' };
+const probe = {
+  ...{ name: 'probe.proto', package: 'probe', syntax: 'proto3', message: [{ name: 'Nothing' }] },
+  service: [{ name: 'Probe', method: [method] }],
+};
+const service = {
+  ...{ package: 'probe', name: 'Probe', scopes: { Wait: 'operator' as const } },
+  descriptors: Files!.serialize({ file: [probe] }).toString('base64'),
+};
+
+const pingEveryMs = 200;
+
+/** Asks those who are connected whether they are there as often as a test can wait for. */
+class PingingServer extends GrpcServer {
+  override async createClient(): Promise<Server> {
+    return Object.assign(await super.createClient(), { keepaliveTimeMs: pingEveryMs });
+  }
+}
+
+let arrived: () => void;
+
+@Controller()
+class ProbeController {
+  @GrpcMethod('Probe', 'Wait')
+  async wait(): Promise<object> {
+    arrived();
+    await sleep(4 * pingEveryMs);
+    return {};
+  }
+}
+
+@Module({ controllers: [ProbeController] })
+class ProbeModule {}
+
+const closing: (() => Promise<unknown>)[] = [];
+afterEach(async () => {
+  for (const close of closing.splice(0).reverse()) await close();
+});
+
+const start = async (maxConnections?: number): Promise<{ at: string; server: GrpcServer }> => {
+  const at = `127.0.0.1:${await freePort()}`;
+  const admission = new Admission();
+  const asked = [at, service, admission, new Authenticator(), new RequestLog(), undefined, undefined] as const;
+  const server = new PingingServer(...asked, maxConnections);
+  const app = await NestFactory.createMicroservice(ProbeModule, { strategy: server, logger: false });
+  closing.push(
+    async () => admission.onApplicationShutdown(),
+    () => app.close(),
+  );
+  await app.listen();
+  return { at, server };
+};
+
+/** What the call of a caller with a connection of its own comes to: 'answered', or the name of the status. */
+const wait = (at: string): Promise<string> => {
+  const client = new Client(at, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
+  closing.push(async () => client.close());
+  const none = Buffer.alloc(0);
+  return new Promise((resolve) =>
+    client.makeUnaryRequest(...(['/probe.Probe/Wait', () => none, () => none, none] as const), (error) =>
+      resolve(error ? Code[error.code] : 'answered'),
+    ),
+  );
+};
+
+it('what was accepted is answered also where it is time to ask whether its caller is there', async () => {
+  const { at, server } = await start();
+  const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
+  const waited = wait(at);
+  await hasArrived;
+  await server.drain();
+  expect(await waited).toBe('answered');
+});
+
+it('no more are connected than may be', async () => {
+  const { at } = await start(1);
+  const hasArrived = new Promise<void>((resolve) => (arrived = resolve));
+  const first = wait(at);
+  await hasArrived;
+  expect(await wait(at)).toBe('UNAVAILABLE');
+  expect(await first).toBe('answered');
+});
