@@ -414,6 +414,29 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(await there.get('k')).toBe(2);
   });
 
+  it('takes over from one that nobody hears of while it asks the source, and refuses what that one brings then', async () => {
+    await throughProxy({}, async ({ proxy, engine, here, there }) => {
+      const late = Promise.withResolvers<number>();
+      let asked = 0;
+      const cutOff = there.getOrSet('k', () => {
+        asked += 1;
+        return late.promise;
+      });
+      await until(() => asked > 0);
+      proxy.freeze();
+      expect(await here.getOrSet('k', () => 2)).toBe(2);
+      late.resolve(1);
+      // It has heard of nothing by the time that it sends what it has loaded.
+      await sleep(100);
+      proxy.thaw();
+      expect(await cutOff).toBe(1);
+      await until(() => engine.statistics.fillsRefused > 0);
+      expect(await here.get('k')).toBe(2);
+      expect((await here.compareAndSet('k', null, 3)).isWritten).toBe(false);
+      await until(async () => (await there.get('k')) === 2);
+    });
+  });
+
   it('does not keep in the process what was invalidated while it came out of Redis', async () => {
     await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
