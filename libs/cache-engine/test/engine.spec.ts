@@ -325,6 +325,25 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     }
   });
 
+  it.each([':', '::', '/', '.', '}', '{', '%3A'])(
+    'keeps apart what would be called the same behind its namespace, were %j between them',
+    async (between) => {
+      const engine = await ready(engineOf(options()));
+      const name = randomUUID();
+      const [one, other] = [engine.namespace<number>(name), engine.namespace<number>(`${name}${between}a`)];
+      await one.set(`a${between}k`, 1, { tags: [`a${between}t`] });
+      await other.set('k', 2, { tags: ['t'] });
+      expect([await one.get(`a${between}k`), await other.get('k')]).toEqual([1, 2]);
+      expect([await one.increment(`a${between}n`), await other.increment('n')]).toEqual([1, 1]);
+      await other.invalidateTags('t');
+      expect([await one.get(`a${between}k`), await other.get('k')]).toEqual([1, undefined]);
+      await one.delete(`a${between}k`);
+      await other.set('k', 3);
+      await one.clear();
+      expect(await other.get('k')).toBe(3);
+    },
+  );
+
   it('gives out what is over its time while it is asked for again, and when that fails', async () => {
     const engine = await ready(engineOf(options()));
     const space = spaceOf(engine, { ttl: 30, grace: 60_000 });
