@@ -38,9 +38,12 @@ const sagaSteps = ['authorise', 'capture', 'refund', 'reverse'];
 const commits: Step[] = [
   { step: 'Reserve', what: 'inventory-reserve', by: 'inventory' },
   { step: 'Record', what: 'order-record', by: 'order' },
+  { step: 'Make key', what: 'order-add-customer-keys', by: 'order', provokedBy: 'order of a person' },
+  { step: 'Record a person', what: 'order-record-personal', by: 'order', provokedBy: 'order of a person' },
   { step: 'Refuse', what: 'order-keep-refusals', by: 'order' },
   { step: 'Change', what: 'order-save', by: 'order', kinds: ['cancelled', 'fulfilled', 'returned'] },
   { step: 'Keep', what: 'order-keep-key', by: 'order', provokedBy: 'change without need' },
+  { step: 'Adjust', what: 'inventory-adjust', by: 'inventory', provokedBy: 'stock adjusted' },
   { step: 'Deliver', what: 'inventory-settle', by: 'inventory', kinds: ['confirm', 'release', 'fulfil', 'restock'] },
   { step: 'Void', what: 'order-void', by: 'order', provokedBy: 'lost record' },
   { step: 'Checkpoint', what: 'orders-checkpoints-advance', by: 'order' },

@@ -5,7 +5,7 @@ import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { Ledger } from '../support/ledger.js';
 import type { Attempt } from '../support/load.js';
-import type { Place } from '../support/postgres-proxy.js';
+import { has, type Place } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { paused } from './paused.js';
 
@@ -147,5 +147,44 @@ describe('a hold whose deadline passes while its order is being written down', (
     expect((await asking.place(here)).status).toBe(201);
     await isReserved(3);
     await expectRest();
+  });
+});
+
+describe('an inventory that is away until the deadline of its holds has passed', () => {
+  let shape: ProxiedShape;
+  let api: Api;
+
+  beforeAll(async () => {
+    shape = await startProxied('split', { ORDER_HOLD_MS: String(holdMs), ORDER_SWEEP_MS: String(sweepMs) });
+    api = new Api(shape.baseUrl);
+  });
+  afterAll(() => shape?.stop());
+
+  it('finds the stock of each order that was acknowledged, and gives back what is of none', async () => {
+    const product = await api.product({ onHand: 9 });
+    const of = (quantity: number) => new Asking({ customer_id: 'c', product_id: product, quantity });
+    const [lost, kept, cancelled] = [of(4), of(3), of(2)];
+    const { inventory, order } = shape.proxies;
+    // Nobody tells the inventory of any of them while it is there.
+    const stop = inventory.each({ statement: 'inventory-settle', moment: 'before' }, 1, (caught) => caught.cut());
+    const recording = order.next({ statement: 'order-record', moment: 'before', with: has(lost.key) });
+    const losing = lost.place(api);
+    (await recording).cut();
+    expect((await losing).status).toBe(503);
+    ok(await kept.place(api), 201);
+    const { order_id } = ok(await cancelled.place(api), 201);
+    await shape.service('inventory').kill('SIGKILL');
+    ok(await api.cancel(order_id));
+    await setTimeout(holdMs + 5 * sweepMs);
+    stop();
+    await shape.service('inventory').restart();
+    await eventually(async () => expect(await api.stock(product)).toMatchObject({ reserved: 3 }));
+    ok(await new Asking({ customer_id: 'other', product_id: product, quantity: 6 }).place(api), 201);
+    refused(await lost.place(api), '409 out-of-stock');
+    const ledger = new Ledger(shape);
+    const log = { placements: [...lost.placements, ...kept.placements, ...cancelled.placements] };
+    await ledger.quiet();
+    await eventually(async () => expect(await ledger.violations({ log, holdsMayWait: false })).toEqual([]));
+    expect(await api.stock(product)).toMatchObject({ on_hand: 9, reserved: 9 });
   });
 });

@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
 import { Api, ok, type Product } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
@@ -51,6 +52,25 @@ describe('a product that is read through the cache', () => {
       expect(asked).toBe(before);
     });
     stop();
+  });
+
+  it('is told as it was for ten seconds at most, although nobody ever hears that it has changed', async () => {
+    const id = fresh('p');
+    await put(id, 1);
+    for (let read = 0; read < 2; read += 1) expect(await priceOf(id)).toBe(1);
+    const changing = performance.now();
+    // Past whoever tells of changes, and without a note for whoever tells of them later.
+    await new Ledger(shape).inventory(`UPDATE inventory.products SET unit_price_minor = 2 WHERE product_id = $1`, [id]);
+    const changed = performance.now();
+    let toldOldAt = Number.NEGATIVE_INFINITY;
+    for (let price = 1; price === 1; await setTimeout(20)) {
+      const asked = performance.now();
+      price = await priceOf(id);
+      if (price === 1) toldOldAt = asked;
+    }
+    // It was kept, so that this says something.
+    expect(toldOldAt).toBeGreaterThan(changed);
+    expect(toldOldAt - changing).toBeLessThanOrEqual(10_000);
   });
 
   it('is forgotten although the process was killed between the commit of its change and the answer', async () => {

@@ -1,5 +1,5 @@
 import { expect } from '@jest/globals';
-import { ok, refused, type Api, type DeadLetterPage, type SalesViews } from '../support/api.js';
+import { ok, refused, type Api, type DeadLetterPage, type SalesViews, type Stock } from '../support/api.js';
 import { eventually } from '../support/eventually.js';
 import { fresh } from '../support/fresh.js';
 import { has } from '../support/postgres-proxy.js';
@@ -60,6 +60,32 @@ const changeWithoutNeed: Provocation = async ({ api, isCarriedOut }) => {
     expect(answer.headers.get('idempotent-replayed')).toBe('true');
     const lines = [{ product_id, quantity: 1 }];
     refused(await api.fulfil(order_id, { lines }, { key }), '422 idempotency-key-reused');
+  };
+};
+
+/** The first order of somebody, with what it tells of them, for which there is no key yet. */
+const orderOfAPerson: Provocation = async ({ api, shoppers }) => {
+  const product = await api.product({ onHand: 5 });
+  const contact = { name: 'Somebody', email: 'somebody@example.com' };
+  const [body, key] = [{ customer_id: fresh('person'), product_id: product, quantity: 3, contact }, fresh('person')];
+  unanswered(api.place(body, key));
+  return async () => {
+    const { order_id } = ok(await shoppers.insistOnPlacing(body, key), 201);
+    expect(ok(await api.get(`/orders/${order_id}`))).toMatchObject({ personal: 'kept', contact });
+    await eventually(async () => expect(await api.stock(product)).toMatchObject({ reserved: 3 }));
+  };
+};
+
+const stockAdjusted: Provocation = async ({ api }) => {
+  const product = await api.product({ onHand: 5 });
+  const key = fresh('adjust');
+  const adjust = () =>
+    api.send<Stock>('POST', `/stock/${product}/adjustments`, { body: { delta: 2, reason: 'found' }, key });
+  unanswered(adjust());
+  return async () => {
+    for (let time = 0; time < 2; time += 1)
+      expect(await eventually(async () => ok(await adjust()))).toMatchObject({ on_hand: 7 });
+    expect(await api.stock(product)).toMatchObject({ on_hand: 7 });
   };
 };
 
@@ -135,6 +161,8 @@ const closed: Provocation = async (world) => {
 export const provocations = {
   'lost record': lostRecord,
   'change without need': changeWithoutNeed,
+  'order of a person': orderOfAPerson,
+  'stock adjusted': stockAdjusted,
   'sales built anew': salesBuiltAnew,
   'dead letter tried anew': triedAnew,
   'dead letter closed': closed,

@@ -1,6 +1,6 @@
 import { testDatabase } from '#testing';
 import { PostgresProxy } from './postgres-proxy.js';
-import { servicePorts, splitServices, startPlan, tcpAddresses, type Plan, type Shape } from './shapes.js';
+import { dataKeys, servicePorts, splitServices, startPlan, tcpAddresses, type Plan, type Shape } from './shapes.js';
 import { ofEach, type DatabaseUrls, type Keeper } from './tables.js';
 
 /** The proxy that each module's statements pass. Modules that share a database share one, as all but order do. */
@@ -64,7 +64,7 @@ export const startProxied = async (
 ): Promise<ProxiedShape> => {
   const own = await databases(name === 'two databases' || name === 'split' ? 2 : 1);
   const { proxies, urls, release } = own;
-  const common = { WEBHOOKS_ALLOW_PRIVATE: 'true', ...environment };
+  const common = { WEBHOOKS_ALLOW_PRIVATE: 'true', DATA_KEYS: dataKeys, ...environment };
   const planned = await services[name](own);
   const all = planned.map((it) => ({ ...it, environment: { ...it.environment, ...common } }));
   const shape = await startPlan(name, { services: all, databaseUrls: () => Promise.resolve(urls), release });

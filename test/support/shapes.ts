@@ -159,7 +159,7 @@ const monolith = async (): Promise<Plan> => {
 };
 
 /** The same for all instances; a monolith with an embedded server would create its own. */
-const dataKeys = `of-tests:${Buffer.alloc(32, 'cleave').toString('base64')}`;
+export const dataKeys = `of-tests:${Buffer.alloc(32, 'cleave').toString('base64')}`;
 
 /** Each module as a service behind the gateway. */
 export const splitServices = async (

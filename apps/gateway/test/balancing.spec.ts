@@ -300,4 +300,17 @@ describe('instances behind the gateway', () => {
     const gateway = await gatewayTo([`http://localhost:${(server.address() as AddressInfo).port}`]);
     for (let request = 0; request < 4; request += 1) expect((await post(gateway.url, '/orders')).status).toBe(200);
   });
+
+  it.each([
+    ['round-robin', 10, 10],
+    ['least-loaded', 0, 4],
+  ] as const)('are chosen as it is configured: %s', async (policy, least, most) => {
+    const slow = await upstream((_request, response) => void setTimeout(() => response.end('{}'), 40));
+    const quick = await upstream();
+    const gateway = await gatewayTo([slow.url, quick.url], { ORDER_BALANCE: policy });
+    for (let request = 0; request < 20; request += 1) await (await fetch(`${gateway.url}/orders`)).text();
+    expect(received(slow) + received(quick)).toBe(20);
+    expect(received(slow)).toBeGreaterThanOrEqual(least);
+    expect(received(slow)).toBeLessThanOrEqual(most);
+  });
 });

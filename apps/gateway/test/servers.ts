@@ -78,7 +78,7 @@ export const allAt = (url: string): Urls => ({
 
 export const startGateway = async (
   urls: Urls,
-  options: Pick<Settings, 'proxy' | 'documents' | 'HTTP_ANSWER_MS'> = {},
+  options: Pick<Settings, 'proxy' | 'documents' | 'HTTP_ANSWER_MS' | 'ORDER_BALANCE'> = {},
 ): Promise<RunningGateway> => {
   const app = await createService(
     gateway({

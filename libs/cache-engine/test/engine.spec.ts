@@ -106,6 +106,33 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.find('k')).toBeUndefined();
   });
 
+  it('shortens times to live by chance, a twentieth at the most where nobody says so, and lengthens none', async () => {
+    const engine = await ready(engineOf(options()));
+    const spreadOf = async (jitter?: number): Promise<{ least: number; most: number }> => {
+      const usually = { ttl: 100_000, ...(jitter !== undefined && { jitter }) };
+      const many = engine.namespace<number>(randomUUID(), usually);
+      const lasts: number[] = [];
+      for (let at = 0; at < 400; at += 1) {
+        const before = Date.now();
+        const { expiresAt } = await many.set(`k ${at}`, at);
+        lasts.push(expiresAt! - before);
+      }
+      return { least: Math.min(...lasts), most: Math.max(...lasts) };
+    };
+    // What the two clocks differ by, and the machine takes for one of them.
+    const marginMs = 500;
+    const usual = await spreadOf();
+    expect(usual.least).toBeGreaterThanOrEqual(95_000 - marginMs);
+    expect(usual.least).toBeLessThan(96_000);
+    expect(usual.most).toBeGreaterThan(99_000);
+    expect(usual.most).toBeLessThanOrEqual(100_000 + marginMs);
+    expect((await spreadOf(0.5)).least).toBeLessThan(60_000);
+    const none = await spreadOf(0);
+    expect(none.least).toBeGreaterThanOrEqual(100_000 - marginMs);
+    for (const jitter of [-0.1, 1.1, Number.NaN])
+      expect(() => engine.namespace(randomUUID(), { jitter })).toThrow(RangeError);
+  });
+
   it('tells that the source has nothing apart from not having been asked', async () => {
     const space = spaceOf(await ready(engineOf(options())));
     const source = new Source(undefined);
@@ -304,6 +331,25 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
         expect(await engine.namespace(left).get('k')).toBe(other <= at ? undefined : left);
     }
   });
+
+  it.each([':', '::', '/', '.', '}', '{', '%3A'])(
+    'keeps apart what would be called the same behind its namespace, were %j between them',
+    async (between) => {
+      const engine = await ready(engineOf(options()));
+      const name = randomUUID();
+      const [one, other] = [engine.namespace<number>(name), engine.namespace<number>(`${name}${between}a`)];
+      await one.set(`a${between}k`, 1, { tags: [`a${between}t`] });
+      await other.set('k', 2, { tags: ['t'] });
+      expect([await one.get(`a${between}k`), await other.get('k')]).toEqual([1, 2]);
+      expect([await one.increment(`a${between}n`), await other.increment('n')]).toEqual([1, 1]);
+      await other.invalidateTags('t');
+      expect([await one.get(`a${between}k`), await other.get('k')]).toEqual([1, undefined]);
+      await one.delete(`a${between}k`);
+      await other.set('k', 3);
+      await one.clear();
+      expect(await other.get('k')).toBe(3);
+    },
+  );
 
   it('gives out what is over its time while it is asked for again, and when that fails', async () => {
     const engine = await ready(engineOf(options()));

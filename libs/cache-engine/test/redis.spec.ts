@@ -415,6 +415,29 @@ describeRedis('caches of several processes over one Redis', () => {
     expect(await there.get('k')).toBe(2);
   });
 
+  it('takes over from one that nobody hears of while it asks the source, and refuses what that one brings then', async () => {
+    await throughProxy({}, async ({ proxy, engine, here, there }) => {
+      const late = Promise.withResolvers<number>();
+      let asked = 0;
+      const cutOff = there.getOrSet('k', () => {
+        asked += 1;
+        return late.promise;
+      });
+      await until(() => asked > 0);
+      proxy.freeze();
+      expect(await here.getOrSet('k', () => 2)).toBe(2);
+      late.resolve(1);
+      // It has heard of nothing by the time that it sends what it has loaded.
+      await sleep(100);
+      proxy.thaw();
+      expect(await cutOff).toBe(1);
+      await until(() => engine.statistics.fillsRefused > 0);
+      expect(await here.get('k')).toBe(2);
+      expect((await here.compareAndSet('k', null, 3)).isWritten).toBe(false);
+      await until(async () => (await there.get('k')) === 2);
+    });
+  });
+
   it('does not keep in the process what was invalidated while it came out of Redis', async () => {
     await throughProxy({}, async ({ proxy, engine, here, there }) => {
       await here.set('k', 1);
@@ -995,6 +1018,15 @@ describeRedis('caches of several processes over one Redis', () => {
   });
 });
 
+/** Of each master a key that lies there. */
+const keysOnEach = async (cluster: RedisCluster, name: string): Promise<string[]> => {
+  const keys = cluster.servers.map(() => '');
+  for (let count = 0; keys.includes(''); count += 1)
+    for (const at of keys.keys())
+      if (keys[at] === '' && (await cluster.isOn(at, `{${name}:k ${count}}`))) keys[at] = `k ${count}`;
+  return keys;
+};
+
 describeRedis('a cache over a cluster of three masters', () => {
   let cluster: RedisCluster;
   beforeAll(async () => {
@@ -1031,6 +1063,34 @@ describeRedis('a cache over a cluster of three masters', () => {
     expect(await Promise.all([here, there].map((it) => it.getOrSet('k', load)))).toEqual([1, 1]);
     await here.delete(...keys);
     expect(await here.find('k')).toMatchObject({ value: 1 });
+  });
+
+  it('gives nothing out of the process while any one of them stands still, and goes on by itself', async () => {
+    const silenceMs = 1_000;
+    const engine = await nodeOf(cluster.url, { silenceMs, deadlineMs: 300 });
+    const here = (await nodeOf(cluster.url)).namespace<unknown>(randomUUID());
+    const there = engine.namespace<unknown>(here.name);
+    const keys = await keysOnEach(cluster, here.name);
+    for (const [at, { pid }] of cluster.servers.entries()) {
+      for (const key of keys) {
+        await until(() => here.set(key, at).then(Boolean, () => false));
+        await warm(there, key);
+      }
+      process.kill(pid, 'SIGSTOP');
+      try {
+        await sleep(silenceMs + 50);
+        expect(engine.isL1Used).toBe(false);
+        for (const key of keys) {
+          const found = await there.find(key).catch(() => undefined);
+          // Asked for where it lies, or said to be what stands in.
+          if (found?.tier === 'l1') expect(found.isStale).toBe(true);
+        }
+        expect(engine.isL1Used).toBe(false);
+      } finally {
+        process.kill(pid, 'SIGCONT');
+      }
+      await until(() => engine.isL1Used);
+    }
   });
 
   it('writes and forgets what is being moved from one of them to another, and none of it comes back', async () => {

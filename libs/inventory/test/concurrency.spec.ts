@@ -157,6 +157,54 @@ it('decides on what it finds once the lock is its own, not on what it saw when i
   expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
 });
 
+type Asking = (at: Instance, tenant: string, ids: string[]) => Promise<unknown>;
+const reserving: Asking = (at, tenant, ids) =>
+  decide(
+    at,
+    tenant,
+    ids.map((reservation_id) => reservation({ a: 1 }, { reservation_id })),
+  );
+const settling =
+  (kind: 'confirm' | 'release', version: number): Asking =>
+  (at, tenant, ids) =>
+    at.settleStock.execute(
+      tenant,
+      ids.map((id) => effect(id, version, kind)),
+    );
+
+it.each<[string, boolean, Asking, Asking]>([
+  ['two reserve', false, reserving, reserving],
+  ['one reserves what the other releases', false, reserving, settling('release', 1)],
+  ['two release what nobody has reserved', false, settling('release', 1), settling('release', 1)],
+  ['two release', true, settling('release', 2), settling('release', 2)],
+  ['one confirms what the other releases', true, settling('confirm', 1), settling('release', 2)],
+])('takes reservations in the order of their ids, whichever is asked for first: %s', async (_, areThere, one, two) => {
+  const tenant = newTenant();
+  await stocked(instances[0], tenant, { a: 10 });
+  const ids = Array.from({ length: 3 }, () => randomUUID()).toSorted();
+  if (areThere) await reserving(instances[0], tenant, ids);
+  const [blocker, watcher] = [new pg.Client(database.url), new pg.Client(database.url)];
+  await Promise.all([blocker.connect(), watcher.connect()]);
+  try {
+    // Who comes from either end has to wait for the one in the middle.
+    await blocker.query('BEGIN');
+    await blocker.query(
+      areThere
+        ? `SELECT FROM inventory.reservations WHERE tenant_id = $1 AND reservation_id = $2 FOR UPDATE`
+        : `INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
+          VALUES ($1, $2, 'held', '{}', now())`,
+      [tenant, ids[1]],
+    );
+    const asking = Promise.all([one(instances[0], tenant, ids), two(instances[1], tenant, ids.toReversed())]);
+    await Promise.race([asking, untilBlocked(watcher, 2)]);
+    await blocker.query('ROLLBACK');
+    await asking;
+  } finally {
+    await Promise.all([blocker.end(), watcher.end()]);
+  }
+  expect(await brokenInvariants(instances[0], tenant)).toEqual([]);
+});
+
 it('gives all tries of one reservation the same decision, and takes its units once', async () => {
   const tenant = newTenant();
   await stocked(instances[0], tenant, { twin: 20 });

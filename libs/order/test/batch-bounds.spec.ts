@@ -1,3 +1,4 @@
+import { setTimeout } from 'node:timers/promises';
 import { afterAll, beforeAll, expect, it } from '@jest/globals';
 import { limits, type PlaceOrderRequest } from '#contracts';
 import { testDatabase, type TestDatabase } from '#testing';
@@ -70,4 +71,57 @@ it.each([
   // Not for one order more was there room.
   const oneMore = { orders: 1, lines, bytes: 17_000 }[bound];
   expect(largest[bound] + oneMore).toBeGreaterThan(promised[bound]);
+});
+
+/** How many of these are refused at once, and under which code, while the first batch gets no answer. */
+const refusedOf = async (
+  count: number,
+  requestAt: (at: number) => PlaceOrderRequest,
+  key: string | null,
+): Promise<{ count: number; codes: Set<unknown> }> => {
+  const stock = new FakeInventory();
+  for (const it of products) stock.onHand.set(it, 1_000_000);
+  one.use(stock);
+  const answered = Promise.withResolvers<void>();
+  stock.interrupt = () => answered.promise;
+  const codes: unknown[] = [];
+  const tenant = newTenant();
+  const patience = { deadlineMs: Date.now() + 5_000 };
+  const placing = Array.from({ length: count }, (_, at) =>
+    one.placeOrder
+      .execute(tenant, 'acc', requestAt(at), key, patience)
+      .catch((error: { code: unknown }) => codes.push(error.code)),
+  );
+  await setTimeout(100);
+  const refused = { count: codes.length, codes: new Set(codes) };
+  // Those that have found room give up, so that they need not be placed one after the other.
+  if (key !== null) await Promise.all(placing.slice(1));
+  patience.deadlineMs = 0;
+  answered.resolve();
+  await Promise.all(placing);
+  return refused;
+};
+
+/** What may wait for a batch, and as much again for the request before it that has the same key. */
+const waiting = { orders: 5_000, bytes: 67_108_864 };
+/** What is in batches waits no longer. */
+const lanes = 2;
+
+it.each([
+  ['orders', waiting.orders, promised.orders, (at: number) => requestOf(unitsOf(1), { reference: `r-${at}` })],
+  [
+    ...(['bytes', Math.floor(waiting.bytes / 16_700), Math.ceil(promised.bytes / 16_384)] as const),
+    (at: number) => requestOf(unitsOf(1), { metadata: largeMetadata(at) }),
+  ],
+] as const)('no more %s wait than there is room for, with keys or without', async (_, most, ofBatch, requestAt) => {
+  const sent = most + lanes * ofBatch + 1_000;
+  const free = await refusedOf(sent, requestAt, null);
+  expect(free.codes).toEqual(new Set(['unavailable']));
+  expect(free.count).toBeGreaterThanOrEqual(700);
+  // There was room for them.
+  expect(free.count).toBeLessThan(1_000 + lanes * ofBatch + most / 20);
+  const ofOneKey = await refusedOf(sent, () => requestAt(0), 'k');
+  expect(ofOneKey.codes).toEqual(new Set(['request-in-progress']));
+  expect(ofOneKey.count).toBeGreaterThanOrEqual(700);
+  expect(ofOneKey.count).toBeLessThan(1_000 + lanes * ofBatch + most / 20);
 });

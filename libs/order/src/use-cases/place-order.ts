@@ -7,7 +7,7 @@ import { Batcher, type Patience } from './batcher.js';
 import { ObservedBatches } from './observed-batches.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
 
-/** Orders, lines and bytes of one batch; orders and bytes that may wait for the next one. */
+/** Orders, lines and bytes of one batch; orders and bytes that may wait for the next one, and as many for an equal key. */
 const batchLimits = { orders: 250, lines: 5_000, bytes: 4_194_304, waiting: 5_000, waitingBytes: 67_108_864 };
 /** A second one, so that one batch is written while the other is read, and so that a slow batch does not park everyone. */
 const lanes = 2;
@@ -23,7 +23,7 @@ const turnWithinMs = 10_000;
 export class PlaceOrder {
   /** The requests under way, by what their keys have to be unique in. */
   private readonly underWay = new Map<string, Promise<unknown>>();
-  private waitingForTurn = 0;
+  private readonly waitingForTurn = { orders: 0, bytes: 0 };
   private readonly batcher: Batcher<Placement, PlacementResult>;
 
   constructor(
@@ -81,7 +81,7 @@ export class PlaceOrder {
     const slot = JSON.stringify([tenant, account, idempotencyKey]);
     const giveUpAt = Math.min(Date.now() + turnWithinMs, patience.deadlineMs ?? Number.POSITIVE_INFINITY);
     for (let before = this.underWay.get(slot); before; before = this.underWay.get(slot))
-      await this.turn(before, giveUpAt);
+      await this.turn(before, giveUpAt, size.bytes);
     const placing = this.batcher.add(placement, size, patience);
     const ended = () => this.underWay.delete(slot);
     this.underWay.set(slot, placing.then(ended, ended));
@@ -89,13 +89,17 @@ export class PlaceOrder {
   }
 
   /** Waits for the request before; several may wait for it, and the first to go on is the next one under way. */
-  private async turn(before: Promise<unknown>, giveUpAtMs: number): Promise<void> {
-    if (this.waitingForTurn >= batchLimits.waiting) throw inProgress();
-    this.waitingForTurn += 1;
+  private async turn(before: Promise<unknown>, giveUpAtMs: number, bytes: number): Promise<void> {
+    const { waitingForTurn } = this;
+    const { waiting, waitingBytes } = batchLimits;
+    if (waitingForTurn.orders >= waiting || waitingForTurn.bytes + bytes > waitingBytes) throw inProgress();
+    waitingForTurn.orders += 1;
+    waitingForTurn.bytes += bytes;
     try {
       if (!(await settlesBy(giveUpAtMs, before))) throw inProgress();
     } finally {
-      this.waitingForTurn -= 1;
+      waitingForTurn.orders -= 1;
+      waitingForTurn.bytes -= bytes;
     }
   }
 }

@@ -1,0 +1,46 @@
+import { expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import type { Contract } from '#contracts';
+import { Messenger, type BalancePolicy } from '#messaging';
+import { readMonolithEnvironment } from '../src/environment.js';
+import { modules } from '../src/modules.js';
+
+Logger.overrideLogger(false);
+
+/** None of them as it is without a word. */
+const configured: Record<string, BalancePolicy> = {
+  order: 'random',
+  inventory: 'round-robin',
+  payment: 'random',
+  cache: 'round-robin',
+};
+
+/** By module of this process, whom it asks and how that is balanced. */
+const asked = async (environment: Record<string, string>): Promise<string[]> => {
+  const settings = readMonolithEnvironment({ DATABASE_URL: 'postgres://nobody/nothing', ...environment });
+  const all = modules(settings as never, { order: undefined, webhooks: undefined });
+  const clients: string[] = [];
+  for (const { module, providers = [] } of all)
+    for (const it of providers) {
+      if (!('useFactory' in it) || !it.inject?.includes(Messenger)) continue;
+      const messenger = {
+        clientFor: ({ name }: Contract, _at: unknown, { balance }: { balance?: string } = {}) =>
+          clients.push(`${module.name} asks ${name}: ${balance}`),
+      };
+      // Whatever else it is made of is not asked for anything yet, but for a setting.
+      const other = { query: () => Promise.resolve([{ value: 'kept' }]), sourceFor: () => undefined };
+      await it.useFactory(...it.inject.map((what) => (what === Messenger ? messenger : other)));
+    }
+  return clients.toSorted();
+};
+
+it('each module balances what it asks others as their X_BALANCE says', async () => {
+  const variables = Object.entries(configured).map(([name, policy]) => [`${name.toUpperCase()}_BALANCE`, policy]);
+  const clients = [
+    ...['InventoryModule asks cache', 'OrderModule asks inventory', 'OrderModule asks payment'],
+    ...['SalesModule asks inventory', 'SalesModule asks order', 'WebhooksModule asks order'],
+  ];
+  const how = (client: string): string => configured[client.split(' ').at(-1)!]!;
+  expect(await asked(Object.fromEntries(variables))).toEqual(clients.map((it) => `${it}: ${how(it)}`));
+  expect(await asked({})).toEqual(clients.map((it) => `${it}: least-loaded`));
+});

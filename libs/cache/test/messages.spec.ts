@@ -1,0 +1,149 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals';
+import { Logger } from '@nestjs/common';
+import type { NestFastifyApplication } from '@nestjs/platform-fastify';
+import { CacheModule } from '#cache';
+import { cacheContract } from '#contracts';
+import { Messenger, address, listenForMessages, type ContractClient } from '#messaging';
+import { createService } from '#service';
+import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis } from '#testing';
+
+Logger.overrideLogger(false);
+
+/** The address that messages come by, and what ends whatever carries them. */
+type Way = () => Promise<{ url: string; stop?: () => Promise<unknown> }>;
+
+/** With the time that a busy machine takes: what is told here is not how soon. */
+const patient = {
+  ...cacheContract,
+  operations: Object.fromEntries(
+    Object.entries(cacheContract.operations).map(([name, it]) => [name, { ...it, deadlineMs: 10_000 }]),
+  ),
+} as unknown as typeof cacheContract;
+
+/** The values of REST as well: what was written is what is read, and is nothing that it looks like. */
+const values: ({} | null)[] = [
+  null,
+  0,
+  '',
+  [],
+  {},
+  { found: false, lease: null },
+  '\u2028 "quoted" \\ \u0000 日本語',
+  1e21,
+];
+
+/** @param suite `describe`, or its `skip` where there is nothing to carry messages */
+const asked = (how: string, way: Way, suite: (name: string, tests: () => void) => void = describe): void => {
+  suite(`the cache asked ${how}`, () => {
+    let app: NestFastifyApplication;
+    let isNear: boolean;
+    let messenger: Messenger;
+    let cache: ContractClient<typeof cacheContract>;
+    let found: Awaited<ReturnType<Way>>;
+
+    beforeAll(async () => {
+      found = await way();
+      const at = address.parse(found.url);
+      isNear = at.scheme === 'in-process';
+      app = await createService({
+        ...{ name: 'cache', HOST: '127.0.0.1', PORT: 0 },
+        document: { title: 'Cache', description: '', version: '1' },
+        modules: [CacheModule.register({ CACHE_MAX_BYTES: 67_108_864 })],
+      });
+      await listenForMessages(app, isNear ? [] : [at]);
+      await app.listen(0, '127.0.0.1');
+      messenger = isNear ? app.get(Messenger, { strict: false }) : new Messenger();
+      cache = messenger.clientFor(patient, at);
+    });
+    afterAll(async () => {
+      if (!isNear) await messenger?.onApplicationShutdown();
+      await app?.close();
+      await found?.stop?.();
+    });
+
+    const codeOf = (call: Promise<unknown>): Promise<unknown> =>
+      call.then(
+        () => undefined,
+        (error: { code?: unknown }) => error.code,
+      );
+
+    it.each(values)('gives back %j as it came', async (value) => {
+      const key = `value ${JSON.stringify(value)}`;
+      expect(await cache.call('get', { key })).toEqual({ found: false });
+      const { version, expires_at } = await cache.call('put', { key, value });
+      expect(expires_at).toBeNull();
+      expect(await cache.call('get', { key })).toEqual({ found: true, value, version, is_stale: false });
+    });
+
+    it('tells when what it keeps ends, as a Date', async () => {
+      const { expires_at } = await cache.call('put', { key: 'ends', value: 1, ttl_ms: 60_000 });
+      expect(expires_at).toBeInstanceOf(Date);
+      expect(Math.abs(expires_at!.getTime() - Date.now() - 60_000)).toBeLessThan(5_000);
+    });
+
+    it('writes only over the version that was read', async () => {
+      const put = (value: number, if_version: string | null) =>
+        cache.call('put', { key: 'versions', value, if_version });
+      const { version } = await put(1, null);
+      expect(await codeOf(put(2, null))).toBe('precondition-failed');
+      expect(await codeOf(put(2, 'another'))).toBe('precondition-failed');
+      const next = await put(2, version);
+      expect(await codeOf(put(3, version))).toBe('precondition-failed');
+      expect(await cache.call('get', { key: 'versions' })).toMatchObject({ value: 2, version: next.version });
+      expect((await put(4, '*')).version).not.toBe(next.version);
+    });
+
+    it('lets one at a time fill what is missing, and nothing in that is old', async () => {
+      const lease = () => cache.call('lease', { key: 'leased', lease_ms: 30_000 });
+      const first = await lease();
+      expect(first).toEqual({ found: false, lease: expect.any(String) });
+      expect(await lease()).toEqual({ found: false, lease: null });
+      await cache.call('delete', { keys: ['leased'] });
+      const put = (given: string) => cache.call('put', { key: 'leased', value: { of: 'source' }, lease: given });
+      expect(await codeOf(put((first as { lease: string }).lease))).toBe('precondition-failed');
+      const { version } = await put(((await lease()) as { lease: string }).lease);
+      expect(await lease()).toEqual({ found: true, value: { of: 'source' }, version });
+    });
+
+    it('does many things in one message, and forgets by key, tag and namespace', async () => {
+      const namespace = 'many';
+      const put = ['a', 'b', 'c'].map((key) => ({ key, value: { of: key }, tags: [`tag ${key}`] }));
+      const first = await cache.call('batch', { namespace, put, get: ['a', 'none'] });
+      expect(first).toEqual({
+        found: [{ key: 'a', value: { of: 'a' }, version: first.written[0]!.version, is_stale: false }],
+        missing: ['none'],
+        written: put.map(({ key }) => ({ key, version: expect.any(String), expires_at: null })),
+      });
+      const left = async () =>
+        (await cache.call('batch', { namespace, get: ['a', 'b', 'c', 'd'] })).found.map((it) => it.key);
+      await cache.call('put', { namespace, key: 'd', value: 1 });
+      await cache.call('delete', { namespace, keys: ['a', 'none'] });
+      expect(await left()).toEqual(['b', 'c', 'd']);
+      await cache.call('invalidate', { namespace, tags: ['tag b', 'none'] });
+      expect(await left()).toEqual(['c', 'd']);
+      await cache.call('put', { namespace: 'another', key: 'c', value: 1 });
+      await cache.call('invalidate', { namespace });
+      expect(await left()).toEqual([]);
+      expect(await cache.call('get', { namespace: 'another', key: 'c' })).toMatchObject({ found: true });
+    });
+
+    it('counts', async () => {
+      const counts = await Promise.all(Array.from({ length: 10 }, () => cache.call('increment', { key: 'n' })));
+      expect(counts.map((it) => it.count).toSorted((one, other) => one - other)).toEqual([
+        1, 2, 3, 4, 5, 6, 7, 8, 9, 10,
+      ]);
+      expect(await cache.call('increment', { key: 'n', by: -4 })).toEqual({ key: 'n', count: 6 });
+    });
+
+    it('keeps what modules write apart from what callers write', async () => {
+      await cache.call('put', { key: 'mine', value: 'of a module' });
+      const answer = await fetch(`${await app.getUrl()}/cache?key=mine`);
+      expect([answer.status, await answer.text()]).toEqual([404, '{"error":"key not found"}']);
+    });
+  });
+};
+
+asked('in its process', async () => ({ url: 'in-process:' }));
+asked('over TCP', async () => ({ url: `tcp://127.0.0.1:${await freePort()}` }));
+asked('over Redis', startRedis, await redisOrSkip(describe));
+asked('over NATS', startNats, await natsOrSkip(describe));
