@@ -119,6 +119,19 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
     await locking;
   });
 
+  it('no more stock is held for orders that the standby cannot get', async () => {
+    const product_id = await api.product({ onHand: 10 });
+    const body = { customer_id: 'c', product_id, quantity: 1 };
+    postgres.link.cut();
+    // Of the first one it cannot be known before.
+    for (let times = 0; times < 3; times += 1)
+      refused(await endingWaits('terminated', api.place(body)), '503 unavailable');
+    expect((await api.stock(product_id)).reserved).toBe(1);
+    postgres.link.mend();
+    await eventually(async () => ok(await api.place(body), 201));
+    await new Ledger(shape).expectInvariants({ holdsMayWait: true });
+  });
+
   it.each(['terminated', 'cancelled'] as const)(
     'a wait that is %s acknowledges nothing, and a repeat is not answered by what it left behind',
     async (how) => {

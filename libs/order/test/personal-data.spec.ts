@@ -1,7 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
-import type { PersonalData, PlaceOrderRequest } from '#contracts';
+import { CleaveError, type PersonalData, type PlaceOrderRequest } from '#contracts';
 import { MasterKeys, type MasterKey } from '#security';
 import { SeededRandom, testDatabase, type TestDatabase } from '#testing';
 import { fulfilOrder } from '../src/domain/order.js';
@@ -12,6 +12,7 @@ import {
   FakeInventory,
   newTenant,
   ordersOf,
+  proxied,
   requestOf,
   settled,
   startInstance,
@@ -220,6 +221,18 @@ describe('a key of an order that tells of a person', () => {
     for (const it of all) if (it instanceof Error) expect(it).toMatchObject({ code: 'idempotency-key-reused' });
     expect(await ordersOf(one, tenant)).toBe(1);
     expect(stock.reserved).toBe(1);
+  });
+
+  it('is not for another person whose order could not be recorded while that of a repeat was', async () => {
+    const overtaken = proxied(one.orders, {
+      record: async () => {
+        await place(other as typeof personal, 'k', two);
+        throw new CleaveError('unavailable', 'not sent');
+      },
+    });
+    one.use(stock, overtaken);
+    expect(await settled(place(personal, 'k'))).toMatchObject({ code: 'idempotency-key-reused' });
+    expect(await ordersOf(one, tenant)).toBe(1);
   });
 
   it('is answered for ever, also when the person is erased', async () => {

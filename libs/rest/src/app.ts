@@ -14,7 +14,7 @@ import type {
 } from 'fastify';
 import { Admission, AdmissionModule } from '#admission';
 import { CleaveError, limits } from '#contracts';
-import { Authenticator } from '#security';
+import { Authenticator, callerHeader } from '#security';
 import { Metrics, RequestLog, Traces, requestIdOf, withWork } from '#telemetry';
 import { limitRoutes } from './admission.js';
 import { auditRoutes } from './audit.js';
@@ -92,8 +92,9 @@ export const createRestApp = async (
   const observed = new ObservedRequests(requestLog);
   const connections = connectionLimits(options.connections);
   const patienceMs = drainDelayMs + drainTimeoutMs;
+  const { isOpen } = authenticator;
   const adapter = new RestAdapter(
-    { bodyLimitBytes, patienceMs, connections, browsers: new Browsers(options) },
+    { bodyLimitBytes, patienceMs, connections, browsers: new Browsers(options), isOpen },
     observed,
   );
   const app = await NestFactory.create<NestFastifyApplication>(
@@ -215,6 +216,8 @@ interface AdapterOptions {
   patienceMs: number;
   connections: ConnectionLimits;
   browsers: Browsers;
+  /** Whether callers are not authenticated. */
+  isOpen: boolean;
 }
 
 const notHooked = (): never => {
@@ -228,7 +231,13 @@ class RestAdapter extends FastifyAdapter {
   private readonly connections: Connections;
   private readonly patienceMs: number;
 
-  constructor({ bodyLimitBytes, patienceMs, connections, browsers }: AdapterOptions, observed: ObservedRequests) {
+  private readonly browsers: Browsers;
+  private readonly isOpen: boolean;
+
+  constructor(
+    { bodyLimitBytes, patienceMs, connections, browsers, isOpen }: AdapterOptions,
+    observed: ObservedRequests,
+  ) {
     const { headersMs, requestMs, keepAliveMs } = connections;
     super({
       bodyLimit: bodyLimitBytes,
@@ -254,6 +263,8 @@ class RestAdapter extends FastifyAdapter {
       clientErrorHandler: (error, socket) => answerUnreadable(error, socket, browsers),
     });
     this.patienceMs = patienceMs;
+    this.browsers = browsers;
+    this.isOpen = isOpen;
     super.setInstance(Object.getPrototypeOf(this.instance));
     this.instance.addHook('onRequest', (request, reply, done) => {
       const isFull = this.tellOfConnection(request, reply);
@@ -291,11 +302,15 @@ class RestAdapter extends FastifyAdapter {
     });
   }
 
-  /** Whether an answer has to say no more than any other: to no page of another origin, and not that the connection ends. */
+  /** Whether the answer needs nothing that depends on the caller, the page that asks, or the state of the connection. */
   private isOrdinary(request: IncomingMessage): boolean {
     const { headers, socket } = request;
     if (this.draining || this.connections.isSpare(socket) || distrusted.has(socket)) return false;
-    return headers.host !== undefined && headers.origin === undefined && refusalOfFields(request) === undefined;
+    // A request without credentials gets 401, and must not make admitted callers wait longer.
+    const hasCredentials = headers.authorization !== undefined || headers[callerHeader] !== undefined;
+    if (!hasCredentials && !this.isOpen) return false;
+    const isForPages = this.browsers.mayRead(headers.origin);
+    return headers.host !== undefined && !isForPages && refusalOfFields(request) === undefined;
   }
 
   /** Names the request, and says whether it was the last on its connection. @returns whether that is beyond the limit */

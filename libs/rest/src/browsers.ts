@@ -63,13 +63,18 @@ export class Browsers {
     return isAll;
   }
 
+  /** Whether pages of the origin may read answers. */
+  mayRead(origin: string | undefined): boolean {
+    return origin !== undefined && this.origins.has(origin);
+  }
+
   /** What is told to pages of other origins, and whether they have asked for no more. */
   forPages({ headers, method }: Pick<IncomingMessage, 'headers' | 'method'>): {
     fields: Record<string, string>;
     isAll: boolean;
   } {
     const { origin } = headers;
-    if (origin === undefined || !this.origins.has(origin)) return { fields: {}, isAll: false };
+    if (origin === undefined || !this.mayRead(origin)) return { fields: {}, isAll: false };
     const isAll = method === 'OPTIONS' && headers['access-control-request-method'] !== undefined;
     const told = isAll ? allowed : { 'access-control-expose-headers': exposed };
     return { fields: { 'access-control-allow-origin': origin, ...told }, isAll };

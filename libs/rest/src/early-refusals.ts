@@ -59,7 +59,7 @@ export class EarlyRefusals {
     const retryAfter = retryAfterOf(limiter.retryAfterMs());
     response.writeHead(503, [...this.headers, 'x-request-id', requestId, 'retry-after', retryAfter]);
     response.end(body);
-    this.observed.refused(request.method!, path, 503, requestId);
+    this.observed.refused(request, path, 503, requestId);
   }
 
   private isAnyFull(): boolean {

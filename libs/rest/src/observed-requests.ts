@@ -1,4 +1,5 @@
 import type { Span } from '@opentelemetry/api';
+import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import {
   answerSeconds,
@@ -78,8 +79,9 @@ export class ObservedRequests {
   }
 
   /** Counts and logs a request that was refused at once, before it began; it has no span. */
-  refused(method: string, route: string, status: number, requestId: string): void {
-    this.tell(0, [method, route, status, String(status)], { requestId });
+  refused({ method = '', headers }: IncomingMessage, route: string, status: number, requestId: string): void {
+    const traceparent = traceparentOf(headers.traceparent);
+    this.tell(0, [method, route, status, String(status)], { requestId, traceparent });
   }
 
   private tell(seconds: number, values: Values, work: Work): void {

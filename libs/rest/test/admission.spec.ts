@@ -2,9 +2,21 @@ import { once } from 'node:events';
 import { Agent, request, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals';
+import { Controller, Get, Module } from '@nestjs/common';
 import { Admission, type Limiter } from '#admission';
-import { fullHeader } from '#rest';
-import { raw, slow, startApp, type AppUnderTest } from './app-under-test.js';
+import { Endpoint, createRestApp, fullHeader } from '#rest';
+import { Authenticator } from '#security';
+import { logInto, raw, slow, startApp, type AppUnderTest } from './app-under-test.js';
+
+@Controller('guarded')
+class GuardedController {
+  @Get()
+  @Endpoint({ scope: 'operator', summary: 'Read', replies: { 200: { description: 'It' } }, errors: [] })
+  guarded(): void {}
+}
+
+@Module({ controllers: [GuardedController] })
+class GuardedModule {}
 
 let running: AppUnderTest;
 let reads: Limiter;
@@ -130,6 +142,19 @@ describe('a refusal that the framework has no part in', () => {
     fill(app.get(Admission).limiterOf('read'));
     const answer = await fetch(`${url}/things?limit=1`, { headers: { origin: 'https://shop.example' } });
     expect([answer.status, answer.headers.get('access-control-allow-origin')]).toEqual([503, 'https://shop.example']);
+    await app.close();
+  });
+
+  it('is not for requests without credentials where these are required', async () => {
+    const authenticator = new Authenticator({ ADMIN_KEY: ['x'.repeat(32)], from: 'callers' });
+    const app = await createRestApp(GuardedModule, { logger: logInto([]), authenticator });
+    await app.listen(0, '127.0.0.1');
+    const url = `${await app.getUrl()}/guarded`;
+    const limiter = app.get(Admission).limiterOf('read');
+    fill(limiter);
+    expect((await fetch(url)).status).toBe(401);
+    expect(limiter.shed).toBe(0);
+    expect((await fetch(url, { headers: { authorization: `Bearer ${'x'.repeat(32)}` } })).status).toBe(503);
     await app.close();
   });
 

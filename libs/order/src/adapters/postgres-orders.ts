@@ -110,7 +110,7 @@ export class PostgresOrders
     sealed?: SealedByOrder,
     branchId?: string,
   ): Promise<ReadonlySet<string>> {
-    const recording = this.sql.query<{ order_id: string }>(sealed ? recordWithPersonal : record, [
+    const values = [
       tenant,
       records.map(({ order }) => order.order_id),
       records.map((it) => it.account),
@@ -137,9 +137,12 @@ export class PostgresOrders
             records.map(({ order }) => sealed.get(order.order_id)?.sealed ?? null),
           ]
         : []),
-    ]);
+    ];
+    const recordIn = (sql: Queries) => sql.query<{ order_id: string }>(sealed ? recordWithPersonal : record, values);
     try {
-      return new Set((await recording).map((row) => row.order_id));
+      // No rows wait for no standby: whether it could have them is found out as for what is read.
+      const rows = records.length === 0 ? await this.sql.readSafely(recordIn) : await recordIn(this.sql);
+      return new Set(rows.map((row) => row.order_id));
     } catch (error) {
       // An abort was decided, or may have been and been forgotten since: then the outcome is none that there is.
       if (!violates(error, 'branch_decisions_pkey') && !violates(error, 'branch_decisions_outcome_check')) throw error;

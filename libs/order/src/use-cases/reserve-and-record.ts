@@ -147,7 +147,10 @@ interface Held {
 
 /** What has become of placements so far. */
 class Results extends Map<Placement, PlacementResult | Error> {
-  /** By the ids of their orders, of which nobody heard whether they were recorded: where they are, it was by these. */
+  /**
+   * By the ids of their orders: attempts of which it is not known whether they recorded them. If an order is there, they did, or
+   * a repeat of the same request that ran at the same time.
+   */
   readonly unheard = new Map<string, Try>();
 }
 
@@ -165,6 +168,8 @@ export class ReserveAndRecord {
   });
   /** Whether orders could be recorded the last time. */
   private canRecord = true;
+  /** Finds out whether they can be again, for all tenants at once. */
+  private probe: Promise<unknown> | undefined;
 
   constructor(
     private readonly orders: PlacedOrders,
@@ -227,7 +232,7 @@ export class ReserveAndRecord {
     const open = waiting.map((it) => it.placement).filter((it) => !results.has(it));
     if (open.length === 0) return;
     // Stock would be held for what cannot be recorded, and sold to nobody until it is swept.
-    if (!this.canRecord) await this.record(tenant, []);
+    if (!this.canRecord) await (this.probe ??= this.record(tenant, []).finally(() => (this.probe = undefined)));
     const keys = await this.dataKeysOf(tenant, open, results);
     let tries = open.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
     while (tries.length > 0) {
@@ -265,8 +270,11 @@ export class ReserveAndRecord {
     const repeats = placements.flatMap((placement) => {
       const result = results.get(placement);
       const { personal } = placement.command;
-      if (!personal || !result || !('order' in result) || !result.replayed) return [];
-      return [{ placement, orderId: result.order.order_id, personal }];
+      if (!personal || !result || !('order' in result)) return [];
+      const orderId = result.order.order_id;
+      // An order that this attempt may not have recorded may have the data of a repeat.
+      if (!result.replayed && !results.unheard.has(orderId)) return [];
+      return [{ placement, orderId, personal }];
     });
     if (repeats.length === 0) return;
     try {
@@ -374,7 +382,8 @@ export class ReserveAndRecord {
       if (records.some((it) => it.saga !== undefined)) this.sagas.wake();
       return recorded;
     } catch (error) {
-      for (const { it, isOwn } of held) if (isOwn) results.unheard.set(it.orderId, it);
+      const sent = new Set(records.map(({ order }) => order.order_id));
+      for (const { it, isOwn } of held) if (isOwn && sent.has(it.orderId)) results.unheard.set(it.orderId, it);
       throw error;
     }
   }
