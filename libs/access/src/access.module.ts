@@ -42,6 +42,8 @@ type AccessSettings = z.output<z.ZodObject<typeof accessEnvironment>>;
 /** API keys, and the audit log of sensitive operations. */
 @Module({})
 export class AccessModule implements OnModuleInit {
+  private asking: ReturnType<Sql['condition']> | undefined;
+
   constructor(
     @InjectSql('access') private readonly sql: Sql,
     private readonly readiness: Readiness,
@@ -89,7 +91,9 @@ export class AccessModule implements OnModuleInit {
 
   /** Degraded, but still ready: remembered keys and tokens stay valid, and other instances would do no better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    const failure = await within(askedWithinMs, this.sql.condition()).then(
+    // One at a time: if the database hangs, each keeps its connection for longer than anybody waits for it.
+    this.asking ??= this.sql.condition().finally(() => (this.asking = undefined));
+    const failure = await within(askedWithinMs, this.asking).then(
       () => undefined,
       (error: unknown) => ({ why: error instanceof CleaveError ? ` ${error.detail}` : '' }),
     );

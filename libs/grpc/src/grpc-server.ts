@@ -59,6 +59,9 @@ const drainMs = 10_000;
 
 const saidEveryMs = 10_000;
 
+/** A private field of the server of grpc-js 1.14: after how many milliseconds a connection is pinged; 0 for never. */
+const keepalive = 'keepaliveTimeMs';
+
 const serverOptions = {
   'grpc.max_receive_message_length': limits.bodyBytes,
   'grpc.max_concurrent_streams': 1_000,
@@ -258,6 +261,7 @@ export class GrpcServer extends ServerGrpc {
     await new Promise<void>((resolve, reject) =>
       server.bindAsync(this.at, ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
     );
+    if (typeof server[keepalive] !== 'number') throw new Error(`grpc-js has no field ${keepalive} any more`);
     this.limitConnections(server);
     this.health.addToServer(server);
     const files = [this.service.descriptors, healthDescriptors].flatMap(filesIn);
@@ -271,7 +275,8 @@ export class GrpcServer extends ServerGrpc {
     const most = this.maxConnections;
     if (most === undefined) return;
     const sayFull = nowAndThen(saidEveryMs);
-    const warn = (): void => this.logger.warn(`${most} are connected, which is as many as may be; others are refused`);
+    const warn = (): void =>
+      this.logger.warn(`gRPC: all ${most} connections are in use (HTTP_MAX_CONNECTIONS); others are refused`);
     for (const listening of (server['http2Servers'] as Map<NetServer, unknown>).keys()) {
       listening.maxConnections = most;
       listening.on('drop', () => sayFull(warn));
@@ -297,7 +302,7 @@ export class GrpcServer extends ServerGrpc {
     if (!server) return;
     // Once a GOAWAY is out, grpc-js takes its own next ping for failed and destroys the connection, whatever is under way on it.
     // It looks here before it pings, and has no option for it.
-    Object.assign(server, { keepaliveTimeMs: 0 });
+    Object.assign(server, { [keepalive]: 0 });
     const ended = new AbortController();
     const late = setTimeout(drainMs, true, { signal: ended.signal }).catch(() => false);
     const shut = new Promise<false>((resolve) => server.tryShutdown(() => resolve(false)));

@@ -198,10 +198,10 @@ export async function open(connection: RedisConnection): Promise<void> {
 const askAgainMs = 250;
 
 /**
- * It has no room for us, is not there yet for anybody, or is a replica while the address does not lead to the primary yet: all
+ * It has no room for us, is not there yet for anybody, lacks its replicas, or is one while the address does not lead to the primary yet: all
  * else that it answers does not get better by waiting.
  */
-const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN)|READONLY/;
+const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS)|READONLY/;
 
 const isRefusal = (error: Error): boolean =>
   error instanceof ErrorReply ? !isPassing.test(error.message) : whyDistrusted(error) !== undefined;

@@ -1,12 +1,13 @@
 import { randomBytes } from 'node:crypto';
 import { setImmediate } from 'node:timers/promises';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals';
+import { afterAll, beforeAll, beforeEach, describe, expect, it, jest } from '@jest/globals';
 import { CleaveError, type PersonalData, type PlaceOrderRequest } from '#contracts';
 import { MasterKeys, type MasterKey } from '#security';
 import { SeededRandom, testDatabase, type TestDatabase } from '#testing';
 import { fulfilOrder } from '../src/domain/order.js';
 import { SagaDefinitions, definitions } from '../src/domain/sagas.js';
 import { newKey, unwrap } from '../src/use-cases/customer-keys.js';
+import { KeepPersonalData } from '../src/use-cases/keep-personal-data.js';
 import type { PlacementResult } from '../src/use-cases/reserve-and-record.js';
 import {
   FakeInventory,
@@ -233,6 +234,20 @@ describe('a key of an order that tells of a person', () => {
     one.use(stock, overtaken);
     expect(await settled(place(personal, 'k'))).toMatchObject({ code: 'idempotency-key-reused' });
     expect(await ordersOf(one, tenant)).toBe(1);
+  });
+
+  it('is not needed for an order to be acknowledged once it is found that it was recorded', async () => {
+    const halfDeaf = proxied(one.orders, {
+      record: async (...given) => {
+        await one.orders.record(...given);
+        throw new CleaveError('unavailable', 'the answer was lost');
+      },
+    });
+    one.use(stock, halfDeaf);
+    const comparing = jest.spyOn(KeepPersonalData.prototype, 'differing');
+    comparing.mockRejectedValue(new CleaveError('unavailable', 'not now'));
+    expect(await settled(place(personal))).toMatchObject({ order: { status: 'confirmed' }, replayed: false });
+    comparing.mockRestore();
   });
 
   it('is answered for ever, also when the person is erased', async () => {

@@ -95,7 +95,8 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     const late = setTimeout(askedWithinMs, 'late' as const, { signal: ended.signal }).catch(() => 'late' as const);
     const joined = this.askUnlessInVain().then(
       () => undefined,
-      (error: CleaveError) => error,
+      // What is too busy to answer can be reached.
+      (error: CleaveError) => (error.extensions?.['retry_after_ms'] === undefined ? error : undefined),
     );
     const obstacle = await Promise.race([joined, late]);
     ended.abort();

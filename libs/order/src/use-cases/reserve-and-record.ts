@@ -272,8 +272,9 @@ export class ReserveAndRecord {
       const { personal } = placement.command;
       if (!personal || !result || !('order' in result)) return [];
       const orderId = result.order.order_id;
-      // An order that this attempt may not have recorded may have the data of a repeat.
-      if (!result.replayed && !results.unheard.has(orderId)) return [];
+      // What this attempt may not have recorded itself may be the order of a repeat, with other data; without a key there is none.
+      const mayBeOfRepeat = isKeyed(placement) && results.unheard.has(orderId);
+      if (!result.replayed && !mayBeOfRepeat) return [];
       return [{ placement, orderId, personal }];
     });
     if (repeats.length === 0) return;
