@@ -27,7 +27,7 @@ export const rootsOf = (url: string): string[] => {
 
 const socketOptions = {
   connectTimeout: 1_000,
-  // Of one that is being made and says nothing. Later each question puts off the end of it, be it answered or not.
+  // For a handshake that is not answered. Later, writes postpone it, and the questions of `lookAfter` find what does not answer.
   socketTimeout: 3_000,
 };
 

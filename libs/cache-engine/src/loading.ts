@@ -257,7 +257,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       const change = tiers.changeOf(name, pollMs);
       const leased = await this.redis.lease(name, leaseName, token, leaseMs, version).catch(notAtPresent);
       if (!leased) {
-        // What is loaded is not kept: not again for everybody who reads what stands in.
+        // It may have been taken. What is loaded is not kept: not again for everybody who reads what stands in.
+        this.inBackground(this.redis.release(name, leaseName, token));
         this.rest(name);
         return undefined;
       }
@@ -336,7 +337,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   /** Nobody waits for it: what goes wrong is told, and has told itself in the counts. */
-  private inBackground(work: Promise<unknown>): void {
+  protected inBackground(work: Promise<unknown>): void {
     work.catch((error: unknown) => {
       if (!(error instanceof CacheUnavailable)) this.tiers.complain(String(error));
     });

@@ -262,7 +262,12 @@ export class Namespace<Value> extends Loading<Value> {
     tiers.counts.misses += 1;
     const token = tokenOf(await this.versionsOf(tags));
     if (!tiers.shared) return { lease: tiers.leases.take(name, token, ms) ? token : null };
-    const { isTaken, stored } = await this.redis.lease(name, this.leaseName(key), token, ms, reading!.version);
+    const leasing = this.redis.lease(name, this.leaseName(key), token, ms, reading!.version);
+    const { isTaken, stored } = await leasing.catch((error: unknown) => {
+      // It may have been taken, and nobody has the token.
+      this.inBackground(this.redis.release(name, this.leaseName(key), token));
+      throw error;
+    });
     if (isTaken) return { lease: token };
     const filled = stored === null ? undefined : await this.filledMeanwhile(stored);
     return filled ? { found: this.found(filled, 'l2', false) } : { lease: null };

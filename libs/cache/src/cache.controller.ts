@@ -146,7 +146,8 @@ export class CacheController {
       'Deletes first, then writes, then reads. Each key is handled on its own: this is not a transaction. The values that are ' +
       'read may have 16 Mi characters together; beyond that the answer is 413, after the deletes and writes were carried out. If ' +
       'Redis, or a master of its cluster that has one of the keys, cannot be reached, the answer is 503, and some of the ' +
-      'deletes and writes may have been carried out: repeat the request, which does no harm, or ask for each key by itself.',
+      'deletes and writes may have been carried out. A repeat deletes and writes the same keys again, also what others have ' +
+      'written in the meantime.',
     replies: { 200: { schema: cacheBatch, description: 'The values found and the values written' } },
     errors: [],
   })
