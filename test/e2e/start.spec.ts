@@ -173,7 +173,7 @@ describe('a start that cannot succeed', () => {
       const { rows } = await client.query<{ secrets: unknown }>('SELECT secrets FROM webhooks.endpoints');
       await client.end();
       expect(rows).toEqual([{ secrets: [{ secret }] }]);
-      expect(process.log).toContain('the secrets of webhooks lie in the database as they are');
+      expect(process.log).toContain('the secrets of webhooks are stored unencrypted in the database');
       expect(await process.stop()).toBeUndefined();
     } finally {
       await database.stop();
