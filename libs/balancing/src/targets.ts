@@ -133,7 +133,7 @@ export class Targets<P extends Place, I extends Instance> {
     const open = (left.length > 0 ? left : this.all).filter(({ inFlight }) => inFlight < this.maxInFlight);
     if (open.length === 0) {
       this.counts.refusedAsFull += 1;
-      const detail = `${this.name} has as many requests as it can take; this one was not sent, repeat it shortly`;
+      const detail = `${this.name} has too many requests in flight; this one was not sent, repeat it shortly`;
       throw new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
     }
     const ready = open.filter(({ isEjected }) => !isEjected);
@@ -179,7 +179,8 @@ export class Targets<P extends Place, I extends Instance> {
       this.addresses.set(place, found);
       this.whyUnknown.delete(place);
     } catch (error) {
-      if (!this.whyUnknown.has(place)) this.logger.warn(`${place.host} is not found: ${(error as Error).message}`);
+      if (!this.whyUnknown.has(place))
+        this.logger.warn(`${place.host} cannot be resolved: ${(error as Error).message}`);
       this.whyUnknown.set(place, error);
     }
     this.lookedAt = performance.now();
@@ -195,7 +196,7 @@ export class Targets<P extends Place, I extends Instance> {
       if (wanted.has(text)) continue;
       this.byAddress.delete(text);
       target.retire();
-      this.logger.log(`${this.name}: ${text} is gone.`);
+      this.logger.log(`${this.name}: ${text} was removed, its name no longer has that address.`);
     }
     for (const [text, { place, address }] of wanted) {
       if (this.byAddress.has(text)) continue;
@@ -212,9 +213,9 @@ export class Targets<P extends Place, I extends Instance> {
   private readonly keeper = {
     ejected: (address: string, why: string): void => {
       this.counts.ejections += 1;
-      this.logger.warn(`${this.name}: ${address} gets no more requests: ${why}.`);
+      this.logger.warn(`${this.name}: ${address} was ejected and gets no more requests: ${why}.`);
     },
-    back: (address: string): void => this.logger.log(`${this.name}: ${address} is back.`),
+    back: (address: string): void => this.logger.log(`${this.name}: ${address} gets requests again.`),
     hasOthers: (): boolean => this.all.length > 1,
     hasOtherReady: (address: string): boolean => this.all.some((it) => it.address !== address && !it.isEjected),
   };
