@@ -180,7 +180,7 @@ export function leaveReplica({ message }: Error, ...connections: RedisConnection
   for (const connection of connections) {
     if (now - (leftAt.get(connection) ?? Number.NEGATIVE_INFINITY) < leaveReplicaMs) continue;
     leftAt.set(connection, now);
-    renew(connection, new Error('it is a replica by now'));
+    renew(connection, new Error('it has become a replica'));
   }
 }
 
@@ -241,11 +241,11 @@ export function shut(connection: RedisConnection): void {
 export function reportOutages(connection: RedisConnection, report: (message: string) => void): void {
   let isLost = false;
   connection.on('error', (error: Error) => {
-    if (!isLost) report(`Redis is not reached (${error.message || error.name}); trying again until it is`);
+    if (!isLost) report(`Redis is unreachable (${error.message || error.name}), trying again until it is`);
     isLost = true;
   });
   const isBack = (): void => {
-    if (isLost) report('Redis is reached again');
+    if (isLost) report('Redis is reachable again');
     isLost = false;
   };
   // Where it was reached all the while, and only could not answer, there is no other sign of it than a ping it answers.
