@@ -53,7 +53,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
   private readonly reading = new Lane({
     ...{ atOnce: mostReading, mostWaiting, longestWaitMs },
-    tooMuch: 'More of the log has to be read',
+    tooMuch: 'More reads of the log are waiting',
   });
   /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
   private heldBack: { by: string; since: number; isTold: boolean } | undefined;

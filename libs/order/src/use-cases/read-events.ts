@@ -57,7 +57,7 @@ export class ReadEvents {
   private readonly followers = new Map<string, number>();
   private readonly reading = new Lane({
     ...{ atOnce: mostReading, mostWaiting: maxFollowers, longestWaitMs },
-    tooMuch: 'More follow the events here',
+    tooMuch: 'More clients read the events here',
   });
 
   constructor(private readonly feed: EventFeed) {}

@@ -154,7 +154,7 @@ export class ReserveAndRecord {
   private readonly preparing = new Lane({
     // Batches have their bounds.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
-    tooMuch: 'More tenants order',
+    tooMuch: 'More tenants are placing orders',
     // A batch that failed for another tenant is tried again, with what has been recorded.
     whatNow: 'The order may have been placed: repeat it with the same Idempotency-Key, or look for it first.',
   });
