@@ -74,7 +74,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     await this.settle(tenant, [{ reservation_id: reservationId, version: 1, kind: 'release' }]).catch(
       (error: unknown) => {
         this.logger.warn(
-          `could not release reservation ${reservationId}, which the next sweep will release (${String(error)})`,
+          `could not release reservation ${reservationId}; a sweep releases it once it is overdue (${String(error)})`,
         );
       },
     );

@@ -54,7 +54,7 @@ export class RedeliverMessages {
     const endpointId = await this.deliveries.endpointOf(tenant, deliveryId);
     if (endpointId === undefined) throw deliveryNotFound();
     const standing = await this.redeliveries.take(endpointId);
-    if (standing.isRefused) throw tooMany(standing, 'Too many single messages were redelivered to this endpoint.');
+    if (standing.isRefused) throw tooMany(standing, 'Too many messages were redelivered to this endpoint one by one.');
     const delivery = await this.deliveries.again(tenant, deliveryId, this.limits.delaysMs.length);
     if (!delivery) throw deliveryNotFound();
     this.deliverMessages.wake();
