@@ -69,7 +69,7 @@ const faultOf = (line: FileLine, texts: Record<Column, string>, fields: number, 
     return `StockCode ${quoted(texts.StockCode)} is not a code of 1 to ${limits.idLength} characters`;
   if (line.quantity === undefined) return `Quantity ${quoted(texts.Quantity)} is not an integer`;
   if (line.price === undefined) return `UnitPrice ${quoted(texts.UnitPrice)} is not a decimal number`;
-  if (!isWithinLimit(line.price)) return `UnitPrice ${texts.UnitPrice} is more than an order can carry`;
+  if (!isWithinLimit(line.price)) return `UnitPrice ${texts.UnitPrice} is too large for an order`;
   if (lineAmountMinor(line.price, line.quantity) === undefined) return 'its amount is 2^53 pence or more';
   if (line.customer.length > limits.idLength || !isStorable(line.customer))
     return `CustomerID ${quoted(line.customer)} is not an id of at most ${limits.idLength} characters`;
@@ -125,7 +125,7 @@ const explained = (error: unknown, file: string): unknown => {
   const code = (error as NodeJS.ErrnoException | undefined)?.code ?? '';
   if (code === 'ENOENT') return new UnusableFile(`There is no file ${file}`);
   if (code === 'EISDIR') return new UnusableFile(`${file} is a directory, not a file`);
-  if (code === 'EACCES') return new UnusableFile(`${file} may not be read by this user`);
+  if (code === 'EACCES') return new UnusableFile(`This user has no permission to read ${file}`);
   if (code.startsWith('Z_')) return new UnusableFile(`${file} is damaged: ${(error as Error).message}`);
   return error;
 };
@@ -159,7 +159,7 @@ export async function* readFileLines(file: string): AsyncGenerator<FileLine> {
       >;
       yield fileLine(info.lines, texts, record.length, width);
     }
-    if (positions === undefined) throw new UnusableFile(`${file} is empty: not even a header stands in it`);
+    if (positions === undefined) throw new UnusableFile(`${file} is empty: it does not even have a header`);
   } catch (error) {
     throw explained(error, file);
   }

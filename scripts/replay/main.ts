@@ -4,7 +4,7 @@ const stop = new AbortController();
 // Once: a second signal ends the process at once.
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => {
-    process.stderr.write('\nStopping: what is under way is finished first.\n');
+    process.stderr.write('\nStopping: requests in flight are finished first.\n');
     stop.abort();
   });
 

@@ -76,7 +76,7 @@ export class PatientShopApi implements ShopApi {
     if (!this.hasAnswered)
       throw new ReplayStopped(
         `No server answers at ${this.url} (${error.message}). ` +
-          'Start one with `npm start`, or say with --url where it is.',
+          'Start one with `npm start`, or set --url to its address.',
       );
     if (tried >= this.patient.tries)
       throw new ReplayStopped(

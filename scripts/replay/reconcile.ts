@@ -82,7 +82,7 @@ export const reconcile = (plan: Plan, outcome: Outcome, read: Map<string, OrderT
   const faults = [...outcome.faults, ...readBackFaults(outcome, read)];
   const found = accountedMinor(report);
   if (found !== report.file_total_minor)
-    faults.push(`${asPounds(found)} are accounted for, ${asPounds(report.file_total_minor)} stand in the file`);
+    faults.push(`${asPounds(found)} are accounted for, ${asPounds(report.file_total_minor)} are in the file`);
   return { report, faults };
 };
 

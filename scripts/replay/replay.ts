@@ -12,7 +12,7 @@ const usage = `Replays invoices in the Online Retail format as orders, returns a
 
   npm run replay -- FILE.csv[.gz] [options]
 
-  --url URL          where the API is (http://127.0.0.1:3000)
+  --url URL          address of the API (http://127.0.0.1:3000)
   --concurrency N    calls in flight at a time, 1 to 1000 (16)
   --speed N          N times faster than the file's own timing; as fast as possible without it
   --json             the reconciliation as one JSON object on the last line
@@ -23,8 +23,8 @@ Examples
   npm run replay -- online-retail.csv --speed 3600 --concurrency 64     an hour of the file in a second
   npm run replay -- online-retail.csv.gz --json | tail -n 1 | jq .refused
 
-It may be stopped and run again at any time: it goes on where it stopped, nothing is placed twice. It ends with a
-reconciliation, placed − returned + refused + adjusted = file, and with exit code 1 when that does not hold.
+You can stop it and run it again at any time: it continues where it stopped, and nothing is placed twice. It ends with a
+reconciliation, placed − returned + refused + adjusted = file, and with exit code 1 if that does not hold.
 `;
 
 const mostConcurrency = 1_000;

@@ -56,4 +56,4 @@ export class ReplayStopped extends Error {
 }
 
 /** How a person gets on after a stop, whatever stopped it. */
-export const goOn = 'Run the same command again: it goes on where it stopped, and nothing is placed twice.';
+export const goOn = 'Run the same command again: it continues where it stopped, and nothing is placed twice.';

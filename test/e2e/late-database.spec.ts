@@ -112,7 +112,7 @@ describe.each(['redis', 'nats'])('a service that is started before the %s by whi
       await eventually(async () => {
         const ready = await api.get('/health/ready');
         const error = {
-          [`${scheme}-messages`]: { status: 'down', message: expect.stringContaining('is not reached') },
+          [`${scheme}-messages`]: { status: 'down', message: expect.stringContaining('is unreachable') },
         };
         expect([ready.status, ready.body]).toEqual([503, expect.objectContaining({ status: 'error', error })]);
       });

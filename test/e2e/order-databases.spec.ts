@@ -68,7 +68,7 @@ describe('two databases of orders over one inventory', () => {
       urls.inventory,
       `SELECT value FROM orders.settings WHERE name = 'id'`,
     );
-    expect(stranger.log).toContain(`It serves the orders ${mine!.value}; these are `);
+    expect(stranger.log).toContain(`It serves order database ${mine!.value}; this one is `);
     const answer = await second.place(body, fresh('second'));
     refused(answer, '503 unavailable');
     expect(answer.text).toContain('another database of orders');
@@ -92,7 +92,7 @@ describe('two databases of orders over one inventory', () => {
     // Whoever comes back is refused in turn.
     const returned = shape.service('order').restart().catch(String);
     await eventually(async () =>
-      expect(shape.service('order').log).toContain(`It serves the orders ${value}; these are `),
+      expect(shape.service('order').log).toContain(`It serves order database ${value}; this one is `),
     );
     expect(await shape.service('order').kill('SIGTERM')).toEqual({ code: 0, signal: null });
     expect(await returned).toContain('instead of becoming ready');

@@ -80,7 +80,7 @@ describe('services over TCP', () => {
     expect(detail).toMatch(/Try again/);
     // Where it is that is not reached is for the log alone.
     expect(detail).not.toMatch(/\d{4}|ECONN/);
-    expect(trial.shape.service('order').log).toMatch(/could not be asked: .*:\d+ is not reached/);
+    expect(trial.shape.service('order').log).toMatch(/could not be called: .*:\d+ is unreachable/);
     ok(await trial.api.fulfil(kept.order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
     ok(await trial.api.cancel(dropped.order_id));
     const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };

@@ -173,7 +173,7 @@ describe('a start that cannot succeed', () => {
       const { rows } = await client.query<{ secrets: unknown }>('SELECT secrets FROM webhooks.endpoints');
       await client.end();
       expect(rows).toEqual([{ secrets: [{ secret }] }]);
-      expect(process.log).toContain('the secrets of webhooks lie in the database as they are');
+      expect(process.log).toContain('the secrets of webhooks are stored unencrypted in the database');
       expect(await process.stop()).toBeUndefined();
     } finally {
       await database.stop();
@@ -273,7 +273,7 @@ describeWithRedis('a service that others ask through Redis', () => {
       await cache.untilReady(`${api.baseUrl}/health/ready`);
       expect(await readiness()).toMatchObject({ status: 'ok', details: { 'redis-messages': { status: 'up' } } });
       await redis.kill();
-      const isAway = { status: 'degraded', redis: 'is not reached' };
+      const isAway = { status: 'degraded', redis: 'is unreachable' };
       await eventually(async () =>
         expect(await readiness()).toMatchObject({ status: 'degraded', details: { 'redis-messages': isAway } }),
       );

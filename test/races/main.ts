@@ -4,7 +4,7 @@ import { contestants, type Contestant } from './contestants.js';
 import type { Outcome, Race } from './race.js';
 import { races, runRace } from './races.js';
 
-const usage = `Runs races that caches lose: what is old by the time it is kept, connections that are cut, servers that stand still.
+const usage = `Runs races that caches lose: values that are stale before they are cached, connections that are cut, servers that hang.
 
   npm run races -- [options]
 
@@ -14,9 +14,8 @@ Options
   --help               this text
 
 Prints a table in Markdown: a row for each race, and in it what each cache was observed to do. Every race has Redis
-servers of its own, which need redis-server on the path. It takes about four minutes. What clients have to say for
-themselves goes to stderr. The exit code is 1 when ours does not hold in one of the races, whatever the others do, and 0
-otherwise.
+servers of its own, which need redis-server on the path. It takes about four minutes. What the clients
+log goes to stderr. The exit code is 1 if our cache fails one of the races, whatever the others do, and 0 otherwise.
 `;
 
 const versions = (
@@ -58,7 +57,7 @@ const run = async (chosen: readonly Race[], running: readonly Contestant[]): Pro
       cells.push(did);
       if (contestant.name === 'ours' && !holds) {
         isHeld = false;
-        process.stderr.write(`ours does not hold: ${race.name}\n`);
+        process.stderr.write(`our cache fails: ${race.name}\n`);
       }
     }
     process.stdout.write(row([race.name, ...cells]));

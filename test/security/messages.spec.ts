@@ -39,7 +39,7 @@ describe('a service that is asked by message', () => {
     expect(await asking(secret)).toBe('answered');
     expect(await asking(undefined)).toMatch(/^internal: cache.get .* is not signed; set the same SERVICE_SECRET/);
     expect(await asking(`${secret}.`)).toMatch(/^internal: cache.get .* is signed with another secret/);
-    expect(service.log).toMatch(/cache.get was asked by a message that is not signed/);
+    expect(service.log).toMatch(/cache.get received a message that is not signed/);
     expect(service.log).not.toContain(secret);
   });
 });

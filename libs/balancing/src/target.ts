@@ -109,7 +109,7 @@ export class Target<I extends Instance> implements Candidate {
 
   /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
   leave(): void {
-    this.eject('leaving', 'it is about to stop');
+    this.eject('leaving', 'it is shutting down');
   }
 
   /** Its address is gone, or nobody wants it any more: it gets no new calls and is closed after the last one. */
@@ -135,8 +135,9 @@ export class Target<I extends Instance> implements Candidate {
     if (outcome === 'failing') this.failed();
     if (outcome === 'not-sent') this.eject('unreachable', 'it cannot be reached');
     if (outcome === 'full') this.full();
-    if (outcome === 'lost') this.eject('unreachable', 'a connection broke');
-    if (isLate && ++this.lateInARow >= mostLateInARow) this.eject('late', `${this.lateInARow} calls were not answered`);
+    if (outcome === 'lost') this.eject('unreachable', 'a connection was lost');
+    if (isLate && ++this.lateInARow >= mostLateInARow)
+      this.eject('late', `${this.lateInARow} calls in a row were not answered in time`);
   }
 
   private heard(isDone: boolean): void {
@@ -159,12 +160,12 @@ export class Target<I extends Instance> implements Candidate {
   private failed(): void {
     this.failedInARow += 1;
     if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this)) return;
-    this.eject('failing', `${mostFailedInARow} requests in a row came to nothing`);
+    this.eject('failing', `${mostFailedInARow} requests in a row failed`);
   }
 
   /** What it answers on connections that it has says nothing of the next. A lone one is asked anyway, and not probed. */
   private full(): void {
-    if (this.keeper.hasOthers()) this.eject('full', 'it takes no more at present');
+    if (this.keeper.hasOthers()) this.eject('full', 'it accepts no more requests at present');
   }
 
   private eject(ejection: Ejection, why: string): void {

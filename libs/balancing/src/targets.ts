@@ -136,7 +136,7 @@ export class Targets<P extends Place, I extends Instance> {
     const open = (left.length > 0 ? left : this.all).filter(({ inFlight }) => inFlight < this.maxInFlight);
     if (open.length === 0) {
       this.counts.refusedAsFull += 1;
-      const detail = `${this.name} has as many requests as it can take; this one was not sent, repeat it shortly`;
+      const detail = `${this.name} has too many requests in flight; this one was not sent, repeat it shortly`;
       throw new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
     }
     const ready = open.filter(({ isEjected }) => !isEjected);
@@ -182,7 +182,8 @@ export class Targets<P extends Place, I extends Instance> {
       this.addresses.set(place, found);
       this.whyUnknown.delete(place);
     } catch (error) {
-      if (!this.whyUnknown.has(place)) this.logger.warn(`${place.host} is not found: ${(error as Error).message}`);
+      if (!this.whyUnknown.has(place))
+        this.logger.warn(`${place.host} cannot be resolved: ${(error as Error).message}`);
       this.whyUnknown.set(place, error);
     }
     this.lookedAt = performance.now();
@@ -199,7 +200,7 @@ export class Targets<P extends Place, I extends Instance> {
       if (wanted.has(id)) continue;
       this.known.delete(id);
       target.retire();
-      this.logger.log(`${this.name}: ${target.address} is gone.`);
+      this.logger.log(`${this.name}: ${target.address} was removed, its name no longer has that address.`);
     }
     for (const [id, { place, address }] of wanted) {
       if (this.known.has(id)) continue;
@@ -216,9 +217,9 @@ export class Targets<P extends Place, I extends Instance> {
   private readonly keeper = {
     ejected: (address: string, why: string): void => {
       this.counts.ejections += 1;
-      this.logger.warn(`${this.name}: ${address} gets no more requests: ${why}.`);
+      this.logger.warn(`${this.name}: ${address} was ejected and gets no more requests: ${why}.`);
     },
-    back: (address: string): void => this.logger.log(`${this.name}: ${address} is back.`),
+    back: (address: string): void => this.logger.log(`${this.name}: ${address} gets requests again.`),
     hasOthers: (): boolean => this.all.length > 1,
     hasOtherReady: (target: unknown): boolean => this.all.some((it) => it !== target && !it.isEjected),
   };

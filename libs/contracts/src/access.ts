@@ -26,7 +26,7 @@ export const scopes = [
 /** `operator` covers the installation as a whole, all tenants at once. No API key and no token can have it. */
 export type Scope = (typeof scopes)[number] | 'operator';
 
-const tenantMessage = 'must be 1 to 63 characters of a-z, 0-9 and hyphen, the first none of the latter';
+const tenantMessage = 'must be 1 to 63 characters of a-z, 0-9 and hyphen, and not begin with a hyphen';
 /** The tenant that owns the data. */
 export const tenantId = z
   .string(tenantMessage)

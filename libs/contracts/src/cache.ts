@@ -61,7 +61,7 @@ const leasedPut = cachePut.extend({
 });
 const tagsAreOfTheLease = {
   check: (put: { lease?: string | undefined; tags?: string[] | undefined }) => !put.lease || !put.tags,
-  told: { path: ['tags'], error: 'are told when the lease is taken, not again with the value' },
+  told: { path: ['tags'], error: 'are given when the lease is taken, not with the value' },
 };
 
 export const putCacheEntryRequest = leasedPut
@@ -198,7 +198,7 @@ export const cacheContract = contract('cache', {
   },
   put: {
     summary:
-      'Writes a value under a key; with a version only over that one, with * over any, with null only where nothing is.',
+      'Writes a value under a key; with a version only over that version, with * over any, with null only if there is none.',
     request: leasedPut
       .extend({ if_version: z.string().nullable().optional() })
       .refine(tagsAreOfTheLease.check, tagsAreOfTheLease.told),
@@ -208,28 +208,28 @@ export const cacheContract = contract('cache', {
     errors: [...common.errors, 'precondition-failed'],
   },
   lease: {
-    summary: 'Reads the value under a key, or gives the right to fill it to whoever asks first.',
+    summary: 'Reads the value under a key; on a miss, the first caller gets a lease to fill it.',
     request: leaseCacheKeyRequest,
     reply: cacheKeyLeased,
     idempotent: true,
     ...common,
   },
   delete: {
-    summary: 'Forgets keys; one that is not there is forgotten already.',
+    summary: 'Deletes keys; a key that does not exist counts as deleted.',
     request: z.object({ keys: z.array(cacheKey).min(1).max(limits.batch), namespace: cacheNamespace }),
     reply: z.object({}),
     idempotent: true,
     ...common,
   },
   batch: {
-    summary: 'Forgets, writes and reads many keys, in this order.',
+    summary: 'Deletes, writes and reads many keys, in this order.',
     request: cacheBatchRequest,
     reply: cacheBatch,
     idempotent: true,
     ...common,
   },
   invalidate: {
-    summary: 'Forgets what was written under a tag, or all of a namespace.',
+    summary: 'Removes the entries that have a tag, or a whole namespace.',
     request: invalidateCacheRequest,
     reply: z.object({}),
     idempotent: true,

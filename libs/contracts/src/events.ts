@@ -5,7 +5,7 @@ import { moment } from './values.js';
  * The position of an event in the log of its module, as text that sorts like the log: the id of the transaction (20
  * digits) and the number within the log (19 digits).
  */
-export const logPosition = z.string().regex(/^\d{20}-\d{19}$/, 'is no position in a log');
+export const logPosition = z.string().regex(/^\d{20}-\d{19}$/, 'is not a position in a log');
 /** The position before the first event. */
 export const logBeginning = `${'0'.repeat(20)}-${'0'.repeat(19)}`;
 

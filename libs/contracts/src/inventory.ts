@@ -179,8 +179,8 @@ const branchId = z.uuid().toLowerCase();
 export const inventoryContract = contract('inventory', {
   join: {
     summary:
-      'Says in which database the orders lie for which stock is held. Inventory serves one for ever: by what lies there it is ' +
-      'decided what becomes of holds that are overdue and of batches in doubt. Asked before anything else.',
+      'Names the database of the orders for which stock is held. Inventory serves only one, permanently: that database ' +
+      'decides the outcome of overdue holds and of batches in doubt. Called before anything else.',
     request: z.object({ orders_id: z.uuid() }),
     reply: z.object({}),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
@@ -190,8 +190,8 @@ export const inventoryContract = contract('inventory', {
   },
   reserve: {
     summary:
-      'Holds stock for a batch of orders, each all-or-nothing, in the order given. Holds and out-of-stock refusals are kept ' +
-      'under the reservation id, so that every try of one request gets the same answer; other refusals are not kept.',
+      'Holds stock for a batch of orders, each all-or-nothing, in the order given. Holds and out-of-stock refusals are stored ' +
+      'under the reservation id, so that every retry of a request gets the same answer; other refusals are not stored.',
     request: reserveRequest,
     reply: reserveReply,
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
@@ -201,8 +201,8 @@ export const inventoryContract = contract('inventory', {
   },
   prepare: {
     summary:
-      'The same as the first phase of a two-phase commit: what it decides is seen by nobody before `finish` says that it ' +
-      'stands, and its products are locked until then. A name is used once.',
+      'The same as the first phase of a two-phase commit: its decisions are invisible until `finish` commits them, and its ' +
+      'products are locked until then. A name can be used only once.',
     request: reserveRequest.extend({ branch_id: branchId }),
     reply: reserveReply,
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
@@ -211,7 +211,7 @@ export const inventoryContract = contract('inventory', {
     maxBytes: 16_777_216,
   },
   finish: {
-    summary: 'The second phase: makes what was prepared stand, or undoes it. What is finished already stays as it is.',
+    summary: 'The second phase: commits what was prepared, or rolls it back. What is already finished stays as it is.',
     request: z.object({ branch_id: branchId, outcome: z.enum(['commit', 'rollback']) }),
     reply: z.object({}),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
@@ -220,7 +220,7 @@ export const inventoryContract = contract('inventory', {
     maxBytes: 1_024,
   },
   in_doubt: {
-    summary: 'Tells which batches are prepared and not finished, of whatever tenant.',
+    summary: 'Lists the batches of all tenants that are prepared and not finished.',
     request: z.object({}),
     reply: z.object({ branches: z.array(z.object({ branch_id: branchId, age_ms: z.number() })) }),
     errors: ['unavailable', 'deadline-exceeded'],
@@ -230,7 +230,7 @@ export const inventoryContract = contract('inventory', {
   },
   settle: {
     summary:
-      'Applies what became of orders to the stock: effects of one reservation in the order of their versions, each once.',
+      'Applies the outcomes of orders to the stock: the effects of a reservation in the order of their versions, each once.',
     request: z.object({ effects: z.array(effect).min(1).max(limits.batch) }),
     reply: z.object({
       applied: z.int(),
@@ -244,7 +244,7 @@ export const inventoryContract = contract('inventory', {
     maxBytes: 16_777_216,
   },
   stock: {
-    summary: 'Tells what lies on the shelf of a product; null for a product that is not known.',
+    summary: 'Returns the stock of a product; null for a product that does not exist.',
     request: z.object({ product_id: idText }),
     reply: z.object({ stock: stock.nullable() }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],
@@ -253,7 +253,7 @@ export const inventoryContract = contract('inventory', {
     maxBytes: 65_536,
   },
   overdue: {
-    summary: 'Tells which holds, of whatever tenant, are overdue and were neither confirmed nor released.',
+    summary: 'Lists the holds of all tenants that are overdue and were neither confirmed nor released.',
     request: z.object({
       /** Leaves out holds that were overdue a minute before this moment. Pass the `looked_at` of an earlier reply. */
       after: moment.nullable(),

@@ -473,8 +473,7 @@ export type OrderEventType = OrderLogEvent['type'];
 /** The operations that order offers to other modules. */
 export const orderContract = contract('order', {
   events: {
-    summary:
-      'Tells what happened to the orders of all tenants, in the order of commits, from a position in the log on.',
+    summary: 'Returns the events of the orders of all tenants, in commit order, from a position in the log on.',
     request: z.object({
       after: logPosition,
       /** How many events are read from the log, of any type. */

@@ -125,8 +125,8 @@ export type PaymentOutcome = z.output<typeof paymentOutcome>;
 export const paymentContract = contract('payment', {
   perform: {
     summary:
-      'Authorises, captures, refunds and reverses payments, each by itself, in the order given. What is asked again under ' +
-      'its id gets the answer of the first time.',
+      'Authorises, captures, refunds and reverses payments, each independently, in the order given. A repeated operation, ' +
+      'with the same id, gets the first answer.',
     request: z.object({ operations: z.array(paymentRequest).min(1).max(limits.batch) }),
     /** In the order of the request. */
     reply: z.object({ outcomes: z.array(paymentOutcome) }),
@@ -136,7 +136,7 @@ export const paymentContract = contract('payment', {
     maxBytes: 4_194_304,
   },
   read: {
-    summary: 'Tells what became of the payment of an order; null where there is none.',
+    summary: 'Returns the payment of an order; null if there is none.',
     request: z.object({ order_id: z.uuid() }),
     reply: z.object({ payment: payment.nullable() }),
     errors: ['invalid-request', 'unavailable', 'deadline-exceeded'],

@@ -65,9 +65,9 @@ export class EventBus implements OnApplicationShutdown {
   /** Without it nothing is lost: what happens waits in the log, and is read from there. */
   private condition(): Condition {
     const isReached = [...this.connections.values()].every(({ isUp }) => isUp);
-    if (!isReached) return { isDegraded: true, details: { nats: 'is not reached' } };
+    if (!isReached) return { isDegraded: true, details: { nats: 'is unreachable' } };
     if (!this.signing?.hasRefusedLately) return { isDegraded: false, details: {} };
-    return { isDegraded: true, details: { nats: 'brings events that are not signed with SERVICE_SECRET' } };
+    return { isDegraded: true, details: { nats: 'delivers events that are not signed with SERVICE_SECRET' } };
   }
 }
 

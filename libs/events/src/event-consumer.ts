@@ -133,7 +133,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
       }
       // It may have taken longer than the lease: the next time it is less.
       if (this.share < 1)
-        this.logger.warn(`${this.consumer} has lost its part of the log again, and takes less at once`);
+        this.logger.warn(`${this.consumer} has lost its lease on a part of the log again, reducing the batch size`);
       this.share = Math.max(1 / this.options.batchSize, this.share / 2);
       return false;
     }

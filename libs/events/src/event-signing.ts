@@ -52,8 +52,8 @@ export class EventSigning {
   refuse(consumer: string, subject: string): void {
     this.refused?.add(1, { 'messaging.consumer.group.name': consumer });
     this.refusedAt = performance.now();
-    const advice = 'set the same SERVICE_SECRET in all services, and see who may publish there';
-    const refused = `${consumer} passes over what NATS brings under ${subject} and nobody with the secret has signed`;
+    const advice = 'set the same SERVICE_SECRET in all services, and check who may publish there';
+    const refused = `${consumer} skips events from NATS under ${subject} that are not signed with SERVICE_SECRET`;
     this.sayRefused(() => this.logger.warn(`${refused}; the log is read instead: ${advice}`));
   }
 

@@ -71,7 +71,7 @@ export class NatsPublisher extends EventPublisher {
 /** That nobody answers is called a lack of JetStream there, which it rarely is. */
 const told = (error: unknown): unknown =>
   error instanceof Error && error.cause instanceof RequestError && error.cause.isNoResponders()
-    ? new Error('no stream takes events: it is lost, or has no leader, or NATS runs without JetStream', {
+    ? new Error('no stream accepts events: it is missing, or has no leader, or NATS runs without JetStream', {
         cause: error,
       })
     : error;

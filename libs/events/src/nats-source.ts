@@ -157,8 +157,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
           events.push(event);
           at = link.sequence;
           known.inStepAt = performance.now();
-        } else
-          this.logger.warn(`the log does not know the event at ${link.sequence} that NATS brought: it is passed over`);
+        } else this.logger.warn(`skipped an event from NATS: the log has none at ${link.sequence}`);
       }
       if (!link) known.isDue = true;
       known.feed.pass(number);
@@ -195,7 +194,9 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     // That NATS is not reached is told by its connection.
     if (!this.connection.isUp) return;
     if (!this.isFailing)
-      this.logger.warn(`${this.followed.consumer} does not hear NATS and reads the log meanwhile (${String(error)})`);
+      this.logger.warn(
+        `${this.followed.consumer} cannot consume from NATS and reads the log meanwhile (${String(error)})`,
+      );
     this.isFailing = true;
   }
 }

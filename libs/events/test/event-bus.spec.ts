@@ -13,6 +13,6 @@ it('leaves a process ready without NATS, if degraded, and says why', async () =>
   bus.publisherFor({ ...at, servers: ['127.0.0.1:1'] }, { log: 'orders', keepHours: 1 });
   expect([...(await readiness.states())]).toEqual([['event-bus', 'degraded']]);
   expect(await readiness.canServe()).toBe(true);
-  expect(await readiness.checks.get('event-bus')!()).toEqual({ isDegraded: true, details: { nats: 'is not reached' } });
+  expect(await readiness.checks.get('event-bus')!()).toEqual({ isDegraded: true, details: { nats: 'is unreachable' } });
   await bus.onApplicationShutdown();
 });

@@ -202,7 +202,7 @@ describe('an instance to which as many are connected as may be', () => {
       expect(await send('GET')).toEqual([200, 'other']);
     }
     expect(made).toEqual({ full: 0, other: 4 });
-    expect(log.join('\n')).not.toContain('about to stop');
+    expect(log.join('\n')).not.toContain('shutting down');
     for (const socket of sockets) socket.destroy();
     await eventually(async () => expect(await send('GET')).toEqual([200, 'full']));
   });
@@ -226,7 +226,7 @@ describe('an instance to which as many are connected as may be', () => {
     expect([status, JSON.parse(text)]).toEqual([503, expect.objectContaining({ code: 'unavailable' })]);
     expect(text).toContain('As many are connected as may be');
     expect((await send('GET', '/nothing'))[0]).toBe(404);
-    expect(log.join('\n')).not.toMatch(/about to stop|gets no more requests/);
+    expect(log.join('\n')).not.toMatch(/shutting down|gets no more requests/);
     for (const socket of sockets) socket.destroy();
     await eventually(async () => expect(await send('POST')).toEqual([201, 'full']));
   });

@@ -72,7 +72,7 @@ function refusal(operation: NamedOperation, error: unknown): CleaveError {
   const unlisted = error instanceof CleaveError ? `"${error.code}" is not among the errors of its contract: ` : '';
   if (error instanceof Error) logger.error(`${operation.pattern} failed: ${unlisted}${error.message}`, error.stack);
   else if (!wasLogged(error)) logger.error(`${operation.pattern} failed: ${JSON.stringify(error)}`);
-  return new CleaveError('internal', `${operation.pattern} failed; its own log says why`);
+  return new CleaveError('internal', `${operation.pattern} failed; the log of its service has the cause`);
 }
 
 async function answer(
@@ -83,7 +83,8 @@ async function answer(
   signing: Signing | undefined,
 ): Promise<string> {
   const message = wireRequest.safeParse(data);
-  if (!message.success) throw new CleaveError('invalid-request', `${operation.pattern} was asked without its envelope`);
+  if (!message.success)
+    throw new CleaveError('invalid-request', `${operation.pattern} received a message without the expected envelope`);
   const { meta, body } = message.data;
   signing?.check(operation.pattern, message.data);
   const { remainingMs, signedAt: _signedAt, signature: _signature, ...passedOn } = meta;
@@ -108,7 +109,7 @@ async function admitted(
 ): Promise<string> {
   if (!limiter) return work();
   if (limiter.refuses()) {
-    const detail = `${pattern} is asked more often than it can be answered in time; it has had no effect, repeat it later`;
+    const detail = `${pattern} is overloaded; this request has had no effect, repeat it later`;
     throw new CleaveError('unavailable', detail, { retry_after_ms: limiter.retryAfterMs() });
   }
   const entered = limiter.enter();
@@ -124,8 +125,12 @@ function errorFor(operation: NamedOperation, error: unknown): WireError {
   try {
     return toWireError(refusal(operation, error));
   } catch (fault) {
-    logger.error(`${operation.pattern} failed with what cannot be told: ${String(fault)}`);
-    return { code: 'internal', detail: `${operation.pattern} failed; its own log says why`, extensions: {} };
+    logger.error(`${operation.pattern} failed with an error that cannot be encoded: ${String(fault)}`);
+    return {
+      code: 'internal',
+      detail: `${operation.pattern} failed; the log of its service has the cause`,
+      extensions: {},
+    };
   }
 }
 

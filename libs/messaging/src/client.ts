@@ -82,23 +82,23 @@ function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
   if (isWireError(error)) return new CleaveError(error.code, error.detail, error.extensions);
   if (error instanceof Error) {
     // Where it is and what it said is for the log alone: callers from outside get this as well.
-    sayUnasked(() => logger.warn(`${pattern} could not be asked: ${error.message}`));
-    return new CleaveError('unavailable', `${pattern} could not be asked. Try again shortly.`, {}, { cause: error });
+    sayUnasked(() => logger.warn(`${pattern} could not be called: ${error.message}`));
+    return new CleaveError('unavailable', `${pattern} could not be called. Try again shortly.`, {}, { cause: error });
   }
   const answered = typeof error === 'string' ? error : JSON.stringify(error);
-  logger.error(`${pattern} was answered with: ${answered}`);
-  const detail = `${pattern} is not answered there; check that the address is the module's and that both sides have the same version`;
+  logger.error(`${pattern} got an unexpected answer: ${answered}`);
+  const detail = `${pattern} has no handler there; check that the address is that of the module and that both sides have the same version`;
   return new CleaveError('internal', detail, {}, { cause: error });
 }
 
 function tooLate({ pattern, idempotent }: NamedOperation, waitedMs: number): CleaveError {
-  const advice = idempotent ? 'asking again is safe' : 'it may have been carried out nevertheless';
+  const advice = idempotent ? 'it is safe to retry' : 'it may have been carried out nevertheless';
   return new CleaveError('deadline-exceeded', `${pattern} was not answered within ${waitedMs} ms; ${advice}`);
 }
 
 function givenUp({ pattern, idempotent }: NamedOperation): CleaveError {
   const advice = idempotent ? '' : '; it may be carried out nevertheless';
-  return new CleaveError('cancelled', `${pattern} was given up by its caller${advice}`);
+  return new CleaveError('cancelled', `${pattern} was cancelled by its caller${advice}`);
 }
 
 /** Rejects with what became of the request instead of a reply, at the deadline and when the signal is aborted. */
@@ -142,8 +142,8 @@ function understood(operation: NamedOperation, reply: unknown): unknown {
     return decodeReply(operation, reply);
   } catch (error) {
     if (error instanceof CleaveError) throw error;
-    logger.error(`${operation.pattern} gave a reply that its contract forbids: ${(error as Error).message}`);
-    const detail = `${operation.pattern} gave a reply that its contract forbids; check that both sides have the same version`;
+    logger.error(`${operation.pattern} sent a reply that violates its contract: ${(error as Error).message}`);
+    const detail = `${operation.pattern} sent a reply that violates its contract; check that both sides have the same version`;
     throw new CleaveError('internal', detail, {}, { cause: error });
   }
 }

@@ -44,10 +44,10 @@ function whyNot(error: unknown): string {
   const { message } = error as Error;
   const code = codeOf(error);
   if (code === 'EADDRINUSE') return 'the port is in use; stop what uses it or choose another';
-  if (code === 'EACCES') return 'this port needs more rights; choose one above 1023';
+  if (code === 'EACCES') return 'this port requires more privileges; choose one above 1023';
   if (code === 'EADDRNOTAVAIL' || code === 'ENOTFOUND') return 'this machine does not have that host address';
   if (message.startsWith('MOVED'))
-    return 'it is a Redis Cluster, which requests cannot go through; name one Redis, or NATS';
+    return 'it is a Redis Cluster, which cannot carry requests; use a single Redis, or NATS';
   return message || String(error);
 }
 
@@ -66,11 +66,11 @@ async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>)
   const { scheme } = at;
   const logger = new Logger('Messages');
   const say = (): void =>
-    logger.warn(`The start waits for ${brokers[scheme]} at ${addressText(at)}: start it, or correct the address.`);
+    logger.warn(`Startup waits for ${brokers[scheme]} at ${addressText(at)}: start it, or correct the address.`);
   const timers = [setTimeout(say, sayAfterMs), setInterval(say, sayEveryMs)];
   awaited.set(
     scheme,
-    `${brokers[scheme]}, through which others ask this process, is not reached yet; the log says where it is.`,
+    `${brokers[scheme]}, through which this process receives requests, is unreachable; the log has its address.`,
   );
   try {
     return await listening;

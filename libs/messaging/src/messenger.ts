@@ -49,7 +49,8 @@ export class Messenger implements OnApplicationShutdown {
     const key = JSON.stringify([contract.name, at, balance]);
     const route = this.routes.get(key) ?? this.open(contract, at, balance);
     this.routes.set(key, route);
-    const stopping = () => new CleaveError('unavailable', 'The application is stopping; ask another instance');
+    const stopping = () =>
+      new CleaveError('unavailable', 'The application is stopping; send the request to another instance');
     const ask: Route['ask'] = (question, ended) => {
       if (!this.isClosed) return route.ask(question, ended);
       ended(stopping());
@@ -68,8 +69,8 @@ export class Messenger implements OnApplicationShutdown {
     for (const name of this.nearContracts) {
       if (this.hub.server?.answersFor(name)) continue;
       throw new Error(
-        `${name} is said to be in-process:, but it does not run in this process. ` +
-          `Set ${name.toUpperCase()}_AT to where it runs.`,
+        `${name} is configured as in-process:, but it does not run in this process. ` +
+          `Set ${name.toUpperCase()}_AT to the address where it runs.`,
       );
     }
   }

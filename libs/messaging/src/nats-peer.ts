@@ -152,7 +152,7 @@ export class NatsPeer {
     this.awaited.add(id, (heard) => {
       sent?.end();
       if (heard instanceof Error) return finish(heard);
-      if (isNobody(heard)) return finish(new NobodyThere(`nobody answers at ${subject}`));
+      if (isNobody(heard)) return finish(new NobodyThere(`there is no responder at ${subject}`));
       const frame = decodeFrame(heard.data);
       const offer = offerIn(frame);
       if (!offer) return finish(frame);
@@ -194,7 +194,7 @@ export class NatsPeer {
     if (!offer) return frame;
     const { bytes } = offer;
     if (this.fetchedBytes > 0 && this.fetchedBytes + bytes > mostFetchedBytes) {
-      const detail = `${message.subject} is asked for more at once than there is memory for; it has had no effect, repeat it later`;
+      const detail = `${message.subject} is receiving too many large requests; this one has had no effect, repeat it later`;
       throw new CleaveError('unavailable', detail);
     }
     this.fetchedBytes += bytes;
@@ -220,7 +220,8 @@ export class NatsPeer {
     const bytes = Buffer.allocUnsafe(offer.bytes);
     for (let filled = 0; filled < bytes.length && !isOver();) {
       const part = await this.fetchPart(offer.at, filled, giveUpAt - performance.now());
-      if (part.length === 0 || part.length > bytes.length - filled) throw new Error('what was offered is gone');
+      if (part.length === 0 || part.length > bytes.length - filled)
+        throw new Error('the rest of a large message is no longer available');
       bytes.set(part, filled);
       filled += part.length;
     }
@@ -230,7 +231,7 @@ export class NatsPeer {
   private fetchPart(at: string, from: number, withinMs: number): Promise<Uint8Array> {
     return new Promise((resolve, reject) => {
       const id = this.newId();
-      const timer = setTimeout(() => finish(new Error('what was offered did not come in time')), withinMs);
+      const timer = setTimeout(() => finish(new Error('a part of a large message did not arrive in time')), withinMs);
       const finish: HearMessage = (heard) => {
         clearTimeout(timer);
         this.awaited.take(id);
@@ -275,7 +276,7 @@ export class NatsPeer {
 
   /** The client of NATS would keep what is sent while the connection is lost, without a bound. */
   private transmit(subject: string, data: string | Uint8Array, options: { reply?: string } = {}): void {
-    if (!this.connection || !this.link.isUp) throw new Error('NATS is not reached');
+    if (!this.connection || !this.link.isUp) throw new Error('NATS is unreachable');
     this.connection.publish(subject, data, options);
   }
 

@@ -59,12 +59,14 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     if (!(await this.handling.idle(drainMs))) {
       this.logger.error(`${this.handling.count} requests were not finished within ${drainMs} ms and are cut off`);
     }
-    await this.peer.flush().catch((error: Error) => this.logger.warn(`NATS was lost at the end (${error.message})`));
+    await this.peer
+      .flush()
+      .catch((error: Error) => this.logger.warn(`NATS was unreachable during shutdown (${error.message})`));
     await this.peer.close();
   }
 
   private async start(): Promise<void> {
-    if (this.modules.size === 0) throw new Error('this application answers no messages');
+    if (this.modules.size === 0) throw new Error('this application has no message handlers');
     this.largestBytes = Math.max(...this.operations.map(({ maxBytes }) => maxBytes));
     try {
       const connection = await this.openPatiently();
@@ -131,9 +133,9 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     if (error instanceof CleaveError) {
       this.peer
         .answer(reply, replyFrame({ err: toWireError(error) }), 0)
-        .catch((failure: Error) => this.logger.warn(`A refusal could not be sent: ${failure.message}`));
+        .catch((failure: Error) => this.logger.warn(`An error reply could not be sent: ${failure.message}`));
     } else {
-      this.logger.warn(`A request to ${subject} comes to nothing: ${error.message}`);
+      this.logger.warn(`A request to ${subject} could not be handled: ${error.message}`);
     }
   }
 

@@ -181,7 +181,7 @@ export function leaveReplica({ message }: Error, ...connections: RedisConnection
   for (const connection of connections) {
     if (now - (leftAt.get(connection) ?? Number.NEGATIVE_INFINITY) < leaveReplicaMs) continue;
     leftAt.set(connection, now);
-    renew(connection, new Error('it is a replica by now'));
+    renew(connection, new Error('it has become a replica'));
   }
 }
 
@@ -252,13 +252,13 @@ export function shut(connection: RedisConnection): void {
 export function reportOutages(connection: RedisConnection, report: (message: string) => void): void {
   let isLost = false;
   connection.on('error', (error: Error) => {
-    if (!isLost) report(`Redis is not reached (${whyNot(error)}); trying again until it is`);
+    if (!isLost) report(`Redis is unreachable (${whyNot(error)}), trying again until it is`);
     isLost = true;
   });
   // Where it was reached all the while, and only could not answer, there is no other sign of it than a ping it answers; and one
   // that is left for being a replica is connected to every second.
   connection.on('ping-interval', () => {
-    if (isLost) report('Redis is reached again');
+    if (isLost) report('Redis is reachable again');
     isLost = false;
   });
 }

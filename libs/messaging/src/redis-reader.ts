@@ -65,7 +65,7 @@ type RawEntry = { id: string; message: Record<string, string> } | null;
 
 const lostOnTheWay: WireError = {
   code: 'unavailable',
-  detail: 'The instance that had the request is gone; it may have been carried out or not',
+  detail: 'The instance that was processing the request is gone; it may have been carried out or not',
   extensions: {},
 };
 
@@ -204,12 +204,14 @@ export class RedisReader {
       await this.stopReading();
       if (others === 0) await this.readTheRest();
     } catch (error) {
-      this.logger.warn(`Redis was not reached at the end (${(error as Error).message})`);
+      this.logger.warn(`Redis was unreachable during shutdown (${(error as Error).message})`);
     }
     shut(this.reader);
     await this.reading;
     if (!(await this.inFlight.idle(drainMs))) {
-      this.logger.error(`${this.inFlight.count} requests were not finished within ${drainMs} ms and are left behind`);
+      this.logger.error(
+        `${this.inFlight.count} requests were not finished within ${drainMs} ms and are left in the queue`,
+      );
     }
     clearInterval(this.lifeSigns);
     this.commands.off('ready', this.keepAlive);
@@ -351,7 +353,7 @@ export class RedisReader {
   private async handle({ id, request }: Entry, isInherited: boolean): Promise<void> {
     try {
       const meta = JSON.parse(request.meta) as Record<string, unknown>;
-      if (!request.channel || !request.id) throw new Error('it does not say where its reply is waited for');
+      if (!request.channel || !request.id) throw new Error('it names no channel for its reply');
       const queuedMs = performance.now() + this.clockOffsetMs - writtenAt(id);
       const remainingMs = Number(meta['remainingMs']) - Math.max(0, queuedMs);
       if (remainingMs <= 0) return await this.settle(id);
@@ -367,7 +369,7 @@ export class RedisReader {
       if (queuedMs < patienceMs && !this.isAlone) this.rest();
       await this.settle(id, request, isInherited ? { err: lostOnTheWay } : outcome);
     } catch (error) {
-      this.logger.error(`A request that cannot be understood is dropped: ${(error as Error).message}`);
+      this.logger.error(`A malformed request was dropped: ${(error as Error).message}`);
       await this.settle(id);
     }
   }

@@ -72,7 +72,7 @@ export class RedisRoute implements Route {
       this.isOpening = false;
     });
     if (this.isOpening) await this.opening;
-    if (!this.requests.isReady || !this.replies.isReady) throw new Error('Redis is not reached');
+    if (!this.requests.isReady || !this.replies.isReady) throw new Error('Redis is unreachable');
     this.subscribed ??= this.subscribe();
     await this.subscribed;
   }
@@ -99,7 +99,8 @@ export class RedisRoute implements Route {
         for (const { id } of requests.slice(count)) this.finish(id, this.refusal(added));
       },
       (error: Error) => {
-        for (const { id } of requests) this.finish(id, new Error(`Redis did not take it (${error.message})`));
+        for (const { id } of requests)
+          this.finish(id, new Error(`Redis did not accept the request (${error.message})`));
         leaveReplica(error, this.requests, this.replies);
       },
     );
@@ -121,7 +122,7 @@ export class RedisRoute implements Route {
     try {
       await Promise.all([open(this.requests), open(this.replies)]);
     } catch (error) {
-      throw new Error(`Redis is not reached (${(error as Error).message})`, { cause: error });
+      throw new Error(`Redis is unreachable (${(error as Error).message})`, { cause: error });
     }
   }
 
@@ -131,7 +132,7 @@ export class RedisRoute implements Route {
       await this.replies.subscribe(this.channel, (text) => this.hear(text));
     } catch (error) {
       this.subscribed = undefined;
-      throw new Error(`Redis did not subscribe us (${(error as Error).message})`, { cause: error });
+      throw new Error(`the subscription to replies failed (${(error as Error).message})`, { cause: error });
     }
   }
 
@@ -141,7 +142,7 @@ export class RedisRoute implements Route {
     try {
       replies = repliesIn(text);
     } catch (error) {
-      this.logger.error(`${this.module}: what was published as replies are none (${(error as Error).message})`);
+      this.logger.error(`${this.module}: malformed replies were dropped (${(error as Error).message})`);
       return;
     }
     for (const { id, responseAt, err, response } of replies) {
@@ -153,7 +154,7 @@ export class RedisRoute implements Route {
   private fetch(id: string, responseAt: string): void {
     this.requests.getDel(responseAt).then(
       (response) => this.finish(id, response === null ? new Error('the reply has expired') : undefined, response),
-      (error: Error) => this.finish(id, new Error(`the reply was not fetched (${error.message})`)),
+      (error: Error) => this.finish(id, new Error(`the reply could not be fetched (${error.message})`)),
     );
   }
 
@@ -170,6 +171,6 @@ export class RedisRoute implements Route {
 /** An instance of a version that knows no frames answers each by itself, in JSON. */
 function repliesIn(text: string): PublishedReply[] {
   const replies: unknown[] = text.startsWith('{') ? [JSON.parse(text)] : packetsIn(text);
-  if (replies.some((it) => typeof it !== 'object' || it === null)) throw new SyntaxError('a reply is an object');
+  if (replies.some((it) => typeof it !== 'object' || it === null)) throw new SyntaxError('a reply is not an object');
   return replies as PublishedReply[];
 }

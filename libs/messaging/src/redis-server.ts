@@ -37,7 +37,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
   }
 
   private async start(): Promise<void> {
-    if (this.modules.size === 0) throw new Error('this application answers no messages');
+    if (this.modules.size === 0) throw new Error('this application has no message handlers');
     const connection = redisConnection(this.url, 'answers');
     reportOutages(connection, (message) => this.logger.warn(message));
     this.connection = connection;

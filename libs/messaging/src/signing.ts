@@ -37,8 +37,8 @@ export class Signing {
   check(pattern: string, { meta, body }: WireRequest): void {
     const fault = this.faultOf(pattern, meta, body);
     if (fault === undefined) return;
-    const detail = `${pattern} was asked by a message that ${fault}`;
-    this.sayRefused(() => this.logger.warn(`${detail}; who asked was refused`));
+    const detail = `${pattern} received a message that ${fault}`;
+    this.sayRefused(() => this.logger.warn(`${detail}; the message was refused`));
     throw new CleaveError('internal', detail);
   }
 
@@ -48,7 +48,7 @@ export class Signing {
     if (!this.secrets.isRight(signature, headOf(pattern, meta), body))
       return `is signed with another secret; ${sameSecret}`;
     if (Math.abs(this.now() - signedAt) > goodForMs)
-      return 'was signed too long ago; set the clocks of both sides right';
+      return 'was signed too long ago; synchronise the clocks of both sides';
     return undefined;
   }
 }

@@ -16,7 +16,7 @@ export const probePattern = 'probe';
 const readAheadCharacters = 1_048_576;
 /** For who has mixed up two ports: it is logged at both ends. */
 const otherProtocol =
-  'the other side speaks another protocol: messages have a port of their own (…_LISTEN), which is not that of REST (PORT)';
+  'the other side speaks another protocol: messages have their own port (…_LISTEN), which is not that of REST (PORT)';
 
 const isDigit = (character: number | undefined): boolean =>
   character === undefined || (character >= 0x30 && character <= 0x39);

@@ -194,7 +194,7 @@ class TcpInstance implements Instance {
     } catch (error) {
       this.abandon(client);
       client.destroy();
-      throw new NotConnected(`${endpointText(this.at)} is not reached (${(error as Error).message})`, { cause: error });
+      throw new NotConnected(`${endpointText(this.at)} is unreachable (${(error as Error).message})`, { cause: error });
     }
     const socket = client.unwrap<Socket>();
     socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);

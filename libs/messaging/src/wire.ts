@@ -87,7 +87,12 @@ const faultsOf = (error: unknown): Fault[] =>
 function invalidRequest(pattern: string, cause: unknown): CleaveError {
   const faults = faultsOf(cause);
   const told = faults.slice(0, 3).map(({ path, message }) => (path ? `${path}: ${message}` : message));
-  return new CleaveError('invalid-request', `${pattern} was asked wrongly: ${told.join('; ')}`, { faults }, { cause });
+  return new CleaveError(
+    'invalid-request',
+    `The request to ${pattern} is not valid: ${told.join('; ')}`,
+    { faults },
+    { cause },
+  );
 }
 
 function checkSize(what: string, text: string, { pattern, maxBytes }: NamedOperation): string {

@@ -317,7 +317,7 @@ export function farSuite({ name, place }: Distance): void {
       const call = unable.clientFor(probeContract, at).call('ping', undefined, { deadlineMs: 2_000 });
       await expect(call).rejects.toMatchObject({
         code: 'unavailable',
-        detail: 'probe.ping could not be asked. Try again shortly.',
+        detail: 'probe.ping could not be called. Try again shortly.',
         cause: new Error('there is no clock'),
       });
       await unable.onApplicationShutdown();

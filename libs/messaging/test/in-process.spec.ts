@@ -33,7 +33,7 @@ describe('what is asked in the same process', () => {
     const call = contractClient(probeContract, route).call('ping', undefined, { signal });
     await expect(call).rejects.toMatchObject({
       code: 'unavailable',
-      detail: 'probe.ping could not be asked. Try again shortly.',
+      detail: 'probe.ping could not be called. Try again shortly.',
       cause: new Error('there is no way'),
     });
     expect(getEventListeners(signal, 'abort')).toEqual([]);

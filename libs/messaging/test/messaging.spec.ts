@@ -245,7 +245,7 @@ describe('TCP', () => {
 it('an application does not start without a module that is said to be in-process', async () => {
   const absent = { ...probeContract, name: 'inventory' };
   await expect(startInstance([], 'one', [probeContract, absent])).rejects.toThrow(
-    'inventory is said to be in-process:, but it does not run in this process. Set INVENTORY_AT to where it runs.',
+    'inventory is configured as in-process:, but it does not run in this process. Set INVENTORY_AT to the address where it runs.',
   );
   const { close } = await startInstance([], 'one', [probeContract]);
   await close();

@@ -16,13 +16,13 @@ const decoded = (text: string): string => {
   try {
     return decodeURIComponent(text);
   } catch {
-    throw new Error('what stands before the @ has a % without two hexadecimal digits after it');
+    throw new Error('the part before the @ has a % without two hexadecimal digits after it');
   }
 };
 
 const credentialsOf = (text: string): Pick<NatsAddress, 'user' | 'pass' | 'token'> => {
   const [first = '', ...rest] = text.split(':').map(decoded);
-  if (first === '' || rest.length > 1) throw new Error('what stands before the @ is not user:password or a token');
+  if (first === '' || rest.length > 1) throw new Error('the part before the @ is not user:password or a token');
   return rest[0] === undefined ? { token: first } : { user: first, pass: rest[0] };
 };
 

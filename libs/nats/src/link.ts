@@ -51,17 +51,17 @@ export class NatsLink {
    */
   async open(): Promise<NatsConnection> {
     if (this.isClosed) throw new Error('The connection to NATS was closed');
-    if (!this.opening && performance.now() < this.retryAt) throw new Error('NATS is not reached');
+    if (!this.opening && performance.now() < this.retryAt) throw new Error('NATS is unreachable');
     this.opening ??= this.connect().catch((error: Error) => {
       this.opening = undefined;
       this.retryAt = performance.now() + waitBeforeRetryMs(this.attempts);
       this.attempts += 1;
       const why = whyRefused(error) ?? error.message;
       this.lost(why);
-      throw new Error(`NATS is not reached (${why})`, { cause: error });
+      throw new Error(`NATS is unreachable (${why})`, { cause: error });
     });
     const connection = await this.opening;
-    if (!this.isReached) throw new Error('NATS is not reached');
+    if (!this.isReached) throw new Error('NATS is unreachable');
     return connection;
   }
 
@@ -92,7 +92,7 @@ export class NatsLink {
       if (status.type === 'disconnect') this.lost('the connection was lost');
       if (status.type === 'reconnecting') this.attempts += 1;
       if (status.type === 'reconnect') this.found();
-      if (status.type === 'error') this.logger.warn(`NATS says: ${status.error.message}`);
+      if (status.type === 'error') this.logger.warn(`NATS reports: ${status.error.message}`);
     }
     this.opening = undefined;
     this.lost('the connection was closed');
@@ -101,13 +101,13 @@ export class NatsLink {
   private found(): void {
     this.isReached = true;
     this.attempts = 0;
-    if (this.isReported) this.logger.log('NATS is reached again');
+    if (this.isReported) this.logger.log('NATS is reachable again');
     this.isReported = false;
   }
 
   private lost(why: string): void {
     this.isReached = false;
-    if (!this.isReported && !this.isClosed) this.logger.warn(`NATS is not reached (${why}), trying again until it is`);
+    if (!this.isReported && !this.isClosed) this.logger.warn(`NATS is unreachable (${why}), trying again until it is`);
     this.isReported = true;
     this.options.onLost?.(why);
   }

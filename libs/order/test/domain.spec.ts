@@ -269,7 +269,7 @@ describe('what remains of an order', () => {
     for (const more of [undefined, [{ product_id: 'c', quantity: 1 }]])
       expect(refusal(() => fulfilOrder(after, more, later)).code).toBe('illegal-transition');
     const handedOver = fulfilOrder(order, undefined, later)!.order;
-    expect(refusal(() => cancelRemaining(handedOver, 'late', later)).detail).toContain('Nothing of it remains');
+    expect(refusal(() => cancelRemaining(handedOver, 'late', later)).detail).toContain('nothing left to hand over');
   });
 
   it('leaves an order that is returned as soon as all that was handed over is back', () => {

@@ -56,13 +56,13 @@ describe('branches in doubt', () => {
     const ages = { stuck: 60_000, 'stuck too': 50_000, recorded: 40_000, left: 2_000, young: 500 };
     const branches = new Branches(ages);
     const finishing = new FinishBranches(branches, branches, 1_000);
-    await expect(finishing.execute()).rejects.toThrow('2 of 4 branches: Error: stuck is locked');
+    await expect(finishing.execute()).rejects.toThrow('2 of 4 prepared transactions: Error: stuck is locked');
     expect(branches.ended).toEqual(['recorded: commit', 'left: rollback']);
     expect(branches.kept).toEqual(Object.keys(ages));
     expect(warnings).toEqual([
-      'stock is prepared for 60 s: stuck',
-      'stock is prepared for 50 s: stuck too',
-      'stock is prepared for 40 s: recorded',
+      'a transaction of inventory has been prepared for 60 s: stuck',
+      'a transaction of inventory has been prepared for 50 s: stuck too',
+      'a transaction of inventory has been prepared for 40 s: recorded',
     ]);
   });
 });

@@ -29,7 +29,7 @@ describe('the inventory behind the orders', () => {
   it('that is of a version without joining serves as it did, and is not asked each time', async () => {
     const unanswered = new CleaveError(
       'internal',
-      'inventory.join is not answered there',
+      'inventory.join has no handler there',
       {},
       { cause: NO_MESSAGE_HANDLER },
     );
@@ -45,7 +45,7 @@ describe('the inventory behind the orders', () => {
     const { stock } = stockOf(() =>
       isAway ? Promise.reject(new CleaveError('unavailable', 'nobody answers')) : Promise.resolve({}),
     );
-    expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'cannot be asked' } });
+    expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'is unavailable' } });
     await expect(stock.overdue(null, 0, 1)).rejects.toThrow('nobody answers');
     isAway = false;
     expect(await stock.condition()).toEqual({ isDegraded: false, details: {} });
@@ -85,7 +85,7 @@ describe('the inventory behind the orders', () => {
   it('that serves others is none: operators hear which, and callers do not', async () => {
     const serves = randomUUID();
     const { stock } = stockOf(() => Promise.reject(new CleaveError('unavailable', 'It serves others.', { serves })));
-    await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
+    await expect(stock.condition()).rejects.toThrow(`It serves order database ${serves}; this one is `);
     const refusal = await stock.overdue(null, 0, 1).catch((error: unknown) => error as CleaveError);
     expect(refusal).toMatchObject({ code: 'unavailable', detail: 'It serves others.', extensions: {} });
   });
@@ -93,6 +93,6 @@ describe('the inventory behind the orders', () => {
   it('that decides fewer reservations than it was asked for is not believed in any', async () => {
     const { stock } = stockOf(() => Promise.resolve({}));
     const asked = { reservation_id: randomUUID(), order_id: randomUUID(), lines: [{ product_id: 'p', quantity: 1 }] };
-    await expect(stock.reserve('t', [asked, asked])).rejects.toThrow('2 reservations and has decided 1');
+    await expect(stock.reserve('t', [asked, asked])).rejects.toThrow('2 reservations and returned 1 decisions');
   });
 });

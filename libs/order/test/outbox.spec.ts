@@ -294,7 +294,7 @@ describe('a transaction that began before others and commits after them', () => 
   it('does not make the log a reason to answer nobody, where an operator has it locked', async () => {
     await client.query('BEGIN; LOCK TABLE orders.events');
     try {
-      expect(await one.outbox.condition()).toEqual({ isDegraded: true, details: { log: 'cannot be looked at' } });
+      expect(await one.outbox.condition()).toEqual({ isDegraded: true, details: { log: 'cannot be queried' } });
     } finally {
       await client.query('ROLLBACK');
     }

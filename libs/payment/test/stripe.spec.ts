@@ -160,7 +160,7 @@ describe('a payment through Stripe', () => {
     const answers = await perform(...requests);
     expect(stripe.mostAtATime).toBe(callsAtATime);
     expect(answers).toContainEqual(moved(500));
-    expect(answers).toContainEqual(open('Stripe was busy with others'));
+    expect(answers).toContainEqual(open('other requests to Stripe took too long'));
     stripe.delayMs = 0;
     for (let round = 0; (await perform(...requests)).some((it) => it.outcome === 'open'); round += 1)
       expect(round).toBeLessThan(20);
@@ -233,7 +233,8 @@ describe('an answer that is lost', () => {
     const ask = (index: number) => (index % 2 === 0 ? one : two).performOperations.execute(tenant, [request]);
     const answers = (await Promise.all(Array.from({ length: 10 }, (_, index) => ask(index)))).flat();
     expect(answers).toContainEqual(moved(500));
-    for (const answer of answers) expect([moved(500), open('Stripe is still at it')]).toContainEqual(answer);
+    for (const answer of answers)
+      expect([moved(500), open('Stripe is still processing the request')]).toContainEqual(answer);
     expect(await perform(request)).toEqual([moved(500)]);
   });
 

@@ -205,7 +205,7 @@ const messagesBy = (broker: string): string => `${broker}-messages`;
 
 /** Without it REST is answered, and messages wait for other instances or find none. */
 const conditionOf = (broker: string, isReached: boolean): Condition =>
-  isReached ? { isDegraded: false, details: {} } : { isDegraded: true, details: { [broker]: 'is not reached' } };
+  isReached ? { isDegraded: false, details: {} } : { isDegraded: true, details: { [broker]: 'is unreachable' } };
 
 const isForHelp = (argument: string | undefined): boolean => argument === '--help' || argument === '-h';
 

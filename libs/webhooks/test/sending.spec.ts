@@ -141,7 +141,7 @@ describe('an answer', () => {
     const { port } = server.address() as AddressInfo;
     expect(await send(open(), `http://127.0.0.1:${port}/`)).toMatchObject({
       status: null,
-      error: 'it failed with HPE_INVALID_CONSTANT',
+      error: 'the request failed with HPE_INVALID_CONSTANT',
     });
     server.close();
   });
@@ -209,7 +209,7 @@ describe('a private address', () => {
       expect(resolved.faultOf(new URL('https://merchant.test'))).toBeUndefined();
       expect(await send(senderWith(resolved), `https://merchant.test:${receiver.port}/`)).toMatchObject({
         status: null,
-        error: 'the name of the host leads to a private address',
+        error: 'the host name resolves to a private address',
       });
     }
     expect(receiver.received).toEqual([]);
@@ -250,10 +250,10 @@ it('goes to the usual ports only, or to those that are named', async () => {
 });
 
 it.each([
-  [{ code: 'ENOTFOUND', syscall: 'queryA' }, 'the name of the host has no address'],
-  [{ code: 'ENODATA', syscall: 'queryA' }, 'the name of the host has no address'],
-  [{ code: 'ECONNREFUSED', syscall: 'queryA' }, 'the name of the host could not be looked up'],
-  [{ code: 'EAI_AGAIN', syscall: 'getaddrinfo' }, 'the name of the host could not be looked up'],
+  [{ code: 'ENOTFOUND', syscall: 'queryA' }, 'the host name has no address'],
+  [{ code: 'ENODATA', syscall: 'queryA' }, 'the host name has no address'],
+  [{ code: 'ECONNREFUSED', syscall: 'queryA' }, 'the host name could not be resolved'],
+  [{ code: 'EAI_AGAIN', syscall: 'getaddrinfo' }, 'the host name could not be resolved'],
 ])('tells of %j that %s', async (fault, error) => {
   const nowhere = new AddressGuard(false, () => Promise.reject(Object.assign(new Error('no'), fault)));
   expect(await send(senderWith(nowhere), 'https://nowhere.test/')).toMatchObject({ status: null, error });

@@ -20,7 +20,7 @@ export const loads: readonly Race[] = [
       await comesTrue(() => source.asked > nodes.length, loadMs);
       source.open();
       const given = await Promise.all(calls);
-      if (given.some((it) => it !== 'value')) return { did: 'gave something else', holds: false };
+      if (given.some((it) => it !== 'value')) return { did: 'returned another value', holds: false };
       return { did: source.asked === 1 ? '1 load' : `${source.asked} loads`, holds: source.asked === 1 };
     },
   },
@@ -33,8 +33,8 @@ export const loads: readonly Race[] = [
       await here.getOrSet('mug', source.load, 60_000);
       for (const node of [here, there]) await node.getOrSet('mug', source.load, 60_000);
       const isApart = (await there.knowsOfNothing('mug')) && !(await there.knowsOfNothing('jug'));
-      const asked = source.asked === 1 ? 'asked once' : `asked ${source.asked} times`;
-      const apart = isApart ? 'told apart from a miss' : 'not told apart from a miss';
+      const asked = source.asked === 1 ? 'loaded once' : `loaded ${source.asked} times`;
+      const apart = isApart ? 'distinguished from a miss' : 'not distinguished from a miss';
       return { did: `${asked}, ${apart} (as ${nothing})`, holds: source.asked === 1 && isApart };
     },
   },

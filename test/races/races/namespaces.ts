@@ -26,11 +26,11 @@ export const namespaces: readonly Race[] = [
       }
       return met.length === 0
         ? { did: 'kept apart', holds: true }
-        : { did: `one reads the other by ${met.join(', ')}`, holds: false };
+        : { did: `one reads the other with ${met.join(', ')}`, holds: false };
     },
   },
   {
-    name: 'a namespace is cleared that is a pattern, or the beginning of another',
+    name: 'clearing a namespace whose name is a pattern, or a prefix of another',
     run: async (_, stage) => {
       const { url } = await stage.redis();
       const lost: string[] = [];
@@ -41,8 +41,8 @@ export const namespaces: readonly Race[] = [
         await clearing.space(other).set('red', 2);
         await space.clear();
         if (!(await comesTrue(async () => (await reading.space(name).get('red')) === undefined, 1_000)))
-          lost.push(`"${name}" itself stays`);
-        if ((await reading.space(other).get('red')) !== 2) lost.push(`"${name}" takes "${other}"`);
+          lost.push(`"${name}" is not cleared`);
+        if ((await reading.space(other).get('red')) !== 2) lost.push(`"${name}" also clears "${other}"`);
       }
       return lost.length === 0
         ? { did: 'kept apart', holds: true }
@@ -50,7 +50,7 @@ export const namespaces: readonly Race[] = [
     },
   },
   {
-    name: `a namespace of ${clusterKeys} keys is cleared on three masters`,
+    name: `clearing a namespace of ${clusterKeys} keys on three masters`,
     run: async (_, stage) => {
       const cluster = await stage.cluster();
       // The connections to two of the masters are opened on the way.
@@ -74,7 +74,7 @@ export const namespaces: readonly Race[] = [
       await comesTrue(async () => (await left()) === 0, 3_000);
       const isOtherThere = (await other.get('key')) === 'other';
       return {
-        did: `${given} given out, ${await left()} left${isOtherThere ? '' : ', another namespace lost'}${failure}`,
+        did: `${given} served, ${await left()} left${isOtherThere ? '' : ', another namespace lost'}${failure}`,
         holds: given === 0 && (await left()) === 0 && isOtherThere && failure === '',
       };
     },

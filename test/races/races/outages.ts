@@ -50,11 +50,11 @@ const paused = async (stage: Stage, call: (space: Space, source: Source) => Prom
 
 export const outages: readonly Race[] = [
   {
-    name: 'Redis is stopped (SIGSTOP), getOrSet of a value in the process',
+    name: 'Redis is stopped (SIGSTOP), getOrSet of a value cached in the process',
     run: (_, stage) => paused(stage, (space, source) => space.getOrSet('mug', source.load, ttl), true),
   },
   {
-    name: 'Redis is stopped (SIGSTOP), getOrSet of a key that nobody has',
+    name: 'Redis is stopped (SIGSTOP), getOrSet of a key that is not cached',
     run: (_, stage) => {
       let asked = 0;
       return paused(stage, (space, source) => space.getOrSet(`jug ${(asked += 1)}`, source.load, ttl), false);
@@ -66,7 +66,7 @@ export const outages: readonly Race[] = [
       const port = await stage.freePort();
       const url = `redis://127.0.0.1:${port}`;
       const opened = await orHung(stage.open(url));
-      if (opened === hung) return { did: 'hung when it was opened', holds: false };
+      if (opened === hung) return { did: 'hung while opening', holds: false };
       const space = opened.space('race');
       const source = new Source('value');
       const first = await answerOf(() => space.getOrSet('mug', source.load, ttl), ['value']);

@@ -12,7 +12,7 @@ const silenceMs = 1_000;
 const toldWithinMs = 1_000;
 
 const told = (where: readonly string[]): string =>
-  where.length === 0 ? 'refused the late value' : `kept the old value (${where.join(', ')})`;
+  where.length === 0 ? 'refused the late value' : `cached the stale value (${where.join(', ')})`;
 
 /** A load reads the old value; the key is deleted; the load ends. */
 const staleFill = async (contestant: Contestant, stage: Stage, isElsewhere: boolean): Promise<Outcome> => {
@@ -61,8 +61,8 @@ const stalePromotion = async (
   proxy.thaw();
   await held;
   const { ms, isOver } = await oldFor(read, 'old', since, ttl + 2_000);
-  if (ms === 0) return { did: 'not kept', holds: true };
-  return { did: `kept the old value for ${isOver ? seconds(ms) : `more than ${seconds(ms)}`}`, holds: false };
+  if (ms === 0) return { did: 'not cached', holds: true };
+  return { did: `cached the stale value for ${isOver ? seconds(ms) : `more than ${seconds(ms)}`}`, holds: false };
 };
 
 /** Reads until it lies in the process: once to get it, and again where one's own writes are waited for. */
@@ -76,9 +76,9 @@ const warm = async (space: Space, source: Source): Promise<void> => {
 };
 
 const oldShown = (ms: number, isOver: boolean): string => {
-  if (!isOver) return `old for more than ${seconds(ms)}`;
-  if (ms < 100) return 'old for less than 0.1 s';
-  return ms >= ttl - 500 ? `old for the whole ttl (${seconds(ttl)})` : `old for ${seconds(ms)}`;
+  if (!isOver) return `stale for more than ${seconds(ms)}`;
+  if (ms < 100) return 'stale for less than 0.1 s';
+  return ms >= ttl - 500 ? `stale for the whole ttl (${seconds(ttl)})` : `stale for ${seconds(ms)}`;
 };
 
 const changedElsewhere = async (stage: Stage, isCut: boolean): Promise<Outcome> => {

@@ -10,7 +10,7 @@ const marginMs = 100;
 
 export const timeToLive: readonly Race[] = [
   {
-    name: `put for ${seconds(ttl)}, read by another node after ${seconds(readAfterMs)}`,
+    name: `written with a ttl of ${seconds(ttl)}, read by another node after ${seconds(readAfterMs)}`,
     run: async (_, stage) => {
       const { url } = await stage.redis();
       const [writing, reading] = [await stage.space(url), await stage.space(url)];
@@ -22,7 +22,7 @@ export const timeToLive: readonly Race[] = [
       const { ms, isOver } = await oldFor(read, 'old', since, 3 * ttl);
       if (ms < readAfterMs) throw new Error('it was not there any more when it was read');
       return {
-        did: isOver ? `given out for ${seconds(ms)}` : `given out for more than ${seconds(ms)}`,
+        did: isOver ? `served for ${seconds(ms)}` : `served for more than ${seconds(ms)}`,
         holds: isOver && ms <= ttl + marginMs,
       };
     },

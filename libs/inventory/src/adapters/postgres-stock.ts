@@ -217,9 +217,9 @@ const preparingIsOff = '55000';
 const whyNotPrepared = (error: unknown): string | undefined => {
   const { code, cause } = error as { code?: string; cause?: { routine?: string } };
   if (code === preparingIsOff)
-    return 'The inventory database prepares no transactions: set max_prepared_transactions there, or ORDER_COMMIT=flexible.';
+    return 'Prepared transactions are disabled in the inventory database. Set max_prepared_transactions there, or ORDER_COMMIT=flexible.';
   return cause?.routine === 'MarkAsPreparing'
-    ? 'The inventory database has as many transactions prepared as it may. Try again in a moment; raise max_prepared_transactions there if that goes on.'
+    ? 'The inventory database has reached its limit of prepared transactions. Try again in a moment; if this persists, raise max_prepared_transactions there.'
     : undefined;
 };
 

@@ -31,7 +31,7 @@ export class AdjustStock {
       case 'replayed':
         return { stock: result.stock, replayed: result.outcome === 'replayed' };
       case 'unknown':
-        throw new CleaveError('product-not-found', 'Put the product before its stock.', {
+        throw new CleaveError('product-not-found', 'Create the product before you adjust its stock.', {
           product_ids: [adjustment.productId],
         });
       case 'key-reused':
@@ -39,12 +39,12 @@ export class AdjustStock {
       case 'below':
         throw new CleaveError(
           'stock-below-reserved',
-          'More units would be taken than are free of promises to orders. Cancel orders first, or take fewer.',
+          'The adjustment would remove units that are reserved for orders. Cancel orders first, or remove fewer units.',
           { products: [result.stock] },
         );
       case 'above':
         throw new CleaveError('invalid-request', `The stock of a product cannot exceed ${limits.onHand} units.`, {
-          faults: [{ path: 'delta', message: 'would lift the stock above its limit' }],
+          faults: [{ path: 'delta', message: 'would raise the stock above its limit' }],
         });
     }
   }

@@ -30,12 +30,12 @@ export class CountStock {
     const result = await this.counts.count(tenant, counts);
     if (result.outcome === 'counted') return result.stock;
     if (result.outcome === 'unknown')
-      throw new CleaveError('product-not-found', 'Put the product before its stock.', {
+      throw new CleaveError('product-not-found', 'Create the product before you set its stock.', {
         product_ids: result.productIds,
       });
     throw new CleaveError(
       'stock-below-reserved',
-      'Fewer units were counted than are promised to orders. Cancel orders first, or count again.',
+      'The count is lower than the number of units that are reserved for orders. Cancel orders first, or count again.',
       {
         products: result.below.map(({ product_id, on_hand, reserved }) => ({ product_id, counted: on_hand, reserved })),
       },

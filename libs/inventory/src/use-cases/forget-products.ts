@@ -30,8 +30,8 @@ export class ForgetProducts extends WokenWork {
   ) {
     super({
       pollMs: 1_000,
-      failing: 'products that were changed cannot be forgotten by the cache, trying again until they are',
-      working: 'products that were changed are forgotten by the cache again',
+      failing: 'cannot remove changed products from the cache, trying again until it works',
+      working: 'changed products are being removed from the cache again',
     });
   }
 

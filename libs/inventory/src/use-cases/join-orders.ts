@@ -21,7 +21,7 @@ export class JoinOrders {
     if (served === ordersId) return;
     throw new CleaveError(
       'unavailable',
-      'This inventory holds stock for another database of orders. Whoever operates it finds what to do in docs/operations.md.',
+      'This inventory holds stock for another database of orders. Operators find instructions in docs/operations.md, "Another database of orders".',
       { serves: served },
     );
   }

@@ -25,7 +25,7 @@ export class PurgeRefusals extends PeriodicWork {
   private lookedAt: Date | null = null;
 
   constructor(private readonly reservations: RefusedReservations) {
-    super(everyMs, 'old refusals could not be purged, which is tried again in an hour');
+    super(everyMs, 'old refusals could not be purged, trying again in an hour');
   }
 
   async execute(): Promise<void> {

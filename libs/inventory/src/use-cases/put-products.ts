@@ -38,7 +38,7 @@ export class PutProducts {
     );
     // Before the answer, so that who has changed a product reads it as it is. What fails is repeated in the background.
     await this.forgetProducts.forget(changes).catch((error: unknown) => {
-      this.logger.debug(`the cache does not know of a change yet (${String(error)})`);
+      this.logger.debug(`changed products could not be removed from the cache yet (${String(error)})`);
     });
     return put.map(({ change_id: _, ...product }) => product);
   }

@@ -16,7 +16,7 @@ const askAgainMs = 10_000;
 /** What an operator is told; callers need not know the names of databases. */
 class ServesOthers extends Error {
   constructor(detail: string, serves: string, ordersId: string) {
-    super(`${detail} It serves the orders ${serves}; these are ${ordersId}.`);
+    super(`${detail} It serves order database ${serves}; this one is ${ordersId}.`);
   }
 }
 
@@ -52,7 +52,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     const decided = reply.decisions.length;
     // Which decision is whose is told by their order alone.
     if (decided !== reservations.length)
-      throw new Error(`inventory was asked for ${reservations.length} reservations and has decided ${decided}`);
+      throw new Error(`inventory was asked for ${reservations.length} reservations and returned ${decided} decisions`);
     return reply;
   }
 
@@ -74,7 +74,9 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   async release(tenant: string, reservationId: string): Promise<void> {
     await this.settle(tenant, [{ reservation_id: reservationId, version: 1, kind: 'release' }]).catch(
       (error: unknown) => {
-        this.logger.warn(`reservation ${reservationId} stays held until it is swept (${String(error)})`);
+        this.logger.warn(
+          `could not release reservation ${reservationId}; a sweep releases it once it is overdue (${String(error)})`,
+        );
       },
     );
   }
@@ -101,7 +103,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     const obstacle = await Promise.race([joined, late]);
     ended.abort();
     if (obstacle instanceof CleaveError && obstacle.cause instanceof ServesOthers) throw obstacle.cause;
-    return { isDegraded: obstacle !== undefined, details: obstacle ? { inventory: 'cannot be asked' } : {} };
+    return { isDegraded: obstacle !== undefined, details: obstacle ? { inventory: 'is unavailable' } : {} };
   }
 
   /** Once is enough, as inventory serves nobody else afterwards, unless it is told to. */

@@ -146,7 +146,10 @@ export class PostgresOrders
     } catch (error) {
       // An abort was decided, or may have been and been forgotten since: then the outcome is none that there is.
       if (!violates(error, 'branch_decisions_pkey') && !violates(error, 'branch_decisions_outcome_check')) throw error;
-      throw new CleaveError('unavailable', 'Placing the order took too long, and its stock was given back. Try again.');
+      throw new CleaveError(
+        'unavailable',
+        'Placing the order took too long, and the stock held for it was released. Try again.',
+      );
     }
   }
 

@@ -53,7 +53,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
   private readonly reading = new Lane({
     ...{ atOnce: mostReading, mostWaiting, longestWaitMs },
-    tooMuch: 'More of the log has to be read',
+    tooMuch: 'More reads of the log are waiting',
   });
   /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
   private heldBack: { by: string; since: number; isTold: boolean } | undefined;
@@ -85,10 +85,9 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
       [waiting] = await within(lookedAtWithinMs, this.sql.query<{ by: string }>(waitedFor));
     } catch (error) {
       if (!(error instanceof NoAnswer) && !(error instanceof CleaveError && error.code === 'unavailable')) throw error;
-      if (this.isSeen)
-        this.logger.warn(`the log of orders cannot be looked at (${error.message}), which is tried again`);
+      if (this.isSeen) this.logger.warn(`the log of orders cannot be queried (${error.message}), trying again`);
       this.isSeen = false;
-      return { isDegraded: true, details: { log: 'cannot be looked at' } };
+      return { isDegraded: true, details: { log: 'cannot be queried' } };
     }
     this.isSeen = true;
     const now = performance.now();
@@ -99,8 +98,8 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     if (held && isDegraded && !held.isTold) {
       held.isTold = true;
       this.logger.warn(
-        `events wait for transaction ${held.by} of Postgres, which does not end: neither stock nor anybody else follows ` +
-          'the orders. Look who has it open (docs/operations.md, "A relay that stands still").',
+        `events are held back by Postgres transaction ${held.by}, which is still open: until it ends, neither stock nor any ` +
+          'other consumer receives new events. Find the session that has it open (docs/operations.md, "A relay that stands still").',
       );
     }
     return { isDegraded, details: { held_back_ms: heldBackMs } };
@@ -275,9 +274,9 @@ const aheadOfServer = {
 };
 
 const restoredLog =
-  'The log of orders was written by another Postgres server, which had counted further than this one: the database was ' +
-  'restored from a dump. Nothing would be told of what happens next. Run `SELECT orders.continue_log()` in it, once, and ' +
-  'start again (docs/operations.md).';
+  'The log of orders was written by another Postgres server, whose transaction ids are ahead of those of this one: the ' +
+  'database was restored from a dump. No consumer would receive new events. Run `SELECT orders.continue_log()` in it, once, ' +
+  'and start again (docs/operations.md).';
 
 /**
  * Written so that `events_by_tenant` alone has this order and these bounds: with `tenant_id = $1` a plan that was made while

@@ -64,13 +64,13 @@ export const transitions: Record<
     leadsTo: ['cancelled'],
     done: ['cancelled'],
     whyNot:
-      'Goods that were handed over cannot be cancelled; take them back with a return. What remains of the order, if anything, is cancelled with `remaining`.',
+      'Goods that were handed over cannot be cancelled; record a return instead. To cancel what remains of the order, if anything, send `remaining`.',
   },
   'cancel-remaining': {
     mayFrom: ['pending', 'confirmed', 'partially-fulfilled'],
     leadsTo: ['cancelled', 'fulfilled', 'returned'],
     done: ['cancelled', 'fulfilled', 'returned'],
-    whyNot: 'Nothing of it remains to be handed over.',
+    whyNot: 'There is nothing left to hand over.',
   },
   fulfil: {
     mayFrom: ['confirmed', 'partially-fulfilled'],
@@ -82,7 +82,7 @@ export const transitions: Record<
     mayFrom: ['partially-fulfilled', 'fulfilled', 'returned'],
     leadsTo: ['partially-fulfilled', 'fulfilled', 'returned'],
     done: [],
-    whyNot: 'Only what was handed over can come back.',
+    whyNot: 'Only goods that were handed over can be returned.',
   },
 };
 
@@ -158,7 +158,7 @@ export const returnGoods = (order: Order, command: ReturnCommand, at: Date): Ord
   const creditedMinor = taken.reduce((sum, it) => sum + it.creditMinor, 0);
   refuseMoreThanPaid(order, creditedMinor);
   if (!Number.isSafeInteger(order.returned_total_minor + creditedMinor))
-    throw new CleaveError('invalid-request', 'The amounts of the returns add up to more than can be kept.', {
+    throw new CleaveError('invalid-request', 'The returns add up to an amount that is too large to be stored.', {
       faults: [{ path: 'lines', message: 'the amounts are too large' }],
     });
   return become(order, at, {
@@ -181,7 +181,7 @@ const refuseMoreThanPaid = (
   if (payment_method === null || creditedMinor <= leftMinor) return;
   throw new CleaveError(
     'credit-exceeds-total',
-    `The return would be credited with ${creditedMinor}, and of what was paid for the order no more than ${leftMinor} can be. Say an amount_minor for its lines.`,
+    `The return would credit ${creditedMinor}, but only ${leftMinor} of what was paid for the order can still be credited. Set amount_minor for its lines.`,
     { at_most_minor: leftMinor },
   );
 };
@@ -312,7 +312,7 @@ const takeUnits = (
     if (available < units.quantity)
       throw new CleaveError(
         'illegal-transition',
-        `${available} units of ${units.product_id} ${meaning}, not ${units.quantity}.`,
+        `${units.quantity} units of ${units.product_id} were requested, but only ${available} ${meaning}.`,
         { order_status: order.status, faults: [{ path: `lines.${index}.quantity`, message: `at most ${available}` }] },
       );
     const taken: TakenUnits[] = [];

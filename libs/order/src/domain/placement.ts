@@ -55,13 +55,9 @@ const personalIn = ({ contact, shipping_address }: PlaceOrderRequest): PersonalD
 const assertCanBeAddedUp = (adjustments: Order['adjustments']): void => {
   const magnitude = adjustments.reduce((sum, it) => sum + Math.abs(it.amount_minor), 0);
   if (Number.isSafeInteger(magnitude)) return;
-  throw new CleaveError(
-    'invalid-request',
-    'The order cannot be placed: the adjustments are too large to be added up.',
-    {
-      faults: [{ path: 'adjustments', message: 'the amounts are too large to be added up' }],
-    },
-  );
+  throw new CleaveError('invalid-request', 'The order cannot be placed: the adjustments are too large in total.', {
+    faults: [{ path: 'adjustments', message: 'the amounts are too large in total' }],
+  });
 };
 
 /** A command as text: the same for the same command, whatever the order of its JSON keys or the form it came in. */
@@ -130,14 +126,14 @@ export const itemsTotalRange = (command: PlacementCommand): ReservationRequest['
 export const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: number | null): CleaveError => {
   const total = itemsTotalMinor === null ? null : itemsTotalMinor + adjustmentsMinor(command);
   if (command.expectedTotalMinor !== null)
-    return new CleaveError('price-changed', `The total is ${total ?? 'too large'}, not what was expected.`, {
+    return new CleaveError('price-changed', `The total is ${total ?? 'too large'}, not the one expected.`, {
       total_minor: total,
       expected_total_minor: command.expectedTotalMinor,
     });
   const [path, message] =
     total !== null && total < 0
       ? ['adjustments', 'the discounts exceed the rest of the order']
-      : ['lines', 'the total is too large to be kept'];
+      : ['lines', 'the total is too large to be stored'];
   return new CleaveError('invalid-request', `The order cannot be placed: ${message}.`, { faults: [{ path, message }] });
 };
 

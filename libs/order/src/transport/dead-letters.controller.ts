@@ -66,4 +66,4 @@ export class DeadLettersController {
 }
 
 const knownSaga = (id: string): string =>
-  uuidOr(id, () => new CleaveError('dead-letter-not-found', 'There is nothing with this id.'));
+  uuidOr(id, () => new CleaveError('dead-letter-not-found', 'There is no dead letter with this id.'));

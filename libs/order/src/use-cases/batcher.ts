@@ -155,7 +155,8 @@ const refusalOf = (
   { deadlineMs = Number.POSITIVE_INFINITY, isGone }: Patience,
   now: number,
 ): CleaveError | undefined => {
-  const waited = 'The order waited for longer than its caller; nothing was done. Try again.';
+  const waited =
+    'The order was still waiting when its deadline passed or its caller left; nothing was done. Try again.';
   if (isGone?.()) return new CleaveError('cancelled', waited);
   return deadlineMs > now ? undefined : new CleaveError('deadline-exceeded', waited);
 };

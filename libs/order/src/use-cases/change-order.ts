@@ -78,7 +78,7 @@ export class ChangeOrder {
         return { order: change.order, replayed: false };
       }
     }
-    const detail = 'The order is being changed by too many others. Try again shortly.';
+    const detail = 'Too many requests are changing the order at the same time. Try again shortly.';
     throw new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
   }
 }

@@ -45,6 +45,6 @@ export const openPersonalData = ({ key }: DataKey, tenant: string, orderId: stri
 export const notKept = (): CleaveError =>
   new CleaveError(
     'personal-data-not-kept',
-    'contact and shipping_address cannot be encrypted here, so they are not taken. Leave them out, or have DATA_KEYS set: ' +
-      'a name, a colon and 32 random bytes in base64.',
+    'contact and shipping_address cannot be stored, because no key to encrypt them is configured. Leave them out, or ' +
+      'set DATA_KEYS: a name, a colon and 32 random bytes in base64.',
   );

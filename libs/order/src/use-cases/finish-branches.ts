@@ -43,7 +43,7 @@ export class FinishBranches extends PeriodicWork {
     private readonly stock: StockBranches,
     @Inject(inDoubtAfter) private readonly inDoubtAfterMs: number,
   ) {
-    super(inDoubtAfterMs / 4, 'prepared stock waits: nobody could be asked what became of it');
+    super(inDoubtAfterMs / 4, 'prepared transactions of inventory could not be finished, trying again');
   }
 
   /**
@@ -59,7 +59,9 @@ export class FinishBranches extends PeriodicWork {
     const failures: unknown[] = [];
     for (const { branch_id, age_ms } of left) {
       if (Math.abs(age_ms) > alarmMs)
-        this.logger.warn(`stock is prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`);
+        this.logger.warn(
+          `a transaction of inventory has been prepared for ${Math.round(age_ms / 1_000)} s: ${branch_id}`,
+        );
       await this.end(branch_id).catch((error: unknown) => failures.push(error));
     }
     await this.decisions.forgetDecisions(
@@ -67,14 +69,19 @@ export class FinishBranches extends PeriodicWork {
       branches.map((it) => it.branch_id),
     );
     if (failures.length > 0)
-      throw new AggregateError(failures, `${failures.length} of ${left.length} branches: ${String(failures[0])}`);
+      throw new AggregateError(
+        failures,
+        `${failures.length} of ${left.length} prepared transactions: ${String(failures[0])}`,
+      );
     return left.length;
   }
 
   /** The orders are recorded, so that nothing can go wrong any more: who cannot be told now is told later. */
   async commit(branchId: string): Promise<void> {
     await this.stock.finish(branchId, 'commit').catch((error: unknown) => {
-      this.logger.warn(`stock stays prepared until it is looked for (${String(error)})`);
+      this.logger.warn(
+        `a prepared transaction of inventory could not be committed, trying again later (${String(error)})`,
+      );
     });
   }
 

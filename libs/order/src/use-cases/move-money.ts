@@ -56,8 +56,8 @@ const lookAgainMs = 20;
 
 /** Why payment refuses, in words. */
 const whyNot: Record<string, string> = {
-  'exceeds-captured': 'More was asked for than was taken and not given back yet.',
-  'exceeds-authorised': 'More was asked for than is authorised and not taken yet.',
+  'exceeds-captured': 'The amount exceeds what was captured and not refunded yet.',
+  'exceeds-authorised': 'The amount exceeds what is authorised and not captured yet.',
   'not-authorised': 'There is no payment for this order.',
   'not-captured': 'There is no payment for this order.',
   reversed: 'The payment was reversed, because the order was cancelled.',
@@ -113,7 +113,7 @@ export class MoveMoney {
     if (!isCancelledInPart(order!)) return;
     throw new CleaveError(
       'payment-refused',
-      'Part of the order was cancelled, so all that is authorised would be too much. Say the amount_minor that is due.',
+      'Part of the order was cancelled, so the whole authorised amount would be too much. Set amount_minor to what is due.',
       { reason: 'partly-cancelled' },
     );
   }
@@ -129,7 +129,7 @@ export class MoveMoney {
     const order = await this.orderAsIs(tenant, orderId);
     throw new CleaveError(
       'precondition-failed',
-      'The order has changed since it was read, or money of it is being moved that was asked for before. Read it again.',
+      'The order has changed since it was read, or an earlier capture or refund is still in progress. Read it again.',
       { version: order!.version },
     );
   }
@@ -141,7 +141,7 @@ export class MoveMoney {
     if (await seenBy(giveUpAt, isOver)) return;
     throw new CleaveError(
       'payment-refused',
-      'The payment of the order is still under way. Send the same request again in a moment.',
+      'The payment of the order is still in progress. Send the same request again in a moment.',
       { reason: 'under-way' },
     );
   }
@@ -181,14 +181,15 @@ const seenBy = async <Seen>(giveUpAt: number, look: () => Promise<Seen | undefin
 /** What no key and no time changes. */
 const whyNever = (order: Order | undefined, { kind, orderId }: MoneyCommand): CleaveError | undefined => {
   if (!order) return noSuchOrder(orderId);
-  if (order.payment_method === null) return new CleaveError('payment-not-found', 'The order is paid elsewhere.');
+  if (order.payment_method === null)
+    return new CleaveError('payment-not-found', 'The order is not paid through Cleave.');
   if (kind === 'capture' && paymentMethods[order.payment_method].capture === 'at-once')
-    return new CleaveError('payment-refused', 'The money of this order is taken without being asked for.');
+    return new CleaveError('payment-refused', 'The payment of this order is captured automatically.');
   return undefined;
 };
 
 const refusal = (reason: string): CleaveError => {
   const why = whyNot[reason] ?? `The provider refused: ${reason}.`;
-  const next = 'This key keeps that answer: ask for what can be moved under another key.';
+  const next = 'This Idempotency-Key always gets this answer: send a corrected request under another key.';
   return new CleaveError('payment-refused', `${why} ${next}`, { reason });
 };

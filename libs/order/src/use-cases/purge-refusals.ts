@@ -18,7 +18,7 @@ const batchSize = 1_000;
 @Injectable()
 export class PurgeRefusals extends PeriodicWork {
   constructor(private readonly refusals: KeptRefusals) {
-    super(everyMs, 'old refusals could not be purged, which is tried again in an hour');
+    super(everyMs, 'old refusals could not be purged, trying again in an hour');
   }
 
   async execute(): Promise<void> {

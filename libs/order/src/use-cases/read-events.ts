@@ -57,7 +57,7 @@ export class ReadEvents {
   private readonly followers = new Map<string, number>();
   private readonly reading = new Lane({
     ...{ atOnce: mostReading, mostWaiting: maxFollowers, longestWaitMs },
-    tooMuch: 'More follow the events here',
+    tooMuch: 'More clients read the events here',
   });
 
   constructor(private readonly feed: EventFeed) {}
@@ -88,13 +88,13 @@ export class ReadEvents {
     if (free === 0)
       throw new CleaveError(
         'unavailable',
-        `${maxFollowers} follow the events here already. Ask for pages, or try again.`,
+        `There are ${maxFollowers} event streams here already. Request pages instead, or try again.`,
         { retry_after_ms: tryAgainMs },
       );
     if (own >= free)
       throw new CleaveError(
         'too-many-requests',
-        `This tenant follows the events here ${own} times already; what is left is for others. Ask for pages, or try again.`,
+        `This tenant has ${own} event streams here already; the rest are for other tenants. Request pages instead, or try again.`,
         { retry_after_ms: tryAgainMs },
       );
     if (!gone.aborted) {

@@ -68,8 +68,8 @@ export class ReadOrders {
     if (payment) return payment;
     const why =
       payment_method === null
-        ? 'The order is paid elsewhere.'
-        : 'Nothing was asked of the provider yet. Ask again in a moment.';
+        ? 'The order is not paid through Cleave.'
+        : 'The payment was not sent to the provider yet. Try again in a moment.';
     throw new CleaveError('payment-not-found', why);
   }
 }

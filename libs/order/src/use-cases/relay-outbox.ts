@@ -77,7 +77,7 @@ export class RelayOutbox extends EventConsumer<OutboxEvent> {
     for (const { reservation_id, version } of await this.stock.settle(tenant, effects))
       this.logger.error(
         `inventory cannot apply version ${version} of the order of reservation ${reservation_id} (tenant ${tenant}): ` +
-          'it holds fewer units than the order says, or does not know a product. Count the products of the order anew.',
+          'it has fewer units than the order says, or a product does not exist. Count the stock of the products of the order.',
       );
   }
 }

@@ -164,7 +164,7 @@ export class ReserveAndRecord {
   private readonly preparing = new Lane({
     // Batches have their bounds.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
-    tooMuch: 'More tenants order',
+    tooMuch: 'More tenants are placing orders',
   });
   /** Whether orders could be recorded the last time. */
   private canRecord = true;
@@ -444,7 +444,10 @@ export class ReserveAndRecord {
     return orderless.flatMap(({ placement, attempt }) => {
       if (results.has(placement)) return [];
       if (attempt < maxAttempts) return newTry(placement, attempt + 1);
-      results.set(placement, new CleaveError('unavailable', 'The stock held for the order kept being released.'));
+      results.set(
+        placement,
+        new CleaveError('unavailable', 'The stock held for the order was released again and again. Try again.'),
+      );
       return [];
     });
   }
@@ -530,7 +533,7 @@ const refusalOf = (decision: Refusal, command: PlacementCommand): CleaveError =>
     case 'out-of-stock': {
       const { shortages } = decision;
       const told = shortages.map(
-        (it) => `${it.requested} of ${it.product_id} were asked for and ${it.available} are available`,
+        (it) => `${it.requested} of ${it.product_id} were requested and ${it.available} are available`,
       );
       return new CleaveError('out-of-stock', told.join('; '), { products: shortages });
     }

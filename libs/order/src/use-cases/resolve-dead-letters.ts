@@ -45,10 +45,13 @@ export class ResolveDeadLetters {
     if (!(await this.sagas.isRunning(tenant, sagaId))) throw notFound();
     throw new CleaveError(
       'illegal-transition',
-      'It is still being tried, and the money may be moved after all. Close it once that is known.',
+      'It is still being retried, and the money may be moved after all. Close it once the outcome is known.',
     );
   }
 }
 
 const notFound = (): CleaveError =>
-  new CleaveError('dead-letter-not-found', 'Nothing with this id waits for a person: perhaps somebody was faster.');
+  new CleaveError(
+    'dead-letter-not-found',
+    'There is no dead letter with this id. It may have been retried or closed already.',
+  );

@@ -117,8 +117,8 @@ export class RunSagas extends WokenWork {
   ) {
     super({
       pollMs,
-      failing: 'payments wait, and are tried again until it works',
-      working: 'payments are being led on again',
+      failing: 'payments cannot be processed, trying again until it works',
+      working: 'payments are being processed again',
     });
     this.moving = new Lane({
       ...{ atOnce: mostMoving, mostWaiting: Number.POSITIVE_INFINITY },
@@ -169,7 +169,9 @@ export class RunSagas extends WokenWork {
   private async leaveAlone(tenant: string, claimed: readonly Saga[]): Promise<void> {
     const unknown = claimed.filter((it) => !this.isKnown(it));
     for (const { sagaId, definition, version, step } of unknown)
-      this.logger.warn(`saga ${sagaId} waits: step ${step} of ${definition} ${version} is unknown here`);
+      this.logger.warn(
+        `saga ${sagaId} waits: this version of Cleave does not know step ${step} of ${definition} ${version}`,
+      );
     await this.keep(
       tenant,
       unknown.map((it) => waiting(it, `a version of Cleave that knows ${it.definition} ${it.version}`)),
@@ -238,7 +240,7 @@ export class RunSagas extends WokenWork {
         const [first, second] = [requests.slice(0, middle), requests.slice(middle)];
         return [...(await this.perform(tenant, first)), ...(await this.perform(tenant, second))];
       }
-      this.logger.warn(`payment did not answer, and is asked again (${String(error)})`);
+      this.logger.warn(`payment did not answer, trying again (${String(error)})`);
       return requests.map(() => ({ outcome: 'open', reason: 'payment did not answer' }));
     }
   }
@@ -266,7 +268,7 @@ export class RunSagas extends WokenWork {
       if (state === 'parked' && moved.has(saga.sagaId))
         withWork({ tenant, orderId: saga.orderId, traceparent: saga.data.traceparent }, () =>
           this.logger.warn(
-            `saga ${saga.sagaId} of order ${saga.orderId} waits for a person: ${JSON.stringify(result)}`,
+            `saga ${saga.sagaId} of order ${saga.orderId} is a dead letter, retry or close it: ${JSON.stringify(result)}`,
           ),
         );
     if (moves.some((it) => it.entry !== undefined)) this.relay.wake();

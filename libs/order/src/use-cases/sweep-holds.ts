@@ -48,7 +48,7 @@ export class SweepHolds extends PeriodicWork {
     private readonly settler: StockSettler,
     @Inject(sweepInterval) everyMs: number,
   ) {
-    super(everyMs, 'overdue holds wait: the sweep failed and is tried again');
+    super(everyMs, 'overdue holds could not be settled: the sweep failed, trying again');
   }
 
   /** Sweeps once. @returns how many holds were released and how many confirmed */
@@ -62,7 +62,7 @@ export class SweepHolds extends PeriodicWork {
       for (const it of holds) found.add(it.reservation_id);
       if (holds.length > 0 && found.size === foundBefore)
         throw new Error(
-          `inventory was told of ${holds.length} holds and has them overdue still, ${holds[0]!.reservation_id} among them`,
+          `inventory still reports ${holds.length} settled holds as overdue, ${holds[0]!.reservation_id} among them`,
         );
       for (const [tenant, group] of Map.groupBy(holds, (it) => it.tenant_id)) {
         const declaredVoid = await this.orders.declareVoid(tenant, group);
@@ -80,7 +80,7 @@ export class SweepHolds extends PeriodicWork {
     }, this.stopping.signal);
     if (at) this.lookedAt = at;
     if (swept.released > 0)
-      this.logger.warn(`${swept.released} holds were given back: their orders were not recorded in time`);
+      this.logger.warn(`${swept.released} holds were released: their orders were not recorded in time`);
     return swept;
   }
 }

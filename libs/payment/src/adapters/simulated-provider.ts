@@ -67,7 +67,7 @@ export class SimulatedProvider implements PaymentProvider {
       await this.hearFromProvider.settle({ method: 'simulated', tenant, orderId, outcomeOf });
     } catch (error) {
       // As with any provider, what it could not tell shows when it is asked again.
-      this.logger.warn(`what was decided on ${operationId} could not be told (${String(error)})`);
+      this.logger.warn(`the outcome of ${operationId} could not be reported (${String(error)})`);
     }
   }
 }

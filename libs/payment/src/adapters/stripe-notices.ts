@@ -62,14 +62,14 @@ export class StripeNotices implements ProviderNotices {
   /** Undefined for one of a kind that the library does not read. */
   private eventIn(body: Buffer, signature: string | undefined): Stripe.Event | undefined {
     if (!this.webhooks)
-      throw new CleaveError('not-found', 'Nobody listens to Stripe here: STRIPE_WEBHOOK_SECRET is not set.');
+      throw new CleaveError('not-found', 'Webhooks of Stripe are not accepted here: STRIPE_WEBHOOK_SECRET is not set.');
     const { secret, library } = this.webhooks;
     const signed = [body, signature ?? '', secret, toleranceSeconds] as const;
     try {
       // By itself, because of some malformed headers the library complains in the same way as of events that it does not read.
       library.signature!.verifyHeader(...signed);
     } catch (error) {
-      const detail = `The header Stripe-Signature is missing, older than ${toleranceSeconds} seconds, or not of this body and our secret.`;
+      const detail = `The header Stripe-Signature is missing, is older than ${toleranceSeconds} seconds, or does not match this body and our secret.`;
       throw new CleaveError('invalid-signature', detail, {}, { cause: error });
     }
     try {

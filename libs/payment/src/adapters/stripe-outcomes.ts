@@ -15,7 +15,7 @@ export interface Marks {
 const succeeded = { outcome: 'succeeded' } as const;
 export const refused = (reason: string) => ({ outcome: 'refused', reason }) as const;
 export const open = (reason: string) => ({ outcome: 'open', reason }) as const;
-export const keyRefused: ProviderOutcome = open('Stripe does not accept our key');
+export const keyRefused: ProviderOutcome = open('Stripe rejects the API key');
 
 const marksOf = ({ metadata }: Stripe.PaymentIntent | Stripe.Refund): Partial<Marks> => metadata ?? {};
 
@@ -82,8 +82,8 @@ export const outcomeOfError = (
   if (!type?.startsWith('Stripe')) throw error;
   if (type === 'StripeCardError') return refused(decline_code || code || 'card_declined');
   if (type === 'StripeConnectionError') return open(message);
-  if (type === 'StripeRateLimitError') return open('Stripe asks us to slow down');
-  if (statusCode === 409) return open('Stripe is still at it');
+  if (type === 'StripeRateLimitError') return open('Stripe limits the rate of requests');
+  if (statusCode === 409) return open('Stripe is still processing the request');
   if (statusCode === 401 || statusCode === 403) return keyRefused;
   if (type !== 'StripeInvalidRequestError') return undefined;
   // In the wrong state for it: perhaps by what was asked before.

@@ -80,7 +80,7 @@ export class StripeProvider implements PaymentProvider {
     const timer = setTimeout(() => end(open('Stripe has not answered yet')), answerWithinMs);
     const found = new Map<string, string>();
     const outcomes = await mapSome(asked, callsAtATime, async (request) => {
-      if (performance.now() > begunBefore) return open('Stripe was busy with others');
+      if (performance.now() > begunBefore) return open('other requests to Stripe took too long');
       const call = new StripeCall(stripe, request);
       const outcome = await Promise.race([call.outcome().catch((error) => this.complain(error)), over]);
       if (call.intent) found.set(request.orderId, call.intent.id);
@@ -88,14 +88,15 @@ export class StripeProvider implements PaymentProvider {
     }).finally(() => clearTimeout(timer));
     // Before the outcomes are told: whatever follows needs it.
     await this.intents.keep(tenant, found);
-    if (outcomes.includes(keyRefused)) this.logger.error('Stripe does not accept STRIPE_SECRET_KEY; payments wait');
+    if (outcomes.includes(keyRefused))
+      this.logger.error('Stripe rejects STRIPE_SECRET_KEY, and payments wait: set a valid key');
     return outcomes;
   }
 
   /** What goes wrong with one on our side holds up nobody else. */
   private complain(error: unknown): ProviderOutcome {
-    this.logger.error('an answer of Stripe was not understood', (error as Error).stack);
-    return open('the answer was not understood');
+    this.logger.error('a response of Stripe could not be processed', (error as Error).stack);
+    return open('the response could not be processed');
   }
 }
 

@@ -158,7 +158,7 @@ export class PerformOperations {
     try {
       return await within(answerWithinMs, this.providers.of(method).perform(tenant, requests));
     } catch (error) {
-      this.logger.warn(`${method} did not answer, and is asked again (${String(error)})`);
+      this.logger.warn(`${method} did not answer, trying again (${String(error)})`);
       return requests.map(() => ({ outcome: 'open', reason: `${method} did not answer` }));
     }
   }

@@ -31,7 +31,7 @@ export class ReadPayment {
     try {
       return (await this.providers.of(method).customerAction?.(open.operation_id, tenant)) ?? null;
     } catch (error) {
-      this.logger.warn(`${method} did not say what the customer of a payment has to do (${String(error)})`);
+      this.logger.warn(`${method} did not return the customer action of a payment (${String(error)})`);
       return null;
     }
   }

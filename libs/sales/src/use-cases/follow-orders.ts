@@ -51,8 +51,8 @@ class CountSales extends EventConsumer<OrderLogEvent> {
   ) {
     super(consumerOf(view), checkpoints, log.as(consumerOf(view)), {
       ...{ batchSize, pageSize, pollMs, paceMs },
-      failing: `the sales do not follow the orders, trying again until it works`,
-      working: 'the sales follow the orders again',
+      failing: `the events of orders cannot be counted as sales, trying again until it works`,
+      working: 'the events of orders are being counted as sales again',
     });
   }
 
@@ -93,13 +93,13 @@ export class FollowOrders extends WokenWork {
   ) {
     super({
       pollMs: lookMs,
-      failing: 'the views of the sales are not looked after, trying again',
-      working: 'the views of the sales are looked after again',
+      failing: 'the views of the sales cannot be maintained, trying again',
+      working: 'the views of the sales are being maintained again',
     });
   }
 
   protected async execute(): Promise<boolean> {
-    if (await this.views.serveBuilt()) this.logger.log('the sales are served as they were built anew');
+    if (await this.views.serveBuilt()) this.logger.log('the sales are served from the rebuilt view');
     const following = await this.views.following();
     this.built = following[1];
     for (const view of following) if (!this.counting.has(view)) this.begin(view);

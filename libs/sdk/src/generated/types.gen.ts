@@ -1519,7 +1519,7 @@ export type PlaceOrderErrors = {
    *
    * `currency-mismatch`: The amounts are not all in one currency
    *
-   * `personal-data-not-kept`: Personal data cannot be kept here
+   * `personal-data-not-kept`: Personal data cannot be stored here
    *
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
@@ -1602,7 +1602,7 @@ export type PlaceOrderByAliasErrors = {
    *
    * `currency-mismatch`: The amounts are not all in one currency
    *
-   * `personal-data-not-kept`: Personal data cannot be kept here
+   * `personal-data-not-kept`: Personal data cannot be stored here
    *
    * `idempotency-key-reused`: This Idempotency-Key belongs to another request
    */
@@ -1800,7 +1800,7 @@ export type CancelOrderErrors = {
    */
   404: Problem;
   /**
-   * `illegal-transition`: The order cannot do this in its present state
+   * `illegal-transition`: The order does not allow this in its present state
    */
   409: Problem;
   /**
@@ -1888,7 +1888,7 @@ export type FulfilOrderErrors = {
    */
   404: Problem;
   /**
-   * `illegal-transition`: The order cannot do this in its present state
+   * `illegal-transition`: The order does not allow this in its present state
    */
   409: Problem;
   /**
@@ -1978,7 +1978,7 @@ export type ReturnGoodsErrors = {
    */
   404: Problem;
   /**
-   * `illegal-transition`: The order cannot do this in its present state
+   * `illegal-transition`: The order does not allow this in its present state
    *
    * `credit-exceeds-total`: More would be credited than was paid
    */
@@ -2806,7 +2806,7 @@ export type PutStockErrors = {
    */
   404: Problem;
   /**
-   * `stock-below-reserved`: The stock would fall below what is promised to orders
+   * `stock-below-reserved`: The stock would fall below what is reserved for orders
    */
   409: Problem;
   /**
@@ -2881,7 +2881,7 @@ export type AdjustStockErrors = {
    */
   404: Problem;
   /**
-   * `stock-below-reserved`: The stock would fall below what is promised to orders
+   * `stock-below-reserved`: The stock would fall below what is reserved for orders
    */
   409: Problem;
   /**
@@ -2948,7 +2948,7 @@ export type PutStockBatchErrors = {
    */
   404: Problem;
   /**
-   * `stock-below-reserved`: The stock would fall below what is promised to orders
+   * `stock-below-reserved`: The stock would fall below what is reserved for orders
    */
   409: Problem;
   /**
@@ -4501,7 +4501,7 @@ export type ResolveDeadLetterErrors = {
    */
   404: Problem;
   /**
-   * `illegal-transition`: The order cannot do this in its present state
+   * `illegal-transition`: The order does not allow this in its present state
    */
   409: Problem;
   /**
@@ -4684,7 +4684,7 @@ export type RotateKeyErrors = {
    */
   404: Problem;
   /**
-   * `illegal-transition`: The order cannot do this in its present state
+   * `illegal-transition`: The order does not allow this in its present state
    *
    * `too-many-keys`: The maximum number of keys is reached
    */

@@ -103,5 +103,5 @@ export class AddressGuard implements AddressRules {
 }
 
 export class PrivateAddressError extends Error {
-  override readonly message = 'the name of the host leads to a private address';
+  override readonly message = 'the host name resolves to a private address';
 }

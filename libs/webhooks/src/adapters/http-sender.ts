@@ -140,8 +140,8 @@ const reasonOf = (error: Error): string => {
   // One for each address that was tried.
   const [first] = error instanceof AggregateError ? (error.errors as Error[]) : [];
   const { code = 'unknown', syscall } = (first ?? error) as NodeJS.ErrnoException;
-  if (noAddress.has(code)) return 'the name of the host has no address';
+  if (noAddress.has(code)) return 'the host name has no address';
   // DNS that cannot be reached has the codes of connections.
-  if (/^(query|getaddrinfo)/.test(syscall ?? '')) return 'the name of the host could not be looked up';
-  return reasons[code] ?? `it failed with ${code}`;
+  if (/^(query|getaddrinfo)/.test(syscall ?? '')) return 'the host name could not be resolved';
+  return reasons[code] ?? `the request failed with ${code}`;
 };

@@ -38,8 +38,8 @@ export class AcceptEvents extends EventConsumer<OrderLogEvent> {
   ) {
     super('webhooks', checkpoints, log, {
       ...{ batchSize, pollMs },
-      failing: 'webhooks do not follow the orders, trying again until it works',
-      working: 'webhooks follow the orders again',
+      failing: 'the events of orders cannot be accepted for webhooks, trying again until it works',
+      working: 'the events of orders are being accepted for webhooks again',
     });
   }
 

@@ -108,7 +108,7 @@ export class DeliverMessages extends WokenWork {
   ) {
     super({
       pollMs: limits.pollMs,
-      failing: 'webhooks wait, and are tried again until it works',
+      failing: 'webhooks cannot be delivered, trying again until it works',
       working: 'webhooks are being delivered again',
     });
     this.slots = new Slots(limits.ofOne, limits.ofAll);
@@ -153,18 +153,21 @@ export class DeliverMessages extends WokenWork {
       const secrets = this.openedSecrets(delivery);
       if (secrets instanceof CleaveError) {
         const waitMs = jittered(this.limits.unsignedMs, Math.random());
-        return await this.deliveries.putOff(delivery, `it cannot be signed. ${secrets.detail}`, waitMs);
+        return await this.deliveries.putOff(delivery, `the message cannot be signed. ${secrets.detail}`, waitMs);
       }
       const attempt = await this.send(delivery, secrets);
       isSlowedDown = isStruggling(attempt.answer);
       const repeat = delivery.attempts > 0;
       this.duration?.record(attempt.durationMs / 1_000, { outcome: attempt.verdict.status, repeat });
       const isOurs = await this.deliveries.settle(delivery, attempt);
-      if (!isOurs) this.logger.warn(`somebody else has taken over webhook delivery ${deliveryId}: it may come twice`);
+      if (!isOurs)
+        this.logger.warn(`another instance has taken over webhook delivery ${deliveryId}: it may be delivered twice`);
       else if (attempt.verdict.disabledFor !== null)
-        this.logger.warn(`webhook endpoint ${endpointId} wants nothing any more: ${attempt.verdict.disabledFor}`);
+        this.logger.warn(`webhook endpoint ${endpointId} was disabled: ${attempt.verdict.disabledFor}`);
     } catch (error) {
-      this.logger.warn(`what came of webhook delivery ${deliveryId} was lost; it is sent again (${String(error)})`);
+      this.logger.warn(
+        `the outcome of webhook delivery ${deliveryId} could not be stored; it will be sent again (${String(error)})`,
+      );
     } finally {
       this.slots.giveBack(tenant, endpointId, isSlowedDown);
       this.wake();

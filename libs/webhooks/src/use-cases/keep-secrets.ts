@@ -43,4 +43,5 @@ export class KeepSecrets {
 
 const contextOf = (tenant: string, endpointId: string): string[] => ['webhook secret', tenant, endpointId];
 
-const unknownForm = 'The secret of this endpoint is kept in a form that is not known here: it was changed by hand.';
+const unknownForm =
+  'The secret of this endpoint is stored in an unknown format: it was changed by hand. Rotate the secret.';

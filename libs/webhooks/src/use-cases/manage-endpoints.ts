@@ -143,7 +143,7 @@ export class ManageEndpoints {
     if (fault !== undefined)
       throw new CleaveError(
         'webhook-url-refused',
-        `${fault} Give another URL; to try webhooks out, start it with WEBHOOKS_ALLOW_PRIVATE=true.`,
+        `${fault} Use another URL; to try webhooks out, start Cleave with WEBHOOKS_ALLOW_PRIVATE=true.`,
       );
   }
 }

@@ -22,7 +22,7 @@ const batchSize = 500;
 @Injectable()
 export class PurgeDeliveries extends PeriodicWork {
   constructor(private readonly kept: KeptDeliveries) {
-    super(everyMs, 'old webhook deliveries could not be purged, which is tried again in ten minutes');
+    super(everyMs, 'old webhook deliveries could not be purged, trying again in ten minutes');
   }
 
   /** Messages after their deliveries, which need them; before both what somebody waits for. */

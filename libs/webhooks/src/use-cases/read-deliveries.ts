@@ -52,4 +52,4 @@ export class ReadDeliveries {
 }
 
 export const deliveryNotFound = (): CleaveError =>
-  new CleaveError('webhook-delivery-not-found', 'There is no webhook delivery with this id, or not any more.');
+  new CleaveError('webhook-delivery-not-found', 'There is no webhook delivery with this id, or it was deleted.');

@@ -54,7 +54,7 @@ export class RedeliverMessages {
     const endpointId = await this.deliveries.endpointOf(tenant, deliveryId);
     if (endpointId === undefined) throw deliveryNotFound();
     const standing = await this.redeliveries.take(endpointId);
-    if (standing.isRefused) throw tooMany(standing, 'More is to be sent again one by one than an endpoint gets.');
+    if (standing.isRefused) throw tooMany(standing, 'Too many messages were redelivered to this endpoint one by one.');
     const delivery = await this.deliveries.again(tenant, deliveryId, this.limits.delaysMs.length);
     if (!delivery) throw deliveryNotFound();
     this.deliverMessages.wake();
@@ -80,10 +80,10 @@ export class RedeliverMessages {
   async test(tenant: string, endpointId: string): Promise<WebhookDeliveryDocument> {
     if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
     const ofEndpoint = await this.tests.take(endpointId);
-    if (ofEndpoint.isRefused) throw tooMany(ofEndpoint, 'More test messages are asked for than an endpoint gets.');
+    if (ofEndpoint.isRefused) throw tooMany(ofEndpoint, 'Too many test messages were requested for this endpoint.');
     const ofTenant = await this.testsOfTenant.take(tenant);
     if (ofTenant.isRefused)
-      throw tooMany(ofTenant, 'More test messages are asked for than all endpoints of a tenant get.');
+      throw tooMany(ofTenant, 'Too many test messages were requested for the endpoints of this tenant.');
     const id = randomBytes(16).toString('hex');
     const data = { endpoint_id: endpointId };
     const message = messageOf({ tenant, source: 'webhooks', id, type: webhookTestType, at: new Date(), data });

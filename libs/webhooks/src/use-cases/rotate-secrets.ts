@@ -41,7 +41,7 @@ export class RotateSecrets extends KeyRotation<SecretsOfEndpoint> implements OnM
 
   onModuleInit(): void {
     if (!this.masters.newest)
-      this.logger.warn('DATA_KEYS is not set, so the secrets of webhooks lie in the database as they are');
+      this.logger.warn('DATA_KEYS is not set, so the secrets of webhooks are stored unencrypted in the database');
   }
 
   override async execute(): Promise<void> {
