@@ -217,7 +217,7 @@ export class Namespace<Value> extends Loading<Value> {
   async increment(key: string, by = 1, { ttl }: Pick<KeepOptions, 'ttl'> = {}): Promise<number> {
     const { tiers } = this;
     assertTimes({ ttl });
-    if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
+    if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is changed by a whole number, not by ${by}`);
     assertKey(key);
     // A namespace that is cleared begins to count anew, also where nobody has told of that yet.
     const version = await tiers.lookUpTag(this.ownTag);
@@ -226,7 +226,7 @@ export class Namespace<Value> extends Loading<Value> {
     const known = tiers.counters.get(name);
     const isNew = !known || known.until <= performance.now();
     const count = (isNew ? 0 : known.count) + by;
-    if (!Number.isSafeInteger(count)) throw new RangeError('the counter would leave the safe integers');
+    if (!Number.isSafeInteger(count)) throw new RangeError('the counter would exceed the range of safe integers');
     const until = isNew ? performance.now() + (ttl ?? Number.POSITIVE_INFINITY) : known.until;
     const guard = tiers.counters.open(name);
     tiers.counters.keep(name, guard, { count, until, epoch: 0, ...unplaced }, 0);

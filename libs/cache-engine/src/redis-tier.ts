@@ -11,7 +11,7 @@ import { Tracking, type Heard, type Master } from './tracking.js';
 export class CacheUnavailable extends Error {
   constructor(options?: ErrorOptions) {
     const isRefused = options?.cause instanceof ErrorReply;
-    const what = isRefused ? 'Redis refuses what the cache asks of it' : 'The cache cannot reach Redis';
+    const what = isRefused ? 'Redis rejects commands from the cache' : 'The cache cannot reach Redis';
     super(`${what} at present. Try again shortly.`, options);
     this.name = 'CacheUnavailable';
   }
@@ -439,7 +439,9 @@ export class RedisTier {
         if (this.isStopped) break;
         this.sweeping.set(tag, true);
         const { cause = error } = error as Error;
-        this.complain(`What was cleared of ${pattern} is not thrown away yet, again in ${waitMs} ms: ${String(cause)}`);
+        this.complain(
+          `Cleared entries of ${pattern} could not be deleted from Redis yet, trying again in ${waitMs} ms: ${String(cause)}`,
+        );
         await sleep(waitMs, undefined, { ref: false });
         waitMs = Math.min(2 * waitMs, longestSweepAgainMs);
       }
@@ -494,7 +496,8 @@ export class RedisTier {
   /** @throws CacheUnavailable */
   async ping(): Promise<void> {
     const clients = await this.attempt('ping', () => this.masterClients());
-    if (!this.isWhole()) throw new CacheUnavailable({ cause: new Error('of some slots no master is known') });
+    if (!this.isWhole())
+      throw new CacheUnavailable({ cause: new Error('some slots of the cluster have no known master') });
     await this.attempt('ping', () => Promise.all(clients.map((it) => it.ping())));
   }
 
@@ -517,7 +520,7 @@ export class RedisTier {
       // Whoever waited for the connection itself would be held on to by it.
       while (node.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
       assertGoesOn(hasEnded);
-      if (!node.client && client.masters.includes(node)) throw new Error('it cannot be connected to');
+      if (!node.client && client.masters.includes(node)) throw new Error('cannot connect to the node of the cluster');
     }
   }
 
@@ -636,16 +639,16 @@ export class RedisTier {
     this.refusalToldAt = now;
     const isOfCluster = this.connection.kind === 'server' && /^(?:MOVED|CROSSSLOT)/.test(message);
     const advice = isOfCluster
-      ? '. It is one of a cluster: name two of its masters in redis.url, or its address twice'
+      ? '. The server is part of a cluster: list two of its masters in redis.url, or its address twice'
       : '';
-    this.complain(`Redis refuses what it is asked: ${message}${advice}`);
+    this.complain(`Redis rejected a command: ${message}${advice}`);
   }
 
   /** Whoever goes on without it, as `getOrSet` does, would not notice. */
   private sayIfNotStarted(): void {
     if (this.isStarted || this.hasSaidNotStarted) return;
     this.hasSaidNotStarted = true;
-    this.complain('Redis is not asked: call start() of the CacheEngine');
+    this.complain('Redis is not used: call start() of the CacheEngine');
   }
 
   /** @param failureIn what is wrong in what was answered, for those who count */
@@ -671,7 +674,7 @@ export class RedisTier {
     } catch (error) {
       failure = error;
       if (error instanceof ErrorReply && error.message.startsWith('OVERFLOW'))
-        throw new RangeError('the counter would leave the safe integers', { cause: error });
+        throw new RangeError('the counter would exceed the range of safe integers', { cause: error });
       throw new CacheUnavailable({ cause: error });
     } finally {
       if (failure instanceof ErrorReply) this.refused(failure);
@@ -690,7 +693,7 @@ interface Swept {
 
 /** Whoever waits for a connection has been told by then that it has failed, and may have gone on to something else. */
 const assertGoesOn = (hasEnded: () => boolean): void => {
-  if (hasEnded()) throw new Error('it was not connected in time');
+  if (hasEnded()) throw new Error('the node of the cluster was not connected in time');
 };
 
 /** What has two keys is refused while their slot is being moved from one master to another. */
