@@ -49,6 +49,6 @@ export class Lane {
 /** What is said to who is refused, by a lane. */
 export const tooMuch = (options: Pick<LaneOptions, 'tooMuch' | 'whatNow'>): CleaveError => {
   const { whatNow = 'This request has had no effect; repeat it later.' } = options;
-  const detail = `${options.tooMuch} than can be in time. ${whatNow}`;
+  const detail = `${options.tooMuch} than can be handled in time. ${whatNow}`;
   return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
 };
