@@ -70,7 +70,7 @@ const callers = new WeakMap<object, Caller>();
 /** Who calls: `@CalledBy() caller: Caller`. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
   const caller = callers.get(context.getArgByIndex<object>(2));
-  if (!caller) throw new Error('nobody has found out who calls');
+  if (!caller) throw new Error('the caller has not been authenticated');
   return caller;
 });
 
@@ -116,8 +116,7 @@ export class GrpcServer extends ServerGrpc {
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
     this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));
     const unscoped = methods.find(([name]) => !Object.hasOwn(service.scopes, name));
-    if (unscoped)
-      throw new Error(`${this.serviceName}/${unscoped[0]} does not say what a caller must be allowed to do.`);
+    if (unscoped) throw new Error(`${this.serviceName}/${unscoped[0]} has no entry in the scopes of its service.`);
     this.tellHealth(false);
   }
 
@@ -310,7 +309,10 @@ export class GrpcServer extends ServerGrpc {
 }
 
 const stopping = (): CleaveError =>
-  new CleaveError('unavailable', 'The server is stopping. Go on at another instance, from the last that was received.');
+  new CleaveError(
+    'unavailable',
+    'The server is shutting down. Continue on another instance, after the last message received.',
+  );
 
 /** What it refuses with, if it does. */
 const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | undefined> => {
