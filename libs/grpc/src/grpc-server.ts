@@ -327,7 +327,8 @@ const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | unde
 
 const refusalWhenBusy = (limiter: Limiter | undefined): CleaveError | undefined => {
   if (!limiter?.refuses()) return undefined;
-  const busy = 'More calls come than can be answered in time. This one has had no effect; repeat it later.';
+  const busy =
+    'The server is overloaded: more calls arrive than it can answer in time. This one has had no effect; repeat it later.';
   return new CleaveError('unavailable', busy, { retry_after_ms: limiter.retryAfterMs() });
 };
 
