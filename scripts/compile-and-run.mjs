@@ -11,7 +11,7 @@ const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 22 || (major === 22 && minor < 12)) {
   console.error(
     `Cleave runs on Node 22.12 or later; this is ${process.versions.node}. ` +
-      'Put `npx` in front: `npx node …` is the Node 24 that npm installed. On Apple silicon install it yourself.',
+      'Put `npx` in front: `npx node …` runs the Node 24 that npm installed. On Apple silicon, install Node yourself.',
   );
   process.exit(1);
 }

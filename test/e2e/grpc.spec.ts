@@ -535,7 +535,7 @@ describe('a server of gRPC', () => {
     other.spawn();
     expect(await other.exit).toEqual({ code: 1, signal: null });
     expect(other.log.trimEnd().split('\n').at(-1)).toMatch(
-      new RegExp(`^Cannot answer gRPC at ${grpcAt} .*EADDRINUSE.* Set ORDER_GRPC_LISTEN to an address that is free`),
+      new RegExp(`^Cannot serve gRPC at ${grpcAt} .*EADDRINUSE.* Set ORDER_GRPC_LISTEN to an address that is free`),
     );
   });
 

@@ -146,7 +146,7 @@ const faultOf = (request: FuzzedRequest, answer: FuzzedAnswer, secrets: string[]
 };
 
 const isOverload = ({ status, headers, text }: FuzzedAnswer): boolean =>
-  status === 503 && Number(headers['retry-after']) >= 1 && text.includes('More requests come than can be answered');
+  status === 503 && Number(headers['retry-after']) >= 1 && text.includes('The server is overloaded');
 
 const faultOfProblem = ({ status, headers, text }: FuzzedAnswer): string | undefined => {
   if (!headers['content-type']?.startsWith('application/problem+json')) return 'the refusal is no problem document';

@@ -184,7 +184,7 @@ const stockUp = async ({ api, grpc }: World, key: string): Promise<void> => {
 };
 
 const isOverload = ({ code, message }: Refusal): boolean =>
-  code === 'UNAVAILABLE' && message.includes('More calls come than');
+  code === 'UNAVAILABLE' && message.includes('The server is overloaded');
 
 /** What is wrong with a refusal. */
 const faultOf = (refusal: Refusal): string | undefined => {

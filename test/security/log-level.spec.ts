@@ -63,7 +63,7 @@ describe('the log of a service behind the gateway', () => {
       `${path}${query}`,
     );
   const levelsSaid = (name: string) =>
-    [...shape.service(name).log.matchAll(/"msg":"the level of the log is (\w+) and was (\w+)"/g)].map(
+    [...shape.service(name).log.matchAll(/"msg":"the log level is (\w+) and was (\w+)"/g)].map(
       ([, level, before]) => `${before} to ${level}`,
     );
 

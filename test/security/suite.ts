@@ -43,7 +43,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
   const notValid = (answer: Answer): void => {
     refused(answer, '401 unauthenticated');
     expect(answer.headers.get('www-authenticate')).toBe('Bearer error="invalid_token"');
-    expect((answer.body as Problem).detail).toContain('is not valid, or not any more');
+    expect((answer.body as Problem).detail).toContain('is not valid, or no longer valid');
   };
 
   it('is told by the document of each operation, and few are open', () => {

@@ -87,7 +87,7 @@ describe('a service that', () => {
 
   it('speaks another protocol is unavailable', async () => {
     inventory.onConnection = (socket) => void socket.end('SSH-2.0-OpenSSH_9.2\r\n');
-    await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /broke off/);
+    await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /failed before it answered/);
   });
 
   it('comes back is used again', async () => {
@@ -148,7 +148,7 @@ describe('a request whose connection breaks before it is answered', () => {
   ])('is not repeated: %s', async (_name, path, request) => {
     const seen = breakOnce();
     const answer = await fetch(gateway.url + path, request);
-    await expectProblem(answer, 'unavailable', /broke off.*may have taken effect/);
+    await expectProblem(answer, 'unavailable', /failed before it answered.*may have taken effect/);
     expect(seen.requests).toHaveLength(1);
   });
 
@@ -167,7 +167,11 @@ describe('a request whose connection breaks before it is answered', () => {
     inventory.onConnection = (socket) => void socket.on('data', () => socket.destroy());
     // Whichever is chosen first, one of these is sent before the other one refuses.
     for (let times = 0; times < 4; times += 1)
-      await expectProblem(await fetch(`${other.url}/stock/a`), 'unavailable', /broke off.*may have taken effect/);
+      await expectProblem(
+        await fetch(`${other.url}/stock/a`),
+        'unavailable',
+        /failed before it answered.*may have taken effect/,
+      );
     await other.close();
   });
 
@@ -177,7 +181,7 @@ describe('a request whose connection breaks before it is answered', () => {
       connections += 1;
       socket.on('data', () => socket.destroy());
     };
-    await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /broke off/);
+    await expectProblem(await fetch(`${gateway.url}/stock/a`), 'unavailable', /failed before it answered/);
     expect(connections).toBe(2);
   });
 });

@@ -78,7 +78,7 @@ describe('of more who are refused than are counted at a time', () => {
     entries.isAway = true;
     for (let count = 0; count < 50; count += 1) await refuse(`b-${count}`).catch(() => undefined);
     await new Promise(setImmediate);
-    expect(said.filter((it) => it.includes('is not written down'))).toHaveLength(50);
+    expect(said.filter((it) => it.includes('are missing from the audit log'))).toHaveLength(50);
     entries.isAway = false;
     const before = entries.kept.length;
     await audit.execute();

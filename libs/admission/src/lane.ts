@@ -46,6 +46,6 @@ export class Lane {
 
 /** What is said to who is refused, by a lane. */
 export const tooMuch = (options: Pick<LaneOptions, 'tooMuch'>): CleaveError => {
-  const detail = `${options.tooMuch} than can be in time. This request has had no effect; repeat it later.`;
+  const detail = `${options.tooMuch} than can be handled in time. This request has had no effect; repeat it later.`;
   return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });
 };

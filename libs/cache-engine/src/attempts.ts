@@ -99,16 +99,16 @@ export class Attempts {
     this.refusalToldAt = now;
     const isOfCluster = this.connection.redis.kind === 'server' && /^(?:MOVED|CROSSSLOT)/.test(message);
     const advice = isOfCluster
-      ? '. It is one of a cluster: name two of its masters in redis.url, or its address twice'
+      ? '. The server is part of a cluster: list two of its masters in redis.url, or its address twice'
       : '';
-    this.complain(`Redis refuses what it is asked: ${message}${advice}`);
+    this.complain(`Redis rejected a command: ${message}${advice}`);
   }
 
   /** Whoever goes on without it, as `getOrSet` does, would not notice. */
   private sayIfNotStarted(): void {
     if (this.connection.isStarted || this.hasSaidNotStarted) return;
     this.hasSaidNotStarted = true;
-    this.complain('Redis is not asked: call start() of the CacheEngine');
+    this.complain('Redis is not used: call start() of the CacheEngine');
   }
 }
 

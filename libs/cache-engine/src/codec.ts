@@ -14,7 +14,8 @@ export interface Codec<Value> {
 export const jsonCodec: Codec<never> = {
   encode: (value: unknown) => {
     const text = JSON.stringify(value) as string | undefined;
-    if (text === undefined) throw new TypeError(`a value of type ${typeof value} has no JSON and cannot be cached`);
+    if (text === undefined)
+      throw new TypeError(`a value of type ${typeof value} cannot be represented as JSON and cannot be cached`);
     return text;
   },
   decode: (text) => {

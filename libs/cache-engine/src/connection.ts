@@ -203,7 +203,7 @@ export class Connection {
       // Whoever waited for the connection itself would be held on to by it.
       while (node.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
       assertGoesOn(hasEnded);
-      if (!node.client && client.masters.includes(node)) throw new Error('it cannot be connected to');
+      if (!node.client && client.masters.includes(node)) throw new Error('cannot connect to the node of the cluster');
     }
   }
 
@@ -239,5 +239,5 @@ export class Connection {
 
 /** Whoever waits for a connection has been told by then that it has failed, and may have gone on to something else. */
 export const assertGoesOn = (hasEnded: () => boolean): void => {
-  if (hasEnded()) throw new Error('it was not connected in time');
+  if (hasEnded()) throw new Error('the node of the cluster was not connected in time');
 };

@@ -6,7 +6,7 @@ export class CacheUnavailable extends Error {
 
   constructor(options?: ErrorOptions) {
     const isRefused = options?.cause instanceof ErrorReply;
-    const what = isRefused ? 'Redis refuses what the cache asks of it' : 'The cache cannot reach Redis';
+    const what = isRefused ? 'Redis rejects commands from the cache' : 'The cache cannot reach Redis';
     super(`${what} at present. Try again shortly.`, options);
     this.name = 'CacheUnavailable';
   }
@@ -28,4 +28,4 @@ export class CacheLoadTimeout extends Error {
 }
 
 /** Of a counter that is not counted on. */
-export const counterIsFull = `a counter goes from ${Number.MIN_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}: this step would leave that, and is not done`;
+export const counterIsFull = `a counter ranges from ${Number.MIN_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}: this change would exceed that and was not made`;

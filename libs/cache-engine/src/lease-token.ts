@@ -12,7 +12,7 @@ export const tokenOf = ({ namespaceVersion, tags }: Versions): string => {
   const token = Buffer.from(JSON.stringify([randomUUID(), namespaceVersion, tags])).toString('base64url');
   if (token.length > longestLease)
     throw new RangeError(
-      `the tags of a lease are too long: it would have ${token.length} characters, of ${longestLease}`,
+      `the tags of a lease are too long: the lease would have ${token.length} characters, but the limit is ${longestLease}`,
     );
   return token;
 };

@@ -218,7 +218,7 @@ export class Namespace<Value> extends Loading<Value> {
   async increment(key: string, by = 1, { ttl }: Pick<KeepOptions, 'ttl'> = {}): Promise<number> {
     const { tiers } = this;
     assertTimes({ ttl });
-    if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is moved by a whole number, not by ${by}`);
+    if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is changed by a whole number, not by ${by}`);
     assertKey(key);
     // A namespace that is cleared begins to count anew, also where nobody has told of that yet.
     const version = await tiers.lookUpTag(this.ownTag);

@@ -49,7 +49,7 @@ export const longestTtlMs = 365 * 24 * 3_600_000;
 
 export const assertKey = (key: string): void => {
   if (typeof key !== 'string' || key === '')
-    throw new RangeError('a cache key must be a text of at least one character');
+    throw new RangeError('a cache key must be a string of at least one character');
   // Three bytes a character at most, so that most keys need not be measured.
   if (3 * key.length > longestKeyBytes && Buffer.byteLength(key) > longestKeyBytes)
     throw new RangeError(`a cache key must be at most ${longestKeyBytes} bytes of UTF-8`);
@@ -68,7 +68,7 @@ export const isName = (name: unknown): name is string =>
 export const assertName = (what: string, name: string): void => {
   if (!isName(name))
     throw new RangeError(
-      `a ${what} must be a text of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
+      `a ${what} must be a string of 1 to ${longestKeyBytes} bytes of UTF-8 without unpaired surrogates`,
     );
 };
 

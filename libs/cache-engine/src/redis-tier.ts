@@ -195,7 +195,8 @@ export class RedisTier {
   async ping(): Promise<void> {
     const { attempts, connection } = this;
     const clients = await attempts.attempt('ping', undefined, () => connection.masterClients());
-    if (!connection.isWhole()) throw new CacheUnavailable({ cause: new Error('of some slots no master is known') });
+    if (!connection.isWhole())
+      throw new CacheUnavailable({ cause: new Error('some slots of the cluster have no known master') });
     await attempts.attempt('ping', undefined, () => Promise.all(clients.map((it) => it.ping())));
   }
 }

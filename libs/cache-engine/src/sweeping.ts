@@ -56,7 +56,9 @@ export class Sweeping {
         if (this.connection.isStopped) break;
         this.sweeping.set(tag, true);
         const { cause = error } = error as Error;
-        this.complain(`What was cleared of ${pattern} is not thrown away yet, again in ${waitMs} ms: ${String(cause)}`);
+        this.complain(
+          `Cleared entries of ${pattern} could not be deleted from Redis yet, trying again in ${waitMs} ms: ${String(cause)}`,
+        );
         await sleep(waitMs, undefined, { ref: false });
         waitMs = Math.min(2 * waitMs, longestSweepAgainMs);
       }

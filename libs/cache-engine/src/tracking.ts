@@ -119,7 +119,7 @@ export class Tracking {
     if (isMissed && this.isTimeToLookAnew()) this.options.lookAnew();
     if (this.isLost && this.isHeardOf) {
       this.isLost = false;
-      this.complain('Redis is heard of again');
+      this.complain('Invalidations from Redis are received again');
     }
   }
 
@@ -197,7 +197,7 @@ export class Tracking {
       // Others may be written to in its place, of which it does not tell.
       if (role !== 'master' || cluster?.includes('cluster_state:fail')) {
         if (!line.isOfCluster) this.leave(line);
-        throw new Error('it is not in charge');
+        throw new Error('the server is not a master, or its cluster is down');
       }
       this.setHeard(line, askedAt);
       this.setClock(line, time, askedAt);
@@ -246,6 +246,8 @@ export class Tracking {
     this.setHeard(line, never);
     if (this.isLost || this.isStopped) return;
     this.isLost = true;
-    this.complain(`Redis is not heard of: what lies in this process is not given out until it is (${error.message})`);
+    this.complain(
+      `Invalidations from Redis are not received: entries in this process are not served until they are (${error.message})`,
+    );
   }
 }

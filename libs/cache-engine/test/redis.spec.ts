@@ -284,7 +284,7 @@ describeRedis('caches of several processes over one Redis', () => {
       );
       proxy.holdBack('SCAN');
       await space.clear();
-      await until(() => complaints.some((it) => it.includes(`{${name}:* is not thrown away yet`)));
+      await until(() => complaints.some((it) => it.includes(`{${name}:* could not be deleted from Redis yet`)));
       expect(await people.exists(`cache:e:{${name}:k}`)).toBe(1);
       proxy.thaw();
       await until(async () => (await people.exists(`cache:e:{${name}:k}`)) === 0);
@@ -791,7 +791,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await people.configSet('maxmemory', '1');
       for (let asked = 0; asked < 3; asked += 1) expect(await space.getOrSet('k', () => asked)).toBe(asked);
       await expect(space.set('k', 1)).rejects.toBeInstanceOf(CacheUnavailable);
-      expect(complaints).toEqual([expect.stringMatching(/^Redis refuses what it is asked: .*OOM/)]);
+      expect(complaints).toEqual([expect.stringMatching(/^Redis rejected a command: .*OOM/)]);
       await people.configSet('maxmemory', '0');
       await space.set('k', 1);
       expect(await space.get('k')).toBe(1);
@@ -1149,7 +1149,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     const end = await cluster.move(`{${here.name}:k}`);
     try {
       await Promise.all(people.map((it) => it.configSet('maxmemory', '1')));
-      await expect(here.set('k', 2)).rejects.toThrow('Redis refuses');
+      await expect(here.set('k', 2)).rejects.toThrow('Redis rejects');
       expect(await here.find('k')).toBeUndefined();
     } finally {
       await Promise.all(people.map((it) => it.configSet('maxmemory', '0')));
@@ -1222,7 +1222,7 @@ describeRedis('a cache over a cluster of three masters', () => {
       9,
     );
     await until(() =>
-      complaints.some((it) => it.endsWith('name two of its masters in redis.url, or its address twice')),
+      complaints.some((it) => it.endsWith('list two of its masters in redis.url, or its address twice')),
     );
   });
 

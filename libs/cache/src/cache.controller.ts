@@ -259,7 +259,7 @@ const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | unde
   if (tags) return tags.flatMap((tag) => (tag.startsWith('W/') ? [] : tag.slice(1, -1)));
   throw invalidRequest(
     'If-Match',
-    'must be entity tags, with commas between them, or *; or If-None-Match: *, which says that nothing may be there',
+    'must be * or a comma-separated list of entity tags; If-None-Match: * writes only if the key has no value',
   );
 };
 

@@ -62,10 +62,11 @@ export class Cache {
     const space = this.space(owner, namespace);
     return this.answered(async () => {
       if (put.lease !== undefined) {
-        if (expected !== undefined) throw invalid('A write has a lease or a version that it expects, not both.');
+        if (expected !== undefined) throw invalid('A write can have a lease or an expected version, not both.');
         const filled = await space.fillLeased(put.key, put.lease, ...textAndOptions(put));
         if (filled) return written(put.key, filled);
-        const late = 'The lease is over: the key was written or invalidated since, or it took too long. Read it again.';
+        const late =
+          'The lease is no longer valid: the key was written or invalidated in the meantime, or the lease expired. Read the key again.';
         throw new CleaveError('precondition-failed', late, { version: null });
       }
       if (expected === undefined) return written(put.key, await space.set(put.key, ...textAndOptions(put)));

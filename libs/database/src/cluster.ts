@@ -110,7 +110,9 @@ async function runInitdb(cluster: Cluster, binaries: string, user: ServerUser | 
     });
     const [how, printed, complained] = await Promise.all([ended, text(initdb.stdout!), text(initdb.stderr!)]);
     if (how !== '0') {
-      throw new Error(`Postgres could not make its data directory (initdb: ${how}):\n${printed}\n${complained}`.trim());
+      throw new Error(
+        `Postgres could not create its data directory (initdb: ${how}):\n${printed}\n${complained}`.trim(),
+      );
     }
   } finally {
     await password.close();
@@ -163,7 +165,7 @@ export async function ensureCluster(
   await makeFolder(cluster.dataDir).catch(cannotKeepIn(cluster));
   await removeLeftovers(cluster.dataDir);
   if (!(await exists(cluster.home))) {
-    log(`making a Postgres data directory in ${cluster.home}`);
+    log(`creating a Postgres data directory in ${cluster.home}`);
     await create(cluster, binaries, user);
   }
   try {

@@ -185,7 +185,7 @@ function unreachable({ name, url }: Database, error: unknown, patient: boolean):
   const { code, message } = error as { code?: string; message: string };
   const advice = patient
     ? `Is it up, and does ${variableOf(name)} name it?`
-    : `Mend ${variableOf(name)} or the database.`;
+    : `Correct ${variableOf(name)} or the database.`;
   // A refusal by several addresses of one host has no message of its own.
   const why = whyDistrusted(error) ?? (message || code);
   return new Error(`Cannot use Postgres at ${placeOf(url)} for ${name}: ${why}. ${advice}`, {

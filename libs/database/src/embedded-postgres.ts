@@ -199,7 +199,7 @@ class SupervisedPostgres implements EmbeddedPostgres {
   private explain(failure: string): string {
     const { data, logFile } = this.cluster;
     const advice = failure.includes('still in use')
-      ? 'Processes of a server that was killed still work on the data: wait for them or end them, then start again.'
+      ? 'Processes of a server that was killed still use the data: wait until they have ended or kill them, then start again.'
       : `Its log is ${logFile}.`;
     return `Postgres did not start on ${data}. ${advice}\n${failure.trim()}`;
   }

@@ -40,7 +40,7 @@ async function waitForTurn(runner: QueryRunner, { name, schema, log }: Migration
     if (Date.now() > giveUpAt) {
       throw new Error(
         `Another instance has been migrating the ${name} database for ${patienceMs / 60_000} minutes. ` +
-          'Look what it waits for (pg_stat_activity), or end it, and start again.',
+          'Check in pg_stat_activity what it is waiting for, or stop it, and start again.',
       );
     }
     await setTimeout(100);
@@ -56,7 +56,7 @@ async function createSchema(runner: QueryRunner, schema: string): Promise<void> 
   } catch (error) {
     if ((error as pg.DatabaseError).code !== insufficientPrivilege) throw error;
     throw new Error(
-      `Cannot make the schema "${schema}": ${(error as Error).message}. Make it, or grant CREATE on the database.`,
+      `Cannot create the schema "${schema}": ${(error as Error).message}. Create it, or grant CREATE on the database.`,
       {
         cause: error,
       },
@@ -76,8 +76,8 @@ async function whoHolds(runner: QueryRunner, schema: string): Promise<string> {
   )) as { pid: number; name: string | null; seconds: number | null }[];
   if (!holder) return '';
   // Of other roles only those with `pg_read_all_stats` see more than the process.
-  const seen = holder.name === null ? '' : `"${holder.name}", for ${holder.seconds} s, `;
-  return ` by ${seen}process ${holder.pid} of Postgres`;
+  const seen = holder.name === null ? '' : `"${holder.name}" for ${holder.seconds} s, `;
+  return ` by ${seen}Postgres process ${holder.pid}`;
 }
 
 const codeOf = (error: unknown): string => (error as { driverError?: pg.DatabaseError }).driverError?.code ?? '';
@@ -108,13 +108,15 @@ async function runPending(source: DataSource, runner: QueryRunner, { name, schem
     if (!isInUse || Date.now() > giveUpAt) {
       throw new Error(
         `Migration ${left[0]} of ${name} failed: ${(error as Error).message}. ` +
-          'Mend it and start again; the migrations before it are in place.',
+          'Fix the cause and start again; the migrations before it have been applied.',
         { cause: error },
       );
     }
     if (Date.now() >= sayAt) {
       const holder = await whoHolds(runner, schema);
-      log(`migration ${left[0]} of ${name} waits for a table that is in use${holder}; orders go on meanwhile`);
+      log(
+        `migration ${left[0]} of ${name} waits for a table that is in use${holder}; orders are still processed meanwhile`,
+      );
       sayAt = Date.now() + sayEveryMs;
     }
     await setTimeout(lockPauseMs);

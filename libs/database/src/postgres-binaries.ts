@@ -22,7 +22,7 @@ import type { ServerUser } from './server-user.js';
 const run = promisify(execFile);
 
 const instead =
-  'Run Postgres yourself and name it, for example DATABASE_URL=postgres://user:password@127.0.0.1:5432/cleave';
+  'Run Postgres yourself and set its URL, for example DATABASE_URL=postgres://user:password@127.0.0.1:5432/cleave';
 const programs = ['postgres', 'initdb'];
 
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
@@ -88,7 +88,7 @@ async function makeTrusted(folder: string): Promise<void> {
   const { uid, mode } = await lstat(folder);
   const ours = process.getuid?.() ?? uid;
   if (uid !== ours || (mode & 0o022) !== 0) {
-    throw new Error(`${folder} belongs to or can be written by others; remove it, so that it can be made anew`);
+    throw new Error(`${folder} is owned or writable by another user; remove it, so that it can be created again`);
   }
   await chmod(folder, 0o755);
 }
@@ -149,7 +149,9 @@ export async function runnableBinaries(
   user: ServerUser | undefined,
   { native = packagedBinaries(), caches = defaultCaches() }: { native?: string; caches?: string[] } = {},
 ): Promise<string> {
-  let fault = (await completed(native)) ? await faultOf(native, user) : 'links are missing and cannot be made';
+  let fault = (await completed(native))
+    ? await faultOf(native, user)
+    : 'symbolic links are missing and cannot be created';
   if (fault === undefined) return native;
   for (const cache of caches) {
     try {

@@ -7,7 +7,7 @@ export async function cursorSecret(sql: Sql, schema: string): Promise<string> {
     name: `${schema}-cursor-secret`,
     text: `SELECT value FROM ${pg.escapeIdentifier(schema)}.settings WHERE name = 'cursor_secret'`,
   });
-  if (!row) throw new Error(`${schema}.settings has no cursor_secret; the migrations of the module put it there`);
+  if (!row) throw new Error(`${schema}.settings has no cursor_secret; the migrations of the module create it`);
   return row.value;
 }
 

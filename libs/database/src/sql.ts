@@ -173,7 +173,10 @@ export class Sql implements Queries {
   async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
     const [row] = await this.query<{ isAlone: boolean }>(ping);
     const { isAlone } = row!;
-    return { isDegraded: isAlone, details: isAlone ? { standby: 'none is connected; what is committed waits' } : {} };
+    return {
+      isDegraded: isAlone,
+      details: isAlone ? { standby: 'no standby is connected; commits wait for one' } : {},
+    };
   }
 
   private async withSession<T>(work: (session: Session) => Promise<T>): Promise<T> {

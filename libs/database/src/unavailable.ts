@@ -23,10 +23,10 @@ const refusals: readonly [RegExp, (variable: string) => string][] = [
 
 /** The statement gave up or lost to another one, and the connection is as good as before. */
 const gaveUp: Record<string, string> = {
-  '40001': 'the statement lost to one that ran beside it',
-  '40P01': 'the statement lost a deadlock',
-  '55P03': 'a lock was not free in time',
-  '57014': 'the statement took too long',
+  '40001': 'the statement conflicted with a concurrent transaction',
+  '40P01': 'the statement was cancelled because of a deadlock',
+  '55P03': 'waiting for a lock timed out',
+  '57014': 'the statement timed out',
 };
 
 interface DriverError {
@@ -101,7 +101,7 @@ const reasonOf = (error: unknown): string | undefined => {
 export const notReplicated = (name: string): CleaveError =>
   new CleaveError(
     'unavailable',
-    `The ${name} database did not make sure that its standby has the change. Try again in a moment.`,
+    `The ${name} database did not confirm that its standby has the change. Try again in a moment.`,
   );
 
 /**

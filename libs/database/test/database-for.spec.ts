@@ -255,7 +255,10 @@ describe('sql', () => {
     await sql.transaction(async (within) => {
       await within.query(change);
       const error = await failureOf(sql.query(change));
-      expect(error).toMatchObject({ code: 'unavailable', detail: expect.stringContaining('a lock was not free') });
+      expect(error).toMatchObject({
+        code: 'unavailable',
+        detail: expect.stringContaining('waiting for a lock timed out'),
+      });
       expect(error.cause).toMatchObject({ code: '55P03' });
     });
     const pool = new pg.Pool({ connectionString: database.url, max: 1, connectionTimeoutMillis: 100 });

@@ -288,7 +288,7 @@ describe('the server binaries', () => {
     await expect(runnableBinaries(user, { native, caches: [] })).rejects.toThrow('DATABASE_URL=postgres://');
 
     await chmod(caches[0]!, 0o777);
-    await expect(runnableBinaries(user, { native, caches })).rejects.toThrow('can be written by others');
+    await expect(runnableBinaries(user, { native, caches })).rejects.toThrow('owned or writable by another user');
   });
 
   it('are asked for by DATABASE_URL where no package fits the platform', () => {

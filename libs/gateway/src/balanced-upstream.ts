@@ -228,7 +228,7 @@ const isHeadTooLarge = ({ method, path, headers }: Dispatcher.DispatchOptions): 
 const headTooLarge = (): CleaveError =>
   new CleaveError(
     'headers-too-large',
-    `With what the gateway adds for the service that answers, a request has at most ${limits.headers} header fields and ` +
+    `With the header fields that the gateway adds, a request can have at most ${limits.headers} header fields and ` +
       `${limits.headerBytes} bytes before its body; send fewer or shorter ones.`,
   );
 
@@ -360,7 +360,10 @@ class BalancedRequest {
 }
 
 const givenUp = (): CleaveError =>
-  new CleaveError('cancelled', 'Whoever asked has gone before there was an answer. The request may have taken effect.');
+  new CleaveError(
+    'cancelled',
+    'The client cancelled the request before there was a response. The request may have taken effect.',
+  );
 
 const outcomeOf = (error: Error, isSent: boolean): Outcome => {
   const { code } = error as NodeJS.ErrnoException;

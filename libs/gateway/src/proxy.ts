@@ -112,7 +112,7 @@ const dotsIn = (url: string): boolean =>
 const refusalOfDots = (): CleaveError =>
   new CleaveError(
     'invalid-request',
-    'The gateway passes on no address with a part that is a dot, or with ../ or /.. in it.',
+    'The gateway does not forward a path that has a segment "." or contains ../ or /.. (encoded or not). Correct the path.',
   );
 
 /** The body in the very bytes that came; the library would write JSON anew. */
@@ -171,10 +171,11 @@ const codeOf = (error: unknown): string => {
   return String(cause?.code ?? code);
 };
 
-const mayHaveTakenEffect = 'The request may have taken effect: repeat it with the same Idempotency-Key, or read first.';
+const mayHaveTakenEffect =
+  'The request may have taken effect: repeat it with the same Idempotency-Key, or read the current state first.';
 
 const goneBefore = (): CleaveError =>
-  new CleaveError('cancelled', 'Whoever asked has gone before the request was passed on. It has had no effect.');
+  new CleaveError('cancelled', 'The client cancelled the request before it was forwarded. It has had no effect.');
 
 const refusalOf = (name: string, error: Error): CleaveError => {
   const cause = error.cause ?? error;
@@ -186,6 +187,6 @@ const refusalOf = (name: string, error: Error): CleaveError => {
   const detail =
     cause instanceof NotReached
       ? `The ${name} service cannot be reached. The request has had no effect; repeat it later.`
-      : `The ${name} service broke off before it answered. ${mayHaveTakenEffect}`;
+      : `The connection to the ${name} service failed before it answered. ${mayHaveTakenEffect}`;
   return new CleaveError('unavailable', detail, {}, { cause });
 };

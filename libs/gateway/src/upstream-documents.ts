@@ -43,7 +43,9 @@ export class UpstreamDocuments {
   /** The document is asked for often, so only changes are logged. */
   private logRenamed(renamed: string): void {
     if (renamed !== this.renamed && renamed !== '')
-      this.logger.warn(`Services of different versions describe ${renamed} otherwise: bring them to one version.`);
+      this.logger.warn(
+        `Services of different versions define ${renamed} differently: run the same version of all services.`,
+      );
     this.renamed = renamed;
   }
 }
@@ -51,9 +53,9 @@ export class UpstreamDocuments {
 const withNotes = (document: OpenAPIObject, missing: string[], renamed: string[]): OpenAPIObject => {
   const notes = [
     missing.length > 0 &&
-      `What these services answer is missing here, because they cannot be reached: ${missing.join(', ')}.`,
+      `The operations of these services are missing here, because the services cannot be reached: ${missing.join(', ')}.`,
     renamed.length > 0 &&
-      `Services of different versions run here, so these have the name of their service before their own: ${renamed.join(', ')}.`,
+      `Services of different versions are running, so these names are prefixed with the name of their service: ${renamed.join(', ')}.`,
   ].filter((note) => note !== false);
   if (notes.length === 0) return document;
   const { info } = document;
@@ -83,7 +85,9 @@ class DocumentSource {
       await this.fetch();
     } catch (error) {
       const { message, cause } = error as Error;
-      this.logger.warn(`${this.upstream.name} hands out no document: ${message}${cause ? ` (${String(cause)})` : ''}`);
+      this.logger.warn(
+        `cannot get the OpenAPI document of ${this.upstream.name}: ${message}${cause ? ` (${String(cause)})` : ''}`,
+      );
     }
     this.freshUntil = performance.now() + this.times.freshMs;
   }
@@ -95,7 +99,8 @@ class DocumentSource {
       throw new Error(`it answered ${statusCode}`);
     }
     const document = (await body.json()) as OpenAPIObject;
-    if (typeof document?.paths !== 'object' || document.paths === null) throw new Error('what it answered is none');
+    if (typeof document?.paths !== 'object' || document.paths === null)
+      throw new Error('the response is not an OpenAPI document');
     this.latest = document;
   }
 }

@@ -42,7 +42,7 @@ export class UpstreamLogs extends LogsBehind {
     return answers.map(({ address, body, why }) => {
       if (why !== undefined) return { address, why };
       const level = levelIn(body);
-      return level ? { address, level } : { address, why: 'its answer has no level that is known here' };
+      return level ? { address, level } : { address, why: 'its response has no known log level' };
     });
   }
 

@@ -85,7 +85,7 @@ it('says why the level of the log of an instance is not known, also when it answ
   try {
     expect(await new UpstreamLogs([logs], new Authenticator()).ask('cache', anybody)).toEqual([
       { address: at[0], level: 'debug' },
-      { address: at[1], why: expect.stringContaining('no level') },
+      { address: at[1], why: expect.stringContaining('no known log level') },
     ]);
   } finally {
     logs.close();
@@ -224,7 +224,7 @@ describe('an instance to which as many are connected as may be', () => {
     await fill(full!);
     const [status, text] = await send('POST');
     expect([status, JSON.parse(text)]).toEqual([503, expect.objectContaining({ code: 'unavailable' })]);
-    expect(text).toContain('As many are connected as may be');
+    expect(text).toContain('The maximum number of connections');
     expect((await send('GET', '/nothing'))[0]).toBe(404);
     expect(log.join('\n')).not.toMatch(/shutting down|gets no more requests/);
     for (const socket of sockets) socket.destroy();

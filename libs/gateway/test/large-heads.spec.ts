@@ -56,7 +56,7 @@ const fields = (count: number): Record<string, string> =>
 /** What the service says, or the gateway; never what the service says of what the gateway has made of the request. */
 const expected = [
   [404, expect.stringMatching(/^There is nothing at/)],
-  [431, expect.stringMatching(/^With what the gateway adds/)],
+  [431, expect.stringMatching(/^With the header fields that the gateway adds/)],
 ];
 
 it('a request that is too large with what the gateway adds is refused by the gateway, and one that is smaller goes through', async () => {

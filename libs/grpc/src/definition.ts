@@ -71,7 +71,7 @@ const withoutReplacements = (request: object, bytes: Buffer): object => {
   const read = occurrences(JSON.stringify(request), replacement);
   if (read === 0 || read <= occurrences(bytes.toString('latin1'), Buffer.from(replacement).toString('latin1')))
     return request;
-  return invalidRequest([{ path: '', message: 'must have nothing but UTF-8 in its texts' }]);
+  return invalidRequest([{ path: '', message: 'must contain only valid UTF-8 in its strings' }]);
 };
 
 const occurrences = (text: string, part: string): number => text.split(part).length - 1;

@@ -77,7 +77,7 @@ const callers = new WeakMap<object, Caller>();
 /** Who calls: `@CalledBy() caller: Caller`. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
   const caller = callers.get(context.getArgByIndex<object>(2));
-  if (!caller) throw new Error('nobody has found out who calls');
+  if (!caller) throw new Error('the caller has not been authenticated');
   return caller;
 });
 
@@ -127,8 +127,7 @@ export class GrpcServer extends ServerGrpc {
     const methods = Object.entries(definition[this.serviceName] as ServiceDefinition);
     this.streams = new Set(methods.filter(([, { responseStream }]) => responseStream).map(([name]) => name));
     const unscoped = methods.find(([name]) => !Object.hasOwn(service.scopes, name));
-    if (unscoped)
-      throw new Error(`${this.serviceName}/${unscoped[0]} does not say what a caller must be allowed to do.`);
+    if (unscoped) throw new Error(`${this.serviceName}/${unscoped[0]} has no entry in the scopes of its service.`);
     this.tellHealth(false);
   }
 
@@ -339,7 +338,10 @@ export class GrpcServer extends ServerGrpc {
 }
 
 const stopping = (): CleaveError =>
-  new CleaveError('unavailable', 'The server is stopping. Go on at another instance, from the last that was received.');
+  new CleaveError(
+    'unavailable',
+    'The server is shutting down. Continue on another instance, after the last message received.',
+  );
 
 /** What it refuses with, if it does. */
 const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | undefined> => {
@@ -354,7 +356,8 @@ const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | unde
 
 const refusalWhenBusy = (limiter: Limiter | undefined): CleaveError | undefined => {
   if (!limiter?.refuses()) return undefined;
-  const busy = 'More calls come than can be answered in time. This one has had no effect; repeat it later.';
+  const busy =
+    'The server is overloaded: more calls arrive than it can answer in time. This one has had no effect; repeat it later.';
   return new CleaveError('unavailable', busy, { retry_after_ms: limiter.retryAfterMs() });
 };
 

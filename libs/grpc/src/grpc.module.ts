@@ -61,7 +61,7 @@ export class GrpcDoor implements OnModuleDestroy {
       await microservice.listen();
     } catch (error) {
       const advice = `Set ${variable} to an address that is free, or stop what uses this one.`;
-      throw new Error(`Cannot answer gRPC at ${at} (${(error as Error).message}). ${advice}`, { cause: error });
+      throw new Error(`Cannot serve gRPC at ${at} (${(error as Error).message}). ${advice}`, { cause: error });
     }
     this.server = server;
     this.tellHealth(server);

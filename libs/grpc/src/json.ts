@@ -56,9 +56,7 @@ const jsonOfValue = (value: Value, path: string): Json => {
   if (value.string_value !== undefined) return value.string_value;
   if (value.bool_value !== undefined) return value.bool_value;
   if (value.null_value !== undefined) return null;
-  throw invalidRequest([
-    { path, message: 'must be a value that JSON has: null, true, false, a finite number, a text …' },
-  ]);
+  throw invalidRequest([{ path, message: 'must be a JSON value: null, true, false, a finite number, a string …' }]);
 };
 
 export const timestampOf = (at: Date): Timestamp => {

@@ -118,7 +118,7 @@ export class HealthController {
 
 /** Whoever comes is refused, and should go elsewhere; the checks tell nothing of that. */
 const reportOfFull = (): HealthCheckResult => {
-  const message = 'As many are connected as may be (HTTP_MAX_CONNECTIONS); others are refused.';
+  const message = 'The maximum number of connections (HTTP_MAX_CONNECTIONS) is reached; further ones are refused.';
   const error = { connections: { status: 'down', message } } as const;
   return { status: 'error', info: {}, error, details: error };
 };

@@ -116,7 +116,7 @@ export class LogLevelController {
     if (service !== undefined) return this.tell(service, change, caller);
     const before = processLog.level;
     processLog.setLevel(change.level, change.for_ms);
-    this.logger.warn(`the level of the log is ${change.level} and was ${before}`);
+    this.logger.warn(`the log level is ${change.level} and was ${before}`);
     return { level: change.level };
   }
 
@@ -126,8 +126,8 @@ export class LogLevelController {
     caller: Caller,
   ): Promise<z.output<typeof logLevelChanged>> {
     const { told, not_told } = await this.logsOf(service).tell(service, change, caller);
-    if (told.length === 0) throw noneAnswers(service, 'has taken it', not_told);
-    this.logger.warn(`the level of the log of ${service} is ${change.level} at ${told.join(', ')}`);
+    if (told.length === 0) throw noneAnswers(service, 'confirmed the change', not_told);
+    this.logger.warn(`the log level of ${service} is ${change.level} on ${told.join(', ')}`);
     return { level: change.level, told, not_told };
   }
 
@@ -142,10 +142,13 @@ const unknownService = (services: readonly string[]): CleaveError =>
     'service',
     services.length > 0
       ? `must be ${services.join(' or ')}`
-      : 'is for a process that passes requests on, such as the gateway; leave it out here',
+      : 'is only for a process that forwards requests, such as the gateway; leave it out here',
   );
 
 const noneAnswers = (service: string, does: string, refused: Told['not_told']): CleaveError => {
-  const why = refused.map((it) => `${it.address}: ${it.why}`).join('; ') || 'it has no address';
-  return new CleaveError('unavailable', `No instance of ${service} ${does} (${why}). Repeat it when one is there.`);
+  const why = refused.map((it) => `${it.address}: ${it.why}`).join('; ') || 'no address of it is known';
+  return new CleaveError(
+    'unavailable',
+    `No instance of ${service} ${does} (${why}). Repeat the request when one is available.`,
+  );
 };

@@ -24,7 +24,7 @@ export class MetricsController {
   })
   async read(): Promise<string> {
     const { text, errors } = await this.metrics.read();
-    for (const error of errors) this.logger.warn(`Something measured cannot be read: ${String(error)}`);
+    for (const error of errors) this.logger.warn(`A metric cannot be read: ${String(error)}`);
     return text;
   }
 }

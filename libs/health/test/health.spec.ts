@@ -95,7 +95,7 @@ it('lives and is not ready while as many are connected as may be: it would refus
   const { port } = app.getHttpServer().address() as { port: number };
   const socket = connect(port, '127.0.0.1');
   await once(socket, 'connect');
-  const connections = { status: 'down', message: expect.stringContaining('As many are connected as may be') };
+  const connections = { status: 'down', message: expect.stringContaining('The maximum number of connections') };
   expect(await ask('ready')).toMatchObject({
     status: 503,
     body: { status: 'error', error: { connections }, details: { connections } },

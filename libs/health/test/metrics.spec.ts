@@ -122,7 +122,7 @@ describe('GET /metrics', () => {
       throw new Error('the shelf is away');
     });
     expect((await read(app)).has('process_uptime_seconds')).toBe(true);
-    expect(log.join('\n')).toContain('Something measured cannot be read: Error: the shelf is away');
+    expect(log.join('\n')).toContain('A metric cannot be read: Error: the shelf is away');
   });
 
   it('has nothing to tell where OpenTelemetry is disabled', async () => {
@@ -130,7 +130,7 @@ describe('GET /metrics', () => {
     app.get(Metrics).meter('shop').createCounter('shop.sales').add(1);
     const { response, text } = await ask(app);
     expect(response.status).toBe(200);
-    expect(text).toBe('# nothing is measured: OTEL_SDK_DISABLED\n');
+    expect(text).toBe('# metrics are off: OTEL_SDK_DISABLED\n');
   });
 
   it('is documented as text', async () => {

@@ -70,7 +70,7 @@ export abstract class WokenWork implements OnApplicationBootstrap, BeforeApplica
       }
     }
     await this.leave().catch((error: unknown) => {
-      this.logger.warn(`what was held is let go of later, by itself (${String(error)})`);
+      this.logger.warn(`work could not be released at shutdown; its leases expire by themselves (${String(error)})`);
     });
   }
 

@@ -126,7 +126,13 @@ const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | 
     // Others may have understood it in another way, and with it what comes behind it.
     distrusted.add(request.raw.socket);
     reply.header('connection', 'close');
-    return ofFields ?? new CleaveError('invalid-request', 'It came behind a request that was refused; send it anew.');
+    return (
+      ofFields ??
+      new CleaveError(
+        'invalid-request',
+        'An earlier request on this connection was refused, so this one was not processed. Send it again on a new connection.',
+      )
+    );
   }
   if (!isQueryDecodable(url)) return badQuery();
   if (request.is404 || !hasPath(url)) return refusalOfUnrouted(request);
@@ -134,11 +140,11 @@ const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | 
   const coding = headers['content-encoding'].trim() || 'identity';
   if (coding.toLowerCase() === 'identity' || !hasBody(request)) return undefined;
   reply.header('accept-encoding', 'identity');
-  return new CleaveError('unsupported-media-type', `A body must be sent as it is, not encoded as ${coding}.`);
+  return new CleaveError('unsupported-media-type', `A body must be sent without a Content-Encoding, not as ${coding}.`);
 };
 
 const allTaken =
-  'As many are connected as may be. The request has had no effect; repeat it after Retry-After, on another connection.';
+  'The maximum number of connections is reached. The request has had no effect; repeat it after Retry-After, on another connection.';
 
 const refusalOfFull = ({ routeOptions: { config } }: FastifyRequest): CleaveError | undefined =>
   (config as Partial<EndpointConfig>).isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
@@ -151,12 +157,13 @@ const refusalOfFields = ({ rawHeaders, headers }: IncomingMessage): CleaveError 
   if (rawHeaders.length > 2 * limits.headers)
     return new CleaveError('headers-too-large', `A request has at most ${limits.headers} header fields; send fewer.`);
   const repeated = sentOnce.find((name) => headers[name] !== undefined && countOf(name, rawHeaders) > 1);
-  if (repeated !== undefined) return new CleaveError('invalid-request', `The header ${repeated} is sent once.`);
+  if (repeated !== undefined)
+    return new CleaveError('invalid-request', `The header ${repeated} must be sent only once.`);
   const { connection } = headers;
   if (connection === undefined || /^(?:close|keep-alive)$/i.test(connection)) return undefined;
   const named = connection.split(',').find((name) => endToEnd.has(name.trim().toLowerCase()));
   if (named === undefined) return undefined;
-  const detail = `Connection must not name ${named.trim()}, which is for whoever answers; leave it out there.`;
+  const detail = `The header Connection must not name ${named.trim()}, which is an end-to-end header; remove it there.`;
   return new CleaveError('invalid-request', detail);
 };
 
@@ -191,7 +198,7 @@ const withoutFragment = (url: string): string => {
 };
 
 const withoutHost = (): CleaveError =>
-  new CleaveError('invalid-request', 'A request of HTTP/1.1 must have a header Host; send the name of this server.');
+  new CleaveError('invalid-request', 'An HTTP/1.1 request must have a header Host; send the name of this server.');
 
 /** The router decodes the path and refuses what it cannot decode, but passes such a query on as it is. */
 const isQueryDecodable = (url: string): boolean => {
@@ -386,7 +393,7 @@ class RestAdapter extends FastifyAdapter {
 
 /** Answers a header `Expect` other than `100-continue`, which never becomes a request of Fastify's. */
 const answerExpectation = ({ headers }: IncomingMessage, response: ServerResponse, browsers: Browsers): void => {
-  const detail = `Nothing but 100-continue can be expected, not ${headers.expect}; leave the header Expect out.`;
+  const detail = `The only supported expectation is 100-continue, not ${headers.expect}; leave the header Expect out.`;
   const problem = problemOf('expectation-failed', detail);
   const body = JSON.stringify(problem);
   response.writeHead(problem.status, {

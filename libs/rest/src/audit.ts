@@ -76,7 +76,7 @@ export const auditing = (
       const lost = (error: unknown): void =>
         new Logger('Audit').error(
           // What is said to callers who are refused, that it had no effect, is not true of this one.
-          `what became of ${request.id} could not be written down (${error instanceof CleaveError ? error.code : String(error)})`,
+          `the outcome of request ${request.id} could not be written to the audit log (${error instanceof CleaveError ? error.code : String(error)})`,
         );
       void written.catch(lost).then(() => done(null, payload));
     },

@@ -32,7 +32,7 @@ export const hasBody = ({ headers }: FastifyRequest): boolean =>
 const notJson = (request: FastifyRequest): CleaveError =>
   new CleaveError(
     'unsupported-media-type',
-    `A body must be sent as application/json in UTF-8, not as ${request.headers['content-type'] ?? 'content of no type'}.`,
+    `A body must be sent as application/json in UTF-8, not as ${request.headers['content-type'] ?? 'content without a type'}.`,
   );
 
 const parseJsonBody = (body: Buffer, request: FastifyRequest): unknown => {
@@ -97,7 +97,7 @@ export const refuseTreacherous = (root: unknown): void => {
   const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
   for (let next = waiting.pop(); next; next = waiting.pop()) {
     const { value, path } = next;
-    if (value === Infinity || value === -Infinity) throw faulty(path, 'is a number too large to be kept');
+    if (value === Infinity || value === -Infinity) throw faulty(path, 'is a number that is too large');
     if (value === null || typeof value !== 'object') continue;
     for (const [key, member] of Object.entries(value)) {
       if (key === '__proto__' || (key === 'prototype' && path.at(-1) === 'constructor'))
@@ -120,7 +120,7 @@ const refuseLossy = (root: unknown, json: string): void => {
   for (let next = waiting.pop(); next; next = waiting.pop()) {
     const { value, path } = next;
     if (lossy.has(value as number))
-      throw faulty(path, 'is a whole number beyond 2^53, which loses digits; send it as a text');
+      throw faulty(path, 'is an integer beyond 2^53 and would lose digits; send it as a string');
     if (value === null || typeof value !== 'object') continue;
     for (const [key, member] of Object.entries(value)) waiting.push({ value: member, path: [...path, key] });
   }

@@ -156,4 +156,4 @@ export class Connections implements Iterable<Socket> {
 }
 
 const full = (most: number): string =>
-  `${most} are connected, which is as many as may be; others are refused, except for health and metrics`;
+  `the maximum of ${most} connections is reached; further ones are refused, except for health and metrics`;

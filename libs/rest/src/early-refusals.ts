@@ -6,7 +6,7 @@ import type { ObservedRequests } from './observed-requests.js';
 import { problemOf, problemType, retryAfterOf } from './problems.js';
 
 const detail =
-  'More requests come than can be answered in time. This one has had no effect; repeat it after Retry-After.';
+  'The server is overloaded: more requests arrive than it can answer in time. This one has had no effect; repeat it after Retry-After.';
 
 /** What a request is answered with while its limiter is full. */
 export const busyProblem = problemOf('unavailable', detail);

@@ -162,7 +162,7 @@ const idempotencyKeyHeader = (required: boolean) =>
     name: 'Idempotency-Key',
     required,
     description:
-      `A text of 1 to ${limits.keyLength} characters that identifies the operation. If you repeat the request, send the ` +
+      `A string of 1 to ${limits.keyLength} characters that identifies the operation. If you repeat the request, send the ` +
       'same key: you get the first answer again, and nothing happens twice.' +
       (required ? ' Replace the example with a new key for every operation.' : ''),
     schema: { type: 'string', minLength: 1, maxLength: limits.keyLength + 2 },
@@ -259,5 +259,7 @@ export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
   const encoded = encoderOf(reply.schema)(value);
   if (encoded.success) return encoded.data;
   const faults = faultsIn(encoded.error.issues, value).map(({ path, message }) => `${path}: ${message}`);
-  throw new Error(`${route} answered ${status} with what does not fit its schema: ${faults.slice(0, 10).join('; ')}`);
+  throw new Error(
+    `${route} answered ${status} with a body that does not match its schema: ${faults.slice(0, 10).join('; ')}`,
+  );
 };

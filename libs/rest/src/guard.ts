@@ -24,7 +24,7 @@ declare module 'fastify' {
 /** Who sends the request: `@CalledBy() caller: Caller`, at an endpoint that has a scope. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
   const { caller, method, routeOptions } = context.switchToHttp().getRequest<FastifyRequest>();
-  if (!caller) throw new Error(`${method} ${routeOptions.url} is open, so nobody has asked who calls it`);
+  if (!caller) throw new Error(`${method} ${routeOptions.url} is open to anyone, so its callers are not authenticated`);
   return caller;
 });
 

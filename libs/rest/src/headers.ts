@@ -24,7 +24,7 @@ export const IdempotencyKey = createParamDecorator(
       if (!options?.required) return undefined;
       throw new CleaveError(
         'idempotency-key-required',
-        'Send a header Idempotency-Key: a new text for each operation, and the same text when you repeat the request.',
+        'Send a header Idempotency-Key: a new value for each operation, and the same value when you repeat the request.',
       );
     }
     // Node joins repeated fields with a comma, which a quoted key may contain as well.
@@ -43,7 +43,7 @@ export const idempotencyKeyIn = (field: string | undefined): string => {
   if (key === undefined || key.length < 1 || key.length > limits.keyLength) {
     throw new CleaveError(
       'invalid-idempotency-key',
-      `An Idempotency-Key is sent once and has 1 to ${limits.keyLength} printable ASCII characters in double quotes, such as "8e03978e-40d5".`,
+      `An Idempotency-Key must be sent only once and have 1 to ${limits.keyLength} printable ASCII characters in double quotes, such as "8e03978e-40d5".`,
     );
   }
   return key;
@@ -81,10 +81,13 @@ export const IfMatch = createParamDecorator(
     if (header === undefined || header === '*') return undefined;
     const tags = entityTagsIn(header);
     if (tags === undefined)
-      throw invalidRequest('If-Match', 'must be entity tags such as "v3", with commas between them, or *');
+      throw invalidRequest('If-Match', 'must be * or a comma-separated list of entity tags such as "v3"');
     const versions = tags.flatMap((tag) => /^"v([1-9]\d{0,14})"$/.exec(tag)?.[1] ?? []).map(Number);
     if (versions.length === 0) {
-      throw new CleaveError('precondition-failed', 'The entity tag is not one of ours. Read the resource again.');
+      throw new CleaveError(
+        'precondition-failed',
+        'The entity tag was not issued by this server. Read the resource again.',
+      );
     }
     return versions;
   },

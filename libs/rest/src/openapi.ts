@@ -82,7 +82,7 @@ const refuseRepeatedOperationIds = (paths: Paths): void => {
       if (id === undefined) continue;
       const here = `${method.toUpperCase()} ${path}`;
       const there = seen.get(id);
-      if (there) throw new Error(`${there} and ${here} are both called ${id}; give one another operationId.`);
+      if (there) throw new Error(`${there} and ${here} are both called ${id}; give one of them another operationId.`);
       seen.set(id, here);
     }
   }

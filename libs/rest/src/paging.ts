@@ -53,4 +53,7 @@ export class Cursors {
 }
 
 const notOurs = (): CleaveError =>
-  new CleaveError('invalid-cursor', 'Pass `next_cursor` of the page before as it came, or leave it out to start anew.');
+  new CleaveError(
+    'invalid-cursor',
+    'Pass the `next_cursor` of the previous page unchanged, or leave it out to start from the beginning.',
+  );

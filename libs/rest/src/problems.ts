@@ -137,7 +137,7 @@ export const refusalOfUnrouted = (request: FastifyRequest): CleaveError => {
   const methods = methodsOf(request);
   // A route for whatever lies below an address has looked, and found nothing.
   return methods.length > 0 && !methods.includes(request.method)
-    ? new CleaveError('method-not-allowed', `${path} does not answer ${request.method}, but ${methods.join(', ')}.`)
+    ? new CleaveError('method-not-allowed', `${path} does not support ${request.method}, only ${methods.join(', ')}.`)
     : new CleaveError('not-found', `There is nothing at ${path}. The addresses are listed at /docs.`);
 };
 
@@ -164,12 +164,12 @@ const advice: Record<number, string> = {
   404: 'Check the address and the ids in it.',
   405: 'Use one of the methods in the header Allow.',
   408: 'Send the request again, without pauses.',
-  409: 'The request contradicts the present state. Read the state and decide anew.',
+  409: 'The request conflicts with the current state. Read the current state and decide what to do.',
   412: 'Read the resource again and repeat the change with its new ETag.',
   413: 'Send less at once.',
   415: 'Send JSON in UTF-8 with Content-Type: application/json, without a Content-Encoding.',
   417: 'Leave the header Expect out.',
-  421: 'Ask for localhost or 127.0.0.1, or set ADMIN_KEY and send a key.',
+  421: 'Send the request to localhost or 127.0.0.1, or set ADMIN_KEY and send a key.',
   422: 'The request is well-formed but cannot be carried out as it is; see the detail.',
   429: 'Wait as long as Retry-After says, then repeat the request.',
   431: 'Send fewer or shorter header fields.',

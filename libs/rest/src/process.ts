@@ -42,7 +42,7 @@ export const closeOnSignals = (
       process.exit(1);
     }
     closingSince = performance.now();
-    logger.log(`${signal}: finishing what is in flight. Another one, later than a second, stops at once.`);
+    logger.log(`${signal}: finishing the work in flight. Another signal, more than a second later, stops at once.`);
     setTimeout(() => {
       logger.error(`Closing has taken longer than ${patienceMs} ms: stopping with work unfinished.`);
       process.exit(1);

@@ -48,11 +48,11 @@ const toldAsRepeated = (issue: Issue, query: unknown): Issue =>
     : issue;
 
 const kinds: Record<string, string> = {
-  string: 'a text',
+  string: 'a string',
   number: 'a number',
   int: 'a whole number',
   boolean: 'true or false',
-  array: 'a list',
+  array: 'an array',
   object: 'an object',
   record: 'an object',
 };

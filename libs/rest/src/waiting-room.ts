@@ -8,11 +8,11 @@ import { problemOf, problemType } from './problems.js';
 const usuallyOpensAfterMs = 1_000;
 
 const notYet =
-  'The process has not started yet: it waits for what it needs (GET /health/ready). Nothing was done; repeat the request.';
+  'The process is still starting and waits for its dependencies (see GET /health/ready). The request has had no effect; repeat it.';
 
 export const cannotListen = ({ HOST, PORT }: { HOST: string; PORT: number }, cause: unknown): Error => {
   const advice = 'Set HOST and PORT to an address that is free, or stop what uses this one.';
-  return new Error(`Cannot answer REST at ${HOST}:${PORT} (${(cause as Error).message}). ${advice}`, { cause });
+  return new Error(`Cannot serve REST at ${HOST}:${PORT} (${(cause as Error).message}). ${advice}`, { cause });
 };
 
 interface Awaited {

@@ -50,7 +50,9 @@ describe('a reply', () => {
       const response = await fetch(`${here.url}/trials/${path}`);
       expect(await response.json()).toMatchObject({ status: 500, code: 'internal' });
     }
-    expect(here.log.join('\n')).toMatch(/GET \/trials\/lies answered 200 with what does not fit its schema: size: /);
+    expect(here.log.join('\n')).toMatch(
+      /GET \/trials\/lies answered 200 with a body that does not match its schema: size: /,
+    );
     expect(here.log.join('\n')).toContain('GET /trials/strays answered 202, which its @Endpoint does not declare');
   });
 });

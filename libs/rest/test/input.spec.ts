@@ -88,7 +88,7 @@ describe('a body', () => {
     ] as const;
     for (const [body, path] of refused) {
       const { detail, ...rest } = await problem(await post(body), 400, 'invalid-request');
-      expect([pathsOf(rest), detail]).toEqual([[path], expect.stringContaining('send it as a text')]);
+      expect([pathsOf(rest), detail]).toEqual([[path], expect.stringContaining('send it as a string')]);
     }
     const numbers =
       '9007199254740991,-9007199254740992,100000000000000000000,1e21,9007199254740993.5,0.12345678901234567890';
@@ -202,7 +202,7 @@ describe('a fault', () => {
 
   it('is told in plain words where the schema has none', async () => {
     expect(await messagesOf({ customer_id: 'c', lines: [] })).toEqual(['must be at least 1 items long']);
-    expect(await messagesOf({ customer_id: 'c', lines: 7 })).toEqual(['must be a list']);
+    expect(await messagesOf({ customer_id: 'c', lines: 7 })).toEqual(['must be an array']);
     expect(await messagesOf({ customer_id: 'c', lines: [7] })).toEqual(['must be an object']);
     const adjustments = [{ kind: 'gift', label: 'l', amount_minor: 1 }];
     expect(await messagesOf({ ...alias, adjustments })).toEqual(['must be tax or shipping or discount']);

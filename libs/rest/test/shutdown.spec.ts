@@ -251,7 +251,7 @@ describe('an app at localhost', () => {
     const { port } = taken.address() as AddressInfo;
     const app = await createRestApp(ModuleUnderTest, { logger: logInto([]) });
     await expect(listenAt(app, { HOST: 'localhost', PORT: port })).rejects.toThrow(
-      `Cannot answer REST at localhost:${port} (listen EADDRINUSE`,
+      `Cannot serve REST at localhost:${port} (listen EADDRINUSE`,
     );
     await app.close();
     taken.close();

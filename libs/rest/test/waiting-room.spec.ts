@@ -75,7 +75,7 @@ it('tells who waits for the start where it cannot listen', async () => {
   await once(other, 'listening');
   const at = { HOST: '127.0.0.1', PORT: (other.address() as { port: number }).port };
   await expect(new WaitingRoom(at, () => [], 0).during(forEver)).rejects.toThrow(
-    `Cannot answer REST at 127.0.0.1:${at.PORT}`,
+    `Cannot serve REST at 127.0.0.1:${at.PORT}`,
   );
   other.close();
 });

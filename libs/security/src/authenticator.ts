@@ -187,7 +187,7 @@ const operator: Caller = {
 const notSaid = (): CleaveError =>
   new CleaveError(
     'unauthenticated',
-    'Send an API key or a token of the issuer, as Authorization: Bearer and the key or token.',
+    'Send an API key or a token of the issuer in the header Authorization: Bearer <key or token>.',
   );
 
 const refuse = (): never => {

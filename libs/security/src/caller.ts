@@ -33,14 +33,14 @@ export const refuseWhenEnded = ({ validUntil = Infinity }: Caller): void => {
 
 /** One error for a credential that was never valid, is no longer valid, or cannot be read. */
 export const notValid = (): CleaveError =>
-  new CleaveError('unauthenticated', 'The key or token is not valid, or not any more. Get another one and send that.');
+  new CleaveError('unauthenticated', 'The key or token is not valid, or no longer valid. Get a new one and send it.');
 
 /** @throws CleaveError `forbidden` that names the scope */
 export const allow = (caller: Caller, scope: Scope): void => {
   if (caller.scopes.has(scope)) return;
   const detail =
     scope === 'operator'
-      ? 'This is about the installation as a whole: it needs the ADMIN_KEY that the process was started with.'
+      ? 'This concerns the whole installation and needs the ADMIN_KEY that the process was started with.'
       : `This needs the scope ${scope}, which the key or token does not have. Send one that has it; POST /keys creates keys.`;
   throw new CleaveError('forbidden', detail, { scope });
 };

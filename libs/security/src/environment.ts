@@ -12,10 +12,7 @@ const secretsOf = (pattern: RegExp, characters: string) =>
     .pipe(
       z
         .array(z.string().regex(pattern, `must have at least 32 characters, random ones${characters}`))
-        .max(
-          mostSecrets,
-          `must be at most ${mostSecrets}, separated by commas: the one that is used and those before it`,
-        ),
+        .max(mostSecrets, `must be at most ${mostSecrets}, separated by commas: the current one and earlier ones`),
     );
 
 export const isLoopback = (host: string): boolean =>

@@ -48,7 +48,7 @@ export const issuerKeys = (address: URL): JWTVerifyGetKey => {
       away = undefined;
       found = { at: performance.now(), byTheClock: Date.now() };
     } catch (why) {
-      if (!away) logger.warn(`The issuer cannot be asked for its keys at ${address.href}: ${String(why)}`);
+      if (!away) logger.warn(`The keys of the issuer cannot be fetched from ${address.href}: ${String(why)}`);
       away = { why, until: performance.now() + askAgainMs };
       throw why;
     }

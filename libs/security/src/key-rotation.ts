@@ -17,7 +17,7 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     protected readonly masters: MasterKeys,
     private readonly what: string,
   ) {
-    super(everyMs, `${what} could not be encrypted by the newest of DATA_KEYS, which is tried again in a minute`);
+    super(everyMs, `${what} could not be encrypted with the newest of DATA_KEYS; trying again in a minute`);
   }
 
   /** The ids of the master keys that the rows are encrypted with; null if some rows are not encrypted. */
@@ -91,7 +91,7 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
   private tellMissing(missing: readonly string[]): void {
     if (missing.some((it) => !this.missing.includes(it)))
       this.logger.error(
-        `${this.what} are encrypted by way of ${missing.join()}, which DATA_KEYS does not have: add it behind the first one`,
+        `${this.what} are encrypted with ${missing.join()}, which DATA_KEYS does not contain: add it after the first one`,
       );
     this.missing = missing;
   }
@@ -100,8 +100,8 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
     for (const [master, count] of stuck)
       if (!this.stuck.has(master))
         this.logger.error(
-          `${count} of the ${this.what} are not encrypted by way of the key that DATA_KEYS calls ${master}, and cannot be read: ` +
-            'another one had that name, or they were changed. Give this one another name and add the one that it was, or restore them',
+          `${count} of the ${this.what} cannot be decrypted with the key that DATA_KEYS calls ${master}: ` +
+            'another key had that name before, or the data was changed. Rename this key and add the earlier one, or restore the data',
         );
     this.stuck = stuck;
   }
@@ -109,7 +109,7 @@ export abstract class KeyRotation<Row> extends PeriodicWork {
   private tellDone(old: readonly (string | null)[], inUse: readonly (string | null)[], newest: string): void {
     for (const master of old.filter((it) => !inUse.includes(it)))
       this.logger.log(
-        `none of the ${this.what} is ${master === null ? 'kept as it is' : `encrypted by way of ${master}`} any more, but by way of ${newest}`,
+        `none of the ${this.what} is ${master === null ? 'unencrypted' : `encrypted with ${master}`} any more; they are encrypted with ${newest} now`,
       );
   }
 }

@@ -58,7 +58,7 @@ export class MasterKeys {
   /** Encrypts with the newest key, which has to exist. */
   wrap(content: Buffer, context: readonly string[]): Wrapped {
     const { newest } = this;
-    if (!newest) throw new Error('there is no key in DATA_KEYS to wrap by');
+    if (!newest) throw new Error('DATA_KEYS contains no key to encrypt with');
     return { masterId: newest.id, wrapped: seal(newest.key, content, context) };
   }
 
@@ -77,9 +77,9 @@ export class MasterKeys {
     throw new CleaveError(
       'data-key-missing',
       named.length === 0
-        ? `This is encrypted by way of the key ${masterId}, which DATA_KEYS does not have. Add it behind the first one.`
-        : `This is not encrypted by way of the key that DATA_KEYS calls ${masterId}: another one had that name, or it was ` +
-            'changed. Give this key another name and add the one that it was.',
+        ? `This is encrypted with the key ${masterId}, which DATA_KEYS does not contain. Add it after the first one.`
+        : `This cannot be decrypted with the key that DATA_KEYS calls ${masterId}: another key had that name before, or the ` +
+            'data was changed. Rename this key and add the earlier one.',
     );
   }
 }

@@ -41,12 +41,12 @@ const isOurs = (name: string, host: string | undefined): boolean => isLoopback(n
 const ofOtherHost = (asked: string): CleaveError =>
   new CleaveError(
     'misdirected-request',
-    `Nobody is asked who they are here, so what is answered has to be for this machine, not for ${asked.slice(0, 100)}. ` +
-      'Ask for localhost or 127.0.0.1, or set ADMIN_KEY and send a key.',
+    `Authentication is off, so only requests to this machine are answered, not requests to ${asked.slice(0, 100)}. ` +
+      'Send the request to localhost or 127.0.0.1, or set ADMIN_KEY and send a key.',
   );
 
 const ofOtherSite = (): CleaveError =>
   new CleaveError(
     'forbidden',
-    'A page of another site has sent this. Set ADMIN_KEY and send a key to allow it, or name the site in CORS_ORIGINS.',
+    'A page of another site sent this request. Set ADMIN_KEY and send a key to allow it, or list the site in CORS_ORIGINS.',
   );

@@ -166,11 +166,13 @@ export class RateLimits {
   }
 
   private sayLost({ message }: Error): void {
-    this.say(() => this.logger.warn(`Redis does not count (${message}): each process counts by itself meanwhile`));
+    this.say(() =>
+      this.logger.warn(`Rate limits cannot be counted in Redis (${message}): each process counts on its own meanwhile`),
+    );
   }
 }
 
-export const tooMany = ({ resetMs }: Standing, why = 'More requests come by this key than it may send.'): CleaveError =>
+export const tooMany = ({ resetMs }: Standing, why = 'The rate limit of this key is exceeded.'): CleaveError =>
   new CleaveError('too-many-requests', `${why} This one has had no effect; repeat it after Retry-After.`, {
     retry_after_ms: Math.ceil(resetMs),
   });

@@ -72,7 +72,7 @@ export class Tokens {
       return (await jwtVerify(token, keyOf, options)).payload;
     } catch (error) {
       if (isOfToken(error)) return undefined;
-      const detail = 'The issuer of tokens cannot be asked for its keys. Repeat the request later.';
+      const detail = 'The keys of the token issuer cannot be fetched. Repeat the request later.';
       throw new CleaveError('unavailable', detail, {}, { cause: error });
     }
   }

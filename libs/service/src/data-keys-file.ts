@@ -20,7 +20,7 @@ export const readOrMakeDataKeys = async (dataDir: string, log: (line: string) =>
     await writeFile(made, `first:${randomBytes(32).toString('base64')}\n`, { mode: 0o600, flush: true });
     await link(made, file);
     log(
-      `made the key of personal data and of secrets, ${file}: without it they cannot be read; keep copies of it apart from the data`,
+      `created the key that encrypts personal data and secrets, ${file}: without it they cannot be read; keep copies of it apart from the data`,
     );
   } catch (error) {
     if (codeOf(error) !== 'EEXIST') throw error;

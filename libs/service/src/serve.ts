@@ -213,8 +213,8 @@ const isForHelp = (argument: string | undefined): boolean => argument === '--hel
 const helpFor = ([argument]: string[]): string | undefined =>
   argument === undefined
     ? undefined
-    : `Cleave takes no arguments${isForHelp(argument) ? '' : `, such as ${argument}`}: variables of the environment say ` +
-      'what it does, as in `PORT=4000 npm start`. They are listed in README.md, under "Settings", and in docs/observability.md.';
+    : `Cleave takes no arguments${isForHelp(argument) ? '' : `, such as ${argument}`}: it is configured by environment ` +
+      'variables, as in `PORT=4000 npm start`. They are listed in README.md, under "Settings", and in docs/observability.md.';
 
 /** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */
 export const run = (main: () => Promise<unknown>): void => {

@@ -17,7 +17,7 @@ export const welcome = (url: string, demo: boolean, isGuarded: boolean): void =>
     scopes: ['orders:write', 'orders:read', 'products:write', 'stock:write'],
   });
   const key = [
-    'Make a key, and set KEY to the `key` that is answered:',
+    'Create a key, and set KEY to the `key` of the response:',
     `  curl ${url}/keys -H "authorization: Bearer $ADMIN_KEY" -H 'content-type: application/json' -d '${wanted}'`,
     '',
   ];

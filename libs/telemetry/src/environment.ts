@@ -9,7 +9,7 @@ const samplers = [
 
 const ratio = z
   .string()
-  .regex(/^(?:0(?:\.\d{1,9})?|1(?:\.0{1,9})?)$/, 'must be a share from 0 to 1, such as 0.1')
+  .regex(/^(?:0(?:\.\d{1,9})?|1(?:\.0{1,9})?)$/, 'must be a fraction from 0 to 1, such as 0.1')
   .transform(Number);
 
 /** The variables of every app for logs, metrics and traces; those of OpenTelemetry follow its specification. */

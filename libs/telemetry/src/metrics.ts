@@ -45,7 +45,7 @@ export class Metrics {
 
   /** @returns all metrics in the text format of Prometheus, and the errors of those that could not be read */
   async read(): Promise<{ text: string; errors: unknown[] }> {
-    if (this.isOff) return { text: '# nothing is measured: OTEL_SDK_DISABLED\n', errors: [] };
+    if (this.isOff) return { text: '# metrics are off: OTEL_SDK_DISABLED\n', errors: [] };
     const { resourceMetrics, errors } = await this.exporter.collect();
     return { text: this.serializer.serialize(namedForPrometheus(resourceMetrics)), errors };
   }

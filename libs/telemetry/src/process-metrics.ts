@@ -56,7 +56,7 @@ const observeDelay = (meter: Meter): (() => void) => {
     p99: () => beyondSampling(delay.percentile(99)),
   };
   const gauges = Object.entries(figures).map(([name, read]) => {
-    const description = `How long what is due waits for the event loop: ${name} since it was last read.`;
+    const description = `Delay of the event loop: ${name} since it was last read.`;
     return {
       read,
       instrument: meter.createObservableGauge(`nodejs.eventloop.delay.${name}`, { unit: 's', description }),

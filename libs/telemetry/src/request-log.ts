@@ -36,7 +36,7 @@ export class RequestLog {
       this.untold += 1;
       return;
     }
-    const more = this.untold > 0 ? `; ${this.untold} more like it since the last of these lines` : '';
+    const more = this.untold > 0 ? `; ${this.untold} more slow requests since the last such line` : '';
     const { line, fields } = told();
     const text = `${line} in ${Math.round(ms)} ms${isSlow ? `: slow${more}` : ''}`;
     if (isSlow) {

@@ -11,7 +11,7 @@ const mostBatches = 8;
 /** How long a span waits for a batch to fill. */
 const sentWithinMs = 1_000;
 const toldEveryMs = 5_000;
-const tooMany = 'more came than the collector takes';
+const tooMany = 'more spans came than the collector accepts';
 
 interface SenderOptions {
   /** The address of the collector, for POST. */

@@ -103,7 +103,7 @@ describe('the sender of spans', () => {
         for (const response of waiting.splice(0)) response.end();
       }
       const lost = warnings.map(
-        (it) => /^(\d+) spans were not sent: more came than the collector takes$/.exec(it)?.[1],
+        (it) => /^(\d+) spans were not sent: more spans came than the collector accepts$/.exec(it)?.[1],
       );
       expect(lost).toEqual(warnings.map(() => expect.any(String)));
       const dropped = lost.reduce((sum, it) => sum + Number(it), 0);

@@ -241,7 +241,7 @@ export const cacheTests = (world: World): void => {
       ok(await world.api.send('DELETE', `${at(key)}&namespace=${namespace}`), 204);
       const late = await put({ key, namespace, value: 'old', lease: first.lease });
       refused(late, '412 precondition-failed');
-      expect(late.text).toContain('The lease is over');
+      expect(late.text).toContain('The lease is no longer valid');
       const { lease: second } = ok(await lease({ lease_ms: 30_000, tags: ['t'] }));
       refused(await put({ key, namespace, value: 1, lease: second, tags: ['t'] }), '400 invalid-request', ['tags']);
       const headers = { 'if-none-match': '*' };

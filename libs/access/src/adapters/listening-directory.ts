@@ -63,10 +63,10 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
   /** Why changes are not heard of, for people to read; undefined while they are. */
   get whyDeaf(): string | undefined {
     if (this.hears || !this.hasFailed) return undefined;
-    const meanwhile = 'each request looks its key up meanwhile';
+    const meanwhile = 'meanwhile each request looks its key up in the database';
     return this.arrives
-      ? `changes are not heard of; ${meanwhile}`
-      : `changes do not arrive, as where a pooler shares connections; ${meanwhile}. Let ACCESS_DATABASE_URL name Postgres itself`;
+      ? `notifications of key changes are not received; ${meanwhile}`
+      : `notifications of key changes do not arrive, as behind a connection pooler; ${meanwhile}. Point ACCESS_DATABASE_URL directly at Postgres`;
   }
 
   onChange(forget: () => void): void {
@@ -91,14 +91,16 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
     for (let failures = 0; !signal.aborted; failures += 1) {
       try {
         await this.listen(() => {
-          if (failures > 1) this.logger.log('hears of changes of keys again');
+          if (failures > 1) this.logger.log('notifications of key changes are received again');
           failures = 0;
           this.hasFailed = false;
         });
       } catch (error) {
         const isSilent = error instanceof NothingArrives;
         if (!signal.aborted && (failures === 1 || (isSilent && this.arrives)))
-          this.logger.warn(`does not hear of changes of keys and looks each of them up meanwhile (${String(error)})`);
+          this.logger.warn(
+            `notifications of key changes are not received; each request looks its key up meanwhile (${String(error)})`,
+          );
         this.arrives = !isSilent;
         this.hasFailed = true;
       }
@@ -165,7 +167,7 @@ export class ListeningDirectory extends KeyDirectory implements KeyChanges, OnMo
         return (hasArrived = true);
       })();
       const tooLate = sleep(arrivesWithinMs, false, { signal: AbortSignal.any([ends, late.signal]) }).catch(() => true);
-      if (!(await Promise.race([said, tooLate]))) throw new NothingArrives('what is notified does not arrive');
+      if (!(await Promise.race([said, tooLate]))) throw new NothingArrives('notifications do not arrive');
     } finally {
       late.abort();
       words.delete(word);

@@ -32,7 +32,7 @@ export class PostgresAudit implements AuditEntries, AuditTrail {
     return new BatchLane(
       {
         ...{ mostAtOnce: 100, mostWaiting: 1_000, longestWaitMs: 2_000 },
-        tooMuch: 'More has to be written down of who does what',
+        tooMuch: 'More audit entries have to be written',
       },
       (items) => this.append(items),
     );

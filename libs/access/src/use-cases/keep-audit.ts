@@ -32,7 +32,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
   private readonly refused = new Map<string, Refused>();
 
   constructor(private readonly entries: AuditEntries) {
-    super(minuteMs, 'how often callers were refused is written down later');
+    super(minuteMs, 'counts of refused requests could not be written to the audit log; trying again in a minute');
   }
 
   append(entry: NewAuditEntry): Promise<void> {
@@ -70,7 +70,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
   override async beforeApplicationShutdown(): Promise<void> {
     await super.beforeApplicationShutdown();
     await this.execute().catch((error: unknown) => {
-      this.logger.error(`how often callers were refused could not be written down (${String(error)})`);
+      this.logger.error(`counts of refused requests could not be written to the audit log (${String(error)})`);
     });
   }
 
@@ -79,7 +79,9 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
     if (this.refused.size <= mostRefused) return;
     const [longest] = this.refused.keys();
     void this.settle(longest!).catch((error: unknown) => {
-      this.logger.warn(`how often callers were refused is written down later (${String(error)})`);
+      this.logger.warn(
+        `a count of refused requests could not be written to the audit log; trying again later (${String(error)})`,
+      );
     });
   }
 
@@ -95,7 +97,7 @@ export class KeepAudit extends PeriodicWork implements AuditLog {
         const { tenant, account, operation, request_id } = last;
         const lost = { tenant, account, operation, requests: leftOut, last: request_id };
         this.logger.error(
-          `it is not written down what callers were refused: ${JSON.stringify(lost)} (${String(error)})`,
+          `refused requests are missing from the audit log: ${JSON.stringify(lost)} (${String(error)})`,
         );
         return;
       }

@@ -68,7 +68,7 @@ export class ManageKeys {
     const wanted = { tenant, account, name, scopes: [...new Set(scopes)], secretHash: secretHashOf(secret), expiresAt };
     const key = await this.keys.add(wanted, limits.keys);
     if (key) return told(key, secret);
-    const detail = `A tenant has at most ${limits.keys} keys that are valid. Revoke those that nobody uses.`;
+    const detail = `A tenant can have at most ${limits.keys} valid keys. Revoke those that are no longer used.`;
     throw new CleaveError('too-many-keys', detail);
   }
 
@@ -95,11 +95,11 @@ export class ManageKeys {
     this.changes.changed();
     if (key) return told(key, secret);
     if (before.rotated_to === null && (await this.keys.countFamily(before.tenant, keyId)) >= mostOfFamily) {
-      const tooMany = `${mostOfFamily} keys that have taken each other's place are valid. Wait until the oldest of them ends, or revoke it.`;
+      const tooMany = `${mostOfFamily} keys that replaced each other are still valid. Wait until the oldest of them expires, or revoke it.`;
       throw new CleaveError('too-many-keys', tooMany);
     }
     const detail =
-      'Only a key that is valid and has not been rotated can be. Rotate the one in its place, or make another.';
+      'Only a valid key that has not been rotated yet can be rotated. Rotate the key that replaced it, or create a new one.';
     throw new CleaveError('illegal-transition', detail);
   }
 

@@ -1474,7 +1474,7 @@ export type PlaceOrderData = {
   body: PlaceOrderRequest;
   headers?: {
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
@@ -1557,7 +1557,7 @@ export type PlaceOrderByAliasData = {
   body: PlaceOrderRequest;
   headers?: {
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
@@ -1766,7 +1766,7 @@ export type CancelOrderData = {
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
@@ -1854,7 +1854,7 @@ export type FulfilOrderData = {
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice.
      */
     'Idempotency-Key'?: string;
   };
@@ -1942,7 +1942,7 @@ export type ReturnGoodsData = {
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
      */
     'Idempotency-Key': string;
   };
@@ -2272,7 +2272,7 @@ export type CapturePaymentData = {
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
      */
     'Idempotency-Key': string;
   };
@@ -2364,7 +2364,7 @@ export type RefundPaymentData = {
      */
     'If-Match'?: string;
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
      */
     'Idempotency-Key': string;
   };
@@ -2848,7 +2848,7 @@ export type AdjustStockData = {
   body: AdjustStockRequest;
   headers: {
     /**
-     * A text of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
+     * A string of 1 to 255 characters that identifies the operation. If you repeat the request, send the same key: you get the first answer again, and nothing happens twice. Replace the example with a new key for every operation.
      */
     'Idempotency-Key': string;
   };
