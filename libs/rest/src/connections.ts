@@ -15,7 +15,7 @@ export interface ConnectionLimits {
   answerMs: number;
   /** How long an idle connection is kept open, in milliseconds. */
   keepAliveMs: number;
-  /** Beyond this number of connections, only health and metrics are answered. */
+  /** Beyond this number of connections, only endpoints that are always admitted are answered, such as health and metrics. */
   maxConnections: number;
 }
 
@@ -99,7 +99,7 @@ export class Connections implements Iterable<Socket> {
     return this.sockets.values();
   }
 
-  /** Whether the connection is beyond the limit: it is served one request, and only if that is for health or metrics. */
+  /** Whether the connection is beyond the limit: it is served one request, at an endpoint that is always admitted. */
   isSpare(socket: Socket): boolean {
     return this.spare.has(socket);
   }

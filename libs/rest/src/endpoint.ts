@@ -39,7 +39,7 @@ export interface EndpointOptions {
   /** The error codes particular to the endpoint; those common to all endpoints are added. */
   errors: readonly ErrorCode[];
   idempotencyKey?: 'optional' | 'required';
-  /** Exempt from admission control, for monitoring that must work under overload. */
+  /** Exempt from admission control, for monitoring and operations that must work under overload. */
   isAlwaysAdmitted?: boolean;
   /**
    * The name of a separate limiter, for an endpoint that waits for another system: its latency says nothing about the load
