@@ -25,8 +25,8 @@ const leaves = new Set<z.core.$ZodTypeDef['type']>([
 ]);
 
 /**
- * The schema that parses what the given one encodes, or undefined if none is known. Checks on a composite are not inverted
- * when one of its parts is: they are written for the decoded value, in which that part is of another type.
+ * The schema that parses what the given one encodes, or undefined if none is known. A composite with checks is not inverted
+ * if one of its parts changes: its checks are written for the decoded value, in which that part has another type.
  */
 const turnedRound = (schema: z.core.$ZodType): z.ZodType | undefined => {
   const { def } = (schema as z.core.$ZodTypes)._zod;

@@ -132,7 +132,7 @@ export const askingAgain =
     done(null, payload);
   };
 
-/** If the caller cannot be checked (`unavailable`), the stream goes on; only an expired credential ends it. */
+/** If the caller cannot be checked (`unavailable`), the stream goes on unless the credential itself has expired. */
 const isRefused = async (
   authenticator: Authenticator,
   authorization: string | undefined,

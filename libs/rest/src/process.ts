@@ -14,7 +14,7 @@ const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
 /**
  * Until `closeOnSignals` is called, a signal ends the process through its exit handlers. Without a listener, the process
- * would end at once and leave a server that it has started running.
+ * would end at once and leave behind a running server that it has started.
  */
 export const endOnSignals = (): void => {
   for (const signal of stopSignals) process.on(signal, () => process.exit(0));
