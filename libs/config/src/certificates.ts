@@ -1,6 +1,6 @@
 /**
- * Why the peer's certificate is not trusted and what to do about it, for messages; undefined for any other error. Waiting
- * does not help.
+ * Why the certificate of the other side is not believed, and what to do, for people to read; undefined where something else went
+ * wrong. It does not get better by waiting.
  */
 export const whyDistrusted = (error: unknown): string | undefined => {
   const { code, message } = (error ?? {}) as NodeJS.ErrnoException;
