@@ -5,10 +5,13 @@ import { CacheUnavailable, counterIsFull } from './errors.js';
 import { within } from './within.js';
 
 const failuresThatBreak = 5;
-/** That Redis refuses what it is asked is told so often at the most. */
+/** How often a refusal by Redis is logged at most. */
 const refusalsToldEveryMs = 60_000;
 
-/** By the clock that only goes forward: cockatiel goes by the one of the machine, and would wait for as long as that is set back. */
+/**
+ * Measures the backoff by the monotonic clock: cockatiel uses the system clock, and if that were set back it would keep the
+ * circuit open for that much longer.
+ */
 const unset = (backoff: IBackoff<unknown>): IBackoff<unknown> => {
   const overAt = performance.now() + backoff.duration;
   return {
@@ -28,8 +31,9 @@ const newBreaker = () =>
   );
 
 /**
- * Every call has a deadline, and after some failures the next ones fail at once until one of them comes through again: in a
- * cluster those about keys of the same master, as the others are there. Whoever counts hears of each.
+ * Gives every call a deadline and guards it with a circuit breaker: after some consecutive failures, calls fail at once
+ * until one succeeds again. In a cluster each master has its own breaker, so that one that is down does not affect the
+ * others.
  */
 export class Attempts {
   private readonly breaker = newBreaker();
@@ -37,7 +41,7 @@ export class Attempts {
   private hasSaidNotStarted = false;
   private refusalToldAt = Number.NEGATIVE_INFINITY;
 
-  /** @param ended hears of every call */
+  /** @param ended is called after every call, for statistics */
   constructor(
     private readonly connection: Connection,
     readonly deadlineMs: number,
@@ -46,8 +50,8 @@ export class Attempts {
   ) {}
 
   /**
-   * @param key one of those that it is about, if all of them lie on one master
-   * @param failureIn what is wrong in what was answered, for those who count
+   * @param key one of the keys of the call, if all of them lie on one master
+   * @param failureIn finds a failure in an answer, for statistics
    * @throws CacheUnavailable
    */
   async attempt<T>(
@@ -71,20 +75,20 @@ export class Attempts {
       failure = failureIn?.(answer);
       return answer;
     } catch (error) {
-      // Redis has done what it was asked: there is nothing wrong but with the step.
+      // Redis executed the command; only the step was out of range.
       if (error instanceof ErrorReply && error.message.startsWith('OVERFLOW'))
         throw new RangeError(counterIsFull, { cause: error });
       failure = error;
       throw new CacheUnavailable({ cause: error });
     } finally {
       if (failure instanceof ErrorReply) this.refused(failure);
-      // Whoever looks whether Redis is there, as each reading of the metrics does, is no operation of the cache.
+      // A ping is a probe (each scrape of the metrics sends one), not an operation of the cache.
       if (what !== 'ping') this.ended(what, performance.now() - startedAt, failure);
     }
   }
 
   private breakerFor(key: string | undefined): ReturnType<typeof newBreaker> {
-    // What no master is known for fails by itself, and at once.
+    // If no master is known for the key, the call itself fails at once.
     const master = key === undefined ? undefined : this.connection.masterOf(key);
     if (!master) return this.breaker;
     const breaker = this.ofMasters.get(master) ?? newBreaker();
@@ -92,7 +96,7 @@ export class Attempts {
     return breaker;
   }
 
-  /** It is there and yet nothing is kept, which whoever goes on without it would not notice. */
+  /** Logs that Redis answers but refuses commands. Callers that go on without Redis would not notice. */
   private refused({ message }: ErrorReply): void {
     const now = performance.now();
     if (now - this.refusalToldAt < refusalsToldEveryMs) return;
@@ -104,7 +108,7 @@ export class Attempts {
     this.complain(`Redis rejected a command: ${message}${advice}`);
   }
 
-  /** Whoever goes on without it, as `getOrSet` does, would not notice. */
+  /** Callers that go on without Redis, as `getOrSet` does, would not notice. */
   private sayIfNotStarted(): void {
     if (this.connection.isStarted || this.hasSaidNotStarted) return;
     this.hasSaidNotStarted = true;
@@ -112,6 +116,9 @@ export class Attempts {
   }
 }
 
-/** That a slot is being moved to a master that has none yet, of which the client is not told before: of that slot alone. */
+/**
+ * While a slot moves to a master that has no slots yet, the client does not know that master. This concerns that slot only,
+ * so it must not open the circuit.
+ */
 const isNotKnownYet = (error: unknown): boolean =>
   error instanceof Error && error.message.startsWith('Cannot find node ');

@@ -17,7 +17,10 @@ interface CacheManagerOptions {
   cacheManager?: { namespace: string } & NamespaceOptions<unknown>;
 }
 
-/** What only the application can give, such as a meter, is injected, and comes from one of `imports` where it is not global. */
+/**
+ * For options that only the application can provide, such as a meter. They are injected, from one of `imports` unless
+ * global.
+ */
 type CacheEngineModuleAsyncOptions = CacheManagerOptions &
   Pick<ModuleMetadata, 'imports'> &
   Pick<FactoryProvider<CacheEngineOptions>, 'inject' | 'useFactory'>;
@@ -50,7 +53,7 @@ export class CacheEngineModule implements OnModuleInit, OnApplicationShutdown {
     const manager = {
       provide: cacheManagerToken,
       inject: [CacheEngine],
-      // What is not there is asked for again, as by cache-manager, if nobody says otherwise.
+      // Like cache-manager, asks the source again when it had nothing, unless the options say otherwise.
       useFactory: (it: CacheEngine) =>
         cacheManagerOf(
           it.namespace(cacheManager!.namespace, over<NamespaceOptions<unknown>>({ absentTtl: 1 }, cacheManager!)),

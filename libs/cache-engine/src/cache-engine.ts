@@ -24,8 +24,8 @@ export class CacheEngine {
   }
 
   /**
-   * Begins to connect, and does not wait for that: what is asked of Redis meanwhile waits for the first connection, as long as
-   * a call may take. Where there is none, what needs it fails at once.
+   * Starts connecting in the background. Until the first connection is made, calls to Redis wait for it within their
+   * deadline. If it cannot be made, they fail at once.
    */
   start(): this {
     this.tiers.start();
@@ -37,7 +37,7 @@ export class CacheEngine {
     this.tiers.stop();
   }
 
-  /** Keys of one's own, apart from those of all others whatever they are. The same name is the same namespace. */
+  /** Returns a namespace, whose keys are separate from those of all others. Equal names give the same namespace. */
   namespace<Value>(name: string, options: NamespaceOptions<Value> = {}): Namespace<Value> {
     return new Namespace<Value>(this.tiers, name, options);
   }
@@ -61,12 +61,12 @@ export class CacheEngine {
     };
   }
 
-  /** Whether what lies in this process is given out: not while Redis is silent. */
+  /** Whether entries of this process are served: not while Redis is silent. */
   get isL1Used(): boolean {
     return this.tiers.isL1Used;
   }
 
-  /** Milliseconds since the epoch, by the clock that times to live are told by. */
+  /** Milliseconds since the epoch, by the shared clock that expiry times refer to. */
   now(): number {
     return this.tiers.now();
   }

@@ -5,7 +5,7 @@ import type { Namespace } from './namespace.js';
 import { longestTtlMs } from './options.js';
 import { pagesOf } from './pages.js';
 
-/** What `@nestjs/cache-manager` asks for its cache by. */
+/** The injection token of the cache in `@nestjs/cache-manager`. */
 export const cacheManagerToken = 'CACHE_MANAGER';
 
 interface WrapOptions {
@@ -14,10 +14,10 @@ interface WrapOptions {
   raw?: true | undefined;
 }
 
-/** At once: they are arguments, of which there must not be too many. */
+/** How many keys are deleted with one call: they are passed as arguments, of which there must not be too many. */
 const mostDeleted = 1_000;
 
-/** `0` says that there is no end, whatever the namespace says. */
+/** A `ttl` of `0` means no expiry, whatever the namespace's default is. */
 const endOf = (ttl: number | null | undefined): { ttl?: number | undefined } => {
   if (ttl === undefined || ttl === null) return {};
   return { ttl: ttl === 0 ? Number.POSITIVE_INFINITY : Math.min(Math.max(1, Math.round(ttl)), longestTtlMs) };
@@ -28,10 +28,13 @@ const endAfter = (told: number | null | undefined): number | undefined =>
 
 const bytesMark = ':base64:';
 
-/** What JSON has of a value, and bytes, which it does not have: as a text, as Keyv writes them. Other texts are told apart by a colon. */
+/**
+ * The value as JSON represents it, with Buffers as strings like those of Keyv. Other strings that begin with a colon get
+ * one more.
+ */
 const packed = (value: unknown): unknown => {
   const text = JSON.stringify(value, function (this: Record<string, unknown>, name, it: unknown) {
-    // As it was before Node made an object of it.
+    // The Buffer itself; `it` is already what `Buffer.toJSON` returned.
     const held = this[name];
     if (Buffer.isBuffer(held)) return `${bytesMark}${held.toString('base64')}`;
     return typeof it === 'string' && it.startsWith(':') ? `:${it}` : it;
@@ -39,7 +42,7 @@ const packed = (value: unknown): unknown => {
   return text === undefined ? value : JSON.parse(text);
 };
 
-/** A copy, which whoever gets it may change. */
+/** A copy, which the caller may change. */
 const unpacked = (value: unknown): unknown => {
   if (typeof value === 'string') {
     if (value.startsWith(bytesMark)) return Buffer.from(value.slice(bytesMark.length), 'base64');
@@ -51,17 +54,18 @@ const unpacked = (value: unknown): unknown => {
 };
 
 /**
- * A namespace in the shape of cache-manager 7, for what has been written against it: Nest's `CACHE_MANAGER`, its
- * `CacheInterceptor` and whoever injects it. `wrap` is `getOrSet`: one load of all processes, and none that is late.
+ * A namespace with the interface of cache-manager 7, for code written against it: Nest's `CACHE_MANAGER`, its
+ * `CacheInterceptor` and everything that injects it. `wrap` is `getOrSet`: a single flight across all processes, and no
+ * late load is stored.
  *
- * While Redis is away a read is a miss and a write is not kept, as `on` tells; `del`, `mdel` and `clear` throw, because
- * what they were to forget may come back. There are no Keyv stores behind it. That `wrap` was given `undefined` is kept for
- * the `absentTtl` of the namespace, 1 for not at all as cache-manager does. What else is written to the namespace is to be
- * as Keyv has it: a text that begins with a colon has one more.
+ * While Redis is unavailable, a read is a miss and a write is dropped, which `on` reports; `del`, `mdel` and `clear` throw,
+ * because what they should delete may come back. There are no Keyv stores. If the function of `wrap` returns `undefined`,
+ * that is cached for the `absentTtl` of the namespace; 1 practically turns this off, as in cache-manager. Values written to
+ * the namespace directly must be encoded like Keyv's: a string that begins with a colon gets one more.
  */
 export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
   const events = new EventEmitter();
-  /** @returns `undefined` where Redis is away, which has been told of then */
+  /** @returns `undefined` if Redis is unavailable, after emitting the error */
   const unlessAway = async <T>(event: string, data: object, work: () => Promise<T>): Promise<T | undefined> => {
     try {
       return await work();
@@ -86,7 +90,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
     if (value !== undefined) events.emit('get', { key, value });
     return value;
   };
-  /** Tells nobody. */
+  /** Emits no event. */
   const expiresAt = async (key: string): Promise<number | undefined> => {
     try {
       return (await namespace.find(key))?.expiresAt ?? undefined;
@@ -123,7 +127,7 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
         return packed(it);
       },
       {
-        // Of the value as the source gave it, which may have more than JSON has.
+        // Called with the value as the source returned it, which may contain what JSON cannot represent.
         ...(typeof lasts === 'function' ? { ttlOf: () => endAfter(lasts(loaded[0])) } : endOf(lasts)),
         refreshBefore:
           typeof refreshThreshold === 'function' ? (it) => refreshThreshold(unpacked(it)) : refreshThreshold,
@@ -135,13 +139,14 @@ export const cacheManagerOf = (namespace: Namespace<unknown>): Cache => {
   const manager = {
     ...{ get, set, ttl, wrap, stores: [] },
     mget: async (keys: string[]) => {
-      // Answered each by itself: of a cluster one key may be away and the others not. A page at a time, each with its time.
+      // Read one by one, because in a cluster one key may be unavailable and others not; page by page, so that each page
+      // has its own time.
       const reads: PromiseSettledResult<unknown>[] = [];
       for (const page of pagesOf(keys))
         reads.push(...(await Promise.allSettled(page.map((key) => namespace.get(key)))));
       const values = reads.map((it) => (it.status === 'fulfilled' ? unpacked(it.value) : undefined));
       const failures = reads.flatMap((it) => (it.status === 'rejected' ? [it.reason as Error] : []));
-      // What is wrong in the call comes before what is away.
+      // An invalid call takes precedence over an unavailable key.
       const failure = failures.find((it) => !(it instanceof CacheUnavailable)) ?? failures[0];
       if (failure) await unlessAway('mget', { keys }, () => Promise.reject(failure));
       else events.emit('mget', { keys, values });

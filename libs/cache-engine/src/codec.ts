@@ -1,15 +1,15 @@
 import { bytesOfText, freeze, ownText } from './guarded.js';
 
-/** How values of a namespace are written. */
+/** How values of a namespace are serialised. */
 export interface Codec<Value> {
   encode(value: Value): string;
-  /** @returns the value, which many will share, and the bytes that it takes in this process */
+  /** @returns the value, which callers share, and its size in this process in bytes */
   decode(text: string): { value: Value; bytes: number };
 }
 
 /**
- * JSON. Whoever reads a value gets the same object as others, so it is frozen; and it is the one that JSON gives back, for
- * whoever wrote it as for whoever reads it later: a date is a text to both.
+ * JSON. All readers of a value get the same object, so it is frozen. The writer too gets the value as JSON returns it, so
+ * that it is the same for writers and readers: a date is a string to both.
  */
 export const jsonCodec: Codec<never> = {
   encode: (value: unknown) => {
@@ -24,7 +24,7 @@ export const jsonCodec: Codec<never> = {
   },
 };
 
-/** Text as it is: JSON that somebody else reads. */
+/** Stores text unchanged, for JSON that the caller parses. */
 export const textCodec: Codec<string> = {
   encode: (value) => value,
   decode: (text) => ({ value: ownText(text), bytes: bytesOfText(text) }),

@@ -8,16 +8,16 @@ import { Late, within } from './within.js';
 
 const maxUnanswered = 20_000;
 const longestReconnectMs = 1_000;
-/** What is cut off soon after it was connected is connected again so much later. */
+/** The delay before a connection that was lost soon after it was made is made again. */
 const cutOffMs = 250;
-/** Whether there is a connection is looked at so often by whoever waits for it. */
+/** How often calls that wait for a connection check whether it is there. */
 const connectedPollMs = 5;
-/** Each connection is asked something so often: a single server, whether it is still in charge. */
+/** How often each connection is probed; a single server is also asked whether it is still the master. */
 const lookedAfterEveryMs = 500;
-/** What does not answer for so long, or for as long as a call may take if that is longer, is given up. */
+/** A connection that does not answer for this long, or for the deadline of a call if that is longer, is given up. */
 const leastUnansweredMs = 3_000;
 
-/** The endpoints of an address: its own, and the others that follow as `host:port`, of a cluster. */
+/** The endpoints in an address: the first, and for a cluster the others, which follow as `host:port`. */
 export const rootsOf = (url: string): string[] => {
   const [first, ...others] = url.split(',') as [string, ...string[]];
   const { protocol, username, password } = new URL(first);
@@ -27,7 +27,8 @@ export const rootsOf = (url: string): string[] => {
 
 const socketOptions = {
   connectTimeout: 1_000,
-  // For a handshake that is not answered. Later, writes postpone it, and the questions of `lookAfter` find what does not answer.
+  // Limits a new connection that stays silent. Later, each command that is sent restarts this timeout, whether it is
+  // answered or not.
   socketTimeout: 3_000,
 };
 
@@ -38,7 +39,7 @@ const redisAt = (url: string) => {
     scripts,
     disableOfflineQueue: true,
     commandsQueueMaxLength: maxUnanswered,
-    // Every call has our deadline; theirs would cost a signal, a timer and a weak reference for each command.
+    // Every call has our own deadline; the client's would cost an AbortSignal, a timer and a weak reference per command.
     commandOptions: { timeout: undefined as never },
   };
   if (roots.length === 1) {
@@ -58,7 +59,7 @@ const redisAt = (url: string) => {
       defaults: {
         ...rest,
         ...(password && { username: decodeURIComponent(username), password: decodeURIComponent(password) }),
-        // It is asked for with each client that is made, so that each has a strategy of its own.
+        // A getter, because the client reads it for each connection it creates, so that each has its own strategy.
         get socket() {
           return {
             ...socketOptions,
@@ -71,7 +72,7 @@ const redisAt = (url: string) => {
   };
 };
 
-/** One connection. */
+/** One connection of the Redis client. */
 interface Client {
   isReady: boolean;
   sendCommand<Answer>(words: string[]): Promise<Answer>;
@@ -79,15 +80,15 @@ interface Client {
   destroy(): void;
 }
 
-/** The connections over which Redis is asked, to one server or to the masters of a cluster: they are there again by themselves. */
+/** The connections to one Redis server or to the masters of a cluster. They reconnect by themselves. */
 export class Connection {
   readonly redis: ReturnType<typeof redisAt>;
   private retry: NodeJS.Timeout | undefined;
   private timer: NodeJS.Timeout | undefined;
   private readonly unansweredMs: number;
-  /** First connections to nodes of a cluster whose failure is nobody's concern. */
+  /** Pending connections to cluster nodes whose rejection is already handled. */
   private readonly connecting = new WeakSet<Promise<unknown>>();
-  /** Until the first connection is there, or could not be made: calls wait for it as long as they may take. */
+  /** Pending until the first connection was made or has failed. Calls wait for it within their deadline. */
   beginning: Promise<void> | undefined;
   isStarted = false;
   isStopped = false;
@@ -101,7 +102,7 @@ export class Connection {
     else client.on('node-error', () => this.cutOffNodes().length > 0 && this.connectLater(cutOffMs));
   }
 
-  /** Does not wait. */
+  /** Starts connecting in the background. */
   start(): void {
     this.isStarted = true;
     const { promise, resolve } = Promise.withResolvers<void>();
@@ -126,7 +127,7 @@ export class Connection {
     const connecting = client.connect() as Promise<unknown>;
     connecting
       .catch(() => {
-        // A cluster of which no node answers gives up; a single server is tried again by the client itself.
+        // A cluster client gives up if no node answers; the client of a single server retries by itself.
         if (kind === 'cluster') this.connectLater(longestReconnectMs);
       })
       .finally(begun);
@@ -143,7 +144,7 @@ export class Connection {
     else for (const node of this.cutOffNodes()) node.connect().catch(() => undefined);
   }
 
-  /** Those of a cluster whose connections were given up. */
+  /** The nodes of the cluster whose connections were given up. */
   private cutOffNodes() {
     const { kind, client } = this.redis;
     return kind === 'server' ? [] : client.masters.flatMap((it) => (it.client?.isOpen === false ? [it.client] : []));
@@ -158,40 +159,42 @@ export class Connection {
   }
 
   /**
-   * Leaves a server that is not in charge: its name may stand for another one by now, and a connection lasts as long as
-   * nobody ends it. And leaves a connection that does not answer: one that is half open takes what is written for many minutes.
+   * Leaves a server that is not the master: its name may resolve to another server by now, but a connection lasts until
+   * someone closes it. Also leaves a connection that does not answer: a half-open one accepts writes for many minutes.
    */
   private async lookAfter(client: Client): Promise<void> {
-    // One that is being connected is left to that: what is asked over two connections at once is answered in no order.
+    // A client that is connecting is left alone: commands sent over two connections have no order.
     if (!client.isReady) return;
     try {
       const answer = await within(this.unansweredMs, 'ROLE', () => client.sendCommand<unknown>(['ROLE']));
-      // Where it says what cannot be understood, it stays. In a cluster the masters tell who is in charge.
+      // An answer that is not understood keeps the connection. In a cluster, the masters themselves report which of them is
+      // in charge.
       const isInCharge = !Array.isArray(answer) || answer[0] === 'master';
       if (this.redis.kind === 'cluster' || isInCharge || !client.isReady) return;
     } catch (error) {
-      // Where it may not be asked, it stays; where it was lost, it is connected again already.
+      // If ROLE is not permitted, the connection stays; if the connection was lost, the client already reconnects.
       if (!(error instanceof Late && client.isReady)) return;
     }
     client.destroy();
     client.connect().catch(() => undefined);
   }
 
-  /** @param silent masters that are not asked who is in charge */
+  /** @param silent masters that do not answer, which are not asked for the cluster's topology */
   lookAnew(silent: Set<string>): void {
     const { kind, client } = this.redis;
-    // Whoever is told meanwhile that a slot has moved waits for the answer: not for that of one that hangs.
+    // Commands that are redirected while this runs wait for its result, so it must not wait for a master that hangs.
     if (kind === 'cluster' && client.isReady) client._slots.rediscover(undefined, silent).catch(() => undefined);
   }
 
   /**
-   * What is asked of a node of a cluster to which there was no connection yet would wait for that, however long, and be done
-   * then, when nobody waits for it any more and others may have written since.
+   * Waits for the connection to a key's cluster node, but no longer than the call. The client would queue the command until
+   * the node is connected, however long that takes, and then send it although the caller has given up and others may have
+   * written since.
    */
   async connected(key: string, hasEnded: () => boolean): Promise<void> {
     const { kind, client } = this.redis;
     if (kind === 'server') return;
-    // It may be another node by the time that the first one is connected.
+    // When the first node is connected, another one may own the key.
     while (!client.masters.every((it) => it.client && !it.connectPromise)) {
       const connecting = client.getNodeClientForKey(key);
       const node = client.masters.find((it) => it.connectPromise === connecting);
@@ -200,14 +203,14 @@ export class Connection {
         connecting.catch(() => undefined);
       }
       if (!node) return;
-      // Whoever waited for the connection itself would be held on to by it.
+      // Polls, because the connection's promise would keep every waiting call in memory until it settles.
       while (node.connectPromise === connecting && !hasEnded()) await sleep(connectedPollMs);
       assertGoesOn(hasEnded);
       if (!node.client && client.masters.includes(node)) throw new Error('cannot connect to the node of the cluster');
     }
   }
 
-  /** Of a cluster, who has the key: the same object for as long as it is one of the masters. */
+  /** The master of a key in a cluster: the same object for as long as it is one of the masters. */
   masterOf(key: string): object | undefined {
     const { kind, client } = this.redis;
     if (kind === 'server') return undefined;
@@ -220,12 +223,12 @@ export class Connection {
   }
 
   /**
-   * Whether it is known who has each slot. Where a cluster goes on without some, a node that has not heard of their master,
-   * as one that has joined a moment ago, leaves them out.
+   * Whether the master of every slot is known. If a cluster works without some slots, a node that does not know their
+   * master yet, such as one that has just joined, leaves them out.
    */
   isWhole(): boolean {
     const { kind, client } = this.redis;
-    // Those that nobody has are holes.
+    // Slots without a master are holes in the array.
     return kind === 'server' || !(client.slots as unknown[]).includes(undefined);
   }
 
@@ -237,7 +240,7 @@ export class Connection {
   }
 }
 
-/** Whoever waits for a connection has been told by then that it has failed, and may have gone on to something else. */
+/** Stops work whose caller has already been told that it failed and may have moved on. */
 export const assertGoesOn = (hasEnded: () => boolean): void => {
   if (hasEnded()) throw new Error('the node of the cluster was not connected in time');
 };

@@ -1,25 +1,25 @@
 import { isName } from './options.js';
 
-/** What decides whether a value may still be given out. */
+/** The metadata that decides whether a value may still be served. */
 export interface Head {
   /**
-   * Changes with every write of the key: letters and digits, at most twelve. V8 keeps a longer part of a text as a view of
-   * the whole, which would lie in memory for as long as the part.
+   * Changes with every write of the key: at most twelve letters and digits. V8 keeps a longer substring as a view of the
+   * whole text, which would stay in memory for as long as the substring.
    */
   version: string;
-  /** Until when it is as good as new, in milliseconds of the shared clock; infinite for no end. */
+  /** When the value stops being fresh, in milliseconds by the shared clock; infinite for no expiry. */
   freshUntil: number;
-  /** Until when it may stand in where nothing better is to be had. */
+  /** Until when the value may be served stale if nothing better is available. */
   staleUntil: number;
-  /** How long the source took, in milliseconds: what is dear is asked for again a little earlier. */
+  /** How long the load took, in milliseconds: values that are expensive to load are refreshed a little earlier. */
   loadMs: number;
-  /** The version that the namespace had before the value was loaded, and those of its tags. */
+  /** The versions of the namespace and of the tags before the value was loaded. */
   namespaceVersion: string;
   tags: readonly (readonly [tag: string, version: string])[];
 }
 
 export interface Entry extends Head {
-  /** The value as text; `undefined` says that the source was asked and has nothing. */
+  /** The serialised value; `undefined` if the source has none. */
   text: string | undefined;
 }
 
@@ -42,7 +42,7 @@ const tagsIn = (told: string): Head['tags'] | undefined => {
   }
 };
 
-/** As one text: a line of what is about the value, then the value as it is, so that it is not escaped twice. */
+/** Encodes an entry as one text: a header line, then the value unescaped, so that it is not escaped twice. */
 export const encodeEntry = (it: Entry): string => {
   const { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags } = it;
   const told = tags.length === 0 ? '' : JSON.stringify(tags);
@@ -50,10 +50,10 @@ export const encodeEntry = (it: Entry): string => {
   return text === undefined ? `${absent}${head}\n` : `${present}${head}\n${text}`;
 };
 
-/** The version of what is stored, as the scripts in Redis see it; `''` for none. */
+/** The version of a stored value, matched as in the Redis scripts; `''` for none. */
 export const versionIn = (stored: string): string => /^[+-]([^|]*)\|/.exec(stored)?.[1] ?? '';
 
-/** @returns `undefined` for what is no entry: somebody else wrote it there, and it is treated as nothing */
+/** @returns `undefined` for anything that is not an entry and was written by someone else; it is treated as a miss */
 export const decodeEntry = (stored: string): Entry | undefined => {
   const mark = stored[0];
   const endOfHead = stored.indexOf('\n');
@@ -79,8 +79,8 @@ export const decodeEntry = (stored: string): Entry | undefined => {
 };
 
 /**
- * Whether a fresh entry is asked for again before its end: ever more likely towards it, and earlier for what takes long
- * to load, so that of many who read it one goes ahead and nobody waits.
+ * Whether a fresh entry is refreshed before it expires (probabilistic early expiration). The probability rises towards the
+ * expiry, earlier for values that take long to load, so that one of many readers refreshes it and none has to wait.
  *
  * @param random above 0, below 1
  * @see Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention, VLDB 2015

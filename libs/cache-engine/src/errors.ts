@@ -1,6 +1,6 @@
 import { ErrorReply } from '@redis/client';
 
-/** Redis cannot be asked at present, refuses that, or has not answered in time. Nothing is known of what became of a write. */
+/** Redis cannot be reached, refuses the command, or has not answered in time. The outcome of a write is unknown. */
 export class CacheUnavailable extends Error {
   readonly code = 'cache-unavailable';
 
@@ -12,7 +12,7 @@ export class CacheUnavailable extends Error {
   }
 }
 
-/** The source has taken longer than `timeouts.hard`, and its signal is aborted. What it gives later is kept by nobody. */
+/** The source took longer than `timeouts.hard`. Its signal is aborted, and a value that it returns later is not cached. */
 export class CacheLoadTimeout extends Error {
   readonly code = 'cache-load-timeout';
 
@@ -27,5 +27,5 @@ export class CacheLoadTimeout extends Error {
   }
 }
 
-/** Of a counter that is not counted on. */
+/** The message for a step that would take a counter out of its range. */
 export const counterIsFull = `a counter ranges from ${Number.MIN_SAFE_INTEGER} to ${Number.MAX_SAFE_INTEGER}: this change would exceed that and was not made`;

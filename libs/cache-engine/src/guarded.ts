@@ -1,6 +1,6 @@
 import { Sieve, type Sieved } from './sieve.js';
 
-/** Held by whoever fetches something to keep: broken by whatever makes that old before it is here. */
+/** Held while a value is fetched. It is broken if the value is invalidated before it arrives. */
 export interface Guard {
   readonly isIntact: boolean;
 }
@@ -10,38 +10,37 @@ interface OpenGuard {
   holders: number;
 }
 
-/** What is kept. */
+/** An entry of a `Guarded` store. */
 export interface Guardable extends Sieved {
-  /** Of when it was kept: said by `keep`, 0 until then. */
+  /** The epoch in which it was kept: set by `keep`, 0 until then. */
   epoch: number;
 }
 
-/** What an entry takes beside its key and value: the map's slot, its links and an object, measured on V8. */
+/** The size of an entry besides key and value: the map's slot, its links and an object, measured on V8. */
 const overheadBytes = 160;
 
-/** So many invalidations are told to reads that began before them. */
+/** How many invalidations are remembered for fetches that began before them. */
 const mostRemembered = 256;
 
 /**
- * What was fetched from elsewhere, bounded in bytes. Nothing gets in whose fetch began before it was invalidated: it is kept
- * under the guard that was opened before the fetch, or, where it is over soon and there are many of them, since the mark
- * that was taken before.
+ * Values fetched from elsewhere, bounded in bytes. A value whose fetch began before it was invalidated is not kept: `keep`
+ * takes the guard that was opened before the fetch or, for short fetches of many keys, the mark taken before it.
  */
 export class Guarded<Value extends Guardable> {
   private readonly entries: Sieve<Value>;
   private readonly guards = new Map<string, OpenGuard>();
-  /** What was kept in an earlier one may be old without anybody having said so. */
+  /** Entries kept in an earlier epoch may be old although no invalidation was reported. */
   private epoch = 0;
   private invalidations = 0;
-  /** By key, which one was the last, of those that some fetch with a mark may have been overtaken by. */
+  /** The number of the last invalidation by key, while fetches with a mark are in progress. */
   private readonly remembered = new Map<string, number>();
-  /** Up to here nobody knows any more what was invalidated. */
+  /** Which keys were invalidated up to this number has been forgotten. */
   private forgottenUntil = 0;
   private marked = 0;
-  /** Fetches whose outcome was not kept. */
+  /** Fetched values that were not kept. */
   refusals = 0;
 
-  /** @param maxBytes of keys, values and what it takes to keep them */
+  /** @param maxBytes of keys, values and their overhead */
   constructor(maxBytes: number) {
     this.entries = new Sieve(maxBytes);
   }
@@ -67,18 +66,18 @@ export class Guarded<Value extends Guardable> {
     return kept?.epoch === this.epoch ? kept : undefined;
   }
 
-  /** Also what may be old. */
+  /** Also returns entries that may be old. */
   getSuspect(key: string): Value | undefined {
     return this.entries.get(key);
   }
 
-  /** Begins a fetch that ends with `unmark`: a guard for all keys, which costs nothing for each. */
+  /** Begins a fetch that ends with `unmark`: guards all keys at once, at no cost per key. */
   mark(): number {
     this.marked += 1;
     return this.invalidations;
   }
 
-  /** To be called for every mark, once nothing is kept since it. */
+  /** Must be called for every mark, after the last `keep` with it. */
   unmark(): void {
     this.marked -= 1;
     if (this.marked === 0) this.remembered.clear();
@@ -91,14 +90,17 @@ export class Guarded<Value extends Guardable> {
     return guard;
   }
 
-  /** To be called for every guard, whatever became of the fetch. */
+  /** Must be called for every guard, whether or not the fetch succeeded. */
   close(key: string, guard: Guard): void {
     const open = guard as OpenGuard;
     open.holders -= 1;
     if (open.holders === 0 && this.guards.get(key) === open) this.guards.delete(key);
   }
 
-  /** @param since what was opened or marked before it was fetched. @returns whether it was kept */
+  /**
+   * @param since the guard or mark from before the fetch
+   * @returns whether the value was kept
+   */
   keep(key: string, since: Guard | number, value: Value, bytes: number): boolean {
     if (typeof since === 'number' ? this.isOvertaken(key, since) : !since.isIntact) {
       this.refusals += 1;
@@ -116,7 +118,7 @@ export class Guarded<Value extends Guardable> {
     if (this.marked > 0) this.remember(key);
   }
 
-  /** Everything may be old: invalidations can have been missed. */
+  /** Makes every entry suspect, because invalidations may have been missed. */
   suspectAll(): void {
     this.epoch += 1;
     this.invalidations += 1;
@@ -149,10 +151,10 @@ export class Guarded<Value extends Guardable> {
 // oxlint-disable-next-line no-control-regex
 const oneByte = /^[\u0000-\u00ff]*$/;
 
-/** What V8 takes for a text: one byte a character where all are below U+0100, two otherwise, and the object itself. */
+/** The size of a text in V8: one byte per character if all are below U+0100, otherwise two, plus the object itself. */
 export const bytesOfText = (text: string): number => 24 + (oneByte.test(text) ? text.length : 2 * text.length);
 
-/** A copy: a part of a text keeps the whole in memory for as long as it is kept itself. */
+/** A copy, because a substring keeps the whole text in memory. */
 export const ownText = (text: string): string => {
   const encoding = oneByte.test(text) ? 'latin1' : 'utf16le';
   return Buffer.from(text, encoding).toString(encoding);
@@ -162,15 +164,20 @@ const bytesOfNumber = 16;
 const bytesOfObject = 56;
 const bytesOfSlot = 8;
 
-/** A name of a shape that no other object has: the text, and its place in the shape, which is then its own as well. */
+/**
+ * The size of a property name that no other object shares: the text, and its place in the hidden class, which is not shared
+ * either.
+ */
 const bytesOfOwnName = 72;
 const mostKnownShapes = 1_024;
-/** Of its names together; a longer one is hardly that of many. */
+/** The length of all property names together. A longer shape is rarely shared by many objects. */
 const longestShape = 1_024;
 
-/** The names of members, one after the other, of objects that were seen lately: V8 has one shape for all of them. */
+/**
+ * The property names of objects seen lately, joined: V8 has one shape (hidden class) for all objects with the same ones.
+ */
 const knownShapes = new Set<string>();
-/** Those of the last objects, as most are like one of them. */
+/** The shapes of the last objects, checked first because most objects are like one of them. */
 const lastShapes: (readonly string[])[] = [];
 const mostLastShapes = 4;
 const isSame = (one: readonly string[], other: readonly string[]): boolean => {
@@ -190,9 +197,9 @@ const isNew = (names: readonly string[]): boolean => {
 };
 
 /**
- * Freezes a value that came from JSON, and all in it. Iterative, however deep it is.
+ * Freezes a parsed JSON value recursively. Iterates, so that deep nesting cannot overflow the stack.
  *
- * @returns what V8 takes for it, rather too much than too little
+ * @returns the size of the value in V8, overestimated rather than underestimated
  */
 export const freeze = (value: unknown): number => {
   let bytes = 0;

@@ -4,7 +4,7 @@ import { CacheUnavailable } from './errors.js';
 import { onceMoved, putApart, unlessMoving } from './moving.js';
 import type { AboutKey } from './scripts.js';
 
-/** The scripts that are asked about keys, many at once where they are asked in one turn. */
+/** Scripts about keys; calls made in the same turn of the event loop are sent together. */
 type KeyScript = 'lease' | 'fill' | 'renew' | 'release' | 'put' | 'putIf' | 'removeIf';
 
 interface AskedAbout {
@@ -13,11 +13,11 @@ interface AskedAbout {
   reject: (error: unknown) => void;
 }
 
-/** Most keys, and most characters of them, that a script is asked about at once: Redis answers nobody else meanwhile. */
+/** The limits of one script call, in keys and in characters: Redis serves no one else while a script runs. */
 export const largestScript = 128;
 const largestScriptText = 1_048_576;
 
-/** Asks scripts about keys: those of one turn of the event loop in one question, as far as it does not become too large. */
+/** Batches script calls about keys: all calls of one turn of the event loop are sent together, up to the limits above. */
 export class KeyScripts {
   private readonly askedAbout: Record<KeyScript, AskedAbout[]> = {
     lease: [],
@@ -34,7 +34,7 @@ export class KeyScripts {
     private readonly attempts: Attempts,
   ) {}
 
-  /** What is asked in one turn goes in one question; in a cluster the keys lie in many slots, and each goes by itself. */
+  /** Batches the call, except in a cluster, where the keys lie in many slots and each is sent separately. */
   ask<Reply>(script: KeyScript, about: AboutKey): Promise<Reply> {
     const { promise, resolve, reject } = Promise.withResolvers<Reply>();
     const asked = { about, resolve: resolve as (reply: unknown) => void, reject };

@@ -17,7 +17,7 @@ import type { RedisTier } from './redis-tier.js';
 import type { Kept, Tiers } from './tiers.js';
 
 export interface Found<Value> {
-  /** `undefined` where the source was asked and has nothing. */
+  /** `undefined` if the source has no value. */
   value: Value | undefined;
   version: string;
   /** Milliseconds since the epoch, by the clock of Redis. */
@@ -26,17 +26,17 @@ export interface Found<Value> {
   tier: 'l1' | 'l2';
 }
 
-/** What lies in Redis under a key. */
+/** The entry in Redis under a key. */
 export interface Reading {
   state: 'fresh' | 'stale' | 'nothing';
   kept?: Kept;
-  /** Of what is stored there, whatever its state. */
+  /** The version of the stored entry, whatever its state. */
   version: string;
 }
 
 const defaultJitter = 0.05;
 
-/** What the keys of a namespace are called, what lies under them in either tier, and whether it may still be given out. */
+/** Names the keys of a namespace, reads their entries in both tiers, and decides whether an entry may still be served. */
 export abstract class Keyspace<Value> {
   protected readonly ownTag: string;
   private readonly codec: Codec<Value>;
@@ -58,7 +58,7 @@ export abstract class Keyspace<Value> {
     if (!(jitter >= 0 && jitter <= 1)) throw new RangeError(`jitter is ${jitter}; it must be from 0 to 1`);
   }
 
-  /** Of what may be no key, though it is a text. */
+  /** Checks only that the key is a string; `kept` checks the rest on a miss in this process. */
   protected nameOf(key: string): string {
     if (typeof key !== 'string') assertKey(key);
     return `${this.entryPrefix}${key}}`;
@@ -78,7 +78,11 @@ export abstract class Keyspace<Value> {
     return this.tiers.nameOf('tag', this.name, tag);
   }
 
-  /** What lies in this process and may be given out as it is. @throws RangeError for what is no key: nothing lies there */
+  /**
+   * The entry in this process, if it may be served as fresh.
+   *
+   * @throws RangeError for an invalid key, under which there cannot be an entry
+   */
   protected kept(name: string, key: string): Kept | undefined {
     const { tiers } = this;
     const kept = tiers.entries.get(name);
@@ -97,7 +101,10 @@ export abstract class Keyspace<Value> {
     return until < longestUntil || freshUntil - this.tiers.clockAheadMs <= now;
   }
 
-  /** @param at by `performance.now()`. @returns `undefined` where that is not known without asking Redis */
+  /**
+   * @param at by `performance.now()`
+   * @returns `undefined` if Redis must be asked to find out
+   */
   protected isCurrent({ namespaceVersion, tags }: Versions, at: number): boolean | undefined {
     const { tiers } = this;
     if (at > tiers.l1UsedUntil) return undefined;
@@ -112,7 +119,10 @@ export abstract class Keyspace<Value> {
     return isKnown || undefined;
   }
 
-  /** What may stand in: over its time, or of a time when nobody heard of Redis; nothing that may be old by a tag. */
+  /**
+   * An entry that may be served if nothing better is available: one that has expired, or one from before Redis was silent.
+   * It must not be old by the last known version of a tag.
+   */
   protected suspect(name: string): Kept | undefined {
     const { tiers } = this;
     const kept = tiers.entries.getSuspect(name);
@@ -140,10 +150,10 @@ export abstract class Keyspace<Value> {
   }
 
   /**
-   * As `read`, by the versions that Redis has of the tags of what lies there: nobody may have told yet of what another one
-   * has invalidated, and written since.
+   * Like `read`, but compares tags with their versions in Redis: the notification of an invalidation by another process may
+   * still be on its way.
    *
-   * @param tags by name, of which the versions are to be known as of now as well
+   * @param tags names of further tags whose versions are updated as well
    */
   protected async readSurely(name: string, tags: readonly string[]): Promise<Reading> {
     const { entries } = this.tiers;
@@ -159,7 +169,10 @@ export abstract class Keyspace<Value> {
     }
   }
 
-  /** @returns of each what lies there, or why it cannot be asked for. @throws CacheUnavailable where that is so of all */
+  /**
+   * @returns the entry of each key, or why it cannot be read
+   * @throws CacheUnavailable if no key can be read
+   */
   protected async readAll(names: readonly string[]): Promise<(Reading | CacheUnavailable)[]> {
     const { entries } = this.tiers;
     const mark = entries.mark();
@@ -175,7 +188,7 @@ export abstract class Keyspace<Value> {
       const told = await this.versionsTold(entries.flatMap((it) => it.tags.map(([tag]) => tag)));
       doubtful.forEach((at, which) => {
         const entry = entries[which]!;
-        // One of its tags is away; what has others is given out.
+        // If one of its tags cannot be read, only this entry is unavailable.
         const away = [told.get(''), ...entry.tags.map(([tag]) => told.get(tag))].find(isUnavailable);
         const isCurrent = !away && isOf(told, entry);
         readings[at] = away ?? this.judged(names[at]!, mark, stored[at] as string, performance.now(), isCurrent);
@@ -191,13 +204,13 @@ export abstract class Keyspace<Value> {
     return kept ? { state: 'fresh', kept, version: kept.version } : { state: 'nothing', version: '' };
   }
 
-  /** Of something whose tags are not known here. */
+  /** For an entry with tags whose versions are not known here. */
   private async judgedThere(name: string, mark: number, stored: string | null): Promise<Reading> {
     const isCurrent = await this.isCurrentThere(decodeEntry(stored!)!);
     return this.judged(name, mark, stored, performance.now(), isCurrent)!;
   }
 
-  /** @returns `undefined` where it is not known whether what it was loaded under is as it was */
+  /** @returns `undefined` if it is not known here whether its tags still have the same versions */
   private judged(
     name: string,
     mark: number,
@@ -216,7 +229,7 @@ export abstract class Keyspace<Value> {
     const decoded = this.decoded(entry);
     if (!decoded) return { state: 'nothing', version };
     const { kept, bytes } = decoded;
-    // Kept in this process for as long as it was kept there, not from now on.
+    // The entry expires here when it expires in Redis; its time does not start anew.
     this.tiers.entries.keep(name, mark, kept, bytes);
     return { state: freshUntil > now ? 'fresh' : 'stale', kept, version };
   }
@@ -225,7 +238,7 @@ export abstract class Keyspace<Value> {
     return isOf(await this.currentVersions(versions.tags.map(([tag]) => tag)), versions);
   }
 
-  /** As `versionsOf`, where nobody has to be asked: a promise less, and there is one for every write. */
+  /** Like `versionsOf`, but synchronous if the versions are known here, which saves a promise per write. */
   private knownVersions(tags: readonly string[]): Versions | undefined {
     const { tiers } = this;
     const namespaceVersion = tiers.isL1Used && tags.length === 0 ? tiers.knownTag(this.ownTag) : undefined;
@@ -237,7 +250,11 @@ export abstract class Keyspace<Value> {
     return { namespaceVersion: await this.tiers.tagVersion(this.ownTag), tags: noTags };
   }
 
-  /** As `versionsTold`. @throws CacheUnavailable where one of them cannot be asked for */
+  /**
+   * Like `versionsTold`.
+   *
+   * @throws CacheUnavailable if one of the tags cannot be read
+   */
   private async currentVersions(tags: readonly string[]): Promise<Map<string, string>> {
     const told = await this.versionsTold(tags);
     for (const version of told.values()) if (isUnavailable(version)) throw version;
@@ -245,8 +262,8 @@ export abstract class Keyspace<Value> {
   }
 
   /**
-   * By tag, `''` for the namespace, what its version is or why it cannot be asked for: each is asked for once, and not more
-   * at a time than Redis is to be asked.
+   * The version of each tag, or why it cannot be read; the namespace has the key `''`. Each tag is read once, page by page
+   * to limit the load on Redis.
    */
   private async versionsTold(tags: readonly string[]): Promise<Map<string, string | CacheUnavailable>> {
     const names = new Map<string, string>();
@@ -284,13 +301,13 @@ export abstract class Keyspace<Value> {
     return {
       text: value === undefined ? undefined : this.codec.encode(value),
       version: nextVersion(),
-      // That there is nothing does not stand in: nobody would see what has come to be since.
+      // An absent value has no grace period: serving it stale would hide a value created since.
       staleUntil: value === undefined ? freshUntil : freshUntil + grace,
       ...{ freshUntil, loadMs, ...versions },
     };
   }
 
-  /** @returns `undefined` for what the codec does not understand, perhaps as another version of the program wrote it */
+  /** @returns `undefined` if the codec cannot decode it, for example because another version of the program wrote it */
   protected decoded(entry: Entry): { kept: Kept; bytes: number } | undefined {
     try {
       return this.keptOf(entry);
@@ -303,9 +320,9 @@ export abstract class Keyspace<Value> {
   protected keptOf(entry: Entry): { kept: Kept; bytes: number } {
     const { text, version, freshUntil, staleUntil, loadMs, namespaceVersion, tags } = entry;
     const { value, bytes } = text === undefined ? nothing : this.codec.decode(text);
-    // One after the other: there is one for every value that comes out of Redis.
+    // Written member by member, because this runs for every value read from Redis.
     const kept: Kept = {
-      // What every hit reads lies together, in whole numbers, which V8 keeps in their place.
+      // The fields that every hit reads come first, as small integers, which V8 stores inline.
       epoch: 0,
       until: Math.min(Math.floor(freshUntil - this.tiers.clockAheadMs), longestUntil),
       checkedAt: notChecked,
@@ -327,7 +344,7 @@ export abstract class Keyspace<Value> {
     return { kept, bytes: total };
   }
 
-  /** How long Redis keeps it, in whole milliseconds; 0 for no end. */
+  /** The time to live in Redis, in whole milliseconds; 0 for no expiry. */
   protected storedFor({ staleUntil }: Entry): number {
     return Number.isFinite(staleUntil) ? Math.max(1, Math.ceil(staleUntil - this.tiers.now())) : 0;
   }
@@ -353,15 +370,15 @@ const unavailable = (error: unknown): CacheUnavailable => {
 
 const nothing = { value: undefined, bytes: 0 };
 const notChecked = -1;
-/** The largest number that V8 keeps in its place: after 24 days of this process. */
+/** The largest integer that V8 stores inline; `performance.now()` exceeds it after 24 days. */
 const longestUntil = 2 ** 31 - 1;
 
-/** The members of a `Kept` beside its value and tags: two identifiers, numbers and the object. */
+/** The size of a `Kept` besides its value and tags: two identifiers, numbers and the object. */
 const headBytes = 320;
-/** A tag with its version, and its place among the others. */
+/** The size of a tag with its version and its place in the array. */
 const bytesOfPair = 72;
 
-/** Six letters and digits of this process, and a number: so that none comes twice, in whatever process. */
+/** Versions have a random prefix of six letters and digits and a counter, so that none repeats in any process. */
 const mostVersions = 36 ** 6;
 let [versionPrefix, versionCount] = ['', mostVersions];
 const nextVersion = (): string => {

@@ -1,13 +1,16 @@
 import { randomUUID } from 'node:crypto';
 import type { Head } from './entry.js';
 
-/** Of the text that a lease is: it carries the tags. */
+/** The longest lease token, in characters: it contains the tags. */
 const longestLease = 16_384;
 
-/** Of the namespace and of tags, before a value was loaded. */
+/** The versions of the namespace and the tags before a value was loaded. */
 export type Versions = Pick<Head, 'namespaceVersion' | 'tags'>;
 
-/** A lease carries what the value will be kept under: whoever fills may be another process than the one that gave it. */
+/**
+ * A lease token contains the versions that its value will be stored under, because the process that fills the key may not
+ * be the one that granted the lease.
+ */
 export const tokenOf = ({ namespaceVersion, tags }: Versions): string => {
   const token = Buffer.from(JSON.stringify([randomUUID(), namespaceVersion, tags])).toString('base64url');
   if (token.length > longestLease)
@@ -17,7 +20,7 @@ export const tokenOf = ({ namespaceVersion, tags }: Versions): string => {
   return token;
 };
 
-/** It is no proof of anything: what is filled is let in by the whole token alone. */
+/** The token proves nothing by itself: a fill is accepted only if the whole token matches the stored one. */
 export const versionsIn = (token: string): Versions | undefined => {
   try {
     if (token.length > longestLease) return undefined;

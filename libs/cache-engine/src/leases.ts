@@ -3,34 +3,34 @@ import { bytesOfText, type Guard, type Guardable, type Guarded } from './guarded
 interface Held {
   token: string;
   guard: Guard;
-  /** By `performance.now()`: a timer may come late. */
+  /** By `performance.now()`, because the timer may fire late. */
   until: number;
   timer: NodeJS.Timeout;
   bytes: number;
 }
 
-/** A timer, a guard and their places in maps. */
+/** The size of a timer, a guard and their places in maps. */
 const overheadBytes = 600;
 
-/** Rights to fill a key where there is no Redis that would keep them: one a key at a time, each for a while. */
+/** Leases on keys without Redis: each key has at most one at a time, for a limited time. */
 export class Leases {
-  /** The oldest first. */
+  /** In the order in which they were taken. */
   private readonly held = new Map<string, Held>();
   bytes = 0;
-  /** Leases that made room for others. */
+  /** Leases evicted to make room for others. */
   evictions = 0;
 
-  /** @param maxBytes what is held at once: the oldest make room, and whoever still loads under one is too late */
+  /** @param maxBytes bounds all leases together: the oldest are evicted, and a load under an evicted lease is not kept */
   constructor(
     private readonly entries: Pick<Guarded<Guardable>, 'open' | 'close'>,
     private readonly maxBytes: number,
   ) {}
 
-  /** @returns whether it was taken: not where another one has it */
+  /** @returns whether the lease was taken: false if another caller holds it */
   take(name: string, token: string, ms: number): boolean {
     const before = this.held.get(name);
     const now = performance.now();
-    // Whoever had it and was overtaken by a write or an invalidation is in nobody's way.
+    // A lease that has expired, or that a write or an invalidation has overtaken, does not block others.
     if (before && (!before.guard.isIntact || before.until <= now)) this.entries.close(name, this.drop(name, before));
     if (this.held.has(name)) return false;
     const bytes = bytesOfText(name) + bytesOfText(token) + overheadBytes;
@@ -46,7 +46,7 @@ export class Leases {
     return true;
   }
 
-  /** @returns the guard of a lease that held until now, to be closed by who asks */
+  /** @returns the guard of a lease that was still valid, which the caller must close */
   end(name: string, token: string): Guard | undefined {
     const lease = this.held.get(name);
     if (lease?.token !== token || lease.until <= performance.now()) return undefined;

@@ -7,36 +7,39 @@ import { assertTimes, over, ttlBy, type LoadOptions } from './options.js';
 import type { Flight, Kept } from './tiers.js';
 import { Late, within } from './within.js';
 
-/** Asks the source. `undefined` says that it has nothing, which is kept as well. */
+/** Loads from the source. `undefined` means that the source has no value, which is cached as well. */
 export type Load<Value> = (asked: {
   key: string;
   signal: AbortSignal;
 }) => Promise<Value | undefined> | Value | undefined;
 
-/** Of a source that has something under every key. */
+/** A source that has a value for every key. */
 type LoadOfAll<Value> = (asked: { key: string; signal: AbortSignal }) => Promise<Value> | Value;
 
 const defaultHardMs = 10_000;
-/** A lease is kept for as long as the source takes, and ends so soon after its holder has died. */
+/** A lease is renewed while the source is loading, and expires this soon if its holder dies. */
 const leaseMs = 2_000;
 const renewedEveryMs = 500;
 const firstPollMs = 20;
 const longestPollMs = 250;
-/** A source that has failed is left alone for a while by those who have something to stand in. */
+/** After a failed load, callers that have a stale value do not ask the source again for this long. */
 const restAfterFailureMs = 1_000;
 
-/** Whether what it loads will be kept: nothing has changed since it began. */
+/** Whether the value that it loads will be kept: nothing was invalidated since it began. */
 const isGood = (flight: Flight | undefined): flight is Flight => flight?.guards.every((it) => it.isIntact) === true;
 
-/** Keys that are filled from a source: by one caller at a time of all processes, and with nothing that comes too late. */
+/**
+ * Fills keys from a source as a single flight across all processes, and never keeps a value that was invalidated while it
+ * was loaded.
+ */
 export abstract class Loading<Value> extends Keyspace<Value> {
   /**
-   * The value under a key, asked for where it comes from when it is not here: by one caller at a time, of all processes.
-   * What is over its time and within its grace stands in while it is asked for again, and when that fails.
+   * The cached value of a key, or else the one that `load` returns: a single flight across all processes. An expired value
+   * within its grace period is served stale while it is loaded again, and if that fails.
    *
-   * @returns `undefined` only where the source of some caller may have nothing
-   * @throws whatever `load` throws, and `CacheLoadTimeout` where it takes too long, if nothing stands in; never because
-   *   Redis is away
+   * @returns `undefined` only if the source of some caller may have no value
+   * @throws whatever `load` throws, and `CacheLoadTimeout` if it takes too long, unless a stale value can be served; never
+   *   because Redis is unavailable
    */
   getOrSet(key: string, load: LoadOfAll<Value>, options?: LoadOptions<Value>): Promise<Value>;
   getOrSet(key: string, load: Load<Value>, options?: LoadOptions<Value>): Promise<Value | undefined>;
@@ -51,16 +54,16 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       return here.value as Value | undefined;
     }
     const flight = tiers.flights.get(name);
-    // What began before an invalidation is not for who asks after it.
+    // A flight that began before an invalidation must not serve callers that arrive after it.
     if (!isGood(flight)) return this.start(name, key, load, options);
     tiers.counts.sharedLoads += 1;
-    // It began when nobody had to wait, and has looked for nothing that could stand in.
+    // An early refresh has no caller waiting, so it has not looked for a stale value to serve.
     if (flight.isEarly) return this.start(name, key, load, options, undefined, flight);
     const isOver = flight.standIn !== undefined && flight.standIn.standsInUntil <= performance.now();
     return (isOver ? flight.loading : flight.answer) as Promise<Value | undefined>;
   }
 
-  /** Whether it is to be asked for again before its end. */
+  /** Whether to refresh the value before it expires. */
   private isDue(name: string, kept: Kept, options: LoadOptions<never>): boolean {
     const { refreshBefore = this.options.refreshBefore ?? 0 } = options;
     const now = this.tiers.now();
@@ -70,8 +73,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
 
   private refresh(name: string, key: string, load: Load<Value>, options: LoadOptions<never>, kept: Kept): void {
     const { refreshing, flights, counts } = this.tiers;
-    // Where nothing is given out of the process, others look in Redis meanwhile and find the same. What has become old
-    // since it was begun is kept by nobody, so it stands in the way of none.
+    // While entries of this process are not served, other callers read the same entry from Redis. A refresh that was
+    // invalidated since it began will not be kept, so it does not prevent another one.
     if (isGood(refreshing.get(name))) return;
     counts.earlyRefreshes += 1;
     const refreshed = this.start(name, key, load, options, kept);
@@ -125,9 +128,9 @@ export abstract class Loading<Value> extends Keyspace<Value> {
   }
 
   /**
-   * @param early what is as good as new and asked for again before its end: nobody waits, so nothing stands in
-   * @param underWay what was asked for before the end and is not here yet: it is not asked for once more
-   * @param standIn may be called before the end
+   * @param early a fresh value that is refreshed before it expires: no caller waits, so no stale value is served
+   * @param underWay an early refresh that is still loading: its load is used instead of another one
+   * @param standIn may be called with a stale value before the load ends
    */
   private async fly(
     name: string,
@@ -156,11 +159,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     if (reading?.state === 'fresh') {
       tiers.counts.l2Hits += 1;
       const kept = reading.kept!;
-      // What is read seldom comes from there each time.
+      // A key that is read seldom always comes from Redis, so its early refresh starts here.
       if (!underWay && this.isDue(name, kept, options)) this.refresh(name, key, load, options, kept);
       return kept.value as Value | undefined;
     }
-    // Where Redis says that there is nothing, nothing stands in.
+    // If Redis answers that there is no entry, no stale value is served.
     const kept = reading ? reading.kept : this.suspect(name);
     let isGivenOut = false;
     const giveOut = (it: Kept): Value | undefined => {
@@ -174,7 +177,8 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       (underWay?.loading as Promise<Value | undefined> | undefined) ??
       this.fill(name, key, load, options, guard, reading?.version ?? '', reading !== undefined);
     if (!kept) return loading;
-    // Nobody knows whether it is old while Redis is away: then it stands in for want of anything else.
+    // While Redis is unavailable, the value may have been invalidated unnoticed. By default it is then served only if the
+    // load fails.
     const isAway = tiers.shared !== undefined && reading === undefined;
     const soft = options.timeouts?.soft ?? (isAway ? undefined : 0);
     const timer =
@@ -190,7 +194,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     } catch (error) {
       if (kept.standsInUntil <= performance.now()) throw error;
       this.rest(name);
-      // Without the key, which may name a person.
+      // The message omits the key, which may be personal data.
       tiers.complain(`a value of ${this.name} could not be loaded: ${String(error)}`);
       return giveOut(kept);
     } finally {
@@ -198,7 +202,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     }
   }
 
-  /** Gets the right to fill, asks the source and fills. */
+  /** Takes the lease, loads from the source and stores the value. */
   private async fill(
     name: string,
     key: string,
@@ -216,10 +220,11 @@ export abstract class Loading<Value> extends Keyspace<Value> {
         tiers.counts.awaitedLoads += 1;
         return lease.kept.value as Value | undefined;
       }
-      // Before the source is asked: what is invalidated from now on is old by the time it is here.
+      // Read before the load, so that an invalidation from now on makes the value old.
       const mayKeep = !tiers.shared || lease;
       const versions = mayKeep && (await this.versionsOf(options.tags ?? []).catch(notAtPresent));
-      // What is loaded is not kept: nobody is to wait for it, and it is not loaded again for everybody who reads what stands in.
+      // The value cannot be stored. Releases the lease so that no one waits for it, and pauses loads so that readers of the
+      // stale value do not each load again.
       if (lease && !versions) {
         lease.end();
         this.inBackground(this.redis.release(name, this.leaseName(key), lease.token));
@@ -242,7 +247,10 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     }
   }
 
-  /** Who loads, of all processes: us, with a token; another one, whose value this is; or nobody can say. */
+  /**
+   * Decides which process loads: this one, with a token, or another one, whose value is returned; `undefined` if that is
+   * unknown.
+   */
   private async leased(
     name: string,
     key: string,
@@ -257,7 +265,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       const change = tiers.changeOf(name, pollMs);
       const leased = await this.redis.lease(name, leaseName, token, leaseMs, version).catch(notAtPresent);
       if (!leased) {
-        // It may have been taken. What is loaded is not kept: not again for everybody who reads what stands in.
+        // The lease may have been taken. The value cannot be stored, so readers of the stale value must not each load again.
         this.inBackground(this.redis.release(name, leaseName, token));
         this.rest(name);
         return undefined;
@@ -275,7 +283,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     return undefined;
   }
 
-  /** What another one has filled in place of us, where it is as good as new. */
+  /** The value that another process has filled, if it is fresh. */
   protected async filledMeanwhile(stored: string): Promise<Kept | undefined> {
     const entry = decodeEntry(stored);
     const decoded = entry && this.decoded(entry);
@@ -283,7 +291,10 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     return isFresh ? decoded.kept : undefined;
   }
 
-  /** It is kept in this process only when it is read again: Redis tells of our own writes as well. */
+  /**
+   * Stores the value in Redis only: Redis reports our own writes as invalidations too. This process keeps it once it is
+   * read again.
+   */
   private async filled(name: string, key: string, token: string, entry: Entry): Promise<void> {
     const { tiers } = this;
     try {
@@ -292,7 +303,7 @@ export abstract class Loading<Value> extends Keyspace<Value> {
       if (!isIn) tiers.counts.fillsRefused += 1;
     } catch (error) {
       notAtPresent(error);
-      // Whoever misses next need not wait until it lapses.
+      // Otherwise the next caller that misses would have to wait until the lease expires.
       this.inBackground(this.redis.release(name, this.leaseName(key), token));
     }
   }
@@ -329,14 +340,14 @@ export abstract class Loading<Value> extends Keyspace<Value> {
     const now = performance.now();
     resting.delete(name);
     resting.set(name, now + restAfterFailureMs);
-    // In the order of their ends.
+    // The map is ordered by end.
     for (const [other, until] of resting) {
       if (until > now) break;
       resting.delete(other);
     }
   }
 
-  /** Nobody waits for it: what goes wrong is told, and has told itself in the counts. */
+  /** Runs without a waiting caller: errors are logged, except unavailability, which the statistics already count. */
   protected inBackground(work: Promise<unknown>): void {
     work.catch((error: unknown) => {
       if (!(error instanceof CacheUnavailable)) this.tiers.complain(String(error));

@@ -1,7 +1,7 @@
 import type { Attributes, Histogram, Meter } from '@opentelemetry/api';
 import type { CacheStatistics } from './statistics.js';
 
-/** Seconds, finest where an answer of Redis in the same house lies. */
+/** Seconds, finest around the latency of a nearby Redis. */
 const redisBounds = [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1];
 const loadBounds = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
@@ -12,7 +12,7 @@ export const redisDurationIn = (meter: Meter): Histogram =>
     advice: { explicitBucketBoundaries: redisBounds },
   });
 
-/** What is recorded with a call to Redis. */
+/** The attributes of a call to Redis. */
 export const redisAttributes = (operation: string, error: unknown): Attributes => ({
   'db.system.name': 'redis',
   'db.operation.name': operation,
@@ -39,7 +39,7 @@ const outcome = (of: string, tier?: string): Attributes => ({
   ...(tier && { 'cache.tier': tier }),
 });
 
-/** What is counted anyhow: reading it when somebody asks costs those who use the cache nothing. */
+/** Counts that are kept anyway, so reading them on demand adds no cost to cache operations. */
 const observed: readonly Observed[] = [
   {
     name: 'cache.reads',
@@ -147,7 +147,7 @@ const observed: readonly Observed[] = [
     read: (it) => [[it.isL1Used ? 1 : 0]],
   },
   {
-    // By rank: names of keys may be about people, and would begin a series with each key that becomes hot.
+    // By rank, because keys may be personal data, and each new hot key would start another time series.
     name: 'cache.hot_key.reads',
     kind: 'Gauge',
     unit: '{read}',
@@ -156,7 +156,7 @@ const observed: readonly Observed[] = [
   },
 ];
 
-/** @returns what ends it */
+/** @returns a function that stops the reports */
 export const reportTo = (meter: Meter, statistics: () => CacheStatistics): (() => void) => {
   const reported = observed.map(({ name, kind, read, ...options }) => ({
     read,

@@ -3,15 +3,15 @@ import { ErrorReply } from '@redis/client';
 import type { Connection } from './connection.js';
 import type { AboutKey } from './scripts.js';
 
-/** Whether a slot is moved by now is looked at so often. */
+/** How often an operation is retried while its slot moves. */
 const movedPollMs = 10;
 
 type Client = Connection['redis']['client'];
 
-/** What has two keys is refused while their slot is being moved from one master to another. */
+/** Redis refuses a command with two keys while their slot is migrating from one master to another. */
 const isMoving = (error: unknown): boolean => error instanceof ErrorReply && error.message.startsWith('TRYAGAIN');
 
-/** What cannot be done apart is asked again, as a slot is mostly moved soon. */
+/** Retries an operation that cannot be split; the migration of a slot is usually short. */
 export const onceMoved = async <T>(ask: () => Promise<T>, patienceMs: number, hasEnded: () => boolean): Promise<T> => {
   for (const giveUpAt = performance.now() + patienceMs; ;)
     try {
@@ -47,13 +47,14 @@ export const putApart = async (
   hasEnded: () => boolean,
 ): Promise<unknown[]> => {
   const lasts = ms === '0' ? {} : { expiration: { type: 'PX' as const, value: Number(ms) } };
-  // Others may have gone on from this value by now: it is not put there again, and nothing is there rather than what was.
+  // Another writer may have replaced the value, so it is not written again. Anything else stored there is removed, because
+  // it may be a late fill.
   const removeOther = async (): Promise<unknown> => (await client.get(entry)) !== stored && client.unlink(entry);
   const write = async (): Promise<unknown> => {
     try {
       return await client.set(entry, stored!, lasts);
     } catch (error) {
-      // By a Redis that is full: what lay there is not what is to be read there.
+      // Redis may be full. The previous value must not be read any more.
       if (error instanceof ErrorReply && !hasEnded()) await client.unlink(entry);
       throw error;
     }
@@ -62,7 +63,9 @@ export const putApart = async (
   return [true];
 };
 
-/** Of a key whose slot is being moved: its entry and its lease may be on two masters, and are changed one after the other. */
+/**
+ * Changes the entry and the lease of a key one after the other, because they may be on two masters while its slot migrates.
+ */
 const changeApart = async (
   client: Client,
   lease: string,
@@ -71,10 +74,10 @@ const changeApart = async (
   hasEnded: () => boolean,
 ): Promise<void> => {
   const end = (): Promise<unknown> => client.unlink(lease);
-  // Whoever loads is too late before the entry changes; and whoever began to before it did may have filled it until the
-  // lease is taken away from him as well.
+  // Ending the lease first makes loads in progress too late. A load that began before the entry changed may have taken the
+  // lease again and filled the key, so the lease is ended and the fill undone afterwards.
   for (const step of [end, change, end, undoFill]) {
-    // Whoever was told that it has failed may have gone on to another value.
+    // The caller has been told that it failed and may have written another value.
     if (hasEnded()) return;
     await step();
   }

@@ -12,25 +12,25 @@ export interface Written {
   expiresAt: number | null;
 }
 
-/** What was found, or the right to fill; `null` where another one has it at present. */
+/** The entry that was found, or a lease to fill the key; `null` if another caller holds the lease. */
 export type Leased<Value> = { found: Found<Value> } | { lease: string | null };
 
-/** Of a write that others come before again and again. */
+/** How often a conditional write is tried while others keep overtaking it. */
 const mostTries = 100;
 
 export const longestLeaseMs = 60_000;
 
-/** Of what `compareAndSet` writes over: whichever is there. No version is written like it. */
+/** Makes `compareAndSet` overwrite any existing version. No version looks like this. */
 export const anyVersion = '*';
 
-/** The version that has to be there, or one of several; `null` where nothing may be, `anyVersion` where something has to. */
+/** The expected version, or several; `null` if there must be no entry, `anyVersion` if there must be one. */
 export type ExpectedVersion = string | readonly string[] | null;
 
 /** Keys of one kind, with values of one type. */
 export class Namespace<Value> extends Loading<Value> {
   /**
-   * @returns `undefined` for a miss, and for what the source does not have
-   * @throws CacheUnavailable when Redis cannot be asked; `find` gives what may be old then, and says so
+   * @returns `undefined` for a miss, and if the source has no value
+   * @throws CacheUnavailable if Redis cannot be asked; `find` then returns a value that may be stale, marked as such
    */
   async get(key: string): Promise<Value | undefined> {
     const name = this.nameOf(key);
@@ -42,7 +42,7 @@ export class Namespace<Value> extends Loading<Value> {
 
   /**
    * @returns `undefined` for a miss
-   * @throws CacheUnavailable when Redis cannot be asked and nothing is here to stand in
+   * @throws CacheUnavailable if Redis cannot be asked and there is no stale value to serve
    */
   async find(key: string): Promise<Found<Value> | undefined> {
     const name = this.nameOf(key);
@@ -53,10 +53,10 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Many at once: one question to Redis.
+   * Reads many keys with one call to Redis per page.
    *
-   * @returns what was found, by key
-   * @throws CacheUnavailable when one of them cannot be asked for and nothing is here to stand in for it
+   * @returns the entries that were found, by key
+   * @throws CacheUnavailable if a key cannot be read and there is no stale value to serve for it
    */
   async getMany(keys: readonly string[]): Promise<Map<string, Found<Value>>> {
     const found = new Map<string, Found<Value>>();
@@ -73,7 +73,7 @@ export class Namespace<Value> extends Loading<Value> {
     return found;
   }
 
-  /** @throws CacheUnavailable when it is not known whether it was written */
+  /** @throws CacheUnavailable if it is unknown whether the value was written */
   async set(key: string, value: Value, options: KeepOptions = {}): Promise<Written> {
     const name = this.entryName(key);
     const entry = await this.entryOf(value, over(this.options, options));
@@ -82,10 +82,10 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Writes many: of a key that is told twice the last value alone.
+   * Writes many values. If a key occurs more than once, only its last value is written.
    *
-   * @param options what none of the values says of itself
-   * @throws CacheUnavailable when it is not known which of them were written; where one is refused, none is written
+   * @param options defaults for the values that have none of their own
+   * @throws CacheUnavailable if it is unknown which values were written; if one is invalid, none is written
    */
   async setMany(
     values: Iterable<readonly [key: string, value: Value, options?: KeepOptions]>,
@@ -94,10 +94,10 @@ export class Namespace<Value> extends Loading<Value> {
     const ofAll = over(this.options, options);
     const all = [...values];
     if (all.length === 0) return [];
-    // All of them before the first is written: what is refused, of whichever, leaves none of them written.
+    // All values are checked before the first is written, so that an invalid one prevents all writes.
     const names = all.map(([key]) => this.entryName(key));
     const entries = await this.entriesOf(all.map(([, value, own = {}]) => [value, over(ofAll, own)] as const));
-    // What is sent at once may come in any order.
+    // Concurrent writes may arrive in any order, so each key is written once.
     const last = new Map(entries.map((entry, at) => [names[at]!, { key: all[at]![0], entry }] as const));
     for (const page of pagesOf([...last]))
       await Promise.all(page.map(([name, { key, entry }]) => this.put(key, name, entry)));
@@ -105,9 +105,9 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Writes where the version is as it was read.
+   * Writes the value if the key still has the expected version.
    *
-   * @returns what was written, or the version that is there instead, `null` for none
+   * @returns what was written, or the current version, `null` for none
    */
   async compareAndSet(
     key: string,
@@ -118,7 +118,8 @@ export class Namespace<Value> extends Loading<Value> {
     const name = this.entryName(key);
     const all = over(this.options, options);
     assertTimes(all);
-    // Written under what another one has invalidated meanwhile, it would lie there unseen, and the next one would win as well.
+    // Checks these tags in Redis too: a value written under a version that another process has invalidated would never be
+    // served, and the next caller would succeed as well.
     const tags = (all.tags ?? []).map((tag) => this.tagName(tag));
     let entry: Entry | undefined;
     const other = await this.whereVersion(key, version, tags, async (stored) => {
@@ -129,10 +130,10 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Forgets where the version is as it was read.
+   * Deletes the key if it still has the expected version.
    *
-   * @returns the version that is there instead, `null` for none
-   * @throws CacheUnavailable when it is not known whether it is forgotten
+   * @returns the current version if it differs, `null` for none
+   * @throws CacheUnavailable if it is unknown whether the key was deleted
    */
   async compareAndDelete(
     key: string,
@@ -151,9 +152,9 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * @param tags by name, of what is to be written
-   * @param change is told what is stored, and does nothing where that is another by now
-   * @returns the version that is there instead; `undefined` where it was changed
+   * @param tags names of the tags of the value to be written
+   * @param change receives the stored version, and must do nothing if that has changed
+   * @returns the current version if it differs; `undefined` if the change was made
    */
   private async whereVersion(
     key: string,
@@ -173,9 +174,9 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Forgets keys; who loads one of them meanwhile does not get it in.
+   * Deletes keys. A load in progress for one of them is not stored.
    *
-   * @throws CacheUnavailable when it is not known whether they are forgotten
+   * @throws CacheUnavailable if it is unknown whether they were deleted
    */
   async delete(...keys: string[]): Promise<void> {
     const { tiers } = this;
@@ -186,21 +187,21 @@ export class Namespace<Value> extends Loading<Value> {
     forgetHere();
     if (!tiers.shared || keys.length === 0) return;
     await tiers.shared.remove(keys.map((key, at) => [names[at]!, this.leaseName(key)] as const));
-    // Who has read it out of Redis meanwhile may have kept it.
+    // A concurrent reader may have kept the old value in this process.
     forgetHere();
   }
 
-  /** @throws CacheUnavailable when it is not known whether it took place */
+  /** @throws CacheUnavailable if it is unknown whether the tags were invalidated */
   async invalidateTags(...tags: string[]): Promise<void> {
     const names = tags.map((tag) => this.tagName(tag));
     for (const page of pagesOf(names)) await Promise.all(page.map((name) => this.tiers.changeTag(name)));
   }
 
   /**
-   * Forgets all keys and counters of the namespace at once, however many they are. What lies in Redis is thrown away by and
-   * by; what lies in a process makes room for others as it would have done.
+   * Invalidates all keys and counters of the namespace at once, however many there are. The memory in Redis is freed in the
+   * background; entries in a process are evicted as usual.
    *
-   * @throws CacheUnavailable when it is not known whether it took place
+   * @throws CacheUnavailable if it is unknown whether the namespace was cleared
    */
   async clear(): Promise<void> {
     const { tiers, name } = this;
@@ -209,10 +210,11 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Counts. Counters are kept apart from values: a key may have both.
+   * Adds to a counter. Counters and values are separate: a key may have both.
    *
-   * @param by a whole number, also 0 or less
-   * @param options `ttl` of a counter that begins with this; without it there is no end, whatever the namespace says of values
+   * @param by a whole number, may be 0 or negative
+   * @param options `ttl` applies if this call creates the counter; without it the counter does not expire, whatever the
+   *   namespace's default for values is
    * @returns the count
    */
   async increment(key: string, by = 1, { ttl }: Pick<KeepOptions, 'ttl'> = {}): Promise<number> {
@@ -220,7 +222,7 @@ export class Namespace<Value> extends Loading<Value> {
     assertTimes({ ttl });
     if (!Number.isSafeInteger(by)) throw new RangeError(`a counter is changed by a whole number, not by ${by}`);
     assertKey(key);
-    // A namespace that is cleared begins to count anew, also where nobody has told of that yet.
+    // A cleared namespace counts anew, even if the notification has not arrived yet.
     const version = await tiers.lookUpTag(this.ownTag);
     const name = tiers.nameOf('counter', this.name, `${version}:${key}`);
     if (tiers.shared) return tiers.shared.count(name, by, ttl === Number.POSITIVE_INFINITY ? 0 : (ttl ?? 0));
@@ -236,13 +238,13 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Reads, and on a miss gives the right to fill the key to whoever asks first: for those who load elsewhere, who cannot
-   * hand over a function as to `getOrSet`.
+   * Reads a key, and on a miss grants the first caller the lease to fill it: for callers that load elsewhere and cannot
+   * pass a function to `getOrSet`.
    *
-   * @param ms how long the lease holds, at most `longestLeaseMs`
-   * @param tags what the value will depend on, those of the namespace when left out: said now, since what is invalidated
-   *   from now on is old by the time it comes
-   * @throws CacheUnavailable when Redis cannot be asked
+   * @param ms how long the lease is valid, at most `longestLeaseMs`
+   * @param tags the tags of the value, by default those of the namespace: given before the load, because an invalidation
+   *   from now on makes the value old
+   * @throws CacheUnavailable if Redis cannot be asked
    */
   async findOrLease(key: string, ms: number, tags = this.options.tags ?? []): Promise<Leased<Value>> {
     if (!(Number.isInteger(ms) && ms >= 1 && ms <= longestLeaseMs))
@@ -274,11 +276,11 @@ export class Namespace<Value> extends Loading<Value> {
   }
 
   /**
-   * Writes what was loaded under a lease.
+   * Writes a value that was loaded under a lease.
    *
-   * @param lease as `findOrLease` gave it, with the tags that were said then
-   * @returns `undefined` where it comes too late: the key was written or invalidated since, or the lease is over
-   * @throws CacheUnavailable when it is not known whether it was written
+   * @param lease the token from `findOrLease`, which contains the tags
+   * @returns `undefined` if it came too late: the key was written or invalidated since, or the lease has expired
+   * @throws CacheUnavailable if it is unknown whether the value was written
    */
   async fillLeased(
     key: string,
@@ -304,7 +306,7 @@ export class Namespace<Value> extends Loading<Value> {
     const { shared } = this.tiers;
     if (!shared) return this.fillHere(name, lease, entry);
     const leaseName = this.leaseName(key);
-    // It would lie there and be given to nobody.
+    // A value with outdated versions would be stored but never served.
     if (await this.isCurrentThere(entry))
       return shared.fill(name, leaseName, lease, encodeEntry(entry), this.storedFor(entry));
     await shared.release(name, leaseName, lease);
@@ -321,7 +323,10 @@ export class Namespace<Value> extends Loading<Value> {
     return isKept;
   }
 
-  /** @param ifVersion writes only where that version lies, `''` for nothing. @returns whether it was written */
+  /**
+   * @param ifVersion writes only over that version, `''` for none
+   * @returns whether the value was written
+   */
   private async put(key: string, name: string, entry: Entry, ifVersion?: string): Promise<boolean> {
     const { tiers } = this;
     if (!tiers.shared) {
@@ -340,7 +345,11 @@ export class Namespace<Value> extends Loading<Value> {
     return isWritten;
   }
 
-  /** What Redis has, or what stands in for it. @throws CacheUnavailable when it cannot be asked and nothing stands in */
+  /**
+   * The entry in Redis, or a stale one from this process.
+   *
+   * @throws CacheUnavailable if Redis cannot be asked and there is no stale entry
+   */
   private async findFar(name: string, mayBeStale = true): Promise<Found<Value> | undefined> {
     const { counts, shared } = this.tiers;
     if (!shared) {
@@ -355,7 +364,7 @@ export class Namespace<Value> extends Loading<Value> {
     }
   }
 
-  /** @throws CacheUnavailable when Redis cannot be asked and something of it has nothing to stand in */
+  /** @throws CacheUnavailable if a key cannot be read and there is no stale entry for it */
   private async findAllFar(names: readonly string[]): Promise<(Found<Value> | undefined)[]> {
     const { counts, shared } = this.tiers;
     if (!shared || names.length === 0) {

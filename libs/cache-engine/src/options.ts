@@ -1,35 +1,35 @@
 import type { Codec } from './codec.js';
 import { assertTimeout } from './within.js';
 
-/** Times are milliseconds. What a call leaves out, or gives as `undefined`, is as the namespace says. */
+/** Times are in milliseconds. What a call omits, or passes as `undefined`, is taken from the namespace. */
 export interface KeepOptions {
   /**
-   * How long a value is as good as new, `Infinity` for no end; where nobody says so, until it is evicted. Shortened a little
-   * by chance, never longer.
+   * How long a value is fresh, `Infinity` for no expiry; if neither the call nor the namespace sets it, until it is
+   * evicted. Jitter shortens it a little, never prolongs it.
    */
   ttl?: number | undefined;
-  /** How much longer it may stand in where nothing better is to be had. */
+  /** How much longer a value may be served stale if nothing better is available. */
   grace?: number | undefined;
-  /** `invalidateTags` with one of them makes the value old. */
+  /** `invalidateTags` with any of these invalidates the value. */
   tags?: readonly string[] | undefined;
 }
 
 export interface LoadOptions<Value = unknown> extends KeepOptions {
-  /** How long it is kept that the source has nothing; as long as a value when left out. It has no `grace`. */
+  /** How long the absence of a value in the source is cached; by default as long as a value. It has no `grace`. */
   absentTtl?: number | undefined;
   /**
-   * Says of a value that was loaded how long it is as good as new, in place of the `ttl` beside it: rounded down, 1 ms where it is less,
-   * `Infinity` for no end, `undefined` for what `ttl` says.
+   * Computes how long a loaded value is fresh, instead of `ttl`: rounded down, at least 1 ms, `Infinity` for no expiry,
+   * `undefined` to use `ttl`.
    */
   ttlOf?: ((value: Value) => number | undefined) | undefined;
   /**
-   * A value that is as good as new for less than this is asked for again already, and nobody waits for that. A function is
-   * told the value, `undefined` where the source had nothing.
+   * A value that stays fresh for less than this is refreshed in the background. A function receives the value, `undefined`
+   * if the source had none.
    */
   refreshBefore?: number | ((value: Value | undefined) => number) | undefined;
   timeouts?:
     | {
-        /** How long somebody waits for the source who could have what is over its time; not at all when left out. */
+        /** How long a caller waits for the source before it gets a stale value; not at all if left out. */
         soft?: number | undefined;
         /** How long the source may take. */
         hard?: number | undefined;
@@ -38,9 +38,12 @@ export interface LoadOptions<Value = unknown> extends KeepOptions {
 }
 
 export interface NamespaceOptions<Value> extends LoadOptions<Value> {
-  /** How values are written; JSON when left out. */
+  /** The serialisation of values; JSON if left out. */
   codec?: Codec<Value> | undefined;
-  /** By how much a time to live is shortened at the most, so that what came together does not end together: 0 to 1. */
+  /**
+   * The largest fraction by which a time to live is shortened, 0 to 1, so that values written together do not expire
+   * together.
+   */
   jitter?: number | undefined;
 }
 
@@ -50,13 +53,13 @@ export const longestTtlMs = 365 * 24 * 3_600_000;
 export const assertKey = (key: string): void => {
   if (typeof key !== 'string' || key === '')
     throw new RangeError('a cache key must be a string of at least one character');
-  // Three bytes a character at most, so that most keys need not be measured.
+  // A UTF-16 code unit takes at most three bytes, so most keys need not be measured.
   if (3 * key.length > longestKeyBytes && Buffer.byteLength(key) > longestKeyBytes)
     throw new RangeError(`a cache key must be at most ${longestKeyBytes} bytes of UTF-8`);
   if (!key.isWellFormed()) throw new RangeError('a cache key must not contain unpaired surrogates');
 };
 
-/** Not a number would be no bound at all. */
+/** Rejects NaN, which would be no bound at all. */
 export const assertBytes = (name: string, bytes: number): void => {
   if (typeof bytes !== 'number' || !(bytes >= 0))
     throw new RangeError(`${name} is ${bytes}; it must be a number of bytes, 0 or more`);
@@ -78,11 +81,11 @@ const saidOver = <Options extends object>(all: Options, said: Options): Options 
   return both;
 };
 
-/** What a call says, and what the namespace says of the rest. */
+/** Merges the options of a call over those of the namespace. */
 export const over = <Options extends LoadOptions<never>>(all: Options, said: Options): Options => {
   const both: LoadOptions<never> = saidOver(all, said);
   if (all.timeouts && said.timeouts) both.timeouts = saidOver(all.timeouts, said.timeouts);
-  // The time that a call says is for its value, whatever the namespace would say of it.
+  // A `ttl` in the call takes precedence over `ttlOf` of the namespace.
   if (said.ttl !== undefined && said.ttlOf === undefined) both.ttlOf = undefined;
   return both as Options;
 };
@@ -94,7 +97,10 @@ const assertTime = (name: string, ms: number | undefined, least: number): void =
     );
 };
 
-/** A value may be over already, and does not get lost by that. */
+/**
+ * The `ttl` of a value, at least 1 ms: a computed one may be in the past, and the value must still be returned to the
+ * caller.
+ */
 export const ttlBy = ({ ttlOf, ttl }: LoadOptions<never>, value: unknown): number | undefined => {
   const told = value === undefined ? undefined : ttlOf?.(value as never);
   if (told === undefined) return ttl;

@@ -10,12 +10,12 @@ interface Asked {
   reject: (error: unknown) => void;
 }
 
-/** Of each key what lies under it, or why it cannot be asked for. */
+/** For each key the stored entry, or why it cannot be read. */
 export type Page = (string | null | CacheUnavailable)[];
 
-/** Reads out of Redis: what is asked for in one turn of the event loop goes in one question, a page at a time. */
+/** Batches reads from Redis: all keys read in one turn of the event loop go into one command, page by page. */
 export class Reads {
-  /** What is to be asked for at the end of this turn of the event loop. */
+  /** The keys to read at the end of this turn of the event loop. */
   private asked = new Map<string, Asked>();
 
   constructor(
@@ -34,17 +34,17 @@ export class Reads {
   }
 
   /**
-   * @returns what lies under the keys, in their order, and why one of them cannot be asked for
-   * @throws CacheUnavailable where that is so of all
+   * @returns the stored entries in the order of the keys, or why one cannot be read
+   * @throws CacheUnavailable if no key can be read
    */
   async readMany(keys: readonly string[]): Promise<Page> {
     const found: Page = [];
-    // One after the other: each has its time, however many there are.
+    // One after the other, so that each page has its own deadline, however many there are.
     for (const page of pagesOf(keys)) {
       const read = await this.readPage(page);
       for (const stored of read) found.push(stored);
       const [first] = read;
-      // One server that is away is so for the next ones too; of a cluster the next ones may lie elsewhere.
+      // If a single server is unavailable, the next pages would fail as well; in a cluster they may lie on other masters.
       if (this.connection.redis.kind === 'server' && first instanceof CacheUnavailable) {
         while (found.length < keys.length) found.push(first);
         break;
@@ -79,7 +79,7 @@ export class Reads {
     }
   }
 
-  /** The keys of each master for themselves: one that is away is so for nobody else's. */
+  /** Reads the keys of each master separately, so that one that is down affects only its own keys. */
   private async readOfCluster(keys: string[]): Promise<Page> {
     const found: Page = [];
     const places = Map.groupBy(keys.keys(), (at) => this.connection.masterOf(keys[at]!));
@@ -92,7 +92,7 @@ export class Reads {
     return found;
   }
 
-  /** The keys lie in many slots; the client sends what goes to one node in one go. */
+  /** The keys lie in many slots; the client pipelines commands to the same node. */
   private async readOfMaster(keys: string[]): Promise<Page> {
     const { attempts, connection } = this;
     const { client } = connection.redis;

@@ -1,16 +1,18 @@
 const firstMs = 25;
 const longestMs = 1_000;
 
-/** How long to wait after so many attempts in vain; by chance a little less, so that not all processes come at once. */
+/**
+ * The delay after this many failed attempts (exponential backoff), with jitter so that not all processes reconnect at once.
+ */
 export const reconnectAfterMs = (retries: number): number =>
   Math.min(firstMs * 2 ** retries, longestMs) * (1 - Math.random() / 2);
 
-/** Who ends a connection that soon after another one does not want it. */
+/** A connection that is lost this soon after the previous one is considered refused by the server. */
 const soonMs = 1_000;
 
 /**
- * The same for a client that does not wait before its first attempt, and for one connection of it: what is lost again soon
- * is given up, and whoever has opened it connects again later.
+ * The same for a client whose first retry has no delay, with state for one connection: if a connection is lost again soon,
+ * the client gives up, and its owner reconnects later.
  */
 export const reconnectUnlessCutOff = (): ((retries: number) => number | false) => {
   let lostAt = Number.NEGATIVE_INFINITY;

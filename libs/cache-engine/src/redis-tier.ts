@@ -13,27 +13,27 @@ import { assertTimeout } from './within.js';
 export interface RedisOptions {
   /** One server, `redis://host:port[/db]` or `rediss:`; or some masters of a cluster, `redis://host:port,host:port,…`. */
   url: string;
-  /** How long one call may take, in milliseconds. */
+  /** The deadline of one call, in milliseconds. */
   deadlineMs?: number | undefined;
-  /** Nothing in this process is given out unless its Redis was heard of within so many milliseconds. */
+  /** Entries of this process are served only if Redis answered within this many milliseconds. */
   silenceMs?: number | undefined;
 }
 
-/** What the invalidations are about: entries and tags, not leases and counters. */
+/** The kinds of keys. Invalidations are tracked for entries and tags, not for leases and counters. */
 export const keyKinds = { entry: 'e', tag: 't', lease: 'l', counter: 'n' } as const;
 
-/** No tag that begins anew comes to a version it had before. */
+/** A random start, so that a tag that is created anew never repeats one of its earlier versions. */
 export const randomTagBase = (): number => randomInt(2 ** 47) * 2 ** 4;
 
 type Pair = readonly [entry: string, lease: string];
 
 interface Leased {
   isTaken: boolean;
-  /** What was filled since. */
+  /** The value that was filled since. */
   stored: string | null;
 }
 
-/** The tier that all processes share: what can be asked of it. */
+/** The operations on Redis, the tier that all processes share. */
 export class RedisTier {
   private readonly connection: Connection;
   private readonly tracking: Tracking;
@@ -42,7 +42,7 @@ export class RedisTier {
   private readonly scripts: KeyScripts;
   private readonly sweeping: Sweeping;
 
-  /** @param complain hears of what goes wrong beside what fails: once when Redis goes away, once when it is back */
+  /** @param complain receives problems that no call reports: once when Redis becomes silent, once when it answers again */
   constructor(
     { url, deadlineMs = 200, silenceMs = 1_000 }: RedisOptions,
     prefixes: readonly string[],
@@ -70,17 +70,17 @@ export class RedisTier {
     );
   }
 
-  /** Until when what lies in this process may be given out: nothing written elsewhere is unknown for too long. */
+  /** Until when entries of this process may be served: later, a write elsewhere could have gone unnoticed for too long. */
   get heardUntil(): number {
     return this.tracking.heardUntil;
   }
 
-  /** How far the clock of Redis, by which all processes mean the same, is ahead of `performance.now()`. */
+  /** How far the clock of Redis, which all processes share, is ahead of `performance.now()`. */
   get clockAheadMs(): number {
     return this.tracking.clockAheadMs;
   }
 
-  /** Does not wait: the cache starts without Redis and uses it once it is there. */
+  /** Connects in the background: the cache starts without Redis and uses it once it is available. */
   start(): void {
     this.connection.start();
     this.tracking.start();
@@ -91,14 +91,18 @@ export class RedisTier {
     this.connection.stop();
   }
 
-  /** What is asked for in one turn goes in one question. @throws CacheUnavailable */
+  /**
+   * Reads of one turn of the event loop are batched.
+   *
+   * @throws CacheUnavailable
+   */
   read(key: string): Promise<string | null> {
     return this.reads.read(key);
   }
 
   /**
-   * @returns what lies under the keys, in their order, and why one of them cannot be asked for
-   * @throws CacheUnavailable where that is so of all
+   * @returns the stored entries in the order of the keys, or why one cannot be read
+   * @throws CacheUnavailable if no key can be read
    */
   readMany(keys: readonly string[]): Promise<Page> {
     return this.reads.readMany(keys);
@@ -120,27 +124,27 @@ export class RedisTier {
     await this.scripts.ask('release', [entry, lease, token]);
   }
 
-  /** @param ifVersion stores only where that version lies there, `''` for nothing */
+  /** @param ifVersion stores only over that version, `''` for none */
   put(entry: string, lease: string, stored: string, ms: number, ifVersion?: string): Promise<boolean> {
     return ifVersion === undefined
       ? this.scripts.ask('put', [entry, lease, stored, String(ms)])
       : this.scripts.ask('putIf', [entry, lease, stored, String(ms), ifVersion]);
   }
 
-  /** @param version removes only where that lies there, `''` for nothing */
+  /** @param version removes only that version, `''` for none */
   removeIf(entry: string, lease: string, version: string): Promise<boolean> {
     return this.scripts.ask('removeIf', [entry, lease, version]);
   }
 
-  /** @param pairs entry and lease of each key: they lie in one slot */
+  /** @param pairs entry and lease of each key, which lie in one slot */
   async remove(pairs: readonly Pair[]): Promise<void> {
     const { kind, client } = this.connection.redis;
-    // One after the other: Redis answers nobody else meanwhile.
+    // One page at a time, because Redis serves no one else during a command.
     for (const page of pagesOf(pairs))
       if (kind === 'server') await this.attempts.attempt('remove', undefined, () => client.unlink(page.flat()));
       else {
         const ofMasters = Map.groupBy(page, ([entry]) => this.connection.masterOf(entry)).values();
-        // All have ended before somebody is told that one has failed, and goes on to something else.
+        // Waits for all removals before a failure is reported, because the caller may then go on to something else.
         const removals = await Promise.allSettled([...ofMasters].map((it) => this.removeOfMaster(it)));
         for (const it of removals) if (it.status === 'rejected') throw it.reason;
       }
@@ -166,7 +170,7 @@ export class RedisTier {
     });
   }
 
-  /** @param step 0 to read it */
+  /** @param step 0 to read the version */
   tagVersion(key: string, step: number): Promise<string> {
     const { connection } = this;
     const base = String(randomTagBase());
@@ -176,7 +180,7 @@ export class RedisTier {
     });
   }
 
-  /** Tells that they are in use. Nobody minds where it fails: it is told again soon. */
+  /** Marks keys as used. Failures are ignored, because the keys are touched again soon. */
   async touch(keys: readonly string[]): Promise<void> {
     const { kind, client } = this.connection.redis;
     for (const page of pagesOf(keys)) {
@@ -186,7 +190,7 @@ export class RedisTier {
     }
   }
 
-  /** Throws away by and by what nobody reads any more of a namespace that was cleared. */
+  /** Deletes the entries and counters of a cleared namespace in the background. */
   sweep(space: Swept): void {
     this.sweeping.sweep(space);
   }

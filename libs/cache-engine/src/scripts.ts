@@ -1,15 +1,15 @@
 import { defineScript, type CommandParser } from '@redis/client';
 
-/** Of a namespace, where what is stored is no entry. */
+/** Stands for the namespace version of a stored value that is not an entry. */
 export const noVersion = '-';
 
-/** How long the version of a tag is kept, and again whenever it is asked for with less than half of it left. */
+/** How long the version of a tag is kept. A read with less than half of it left extends it. */
 const tagMs = 365 * 24 * 3_600_000;
 
-/** What is asked about one key: its entry and its lease, which lie in one slot, and what the script takes beside them. */
+/** The arguments for one key: its entry and its lease, which lie in one slot, and further ones of the script. */
 export type AboutKey = readonly [entry: string, lease: string, ...rest: string[]];
 
-/** In Lua: the version in what is stored, or an empty text where nothing is. */
+/** Lua: the version in the stored entry, or an empty string if there is none. */
 const versionOfStored = `
   local stored = redis.call('GET', entry)
   local version = stored and string.match(stored, '^[%+%-]([^|]*)|') or ''`;
@@ -31,11 +31,11 @@ const manyKeys = (lua: string, transform: (reply: unknown) => unknown) =>
   });
 
 /**
- * What Redis decides by itself about each of many keys, in their order, each in one step. What fails for one does not
- * fail for the others.
+ * A script that decides about many keys in order, each atomically. A failure for one key does not affect the others.
  *
- * @param lua the body of a function of `entry`, `lease` and three arguments, of which as many are sent as `given`; the leases
- *   of what it stores by `store` are over, and taken away at the end in one step
+ * @param given how many arguments besides the keys are sent for each key
+ * @param lua the body of a function of `entry`, `lease` and up to three arguments. It stores values with `store`; the
+ *   leases of those keys are deleted at the end with one command
  */
 const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) => unknown) =>
   manyKeys(
@@ -65,8 +65,8 @@ const aboutKeys = (given: 1 | 2 | 3, lua: string, transform: (reply: unknown) =>
 
 export const scripts = {
   /**
-   * Gives the lease on a key to whoever is first: only its holder may fill the key. Arguments: token, milliseconds, the
-   * version that was seen. What was filled meanwhile is given instead.
+   * Grants the lease on a key to the first caller: only its holder may fill the key. Arguments: token, milliseconds, the
+   * version that was seen. If the key was filled meanwhile, returns that value instead.
    */
   lease: aboutKeys(
     3,
@@ -79,14 +79,14 @@ export const scripts = {
       return { isTaken: taken === 1, stored };
     },
   ),
-  /** Stores a value if the lease is still held. Arguments: token, value, milliseconds or 0 for no end. */
+  /** Stores a value if the lease is still held. Arguments: token, value, milliseconds or 0 for no expiry. */
   fill: aboutKeys(
     3,
     `if ended[lease] or redis.call('GET', lease) ~= first then return 0 end
     return store(entry, lease, second, third)`,
     (reply) => reply === 1,
   ),
-  /** Keeps a lease for longer. Arguments: token, milliseconds. */
+  /** Extends a lease. Arguments: token, milliseconds. */
   renew: aboutKeys(
     2,
     `if redis.call('GET', lease) == first then return redis.call('PEXPIRE', lease, second) end
@@ -101,9 +101,10 @@ export const scripts = {
     (reply) => reply === 1,
   ),
   /**
-   * Stores a value and ends the lease: who loads meanwhile is too late. What lay there goes also where the value is refused,
-   * as by a Redis that is full: it is not what is to be read there. Arguments: value, milliseconds or 0. Without a function
-   * a key, as nothing is to be decided and that is a fifth of what Redis takes for it.
+   * Stores a value and ends the lease, so that loads in progress are too late. If Redis refuses the value, for example
+   * because it is full, the old value is removed as well, because it must not be read any more. Arguments: value,
+   * milliseconds or 0. Unlike the other scripts, it has no function per key: there is nothing to decide, and the calls
+   * would be a fifth of its cost in Redis.
    */
   put: manyKeys(
     `
@@ -121,7 +122,7 @@ export const scripts = {
       return replies`,
     (reply) => reply === 1,
   ),
-  /** The same where the version lies there that is the third argument, an empty text for nothing. */
+  /** Like `put`, but only over the version given as third argument; an empty text means no entry. */
   putIf: aboutKeys(
     3,
     `${versionOfStored}
@@ -129,7 +130,7 @@ export const scripts = {
     return store(entry, lease, first, second)`,
     (reply) => reply === 1,
   ),
-  /** Takes away an entry and its lease where the version lies there that is the argument, an empty text for nothing. */
+  /** Removes an entry and its lease if it has the version given as argument; an empty text means no entry. */
   removeIf: aboutKeys(
     1,
     `${versionOfStored}
@@ -139,8 +140,8 @@ export const scripts = {
     (reply) => reply === 1,
   ),
   /**
-   * Throws away, of some entries, each that was written under the version of the namespace that is told of it. Of those that
-   * it leaves it says under which they were written, `noVersion` for what is no entry.
+   * Deletes those of the given entries that were written under the given version of the namespace. For the others it
+   * returns the version under which they were written, `noVersion` for anything that is not an entry.
    */
   sweep: defineScript({
     SCRIPT: `
@@ -164,7 +165,7 @@ export const scripts = {
     },
     transformReply: (left: unknown) => left as (string | null)[],
   }),
-  /** Counts, and begins the time of a counter with its first step. Arguments: step, milliseconds or 0. */
+  /** Adds to a counter; the first step sets its expiry. Arguments: step, milliseconds or 0. */
   count: defineScript({
     SCRIPT: `
       local isNew = redis.call('EXISTS', KEYS[1]) == 0
@@ -186,10 +187,10 @@ export const scripts = {
     transformReply: (reply: unknown) => Number(reply),
   }),
   /**
-   * The version of a tag, counted. A tag that is not known begins at a random number, so that one that Redis has evicted
-   * never comes to a version again that entries still carry; and it moves by a random step, so that one that a failover
-   * has set back does not either. It goes with what was kept under it when nobody has asked for it for half a year. It is
-   * counted up by a Redis that is full as well, in its own place. Arguments: the random number, the step (0 to read).
+   * The version of a tag, which is a counter. An unknown tag starts at a random number, so that a tag that Redis has
+   * evicted never repeats a version that entries still carry; and it advances by a random step, so that a tag that a
+   * failover has set back does not either. A tag expires, and with it all entries kept under it, if no one reads it for
+   * half a year. A full Redis can still advance it, in its own place. Arguments: the random number, the step (0 to read).
    */
   tagVersion: defineScript({
     SCRIPT: `

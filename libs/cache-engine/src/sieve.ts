@@ -1,25 +1,28 @@
 /**
- * What lies in a `Sieve`, and its place in it: one object, as whatever else lies on the way to a value is as far from the
- * processor as the value itself.
+ * A value in a `Sieve`, with its links. They are in the same object because a separate node would cost another cache miss
+ * of the processor.
  */
 export interface Sieved {
   wasRead: boolean;
-  /** What it lies under, its size and its neighbours: said by `set`. */
+  /** Its key, size and neighbours: assigned by `set`. */
   key: string;
   bytes: number;
   newer: Sieved | undefined;
   older: Sieved | undefined;
 }
 
-/** As it is before it is kept. */
+/** The initial links of a value. */
 export const unplaced = { wasRead: false, key: '', bytes: 0, newer: undefined, older: undefined };
 
-/** So many are passed over at the most until one makes room, so that nobody waits for that, however many lie here. */
+/**
+ * How many entries are passed over at most before one is evicted, which bounds the time of an eviction however many entries
+ * there are.
+ */
 const mostPassedOver = 1_000;
 
 /**
- * A map bounded in bytes. To make room it goes from the oldest to the newest and over again, and throws away what was not
- * read since it last came by.
+ * A map bounded in bytes with SIEVE eviction. To make room, its hand moves from the oldest to the newest entry and starts
+ * over, and evicts the first one that was not read since it last passed.
  *
  * @see Zhang, Yang, Yue, Vigfusson, Rashmi: SIEVE is Simpler than LRU, NSDI 2024
  */
@@ -27,7 +30,7 @@ export class Sieve<Value extends Sieved> {
   private readonly entries = new Map<string, Value>();
   private newest: Sieved | undefined;
   private oldest: Sieved | undefined;
-  /** The next to be looked at; the oldest where there is none. */
+  /** The next candidate for eviction; the oldest entry if undefined. */
   private hand: Sieved | undefined;
   bytes = 0;
   evictions = 0;
@@ -38,7 +41,7 @@ export class Sieve<Value extends Sieved> {
     return this.entries.size;
   }
 
-  /** What something lies under, from the oldest, also what comes while it is gone through. */
+  /** The keys from the oldest, including those added during the iteration. */
   keys(): IterableIterator<string> {
     return this.entries.keys();
   }
@@ -49,7 +52,11 @@ export class Sieve<Value extends Sieved> {
     return value;
   }
 
-  /** Lets go of what lay there, also where the value is too large to be kept. @param value lies nowhere yet */
+  /**
+   * Replaces the entry of the key. If the value is too large to be kept, the old one is removed nevertheless.
+   *
+   * @param value must not be in any `Sieve` yet
+   */
   set(key: string, value: Value, bytes: number): void {
     this.delete(key);
     if (bytes > this.maxBytes) return;
@@ -73,7 +80,7 @@ export class Sieve<Value extends Sieved> {
     if (older) older.newer = newer;
     else this.oldest = newer;
     if (this.hand === value) this.hand = newer;
-    // Whoever still has it holds on to nothing else by it.
+    // References that are still held to this value must not keep its neighbours in memory.
     value.newer = undefined;
     value.older = undefined;
     this.bytes -= value.bytes;

@@ -11,11 +11,11 @@ export interface Latency {
 
 const nanosecondsPerMs = 1_000_000;
 
-/** How long something takes, as a histogram of high dynamic range. */
+/** Records latencies in a high dynamic range histogram. */
 export class LatencyOf {
   private readonly histogram: RecordableHistogram = createHistogram();
 
-  /** @param reported gets it as well, in seconds */
+  /** @param reported also receives each latency, in seconds */
   constructor(private readonly reported?: Histogram) {}
 
   record(ms: number, attributes?: Attributes): void {
@@ -39,7 +39,7 @@ const sampledEvery = 64;
 const watched = 64;
 
 /**
- * The keys that are read most, in bounded space: of some reads, by chance of their turn.
+ * The keys that are read most, in bounded space, from a sample of the reads (Space-Saving).
  *
  * @see Metwally, Agrawal, El Abbadi: Efficient Computation of Frequent and Top-k Elements in Data Streams, ICDT 2005
  */
@@ -56,14 +56,15 @@ export class HotKeys {
       this.counts.set(key, (known ?? 0) + 1);
       return;
     }
-    // The least of those that are watched makes room, and hands on its count: the new one may have had as many.
+    // The least read of the watched keys is replaced and passes on its count, because the new key may have been read as
+    // often.
     let [least, fewest] = ['', Number.POSITIVE_INFINITY];
     for (const [other, count] of this.counts) if (count < fewest) [least, fewest] = [other, count];
     this.counts.delete(least);
     this.counts.set(key, fewest + 1);
   }
 
-  /** Reads are estimates, rather too many than too few. */
+  /** Reads are estimates, overestimated rather than underestimated. */
   top(count: number): { key: string; reads: number }[] {
     return [...this.counts]
       .sort(([, one], [, other]) => other - one)
@@ -72,21 +73,21 @@ export class HotKeys {
   }
 }
 
-/** What has happened since the start. */
+/** Totals since the start. */
 export interface Counts {
-  /** Reads answered from this process, and from Redis. */
+  /** Reads served from this process, and from Redis. */
   l1Hits: number;
   l2Hits: number;
-  /** Reads answered with what is over its time, for want of better. */
+  /** Reads served with a stale value. */
   staleHits: number;
   misses: number;
   loads: number;
   loadFailures: number;
-  /** Loads that another one's load in this process has spared. */
+  /** Loads avoided by joining a load in this process. */
   sharedLoads: number;
-  /** Loads that another process has spared. */
+  /** Loads avoided because another process loaded the value. */
   awaitedLoads: number;
-  /** Values that came too late to be kept in Redis: the key was written or invalidated meanwhile. */
+  /** Values not stored in Redis because the key was written or invalidated while they were loaded. */
   fillsRefused: number;
   earlyRefreshes: number;
   /** Calls to Redis that failed or were not made. */
@@ -94,7 +95,7 @@ export interface Counts {
 }
 
 export interface CacheStatistics extends Counts {
-  /** Whether what lies in this process is given out: not while Redis is silent. */
+  /** Whether entries of this process are served: not while Redis is silent. */
   isL1Used: boolean;
   l1: {
     entries: number;
@@ -102,7 +103,7 @@ export interface CacheStatistics extends Counts {
     maxBytes: number;
     evictions: number;
     promotionsRefused: number;
-    /** Leases that were given out of this process, where there is no Redis, and made room for others. */
+    /** Leases evicted to make room for others, if this process keeps them because there is no Redis. */
     leasesEvicted: number;
   };
   latency: { redis: Latency; load: Latency };

@@ -5,12 +5,15 @@ import { largestScript } from './key-scripts.js';
 import { pagesOf } from './pages.js';
 import { noVersion } from './scripts.js';
 
-/** Keys looked at in one step of a sweep. */
+/** Keys scanned in one step of a sweep. */
 const sweepPage = 500;
 const firstSweepAgainMs = 1_000;
 const longestSweepAgainMs = 60_000;
 
-/** Of a namespace: the tag that counts its versions, a pattern of the keys of its entries and counters, and what the latter begin with. */
+/**
+ * A cleared namespace: the tag with its version, a pattern of the keys of its entries and counters, and the prefix of the
+ * latter.
+ */
 export interface Swept {
   tag: string;
   pattern: string;
@@ -19,9 +22,9 @@ export interface Swept {
 
 type OfVersion = readonly [key: string, version: string];
 
-/** Throws away what nobody reads any more of namespaces that were cleared. */
+/** Deletes entries and counters of cleared namespaces that no one can read any more. */
 export class Sweeping {
-  /** Namespaces that are being swept, by their tags, and whether that is to be done once more. */
+  /** The namespaces being swept, by tag, and whether another sweep is needed afterwards. */
   private readonly sweeping = new Map<string, boolean>();
 
   constructor(
@@ -32,8 +35,8 @@ export class Sweeping {
   ) {}
 
   /**
-   * Throws away entries and counters of an earlier version of a namespace, on every master, a page at a time. It goes on by
-   * itself, and begins again some time after it has failed.
+   * Deletes entries and counters of earlier versions of a namespace, on every master, page by page. Runs in the background,
+   * and retries after a failure.
    */
   sweep(space: Swept): void {
     const { tag } = space;
@@ -84,10 +87,11 @@ export class Sweeping {
           .map((key) => [key, key.slice(counters.length, key.indexOf(':', counters.length))] as const);
         const doubtful = [...(await this.sweepKeys(entries)), ...counted].filter(([, version]) => version !== current);
         if (doubtful.length > 0) {
-          // Asked for after they were seen: what they were written under was current before, and never comes back.
+          // Read after the keys were scanned: their versions were current earlier, and a version never recurs, so any other
+          // version than this one is outdated.
           current = await this.versionOf(tag);
           const old = doubtful.filter(([, version]) => version !== current);
-          // A number is no entry.
+          // A counter is not an entry, so the script compares it with `noVersion`.
           await this.sweepKeys(old.map(([key, version]) => [key, isCounter(key) ? noVersion : version] as const));
           lastOld = old.findLast(([key]) => !isCounter(key))?.[1] ?? lastOld;
         }
@@ -96,16 +100,19 @@ export class Sweeping {
     }
   }
 
-  /** @param entries with the versions under which they are old. @returns those that are of another one, with that */
+  /**
+   * @param entries with the outdated version that each is expected to have
+   * @returns the entries that have another version, with that version
+   */
   private async sweepKeys(entries: readonly OfVersion[]): Promise<OfVersion[]> {
     const { kind, client } = this.connection.redis;
     const found: OfVersion[] = [];
-    // One page after the other, so that neither Redis nor this process is kept from others for long.
+    // One page after the other, so that neither Redis nor this process is blocked for long.
     for (const page of pagesOf(entries, largestScript)) {
       const [keys, versions] = [page.map(([key]) => key), page.map(([, version]) => version)];
       const left = await this.attempts.attempt('sweep', undefined, async () => {
         if (kind === 'server') return client.sweep(keys, versions);
-        // The keys of one node lie in many slots.
+        // In a cluster, the keys of one node lie in many slots.
         return (await Promise.all(keys.map((key, at) => client.sweep([key], [versions[at]!])))).flat();
       });
       for (const [at, key] of keys.entries()) if (left[at] !== null) found.push([key, left[at]!]);

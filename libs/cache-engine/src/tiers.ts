@@ -11,56 +11,62 @@ import type { Head } from './entry.js';
 
 /** A value that is being loaded. */
 export interface Flight {
-  /** What those get who ask for it meanwhile: the value, or what stands in until then. */
+  /** What callers that join get: the loaded value, or a stale one if that is served first. */
   answer: Promise<unknown>;
   loading: Promise<unknown>;
   standIn: Kept | undefined;
-  /** Whether it began before the end of a value. */
+  /** Whether it is an early refresh, begun before the value expired. */
   isEarly: boolean;
-  /** Of its key and tags. One is broken once somebody has invalidated that: whoever asks after it is not to get the value. */
+  /** The guards of the key and its tags. Once an invalidation breaks one, later callers must not get this value. */
   guards: readonly Guard[];
 }
 
 export interface CacheEngineOptions {
-  /** What this process may keep, keys and what it takes to keep them included; below 256 KiB it keeps no values. */
+  /**
+   * The memory limit of this process in bytes, including keys and overhead. Tags, and without Redis also counters and
+   * leases, take at least 64 KiB each, so a smaller limit leaves no room for values.
+   */
   maxBytes?: number | undefined;
-  /** The tier that all processes share; without it each has its own. */
+  /** The tier that all processes share; without it each process has its own cache. */
   redis?: RedisOptions | undefined;
-  /** What all keys in Redis begin with. */
+  /** The prefix of all keys in Redis. */
   prefix?: string | undefined;
-  /** What is measured is told to it, of one engine only: two of them cannot be told apart there. */
+  /** Receives the metrics, of one engine only: those of two engines could not be told apart. */
   meter?: Meter | undefined;
-  /** Hears of what goes wrong where nobody is told by an error. */
+  /** Receives problems that no call reports as an error. */
   complain?: ((message: string) => void) | undefined;
 }
 
 /** A value in this process. */
 export interface Kept extends Omit<Head, 'staleUntil'>, Guardable {
   value: unknown;
-  /** `freshUntil` and `staleUntil` by the clock of this process that only goes forward. */
+  /** `freshUntil` and `staleUntil` by the monotonic clock of this process. */
   until: number;
   standsInUntil: number;
-  /** What the tags were last found to be as they were before the load: nothing has been said about any tag since. */
+  /** The value of `tagChanges` when the versions of its tags were last checked: no tag has changed since. */
   checkedAt: number;
 }
 
 const defaultMaxBytes = 67_108_864;
-/** Of `maxBytes`, what goes to the versions of tags, and as much each to counters and leases where there is no Redis. */
+/** The share of `maxBytes` for the versions of tags, and without Redis also for counters and for leases. */
 const shareOfTags = 1 / 16;
-/** Without the versions of tags every read asks for them. */
+/** Without the versions of tags, every read would have to ask Redis for them. */
 const leastForTags = 65_536;
 
-/** The version of a tag is asked for anew so often, which keeps it in Redis, however long it is known here: a week. */
+/** How often the versions of tags are read again, which keeps them from expiring in Redis: once a week. */
 const tagsAskedEveryMs = 7 * 24 * 3_600_000;
 
-/** What Redis is not asked for, since it is known here, it is told to be in use: all of it in so many turns, so many at least. */
+/**
+ * Redis does not see reads that this process serves, so their keys are touched: all tags in this many rounds, at least this
+ * many per round.
+ */
 const touchedEveryMs = 1_000;
 const turnsOfRound = 30;
 const leastTouched = 512;
 const mostHotTouched = 64;
 const mostNamespacesTouched = 512;
 
-/** What lies in this process and in Redis, under which names, and what has happened to it. */
+/** The state that all namespaces of an engine share: both tiers, the names of keys, and statistics. */
 export class Tiers {
   readonly counts: Counts = noCounts();
   readonly hotKeys = new HotKeys();
@@ -69,17 +75,17 @@ export class Tiers {
   readonly entries: Guarded<Kept>;
   readonly tags: Guarded<{ version: string } & Guardable>;
   readonly counters: Guarded<{ count: number; until: number } & Guardable>;
-  /** Entries that are being loaded, and what those who ask for one get. */
+  /** The loads in progress, by entry. */
   readonly flights = new Map<string, Flight>();
-  /** Entries that are being asked for again before their end. */
+  /** The early refreshes in progress, by entry. */
   readonly refreshing = new Map<string, Flight>();
-  /** The rights to fill that were given out where there is no Redis to keep them. */
+  /** The leases granted by this process if there is no Redis. */
   readonly leases: Leases;
-  /** Entries whose source has failed, and until when it is left alone. */
+  /** The entries whose source has failed, and until when it is not asked again. */
   readonly resting = new Map<string, number>();
-  /** Versions of tags that have been asked for in this turn of the event loop. */
+  /** The versions of tags requested in this turn of the event loop. */
   private readonly askedTags = new Map<string, Promise<string>>();
-  /** How often something has been said about any tag. */
+  /** Counts changes of any tag. */
   tagChanges = 0;
   readonly shared: RedisTier | undefined;
   readonly complain: (message: string) => void;
@@ -88,11 +94,14 @@ export class Tiers {
   private readonly tagPrefix: string;
   private readonly waiting = new Map<string, (() => void)[]>();
   private timers: NodeJS.Timeout[] = [];
-  /** The tags that are told to Redis next, and how many of them until it begins with the first one again. */
+  /** The tags to touch next, and how many of them are left in this pass. */
   private touching: Iterator<string> | undefined;
   private leftToTouch = 0;
   private isTouching = false;
-  /** The tags of whole namespaces, of those that were asked for last: told each time, as all of a namespace goes with its tag. */
+  /**
+   * The tags of the namespaces used most recently. They are touched in every round, because a whole namespace is lost with
+   * its tag.
+   */
   private readonly namespaceTags = new Set<string>();
 
   constructor({ maxBytes = defaultMaxBytes, redis, prefix = 'cache', meter, complain }: CacheEngineOptions = {}) {
@@ -142,7 +151,7 @@ export class Tiers {
     return performance.now() <= this.l1UsedUntil;
   }
 
-  /** By `performance.now()`, if Redis is not heard of again. */
+  /** By `performance.now()`, if Redis does not answer again. */
   get l1UsedUntil(): number {
     return this.shared?.heardUntil ?? Number.POSITIVE_INFINITY;
   }
@@ -151,26 +160,26 @@ export class Tiers {
     return performance.now() + this.clockAheadMs;
   }
 
-  /** How far the shared clock is ahead of the one of this process that only goes forward. */
+  /** How far the shared clock is ahead of the monotonic clock of this process. */
   get clockAheadMs(): number {
     return this.shared?.clockAheadMs ?? Date.now() - performance.now();
   }
 
   /**
-   * The name of a key in Redis. The namespace is written without the colon that ends it, so that no key of one is a key of
-   * another; what is in braces decides on the slot, so that all names of one key lie together.
+   * The name of a key in Redis. The colon ends the namespace and is escaped in it, so that keys of two namespaces never
+   * collide. The braces are the hash tag, so that all names of one key lie in the same slot.
    */
   nameOf(kind: keyof typeof keyKinds, namespace: string, key: string): string {
     return `${this.prefixOf(kind, namespace)}${key}}`;
   }
 
-  /** What the names of all entries or counters of a namespace begin with. */
+  /** The prefix of the names of all entries or counters, of one namespace if given. */
   prefixOf(kind: keyof typeof keyKinds, namespace?: string): string {
     const all = `${this.prefix}:${keyKinds[kind]}:`;
     return namespace === undefined ? all : `${all}{${encodeURIComponent(namespace)}:`;
   }
 
-  /** Resolves when the entry changes, or after so many milliseconds. */
+  /** Resolves when the entry changes, or after the given time. */
   changeOf(name: string, ms: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     const timer = setTimeout(resolve, ms);
@@ -183,12 +192,12 @@ export class Tiers {
     });
   }
 
-  /** The version of a tag, where it is known here. */
+  /** The version of a tag, if it is known here. */
   knownTag(name: string): string | undefined {
     return this.tags.get(name)?.version;
   }
 
-  /** The version of a tag as it is now; one that is not known yet begins. */
+  /** The current version of a tag; an unknown tag is created. */
   tagVersion(name: string): Promise<string> {
     const known = this.isL1Used ? this.knownTag(name) : undefined;
     if (known !== undefined) return Promise.resolve(known);
@@ -196,12 +205,12 @@ export class Tiers {
     if (asked) return asked;
     const version = this.askTag(name);
     this.askedTags.set(name, version);
-    // Whoever asks later is told what it is then.
+    // Later callers must read the version anew.
     setImmediate(() => this.askedTags.delete(name));
     return version;
   }
 
-  /** The version of a tag as Redis has it, also where nobody has told of a change yet. */
+  /** The version of a tag in Redis, even if the notification of a change has not arrived yet. */
   async lookUpTag(name: string): Promise<string> {
     if (!this.shared) return this.tagVersion(name);
     const known = this.knownTag(name);
@@ -210,23 +219,23 @@ export class Tiers {
     return version;
   }
 
-  /** What was kept under the tag is old from now on. */
+  /** Invalidates everything kept under the tag. */
   async changeTag(name: string): Promise<void> {
     this.forgetTag(name);
     if (this.shared) {
       await this.shared.tagVersion(name, randomInt(1, 2 ** 20));
-      // Who read it meanwhile has perhaps read the old one.
+      // A concurrent read may have returned the old version.
       this.forgetTag(name);
     }
   }
 
-  /** Throws away what lies in Redis from before the version that the namespace has now. */
+  /** Deletes entries in Redis from before the current version of the namespace. */
   sweep(namespace: string, tag: string): void {
     const pattern = `${literal(this.prefix)}:[${keyKinds.entry}${keyKinds.counter}]:{${literal(encodeURIComponent(namespace))}:*`;
     this.shared?.sweep({ tag, pattern, counters: this.prefixOf('counter', namespace) });
   }
 
-  /** What a name of an entry is made of. */
+  /** The parts of an entry's name. */
   partsOf(name: string): { namespace: string; key: string } {
     const [namespace = '', ...key] = name.slice(this.prefixOf('entry').length + 1, -1).split(':');
     return { namespace: decodeURIComponent(namespace), key: key.join(':') };
@@ -245,8 +254,8 @@ export class Tiers {
   }
 
   /**
-   * A Redis that is full throws away first what nobody asks it for: that would be the tags, and with each of them all that was
-   * kept under it, and what is read here most.
+   * Touches tags and hot keys, because a full Redis evicts first what is not read from it: tags, with all entries kept
+   * under them, and the entries that are read most in this process.
    */
   private async touch(): Promise<void> {
     if (this.isTouching || !this.isL1Used) return;
@@ -255,7 +264,7 @@ export class Tiers {
     const names = new Set([...hot, ...ofHot, ...this.namespaceTags]);
     if (this.leftToTouch === 0) {
       this.touching = this.tags.keys();
-      // Those that come meanwhile are for the next time: they would keep it from its end.
+      // Tags added meanwhile wait for the next pass; otherwise a pass might never end.
       this.leftToTouch = this.tags.size;
     }
     const each = Math.max(leastTouched, Math.ceil(this.tags.size / turnsOfRound));
@@ -270,7 +279,7 @@ export class Tiers {
     this.isTouching = false;
   }
 
-  /** Whether a tag is that of a whole namespace: no other one is called by an empty text. */
+  /** Whether a tag is that of a whole namespace: only its name is empty. */
   private isOfNamespace(name: string): boolean {
     return name.indexOf(':', this.tagPrefix.length) === name.length - ':}'.length;
   }
@@ -302,5 +311,5 @@ export class Tiers {
   }
 }
 
-/** As a part of a pattern of Redis. */
+/** Escapes a text for a glob pattern of Redis. */
 const literal = (text: string): string => text.replaceAll(/[\\*?[\]^]/g, String.raw`\$&`);

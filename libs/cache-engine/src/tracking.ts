@@ -10,54 +10,55 @@ export interface Master {
 
 interface TrackingOptions {
   url: string;
-  /** Of the keys whose changes are to be told. */
+  /** The prefixes of the keys to track. */
   prefixes: readonly string[];
   silenceMs: number;
   masters: () => readonly Master[];
-  /** Whether those are the masters of everything. */
+  /** Whether these masters cover all slots. */
   isWhole: () => boolean;
-  /** One of a cluster is not in charge or not there: whoever looks anew may find the one that is in charge by now. */
+  /** Called if a master of a cluster is missing or not in charge, to look up the topology again. */
   lookAnew: () => void;
 }
 
-/** Who has to know what has changed. */
+/** Receives the changes that Redis reports. */
 export interface Heard {
   invalidated: (key: string) => void;
   mayHaveMissed: () => void;
 }
 
-/** The connection over which one master tells what has changed. */
+/** The connection over which one master reports changes. */
 interface Line {
   client: ReturnType<typeof createClient>;
-  /** When the last question was asked that has been answered, by the clock that only goes forward; never before it is told of changes. */
+  /** When the last answered request was sent, by the monotonic clock; `never` until tracking is on. */
   heardAt: number;
   isAsking: boolean;
   isOfCluster: boolean;
-  /** Of all connections to it, one after the other. */
+  /** Shared by successive connections to the same master. */
   reconnectStrategy: ReturnType<typeof reconnectUnlessCutOff>;
 }
 
 const never = Number.NEGATIVE_INFINITY;
 const longestForClockMs = 50;
-/** Those that are in charge are looked for so often at the most. */
+/** How often the topology is looked up at most. */
 const lookedAnewEveryMs = 1_000;
 
 /**
- * Hears from Redis what has changed, whoever changed it: expiry and eviction too (client tracking in broadcasting mode).
+ * Learns from Redis what has changed, whoever changed it, including expiry and eviction (client tracking in broadcasting
+ * mode).
  *
- * What a master tells and what it answers come over one connection and in that order. So an answer shows that everything
- * is known that was changed before the question: as long as the last answered question is not older than `silenceMs`,
- * nothing in this process is older than that, be the connection lost, half open or this process stopped meanwhile. What
- * was missed is not known when the connection is back: then everything in this process is suspect.
+ * A master sends its notifications and its answers over one connection, in order. So an answer shows that all changes made
+ * before its request are known. As long as the last answered request is not older than `silenceMs`, no entry in this
+ * process is outdated for longer than that, even if the connection is lost or half open or this process was suspended
+ * meanwhile. Notifications missed while disconnected are lost, so after a reconnect everything in this process is suspect.
  *
  * @see https://redis.io/docs/latest/develop/reference/client-side-caching/
  */
 export class Tracking {
-  /** How far the clock of Redis is ahead of the one of this process that only goes forward, whose zero is its start. */
+  /** How far the clock of Redis is ahead of the monotonic clock of this process, which starts at zero. */
   clockAheadMs = Date.now() - performance.now();
   /**
-   * Until when what lies in this process may be given out, if nothing more is heard, by `performance.now()`. Of every
-   * master, so that no key is left out.
+   * Until when entries of this process may be served if nothing more is heard, by `performance.now()`: the earliest of all
+   * masters, so that every key is covered.
    */
   heardUntil = never;
   private isClockKnown = false;
@@ -77,7 +78,7 @@ export class Tracking {
     return performance.now() <= this.heardUntil;
   }
 
-  /** The masters that are not heard of. */
+  /** The masters that do not answer. */
   silent(): Set<string> {
     const least = performance.now() - this.options.silenceMs;
     return new Set([...this.lines].flatMap(([id, { heardAt }]) => (heardAt < least ? [id] : [])));
@@ -113,8 +114,8 @@ export class Tracking {
       else if (line.isAsking || !line.client.isReady) continue;
       else void (line.heardAt === never ? this.arm(line) : this.ask(line));
     }
-    // In a cluster another one may be in charge by now, of which the client hears by itself only from those that it was
-    // connected to; and one that has left it says that there is none.
+    // In a cluster, another master may have taken over. The client hears of that only from nodes that it was connected to,
+    // and a node that has left the cluster reports that there are no masters.
     const isMissed = masters.every((it) => it.host !== undefined) && !(this.isHeardOf && this.options.isWhole());
     if (isMissed && this.isTimeToLookAnew()) this.options.lookAnew();
     if (this.isLost && this.isHeardOf) {
@@ -127,16 +128,16 @@ export class Tracking {
     const { protocol, username, password } = new URL(this.options.url);
     const { silenceMs, url } = this.options;
     const reconnectStrategy = this.lines.get(id)?.reconnectStrategy ?? reconnectUnlessCutOff();
-    // Slow or gone: it is asked four times before it counts as silent, and given up a little later.
+    // The server is probed four times before it counts as silent, and the connection is given up a little later.
     const socket = {
       connectTimeout: 1_000,
       socketTimeout: 3 * silenceMs,
-      // What is cut off is left to the next look.
+      // After a connection was refused, the next `look` opens another one.
       reconnectStrategy,
     };
     const common = {
       ...{ RESP: 3 as const, emitInvalidate: true, disableOfflineQueue: true },
-      // It would bring a connection that does not tell.
+      // A maintenance handover would replace the connection with one that does not track.
       maintNotifications: 'disabled' as const,
     };
     const client =
@@ -157,7 +158,7 @@ export class Tracking {
     this.lines.set(id, line);
     this.countHeard();
     client.on('invalidate', (key: Buffer | string | null) => {
-      // Without a key: the database was flushed.
+      // Redis sends null if the database was flushed.
       if (key === null) this.heard.mayHaveMissed();
       else this.heard.invalidated(key.toString());
     });
@@ -166,13 +167,13 @@ export class Tracking {
     client.connect().catch(() => undefined);
   }
 
-  /** Nothing that lies here is known to be as it is there: changes may have gone by before this. */
+  /** Turns tracking on for a new connection. Changes may have been missed before that, so all entries are suspect. */
   private async arm(line: Line): Promise<void> {
     if (line.isAsking) return;
     this.setHeard(line, never);
     line.isAsking = true;
     try {
-      // The client has asked to be told of what it reads; of all under the prefixes is what is wanted.
+      // The client enables tracking of the keys that it reads; all keys with our prefixes are needed instead.
       await line.client.sendCommand(['CLIENT', 'TRACKING', 'OFF']);
       const prefixes = this.options.prefixes.flatMap((it) => ['PREFIX', it]);
       await line.client.sendCommand(['CLIENT', 'TRACKING', 'ON', 'BCAST', ...prefixes]);
@@ -194,7 +195,7 @@ export class Tracking {
         line.client.sendCommand<string[]>(['ROLE']),
         line.isOfCluster ? line.client.sendCommand<string>(['CLUSTER', 'INFO']) : undefined,
       ]);
-      // Others may be written to in its place, of which it does not tell.
+      // Another server may accept writes in its place, and this one would not report them.
       if (role !== 'master' || cluster?.includes('cluster_state:fail')) {
         if (!line.isOfCluster) this.leave(line);
         throw new Error('the server is not a master, or its cluster is down');
@@ -208,7 +209,10 @@ export class Tracking {
     }
   }
 
-  /** Its name may stand for another one by now, and a connection lasts as long as nobody ends it. */
+  /**
+   * Leaves a server that is not the master: its name may resolve to another one by now, but a connection lasts until
+   * someone closes it.
+   */
   private leave(line: Line): void {
     if (!this.isTimeToLookAnew()) return;
     for (const [id, it] of this.lines) if (it === line) this.lines.delete(id);
@@ -232,7 +236,7 @@ export class Tracking {
     this.heardUntil = heardAt.length === 0 ? never : Math.min(...heardAt) + this.options.silenceMs;
   }
 
-  /** By one server, as those of others differ, and not by an answer that was on its way for long. */
+  /** Uses one server only, because clocks differ, and ignores answers that took too long. */
   private setClock(line: Line, [seconds, microseconds]: string[], askedAt: number): void {
     const now = performance.now();
     const [first] = this.lines.values();

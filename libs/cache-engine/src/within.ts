@@ -1,4 +1,4 @@
-/** How long a call may take before it is given up, and what it is told then. */
+/** A call that was given up because it exceeded its time limit. */
 export class Late extends Error {
   constructor(what: string, ms: number) {
     super(`${what}: no answer within ${ms} ms`);
@@ -14,9 +14,9 @@ export const assertTimeout = (name: string, ms: number | undefined, least = 0): 
 };
 
 /**
- * Ends with the work, or with `Late`. What the work comes to after that is nobody's concern.
+ * Settles with the work, or rejects with `Late`. The outcome of the work after that is ignored.
  *
- * @param work is told whether it has ended, for those who would begin something more
+ * @param work receives a function that tells whether the call has ended, so that it does not begin anything further
  */
 export const within = async <T>(
   ms: number,
@@ -25,7 +25,7 @@ export const within = async <T>(
 ): Promise<T> => {
   const { promise: late, reject } = Promise.withResolvers<never>();
   let isOver = false;
-  // A process that was itself at a standstill looks first at what has come meanwhile.
+  // If the process itself was suspended, it first handles the answers that arrived meanwhile.
   const timer = setTimeout(() => setImmediate(() => reject(new Late(what, ms))), ms);
   try {
     return await Promise.race([work(() => isOver), late]);

@@ -10,7 +10,7 @@ const describeRedis = await redisOrSkip(describe);
 
 const events = ['get', 'mget', 'set', 'mset', 'del', 'mdel', 'ttl', 'clear'];
 
-/** What somebody does, and what comes of it: the answer, and the last that is told of it. */
+/** What a call results in: its answer, and the last event that it emits. */
 const outcomeOf = async (cache: Cache, work: (cache: Cache) => Promise<unknown>): Promise<object> => {
   let told: unknown[] = [];
   const listeners = events.map((event) => {
@@ -39,7 +39,10 @@ describeRedis('a namespace in the shape of cache-manager', () => {
   let theirs: Cache;
   let names = 0;
   const ours = (): Cache => cacheManagerOf(engine.namespace(`n${(names += 1)}`, { absentTtl: 1, jitter: 0 }));
-  /** In a namespace of its own; once more in another one where this process stood still and lost Redis: reads are misses then. */
+  /**
+   * Works in a namespace of its own; once more in another one if this process stood still and lost Redis, because reads are
+   * misses then.
+   */
   const withOurs = async <T>(work: (cache: Cache) => Promise<T>): Promise<T> => {
     for (;;) {
       const cache = ours();
@@ -126,7 +129,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     const other = new CacheEngine({ maxBytes: 1, redis: { url: proxy.url, deadlineMs } }).start();
     try {
       await until(() => other.isL1Used);
-      // Each page is answered in time, and all six of them are not.
+      // Each page is answered in time, but all six together would not be.
       proxy.delayMs = 250;
       const startedAt = performance.now();
       expect(await cacheManagerOf(other.namespace('many')).mget(keys)).toEqual(keys);
@@ -162,7 +165,7 @@ describeRedis('a namespace in the shape of cache-manager', () => {
     for (const cache of [ours(), theirs]) {
       const load = () => ({ until: new Date(Date.now() + 60_000) });
       await cache.wrap('dated', load, (it) => it.until.getTime() - Date.now());
-      // By the clock of Redis, which is known here but for half of what an answer takes.
+      // By the clock of Redis, which is known only up to half a round trip.
       expect(await cache.ttl('dated')).toBeLessThan(Date.now() + 61_000);
     }
   });

@@ -25,12 +25,12 @@ afterEach(() => {
   complaints.length = 0;
 });
 
-/** What holds with Redis and without. */
+/** The promises that hold with Redis and without. */
 const keepsItsWord = (options: () => CacheEngineOptions): void => {
   const spaceOf = (engine = engineOf(options()), defaults: LoadOptions = {}) =>
     engine.namespace<unknown>(randomUUID(), { jitter: 0, ...defaults });
   const ready = async (engine: CacheEngine): Promise<CacheEngine> => {
-    // What is told of changes comes over another connection than what is asked.
+    // Notifications come over another connection than answers.
     await until(() => engine.isL1Used);
     await until(() =>
       engine.ping().then(
@@ -119,7 +119,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       }
       return { least: Math.min(...lasts), most: Math.max(...lasts) };
     };
-    // What the two clocks differ by, and the machine takes for one of them.
+    // Allows for the difference between the two clocks, and for the time that a write takes on a busy machine.
     const marginMs = 500;
     const usual = await spreadOf();
     expect(usual.least).toBeGreaterThanOrEqual(95_000 - marginMs);
@@ -210,7 +210,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       expect(await space.fillLeased('k', other, 'forged')).toBeUndefined();
     const written = await space.fillLeased('k', lease, 1, { ttl: 60_000 });
     expect(await space.findOrLease('k', 2_000)).toMatchObject({ found: { value: 1, version: written!.version } });
-    // It is used up.
+    // The lease has been used up.
     expect(await space.fillLeased('k', lease, 2)).toBeUndefined();
     await space.invalidateTags('t');
     expect(await space.get('k')).toBeUndefined();
@@ -270,7 +270,8 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       else if (how === 'clear') await space.clear();
       else await space.set('k', 'new');
       const asking = space.getOrSet('k', () => 'new');
-      // A load of another process is waited for as long as its lease is held; an invalidation ends the lease of all but tags.
+      // A load in another process is awaited as long as its lease is held. An invalidation ends the lease, except one by
+      // tag.
       if (how === 'tag' || how === 'clear') source.open();
       expect(await asking).toBe('new');
       source.open();
@@ -284,7 +285,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await space.getOrSet('k', () => 1);
     await space.get('k');
     source.close();
-    // Soon over: it is asked for again once it is read out of the process.
+    // About to expire, so it is refreshed as soon as this process serves it.
     const early: Promise<unknown>[] = [];
     await until(() => {
       early.push(space.getOrSet('k', source.load, { refreshBefore: 60_000 }));
@@ -322,7 +323,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
   it('keeps namespaces apart, whatever they are called', async () => {
     const engine = await ready(engineOf(options()));
     const names = ['u', 'u*', 'user', 'u:', 'u%3A', 'u}', '{u', '__proto__'].map((it) => `${randomUUID()} ${it}`);
-    // One after another, each is cleared while the others keep what they have.
+    // Each is cleared in turn while the others keep their values.
     names.push(`${names[0]}:k`);
     for (const name of names) await engine.namespace(name).set('k', name);
     for (const [at, name] of names.entries()) {
@@ -363,7 +364,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     await until(() => source.asked === 2);
     await until(() => complaints.some((it) => it.includes('away')));
     expect(engine.statistics.staleHits).toBe(1);
-    // It is left alone for a while.
+    // The source is not asked again for a while.
     expect(await space.getOrSet('k', source.load)).toBe(1);
     expect(source.asked).toBe(2);
     expect(engine.statistics.staleHits).toBe(2);
@@ -389,7 +390,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
       const asking = space.getOrSet('k', source.load, { timeouts: { soft } });
       if (how === 'fails') source.open();
       expect(await asking).toBe(1);
-      // What has taken longer than its own time may be asked for again by whoever reads it from here on.
+      // A load that took longer than the time to live may be repeated by any reader from here on.
       expect(source.asked).toBe(1);
       source.open();
       if (how !== 'fails') await until(async () => (await space.getOrSet('k', source.load)) === 2);
@@ -540,7 +541,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(price).toBe(60_000);
     const nothing = await space.getOrSet('none', async (): Promise<{ price: number } | undefined> => undefined);
     expect(nothing?.price).toBeUndefined();
-    // @ts-expect-error: where a source may have nothing, that is not to be forgotten.
+    // @ts-expect-error: the type says that the source may have no value.
     expect(() => nothing.price).toThrow(TypeError);
   });
 
@@ -609,7 +610,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     source.open();
     await Promise.all(asking);
     expect(source.asked).toBe(1);
-    // That a tag has begun is told as a change of it, perhaps while it is being loaded.
+    // A new tag is reported as a change of it, perhaps while the value is being loaded.
     expect(engine.statistics.sharedLoads).toBeGreaterThan(0);
   });
 
@@ -632,7 +633,7 @@ const keepsItsWord = (options: () => CacheEngineOptions): void => {
     expect(await space.increment('k', last)).toBe(last);
     const { unavailable } = engine.statistics;
     for (const by of [step, last]) await expect(space.increment('k', by)).rejects.toThrow(RangeError);
-    // It is no failure of Redis.
+    // It is not a failure of Redis.
     expect(engine.statistics.unavailable).toBe(unavailable);
     expect(await space.increment('k', -step)).toBe(last - step);
   });
@@ -737,7 +738,7 @@ describe('a cache in the process', () => {
     const { bytes, leasesEvicted } = engine.statistics.l1;
     expect(leasesEvicted).toBeGreaterThan(300);
     expect(bytes).toBeLessThanOrEqual(300_000);
-    // It comes too late, as does whoever takes too long.
+    // It is too late, like a load that takes too long.
     expect(await space.fillLeased('key 0', leases[0]!, 'late')).toBeUndefined();
     expect(await space.fillLeased('key 499', leases[499]!, 'in time')).toBeDefined();
     expect(await space.get('key 499')).toBe('in time');

@@ -9,7 +9,7 @@ interface Kept extends Guardable {
 const keptOf = (value: string): Kept => ({ value, epoch: 0, ...unplaced });
 const room = 1_000_000;
 
-/** Of many fetches with a mark at the same time, that of `key` is over now. */
+/** Ends the fetch of `key`, one of many with a mark at the same time. */
 const lands = (guarded: Guarded<Kept>, key: string, mark: number): boolean => {
   guarded.keep(key, mark, keptOf('fetched'), 0);
   return guarded.get(key)?.value === 'fetched';
@@ -36,7 +36,7 @@ it('remembers it for as long as any fetch is under way that began before', () =>
   }
   expect(lands(guarded, 'a', slow)).toBe(false);
   guarded.unmark();
-  // Nobody knows any more what has happened since.
+  // What has been invalidated since is no longer known.
   expect(lands(guarded, 'a', slow)).toBe(false);
   expect(lands(guarded, 'a', guarded.mark())).toBe(true);
 });

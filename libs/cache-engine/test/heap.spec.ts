@@ -13,25 +13,25 @@ setFlagsFromString('--expose-gc');
 const collectGarbage = runInNewContext('gc') as () => void;
 
 const maxBytes = 4 * 1_024 * 1_024;
-/** What V8 takes is estimated, so it may be a little more than was counted … */
+/** The size in V8 is an estimate, so the memory used may slightly exceed what was counted … */
 const most = 1.25;
-/** … and it is not kept by keeping next to nothing: estimates are rather too high than too low. */
+/** … but it must not be far below it either: the estimate errs on the high side, but not without limit. */
 const least = 0.35;
-/** Connections, buffers and histograms, however much is kept. */
+/** Connections, buffers and histograms, however much is cached. */
 const baseBytes = 1_024 * 1_024;
-/** As much is put as would fill it so many times. */
+/** How many times the maximum is written. */
 const fills = 1.5;
 const page = 250;
 
 interface Shape {
   name: string;
-  /** About what one takes. */
+  /** The approximate size of one value. */
   bytes: number;
   value: (at: number) => unknown;
   key?: (at: number) => string;
   tags?: (at: number) => string[];
   codec?: Codec<string>;
-  /** Where it lies otherwise when it comes out of Redis: as a part of a text, under tags that came with it. */
+  /** Whether values from Redis are stored differently: as a substring, with tags that came with it. */
   isTakenApart?: boolean;
 }
 
@@ -98,7 +98,7 @@ const shapes: readonly Shape[] = [
   },
 ];
 
-/** Once no more of it is let go: connections have buffers for a while. */
+/** Measured once it no longer shrinks, because connections keep their buffers for a while. */
 const usedBytes = async (): Promise<number> => {
   for (let least = Number.POSITIVE_INFINITY; ;) {
     collectGarbage();
@@ -129,7 +129,7 @@ const putPage = (space: Namespace<string>, { key = String, value, tags }: Shape,
 const readPage = (space: Namespace<string>, { key = String }: Shape, from: number): Promise<void> =>
   patiently(() => space.getMany(list(page, (n) => key(from + n))));
 
-/** How much more is used once the cache is full, and what it counts of that. */
+/** How much more memory is used once the cache is full, and how much of that the cache counts. */
 const grownBy = async (engine: CacheEngine, shape: Shape): Promise<{ grown: number; counted: number }> => {
   await until(() => engine.isL1Used);
   const space = engine.namespace<string>(randomUUID(), { codec: shape.codec ?? jsonCodec });
@@ -137,7 +137,7 @@ const grownBy = async (engine: CacheEngine, shape: Shape): Promise<{ grown: numb
   const before = await usedBytes();
   const count = Math.ceil((fills * maxBytes) / shape.bytes / page) * page;
   for (let from = 0; from < count; from += page) await putPage(space, shape, from);
-  // What we write ourselves is told of as well, and is kept when it is read after that.
+  // Our own writes are reported as invalidations too, so a value is kept once it is read after that.
   await until(async () => {
     for (let from = 0; from < count; from += page) await readPage(space, shape, from);
     return engine.statistics.l1.evictions > 0;
@@ -168,14 +168,14 @@ describe('the memory of a cache that is full, alone', () => {
     ['versions of tags', (engine, at) => engine.namespace(`n ${at}`).increment('c')],
   ];
   it.each(smallOnes)('%s', async (_, count) => {
-    // A sixteenth goes to each of these, and so many do not fit into that.
+    // Each of these gets a sixteenth, and this many do not fit into it.
     const engine = new CacheEngine({ maxBytes: 16 * maxBytes }).start();
     try {
       const before = await usedBytes();
       for (let at = 0; at < 30_000; at += 1) await count(engine, at);
       const grown = (await usedBytes()) - before;
       const { bytes } = engine.statistics.l1;
-      // No connections.
+      // There are no connections here.
       expect(grown).toBeLessThanOrEqual(most * bytes + baseBytes / 4);
       expect(grown).toBeGreaterThan(least * bytes);
     } finally {

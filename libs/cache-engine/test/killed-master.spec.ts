@@ -10,13 +10,13 @@ const describeRedis = await redisOrSkip(describe);
 
 const deadlineMs = 300;
 const silenceMs = 1_000;
-/** What one call may take on a busy machine; of that, what it waits for Redis is the smallest part. */
+/** How long one call may take on a busy machine, of which waiting for Redis is the smallest part. */
 const longestCallMs = 5_000;
 const nodeTimeoutMs = 1_000;
 /** The master that is killed, and one that is not. */
 const [dying, living] = [2, 0];
 
-/** What it gives, or what it throws; fails when it takes too long, or throws anything but that Redis is away. */
+/** The result of a call, or its CacheUnavailable. Fails if the call takes too long or throws anything else. */
 const outcomeOf = async <T>(call: () => Promise<T>): Promise<T | CacheUnavailable> => {
   const startedAt = performance.now();
   try {
@@ -31,11 +31,11 @@ const outcomeOf = async <T>(call: () => Promise<T>): Promise<T | CacheUnavailabl
 
 const isAway = (outcome: unknown): boolean => outcome instanceof CacheUnavailable;
 
-/** Goes on reading and writing, and remembers what has been acknowledged when. */
+/** Reads and writes continuously, and records what was acknowledged and when. */
 class Traffic {
-  /** What the source has. */
+  /** The values in the source. */
   readonly source = new Map<string, number>();
-  /** What Redis has acknowledged: when, and what is at least to be given out after that. */
+  /** When Redis acknowledged a write, and the oldest value that may be served after that. */
   private readonly acknowledged = new Map<string, { at: number; value: number }[]>();
   private readonly random = new SeededRandom();
   private readonly working: Promise<void>[] = [];
@@ -48,7 +48,7 @@ class Traffic {
     private readonly there: Namespace<number>,
     keys: readonly string[],
   ) {
-    // Each key is written by one caller, so that it is known which value is the newer.
+    // Each key has one writer, so that it is known which value is newer.
     for (const key of keys) this.working.push(this.write(key));
     for (let reader = 0; reader < 8; reader += 1) this.working.push(this.read(keys));
   }
@@ -58,12 +58,12 @@ class Traffic {
     await Promise.all(this.working);
   }
 
-  /** What was acknowledged last. */
+  /** The last value acknowledged. */
   latest(key: string): number {
     return this.acknowledged.get(key)?.at(-1)?.value ?? 0;
   }
 
-  /** Until every key has been written to Redis from now on. */
+  /** Waits until every key has been written to Redis since this call. */
   async written(): Promise<void> {
     const since = performance.now();
     await until(() => [...this.source.keys()].every((key) => (this.acknowledged.get(key)?.at(-1)?.at ?? 0) > since));
@@ -91,7 +91,7 @@ class Traffic {
         this.random.next() < 0.5 ? space.get(key) : space.getOrSet(key, () => this.source.get(key), { ttl: 600_000 }),
       );
       this.reads += 1;
-      // Whoever has written a value itself does not give out an older one; others may not have heard of it yet.
+      // The process that wrote a value must not serve an older one; others may not have been notified yet.
       const known = at - (isHere ? 0 : silenceMs);
       const least = this.acknowledged.get(key)?.findLast((it) => it.at < known)?.value ?? 0;
       if (typeof given === 'number' && given < least)
@@ -124,7 +124,7 @@ describeRedis.each([
     return { engine, space };
   };
 
-  /** A name whose own version lies on a master: all keys of the namespace are read with it. */
+  /** A namespace whose own version lies on the given master: reading any of its keys requires that version. */
   const nameOn = async (at: number): Promise<string> => {
     for (;;) {
       const name = randomUUID();
@@ -139,7 +139,7 @@ describeRedis.each([
     return { lost, kept };
   };
 
-  /** Until the others count it as dead, or as back. */
+  /** Waits until the other masters consider it dead, or back. */
   const othersSee = async (isDead: boolean): Promise<void> => {
     const client = await createClient({ url: cluster.servers[living]!.url }).connect();
     try {
@@ -166,14 +166,14 @@ describeRedis.each([
         for (const key of lost) {
           expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
           const least = traffic.latest(key);
-          // Perhaps from a load of the traffic that it has joined.
+          // Possibly from a load of the traffic that this call has joined.
           expect(await outcomeOf(() => space.getOrSet(key, () => traffic.source.get(key)))).toBeGreaterThanOrEqual(
             least,
           );
         }
         for (const key of kept) {
           if (!isPartial) expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
-          // A call may come too late on a busy machine.
+          // A call may be late on a busy machine.
           else await until(async () => typeof (await outcomeOf(() => space.get(key))) === 'number');
         }
         expect(engine.isL1Used).toBe(false);
@@ -189,7 +189,7 @@ describeRedis.each([
     expect(traffic.violations).toEqual([]);
     for (const { space } of [here, there])
       for (const key of [...lost, ...kept]) {
-        // What was written last lies in Redis, and in the process once it is read.
+        // The value written last is in Redis, and in the process once it is read.
         await until(async () => (await space.find(key))?.tier === 'l1');
         expect(await space.get(key)).toBe(traffic.source.get(key));
       }
@@ -204,7 +204,7 @@ describeRedis.each([
     await until(() => !engine.isL1Used);
     for (const key of kept) {
       expect(await outcomeOf(() => space.getOrSet(key, () => 2))).toBe(2);
-      // Nobody can say any more whether the namespace was cleared.
+      // Whether the namespace was cleared is unknown now.
       expect(await outcomeOf(() => space.get(key))).toBeInstanceOf(CacheUnavailable);
     }
     await cluster.restart(dying);
@@ -224,7 +224,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     await cluster?.stop();
   });
 
-  /** @returns a namespace whose version lies on a master that lives, a key of it there, and one on the other */
+  /** @returns a namespace whose version lies on a living master, a key on that master, and one on the dying one */
   const started = async (): Promise<{ space: Namespace<number>; kept: string; lost: string }> => {
     const textOn = async (at: number, nameOf: (text: string) => string): Promise<string> => {
       for (;;) {
@@ -247,10 +247,10 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     await until(() => !engine.isL1Used);
     await until(async () => !isAway(await outcomeOf(() => space.find(kept))));
     const startedAt = performance.now();
-    // The tag lies where the key does that is lost, and the key itself on a master that is there.
+    // The tag lies on the dead master, and the key itself on a living one.
     for (let load = 0; load < 5; load += 1)
       expect(await outcomeOf(() => space.getOrSet(kept, () => load, { tags: [lost] }))).toBe(load);
-    // Not once has it waited for a lease to lapse.
+    // It has never waited for a lease to expire.
     expect(performance.now() - startedAt).toBeLessThan(2_000);
   });
 
@@ -270,7 +270,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     expect(found.get(kept)).toMatchObject({ value: 3, isStale: false });
     const others = Array.from({ length: 60 }, (_, at) => `k ${at}`);
     expect(await outcomeOf(() => space.getMany([lost, kept, ...others]))).toBeInstanceOf(CacheUnavailable);
-    // Where nobody minds a miss, those that are away are one; nothing stands in.
+    // For `mget` a miss is acceptable: unavailable keys are misses, and nothing stale is served.
     const manager = cacheManagerOf(space);
     const told: unknown[] = [];
     manager.on('mget', (it) => told.push(it));
@@ -282,7 +282,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
     cluster = await startRedisCluster({ isPartial: true });
     const { space, kept, lost } = await started();
     await until(() => engine.isL1Used);
-    // In the slot of the key that is lost.
+    // In the same slot as the key that becomes unavailable.
     await until(async () => !isAway(await outcomeOf(() => space.set('tagged', 1, { tags: [lost] }))));
     await until(async () => !isAway(await outcomeOf(() => space.set(kept, 1, { tags: [kept] }))));
     for (const key of ['tagged', kept]) await until(async () => (await space.find(key))?.tier === 'l1');
@@ -331,7 +331,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
       const of = (at: number, ...words: string[]) => nodes[at]!.sendCommand<string>(['CLUSTER', ...words]);
       const range = ['10922', '16383'];
       await of(dying, 'FLUSHSLOTS');
-      // What was under way may tell them once more that it has them.
+      // Gossip in flight may still claim that this master has the slots.
       await until(async () => {
         const told = await Promise.all(nodes.map((_, at) => of(at, 'INFO')));
         const knowing = [...told.keys()].filter((at) => told[at]!.includes('cluster_slots_assigned:16384'));
@@ -343,7 +343,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
       await until(async () => !isAway(await outcomeOf(() => space.set(kept, 1))));
       for (let asked = 0; asked < 20; asked += 1)
         expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);
-      // It has not stopped asking those that are there.
+      // It has not stopped asking the other masters.
       expect(await outcomeOf(() => space.set(kept, 2))).toHaveProperty('version');
       expect(await outcomeOf(() => engine.ping())).toBeInstanceOf(CacheUnavailable);
       await of(dying, 'ADDSLOTSRANGE', ...range);
@@ -373,7 +373,7 @@ describeRedis('a cache over a cluster of which a master is away', () => {
         expect(lostOnes.every(isAway)).toBe(true);
         expect(await outcomeOf(() => work(kept))).not.toBeInstanceOf(CacheUnavailable);
       }
-      // Nobody waits any more for the one that stands still.
+      // No call waits for the suspended master any more.
       const startedAt = performance.now();
       for (let asked = 0; asked < 20; asked += 1)
         expect(await outcomeOf(() => space.set(lost, 1))).toBeInstanceOf(CacheUnavailable);

@@ -22,7 +22,7 @@ afterEach(() => {
   for (const engine of open.splice(0)) engine.stop();
 });
 
-/** A process of its own as far as the cache is concerned. */
+/** A separate process as far as the cache is concerned. */
 const nodeOf = async (
   url: string,
   limits: { deadlineMs?: number; silenceMs?: number } = {},
@@ -42,8 +42,8 @@ const nodeOf = async (
 };
 
 /**
- * Until it is known there what was changed here before. Redis tells in order, so it is once the second of two changes
- * has come to be seen: what is seen first may have been read before it was told of.
+ * Waits until changes made at `here` are known at `there`. Redis sends notifications in order, so that is the case once the
+ * second of two changes is seen: the first may have been read before its notification arrived.
  */
 const toldAll = async (here: Namespace<unknown>, there: Namespace<unknown>): Promise<void> => {
   for (const value of [1, 2]) {
@@ -55,7 +55,11 @@ const toldAll = async (here: Namespace<unknown>, there: Namespace<unknown>): Pro
   }
 };
 
-/** For two seconds each connection ends soon after it was made. @returns how many there were for every second of it */
+/**
+ * For two seconds, each connection ends soon after it was made.
+ *
+ * @returns how many connections were made per second
+ */
 const cutOff = async ({ url }: RedisServer): Promise<number> => {
   const client = await createClient({ url }).connect();
   const connected = async (): Promise<number> =>
@@ -71,7 +75,7 @@ const cutOff = async ({ url }: RedisServer): Promise<number> => {
   return perSecond;
 };
 
-/** Until it is given out of the process. */
+/** Waits until this process serves the key. */
 const warm = (space: Namespace<unknown>, key: string): Promise<void> =>
   until(async () => (await space.find(key).catch(() => undefined))?.tier === 'l1');
 
@@ -91,7 +95,7 @@ describeRedis('caches of several processes over one Redis', () => {
     (await nodeOf(redis.url)).namespace(name, { jitter: 0 }),
   ];
 
-  /** One process beside Redis, and one whose way there can be disturbed. */
+  /** One process with a direct connection to Redis, and one whose connection can be disturbed. */
   const throughProxy = async (
     limits: Parameters<typeof nodeOf>[1],
     work: (nodes: {
@@ -136,9 +140,9 @@ describeRedis('caches of several processes over one Redis', () => {
       await here.setMany([...values.map(([key]) => [key, 'before'] as const), ...values]);
       const stats = await people.info('commandstats');
       const calls = (of: string): number => Number(new RegExp(`cmdstat_${of}:calls=(\\d+)`).exec(stats)?.[1]);
-      // Those of 128 keys or a megabyte, and what is told of the tag.
+      // The calls with 128 keys or a megabyte each, and those that notify about the tag.
       expect(calls('evalsha')).toBeLessThan(10);
-      // Of a key that is told twice the last value alone: the version of the namespace is no other write.
+      // Only the last value of a key given twice is written; the limit leaves room to write the version of the namespace.
       expect(calls('set')).toBeLessThan(2 * values.length);
       const found = await there.getMany(values.map(([key]) => key));
       expect(values.filter(([key, value]) => found.get(key)?.value !== value)).toEqual([]);
@@ -151,7 +155,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const [here, there] = await two();
     const all = Array.from({ length: 25_000 }, (_, at) => `k${at}`);
     await here.invalidateTags(...all);
-    // As many in the first page as in all others.
+    // As many tags in the first page as in all others together.
     const tagsOf = (at: number): string[] => Array.from({ length: at < 500 ? 50 : 1 }, (_, tag) => `${at} ${tag}`);
     const written = await here.setMany(all.map((key, at) => [key, key, { tags: tagsOf(at) }]));
     expect(written).toHaveLength(all.length);
@@ -165,7 +169,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const there = (await nodeOf(redis.url)).namespace<string>(name);
     const people = await createClient({ url: redis.url }).connect();
     try {
-      // What somebody else has put where an entry would lie: its script fails.
+      // Someone else has put a list where an entry should be, so the script fails for it.
       await people.lPush(`cache:e:{${name}:odd}`, 'odd');
       const keys = ['a', 'odd', 'b'];
       const load = (key: string) => here.getOrSet(key, () => `loaded ${key}`);
@@ -193,7 +197,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await people.flushAll();
       for (const space of [here, there]) await until(async () => (await space.find('k')) === undefined);
       await expect(there.getOrSet('k', () => Promise.reject(new Error('away')))).rejects.toThrow('away');
-      // What is no value of ours, or none that can be read, is nothing, and is written over.
+      // Anything that is not an entry of ours, or cannot be decoded, counts as a miss and is overwritten.
       const none = ['', 'x1|y', '+v|||0|notatag|\n{'];
       for (const tags of ['notjson', '[1]', '[["",1]]', '[["t"]]', '[["\\ud800","v"]]'])
         none.push(`+v|||0|${''.padEnd(9, 'z')}|${tags}\n1`);
@@ -204,7 +208,7 @@ describeRedis('caches of several processes over one Redis', () => {
         expect(await here.getOrSet('k', () => 5)).toBe(5);
         expect(await here.compareAndSet('k', (await here.find('k'))!.version, 6)).toMatchObject({ isWritten: true });
       }
-      // A tag that Redis has lost takes with it what was written under it, also once it is there again.
+      // If Redis loses a tag, all values kept under it are lost too, even if the tag is created again.
       await here.set('k', 3, { tags: ['t'] });
       await warm(there, 'k');
       await people.del((await people.keys(`*:t:*${name}:t*`))[0]!);
@@ -247,7 +251,7 @@ describeRedis('caches of several processes over one Redis', () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       const people = await createClient({ url: redis.url }).connect();
       try {
-        // So that all is in the page that it has asked for.
+        // So that everything is in the page that was requested.
         await people.flushAll();
         await there.set('k', 1);
         await warm(here, 'k');
@@ -343,7 +347,7 @@ describeRedis('caches of several processes over one Redis', () => {
       const there = (await nodeOf(redis.url)).namespace<unknown>(name);
       expect(await there.get('k')).toBe(1);
       expect(await people.pTTL(ofTag)).toBeGreaterThan(364 * day);
-      // Not each time.
+      // Not on every read.
       expect(await people.pTTL(ofNamespace)).toBeLessThanOrEqual(300 * day);
       await people.pExpire(ofNamespace, 100 * day);
       await until(async () => {
@@ -361,7 +365,7 @@ describeRedis('caches of several processes over one Redis', () => {
       doNotFake: ['Date', 'performance', 'hrtime', 'nextTick', 'queueMicrotask', 'setImmediate', 'setTimeout'],
     });
     try {
-      // Long enough for the heartbeats that are left out.
+      // The timers of the heartbeats are faked, so the silence that is allowed must outlast the test.
       const engine = await nodeOf(redis.url, { silenceMs: 600_000 });
       const space = engine.namespace<unknown>(name);
       await space.set('k', 1, { tags: ['t'] });
@@ -407,7 +411,7 @@ describeRedis('caches of several processes over one Redis', () => {
       return late.promise;
     });
     await until(() => asked > 0);
-    // It renews nothing any more, which is all that others see of it.
+    // It renews nothing any more, which is all that others notice.
     open[0]!.stop();
     expect(await there.getOrSet('k', () => 2)).toBe(2);
     late.resolve(1);
@@ -427,7 +431,7 @@ describeRedis('caches of several processes over one Redis', () => {
       proxy.freeze();
       expect(await here.getOrSet('k', () => 2)).toBe(2);
       late.resolve(1);
-      // It has heard of nothing by the time that it sends what it has loaded.
+      // It has not been notified of anything when it sends the value that it has loaded.
       await sleep(100);
       proxy.thaw();
       expect(await cutOff).toBe(1);
@@ -449,7 +453,7 @@ describeRedis('caches of several processes over one Redis', () => {
       await here.set('k', 2);
       await sleep(200);
       proxy.thaw();
-      // It was asked for before that was written.
+      // It was requested before the other value was written.
       expect([1, 2]).toContain(await reading);
       expect(engine.statistics.l1.promotionsRefused).toBe(refused + 1);
       expect(await there.get('k')).toBe(2);
@@ -463,7 +467,7 @@ describeRedis('caches of several processes over one Redis', () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       await there.set('k', 1, { tags: ['t'] });
       await warm(there, 'k');
-      // What is told comes over the same connection.
+      // Notifications come over the same connection.
       proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await change(here);
@@ -504,7 +508,7 @@ describeRedis('caches of several processes over one Redis', () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
       const { version: old } = await there.set('old', 1, { tags: ['t'] });
       await warm(there, 'old');
-      // What is told comes over the same connection.
+      // Notifications come over the same connection.
       proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await here.invalidateTags('t');
@@ -558,10 +562,10 @@ describeRedis('caches of several processes over one Redis', () => {
 
   it('counts anew after a clear, though it has not heard of it yet', async () => {
     await throughProxy({}, async ({ proxy, here, there }) => {
-      // From here on it is known there under which number the namespace counts.
+      // From here on, that process knows the version of the namespace by which its counters are named.
       await toldAll(here, there);
       expect(await there.increment('n', 5)).toBe(5);
-      // What is told comes over the same connection.
+      // Notifications come over the same connection.
       proxy.holdBack('TIME');
       await until(() => proxy.holdsBack);
       await here.clear();
@@ -580,7 +584,7 @@ describeRedis('caches of several processes over one Redis', () => {
       proxy.freeze();
       await here.set('k', 2, { ttl: 60_000 });
       await until(async () => (await there.find('k'))?.isStale === true);
-      // With nothing to stand in it says so, in time, and does not ask again for every caller.
+      // Without a stale value, it fails in time, and does not load again for every caller.
       await expect(there.get('k')).rejects.toBeInstanceOf(CacheUnavailable);
       expect(await there.getOrSet('k', async () => 3)).toBe(3);
       expect(await there.getOrSet('k', () => Promise.reject(new Error('away too')))).toBe(1);
@@ -683,7 +687,7 @@ describeRedis('caches of several processes over one Redis', () => {
   it('asks it again, though the clock is set back meanwhile', async () => {
     await throughProxy({ deadlineMs: 300 }, async ({ proxy, there }) => {
       proxy.down();
-      // Until it is not asked any more.
+      // Waits until the circuit is open.
       const isBroken = ({ cause }: Error): boolean => cause instanceof BrokenCircuitError;
       await until(() => there.set('k', 1).then(() => false, isBroken));
       const { now } = Date;
@@ -746,7 +750,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const own = await startRedis();
     try {
       const space = (await nodeOf(own.url)).namespace<number>(name);
-      // One to ask and one to hear, each four times a second and now and then once more.
+      // One connection for commands and one for tracking, each four times a second and occasionally once more.
       expect(await cutOff(own)).toBeLessThan(16);
       await until(() => space.set('k', 1).then(Boolean, () => false));
       await warm(space, 'k');
@@ -833,7 +837,7 @@ describeRedis('caches of several processes over one Redis', () => {
       ])
         await expect(refused()).rejects.toBeInstanceOf(CacheUnavailable);
       expect(await there.get('kept')).toBe('old');
-      // What is refused makes it no fuller.
+      // Refused writes do not fill it further.
       for (let time = 0; time < 20; time += 1) {
         await expect(more(`more ${time}`)).rejects.toBeInstanceOf(CacheUnavailable);
         await here.invalidateTags('t', `nobody has ${time}`);
@@ -842,7 +846,7 @@ describeRedis('caches of several processes over one Redis', () => {
 
       await here.clear();
       for (const space of either) await until(async () => (await space.get('kept')) === undefined);
-      // What was cleared is thrown away, and makes room.
+      // What was cleared is deleted, which makes room.
       await until(() =>
         here.set('kept', 'new').then(
           () => true,
@@ -868,11 +872,11 @@ describeRedis('caches of several processes over one Redis', () => {
       await space.set('kept', 'kept', { tags: ['t'] });
       await warm(space, 'kept');
       const [large, startedAt] = ['x'.repeat(5_000), performance.now()];
-      // What fits in is written anew every three seconds.
+      // The amount that fits is rewritten every three seconds.
       for (let page = 0; performance.now() < startedAt + 12_000; page += 1) {
         await space.setMany(Array.from({ length: 20 }, (_, at) => [`${page} ${at}`, large]));
         for (let read = 0; read < 200; read += 1) await space.get('kept');
-        // Nobody has thrown away under what it was kept either.
+        // The tag that it was kept under has not been evicted either.
         if (page >= 10) expect(await space.get(`${page - 10} 0`)).toBe(large);
         await sleep(Math.max(0, startedAt + 80 * page - performance.now()));
       }
@@ -892,7 +896,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const learn = async (): Promise<void> => {
       for (let round = 0; !isOver; round += 1) {
         const tags = Array.from({ length: 200 }, (_, at) => `${round} ${at}`);
-        // One that begins is forgotten again: Redis tells that it has changed.
+        // A new tag is forgotten again, because Redis reports it as changed.
         for (const value of [1, 2]) {
           await space.set('other', value, { tags });
           await sleep(50);
@@ -925,12 +929,12 @@ describeRedis('caches of several processes over one Redis', () => {
       await until(() => engine.isL1Used);
       const space = engine.namespace<unknown>(name);
       const tags = Array.from({ length: 60_000 }, (_, at) => `t ${at}`);
-      // One that begins is forgotten again: Redis tells that it has changed.
+      // A new tag is forgotten again, because Redis reports it as changed.
       for (const value of [1, 2]) await space.set('k', value, { tags });
       await people.sendCommand(['CONFIG', 'RESETSTAT']);
       await sleep(4_500);
       const [, calls] = /cmdstat_touch:calls=(\d+)/.exec(await people.info('commandstats'))!;
-      // 512 with each call.
+      // Each call touches 512 keys.
       expect(Number(calls) * 512).toBeGreaterThan((tags.length / 30) * 3);
     } finally {
       people.destroy();
@@ -968,7 +972,7 @@ describeRedis('caches of several processes over one Redis', () => {
     const [first, second] = [await startRedis(), await startRedis()];
     const proxy = await RedisProxy.start(first.port);
     const people = await createClient({ url: first.url }).connect();
-    /** Whether it listens there to what changes, and over how many other connections something is asked there. */
+    /** Whether it tracks changes there, and how many other connections are used for commands there. */
     const connected = async (): Promise<{ listens: boolean; others: number }> => {
       const flags = (await people.clientList()).map((it) => it.flags);
       return { listens: flags.some((it) => it.includes('B')), others: flags.filter((it) => it === 'N').length - 1 };
@@ -977,7 +981,7 @@ describeRedis('caches of several processes over one Redis', () => {
       const engine = await nodeOf(proxy.url, { silenceMs: 1_000 });
       const space = engine.namespace<number>(name);
       await people.sendCommand(['REPLICAOF', '127.0.0.1', String(second.port)]);
-      // It listens elsewhere next, and has found the old one once more to ask.
+      // It tracks elsewhere next, and has connected to the old server once more for commands.
       await until(async () => {
         const { listens, others } = await connected();
         return !listens && others === 1;
@@ -1018,7 +1022,7 @@ describeRedis('caches of several processes over one Redis', () => {
   });
 });
 
-/** Of each master a key that lies there. */
+/** For each master, a key that lies there. */
 const keysOnEach = async (cluster: RedisCluster, name: string): Promise<string[]> => {
   const keys = cluster.servers.map(() => '');
   for (let count = 0; keys.includes(''); count += 1)
@@ -1082,7 +1086,7 @@ describeRedis('a cache over a cluster of three masters', () => {
         expect(engine.isL1Used).toBe(false);
         for (const key of keys) {
           const found = await there.find(key).catch(() => undefined);
-          // Asked for where it lies, or said to be what stands in.
+          // Either read from its master, or marked as stale.
           if (found?.tier === 'l1') expect(found.isStale).toBe(true);
         }
         expect(engine.isL1Used).toBe(false);
@@ -1130,7 +1134,7 @@ describeRedis('a cache over a cluster of three masters', () => {
     const end = await cluster.move(moved);
     process.kill(pid, 'SIGSTOP');
     try {
-      // The lease, which is taken away first, would be there.
+      // The lease, which is removed first, would still be there.
       await expect(here.set('k', 2)).rejects.toThrow(CacheUnavailable);
     } finally {
       process.kill(pid, 'SIGCONT');

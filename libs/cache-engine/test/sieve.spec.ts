@@ -19,7 +19,7 @@ it('makes room by the oldest that was not read, and lets what was read stand onc
   sieve.get('a');
   keep(sieve, 'd');
   expect(sieve.evictions).toBe(1);
-  // From where it was on: `a` was read before that, `c` never.
+  // Continues where the hand was: `a` was read before that, `c` never.
   keep(sieve, 'e');
   expect(lying(sieve, 'abcde')).toBe('ade');
   expect(sieve.evictions).toBe(2);

@@ -13,7 +13,7 @@ let server: Server;
 let connected = 0;
 let tracking: Tracking;
 
-/** Counts who connects. */
+/** Counts connections. */
 const trackThrough = async (answer: (client: Socket) => void): Promise<void> => {
   connected = 0;
   server = createServer((client) => {
@@ -64,7 +64,7 @@ describeRedis('to a Redis that is there', () => {
   });
   afterAll(() => redis?.stop());
 
-  /** As long as it is told to, each connection ends once it is told of changes over it. */
+  /** Until `isOver`, each connection is closed once tracking is turned on over it. */
   const throughWhoEndsIt = async (): Promise<{ isOver: boolean }> => {
     const ending = { isOver: false };
     await trackThrough((client) => {

@@ -29,7 +29,7 @@ const status = {
   'Cache-Status': '`cleave; hit; detail=stale` if the value may be out of date because Redis cannot be reached',
 };
 const etag = { ETag: 'The version of the value, for `If-Match` and `If-None-Match`' };
-/** As RFC 9211 says it. */
+/** The `Cache-Status` of a stale value (RFC 9211). */
 const stale = 'cleave; hit; detail=stale';
 const miss = new JsonText(JSON.stringify({ error: 'key not found' } satisfies z.output<typeof cacheMiss>));
 
@@ -248,14 +248,14 @@ export class CacheController {
   }
 }
 
-/** @returns what has to be there; `undefined` for anything or nothing */
+/** @returns the version that must exist; `undefined` if there is no condition */
 const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | undefined): ExpectedVersion | undefined => {
   if (ifMatch === undefined && ifNoneMatch === undefined) return undefined;
   if (ifMatch === undefined && ifNoneMatch?.trim() === '*') return null;
   const told = ifNoneMatch === undefined ? ifMatch!.trim() : '';
   if (told === '*') return anyVersion;
   const tags = entityTagsIn(told);
-  // A weak one matches nothing: it does not say that a value is the same one.
+  // A weak tag never matches, because it does not guarantee that the value is the same.
   if (tags) return tags.flatMap((tag) => (tag.startsWith('W/') ? [] : tag.slice(1, -1)));
   throw invalidRequest(
     'If-Match',
@@ -263,7 +263,7 @@ const expectedVersion = (ifMatch: string | undefined, ifNoneMatch: string | unde
   );
 };
 
-/** By the weak comparison (RFC 9110, 13.1.2). What is malformed names nothing. */
+/** Weak comparison (RFC 9110, 13.1.2). A malformed header matches nothing. */
 const isNamed = (version: string, ifNoneMatch: string): boolean =>
   ifNoneMatch.trim() === '*' ||
   entityTagsIn(ifNoneMatch)?.some((tag) => tag.replace(/^W\//, '') === `"${version}"`) === true;

@@ -7,7 +7,7 @@ type Operations = (typeof cacheContract)['operations'];
 
 const owner = 'modules';
 
-/** Answers the other modules. */
+/** Answers messages from other modules. */
 @Controller()
 export class CacheMessages {
   constructor(private readonly cache: Cache) {}

@@ -11,17 +11,17 @@ import { Cache } from './cache.js';
 const bytes = 'must be a whole number of bytes, at least 4194304, so that the largest value fits';
 const deadline = 'must be a whole number of milliseconds from 1 to 60000';
 
-/** What the cache reads from the environment. */
+/** The environment variables of the cache. */
 export const cacheEnvironment = {
   CACHE_REDIS_URL: env.redisUrls.optional(),
   CACHE_MAX_BYTES: z.coerce.number(bytes).int(bytes).min(4_194_304, bytes).default(67_108_864),
-  /** How long Redis may take to answer; 200 when left out. */
+  /** The deadline of a call to Redis; 200 if left out. */
   CACHE_REDIS_DEADLINE_MS: z.coerce.number(deadline).int(deadline).min(1, deadline).max(60_000, deadline).optional(),
 };
 
 type CacheSettings = z.output<z.ZodObject<typeof cacheEnvironment>>;
 
-/** Caches what is read often: in this process, and in Redis where all instances share it. */
+/** Caches data that is read often: in this process, and in Redis, which all instances share. */
 @Module({})
 export class CacheModule implements OnModuleInit {
   constructor(
@@ -52,7 +52,9 @@ export class CacheModule implements OnModuleInit {
     this.readiness.add('cache', () => this.condition());
   }
 
-  /** Without Redis it still answers, with what is here or that it cannot: other instances would not do better. */
+  /**
+   * Without Redis the process still answers, with the values it has or with an error: other instances could do no better.
+   */
   private async condition(): Promise<Condition> {
     const isReached = await this.engine.ping().then(
       () => true,

@@ -19,24 +19,24 @@ import {
 } from '#contracts';
 import type { z } from 'zod';
 
-/** Whose keys they are: a tenant's, or the modules'. Nothing that one of them writes is ever taken for another's. */
+/** The owner of keys: a tenant, or the modules. Keys of different owners never collide. */
 export type Owner = { tenant: string } | 'modules';
 
 type Operations = (typeof cacheContract)['operations'];
 type EntryWritten = z.output<typeof cacheEntryWritten>;
 
-/** A value as JSON text: it is not read here. */
+/** A value as JSON text, which is not parsed here. */
 export interface JsonFound {
   json: string;
   version: string;
-  /** Redis could not be asked, and another one may have written since. */
+  /** Redis could not be asked, so the value may have been overwritten since. */
   isStale: boolean;
 }
 
-/** What can be asked of the cache, by REST or by message. */
+/** The operations of the cache, for REST and for messages. */
 @Injectable()
 export class Cache {
-  /** What is asked for most. */
+  /** Created once, because it is used most. */
   private readonly ofDefaultTenant: Namespace<string>;
 
   constructor(private readonly engine: CacheEngine) {
@@ -53,7 +53,7 @@ export class Cache {
     });
   }
 
-  /** @throws CleaveError `precondition-failed`, with the version that is there */
+  /** @throws CleaveError `precondition-failed` with the current version */
   put(
     owner: Owner,
     { namespace, if_version, ...put }: RequestOf<Operations['put']>,
@@ -92,7 +92,7 @@ export class Cache {
     return this.answered(() => this.space(owner, namespace).delete(...keys));
   }
 
-  /** @throws CleaveError `precondition-failed`, with the version that is there */
+  /** @throws CleaveError `precondition-failed` with the current version */
   deleteIf(owner: Owner, key: string, namespace: string | undefined, expected: ExpectedVersion): Promise<void> {
     return this.answered(async () => {
       const outcome = await this.space(owner, namespace).compareAndDelete(key, expected);
@@ -100,7 +100,7 @@ export class Cache {
     });
   }
 
-  /** @throws CleaveError `payload-too-large` where too much is found; what was to be deleted and written is by then */
+  /** @throws CleaveError `payload-too-large` if too much is found; the deletes and writes have been carried out by then */
   batch(owner: Owner, request: RequestOf<Operations['batch']>): Promise<BatchDone> {
     const { delete: toDelete = [], put = [], get = [], namespace } = request;
     const space = this.space(owner, namespace);
@@ -135,7 +135,7 @@ export class Cache {
   }
 
   private named(owner: Owner, namespace: string): Namespace<string> {
-    // What is told to end at a moment ends at that moment.
+    // No jitter, so that an expiry that was promised to the caller is exact.
     return this.engine.namespace(`${nameOf(owner)}:${namespace}`, { codec: textCodec, jitter: 0 });
   }
 
@@ -150,7 +150,7 @@ export class Cache {
   }
 }
 
-/** So many at a time that what is read beyond what may be answered is bounded as well. */
+/** How many keys are read at once, which bounds how much is read beyond the limit of the answer. */
 const readAtOnce = 256;
 
 const foundIn = async (space: Namespace<string>, keys: readonly string[]): Promise<Map<string, Found<string>>> => {
@@ -171,7 +171,7 @@ const tooMuchFound =
   `The values under these keys have more than ${limits.cacheBatchCharacters} characters together. Ask for fewer keys at once. ` +
   'The deletes and writes of this request were carried out.';
 
-/** No tenant has a colon in its name, so that the name ends at the first one. */
+/** No tenant has a colon in its name, so the name ends at the first one. */
 const nameOf = (owner: Owner): string => {
   if (owner === 'modules') return owner;
   return owner.tenant === defaultTenant ? 'callers' : `callers@${owner.tenant}`;
@@ -184,13 +184,13 @@ const anotherIsThere = ({ version }: { version: string | null }) => {
   return new CleaveError('precondition-failed', detail, { version });
 };
 
-/** What was found, or the lease, as the JSON of the contract. */
+/** Serialises the value that was found, or the lease, as the contract's JSON. */
 export const leasedJson = (leased: Awaited<ReturnType<Cache['lease']>>): string =>
   'lease' in leased
     ? JSON.stringify({ found: false, lease: leased.lease })
     : `{"found":true,"value":${leased.json},"version":"${leased.version}"}`;
 
-/** What a batch has come to, as the JSON of the contract: values are not read here. */
+/** Serialises the result of a batch as the contract's JSON, without parsing the values. */
 export const batchJson = ({ found, missing, written }: BatchDone): string => {
   const told = found.map(
     ({ key, json, version, isStale }) =>

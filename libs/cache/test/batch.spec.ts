@@ -36,7 +36,7 @@ describe('POST /cache/batch', () => {
       get: Array.from({ length: 40 }, () => keys.slice(1, 11)).flat(),
     });
     expect(((await again.json()) as { found: unknown[] }).found).toHaveLength(10);
-    // Keys of which there are too many for one page of them.
+    // Too many keys for one page.
     const none = Array.from({ length: 300 }, (_, at) => `none ${at}`);
     const all = await send('POST', '/cache/batch', { get: [...keys.slice(1), ...none, keys[0]] });
     expect([all.status, await all.json()]).toEqual([413, expect.objectContaining({ code: 'payload-too-large' })]);

@@ -9,10 +9,10 @@ import { freePort, natsOrSkip, redisOrSkip, startNats, startRedis } from '#testi
 
 Logger.overrideLogger(false);
 
-/** The address that messages come by, and what ends whatever carries them. */
+/** The address for messages, and a function that stops their broker. */
 type Way = () => Promise<{ url: string; stop?: () => Promise<unknown> }>;
 
-/** With the time that a busy machine takes: what is told here is not how soon. */
+/** With deadlines for a busy machine, because these tests are not about speed. */
 const patient = {
   ...cacheContract,
   operations: Object.fromEntries(
@@ -20,7 +20,7 @@ const patient = {
   ),
 } as unknown as typeof cacheContract;
 
-/** The values of REST as well: what was written is what is read, and is nothing that it looks like. */
+/** The values that the tests over REST use too: what is written must be read unchanged, whatever it looks like. */
 const values: ({} | null)[] = [
   null,
   0,
@@ -32,7 +32,7 @@ const values: ({} | null)[] = [
   1e21,
 ];
 
-/** @param suite `describe`, or its `skip` where there is nothing to carry messages */
+/** @param suite `describe`, or its `skip` if there is no broker */
 const asked = (how: string, way: Way, suite: (name: string, tests: () => void) => void = describe): void => {
   suite(`the cache asked ${how}`, () => {
     let app: NestFastifyApplication;

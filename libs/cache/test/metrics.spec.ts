@@ -15,7 +15,7 @@ Logger.overrideLogger(false);
 const person = 'somebody@example.org';
 const describeWithRedis = await redisOrSkip(describe);
 
-/** What stands in both places under other names. */
+/** The names of the same figures in the metrics and in the statistics. */
 const read = (outcome: string): string => `cache_reads_total{cache_outcome=${outcome}}`;
 const countedAs: Record<string, (it: Statistics) => number> = {
   [read('"hit",cache_tier="l1"')]: (it) => it.l1_hits,
@@ -74,7 +74,7 @@ describeWithRedis('GET /metrics of a cache over Redis', () => {
   };
   const statistics = async (): Promise<Statistics> => (await fetched('/cache/stats')).json() as Promise<Statistics>;
   const metrics = async (): Promise<Samples> => samplesIn(await (await fetched('/metrics')).text());
-  /** Both of one moment: nothing has happened in between that either counts. */
+  /** Both at the same moment: nothing that either counts has happened in between. */
   const both = async (): Promise<[told: Statistics, samples: Samples]> => {
     for (;;) {
       const told = await statistics();

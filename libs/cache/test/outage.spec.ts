@@ -10,7 +10,7 @@ Logger.overrideLogger(false);
 const describeWithRedis = await redisOrSkip(describe);
 
 const deadlineMs = 500;
-/** A read may ask for the value and for what it depends on, and the machine may be busy. */
+/** A read may ask for the value and for its tags, and the machine may be busy. */
 const answerMs = 5 * deadlineMs;
 
 describeWithRedis('the cache as a service whose Redis', () => {
@@ -55,7 +55,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
     eventually(async () => {
       const { status: code, body } = await ask('/health/ready');
       const cache = status === 'ok' ? { status: 'up' } : { status: 'degraded', redis: 'cannot be reached' };
-      // Others would do no better: it goes on getting requests.
+      // Other instances could do no better, so it still gets requests.
       expect([code, body]).toEqual([200, expect.objectContaining({ status })]);
       expect(body).toMatchObject({ details: { cache } });
     });
@@ -66,7 +66,7 @@ describeWithRedis('the cache as a service whose Redis', () => {
       expect((await get(key)).body).toEqual({ value: 'new' });
     });
 
-  /** What is asked for in vain is refused, and told from what is not there. */
+  /** Checks that requests in vain are refused, and distinguishable from a miss. */
   const refuses = async (): Promise<void> => {
     for (const asking of [
       () => get('never'),
@@ -95,21 +95,21 @@ describeWithRedis('the cache as a service whose Redis', () => {
     await start(redis.url);
     await isReady('ok');
     await works('key');
-    // So that it lies in the process.
+    // So that this process keeps the value.
     await eventually(async () => {
       const before = (await ask('/cache/stats')).body as { l1_hits: number };
       await get('key');
       expect((await ask('/cache/stats')).body).toMatchObject({ l1_hits: before.l1_hits + 1 });
     });
     await leave(redis);
-    // Nobody is let down by calls that went before, either.
+    // Earlier calls do not delay later callers either.
     const crowd = await Promise.all(Array.from({ length: 100 }, () => get('never')));
     for (const { status, ms } of crowd) {
       expect(status).toBe(503);
       expect(ms).toBeLessThan(answerMs);
     }
     await isReady('degraded');
-    // What stands in for want of anything better.
+    // A stale value is served, because nothing better is available.
     const stale = await get('key');
     expect([stale.status, stale.body]).toEqual([200, { value: 'new' }]);
     expect(stale.ms).toBeLessThan(answerMs);

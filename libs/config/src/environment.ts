@@ -24,18 +24,17 @@ export class ConfigurationError extends Error {
 
 export type Environment = Record<string, string | undefined>;
 
-/** What stands in for variables that are not set. */
+/** Substitutes for variables that are not set. */
 export interface StandIns {
   /** The variable that is read instead, such as `{ ORDER_DATABASE_URL: 'DATABASE_URL' }`. */
   fallbacks?: Record<string, string>;
-  /** What is parsed where neither the variable nor its fallback is set. */
+  /** The text that is parsed if neither the variable nor its fallback is set. */
   defaults?: Record<string, string>;
 }
 
 /**
- * Parses the variables that `shape` names; all others are ignored, unless one looks like a misspelling of a variable
- * that is missing: that is a fault, and one that is only named much like it is told of in the log. An empty variable
- * counts as unset.
+ * Parses the variables that `shape` names. All others are ignored, with two exceptions: one that looks like a misspelling
+ * of a missing variable is a fault, and one with a merely similar name is logged. An empty variable counts as unset.
  *
  * @throws ConfigurationError naming every fault
  */
@@ -71,7 +70,7 @@ export const readEnvironment = <const Shape extends Record<string, z.ZodType>>(
 /** A variable and what was found for it. */
 interface Setting {
   variable: string;
-  /** What is read in place of the variable, which is not set. */
+  /** The variable that is read instead, if this one is not set. */
   fallback: string | undefined;
   value: string | undefined;
 }
@@ -84,7 +83,7 @@ const faultsOf = (error: z.ZodError, settings: Setting[]): VariableFault[] => {
       const instead = fallback ? ` (or ${fallback})` : '';
       return [{ variable, message: [`is not set${instead}`, ...messages].join('; ') }];
     }
-    // What several variables fall back to is one fault.
+    // Names the fallback, so that several variables with the same one have a single fault.
     const named = fallback ?? variable;
     const shown = presentable(named, value);
     const tellable = shown === JSON.stringify(value) ? messages : messages.filter((message) => !quotes(message, value));
@@ -98,8 +97,8 @@ const quotes = (message: string, value: string): boolean =>
   [value, ...value.split(/,|:\/\//).filter((part) => part.includes('@'))].some((part) => message.includes(part));
 
 /**
- * The value as it may be printed. Passwords hide in addresses (`scheme://user:password@host`, or in a query), often
- * just when the address is malformed: of an address only the parts that are certainly not secret are shown.
+ * The value as it may be printed. Addresses may contain passwords (`scheme://user:password@host`, or in a query), often
+ * just when they are malformed, so only those parts of them are shown that are certainly not secret.
  */
 const presentable = (variable: string, value: string): string => {
   if (/SECRET|PASSWORD|TOKEN|KEY/i.test(variable)) return 'the value given (not shown)';

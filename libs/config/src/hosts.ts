@@ -1,2 +1,2 @@
-/** A host as sockets and resolvers take it: without the brackets that an IPv6 address has in an address with a port. */
+/** A host as sockets and resolvers expect it: without the brackets of an IPv6 address. */
 export const withoutBrackets = (host: string): string => host.replace(/^\[(.*)\]$/, '$1');

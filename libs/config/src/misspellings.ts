@@ -1,9 +1,9 @@
-/** Names of one word, such as PORT, are too common: other programs have variables that are spelled almost like them. */
+/** Names of one word, such as PORT, are too common: other programs have variables with almost the same name. */
 const isParticular = (variable: string): boolean => variable.includes('_');
 
 /**
- * Variables that are set, unknown and spelled almost like a known one that is not set. Short names must be closer:
- * two letters off `ORDER_AT` are too many names that could be meant.
+ * Variables that are set, unknown and spelled almost like a known one that is not set. Short names must be closer: two
+ * letters off `ORDER_AT`, there are too many other names.
  */
 export const findMisspellings = (known: string[], source: Source): Misspelling[] =>
   unknownIn(known, source, (variable, name) => {
@@ -11,14 +11,14 @@ export const findMisspellings = (known: string[], source: Source): Misspelling[]
   });
 
 /**
- * Variables that are set, unknown and named much like a known one that is not set: with another unit or none
- * (`ORDER_HOLD_SECONDS`), with a word more (`ADMIN_KEY_FILE`), in other letters (`database_url`, `ADMINKEY`). They may
- * well be meant for another program, or for another version of this one.
+ * Variables that are set, unknown and named similarly to a known one that is not set: with another unit or none
+ * (`ORDER_HOLD_SECONDS`), with one more word (`ADMIN_KEY_FILE`), or with other case or underscores (`database_url`,
+ * `ADMINKEY`). They may well be meant for another program, or for another version of this one.
  */
 export const findNearNames = (known: string[], source: Source): Misspelling[] =>
   unknownIn(known, source, (variable, name) => {
     if (squeezed(variable) === squeezed(name)) return true;
-    // OpenTelemetry reads more of its own.
+    // OpenTelemetry reads further variables of its own.
     if (variable.startsWith('OTEL_')) return false;
     const [stem, own] = [stemOf(name), stemOf(variable)];
     return own === name || (isParticular(stem) && (own === stem || variable === stem));
@@ -44,7 +44,10 @@ const unknownIn = (
     });
 };
 
-/** What Kubernetes and Docker tell each container of services beside it, such as `WEBHOOKS_PORT=tcp://10.0.0.7:3006`. */
+/**
+ * Variables that Kubernetes and Docker set in each container for neighbouring services, such as
+ * `WEBHOOKS_PORT=tcp://10.0.0.7:3006`.
+ */
 const isServiceLink = (variable: string, value: string): boolean =>
   /_SERVICE_(?:HOST|PORT(?:_\w{1,63})?)$|_PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w{1,63})?$/.test(variable) ||
   (variable.endsWith('_PORT') && /^(?:tcp|udp|sctp):\/\//.test(value));
@@ -53,7 +56,7 @@ const squeezed = (variable: string): string => variable.replaceAll('_', '').toUp
 const stemOf = (variable: string): string => variable.slice(0, Math.max(variable.lastIndexOf('_'), 0));
 const tailOf = (variable: string): string => variable.slice(variable.indexOf('_') + 1);
 
-/** Insertions, deletions, replacements and swaps of neighbours that turn one word into the other. */
+/** The edit distance: insertions, deletions, replacements and swaps of neighbouring letters. */
 const distance = (one: string, other: string): number => {
   let beforeLast: number[] = [];
   let last = Array.from({ length: other.length + 1 }, (_, column) => column);

@@ -1,5 +1,5 @@
-// Checked as the very first thing: other modules use what an older Node lacks while they are loaded, and the error that
-// makes helps nobody.
+// Checked before anything else: other modules use features that an older Node lacks already while they are loaded, and the
+// resulting error would not help anyone.
 const [major = 0, minor = 0] = process.versions.node.split('.').map(Number);
 if (major < 22 || (major === 22 && minor < 12)) {
   process.stderr.write(

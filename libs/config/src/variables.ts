@@ -9,11 +9,15 @@ export const port = (standard: number) =>
     .pipe(z.int().max(65_535, 'must be a port from 0 to 65535'))
     .default(standard);
 
-/** Texts with commas between them. @param error what is said where there is none */
+/**
+ * A comma-separated list.
+ *
+ * @param error the message if it is missing
+ */
 export const list = (error?: string) => z.string(error).transform((text) => text.split(',').map((it) => it.trim()));
 
 const portsMessage = 'must be ports from 1 to 65535, such as 443,8443';
-/** TCP ports to speak to. */
+/** TCP ports to connect to. */
 export const ports = (standard: number[]) =>
   z
     .string()
@@ -52,20 +56,20 @@ export const postgresUrl = address(['postgres:', 'postgresql:'], 'postgres://use
 const redisProtocols = ['redis:', 'rediss:'];
 export const redisUrl = address(redisProtocols, 'redis://host:6379/0');
 const redisUrlsMessage = 'must be redis://host:6379/0, or some masters of a cluster: redis://host:6379,host:6379';
-/** One Redis, or a cluster by some of its masters. */
+/** One Redis server, or a cluster named by some of its masters. */
 export const redisUrls = z.string(redisUrlsMessage).refine((text) => {
   const [first, ...others] = text.split(',') as [string, ...string[]];
   return isAddress(first, redisProtocols) && others.every((it) => isAddress(`redis://${it}`, redisProtocols));
 }, redisUrlsMessage);
 export const httpUrl = address(['http:', 'https:'], 'http://host:3000');
 
-/** Yes or no; no when unset. */
+/** True or false; false if unset. */
 export const flag = z
   .enum(['true', 'false', '1', '0'], 'must be true or false')
   .transform((text) => text === 'true' || text === '1')
   .default(false);
 
-/** One of several; the first when unset. */
+/** One of several values; the first if unset. */
 export const choice = <const Choice extends string>(choices: readonly [Choice, ...Choice[]]) =>
   z.enum(choices, `must be ${choices.join(' or ')}`).default(choices[0] as never);
 
@@ -78,10 +82,10 @@ const wholeNumber = (what: string, longest: number) => {
     .pipe(z.int().min(1, error).max(longest, error));
 };
 
-/** How many, from 1 to a million. */
+/** A whole number from 1 to a million. */
 export const count = (standard: number) => wholeNumber('', 1_000_000).default(standard);
 
-/** A duration in milliseconds, from 1 to a day where no other end is given. */
+/** A duration in milliseconds, from 1 to a day unless another maximum is given. */
 export const milliseconds = (standard: number, longest = 86_400_000) =>
   wholeNumber(' of milliseconds', longest).default(standard);
 

@@ -205,7 +205,7 @@ describe('a variable that is only named much like one that is read', () => {
   };
   const standIns = { fallbacks: { CACHE_REDIS_URL: 'DATABASE_URL' } };
 
-  /** What the log says. */
+  /** The arguments of everything that is logged. */
   const said = (source: Record<string, string>): unknown[][] => {
     const lines: unknown[][] = [];
     const take = (...parts: unknown[]): void => void lines.push(parts);

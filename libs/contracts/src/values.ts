@@ -46,7 +46,7 @@ const storableMessage = 'must not contain NUL or unpaired surrogates';
 
 /** A text that Postgres can keep. */
 export const text = (maximum: number, minimum = 0) => {
-  const error = `must be a text of ${minimum > 0 ? `${minimum} to` : 'at most'} ${maximum} characters`;
+  const error = `must be a string of ${minimum > 0 ? `${minimum} to` : 'at most'} ${maximum} characters`;
   return z.string(error).min(minimum, error).max(maximum, error).refine(isStorable, storableMessage);
 };
 

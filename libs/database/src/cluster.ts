@@ -8,7 +8,7 @@ import { canReach, type ServerUser } from './server-user.js';
 
 export const superuser = 'cleave';
 
-/** Where things lie in DATA_DIR. */
+/** The paths of the embedded server below DATA_DIR. */
 export interface Cluster {
   dataDir: string;
   home: string;
@@ -28,15 +28,15 @@ export function clusterIn(dataDir: string): Cluster {
   };
 }
 
-/** The environment of the server's programs: messages in English, and nothing that was meant for another Postgres. */
+/** The environment of the server's programs: messages in English, and no `PG*` variables meant for another server. */
 export const serverEnvironment = (): NodeJS.ProcessEnv => ({
   ...Object.fromEntries(Object.entries(process.env).filter(([name]) => !name.startsWith('PG'))),
   LC_ALL: 'C',
 });
 
 /**
- * How the server names its data directory. Its programs are started inside it, so that an account that cannot walk down
- * to it (below root's home) can still name it on Linux.
+ * How the server names its data directory. Its programs run with it as their working directory, so that an account that
+ * cannot traverse the path to it (below root's home) can still name it on Linux.
  */
 export async function nameOfData(data: string, user: ServerUser | undefined): Promise<string> {
   if (await canReach(user, data)) return data;
@@ -64,7 +64,10 @@ const cannotKeepIn =
     throw new Error(`Data cannot be kept in ${dataDir} (${error.message}). ${advice}`, { cause: error });
   };
 
-/** Node's own, with `recursive`, never ends where a folder is there and says that it is not when one is made in it: /proc. */
+/**
+ * Node's own `mkdir` with `recursive` never returns if a folder exists but reports ENOENT when one is created in it, such
+ * as /proc.
+ */
 async function makeFolder(folder: string): Promise<void> {
   const isThere = async (): Promise<boolean> => (await stat(folder).catch(() => undefined))?.isDirectory() ?? false;
   if (await isThere()) return;
@@ -78,7 +81,7 @@ async function makeFolder(folder: string): Promise<void> {
 
 const namePrefix = 'postgres.new-';
 
-/** What starts that were cut short have left. */
+/** Removes what interrupted starts have left behind. */
 async function removeLeftovers(dataDir: string): Promise<void> {
   for (const name of await readdir(dataDir)) {
     if (!name.startsWith(namePrefix)) continue;
@@ -90,7 +93,7 @@ async function removeLeftovers(dataDir: string): Promise<void> {
 }
 
 async function runInitdb(cluster: Cluster, binaries: string, user: ServerUser | undefined): Promise<void> {
-  // On standard input, because the account may not be able to walk down to the file.
+  // On standard input, because the account may be unable to traverse the path to the file.
   const passwordFile = process.platform === 'win32' ? cluster.passwordFile : '/dev/stdin';
   const data = await nameOfData(cluster.data, user);
   const locale = ['--encoding=UTF8', '--locale=C', '--locale-provider=builtin', '--builtin-locale=C.UTF-8'];
@@ -129,12 +132,15 @@ async function syncFolder(folder: string): Promise<void> {
   }
 }
 
-/** Everything is made beside its place and renamed once it is whole: a start that is cut short leaves no half data. */
+/**
+ * Creates everything in a temporary folder and renames it once it is complete, so that an interrupted start leaves no
+ * partial data.
+ */
 async function create(cluster: Cluster, binaries: string, user: ServerUser | undefined): Promise<void> {
   const home = join(cluster.dataDir, `${namePrefix}${process.pid}`);
   const made = { ...cluster, home, data: join(home, 'data'), passwordFile: join(home, 'password') };
   try {
-    // The server's account has to pass through; what lies inside is closed to others.
+    // The server's account must be able to traverse this folder; its contents are closed to others.
     await mkdir(home, { mode: user ? 0o711 : 0o700 }).catch(cannotKeepIn(cluster));
     await mkdir(made.data, { mode: 0o700 });
     await writeFile(made.passwordFile, randomBytes(24).toString('base64url'), { mode: 0o600, flush: true });
@@ -142,7 +148,7 @@ async function create(cluster: Cluster, binaries: string, user: ServerUser | und
     await runInitdb(made, binaries, user);
     await syncFolder(home);
     await rename(home, cluster.home).catch(async (error: unknown) => {
-      // Another process was faster; its data are as good.
+      // Another process was faster; its data directory is as good.
       if (!(await exists(cluster.home))) throw error;
     });
     await syncFolder(dirname(home));
@@ -152,7 +158,7 @@ async function create(cluster: Cluster, binaries: string, user: ServerUser | und
 }
 
 /**
- * Makes the data directory where there is none yet.
+ * Creates the data directory if there is none.
  *
  * @returns the superuser's password
  */

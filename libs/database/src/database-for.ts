@@ -30,26 +30,26 @@ import {
 
 /** A module's database: its own schema, entities and migrations. */
 export interface Database {
-  /** Of the data source: `@InjectRepository(Entity, name)`, `@InjectSql(name)`. */
+  /** Names the data source: `@InjectRepository(Entity, name)`, `@InjectSql(name)`. */
   name: string;
   url: string;
-  /** Made where it is missing. */
+  /** Created if it is missing. */
   schema: string;
   entities: (Function | EntitySchema)[];
-  /** Classes whose names end in a timestamp in milliseconds; that is their order. */
+  /** Classes whose names end in a timestamp in milliseconds, which determines their order. */
   migrations: (new () => MigrationInterface)[];
-  /** The most connections of this instance. */
+  /** The maximum number of connections of this instance. */
   poolSize?: number;
-  /** How long a start waits for a Postgres that is not up yet: until it is when left out. */
+  /** How long a start waits for a Postgres that is not up yet; without limit if left out. */
   connectWithinMs?: number;
 }
 
 const defaultPoolSize = 8;
-/** What migrates and ends is started again by whoever waits for its end. */
+/** A process that only migrates does not wait for ever: whatever awaits its end starts it again. */
 const migrateWithinMs = 30_000;
 const sayEveryMs = 60_000;
 
-/** Limits of a request: to get a connection, to wait for a lock, to run a statement, to hear of it. */
+/** The limits of a request: to get a connection, to wait for a lock, to run a statement, to receive its result. */
 const limits = {
   connectionTimeoutMillis: 5_000,
   lock_timeout: 5_000,
@@ -59,10 +59,10 @@ const limits = {
 };
 
 /**
- * Prepared statements keep their plans, and a plan that was made while a table had ten rows reads it from end to end
- * when it has a million. Whatever is asked for here has an index. What is read from end to end all the same then counts
- * as dear beyond measure, and a server that compiles what is dear (`jit`, on by default) would do so for seconds each
- * time. A transaction has a limit of its own where Postgres knows one (from 17 on).
+ * Prepared statements keep their plans, and a plan made while a table had ten rows may scan it sequentially when it has a
+ * million. Every query here has an index, so sequential scans are turned off. A query that still needs one is then
+ * estimated as extremely expensive, and JIT compilation (on by default) would take seconds each time, so it is off as well.
+ * Transactions get their own timeout if Postgres supports it (from 17 on).
  */
 const sessionSettings = `
   SELECT set_config('enable_seqscan', 'off', false), set_config('jit', 'off', false), set_config('client_min_messages', 'warning', false),
@@ -84,7 +84,7 @@ const integersOf = (value: Nested<string>): Nested<number> =>
 
 const usualParser = pg.types.getTypeParser as (oid: number, format?: string) => (text: string) => Nested<string>;
 
-/** Everything of ours stays below 2^53, so that int8 is read as a number; on our connections only. */
+/** All our integers stay below 2^53, so int8 is parsed as a number, on our connections only. */
 const types: pg.CustomTypesConfig = {
   getTypeParser(oid: number, format?: 'text' | 'binary') {
     const parse = usualParser(oid, format);
@@ -94,7 +94,7 @@ const types: pg.CustomTypesConfig = {
   },
 };
 
-/** TypeORM with the same errors as `Sql`. */
+/** A TypeORM data source that throws the same errors as `Sql`. */
 class ModuleDataSource extends DataSource {
   constructor(
     private readonly nameOfModule: string,
@@ -108,7 +108,7 @@ class ModuleDataSource extends DataSource {
     const connect = runner.connect.bind(runner) as () => Promise<pg.PoolClient>;
     const query = runner.query.bind(runner) as (...parameters: unknown[]) => Promise<unknown>;
     let client: pg.PoolClient | undefined;
-    // It connects when it is asked something.
+    // TypeORM connects on the first query.
     runner.connect = async () => {
       try {
         client = await connect();
@@ -121,7 +121,7 @@ class ModuleDataSource extends DataSource {
       try {
         return (await query(...parameters)) as never;
       } catch (error) {
-        // TypeORM drops a connection that tells of an error, and gives every other one back to be used again.
+        // TypeORM closes a connection that emits an error, and returns every other one to the pool.
         if (client && !runner.isReleased && !keepsConnection(error)) client.emit('error', error);
         throw asUnavailable(error, this.nameOfModule);
       }
@@ -132,7 +132,7 @@ class ModuleDataSource extends DataSource {
 
 const logger = new Logger('Database');
 
-/** Warnings go where ours go. What fails is thrown, so that it need not be written as well. */
+/** Passes TypeORM's warnings to our log. Failures are thrown, so they need not be logged as well. */
 class TypeOrmLogger extends AbstractLogger {
   protected writeLog(level: LogLevel, message: LogMessage | string | number | (LogMessage | string | number)[]): void {
     if (level !== 'warn') return;
@@ -147,13 +147,13 @@ const connectionOf = (database: Database): DataSourceOptions & { type: 'postgres
   schema: database.schema,
   entities: database.entities,
   migrations: database.migrations,
-  // What the extensions are for (uuids) is built in by now, and to install them takes rights that we need not have.
+  // The extensions are only for uuids, which Postgres has built in by now, and installing them needs privileges.
   installExtensions: false,
   uuidExtension: 'pgcrypto',
   logging: ['warn'],
   logger: new TypeOrmLogger(['warn']),
   poolErrorHandler(this: pg.Pool, error: Error) {
-    // A pool is closed before its connections are; a server that stops meanwhile ends them itself.
+    // The pool ends before its connections do, and a server that stops meanwhile closes them itself.
     if (this.ending) return;
     logger.warn(`lost an idle connection to the ${database.name} database: ${error.message}`);
   },
@@ -186,18 +186,18 @@ function unreachable({ name, url }: Database, error: unknown, patient: boolean):
   const advice = patient
     ? `Is it up, and does ${variableOf(name)} name it?`
     : `Correct ${variableOf(name)} or the database.`;
-  // A refusal by several addresses of one host has no message of its own.
+  // If several addresses of a host refuse the connection, the error has no message of its own.
   const why = whyDistrusted(error) ?? (message || code);
   return new Error(`Cannot use Postgres at ${placeOf(url)} for ${name}: ${why}. ${advice}`, {
     cause: error,
   });
 }
 
-/** Those that this process cannot start without and that cannot be used yet, by name, and why, as far as that is known. */
+/** The databases that the start of this process waits for, by name, and why, as far as that is known. */
 const awaited = new Map<string, string | undefined>();
 export const awaitedDatabases = (): ReadonlyMap<string, string | undefined> => awaited;
 
-/** Does what is to be done, after a while where Postgres is still starting. */
+/** Runs `use`, and retries while Postgres is still starting. */
 async function whenUp<Result>(database: Database, patienceMs: number, use: () => Promise<Result>): Promise<Result> {
   const { name } = database;
   const giveUpAt = Date.now() + patienceMs;
@@ -230,7 +230,9 @@ const bringUpToDate = (database: Database): Promise<void> =>
     log: (line) => logger.log(line),
   });
 
-/** Runs the migrations that a module's database lacks, and nothing else; fails as the start of the module would. */
+/**
+ * Runs the pending migrations of a module's database and nothing else. It fails with the same errors as the module's start.
+ */
 export const migrateDatabase = (database: Database): Promise<void> =>
   whenUp(database, migrateWithinMs, () => bringUpToDate(database));
 
@@ -244,12 +246,12 @@ const connect = (database: Database): Promise<DataSource> =>
 class DatabaseModule {}
 
 /**
- * A module's data source under its name, migrated and connected before anything that injects it, and `Sql` on the same
- * pool. Several instances may start at once on one database. `TypeOrmModule.forFeature(entities, name)` gives
- * repositories.
+ * Provides a module's data source under its name, migrated and connected before anything that injects it, and `Sql` on the
+ * same pool. Several instances may start on one database at the same time. `TypeOrmModule.forFeature(entities, name)`
+ * provides repositories.
  *
- * The start waits for a Postgres that is not up yet. It fails with an Error that names the place and the variable, never the
- * password, when Postgres refuses, and with one that names the migration when that fails.
+ * The start waits for a Postgres that is not up yet. If Postgres refuses the connection, it fails with an Error that names
+ * the place and the variable, but never the password; if a migration fails, with one that names the migration.
  */
 export function databaseFor(database: Database): DynamicModule {
   const { name } = database;
@@ -258,7 +260,7 @@ export function databaseFor(database: Database): DynamicModule {
     imports: [
       TypeOrmModule.forRootAsync({
         name,
-        // Waiting is done in `connect`, where its reason is known.
+        // `connect` does the waiting, because it knows the reason.
         useFactory: () => ({ type: 'postgres', toRetry: () => false }),
         dataSourceFactory: () => connect(database),
       }),

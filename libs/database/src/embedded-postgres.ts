@@ -26,25 +26,25 @@ import { serverUserFor, type ServerUser } from './server-user.js';
 const run = promisify(execFile);
 
 export interface EmbeddedPostgresOptions {
-  /** Data go to `<dataDir>/postgres`; made where it is missing. */
+  /** The data is in `<dataDir>/postgres`, which is created if it is missing. */
   dataDir: string;
-  /** Told what a person may want to know, a line at a time. */
+  /** Receives messages for the operator, one line at a time. */
   log?: (line: string) => void;
   maxConnections?: number;
-  /** Called when the server has ended, was started again and would not stay up: nothing more will be tried. */
+  /** Called if the server has ended and cannot be kept running: it is not started again after that. */
   onExit?: (error: Error) => void;
 }
 
 /** A Postgres server of our own on 127.0.0.1. It does not keep the process alive, and ends when the process exits. */
 export interface EmbeddedPostgres {
   readonly port: number;
-  /** Of the postmaster; another one after the server had to be started again. */
+  /** The process id of the postmaster, which changes if the server is restarted. */
   readonly pid: number;
   /** `postgres://user:password@127.0.0.1:port/database` */
   url(database: string): string;
-  /** A database that is there already is left as it is. */
+  /** Leaves an existing database as it is. */
   createDatabase(name: string): Promise<void>;
-  /** Ends the connections and shuts down; call it last, when nobody uses the databases any more. */
+  /** Closes the connections and shuts down. Call it last, when the databases are no longer used. */
   stop(): Promise<void>;
 }
 
@@ -57,7 +57,7 @@ const logBytes = 1_048_576;
 
 const mebibyte = 2 ** 20;
 
-/** An eighth of the memory that there is for us, from 128 MB to 4 GB; it is taken when it is used. */
+/** An eighth of the available memory, from 128 MB to 4 GB; the memory is allocated only when it is used. */
 const sharedBuffersMb = (): number => {
   const bytes = Math.min(totalmem(), process.constrainedMemory() || Number.POSITIVE_INFINITY);
   return Math.round(Math.min(4_096, Math.max(128, bytes / mebibyte / 8)));
@@ -75,7 +75,7 @@ const settingsOf = (port: number, maxConnections: number): Record<string, string
   shared_buffers: `${sharedBuffersMb()}MB`,
   wal_buffers: '16MB',
   min_wal_size: '256MB',
-  // A page that is changed the first time after a checkpoint is logged as a whole, so checkpoints are few.
+  // The first change of a page after a checkpoint logs the whole page, so checkpoints are rare.
   max_wal_size: '2GB',
   checkpoint_timeout: '15min',
   jit: 'off',
@@ -83,7 +83,7 @@ const settingsOf = (port: number, maxConnections: number): Record<string, string
   log_timezone: 'UTC',
   logging_collector: 'off',
   log_checkpoints: 'off',
-  // Starts, stops and crashes. Failed statements are for their callers, and may contain personal data.
+  // Logs starts, stops and crashes. Failed statements are reported to their callers, and may contain personal data.
   log_min_messages: 'log',
   log_min_error_statement: 'panic',
 });
@@ -123,14 +123,14 @@ class SupervisedPostgres implements EmbeddedPostgres {
 
   async createDatabase(name: string): Promise<void> {
     const client = new pg.Client({ connectionString: this.url('postgres'), connectionTimeoutMillis: 10_000 });
-    // What goes wrong is told by the calls below; without a listener it would end the process as well.
+    // The calls below report errors; without a listener, the event would end the process as well.
     client.on('error', (error) => this.options.log(`creating a database: ${error.message}`));
     await client.connect();
     try {
       const { rowCount } = await client.query('SELECT FROM pg_database WHERE datname = $1', [name]);
       if (rowCount === 0) await client.query(`CREATE DATABASE ${pg.escapeIdentifier(name)}`);
     } catch (error) {
-      // Somebody else made it at the same moment: duplicate_database, or unique_violation when it was very close.
+      // Another process created it at the same moment: duplicate_database, or unique_violation if it was very close.
       if (!['42P04', '23505'].includes((error as pg.DatabaseError).code ?? '')) throw error;
     } finally {
       await client.end();
@@ -155,7 +155,10 @@ class SupervisedPostgres implements EmbeddedPostgres {
     if (pid !== undefined && startedAt !== undefined) await this.shutDown({ pid, startedAt });
   }
 
-  /** First without waiting for clients (`fast`), then without tidying up (`immediate`), which the next start makes good. */
+  /**
+   * First a `fast` shutdown, which does not wait for clients, then an `immediate` one, after which the next start has to
+   * recover.
+   */
   private async shutDown(postmaster: Process): Promise<void> {
     await this.ask(postmaster.pid, 'fast');
     if (await endsWithin(fastStopTimeoutMs, postmaster)) return;
@@ -176,8 +179,8 @@ class SupervisedPostgres implements EmbeddedPostgres {
   }
 
   /**
-   * Starts the server, however the last one ended. Postgres itself makes sure that no two run on the same data; what is
-   * in the way here passes by itself, is put away, or is told to a person.
+   * Starts the server, however the last one ended. Postgres itself ensures that no two servers run on the same data. An
+   * obstacle is waited for, cleared away, or reported to the operator.
    */
   private async launch({ mayChangePort }: { mayChangePort: boolean }): Promise<void> {
     const giveUpAt = Date.now() + busyTimeoutMs;
@@ -204,7 +207,11 @@ class SupervisedPostgres implements EmbeddedPostgres {
     return `Postgres did not start on ${data}. ${advice}\n${failure.trim()}`;
   }
 
-  /** A server whose owner was killed is stopped; one whose owner lives is left alone. */
+  /**
+   * Stops a server whose owner was killed.
+   *
+   * @throws Error if its owner is still alive
+   */
   private async clearTheWay(): Promise<void> {
     const { data, dataDir } = this.cluster;
     const giveUpAt = Date.now() + busyTimeoutMs;
@@ -217,7 +224,7 @@ class SupervisedPostgres implements EmbeddedPostgres {
         return;
       }
       if (lock.status === '' && Date.now() < giveUpAt) {
-        // It has only just been started and does not tell yet whose it is.
+        // It has only just been started and does not name its owner yet.
         await setTimeout(20);
         continue;
       }
@@ -255,7 +262,7 @@ class SupervisedPostgres implements EmbeddedPostgres {
     const giveUpAt = Date.now() + recoveryTimeoutMs;
     while (end === undefined) {
       const lock = await readLockFile(data);
-      // One that follows another server says that it is a standby.
+      // A server that follows another one reports `standby`.
       if (lock?.pid === child.pid && ['ready', 'standby'].includes(lock?.status ?? '')) {
         this.watch(child, ended);
         return undefined;
@@ -267,7 +274,7 @@ class SupervisedPostgres implements EmbeddedPostgres {
     return `${log.split('\n').slice(-20).join('\n')}\n(${end})`;
   }
 
-  /** @returns the server, and what ends it when this process ends */
+  /** @returns the server, and the exit listener that stops it together with this process */
   private async spawnServer(): Promise<{ child: ChildProcess; endWithUs: () => void }> {
     const { data, logFile } = this.cluster;
     const { pid } = process;
@@ -287,7 +294,8 @@ class SupervisedPostgres implements EmbeddedPostgres {
           cwd: data,
           env: serverEnvironment(),
           stdio: ['ignore', log.fd, log.fd],
-          // In a process group of its own, so that Ctrl-C reaches us alone and requests in flight can still be finished.
+          // In its own process group, so that Ctrl-C reaches only this process and requests in flight can still be
+          // finished.
           detached: process.platform !== 'win32',
           windowsHide: true,
         },
@@ -328,11 +336,10 @@ class SupervisedPostgres implements EmbeddedPostgres {
 }
 
 /**
- * Starts a Postgres server of our own, supervised: it is started again when it ends unexpectedly. However the last
- * process ended, the data are found as they were; a server that it left behind is stopped first.
+ * Starts and supervises a Postgres server of our own: if it ends unexpectedly, it is restarted. However the last process
+ * ended, its data is intact; a server that it left behind is stopped first.
  *
- * @throws Error that says what to do when another living process uses the data, or when there is no server for this
- * platform
+ * @throws Error with advice if another living process uses the data, or if there is no server for this platform
  */
 export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): Promise<EmbeddedPostgres> {
   const { dataDir, log = () => undefined, maxConnections = 100, onExit = () => undefined } = options;

@@ -1,4 +1,4 @@
-/** Postgres: the embedded server, one data source a module with its migrations, and prepared SQL on the same pool. */
+/** Postgres: the embedded server, one data source per module with its migrations, and prepared SQL on the same pool. */
 export { awaitedDatabases, databaseFor, migrateDatabase, type Database } from './database-for.js';
 export { startEmbeddedPostgres, type EmbeddedPostgres, type EmbeddedPostgresOptions } from './embedded-postgres.js';
 export { cursorSecret, firstSetting } from './settings.js';

@@ -4,18 +4,18 @@ import pg from 'pg';
 import { DataSource, MigrationExecutor, type DataSourceOptions, type QueryRunner } from 'typeorm';
 import { isConnectionFailure } from './unavailable.js';
 
-/** How long another instance that migrates is waited for, and tables that are in use. */
+/** How long to wait for another instance that migrates, and for tables that are in use. */
 const patienceMs = 1_200_000;
-/** Whoever asks for a table after us waits for it as long as we do, orders among them. */
+/** How long a migration waits for a lock. All later requests for the table wait behind it, orders among them. */
 const lockTimeoutMs = 200;
-/** In which they go on, before it is tried again. */
+/** The pause between two attempts, in which those requests can proceed. */
 const lockPauseMs = 1_000;
 const sayEveryMs = 30_000;
 const insufficientPrivilege = '42501';
 /** lock_not_available, and deadlock_detected: the migration was rolled back, and nothing else is wrong with it. */
 const lockNotFree = new Set(['55P03', '40P01']);
 
-/** A module's migrations and where they go. */
+/** A module's migrations and their target. */
 export interface Migrations {
   name: string;
   schema: string;
@@ -24,11 +24,11 @@ export interface Migrations {
   log: (line: string) => void;
 }
 
-/** The same number in every instance. */
+/** The key of the advisory lock, which is the same in every instance. */
 const lockKeyOf = (schema: string): string =>
   createHash('sha256').update(`cleave migrations of ${schema}`).digest().readBigInt64BE().toString();
 
-/** Asks again and again, because a waiting statement would hold up CREATE INDEX CONCURRENTLY in the one that migrates. */
+/** Polls, because a waiting statement would block CREATE INDEX CONCURRENTLY in the instance that migrates. */
 async function waitForTurn(runner: QueryRunner, { name, schema, log }: Migrations): Promise<void> {
   const giveUpAt = Date.now() + patienceMs;
   for (let told = false; ; told = true) {
@@ -48,7 +48,7 @@ async function waitForTurn(runner: QueryRunner, { name, schema, log }: Migration
 }
 
 async function createSchema(runner: QueryRunner, schema: string): Promise<void> {
-  // IF NOT EXISTS asks for the right to create schemas even where there is nothing to create.
+  // IF NOT EXISTS needs the privilege to create schemas even if the schema exists.
   const found = (await runner.query('SELECT FROM pg_namespace WHERE nspname = $1', [schema])) as unknown[];
   if (found.length > 0) return;
   try {
@@ -64,7 +64,7 @@ async function createSchema(runner: QueryRunner, schema: string): Promise<void> 
   }
 }
 
-/** Who has used a table of the schema for longest, in words. */
+/** Describes the session that has used a table of the schema for the longest time. */
 async function whoHolds(runner: QueryRunner, schema: string): Promise<string> {
   const [holder] = (await runner.query(
     `SELECT a.pid, a.application_name AS name, extract(epoch FROM now() - a.xact_start)::int AS seconds
@@ -75,7 +75,7 @@ async function whoHolds(runner: QueryRunner, schema: string): Promise<string> {
     [pg.escapeIdentifier(schema)],
   )) as { pid: number; name: string | null; seconds: number | null }[];
   if (!holder) return '';
-  // Of other roles only those with `pg_read_all_stats` see more than the process.
+  // Of other roles' sessions, only roles with `pg_read_all_stats` see more than the process id.
   const seen = holder.name === null ? '' : `"${holder.name}" for ${holder.seconds} s, `;
   return ` by ${seen}Postgres process ${holder.pid}`;
 }
@@ -83,8 +83,9 @@ async function whoHolds(runner: QueryRunner, schema: string): Promise<string> {
 const codeOf = (error: unknown): string => (error as { driverError?: pg.DatabaseError }).driverError?.code ?? '';
 
 /**
- * Each in a transaction of its own. One that finds a table in use gives up at once and is tried again, because all who ask
- * for the table after it would wait behind it: a dump that runs for an hour would hold up orders for that hour.
+ * Runs each pending migration in its own transaction. A migration that finds a table in use gives up at once and is
+ * retried, because all later requests for the table would wait behind it: a dump that runs for an hour would block orders
+ * for that hour.
  */
 async function runPending(source: DataSource, runner: QueryRunner, { name, schema, log }: Migrations): Promise<void> {
   const executor = new MigrationExecutor(source, runner);
@@ -99,7 +100,7 @@ async function runPending(source: DataSource, runner: QueryRunner, { name, schem
       (error: unknown) => ({ error }),
     );
     if (failure && isConnectionFailure(failure.error)) throw failure.error;
-    // Each is recorded as it is committed, so the first that is still pending is the one that failed.
+    // Each migration is recorded when it commits, so the first one still pending is the one that failed.
     left = await pending();
     for (const done of before.filter((it) => !left.includes(it))) log(`migrated the ${name} database: ${done}`);
     if (!failure) return;
@@ -124,8 +125,8 @@ async function runPending(source: DataSource, runner: QueryRunner, { name, schem
 }
 
 /**
- * Brings a module's schema up to date, one instance at a time, on a connection of its own without the limits for
- * requests. The record of what was done is in the same schema, in `migrations`.
+ * Brings a module's schema up to date, one instance at a time, over a separate connection without the limits for requests.
+ * Applied migrations are recorded in the table `migrations` of the same schema.
  */
 export async function migrate(migrations: Migrations): Promise<void> {
   const { connection, schema } = migrations;
@@ -139,7 +140,7 @@ export async function migrate(migrations: Migrations): Promise<void> {
     await runPending(source, runner, migrations);
     await runner.release();
   } finally {
-    // The lock goes with the connection.
+    // Closing the connection releases the lock.
     await source.destroy();
   }
 }

@@ -1,7 +1,7 @@
 import type { Meter } from '@opentelemetry/api';
 import type { Pool } from 'pg';
 
-/** What is read of a pool when somebody asks, by the names of the semantic conventions of OpenTelemetry. */
+/** Reports the state of a pool on demand, named by OpenTelemetry's semantic conventions. */
 export const observePool = (meter: Meter, pool: Pool, name: string): void => {
   const named = { 'db.client.connection.pool.name': name };
   const state = 'db.client.connection.state';

@@ -28,9 +28,9 @@ const programs = ['postgres', 'initdb'];
 const codeOf = (error: unknown): string | undefined => (error as NodeJS.ErrnoException).code;
 
 /**
- * The folder with `bin`, `lib` and `share` that the package for this platform brings along.
+ * The folder with `bin`, `lib` and `share` in the package for this platform.
  *
- * @throws Error that asks for DATABASE_URL where no package fits
+ * @throws Error that recommends DATABASE_URL if there is no such package
  */
 export function packagedBinaries(): string {
   const platform = process.platform === 'win32' ? 'windows' : process.platform;
@@ -47,15 +47,17 @@ export function packagedBinaries(): string {
 }
 
 /**
- * npm keeps no symbolic links: the package lists them and makes them in an install script. Where scripts do not run we
- * make them ourselves. False when the folder cannot be written.
+ * npm packages cannot contain symbolic links, so the package lists them and creates them in an install script. This creates
+ * them if install scripts are turned off.
+ *
+ * @returns false if the folder is not writable
  */
 async function completed(native: string): Promise<boolean> {
   const list = await readFile(join(native, 'pg-symlinks.json'), 'utf8').catch(() => '[]');
   try {
     for (const { source, target } of JSON.parse(list) as { source: string; target: string }[]) {
       const link = join(dirname(native), target);
-      // All links lie beside what they name.
+      // Each link lies beside its target.
       await symlink(basename(source), link).catch((error: unknown) => {
         if (codeOf(error) !== 'EEXIST') throw error;
       });
@@ -71,7 +73,7 @@ async function completed(native: string): Promise<boolean> {
   }
 }
 
-/** Why the programs do not run for the account; undefined when they do. */
+/** Why the programs do not run under the account; undefined if they do. */
 async function faultOf(native: string, user: ServerUser | undefined): Promise<string | undefined> {
   try {
     const options = { ...user, cwd: parse(native).root, windowsHide: true };
@@ -82,7 +84,7 @@ async function faultOf(native: string, user: ServerUser | undefined): Promise<st
   }
 }
 
-/** A folder that nobody else can have put anything into. */
+/** Creates a folder, and ensures that no other user can have put anything into it. */
 async function makeTrusted(folder: string): Promise<void> {
   await mkdir(folder, { recursive: true });
   const { uid, mode } = await lstat(folder);
@@ -117,7 +119,7 @@ async function copyInto(cache: string, native: string): Promise<string> {
     )
   )
     return copied;
-  // Renamed once it is whole, so that a copy that was cut short is never used.
+  // Renamed once it is complete, so that an interrupted copy is never used.
   const half = await mkdtemp(`${copy}.`);
   try {
     await cp(native, join(half, 'native'), { recursive: true, verbatimSymlinks: true });
@@ -133,17 +135,17 @@ async function copyInto(cache: string, native: string): Promise<string> {
   return copied;
 }
 
-/** Where a copy may lie: reachable for every account, and lasting where we may write there. */
+/** Where to put a copy: every account can reach it, and it is persistent if we may write there. */
 const defaultCaches = (): string[] => {
   const own = join(tmpdir(), `cleave-${process.getuid?.() ?? 'user'}`);
   return process.getuid?.() === 0 ? ['/var/cache/cleave', own] : [own];
 };
 
 /**
- * A folder whose `bin` the account can run: the package's own, or a copy of it where the account cannot reach that (a
- * checkout under root's home) or links are missing in it that cannot be made.
+ * A folder whose `bin` the account can run: the package's own, or a copy of it if the account cannot reach that (a checkout
+ * below root's home) or if links are missing and cannot be created.
  *
- * @throws Error that asks for DATABASE_URL when they do not run anywhere
+ * @throws Error that recommends DATABASE_URL if the programs do not run anywhere
  */
 export async function runnableBinaries(
   user: ServerUser | undefined,

@@ -7,15 +7,15 @@ import { promisify } from 'node:util';
 
 const run = promisify(execFile);
 
-/** What `postmaster.pid`, the lock file of a data directory, says. */
+/** The contents of `postmaster.pid`, the lock file of a data directory. */
 export interface LockFile {
   pid: number;
   port: number;
-  /** `starting`, `ready`, `stopping`; empty until the options below are written. */
+  /** `starting`, `ready`, `stopping`; empty until `postmaster.opts` is written. */
   status: string;
 }
 
-/** A process that cannot be mistaken for a later one with the same id. */
+/** A process, identified such that a later one with the same id is not mistaken for it. */
 export interface Process {
   pid: number;
   startedAt: string;
@@ -38,10 +38,10 @@ export async function readLockFile(data: string): Promise<LockFile | undefined> 
   return lines && pid > 0 ? { pid, port: Number(lines[3]), status: lines[7]?.trim() ?? '' } : undefined;
 }
 
-/** A setting by which a postmaster tells who started it. It is kept in `postmaster.opts`, as the port is. */
+/** A setting that records who started a postmaster. Like the port, it is kept in `postmaster.opts`. */
 export const ownerSetting = ({ pid, startedAt }: Process): string => `cleave.owner=${pid}:${startedAt}`;
 
-/** How the server of the data directory was last started. */
+/** The port and the owner with which the server of the data directory was last started. */
 export async function lastStart(data: string): Promise<{ port?: number; owner?: Process }> {
   const options = (await textOf(join(data, 'postmaster.opts'))) ?? '';
   const port = /"port=(\d+)"/.exec(options)?.[1];
@@ -52,14 +52,17 @@ export async function lastStart(data: string): Promise<{ port?: number; owner?: 
   };
 }
 
-/** Of a process on Linux: fields of /proc/<pid>/stat after the name, which is in brackets and may contain anything. */
+/**
+ * The start time of a process on Linux: a field of /proc/<pid>/stat after the name, which is in brackets and may contain
+ * anything.
+ */
 async function linuxStartOf(pid: number): Promise<string | undefined> {
   const fields = (await readFile(`/proc/${pid}/stat`, 'utf8').catch(() => undefined))?.split(') ').at(-1)?.split(' ');
   const state = fields?.[0];
   return state === undefined || state === 'Z' || state === 'X' ? undefined : fields?.[19];
 }
 
-/** Whether any process has the id, be it a zombie or a stranger's. */
+/** Whether any process has the id, even a zombie or one of another user. */
 export const isThere = (pid: number): boolean => {
   try {
     process.kill(pid, 0);
@@ -69,7 +72,10 @@ export const isThere = (pid: number): boolean => {
   }
 };
 
-/** When the process was started, in words that differ between processes; undefined when none (or a zombie) has the id. */
+/**
+ * The start of the process, as a text that differs between processes with the same id; undefined if there is none, or only
+ * a zombie.
+ */
 export async function startOf(pid: number): Promise<string | undefined> {
   if (process.platform === 'linux') return linuxStartOf(pid);
   if (!isThere(pid)) return undefined;
@@ -81,11 +87,11 @@ export async function startOf(pid: number): Promise<string | undefined> {
 
 export const isAlive = async ({ pid, startedAt }: Process): Promise<boolean> => (await startOf(pid)) === startedAt;
 
-/** Whether the process is the postmaster of the data directory and not just one that was given its id later on. */
+/** Whether the process is the postmaster of the data directory, and not a later process with the same id. */
 export async function isPostmasterOf(pid: number, data: string): Promise<boolean> {
   if ((await startOf(pid)) === undefined) return false;
   if (process.platform === 'linux') {
-    // A postmaster works in its data directory.
+    // The working directory of a postmaster is its data directory.
     const [its, ours] = await Promise.all([stat(`/proc/${pid}/cwd`).catch(() => undefined), stat(data)]);
     return its !== undefined && its.ino === ours.ino && its.dev === ours.dev;
   }
@@ -98,18 +104,18 @@ export async function isPostmasterOf(pid: number, data: string): Promise<boolean
 }
 
 /**
- * Postgres refuses to start while any process has the id in the lock file. When that is a stranger, the id is replaced by
- * one that no process can have. The file stays, because Postgres finds in it whether children of the dead server still
- * work on the data.
+ * Postgres refuses to start while any process has the id in the lock file. If that is an unrelated process, this replaces
+ * the id with one that no process can have. The file stays, because Postgres needs it to find out whether children of the
+ * dead server still work on the data.
  */
 export function disownLockFile(data: string, strangerPid: number): void {
   const text = readFileSync(lockFile(data), 'utf8');
   const [pid, ...rest] = text.split('\n');
-  // Synchronous and read again, so that no server that started meanwhile loses its lock.
+  // Synchronous and read again, so that a server that started meanwhile does not lose its lock.
   if (Number(pid) === strangerPid) writeFileSync(lockFile(data), ['2147483646', ...rest].join('\n'));
 }
 
-/** True once the process is gone, false when it still runs after the time. */
+/** @returns true once the process is gone, false if it still runs after the time */
 export async function endsWithin(timeoutMs: number, ended: Process): Promise<boolean> {
   const giveUpAt = Date.now() + timeoutMs;
   while (await isAlive(ended)) {

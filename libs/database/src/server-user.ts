@@ -44,7 +44,7 @@ export async function serverUserFor(data: string): Promise<ServerUser | undefine
   );
 }
 
-/** Whether the account may walk down to the folder, by the permission bits of everything above it. */
+/** Whether the account may traverse the path to the folder, by the permission bits of its parents. */
 export async function canReach(user: ServerUser | undefined, folder: string): Promise<boolean> {
   if (!user) return true;
   let above = dirname(await realpath(folder));

@@ -1,7 +1,7 @@
 import pg from 'pg';
 import type { Sql } from './sql.js';
 
-/** The key that the module's cursors are signed with, the same in every instance: kept in `<schema>.settings`. */
+/** The secret that signs the module's cursors, shared by all instances: stored in `<schema>.settings`. */
 export async function cursorSecret(sql: Sql, schema: string): Promise<string> {
   const [row] = await sql.query<{ value: string }>({
     name: `${schema}-cursor-secret`,
@@ -11,10 +11,14 @@ export async function cursorSecret(sql: Sql, schema: string): Promise<string> {
   return row.value;
 }
 
-/** Keeps a value in `<schema>.settings`, unless there is one already. @returns the one that is kept */
+/**
+ * Stores a value in `<schema>.settings` unless there already is one.
+ *
+ * @returns the stored value
+ */
 export async function firstSetting(sql: Sql, schema: string, name: string, value: string): Promise<string> {
   const settings = `${pg.escapeIdentifier(schema)}.settings`;
-  // It is asked for again and again, and is there but for the first time.
+  // Reads first, because the setting exists on every call but the first.
   const known = { name: `${schema}-known-setting`, text: `SELECT value FROM ${settings} WHERE name = $1` };
   const [found] = await sql.query<{ value: string }>(known, [name]);
   if (found) return found.value;

@@ -3,24 +3,24 @@ import { withSpan } from '#telemetry';
 import type { ClientBase, Pool, PoolClient, QueryConfig, QueryResult } from 'pg';
 import { asUnavailable, keepsConnection, notConnected, notReplicated } from './unavailable.js';
 
-/** A statement and the name it is prepared under: one text for ever, names of at most 63 bytes. */
+/** A statement and the name it is prepared under. The text of a name must never change; names have at most 63 bytes. */
 export interface Statement {
   name: string;
   text: string;
 }
 
-/** What can be asked on one connection. */
+/** Queries on one connection. */
 export interface Queries {
-  /** One statement, prepared on the connection when it meets it first. */
+  /** Runs one statement, which is prepared on its first use on the connection. */
   query<Row>(statement: Statement, values?: readonly unknown[]): Promise<Row[]>;
 }
 
-/** Connections on which a commit was reported that the synchronous standby may not have. */
+/** Connections on which a commit was reported that may be missing on the synchronous standby. */
 const ofUncertainCommits = new WeakSet<ClientBase>();
 
 /**
- * Postgres reports a commit whose wait for the standby was cancelled as done, after a warning that has no code of its
- * own. To be called once for each connection.
+ * If the wait for the standby is cancelled, Postgres still reports the commit as done, after a warning without a code of
+ * its own. Call this once per connection.
  */
 export const noteUncertainCommits = (client: ClientBase): void => {
   client.on('notice', ({ routine }) => {
@@ -28,10 +28,10 @@ export const noteUncertainCommits = (client: ClientBase): void => {
   });
 };
 
-/** Not the text: its name says what it is. */
+/** Spans omit the text of a statement; its name identifies it. */
 const ofPostgres = { kind: 'client', attributes: { 'db.system.name': 'postgresql' } } as const;
 
-/** One connection while it is ours. */
+/** A connection while it is checked out of the pool. */
 class Session implements Queries {
   /** Why the connection must not be used again. */
   broken: Error | undefined;
@@ -58,7 +58,7 @@ class Session implements Queries {
   }
 }
 
-/** Of a transaction that is not prepared, or not any more. */
+/** The code for a prepared transaction that does not exist, or not any more. */
 const undefinedObject = '42704';
 
 /** Utility statements take no parameters. */
@@ -67,7 +67,7 @@ const literal = (gid: string): string => {
   return `'${gid}'`;
 };
 
-/** Whoever waits for a standby is seen by everyone; who that is, only by those who may. */
+/** Every role sees that a standby is connected; only privileged roles see which one. */
 const ping: Statement = {
   name: 'ping',
   text: `
@@ -76,8 +76,8 @@ const ping: Statement = {
 };
 
 /**
- * A commit that changes nothing, and waits for the standby to have all that lies before it in the log. A server that was the
- * primary and is a standby by now may have rows that its successor never had, and nobody to wait for.
+ * A commit that changes nothing and waits until the standby has all of the WAL before it. A former primary that is a
+ * standby by now may have rows that its successor never had, and has no standby to wait for.
  */
 const waitForStandby: Statement = {
   name: 'wait-for-standby',
@@ -88,8 +88,8 @@ const waitForStandby: Statement = {
 };
 
 /**
- * Prepared SQL on the pool of a data source. Statements name their schema. Everything throws `unavailable` when Postgres
- * cannot be reached, is overloaded or gave up on a lock or a statement, and the driver's error otherwise. Nothing is
+ * Prepared SQL on the pool of a data source. Statements must name their schema. All methods throw `unavailable` if Postgres
+ * cannot be reached, is overloaded, or gave up on a lock or a statement, and the driver's error otherwise. Nothing is
  * retried.
  */
 export class Sql implements Queries {
@@ -98,19 +98,19 @@ export class Sql implements Queries {
     private readonly name: string,
   ) {}
 
-  /** Outside of a transaction: the statement is committed when the promise resolves. */
+  /** Runs a statement outside of a transaction: it is committed when the promise resolves. */
   query<Row>(statement: Statement, values?: readonly unknown[]): Promise<Row[]> {
     return this.withSession((session) => session.query<Row>(statement, values));
   }
 
-  /** Commits when `work` resolves and rolls back when it throws. Await every query inside it. */
+  /** Commits if `work` resolves and rolls back if it throws. Await every query inside it. */
   transaction<T>(work: (sql: Queries) => Promise<T>): Promise<T> {
     return this.ending('COMMIT', work);
   }
 
   /**
-   * The first phase of a two-phase commit: what `work` has done is kept, and seen by nobody, until `finishPrepared` says
-   * what becomes of it. Meanwhile it holds its locks and keeps the server from tidying up, also when this process dies.
+   * The first phase of a two-phase commit: the changes of `work` are durable but invisible until `finishPrepared` commits
+   * or rolls them back. Until then the prepared transaction holds its locks and blocks vacuum, even if this process dies.
    *
    * @param gid names the transaction on the whole server; 1 to 200 characters of a-z, 0-9, colon and hyphen
    */
@@ -118,7 +118,11 @@ export class Sql implements Queries {
     return this.ending(`PREPARE TRANSACTION ${literal(gid)}`, work);
   }
 
-  /** The second phase. @returns whether there was such a transaction; not when it has been finished before */
+  /**
+   * The second phase.
+   *
+   * @returns whether the prepared transaction existed; false if it was finished before
+   */
   async finishPrepared(gid: string, outcome: 'commit' | 'rollback'): Promise<boolean> {
     try {
       await this.withSession((session) =>
@@ -136,13 +140,13 @@ export class Sql implements Queries {
       await session.send({ text: 'BEGIN' });
       try {
         const result = await work(session);
-        // The end of a transaction that has failed rolls back, and says so only in its tag.
+        // Ending a failed transaction rolls it back, which only the command tag reports.
         const { command } = await session.send({ text: end });
         if (command === 'ROLLBACK')
           throw new Error('the transaction was rolled back, because a statement in it had failed');
         return result;
       } catch (error) {
-        // Where it fails the connection is dropped, which rolls back as well.
+        // If this fails, the connection is dropped, which rolls back as well.
         if (!session.broken) await session.send({ text: 'ROLLBACK' }).catch(() => undefined);
         throw error;
       }
@@ -150,13 +154,13 @@ export class Sql implements Queries {
   }
 
   /**
-   * What is answered, or done elsewhere, because of what was merely read is read by this: `work` resolves to it once it is
-   * as safe as what is committed now. Where a standby has to have what is committed, that takes a wait: a row whose own
-   * wait was broken off (its connection or its server ended) can be seen here and is lost with this server. It is waited
-   * for over the connection that has read: another one may lead to a server that has taken over, and says nothing of this.
-   * Without such a standby it does nothing more than read.
+   * Reads data on which an answer, or an effect elsewhere, will be based: it resolves once that data is as durable as a
+   * commit made now. With a synchronous standby this takes a wait: a row whose own wait was cancelled (its connection or
+   * its server ended) is visible here but would be lost with this server. The wait uses the connection that has read,
+   * because another one may lead to a server that has taken over and knows nothing of the row. Without a synchronous
+   * standby, this only reads.
    *
-   * @param isTold whether what was read counts; otherwise nobody waits
+   * @param isTold whether the result will be used; if not, there is no wait
    */
   readSafely<T>(work: (sql: Queries) => Promise<T>, isTold: (read: T) => boolean = () => true): Promise<T> {
     return this.withSession(async (session) => {
@@ -169,7 +173,11 @@ export class Sql implements Queries {
     });
   }
 
-  /** Whether it can be used, and how well. @throws when it cannot */
+  /**
+   * Whether the database can be used, and how well.
+   *
+   * @throws CleaveError `unavailable` if it cannot be used
+   */
   async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
     const [row] = await this.query<{ isAlone: boolean }>(ping);
     const { isAlone } = row!;
@@ -184,7 +192,7 @@ export class Sql implements Queries {
       throw notConnected(error, this.name);
     });
     const session = new Session(client, this.name);
-    // A connection that breaks between two statements would end the process if nobody listened.
+    // Without a listener, a connection that breaks between two statements would end the process.
     const breaks = (error: Error) => (session.broken = error);
     client.on('error', breaks);
     try {

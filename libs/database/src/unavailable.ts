@@ -1,7 +1,7 @@
 import { whyDistrusted } from '#config';
 import { CleaveError } from '#contracts';
 
-/** What the network, the resolver and the pool say when Postgres cannot be reached or is gone in the middle. */
+/** The errors of the network, the resolver and the pool if Postgres cannot be reached or the connection breaks. */
 const lostConnection = new Set([
   ...['ECONNREFUSED', 'ECONNRESET', 'ECONNABORTED', 'EPIPE', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN'],
   ...['EHOSTUNREACH', 'ENETUNREACH'],
@@ -9,10 +9,10 @@ const lostConnection = new Set([
 const lostConnectionMessage =
   /^(Connection terminated|timeout exceeded when trying to connect|timeout expired|Query read timeout|Client has encountered a connection error|Client was closed|Cannot use a pool after calling end)/;
 
-/** SQLSTATEs after which the connection is of no more use: refused, lost, shut down, no more room, or a standby by now. */
+/** SQLSTATEs after which the connection is useless: refused, lost, shutting down, no capacity, or now a standby. */
 const endsSession = /^(08|28|3D|53|57P|25P03|25P04|25006)/;
 
-/** Why Postgres does not let us in, by its SQLSTATE, and what whoever runs this does about it. */
+/** Why Postgres refuses the connection, by SQLSTATE, and what the operator can do about it. */
 const refusals: readonly [RegExp, (variable: string) => string][] = [
   [/^3D000/, (variable) => `there is no such database. Restore it, or correct ${variable} and start again`],
   [/^28/, (variable) => `it refuses the user or the password. Correct them in ${variable} and start again`],
@@ -21,7 +21,7 @@ const refusals: readonly [RegExp, (variable: string) => string][] = [
   [/^57P03/, () => 'it is starting or recovering. Wait for it; its log says what it does'],
 ];
 
-/** The statement gave up or lost to another one, and the connection is as good as before. */
+/** The statement gave up or lost a conflict; the connection can still be used. */
 const gaveUp: Record<string, string> = {
   '40001': 'the statement conflicted with a concurrent transaction',
   '40P01': 'the statement was cancelled because of a deadlock',
@@ -36,18 +36,18 @@ interface DriverError {
   message: string;
 }
 
-/** TypeORM wraps what the driver said. */
+/** TypeORM wraps the driver's error. */
 const driverErrorOf = (error: unknown): DriverError =>
   (error as { driverError?: DriverError } | undefined)?.driverError ??
   (error as DriverError | undefined) ?? { message: '' };
 
-/** Whether Postgres answered. Everything else comes from the network or the pool. */
+/** Whether Postgres sent the error. All other errors come from the network or the pool. */
 const isAnswer = ({ severity }: DriverError): boolean => severity !== undefined;
 
-/** A prepared statement whose tables a migration has changed: it works again on another connection. */
+/** A prepared statement whose tables a migration has changed; it works again on another connection. */
 const isOutdatedPlan = ({ routine }: DriverError): boolean => routine === 'RevalidateCachedQuery';
 
-/** Whether Postgres is not there, or not for us: a reason to try again, and to drop the connection. */
+/** Whether Postgres is unreachable or cannot serve us: a reason to retry, and to drop the connection. */
 export function isConnectionFailure(error: unknown): boolean {
   const it = driverErrorOf(error);
   if (isAnswer(it)) return endsSession.test(it.code ?? '') || isOutdatedPlan(it);
@@ -58,21 +58,21 @@ export function isConnectionFailure(error: unknown): boolean {
 export const keepsConnection = (error: unknown): boolean =>
   isAnswer(driverErrorOf(error)) && !isConnectionFailure(error);
 
-/** A wrong or missing password (28, SASL) and a database that does not exist (3D) do not get better by waiting. */
+/** Waiting does not help against a wrong or missing password (28, SASL) or a database that does not exist (3D). */
 export const isRefusal = (error: unknown): boolean => {
   const { code, message } = driverErrorOf(error);
   return /^(28|3D)/.test(code ?? '') || message.startsWith('SASL');
 };
 
-/** Its certificate is not believed, or it has none where one is asked for: that does not get better by waiting either. */
+/** The server's certificate is not trusted, or it has none although TLS is required. Waiting does not help here either. */
 export const isDistrusted = (error: unknown): boolean =>
   whyDistrusted(driverErrorOf(error)) !== undefined ||
   driverErrorOf(error).message.startsWith('The server does not support SSL');
 
-/** For people to read: the variable that says where a database is. */
+/** The name of the variable with the URL of a database, for messages. */
 export const variableOf = (name: string): string => `${name.toUpperCase()}_DATABASE_URL (else DATABASE_URL)`;
 
-/** The driver gives up by itself where there is no password to answer with. */
+/** Without a password, the driver fails by itself, with an error that has no SQLSTATE. */
 const whyRefused = (error: unknown, name: string): string | undefined => {
   const { code = '' } = driverErrorOf(error);
   const known = isRefusal(error) && !/^(28|3D)/.test(code) ? '28' : code;
@@ -80,9 +80,9 @@ const whyRefused = (error: unknown, name: string): string | undefined => {
 };
 
 /**
- * The error to throw where there is no connection: Postgres cannot be reached, or does not let us in.
+ * The error to throw if there is no connection: Postgres cannot be reached or refuses it.
  *
- * @param name of the data source, for the person who reads it
+ * @param name of the data source, for the message
  */
 export const notConnected = (error: unknown, name: string): CleaveError => {
   if (error instanceof CleaveError) return error;
@@ -97,7 +97,7 @@ const reasonOf = (error: unknown): string | undefined => {
   return isAnswer(it) ? gaveUp[it.code ?? ''] : undefined;
 };
 
-/** For a commit that is there, and that may be lost with its server. */
+/** The error for a commit that is done but may be lost with its server. */
 export const notReplicated = (name: string): CleaveError =>
   new CleaveError(
     'unavailable',
@@ -105,11 +105,11 @@ export const notReplicated = (name: string): CleaveError =>
   );
 
 /**
- * The error to throw for one of the driver or of TypeORM: `unavailable` when Postgres cannot be reached, is shutting down,
- * has no room, or gave up on the statement; any other error as it is. After `unavailable` a write may or may not have been
- * made: ask again under the same key.
+ * Converts an error of the driver or of TypeORM: to `unavailable` if Postgres cannot be reached, is shutting down, has no
+ * capacity, or gave up on the statement; any other error is returned unchanged. After `unavailable`, a write may or may not
+ * have taken effect: repeat it with the same key.
  *
- * @param name of the data source, for the person who reads it
+ * @param name of the data source, for the message
  */
 export function asUnavailable(error: unknown, name: string): unknown {
   if (error instanceof CleaveError) return error;

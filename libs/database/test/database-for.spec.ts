@@ -40,7 +40,7 @@ class Thing {
 class Things1700000000001 implements MigrationInterface {
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(`CREATE TABLE shop.things (id text PRIMARY KEY, units bigint NOT NULL)`);
-    // Long enough for the others to come while this one migrates.
+    // Long enough for the other instances to arrive while this one migrates.
     await runner.query(`SELECT pg_sleep(0.2)`);
     await runner.query(`CREATE TABLE shop.settings (name text PRIMARY KEY, value text NOT NULL)`);
     await runner.query(`INSERT INTO shop.settings VALUES ('cursor_secret', 'of all instances')`);
@@ -216,7 +216,7 @@ describe('sql', () => {
       throw refusal;
     });
     expect(await failureOf(refused)).toBe(refusal);
-    // A failure that `work` hides has undone the transaction nevertheless.
+    // A failure that `work` hides has rolled back the transaction nevertheless.
     const hidden = sql.transaction(async (within) => {
       await within.query(put, ['e', 5]);
       await failureOf(within.query(put, ['a', 1]));
@@ -272,7 +272,7 @@ describe('sql', () => {
     database = await testDatabase();
     const sql = sqlOf(await start());
     const nap = { name: 'nap', text: 'SELECT pg_sleep(0.05)' };
-    // Connections of which any could be taken.
+    // Several connections, any of which could be used.
     await Promise.all([1, 2, 3].map(() => sql.query(nap)));
     const whoAmI = { name: 'who-reads', text: 'SELECT pg_backend_pid() AS pid' };
     const who = async (isTold: boolean): Promise<number> => {
@@ -329,7 +329,7 @@ describe('a Postgres that lets nobody in any more', () => {
     await admin.end();
   };
 
-  /** A user who may do everything but what only those may who administer the server. */
+  /** A user with all privileges except those of an administrator of the server. */
   const startAs = async (user: string): Promise<TestingModule> => {
     const name = new URL(database.url).pathname.slice(1);
     await asAdmin(
@@ -347,7 +347,7 @@ describe('a Postgres that lets nobody in any more', () => {
     asAdmin(...['wrong_password', 'too_many', 'not_granted', 'no_database'].map((it) => `DROP ROLE IF EXISTS ${it}`)),
   );
 
-  /** Of prepared SQL, of a transaction, and of TypeORM, what each is answered. */
+  /** The answers of prepared SQL, of a transaction, and of TypeORM. */
   const answersOf = async (module: TestingModule): Promise<unknown[]> => {
     const source = module.get<DataSource>(getDataSourceToken('shop'), { strict: false });
     const asked = [
@@ -358,7 +358,7 @@ describe('a Postgres that lets nobody in any more', () => {
     ];
     return Promise.all(
       asked.map(async (ask) => {
-        // The first may still be given a connection whose end nobody has heard of.
+        // The first query may still be given a connection whose end has not been noticed.
         await failureOf(ask());
         const { code, detail } = (await failureOf(ask())) as Error & { code: string; detail: string };
         return `${code}: ${detail}`;

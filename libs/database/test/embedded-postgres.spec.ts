@@ -28,7 +28,7 @@ let folder: string;
 let dataDir: string;
 const servers: EmbeddedPostgres[] = [];
 const processes: ChildProcess[] = [];
-/** Servers whose process a test kills; the next start ends them, unless the test has failed. */
+/** Servers whose owner a test kills; the next start stops them, unless the test has failed. */
 const leftBehind: number[] = [];
 
 const start = async (options: Partial<EmbeddedPostgresOptions> = {}): Promise<EmbeddedPostgres> => {
@@ -37,7 +37,7 @@ const start = async (options: Partial<EmbeddedPostgresOptions> = {}): Promise<Em
   return server;
 };
 
-/** Another process that starts the server, as it was compiled, and then sits there. Its first line tells how it went. */
+/** Starts the compiled server in another process, which then stays idle. Its first line of output is the result. */
 const startElsewhere = async (): Promise<{ child: ChildProcess; url?: string; pid?: number; error?: string }> => {
   const program = `
     import { startEmbeddedPostgres } from '#database';
@@ -71,7 +71,7 @@ const isGone = async (pid: number): Promise<boolean> => (await startOf(pid)) ===
 
 beforeAll(async () => {
   folder = await mkdtemp(join(tmpdir(), 'cleave-database-'));
-  // Every account may pass: what is closed to others has a test of its own.
+  // Every account may traverse it; a separate test covers a folder that is closed to others.
   await chmod(folder, 0o755);
   dataDir = join(folder, 'data');
 });
@@ -86,7 +86,7 @@ afterAll(() => rm(folder, { recursive: true, force: true }));
 
 describe('an embedded Postgres', () => {
   it('makes its data, keeps them and its port over a restart, and listens on loopback alone', async () => {
-    // A first start that was cut short.
+    // The leftovers of an interrupted first start.
     await mkdir(join(dataDir, `postgres.new-${idOfNobody}`, 'data', 'base'), { recursive: true });
     const first = await start();
     expect(await readdir(dataDir)).toEqual(['postgres']);
@@ -176,7 +176,7 @@ describe('an embedded Postgres', () => {
       expect(again.filter((it) => it.url)).toHaveLength(1);
       expect(await query(again.find((it) => it.url)!.url!, 'SELECT 1 AS one')).toEqual([{ one: 1 }]);
       await Promise.all(again.map((it) => kill(it.child)));
-      // Ends the server that is left.
+      // Stops the server that is left.
       await (await start()).stop();
     } finally {
       dataDir = before;

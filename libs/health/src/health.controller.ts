@@ -92,8 +92,8 @@ export class HealthController {
   }
 
   /**
-   * Keeps the reason for the log. It may name servers and users, so callers learn no more than what was written for them; that
-   * says what to do.
+   * Keeps the reason for the log. The reason may name servers and users, so callers see only what was written for them: the
+   * detail of a `CleaveError`, which says what to do.
    */
   private async run(name: string, check: Check, reasons: Map<string, unknown>): Promise<Condition | undefined> {
     try {
@@ -105,7 +105,7 @@ export class HealthController {
     }
   }
 
-  /** Health is asked for every few seconds, so only changes are logged. */
+  /** Health is probed every few seconds, so only changes are logged. */
   private logChanges({ details }: HealthCheckResult, reasons: Map<string, unknown>): void {
     for (const [name, { status, message }] of Object.entries(details)) {
       if (status !== 'down' && this.down.delete(name)) this.logger.log(`${name} can be used again.`);
@@ -116,7 +116,7 @@ export class HealthController {
   }
 }
 
-/** Whoever comes is refused, and should go elsewhere; the checks tell nothing of that. */
+/** New clients are refused and should use another instance, which no check reports. */
 const reportOfFull = (): HealthCheckResult => {
   const message = 'The maximum number of connections (HTTP_MAX_CONNECTIONS) is reached; further ones are refused.';
   const error = { connections: { status: 'down', message } } as const;

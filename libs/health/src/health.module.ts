@@ -10,7 +10,7 @@ import { Readiness } from './readiness.js';
 /** `GET /health/live` and `GET /health/ready`, and the `Readiness` that every module may add its checks to. */
 @Global()
 @Module({
-  // The controller logs what fails itself: once, and without addresses of servers.
+  // The controller logs failures itself: once each, and without the addresses of servers.
   imports: [TerminusModule.forRoot({ logger: false })],
   controllers: [HealthController],
   providers: [Readiness],

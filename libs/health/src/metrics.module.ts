@@ -3,7 +3,7 @@ import { Metrics, Traces, observeProcess, type TelemetrySettings } from '#teleme
 import { LogLevelController } from './log-level.controller.js';
 import { MetricsController } from './metrics.controller.js';
 
-/** `GET /metrics`, the level of the log, and the `Metrics` and `Traces` that every module reports to. */
+/** `GET /metrics`, the log level, and the `Metrics` and `Traces` that every module reports to. */
 @Module({ controllers: [MetricsController, LogLevelController] })
 export class MetricsModule implements OnApplicationShutdown {
   private readonly stopSampling: () => void;

@@ -1,7 +1,7 @@
 import type { Meter } from '@opentelemetry/api';
 import { states, type Readiness } from './readiness.js';
 
-/** What `/health/ready` tells, for those who watch many instances. */
+/** Reports the result of `/health/ready` as metrics, to monitor many instances. */
 export const observeReadiness = (meter: Meter, readiness: Readiness): void => {
   const check = meter.createObservableGauge('health.check', {
     description: 'State of each dependency: 1 for its current state, 0 for the others.',

@@ -2,11 +2,11 @@ import { setTimeout } from 'node:timers/promises';
 import { Injectable } from '@nestjs/common';
 import { keptFor } from '#periodic';
 
-/** What a check tells of a thing that can be used. */
+/** The result of a check of a dependency that can be used. */
 export interface Condition {
   /** It can be used, but somebody should look at it. */
   isDegraded: boolean;
-  /** For callers to see. */
+  /** Shown to callers. */
   details: Record<string, unknown>;
 }
 
@@ -15,20 +15,24 @@ export type State = (typeof states)[number];
 
 export type Check = () => Promise<Condition | void>;
 
-/** What a process passes requests on to. */
+/** The state of the services that a process forwards requests to. */
 export interface Behind {
   states: ReadonlyMap<string, State>;
-  /** Whether enough of it can be used. */
+  /** Whether enough of them can be used. */
   canServe: boolean;
 }
 
-/** How long all that is asked may take to answer, in milliseconds. */
+/** How long all checks together may take, in milliseconds. */
 export const checkWithinMs = 2_000;
 
-/** How long what a check has told is told again: whoever asks often does not have the database asked as often. */
+/**
+ * How long the result of a check is cached, in milliseconds, so that frequent probes do not query the database as often.
+ */
 const keepMs = 1_000;
 
-/** What a module needs in order to serve. Modules add their own checks; `/health/ready` asks them all. */
+/**
+ * The dependencies that the modules need in order to serve. Modules add their own checks; `/health/ready` runs them all.
+ */
 @Injectable()
 export class Readiness {
   private readonly registered = new Map<string, Check>();
@@ -36,13 +40,19 @@ export class Readiness {
   private readBehind: () => Promise<Behind> = () => Promise.resolve({ states: new Map(), canServe: true });
   private closing = false;
 
-  /** @param check resolves when the thing can be used; what it rejects with is logged, never shown to callers */
+  /**
+   * @param check resolves if the dependency can be used. Its error is logged; callers see only the detail of a
+   *   `CleaveError`
+   */
   add(name: string, check: Check): void {
     if (this.registered.has(name)) throw new Error(`There is a readiness check called ${name} already.`);
     this.registered.set(name, keptFor(keepMs, checkWithinMs, check));
   }
 
-  /** Has what is behind the process told of as well; it is no check, as the process can serve while some of it is down. */
+  /**
+   * Also reports the services behind the process. They are not a check, because the process can serve while some of them
+   * are down.
+   */
   watchBehind(read: () => Promise<Behind>): void {
     this.readBehind = keptFor(keepMs, checkWithinMs, read);
   }
@@ -59,18 +69,18 @@ export class Readiness {
     return this.closing;
   }
 
-  /** Whether everything that is needed can be used; false as well when that cannot be told in time. */
+  /** Whether all dependencies can be used; false if a check takes too long. */
   async canServe(): Promise<boolean> {
     const states = await this.states();
     return !this.closing && [...states.values()].every((it) => it !== 'down');
   }
 
-  /** What is needed, by name; down as well what cannot be told in time. */
+  /** The state of each dependency by name; `down` if a check takes too long. */
   async states(): Promise<ReadonlyMap<string, State>> {
     const ended = new AbortController();
     const late = setTimeout(checkWithinMs, 'down' as const, { signal: ended.signal }).catch(() => 'down' as const);
     const asked = [...this.checks].map(async ([name, check]): Promise<[string, State]> => {
-      // Why is told by the log, when the health is asked for.
+      // The reason is logged when the health is probed.
       const state = (async () => ((await check())?.isDegraded ? 'degraded' : 'up'))().catch(() => 'down' as const);
       return [name, await Promise.race([state, late])];
     });
@@ -83,7 +93,7 @@ export class Readiness {
     this.listeners.push(listener);
   }
 
-  /** From now on the process is not ready, however well it does. */
+  /** From now on the process is not ready, whatever its checks report. */
   shutDown(): void {
     this.closing = true;
     for (const listener of this.listeners) listener();

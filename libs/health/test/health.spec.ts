@@ -26,7 +26,7 @@ const start = async (drainDelayMs = 0, connections: RestAppOptions['connections'
 
 afterEach(() => app.close());
 
-/** What a check has told is told for a second. */
+/** The result of a check is cached for a second. */
 const keptMs = (): Promise<void> => sleep(1_050);
 
 const ask = async (path: string) => {
@@ -135,7 +135,7 @@ it('asks for what it needs once a second at most, however often it is asked itse
   const answers = await Promise.all(Array.from({ length: 50 }, () => ask('ready')));
   expect(new Set(answers.map(({ status }) => status))).toEqual(new Set([200]));
   expect(await readiness.canServe()).toBe(true);
-  // It may have taken longer than a second to answer them all.
+  // Answering them all may have taken longer than a second.
   expect(asked).toBeLessThanOrEqual(1 + Math.floor((performance.now() - startedAt) / 1_000));
   const before = asked;
   await keptMs();

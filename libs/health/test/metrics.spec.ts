@@ -61,7 +61,7 @@ describe('GET /metrics', () => {
     const app = await start();
     const until = async (figure: string, isSo: (seconds: number) => boolean, block = (): void => {}) => {
       for (let seconds = Number.NaN; !isSo(seconds);) {
-        // Some samples: what is asked for more often than it is sampled has nothing new to tell.
+        // Some samples: reading more often than they are taken gives nothing new.
         await sleep(200);
         block();
         seconds = (await read(app)).get(`nodejs_eventloop_delay_${figure}_seconds`) ?? Number.NaN;
@@ -72,7 +72,7 @@ describe('GET /metrics', () => {
       while (performance.now() < blockedUntil);
     };
     await until('max', (seconds) => seconds > 0.2, block);
-    // It is told once; and of the 20 ms between two samples nothing shows.
+    // A high value is reported once; and the 20 ms between two samples are not counted as delay.
     await until('max', (seconds) => seconds < 0.2);
     await until('min', (seconds) => seconds < 0.01);
   });

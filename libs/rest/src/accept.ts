@@ -1,8 +1,9 @@
 /**
- * Whether `Accept` (RFC 9110, 12.5.1) asks for a type of media rather than for the usual one: it wants it more, or as much
- * and names it. Parameters other than the weight make no difference.
+ * Whether an `Accept` header (RFC 9110, 12.5.1) prefers a media type over the usual one: it gives the type a higher weight,
+ * or the same weight and names it explicitly. Parameters other than the weight are ignored.
  *
- * @param wanted and `usual` in lower case
+ * @param wanted the media type, in lower case
+ * @param usual the media type sent by default, in lower case
  */
 export const isAskedFor = (accept: string, wanted: string, usual: string): boolean => {
   const weights = weightsIn(accept);
@@ -11,19 +12,19 @@ export const isAskedFor = (accept: string, wanted: string, usual: string): boole
   return weight > 0 && (weight > usually || (weight === usually && weights.has(wanted)));
 };
 
-/** By range; the highest where one is named several times. */
+/** Weights by media range. If a range is listed more than once, its highest weight counts. */
 const weightsIn = (accept: string): ReadonlyMap<string, number> => {
   const weights = new Map<string, number>();
   for (const element of accept.toLowerCase().split(',')) {
     const [range, ...parameters] = element.split(';').map((it) => it.trim());
     const named = parameters.find((it) => it.startsWith('q='));
     const weight = named === undefined ? 1 : Number(named.slice(2));
-    // One that cannot be a weight wants nothing.
+    // An invalid weight counts as not acceptable.
     if (weight >= 0 && weight <= 1) weights.set(range!, Math.max(weight, weights.get(range!) ?? 0));
   }
   return weights;
 };
 
-/** Of the range that says most of it. */
+/** The weight of the most specific range that matches. */
 const weightOf = (weights: ReadonlyMap<string, number>, type: string): number =>
   weights.get(type) ?? weights.get(`${type.slice(0, type.indexOf('/'))}/*`) ?? weights.get('*/*') ?? 0;

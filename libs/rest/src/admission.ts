@@ -13,15 +13,15 @@ import { sendProblem } from './problems.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Since when it counts among those under way; undefined when it does not. */
+    /** When the limiter admitted the request; undefined while the request does not count as in flight. */
     admittedAt: number | undefined;
   }
 }
 
 /**
- * Has what an `@Endpoint` answers limited: reads and writes apart, so that neither starves the other. Who is too many is
- * refused before the body is read. Counted is the work alone: neither a caller who is slow to send, nor one who is slow to
- * read, nor one who follows a stream, keeps others away.
+ * Limits the concurrency of all routes with an `@Endpoint`. Reads and writes have separate limiters so that neither starves
+ * the other. Excess requests are refused before their body is read. Only the handler's work counts as in flight, so slow
+ * senders, slow readers and followers of a stream do not use up capacity.
  */
 export const limitRoutes = (fastify: FastifyInstance, admission: Admission, early: EarlyRefusals): void => {
   fastify.decorateRequest('admittedAt', undefined);
@@ -42,7 +42,7 @@ const limitRoute = (route: RouteOptions, limiter: Limiter): void => {
     else done();
   };
   const begin: preHandlerHookHandler = (request, reply, done) => {
-    // Others may have begun while the body was on its way.
+    // Other requests may have been admitted while this body was being read.
     if (limiter.refuses()) return refuse(reply, limiter);
     request.admittedAt = limiter.enter();
     done();

@@ -47,14 +47,14 @@ import { refuseUnreadQueries } from './unread-queries.js';
 
 export interface RestAppOptions extends BrowserOptions {
   logger?: LoggerService;
-  /** Who finds out who asks; everybody may do everything when left out. */
+  /** Authenticates callers. If left out, every caller may do everything. */
   authenticator?: Authenticator;
-  /** The largest body that is read, in bytes. */
+  /** The largest request body accepted, in bytes. */
   bodyLimitBytes?: number;
   /**
-   * How long a closing app, though it is not ready any more, goes on taking connections while anybody is connected, in
-   * milliseconds. It answers what still comes, and says each time that this is the last answer on the connection. A caller
-   * that keeps unused connections for less than this never has a request meet a connection that is being closed.
+   * How long a closing app keeps accepting connections while any client is connected, in milliseconds, although it already
+   * reports not ready. Each response in that time carries `Connection: close`. A client that keeps idle connections for
+   * less than this time never sends a request on a connection that is being closed.
    */
   drainDelayMs?: number;
   /** How long a closing app waits for requests in flight before it cuts their connections, in milliseconds. */
@@ -65,7 +65,7 @@ export interface RestAppOptions extends BrowserOptions {
 
 const sweepIntervalMs = 250;
 const unusedCheckMs = 25;
-/** Who balances requests over connections of their own, and looks twice a second who is ready, has seen by then that this one stops. */
+/** A load balancer that probes readiness twice a second over separate connections has noticed the shutdown by then. */
 const quietMs = 600;
 const jsonType = 'application/json; charset=utf-8';
 
@@ -78,10 +78,10 @@ class RestModule {
 }
 
 /**
- * A Nest app on Fastify that reads JSON, answers errors as problem documents and finishes what is in flight when it is
- * closed. Not yet listening: mount documents, then `listen`.
+ * A Nest app on Fastify that reads JSON, answers errors as problem documents and finishes requests in flight when it is
+ * closed. It does not listen yet: mount the documents, then call `listen`.
  *
- * @throws whatever keeps the root module from starting
+ * @throws any error that keeps the root module from starting
  */
 export const createRestApp = async (
   rootModule: Type | DynamicModule,
@@ -112,18 +112,20 @@ export const createRestApp = async (
   limitRoutes(fastify, app.get(Admission), adapter.earlyRefusals);
   auditRoutes(fastify, authenticator);
   refuseUnreadQueries(fastify);
-  // After the hooks of modules, which have been made by now: whoever tells that the app closes does so before the delay.
+  // This hook runs after those of the modules, which are already registered, so modules announce the shutdown before the
+  // delay starts.
   if (drainDelayMs > 0) fastify.addHook('preClose', () => adapter.unused(drainDelayMs));
   return app.useGlobalFilters(new ProblemFilter());
 };
 
-/** What keeps a request from its handler, whatever the handler is. */
+/** Refusals that apply to every request before its handler runs. */
 const refusalOf = (request: FastifyRequest, reply: FastifyReply): CleaveError | undefined => {
   const { headers, httpVersion, url = '' } = request.raw;
   if (headers.host === undefined && httpVersion === '1.1') return withoutHost();
   const ofFields = refusalOfFields(request.raw);
   if (ofFields || distrusted.has(request.raw.socket)) {
-    // Others may have understood it in another way, and with it what comes behind it.
+    // A proxy may have parsed this request differently (request smuggling), so later requests on the connection are suspect
+    // too.
     distrusted.add(request.raw.socket);
     reply.header('connection', 'close');
     return (
@@ -149,10 +151,10 @@ const allTaken =
 const refusalOfFull = ({ routeOptions: { config } }: FastifyRequest): CleaveError | undefined =>
   (config as Partial<EndpointConfig>).isAlwaysAdmitted ? undefined : new CleaveError('unavailable', allTaken);
 
-/** Connections on which nothing is carried out any more. */
+/** Connections on which no further request is carried out. */
 const distrusted = new WeakSet<Socket>();
 
-/** Fields that others may understand in another way than we do, when they are sent so. */
+/** Refuses header fields that a proxy in front may interpret differently. */
 const refusalOfFields = ({ rawHeaders, headers }: IncomingMessage): CleaveError | undefined => {
   if (rawHeaders.length > 2 * limits.headers)
     return new CleaveError('headers-too-large', `A request has at most ${limits.headers} header fields; send fewer.`);
@@ -167,7 +169,7 @@ const refusalOfFields = ({ rawHeaders, headers }: IncomingMessage): CleaveError 
   return new CleaveError('invalid-request', detail);
 };
 
-/** Whoever passes a request on and whoever answers it may each take another one. */
+/** If one of these is repeated, a proxy and this server may each use a different value. */
 const sentOnce = ['host', 'authorization'] as const;
 
 const countOf = (name: string, rawHeaders: readonly string[]): number => {
@@ -179,14 +181,17 @@ const countOf = (name: string, rawHeaders: readonly string[]): number => {
   return count;
 };
 
-/** What would be lost on its way where `Connection` names it (RFC 9110, 7.6.1), and with it what was meant. */
+/**
+ * A proxy removes every field that `Connection` names (RFC 9110, 7.6.1). Removing one of these would change the request's
+ * meaning.
+ */
 const endToEnd = new Set([
   ...['host', 'authorization', 'content-type', 'content-length', 'content-encoding', 'idempotency-key'],
   ...['if-match', 'if-none-match', 'last-event-id', 'origin', 'stripe-signature', 'cleave-caller'],
   ...['forwarded', 'x-forwarded-for', 'x-forwarded-host', 'x-forwarded-proto'],
 ]);
 
-/** The router takes the first character of `*things` for a slash. */
+/** The router would treat the first character of `*things` as a slash. */
 const hasPath = (target: string): boolean => target.startsWith('/') || absoluteTarget.test(target);
 
 const absolutePart = /^https?:\/\/[^/?]+(?=\/)/i;
@@ -200,7 +205,7 @@ const withoutFragment = (url: string): string => {
 const withoutHost = (): CleaveError =>
   new CleaveError('invalid-request', 'An HTTP/1.1 request must have a header Host; send the name of this server.');
 
-/** The router decodes the path and refuses what it cannot decode, but passes such a query on as it is. */
+/** The router decodes the path and refuses one that it cannot decode, but passes an undecodable query on unchanged. */
 const isQueryDecodable = (url: string): boolean => {
   const start = url.indexOf('?');
   if (start < 0 || !url.includes('%', start)) return true;
@@ -223,7 +228,7 @@ interface AdapterOptions {
   patienceMs: number;
   connections: ConnectionLimits;
   browsers: Browsers;
-  /** Whether callers are not authenticated. */
+  /** Whether authentication is turned off. */
   isOpen: boolean;
 }
 
@@ -231,7 +236,7 @@ const notHooked = (): never => {
   throw new Error('RestAdapter has no hook for this; add one to Fastify instead.');
 };
 
-/** Nest's adapter, with our answers to what fails before a handler is found, and with a drain before the shutdown. */
+/** Nest's Fastify adapter, with problem documents for failures before a handler is found, and a drain before shutdown. */
 class RestAdapter extends FastifyAdapter {
   readonly earlyRefusals: EarlyRefusals;
   private draining = false;
@@ -254,13 +259,13 @@ class RestAdapter extends FastifyAdapter {
         headersTimeout: Math.min(headersMs, requestMs),
         connectionsCheckingInterval: lookMs,
         maxHeaderSize: limits.headerBytes,
-        // Node would answer without a word; the hook of the app says what is missing.
+        // Node would answer 400 without a body; the onRequest hook below explains what is missing.
         requireHostHeader: false,
       },
-      // The path, of an absolute target as well, and no fragment is what everybody goes by, whoever passes it on as well.
+      // Route by the path alone, without the authority of an absolute target and without a fragment, as proxies do.
       rewriteUrl: ({ url = '/' }) => withoutFragment(url.startsWith('/') ? url : url.replace(absolutePart, '')),
       routerOptions: { maxParamLength: limits.parameterLength },
-      // A request on a connection that was kept alive is still answered, and told that it was the last one.
+      // Requests on connections kept alive are still served during the drain; the response carries `Connection: close`.
       return503OnClosing: false,
       genReqId: ({ headers }: IncomingMessage) => requestIdOf(headers['x-request-id']),
       frameworkErrors: (error: FastifyError, request: FastifyRequest, reply: FastifyReply) => {
@@ -277,7 +282,7 @@ class RestAdapter extends FastifyAdapter {
       const isFull = this.tellOfConnection(request, reply);
       if (browsers.tell(request, reply)) return;
       const refusal = refusalOf(request, reply) ?? (isFull ? refusalOfFull(request) : undefined);
-      // Fastify sees to it that what follows the body is still part of it.
+      // Fastify preserves the async context, so the code that runs after the body was read still belongs to this work.
       withWork(observed.begin(request, reply), () => done(refusal));
     });
     this.instance.addHook('onRoute', (route) => {
@@ -298,7 +303,7 @@ class RestAdapter extends FastifyAdapter {
     );
   }
 
-  /** Lets Fastify have only the requests that need not, or cannot, be refused without it. */
+  /** Passes to Fastify only those requests that need not, or cannot, be refused before it. */
   private refuseEarly(server: Server): void {
     const handlers = server.listeners('request') as RequestListener[];
     server.removeAllListeners('request');
@@ -320,7 +325,11 @@ class RestAdapter extends FastifyAdapter {
     return headers.host !== undefined && !isForPages && refusalOfFields(request) === undefined;
   }
 
-  /** Names the request, and says whether it was the last on its connection. @returns whether that is beyond the limit */
+  /**
+   * Sets the request id, and `Connection: close` if this is the last response on the connection.
+   *
+   * @returns whether the connection is beyond the limit
+   */
   private tellOfConnection({ id, raw }: FastifyRequest, reply: FastifyReply): boolean {
     const isFull = this.connections.isSpare(raw.socket);
     reply.header('x-request-id', id);
@@ -330,8 +339,9 @@ class RestAdapter extends FastifyAdapter {
   }
 
   /**
-   * Called before anything else of ours. Nest then adds a hook to each request, and one after each answer, for everything
-   * that could be set up later: as long as none of it is used, they cost a tenth of the request and do nothing.
+   * The constructor of `FastifyAdapter` calls this before our own code runs. Nest then adds a hook per request and one per
+   * response for features that may be configured later. Unused, they still cost a tenth of the request, so `addHook` does
+   * nothing for Nest.
    */
   override setInstance(instance: unknown): void {
     super.setInstance(Object.create(instance as object, { addHook: { value: () => instance } }));
@@ -343,28 +353,28 @@ class RestAdapter extends FastifyAdapter {
   override setOnResponseHook = notHooked;
 
   override reply(reply: FastifyReply, value: unknown, status?: number) {
-    // Of a text there is nothing to find out.
+    // The text is already encoded.
     if (value instanceof JsonText) return reply.type(jsonType).send(value.text);
     return super.reply(reply, encodeReply(value, reply), status);
   }
 
   /**
-   * Nest destroys modules before it stops listening. Here requests in flight are finished first, while all they need
-   * is still there.
+   * Nest destroys modules before it stops listening. This override finishes requests in flight first, while the modules
+   * they need still work.
    */
   override async beforeClose(): Promise<void> {
     super.beforeClose();
     this.draining = true;
     const { server } = this.instance;
-    // Fastify tells only requests that come later that their connection ends.
+    // Fastify sets `Connection: close` only on requests that arrive after closing began.
     for (const answer of [...this.connections].map(answerOn))
       if (answer && !answer.headersSent) answer.setHeader('connection', 'close');
     const sweep = setInterval(() => {
       if (server.listening) return;
       server.closeIdleConnections();
-      // Who follows events goes on at another instance, from the last one received.
+      // A client that follows events resumes at another instance, from the last event it received.
       for (const stream of this.connections.streams) stream.destroy();
-      // Node waits for connections that were opened in advance as if a request were under way.
+      // Node waits for preconnected sockets that have not sent a request as if one were in flight.
       for (const socket of this.connections) if (answerOn(socket) === undefined) socket.destroy();
     }, sweepIntervalMs);
     const cut = setTimeout(() => {
@@ -378,8 +388,8 @@ class RestAdapter extends FastifyAdapter {
   }
 
   /**
-   * Waits until nobody is connected, nor has come lately, at most `timeoutMs`. Those who follow events do not count: they are sent away
-   * when all others are gone.
+   * Waits until no client is connected and none has connected within `quietMs`, for at most `timeoutMs`. Event streams do
+   * not count; they are closed after all other connections are gone.
    */
   async unused(timeoutMs: number): Promise<void> {
     const giveUpAt = performance.now() + timeoutMs;
@@ -391,7 +401,7 @@ class RestAdapter extends FastifyAdapter {
   }
 }
 
-/** Answers a header `Expect` other than `100-continue`, which never becomes a request of Fastify's. */
+/** Answers an `Expect` header other than `100-continue`; node never passes such a request to Fastify. */
 const answerExpectation = ({ headers }: IncomingMessage, response: ServerResponse, browsers: Browsers): void => {
   const detail = `The only supported expectation is 100-continue, not ${headers.expect}; leave the header Expect out.`;
   const problem = problemOf('expectation-failed', detail);
@@ -405,21 +415,24 @@ const answerExpectation = ({ headers }: IncomingMessage, response: ServerRespons
   response.end(body);
 };
 
-/** Fastify says of what HEAD would leave out that it has no bytes: that is not how long the value is that is unchanged (RFC 9110, 8.6). */
+/**
+ * For a 304 to HEAD, Fastify sets the length of the empty payload, but `Content-Length` must be that of the unchanged
+ * representation (RFC 9110, 8.6).
+ */
 const leaveOutLength: onSendHookHandler = (_, reply, payload, done) => {
   if (reply.statusCode === 304) reply.removeHeader('content-length');
   done(null, payload);
 };
 
-/** Of a route that does not say what it answers, anything may come. */
+/** A route that does not declare its replies may answer with a stream. */
 const mayStream = ({ config }: RouteOptions): boolean => {
   const { replies } = (config ?? {}) as Partial<EndpointConfig>;
   return !replies || Object.values(replies).some(({ streamedAs }) => streamedAs !== undefined);
 };
 
-/** Answers what node's HTTP parser refuses, which never becomes a request. */
+/** Answers requests that node's HTTP parser rejects and that therefore never reach Fastify. */
 const answerUnreadable = (error: NodeJS.ErrnoException, socket: Socket, browsers: Browsers): void => {
-  // As node does: never write into an answer that has begun.
+  // As node does: never write into a response that has begun.
   if (error.code !== 'ECONNRESET' && socket.writable && !answerOn(socket)?.headersSent)
     socket.write(unreadableAnswer(error, browsers));
   socket.destroy();
@@ -430,11 +443,11 @@ const unreadableAnswer = ({ code }: NodeJS.ErrnoException, browsers: Browsers): 
   return rawAnswer(problem.status, { 'content-type': problemType, ...browsers.headers }, JSON.stringify(problem));
 };
 
-/** Without a document: it may have been asked for the head alone. */
+/** Without a body, because the request that was not read may be a HEAD. */
 const refusalOfUnheard = (browsers: Browsers): string =>
   rawAnswer(503, { [fullHeader]: 'connections', 'retry-after': '1', ...browsers.headers });
 
-/** An answer as it goes over the wire, the last on its connection. */
+/** A raw HTTP/1.1 response, the last on its connection. */
 const rawAnswer = (status: number, headers: Record<string, string>, body = ''): string =>
   [
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}`,

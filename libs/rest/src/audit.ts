@@ -4,19 +4,22 @@ import { CleaveError, auditedOperations, limits, type Scope } from '#contracts';
 import { countedAs, withoutKeySecrets, type Authenticator, type NewAuditEntry } from '#security';
 import type { EndpointConfig } from './endpoint.js';
 
-/** What is written down when somebody asks for it, and what they have to be allowed for it. */
+/** An operation that is recorded in the audit log, and the scope it requires. */
 export interface Audited {
   operation: string;
   scope: Scope;
 }
 
-/** Calls `add` with each method and path at which something is written down. HEAD tells of what GET would answer. */
+/**
+ * Calls `add` with each audited method and path. An audited GET is audited as HEAD too, which reveals what GET would
+ * answer.
+ */
 export const eachAudited = (add: (method: string, path: string, audited: Audited) => void): void => {
   for (const [operation, [method, path, scope]] of Object.entries(auditedOperations))
     for (const it of method === 'GET' ? ['GET', 'HEAD'] : [method]) add(it, path, { operation, scope });
 };
 
-/** Has what is done at the routes of this process written down, once it is known who asks and that there is room for it. */
+/** Audits the routes of this process. The hooks run after authentication and admission. */
 export const auditRoutes = (fastify: FastifyInstance, authenticator: Authenticator): void => {
   const names = new Map<string, string>();
   eachAudited((method, path, { operation }) => names.set(`${method} ${path}`, operation));
@@ -31,8 +34,9 @@ export const auditRoutes = (fastify: FastifyInstance, authenticator: Authenticat
 };
 
 /**
- * Writes down who asks before it is done, and what it was answered with before that is sent. Where the first cannot be
- * written nothing is done. Of those who are refused before that, whoever was not allowed has the second alone.
+ * Writes one audit entry before the operation, with the caller, and one with the status before the response is sent. If the
+ * first cannot be written, the operation is not carried out. A caller who is refused with 403 before that gets only the
+ * second entry.
  */
 export const auditing = (
   authenticator: Authenticator,
@@ -46,11 +50,11 @@ export const auditing = (
     return {
       ...{ tenant, account, key_id: keyId ?? null, is_operator: scopes.has('operator') },
       ...{ operation, request_id: request.id, status: null },
-      // Somebody in a hurry may have put a key where its id belongs.
+      // A caller may have put a key into the path by mistake, where its id belongs.
       target: withoutKeySecrets(request.url.split(/[?#]/, 1)[0]!.slice(0, limits.urlLength)),
     };
   };
-  /** @returns undefined where there is nothing to write */
+  /** @returns undefined if there is nothing to write */
   const end = (request: FastifyRequest, status: number, made: unknown): Promise<void> | undefined => {
     const entry = begun.get(request);
     if (entry) {
@@ -75,7 +79,7 @@ export const auditing = (
       if (!written) return done(null, payload);
       const lost = (error: unknown): void =>
         new Logger('Audit').error(
-          // What is said to callers who are refused, that it had no effect, is not true of this one.
+          // The error's detail says that the request had no effect, which is not true here, so only its code is logged.
           `the outcome of request ${request.id} could not be written to the audit log (${error instanceof CleaveError ? error.code : String(error)})`,
         );
       void written.catch(lost).then(() => done(null, payload));

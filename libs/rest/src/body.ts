@@ -3,8 +3,8 @@ import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { CleaveError, invalidRequest, limits } from '#contracts';
 
 /**
- * Makes JSON in UTF-8 the one body the server reads. A request without a body has the body `undefined`, whatever its
- * content type says; the schema of the endpoint decides whether that is enough. An endpoint may ask for the bytes instead.
+ * Accepts only JSON in UTF-8 as a request body. A request without a body has the body `undefined`, whatever its content
+ * type; the schema of the endpoint decides whether that is valid. An endpoint may ask for the raw bytes instead.
  */
 export const readJsonBodies = (fastify: FastifyInstance): void => {
   fastify.removeAllContentTypeParsers();
@@ -21,11 +21,11 @@ export const readJsonBodies = (fastify: FastifyInstance): void => {
   });
 };
 
-/** Whether the endpoint takes its body as it came. */
+/** Whether the endpoint takes the raw bytes of its body. */
 const takesBytes = ({ routeOptions }: FastifyRequest): boolean =>
   (routeOptions.config as { rawBody?: boolean }).rawBody === true;
 
-/** Whether a request comes with a body, which may be empty where it comes in chunks. */
+/** Whether a request has a body. A chunked body may turn out to be empty. */
 export const hasBody = ({ headers }: FastifyRequest): boolean =>
   headers['transfer-encoding'] !== undefined || (headers['content-length'] ?? '0') !== '0';
 
@@ -43,8 +43,8 @@ const parseJsonBody = (body: Buffer, request: FastifyRequest): unknown => {
   const startsWithBom = body[0] === 0xef && body[1] === 0xbb && body[2] === 0xbf;
   const json = body.toString('utf8', startsWithBom ? 3 : 0);
   const value = parse(json);
-  // Keys can be written with escapes, so a backslash is as suspicious as the name itself; and only a number with a large
-  // exponent or many digits can be beyond what a double holds.
+  // Keys can contain escapes, so a backslash is as suspicious as the name itself. Only a number with a large exponent or
+  // many digits can exceed the range of a double.
   if (/__proto__|prototype|\\u|e\+?\d{3}|\d{16}/i.test(json)) {
     refuseTreacherous(value);
     refuseLossy(value, json);
@@ -59,7 +59,7 @@ const parse = (json: string): unknown => {
   try {
     return JSON.parse(json);
   } catch (error) {
-    // What is around the fault is told by Node, in quotes, and may be about somebody.
+    // Node quotes the text around the fault in its message, which may contain personal data.
     const [fault] = (error as SyntaxError).message.split(/, (?:\.{3})?"/, 1);
     throw unreadable(`The body is not valid JSON: ${fault}`);
   }
@@ -70,7 +70,10 @@ const backslash = '\\'.charCodeAt(0);
 const openers = new Set(['[', '{'].map((it) => it.charCodeAt(0)));
 const closers = new Set([']', '}'].map((it) => it.charCodeAt(0)));
 
-/** Looks at the bytes before anything recurses into them. In UTF-8 no byte of a longer character equals an ASCII one. */
+/**
+ * Checks the raw bytes before anything recurses into the body. In UTF-8, no byte of a multi-byte character equals an ASCII
+ * byte.
+ */
 const refuseDeepNesting = (body: Buffer): void => {
   let depth = 0;
   for (let at = 0; at < body.length; at += 1) {
@@ -90,8 +93,8 @@ const endOfString = (body: Buffer, start: number): number => {
 };
 
 /**
- * Refuses keys that change what an object is when it is copied or merged, and numbers that were read as infinite, which
- * could only be given back as null.
+ * Refuses keys that enable prototype pollution, and numbers that were parsed as infinite, which JSON could only return as
+ * null.
  */
 export const refuseTreacherous = (root: unknown): void => {
   const waiting: { value: unknown; path: string[] }[] = [{ value: root, path: [] }];
@@ -108,8 +111,8 @@ export const refuseTreacherous = (root: unknown): void => {
 };
 
 /**
- * Refuses whole numbers that a double does not hold, or that are written otherwise than they came: whoever counts in 64 bits
- * would get another number back.
+ * Refuses integers that a double cannot represent exactly or would print differently: a client with 64-bit integers would
+ * get a different number back.
  */
 const refuseLossy = (root: unknown, json: string): void => {
   const lossy = new Set<number>();

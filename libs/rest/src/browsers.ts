@@ -2,16 +2,18 @@ import type { IncomingMessage } from 'node:http';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 
 export interface BrowserOptions {
-  /** The origins whose pages may read what is answered; none when left out. */
+  /** The origins whose pages may read responses; none if left out. */
   corsOrigins?: readonly string[] | undefined;
-  /** For how long browsers are to come by TLS only, in seconds: where TLS ends in front of this. Not said when left out. */
+  /**
+   * The `max-age` of HSTS in seconds, for deployments with TLS termination in front. The header is not sent if left out.
+   */
   hstsSeconds?: number | undefined;
 }
 
-/** Nothing that is answered is a page, and nobody is to keep it (OWASP, REST Security). */
+/** No response is a page, and none may be cached (OWASP, REST Security). */
 const policy = "default-src 'none'; frame-ancestors 'none'";
 
-/** Swagger UI is one: from here alone, with styles that it makes for itself. */
+/** Swagger UI is a page: it loads its scripts from this host only and creates inline styles. */
 const policyOfDocs = [
   "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:",
   "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -37,9 +39,11 @@ const exposed = [
   ...['Allow', 'X-Request-Id'],
 ].join(', ');
 
-/** What browsers are told with each answer: what not to make of it, and whose pages may read it (WHATWG Fetch, CORS). */
+/**
+ * The response headers for browsers: the security headers, and which origins may read the response (WHATWG Fetch, CORS).
+ */
 export class Browsers {
-  /** What every answer says, also one that is written without a request. */
+  /** The headers of every response, including those written without a request. */
   readonly headers: Readonly<Record<string, string>>;
   private readonly origins: ReadonlySet<string>;
 
@@ -52,7 +56,7 @@ export class Browsers {
     };
   }
 
-  /** @returns whether that is the whole answer: a browser has asked what a page may send */
+  /** @returns whether the response is complete, because the request was a CORS preflight */
   tell({ headers, method, url }: FastifyRequest, reply: FastifyReply): boolean {
     reply.headers(this.headers);
     if (url.startsWith('/docs')) reply.header('content-security-policy', policyOfDocs);
@@ -63,12 +67,12 @@ export class Browsers {
     return isAll;
   }
 
-  /** Whether pages of the origin may read answers. */
+  /** Whether pages of the origin may read responses. */
   mayRead(origin: string | undefined): boolean {
     return origin !== undefined && this.origins.has(origin);
   }
 
-  /** What is told to pages of other origins, and whether they have asked for no more. */
+  /** The CORS headers for a request, and whether it was a preflight, to which they are the whole answer. */
   forPages({ headers, method }: Pick<IncomingMessage, 'headers' | 'method'>): {
     fields: Record<string, string>;
     isAll: boolean;

@@ -3,17 +3,19 @@ import type { Socket } from 'node:net';
 import { Logger } from '@nestjs/common';
 import { nowAndThen } from '#periodic';
 
-/** What keeps those who are slow, or many, from taking what others need. */
+/** Limits that keep slow or numerous clients from using up resources that others need. */
 export interface ConnectionLimits {
-  /** How long the header of a request may take, from when a connection was opened or another request began, in milliseconds. */
+  /**
+   * How long the header of a request may take, in milliseconds, from when the connection was opened or the request began.
+   */
   headersMs: number;
-  /** The same for a whole request. */
+  /** How long the whole request may take, in milliseconds, from the same moment. */
   requestMs: number;
-  /** How long it may take to read an answer, and what comes next of one that has no end of its own, in milliseconds. */
+  /** How long a client may take to read a response, or the next part of a stream, in milliseconds. */
   answerMs: number;
-  /** How long a connection waits for another request, in milliseconds. */
+  /** How long an idle connection is kept open, in milliseconds. */
   keepAliveMs: number;
-  /** When there are so many, whoever comes can ask how the process does, and nothing else. */
+  /** Beyond this number of connections, only endpoints that are always admitted are answered, such as health and metrics. */
   maxConnections: number;
 }
 
@@ -24,54 +26,57 @@ export const usualConnectionLimits: ConnectionLimits = {
 
 export type GivenConnectionLimits = { [Name in keyof ConnectionLimits]?: number | undefined };
 
-/** What is not given is as usual. */
+/** Fills in the default limits. */
 export const connectionLimits = (given: GivenConnectionLimits = {}): ConnectionLimits => ({
   ...usualConnectionLimits,
   ...Object.fromEntries(Object.entries(given).filter(([, value]) => value !== undefined)),
 });
 
-/** How often is looked who has taken too long, in milliseconds. */
+/** How often slow clients are looked for, in milliseconds. */
 export const lookMs = 500;
 const saidEveryMs = 10_000;
-/** How many are heard out beyond `maxConnections`: whoever watches a process that is full must not take it for dead. */
+/**
+ * How many connections beyond `maxConnections` are still served, so that a monitor does not mistake a full process for a
+ * dead one.
+ */
 const mostSpare = 32;
-/** How many there may be beyond `maxConnections`, with those that were sent away and have not gone yet. */
+/** How many connections there may be beyond `maxConnections`, including refused ones that are not closed yet. */
 const mostBeyond = 1_000;
-/** How long those have to read why, in milliseconds. */
+/** How long a refused client has to read the refusal, in milliseconds. */
 const goWithinMs = 1_000;
 
-/** What is being answered on a connection; null when nothing is, undefined as long as there has been no request. */
+/** The response in progress on a connection: null between requests, undefined before the first request. */
 export const answerOn = (socket: Socket): ServerResponse | null | undefined =>
   (socket as Socket & { _httpMessage?: ServerResponse | null })._httpMessage;
 
 /**
- * With an answer that says nothing against the process and does not mean that it is about to stop: there are too many
- * `connections`, which ends this one, or too many `requests`; or it still has to `start`.
+ * Marks a 503 that does not mean that the process is faulty or shutting down: it has too many `connections` (this one is
+ * closed), too many `requests`, or has yet to `start`.
  */
 export const fullHeader = 'cleave-full';
 
-/** The connections to a server. */
+/** Tracks the open connections of a server and enforces their limits. */
 export class Connections implements Iterable<Socket> {
-  /** Answers that have no end of their own. */
+  /** Responses without an end of their own, such as event streams. */
   readonly streams = new Set<ServerResponse>();
-  /** When the newest was opened, by `performance.now()`. */
+  /** When the newest connection was opened, by `performance.now()`. */
   openedAt = Number.NEGATIVE_INFINITY;
   private readonly logger = new Logger('Rest');
   private readonly sockets = new Set<Socket>();
-  /** Those beyond the limit, the oldest first. */
+  /** The connections beyond the limit, oldest first. */
   private readonly spare = new Set<Socket>();
-  /** Since when somebody does not read. */
+  /** Since when the client of a response has not read. */
   private readonly unread = new WeakMap<ServerResponse, number>();
   private readonly sayFull = nowAndThen(saidEveryMs);
 
   constructor(
     server: Server,
     private readonly limits: Pick<ConnectionLimits, 'answerMs' | 'maxConnections'>,
-    /** What is written where it is not known what is asked, or whether anything is. */
+    /** The raw response for a connection that is closed before its request is known. */
     private readonly refusal: string,
   ) {
     const warn = (): void => this.logger.warn(full(limits.maxConnections));
-    // Counted here: the server itself counts those alone that came by its first address.
+    // Counted here because the server counts only connections to its first address.
     server.on('connection', (socket) => {
       this.openedAt = performance.now();
       if (this.sockets.size - this.spare.size >= limits.maxConnections) {
@@ -94,12 +99,12 @@ export class Connections implements Iterable<Socket> {
     return this.sockets.values();
   }
 
-  /** Whether it is beyond the limit: one request is answered on it, and only if it is about the process itself. */
+  /** Whether the connection is beyond the limit: it is served one request, at an endpoint that is always admitted. */
   isSpare(socket: Socket): boolean {
     return this.spare.has(socket);
   }
 
-  /** Whoever watches asks at once: a connection that has not done so, or else the oldest, makes room for the next. */
+  /** A monitor sends its request at once, so a connection without a request, or else the oldest, is closed to make room. */
   private makeRoom(): void {
     const heardOut = [...this.spare].filter(({ writable }) => writable);
     if (heardOut.length >= mostSpare) this.sendAway(heardOut.find((socket) => !answerOn(socket)) ?? heardOut[0]!);
@@ -107,8 +112,9 @@ export class Connections implements Iterable<Socket> {
   }
 
   /**
-   * What is asked on it may only not have been read yet. Whoever were cut off would have to think that it may have been done;
-   * and with something unread a connection that is closed is cut off, whatever was written, so the other side closes it.
+   * A request on the connection may just not have been read yet. If the connection were cut off, the client would have to
+   * assume that the request may have taken effect. Closing a socket with unread data resets it and loses the response, so
+   * the client gets time to close it.
    */
   private sendAway(socket: Socket): void {
     if (answerOn(socket)?.headersSent) return this.cut(socket);
@@ -126,18 +132,18 @@ export class Connections implements Iterable<Socket> {
     this.spare.delete(socket);
   }
 
-  /** Remembers an answer that has no end of its own for as long as it is being given. */
+  /** Tracks a response without an end of its own until it is closed. */
   noteStream(answer: ServerResponse): void {
     if (answer.closed) return;
     this.streams.add(answer);
     answer.once('close', () => this.streams.delete(answer));
-    // Between two looks it may have been read, and filled again.
+    // Between two checks the buffer may have been drained and filled again.
     answer.on('drain', () => this.unread.delete(answer));
   }
 
   /**
-   * Cuts off who does not read: they keep what was made for them in memory. Of a stream no more is made until they do, so
-   * there it counts from the last that they took.
+   * Closes connections whose client does not read, because their response stays in memory. A stream produces nothing more
+   * until its client reads, so the time counts from its last read.
    */
   private cutUnread(): void {
     const now = performance.now();

@@ -8,24 +8,24 @@ import { problemOf, problemType, retryAfterOf } from './problems.js';
 const detail =
   'The server is overloaded: more requests arrive than it can answer in time. This one has had no effect; repeat it after Retry-After.';
 
-/** What a request is answered with while its limiter is full. */
+/** The problem document for a request whose limiter is full. */
 export const busyProblem = problemOf('unavailable', detail);
 
 const body = JSON.stringify(busyProblem);
 
 /**
- * Refuses requests before the framework sees them while their limiter is full. Under overload refusals outnumber the requests
- * that are served, so their cost decides how much work still gets done: at four times the load that an app can serve, one that
- * costs a quarter of a request leaves nothing to serve with.
+ * Refuses requests whose limiter is full before the framework sees them. Under overload, refusals outnumber the requests
+ * that are served, so their cost decides how much work still gets done: at four times the load that an app can serve,
+ * refusals that cost a quarter of a request leave no capacity at all.
  *
- * It knows routes without parameters. Everything else takes the long way and is refused there.
+ * Covers only routes without parameters. All other requests go through the framework and are refused there.
  */
 export class EarlyRefusals {
   private readonly limiters = new Set<Limiter>();
   private readonly routes = new Map<string, Limiter>();
   private readonly headers: readonly string[];
 
-  /** @param headers of every answer */
+  /** @param headers the headers of every response */
   constructor(
     headers: Readonly<Record<string, string>>,
     private readonly observed: ObservedRequests,
@@ -37,14 +37,14 @@ export class EarlyRefusals {
     ];
   }
 
-  /** Has the route refused here when the limiter is full. */
+  /** Registers a route without parameters to be refused here when its limiter is full. */
   add(method: string, url: string, limiter: Limiter): void {
     if (/[:*]/.test(url)) return;
     this.limiters.add(limiter);
     this.routes.set(`${method} ${url}`, limiter);
   }
 
-  /** @returns the limiter that is full, if the request may be refused here */
+  /** @returns the full limiter, if the request may be refused here */
   fullFor({ method, url = '' }: IncomingMessage): { limiter: Limiter; path: string } | undefined {
     if (!this.isAnyFull()) return undefined;
     const queryAt = url.indexOf('?');

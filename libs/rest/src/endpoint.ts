@@ -14,47 +14,50 @@ export const eventStream = 'text/event-stream';
 
 /** One answer that an endpoint can give. */
 export interface Reply {
-  /** What the handler returns with this status, encoded by the schema; without one it is sent as it is. */
+  /** Encodes the handler's return value for this status; without a schema the value is sent unchanged. */
   schema?: z.ZodType;
   description: string;
-  /** The media type of a stream that the handler may return instead, as a StreamableFile. */
+  /** The media type of the stream that the handler may return instead, as a `StreamableFile`. */
   streamedAs?: string;
-  /** The media type of a text that the handler returns, and names in a header, where the answer is no JSON at all. */
+  /** The media type of a text that the handler returns instead of JSON. The handler sets the header itself. */
   writtenAs?: string;
-  /** Header fields of the answer and what they say: `{Location: 'the address of the order'}`. */
+  /** Headers of the response and their descriptions: `{Location: 'the address of the order'}`. */
   headers?: Record<string, string>;
 }
 
 export interface EndpointOptions {
-  /** What a caller must be allowed to do; `open` for everybody, who then is not asked who they are. */
+  /** The scope that a caller needs; `open` needs no authentication. */
   scope: Scope | 'open';
   summary: string;
   description?: string;
-  /** Unique in the document; the name of the method when left out. */
+  /** Unique in the document; the name of the method if left out. */
   operationId?: string;
-  /** What the body is, where the handler's `@Body()` takes its bytes as they came, to check who has signed them. */
+  /** Describes the body if the handler's `@Body()` takes the raw bytes, to verify a signature. */
   rawBody?: { description: string; example: object };
-  /** The answers by status, among them any that are no success and no problem document. */
+  /** The responses by status, including failures that are not problem documents. */
   replies: Record<number, Reply>;
-  /** The refusals that are particular to the endpoint; those that any endpoint can give are added. */
+  /** The error codes particular to the endpoint; those common to all endpoints are added. */
   errors: readonly ErrorCode[];
   idempotencyKey?: 'optional' | 'required';
-  /** Also where there is more to do than can be done: for those who watch how the process does. */
+  /** Exempt from admission control, for monitoring and operations that must work under overload. */
   isAlwaysAdmitted?: boolean;
-  /** Limited apart from other reads or writes: it waits for somebody else, which says nothing about how the process does. */
+  /**
+   * The name of a separate limiter, for an endpoint that waits for another system: its latency says nothing about the load
+   * of this process.
+   */
   admittedAs?: string;
 }
 
-/** What a route knows of its endpoint. */
+/** The endpoint's options as its route's config has them. */
 export interface EndpointConfig extends Pick<EndpointOptions, 'scope' | 'replies' | 'isAlwaysAdmitted' | 'admittedAs'> {
   rawBody?: boolean;
   readsQuery?: boolean;
 }
 
 /**
- * Describes an endpoint once: it is documented by it and by what the handler's parameters are parsed by, and in an app of
- * `createRestApp` what the handler returns is encoded by the reply of the status that was set, the lowest by default. What
- * does not fit its schema is answered 500.
+ * Declares an endpoint once. The declaration and the schemas of the handler's parameters document it. In an app of
+ * `createRestApp`, the handler's return value is encoded by the reply schema of the status that was set, by default the
+ * lowest one. A value that does not fit its schema becomes a 500.
  */
 export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   return (target, key, method) => {
@@ -91,7 +94,7 @@ export const Endpoint = (endpoint: EndpointOptions): MethodDecorator => {
   };
 };
 
-/** The name that the documents have for how callers say who they are. */
+/** The name of the security scheme in the OpenAPI documents. */
 export const securityScheme = 'bearer';
 
 const configOf = ({
@@ -114,7 +117,7 @@ interface Inputs {
   params: Map<string, z.ZodType>;
 }
 
-/** What the handler's parameters are parsed by. Parameters are decorated before their method is. */
+/** The schemas that parse the handler's parameters. Nest decorates parameters before their method. */
 const inputsOf = (target: object, key: string | symbol): Inputs => {
   const args = (Reflect.getMetadata(ROUTE_ARGS_METADATA, target.constructor, key) ?? {}) as Record<
     string,
@@ -138,7 +141,7 @@ const inputsOf = (target: object, key: string | symbol): Inputs => {
   };
 };
 
-/** The refusals of an endpoint, those among them that come with what it takes. */
+/** The error codes of an endpoint, including those implied by its inputs. */
 const errorsOf = (endpoint: EndpointOptions, takesBody: boolean): ErrorCode[] => {
   const codes: ErrorCode[] = [...endpoint.errors, 'invalid-request'];
   if (takesBody) codes.push('payload-too-large', 'unsupported-media-type');
@@ -152,7 +155,7 @@ const errorsOf = (endpoint: EndpointOptions, takesBody: boolean): ErrorCode[] =>
 
 const parameterOf = (schema: z.ZodType) => {
   const { description, examples, ...rest } = wireSchema(schema);
-  // Swagger UI fills the field in from `example` alone.
+  // Swagger UI prefills the field from `example` only.
   const example = Array.isArray(examples) && { example: examples[0] as unknown };
   return { schema: { ...rest, ...example }, ...(typeof description === 'string' && { description }) };
 };
@@ -236,16 +239,16 @@ const refusalOf = (status: number, codes: ErrorCode[]) =>
     },
   });
 
-/** An answer of which the handler has the JSON already: it is sent as it is. */
+/** A response body that is JSON already and is sent unchanged. */
 export class JsonText {
   constructor(readonly text: string) {}
 }
 
 /**
- * What is sent for the value that a handler returned, unless it is a `JsonText`. Called for every such answer, where Nest
- * hands it to Fastify: an interceptor would do the same for the price of an Observable a request.
+ * Encodes a handler's return value that is not a `JsonText`. It is called where Nest passes the value to Fastify: an
+ * interceptor would do the same, but cost an Observable per request.
  *
- * @throws Error when the reply is not declared or does not fit its schema
+ * @throws Error if the reply is not declared or the value does not fit its schema
  */
 export const encodeReply = (value: unknown, answer: FastifyReply): unknown => {
   const { request, statusCode: status } = answer;

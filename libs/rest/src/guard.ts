@@ -16,24 +16,23 @@ import { eventStream, type EndpointConfig } from './endpoint.js';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Who sends it; where anybody may come, nobody has asked. */
+    /** The authenticated caller; undefined if the route needs no authentication. */
     caller: Caller | undefined;
   }
 }
 
-/** Who sends the request: `@CalledBy() caller: Caller`, at an endpoint that has a scope. */
+/** The caller of the request: `@CalledBy() caller: Caller`, at an endpoint that has a scope. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
   const { caller, method, routeOptions } = context.switchToHttp().getRequest<FastifyRequest>();
   if (!caller) throw new Error(`${method} ${routeOptions.url} is open to anyone, so its callers are not authenticated`);
   return caller;
 });
 
-/** How often those who follow a stream are looked up again, in milliseconds. */
+/** How often the followers of a stream are authenticated again, in milliseconds. */
 const askAgainMs = 1_000;
 
 /**
- * Has everybody who comes to an `@Endpoint` say who they are, and refuses them what they have no scope for, before the body
- * is read.
+ * Authenticates the callers of all routes with an `@Endpoint` and refuses those without its scope, before the body is read.
  */
 export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticator): void => {
   const { isOpen } = authenticator;
@@ -42,7 +41,7 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
     const { replies, scope } = (route.config ?? {}) as Partial<EndpointConfig>;
     if (!replies) return;
     if (scope === 'open') {
-      // What is sent to all the same, from outside, is signed by whoever sends it.
+      // Open routes that change something (webhooks) verify the sender's signature instead.
       const isRead = [route.method].flat().every((it) => it === 'GET' || it === 'HEAD');
       if (isOpen && isRead) route.onRequest = [...[route.onRequest ?? []].flat(), refusingHosts(authenticator)];
       return;
@@ -55,21 +54,21 @@ export const guardRoutes = (fastify: FastifyInstance, authenticator: Authenticat
   });
 };
 
-/** Where nobody is asked who they are, keeps out the pages that somebody on this machine looks at. */
+/** Without authentication, refuses requests from web pages open in a browser on this machine. */
 export const refusingPages =
   (authenticator: Authenticator): onRequestHookHandler =>
   ({ headers }, _reply, done) =>
     done(authenticator.refusalOf(headers));
 
-/** The same of what is told to everybody, where pages of others may link to. */
+/** The same for open reads, which other sites may link to: checks only the `Host`. */
 const refusingHosts =
   (authenticator: Authenticator): onRequestHookHandler =>
   ({ headers }, _reply, done) =>
     done(authenticator.refusalOfHost(headers));
 
 /**
- * Finds out who sends a request, and whether they may: all who are known, where it takes no scope. Where requests are
- * limited, each answer says how many more may come (draft-ietf-httpapi-ratelimit-headers).
+ * Authenticates the caller of a request and checks the scope; without a scope every known caller is admitted. With rate
+ * limits, each response carries the caller's remaining quota (draft-ietf-httpapi-ratelimit-headers).
  */
 export const asking = (
   authenticator: Authenticator,
@@ -83,11 +82,11 @@ export const asking = (
     if (standing.isRefused) throw tooMany(standing);
   };
   const admit = (request: FastifyRequest, reply: FastifyReply, caller: Caller): void | Promise<void> => {
-    // Before it is refused: what somebody was not allowed is written down as well.
+    // Set before a refusal, because refused requests are audited as well.
     request.caller = caller;
     noteOfWork({ tenant: caller.tenant });
     const decide = (standing: Standing | undefined): void => {
-      // Also of those who may not do what they ask for: they are answered, and it is written down.
+      // Counts requests that lack the scope too, because they are answered and audited.
       if (standing) tell(reply, standing);
       const scope = scopeOf(request);
       if (scope !== undefined) allow(caller, scope);
@@ -108,19 +107,19 @@ export const asking = (
     } catch (error) {
       return refuse(error);
     }
-    // Whoever is known already does not wait.
+    // Callers that are cached are admitted synchronously.
     if (admitted) admitted.then(() => done(), refuse);
     else done();
   };
 };
 
-/** Ends the stream of whoever is not allowed to follow it any more. */
+/** Ends a stream when its caller is not allowed to follow it any more. */
 export const askingAgain =
   (authenticator: Authenticator, scope?: Scope): onSendHookHandler =>
   ({ headers, caller }, reply, payload, done) => {
     if (
       caller &&
-      // Of whoever left while it was found out who asks, the end was told already.
+      // If the client left during authentication, `close` has already been emitted.
       !reply.raw.closed &&
       authenticator.canAskAgain(caller) &&
       String(reply.getHeader('content-type')).startsWith(eventStream)
@@ -133,7 +132,7 @@ export const askingAgain =
     done(null, payload);
   };
 
-/** Not where it cannot be found out, which ends nothing but what has come to its own end. */
+/** If the caller cannot be checked (`unavailable`), the stream goes on unless the credential itself has expired. */
 const isRefused = async (
   authenticator: Authenticator,
   authorization: string | undefined,
@@ -147,13 +146,17 @@ const isRefused = async (
     return false;
   } catch (error) {
     if (error instanceof CleaveError) return error.code !== 'unavailable';
-    // Nobody is there to catch it, and it would end the process.
+    // Nothing catches this rejection, so it would end the process.
     new Logger('Rest').error(error);
     return false;
   }
 };
 
-/** Says beside a refusal what would be let in (RFC 6750, 3). @returns the error */
+/**
+ * Adds `WWW-Authenticate` to a refusal (RFC 6750, 3).
+ *
+ * @returns the error
+ */
 const challenged = (reply: FastifyReply, error: unknown): Error => {
   if (!(error instanceof CleaveError)) return error as Error;
   const { code, extensions } = error;

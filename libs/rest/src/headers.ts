@@ -7,12 +7,12 @@ const requestOf = (context: ExecutionContext): FastifyRequest => context.switchT
 
 /** A string of RFC 8941: printable ASCII in double quotes, with `\"` and `\\`. */
 const quotedString = /^"(?:[ !#-[\]-~]|\\["\\])*"$/;
-/** A key without quotes: what is neither space, quote, backslash nor a separator of header fields. */
+/** A key without quotes: any characters except space, quote, backslash and the separators of header fields. */
 const bareKey = /^[!#-+\--:<-[\]-~]+$/;
 
 /**
- * The request's `Idempotency-Key` (IETF draft): a text in double quotes; without them it is the same key.
- * `string | undefined`, or `string` with `{required: true}`.
+ * The request's `Idempotency-Key` (IETF draft): a string in double quotes. The same text without quotes is the same key.
+ * Its type is `string | undefined`, or `string` with `{required: true}`.
  *
  * @throws CleaveError `invalid-idempotency-key`, `idempotency-key-required`
  */
@@ -27,14 +27,14 @@ export const IdempotencyKey = createParamDecorator(
         'Send a header Idempotency-Key: a new value for each operation, and the same value when you repeat the request.',
       );
     }
-    // Node joins repeated fields with a comma, which a quoted key may contain as well.
+    // Node joins repeated fields with a comma, which a quoted key may also contain.
     const repeated = header.includes(',') && (request.raw.headersDistinct['idempotency-key']?.length ?? 0) > 1;
     return idempotencyKeyIn(repeated ? undefined : String(header));
   },
 );
 
 /**
- * The key that a field says; undefined stands for one that cannot be told, because it is sent more than once.
+ * The idempotency key in a field value; undefined stands for a field that was sent more than once, which is invalid.
  *
  * @throws CleaveError `invalid-idempotency-key`
  */
@@ -57,10 +57,10 @@ const keyIn = (header: string): string | undefined => {
 /** The entity tag of a version, for the header `ETag`. */
 export const etagOf = (version: number): string => `"v${version}"`;
 
-/** The next of a list of entity tags (RFC 9110, 8.8.3 and 5.6.1), among whose commas nothing may stand. */
+/** The next item in a list of entity tags (RFC 9110, 8.8.3 and 5.6.1), with optional whitespace and commas before it. */
 const listedTag = /[\t ,]*((?:W\/)?"[!#-~\x80-\xff]*")[\t ]*(?=,|$)/gy;
 
-/** Undefined for what is no list of entity tags, or an empty one. */
+/** @returns undefined for an empty list or malformed text */
 export const entityTagsIn = (header: string): string[] | undefined => {
   const found = [...header.matchAll(listedTag)];
   const end = found.reduce((length, [it]) => length + it.length, 0);
@@ -69,11 +69,12 @@ export const entityTagsIn = (header: string): string[] | undefined => {
 };
 
 /**
- * The versions of which `If-Match` asks for any, `readonly number[] | undefined`: undefined without the header or with `*`.
+ * The versions in `If-Match`, of which any may match, as `readonly number[] | undefined`: undefined without the header or
+ * with `*`.
  *
- * A tag that is well-formed but cannot be a version of ours, weak ones among them, matches nothing (RFC 9110, 13.1.1).
+ * A well-formed tag that cannot be a version of ours, such as a weak one, matches nothing (RFC 9110, 13.1.1).
  *
- * @throws CleaveError `precondition-failed` where no tag can match, `invalid-request` for a header that is malformed
+ * @throws CleaveError `precondition-failed` if no tag can match, `invalid-request` if the header is malformed
  */
 export const IfMatch = createParamDecorator(
   (_options: undefined, context: ExecutionContext): readonly number[] | undefined => {

@@ -6,28 +6,32 @@ import type { NestFastifyApplication } from '@nestjs/platform-fastify';
 import { cannotListen } from './waiting-room.js';
 
 /**
- * Has an app listen; at `localhost` at all the addresses of that name, those of IPv4 and IPv6.
+ * Makes an app listen; at `localhost` on all addresses of that name, IPv4 and IPv6.
  *
- * @returns its URL, also where it was closed meanwhile
- * @throws Error that names the address and what to do where one of them is not to be had
+ * @returns its URL, even if the app was closed in the meantime
+ * @throws Error that names the address and a remedy if one of the addresses cannot be used
  */
 export const listenAt = async (app: NestFastifyApplication, at: { HOST: string; PORT: number }): Promise<string> => {
   try {
-    // Given the name, Fastify would start a server for each address, and close but one of them without waiting.
+    // Given the name, Fastify would start one server per address and, on close, wait for only one of them.
     return await listenAtAll(app, at.HOST === 'localhost' ? await addressesOf(at.HOST) : [at.HOST], at.PORT);
   } catch (error) {
     throw cannotListen(at, error);
   }
 };
 
-/** Has an app listen at those of the addresses that this machine has, at one port. @param port 0 for any that is free */
+/**
+ * Makes an app listen on all given addresses that this machine has, with one port.
+ *
+ * @param port 0 for any free port
+ */
 export const listenAtAll = async (
   app: NestFastifyApplication,
   addresses: readonly string[],
   port: number,
 ): Promise<string> => {
   const found = addresses.length > 1 ? await placeFor(addresses, port) : { present: addresses, port };
-  // Where there is none at all, the first tells why.
+  // If none is present, listening on the first reports why.
   const [first = addresses[0] as string, ...others] = found.present;
   await app.listen(found.port, first);
   const url = await app.getUrl();
@@ -40,12 +44,12 @@ const addressesOf = async (name: string): Promise<string[]> => [
 ];
 
 const codeOf = (error: unknown): unknown => (error as NodeJS.ErrnoException).code;
-/** What this machine does not have, nobody comes by. */
+/** These errors mean that this machine lacks the address, so no client can connect to it. */
 const absent = new Set<unknown>(['EADDRNOTAVAIL', 'EAFNOSUPPORT']);
-/** A port that is free at one address is hardly ever taken at another. */
+/** A port that is free at one address is rarely taken at another. */
 const mostTries = 10;
 
-/** Which of the addresses this machine has, and for port 0 one that is free at all of them. */
+/** Finds the addresses that this machine has and, for port 0, a port that is free at all of them. */
 const placeFor = async (
   addresses: readonly string[],
   port: number,
@@ -77,8 +81,8 @@ const placeFor = async (
 };
 
 /**
- * Has a server, which listens, take connections at another address too, at the same port. They are its own: told when it
- * closes, and waited for. Does nothing where it is closing already.
+ * Makes a listening server accept connections at another address with the same port. They become the server's own
+ * connections, so closing it closes this address too and waits for them. Does nothing if the server is already closing.
  */
 export const listenAlsoAt = async (server: Server, host: string): Promise<void> => {
   const place = server.address();
@@ -86,13 +90,13 @@ export const listenAlsoAt = async (server: Server, host: string): Promise<void> 
   const { port } = place as AddressInfo;
   const door = createServer({ noDelay: true, allowHalfOpen: true }, (socket) => server.emit('connection', socket));
   const close = server.close.bind(server);
-  // Before it listens: the server may be closed while it is about to.
+  // Overridden before listening starts, because the server may be closed in between.
   server.close = (done) => {
     door.close();
-    // Closed for the second time, it tells when the last of its connections is gone.
+    // On the second close, the callback runs when the last connection is gone.
     return close((error) => door.close(() => done?.(error)));
   };
-  // What is closed before it listens does not tell that it does, or does so nevertheless.
+  // If closed before listening starts, node may or may not emit `listening`.
   door.once('listening', () => {
     if (!server.listening) door.close();
   });

@@ -14,18 +14,18 @@ import {
 } from '#telemetry';
 import { eventStream, type EndpointConfig } from './endpoint.js';
 
-/** By the semantic conventions of OpenTelemetry. */
+/** Named by OpenTelemetry's semantic conventions. */
 const attributeNames = ['http.request.method', 'http.route', 'http.response.status_code', 'error.type'] as const;
 type Values = readonly [method: string, route: string | undefined, status: number, errorType: string | undefined];
 
-/** Measures, traces and logs what is asked over REST, by the templates of the routes: what callers write stays out of it. */
+/** Measures, traces and logs REST requests by route template, so that nothing callers write is recorded. */
 export class ObservedRequests {
   private durations: Durations | undefined;
   private traces: Traces | undefined;
 
   constructor(private readonly log: RequestLog) {}
 
-  /** From now on; the app that brings them is made after its adapter. */
+  /** Sets the outputs; the app that provides them is created after its adapter. */
   reportTo(metrics: Metrics | undefined, traces: Traces | undefined): void {
     this.traces = traces;
     this.durations = metrics?.durationsOf('rest', {
@@ -36,19 +36,19 @@ export class ObservedRequests {
     });
   }
 
-  /** @returns the work that the request is; it ends by itself */
+  /** @returns the work item of the request; it ends when the response is closed */
   begin(request: FastifyRequest, reply: FastifyReply): Work {
     const startedAt = performance.now();
     const given = traceparentOf(request.headers.traceparent);
     const span = this.spanOf(request, given);
     const traceparent = span ? traceparentFrom(span) : given;
     const work: Work = { requestId: request.id, traceparent, traces: span && this.traces };
-    // It comes once.
+    // `close` is emitted exactly once.
     reply.raw.on('close', () => this.end(request, reply, { startedAt, span, work }));
     return work;
   }
 
-  /** Those who look how the process does are left out: they come every few seconds and say nothing. */
+  /** Monitoring requests are not traced: they come every few seconds and carry no information. */
   private spanOf(request: FastifyRequest, parent: string | undefined): Span | undefined {
     if (!this.traces?.areOpen) return undefined;
     const { url, config } = request.routeOptions;
@@ -78,7 +78,7 @@ export class ObservedRequests {
     this.tell(seconds, values, work);
   }
 
-  /** Counts and logs a request that was refused at once, before it began; it has no span. */
+  /** Counts and logs a request that was refused before it began, so it has no span. */
   refused({ method = '', headers }: IncomingMessage, route: string, status: number, requestId: string): void {
     const traceparent = traceparentOf(headers.traceparent);
     this.tell(0, [method, route, status, String(status)], { requestId, traceparent });

@@ -8,7 +8,7 @@ export interface DocumentOptions {
   title: string;
   description: string;
   version: string;
-  /** In the order in which they are to be shown. */
+  /** In display order. */
   tags?: { name: string; description?: string }[];
   servers?: { url: string; description?: string }[];
 }
@@ -17,10 +17,10 @@ type Paths = OpenAPIObject['paths'];
 const methods = ['get', 'put', 'post', 'patch', 'delete'] as const;
 
 /**
- * The OpenAPI 3.1 document of an app, from its `@Endpoint`s: tag by tag, and within a tag in the order in which controllers
- * declare their methods, so that the author decides what a reader sees first.
+ * The OpenAPI 3.1 document of an app, from its `@Endpoint`s: ordered by tag, and within a tag by the order in which
+ * controllers declare their methods, so that the author decides what a reader sees first.
  *
- * @throws Error when two operations have the same id, or a reference leads nowhere
+ * @throws Error if two operations have the same id, or a reference cannot be resolved
  */
 export const openApiDocument = (app: INestApplication, options: DocumentOptions): OpenAPIObject => {
   const { title, description, version, tags, servers } = options;
@@ -41,7 +41,7 @@ export const openApiDocument = (app: INestApplication, options: DocumentOptions)
   };
 };
 
-/** What an operation asks for is among its `security`, where it is not open. */
+/** The scope that an operation needs is in its `security`, unless it is open. */
 const securitySchemes = {
   [securityScheme]: {
     type: 'http',
@@ -55,7 +55,7 @@ const securitySchemes = {
 const inOrder = <Value>(record: Record<string, Value>): [string, Value][] =>
   Object.entries(record).sort(([one], [other]) => (one < other ? -1 : 1));
 
-/** The paths by the first tag of each, those without a known one last; otherwise they stay in the order they come in. */
+/** Orders paths by their first tag, those without a known tag last; paths of the same tag keep their order. */
 export const inOrderOfTags = (
   paths: readonly (readonly [string, Paths[string]])[],
   tags: readonly { name: string }[] = [],
@@ -68,7 +68,7 @@ export const inOrderOfTags = (
   return Object.fromEntries([...paths].sort(([, one], [, other]) => placeOf(one) - placeOf(other)));
 };
 
-/** The same without tags that none of its operations has: Swagger UI would show them, with nothing below. */
+/** The document without unused tags, which Swagger UI would show as empty sections. */
 export const withUsedTags = (document: OpenAPIObject): OpenAPIObject => {
   const used = new Set(Object.values(document.paths).flatMap((item) => methods.flatMap((it) => item[it]?.tags ?? [])));
   return { ...document, ...(document.tags && { tags: document.tags.filter(({ name }) => used.has(name)) }) };
@@ -88,7 +88,7 @@ const refuseRepeatedOperationIds = (paths: Paths): void => {
   }
 };
 
-/** The schemas that the paths lead to, and those that these lead to, by id. */
+/** The schemas that the paths refer to, directly or through other schemas, by id. */
 const referencedFrom = (paths: Paths, found: Record<string, unknown>): Record<string, JsonSchema> => {
   const referenced: Record<string, JsonSchema> = {};
   const waiting: unknown[] = [paths];
@@ -113,12 +113,12 @@ const idsReferencedIn = (part: unknown): string[] => {
   return ids;
 };
 
-/** The document to show at this moment, made from the app's own. */
+/** Derives the document to show now from the app's own. */
 export type CurrentDocument = (own: OpenAPIObject) => Promise<OpenAPIObject>;
 
 /**
- * Serves Swagger UI at `/docs` and the document at `/openapi.json`: the one given, or what `current` makes of it at each
- * request. `/` leads to Swagger UI. To be called before the app is initialised.
+ * Serves Swagger UI at `/docs` and the document at `/openapi.json`: the given one, or the result of `current`, which is
+ * called on every request. `/` redirects to Swagger UI. Call this before the app is initialised.
  */
 export const mountDocs = (app: INestApplication, document: OpenAPIObject, current?: CurrentDocument): void => {
   SwaggerModule.setup('docs', app, document, {

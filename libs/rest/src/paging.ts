@@ -3,7 +3,7 @@ import type { z } from 'zod';
 import { CleaveError, invalidRequest, limits } from '#contracts';
 
 /**
- * The number of items on a page, from the text of `?limit=`: 50 when left out, at most 200 however much is asked for.
+ * The page size from the text of `?limit=`: 50 if left out, capped at 200.
  *
  * @throws CleaveError `invalid-request` for anything but a whole number from 1
  */
@@ -16,8 +16,8 @@ export const pageLimit = (text: string | undefined): number => {
 const signatureBytes = 16;
 
 /**
- * Opaque cursors: where a list goes on, signed so that only what we wrote is read back. The content is not secret, the
- * signature only keeps it from being made up. Instances that share a list share the secret.
+ * Opaque pagination cursors, signed so that only cursors issued here are accepted. The content is not secret; the signature
+ * only prevents forgery. Instances that serve the same list share the secret.
  */
 export class Cursors {
   /** @param secret at least 16 bytes */
@@ -31,7 +31,7 @@ export class Cursors {
     return Buffer.concat([this.signatureOf(content), content]).toString('base64url');
   }
 
-  /** @throws CleaveError `invalid-cursor` for anything that is not an unchanged cursor of ours with such a payload */
+  /** @throws CleaveError `invalid-cursor` unless it is an unchanged cursor of ours whose payload fits the schema */
   read<Schema extends z.ZodType>(cursor: string, schema: Schema): z.output<Schema> {
     const parsed = schema.safeParse(this.payloadOf(cursor));
     if (!parsed.success) throw notOurs();
@@ -41,7 +41,7 @@ export class Cursors {
   private payloadOf(cursor: string): unknown {
     const bytes = Buffer.from(cursor, 'base64url');
     const content = bytes.subarray(signatureBytes);
-    // Node skips characters that are not base64url, and the last one may carry unused bits.
+    // Node ignores characters that are not base64url, and the last character may carry unused bits.
     if (content.length === 0 || bytes.toString('base64url') !== cursor) throw notOurs();
     if (!timingSafeEqual(bytes.subarray(0, signatureBytes), this.signatureOf(content))) throw notOurs();
     return JSON.parse(content.toString());

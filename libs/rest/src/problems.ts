@@ -9,7 +9,7 @@ import { fullHeader } from './connections.js';
 import { Endpoint } from './endpoint.js';
 import { valid } from './valid.js';
 
-/** Node's own errors come from another realm under some test runners. */
+/** Under some test runners, node's own errors come from another realm. */
 const isError = (value: unknown): value is Error =>
   value instanceof Error || Object.prototype.toString.call(value) === '[object Error]';
 
@@ -28,11 +28,11 @@ export const problemType = 'application/problem+json';
 export const problemOf = (code: ErrorCode, detail: string, extensions: Record<string, unknown> = {}): Problem => {
   const { title, status } = errorCodes[code];
   const members = { type: `/problems/${code}`, title, status, code, detail };
-  // First, where a person looks, and last, so that no extension replaces them.
+  // The members come first for readability, and again last so that no extension overrides them.
   return { ...members, ...extensions, ...members };
 };
 
-/** What Nest and Fastify refuse by themselves, by the status they refuse it with. */
+/** Error codes for the refusals of Nest and Fastify themselves, by status. */
 const codeOfStatus: Record<number, ErrorCode> = {
   404: 'not-found',
   405: 'method-not-allowed',
@@ -53,7 +53,7 @@ const detailOfFrameworkError: Record<string, string> = {
   FST_ERR_CTP_INVALID_MEDIA_TYPE: 'A body must be sent as application/json in UTF-8.',
 };
 
-/** The problem that tells a caller about an error. Of an error that is not for callers it says nothing. */
+/** The problem document for an error. For an internal error it reveals nothing about the cause. */
 export const problemOfError = (error: unknown): Problem => {
   if (error instanceof CleaveError) return problemOf(error.code, error.detail, error.extensions);
   const { status, name } = refusalIn(error);
@@ -65,7 +65,7 @@ export const problemOfError = (error: unknown): Problem => {
 const internalDetail =
   'The request failed on our side. It may be sent again, with the same Idempotency-Key if it has one.';
 
-/** The status and Fastify's own name of an error that is the caller's, or 503; nothing for any other. */
+/** The status and Fastify code of an error caused by the caller, or of a 503; empty for any other error. */
 const refusalIn = (error: unknown): { status?: number; name?: string } => {
   const inner = error instanceof HttpException ? (error.cause ?? error) : error;
   const { statusCode, code } = inner as { statusCode?: unknown; code?: unknown };
@@ -82,26 +82,27 @@ const standardRetryMs = 1_000;
 /** @returns the value of `Retry-After`, in whole seconds */
 export const retryAfterOf = (retryAfterMs = standardRetryMs): string => String(Math.ceil(retryAfterMs / 1_000));
 
-/** @param retryAfterMs when to come back after a 503 or 429 */
+/** @param retryAfterMs when to retry after a 503 or 429 */
 export const sendProblem = (reply: FastifyReply, problem: Problem, retryAfterMs = retryAfterIn(problem)): void => {
   if (problem.status === 503 || problem.status === 429) reply.header('retry-after', retryAfterOf(retryAfterMs));
-  // Who says when to come back has too much to do, and who says that it is too late has begun: neither lacks anything.
+  // An error with a retry time reports overload, and a 503 with another code (a deadline) comes from work that has begun.
+  // Neither means that the process lacks a dependency, so it is marked as merely full.
   if (problem.status === 503 && (retryAfterMs !== undefined || problem.code !== 'unavailable'))
     reply.header(fullHeader, 'requests');
   void reply.code(problem.status).header('content-type', problemType).send(JSON.stringify(problem));
 };
 
-/** A service that was asked on behalf of the request may have said it. */
+/** A service called on behalf of the request may have set the retry time. */
 const retryAfterIn = ({ retry_after_ms }: Problem): number | undefined =>
   typeof retry_after_ms === 'number' && retry_after_ms > 0 ? retry_after_ms : undefined;
 
 const logger = new Logger('Rest');
 
-/** Answers every error as a problem document and logs those that are ours. */
+/** Answers every error as a problem document and logs internal ones. */
 @Catch()
 export class ProblemFilter implements ExceptionFilter {
   catch(error: unknown, host: ArgumentsHost): void | Observable<never> {
-    // Messages have their own way to tell errors, also where they inherit what is set up for HTTP.
+    // Message handlers report errors in their own way but may inherit the global HTTP filters.
     if (host.getType() !== 'http') return throwError(() => error);
     const request = host.switchToHttp().getRequest<FastifyRequest>();
     const reply = host.switchToHttp().getResponse<FastifyReply>();
@@ -109,7 +110,7 @@ export class ProblemFilter implements ExceptionFilter {
     const problem = problemOfError(refusal);
     log(problem, refusal, request);
     if (reply.sent || reply.raw.headersSent) {
-      // An answer that has begun cannot become another; it must not look complete.
+      // A response that has begun cannot be replaced, and must not look complete.
       reply.raw.destroy();
       return;
     }
@@ -119,7 +120,7 @@ export class ProblemFilter implements ExceptionFilter {
 }
 
 const log = (problem: Problem, error: unknown, { method, routeOptions: { url } }: FastifyRequest): void => {
-  // Not the address: what callers write into it may be about somebody.
+  // Logs the route instead of the URL, which may contain personal data.
   const where = `${method} ${url ?? 'unknown'}`;
   const { stack, cause } = isError(error) ? error : { stack: String(error), cause: undefined };
   if (problem.code === 'internal') logger.error(`${where} failed`, withCause(stack, cause));
@@ -131,17 +132,17 @@ const withCause = (stack: string | undefined, cause: unknown): string =>
     ? String(stack)
     : `${stack}\ncaused by: ${isError(cause) ? withCause(cause.stack, cause.cause) : String(cause)}`;
 
-/** Why a request reached no handler. */
+/** The error for a request that matches no handler. */
 export const refusalOfUnrouted = (request: FastifyRequest): CleaveError => {
   const path = request.url.split('?', 1)[0];
   const methods = methodsOf(request);
-  // A route for whatever lies below an address has looked, and found nothing.
+  // A wildcard route may itself answer 404 for this method.
   return methods.length > 0 && !methods.includes(request.method)
     ? new CleaveError('method-not-allowed', `${path} does not support ${request.method}, only ${methods.join(', ')}.`)
     : new CleaveError('not-found', `There is nothing at ${path}. The addresses are listed at /docs.`);
 };
 
-/** The methods that the address of a request does answer. */
+/** The methods that the URL of a request supports. */
 const methodsOf = ({ server, url }: FastifyRequest): string[] =>
   server.supportedMethods.filter((method) => {
     const route = server.findRoute({ method, url });
@@ -177,7 +178,7 @@ const advice: Record<number, string> = {
   503: 'Repeat the request after Retry-After, with the same Idempotency-Key if it has one.',
 };
 
-/** `type` of a problem document leads here. */
+/** The `type` of a problem document links here. */
 @ApiTags('problems')
 @Controller('problems')
 class ProblemsController {

@@ -3,32 +3,32 @@ import { Logger } from '@nestjs/common';
 const logger = new Logger('Process');
 
 export interface ClosingOptions {
-  /** What is stopped after the app, in this order: servers that the program started for itself. */
+  /** What to stop after the app, in this order: servers that this program started itself. */
   after?: (() => Promise<unknown>)[];
-  /** How long closing may take before the process ends anyway, in milliseconds. */
+  /** How long closing may take before the process is ended, in milliseconds. */
   patienceMs?: number;
 }
 
-/** What tells a process to stop: the last of them, that its terminal was closed. */
+/** The signals that stop a process. SIGHUP means that its terminal was closed. */
 const stopSignals = ['SIGTERM', 'SIGINT', 'SIGHUP'] as const;
 
 /**
- * Until `closeOnSignals`, a signal ends the process and what ends with it: without anybody who listens it would be gone at once,
- * and leave a server behind that it has started.
+ * Until `closeOnSignals` is called, a signal ends the process through its exit handlers. Without a listener, the process
+ * would end at once and leave behind a running server that it has started.
  */
 export const endOnSignals = (): void => {
   for (const signal of stopSignals) process.on(signal, () => process.exit(0));
 };
 
 /**
- * One wish to stop comes more than once where a whole group is told (Ctrl-C, systemd, timeout) and npm, or what sees its
- * shell end, passes it on. People do not press a key again that soon.
+ * One request to stop can arrive as several signals: a whole process group is signalled (Ctrl-C, systemd, timeout) and npm,
+ * or a parent that sees its shell end, forwards the signal. A person does not press the key again that quickly.
  */
 const sameWishMs = 1_000;
 
 /**
- * Closes the app at SIGTERM, SIGINT or SIGHUP and ends the process: with 0 when everything was closed, with 1 when something
- * failed, took too long, or a second signal came. Whoever has listened for them until now does not any more.
+ * Closes the app on SIGTERM, SIGINT or SIGHUP and ends the process: with 0 if everything was closed, with 1 if something
+ * failed, closing took too long, or a second signal came. It replaces the listeners that were registered before.
  */
 export const closeOnSignals = (
   app: { close(): Promise<void> },

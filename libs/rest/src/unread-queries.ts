@@ -3,14 +3,14 @@ import type { EndpointConfig } from './endpoint.js';
 import { invalid } from './valid.js';
 
 /**
- * Refuses a change with a query where the `@Endpoint` reads none: whoever writes a namespace or an idempotency key there
- * means another change than the one that would be made.
+ * Refuses a change with a query string if its `@Endpoint` reads none: a caller who puts a namespace or an idempotency key
+ * there intends a different change than the one that would be made.
  */
 export const refuseUnreadQueries = (fastify: FastifyInstance): void => {
   fastify.addHook('onRoute', (route) => {
     const { replies, readsQuery, rawBody } = (route.config ?? {}) as Partial<EndpointConfig>;
     const isRead = [route.method].flat().every((it) => it === 'GET' || it === 'HEAD');
-    // What is signed comes from somebody who was given the address, with whatever stands in it.
+    // A webhook sender calls whatever URL it was given, including its query.
     if (!replies || readsQuery || rawBody || isRead) return;
     route.onRequest = [...[route.onRequest ?? []].flat(), refuseQuery];
   });

@@ -2,10 +2,10 @@ import type { ArgumentMetadata, PipeTransform } from '@nestjs/common';
 import { z } from 'zod';
 import { CleaveError, type Fault } from '#contracts';
 
-/** More faults than this are counted, not listed. */
+/** Further faults are only counted. */
 const listedFaults = 100;
 
-/** A pipe that remembers its schema, so that `@Endpoint` can document what a handler takes. */
+/** A pipe that exposes its schema, so that `@Endpoint` can document the handler's inputs. */
 export class SchemaPipe implements PipeTransform {
   private readonly compiled: z.ZodType;
 
@@ -25,8 +25,8 @@ export class SchemaPipe implements PipeTransform {
 }
 
 /**
- * Parses a body, a query or a parameter: `@Body(valid(schema))`, `@Query(valid(schema))`, `@Param('id', valid(schema))`.
- * A request without a body is taken as `{}`, so that a body may be left out where the schema requires nothing.
+ * Parses a body, a query or a parameter: `@Body(valid(schema))`, `@Query(valid(schema))`, `@Param('id', valid(schema))`. A
+ * missing body is parsed as `{}`, so it may be left out if the schema requires nothing.
  *
  * @throws CleaveError `invalid-request` with `faults: [{path, message}]`, one for each fault
  */
@@ -41,7 +41,9 @@ export const invalid = (faults: Fault[]): CleaveError => {
 
 type Issue = z.core.$ZodIssue;
 
-/** A parameter that a query repeats arrives as an array, where the caller has only written texts. */
+/**
+ * A repeated query parameter arrives as an array, a type the caller never wrote, so the message says that it is repeated.
+ */
 const toldAsRepeated = (issue: Issue, query: unknown): Issue =>
   Array.isArray(valueAt(query, issue.path))
     ? { code: 'custom', path: issue.path, message: 'is given more than once' }
@@ -57,7 +59,7 @@ const kinds: Record<string, string> = {
   record: 'an object',
 };
 
-/** What a fault is called where the schema does not say so itself; undefined leaves it to zod. */
+/** The message for an issue whose schema does not define one; undefined leaves it to zod. */
 const inPlainWords: z.core.$ZodErrorMap = (issue) => {
   if (issue.code === 'invalid_type') return kinds[issue.expected] && `must be ${kinds[issue.expected]}`;
   if (issue.code === 'invalid_value') return `must be ${issue.values.map(String).join(' or ')}`;
@@ -69,7 +71,7 @@ const inPlainWords: z.core.$ZodErrorMap = (issue) => {
 
 const units: Record<string, string> = { string: ' characters long', array: ' items long', number: '', int: '' };
 
-/** The faults behind zod's issues, in plain paths. `root` is the name of the parameter when it is not an object. */
+/** Converts zod's issues to faults with plain paths. `root` is the name of the parameter if the value is not an object. */
 export const faultsIn = (issues: readonly Issue[], value: unknown, root?: string): Fault[] =>
   issues.flatMap((issue) => faultsOf(issue, value, root === undefined ? [] : [root]));
 
@@ -89,8 +91,8 @@ const faultsOf = (issue: Issue, value: unknown, base: PropertyKey[]): Fault[] =>
 };
 
 /**
- * A union fails with the faults of each of its forms. Reported are those of the form that was meant: the one whose
- * members fit best to those given, and among equals the one with the fewest faults.
+ * A union fails with the issues of each of its forms. Only those of the form that the caller most likely meant are
+ * reported: the one whose members match the given ones best, and among equals the one with the fewest issues.
  */
 const faultsOfUnion = (
   union: z.core.$ZodIssueInvalidUnion,
@@ -107,11 +109,11 @@ const faultsOfUnion = (
   return fault([...new Set(union.errors.flat().map(({ message }) => message))].join(' or '));
 };
 
-/** The value as a whole is of another kind than this form: a text where an object is expected. */
+/** The value as a whole is of another type than this form, for example a string instead of an object. */
 const isWrongKind = (issue: Issue): boolean =>
   issue.path.length === 0 && (issue.code === 'invalid_type' || issue.code === 'invalid_value');
 
-/** Members that the form does not know, and members that it needs and were not given. */
+/** Counts members that the form does not know and required members that are missing. */
 const mismatch = (issues: readonly Issue[], given: unknown): number =>
   issues
     .filter(({ path }) => path.length <= 1)
@@ -130,7 +132,7 @@ const valueAt = (value: unknown, path: readonly PropertyKey[]): unknown =>
     value,
   );
 
-/** An id in an address, as it is kept. Ids are opaque to callers: what cannot be one names nothing. */
+/** Normalises an id in a URL to its stored form. Ids are opaque to callers, so a malformed id is simply not found. */
 export const uuidOr = (id: string, notFound: () => CleaveError): string => {
   if (z.uuid().safeParse(id).success) return id.toLowerCase();
   throw notFound();

@@ -21,8 +21,8 @@ interface Awaited {
 }
 
 /**
- * Answers in place of an app that takes long to start, because its database is not there yet or is being migrated: that the
- * process lives, and that it is not ready and why. Whoever watches it neither restarts it nor sends it requests.
+ * Answers in place of an app whose start takes long because its database is not there yet or is being migrated. It reports
+ * the process as live but not ready, and why, so that an orchestrator neither restarts it nor routes requests to it.
  */
 export class WaitingRoom {
   private readonly server = createServer((request, reply) => this.answer(request, reply));
@@ -31,7 +31,7 @@ export class WaitingRoom {
   private opening: Promise<void> = Promise.resolve();
 
   /**
-   * @param awaited what the start waits for, by the names that `/health/ready` has, and why, for callers to read
+   * @param awaited what the start waits for, by its name in `/health/ready`, and a reason that callers can read
    * @param opensAfterMs a start that takes no longer than this answers nothing before it is done
    */
   constructor(
@@ -42,7 +42,11 @@ export class WaitingRoom {
     this.browsers = new Browsers(at);
   }
 
-  /** Is there for others until the app is made; stays until `close` if it was opened. @throws where it cannot listen */
+  /**
+   * Answers requests while the app starts. If it was opened, it stays open until `close`.
+   *
+   * @throws Error if it cannot listen
+   */
   async during<Result>(start: Promise<Result>): Promise<Result> {
     this.opening = this.openLater();
     try {
@@ -55,7 +59,7 @@ export class WaitingRoom {
 
   async close(): Promise<void> {
     this.ended.abort();
-    // It may be about to listen, by a name that is being looked up. Where it cannot, whoever waits for the start hears of it.
+    // It may still be resolving its host name. A failure to listen is reported to the caller that awaits the start.
     await this.opening.catch(() => undefined);
     if (!this.server.listening) return;
     this.server.close();
@@ -66,7 +70,7 @@ export class WaitingRoom {
   private async openLater(): Promise<void> {
     const { signal } = this.ended;
     await setTimeout(this.opensAfterMs, undefined, { signal, ref: false }).catch(() => undefined);
-    // A free port of any number is known to nobody before the app says which it is.
+    // With port 0, clients do not know the port before the app reports it.
     if (signal.aborted || this.at.PORT === 0) return;
     this.server.listen(this.at.PORT, this.at.HOST);
     await once(this.server, 'listening').catch((error: unknown) => {
@@ -81,7 +85,7 @@ export class WaitingRoom {
     const headers = { ...this.browsers.headers, ...fields, connection: 'close' };
     for (const [name, value] of Object.entries(headers)) reply.setHeader(name, value);
     if (isAll) return void reply.writeHead(204).end();
-    // The answer to HEAD is that to GET, of which the server leaves the body out.
+    // HEAD is answered like GET; the server leaves the body out.
     const isRead = method === 'GET' || method === 'HEAD';
     if (isRead && path === '/health/live') return send(reply, 200, json, health('ok', {}));
     if (isRead && path === '/health/ready') {

@@ -8,12 +8,12 @@ export const componentsAt = '#/components/schemas/';
 /** The schemas with an id that documented endpoints have used, by id. */
 export const components = new Map<string, JsonSchema>();
 
-/** Every endpoint documents the same problem for each of its refusals. */
+/** Cached because every endpoint documents the same problem schema for each of its refusals. */
 const converted = new WeakMap<z.ZodType, JsonSchema>();
 
 /**
- * What travels for a schema, in requests and in replies: of a codec or a transform the side it takes in. Schemas with
- * an id become references, and their definitions `components`.
+ * The JSON Schema of the wire format, for requests and replies: of a codec or a transform its input side. Schemas with an
+ * id become references, and their definitions `components`.
  */
 export const wireSchema = (schema: z.ZodType): JsonSchema => {
   const wire = converted.get(schema) ?? convert(schema);
@@ -25,7 +25,7 @@ const convert = (schema: z.ZodType): JsonSchema => {
   const document = z.toJSONSchema(schema, {
     io: 'input',
     unrepresentable: 'any',
-    // A format says it already; zod's pattern for a date-time alone has 300 characters.
+    // The format already says it; zod's pattern for a date-time alone has 300 characters.
     override: ({ jsonSchema }) => void (jsonSchema.format !== undefined && delete jsonSchema.pattern),
   });
   const { $schema: _, $defs, ...wire } = withComponentRefs(document);
@@ -46,7 +46,7 @@ const keep = (id: string, definition: JsonSchema): void => {
   components.set(id, definition);
 };
 
-/** The examples of a schema, those of its forms if it has none of its own, by name. */
+/** The examples of a schema by name, or those of its union members if it has none of its own. */
 export const examplesOf = (schema: z.ZodType): Record<string, { value: unknown }> | undefined => {
   const own = namedExamples(schema, 'example');
   const forms = schema instanceof z.ZodUnion ? (schema.options as z.ZodType[]) : [];

@@ -31,7 +31,11 @@ beforeEach(async () => {
 });
 afterEach(() => running.app.close());
 
-/** @returns makes room for one more */
+/**
+ * Fills the limiter.
+ *
+ * @returns a function that makes room for one more request
+ */
 const fill = (limiter: Limiter): (() => void) => {
   let entered = 0;
   while (limiter.inFlight < limiter.limit) entered = limiter.enter();
@@ -53,7 +57,7 @@ describe('more requests than can be answered in time', () => {
     expect(answer.headers.get('content-type')).toContain('application/problem+json');
     expect(answer.headers.get('x-content-type-options')).toBe('nosniff');
     expect(Number(answer.headers.get('retry-after'))).toBeGreaterThanOrEqual(1);
-    // Not to be taken for an instance that lacks something.
+    // Marked as full, so that it is not mistaken for an instance that lacks a dependency.
     expect(answer.headers.get(fullHeader)).toBe('requests');
     expect(await answer.json()).toMatchObject({
       type: '/problems/unavailable',
@@ -110,7 +114,7 @@ describe('more requests than can be answered in time', () => {
     let answer = '';
     socket.on('data', (chunk: string) => void (answer += chunk));
     socket.write(`${head}Content-Length: 16\r\n\r\n`);
-    // Another connection's answer tells that the head has been read.
+    // An answer on another connection shows that the head has been read.
     expect((await post('/things', '{"name":"a box"}')).status).toBe(201);
     fill(writes);
     socket.write('{"name":"a box"}');
@@ -126,7 +130,7 @@ describe('a refusal that the framework has no part in', () => {
     const headers = { 'x-request-id': 'mine' };
     const early = await fetch(`${running.url}/things?limit=1`, { headers });
     const late = await fetch(`${running.url}/things/box`, { headers });
-    // Iterated in the order of their names.
+    // Headers are iterated in alphabetical order.
     const told = ({ headers: all }: Response) => [...all].filter(([name]) => !['date', 'retry-after'].includes(name));
     expect(early.status).toBe(503);
     expect(told(early)).toEqual(told(late));

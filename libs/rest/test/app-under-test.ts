@@ -59,7 +59,7 @@ const wholeStory = new CleaveError('out-of-stock', 'There are 2 left.', { shorta
 const cursors = new Cursors('a secret of more than sixteen bytes');
 const position = z.object({ after: z.int() });
 
-/** What waits in `POST /things/slow` until a test lets it go on. */
+/** Blocks `POST /things/slow` until a test releases it. */
 export const slow = { entered: Promise.withResolvers<void>(), release: Promise.withResolvers<void>() };
 
 @ApiTags('things')
@@ -309,7 +309,7 @@ export interface AppUnderTest {
   app: NestFastifyApplication;
   url: string;
   port: number;
-  /** Everything that was logged, one entry a line. */
+  /** Everything that was logged, one entry per line. */
   log: string[];
 }
 
@@ -335,12 +335,12 @@ export const documentOf = (app: NestFastifyApplication) =>
     tags: [{ name: 'things' }, { name: 'problems' }],
   });
 
-/** Sends bytes as they are and gives back everything the server answers until it closes the connection. */
+/** Sends raw bytes and returns everything that the server answers until it closes the connection. */
 export const raw = async (port: number, ...chunks: (string | Buffer)[]): Promise<string> => {
   const socket = connect(port, '127.0.0.1');
   let answer = '';
   socket.setEncoding('utf8').on('data', (chunk: string) => void (answer += chunk));
-  // A server that refuses a body may close the connection while we still send.
+  // A server that refuses a body may close the connection while it is still being sent.
   socket.on('error', () => socket.destroy());
   await once(socket, 'connect');
   for (const chunk of chunks) socket.write(chunk);

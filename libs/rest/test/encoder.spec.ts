@@ -6,7 +6,7 @@ import { encoderOf } from '../src/encoder.js';
 
 const { moment } = contracts;
 
-/** Of every kind that replies are made of. */
+/** Has every kind of type that replies use. */
 const schema = z.object({
   id: z.uuid(),
   name: z.string().max(5),
@@ -48,7 +48,7 @@ const fitting = fc.record({
   unknown: fc.string(),
 });
 const optional = fc.record({ until: fc.option(date, { nil: undefined }) }, { requiredKeys: [] });
-/** In one place something that does not fit, or nothing. */
+/** A valid value in which one member is replaced by anything, or by nothing. */
 const wrong = fc
   .tuple(fitting, fc.constantFrom(...Object.keys(schema.shape)), fc.oneof(fc.anything(), fc.constant(undefined)))
   .map(([value, key, other]) => ({ ...value, [key]: other }));

@@ -105,7 +105,7 @@ describe('an Idempotency-Key', () => {
       headers: { 'content-type': 'application/json' },
     });
     expect(await required.json()).toMatchObject({ status: 400, code: 'idempotency-key-required' });
-    // Together they look like one key in quotes.
+    // Joined with a comma, they look like one quoted key.
     const twice = ['idempotency-key: "a', 'idempotency-key: b"'].join('\r\n');
     const answer = await raw(
       here.port,

@@ -15,7 +15,7 @@ import { logInto } from './app-under-test.js';
 const secret = 'a'.repeat(64);
 const credential = keyTextOf('01234567-89ab-cdef-0123-456789abcdef', secret);
 
-/** Keys that are looked up slowly, each time anew. */
+/** Keys whose lookup is slow and never cached. */
 class SlowKeys extends KeyDirectory {
   override readonly hears = false;
   finds = 0;

@@ -16,7 +16,7 @@ const post = (body: RequestInit['body'], headers: Record<string, string> = { 'co
     ...(body instanceof ReadableStream && { duplex: 'half' }),
   });
 
-/** Checks what every problem document has and gives back the rest. */
+/** Checks what every problem document has, and returns the rest. */
 const problem = async (response: Response, status: number, code: string): Promise<Record<string, unknown>> => {
   const body = (await response.json()) as Record<string, unknown>;
   expect({ status: response.status, code: body.code }).toEqual({ status, code });
@@ -83,7 +83,7 @@ describe('a body', () => {
     const refused = [
       ['{"name":"a","data":{"id":9007199254740993}}', 'data.id'],
       ['{"name":"a","data":[1,"9007199254740993",[-9223372036854775807]]}', 'data.2.0'],
-      // Read as it is, and written as 9223372036854776000.
+      // Parsed without an error, but serialised as 9223372036854776000.
       ['{"name":"a","data":9223372036854775808}', 'data'],
     ] as const;
     for (const [body, path] of refused) {
@@ -191,7 +191,7 @@ describe('a fault', () => {
       expect(await messagesOf({ ...alias, quantity })).toEqual(['must be a whole number from 1 to 1000000']);
     }
     for (const reference of ['', 'x'.repeat(129), 5, {}]) {
-      expect(await messagesOf({ ...alias, reference })).toEqual(['must be a text of 1 to 128 characters']);
+      expect(await messagesOf({ ...alias, reference })).toEqual(['must be a string of 1 to 128 characters']);
     }
     for (const customer_id of [2 ** 60, true]) {
       expect(await messagesOf({ ...alias, customer_id })).toEqual([
@@ -435,7 +435,7 @@ describe('a traceparent', () => {
       const method = 'content-type' in headers ? 'POST' : 'GET';
       const asked = request(`${here.url}/trials/trace`, { agent, method, headers });
       asked.flushHeaders();
-      // The body is read later than the head, in a turn of the connection.
+      // The body is read later than the head, in another turn of the event loop.
       await once(here.app.getHttpServer(), 'request');
       asked.end(method === 'POST' ? '{}' : undefined);
       const [answer] = (await once(asked, 'response')) as [IncomingMessage];

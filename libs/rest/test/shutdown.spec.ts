@@ -13,7 +13,7 @@ import { ModuleUnderTest, logInto, slow, startApp } from './app-under-test.js';
 
 const renewSlow = () => Object.assign(slow, { entered: Promise.withResolvers(), release: Promise.withResolvers() });
 
-/** One request on a connection that the agent keeps alive. */
+/** Sends one request on a connection that the agent keeps alive. */
 const ask = async (agent: Agent, port: number, method: string, path: string, host = '127.0.0.1') => {
   const sent = request({ agent, port, host, method, path }).end();
   const [response] = (await once(sent, 'response')) as [IncomingMessage];
@@ -34,7 +34,7 @@ describe('a closing app', () => {
     let closed = false;
     const closing = app.close().then(() => void (closed = true));
     await sleep(50);
-    // Still open, and still taking connections as long as there are any.
+    // Still open, and still accepting connections as long as there are any.
     expect(await ask(one, port, 'GET', '/things/1', otherAddress)).toEqual({ status: 200, connection: 'close' });
     expect(closed).toBe(false);
     slow.release.resolve();
@@ -48,7 +48,7 @@ describe('a closing app', () => {
     const anew = () => ask(new Agent(), port, 'GET', '/things/1');
     await anew();
     const closing = app.close();
-    // One after the other, so that it is never quiet for long, however busy the machine is.
+    // One after the other, so that there is never a long pause, however busy the machine is.
     for (const until = performance.now() + 300; performance.now() < until;)
       expect(await anew()).toEqual({ status: 200, connection: 'close' });
     await closing;
@@ -179,7 +179,7 @@ describe('an app at localhost', () => {
     expect(app.getHttpAdapter().getInstance().addresses()).toHaveLength(1);
     const { port, address } = app.getHttpServer().address() as AddressInfo;
     const taken = address === otherAddress ? '127.0.0.1' : otherAddress;
-    // Where the machine has both for the name, it listens there already.
+    // If the machine has both addresses for the name, the app already listens there.
     await listenAlsoAt(app.getHttpServer(), taken).catch(({ code }: NodeJS.ErrnoException) =>
       expect(code).toBe('EADDRINUSE'),
     );
@@ -193,7 +193,7 @@ describe('an app at localhost', () => {
     await app.close();
   });
 
-  /** Has something happen whenever somebody is about to listen at an address. */
+  /** Runs a callback whenever a server is about to listen at an address. */
   const whenListeningAt = (host: string, happens: (port: number) => void) => {
     const { listen } = Server.prototype;
     return jest.spyOn(Server.prototype, 'listen').mockImplementation(function (this: Server, ...args: unknown[]) {
@@ -276,7 +276,7 @@ it('a failing start is one rejection, and the process goes on', async () => {
 describe('closeOnSignals', () => {
   const source = pathToFileURL(`${import.meta.dirname}/../src/process.ts`).href;
 
-  /** Runs a program that closes on signals and gives back how it ended and what it printed. */
+  /** Runs a program that closes on signals, and returns how it ended and what it printed. */
   const run = async (closing: string, signals: NodeJS.Signals[], options = '{}', pauseMs = 0, before = '') => {
     const program = `
       import { closeOnSignals, endOnSignals } from '${source}';

@@ -14,7 +14,7 @@ import { logInto, raw } from './app-under-test.js';
 const answerMs = 1_000;
 const large = 'x'.repeat(64_000_000);
 
-/** How much of a stream was made, or how often something was. */
+/** How much of a stream was produced, or how often something was. */
 let made = 0;
 
 const endless = function* () {
@@ -82,7 +82,7 @@ beforeAll(async () => {
 afterAll(() => close());
 beforeEach(() => void (made = 0));
 
-/** Asks, and reads nothing. */
+/** Sends a request and reads nothing. */
 const asking = async (path: string): Promise<{ socket: Socket; closed: Promise<unknown> }> => {
   const socket = connect(port, '127.0.0.1').pause();
   const closed = once(socket, 'close');
@@ -92,7 +92,7 @@ const asking = async (path: string): Promise<{ socket: Socket; closed: Promise<u
   return { socket, closed };
 };
 
-/** That it is cut is only heard by who reads what came before. */
+/** Whether the connection is cut within the time. Only a client that reads what came before notices that. */
 const cutWithin = async ({ socket, closed }: Awaited<ReturnType<typeof asking>>, ms: number): Promise<boolean> => {
   await sleep(ms);
   socket.resume();
@@ -137,7 +137,7 @@ describe('who reads slowly', () => {
   });
 });
 
-/** So many have connected, one after the other, and say nothing. */
+/** Opens connections one after the other, which send nothing. */
 const connected = async (count: number): Promise<Socket[]> => {
   const sockets: Socket[] = [];
   for (let left = count; left > 0; left -= 1) {
@@ -149,7 +149,7 @@ const connected = async (count: number): Promise<Socket[]> => {
   return sockets;
 };
 
-/** What is answered, until the connection is closed. */
+/** Everything that is answered until the connection is closed. */
 const ask = (path: string, more = ''): Promise<string> =>
   raw(port, `HEAD ${path} HTTP/1.1\r\nhost: localhost\r\n${more}\r\n`);
 
@@ -180,7 +180,7 @@ describe('when as many are connected as may be', () => {
   );
 
   it('each of very many who come at once is refused, and told that nothing was done', async () => {
-    // What they ask may not have been read yet when the next are let in.
+    // Their requests may not have been read yet when the next connections are accepted.
     let left = 200;
     const letIn = new Promise<void>((resolve) => server.on('connection', () => (left -= 1) === 0 && resolve()));
     const each = Array.from({ length: left }, async () => {
@@ -212,7 +212,7 @@ describe('when as many are connected as may be', () => {
     sockets.push(...(await connected(200)));
     expect(await ask('/alive')).toContain(' 200 OK');
     await eventually(async () => expect(sockets.filter((it) => !it.closed).length).toBeLessThanOrEqual(20 + 32));
-    // Who was there before is not sent away for them.
+    // Connections that were there before are not closed to make room.
     expect(sockets.slice(0, 20).filter((socket) => socket.closed)).toEqual([]);
   });
 });

@@ -57,10 +57,10 @@ it('opens no more once it is closed, at whatever moment that is', async () => {
   ] as const) {
     const room = new WaitingRoom(at, () => [], opensAfterMs);
     void room.during(forEver);
-    // As the name is looked up for it to listen.
+    // While the name is being resolved in order to listen.
     await sleep(closedAfterMs);
     await room.close();
-    // What comes in its place finds the address free.
+    // The next server finds the address free.
     const next = createServer().listen(at.PORT, at.HOST);
     await once(next, 'listening');
     next.close();

@@ -1,6 +1,6 @@
 import type { DocumentOptions } from '#rest';
 
-/** The introduction to the whole API, and its tags in the order in which they are shown, whichever process answers. */
+/** The introduction to the whole API, and its tags in display order, the same for every process. */
 export const apiDocument: DocumentOptions = {
   title: 'Cleave',
   description: [

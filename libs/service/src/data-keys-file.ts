@@ -5,8 +5,8 @@ import { join } from 'node:path';
 const codeOf = (error: unknown): unknown => (error as NodeJS.ErrnoException).code;
 
 /**
- * What stands in for DATA_KEYS, made where there is none yet. It is put in its place whole, and only if nobody was faster:
- * what was encrypted by way of one key cannot be read by way of another.
+ * The keys used if DATA_KEYS is not set, created on first use. The file is linked into place once it is complete, and only
+ * if no other process was faster: data encrypted under one key cannot be decrypted with another.
  */
 export const readOrMakeDataKeys = async (dataDir: string, log: (line: string) => void): Promise<string> => {
   const file = join(dataDir, 'data-keys');

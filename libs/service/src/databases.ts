@@ -4,7 +4,10 @@ import { startEmbeddedPostgres } from '#database';
 import { endOnSignals } from '#rest';
 import { readOrMakeDataKeys } from './data-keys-file.js';
 
-/** The variables of the modules that keep data: none is needed where a server is started for those that are not set. */
+/**
+ * The database variables of the modules that store data. None is required, because an embedded server serves those that are
+ * not set.
+ */
 const databaseVariables = [
   'ORDER_DATABASE_URL',
   'INVENTORY_DATABASE_URL',
@@ -13,18 +16,18 @@ const databaseVariables = [
   'WEBHOOKS_DATABASE_URL',
   'ACCESS_DATABASE_URL',
 ] as const;
-/** The modules that encrypt some of what they keep. */
+/** The modules that encrypt some of their data. */
 const encrypting = ['ORDER', 'WEBHOOKS'] as const;
 type DatabaseVariable = (typeof databaseVariables)[number];
 
 const forEach = <Value>(value: (variable: DatabaseVariable) => Value): Record<DatabaseVariable, Value> =>
   Object.fromEntries(databaseVariables.map((it) => [it, value(it)])) as Record<DatabaseVariable, Value>;
 
-/** What a process of all modules reads about their databases, and what stands in for what is not set. */
+/** The database settings of a process with all modules, and the fallbacks of those that are not set. */
 export const databaseEnvironment = forEach(() => env.postgresUrl.optional());
 export const databaseFallbacks = forEach(() => 'DATABASE_URL');
 
-/** The same where everything runs together: keys lie with the orders, unless it is said where. */
+/** The same for a process with all modules: API keys are stored with the orders, unless configured otherwise. */
 export const togetherFallbacks = (source: Environment): Record<DatabaseVariable, string> => ({
   ...databaseFallbacks,
   ACCESS_DATABASE_URL: source['DATABASE_URL'] ? 'DATABASE_URL' : 'ORDER_DATABASE_URL',
@@ -32,14 +35,14 @@ export const togetherFallbacks = (source: Environment): Record<DatabaseVariable,
 interface Databases {
   urls: Record<DatabaseVariable, string>;
   /**
-   * What stands in for DATA_KEYS, which is not set, for those of the modules that are kept in the server that was started: what
-   * lies in another database is not to depend on a file beside this one.
+   * The keys used if DATA_KEYS is not set, for those modules that store their data in the embedded server: data in another
+   * database must not depend on a file beside this one.
    */
   dataKeys: { ORDER?: string; WEBHOOKS?: string };
   stop: () => Promise<void>;
 }
 
-/** An embedded server for the modules whose database is not configured, all of them in one database. */
+/** Starts an embedded server for the modules whose database is not configured; they share one database. */
 export const startDatabaseFor = async (
   settings: Partial<Record<DatabaseVariable, string | undefined>> & { DATA_KEYS?: unknown },
   dataDir: string,

@@ -33,10 +33,10 @@ import {
   withUsedTags,
 } from '#rest';
 
-/** Twice as long as the gateway keeps a connection that it does not use. */
+/** Twice as long as the gateway keeps an idle connection. */
 const drainDelayMs = 2_000;
 
-/** Where a process answers REST, whom it believes, and how it is observed. */
+/** Where a process answers REST, which callers it trusts, and how it is observed. */
 export const restEnvironment = (port: number) => ({
   HOST: env.host('127.0.0.1'),
   PORT: env.port(port),
@@ -45,40 +45,40 @@ export const restEnvironment = (port: number) => ({
   HTTP_ANSWER_MS: env.milliseconds(usualConnectionLimits.answerMs),
   HTTP_KEEP_ALIVE_MS: env.milliseconds(usualConnectionLimits.keepAliveMs),
   HTTP_MAX_CONNECTIONS: env.count(usualConnectionLimits.maxConnections),
-  /** Where TLS ends in front of it. */
+  /** For TLS termination in front of the process. */
   HSTS_SECONDS: env.seconds.optional(),
   ...securityEnvironment,
   ...telemetryEnvironment,
 });
 
 type RestEnvironment = z.output<z.ZodObject<ReturnType<typeof restEnvironment>>>;
-/** The same as a service takes it: all but the address may be left out. */
+/** The same settings as a `Service` takes them: only the address is required. */
 export type RestSettings = Pick<RestEnvironment, 'HOST' | 'PORT'> & Partial<RestEnvironment>;
 
 export interface Service extends RestSettings {
-  /** The name of the process, as it shows in the log. */
+  /** The name of the process in the log. */
   name: string;
   document: DocumentOptions;
   modules: DynamicModule[];
-  /** Who sends requests to it: `gateway` when left out. */
+  /** Who sends its requests; `gateway` if left out. */
   from?: RequestsFrom;
-  /** It passes requests on to other processes. */
+  /** Whether it forwards requests to other processes. */
   passesOn?: boolean;
-  /** Where the modules answer messages from other processes. */
+  /** Where the modules accept messages from other processes. */
   listen?: Address[];
-  /** What brings events to the modules, or takes them from there. */
+  /** The event bus of the modules. */
   EVENTS_AT?: EventBusAddress;
-  /** What is answered over gRPC, if anything. */
+  /** The settings of gRPC, if it is served. */
   grpc?: GrpcListening;
-  /** Does what the app needs before it is initialised, such as registering plugins. */
+  /** Prepares the app before it is initialised, for example by registering plugins. */
   prepare?: (app: NestFastifyApplication) => Promise<void>;
-  /** What is shown in place of the app's own document, where it is more than that; asked at each request. */
+  /** Derives the document to show from the app's own, on every request, if it contains more than that. */
   currentDocument?: CurrentDocument;
-  /** What is stopped after the app, in this order. */
+  /** What to stop after the app, in this order. */
   after?: (() => Promise<unknown>)[];
 }
 
-/** The app of a service, complete but not listening: what `serve` starts and the OpenAPI document is drawn from. */
+/** The app of a service, complete but not listening: `serve` starts it, and the OpenAPI document is generated from it. */
 export const createService = async (
   { document, modules, prepare, currentDocument, ...settings }: Service,
   options: Pick<RestAppOptions, 'drainDelayMs' | 'requestLog'> = {},
@@ -101,7 +101,7 @@ export const createService = async (
   return app;
 };
 
-/** What is configured about who sends requests. */
+/** The settings about clients. */
 const clientOptions = (settings: Partial<RestEnvironment>): RestAppOptions => ({
   corsOrigins: settings.CORS_ORIGINS,
   hstsSeconds: settings.HSTS_SECONDS,
@@ -134,7 +134,11 @@ class SecurityModule implements OnApplicationShutdown {
   }
 }
 
-/** What may not be started as it is configured. @throws ConfigurationError */
+/**
+ * Refuses to start with an insecure configuration.
+ *
+ * @throws ConfigurationError
+ */
 export const refuseOpenDoor = (door: Door): void => {
   const faults = doorFaults(door);
   if (faults.length > 0) throw new ConfigurationError(faults);
@@ -143,8 +147,8 @@ export const refuseOpenDoor = (door: Door): void => {
 const eventsOf = ({ EVENTS_AT: at }: Service): Address[] => (at?.scheme === 'nats' ? [at] : []);
 
 /**
- * Starts a service and keeps it running until the process is told to stop. Until what it needs is there it says that it is
- * not ready.
+ * Starts a service and keeps it running until the process is told to stop. Until its dependencies are available, it reports
+ * that it is not ready.
  *
  * @returns the address it answers at
  */
@@ -183,7 +187,7 @@ export const serve = async (service: Service): Promise<string> => {
     return app;
   };
   const app = await room.during(start()).catch((error: unknown) => {
-    // What is told to stop while it waits comes to nothing, which is no reason to complain.
+    // If the process is told to stop while it waits, the start never completes, which is not an error to report.
     if (isStopping) return new Promise<never>(() => undefined);
     throw error;
   });
@@ -200,23 +204,23 @@ export const serve = async (service: Service): Promise<string> => {
   return url;
 };
 
-/** What brings requests from other processes, as `/health/ready` tells of it. */
+/** The name in `/health/ready` of a broker that delivers messages from other processes. */
 const messagesBy = (broker: string): string => `${broker}-messages`;
 
-/** Without it REST is answered, and messages wait for other instances or find none. */
+/** Without the broker, REST is still answered; messages wait for other instances or fail. */
 const conditionOf = (broker: string, isReached: boolean): Condition =>
   isReached ? { isDegraded: false, details: {} } : { isDegraded: true, details: { [broker]: 'is unreachable' } };
 
 const isForHelp = (argument: string | undefined): boolean => argument === '--help' || argument === '-h';
 
-/** @returns what to say to whoever has given arguments, which no program takes; those that look for help start nothing */
+/** @returns the message for a call with arguments, which no program takes; a call for help starts nothing */
 const helpFor = ([argument]: string[]): string | undefined =>
   argument === undefined
     ? undefined
     : `Cleave takes no arguments${isForHelp(argument) ? '' : `, such as ${argument}`}: it is configured by environment ` +
       'variables, as in `PORT=4000 npm start`. They are listed in README.md, under "Settings", and in docs/observability.md.';
 
-/** Runs a program: what keeps it from starting is said in words, without a stack where the person can mend it. */
+/** Runs a program. An error that prevents its start is reported, without a stack if the operator can fix it. */
 export const run = (main: () => Promise<unknown>): void => {
   const { argv } = process;
   const help = helpFor(argv.slice(2));
@@ -225,9 +229,9 @@ export const run = (main: () => Promise<unknown>): void => {
     process.exit(isForHelp(argv[2]) ? 0 : 1);
   }
   useServiceLog();
-  // Nobody reads the output any more: no reason to drop what is in flight.
+  // If the reader of our output is gone, that is no reason to drop requests in flight.
   for (const stream of [process.stdout, process.stderr]) stream.on('error', ignoreClosedPipe);
-  // Whoever started this process and keeps a channel to it is gone: so is the reason to run.
+  // The parent process that holds the IPC channel has ended, so this process should end too.
   if (process.connected) process.once('disconnect', () => process.kill(process.pid, 'SIGTERM'));
   main().catch((error: unknown) => {
     process.stderr.write(`${complaintOf(error)}\n`);
@@ -238,7 +242,9 @@ export const run = (main: () => Promise<unknown>): void => {
 const whereToLook =
   'README.md lists the settings, docs/observability.md those of logs and traces. To try things out, `npm start` and `npm run start:split` need none.';
 
-/** Plain errors and those of the system say what to mend; an error of another class is a fault in the program. */
+/**
+ * Plain errors and system errors tell the operator what to fix; an error of another class is a bug, so its stack is shown.
+ */
 const complaintOf = (error: unknown): string | undefined => {
   if (!(error instanceof Error)) return String(error);
   if (error instanceof ConfigurationError) return `${error.message}\n${whereToLook}`;
@@ -246,7 +252,7 @@ const complaintOf = (error: unknown): string | undefined => {
   return isForPeople ? error.message : error.stack;
 };
 
-/** Of a terminal that was closed it is EIO. */
+/** If a terminal was closed, the code is EIO. */
 const ignoreClosedPipe = (error: NodeJS.ErrnoException): void => {
   if (error.code !== 'EPIPE' && error.code !== 'EIO') throw error;
 };

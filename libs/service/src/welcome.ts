@@ -1,6 +1,6 @@
 import { processLog } from '#telemetry';
 
-/** Tells a person what there is and what to try first. */
+/** Shows a person the addresses of the service and what to try first. */
 export const welcome = (url: string, demo: boolean, isGuarded: boolean): void => {
   if (!processLog.isForPeople) return;
   const product = demo ? 'demo-mug' : 'mug';
