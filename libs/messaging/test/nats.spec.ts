@@ -219,7 +219,7 @@ describeWithNats('requests over NATS', () => {
     it('are refused while so much is being fetched that memory may not do', async () => {
       await start();
       expect((await ask('once', offerMuch())).head['err']).toMatchObject({ code: 'unavailable' });
-      // What comes whole needs nothing fetched, and once they are given up, there is room.
+      // A request in one message needs no fetching, and once the offers have expired, there is room for others.
       expect(await ask('once', encodeFrame({ meta }, '{"id":"y"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
       const large = 'x'.repeat(2_000_000);
       await eventually(async () => expect((await client.call('torrent', large)) === large).toBe(true));
