@@ -5,7 +5,8 @@ import { OrderModule, orderEnvironment, orderGrpc } from '#order';
 import { restEnvironment, run, serve } from '#service';
 
 /**
- * Orders on their own: REST at :3001, messages at :4001, gRPC at `ORDER_GRPC_LISTEN`. Needs `INVENTORY_AT` and `PAYMENT_AT`.
+ * Orders on their own: REST at :3001, messages at :4001, gRPC if `ORDER_GRPC_LISTEN` is set. `INVENTORY_AT` and `PAYMENT_AT`
+ * are the addresses of these services.
  */
 run(async () => {
   const { ACCESS_DATABASE_URL, ...environment } = readEnvironment(

@@ -109,7 +109,7 @@ it('has what is refused by one that is full carried out by another also where it
   addresses = ['127.0.0.2'];
   await eventually(async () => expect(await answers(1)).toEqual(new Set([`127.0.0.2 as order.test:${port}`])));
   response.writeHead(503, { [fullHeader]: 'connections', connection: 'close', 'content-length': '2' }).flushHeaders();
-  // An instance that does not wait for the body closes the connection as soon as the head has been sent.
+  // If the gateway does not wait for the body, it closes the connection as soon as it has read the head.
   await Promise.race([once(response, 'close'), sleep(200)]);
   response.end('{}');
   expect(await answered).toBe(`127.0.0.2 as order.test:${port}`);
