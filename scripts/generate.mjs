@@ -1,5 +1,5 @@
 // Generates the committed files that are derived from the code. With --check it writes nothing and fails if a committed file
-// is outdated.
+// would change.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -193,8 +193,7 @@ const generated = {
 };
 
 const checks = process.argv.includes('--check');
-// The documents come from the compiled code, so it is compiled first. Unchecked, because the SDK's types are generated
-// below.
+// The documents come from the compiled code, so it is compiled first; unchecked, because the SDK's types come later.
 if (!checks) execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck']);
 const outdated = [];
 

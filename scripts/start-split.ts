@@ -114,8 +114,7 @@ run(async () => {
       DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
     },
   });
-  // A gateway that authenticates callers signs what it tells the services about them; without a configured secret, one is
-  // made up.
+  // A gateway that authenticates callers signs what it tells the services; if no secret is configured, one is made up.
   const asks = settings.ADMIN_KEY !== undefined || settings.OIDC_ISSUER !== undefined;
   const secrets = settings.SERVICE_SECRET ?? (asks ? [randomBytes(32).toString('hex')] : undefined);
   const ofServices: Variables = secrets === undefined ? {} : { SERVICE_SECRET: secrets.join() };
@@ -255,8 +254,7 @@ class Supervisor {
     const main = fileURLToPath(new URL(`../apps/${service.name}/src/main.js`, import.meta.url));
     const child = spawn(process.execPath, ['--enable-source-maps', '--max-semi-space-size=32', main], {
       env: { ...given(systemVariables), ...observed(), ...service.variables },
-      // The IPC channel tells the child when this process is gone; its own process group keeps Ctrl-C from reaching it
-      // directly.
+      // The IPC channel tells the child when this process is gone; its own process group keeps Ctrl-C away from it.
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: process.platform !== 'win32',
     });

@@ -56,8 +56,8 @@ const readBackFaults = (outcome: Outcome, read: Map<string, OrderTotals>): strin
   });
 
 /**
- * Accounts for every line: placed − returned + refused + adjusted = file, where placed and returned are read back from the
- * server.
+ * Accounts for every line: placed − returned + refused + adjusted = file, where placed and returned are what the server
+ * reports.
  */
 export const reconcile = (plan: Plan, outcome: Outcome, read: Map<string, OrderTotals>): Reconciliation => {
   const refusals = [...plan.refusals, ...outcome.refusals];

@@ -14,10 +14,7 @@ const fewestEnded = 10;
 const fewestInFlight = 256;
 /** The burst that an idle process admits before anything was measured. */
 const startingLimit = 1_000;
-/**
- * Requests that exceed the target even with few in flight are slow by themselves: the target is raised by their excess times
- * this.
- */
+/** Requests that miss the target even with few in flight are slow by themselves: their excess times this is added to it. */
 const stretch = 4;
 const longestTargetMs = 5_000;
 /** Decay of a raised target in each window (half in some 17 seconds), to find out whether it is still needed. */
@@ -31,8 +28,7 @@ const longestRetryMs = 20_000;
  *
  * The limit follows the gradient between the target latency and the measured one, as in Netflix's concurrency-limits; by
  * Little's law it converges to what can be done within the target. Unlike there, the target is not a multiple of the lowest
- * latency seen: where work is batched, latency grows with every admitted request, long before batches are large enough to be
- * efficient.
+ * latency seen: where work is batched, latency grows with every admitted request, long before batches are efficient.
  *
  * @see https://github.com/Netflix/concurrency-limits
  */
@@ -135,8 +131,7 @@ export class Limiter {
   }
 
   private adjust(now: number): void {
-    // Measured, not computed from throughput by Little's law: requests end in batches, and a window may see one more or
-    // less.
+    // Measured, not computed from throughput by Little's law: requests end in batches, one more or less in each window.
     const latencyMs = this.tookMs / this.ended;
     const inFlight = this.inFlightMs / (now - this.since);
     this.stretchedMs *= keptOfStretch;

@@ -26,13 +26,9 @@ export class PeakLatency {
     return this.average * this.keptAt(now);
   }
 
-  /**
-   * The expected cost of one more call: its time and that of the calls before it. The first call to an untried instance is
-   * free.
-   */
+  /** The expected cost of one more call: its time and that of the calls before it. The first one at an instance is free. */
   costOf(inFlight: number, now: number): number {
-    // No decay while calls are in flight: an instance that hangs would seem faster the longer it hangs, and would get more
-    // calls.
+    // No decay while calls are in flight: a hanging instance would seem faster the longer it hangs, and get more calls.
     if (this.average > 0) return (inFlight > 0 ? this.average : this.at(now)) * (inFlight + 1);
     return inFlight * untriedMs;
   }

@@ -164,10 +164,7 @@ export class Target<I extends Instance> implements Candidate {
     this.eject('failing', `${mostFailedInARow} requests in a row came to nothing`);
   }
 
-  /**
-   * Answers on open connections do not show that a new one is accepted. A lone instance is not ejected: it gets calls
-   * anyway.
-   */
+  /** Answers on open connections do not show that new ones are accepted. A lone instance gets calls anyway, so it stays. */
   private full(): void {
     if (this.keeper.hasOthers()) this.eject('full', 'it takes no more at present');
   }

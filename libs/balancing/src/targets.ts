@@ -39,8 +39,7 @@ export class NoAddress extends Error {
 }
 
 /**
- * One family only, IPv4 if there is any: an instance on both must not count twice, and one on IPv4 alone must not fail on
- * IPv6.
+ * One family only, preferably IPv4: an instance on both must not count twice, and one on IPv4 alone must not fail on IPv6.
  */
 export const addressesOf: Lookup = async (host) => {
   const found = await systemLookup(host, { all: true });

@@ -102,8 +102,7 @@ const endsConnection = ({ connection }: Record<string, string | string[] | undef
 
 /** What the status and the headers of an answer say about the instance. */
 const outcomeIn = (status: number, { [fullHeader]: full }: Record<string, unknown>): Outcome => {
-  // The request was not begun: with too many connections, or while it starts, an instance refuses requests before their
-  // handlers.
+  // The request was not begun: with too many connections, or during its start, an instance runs no handlers.
   if (status === 503 && (full === 'connections' || full === 'start')) return 'full';
   if (status === 503 && full !== undefined) return 'busy';
   return status < 500 ? 'answered' : 'failing';
@@ -262,10 +261,7 @@ const codesOfTime = new Set<unknown>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_T
 /** One request, with its attempts on one instance or several. */
 class BalancedRequest {
   private readonly giveUpAt: number;
-  /**
-   * The error of an attempt that was sent but not answered. It outranks later ones, as the request may have been carried
-   * out.
-   */
+  /** The error of an attempt that was sent but not answered. It outranks later ones: the request may be carried out. */
   private unknown: Error | undefined;
   private isGivenUp = false;
   /** The attempt that was sent and is not answered yet. */
@@ -354,8 +350,7 @@ class BalancedRequest {
   private optionsFor({ origin }: HttpInstance): Dispatcher.DispatchOptions {
     const headersTimeout = Math.max(1, this.giveUpAt - performance.now());
     const headers = { ...(this.options.headers as Record<string, string>), host: new URL(origin).host };
-    // Without `reset: false`, undici would send `Connection: close` with HEAD, and the echoed header would look like a
-    // shutdown.
+    // Otherwise undici would send `Connection: close` with HEAD, and the echoed header would look like a shutdown.
     return { ...this.options, origin, headers, headersTimeout, reset: false };
   }
 

@@ -40,10 +40,7 @@ const services = [
   },
 ] as const;
 
-/**
- * The prefixes that the gateway itself answers. `/metrics` and `/admin` are not among them: operators ask each instance for
- * these, from inside.
- */
+/** The prefixes that the gateway itself answers. Operators ask each instance for `/metrics` and `/admin`, from inside. */
 export const ownPrefixes = ['/health', '/docs', '/openapi.json', '/problems', '/keys', '/audit'] as const;
 
 type Service = (typeof services)[number];

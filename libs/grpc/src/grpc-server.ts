@@ -137,8 +137,7 @@ export class GrpcServer extends ServerGrpc {
   override addHandler(pattern: unknown, handler: MessageHandler, isEvent?: boolean): void {
     const { rpc = '' } = pattern as { rpc?: string };
     const isStream = this.streams.has(rpc);
-    // The same limits as over REST, because it is the same work. Open streams do not count: they take no capacity from
-    // others.
+    // The same limits as over REST, because it is the same work. Streams take no capacity, so they do not count.
     const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
     // Handlers of other services pass here too; they are never called.
     const scope = this.service.scopes[rpc] ?? 'operator';

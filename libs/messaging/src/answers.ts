@@ -22,10 +22,7 @@ import {
 
 const logger = new Logger('Messages');
 
-/**
- * Nest turns every error that it does not know into "Internal server error"; this filter passes a `CleaveError` on
- * unchanged.
- */
+/** Nest turns errors that it does not know into "Internal server error"; this filter passes a `CleaveError` on unchanged. */
 @Catch(CleaveError)
 class RefusalFilter implements RpcExceptionFilter<CleaveError> {
   catch(refusal: CleaveError): Observable<never> {

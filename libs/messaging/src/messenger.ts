@@ -60,8 +60,7 @@ export class Messenger implements OnApplicationShutdown {
   }
 
   /**
-   * Checks that every module configured as in-process runs in this process. Call it once this application listens
-   * in-process.
+   * Checks that every module configured as in-process runs in this process. Called once it listens in-process.
    *
    * @throws Error that names the module and the variable that sets its address
    */

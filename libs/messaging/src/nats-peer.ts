@@ -185,8 +185,8 @@ export class NatsPeer {
   /**
    * The frame of a request; fetches it if the message only offers it.
    *
-   * @throws CleaveError `payload-too-large`, `unavailable` when too much is being fetched already; Error if fetching
-   *   failed
+   * @throws CleaveError `payload-too-large`, `unavailable` when too much is being fetched already; Error if it could not
+   *   be fetched
    */
   async request(message: Msg): Promise<Frame> {
     const frame = decodeFrame(message.data);

@@ -54,8 +54,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   /** Leaves the queue groups, answers all requests that NATS has delivered already, and then closes the connection. */
   override async close(): Promise<void> {
     this.isClosed = true;
-    // A failed drain needs no report: the link has logged it, and callers lost the connection too, or find no instance with
-    // their request.
+    // The link has logged a failed drain; callers lost the connection too, or find no instance with their request.
     await Promise.allSettled(this.subscriptions.map((it) => it.drain()));
     if (!(await this.handling.idle(drainMs))) {
       this.logger.error(`${this.handling.count} requests were not finished within ${drainMs} ms and are cut off`);

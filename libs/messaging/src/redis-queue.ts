@@ -64,10 +64,7 @@ export interface PublishedReply {
  */
 export const largestPublished = 262_144;
 
-/**
- * Limit of bytes in one command, unless a single request or reply is larger: Redis does nothing else while it reads a
- * command.
- */
+/** Limit of bytes in one command, unless a single request or reply is larger: Redis does nothing else while it reads one. */
 export const largestAtOnce = 65_536;
 
 /** Size of the strings in a command, each with its length prefix. */
@@ -115,10 +112,7 @@ return now`,
 };
 
 const pingMs = 2_000;
-/**
- * A connection without an answered ping for this long counts as dead. While a reader blocks, its ping is answered
- * afterwards.
- */
+/** A connection without an answered ping for this long counts as dead. Pings of a blocked reader are answered afterwards. */
 const silenceMs = 8_000;
 /** Reconnecting may lead to a replica several times before a new primary is elected. */
 const leaveReplicaMs = 1_000;
@@ -255,8 +249,8 @@ export function reportOutages(connection: RedisConnection, report: (message: str
     if (!isLost) report(`Redis is not reached (${whyNot(error)}); trying again until it is`);
     isLost = true;
   });
-  // An answered ping, not 'ready': Redis may have been connected but unable to answer, and a replica is reconnected to every
-  // second.
+  // An answered ping, not 'ready': Redis may have been connected but unable to answer, and connections to a replica are
+  // replaced every second.
   connection.on('ping-interval', () => {
     if (isLost) report('Redis is reached again');
     isLost = false;

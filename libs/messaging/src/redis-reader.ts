@@ -34,10 +34,7 @@ const retryMs = 200;
 const replyKeptMs = 30_000;
 /** After a refusal, an instance leaves new requests to others for this long; doubled with each further refusal, up to … */
 const firstRestMs = 50;
-/**
- * … this. A request that has queued for this long shows that all instances are overloaded, and is refused before its
- * deadline.
- */
+/** … this. A request that has queued for this long is refused before its deadline, because all instances are overloaded. */
 const patienceMs = 250;
 /** Interval at which requests taken over from a dead instance look for room. */
 const roomLookMs = 10;
@@ -329,8 +326,7 @@ export class RedisReader {
   }
 
   /**
-   * Yields to the event loop between large requests, so that their first replies are sent before the last one is carried
-   * out.
+   * Yields to the event loop between large requests, so that the first replies are sent before the last one is carried out.
    */
   private async takeAll(entries: readonly Entry[]): Promise<void> {
     let characters = 0;

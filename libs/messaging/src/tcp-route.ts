@@ -153,8 +153,7 @@ class TcpInstance implements Instance {
         (error) => {
           // The signal may still abort after the answer, which must not close the connection.
           signal.removeEventListener('abort', giveUp);
-          // Probes have no handler: an instance that is ready, or of a version without probes, answers with Nest's own
-          // error.
+          // Probes have no handler: an instance that is ready, or whose version has no probes, answers with Nest's error.
           if (error instanceof Error) reject(error);
           else if (isWireError(error)) reject(new Error(error.detail));
           else resolve();
@@ -248,8 +247,7 @@ export class TcpRoute implements Route {
   ask({ pattern, message, mayRepeat, signal }: Question, ended: Ended): () => void {
     let isForgotten = false;
     let giveUp: (() => void) | undefined;
-    // The error of an attempt that was sent but not answered. It outranks later ones, as the request may have been carried
-    // out.
+    // The error of an attempt that was sent but not answered. It outranks later ones: the request may be carried out.
     let unknown: unknown;
     const attempts = this.targets.attempts(mayRepeat);
     const attempt = (): void => {

@@ -65,7 +65,7 @@ export class TcpServer extends ServerTCP {
 
   /**
    * Nest reports only a port in use; any other failure would leave the start waiting for ever. The host is resolved as
-   * callers do: the system's first result may be another address, on most machines the IPv6 one of `localhost`, which no
+   * callers do: the system's first result may be another address (on most machines the IPv6 one of `localhost`), which no
    * caller uses.
    */
   override listen(callback: (error?: unknown) => void): void {

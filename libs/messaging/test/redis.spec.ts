@@ -349,8 +349,7 @@ describeWithRedis('requests over Redis', () => {
     patient.on('ready', () => (timesConnected += 1));
     try {
       await handsOnSlow.connect();
-      // Makes it load the data of a primary: 20,000 keys at half a millisecond each, longer than the silence that is
-      // tolerated.
+      // Makes it load the data of a primary: 20,000 keys of half a millisecond, longer than the tolerated silence.
       for (let at = 0; at < 20_000; at += 1_000)
         await Promise.all(Array.from({ length: 1_000 }, (_, key) => hands.set(`filling ${at + key}`, 'x')));
       await handsOnSlow.configSet({
