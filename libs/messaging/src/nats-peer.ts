@@ -8,7 +8,10 @@ import { Awaited } from './awaited.js';
 /** Queue group of a module's instances: each request is delivered to one of them. */
 export const group = 'instances';
 const requests = 'cleave.requests';
-/** `pattern` is `<module>.<operation>`, or `<module>.*` for a whole module; `at` is the queue group or one instance. */
+/**
+ * `pattern` is `<module>.<operation>`, or `<module>.*` for a whole module; `at` is the prefix of the group or of one
+ * instance.
+ */
 export const requestSubject = (pattern: string, at = requests): string => `${at}.${pattern}`;
 export const patternOf = (subject: string): string => subject.split('.').slice(-2).join('.');
 /** A subject for requests to one particular instance. */

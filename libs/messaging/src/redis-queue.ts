@@ -114,7 +114,7 @@ return now`,
 const pingMs = 2_000;
 /** A connection without an answered ping for this long counts as dead. Pings of a blocked reader are answered afterwards. */
 const silenceMs = 8_000;
-/** Reconnecting may lead to a replica several times before a new primary is elected. */
+/** Minimum time between such reconnects, because they may lead to a replica until a new primary is elected. */
 const leaveReplicaMs = 1_000;
 
 const newClient = (url: string, role: string) =>
