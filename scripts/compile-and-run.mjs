@@ -41,9 +41,7 @@ const stampOf = (path) => {
   return `${path} ${ctimeMs} ${mtimeMs} ${size} ${ino}\n`;
 };
 
-/**
- * A hash of the sources and the build configuration; it changes whenever something is written, unpacked, renamed or removed.
- */
+/** A hash of the sources and the build configuration; it changes when anything is written, unpacked, renamed or removed. */
 const stateOfSources = () => {
   const within = (folder) => readdirSync(folder, { recursive: true }).map((name) => join(folder, name));
   const paths = [...compiledBy, ...sources.filter((it) => existsSync(it)).flatMap(within)].sort();

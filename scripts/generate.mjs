@@ -81,9 +81,7 @@ const openApi = async () => {
 
 const document = async () => JSON.parse(await readFile('docs/openapi.json', 'utf8'));
 
-/**
- * The generated part of the SDK, from the OpenAPI document: its types, and method, path and parameters of each operation.
- */
+/** The generated part of the SDK, from the OpenAPI document: its types, and how each operation is requested. */
 const sdk = async () => {
   const folder = await mkdtemp(join(tmpdir(), 'cleave-sdk-'));
   const input = await document();

@@ -82,9 +82,7 @@ const given = (variables: string[]): Variables =>
     }),
   );
 
-/**
- * What the runtime and the system need from the environment; other variables are passed only to the services that read them.
- */
+/** What the runtime and the system need from the environment; other variables only go to the services that read them. */
 const systemVariables = [
   ...['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'NO_COLOR', 'NODE_ENV', 'NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS'],
   ...['NODE_COMPILE_CACHE', 'SystemRoot', 'TEMP', 'USERPROFILE'],

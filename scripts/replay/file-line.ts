@@ -40,9 +40,7 @@ const columns = [
 ] as const;
 type Column = (typeof columns)[number];
 
-/**
- * Keys contain invoice numbers, those of returns two, and travel in an HTTP header: they must be short and visible ASCII.
- */
+/** Keys contain one or two invoice numbers and travel in an HTTP header, so these must be short and visible ASCII. */
 const invoiceNumber = /^[\x21-\x7e]{1,64}$/;
 const wholeNumber = /^[+-]?\d{1,12}$/;
 const isoMoment = /^(\d{4})-(\d{1,2})-(\d{1,2})[ T](\d{1,2}):(\d{2})(?::(\d{2}))?/;

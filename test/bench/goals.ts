@@ -123,9 +123,7 @@ const lagP99 =
 
 const rebuilt = (report: Report): number => report.median('perSecond', 'ours', rebuildName, 1);
 
-/**
- * How much longer a single caller waits than with the baseline, in commits: limit a with one connection takes one commit.
- */
+/** How much longer a single caller waits than with the baseline, in commits, each as long as limit a with one connection. */
 const commitsMore = (report: Report): number => {
   const commit = report.calibrations.find(
     (it) => it.contestant === 'limit a' && it.workload === 'spread' && it.connections === 1,

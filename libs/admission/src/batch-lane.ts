@@ -11,9 +11,7 @@ interface Waiting<Item> {
   reject: (error: unknown) => void;
 }
 
-/**
- * Processes everything that arrived during the last batch as the next one, so that callers never queue one behind the other.
- */
+/** Does everything that arrived during one batch as the next batch, so that callers never queue one behind the other. */
 export class BatchLane<Item> {
   private waiting: Waiting<Item>[] = [];
   private isBusy = false;

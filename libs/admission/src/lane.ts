@@ -12,9 +12,7 @@ export interface LaneOptions {
   tooMuch: string;
 }
 
-/**
- * Limits concurrency: few calls run at a time and the others wait in their turn, so that resources remain for other work.
- */
+/** Limits concurrency: few calls run at a time and others wait in their turn, which leaves resources for other work. */
 export class Lane {
   private readonly room;
 

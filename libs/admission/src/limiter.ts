@@ -1,16 +1,15 @@
 /** Target for the mean latency of admitted requests: hardly noticeable to a person, and several batches long. */
 const targetMs = 250;
 /**
- * How many turns of the event loop a request may take: the target grows by the loop's delay in each, which is no queueing.
+ * How many turns of the event loop a request may take: the loop's delay in each is added to the target, as it is no
+ * queueing.
  */
 const turns = 8;
 /** As long as admitted requests may take, so that a window has seen the limit that it judges. */
 const windowMs = 250;
 /** A window with fewer finished requests is inconclusive, and is extended. */
 const fewestEnded = 10;
-/**
- * The lowest limit, one batch. A process that is slow with so few is slow for another reason; refusing more would not help.
- */
+/** The lowest limit, one batch. A process that is slow with so few is slow for other reasons; more refusals do not help. */
 const fewestInFlight = 256;
 /** The burst that an idle process admits before anything was measured. */
 const startingLimit = 1_000;
@@ -95,7 +94,7 @@ export class Limiter {
     return true;
   }
 
-  /** Marks the begin of a request. @returns the value to pass to `leave` */
+  /** Marks the beginning of a request. @returns the value to pass to `leave` */
   enter(): number {
     this.measure();
     this.running += 1;

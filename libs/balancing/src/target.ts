@@ -155,9 +155,7 @@ export class Target<I extends Instance> implements Candidate {
     return isDone || this.ejection !== 'failing';
   }
 
-  /**
-   * Otherwise an instance that fails at once, and so has nothing in flight, would attract more calls than those that work.
-   */
+  /** Otherwise an instance that fails at once, and so has nothing in flight, would get more calls than those that work. */
   private failed(): void {
     this.failedInARow += 1;
     if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this)) return;

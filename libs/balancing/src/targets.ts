@@ -38,9 +38,7 @@ export class NoAddress extends Error {
   override readonly name = 'NoAddress';
 }
 
-/**
- * One family only, preferably IPv4: an instance on both must not count twice, and one on IPv4 alone must not fail on IPv6.
- */
+/** One family only, preferably IPv4: an instance on both must not count twice, nor one on IPv4 alone fail on IPv6. */
 export const addressesOf: Lookup = async (host) => {
   const found = await systemLookup(host, { all: true });
   const some = found.filter(({ family }) => family === 4);
@@ -241,7 +239,7 @@ export class Attempts<I extends Instance> {
     private readonly mayRepeat: boolean,
   ) {}
 
-  /** @throws CleaveError `unavailable` if every instance has its limit of calls in flight @throws NoAddress */
+  /** @throws CleaveError `unavailable` if every instance has its limit of calls in flight; NoAddress */
   next(): Attempt<I> {
     const target = this.targets.pick(this.tried);
     if (this.tried.length > 0) this.targets.counts.retries += 1;

@@ -12,9 +12,7 @@ import {
   type Asked,
 } from './nats-peer.js';
 
-/**
- * After how long without a reply the module's instances are asked whether one still has the request, and how often again.
- */
+/** After this long without a reply, and again as often, the module's instances are asked whether one has the request. */
 const lookAfterMs = 1_000;
 
 /**

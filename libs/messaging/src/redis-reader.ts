@@ -325,9 +325,7 @@ export class RedisReader {
     await this.untilWoken(this.reader.isReady ? retryMs : undefined);
   }
 
-  /**
-   * Yields to the event loop between large requests, so that the first replies are sent before the last one is carried out.
-   */
+  /** Yields to the event loop between large requests, so that replies are sent before the last one is carried out. */
   private async takeAll(entries: readonly Entry[]): Promise<void> {
     let characters = 0;
     for (const entry of entries) {

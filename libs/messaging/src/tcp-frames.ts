@@ -39,9 +39,7 @@ export class FrameSocket extends JsonSocket {
   private readonly asks: boolean;
   private unsent = '';
 
-  /**
-   * @param speaksFrames true for the asking side, whose server understands frames; a server learns it from the first frame
-   */
+  /** @param speaksFrames true for clients, whose server understands frames; a server learns it from the first frame */
   constructor(
     socket: TcpSocket['socket'],
     maxBytes: number,

@@ -142,9 +142,7 @@ class TcpInstance implements Instance {
     };
   }
 
-  /**
-   * Requires an answer: a process that hangs still accepts connections, and one that is not ready still accepts requests.
-   */
+  /** Requires an answer: a hung process still accepts connections, and one that is not ready still accepts requests. */
   async probe(signal: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const forget = this.ask(

@@ -6,9 +6,7 @@ export const cacheNames = [
 ] as const;
 export type CacheName = (typeof cacheNames)[number];
 
-/**
- * The kinds of work: reads from process memory, from Redis one by one or a hundred at a time, and writes. Every read hits.
- */
+/** Reads from process memory, from Redis one by one or a hundred at a time, and writes. Every read hits. */
 export const cacheWork = ['l1 hit', 'l2 hit', 'l2 batch of 100', 'write'] as const;
 export type CacheWork = (typeof cacheWork)[number];
 

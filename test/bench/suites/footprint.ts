@@ -33,7 +33,7 @@ const writtenIn = async (client: pg.Client): Promise<Written> => {
 };
 
 /**
- * The time of a committed insert of one number by a single caller: little more than the round trip and the sync of the WAL.
+ * The time to insert and commit one number, for a single caller: little more than the round trip and the sync of the WAL.
  */
 const commitMs = async (client: pg.Client): Promise<number> => {
   await client.query('CREATE TABLE public.commits (number int)');
