@@ -1,6 +1,6 @@
 // Tests the tests: plants one bug after the other into a copy of the sources, and runs the tests that must catch it. A bug
-// that no test catches, or that no longer fits the source, fails the run. `npm run test:bugs` runs all; a word (`npm run
-// test:bugs -- saga`) selects those with it in their description; `--fit` only checks that all still fit.
+// that no test catches, or that no longer fits the source, fails the run. `npm run test:bugs` runs all; `-- saga` selects
+// those with that word in their description, and `--fit` only checks that all still fit.
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';

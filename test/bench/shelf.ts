@@ -35,7 +35,10 @@ export class Shelf {
     private readonly headers: Headers,
   ) {}
 
-  /** @param url where the system serves products and stock @param headers for its requests, such as a key */
+  /**
+   * @param url where the system serves products and stock
+   * @param headers for its requests, such as a key
+   */
   static async fill(url: string, catalogue: readonly CatalogueEntry[], headers: Headers = {}): Promise<Shelf> {
     const shelf = new Shelf(url, headers);
     for (let at = 0; at < catalogue.length; at += batchSize) {

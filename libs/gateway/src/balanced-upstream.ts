@@ -261,7 +261,7 @@ const codesOfTime = new Set<unknown>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_T
 /** One request, with its attempts on one instance or several. */
 class BalancedRequest {
   private readonly giveUpAt: number;
-  /** The error of an attempt that was sent but not answered. It outranks later ones: the request may be carried out. */
+  /** Error of an attempt that was sent but not answered. It outranks later ones: the request may have been carried out. */
   private unknown: Error | undefined;
   private isGivenUp = false;
   /** The attempt that was sent and is not answered yet. */

@@ -3,9 +3,9 @@ import { balancePolicy, type BalancePolicy } from '#balancing';
 import { env } from '#config';
 
 /**
- * Which service answers which paths: a prefix itself and everything below it. `variable` holds the address of the service.
- * Paths below an `open` prefix have their own way to authenticate. A POST to a `keyed` path is carried out once for each
- * Idempotency-Key.
+ * Which service answers which paths: a prefix itself and everything below it. `variable` names the variable with the address
+ * of the service. Paths below an `open` prefix have their own way to authenticate. A POST to a `keyed` path is carried out
+ * once for each Idempotency-Key.
  */
 const services = [
   {

@@ -66,7 +66,7 @@ export const definitionOf = ({
 
 const replacement = '\ufffd';
 
-/** Invalid UTF-8 is decoded to replacement characters: if there are more of them than were sent, it is refused. */
+/** Invalid UTF-8 is decoded to replacement characters: a request with more of them than were sent is refused. */
 const withoutReplacements = (request: object, bytes: Buffer): object => {
   const read = occurrences(JSON.stringify(request), replacement);
   if (read === 0 || read <= occurrences(bytes.toString('latin1'), Buffer.from(replacement).toString('latin1')))

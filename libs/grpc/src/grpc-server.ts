@@ -98,7 +98,10 @@ export class GrpcServer extends ServerGrpc {
   /** The methods with response streams. */
   private readonly streams: ReadonlySet<string>;
 
-  /** @param at `host:port` @param maxConnections further connections are closed at once; no limit if left out */
+  /**
+   * @param at `host:port`
+   * @param maxConnections further connections are closed at once; no limit if left out
+   */
   constructor(
     private readonly at: string,
     private readonly service: GrpcService,

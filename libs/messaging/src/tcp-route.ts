@@ -245,7 +245,7 @@ export class TcpRoute implements Route {
   ask({ pattern, message, mayRepeat, signal }: Question, ended: Ended): () => void {
     let isForgotten = false;
     let giveUp: (() => void) | undefined;
-    // The error of an attempt that was sent but not answered. It outranks later ones: the request may be carried out.
+    // Error of an attempt that was sent but not answered. It outranks later ones: the request may have been carried out.
     let unknown: unknown;
     const attempts = this.targets.attempts(mayRepeat);
     const attempt = (): void => {

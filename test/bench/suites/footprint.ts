@@ -32,9 +32,7 @@ const writtenIn = async (client: pg.Client): Promise<Written> => {
   return { walBytes: Number(sums[0]!.wal), xids: Number(sums[0]!.xids), tables: new Map(tables) };
 };
 
-/**
- * The time to insert and commit one number, for a single caller: little more than the round trip and the sync of the WAL.
- */
+/** The time of a single caller to commit one number: little more than the round trip and the sync of the WAL. */
 const commitMs = async (client: pg.Client): Promise<number> => {
   await client.query('CREATE TABLE public.commits (number int)');
   const times: number[] = [];
