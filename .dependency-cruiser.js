@@ -1,6 +1,6 @@
 /**
- * The walls between modules and between the rooms of a module. `npm run check:walls` holds every import against them;
- * test/walls proves that they stand. A refused import prints the name of the rule and its comment.
+ * The walls between modules and between the rooms of a module. `npm run check:walls` checks every import against them, and
+ * test/walls proves that violations are found. A refused import prints the name of the rule and its comment.
  */
 
 /** Libs for one technical concern each, which any module may use. */
@@ -135,7 +135,7 @@ export default {
     exclude: '^libs/sdk/dist/',
     doNotFollow: { path: ['node_modules', '^dist/'] },
     enhancedResolveOptions: {
-      // `types` leads from '#module' to its source instead of to what was compiled last.
+      // `types` leads from '#module' to its source instead of its compiled output.
       conditionNames: ['types', 'import', 'node', 'default'],
       exportsFields: ['exports'],
       extensions: ['.ts', '.js', '.mjs', '.json', '.d.ts'],

@@ -9,7 +9,7 @@ export default {
   modulePathIgnorePatterns: ['<rootDir>/dist/', '<rootDir>/\\.data/'],
   transform: { '\\.ts$': '@swc/jest' },
   extensionsToTreatAsEsm: ['.ts'],
-  // js before ts, because the mapping below takes the extension from the imports of every package.
+  // js before ts, because the mapping below removes the extension from the imports of all packages.
   moduleFileExtensions: ['js', 'mjs', 'cjs', 'ts', 'json', 'node'],
   moduleNameMapper: {
     [`^#(${libs})$`]: '<rootDir>/libs/$1/src/index.ts',

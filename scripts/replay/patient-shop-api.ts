@@ -23,7 +23,7 @@ export class PatientShopApi implements ShopApi {
   /**
    * @param url named in messages
    * @param stop ends the waiting
-   * @param onWait told of each failed try that is followed by another
+   * @param onWait called for each failed try that is followed by another
    */
   constructor(
     private readonly shop: ShopApi,

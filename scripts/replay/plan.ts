@@ -41,7 +41,7 @@ export interface OrderStep {
   customerId: string;
   /** The number of a line in the order is its position here, from 1. */
   lines: { productId: string; quantity: number; unitPriceMinor: number }[];
-  /** The total by which prices rounded up to whole pence are too high. */
+  /** What rounding the prices up to whole pence adds to the total. */
   roundingMinor: number;
   totalMinor: number;
   shares: Share[];
@@ -253,7 +253,7 @@ const addToReturn = (
   goods.shares.push({ line: cancelled.number, amountMinor: -creditMinor });
 };
 
-/** Finds the earlier sales that a line cancels; what is left without one is refused. */
+/** Finds the earlier sales that a line cancels; units without one are refused. */
 const cancelLine = (
   sales: Sales,
   customerId: string,

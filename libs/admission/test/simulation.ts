@@ -30,7 +30,7 @@ const isBefore = (one: { at: number; order: number }, other: { at: number; order
 /** Works off jobs, at a speed that may change. */
 export interface Server {
   add(job: () => void): void;
-  /** Factor by which all times are longer. */
+  /** Multiplies all times. */
   slowness: number;
 }
 

@@ -80,7 +80,7 @@ class Names {
       this.paths.set(path, this.withOwnIds(from, item));
   }
 
-  /** The schemas whose name is taken by a different one, and those of a taken name that refer to such a schema. */
+  /** Schemas to rename: their name is taken, and the content differs, directly or in a schema that they refer to. */
   private otherThanTaken(needed: ReadonlyMap<string, unknown>): Set<string> {
     const known = [...needed].filter(([id]) => this.schemas.has(id));
     const others = new Set<string>();

@@ -56,7 +56,7 @@ const badIds: unknown[] = [
 ];
 const badTexts: unknown[] = ['', 5, null, [], {}, json('"a\\u0000b"'), json('"\\ud800"')];
 
-/** With a member replaced or, for `undefined`, left out. `path` is as in faults: `lines.0.quantity`. */
+/** The body with one member replaced or, for `undefined`, removed. `path` is as in faults: `lines.0.quantity`. */
 const withAt = (body: object, path: string, value: unknown): object => {
   const copy = structuredClone(body) as Record<string, never>;
   const names = path.split('.');
