@@ -1,18 +1,18 @@
 /**
- * The walls between modules and between the rooms of a module. `npm run check:walls` holds every import against them;
- * test/walls proves that they stand. A refused import prints the name of the rule and its comment.
+ * The walls between modules and between the rooms of a module. `npm run check:walls` checks every import against them, and
+ * test/walls proves that violations are found. A refused import prints the name of the rule and its comment.
  */
 
-/** The libs that any module may use, each for one technical concern. */
+/** Libs for one technical concern each, which any module may use. */
 const techniques =
   'admission|balancing|cache-engine|config|contracts|database|events|gateway|grpc|health|messaging|nats|periodic|rest|sdk|security|service|telemetry|testing';
-/** All others do business. They speak through contracts and never import each other. */
+/** All other libs are features. They communicate through contracts and never import each other. */
 const features = `^libs/((?!(?:${techniques})/)[^/]+)/`;
 
-/** What decisions may be written with besides their own room: it decides the same for the same input. */
+/** What a domain may import besides its own files: nothing with I/O, so that the same input gives the same decision. */
 const pure = ['^libs/contracts/src/index\\.ts$', '(^|/)node_modules/zod/', '^(node:)?(assert|buffer|crypto|util)$'];
 
-/** Packages that speak to the outside. Use cases name what they need in a port; adapters and transports use these. */
+/** Packages with I/O. Use cases declare ports; only adapters and transports use these packages. */
 const outside =
   '(^|/)node_modules/(@types/)?(@nestjs/(microservices|platform-|swagger|terminus|typeorm)|@fastify|fastify|@grpc|@nats-io|pg|redis|stripe|typeorm)';
 
@@ -135,7 +135,7 @@ export default {
     exclude: '^libs/sdk/dist/',
     doNotFollow: { path: ['node_modules', '^dist/'] },
     enhancedResolveOptions: {
-      // `types` leads from '#module' to its source instead of to what was compiled last.
+      // `types` leads from '#module' to its source instead of its compiled output.
       conditionNames: ['types', 'import', 'node', 'default'],
       exportsFields: ['exports'],
       extensions: ['.ts', '.js', '.mjs', '.json', '.d.ts'],

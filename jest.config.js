@@ -1,6 +1,6 @@
 import { readdirSync } from 'node:fs';
 
-// Only our own libs are doors: packages such as chalk have `#…` imports of their own.
+// Only our own libs: packages such as chalk have `#…` imports of their own.
 const libs = readdirSync(new URL('libs', import.meta.url)).join('|');
 
 /** @type {import('jest').Config} */
@@ -9,7 +9,7 @@ export default {
   modulePathIgnorePatterns: ['<rootDir>/dist/', '<rootDir>/\\.data/'],
   transform: { '\\.ts$': '@swc/jest' },
   extensionsToTreatAsEsm: ['.ts'],
-  // js before ts, because the mapping below takes the extension from the imports of every package.
+  // js before ts, because the mapping below removes the extension from the imports of all packages.
   moduleFileExtensions: ['js', 'mjs', 'cjs', 'ts', 'json', 'node'],
   moduleNameMapper: {
     [`^#(${libs})$`]: '<rootDir>/libs/$1/src/index.ts',
@@ -17,10 +17,10 @@ export default {
   },
   setupFiles: ['<rootDir>/scripts/jest-setup.mjs'],
   showSeed: true,
-  // For what hangs: a machine that is slow or busy must not fail a test that takes half a minute on a quiet one.
+  // Only for tests that hang: on a slow or busy machine, a test that normally takes half a minute must not fail.
   testTimeout: 240_000,
   maxWorkers: 2,
-  // Modules of test files that are over are not let go, and the more there are the longer it takes to collect garbage.
+  // Modules of finished test files stay in memory, which makes garbage collection slower and slower.
   workerIdleMemoryLimit: '1GB',
   testSequencer: '<rootDir>/scripts/jest-sequencer.mjs',
   reporters: ['default', '<rootDir>/scripts/jest-count-reporter.mjs'],

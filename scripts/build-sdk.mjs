@@ -1,4 +1,4 @@
-// Compiles libs/sdk to what is published of it: JavaScript and types that need nothing else of this repository.
+// Compiles libs/sdk to the published package: JavaScript and types that need nothing else of this repository.
 import { execFileSync } from 'node:child_process';
 import { copyFileSync, existsSync, rmSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
@@ -9,5 +9,5 @@ rmSync(`${root}/libs/sdk/dist`, { recursive: true, force: true });
 execFileSync(process.execPath, [`${root}/node_modules/typescript/bin/tsc`, '-p', `${root}/libs/sdk/tsconfig.json`], {
   stdio: 'inherit',
 });
-// npm puts the licence of a package into it, from its own folder only.
+// npm packs a licence only from the package's own folder.
 if (existsSync(`${root}/LICENSE`)) copyFileSync(`${root}/LICENSE`, `${root}/libs/sdk/LICENSE`);

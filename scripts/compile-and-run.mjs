@@ -1,5 +1,5 @@
-// Compiles what has changed, without checking types (`npm run check` does), and runs one of the programs in this very
-// process, so that signals reach it: node scripts/compile-and-run.mjs dist/apps/monolith/src/main.js [arguments]
+// Compiles what has changed, without type checks (`npm run check` does these), and runs one of the programs in this process,
+// so that signals reach it: node scripts/compile-and-run.mjs dist/apps/monolith/src/main.js [arguments]
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
@@ -16,7 +16,7 @@ if (major < 22 || (major === 22 && minor < 12)) {
   process.exit(1);
 }
 
-// Whoever tells npm to stop tells its shell, which ends and says nothing to us.
+// A signal to npm ends npm's shell, which does not pass it on: stop when the parent process is gone.
 if (process.env.npm_lifecycle_event) {
   const { ppid } = process;
   const watch = setInterval(() => {
@@ -26,13 +26,13 @@ if (process.env.npm_lifecycle_event) {
   }, 500).unref();
 }
 
-// What V8 compiles is kept for the next start, here, by the compiler and by services that are started from here. It lies
-// with the code, where nobody can write who could not change the code itself; where nothing can be written, none is kept.
+// Keeps V8's compile cache for the next start, here, in the compiler and in services started from here. It lies beside the
+// code, so that nobody can write to it who cannot change the code; if it is not writable, there is no cache.
 process.env.NODE_COMPILE_CACHE ||= resolve('dist/compile-cache');
 module.enableCompileCache(process.env.NODE_COMPILE_CACHE);
 
 const sources = ['apps', 'libs', 'scripts', 'test'];
-/** npm writes the second one whenever it installs. */
+/** npm writes the second one at every install. */
 const compiledBy = ['package.json', 'node_modules/.package-lock.json', 'tsconfig.json'];
 const noted = 'dist/.compiled-from';
 
@@ -41,14 +41,14 @@ const stampOf = (path) => {
   return `${path} ${ctimeMs} ${mtimeMs} ${size} ${ino}\n`;
 };
 
-/** Of what is compiled and what it is compiled by; other after whatever was written, unpacked, renamed or removed. */
+/** A hash of the sources and the build configuration; it changes when anything is written, unpacked, renamed or removed. */
 const stateOfSources = () => {
   const within = (folder) => readdirSync(folder, { recursive: true }).map((name) => join(folder, name));
   const paths = [...compiledBy, ...sources.filter((it) => existsSync(it)).flatMap(within)].sort();
   return createHash('sha256').update(paths.map(stampOf).join('')).digest('hex');
 };
 
-/** Whatever else compiles to the same place, or clears it, changes this file. */
+/** Every other compilation to the same place changes this file, and clearing that place removes it. */
 const stateOfCompiled = () => stampOf('dist/.tsbuildinfo');
 
 const program = resolve(process.argv[2]);
@@ -68,7 +68,7 @@ if (!existsSync(program) || !existsSync(noted) || readFileSync(noted, 'utf8') !=
   try {
     writeFileSync(noted, state + stateOfCompiled());
   } catch (error) {
-    // Whoever may not write here compiles each time: there is nothing to write where all is compiled.
+    // Without write access it compiles at each start; a read-only installation is compiled completely.
     if (!['EACCES', 'EPERM', 'EROFS', 'ENOSPC', 'EDQUOT'].includes(error.code)) throw error;
   }
 }

@@ -1,6 +1,6 @@
-// npm leaves optional packages that the registry at hand does not have (builds for other platforms, on a mirror) out of
-// package-lock.json, and `npm ci` then refuses the lockfile. This enters them with what their names say. They have no
-// integrity until a registry that has them fills it in: `npm install` there keeps the entry and adds it.
+// npm omits optional packages that the registry in use does not have (builds for other platforms, on a mirror) from
+// package-lock.json, and `npm ci` then refuses the lockfile. This adds them, with the platform that their names tell. Their
+// integrity is missing until `npm install` with a registry that has them adds it.
 import { readFileSync, writeFileSync } from 'node:fs';
 
 const lockfile = JSON.parse(readFileSync('package-lock.json', 'utf8'));
@@ -10,7 +10,7 @@ const platform =
   /(android|darwin|freebsd|linux|openharmony|win32)-(arm64|arm|ia32|loong64|ppc64|riscv64|s390x|x64)(?:-(\w+))?$/;
 const libcs = { gnu: 'glibc', musl: 'musl' };
 
-/** The folders where `require` in one looks, nearest first. */
+/** Where `require` in a folder looks for a package, nearest first. */
 const searched = (folder, name) => {
   const parents = folder.split('/node_modules/').map((_, at, parts) => parts.slice(0, parts.length - at));
   return [...parents.map((parts) => `${parts.join('/node_modules/')}/node_modules/${name}`), `node_modules/${name}`];

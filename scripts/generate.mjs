@@ -1,5 +1,5 @@
-// Writes what is derived from the code and committed with it. With --check it writes nothing and fails where the
-// committed text is not what the code says today.
+// Generates the committed files that are derived from the code. With --check it writes nothing and fails if a committed file
+// would change.
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { existsSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { createClient } from '@hey-api/openapi-ts';
 import { format, getFileInfo, resolveConfig } from 'prettier';
 import { haproxyConfig } from './haproxy-config.mjs';
 
-/** The modules and what each imports, drawn from the same imports that the walls are held against. */
+/** The graph of the modules' imports, from the same analysis that checks the walls. */
 const moduleGraph = () => {
   const cruised = execFileSync(
     process.execPath,
@@ -52,7 +52,7 @@ const moduleGraph = () => {
   ].join('\n\n');
 };
 
-/** What a running monolith answers at `/openapi.json`. */
+/** The document that a running monolith serves at `/openapi.json`. */
 const openApi = async () => {
   const dataDir = await mkdtemp(join(tmpdir(), 'cleave-openapi-'));
   const monolith = spawn(process.execPath, ['dist/apps/monolith/src/main.js'], {
@@ -81,7 +81,7 @@ const openApi = async () => {
 
 const document = async () => JSON.parse(await readFile('docs/openapi.json', 'utf8'));
 
-/** What the SDK knows of the OpenAPI document: its types, and how each operation is asked. */
+/** The generated part of the SDK, from the OpenAPI document: its types, and how each operation is requested. */
 const sdk = async () => {
   const folder = await mkdtemp(join(tmpdir(), 'cleave-sdk-'));
   const input = await document();
@@ -148,7 +148,7 @@ const sdkReadme = async () => {
   return [before + mark, ['| method | asks | does |', '| --- | --- | --- |', ...rows].join('\n')].join('\n\n');
 };
 
-/** What gRPC services say, for servers to read without their `.proto`. */
+/** The descriptors of gRPC services, so that servers need no `.proto` files. */
 const descriptors = (name, folder) => () => {
   const build = ['node_modules/@bufbuild/buf/bin/buf', 'build', folder, '--exclude-source-info', '--output', '-'];
   const set = execFileSync(process.execPath, build, { maxBuffer: 1024 ** 2 });
@@ -158,7 +158,7 @@ const descriptors = (name, folder) => () => {
   ].join('\n');
 };
 
-/** The edge in front of the services, by the table that the gateway passes requests on by. */
+/** The configuration of HAProxy, from the route table of the gateway. */
 const haproxy = async () => {
   const { gatewayEnvironment, ownPrefixes, upstreamsIn } = await import('../dist/libs/gateway/src/routes.js');
   const [{ problemOf }, { Browsers }] = await Promise.all(
@@ -191,11 +191,11 @@ const generated = {
 };
 
 const checks = process.argv.includes('--check');
-// It is drawn from what runs, which has to be what stands here. Types are not looked at: those of the SDK come of this.
+// The documents come from the compiled code, so it is compiled first; unchecked, because the SDK's types come later.
 if (!checks) execFileSync(process.execPath, ['node_modules/typescript/bin/tsc', '-p', 'tsconfig.json', '--noCheck']);
 const outdated = [];
 
-/** Holds a file against its text, or against being gone, and writes it unless this is a check. */
+/** Compares a file with its text, or with its absence, and writes it unless this is a check. */
 const settle = async (file, text) => {
   const { inferredParser } = await getFileInfo(file);
   const wanted = text && inferredParser ? await format(text, { ...(await resolveConfig(file)), filepath: file }) : text;

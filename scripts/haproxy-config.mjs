@@ -1,19 +1,20 @@
-/** Where the gateways answer in containers. */
+/** The port of the gateways in containers. */
 const port = 3000;
 
-/** Whether an address is one of the prefixes or below it, as the gateway reads it: decoded, and in this very case. */
+/** Whether a path is one of the prefixes or below it, as the gateway matches it: decoded and case-sensitive. */
 const below = (acl, prefixes) => [
   `  acl ${acl} path,url_dec -m str ${prefixes.join(' ')}`,
   `  acl ${acl} path,url_dec -m beg ${prefixes.map((prefix) => `${prefix}/`).join(' ')}`,
 ];
 
 /**
- * An HAProxy in front of the gateways, who find out who asks. By their table it knows which addresses there are, and what
- * may be sent to another one of them when the first breaks off: what changes nothing, and what its key makes safe.
+ * The configuration of an HAProxy in front of the gateways, which authenticate the callers. From the gateway's table it
+ * knows which paths exist, and which requests may be retried on another gateway: those that change nothing, and those with
+ * an idempotency key.
  *
  * @param {{ prefixes: readonly string[], keyed: RegExp | undefined }[]} upstreams the gateway's table
- * @param {{ own: readonly string[], refusal: object, headers: Record<string, string> }} rest what the gateway answers itself,
- *   the problem document for what nobody answers, and what every answer says
+ * @param {{ own: readonly string[], refusal: object, headers: Record<string, string> }} rest the gateway's own prefixes,
+ *   the problem document for unknown paths, and the headers of every answer
  */
 export const haproxyConfig = (upstreams, { own, refusal, headers }) => {
   const answer = [
@@ -36,10 +37,10 @@ export const haproxyConfig = (upstreams, { own, refusal, headers }) => {
     'defaults',
     '  mode http',
     '  log global',
-    // Addresses name customers; what goes well is counted, not written down.
+    // Paths contain customer ids, so successful requests are only counted, not logged.
     '  option dontlog-normal',
     '  option forwardfor',
-    // A connection to a gateway carries one request: so none meets a connection that is just being closed.
+    // One request per connection to a gateway, so that none meets a connection that is being closed.
     '  option http-server-close',
     '  option redispatch 1',
     '  retries 3',
@@ -48,7 +49,7 @@ export const haproxyConfig = (upstreams, { own, refusal, headers }) => {
     '  option httpchk',
     '  http-check send meth GET uri /health/ready ver HTTP/1.1 hdr Host localhost',
     '  http-check expect status 200',
-    // An instance that is told to stop says so for as long as anybody is connected to it, two seconds at most.
+    // An instance that stops reports it while it has connections, for two seconds at most.
     '  default-server maxconn 1024 inter 500ms fall 1 rise 1',
     '  timeout connect 2s',
     '  timeout check 3s',
@@ -56,15 +57,15 @@ export const haproxyConfig = (upstreams, { own, refusal, headers }) => {
     '  timeout http-request 10s',
     '  timeout http-keep-alive 15s',
     '  timeout client 35s',
-    // Longer than any deadline of a service, whose refusal says more.
+    // Longer than any deadline of a service, whose own error says more.
     '  timeout server 35s',
     '',
     'frontend edge',
     '  bind :8080',
-    // For certificates: `bind :8443 ssl crt /etc/haproxy/certificates/ alpn h2,http/1.1`, and in the next line https.
+    // For TLS: `bind :8443 ssl crt /etc/haproxy/certificates/ alpn h2,http/1.1`, and https in the next line.
     '  http-request set-header X-Forwarded-Proto http',
     '  http-request del-header X-Forwarded-For',
-    // What each instance tells of itself, /metrics and /admin, is not among these: it is asked from inside.
+    // /metrics and /admin are missing on purpose: operators ask each instance for these, from inside.
     '  acl known path /',
     ...below('known', own),
     ...upstreams.flatMap(({ prefixes }) => below('known', prefixes)),

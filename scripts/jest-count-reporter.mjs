@@ -1,7 +1,7 @@
-/** Ends a run with one plain line, `12 passed, 0 failed`, that another program can read. */
+/** Ends a run with one plain line, `12 passed, 0 failed`, for other programs to read. */
 export default class CountReporter {
   onRunComplete(_contexts, results) {
-    // A file that could not be loaded has no failed tests to show for it.
+    // A file that cannot be loaded has no failed tests, but counts as one.
     const failed = results.numFailedTests + results.numRuntimeErrorTestSuites;
     const skipped = results.numPendingTests + results.numTodoTests;
     const counts = [`${results.numPassedTests} passed`, `${failed} failed`];

@@ -1,5 +1,5 @@
-// Imported by each of jest's processes. A service that stops waits for connections that nobody uses, because somebody
-// might, for up to two seconds: those of the tests' own `fetch` are closed soon after the last answer.
+// Loaded by each of jest's processes. A stopping service waits up to two seconds for idle connections, because they may
+// still be used: this closes those of the tests' `fetch` soon after the last answer.
 import { Agent, setGlobalDispatcher } from 'undici';
 
 const idleMs = 100;

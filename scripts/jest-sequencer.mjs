@@ -1,9 +1,9 @@
 import Sequencer from '@jest/test-sequencer';
 
-/** What collects garbage again and again to see what is left: in a worker that has run others it took eight times as long. */
+/** A test that collects garbage again and again: it took eight times as long in a worker that had run other tests. */
 const inFreshWorker = /cache-engine.test.heap\.spec\.ts$/;
 
-/** As jest has it, but for what a worker is to begin with. */
+/** Jest's own order, except for tests that need a fresh worker, which come first. */
 export default class FreshFirst extends Sequencer {
   async sort(tests) {
     const sorted = await super.sort(tests);

@@ -1,9 +1,9 @@
-// What a release needs besides its tag. `npm version <version>` runs `prepare`; the pipeline has a tag checked before anything
-// is published, and asks for its notes.
+// Prepares and checks releases. `npm version <version>` runs `prepare`; the pipeline checks a tag before anything is
+// published, and prints its notes.
 //
-//   node scripts/release.ts prepare          the version is the one in package.json
-//   node scripts/release.ts check v1.2.0     fails for a tag that was not made of a version that was prepared
-//   node scripts/release.ts notes v1.2.0     prints what the changelog says of it
+//   node scripts/release.ts prepare          takes the version from package.json
+//   node scripts/release.ts check v1.2.0     fails unless the tag was made of a prepared version
+//   node scripts/release.ts notes v1.2.0     prints its section of the changelog
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { globSync, readFileSync, writeFileSync } from 'node:fs';
@@ -17,10 +17,10 @@ const sdk = 'libs/sdk/package.json';
 const hashOf = (path: string): string => createHash('sha256').update(readFileSync(path)).digest('hex');
 const today = (): string => new Date().toISOString().slice(0, 10);
 
-/** The last release, by its tag, or a commit in its place as long as there is none; and what it had of migrations. */
+/** The last release, by its tag, or a commit while there is none; and its migrations. */
 export interface ReleasedMigrations {
   release: string;
-  /** The hash of each, by its path. */
+  /** The hash of each migration, by its path. */
   migrations: Record<string, string>;
 }
 
@@ -32,11 +32,11 @@ export const migrationsIn = (root: string): Record<string, string> =>
       .map((path) => [path.replaceAll('\\', '/'), hashOf(`${root}/${path}`)]),
   );
 
-/** The migrations that were released and are not what they were: databases have run them, and will never run them again. */
+/** Released migrations that have changed: databases that have run them will never run them again. */
 export const changedAfterRelease = (released: Record<string, string>, present: Record<string, string>): string[] =>
   Object.keys(released).filter((path) => present[path] !== released[path]);
 
-/** What the changelog says of a version. @throws Error where it says nothing */
+/** The section of a version in the changelog. @throws Error if there is none */
 export const notesOf = (text: string, version: string): string => {
   const [, ...sections] = text.split(/^## /m);
   const section = sections.find((it) => it.startsWith(`[${version}]`));
@@ -46,13 +46,13 @@ export const notesOf = (text: string, version: string): string => {
   return `${notes}\n`;
 };
 
-/** The changelog after a release: what was unreleased is the version's, and nothing is unreleased. */
+/** The changelog after a release: the unreleased section becomes that of the version, and a new one is begun. */
 export const released = (text: string, version: string, date: string): string => {
   notesOf(text, 'Unreleased');
   return text.replace('## [Unreleased]', `## [Unreleased]\n\n## [${version}] - ${date}`);
 };
 
-/** What says another version than a tag does. @param versions by the file that says them */
+/** The files with another version than the tag. @param versions by file */
 export const faultsOfTag = (tag: string, versions: Record<string, string>): string[] =>
   Object.entries(versions)
     .filter(([, version]) => version !== tag)

@@ -1,5 +1,5 @@
-// Runs the named npm scripts one after the other, whatever becomes of each, and says at the end which failed.
-// `prefix:*` stands for every script whose name begins with the prefix.
+// Runs the named npm scripts one after the other, even if some fail, and lists those at the end. `prefix:*` stands for every
+// script whose name begins with the prefix.
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 

@@ -1,12 +1,12 @@
-// Tests the tests: plants one bug after the other into a copy of the sources and runs the tests that have to notice.
-// A bug that no test catches, or that no longer fits the source, fails the run. `npm run test:bugs`, or with a word
-// (`npm run test:bugs -- saga`) those that have it in their description; with `--fit` it only looks whether all still fit.
+// Tests the tests: plants one bug after the other into a copy of the sources, and runs the tests that must catch it. A bug
+// that no test catches, or that no longer fits the source, fails the run. `npm run test:bugs` runs all; `-- saga` selects
+// those with that word in their description, and `--fit` only checks that all still fit.
 import { spawnSync } from 'node:child_process';
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
-/** Each replaces a text of one file, everywhere in it. */
+/** Each replaces a text in one file, everywhere it occurs. */
 const all = [
   {
     bug: 'products are not locked before it is decided on their stock',
@@ -305,7 +305,7 @@ const all = [
 
 const root = resolve(import.meta.dirname, '..');
 
-/** The text of its file with the bug in it. */
+/** The text of the file with the bug in it. */
 const withBug = ({ bug, file, ...first }) =>
   [first, first.also].filter(Boolean).reduce(
     (text, { replace, by }) => {
@@ -321,7 +321,7 @@ if (process.argv[2] === '--fit') process.exit();
 
 const [, , word = ''] = process.argv;
 const bugs = all.filter(({ bug }) => bug.includes(word));
-// Without a name jest would run every test there is, and nothing would be missed.
+// Without a name jest would run all tests, and every bug would count as caught.
 if (bugs.length === 0) {
   console.error(`No bug has "${word}" in its description. They are:\n${all.map(({ bug }) => `  ${bug}`).join('\n')}`);
   process.exit(1);
@@ -334,12 +334,12 @@ symlinkSync(join(root, 'node_modules'), join(copy, 'node_modules'));
 const run = (...args) => spawnSync('npm', ['run', '--silent', ...args], { cwd: copy, stdio: 'ignore' }).status === 0;
 
 const passes = (...tests) => {
-  // Some tests run what is compiled; what the compiler says is no catch.
+  // Some tests run the compiled code. Compiler errors do not count as a catch.
   run('build');
   return run('jest', '--', ...tests);
 };
 
-// Tests that fail anyway would catch everything.
+// Tests that fail without a bug would seem to catch every one.
 if (!passes(...new Set(bugs.map(({ caughtBy }) => caughtBy)))) throw new Error('the tests fail without any bug');
 
 const missed = bugs.filter((it) => {

@@ -28,7 +28,7 @@ import { webhooksEnvironment } from '#webhooks';
 
 type Variables = Record<string, string>;
 
-/** A service that is to be kept running. */
+/** A service that is kept running. */
 interface Service {
   name: string;
   url: string;
@@ -50,7 +50,7 @@ const messageAddress = listenAddress
   )
   .optional();
 
-/** What the services read, here at once, so that every fault is named before anything starts. */
+/** The environment of all services, read here so that every fault is reported before anything starts. */
 const splitEnvironment = {
   ...restEnvironment(3000),
   PORT: env
@@ -73,7 +73,7 @@ const splitEnvironment = {
   PAYMENT_AT: messageAddress,
 };
 
-/** Those of the variables that are set. */
+/** The variables of these names that are set. */
 const given = (variables: string[]): Variables =>
   Object.fromEntries(
     variables.flatMap((variable) => {
@@ -82,16 +82,16 @@ const given = (variables: string[]): Variables =>
     }),
   );
 
-/** Of the environment, what the runtime and the system go by; the settings of a service are only its own. */
+/** What the runtime and the system need from the environment; other variables only go to the services that read them. */
 const systemVariables = [
   ...['PATH', 'HOME', 'TMPDIR', 'TZ', 'LANG', 'LC_ALL', 'NO_COLOR', 'NODE_ENV', 'NODE_OPTIONS', 'NODE_EXTRA_CA_CERTS'],
   ...['NODE_COMPILE_CACHE', 'SystemRoot', 'TEMP', 'USERPROFILE'],
 ];
 
-/** How long callers may take, and the like, at the one of them that callers reach. */
+/** HTTP limits, timeouts and HSTS, for the service that callers reach. */
 const doorVariables = Object.keys(restEnvironment(0)).filter((it) => /^(?:HTTP|HSTS)_/.test(it));
 
-/** How the services are observed; each has its own name. */
+/** Logging and tracing of the services, without `OTEL_SERVICE_NAME`, because each has its own. */
 const observed = (): Variables => {
   const variables = [...Object.keys(telemetryEnvironment), ...Object.keys(process.env)].filter(
     (it) => /^(?:LOG|OTEL)_/.test(it) && it !== 'OTEL_SERVICE_NAME',
@@ -101,7 +101,7 @@ const observed = (): Variables => {
 
 const isForPeople = process.stdout.isTTY || process.env['LOG_FORMAT'] === 'text';
 
-/** What the driver adds to an address, such as PGPASSWORD. */
+/** Variables that the Postgres driver reads itself, such as PGPASSWORD. */
 const postgresVariables = (): string[] => Object.keys(process.env).filter((variable) => variable.startsWith('PG'));
 
 /** Starts each module and the gateway as processes of their own on this machine, and keeps them running. */
@@ -112,7 +112,7 @@ run(async () => {
       DEMO_PRODUCTS: process.env['INVENTORY_DATABASE_URL'] || process.env['DATABASE_URL'] ? 'false' : 'true',
     },
   });
-  // Whoever asks who callers are has to tell the services, and those believe nobody else.
+  // A gateway that authenticates callers signs what it tells the services; if no secret is configured, one is made up.
   const asks = settings.ADMIN_KEY !== undefined || settings.OIDC_ISSUER !== undefined;
   const secrets = settings.SERVICE_SECRET ?? (asks ? [randomBytes(32).toString('hex')] : undefined);
   const ofServices: Variables = secrets === undefined ? {} : { SERVICE_SECRET: secrets.join() };
@@ -205,13 +205,13 @@ class Supervisor {
 
   constructor(private readonly services: Service[]) {}
 
-  /** The gateway last: what it passes requests on to is there by then. */
+  /** Starts the gateway last, when the services behind it are running. */
   async start(): Promise<void> {
     await Promise.all(this.services.slice(0, -1).map((service) => this.launch(service)));
     if (!this.isStopping) await this.launch(this.services.at(-1)!);
   }
 
-  /** In the order in which requests come in, so that each can still be finished by those behind. */
+  /** Stops from the gateway inwards, so that running requests can still be finished by the services behind. */
   async stop(): Promise<void> {
     this.isStopping = true;
     for (const { child } of this.services.toReversed()) {
@@ -223,7 +223,7 @@ class Supervisor {
     }
   }
 
-  /** Resolves once it is ready for the first time, and starts it again from then on whenever it ends. */
+  /** Resolves once it is ready for the first time; from then on it is restarted whenever it ends. */
   private async launch(service: Service): Promise<void> {
     const ended = this.spawn(service);
     const obstacle = await this.untilReady(service, ended);
@@ -247,18 +247,18 @@ class Supervisor {
     }
   }
 
-  /** @returns how it ends */
+  /** @returns how the process ends */
   private spawn(service: Service): Promise<string> {
     const main = fileURLToPath(new URL(`../apps/${service.name}/src/main.js`, import.meta.url));
     const child = spawn(process.execPath, ['--enable-source-maps', '--max-semi-space-size=32', main], {
       env: { ...given(systemVariables), ...observed(), ...service.variables },
-      // The channel tells the child when we are gone; its own group keeps Ctrl-C for us.
+      // The IPC channel tells the child when this process is gone; its own process group keeps Ctrl-C away from it.
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       detached: process.platform !== 'win32',
     });
     service.child = child;
     for (const stream of [child.stdout!, child.stderr!])
-      // A line of JSON says whose it is.
+      // JSON lines already contain the name of the service.
       createInterface(stream).on('line', (line) =>
         process.stdout.write(line.startsWith('{') ? `${line}\n` : `${service.name.padEnd(9)} | ${line}\n`),
       );
@@ -268,14 +268,14 @@ class Supervisor {
     );
   }
 
-  /** @returns why it is not ready, undefined when it is */
+  /** @returns why it is not ready; undefined if it is */
   private async untilReady(service: Service, ended: Promise<string>): Promise<string | undefined> {
     let end: string | undefined;
     void ended.then((how) => (end = how));
     const giveUpAt = Date.now() + readyTimeoutMs;
     while (end === undefined && Date.now() < giveUpAt) {
       const signal = AbortSignal.timeout(askTimeoutMs);
-      // A connection that is kept is waited for when the service is told to stop.
+      // A connection that is kept alive would delay the service's shutdown.
       const headers = { connection: 'close' };
       const answer = await fetch(`${service.url}/health/ready`, { signal, headers }).catch(() => undefined);
       if (answer?.ok) return undefined;

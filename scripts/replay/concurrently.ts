@@ -1,8 +1,8 @@
 /**
- * Works through the items in their order, so many at a time. The first failure, or `stop`, lets no further item begin;
- * those begun are waited for, and then the failure is thrown.
+ * Processes the items in order, up to `concurrency` at a time. After the first failure, or `stop`, no further item begins;
+ * those running are awaited, and then the failure is thrown.
  *
- * @param work gets a signal that is raised as soon as no further item begins
+ * @param work gets a signal that is aborted as soon as no further item begins
  */
 export const concurrently = async <Item>(
   items: Item[],

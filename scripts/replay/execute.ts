@@ -14,7 +14,7 @@ import type {
 } from './plan.js';
 import { ReplayStopped, ShopRefusal, type OrderTotals, type ShopApi } from './shop-api.js';
 
-/** How far the replay is, for whoever shows it. */
+/** Receives the progress of the replay, to show it. */
 export interface Progress {
   begin(phase: string, total: number, unit: string): void;
   advance(by: number, orders?: number): void;
@@ -29,7 +29,7 @@ export interface ExecutionOptions {
   progress: Progress;
 }
 
-/** An order the server has, with what the replay sent of it. */
+/** An order on the server, and what the replay sent of it. */
 export interface PlacedOrder {
   invoice: string;
   orderId: string;
@@ -46,11 +46,11 @@ export interface Outcome {
   adjustmentsRecorded: number;
   adjustedTotalMinor: number;
   refusals: Refusal[];
-  /** What did not go as it should, although no line is refused for it. */
+  /** Unexpected results for which no line is refused. */
   faults: string[];
 }
 
-/** Half of what a body may have, because the wire form of an entry is longer than the one measured. */
+/** Half of the limit for bodies, because an entry is longer in its wire form than as it is measured here. */
 const batchBytes = limits.bodyBytes / 2;
 
 /** Cuts the catalogue into batches within the limits of count and bytes of one request. */
@@ -69,7 +69,7 @@ export const catalogueBatches = (catalogue: CatalogueEntry[]): CatalogueEntry[][
   return batches;
 };
 
-/** Without the catalogue and the stock no order can be right, so a refusal there ends the replay. */
+/** Without the catalogue and the stock every order would be wrong, so a refusal there ends the replay. */
 const needed = async (what: string, call: Promise<void>): Promise<void> => {
   try {
     await call;
@@ -79,14 +79,14 @@ const needed = async (what: string, call: Promise<void>): Promise<void> => {
   }
 };
 
-/** Lets a call happen when its time has come, counted from the first one. */
+/** Delays each call until it is due, relative to the first one. */
 const pace = (steps: Step[], speed: number | undefined): ((step: Step, stop: AbortSignal) => Promise<void>) => {
   if (speed === undefined) return async () => undefined;
   const startedAt = Date.now();
   const firstAt = steps.find((step) => step.at !== undefined)?.at ?? 0;
   return async (step, stop) => {
     const dueAt = startedAt + ((step.at ?? firstAt) - firstAt) / speed;
-    // A timer counts up to 2^31 ms.
+    // A timer lasts at most 2^31 ms.
     for (let left = dueAt - Date.now(); left > 0; left = dueAt - Date.now())
       await wait(Math.min(left, 2 ** 31 - 1), undefined, { signal: stop });
   };
@@ -116,7 +116,7 @@ class Execution {
     refusals: [],
     faults: [],
   };
-  /** By invoice, from the moment its order is begun: the order, or undefined when the server refused it. */
+  /** By invoice, from the moment its order is begun: the order, or undefined if the server refused it. */
   private readonly settled = new Map<string, Promise<PlacedOrder | undefined>>();
 
   constructor(private readonly shop: ShopApi) {}
@@ -141,7 +141,7 @@ class Execution {
     return order;
   }
 
-  /** An invoice is a delivery. */
+  /** Every invoice counts as delivered. */
   private async fulfil({ invoice, orderId }: PlacedOrder): Promise<void> {
     try {
       await this.shop.fulfilOrder(orderId);
@@ -155,7 +155,7 @@ class Execution {
 
   private async takeBack(step: ReturnStep): Promise<void> {
     for (const goods of step.returns) {
-      // Begun already, for it stands before this step in the plan.
+      // Present already, because the order comes before this step in the plan.
       const order = await this.settled.get(goods.order);
       if (order === undefined) this.refuse(goods.shares, 'return-without-sale');
       else await this.takeBackFrom(order, goods, step.invoice);
@@ -196,10 +196,10 @@ class Execution {
 }
 
 /**
- * Puts the catalogue and enough stock, then carries the plan out. All of it may be repeated, after a stop at any
- * point or after the end: every call is keyed by the file, so it takes effect once.
+ * Puts the catalogue and enough stock, then carries the plan out. It can be repeated after a stop at any point, or after the
+ * end: the key of every call is derived from the file, so that it takes effect once.
  *
- * @throws ReplayStopped when it cannot go on, or the reason of `stop` when that is raised
+ * @throws ReplayStopped if it cannot go on, or the reason of `stop` once that is aborted
  */
 export const execute = async (plan: Plan, shop: ShopApi, options: ExecutionOptions): Promise<Outcome> => {
   const { concurrency, speed, stop, progress } = options;
@@ -211,7 +211,7 @@ export const execute = async (plan: Plan, shop: ShopApi, options: ExecutionOptio
   }
   progress.begin('putting stock', plan.stock.length, 'products');
   await concurrently(plan.stock, concurrency, stop, async ({ productId, units, idempotencyKey }) => {
-    // The same text for ever: a key belongs to one request, whatever the file is called by now.
+    // Never changes, not even with the name of the file, because the request must stay the same under its key.
     const call = shop.adjustStock(productId, units, 'stock for replayed invoices', idempotencyKey);
     await needed(`the stock of product ${productId}`, call);
     progress.advance(1);
@@ -231,7 +231,7 @@ export const execute = async (plan: Plan, shop: ShopApi, options: ExecutionOptio
   return execution.outcome;
 };
 
-/** Asks the server what each placed order comes to, by order id. */
+/** Reads the totals of each placed order back from the server, by order id. */
 export const readBack = async (
   placed: PlacedOrder[],
   shop: ShopApi,

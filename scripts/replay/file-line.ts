@@ -6,9 +6,9 @@ import { CsvError, parse } from 'csv-parse';
 import { limits } from '#contracts';
 import { isWithinLimit, lineAmountMinor, parsePrice, type Price } from './money.js';
 
-/** A line of the file. What cannot be read of it is undefined, and `fault` says why. */
+/** A line of the file. Fields that cannot be read are undefined, and `fault` says why. */
 export interface FileLine {
-  /** Where it stands in the file, from 1; the header is line 1. */
+  /** Its position in the file, from 1; the header is line 1. */
   number: number;
   invoice: string;
   product: string | undefined;
@@ -24,7 +24,7 @@ export interface FileLine {
   fault: string | undefined;
 }
 
-/** The file is not one that can be replayed at all. The message says why and what would be right. */
+/** The file cannot be replayed at all. The message says why, and what is expected. */
 export class UnusableFile extends Error {
   override readonly name = 'UnusableFile';
 }
@@ -40,7 +40,7 @@ const columns = [
 ] as const;
 type Column = (typeof columns)[number];
 
-/** Keys carry invoice numbers in an HTTP header, twice in a return's, so they have to be short and visible ASCII. */
+/** Keys contain one or two invoice numbers and travel in an HTTP header, so these must be short and visible ASCII. */
 const invoiceNumber = /^[\x21-\x7e]{1,64}$/;
 const wholeNumber = /^[+-]?\d{1,12}$/;
 const isoMoment = /^(\d{4})-(\d{1,2})-(\d{1,2})[ T](\d{1,2}):(\d{2})(?::(\d{2}))?/;
@@ -56,7 +56,7 @@ const momentOf = (text: string): number | undefined => {
   return undefined;
 };
 
-/** Exports through a float column write customer 17850 as `17850.0`. */
+/** Exports of a float column turn customer 17850 into `17850.0`. */
 const customerOf = (text: string): string => /^(\d+)\.0+$/.exec(text)?.[1] ?? text;
 
 const quoted = (text: string): string => JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}…` : text);
@@ -76,7 +76,7 @@ const faultOf = (line: FileLine, texts: Record<Column, string>, fields: number, 
   return undefined;
 };
 
-/** One record of the file as a line, given the texts of its columns. */
+/** Parses one record of the file from the texts of its columns. */
 const fileLine = (number: number, texts: Record<Column, string>, fields: number, width: number): FileLine => {
   const product = texts.StockCode.trim();
   const quantity = texts.Quantity.trim();
@@ -95,7 +95,7 @@ const fileLine = (number: number, texts: Record<Column, string>, fields: number,
   };
   if (line.quantity !== undefined && price !== undefined) line.amountMinor = lineAmountMinor(price, line.quantity) ?? 0;
   line.fault = faultOf(line, texts, fields, width);
-  // Fields that slipped by a column say nothing about product, price or amount.
+  // Shifted fields say nothing about product, price or amount.
   return fields > width ? { ...line, product: undefined, quantity: undefined, price: undefined, amountMinor: 0 } : line;
 };
 

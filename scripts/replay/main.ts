@@ -1,7 +1,7 @@
 import { replay } from './replay.js';
 
 const stop = new AbortController();
-// Once: a second signal ends the process at once.
+// `once`, so that a second signal ends the process at once.
 for (const signal of ['SIGINT', 'SIGTERM'] as const)
   process.once(signal, () => {
     process.stderr.write('\nStopping: requests in flight are finished first.\n');

@@ -28,7 +28,7 @@ const divideRounded = (dividend: bigint, divisor: bigint): bigint => {
 const penceOf = (price: Price, quantity: bigint): bigint =>
   divideRounded(price.digits * quantity * 100n, 10n ** BigInt(price.decimals));
 
-/** What a line comes to, rounded once to pence; undefined when the number would not be exact (2^53 and above). */
+/** The amount of a line, rounded once to pence; undefined if the number would not be exact (2^53 and above). */
 export const lineAmountMinor = (price: Price, quantity: number): number | undefined => {
   const pence = penceOf(price, BigInt(quantity));
   return pence <= BigInt(Number.MAX_SAFE_INTEGER) && pence >= BigInt(Number.MIN_SAFE_INTEGER)
@@ -39,7 +39,7 @@ export const lineAmountMinor = (price: Price, quantity: number): number | undefi
 /** The price to the nearest penny, for the catalogue. */
 export const nearestPence = (price: Price): number => Number(penceOf(price, 1n));
 
-/** The price rounded up to the next penny, for an order: what that is too much is given back as a discount. */
+/** The price rounded up to the next penny, for an order; the excess is given back as a discount. */
 export const penceRoundedUp = (price: Price): number => {
   const scale = 10n ** BigInt(price.decimals);
   const pence = price.digits * 100n;
@@ -52,16 +52,13 @@ export const isNegative = (price: Price): boolean => price.digits < 0n;
 /** Whether the price is within the limit of the API. */
 export const isWithinLimit = (price: Price): boolean => penceRoundedUp(price) <= limits.unitPriceMinor;
 
-/**
- * The part of an amount that falls on the units from `from` up to `to` of `units`. Neighbouring parts add up to the
- * amount exactly, wherever it is cut.
- */
+/** The part of an amount for the units from `from` to `to` of `units`. Adjacent parts always add up to the exact amount. */
 export const partOfAmount = (amountMinor: number, units: number, from: number, to: number): number => {
   const upTo = (unit: number): bigint => divideRounded(BigInt(amountMinor) * BigInt(unit), BigInt(units));
   return Number(upTo(to) - upTo(from));
 };
 
-/** Pence as a person reads them: -123450 is `-£1,234.50`. */
+/** Pence as text: -123450 is `-£1,234.50`. */
 export const asPounds = (minor: number): string => {
   const magnitude = Math.abs(minor);
   const pounds = Math.trunc(magnitude / 100).toLocaleString('en-GB');

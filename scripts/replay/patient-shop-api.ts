@@ -3,27 +3,27 @@ import type { CatalogueEntry, GoodsReturn, OrderStep } from './plan.js';
 import { goOn, ReplayStopped, ShopUnavailable, type OrderTotals, type ShopApi } from './shop-api.js';
 
 export interface Patience {
-  /** How often a call is tried altogether. */
+  /** How often a call is tried in all. */
   tries: number;
-  /** The wait before the second try; it doubles from try to try. */
+  /** The wait before the second try; it doubles with each try. */
   firstWaitMs: number;
   longestWaitMs: number;
 }
 
-/** About 45 seconds: long enough for a server to be started anew. */
+/** About 45 seconds: long enough for a server to restart. */
 const patience: Patience = { tries: 10, firstWaitMs: 200, longestWaitMs: 10_000 };
 
-/** A server that says when to come back is believed up to here. */
+/** The longest `Retry-After` that is honoured. */
 const longestRetryAfterMs = 60_000;
 
-/** Repeats the calls of a shop that does not answer, with the same keys, until it does or patience ends. */
+/** Repeats calls to a shop that does not answer, with the same keys, until it does or the tries are used up. */
 export class PatientShopApi implements ShopApi {
   private hasAnswered = false;
 
   /**
    * @param url named in messages
    * @param stop ends the waiting
-   * @param onWait told of each failed try that is followed by another
+   * @param onWait called for each failed try that is followed by another
    */
   constructor(
     private readonly shop: ShopApi,

@@ -3,7 +3,7 @@ import { limits } from '#contracts';
 import { UnusableFile, type FileLine } from './file-line.js';
 import { isNegative, nearestPence, partOfAmount, penceRoundedUp } from './money.js';
 
-/** The file's prices are pounds; it does not say so itself. */
+/** The file does not name the currency of its prices. */
 export const currency = 'GBP';
 
 /** A line of the file, or a part of it, that is not carried out, and why. */
@@ -21,7 +21,7 @@ export interface CatalogueEntry {
   unitPriceMinor: number;
 }
 
-/** What the file takes of a product. The key names exactly this demand, so that it is put on the shelf once for ever. */
+/** The demand for a product in the file. Its key identifies exactly this demand, so that stock is added only once. */
 interface StockNeed {
   productId: string;
   units: number;
@@ -41,13 +41,13 @@ export interface OrderStep {
   customerId: string;
   /** The number of a line in the order is its position here, from 1. */
   lines: { productId: string; quantity: number; unitPriceMinor: number }[];
-  /** What prices rounded up to whole pence come to too much. */
+  /** What rounding the prices up to whole pence adds to the total. */
   roundingMinor: number;
   totalMinor: number;
   shares: Share[];
 }
 
-/** What comes back against one order. */
+/** Returned goods of one order. */
 export interface GoodsReturn {
   order: string;
   idempotencyKey: string;
@@ -78,15 +78,15 @@ export interface AdjustmentStep {
 
 export type Step = OrderStep | ReturnStep | AdjustmentStep;
 
-/** Everything the file asks for, decided from the file alone, so that every run asks for the same. */
+/** Everything the file asks for, decided from the file alone, so that every run makes the same requests. */
 export interface Plan {
   lines: number;
   fileTotalMinor: number;
   catalogue: CatalogueEntry[];
   stock: StockNeed[];
-  /** In the order of the file; a return stands after every order it takes from. */
+  /** In the order of the file; a return comes after every order that it takes from. */
   steps: Step[];
-  /** What is refused without asking the server. */
+  /** Refused without asking the server. */
   refusals: Refusal[];
 }
 
@@ -105,7 +105,7 @@ const isSound = (line: FileLine): line is SoundLine => line.fault === undefined;
 const isAccounting = (invoice: string): boolean => invoice.startsWith('A');
 const isCancellation = (invoice: string): boolean => invoice.startsWith('C');
 
-/** Why a sound line is not carried out whatever the server says; undefined when it is. */
+/** Why a sound line is refused whatever the server says; undefined if it is not. */
 const refusalReason = (line: SoundLine): string | undefined => {
   if (isAccounting(line.invoice)) return 'accounting-adjustment';
   if (isNegative(line.price)) return 'negative-price';
@@ -114,7 +114,7 @@ const refusalReason = (line: SoundLine): string | undefined => {
   return undefined;
 };
 
-/** The catalogue's name: what Postgres can store of the description, within the limit. */
+/** The product's name: the description without what Postgres cannot store, cut to the limit. */
 const nameOf = (description: string): string =>
   description.replaceAll('\0', '').slice(0, limits.textLength).toWellFormed();
 
@@ -130,7 +130,7 @@ const catalogueOf = (lines: FileLine[]): CatalogueEntry[] => {
   return [...entries.values()];
 };
 
-/** Sorts the lines into invoices, over the whole file: the lines of an invoice need not follow each other. */
+/** Groups the lines of the whole file by invoice: those of one invoice need not be adjacent. */
 const invoicesOf = (lines: FileLine[], refusals: Refusal[]): Map<string, Invoice> => {
   const invoices = new Map<string, Invoice>();
   const lineCounts = new Map<string, number>();
@@ -156,7 +156,7 @@ const invoicesOf = (lines: FileLine[], refusals: Refusal[]): Map<string, Invoice
       invoice = { number: line.invoice, customerId: '', at: line.at, sales: [], adjustments: [], cancellations: [] };
       invoices.set(line.invoice, invoice);
     }
-    // An order has one customer: the first that any of its lines names.
+    // An order has one customer: the first one that its lines name.
     invoice.customerId ||= line.customer;
     if (isCancellation(line.invoice)) invoice.cancellations.push(line);
     else if (line.quantity > 0) invoice.sales.push(line);
@@ -191,16 +191,16 @@ const orderStep = ({ number, customerId, at, sales }: Invoice): OrderStep => {
   return { kind: 'order', invoice: number, at, customerId, lines, roundingMinor, totalMinor, shares };
 };
 
-/** Units of one line of an order that have not come back yet. */
+/** Units of one order line that have not been returned yet. */
 interface SoldUnits {
   order: string;
-  /** Where the order stands in the file, to tell which is the latest. */
+  /** The order's position in the file, to find the latest one. */
   orderedAt: number;
   line: number;
   units: number;
 }
 
-/** What can still come back, by customer and product. */
+/** The units that can still be returned, by customer and product. */
 class Sales {
   private readonly sold = new Map<string, SoldUnits[]>();
 
@@ -211,7 +211,7 @@ class Sales {
     else sold.push(units);
   }
 
-  /** Takes units back from the latest order first, line by line, and tells from where; there may be fewer than asked. */
+  /** Takes units back from the latest order first, line by line. @returns from where, possibly fewer than wanted */
   takeBack(customerId: string, product: string, wanted: number): SoldUnits[] {
     const key = JSON.stringify([customerId, product]);
     const left = (this.sold.get(key) ?? []).filter((it) => it.units > 0);
@@ -229,7 +229,7 @@ class Sales {
   }
 }
 
-/** Adds one part of a cancelled line to what comes back against its order. */
+/** Adds a part of a cancelled line to the return for its order. */
 const addToReturn = (
   returns: Map<string, GoodsReturn>,
   cancelled: SoundLine,
@@ -242,7 +242,7 @@ const addToReturn = (
     goods = { order: from.order, idempotencyKey, lines: [], totalMinor: 0, shares: [] };
     returns.set(from.order, goods);
   }
-  // Two cancelled lines may take from one line of the order, which a return names once.
+  // Two cancelled lines may take from one order line, which a return contains only once.
   const line = goods.lines.find((it) => it.line === from.line);
   if (line) {
     line.quantity += from.units;
@@ -253,7 +253,7 @@ const addToReturn = (
   goods.shares.push({ line: cancelled.number, amountMinor: -creditMinor });
 };
 
-/** Finds the earlier sales of what one line cancels; what finds none is refused. */
+/** Finds the earlier sales that a line cancels; units without one are refused. */
 const cancelLine = (
   sales: Sales,
   customerId: string,
@@ -276,7 +276,7 @@ const cancelLine = (
     });
 };
 
-/** Allocates what comes back, line by line in the order of the file: a cancellation finds only sales above it. */
+/** Allocates returns line by line in the order of the file: a cancellation only finds sales before it. */
 const returnsOf = (invoices: Map<string, Invoice>, refusals: Refusal[]): Map<string, GoodsReturn[]> => {
   const all = [...invoices.values()].flatMap((invoice) => [
     ...invoice.sales.map((line, index) => ({ invoice, line, orderLine: index + 1 })),
@@ -297,14 +297,13 @@ const returnsOf = (invoices: Map<string, Invoice>, refusals: Refusal[]): Map<str
   return new Map([...returns].map(([invoice, ofInvoice]) => [invoice, [...ofInvoice.values()]]));
 };
 
-/** Whether the API takes the order at all; one it does not take needs no stock. */
+/** Whether the API accepts the order; one that it does not needs no stock. */
 const fitsTheApi = (sales: SoundLine[]): boolean =>
   sales.length <= limits.lines && sales.every((line) => line.quantity <= limits.quantity);
 
 /**
- * What the whole file takes of each product. The key is made of the product and of every sale and adjustment that
- * takes from it: the same demand is put once for ever, however the file is packed or called, and another file's demand
- * is put on top.
+ * The demand of the whole file for each product. The key is derived from the product and from every sale and adjustment of
+ * it: the same demand is added only once, whatever the file is called or packed like, and another file's demand adds to it.
  */
 const stockOf = (invoices: Map<string, Invoice>): StockNeed[] => {
   const needs = new Map<string, { units: number; demand: string[] }>();
@@ -325,8 +324,8 @@ const stockOf = (invoices: Map<string, Invoice>): StockNeed[] => {
 };
 
 /**
- * Orders stand where their first line stands, returns where their last one does: so each return comes after all the
- * orders it takes from, and waiting for them cannot end in a circle.
+ * Orders are placed at their first line, returns at their last one: each return then comes after all orders it takes from,
+ * so that waiting for them cannot deadlock.
  */
 const stepsOf = (invoices: Map<string, Invoice>, returns: Map<string, GoodsReturn[]>): Step[] => {
   const placed: { line: number; step: Step }[] = [];
@@ -345,14 +344,14 @@ const stepsOf = (invoices: Map<string, Invoice>, returns: Map<string, GoodsRetur
   return placed.sort((a, b) => a.line - b.line).map(({ step }) => step);
 };
 
-/** Every sum made of the file stays exact: an order's prices are rounded up by less than a penny a unit. */
+/** Whether all sums over the file are exact; an order's prices are rounded up by less than a penny per unit. */
 const amountsStayExact = (lines: FileLine[]): boolean =>
   sum(lines.map((line) => Math.abs(line.amountMinor) + Math.abs(line.quantity ?? 0))) <= Number.MAX_SAFE_INTEGER;
 
 /**
- * Decides, from the lines of a file alone, what is asked of the server and what is refused without asking.
+ * Decides, from the lines of the file alone, what to request from the server and what to refuse without asking.
  *
- * @throws UnusableFile when the amounts are too large to be added up exactly
+ * @throws UnusableFile if the amounts are too large to be added up exactly
  */
 export const planReplay = (lines: FileLine[]): Plan => {
   if (!amountsStayExact(lines))

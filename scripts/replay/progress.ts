@@ -11,7 +11,7 @@ const duration = (seconds: number): string => {
   return minutes > 0 ? `${minutes} min ${Math.round(seconds % 60)} s` : `${Math.round(seconds)} s`;
 };
 
-/** How far one phase is. */
+/** The progress of one phase. */
 export interface PhaseState {
   phase: string;
   unit: string;
@@ -35,7 +35,7 @@ export const describePhase = ({ phase, unit, total, done, orders, elapsedMs }: P
   return parts.join(', ');
 };
 
-/** Shows progress on a stream: one line that is redrawn on a terminal, a line every few seconds elsewhere. */
+/** Shows progress on a stream: a line that is redrawn on a terminal, or a line every few seconds elsewhere. */
 export class ShownProgress implements Progress {
   private state: PhaseState | undefined;
   private beganAt = 0;
@@ -57,7 +57,7 @@ export class ShownProgress implements Progress {
     this.state.orders += orders;
   }
 
-  /** Says something between the lines of progress. */
+  /** Prints a message between the lines of progress. */
   say(message: string): void {
     this.out.write(`${this.out.isTTY ? '\r\x1b[K' : ''}${message}\n`);
   }
@@ -78,7 +78,7 @@ export class ShownProgress implements Progress {
   private show(): void {
     if (this.state === undefined) return;
     const text = describePhase({ ...this.state, elapsedMs: performance.now() - this.beganAt });
-    // A line that wraps cannot be redrawn.
+    // A wrapped line cannot be redrawn.
     if (this.out.isTTY) this.out.write(`\r\x1b[K${text.slice(0, (this.out.columns ?? 80) - 1)}`);
     else this.out.write(`${text}\n`);
   }

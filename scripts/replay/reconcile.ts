@@ -3,7 +3,7 @@ import { asPounds } from './money.js';
 import { currency, type Plan, type Refusal } from './plan.js';
 import type { OrderTotals } from './shop-api.js';
 
-/** The account of a replay. Amounts are pence; refused amounts are signed as in the file. */
+/** The result of a replay. Amounts are in pence; refused amounts have the sign of the file. */
 export interface Report {
   lines: number;
   orders_placed: number;
@@ -21,7 +21,7 @@ export interface Report {
 
 export interface Reconciliation {
   report: Report;
-  /** What does not agree. Empty when all is well. */
+  /** Differences found; empty if everything adds up. */
   faults: string[];
 }
 
@@ -29,7 +29,7 @@ const byReason = (refusals: Refusal[]): Report['refused'] => {
   const lines = new Map<string, Set<number>>();
   const refused: Report['refused'] = {};
   for (const { reason, line, amountMinor } of refusals) {
-    // A line may be refused in several parts, and counts once.
+    // A line that is refused in several parts counts once.
     lines.set(reason, (lines.get(reason) ?? new Set()).add(line));
     const total_minor = (refused[reason]?.total_minor ?? 0) + amountMinor;
     refused[reason] = { lines: lines.get(reason)!.size, total_minor };
@@ -56,8 +56,8 @@ const readBackFaults = (outcome: Outcome, read: Map<string, OrderTotals>): strin
   });
 
 /**
- * Adds up what became of every line: placed − returned + refused + adjusted = file, where placed and returned are what
- * the server said when read back.
+ * Accounts for every line: placed − returned + refused + adjusted = file, where placed and returned are what the server
+ * reports.
  */
 export const reconcile = (plan: Plan, outcome: Outcome, read: Map<string, OrderTotals>): Reconciliation => {
   const refusals = [...plan.refusals, ...outcome.refusals];
@@ -91,7 +91,7 @@ const accountedMinor = (report: Report): number =>
 
 const count = (value: number): string => value.toLocaleString('en-GB');
 
-/** The account as a person reads it. */
+/** The report as a table for people. */
 export const asTable = (report: Report): string => {
   const counts: [string, number][] = [
     ['lines in the file', report.lines],
@@ -131,7 +131,7 @@ export const asTable = (report: Report): string => {
 
 const examplesShown = 5;
 
-/** The refusals that have a particular reason to tell, a few of each. */
+/** Examples of refusals with a detail, a few for each reason. */
 export const refusalExamples = (refusals: Refusal[]): string[] => {
   const told = Map.groupBy(
     refusals.filter((refusal) => refusal.detail !== undefined),

@@ -29,11 +29,11 @@ reconciliation, placed − returned + refused + adjusted = file, and with exit c
 
 const mostConcurrency = 1_000;
 
-/** Where the replay writes, and what stops it. */
+/** The streams that the replay writes to, and the signal that stops it. */
 export interface Surroundings {
   out: NodeJS.WritableStream;
   err: NodeJS.WritableStream & { isTTY?: boolean; columns?: number };
-  /** Raised to stop: nothing further is begun. */
+  /** When aborted, nothing further is begun. */
   stop: AbortSignal;
 }
 
@@ -92,7 +92,7 @@ const readLines = async (file: string, progress: ShownProgress, stop: AbortSigna
   return lines;
 };
 
-/** Replays the file and writes the reconciliation; resolves to whether it holds. */
+/** Replays the file and prints the reconciliation. @returns whether everything adds up */
 const replayFile = async (options: Options, surroundings: Surroundings, progress: ShownProgress): Promise<boolean> => {
   const { file, url, concurrency, speed, json } = options;
   const { out, err, stop } = surroundings;
@@ -111,10 +111,11 @@ const replayFile = async (options: Options, surroundings: Surroundings, progress
 };
 
 /**
- * The command: `args` as given after its name.
+ * The command line.
  *
- * @returns the exit code: 0 when all is accounted for, 1 when it is not or the replay could not end, 2 for wrong usage,
- * 130 when it was stopped
+ * @param args the arguments after the command's name
+ * @returns the exit code: 0 if everything adds up, 1 if it does not or the replay failed, 2 for wrong usage, 130 if it was
+ *   stopped
  */
 export const replay = async (args: string[], surroundings: Surroundings): Promise<number> => {
   const { out, err, stop } = surroundings;

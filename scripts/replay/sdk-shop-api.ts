@@ -3,13 +3,13 @@ import { z } from 'zod';
 import { currency, type CatalogueEntry, type GoodsReturn, type OrderStep } from './plan.js';
 import { ReplayStopped, ShopRefusal, ShopUnavailable, type OrderTotals, type ShopApi } from './shop-api.js';
 
-/** What is looked at in an order; the types of the SDK promise it, but another server may answer. */
+/** The fields of an order that are used. Validated, because the server may be another one than the SDK expects. */
 const placed = z.object({ order_id: z.string() });
 const totals = z.object({ total_minor: z.int(), returned_total_minor: z.int() });
 
 const timeoutMs = 60_000;
 
-/** Answers that say nothing about the one request: with them, no other request would fare better. */
+/** Statuses with which no other request would fare better. */
 const hopelessStatuses = new Set([401, 403, 405, 415]);
 
 const isTransient = (status: number, code: string): boolean =>
@@ -28,7 +28,7 @@ export class SdkShopApi implements ShopApi {
 
   /** @param url where the API begins, such as `http://127.0.0.1:3000` */
   constructor(private readonly url: string) {
-    // Whoever asks for a replay is told of every failure, and waits for as long as it takes.
+    // Without retries: the replay reports every failure and repeats it by itself.
     this.cleave = new Cleave({ baseUrl: url, timeoutMs, retries: 0 });
   }
 
@@ -93,7 +93,7 @@ export class SdkShopApi implements ShopApi {
     return { totalMinor: total_minor, returnedTotalMinor: returned_total_minor };
   }
 
-  /** @param call how it is named to a person: `POST /orders` */
+  /** @param call its name in messages: `POST /orders` */
   private async ask(call: string, sending: Promise<unknown>): Promise<unknown> {
     try {
       return await sending;

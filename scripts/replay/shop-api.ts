@@ -1,18 +1,18 @@
 import type { CatalogueEntry, GoodsReturn, OrderStep } from './plan.js';
 
-/** What the replay asks of the server. Every call may be repeated: the same call with the same key takes effect once. */
+/** The server as the replay uses it. Every call can be repeated: the same call with the same key takes effect once. */
 export interface ShopApi {
   /** Puts products into the catalogue, as many as fit into one request. */
   putProducts(products: CatalogueEntry[]): Promise<void>;
-  /** Adds to what lies on the shelf, or takes from it. */
+  /** Adds units to the stock, or removes some. */
   adjustStock(productId: string, delta: number, reason: string, idempotencyKey: string): Promise<void>;
-  /** Places an order under its invoice number; `replayed` when it had been placed before. */
+  /** Places an order under its invoice number; `replayed` if it had been placed before. */
   placeOrder(order: OrderStep): Promise<{ orderId: string; replayed: boolean }>;
-  /** Hands all goods of an order over; one that has been handed over stays as it is. */
+  /** Marks all goods of an order as delivered; does nothing if they are already. */
   fulfilOrder(orderId: string): Promise<void>;
-  /** Takes goods of an order back onto the shelf. */
+  /** Returns goods of an order to the stock. */
   returnGoods(orderId: string, goods: GoodsReturn, reason: string): Promise<void>;
-  /** What the server says an order comes to. */
+  /** Reads the totals of an order from the server. */
   readOrder(orderId: string): Promise<OrderTotals>;
 }
 
@@ -21,7 +21,7 @@ export interface OrderTotals {
   returnedTotalMinor: number;
 }
 
-/** The server understood and refuses, under a stable code. Asking again gets the same answer. */
+/** The server refused the request with a stable code; repeating it gets the same answer. */
 export class ShopRefusal extends Error {
   override readonly name = 'ShopRefusal';
 
@@ -33,13 +33,13 @@ export class ShopRefusal extends Error {
   }
 }
 
-/** No answer, or one that says to try later. Asking again with the same key is safe. */
+/** There was no answer, or one that asks to retry. Repeating the call with the same key is safe. */
 export class ShopUnavailable extends Error {
   override readonly name = 'ShopUnavailable';
 
   /**
-   * @param answered whether the server said so itself; false when it could not be reached
-   * @param retryAfterMs what the server asks to wait before the next try
+   * @param answered whether the server answered; false if it could not be reached
+   * @param retryAfterMs how long the server asks to wait before the next try
    */
   constructor(
     message: string,
@@ -55,5 +55,5 @@ export class ReplayStopped extends Error {
   override readonly name = 'ReplayStopped';
 }
 
-/** How a person gets on after a stop, whatever stopped it. */
+/** What to do after a stop, whatever the cause. */
 export const goOn = 'Run the same command again: it continues where it stopped, and nothing is placed twice.';

@@ -3,10 +3,9 @@ import pg from 'pg';
 import { nowMs } from './clock.js';
 
 /**
- * An order is final once its hold is permanent and, where it is paid through us, its money taken: until then the relay has
- * something to do for it, or a saga. This is the one thing that is asked of Cleave's tables, because no caller needs to
- * know it. The answer comes from the indexes that these two go by themselves, so that asking costs the same however many
- * orders there are.
+ * An order is final once its hold is permanent and, if it is paid through us, the money is taken: until then the relay or a
+ * saga has work to do for it. This is the only query of the benchmark on Cleave's tables, because no caller needs to know
+ * this. It uses the indexes of relay and sagas, so that its cost does not grow with the number of orders.
  */
 const unsettled = `
   SELECT (SELECT count(*) FROM orders.sagas WHERE state = 'running') + (
@@ -24,13 +23,13 @@ const settledWithinMs = 120_000;
 export class Backlog {
   private constructor(
     private readonly client: pg.Client,
-    /** Of the server process that counts, so that its CPU time is not taken for that of the orders. */
+    /** The backend that counts, whose CPU time must not be attributed to the orders. */
     readonly serverPids: readonly number[],
   ) {}
 
   static async of(databaseUrl: string): Promise<Backlog> {
     const client = new pg.Client({ connectionString: databaseUrl });
-    // Told by the next count.
+    // The next count reports the error.
     client.on('error', () => undefined);
     await client.connect();
     const { rows } = await client.query<{ pid: number }>(
@@ -39,7 +38,7 @@ export class Backlog {
     return new Backlog(client, [rows[0]!.pid]);
   }
 
-  /** Looks at it now and then until told to stop. @returns what stops it and tells the most that was seen */
+  /** Polls the backlog until stopped. @returns a function that stops it and returns the largest backlog seen */
   watch(): () => Promise<number> {
     const stop = new AbortController();
     let most = 0;
@@ -57,7 +56,7 @@ export class Backlog {
     };
   }
 
-  /** Resolves once nothing is left, with how much there was at first and when there was nothing. */
+  /** Resolves once nothing is left. @returns how much there was at first, and when nothing was left */
   async untilSettled(): Promise<{ atFirst: number; settledAtMs: number }> {
     const giveUpAt = nowMs() + settledWithinMs;
     let settledAtMs = nowMs();

@@ -30,7 +30,7 @@ beforeAll(async () => {
 
 afterAll(() => rm(folder, { recursive: true, force: true }));
 
-/** As `npm run bench`, of what was built last. */
+/** Like `npm run bench`, on the last build. */
 const bench = async (...args: string[]): Promise<{ stdout: string; report: Written }> => {
   const file = join(folder, 'report.json');
   const { stdout } = await run(process.execPath, [program, ...args, ...smallest, '--json', file]);

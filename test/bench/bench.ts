@@ -5,13 +5,13 @@ import type { Report } from './report.js';
 import type { BenchmarkServer } from './server.js';
 import type { Started } from './started.js';
 
-/** What every suite works with. */
+/** Shared by all suites. */
 export interface Bench {
   options: Options;
   server: BenchmarkServer;
   driver: Program<DriverCommands>;
   started: Started;
   report: Report;
-  /** Tells how far it is. */
+  /** Reports progress. */
   say(line: string): void;
 }

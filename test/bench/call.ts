@@ -15,7 +15,7 @@ export interface Calling extends Omit<CallLoad, 'durationMs'> {
   brokerPid?: number;
 }
 
-/** Calls that are not measured, at many callers: both sides get compiled, connections opened. */
+/** Makes calls that are not measured, with many callers, so that both sides are compiled and connected. */
 export const warmUpCalls = async ({ options }: Bench, { client, ...load }: Calling): Promise<void> => {
   const { kind, at, balance, size } = load;
   const durationMs = Math.min(3, options.seconds * 3) * 1_000;

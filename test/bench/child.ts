@@ -9,17 +9,17 @@ const keptOutputCharacters = 20_000;
 const stopWithinMs = 30_000;
 const readyWithinMs = 60_000;
 
-/** The root of what was compiled. */
+/** The root of the compiled code. */
 const compiled = fileURLToPath(new URL('../..', import.meta.url));
 
-/** Everybody runs as the image does. */
+/** The options of the image, for every process. */
 const nodeOptions = ['--max-semi-space-size=32'];
 
-/** From now on whatever is started writes its CPU profile into the folder when it ends. */
+/** From now on, every started process writes its CPU profile into the folder when it ends. */
 export const profileInto = (folder: string): void =>
   void nodeOptions.push('--cpu-prof', `--cpu-prof-dir=${resolve(folder)}`, '--cpu-prof-interval=500');
 
-/** Nothing of the caller's own environment: a variable set by chance must not change what is measured. */
+/** Without the environment of the caller, so that no stray variable changes what is measured. */
 const bareEnvironment = (): NodeJS.ProcessEnv => ({
   PATH: process.env['PATH'],
   HOME: process.env['HOME'],
@@ -28,8 +28,8 @@ const bareEnvironment = (): NodeJS.ProcessEnv => ({
 });
 
 /**
- * A compiled program as a process of its own, so that its CPU time can be told from that of all others. It keeps a
- * channel to us and ends when that closes: nothing outlives the benchmark, however it ends.
+ * A compiled program as a process of its own, so that its CPU time can be measured separately. It keeps an IPC channel to
+ * this process and ends when that closes, so that nothing outlives the benchmark, however it ends.
  */
 export class Child {
   readonly process: ChildProcess;
@@ -47,7 +47,7 @@ export class Child {
       env: { ...bareEnvironment(), ...environment },
       stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
       serialization: 'advanced',
-      // Out of reach of a Ctrl-C: what was started is stopped in order.
+      // In a process group of its own, so that Ctrl-C does not reach it: everything is stopped in order.
       detached: true,
     });
     for (const stream of [this.process.stdout!, this.process.stderr!])
@@ -68,7 +68,7 @@ export class Child {
     return this.process.exitCode === null && this.process.signalCode === null;
   }
 
-  /** Resolves once the address answers 200. */
+  /** Resolves once the URL answers 200. */
   async untilReady(url: string): Promise<void> {
     const giveUpAt = Date.now() + readyWithinMs;
     while (this.isRunning && Date.now() < giveUpAt) {

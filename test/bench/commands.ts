@@ -1,6 +1,6 @@
 import { Child } from './child.js';
 
-/** What one process of the benchmark can ask another one. Arguments and results are copied, typed arrays included. */
+/** The commands between processes of the benchmark. Arguments and results are copied, including typed arrays. */
 type Commands = Record<string, (argument: never) => unknown>;
 
 interface Question {
@@ -15,7 +15,7 @@ interface Reply {
   error?: string;
 }
 
-/** A program of the benchmark that carries out commands; the other end of `carryOut`. */
+/** A program of the benchmark that carries out commands; the counterpart of `carryOut`. */
 export class Program<Known extends Commands> {
   private readonly child: Child;
   private readonly waiting = new Map<number, PromiseWithResolvers<unknown>>();
@@ -58,7 +58,7 @@ export class Program<Known extends Commands> {
   }
 }
 
-/** Carries out the commands of the process that started this one, and ends with it. */
+/** Carries out the commands of the parent process, and ends with it. */
 export const carryOut = (commands: Commands): void => {
   process.once('disconnect', () => process.exit());
   process.once('SIGTERM', () => process.exit());

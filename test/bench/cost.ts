@@ -3,15 +3,15 @@ import type { Bench } from './bench.js';
 import { cpuMsOf } from './cpu.js';
 import { machineTimes, othersShare } from './machine.js';
 
-/** Whose work is counted: the Node processes of a contestant, and who counts its backlog. */
+/** The processes whose work is measured: the Node processes of a contestant, and the one that counts its backlog. */
 interface Measured {
   pids: readonly number[];
   backlog?: Backlog;
-  /** What messages pass through, told apart from those who ask and answer. */
+  /** The broker of messages, which is reported separately from callers and servers. */
   brokerPid?: number;
 }
 
-/** CPU time so far of everybody who has a part in a run. */
+/** The CPU time so far of all processes that take part in a run. */
 const timesOf = async ({ server, driver }: Bench, { pids, backlog, brokerPid }: Measured) => {
   const [machine, node, wholeServer, counting, driving, broker] = await Promise.all([
     machineTimes(),
@@ -21,11 +21,11 @@ const timesOf = async ({ server, driver }: Bench, { pids, backlog, brokerPid }: 
     cpuMsOf([driver.pid, process.pid]),
     cpuMsOf(brokerPid === undefined ? [] : [brokerPid]),
   ]);
-  // Counting the backlog is our work, not that of the orders.
+  // Counting the backlog is work of the benchmark, not of the orders.
   return { machine, node, postgres: wholeServer - counting, broker, ownWork: counting + driving };
 };
 
-/** What the work cost, by kind of process, and how much others took of the machine meanwhile. */
+/** Does the work. @returns its CPU cost by kind of process, and the CPU share that other processes used meanwhile */
 export const withCost = async <T>(
   bench: Bench,
   system: Measured,

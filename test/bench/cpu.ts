@@ -4,14 +4,14 @@ import { promisify } from 'node:util';
 
 const execute = promisify(execFile);
 
-/** The kernel counts in ticks of 10 ms on every Linux that Node runs on, so a run has to be longer than a few of them. */
+/** On every Linux that Node runs on, the kernel counts in ticks of 10 ms, so a run has to be much longer than that. */
 const tickMs = 10;
 
-/** Fields of /proc/<pid>/stat after the name, which stands in brackets and may contain anything. */
+/** Fields of /proc/<pid>/stat after the name, which is in parentheses and may contain anything. */
 const parentAt = 1;
 const timesAt = 11;
 
-/** User and system time of a process, and of those of its children that have ended and were waited for. */
+/** User and system time of a process, and of its children that have ended and were waited for. */
 interface Times {
   parent: number;
   ownMs: number;
@@ -33,16 +33,16 @@ const timesOf = async (pid: number): Promise<Times | undefined> => {
   };
 };
 
-/** The CPU time that processes have used so far, all their threads included; NaN where there is no /proc. */
+/** The CPU time that processes have used so far, with all their threads; NaN without /proc. */
 export const cpuMsOf = async (pids: readonly number[]): Promise<number> => {
   const times = await Promise.all(pids.map(timesOf));
   return times.reduce((sum, it) => sum + (it?.ownMs ?? Number.NaN), 0);
 };
 
 /**
- * The CPU time that a Postgres server has used so far: the postmaster, the backends and helpers that live, and those
- * that have ended, whose time the kernel adds to the postmaster's when it waits for them. So a connection that is closed
- * during a run is not lost, and the sum never falls.
+ * The CPU time that a Postgres server has used so far: the postmaster, its living children, and those that have ended, whose
+ * time the kernel adds to the postmaster's when it waits for them. So a connection that is closed during a run still counts,
+ * and the sum never falls.
  */
 export const cpuMsOfServer = async (postmaster: number): Promise<number> => {
   const own = await timesOf(postmaster);
@@ -58,15 +58,15 @@ const childrenOf = async (parent: number): Promise<{ pid: number; times: Times }
   return all.flatMap(({ pid, times }) => (times?.parent === parent ? [{ pid, times }] : []));
 };
 
-/** Runs a process, with all its threads and children, on these cores alone; Linux with `taskset`. */
+/** Restricts a process, with all its threads and children, to these cores; needs Linux with `taskset`. */
 export const runOn = async (cores: readonly number[], pid: number): Promise<void> => {
   const children = await childrenOf(pid);
-  // What a process starts from now on stays there as well, so it comes first.
+  // The process comes first, so that children started from now on inherit the restriction.
   for (const it of [pid, ...children.map((child) => child.pid)])
     await execute('taskset', ['--all-tasks', '--cpu-list', '--pid', cores.join(','), String(it)]);
 };
 
-/** The memory that a process holds at present; NaN where there is no /proc. */
+/** The resident memory of a process; NaN without /proc. */
 export const residentMbOf = async (pid: number): Promise<number> => {
   const status = await readFile(`/proc/${pid}/status`, 'utf8').catch(() => '');
   return Number(/^VmRSS:\s+(\d+) kB/m.exec(status)?.[1] ?? Number.NaN) / 1_024;

@@ -1,41 +1,41 @@
 import type { Latency } from './statistics.js';
 
-/** What there is to say of every measurement. */
+/** The figures of every measurement. */
 interface Measured extends Latency {
-  /** Who was measured: `ours`, `limit a`, `baseline` … */
+  /** The contestant: `ours`, `limit a`, `baseline` … */
   contestant: string;
-  /** With what: a workload of orders, or a kind of reading. */
+  /** A workload of orders, or a kind of reading. */
   workload: string;
-  /** How many connections asked at the same time. */
+  /** The number of concurrent connections. */
   callers: number;
   /** Orders that were acknowledged and became final, or requests that were answered. */
   count: number;
   /** From the first request until the last order was final. */
   seconds: number;
   perSecond: number;
-  /** CPU time an order, of each kind of process. */
+  /** CPU time for each order, by kind of process. */
   nodeMs: number;
   postgresMs: number;
   driverMs: number;
   failures: Record<string, number>;
 }
 
-/** One measurement; NaN stands where there is nothing to measure. */
+/** One measurement; NaN stands for figures that do not apply. */
 export interface Run extends Measured {
   linesPerSecond: number;
-  /** Orders acknowledged and not final: the most that was seen during the load, at its end, and how long they took. */
+  /** Orders acknowledged but not final: the most during the load, those at its end, and how long they took. */
   backlogMost: number;
   backlogAtEnd: number;
   drainMs: number;
-  /** Of open load: how late the driver itself sent, which is part of the latency. */
+  /** Open loop only: how late the driver was in sending; included in the latency. */
   sentLateP99Ms: number;
-  /** CPU time of what messages pass through, a call. */
+  /** CPU time of the broker for each call. */
   brokerMs: number;
-  /** How much each of several instances answered. */
+  /** How many calls each of several instances answered. */
   answeredBy: Record<string, number>;
-  /** Of callers that honour `Retry-After`: with all their tries, and the waits between them. */
+  /** With callers that honour `Retry-After`: from the first try on, including all waits. */
   sinceFirstTryP99Ms: number;
-  /** Of the machine: what processes used that have no part in the benchmark. */
+  /** The share of the machine's CPU that unrelated processes used. */
   othersShare: number;
 }
 
@@ -54,7 +54,7 @@ export const runOf = (measured: Measured & Partial<Run>): Run => ({
 
 export type Measure = { [Name in keyof Run]: Run[Name] extends number ? Name : never }[keyof Run];
 
-/** The runs of one contestant, with one workload, at one number of callers. */
+/** The runs of one contestant with one workload and one number of callers. */
 export class Figure {
   private readonly first: Run;
 
@@ -79,7 +79,7 @@ export class Figure {
   }
 }
 
-/** What one size of the pool came to in the calibration of a limit. */
+/** The result of one pool size in the calibration of a limit. */
 export interface Calibration {
   contestant: string;
   workload: string;

@@ -5,10 +5,10 @@ import type { Workload } from './workloads.js';
 
 const callers = 128;
 const batchSeconds = 10;
-/** Of so many orders one is kept to be read; as evenly over the whole table as it was filled. */
+/** How many order ids are kept for reading, evenly spread over the whole table. */
 const idsKept = 20_000;
 
-/** Places orders until the tables hold so many: through the API, so that they are as real as any. @returns ids of some */
+/** Places orders until the tables hold that many; through the API, so that they are like any others. @returns ids of some */
 export const fillWith = async (bench: Bench, system: System, workload: Workload, orders: number): Promise<string[]> => {
   const orderIds: string[] = [];
   let placed = 0;

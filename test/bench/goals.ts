@@ -16,17 +16,17 @@ import { twoPhaseName } from './suites/transactions.js';
 
 export interface Goal {
   name: string;
-  /** Of whom is asked, which is ours. NaN where it was not measured. */
+  /** The value of a contestant, by default ours; NaN if it was not measured. */
   value(report: Report, who?: string): number;
-  /** Who does what has to be done and nothing else: its value is the bound of whatever is built like that. */
+  /** A contestant that only does what is unavoidable: its value bounds what this design can reach. */
   bound?: string;
-  /** Without a bound the number is published, whatever it is. */
+  /** Without `least` and `most` the value is only published. */
   least?: number;
   most?: number;
   unit: string;
 }
 
-/** The median rate, as so many times that of another one right beside it. */
+/** The median rate, as a multiple of that of another contestant measured right beside it. */
 const times =
   (workload: string, callers: number, other: string, otherCallers?: number) =>
   (report: Report, who = 'ours'): number =>
@@ -59,7 +59,7 @@ const splitOverMonolith =
     report.median('perSecond', name, splitPlacing(workload), callers) /
     report.median('perSecond', splitNames.monolith, splitPlacing(workload), callers);
 
-/** The same orders, asked of the order service directly as of the monolith, and with the way through the gateway. */
+/** The same orders, sent directly to the order service as to the monolith, and through the gateway. */
 const splitGoals = (['spread', 'hot'] as const).flatMap((workload) =>
   [64, 256].flatMap((callers): Goal[] => {
     const where = `${workload}, ${callers} callers`;
@@ -76,7 +76,7 @@ const splitGoals = (['spread', 'hot'] as const).flatMap((workload) =>
   }),
 );
 
-/** With everything that an exposed service needs, over nothing of it. */
+/** With everything that an exposed service needs, relative to none of it. */
 const guardedGoals = [64, 256].flatMap((callers) =>
   (
     [
@@ -93,7 +93,7 @@ const guardedGoals = [64, 256].flatMap((callers) =>
   })),
 );
 
-/** Calls by contract, as so many times those of Nest's own client over the same transport. */
+/** Calls by contract, as a multiple of those of Nest's own client over the same transport. */
 const callGoals = (['tcp', 'redis', 'nats'] as const).flatMap((transport) =>
   callSizes.flatMap((size) =>
     callsCallers.map((callers): Goal => {
@@ -123,7 +123,7 @@ const lagP99 =
 
 const rebuilt = (report: Report): number => report.median('perSecond', 'ours', rebuildName, 1);
 
-/** What a caller alone waits longer than with the baseline, in commits: one takes as long as limit a with one connection. */
+/** How much longer a single caller waits than with the baseline, in commits, each as long as limit a with one connection. */
 const commitsMore = (report: Report): number => {
   const commit = report.calibrations.find(
     (it) => it.contestant === 'limit a' && it.workload === 'spread' && it.connections === 1,
@@ -132,14 +132,14 @@ const commitsMore = (report: Report): number => {
   return more / (commit?.p50Ms ?? Number.NaN);
 };
 
-/** The best that any number of callers came to. */
+/** The best rate over all numbers of callers. */
 const mostLines = (report: Report): number => {
   const figures = report.figures().filter((it) => it.contestant === 'ours' && it.workload === 'mix');
   const rates = figures.map((it) => report.median('linesPerSecond', 'ours', 'mix', it.callers));
   return rates.length === 0 ? Number.NaN : Math.max(...rates);
 };
 
-/** Keys a second of ours in one kind of work, as so many times those of another. */
+/** Our keys per second in one kind of work, as a multiple of another cache's. */
 const cacheTimes =
   (work: CacheWork, callers: number, other: string, otherCallers = callers) =>
   (report: Report, who = 'ours'): number =>
@@ -149,7 +149,7 @@ const hitOverEcho = (report: Report, who = 'ours'): number =>
   report.median('nodeMs', who, cacheHttpNames.hit, cacheHttpCallers) /
   report.median('nodeMs', 'echo', cacheHttpNames.hit, cacheHttpCallers);
 
-/** What the client alone comes to of what Redis can do, asked key by key, and for a hundred at once. */
+/** The client alone, as a share of what Redis can do: key by key, and with a hundred at once. */
 const clientGoals = ([500, 50, 1] as const).map((callers): Goal => {
   const work: CacheWork = callers === 1 ? 'l2 batch of 100' : 'l2 hit';
   const value = (report: Report): number => times(work, callers, benchmarkName)(report, 'node-redis');
@@ -160,7 +160,7 @@ const batchOverGets = (report: Report): number =>
   (keysInBatch * report.median('perSecond', 'ours', cacheHttpNames.batch, cacheHttpCallers)) /
   report.median('perSecond', 'ours', cacheHttpNames.hit, cacheHttpCallers);
 
-/** Less than this says nothing: the heap has not found its size yet. */
+/** A shorter run is inconclusive, because the heap has not reached its size yet. */
 const shortestSoakMinutes = 5;
 
 const growth = ({ memory }: Report): number =>
@@ -176,7 +176,7 @@ const p99OverPeak =
   (report: Report): number =>
     report.median('p99Ms', 'ours', workload) / peakOf(report).p99Ms;
 
-/** What this benchmark is for. */
+/** The goals that this benchmark checks. */
 export const goals: Goal[] = [
   {
     name: 'spread, 64 callers, over limit a',

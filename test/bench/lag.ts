@@ -7,7 +7,7 @@ const sampledEveryMs = 10;
 const followerNames = ['stock', 'sales'] as const;
 export type Follower = (typeof followerNames)[number];
 
-/** The end of what may be read of the log, and how far everybody has come in the part where he is least far. */
+/** The end of the readable log, and the position of each consumer in its slowest part. */
 const positions = `
   SELECT (
     SELECT lpad(xid::text, 20, '0') || '-' || lpad(id::text, 19, '0') FROM orders.events
@@ -19,8 +19,8 @@ const positions = `
 type Sample = Record<'head' | Follower, string> & { atMs: number };
 
 /**
- * At each sample, how long the first event may be read that has not taken effect: from the sample that had it first, so
- * that it is at most as long as told.
+ * For each sample, how long the first event that has not taken effect yet has been readable. Counted from the last sample
+ * without it, so that the figure is an upper bound.
  */
 const lagsOf = (samples: readonly Sample[], follower: Follower): Float64Array => {
   const lags: number[] = [];
@@ -33,7 +33,7 @@ const lagsOf = (samples: readonly Sample[], follower: Follower): Float64Array =>
   return Float64Array.from(lags);
 };
 
-/** Looks again and again how far the followers of the log are behind, until told to stop. */
+/** Polls how far the consumers of the log are behind, until stopped. */
 export const watchLag = async (databaseUrl: string): Promise<() => Promise<Record<Follower, Latency>>> => {
   const client = new pg.Client({ connectionString: databaseUrl });
   await client.connect();

@@ -11,9 +11,9 @@ const calibrationSeconds = 0.7;
 
 const names: Record<LimitShape, string> = { statement: 'limit a', transaction: 'limit b' };
 
-/** What Postgres does with one order at a time when nothing else is in the way, in a process of its own. */
+/** What Postgres can do with one order at a time and nothing else, driven by a process of its own. */
 export class Limit {
-  /** The size of the pool that was best in the calibration. */
+  /** The pool size that was best in the calibration. */
   private connections = 1;
 
   private constructor(
@@ -36,8 +36,8 @@ export class Limit {
   }
 
   /**
-   * Tries all sizes of the pool for a moment, upwards and, unless there is one round only, downwards, and keeps the best.
-   * The tables get their statistics as everybody's do.
+   * Tries all pool sizes briefly, upwards and, unless there is only one round, downwards, and keeps the best. The tables get
+   * statistics, as those of every contestant do.
    */
   async calibrate(seed: number): Promise<void> {
     const { report, options, server } = this.bench;
@@ -95,7 +95,7 @@ export class Limit {
       ...{ p50Ms, p95Ms, p99Ms, mostMs },
       nodeMs: cpuMs / count,
       postgresMs: postgresMs / count,
-      // It drives itself: all of its own time is in `nodeMs`.
+      // The process drives itself: all of its time is in `nodeMs`.
       driverMs: 0,
       failures: {},
       othersShare,

@@ -7,7 +7,7 @@ const tickMs = 10;
 /** What the whole machine has done so far. */
 export interface MachineTimes {
   atMs: number;
-  /** CPU time of everybody; NaN where there is no /proc. */
+  /** CPU time of all processes; NaN without /proc. */
   busyMs: number;
 }
 
@@ -23,7 +23,7 @@ export const machineTimes = async (): Promise<MachineTimes> => {
   return { atMs: nowMs(), busyMs: busy.reduce<number>((sum, it) => sum + (it ?? Number.NaN), 0) * tickMs };
 };
 
-/** The share of the machine that somebody else used meanwhile: what makes figures worthless without anybody noticing. */
+/** The CPU share that unrelated processes used meanwhile, which silently invalidates figures. */
 export const othersShare = (before: MachineTimes, after: MachineTimes, ownMs: number): number => {
   const capacityMs = (after.atMs - before.atMs) * availableParallelism();
   return Math.max(0, (after.busyMs - before.busyMs - ownMs) / capacityMs);

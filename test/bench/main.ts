@@ -4,7 +4,7 @@ import { Started } from './started.js';
 
 const started = new Started();
 
-/** Stops what was started, in order, and ends with the code. */
+/** Stops everything that was started, in order, and exits with the code. */
 const end = async (code: number): Promise<void> => {
   if (started.isEnding) return;
   const failures = await started.stopAll();

@@ -8,14 +8,14 @@ import type { Latency } from './statistics.js';
 import type { System } from './systems.js';
 import { linesPerOrder, type Workload } from './workloads.js';
 
-/** Before the clock starts, at the same number of callers; shorter before a very short run. */
+/** Before each measurement, with the same number of callers; shorter before a very short run. */
 const longestWarmUpMs = 500;
 const warmUpMsOf = (seconds: number): number => Math.min(longestWarmUpMs, seconds * 500);
 
-/** Once, before the first run: as long as the limits run while their pool sizes are tried. */
+/** Once, before the first run: as long as the limits run during their calibration. */
 const firstWarmUpSeconds = 8;
 const firstWarmUpCallers = 64;
-/** Of so many acknowledged orders one is read back. */
+/** One of this many acknowledged orders is read back. */
 const readBackEvery = 100;
 const mostReadBack = 200;
 
@@ -23,27 +23,27 @@ export interface Placing {
   callers: number;
   seconds: number;
   seed: number;
-  /** No more orders than these, however much time is left. */
+  /** The maximum number of orders, even if there is time left. */
   most?: number;
   keepIdEvery?: number;
-  /** What the run is called where that is not the workload's name. */
+  /** The name of the run, if it is not that of the workload. */
   as?: string;
-  /** Not right after a checkpoint, but in the midst of things. */
+  /** Without a checkpoint before it, as during normal operation. */
   inTheMidst?: boolean;
-  /** Who is answered 503 waits as `Retry-After` says. */
+  /** Callers wait as `Retry-After` says after a 503. */
   honoursRetryAfter?: boolean;
-  /** Arrivals a second, whether or not earlier ones were answered; without it callers wait for their answers. */
+  /** Arrivals per second, whether or not earlier ones were answered; if undefined, callers wait for their answers. */
   perSecond?: number;
 }
 
-/** Paths that one kind of reading asks for; with bodies they are posted. */
+/** The paths of one kind of reading; posted if it has bodies. */
 export interface Reading {
   name: string;
   paths: string[];
   bodies?: string[];
 }
 
-/** The driver knows requests by a name and keeps their bytes. */
+/** The driver stores the bytes of requests under a name. */
 export const prepareOrders = async ({ driver }: Bench, workload: Workload, system?: System): Promise<void> => {
   const requests = { method: 'POST' as const, paths: ['/orders'], bodies: workload.orders.map((it) => it.body) };
   const headers = system?.headers;
@@ -53,7 +53,7 @@ export const prepareOrders = async ({ driver }: Bench, workload: Workload, syste
   });
 };
 
-/** All systems are sent the same bytes, but for those that want headers of their own. */
+/** All systems get the same bytes, except for those that need headers of their own. */
 const requestsOf = ({ name }: Workload, system?: System): string =>
   system?.headers ? `${name}, ${system.name}` : name;
 
@@ -72,7 +72,7 @@ const place = ({ driver }: Bench, system: System, workload: Workload, placing: P
   return perSecond === undefined ? driver.call('closedLoop', load) : driver.call('openLoop', { ...load, perSecond });
 };
 
-/** What is not known of an order, and what is known to be wrong. */
+/** Records orders that are missing, and stock that is wrong. */
 const noteFaults = async (
   { report }: Bench,
   system: System,
@@ -103,8 +103,8 @@ export const placeUnmeasured = async (
 const latencyIn = ({ p50Ms, p95Ms, p99Ms, mostMs }: Latency): Latency => ({ p50Ms, p95Ms, p99Ms, mostMs });
 
 /**
- * Lets a system run before anything is measured: code gets compiled, connections opened, and the statistics of its
- * tables are taken, as autovacuum does within the first minutes of a database.
+ * Runs a system before the measurement, so that its code is compiled and its connections are open, and analyses its tables,
+ * as autovacuum does within the first minutes of a database.
  */
 export const warmUp = async (bench: Bench, system: System, workload: Workload): Promise<void> => {
   const { seconds, seed } = bench.options;
@@ -116,7 +116,7 @@ export const warmUp = async (bench: Bench, system: System, workload: Workload): 
   if (system.databaseUrl !== undefined) await bench.server.vacuum(system.databaseUrl);
 };
 
-/** Measures one run of placing orders, until the last of them is final, and checks the stock to the unit. */
+/** Measures one run of placing orders until the last of them is final, and checks the stock to the unit. */
 export const measurePlacing = async (
   bench: Bench,
   system: System,
@@ -127,7 +127,7 @@ export const measurePlacing = async (
   await pauseBefore(placing.seconds);
   if (!placing.inTheMidst) await bench.server.checkpoint();
   const { callers, seconds, seed } = placing;
-  // Other random choices than those that are measured.
+  // With another seed than the measurement.
   const before = { ...placing, seconds: warmUpMsOf(seconds) / 1_000, seed: seed + 1 };
   await placeUnmeasured(bench, system, workload, before);
 
@@ -168,9 +168,9 @@ export const measurePlacing = async (
 };
 
 /**
- * Reads what is not measured: code gets compiled, and connections touch the pages that they are going to read.
+ * Reads without measuring, so that code is compiled and connections have touched the pages that they will read.
  *
- * @returns how often it was answered
+ * @returns the number of answers
  */
 export const readUnmeasured = async (
   { driver }: Bench,
@@ -183,7 +183,7 @@ export const readUnmeasured = async (
   return (await driver.call('closedLoop', load)).acknowledged;
 };
 
-/** Measures one run of reading: the paths, at random. */
+/** Measures one run of reading: the paths, in random order. */
 export const measureReading = async (
   bench: Bench,
   system: System,

@@ -31,14 +31,14 @@ export interface Options {
   seconds: number;
   rounds: number;
   seed: number;
-  /** Of the suite `flat`: how many orders the tables hold, in the one database and in the other. */
+  /** Suite `flat`: the number of orders in the small and in the large database. */
   fewOrders: number;
   manyOrders: number;
-  /** Of the suite `soak`. */
+  /** Suite `soak`. */
   minutes: number;
-  /** Where the report goes as JSON. */
+  /** The file for the report as JSON. */
   json: string | undefined;
-  /** The folder that CPU profiles go to. */
+  /** The folder for CPU profiles. */
   profile: string | undefined;
 }
 

@@ -5,7 +5,7 @@ import type { Workload } from './workloads.js';
 
 const peakCallers = 64;
 
-/** Half of what the system does at its best with callers that wait for their answers. */
+/** Half of the best rate of the system in a closed loop. */
 export const halfOfPeak = async (bench: Bench, system: System, workload: Workload): Promise<number> => {
   const { seconds, seed } = bench.options;
   const measured = bench.report

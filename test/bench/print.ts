@@ -16,7 +16,7 @@ const ratio = (value: number): string => (Number.isFinite(value) ? `${shown(valu
 
 const percent = (share: number): string => (Number.isFinite(share) ? `${Math.round(share * 100)}%` : '');
 
-/** Who the others are compared with; the limits stand for their own best number of connections, at any number of callers. */
+/** The contestants to compare with; a limit is taken at its own best number of connections, for any number of callers. */
 const references = [
   { head: '/limit a', name: 'limit a', sameCallers: false },
   { head: '/limit b', name: 'limit b', sameCallers: false },
@@ -29,7 +29,7 @@ const references = [
   { head: '/monolith', name: 'monolith', sameCallers: true },
 ];
 
-/** `one 33%, two 67%`, over all the runs. */
+/** `one 33%, two 67%`, over all runs. */
 const sharesOf = ({ runs }: Figure): string => {
   const answered = Map.groupBy(
     runs.flatMap((it) => Object.entries(it.answeredBy)),
@@ -82,7 +82,7 @@ const head = [
   ...['backlog', 'at end', 'drain ms', ...references.map((it) => it.head), 'by instance', 'others', 'failed'],
 ];
 
-/** Without the columns in which nothing stands. */
+/** Leaves out columns that are empty. */
 const withoutEmptyColumns = (head: string[], rows: string[][]): string => {
   const kept = head.map((_, column) => rows.some((row) => row[column] !== ''));
   const of = (row: string[]): string[] => row.filter((_, column) => kept[column]);
@@ -96,19 +96,19 @@ const calibrationsOf = ({ calibrations }: Report, workload: string): string[] =>
     return some.length === 0 ? [] : [`${contestant} by connections (calibration): ${sizes} a second`];
   });
 
-/** What was asked for, in the words of the bound: `at least 0.7×`. */
+/** The goal as text: `at least 0.7×`. */
 const boundOf = ({ least, most, unit }: Goal): string => {
   if (least !== undefined) return `at least ${shown(least)}${unit}`;
   return most === undefined ? '' : `at most ${shown(most)}${unit}`;
 };
 
-/** What is nobody's to exceed who is built like that: `1.6×, nest`. */
+/** The bound of this design as text: `1.6×, nest`. */
 const boundIn = (goal: Goal, report: Report): string => {
   const value = goal.bound === undefined ? Number.NaN : goal.value(report, goal.bound);
   return Number.isNaN(value) ? '' : `${shown(value)}${goal.unit}, ${goal.bound}`;
 };
 
-/** Goals that the chosen suites say nothing about are only counted. */
+/** Goals that the chosen suites did not measure are only counted. */
 const goalsOf = (report: Report): string => {
   const all = goals.map((goal) => ({ goal, value: goal.value(report) }));
   const measured = all.filter(({ value }) => !Number.isNaN(value));
@@ -146,7 +146,7 @@ const noiseOf = ({ runs }: Report): string[] => {
   ];
 };
 
-/** The report for a person. */
+/** The report as text. */
 export const printed = (report: Report): string => {
   const groups = Map.groupBy(report.figures(), (it) => it.workload);
   const tables = [...groups].map(([workload, figures]) =>
@@ -174,7 +174,7 @@ export const printed = (report: Report): string => {
   ].join('\n\n');
 };
 
-/** The report for a program. What was not measured is null there. */
+/** The report as JSON. Figures that were not measured are null. */
 export const asJson = (report: Report, about: object): string =>
   JSON.stringify(
     {

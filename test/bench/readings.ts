@@ -4,7 +4,7 @@ const pageSize = 50;
 
 export const readingNames = { byId: 'read by id', firstPage: 'list, first page', deepPage: 'list, deep page' } as const;
 
-/** The address of the page that lies so many orders deep, found as a caller finds it: from cursor to cursor. */
+/** The address of the page this many orders deep, found by following cursors as a caller does. */
 const deepPageAt = async (url: string, depth: number): Promise<string> => {
   let path = `/orders?limit=${pageSize}`;
   for (let seen = 0; seen < depth; seen += pageSize) {
@@ -16,7 +16,7 @@ const deepPageAt = async (url: string, depth: number): Promise<string> => {
   return path;
 };
 
-/** The ways in which orders are read. */
+/** The kinds of reading orders. */
 export const readingsOf = async (url: string, orderIds: readonly string[], depth: number): Promise<Reading[]> => [
   { name: readingNames.byId, paths: orderIds.map((it) => `/orders/${it}`) },
   { name: readingNames.firstPage, paths: [`/orders?limit=${pageSize}`] },

@@ -3,14 +3,14 @@ import { readFileLines, type FileLine } from '../../scripts/replay/file-line.js'
 import { planReplay } from '../../scripts/replay/plan.js';
 import type { Workload } from './workloads.js';
 
-/** Real orders of four months of a shop; not part of the project. */
+/** Real orders of a shop over four months; not part of the project. */
 const file = '../shared/data/online-retail-2010-12_2011-03.csv.gz';
 
-/** Why there is no real mix; undefined when there is one. */
+/** Why the mix of real orders is missing; undefined if it is there. */
 export const realOrdersAreMissing = (): string | undefined =>
   existsSync(file) ? undefined : `there is no ${file}: the real orders are skipped`;
 
-/** The invoices of the file as orders, with the prices they were sold at: what was bought together, and how much of it. */
+/** The invoices of the file as orders, with their original prices: realistic combinations and quantities. */
 export const realWorkload = async (): Promise<Workload> => {
   const lines: FileLine[] = [];
   for await (const line of readFileLines(file)) lines.push(line);

@@ -1,24 +1,25 @@
 import { Figure, type Calibration, type Measure, type Memory, type Run } from './figures.js';
 import { median } from './statistics.js';
 
-/** Everything that one call of the benchmark has found out. */
+/** The results of one call of the benchmark. */
 export class Report {
   readonly runs: Run[] = [];
   readonly calibrations: Calibration[] = [];
   readonly notes: string[] = [];
-  /** Stock that is not exact, and orders that are lost: what no benchmark may pass over. */
+  /** Wrong stock and lost orders, which no benchmark may ignore. */
   readonly faults: string[] = [];
   memory: Memory | undefined;
 
-  /** In the order in which they were first measured. */
+  /** In the order of their first measurement. */
   figures(): Figure[] {
     const groups = Map.groupBy(this.runs, (it) => `${it.workload}|${it.contestant}|${it.callers}`);
     return [...groups.values()].map((runs) => new Figure(runs));
   }
 
   /**
-   * The median of the runs; NaN where nothing was measured.
-   * @param callers left out where there is but one number of them, as with the limits
+   * The median of the runs; NaN if nothing was measured.
+   *
+   * @param callers left out if there is only one number of them, as with limits
    */
   median(measure: Measure, contestant: string, workload: string, callers?: number): number {
     const figure = this.figures().find(

@@ -43,7 +43,7 @@ const suites: Record<SuiteName, (bench: Bench) => Promise<void>> = {
   guarded: guardedSuite,
 };
 
-/** Runs the suites that were asked for. @returns whether stock is exact and no order is lost */
+/** Runs the chosen suites. @returns whether the stock is exact and no order is lost */
 export const runBenchmark = async (options: Options, started: Started): Promise<boolean> => {
   const beganAt = performance.now();
   const report = new Report();
@@ -60,7 +60,7 @@ export const runBenchmark = async (options: Options, started: Started): Promise<
     for (const suite of options.suites) await suites[suite](bench);
   } catch (error) {
     if (started.isEnding) throw error;
-    // What was measured until then is worth reading; the rest would run beside what this suite has left.
+    // Results so far are still reported. Other suites do not run, because this one may have left processes behind.
     report.faults.push(error instanceof Error ? (error.stack ?? error.message) : String(error));
   }
   process.stdout.write(`\n${printed(report)}\n`);

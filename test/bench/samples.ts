@@ -1,4 +1,4 @@
-/** Numbers as they come in, packed: millions of them must not trouble the garbage collector of who measures. */
+/** A packed list of numbers: millions of them must not burden the garbage collector of the process that measures. */
 export class Samples {
   private values = new Float64Array(4_096);
   private count = 0;
@@ -13,7 +13,7 @@ export class Samples {
     this.count += 1;
   }
 
-  /** All of them, to be sorted or summed by who asks. */
+  /** All of them, for the caller to sort or sum up. */
   taken(): Float64Array {
     return this.values.subarray(0, this.count);
   }

@@ -6,7 +6,7 @@ import { startEmbeddedPostgres, type EmbeddedPostgres } from '#database';
 import { guardFolder, unguardFolder } from '../support/app-process.js';
 import { cpuMsOfServer } from './cpu.js';
 
-/** Sixty-four of the largest pool, and those of everybody else. */
+/** For the largest pool, 64, and all others. */
 const maxConnections = 200;
 
 /** The one Postgres that all contestants use, each with a database of its own. */
@@ -20,37 +20,37 @@ export class BenchmarkServer {
 
   static async start(): Promise<BenchmarkServer> {
     const folder = await mkdtemp(join(tmpdir(), 'cleave-bench-'));
-    // Also when this process is killed, so that neither a server nor gigabytes of orders stay behind.
+    // Also if this process is killed, so that neither the server nor gigabytes of orders are left behind.
     guardFolder(folder);
     const postgres = await startEmbeddedPostgres({ dataDir: folder, maxConnections });
     return new BenchmarkServer(postgres, folder);
   }
 
-  /** A database that nobody has used yet. @returns its URL */
+  /** Creates an empty database. @returns its URL */
   async freshDatabase(): Promise<string> {
     const name = `bench_${(this.made += 1)}`;
     await this.postgres.createDatabase(name);
     return this.postgres.url(name);
   }
 
-  /** A fresh database with the content of another one, to which nobody may be connected. */
+  /** Creates a copy of another database, which must have no connections. @returns its URL */
   async copyOf(databaseUrl: string): Promise<string> {
     const name = `bench_${(this.made += 1)}`;
     await this.execute(`CREATE DATABASE ${name} TEMPLATE ${nameIn(databaseUrl)}`);
     return this.postgres.url(name);
   }
 
-  /** So that its tables are not cleaned up while others are measured. */
+  /** Drops a database, so that it is not vacuumed while others are measured. */
   async drop(databaseUrl: string): Promise<void> {
     await this.execute(`DROP DATABASE ${nameIn(databaseUrl)} WITH (FORCE)`);
   }
 
-  /** Every run begins at the same distance from the next checkpoint, and pays for none of its predecessor's pages. */
+  /** Makes every run begin at the same distance from the next checkpoint, without writing its predecessor's pages. */
   async checkpoint(): Promise<void> {
     await this.execute('CHECKPOINT');
   }
 
-  /** What autovacuum would do some time soon, done now, so that it does not fall into somebody's run. */
+  /** Does now what autovacuum would do later, during a measurement. */
   async vacuum(databaseUrl: string): Promise<void> {
     await this.execute('VACUUM (ANALYZE)', databaseUrl);
   }

@@ -1,6 +1,6 @@
 import { onHand, type CatalogueEntry, type Workload } from './workloads.js';
 
-/** As many as the API takes in one call. */
+/** The limit of the API for one request. */
 const batchSize = 1_000;
 const inFlight = 32;
 const faultsTold = 5;
@@ -26,7 +26,7 @@ const forEach = async <Item>(items: readonly Item[], work: (item: Item) => Promi
   await Promise.all(Array.from({ length: inFlight }, worker));
 };
 
-/** The stock of a system as it has to be: every acknowledged order took its units, and nothing else did. */
+/** The expected stock of a system: every acknowledged order took its units, and nothing else did. */
 export class Shelf {
   private readonly promised = new Map<string, number>();
 
@@ -35,7 +35,10 @@ export class Shelf {
     private readonly headers: Headers,
   ) {}
 
-  /** @param url where the system answers about products and stock @param headers what it wants to be asked with */
+  /**
+   * @param url where the system serves products and stock
+   * @param headers for its requests, such as a key
+   */
   static async fill(url: string, catalogue: readonly CatalogueEntry[], headers: Headers = {}): Promise<Shelf> {
     const shelf = new Shelf(url, headers);
     for (let at = 0; at < catalogue.length; at += batchSize) {
@@ -54,7 +57,7 @@ export class Shelf {
     return shelf;
   }
 
-  /** The same stock where another system answers about a copy of the data. */
+  /** The same expectation for another system on a copy of the data. */
   copiedTo(url: string): Shelf {
     const copy = new Shelf(url, this.headers);
     for (const [productId, units] of this.promised) copy.promised.set(productId, units);
@@ -71,7 +74,7 @@ export class Shelf {
     });
   }
 
-  /** @returns what is wrong, product by product; nothing when the stock is exact */
+  /** @returns what is wrong, by product; empty if the stock is exact */
   async faults(): Promise<string[]> {
     const faults: string[] = [];
     await forEach([...this.promised], async ([productId, units]) => {
@@ -84,7 +87,7 @@ export class Shelf {
     return more > 0 ? [...faults.slice(0, faultsTold), `and ${more} more products are wrong`] : faults;
   }
 
-  /** @returns which of the orders, acknowledged before, cannot be read any more */
+  /** @returns which of the acknowledged orders cannot be read any more */
   static async lostOrders(url: string, orderIds: readonly string[], headers: Headers = {}): Promise<string[]> {
     const lost: string[] = [];
     await forEach(orderIds, async (orderId) => {

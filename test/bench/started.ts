@@ -2,12 +2,12 @@ interface Stoppable {
   stop(): Promise<unknown>;
 }
 
-/** What the benchmark has started and not yet stopped. The last started goes first, because it may use the others. */
+/** What the benchmark has started and not stopped yet. The last one is stopped first, as it may use the others. */
 export class Started {
   private readonly running: Stoppable[] = [];
   private ending = false;
 
-  /** Whether everything is being stopped: what fails now tells nobody anything. */
+  /** Whether everything is being stopped: failures are expected then. */
   get isEnding(): boolean {
     return this.ending;
   }
@@ -17,7 +17,7 @@ export class Started {
     return started;
   }
 
-  /** Stops some of it early, the last started first. */
+  /** Stops some of it early, the last one started first. */
   async stop(...some: Stoppable[]): Promise<void> {
     for (const it of some.toReversed()) {
       const index = this.running.indexOf(it);
@@ -26,7 +26,7 @@ export class Started {
     }
   }
 
-  /** Stops everything, however much of it fails to stop. @returns what failed */
+  /** Stops everything, even if some of it fails to stop. @returns the failures */
   async stopAll(): Promise<unknown[]> {
     this.ending = true;
     const failures: unknown[] = [];

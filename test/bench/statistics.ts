@@ -1,4 +1,4 @@
-/** The value below which a share of the sorted values lies; NaN of nothing. */
+/** The value below which a share of the sorted values lies; NaN if there are none. */
 const percentile = (sorted: ArrayLike<number>, share: number): number =>
   sorted.length === 0 ? Number.NaN : sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]!;
 
@@ -16,7 +16,7 @@ export interface Latency {
   mostMs: number;
 }
 
-/** The percentiles of many latencies; sorts them in place. */
+/** The percentiles of latencies; sorts them in place. */
 export const latencyOf = (milliseconds: Float64Array): Latency => {
   milliseconds.sort();
   return {
@@ -27,7 +27,7 @@ export const latencyOf = (milliseconds: Float64Array): Latency => {
   };
 };
 
-/** How much y grows for each unit of x, by least squares. */
+/** The slope of a least-squares line. */
 export const slope = (points: readonly { x: number; y: number }[]): number => {
   const meanX = points.reduce((sum, { x }) => sum + x, 0) / points.length;
   const meanY = points.reduce((sum, { y }) => sum + y, 0) / points.length;

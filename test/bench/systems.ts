@@ -13,14 +13,14 @@ interface Stoppable {
   stop(): Promise<unknown>;
 }
 
-/** Something that takes orders over HTTP, running. */
+/** A running system that takes orders over HTTP. */
 export interface System {
   name: string;
   /** Where orders are placed; callers are spread over them. */
   urls: string[];
-  /** What its callers send along, such as a key. */
+  /** Headers that its callers send, such as a key. */
   headers?: Record<string, string>;
-  /** The Node processes that it consists of. */
+  /** Its Node processes. */
   pids: number[];
   shelf?: Shelf;
   backlog?: Backlog;
@@ -30,7 +30,7 @@ export interface System {
 
 const ordinary = { HOST: '127.0.0.1', DEMO_PRODUCTS: 'false' };
 
-/** A compiled app of Cleave, ready. */
+/** Starts a compiled app of Cleave, and waits until it is ready. */
 const startApp = async (
   { started }: Bench,
   app: string,
@@ -43,7 +43,7 @@ const startApp = async (
   return { child, url };
 };
 
-/** Cleave in one process, on a database that may hold orders already. */
+/** Starts Cleave in one process, on a database that may contain orders. */
 export const startMonolith = async (
   bench: Bench,
   name: string,
@@ -72,17 +72,17 @@ export const startOurs = async (
 ): Promise<System> =>
   startMonolith(bench, name, await bench.server.freshDatabase(), (url) => Shelf.fill(url, catalogue), environment);
 
-/** One that is split into services that speak over TCP. */
+/** A system of services that communicate over TCP. */
 interface Split extends System {
   databaseUrl: string;
-  /** Where they answer messages, those of one module together. */
+  /** Their addresses for messages, each with all instances of the module. */
   orderAt: string;
   inventoryAt: string;
-  /** Where they answer REST, one instance of each, as the gateway is told. */
+  /** Their addresses for REST, one instance of each, as configured in the gateway. */
   services: Record<'ORDER_URL' | 'INVENTORY_URL' | 'CACHE_URL' | 'PAYMENT_URL', string>;
 }
 
-/** Cleave as services that speak over TCP, so many instances of order and of inventory on one database. */
+/** Starts Cleave as services that communicate over TCP, with several instances of order and inventory on one database. */
 export const startSplit = async (
   bench: Bench,
   catalogue: readonly CatalogueEntry[],
@@ -134,8 +134,8 @@ export const startSplit = async (
 };
 
 /**
- * Everything that the monolith does, as services, and the same services behind a gateway: one system under two
- * addresses. To be ended in the opposite order.
+ * Starts the monolith's work as services, and the same services behind a gateway: one system under two addresses, ended in
+ * reverse order.
  */
 export const startWholeSplit = async (
   bench: Bench,
@@ -163,7 +163,7 @@ export const startWholeSplit = async (
   };
 };
 
-/** A program that answers as much of the API as the benchmark asks for, on a database of its own. */
+/** Starts a program that implements the part of the API that the benchmark uses, on a database of its own. */
 export const startProgram = async (
   name: 'bare' | 'baseline',
   bench: Bench,
@@ -182,14 +182,14 @@ export const startProgram = async (
   };
 };
 
-/** The cache alone, over a Redis. */
+/** Starts the cache alone, over a Redis. */
 export const startCache = async (bench: Bench, redisUrl: string): Promise<System> => {
   const listen = `tcp://127.0.0.1:${await freePort()}`;
   const { child, url } = await startApp(bench, 'cache', { CACHE_LISTEN: listen, CACHE_REDIS_URL: redisUrl });
   return { name: 'ours', urls: [url], pids: [child.pid], parts: [child] };
 };
 
-/** @param answer what it answers to everything */
+/** @param answer the answer to every request */
 export const startEcho = async (bench: Bench, answer: string, server: EchoServer = 'node'): Promise<System> => {
   const program = bench.started.add(new Program<EchoCommands>('echo'));
   const url = await program.call('listen', { server });
@@ -197,7 +197,7 @@ export const startEcho = async (bench: Bench, answer: string, server: EchoServer
   return { name: echoNames[server], urls: [url], pids: [program.pid], parts: [program] };
 };
 
-/** Ends it and drops its data. */
+/** Stops the system and drops its data. */
 export const endSystem = async ({ started, server }: Bench, { parts, databaseUrl }: System): Promise<void> => {
   await started.stop(...parts);
   if (databaseUrl !== undefined) await server.drop(databaseUrl);

@@ -1,4 +1,4 @@
-/** Rows of texts in columns: the first to the left, the others, being numbers, to the right. */
+/** Formats rows of texts in columns: `leftColumns` are aligned left, the others, being numbers, right. */
 export const tableOf = (head: readonly string[], rows: readonly (readonly string[])[], leftColumns = 1): string => {
   const widths = head.map((_, column) => Math.max(...[head, ...rows].map((row) => row[column]!.length)));
   const line = (row: readonly string[]): string =>
@@ -9,7 +9,7 @@ export const tableOf = (head: readonly string[], rows: readonly (readonly string
   return [line(head), widths.map((it) => '-'.repeat(it)).join('  '), ...rows.map(line)].join('\n');
 };
 
-/** A number as a person reads it: three figures, and nothing where there is nothing. */
+/** A number with three significant digits, or nothing if it is not finite. */
 export const shown = (value: number): string => {
   if (!Number.isFinite(value)) return '';
   if (Math.abs(value) >= 100 || value === 0) return Math.round(value).toLocaleString('en');

@@ -11,7 +11,7 @@ export interface CatalogueEntry {
   unitPriceMinor: number;
 }
 
-/** Orders to place, any number of times each, in random order. */
+/** Orders to place, each any number of times, in random order. */
 export interface Workload {
   name: WorkloadName | 'purchase';
   catalogue: CatalogueEntry[];
@@ -21,19 +21,19 @@ export interface Workload {
 export const workloadNames = ['spread', 'hot', 'mix'] as const;
 export type WorkloadName = (typeof workloadNames)[number];
 
-/** Ample: no benchmark sells as much of a product. */
+/** More than any benchmark sells of a product. */
 export const onHand = 1_000_000_000;
 
 const customers = 1_000;
 
-/** One unit of one of so many products an order. All bodies have the same length. */
+/** Each order has one unit of one of the products. All bodies have the same length. */
 const oneUnitOf = (name: WorkloadName, products: number, random: SeededRandom): Workload => {
   const catalogue = Array.from({ length: products }, (_, index) => ({
     productId: `p-${String(index).padStart(4, '0')}`,
     name: `Product ${index}`,
     unitPriceMinor: random.integer(100, 999),
   }));
-  // Several customers a product, so that orders of one customer do not all lie on one product.
+  // Several customers for each product, so that a customer's orders are for more than one product.
   const orders = Array.from({ length: 1_000 }, (_, index) => {
     const { productId } = catalogue[index % products]!;
     const customerId = `c-${String(random.integer(0, customers - 1)).padStart(4, '0')}`;
@@ -45,10 +45,10 @@ const oneUnitOf = (name: WorkloadName, products: number, random: SeededRandom): 
   return { name, catalogue, orders };
 };
 
-/** A thousand products, taken from evenly. */
+/** A thousand products, ordered evenly. */
 export const spreadWorkload = (random: SeededRandom): Workload => oneUnitOf('spread', 1_000, random);
 
-/** One product, which everybody wants. */
+/** One product, which all orders are for. */
 export const hotWorkload = (random: SeededRandom): Workload => oneUnitOf('hot', 1, random);
 
 /** The same orders, paid through the simulated provider. */

@@ -5,10 +5,10 @@ import { ok } from '../support/api.js';
 import { startExtractable } from '../support/scaled-shapes.js';
 import { Visits } from '../support/visits.js';
 
-/** Of each caller: what takes a minute need not be thousands of orders, all of which are repeated in the end. */
+/** Pause between the requests of each caller, because thousands of orders, all repeated at the end, are not needed. */
 const thinkMs = 100;
 
-/** The walk of docs/extract.md. */
+/** The steps of docs/extract.md. */
 describe('inventory', () => {
   let trial: Trial | undefined;
   afterEach(async () => {

@@ -3,7 +3,7 @@ import type { Order } from '../support/api.js';
 import { EventStream } from '../support/event-stream.js';
 import type { Trial } from '../support/trial.js';
 
-/** Whoever follows the events is let go when the service stops, and goes on after what was seen once it is back. */
+/** A stopping service ends its event streams, and followers resume after the last event they saw once it is back. */
 export const followersGoOn = async ({ api, shape }: Trial, name: string): Promise<void> => {
   const service = shape.service(name);
   const product_id = await api.product({ onHand: 10 });

@@ -24,7 +24,7 @@ beforeAll(async () => {
 });
 afterAll(() => shape?.stop());
 
-/** Whoever forgets looks when the process starts, and seldom after that. */
+/** Expired data are deleted when the process starts, and rarely after that. */
 it('what is kept for a time is forgotten after it by the process that runs, and the key of an order never', async () => {
   const product = await api.product({ onHand: 3 });
   const order = (quantity: number) => ({ customer_id: 'c', product_id: product, quantity });

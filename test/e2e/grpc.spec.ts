@@ -26,11 +26,11 @@ let shape: Shape;
 let grpcAt: string;
 let databaseUrl: string;
 let grpc: GrpcApi;
-/** REST of the orders and of the products. */
+/** The REST APIs of order and of inventory. */
 let rest: Api;
 let shelf: Api;
 
-/** Order and inventory; neither needs the others for what is asked here. */
+/** Order and inventory; the requests here need no other service. */
 beforeAll(async () => {
   const at = await tcpAddresses();
   const database = await testDatabase();
@@ -68,7 +68,7 @@ const moment = (text: string) => ({
   nanos: (Date.parse(text) % 1_000) * 1e6,
 });
 
-/** The order of REST in the words of gRPC, but for what is JSON there. */
+/** A REST order in its gRPC form, without the metadata, which are JSON there. */
 const inGrpc = ({ created_at, updated_at, metadata: _, reference, payment_method, ...order }: Order) => ({
   ...order,
   ...(reference !== null && { reference }),
@@ -159,7 +159,7 @@ describe('an order over gRPC', () => {
       const repeated = await grpc.call<GrpcOrder>('PlaceOrder', body, { key });
       expect(repeated).toMatchObject({ replayed: true, reply: { order_id: overRest.order_id } });
     }
-    // One product is another way to write one line.
+    // A single product is another notation for one line.
     const { lines: _, ...single } = { ...body, ...body.lines[0]! };
     expect(ok(await rest.place(single, one), 201).order_id).toBe(overGrpc.reply!.order_id);
     expect(await grpc.refused('PlaceOrder', oneOf(product, 2), { key: two })).toMatchObject({
@@ -383,7 +383,7 @@ describe('events over gRPC', () => {
     const refusal = await grpc.stream('WatchEvents').refusal();
     expect(refusal).toMatchObject({ code: 'RESOURCE_EXHAUSTED', reason: 'too-many-requests', retryAfterSeconds: 5 });
     for (const stream of open.splice(0)) stream.call.cancel();
-    // Room is made as soon as the server hears of it.
+    // The server frees the places as soon as it notices the cancellations.
     await eventually(follow);
     while (open.length < 50) await follow();
     for (const stream of open) stream.call.cancel();
@@ -397,7 +397,7 @@ describe('events over gRPC', () => {
 
 describe('whatever is sent over gRPC', () => {
   const message = { ...oneOf('nowhere'), reference: 'r', metadata: { fields: { a: { numberValue: 1 } } } };
-  /** What nobody but the server has to answer for. */
+  /** Codes of faults on the server's side. */
   const ours = ['INTERNAL', 'UNKNOWN', 'UNAVAILABLE', 'DEADLINE_EXCEEDED'];
 
   it('is refused as the caller’s own fault', async () => {
@@ -406,7 +406,7 @@ describe('whatever is sent over gRPC', () => {
     const bytes = (count: number) => Buffer.from(Array.from({ length: count }, () => random.integer(0, 255)));
     const garbage = [
       Buffer.from([0xff]),
-      // A text that is none.
+      // Text that is not UTF-8.
       Buffer.from([0x0a, 0x02, 0xc3, 0x28]),
       ...Array.from({ length: 100 }, () => bytes(random.integer(1, 200))),
       ...Array.from({ length: 200 }, () => {
@@ -555,7 +555,7 @@ describe('a server of gRPC', () => {
     let placed;
     try {
       placed = grpc.ok<GrpcOrder>('PlaceOrder', oneOf(product));
-      // It has been accepted once a later call on the same connection has been answered.
+      // The call was accepted if a later one on the same connection has been answered.
       await grpc.ok('GetOrder', { order_id: before.order_id });
       const exit = shape.service('order').kill('SIGTERM');
       expect(await watched.next()).toEqual({ status: 'NOT_SERVING' });

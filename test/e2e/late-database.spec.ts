@@ -9,7 +9,7 @@ import { eventually } from '../support/eventually.js';
 import { servicePorts, splitServices, startPlan, tcpAddresses, type Shape } from '../support/shapes.js';
 import { allAt, ofEach } from '../support/tables.js';
 
-/** What each of them waits for. */
+/** The dependency that each app waits for. */
 const awaited: Record<string, string> = {
   ...Object.fromEntries(['order', 'inventory', 'payment', 'sales', 'webhooks'].map((it) => [it, `${it}-database`])),
   gateway: 'access-database',
@@ -18,7 +18,7 @@ const awaited: Record<string, string> = {
 describe('services that are started before their database', () => {
   let dataDir: string;
   let server: EmbeddedPostgres;
-  /** Where the server is, whether it runs or not. */
+  /** The URL of the server, whether it runs or not. */
   let url: string;
   beforeAll(async () => {
     dataDir = await mkdtemp(join(tmpdir(), 'cleave-late-'));

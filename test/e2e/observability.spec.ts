@@ -18,7 +18,7 @@ const itWithPromtool = orSkip(
   'There is no promtool for the tests of alerts: install it (apt-get install prometheus)',
 );
 
-/** In the order in which an order and its payment come by them. */
+/** In the order in which an order and its payment pass through them. */
 const expectedSpans = [
   ...['POST /orders', 'place orders', 'inventory.reserve', 'inventory-reserve', 'order-record'],
   ...['process stock', 'inventory.settle', 'process sales-1', 'sales-add', 'process webhooks', 'deliver webhook'],
@@ -81,7 +81,7 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     const services =
       name === 'monolith' ? ['monolith'] : ['gateway', 'inventory', 'order', 'payment', 'sales', 'webhooks'];
     expect([...new Set(spans.map((it) => it.service))].sort()).toEqual(services.map((it) => `cleave-${it}`));
-    // Nobody asked for any other: the sampler keeps what has no parent out.
+    // No other trace: the sampler drops spans without a parent.
     expect(new Set(collector.spans.map((it) => it.traceId))).toEqual(new Set([traceId]));
   });
 
@@ -121,9 +121,9 @@ describe.each(['monolith', 'split-tcp'] as const)('what is seen of %s', (name) =
     }
     const expressions = await watchedExpressions();
     expect(expressions.length).toBeGreaterThan(40);
-    // What only a failure has.
+    // Labels that only failures have.
     const rare = new Set(['error_type']);
-    // What only those have who ask others by TCP or HTTP.
+    // Metrics that only processes with calls over TCP or HTTP have.
     const elsewhere = name === 'monolith' ? ['balancing_targets'] : [];
     const missing = expressions.flatMap(([where, expression]) =>
       metricsIn(expression)
@@ -161,7 +161,7 @@ const pathOf = (name: string, spans: readonly CollectedSpan[], byId: ReadonlyMap
   return path.join(' > ');
 };
 
-/** What each process answers. */
+/** The metrics of each process. */
 const metricsOf = ({ services }: Shape): Promise<string[]> =>
   Promise.all(services.map(async ({ url }) => (await fetch(`${url}/metrics`)).text()));
 

@@ -10,7 +10,7 @@ import { ofEach, query } from '../support/tables.js';
 
 describe('two databases of orders over one inventory', () => {
   let shape: Shape;
-  /** Whose orders lie elsewhere than those of the shape. */
+  /** An order service with another database than the one of the shape. */
   let stranger: AppProcess;
   let first: Api;
   let second: Api;
@@ -63,7 +63,7 @@ describe('two databases of orders over one inventory', () => {
       const ready = await second.get('/health/ready');
       expect(ready).toMatchObject({ status: 503, body: { error: { 'order-inventory': { status: 'down' } } } });
     });
-    // Which of them is which is for operators to know.
+    // The log tells operators which database is which; callers are not told.
     const [mine] = await query<{ value: string }>(
       urls.inventory,
       `SELECT value FROM orders.settings WHERE name = 'id'`,
@@ -73,11 +73,11 @@ describe('two databases of orders over one inventory', () => {
     refused(answer, '503 unavailable');
     expect(answer.text).toContain('another database of orders');
     expect(answer.text).not.toContain(mine!.value);
-    // Nor does it hear of holds that it would give back.
+    // Nor does it learn of holds, which it would release.
     await eventually(async () => expect(stranger.log).toMatch(/the sweep failed.*another database of orders/));
     expect(await first.get(`/orders/${order.order_id}`)).toMatchObject({ status: 200 });
     expect(await products.stock(product_id)).toMatchObject({ reserved: 3 });
-    // Nor was anything kept there that it could be answered by later.
+    // Nor has it stored anything that would answer a retry.
     refused(await second.place(body, fresh('second')), '503 unavailable');
   });
 
@@ -89,7 +89,7 @@ describe('two databases of orders over one inventory', () => {
     await stranger.untilReady(`${second.baseUrl}/health/ready`);
     const product_id = await new Api(shape.service('inventory').url).product({ onHand: 1 });
     ok(await second.place({ customer_id: 'c', product_id, quantity: 1 }), 201);
-    // Whoever comes back is refused in turn.
+    // The first service is refused in turn when it comes back.
     const returned = shape.service('order').restart().catch(String);
     await eventually(async () =>
       expect(shape.service('order').log).toContain(`It serves order database ${value}; this one is `),

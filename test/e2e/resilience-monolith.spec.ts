@@ -14,7 +14,7 @@ describe('the monolith', () => {
     expect(await service.kill('SIGTERM')).toEqual({ code: 0, signal: null });
     const attempts = await load.end();
     expectAnswers(accepted, [201, 409]);
-    // Who comes later finds the door closed.
+    // Later requests find the port closed.
     expectAnswers(attempts, [201, 409, 'ECONNREFUSED', 'ECONNRESET']);
     expect(load.summary()).toMatch(/ECONN/);
     await service.restart();

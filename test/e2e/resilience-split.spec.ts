@@ -17,7 +17,7 @@ describe('services over TCP', () => {
     expect(await order.kill('SIGTERM')).toEqual({ code: 0, signal: null });
     await load.until(() => load.attempts.some((it) => it.outcome === 503));
     expectAnswers(await load.end(), [201, 409, 503]);
-    // Of what was under way, the gateway may not have passed on everything; that had no effect, and says so.
+    // The gateway may not have passed on all requests in flight; the others had no effect, and their answers say so.
     const refusals = accepted.filter((it) => it.outcome === 503);
     for (const { text } of refusals) expect(text).toContain('has had no effect');
     expect(refusals.length).toBeLessThan(callers);
@@ -47,11 +47,11 @@ describe('services over TCP', () => {
     await inventory.kill('SIGKILL');
     const killedAt = load.attempts.length;
     await load.until(() => load.attempts.slice(killedAt).filter((it) => it.outcome === 503).length > 50);
-    // What needs no stock goes on.
+    // Requests that need no stock are still answered.
     const some = acknowledged(load.attempts).at(-1)!;
     expect(await trial.api.order(some.order!.order_id)).toEqual(some.order);
     ok(await trial.api.get('/health/live'));
-    // It had been reached before, which says nothing of now.
+    // Health reflects the current state, although inventory was reachable before.
     await eventually(async () => {
       const { body } = await new Api(trial.shape.service('order').url).get('/health/ready');
       expect(body).toMatchObject({ status: 'degraded', details: { 'order-inventory': { status: 'degraded' } } });
@@ -78,7 +78,7 @@ describe('services over TCP', () => {
     await inventory.kill('SIGKILL');
     const { detail } = refused(await trial.api.place({ customer_id, product_id: mug, quantity: 1 }), '503 unavailable');
     expect(detail).toMatch(/Try again/);
-    // Where it is that is not reached is for the log alone.
+    // The address that cannot be reached is only logged.
     expect(detail).not.toMatch(/\d{4}|ECONN/);
     expect(trial.shape.service('order').log).toMatch(/could not be called: .*:\d+ is unreachable/);
     ok(await trial.api.fulfil(kept.order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
@@ -103,7 +103,7 @@ describe('services over TCP', () => {
     await order.restart();
     const before = acknowledged(load.attempts).length;
     await load.until(() => acknowledged(load.attempts).length > before + 50);
-    // The gateway stands between: even what broke off in the middle is answered.
+    // The gateway answers even requests whose connection to the service broke.
     expectAnswers(await load.end(), [201, 409, 503]);
     await trial.settle();
   });
@@ -122,7 +122,7 @@ describe('services over TCP', () => {
     await eventually(async () => expect(await trial.api.stock(mug)).toMatchObject({ reserved: 10 }));
     await order.kill('SIGKILL');
     for (const answer of await Promise.all(placing)) refused(answer, '503 unavailable');
-    // What order has already sent to Postgres is carried out there even without it.
+    // Postgres carries out statements that order has already sent, even after order was killed.
     if (isLost) await trial.ledger.endSessionsOf('order');
     await lock.release();
     await order.restart();
@@ -140,7 +140,7 @@ describe('services over TCP', () => {
     const mug = await trial.api.product({ onHand: 10 });
     const { order_id } = await trial.api.placed({ customer_id: fresh('c'), product_id: mug, quantity: 4 });
     await trial.ledger.quiet();
-    // Nobody can take note of anything.
+    // Consumers cannot advance their checkpoints from now on.
     await trial.ledger.orders('ALTER FUNCTION orders.advance_parts RENAME TO advance_parts_later');
     ok(await trial.api.fulfil(order_id, { lines: [{ product_id: mug, quantity: 3 }] }));
     const back = { lines: [{ product_id: mug, quantity: 1 }], restock: true, reason: 'unwanted' };
@@ -186,7 +186,7 @@ describe('services over TCP', () => {
       const answer = await trial.api.send('PUT', '/cache', { body: { key: 'back', value: 1 } });
       expect(answer.status).toBe(200);
     });
-    // Nothing that the cache slept through may come out of it for longer than the time promised.
+    // Entries whose invalidation the paused cache missed are served no longer than promised.
     await eventually(async () => expect(ok(await trial.api.get<Product>(path)).unit_price_minor).toBe(5));
   });
 });

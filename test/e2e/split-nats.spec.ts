@@ -1,4 +1,4 @@
 import { describeCleave, essentials } from './suite.js';
 
-/** All of the suite with `npm run test:shapes`; otherwise what depends on how requests and events travel. */
+/** The whole suite with `npm run test:shapes`; otherwise the parts that depend on the transport of requests and events. */
 describeCleave('split-nats', 'everyShapeWhole' in globalThis ? undefined : essentials);

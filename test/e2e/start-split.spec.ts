@@ -9,7 +9,7 @@ import { Api } from '../support/api.js';
 import { AppProcess, guardFolder, unguardFolder } from '../support/app-process.js';
 import { portWith } from '../support/shapes.js';
 
-/** Above PORT: REST, messages and gRPC of the services. */
+/** Ports in use beside PORT, as offsets: REST, messages and gRPC of the services. */
 const besides = [1, 2, 3, 4, 5, 6, 1_001, 1_002, 1_003, 1_004, 2_001];
 const names = ['cache', 'gateway', 'inventory', 'order', 'payment', 'sales', 'webhooks'];
 
@@ -18,7 +18,7 @@ interface Running {
   command: string;
 }
 
-/** What a process has started, and what that has, with Postgres and its processes. */
+/** All descendants of a process, including Postgres and its processes. */
 const startedBy = async (pid: number): Promise<Running[]> => {
   const { stdout } = await promisify(execFile)('ps', ['-A', '-ww', '-o', 'pid=,ppid=,args=']);
   const all = [...stdout.matchAll(/^ *(\d+) +(\d+) (.*)$/gm)].map(([, own, parent, command]) => ({
@@ -57,12 +57,12 @@ it('npm run start:split takes orders through its gateway, and leaves nothing run
     const apps = running.flatMap(({ command }) => /dist\/apps\/(\w+)\/src\/main\.js/.exec(command)?.[1] ?? []);
     expect(apps.toSorted()).toEqual(names);
     expect(running.length).toBeGreaterThan(names.length);
-    // As it comes where the whole group is told, and npm, which is one of them, tells it as well.
+    // A signal to the whole process group arrives twice, because npm is in the group and passes it on.
     const toldAt = Date.now();
     process.kill(split.pid, 'SIGTERM');
     await delay(100);
     expect(await split.stop()).toBeUndefined();
-    // Each would wait for two seconds for whoever is still connected to it: here that is the test, at the gateway.
+    // Each service waits up to two seconds for open connections; only the gateway has one, from the test.
     expect(Date.now() - toldAt).toBeLessThan(10_000);
     expect(split.log).not.toContain('stopping at once');
     expect(running.filter(({ pid }) => isRunning(pid))).toEqual([]);

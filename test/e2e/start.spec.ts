@@ -22,7 +22,7 @@ describe('a start that cannot succeed', () => {
     await Promise.all(started.splice(0).map((it) => it.stop()));
   });
 
-  /** What the app says when it gives up. */
+  /** The error message of an app that cannot start. */
   const complaintOf = async (app: string, environment: Record<string, string>): Promise<string> => {
     const process = new AppProcess(app, environment);
     started.push(process);
@@ -98,7 +98,7 @@ describe('a start that cannot succeed', () => {
     expect(limits).toMatch(/CACHE_REDIS_DEADLINE_MS: "60001" .* milliseconds from 1 to 60000/);
     const [port] = await servicePorts(1);
     const file = join(import.meta.dirname, 'start.spec.ts');
-    // Of the latter, Linux says that there is nothing by that name when something is made in it.
+    // In /proc, Linux reports that the folder does not exist when something is created in it.
     for (const DATA_DIR of [file, ...(process.platform === 'linux' ? ['/proc', '/proc/below'] : [])]) {
       const said = await complaintOf('monolith', { PORT: String(port), DATA_DIR });
       expect(said).toMatch(/Data cannot be kept in .* \(E[A-Z]+: .*\)\. Set DATA_DIR .*DATABASE_URL/);
@@ -191,7 +191,7 @@ describe('a start that cannot succeed', () => {
       started.push(first);
       first.spawn();
       await first.untilReady(`http://127.0.0.1:${port}/health/ready`);
-      // What a person is told to try first works as it is told.
+      // The first command that the log suggests works as printed.
       const api = new Api(`http://127.0.0.1:${port}`);
       expect(first.log).toContain(api.baseUrl);
       const told = /-d '(\{[^']*customer_id[^']*\})'/.exec(first.log)?.[1];
@@ -216,10 +216,10 @@ it('a start that is told to stop while its database starts leaves nothing runnin
   try {
     process.spawn();
     const lock = join(dataDir, 'postgres/data/postmaster.pid');
-    // It is there as soon as the server begins to start; a quarter of a second later it may have started.
+    // It exists as soon as the server begins to start; a quarter of a second later the server may have started.
     while (process.isRunning && !existsSync(lock)) await setTimeout(5);
     expect(await process.kill('SIGINT')).toEqual({ code: 0, signal: null });
-    // It goes with the server.
+    // The server removes it at its end.
     await eventually(() => expect(readFile(lock)).rejects.toMatchObject({ code: 'ENOENT' }));
   } finally {
     await process.stop();
@@ -297,7 +297,7 @@ describe('a program that npm has started', () => {
       setInterval(() => {}, 1_000);
       console.log('started');`,
     );
-    // With something behind it no shell replaces itself by the program.
+    // A command after it keeps the shell from replacing itself with the program.
     const shell = spawn('sh', ['-c', `"${process.execPath}" scripts/compile-and-run.mjs "${program}"; true`], {
       env: { ...process.env, npm_lifecycle_event: 'start' },
       stdio: ['ignore', 'pipe', 'inherit'],
@@ -350,7 +350,7 @@ describe('a program that npm has started', () => {
       expect(started()).toMatchObject({ stdout: 'one\n', status: 0 });
 
       await put('apps/program.ts', `console.log('two' as string);`);
-      // As old as in the archive that it was unpacked from.
+      // With the old modification time of an unpacked archive.
       await utimes(join(folder, 'apps/program.ts'), 0, 0);
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       expect(started()).toMatchObject({ stdout: 'two\n', status: 0 });
@@ -359,14 +359,14 @@ describe('a program that npm has started', () => {
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       await rm(join(folder, 'libs/other.ts'));
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
-      // Somebody else has compiled to the same place.
+      // Something else has compiled to the same place.
       await put('dist/.tsbuildinfo', '{}');
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       await put('node_modules/.package-lock.json', '{}');
       expect(started()).toMatchObject({ stdout: 'compiling\ntwo\n', status: 0 });
       expect(started()).toMatchObject({ stdout: 'two\n', status: 0 });
 
-      // What V8 has compiled is kept here, and nowhere else, or quietly not where it cannot be.
+      // V8's compile cache is written here and nowhere else; if it cannot be written, there is no error.
       const kept = join(folder, 'dist/compile-cache');
       await put(
         'apps/program.ts',
@@ -379,7 +379,7 @@ describe('a program that npm has started', () => {
       await writeFile(kept, '');
       expect(started()).toMatchObject({ stdout: 'two\n', stderr: '', status: 0 });
 
-      // What cannot be compiled does not run, however often it is tried.
+      // Code that cannot be compiled does not run, not even at a second try.
       await put('apps/program.ts', `console.log('three`);
       for (let time = 0; time < 2; time += 1)
         expect(started()).toMatchObject({ stdout: expect.stringMatching(/^compiling\n[^]*error TS/), status: 2 });

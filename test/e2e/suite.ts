@@ -35,10 +35,10 @@ const all: readonly Part[] = [
   hostileInputTests,
 ];
 
-/** For one more shape, where the others have run the whole. */
+/** For a further shape, when others run the whole suite. */
 export const essentials: readonly Part[] = [orderTests, idempotencyTests, eventTests];
 
-/** What the system promises, over one base URL. The same in every shape: where modules run is nobody's business. */
+/** The promises of the system at one base URL. They are the same in every shape, wherever the modules run. */
 export const describeCleave = (name: ShapeName, parts: readonly Part[] = all): void => {
   describe(`Cleave as ${name}`, () => {
     const world = {} as World;
@@ -60,7 +60,7 @@ export const describeCleave = (name: ShapeName, parts: readonly Part[] = all): v
         const logged = lines.filter((it) => it.startsWith('{'));
         expect(logged.length).toBeGreaterThan(0);
         expect(logged.filter((it) => /^\{"level":"(?:error|fatal)"/.test(it))).toEqual([]);
-        // What does not come from our log comes from Node or a library, which say so when something is wrong.
+        // Lines that are not from our log come from Node or a library, which report problems.
         expect(lines.filter((it) => !it.startsWith('{') && /error|exception|warning/i.test(it))).toEqual([]);
       });
     });

@@ -12,7 +12,7 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { WebhookReceiver } from '../support/webhook-receiver.js';
 import { Shoppers } from './shoppers.js';
 
-/** Shifts what a process takes for the time of day, by a file that may change at any moment. */
+/** libfaketime shifts the wall clock of a process by the content of a file, which may change at any time. */
 const [library] = globSync('/usr/lib/*/faketime/libfaketime.so.1');
 const describeWithFaketime = orSkip(
   library !== undefined,
@@ -28,7 +28,7 @@ describeWithFaketime('a clock that jumps under load', () => {
   beforeAll(async () => {
     folder = await mkdtemp(join(tmpdir(), 'clock-'));
     await shiftBy('+0');
-    // Of the apps; Postgres goes by its own.
+    // For the apps only; Postgres keeps the real time.
     shape = await startProxied('split', {
       LD_PRELOAD: library!,
       FAKETIME_TIMESTAMP_FILE: join(folder, 'shift'),
@@ -52,18 +52,19 @@ describeWithFaketime('a clock that jumps under load', () => {
       const before = placed();
       await shoppers.until(() => placed() > before + 10);
       await shiftBy(offset);
-      // What was under way at the jump may have missed its deadline, and is asked for again.
+      // Requests in flight during the jump may have missed their deadline, so they are repeated.
       const product_id = await eventually(() => api.product());
       const order = await eventually(() => api.placed({ customer_id: 'c', product_id, quantity: 1 }));
       createdAt.push(Date.parse(order.created_at));
     }
-    // They have jumped indeed.
+    // Proves that the clocks were shifted.
     const [forwards, backwards] = createdAt as [number, number];
     expect(Math.abs(forwards - backwards - 5 * 3_600_000)).toBeLessThan(60_000);
     await shoppers.finish();
     await shoppers.repeat();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
-    // A receiver refuses what was signed at another time than its own; what happened since the clock is right is told.
+    // Receivers reject signatures that do not match their own clock, so events of shifted times may be missing; but no event
+    // may be delivered that has not happened.
     await eventually(async () => {
       const missing = await receiver.differences(await shape.databaseUrls());
       expect(missing.filter((it) => it.includes('has not happened'))).toEqual([]);

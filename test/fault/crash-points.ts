@@ -4,37 +4,37 @@ import type { ProxiedShapeName } from '../support/proxied-shapes.js';
 import type { Keeper } from '../support/tables.js';
 import type { ProvocationName } from './provocations.js';
 
-/** A place in the order path at which a process is killed. */
+/** A point in the processing of an order at which a process is killed. */
 export interface CrashPoint extends Omit<Step, 'kinds'> {
   shape: ProxiedShapeName;
   kind?: string;
-  /** Of whom it is asked: a commit of Postgres, a message of NATS, a call of the merchant who wants to be told. */
+  /** Where the step is intercepted: a commit in Postgres, a message to NATS, or a webhook call to the merchant. */
   of: 'Postgres' | 'NATS' | 'merchant';
-  /** Who is killed, where services are processes of their own: who does it, or who has asked for it. */
+  /** The process that is killed, if services run separately: the one that performs the step, or its caller. */
   victim: Keeper;
   moment: Exclude<Moment, 'sent'>;
 }
 
 interface Step {
-  /** In the words of the design. */
+  /** Its name in the design. */
   step: string;
-  /** What is done there: a statement by its name, a message by the beginning of its subject. */
+  /** The name of the statement, or the beginning of the message's subject. */
   what: string;
-  /** Who does it, over a connection of its own. */
+  /** The module that performs it, over its own connection. */
   by: Keeper;
-  /** What is done there in several ways, by the word that tells them apart: each is a point of its own. */
+  /** Variants of the step, each told apart by a word in its values; each is a point of its own. */
   kinds?: readonly string[];
-  /** The statement that came before it, where it has no name of its own. */
+  /** The statement before it, if the step itself has no name. */
   follows?: string;
-  /** Whether a commit comes after it. */
+  /** Whether it is part of a transaction that is committed afterwards. */
   isInTransaction?: boolean;
-  /** What has to happen first that shoppers do not do. */
+  /** What provokes it, if shoppers do not. */
   provokedBy?: ProvocationName;
 }
 
 const sagaSteps = ['authorise', 'capture', 'refund', 'reverse'];
 
-/** Every commit on the way of an order, and whose it is. */
+/** Every commit in the processing of an order, and the module that makes it. */
 const commits: Step[] = [
   { step: 'Reserve', what: 'inventory-reserve', by: 'inventory' },
   { step: 'Record', what: 'order-record', by: 'order' },
@@ -67,7 +67,7 @@ const commits: Step[] = [
   { step: 'Sent', what: 'webhooks-settle', by: 'webhooks' },
 ];
 
-/** Those of a two-phase commit, which take the place of the first two. */
+/** The commits of the two-phase protocol, which replace the first two. */
 const twoPhaseCommits: Step[] = [
   { step: 'Prepare', what: 'PREPARE TRANSACTION', by: 'inventory' },
   { step: 'Record', what: 'order-record', by: 'order' },
@@ -81,8 +81,8 @@ const moments = ['before', 'after'] as const;
 const shapesInTurn: readonly ProxiedShapeName[] = ['one database', 'two databases', 'split'];
 
 /**
- * Before each commit and after it, in each shape, with `npm run test:crash`. Otherwise one of the two, in one of the shapes
- * and one of its ways, by the seed: the usual run comes to every commit, and many runs to all.
+ * With `npm run test:crash`, before and after each commit, in each shape. Otherwise one of the two for each commit, in one
+ * shape and one variant, chosen by the seed: a single run covers every commit, and many runs cover all points.
  */
 export const crashPointsOf = (
   shape: ProxiedShapeName,
@@ -97,7 +97,7 @@ export const crashPointsOf = (
   return all
     .filter((it) => isComplete || isHere(it))
     .flatMap(({ kinds = [undefined], ...commit }) => {
-      // In a process of its own inventory may be killed, or whoever has asked it.
+      // If inventory is a process of its own, either inventory or its caller is killed.
       const victims: Keeper[] = shape === 'split' && commit.by === 'inventory' ? ['order', 'inventory'] : [commit.by];
       const points = kinds.flatMap((kind) =>
         victims.flatMap((victim) =>
@@ -111,7 +111,7 @@ export const crashPointsOf = (
     });
 };
 
-/** Before and after each call that leaves the house, as far as that is not a commit above: always all of them. */
+/** Before and after each external call that is not one of the commits above; always all of them. */
 export const callPointsOf = (shape: ProxiedShapeName): CrashPoint[] =>
   calls.map((it) => ({ ...it, shape, victim: it.by }));
 

@@ -14,10 +14,10 @@ import { provocations } from './provocations.js';
 import { Shoppers } from './shoppers.js';
 import { printTable } from './table.js';
 
-/** What came of a crash, for people to read. */
+/** The outcome of a crash, for people to read. */
 interface Aftermath {
   at: string;
-  /** Orders that were under way when the process was killed, and orders that a repeat found instead of placing them. */
+  /** Orders in flight when the process was killed, and orders that a retry found instead of placing them again. */
   inFlight: number;
   foundAgain: number;
   placed: number;
@@ -26,7 +26,7 @@ interface Aftermath {
   ms: number;
 }
 
-/** A system that is killed at one point after the other, and has to come back whole every time. */
+/** A system that is killed at one point after the other, and must recover completely every time. */
 class CrashTest {
   private readonly table: Aftermath[] = [];
   private shape: ProxiedShape | undefined;
@@ -34,18 +34,18 @@ class CrashTest {
   constructor(
     private readonly name: ProxiedShapeName,
     private readonly environment: Record<string, string>,
-    /** Where the events go that are published, if any. */
+    /** The NATS that events are published to, if any. */
     private readonly nats: NatsProxy | undefined,
   ) {}
 
-  /** Shoppers at work; at the statement, somewhere in the middle, the process is killed and started again. */
+  /** While shoppers are at work, kills the process at some occurrence of the step, and restarts it. */
   async crashAt(point: CrashPoint): Promise<void> {
     const startedAt = Date.now();
     this.shape ??= await startProxied(this.name, this.environment);
     try {
       this.table.push({ ...(await crash(this.shape, point, this.nats)), ms: Date.now() - startedAt });
     } catch (error) {
-      // What one crash has broken is not to be laid at the door of the next.
+      // The next crash starts a new system, so that a failure does not affect it.
       await this.stop().catch(() => undefined);
       throw error;
     }
@@ -62,11 +62,11 @@ class CrashTest {
   }
 }
 
-/** A test for each point, for the body of a `describe`; it prints what came of them. */
+/** Defines a test for each point, in the body of a `describe`; finally prints a table of the outcomes. */
 export const crashAtEach = (
   points: readonly CrashPoint[],
   shape: ProxiedShapeName,
-  /** Asked once, before the first of them. */
+  /** Called once, before the first point. */
   setUp: () => { environment: Record<string, string>; nats?: NatsProxy },
 ): void => {
   let test: CrashTest;
@@ -91,7 +91,7 @@ const catchStatement = (
   const place: Place = { statement: what, moment, ...(follows !== undefined && { follows }) };
   if (kind === undefined) return proxies[by].next(place, occurrence);
   if (what !== 'payment-settle') return proxies[by].next({ ...place, with: has(kind) }, occurrence);
-  // What is settled is named by its id alone; what it is was said when it was begun.
+  // `payment-settle` only contains ids; their kinds are taken from `payment-begin`.
   const begun = new Set<string>();
   const forget = proxies[by].each({ statement: 'payment-begin', moment: 'before' }, 1, ({ values, pass }) => {
     const [, ids = [], , kinds = []] = values.map(wordsOf);
@@ -113,7 +113,7 @@ const crash = async (
   const api = new Api(shape.baseUrl);
   const receiver = await WebhookReceiver.start(api, await shape.databaseUrls());
   const shoppers = new Shoppers(api, random);
-  // What is provoked comes once, and what is one of several kinds more rarely.
+  // A provoked step occurs once, and one of several variants less often than others.
   const occurrence = provokedBy === undefined ? random.integer(1, point.kind === undefined ? 4 : 2) : 1;
   const catching = {
     Postgres: () => catchStatement(point, shape.proxies, occurrence),
@@ -133,7 +133,7 @@ const crash = async (
   if (of === 'Postgres' && moment === 'after')
     expect(caught).toMatchObject({ outcome: isInTransaction ? 'in a transaction' : 'committed' });
   if (of === 'NATS' && moment === 'after') expect(caught).toMatchObject({ outcome: 'kept' });
-  // What another process has sent goes on, although nobody waits for it any more.
+  // A statement that another process has sent is still carried out, although its caller is gone.
   if (victim !== by) (caught as Caught).pass();
   else caught.cut();
   await killed.restart();
@@ -145,11 +145,11 @@ const crash = async (
   await shoppers.repeat();
 
   await ledger.expectInvariants({ log: shoppers, holdsMayWait: false });
-  // At least once, whoever was killed while telling it.
+  // Webhooks are delivered at least once, even if the process was killed while sending them.
   await eventually(async () => expect(await receiver.differences(await shape.databaseUrls())).toEqual([]));
   await receiver.stop();
   expect(kept).toBeGreaterThan(0);
-  // An order that was recorded, and not acknowledged, is found by its key.
+  // A retry finds the order that was recorded but not acknowledged, by its key.
   if (step === 'Record' && moment === 'after') expect(shoppers.replayed).toBeGreaterThan(0);
   return {
     at: `${shape.name}: ${victim} ${moment} ${step} ${occurrence}`,

@@ -31,7 +31,7 @@ const answerTo = async (sent: ClientRequest): Promise<[IncomingMessage, string]>
   return [answer, await textOf(answer)];
 };
 
-/** The very file of the containers, but for where things are: here the gateways differ by their port. */
+/** The configuration of the containers, except for the addresses: here the gateways have different ports. */
 const hereOf = async (port: number, gateways: number[]): Promise<string> => {
   const text = await readFile('docker/haproxy.cfg', 'utf8');
   const servers = gateways.map((at, index) => `server gateway-${index + 1} 127.0.0.1:${at} check`);
@@ -91,7 +91,7 @@ describeWithHaproxy('HAProxy at the edge', () => {
     expect([status, stderr]).toEqual([0, expect.not.stringMatching(/ALERT|WARNING/)]);
   });
 
-  /** In the very bytes of the path. The gateway names each request that it answers, and the edge does not. */
+  /** Sends the path byte for byte. Only the gateway adds an id to its answers, so it tells who has answered. */
   const asked = async (method: string, path: string, at = edge) => {
     const { hostname, port } = new URL(at);
     const sent = request({ hostname, port, method, path, agent: false });
@@ -204,7 +204,7 @@ describeWithHaproxy('HAProxy before gateways that break off', () => {
     [false, 'POST', '/cache/counters'],
   ])('asks again (%s), of what carries a key: %s %s', async (isRepeated, method, path) => {
     received.length = 0;
-    // HAProxy ends the connection with such an answer: each request has one of its own.
+    // HAProxy closes the connection after such an answer, so each request uses its own.
     const sent = request(edge + path, { method, headers: { 'idempotency-key': '"k"' }, agent: false });
     sent.end(method === 'GET' ? undefined : '{}');
     const [answer] = await answerTo(sent);

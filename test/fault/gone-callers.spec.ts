@@ -19,9 +19,9 @@ afterAll(async () => {
   await shape?.stop();
 });
 
-/** As many batches as are under way at once. */
+/** The number of concurrent batches. */
 const lanes = 2;
-/** Both processes in front have noticed that a caller has gone. */
+/** Long enough for gateway and order to notice that the caller has disconnected. */
 const noticedWithinMs = 500;
 
 it('an order that waits for its turn is not placed once its caller has gone; one that has begun is', async () => {

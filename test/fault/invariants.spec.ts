@@ -7,7 +7,7 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { allAt, connected, query } from '../support/tables.js';
 import { Shoppers } from './shoppers.js';
 
-/** Faults planted into data that are whole, and the invariant that has to name each. */
+/** Faults planted into consistent data, each with the invariant that must detect it. */
 const faults: [broken: RegExp, fault: string, sql: string][] = [
   [
     /^I1/,
@@ -216,7 +216,7 @@ describe('the invariants, when a fault is planted', () => {
     );
     await shoppers.finish();
     await new Ledger(shape).expectInvariants({ log: shoppers, holdsMayWait: false });
-    // A database can be copied once nobody is connected to it.
+    // Postgres copies a database only while it has no connections.
     await shape.service('monolith').kill('SIGTERM');
     url = (await shape.databaseUrls()).order;
   });
@@ -248,7 +248,7 @@ describe('the invariants, when a fault is planted', () => {
     }
   });
 
-  // Not in a copy: none can be dropped, or copied, in which something is prepared.
+  // Not in a copy: a database with a prepared transaction can be neither dropped nor copied.
   it('say /^I9/: what was prepared was never finished', async () => {
     const gid = fresh('planted');
     await query(url, `BEGIN; UPDATE inventory.products SET name = name; PREPARE TRANSACTION '${gid}'`);

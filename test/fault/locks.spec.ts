@@ -32,15 +32,15 @@ afterAll(async () => {
   await stripe.stop();
 });
 
-/** Who waits is held up until it is let go. */
+/** A call that is held up until it is released. */
 interface HeldUp {
   release(): void;
 }
 
-/** Sooner than anybody gives up who waits for somebody else. */
+/** Shorter than any timeout of a call that is held up. */
 const patienceMs = 1_500;
 
-/** Transactions of a module that were begun before the moment, and locks that its sessions have beside any. */
+/** Transactions of a module that began before the moment, and sessions that hold locks outside of a transaction. */
 const openSince = async (module: Keeper, moment: string): Promise<Row[]> =>
   query(
     (await shape.databaseUrls())[module],
@@ -59,7 +59,7 @@ const order = () => ({ customer_id: 'c', product_id: product, quantity: 1 });
 const place = () => api.placed(order(), fresh('k'));
 const buy = (payment: object) => api.placed({ ...order(), payment }, fresh('k'));
 
-/** A statement of a neighbour takes its time. */
+/** Holds up a statement of another module. */
 const slow = (by: Keeper, statement: string, word?: string) => async (): Promise<HeldUp> => {
   const caught = await shape.proxies[by].next({
     ...{ statement, moment: 'before' as const },
@@ -73,7 +73,7 @@ const slowStripe = (change: 'authorise' | 'capture') => async (): Promise<HeldUp
   return { release: () => caught.pass() };
 };
 
-/** It never answers, and is told anew. */
+/** Holds up a webhook, which is sent again because it is never answered. */
 const slowMerchant = async (): Promise<HeldUp> => {
   const caught = await receiver.next(1);
   return { release: () => caught.cut() };
@@ -109,7 +109,7 @@ it.each<{ call: string; waiting: Keeper[]; slow: () => Promise<HeldUp>; begin: (
   try {
     for (const module of waiting) {
       const moment = await nowAt(module);
-      // What happens beside it comes to its end meanwhile; what is held over the call does not.
+      // Concurrent transactions end within this time; one that stays open across the call does not.
       await eventually(async () => expect(await openSince(module, moment)).toEqual([]), patienceMs);
     }
   } finally {

@@ -8,7 +8,7 @@ import { Shoppers } from './shoppers.js';
 
 const shapes = ['one database', 'two databases'] as const;
 
-/** Each in one of the shapes, by the seed; in both with `npm run test:crash`. */
+/** Each in one of the shapes, chosen by the seed; with `npm run test:crash` in both. */
 const lostAnswersIn = (name: (typeof shapes)[number]) =>
   randomOf('lost answers')
     .shuffled(lostAnswers)
@@ -60,7 +60,7 @@ describe.each(shapes)('connections to Postgres that break under load: %s', (name
         await shoppers.until(() => lost >= 5);
         stop();
       });
-      // Nobody is told that it worked who has not been told, and nobody that it failed for good.
+      // A lost answer leads to a retry or to 503, never to another error.
       const outcomes = new Set(shoppers.placements.map((it) => it.outcome));
       expect([201, 409, 503]).toEqual(expect.arrayContaining([...outcomes]));
     },

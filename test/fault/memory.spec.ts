@@ -6,9 +6,9 @@ import { Api } from '../support/api.js';
 import { Ledger } from '../support/ledger.js';
 import { startShape, type Shape } from '../support/shapes.js';
 
-/** Some 35 MB above what the process takes once it has done everything for the first time. */
+/** About 35 MB above what the process uses once it has done everything for the first time. */
 const heapMb = 112;
-/** If each left 10 KB behind, the heap would be full after little more than half of them. */
+/** With a leak of 10 KB each, the heap would be full after little more than half of them. */
 const requests = 6_000;
 
 let shape: Shape;
@@ -39,7 +39,7 @@ it('orders leave nothing behind in memory: thousands of them, of every kind, go 
   expect(others).toEqual({});
   expect(sentAway + refusals + acknowledged).toBeGreaterThanOrEqual(requests);
   expect(acknowledged).toBeGreaterThan(requests * 0.8);
-  // It is the process that was there in the beginning.
+  // The process was not restarted meanwhile.
   expect(shape.services.map((it) => it.isRunning)).toEqual([true]);
   await new Ledger(shape).expectInvariants({ holdsMayWait: false });
 }, 180_000);

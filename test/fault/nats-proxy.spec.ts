@@ -48,7 +48,7 @@ describeNats('the proxy before NATS', () => {
     app.write(sent);
     await eventually(async () => expect(heard).toContain(answer));
   };
-  /** A piece by itself. */
+  /** Sends a piece in a write of its own. */
   const written = async (piece: string): Promise<void> => {
     await new Promise((resolve) => app.write(piece, resolve));
     await setImmediate();
@@ -89,7 +89,7 @@ describeNats('the proxy before NATS', () => {
   it('tells when NATS does not keep it', async () => {
     const catching = proxy.next({ subject: 'lost.', moment: 'after' });
     app.write('PUB lost.a inbox.1 1\r\na\r\n');
-    // No stream takes it, and nobody answers.
+    // No stream stores it, so the test replies with NATS's error itself.
     direct.publish('inbox.1', '{"error":{"code":503}}');
     expect((await catching).outcome).toBe('failed');
   });

@@ -12,7 +12,7 @@ import { paused } from './paused.js';
 const holdMs = 600;
 const sweepMs = 100;
 
-/** What everybody is told of one request that is sent more than once. */
+/** All answers to one request that is sent more than once. */
 class Asking {
   readonly placements: Attempt[] = [];
   readonly key = fresh('overdue');
@@ -32,7 +32,7 @@ class Asking {
 describe('a hold whose deadline passes while its order is being written down', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
-  /** Through the instance that is paused, and through the other, which sweeps meanwhile. */
+  /** Clients of the instance that is paused, and of the other one, which sweeps meanwhile. */
   let here: Api;
   let there: Api;
   let product: string;
@@ -46,7 +46,7 @@ describe('a hold whose deadline passes while its order is being written down', (
   });
 
   afterEach(() => {
-    // What a failed test has left standing.
+    // A failed test may have left an instance paused.
     for (const { pid } of shape.services) process.kill(pid, 'SIGCONT');
   });
   afterAll(() => shape?.stop());
@@ -109,7 +109,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     await expectRest();
   });
 
-  /** An order that could not be written down, and nobody who sweeps what it held but the instance here. */
+  /** An order that could not be recorded; only the first instance can sweep its hold. */
   const loseRecord = async (): Promise<void> => {
     const lost = shape.proxies.order.next(record('before'));
     process.kill(shape.services[1]!.pid, 'SIGSTOP');
@@ -122,7 +122,7 @@ describe('a hold whose deadline passes while its order is being written down', (
     await begin();
     await paused(shape, { statement: 'order-void', moment }, loseRecord, async () => {
       process.kill(shape.services[1]!.pid, 'SIGCONT');
-      // Though nobody has come to give back what the first try held, without which there is not enough.
+      // The retry succeeds although no sweep has released the first hold yet, and there is not enough stock for both.
       ok(await asking.place(there), 201);
     });
     await isReserved(3);
@@ -165,7 +165,7 @@ describe('an inventory that is away until the deadline of its holds has passed',
     const of = (quantity: number) => new Asking({ customer_id: 'c', product_id: product, quantity });
     const [lost, kept, cancelled] = [of(4), of(3), of(2)];
     const { inventory, order } = shape.proxies;
-    // Nobody tells the inventory of any of them while it is there.
+    // Inventory is not told about any of the orders before it is killed.
     const stop = inventory.each({ statement: 'inventory-settle', moment: 'before' }, 1, (caught) => caught.cut());
     const recording = order.next({ statement: 'order-record', moment: 'before', with: has(lost.key) });
     const losing = lost.place(api);

@@ -13,7 +13,7 @@ import type { Caught } from '../support/postgres-proxy.js';
 import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { startShape, type Shape } from '../support/shapes.js';
 
-/** What is admitted at once by a process that has not learnt yet how many it can do in time. */
+/** The admission limit of a process that has not measured its capacity yet. */
 const startingLimit = 1_000;
 
 /**
@@ -34,7 +34,7 @@ const unread = async (baseUrl: string): Promise<number> => {
     }, 0);
 };
 
-/** Requests sent one after the other on one connection without waiting, and the status of each that was answered. */
+/** Sends requests on one connection without waiting for answers. @returns the statuses of those that were answered */
 const pipelined = async (baseUrl: string, bodies: readonly string[]): Promise<number[]> => {
   const { hostname, port } = new URL(baseUrl);
   const socket = connect({ host: hostname, port: Number(port) });
@@ -46,7 +46,7 @@ const pipelined = async (baseUrl: string, bodies: readonly string[]): Promise<nu
   socket.write(requests.join(''));
   const received: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => received.push(chunk));
-  // A connection that stands for too long is reset.
+  // A connection whose requests hang for too long is reset.
   socket.on('error', () => undefined);
   await new Promise((resolve) => socket.once('close', resolve));
   return [
@@ -61,7 +61,7 @@ describe('more orders than can wait', () => {
   let api: Api;
 
   beforeAll(async () => {
-    // A batch that stands for too long is given up, and what it comes to hold in the end is given back by a sweep.
+    // A batch that hangs for too long is given up, and what it reserves in the end is released by a sweep.
     shape = await startProxied('one database', { ORDER_HOLD_MS: '20000', ORDER_SWEEP_MS: '500' });
     api = new Api(shape.baseUrl);
   });
@@ -70,7 +70,7 @@ describe('more orders than can wait', () => {
   it('are refused at once and leave nothing, and those that wait are placed', async () => {
     const product_id = await api.product({ onHand: 1_000_000 });
     const order = { customer_id: 'c', product_id, quantity: 1 };
-    // The database stands still: whatever comes has to wait.
+    // The database hangs, so that all requests have to wait.
     const standing: Caught[] = [];
     const letGo = shape.proxies.inventory.each({ statement: 'inventory-reserve', moment: 'before' }, 1, (caught) =>
       standing.push(caught),
@@ -78,8 +78,8 @@ describe('more orders than can wait', () => {
     const each = Array.from({ length: 110 }, () => JSON.stringify(order));
     const waiting: Promise<number[]>[] = [];
 
-    // More than ever leaves, as a batch that stands for too long is given up, and no faster than it is read.
-    // A probe that is not answered has found room.
+    // Adds more requests than are given up with hanging batches, but no faster than the server reads them. A probe without
+    // an answer has found room in the queue.
     const probes: Promise<Answer<Order>>[] = [];
     let refusal: Answer<Order> | undefined;
     while (!refusal) {
@@ -91,12 +91,12 @@ describe('more orders than can wait', () => {
     }
     refused(refusal, '503 unavailable');
     expect(Number(refusal.headers.get('retry-after'))).toBeGreaterThan(0);
-    // What needs no batch goes on.
+    // Requests that need no batch are still answered.
     expect(await api.stock(product_id)).toMatchObject({ reserved: 0 });
 
-    // What is read from now on would find room.
+    // Once the database responds, requests that are read later would find room.
     while ((await unread(shape.baseUrl)) > 0) ok(await api.send('GET', '/health/live'), 200);
-    // Once more for what had been read and not looked at.
+    // Once more, for requests that were read but not processed yet.
     ok(await api.send('GET', '/health/live'), 200);
     letGo();
     for (const caught of standing) caught.pass();
@@ -138,7 +138,7 @@ describe('more orders than can be placed', () => {
 
     for (const { acknowledged, failures } of [open, many]) {
       expect(acknowledged).toBeGreaterThan(0);
-      // Not among them: refused without being told when to come back, not answered, cut off.
+      // Anything else would be wrong: a refusal without Retry-After, no answer, or a cut connection.
       expect(Object.keys(failures).filter((it) => it !== '503')).toEqual([]);
     }
     ok(await api.place({ customer_id: 'c', product_id, quantity: 1 }), 201);

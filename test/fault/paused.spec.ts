@@ -10,7 +10,7 @@ import { paused } from './paused.js';
 describe('an instance that is paused in the middle, beside one that goes on', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
-  /** Through the instance that is paused, and through the other. */
+  /** Clients of the instance that is paused, and of the other one. */
   let here: Api;
   let there: Api;
 
@@ -24,14 +24,14 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
   afterEach(() => void signalThere('SIGCONT'));
   afterAll(() => shape?.stop());
 
-  /** That the first instance reads the outbox, and not the other, which stands still from now on. */
+  /** Makes the first instance read the outbox, and pauses the other one from now on. */
   const relayHere = async (): Promise<void> => {
     signalThere('SIGSTOP');
     await lapseLeases(await shape.databaseUrls());
     const id = await here.product({ onHand: 1 });
     const { order_id } = await here.placed({ customer_id: 'c', product_id: id, quantity: 1 });
     ok(await here.fulfil(order_id));
-    // Past the checkpoint, not merely delivered: a reader delivers once more before it learns that its lease is gone.
+    // Past the checkpoint, not only delivered: a reader may deliver once more before it notices that it has lost its lease.
     await eventually(async () => expect(await waiting(await shape.databaseUrls())).toEqual([]));
   };
 
@@ -77,7 +77,7 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
           signalThere('SIGCONT');
           await lapseLeases(await shape.databaseUrls());
           const back = { lines: [{ product_id: product, quantity: 1 }], restock: true, reason: 'unwanted' };
-          // The change is kept before anybody relays it.
+          // The change is stored although nothing relays it yet.
           await eventually(async () =>
             ok(await there.return(order.order_id, back, { key: `back-${order.order_id}` }), 201),
           );
@@ -87,7 +87,7 @@ describe('an instance that is paused in the middle, beside one that goes on', ()
       );
       await ledger.expectInvariants({ holdsMayWait: false });
       expect(await there.stock(product)).toMatchObject({ on_hand: 8, reserved: 1, sold: 3 });
-      // It does its part again.
+      // The resumed instance relays again.
       await relayHere();
       signalThere('SIGCONT');
       await ledger.expectInvariants({ holdsMayWait: false });

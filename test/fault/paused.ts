@@ -2,8 +2,8 @@ import type { Place } from '../support/postgres-proxy.js';
 import type { ProxiedShape } from '../support/proxied-shapes.js';
 
 /**
- * Stops the first instance when it sends the statement; it and the statement go on once the work is done. The second one
- * may stand still until then, so that it is the first that sends it; it goes on with the work.
+ * Pauses the first instance while it sends the statement, does the work, and then lets both go on. The second instance may
+ * be paused before, so that only the first can send the statement; it is resumed for the work.
  */
 export const paused = async <Begun>(
   shape: ProxiedShape,

@@ -15,7 +15,7 @@ describe('the proxy before Postgres', () => {
   let clients: pg.Client[];
 
   const connected = async (url = proxy.url): Promise<pg.Client> => {
-    // Statements are sent without waiting for the answers to those before.
+    // Sends statements without waiting for the answers to earlier ones.
     const client = new pg.Client({ connectionString: url, pipeline: true });
     client.on('error', () => undefined);
     clients.push(client);
@@ -26,7 +26,7 @@ describe('the proxy before Postgres', () => {
     const { rows } = await direct.query<{ value: number }>('SELECT value FROM kept ORDER BY value');
     return rows.map((it) => it.value);
   };
-  /** What became of it so far. */
+  /** Whether the work is still pending, was answered, or has failed. */
   const stateOf = (work: Promise<unknown>): Promise<string> =>
     Promise.race([
       work.then(
@@ -99,7 +99,7 @@ describe('the proxy before Postgres', () => {
     expect(caught).toMatchObject({ statement: 'add', outcome: undefined });
     expect(await stateOf(adding)).toBe('waiting');
     expect(await kept()).not.toContain(1);
-    // Others go their way.
+    // Other connections are not held up.
     await (await connected()).query({ ...add, values: [2] });
     caught.pass();
     await Promise.all([adding, following]);
@@ -178,7 +178,7 @@ describe('the proxy before Postgres', () => {
     const adding = client.query({ ...slow, values: [1] });
     (await catching).cut();
     await expect(adding).rejects.toThrow();
-    // The app hears of the end before there is a commit.
+    // The app learns that the connection has ended before the commit is carried out.
     expect(await kept()).toEqual([]);
     await eventually(async () => expect(await kept()).toEqual([1]));
   });

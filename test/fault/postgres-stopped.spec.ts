@@ -23,7 +23,7 @@ describe('a Postgres that is stopped at once under load', () => {
     for (let times = 0; times < 3; times += 1) {
       const before = placed();
       await shoppers.until(() => placed() > before + 10);
-      // The immediate shutdown: no goodbye, and recovery from the log at the next start.
+      // Immediate shutdown: connections are cut, and the next start recovers from the WAL.
       process.kill(await shape.postmasterPid(), 'SIGQUIT');
     }
     await shoppers.finish();

@@ -45,7 +45,7 @@ describe('a product that is read through the cache', () => {
         pass();
       },
     );
-    // Who asks while another one fills reads the database; so does who asks after ten seconds.
+    // Reads bypass the cache while another read fills it, and after ten seconds.
     await eventually(async () => {
       const before = asked;
       expect(await priceOf(id)).toBe(1);
@@ -59,7 +59,7 @@ describe('a product that is read through the cache', () => {
     await put(id, 1);
     for (let read = 0; read < 2; read += 1) expect(await priceOf(id)).toBe(1);
     const changing = performance.now();
-    // Past whoever tells of changes, and without a note for whoever tells of them later.
+    // Bypasses the module, so that the change is neither announced now nor noted to be announced later.
     await new Ledger(shape).inventory(`UPDATE inventory.products SET unit_price_minor = 2 WHERE product_id = $1`, [id]);
     const changed = performance.now();
     let toldOldAt = Number.NEGATIVE_INFINITY;
@@ -68,7 +68,7 @@ describe('a product that is read through the cache', () => {
       price = await priceOf(id);
       if (price === 1) toldOldAt = asked;
     }
-    // It was kept, so that this says something.
+    // Proves that the old value came from the cache.
     expect(toldOldAt).toBeGreaterThan(changed);
     expect(toldOldAt - changing).toBeLessThanOrEqual(10_000);
   });

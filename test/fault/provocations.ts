@@ -11,18 +11,18 @@ interface World {
   shape: ProxiedShape;
   api: Api;
   shoppers: Shoppers;
-  /** Whether what is going to be caught is carried out all the same. */
+  /** Whether the intercepted step is carried out before the kill. */
   isCarriedOut: boolean;
 }
 
 /**
- * Brings the system to what is rare.
+ * Brings about a rare state.
  *
- * @returns what is done, and has to be so, once the killed process is there again
+ * @returns what to do and check once the killed process is back
  */
 type Provocation = (world: World) => Promise<() => Promise<void>>;
 
-/** An order of which nothing was written down but its hold, and nobody repeats it meanwhile. */
+/** An order of which only the hold was recorded, and which is not retried meanwhile. */
 const lostRecord: Provocation = async ({ shape, api, shoppers }) => {
   const product = await api.product({ onHand: 5 });
   const [body, key] = [{ customer_id: 'shopper', product_id: product, quantity: 3 }, fresh('lost')];
@@ -38,10 +38,10 @@ const lostRecord: Provocation = async ({ shape, api, shoppers }) => {
   };
 };
 
-/** @param send what is not answered, because who is to answer is killed */
+/** @param send a request that gets no answer, because its process is killed */
 const unanswered = (send: Promise<unknown>): void => void send.catch(() => undefined);
 
-/** Handed over once more under a key of its own, when it has been: the key is all that is written. */
+/** Fulfils an order again, under another key: only that key is written. */
 const changeWithoutNeed: Provocation = async ({ api, isCarriedOut }) => {
   const product_id = await api.product({ onHand: 5 });
   const { order_id } = await api.placed({ customer_id: 'shopper', product_id, quantity: 3 });
@@ -50,7 +50,7 @@ const changeWithoutNeed: Provocation = async ({ api, isCarriedOut }) => {
   const again = () => api.fulfil(order_id, undefined, { key });
   unanswered(again());
   return async () => {
-    // From here on it would be found otherwise, were the key not kept.
+    // From here on, the answer would differ if the key were not stored.
     const isKept = async () => (await again()).headers.get('idempotent-replayed') === 'true';
     expect(await isKept()).toBe(isCarriedOut);
     const back = { lines: [{ product_id, quantity: 1 }], restock: true, reason: 'unwanted' };
@@ -63,7 +63,7 @@ const changeWithoutNeed: Provocation = async ({ api, isCarriedOut }) => {
   };
 };
 
-/** The first order of somebody, with what it tells of them, for which there is no key yet. */
+/** The first order with personal data of a customer, who has no encryption key yet. */
 const orderOfAPerson: Provocation = async ({ api, shoppers }) => {
   const product = await api.product({ onHand: 5 });
   const contact = { name: 'Somebody', email: 'somebody@example.com' };
@@ -101,7 +101,7 @@ const salesBuiltAnew: Provocation = async ({ api }) => {
     });
 };
 
-/** Paid with what is refused once the goods are gone: nobody but a person can decide what becomes of it. */
+/** A purchase whose capture is refused after delivery, which only a person can resolve. */
 const parkedPurchase = async ({ shape, api }: World) => {
   const token = fresh('capture_refused');
   const begins = (word: string) =>
@@ -138,7 +138,7 @@ const triedAnew: Provocation = async (world) => {
   const { parked, retry, close } = await parkedPurchase(world);
   unanswered(retry());
   return async () => {
-    // What was written down goes on by itself.
+    // If the retry was recorded, it goes on by itself.
     if (!world.isCarriedOut) ok(await retry(), 204);
     await parked(2);
     ok(await close(), 204);

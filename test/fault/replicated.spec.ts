@@ -12,10 +12,10 @@ import { startReplicatedPostgres, type ReplicatedPostgres } from '../support/rep
 import { servicePorts, startPlan, type Shape } from '../support/shapes.js';
 import { ofEach, query } from '../support/tables.js';
 
-/** What ends a wait for the standby: the connection with it, or the wait alone. */
+/** Two ways to end a wait for the standby: terminate the connection, or cancel only the wait. */
 const ends = { terminated: 'pg_terminate_backend', cancelled: 'pg_cancel_backend' } as const;
 
-/** A monolith of which one module alone lies on a replicated Postgres, so that it is known who waits. */
+/** A monolith with only one of its modules on a replicated Postgres, so that it is known which one waits. */
 const startWith = async (module: 'order' | 'inventory'): Promise<{ postgres: ReplicatedPostgres; shape: Shape }> => {
   const [postgres, other, [port]] = await Promise.all([startReplicatedPostgres(), testDatabase(), servicePorts(1)]);
   const environment = { DATABASE_URL: other.url, [`${module.toUpperCase()}_DATABASE_URL`]: postgres.url };
@@ -31,7 +31,7 @@ const startWith = async (module: 'order' | 'inventory'): Promise<{ postgres: Rep
   return { postgres, shape };
 };
 
-/** Ends whoever waits for the standby, until it is decided. */
+/** Ends every wait for the standby until the promise is settled. */
 const endingWaitsAt = async <T>(url: string, how: keyof typeof ends, deciding: Promise<T>): Promise<T> => {
   for (;;) {
     const decided = await Promise.race([deciding.then((value) => ({ value })), setTimeout(50, undefined)]);
@@ -100,7 +100,7 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
   afterEach(() => postgres?.link.mend());
   afterAll(() => (shape ?? postgres)?.stop());
 
-  /** Orders that a reader of the server finds under the key, whether or not the standby has them. */
+  /** Orders that a reader of the server finds under the key, replicated or not. */
   const found = (key: string, url = postgres.url) =>
     query<{ order_id: string }>(url, `SELECT order_id FROM orders.orders WHERE idempotency_key = $1`, [key]);
 
@@ -123,7 +123,7 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
     const product_id = await api.product({ onHand: 10 });
     const body = { customer_id: 'c', product_id, quantity: 1 };
     postgres.link.cut();
-    // Of the first one it cannot be known before.
+    // Only the first one holds stock: the outage cannot be known before it.
     for (let times = 0; times < 3; times += 1)
       refused(await endingWaits('terminated', api.place(body)), '503 unavailable');
     expect((await api.stock(product_id)).reserved).toBe(1);
@@ -141,23 +141,23 @@ describe('orders on a Postgres whose synchronous standby is away', () => {
       postgres.link.cut();
 
       refused(await endingWaits(how, api.place(body, key)), '503 unavailable');
-      // It is committed here, and nowhere else.
+      // It is committed on the primary only.
       const [order] = await found(key);
       expect(order).toBeDefined();
       expect(await found(key, postgres.standbyUrl)).toEqual([]);
 
       refused(await endingWaits(how, api.place(body, key)), '503 unavailable');
-      // Twice: the second time it is cancelled already.
+      // Twice: the second time the order is cancelled already.
       for (let times = 0; times < 2; times += 1)
         refused(await endingWaits(how, api.cancel(order!.order_id)), '503 unavailable');
       refused(await endingWaits(how, api.get('/events')), '503 unavailable');
-      // Nor is it said that there is no such order: there may be one where the primary is by now.
+      // An unknown order is not reported as missing: a server that has become primary meanwhile may have it.
       refused(await endingWaits(how, api.cancel(randomUUID())), '503 unavailable');
       const refund = { amount_minor: 1, reason: 'unwanted' };
       for (const refunded of [randomUUID(), order!.order_id])
         refused(await endingWaits(how, api.refund(refunded, refund, { key: fresh('refund') })), '503 unavailable');
 
-      // Who waits for the standby is answered by nobody else.
+      // While the request waits for the standby, nothing else answers it.
       const last: Promise<Answer<Order>> = api.place(body, key);
       await eventually(async () =>
         expect(await query(postgres.url, `SELECT FROM pg_stat_activity WHERE wait_event = 'SyncRep'`)).not.toHaveLength(

@@ -6,24 +6,24 @@ import { acknowledged, expectAnswers, Trial } from '../support/trial.js';
 import type { Load } from '../support/load.js';
 import { Visits } from '../support/visits.js';
 
-/** Of each caller: what takes a minute need not be thousands of orders, all of which are repeated in the end. */
+/** Pause between the requests of each caller, because thousands of orders, all repeated at the end, are not needed. */
 const thinkMs = 100;
 
 const modules = ['order', 'inventory', 'payment', 'cache'] as const;
 const all = 'everyCrashPoint' in globalThis;
-/** Two of them by the seed; all of them with `npm run test:crash`. The gateway each time: nobody is in front of it. */
+/** Two modules chosen by the seed; all with `npm run test:crash`. Always the gateway, with nothing in front. */
 const some = randomOf('rolling')
   .shuffled(modules)
   .slice(0, all ? 4 : 2);
 const rolled = ['gateway', ...some];
 const killed = all ? ['gateway', ...modules] : some.slice(0, 1);
 const visitors = 6;
-/** From the end of an instance until the gateway has heard of it; what is sent meanwhile is under way to nobody. */
+/** From the end of an instance until the gateway notices; requests sent meanwhile are lost. */
 const hearsOfItMs = 20;
 
 describe('instances that come and go under load', () => {
   let trial: Trial;
-  /** Of which there is plenty, and whose stock the visits change. */
+  /** A product with plenty of stock, which the visits change. */
   let visited: string;
   beforeAll(async () => {
     trial = new Trial(await startScaled());

@@ -9,7 +9,7 @@ import { paused } from './paused.js';
 describe('a payment whose worker is paused past its lease', () => {
   let shape: ProxiedShape;
   let ledger: Ledger;
-  /** Whose worker is paused, and who takes over. */
+  /** Clients of the instance whose worker is paused, and of the one that takes over. */
   let here: Api;
   let there: Api;
 
@@ -19,13 +19,13 @@ describe('a payment whose worker is paused past its lease', () => {
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
   });
   afterEach(async () => {
-    // What a failed test has left standing.
+    // A failed test may have left an instance paused.
     for (const { pid } of shape.services) process.kill(pid, 'SIGCONT');
     await ledger.expectInvariants({ holdsMayWait: false });
   });
   afterAll(() => shape?.stop());
 
-  /** Placed through the one that is paused, and the other stands still, so that it is the first to take it. */
+  /** Places an order through the first instance while the other one is paused, so that the first takes its saga. */
   const buy = async (token = 'tok_ok'): Promise<Order> => {
     const product_id = await there.product({ onHand: 5 });
     const payment = { method: 'simulated', token };
@@ -36,7 +36,7 @@ describe('a payment whose worker is paused past its lease', () => {
     (await there.history(order_id)).map((it) => it.type as string);
   const bought = ['placed', 'payment-authorised', 'payment-captured'];
 
-  /** Bought where the worker is paused, and by the other cancelled and paid back before that one goes on. */
+  /** An order whose worker is paused, and which the other instance cancels and refunds before that worker goes on. */
   const cancelledMeanwhile = async (place: Place): Promise<Order> => {
     let order: Order | undefined;
     await paused(
@@ -76,7 +76,7 @@ describe('a payment whose worker is paused past its lease', () => {
       shape,
       { statement: 'order-sagas-move', moment: 'before' },
       async () => (order = await buy('tok_slow')),
-      // The late one goes on while the reversal still waits.
+      // The paused worker goes on while the reversal is still pending.
       async () => {
         await eventually(async () => expect(order).toBeDefined());
         ok(await there.cancel(order!.order_id));

@@ -7,7 +7,7 @@ import type { ChangeAttempt, RefundAttempt } from '../support/history.js';
 import type { Attempt } from '../support/load.js';
 
 const usualCount = 5;
-/** For what hangs: a process that was killed may take a minute to come back on a busy machine. */
+/** For tests that hang: on a busy machine, a killed process may take a minute to come back. */
 const patienceMs = 120_000;
 const pauseMs = 30;
 
@@ -30,15 +30,14 @@ interface Outcome {
 }
 
 /**
- * Clients as they should be: each places orders under keys, half of them to be paid through us, cancels some and has
- * others handed over, taken back or refunded, and repeats every request that was not answered for good until it is. They
- * remember all they were told.
+ * Well-behaved clients: each places orders with idempotency keys, half of them paid through us, cancels some, has others
+ * fulfilled, returned or refunded, and retries every request until it gets a final answer. They remember all answers.
  */
 export class Shoppers {
   readonly placements: Attempt[] = [];
   readonly changes: ChangeAttempt[] = [];
   readonly refunds: RefundAttempt[] = [];
-  /** How many orders a repeat has found, instead of placing them. */
+  /** How many orders a retry found instead of placing them. */
   replayed = 0;
   private products: string[] = [];
   private isOver = false;
@@ -50,40 +49,40 @@ export class Shoppers {
     private readonly count = usualCount,
   ) {}
 
-  /** Two products of which there is plenty and two of which there is soon none; then everybody begins. */
+  /** Creates two products with plenty of stock and two that soon run out; then all shoppers begin. */
   async start(): Promise<void> {
     this.products = await Promise.all([1_000_000, 1_000_000, 15, 4].map((onHand) => this.api.product({ onHand })));
     this.shopping = Promise.all(
       Array.from({ length: this.count }, () => this.shop(new SeededRandom(this.random.integer(0, 2 ** 31)))),
     );
-    // It is waited for in `finish`; until then a failure is nobody's.
+    // `finish` awaits it; until then, a failure must not count as unhandled.
     this.shopping.catch(() => undefined);
   }
 
-  /** What has been sent and not been answered. */
+  /** Orders that were sent and not answered yet. */
   get inFlight(): Attempt[] {
     return this.placements.filter((it) => it.outcome === undefined);
   }
 
-  /** Resolves once the condition holds; it is looked at every few milliseconds while everybody goes on. */
+  /** Resolves once the condition holds; polls it while the shoppers go on. */
   async until(condition: () => boolean): Promise<void> {
     for (const giveUpAt = Date.now() + patienceMs; !condition(); await setTimeout(5))
       if (Date.now() > giveUpAt) throw new Error('waited in vain');
   }
 
-  /** Everybody comes to an end with what was begun. */
+  /** Waits until all shoppers have finished what they began. */
   async finish(): Promise<void> {
     this.isOver = true;
     await this.shopping;
   }
 
-  /** Sends every order once more: each is to be answered as before, which what was remembered then says. */
+  /** Sends every order again: each must get the answer that was remembered. */
   async repeat(): Promise<void> {
     const bodies = new Map(this.placements.map(({ key, body }) => [key, body]));
     await Promise.all([...bodies].map(([key, body]) => this.insistOnPlacing(body, key)));
   }
 
-  /** Places an order, however often that has to be tried, and remembers it. */
+  /** Places an order, with as many tries as that takes, and remembers it. */
   insistOnPlacing(body: object, key: string): Promise<Answer<Order>> {
     const isFinal = ({ status, text }: Answer): boolean =>
       status === 201 || (status === 409 && text.includes('out-of-stock'));
@@ -98,9 +97,9 @@ export class Shoppers {
     );
   }
 
-  /** @param random of this one alone, so that what each of them does follows from the seed */
+  /** @param random one for each shopper, so that what it does follows from the seed */
   private async shop(random: SeededRandom): Promise<void> {
-    // The end is looked for after an order, so that everybody places one more on a system that came back.
+    // Checked after an order, so that each shopper places one more on the recovered system.
     while (!this.isOver) {
       const order = await this.place(random);
       if (order && random.next() < 0.5) await this.change(order, random);
@@ -122,7 +121,7 @@ export class Shoppers {
     return answer.status === 201 ? answer.body : undefined;
   }
 
-  /** Cancels it, or has it handed over in whole or in part, and perhaps taken back in part, or the rest cancelled. */
+  /** Cancels the order, or has it fulfilled in whole or in part, and perhaps partly returned, or the rest cancelled. */
   private async change(order: Order, random: SeededRandom): Promise<void> {
     const { order_id, lines, payment_method } = order;
     if (payment_method !== null) return this.changePaid(order, random);
@@ -140,10 +139,10 @@ export class Shoppers {
     await this.changed(order_id, () => this.api.return(order_id, back, { key: other }));
   }
 
-  /** Cancels it, or has some money given back, which is refused where none was taken. */
+  /** Cancels the order, or requests a refund, which is refused if no money was taken. */
   private async changePaid({ order_id, payment_method }: Order, random: SeededRandom): Promise<void> {
     if (random.next() < 0.4) return this.changed(order_id, () => this.api.cancel(order_id), ['illegal-transition']);
-    // What is asked too early is refused.
+    // Before the money is taken, a refund is refused.
     if (payment_method !== 'manual' && random.next() < 0.7) await this.decided(order_id);
     const key = fresh('refund');
     const body = { amount_minor: random.integer(1, 300), reason: 'unwanted' };
@@ -159,7 +158,7 @@ export class Shoppers {
     );
   }
 
-  /** Until the money is taken, or will not be. */
+  /** Waits until the money is taken, or certainly will not be. */
   private decided(orderId: string): Promise<void> {
     return eventually(async () => {
       const types = (await this.api.history(orderId)).map((it) => it.type as string);
@@ -182,7 +181,7 @@ export class Shoppers {
     });
   }
 
-  /** Repeats a request until it is answered for good. */
+  /** Repeats a request until it gets a final answer. */
   private async insist<Body extends Order | MoneyMove>(
     send: () => Promise<Answer<Body>>,
     isFinal: (answer: Answer) => boolean,
@@ -194,7 +193,7 @@ export class Shoppers {
         const answer = await send();
         Object.assign(attempt, outcomeOf(answer));
         if (isFinal(answer)) return answer;
-        // It may get better: a server that is not there, a request that still runs.
+        // Retried because it may pass: an unavailable server, or a request that is still in progress.
         if (answer.status < 500 && !answer.text.includes('request-in-progress')) ok(answer);
       } catch (error) {
         if (attempt.outcome !== undefined) throw error;

@@ -11,21 +11,21 @@ import { startProxied, type ProxiedShape } from '../support/proxied-shapes.js';
 import { askOrder, askPayment, lapseLeases, query, type Row } from '../support/tables.js';
 import { printTable } from './table.js';
 
-/** Where on the way of a change at Stripe the process is killed, and what else happens until it is back. */
+/** At which point of a change at Stripe the process is killed, and what else happens until it is back. */
 interface StripeCrash {
   change: (typeof stripeChanges)[number];
-  /** `late`: Stripe has been asked, and does it when the process is back. */
+  /** `late`: Stripe has got the request, but carries it out only when the process is back. */
   at: 'Stripe' | 'payment-stripe-keep' | 'payment-settle';
   moment: 'before' | 'after' | 'late';
-  /** When Stripe tells of what happens: at once, from the crash on, or when nobody needs to hear it any more. */
+  /** When Stripe sends its events: at once, from the crash on, or when nothing depends on them any more. */
   events: 'at once' | 'from the crash on' | 'at the end';
-  /** Whether a day passes, so that Stripe has forgotten what it answered under which key. */
+  /** Whether a day passes, after which Stripe has forgotten its idempotency keys. */
   isLong: boolean;
 }
 
 const whenEvents = ['at once', 'from the crash on', 'at the end'] as const;
 
-/** All crashes, with `npm run test:crash`. Otherwise one of each change, in one of the shapes, by the seed. */
+/** All crashes with `npm run test:crash`; otherwise one for each change, in one shape, chosen by the seed. */
 const isComplete = 'everyCrashPoint' in globalThis;
 const allShapes = ['one database', 'split'] as const;
 const shapes = isComplete ? allShapes : [randomOf('stripe').pick(allShapes)];
@@ -54,7 +54,7 @@ const crashesOf = (shape: (typeof shapes)[number]): StripeCrash[] => {
 
 const secret = 'whsec_of_the_test';
 
-/** Brings the events of Stripe, each twice and in any order, and again until it is received. */
+/** Delivers Stripe's events, each twice and in any order, and repeats each until it is accepted. */
 class Courier {
   private readonly brought = new Set<string>();
   private isOver = false;
@@ -70,7 +70,7 @@ class Courier {
     this.working = this.work();
   }
 
-  /** Once everything is told that has happened so far. */
+  /** Resolves once all events so far are delivered. */
   async caughtUp(): Promise<void> {
     const ids = this.stripe.events.map((it) => it.id);
     await eventually(async () => expect(ids.filter((it) => !this.brought.has(it))).toEqual([]));
@@ -104,10 +104,10 @@ class Courier {
 const price = 250;
 const total = 2 * price;
 
-/** Longer than a process takes to come back, however busy the machine is. */
+/** Waits longer than a process takes to come back, even on a busy machine. */
 const insist = <T>(check: () => Promise<T>): Promise<T> => eventually(check, 120_000);
 
-/** Customers who pay by card, each in another way, and insist on an answer. They remember what they were told. */
+/** Customers who pay by card, each in another way, and retry until they get an answer. They remember the answers. */
 class Cardholders {
   readonly placements: Attempt[] = [];
   readonly changes: ChangeAttempt[] = [];
@@ -119,7 +119,7 @@ class Cardholders {
     private readonly api: Api,
   ) {}
 
-  /** Resolves once each has done what they do. @returns how each order has to end if it is paid at all */
+  /** Resolves once each is done. @returns the state that each order must end in, if it is paid at all */
   async start(): Promise<{ order: Order; status: Order['status']; refunded?: number }[]> {
     this.product = await this.api.product({ price, onHand: 1_000 });
     const paid = { status: 'confirmed', refunded: 0 } as const;
@@ -133,7 +133,7 @@ class Cardholders {
       this.failsToAct().then((order) => ({ order, ...cancelled, refunded: 0 })),
       this.cancelsWhatIsPaid().then((order) => ({ order, ...cancelled, refunded: total })),
       this.cancelsInsteadOfActing().then((order) => ({ order, ...cancelled, refunded: 0 })),
-      // What is given back depends on how far it was.
+      // The refund depends on how far the payment had got.
       this.cancelsAtOnce().then((order) => ({ order, ...cancelled })),
     ]);
   }
@@ -162,7 +162,7 @@ class Cardholders {
     return order;
   }
 
-  /** Does what is asked of them, as soon as it is known. */
+  /** Authenticates the payment, once that is requested. */
   private async acts(): Promise<Order> {
     const order = await this.buy('pm_card_authentication');
     const intent = await this.hasToAct(order);
@@ -170,7 +170,7 @@ class Cardholders {
     return order;
   }
 
-  /** Tries another card once the order is cancelled. */
+  /** Fails to authenticate, and cannot authenticate any more once the order is cancelled. */
   private async failsToAct(): Promise<Order> {
     const order = await this.buy('pm_card_authentication');
     const intent = await this.hasToAct(order);
@@ -181,7 +181,7 @@ class Cardholders {
     return order;
   }
 
-  /** @returns the PaymentIntent that waits for its customer, as soon as they can know it; none where it is cancelled */
+  /** @returns the PaymentIntent that waits for the customer, once it is public; undefined if the order is cancelled */
   private hasToAct({ order_id }: Order) {
     return insist(async () => {
       if ((await this.api.order(order_id)).status === 'cancelled') return undefined;
@@ -212,7 +212,7 @@ class Cardholders {
     return order;
   }
 
-  /** @returns whether it does, and is not cancelled instead */
+  /** @returns whether the event occurs; false if the order is cancelled instead */
   private comesTo({ order_id }: Order, type: string): Promise<boolean> {
     return insist(async () => {
       if ((await this.api.order(order_id)).status === 'cancelled') return false;
@@ -269,7 +269,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
       if (moment === 'after') expect(statement.outcome).toBe('committed');
       statement.cut();
     } else {
-      // The event of what was done is heard before the answer.
+      // Stripe's event arrives before its answer.
       if (events === 'at once' && moment === 'after') await courier.caughtUp();
       await killed.kill('SIGKILL');
       if (moment !== 'late') caught.cut();
@@ -281,7 +281,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     }
     await killed.restart();
     await lapseLeases(urls);
-    // Who has asked meanwhile asks more and more seldom.
+    // Undoes the backoff of retries made while the process was away.
     await query(urls.order, `UPDATE orders.sagas SET attempts = 0, due_at = now() WHERE state = 'running'`);
     if (moment === 'late') caught.pass();
     const expected = await shopping;
@@ -296,7 +296,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     await expectTheSameMoney();
     for (const { order, status, refunded } of expected) {
       const now = await api.order(order.order_id);
-      // Where it is not known any more whether Stripe was asked, nobody is charged, and there is nothing to give back.
+      // Once it cannot be known whether Stripe did it, the order is cancelled without a charge or a refund.
       if (isLong && now.status === 'cancelled') continue;
       expect(now.status).toBe(status);
       if (refunded === undefined) continue;
@@ -304,7 +304,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     }
   };
 
-  /** At Stripe there is what our payments say, once, and nothing that is held for those whose order is cancelled. */
+  /** Stripe has exactly the payments that we recorded, and holds nothing for cancelled orders. */
   const expectTheSameMoney = async (): Promise<void> => {
     const urls = await shape!.databaseUrls();
     const payments = await askPayment<Row & PaymentSums & { amount_minor: string }>(urls, `SELECT * FROM payments`);
@@ -336,7 +336,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
       try {
         await crash(shape, point, random, courier);
       } catch (error) {
-        // What one crash has broken is not to be laid at the door of the next.
+        // The next crash starts a new system, so that a failure does not affect it.
         await shape.stop().catch(() => undefined);
         shape = undefined;
         for (const kept of [stripe.intents, stripe.refunds]) kept.clear();
@@ -368,7 +368,7 @@ describe.each(shapes)('a process that takes cards by Stripe, killed in the shape
     expect(await Promise.all(Array.from({ length: 100 }, told))).toEqual(Array.from({ length: 100 }, () => action));
     expect(stripe.looks - looksBefore).toBeLessThan(20);
 
-    // Longer than anybody waits for it.
+    // Longer than any timeout.
     stripe.delayMs = 6_000;
     try {
       await comesTo(null);

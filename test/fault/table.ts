@@ -1,4 +1,4 @@
-/** Writes rows beneath each other, beside what jest says. */
+/** Prints rows as a table, beside jest's own output. */
 export const printTable = (title: string, rows: readonly object[]): void => {
   const columns = Object.keys(rows[0] ?? {});
   const cells = [columns, ...rows.map((row) => Object.values(row).map(String))];

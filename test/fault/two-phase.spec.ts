@@ -28,7 +28,7 @@ describe('stock that is prepared', () => {
     [here, there] = shape.services.map((it) => new Api(it.url)) as [Api, Api];
   });
   afterEach(async () => {
-    // What a failed test has left standing.
+    // A failed test may have left an instance paused.
     for (const { pid } of shape.services) process.kill(pid, 'SIGCONT');
     await ledger.expectInvariants({ holdsMayWait: false });
   });
@@ -47,7 +47,7 @@ describe('stock that is prepared', () => {
       () => here.place(order(), key),
       async () => {
         expect(await branches()).toHaveLength(1);
-        // What is in doubt stops nobody who wants something else.
+        // A branch in doubt does not block orders for other products.
         await there.placed({ customer_id: 'c', product_id: other, quantity: 1 });
         await eventually(async () => expect(await branches()).toEqual([]));
         await there.placed({ ...order(), quantity: 5 });

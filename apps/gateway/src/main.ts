@@ -4,8 +4,8 @@ import { restEnvironment, run, serve } from '#service';
 import { gateway, gatewayEnvironment } from '#gateway';
 
 /**
- * One base URL in front of the services: REST at :3000. `ORDER_URL`, `INVENTORY_URL` and the like say where they are. Where
- * `ACCESS_DATABASE_URL` is set, keys are made and known here.
+ * One base URL in front of the services: REST at :3000. `ORDER_URL`, `INVENTORY_URL` and so on are their addresses. With
+ * `ACCESS_DATABASE_URL`, the gateway creates and checks API keys.
  */
 run(async () => {
   const { ACCESS_DATABASE_URL, ...environment } = readEnvironment(

@@ -31,7 +31,7 @@ const gatewayTo = async (urls: readonly string[], options: Parameters<typeof sta
   return gateway;
 };
 
-/** A service as it is run, which leaves its callers the time to close their connections. */
+/** A real service, which keeps connections open long enough for its callers to close them. */
 const startCache = async (port: number): Promise<{ close(): Promise<void> }> => {
   const app = await createService(
     {
@@ -48,7 +48,7 @@ const startCache = async (port: number): Promise<{ close(): Promise<void> }> => 
   return { close };
 };
 
-/** Callers that go on until they are stopped; what was not answered with 200 is a failure. */
+/** Callers that go on until they are stopped; every answer other than 200 counts as a failure. */
 const load = (callers: number, ask: () => Promise<Response>) => {
   const failures: unknown[] = [];
   let answered = 0;
@@ -73,7 +73,7 @@ const load = (callers: number, ask: () => Promise<Response>) => {
   return { failures, more, stop };
 };
 
-/** What must not be repeated: it has no key. */
+/** A request without an idempotency key, which must not be repeated. */
 const post = (url: string, path: string) =>
   fetch(url + path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{"get":["a"]}' });
 
@@ -123,7 +123,7 @@ describe('instances behind the gateway', () => {
 
   it('that do not answer are left out after some requests', async () => {
     const hanging = await upstream(() => {});
-    // Slow enough that of the first requests, which come together, each gets half: three have to be late for an ejection.
+    // Slow enough that the first, concurrent requests are split evenly: an ejection takes three that are late.
     const other = await upstream((_request, response) => void setTimeout(() => response.end('{}'), 200));
     const gateway = await gatewayTo([hanging.url, other.url], { proxy: { answerTimeoutMs: 1_000 } });
     const posts = (count: number) => Promise.all(Array.from({ length: count }, () => post(gateway.url, '/orders')));

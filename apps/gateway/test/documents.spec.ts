@@ -97,7 +97,7 @@ describe('GET /openapi.json', () => {
     const gateway = await start({ ...(await standard()), cache: silent.url }, { timeoutMs: 100 });
     expect((await documentFrom(gateway)).info.description).toMatch(/missing here/);
     await documentFrom(gateway);
-    // The failure is fresh, so nobody waits for it again.
+    // The recent failure is reused, so nothing waits again.
     expect(silent.received).toHaveLength(1);
   });
 

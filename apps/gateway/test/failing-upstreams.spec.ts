@@ -6,7 +6,7 @@ import { allAt, startGateway, startUpstream, type FakeUpstream, type RunningGate
 
 let order: FakeUpstream;
 let gateway: RunningGateway;
-/** Accepts connections and lets a test do with them what it likes, byte by byte. */
+/** Accepts connections and lets a test handle them byte by byte. */
 let inventory: { url: string; onConnection: (socket: Socket) => void; stop(): void };
 
 const startTcp = async (): Promise<typeof inventory> => {
@@ -104,7 +104,7 @@ describe('a service that', () => {
 });
 
 describe('a request whose connection breaks before it is answered', () => {
-  /** Breaks the first connection once the request is there, and answers all others. */
+  /** Breaks the first connection once the request has arrived, and answers all others. */
   const breakOnce = (): { requests: string[] } => {
     const seen = { requests: [] as string[] };
     inventory.onConnection = (socket) => {
@@ -165,7 +165,7 @@ describe('a request whose connection breaks before it is answered', () => {
     const nobody = `http://127.0.0.1:${await freePort()}`;
     const other = await startGateway({ ...allAt(nobody), inventory: `${inventory.url},${nobody}` });
     inventory.onConnection = (socket) => void socket.on('data', () => socket.destroy());
-    // Whichever is chosen first, one of these is sent before the other one refuses.
+    // Whichever instance is chosen first, one of these requests is sent before the other instance refuses it.
     for (let times = 0; times < 4; times += 1)
       await expectProblem(
         await fetch(`${other.url}/stock/a`),

@@ -19,7 +19,7 @@ let order: FakeUpstream;
 let inventory: FakeUpstream;
 let payment: FakeUpstream;
 let gateway: RunningGateway;
-/** A real service, so that what it refuses can be compared with what arrives through the gateway. */
+/** A real service, so that its refusals can be compared with those that come through the gateway. */
 let cache: { url: string; close(): Promise<void> };
 
 const startCache = async (): Promise<typeof cache> => {
@@ -260,7 +260,7 @@ describe('an answer', () => {
     order.answer = (_request, response) => void response.writeHead(status, { etag: '"v1"' }).end();
     const answer = await fetch(`${gateway.url}/orders/1`);
     expect([answer.status, answer.headers.get('etag')]).toEqual([status, '"v1"']);
-    // A refusal of the service is not asked for again.
+    // A service's refusal is not retried.
     expect(order.received).toHaveLength(1);
   });
 
@@ -398,7 +398,7 @@ describe('what the service says is what the caller gets', () => {
       status,
       type: headers['content-type'],
       allow: headers['allow'],
-      // The version of an entry is new with every write.
+      // The version of an entry changes with every write.
       body: body.replaceAll(/"version":"[^"]*"/g, ''),
     });
     expect(comparable(passed)).toEqual(comparable(direct));

@@ -7,7 +7,7 @@ import { gateway } from '#gateway';
 
 Logger.overrideLogger(false);
 
-/** A request as it reached an upstream, other than about its health. */
+/** A request that reached an upstream; health checks are not recorded. */
 interface Received {
   method: string;
   url: string;
@@ -19,7 +19,7 @@ export interface FakeUpstream {
   url: string;
   server: Server;
   received: Received[];
-  /** What it does with a request whose body has been read. */
+  /** How to answer a request, once its body has been read. */
   answer: (request: Received, response: ServerResponse) => void | Promise<void>;
   stop(): Promise<void>;
 }
@@ -31,7 +31,7 @@ export const startUpstream = async (answer?: FakeUpstream['answer'], port = 0): 
     request.on('end', () => {
       const { method = '', url = '', headers } = request;
       const received = { method, url, headers, body: Buffer.concat(chunks) };
-      // An instance that has told that it is about to stop is asked how it does; that is no request of a caller.
+      // Instances that announced their shutdown are probed; probes are not requests of callers.
       if (!url.startsWith('/health/')) upstream.received.push(received);
       void upstream.answer(received, response);
     });
@@ -71,7 +71,7 @@ type Settings = Parameters<typeof gateway>[0];
 
 type Urls = Record<'order' | 'inventory' | 'cache' | 'payment' | 'sales' | 'webhooks', string>;
 
-/** Every service at one address. */
+/** Uses one address for every service. */
 export const allAt = (url: string): Urls => ({
   ...{ order: url, inventory: url, cache: url, payment: url, sales: url, webhooks: url },
 });
@@ -98,7 +98,7 @@ export const startGateway = async (
   return { url: `http://127.0.0.1:${port}`, port, close: () => app.close() };
 };
 
-/** The bytes of a request. */
+/** The bytes of an HTTP request. */
 export const requestBytes = (line: string, headers: string[] = [], body: Buffer | string = ''): Buffer =>
   Buffer.concat([
     Buffer.from(
@@ -114,12 +114,12 @@ export interface RawAnswer {
   body: string;
 }
 
-/** Sends bytes as they are; the answer once the server has closed the connection. */
+/** Sends raw bytes, and resolves to the answer once the server has closed the connection. */
 export const raw = async (url: string, bytes: Buffer): Promise<RawAnswer> => {
   const socket = connect(Number(new URL(url).port), '127.0.0.1');
   const chunks: Buffer[] = [];
   socket.on('data', (chunk: Buffer) => chunks.push(chunk));
-  // A server that refuses a body may close the connection while we still send.
+  // A server that refuses a body may close the connection while it is still being sent.
   socket.on('error', () => socket.destroy());
   await once(socket, 'connect');
   socket.write(bytes);

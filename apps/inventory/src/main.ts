@@ -3,7 +3,7 @@ import { InventoryModule, inventoryEnvironment } from '#inventory';
 import { listenAddress } from '#messaging';
 import { restEnvironment, run, serve } from '#service';
 
-/** Products and stock on their own: REST at :3002, messages at :4002. `CACHE_AT` says where the cache is. */
+/** Products and stock on their own: REST at :3002, messages at :4002. `CACHE_AT` is the address of the cache. */
 run(async () => {
   const environment = readEnvironment(
     { ...restEnvironment(3002), INVENTORY_LISTEN: listenAddress, ...inventoryEnvironment },

@@ -17,7 +17,7 @@ const databases = {
   ACCESS_DATABASE_URL: accessDatabase,
 } satisfies Record<keyof typeof databaseEnvironment, unknown>;
 
-/** Brings the databases that have an address up to date, and ends: what runs before a new version is rolled out. */
+/** Migrates the configured databases and exits; run it before a new version is rolled out. */
 run(async () => {
   const urls = readEnvironment(databaseEnvironment, process.env, { fallbacks: databaseFallbacks });
   const named = Object.entries(databases).flatMap(([variable, at]) => {

@@ -17,8 +17,8 @@ const optional = <Shape extends Record<string, { optional(): unknown }>>(shape: 
   };
 
 /**
- * What the monolith reads: what its modules read, but it brings a database where none is named. A module with a `URL`
- * runs elsewhere; with a `LISTEN`, processes elsewhere can ask the modules that run here.
+ * The environment of the monolith: that of its modules, but it starts a database of its own if none is configured. A module
+ * with a `URL` runs elsewhere; with a `LISTEN`, other processes can call the modules that run here.
  */
 const monolithEnvironment = {
   ...restEnvironment(3000),
@@ -39,7 +39,7 @@ const monolithEnvironment = {
   DATA_DIR: env.directory('.data'),
 };
 
-/** What the monolith runs with. Neighbours are in the same process, and a database of our own has something in it to try. */
+/** The settings of the monolith. Other modules default to this process, and its own database gets demo products. */
 export const readMonolithEnvironment = (source: Environment) => {
   const settings = readEnvironment(monolithEnvironment, source, {
     fallbacks: togetherFallbacks(source),
@@ -64,10 +64,10 @@ export const readMonolithEnvironment = (source: Environment) => {
 
 type Settings = z.output<z.ZodObject<typeof monolithEnvironment>>;
 
-/** The modules that others ask by message. */
+/** The modules that are called by messages. */
 const asked = ['ORDER', 'INVENTORY', 'PAYMENT', 'CACHE'] as const;
 
-/** A module runs here or elsewhere, for messages, REST and gRPC alike. */
+/** A module runs either here or elsewhere, for messages, REST and gRPC alike. */
 const contradictions = (module: (typeof asked)[number], settings: Settings): VariableFault[] => {
   const [at, url] = [`${module}_AT`, `${module}_URL`] as const;
   const doors = [`${module}_LISTEN` as const, ...(module === 'ORDER' ? (['ORDER_GRPC_LISTEN'] as const) : [])];

@@ -5,8 +5,8 @@ import { modules } from './modules.js';
 import { readMonolithEnvironment } from './environment.js';
 
 /**
- * Every module in one process, with a database of its own unless `DATABASE_URL` names one. What runs elsewhere
- * (`INVENTORY_AT` and `INVENTORY_URL`, say) is asked there, and REST for it is passed on.
+ * Every module in one process, with a database of its own unless `DATABASE_URL` is set. Modules that run elsewhere
+ * (`INVENTORY_AT` and `INVENTORY_URL`, for example) are called there, and REST requests for them are passed on.
  */
 run(async () => {
   const environment = readMonolithEnvironment(process.env);

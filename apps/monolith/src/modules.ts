@@ -19,7 +19,7 @@ type Settings = Parameters<typeof OrderModule.register>[0] &
 
 type Keys = Settings['DATA_KEYS'];
 
-/** All modules but those that are said to run elsewhere. @param keys what is encrypted by, of each module that does so */
+/** All modules that run in this process. @param keys the encryption keys of the modules that encrypt data */
 export const modules = (settings: Settings, keys: { order: Keys; webhooks: Keys }): DynamicModule[] => [
   ...(settings.ORDER_URL ? [] : [OrderModule.register({ ...settings, DATA_KEYS: keys.order })]),
   ...(settings.INVENTORY_URL ? [] : [InventoryModule.register(settings)]),

@@ -7,7 +7,7 @@ import { modules } from '../src/modules.js';
 
 Logger.overrideLogger(false);
 
-/** None of them as it is without a word. */
+/** None of these is the default. */
 const configured: Record<string, BalancePolicy> = {
   order: 'random',
   inventory: 'round-robin',
@@ -15,7 +15,7 @@ const configured: Record<string, BalancePolicy> = {
   cache: 'round-robin',
 };
 
-/** By module of this process, whom it asks and how that is balanced. */
+/** Which modules of this process call which others, with which policy. */
 const asked = async (environment: Record<string, string>): Promise<string[]> => {
   const settings = readMonolithEnvironment({ DATABASE_URL: 'postgres://nobody/nothing', ...environment });
   const all = modules(settings as never, { order: undefined, webhooks: undefined });
@@ -27,7 +27,7 @@ const asked = async (environment: Record<string, string>): Promise<string[]> => 
         clientFor: ({ name }: Contract, _at: unknown, { balance }: { balance?: string } = {}) =>
           clients.push(`${module.name} asks ${name}: ${balance}`),
       };
-      // Whatever else it is made of is not asked for anything yet, but for a setting.
+      // Other dependencies are not used yet, except for one setting.
       const other = { query: () => Promise.resolve([{ value: 'kept' }]), sourceFor: () => undefined };
       await it.useFactory(...it.inject.map((what) => (what === Messenger ? messenger : other)));
     }

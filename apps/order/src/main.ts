@@ -4,7 +4,10 @@ import { listenAddress } from '#messaging';
 import { OrderModule, orderEnvironment, orderGrpc } from '#order';
 import { restEnvironment, run, serve } from '#service';
 
-/** Orders on their own: REST at :3001, messages at :4001, gRPC where `ORDER_GRPC_LISTEN` says. `INVENTORY_AT` and `PAYMENT_AT` say where these are. */
+/**
+ * Orders on their own: REST at :3001, messages at :4001, gRPC if `ORDER_GRPC_LISTEN` is set. `INVENTORY_AT` and `PAYMENT_AT`
+ * are the addresses of these services.
+ */
 run(async () => {
   const { ACCESS_DATABASE_URL, ...environment } = readEnvironment(
     {
@@ -25,7 +28,7 @@ run(async () => {
     document: { title: 'Cleave order', description: 'Places and keeps orders.', version: '1' },
     modules: [
       OrderModule.register(environment),
-      // Callers over gRPC come past the gateway, with keys.
+      // gRPC callers bypass the gateway and authenticate with keys.
       ...(ACCESS_DATABASE_URL === undefined ? [] : [AccessModule.knowing({ ACCESS_DATABASE_URL })]),
     ],
     listen: [environment.ORDER_LISTEN],

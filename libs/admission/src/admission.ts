@@ -3,7 +3,7 @@ import { Metrics } from '#telemetry';
 import { Limiter } from './limiter.js';
 
 const sampledEveryMs = 20;
-/** Of a new sample in the mean. */
+/** The weight of a new sample in the mean. */
 const weight = 0.2;
 
 /** The limiters of an app: one for each class of requests, so that no class can starve another. */
@@ -18,7 +18,7 @@ export class Admission implements OnApplicationShutdown {
     if (metrics) this.observe(metrics);
   }
 
-  /** The limiter of a class, as it shows in the metrics; the same one each time. */
+  /** The limiter of a class, which is also its label in the metrics; always the same object for one name. */
   limiterOf(name: string): Limiter {
     const limiter = this.limiters.get(name) ?? new Limiter(undefined, undefined, () => this.loopDelayMs);
     this.limiters.set(name, limiter);

@@ -5,33 +5,33 @@ import { tooMuch, type LaneOptions } from './lane.js';
 interface Waiting<Item> {
   item: Item;
   late: NodeJS.Timeout;
-  /** What the work goes back to, for its traces. */
+  /** The async context of the caller, for traces. */
   inContext: ReturnType<typeof AsyncLocalStorage.snapshot>;
   resolve: () => void;
   reject: (error: unknown) => void;
 }
 
-/** Does at once all that has come in while the last of it was done: however slow that is, nobody waits for each of many. */
+/** Does everything that arrived during one batch as the next batch, so that callers never queue one behind the other. */
 export class BatchLane<Item> {
   private waiting: Waiting<Item>[] = [];
   private isBusy = false;
 
   /**
-   * @param options `mostAtOnce` is how many things are done together
-   * @param work does all of them, in their order, or throws and has done none. What fails, and not because of an outage,
-   *   is tried again by halves, so that what cannot be done fails alone.
+   * @param options `mostAtOnce` limits the size of a batch
+   * @param work does all items, in their order, or throws and has done none. A batch that fails, other than by an outage,
+   *   is retried in halves, so that an item that cannot be done fails alone.
    */
   constructor(
     private readonly options: Omit<LaneOptions, 'atOnce'> & { mostAtOnce: number },
     private readonly work: (items: Item[]) => Promise<void>,
   ) {}
 
-  /** @throws CleaveError `unavailable` where there is too much, and nothing was done */
+  /** @throws CleaveError `unavailable` if the item was refused or waited too long; nothing was done */
   add(item: Item): Promise<void> {
     const { mostWaiting, longestWaitMs } = this.options;
     if (this.waiting.length >= mostWaiting) return Promise.reject(tooMuch(this.options));
     return new Promise((resolve, reject) => {
-      // Also where what goes before it hangs.
+      // A timer, so that it also fires while the work before hangs.
       const late = setTimeout(() => {
         this.waiting = this.waiting.filter((it) => it.late !== late);
         reject(tooMuch(this.options));

@@ -1,10 +1,10 @@
 import { CleaveError } from '#contracts';
 
 /**
- * Does all of a batch at once. What fails, and not because of an outage, is tried again by halves, so that what cannot be done
- * fails alone; in an outage all of it fails.
+ * Does a whole batch at once. If it fails, it is retried in halves, so that an item that cannot be done fails alone; in an
+ * outage (status 503) the whole batch fails.
  *
- * @param work settles each of those it is given, or throws; those it has settled by then may be given to it again
+ * @param work settles all items it is given, or throws; it may be given settled ones again
  */
 export const byHalves = async <Waiting extends { reject: (error: unknown) => void }>(
   batch: Waiting[],

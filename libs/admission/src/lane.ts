@@ -4,15 +4,15 @@ import { CleaveError } from '#contracts';
 
 export interface LaneOptions {
   atOnce: number;
-  /** How many others wait; who comes then is refused. */
+  /** How many calls may wait; further ones are refused. */
   mostWaiting: number;
-  /** How long they wait; whose turn comes later is refused as well. */
+  /** How long a call may wait before it is refused, even while the call before it hangs. */
   longestWaitMs: number;
-  /** What there is too much of, for who is refused: `More keys have to be looked up`. */
+  /** Begins the message of a refusal, such as `More keys have to be looked up`. */
   tooMuch: string;
 }
 
-/** Lets little be done at a time and the rest wait, in its turn, so that it leaves others what they need. */
+/** Limits concurrency: few calls run at a time and others wait in their turn, which leaves resources for other work. */
 export class Lane {
   private readonly room;
 
@@ -20,13 +20,13 @@ export class Lane {
     this.room = bulkhead(options.atOnce, options.mostWaiting);
   }
 
-  /** @throws CleaveError `unavailable` where there is too much, and nothing was done */
+  /** @throws CleaveError `unavailable` if the work was refused or waited too long; nothing was done */
   inTurn<Result>(work: () => Promise<Result>): Promise<Result> {
-    // Else it would go back to whoever was before it, with its traces and log lines.
+    // Otherwise the work would run in the async context of the call before it, with that call's traces and log lines.
     const inContext = AsyncLocalStorage.snapshot();
     return new Promise((resolve, reject) => {
       let isLate = false;
-      // Also where what goes before it hangs.
+      // A timer, so that it also fires while the work before hangs.
       const late = setTimeout(() => {
         isLate = true;
         reject(tooMuch(this.options));
@@ -44,7 +44,7 @@ export class Lane {
   }
 }
 
-/** What is said to who is refused, by a lane. */
+/** The error for a call that a lane refuses. */
 export const tooMuch = (options: Pick<LaneOptions, 'tooMuch'>): CleaveError => {
   const detail = `${options.tooMuch} than can be handled in time. This request has had no effect; repeat it later.`;
   return new CleaveError('unavailable', detail, { retry_after_ms: 1_000 });

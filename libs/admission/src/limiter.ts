@@ -1,31 +1,33 @@
-/** What is admitted should be done within this time in the mean: what a person hardly notices, and some batches long. */
+/** Target for the mean latency of admitted requests: hardly noticeable to a person, and several batches long. */
 const targetMs = 250;
-/** So many turns of the event loop a request may take: what the loop is late at each is nobody's queueing. */
+/**
+ * How many turns of the event loop a request may take: the loop's delay in each is added to the target, as it is no
+ * queueing.
+ */
 const turns = 8;
-/** Measured for as long as what is admitted may take, so that a window has seen the limit it is to judge. */
+/** As long as admitted requests may take, so that a window has seen the limit that it judges. */
 const windowMs = 250;
-/** Of a window with fewer nothing can be said; it goes on. */
+/** A window with fewer finished requests is inconclusive, and is extended. */
 const fewestEnded = 10;
-/** As many as go in one batch. A process that is late with so few is late for another reason: refusing more helps nobody. */
+/** The lowest limit, one batch. A process that is slow with so few is slow for other reasons; more refusals do not help. */
 const fewestInFlight = 256;
-/** A burst that an idle process takes on before anything is known. */
+/** The burst that an idle process admits before anything was measured. */
 const startingLimit = 1_000;
-/** What takes longer than the target with the least in flight is not late because of others: so many times as much more is meant. */
+/** Requests that miss the target even with few in flight are slow by themselves: their excess times this is added to it. */
 const stretch = 4;
 const longestTargetMs = 5_000;
-/** Of what a target was stretched by, so that it is found out again whether it has to be: half in some 17 seconds. */
+/** Decay of a raised target in each window (half in some 17 seconds), to find out whether it is still needed. */
 const keptOfStretch = 0.99;
 const shortestRetryMs = 1_000;
 const longestRetryMs = 20_000;
 
 /**
- * How many requests of one kind may be under way at once, so that each is done in good time. Nobody waits for admission:
- * who is too many is refused, and comes back later.
+ * Limits the concurrency of one kind of request, so that each finishes in good time. There is no queue for admission: excess
+ * requests are refused, and may be repeated later.
  *
- * The limit follows the gradient between the latency that was meant and the one that was measured, as Netflix's
- * concurrency-limits do; by Little's law it comes to what can be done within the target. The latency that was meant is no
- * multiple of the lowest one seen, which is where it differs: where work is batched, latency grows with every request that
- * is admitted, long before there are enough of them to do the work well.
+ * The limit follows the gradient between the target latency and the measured one, as in Netflix's concurrency-limits; by
+ * Little's law it converges to what can be done within the target. Unlike there, the target is not a multiple of the lowest
+ * latency seen: where work is batched, latency grows with every admitted request, long before batches are efficient.
  *
  * @see https://github.com/Netflix/concurrency-limits
  */
@@ -35,28 +37,28 @@ export class Limiter {
   private refusedEver = 0;
   private aimedAtMs = targetMs;
   private stretchedMs = 0;
-  /** Refused for each that was done, in the last window. */
+  /** Refusals for each finished request, in the last window. */
   private excess = 0;
 
-  // Of the present window.
+  // The state of the current window.
   private since: number;
   private changedAt: number;
   private crowdedAt = Number.NEGATIVE_INFINITY;
-  /** What was in flight, added up over time. */
+  /** The integral of `running` over time. */
   private inFlightMs = 0;
   private ended = 0;
-  /** How long those took that ended, together. */
+  /** The total latency of the requests that ended. */
   private tookMs = 0;
-  /** Of those, who never was one of more than the fewest. */
+  /** Those of them during which at most `fewestInFlight` were running. */
   private uncrowded = 0;
   private uncrowdedMs = 0;
   private refused = 0;
   private highest = 0;
 
   /**
-   * @param now milliseconds on a clock that never goes back
+   * @param now milliseconds on a monotonic clock
    * @param random from 0 to 1
-   * @param loopDelayMs how late the event loop comes to what is due, of late, in milliseconds
+   * @param loopDelayMs the recent mean delay of the event loop, in milliseconds
    */
   constructor(
     private readonly now: () => number = () => performance.now(),
@@ -75,7 +77,7 @@ export class Limiter {
     return this.running;
   }
 
-  /** How many were refused so far. */
+  /** How many requests have been refused so far. */
   get shed(): number {
     return this.refusedEver;
   }
@@ -84,7 +86,7 @@ export class Limiter {
     return this.running >= this.limit;
   }
 
-  /** Whether one more is too many. Who is refused is counted, and does not `enter`. */
+  /** Whether one more request must be refused. If so, it is counted, and must not `enter`. */
   refuses(): boolean {
     if (!this.isFull) return false;
     this.refused += 1;
@@ -92,7 +94,7 @@ export class Limiter {
     return true;
   }
 
-  /** Work begins. @returns what to `leave` with */
+  /** Marks the beginning of a request. @returns the value to pass to `leave` */
   enter(): number {
     this.measure();
     this.running += 1;
@@ -101,7 +103,7 @@ export class Limiter {
     return this.changedAt;
   }
 
-  /** Work ends, however it ended. @param enteredAt what `enter` returned */
+  /** Marks the end of a request, whatever its outcome. @param enteredAt what `enter` returned */
   leave(enteredAt: number): void {
     this.measure();
     if (this.running > fewestInFlight) this.crowdedAt = this.changedAt;
@@ -114,10 +116,7 @@ export class Limiter {
     this.uncrowdedMs += tookMs;
   }
 
-  /**
-   * When somebody who is refused now had better come back, in milliseconds: later the more are refused, and not everybody
-   * at the same time.
-   */
+  /** When a refused caller should retry, in milliseconds: later the more are refused, with jitter. */
   retryAfterMs(): number {
     const meanMs = Math.min(longestRetryMs, shortestRetryMs * (1 + this.excess));
     return Math.round(meanMs * (0.5 + this.random()));
@@ -131,15 +130,15 @@ export class Limiter {
   }
 
   private adjust(now: number): void {
-    // Not by Little's law from how many ended: they do in batches, and a window may see one more or less of those.
+    // Measured, not computed from throughput by Little's law: requests end in batches, one more or less in each window.
     const latencyMs = this.tookMs / this.ended;
     const inFlight = this.inFlightMs / (now - this.since);
     this.stretchedMs *= keptOfStretch;
     this.aimedAtMs = Math.max(targetMs + turns * this.loopDelayMs(), this.stretchedMs);
-    // A limit that is far away has not caused the latency.
+    // A limit far above the window's peak cannot have caused the latency.
     const isTooHigh = latencyMs > this.aimedAtMs && this.highest > this.most / 2;
     if (this.refused > 0 || isTooHigh) this.follow(latencyMs, inFlight);
-    // What was learnt in need, either way, is forgotten after it.
+    // After the pressure, the limit returns to its starting value, from below or from above.
     else if (latencyMs < this.aimedAtMs / 2)
       this.most =
         this.most < startingLimit
@@ -162,7 +161,7 @@ export class Limiter {
       this.stretchedMs = Math.min(longestTargetMs, leastMs + stretch * (leastMs - targetMs));
       this.aimedAtMs = Math.max(this.aimedAtMs, this.stretchedMs);
     }
-    // More are in flight than the limit for a while after it was lowered.
+    // For a while after the limit was lowered, more are in flight than it allows.
     const wanted = (Math.max(this.most, inFlight) * this.aimedAtMs) / latencyMs;
     const bounded = Math.min(Math.max(wanted, this.most / 2), this.most * 2);
     this.most = Math.max(fewestInFlight, (this.most + bounded) / 2);

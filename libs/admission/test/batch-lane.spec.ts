@@ -5,7 +5,7 @@ import { CleaveError } from '#contracts';
 
 const options = { mostAtOnce: 3, mostWaiting: 5, longestWaitMs: 60_000, tooMuch: 'More is to be done' };
 
-/** What was done together. While it is held, nothing comes to its end. */
+/** The batches that were done. While `held` is set, no batch ends. */
 let done: string[][];
 let held: EventTarget | undefined;
 const work = async (items: string[]): Promise<void> => {

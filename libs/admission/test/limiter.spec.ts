@@ -14,7 +14,7 @@ const start = (serverOf: ServerOf) => {
   );
   const server = serverOf(clock, random);
   const demand = new Demand(clock, random, limiter, server);
-  /** Runs on, and tells what became of those who were answered meanwhile. */
+  /** Runs the simulation on, and returns the outcome of the requests answered meanwhile. */
   const during = (ms: number) => {
     demand.outcome();
     clock.runUntil(clock.now + ms);
@@ -23,7 +23,7 @@ const start = (serverOf: ServerOf) => {
   return { clock, random, limiter, server, demand, during };
 };
 
-/** With what each can do a second at most. */
+/** With the most that each can do a second. */
 const servers: [string, number, ServerOf][] = [
   ['forty workers', 4_000, (clock, random) => new Workers(clock, random, 40, 10)],
   ['batches in two lanes', 2_500, (clock) => new Batches(clock, 40, 0.4)],
@@ -40,7 +40,7 @@ describe.each(servers)('what is asked of %s', (_, most, serverOf) => {
     expect(p50Ms).toBeGreaterThan(target.leastMs);
     expect(p99Ms).toBeLessThan(target.mostMs * 1.5);
     expect(shed).toBeGreaterThan(2 * most * 5);
-    // Little: what can be done within the target.
+    // By Little's law: what can be done within the target.
     expect(limiter.limit / most).toBeGreaterThan(target.leastMs / 1_000);
     expect(limiter.limit / most).toBeLessThan(target.mostMs / 1_000);
   });
@@ -76,7 +76,7 @@ describe.each(servers)('what is asked of %s', (_, most, serverOf) => {
     const { perSecond, p99Ms, shed } = during(10_000);
     expect(perSecond).toBeGreaterThan(0.9 * most);
     expect(p99Ms).toBeLessThan(target.mostMs * 1.5);
-    // They come seldom, compared with what is done.
+    // Few retries, compared with the work that is done.
     expect(shed).toBeLessThan(most * 10);
   });
 });

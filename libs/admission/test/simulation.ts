@@ -1,7 +1,7 @@
 import { Limiter } from '#admission';
 import { SeededRandom } from '#testing';
 
-/** Virtual time: what is to happen, in order. */
+/** Virtual time: an ordered queue of future events. */
 export class Clock {
   now = 0;
   private readonly due: { at: number; order: number; act: () => void }[] = [];
@@ -27,14 +27,14 @@ export class Clock {
 const isBefore = (one: { at: number; order: number }, other: { at: number; order: number }): boolean =>
   one.at < other.at || (one.at === other.at && one.order < other.order);
 
-/** Something that works off jobs, at a speed that may change. */
+/** Works off jobs, at a speed that may change. */
 export interface Server {
   add(job: () => void): void;
-  /** Times are so many times as long. */
+  /** Multiplies all times. */
   slowness: number;
 }
 
-/** So many workers, each with one job at a time, for a time that varies (M/M/c). */
+/** A number of workers, each with one job at a time, of random duration (M/M/c). */
 export class Workers implements Server {
   slowness = 1;
   private readonly queue: (() => void)[] = [];
@@ -64,7 +64,7 @@ export class Workers implements Server {
   }
 }
 
-/** Takes what waits as one batch, in two lanes: a fixed time for each batch, and a little for each job in it. */
+/** Takes all waiting jobs as one batch, in two lanes: a fixed time for each batch, and a little for each job in it. */
 export class Batches implements Server {
   slowness = 1;
   private readonly queue: (() => void)[] = [];
@@ -87,7 +87,7 @@ export class Batches implements Server {
     if (this.lanes === 2 || this.queue.length === 0) return;
     this.lanes += 1;
     const batch = this.queue.splice(0, this.most);
-    // The lanes share what does the work; only the fixed part goes on side by side.
+    // The lanes share the worker; only the fixed part runs in parallel.
     const startsAt = Math.max(this.clock.now, this.workFreeAt);
     this.workFreeAt = startsAt + batch.length * this.jobMs * this.slowness;
     this.clock.after(this.workFreeAt - this.clock.now + this.batchMs * this.slowness, () => {
@@ -105,7 +105,7 @@ export interface Outcome {
   shed: number;
 }
 
-/** Whoever asks, and what became of it. */
+/** The callers, and the outcome of their requests. */
 export class Demand {
   private latencies: number[] = [];
   private shed = 0;
@@ -118,7 +118,7 @@ export class Demand {
     private readonly server: Server,
   ) {}
 
-  /** Arrives whether or not earlier ones were answered (Poisson), for ever. */
+  /** An open workload (Poisson): requests arrive for ever, whether or not earlier ones were answered. */
   open(perSecond: () => number): void {
     const next = (): void =>
       this.clock.after((-Math.log(1 - this.random.next()) * 1_000) / perSecond(), () => {
@@ -128,13 +128,13 @@ export class Demand {
     next();
   }
 
-  /** A caller that asks anew once it is answered, and waits where it is told to. */
+  /** A closed workload: a caller that asks again once it is answered, and waits as long as it is told to. */
   caller(): void {
     const again = (retryAfterMs: number): void => this.clock.after(retryAfterMs, () => this.ask(again));
     again(this.random.next() * 10);
   }
 
-  /** What became of those answered since the last call. */
+  /** The outcome of the requests that were answered since the last call. */
   outcome(): Outcome {
     const sorted = this.latencies.toSorted((one, other) => one - other);
     const at = (share: number): number => sorted[Math.floor(sorted.length * share)] ?? Number.NaN;

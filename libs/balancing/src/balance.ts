@@ -3,9 +3,9 @@ import { z } from 'zod';
 export const balancePolicy = z.enum(['random', 'round-robin', 'least-loaded']).default('least-loaded');
 export type BalancePolicy = z.output<typeof balancePolicy>;
 
-/** What a policy knows of an instance. */
+/** What a policy knows about an instance. */
 export interface Candidate {
-  /** What one more call would cost here, for comparison; see `costOf`. */
+  /** The expected cost of one more call, for comparison; see `costOf`. */
   cost(): number;
 }
 
@@ -28,7 +28,8 @@ const roundRobin = (random: Random): Balance => {
 };
 
 /**
- * Power of two choices: nearly as even as asking all, and callers that know only their own load do not herd.
+ * Power of two choices: spreads load nearly as evenly as comparing all instances, and callers that know only their own load
+ * do not all choose the same one.
  *
  * @see M. Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, IEEE TPDS 12(10), 2001
  */

@@ -47,7 +47,7 @@ const observed: readonly Observed[] = [
   },
 ];
 
-/** Has the instances of one service measured. @param transport how they are reached, `tcp` or `http` */
+/** Exports metrics of one service's instances. @param transport how they are reached, `tcp` or `http` */
 export const reportTo = (meter: Meter, targets: Measured, transport: string): void => {
   const service = { 'balancing.service': targets.name, 'network.transport': transport };
   for (const { name, kind, read, ...options } of observed) {

@@ -1,12 +1,12 @@
-/** How fast what was measured loses its weight. */
+/** Time constant with which measurements lose their weight. */
 const decayMs = 10_000;
 
-/** More than any latency: one call at a time until there is something to go by. */
+/** More than any latency: an untried instance gets one call at a time until something was measured. */
 const untriedMs = 1_000_000;
 
 /**
- * The latency of an instance as a moving average that is weighted by time and believes bad news at once: a latency above it
- * replaces it, one below it lowers it slowly. It decays while nothing is in flight, so that a slow instance is tried again.
+ * The latency of an instance as a time-weighted moving average that follows bad news at once: a higher latency replaces it,
+ * a lower one reduces it slowly. It decays while nothing is in flight, so that a slow instance is tried again.
  *
  * @see Peak EWMA in Twitter's Finagle, `com.twitter.finagle.loadbalancer.PeakEwma`
  */
@@ -14,21 +14,21 @@ export class PeakLatency {
   private average = 0;
   private measuredAt = 0;
 
-  /** @param now in milliseconds, by a clock that only goes forward */
+  /** @param now in milliseconds, on a monotonic clock */
   measured(latencyMs: number, now: number): void {
     const kept = this.keptAt(now);
     this.average = Math.max(latencyMs, this.average * kept + latencyMs * (1 - kept));
     this.measuredAt = now;
   }
 
-  /** In milliseconds; 0 when nothing has been measured. */
+  /** In milliseconds; 0 if nothing was measured. */
   at(now: number): number {
     return this.average * this.keptAt(now);
   }
 
-  /** What one more call costs: the time of those before it and its own. The first to try an instance costs nothing. */
+  /** The expected cost of one more call: its time and that of the calls before it. The first one at an instance is free. */
   costOf(inFlight: number, now: number): number {
-    // An instance that hangs answers nothing: the longer it did, the faster it would seem to be, and the more it would get.
+    // No decay while calls are in flight: a hanging instance would seem faster the longer it hangs, and get more calls.
     if (this.average > 0) return (inFlight > 0 ? this.average : this.at(now)) * (inFlight + 1);
     return inFlight * untriedMs;
   }

@@ -1,13 +1,13 @@
 const shareOfRequests = 0.1;
 const floorPerSecond = 3;
-/** What the floor comes to, ten seconds of it; there at first. */
+/** Cap for tokens from the floor, ten seconds' worth, and the initial budget. */
 const mostOfFloor = 30;
-/** What may be saved up altogether: many requests are lost at once where an instance is killed. */
+/** Cap for all tokens: an instance that is killed loses many requests at once. */
 const mostSaved = 300;
 
 /**
- * How many requests may be sent again: a tenth of all, and three a second where there are few. Retries cannot make an outage
- * worse than that, while a single instance that fails costs its callers nothing.
+ * Limits retries to a tenth of all requests, or three a second if there are few. Retries thus cannot make an outage much
+ * worse, while the failure of a single instance stays hidden from callers.
  *
  * @see `RetryBudget` in Twitter's Finagle
  */
@@ -24,7 +24,7 @@ export class RetryBudget {
     this.tokens = Math.min(this.tokens + shareOfRequests, mostSaved);
   }
 
-  /** Whether a request may be sent again; that is counted then. */
+  /** Whether a request may be retried; if so, the retry is counted. */
   spend(): boolean {
     const now = this.now();
     const floor = ((now - this.filledAt) / 1_000) * floorPerSecond;

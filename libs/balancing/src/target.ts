@@ -3,67 +3,67 @@ import { ExponentialBackoff, type IBackoff } from 'cockatiel';
 import type { Candidate } from './balance.js';
 import { PeakLatency } from './peak-latency.js';
 
-/** One instance, as its transport reaches it. */
+/** One instance, as seen by its transport. */
 export interface Instance {
-  /** Asks for a sign of life. Resolves when the instance can take calls, rejects when it cannot or at the signal. */
+  /** Checks readiness. Resolves if the instance can take calls; rejects if it cannot, or when the signal is aborted. */
   probe(signal: AbortSignal): Promise<void>;
-  /** Lets go of the connections. */
+  /** Closes the connections. */
   close(): void;
 }
 
-/** What became of a call to one instance. */
+/** The outcome of a call to one instance. */
 export type Outcome =
-  /** It was answered, be it with a refusal. */
+  /** It was answered, possibly with a refusal. */
   | 'answered'
-  /** It was answered that it cannot be done. That is often quick, and must not look like being fast. */
+  /** It was answered with a failure. That is often quick, and must not count as being fast. */
   | 'failing'
-  /** It was answered that it cannot be done in time, as there is too much to do: all that tells of the instance. */
+  /** It was refused because of overload or its deadline; the latency counts, but it is no failure of the instance. */
   | 'busy'
-  /** It has certainly not been sent. */
+  /** It was certainly not sent. */
   | 'not-sent'
-  /** The instance has said that it has not begun with it: as many are connected to it as may be, or it is still starting. */
+  /** The instance refused it before beginning: it has too many connections, or is still starting. */
   | 'full'
   /** The connection broke after it was sent. */
   | 'lost'
-  /** Nothing came within its time. */
+  /** There was no answer in time. */
   | 'late'
-  /** The caller does not want it any more. Where that took long, it may be because nothing came. */
+  /** The caller gave up. After a long wait, that may be because the instance does not answer. */
   | 'given-up';
 
-/** Connecting that fails and connections that break say enough at once; being late may be the fault of the call. */
+/** Failed and broken connections eject at once; a missing answer may be due to the call, so ejection takes several. */
 const mostLateInARow = 3;
-/** One alone may be the fault of the call; whoever answers nothing else lacks what the others have. */
+/** A single failure may be due to the call; an instance that only fails probably lacks something that others have. */
 const mostFailedInARow = 5;
 const probeTimeoutMs = 1_000;
-/** Whoever gives up sooner says nothing of the instance. */
+/** A caller that gives up sooner says nothing about the instance. */
 const givenUpLateMs = 1_000;
-/** With jitter, so that callers do not probe in step. */
+/** With jitter, so that callers do not probe in lockstep. */
 const pauses = new ExponentialBackoff({ initialDelay: 200, maxDelay: 5_000 });
 
-/** Why an instance is ejected, which says what brings it back: a probe, or for some of them an answer as well. */
+/** Why an instance is ejected, which decides what readmits it: a probe, or for some reasons an answer as well. */
 type Ejection = 'unreachable' | 'late' | 'failing' | 'full' | 'leaving';
 
-/** What a target tells those it belongs to. */
+/** Callbacks to the owner of a target. */
 export interface Keeper {
   ejected(address: string, why: string): void;
   back(address: string): void;
-  /** Whether there are others: without any nothing is gained by probing, as calls come here anyway. */
+  /** Whether there are other instances: a lone one gets calls anyway, so probing it gains nothing. */
   hasOthers(): boolean;
-  /** Whether another one is not ejected: one that fails is asked rather than one that is gone. */
+  /** Whether another one is not ejected: an instance that fails is still better than one that is gone. */
   hasOtherReady(target: unknown): boolean;
 }
 
 /**
- * An instance with what is known of it. While it is ejected others are preferred, and it is probed until it answers, after
- * pauses that grow: no call is risked for finding out.
+ * An instance and what is known about it. While it is ejected, other instances are preferred, and it is probed with growing
+ * pauses until it answers, so that no call is risked to find out.
  */
 export class Target<I extends Instance> implements Candidate {
   inFlight = 0;
-  /** Answers that go on for as long as the caller takes to read them: that is no work. */
+  /** Answers that are still being read, as slowly as the caller likes: they are no load on the instance. */
   private beingRead = 0;
   private latency = new PeakLatency();
   private lateInARow = 0;
-  /** Not forgotten when a probe is answered: then it takes one more to see that nothing has changed. */
+  /** Kept after a successful probe: one more failure then ejects the instance again. */
   private failedInARow = 0;
   private pause: IBackoff<unknown> | undefined;
   private probing: AbortController | undefined;
@@ -107,12 +107,12 @@ export class Target<I extends Instance> implements Candidate {
     this.closeIfDone();
   }
 
-  /** It says that it is about to stop: what it has it finishes, new calls belong elsewhere. */
+  /** The instance announced that it is stopping: it finishes its calls; new ones go to other instances. */
   leave(): void {
     this.eject('leaving', 'it is shutting down');
   }
 
-  /** Its address is gone, or nobody wants it any more: it gets no new calls and is closed after the last one. */
+  /** The address is gone, or the service is not used any more: gets no new calls, and closes after the last one. */
   retire(): void {
     this.isRetired = true;
     this.probing?.abort();
@@ -120,7 +120,7 @@ export class Target<I extends Instance> implements Candidate {
   }
 
   private closeIfDone(): void {
-    // The answer is still on its way through the connection that is to be closed.
+    // The answer is still being delivered through the connection that is to be closed.
     if (this.isRetired && this.inFlight + this.beingRead === 0) setImmediate(() => this.instance.close());
   }
 
@@ -149,21 +149,21 @@ export class Target<I extends Instance> implements Candidate {
     }
   }
 
-  /** Whether an answer is enough to know that it takes calls again. */
+  /** Whether an answer, without a probe, is enough to readmit the instance. */
   private isBackWith(isDone: boolean): boolean {
     if (this.ejection === 'leaving') return false;
     if (this.ejection === 'full') return !this.keeper.hasOthers();
     return isDone || this.ejection !== 'failing';
   }
 
-  /** Otherwise those who fail at once, and so have nothing in flight, would get more than all who do what they are asked. */
+  /** Otherwise an instance that fails at once, and so has nothing in flight, would get more calls than those that work. */
   private failed(): void {
     this.failedInARow += 1;
     if (this.failedInARow < mostFailedInARow || this.isEjected || !this.keeper.hasOtherReady(this)) return;
     this.eject('failing', `${mostFailedInARow} requests in a row failed`);
   }
 
-  /** What it answers on connections that it has says nothing of the next. A lone one is asked anyway, and not probed. */
+  /** Answers on open connections do not show that new ones are accepted. A lone instance gets calls anyway, so it stays. */
   private full(): void {
     if (this.keeper.hasOthers()) this.eject('full', 'it accepts no more requests at present');
   }
@@ -171,7 +171,7 @@ export class Target<I extends Instance> implements Candidate {
   private eject(ejection: Ejection, why: string): void {
     if (this.isRetired) return;
     if (this.isEjected) {
-      // What the instance says of itself tells more than what is guessed.
+      // What the instance announced itself outweighs what was inferred.
       if (ejection === 'leaving' || (ejection === 'full' && this.ejection !== 'leaving')) this.ejection = ejection;
       return;
     }
@@ -192,14 +192,14 @@ export class Target<I extends Instance> implements Candidate {
     while (!stopped.aborted) {
       this.pause = (this.pause ?? pauses).next(undefined);
       await setTimeout(this.pause.duration, undefined, { signal: stopped, ref: false }).catch(() => undefined);
-      // Calls come to a lone one anyway, and find out; not whether one that was about to stop has been started again.
+      // A lone instance gets calls anyway, which readmit it; after `leaving`, only a probe can tell that it was restarted.
       if (stopped.aborted || !(this.ejection === 'leaving' || this.keeper.hasOthers())) continue;
       const isAlive = await this.instance.probe(AbortSignal.any([stopped, AbortSignal.timeout(probeTimeoutMs)])).then(
         () => true,
         () => false,
       );
       if (!isAlive || stopped.aborted) continue;
-      // It may be another process by now, and a cold one: one call at a time, until it has answered.
+      // It may be a new and cold process by now: it gets one call at a time until it has answered one.
       this.latency = new PeakLatency();
       this.takeBack();
     }

@@ -7,38 +7,38 @@ import { balanceBy, type Balance, type BalancePolicy } from './balance.js';
 import { RetryBudget } from './retry-budget.js';
 import { Target, type Instance, type Outcome } from './target.js';
 
-/** Where instances are: a name stands for one at each of its addresses. */
+/** A host and port; a host name stands for one instance at each of its addresses. */
 export interface Place {
   host: string;
   port: number;
-  /** By which instances are told apart that are behind one address, as over HTTP. */
+  /** Distinguishes instances behind one address, as over HTTP. */
   origin?: string;
 }
 
-/** The addresses of a name. */
+/** Resolves a host name to its addresses. */
 export type Lookup = (host: string) => Promise<readonly string[]>;
 
 export interface TargetsOptions<P extends Place, I extends Instance> {
-  /** What the instances are instances of, for the log and the metrics. */
+  /** The name of the service, for the log and the metrics. */
   name: string;
   at: readonly P[];
   policy?: BalancePolicy | undefined;
-  /** Makes the way to an instance; it connects when it is first used, and calls `leaving` when it hears of a drain. */
+  /** Creates an instance, which connects on first use and calls `leaving` when the server announces its shutdown. */
   instanceAt: (place: P, address: string, leaving: () => void) => I;
-  /** By the system, `/etc/hosts` included, when left out. */
+  /** Default: the system's resolver, including `/etc/hosts`. */
   lookup?: Lookup | undefined;
   /** How often names are looked up, in milliseconds. */
   lookupMs?: number | undefined;
-  /** The calls that one instance may have in flight from here: one that hangs must not tie up all there is. */
+  /** Limit of calls in flight to one instance from here: one that hangs must not tie up all resources. */
   maxInFlight?: number | undefined;
 }
 
-/** None of the names has ever had an address. */
+/** No host name has ever resolved to an address. */
 export class NoAddress extends Error {
   override readonly name = 'NoAddress';
 }
 
-/** Of one family: an instance that listens at both must not count twice, nor one that listens at one be missed at the other. */
+/** One family only, preferably IPv4: an instance on both must not count twice, nor one on IPv4 alone fail on IPv6. */
 export const addressesOf: Lookup = async (host) => {
   const found = await systemLookup(host, { all: true });
   const some = found.filter(({ family }) => family === 4);
@@ -46,18 +46,18 @@ export const addressesOf: Lookup = async (host) => {
 };
 
 const standardLookupMs = 5_000;
-/** Names are not looked up more often than that, however often all instances fail. */
+/** Minimum time between lookups, however often all instances fail. */
 const leastLookupMs = 500;
-/** A call does not wait longer for an address. */
+/** Longest time that a call waits for an address. */
 const longestLookupMs = 1_000;
 const standardMaxInFlight = 1_024;
 
 const addressText = (host: string, port: number): string =>
   host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 
-/** The instances of one service, as they are known at present; who calls them asks for `attempts`. */
+/** The currently known instances of one service; callers use `attempts`. */
 export class Targets<P extends Place, I extends Instance> {
-  /** Counted since the start, for the metrics. */
+  /** Totals since the start, for the metrics. */
   readonly counts = { ejections: 0, retries: 0, refusedByBudget: 0, refusedAsFull: 0 };
   readonly budget = new RetryBudget();
   private readonly logger = new Logger('Balancing');
@@ -67,7 +67,7 @@ export class Targets<P extends Place, I extends Instance> {
   private readonly names: readonly P[];
   private readonly addresses = new Map<P, readonly string[]>();
   private readonly whyUnknown = new Map<P, unknown>();
-  /** By their addresses, and their origins where they have one. */
+  /** By address, and origin if there is one. */
   private readonly known = new Map<string, Target<I>>();
   private all: readonly Target<I>[] = [];
   private timer: NodeJS.Timeout | undefined;
@@ -88,18 +88,18 @@ export class Targets<P extends Place, I extends Instance> {
     return this.options.name;
   }
 
-  /** How many instances are in which state. */
+  /** How many instances are ready and how many are ejected. */
   get states(): Record<'ready' | 'ejected', number> {
     const ejected = this.all.filter(({ isEjected }) => isEjected).length;
     return { ready: this.all.length - ejected, ejected };
   }
 
-  /** All that are known, ejected or not. */
+  /** All known instances, ejected or not. */
   get instances(): readonly I[] {
     return this.all.map(({ instance }) => instance);
   }
 
-  /** What has to be awaited before the first attempt: names that have not been looked up. Never rejects. */
+  /** Must be awaited before the first attempt, if defined: names that have not been looked up yet. Never rejects. */
   starting(): Promise<void> | undefined {
     if (this.names.length === 0 || this.isClosed) return undefined;
     if (!this.timer) {
@@ -115,19 +115,19 @@ export class Targets<P extends Place, I extends Instance> {
     return Promise.race([looked, setTimeout(longestLookupMs, undefined, { ref: false })]);
   }
 
-  /** All there are with their addresses, after the names were looked up anew. Never rejects. */
+  /** All instances with their addresses, after a new lookup of the names. Never rejects. */
   async current(): Promise<readonly (readonly [address: string, instance: I])[]> {
     await Promise.race([this.lookUp(), setTimeout(longestLookupMs, undefined, { ref: false })]);
     return this.all.map(({ address, instance }) => [address, instance]);
   }
 
-  /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again when it was lost */
+  /** One call, from its first attempt to its last. @param mayRepeat whether it may be sent again after it was lost */
   attempts(mayRepeat: boolean): Attempts<I> {
     this.budget.earn();
     return new Attempts(this, mayRepeat);
   }
 
-  /** Picks among those that have not been tried; those that are ejected when there is none other. */
+  /** Picks among the instances that were not tried yet; ejected ones only if there are no others. */
   pick(tried: readonly Target<I>[]): Target<I> {
     if (this.all.length === 0) throw this.noAddress();
     const [first] = this.all as [Target<I>];
@@ -147,7 +147,7 @@ export class Targets<P extends Place, I extends Instance> {
     return this.all.some((target) => !tried.includes(target));
   }
 
-  /** Nothing has been reached: perhaps the names stand for others by now. */
+  /** No instance was reached: the names may have other addresses by now. */
   allFailed(): void {
     if (this.names.length > 0 && performance.now() - this.lookedAt > leastLookupMs) void this.lookUp();
   }
@@ -167,14 +167,14 @@ export class Targets<P extends Place, I extends Instance> {
     await Promise.all(this.names.map((place) => this.lookUpOne(place)));
   }
 
-  /** Each by itself: a name that nobody answers for holds up none of the others. */
+  /** Each name separately: one that does not resolve does not delay the others. */
   private lookUpOne(place: P): Promise<void> {
     const looking = this.looking.get(place) ?? this.find(place).finally(() => this.looking.delete(place));
     this.looking.set(place, looking);
     return looking;
   }
 
-  /** A name that cannot be looked up keeps the addresses it had. */
+  /** A name that cannot be resolved keeps its last addresses. */
   private async find(place: P): Promise<void> {
     try {
       const found = await this.lookup(place.host);
@@ -190,7 +190,7 @@ export class Targets<P extends Place, I extends Instance> {
     if (!this.isClosed) this.adopt();
   }
 
-  /** Takes in the addresses that are new and lets go of those that are gone. */
+  /** Adds new addresses and retires those that are gone. */
   private adopt(): void {
     const wanted = new Map<string, { place: P; address: string }>();
     for (const [place, addresses] of this.addresses)
@@ -231,7 +231,7 @@ export class Targets<P extends Place, I extends Instance> {
   }
 }
 
-/** One call while it looks for an instance that answers. */
+/** The attempts of one call to find an instance that answers. */
 export class Attempts<I extends Instance> {
   private readonly tried: Target<I>[] = [];
 
@@ -240,10 +240,7 @@ export class Attempts<I extends Instance> {
     private readonly mayRepeat: boolean,
   ) {}
 
-  /**
-   * @throws CleaveError `unavailable` when every instance has as much as it may have
-   * @throws NoAddress
-   */
+  /** @throws CleaveError `unavailable` if every instance has its limit of calls in flight; NoAddress */
   next(): Attempt<I> {
     const target = this.targets.pick(this.tried);
     if (this.tried.length > 0) this.targets.counts.retries += 1;
@@ -252,9 +249,9 @@ export class Attempts<I extends Instance> {
   }
 
   /**
-   * Whether there is to be another attempt, which is counted then. What was not sent, or not begun with, goes to every
-   * instance once. What was lost is sent again where that does no harm, within the budget; to a lone address once, since
-   * there may be several instances behind it.
+   * Whether to make another attempt, which is then counted. A call that was not sent, or not begun, goes to every instance
+   * once. A lost call is sent again if that is safe and within the retry budget; if there is a single address, once to that,
+   * because several instances may be behind it.
    */
   another(outcome: Outcome): boolean {
     const hasOthers = this.targets.hasOthersThan(this.tried);
@@ -283,14 +280,14 @@ export class Attempt<I extends Instance> {
     return this.target.instance;
   }
 
-  /** The answer begins, and goes on for as long as the caller likes: all that it tells of the instance is known. */
+  /** The answer has begun: its outcome is known, while reading it may take as long as the caller likes. */
   answerBegins(outcome: Outcome): void {
     if (this.isOver || this.isBeingRead) return;
     this.isBeingRead = true;
     this.target.answerBegan(outcome, performance.now() - this.startedAt);
   }
 
-  /** To be called in any case; after the first time it does nothing. */
+  /** Must be called for every attempt; repeated calls do nothing. */
   end(outcome: Outcome): void {
     if (this.isOver) return;
     this.isOver = true;

@@ -75,7 +75,7 @@ describe('latency', () => {
 
 describe('one of three instances that is ten times slower', () => {
   const uniform = () => 5 + random.next() * 10;
-  /** Many are fast, and some take several times as long. */
+  /** Most are fast, and some take several times as long. */
   const skewed = () => 1 - 9 * Math.log(1 - random.next());
   const ratio = (policy: BalancePolicy, callers: number, latencyMs: () => number): number => {
     const p99 = (factors: number[]) => simulate({ pick: pickBy(policy), callers, latencyMs, factors }).p99Ms;

@@ -3,20 +3,20 @@ import { PeakLatency } from '../src/peak-latency.js';
 
 interface Simulated {
   pick: Balance;
-  /** Each sends its next call when the last one is answered. */
+  /** Each makes its next call when the last one is answered. */
   callers: number;
-  /** How long a call takes at an instance that is as it should be. */
+  /** The duration of a call to a healthy instance. */
   latencyMs: () => number;
-  /** How many times longer it takes at each of the instances. */
+  /** By which factor calls to each of the instances are slower. */
   factors: readonly number[];
-  /** When all are as they should be. */
+  /** When all instances become healthy. */
   recoversAtMs?: number;
-  /** When the first one stops answering. */
+  /** When the first instance stops answering. */
   hangsAtMs?: number;
   untilMs?: number;
 }
 
-/** Calls to several instances in virtual time, the first tenth of it not counted. */
+/** Simulates calls to several instances in virtual time; the first tenth of it is not counted. */
 export const simulate = ({
   pick,
   callers,
@@ -61,7 +61,7 @@ export const simulate = ({
   };
 };
 
-/** What is going to happen, the soonest last. */
+/** Future events, the next one last. */
 class Pending {
   private readonly events: { at: number; happen: () => void }[] = [];
 

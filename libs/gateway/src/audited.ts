@@ -4,8 +4,8 @@ import { limits } from '#contracts';
 import { eachAudited, type Audited } from '#rest';
 
 /**
- * What of the services' operations is written down, told by the router that the services have: an address that is spelled in
- * another way is read here as it is there.
+ * Finds the audited operation of a request. It uses the router of the services, so that every spelling of a path is matched
+ * as it is there.
  */
 export const auditedAmongPassedOn = (): ((request: FastifyRequest) => Audited | undefined) => {
   const router = findMyWay({ maxParamLength: limits.parameterLength });

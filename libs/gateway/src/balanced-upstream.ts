@@ -22,13 +22,13 @@ export interface UpstreamOptions {
   connectTimeoutMs: number;
   /** From the end of the request to the first byte of the answer, and between any two parts of the answer. */
   answerTimeoutMs: number;
-  /** The requests that one instance may have in flight from here; more are sent to others, or refused. */
+  /** Limit of requests in flight to one instance from here; further ones go to other instances, or are refused. */
   maxInFlight: number;
   /** How often names are looked up. */
   lookupMs: number;
 }
 
-/** The answer may take longer than any deadline between the services, so that theirs, which say more, come first. */
+/** The answer timeout exceeds every deadline between the services, so that their errors, which say more, come first. */
 const standard: UpstreamOptions = {
   connectTimeoutMs: 2_000,
   answerTimeoutMs: 30_000,
@@ -37,19 +37,19 @@ const standard: UpstreamOptions = {
 };
 
 /**
- * How long a connection without a request is kept, in milliseconds. Services that are about to stop leave such connections
- * open for twice as long: so it is never they who close one, and no request can meet a connection that is being closed.
+ * How long an idle connection is kept, in milliseconds. A service that stops keeps idle connections open for twice as long,
+ * so that it is always the gateway that closes one, and no request meets a connection that is being closed.
  */
 const keepAliveMs = 1_000;
 
-/** The request has certainly not been sent to anybody. */
+/** The request was certainly not sent to any instance. */
 export class NotReached extends Error {
   override readonly name = 'NotReached';
 }
 
 const callers = new AsyncLocalStorage<ServerResponse>();
 
-/** Sends a request for a caller: once they are gone, no instance is asked any more, and one that is hears of it. */
+/** Sends a request for a caller: when the caller disconnects, it is aborted, and no further instance is tried. */
 export const onBehalfOf = <Result>(caller: ServerResponse, send: () => Result): Result => callers.run(caller, send);
 
 type Origin = Required<Place>;
@@ -59,7 +59,7 @@ const placeOf = (origin: string): Origin => {
   return { origin, host: withoutBrackets(hostname), port: Number(port) || (protocol === 'https:' ? 443 : 80) };
 };
 
-/** Whatever the name, the address: the name stays in the header Host and in what TLS asks for. */
+/** Resolves every name to this address; the name remains in the Host header and in TLS. */
 const alwaysTo =
   (address: string): LookupFunction =>
   (_host, { all }, done) =>
@@ -85,7 +85,7 @@ class HttpInstance implements Instance {
     });
   }
 
-  /** One that cannot reach what it needs should get no requests either. */
+  /** Asks for readiness: an instance that cannot reach its dependencies should get no requests either. */
   async probe(signal: AbortSignal): Promise<void> {
     const { statusCode, headers, body } = await this.pool.request({ method: 'GET', path: '/health/ready', signal });
     await body.dump();
@@ -100,22 +100,21 @@ class HttpInstance implements Instance {
 const endsConnection = ({ connection }: Record<string, string | string[] | undefined>): boolean =>
   /\bclose\b/i.test(String(connection));
 
-/** What the status and the header fields of an answer tell of the instance. */
+/** What the status and the headers of an answer say about the instance. */
 const outcomeIn = (status: number, { [fullHeader]: full }: Record<string, unknown>): Outcome => {
-  // Nothing has been done: beyond the connections that an instance may have, and while it starts, no other 503 is answered,
-  // but that it is not ready.
+  // The request was not begun: with too many connections, or during its start, an instance runs no handlers.
   if (status === 503 && (full === 'connections' || full === 'start')) return 'full';
   if (status === 503 && full !== undefined) return 'busy';
   return status < 500 ? 'answered' : 'failing';
 };
 
-/** A service by its instances. */
+/** A service with its instances. */
 export class BalancedUpstream {
-  /** Sends each request to an instance, and to another one when that does no harm. */
+  /** Sends each request to an instance, and retries it on another one if that is safe. */
   readonly dispatcher: Dispatcher;
   private readonly targets: Targets<Origin, HttpInstance>;
   private readonly options: UpstreamOptions;
-  /** Only there for the dispatcher to be made from: it never opens a connection. */
+  /** Only needed to compose the dispatcher: it never opens a connection. */
   private readonly base = new Agent();
 
   constructor(
@@ -149,13 +148,13 @@ export class BalancedUpstream {
     return this.upstream.open;
   }
 
-  /** Asks any instance. @throws Error when none is reached or none answers in time */
+  /** Asks any instance. @throws Error if none can be reached or answers in time */
   get(path: string, timeoutMs: number): Promise<Dispatcher.ResponseData> {
     const signal = AbortSignal.timeout(timeoutMs);
     return this.dispatcher.request({ method: 'GET', origin: this.origins[0], path, headers: {}, signal });
   }
 
-  /** Asks every instance that is known. */
+  /** Asks every known instance. */
   async getFromEach(path: string, timeoutMs: number): Promise<PromiseSettledResult<Dispatcher.ResponseData>[]> {
     await this.targets.starting();
     const asked = this.targets.instances.map(({ pool }) =>
@@ -164,7 +163,7 @@ export class BalancedUpstream {
     return Promise.allSettled(asked);
   }
 
-  /** Sends a request to every instance there is, also to those that get none at present. @returns the answers by address */
+  /** Sends a request to every instance, including ejected ones. @returns the answers by address */
   async sendToEach(
     request: Pick<Dispatcher.RequestOptions, 'method' | 'path' | 'headers' | 'body'>,
     timeoutMs: number,
@@ -205,13 +204,13 @@ export class BalancedUpstream {
   }
 }
 
-/** What a request gets besides when it is sent: `Connection`, and the length of its body. */
+/** Headers added when a request is sent: `Connection`, and the length of its body. */
 const fieldsBesides = 2;
 const bytesBesides = 128;
-/** `: ` and the end of a line. */
+/** `: ` and the line break. */
 const bytesOfField = 4;
 
-/** Whether whoever answers would refuse the request for what is in front of its body: it has more than the caller has sent. */
+/** Whether the service would refuse the head of the request, which is larger than the one that the caller sent. */
 const isHeadTooLarge = ({ method, path, headers }: Dispatcher.DispatchOptions): boolean => {
   let fields = fieldsBesides;
   let bytes = method.length + path.length + bytesBesides;
@@ -234,12 +233,13 @@ const headTooLarge = (): CleaveError =>
 
 const repeatableMethods = new Set<unknown>(['GET', 'HEAD', 'OPTIONS', 'PUT', 'DELETE']);
 
-/** What was counted once is not what lies there the second time: goods may have gone between the two. */
+/** A PUT with a counted stock level: repeated, it would overwrite what has moved in between. */
 const counted = /^\/stock\//;
 
 /**
- * Whether asking twice does what asking once does. Not on a condition: the first request may have changed the very version
- * that the second asks for, or made what it wants to be the first of. Nor because of a key that nobody reads.
+ * Whether sending the request twice has the same effect as sending it once. Not if it is conditional: the first request may
+ * have changed the version that the second one requires, or created what it must be the first to create. An Idempotency-Key
+ * counts only where the service reads it.
  */
 const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, keyed: RegExp | undefined): boolean => {
   const given = headers as Record<string, unknown>;
@@ -249,22 +249,22 @@ const isRepeatable = ({ method, path, headers }: Dispatcher.DispatchOptions, key
   return repeatableMethods.has(method);
 };
 
-/** The router reads what is encoded in the same way. */
+/** Decoded, as the router matches it. */
 const addressIn = (path: string): string => decodeURIComponent(path.split('?', 1)[0]!);
 
-/** Errors that are none of the instance: the request was withdrawn, or it is one that cannot be sent. */
+/** Errors that are not the instance's: the request was withdrawn, or cannot be sent. */
 const codesOfCaller = new Set<unknown>([
   ...['UND_ERR_ABORTED', 'UND_ERR_DESTROYED', 'UND_ERR_CLOSED', 'UND_ERR_INVALID_ARG', 'UND_ERR_NOT_SUPPORTED'],
 ]);
 const codesOfTime = new Set<unknown>(['UND_ERR_HEADERS_TIMEOUT', 'UND_ERR_BODY_TIMEOUT']);
 
-/** One request on its way to an instance, and then perhaps to another. */
+/** One request, with its attempts on one instance or several. */
 class BalancedRequest {
   private readonly giveUpAt: number;
-  /** Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out. */
+  /** Error of an attempt that was sent but not answered. It outranks later ones: the request may have been carried out. */
   private unknown: Error | undefined;
   private isGivenUp = false;
-  /** The attempt that has not been answered yet. */
+  /** The attempt that was sent and is not answered yet. */
   private unanswered: Dispatcher.DispatchController | undefined;
 
   constructor(
@@ -276,7 +276,7 @@ class BalancedRequest {
     this.giveUpAt = performance.now() + answerTimeoutMs;
   }
 
-  /** Does nothing once the answer has begun: whoever passes it on sees that nobody reads it. */
+  /** Does nothing once the answer has begun: the proxy then notices itself that the caller has disconnected. */
   giveUp(): void {
     this.isGivenUp = true;
     this.unanswered?.abort(givenUp());
@@ -298,7 +298,7 @@ class BalancedRequest {
     const { instance } = attempt;
     let isSent = false;
     let outcome: Outcome | undefined;
-    /** What happens instead of passing the answer on. */
+    /** What to do instead of passing the answer on. */
     let insteadOfAnswer: (() => void) | undefined;
     instance.pool.dispatch(this.optionsFor(instance), {
       onRequestStart: (controller, context) => {
@@ -319,7 +319,7 @@ class BalancedRequest {
           else if (unknown) insteadOfAnswer = () => this.fail(controller, unknown);
         } else if (status >= 200) {
           outcome = told;
-          // A connection also ends because of what was sent on it, or because there are too many.
+          // `Connection: close` announces no shutdown after a bad request, or when there are too many connections.
           const isDrain = endsConnection(headers) && (outcome === 'busy' || headers[fullHeader] === undefined);
           if (isDrain && status !== 400 && status !== 431) instance.leaving();
           attempt.answerBegins(outcome);
@@ -340,7 +340,7 @@ class BalancedRequest {
         attempt.end(failed);
         if (insteadOfAnswer && failed !== 'given-up') return insteadOfAnswer();
         if (failed === 'lost' || failed === 'late') this.unknown ??= error;
-        // Part of an answer has been passed on: there is no other beginning to it.
+        // Once part of an answer was passed on, there can be no other attempt.
         if (outcome === undefined && this.attempts.another(failed)) return this.send();
         this.fail(controller, failed === 'not-sent' ? new NotReached(error.message, { cause: error }) : error);
       },
@@ -350,7 +350,7 @@ class BalancedRequest {
   private optionsFor({ origin }: HttpInstance): Dispatcher.DispatchOptions {
     const headersTimeout = Math.max(1, this.giveUpAt - performance.now());
     const headers = { ...(this.options.headers as Record<string, string>), host: new URL(origin).host };
-    // After HEAD, undici would end the connection and say so, and the answer would repeat it as if the instance were to stop.
+    // Otherwise undici would send `Connection: close` with HEAD, and the echoed header would look like a shutdown.
     return { ...this.options, origin, headers, headersTimeout, reset: false };
   }
 

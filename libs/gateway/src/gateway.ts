@@ -14,7 +14,7 @@ import { UpstreamLogs } from './upstream-logs.js';
 type Passing = { proxy?: Partial<UpstreamOptions>; documents?: Partial<DocumentTimes> };
 type GatewaySettings = GatewayEnvironment & RestSettings & Passing;
 
-/** One base URL for all services: passes requests on by a table, and shows the services' documents as one. */
+/** One base URL for all services: routes requests to them by a table, and merges their OpenAPI documents. */
 export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Service => ({
   ...settings,
   name: 'gateway',
@@ -24,9 +24,9 @@ export const gateway = ({ proxy, documents, ...settings }: GatewaySettings): Ser
 });
 
 /**
- * What a service needs to pass on what others answer, and to show it with what it answers itself.
+ * What a service needs to route requests to other services, and to merge their documents with its own.
  *
- * @param hasNothingElse without any upstream, this service is of no use and tells that it is not ready
+ * @param hasNothingElse whether the service is useless, and so not ready, without any upstream
  */
 export const passingOn = (
   to: readonly Upstream[],

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from 'node:util';
 import type { OpenAPIObject } from '@nestjs/swagger';
 import { inOrderOfTags } from '#rest';
 
-/** The document of one upstream, and the prefixes of the addresses that are taken from it. */
+/** The document of one upstream, and the path prefixes that are taken from it. */
 export interface DocumentPart {
   name: string;
   prefixes: readonly string[];
@@ -11,7 +11,7 @@ export interface DocumentPart {
 
 export interface MergedDocuments {
   document: OpenAPIObject;
-  /** The names, such as `cache_Problem`, of what would have had the name of something else. */
+  /** New names, such as `cache_Problem`, of schemas and operations whose name was taken. */
   renamed: string[];
 }
 
@@ -22,11 +22,11 @@ type Tag = NonNullable<OpenAPIObject['tags']>[number];
 const schemasAt = '#/components/schemas/';
 
 /**
- * One document: the gateway's own, and from each upstream the addresses that are routed to it with the schemas these
- * need. It is ordered as the document of one process with all the modules would be. Services of two versions may call
- * different things by one name: the first that does keeps it, and the others have their service's name before it.
+ * Merges documents: the gateway's own, and from each upstream the paths that are routed to it with the schemas they need.
+ * They are ordered as in the document of one process with all modules. Services of different versions may use one name for
+ * different things: the first one keeps it, and the others are prefixed with the name of their service.
  *
- * @throws Error when a document refers to a schema that it does not have
+ * @throws Error if a document refers to a schema that it does not have
  */
 export const mergeDocuments = (own: OpenAPIObject, parts: readonly DocumentPart[]): MergedDocuments => {
   const names = new Names();
@@ -53,7 +53,7 @@ const routedPaths = ({ prefixes, document }: DocumentPart): Named<PathItem> =>
     ),
   );
 
-/** The gateway's own tags have their places; those that only upstreams have come before them. */
+/** The gateway's own tags keep their order; those of upstreams alone come before them. */
 const tagsOf = (own: OpenAPIObject, parts: readonly DocumentPart[]): Tag[] => {
   const ownTags = own.tags ?? [];
   const others = new Map<string, Tag>();
@@ -63,7 +63,7 @@ const tagsOf = (own: OpenAPIObject, parts: readonly DocumentPart[]): Tag[] => {
   return [...others.values(), ...ownTags];
 };
 
-/** What has been taken from the documents so far, under names that stand for one thing each. */
+/** Collects paths and schemas from the documents under unique names. */
 class Names {
   readonly paths = new Map<string, PathItem>();
   readonly schemas = new Map<string, unknown>();
@@ -80,7 +80,7 @@ class Names {
       this.paths.set(path, this.withOwnIds(from, item));
   }
 
-  /** Those that are not what has their name already, and those that have one and lead to such. */
+  /** Schemas to rename: their name is taken, and the content differs, directly or in a schema that they refer to. */
   private otherThanTaken(needed: ReadonlyMap<string, unknown>): Set<string> {
     const known = [...needed].filter(([id]) => this.schemas.has(id));
     const others = new Set<string>();
@@ -107,7 +107,7 @@ class Names {
   }
 }
 
-/** The schemas that the paths lead to, and those that these lead to. */
+/** The schemas that the paths refer to, directly or through others. */
 const schemasFor = (paths: Named<PathItem>, schemas: Named<unknown>, from: string): Map<string, unknown> => {
   const needed = new Map<string, unknown>();
   const waiting: unknown[] = [paths];

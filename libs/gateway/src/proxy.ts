@@ -10,10 +10,10 @@ import { auditedAmongPassedOn } from './audited.js';
 import { NotReached, onBehalfOf, type BalancedUpstream } from './balanced-upstream.js';
 
 /**
- * Passes on what lies below the prefixes of the upstreams, and their answers, as they are.
+ * Passes requests below the prefixes of the upstreams on to them, and their answers back, unchanged.
  *
- * A body is read whole before the upstream hears of the request: a slow caller occupies no connection to it, a body over
- * the limit is refused here in the same words, and a connection that breaks leaves us something to repeat. Answers are
+ * A body is read completely before the upstream gets the request: a slow caller occupies no connection to it, a body over
+ * the limit is refused here with the same error, and a request whose connection breaks can be repeated. Answers are
  * streamed.
  */
 export const proxyTo = async (
@@ -25,11 +25,11 @@ export const proxyTo = async (
   await fastify.register(async (scope) => {
     scope.removeAllContentTypeParsers();
     scope.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body));
-    // Nest sets the app's own handler later than this scope is made, so it is looked up when it is needed.
+    // Looked up when needed, because Nest sets the app's own handler after this scope is made.
     scope.setErrorHandler((error, request, reply) => fastify.errorHandler(error, request, reply));
     const auditedIn = auditedAmongPassedOn();
-    // Whether callers may do what they ask is decided by who answers it, which knows what it is. What is written down is
-    // refused here already: that somebody is about to do it is said only of those who may.
+    // Permissions are checked by the service that answers. Audited operations are refused here already, so that only
+    // permitted ones are recorded as begun.
     const ask = authenticator.isOpen
       ? refusingPages(authenticator)
       : asking(authenticator, (request) => auditedIn(request)?.scope);
@@ -47,11 +47,11 @@ export const proxyTo = async (
     });
     for (const { name, origins, prefixes, dispatcher } of upstreams) {
       await scope.register(httpProxy, {
-        // For the addresses to be complete; the dispatcher chooses the instance.
+        // Only completes the address; the dispatcher chooses the instance.
         upstream: origins[0] as string,
         routes: prefixes.flatMap((prefix) => [prefix, `${prefix}/*`]),
         internalRewriteLocationHeader: false,
-        // What an address does not answer is refused by the one who has the address.
+        // The service refuses the methods that a path does not support.
         httpMethods: scope.supportedMethods,
         proxyPayloads: false,
         disableRequestLogging: true,
@@ -63,26 +63,26 @@ export const proxyTo = async (
             ...traceHeader(isTracing()),
           }),
           rewriteHeaders: answerHeaders,
-          // It has been tried as often as there was any use in it.
+          // The dispatcher has already retried as often as is useful.
           retryDelay: () => null,
-          // Whoever has gone gets no body: what became of their request goes as far as it is written down.
+          // A caller that has disconnected gets no body, but its answer still passes the hooks, for the audit log.
           onResponse: (_request, reply, { stream }) => {
             if (reply.raw.closed) stream.destroy();
             void reply.send(reply.raw.closed ? '' : stream);
           },
-          // Whoever has gone is not answered, but what became of what is written down is.
+          // A caller that has disconnected gets no error, unless the outcome must be recorded in the audit log.
           onError: (reply, { error }) => {
             if (!reply.raw.closed || auditedIn(reply.request as FastifyRequest)) reply.send(refusalOf(name, error));
           },
         },
         preHandler: (request, _reply, done) => done(dotsIn(request.url) ? refusalOfDots() : undefined),
-        // In an address that is parsed as one of the web, a backslash would become a slash.
+        // A backslash would become a slash when the address is parsed as a web URL.
         handler: (request, reply, path, options) => {
           const pass = () => reply.from(path.replaceAll('\\', '%5C'), { ...options, ...bodyOf(request) });
           if (!auditedIn(request)) return onBehalfOf(reply.raw, pass);
           if (reply.raw.closed) return reply.send(goneBefore());
-          // What becomes of what is written down is waited for, whether or not anybody reads it. A request that was not read
-          // to its end, as one without a body, would be taken for broken off.
+          // An audited request goes on even if its caller disconnects, so that its outcome is recorded. Without `resume`, a
+          // request that was not read to its end, such as one without a body, would count as aborted.
           request.raw.resume();
           return pass();
         },
@@ -91,7 +91,7 @@ export const proxyTo = async (
   });
 };
 
-/** What clients say of themselves goes no further; what was found out about them does, signed. */
+/** Removes what clients claim about themselves, and adds the authenticated caller, signed. */
 const withCaller = (
   { caller, method, url }: FastifyRequest,
   { [callerHeader]: _said, authorization, ...headers }: IncomingHttpHeaders,
@@ -105,7 +105,7 @@ const withCaller = (
   };
 };
 
-/** Whether the path would be resolved, `/a/../b` to `/b`, before it is passed on; the library refuses `/..` anywhere. */
+/** Whether the path contains dot segments, which would be resolved (`/a/../b` to `/b`); the library refuses `/..` itself. */
 const dotsIn = (url: string): boolean =>
   /\/\.(?:\/|$)|\/\.\.|\.\.\//.test(decodeURIComponent(url.split('?', 1)[0] ?? '').replaceAll('\\', '/'));
 
@@ -115,11 +115,11 @@ const refusalOfDots = (): CleaveError =>
     'The gateway does not forward a path that has a segment "." or contains ../ or /.. (encoded or not). Correct the path.',
   );
 
-/** The body in the very bytes that came; the library would write JSON anew. */
+/** The body in its original bytes; the library would serialise JSON anew. */
 const bodyOf = ({ body, headers }: FastifyRequest): { body: Buffer; contentType: string } | undefined =>
   Buffer.isBuffer(body) ? { body, contentType: headers['content-type'] ?? 'application/octet-stream' } : undefined;
 
-/** What concerns one connection only (RFC 9110, 7.6.1), and Expect, which is answered by whoever reads the body. */
+/** Hop-by-hop headers (RFC 9110, 7.6.1), and Expect, which is answered by the process that reads the body. */
 const hopByHop = [
   ...['connection', 'keep-alive', 'proxy-connection', 'te', 'trailer', 'transfer-encoding', 'upgrade'],
   ...['http2-settings', 'proxy-authorization', 'expect'],
@@ -133,7 +133,7 @@ const endToEnd = (headers: IncomingHttpHeaders): IncomingHttpHeaders => {
   return Object.fromEntries(Object.entries(headers).filter(([name]) => !dropped.has(name)));
 };
 
-/** Which pages may read an answer, and whether too many are connected, is said by whoever they have asked. */
+/** CORS headers, and whether there are too many connections, come from the process that the caller is connected to. */
 const answerHeaders = (headers: IncomingHttpHeaders): IncomingHttpHeaders =>
   Object.fromEntries(
     Object.entries(endToEnd(headers)).filter(([name]) => name !== fullHeader && !name.startsWith('access-control-')),
@@ -150,14 +150,14 @@ const requestHeaders = (
     'x-forwarded-proto': 'http',
     ...headers,
     'x-forwarded-for': forwardedFor,
-    // A body is given a type on its way through the library, whether it came with one or not.
+    // The library adds a content type to every body, even if the request has none.
     ...(request.headers['content-type'] !== undefined && { 'content-type': contentType }),
-    // GET and HEAD have no body here, whatever they came with.
+    // GET and HEAD are passed on without a body, whatever they came with.
     ...(request.body !== undefined && { 'content-length': contentLength }),
   };
 };
 
-/** What is not traced here is not to begin a trace there. */
+/** An untraced request must not start a trace in the service: it gets a trace context that is not sampled. */
 const traceHeader = (isTracing: boolean): { traceparent?: string } => {
   const traceparent = currentTrace() ?? (isTracing ? `00-${randomHex(16)}-${randomHex(8)}-00` : undefined);
   return traceparent === undefined ? {} : { traceparent };
@@ -165,7 +165,7 @@ const traceHeader = (isTracing: boolean): { traceparent?: string } => {
 
 const randomHex = (bytes: number): string => randomBytes(bytes).toString('hex');
 
-/** The code of what went wrong at the connection, below the library's own error. */
+/** The code of the connection's error, which is the cause of the library's own. */
 const codeOf = (error: unknown): string => {
   const { code, cause } = (error ?? {}) as { code?: unknown; cause?: { code?: unknown } };
   return String(cause?.code ?? code);

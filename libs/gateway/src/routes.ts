@@ -3,9 +3,9 @@ import { balancePolicy, type BalancePolicy } from '#balancing';
 import { env } from '#config';
 
 /**
- * Who answers which addresses: a prefix itself and everything below it. `variable` says where the service is. What is below
- * a prefix that is open is for those who have other ways to show who they are. A POST to what is `keyed` is carried out once
- * for each Idempotency-Key.
+ * Which service answers which paths: a prefix itself and everything below it. `variable` names the variable with the address
+ * of the service. Paths below an `open` prefix have their own way to authenticate. A POST to a `keyed` path is carried out
+ * once for each Idempotency-Key.
  */
 const services = [
   {
@@ -40,10 +40,7 @@ const services = [
   },
 ] as const;
 
-/**
- * What the gateway answers itself, in the same terms. What it tells of itself to those who operate it (`/metrics`, `/admin`)
- * is not among them: it is asked of each instance, from inside.
- */
+/** The prefixes that the gateway itself answers. Operators ask each instance for `/metrics` and `/admin`, from inside. */
 export const ownPrefixes = ['/health', '/docs', '/openapi.json', '/problems', '/keys', '/audit'] as const;
 
 type Service = (typeof services)[number];
@@ -53,18 +50,18 @@ type BalanceVariable = Variable extends `${infer Name}_URL` ? `${Name}_BALANCE` 
 /** A service behind the gateway. */
 export interface Upstream {
   name: Service['name'];
-  /** Where its instances are, such as `http://order:3001`: a name stands for one at each of its addresses. */
+  /** Where its instances are, such as `http://order:3001`; a host name stands for one instance at each of its addresses. */
   origins: readonly string[];
   balance: BalancePolicy;
-  /** The prefixes of the addresses that it answers. */
+  /** The path prefixes that it answers. */
   prefixes: readonly string[];
-  /** Below these, nobody is asked here who they are. */
+  /** Below these, the gateway does not authenticate callers. */
   open: readonly string[];
-  /** Where a POST that carries an Idempotency-Key may be sent twice, if anywhere. */
+  /** The paths where a POST with an Idempotency-Key may be sent twice, if any. */
   keyed: RegExp | undefined;
 }
 
-// A path would have to be taken out of every Location again, and no service of ours needs one.
+// A path would have to be removed from every Location header, and none of our services needs one.
 const origin = env.httpUrl
   .transform((text) => new URL(text))
   .refine((url) => url.href === `${url.origin}/`, 'must have no path, query or credentials: http://host:3001')
@@ -76,7 +73,7 @@ const origins = env
 
 const balanceVariable = (variable: Variable) => variable.replace(/_URL$/, '_BALANCE') as BalanceVariable;
 
-/** What the gateway reads from the environment: where the services answer REST, and how requests are shared. */
+/** The gateway's environment variables: where the services answer REST, and how requests are balanced. */
 export const gatewayEnvironment = Object.fromEntries(
   services.flatMap(({ variable }) => [
     [variable, origins],

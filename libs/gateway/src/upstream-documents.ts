@@ -4,15 +4,15 @@ import { mergeDocuments, type DocumentPart } from './merge-documents.js';
 import type { BalancedUpstream } from './balanced-upstream.js';
 
 export interface DocumentTimes {
-  /** How long an upstream may take to hand out its document. */
+  /** How long an upstream may take to answer with its document. */
   timeoutMs: number;
-  /** How long what an upstream answered, a failure included, is taken for its present document. */
+  /** How long an upstream's document, or its failure, is reused before it is asked again. */
   freshMs: number;
 }
 
 const standardTimes: DocumentTimes = { timeoutMs: 1_000, freshMs: 5_000 };
 
-/** The documents of the upstreams, asked for when somebody looks, and kept while an upstream cannot be reached. */
+/** The documents of the upstreams: fetched on demand, and kept while an upstream cannot be reached. */
 export class UpstreamDocuments {
   private readonly logger = new Logger('Documents');
   private readonly sources: DocumentSource[];
@@ -23,10 +23,10 @@ export class UpstreamDocuments {
   }
 
   /**
-   * The gateway's own document with what the upstreams add. `info.description` names those that never answered, and what
-   * has another name here than in the service's own document.
+   * The gateway's own document, merged with those of the upstreams. `info.description` names the upstreams that never
+   * answered, and what was renamed.
    *
-   * @throws Error when a document refers to what it does not have
+   * @throws Error if a document refers to a schema that it does not have
    */
   async mergedInto(own: OpenAPIObject): Promise<OpenAPIObject> {
     const documents = await Promise.all(this.sources.map((source) => source.current()));
@@ -40,7 +40,7 @@ export class UpstreamDocuments {
     return withNotes(document, missing, renamed);
   }
 
-  /** The document is asked for often, so only changes are logged. */
+  /** The document is requested often, so only changes are logged. */
   private logRenamed(renamed: string): void {
     if (renamed !== this.renamed && renamed !== '')
       this.logger.warn(
@@ -73,7 +73,7 @@ class DocumentSource {
     private readonly times: DocumentTimes,
   ) {}
 
-  /** The document of the upstream, the last known one while it cannot be reached; undefined before it ever was. */
+  /** The upstream's document, or the last known one while it cannot be reached; undefined if it never was. */
   async current(): Promise<OpenAPIObject | undefined> {
     if (performance.now() >= this.freshUntil) this.asked ??= this.ask().finally(() => (this.asked = undefined));
     await this.asked;

@@ -14,16 +14,15 @@ interface Report {
   details: Indicators;
 }
 
-/** Of a service that has modules of its own, which is asked by a gateway: below what the gateway waits, and its probes. */
+/** For a service with modules of its own behind a gateway: shorter than that gateway's timeout and its probes. */
 const timeoutBehindOthersMs = 400;
 const timeoutMs = 1_500;
 
 /**
- * Adds the upstreams to the report of `GET /health/ready`, and to what is measured of it.
+ * Adds the upstreams to the report of `GET /health/ready`, and to the readiness metrics.
  *
- * One that is down leaves this service ready, if degraded: what the others answer is still worth having, and every
- * instance of it would say the same. A gateway all of whose upstreams are down is not ready: then it may well be this
- * instance that is cut off, and another one that is not.
+ * If some upstreams are down, this service stays ready, but degraded: it still serves the others, and every instance of it
+ * would see the same. A gateway with all upstreams down is not ready, because it may be this instance that is cut off.
  */
 @Injectable()
 export class UpstreamHealth implements NestInterceptor {
@@ -59,7 +58,7 @@ export class UpstreamHealth implements NestInterceptor {
     );
   }
 
-  /** Up when all its instances are, degraded as long as one can be used. */
+  /** Up if all instances are, degraded while at least one can be used. */
   private async stateOf(upstream: BalancedUpstream): Promise<State> {
     const reasons: string[] = [];
     const answers = await upstream.getFromEach(

@@ -11,12 +11,12 @@ const [changeMethod, path] = auditedOperations.putLogLevel;
 
 interface Answer {
   address: string;
-  /** What it has answered; undefined where it has refused. */
+  /** The answer; undefined if it was a refusal. */
   body?: unknown;
   why?: string;
 }
 
-/** Asks the upstreams what they log, and has them log more or less. They are told who asks, as with any other request. */
+/** Reads and sets the log level of the upstreams. They are told who asks, as with any other request. */
 export class UpstreamLogs extends LogsBehind {
   constructor(
     private readonly upstreams: readonly BalancedUpstream[],
@@ -57,14 +57,14 @@ export class UpstreamLogs extends LogsBehind {
     const upstreams = this.upstreams.filter(({ name }) => name === service);
     const request = { method, path, headers, ...(body !== undefined && { body }) };
     const answers = await Promise.all(upstreams.map((it) => it.sendToEach(request, timeoutMs)));
-    // Whoever breaks off keeps nobody else from being told of.
+    // A connection that breaks must not hide the other answers.
     const read = (answer: PromiseSettledResult<Dispatcher.ResponseData>): Promise<Omit<Answer, 'address'>> =>
       readIn(answer).catch((error: Error) => ({ why: error.message }));
     return Promise.all(answers.flat().map(async ([address, answer]) => ({ address, ...(await read(answer)) })));
   }
 }
 
-/** Whatever is at the address: it may be something else, or of another version. */
+/** Validated, because the address may belong to another version or another program. */
 const levelIn = (body: unknown): LogLevel | undefined =>
   logLevels.find((it) => it === (body as { level?: unknown } | null)?.level);
 

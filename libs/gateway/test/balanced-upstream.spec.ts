@@ -15,7 +15,7 @@ import { UpstreamLogs } from '../src/upstream-logs.js';
 
 const servers: Server[] = [];
 let upstream: BalancedUpstream;
-/** The addresses that the name has; the whole of 127/8 is this machine. */
+/** The addresses that the name resolves to; the whole of 127/8 is this machine. */
 let addresses: readonly string[];
 
 const start = async (host: string, port: number): Promise<void> => {
@@ -109,13 +109,13 @@ it('has what is refused by one that is full carried out by another also where it
   addresses = ['127.0.0.2'];
   await eventually(async () => expect(await answers(1)).toEqual(new Set([`127.0.0.2 as order.test:${port}`])));
   response.writeHead(503, { [fullHeader]: 'connections', connection: 'close', 'content-length': '2' }).flushHeaders();
-  // Where the connection is not waited for, it is gone as soon as the head has come.
+  // If the gateway does not wait for the body, it closes the connection as soon as it has read the head.
   await Promise.race([once(response, 'close'), sleep(200)]);
   response.end('{}');
   expect(await answered).toBe(`127.0.0.2 as order.test:${port}`);
 });
 
-/** How often each has been carried out. */
+/** How often each endpoint was called. */
 const made = { full: 0, other: 0 };
 
 const instanceOf = (name: keyof typeof made) => {

@@ -53,7 +53,7 @@ const ask = async (headers: Record<string, string>, path = '/orders/x'): Promise
 const fields = (count: number): Record<string, string> =>
   Object.fromEntries(Array.from({ length: count }, (_, at) => [`x-field-${at}`, 'x']));
 
-/** What the service says, or the gateway; never what the service says of what the gateway has made of the request. */
+/** An answer of the service or of the gateway; never the service's refusal of a head that the gateway has enlarged. */
 const expected = [
   [404, expect.stringMatching(/^There is nothing at/)],
   [431, expect.stringMatching(/^With the header fields that the gateway adds/)],
@@ -61,7 +61,7 @@ const expected = [
 
 it('a request that is too large with what the gateway adds is refused by the gateway, and one that is smaller goes through', async () => {
   const answers = {
-    // Host, Authorization and Connection are sent besides.
+    // Host, Authorization and Connection are sent as well.
     byFields: await Promise.all(Array.from({ length: 18 }, (_, less) => ask(fields(limits.headers - 3 - less)))),
     byBytes: await Promise.all(
       Array.from({ length: 40 }, (_, at) => ask({ 'x-long': 'x'.repeat(limits.headerBytes - 300 - 100 * at) })),

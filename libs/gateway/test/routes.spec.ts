@@ -20,7 +20,7 @@ it('knows every address of the document as that of a service, its own, or one th
   const prefixes = [...upstreams.flatMap((it) => it.prefixes), ...ownPrefixes];
   const ofEach = paths.filter((path) => !prefixes.some((it) => isBelow(path, it)));
   expect(ofEach.toSorted()).toEqual(['/admin/log-level', '/metrics']);
-  // Nor does it let through what is none; the document is not in itself.
+  // Every prefix has a route; the document does not describe itself.
   const unused = prefixes.filter((prefix) => !paths.some((path) => isBelow(path, prefix)));
   expect(unused).toEqual(['/docs', '/openapi.json']);
 });

@@ -8,40 +8,40 @@ import {
 import type { Scope } from '#contracts';
 import { invalidRequest } from './invalid-request.js';
 
-/** A service that is answered over gRPC. */
+/** A gRPC service. */
 export interface GrpcService {
-  /** What a caller must be allowed to do, by the names of its methods. */
+  /** The scope that a caller needs, by method name. */
   scopes: Record<string, Scope>;
   /** The package of its `.proto`. */
   package: string;
   /** Its name within the package. */
   name: string;
-  /** Its `.proto` and what that imports: a google.protobuf.FileDescriptorSet in base64. */
+  /** Its `.proto` with imports: a google.protobuf.FileDescriptorSet in base64. */
   descriptors: string;
 }
 
 /**
- * Names as they are written, 64-bit integers as decimal texts, enums by name. What was not sent is not there, so that a
- * schema can tell that it is missing.
+ * Field names as in the `.proto`, 64-bit integers as decimal strings, enums by name. Fields that were not sent stay
+ * undefined, so that a schema can tell that they are missing.
  */
 const options = { keepCase: true, longs: String, enums: String } as const;
 
-/** The messages that protobufjs describes in JSON, by their names. */
+/** Message types from their JSON description for protobufjs, by name. */
 export const messagesIn = (json: object): Record<string, MessageTypeDefinition<object, object>> =>
   fromJSON(json, options) as Record<string, MessageTypeDefinition<object, object>>;
 
 const { FileDescriptorSet } = messagesIn({
-  // On the wire a message within another is bytes.
+  // Declared as bytes, which an embedded message is on the wire.
   nested: { FileDescriptorSet: { fields: { file: { rule: 'repeated', type: 'bytes', id: 1 } } } },
 });
 
-/** The files of a FileDescriptorSet in base64, as reflection tells them: those of proto-loader leave out what imports what. */
+/** The files of a FileDescriptorSet in base64, for reflection: those of proto-loader lack the imports between them. */
 export const filesIn = (descriptors: string): Buffer[] =>
   (FileDescriptorSet!.deserialize(Buffer.from(descriptors, 'base64')) as { file: Buffer[] }).file;
 
 /**
- * The definition of a service whose handlers get a CleaveError for a request that cannot be read. Otherwise that would
- * be answered as an error of the server.
+ * The definition of a service, whose handlers get a CleaveError in place of a request that cannot be decoded; grpc-js would
+ * report that as an internal error.
  */
 export const definitionOf = ({
   package: name,
@@ -66,7 +66,7 @@ export const definitionOf = ({
 
 const replacement = '\ufffd';
 
-/** What is not UTF-8 is read with replacement characters in its place: more of them than were sent tell of it. */
+/** Invalid UTF-8 is decoded to replacement characters: a request with more of them than were sent is refused. */
 const withoutReplacements = (request: object, bytes: Buffer): object => {
   const read = occurrences(JSON.stringify(request), replacement);
   if (read === 0 || read <= occurrences(bytes.toString('latin1'), Buffer.from(replacement).toString('latin1')))

@@ -51,10 +51,10 @@ import { definitionOf, filesIn, type GrpcService } from './definition.js';
 import { healthDescriptors } from './generated/health-descriptors.js';
 import { statusOf, typeOfRefusal } from './status.js';
 
-/** How often those who follow a stream are looked up again, in milliseconds. */
+/** How often the callers of open streams are authorised again, in milliseconds. */
 const askAgainMs = 1_000;
 
-/** How long a shutdown waits for what has been accepted. */
+/** How long a shutdown waits for accepted calls. */
 const drainMs = 10_000;
 
 const saidEveryMs = 10_000;
@@ -65,7 +65,7 @@ const keepalive = 'keepaliveTimeMs';
 const serverOptions = {
   'grpc.max_receive_message_length': limits.bodyBytes,
   'grpc.max_concurrent_streams': 1_000,
-  // Finds out about callers that have gone without a word, such as those who follow events.
+  // Detects callers that are gone without closing the connection, such as followers of events.
   'grpc.keepalive_time_ms': 30_000,
   'grpc.keepalive_timeout_ms': 10_000,
 };
@@ -74,7 +74,7 @@ type Call = ServerUnaryCall<unknown, unknown> | ServerWritableStream<unknown, un
 
 const callers = new WeakMap<object, Caller>();
 
-/** Who calls: `@CalledBy() caller: Caller`. */
+/** The authenticated caller: `@CalledBy() caller: Caller`. */
 export const CalledBy = createParamDecorator((_: undefined, context: ExecutionContext): Caller => {
   const caller = callers.get(context.getArgByIndex<object>(2));
   if (!caller) throw new Error('the caller has not been authenticated');
@@ -82,8 +82,8 @@ export const CalledBy = createParamDecorator((_: undefined, context: ExecutionCo
 });
 
 /**
- * Nest's gRPC server, with health and reflection beside the service, the trace and the deadline of a call, answers to
- * what cannot be read, and an end that loses nothing.
+ * Nest's gRPC server with health and reflection services, trace contexts and deadlines, proper errors for requests that
+ * cannot be decoded, and a graceful shutdown.
  */
 export class GrpcServer extends ServerGrpc {
   /** The full name of the service. */
@@ -91,19 +91,19 @@ export class GrpcServer extends ServerGrpc {
   private readonly health = new HealthImplementation();
   /** Fails when the server closes. */
   private readonly closing = new Subject<never>();
-  /** Ends the calls of health and reflection, which have no end of their own. */
+  /** Ends calls of health and reflection, which have no end of their own. */
   private readonly endless = new Set<() => void>();
   private canServe: boolean | undefined;
   private drained: Promise<void> | undefined;
 
   private readonly duration: Histogram | undefined;
 
-  /** The methods that answer with streams. */
+  /** The methods with response streams. */
   private readonly streams: ReadonlySet<string>;
 
   /**
    * @param at `host:port`
-   * @param maxConnections beyond which others are closed at once; no limit when left out
+   * @param maxConnections further connections are closed at once; no limit if left out
    */
   constructor(
     private readonly at: string,
@@ -131,9 +131,9 @@ export class GrpcServer extends ServerGrpc {
     this.tellHealth(false);
   }
 
-  /** Whether the service, and the server as a whole, can serve: for callers who ask before they send calls here. */
+  /** Sets the health status of the service and of the whole server, for clients that check it. */
   tellHealth(canServe: boolean): void {
-    // Those who watch are to hear of changes alone.
+    // Watchers are to be notified of changes only.
     if (canServe === this.canServe) return;
     this.canServe = canServe;
     for (const name of ['', this.serviceName]) this.health.setStatus(name, canServe ? 'SERVING' : 'NOT_SERVING');
@@ -142,9 +142,9 @@ export class GrpcServer extends ServerGrpc {
   override addHandler(pattern: unknown, handler: MessageHandler, isEvent?: boolean): void {
     const { rpc = '' } = pattern as { rpc?: string };
     const isStream = this.streams.has(rpc);
-    // The same limits as over REST: it is the same work. Who follows a stream keeps nobody away.
+    // The same limits as over REST, because it is the same work. Streams take no capacity, so they do not count.
     const limiter = isStream ? undefined : this.admission.limiterOf(/^(?:Get|List)/.test(rpc) ? 'read' : 'write');
-    // Other handlers than those of the service come by here as well; none of them is ever called.
+    // Handlers of other services pass here too; they are never called.
     const scope = this.service.scopes[rpc] ?? 'operator';
     const handle = handler as (request: unknown, metadata: Metadata, call: Call) => Promise<unknown>;
     const guarded = async (request: unknown, metadata: Metadata, call: Call): Promise<Observable<unknown>> => {
@@ -180,12 +180,12 @@ export class GrpcServer extends ServerGrpc {
     super.addHandler(pattern, guarded as MessageHandler, isEvent);
   }
 
-  /** Finds out who calls, and whether they may. */
+  /** Authenticates the caller and checks its rate limit and scope. */
   private async admitCaller(metadata: Metadata, call: Call, scope: Scope): Promise<void> {
     const caller = await this.callerIn(metadata);
     callers.set(call, caller);
     const standing = await this.authenticator.standingOf(caller);
-    // Also of those who may not do what they ask for, as over REST: they are answered.
+    // Also counts callers without the scope, as over REST, because they are answered too.
     if (standing?.isRefused) throw tooMany(standing);
     allow(caller, scope);
   }
@@ -195,7 +195,7 @@ export class GrpcServer extends ServerGrpc {
     return this.authenticator.bearerOf(others.length > 0 ? '' : authorization);
   }
 
-  /** @returns what the call is, and what ends it once, whatever is said later; a stream is left out */
+  /** @returns the context of the call, and a function that ends it once; for a stream that function does nothing */
   private begin(
     rpc: string,
     startedAt: number,
@@ -224,7 +224,7 @@ export class GrpcServer extends ServerGrpc {
     return { traceparent, requestId: requestIdOf(metadata.get('x-request-id')[0]), tenant: caller?.tenant };
   }
 
-  /** Measures a call and tells the log of it. */
+  /** Records the duration of a call and writes it to the request log. */
   private answered(rpc: string, startedAt: number, work: Work, error: unknown): void {
     const ms = performance.now() - startedAt;
     const method = `${this.serviceName}/${rpc}`;
@@ -240,14 +240,14 @@ export class GrpcServer extends ServerGrpc {
     }));
   }
 
-  /** Fails once who follows a stream is not allowed to any more; not where that cannot be found out. */
+  /** Fails once the follower of a stream is no longer authorised; not while that cannot be checked. */
   private refusalOfFollower(metadata: Metadata, call: Call, scope: Scope): Observable<never> {
     const caller = callers.get(call)!;
     const again = interval(askAgainMs).pipe(
       exhaustMap(() => refusalIn(async () => allow(await this.callerIn(metadata), scope))),
       mergeMap((it) => (it && it.code !== 'unavailable' ? throwError(() => it) : EMPTY)),
     );
-    // Also while nobody can be asked.
+    // An expired credential also ends the stream while authorisation cannot be checked.
     const ended = interval(askAgainMs).pipe(
       tap(() => refuseWhenEnded(caller)),
       ignoreElements(),
@@ -269,7 +269,7 @@ export class GrpcServer extends ServerGrpc {
     return server;
   }
 
-  /** grpc-js has no option for it, and counts none. */
+  /** grpc-js has no option for it, and does not count connections. */
   private limitConnections(server: Server): void {
     const most = this.maxConnections;
     if (most === undefined) return;
@@ -282,7 +282,7 @@ export class GrpcServer extends ServerGrpc {
     }
   }
 
-  /** Takes no more connections, ends what has no end of its own, and answers what was accepted. */
+  /** Accepts no more connections, ends the calls without an end of their own, and answers what was accepted. */
   drain(): Promise<void> {
     this.drained ??= this.finish();
     return this.drained;
@@ -299,8 +299,8 @@ export class GrpcServer extends ServerGrpc {
     for (const end of this.endless) end();
     const server = this.grpcClient as Server | undefined;
     if (!server) return;
-    // Once a GOAWAY is out, grpc-js takes its own next ping for failed and destroys the connection, whatever is under way on it.
-    // It looks here before it pings, and has no option for it.
+    // After GOAWAY, grpc-js takes its next keep-alive ping for failed and destroys the connection with the calls on it. It
+    // reads this field before it pings; there is no option for it.
     Object.assign(server, { [keepalive]: 0 });
     const ended = new AbortController();
     const late = setTimeout(drainMs, true, { signal: ended.signal }).catch(() => false);
@@ -319,7 +319,7 @@ export class GrpcServer extends ServerGrpc {
       call.sendStatus({ code, details });
     };
     return new ServerInterceptingCall(call, {
-      // What still waits to be sent then would come behind the end, which breaks the call.
+      // Messages that are still queued would follow the status, which breaks the call.
       sendMessage: (message, next) => {
         if (!hasEnded) next(message);
       },
@@ -329,7 +329,7 @@ export class GrpcServer extends ServerGrpc {
           onReceiveMetadata: (metadata, go) => go(metadata),
           onReceiveMessage: (message, go) => go(message),
           onReceiveHalfClose: (go) => go(),
-          // Called at every end of a call.
+          // Called at every end of a call, not only when it is cancelled.
           onCancel: () => this.endless.delete(end),
         });
       },
@@ -343,7 +343,7 @@ const stopping = (): CleaveError =>
     'The server is shutting down. Continue on another instance, after the last message received.',
   );
 
-/** What it refuses with, if it does. */
+/** The error that `check` refuses with, if any. */
 const refusalIn = async (check: () => Promise<void>): Promise<CleaveError | undefined> => {
   try {
     await check();
@@ -361,7 +361,7 @@ const refusalWhenBusy = (limiter: Limiter | undefined): CleaveError | undefined 
   return new CleaveError('unavailable', busy, { retry_after_ms: limiter.retryAfterMs() });
 };
 
-/** Its caller has gone already: nobody would hear the answer. */
+/** The caller has given up already, and would not get the answer. */
 const refusalWhenLate = (call: Call): CleaveError | undefined =>
   Number(call.getDeadline()) > Date.now()
     ? undefined

@@ -16,14 +16,14 @@ import { GrpcServer } from './grpc-server.js';
 
 const healthEveryMs = 1_000;
 
-/** Where a service is answered over gRPC. */
+/** Where and how a gRPC service listens. */
 export interface GrpcListening {
-  /** `host:port`; nowhere when it is undefined. */
+  /** `host:port`; no server if undefined. */
   at: string | undefined;
   service: GrpcService;
-  /** The environment variable that says where. */
+  /** The environment variable with the address. */
   variable: string;
-  /** How many may be connected at once; no limit when left out. */
+  /** Limit of concurrent connections; no limit if left out. */
   maxConnections?: number;
 }
 
@@ -39,8 +39,8 @@ export class GrpcDoor implements OnModuleDestroy {
   ) {}
 
   /**
-   * Makes the `@GrpcMethod`s of an initialised application answer. They have a Nest pipeline of their own: what is global
-   * on the REST side does not apply, and `@UseFilters(StatusFilter)` belongs to their controller.
+   * Serves the `@GrpcMethod`s of an initialised application. They have a Nest pipeline of their own: global guards, pipes,
+   * interceptors and filters of the REST side do not apply, so their controllers need `@UseFilters(StatusFilter)`.
    *
    * @throws Error that names the address and what is wrong with it
    */
@@ -67,7 +67,7 @@ export class GrpcDoor implements OnModuleDestroy {
     this.tellHealth(server);
   }
 
-  /** After REST, and before anything that calls may need is stopped. */
+  /** After REST, and before anything stops that running calls may need. */
   async onModuleDestroy(): Promise<void> {
     await this.server?.drain();
   }

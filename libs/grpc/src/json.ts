@@ -2,7 +2,7 @@ import { invalidRequest } from './invalid-request.js';
 
 type Json = unknown;
 
-/** google.protobuf.Value, as it is decoded and encoded. */
+/** google.protobuf.Value, in its decoded form. */
 interface Value {
   null_value?: unknown;
   number_value?: number;
@@ -12,7 +12,7 @@ interface Value {
   list_value?: { values?: Value[] };
 }
 
-/** google.protobuf.Struct, as it is decoded and encoded: from descriptors, proto-loader reads a map as its entries. */
+/** google.protobuf.Struct, in its decoded form: from descriptors, proto-loader decodes a map as a list of entries. */
 export interface Struct {
   fields?: { key?: string; value?: Value }[];
 }
@@ -23,7 +23,7 @@ export interface Timestamp {
   nanos: number;
 }
 
-/** What is kept as an object of JSON. */
+/** A Struct with the properties of a JSON object. */
 export const structOf = (object: object): Struct => ({
   fields: Object.entries(object).flatMap(([key, value]) =>
     value === undefined ? [] : [{ key, value: valueOf(value) }],
@@ -40,13 +40,13 @@ const valueOf = (json: Json): Value => {
 };
 
 /**
- * The JSON that a struct stands for.
+ * The JSON object that a Struct represents.
  *
- * @param path where it is within the request
+ * @param path its place within the request
  * @throws CleaveError `invalid-request` for a value that JSON does not have
  */
 export const jsonOf = ({ fields = [] }: Struct, path: string): Record<string, Json> =>
-  // Entries, so that no key is anything but a key.
+  // fromEntries, so that no key, such as `__proto__`, has a special meaning.
   Object.fromEntries(fields.map(({ key = '', value = {} }) => [key, jsonOfValue(value, `${path}.${key}`)]));
 
 const jsonOfValue = (value: Value, path: string): Json => {

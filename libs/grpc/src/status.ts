@@ -5,16 +5,16 @@ import { CleaveError, type ErrorCode, type Fault } from '#contracts';
 import { errorTypeOf } from '#telemetry';
 import { messagesIn } from './definition.js';
 
-/** What ends a call that is refused: as grpc-js takes it. */
+/** The status of a refused call, in the form that grpc-js expects. */
 export interface RefusedStatus {
-  /** The stable code of the error; not sent beside the details, which have it. */
+  /** The stable error code; only sent within the details. */
   reason: ErrorCode;
   code: Code;
   details: string;
   metadata: Metadata;
 }
 
-/** By the HTTP status of the error (AIP-193), where its code has none of its own below. */
+/** By HTTP status (AIP-193), for error codes that are not in `codeOfError`. */
 const codeOfStatus: Record<number, Code> = {
   400: Code.INVALID_ARGUMENT,
   401: Code.UNAUTHENTICATED,
@@ -36,7 +36,7 @@ const codeOfStatus: Record<number, Code> = {
 };
 
 const codeOfError: Partial<Record<ErrorCode, Code>> = {
-  // What was read before does not hold any more: read it again and decide anew.
+  // The state that the caller read has changed: it must read again and decide anew.
   'price-changed': Code.ABORTED,
   'request-in-progress': Code.ABORTED,
   'idempotency-key-reused': Code.ALREADY_EXISTS,
@@ -72,7 +72,7 @@ const protobuf = {
   Duration: { fields: { seconds: { type: 'int64', id: 1 }, nanos: { type: 'int32', id: 2 } } },
 };
 
-/** What errors are told with, of google/rpc/status.proto and error_details.proto. */
+/** The error messages of google/rpc/status.proto and error_details.proto. */
 const messages = messagesIn({
   nested: { google: { nested: { rpc: { nested: rpc }, protobuf: { nested: protobuf } } } },
 });
@@ -84,15 +84,15 @@ const detail = (name: string, message: object): object => ({
   value: encoded(name, message),
 });
 
-/** Clients read no more than 8 KiB of metadata, unless they are told to. */
+/** By default, clients accept no more than 8 KiB of metadata. */
 const mostDetailBytes = 4_096;
-/** As it is sent, which is percent-encoded. */
+/** In percent-encoded form, as it is sent. */
 const mostMessageBytes = 2_000;
 
 const withinBytes = (message: string): string => {
   let text = message.toWellFormed();
   const isTooLong = encodeURI(text).length > mostMessageBytes;
-  // A character takes twelve bytes at most, and those that are cut are few.
+  // Cut in steps, because a character takes up to twelve bytes.
   while (encodeURI(text).length > mostMessageBytes) text = text.slice(0, Math.floor(text.length * 0.9)).toWellFormed();
   return isTooLong ? `${text}…` : text;
 };
@@ -102,7 +102,7 @@ const delayOf = (retryAfterMs: unknown): { seconds: number; nanos: number } => {
   return { seconds: Math.floor(ms / 1_000), nanos: (ms % 1_000) * 1_000_000 };
 };
 
-/** The status that tells a caller about an error, with the details of AIP-193. */
+/** The status for an error, with the details of AIP-193. */
 export const statusOf = ({ code: reason, detail: message, extensions, status }: CleaveError): RefusedStatus => {
   const code = codeOfError[reason] ?? codeOfStatus[status] ?? Code.UNKNOWN;
   const text = withinBytes(message);
@@ -144,11 +144,11 @@ export const statusOf = ({ code: reason, detail: message, extensions, status }: 
   return { reason, code, details: text, metadata };
 };
 
-/** The stable code of a refusal, the class of any other error. */
+/** The stable code of a refusal, or the class of any other error. */
 export const typeOfRefusal = (error: unknown): string =>
   (error as Partial<RefusedStatus> | undefined)?.reason ?? errorTypeOf(error);
 
-/** Tells every error as a status, and logs those that are ours. Of an error that is not for callers it says nothing. */
+/** Turns every error into a status. Unexpected errors are logged, and their details are not sent to callers. */
 @Catch()
 export class StatusFilter implements RpcExceptionFilter {
   private readonly logger = new Logger('Grpc');

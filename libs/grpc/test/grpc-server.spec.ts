@@ -42,7 +42,7 @@ const service = {
 
 const pingEveryMs = 200;
 
-/** Asks those who are connected whether they are there as often as a test can wait for. */
+/** Pings its clients as often as a test can wait for. */
 class PingingServer extends GrpcServer {
   override async createClient(): Promise<Server> {
     return Object.assign(await super.createClient(), { keepaliveTimeMs: pingEveryMs });
@@ -83,7 +83,7 @@ const start = async (maxConnections?: number): Promise<{ at: string; server: Grp
   return { at, server };
 };
 
-/** What the call of a caller with a connection of its own comes to: 'answered', or the name of the status. */
+/** The outcome of a call on a new connection: 'answered', or the name of the status. */
 const wait = (at: string): Promise<string> => {
   const client = new Client(at, credentials.createInsecure(), { 'grpc.use_local_subchannel_pool': 1 });
   closing.push(async () => client.close());

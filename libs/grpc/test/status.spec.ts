@@ -22,6 +22,6 @@ it('what is told of an error stays within what callers read', () => {
   expect(bytes.length).toBeLessThanOrEqual(4_096);
   expect(bytes.toString()).toContain('lines.0.');
   expect(details.length).toBeLessThanOrEqual(1_001);
-  // As it is sent: what is not well-formed would throw.
+  // In its encoded form: encodeURI throws for text that is not well-formed.
   expect(encodeURI(details).length).toBeGreaterThan(0);
 });

@@ -47,7 +47,7 @@ function parse(text: string): Address {
   throw new Error(supported);
 }
 
-/** The hosts of an address; none of one that does not leave the process. */
+/** The hosts of an address; empty for `in-process:`. */
 export const hostsOf = (at: Address): string[] => {
   switch (at.scheme) {
     case 'in-process':
@@ -74,7 +74,7 @@ export const address: z.ZodType<Address, string> = z.string({ error: supported }
   }
 });
 
-/** The same for listening: a `tcp://` one names exactly one host and port. */
+/** An address to listen at: `tcp://` with exactly one host and port. */
 export const listenAddress: z.ZodType<Address, string> = address.refine(
   (at) => at.scheme !== 'tcp' || at.endpoints.length === 1,
   'must name exactly one host:port to listen at',
@@ -83,7 +83,7 @@ export const listenAddress: z.ZodType<Address, string> = address.refine(
 export const endpointText = ({ host, port }: Endpoint): string =>
   host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`;
 
-/** The address for people to read, without credentials. */
+/** Human-readable address, without credentials. */
 export function addressText(at: Address): string {
   if (at.scheme === 'in-process') return 'in-process:';
   if (at.scheme === 'tcp') return `tcp://${at.endpoints.map(endpointText).join(',')}`;

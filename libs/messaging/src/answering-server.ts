@@ -7,12 +7,12 @@ import { ObservedCalls } from './observed-calls.js';
 import type { Signing } from './signing.js';
 import type { NamedOperation } from './wire.js';
 
-/** How long a shutdown waits for what has been accepted. */
+/** How long a shutdown waits for accepted requests. */
 export const drainMs = 10_000;
 
-/** What our own transports share: requests go through Nest's pipeline and the contract, as over TCP. */
+/** Common base of our own transports: requests go through Nest's pipeline and the contract, as over TCP. */
 export abstract class AnsweringServer extends Server {
-  /** Where it reports what it answers. */
+  /** Records the calls that this server answers. */
   calls = new ObservedCalls();
   protected readonly inFlight = new InFlight();
   private readonly answers = new Map<string, Answer>();
@@ -24,12 +24,12 @@ export abstract class AnsweringServer extends Server {
     super();
   }
 
-  /** What this application answers, by pattern. */
+  /** The operations that this application answers. */
   protected get operations(): NamedOperation[] {
     return [...this.messageHandlers.values()].flatMap(({ extras }) => answeredBy(extras) ?? []);
   }
 
-  /** The modules that it answers for. */
+  /** The modules that this application answers for. */
   protected get modules(): ReadonlySet<string> {
     return new Set(this.operations.map(({ pattern }) => pattern.slice(0, pattern.indexOf('.'))));
   }
@@ -40,7 +40,7 @@ export abstract class AnsweringServer extends Server {
     if (answer) this.answers.set(String(pattern), answer);
   }
 
-  /** Carries out one request, if it is one to a method of `@Answers`: nobody else speaks this transport. Never rejects. */
+  /** Carries out one request, if `@Answers` has a method for it: this transport has no other handlers. Never rejects. */
   receive(pattern: string, data: unknown): Promise<Outcome> {
     return this.answers.get(pattern)?.(data) ?? Promise.resolve({ err: NO_MESSAGE_HANDLER });
   }

@@ -22,7 +22,7 @@ import {
 
 const logger = new Logger('Messages');
 
-/** Nest turns every error it does not know into "Internal server error"; this one keeps a refusal what it is. */
+/** Nest turns errors that it does not know into "Internal server error"; this filter passes a `CleaveError` on unchanged. */
 @Catch(CleaveError)
 class RefusalFilter implements RpcExceptionFilter<CleaveError> {
   catch(refusal: CleaveError): Observable<never> {
@@ -31,9 +31,9 @@ class RefusalFilter implements RpcExceptionFilter<CleaveError> {
 }
 
 /**
- * Makes a controller's method the answer to one operation of a contract, whatever transport the request comes by. It is
- * called with the decoded request and the metadata; guards, interceptors and filters get the two as data and context. It
- * refuses by throwing one of the operation's errors; anything else reaches the caller as `internal` and is logged here.
+ * Makes a controller's method the handler of one operation of a contract, over every transport. It is called with the
+ * decoded request and the metadata; guards, interceptors and filters get these two as data and context. It refuses a request
+ * by throwing one of the operation's errors; any other error is logged here and reaches the caller as `internal`.
  */
 export function Answers<C extends Contract, Name extends keyof C['operations'] & string>(contract: C, name: Name) {
   type Asked = C['operations'][Name];
@@ -52,21 +52,21 @@ export function Answers<C extends Contract, Name extends keyof C['operations'] &
   };
 }
 
-/** The operation that a pattern handler answers, if it was made by `@Answers`. */
+/** The operation that a handler answers; undefined if it was not made by `@Answers`. */
 export const answeredBy = (extras: Record<string, unknown> | undefined): NamedOperation | undefined =>
   extras?.['operation'] as NamedOperation | undefined;
 
-/** What Nest's pipeline comes to: the value, or the error it ended with. */
+/** The value that Nest's pipeline ends with; rejects with its error. */
 async function settled(result: unknown): Promise<unknown> {
   const value = await result;
   return isObservable(value) ? lastValueFrom(value, { defaultValue: undefined }) : value;
 }
 
-// Nest has logged an error with its stack when this is all that is left of it.
+// Nest puts this message in place of an unknown error, after logging that error with its stack.
 const wasLogged = (error: unknown): boolean =>
   typeof error === 'object' && error !== null && 'message' in error && error.message === 'Internal server error';
 
-/** Nothing of an unexpected error is told to the caller: it may hold what is none of their business. */
+/** Replaces an unexpected error by `internal` without details, which might be confidential. */
 function refusal(operation: NamedOperation, error: unknown): CleaveError {
   if (error instanceof CleaveError && [...transportErrors, ...operation.errors].includes(error.code)) return error;
   const unlisted = error instanceof CleaveError ? `"${error.code}" is not among the errors of its contract: ` : '';
@@ -101,7 +101,7 @@ async function answer(
   return encodeReply(operation, reply);
 }
 
-/** Refuses at once what is too many, so that the caller hears of it before its deadline. */
+/** Refuses excess requests at once, so that their callers learn of it before the deadline. */
 async function admitted(
   { pattern }: NamedOperation,
   limiter: Limiter | undefined,
@@ -120,7 +120,7 @@ async function admitted(
   }
 }
 
-/** Never throws, whatever was thrown: somebody waits for the answer. */
+/** Never throws, whatever `error` is: the caller waits for an answer. */
 function errorFor(operation: NamedOperation, error: unknown): WireError {
   try {
     return toWireError(refusal(operation, error));
@@ -134,7 +134,7 @@ function errorFor(operation: NamedOperation, error: unknown): WireError {
   }
 }
 
-/** What became of a request: the text of the reply, or the error. */
+/** The result of a request: the text of the reply, or the error. */
 export interface Outcome {
   response?: unknown;
   err?: unknown;
@@ -144,12 +144,12 @@ export interface Outcome {
 export type Answer = (data: unknown) => Promise<Outcome>;
 
 /**
- * Wraps a handler as Nest registers it with a server: from the wire to the typed request, and from the typed reply or the
- * error back. Undefined for a handler that was not made by `@Answers`.
+ * Wraps a handler as Nest registers it with a server: decodes the request, and encodes the reply or the error. Undefined for
+ * a handler that was not made by `@Answers`.
  *
- * @param admission none in one process: what is asked there is part of a request that was admitted
- * @param calls asked for when a request comes: handlers are registered before it is known
- * @param signing none where whoever can ask may ask
+ * @param admission undefined in-process, where a call is part of a request that was admitted already
+ * @param calls a function, because handlers are registered before it is set
+ * @param signing undefined if requests need no signature
  */
 export function answering(
   handler: MessageHandler,
@@ -161,7 +161,7 @@ export function answering(
 ): Answer | undefined {
   const operation = answeredBy(extras as Record<string, unknown> | undefined);
   if (!operation) return undefined;
-  // Each by itself: what one operation takes says nothing about another.
+  // One limiter for each operation, because the duration of one says nothing about another.
   const limiter = admission?.limiterOf(operation.pattern);
   return (data) =>
     inFlight.during(async () => {

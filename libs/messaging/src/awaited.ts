@@ -1,7 +1,7 @@
 /**
- * Who waits for an answer, by its id. V8 copies a Map that grows or shrinks into a new table, and an old table that has not
- * been collected yet keeps all that come after it. So it is an entry that they keep, of which nothing is left once it is over:
- * otherwise the garbage of each call, its content included, stays until all of memory is searched.
+ * Pending requests by id. When a Map grows or shrinks, V8 copies it into a new table, and an old table that has not been
+ * collected yet keeps the newer ones alive. The Map therefore holds small entries that are emptied when a request is over:
+ * otherwise the garbage of each call, its content included, would stay until a full garbage collection.
  */
 export class Awaited<Waiting> {
   private readonly entries = new Map<string, { waiting: Waiting | undefined }>();
@@ -18,7 +18,7 @@ export class Awaited<Waiting> {
     this.entries.set(id, { waiting });
   }
 
-  /** Undefined where nobody waits any more. Who takes it lets go of it. */
+  /** Removes the pending request and empties its entry. Undefined if it is not pending any more. */
   take(id: string): Waiting | undefined {
     const entry = this.entries.get(id);
     if (!entry) return undefined;

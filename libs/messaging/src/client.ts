@@ -17,23 +17,23 @@ import {
 } from './wire.js';
 
 export interface CallOptions {
-  /** Shortens the operation's deadline; it cannot be made longer. */
+  /** Can shorten the operation's deadline, but not extend it. */
   deadlineMs?: number;
-  /** `deadlineAt` shortens the deadline too, so that the metadata of a request can be passed on as they are. */
+  /** `deadlineAt` can shorten the deadline too, so that the metadata of a request can be passed on unchanged. */
   metadata?: Partial<MessageMetadata>;
   /**
-   * Has the call rejected at once when it is aborted, and forgotten here. The other side is not told: it may carry the
-   * request out nevertheless, within the deadline, and its late reply is dropped.
+   * Aborting it rejects the call at once. The other side is not told: it may still carry the request out within the
+   * deadline, and its late reply is dropped.
    */
   signal?: AbortSignal;
 }
 
-/** Asks a module for the operations of its contract, near or far. */
+/** Calls the operations of a module's contract, in this process or another. */
 export interface ContractClient<C extends Contract = Contract> {
   /**
-   * @throws CleaveError with one of the operation's own codes, or `invalid-request` (the request does not fit the contract,
-   *   with `faults`), `payload-too-large`, `deadline-exceeded`, `cancelled` (by the signal), `unavailable` (not reached, or lost on the way),
-   *   `internal`
+   * @throws CleaveError with one of the operation's own codes, or `invalid-request` (the request does not fit the
+   *   contract, with `faults`), `payload-too-large`, `deadline-exceeded`, `cancelled` (by the signal), `unavailable` (not
+   *   reached, or lost on the way), `internal`
    */
   call<Name extends keyof C['operations'] & string>(
     operation: Name,
@@ -45,25 +45,26 @@ export interface ContractClient<C extends Contract = Contract> {
 /** A request on its way to a module. */
 export interface Question {
   pattern: string;
-  /** Makes the message at the moment it is sent, so that it tells the time that is left then. */
+  /** Makes the message when it is sent, so that it contains the time left at that moment. */
   message: () => WireRequest;
-  /** Whether it may be sent again when it is unknown what became of it. */
+  /** Whether it may be sent again when its outcome is unknown. */
   mayRepeat: boolean;
-  /** Tells, when nobody waits any more, whether the caller gave up and not the deadline passed. */
+  /** Distinguishes a caller that gave up from a deadline that passed. */
   signal?: AbortSignal | undefined;
 }
 
 /**
- * Hears what became of a request: the text of the reply, or the error the other side answered with (a `WireError`, or what
- * else Nest sends), or an Error when it could not be asked.
+ * Receives the outcome of a request: the text of the reply; the error that the other side answered with (a `WireError`, or
+ * another error from Nest); or an Error if the request could not be sent or its reply was lost.
  */
 export type Ended = (error: unknown, reply?: unknown) => void;
 
-/** The way to a module. */
+/** Sends requests to one module. */
 export interface Route {
   /**
-   * @param ended called once, unless this throws; perhaps at once, perhaps not at all once the request was forgotten
-   * @returns what forgets the request
+   * @param ended called at most once, possibly before `ask` returns; not called if `ask` throws, and possibly not after
+   *   the request was forgotten
+   * @returns a function that forgets the request
    */
   ask(question: Question, ended: Ended): () => void;
   close(): Promise<void>;
@@ -72,7 +73,7 @@ export interface Route {
 const logger = new Logger('Messages');
 const sayUnasked = nowAndThen(1_000);
 
-/** Whether nobody there answers this operation, as is the case with a module of a version that did not have it yet. */
+/** Whether the other side has no handler for this operation, for example because it runs an older version. */
 export const isNotAnswered = (error: unknown): boolean =>
   error instanceof CleaveError && error.cause === NO_MESSAGE_HANDLER;
 
@@ -81,7 +82,7 @@ function asCleaveError(operation: NamedOperation, error: unknown): CleaveError {
   if (error instanceof CleaveError) return error;
   if (isWireError(error)) return new CleaveError(error.code, error.detail, error.extensions);
   if (error instanceof Error) {
-    // Where it is and what it said is for the log alone: callers from outside get this as well.
+    // The address and the cause are only logged: external callers see this error too.
     sayUnasked(() => logger.warn(`${pattern} could not be called: ${error.message}`));
     return new CleaveError('unavailable', `${pattern} could not be called. Try again shortly.`, {}, { cause: error });
   }
@@ -101,7 +102,7 @@ function givenUp({ pattern, idempotent }: NamedOperation): CleaveError {
   return new CleaveError('cancelled', `${pattern} was cancelled by its caller${advice}`);
 }
 
-/** Rejects with what became of the request instead of a reply, at the deadline and when the signal is aborted. */
+/** Resolves with the reply; rejects with the request's error, at the deadline, or when the signal is aborted. */
 const replyTo = (
   operation: NamedOperation,
   route: Pick<Route, 'ask'>,
@@ -186,7 +187,7 @@ async function ask(
   }
 }
 
-/** The client of a contract over one route. */
+/** A typed client of a contract over one route. */
 export function contractClient<C extends Contract>(
   contract: C,
   route: Pick<Route, 'ask'>,
@@ -201,7 +202,7 @@ export function contractClient<C extends Contract>(
       const reply = await calls.made(operation, options.metadata, (traceparent) =>
         ask(operation, request, route, options, traceparent, signing),
       );
-      // It has been decoded by the schema that its type is taken from.
+      // `decodeReply` has parsed it with the schema that this type is inferred from.
       return reply as ReplyOf<C['operations'][typeof name]>;
     },
   };

@@ -1,4 +1,4 @@
-/** A packet as Nest makes it: a request or what it is answered with. */
+/** A packet of Nest's TCP protocol: a request or its response. */
 export interface Packet {
   data?: unknown;
   response?: unknown;
@@ -7,26 +7,26 @@ export interface Packet {
 const hasBody = (data: unknown): data is { body: string } =>
   typeof data === 'object' && data !== null && 'body' in data && typeof data.body === 'string';
 
-/** Undefined for a packet without a body: it is JSON as it is. */
+/** Undefined for a packet without a body, which is sent as plain JSON. */
 function contentOf(packet: Packet): string | undefined {
   const { data, response } = packet;
-  // What is undefined does not come into the JSON.
+  // JSON.stringify omits undefined properties.
   if (typeof response === 'string') return `${JSON.stringify({ ...packet, response: undefined })}\n${response}`;
   if (!hasBody(data)) return undefined;
   return `${JSON.stringify({ ...packet, data: { ...data, body: undefined } })}\n${data.body}`;
 }
 
 /**
- * The packet without its body as JSON, which has no line break, and behind it the body, which is JSON text already. Within
- * the packet, as Nest sends it, it would be quoted and read once more, which for some KB is most of what a call costs. In
- * front stands the length, as Nest writes it, so that several can stand one behind the other.
+ * A frame: its length, `#`, the packet without its body as JSON on one line, and the body, which is JSON text already. In
+ * Nest's own form the body is a string within the packet, so it is escaped and parsed once more, which from a few KB on is
+ * most of the cost of a call. The length, written as Nest does, lets frames be concatenated.
  */
 export function frameOf(packet: Packet): string {
   const content = contentOf(packet) ?? JSON.stringify(packet);
   return `${content.length}#${content}`;
 }
 
-/** The packet of a frame, without its length. Undefined for what has no body: a packet as JSON. */
+/** Parses a frame without its length. Undefined for plain JSON, a packet without a body. */
 export function packetIn(content: string): Packet | undefined {
   const headEnd = content.indexOf('\n');
   if (headEnd < 0) return undefined;
@@ -44,7 +44,7 @@ export function packetIn(content: string): Packet | undefined {
   return packet;
 }
 
-/** The packets of frames that stand one behind the other. @throws SyntaxError for what are no frames */
+/** The packets of concatenated frames. @throws SyntaxError for any other text */
 export function packetsIn(text: string): Packet[] {
   const packets: Packet[] = [];
   for (let at = 0; at < text.length;) {

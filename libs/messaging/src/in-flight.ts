@@ -1,4 +1,4 @@
-/** Counts the work that has been accepted and not finished, so that a shutdown can wait for it. */
+/** Counts work that was accepted and is not finished, so that a shutdown can wait for it. */
 export class InFlight {
   private running = 0;
   private readonly waiting = new Set<() => void>();
@@ -17,7 +17,7 @@ export class InFlight {
     }
   }
 
-  /** Waits until nothing is in flight, at most `timeoutMs`; whether that was reached. */
+  /** Waits until nothing is in flight, at most `timeoutMs`. @returns whether nothing is */
   async idle(timeoutMs: number): Promise<boolean> {
     if (this.running === 0) return true;
     return new Promise((resolve) => {

@@ -3,10 +3,10 @@ import type { CustomTransportStrategy } from '@nestjs/microservices';
 import { AnsweringServer, drainMs } from './answering-server.js';
 import type { Ended, Question, Route } from './client.js';
 
-/** Where the modules of one application meet: each application has its own. */
+/** Connects the modules of one application; each application has its own hub. */
 export class InProcessHub {
   server: InProcessServer | undefined;
-  /** Resolved once the application listens: what is asked while it starts waits for that, within its deadline. */
+  /** Resolved once the application listens: calls made during the start wait for it, within their deadline. */
   readonly opening = Promise.withResolvers<void>();
 }
 
@@ -23,21 +23,21 @@ export class InProcessServer extends AnsweringServer implements CustomTransportS
     callback();
   }
 
-  /** Whether there is a handler for anything that the module answers. */
+  /** Whether there is a handler for any operation of the module. */
   answersFor(module: string): boolean {
     return [...this.messageHandlers.keys()].some((pattern) => pattern.startsWith(`${module}.`));
   }
 
   /**
-   * Waits for what is running and goes on answering: the requests that other transports finish at the same time may need
-   * it still. The hub is emptied when the whole application has been drained.
+   * Waits for running requests but keeps answering: requests that other transports finish meanwhile may still need it. The
+   * hub is emptied when the whole application has been drained.
    */
   override async close(): Promise<void> {
     await this.inFlight.idle(drainMs);
   }
 }
 
-/** The way to a module of the same application. */
+/** Sends requests to a module of the same application. */
 export class InProcessRoute implements Route {
   constructor(private readonly hub: InProcessHub) {}
 

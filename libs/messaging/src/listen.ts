@@ -11,7 +11,7 @@ import { TcpServer } from './tcp-server.js';
 
 interface MessageServer extends CustomTransportStrategy {
   calls: ObservedCalls;
-  /** Whether the server that its requests come through is reached; not there where they come through none. */
+  /** Whether the broker that requests come through is reached; undefined for transports without one. */
   readonly isReached?: boolean;
 }
 
@@ -34,7 +34,7 @@ function serverAt(
   }
 }
 
-/** The client of NATS keeps what the system said as the cause of the cause. */
+/** The NATS client keeps the system's error code in a nested cause. */
 const codeOf = (error: unknown): string | undefined => {
   const { code, cause } = error as NodeJS.ErrnoException;
   return code ?? (cause ? codeOf(cause) : undefined);
@@ -56,11 +56,11 @@ const isBroker = (at: Address): at is Extract<Address, { scheme: keyof typeof br
 const sayAfterMs = 1_000;
 const sayEveryMs = 60_000;
 
-/** The servers that requests come through and that are not reached yet, and what that means, for callers to read. */
+/** The brokers that are not reached yet, with a message for callers. */
 const awaited = new Map<string, string>();
 export const awaitedBrokers = (): ReadonlyMap<string, string> => awaited;
 
-/** Tells, while a start waits for the server that requests come through, that it does. */
+/** Logs, while a start waits for a broker, that it does. */
 async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>): Promise<Result> {
   if (!isBroker(at)) return listening;
   const { scheme } = at;
@@ -81,16 +81,16 @@ async function saidWhileWaiting<Result>(at: Address, listening: Promise<Result>)
 }
 
 /**
- * Makes the application's `@Answers` methods answer at the given addresses, one that is given twice counting once, and
- * in-process in any case, once all its modules have been initialised. When the application closes, what has been accepted is answered before the transports
- * go, and the transports before the shutdown hooks of the modules run. Messages have their own Nest pipeline: the global
- * guards, pipes, interceptors and filters of the REST side do not apply to them, those of a controller or method do.
+ * Serves the application's `@Answers` methods in-process, and at each of the given addresses (duplicates count once), once
+ * all modules have been initialised. When the application closes, accepted requests are answered before the transports
+ * close, and the transports close before the shutdown hooks of the modules run. Messages have their own Nest pipeline:
+ * global guards, pipes, interceptors and filters of the REST side do not apply to them, those of a controller or method do.
  *
- * It waits for a Redis or NATS that is not there yet, as for a database.
+ * While Redis or NATS is not reachable yet, it waits, as for a database.
  *
- * @param canServe whether the application is ready, for those who choose among several instances
- * @returns by `redis` and `nats`, where requests come through one, whether it is reached at present
- * @throws Error that names the address and what is wrong with it, or a module that is said to be in-process and is not
+ * @param canServe whether the application is ready; clients that balance over several instances ask for it
+ * @returns for each broker in use (`redis`, `nats`), a function that tells whether it is reached at present
+ * @throws Error that names the address and what is wrong with it, or a module that is configured as in-process and is not
  */
 export async function listenForMessages(
   app: INestApplication,

@@ -17,30 +17,30 @@ const largestOf = (contract: Contract): number =>
   Math.max(...Object.values(contract.operations).map(({ maxBytes }) => maxBytes));
 
 /**
- * Gives a module the typed clients of other modules: `messenger.clientFor(contract, address)`. The address alone decides whether
- * a call stays in this process or travels over TCP, Redis or NATS. Clients connect on first use.
+ * Provides typed clients of other modules: `messenger.clientFor(contract, address)`. The address alone decides whether a
+ * call stays in this process or travels over TCP, Redis or NATS. Clients connect on first use.
  */
 @Injectable()
 export class Messenger implements OnApplicationShutdown {
-  /** Where `listenForMessages` makes this application's own modules reachable. */
+  /** `listenForMessages` registers this application's own modules here. */
   readonly hub = new InProcessHub();
   private readonly nearContracts = new Set<string>();
   private readonly routes = new Map<string, Route>();
   private isClosed = false;
 
-  /** Where the calls of this application are reported, made and answered ones. */
+  /** Records the calls that this application makes and answers. */
   readonly calls: ObservedCalls;
 
   constructor(
     @Optional() @Inject(Metrics) private readonly metrics?: Metrics,
-    /** By which the services know each other; none where whoever can ask may ask. */
+    /** Signs messages between services; undefined if they share no secret. */
     @Optional() @Inject(Signing) readonly signing?: Signing,
     @Optional() @Inject(Traces) traces?: Traces,
   ) {
     this.calls = new ObservedCalls(metrics, traces);
   }
 
-  /** Clients of one module at one address share their connections; the address decides how requests travel. */
+  /** Clients of one module at one address with one policy share their connections. */
   clientFor<C extends Contract>(
     contract: C,
     at: Address,
@@ -61,9 +61,9 @@ export class Messenger implements OnApplicationShutdown {
   }
 
   /**
-   * Checks that the modules which are said to be in-process are. To be called once this application's own answer.
+   * Checks that every module configured as in-process runs in this process. Called once it listens in-process.
    *
-   * @throws Error that names the module and the variable that says where it is
+   * @throws Error that names the module and the variable that sets its address
    */
   refuseAbsentModules(): void {
     for (const name of this.nearContracts) {
@@ -75,7 +75,7 @@ export class Messenger implements OnApplicationShutdown {
     }
   }
 
-  /** The last hook of a shutdown: requests that are still being answered before it may need the other modules. */
+  /** The last shutdown hook: requests that are answered before it may still need the other modules. */
   async onApplicationShutdown(): Promise<void> {
     this.isClosed = true;
     this.hub.server = undefined;
@@ -107,7 +107,7 @@ export class Messenger implements OnApplicationShutdown {
 
 @Module({})
 export class MessagingModule {
-  /** Provides the Messenger everywhere. @param secrets with which messages to and from other processes are signed */
+  /** Provides the Messenger globally. @param secrets sign messages to and from other processes */
   static forRoot({ secrets }: { secrets?: ServiceSecrets | undefined } = {}): DynamicModule {
     return {
       module: MessagingModule,

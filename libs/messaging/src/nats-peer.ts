@@ -5,23 +5,26 @@ import { randomUUID } from 'node:crypto';
 import { z } from 'zod';
 import { Awaited } from './awaited.js';
 
-/** How requests travel over NATS: members of the group of a module hear each of them once. */
+/** Queue group of a module's instances: each request is delivered to one of them. */
 export const group = 'instances';
 const requests = 'cleave.requests';
-/** `<module>.<operation>`, or `<module>.*` for all that a module answers; of its group, or of one instance. */
+/**
+ * `pattern` is `<module>.<operation>`, or `<module>.*` for a whole module; `at` is the prefix of the group or of one
+ * instance.
+ */
 export const requestSubject = (pattern: string, at = requests): string => `${at}.${pattern}`;
 export const patternOf = (subject: string): string => subject.split('.').slice(-2).join('.');
-/** Where one instance is asked and no other. */
+/** A subject for requests to one particular instance. */
 export const newOwnSubject = (): string => `cleave.requests-of.${randomUUID()}`;
-/** Heard by every instance of the module: which of them answers at present? By its own subject. */
+/** Every instance of the module subscribes to it, and replies with its own subject. */
 export const presentSubject = (module: string): string => `cleave.present.${module}`;
-/** Heard by every instance of the module: which of some requests are in its hands still? */
+/** Every instance of the module subscribes to it, and replies if it still has one of the listed requests. */
 export const carriedSubject = (module: string): string => `cleave.carried.${module}`;
 
-/** One message: its head is JSON, and so has no line break, its body text that is not encoded a second time. */
+/** One message: its head is JSON on one line, its body is text that is not encoded a second time. */
 export interface Frame {
   head: Record<string, unknown>;
-  /** None where what came is no frame. */
+  /** Undefined if the message is no valid frame. */
   body?: string;
 }
 
@@ -29,7 +32,7 @@ const lineBreak = 10;
 
 export const encodeFrame = (head: object, body = ''): Buffer => Buffer.from(`${JSON.stringify(head)}\n${body}`);
 
-/** Never throws: that would end the connection, which reads no more once a callback has. */
+/** Never throws: a callback that throws would end the connection's read loop. */
 export function decodeFrame({ buffer, byteOffset, length }: Uint8Array): Frame {
   const bytes = Buffer.from(buffer, byteOffset, length);
   const headEnd = bytes.indexOf(lineBreak);
@@ -42,28 +45,28 @@ export function decodeFrame({ buffer, byteOffset, length }: Uint8Array): Frame {
   }
 }
 
-/** Stands for a frame that is too large for one message: whoever gets it asks for the parts, one after the other. */
+/** Replaces a frame that is too large for one message: the receiver fetches it in parts, one after the other. */
 const wireOffer = z.object({ at: z.string().regex(/^\S+$/), bytes: z.int().min(0), withinMs: z.number() });
 type Offer = z.output<typeof wireOffer>;
 
-/** Whoever may publish may have made it: what is no subject of an instance is none. */
+/** Validated strictly, because anyone who may publish can send it. */
 const wirePresent = z.object({ at: z.string().regex(/^cleave\.requests-of\.[\w-]+$/) });
 
-/** Where the one asks to be asked that has said that it is present. */
+/** The own subject of an instance that replied to a presence question. */
 export const presentIn = ({ head }: Frame): string | undefined => wirePresent.safeParse(head).data?.at;
 
-/** Whoever may publish may have made it, and nobody has looked for a signature yet: what is no offer is none. */
+/** Validated strictly, because anyone who may publish can send it, and its signature has not been checked yet. */
 const offerIn = ({ head }: Frame): Offer | undefined =>
   'offer' in head ? wireOffer.safeParse(head['offer']).data : undefined;
 
-/** However much the server allows: a large message holds up all that are behind it. */
+/** Applies even if the server allows more: a large message blocks those behind it. */
 const largestPartBytes = 1_048_576;
-/** What a frame may have beside its body. */
+/** Allowance for a frame's head, beside its body. */
 const headBytes = 1_048_576;
-/** Of requests that are fetched at the same time, before anybody has decided whether they are admitted: eight of the largest. */
+/** Limits the requests that are fetched at the same time, before admission: 128 MiB, eight of the largest. */
 const mostFetchedBytes = 134_217_728;
 
-/** Nobody is subscribed to what was asked. */
+/** No instance is subscribed to the subject. */
 export class NobodyThere extends Error {
   override readonly name = 'NobodyThere';
 }
@@ -84,16 +87,16 @@ type HearMessage = (heard: Msg | Error) => void;
 type HearFrame = (heard: Frame | Error) => void;
 
 export interface Asked {
-  /** By which the answer comes; no two questions have the same. */
+  /** The reply subject, unique for each request. */
   reply: string;
-  /** Nothing is heard of it from now on. */
+  /** `hear` is not called any more. */
   stop: () => void;
 }
 
 /**
- * One end of requests over NATS: a connection, and an inbox of its own to which all replies come. What is larger than the
- * server takes (`max_payload`) is offered instead and fetched by the other end in parts. Because they are asked for one at
- * a time, nothing piles up at a server that cuts off whoever does not keep up.
+ * One end of the request protocol over NATS: a connection with its own inbox, which receives all replies. A frame larger
+ * than one message may be (`max_payload`) is offered instead, and the other end fetches it in parts. Parts are requested one
+ * at a time, so that the receiver never becomes a slow consumer, which NATS would disconnect.
  */
 export class NatsPeer {
   private readonly link: NatsLink;
@@ -104,7 +107,7 @@ export class NatsPeer {
   private lastId = 0;
   private fetchedBytes = 0;
 
-  /** @param maxBytes of the body of a frame, where it comes in parts */
+  /** @param maxBytes of the body of a frame that is fetched in parts */
   constructor(
     at: NatsAddress,
     title: string,
@@ -122,7 +125,7 @@ export class NatsPeer {
     const connection = await this.link.open();
     if (this.connection !== connection) {
       this.connection = connection;
-      // An error is told of by the link; there is no message with it.
+      // The link logs errors; they come without a message.
       connection.subscribe(`${this.inbox}.*`, {
         callback: (error, message) => (error ? undefined : this.hear(message)),
       });
@@ -130,7 +133,7 @@ export class NatsPeer {
     return connection;
   }
 
-  /** Waits until NATS has everything. */
+  /** Waits until the server has processed everything that was sent. */
   async flush(): Promise<void> {
     if (this.link.isUp) await this.connection?.flush();
   }
@@ -140,7 +143,7 @@ export class NatsPeer {
     await this.link.close();
   }
 
-  /** `hear` is called once, later, and not at all after `stop`. */
+  /** Calls `hear` once, asynchronously, and not after `stop`. */
   ask(subject: string, frame: Buffer, withinMs: number, hear: HearFrame): Asked {
     const id = this.newId();
     const reply = `${this.inbox}.${id}`;
@@ -174,7 +177,7 @@ export class NatsPeer {
   }
 
   /**
-   * Resolves once the frame is on its way, and where it is large, once it was fetched or nobody waits for it any more.
+   * Resolves once the frame is sent; for a large frame, once it was fetched or is not wanted any more.
    *
    * @throws Error when NATS is not reached
    */
@@ -183,10 +186,10 @@ export class NatsPeer {
   }
 
   /**
-   * The frame of a request, which is fetched where the message only offers it.
+   * The frame of a request; fetches it if the message only offers it.
    *
-   * @throws CleaveError `payload-too-large`, `unavailable` when too much is being fetched already; Error when it could not be
-   *   fetched
+   * @throws CleaveError `payload-too-large`, `unavailable` when too much is being fetched already; Error if it could not
+   *   be fetched
    */
   async request(message: Msg): Promise<Frame> {
     const frame = decodeFrame(message.data);
@@ -247,7 +250,7 @@ export class NatsPeer {
     });
   }
 
-  /** What there is to end where the frame is only offered. */
+  /** @returns the offer, if the frame is too large to be sent directly */
   private publish(subject: string, frame: Buffer, withinMs: number, reply?: string): Sent | undefined {
     if (frame.length <= this.partBytes) {
       this.transmit(subject, frame, reply === undefined ? {} : { reply });
@@ -265,7 +268,7 @@ export class NatsPeer {
     this.offered.set(id, { frame, end });
     const offer: Offer = { at, bytes: frame.length, withinMs };
     try {
-      // An answer that nobody hears any more comes back to where it was offered.
+      // If nobody is subscribed for the answer any more, NATS reports that to `at`, which ends the offer.
       this.transmit(subject, encodeFrame({ offer }), { reply: reply ?? at });
     } catch (error) {
       end();
@@ -274,7 +277,7 @@ export class NatsPeer {
     return { end, ended };
   }
 
-  /** The client of NATS would keep what is sent while the connection is lost, without a bound. */
+  /** Throws while the connection is lost, because the NATS client would buffer messages without a bound. */
   private transmit(subject: string, data: string | Uint8Array, options: { reply?: string } = {}): void {
     if (!this.connection || !this.link.isUp) throw new Error('NATS is unreachable');
     this.connection.publish(subject, data, options);
@@ -290,7 +293,7 @@ export class NatsPeer {
     if (hear) return hear(message);
     const { reply } = message;
     const offered = this.offered.get(id);
-    // Without an address for the part it says that none is wanted.
+    // A message without a reply subject ends the offer: the receiver gave up, or there is none.
     if (offered && !reply) return offered.end();
     if (!this.link.isUp || !reply) return;
     const lateOffer = offered ? undefined : offerIn(decodeFrame(message.data));
@@ -298,7 +301,7 @@ export class NatsPeer {
     this.givePart(offered ?? gone, reply, Number(message.string()));
   }
 
-  /** Nothing at all stands for what is not offered any more. */
+  /** An empty part means that the frame is not offered any more. */
   private givePart({ frame, end }: Offered, to: string, from: number): void {
     const until = from + this.partBytes;
     this.transmit(to, frame.subarray(from, until));

@@ -12,17 +12,17 @@ import {
   type Asked,
 } from './nats-peer.js';
 
-/** How long a request is silent before its module is asked whether anybody has it, and again after as long. */
+/** After this long without a reply, and again as often, the module's instances are asked whether one has the request. */
 const lookAfterMs = 1_000;
 
 /**
- * Asks one module over NATS. A request goes to one of the instances that are subscribed; where none is, NATS says so and it
- * fails at once, as everything does that is under way when the connection is lost.
+ * Calls one module over NATS. A request goes to one of the subscribed instances. If there is none, NATS reports it and the
+ * request fails at once; if the connection is lost, all pending requests fail at once.
  *
- * NATS does not tell that an instance was killed. So a request that is silent is asked after, every second: where no
- * instance has it, it is lost, or lies with one that stands still. An idempotent one is asked once more then, within its
- * deadline, of the first instance that says that it is present, or of any when none has said so a second later; another one
- * fails at its deadline, or before that when no instance is left at all.
+ * NATS does not report that an instance was killed. So every second without a reply, the instances are asked whether one has
+ * the request. If none has it, it is lost or lies with an instance that is stuck. An idempotent request is then sent once
+ * more, within its deadline, to the first instance that reports itself present, or to any if none does within a second.
+ * Other requests fail at their deadline, or earlier when no instance is left.
  */
 export class NatsRoute implements Route {
   private readonly peer: NatsPeer;
@@ -60,7 +60,7 @@ export class NatsRoute implements Route {
       const frame = encodeFrame({ meta }, body);
       asked.push(
         this.peer.ask(requestSubject(pattern, at), frame, meta.remainingMs, (heard) => {
-          // It has left since it said that it was present.
+          // The instance has left since it reported itself present.
           if (heard instanceof NobodyThere && at !== undefined) send();
           else if (heard instanceof Error) end(heard instanceof NobodyThere ? this.nobody() : heard);
           else if ('err' in heard.head) end(heard.head['err']);
@@ -71,7 +71,7 @@ export class NatsRoute implements Route {
     let look: Asked | undefined;
     let lookForAnother: Asked | undefined;
     const askAgain = () => {
-      // Nobody has said so within a second: those of a version that is not asked for may take it as well.
+      // No instance has reported itself present within a second: older versions, which cannot, may take the request as well.
       if (lookForAnother) return send();
       lookForAnother = this.peer.ask(presentSubject(this.module), encodeFrame({}), lookAfterMs, (heard) => {
         send(heard instanceof Error ? undefined : presentIn(heard));

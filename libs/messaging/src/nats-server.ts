@@ -23,11 +23,11 @@ import {
 import type { Signing } from './signing.js';
 import { toWireError } from './wire.js';
 
-/** Answers over NATS, as one of the group of each module that this application answers for. */
+/** Answers over NATS, as a member of the queue group of each module that this application answers for. */
 export class NatsServer extends AnsweringServer implements CustomTransportStrategy {
   override readonly transportId = Symbol('nats-requests');
   private readonly peer: NatsPeer;
-  /** The requests that have not been answered, by where the answer goes. */
+  /** Requests that have not been answered, by their reply subject. */
   private readonly carried = new Set<string>();
   private readonly handling = new InFlight();
   private readonly own = newOwnSubject();
@@ -51,10 +51,10 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     );
   }
 
-  /** Leaves the groups, takes what NATS had sent here before, answers all of it, and lets go of NATS then. */
+  /** Leaves the queue groups, answers all requests that NATS has delivered already, and then closes the connection. */
   override async close(): Promise<void> {
     this.isClosed = true;
-    // What is cut off has been told of by the connection; its callers have lost it as well, or will find nobody who has it.
+    // The link has logged a failed drain; callers lost the connection too, or find no instance with their request.
     await Promise.allSettled(this.subscriptions.map((it) => it.drain()));
     if (!(await this.handling.idle(drainMs))) {
       this.logger.error(`${this.handling.count} requests were not finished within ${drainMs} ms and are cut off`);
@@ -97,7 +97,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     }
   }
 
-  /** Waits for as long as NATS is not there. @throws Error with what it refuses us with */
+  /** Retries until NATS is reached. @throws Error if NATS rejects the credentials or is not trusted */
   private async openPatiently(): Promise<NatsConnection> {
     for (let attempts = 0; ; attempts += 1) {
       try {
@@ -139,7 +139,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
     }
   }
 
-  /** Silence says no: somebody else may have it. */
+  /** Does not reply if it has none of them, because another instance may. */
   private tell(message: Msg): void {
     const { carried } = decodeFrame(message.data).head;
     if (!Array.isArray(carried) || !carried.some((it) => this.carried.has(it as string))) return;
@@ -147,7 +147,7 @@ export class NatsServer extends AnsweringServer implements CustomTransportStrate
   }
 }
 
-/** A request that came in parts has spent some of its time on the way. */
+/** Subtracts the time that a request in parts took to be fetched. */
 const timeLeft = (head: Frame['head'], spentMs: number): { remainingMs: number } => {
   const meta = (head['meta'] ?? {}) as { remainingMs?: number };
   return { ...meta, remainingMs: Number(meta.remainingMs) - spentMs };

@@ -12,14 +12,14 @@ import {
 } from '#telemetry';
 import type { MessageMetadata, NamedOperation } from './wire.js';
 
-/** Seconds, finest where calls in one house lie. */
+/** Bucket bounds in seconds, finest at the latencies of calls within one data centre. */
 const bounds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
 
 const system = 'cleave';
 
 type Side = 'client' | 'server';
 
-/** Measures and traces the calls of one app, those that it makes and those that it answers, at any distance. */
+/** Measures and traces the calls that one app makes and answers, in-process and over the network. */
 export class ObservedCalls {
   private readonly durations: Readonly<Record<Side, Durations>> | undefined;
 
@@ -36,7 +36,7 @@ export class ObservedCalls {
       'client',
       'Duration of calls to modules, in this process or another; failed ones have an error_type.',
     );
-    // In the words of those over gRPC, as both are told under one name.
+    // The same description as for gRPC calls, because both are exported as one metric.
     const server = durations(
       'server',
       'Duration of answered calls; refused ones have an error_type. Streams count only if they are refused.',
@@ -44,7 +44,7 @@ export class ObservedCalls {
     this.durations = client && server && { client, server };
   }
 
-  /** @param doIt makes the call as part of the trace that it is given */
+  /** @param doIt makes the call, with the trace context it is given */
   made<T>(
     operation: NamedOperation,
     metadata: Partial<MessageMetadata> | undefined,
@@ -53,7 +53,7 @@ export class ObservedCalls {
     return this.observed('client', operation, metadata?.traceparent ?? currentTrace(), doIt);
   }
 
-  /** What is asked by messages belongs to the trace and the request that they name. */
+  /** Continues the trace and the request id that the message names. */
   answered<T>(operation: NamedOperation, metadata: MessageMetadata, doIt: () => Promise<T>): Promise<T> {
     const { tenant, requestId } = metadata;
     return this.observed('server', operation, metadata.traceparent, (traceparent) => {
@@ -69,7 +69,7 @@ export class ObservedCalls {
     doIt: (traceparent: string | undefined) => Promise<T>,
   ): Promise<T> {
     if (!this.durations && !this.traces) return doIt(parent);
-    // What nobody asked for, such as a look at what is due, begins no trace.
+    // Background work such as polling has no parent, and starts no trace.
     const span = parent === undefined ? undefined : this.spanOf(side, pattern, parent);
     const startedAt = performance.now();
     const record = (errorType?: string): void =>

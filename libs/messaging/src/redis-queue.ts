@@ -5,23 +5,23 @@ import { whyDistrusted } from '#config';
 import { waitBeforeRetryMs } from '#periodic';
 
 /**
- * How requests travel over Redis. A module has one stream and one consumer group, so that each request is read by exactly
- * one of its instances; the reply is published to the channel of the client that asked.
+ * Requests over Redis: each module has one stream and one consumer group, so that exactly one of its instances reads each
+ * request; the reply is published to the channel of the client that asked.
  */
 export const group = 'instances';
 
-/** A client that asks while so many requests wait is refused: a queue that is never worked off helps nobody. */
+/** Requests are refused while this many are queued: a backlog that is never worked off only adds latency. */
 export const longestQueue = 10_000;
 
-/** An instance that has not shown itself for so long is taken for dead. */
+/** An instance without a sign of life for this long counts as dead. */
 export const aliveMs = 5_000;
 
 export interface QueueKeys {
   /** The stream. */
   requests: string;
-  /** Instances that run, by the time their sign of life expires; those that drain included. */
+  /** Running instances, scored by when their sign of life expires; includes those that are draining. */
   alive: string;
-  /** Instances that take requests, likewise. */
+  /** Instances that accept requests, scored likewise. */
   accepting: string;
 }
 
@@ -36,41 +36,38 @@ export interface AskedRequest {
   /** JSON of the metadata. */
   meta: string;
   body: string;
-  /** Under which the reply is published. */
+  /** The reply is published under this id. */
   id: string;
 }
 
 /** The fields of an entry of the stream. */
 export interface QueuedRequest extends AskedRequest {
-  /** Where the reply is published. */
+  /** The channel that the reply is published to. */
   channel: string;
 }
 
-/** Who listens at a channel of such a name understands frames, several in one message. */
+/** Prefix of channels whose subscriber understands frames, several in one message. */
 export const framesChannel = 'cleave:answers:';
 
-/** What is published to the channel. */
+/** A reply as it is published to the channel. */
 export interface PublishedReply {
   id: string;
   response?: unknown;
   err?: unknown;
-  /** The key that holds the response instead, where it is large. */
+  /** For a large response: the key that holds it. */
   responseAt?: string;
 }
 
 /**
- * Redis cuts off a subscriber for whom more than some megabytes wait (`client-output-buffer-limit pubsub`); a response of
- * more characters is fetched by the client, to which no such limit applies.
+ * Redis disconnects a subscriber whose output buffer exceeds some megabytes (`client-output-buffer-limit pubsub`). Clients
+ * fetch a response of more characters by a command instead, to which no such limit applies.
  */
 export const largestPublished = 262_144;
 
-/**
- * More bytes than that are not sent in one command, unless one request or reply has more by itself: Redis does nothing else
- * while it takes them.
- */
+/** Limit of bytes in one command, unless a single request or reply is larger: Redis does nothing else while it reads one. */
 export const largestAtOnce = 65_536;
 
-/** As they are written: each with its length in front. */
+/** Size of the strings in a command, each with its length prefix. */
 export const bytesOf = (...parts: readonly string[]): number =>
   parts.reduce((bytes, part) => bytes + Buffer.byteLength(part) + 16, 0);
 
@@ -79,7 +76,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;
 
 const scripts = {
-  /** Adds requests, as many of the first as there is room for, unless nobody would read them: 'nobody', or how many. */
+  /** Adds as many of the requests as there is room for. @returns how many, or 'nobody' if no instance accepts requests */
   addRequests: defineScript({
     NUMBER_OF_KEYS: 2,
     SCRIPT: `${now}
@@ -97,7 +94,7 @@ return math.max(added, 0)`,
     transformReply: (reply: unknown) => reply as 'nobody' | number,
   }),
 
-  /** Shows that an instance is alive, and whether it takes requests; the time of Redis in ms. */
+  /** Renews an instance's sign of life, and whether it accepts requests. @returns the time of Redis in ms */
   showLife: defineScript({
     NUMBER_OF_KEYS: 2,
     SCRIPT: `${now}
@@ -115,9 +112,9 @@ return now`,
 };
 
 const pingMs = 2_000;
-/** A connection over which no ping has been answered for so long leads nowhere. A reader is answered once it has waited. */
+/** A connection without an answered ping for this long counts as dead. Pings of a blocked reader are answered afterwards. */
 const silenceMs = 8_000;
-/** More than one replica may be met before somebody is the primary. */
+/** Minimum time between such reconnects, because they may lead to a replica until a new primary is elected. */
 const leaveReplicaMs = 1_000;
 
 const newClient = (url: string, role: string) =>
@@ -126,13 +123,13 @@ const newClient = (url: string, role: string) =>
     scripts,
     name: `cleave-${role}-${randomUUID().slice(0, 8)}`,
     disableOfflineQueue: true,
-    // Each caller has its own deadline; a timer a command on top would only cost.
+    // Each caller has its own deadline; a timer for each command would only cost time.
     commandOptions: { timeout: 0 },
     maintNotifications: 'disabled',
     pingInterval: pingMs,
     socket: {
       connectTimeout: 1_000,
-      // Until it is ready, as no pings are sent before that.
+      // Applies until the connection is ready, because pings start only then.
       socketTimeout: 6_000,
       reconnectStrategy: waitBeforeRetryMs,
     },
@@ -140,11 +137,11 @@ const newClient = (url: string, role: string) =>
 
 export type RedisConnection = ReturnType<typeof newClient>;
 
-/** A connection that reconnects by itself. Commands fail at once while it is down instead of piling up. */
+/** A connection that reconnects by itself. While it is down, commands fail at once instead of being queued. */
 export function redisConnection(url: string, role: string): RedisConnection {
   const connection = newClient(url, role);
   let silence: NodeJS.Timeout | undefined;
-  // The timeout of the socket begins anew with all that is sent, be there somebody at the other end or not.
+  // Not the socket timeout: that restarts with every write, even if the other end is gone.
   const heard = (): void => {
     clearTimeout(silence);
     const why = new Error(`it has not answered for ${silenceMs / 1_000} s`);
@@ -154,27 +151,24 @@ export function redisConnection(url: string, role: string): RedisConnection {
     connection
       .on('ready', heard)
       .on('ping-interval', heard)
-      // A ping may be refused, as by a server that still reads what it had; that is an answer too.
+      // An ErrorReply to a ping, for example while the server loads its data, is an answer too.
       .on('error', (error) => void (error instanceof ErrorReply && heard()))
       .on('end', () => clearTimeout(silence))
   );
 }
 
-/** Gives up a connection, as if it had been lost, for another one, which may lead to another server. */
+/** Drops a connection as if it had been lost and connects anew, possibly to another server. */
 function renew(connection: RedisConnection, why: Error): void {
   if (!connection.isReady) return;
   connection.destroy();
   connection.emit('error', why);
-  // It goes on trying by itself; failures are told by 'error'.
+  // It retries by itself, and failures are reported by 'error'.
   connection.connect().catch(() => undefined);
 }
 
 const leftAt = new WeakMap<RedisConnection, number>();
 
-/**
- * Lets go of connections where what went wrong is that they lead to a replica: it was the primary when they were made, and
- * whoever is that by now is found by connecting anew.
- */
+/** Reconnects if a command failed because the server became a replica: the address then leads to the new primary. */
 export function leaveReplica({ message }: Error, ...connections: RedisConnection[]): void {
   if (!message.includes('READONLY')) return;
   const now = performance.now();
@@ -185,12 +179,12 @@ export function leaveReplica({ message }: Error, ...connections: RedisConnection
   }
 }
 
-/** Starts a connection and waits for it; rejects with the first failure, while it goes on trying by itself. */
+/** Starts a connection and waits until it is ready. Rejects at the first failure, but keeps trying in the background. */
 export async function open(connection: RedisConnection): Promise<void> {
   await new Promise<void>((resolve, reject) => {
     connection.once('ready', resolve);
     connection.once('error', reject);
-    // It ends only when the connection is destroyed; failures on the way are told by 'error'.
+    // Rejects only when the connection is destroyed; failed attempts are reported by 'error'.
     connection.connect().catch(reject);
   });
 }
@@ -198,15 +192,15 @@ export async function open(connection: RedisConnection): Promise<void> {
 const askAgainMs = 250;
 
 /**
- * It has no room for us, is not there yet for anybody, lacks its replicas, or is one while the address does not lead to the primary yet: all
- * else that it answers does not get better by waiting.
+ * Errors that pass by themselves: too many clients, still loading, no replicas yet, or a replica while the address does not lead to the new
+ * primary yet. Any other error reply persists.
  */
 const isPassing = /^(?:ERR max number of clients|LOADING|BUSY|MASTERDOWN|CLUSTERDOWN|TRYAGAIN|NOREPLICAS)|READONLY/;
 
 const isRefusal = (error: Error): boolean =>
   error instanceof ErrorReply ? !isPassing.test(error.message) : whyDistrusted(error) !== undefined;
 
-/** For people to read: why Redis is not reached, and what to do where waiting does not help. */
+/** For people to read: why Redis is not reached, and what to do if waiting does not help. */
 const whyNot = (error: Error): string => {
   const { message, name } = error;
   return /^(?:WRONGPASS|NOAUTH|ERR AUTH)/.test(message)
@@ -215,9 +209,9 @@ const whyNot = (error: Error): string => {
 };
 
 /**
- * Starts a connection and waits for it, for as long as Redis is not there.
+ * Starts a connection and waits until it is ready, for as long as Redis is not reachable.
  *
- * @throws what Redis refuses it with, or that it was shut meanwhile
+ * @throws Error with the reason why Redis refuses the connection, or because it was shut meanwhile
  */
 export async function openPatiently(connection: RedisConnection): Promise<void> {
   await new Promise<void>((resolve, reject) => {
@@ -229,7 +223,7 @@ export async function openPatiently(connection: RedisConnection): Promise<void> 
   });
 }
 
-/** Asks again for as long as Redis is away or cannot do it yet, as one that reads what it had before it was started. */
+/** Repeats a command while Redis is unreachable or cannot serve it yet, for example because it is still loading its data. */
 export async function askPatiently<Reply>(connection: RedisConnection, ask: () => Promise<Reply>): Promise<Reply> {
   for (;;)
     try {
@@ -242,21 +236,21 @@ export async function askPatiently<Reply>(connection: RedisConnection, ask: () =
     }
 }
 
-/** Ends a connection. One that is being made meanwhile is made nevertheless, and would keep the process alive. */
+/** Ends a connection, and an attempt to connect that is under way, which would keep the process alive once it succeeds. */
 export function shut(connection: RedisConnection): void {
   connection.on('ready', () => connection.destroy());
   connection.destroy();
 }
 
-/** Tells once when a connection is lost and once when it is back. */
+/** Reports once that a connection is lost and once that it is back. */
 export function reportOutages(connection: RedisConnection, report: (message: string) => void): void {
   let isLost = false;
   connection.on('error', (error: Error) => {
     if (!isLost) report(`Redis is unreachable (${whyNot(error)}), trying again until it is`);
     isLost = true;
   });
-  // Where it was reached all the while, and only could not answer, there is no other sign of it than a ping it answers; and one
-  // that is left for being a replica is connected to every second.
+  // An answered ping, not 'ready': Redis may have been connected but unable to answer, and connections to a replica are
+  // replaced every second.
   connection.on('ping-interval', () => {
     if (isLost) report('Redis is reachable again');
     isLost = false;

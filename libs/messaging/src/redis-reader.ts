@@ -25,26 +25,26 @@ import {
 } from './redis-queue.js';
 import { isTooMuch, type WireError } from './wire.js';
 
-/** Few at a time, so that several instances share a burst. */
+/** Small, so that several instances share a burst. */
 const readAtOnce = 32;
 const blockMs = 2_000;
 const lifeSignMs = 1_000;
 const forgetConsumerMs = 600_000;
 const retryMs = 200;
 const replyKeptMs = 30_000;
-/** Who had to refuse something leaves the rest to others for so long at first, and longer each time … */
+/** After a refusal, an instance leaves new requests to others for this long; doubled with each further refusal, up to … */
 const firstRestMs = 50;
-/** … but for what has waited for so long: then there is too much for all, and it is refused before its deadline. */
+/** … this. A request that has queued for this long is refused before its deadline, because all instances are overloaded. */
 const patienceMs = 250;
-/** What is taken over waits for room in such steps. */
+/** Interval at which requests taken over from a dead instance look for room. */
 const roomLookMs = 10;
 
 export interface Work {
   /** Carries out one request; never rejects. */
   carryOut(request: QueuedRequest, meta: Record<string, unknown>): Promise<Outcome>;
-  /** Whether the operation may be carried out again when an instance died over it. */
+  /** Whether the operation may be carried out again after an instance died while carrying it out. */
   mayRepeat(pattern: string): boolean;
-  /** Whether one more of an operation that may be repeated would be refused at present. */
+  /** Whether the limiter would refuse one more request of this operation, which may be repeated. */
   isFull(pattern: string): boolean;
 }
 
@@ -53,7 +53,7 @@ interface Entry {
   request: QueuedRequest;
 }
 
-/** An entry that was read and is not acknowledged. */
+/** An entry that was read and is not acknowledged yet. */
 interface Pending {
   id: string;
   deliveriesCounter: number;
@@ -69,11 +69,11 @@ const lostOnTheWay: WireError = {
   extensions: {},
 };
 
-/** A reply as it is published, and where. */
+/** A reply as it is published, with its channel. */
 interface Reply {
   channel: string;
   text: string;
-  /** The response, where it is put to be fetched because it is large. */
+  /** A large response, and the key that the client fetches it from. */
   large: { at: string; response: string } | undefined;
 }
 
@@ -82,14 +82,14 @@ interface Settled {
   reply: Reply | undefined;
 }
 
-/** What is settled together. */
+/** Requests that are settled in one transaction. */
 interface Settlement {
   all: Settled[];
   bytes: number;
   done: Promise<void>;
 }
 
-/** A frame for who understands it, JSON for others, who are of a version that does not. */
+/** A frame for clients that understand it, JSON for older versions. */
 function replyTo({ channel, id }: QueuedRequest, { response, err }: Outcome): Reply {
   const isLarge = typeof response === 'string' && response.length > largestPublished;
   const large = isLarge ? { at: `cleave:reply:${randomUUID()}`, response } : undefined;
@@ -98,7 +98,7 @@ function replyTo({ channel, id }: QueuedRequest, { response, err }: Outcome): Re
   return { channel, text: channel.startsWith(framesChannel) ? frameOf(reply) : JSON.stringify(reply), large };
 }
 
-/** What is published: frames, as many in one message as it may hold, and other texts each by itself. */
+/** Joins frames to the same channel into messages of limited size; replies in JSON stay single. */
 function publications(replies: readonly Reply[]): { channel: string; text: string }[] {
   const published: { channel: string; text: string }[] = [];
   const open = new Map<string, { channel: string; text: string }>();
@@ -115,7 +115,7 @@ function publications(replies: readonly Reply[]): { channel: string; text: strin
   return published;
 }
 
-/** A settled request is named twice, where it is acknowledged and where it is deleted. */
+/** Each id is sent twice, with XACK and XDEL. */
 const bytesToSettle = ({ id, reply }: Settled): number =>
   bytesOf(id, id) +
   (reply ? bytesOf(reply.channel, reply.text) : 0) +
@@ -124,14 +124,14 @@ const bytesToSettle = ({ id, reply }: Settled): number =>
 const writtenAt = (entryId: string): number => Number(entryId.slice(0, entryId.indexOf('-')));
 
 /**
- * Reads the queue of one module as one consumer of its group. It takes what there is: the limiter decides what is let in,
- * and refuses the rest at once, which left in the queue would hear of it at its deadline. Where others answer as well, one that
- * had to refuse leaves them what is new for a moment.
+ * Reads the queue of one module as one consumer of its group. It takes all requests: the limiter admits some and refuses the
+ * others at once, which in the queue would only fail at their deadline. If there are other instances, one that had to refuse
+ * leaves new requests to them for a moment.
  *
- * A request is acknowledged and deleted once its reply has been published. What an instance had read when it died is taken
- * over by another as soon as its sign of life has expired: carried out again if the operation is idempotent and its
- * deadline has not passed, refused otherwise; few at a time, and not before the limiter has room for them. An instance that
- * is merely slow, or draining, keeps its requests.
+ * A request is acknowledged and deleted once its reply has been published. When an instance dies, another one takes over its
+ * requests as soon as its sign of life has expired: it carries out those of idempotent operations whose deadline has not
+ * passed, and refuses the others; a few at a time, and only when the limiter has room. An instance that is merely slow, or
+ * draining, keeps its requests.
  */
 export class RedisReader {
   private readonly logger: Logger;
@@ -139,11 +139,11 @@ export class RedisReader {
   private readonly consumer = randomUUID();
   private readonly reader: RedisConnection;
   private readonly inFlight = new InFlight();
-  /** Entries that have been taken up here and are not acknowledged yet. */
+  /** Entries that are being handled here and are not acknowledged yet. */
   private readonly taken = new Set<string>();
   /** Entries that are done, but whose acknowledgement did not get through. */
   private readonly unsettled = new Set<string>();
-  /** What the clock of Redis is ahead of `performance.now()`, which nobody sets. */
+  /** Offset of Redis's clock from `performance.now()`, which is monotonic. */
   private clockOffsetMs = 0;
   private isStopping = false;
   private hasReconnected = true;
@@ -152,13 +152,13 @@ export class RedisReader {
   private takingOver: Promise<void> | undefined;
   private lifeSigns: NodeJS.Timeout | undefined;
   private wake: (() => void) | undefined;
-  /** What is settled at the end of the turn. */
+  /** Collects what is settled at the end of the turn. */
   private settlement: Settlement | undefined;
   private readerId = 0;
-  /** By `performance.now()`. */
+  /** In terms of `performance.now()`. */
   private restUntil = 0;
   private restMs = firstRestMs;
-  /** As far as was known a second ago. */
+  /** Whether no other instance accepted requests at the last sign of life, at most about a second ago. */
   private isAlone = true;
 
   constructor(
@@ -172,13 +172,13 @@ export class RedisReader {
     this.reader = redisConnection(url, `reads-${module}`);
   }
 
-  /** Its own connection, over which requests come. */
+  /** Whether the connection that reads requests is up. */
   get isReached(): boolean {
     return this.reader.isReady;
   }
 
   async start(): Promise<void> {
-    // The other connection tells of outages.
+    // The `commands` connection reports outages.
     this.reader.on('error', () => undefined);
     this.reader.on('ready', () => {
       this.hasReconnected = true;
@@ -188,13 +188,13 @@ export class RedisReader {
     await askPatiently(this.commands, () => this.createGroup());
     await askPatiently(this.commands, () => this.showLife());
     if (this.isStopping) return;
-    // A Redis that comes back empty hears of us at once.
+    // Registers at once with a Redis that comes back empty.
     this.commands.on('ready', this.keepAlive);
     this.lifeSigns = setInterval(this.keepAlive, lifeSignMs);
     this.reading = this.readUntilStopped();
   }
 
-  /** Takes no more requests and finishes those that were taken; when this was the last instance, also those that wait. */
+  /** Stops reading and finishes the requests taken; the last instance also finishes those still queued. */
   async stop(): Promise<void> {
     this.isStopping = true;
     this.wake?.();
@@ -219,12 +219,12 @@ export class RedisReader {
   }
 
   private async stopReading(): Promise<void> {
-    // A connection that is cut while it waits could take a request with it; this one returns with nothing.
+    // Unblocks the read, which then returns nothing: cutting the connection could lose a request that is being delivered.
     if (this.reader.isReady && this.readerId) await this.commands.clientUnblock(this.readerId);
     await this.reading;
   }
 
-  /** Nobody adds requests any more once no instance accepts them. */
+  /** Terminates, because no client adds requests once no instance accepts them. */
   private async readTheRest(): Promise<void> {
     const giveUpAt = performance.now() + drainMs;
     while (performance.now() < giveUpAt) {
@@ -238,7 +238,7 @@ export class RedisReader {
     await this.settleAgain();
     const { requests, alive } = this.keys;
     const left = await this.commands.xPendingRange(requests, group, '-', '+', 1, { consumer: this.consumer });
-    // Deleting a consumer forgets what it had pending; that is for the others to take over.
+    // Deleting a consumer drops its pending entries, which others must take over.
     if (left.length === 0) await this.commands.xGroupDelConsumer(requests, group, this.consumer);
     await this.commands.zRem(alive, this.consumer);
   }
@@ -257,7 +257,7 @@ export class RedisReader {
         if (this.hasReconnected) await this.resume();
         const rest = this.restUntil - performance.now();
         if (rest > 0) await sleep(rest);
-        // One by one after a rest, to see whether there is room again.
+        // One at a time after a pause, to probe whether there is room again.
         const count = rest > 0 ? 1 : readAtOnce;
         await this.takeAll(await this.read(blockMs, count));
       } catch (error) {
@@ -266,7 +266,7 @@ export class RedisReader {
     }
   }
 
-  /** After every connect: requests that were delivered while the last connection broke have not been seen here. */
+  /** After every connect: requests delivered while the previous connection broke have not arrived here. */
   private async resume(): Promise<void> {
     this.hasReconnected = false;
     this.isResuming = true;
@@ -277,12 +277,12 @@ export class RedisReader {
     this.isResuming = false;
   }
 
-  /** Takes up what Redis has delivered to this consumer and what has never arrived. */
+  /** Handles entries that Redis has delivered to this consumer but that never arrived. */
   private async takeUnseen(idleMs: number): Promise<void> {
     const known = new Set([...this.taken, ...this.unsettled]);
     for await (const some of this.pendingOf(this.consumer, idleMs)) {
       const unseen = some.filter(({ id }) => !known.has(id) && !this.taken.has(id) && !this.unsettled.has(id));
-      // What was claimed from another and has not arrived either may have been carried out by that one.
+      // Entries that were claimed from another consumer but did not arrive here may have been carried out by that one.
       const [own, claimed] = [unseen.filter(isFirstDelivery), unseen.filter((it) => !isFirstDelivery(it))];
       for (const entry of await this.claim(own, 0)) this.take(entry, false);
       await this.inherit(await this.claim(claimed, 0));
@@ -302,7 +302,7 @@ export class RedisReader {
 
   private entryOf(raw: RawEntry): Entry[] {
     if (!raw) return [];
-    // Whoever wrote it may have left anything out. How long the body is counts before the rest is looked at.
+    // Any field may be missing. `body` gets a default, because its length is read before the request is validated.
     return [{ id: raw.id, request: { body: '', ...raw.message } as unknown as QueuedRequest }];
   }
 
@@ -320,14 +320,14 @@ export class RedisReader {
     if (this.isStopping) return;
     this.hasReconnected = true;
     leaveReplica(error, this.reader, this.commands);
-    // Without its stream, Redis came back empty or was emptied; without its connection, that has been told.
+    // NOGROUP means that Redis came back empty or was emptied; a lost connection has been reported already.
     const isExpected =
       /NOGROUP|UNBLOCKED|READONLY/.test(error.message) || !this.reader.isReady || !this.commands.isReady;
     if (!isExpected) this.logger.error(`Reading failed: ${error.message}`);
     await this.untilWoken(this.reader.isReady ? retryMs : undefined);
   }
 
-  /** Large ones some at a time, so that what they are answered with leaves before the last of them is carried out. */
+  /** Yields to the event loop between large requests, so that replies are sent before the last one is carried out. */
   private async takeAll(entries: readonly Entry[]): Promise<void> {
     let characters = 0;
     for (const entry of entries) {
@@ -365,7 +365,7 @@ export class RedisReader {
         this.restMs = firstRestMs;
         return await this.settle(id, request, outcome);
       }
-      // Those who wait in a queue that moves are better off with another instance, where there is one.
+      // While the queue moves, requests still in it are better served by another instance, if there is one.
       if (queuedMs < patienceMs && !this.isAlone) this.rest();
       await this.settle(id, request, isInherited ? { err: lostOnTheWay } : outcome);
     } catch (error) {
@@ -381,7 +381,7 @@ export class RedisReader {
     this.restMs = Math.min(2 * this.restMs, patienceMs);
   }
 
-  /** Together with all that are settled in the same turn of the event loop. */
+  /** Batches all requests that are settled in the same turn of the event loop. */
   private settle(id: string, request?: QueuedRequest, outcome?: Outcome): Promise<void> {
     const settled = { id, reply: request && outcome && replyTo(request, outcome) };
     const bytes = bytesToSettle(settled);
@@ -402,7 +402,7 @@ export class RedisReader {
     return settlement;
   }
 
-  /** Replies, acknowledges and deletes, in one go. */
+  /** Publishes the replies, and acknowledges and deletes the requests, in one transaction. */
   private async settleAll(all: readonly Settled[]): Promise<void> {
     const { requests } = this.keys;
     const ids = all.map((it) => it.id);
@@ -414,12 +414,12 @@ export class RedisReader {
       for (const { channel, text } of publications(replies)) batch.publish(channel, text);
       await batch.xAck(requests, group, ids).xDel(requests, ids).exec();
     } catch (error) {
-      // One that Redis does not take, having no room for what is large, is not to take the others with it.
+      // Redis may reject a large reply for lack of memory; settled one by one, the others still succeed.
       if (all.length > 1 && this.commands.isReady) {
         await Promise.all(all.map((it) => this.settleAll([it])));
         return;
       }
-      // Who asked has lost its connection to the same Redis and knows, or hears of it at its deadline.
+      // The caller has lost its connection to the same Redis too and knows, or fails at its deadline.
       for (const id of ids) this.unsettled.add(id);
       this.logger.warn(`Replies could not be sent: ${(error as Error).message}`);
     }
@@ -444,7 +444,7 @@ export class RedisReader {
 
   private readonly keepAlive = (): void => {
     if (!this.commands.isReady) return;
-    // Also while it takes over, however long that takes: it would count as dead itself.
+    // Also during a takeover, however long that takes: otherwise this instance would count as dead itself.
     const shown = this.showLife();
     if (this.takingOver) {
       shown.catch((error: Error) => this.tellUnlessLost(error));
@@ -459,14 +459,14 @@ export class RedisReader {
       });
   };
 
-  /** Without its group there is nothing to take over; reading creates it again. */
+  /** NOGROUP is expected: without the group there is nothing to take over, and reading creates it again. */
   private tellUnlessLost(error: Error): void {
     leaveReplica(error, this.commands);
     const { message } = error;
     if (this.commands.isReady && !message.startsWith('NOGROUP')) this.logger.warn(message);
   }
 
-  /** Takes over what dead instances had read, and forgets those that left nothing. */
+  /** Takes over the requests of dead instances, and deletes consumers that left none. */
   private async takeOver(): Promise<void> {
     const { requests, alive } = this.keys;
     await this.takeUnseen(aliveMs);
@@ -477,7 +477,7 @@ export class RedisReader {
     const dead = consumers.filter(({ name }) => name !== this.consumer && !living.includes(name));
     for (const { name, pending, idle } of dead) {
       if (pending > 0) {
-        // The least idle time lets one of several instances win: claiming an entry makes it fresh.
+        // The minimum idle time lets only one of several instances win, because claiming an entry resets its idle time.
         for await (const some of this.pendingOf(name, lifeSignMs))
           await this.inherit(await this.claim(some, lifeSignMs));
       } else if (pending === 0 && idle > forgetConsumerMs) {
@@ -486,13 +486,13 @@ export class RedisReader {
     }
   }
 
-  /** Each once there is room for it; those that are not claimed yet are left to others until then. */
+  /** Waits for room before each; entries that are not claimed yet stay available to other instances meanwhile. */
   private async inherit(entries: readonly Entry[]): Promise<void> {
     let patientUntil = performance.now() + patienceMs;
     for (const entry of entries) {
       while (this.isTooMuch(entry) && performance.now() < patientUntil) await sleep(roomLookMs);
       if (this.isStopping) return;
-      // As long as there is room now and then, the rest waits for it.
+      // While there is room from time to time, the remaining entries keep waiting for it.
       if (!this.isTooMuch(entry)) patientUntil = performance.now() + patienceMs;
       this.take(entry, true);
     }
@@ -502,7 +502,7 @@ export class RedisReader {
     return !this.isStopping && this.work.mayRepeat(pattern) && this.work.isFull(pattern);
   }
 
-  /** Some at a time, until there are no more. */
+  /** In pages, until there are no more. */
   private async *pendingOf(consumer: string, idleMs: number): AsyncGenerator<Pending[]> {
     const options = { consumer, IDLE: idleMs };
     for (let from = '-'; !this.isStopping;) {

@@ -21,9 +21,9 @@ import {
 } from './redis-queue.js';
 
 /**
- * Asks one module through its queue in Redis. Replies come by a channel that only this client listens to. When the
- * connection that listens is lost, a reply may be lost with it, so everything in flight fails at once as unavailable. What is
- * asked in one turn of the event loop is sent in one command.
+ * Calls one module through its queue in Redis. Replies come by a channel that only this client subscribes to. When that
+ * subscription's connection is lost, replies may be lost with it, so everything in flight fails at once as unavailable.
+ * Requests made in one turn of the event loop are sent in one command.
  */
 export class RedisRoute implements Route {
   private readonly logger = new Logger(RedisRoute.name);
@@ -66,7 +66,7 @@ export class RedisRoute implements Route {
     this.failAll('the client was closed');
   }
 
-  /** Waits for the first attempt to connect; later, while a connection is down, it fails at once. */
+  /** Waits for the first attempt to connect; later it fails at once while a connection is down. */
   private async connect(): Promise<void> {
     this.opening ??= this.open().finally(() => {
       this.isOpening = false;
@@ -80,7 +80,7 @@ export class RedisRoute implements Route {
   private add(id: string, { pattern, message }: Question): void {
     const { meta, body } = message();
     const request = { pattern, meta: JSON.stringify(meta), body, id };
-    // Each entry of the stream has the channel.
+    // Each stream entry includes the channel.
     const bytes = bytesOf(this.channel, ...Object.values(request));
     if (this.unsentBytes + bytes > largestAtOnce) this.send();
     if (this.unsent.length === 0) process.nextTick(() => this.send());
@@ -116,7 +116,7 @@ export class RedisRoute implements Route {
 
   private async open(): Promise<void> {
     reportOutages(this.replies, (message) => this.logger.warn(`${this.module}: ${message}`));
-    // Both connections lose and find the same Redis: one of them tells.
+    // Both connections go to the same Redis, so only one reports outages.
     this.requests.on('error', () => undefined);
     this.replies.on('error', () => this.failAll('the connection to Redis was lost'));
     try {
@@ -126,7 +126,7 @@ export class RedisRoute implements Route {
     }
   }
 
-  /** Once: the connection itself renews a subscription that it has had. */
+  /** Only once: the client renews its subscriptions when it reconnects. */
   private async subscribe(): Promise<void> {
     try {
       await this.replies.subscribe(this.channel, (text) => this.hear(text));
@@ -136,7 +136,7 @@ export class RedisRoute implements Route {
     }
   }
 
-  /** Never throws: the connection would hear nothing that comes after it. */
+  /** Never throws: the connection would receive no further messages. */
   private hear(text: string): void {
     let replies: PublishedReply[];
     try {
@@ -158,7 +158,7 @@ export class RedisRoute implements Route {
     );
   }
 
-  /** Does nothing for a request whose caller has given up. */
+  /** Does nothing if the caller has given up. */
   private finish(id: string, error: unknown, reply?: unknown): void {
     this.waiting.take(id)?.(error, reply);
   }
@@ -168,7 +168,7 @@ export class RedisRoute implements Route {
   }
 }
 
-/** An instance of a version that knows no frames answers each by itself, in JSON. */
+/** Older versions do not know frames, and publish each reply separately, as JSON. */
 function repliesIn(text: string): PublishedReply[] {
   const replies: unknown[] = text.startsWith('{') ? [JSON.parse(text)] : packetsIn(text);
   if (replies.some((it) => typeof it !== 'object' || it === null)) throw new SyntaxError('a reply is not an object');

@@ -5,7 +5,7 @@ import { openPatiently, redisConnection, reportOutages, shut, type RedisConnecti
 import { RedisReader, type Work } from './redis-reader.js';
 import type { Signing } from './signing.js';
 
-/** Answers from Redis: one queue for each module that this application answers for. */
+/** Answers requests from Redis: one queue for each module that this application answers for. */
 export class RedisServer extends AnsweringServer implements CustomTransportStrategy {
   override readonly transportId = Symbol('redis-streams');
   private connection: RedisConnection | undefined;
@@ -30,7 +30,7 @@ export class RedisServer extends AnsweringServer implements CustomTransportStrat
     );
   }
 
-  /** Stops reading, finishes what has been read, replies, acknowledges; then lets go of Redis. */
+  /** Stops reading, finishes and acknowledges the requests taken, then closes the connections. */
   override async close(): Promise<void> {
     await Promise.all(this.readers.map((reader) => reader.stop()));
     if (this.connection) shut(this.connection);

@@ -4,9 +4,9 @@ import type { ServiceSecrets } from '#security';
 import { Logger } from '@nestjs/common';
 import type { WireRequest } from './wire.js';
 
-/** How far the clocks of two machines may be apart, with what a message waits on the way, in milliseconds. */
+/** Greatest difference between `signedAt` and our clock: clock skew plus time in transit, in milliseconds. */
 const goodForMs = 120_000;
-/** Strangers do not fill the log. */
+/** Refusals are logged at most this often, so that strangers cannot fill the log. */
 const saidEveryMs = 10_000;
 
 const sameSecret = 'set the same SERVICE_SECRET on both sides';
@@ -15,8 +15,8 @@ export type Signature = Required<Pick<WireRequest['meta'], 'signedAt' | 'signatu
 type Signed = Pick<WireRequest['meta'], 'tenant' | 'idempotencyKey' | 'traceparent' | 'signedAt'>;
 
 /**
- * Signs each message with the secret of the services. Signed is all that decides what is done; the time that is left is not,
- * because it grows shorter on the way.
+ * Signs messages with the secret that the services share. The signature covers all that decides what is done, but not the
+ * remaining time, which shrinks on the way.
  */
 export class Signing {
   private readonly logger = new Logger('Messages');
@@ -33,7 +33,7 @@ export class Signing {
     return { signedAt, signature: this.secrets.sign(headOf(pattern, { ...meta, signedAt }), body) };
   }
 
-  /** @throws CleaveError `internal` for what nobody with the secret has sent, or too long ago */
+  /** @throws CleaveError `internal` if the message is not signed with the secret, or was signed too long ago */
   check(pattern: string, { meta, body }: WireRequest): void {
     const fault = this.faultOf(pattern, meta, body);
     if (fault === undefined) return;

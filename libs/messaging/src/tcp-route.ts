@@ -10,21 +10,21 @@ import { FrameSocket, isDrainNotice, keepAliveMs, probePattern } from './tcp-fra
 import { isTooMuch, isWireError, type WireRequest } from './wire.js';
 
 const connectTimeoutMs = 1_000;
-/** A connection on which nothing was heard for so long, although there was something to answer, is taken for dead. */
+/** A connection without any reply for this long, although requests were pending, counts as dead. */
 const silenceMs = 5_000;
 
-/** The request has certainly not been sent. */
+/** The request was certainly not sent. */
 class NotConnected extends Error {
   override readonly name = 'NotConnected';
 }
 
-/** Hears the error that was answered, or an Error of this side, or the reply. */
+/** Receives the error the other side answered with, or an Error that arose on this side, or the reply. */
 type Answered = (error: unknown, reply?: unknown) => void;
 
 const connectionClosed = 'Connection closed';
 const heard = Promise.resolve();
 
-/** Nest's TCP client, used for the life of one socket. */
+/** Nest's TCP client, used for the lifetime of one socket. */
 class TcpConnection extends ClientTCP {
   private asked = 0;
   private readonly awaited = new Awaited<Answered>();
@@ -42,13 +42,13 @@ class TcpConnection extends ClientTCP {
   }
 
   /**
-   * Asks without the observables that `send` puts around it, which are a fifth of the cost of a call; it has to be connected.
+   * Sends a request on an open connection, without the observables of `send`, which are a fifth of the cost of a call.
    *
-   * @param answered called with what comes, also when the connection ends before
-   * @returns what forgets the request
+   * @param answered called with the outcome, also when the connection ends before the reply
+   * @returns a function that forgets the request
    */
   ask(pattern: string, data: unknown, answered: Answered): () => void {
-    // Counted: a request is known by it on one connection only.
+    // A counter is enough: ids are unique within one connection.
     const id = String((this.asked += 1));
     this.awaited.add(id, answered);
     try {
@@ -60,7 +60,7 @@ class TcpConnection extends ClientTCP {
     return () => this.awaited.take(id);
   }
 
-  /** Who asks for a request that is not awaited any more has forgotten it. */
+  /** A reply that is not awaited any more belongs to a request that was forgotten. */
   override handleResponse(packet: unknown): Promise<void> {
     const { id, err, response } = packet as WritePacket & PacketId;
     this.awaited.take(id)?.(err, response);
@@ -77,7 +77,7 @@ class TcpConnection extends ClientTCP {
     for (const answered of this.awaited.takeAll()) answered(new Error(this.whyClosed));
   }
 
-  /** Unlike `close`, does not wait for the other side to end the connection as well. */
+  /** Unlike `close`, does not wait for the other side to end the connection. */
   destroy(): void {
     this.socket?.netSocket.destroy();
     this.close();
@@ -88,7 +88,7 @@ class TcpConnection extends ClientTCP {
 class TcpInstance implements Instance {
   private unanswered = 0;
   private heardAt = 0;
-  /** For how long those that nobody waits for any more had heard nothing. */
+  /** How long the requests that were given up had gone without any reply; carried over to the next request. */
   private silentMs = 0;
   private connection: { client: TcpConnection; ready: Promise<TcpConnection> } | undefined;
   private readonly open = new Set<TcpConnection>();
@@ -100,12 +100,12 @@ class TcpInstance implements Instance {
   ) {}
 
   /**
-   * @param ended called once: with the reply, with the error the other side answered with, or with an Error when there is
-   *   no answer, a NotConnected when the request has not been sent
-   * @returns what is to be called when nobody waits any more; `ended` is not called after it
+   * @param ended called once: with the reply, with the error the other side answered with, or with an Error if there is no
+   *   answer, a NotConnected if the request was not sent
+   * @returns a function to give the request up; `ended` is not called afterwards
    */
   ask(pattern: string, message: () => WireRequest | '', ended: (error: unknown, reply?: unknown) => void): () => void {
-    // Those before it may each have waited for a short time only.
+    // Adds the silence of the requests before, each of which may have waited too briefly to detect a dead connection.
     if (this.unanswered === 0) this.heardAt = performance.now() - this.silentMs;
     this.unanswered += 1;
     let forget: (() => void) | undefined;
@@ -125,11 +125,11 @@ class TcpInstance implements Instance {
     const send = (client: TcpConnection): void => {
       if (isOver) return;
       forget = client.ask(pattern, message(), (error, reply) => {
-        // An Error is of this side: the connection is gone, and what is sent again has to take another one.
+        // An Error arose on this side: the connection is broken, and a retry must use another one.
         if (error instanceof Error) this.abandon(client);
         end(error, reply);
       });
-      // The connection may be one that has just ended.
+      // If the connection has just ended, `end` was called before `forget` was assigned.
       if (isOver) forget();
     };
     this.connect().then(send).catch(end);
@@ -137,21 +137,21 @@ class TcpInstance implements Instance {
       if (isOver) return;
       over();
       this.silentMs = performance.now() - this.heardAt;
-      // The instance is slow, or the machine is gone without a word.
+      // The instance is slow, or its machine is gone without closing the connection.
       if (this.silentMs > silenceMs) this.close();
     };
   }
 
-  /** An answer is asked for: a process that hangs still takes connections, and one that is not ready takes requests. */
+  /** Requires an answer: a hung process still accepts connections, and one that is not ready still accepts requests. */
   async probe(signal: AbortSignal): Promise<void> {
     await new Promise<void>((resolve, reject) => {
       const forget = this.ask(
         probePattern,
         () => '',
         (error) => {
-          // Its time passes after the answer as well, which is no reason to give up the connection.
+          // The signal may still abort after the answer, which must not close the connection.
           signal.removeEventListener('abort', giveUp);
-          // Nobody answers it as a request; an instance of a version that does not know it says no more than that.
+          // Probes have no handler: an instance that is ready, or whose version has no probes, answers with Nest's error.
           if (error instanceof Error) reject(error);
           else if (isWireError(error)) reject(new Error(error.detail));
           else resolve();
@@ -159,7 +159,7 @@ class TcpInstance implements Instance {
       );
       const giveUp = (): void => {
         forget();
-        // Perhaps nobody is left at the other end of this connection: the next probe opens another one.
+        // The other end may be gone: the next probe opens a new connection.
         if (this.unanswered === 0) this.close();
         reject(new Error('it does not answer'));
       };
@@ -198,7 +198,7 @@ class TcpInstance implements Instance {
     }
     const socket = client.unwrap<Socket>();
     socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);
-    // What was sent before is still answered on this connection; the server ends it afterwards.
+    // Requests sent before are still answered on this connection; the server ends it afterwards.
     socket.on('message', (packet: unknown) => {
       if (!isDrainNotice(packet)) return;
       this.abandon(client);
@@ -227,25 +227,25 @@ export const tcpTargets = (
 
 const failing: ReadonlySet<unknown> = new Set<CleaveError['code']>(['unavailable', 'internal']);
 
-/** What is not an Error is the answer of the other side; what is no error of a contract, that nobody answers it there. */
+/** Only an Error arose on this side. Answers that are no contract errors mean that the operation has no handler there. */
 function outcomeOf(error: unknown): Outcome {
   if (error instanceof NotConnected) return 'not-sent';
   if (error instanceof Error) return 'lost';
-  // A code that is not known here is one of a newer module.
+  // An unknown code comes from a newer version of the module.
   if (!isWireError(error))
     return typeof (error as { code?: unknown } | null)?.code === 'string' ? 'answered' : 'failing';
   if (isTooMuch(error) || error.code === 'deadline-exceeded') return 'busy';
   return failing.has(error.code) ? 'failing' : 'answered';
 }
 
-/** The way to the instances of a module over TCP. */
+/** Sends requests to the instances of a module over TCP. */
 export class TcpRoute implements Route {
   constructor(private readonly targets: TcpTargets) {}
 
   ask({ pattern, message, mayRepeat, signal }: Question, ended: Ended): () => void {
     let isForgotten = false;
     let giveUp: (() => void) | undefined;
-    // Why nothing is known of an attempt that was sent: whatever comes later, it may have been carried out.
+    // Error of an attempt that was sent but not answered. It outranks later ones: the request may have been carried out.
     let unknown: unknown;
     const attempts = this.targets.attempts(mayRepeat);
     const attempt = (): void => {

@@ -18,9 +18,9 @@ const flushMs = 1_000;
 
 const notReady: WireError = { code: 'unavailable', detail: 'it is not ready', extensions: {} };
 
-/** Nest's TCP server, answering by contract and leaving without losing a request. */
+/** Nest's TCP server, answering by contract and shutting down without losing a request. */
 export class TcpServer extends ServerTCP {
-  /** Where it reports what it answers. */
+  /** Records the calls that this server answers. */
   calls = new ObservedCalls();
   private readonly inFlight = new InFlight();
   private readonly answers = new Map<string, Answer>();
@@ -32,7 +32,7 @@ export class TcpServer extends ServerTCP {
     { host, port }: Endpoint,
     private readonly admission: Admission,
     private readonly signing?: Signing,
-    /** Whether there is any use in asking it for something. */
+    /** Whether the application is ready; the answer to readiness probes. */
     private readonly canServe: () => Promise<boolean> = () => Promise.resolve(true),
     private readonly lookup: Lookup = addressesOf,
   ) {
@@ -43,12 +43,12 @@ export class TcpServer extends ServerTCP {
     const operation = answeredBy(extras as Record<string, unknown>);
     this.largestBytes = Math.max(this.largestBytes, operation?.maxBytes ?? 0);
     const answer = answering(callback, extras, this.inFlight, () => this.calls, this.admission, this.signing);
-    // Nest does not get to know of it: it would find the bare method by an event, or by the pattern written in another way.
+    // Not registered with Nest, which would run the unwrapped method for an event, or for the pattern in another notation.
     if (answer) this.answers.set(String(pattern), answer);
     else super.addHandler(pattern, callback, isEvent, extras);
   }
 
-  /** Answers a contract's request without what Nest puts around any other: a stream of replies, and a pattern that is parsed. */
+  /** Answers contract requests without Nest's overhead: an observable of replies, and parsing of the pattern. */
   override async handleMessage(socket: TcpSocket, packet: unknown): Promise<void> {
     const { id, pattern, data } = (packet ?? {}) as Partial<ReadPacket<unknown> & PacketId>;
     if (id !== undefined && pattern === probePattern && !(await this.canServe()))
@@ -58,19 +58,20 @@ export class TcpServer extends ServerTCP {
     socket.sendMessage({ id, ...(await answer(data)), isDisposed: true });
   }
 
-  /** What nobody waits for and nobody answers is none of ours; Nest would log as much of it as was sent. */
+  /** Drops events without a handler, whose whole payload Nest would log. */
   override async handleEvent(...event: Parameters<ServerTCP['handleEvent']>): Promise<void> {
     if (this.messageHandlers.has(event[0])) await super.handleEvent(...event);
   }
 
   /**
-   * Nest reports only a port in use; every other reason would leave the start waiting for ever. A name is looked up as callers
-   * do: what the system finds first may be its other address, of IPv6 for `localhost` on most machines, where nobody comes.
+   * Nest reports only a port in use; any other failure would leave the start waiting for ever. The host is resolved as
+   * callers do: the system's first result may be another address (on most machines the IPv6 one of `localhost`), which no
+   * caller uses.
    */
   override listen(callback: (error?: unknown) => void): void {
     this.server.once('error', callback);
     const listenAt = ([address]: readonly string[]): void => {
-      // It may have been told to stop meanwhile.
+      // The server may have been closed meanwhile.
       if (this.isDraining) return callback();
       this.server.listen(this.port, address ?? this.host, () => {
         this.server.off('error', callback);
@@ -81,7 +82,7 @@ export class TcpServer extends ServerTCP {
   }
 
   override bindHandler(socket: Socket): void {
-    // A caller whose machine is gone without a word leaves a connection on which nothing is ever sent.
+    // Keep-alive detects callers whose machine is gone without closing the connection.
     socket.setNoDelay(true).setKeepAlive(true, keepAliveMs);
     super.bindHandler(socket);
   }
@@ -95,9 +96,9 @@ export class TcpServer extends ServerTCP {
   }
 
   /**
-   * Asks the callers to go elsewhere, answers what they have sent, and only then lets Nest destroy the sockets. Connections
-   * are taken until the callers have heard of it: one that waits to be taken when the port is closed is cut, and what has
-   * been sent on it is lost.
+   * Tells the callers to use other instances, answers the requests they have sent, and only then lets Nest destroy the
+   * sockets. Connections are accepted until the callers have been told: closing the port cuts connections that wait to be
+   * accepted, and loses what was sent on them.
    */
   override async close(): Promise<void> {
     this.isManuallyTerminated = true;
@@ -118,7 +119,7 @@ export class TcpServer extends ServerTCP {
     super.close();
   }
 
-  /** Ends the sockets, so that the last replies leave before they are destroyed. */
+  /** Ends the sockets gracefully, so that the last replies are sent before they are destroyed. */
   private async flush(): Promise<void> {
     const closed = [...this.peers.keys()].map((socket) => new Promise<void>((resolve) => socket.end(() => resolve())));
     const ended = new AbortController();

@@ -1,23 +1,23 @@
 import { CleaveError, isErrorCode, type Contract, type ErrorCode, type Fault, type Operation } from '#contracts';
 import { z } from 'zod';
 
-/** What travels with a request beside its content. */
+/** What travels with a request besides its body. */
 export interface MessageMetadata {
   /**
-   * When the caller stops waiting. A reply after it is dropped; a handler of long work may look at it to stop before that,
-   * and what it asks of others with these metadata stops at it as well.
+   * When the caller stops waiting; later replies are dropped. A long-running handler may check it to stop early, and calls
+   * that it makes with this metadata are bound by it too.
    */
   deadlineAt: Date;
   tenant: string;
   idempotencyKey?: string;
   traceparent?: string;
-  /** Of the request from outside that it goes back to, for the log. */
+  /** The id of the external request that caused this one, for the log. */
   requestId?: string;
 }
 
 /**
- * The time left travels as a duration, because the clocks of two machines differ: the time a message spends on the way is
- * given to the server for free. Redis, where messages queue, adds the time since the entry was written, by its own clock.
+ * The deadline travels as the remaining time, because the clocks of two machines differ; time in transit does not count.
+ * Over Redis, where requests queue, the reader subtracts the time since the entry was written, by the clock of Redis.
  */
 const wireMetadata = z.object({
   tenant: z.string().min(1).max(128),
@@ -25,26 +25,26 @@ const wireMetadata = z.object({
   traceparent: z.string().max(255).optional(),
   requestId: z.string().max(255).optional(),
   remainingMs: z.number(),
-  /** Milliseconds since 1970, and the signature of it and of the rest, where the services share a secret. */
+  /** Milliseconds since 1970, and the signature over it and the rest, if the services share a secret. */
   signedAt: z.int().optional(),
   signature: z.string().max(64).optional(),
 });
 
 /**
- * A request as it travels under the pattern `<module>.<operation>`. The body is JSON text: it is written once, its size is
- * known where it is checked, and the in-process transport passes through text like the others.
+ * A request as it travels under the pattern `<module>.<operation>`. The body is JSON text: it is serialised once, its size
+ * can be checked directly, and the in-process transport goes through the same text as the others.
  */
 export const wireRequest = z.compile(z.object({ meta: wireMetadata, body: z.string() }));
 export type WireRequest = z.output<typeof wireRequest>;
 
-/** An error as it travels. */
+/** An error as it is sent. */
 export interface WireError {
   code: ErrorCode;
   detail: string;
   extensions: Record<string, unknown>;
 }
 
-/** What the transport itself answers with; every caller has to expect these. */
+/** Errors of the transport itself, which every caller has to expect. */
 export const transportErrors: readonly ErrorCode[] = [
   'unavailable',
   'deadline-exceeded',
@@ -70,8 +70,8 @@ export function operationOf(contract: Contract, name: string): NamedOperation {
 }
 
 /**
- * The JSON text of a value; `''` stands for undefined. Whoever receives it checks it by the schema: what is sent has the
- * type of it already, and to check a batch of orders at both ends takes as long as to decide it.
+ * The JSON text of a value; `''` stands for undefined. Only the receiver validates it against the schema: the sender's value
+ * has that type already, and validating a batch of orders at both ends takes as long as deciding it.
  */
 const encode = (value: unknown): string => JSON.stringify(value) ?? '';
 
@@ -96,7 +96,7 @@ function invalidRequest(pattern: string, cause: unknown): CleaveError {
 }
 
 function checkSize(what: string, text: string, { pattern, maxBytes }: NamedOperation): string {
-  // No character takes more than three bytes of UTF-8.
+  // UTF-8 takes at most three bytes for each UTF-16 code unit.
   if (text.length * 3 <= maxBytes) return text;
   const bytes = Buffer.byteLength(text);
   if (bytes <= maxBytes) return text;
@@ -104,7 +104,7 @@ function checkSize(what: string, text: string, { pattern, maxBytes }: NamedOpera
   throw new CleaveError('payload-too-large', detail, { bytes, max_bytes: maxBytes });
 }
 
-/** @throws CleaveError `invalid-request` for what has no JSON, `payload-too-large` */
+/** @throws CleaveError `invalid-request` if the value has no JSON, `payload-too-large` */
 export function encodeRequest(operation: NamedOperation, request: unknown): string {
   let text: string;
   try {
@@ -125,12 +125,12 @@ export function decodeRequest(operation: NamedOperation, text: string): unknown 
   }
 }
 
-/** A reply of which its maker has the JSON text already: it is sent as it is. */
+/** A reply that exists as JSON text already and is sent unchanged. */
 export class JsonReply {
   constructor(readonly text: string) {}
 }
 
-/** @throws CleaveError `payload-too-large`; TypeError when the handler returned what has no JSON */
+/** @throws CleaveError `payload-too-large`; TypeError if the reply has no JSON */
 export const encodeReply = (operation: NamedOperation, reply: unknown): string =>
   checkSize('reply', reply instanceof JsonReply ? reply.text : encode(reply), operation);
 
@@ -138,14 +138,14 @@ export const encodeReply = (operation: NamedOperation, reply: unknown): string =
 export const decodeReply = (operation: NamedOperation, text: string): unknown =>
   decode(operation.reply, checkSize('reply', text, operation));
 
-/** The extensions go through JSON text here, so that they are the same at any distance. */
+/** The extensions are normalised through JSON, so that they are the same over every transport. */
 export const toWireError = ({ code, detail, extensions }: CleaveError): WireError => ({
   code,
   detail,
   extensions: JSON.parse(JSON.stringify(extensions)) as Record<string, unknown>,
 });
 
-/** Whether a limiter has said that there is too much to do: what it refuses has had no effect. */
+/** Whether a limiter refused the request for overload, so that it has had no effect. */
 export const isTooMuch = (error: unknown): boolean => {
   const { code, extensions } = (error ?? {}) as Partial<WireError>;
   return code === 'unavailable' && extensions?.['retry_after_ms'] !== undefined;

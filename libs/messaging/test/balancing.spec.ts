@@ -57,7 +57,7 @@ const load = (callers: number, call: (id: string) => Promise<unknown>) => {
       const id = `load ${ids.length}`;
       ids.push(id);
       await call(id).catch((error: CleaveError) => failures.push(error));
-      // A call that fails at once gives nobody else a turn.
+      // Without this, calls that fail at once would starve all others.
       await new Promise(setImmediate);
     }
   };
@@ -140,7 +140,7 @@ describe('instances over TCP', () => {
     let connections = 0;
     const way = await listening((socket) => {
       connections += 1;
-      // As when the machine at its end has gone without a word, and another one has its address.
+      // Simulates a machine that is gone without closing the connection, whose address another one has taken over.
       if (connections === 1) socket.resume();
       else leadOn(socket, port);
     });
@@ -167,7 +167,7 @@ describe('instances over TCP', () => {
     const probing = new AbortController();
     await instance.probe(probing.signal);
     expect(getEventListeners(probing.signal, 'abort')).toEqual([]);
-    // As its time passes afterwards.
+    // Simulates the timeout of the probe, which passes afterwards.
     probing.abort();
     await instance.probe(AbortSignal.timeout(5_000));
     expect(connections).toBe(1);
@@ -188,7 +188,7 @@ describe('instances over TCP', () => {
   it('that fail whatever they are asked, and at once, get next to nothing', async () => {
     const at = await ports(3);
     const others = await Promise.all([start(at[1] as number), start(at[2] as number)]);
-    // One that has another secret, and another that was taken for an instance of this module by mistake.
+    // An instance with another secret, and a different service that was configured as an instance by mistake.
     for (const failing of [await startRefusing(at[0] as number), await startStranger()]) {
       const client = messenger.clientFor(probeContract, tcpAt(failing, at[1] as number, at[2] as number));
       const calls = load(12, (id) => client.call('once', { id }));
@@ -265,7 +265,7 @@ describe('instances over TCP', () => {
 
 describe('a name', () => {
   const at = { host: 'probe.test', port: 0 };
-  /** The addresses that the name has; the whole of 127/8 is this machine. */
+  /** The addresses that the name resolves to; the whole of 127/8 is this machine. */
   let addresses: readonly string[] | Error;
   const lookUp = async (): Promise<readonly string[]> => {
     if (addresses instanceof Error) throw addresses;
@@ -354,7 +354,7 @@ describe('a name', () => {
   });
 });
 
-/** Listens on a port of its own until the test is over. */
+/** Listens on a free port until the end of the test. */
 const listening = async (onConnection: (socket: Socket) => void): Promise<number> => {
   const sockets = new Set<Socket>();
   const server = createServer((socket) => {
@@ -369,14 +369,14 @@ const listening = async (onConnection: (socket: Socket) => void): Promise<number
   return (server.address() as AddressInfo).port;
 };
 
-/** An instance that takes what others of its module sign for a forgery. */
+/** An instance with another secret, so that it refuses the signatures of its callers. */
 const startRefusing = async (port: number): Promise<number> => {
   const instance = await startInstance([tcpAt(port)], 'refusing', [], 'another secret, of 32 characters');
   closing.push(() => instance.close());
   return port;
 };
 
-/** What answers messages, and none of these. */
+/** A message server that has none of these operations. */
 const startStranger = async (): Promise<number> => {
   const err = '"err":"There is no matching message handler defined in the remote service."';
   return listening((socket) => {
@@ -389,7 +389,7 @@ const startStranger = async (): Promise<number> => {
   });
 };
 
-/** The timers that the system keeps for connections which were taken at a port, by Linux' `/proc/net/tcp`. */
+/** The TCP timers of the connections accepted at a port, from Linux' `/proc/net/tcp`. */
 const timersOf = async (port: number): Promise<string[]> => {
   const [, ...connections] = (await readFile('/proc/net/tcp', 'utf8')).trim().split('\n');
   return connections.flatMap((line) => {
@@ -399,7 +399,7 @@ const timersOf = async (port: number): Promise<string[]> => {
   });
 };
 
-/** Takes connections and cuts them as soon as something is asked. */
+/** Accepts connections and cuts them at the first request. */
 const startCutter = async (): Promise<{ port: number; asked: () => number }> => {
   let asked = 0;
   const port = await listening((socket) => {
@@ -411,7 +411,7 @@ const startCutter = async (): Promise<{ port: number; asked: () => number }> => 
   return { port, asked: () => asked };
 };
 
-/** Joins it with another port, so that requests take so much longer. */
+/** Forwards a connection to another port, with a delay for requests. */
 const leadOn = (socket: Socket, port: number, delayMs = 0): void => {
   const onward = connect(port, '127.0.0.1').on('error', () => socket.destroy());
   socket
@@ -420,6 +420,6 @@ const leadOn = (socket: Socket, port: number, delayMs = 0): void => {
   onward.pipe(socket);
 };
 
-/** The port of a way to another port on which requests take so much longer. */
+/** The port of a proxy to another port that delays requests. */
 const delayed = (port: number, delayMs: number): Promise<number> =>
   listening((socket) => leadOn(socket, port, delayMs));

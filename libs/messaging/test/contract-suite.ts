@@ -33,7 +33,7 @@ export const sample: ProbeValues = {
   anything: { undefined: undefined, date: new Date(1), list: [undefined, Number.NaN, -0], deep: { null: null } },
 };
 
-/** What became of a call, in a form that can be compared. */
+/** The outcome of a call in a comparable form. */
 async function outcomeOf(call: Promise<unknown>): Promise<unknown> {
   try {
     return { reply: await call };
@@ -45,7 +45,7 @@ async function outcomeOf(call: Promise<unknown>): Promise<unknown> {
 
 export const codeOf = async (call: Promise<unknown>): Promise<unknown> => ((await outcomeOf(call)) as CleaveError).code;
 
-/** The calls whose outcome must not depend on the distance. */
+/** Calls whose outcome must be the same over every transport. */
 export const comparedCalls: Record<string, (client: Client) => Promise<unknown>> = {
   values: (client) => client.call('echo', sample),
   'nothing at all': (client) => client.call('ping', undefined),
@@ -66,10 +66,10 @@ export const comparedCalls: Record<string, (client: Client) => Promise<unknown>>
 };
 export const outcomes: Record<string, Record<string, unknown>> = {};
 
-/** A distance: how to find the place to listen at, and what is behind it. */
+/** A transport: where to listen, and which address leads there. */
 export interface Distance {
   name: string;
-  /** Where one or several instances listen, and the address that finds them all. */
+  /** Addresses for one or several instances to listen at, and the address that leads to all of them. */
   place(instances: number): Promise<{ listen: Address[]; at: Address }>;
 }
 
@@ -178,7 +178,7 @@ export function contractSuite({ name, place }: Distance): void {
         },
       );
       expect(seen).toMatchObject({ tenant: 'acme', key: 'k 1', trace: '00-a-b-01' });
-      // The clocks are one and the same here; the time on the way is what makes a difference.
+      // Both sides have the same clock here; only the time in transit makes a difference.
       expect(Math.abs(seen.deadline_at.getTime() - deadlineAt.getTime())).toBeLessThan(2_000);
       expect(await client.call('metadata', {})).toMatchObject({ tenant: 'default', key: null, trace: null });
     });
@@ -205,7 +205,7 @@ export function contractSuite({ name, place }: Distance): void {
       const outcome = await outcomeOf(client.call('ping', undefined));
       const refusal = { code: 'unavailable', extensions: { retry_after_ms: expect.any(Number) } };
       expect(outcome).toMatchObject(isNear ? { reply: undefined } : refusal);
-      // What another operation takes is another matter.
+      // Each operation has a limiter of its own.
       expect(await client.call('echo', sample)).toMatchObject({ text: sample.text });
       for (const at of entered) limiter.leave(at);
       expect(await outcomeOf(client.call('ping', undefined))).toStrictEqual({ reply: undefined });
@@ -241,7 +241,7 @@ export function contractSuite({ name, place }: Distance): void {
     it('carries what is large, once, up to the limit of the operation and not beyond', async () => {
       const text = '"\\☃'.repeat(150_000);
       expect((await client.call('flood', text)) === text).toBe(true);
-      // A text is two quotes longer as JSON.
+      // JSON adds two quotes to a string.
       const most = 'x'.repeat(probeContract.operations.flood.maxBytes - 2);
       const before = instance.journal.carriedOut.length;
       expect((await client.call('flood', most)) === most).toBe(true);
@@ -262,7 +262,7 @@ export function contractSuite({ name, place }: Distance): void {
       await Promise.all([given, kept].map((id) => instance.journal.arrived(id)));
       caller.abort();
       expect(await givenUp).toMatchObject({ isCleaveError: true, code: 'cancelled' });
-      // Its late reply finds nobody.
+      // The late reply of the cancelled call is dropped.
       instance.journal.letGo(given);
       expect((await client.call('echo', sample)).text).toBe(sample.text);
       instance.journal.letGo(kept);
@@ -288,7 +288,7 @@ export function contractSuite({ name, place }: Distance): void {
   });
 }
 
-/** What holds only where modules can be apart. */
+/** What only holds for modules in separate processes. */
 export function farSuite({ name, place }: Distance): void {
   describe(`instances reached ${name}`, () => {
     let messenger: Messenger;
@@ -390,7 +390,7 @@ export function farSuite({ name, place }: Distance): void {
       const { journal } = await start(listen[1] as Address, 'other');
       const client = messenger.clientFor(probeContract, at, { balance: 'round-robin' });
       const calls: Promise<unknown>[] = [];
-      // The other one answers at once; what the one to be killed gets stays there.
+      // The other instance answers at once; requests to the one that is killed stay there.
       const untilOneIsHeld = async (ask: (id: string) => Promise<unknown>): Promise<number> => {
         const first = calls.length;
         const held = killed.hasGot((id) => Number(id) >= first).then(Number);
@@ -429,11 +429,11 @@ export function farSuite({ name, place }: Distance): void {
   });
 }
 
-/** A server that requests go through, on a port of its own. */
+/** A broker that requests go through, on a port of its own. */
 export interface Broker {
   at: Address;
   kill(): Promise<void>;
-  /** Starts it on the same port again. */
+  /** Starts it again on the same port. */
   revive(): Promise<void>;
 }
 
@@ -457,7 +457,7 @@ export function brokerSuite(startBroker: () => Promise<Broker>): void {
     await broker.kill();
     expect(await held).toBe('unavailable');
     expect(await codeOf(call('ping', undefined))).toBe('unavailable');
-    // One that asks for the first time while it is dead finds it later as well.
+    // A client that calls for the first time while the broker is dead also reaches it later.
     expect(await codeOf(askEarly('ping', undefined))).toBe('unavailable');
     instance.journal.letGo('in flight');
     await eventually(async () => expect(isReached()).toBe(false));
@@ -465,7 +465,7 @@ export function brokerSuite(startBroker: () => Promise<Broker>): void {
     await isBack(call);
     await eventually(async () => expect(isReached()).toBe(true));
     await isBack(askEarly);
-    // And what stops while it is dead does stop.
+    // An instance can also be stopped while the broker is dead.
     await broker.kill();
     await instance.close();
     await Promise.all(messengers.map((it) => it.onApplicationShutdown()));

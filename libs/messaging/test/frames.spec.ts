@@ -42,7 +42,7 @@ describe('frames', () => {
     expect(written).toHaveLength(1);
     asking.sendMessage({ id: '5', response: 'x'.repeat(5_000) });
     expect(written).toHaveLength(2);
-    // What is ended in the same turn has been sent.
+    // Messages sent in the same turn as `end` are not lost.
     asking.sendMessage({ id: '6', response: '' });
     asking.end();
     await once(accepted, 'end');

@@ -60,7 +60,7 @@ describe('TCP', () => {
     running.push(instance);
     return instance;
   };
-  /** A neighbour that takes connections and cuts them as soon as something is asked. */
+  /** A server that accepts connections and cuts them at the first request. */
   const startCutter = async (): Promise<{ port: number; asked: () => number }> => {
     let asked = 0;
     const sockets = new Set<Socket>();
@@ -97,7 +97,7 @@ describe('TCP', () => {
       const client = new Messenger();
       running.push({ close: () => client.onApplicationShutdown() });
       const { call } = client.clientFor(probeContract, at, { balance: 'round-robin' });
-      // Two calls in turn reach both instances.
+      // By round-robin, two calls reach both instances.
       const calls = [1, 2].map(() => (operation === 'once' ? call('once', { id: 'x' }) : call('echo', sample)));
       const codes = await Promise.all(calls.map(codeOf));
       return codes.map((code) => String(code ?? 'answered')).toSorted((a, b) => a.localeCompare(b));
@@ -137,7 +137,7 @@ describe('TCP', () => {
     const port = await freePort();
     await start(port);
     const stranger = connect({ host: '127.0.0.1', port, allowHalfOpen: true });
-    // What was written last may find nobody.
+    // The last write may meet a closed connection.
     const over = new Promise((resolve) => stranger.on('error', () => undefined).once('close', resolve));
     const talking = setInterval(() => stranger.write('x'), 20);
     try {
@@ -170,7 +170,7 @@ describe('TCP', () => {
         detail: 'probe.wait arrived too late and was not carried out',
         extensions: {},
       });
-      // The caller has given up by then; this one only waits longer than it said.
+      // A real caller would have given up by then; this one waits longer than the deadline it sent.
       const late = ask('probe.wait', { meta: { ...meta, remainingMs: 20 }, body: '{"id":"late"}' }).catch((it) => it);
       await instance.journal.arrived('late');
       await new Promise((resolve) => setTimeout(resolve, 30));
@@ -322,7 +322,7 @@ describeWithNats('NATS', () => {
     nats = await startNats({ config: `accounts: {\n${config}\n}` });
   });
   afterAll(() => nats.stop());
-  /** What one account says no other one hears. */
+  /** Each account is isolated from the others, which separates the tests. */
   const overNats: Distance = {
     name: 'over NATS',
     place: async (instances) => {

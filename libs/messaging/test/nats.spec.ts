@@ -36,7 +36,7 @@ describeWithNats('requests over NATS', () => {
     running.push(instance);
     return instance;
   };
-  /** The subscriptions of each connection but that of the test. */
+  /** The number of subscriptions of each connection, except the test's own. */
   const subscriptions = async (): Promise<number[]> => {
     const { connections } = (await (await fetch(`${monitor}/connz`)).json()) as {
       connections: { name?: string; subscriptions: number }[];
@@ -156,7 +156,7 @@ describeWithNats('requests over NATS', () => {
     await hands.flush();
     const answer = client.call('ping', undefined, { deadlineMs: 9_000 });
     await lost;
-    // As one of the version before, which is not asked who is present.
+    // Simulates an instance of an older version, which does not say that it is present.
     const callback = (_: unknown, message: Msg): void => void message.respond(encodeFrame({}));
     hands.subscribe(requestSubject('probe.ping'), { queue: group, max: 1, callback });
     await answer;
@@ -171,7 +171,7 @@ describeWithNats('requests over NATS', () => {
     const other = await start();
     const isAskedAfter = (): Promise<void> =>
       new Promise((resolve) => hands.subscribe('cleave.carried.probe', { max: 1, callback: () => resolve() }));
-    // Two questions: by the second the answer to the first has been judged.
+    // Twice: when the second question is asked, the answer to the first one has been evaluated.
     for (const _ of ['first', 'second']) await isAskedAfter();
     const leaving = slow.close();
     for (const _ of ['first', 'second']) await isAskedAfter();
@@ -206,7 +206,7 @@ describeWithNats('requests over NATS', () => {
       expect(journal.carriedOut).toEqual([]);
     });
 
-    /** As much as is fetched at once; nobody gives any part of it. @returns one more such message */
+    /** Offers as much as may be fetched at once, and never delivers it. @returns one more such message */
     const offerMuch = (): Buffer => {
       const offer = { at: 'cleave.test.silent', bytes: 16_777_216, withinMs: 1_000 };
       hands.subscribe(offer.at, { callback: () => undefined });
@@ -219,7 +219,7 @@ describeWithNats('requests over NATS', () => {
     it('are refused while so much is being fetched that memory may not do', async () => {
       await start();
       expect((await ask('once', offerMuch())).head['err']).toMatchObject({ code: 'unavailable' });
-      // What comes whole needs nothing fetched, and once they are given up, there is room.
+      // A request in one message needs no fetching, and once the offers have expired, there is room for others.
       expect(await ask('once', encodeFrame({ meta }, '{"id":"y"}'))).toEqual({ head: {}, body: '{"by":"one"}' });
       const large = 'x'.repeat(2_000_000);
       await eventually(async () => expect((await client.call('torrent', large)) === large).toBe(true));

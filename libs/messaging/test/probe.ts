@@ -46,7 +46,7 @@ const values = z.object({
 
 const common = { idempotent: true, deadlineMs: 10_000, maxBytes: 20_000 } as const;
 
-/** What the tests ask of a module, near and far. */
+/** The operations that the tests call, in-process and over every transport. */
 export const probeContract = contract('probe', {
   echo: { ...common, summary: 'Gives back what it gets.', request: values, reply: values, errors: [] },
   ping: { ...common, summary: 'Answers nothing.', request: z.undefined(), reply: z.undefined(), errors: [] },
@@ -126,7 +126,7 @@ export const probeContract = contract('probe', {
 });
 export type ProbeValues = z.output<typeof values>;
 
-/** What one instance has been through, and its gates. */
+/** Records what happened in one instance, and holds requests back until the test lets them go. */
 class Journal {
   readonly carriedOut: string[] = [];
   readonly pipeline: string[] = [];
@@ -293,7 +293,7 @@ class ProbeModule {
   }
 }
 
-/** What the applications of this test file have logged as errors, stacks included. */
+/** The errors that the applications of this test file have logged, with stacks. */
 export const loggedErrors: string[] = [];
 export const loggedWarnings: string[] = [];
 
@@ -309,12 +309,12 @@ export interface Instance {
   app: INestApplication;
   journal: Journal;
   messenger: Messenger;
-  /** Whether what its requests come through is reached, by its name. */
+  /** For each broker in use, whether it is reached. */
   brokers: ReadonlyMap<string, () => boolean>;
   close(): Promise<void>;
 }
 
-/** One process' worth of the probe module, answering at the addresses and expecting its neighbours in-process. */
+/** One application with the probe module, listening at the addresses; it expects `neighbours` in-process. */
 export async function startInstance(
   listen: readonly Address[],
   name = 'one',
@@ -341,14 +341,14 @@ export async function startInstance(
 }
 
 export interface InstanceProcess {
-  /** Resolves once such a request has come there; it is never let go. */
+  /** Resolves once such a request has arrived there, which is never answered. */
   hasGot(isSuch: (id: string) => boolean): Promise<string>;
-  /** Stops it (SIGSTOP), or lets it go on (SIGCONT). */
+  /** Suspends (SIGSTOP) or resumes (SIGCONT) the process. */
   pause(signal: 'SIGSTOP' | 'SIGCONT'): void;
   kill(): Promise<void>;
 }
 
-/** The same as a process of its own, which can be killed. It runs what was compiled. */
+/** An instance in a process of its own, which can be killed. It runs the compiled code. */
 export async function startProcess(listen: Address): Promise<InstanceProcess> {
   const compiled = new URL('../../../dist/libs/messaging/test/probe-process.js', import.meta.url);
   const child = fork(compiled, [JSON.stringify(listen)]);

@@ -40,7 +40,7 @@ describeWithRedis('requests over Redis', () => {
     running.push(instance);
     return instance;
   };
-  /** Something that takes requests and is never heard of again, as an instance that was killed. */
+  /** Simulates an instance that was killed: it takes requests and does nothing with them. */
   const pretendInstance = async (name: string, forMs: number): Promise<void> => {
     const until = Date.now() + forMs;
     await hands.zAdd(keys.accepting, { score: until, value: name });
@@ -54,10 +54,10 @@ describeWithRedis('requests over Redis', () => {
     channel: 'nobody',
     id: '1',
   });
-  /** The time of writing is part of the id of an entry: `1-1` is half a century ago. */
+  /** The id of an entry contains its time of writing: `1-1` is in 1970. */
   const writeRequest = (operation: string, request: object, entryId = '*') =>
     hands.xAdd(keys.requests, entryId, waitingRequest(operation, request));
-  /** Cuts the connection of the one instance that reads. */
+  /** Cuts the connection of the only instance that reads. */
   const cutReader = async () => {
     const connections = (await hands.sendCommand(['CLIENT', 'LIST'])) as unknown as string;
     const reader = /id=(\d+) [^\n]*name=cleave-reads-probe/.exec(connections)?.[1] as string;
@@ -145,7 +145,7 @@ describeWithRedis('requests over Redis', () => {
     const held = client.call('wait', { id: 'held' });
     await one.journal.arrived('held');
     const two = await start();
-    // Two looks at what others have pending: the first may have begun before the instance was there.
+    // Twice: the first check of pending requests may have begun before the instance was there.
     for (const look of ['first', 'second']) {
       const before = await hands.zScore(keys.alive, (await hands.zRange(keys.alive, -1, -1))[0] as string);
       await eventually(async () => {
@@ -162,7 +162,7 @@ describeWithRedis('requests over Redis', () => {
     const { journal } = await start();
     await client.call('ping', undefined);
     const [consumer] = await hands.xInfoConsumers(keys.requests, group);
-    // What would have been on the way to it is taken in its name.
+    // Delivers a request in its name that never arrives, as if it had been on the way.
     const cut = (await cutReader())
       .xAdd(keys.requests, '*', waitingRequest('once', { id: 'on the way' }))
       .xReadGroup(group, consumer?.name as string, { key: keys.requests, id: '>' });
@@ -218,14 +218,14 @@ describeWithRedis('requests over Redis', () => {
     await start();
     const limiter = full.app.get(Admission, { strict: false }).limiterOf('probe.ping');
     while (!limiter.refuses()) limiter.enter();
-    // By now it knows of the other one.
+    // Long enough for the instance to notice the other one.
     await new Promise((resolve) => setTimeout(resolve, 2_500));
     const became: unknown[] = [];
     const caller = async (): Promise<void> => {
       for (let calls = 0; calls < 100; calls += 1) became.push(await codeOf(client.call('ping', undefined)));
     };
     await Promise.all([caller(), caller(), caller(), caller()]);
-    // It takes its turns with the other one, and finds out now and then whether it has room again.
+    // It shares the load with the other one, and probes from time to time whether it has room again.
     expect(became.filter((it) => it !== 'answered').length).toBeLessThan(100);
   });
 
@@ -283,7 +283,7 @@ describeWithRedis('requests over Redis', () => {
     await hands.configResetStat();
     const metadata = { idempotencyKey: '☃'.repeat(255) };
     await Promise.all(Array.from({ length: 600 }, () => client.call('ping', undefined, { metadata })));
-    // Some 900 bytes each.
+    // About 900 bytes each.
     expect((await timesCalled())('evalsha')).toBeGreaterThanOrEqual(2);
 
     await hands.configResetStat();
@@ -349,7 +349,7 @@ describeWithRedis('requests over Redis', () => {
     patient.on('ready', () => (timesConnected += 1));
     try {
       await handsOnSlow.connect();
-      // It reads what another one has: 20,000 keys, half a millisecond each, which is longer than anybody may be silent.
+      // Makes it load the data of a primary: 20,000 keys of half a millisecond, longer than the tolerated silence.
       for (let at = 0; at < 20_000; at += 1_000)
         await Promise.all(Array.from({ length: 1_000 }, (_, key) => hands.set(`filling ${at + key}`, 'x')));
       await handsOnSlow.configSet({
@@ -369,7 +369,7 @@ describeWithRedis('requests over Redis', () => {
       await started;
       const { call } = messenger.clientFor(probeContract, elsewhere);
       expect(await codeOf(call('ping', undefined))).toBe('answered');
-      // What is refused while it reads is an answer as well.
+      // A refusal while it loads counts as a sign of life.
       expect(timesConnected).toBe(1);
     } finally {
       await messenger.onApplicationShutdown();

@@ -7,7 +7,7 @@ export interface NatsAddress {
   token?: string;
 }
 
-/** How one looks, for those who say what they take. */
+/** The form of an address, for messages about invalid ones. */
 export const natsForm = 'nats://[user:password@ or token@]host:port[,host:port…]';
 
 const serverPattern = /^(?:\[[0-9a-f:.]+\]|[^\s:/?#@[\],]+):(\d{1,5})$/i;
@@ -29,7 +29,7 @@ const credentialsOf = (text: string): Pick<NatsAddress, 'user' | 'pass' | 'token
 /**
  * Parses an address that begins with `nats://`.
  *
- * @throws Error that says what is wrong and repeats none of the text: what is a password in it cannot be told there
+ * @throws Error that says what is wrong without quoting the text, which may contain a password
  */
 export const parseNats = (text: string): NatsAddress => {
   const authority = text.slice('nats://'.length);
@@ -46,5 +46,5 @@ export const parseNats = (text: string): NatsAddress => {
   return { scheme: 'nats', servers, ...(at >= 0 && credentialsOf(authority.slice(0, at))) };
 };
 
-/** The address for people to read, without credentials. */
+/** Human-readable address, without credentials. */
 export const natsText = ({ servers }: NatsAddress): string => `nats://${servers.join(',')}`;

@@ -5,24 +5,24 @@ import { waitBeforeRetryMs } from '#periodic';
 import type { NatsAddress } from './address.js';
 
 interface Options {
-  /** Who tells of outages, in the log. */
+  /** Name of the logger that reports outages. */
   title: string;
-  /** It was lost: what is under way will hear no answer. */
+  /** Called when the connection is lost: pending requests will get no answer. */
   onLost?: (why: string) => void;
 }
 
-/** Why it is not for us, and what to do, for people to read: waiting does not mend that. */
+/** For people to read: why the server or its credentials are refused, and what to do; undefined if waiting may help. */
 const whyRefused = (error: Error): string | undefined =>
-  // Who was too slow to say who it is may say so again.
+  // An authentication timeout is no refusal: a slow client may try again.
   error instanceof errors.AuthorizationError && !/timeout/i.test(error.message)
     ? `${error.message}: correct the user and the password, or the token, in its address`
     : whyDistrusted(error);
 
-/** Whether NATS is there and not for us. */
+/** Whether NATS was reached but rejects the credentials, or is not trusted. */
 export const isRefusedByNats = (error: unknown): boolean =>
   !!error && (whyRefused(error as Error) !== undefined || isRefusedByNats((error as Error).cause));
 
-/** A connection to NATS: made when it is first used, and again by itself whenever it is lost. */
+/** A connection to NATS that is made on first use, and reconnects by itself. */
 export class NatsLink {
   private readonly logger: Logger;
   private opening: Promise<NatsConnection> | undefined;
@@ -39,13 +39,13 @@ export class NatsLink {
     this.logger = new Logger(options.title);
   }
 
-  /** Whether what is sent now arrives, as far as is known. */
+  /** Whether the connection is up, as far as is known. */
   get isUp(): boolean {
     return this.isReached;
   }
 
   /**
-   * Waits for the first connection, and not for one that was lost: what is sent meanwhile would pile up.
+   * Waits for the first connection, but not for one that was lost, because messages would pile up meanwhile.
    *
    * @throws Error while NATS is not reached
    */
@@ -78,7 +78,7 @@ export class NatsLink {
       ...{ servers: [...servers], user, pass, token, name: 'cleave' },
       ...{ maxReconnectAttempts: -1, ignoreAuthErrorAbort: true },
       reconnectDelayHandler: () => waitBeforeRetryMs(this.attempts),
-      // A server that is gone without a word is noticed by the missing answers to pings.
+      // Missing answers to pings reveal a server that is gone without closing the connection.
       ...{ timeout: 2_000, pingInterval: 2_000, maxPingOut: 2 },
       noAsyncTraces: true,
     });

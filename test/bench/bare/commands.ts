@@ -1,4 +1,4 @@
 export type BareCommands = {
-  /** Makes the tables and listens. @returns the address */
+  /** Creates the tables and listens. @returns the address */
   listen(argument: { databaseUrl: string }): Promise<string>;
 };

@@ -9,9 +9,9 @@ import { schemaFor } from '../limits/minimal-order.js';
 import type { BareCommands } from './commands.js';
 
 /**
- * What a batch of orders over HTTP costs at the least: the orders of limit a, as many a statement as came together, in one
- * commit, and Node's own HTTP server before it. No framework, nothing is checked, nobody follows, prices lie in memory,
- * and nothing is answered that repeats. What is slower than this cannot be blamed on batches, HTTP or Postgres.
+ * The least that a batch of orders over HTTP costs: the orders of limit a, as many in each statement as arrived together, in
+ * one commit, behind Node's own HTTP server. There is no framework, validation, event log or replay of answers, and prices
+ * are in memory. Whatever is slower cannot blame batching, HTTP or Postgres.
  */
 const placing = {
   name: 'orders',
@@ -34,7 +34,7 @@ interface Line {
   quantity: number;
 }
 
-/** As the driver sends it: one product, or many. */
+/** As the driver sends it: with one product, or many lines. */
 type Body = { customer_id: string } & (Line | { lines: Line[] });
 
 interface Order {
@@ -51,10 +51,10 @@ const largestBatch = 256;
 const prices = new Map<string, number>();
 let pool: pg.Pool;
 const waiting: { order: Order; placed: () => void; failed: (error: unknown) => void }[] = [];
-/** Orders in each batch that is in flight. */
+/** The number of orders in each batch in flight. */
 const inFlight: number[] = [];
 
-/** A second batch waits until it is as large as the first. */
+/** A second batch waits until it is as large as the first one. */
 const mayGo = (): boolean =>
   waiting.length > 0 && inFlight.length < connections && waiting.length >= Math.max(0, ...inFlight);
 
@@ -100,7 +100,7 @@ const place = async (body: Body): Promise<Order> => {
   };
   await new Promise<void>((placed, failed) => {
     waiting.push({ order, placed, failed });
-    // What arrives in one turn of the event loop goes together.
+    // Requests that arrive in one turn of the event loop go into one batch.
     if (waiting.length === 1) setImmediate(goOn);
   });
   return order;
@@ -135,7 +135,7 @@ const stockOf = async (productId: string): Promise<object> => {
 const find = async (orderId: string): Promise<object | undefined> =>
   (await pool.query<object>('SELECT * FROM orders WHERE order_id = $1', [orderId])).rows[0];
 
-/** @returns what is answered, nothing where there is nothing */
+/** @returns the answer; undefined if there is none */
 const answerTo = async (request: IncomingMessage): Promise<object | undefined> => {
   const [, root, id] = request.url!.split('/').map(decodeURIComponent);
   if (request.method === 'GET') return root === 'stock' ? stockOf(id!) : find(id!);

@@ -1,4 +1,4 @@
 export type BaselineCommands = {
-  /** Makes the tables and listens. @returns the address */
+  /** Creates the tables and listens. @returns the address */
   listen(argument: { databaseUrl: string }): Promise<string>;
 };

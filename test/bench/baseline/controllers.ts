@@ -45,7 +45,7 @@ export class OrderController {
   }
 }
 
-/** What fills the shelves before, and what is looked at after. */
+/** Fills the stock before the benchmark, and reads it afterwards. */
 @Controller()
 export class ShelfController {
   constructor(private readonly dataSource: DataSource) {}

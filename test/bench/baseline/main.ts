@@ -9,11 +9,11 @@ import { OrderController, ShelfController } from './controllers.js';
 import { IdempotencyKey, Order, OrderLine, Outbox, Product } from './entities.js';
 import { OrderService } from './order.service.js';
 
-/** Room for a thousand products at once. */
+/** Room for a thousand products in one request. */
 const bodyLimit = 1_048_576;
 
 /**
- * On Fastify, which asks less of the processor than Express and is what this project has. The pool is what the driver gives who says nothing about it: ten
+ * On Fastify, which needs less CPU than Express and is what this project uses. The pool has the driver's default size, ten
  * connections.
  */
 @Module({ controllers: [OrderController, ShelfController], providers: [OrderService] })

@@ -3,7 +3,7 @@ import { DataSource, In } from 'typeorm';
 import { IdempotencyKey, Order, OrderLine, Outbox, Product } from './entities.js';
 import type { PlaceOrder } from './requests.js';
 
-/** As textbooks write it: one transaction an order, the products locked in order, entities saved through repositories. */
+/** The textbook way: one transaction for each order, products locked in order, entities saved through repositories. */
 @Injectable()
 export class OrderService {
   constructor(private readonly dataSource: DataSource) {}

@@ -10,13 +10,13 @@ import { createClient } from '@redis/client';
 import { CacheEngine } from '#cache-engine';
 import type { CacheName } from './commands.js';
 
-/** What a cache can do, in its own words. Values are small objects; what it cannot do is left out. */
+/** The operations of a cache, in its own API. Values are small objects; unsupported operations are left out. */
 export interface CacheClient {
-  /** A value that lies in the process once it has been read. */
+  /** Reads a value that is in process memory once it has been read. */
   readNear?(key: string): Promise<unknown>;
-  /** Writes what `readNear` reads, where that lies elsewhere than what `write` has written. */
+  /** Writes what `readNear` reads, if that is stored elsewhere than the values of `write`. */
   writeNear?(key: string, value: object): Promise<unknown>;
-  /** A value that lies in Redis alone. */
+  /** Reads a value that is only in Redis. */
   readFar?(key: string): Promise<unknown>;
   readFarMany?(keys: string[]): Promise<unknown[]>;
   write(key: string, value: object): Promise<unknown>;
@@ -30,9 +30,9 @@ const ours = async (url: string): Promise<CacheClient> => {
     while (!engine.isL1Used) await new Promise((resolve) => setTimeout(resolve, 10));
     return engine;
   };
-  // Apart, so that one is not told of what the other writes.
+  // Separate, so that one is not invalidated by the writes of the other.
   const near = (await engineOf('near', largeBytes)).namespace<object>('bench');
-  // Room for nothing but what is read with every value.
+  // Only room for the bookkeeping that every read needs.
   const far = (await engineOf('far', 1)).namespace<object>('bench');
   return {
     readNear: (key) => near.get(key),
@@ -74,7 +74,7 @@ const cacheManager = async (url: string): Promise<CacheClient> => {
   return {
     readNear: async (key) => {
       const value = await near.get(key);
-      // What it reads out of Redis it does not keep.
+      // It does not keep values that it reads from Redis.
       if (value !== undefined && !nearKeys.has(key)) {
         nearKeys.add(key);
         await near.set(key, value);
@@ -108,8 +108,8 @@ const ioredis = async (url: string): Promise<CacheClient> => {
 };
 
 /**
- * What a hit in Redis costs at the least where nobody waits for it alone: what is read in one turn of the event loop goes
- * in one MGET of node-redis. Nothing is checked, kept or bounded.
+ * The least that a hit in Redis costs with concurrent readers: all keys read in one turn of the event loop go into one MGET
+ * of node-redis. Nothing is validated, kept or bounded.
  */
 const mergedMget = async (url: string): Promise<CacheClient> => {
   const client = await createClient({ url }).connect();
@@ -136,7 +136,7 @@ const mergedMget = async (url: string): Promise<CacheClient> => {
   };
 };
 
-/** The bare map behind an `await`, as a measure of what the rest costs. */
+/** A plain map behind an `await`, as a reference for the cost of everything else. */
 const lruCache = async (): Promise<CacheClient> => {
   const map = new LRUCache<string, object>({ max: 1_000_000 });
   return {

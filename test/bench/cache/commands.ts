@@ -1,22 +1,19 @@
 import type { Latency } from '../statistics.js';
 
-/** Whose cache it is. */
+/** The caches that are compared. */
 export const cacheNames = [
   ...(['ours', 'bentocache', 'cache-manager', 'node-redis', 'ioredis', 'merged MGET', 'lru-cache'] as const),
 ] as const;
 export type CacheName = (typeof cacheNames)[number];
 
-/**
- * What is done with it: values read out of the process, out of Redis one by one or a hundred at once, and written. Reads
- * are of values that are there.
- */
+/** Reads from process memory, from Redis one by one or a hundred at a time, and writes. Every read hits. */
 export const cacheWork = ['l1 hit', 'l2 hit', 'l2 batch of 100', 'write'] as const;
 export type CacheWork = (typeof cacheWork)[number];
 
 export const keyCount = 10_000;
 export const batchSize = 100;
 
-/** What lies under each key. */
+/** The value of each key. */
 export const valueOf = (at: number): object => ({
   id: at,
   name: `value ${at}`,
@@ -32,16 +29,16 @@ export interface CacheLoad {
 }
 
 export interface CacheResult extends Latency {
-  /** Keys that were read or written. */
+  /** The number of keys that were read or written. */
   keys: number;
-  /** Of these, what was not the value that lies there. */
+  /** How many of them had a wrong value. */
   wrong: number;
   seconds: number;
   cpuMs: number;
 }
 
 export type CacheCommands = {
-  /** @returns what it can do */
+  /** @returns the kinds of work that it supports */
   open(argument: { name: CacheName; redisUrl: string }): Promise<CacheWork[]>;
   load(load: CacheLoad): Promise<CacheResult>;
 };

@@ -13,7 +13,7 @@ import {
   type CacheWork,
 } from './commands.js';
 
-/** As many hits out of the process between two looks at the clock: a look costs more than a hit. */
+/** The number of local hits between two readings of the clock, which cost more than a hit. */
 const hitsAtATime = 100;
 
 let client: CacheClient;
@@ -22,7 +22,7 @@ let named = '';
 const keyOf = (at: number): string => `bench ${named} ${at}`;
 const isValueOf = (value: unknown, at: number): boolean => (value as { id?: number } | undefined)?.id === at;
 
-/** Does some of the work. @returns how many keys, and how many were wrong */
+/** Does some of the work. @returns how many keys it covered, and how many were wrong */
 type Step = () => Promise<[keys: number, wrong: number]>;
 
 const steps: Record<CacheWork, (random: SeededRandom) => Step> = {
@@ -82,9 +82,9 @@ carryOut({
       await client.write(keyOf(at), valueOf(at));
       await client.writeNear?.(keyOf(at), valueOf(at));
     }
-    // What has come out of Redis twice lies in the process.
+    // A value is in process memory once it has been read from Redis twice.
     for (let time = 0; time < 3; time += 1) for (let at = 0; at < keyCount; at += 1) await client.readNear?.(keyOf(at));
-    // That one writes as node-redis does.
+    // Its writes are those of node-redis.
     const can: CacheWork[] = name === 'merged MGET' ? [] : ['write'];
     if (client.readNear) can.push('l1 hit');
     if (client.readFar) can.push('l2 hit');

@@ -1,11 +1,11 @@
 import type { BalancePolicy } from '#messaging';
 import type { Latency } from '../statistics.js';
 
-/** Whose client and server: ours, by a contract, what Nest brings for the same transport, or a queue and nothing else. */
+/** The implementations: ours with contracts, Nest's own for the same transport, or a bare queue. */
 export const callKinds = ['ours', 'nest', 'queue'] as const;
 export type CallKind = (typeof callKinds)[number];
 
-/** How many lines a request carries, some 160 bytes of JSON each. Its reply carries the same. */
+/** The number of lines in a request, each about 160 bytes of JSON. The reply has the same. */
 export const linesIn = { 'some 200 B': 1, 'some 32 KB': 200 };
 export type CallSize = keyof typeof linesIn;
 
@@ -13,9 +13,9 @@ export interface Serve {
   kind: CallKind;
   /** An address of `#messaging`. */
   at: string;
-  /** What the instance says its name is. */
+  /** The name that the instance answers with. */
   name: string;
-  /** How long it takes for every answer, without using the processor; 0 answers at once. */
+  /** The delay of every answer, without using CPU; 0 answers at once. */
   serviceMs: number;
 }
 
@@ -29,14 +29,14 @@ export interface CallLoad {
 }
 
 export interface CallResult extends Latency {
-  /** Answered with what belongs to the request. */
+  /** Calls with the reply that belongs to the request. */
   calls: number;
-  /** Answered with anything else. */
+  /** Calls with any other reply. */
   wrong: number;
-  /** Not answered, by the reason. */
+  /** Calls without a reply, by reason. */
   failures: Record<string, number>;
   seconds: number;
-  /** How many calls each instance answered. */
+  /** The number of calls that each instance answered. */
   answeredBy: Record<string, number>;
 }
 

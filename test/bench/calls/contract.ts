@@ -9,7 +9,7 @@ const line = z.object({
   unit_price_minor: z.int().min(0),
 });
 
-/** As plain as a question can be: what is measured is the way there and back. */
+/** As simple as possible, because the transport is to be measured. */
 export const echoContract = contract('bench', {
   echo: {
     summary: 'Gives back what it gets, and says who answered.',

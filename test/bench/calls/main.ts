@@ -43,7 +43,7 @@ const linesOf = (size: CallSize): EchoRequest['lines'] =>
     unit_price_minor: 100 + at,
   }));
 
-/** Callers that ask again as soon as they are answered. */
+/** Runs callers that make their next call as soon as the last one is answered. */
 const load = async (asked: CallLoad): Promise<CallResult> => {
   const ask = await asking(asked);
   const lines = linesOf(asked.size);

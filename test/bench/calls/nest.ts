@@ -1,9 +1,9 @@
 import { Transport, type ClientOptions, type MicroserviceOptions } from '@nestjs/microservices';
 
-/** As Nest's own documentation writes patterns. */
+/** A pattern as in Nest's documentation. */
 export const barePattern = { cmd: 'echo' };
 
-/** What Nest brings for the transport of an address, as it is when nothing is set. */
+/** Nest's own transport for an address, with default settings. */
 export const bareOptions = (at: string): ClientOptions & MicroserviceOptions => {
   const { protocol, hostname: host, port } = new URL(at);
   switch (protocol) {

@@ -4,10 +4,10 @@ import type { Serve } from './commands.js';
 import type { EchoReply, EchoRequest } from './contract.js';
 
 /**
- * What a call over Redis costs at the least where no request may be lost and each goes to one instance: it is added to a
- * stream and read by a group, the reply is published, and then the request is acknowledged and deleted. Each of the two is
- * written as JSON and read once. No framework, nothing is checked, nobody has a deadline, and who dies takes along what it
- * had. What is slower than this cannot be blamed on the queue.
+ * The least that a call over Redis costs if no request may be lost and each goes to one instance: it is added to a stream
+ * and read by a group, the reply is published, and then the request is acknowledged and deleted. Request and reply are
+ * serialised and parsed once each. There is no framework, validation or deadline, and requests of a dead instance are lost.
+ * Whatever is slower cannot blame the queue.
  */
 const [stream, group, consumer] = ['bench:requests', 'instances', 'one'];
 const readAtOnce = 32;
@@ -47,7 +47,7 @@ export const serveByQueue = async ({ at, name }: Serve): Promise<void> => {
   void read();
 };
 
-/** @returns what asks */
+/** @returns a function that makes a call */
 export const clientOfQueue = async (url: string): Promise<(request: EchoRequest) => Promise<EchoReply>> => {
   const [replies, requests] = await Promise.all([connected(url), connected(url)]);
   const channel = `bench:replies:${randomUUID()}`;

@@ -8,7 +8,7 @@ import type { Serve } from './commands.js';
 import { echoContract, type EchoReply, type EchoRequest } from './contract.js';
 import { bareOptions, barePattern } from './nest.js';
 
-/** Answers, whoever brings the request. */
+/** The implementation that answers, over every transport. */
 @Injectable()
 class Echo {
   constructor(
@@ -56,7 +56,7 @@ class EchoModule {
 
 const settings = { logger: ['error' as const, 'warn' as const], abortOnError: false };
 
-/** @returns what asks the modules of the same process */
+/** @returns the Messenger, which also calls modules of the same process */
 export const serveByContract = async (serve: Serve): Promise<Messenger> => {
   const app = await NestFactory.create(EchoModule.with(ContractMessages, serve), new FastifyAdapter(), settings);
   await listenForMessages(app, [address.parse(serve.at)]);

@@ -25,20 +25,20 @@ const lengthIn = (head: Buffer): number => {
 
 const retryField = Buffer.from('retry-after: ');
 
-/** What an answer says in `Retry-After`, in seconds; undefined when it does not. */
+/** The seconds in the answer's `Retry-After`; undefined if it has none. */
 export const retryAfterIn = (answer: Buffer): number | undefined => {
   const at = answer.indexOf(retryField);
   return at < 0 ? undefined : digitsAt(answer, at + retryField.length);
 };
 
-/** Told the outcome of the request under way: its status and the bytes of the answer, or what went wrong. */
+/** Receives the outcome of the current request: its status and the bytes of the answer, or what went wrong. */
 type Outcome = (status: number | string, answer: Buffer) => void;
 
 const nothing: Buffer = Buffer.alloc(0);
 
 /**
- * One connection with one request under way at most. Of an answer it looks at the status and the length only: whoever
- * measures on the machine under test has to be cheap, or measures itself.
+ * One connection with at most one request in flight. It only parses status and length of an answer: a driver on the same
+ * machine has to be cheap, or it measures itself.
  */
 export class Caller {
   private socket: Socket;
@@ -75,7 +75,7 @@ export class Caller {
     socket.on('error', () => undefined);
     socket.on('close', () => {
       if (this.isClosed) return;
-      // Also one that the server closed because nothing came on it for a while.
+      // Also after the server has closed an idle connection.
       this.received = nothing;
       this.socket = this.opened();
       if (this.outcome) this.end('connection lost', nothing);

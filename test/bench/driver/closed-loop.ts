@@ -7,7 +7,7 @@ import type { Load, LoadResult } from './commands.js';
 import { Tally } from './tally.js';
 import type { Templates } from './templates.js';
 
-/** Callers that send their next request as soon as the last one is answered, or as they are told to. */
+/** Callers that send their next request once the last one is answered, or when `Retry-After` tells them to. */
 export const closedLoop = async (templates: Templates, load: Load): Promise<LoadResult> => {
   const callers = await openCallers(load.targets, load.callers);
   const random = new SeededRandom(load.seed);
@@ -19,7 +19,7 @@ export const closedLoop = async (templates: Templates, load: Load): Promise<Load
   let underWay = 0;
   const sinceFirstTry = new Samples();
 
-  /** Also when the last of them are told to come back later. */
+  /** Also called when the last callers are told to come back later. */
   const endWhenOver = (): void => {
     if (underWay === 0 && (left === 0 || performance.now() >= stopAt)) allAnswered.resolve();
   };

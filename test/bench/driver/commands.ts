@@ -1,31 +1,31 @@
 import type { Latency } from '../statistics.js';
 
-/** Requests of one kind, which the driver keeps as bytes. */
+/** Requests of one kind, which the driver stores as bytes. */
 export interface Requests {
   method: 'GET' | 'POST';
-  /** One path a request, or one for all. */
+  /** One path for each request, or one for all. */
   paths: string[];
-  /** One body a request; none for reads. */
+  /** One body for each request; empty for reads. */
   bodies: string[];
-  /** Of every request. */
+  /** For every request. */
   headers?: Record<string, string>;
 }
 
 export interface Load {
-  /** The name they were prepared under. */
+  /** The name that the requests were prepared under. */
   requests: string;
   /** `http://host:port`; callers are spread over them. */
   targets: string[];
   /** Each has a connection of its own. */
   callers: number;
   durationMs: number;
-  /** No more requests than these are sent, however much time is left. */
+  /** The maximum number of requests, even if there is time left. */
   most?: number;
-  /** Of the choice among the requests. */
+  /** Seeds the random choice among the requests. */
   seed: number;
-  /** Keeps the `order_id` of every so-many-th answer. */
+  /** Keeps the `order_id` of every n-th answer. */
   keepIdEvery?: number;
-  /** Who is answered 503 sends the same request again when `Retry-After` says so; otherwise, at once another one. */
+  /** On 503, a caller repeats the request when `Retry-After` says so; otherwise it sends another one at once. */
   honoursRetryAfter?: boolean;
 }
 
@@ -34,25 +34,25 @@ export interface OpenLoad extends Load {
 }
 
 export interface LoadResult extends Latency {
-  /** Answered with 200 or 201. */
+  /** The number of answers with 200 or 201. */
   acknowledged: number;
-  /** The same, by the number of the request among those that were prepared. */
+  /** The same, for each of the prepared requests. */
   acknowledgedOf: Uint32Array;
-  /** How many ended otherwise: by status, or by what went wrong. */
+  /** The number of other outcomes: by status, or by what went wrong. */
   failures: Record<string, number>;
   /** On the clock that all processes of the machine share. */
   startedAtMs: number;
   endedAtMs: number;
-  /** Of the driver itself. */
+  /** The CPU time of the driver itself. */
   cpuMs: number;
   orderIds: string[];
-  /** Of open load: how late the driver itself was in sending, which is part of the latency. */
+  /** Open loop only: how late the driver was in sending; included in the latency. */
   lateness?: Latency;
-  /** Of who honours `Retry-After`: from the first try on, with all that was waited. */
+  /** With `honoursRetryAfter` only: the time from the first try on, including all waits. */
   sinceFirstTry?: Latency;
 }
 
-// A type, not an interface: only that has the index signature which commands are made of.
+// A type, because interfaces have no implicit index signature, which `Commands` requires.
 export type DriverCommands = {
   prepare(argument: { name: string; requests: Requests }): void;
   closedLoop(load: Load): Promise<LoadResult>;

@@ -6,13 +6,13 @@ import type { LoadResult, OpenLoad } from './commands.js';
 import { Tally } from './tally.js';
 import type { Templates } from './templates.js';
 
-/** The finest that a timer of Node can do; what is due at a tick goes at once. */
+/** The resolution of Node's timers; everything due at a tick is sent at once. */
 const tickMs = 1;
 
 /**
- * Requests that arrive by themselves (Poisson), whether or not earlier ones were answered. One that finds every
- * connection taken waits its turn, and its latency counts from the moment it should have been sent: a server that stalls
- * does not get fewer requests to be slow with.
+ * Requests that arrive by themselves (Poisson), whether or not earlier ones were answered. One that finds no free connection
+ * waits, and its latency counts from the moment it should have been sent: a server that stalls does not get fewer requests
+ * (no coordinated omission).
  */
 export const openLoop = async (templates: Templates, load: OpenLoad): Promise<LoadResult> => {
   const free = await openCallers(load.targets, load.callers);

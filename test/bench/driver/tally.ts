@@ -12,7 +12,7 @@ const orderIdIn = (answer: Buffer): string | undefined => {
   return at < 0 ? undefined : answer.toString('latin1', at + idField.length, at + idField.length + idLength);
 };
 
-/** Counts what became of the requests of one load. */
+/** Counts the outcomes of the requests of one load. */
 export class Tally {
   private readonly startedAtMs = nowMs();
   private readonly cpu = process.cpuUsage();
@@ -29,7 +29,7 @@ export class Tally {
     this.acknowledgedOf = new Uint32Array(requests);
   }
 
-  /** @param sinceMs when it was sent, or should have been */
+  /** @param sinceMs when the request was sent, or should have been */
   count(request: number, status: number | string, answer: Buffer, sinceMs: number): void {
     if (status !== 201 && status !== 200) {
       const isDismissed = status === 503 && retryAfterIn(answer) === undefined;

@@ -3,7 +3,7 @@ import type { Requests } from './commands.js';
 
 const placeOfKey = '00000000-0000-0000-0000-000000000000';
 
-/** Requests as the bytes that go over the wire; only the key of an order varies. */
+/** Requests as the bytes that are sent; only the key of an order varies. */
 export class Templates {
   private readonly bytes: Buffer[];
   private readonly keyAt: number[];
@@ -31,7 +31,7 @@ export class Templates {
   }
 
   /**
-   * A request of its own. The key is not one of the seed's choices: two runs on one database must never share one, or
+   * A request with a key of its own. The key does not depend on the seed: two runs on one database must never share one, or
    * the second would measure replays.
    */
   request(index: number): Buffer {

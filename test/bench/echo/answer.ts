@@ -1,2 +1,2 @@
-/** What everything is answered with, as bytes and as what they say. */
+/** The answer to every request, as bytes and as a value. */
 export const answer = { bytes: Buffer.from('{}'), value: {} as unknown };

@@ -1,10 +1,10 @@
-/** Whose HTTP server it is, with one route where it has routes, and nothing in front of it. */
+/** HTTP servers with one route, if they have routes, and nothing in front of it. */
 export const echoNames = { node: 'echo', fastify: 'fastify', nest: 'nest' } as const;
 export type EchoServer = keyof typeof echoNames;
 
 export type EchoCommands = {
   /** @returns the address */
   listen(argument: { server: EchoServer }): Promise<string>;
-  /** What every request is answered with from now on. */
+  /** Sets the answer to all further requests. */
   answerWith(argument: { text: string }): void;
 };

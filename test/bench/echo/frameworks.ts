@@ -11,7 +11,7 @@ export const listenByFastify = (): Promise<string> => {
   return app.listen({ port: 0, host: '127.0.0.1' });
 };
 
-/** As Nest's own documentation writes a controller. */
+/** A controller as in Nest's documentation. */
 @Controller('cache')
 class EchoController {
   @Get()

@@ -5,7 +5,7 @@ import { carryOut } from '../commands.js';
 import { answer } from './answer.js';
 import type { EchoCommands } from './commands.js';
 
-/** What HTTP alone costs: takes in the whole request and answers as many bytes as an order is answered with. */
+/** The cost of HTTP alone: reads the whole request, and answers as many bytes as there are in the answer to an order. */
 const listenByNode = async (): Promise<string> => {
   const server = createServer((request, response) => {
     request.resume().on('end', () => {
@@ -22,7 +22,7 @@ const listenByNode = async (): Promise<string> => {
 carryOut({
   listen: async ({ server }) => {
     if (server === 'node') return listenByNode();
-    // Not in the process of the one that has none of it.
+    // Imported on demand, so that plain Node runs without the frameworks in its process.
     const { listenByFastify, listenByNest } = await import('./frameworks.js');
     return server === 'nest' ? listenByNest() : listenByFastify();
   },

@@ -18,9 +18,9 @@ export interface LimitResult extends Latency {
 }
 
 export type LimitCommands = {
-  /** Makes the tables and fills the shelves, anew. */
+  /** Creates the tables and fills the stock, from scratch. */
   open(argument: { databaseUrl: string; products: number }): Promise<void>;
   place(load: LimitLoad): Promise<LimitResult>;
-  /** Units reserved on the shelves, orders in the table, and orders that were acknowledged: all the same number. */
+  /** Units reserved, orders in the table, and orders that were acknowledged: all three must be equal. */
   count(argument: undefined): Promise<{ reserved: number; orders: number; placed: number }>;
 };

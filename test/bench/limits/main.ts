@@ -7,13 +7,13 @@ import { latencyOf } from '../statistics.js';
 import type { LimitCommands, LimitLoad, LimitResult } from './commands.js';
 import { placing, schemaFor } from './minimal-order.js';
 
-/** Orders that a connection places before the clock starts, so that its statements are prepared and planned. */
+/** Orders on each connection before the measurement, so that its statements are prepared and planned. */
 const warmUpOrders = 10;
 const onHand = 1_000_000_000;
 
 let databaseUrl = '';
 let products = 0;
-/** Orders that the database has acknowledged since the tables were made. */
+/** Orders that the database has acknowledged since the tables were created. */
 let placed = 0;
 
 const connected = async (): Promise<pg.Client> => {
@@ -22,7 +22,7 @@ const connected = async (): Promise<pg.Client> => {
   return client;
 };
 
-/** Statements on one connection of its own. */
+/** Runs statements on a connection of its own. */
 const on = async <T>(work: (client: pg.Client) => Promise<T>): Promise<T> => {
   const client = await connected();
   try {

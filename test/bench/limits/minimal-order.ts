@@ -2,7 +2,7 @@ import { randomUUID } from 'node:crypto';
 import type { Client, QueryConfig } from 'pg';
 import type { LimitShape } from './commands.js';
 
-/** The least that an order can be while it is idempotent, keeps its stock and tells others. */
+/** The minimum for an order that is idempotent, reserves its stock and is published as an event. */
 export const schemaFor = (productId: 'int' | 'text'): string => `
   CREATE TABLE products (
     product_id ${productId} PRIMARY KEY,
@@ -27,7 +27,7 @@ const customer = 'c-1';
 const quantity = 1;
 const totalMinor = 250;
 
-/** The row of the product is locked only once it is known that nothing else stands in the way: so it stays locked least. */
+/** Locks the product row last, once nothing else can fail, and so for the shortest time. */
 const inOneStatement = {
   name: 'order',
   text: `
@@ -46,7 +46,7 @@ const asStatement = async (client: Client, product: number): Promise<void> => {
   const orderId = randomUUID();
   const values = [randomUUID(), orderId, customer, totalMinor, product, quantity, event(orderId)];
   const { rowCount } = await client.query({ ...inOneStatement, values });
-  // Without a transaction around it the rest would stand; a benchmark with ample stock never comes here.
+  // Without a transaction the rest would remain; the benchmark has ample stock, so this never happens.
   if (rowCount !== 1) throw outOfStock();
 };
 

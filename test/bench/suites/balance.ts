@@ -10,11 +10,11 @@ const balancePolicies = ['random', 'round-robin', 'least-loaded'] as const satis
 export const balanceNames = { none: 'three instances, none slow', one: 'three instances, one slow' };
 export const balanceCallers = 50;
 
-/** Long enough that callers wait for it, and not for the processor: all of this runs on the machine under test. */
+/** Long enough that callers wait for it rather than for the CPU: everything runs on the machine under test. */
 const serviceMs = 10;
 const slowServiceMs = 10 * serviceMs;
 
-/** Who is asked when one of three instances takes ten times as long, and how long callers wait then. */
+/** How calls are distributed when one of three instances is ten times slower, and how long callers wait. */
 export const balanceSuite = async (bench: Bench): Promise<void> => {
   const { options, report, started, say } = bench;
   say('balance: starting');

@@ -6,7 +6,7 @@ import { takeTurns } from '../turns.js';
 
 export const cacheHttpNames = { hit: 'GET /cache, L1 hit', batch: 'POST /cache/batch, 100 keys' } as const;
 export const cacheHttpCallers = 64;
-/** Keys that one batch asks for. */
+/** The number of keys in one batch. */
 export const keysInBatch = 100;
 
 const keyCount = 1_000;
@@ -16,7 +16,7 @@ const keyOf = (at: number): string => `bench ${at}`;
 const batchFrom = (first: number): string[] =>
   Array.from({ length: keysInBatch }, (_, at) => keyOf((first + at) % keyCount));
 
-/** The cache as a service, over one Redis, beside raw HTTP, Fastify and Nest that answer the same and do nothing else. */
+/** The cache as a service over one Redis, compared with plain HTTP, Fastify and Nest that return the same answer. */
 export const measureCacheOverHttp = async (bench: Bench, redisUrl: string): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds, seed } = options;
@@ -53,7 +53,7 @@ export const measureCacheOverHttp = async (bench: Bench, redisUrl: string): Prom
   for (const server of ['node', 'fastify', 'nest'] as const) others.push(await startEcho(bench, answer, server));
   const warming = { callers: cacheHttpCallers, seconds: Math.min(6, seconds * 10), seed };
   const systems = [...others, ours];
-  // Until V8 has compiled all of it, which goes by requests: on a busy machine there are few in as much time.
+  // Until V8 has compiled everything, which depends on the number of requests: a busy machine needs more time for them.
   for (const system of systems)
     for (let answered = 0; answered < hitsToWarmUp;) {
       const more = await readUnmeasured(bench, system, hit, warming);

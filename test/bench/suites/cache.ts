@@ -28,7 +28,7 @@ const callersOf: Record<CacheWork, number[]> = {
   write: [50],
 };
 
-/** Of the program that comes with Redis: what Redis can do at all, with values of a hundred bytes. */
+/** Measured by redis-benchmark: the most that Redis can do, with values of a hundred bytes. */
 const ofBenchmark = async (port: number, ...asked: string[]): Promise<number> => {
   const { stdout } = await run('redis-benchmark', ['-p', String(port), '-r', String(keyCount), '--csv', ...asked]);
   return Number(/^"[^"]*","([\d.]+)"/.exec(stdout.trim().split('\n').at(-1)!)?.[1]);
@@ -37,7 +37,7 @@ const ofBenchmark = async (port: number, ...asked: string[]): Promise<number> =>
 const fillForBenchmark = (port: number): Promise<number> =>
   ofBenchmark(port, '-t', 'set', '-n', String(20 * keyCount), '-P', '16', '-d', '100');
 
-/** Sixteen requests in one go, and a hundred keys in each. */
+/** With sixteen pipelined requests, and with a hundred keys in each. */
 const measureRedis = async ({ report }: Bench, port: number): Promise<void> => {
   const nothing = { p50Ms: Number.NaN, p95Ms: Number.NaN, p99Ms: Number.NaN, mostMs: Number.NaN };
   const cost = { nodeMs: Number.NaN, postgresMs: Number.NaN, driverMs: Number.NaN };
@@ -56,7 +56,7 @@ const measureRedis = async ({ report }: Bench, port: number): Promise<void> => {
   tell('l2 batch of 100', 1, batchSize * batches, batchSize * perSecond);
 };
 
-/** Caches over one Redis, in a process each, in turns. */
+/** Caches over one Redis, each in a process of its own, in turns. */
 export const cacheSuite = async (bench: Bench): Promise<void> => {
   const { options, report, started, say } = bench;
   const redis = started.add(await startRedis());

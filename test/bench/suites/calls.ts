@@ -12,10 +12,10 @@ export const callsOver = (transport: TransportName, size: CallSize): string => `
 
 type TransportName = 'in-process' | 'tcp' | 'redis' | 'nats';
 
-/** A transport, and what has to run for it. */
+/** A transport, and the broker that it needs. */
 interface Transport {
   name: TransportName;
-  /** Who has a server for it: there is nothing of Nest's own in the process, and a queue in Redis alone. */
+  /** The implementations with a server for it: Nest has none in-process, and the bare queue is only in Redis. */
   kinds: readonly CallKind[];
   broker?(): Promise<{ url: string; pid?: number | undefined; stop(): Promise<unknown> }>;
 }
@@ -45,7 +45,7 @@ const measureTransport = async (bench: Bench, { name, kinds, broker }: Transport
         });
   }
   for (const calling of callings) if (calling.callers > 1) await warmUpCalls(bench, calling);
-  // Ours and Nest's one after the other, not all of ours before all of theirs.
+  // Ours and Nest's alternate, instead of all of ours before all of theirs.
   const inPairs = callings.toSorted((a, b) => order(a) - order(b));
   const turns = inPairs.map((calling) => ({
     name: `${calling.workload}, ${calling.contestant}, callers: ${calling.callers}`,
@@ -58,7 +58,7 @@ const measureTransport = async (bench: Bench, { name, kinds, broker }: Transport
 
 const order = ({ size, callers }: Calling): number => 10_000 * linesIn[size] + callers;
 
-/** What a call costs over each transport: ours, with all that a contract brings, and Nest's own beside it. */
+/** The cost of a call over each transport: ours, with everything that a contract adds, and Nest's own beside it. */
 export const callsSuite = async (bench: Bench): Promise<void> => {
   for (const transport of transports) {
     const url = transport.name === 'nats' ? 'nats://127.0.0.1:4222' : undefined;

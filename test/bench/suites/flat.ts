@@ -12,14 +12,14 @@ export const flatNames = { few: 'ours, few orders', many: 'ours, many orders' };
 export const flatPlacing = 'placing, by orders in the tables';
 const callers = 64;
 /**
- * The first time that a connection touches a page of the shared buffers costs a page fault, on a virtual machine as much
- * as half of a read; and a page that is changed the first time after a checkpoint is logged as a whole. Few orders lie on
- * few pages, all of which are touched within moments; a million take most of a minute, once.
+ * When a connection first touches a page of the shared buffers, it pays for a page fault, on a virtual machine up to half of
+ * a read; and a page that is first changed after a checkpoint is logged as a whole. Few orders are on few pages, which are
+ * all touched within moments; for a million orders, that takes most of a minute, once.
  */
 const firstReadingSeconds = 20;
 const firstPlacingSeconds = 45;
 
-/** A database that holds orders, and what is known of it. */
+/** A database filled with orders, and what is known about it. */
 interface Filled {
   databaseUrl: string;
   shelf: Shelf;
@@ -29,7 +29,7 @@ interface Filled {
 const filledWith = async (bench: Bench, workload: Workload, name: string, orders: number): Promise<Filled> => {
   const system = await startOurs(bench, workload.catalogue, name);
   const orderIds = await fillWith(bench, system, workload, orders);
-  // Nobody may be connected to what is copied.
+  // A database is only copied while it has no connections.
   await bench.started.stop(...system.parts);
   await bench.server.vacuum(system.databaseUrl!);
   return { databaseUrl: system.databaseUrl!, shelf: system.shelf!, orderIds };
@@ -67,9 +67,9 @@ const turnsOf = async (
 };
 
 /**
- * Whether the cost of an order depends on how many there are. Orders that are placed to measure make few orders many,
- * so every round begins with a copy of the small database. The large one is as it is in the midst of its life: its
- * service runs from the first round to the last.
+ * Whether the cost of an order depends on how many there are. Placing orders makes a small database large, so every round
+ * begins with a copy of the small one. The large one is measured in continuous operation: its service runs through all
+ * rounds.
  */
 export const flatSuite = async (bench: Bench): Promise<void> => {
   const { options, say, server } = bench;
@@ -103,6 +103,6 @@ export const flatSuite = async (bench: Bench): Promise<void> => {
     copies.push(copyUrl);
   }
   await endSystem(bench, manySystem);
-  // Not before: dropping a database is a checkpoint.
+  // Not earlier, because dropping a database causes a checkpoint.
   for (const databaseUrl of [...copies, few.databaseUrl]) await server.drop(databaseUrl);
 };

@@ -11,11 +11,11 @@ import { workloadOf } from './place.js';
 
 const commitsToTime = 200;
 
-/** What Postgres has written so far. Nobody else writes to this server meanwhile. */
+/** What Postgres has written so far. Nothing else writes to this server meanwhile. */
 interface Written {
   walBytes: number;
   xids: number;
-  /** By table, in bytes: rows and what is cut out of them, and all indexes. */
+  /** By table, in bytes: its rows including TOAST, and all its indexes. */
   tables: Map<string, { rows: number; indexes: number }>;
 }
 
@@ -32,7 +32,7 @@ const writtenIn = async (client: pg.Client): Promise<Written> => {
   return { walBytes: Number(sums[0]!.wal), xids: Number(sums[0]!.xids), tables: new Map(tables) };
 };
 
-/** A row of one number, committed by itself by one caller: hardly anything but the way there and the sync of the log. */
+/** The time of a single caller to commit one number: little more than the round trip and the sync of the WAL. */
 const commitMs = async (client: pg.Client): Promise<number> => {
   await client.query('CREATE TABLE public.commits (number int)');
   const times: number[] = [];
@@ -47,7 +47,7 @@ const commitMs = async (client: pg.Client): Promise<number> => {
 
 const connectedTo = async (databaseUrl: string): Promise<pg.Client> => {
   const client = new pg.Client({ connectionString: databaseUrl, connectionTimeoutMillis: 10_000 });
-  // Told by the next query.
+  // The next query reports the error.
   client.on('error', () => undefined);
   await client.connect();
   return client;
@@ -55,11 +55,11 @@ const connectedTo = async (databaseUrl: string): Promise<pg.Client> => {
 
 interface Footprint {
   lines: string[];
-  /** By measure, as the table shows them. */
+  /** By measure, as shown in the table. */
   figures: Record<string, number>;
 }
 
-/** What one order leaves behind, in a system that has been running for a while. */
+/** What one order adds to a system that has been running for a while. */
 const footprintOf = async (bench: Bench, system: System, workload: Workload, callers: number): Promise<Footprint> => {
   const client = await connectedTo(system.databaseUrl!);
   try {
@@ -109,7 +109,7 @@ const footprintOf = async (bench: Bench, system: System, workload: Workload, cal
   }
 };
 
-/** Which share of updates touched no index: told once the connections of the service are gone, which tell at their end. */
+/** The share of HOT updates. Postgres reports them when connections end, so the service must be stopped before. */
 const updatesOf = async (databaseUrl: string): Promise<string[]> => {
   const client = await connectedTo(databaseUrl);
   try {
@@ -128,10 +128,10 @@ const updatesOf = async (databaseUrl: string): Promise<string[]> => {
   }
 };
 
-/** The processes of the split shape, in the order in which it starts them. */
+/** The processes of the split shape, in the order in which they are started. */
 const splitApps = ['cache', 'payment', 'inventory', 'order'];
 
-/** What an order costs each process where they are separate. */
+/** The CPU time of an order in each process, if they are separate. */
 const cpuByProcess = async (bench: Bench, workload: Workload, callers: number): Promise<string> => {
   const system = await startSplit(bench, workload.catalogue, 'split', 1);
   await warmUp(bench, system, workload);
@@ -149,8 +149,8 @@ const cpuByProcess = async (bench: Bench, workload: Workload, callers: number): 
 };
 
 /**
- * What an order leaves behind: bytes of the log and on disk, transactions, and the CPU of each process where they are
- * separate. `npm run scale` reckons with these figures.
+ * What an order costs: bytes of WAL and on disk, transactions, and the CPU time of each process if they are separate. These
+ * figures are used by `npm run scale`.
  */
 export const footprintSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;

@@ -10,10 +10,10 @@ export const guardedNames = { off: 'off', sampled: 'guarded', traced: 'guarded, 
 export const guardedPlacing = 'spread, off and guarded';
 
 const adminKey = 'the-administrator-of-a-benchmark-on-loopback';
-/** Several times as often as a Prometheus does. */
+/** Several times as often as Prometheus does. */
 const scrapedEveryMs = 1_000;
 
-/** A key that may do what the benchmark does. */
+/** Creates a key with the scopes that the benchmark needs. */
 const keyOf = async (url: string): Promise<string> => {
   const answer = await fetch(`${url}/keys`, {
     method: 'POST',
@@ -27,7 +27,7 @@ const keyOf = async (url: string): Promise<string> => {
   return ((await answer.json()) as { key: string }).key;
 };
 
-/** One that asks everybody who they are, counts their requests, and measures and traces them. */
+/** A system that authenticates and rate-limits its callers, and exports metrics and traces. */
 const startGuarded = async (
   bench: Bench,
   catalogue: readonly CatalogueEntry[],
@@ -44,13 +44,13 @@ const startGuarded = async (
   return { ...system, headers };
 };
 
-/** What it costs to be exposed: the same orders of nobody in particular, and by key, counted, measured and traced. */
+/** The cost of exposure: the same orders without authentication, and with a key, rate limits, metrics and traces. */
 export const guardedSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds, seed } = options;
   say('guarded: starting');
   const workload = spreadWorkload(new SeededRandom(seed));
-  // On the same cores, so what it takes counts as well.
+  // It runs on the same cores, so its work counts too.
   const collector = await startEcho(bench, '');
   const traced = { OTEL_EXPORTER_OTLP_ENDPOINT: collector.urls[0]! };
   const oneInTen = { OTEL_TRACES_SAMPLER: 'parentbased_traceidratio', OTEL_TRACES_SAMPLER_ARG: '0.1' };

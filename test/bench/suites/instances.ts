@@ -8,7 +8,7 @@ import { hotWorkload } from '../workloads.js';
 export const instancesNames = { one: 'one of each', two: 'two of each' };
 export const instancesPlacing = 'hot, split over TCP';
 
-/** What a second order and a second inventory process bring when everybody wants the same product. */
+/** The gain from a second order and a second inventory process when all orders are for the same product. */
 export const instancesSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds, seed } = options;
@@ -20,7 +20,7 @@ export const instancesSuite = async (bench: Bench): Promise<void> => {
     await startSplit(bench, workload.catalogue, instancesNames.two, 2),
   ];
   for (const system of systems) await warmUp(bench, system, workload);
-  // A caller alone is at one instance only.
+  // A single caller uses only one instance.
   const callerCounts = options.callers.filter((it) => it > 1);
   const turns = callerCounts.flatMap((callers) =>
     systems.map((system) => ({

@@ -18,7 +18,7 @@ interface View {
   events: number;
 }
 
-/** Builds the sales anew. @returns how many events they are made of, and how long that took */
+/** Rebuilds the sales view. @returns the number of its events, and how long it took */
 const rebuild = async ({ urls }: System): Promise<{ events: number; seconds: number }> => {
   const address = `${urls[0]}/sales/views`;
   const startedAt = nowMs();
@@ -26,12 +26,12 @@ const rebuild = async ({ urls }: System): Promise<{ events: number; seconds: num
   for (;;) {
     const { data } = (await (await fetch(address)).json()) as { data: View[] };
     if (data[0]!.state === 'serving') return { events: data[0]!.events, seconds: (nowMs() - startedAt) / 1_000 };
-    // Whoever is asked has something else to do.
+    // Between polls, the service needs its time for the rebuild.
     await setTimeout(50);
   }
 };
 
-/** How far those who follow the log are behind while orders come in as fast as they can, and how fast one catches up. */
+/** How far consumers of the log are behind while orders arrive at the highest rate, and how fast one catches up. */
 export const logSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds, seed } = options;

@@ -6,10 +6,10 @@ import { endSystem, startOurs } from '../systems.js';
 import { spreadWorkload } from '../workloads.js';
 
 export const openName = 'spread, open loop at half of the peak';
-/** Connections for those who arrive while others are still served. */
+/** Connections for requests that arrive while others are in flight. */
 const connections = 256;
 
-/** Orders that arrive by themselves at half of the peak. */
+/** Orders in an open loop at half of the peak rate. */
 export const openSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds, seed } = options;

@@ -17,16 +17,16 @@ const fewCallers = 64;
 const callersAtPeak = [fewCallers, 256];
 const times = 4;
 const timesCallers = 20;
-/** Connections for those who arrive while others are still served or on their way to a refusal. */
+/** Connections for requests that arrive while others are in flight or being refused. */
 const connections = 3_000;
 
 interface Peak {
   perSecond: number;
-  /** Of that number of callers. */
+  /** With that number of callers. */
   p99Ms: number;
 }
 
-/** What it comes to with as many callers as it does best with, who wait for their answers. */
+/** The best result of a closed loop, over several numbers of callers. */
 export const peakOf = (report: Report): Peak => {
   const figures = callersAtPeak.map((callers) => ({
     perSecond: report.median('perSecond', 'ours', peakName, callers),
@@ -36,10 +36,10 @@ export const peakOf = (report: Report): Peak => {
 };
 
 /**
- * Gives the driver a core of its own, and what is measured the others. On a shared core a driver that sends four times the peak
- * takes what the orders need, which callers on machines of their own do not.
+ * Gives the driver one core, and the system under test the others. On a shared core, a driver that sends four times the peak
+ * would take CPU from the orders, which callers on other machines do not.
  *
- * @returns undoes it
+ * @returns a function that undoes it
  */
 const keepApart = async ({ driver, server, report }: Bench, { pids }: System): Promise<() => Promise<void>> => {
   const cores = Array.from({ length: availableParallelism() }, (_, core) => core);
@@ -57,7 +57,7 @@ const keepApart = async ({ driver, server, report }: Bench, { pids }: System): P
   };
 };
 
-/** More orders than can be placed: those that arrive by themselves, and those of too many callers. */
+/** More orders than the system can place: in an open loop, and from too many callers. */
 export const overloadSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds } = options;
@@ -90,7 +90,7 @@ export const overloadSuite = async (bench: Bench): Promise<void> => {
     report.runs.push(run);
     report.notes.push(`${callers} callers: p99 with all tries and waits ${Math.round(run.sinceFirstTryP99Ms)} ms.`);
   };
-  // The first peak tells what four times as many are.
+  // The first peak determines the rate of four times as many.
   for (const callers of callersAtPeak) await atPeak(callers, 0);
   const turns = [
     { name: 'four times the peak', take: inOpenLoop },

@@ -7,7 +7,7 @@ import { endSystem, startEcho, startOurs, startProgram, type System } from '../s
 import { takeTurns, type Turn } from '../turns.js';
 import { hotWorkload, spreadWorkload, type Workload, type WorkloadName } from '../workloads.js';
 
-/** @returns undefined, with a note in the report, where its data are missing */
+/** @returns undefined, with a note in the report, if the data of the workload are missing */
 export const workloadOf = async (
   { options, report, say }: Bench,
   name: WorkloadName,
@@ -21,7 +21,7 @@ export const workloadOf = async (
   return undefined;
 };
 
-/** One order, to see what an answer looks like. */
+/** Places one order, for an example of an answer. */
 const answerOf = async ({ urls, shelf }: System, workload: Workload): Promise<string> => {
   const answer = await fetch(`${urls[0]}/orders`, {
     method: 'POST',
@@ -34,7 +34,7 @@ const answerOf = async ({ urls, shelf }: System, workload: Workload): Promise<st
   return text;
 };
 
-/** The systems that take orders over HTTP. The echo answers what ours answers, so ours always runs. */
+/** The systems that take orders over HTTP. The echo returns our answer, so ours always runs. */
 const startSystems = async (bench: Bench, workload: Workload): Promise<System[]> => {
   const { contestants } = bench.options;
   const ours = await startOurs(bench, workload.catalogue);
@@ -45,7 +45,7 @@ const startSystems = async (bench: Bench, workload: Workload): Promise<System[]>
   return systems;
 };
 
-/** An order of the limits has one line, so there is nothing to compare the real mix with. */
+/** The orders of limits have one line, so they cannot be compared with the real mix. */
 const startLimits = async (bench: Bench, workload: Workload): Promise<Limit[]> => {
   if (!bench.options.contestants.includes('limits') || workload.name === 'mix') return [];
   return [await Limit.start(bench, 'statement', workload), await Limit.start(bench, 'transaction', workload)];
@@ -81,7 +81,7 @@ const placeWorkload = async (bench: Bench, workload: Workload): Promise<void> =>
   for (const system of systems) await endSystem(bench, system);
 };
 
-/** Places orders of every workload, everybody in turns. */
+/** Places orders of every workload, with all systems in turns. */
 export const placeSuite = async (bench: Bench): Promise<void> => {
   for (const name of bench.options.workloads) {
     const workload = await workloadOf(bench, name);

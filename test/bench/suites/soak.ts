@@ -12,7 +12,7 @@ import { spreadWorkload } from '../workloads.js';
 const soakName = 'spread, soak at half of the peak';
 const connections = 256;
 const sampledEverySeconds = 10;
-/** In the first part the heap finds its size, and the code is compiled; only what comes after is a trend. */
+/** At first the heap grows to its size and code is compiled; only later samples show a trend. */
 const settlingShare = 0.3;
 
 const watchMemory = (pid: number, say: (line: string) => void): (() => Promise<Memory['samples']>) => {
@@ -44,7 +44,7 @@ const memoryOf = (samples: Memory['samples']): Memory => {
   };
 };
 
-/** Whether memory stays flat while orders come in for minutes. */
+/** Whether memory stays flat while orders arrive for minutes. */
 export const soakSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say } = bench;
   const { seed, minutes } = options;

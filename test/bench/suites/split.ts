@@ -12,7 +12,7 @@ export const splitPlacing = (workload: 'spread' | 'hot'): string => `${workload}
 
 const workloads = { spread: spreadWorkload, hot: hotWorkload };
 
-/** What the monolith does in one process, done by six services that speak over TCP, on the same cores. */
+/** The work of the monolith, done by six services that communicate over TCP, on the same cores. */
 const placeSplit = async (bench: Bench, name: keyof typeof workloads): Promise<void> => {
   const { options, report, say } = bench;
   const { seconds, seed } = options;
@@ -36,7 +36,7 @@ const placeSplit = async (bench: Bench, name: keyof typeof workloads): Promise<v
   for (const system of systems.toReversed()) await endSystem(bench, system);
 };
 
-/** What it costs to be split: whole orders, then single calls, then the choice among instances. */
+/** The cost of separate services: whole orders, then single calls, then the choice among instances. */
 export const splitSuite = async (bench: Bench): Promise<void> => {
   for (const name of ['spread', 'hot'] as const)
     if (bench.options.workloads.includes(name)) await placeSplit(bench, name);

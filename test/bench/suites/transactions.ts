@@ -8,8 +8,8 @@ import { paidWorkload, spreadWorkload } from '../workloads.js';
 export const twoPhaseName = 'ours, two-phase';
 
 /**
- * The same orders three times: paid elsewhere; paid through us, that is authorised, confirmed and captured; and committed
- * in two phases over two databases.
+ * The same orders three times: paid elsewhere; paid through us, which means authorised, confirmed and captured; and with
+ * two-phase commit over two databases.
  */
 export const transactionsSuite = async (bench: Bench): Promise<void> => {
   const { options, report, say, server } = bench;
@@ -26,7 +26,7 @@ export const transactionsSuite = async (bench: Bench): Promise<void> => {
   });
   const entrants = [
     [ours, plain],
-    // On the same system, so that both meet the same tables.
+    // On the same system, so that both use the same tables.
     [ours, paid],
     [twoPhase, plain],
   ] as const;

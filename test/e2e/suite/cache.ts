@@ -5,7 +5,7 @@ import { fresh } from '../../support/fresh.js';
 import { exchange } from '../../support/raw-http.js';
 import type { World } from './world.js';
 
-/** The clock of Redis is known as well as half the time that an answer takes. */
+/** The clock of Redis is known to within half a round trip. */
 const clockErrorMs = 250;
 
 export const cacheTests = (world: World): void => {
@@ -131,7 +131,7 @@ export const cacheTests = (world: World): void => {
       const large = '語'.repeat(330_000);
       ok(await put({ key, value: large }));
       expect(ok(await get(key))).toEqual({ value: large });
-      // Announced and not sent: what a server leaves unread may cost its answer.
+      // Only announced: a server that leaves a body unread may close the connection before its answer is read.
       const tooLarge = await exchange(world.api.baseUrl, {
         line: 'PUT /cache HTTP/1.1',
         headers: ['Content-Type: application/json', `Content-Length: ${1_048_576 + 1}`],
@@ -192,7 +192,7 @@ export const cacheTests = (world: World): void => {
       expect(tries.map((it) => it.status).toSorted((one, other) => one - other)).toEqual([200, 412, 412]);
       const { version } = tries.find((it) => it.status === 200)!.body;
       expect((await get(key)).headers.get('etag')).toBe(`"${version}"`);
-      // A weak tag does not say that a value is the same one.
+      // A weak tag does not guarantee an identical value.
       for (const others of ['W/"1", "2"', `W/"${version}"`, '"*"'])
         refused(await putIf(6, { 'If-Match': others }), '412 precondition-failed');
       for (const malformed of [version, `"${version}`, `"${version}", *`])

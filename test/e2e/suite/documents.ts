@@ -29,7 +29,7 @@ interface OpenApi {
   components: { schemas: Record<string, unknown> };
 }
 
-/** Each operation is here once, in the order in which its example can be carried out. */
+/** Each operation once, in an order in which the examples can be carried out. */
 const operations = [
   'PUT /products/{id}',
   'GET /products/{id}',
@@ -206,8 +206,8 @@ export const documentTests = (world: World): void => {
         if (order_id) values['id'] = order_id;
         Object.assign(values, endpoint_id && { endpoint_id }, delivery_id && { delivery_id }, key_id && { key_id });
       }
-      // The example of a return comes before the cancellation, which is too late then; the example of an order has no
-      // payment; nothing waits for a person; and nobody listens to Stripe here.
+      // The example of a return comes before the cancellation, which is then too late; the example of an order has no
+      // payment; there are no dead letters; and Stripe is not configured here.
       expect(outcomes).toEqual(Object.fromEntries(operations.map((it) => [it, expectedOf(it)])));
     });
 

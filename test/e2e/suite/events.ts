@@ -7,7 +7,7 @@ import type { World } from './world.js';
 
 type Event = EventPage['data'][number];
 
-/** The most that may follow at once. */
+/** The limit of concurrent followers. */
 const followers = 100;
 
 export const eventTests = (world: World): void => {
@@ -18,7 +18,7 @@ export const eventTests = (world: World): void => {
     });
     return ok(await world.api.get<EventPage>(`/events?${query.toString()}`));
   };
-  /** All there is from a cursor on, and the cursor of the end. */
+  /** All events after a cursor, and the cursor of the end. */
   const pages = async (from: string | undefined, limit?: number): Promise<EventPage> => {
     const data: Event[] = [];
     for (let after = from; ;) {
@@ -29,8 +29,8 @@ export const eventTests = (world: World): void => {
     }
   };
   /**
-   * The cursor behind all that was acknowledged: an event is shown once nothing older can come in any more, and whoever
-   * else has a transaction open on the server holds that up for a moment.
+   * The cursor behind all acknowledged events: an event is shown once no older one can appear any more, which other open
+   * transactions on the server delay for a moment.
    */
   const end = async (): Promise<string> => {
     const { order_id } = await place();
@@ -45,7 +45,7 @@ export const eventTests = (world: World): void => {
     return world.api.placed({ customer_id: 'c', product_id, quantity: 2 });
   };
   const told = (events: readonly Event[]): string[] => events.map((it) => `${it.type} ${it.order_id}`);
-  /** What the history of an order tells, as events. */
+  /** The history of an order, in the form of events. */
   const fromHistory = (orderId: string, entries: History['data']): object[] =>
     entries.map((it) => ({ ...it, order_id: orderId, type: `order.${it.type}`, event_id: `${orderId}:${it.version}` }));
 
@@ -83,7 +83,7 @@ export const eventTests = (world: World): void => {
         expect(ours).toEqual(fromHistory(order_id, await world.api.history(order_id)));
       }
       expect(await page(next_cursor)).toEqual({ data: [], next_cursor });
-      // The cursor of an event is as good as that of its page.
+      // The cursor of an event works like that of its page.
       expect((await pages(data[1]!.cursor)).data).toEqual(data.slice(2));
       expect((await page(from, 1_000)).data).toEqual(data);
     });
@@ -109,7 +109,7 @@ export const eventTests = (world: World): void => {
       };
       const seen: Event[] = [];
       const read = async (limit: number): Promise<void> => {
-        // Whoever is shown what was written last has been shown all that was acknowledged before it.
+        // A reader that has seen the last event has seen everything that was acknowledged before it.
         for (let after = from; last === undefined || seen.at(-1)?.order_id !== last;) {
           const { data, next_cursor } = await page(after, limit);
           seen.push(...data);
@@ -179,10 +179,10 @@ export const eventTests = (world: World): void => {
       await stream.take(1);
       stream.close();
 
-      // Nobody listens to these.
+      // No stream is open for these.
       const second = await place();
       ok(await world.api.cancel(second.order_id));
-      // Where to go on is told twice, and the header goes for more: a browser repeats the address it began with.
+      // The header takes precedence over the address, because browsers reconnect to the address that they began with.
       const again = await follow(from, { 'last-event-id': placed!.id });
       const rest = (await again.take(3)).map((it) => JSON.parse(it.data) as Event);
       expect(told(rest)).toEqual([
@@ -213,7 +213,7 @@ export const eventTests = (world: World): void => {
 
     it('has an end to how many follow it, and room again once some have gone', async () => {
       const from = await end();
-      // Those of earlier tests leave a moment after they are gone.
+      // Streams of earlier tests are released a moment after they were closed.
       const streams = await eventually(async () => {
         closeAll();
         const opened = await Promise.all(Array.from({ length: followers }, () => follow(from)));
@@ -221,7 +221,7 @@ export const eventTests = (world: World): void => {
         return opened;
       });
       const beyond = await world.api.send('GET', '/events', { headers: { accept: 'text/event-stream' } });
-      // All of one tenant, which leaves as many to others.
+      // All by one tenant; other tenants have as many places of their own.
       refused(beyond, '429 too-many-requests');
       expect(Number(beyond.headers.get('retry-after'))).toBeGreaterThan(0);
       const { order_id } = await place();

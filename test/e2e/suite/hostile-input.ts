@@ -4,7 +4,7 @@ import { fresh } from '../../support/fresh.js';
 import { abandon, exchange } from '../../support/raw-http.js';
 import type { World } from './world.js';
 
-/** A value by its JSON, for what JSON.stringify would not write. */
+/** Raw JSON, for values that JSON.stringify would not write. */
 class Json {
   constructor(readonly text: string) {}
 }
@@ -12,7 +12,7 @@ const json = (text: string): Json => new Json(text);
 
 const mark = '§raw§';
 
-/** JSON of the value, with `Json` inside it taken as it is. */
+/** The value as JSON, with the `Json` inside it inserted verbatim. */
 const encoded = (value: unknown): string => {
   const texts: string[] = [];
   const marked = JSON.stringify(value, (_, item: unknown) =>
@@ -21,7 +21,7 @@ const encoded = (value: unknown): string => {
   return marked.replaceAll(new RegExp(`"${mark}(\\d+)"`, 'g'), (_, index: string) => texts[Number(index)]!);
 };
 
-/** Nothing of these is an integer from 1 to 1,000,000. */
+/** None of these is an integer from 1 to 1,000,000. */
 const badQuantities: unknown[] = [
   0,
   -1,
@@ -56,7 +56,7 @@ const badIds: unknown[] = [
 ];
 const badTexts: unknown[] = ['', 5, null, [], {}, json('"a\\u0000b"'), json('"\\ud800"')];
 
-/** With a member replaced or, for `undefined`, left out. `path` is as in faults: `lines.0.quantity`. */
+/** The body with one member replaced or, for `undefined`, removed. `path` is as in faults: `lines.0.quantity`. */
 const withAt = (body: object, path: string, value: unknown): object => {
   const copy = structuredClone(body) as Record<string, never>;
   const names = path.split('.');
@@ -83,7 +83,7 @@ export const hostileInputTests = (world: World): void => {
       before = await world.ledger.footprint();
     });
 
-    /** Sends the body with each of the values at the path; each has to be refused for that path. */
+    /** Sends the body with each of the values at the path; each must be refused with a fault at that path. */
     const refuseEach = async (
       [method, path]: readonly [string, string],
       body: object,
@@ -342,7 +342,7 @@ export const hostileInputTests = (world: World): void => {
         headers: ['Content-Type: application/json', 'Content-Length: 50000000'],
       });
       refused(announced, '413 payload-too-large');
-      // One byte beyond the limit is the last that is sent: what a server leaves unread may cost its answer.
+      // Ends one byte over the limit: a server that leaves a body unread may close the connection before its answer is read.
       const streamed = await exchange(world.api.baseUrl, {
         line: 'POST /orders HTTP/1.1',
         headers: ['Content-Type: application/json', 'Transfer-Encoding: chunked'],
@@ -445,7 +445,7 @@ export const hostileInputTests = (world: World): void => {
         '/stock/%2e%2e%2fx',
       ]) {
         const answer = await exchange(world.api.baseUrl, { line: `GET ${path} HTTP/1.1` });
-        // A gateway may stop what the service would not find.
+        // A gateway may refuse paths that the service would not find.
         const { code } = answer.body as Problem;
         expect(['not-found', 'order-not-found', 'product-not-found', 'invalid-request']).toContain(code);
         refused(answer, code === 'invalid-request' ? `400 ${code}` : `404 ${code}`);

@@ -29,7 +29,7 @@ export const listTests = (world: World): void => {
   const idsOf = (orders: Order[]): string[] => orders.map((it) => it.order_id);
   const sorted = (ids: string[]): string[] => ids.toSorted();
 
-  /** Orders of a customer of their own. */
+  /** Places orders of a new customer. */
   const placeMany = async (count: number, customer = fresh('c'), options: object = {}): Promise<Order[]> => {
     const product_id = await world.api.product({ onHand: count });
     const body = { customer_id: customer, product_id, quantity: 1, ...options };
@@ -60,7 +60,7 @@ export const listTests = (world: World): void => {
       expect(await world.api.historyPage(id, { limit: '7' })).toEqual(whole);
       const first = await world.api.historyPage(id, { limit: '3' });
       const back = { lines: whole.data[1]!.data['lines'], restock: true, reason: 'unwanted' };
-      // What happens meanwhile comes at the end.
+      // Entries added meanwhile come at the end.
       ok(await world.api.return(id, back), 201);
       const second = await world.api.historyPage(id, { limit: '3', cursor: first.next_cursor! });
       const third = await world.api.historyPage(id, { limit: '3', cursor: second.next_cursor! });
@@ -162,7 +162,7 @@ export const listTests = (world: World): void => {
       }
       expect(sizes).toEqual([20_003, 20_000, 8_000]);
       expect(sorted(seen)).toEqual(sorted(idsOf([...large, ...small])));
-      // A limit that is reached sooner is the limit.
+      // The given limit applies if it is reached before the limit of lines.
       expect((await page({ customer_id: customer, limit: 5 })).data).toHaveLength(5);
     });
 

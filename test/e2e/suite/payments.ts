@@ -8,7 +8,7 @@ export const paymentTests = (world: World): void => {
   const price = 250;
   const total = 2 * price;
 
-  /** Two units of a product of which there are ten. */
+  /** Two units of a product with a stock of ten. */
   const place = async (payment: object, key?: string): Promise<Order> => {
     const product_id = await world.api.product({ price, onHand: 10 });
     return world.api.placed({ customer_id: 'c', product_id, quantity: 2, payment }, key);
@@ -22,7 +22,7 @@ export const paymentTests = (world: World): void => {
       expect(now.status).toBe(status);
       return now;
     });
-  /** Once its history has this entry. */
+  /** Waits until the order's history has this entry. */
   const told = (order: Order, type: string): Promise<string[]> =>
     eventually(async () => {
       const types = (await world.api.history(order.order_id)).map((it) => it.type as string);
@@ -313,7 +313,7 @@ export const paymentTests = (world: World): void => {
       const headers = { 'if-match': 'v2' };
       const malformed = await world.api.refund(order_id, refundOf(10), { key: fresh('move'), headers });
       refused(malformed, '400 invalid-request', ['If-Match']);
-      // What was refused has changed nothing.
+      // A refused refund does not change the version.
       refused(await world.api.refund(order_id, refundOf(total + 1), ifMatch(seen)), '409 payment-refused');
       const sent = ifMatch(seen);
       const refund = ok(await world.api.refund(order_id, refundOf(10), sent), 201);

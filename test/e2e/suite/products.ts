@@ -6,7 +6,7 @@ import type { World } from './world.js';
 
 const described = (name = 'Mug', unit_price_minor = 850, currency = 'GBP') => ({ name, unit_price_minor, currency });
 
-/** Ids that trip over paths, objects, patterns or encodings. A mark makes them unique; some must stay as they are. */
+/** Ids that may confuse paths, objects, patterns or encodings. A mark makes them unique; some must stay as they are. */
 const oddIds = (mark: string): string[] => [
   `${mark}/with/slashes/`,
   `/${mark}`,
@@ -112,7 +112,7 @@ export const productTests = (world: World): void => {
       ok(await put(id, described('Mug', 1)), 201);
       ok(await get(id));
       expect(ok(await get(id)).unit_price_minor).toBe(1);
-      // As it is left by a process that is killed after its commit.
+      // As left by a process that is killed after its commit.
       await world.ledger.inventory(
         `WITH changed AS (
            UPDATE inventory.products SET unit_price_minor = 2 WHERE product_id = $1 RETURNING tenant_id, product_id

@@ -29,7 +29,7 @@ export const salesTests = (world: World): void => {
       ok(await world.api.fulfil(order_id));
       const lines = [{ product_id: mug, quantity: 1, amount_minor: 100 }];
       ok(await world.api.return(order_id, { lines, restock: true, reason: 'r' }), 201);
-      // A run over midnight has two of them.
+      // A run over midnight has two days.
       if (today() !== day) return;
       expect(await ofProduct(mug)).toEqual([
         {

@@ -235,7 +235,7 @@ export const stockTests = (world: World): void => {
         if (answer.status === 201) return;
         const [shortage] = refused(answer, '409 out-of-stock')['products'] as Shortage[];
         expect(shortage).toMatchObject({ product_id: mug, requested: quantities[index]! });
-        // Stock only became less, so what was too much then is too much now.
+        // Stock only decreased, so a quantity that was too much then is too much now.
         expect(shortage!.available).toBeLessThan(quantities[index]!);
         expect(shortage!.available).toBeGreaterThanOrEqual(left);
       });
