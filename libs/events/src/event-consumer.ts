@@ -126,8 +126,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     } catch (error) {
       this.heldUntil = 0;
       if (!isLeaseLost(error)) {
-        // Before the pause, so that another instance can take over; it also fences off writes of ours whose outcome is
-        // unknown.
+        // Before the pause, so that another instance can take over; it also fences off writes of ours that had no answer.
         this.mustLetGo = true;
         await this.letGo().catch(() => undefined);
         throw error;

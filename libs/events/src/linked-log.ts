@@ -11,9 +11,7 @@ export interface Linked<Event extends Logged> extends Logged {
 
 /** The log, each event linked to the one before it in its part. */
 export class LinkedLog<Event extends Logged> extends EventSource<Linked<Event>> {
-  /**
-   * By part: how far it was read, and its last event up to there. It is true of the log even if the events were not applied.
-   */
+  /** By part: how far it was read, and the last event up to there. True of the log even if the events were not applied. */
   private readonly last = new Map<number, { reached: string; sequence: string }>();
 
   constructor(private readonly readLog: ReadLog<Event>) {

@@ -149,9 +149,7 @@ export const decide = async (
 export const outcomes = async (...args: Parameters<typeof decide>): Promise<string[]> =>
   (await decide(...args)).map((it) => it.outcome);
 
-/**
- * Fills the table of reservations, two to a page, so that what is added afterwards is in another part than what was before.
- */
+/** Fills the table of reservations, two to a page, so that rows that are added afterwards are in another part of it. */
 export const fillOnePart = async (at: Instance): Promise<void> => {
   await at.sql.query(filling);
 };

@@ -1,9 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/**
- * Lets the log continue on a server that counts transactions from the beginning again, such as one that a dump was restored
- * to.
- */
+/** Lets the log continue on a server that counts transactions anew, such as one that a dump was restored to. */
 export class LogNumbers1764000000033 implements MigrationInterface {
   readonly name = 'LogNumbers1764000000033';
 

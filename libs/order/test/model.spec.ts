@@ -51,10 +51,7 @@ afterAll(async () => {
 
 const outage = new CleaveError('unavailable', 'not now');
 
-/**
- * The system, and the answers it has given: repeats must return an order as it was placed, and a keyed change as it was
- * made.
- */
+/** The system, and its answers: repeats must return an order as it was placed, and a keyed change as it was made. */
 class Real {
   readonly tenant = newTenant();
   readonly stock = new FakeInventory();

@@ -130,8 +130,7 @@ const registerEndpoint = `
 
 /**
  * Stores the messages that an enabled endpoint wants, and a delivery for each that does: once, however often they are
- * accepted. A message that exists already counts as new again, so that a purge that cannot see its new deliveries yet does
- * not delete it.
+ * accepted. A message that exists is made new again, so that no purge that cannot see its new deliveries deletes it.
  */
 export const acceptEvents = `
   CREATE OR REPLACE FUNCTION webhooks.accept_events(
@@ -200,9 +199,7 @@ export const forgetDeliveries = `
     RETURN coalesce(cardinality(ids), 0);
   END $$`;
 
-/**
- * Checks for deliveries: if an event is accepted again late, an endpoint registered meanwhile has a younger delivery of it.
- */
+/** Deletes only messages without deliveries: a late repeat has younger ones, to endpoints that were added meanwhile. */
 const forgetMessages = `
   CREATE FUNCTION webhooks.forget_messages(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
     WITH old AS MATERIALIZED (

@@ -237,9 +237,8 @@ const reserve = {
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
 /**
- * The rows of a transaction may become visible long after it began: it may be prepared, or wait for a standby, which no
- * timeout ends. So the look counts from before the oldest of those. It comes before the search, so that what ends in between
- * is found.
+ * A transaction may become visible long after it began: it may be prepared, or wait for a standby, which no timeout ends. So
+ * the time of the oldest one counts. It is read before the search, so that what ends in between is found.
  */
 const lookBy = async (sql: Queries): Promise<Look> => (await sql.query<Look>(look))[0]!;
 

@@ -10,10 +10,7 @@ export interface ProductChange {
 }
 
 export abstract class ProductChanges {
-  /**
-   * The noted changes that are not settled yet, oldest first. After a minute a change counts as settled: no entry lives that
-   * long.
-   */
+  /** The noted changes that are not settled, oldest first. Those older than any cache entry (a minute) count as settled. */
   abstract pending(limit: number): Promise<ProductChange[]>;
   abstract settle(changes: readonly ProductChange[]): Promise<void>;
 }

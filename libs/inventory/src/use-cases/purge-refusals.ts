@@ -7,8 +7,7 @@ export abstract class RefusedReservations {
   /**
    * @param where with `after`, decisions that were old enough at that earlier look are left out; if it is null, one `part`
    *   of all decisions is looked at, counted from 0
-   * @returns how many decisions older than `ageMs` were deleted, at most `limit`; when that was; and how many parts there
-   *   are
+   * @returns how many decisions older than `ageMs` were deleted (at most `limit`), when that was, and the number of parts
    */
   abstract forget(
     ageMs: number,

@@ -13,10 +13,7 @@ export abstract class ProductCache {
     productId: string,
     source: () => Promise<Product | undefined>,
   ): Promise<Product | undefined>;
-  /**
-   * Afterwards the cache has no old version, and a read in progress cannot store one. It may fail, and is to be repeated
-   * then.
-   */
+  /** Removes all versions from the cache, and keeps reads in progress from storing one. To be repeated if it fails. */
   abstract forget(tenant: string, productIds: readonly string[]): Promise<void>;
 }
 

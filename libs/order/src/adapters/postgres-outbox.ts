@@ -63,8 +63,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
   /**
-   * Refuses to start if the transaction counter of the server is behind the log: new events would be sorted before those
-   * that consumers have read already.
+   * Refuses to start if the server counts transactions from below the log: new events would precede those already read.
    *
    * @throws Error that says what to do
    */

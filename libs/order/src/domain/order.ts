@@ -52,9 +52,8 @@ type Verb = 'cancel' | 'cancel-remaining' | 'fulfil' | 'return';
 
 /**
  * The state machine. `mayFrom` are the statuses in which a verb is allowed, and `leadsTo` those it can lead to, depending on
- * which units remain. If the order is in a `done` status and the request names no units, it is returned unchanged. Nothing
- * remains of an order either because it was handed over or because the rest was cancelled: only the verb that did so counts
- * as done.
+ * which units remain. If the verb is `done` already and no units are named, the order is returned unchanged. Nothing remains
+ * of an order because it was handed over or because the rest was cancelled: only the verb that did so counts as done.
  */
 export const transitions: Record<
   Verb,

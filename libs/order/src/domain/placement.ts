@@ -179,9 +179,7 @@ export const placedOrder = (
   };
 };
 
-/**
- * The order as it was when it was placed, rebuilt from its current state, so that the answer need not be stored separately.
- */
+/** The order as it was when it was placed, rebuilt from its current state, so that the answer is not stored twice. */
 export const asPlaced = (order: Order): Order => ({
   ...order,
   status: order.payment_method === null ? 'confirmed' : 'pending',

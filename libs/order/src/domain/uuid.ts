@@ -1,9 +1,6 @@
 import { randomUUID } from 'node:crypto';
 
-/**
- * The first 16 bytes of a hash, given in hex, as a UUID of version 8 (RFC 9562); its version and variant bits are
- * overwritten.
- */
+/** The first 16 bytes of a hash in hex, as a UUID of version 8 (RFC 9562); the version and variant bits are overwritten. */
 export const uuidOfHash = (hex: string): string => {
   const variant = ((Number.parseInt(hex[16]!, 16) & 0x3) | 0x8).toString(16);
   const [one, two, three] = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(13, 16)];

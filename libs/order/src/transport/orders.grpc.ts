@@ -128,9 +128,7 @@ const withinBytes = (orders: Order[]): Order[] => {
   return tooMuch < 0 ? orders : orders.slice(0, Math.max(1, tooMuch));
 };
 
-/**
- * JSON takes more bytes, except for metadata: a digit and a comma in a list take eleven bytes in a `google.protobuf.Struct`.
- */
+/** JSON is larger, except for metadata: a digit and a comma in a list take eleven bytes in a `google.protobuf.Struct`. */
 const mostBytes = (order: Order): number =>
   Buffer.byteLength(JSON.stringify(order)) + 5 * Buffer.byteLength(JSON.stringify(order.metadata));
 

@@ -7,10 +7,7 @@ import type { z } from 'zod';
 /** A decoded enum: its name, or its number if it is unknown here. */
 type WireEnum = string | number;
 
-/**
- * The fields of `PlaceOrderRequest` that differ from JSON: 64-bit integers are strings, and fields that were not sent are
- * absent.
- */
+/** The fields of `PlaceOrderRequest` that differ from JSON: 64-bit integers are strings, and unsent fields are absent. */
 interface WirePlaceOrder {
   lines?: { unit_price_minor?: string }[];
   adjustments?: { kind?: WireEnum; amount_minor?: string }[];

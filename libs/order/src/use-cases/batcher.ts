@@ -67,9 +67,7 @@ export class Batcher<Item, Result> {
     return this.lanesInUse;
   }
 
-  /**
-   * @param patience of the caller: an item whose caller no longer waits when its batch starts is refused and never processed
-   */
+  /** @param patience of the caller: if it is over when the batch starts, the item is refused and never processed */
   add(item: Item, size: Size, patience: Patience = {}): Promise<Result> {
     if (!fits(this.queued, size, this.limits.waiting)) {
       const detail = 'Too many orders are waiting already. Try again shortly.';

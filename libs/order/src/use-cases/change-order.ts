@@ -26,7 +26,7 @@ export interface ReadableOrders {
 /** Stores the changes of orders. */
 export abstract class ChangeableOrders {
   /**
-   * Reads over one connection. If `isTold` says that somebody is told the result, resolves only once that cannot be lost.
+   * Reads over one connection; if `isTold` says that the result is told, resolves only once that cannot be lost any more.
    */
   abstract readSafely<T>(work: (orders: ReadableOrders) => Promise<T>, isTold: (read: T) => boolean): Promise<T>;
   /**

@@ -8,7 +8,7 @@ export const commitProtocol = Symbol('commit protocol');
 /** How old an unfinished branch must be before recovery looks into it, in milliseconds. */
 export const inDoubtAfter = Symbol('in doubt after');
 
-/** The decisions about branches: the transaction that records orders decides to commit; whoever comes first, to abort. */
+/** Decisions about branches: recording the orders decides to commit, unless recovery has decided to abort before. */
 export abstract class BranchDecisions {
   /** Decides to abort if nothing was decided yet. @returns the decision, which is final */
   abstract decide(branchId: string): Promise<'commit' | 'abort'>;
@@ -50,7 +50,7 @@ export class FinishBranches extends PeriodicWork {
    * Looks for branches in doubt once. One that cannot be finished does not stop the others.
    *
    * @returns how many branches were finished
-   * @throws AggregateError of the failures
+   * @throws AggregateError if some of them could not be finished
    */
   async execute(): Promise<number> {
     const branches = await this.stock.inDoubt();
@@ -71,9 +71,7 @@ export class FinishBranches extends PeriodicWork {
     return left.length;
   }
 
-  /**
-   * The orders are recorded, so nothing can go wrong any more: if inventory cannot be reached now, recovery commits later.
-   */
+  /** The orders are recorded, so nothing can go wrong any more: if inventory cannot be reached, recovery commits later. */
   async commit(branchId: string): Promise<void> {
     await this.stock.finish(branchId, 'commit').catch((error: unknown) => {
       this.logger.warn(`stock stays prepared until it is looked for (${String(error)})`);

@@ -113,9 +113,7 @@ export class KeepPersonalData {
     return { ...order, personal: 'kept', ...openPersonalData(key, tenant, order.order_id, sealed.personal) };
   }
 
-  /**
-   * The orders that were placed with other personal data. Data that is erased, or cannot be decrypted here, counts as equal.
-   */
+  /** The orders that were placed with other personal data; what is erased, or cannot be decrypted here, counts as equal. */
   async differing(
     tenant: string,
     placed: readonly { orderId: string; personal: PersonalData }[],

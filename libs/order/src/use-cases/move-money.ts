@@ -51,9 +51,7 @@ export type MoneyResult = { replayed: boolean } & ({ move: MoneyMove } | { refus
 
 /** How long a caller waits for the provider before the answer is that the move is pending. */
 const answerWithinMs = 5_000;
-/**
- * The first pause; the next ones are longer, because waiting callers share their connections with those who place orders.
- */
+/** The first pause; later ones are longer, because waiting callers share their connections with those who place orders. */
 const lookAgainMs = 20;
 
 /** Why payment refuses, in words. */
@@ -136,7 +134,7 @@ export class MoveMoney {
     );
   }
 
-  /** Only then is it known what can be moved: an earlier request would be refused, and its key would keep that for ever. */
+  /** Waits for the purchase to end: before that, what can be moved is unknown, and the key would keep a refusal for ever. */
   private async untilPurchased(tenant: string, orderId: string, giveUpAt: number): Promise<void> {
     // The saga of the purchase has the id of its order.
     const isOver = async () => (await this.moves.find(tenant, orderId))?.state !== 'running' || undefined;

@@ -13,7 +13,7 @@ import {
 import { EventFeed } from './read-events.js';
 
 const batchSize = 500;
-/** How late an event is published for which this process was not woken. */
+/** How late an event is published if nothing wakes this process. */
 const pollMs = 100;
 const consumer = 'bus';
 

@@ -18,7 +18,7 @@ export interface OrderEvent extends HistoryEntry, Position {
 
 /** The events of all orders of a tenant, in commit order: none is ever added before one that was already read. */
 export abstract class EventFeed {
-  /** At most `limit` events; fewer once they have `pageLines` lines. */
+  /** At most `limit` events; fewer if they reach `pageLines` lines. */
   abstract after(tenant: string, position: Position, limit: number): Promise<OrderEvent[]>;
   /**
    * A page of the log of all tenants, for other modules.

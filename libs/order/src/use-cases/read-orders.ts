@@ -10,10 +10,10 @@ export interface OrderFilter {
 
 export abstract class OrderReader {
   abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
-  /** At most `limit` orders, newest first, older than `before`; fewer once they have `pageLines` lines. */
+  /** At most `limit` orders, newest first, older than `before`; fewer if they reach `pageLines` lines. */
   abstract page(tenant: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]>;
   /**
-   * At most `limit` entries of an order, oldest first, after the version `after`; fewer once they have `pageLines` lines.
+   * At most `limit` entries of an order, oldest first, after the version `after`; fewer if they reach `pageLines` lines.
    */
   abstract history(tenant: string, orderId: string, after: number, limit: number): Promise<HistoryEntry[]>;
 }
@@ -56,7 +56,7 @@ export class ReadOrders {
   /** @param after the last version that the caller has; 0 for none */
   async history(tenant: string, orderId: string, after: number, limit: number): Promise<HistoryPage> {
     const found = await this.orders.history(tenant, orderId, after, limit + 1);
-    // Every order has entries, so it may not exist.
+    // Every order has entries, so perhaps there is no such order.
     if (found.length === 0) await this.one(tenant, orderId);
     return historyPageOf(found, limit);
   }

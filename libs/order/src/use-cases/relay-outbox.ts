@@ -33,13 +33,10 @@ const linesAtOnce = 5_000;
 const tenantsAtOnce = 2;
 /** Also the delay of events of other instances whose part is read here. */
 const pollMs = 100;
-/** Events of that time go in one delivery, as ten cost no more than one. */
+/** Events that arrive within this time go in one delivery, as ten cost no more than one. */
 const paceMs = 50;
 
-/**
- * Delivers the events of orders from the outbox to inventory, so that the stock follows: in order, at least once, applied
- * once.
- */
+/** Delivers the events of orders to inventory, so that the stock follows: in order, at least once, applied once. */
 @Injectable()
 export class RelayOutbox extends EventConsumer<OutboxEvent> {
   constructor(

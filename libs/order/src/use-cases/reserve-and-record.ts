@@ -30,9 +30,7 @@ export interface Placement {
   tenant: string;
   account: string;
   idempotencyKey: string | null;
-  /**
-   * The idempotency key, or a random text without one. The ids of its reservations are derived from it, at every attempt.
-   */
+  /** The idempotency key, or a random text without one: the ids of its reservations are derived from it at every attempt. */
   name: string;
   command: PlacementCommand;
   /** Distinguishes commands that use the same key. */
@@ -133,7 +131,7 @@ interface Try {
 /** A hold is released only if its request stalled for longer than a hold lasts, so this is more than enough. */
 const maxAttempts = 20;
 
-/** Each tenant of a batch gets its own prepared transaction, and Postgres limits those of all instances together. */
+/** Each tenant of a batch gets its own prepared transaction; `max_prepared_transactions` limits those of all instances. */
 const mostPrepared = 8;
 /** Tenants whose turn comes later are refused: if a call hangs, the last of many would wait for all calls before it. */
 const longestWaitMs = 5_000;
@@ -149,16 +147,14 @@ interface Held {
 
 /** Outcomes of placements so far. */
 class Results extends Map<Placement, PlacementResult | Error> {
-  /**
-   * Tries by order id, if it is unknown whether recording them committed. An order that is found is theirs, not a replay.
-   */
+  /** Tries whose recording may have committed, by order id. If such an order is found, it is theirs and not a replay. */
   readonly unheard = new Map<string, Try>();
 }
 
 /**
  * Reserves stock for a batch of orders in inventory, then records the orders in one statement. Both steps are idempotent, so
- * a batch of a tenant that fails is bisected and retried until the order that cannot be recorded fails alone. An outcome is
- * final once it is set: what is recorded is never tried again.
+ * a batch of a tenant that fails is bisected and retried until the order that cannot be recorded fails alone. Placements
+ * that have an outcome keep it: nothing that is recorded is tried again.
  */
 @Injectable()
 export class ReserveAndRecord {
@@ -167,7 +163,7 @@ export class ReserveAndRecord {
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
     tooMuch: 'More tenants order',
   });
-  /** Whether the last attempt to record orders reached the database. */
+  /** Whether orders could be recorded the last time. */
   private canRecord = true;
 
   constructor(
@@ -424,9 +420,7 @@ export class ReserveAndRecord {
     return tries.filter((it) => isVoid.has(it.orderId));
   }
 
-  /**
-   * Retries placements whose hold was released. If it was released because the order was cancelled, the order is the answer.
-   */
+  /** Retries placements whose hold was released. If its order was recorded and cancelled, that is the answer. */
   private async again(tenant: string, released: Try[], results: Results): Promise<Try[]> {
     if (released.length === 0) return [];
     const { declaredVoid, unknown } = await this.replayRecorded(tenant, released, results);

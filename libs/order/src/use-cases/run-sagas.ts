@@ -38,10 +38,7 @@ export interface SagaData {
   traceparent?: string;
 }
 
-/**
- * A saga that this process leads until its lease expires: whoever claims it then raises the epoch, which fences off our
- * writes.
- */
+/** A saga that this process leads until its lease expires: whoever claims it then raises the epoch, which fences us off. */
 export interface Saga extends SagaStep {
   tenant: string;
   sagaId: string;
@@ -71,8 +68,7 @@ export interface SagaMove {
 export abstract class Sagas {
   /**
    * Claims sagas that are due and not leased.
-   * @param known the definitions that this process knows; sagas of other ones are claimed only after they have been due for
-   *   a minute, because processes that know them come first
+   * @param known the definitions known here; sagas of others are left to processes that know them, until due for a minute
    */
   abstract claim(leaseMs: number, limit: number, known: SagaDefinitions['known']): Promise<Saga[]>;
   /**
@@ -106,10 +102,7 @@ const triesAtOnce = 5;
 /** How many connections may move sagas at once, for all tenants together: the others are left to orders. */
 const mostMoving = 4;
 
-/**
- * Leads the sagas of payments, many at once: asks payment for the next step and stores its outcome in saga and order
- * together.
- */
+/** Leads the sagas of payments, many at once: asks payment for the next step and stores the outcome in saga and order. */
 @Injectable()
 export class RunSagas extends WokenWork {
   private readonly moving: Lane;
@@ -172,10 +165,7 @@ export class RunSagas extends WokenWork {
     }
   }
 
-  /**
-   * Sagas of versions that this process does not know, and that no process that does has claimed for a minute: operators are
-   * told.
-   */
+  /** For sagas of a version unknown here that no process that knows it has claimed for a minute: an operator is told. */
   private async leaveAlone(tenant: string, claimed: readonly Saga[]): Promise<void> {
     const unknown = claimed.filter((it) => !this.isKnown(it));
     for (const { sagaId, definition, version, step } of unknown)
@@ -237,10 +227,7 @@ export class RunSagas extends WokenWork {
     );
   }
 
-  /**
-   * A call that is rejected as a whole is retried in halves, so that a request payment does not understand holds up no
-   * other.
-   */
+  /** A call that fails as a whole is retried in halves, so that a request payment does not understand holds up no other. */
   private async perform(tenant: string, requests: readonly PaymentRequest[]): Promise<PaymentOutcome[]> {
     try {
       return await this.payment.perform(tenant, requests);

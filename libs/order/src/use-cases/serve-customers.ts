@@ -8,7 +8,7 @@ import { PaymentLookup, historyPageOf, type HistoryPage } from './read-orders.js
 /** The stored data of customers. */
 export abstract class CustomerData {
   /**
-   * At most `limit` of their orders, newest first, older than `before`; fewer once they and their histories have `pageLines`
+   * At most `limit` of their orders, newest first, older than `before`; fewer if they and their histories reach `pageLines`
    * lines.
    */
   abstract ordersOf(

@@ -66,8 +66,7 @@ export class StripeNotices implements ProviderNotices {
     const { secret, library } = this.webhooks;
     const signed = [body, signature ?? '', secret, toleranceSeconds] as const;
     try {
-      // Verified separately, because for some malformed headers the library throws the same error as for events it does not
-      // read.
+      // Verified separately, because the library throws the same for some malformed headers as for events it does not read.
       library.signature!.verifyHeader(...signed);
     } catch (error) {
       const detail = `The header Stripe-Signature is missing, older than ${toleranceSeconds} seconds, or not of this body and our secret.`;

@@ -120,9 +120,7 @@ export class PerformOperations {
     return requests.filter((_, index) => begun[index]!.state === 'waits');
   }
 
-  /**
-   * A caller that is told of a refusal undoes nothing, so the stored outcome counts: a notice may have settled a success.
-   */
+  /** Returns the stored outcomes: a notice may have settled a success first, and callers undo nothing after a refusal. */
   private async tellWhatIsKept(
     tenant: string,
     refused: readonly PaymentRequest[],

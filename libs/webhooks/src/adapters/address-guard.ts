@@ -56,8 +56,7 @@ const isLocalName = (hostname: string): boolean => /(^|\.)localhost\.?$/.test(ho
 
 /**
  * Keeps webhooks from reaching hosts that only we can reach (SSRF). Names are resolved by DNS queries of our own: the system
- * resolver has few threads, and names that nobody answers for would block it for everybody else, including our database
- * connections.
+ * resolver has few threads, and names that nobody answers for would block it for all others, our databases included.
  */
 export class AddressGuard implements AddressRules {
   private readonly resolver = new Resolver({ timeout: 2_000, tries: 2 });

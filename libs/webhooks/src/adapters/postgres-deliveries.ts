@@ -133,9 +133,7 @@ const accept = {
   text: 'SELECT webhooks.follow_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS deliveries',
 };
 
-/**
- * For a recursive `waiting`: jumps in the index from endpoint to endpoint with pending deliveries, however many they have.
- */
+/** For a recursive `waiting`: jumps in the index between endpoints with pending deliveries, however many each has. */
 const endpointsWaiting = `
       (SELECT tenant_id, endpoint_id FROM webhooks.deliveries WHERE status = 'pending'
        ORDER BY tenant_id, endpoint_id LIMIT 1)

@@ -34,9 +34,7 @@ export const messageOf = ({ tenant, source, id, type, at, data, traceparent }: H
   traceparent,
 });
 
-/**
- * Receivers expect small bodies: one that is too large loses all `lines`, then its largest fields; receivers fetch the rest.
- */
+/** Receivers expect small bodies: a larger one loses all `lines`, then its largest fields; receivers fetch the rest. */
 const payloadOf = (type: string, at: Date, data: Record<string, unknown>): string => {
   const written = (some: Record<string, unknown>): string =>
     JSON.stringify({ type, timestamp: at.toISOString(), data: some });

@@ -8,9 +8,7 @@ import { signedHeaders } from '../domain/signature.js';
 import { Slots } from '../domain/slots.js';
 import { KeepSecrets, type KeptSecret } from './keep-secrets.js';
 
-/**
- * A delivery that this instance sends until its lease expires: whoever claims it then raises the epoch, which fences us off.
- */
+/** A delivery that this instance sends until its lease expires: whoever claims it next raises the epoch to fence us off. */
 export interface ClaimedDelivery {
   tenant: string;
   deliveryId: string;
@@ -40,9 +38,8 @@ export abstract class DueDeliveries {
   /**
    * Claims deliveries of enabled endpoints that are due and not leased.
    *
-   * @param slots how many at most: in all; for one endpoint, with exceptions by endpoint; for one tenant, with exceptions by
-   *   tenant
-   * @param signing the master keys of this instance; what needs another key is left to instances that have it, for
+   * @param slots how many at most: in all; of one endpoint, with exceptions; of one tenant, with exceptions
+   * @param signing the master keys that are here; what needs another one is left to instances that have it, for
    *   `othersForMs`
    */
   abstract claim(
