@@ -141,7 +141,7 @@ const advanceParts = (schema: string): string =>
     END IF;
   END $$`;
 
-/** They can be replaced by a later migration: to change them, every module needs a new one. */
+/** They replace older versions of themselves, so a change of them needs a new migration in every module. */
 export const partFunctions = (schema: string): string[] => [acquireParts(schema), advanceParts(schema)];
 
 /** The tables and functions that a module's migration creates, so that it can follow logs. */

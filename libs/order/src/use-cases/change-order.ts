@@ -25,9 +25,7 @@ export interface ReadableOrders {
 
 /** Stores the changes of orders. */
 export abstract class ChangeableOrders {
-  /**
-   * Reads over one connection; if `isTold` says that the result is told, resolves only once that cannot be lost any more.
-   */
+  /** Reads over one connection. Resolves once the result cannot be lost any more, if `isTold` says that it is told. */
   abstract readSafely<T>(work: (orders: ReadableOrders) => Promise<T>, isTold: (read: T) => boolean): Promise<T>;
   /**
    * Writes the change with its event and its key in one transaction.

@@ -12,7 +12,7 @@ export interface StripeLimits {
   callTimeoutMs: number;
   /** The same for calls whose answer is optional; that answer is also cached for as long. */
   readTimeoutMs: number;
-  /** Until when operations of a batch may be started. */
+  /** For how long operations of a batch are started. */
   beginWithinMs: number;
   /** When the batch is answered at the latest: before the caller gives up on all of it. */
   answerWithinMs: number;

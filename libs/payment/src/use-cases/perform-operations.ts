@@ -52,7 +52,7 @@ export interface SettledOperation {
   outcome: Exclude<ProviderOutcome, { outcome: 'open' }>;
 }
 
-/** Before our caller gives up: the outcome of what a provider has not answered by then is unknown. */
+/** Shorter than our caller waits: the outcome of what a provider has not answered by then is unknown. */
 const answerWithinMs = 7_000;
 
 /** Stores payments and their operations. */
@@ -120,7 +120,7 @@ export class PerformOperations {
     return requests.filter((_, index) => begun[index]!.state === 'waits');
   }
 
-  /** Returns the stored outcomes: a notice may have settled a success first, and callers undo nothing after a refusal. */
+  /** Takes the stored outcomes: a notice may have settled a success first, and callers undo nothing after a refusal. */
   private async tellWhatIsKept(
     tenant: string,
     refused: readonly PaymentRequest[],
