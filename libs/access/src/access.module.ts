@@ -91,7 +91,7 @@ export class AccessModule implements OnModuleInit {
 
   /** Degraded, but still ready: remembered keys and tokens stay valid, and other instances would do no better. */
   private async condition(): Promise<{ isDegraded: boolean; details: Record<string, unknown> }> {
-    // One at a time: if the database hangs, each keeps its connection for longer than anybody waits for it.
+    // One at a time: if the database hangs, each query keeps its connection for longer than this check waits.
     this.asking ??= this.sql.condition().finally(() => (this.asking = undefined));
     const failure = await within(askedWithinMs, this.asking).then(
       () => undefined,

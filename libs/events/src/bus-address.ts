@@ -1,7 +1,7 @@
 import { natsForm, parseNats, type NatsAddress } from '#nats';
 import { z } from 'zod';
 
-/** What brings events to those who follow them: the log alone, which they then read themselves, or NATS. */
+/** How events reach those who follow them: by reading the log themselves, or through NATS. */
 export type EventBusAddress = { scheme: 'postgres' } | NatsAddress;
 
 const supported = `must be postgres: or ${natsForm} (an IPv6 host in brackets)`;

@@ -2,26 +2,26 @@ import { logBeginning } from '#contracts';
 import type { Queries, Sql, Statement } from '#database';
 import { partCount } from './parts.js';
 
-/** A part of the log that is ours to read until the lease runs out: whoever takes it then raises the epoch. */
+/** A part of the log that this instance may read until its lease expires: whoever takes it then raises the epoch. */
 export interface HeldPart {
   part: number;
   epoch: string;
-  /** Of the last event of this part that has taken effect. */
+  /** The position of the last event of this part that has taken effect. */
   position: string;
 }
 
-/** How far a consumer has come, to be kept with what it made of the events. */
+/** How far a consumer has come, to be stored together with the effects of the events. */
 export interface Checkpoint {
-  /** Moves it on, after effects that lie elsewhere. */
+  /** Stores it on its own, after effects outside this database. */
   keep(): Promise<void>;
   /**
-   * Consumer, parts, epochs and positions: what `advance_parts` takes, in the statement that has the effects, so that
-   * each event takes effect once.
+   * Consumer, parts, epochs and positions: the arguments of `advance_parts`. Called in the statement that has the effects,
+   * it lets each event take effect exactly once.
    */
   values: readonly [consumer: string, parts: number[], epochs: string[], positions: string[]];
 }
 
-/** What `advance_parts` fails with: another instance reads on where we have been, and what we did since is not kept. */
+/** The SQLSTATE of `advance_parts` if another instance has taken over: what this one did since is not stored. */
 const leaseLost = 'CL001';
 
 export const isLeaseLost = (error: unknown): boolean => (error as { code?: unknown } | null)?.code === leaseLost;
@@ -37,20 +37,20 @@ export class Checkpoints {
     this.statements = statementsOf(schema);
   }
 
-  /** Lets a consumer begin, where it has not begun before. */
+  /** Creates the checkpoints of a consumer, unless they exist. */
   async begin(consumer: string, position = logBeginning, within: Queries = this.sql): Promise<void> {
     await within.query(this.statements.begin, [consumer, position, partCount]);
   }
 
   /**
-   * Takes or keeps parts: a fair share among those who read at present, what is over it given back. Asked again before
-   * the lease has run out, the same parts are ours without interruption.
+   * Leases a fair share of the parts among the current readers, and gives back what exceeds it. If it is called again before
+   * the lease expires, the same parts are kept without interruption.
    */
   acquire(consumer: string, holder: string, leaseMs: number): Promise<HeldPart[]> {
     return this.sql.query<HeldPart>(this.statements.acquire, [consumer, holder, leaseMs]);
   }
 
-  /** @returns the checkpoint of a consumer that has come to the positions of these parts */
+  /** @returns the checkpoint of a consumer that has reached these positions */
   at(consumer: string, parts: readonly HeldPart[]): Checkpoint {
     const values: Checkpoint['values'] = [
       consumer,
@@ -75,15 +75,15 @@ export class Checkpoints {
     return within.query(this.statements.read, [consumer]);
   }
 
-  /** A consumer that is not needed any more: whoever still reads for it loses its lease. */
+  /** Deletes a consumer that is not needed any more: an instance that still reads for it loses its lease. */
   async forget(consumer: string): Promise<void> {
     await this.sql.query(this.statements.forget, [consumer]);
   }
 }
 
 /**
- * Volatile statements each see what the one before has done. A part that somebody is about to move is passed over and taken
- * the next time.
+ * The function is volatile, so each statement sees the effects of those before. A part whose row is locked, because it is
+ * being advanced, is skipped and taken the next time.
  */
 const acquireParts = (schema: string): string =>
   `CREATE OR REPLACE FUNCTION ${schema}.acquire_parts(p_consumer text, p_holder uuid, p_lease_ms bigint)
@@ -121,7 +121,7 @@ const acquireParts = (schema: string): string =>
     RETURNING c.part, c.epoch::text, c.position;
   END $$`;
 
-/** All of the parts or none: whoever calls it in the statement of the effects has these undone as well. */
+/** Advances all of the parts or none: called in the statement that has the effects, it rolls these back as well. */
 const advanceParts = (schema: string): string =>
   `CREATE OR REPLACE FUNCTION ${schema}.advance_parts(
     p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[])
@@ -141,10 +141,10 @@ const advanceParts = (schema: string): string =>
     END IF;
   END $$`;
 
-/** Made anew by a migration where they were made before: one that changes them takes another one of each module. */
+/** They replace older versions of themselves, so a change of them needs a new migration in every module. */
 export const partFunctions = (schema: string): string[] => [acquireParts(schema), advanceParts(schema)];
 
-/** What a module's migration makes, to be able to follow logs. */
+/** The tables and functions that a module's migration creates, so that it can follow logs. */
 export const checkpointTables = (schema: string): string[] => [
   `CREATE TABLE ${schema}.checkpoints (
     consumer text COLLATE "C" NOT NULL,
@@ -165,7 +165,7 @@ export const checkpointTables = (schema: string): string[] => [
   ...partFunctions(schema),
 ];
 
-/** Lets a consumer begin in front of every event, in a migration. */
+/** SQL for a migration: lets a consumer begin before the first event. */
 export const logStart = (schema: string, consumer: string): string =>
   `INSERT INTO ${schema}.checkpoints (consumer, part, position)
    SELECT '${consumer}', part, '${logBeginning}' FROM generate_series(0, ${partCount - 1}) AS part`;

@@ -10,7 +10,7 @@ import { EventSigning } from './event-signing.js';
 import { NatsPublisher, type EventPublisher } from './nats-publisher.js';
 import { NatsSource, type FollowedLog } from './nats-source.js';
 
-/** What is read while one batch takes effect. */
+/** Pages that are read ahead while a batch is being applied. */
 const pagesAhead = 4;
 
 /** Gives modules a source of the events of a log, and a publisher for it. Connects on first use, once for each address. */
@@ -22,14 +22,14 @@ export class EventBus implements OnApplicationShutdown {
 
   constructor(
     @Optional() @Inject(Readiness) private readonly readiness?: Readiness,
-    /** By which events are known that come by NATS; none where whoever may publish there is believed. */
+    /** Authenticates events from NATS; without it, everybody who may publish there is trusted. */
     @Optional() @Inject(ServiceSecrets) secrets?: ServiceSecrets,
     @Optional() @Inject(Metrics) metrics?: Metrics,
   ) {
     this.signing = secrets && new EventSigning(secrets, metrics);
   }
 
-  /** What an `EventConsumer` reads; the address decides how events come to it. */
+  /** The source for an `EventConsumer`; the address decides how events reach it. */
   sourceFor<Event extends Logged>(at: EventBusAddress, followed: FollowedLog<Event>): EventSource<Event> {
     const readLog = readingAhead(followed.readLog, pagesAhead);
     switch (at.scheme) {
@@ -40,13 +40,13 @@ export class EventBus implements OnApplicationShutdown {
     }
   }
 
-  /** @param keepHours how long events are kept there; they stay in the log itself */
+  /** @param keepHours how long NATS keeps events; the log itself is not affected */
   publisherFor(at: NatsAddress, { log, keepHours }: { log: string; keepHours: number }): EventPublisher {
     const kept = { log, keepHours, isReplicated: at.servers.length >= 3 };
     return new NatsPublisher(this.connectionTo(at), kept, this.signing);
   }
 
-  /** The last hook of a shutdown: those who read and publish finish what is under way before it. */
+  /** The last hook of a shutdown: readers and publishers finish what is in progress before it. */
   async onApplicationShutdown(): Promise<void> {
     await Promise.all([...this.connections.values()].map((it) => it.close()));
     this.connections.clear();
@@ -62,7 +62,7 @@ export class EventBus implements OnApplicationShutdown {
     return connection;
   }
 
-  /** Without it nothing is lost: what happens waits in the log, and is read from there. */
+  /** Without NATS nothing is lost: events wait in the log and are read from there. */
   private condition(): Condition {
     const isReached = [...this.connections.values()].every(({ isUp }) => isUp);
     if (!isReached) return { isDegraded: true, details: { nats: 'is unreachable' } };
@@ -71,7 +71,7 @@ export class EventBus implements OnApplicationShutdown {
   }
 }
 
-/** The log itself, asked again and again. */
+/** Polls the log itself. */
 class LogSource<Event extends Logged> extends EventSource<Event> {
   constructor(private readonly readLog: ReadLog<Event>) {
     super();

@@ -6,47 +6,47 @@ import { Metrics, Traces } from '#telemetry';
 import { isLeaseLost, type Checkpoint, type Checkpoints, type HeldPart } from './checkpoints.js';
 import { partOf } from './parts.js';
 
-/** What is read of a log. */
+/** An entry of a log. */
 export interface Logged {
-  /** Where it stands (`logPosition`). */
+  /** Its position in the log (`logPosition`). */
   sequence: string;
-  /** What it happened to. */
+  /** What it is about. The events of one subject stay in order. */
   subject: string;
-  /** Of the request that it goes back to. */
+  /** The trace context of the request that caused it. */
   traceparent?: string | null | undefined;
 }
 
 /** Events of the parts that were asked for, in the order of the log within each. */
 export interface Reading<Event extends Logged> {
   events: readonly Event[];
-  /** By part, how far it was read; parts that are left out stay where they are. */
+  /** How far each part was read; parts that are left out stay where they are. */
   reached: ReadonlyMap<number, string>;
-  /** Whether there may be more at once. */
+  /** Whether there may be more events already. */
   isMore: boolean;
 }
 
 export abstract class EventSource<Event extends Logged> {
-  /** Nothing of the parts that lies behind their positions is left out up to what was reached. */
+  /** Leaves out no event of a part between its position and the one that was reached. */
   abstract read(parts: readonly HeldPart[], limit: number): Promise<Reading<Event>>;
   /**
-   * These parts and no others are read from now on. Where events arrive by themselves it is told when there is something
-   * to read.
+   * From now on these parts and no others are read. A source that receives events by itself calls `wake` when there is
+   * something to read.
    */
   hold?(parts: readonly HeldPart[], wake: () => void): void;
   /** What was read before has taken effect and will not be asked for again. */
   settled?(reached: ReadonlyMap<number, string>): Promise<void>;
 }
 
-/** Also how long the part of a reader that was killed waits for another one. */
+/** Also how long the parts of a killed reader wait for another one. */
 const leaseMs = 5_000;
 
-/** Well before the lease runs out; also how soon what another one left behind is taken over. */
+/** Well before the lease expires; also how soon parts that another instance gave up are taken over. */
 const renewAfterMs = 1_000;
 
 interface Options extends Rhythm {
-  /** How many events take effect at once. */
+  /** How many events are applied at once. */
   batchSize: number;
-  /** How many of them are read at once; all where it is left out. */
+  /** How many of them are read at once; all if it is left out. */
   pageSize?: number;
 }
 
@@ -67,9 +67,9 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   private held: HeldPart[] = [];
   private heldUntil = 0;
   private mustLetGo = false;
-  /** Of a batch, what is taken at once. */
+  /** The fraction of a batch that is taken at once: less than 1 after a lease was lost. */
   private share = 1;
-  /** When everything there was had taken effect. */
+  /** When this instance last had applied every event there was. */
   private caughtUpAt = performance.now();
   private taken: Counter | undefined;
   private endObserving: () => void = () => {};
@@ -84,9 +84,9 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   }
 
   /**
-   * Has events take effect, and keeps the checkpoint.
+   * Applies events and stores the checkpoint.
    *
-   * @param events in order within each subject; none where what was read is of no concern
+   * @param events in order within each subject; empty if nothing that was read is relevant
    */
   protected abstract apply(events: readonly Event[], checkpoint: Checkpoint): Promise<void>;
 
@@ -126,12 +126,12 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     } catch (error) {
       this.heldUntil = 0;
       if (!isLeaseLost(error)) {
-        // Before the pause, in which others may do better; and what we have sent and not heard of is refused from then on.
+        // Before the pause, so that another instance can take over; it also fences off writes of ours that had no answer.
         this.mustLetGo = true;
         await this.letGo().catch(() => undefined);
         throw error;
       }
-      // It may have taken longer than the lease: the next time it is less.
+      // Applying may have taken longer than the lease, so less is taken the next time.
       if (this.share < 1)
         this.logger.warn(`${this.consumer} has lost its lease on a part of the log again, reducing the batch size`);
       this.share = Math.max(1 / this.options.batchSize, this.share / 2);
@@ -152,7 +152,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
   }
 
   private async follow(): Promise<boolean> {
-    // Monotonic: a clock that is set back does not make a lease longer.
+    // Monotonic, so that setting the clock back does not prolong the lease.
     const now = performance.now();
     if (now > this.heldUntil - leaseMs + renewAfterMs) {
       this.held = await this.checkpoints.acquire(this.consumer, this.holder, leaseMs);
@@ -181,7 +181,7 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     await this.source.settled?.(reached);
   }
 
-  /** What takes effect shows in the trace of each request that it goes back to. */
+  /** Makes the processing show in the trace of each request that caused an event. */
   private traced(events: readonly Event[], effect: () => Promise<void>): Promise<void> {
     if (!this.traces?.areOpen) return effect();
     const parents = events.map(({ traceparent }) => traceparent ?? undefined);
@@ -193,14 +193,14 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
     return this.traces.ofMany(`process ${this.consumer}`, parents, { kind: 'consumer', attributes }, effect);
   }
 
-  /** Page by page, until there is nothing more or enough. */
+  /** Reads page by page, until there is nothing more, the batch is full, or the lease is half over. */
   private async read(): Promise<Reading<Event>> {
     const batchSize = Math.ceil(this.options.batchSize * this.share);
     const pageSize = Math.min(batchSize, this.options.pageSize ?? batchSize);
     const reached = new Map<number, string>();
     const pages: (readonly Event[])[] = [];
     for (let left = batchSize, parts = this.held; ;) {
-      // What was read before takes effect first; the failure is met again then.
+      // What was read before is applied first; the next read meets the failure again.
       const page = await this.source.read(parts, pageSize).catch((error: unknown) => {
         if (pages.length === 0) throw error;
       });
@@ -219,15 +219,15 @@ export abstract class EventConsumer<Event extends Logged> extends WokenWork {
 const movedTo = (parts: readonly HeldPart[], reached: ReadonlyMap<number, string>): HeldPart[] =>
   parts.map((it) => ({ ...it, position: reached.get(it.part) ?? it.position }));
 
-/** What of a log lies behind a position, oldest first, at most so many, and up to where that is all there is. */
+/** Reads at most `limit` events after a position, oldest first; up to `until`, nothing is left out. */
 export type ReadLog<Event extends Logged> = (
   after: string,
   limit: number,
 ) => Promise<{ events: readonly Event[]; until: string; isMore: boolean }>;
 
 /**
- * Reads on while what was read takes effect, so many pages, where there are any. Nothing is lost by a page that nobody asks
- * for, which is kept no longer than a lease, and one that could not be read is asked for again.
+ * Reads up to `pages` pages ahead while events are being applied. Nothing is lost by a page that is not asked for, which is
+ * dropped after the time of a lease; one that could not be read is read again when it is asked for again.
  */
 export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: number): ReadLog<Event> => {
   let ahead: { after: string; limit: number; page: ReturnType<ReadLog<Event>> }[] = [];
@@ -239,7 +239,7 @@ export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: 
   };
   const readOn = async (): Promise<void> => {
     const last = ahead.at(-1);
-    // Whoever comes for it is told.
+    // The error is for the caller who asks for the page.
     const page = await last?.page.catch(() => undefined);
     if (!last || !page?.isMore || ahead.at(-1) !== last || ahead.length >= pages) return;
     begin(page.until, last.limit);
@@ -250,7 +250,7 @@ export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: 
     const isAhead = next?.after === after && next.limit === limit;
     if (!isAhead) ahead = [];
     const page = await (isAhead ? next.page : read(after, limit));
-    // What was read before it was asked for says nothing of what there is by now.
+    // The page was read before it was asked for, so there may be more by now.
     if (isAhead && !page.isMore) return { ...page, isMore: true };
     if (page.isMore && ahead.length === 0) begin(page.until, limit);
     void readOn();
@@ -258,7 +258,7 @@ export const readingAhead = <Event extends Logged>(read: ReadLog<Event>, pages: 
   };
 };
 
-/** Reads the parts from a log that is read as a whole, from where the first of them stands. */
+/** Reads parts of a log that can only be read as a whole, starting at the lowest of their positions. */
 export const fromLog = async <Event extends Logged>(
   read: ReadLog<Event>,
   parts: readonly HeldPart[],

@@ -4,17 +4,17 @@ import { nowAndThen } from '#periodic';
 import type { ServiceSecrets } from '#security';
 import type { Metrics } from '#telemetry';
 
-/** Beside the CloudEvent, as what is signed are its very bytes. */
+/** A header beside the CloudEvent, because the exact bytes of the payload are signed. */
 export const signatureHeader = 'Cleave-Signature';
 
-/** Whoever publishes much does not fill the log. */
+/** Limits the warnings, however many events are refused. */
 const saidEveryMs = 10_000;
-/** For how long somebody should look at it. */
+/** How long after a refusal the event bus reports that it is degraded. */
 const recentMs = 60_000;
 
-/** All that decides what is made of an event. The tenant is in the payload. */
+/** Everything that decides how an event is handled. The tenant is in the payload. */
 export interface Published {
-  /** Of NATS: the log and the part. */
+  /** The NATS subject: the log and the part. */
   subject: string;
   sequence: string;
   previous: string;
@@ -22,8 +22,8 @@ export interface Published {
 }
 
 /**
- * Signs each event with the secret of the services, and tells which were. An event has no age at which it is not believed any
- * more: where it stands in the log is signed, and whoever has come past it passes it over.
+ * Signs each event with the service secret, and verifies signatures. A signature has no maximum age: the position in the log
+ * is signed too, and a reader that has passed it skips the event.
  */
 export class EventSigning {
   private readonly logger = new Logger('EventBus');

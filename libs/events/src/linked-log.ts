@@ -2,16 +2,16 @@ import { EventSource, fromLog, type Logged, type ReadLog, type Reading } from '.
 import type { HeldPart } from './checkpoints.js';
 import { partOf } from './parts.js';
 
-/** An event as it is published: whoever has come to `previous` or beyond misses nothing in front of it. */
+/** An event as it is published: a reader that has reached `previous` or a later position misses nothing before it. */
 export interface Linked<Event extends Logged> extends Logged {
   event: Event;
-  /** Between there and here nothing happened in the part of the event. */
+  /** No event of its part lies between this position and the event. */
   previous: string;
 }
 
 /** The log, each event linked to the one before it in its part. */
 export class LinkedLog<Event extends Logged> extends EventSource<Linked<Event>> {
-  /** By part: up to where it was read, and the last event in it. True of the log whatever became of what was read. */
+  /** By part: how far it was read, and the last event up to there. True of the log even if the events were not applied. */
   private readonly last = new Map<number, { reached: string; sequence: string }>();
 
   constructor(private readonly readLog: ReadLog<Event>) {
@@ -33,7 +33,7 @@ export class LinkedLog<Event extends Logged> extends EventSource<Linked<Event>> 
     return { events: linked, reached, isMore };
   }
 
-  /** Where another instance, or this one before it failed, has read the part, only how far is known. */
+  /** If another instance has read the part, or this one before a failure, only the position is known. */
   private lastBefore({ part, position }: HeldPart): string {
     const last = this.last.get(part);
     return last?.reached === position ? last.sequence : position;

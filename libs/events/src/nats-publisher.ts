@@ -7,23 +7,23 @@ import type { Linked } from './linked-log.js';
 import { ensureStream, previousHeader, sequenceHeader, streamOf, subjectOf, type KeptLog } from './nats-stream.js';
 import { partOf } from './parts.js';
 
-/** What an envelope has that is repeated beside it. */
+/** The fields of an envelope that are repeated outside it. */
 export interface Enveloped extends Logged {
   id: string;
   traceparent?: string | undefined;
 }
 
-/** Takes events to those who follow a log from elsewhere. */
+/** Publishes events to those who follow a log from elsewhere. */
 export abstract class EventPublisher {
-  /** Makes the place that they are taken to. To be called before anything is published, and costs nothing once it is there. */
+  /** Creates the stream. To be called before anything is published; costs nothing once the stream exists. */
   abstract prepare(): Promise<void>;
-  /** All of them are kept there once it is done; after a failure any may be, and all are to be published again. */
+  /** Resolves once all events are stored there. After a failure any of them may be, and all are to be published again. */
   abstract publish(events: readonly Linked<Enveloped>[]): Promise<void>;
 }
 
-/** Less than a lease, so that what comes after it is not the work of another instance by then. */
+/** Shorter than a lease, so that no other instance has taken over by the time the answer is processed. */
 const ackTimeoutMs = 3_000;
-/** What is left to the headers, of what a message may take. */
+/** The part of the maximum message size that is left to the headers. */
 const headerBytes = 4_096;
 
 /** Publishes to JetStream, each event as a CloudEvent in structured mode. */
@@ -47,11 +47,11 @@ export class NatsPublisher extends EventPublisher {
 
   async publish(events: readonly Linked<Enveloped>[]): Promise<void> {
     const connection = await this.connection.open();
-    // What fails may be the stream that is gone: it is made again then.
+    // The failure may be a lost stream, so the next `prepare` creates it again.
     this.prepared = undefined;
     const client = jetstream(connection, { timeout: ackTimeoutMs });
     const maxBytes = (connection.info?.max_payload ?? 1_048_576) - headerBytes;
-    // One connection keeps their order; where some are lost on the way, readers see it by the links.
+    // One connection keeps their order; if some are lost on the way, readers notice it by the links.
     const acks = events.map((it) => {
       const subject = subjectOf(this.kept.log, partOf(it.subject));
       const payload = payloadOf(it, maxBytes);
@@ -68,7 +68,7 @@ export class NatsPublisher extends EventPublisher {
   }
 }
 
-/** That nobody answers is called a lack of JetStream there, which it rarely is. */
+/** The client reports a missing responder as a lack of JetStream, which is rarely the cause. */
 const told = (error: unknown): unknown =>
   error instanceof Error && error.cause instanceof RequestError && error.cause.isNoResponders()
     ? new Error('no stream accepts events: it is missing, or has no leader, or NATS runs without JetStream', {
@@ -76,7 +76,7 @@ const told = (error: unknown): unknown =>
       })
     : error;
 
-/** Of what is too large only the position is published: it is read in the log. */
+/** An event that is too large is published without its payload: readers get it from the log. */
 const payloadOf = ({ event }: Linked<Enveloped>, maxBytes: number): Uint8Array => {
   const payload = Buffer.from(JSON.stringify(event));
   return payload.length > maxBytes ? new Uint8Array() : payload;

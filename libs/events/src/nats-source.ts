@@ -10,38 +10,38 @@ import { previousHeader, sequenceHeader } from './nats-stream.js';
 import { PartFeed } from './part-feed.js';
 
 export interface FollowedLog<Event extends Logged> {
-  /** The name of the log, as it is published. */
+  /** The name under which the log is published. */
   log: string;
-  /** Whose checkpoints these are, and whose instances share what arrives. */
+  /** The owner of the checkpoints; its instances share the messages that arrive. */
   consumer: string;
   schema: z.ZodType<Event>;
-  /** Asks the log itself: it has everything, and is right where NATS says something else. */
+  /** Reads the log itself, which is complete and takes precedence over NATS. */
   readLog: ReadLog<Event>;
 }
 
 const nothing = { events: [], reached: new Map<number, string>(), isMore: false };
 
-/** How long nothing may arrive of a part before the log is asked: the stream may have lost what came last. */
+/** How long a part may be silent before the log is read: the stream may have lost the latest messages. */
 const quietMs = 10_000;
 
-/** How often what nobody has signed is taken for a hint that there may be something in the log. */
+/** How often at most an unsigned message causes a look into the log. */
 const hintMs = 1_000;
 
-/** What is known of a part that is held. */
+/** The state of a part that is held. */
 interface Part {
   feed: PartFeed;
-  /** Up to where it was read; from somewhere else it is read again, what had arrived of it being gone. */
+  /** How far it was read. If the checkpoint is elsewhere, the part is read again from the log: what had arrived is gone. */
   position: string;
-  /** There is something that only the log can tell. */
+  /** Whether only the log can tell what comes next. */
   isDue: boolean;
-  /** When it was last in step with the log, as far as is known. */
+  /** When it was last known to be in step with the log. */
   inStepAt: number;
   hintedAt: number;
 }
 
 /**
- * Reads a log as NATS brings it. Each event names the position of the one before it: what does not follow on from what
- * was read stays parked until the log has told what lies between. While a part is not heard, the log is read instead.
+ * Reads a log as NATS delivers it. Each event names the position of the one before it: an event that does not follow on
+ * waits until the log has told what lies between. While a part cannot be received, it is read from the log.
  */
 export class NatsSource<Event extends Logged> extends EventSource<Event> {
   private readonly logger = new Logger('EventBus');
@@ -51,7 +51,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
   constructor(
     private readonly connection: NatsLink,
     private readonly followed: FollowedLog<Event>,
-    /** None where whoever may publish is believed. */
+    /** Undefined if everybody who may publish is trusted. */
     private readonly signing?: EventSigning,
   ) {
     super();
@@ -115,11 +115,11 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     return known.isDue || !known.feed.isHeard || performance.now() - known.inStepAt > quietMs;
   }
 
-  /** Reads parts in the log. */
+  /** Reads parts from the log. */
   private async compare(due: readonly HeldPart[], limit: number): Promise<Reading<Event>> {
     const parts = due.flatMap(({ part }) => this.parts.get(part) ?? []);
     const arrived = parts.flatMap(({ feed }) => [...feed.arrived.values()]);
-    // Before it is read: what begins to be heard meanwhile is to be compared once more.
+    // Reset before reading: what begins to arrive meanwhile has to be compared once more.
     for (const it of parts) it.isDue = false;
     try {
       const reading = await fromLog(this.followed.readLog, due, limit);
@@ -135,7 +135,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     }
   }
 
-  /** Takes what follows on, one after the other. */
+  /** Takes the messages that follow on from each other. */
   private take(known: Part, position: string, limit: number): Event[] {
     const events: Event[] = [];
     let at = position;
@@ -171,7 +171,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     return !!link && !!signature && this.signing.isRight(signature, { subject, ...link, payload });
   }
 
-  /** It may be an event of a publisher that does not sign yet, or has signed with a secret that is none any more. */
+  /** The publisher may not sign yet, or use a secret that is no longer valid, so the log is read, at most every `hintMs`. */
   private refuse(known: Part, { subject }: JsMsg): void {
     this.signing?.refuse(this.followed.consumer, subject);
     const now = performance.now();
@@ -180,7 +180,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
     known.isDue = true;
   }
 
-  /** @returns `undefined` for what the log has to tell: what was too large, or is not understood */
+  /** @returns `undefined` if it has to be read from the log: it was too large, or is not understood */
   private eventOf(message: JsMsg, sequence: string): Event | undefined {
     try {
       const { data } = this.followed.schema.safeParse(message.json());
@@ -191,7 +191,7 @@ export class NatsSource<Event extends Logged> extends EventSource<Event> {
   }
 
   private report(error: unknown): void {
-    // That NATS is not reached is told by its connection.
+    // The connection itself reports that NATS cannot be reached.
     if (!this.connection.isUp) return;
     if (!this.isFailing)
       this.logger.warn(

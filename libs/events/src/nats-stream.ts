@@ -5,12 +5,12 @@ import { nanos, type NatsConnection } from '@nats-io/transport-node';
 export const streamOf = (log: string) => `cleave-${log}`;
 export const subjectOf = (log: string, part: number | '*') => `cleave.${log}.${part}`;
 
-/** Beside the CloudEvent, so that what is known already need not be parsed. */
+/** A header beside the CloudEvent, so that an event that is known already need not be parsed. */
 export const sequenceHeader = 'Cleave-Sequence';
-/** Nothing lies between there and here in the part of the event. */
+/** A header: no event of the part lies between this position and the event. */
 export const previousHeader = 'Cleave-Previous';
 
-/** How long NATS itself knows an event again. Readers do whenever it comes, by its position. */
+/** How long NATS itself recognises a duplicate. Readers always do, by its position. */
 const duplicateWindowMs = 120_000;
 
 const inUseWithAnotherConfiguration = 10_058;
@@ -18,11 +18,11 @@ const inUseWithAnotherConfiguration = 10_058;
 export interface KeptLog {
   log: string;
   keepHours: number;
-  /** Raft needs three to go on without one of them; two would only halt more often than one. */
+  /** Raft needs three replicas to survive the loss of one; two would only halt more often than one. */
   isReplicated: boolean;
 }
 
-/** Makes the stream, or makes it what is asked for; several may do so at once. */
+/** Creates the stream, or updates its configuration; several processes may do so at once. */
 export const ensureStream = async (
   connection: NatsConnection,
   { log, keepHours, isReplicated }: KeptLog,

@@ -10,16 +10,16 @@ import { nanos } from '@nats-io/transport-node';
 import type { NatsLink } from '#nats';
 import { streamOf, subjectOf } from './nats-stream.js';
 
-/** How long a message that was delivered and not taken waits for another instance. */
+/** After how long a message that was not acknowledged is delivered to another instance. */
 const ackWaitMs = 10_000;
-/** What JetStream keeps of a reader that is not heard of: it goes on by the log, when it comes back. */
+/** How long JetStream keeps a consumer without a reader; a reader that returns later continues from the log. */
 const forgottenAfterMs = 24 * 3_600_000;
 const mostArrived = 1_000;
 const mostArrivedBytes = 4_194_304;
 /** How soon a pull that has silently ended is noticed. */
 const heartbeatMs = 1_000;
 const pullMs = 2_000;
-/** Of what is asked while a pull is renewed. */
+/** The timeout of requests while a pull is renewed. */
 const answerMs = 2_000;
 const retryMs = 1_000;
 
@@ -28,25 +28,25 @@ interface Options {
   consumer: string;
   part: number;
   epoch: string;
-  /** Something has arrived. */
+  /** Called when a message has arrived. */
   arrive: () => void;
-  /** It is heard from now on, though not what came before. */
+  /** Called when messages are received from now on, though not those from before. */
   opened: () => void;
   failed: (error: unknown) => void;
 }
 
 export interface Arrived {
   message: JsMsg;
-  /** The log has been read to its end since. */
+  /** Whether the log has been read to its end since. */
   isCompared: boolean;
 }
 
 /**
- * What arrives of one part while this instance holds it. Any of it may be lost at any time, and it is bounded by dropping:
- * JetStream delivers it again, and before that it is found in the log.
+ * The messages of one part that have arrived while this instance holds it. Any of them may be lost at any time, and the
+ * buffer is bounded by dropping messages: JetStream delivers them again, and the log has them before that.
  */
 export class PartFeed {
-  /** By the number in the stream, so that what is delivered again is there once. */
+  /** By sequence number in the stream, so that a message that is delivered again is there once. */
   private readonly messages = new Map<number, Arrived>();
   private bytes = 0;
   private pull: ConsumerMessages | undefined;
@@ -68,19 +68,19 @@ export class PartFeed {
     return this.pull !== undefined && this.connection.isUp;
   }
 
-  /** In the order of their arrival, by their number in the stream. */
+  /** In the order of arrival, by sequence number in the stream. */
   get arrived(): ReadonlyMap<number, Arrived> {
     return this.messages;
   }
 
-  /** It has been seen to; `acknowledge` says so to JetStream, for all that was passed. */
+  /** Marks a message as handled; `acknowledge` confirms all that were passed to JetStream. */
   pass(number: number): void {
     this.passed = this.messages.get(number)?.message;
     this.bytes -= this.passed?.data.length ?? 0;
     this.messages.delete(number);
   }
 
-  /** What was passed has come to nothing. */
+  /** The passed messages did not take effect. */
   rewind(): void {
     this.passed = undefined;
     for (const arrived of this.messages.values()) arrived.isCompared = false;
@@ -91,7 +91,7 @@ export class PartFeed {
     this.passed = undefined;
   }
 
-  /** Has it heard again, in its own time, where it is not. */
+  /** Subscribes again in the background, if the part is not subscribed. */
   listen(): void {
     if (this.pull || this.isOpening || this.isClosed || performance.now() < this.retryAt) return;
     this.isOpening = true;
@@ -123,7 +123,7 @@ export class PartFeed {
       inactive_threshold: nanos(forgottenAfterMs),
     });
     if (this.isClosed) return;
-    // In a stream that was made anew the numbers begin again.
+    // In a stream that was recreated, the sequence numbers start again.
     this.messages.clear();
     this.bytes = 0;
     this.passed = undefined;

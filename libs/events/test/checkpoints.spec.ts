@@ -33,7 +33,7 @@ const lapse = async (): Promise<void> => {
   await pool.query(`UPDATE reader.checkpoints SET lease_until = now()`);
   await pool.query(`UPDATE reader.readers SET seen_until = now()`);
 };
-/** What was kept lies ahead of a clock that is set back. */
+/** Sets the clock back: what is stored lies ahead of it. */
 const setBack = async (): Promise<void> => {
   await pool.query(`UPDATE reader.checkpoints SET lease_until = lease_until + interval '1 hour'`);
   await pool.query(`UPDATE reader.readers SET seen_until = seen_until + interval '1 hour'`);
@@ -65,7 +65,7 @@ describe('checkpoints', () => {
     const holders = [randomUUID(), randomUUID(), randomUUID()] as const;
     const [one, two, three] = holders;
     expect(await acquire(one)).toHaveLength(partCount);
-    // Nothing is free before the first has given back what is over its share.
+    // Nothing is free before the first reader has given back what exceeds its share.
     expect(await acquire(two)).toHaveLength(0);
     expect(await acquire(one)).toHaveLength(partCount / 2);
     expect(await acquire(two)).toHaveLength(partCount / 2);
@@ -87,7 +87,7 @@ describe('checkpoints', () => {
     const moved = (parts: typeof mine, position: string) => parts.map((it) => ({ ...it, position }));
     await expect(checkpoints.at(consumer, moved(mine, at('7', '7'))).keep()).rejects.toThrow('taken over');
     await checkpoints.at(consumer, moved(theirs, at('5', '5'))).keep();
-    // One of them is not theirs any more: nothing is moved.
+    // One of the parts is not theirs any more, so none is advanced.
     const some = [...moved(theirs.slice(1), at('6', '6')), { ...theirs[0]!, epoch: '0', position: at('6', '6') }];
     await expect(checkpoints.at(consumer, some).keep()).rejects.toThrow('taken over');
     expect((await checkpoints.read(consumer)).map((it) => it.position)).toEqual(Array(partCount).fill(at('5', '5')));

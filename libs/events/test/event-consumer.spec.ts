@@ -24,7 +24,7 @@ const begin = (notes: Notes): void => {
 
 const source = (): EventSource<TestEvent> => ({ read: (parts, limit) => fromLog(log.readLog, parts, limit) });
 
-/** Something is done before what a batch comes to is written. */
+/** Runs `interrupt` before the effects of a batch are written. */
 class Interrupted extends Notes {
   constructor(
     consumer: string,
@@ -46,7 +46,7 @@ const start = async (interrupt: ConstructorParameters<typeof Interrupted>[1]): P
   return consumer;
 };
 
-/** Each event took effect once: a second time fails on the key. */
+/** Each event took effect once: a second time would violate the primary key. */
 const expectAllSeen = async (consumer: string): Promise<void> => {
   const all = (await log.all()).map((it) => it.sequence);
   await until(async () => (await log.countSeen(consumer)) >= all.length);
@@ -74,7 +74,7 @@ describe('reading ahead', () => {
       if (rounds < 500) end += random.integer(0, 12);
       const page = await read(after, 10).catch(() => undefined);
       if (!page) continue;
-      // Whoever cannot keep what a page comes to asks for it once more.
+      // A consumer that could not apply a page asks for it again.
       if (random.next() < 0.1) continue;
       seen.push(...page.events.map((it) => Number(it.sequence)));
       after = page.until;
@@ -152,7 +152,7 @@ describe('a consumer', () => {
         late = apply;
         throw new Error('no answer in time');
       }
-      // It comes to Postgres only now, in front of what repeats it.
+      // The late write reaches Postgres only now, before the one that repeats it.
       await late().catch((error: unknown) => refusals.push(error));
       late = () => Promise.resolve();
     });

@@ -47,17 +47,17 @@ const eventOf = (row: Row): TestEvent => ({
   data: { filling: row.filling },
 });
 
-/** Where the checkpoints of a module of the name `reader` can be kept. */
+/** A pool for a schema named `reader`, which has the tables of checkpoints. */
 export const readerPool = async (url: string): Promise<pg.Pool> => {
   const pool = new pg.Pool({ connectionString: url });
-  // It says that it has ended before its connections have, and those end with an error when the database is dropped.
+  // The pool reports its end before its connections have ended, and those fail when the database is dropped.
   pool.on('error', () => undefined);
   await pool.query('CREATE SCHEMA reader');
   for (const statement of checkpointTables('reader')) await pool.query(statement);
   return pool;
 };
 
-/** A log like that of orders, and what consumers have made of it, in a database of its own. */
+/** A log like that of orders, and what consumers have seen of it, in a database of its own. */
 export const startLog = async () => {
   const database = await testDatabase();
   const pool = await readerPool(database.url);
@@ -109,16 +109,16 @@ export const startLog = async () => {
     for (const [it, sequences] of expected) expect(actual.get(it)).toEqual(sequences);
     expect(seen).toHaveLength(events.length);
   };
-  /** Has some parts taken anew by whoever comes first, under a new epoch, as when a lease has run out. */
+  /** Makes the lease of some parts expire, so that whoever comes first takes them under a new epoch. */
   const letGo = async (consumer: string, parts: readonly number[]): Promise<void> => {
-    // Waits for nobody, as time does not: a deadlock is none of the consumers' doing.
+    // Skips locked rows, as time does not wait for locks either: a deadlock here would not be the fault of the consumers.
     await pool.query(
       `UPDATE reader.checkpoints SET lease_until = now() WHERE (consumer, part) IN (
         SELECT consumer, part FROM reader.checkpoints WHERE consumer = $1 AND part = ANY ($2) FOR UPDATE SKIP LOCKED)`,
       [consumer, parts],
     );
   };
-  /** How many hold parts. */
+  /** How many readers hold parts. */
   const countHolders = async (consumer: string): Promise<number> =>
     (
       await pool.query<{ count: number }>(
@@ -157,7 +157,7 @@ const note = {
 
 const advance = { name: 'test-advance', text: 'SELECT reader.advance_parts($1, $2, $3, $4)' };
 
-/** Notes each event in the transaction of its checkpoint: one that is applied twice fails. */
+/** Records each event in the transaction of its checkpoint; applying one twice fails. */
 export class Notes extends EventConsumer<TestEvent> {
   failures: unknown[] = [];
 
@@ -188,21 +188,21 @@ export class Notes extends EventConsumer<TestEvent> {
   protected apply(events: readonly TestEvent[], checkpoint: Checkpoint): Promise<void> {
     return this.log.sql.transaction(async (within) => {
       const columns = [events.map((it) => it.sequence), events.map((it) => it.subject)];
-      // First, so that who has lost a part is told that, and not that another one was there before.
+      // First, so that a reader that has lost a part fails for that reason, and not because an event was recorded already.
       await within.query(advance, checkpoint.values);
       await within.query(note, [this.consumer, ...columns]);
     });
   }
 }
 
-/** Has read ahead, and before some of what it has read takes effect, parts go to whoever comes for them first. */
+/** After reading ahead, and before some of that takes effect, it makes leases expire, so that others can take the parts. */
 export class Disturbed extends Notes {
   constructor(
     private readonly shared: LogUnderTest,
     consumer: string,
     source: EventSource<TestEvent>,
     private readonly random: SeededRandom,
-    /** By part, who has read of it. */
+    /** By part, the consumers that have read it. */
     private readonly readers: Map<number, Set<Notes>>,
   ) {
     super(shared, consumer, source, 10);

@@ -59,7 +59,7 @@ const start = <Started extends Running>(consumer: Started): Started => {
 const stopOne = (consumer: Running) => consumer.beforeApplicationShutdown();
 
 let consumer: string;
-/** How often the consumer has asked the log itself. */
+/** How often the consumer has read the log itself. */
 let lookUps: number;
 beforeEach(async () => {
   await log.pool.query('TRUNCATE reader.log, reader.seen, reader.checkpoints, reader.readers');
@@ -73,11 +73,11 @@ afterEach(async () => {
   const stopped = running.splice(0);
   await Promise.all(stopped.map(stopOne));
   await Promise.all(buses.splice(0).map((it) => it.onApplicationShutdown()));
-  // Nothing was applied twice and rolled back, nor did a consumer fail in some other way that it has recovered from.
+  // Nothing was applied twice and rolled back, and no consumer failed in another way from which it recovered.
   expect(stopped.flatMap((it) => (it instanceof Notes ? it.failures : []))).toEqual([]);
 });
 
-/** As a process has it. */
+/** The bus of a process. */
 const newBus = (secrets?: ServiceSecrets): EventBus => {
   const bus = new EventBus(undefined, secrets);
   buses.push(bus);
@@ -92,7 +92,7 @@ const sourceAt = (at: NatsAddress, secrets?: ServiceSecrets) =>
     readLog: async (after, limit) => {
       lookUps += 1;
       const page = await log.readLog(after, limit);
-      // Once more, so that one that is under way is not mistaken for none.
+      // Counted again, so that a read in progress is not missed.
       lookUps += 1;
       return page;
     },
@@ -101,13 +101,13 @@ const startNotes = (at: NatsAddress, secrets?: ServiceSecrets) =>
   start(new Notes(log, consumer, sourceAt(at, secrets)));
 
 let finish: () => Promise<unknown> = async () => undefined;
-/** Has several write at once until `finish`. */
+/** Lets several writers run at once until `finish`. */
 const beginWriting = (): void => {
   let isOver = false;
   const writer = async (): Promise<void> => {
     while (!isOver) {
       await log.write(Array.from({ length: random.integer(1, 10) }, () => random.pick(subjects)));
-      // What piles up is of no interest, and takes its time.
+      // A backlog is not the point, and would take time.
       await setTimeout(10);
     }
   };
@@ -120,7 +120,7 @@ const beginWriting = (): void => {
 
 const expectAllInOrder = () => log.expectAllInOrder(consumer);
 
-/** Writes until something came without the log being asked. */
+/** Writes until something arrives without the log being read. */
 const expectHeard = () =>
   until(async () => {
     const [before, seen] = [lookUps, await log.countSeen(consumer)];
@@ -133,7 +133,7 @@ const describeWithNats = await natsOrSkip(describe);
 
 describeWithNats('a log over NATS', () => {
   let nats: NatsServer;
-  /** Its servers choose their leaders while the other tests run. */
+  /** Its servers elect their leaders while the other tests run. */
   let cluster: NatsCluster;
   let at: NatsAddress;
   let connection: NatsConnection;
@@ -197,7 +197,7 @@ describeWithNats('a log over NATS', () => {
         await real.publish(events);
         again += 1;
         if (again % 2 === 1) {
-          // Under other ids JetStream does not know them again.
+          // Under other ids, JetStream does not recognise the duplicates.
           await real.publish(events.map((it) => ({ ...it, event: { ...it.event, id: randomUUID() } })));
           throw new Error('killed');
         }
@@ -258,7 +258,7 @@ describeWithNats('a log over NATS', () => {
       for (let round = 0; round < 20; round += 1) {
         const seen = await log.countSeen(consumer);
         const sequence = positionOf({ xid: '18000000000000000000', id: String(round + 1) });
-        // Whoever believed it would have come to the end of all numbers.
+        // A reader that trusted it would be at the end of all positions.
         const forged = subjects.map((subject): Linked<TestEvent> => {
           const event = { ...known!, id: randomUUID(), subject, sequence };
           return { event, subject, sequence, previous: logBeginning };
@@ -266,7 +266,7 @@ describeWithNats('a log over NATS', () => {
         for (const stranger of strangers) await publisherTo(at, stranger).publish(forged);
         const { state } = await manager.streams.info('cleave-test');
         const right = (await manager.streams.getMessage('cleave-test', { seq: state.last_seq - 2 * forged.length }))!;
-        // What was signed for one place is no event in another, nor with anything else in it.
+        // A signed event is not valid in another part, nor with another payload.
         for (const part of Array.from({ length: partCount }, (_, it) => it))
           await client.publish(`cleave.test.${part}`, `${right.string()} `, { headers: right.header });
         await until(async () => (await log.countSeen(consumer)) > seen);
@@ -377,7 +377,7 @@ describeWithNats('a log over NATS', () => {
     startDisturbed();
     startDisturbed();
     await until(async () => (await log.countHolders(consumer)) === 2);
-    // More than arrives, so that the log is read.
+    // More than fits into the buffers, so that the log is read.
     await log.write(Array.from({ length: 2_000 }, () => random.pick(subjects)));
     beginWriting();
     await until(async () => (await log.countSeen(consumer)) > 3_000);

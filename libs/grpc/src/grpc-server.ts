@@ -59,7 +59,7 @@ const drainMs = 10_000;
 
 const saidEveryMs = 10_000;
 
-/** A private field of the server of grpc-js 1.14: after how many milliseconds a connection is pinged; 0 for never. */
+/** A private field of the server in grpc-js 1.14: the interval of keep-alive pings in milliseconds; 0 for none. */
 const keepalive = 'keepaliveTimeMs';
 
 const serverOptions = {

@@ -43,7 +43,7 @@ export class ProductsAndStock1764000000002 implements MigrationInterface {
         PRIMARY KEY (tenant_id, reservation_id)
         -- Room for the confirmation that follows, so that it touches no index.
       ) WITH (fillfactor = 60)`);
-    // Rows lie in the order of their deadlines, and a block index leaves updates of other columns alone.
+    // Rows are stored in the order of their deadlines, and a block-range index is not touched by updates of other columns.
     await runner.query(`
       CREATE INDEX reservations_by_deadline ON inventory.reservations USING brin (deadline_at)
       WITH (pages_per_range = 16, autosummarize = on)`);
@@ -86,24 +86,24 @@ export class ProductsAndStock1764000000002 implements MigrationInterface {
 }
 
 /**
- * A plan is made once and serves batches of every size, on tables that were empty when it was made. So arrays are joined
- * by hash, never by comparing each with each, and rows are fetched by `key = ANY (array)`, which only an index answers.
+ * A plan is made once, on tables that are still empty, and has to serve batches of every size. So arrays are joined by hash
+ * instead of nested loops, and rows are fetched by `key = ANY (array)`, which only an index can answer.
  */
 const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
 
 /**
- * Decides a batch of reservations, each all-or-nothing, in the order given.
+ * Decides a batch of reservations, each all-or-nothing, in the given order.
  *
- * The lines come summed by reservation and product, grouped by reservation; `p_line_reservation` and `p_line_product`
- * are positions (from 1) in `p_reservations` and `p_products`; `p_wanted` is what all of them together want of each
- * product. The result has one outcome, for a refusal one detail, and the order that is held for a reservation; and name,
- * price and currency of each of `p_products` (null where there is no such product).
+ * The lines are summed by reservation and product and grouped by reservation; `p_line_reservation` and `p_line_product` are
+ * positions (from 1) in `p_reservations` and `p_products`; `p_wanted` is how many units of each product all lines together
+ * want. Per reservation the result has an outcome, the detail of a refusal, and the order that it is held for; and for each
+ * of `p_products` its name, price and currency (null if there is no such product).
  *
- * A reservation that exists keeps its decision and its order. A hold that prices have moved out of its range since is
- * refused like a new one, yet stays held: somebody else who tried it may be about to record its order.
+ * A reservation that exists keeps its decision and its order. A hold whose total has left the requested range because prices
+ * have changed is refused like a new one, but stays held: another try may be about to record its order.
  *
- * When everything fits, one update takes the units of the whole batch; when something does not, or a total has to be
- * checked, the reservations are decided one by one on arrays.
+ * If everything fits, one update takes the units of the whole batch; if something does not, or a total has to be checked,
+ * the reservations are decided one by one on arrays.
  */
 export const reserve = `
   CREATE OR REPLACE FUNCTION inventory.reserve(
@@ -257,17 +257,17 @@ export const reserve = `
   END $$`;
 
 /**
- * Applies what became of orders: `confirm` makes a hold permanent, `release` gives back what is still held, `fulfil`
- * takes units off the shelf, `restock` puts returned units back. An effect is passed over when its version, or a later
- * one, was applied to the reservation before. A release of a reservation that does not exist leaves a released one
- * behind, so that a late reserve is refused.
+ * Applies what became of orders: `confirm` makes a hold permanent, `release` gives back what is still held, `fulfil` takes
+ * units out of the stock on hand, `restock` puts returned units back. An effect is skipped if its version, or a later one,
+ * was already applied to the reservation. A release without a reservation inserts a released one, so that a late reserve is
+ * refused.
  *
- * An effect that cannot be applied, because there is no reservation, fewer units are held than it fulfils or a product
- * is not known, changes nothing and does not count as applied: `impossible` names it, and it holds up nobody else's
+ * An effect that cannot be applied, because there is no reservation, fewer units are held than it fulfils, or a product is
+ * unknown, changes nothing and does not count as applied: it is returned in `impossible`, and does not hold up other
  * effects.
  *
- * Most effects are confirmations. They commute with what may follow them, so all of them go in one update, which finds
- * and locks the reservations in the order of the index; one that comes after what follows it confirms what is held still.
+ * Most effects are confirmations. They commute with effects that may follow them, so all are applied in one update, which
+ * finds and locks the reservations in index order; a confirmation that comes late confirms what is still held.
  */
 export const settle = `
   CREATE OR REPLACE FUNCTION inventory.settle(
@@ -409,8 +409,8 @@ export const settle = `
   END $$`;
 
 /**
- * Sets what was counted on the shelf, for all of the products or, when one is unknown or would fall below what is
- * reserved, for none: `unknown` and `below` then name them.
+ * Sets the counted stock on hand for all of the products; or for none, if one is unknown or would fall below what is
+ * reserved: `unknown` and `below` name those.
  */
 const countStock = `
   CREATE FUNCTION inventory.count_stock(
@@ -449,8 +449,8 @@ const countStock = `
   END $$`;
 
 /**
- * Adds `p_delta` to what lies on the shelf, once a key. `outcome` is adjusted, replayed, key-reused, unknown, below
- * (more would be taken than is free of promises; `stock` then shows what there is) or above (more than `p_most`).
+ * Changes the stock on hand by `p_delta`, once per key. `outcome` is adjusted, replayed, key-reused, unknown, below (more
+ * would be taken than is not promised; `stock` then shows what there is) or above (more than `p_most`).
  */
 const adjustStock = `
   CREATE FUNCTION inventory.adjust_stock(

@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** What the cache has not been told of yet: noted in the transaction of the change, gone once it was told. */
+/** Changes that the cache has not been told of yet: noted in the transaction of the change, deleted once it was told. */
 export class ProductChanges1764000000003 implements MigrationInterface {
   readonly name = 'ProductChanges1764000000003';
 

@@ -2,8 +2,8 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { reserve, settle } from './1-products-and-stock.js';
 
 /**
- * The functions as they are made today, where they were made before: decisions shifted from one reservation to the next
- * when an old refusal was forgotten at the moment it was repeated, and confirmations of what was still prepared were lost.
+ * Replaces the functions by today's versions. Before, decisions shifted from one reservation to the next if an old refusal
+ * was deleted just as it was repeated, and confirmations of stock that was still prepared were lost.
  */
 export class DecidedAnew1764000000045 implements MigrationInterface {
   readonly name = 'DecidedAnew1764000000045';
@@ -13,6 +13,6 @@ export class DecidedAnew1764000000045 implements MigrationInterface {
     await runner.query(settle);
   }
 
-  /** The version before works with them as well. */
+  /** The previous version works with them as well. */
   async down(): Promise<void> {}
 }

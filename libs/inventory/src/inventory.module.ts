@@ -32,7 +32,7 @@ import { ReserveStock, StockReservations } from './use-cases/reserve-stock.js';
 import { SettleStock, StockSettlements } from './use-cases/settle-stock.js';
 import { StockDemoProducts } from './use-cases/stock-demo-products.js';
 
-/** What inventory reads from the environment. */
+/** The environment variables of inventory. */
 export const inventoryEnvironment = {
   INVENTORY_DATABASE_URL: env.postgresUrl,
   CACHE_AT: address,
@@ -40,7 +40,7 @@ export const inventoryEnvironment = {
   DEMO_PRODUCTS: env.flag,
 };
 
-/** Where inventory keeps its data. */
+/** The database of inventory. */
 export const inventoryDatabase = (url: string): Database => ({
   name: 'inventory',
   url,

@@ -92,7 +92,7 @@ it('lets crossed orders, settlements, counts and changes pass each other without
         ...{ product_id, name: `Name ${random.integer(1, 9)}`, unit_price_minor: 100, currency: 'GBP' },
       })),
     );
-  // Locks everything; what it sets is what is there only by luck, so it is refused by the product that does not exist.
+  // Locks all of the products. It must not set them, so it is refused because of a product that does not exist.
   const count = async (at: Instance) => {
     const counts = [...random.shuffled(products), 'nowhere'].map((product_id) => ({ product_id, on_hand: 1 }));
     await expect(at.countStock.execute(tenant, counts)).rejects.toMatchObject({ code: 'product-not-found' });
@@ -211,7 +211,7 @@ it('gives all tries of one reservation the same decision, and takes its units on
   const wanted = Array.from({ length: 8 }, () => reservation({ twin: 3 }));
   const answers = await Promise.all(
     Array.from({ length: 8 }, (_, index) => {
-      // Each of them would have another order, and all of them are told the same one.
+      // Each of them names another order, and all of them are told the same one.
       const mine = wanted.map((it) => ({ ...it, order_id: randomUUID() }));
       return decide(instances[index % 2 === 0 ? 0 : 1], tenant, index % 3 === 0 ? mine.toReversed() : mine);
     }),

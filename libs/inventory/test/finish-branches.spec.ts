@@ -61,7 +61,7 @@ describe('what is told of branches in doubt', () => {
 });
 
 it('one branch more than Postgres prepares is refused, with what to do about it', async () => {
-  // Of a server of its own, so that nobody else is in want of them.
+  // On a server of its own, so that no other test runs out of prepared transactions.
   const server = await testDatabase('another server');
   const there = await startInstance(server.url);
   const tenant = newTenant();
@@ -98,7 +98,7 @@ describe('a confirmation', () => {
     const prepared = reservation({ mug: 3 });
     await one.reserveStock.execute(tenant, { branch_id, hold_ms: 1, reservations: [prepared] });
     const confirm = effect(prepared.reservation_id, 1, 'confirm');
-    // Whoever told of it tells of it again.
+    // The caller retries.
     await expect(one.settleStock.execute(tenant, [confirm])).rejects.toMatchObject({ code: 'unavailable' });
     await one.finishBranches.execute(branch_id, outcome);
     const impossible = outcome === 'commit' ? [] : [nameOf(confirm)];

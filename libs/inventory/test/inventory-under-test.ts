@@ -23,7 +23,7 @@ import { ReadStock } from '../src/use-cases/read-stock.js';
 import { ReserveStock } from '../src/use-cases/reserve-stock.js';
 import { SettleStock } from '../src/use-cases/settle-stock.js';
 
-/** Keeps nothing, and notes what it is told to forget. */
+/** Stores nothing, and records which products it is told to delete. */
 class NotingCache extends ProductCache {
   readonly forgotten: string[] = [];
   isAway = false;
@@ -92,7 +92,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
 /** A tenant of its own, so that tests share a database without meeting each other. */
 export const newTenant = (): string => `t-${randomUUID()}`;
 
-/** Puts products at 100 GBP minor units with so many units on the shelf. */
+/** Puts products at 100 GBP minor units each, with that many units on hand. */
 export const stocked = async (at: Instance, tenant: string, onHand: Record<string, number>): Promise<void> => {
   const products = Object.entries(onHand);
   const described = { unit_price_minor: 100, currency: 'GBP' };
@@ -106,7 +106,7 @@ export const stocked = async (at: Instance, tenant: string, onHand: Record<strin
   );
 };
 
-/** Long enough for a hold not to be overdue while a test runs. */
+/** Long enough for a hold not to become overdue during a test. */
 export const longHoldMs = 600_000;
 
 /** A reservation of units by product, for an order of its own. */
@@ -134,7 +134,7 @@ export const effect = (
 const linesOf = (units: Record<string, number>): { product_id: string; quantity: number }[] =>
   Object.entries(units).map(([product_id, quantity]) => ({ product_id, quantity }));
 
-/** What a reply calls an effect that is impossible. */
+/** How a reply names an impossible effect. */
 export const nameOf = ({ reservation_id, version }: StockEffect): Pick<StockEffect, 'reservation_id' | 'version'> => ({
   ...{ reservation_id, version },
 });
@@ -149,7 +149,7 @@ export const decide = async (
 export const outcomes = async (...args: Parameters<typeof decide>): Promise<string[]> =>
   (await decide(...args)).map((it) => it.outcome);
 
-/** Fills the table of reservations, two to a page, so that what comes behind lies in another part of it than what is in front. */
+/** Fills the table of reservations, two to a page, so that rows that are added afterwards are in another part of it. */
 export const fillOnePart = async (at: Instance): Promise<void> => {
   await at.sql.query(filling);
 };
@@ -162,7 +162,7 @@ const filling = {
     FROM generate_series(1, 20000)`,
 };
 
-/** The products of a tenant whose books do not balance: I1 (the database holds it too), I2 and I7. */
+/** The products of a tenant that violate I1 (which the database enforces too), I2 or I7. */
 export const brokenInvariants = (at: Instance, tenant: string): Promise<unknown[]> =>
   at.sql.query(invariants, [tenant]);
 
@@ -184,7 +184,7 @@ const invariants = {
            OR p.reserved <> h.held OR p.on_hand <> m.moved OR p.sold <> m.fulfilled)`,
 };
 
-/** Resolves once so many wait for locks in the database of the watcher, who is in no transaction. */
+/** Resolves once that many sessions wait for locks in the database of the watcher, which must not be in a transaction. */
 export const untilBlocked = async (watcher: pg.Client, count: number): Promise<void> => {
   const blocked = `SELECT count(*)::int AS count FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock'`;

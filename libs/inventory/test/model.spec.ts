@@ -23,7 +23,7 @@ interface Real {
   instance(which: number): Instance;
 }
 
-/** A command on either instance; what it answers and what is there afterwards is held against the model. */
+/** A command on either instance; its answer and the state afterwards are compared with the model. */
 class Command implements fc.AsyncCommand<StockModel, Real> {
   constructor(
     private readonly name: string,
@@ -158,7 +158,7 @@ const effect: fc.Arbitrary<StockEffect> = fc
   .map((it) => (it.kind === 'release' ? { ...it, lines: undefined } : it));
 
 const settle = fc.tuple(fc.array(effect, { minLength: 1, maxLength: 6 }), which).map(([some, at]) => {
-  // Those of one reservation come in the order of their versions.
+  // The effects of one reservation come in the order of their versions.
   const effects = some.toSorted((one, two) => one.version - two.version);
   return new Command(
     'settle',
@@ -173,7 +173,7 @@ const settle = fc.tuple(fc.array(effect, { minLength: 1, maxLength: 6 }), which)
 });
 
 it('does what the model does, command by command, and its books balance after each (I1, I2, I7)', async () => {
-  // Most runs begin with products on the shelf, so that something can happen.
+  // Most runs begin with products in stock, so that something can happen.
   const opening = ['a', 'B', 'ä'].flatMap((id, at) => [
     new Command(
       'put',

@@ -19,7 +19,7 @@ import {
 } from './inventory-under-test.js';
 
 let instances: TwoInstances<Instance>;
-/** Two instances on one database, as purge at the same time. */
+/** Two instances on one database, which purge at the same time. */
 let one: Instance;
 let two: Instance;
 
@@ -30,7 +30,7 @@ beforeAll(async () => {
 
 afterAll(() => instances?.stop());
 
-/** Lets the time go by since a reservation was tried. */
+/** Makes the tries of these reservations older. */
 const age = (tenant: string, reservationIds: readonly string[], ms: number): Promise<unknown> =>
   one.sql.query(
     {
@@ -47,7 +47,7 @@ const idsOf = (reservations: readonly { reservation_id: string }[]): string[] =>
 it('forgets refusals of long ago, whoever goes for them at the same time, and decides them anew', async () => {
   const tenant = newTenant();
   await stocked(one, tenant, { mug: 1 });
-  // More than are forgotten at once.
+  // More than are deleted in one batch.
   const old = Array.from({ length: 1_500 }, () => reservation({ mug: 2 }));
   const young = [reservation({ mug: 2 })];
   const refused = Array.from(old, () => 'out-of-stock');
@@ -119,7 +119,7 @@ it('decides anew what is forgotten while its batch is decided, and gives nobody 
   await age(tenant, [old.reservation_id], limits.refusalKeptMs + longHoldMs);
   await stocked(one, tenant, { mug: 50 });
 
-  // Somebody else is about to write the last of the batch, which waits for that: it has met the others by then.
+  // Another writer has the last one of the batch, which waits for it after it has met the others.
   const [other, watcher] = [new pg.Client(instances.url), new pg.Client(instances.url)];
   await Promise.all([other.connect(), watcher.connect()]);
   try {

@@ -190,7 +190,7 @@ describe('a repeat', () => {
     });
     expect(await inventory.settleStock.execute(tenant, [release])).toEqual({ applied: 0, repeated: 1, impossible: [] });
     const fitting = reservation({ late: 4 });
-    // Nobody has said which order it was for.
+    // The release did not name the order.
     expect(await decide(inventory, tenant, [fitting, late])).toEqual([
       { outcome: 'held', order_id: fitting.order_id },
       { outcome: 'released', order_id: null },
@@ -224,13 +224,13 @@ describe('the order of a reservation', () => {
     const first = reservation({ ordered: 3 });
     const later = () => ({ ...first, order_id: randomUUID() });
     const held = { outcome: 'held', order_id: first.order_id };
-    // Twice in one batch, and in company.
+    // Twice in one batch, and together with others.
     const fresh = reservation({ ordered: 1 });
     expect(await decide(inventory, tenant, [first, later()])).toEqual([held, held]);
     expect(await decide(inventory, tenant, [later(), fresh, later()])).toEqual([
       ...[held, { outcome: 'held', order_id: fresh.order_id }, held],
     ]);
-    // However much is missing to others of the batch, and however far it has come.
+    // Whatever others of the batch lack, and however far the order has come.
     const [again, refused] = await decide(inventory, tenant, [later(), reservation({ ordered: 1 })]);
     expect([again, refused!.outcome]).toEqual([held, 'out-of-stock']);
     await inventory.settleStock.execute(tenant, [
@@ -270,7 +270,7 @@ it('decides the largest batch on a plan that was made for small ones on empty ta
   const instance = await startInstance(own.url);
   try {
     await stocked(instance, tenant, { first: 1_000 });
-    // More often than Postgres looks before it settles for one plan.
+    // More often than Postgres plans anew before it keeps a generic plan.
     for (let times = 0; times < 8; times += 1) {
       const small = reservation({ first: 1 });
       const ranged = reservation({ first: 1 }, { items_total: { at_least: 0, at_most: 1 } });
@@ -288,7 +288,7 @@ it('decides the largest batch on a plan that was made for small ones on empty ta
     const orders = Array.from({ length: 250 }, (_, order) =>
       reservation(Object.fromEntries(ids.slice(order * 20, order * 20 + 20).map((id) => [id, 1]))),
     );
-    // Every tenth product is not there, so that each order is refused; with one unit more, each is held.
+    // Every tenth product is out of stock, so that each order is refused; with more units, each is held.
     expect(new Set(await outcomes(instance, tenant, orders))).toEqual(new Set(['out-of-stock']));
     for (let from = 0; from < ids.length; from += 1_000)
       await instance.countStock.execute(

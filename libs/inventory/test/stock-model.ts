@@ -25,7 +25,7 @@ const summed = (lines: StockEffect['lines']): Map<string, number> => {
   return sums;
 };
 
-/** What inventory should do, as plainly as it can be said. */
+/** What inventory should do, as plainly as possible. */
 export class StockModel {
   readonly products = new Map<string, ModelProduct>();
   private readonly reservations = new Map<string, ModelReservation>();
@@ -43,7 +43,7 @@ export class StockModel {
     return 'counted';
   }
 
-  /** @returns what lies on the shelf after it, or the code it is refused with */
+  /** @returns the units on hand afterwards, or the code of the refusal */
   adjust(productId: string, delta: number, key: string): number | string {
     const earlier = this.adjustments.get(key);
     if (earlier)
@@ -104,11 +104,11 @@ export class StockModel {
       this.reservations.set(reservation_id, {
         ...{ state: 'released', orderId: null, held: new Map(), shortages: [], settled: 0 },
       });
-    // An order begins with its confirmation, so these come before whatever else is delivered with them.
+    // An order begins with its confirmation, so these come before everything that is delivered with them.
     const inTurn = [...effects.filter((it) => it.kind === 'confirm'), ...effects.filter((it) => it.kind !== 'confirm')];
     for (const effect of inTurn) {
       const reservation = this.reservations.get(effect.reservation_id);
-      // One that comes late confirms what is held still.
+      // A late confirmation confirms what is still held.
       const isLate = effect.kind === 'confirm' && reservation?.state === 'held';
       if (reservation && effect.version <= reservation.settled && !isLate) reply.repeated += 1;
       else if (reservation && this.apply(reservation, effect)) {

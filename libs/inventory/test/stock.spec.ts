@@ -109,7 +109,7 @@ describe('a count', () => {
         tenant,
         counts.map(([product_id, on_hand]) => ({ product_id, on_hand })),
       );
-    // Elsewhere `on_hand` is what lies on the shelf, which this is not.
+    // Named `counted`, because `on_hand` means the stock on hand everywhere else.
     await expect(count(['count-a', 9], ['count-b', 2])).rejects.toMatchObject({
       code: 'stock-below-reserved',
       extensions: { products: [{ product_id: 'count-b', counted: 2, reserved: 3 }] },
@@ -205,7 +205,7 @@ describe('an effect', () => {
     expect(new Set(impossible)).toEqual(new Set(all.filter((it) => it !== fine).map(nameOf)));
     expect(await stockOf('scarce')).toMatchObject({ on_hand: 9, reserved: 1, sold: 1 });
     expect(await stockOf('other')).toMatchObject({ on_hand: 10, reserved: 1, sold: 0 });
-    // Alone, and among confirmations that are fine, it is named as well.
+    // It is named as well if it comes alone, or among valid confirmations.
     const confirmed = effect(await hold({ other: 1 }), 1, 'confirm');
     expect(await settle(confirmed, nothingToConfirm)).toEqual({
       ...{ applied: 1, repeated: 0, impossible: [nameOf(nothingToConfirm)] },
@@ -248,7 +248,7 @@ describe('an effect', () => {
       expect([await stockOf(product), await decide(inventory, tenant, [reservation({ [product]: 9 })])]).toEqual(
         before,
       );
-      // What it has not left behind goes on as if nothing had come.
+      // Later effects are applied as if the impossible one had never come.
       expect(await settle(effect(id, 4, 'release'))).toMatchObject({ applied: 1 });
       expect(await stockOf(product)).toMatchObject({ on_hand: 8, reserved: 0, sold: 2 });
       expect(await brokenInvariants(inventory, tenant)).toEqual([]);
@@ -269,7 +269,7 @@ describe('an effect', () => {
 });
 
 describe('an overdue hold', () => {
-  // Holds are overdue in whatever tenant they are, so that these have a database to themselves.
+  // Overdue holds are found for all tenants, so these tests have a database of their own.
   let own: TestDatabase;
   let alone: Instance;
   beforeAll(async () => {
@@ -330,7 +330,7 @@ describe('an overdue hold', () => {
     expect(holds).toContainEqual({
       ...{ tenant_id: there, reservation_id: theirs.reservation_id, order_id: theirs.order_id },
     });
-    // To be told is not to be released.
+    // Finding a hold does not release it.
     expect((await alone.readStock.execute(here, 'mug')).reserved).toBe(3);
     expect((await overdue()).ids).toEqual(ids);
 
@@ -345,7 +345,7 @@ describe('an overdue hold', () => {
     const tenant = newTenant();
     await stocked(alone, tenant, { mug: 100 });
     const [first, long] = [await held(tenant, 300), await held(tenant, longHoldMs)];
-    // Neither puts the deadline off, nor brings it forward.
+    // Neither repeat changes the deadline.
     const again = (it: typeof first) => ({ ...it, order_id: randomUUID() });
     expect(await outcomes(alone, tenant, [again(first)], longHoldMs)).toEqual(['held']);
     expect(await outcomes(alone, tenant, [again(long)], 1)).toEqual(['held']);
@@ -390,7 +390,7 @@ describe('an overdue hold', () => {
     expect(parts).toHaveLength(2);
     expect(parts.flat().toSorted()).toEqual([inFront, behind].map((it) => it.reservation_id).toSorted());
 
-    // Nor by a plan that was made for all parts at once.
+    // Nor with a plan that was made for all parts at once.
     const asked: [statement: Statement, values: readonly unknown[]][] = [];
     const noting = {
       query: (...it: (typeof asked)[0]) => {

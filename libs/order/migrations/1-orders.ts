@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** Orders and their events, what keys were used for, and the checkpoints of those who read the events. */
+/** Orders, their events, the use of idempotency keys, and the checkpoints of the consumers of the events. */
 export class Orders1764000000002 implements MigrationInterface {
   readonly name = 'Orders1764000000002';
 
@@ -31,7 +31,7 @@ export class Orders1764000000002 implements MigrationInterface {
         PRIMARY KEY (tenant_id, order_id)
         -- Up to a page a row is not compressed and not cut up, which costs more than its bytes.
       ) WITH (toast_tuple_target = 8160)`);
-    // At most one order a key, for ever: stored answers may be purged, this may not.
+    // At most one order per key, for ever: stored answers may be purged, this may not.
     await runner.query(`
       CREATE UNIQUE INDEX one_order_a_key ON orders.orders (tenant_id, account_id, idempotency_key)
       WHERE idempotency_key IS NOT NULL`);
@@ -39,7 +39,7 @@ export class Orders1764000000002 implements MigrationInterface {
     await runner.query(`CREATE INDEX orders_by_status ON orders.orders (tenant_id, status, order_id)`);
     await runner.query(`
       CREATE INDEX orders_by_reference ON orders.orders (tenant_id, reference, order_id) WHERE reference IS NOT NULL`);
-    // What keys were answered with that came to no order. These may be purged.
+    // The stored refusals of keys that led to no order. These may be purged.
     await runner.query(`
       CREATE TABLE orders.refusals (
         tenant_id text COLLATE "C" NOT NULL,
@@ -51,7 +51,7 @@ export class Orders1764000000002 implements MigrationInterface {
         PRIMARY KEY (tenant_id, account_id, idempotency_key)
       )`);
     await runner.query(`CREATE INDEX refusals_by_age ON orders.refusals (refused_at)`);
-    // The version that a keyed change led to: the history tells the answer, and a key is never used twice.
+    // The version that a keyed change led to: the answer is rebuilt from the history, and a key is never used twice.
     await runner.query(`
       CREATE TABLE orders.keyed_changes (
         tenant_id text COLLATE "C" NOT NULL,
@@ -63,9 +63,9 @@ export class Orders1764000000002 implements MigrationInterface {
         version int NOT NULL,
         PRIMARY KEY (tenant_id, account_id, operation, idempotency_key)
       )`);
-    // What happened to orders: their history, the outbox and the change feed at once. Rows are only ever added. Ids are
-    // handed out before their transaction commits, so a reader orders by the transaction first and stops below the oldest
-    // one still running.
+    // What happened to orders: their history, the outbox and the change feed in one table. Rows are only ever added. Ids are
+    // assigned before the transaction commits, so readers sort by transaction first and stop below the oldest one that is
+    // still running.
     await runner.query(`
       CREATE TABLE orders.events (
         xid xid8 NOT NULL DEFAULT pg_current_xact_id(),

@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** How orders are paid, and the sagas that lead their payments. */
+/** The payment methods of orders, and the sagas that lead their payments. */
 export class Sagas1764000000004 implements MigrationInterface {
   readonly name = 'Sagas1764000000004';
 
@@ -45,13 +45,13 @@ export class Sagas1764000000004 implements MigrationInterface {
 }
 
 /**
- * Moves sagas, each with its order or not at all; at most one an order. As in inventory, arrays are joined by hash, and
- * rows are fetched by `key = ANY (array)`, at any size of the tables.
+ * Moves sagas, each together with its order or neither of them; at most one per order. As in inventory, arrays are joined by
+ * hash and rows are fetched by `key = ANY (array)`, at any size of the tables.
  *
- * Sagas are locked before their orders, by whoever changes both. The epoch is the fence: it is compared on the locked
- * row, so that a worker that was paused past its lease changes neither the saga nor the order. So is the order's version
- * that the statement saw when it began: an order that has changed since may have an event of a later transaction already,
- * and ours would come before it in the log.
+ * Every writer locks sagas before their orders. The epoch is the fence: it is compared on the locked row, so that a worker
+ * that was paused beyond its lease changes neither the saga nor the order. The version of the order must also be the one in
+ * the statement's snapshot: an order that has changed since may already have an event of a later transaction, and ours would
+ * come before it in the log.
  */
 export const moveSagas = `
   CREATE FUNCTION orders.move_sagas(

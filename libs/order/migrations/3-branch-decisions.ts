@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** The decisions of two-phase commits: whoever writes the row of a branch first decides. */
+/** The decisions of two-phase commits: the first to insert the row of a branch decides. */
 export class BranchDecisions1764000000005 implements MigrationInterface {
   readonly name = 'BranchDecisions1764000000005';
 

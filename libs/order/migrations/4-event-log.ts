@@ -2,7 +2,7 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { checkpointTables } from '#events';
 import { moveSagas } from './2-sagas.js';
 
-/** The log of orders is read by many, each in parts, and its events carry the trace of the request they go back to. */
+/** The log of orders gets many readers, each of which reads it in parts, and its events carry the trace of their request. */
 export class EventLog1764000000006 implements MigrationInterface {
   readonly name = 'EventLog1764000000006';
 
@@ -32,7 +32,7 @@ export class EventLog1764000000006 implements MigrationInterface {
         lease_until timestamptz NOT NULL DEFAULT '-infinity',
         epoch bigint NOT NULL DEFAULT 0
       )`);
-    // From where the last part stands: what others have read already is known again where it is delivered.
+    // Starts at the lowest position of the parts: inventory recognises events that it has seen already.
     await runner.query(`
       INSERT INTO orders.checkpoints (consumer, xid, id)
       SELECT consumer, (split_part(min(position), '-', 1)::numeric)::text::xid8, split_part(min(position), '-', 2)::bigint
@@ -43,7 +43,7 @@ export class EventLog1764000000006 implements MigrationInterface {
   }
 }
 
-/** As before, with the trace. */
+/** As before, but with the trace. */
 const moveTracedSagas = `
   CREATE OR REPLACE FUNCTION orders.move_sagas(
     p_tenant text, p_sagas uuid[], p_orders uuid[], p_epochs bigint[],

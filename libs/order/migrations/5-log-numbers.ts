@@ -1,8 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/**
- * The log can go on in a server that begins to count transactions anew, as one does that a dump was restored into.
- */
+/** Lets the log continue on a server that counts transactions anew, such as one that a dump was restored to. */
 export class LogNumbers1764000000033 implements MigrationInterface {
   readonly name = 'LogNumbers1764000000033';
 
@@ -19,14 +17,14 @@ export class LogNumbers1764000000033 implements MigrationInterface {
   }
 }
 
-/** What number a transaction of this server has in the log. Inlined wherever it is called. */
+/** The number in the log of a transaction of this server. The function is inlined wherever it is called. */
 const logNumber = `
   CREATE FUNCTION orders.log_number(transaction xid8) RETURNS xid8
   LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN transaction`;
 
 /**
- * Lets every number from now on lie above all that were ever given out: not only in what was restored, but, by a margin
- * that no server uses up, in what it was made of and in what came after that. So whoever has read the log goes on from where
+ * Raises all numbers from now on above all that were ever given out: those in the restored data, and, by a margin that no
+ * server uses up, those of the original server until the dump and after it. So all readers of the log continue from where
  * they are.
  */
 const continueLog = `

@@ -1,11 +1,11 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** What orders tell of persons, and the keys that it is encrypted by. */
+/** The encrypted personal data of orders, and the wrapped data keys of customers. */
 export class PersonalData1764000000035 implements MigrationInterface {
   readonly name = 'PersonalData1764000000035';
 
   async up(runner: QueryRunner): Promise<void> {
-    // The row of a customer who is erased is deleted: nothing else opens what was sealed by its key.
+    // Erasing a customer deletes their row: nothing else can decrypt what was encrypted with the key.
     await runner.query(`
       CREATE TABLE orders.customer_keys (
         tenant_id text COLLATE "C" NOT NULL,
@@ -20,7 +20,7 @@ export class PersonalData1764000000035 implements MigrationInterface {
     await runner.query(`CREATE UNIQUE INDEX customer_keys_by_id ON orders.customer_keys (tenant_id, key_id)`);
     await runner.query(`
       CREATE INDEX customer_keys_by_master ON orders.customer_keys (master_id, tenant_id, customer_id)`);
-    // Null where there is nothing, which takes no room in a row.
+    // Null without personal data, which takes no space in a row.
     await runner.query(`ALTER TABLE orders.orders ADD personal_key uuid, ADD personal bytea`);
   }
 

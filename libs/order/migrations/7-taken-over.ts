@@ -2,8 +2,8 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { partFunctions } from '#events';
 
 /**
- * The functions as they are made today, where they were made before: parts whose reader was gone were not taken over for as
- * long as the clock of the database had been set back since, and two readers who moved the same parts could deadlock.
+ * Replaces the functions by today's versions. Before, the parts of a reader that was gone were not taken over for as long as
+ * the clock of the database had been set back, and two readers that moved the same parts could deadlock.
  */
 export class TakenOver1764000000047 implements MigrationInterface {
   readonly name = 'TakenOver1764000000047';
@@ -12,6 +12,6 @@ export class TakenOver1764000000047 implements MigrationInterface {
     for (const statement of partFunctions('orders')) await runner.query(statement);
   }
 
-  /** The version before works with them as well. */
+  /** The previous version works with them as well. */
   async down(): Promise<void> {}
 }

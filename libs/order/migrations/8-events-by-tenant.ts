@@ -1,9 +1,9 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** The log of each tenant by itself: to find the few events of one among those of all others, all of them were read. */
+/** An index of the log by tenant: without it, finding the few events of one tenant read those of all others. */
 export class EventsByTenant1764000000050 implements MigrationInterface {
   readonly name = 'EventsByTenant1764000000050';
-  /** Orders go on while it is made. */
+  /** Orders can be placed while the index is built. */
   readonly transaction = false;
 
   async up(runner: QueryRunner): Promise<void> {

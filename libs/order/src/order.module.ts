@@ -59,7 +59,7 @@ import { PaymentPerformer, RunSagas, Sagas, longestLeaseMs, sagaLease } from './
 import { CustomerData, ServeCustomers } from './use-cases/serve-customers.js';
 import { OverdueStock, SweepHolds, VoidOrders, sweepInterval } from './use-cases/sweep-holds.js';
 
-/** What order reads from the environment. */
+/** The environment variables of order. */
 export const orderEnvironment = {
   ORDER_DATABASE_URL: env.postgresUrl,
   INVENTORY_AT: address,
@@ -78,7 +78,7 @@ export const orderEnvironment = {
   DATA_KEYS: dataKeys.optional(),
 };
 
-/** What order answers over gRPC. */
+/** The gRPC service of order. */
 export const orderGrpc = {
   service: {
     ...{ package: 'cleave.order.v1', name: 'Orders', descriptors: orderDescriptors },
@@ -92,7 +92,7 @@ export const orderGrpc = {
   variable: 'ORDER_GRPC_LISTEN',
 } satisfies Omit<GrpcListening, 'at'>;
 
-/** Where order keeps its data. */
+/** The database of order. */
 export const orderDatabase = (url: string): Database => ({
   name: 'order',
   url,
@@ -198,7 +198,7 @@ export class OrderModule implements OnModuleInit {
   }
 }
 
-/** Where the log is all that there is, nothing is published. */
+/** Without an event bus, followers read the log itself, so nothing is published. */
 const publishing = ({ EVENTS_AT, EVENTS_KEEP_HOURS }: OrderSettings): Provider[] =>
   EVENTS_AT.scheme === 'postgres'
     ? []

@@ -18,20 +18,20 @@ afterAll(async () => {
   await database?.stop();
 });
 
-/** Those that are promised, of one batch: not read from the code, so that it is noticed when they change there. */
+/** The promised limits of one batch. Not imported from the code, so that a change there is noticed. */
 const promised = { orders: 250, lines: 5_000, bytes: 4_194_304 };
 
 const products = Array.from({ length: limits.lines }, (_, at) => `p-${at}`);
 const unitsOf = (lines: number): Record<string, number> =>
   Object.fromEntries(products.slice(0, lines).map((it) => [it, 1]));
 
-/** As large as metadata may be, told from those of others. */
+/** Metadata of the maximum size, different for each order. */
 const largeMetadata = (at: number) => {
   const bare = JSON.stringify({ at, note: '' }).length;
   return { at, note: 'm'.repeat(limits.metadataBytes - bare) };
 };
 
-/** What the batches came to in which these are placed at once, the largest of each. */
+/** The largest numbers among the batches in which these orders are placed at once. */
 const largestOf = async (count: number, requestAt: (at: number) => PlaceOrderRequest): Promise<typeof promised> => {
   const tenant = newTenant();
   const stock = new FakeInventory();
@@ -50,13 +50,13 @@ const largestOf = async (count: number, requestAt: (at: number) => PlaceOrderReq
     lines: batch.reduce((sum, it) => sum + it.lines.length, 0),
     bytes: batch.reduce((sum, it) => sum + bytesOf.get(it.order_id)!, 0),
   }));
-  // Each once: none was split because it failed.
+  // Each order is in one batch: none was split because it failed.
   expect(batches.reduce((sum, it) => sum + it.orders, 0)).toBe(count);
   const most = (unit: keyof typeof promised) => Math.max(...batches.map((it) => it[unit]));
   return { orders: most('orders'), lines: most('lines'), bytes: most('bytes') };
 };
 
-// However many arrive at once, no batch is larger, and each bound is what ends the batches of its row.
+// However many orders arrive at once, no batch is larger; and in each row, its bound is the one that ends the batches.
 it.each([
   ['orders', 'small orders', 1_200, 1, (at: number) => requestOf(unitsOf(1), { reference: `r-${at}` })],
   ['lines', 'orders of as many lines as there may be', 12, limits.lines, () => requestOf(unitsOf(limits.lines))],
@@ -68,7 +68,7 @@ it.each([
 ] as const)('a batch keeps within its %s: %s', async (bound, _, count, lines, requestAt) => {
   const largest = await largestOf(count, requestAt);
   for (const unit of ['orders', 'lines', 'bytes'] as const) expect(largest[unit]).toBeLessThanOrEqual(promised[unit]);
-  // Not for one order more was there room.
+  // There was no room for one more order.
   const oneMore = { orders: 1, lines, bytes: 17_000 }[bound];
   expect(largest[bound] + oneMore).toBeGreaterThan(promised[bound]);
 });

@@ -13,7 +13,7 @@ const unbounded: Bounds = {
 };
 const limits: BatchLimits = { lanes: 2, slowMs: 1, batch: { items: 4, lines: 10, bytes: 1_000 }, waiting: unbounded };
 
-/** A batcher of numbers, each of as many lines, whose batches end when the test says so. */
+/** A batcher of numbers, each with that many lines, whose batches end when the test says so. */
 const gated = (more: Partial<BatchLimits> = {}) => {
   const batches: { items: number[]; end: PromiseWithResolvers<(number | Error)[]> }[] = [];
   let arrived: PromiseWithResolvers<void> = Promise.withResolvers();
@@ -75,7 +75,7 @@ describe('batches', () => {
     expect(await late).toMatchObject({ code: 'deadline-exceeded' });
     expect(await gone).toMatchObject({ code: 'cancelled' });
     expect(await Promise.all([first, patient])).toEqual([10, 30]);
-    // Nobody is left: the lane is free for whoever comes next.
+    // None of the batch is left, so the lane is free for the next one.
     const alone = settled(add(4, {}, { deadlineMs: Date.now() - 1 }));
     expect(await alone).toMatchObject({ code: 'deadline-exceeded' });
     const last = add(5);
@@ -163,7 +163,7 @@ describe('the queue', () => {
       const waiting = [sized(1, most - 2)];
       for (const size of [3, most, most + 1, Number.MAX_SAFE_INTEGER])
         await expect(sized(9, size)).rejects.toMatchObject({ code: 'unavailable' });
-      // Who was refused takes no room.
+      // A refused item takes no space in the queue.
       waiting.push(sized(2, 1), sized(3, 1));
       await expect(sized(9, 1)).rejects.toMatchObject({ code: 'unavailable' });
       succeed(0);
@@ -175,7 +175,7 @@ describe('the queue', () => {
 
       const before = items().length;
       const again = [sized(4, most)];
-      // What is on its way waits no longer, so that its room is free.
+      // What is in flight does not wait any more, so its space is free.
       await until(before + 1);
       again.push(sized(5, most));
       await expect(sized(9, 1)).rejects.toMatchObject({ code: 'unavailable' });
@@ -232,7 +232,7 @@ it('whatever comes, batches keep to their bounds and the order of arrival, and r
       const admitted: number[] = [];
       for (const group of arrivals) {
         for (const it of group) {
-          // What has been admitted and is in no batch yet.
+          // What was admitted and is in no batch yet.
           const queue = admitted.slice(batches.flat().length);
           const sum = (unit: keyof Size) => queue.reduce((total, at) => total + sizes[at]![unit], it[unit]);
           const fits = queue.length < waiting.items && sum('lines') <= waiting.lines && sum('bytes') <= waiting.bytes;
@@ -254,7 +254,7 @@ it('whatever comes, batches keep to their bounds and the order of arrival, and r
         expect(sum('lines')).toBeLessThanOrEqual(bounds.lines);
         expect(sum('bytes')).toBeLessThanOrEqual(bounds.bytes);
       }
-      // Nothing is left behind that would take room.
+      // Nothing is left in the queue that would take space.
       expect(await Promise.all(Array.from({ length: 12 }, () => batcher.add(0, oneLine)))).toEqual(Array(12).fill(0));
     }),
     { seed: testSeed(), numRuns: 200 },

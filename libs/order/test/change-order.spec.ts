@@ -42,7 +42,7 @@ const keyed = (operation: string, idempotencyKey: string, command = 'f'): KeyedC
   ...{ account: 'acc', operation, idempotencyKey, fingerprint: fingerprintOf(command) },
 });
 
-/** What the relay is told about an order, in the order of telling. */
+/** What the relay is told about an order, in that order. */
 const toldAbout = async ({ order_id }: Order): Promise<{ version: number; kind: string | undefined }[]> => {
   const rows = await one.sql.query<Pick<HistoryEntry, 'version' | 'type' | 'status' | 'data'>>(
     {

@@ -142,7 +142,7 @@ describe('the state machine', () => {
         expect([verb, change?.order.status ?? already]).toEqual([verb, expected]);
         if (change) expect(change.order.version).toBe(before.version + 1);
       }
-      // A decision never changes what it was made about.
+      // A decision never changes the order it is made about.
       expect(inStatus[status]).toEqual(before);
     }
   });
@@ -161,7 +161,7 @@ describe('the state machine', () => {
         ),
       },
     };
-    // Every state, and every way its units can be spread in it.
+    // Every status, and every way in which the units can be spread in it.
     const parts = everyPartOf(orderOf(['a', 2], ['b', 1]));
     const cancelledParts = parts
       .filter((it) => it.status === 'partially-fulfilled')
@@ -184,7 +184,7 @@ describe('the state machine', () => {
           } catch (error) {
             expect(error).toMatchObject({ code: 'illegal-transition', extensions: { order_status: order.status } });
             const { detail, extensions } = error as CleaveError;
-            // From a state that would do, it can only be for want of units.
+            // From an allowed status, it can only be refused for lack of units.
             if (mayFrom.includes(order.status)) expect(extensions['faults']).toHaveLength(1);
             else
               expect([detail, extensions['allowed_from']]).toEqual([
@@ -199,7 +199,7 @@ describe('the state machine', () => {
           ledTo.add(change!.order.status);
         }
       }
-      // It names none that cannot be: an order that is returned in full has nothing left to return, though.
+      // It names no impossible status; only, an order that was returned in full has nothing left to return.
       expect([...startedFrom].toSorted()).toEqual(
         mayFrom.filter((it) => !(verb === 'return' && it === 'returned')).toSorted(),
       );
@@ -210,14 +210,14 @@ describe('the state machine', () => {
 
 type Decide = (order: Order) => OrderChange | undefined;
 
-/** Of handing over what remains and cancelling it the other was done. */
+/** Of handing over what remains and cancelling it, the other one was done. */
 const endedOtherwise = (verb: string, { status, lines }: Order): boolean => {
   const isCancelledInPart = lines.some((it) => it.cancelled !== undefined);
   if (verb === 'cancel-remaining') return status !== 'cancelled' && !isCancelledInPart;
   return verb === 'fulfil' && isCancelledInPart;
 };
 
-/** An order with every number of its units handed over, and of these every number returned, line by line. */
+/** An order with every number of its units handed over, and every number of those returned, line by line. */
 const everyPartOf = (order: Order): Order[] => {
   let some = [order];
   for (const { line, quantity, product_id } of order.lines)
@@ -230,7 +230,7 @@ const everyPartOf = (order: Order): Order[] => {
           { length: fulfilled },
           (_, it) => returnGoods(handedOver, back(it + 1), later).order,
         );
-        // What comes back from the first line in full leaves the state as it was, so that the next can be handed over.
+        // If the first line was returned in full, the status must still allow handing over the next.
         return [handedOver, ...returned.filter((it) => it.status !== 'returned')];
       }),
     );
@@ -261,7 +261,7 @@ describe('what remains of an order', () => {
     expect(after).toEqual({
       ...order,
       ...{ status: 'fulfilled', version: order.version + 1, updated_at: later },
-      // Said where there are any: an order is answered as by those who know nothing of it.
+      // Only lines with cancelled units have the field, so other orders look as they did before there was one.
       lines: order.lines.map((it, index) => ({ ...it, ...(index !== 1 && { cancelled: [1, 0, 2][index] }) })),
     });
     expect(effectOf({ order: after, entry })).toEqual({ kind: 'release' });
@@ -406,21 +406,21 @@ describe('a credit', () => {
     const handedOver = fulfilOrder({ ...placed, status: 'confirmed' }, undefined, later)!.order;
     const back = (order: Order, quantity: number, amount_minor?: number) =>
       returnGoods(order, { lines: [{ product_id: 'a', quantity, amount_minor }], restock: false, reason: 'r' }, later);
-    // At their prices the goods are more than was paid for them.
+    // At their prices, the goods cost more than was paid for them.
     expect(refusal(() => back(handedOver, 3)).code).toBe('credit-exceeds-total');
     expect(back(handedOver, 3, 250).order.returned_total_minor).toBe(250);
     const once = back(handedOver, 2).order;
     const { code, extensions } = refusal(() => back(once, 1, 51));
     expect([code, extensions]).toEqual(['credit-exceeds-total', { at_most_minor: 50 }]);
     expect(back(once, 1, 50).order).toMatchObject({ status: 'returned', returned_total_minor: 250 });
-    // Where more was credited before that was refused, the goods come back all the same.
+    // An order that was credited with more, before that was refused, can still be returned.
     const credited = { ...once, returned_total_minor: 300 };
     expect(refusal(() => back(credited, 1)).extensions).toEqual({ at_most_minor: 0 });
     expect(back(credited, 1, 0).order).toMatchObject({ status: 'returned', returned_total_minor: 300 });
   });
 });
 
-/** What an order comes to by its history alone (I10), told without the domain's own way of telling it. */
+/** What an order becomes by its history alone (I10), computed without the code of the domain. */
 const retold = (placed: Order, entries: readonly HistoryEntry[]): Order => {
   const order = structuredClone(placed);
   for (const { type, data, status, version, at } of entries) {
@@ -432,7 +432,7 @@ const retold = (placed: Order, entries: readonly HistoryEntry[]): Order => {
   return order;
 };
 
-/** As they are kept and read back. */
+/** The entries as they are stored and read back. */
 const kept = (placed: Order, changes: readonly OrderChange[]): HistoryEntry[] => [
   { version: 1, type: 'placed', status: placed.status, data: {}, at: placed.created_at },
   ...changes.map(({ order: { version, status, updated_at }, entry: { type, data } }) => ({
@@ -490,7 +490,7 @@ it('comes through any life with its books in order (I10, I11), and the stock is 
         const entries = kept(placed, changes);
         expect(retold(placed, entries)).toEqual(order);
         expect(asPlaced(order)).toEqual(placed);
-        // The answer to every change can be told from the history, and the last one is the order as it is.
+        // The answer to every change can be rebuilt from the history, and the last one is the order as it is.
         expect(replay(asPlaced(order), entries)).toEqual(order);
         for (const [index, change] of [{ order: placed }, ...changes].entries())
           expect(replay(asPlaced(order), entries.slice(0, index + 1))).toEqual(change.order);
@@ -578,7 +578,7 @@ describe('a command', () => {
       ),
       personal: fc.constant(null),
     });
-    // The plain one, which looks into everything.
+    // The plain comparison, which looks at everything.
     const same = (one: unknown, two: unknown) => canonicalJson(one) === canonicalJson(two);
     fc.assert(
       fc.property(
@@ -637,7 +637,7 @@ describe('a command', () => {
           }
           const adjusted = command.adjustments.reduce((sum, it) => sum + BigInt(it.amount_minor), 0n);
           const safe = (it: bigint) => it >= 0n && it <= BigInt(Number.MAX_SAFE_INTEGER);
-          // Sums around those that matter, and anything else.
+          // Sums close to those that matter, and any others.
           for (const items of [spread, -adjusted, BigInt(expected_total_minor ?? 0) - adjusted, spread % 2_000n]) {
             for (const near of [items - 1n, items, items + 1n]) {
               if (near < 0n || (adjustments.length === 0 && near > 5_000_000_000_000_000n)) continue;

@@ -21,7 +21,7 @@ import {
   type Instance,
 } from './order-under-test.js';
 
-/** What is in doubt, and what becomes of it; the branches named `stuck` cannot be decided on. */
+/** The branches in doubt, and what becomes of them; those named `stuck` cannot be decided. */
 class Branches implements BranchDecisions, StockBranches {
   readonly ended: string[] = [];
   kept: readonly string[] = [];
@@ -93,7 +93,7 @@ it('record no orders once they are older than what was decided about them is rem
   }
 });
 
-/** What is prepared in it, and the most that was at once. */
+/** Counts what is prepared in it, and the most that was prepared at once. */
 class PreparingInventory extends FakeInventory {
   readonly prepared = new Set<string>();
   most = 0;
@@ -134,7 +134,7 @@ describe('branches that are prepared', () => {
   const placing = (orders: PlacedOrders): PlaceOrder => {
     const { relay, personalData } = instance;
     const branches = new FinishBranches(instance.orders, stock, 1_000);
-    // Nothing is paid.
+    // No order is paid.
     const paying = {} as RunSagas;
     return new PlaceOrder(new ReserveAndRecord(orders, stock, relay, paying, branches, personalData, 'two-phase'));
   };
@@ -171,7 +171,7 @@ describe('branches that are prepared', () => {
     const before = await place(known, 'k');
     const gate = Promise.withResolvers<void>();
     stock.interrupt = () => gate.promise;
-    // Only the clock that the others wait by.
+    // Fakes only the clock that the others wait by.
     jest.useFakeTimers({ doNotFake: ['Date', 'hrtime', 'nextTick', 'performance', 'queueMicrotask', 'setImmediate'] });
     const placing = Array.from({ length: 9 }, () => place(newTenant()));
     const repeated = place(known, 'k');

@@ -5,7 +5,7 @@ import { CleaveError, type inventoryContract } from '#contracts';
 import type { ContractClient } from '#messaging';
 import { MessagingStock } from '../src/adapters/messaging-stock.js';
 
-/** An inventory, by how it answers whether it serves these orders. */
+/** An inventory that answers in this way whether it serves these orders. */
 const stockOf = (join: () => Promise<unknown>): { stock: MessagingStock; asked: string[] } => {
   const asked: string[] = [];
   const call = async (operation: string): Promise<unknown> => {

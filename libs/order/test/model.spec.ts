@@ -36,7 +36,7 @@ import {
 } from './order-model.js';
 
 let database: TestDatabase;
-/** Two instances of the module on one database, and one inventory that both ask. */
+/** Two instances of the module on one database, and one inventory that both use. */
 let instances: [Instance, Instance];
 
 beforeAll(async () => {
@@ -51,15 +51,15 @@ afterAll(async () => {
 
 const outage = new CleaveError('unavailable', 'not now');
 
-/** The system, and the answers it has given: an order is answered as it was placed, and a keyed change as it was made. */
+/** The system, and its answers: repeats must return an order as it was placed, and a keyed change as it was made. */
 class Real {
   readonly tenant = newTenant();
   readonly stock = new FakeInventory();
   readonly placed = new Map<ModelOrder, Order>();
   readonly changed = new Map<string, Order>();
-  /** The keyed changes that were asked for, each to be asked for again. */
+  /** The keyed changes that were requested, each to be repeated. */
   readonly changes: ((at: number) => Promise<void>)[] = [];
-  /** One an instance for the whole run, so that each remembers when it looked last. */
+  /** One per instance for the whole run, so that each remembers its last look. */
   readonly sweepers = instances.map((it) => new SweepHolds(this.stock, it.orders, this.stock, 1));
 
   async place(at: number, key: string | null, command: ModelCommand, fault?: Fault): Promise<PlacementResult | Error> {
@@ -101,7 +101,7 @@ class Real {
     return settled(instances[at]!.changeOrder.execute(request, decide));
   }
 
-  /** A relay runs until the stock has heard of everything. */
+  /** Runs a relay until inventory has been told of everything. */
   async tell(at: number): Promise<void> {
     instances[at]!.use(this.stock);
     const { relay, sql } = instances[at]!;
@@ -121,7 +121,7 @@ const everyWaiting = {
     WHERE c.consumer = 'stock' AND lpad(e.xid::text, 20, '0') || '-' || lpad(e.id::text, 19, '0') > c.position LIMIT 1`,
 };
 
-/** A command; what it answers and what is there afterwards is held against the model. */
+/** A command; its answer and the state afterwards are compared with the model. */
 class Command implements fc.AsyncCommand<OrderModel, Real> {
   constructor(
     private readonly name: string,
@@ -170,7 +170,7 @@ const expectSame = async (model: OrderModel, { tenant, stock }: Real): Promise<v
   expect(await tombstonesOf(one, tenant)).toHaveLength(model.tombstones);
 };
 
-/** The answer has to be what the model says, and a replayed order the one that was answered first, to the letter. */
+/** The answer must be that of the model, and a replayed order exactly the one that was answered first. */
 const expectPlaced = async (real: Real, expected: Placed, answer: PlacementResult | Error): Promise<void> => {
   const outcome =
     answer instanceof CleaveError
@@ -190,7 +190,7 @@ const expectPlaced = async (real: Real, expected: Placed, answer: PlacementResul
   expect(order).toEqual(real.placed.get(expected.order));
 };
 
-/** Finds the order that was recorded without anybody hearing of it. */
+/** Finds the order that was recorded although the answer was lost. */
 const meet = async (model: OrderModel, { tenant }: Real): Promise<void> => {
   const known = new Set(model.orders.map((it) => it.id));
   for (const order of model.orders.filter((it) => it.id === undefined)) {
@@ -209,12 +209,12 @@ const command: fc.Arbitrary<ModelCommand> = fc
     customerId: fc.constantFrom('c-1', 'c-2'),
     units: fc.oneof(
       { weight: 9, arbitrary: units },
-      // Of this one there is none until some are delivered.
+      // There is none of this product until some are delivered.
       { weight: 1, arbitrary: fc.constant({ new: 1 }) },
     ),
   })
   .map(({ customerId, units: some }) => ({ customerId, units: { ...some } }));
-// Few enough to meet, and many enough to be new.
+// Few enough to repeat, and many enough to be new.
 const key = fc.nat({ max: 25 }).map((it) => `key-${it}`);
 const perhapsKey = fc.option(key);
 
@@ -228,7 +228,7 @@ const place = fc.tuple(at, perhapsKey, command, fc.option(fc.constantFrom(...fau
     }),
 );
 
-/** The same key again, with the command it came with before, on the same instance or the other. */
+/** Repeats a key with its first command, on the same instance or the other. */
 const repeat = fc
   .tuple(at, fc.nat({ max: 20 }), fc.option(fc.constantFrom(...faults), { freq: 1, nil: undefined }))
   .map(
@@ -258,7 +258,7 @@ const crowd = fc.tuple(key, command).map(
       );
       const isFirst = (it: PlacementResult | Error) => !(it instanceof Error) && !it.replayed;
       const expected = [0, 1, 2, 3].map(() => model.place(idempotencyKey, wanted));
-      // Whoever came first of them; two that find nothing in stock may both say so first.
+      // The one that came first; two that are out of stock may both claim to be first.
       const inTurn = [...answers.filter(isFirst), ...answers.filter((it) => !isFirst(it))];
       if (expected[0]!.outcome === 'out-of-stock')
         for (const it of inTurn) expect(it).toMatchObject({ refusal: { code: 'out-of-stock' } });
@@ -287,7 +287,7 @@ const keyedAs = (operation: string, idempotencyKey: string, request: unknown): K
   ...{ account: 'acc', operation, idempotencyKey, fingerprint: fingerprintOf(canonicalJson(request)) },
 });
 
-/** A command on one of the orders there are. */
+/** A command on one of the existing orders. */
 const onOrder = <Input extends [at: number, ...unknown[]]>(
   name: string,
   inputs: fc.Arbitrary<Input>,
@@ -345,7 +345,7 @@ const takeBack = onOrder(
   },
 );
 
-/** A keyed change again, on the same instance or the other, whatever has become of the order since. */
+/** Repeats a keyed change, on the same instance or the other, whatever has become of the order since. */
 const changeAgain = fc.tuple(at, fc.nat({ max: 30 })).map(
   (input) =>
     new Command('change again', input, async (_, { changes }) => {
@@ -404,7 +404,7 @@ it('does what the model does, command by command, whatever is cut off, and the s
         real.stock.onHand.set(id, quantity);
       }
       await fc.asyncModelRun(() => ({ model, real }), run);
-      // In the end everybody has heard of everything, and what belongs to nobody is free again.
+      // In the end everybody was told of everything, and what belongs to no order is free again.
       model.tell();
       await real.tell(0);
       model.expire();

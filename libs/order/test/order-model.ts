@@ -4,7 +4,7 @@ export interface ModelCommand {
   units: Record<string, number>;
 }
 
-/** Where an instance is cut off from its neighbours while it places an order, or held up. */
+/** Where an instance is cut off from its neighbours, or paused, while it places an order. */
 export const faults = [
   'reserve not asked',
   'reserve not heard',
@@ -24,7 +24,7 @@ export interface ModelOrder {
   status: string;
   lines: Map<string, { quantity: number; cancelled: number; fulfilled: number; returned: number }>;
   entries: Entry[];
-  /** How many of the entries the stock has heard of. */
+  /** How many of the entries inventory was told of. */
   told: number;
   hold: Hold;
 }
@@ -45,7 +45,7 @@ export type Placed =
 /** How a request to change one ends. */
 export type Changed = 'changed' | 'already' | 'replayed' | 'illegal-transition' | 'idempotency-key-reused';
 
-/** The customer has nothing of it, and gets no more. */
+/** Whether the customer has none of it, and will get no more. */
 const isBack = ({ lines }: ModelOrder): boolean =>
   [...lines.values()].every((it) => it.returned + it.cancelled === it.quantity);
 
@@ -53,21 +53,21 @@ const isCancelledInPart = ({ lines }: ModelOrder): boolean => [...lines.values()
 
 const same = (one: unknown, two: unknown): boolean => JSON.stringify(one) === JSON.stringify(two);
 
-/** What orders and their stock should come to, as plainly as it can be said. */
+/** What should become of orders and their stock, as plainly as possible. */
 export class OrderModel {
   readonly onHand = new Map<string, number>();
   readonly orders: ModelOrder[] = [];
   tombstones = 0;
   private now = 0;
-  /** Holds without an order, by what they are held for. */
+  /** Holds without an order, by the request that they are held for. */
   private readonly orphans = new Map<string, Hold>();
-  /** What inventory will not hold stock for any more. */
+  /** The requests for which inventory will not hold stock any more. */
   private readonly refused = new Set<string>();
   private readonly answers = new Map<string, { command: ModelCommand; order?: ModelOrder }>();
   private readonly changes = new Map<string, unknown>();
-  /** What holds were given back of; one that is asked for after that has another name. */
+  /** The requests whose hold was released; a request after that uses another reservation. */
   private readonly givenBack = new Set<string>();
-  /** Every keyed request that was made, whatever came of it. */
+  /** Every keyed request that was made, whatever its result. */
   readonly keyed: [string, ModelCommand][] = [];
   private unkeyed = 0;
 
@@ -102,10 +102,10 @@ export class OrderModel {
     if (fault === 'reserve not asked') return replay() ?? { outcome: 'unavailable' };
 
     const recorded = stored?.order && same(stored.command, command);
-    // Asked first is the hold that was given back; nobody hears that, or its key has an answer, and asks for another one.
+    // The released hold is tried first. Either that answer is lost, or the key has an answer; else another one is requested.
     if (this.givenBack.has(slot) && (stored || fault === 'reserve not heard'))
       return replay() ?? { outcome: 'unavailable' };
-    // Whoever held the stock before may have recorded the order since.
+    // The earlier holder of the stock may have recorded the order since.
     const isOwn = !this.orphans.has(slot);
     const decision = recorded ? 'held' : this.decide(slot, command);
     if (fault === 'reserve not heard') return replay() ?? { outcome: 'unavailable' };
@@ -114,7 +114,7 @@ export class OrderModel {
       if (key !== null && !stored) this.answers.set(key, { command });
       return replay() ?? { outcome: decision };
     }
-    // A hold that its order gave back is as good as told: nothing is recorded.
+    // A hold that was released by its order is an answer already: nothing is recorded.
     const isReleased =
       recorded && stored.order!.entries.slice(0, stored.order!.told).some((it) => it.type === 'cancelled');
     if (isReleased) return replay()!;
@@ -182,7 +182,7 @@ export class OrderModel {
     return 'changed';
   }
 
-  /** @param units those to hand over, or all that remain */
+  /** @param units the units to hand over; all that remain if it is undefined */
   fulfil(order: ModelOrder, units: Record<string, number> | undefined, key: string | null): Changed {
     return this.once('fulfil', key, [this.orders.indexOf(order), units], () => {
       if (!units && ['fulfilled', 'returned'].includes(order.status))
@@ -214,7 +214,7 @@ export class OrderModel {
     });
   }
 
-  /** A change that was made, or was needless, keeps its key; one that was refused does not. */
+  /** A change that was made, or was unnecessary, keeps its key; one that was refused does not. */
   private once(operation: string, key: string | null, request: unknown, change: () => Changed): Changed {
     const earlier = key === null ? undefined : this.changes.get(`${operation} ${key}`);
     if (earlier) return same(earlier, request) ? 'replayed' : 'idempotency-key-reused';
@@ -223,7 +223,7 @@ export class OrderModel {
     return outcome;
   }
 
-  /** The stock hears of everything that became of orders. */
+  /** Inventory is told of everything that became of orders. */
   tell(): void {
     for (const order of this.orders) {
       for (const entry of order.entries.slice(order.told)) {

@@ -39,10 +39,10 @@ import { SweepHolds, type OverdueStock } from '../src/use-cases/sweep-holds.js';
 interface Hold {
   tenant: string;
   reservationId: string;
-  /** The order of the first try; null where a release came before any. */
+  /** The order of the first try; null if a release came before any. */
   orderId: string | null;
   state: 'held' | 'confirmed' | 'fulfilled' | 'released' | 'refused';
-  /** What is still held. */
+  /** Units that are still held. */
   units: Map<string, number>;
   shortages: Extract<Decision, { outcome: 'out-of-stock' }>['shortages'];
   /** The last version that was applied. */
@@ -53,14 +53,14 @@ interface Hold {
 type Reservation = Parameters<StockHolder['reserve']>[1][number];
 
 /**
- * The neighbour, with as much of its promises as order builds on: all or nothing; decisions, and the order they were for,
- * kept under the reservation's id; each version of an order applied once, in order; nothing released on its own.
- * `interrupt` is called around every request and may fail it before or after it has taken effect.
+ * Stands in for inventory, with those of its promises that order relies on: all or nothing; decisions, and the order they
+ * were for, are stored under the reservation's id; each version of an order is applied once, in order; nothing is released
+ * on its own. `interrupt` is called around every request, and may make it fail before or after it has taken effect.
  */
 export class FakeInventory implements StockHolder, StockSettler, StockBranches, OverdueStock {
   readonly onHand = new Map<string, number>();
   priceMinor = 100;
-  /** A clock that moves when the test says so. */
+  /** A clock that only moves when the test says so. */
   nowMs = Date.now();
   holdMs = 600_000;
   readonly effects: StockEffect[] = [];
@@ -82,7 +82,7 @@ export class FakeInventory implements StockHolder, StockSettler, StockBranches, 
     return [...this.holds.values()].filter((it) => state === undefined || it.state === state);
   }
 
-  /** Puts a hold there as if somebody had reserved it. */
+  /** Creates a hold as if it had been reserved. */
   hold(
     tenant: string,
     reservationId: string,
@@ -95,7 +95,7 @@ export class FakeInventory implements StockHolder, StockSettler, StockBranches, 
     });
   }
 
-  /** Lets so much time go by that all that is held now is overdue. */
+  /** Advances the clock so that everything that is held now is overdue. */
   expire(): void {
     this.nowMs += this.holdMs;
   }
@@ -223,7 +223,7 @@ export interface Instance {
   customers: ServeCustomers;
   rotateDataKeys: RotateDataKeys;
   keys: PostgresPersonalData;
-  /** Has it ask another inventory, and with other orders where they are given. */
+  /** Makes it use another inventory, and other orders if they are given. */
   use(stock: FakeInventory, orders?: PlacedOrders): void;
   stop(): Promise<void>;
 }
@@ -333,7 +333,7 @@ export const tombstonesOf = async ({ sql }: Instance, tenant: string): Promise<s
   return rows.map((it) => it.order_id);
 };
 
-/** Everything that a call ended with. */
+/** The result of a call, or the error that it failed with. */
 export const settled = async <T>(work: Promise<T>): Promise<T | Error> =>
   work.catch((error: unknown) => {
     if (error instanceof Error) return error;

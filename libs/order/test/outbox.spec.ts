@@ -31,20 +31,20 @@ afterAll(async () => {
   await database?.stop();
 });
 
-/** All parts, as somebody reads them who has come to a position. */
+/** All parts, for a reader that has reached this position. */
 const partsAt = (position: string): HeldPart[] =>
   Array.from({ length: partCount }, (_, part) => ({ part, epoch: '0', position }));
 
 const read = async (position: string, limit: number): Promise<readonly OutboxEvent[]> =>
   (await one.outbox.read(partsAt(position), limit)).events;
 
-/** Takes all parts, as an instance does that is alone. */
+/** Takes all parts, like an instance that is alone. */
 const acquire = (holder: string, leaseMs: number) => two.checkpoints.acquire('stock', holder, leaseMs);
 const positionsOf = (parts: readonly HeldPart[]): string[] => parts.map((it) => it.position);
 
 const placed: Pick<OutboxEvent, 'version' | 'type' | 'data'> = { version: 1, type: 'placed', data: {} };
 
-/** Writes events as a change of an order does, in the transaction of the connection if there is one. */
+/** Writes events as a change of an order does, in the transaction of the connection, if there is one. */
 const write = async (
   ids: readonly string[],
   { version, type, data } = placed,
@@ -58,20 +58,20 @@ const write = async (
     [ids, version, type, JSON.stringify(data), tenant],
   );
 };
-/** How many wait for the table of the log, while somebody has it locked. */
+/** How many queries wait for the table of the log while it is locked. */
 const readersWaiting = async (): Promise<number> => {
   const { rows } = await client.query<{ count: number }>(
     `SELECT count(*)::int FROM pg_locks WHERE relation = 'orders.events'::regclass AND NOT granted`,
   );
   return rows[0]!.count;
 };
-/** An inventory that holds something for each of the orders. */
+/** An inventory with a hold for each of the orders. */
 const holding = (ids: readonly string[], units: Record<string, number> = {}, stock = new FakeInventory()) => {
   for (const id of ids) stock.hold('t', id, units);
   for (const id of Object.keys(units)) stock.onHand.set(id, 1_000_000);
   return stock;
 };
-/** Whatever a caller may name something. */
+/** A name that a caller may choose. */
 const text = 'ä "quoted" \\ \n 🦊';
 /** An order, without an event. */
 const order = async (id: string, lines: number): Promise<void> => {
@@ -98,7 +98,7 @@ beforeEach(async () => {
 describe('reading', () => {
   it('goes by transaction and id as numbers, page by page, and leaves nothing out', async () => {
     const ids: string[] = [];
-    // Across a power of ten, of the ids for certain and of the transactions in time.
+    // Crosses a power of ten: certainly for the ids, and over time for the transactions.
     for (let transaction = 0; transaction < 60; transaction += 1) {
       const more = newIds(4);
       ids.push(...more);
@@ -178,7 +178,7 @@ describe('the feed of a tenant', () => {
     });
     try {
       while ((await readersWaiting()) < 2) await setTimeout(10);
-      // Were there one more, it would have asked before this.
+      // A third reader would have queried before this.
       await one.sql.condition();
       expect(await readersWaiting()).toBe(2);
     } finally {
@@ -193,7 +193,7 @@ describe('the feed of a tenant', () => {
        SELECT 'busy', gen_random_uuid(), 1, gen_random_uuid(), 'placed', 'confirmed', '{}', now()
        FROM generate_series(1, 20000)`,
     );
-    // It is the only tenant that Postgres knows of.
+    // So it is the only tenant in the statistics of Postgres.
     await client.query(`ANALYZE orders.events`);
     await write(newIds(1));
     const asked: [text: string, values: readonly unknown[]][] = [];
@@ -226,7 +226,7 @@ interface PlanNode {
   Plans?: PlanNode[];
 }
 
-/** How many rows of tables were looked at. */
+/** How many rows of tables the plan has read. */
 const readIn = (plan: PlanNode): number =>
   (plan['Relation Name'] ? plan['Actual Rows'] + (plan['Rows Removed by Filter'] ?? 0) : 0) +
   (plan.Plans ?? []).reduce((sum, it) => sum + readIn(it), 0);
@@ -246,7 +246,7 @@ describe('a transaction that began before others and commits after them', () => 
       return [events, next.events].flatMap((it) => idsOf(eventsIn(it)));
     },
     'whoever wants no events': async () => {
-      // It has come to the last that is told of, and will never ask again for what lies before.
+      // It has reached the last position that is told, and will never ask for what lies before.
       const { rows } = await client.query<{ id: string }>(
         `SELECT order_id AS id FROM orders.events WHERE (xid, id) <= ($1::xid8, $2::bigint) ORDER BY xid, id`,
         Object.values(numbersOf((await page([])).until)),
@@ -270,7 +270,7 @@ describe('a transaction that began before others and commits after them', () => 
       await late.query('COMMIT');
       expect(await ids()).toEqual([...early, ...slow, ...after]);
     } finally {
-      // What it has locked is what the next test clears away.
+      // The next test truncates what this transaction has locked.
       await late.end();
     }
   });
@@ -393,7 +393,7 @@ describe('the log as other modules read it', () => {
     };
     await next();
     await next();
-    // The third page is being read, and has five events.
+    // By now the third page is being read, and has five events.
     await setTimeout(100);
     await write(ids.slice(25));
     await next();
@@ -411,7 +411,7 @@ describe('the log as other modules read it', () => {
     const limits = [5, 6, 7, 8, 9, 10, 11, 12, 13, 14];
     const pages = Promise.all(limits.map((limit) => one.outbox.log(logBeginning, limit, null)));
     while ((await readersWaiting()) < 2) await setTimeout(10);
-    // Were there one more, it would have asked before this.
+    // A third reader would have queried before this.
     await one.sql.condition();
     expect(await readersWaiting()).toBe(2);
     await client.query('COMMIT');
@@ -443,7 +443,7 @@ describe('the log as other modules read it', () => {
     })();
     const seen: string[] = [];
     for (let [after, isOver] = [logBeginning, false]; !isOver;) {
-      // Known before it is read: what was written by then is seen.
+      // Checked before reading, so that everything written by then is seen.
       const isLast = isWritten;
       const page = await one.outbox.log(after, 50, ['order.returned']);
       seen.push(...eventsIn(page.events).map((it) => it.subject));
@@ -460,7 +460,7 @@ describe('the log as other modules read it', () => {
     await write(ids);
     const found = await pages(100);
     expect(found.flat().map((it) => it.subject)).toEqual(ids);
-    // 60,000 lines of 100 bytes and more.
+    // 60,000 lines of at least 100 bytes.
     expect(found.length).toBeGreaterThanOrEqual(3);
     for (const page of found) expect(page.length).toBeLessThanOrEqual(10);
   });
@@ -503,7 +503,7 @@ describe('the relay', () => {
     const [ids, more] = [newIds(3), newIds(2)];
     const stock = holding([...ids, ...more]);
     await write(ids);
-    // It has delivered, but is gone before it could say so.
+    // An instance that was killed after delivering, before it could store the checkpoint.
     await stock.settle(
       't',
       ids.map((reservation_id) => ({ reservation_id, version: 1, kind: 'confirm' })),
@@ -598,7 +598,7 @@ describe('the relay', () => {
     await write([id]);
     await write([id], { version: 2, type: 'fulfilled', data: { lines } });
     await write([id], { version: 3, type: 'returned', data: { ...returned, restock: true } });
-    // Goods that are not put back on the shelf are no business of the stock.
+    // Goods that are not restocked do not concern inventory.
     await write([id], { version: 4, type: 'returned', data: { ...returned, restock: false } });
     await write([id], { version: 5, type: 'cancelled', data: { reason: 'r' } });
     startRelay(one, stock);
@@ -624,7 +624,7 @@ describe('the relay', () => {
       large.filter((id) => id !== large[1]),
       Object.fromEntries(lines.map((it) => [it.product_id, 1])),
     );
-    // Some of it, and not all.
+    // Fewer units than the order needs.
     holding([large[1]!], { 'p-0': 1 }, stock);
     holding(small, {}, stock);
     const sizes: number[] = [];

@@ -74,7 +74,7 @@ const idOf = (result: PlacementResult): string => {
 
 const customer = (customerId = 'c-1') => ({ tenant, customerId });
 
-/** Everything that the tables of order have, as text. */
+/** Everything in the tables of order, as text. */
 const dump = async (): Promise<string> => {
   const tables = await one.sql.query<{ name: string }>({
     name: 'test-tables',
@@ -258,7 +258,7 @@ describe('a key of an order that tells of a person', () => {
       expect([again.replayed, idOf(again)]).toEqual([true, orderId]);
     }
     expect((await one.personalData.one(tenant, orderId)).personal).toBe('erased');
-    // Nobody has made another key for who is gone.
+    // No other key was made for the erased customer.
     expect(await one.customers.erase(customer())).toBe(false);
   });
 
@@ -276,7 +276,7 @@ describe('a key of an order that tells of a person', () => {
       expect(await without.placeOrder.execute(tenant, 'acc', more, 'l')).toMatchObject({
         ...{ replayed: true, refusal: { code: 'out-of-stock' } },
       });
-      // As far as it can be told there, that is another order.
+      // As far as this instance can tell, that is another order.
       await expect(place({ ...personal, reference: 'another' }, 'k', without)).rejects.toMatchObject({
         code: 'idempotency-key-reused',
       });
@@ -345,7 +345,7 @@ describe('a customer who is erased', () => {
         await setImmediate();
       }
     })();
-    // Until there is an order the customer is not known; between two orders there is nothing to erase.
+    // Without an order the customer is unknown, and between two orders there is nothing to erase.
     const giveUpAt = Date.now() + 20_000;
     let erased = 0;
     while (erased < 10 && Date.now() < giveUpAt)
@@ -392,7 +392,7 @@ describe('the export of a customer whose orders are large', () => {
     const mine: string[] = [];
     for (let index = 0; index < 7; index += 1) {
       const orderId = idOf(await place({ lines }));
-      // Told twice then, by the order and by its history.
+      // So its lines are read twice: with the order and with its history.
       const request = { tenant, orderId, expectedVersions: undefined };
       await one.changeOrder.execute(request, (it, at) => fulfilOrder(it, undefined, at));
       mine.unshift(orderId);
@@ -427,14 +427,14 @@ describe('the export of a customer with orders that much has happened to', () =>
       },
       [tenant, long],
     );
-    // What lies behind the page counts for nothing: both are on one.
+    // Entries beyond the first page do not count, so both orders are on one page.
     const { data, last } = await one.customers.export(customer(), undefined, 10);
     expect(last).toBeNull();
     expect(data.map((it) => [it.order_id, it.history.data.length, it.history.last])).toEqual([
       [short, 1, null],
       [long, 200, 200],
     ]);
-    // No more is read than tells that there is more.
+    // Only one more entry is read, to know that there are more.
     expect((await one.keys.histories(tenant, [long, short], 201)).get(long)).toHaveLength(201);
   });
 });
@@ -490,7 +490,7 @@ describe('a master key', () => {
     expect(refused).toMatchObject({ code: 'data-key-missing', status: 503, detail: expect.stringContaining(lost.id) });
     expect(refused).toMatchObject({ detail: expect.stringContaining('DATA_KEYS') });
     for (const it of placed) idOf(it);
-    // One batch, which was not tried again in parts.
+    // One batch, which was not retried in parts.
     expect(stock.batches.slice(batches).map((it) => it.length)).toEqual([2]);
     expect([stock.reserved, await ordersOf(one, tenant)]).toEqual([3, 3]);
     await expect(one.personalData.one(tenant, before)).rejects.toMatchObject({ code: 'data-key-missing' });
@@ -525,7 +525,7 @@ describe('a master key', () => {
     const orders = await Promise.all(
       customers.map((customer_id) => place({ contact, customer_id }, null, before).then(idOf)),
     );
-    // Somebody has changed what stands first and in the middle.
+    // The first one and one in the middle were tampered with.
     const changed = [customers[0]!, customers[3]!];
     await one.sql.query(
       {

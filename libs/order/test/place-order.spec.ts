@@ -19,7 +19,7 @@ import {
 } from './order-under-test.js';
 
 let instances: TwoInstances<Instance>;
-/** Two instances of the module on one database, and one inventory that both ask. */
+/** Two instances of the module on one database, and one inventory that both use. */
 let one: Instance;
 let two: Instance;
 let tenant: string;
@@ -62,7 +62,7 @@ describe('a key', () => {
     await one.changeOrder.execute({ tenant, orderId: order.order_id, expectedVersions: undefined }, (it, at) =>
       cancelOrder(it, 'r', at),
     );
-    // Before the stock has heard of it, and after that.
+    // Before inventory has been told of it, and afterwards.
     for (const tellStock of [false, true]) {
       const { reservationId } = stock.inState()[0]!;
       if (tellStock) await stock.settle(tenant, [{ reservation_id: reservationId, version: 2, kind: 'release' }]);
@@ -108,7 +108,7 @@ describe('a key', () => {
     expect(stock.reserved).toBe(1);
     expect(stock.released).toEqual([]);
 
-    // In one process the first goes alone: whoever waits for it finds its order.
+    // In one process, the first request goes alone; those that wait for it find its order.
     const before = stock.batches.length;
     const waited = await Promise.all(Array.from({ length: 10 }, () => place(requestOf({ mug: 1 }), 'l')));
     expect(new Set(waited.map((it) => orderIn(it).order_id)).size).toBe(1);
@@ -166,7 +166,7 @@ describe('a key', () => {
     const overtaken = proxied(one.orders, {
       record: async (of, records) => {
         const [{ order, account, idempotencyKey, fingerprint, reservationId }] = records as [OrderRecord];
-        // The twin was there before the refusal, and is not done yet.
+        // The twin recorded its order before the refusal, but has not committed yet.
         await twin.query('BEGIN');
         await twin.query(
           `INSERT INTO orders.orders (tenant_id, order_id, account_id, customer_id, status, currency, total_minor, lines,
@@ -204,13 +204,13 @@ describe('a key', () => {
     };
     const first = place(requestOf({ mug: 1 }), 'k');
     await entered.promise;
-    // Only the clock that the second one waits by.
+    // Fakes only the clock that the second request waits by.
     jest.useFakeTimers({ doNotFake: ['Date', 'hrtime', 'nextTick', 'performance', 'queueMicrotask', 'setImmediate'] });
     const second = settled(place(requestOf({ mug: 1 }), 'k'));
     await jest.advanceTimersByTimeAsync(10_000);
     jest.useRealTimers();
     expect(await second).toMatchObject({ code: 'request-in-progress' });
-    // Nobody waits for an answer beyond the deadline of the caller.
+    // No request waits for an answer beyond the deadline of its caller.
     const late = one.placeOrder.execute(tenant, 'acc', requestOf({ mug: 1 }), 'k', { deadlineMs: Date.now() + 20 });
     expect(await settled(late)).toMatchObject({ code: 'request-in-progress' });
     gate.resolve();
@@ -252,7 +252,7 @@ describe('a failure', () => {
       const before = await ordersOf(one, tenant);
       const keys = [randomUUID(), null, randomUUID(), null];
       const results = await Promise.all(keys.map((key) => settled(place(requestOf({ mug: 1 }), key))));
-      // It is looked for, and is nobody's answer before.
+      // The order is looked up, and counts as placed by this request, because no caller had its answer before.
       for (const it of results) expect(it).toMatchObject({ order: { status: 'confirmed' }, replayed: false });
       expect(await ordersOf(one, tenant)).toBe(before + 4);
       for (const key of keys)
@@ -281,12 +281,12 @@ describe('a failure', () => {
       record: (of, records, ...more) => (isAway ? Promise.reject(outage) : one.orders.record(of, records, ...more)),
     });
     one.use(stock, away);
-    // Of the first one it cannot be known here that it is not recorded.
+    // Of the first order it cannot be known whether it was recorded.
     const detail = expect.stringContaining('not known whether the order was placed');
     expect(await settled(place(requestOf({ mug: 1 })))).toMatchObject({ code: 'unavailable', detail });
     for (let times = 0; times < 5; times += 1) expect(await settled(place(requestOf({ mug: 1 })))).toBe(outage);
     expect(stock.reserved).toBe(1);
-    // Who has the answer already needs neither.
+    // A request whose answer is stored needs neither recording nor stock.
     await place(requestOf({ mug: 1 }), 'k', two);
     expect(await place(requestOf({ mug: 1 }), 'k')).toMatchObject({ replayed: true });
     isAway = false;
@@ -334,16 +334,16 @@ describe('a failure', () => {
     });
     expect(await ordersOf(one, tenant)).toBe(19);
     expect(new Set(results.flatMap((it) => (it instanceof Error ? [] : orderIn(it).order_id))).size).toBe(19);
-    // What the poisoned one holds stays held: nobody knows here that no order will ever claim it.
+    // The hold of the poisoned one remains: it is not known here that no order will ever use it.
     expect(stock.reserved).toBe(20);
     expect(stock.released).toEqual([]);
-    // In halves.
+    // It was bisected.
     expect(stock.batches.length).toBeLessThanOrEqual(1 + 2 * 5);
   });
 });
 
 it('a hold that was released before its order was recorded is tried anew, and for no longer than a while', async () => {
-  // Every reservation of the first attempts has a stone in its way.
+  // Every reservation of the first attempts is released in advance.
   const stones = new Set<string>();
   const reserve = stock.reserve.bind(stock);
   stock.reserve = async (of, reservations) => {
@@ -404,7 +404,7 @@ it('what one tenant breaks is tried again without anything of another one, who k
   expect(stock.batches).toHaveLength(2);
   expect(theirs).toEqual(new Error('a bug'));
   expect(await ordersOf(one, tenant)).toBe(2);
-  // One of them is the other tenant's, which nobody knows to be no order's.
+  // One unit is held for the other tenant, whose order may exist as far as is known here.
   expect(stock.reserved).toBe(3);
 });
 

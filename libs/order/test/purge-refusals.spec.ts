@@ -6,7 +6,7 @@ import { PurgeRefusals } from '../src/use-cases/purge-refusals.js';
 import { FakeInventory, newTenant, requestOf, startInstance, type Instance } from './order-under-test.js';
 
 let instances: TwoInstances<Instance>;
-/** Two instances on one database, as purge at the same time. */
+/** Two instances on one database, which purge at the same time. */
 let one: Instance;
 let two: Instance;
 let tenant: string;
@@ -28,7 +28,7 @@ beforeEach(() => {
 const request = requestOf({ mug: 1 });
 const place = (key: string, body = request) => one.placeOrder.execute(tenant, 'a', body, key);
 const purge = () => Promise.all([one.purgeRefusals.execute(), two.purgeRefusals.execute()]);
-/** Lets the time go by since the keys were refused. */
+/** Makes the refusals of these keys older. */
 const age = (keys: readonly string[], ms: number): Promise<unknown> =>
   one.sql.query(
     {
@@ -43,7 +43,7 @@ const refusal = (replayed: boolean) => ({ replayed, refusal: { code: 'out-of-sto
 
 it('forgets refusals of long ago, whoever goes for them at the same time: their keys are free', async () => {
   stock.onHand.set('mug', 0);
-  // More than are forgotten at once.
+  // More than are deleted in one batch.
   const old = Array.from({ length: 1_200 }, (_, index) => `old-${index}`);
   for (const answer of await Promise.all([...old, 'young'].map((key) => place(key))))
     expect(answer).toMatchObject(refusal(false));

@@ -16,7 +16,7 @@ class NoEvents extends EventFeed {
 it('is followed by each tenant as often as is left to the others, at most, and again by who comes when one has gone', () => {
   const events = new ReadEvents(new NoEvents());
   const followed: { tenant: string; gone: AbortController }[] = [];
-  /** Until it is refused. @returns how often, and why no more */
+  /** Follows until it is refused. @returns how often it followed, and why no more */
   const follow = (tenant: string): [number, string] => {
     for (let times = 0; ; times += 1) {
       const gone = new AbortController();
@@ -30,7 +30,7 @@ it('is followed by each tenant as often as is left to the others, at most, and a
   };
   expect(follow('greedy')).toEqual([100, 'too-many-requests']);
   expect(follow('other')).toEqual([50, 'too-many-requests']);
-  // However many take what they can, the next one has something.
+  // However many followers each tenant takes, the next one gets some.
   for (const [tenant, times] of Object.entries({ c: 25, d: 13, e: 6, f: 3, g: 2, last: 1 }))
     expect([tenant, ...follow(tenant)]).toEqual([tenant, times, whyNoMore(tenant)]);
   expect(follow('late')).toEqual([0, 'unavailable']);
@@ -79,5 +79,5 @@ it('shows who follows that it is there every ten seconds, also where the clock i
   }
 });
 
-/** Who takes the last one leaves nothing. */
+/** Whoever takes the last place leaves none. */
 const whyNoMore = (tenant: string): string => (tenant === 'last' ? 'unavailable' : 'too-many-requests');

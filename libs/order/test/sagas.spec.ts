@@ -57,7 +57,7 @@ const change = (name: string, set: string, { order_id }: Order) =>
   one.sql.query({ name: `test-saga-${name}`, text: `UPDATE orders.sagas SET ${set} WHERE saga_id = $1` }, [order_id]);
 const history = async ({ order_id }: Order) => (await one.orders.history(tenant, order_id)).map((it) => it.type);
 
-/** Leads sagas with this payment until the condition holds. */
+/** Leads sagas with this payment provider until the condition holds. */
 const leading = async (
   perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[] | Promise<PaymentOutcome[]>,
   until: () => Promise<boolean>,
@@ -78,7 +78,7 @@ const ended = (order: Order) => async () => (await rowOf(order)).state === 'ende
 const done = (requests: readonly PaymentRequest[]): PaymentOutcome[] =>
   requests.map((it) => ({ outcome: 'succeeded', amount_minor: 'amount_minor' in it ? (it.amount_minor ?? 0) : 0 }));
 
-/** The clock that does not jump, as far ahead as it is told to be; the other one is set back meanwhile. */
+/** Moves the monotonic clock ahead as far as it is told, and sets the wall clock back as much. */
 const clocks = () => {
   const [now, date] = [performance.now.bind(performance), Date.now.bind(Date)];
   let aheadMs = 0;
@@ -138,7 +138,7 @@ describe('a saga', () => {
     const orders = [await buy(), await buy()];
     await change('leased', `lease_until = now() + interval '1 hour'`, orders[0]!);
     await change('waiting', `due_at = now() + interval '1 hour'`, orders[1]!);
-    // Another instance may lease for as long as that, whatever this one does.
+    // Another instance may have such a long lease, whatever this one has.
     const taken = await buy();
     await change('taken', `lease_until = now() + interval '5 minutes'`, taken);
     await leading(done, async () => (await Promise.all(orders.map((it) => ended(it)()))).every(Boolean));
@@ -158,7 +158,7 @@ describe('a saga', () => {
       },
       async () => {
         const isThere = (await rowOf(order)).step === 'capture';
-        // If it goes on, it does so at once.
+        // If it were to continue, it would do so at once.
         if (isThere) await setTimeout(200);
         return isThere;
       },
@@ -216,7 +216,7 @@ describe('a purchase whose order is cancelled', () => {
     ['cancelled', 'cancelled', undefined],
   ];
 
-  /** Cancelled as soon as the money is asked for, and what payment says of the capture is heard too late. */
+  /** Cancels the order as soon as the capture is requested, so that the answer of payment comes too late. */
   const cancelledWhileCapturing = async (
     perform: (requests: readonly PaymentRequest[]) => PaymentOutcome[],
     until: (order: Order) => () => Promise<boolean>,
@@ -317,7 +317,7 @@ describe('a purchase whose order is cancelled', () => {
 });
 
 describe('a new version of a saga', () => {
-  /** The money is not taken before it is asked for. */
+  /** A version in which the money is captured only on request. */
   const upgraded = new SagaDefinitions({
     ...definitions,
     purchase: {
@@ -369,7 +369,7 @@ describe('a new version of a saga', () => {
   it('is left to those who know it by those who do not, who go on with the others', async () => {
     const fresh = await buy(newer);
     const untouched = await rowOf(fresh);
-    // It is due later, so that whoever has come to it has passed over the other one.
+    // It is due later, so when it has been led, the other one was passed over.
     const old = await buy();
     await leading(done, ended(old));
     expect(await rowOf(fresh)).toEqual(untouched);
@@ -400,7 +400,7 @@ describe('what has been tried for long', () => {
     expect(data).toMatchObject([{ saga_id: order.order_id, saga: 'purchase', step: 'authorise', attempts: 20 }]);
     await expect(letters.resolve(tenant, order.order_id, 'done')).rejects.toMatchObject({ code: 'illegal-transition' });
     await letters.retry(tenant, order.order_id);
-    // It keeps its name: it may have been done.
+    // It keeps its operation id, because the operation may have been carried out.
     const names: string[] = [];
     await leading((requests) => {
       names.push(...requests.map((it) => it.operation_id));
@@ -454,7 +454,7 @@ describe('a move that is asked for on a condition', () => {
     expect(await starting(order, first, [order.version])).toBe(false);
     expect(await starting(order, second, [order.version])).toBe(false);
     expect(await starting(order, free)).toBe(true);
-    // Refused, so that the order is as it was.
+    // As if the move had been refused: the order keeps its version.
     await change('end', `state = 'ended'`, { ...order, order_id: first });
     expect(await starting(order, second, [order.version])).toBe(true);
   });

@@ -20,7 +20,7 @@ import {
 } from './order-under-test.js';
 
 let instances: TwoInstances<Instance>;
-/** Two instances of the module on one database, and one inventory that both ask. */
+/** Two instances of the module on one database, and one inventory that both use. */
 let one: Instance;
 let two: Instance;
 let tenant: string;
@@ -52,14 +52,14 @@ const orderIn = (result: PlacementResult | Error) => {
   return result.order;
 };
 
-/** Holds stock for an order that is not written down: the process is gone before it gets there. */
+/** Holds stock for an order that is not recorded, as if the process had been killed in between. */
 const abandon = async (key: string | null = null, units: Record<string, number> = { mug: 1 }): Promise<void> => {
   one.use(stock, proxied(one.orders, { record: lost }));
   expect(await settled(place(key, one, units))).toMatchObject({ code: 'unavailable' });
   one.use(stock);
 };
 
-/** A process that is paused between holding stock and writing the order down: once, until it is told to go on. */
+/** Pauses a process between holding stock and recording the order, once, until it is told to continue. */
 const paused = (at: Instance) => {
   const entered = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
@@ -80,7 +80,7 @@ const paused = (at: Instance) => {
   return { entered: entered.promise, goOn: () => gate.resolve() };
 };
 
-/** Every hold belongs to an order that is there, unit for unit, and every order has its hold. */
+/** Every hold belongs to an existing order, unit for unit, and every order has its hold. */
 const expectStockToAgree = async (): Promise<void> => {
   const orders = await one.orders.page(tenant, {}, undefined, 2_000);
   const held = stock.inState().filter((it) => it.state === 'held' || it.state === 'confirmed');
@@ -124,7 +124,7 @@ describe('a hold that nobody has spoken for in time', () => {
     expect(stock.reserved).toBe(3);
     expect(await tombstonesOf(one, tenant)).toEqual([]);
     expect(await one.orders.find(tenant, kept.order_id)).toEqual(kept);
-    // What the relay still has to tell is understood as before.
+    // What the relay still has to deliver is understood as before.
     const told = stock
       .inState()
       .flatMap(({ reservationId, orderId }) => [
@@ -212,7 +212,7 @@ describe('an order that comes too late', () => {
     const process = paused(one);
     const placing = Promise.all([place('late'), place('fine'), place()]);
     await process.entered;
-    // Those of the others are fresh.
+    // The holds of the others are not overdue.
     expect(await two.sweepHolds.execute()).toEqual({ released: 1, confirmed: 0 });
     process.goOn();
     const placed = await placing;
@@ -302,7 +302,7 @@ describe('a tombstone and an order that race for one id', () => {
   it('end in one of the two as well when whole batches race, and neither waits for the other in a circle', async () => {
     for (let round = 0; round < 12; round += 1) {
       tenant = newTenant();
-      // The keys sort in another order than the ids.
+      // The keys sort differently from the ids.
       const ids = Array.from({ length: 250 }, (_, index) => newOrderId(Date.now() + index));
       const records = ids.map((id, index) => recordOf(index % 5 === 0 ? null : `${1_000 - index}`, id));
       const holds = ids.map((order_id): OverdueHold => ({
@@ -361,7 +361,7 @@ describe('a sweep', () => {
       expect(await tombstonesOf(one, tenant)).toHaveLength(1);
       expect(stock.reserved).toBe(1);
       stock.interrupt = () => {};
-      // Long after: what was not finished does not get out of sight.
+      // Long afterwards: an unfinished hold is not forgotten.
       stock.nowMs += 600_000;
       expect(await next.sweepHolds.execute()).toEqual({ released: 1, confirmed: 0 });
       expect(stock.reserved).toBe(0);
@@ -408,7 +408,7 @@ describe('a sweep', () => {
     stock.expire();
     stock.interrupt = () => setTimeout(1);
     const swept = await Promise.all([one, two, one].map((it) => it.sweepHolds.execute()));
-    // Both may have had a hand in it.
+    // Several of them may have released the same hold.
     expect(swept.reduce((sum, it) => sum + it.released, 0)).toBeGreaterThanOrEqual(700);
     const kinds = stock.effects.map((it) => it.kind);
     expect(kinds.filter((it) => it === 'release')).toHaveLength(700);
@@ -448,7 +448,7 @@ describe('a sweep', () => {
     stock.overdue = async (after, part, limit) => {
       looks.push([after, part]);
       const looked_at = new Date(began.getTime() + looks.length);
-      // All of them lie in the second one.
+      // All of them are in the second part.
       return part === undefined || part === 1
         ? { ...(await overdue(after, part, limit)), looked_at, parts: 3 }
         : { holds: [], looked_at, parts: 3 };
@@ -472,7 +472,7 @@ describe('a sweep', () => {
     const [overdue, looks] = [stock.overdue.bind(stock), new Array<Date | null>()];
     stock.overdue = async (after, part, limit) => {
       looks.push(after);
-      // The first part is told by one that is newer, and the clock is set back after it.
+      // The first part is looked at by a newer clock, which is set back afterwards.
       if (looks.length === 1) return { holds: [], looked_at: began, parts: 2 };
       return { ...(await overdue(after, part, limit)), looked_at: new Date(began.getTime() - 1) };
     };
@@ -546,7 +546,7 @@ describe('a tombstone', () => {
       id,
     ]);
     expect(told).toEqual([]);
-    // Those who place orders are told what it is.
+    // Placing an order still learns what the id is.
     expect(await one.orders.byId(tenant, [id, order.order_id, randomUUID()])).toEqual(
       new Map<string, unknown>([
         [id, 'void'],

@@ -1,11 +1,11 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 /**
- * Payments, what was asked of their providers, and the ledger of the provider that is simulated.
+ * Payments, their operations at providers, and the ledger of the simulated provider.
  *
- * What may be asked is decided inside the database: an amount is set aside before the provider hears of it, so that two
- * refunds at once cannot give back more than was taken. Whoever changes a payment locks its row first, those of a batch
- * in the order of their orders.
+ * The database decides which operations are allowed: an amount is reserved before the provider is asked, so that two
+ * concurrent refunds cannot return more than was captured. Every writer locks the row of the payment first, and those of a
+ * batch in the order of their order ids.
  */
 export class Payments1764000000003 implements MigrationInterface {
   readonly name = 'Payments1764000000003';
@@ -80,11 +80,11 @@ export class Payments1764000000003 implements MigrationInterface {
 const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
 
 /**
- * Decides what may be asked of the providers, and keeps that it will be: an operation is known before anybody acts on it.
- * At most one operation an order. The result has a row an operation, in the order given; one that is known already is
- * told as it is. A reversal becomes a void or a refund, by what has happened to the payment. It waits, and is not kept,
- * while something else is under way, but from then on nothing new is authorised or captured. A capture of all there is waits
- * as well, and sets nothing aside: what is left is known when the other one has ended.
+ * Decides which operations may be asked of the providers, and stores them: an operation is recorded before it is carried
+ * out. At most one operation per order. The result has a row per operation, in the given order; an operation that exists is
+ * returned as it is. A reversal becomes a void or a refund, depending on the state of the payment. It waits, and is not
+ * stored, while another operation is in progress, but from then on nothing new is authorised or captured. A capture of the
+ * whole rest waits as well, and reserves nothing: the rest is known once the other operation has ended.
  */
 export const begin = `
   CREATE OR REPLACE FUNCTION payment.begin(
@@ -191,7 +191,7 @@ export const begin = `
     FROM decided d ORDER BY d.at_place;
   END $$`;
 
-/** Keeps what the providers have decided; what was decided before stays as it is. */
+/** Stores the decisions of providers; an operation that is settled already stays as it is. */
 const settle = `
   CREATE FUNCTION payment.settle(
     p_tenant text, p_operations uuid[], p_orders uuid[], p_states text[], p_reasons text[]

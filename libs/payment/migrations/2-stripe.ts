@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** What Stripe calls a payment, without which nothing more could be asked of it. */
+/** Stripe's id of a payment, without which Stripe could not be asked for anything else. */
 export class Stripe1764000000004 implements MigrationInterface {
   readonly name = 'Stripe1764000000004';
 

@@ -2,16 +2,16 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { begin } from './1-payments.js';
 
 /**
- * The function as it is made today, where it was made before: a capture of all there is that had to wait set aside what it
- * would take, found nothing left when its turn came, and was told as done. What it set aside was there for neither a capture
- * nor a reversal from then on: it is counted anew, from what is under way.
+ * Replaces the function by today's version. Before, a capture of the whole rest that had to wait reserved its amount, found
+ * nothing left when its turn came, and was reported as done. The reserved amount was then available to neither captures nor
+ * reversals: it is recomputed from the operations in progress.
  */
 export class NothingAside1764000000050 implements MigrationInterface {
   readonly name = 'NothingAside1764000000050';
 
   async up(runner: QueryRunner): Promise<void> {
     await runner.query(begin);
-    // A statement of its own: what is counted below has to be as it is once whoever had a payment is done with it.
+    // A separate statement, so that the sums below are computed after concurrent writers have released the rows.
     const held = (await runner.query(`
       SELECT tenant_id, order_id FROM payment.payments WHERE capturing_minor > 0
       ORDER BY tenant_id, order_id FOR NO KEY UPDATE`)) as { tenant_id: string; order_id: string }[];
@@ -26,6 +26,6 @@ export class NothingAside1764000000050 implements MigrationInterface {
     );
   }
 
-  /** The version before works with it as well. */
+  /** The previous version works with it as well. */
   async down(): Promise<void> {}
 }

@@ -19,10 +19,10 @@ import { HearFromProvider, ProviderNotices } from './use-cases/hear-from-provide
 import { PaymentProviders, Payments, PerformOperations } from './use-cases/perform-operations.js';
 import { PaymentReader, ReadPayment } from './use-cases/read-payment.js';
 
-/** What payment reads from the environment. */
+/** The environment variables of payment. */
 export const paymentEnvironment = { PAYMENT_DATABASE_URL: env.postgresUrl, ...stripeEnvironment };
 
-/** Where payment keeps its data. */
+/** The database of payment. */
 export const paymentDatabase = (url: string): Database => ({
   name: 'payment',
   url,

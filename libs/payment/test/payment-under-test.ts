@@ -17,7 +17,7 @@ export interface Instance {
   payments: PostgresPayments;
   simulated: SimulatedProvider;
   performOperations: PerformOperations;
-  /** The same with another provider in place of the simulated one. */
+  /** The same, with another provider instead of the simulated one. */
   with(provider: PaymentProvider): PerformOperations;
   stop(): Promise<void>;
 }
@@ -37,7 +37,7 @@ export const startInstance = async (url: string): Promise<Instance> => {
       {
         provide: HearFromProvider,
         inject: [PostgresPayments],
-        // What is simulated comes by no letter.
+        // The simulated provider sends no webhooks.
         useFactory: (payments: PostgresPayments) =>
           new HearFromProvider({ receive: () => Promise.resolve(undefined) }, payments),
       },
@@ -78,7 +78,7 @@ export const reverse = (order_id: string): Asked<'reverse'> => ({
   ...{ operation_id: randomUUID(), order_id, kind: 'reverse' },
 });
 
-/** What breaks I5 among the payments of a tenant: sums, and what the provider's own ledger says. */
+/** Violations of I5 among the payments of a tenant: in their sums, and compared with the ledger of the provider. */
 export const brokenInvariants = ({ sql }: Instance, tenant: string): Promise<unknown[]> =>
   sql.query(
     {

@@ -49,7 +49,7 @@ describe('what is asked of a payment', () => {
     await perform(last);
     const { operations } = await payment();
     expect(operations).toHaveLength(limits.paymentOperations);
-    // What has moved money is never what is left out.
+    // Operations that have moved money are never left out.
     expect(operations.slice(0, 3).map((it) => it.state)).toEqual(['succeeded', 'succeeded', 'refused']);
     expect(operations.at(-1)).toMatchObject({ operation_id: last.operation_id, state: 'refused' });
   });
@@ -132,7 +132,7 @@ describe('a capture of all there is', () => {
     'that meets a %s under way takes the rest, all of it and once',
     async (kind) => {
       await perform(authorise(order, 1_000), capture(order, 200));
-      // Its worker has died after the provider heard of it.
+      // The worker was killed after the provider had the request.
       const dead: PaymentProvider = {
         perform: async (...asked) => {
           await one.simulated.perform(...asked);
@@ -142,7 +142,7 @@ describe('a capture of all there is', () => {
       const under = kind === 'capture' ? capture(order, 300) : refund(order, 100);
       expect(await one.with(dead).execute(tenant, [under])).toMatchObject([{ outcome: 'open' }]);
       const left = kind === 'capture' ? 500 : 800;
-      // Where the provider cannot be asked it waits, however often, and sets nothing aside.
+      // If the provider cannot be asked it waits, however often, and reserves nothing.
       const down: PaymentProvider = { perform: () => Promise.reject(new Error('down')) };
       const all = capture(order);
       for (let time = 0; time < 2; time += 1)
@@ -208,7 +208,7 @@ describe('a reversal', () => {
       ]);
       if (answer[0]!.outcome === 'open') await two.performOperations.execute(tenant, [reversal]);
       expect(await perform(authorisation, capture(id, 1))).toMatchObject([{}, refused('reversed')]);
-      // Reversed before it began, it is a payment of nothing by nobody.
+      // A payment that was reversed before it began has no amount and no method.
       const found = await one.payments.find(tenant, id);
       expect(found?.authorised_minor ?? 0).toBe(0);
     }
@@ -253,7 +253,7 @@ describe('a provider that does not answer', () => {
         (await payment()).operations.some((it) => it.kind === kind && it.state === 'succeeded');
       while (!(await isSettled())) await setTimeout(5);
     };
-    // Nobody asks again: the notice alone settles it.
+    // The request is not repeated: the notice alone settles it.
     await until('authorise');
     expect(await perform(capture(order, 200))).toEqual([undecided]);
     await until('capture');

@@ -10,7 +10,7 @@ import { ReadPayment } from '../src/use-cases/read-payment.js';
 
 Logger.overrideLogger(false);
 
-/** Payment as it is deployed, with REST, and with little patience. */
+/** Payment as it is deployed, with REST, and with short timeouts. */
 export interface StripeInstance {
   url: string;
   sql: Sql;
@@ -45,6 +45,6 @@ export const startWithStripe = async (settings: Settings): Promise<StripeInstanc
 
 const find = { name: 'test-stripe-payments', text: 'SELECT * FROM payment.payments WHERE tenant_id = $1' };
 
-/** What breaks I5 among the payments of a tenant. */
+/** Violations of I5 among the payments of a tenant. */
 export const brokenAtStripe = async ({ sql }: StripeInstance, stripe: StripeStandIn, tenant: string) =>
   stripe.differences(await sql.query<PaymentSums>(find, [tenant]));

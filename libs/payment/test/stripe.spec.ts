@@ -10,7 +10,7 @@ let stripe: StripeStandIn;
 let instances: TwoInstances<StripeInstance>;
 let one: StripeInstance;
 let two: StripeInstance;
-/** What an instance needs to work with the stand-in, on the database of the others. */
+/** The settings of an instance that uses the stand-in and the database of the others. */
 let settings: Parameters<typeof startWithStripe>[0];
 let tenant: string;
 let order: string;
@@ -114,7 +114,7 @@ describe('a payment through Stripe', () => {
       ),
     );
     expect(answers.flat().filter((it) => it.outcome === 'succeeded')).toHaveLength(2);
-    // What somebody gives back by hand is not in our sums, so Stripe has to refuse.
+    // A refund made by hand is not in our sums, so Stripe has to refuse.
     const id = randomUUID();
     await perform(authorise(id), capture(id));
     const headers = { 'idempotency-key': randomUUID() };
@@ -262,7 +262,7 @@ describe('an answer that is lost', () => {
 describe('a payment that waits for its customer', () => {
   const told = async () => (await one.readPayment.execute(tenant, order))!.customer_action;
   const action = () => ({ method: 'stripe', client_secret: `${intent().id}_secret_of_the_test` });
-  /** Once it is told: what was told before is told again for a while. */
+  /** Waits for it, because the previous answer is cached for a while. */
   const untilTold = async (expected: object | null): Promise<void> => {
     const giveUpAt = Date.now() + 10_000;
     while (JSON.stringify(await told()) !== JSON.stringify(expected) && Date.now() < giveUpAt)
@@ -322,14 +322,14 @@ describe('a payment that is declined', () => {
   const failure = 'payment_intent_authentication_failure';
   const waiting = () => authorise(order, 500, 'pm_card_authentication');
   const cancels = () => stripe.asked.filter(({ path }) => path.endsWith('/cancel')).map(({ key }) => key);
-  /** Nobody can pay it any more, and nothing is held. */
+  /** Nobody can pay it any more, and no amount is held. */
   const expectOver = async (): Promise<void> => {
     expect(intent().status).toBe('canceled');
     expect(stripe.approve(intent())).toBe(false);
     expect(await perform(reverse(order))).toEqual([moved(0)]);
   };
 
-  /** The customer has failed, and Stripe has not been asked yet to cancel what waits for them. */
+  /** The customer has failed, and the request to cancel the PaymentIntent has not reached Stripe yet. */
   const declinedAndBeingCancelled = async () => {
     const request = waiting();
     await perform(request);
@@ -379,10 +379,10 @@ describe('a payment that is declined', () => {
       stripe.faults.push(fault);
       const told = await perform(request);
       const isDone = ['cut', 'failed-after'].includes(fault);
-      // The library asks once more by itself after a connection that was cut; after a 500 we look.
+      // The library repeats a request itself after a cut connection; after a 500 we look.
       expect(told).toEqual([isDone ? refused(failure) : open()]);
       expect(await payment()).toMatchObject({ operations: [{ state: isDone ? 'refused' : 'open' }] });
-      // Under this key it will be 500 for ever; what has been reversed is cancelled under another one.
+      // Under this key the answer is 500 for ever; a reversed payment is cancelled under another key.
       if (fault === 'failed-before') {
         expect(await perform(request)).toEqual([open()]);
         expect(await perform(reverse(order))).toEqual([moved(0)]);
@@ -399,7 +399,7 @@ describe('a payment that is declined', () => {
     const cancelled = await caught;
     expect(intent().status).toBe('canceled');
     expect(await payment()).toMatchObject({ operations: [{ state: 'open' }] });
-    // Whoever has cancelled it hears nothing of that any more, and has kept nothing.
+    // The instance that cancelled it gets no answer any more, and has stored nothing.
     if (isLong) await dayPasses();
     expect(await two.performOperations.execute(tenant, [request])).toEqual([refused('generic_decline')]);
     cancelled.cut();
@@ -436,7 +436,7 @@ describe('an event', () => {
     expect([told, body]).toEqual([status, expect.objectContaining({ code })]);
   };
 
-  /** The first that has not been delivered yet, as soon as it happens. */
+  /** The first event that has not been delivered yet, as soon as there is one. */
   const nextEvent = async (): Promise<object> => {
     const giveUpAt = Date.now() + 10_000;
     while (stripe.events.length === 0) {
@@ -496,7 +496,7 @@ describe('an event', () => {
     for (const event of stripe.events.splice(0)) await received(deliver(event));
     stripe.asked.length = 0;
     stripe.faults.push('silent', 'silent');
-    // That it was declined does not end it: it is cancelled, and that is told as well.
+    // The decline does not end it: it is cancelled, which is reported as well.
     expect(await perform(declined, voided)).toEqual([open(), moved(500)]);
     stripe.faults.length = 0;
     expect(await perform(declined)).toEqual([refused('generic_decline')]);
@@ -528,7 +528,7 @@ describe('an event', () => {
     stripe.asked.length = 0;
     expect(await perform(kept, broken)).toEqual([moved(pendingRefundMinor), refused('expired_or_canceled_card')]);
     expect(stripe.asked).toEqual([]);
-    // What came back is left to be given back once more.
+    // The failed refund can be made once more.
     expect(await perform(refund(order, 500 - pendingRefundMinor))).toEqual([moved(500 - pendingRefundMinor)]);
   });
 
@@ -562,7 +562,7 @@ describe('an event', () => {
       'unsupported-media-type',
     );
     expect(await payment()).toMatchObject({ authorised_minor: 0 });
-    // Where the secret is being replaced, Stripe signs with both.
+    // While the secret is being replaced, Stripe signs with both.
     const other = signed(event, 'whsec_old').signature.split(',')[1]!;
     await received(send(body, { 'stripe-signature': `${signature},${other}` }));
     expect(await payment()).toMatchObject({ authorised_minor: 500 });

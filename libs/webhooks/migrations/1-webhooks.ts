@@ -2,10 +2,10 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { checkpointTables, logStart } from '#events';
 
 /**
- * Where merchants want to be told what happens, what they are told, and what came of it.
+ * The endpoints of merchants, the messages they get, and the results of sending them.
  *
- * A message is kept once and delivered to each endpoint by itself. Deliveries and their attempts outlive the endpoint
- * that was forgotten, until they are purged; nobody is told of them any more.
+ * A message is stored once and delivered to each endpoint separately. Deliveries and their attempts outlive an endpoint that
+ * was deleted until they are purged, but are not shown any more.
  */
 export class Webhooks1764000000006 implements MigrationInterface {
   readonly name = 'Webhooks1764000000006';
@@ -104,7 +104,7 @@ export class Webhooks1764000000006 implements MigrationInterface {
   }
 }
 
-/** A UUID that begins with the time, as those of version 7 (RFC 9562): younger ones come after older ones. */
+/** A UUID that begins with the time, as in version 7 (RFC 9562), so that ids sort by age. */
 const newId = `
   CREATE FUNCTION webhooks.new_id() RETURNS uuid LANGUAGE sql VOLATILE AS $$
     SELECT (left(ms, 8) || '-' || right(ms, 4) || '-7' || substr(random, 16))::uuid
@@ -112,7 +112,7 @@ const newId = `
       CAST(gen_random_uuid() AS text) AS random
   $$`;
 
-/** Registers an endpoint, unless the tenant has as many as there may be: whoever registers one waits for the others. */
+/** Registers an endpoint, unless the tenant has as many as it may; registrations of a tenant wait for each other. */
 const registerEndpoint = `
   CREATE FUNCTION webhooks.register_endpoint(
     p_tenant text, p_url text, p_types text[], p_description text, p_secret text, p_most bigint
@@ -129,8 +129,8 @@ const registerEndpoint = `
   END $$`;
 
 /**
- * Keeps the messages that an enabled endpoint asks for, and a delivery for each that does: once, however often they are
- * accepted. One that is met is young again, so that nobody forgets it who does not see its new deliveries yet.
+ * Stores the messages that an enabled endpoint wants, and a delivery for each that does: once, however often they are
+ * accepted. A message that exists is made new again, so that no purge that cannot see its new deliveries deletes it.
  */
 export const acceptEvents = `
   CREATE OR REPLACE FUNCTION webhooks.accept_events(
@@ -156,7 +156,7 @@ export const acceptEvents = `
     SELECT count(*) FROM made
   $$`;
 
-/** Accepts them and moves the checkpoint of who has read them, both or neither. */
+/** Accepts events and advances the checkpoint of their reader: both or neither. */
 const followEvents = `
   CREATE FUNCTION webhooks.follow_events(
     p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[],
@@ -171,8 +171,8 @@ const followEvents = `
 const byKey = 'SET enable_hashjoin = off SET enable_mergejoin = off';
 
 /**
- * What is pending is kept until it is settled, unless it has been due for all that time, as where its endpoint is disabled or
- * gone, or is twice as old. What is being sent is kept.
+ * A pending delivery is kept until it is settled, unless it has been due for all of that time, for instance because its
+ * endpoint is disabled or deleted, or is twice that old. A delivery that is being sent is kept.
  */
 export const forgetDeliveries = `
   CREATE OR REPLACE FUNCTION webhooks.forget_deliveries(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE plpgsql ${byKey} AS $$
@@ -199,7 +199,7 @@ export const forgetDeliveries = `
     RETURN coalesce(cardinality(ids), 0);
   END $$`;
 
-/** An event that was accepted again, late, has a younger delivery to an endpoint that was not there the first time. */
+/** Deletes only messages without deliveries: a late repeat has younger ones, to endpoints that were added meanwhile. */
 const forgetMessages = `
   CREATE FUNCTION webhooks.forget_messages(p_age_ms bigint, p_limit bigint) RETURNS bigint LANGUAGE sql ${byKey} AS $$
     WITH old AS MATERIALIZED (

@@ -1,6 +1,6 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
-/** Messages know the trace of the request that they go back to. What the version before calls stays as it is. */
+/** Messages store the trace of the request that caused them. The function that the previous version calls is unchanged. */
 export class MessageTraces1764000000007 implements MigrationInterface {
   readonly name = 'MessageTraces1764000000007';
 
@@ -17,7 +17,7 @@ export class MessageTraces1764000000007 implements MigrationInterface {
   }
 }
 
-/** As before, and the traces, of those messages that were kept. */
+/** As before, and stores the traces of the messages. */
 const followEvents = `
   CREATE FUNCTION webhooks.follow_events(
     p_consumer text, p_parts smallint[], p_epochs bigint[], p_positions text[],

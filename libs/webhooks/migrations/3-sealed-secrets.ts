@@ -1,8 +1,8 @@
 import type { MigrationInterface, QueryRunner } from 'typeorm';
 
 /**
- * Secrets may be encrypted: `{master, sealed, until}`, besides `{secret, until}` as before. The version before cannot read
- * those; it leaves their deliveries to this one, and is kept from writing nothing in their place.
+ * Secrets may be encrypted: `{master, sealed, until}`, besides `{secret, until}` as before. The previous version cannot read
+ * these: it leaves their deliveries to this one, and the constraint keeps it from replacing them with null.
  */
 export class SealedSecrets1764000000044 implements MigrationInterface {
   readonly name = 'SealedSecrets1764000000044';
@@ -20,7 +20,7 @@ export class SealedSecrets1764000000044 implements MigrationInterface {
   }
 }
 
-/** As before, under an id that its secret is bound to. */
+/** As before, but with a given id, because the secret is bound to it. */
 const registerEndpoint = `
   CREATE FUNCTION webhooks.register_endpoint(
     p_tenant text, p_endpoint uuid, p_url text, p_types text[], p_description text, p_secret jsonb, p_most bigint

@@ -2,9 +2,9 @@ import type { MigrationInterface, QueryRunner } from 'typeorm';
 import { acceptEvents, forgetDeliveries } from './1-webhooks.js';
 
 /**
- * The functions as they are made today, where they were made before: a message could be forgotten at the moment it was
- * accepted again, and its new deliveries stayed behind; deliveries were forgotten that were still to be sent, and an
- * attempt that was noted at that moment stayed behind.
+ * Replaces the functions by today's versions. Before, a message could be deleted just as it was accepted again, without its
+ * new deliveries; deliveries that were still to be sent were deleted; and an attempt that was stored just then stayed
+ * behind.
  */
 export class KeptUntilSettled1764000000046 implements MigrationInterface {
   readonly name = 'KeptUntilSettled1764000000046';
@@ -14,6 +14,6 @@ export class KeptUntilSettled1764000000046 implements MigrationInterface {
     await runner.query(forgetDeliveries);
   }
 
-  /** The version before works with them as well. */
+  /** The previous version works with them as well. */
   async down(): Promise<void> {}
 }

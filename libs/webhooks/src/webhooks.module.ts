@@ -35,21 +35,21 @@ import { DeliveryLog, ReadDeliveries } from './use-cases/read-deliveries.js';
 import { Redeliveries, RedeliverMessages } from './use-cases/redeliver-messages.js';
 import { KeptSecrets, RotateSecrets } from './use-cases/rotate-secrets.js';
 
-/** What webhooks read from the environment. */
+/** The environment variables of webhooks. */
 export const webhooksEnvironment = {
   WEBHOOKS_DATABASE_URL: env.postgresUrl,
   ORDER_AT: address,
   ORDER_BALANCE: balancePolicy,
   EVENTS_AT: eventBus,
-  /** Also over http: for trying out. */
+  /** Allows http and private addresses, for trying out. */
   WEBHOOKS_ALLOW_PRIVATE: env.flag,
-  /** The ports that they may be sent to. */
+  /** The ports that messages may be sent to. */
   WEBHOOKS_PORTS: env.ports(usualPorts),
   WEBHOOKS_TIMEOUT_MS: env.milliseconds(15_000),
   DATA_KEYS: dataKeys.optional(),
 };
 
-/** Where webhooks keeps its data. */
+/** The database of webhooks. */
 export const webhooksDatabase = (url: string): Database => ({
   name: 'webhooks',
   url,
@@ -80,9 +80,9 @@ export class WebhooksModule implements OnModuleInit {
   static register({ limits, ...options }: WebhooksSettings): DynamicModule {
     const usual: DeliveryLimits = {
       delaysMs: retryDelaysMs,
-      // What is sent has to be noted as well.
+      // Longer than sending takes, because the result has to be stored as well.
       leaseMs: 2 * options.WEBHOOKS_TIMEOUT_MS,
-      // Half of all, which is what a tenant gets, is what its endpoints can take up.
+      // A tenant gets half of all slots, which is as many as its endpoints can take up together.
       ...{ ofOne: 8, ofAll: 800, pollMs: 250 },
       ...{ unsignedMs: 60_000, plainForMs: 600_000 },
     };

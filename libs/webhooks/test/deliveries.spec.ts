@@ -23,7 +23,7 @@ beforeEach(async () => {
   receiver = await new Receiver().start();
 });
 afterEach(async () => {
-  // What still waits is not for the next test.
+  // Deliveries that still wait must not disturb the next test.
   await ask('DELETE FROM webhooks.endpoints WHERE tenant_id = $1', [tenant]);
   await receiver.stop();
 });
@@ -43,7 +43,7 @@ const settled = (endpointId: string, expected: object, instance = one): Promise<
     expect(found).toMatchObject(expected);
     return found;
   });
-/** What is left to each, where there is enough for all. */
+/** Arguments of `claim` that limit nothing. */
 const signing = { masterIds: ['usual'], othersForMs: 60_000 };
 const unbounded = {
   ofOne: 1_000,
@@ -56,7 +56,7 @@ const events = (count: number, more: Partial<Happening> = {}): Happening[] =>
 const ask = <Row>(text: string, values: unknown[], { sql } = one): Promise<Row[]> =>
   sql.query<Row>({ name: `test-webhooks-${text.length}-${text.slice(0, 30)}`, text }, values);
 
-/** An instance on a database of its own, whose worker sleeps unless it is woken. */
+/** An instance on a database of its own, whose worker only runs when it is woken. */
 const asleep = async (test: (instance: Instance, url: string) => Promise<void>): Promise<void> => {
   const database = await testDatabase();
   const instance = await startInstance(database.url, { limits: { pollMs: 100_000_000 } });
@@ -299,7 +299,7 @@ describe('an endpoint', () => {
     await eventually(() => expect(receiver.at('/swift')).toHaveLength(60));
     await eventually(() => expect(hangingAtOnce).toBe(16));
     await setTimeout(100);
-    // Eight each of two instances.
+    // Eight for each of the two instances.
     expect(receiver.at('/hanging')).toHaveLength(16);
     released.resolve();
     for (const { endpoint_id } of [hanging, swift])
@@ -417,7 +417,7 @@ describe('two workers', () => {
       const other = newTenant();
       const made = [tenant, tenant, other].map((of) => instance.endpoints.register(of, { url: receiver.url('/') }));
       await Promise.all(made);
-      // What is due longest is all of one tenant.
+      // All deliveries that have been due the longest are of one tenant.
       await instance.accept(...events(20));
       await setTimeout(20);
       await instance.accept(placed(other));
@@ -573,7 +573,7 @@ it('what is old is purged, whatever became of it', async () => {
       `UPDATE webhooks.${table} SET created_at = created_at - interval '30 days' WHERE tenant_id = $1 AND message_id = ANY ($2)`,
       [tenant, old.map((it) => it.message_id)],
     );
-  // Before anything is due there, which would be sent.
+  // Before anything is due for it, which would be sent.
   await ask(`UPDATE webhooks.endpoints SET enabled = false WHERE tenant_id = $1 AND endpoint_id = $2`, [
     tenant,
     disabled.endpoint_id,
@@ -614,7 +614,7 @@ it('what is to be sent again is not purged before it is settled, however old it 
   };
   await one.endpoints.change(tenant, endpoint_id, { enabled: true });
   await eventually(() => expect(receiver.received).toHaveLength(4));
-  // Being sent.
+  // It is being sent.
   await age(61);
   await one.purge.execute();
   answered.resolve();
@@ -674,7 +674,7 @@ it('an attempt that is noted while its delivery is purged is purged as well', as
       [first!.deliveryId],
       instance,
     );
-    // The purge has seen both when it stops at the first.
+    // The purge has seen both deliveries when it stops at the first.
     await ask(
       `CREATE FUNCTION webhooks.wait() RETURNS trigger LANGUAGE plpgsql AS $$
        BEGIN PERFORM pg_advisory_xact_lock(7); RETURN OLD; END $$`,
@@ -697,7 +697,7 @@ it('an attempt that is noted while its delivery is purged is purged as well', as
         expect(waiting).toHaveLength(1);
       });
       expect(await instance.postgres.settle(second!, attempt)).toBe(true);
-      // Within an object, so that it is not waited for here.
+      // Wrapped in an object, so that it is not awaited here.
       return { purging };
     });
     expect(await purging).toBe(2);
@@ -742,6 +742,6 @@ it('ids of endpoints and deliveries cannot be guessed from each other', async ()
     `SELECT replace(webhooks.new_id()::text, '-', '') AS id FROM generate_series(1, $1::int)`,
     [200],
   );
-  // Behind the time they begin with.
+  // The bits after the timestamp.
   expect(independentBits(rows.map((it) => it.id.slice(12)))).toBe(74);
 });

@@ -132,7 +132,7 @@ describe('a message', () => {
     const metadata = { text: 'ä'.repeat(6_000) };
     expect(dataOf({ order_id: 'o', metadata })).toEqual({ order_id: 'o', metadata });
     expect(dataOf({ order_id: 'o', metadata, lines })).toEqual({ order_id: 'o', metadata, truncated: true });
-    // Whoever reads of a cancellation has to know that it is not of the whole order.
+    // Readers have to know that it is not a cancellation of the whole order.
     const nested = { order: { reference: 'r', lines }, details: { remaining: true, lines } };
     expect(dataOf(nested)).toEqual({ order: { reference: 'r' }, details: { remaining: true }, truncated: true });
     const adjustments = Array.from({ length: 100 }, () => ({ label: 'x'.repeat(500) }));

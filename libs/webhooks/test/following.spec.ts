@@ -40,7 +40,7 @@ const happened = (type: OrderEventType): OrderLogEvent => {
   return event;
 };
 const register = (types?: OrderEventType[]) => instance.endpoints.register(tenant, { url: receiver.url('/'), types });
-/** Until everything that has happened was read. */
+/** Waits until everything that has happened was read. */
 const caughtUp = () =>
   eventually(async () => {
     const last = instance.orders.events.at(-1)!.sequence;

@@ -9,10 +9,10 @@ export interface Received {
   body: string;
 }
 
-/** An endpoint of a merchant: takes what comes, and answers as the test says. */
+/** An endpoint of a merchant: accepts every message, and answers as the test says. */
 export class Receiver {
   readonly received: Received[] = [];
-  /** Connections that were made in all. */
+  /** All connections that were ever made. */
   readonly sockets = new Set<Socket>();
   answer: (response: ServerResponse, received: Received) => Promise<void> | void = (response) => void response.end();
   private readonly server: Server = createServer((request, response) => void this.take(request, response));
@@ -35,7 +35,7 @@ export class Receiver {
     return `http://127.0.0.1:${this.port}${path}`;
   }
 
-  /** Those that were sent to a path. */
+  /** The messages that were sent to a path. */
   at(path: string): Received[] {
     return this.received.filter((it) => it.path === path);
   }
@@ -59,7 +59,7 @@ export class Receiver {
   }
 }
 
-/** As a receiver does it, with the library of the specification. @throws where it was not signed with the secret */
+/** Verifies as a receiver would, with the library of the specification. @throws if it was not signed with the secret */
 export const verified = ({ body, headers }: Received, secret: string): unknown =>
   new Webhook(secret).verify(body, headers);
 

@@ -4,7 +4,7 @@ import { testDatabase, type TestDatabase } from '#testing';
 import { Receiver, answering } from './receiver.js';
 import { eventually, placed, startInstance, type Instance } from './webhooks-under-test.js';
 
-/** Whose REST it is, until keys tell them apart. */
+/** The tenant of requests without an API key. */
 const tenant = 'default';
 const absent = '019a5f00-0000-7000-8000-00000000000a';
 

@@ -36,7 +36,7 @@ const stop = async (instance: Instance): Promise<void> => {
 
 const register = (at: Instance) => at.endpoints.register(tenant, { url: receiver.url() });
 
-/** Everything that the tables of webhooks have, as text. */
+/** Everything in the tables of webhooks, as text. */
 const dump = async ({ sql }: Instance): Promise<string> => {
   const tables = await sql.query<{ name: string }>({
     name: 'test-tables',
@@ -65,7 +65,7 @@ const expectHidden = async (at: Instance, ...secrets: string[]): Promise<void> =
 const deliveryTo = async (at: Instance, endpointId: string) =>
   (await at.deliveries.list(tenant, endpointId, undefined, undefined, 1)).data[0]!;
 
-/** What is sent next, verified by each of the secrets. */
+/** Sends a message, and verifies it with each of the secrets. */
 const expectSigned = async (at: Instance, ...secrets: string[]): Promise<void> => {
   const before = receiver.received.length;
   await at.accept(placed(tenant));
@@ -116,7 +116,7 @@ describe('the secret of an endpoint', () => {
     expect(await dump(bare)).toContain(secret);
     await stop(bare);
 
-    // Beside the version before, which reads no others, for a while.
+    // For a while, as the previous version may run beside it, which reads no others.
     const careful = await start([young], { plainForMs: 60_000 });
     await careful.rotateSecrets.execute();
     expect(await dump(careful)).toContain(secret);
@@ -331,7 +331,7 @@ describe('DATA_KEYS', () => {
     expect(previous_until).toBeNull();
     await eventually(async () => expect((await deliveryTo(after, endpoint_id)).status).toBe('delivered'));
     verified(receiver.received.at(-1)!, secret);
-    // What can be opened goes on for its time.
+    // Secrets that can be decrypted stay valid for their time.
     expect((await after.endpoints.rotate(tenant, endpoint_id)).previous_until).not.toBeNull();
   });
 
@@ -361,7 +361,7 @@ const signedBy = (sent: Parameters<typeof verified>[0], secret: string): boolean
   }
 };
 
-/** How often deliveries to an endpoint were taken up. */
+/** How often deliveries to an endpoint were claimed. */
 const epochOf = async ({ sql }: Instance, endpointId: string): Promise<number> => {
   const [row] = await sql.query<{ epoch: number }>(
     { name: 'test-epoch', text: 'SELECT max(epoch) AS epoch FROM webhooks.deliveries WHERE endpoint_id = $1' },

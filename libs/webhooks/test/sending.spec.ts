@@ -90,7 +90,7 @@ describe('what is sent', () => {
     };
     await setTimeout(5);
     expect(await send(sender, receiver.url('/first'))).toMatchObject({ status: 200 });
-    // Not over a new one, of which it is not known what became.
+    // It is not repeated after a new connection, because the message may have arrived.
     receiver.received.length = 0;
     expect(await send(open(), receiver.url('/first'))).toMatchObject({
       status: null,

@@ -27,9 +27,9 @@ type Follow = (typeof orderContract)['operations']['events'];
 /** The log of orders, in memory. */
 class FakeOrders {
   readonly events: OrderLogEvent[] = [];
-  /** What was asked for. */
+  /** The requests for events. */
   readonly asked: RequestOf<Follow>[] = [];
-  /** Called after what is told was chosen. */
+  /** Called after the events of an answer were selected. */
   interrupt: () => Promise<void> | void = () => {};
 
   async follow(request: RequestOf<Follow>): Promise<ReplyOf<Follow>> {
@@ -72,7 +72,7 @@ export interface Instance {
   kept: PostgresEndpoints;
   orders: FakeOrders;
   checkpoints: Checkpoints;
-  /** By itself; nobody is woken. */
+  /** Stores the messages about events, without waking the worker. */
   accept(...events: Happening[]): Promise<number>;
   stop(): Promise<void>;
 }
@@ -85,7 +85,7 @@ const limits = { delaysMs: [20, 40], pollMs: 20, unsignedMs: 50, plainForMs: 0 }
 export const masterKey = (id: string): MasterKey => ({ id, key: randomBytes(32) });
 const usualKey = masterKey('usual');
 
-/** Waits for the first time of what is done again and again, which begins by itself and would find what a test writes meanwhile. */
+/** Waits for the first run of periodic work, which starts by itself and would find what a test writes in between. */
 const firstTimeOf = (work: PeriodicWork): Promise<void> => {
   const { promise, resolve } = Promise.withResolvers<void>();
   const execute = work.execute.bind(work);

@@ -6,15 +6,15 @@ import type { ProductCache } from '../use-cases/read-product.js';
 
 const productSchema = z.compile(product);
 const namespace = 'products';
-/** How long a product takes to come from the database at the most; what takes longer is not kept. */
+/** How long reading a product from the database may take; a later result is not cached. */
 const leaseMs = 2_000;
 /**
- * How long one is given out. With the lease, the way of an answer and what clocks differ by it makes what is promised: ten
- * seconds, whatever fails.
+ * How long an entry is served. With the lease, the time an answer travels and the difference of clocks, this keeps what is
+ * promised: at most ten seconds old, whatever fails.
  */
 const ttlMs = 7_000;
 
-/** With the length, because tenants and products may have colons in them. */
+/** Contains the length, because tenants and product ids may contain colons. */
 const keyOf = (tenant: string, productId: string): string => `${tenant.length}:${tenant}:${productId}`;
 
 /** Products in the cache module, wherever that runs. */
@@ -39,7 +39,7 @@ export class MessagingProductCache implements ProductCache {
     if (!found || !leased || leased.found || leased.lease === null) return found;
     const put = { key, namespace, value: productSchema.encode(found), ttl_ms: ttlMs, lease: leased.lease };
     await this.cache.call('put', put).catch((error: unknown) => {
-      // It was changed while we read it: what we have read is not kept.
+      // The product was changed while we read it, so the cache does not accept what we read.
       if (!(error instanceof CleaveError && error.code === 'precondition-failed')) this.report('write')(error);
     });
     return found;
@@ -49,7 +49,7 @@ export class MessagingProductCache implements ProductCache {
     await this.cache.call('delete', { keys: productIds.map((id) => keyOf(tenant, id)), namespace });
   }
 
-  /** The cache is a help: what goes wrong with it is told to the operator, and the source answers. */
+  /** The cache is only an optimisation: its failures are logged for the operator, and the source answers. */
   private report(action: string): (error: unknown) => undefined {
     return (error) => {
       const reason = error instanceof CleaveError ? `${error.code}: ${error.detail}` : String(error);

@@ -73,9 +73,9 @@ const find = {
 };
 
 /**
- * Rows are written in the order of their ids, as every writer of products does, so that two batches cannot deadlock. A
- * product that was just created has never been read, so no cache can hold it. One that is put again, unchanged, within a
- * millisecond of its last change is noted too: forgotten once more than it need be, never once less.
+ * Rows are written in the order of their ids, as by every writer of products, so that two batches cannot deadlock. A product
+ * that was just created was never read, so no cache can hold it. A product that is put again, unchanged, within a
+ * millisecond of its last change is noted too: one deletion too many does no harm, one too few would.
  */
 const put = {
   name: 'inventory-put-products',
@@ -111,7 +111,7 @@ const pending = {
     WHERE noted_at >= now() - interval '1 minute' ORDER BY change_id LIMIT $1`,
 };
 
-/** Another instance may be about to remove the same: it is left to that one. */
+/** A change that another instance is about to delete is left to that one. */
 const settle = {
   name: 'inventory-settle-product-changes',
   text: `

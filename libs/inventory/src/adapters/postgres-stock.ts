@@ -46,7 +46,7 @@ const decisionOf = (outcome: Decision['outcome'], detail: unknown, orderId: stri
   }
 };
 
-/** Refusals that inventory keeps nothing of: they may end otherwise the next time. */
+/** Refusals that are not stored: the next try may be decided otherwise. */
 const refusedUnkept = new Set<Decision['outcome']>(['unknown-product', 'currency-mismatch', 'total-outside']);
 
 /** Stock in Postgres: every change is one call of a function of the `inventory` schema. */
@@ -78,7 +78,7 @@ export class PostgresStock
     if (branchId === undefined)
       return this.sql.readSafely(
         (sql) => this.decideBy(sql, tenant, batch, holdMs),
-        // What is refused because of what was merely read commits nothing that would have waited.
+        // A refusal that depends on reads alone commits nothing, so no commit has waited for the standby.
         ({ decisions }) => decisions.some(({ outcome }) => refusedUnkept.has(outcome)),
       );
     try {
@@ -148,14 +148,14 @@ export class PostgresStock
     ];
     const [row] = await this.sql.readSafely(
       (sql) => sql.query<{ applied: number; impossible: EffectName[] }>(settle, values),
-      // Where nothing was left to apply, nothing was committed that would have waited for what was applied before.
+      // If nothing was left to apply, no commit has waited until the earlier effects were replicated.
       ([settled]) => settled!.applied === 0,
     );
     return row!;
   }
 
   async find({ after, part, limit }: Parameters<OverdueHolds['find']>[0]): ReturnType<OverdueHolds['find']> {
-    // Nobody is told of a server that is a standby: it knows nothing of what runs elsewhere.
+    // Read safely, because a server that has become a standby does not know what runs on the new primary.
     return this.sql.readSafely(async (sql) => {
       const { looked_at, parts } = await lookBy(sql);
       if (part === undefined) return { holds: await sql.query<OverdueHold>(overdue, [after, limit]), looked_at };
@@ -208,12 +208,12 @@ export class PostgresStock
   }
 }
 
-/** Others may prepare transactions on the same server: what has another name, or is of another database, is not ours. */
+/** Others may prepare transactions on the same server: those with other names, or of other databases, are not ours. */
 const gidPrefix = 'cleave:';
 const gidOf = (branchId: string): string => `${gidPrefix}${branchId}`;
 const preparingIsOff = '55000';
 
-/** Undefined where it is for another reason. That there are too many has the code of a memory that is full. */
+/** Undefined for other errors. Too many prepared transactions have the error code of a lack of memory, hence the routine. */
 const whyNotPrepared = (error: unknown): string | undefined => {
   const { code, cause } = error as { code?: string; cause?: { routine?: string } };
   if (code === preparingIsOff)
@@ -237,8 +237,8 @@ const reserve = {
 const settle = { name: 'inventory-settle', text: 'SELECT * FROM inventory.settle($1, $2, $3, $4, $5)' };
 
 /**
- * A transaction may be seen long after it has begun: it may be prepared, or wait for a standby, which no timeout ends. Asked
- * before what is looked for, so that what ends in between is seen.
+ * A transaction may become visible long after it began: it may be prepared, or wait for a standby, which no timeout ends. So
+ * the time of the oldest one counts. It is read before the search, so that what ends in between is found.
  */
 const lookBy = async (sql: Queries): Promise<Look> => (await sql.query<Look>(look))[0]!;
 
@@ -247,7 +247,7 @@ interface Look {
   parts: number;
 }
 
-/** Of one part that is looked at by itself: so few that it takes a fraction of what a statement may. */
+/** The size of one part: so small that looking at it takes a fraction of the statement timeout. */
 const pagesOfPart = 8_192;
 
 const look = {
@@ -261,15 +261,15 @@ const look = {
 };
 
 /**
- * From the first row of a part to the first of the next one, by where they lie. A row that is settled may move meanwhile, and
- * is of no concern then; what comes later is not overdue yet, nor old.
+ * The range of row positions (ctid) of a part. A row that is settled meanwhile may move, but does not matter any more then;
+ * a row that is added is neither overdue nor old.
  */
 const placesOf = (part: number): [from: string, to: string] => [
   `(${part * pagesOfPart},0)`,
   `(${(part + 1) * pagesOfPart},0)`,
 ];
 
-/** What is said of the time must not lead to an index, by whatever plan: of all there ever was, that would read all. */
+/** `IS TRUE` keeps every plan from using an index on the time, by which it would read all rows there ever were. */
 const lyingWithin = (condition: string): string => `ctid >= $1::tid AND ctid < $2::tid AND (${condition}) IS TRUE`;
 
 const overdueColumns = `SELECT tenant_id, reservation_id, order_id FROM inventory.reservations WHERE state = 'held'`;
@@ -279,7 +279,7 @@ const overdueIn = {
   text: `${overdueColumns} AND ${lyingWithin('deadline_at <= now()')} LIMIT $3`,
 };
 
-/** The minute is for what passes between the beginning of a transaction and its being seen as one that runs or is prepared. */
+/** The minute covers the time from the begin of a transaction until it shows among those that run or are prepared. */
 const overdue = {
   name: 'inventory-overdue',
   text: `
@@ -288,7 +288,7 @@ const overdue = {
     LIMIT $2`,
 };
 
-/** Nobody is waited for, so that they may be locked in any order. */
+/** Waits for no lock, so the rows may be locked in any order. */
 const forgetting = (condition: string, limit: string): string => `
     WITH old AS (
       SELECT tenant_id, reservation_id FROM inventory.reservations

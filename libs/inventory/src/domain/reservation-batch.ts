@@ -1,24 +1,24 @@
 import type { ReservationRequest } from '#contracts';
 
-/** A batch of reservations as the arrays that the database decides on. Positions count from 1. */
+/** A batch of reservations as the arrays that the database function takes. Positions count from 1. */
 export interface ReservationBatch {
   reservationIds: string[];
   orderIds: string[];
-  /** A reservation: product id to units. */
+  /** By reservation: product id to units. */
   held: Record<string, number>[];
   atLeast: (number | null)[];
   atMost: (number | null)[];
-  /** What the lines come to that carry a price of their own. */
+  /** By reservation: the sum of the lines that have a price of their own. */
   ownPricedMinor: number[];
   /** Every product of the batch, once. */
   productIds: string[];
-  /** What the whole batch wants of each product. */
+  /** How many units of each product the whole batch wants. */
   wanted: number[];
-  /** One entry a reservation and product: several lines of one product are summed, so that none is checked alone. */
+  /** One entry per reservation and product: lines of one product are summed, so that none is checked on its own. */
   lines: { reservation: number; product: number; quantity: number; catalogueQuantity: number }[];
 }
 
-/** Above every range that can be asked for, and still a bigint to the database. */
+/** Above every range that can be asked for, but still a bigint in the database. */
 const beyondAnyRange = 2 ** 54;
 
 export const arrangeReservations = (reservations: readonly ReservationRequest[]): ReservationBatch => {

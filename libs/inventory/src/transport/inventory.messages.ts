@@ -10,7 +10,7 @@ import { SettleStock } from '../use-cases/settle-stock.js';
 
 type Operations = (typeof inventoryContract)['operations'];
 
-/** Answers the other modules. */
+/** Answers messages of other modules. */
 @Controller()
 export class InventoryMessages {
   constructor(

@@ -14,7 +14,7 @@ export type AdjustmentOutcome =
   | { outcome: 'unknown' | 'key-reused' }
   | { outcome: 'below' | 'above'; stock: Stock };
 
-/** Adds to or takes from what lies on the shelf, once an idempotency key. */
+/** Changes the stock on hand by a difference, once per idempotency key. */
 export abstract class StockAdjustments {
   abstract adjust(tenant: string, adjustment: StockAdjustment): Promise<AdjustmentOutcome>;
 }

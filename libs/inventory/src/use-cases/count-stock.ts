@@ -12,7 +12,7 @@ export type CountOutcome =
   | { outcome: 'unknown'; productIds: string[] }
   | { outcome: 'below-reserved'; below: { product_id: string; on_hand: number; reserved: number }[] };
 
-/** Sets what lies on the shelf, for all the products counted or for none. */
+/** Sets the stock on hand, for all counted products or for none. */
 export abstract class StockCounts {
   abstract count(tenant: string, counts: readonly StockCount[]): Promise<CountOutcome>;
 }

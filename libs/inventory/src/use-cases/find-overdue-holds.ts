@@ -4,14 +4,14 @@ import type { ReplyOf, RequestOf, inventoryContract } from '#contracts';
 type Request = RequestOf<(typeof inventoryContract)['operations']['overdue']>;
 type Reply = ReplyOf<(typeof inventoryContract)['operations']['overdue']>;
 
-/** The holds of all tenants that wait for their order longer than they were given. */
+/** The holds of all tenants that have waited for their order longer than they may. */
 export abstract class OverdueHolds {
   abstract find(look: Request): Promise<Reply>;
 }
 
 /**
- * Tells which holds were neither confirmed nor released in time. What becomes of them is for the owner of the orders to
- * decide.
+ * Finds the holds that were neither confirmed nor released in time. The module that owns the orders decides what becomes of
+ * them.
  */
 @Injectable()
 export class FindOverdueHolds {

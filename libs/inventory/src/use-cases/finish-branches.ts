@@ -4,17 +4,17 @@ import type { Condition } from '#health';
 
 type Branches = ReplyOf<(typeof inventoryContract)['operations']['in_doubt']>['branches'];
 
-/** Batches that are prepared: the participant's side of a two-phase commit. */
+/** Prepared batches: the participant's side of a two-phase commit. */
 export abstract class PreparedBranches {
-  /** Does nothing where it is finished already. */
+  /** Does nothing if the branch is finished already. */
   abstract finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void>;
   abstract inDoubt(): Promise<Branches>;
 }
 
-/** Somebody finishes what is in doubt well before that. */
+/** The coordinator finishes a branch in doubt well before that. */
 const alarmMs = 30_000;
 
-/** Does with prepared batches what was decided about them elsewhere; never anything on its own. */
+/** Commits or rolls back prepared batches as the coordinator has decided; never on its own. */
 @Injectable()
 export class FinishBranches {
   constructor(private readonly branches: PreparedBranches) {}
@@ -27,7 +27,7 @@ export class FinishBranches {
     return this.branches.inDoubt();
   }
 
-  /** For an operator to watch: what is in doubt locks its products for as long as that. */
+  /** For operators to watch: a branch in doubt locks its products. */
   async condition(): Promise<Condition> {
     const ages = (await this.branches.inDoubt()).map((it) => Math.round(it.age_ms));
     const oldestMs = Math.max(0, ...ages);

@@ -2,7 +2,7 @@ import { Injectable } from '@nestjs/common';
 import { WokenWork } from '#periodic';
 import { ProductCache } from './read-product.js';
 
-/** A product that was changed, as it was noted in the transaction of the change. */
+/** A changed product, noted in the transaction of the change. */
 export interface ProductChange {
   change_id: string;
   tenant_id: string;
@@ -10,17 +10,17 @@ export interface ProductChange {
 }
 
 export abstract class ProductChanges {
-  /** What is noted and not settled yet, oldest first. What is a minute old is settled: nothing is kept for so long. */
+  /** The noted changes that are not settled, oldest first. Those older than any cache entry (a minute) count as settled. */
   abstract pending(limit: number): Promise<ProductChange[]>;
   abstract settle(changes: readonly ProductChange[]): Promise<void>;
 }
 
-/** What the cache takes in one request. */
+/** How many keys the cache deletes in one request. */
 const batchSize = 1_000;
 
 /**
- * Has the cache forget products that were changed. What is to be forgotten is noted with the change, so that it is
- * forgotten whatever is killed in between; each instance does it, which is more than once and does no harm.
+ * Deletes changed products from the cache. Each change is noted in its own transaction, so the product is deleted whatever
+ * is killed in between. Every instance does so, because deleting more than once does no harm.
  */
 @Injectable()
 export class ForgetProducts extends WokenWork {
@@ -35,14 +35,14 @@ export class ForgetProducts extends WokenWork {
     });
   }
 
-  /** Forgets what others have left. */
+  /** Deletes what other instances have left. */
   async execute(): Promise<boolean> {
     const changes = await this.changes.pending(batchSize);
     await this.forget(changes);
     return changes.length === batchSize;
   }
 
-  /** @throws whatever keeps the cache from it: they are forgotten by `execute` then */
+  /** @throws the error of the cache or the database; `execute` deletes the products then */
   async forget(changes: readonly ProductChange[]): Promise<void> {
     if (changes.length === 0) return;
     for (const [tenant, ofTenant] of Map.groupBy(changes, (it) => it.tenant_id))

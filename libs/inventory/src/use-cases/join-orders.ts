@@ -1,21 +1,21 @@
 import { Injectable } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 
-/** Remembers whose holds these are. */
+/** Remembers which database of orders the holds belong to. */
 export abstract class OrdersServed {
-  /** @returns the one that was kept first */
+  /** @returns the id that was stored first */
   abstract keepFirst(ordersId: string): Promise<string>;
 }
 
 /**
- * Holds stock for one database of orders. Holds that are overdue and batches in doubt are decided by what lies there: a
- * second one would know nothing of the orders of the first, and give their stock back.
+ * Binds inventory to one database of orders, which decides about overdue holds and branches in doubt: a second one would not
+ * know the orders of the first, and would release their stock.
  */
 @Injectable()
 export class JoinOrders {
   constructor(private readonly served: OrdersServed) {}
 
-  /** @throws CleaveError `unavailable` for any but the first */
+  /** @throws CleaveError `unavailable` for any database but the first */
   async execute(ordersId: string): Promise<void> {
     const served = await this.served.keepFirst(ordersId);
     if (served === ordersId) return;

@@ -2,12 +2,12 @@ import { Injectable } from '@nestjs/common';
 import { limits } from '#contracts';
 import { PeriodicWork, throughParts } from '#periodic';
 
-/** Decisions that were kept under their reservations and held nothing. */
+/** Stored decisions that hold nothing. */
 export abstract class RefusedReservations {
   /**
-   * @param where `after` leaves out what was old enough already at an earlier look; of all that there ever was one part is
-   *   looked at, from 0
-   * @returns how many of those older than `ageMs` were forgotten, at most `limit`, when that was, and how many parts there are
+   * @param where with `after`, decisions that were old enough at that earlier look are left out; if it is null, one `part`
+   *   of all decisions is looked at, counted from 0
+   * @returns how many decisions older than `ageMs` were deleted (at most `limit`), when that was, and the number of parts
    */
   abstract forget(
     ageMs: number,
@@ -19,7 +19,7 @@ export abstract class RefusedReservations {
 const everyMs = 3_600_000;
 const batchSize = 1_000;
 
-/** Forgets refusals for want of stock that nobody repeats any more. Holds are kept for ever: they fence late tries. */
+/** Deletes refusals for lack of stock that nobody repeats any more. Holds are kept for ever: they fence off late tries. */
 @Injectable()
 export class PurgeRefusals extends PeriodicWork {
   private lookedAt: Date | null = null;
@@ -32,7 +32,7 @@ export class PurgeRefusals extends PeriodicWork {
     const after = this.lookedAt;
     const at = await throughParts(async (part) => {
       const { forgotten, ...look } = await this.reservations.forget(limits.refusalKeptMs, { after, part }, batchSize);
-      // The same look finds others, until there are none.
+      // The same query finds others, until there are none.
       return { ...look, hasMore: forgotten === batchSize };
     }, this.stopping.signal);
     if (at) this.lookedAt = at;

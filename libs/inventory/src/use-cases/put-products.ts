@@ -5,7 +5,7 @@ import { ForgetProducts } from './forget-products.js';
 
 export type ProductDescription = Pick<Product, 'product_id' | 'name' | 'unit_price_minor' | 'currency'>;
 
-/** A product as it was put; where it was changed, what was noted of that. */
+/** A product after it was put; `change_id` is the noted change, or null if nothing changed. */
 export type PutProduct = Product & { created: boolean; change_id: string | null };
 
 export abstract class ProductCatalogue {
@@ -36,7 +36,7 @@ export class PutProducts {
     const changes = put.flatMap(({ change_id, product_id }) =>
       change_id === null ? [] : [{ change_id, product_id, tenant_id: tenant }],
     );
-    // Before the answer, so that who has changed a product reads it as it is. What fails is repeated in the background.
+    // Before the answer, so that callers read their own changes. If it fails, it is repeated in the background.
     await this.forgetProducts.forget(changes).catch((error: unknown) => {
       this.logger.debug(`changed products could not be removed from the cache yet (${String(error)})`);
     });

@@ -5,15 +5,15 @@ export abstract class ProductReader {
   abstract find(tenant: string, productId: string): Promise<Product | undefined>;
 }
 
-/** Keeps products that are read often. It is a help, never a source: whatever happens to it, `read` answers. */
+/** Caches products that are read often. It is never the source of truth: if it fails, `read` still answers. */
 export abstract class ProductCache {
-  /** What was kept, no older than ten seconds, or what the source says. */
+  /** The cached product, which is at most ten seconds old, or else what the source returns. */
   abstract read(
     tenant: string,
     productId: string,
     source: () => Promise<Product | undefined>,
   ): Promise<Product | undefined>;
-  /** None of them is kept as it was, nor by who is just reading it. It may fail, and is to be repeated then. */
+  /** Removes all versions from the cache, and keeps reads in progress from storing one. To be repeated if it fails. */
   abstract forget(tenant: string, productIds: readonly string[]): Promise<void>;
 }
 

@@ -5,7 +5,7 @@ export abstract class StockLevels {
   abstract of(tenant: string, productId: string): Promise<Stock | undefined>;
 }
 
-/** Tells what lies on the shelf of a product and what of it is promised. */
+/** Reads how many units of a product are on hand, and how many of them are promised. */
 @Injectable()
 export class ReadStock {
   constructor(private readonly levels: StockLevels) {}

@@ -9,9 +9,9 @@ type Reply = ReplyOf<(typeof inventoryContract)['operations']['reserve']>;
 /** Decides a batch of reservations in one round trip, atomically. */
 export abstract class StockReservations {
   /**
-   * One decision a reservation, in the order of the batch, and what is known of the batch's products.
+   * Returns one decision per reservation, in the order of the batch, and the products of the batch that exist.
    * @param holdMs after how long a new hold is overdue
-   * @param branchId where the decisions are only prepared, until the branch is finished
+   * @param branchId if given, the decisions are only prepared until this branch is finished
    */
   abstract decide(tenant: string, batch: ReservationBatch, holdMs: number, branchId?: string): Promise<Reply>;
 }
@@ -23,7 +23,7 @@ export class ReserveStock {
 
   async execute(tenant: string, request: Request | PrepareRequest): Promise<Reply> {
     const { reservations, hold_ms } = request;
-    // A reservation named twice is decided once, and both get the decision.
+    // A reservation that is named twice is decided once, and both get that decision.
     const positions = new Map<string, number>();
     const distinct = reservations.filter((it) => {
       if (positions.has(it.reservation_id)) return false;

@@ -9,8 +9,8 @@ export type EffectName = Pick<StockEffect, 'reservation_id' | 'version'>;
 /** Applies effects to reservations and stock, atomically, each effect once. */
 export abstract class StockSettlements {
   /**
-   * @param effects in the order in which they are to be applied; those of one reservation by version
-   * @returns how many were applied now, and those that cannot be: the stock knows nothing of their units
+   * @param effects in the order in which to apply them; those of one reservation by version
+   * @returns how many were applied now, and those that cannot be applied because the stock does not have their units
    */
   abstract apply(
     tenant: string,

@@ -8,12 +8,12 @@ import type { StockSettler } from '../use-cases/relay-outbox.js';
 import type { StockHolder } from '../use-cases/reserve-and-record.js';
 import type { OverdueStock } from '../use-cases/sweep-holds.js';
 
-/** Less than a check of readiness may take. */
+/** Shorter than the timeout of a readiness check. */
 const askedWithinMs = 500;
-/** When an inventory that could not be joined is asked whether it can by now. */
+/** How long an inventory of an older version, which has no `join`, is not asked again. */
 const askAgainMs = 10_000;
 
-/** What an operator is told; callers need not know the names of databases. */
+/** For operators, with the names of both databases, which callers need not know. */
 class ServesOthers extends Error {
   constructor(detail: string, serves: string, ordersId: string) {
     super(`${detail} It serves order database ${serves}; this one is ${ordersId}.`);
@@ -30,7 +30,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
 
   /**
    * @param holdMs how long a hold waits for its order before it is overdue
-   * @param ordersId names the database of these orders
+   * @param ordersId identifies the database of these orders
    */
   constructor(
     private readonly inventory: ContractClient<typeof inventoryContract>,
@@ -50,7 +50,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
         ? await this.inventory.call('reserve', request, { metadata: { tenant } })
         : await this.inventory.call('prepare', { ...request, branch_id: branchId }, { metadata: { tenant } });
     const decided = reply.decisions.length;
-    // Which decision is whose is told by their order alone.
+    // Decisions are matched to reservations by their position alone.
     if (decided !== reservations.length)
       throw new Error(`inventory was asked for ${reservations.length} reservations and returned ${decided} decisions`);
     return reply;
@@ -70,7 +70,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     return impossible;
   }
 
-  /** The caller has its answer already, so a failure is the operator's to know, not the caller's. */
+  /** The caller has its answer already, so a failure is only logged for the operator. */
   async release(tenant: string, reservationId: string): Promise<void> {
     await this.settle(tenant, [{ reservation_id: reservationId, version: 1, kind: 'release' }]).catch(
       (error: unknown) => {
@@ -87,17 +87,17 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
   }
 
   /**
-   * Whether inventory serves these orders, also where it did before: it may be out of reach by now. Where it cannot be asked,
-   * what needs no stock goes on.
+   * Whether inventory serves these orders now; it may have become unreachable since it first did. While it cannot be asked,
+   * requests that need no stock are still answered.
    *
-   * @throws Error that names both databases of orders, where it serves another one
+   * @throws Error that names both order databases, if inventory serves another one
    */
   async condition(): Promise<Condition> {
     const ended = new AbortController();
     const late = setTimeout(askedWithinMs, 'late' as const, { signal: ended.signal }).catch(() => 'late' as const);
     const joined = this.askUnlessInVain().then(
       () => undefined,
-      // What is too busy to answer can be reached.
+      // An inventory that is too busy to answer is reachable.
       (error: CleaveError) => (error.extensions?.['retry_after_ms'] === undefined ? error : undefined),
     );
     const obstacle = await Promise.race([joined, late]);
@@ -106,7 +106,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
     return { isDegraded: obstacle !== undefined, details: obstacle ? { inventory: 'is unavailable' } : {} };
   }
 
-  /** Once is enough, as inventory serves nobody else afterwards, unless it is told to. */
+  /** Joins once: afterwards inventory refuses any other database of orders, unless an operator changes that. */
   private async join(): Promise<void> {
     if (!this.isJoined) await this.askUnlessInVain();
   }
@@ -121,7 +121,7 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
       await this.inventory.call('join', { orders_id: this.ordersId });
       this.isJoined = true;
     } catch (error) {
-      // One of a version that does not know yet that there can be others has served these orders so far.
+      // An older version without `join` has served these orders so far.
       if (isNotAnswered(error)) {
         this.askAgainAt = performance.now() + askAgainMs;
         return;

@@ -4,7 +4,7 @@ import type { Order } from '../domain/order.js';
 
 type OrderLine = Order['lines'][number];
 
-/** A line without what its place tells and without zeros: a row with many lines is half as large, and as dear to write. */
+/** A line without its number and without zeros: halves the row of an order with many lines, and the cost of writing it. */
 type StoredLine = Omit<OrderLine, 'line' | 'fulfilled' | 'returned'> & Partial<OrderLine>;
 
 @Entity({ schema: 'orders', name: 'orders' })
@@ -69,7 +69,7 @@ export const storedLines = ({ lines }: Order): string =>
     })),
   );
 
-/** What is read of an order. */
+/** The columns that are read of an order. */
 export type OrderRow = Omit<OrderEntity, 'tenantId' | 'reservationId'>;
 
 export const orderOf = (row: OrderRow): Order => ({

@@ -23,8 +23,8 @@ import { OrderEntity, orderOf, storedLines, type OrderRow } from './order.entity
 import { toldLines, withinLines } from './within-lines.js';
 
 /**
- * Orders in Postgres. What every order goes through is a prepared statement over arrays, each its own transaction; reads
- * that are put together by what is asked for go through TypeORM.
+ * Orders in Postgres. The statements of the hot path are prepared, take arrays, and are one transaction each; reads that are
+ * composed from the conditions of a request go through TypeORM.
  */
 @Injectable()
 export class PostgresOrders
@@ -51,7 +51,7 @@ export class PostgresOrders
       asked('reference =', reference),
       asked('order_id <', before),
     ];
-    // Not prepared: it is planned for what is asked.
+    // Not prepared, so that it is planned for the given conditions.
     const rows = await this.orders.query<OrderRow[]>(pageOf(conditions.join('')), values);
     return rows.map(orderOf);
   }
@@ -140,11 +140,11 @@ export class PostgresOrders
     ];
     const recordIn = (sql: Queries) => sql.query<{ order_id: string }>(sealed ? recordWithPersonal : record, values);
     try {
-      // No rows wait for no standby: whether it could have them is found out as for what is read.
+      // An insert of no rows does not wait for the standby, so the standby is checked as for a read.
       const rows = records.length === 0 ? await this.sql.readSafely(recordIn) : await recordIn(this.sql);
       return new Set(rows.map((row) => row.order_id));
     } catch (error) {
-      // An abort was decided, or may have been and been forgotten since: then the outcome is none that there is.
+      // The branch was aborted; or it is so old that an abort may have been forgotten, and the constraint rejects `late`.
       if (!violates(error, 'branch_decisions_pkey') && !violates(error, 'branch_decisions_outcome_check')) throw error;
       throw new CleaveError(
         'unavailable',
@@ -194,7 +194,7 @@ export class PostgresOrders
       const [row] = await saving;
       return row!.saved;
     } catch (error) {
-      // Another request took the key: the whole change was rolled back, and its answer is there for the next try.
+      // Another request has used the key: the whole change was rolled back, and the next try finds the stored answer.
       if (violates(error, 'keyed_changes_pkey')) return false;
       throw error;
     }
@@ -209,16 +209,16 @@ export class PostgresOrders
   async declareVoid(tenant: string, holds: readonly HeldFor[]): Promise<ReadonlySet<string>> {
     const orderIds = holds.map((it) => it.order_id);
     const known = await statusOf(this.sql, tenant, orderIds);
-    // One by one: a transaction that takes one id only waits for nobody who waits for it.
+    // One by one: a transaction that takes a single id cannot deadlock.
     for (const { order_id, reservation_id } of holds)
       if (!known.has(order_id)) await this.sql.query(declareVoid, [tenant, order_id, reservation_id]);
-    // A statement of its own, which sees the orders that the tombstones have met.
+    // A separate statement, so that it sees the orders that the tombstones conflicted with.
     const decided = await this.sql.readSafely((sql) => statusOf(sql, tenant, orderIds));
     return new Set(orderIds.filter((it) => decided.get(it) === 'void'));
   }
 
   async decide(branchId: string): Promise<'commit' | 'abort'> {
-    // It is written whatever was decided, so that it waits for the standby by itself.
+    // The row is always written, so that the commit itself waits for the standby.
     const [row] = await this.sql.query<{ outcome: 'commit' | 'abort' }>(decide, [branchId]);
     return row!.outcome;
   }
@@ -279,13 +279,13 @@ const historyPage = {
     FROM ${withinLines(entriesAfter, 's.version', '$5::int')} p ORDER BY p.version`,
 };
 
-/** Those of an `OrderRow`. */
+/** The columns of an `OrderRow`. */
 export const orderColumns = `
   o.order_id AS "orderId", o.status, o.customer_id AS "customerId", o.reference, o.currency,
   o.total_minor AS "totalMinor", o.returned_total_minor AS "returnedTotalMinor", o.lines, o.adjustments, o.metadata,
   o.payment_method AS "paymentMethod", o.version, o.created_at AS "createdAt", o.updated_at AS "updatedAt"`;
 
-/** A tombstone is no order: nobody who reads orders meets one. */
+/** Tombstones are no orders, so the conditions must exclude them. */
 const pageOf = (conditions: string): string => {
   const rows = `
     SELECT ${orderColumns}, jsonb_array_length(o.lines) AS size FROM orders.orders o
@@ -300,8 +300,8 @@ const byId = {
 };
 
 /**
- * Lateral and limited, so that every key is looked up in the index by whatever plan. Where a key has both, the order goes
- * for more than the refusal.
+ * Lateral and limited, so that each key is looked up in the index under any plan. If a key has both, the order takes
+ * precedence over the refusal.
  */
 const answersOf = {
   name: 'order-answers-of',
@@ -319,7 +319,7 @@ const answersOf = {
     ORDER BY a.order_id NULLS FIRST`,
 };
 
-/** By order, as JSON; null where none is traced, which is looked at once a batch. */
+/** Trace contexts by order id, as JSON; null if no order of the batch is traced. */
 const tracesOf = (records: readonly OrderRecord[]): string | null => {
   const traced = records.filter((it) => it.traceparent !== undefined);
   return traced.length === 0
@@ -327,13 +327,13 @@ const tracesOf = (records: readonly OrderRecord[]): string | null => {
     : JSON.stringify(Object.fromEntries(traced.map((it) => [it.order.order_id, it.traceparent])));
 };
 
-/** Of a UUID of version 7 (RFC 9562). */
+/** SQL: when a UUID of version 7 (RFC 9562) was made. */
 const madeAt = (id: string): string =>
   `to_timestamp(('x' || translate(left(${id}::text, 13), '-', ''))::bit(48)::bigint / 1000.0)`;
 
 /**
- * Rows go in sorted by key, so that two batches that share keys wait for each other instead of deadlocking. Refusals are
- * looked up by a subquery of each row, so that no plan reads all of them.
+ * Rows are inserted in the order of their keys, so that two batches that share keys wait for each other instead of
+ * deadlocking. Refusals are looked up by a correlated subquery, so that no plan reads all of them.
  */
 const recording = (name: string, isPersonal: boolean) => {
   const columns = isPersonal ? ', personal_key, personal' : '';
@@ -379,7 +379,7 @@ const recording = (name: string, isPersonal: boolean) => {
 };
 
 const record = recording('order-record', false);
-/** Where an order of the batch tells of a person; the others need not be larger for it. */
+/** For batches with personal data; other batches do not carry the parameters for it. */
 const recordWithPersonal = recording('order-record-personal', true);
 
 const keepRefusals = {
@@ -411,8 +411,8 @@ const versionOf = {
 };
 
 /**
- * A cancelled order has its purchase undone, from whatever step it has come to. The saga is locked before the order, as
- * by whoever leads it, and its epoch keeps out who does so at the moment.
+ * Cancelling an order reverses its purchase, whatever step that has reached. The saga is locked before the order, as in
+ * `move_sagas`, and its epoch is raised to fence off the process that leads it.
  */
 const save = {
   name: 'order-save',
@@ -444,7 +444,7 @@ const keepKey = {
     VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING 1`,
 };
 
-/** Under the primary key that Record writes: of the two, whoever commits first decides. */
+/** Uses the primary key that Record writes: whichever of the two commits first decides. */
 const declareVoid = {
   name: 'order-void',
   text: `
@@ -459,7 +459,7 @@ const statuses = {
   text: `SELECT order_id, status FROM orders.orders WHERE tenant_id = $1 AND order_id = ANY ($2::uuid[])`,
 };
 
-/** Whoever decided first has decided. */
+/** The first decision stands. */
 const decide = {
   name: 'order-branch-decide',
   text: `

@@ -13,11 +13,11 @@ import { toldLines, withinLines } from './within-lines.js';
 
 type OutboxRow = Omit<OutboxEvent, 'sequence'> & LogNumbers & Pick<LogRow, 'linesSoFar'>;
 
-/** Where a page ends, whatever is told of it, and whether more may follow; of the rows of a page the first one says so. */
+/** Where a page ends, whichever of its events are returned, and whether more may follow; only its first row has these. */
 interface LogEnd {
   end: string;
   isFull: boolean;
-  /** Where the next page ends, where that is a full one. */
+  /** Where the next page ends, if that is a full one. */
   nextEnd: string | null;
 }
 
@@ -30,40 +30,40 @@ interface LogRow extends LogEnd {
   status: OrderEvent['status'];
   /** JSON. */
   details: string;
-  /** In UTC, such as `2026-11-30 12:00:00.5`: as text, because it stays one. */
+  /** In UTC, such as `2026-11-30 12:00:00.5`. It stays a text, because it is passed on as one. */
   at: string;
   traceparent: string | null;
   currency: string;
   customerId: string;
   reference: string | null;
   totalMinor: number;
-  /** JSON; null where it says nothing new of the order. */
+  /** JSON; null unless the event is of a type that tells the whole order. */
   lines: string | null;
-  /** Its own and those of the events before it on the page. */
+  /** Lines of this event and of those before it on the page. */
   linesSoFar: number;
 }
 
 type LogRows = readonly (LogEnd | LogRow)[];
 
-/** The events of orders: as the consumer `stock` reads them, as other modules do, and as callers do. */
+/** The events of orders, for the consumer `stock`, for other modules and for callers. */
 @Injectable()
 export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   private readonly logger = new Logger(PostgresOutbox.name);
-  /** Pages of the log that will be asked for next, by what will be asked. */
+  /** Pages of the log that were read ahead, by the request that will ask for them. */
   private readonly ahead = new Map<string, { rows: Promise<LogRows>; timer: NodeJS.Timeout }>();
   private readonly reading = new Lane({
     ...{ atOnce: mostReading, mostWaiting, longestWaitMs },
     tooMuch: 'More reads of the log are waiting',
   });
-  /** The transaction that events were last seen to wait for, and since when, by the clock that does not jump. */
+  /** The transaction that events were last seen to wait for, and since when, on the monotonic clock. */
   private heldBack: { by: string; since: number; isTold: boolean } | undefined;
-  /** Whether the log could be looked at the last time. */
+  /** Whether the last check could read the log. */
   private isSeen = true;
 
   constructor(@InjectSql('order') private readonly sql: Sql) {}
 
   /**
-   * Where the server counts below what is in the log, what happens next would lie in front of what was read.
+   * Refuses to start if the server counts transactions from below the log: new events would precede those already read.
    *
    * @throws Error that says what to do
    */
@@ -73,11 +73,11 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
   }
 
   /**
-   * For an operator to watch: all who read the log stop below a transaction that is open, whoever it is of. They see nothing
-   * more to read then, and do not know that they are behind. It is no reason to answer nobody, nor is a log that does not
-   * answer, as where an operator has locked it: whether the database can be used is found out by another check.
+   * For operators to watch: all readers of the log stop below the oldest open transaction, whoever opened it. They then find
+   * nothing more to read, and cannot know that they are behind. That only degrades the module, and so does a log that does
+   * not answer, for instance because an operator has locked it: another check finds out whether the database can be used.
    *
-   * @throws what else keeps it from being looked at, as a right that is missing: then nobody can be answered
+   * @throws any other error that prevents the check, such as a missing permission: then no request can be answered
    */
   async condition(): Promise<Condition> {
     let waiting: { by: string } | undefined;
@@ -125,12 +125,12 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
 
   async log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage> {
     const page = await this.logRows(after, limit, types);
-    // One snapshot says what there is and how far that is all: what is committed a moment later lies behind it.
+    // One snapshot gives both the events and the end of the page: what is committed a moment later comes after that end.
     const [end] = page;
     if (!end) return { events: [], until: after, isMore: false };
     const rows = page.filter(isEvent);
     const lines = rows.at(-1)?.linesSoFar ?? 0;
-    // Postgres reads on while this is put into words.
+    // Postgres reads ahead while this page is being serialised.
     if (end.isFull && lines < pageLines) this.readAhead(end.end, limit, types);
     if (end.nextEnd && lines < pageLines) this.readAhead(end.nextEnd, limit, types);
     const events = withinBytes(rows.map(logEventOf), pageBytes);
@@ -144,10 +144,10 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     const key = JSON.stringify(asked);
     const ahead = this.ahead.get(key);
     const early = await ahead?.rows.catch(() => undefined);
-    // Nothing holds on to it any more.
+    // The page is used only once, so that its memory can be freed.
     clearTimeout(ahead?.timer);
     this.ahead.delete(key);
-    // A full page is what it is; of any other there may be more by now.
+    // A full page does not change; for any other page there may be more events by now.
     return early?.[0]?.isFull ? early : this.queryLog(...asked);
   }
 
@@ -155,7 +155,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     const key = JSON.stringify(asked);
     if (this.ahead.has(key) || this.ahead.size >= mostAhead) return;
     const rows = this.queryLog(...asked);
-    // Whoever asks for it reads it again.
+    // An error is ignored here, because the request for the page reads it again.
     rows.catch(() => undefined);
     const timer = setTimeout(() => this.ahead.delete(key), aheadMs).unref();
     this.ahead.set(key, { rows, timer });
@@ -173,7 +173,7 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
     );
   }
 
-  /** Nobody acts on an event, or remembers to have come to it, that could still be lost. */
+  /** Nobody may act on an event, or store a checkpoint at it, while it could still be lost. */
   private safely<Row>(statement: Statement, values: readonly unknown[]): Promise<Row[]> {
     return this.sql.readSafely(
       (sql) => sql.query<Row>(statement, values),
@@ -184,9 +184,9 @@ export class PostgresOutbox implements Outbox, EventFeed, OnModuleInit {
 
 const isEvent = (row: LogEnd | LogRow): row is LogRow => 'sequence' in row && row.sequence !== null;
 
-/** As many from the beginning as fit; one goes through whatever it takes. */
+/** The first texts that fit into `most` bytes, but at least one. */
 const withinBytes = (texts: string[], most: number): string[] => {
-  // A character is three bytes at most.
+  // A UTF-16 code unit takes at most three bytes in UTF-8.
   if (texts.reduce((characters, it) => characters + it.length, 0) * 3 <= most) return texts;
   let bytes = 0;
   const tooMany = texts.findIndex((it, index) => (bytes += Buffer.byteLength(it)) > most && index > 0);
@@ -195,20 +195,20 @@ const withinBytes = (texts: string[], most: number): string[] => {
 
 const orderPrefix = 'order.';
 
-/** A reply is at most so large; one order goes through whatever it takes, which is less than a reply may. */
+/** The size limit of a page. A single event may exceed it; even the largest order still fits into a reply. */
 const pageBytes = 8_388_608;
 
-/** Pages that are read before somebody asks for them, and how long they wait for that. */
+/** How many pages are read ahead, and how long they are kept. */
 const mostAhead = 4;
 const aheadMs = 2_000;
 
-/** Of the connections, those that read the log at once, whoever asks: the others are for orders. */
+/** How many connections may read the log at once, whoever asks: the others are left to orders. */
 const mostReading = 2;
-/** How many others wait for that, and for how long: as one would wait for a connection. */
+/** How many other reads wait for their turn, and for how long: as long as for a connection. */
 const mostWaiting = 1_000;
 const longestWaitMs = 5_000;
 
-/** Written by hand: what Postgres has as JSON stays what it is, and the rest needs no escaping but for what callers name. */
+/** Built by hand: JSON of Postgres is passed on as it is, and of the rest only names chosen by callers need escaping. */
 const logEventOf = (row: LogRow): string => {
   const { orderId, version, type, status, details, currency, lines, traceparent } = row;
   const { customerId, reference, totalMinor } = row;
@@ -225,23 +225,23 @@ const logEventOf = (row: LogRow): string => {
   );
 };
 
-/** RFC 3339 with milliseconds, of what Postgres writes without those that are nought at the end. */
+/** RFC 3339 with milliseconds, from the text of Postgres, which omits trailing zeros. */
 const timeOf = (at: string): string =>
   `${at.slice(0, 10)}T${(at.length === wholeSecond ? `${at}.` : at).slice(11).padEnd(12, '0')}Z`;
 const wholeSecond = '2026-11-30 12:00:00'.length;
 
-/** What is below it is committed or never will be. */
+/** Every transaction below it has committed or never will. */
 const horizon = `orders.log_number(pg_snapshot_xmin(pg_current_snapshot()))`;
 
-/** What is open for so long is no request: those end sooner. */
+/** Requests end sooner, so a transaction that is open for this long does not belong to one. */
 const alarmMs = 30_000;
 
-/** Sooner than a check is given up. */
+/** Shorter than the timeout of a readiness check. */
 const lookedAtWithinMs = 1_000;
 
 /**
- * The oldest transaction that is open, where there is an event that waits for its end. Asked for the newest event, Postgres
- * goes to the end of an index; asked whether there is any, it reads a log of which it has no statistics as a whole.
+ * The oldest open transaction, if an event waits for its end. Comparing with the newest event reads the end of an index;
+ * asking whether any such event exists would scan the whole log while it has no statistics.
  */
 const waitedFor = {
   name: 'order-log-waited-for',
@@ -250,7 +250,7 @@ const waitedFor = {
     WHERE (SELECT xid FROM orders.events ORDER BY xid DESC, id DESC LIMIT 1) >= ${horizon}`,
 };
 
-/** Ordered by the columns, not by the texts of the same names that are given back: as a text, 10 comes before 9. */
+/** Sorted by the columns, not by the text aliases of the same names: as text, 10 comes before 9. */
 const unread = `
   SELECT e.*, ${toldLines} AS size FROM orders.events e
   WHERE (e.xid, e.id) > ($1::xid8, $2::bigint) AND e.xid < ${horizon}
@@ -265,7 +265,7 @@ const read = {
     ORDER BY p.xid, p.id`,
 };
 
-/** In the server that has written it, an event that is seen is of a transaction that has ended. */
+/** On the server that wrote the log, the transaction of every visible event has ended, so this finds nothing. */
 const aheadOfServer = {
   name: 'order-log-ahead',
   text: `
@@ -279,8 +279,8 @@ const restoredLog =
   'and start again (docs/operations.md).';
 
 /**
- * Written so that `events_by_tenant` alone has this order and these bounds: with `tenant_id = $1` a plan that was made while
- * there was one tenant would read the log of all, and go on doing so when there are others.
+ * Written so that only the index `events_by_tenant` has this order and these bounds: with `tenant_id = $1`, a plan made
+ * while there was a single tenant would scan the log of all tenants, and would still do so once there are others.
  */
 const unreadOfTenant = `
   SELECT e.*, ${toldLines} AS size FROM orders.events e
@@ -295,10 +295,10 @@ const feed = {
     ORDER BY p.xid, p.id`,
 };
 
-/** As `positionOf` says. */
+/** In the format of `positionOf`. */
 const position = (row: string): string => `lpad(${row}.xid::text, 20, '0') || '-' || lpad(${row}.id::text, 19, '0')`;
 
-/** The last of so many events, or the last one there is. */
+/** The position of the last event of a full page, or of the last event of the log. */
 const endOfPage = `
   SELECT xid, id, is_full FROM (
     (SELECT xid, id, true AS is_full FROM orders.events
@@ -316,8 +316,8 @@ const logEnd = {
 };
 
 /**
- * Orders are looked up one by one, by whatever plan. Their lines are counted before any are read, so that a page of large
- * orders does not fill the memory.
+ * Lateral, so that orders are looked up one by one under any plan. Their lines are counted before any are read, so that a
+ * page of large orders does not fill the memory.
  */
 const log = {
   name: 'order-log',

@@ -18,7 +18,7 @@ interface KeptRow extends OrderRow {
   personalKey: string | null;
 }
 
-/** What orders tell of persons in Postgres, and the keys to it. */
+/** Encrypted personal data of orders in Postgres, and the data keys of customers. */
 @Injectable()
 export class PostgresPersonalData implements CustomerKeys, CustomerData, WrappedKeys {
   constructor(@InjectSql('order') private readonly sql: Sql) {}
@@ -51,7 +51,7 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
     return { orders: await this.withKeys(tenant, rows.slice(0, limit)), isMore };
   }
 
-  /** Where there is nothing that a key would open, none is looked up. One that is destroyed in between is not there. */
+  /** Looks up keys only if there is something to decrypt. A key that was destroyed in between is missing. */
   private async withKeys(tenant: string, rows: readonly KeptRow[]): Promise<KeptOrder[]> {
     const keyIds = rows.flatMap((row) => row.personalKey ?? []);
     const keys = keyIds.length === 0 ? [] : await this.sql.query<WrappedKey>(keysById, [tenant, [...new Set(keyIds)]]);
@@ -72,7 +72,7 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
     return (await this.sql.query(destroyKey, [tenant, customerId])).length > 0;
   }
 
-  /** It is told of a customer that nothing is left of: that must not be lost any more. */
+  /** The caller may be told that nothing is left of a customer: that must not be lost. */
   async isKnown({ tenant, customerId }: Customer): Promise<boolean> {
     const rows = await this.sql.readSafely((sql) => sql.query(known, [tenant, customerId]));
     return rows.length > 0;
@@ -101,7 +101,7 @@ export class PostgresPersonalData implements CustomerKeys, CustomerData, Wrapped
 const byCustomer = (rows: readonly KeyRow[]): ReadonlyMap<string, WrappedKey> =>
   new Map(rows.map((row) => [row.customerId, row]));
 
-/** Behind every id that there is. */
+/** Sorts after every existing id. */
 const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
 
 const keyColumns = `key_id AS "keyId", master_id AS "masterId", wrapped`;
@@ -114,8 +114,8 @@ const keysOf = {
 };
 
 /**
- * A key that two make at once is the one of whoever comes first, and the other one waits for it. Sorted, so that they do not
- * wait for each other in a circle.
+ * If two processes add a key for one customer, the second waits for the first and gets its key. Sorted, so that they do not
+ * deadlock.
  */
 const addKeys = {
   name: 'order-add-customer-keys',
@@ -142,7 +142,7 @@ const keptOrders = {
     WHERE o.tenant_id = $1 AND o.order_id = ANY ($2::uuid[]) AND o.status <> 'void'`,
 };
 
-/** The lines that the history is told by count as well: of each a page, as is told of it. */
+/** The size includes the lines of the history, of which each order comes with the first page. */
 const keptOfCustomer = `
   SELECT ${keptColumns}, jsonb_array_length(o.lines) + (
     SELECT coalesce(sum(told.size), 0) FROM (
@@ -184,7 +184,7 @@ const known = {
   text: `SELECT 1 FROM orders.orders WHERE tenant_id = $1 AND customer_id = $2 AND status <> 'void' LIMIT 1`,
 };
 
-/** From one to the next by the index: there are few of them and many keys. */
+/** Jumps from one value to the next in the index (a loose index scan): there are few master keys and many data keys. */
 const mastersInUse = {
   name: 'order-masters-in-use',
   text: `
@@ -205,8 +205,8 @@ const wrappedBy = {
 };
 
 /**
- * Not what was destroyed, made anew or replaced meanwhile. All of them are locked first, in one order: two that replace
- * the same keys wait for each other, and not in a circle.
+ * Skips keys that were destroyed, made anew or replaced meanwhile. All are locked first, in one order, so that two processes
+ * that replace the same keys do not deadlock.
  */
 const replace = {
   name: 'order-replace-wrapped',

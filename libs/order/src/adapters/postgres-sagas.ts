@@ -48,7 +48,7 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
 
   async find(tenant: string, sagaId: string): ReturnType<MoneyMoves['find']> {
     type Found = NonNullable<Awaited<ReturnType<MoneyMoves['find']>>>;
-    // It is told to whoever asked for the money.
+    // The caller who asked for the money is told, so it must not be lost.
     const [row] = await this.sql.readSafely(
       (sql) => sql.query<Found>(find, [tenant, sagaId]),
       (rows) => rows.length > 0,
@@ -79,8 +79,8 @@ export class PostgresSagas implements Sagas, MoneyMoves, ParkedSagas, SagaStates
 }
 
 /**
- * What waits longer than any step is made to, or is leased for longer than anybody may, is from before the clock was set
- * back. Not for longer than this process leases: another one may have another lease.
+ * A saga that waits longer than any step can, or is leased for longer than any process can lease, dates from before the
+ * clock was set back. Compared with the longest possible lease, because other processes may have longer ones than this.
  */
 const claim = {
   name: 'order-sagas-claim',
@@ -121,8 +121,8 @@ const untoldCaptures = {
 };
 
 /**
- * On a condition, moves follow one another: the purchase names the last one, and whoever has waited for its row finds another
- * name there than when the statement began.
+ * Conditional moves run one after another: the purchase names the last one, and a statement that had to wait for its row
+ * finds another name there than in its own snapshot.
  */
 const start = {
   name: 'order-sagas-start',
@@ -151,7 +151,7 @@ const find = {
     WHERE tenant_id = $1 AND saga_id = $2`,
 };
 
-/** What does not come to its end by itself, as the index sagas_parked has it. */
+/** Sagas that do not end by themselves, as in the index sagas_parked. */
 const forAPerson = `(state = 'parked' OR state = 'running' AND attempts >= 20)`;
 
 const parked = {
@@ -164,7 +164,7 @@ const parked = {
 
 const countedAtMost = 10_000;
 
-/** Each from its index, and no further than is counted. */
+/** Each count reads its own index, no further than to the bound. */
 const states = {
   name: 'order-sagas-states',
   text: `
@@ -181,8 +181,8 @@ const states = {
 };
 
 /**
- * A new round is a new operation: what was refused for good stays refused under its old name. What is not decided keeps
- * its name, or it would be done twice.
+ * A new round is a new operation: what was refused for good stays refused under its old id. A saga that is not decided keeps
+ * its id, or the operation would be done twice.
  */
 const retry = {
   name: 'order-sagas-retry',
@@ -192,7 +192,7 @@ const retry = {
     WHERE tenant_id = $1 AND saga_id = $2 AND ${forAPerson} RETURNING 1`,
 };
 
-/** Not what is still being tried: the money may be moved after all. */
+/** Not for a saga that is still being tried: the money may be moved after all. */
 const close = {
   name: 'order-sagas-close',
   text: `

@@ -1,12 +1,12 @@
-/** SQL: how many lines an event `e` tells of. */
+/** SQL: the number of lines in the data of an event `e`. */
 export const toldLines = `coalesce(jsonb_array_length(e.data->'lines'), 0)`;
 
 /**
- * SQL: the rows, each of so many lines by its `size`, up to the one that brings them to the most; `so_far` is what they come
- * to. The first goes through whatever its size. Lines are counted before any of them are read.
+ * SQL: the rows, each with its number of lines in `size`, up to the one that reaches `most` lines; `so_far` is the running
+ * total. The first row is included whatever its size. Lines are counted before any of them are read.
  *
  * @param rows a query
- * @param order of its columns, as those of `s`
+ * @param order its columns to sort by, prefixed with `s.`
  */
 export const withinLines = (rows: string, order: string, most: string): string => `(
     SELECT * FROM (

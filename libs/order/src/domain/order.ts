@@ -1,7 +1,7 @@
 import { CleaveError, type OrderDocument, type OrderStatus, type historyEntryTypes } from '#contracts';
 import { uuidOfTime } from './uuid.js';
 
-/** An order as it is kept. Its document is the same, in the words of the public API. */
+/** An order as it is stored; its document in the public API uses the same names. */
 export type Order = OrderDocument;
 
 export const noSuchOrder = (orderId: string): CleaveError =>
@@ -17,14 +17,14 @@ export interface HistoryEntry {
   at: Date;
 }
 
-/** The particulars of an entry, by its type: nothing of `placed`, whose particulars are the order's own. */
+/** The data of an entry, by its type. Empty for `placed`, as the order itself says it. */
 type HistoryData = {
   reason?: string;
-  /** Of a cancellation: of what remained, and not of the whole order. */
+  /** Of a cancellation: set if only the remaining units were cancelled, not the whole order. */
   remaining?: true;
-  /** The units handed over, taken back, or cancelled because they remained. */
+  /** The units handed over, returned, or cancelled because they remained. */
   lines?: (LineUnits & { amount_minor?: number })[];
-  /** What a return is credited with, all lines together. */
+  /** The credit for a return, for all lines together. */
   amount_minor?: number;
   restock?: boolean;
 };
@@ -41,7 +41,7 @@ export interface OrderChange {
   entry: Pick<HistoryEntry, 'type' | 'data'>;
 }
 
-/** Which units of which line: `line` may be left out where the product says enough. */
+/** Units of a product; without `line`, they are taken from its lines in their order. */
 export interface Units {
   product_id: string;
   quantity: number;
@@ -51,9 +51,9 @@ export interface Units {
 type Verb = 'cancel' | 'cancel-remaining' | 'fulfil' | 'return';
 
 /**
- * The state machine. `mayFrom` are the states a verb may be used in and `leadsTo` those it can lead to, by what remains
- * of the units; an order in which the verb is `done` already is answered as it is where nothing in particular is asked for.
- * Nothing remains of an order either because it was handed over or because that was cancelled: only what was asked for is done.
+ * The state machine. `mayFrom` are the statuses in which a verb is allowed, and `leadsTo` those it can lead to, depending on
+ * which units remain. If the verb is `done` already and no units are named, the order is returned unchanged. Nothing remains
+ * of an order because it was handed over or because the rest was cancelled: only the verb that did so counts as done.
  */
 export const transitions: Record<
   Verb,
@@ -107,7 +107,7 @@ const changed = (order: Order, at: Date, change: Partial<Order>): Order => ({
   ...order,
   ...change,
   version: order.version + 1,
-  // Clocks of several instances differ a little; an order's own time never runs backwards.
+  // The clocks of instances differ a little; `updated_at` never runs backwards.
   updated_at: at > order.updated_at ? at : order.updated_at,
 });
 
@@ -119,8 +119,8 @@ export const cancelOrder = (order: Order, reason: string | undefined, at: Date):
 };
 
 /**
- * Cancels what will not be handed over any more: all of the order where nothing was. `undefined` when that was done before.
- * Money is moved by nobody but whoever asks for that, as with returns.
+ * Cancels the units that will not be handed over any more: the whole order if none were. `undefined` if that was done
+ * before. It moves no money; as with returns, a refund has to be requested.
  */
 export const cancelRemaining = (order: Order, reason: string | undefined, at: Date): OrderChange | undefined => {
   if (isDone('cancel-remaining', order)) return undefined;
@@ -172,7 +172,7 @@ export const returnGoods = (order: Order, command: ReturnCommand, at: Date): Ord
   });
 };
 
-/** What was paid elsewhere we do not know: what is credited for it is the shop's own decision. */
+/** We do not know what was paid elsewhere: the credit for it is the shop's own decision. */
 const refuseMoreThanPaid = (
   { payment_method, total_minor, returned_total_minor }: Order,
   creditedMinor: number,
@@ -186,7 +186,7 @@ const refuseMoreThanPaid = (
   );
 };
 
-/** The one place where an entry changes an order: when it is decided, and when the history is replayed. */
+/** The only place where an entry changes an order: when it is decided, and when the history is replayed. */
 const become = (order: Order, at: Date, entry: OrderChange['entry']): OrderChange => ({
   order: changed(order, at, effectOf(order, entry)),
   entry,
@@ -226,14 +226,14 @@ const effectOf = (order: Order, { type, data }: OrderChange['entry']): Partial<O
   }
 };
 
-/** Nothing of it is with the customer, and nothing will be. */
+/** Whether the customer has no unit of the line, and will get none. */
 const isBack = (line: OrderLine): boolean => line.returned === line.quantity - (line.cancelled ?? 0);
 
-/** The order that a history leads to, from the order as it was placed. */
+/** The order that a history leads to, starting from the order as it was placed. */
 export const replay = (placed: Order, entries: readonly Pick<HistoryEntry, 'type' | 'data' | 'at'>[]): Order =>
   entries.reduce((order, entry) => (entry.type === 'placed' ? order : become(order, entry.at, entry).order), placed);
 
-/** What an entry of an order's history means for the stock held for it: for good once the order is confirmed. */
+/** The effect of a history entry on the stock that is held for the order. Confirming the order makes its hold permanent. */
 export const stockEffectOf = ({
   type,
   status,
@@ -260,7 +260,7 @@ export const stockEffectOf = ({
   }
 };
 
-/** The entries after which nothing of an order stands any more that was not handed over. */
+/** The types of entries that undo everything of an order that was not handed over. */
 export const undoing = [
   'payment-declined',
   'payment-failed',
@@ -283,15 +283,15 @@ const unitsOf = ({ line, quantity }: Pick<TakenUnits, 'line' | 'quantity'>) => (
 interface Shelf {
   lines: OrderLine[];
   left: number;
-  /** Nothing is left of the lines before it. */
+  /** Index of the first line that may have units left. */
   from: number;
 }
 
 /**
- * Finds the lines that the units are taken from: the line named, or the lines of the product in their order.
- * An amount given for units that lie on several lines is shared out in proportion; the last line takes the rest.
+ * Finds the lines that the units are taken from: the named line, or the lines of the product in their order. An amount for
+ * units on several lines is divided in proportion; the last line takes the rest.
  *
- * Units and lines are many, so neither is gone through once for each of the other.
+ * There may be many units and many lines, so there is no loop over all of the one within a loop over the other.
  */
 const takeUnits = (
   order: Order,
@@ -357,6 +357,6 @@ const withUnits = (
  */
 export const newOrderId = (now: number): string => uuidOfTime(now);
 
-/** When an order id was made: the moment that its order counts as placed, so that ids and times sort alike. */
+/** When an order id was made. The order counts as placed at that moment, so that ids and times sort alike. */
 export const placedAtOf = (orderId: string): Date =>
   new Date(Number.parseInt(orderId.slice(0, 8) + orderId.slice(9, 13), 16));

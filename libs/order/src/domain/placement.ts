@@ -9,7 +9,7 @@ import {
 import type { Order } from './order.js';
 import { uuidOfHash } from './uuid.js';
 
-/** What is asked for, whichever form it was written in. */
+/** The command in a request, whichever form of the API it was written in. */
 export interface PlacementCommand {
   customerId: string;
   lines: { product_id: string; quantity: number; unit_price_minor?: number | undefined }[];
@@ -29,7 +29,7 @@ export interface PricedProduct {
   currency: string;
 }
 
-/** @throws CleaveError `invalid-request` when the amounts of the adjustments alone are beyond what can be added up */
+/** @throws CleaveError `invalid-request` if the adjustments alone are too large to be added up */
 export const commandOf = (request: PlaceOrderRequest): PlacementCommand => {
   const adjustments = (request.adjustments ?? []).map((it) => ({
     ...it,
@@ -51,7 +51,7 @@ export const commandOf = (request: PlaceOrderRequest): PlacementCommand => {
 const personalIn = ({ contact, shipping_address }: PlaceOrderRequest): PersonalData | null =>
   contact || shipping_address ? { contact: contact ?? null, shipping_address: shipping_address ?? null } : null;
 
-/** Whatever the signs: a sum that leaves the safe integers on its way comes back another. */
+/** Ignores the signs: a sum that leaves the safe integers in between loses precision. */
 const assertCanBeAddedUp = (adjustments: Order['adjustments']): void => {
   const magnitude = adjustments.reduce((sum, it) => sum + Math.abs(it.amount_minor), 0);
   if (Number.isSafeInteger(magnitude)) return;
@@ -60,7 +60,7 @@ const assertCanBeAddedUp = (adjustments: Order['adjustments']): void => {
   });
 };
 
-/** A command as text: the same for the same command, whatever the order of its JSON keys or the form it came in. */
+/** A canonical JSON text: the same for the same value, whatever the order of its keys. */
 export const canonicalJson = (value: unknown): string =>
   JSON.stringify(value, (_, item: unknown) =>
     item !== null && typeof item === 'object' && !Array.isArray(item)
@@ -69,9 +69,9 @@ export const canonicalJson = (value: unknown): string =>
   );
 
 /**
- * The same for a placement, without looking into what `commandOf` has put in order itself: the metadata alone are as the
- * caller wrote them. Of personal data it says that they are there and no more: what is made of this text is kept for ever,
- * and an address that was erased could be found again by trying.
+ * The canonical text of a placement. Only the metadata needs `canonicalJson`, because `commandOf` builds everything else in
+ * a fixed order. Of personal data it contains only that there is some: the fingerprint of this text is kept for ever, and an
+ * erased address could be found from it by brute force.
  */
 export const canonicalPlacement = ({ metadata, lines, adjustments, ...rest }: PlacementCommand): string =>
   JSON.stringify([
@@ -85,12 +85,12 @@ export const canonicalPlacement = ({ metadata, lines, adjustments, ...rest }: Pl
     ...(rest.personal ? ['personal'] : []),
   ]);
 
-/** The first half of SHA-256, as a UUID: two commands that were not made to collide do not. */
+/** The first half of SHA-256, as a UUID: only commands that are crafted to collide could have the same one. */
 export const fingerprintOf = (canonical: string): string => uuidOfHash(hash('sha256', canonical, 'hex'));
 
 /**
- * The reservation of an attempt to place an order, named by its idempotency key: the same for every try of the same
- * command, so that all of them get the same decision. A name-based UUID in the manner of version 8 (RFC 9562).
+ * The reservation id of an attempt to place an order, derived from its idempotency key: every try of the same command gets
+ * the same id, and so the same decision. A name-based UUID of version 8 (RFC 9562).
  */
 export const reservationIdOf = (
   tenant: string,
@@ -107,14 +107,14 @@ const adjustmentsMinor = (command: PlacementCommand): number =>
 const unitsThatCouldOverflow = 50_000;
 
 /**
- * The range that the sum of the lines has to fall into: exactly what is expected, or at least so much that discounts do
- * not turn the total negative and at most so much that it can be kept. Left out where neither could happen.
+ * The range that the sum of the lines must be in: exactly the expected sum; or large enough that discounts do not make the
+ * total negative, and small enough that the total can be stored. `undefined` if neither can happen.
  */
 export const itemsTotalRange = (command: PlacementCommand): ReservationRequest['items_total'] => {
   const adjusted = adjustmentsMinor(command);
   if (command.expectedTotalMinor !== null) {
     const exact = command.expectedTotalMinor - adjusted;
-    // A sum that no lines can have is a range that nothing falls into.
+    // No lines can have such a sum, so the range is empty.
     return Number.isSafeInteger(exact) ? { at_least: exact, at_most: exact } : { at_least: 1, at_most: 0 };
   }
   const units = command.lines.reduce((sum, line) => sum + line.quantity, 0);
@@ -122,7 +122,7 @@ export const itemsTotalRange = (command: PlacementCommand): ReservationRequest['
   return { at_least: Math.max(0, -adjusted), at_most: Number.MAX_SAFE_INTEGER - Math.max(0, adjusted) };
 };
 
-/** What was refused by the range above, as the caller has to hear it. */
+/** The refusal of a sum outside that range, in terms of the request. */
 export const refusalOfTotal = (command: PlacementCommand, itemsTotalMinor: number | null): CleaveError => {
   const total = itemsTotalMinor === null ? null : itemsTotalMinor + adjustmentsMinor(command);
   if (command.expectedTotalMinor !== null)
@@ -175,7 +175,7 @@ export const placedOrder = (
   };
 };
 
-/** The order as it was answered when it was placed, told from what became of it: that answer is not kept twice. */
+/** The order as it was when it was placed, rebuilt from its current state, so that the answer is not stored twice. */
 export const asPlaced = (order: Order): Order => ({
   ...order,
   status: order.payment_method === null ? 'confirmed' : 'pending',

@@ -5,17 +5,17 @@ import type { HistoryEntry } from './order.js';
 /** What is asked of payment in a step. */
 export type StepName = 'authorise' | 'capture' | 'refund' | 'reverse';
 
-/** What follows the outcome of a step: an entry of the order's history, in the same transaction, and the next step. */
+/** What follows the outcome of a step: an entry in the order's history, in the same transaction, and the next step. */
 export interface Follow {
   entry?: HistoryEntry['type'];
-  /** `park` is for a person to decide. */
+  /** `park` leaves it to a person to decide. */
   next: StepName | 'end' | 'park';
 }
 
 export interface Step {
   succeeded: Follow;
   refused: Follow;
-  /** What follows when the deadline of the saga has passed; without it the step is tried for as long as it takes. */
+  /** What follows once the deadline of the saga has passed; without it, the step is retried for as long as it takes. */
   late?: Follow;
 }
 
@@ -29,15 +29,15 @@ export type SagaName = 'purchase' | 'purchase-on-account' | 'capture' | 'refund'
 type Definitions = Record<SagaName, Record<number, Definition>>;
 
 /**
- * The sagas: what is done in which order, and what undoes it. The stock was held before (the Try of TCC), and an entry
- * that confirms or cancels the order confirms or releases that hold. In a purchase `payment-authorised` is the pivot: what
- * goes wrong before it cancels the order, and what comes after it is tried until it is decided.
+ * The sagas: which steps they take, in which order, and what compensates them. The stock was held before (the Try of TCC);
+ * an entry that confirms or cancels the order also confirms or releases that hold. In a purchase `payment-authorised` is the
+ * pivot: a failure before it cancels the order, and the steps after it are retried until they are decided.
  *
- * A saga goes by the version it began with, so a definition that orders may be on is never changed: a new version is
- * added. The old one goes when no order can be cancelled any more that was bought by it: that sends it to `reverse`.
+ * A saga keeps the version that it began with, so a definition that orders may use is never changed; a new version is added.
+ * An old one may be removed once no order bought with it can be cancelled any more, because cancelling leads to `reverse`.
  */
 export const definitions: Definitions = {
-  /** The money is taken as soon as the order is confirmed. */
+  /** The money is captured as soon as the order is confirmed. */
   purchase: {
     1: {
       first: 'authorise',
@@ -49,15 +49,15 @@ export const definitions: Definitions = {
         },
         capture: {
           succeeded: { entry: 'payment-captured', next: 'end' },
-          // Refused for good although it was promised: nobody pays for the goods. If they are gone, a person decides.
+          // Refused for good although it was authorised, so nobody pays for the goods. If they are gone, a person decides.
           refused: { entry: 'payment-failed', next: 'reverse' },
         },
-        // Also where a purchase goes whose order is cancelled, from whatever step it has come to.
+        // Cancelling an order also sends its purchase here, from whatever step it has reached.
         reverse: { succeeded: { entry: 'payment-reversed', next: 'end' }, refused: { next: 'park' } },
       },
     },
   },
-  /** The money comes when it comes. */
+  /** The money is captured later, when it arrives. */
   'purchase-on-account': {
     1: {
       first: 'authorise',
@@ -88,14 +88,14 @@ export const definitions: Definitions = {
 export const purchaseOf = (method: PaymentMethod): SagaName =>
   paymentMethods[method].capture === 'at-once' ? 'purchase' : 'purchase-on-account';
 
-/** Where a saga is. */
+/** The position of a saga. */
 export interface SagaStep {
   definition: string;
   version: number;
   step: StepName;
 }
 
-/** The sagas that a program knows. */
+/** The saga definitions that this program knows. */
 export class SagaDefinitions {
   readonly known: readonly Omit<SagaStep, 'step'>[];
 
@@ -105,14 +105,14 @@ export class SagaDefinitions {
     );
   }
 
-  /** A new one goes by the newest version. */
+  /** A new saga uses the newest version. */
   begin(name: SagaName): SagaStep {
     const versions = this.definitions[name];
     const version = Math.max(...Object.keys(versions).map(Number));
     return { definition: name, version, step: versions[version]!.first };
   }
 
-  /** `undefined` where this program does not know the version any more, or not yet. */
+  /** `undefined` if this program does not know the version, or not any more. */
   find({ definition, version, step }: SagaStep): Step | undefined {
     return this.definitions[definition as SagaName]?.[version]?.steps[step];
   }
@@ -125,7 +125,7 @@ export class SagaDefinitions {
   }
 }
 
-/** Entries that hold only in one status; what the order becomes by them. Others leave the status as it is. */
+/** Entries that require one status and lead to another. Other entries leave the status unchanged. */
 export const statusChangeBy: Partial<Record<HistoryEntry['type'], { from: OrderStatus; to: OrderStatus }>> = {
   'payment-authorised': { from: 'pending', to: 'confirmed' },
   'payment-declined': { from: 'pending', to: 'cancelled' },
@@ -133,8 +133,8 @@ export const statusChangeBy: Partial<Record<HistoryEntry['type'], { from: OrderS
 };
 
 /**
- * What names the operation of a step for ever: a UUID of version 8 (RFC 9562). It begins as the id of the saga does, which
- * begins with a time, so that those of one time lie together in an index.
+ * The id of a step's operation, the same for ever: a UUID of version 8 (RFC 9562). It begins like the id of the saga, and
+ * that of a purchase begins with a timestamp, so that operations of the same time are close together in an index.
  */
 export const operationIdOf = (sagaId: string, step: StepName, round: number): string => {
   const digest = hash('sha256', `${sagaId} ${step} ${round}`, 'hex');
@@ -142,9 +142,9 @@ export const operationIdOf = (sagaId: string, step: StepName, round: number): st
 };
 
 const shortestWaitMs = 100;
-/** More or less. */
+/** Before jitter. */
 export const longestWaitMs = 60_000;
 
-/** Twice as long each time, with some chance in it, so that those that failed together do not come back together. */
+/** Exponential backoff with jitter, so that sagas that failed together are not retried together. */
 export const waitMs = (attempts: number, random: number): number =>
   Math.round(Math.min(longestWaitMs, shortestWaitMs * 2 ** Math.min(attempts, 20)) * (0.75 + random / 2));

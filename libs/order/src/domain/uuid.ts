@@ -1,13 +1,13 @@
 import { randomUUID } from 'node:crypto';
 
-/** The first 16 bytes of a hash, in hex, as a UUID of version 8 (RFC 9562); its version and variant bits are written over. */
+/** The first 16 bytes of a hash in hex, as a UUID of version 8 (RFC 9562); the version and variant bits are overwritten. */
 export const uuidOfHash = (hex: string): string => {
   const variant = ((Number.parseInt(hex[16]!, 16) & 0x3) | 0x8).toString(16);
   const [one, two, three] = [hex.slice(0, 8), hex.slice(8, 12), hex.slice(13, 16)];
   return `${one}-${two}-8${three}-${variant}${hex.slice(17, 20)}-${hex.slice(20, 32)}`;
 };
 
-/** A UUID of version 7 (RFC 9562), by when it is made: milliseconds since the epoch. */
+/** A UUID of version 7 (RFC 9562) for a time in milliseconds since the epoch. */
 export const uuidOfTime = (now: number): string => {
   const millisecond = now.toString(16).padStart(12, '0');
   return `${millisecond.slice(0, 8)}-${millisecond.slice(8)}-7${randomUUID().slice(15)}`;

@@ -6,7 +6,7 @@ import type { OrderEvent, Position } from '../use-cases/read-events.js';
 const number = z.string().regex(/^\d{1,20}$/);
 const cursor = z.object({ xid: number, id: number });
 
-/** An event as it is told to callers. */
+/** An event as callers see it. */
 export const eventDocument = (cursors: Cursors, event: OrderEvent): z.output<typeof orderEvent> => {
   const { orderId, version, type, status, data, at } = event;
   return {

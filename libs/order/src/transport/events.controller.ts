@@ -9,7 +9,7 @@ import type { Caller } from '#security';
 import { ReadEvents, type OrderEvent } from '../use-cases/read-events.js';
 import { eventCursor, eventDocument, positionIn } from './event-documents.js';
 
-/** How often a stream shows that it is alive when there is nothing to tell. */
+/** How often an idle stream sends a comment to show that it is alive. */
 const heartbeatMs = 10_000;
 
 @ApiTags('orders')
@@ -81,7 +81,7 @@ export class EventsController {
   }
 }
 
-/** Aborted once whoever asked has got everything or has gone. */
+/** Aborted once the reply is complete or the client has disconnected. */
 const goneSignal = ({ raw }: FastifyReply): AbortSignal => {
   if (raw.closed) return AbortSignal.abort();
   const gone = new AbortController();

@@ -5,7 +5,7 @@ import { ReadEvents } from '../use-cases/read-events.js';
 
 type Operations = (typeof orderContract)['operations'];
 
-/** Answers the other modules. */
+/** Answers messages of other modules. */
 @Controller()
 export class OrderMessages {
   constructor(private readonly readEvents: ReadEvents) {}
@@ -13,7 +13,7 @@ export class OrderMessages {
   @Answers(orderContract, 'events')
   async events({ after, limit, types }: RequestOf<Operations['events']>): Promise<JsonReply> {
     const { events, until, isMore } = await this.readEvents.log(after, limit, types);
-    // Joined once with what is around them: every further step would make another text of megabytes.
+    // Joined once, together with the envelope: every further step would copy a text of megabytes.
     const texts = [...events];
     texts[0] = `{"until":"${until}","is_more":${isMore},"events":[${texts[0] ?? ''}`;
     texts.push(`${texts.pop()!}]}`);

@@ -26,13 +26,13 @@ const listOrdersRequest = orderListQuery.omit({ limit: true, cursor: true }).ext
 });
 const watchEventsRequest = z.strictObject({ after: orderListQuery.shape.cursor });
 
-/** Callers read no messages of more than 4 MiB, unless they are told to. */
+/** By default, clients accept messages of at most 4 MiB. */
 const pageBytes = 3_000_000;
 
-/** The call itself, as grpc-js has it. */
+/** The call object of grpc-js. */
 const Call = createParamDecorator((_: undefined, context: ExecutionContext) => context.getArgByIndex<unknown>(2));
 
-/** Answers other programs over gRPC: by the use cases and the schemas of REST, in other words. */
+/** The gRPC API for other programs. It uses the use cases and schemas of REST; only the wire format differs. */
 @UseFilters(StatusFilter)
 @Controller()
 export class OrdersGrpc {
@@ -96,12 +96,12 @@ export class OrdersGrpc {
   ): Observable<object> {
     const gone = goneSignal(call);
     const events = this.readEvents.follow(caller.tenant, positionIn(this.cursors, after || undefined), gone);
-    // So that the caller hears that it follows, however long nothing happens.
+    // So that the caller knows that the stream is open, even if nothing happens for long.
     call.sendMetadata(new Metadata());
     return from(this.told(events, call, gone));
   }
 
-  /** Nest keeps what the caller does not take yet, so no more is read than that. */
+  /** Back-pressure: Nest buffers what the caller has not read yet, so reading pauses until the call has drained. */
   private async *told(
     events: AsyncIterable<OrderEvent[]>,
     call: ServerWritableStream<unknown, unknown>,
@@ -121,18 +121,18 @@ const replayed = (): Metadata => {
   return metadata;
 };
 
-/** As many of the orders as a message may hold, and one in any case. */
+/** The first orders that fit into one message, but at least one. */
 const withinBytes = (orders: Order[]): Order[] => {
   let bytes = 0;
   const tooMuch = orders.findIndex((it) => (bytes += mostBytes(it)) > pageBytes);
   return tooMuch < 0 ? orders : orders.slice(0, Math.max(1, tooMuch));
 };
 
-/** Its JSON is larger, but for metadata: a digit and a comma in a list are eleven bytes of a `google.protobuf.Struct`. */
+/** JSON is larger, except for metadata: a digit and a comma in a list take eleven bytes in a `google.protobuf.Struct`. */
 const mostBytes = (order: Order): number =>
   Buffer.byteLength(JSON.stringify(order)) + 5 * Buffer.byteLength(JSON.stringify(order.metadata));
 
-/** Aborted once the call has ended, whoever ended it. */
+/** Aborted once the call has ended, for whatever reason. */
 const goneSignal = (call: ServerWritableStream<unknown, unknown>): AbortSignal => {
   if (call.cancelled) return AbortSignal.abort();
   const gone = new AbortController();

@@ -16,7 +16,7 @@ const moving = {
   admittedAs: 'money',
 } satisfies Partial<EndpointOptions>;
 
-/** By whom money is asked to be moved, under which key, and on which condition. */
+/** Who asks for a move of money, under which key, and on which condition. */
 interface Asked extends Pick<MoneyCommand, 'idempotencyKey' | 'expectedVersions'> {
   caller: Caller;
 }

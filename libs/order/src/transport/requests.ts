@@ -7,9 +7,9 @@ import type { KeyedChange } from '../use-cases/change-order.js';
 
 // What REST and gRPC read from requests in the same way.
 
-/** The cursor of a list of orders: the order that was told last. */
+/** The cursor of a list of orders: the last order on the page. */
 export const orderCursor = z.object({ before: z.uuid() });
-/** The cursor of a history: the version that was told last. */
+/** The cursor of a history: the last version on the page. */
 export const historyCursor = z.object({ after: z.int() });
 export const historyCursorOf = (cursors: Cursors, last: number | null): string | null =>
   last === null ? null : cursors.write({ after: last });

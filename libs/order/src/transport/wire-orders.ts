@@ -4,10 +4,10 @@ import { refuseTreacherous } from '#rest';
 import type { PipeTransform } from '@nestjs/common';
 import type { z } from 'zod';
 
-/** An enum as it is decoded: its name, or the number of one that is not known here. */
+/** A decoded enum: its name, or its number if it is unknown here. */
 type WireEnum = string | number;
 
-/** What of `PlaceOrderRequest` is not in JSON already; 64-bit integers are texts, and what was not sent is not there. */
+/** The fields of `PlaceOrderRequest` that differ from JSON: 64-bit integers are strings, and unsent fields are absent. */
 interface WirePlaceOrder {
   lines?: { unit_price_minor?: string }[];
   adjustments?: { kind?: WireEnum; amount_minor?: string }[];
@@ -29,11 +29,11 @@ const toEnum = (prefix: string, value: string): string => prefix + value.toUpper
 
 const amountOf = (text: string | undefined): number | undefined => (text === undefined ? undefined : Number(text));
 
-/** Leaves out what is undefined: the schemas tell what is missing from what is wrong. */
+/** Drops undefined members, because the schemas distinguish missing values from wrong ones. */
 const given = (members: object): object =>
   Object.fromEntries(Object.entries(members).filter(([, value]) => value !== undefined));
 
-/** The body that REST would take for it; what is refused there whatever its schema is refused here. */
+/** The equivalent REST body. What REST refuses before any schema applies is refused here too. */
 const placeOrderBody = (sent: WirePlaceOrder): object => {
   const { lines, adjustments, expected_total_minor, metadata } = sent;
   const body = given({
@@ -54,7 +54,7 @@ const placeOrderBody = (sent: WirePlaceOrder): object => {
 
 const pipe = <Wire>(transform: (sent: Wire) => object): PipeTransform<Wire, object> => ({ transform });
 
-/** From the message to what REST takes, so that the same schema parses it next. */
+/** Convert the messages to what REST takes, so that the same schemas parse them next. */
 export const placeOrderFromWire = pipe(placeOrderBody);
 export const listOrdersFromWire = pipe((sent: WireListOrders) =>
   given({ ...sent, status: fromEnum('ORDER_STATUS_', sent.status) }),

@@ -1,12 +1,12 @@
 import { CleaveError } from '#contracts';
 
-/** What an item adds to its batch. */
+/** The size of one item. */
 export interface Size {
   lines: number;
   bytes: number;
 }
 
-/** Bounds of a number of items and of their sizes added up. */
+/** Limits on the number of items and on their total size. */
 export interface Bounds extends Size {
   items: number;
 }
@@ -14,18 +14,18 @@ export interface Bounds extends Size {
 export interface BatchLimits {
   /** Batches in flight at once. */
   lanes: number;
-  /** How long a batch may take before another one sets off beside it, however small that is. */
+  /** After how long a batch counts as slow, so that another one may start beside it, however small. */
   slowMs: number;
-  /** Of one batch; an item that alone is larger goes alone. */
+  /** Limits of one batch; an item that alone exceeds them gets a batch of its own. */
   batch: Bounds;
-  /** Of what waits for a batch. Whoever comes beyond is refused at once: a queue that grows only makes all of them late. */
+  /** Limits of the queue. Items beyond them are refused at once: a growing queue would only make all of them late. */
   waiting: Bounds;
 }
 
-/** Until when somebody waits for an answer. */
+/** How long a caller waits for an answer. */
 export interface Patience {
   deadlineMs?: number;
-  /** Whether whoever asked has gone, and will not hear the answer. */
+  /** Whether the caller has disconnected and will not receive the answer. */
   isGone?: () => boolean;
 }
 
@@ -38,21 +38,21 @@ interface Waiting<Item, Result> {
 }
 
 /**
- * Collects what arrives while a batch is in flight into the next one. An item that finds none in flight goes at once, and
- * so does a batch as large as what is in flight; smaller ones wait until that has ended or is slow. So a batch costs its
- * fixed part as seldom as if there were one lane, and no slow one parks everyone.
+ * Collects the items that arrive while a batch is in flight into the next batch. If none is in flight, an item goes at once;
+ * otherwise the next batch starts once it is as large as those in flight, or they have ended or become slow. So the fixed
+ * cost of a batch is paid as rarely as with one lane, but a slow batch does not block everyone.
  */
 export class Batcher<Item, Result> {
   private readonly queue: Waiting<Item, Result>[] = [];
   private readonly queued: Bounds = { items: 0, lines: 0, bytes: 0 };
   private lanesInUse = 0;
-  /** Items in flight whose batches are not slow. */
+  /** Items in flight in batches that are not slow. */
   private swift = 0;
   private scheduled = false;
 
   /**
-   * @param process settles every item of a batch, in its order: a result, or the error that this item alone gets. What it
-   *   throws, all of them get.
+   * @param process returns a result for each item of a batch, in its order, or an error for that item alone. If it throws,
+   *   all items of the batch get that error.
    */
   constructor(
     private readonly limits: BatchLimits,
@@ -67,7 +67,7 @@ export class Batcher<Item, Result> {
     return this.lanesInUse;
   }
 
-  /** @param patience of the caller: what nobody waits for any more when it is to set off never does */
+  /** @param patience of the caller: if it is over when the batch starts, the item is refused and never processed */
   add(item: Item, size: Size, patience: Patience = {}): Promise<Result> {
     if (!fits(this.queued, size, this.limits.waiting)) {
       const detail = 'Too many orders are waiting already. Try again shortly.';
@@ -80,7 +80,7 @@ export class Batcher<Item, Result> {
     });
   }
 
-  /** After the requests of this turn of the event loop, so that what arrived together goes together. */
+  /** Runs after the requests of this turn of the event loop, so that what arrived together goes together. */
   private schedule(): void {
     if (this.scheduled || !this.mayGo()) return;
     this.scheduled = true;
@@ -141,7 +141,7 @@ export class Batcher<Item, Result> {
   }
 }
 
-/** Without those whose caller has stopped waiting: they are told, and nothing is done for them. */
+/** Drops the items whose callers have stopped waiting: they are refused, and nothing is done for them. */
 const awaited = <Item, Result>(batch: Waiting<Item, Result>[]): Waiting<Item, Result>[] => {
   const now = Date.now();
   return batch.filter(({ patience, reject }) => {

@@ -4,7 +4,7 @@ import { noSuchOrder, replay, type HistoryEntry, type Order, type OrderChange } 
 import { asPlaced } from '../domain/placement.js';
 import { RelayOutbox } from './relay-outbox.js';
 
-/** What makes a change happen once, kept with the change itself. */
+/** The idempotency key of a change, stored in the same transaction. */
 export interface KeyedChange {
   account: string;
   operation: string;
@@ -14,9 +14,9 @@ export interface KeyedChange {
 
 export interface ReadableOrders {
   find(tenant: string, orderId: string): Promise<Order | undefined>;
-  /** The next entries of an order behind the version `after`, oldest first: a page of them. */
+  /** The next page of entries of an order after the version `after`, oldest first. */
   history(tenant: string, orderId: string, after: number): Promise<HistoryEntry[]>;
-  /** The version that a keyed change led to, or found where there was no need for it. */
+  /** The version that a keyed change led to, or at which it turned out to be unnecessary. */
   versionOf(
     tenant: string,
     key: Omit<KeyedChange, 'fingerprint'>,
@@ -25,7 +25,7 @@ export interface ReadableOrders {
 
 /** Stores the changes of orders. */
 export abstract class ChangeableOrders {
-  /** Reads at one place, and resolves once what `isTold` to somebody cannot be lost any more. */
+  /** Reads over one connection. Resolves once the result cannot be lost any more, if `isTold` says that it is told. */
   abstract readSafely<T>(work: (orders: ReadableOrders) => Promise<T>, isTold: (read: T) => boolean): Promise<T>;
   /**
    * Writes the change with its event and its key in one transaction.
@@ -33,8 +33,8 @@ export abstract class ChangeableOrders {
    */
   abstract save(tenant: string, before: Order, change: OrderChange, keyed: KeyedChange | undefined): Promise<boolean>;
   /**
-   * Writes the key of a change that there was no need for, with the order as it was found.
-   * @returns whether it was written: not when the key was used meanwhile
+   * Stores the key of a change that was unnecessary, with the order as it was found.
+   * @returns whether it was stored: not when the key was used meanwhile
    */
   abstract keepKey(tenant: string, found: Order, keyed: KeyedChange): Promise<boolean>;
 }
@@ -42,14 +42,14 @@ export abstract class ChangeableOrders {
 export interface ChangeRequest {
   tenant: string;
   orderId: string;
-  /** Those that the caller insists on, one of which it saw (`If-Match`). */
+  /** The order versions that the caller accepts (`If-Match`). */
   expectedVersions: readonly number[] | undefined;
   keyed?: KeyedChange | undefined;
 }
 
 type Decide = (order: Order, at: Date) => OrderChange | undefined;
 
-/** Often enough for any crowd on one order, and an end to it all the same. */
+/** Enough for any number of concurrent changes of one order, but finite. */
 const maxTries = 50;
 
 /** Changes an order by a function of the domain. Concurrent changes of one order are applied one after the other. */
@@ -83,14 +83,14 @@ export class ChangeOrder {
   }
 }
 
-/** What is to be done by what was read. */
+/** What to do after reading. */
 type Found =
   | { answer: { order: Order; replayed: boolean } }
   | { refusal: CleaveError }
   | { already: Order }
   | { before: Order; change: OrderChange };
 
-/** A change says by its own commit that what it goes by was there; what is told without one does not. */
+/** A change proves by its own commit that what it builds on was durable; an answer without a commit has to wait for that. */
 const isTold = (found: Found): boolean => !('change' in found);
 
 const look = async (orders: ReadableOrders, request: ChangeRequest, decide: Decide): Promise<Found> => {
@@ -107,7 +107,7 @@ const decided = async (
   { tenant, orderId, expectedVersions, keyed }: ChangeRequest,
   decide: Decide,
 ): Promise<Found> => {
-  // In this order: who sees the change that was made under its key sees the key as well.
+  // In this order: if the change made under the key is visible, so is the key.
   const before = await orders.find(tenant, orderId);
   if (!before) throw noSuchOrder(orderId);
   const earlier = keyed && (await orders.versionOf(tenant, keyed));
@@ -123,13 +123,13 @@ const decided = async (
   return change ? { before, change } : { already: before };
 };
 
-/** The order as it was at a version: the answer to the change that led there, told from the history, page by page. */
+/** The order as it was at a version, rebuilt from its history page by page: the answer to the change that led there. */
 const asAt = async (orders: ReadableOrders, tenant: string, order: Order, version: number): Promise<Order> => {
   let found = asPlaced(order);
   while (found.version < version) {
     const page = await orders.history(tenant, order.order_id, found.version);
     const entries = page.filter((it) => it.version <= version);
-    // Each led from one version to the next: with one missing, the answer would be another one.
+    // Each entry leads from one version to the next: with one missing, the answer would be wrong.
     if (entries.at(-1)?.version !== found.version + entries.length)
       throw new Error(`order ${order.order_id} lacks an entry between the versions ${found.version} and ${version}`);
     found = replay(found, entries);

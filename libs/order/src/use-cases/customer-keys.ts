@@ -5,7 +5,7 @@ import type { Customer, DataKey, SealedPersonalData, WrappedKey } from '../domai
 
 const keyBytes = 32;
 
-/** A key that is not there yet. @throws CleaveError `personal-data-not-kept` without any master key */
+/** Generates a new data key. @throws CleaveError `personal-data-not-kept` without any master key */
 export const newKey = (masters: MasterKeys, customer: Customer): { key: DataKey; wrapped: WrappedKey } => {
   if (!masters.newest) throw notKept();
   const key = { keyId: randomUUID(), key: randomBytes(keyBytes) };
@@ -16,7 +16,7 @@ export const newKey = (masters: MasterKeys, customer: Customer): { key: DataKey;
 export const rewrap = (masters: MasterKeys, customer: Customer, key: WrappedKey): WrappedKey =>
   wrap(masters, customer, unwrap(masters, customer, key));
 
-/** @throws CleaveError `data-key-missing` where its master key is not configured */
+/** @throws CleaveError `data-key-missing` if its master key is not configured */
 export const unwrap = (masters: MasterKeys, customer: Customer, key: WrappedKey): DataKey => ({
   keyId: key.keyId,
   key: masters.unwrap(key, contextOf(customer, key.keyId)),

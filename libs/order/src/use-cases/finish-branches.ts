@@ -5,36 +5,36 @@ import { PeriodicWork } from '#periodic';
 export type CommitProtocol = 'flexible' | 'two-phase';
 
 export const commitProtocol = Symbol('commit protocol');
-/** After how long a branch that nobody has finished is looked into, in milliseconds. */
+/** How old an unfinished branch must be before recovery looks into it, in milliseconds. */
 export const inDoubtAfter = Symbol('in doubt after');
 
-/** What was decided about branches: the transaction that records orders says commit, whoever comes before it says abort. */
+/** Decisions about branches: recording the orders decides to commit, unless recovery has decided to abort before. */
 export abstract class BranchDecisions {
-  /** Decides to abort where nothing was decided yet. @returns what is decided, for ever */
+  /** Decides to abort if nothing was decided yet. @returns the decision, which is final */
   abstract decide(branchId: string): Promise<'commit' | 'abort'>;
-  /** Forgets decisions of long ago, except those about these branches. */
+  /** Deletes old decisions, except those about these branches. */
   abstract forgetDecisions(ageMs: number, except: readonly string[]): Promise<void>;
 }
 
-/** The participant: stock that is prepared. */
+/** The participant of the two-phase commit: prepared stock. */
 export abstract class StockBranches {
   abstract finish(branchId: string, outcome: 'commit' | 'rollback'): Promise<void>;
   abstract inDoubt(): Promise<readonly { branch_id: string; age_ms: number }[]>;
 }
 
 /**
- * Orders are recorded on no branch that is older, by the clock of whoever began it against that of their database: its
- * coordinator may have been paused for however long, and what was decided meanwhile may be forgotten.
+ * No orders are recorded on a branch older than this, measured from the clock of the process that began it to that of the
+ * database: its coordinator may have been paused for any time, and the decision made meanwhile may have been deleted.
  */
 export const branchLivesMs = 1_800_000;
-/** Longer than that, by as much as the clocks may differ. */
+/** Longer than a branch lives, by as much as the clocks may differ. */
 const decisionKeptMs = 2 * branchLivesMs;
 const alarmMs = 30_000;
 
 /**
- * Finishes what was prepared, as it was decided; presumed abort. The decision is made under a primary key, so a
- * coordinator that was paused and comes back cannot record orders on stock that was given back. Any instance recovers
- * what another has left: every step may be repeated, by anybody.
+ * Finishes prepared branches as decided (presumed abort). Decisions are made under a primary key, so a coordinator that
+ * resumes after a pause cannot record orders on stock that was released. Any instance recovers the branches of others: every
+ * step is idempotent and may be done by anyone.
  */
 @Injectable()
 export class FinishBranches extends PeriodicWork {
@@ -47,14 +47,14 @@ export class FinishBranches extends PeriodicWork {
   }
 
   /**
-   * Looks once for what was left; one that cannot be finished stops no other.
+   * Looks for branches in doubt once. One that cannot be finished does not stop the others.
    *
    * @returns how many branches were finished
-   * @throws AggregateError of what was in the way of the others
+   * @throws AggregateError if some of them could not be finished
    */
   async execute(): Promise<number> {
     const branches = await this.stock.inDoubt();
-    // What would be prepared as long from now is from before the clock was set back.
+    // A branch whose age is negative was prepared before the clock was set back.
     const left = branches.filter((it) => Math.abs(it.age_ms) >= this.inDoubtAfterMs);
     const failures: unknown[] = [];
     for (const { branch_id, age_ms } of left) {
@@ -76,7 +76,7 @@ export class FinishBranches extends PeriodicWork {
     return left.length;
   }
 
-  /** The orders are recorded, so that nothing can go wrong any more: who cannot be told now is told later. */
+  /** The orders are recorded, so nothing can go wrong any more: if inventory cannot be reached, recovery commits later. */
   async commit(branchId: string): Promise<void> {
     await this.stock.finish(branchId, 'commit').catch((error: unknown) => {
       this.logger.warn(
@@ -85,7 +85,7 @@ export class FinishBranches extends PeriodicWork {
     });
   }
 
-  /** Ends a branch of which it is not known whether its orders were recorded. */
+  /** Ends a branch if it is unknown whether its orders were recorded. */
   async end(branchId: string): Promise<void> {
     const decision = await this.decisions.decide(branchId);
     await this.stock.finish(branchId, decision === 'commit' ? 'commit' : 'rollback');

@@ -12,25 +12,25 @@ import {
 import type { PlacementCommand } from '../domain/placement.js';
 import { newKey, notKept, openPersonalData, sealPersonalData, unwrap } from './customer-keys.js';
 
-/** An order as it is kept, with what is sealed of it and what opens that: null where it was destroyed. */
+/** A stored order with its encrypted personal data and the key to it; the key is null once it was destroyed. */
 export interface KeptOrder {
   order: Order;
   sealed: { personal: Buffer; key: WrappedKey | null } | null;
 }
 
-/** Keeps the keys of customers. */
+/** Stores the data keys of customers. */
 export abstract class CustomerKeys {
-  /** Those that are there, by customer. */
+  /** The keys that exist, by customer. */
   abstract keysOf(tenant: string, customerIds: readonly string[]): Promise<ReadonlyMap<string, WrappedKey>>;
-  /** @returns the key of each customer from now on: the one that is offered, unless somebody was faster */
+  /** @returns the key of each customer from now on: the offered one, unless another process was faster */
   abstract addKeys(tenant: string, offered: ReadonlyMap<string, WrappedKey>): Promise<ReadonlyMap<string, WrappedKey>>;
   abstract keptOrders(tenant: string, orderIds: readonly string[]): Promise<KeptOrder[]>;
 }
 
-/** By customer, of those that have one: a key, or why it cannot be used. */
+/** For each customer who has a key: the key, or why it cannot be used. */
 export type FoundKeys = ReadonlyMap<string, DataKey | CleaveError>;
 
-/** Of an order that is about to be recorded. */
+/** An order that is about to be recorded. */
 interface Recordable {
   command: PlacementCommand;
   order: Order;
@@ -47,7 +47,7 @@ export class KeepPersonalData {
     private readonly masters: MasterKeys,
   ) {}
 
-  /** The keys that customers have, to be found before any stock is held: what cannot be encrypted is refused then. */
+  /** The data keys of these customers, to be read before stock is held: what cannot be encrypted is refused then. */
   async keysOf(tenant: string, customerIds: readonly string[]): Promise<FoundKeys> {
     if (!this.masters.newest) return new Map(customerIds.map((customerId) => [customerId, notKept()]));
     const kept = await this.keys.keysOf(tenant, customerIds);
@@ -55,8 +55,8 @@ export class KeepPersonalData {
   }
 
   /**
-   * What there is to be sealed in a batch, by order, with a new key for each customer who has none. It lacks the orders of
-   * a customer for whom somebody else has made one in between that cannot be unwrapped here.
+   * Encrypts the personal data of a batch, by order, with a new key for each customer who has none. Orders are missing from
+   * the result if another process has just made a key for their customer that cannot be unwrapped here.
    */
   async seal(
     tenant: string,
@@ -105,7 +105,7 @@ export class KeepPersonalData {
     return this.open(tenant, kept);
   }
 
-  /** @throws CleaveError `data-key-missing` where the key is there, but not what unwraps it */
+  /** @throws CleaveError `data-key-missing` if the key exists, but its master key is not configured */
   open(tenant: string, { order, sealed }: KeptOrder): OrderInFull {
     if (!sealed) return order;
     if (!sealed.key) return { ...order, personal: 'erased' };
@@ -113,7 +113,7 @@ export class KeepPersonalData {
     return { ...order, personal: 'kept', ...openPersonalData(key, tenant, order.order_id, sealed.personal) };
   }
 
-  /** The orders that were placed with other personal data; what was erased, or is not opened here, is not told from any. */
+  /** The orders that were placed with other personal data; what is erased, or cannot be decrypted here, counts as equal. */
   async differing(
     tenant: string,
     placed: readonly { orderId: string; personal: PersonalData }[],

@@ -11,11 +11,11 @@ import { RunSagas, type Saga, type SagaData } from './run-sagas.js';
 
 export type StartedMove = SagaStep & Pick<Saga, 'sagaId' | 'orderId' | 'data'>;
 
-/** Stores what a caller asked for, so that it is finished even if caller or process are gone. */
+/** Stores the capture or refund that a caller asked for, so that it is finished even if caller or process are gone. */
 export abstract class MoneyMoves {
   /**
-   * @param ifVersions of the order, one of which it has to have; moves that are asked for so follow one another
-   * @returns whether it was started now, and not before
+   * @param ifVersions the order must have one of these versions; moves with this condition run one after another
+   * @returns whether this call started it: not if it was started before, or if the condition is not met
    */
   abstract start(tenant: string, started: StartedMove, ifVersions?: readonly number[]): Promise<boolean>;
   abstract find(
@@ -39,19 +39,19 @@ export interface MoneyCommand {
   fingerprint: string;
   orderId: string;
   kind: 'capture' | 'refund';
-  /** Those that the caller insists on, one of which it saw (`If-Match`). */
+  /** The order versions that the caller accepts (`If-Match`). */
   expectedVersions: readonly number[] | undefined;
-  /** Null for all that can be captured. */
+  /** Null to capture everything that can be captured. */
   amountMinor: number | null;
   reason?: string;
 }
 
-/** What became of what was asked for, and whether it had been asked for before. */
+/** The outcome of a capture or refund, and whether it had been requested before. */
 export type MoneyResult = { replayed: boolean } & ({ move: MoneyMove } | { refusal: CleaveError });
 
-/** How long somebody waits for the provider before hearing that it is not decided yet. */
+/** How long a caller waits for the provider before the answer is that the move is pending. */
 const answerWithinMs = 5_000;
-/** At first, and more seldom as time goes by: those who wait share their connections with those who place orders. */
+/** The first pause; later ones are longer, because waiting callers share their connections with those who place orders. */
 const lookAgainMs = 20;
 
 /** Why payment refuses, in words. */
@@ -81,7 +81,7 @@ export class MoveMoney {
       (refused) => refused !== undefined,
     );
     if (why) throw why;
-    // Named by its key: however often it is asked for, it is one saga.
+    // The id is derived from the idempotency key, so repeated requests are one saga.
     const sagaId = uuidOfHash(hash('sha256', JSON.stringify([tenant, account, kind, idempotencyKey]), 'hex'));
     const isNew = !(await this.moves.find(tenant, sagaId)) && (await this.start(command, sagaId, giveUpAt));
     this.sagas.wake();
@@ -107,7 +107,7 @@ export class MoveMoney {
     return isNew;
   }
 
-  /** What is due for the rest, with discounts and shipping, the shop alone can say. */
+  /** Only the shop can say what is due for the rest, with discounts and shipping. */
   private async refuseAllOfPart(tenant: string, orderId: string): Promise<void> {
     const order = await this.orderAsIs(tenant, orderId);
     if (!isCancelledInPart(order!)) return;
@@ -134,9 +134,9 @@ export class MoveMoney {
     );
   }
 
-  /** It is known then what can be moved. Who asks earlier would be refused, and the key would keep that for ever. */
+  /** Waits for the purchase to end: before that, what can be moved is unknown, and the key would keep a refusal for ever. */
   private async untilPurchased(tenant: string, orderId: string, giveUpAt: number): Promise<void> {
-    // The purchase has the id of its order.
+    // The saga of the purchase has the id of its order.
     const isOver = async () => (await this.moves.find(tenant, orderId))?.state !== 'running' || undefined;
     if (await seenBy(giveUpAt, isOver)) return;
     throw new CleaveError(
@@ -169,7 +169,7 @@ export class MoveMoney {
   }
 }
 
-/** Looks until there is something to see, or it is too late. */
+/** Polls until there is a result, or until the time is over. */
 const seenBy = async <Seen>(giveUpAt: number, look: () => Promise<Seen | undefined>): Promise<Seen | undefined> => {
   for (let pauseMs = lookAgainMs; ; pauseMs *= 1.5) {
     const seen = await look();
@@ -178,7 +178,7 @@ const seenBy = async <Seen>(giveUpAt: number, look: () => Promise<Seen | undefin
   }
 };
 
-/** What no key and no time changes. */
+/** The refusals that neither another key nor time would change. */
 const whyNever = (order: Order | undefined, { kind, orderId }: MoneyCommand): CleaveError | undefined => {
   if (!order) return noSuchOrder(orderId);
   if (order.payment_method === null)

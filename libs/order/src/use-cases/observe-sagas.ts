@@ -2,21 +2,21 @@ import { Inject, Injectable, Optional } from '@nestjs/common';
 import { keptFor } from '#periodic';
 import { Metrics } from '#telemetry';
 
-/** How the sagas of all tenants do. */
+/** The state of the sagas of all tenants. */
 export abstract class SagaStates {
   /**
-   * Counted only as far as is needed to see that they are many.
+   * Counting stops at a bound, as it is enough to see that there are many.
    *
-   * @returns those under way, those that are tried in vain and those that wait for a person; and for how long one of them
-   *   has been due, in seconds
+   * @returns how many sagas are running, stuck (failed many times) and parked (waiting for a person), and for how many
+   *   seconds the most overdue one has been due
    */
   abstract states(): Promise<{ running: number; stuck: number; parked: number; overdue: number }>;
 }
 
-/** Metrics are open to everybody: whoever asks often does not have Postgres asked as often. */
+/** Metrics are open to everybody, so the counts are cached: frequent scrapes must not cause frequent queries. */
 const [keepMs, withinMs] = [1_000, 5_000];
 
-/** Asked of Postgres when somebody asks for the metrics: the same by every instance, whoever leads the sagas. */
+/** Queries Postgres when metrics are collected. All instances report the same values, whichever of them lead the sagas. */
 @Injectable()
 export class ObserveSagas {
   constructor(states: SagaStates, @Optional() @Inject(Metrics) metrics?: Metrics) {

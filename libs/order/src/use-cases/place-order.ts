@@ -7,9 +7,9 @@ import { Batcher, type Patience } from './batcher.js';
 import { ObservedBatches } from './observed-batches.js';
 import { ReserveAndRecord, type Placement, type PlacementResult } from './reserve-and-record.js';
 
-/** Orders, lines and bytes of one batch; orders and bytes that may wait for the next one, and as many for an equal key. */
+/** Orders, lines and bytes of one batch; orders and bytes that may wait for the next one, and as many again that wait for an equal key. */
 const batchLimits = { orders: 250, lines: 5_000, bytes: 4_194_304, waiting: 5_000, waitingBytes: 67_108_864 };
-/** A second one, so that one batch is written while the other is read, and so that a slow batch does not park everyone. */
+/** A second lane, so that one batch is written while the other is read, and a slow batch does not block everyone. */
 const lanes = 2;
 const slowMs = 20;
 /** How long a request waits for one with the same key. */
@@ -21,7 +21,7 @@ const turnWithinMs = 10_000;
  */
 @Injectable()
 export class PlaceOrder {
-  /** The requests under way, by what their keys have to be unique in. */
+  /** The requests in progress, by tenant, account and idempotency key. */
   private readonly underWay = new Map<string, Promise<unknown>>();
   private readonly waitingForTurn = { orders: 0, bytes: 0 };
   private readonly batcher: Batcher<Placement, PlacementResult>;
@@ -45,9 +45,9 @@ export class PlaceOrder {
   }
 
   /**
-   * @param patience of the caller: a request that waits for an equal key or a batch beyond its deadline is given up, and so is
-   *   one whose caller has gone when its batch sets off
-   * @throws CleaveError for a refusal that is not kept: the same key may be used again once its cause is gone
+   * @param patience of the caller: a request is given up if it waits beyond its deadline for an equal key or a batch, or if
+   *   its caller has gone when its batch starts
+   * @throws CleaveError for a refusal that is not stored: the same key may be used again once its cause is gone
    */
   async execute(
     tenant: string,
@@ -77,7 +77,7 @@ export class PlaceOrder {
     const size = { lines: command.lines.length, bytes: Buffer.byteLength(canonical) + personalBytes };
     if (idempotencyKey === null) return this.batcher.add(placement, size, patience);
 
-    // Equal keys in this process follow one another: the second finds the stored answer of the first.
+    // Requests with equal keys run one after another in this process: the second finds the stored answer of the first.
     const slot = JSON.stringify([tenant, account, idempotencyKey]);
     const giveUpAt = Math.min(Date.now() + turnWithinMs, patience.deadlineMs ?? Number.POSITIVE_INFINITY);
     for (let before = this.underWay.get(slot); before; before = this.underWay.get(slot))
@@ -88,7 +88,7 @@ export class PlaceOrder {
     return placing;
   }
 
-  /** Waits for the request before; several may wait for it, and the first to go on is the next one under way. */
+  /** Waits for the request before. Several may wait for the same one; the first to continue is the next in progress. */
   private async turn(before: Promise<unknown>, giveUpAtMs: number, bytes: number): Promise<void> {
     const { waitingForTurn } = this;
     const { waiting, waitingBytes } = batchLimits;

@@ -13,13 +13,13 @@ import {
 import { EventFeed } from './read-events.js';
 
 const batchSize = 500;
-/** How late an event is published that nobody was told of. */
+/** How late an event is published if nothing wakes this process. */
 const pollMs = 100;
 const consumer = 'bus';
 
 const orderLogEvents = z.array(orderLogEvent);
 
-/** The events of a page. */
+/** Parses the events of a page. */
 export const eventsIn = (texts: readonly string[]): OrderLogEvent[] =>
   z.decode(orderLogEvents, JSON.parse(`[${texts.join(',')}]`) as z.input<typeof orderLogEvents>);
 

@@ -2,9 +2,9 @@ import { Injectable } from '@nestjs/common';
 import { limits } from '#contracts';
 import { PeriodicWork } from '#periodic';
 
-/** What keys were answered with that came to no order. */
+/** Refusals that are stored under idempotency keys. */
 export abstract class KeptRefusals {
-  /** @returns how many of those older than `ageMs` were forgotten, at most `limit` */
+  /** @returns how many refusals older than `ageMs` were deleted, at most `limit` */
   abstract forget(ageMs: number, limit: number): Promise<number>;
 }
 
@@ -12,7 +12,7 @@ const everyMs = 3_600_000;
 const batchSize = 1_000;
 
 /**
- * Forgets refusals that nobody repeats any more: their keys may be used anew from then on. The keys of orders and of
+ * Deletes old refusals, which nobody repeats any more; their keys may be used anew from then on. The keys of orders and of
  * changes are kept for ever.
  */
 @Injectable()
@@ -22,7 +22,7 @@ export class PurgeRefusals extends PeriodicWork {
   }
 
   async execute(): Promise<void> {
-    // Of a flash sale there are millions.
+    // A flash sale leaves millions.
     await this.inBatches(batchSize, (size) => this.refusals.forget(limits.refusalKeptMs, size));
   }
 }

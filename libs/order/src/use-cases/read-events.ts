@@ -5,32 +5,32 @@ import { CleaveError, type OrderEventType } from '#contracts';
 import type { HistoryEntry } from '../domain/order.js';
 import { pageLines, toldLinesOf } from './read-orders.js';
 
-/** A place in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
+/** A position in the log: after the row `id` of the transaction `xid`. Both are decimal texts of 64-bit integers. */
 export interface Position {
   xid: string;
   id: string;
 }
 
-/** What happened to an order, and where that stands in the feed of a tenant. */
+/** What happened to an order, and its position in the feed of a tenant. */
 export interface OrderEvent extends HistoryEntry, Position {
   orderId: string;
 }
 
-/** The events of all orders of a tenant, in the order of their commits: none is ever added in front of one that was read. */
+/** The events of all orders of a tenant, in commit order: none is ever added before one that was already read. */
 export abstract class EventFeed {
-  /** At most `limit` events; none more once they have `pageLines` lines. */
+  /** At most `limit` events; fewer if they reach `pageLines` lines. */
   abstract after(tenant: string, position: Position, limit: number): Promise<OrderEvent[]>;
   /**
-   * The log as other modules read it, of all tenants.
-   * @param limit so many are looked at; large orders make it fewer
-   * @param types those that are told of them; all where it is null
+   * A page of the log of all tenants, for other modules.
+   * @param limit how many events are examined; fewer if their orders are large
+   * @param types the event types to return; null for all
    */
   abstract log(after: string, limit: number, types: readonly OrderEventType[] | null): Promise<LogPage>;
 }
 
-/** What is told of the log, of all up to a position. */
+/** The part of the log up to a position. */
 export interface LogPage {
-  /** The events, as `orderLogEvent` says, each in JSON: they are many, and are passed on as they come. */
+  /** The events as JSON texts of `orderLogEvent`: there are many, so they are passed on without being parsed. */
   events: readonly string[];
   until: string;
   isMore: boolean;
@@ -38,22 +38,22 @@ export interface LogPage {
 
 const beginning: Position = { xid: '0', id: '0' };
 
-/** Events in one look while following. */
+/** Events per poll of a follower. */
 const pageSize = 200;
-/** How soon followers see what is new. */
+/** How soon followers see new events. */
 const pollMs = 250;
-/** Each polls, so there is an end to them. A tenant follows as often as is left to the others, at most. */
+/** Each follower polls, so there is a limit. A tenant may have at most as many followers as it leaves to others. */
 const maxFollowers = 200;
 const tryAgainMs = 5_000;
-/** Of the connections, those that followers read by at once, however far behind they are: the others are for orders. */
+/** How many connections followers read over at once, however far behind they are: the others are left to orders. */
 const mostReading = 2;
-/** As long as for a connection. Then the stream ends, and whoever followed comes again, in place of hearing nothing for ever. */
+/** As long as for a connection. Then the stream ends and its follower reconnects, instead of hearing nothing for ever. */
 const longestWaitMs = 5_000;
 
-/** Reads the change feed: a page, or all that has come and will come. */
+/** Reads the change feed: one page, or everything that has happened and will happen. */
 @Injectable()
 export class ReadEvents {
-  /** How often each tenant follows. */
+  /** The number of followers by tenant. */
   private readonly followers = new Map<string, number>();
   private readonly reading = new Lane({
     ...{ atOnce: mostReading, mostWaiting: maxFollowers, longestWaitMs },
@@ -62,7 +62,7 @@ export class ReadEvents {
 
   constructor(private readonly feed: EventFeed) {}
 
-  /** @returns events, and the position to go on from: that of the last one, or the one given */
+  /** @returns events, and the position to continue from: that of the last one, or the given one */
   async page(
     tenant: string,
     after: Position = beginning,
@@ -77,9 +77,9 @@ export class ReadEvents {
   }
 
   /**
-   * Events until the signal says that nobody takes them any more; an empty list now and then, while there is nothing new.
+   * Yields events until `gone` is aborted, and an empty list now and then while there is nothing new.
    *
-   * @throws CleaveError at once: `unavailable` when too many follow already, `too-many-requests` when too many of them are
+   * @throws CleaveError at once: `unavailable` if there are too many followers, `too-many-requests` if too many of them are
    *   of this tenant
    */
   follow(tenant: string, after: Position = beginning, gone: AbortSignal): AsyncGenerator<OrderEvent[], void> {
@@ -122,6 +122,6 @@ export class ReadEvents {
   }
 }
 
-/** Whether more may follow at once. */
+/** Whether there may be more events already. */
 const isCut = (events: readonly OrderEvent[]): boolean =>
   events.length === pageSize || toldLinesOf(events) >= pageLines;

@@ -10,16 +10,15 @@ export interface OrderFilter {
 
 export abstract class OrderReader {
   abstract find(tenant: string, orderId: string): Promise<Order | undefined>;
-  /** At most `limit` orders, newest first, those older than `before`; none more once they have `pageLines` lines. */
+  /** At most `limit` orders, newest first, older than `before`; fewer if they reach `pageLines` lines. */
   abstract page(tenant: string, filter: OrderFilter, before: string | undefined, limit: number): Promise<Order[]>;
   /**
-   * At most `limit` entries of an order, oldest first, those behind the version `after`; none more once they tell of
-   * `pageLines` lines.
+   * At most `limit` entries of an order, oldest first, after the version `after`; fewer if they reach `pageLines` lines.
    */
   abstract history(tenant: string, orderId: string, after: number, limit: number): Promise<HistoryEntry[]>;
 }
 
-/** So that a page of large orders, or of large hand-overs, fills neither the memory nor the time of others. */
+/** So that a page of large orders, or of large hand-overs, takes neither the memory nor the time of others. */
 export const pageLines = 20_000;
 
 /** Looks up payments, which the payment module keeps. */
@@ -54,10 +53,10 @@ export class ReadOrders {
     return { data, last: isCut ? (data.at(-1)?.order_id ?? null) : null };
   }
 
-  /** @param after the version that is told already; 0 where none is */
+  /** @param after the last version that the caller has; 0 for none */
   async history(tenant: string, orderId: string, after: number, limit: number): Promise<HistoryPage> {
     const found = await this.orders.history(tenant, orderId, after, limit + 1);
-    // Every order has an entry.
+    // Every order has entries, so perhaps there is no such order.
     if (found.length === 0) await this.one(tenant, orderId);
     return historyPageOf(found, limit);
   }
@@ -78,17 +77,17 @@ const linesOf = (orders: readonly Order[]): number => orders.reduce((sum, it) =>
 
 export interface HistoryPage {
   data: HistoryEntry[];
-  /** The version that was told last, where there may be more. */
+  /** The last version on the page, if there may be more. */
   last: number | null;
 }
 
-/** @param found one more than `limit`, or fewer where they tell of `pageLines` lines, or where there are no more */
+/** @param found one entry more than `limit`; fewer if they have `pageLines` lines or there are no more */
 export const historyPageOf = (found: readonly HistoryEntry[], limit: number): HistoryPage => {
   const data = found.slice(0, limit);
   const isCut = found.length > limit || toldLinesOf(found) >= pageLines;
   return { data, last: isCut ? (data.at(-1)?.version ?? null) : null };
 };
 
-/** The lines that entries of a history tell of. */
+/** The total number of lines in entries of a history. */
 export const toldLinesOf = (entries: readonly HistoryEntry[]): number =>
   entries.reduce((sum, { data }) => sum + (data.lines?.length ?? 0), 0);

@@ -24,19 +24,19 @@ export abstract class StockSettler {
 }
 
 const batchSize = 1_000;
-/** In one call; an effect of more lines goes alone. */
+/** Lines in one call; an effect with more lines gets a call of its own. */
 const linesAtOnce = 5_000;
 /**
- * Each tenant of a batch is a call: one after the other, a batch of many would take as long as they are many. No more, as each
- * takes a connection of inventory, and other instances tell it as well.
+ * Each tenant of a batch needs a call of its own. One after another, a batch of many tenants would take too long; more than
+ * this in parallel would take too many connections of inventory, as other instances call it as well.
  */
 const tenantsAtOnce = 2;
-/** Also how late another instance's events are, whose part is read here. */
+/** Also the delay of events of other instances whose part is read here. */
 const pollMs = 100;
-/** What happens meanwhile goes in one delivery: it costs the same for ten as for one. */
+/** Events that arrive within this time go in one delivery, as ten cost no more than one. */
 const paceMs = 50;
 
-/** Sends the events of orders from the outbox to inventory, which lets the stock follow: in order, at least once, applied once. */
+/** Delivers the events of orders to inventory, so that the stock follows: in order, at least once, applied once. */
 @Injectable()
 export class RelayOutbox extends EventConsumer<OutboxEvent> {
   constructor(
@@ -61,18 +61,18 @@ export class RelayOutbox extends EventConsumer<OutboxEvent> {
     };
     const telling = Array.from({ length: tenantsAtOnce }, () =>
       tell().catch((error: unknown) => {
-        // All are told again, so nobody else has to find out first that inventory is away.
+        // The batch fails as a whole, so the other calls need not find out that inventory is away.
         left.length = 0;
         throw error;
       }),
     );
-    // Not before all of them have ended: what is under way must not meet itself.
+    // Only after all of them have ended: a delivery must not overlap with its own repeat.
     const failed = (await Promise.allSettled(telling)).find((it) => it.status === 'rejected');
     if (failed) throw failed.reason as Error;
     await checkpoint.keep();
   }
 
-  /** What cannot be applied is told to the operator and holds up nobody else: its event stays in the outbox. */
+  /** Reports effects that cannot be applied to the operator; they hold up no others, and their events stay in the outbox. */
   private async settle(tenant: string, effects: readonly StockEffect[]): Promise<void> {
     for (const { reservation_id, version } of await this.stock.settle(tenant, effects))
       this.logger.error(

@@ -25,61 +25,61 @@ import { KeepPersonalData, type FoundKeys } from './keep-personal-data.js';
 import { RelayOutbox } from './relay-outbox.js';
 import { RunSagas, type SagaData } from './run-sagas.js';
 
-/** A request for an order, admitted. */
+/** An admitted request for an order. */
 export interface Placement {
   tenant: string;
   account: string;
   idempotencyKey: string | null;
-  /** The key, or a random text where there is none: what its reservations are named after, however often it is tried. */
+  /** The idempotency key, or a random text without one: the ids of its reservations are derived from it at every attempt. */
   name: string;
   command: PlacementCommand;
-  /** Tells commands apart that come under one key. */
+  /** Distinguishes commands that use the same key. */
   fingerprint: string;
-  /** Of the request, for the events that follow from it. */
+  /** The trace context of the request, for the events that result from it. */
   traceparent?: string | undefined;
 }
 
-/** A placed order or a kept refusal, and whether an earlier request got it first. */
+/** A placed order or a stored refusal, and whether it was the answer to an earlier request already. */
 export type PlacementResult = { replayed: boolean } & ({ order: Order } | { refusal: CleaveError });
 
-/** A refusal that is kept, so that every repeat of the request gets it again. */
+/** A refusal that is stored, so that every repeat of the request gets it again. */
 export interface StoredRefusal {
   code: ErrorCode;
   detail: string;
   extensions: Record<string, unknown>;
 }
 
-/** What a key was answered with. */
+/** The stored answer of an idempotency key. */
 export type StoredAnswer = { fingerprint: string } & ({ order: Order } | { refusal: StoredRefusal });
 
 /** An order to be recorded, with what makes it unique. */
 export interface OrderRecord extends Pick<Placement, 'account' | 'idempotencyKey' | 'fingerprint' | 'traceparent'> {
   order: Order;
   reservationId: string;
-  /** What leads its payment, where that is a concern of ours. */
+  /** The saga of its payment; undefined for an order that is paid elsewhere. */
   saga?: (SagaStep & { data: SagaData }) | undefined;
 }
 
-/** What orders tell of persons, by order; undefined where none of a batch does. */
+/** Encrypted personal data by order id; undefined if no order of the batch has any. */
 export type SealedByOrder = ReadonlyMap<string, SealedPersonalData> | undefined;
 
-/** How long an order waits for its payment to be promised, in milliseconds. */
+/** How long an order waits for its payment to be authorised, in milliseconds. */
 export const payWithin = Symbol('pay within');
 
 type Keyed = Placement & { idempotencyKey: string };
 
 /** Stores placed orders, and refusals under their idempotency keys. What it returns is durable, so callers may be told. */
 export abstract class PlacedOrders {
-  /** What each of the keys was answered with, in the order given; `undefined` for a key never seen. */
+  /** The stored answer of each key, in the given order; `undefined` for a key that was never used. */
   abstract answersOf(
     tenant: string,
     requests: readonly Pick<Keyed, 'account' | 'idempotencyKey'>[],
   ): Promise<(StoredAnswer | undefined)[]>;
   /**
    * Records orders with the event that they were placed, in one transaction.
-   * @param sealed what of them is recorded with them and told to nobody who reads orders
-   * @param branchId of the stock that is prepared for them: the same transaction decides that it stands
-   * @returns the ids of those recorded: not those whose id is taken, or whose key has an order or a kept refusal
+   * @param sealed their encrypted personal data, stored with them but not shown to those who read orders
+   * @param branchId the branch of their prepared stock: the same transaction records the decision to commit it
+   * @returns the ids of the recorded orders: without those whose id is taken, or whose key has an order or a stored refusal
    */
   abstract record(
     tenant: string,
@@ -90,8 +90,8 @@ export abstract class PlacedOrders {
   /** The orders with these ids, by id; `void` for an id that no order will ever have. */
   abstract byId(tenant: string, orderIds: readonly string[]): Promise<ReadonlyMap<string, Order | 'void'>>;
   /**
-   * Declares void the orders that are not there, and waits for whoever is just recording one.
-   * @returns the ids, of those given, that no order will ever have; the others have one
+   * Declares void the ids that have no order, after waiting for any transaction that is recording one.
+   * @returns the given ids that no order will ever have; the others have an order
    */
   abstract declareVoid(tenant: string, holds: readonly HeldFor[]): Promise<ReadonlySet<string>>;
   abstract keepRefusals(
@@ -100,12 +100,12 @@ export abstract class PlacedOrders {
   ): Promise<void>;
 }
 
-/** What is held for an order, recorded or not. */
+/** A hold for an order, whether or not the order is recorded. */
 export type HeldFor = Pick<OverdueHold, 'order_id' | 'reservation_id'>;
 
-/** Holds stock, in inventory. */
+/** Holds stock in inventory. */
 export abstract class StockHolder {
-  /** @param branchId where the stock is only prepared, until the branch is finished */
+  /** @param branchId if given, the stock is only prepared until this branch is finished */
   abstract reserve(
     tenant: string,
     reservations: readonly {
@@ -116,11 +116,11 @@ export abstract class StockHolder {
     }[],
     branchId?: string,
   ): Promise<ReplyOf<(typeof inventoryContract)['operations']['reserve']>>;
-  /** Gives back a hold that no order will ever claim. */
+  /** Releases a hold that no order will ever use. */
   abstract release(tenant: string, reservationId: string): Promise<void>;
 }
 
-/** A try to place an order: another one follows when its hold was given back before there was an order. */
+/** One attempt to place an order. Another one follows if its hold was released before the order was recorded. */
 interface Try {
   placement: Placement;
   attempt: number;
@@ -128,12 +128,12 @@ interface Try {
   orderId: string;
 }
 
-/** A hold is given back only when a request was away for longer than a hold waits, so many are more than enough. */
+/** A hold is released only if its request stalled for longer than a hold lasts, so this is more than enough. */
 const maxAttempts = 20;
 
-/** Each tenant of a batch is prepared by itself, and Postgres is set to how many may be at once, of all instances. */
+/** Each tenant of a batch gets its own prepared transaction; `max_prepared_transactions` limits those of all instances. */
 const mostPrepared = 8;
-/** Whose turn comes later is refused: where a call hangs, the last of many tenants would wait for one after the other. */
+/** Tenants whose turn comes later are refused: if a call hangs, the last of many would wait for all calls before it. */
 const longestWaitMs = 5_000;
 
 const noKeys: FoundKeys = new Map();
@@ -141,34 +141,34 @@ const noKeys: FoundKeys = new Map();
 interface Held {
   it: Try;
   record: OrderRecord & Pick<Placement, 'command'>;
-  /** Whether nobody else may have come with the id of the order before. */
+  /** Whether no earlier request can have used this order id: it is this try's own, or there is no idempotency key. */
   isOwn: boolean;
 }
 
-/** What has become of placements so far. */
+/** Outcomes of placements so far. */
 class Results extends Map<Placement, PlacementResult | Error> {
   /**
-   * By the ids of their orders: attempts of which it is not known whether they recorded them. If an order is there, they did, or
-   * a repeat of the same request that ran at the same time.
+   * Tries whose recording may have committed, by order id. If such an order is found, one of them recorded it, or a concurrent
+   * repeat of the same request.
    */
   readonly unheard = new Map<string, Try>();
 }
 
 /**
  * Reserves stock for a batch of orders in inventory, then records the orders in one statement. Both steps are idempotent, so
- * what fails of a tenant is tried again in halves until the order that cannot be recorded fails alone. Who is answered keeps the
- * answer: nothing that is recorded is tried again.
+ * a batch of a tenant that fails is bisected and retried until the order that cannot be recorded fails alone. Placements
+ * that have an outcome keep it: nothing that is recorded is tried again.
  */
 @Injectable()
 export class ReserveAndRecord {
   private readonly preparing = new Lane({
-    // Batches have their bounds.
+    // The queue needs no limit of its own, because batches are limited.
     ...{ atOnce: mostPrepared, mostWaiting: Number.POSITIVE_INFINITY, longestWaitMs },
     tooMuch: 'More tenants are placing orders',
   });
-  /** Whether orders could be recorded the last time. */
+  /** Whether the last attempt to record orders succeeded. */
   private canRecord = true;
-  /** Finds out whether they can be again, for all tenants at once. */
+  /** The attempt in progress to find out whether orders can be recorded again, shared by all tenants. */
   private probe: Promise<unknown> | undefined;
 
   constructor(
@@ -181,7 +181,7 @@ export class ReserveAndRecord {
     @Inject(commitProtocol) private readonly protocol: CommitProtocol,
   ) {}
 
-  /** @returns what became of each, in the order given; an error is that placement's alone */
+  /** @returns the outcome of each placement, in the given order; an error concerns that placement alone */
   async execute(placements: readonly Placement[]): Promise<(PlacementResult | Error)[]> {
     const results = new Results();
     await Promise.all(
@@ -191,9 +191,9 @@ export class ReserveAndRecord {
   }
 
   /**
-   * Most keys are new, so nothing is looked up before there is a reason to: a repeat gets the reservation and with it the
-   * order of the first try, a key that was used for another command is met when the order is recorded, and a refusal is
-   * not given before it is known that the key has no other answer.
+   * Most keys are new, so nothing is looked up in advance: a repeat gets the reservation of the first try, and with it the
+   * order; a key that was used for another command is detected when the order is recorded; and a refusal is returned only
+   * once it is known that the key has no other answer.
    */
   private async ofTenant(tenant: string, placements: Placement[], results: Results): Promise<void> {
     const waiting = placements.map((placement) => ({
@@ -204,7 +204,7 @@ export class ReserveAndRecord {
     }));
     const place = () => byHalves(waiting, (some) => this.place(tenant, some, results));
     try {
-      // In halves as well while it is its turn: who is refused here has had no effect.
+      // The halves share one turn of the lane; tenants that the lane refuses have had no effect.
       await (this.protocol === 'two-phase' ? this.preparing.inTurn(place) : place());
     } catch (error) {
       for (const { reject } of waiting) reject(error);
@@ -213,7 +213,7 @@ export class ReserveAndRecord {
     await this.refuseOthersData(tenant, placements, results);
   }
 
-  /** Before it is told that something is away: the order may be recorded, and a repeat needs no stock to be answered. */
+  /** Looks before an outage is reported: the order may have been recorded, and a repeat can be answered without stock. */
   private async lookAgain(tenant: string, placements: Placement[], results: Results): Promise<void> {
     const isOpen = (it: Placement): boolean => isOutage(results.get(it));
     if (!placements.some(isOpen)) return;
@@ -222,7 +222,7 @@ export class ReserveAndRecord {
       if (unheard.length > 0) await this.replayRecorded(tenant, unheard, results);
       await this.replayStored(tenant, placements.filter(isOpen), results);
     } catch {
-      // They are told what was away at first.
+      // The placements keep their original error.
     }
     for (const { placement } of unheard)
       if (isOpen(placement) && !isKeyed(placement)) results.set(placement, notKnown(results.get(placement)));
@@ -231,7 +231,7 @@ export class ReserveAndRecord {
   private async place(tenant: string, waiting: readonly { placement: Placement }[], results: Results): Promise<void> {
     const open = waiting.map((it) => it.placement).filter((it) => !results.has(it));
     if (open.length === 0) return;
-    // Stock would be held for what cannot be recorded, and sold to nobody until it is swept.
+    // A probe: while orders cannot be recorded, reserving would only keep stock from others until the sweep.
     if (!this.canRecord) await (this.probe ??= this.record(tenant, []).finally(() => (this.probe = undefined)));
     const keys = await this.dataKeysOf(tenant, open, results);
     let tries = open.filter((it) => !results.has(it)).map((it) => newTry(it, 1));
@@ -242,9 +242,9 @@ export class ReserveAndRecord {
   }
 
   /**
-   * The keys of those who have some. Where there is none yet, or none that can be used, repeats are answered first: they
-   * need no key, and make none for a customer who was erased. Whose personal data cannot be encrypted is refused then,
-   * before stock is held.
+   * The data keys of customers who have one. Placements whose customer has no key, or an unusable one, are looked up as
+   * repeats first: a repeat needs no key, and must not create one for a customer who was erased. After that, a placement
+   * whose personal data cannot be encrypted is refused, before stock is held.
    */
   private async dataKeysOf(tenant: string, placements: Placement[], results: Results): Promise<FoundKeys> {
     const personal = placements.filter((it) => it.command.personal !== null);
@@ -263,8 +263,8 @@ export class ReserveAndRecord {
   }
 
   /**
-   * Personal data are not part of the fingerprint, which is kept when they are erased: under a key that was used before they
-   * are compared with those of its order.
+   * Personal data is not part of the fingerprint, because that is kept when the data is erased. So when a key is used again,
+   * the personal data is compared with that of its order.
    */
   private async refuseOthersData(tenant: string, placements: Placement[], results: Results): Promise<void> {
     const repeats = placements.flatMap((placement) => {
@@ -272,7 +272,7 @@ export class ReserveAndRecord {
       const { personal } = placement.command;
       if (!personal || !result || !('order' in result)) return [];
       const orderId = result.order.order_id;
-      // What this attempt may not have recorded itself may be the order of a repeat, with other data; without a key there is none.
+      // An order that this try may not have recorded itself may be that of a repeat with other data. Without a key there is none.
       const mayBeOfRepeat = isKeyed(placement) && results.unheard.has(orderId);
       if (!result.replayed && !mayBeOfRepeat) return [];
       return [{ placement, orderId, personal }];
@@ -286,7 +286,7 @@ export class ReserveAndRecord {
     }
   }
 
-  /** @returns the placements that nobody has answered before */
+  /** @returns the placements without a stored answer */
   private async replayStored(tenant: string, placements: Placement[], results: Results): Promise<Placement[]> {
     const keyed = placements.filter(isKeyed);
     if (keyed.length === 0) return placements;
@@ -298,7 +298,7 @@ export class ReserveAndRecord {
     return placements.filter((it) => !results.has(it));
   }
 
-  /** @returns the tries whose hold is released */
+  /** @returns the tries whose hold was released */
   private async reserve(tenant: string, tries: Try[], keys: FoundKeys, results: Results): Promise<Try[]> {
     const branchId = this.protocol === 'two-phase' ? uuidOfTime(Date.now()) : undefined;
     const { decisions, products } = await this.endingOnFailure(branchId, () =>
@@ -313,7 +313,7 @@ export class ReserveAndRecord {
       const { placement, reservationId } = it;
       const decision = decisions[index]!;
       if (decision.outcome === 'held') {
-        // The id that the first try of the reservation came with: this may not be the first.
+        // The order id of the first try of this reservation, which may be an earlier one.
         const order = placedOrder(placement.command, productOf, decision.order_id, placedAtOf(decision.order_id));
         const record = { ...placement, reservationId, order, saga: this.sagaOf(placement, order) };
         const isOwn = placement.idempotencyKey === null || order.order_id === it.orderId;
@@ -328,7 +328,7 @@ export class ReserveAndRecord {
     const recorded = await this.endingOnFailure(branchId, () => this.recorded(tenant, held, keys, results, branchId));
     for (const { it, record } of held)
       if (recorded.has(it.orderId)) results.set(it.placement, { order: record.order, replayed: false });
-    // Before anything else: what is prepared holds locks, and cannot be confirmed yet.
+    // First of all: prepared transactions hold locks, and their holds cannot be confirmed yet.
     if (branchId !== undefined) await this.branches.commit(branchId);
     if (recorded.size > 0) this.relay.wake();
     if (refused.size > 0) await this.refuse(tenant, refused, results);
@@ -337,7 +337,7 @@ export class ReserveAndRecord {
     return released;
   }
 
-  /** Refuses those whose key has no answer yet, and keeps what is not kept by inventory alone. */
+  /** Refuses the placements whose keys have no answer yet; refusals for lack of stock are stored under their keys first. */
   private async refuse(tenant: string, refused: ReadonlyMap<Placement, Refusal>, results: Results): Promise<void> {
     const toKeep: (Keyed & { refusal: StoredRefusal })[] = [];
     const kept = new Map<Placement, PlacementResult>();
@@ -349,19 +349,19 @@ export class ReserveAndRecord {
       if (!isKept) results.set(placement, refusal);
       else kept.set(placement, { refusal, replayed: false });
     }
-    // Told only once they are kept: whoever repeats the request is to get the same.
+    // Set only once they are stored, so that every repeat of the request gets the same answer.
     if (toKeep.length > 0) await this.orders.keepRefusals(tenant, toKeep);
     for (const [placement, result] of kept) results.set(placement, result);
   }
 
-  /** Undoes what was prepared where the orders are not recorded, or finds out whether they are. */
+  /** If the work fails, ends the branch: commits it if its orders were recorded after all, and rolls it back otherwise. */
   private async endingOnFailure<T>(branchId: string | undefined, work: () => Promise<T>): Promise<T> {
     try {
       return await work();
     } catch (error) {
-      // If that fails as well, it is left to whoever looks for what is in doubt.
+      // If that fails as well, the recovery of branches in doubt ends it.
       const ending = branchId === undefined ? undefined : this.branches.end(branchId).catch(() => undefined);
-      // Who is told that something is away need not wait for that; who is tried again in halves needs the locks.
+      // A caller that gets an outage need not wait for that; a retry in halves needs the locks.
       if (!isOutage(error)) await ending;
       throw error;
     }
@@ -400,26 +400,26 @@ export class ReserveAndRecord {
     }
   }
 
-  /** @returns the tries that came too late: their hold has been declared void */
+  /** @returns the tries that came too late: their order ids were declared void */
   private async answerLost(tenant: string, lost: readonly Try[], results: Results): Promise<Try[]> {
-    // Either the order is there, recorded by another try of the same request, or declared void, or the key has another
-    // answer: then this one's hold belongs to nobody.
+    // Either another try of the same request recorded the order, or the order id was declared void, or the key has another
+    // answer. In the last case this try's hold belongs to nobody.
     const { declaredVoid, unknown } = await this.replayRecorded(tenant, lost, results);
     const placements = unknown.map((it) => it.placement);
     for (const placement of await this.replayStored(tenant, placements, results))
       results.set(placement, new CleaveError('unavailable', 'The order could not be recorded. Try again.'));
     const answered = unknown.filter((it) => !isOutage(results.get(it.placement)));
-    // Whoever declared one void may not have come to its hold yet, which would be wanting in the next try.
+    // Whoever declared an id void may not have released its hold yet, and the next try would lack that stock.
     for (const { reservationId } of [...(await this.declareVoid(tenant, answered, results)), ...declaredVoid])
       await this.stock.release(tenant, reservationId);
     return declaredVoid;
   }
 
   /**
-   * Sees to it that no order comes to stand on what is about to be given back: another try of the same request may have
-   * begun to record before the key was answered otherwise, and have its order there by now.
+   * Makes sure that no order relies on a hold that is about to be released: another try of the same request may have begun
+   * to record before the key was answered otherwise, and may have recorded its order by now.
    *
-   * @returns those that no order will ever have the id of
+   * @returns the tries whose order ids no order will ever have
    */
   private async declareVoid(tenant: string, tries: readonly Try[], results: Results): Promise<Try[]> {
     if (tries.length === 0) return [];
@@ -430,12 +430,12 @@ export class ReserveAndRecord {
     return tries.filter((it) => isVoid.has(it.orderId));
   }
 
-  /** Tries anew those whose hold was given back. One that was given back because its order was cancelled has its answer. */
+  /** Retries placements whose hold was released. If its order was recorded and cancelled, that is the answer. */
   private async again(tenant: string, released: Try[], results: Results): Promise<Try[]> {
     if (released.length === 0) return [];
     const { declaredVoid, unknown } = await this.replayRecorded(tenant, released, results);
     const orderless = [...declaredVoid, ...unknown];
-    // A key that was answered meanwhile has its answer, and another try would only hold stock for nothing.
+    // If the key was answered meanwhile, another try would only hold stock for nothing.
     await this.replayStored(
       tenant,
       orderless.map((it) => it.placement),
@@ -453,8 +453,8 @@ export class ReserveAndRecord {
   }
 
   /**
-   * Answers those whose order another try has recorded.
-   * @returns the others: those that no order will ever have the id of, and those that none has yet
+   * Answers the tries whose order another try has recorded.
+   * @returns the others: those whose order id was declared void, and those whose id has no order yet
    */
   private async replayRecorded(
     tenant: string,

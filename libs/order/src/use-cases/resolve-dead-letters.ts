@@ -4,9 +4,9 @@ import { RunSagas } from './run-sagas.js';
 
 export type DeadLetter = DeadLetterDocument;
 
-/** Sagas that wait for a person. */
+/** Sagas that wait for a person to decide. */
 export abstract class ParkedSagas {
-  /** At most `limit`, by id, those behind `after`. */
+  /** At most `limit`, ordered by id, after `after`. */
   abstract parked(tenant: string, after: string | undefined, limit: number): Promise<DeadLetter[]>;
   /** @returns whether it was parked */
   abstract retry(tenant: string, sagaId: string): Promise<boolean>;
@@ -15,7 +15,7 @@ export abstract class ParkedSagas {
   abstract isRunning(tenant: string, sagaId: string): Promise<boolean>;
 }
 
-/** Lets a person decide about what does not come to its end by itself. */
+/** Lets a person retry or close sagas that do not end by themselves. */
 @Injectable()
 export class ResolveDeadLetters {
   constructor(
@@ -33,13 +33,13 @@ export class ResolveDeadLetters {
     return { data, last: found.length > limit ? (data.at(-1)?.saga_id ?? null) : null };
   }
 
-  /** Tries it anew, under a new name: what was refused for good may be possible by now. */
+  /** Retries it, under a new operation id if it was refused for good: that may be possible by now. */
   async retry(tenant: string, sagaId: string): Promise<void> {
     if (!(await this.sagas.retry(tenant, sagaId))) throw notFound();
     this.running.wake();
   }
 
-  /** Closes it: what is to be done was done elsewhere. Only what is decided: nothing may be done twice. */
+  /** Closes a saga that was dealt with elsewhere. Only if its outcome is decided, so that nothing is done twice. */
   async resolve(tenant: string, sagaId: string, note: string): Promise<void> {
     if (await this.sagas.close(tenant, sagaId, note)) return;
     if (!(await this.sagas.isRunning(tenant, sagaId))) throw notFound();

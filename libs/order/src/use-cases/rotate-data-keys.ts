@@ -5,16 +5,16 @@ import { rewrap } from './customer-keys.js';
 
 type CustomerKey = Customer & WrappedKey;
 
-/** The keys of all customers, by what they are wrapped by. */
+/** The data keys of all customers, by the master key that wraps them. */
 export abstract class WrappedKeys {
   abstract mastersInUse(): Promise<string[]>;
-  /** At most `limit` of those wrapped by a master key, in the order of their customers, those behind `after`. */
+  /** At most `limit` keys wrapped by this master key, ordered by customer, after `after`. */
   abstract wrappedBy(masterId: string, after: Customer | undefined, limit: number): Promise<CustomerKey[]>;
-  /** Those that are still wrapped by that master key. Others may do the same at the same time. */
+  /** Replaces the keys that are still wrapped by that master key. Other processes may do so at the same time. */
   abstract replace(masterId: string, keys: readonly CustomerKey[]): Promise<void>;
 }
 
-/** Wraps the keys of customers by the newest master key. */
+/** Rewraps the data keys of customers with the newest master key. */
 @Injectable()
 export class RotateDataKeys extends KeyRotation<CustomerKey> {
   constructor(

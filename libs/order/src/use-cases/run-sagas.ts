@@ -23,22 +23,22 @@ import {
 } from '../domain/sagas.js';
 import { RelayOutbox } from './relay-outbox.js';
 
-/** What a saga has to know besides its step. */
+/** The data of a saga besides its step. */
 export interface SagaData {
   method?: PaymentMethod;
   token?: string | null;
-  /** Null for all that can be captured. */
+  /** Null to capture everything that can be captured. */
   amount_minor: number | null;
   currency?: string;
   reason?: string;
   fingerprint?: string;
-  /** Of a purchase: the last move of its money that was asked for on a condition. */
+  /** Of a purchase: the last conditional capture or refund (`If-Match`) of its money. */
   moving?: string;
-  /** Of the request that it goes back to. */
+  /** The trace context of the request that it goes back to. */
   traceparent?: string;
 }
 
-/** A saga that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
+/** A saga that this process leads until its lease expires: whoever claims it then raises the epoch, which fences us off. */
 export interface Saga extends SagaStep {
   tenant: string;
   sagaId: string;
@@ -46,63 +46,63 @@ export interface Saga extends SagaStep {
   data: SagaData;
   /** How often the step was tried. */
   attempts: number;
-  /** How often a person had it tried anew, after it was parked. */
+  /** How often a person had it retried after it was parked. */
   round: number;
   epoch: number;
   isLate: boolean;
 }
 
-/** What becomes of a saga, and of its order with it. */
+/** The next state of a saga, and of its order with it. */
 export interface SagaMove {
   saga: Saga;
   entry?: { type: HistoryEntry['type']; data: HistoryEntry['data']; from?: OrderStatus; to?: OrderStatus } | undefined;
-  /** Where it ends or is parked, the step stays the one it came to. */
+  /** If the saga ends or is parked, the step that it had reached. */
   step: StepName;
   state: 'running' | 'ended' | 'parked';
   attempts: number;
   waitMs: number;
-  /** What was moved, or why nothing was. */
+  /** The amount that was moved, or why nothing was moved. */
   result: { amount_minor?: number; refused_for?: string; waits_for?: string };
 }
 
 export abstract class Sagas {
   /**
-   * Takes sagas that are due and that nobody works on.
-   * @param known others are left to those who know them, until they have been due for a minute
+   * Claims sagas that are due and not leased.
+   * @param known the definitions known here; sagas of others are left to processes that know them, until due for a minute
    */
   abstract claim(leaseMs: number, limit: number, known: SagaDefinitions['known']): Promise<Saga[]>;
   /**
-   * Moves sagas, each with its order or not at all.
-   * @param moves at most one an order
-   * @returns the ids of those that were moved: not those that somebody else has taken over, and not those whose order
-   *   is not in the status that the entry needs
+   * Moves each saga together with its order, or neither of them.
+   * @param moves at most one per order
+   * @returns the ids of the moved sagas: without those that another process has claimed since, and those whose order is not
+   *   in the status that the entry requires
    */
   abstract move(tenant: string, moves: readonly SagaMove[]): Promise<ReadonlySet<string>>;
   /**
-   * Those of the orders whose history has come to where the money is taken, and does not say what became of that. Read after
-   * they were claimed: what is told by somebody who had them before is seen, or is refused from then on.
+   * Of these orders, those whose history says that the payment was authorised, but not what became of its capture. To be
+   * called after claiming the sagas: what an earlier lease holder wrote is seen then, and its later writes are rejected.
    */
   abstract untoldCaptures(tenant: string, orderIds: readonly string[]): Promise<ReadonlySet<string>>;
 }
 
 export abstract class PaymentPerformer {
-  /** @returns an outcome each, in the order given */
+  /** @returns one outcome per operation, in the given order */
   abstract perform(tenant: string, operations: readonly PaymentRequest[]): Promise<PaymentOutcome[]>;
 }
 
-/** How long a saga whose worker was killed waits for another one, in milliseconds. */
+/** How long the saga of a killed process waits until another one takes it over, in milliseconds. */
 export const sagaLease = Symbol('saga lease');
-/** As long as any process may lease, of whatever settings. */
+/** The longest lease that any process can be configured with. */
 export const longestLeaseMs = 300_000;
 
 const batchSize = 500;
-/** How often is looked without being woken: another instance may have begun a saga, or one has waited long enough. */
+/** How often sagas are polled without a wake-up: another instance may have started one, or a pause may be over. */
 const pollMs = 250;
 const triesAtOnce = 5;
-/** Of the connections, those by which sagas are moved at once, of however many tenants: the others are for orders. */
+/** How many connections may move sagas at once, for all tenants together: the others are left to orders. */
 const mostMoving = 4;
 
-/** Moves the sagas of payments forward, many at once: asks payment for the next step, and stores its outcome in saga and order together. */
+/** Leads the sagas of payments, many at once: asks payment for the next step and stores the outcome in saga and order. */
 @Injectable()
 export class RunSagas extends WokenWork {
   private readonly moving: Lane;
@@ -122,13 +122,13 @@ export class RunSagas extends WokenWork {
     });
     this.moving = new Lane({
       ...{ atOnce: mostMoving, mostWaiting: Number.POSITIVE_INFINITY },
-      // Somebody else may have taken them by then.
+      // Another process may have claimed the sagas by then.
       longestWaitMs: leaseMs,
       tooMuch: 'More payments are led on',
     });
   }
 
-  /** Where a new saga begins. */
+  /** The first step of a new saga. */
   begin(name: SagaName): SagaStep {
     return this.definitions.begin(name);
   }
@@ -146,7 +146,7 @@ export class RunSagas extends WokenWork {
     return this.traces.ofMany('lead sagas', parents, { attributes: { 'cleave.batch.size': sagas.length } }, lead);
   }
 
-  /** Step by step, for as long as there is a next one that need not wait, and the lease is good for another one. */
+  /** Leads sagas step by step, as long as there is a next step that need not wait and half of the lease is left. */
   private async lead(tenant: string, claimed: Saga[]): Promise<void> {
     const goodUntil = performance.now() + this.leaseMs / 2;
     const known = claimed.filter((it) => this.isKnown(it));
@@ -165,7 +165,7 @@ export class RunSagas extends WokenWork {
     }
   }
 
-  /** Begun by a program that we are not, and nobody who knows it has come for a while: an operator is told. */
+  /** For sagas of a version unknown here that no process that knows it has claimed for a minute: an operator is told. */
   private async leaveAlone(tenant: string, claimed: readonly Saga[]): Promise<void> {
     const unknown = claimed.filter((it) => !this.isKnown(it));
     for (const { sagaId, definition, version, step } of unknown)
@@ -197,9 +197,9 @@ export class RunSagas extends WokenWork {
   }
 
   /**
-   * What has become of captures that were under way when their orders were cancelled: money that was taken is told before
-   * it is told that it was given back. Once the reversal is decided, nothing is taken any more, so to ask for the capture
-   * under its name is to ask how it ended. One that was refused there is nothing to tell of.
+   * The outcomes of captures that were in progress when their orders were cancelled: the history must tell that money was
+   * captured before it tells that it was returned. Once the reversal is decided, nothing is captured any more, so sending
+   * the capture under its operation id again only asks how it ended. There is nothing to tell of a refused one.
    */
   private async untoldCaptures(
     tenant: string,
@@ -229,7 +229,7 @@ export class RunSagas extends WokenWork {
     );
   }
 
-  /** What is refused as a whole is asked in halves, so that one that payment does not understand holds up nobody else. */
+  /** A call that fails as a whole is retried in halves, so that a request payment does not understand holds up no other. */
   private async perform(tenant: string, requests: readonly PaymentRequest[]): Promise<PaymentOutcome[]> {
     try {
       return await this.payment.perform(tenant, requests);
@@ -249,14 +249,14 @@ export class RunSagas extends WokenWork {
     const moved = new Set<string>();
     for (const round of roundsOf(moves)) {
       let left = round;
-      // An order that has changed at the same moment is tried again at once.
+      // If the order changed at the same moment, the move is retried at once.
       for (let tries = 0; left.length > 0 && tries < triesAtOnce; tries += 1) {
         const done = await this.move(tenant, left);
         done.forEach((it) => moved.add(it));
         left = left.filter((it) => !done.has(it.saga.sagaId));
       }
-      // The order is not in the status that the entry needs, goods of it are gone perhaps: for a person to decide. Where
-      // somebody else has taken the saga over, this is refused as well.
+      // The order is not in the status that the entry requires, perhaps because goods were handed over: a person has to
+      // decide. If another process has claimed the saga, this move is rejected as well.
       const stuck = left.filter((it) => it.entry?.from !== undefined);
       if (stuck.length > 0)
         await this.move(
@@ -280,7 +280,7 @@ export class RunSagas extends WokenWork {
   }
 }
 
-/** Parts in which no order comes twice. */
+/** Splits moves into rounds with at most one move per order. */
 const roundsOf = (moves: readonly SagaMove[]): SagaMove[][] => {
   const rounds: SagaMove[][] = [];
   const roundOf = new Map<string, number>();
@@ -300,7 +300,7 @@ const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest
       return { ...named, kind: 'authorise', method: method!, token, amount_minor: amount_minor!, currency: currency! };
     }
     case 'capture':
-      // Of a purchase, all that was authorised.
+      // A purchase captures everything that was authorised.
       return { ...named, kind: 'capture', amount_minor: data.method === undefined ? data.amount_minor : null };
     case 'refund':
       return { ...named, kind: 'refund', amount_minor: data.amount_minor! };
@@ -309,12 +309,12 @@ const requestOf = ({ sagaId, orderId, step, round, data }: Saga): PaymentRequest
   }
 };
 
-/** What a capture that was not refused has come to, as far as is known. */
+/** The outcome of a capture that was not refused, as far as it is known. */
 type Captured = Exclude<PaymentOutcome, { outcome: 'refused' }>;
 
 const isDecided = (outcome: PaymentOutcome | 'late'): boolean => outcome !== 'late' && outcome.outcome !== 'open';
 
-/** The saga stays where it is: what it has come to there is asked again, and told next. */
+/** Tells the capture first. The saga stays at its step, which is asked for again and told next. */
 const toldFirst = (saga: Saga, capture: Captured): SagaMove =>
   moveOf(saga, { succeeded: { entry: 'payment-captured', next: saga.step }, refused: { next: saga.step } }, capture);
 

@@ -5,33 +5,33 @@ import type { Customer } from '../domain/personal-data.js';
 import { KeepPersonalData, type KeptOrder } from './keep-personal-data.js';
 import { PaymentLookup, historyPageOf, type HistoryPage } from './read-orders.js';
 
-/** What is kept of customers. */
+/** The stored data of customers. */
 export abstract class CustomerData {
   /**
-   * At most `limit` of their orders, newest first, those older than `before`; none more once they and their histories have
-   * `pageLines` lines.
+   * At most `limit` of their orders, newest first, older than `before`; fewer if they and their histories reach `pageLines`
+   * lines.
    */
   abstract ordersOf(
     customer: Customer,
     before: string | undefined,
     limit: number,
   ): Promise<{ orders: KeptOrder[]; isMore: boolean }>;
-  /** The first entries of each order, oldest first, as `OrderReader.history` gives them. */
+  /** The first entries of each order, oldest first, limited as in `OrderReader.history`. */
   abstract histories(
     tenant: string,
     orderIds: readonly string[],
     limit: number,
   ): Promise<ReadonlyMap<string, HistoryEntry[]>>;
-  /** @returns whether there was one */
+  /** @returns whether there was a key */
   abstract destroyKey(customer: Customer): Promise<boolean>;
-  /** Whether there are orders of theirs. */
+  /** Whether the customer has any orders. */
   abstract isKnown(customer: Customer): Promise<boolean>;
 }
 
 /** An order with the first page of its history. */
 type Exported = Omit<ExportedOrder, 'history' | 'history_cursor'> & { history: HistoryPage };
 
-/** Payments that are asked for at once. */
+/** How many payments are looked up at once. */
 const atOnce = 8;
 
 /** Exports what is kept about a customer, and erases their personal data. */
@@ -68,11 +68,11 @@ export class ServeCustomers {
   }
 
   /**
-   * Destroys the key of a customer: what was sealed by it can be opened by nobody. An order that is placed meanwhile is
-   * erased with the others or comes with another key.
+   * Destroys the data key of a customer, so that nobody can decrypt what it encrypted. An order that is placed meanwhile is
+   * either erased with the others or encrypted with a new key.
    *
-   * @returns whether there was one
-   * @throws CleaveError `customer-not-found` where there is neither a key nor an order
+   * @returns whether there was a key
+   * @throws CleaveError `customer-not-found` if there is neither a key nor an order
    */
   async erase(customer: Customer): Promise<boolean> {
     if (await this.customers.destroyKey(customer)) return true;
@@ -86,7 +86,7 @@ export class ServeCustomers {
     const ask = async (): Promise<void> => {
       for (let orderId = waiting.pop(); orderId !== undefined; orderId = waiting.pop()) {
         const payment = await this.payments.of(tenant, orderId);
-        // What a customer has to do with a provider is nobody else's to be told.
+        // What the customer has to do at the provider is not for anybody else to see.
         if (payment) found.set(orderId, { ...payment, customer_action: null });
       }
     };

@@ -3,11 +3,11 @@ import type { OverdueHold, StockEffect } from '#contracts';
 import { PeriodicWork, throughParts } from '#periodic';
 import { StockSettler } from './relay-outbox.js';
 
-/** Holds of which nobody has told inventory in time what became of their orders. */
+/** Holds for which inventory was not told in time what became of their orders. */
 export abstract class OverdueStock {
   /**
-   * @param after leaves out what was overdue already at an earlier look
-   * @param part of all that there ever was, from 0, where nothing is left out; there are `parts` of it
+   * @param after leaves out holds that were overdue at that earlier look already; null for all holds
+   * @param part without `after`, which of the `parts` of all holds to look at, counted from 0
    */
   abstract overdue(
     after: Date | null,
@@ -16,11 +16,11 @@ export abstract class OverdueStock {
   ): Promise<{ holds: readonly OverdueHold[]; looked_at: Date; parts?: number | undefined }>;
 }
 
-/** Settles for ever whether there is an order. */
+/** Decides for good whether an order exists. */
 export abstract class VoidOrders {
   /**
-   * Declares void the orders that are not there: a tombstone takes their place, so that a late Record fails on it.
-   * @returns the ids, of those given, that no order will ever have; the others have one
+   * Declares void the ids that have no order: a tombstone takes the place of the order, so that a late Record fails on it.
+   * @returns the given ids that no order will ever have; the others have an order
    */
   abstract declareVoid(tenant: string, holds: readonly OverdueHold[]): Promise<ReadonlySet<string>>;
 }
@@ -31,11 +31,11 @@ export const sweepInterval = Symbol('sweep interval');
 const batchSize = 500;
 
 /**
- * Decides what becomes of holds whose order was never told of: a process died or was paused between Reserve and Record,
- * or the relay stands still. The order row decides. Where there is one, the hold is confirmed; where there is none, a
- * tombstone is written first and the hold released then, so that no order can come to stand on stock that is gone.
+ * Decides what becomes of holds for which inventory never heard of an order: a process died or was paused between Reserve
+ * and Record, or the relay stands still. The order row decides. If there is one, the hold is confirmed; if not, a tombstone
+ * is written first and then the hold released, so that no order can rely on stock that is gone.
  *
- * Any number of instances may sweep at once: every step can be repeated, by anybody.
+ * Any number of instances may sweep at once: every step is idempotent and may be done by anyone.
  */
 @Injectable()
 export class SweepHolds extends PeriodicWork {
@@ -75,7 +75,7 @@ export class SweepHolds extends PeriodicWork {
         swept.released += declaredVoid.size;
         swept.confirmed += group.length - declaredVoid.size;
       }
-      // Those that were found are settled, so that the same look finds others, until there are none.
+      // The holds that were found are settled, so the same query finds others, until there are none.
       return { ...look, hasMore: holds.length === batchSize };
     }, this.stopping.signal);
     if (at) this.lookedAt = at;

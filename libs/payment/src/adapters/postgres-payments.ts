@@ -64,7 +64,7 @@ const underWay = {
 };
 const settle = { name: 'payment-settle', text: 'SELECT payment.settle($1, $2, $3, $4, $5)' };
 
-/** One that was reversed before it was authorised has no method: nobody was asked to pay. */
+/** A payment that was reversed before it was authorised has no method, and is not shown: nobody was asked to pay. */
 const find = {
   name: 'payment-find',
   text: `

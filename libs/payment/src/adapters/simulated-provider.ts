@@ -4,15 +4,15 @@ import { HearFromProvider } from '../use-cases/hear-from-provider.js';
 import type { PaymentProvider, ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
 
 /**
- * A provider that moves no money, with a ledger of its own that survives everything, for trying and for testing. What it
- * does follows from what the token of the authorisation has in it, several of these as well:
+ * A provider that moves no money and keeps a durable ledger of its own, for trying out and for testing. The token of the
+ * authorisation decides what it does, and may contain several of these words:
  * - `declined`: it refuses to authorise,
  * - `capture_refused`: it authorises and refuses to capture,
  * - `slow`: it decides on everything two seconds after it was asked,
  * - `lost`: it does what it is asked and does not answer the first time,
- * - `notified_before`: it tells by itself what it has decided, twice, before it answers,
- * - `notified_after`: it answers that it has not decided and tells afterwards, twice, so late that it has told of what came
- *   next by then.
+ * - `notified_before`: it reports what it has decided, twice, before it answers,
+ * - `notified_after`: it answers that it has not decided, and reports the decision twice afterwards, the second time after
+ *   it has reported the next operation.
  */
 @Injectable()
 export class SimulatedProvider implements PaymentProvider {
@@ -66,16 +66,16 @@ export class SimulatedProvider implements PaymentProvider {
     try {
       await this.hearFromProvider.settle({ method: 'simulated', tenant, orderId, outcomeOf });
     } catch (error) {
-      // As with any provider, what it could not tell shows when it is asked again.
+      // As with any provider, a report that failed shows when the operation is asked for again.
       this.logger.warn(`the outcome of ${operationId} could not be reported (${String(error)})`);
     }
   }
 }
 
-/** The second time when what comes next has been asked for. */
+/** The second report comes after the next operation was asked for. */
 const notifiedAfterMs = [30, 1_500];
 
-/** What follows the authorisation goes by its token. */
+/** Later operations of an order use the token of its authorisation. */
 const enter = {
   name: 'payment-simulated-enter',
   text: `

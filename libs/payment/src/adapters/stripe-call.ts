@@ -13,21 +13,21 @@ import {
   type Marks,
 } from './stripe-outcomes.js';
 
-/** What was asked, and what is known of it. */
+/** A request, and what is known of its operation. */
 export type Asked = ProviderRequest & KnownOperation & { tenant: string };
 
 type Intent = Stripe.PaymentIntent;
 
-/** Stripe counts these in another unit than ISO 4217 says, and an amount must not be taken for another. */
+/** Stripe counts these currencies in another unit than ISO 4217, and an amount must not be misread. */
 const countedOtherwise = new Set(['ISK', 'MGA', 'UGX']);
 
 /**
- * One operation, carried out under its id as the key, so that Stripe does it once. Stripe repeats its first answer under
- * that key, errors of its own included, for a day at least: where that answer may be out of date, says nothing, or may be
- * forgotten, we look at the thing itself.
+ * Carries out one operation, with its id as the idempotency key, so that Stripe does it once. Under that key Stripe repeats
+ * its first answer, its own errors included, for at least a day: if that answer may be outdated, inconclusive or forgotten,
+ * we look at the object itself.
  */
 export class StripeCall {
-  /** The PaymentIntent, as soon as it has been seen. */
+  /** The PaymentIntent, once it has been seen. */
   intent: Intent | undefined;
 
   constructor(
@@ -69,18 +69,18 @@ export class StripeCall {
     const outcome = outcomeByIntent(this.asked, this.intent);
     if (outcome.outcome !== 'open') return outcome;
     const declined = declineOf(this.intent);
-    // Without a decline it waits for its customer, who would wait for us in vain.
+    // Without a decline it waits for an action of the customer, so it stays open unless the payment was reversed.
     return declined !== undefined || this.asked.isAbandoned ? this.letGo(this.intent, declined) : outcome;
   }
 
-  /** Undefined where nobody has asked for it while the key was good: then nobody shall any more. */
+  /** Undefined if nobody has asked for it while the idempotency key was valid: then nobody may any more. */
   private async asAsked(): Promise<Intent | undefined> {
     const { intentId, isOld } = this.asked;
     if (intentId !== null) return this.stripe.paymentIntents.retrieve(intentId);
     return isOld ? this.search() : this.created();
   }
 
-  /** So that nobody can confirm it any more, before we say so: until it is cancelled, the authorisation stays open. */
+  /** Cancels it before the refusal is told, so that nobody can confirm it; until then the authorisation stays open. */
   private async letGo({ id }: Intent, declined: string | undefined): Promise<ProviderOutcome> {
     const { operationId, isAbandoned } = this.asked;
     try {
@@ -103,7 +103,7 @@ export class StripeCall {
         payment_method: token!,
         capture_method: 'manual',
         confirm: true,
-        // There is no page of ours to come back to.
+        // We have no page for the customer to return to.
         automatic_payment_methods: { enabled: true, allow_redirects: 'never' },
         metadata: { ...this.marks },
       },
@@ -135,11 +135,11 @@ export class StripeCall {
         { idempotencyKey: operationId },
       ));
     const outcome = outcomeByRefund(refund);
-    // What was told may be what was told the first time.
+    // This may be a repeat of the first answer, so the current state is read.
     return outcome.outcome === 'open' ? outcomeByRefund(await this.stripe.refunds.retrieve(refund.id)) : outcome;
   }
 
-  /** By what is there now, after an answer that says nothing. */
+  /** Decides by the current state, after an inconclusive answer. */
   private async look(cause: Error): Promise<ProviderOutcome> {
     const nothing = open(`Stripe answered: ${cause.message}`);
     try {
@@ -164,7 +164,7 @@ export class StripeCall {
     return this.intent?.id;
   }
 
-  /** The index is some seconds behind. */
+  /** The search index of Stripe lags behind by some seconds. */
   private async search(): Promise<Intent | undefined> {
     const { orderId, tenant } = this.asked;
     const { data } = await this.stripe.paymentIntents.search({ query: `metadata['order_id']:'${orderId}'` });

@@ -4,7 +4,7 @@ import { env, withoutBrackets } from '#config';
 
 const example = 'https://api.stripe.com';
 
-/** What is read from the environment for the method `stripe`, which is not offered without a key. */
+/** The environment variables of the method `stripe`, which is not offered without a key. */
 export const stripeEnvironment = {
   STRIPE_SECRET_KEY: z
     .string()
@@ -21,14 +21,14 @@ export const stripeEnvironment = {
 
 export type StripeSettings = z.output<z.ZodObject<typeof stripeEnvironment>>;
 
-/** The official library is loaded where it is used only: that takes a quarter of a second and 30 MB. */
+/** The official library is loaded only if it is used: that takes a quarter of a second and 30 MB. */
 const library = async (): Promise<typeof Stripe> => (await import('stripe')).Stripe;
 
-/** What checks the signatures of events; undefined where there is no secret. */
+/** Verifies the signatures of events; undefined without a secret. */
 export const stripeWebhooks = async ({ STRIPE_WEBHOOK_SECRET: secret }: StripeSettings) =>
   secret === undefined ? undefined : { secret, library: (await library()).webhooks };
 
-/** The official client; undefined where there is no key. */
+/** The official client; undefined without a key. */
 export const stripeClient = async (
   { STRIPE_SECRET_KEY, STRIPE_API_BASE }: StripeSettings,
   callTimeoutMs: number,
@@ -41,8 +41,8 @@ export const stripeClient = async (
     host: withoutBrackets(hostname),
     port: port || (protocol === 'http:' ? 80 : 443),
     timeout: callTimeoutMs,
-    // Whoever asks us asks again, under the same key, and not so soon. A connection that was closed is all that the
-    // library tries once more, under that key as well.
+    // Our callers retry, with the same idempotency key and less soon. The library itself only retries once, after a closed
+    // connection, and with that key too.
     maxNetworkRetries: 0,
     telemetry: false,
   });

@@ -5,13 +5,13 @@ import { InjectSql, Sql } from '#database';
 export interface KnownOperation {
   operationId: string;
   intentId: string | null;
-  /** Stripe may have forgotten its key. */
+  /** Whether Stripe may have forgotten its idempotency key. */
   isOld: boolean;
-  /** The payment was reversed: nobody waits for it any more. */
+  /** Whether the payment was reversed, so that nobody waits for the operation any more. */
   isAbandoned: boolean;
 }
 
-/** The ids of PaymentIntents, kept with the payments. */
+/** The ids of PaymentIntents, stored with the payments. */
 @Injectable()
 export class StripeIntents {
   constructor(@InjectSql('payment') private readonly sql: Sql) {}
@@ -21,7 +21,7 @@ export class StripeIntents {
     return new Map(rows.map((row) => [row.operationId, row]));
   }
 
-  /** @param intentIds by order; the first one that is kept stays */
+  /** @param intentIds by order; an id that is stored already stays */
   async keep(tenant: string, intentIds: ReadonlyMap<string, string>): Promise<void> {
     if (intentIds.size > 0) await this.sql.query(keep, [tenant, [...intentIds.keys()], [...intentIds.values()]]);
   }
@@ -33,7 +33,7 @@ export class StripeIntents {
   }
 }
 
-/** Stripe keeps keys for 24 hours at least; the clocks need not be the same to the minute. */
+/** Stripe keeps idempotency keys for at least 24 hours; an hour less, because clocks may differ. */
 const read = {
   name: 'payment-stripe-read',
   text: `

@@ -5,10 +5,10 @@ import type { ProviderNotice, ProviderNotices } from '../use-cases/hear-from-pro
 import type { StripeIntents } from './stripe-intents.js';
 import { isRefundOf, open, outcomeByIntent, outcomeByRefund, placeOf } from './stripe-outcomes.js';
 
-/** How old an event may be when it comes: one that somebody has recorded is of no use to them later. */
+/** How old an event may be when it arrives, so that a recorded one cannot be replayed later. */
 const toleranceSeconds = 300;
 
-/** The events of Stripe's webhooks. All that they say of a payment lies in the object that they are about. */
+/** Reads the events of Stripe's webhooks. All that matters of them is the object that they contain. */
 export class StripeNotices implements ProviderNotices {
   private readonly logger = new Logger(StripeNotices.name);
 
@@ -27,7 +27,7 @@ export class StripeNotices implements ProviderNotices {
       case 'payment_intent.payment_failed':
         return this.ofIntent(event.data.object);
       case 'refund.failed':
-        // It may have been settled before: then a person has to give the money back in another way.
+        // The refund may have been settled as succeeded: then a person has to give the money back in another way.
         this.logger.warn(`refund ${event.data.object.id} has failed at Stripe`);
         return this.ofRefund(event.data.object);
       case 'refund.created':
@@ -59,14 +59,14 @@ export class StripeNotices implements ProviderNotices {
     };
   }
 
-  /** Undefined for one of a kind that the library does not read. */
+  /** Undefined for an event of a kind that the library does not read. */
   private eventIn(body: Buffer, signature: string | undefined): Stripe.Event | undefined {
     if (!this.webhooks)
       throw new CleaveError('not-found', 'Webhooks of Stripe are not accepted here: STRIPE_WEBHOOK_SECRET is not set.');
     const { secret, library } = this.webhooks;
     const signed = [body, signature ?? '', secret, toleranceSeconds] as const;
     try {
-      // By itself, because of some malformed headers the library complains in the same way as of events that it does not read.
+      // Verified separately, because the library throws the same for some malformed headers as for events it does not read.
       library.signature!.verifyHeader(...signed);
     } catch (error) {
       const detail = `The header Stripe-Signature is missing, is older than ${toleranceSeconds} seconds, or does not match this body and our secret.`;

@@ -2,8 +2,8 @@ import type { Stripe } from 'stripe';
 import type { ProviderOutcome, ProviderRequest } from '../use-cases/perform-operations.js';
 
 /**
- * What we write on what we make at Stripe, so that it is found again without its id. A PaymentIntent and a Refund each have
- * the operation that made them, a PaymentIntent also the one that captured it.
+ * The metadata that we write on objects at Stripe, so that they can be found without their ids. PaymentIntents and Refunds
+ * have the operation that made them, PaymentIntents also the one that captured them.
  */
 export interface Marks {
   tenant: string;
@@ -19,7 +19,7 @@ export const keyRefused: ProviderOutcome = open('Stripe rejects the API key');
 
 const marksOf = ({ metadata }: Stripe.PaymentIntent | Stripe.Refund): Partial<Marks> => metadata ?? {};
 
-/** What has become of an operation, by the PaymentIntent as it is. */
+/** The outcome of an operation, judged by the current state of its PaymentIntent. */
 export const outcomeByIntent = (
   { kind, operationId }: Pick<ProviderRequest, 'kind' | 'operationId'>,
   intent: Stripe.PaymentIntent,
@@ -39,15 +39,15 @@ export const outcomeByIntent = (
   if (kind === 'capture') {
     if (status === 'canceled') return refused(status);
     if (status !== 'succeeded') return open(status);
-    // Stripe captures once and lets go of what is left. (More than once is for accounts it has agreed that with.)
+    // Stripe captures once and releases the rest. (Several captures need an agreement with Stripe.)
     return marks.capture_operation_id === operationId ? succeeded : refused('captured-already');
   }
   return open('a refund is not seen by its PaymentIntent');
 };
 
 /**
- * Why a PaymentIntent was declined; undefined where it was not. Without an error it is still being made. That does not
- * decide on an authorisation: a page that has the client_secret may try it with another card until it is cancelled.
+ * Why a PaymentIntent was declined; undefined if it was not. Without an error it is still in progress. A decline does not
+ * decide an authorisation: a page that has the client_secret may try another card until the PaymentIntent is cancelled.
  */
 export const declineOf = ({ status, last_payment_error: error }: Stripe.PaymentIntent): string | undefined =>
   status === 'requires_payment_method' && error ? (error.decline_code ?? error.code ?? status) : undefined;
@@ -61,7 +61,7 @@ export const outcomeByRefund = ({ status, failure_reason: reason }: Stripe.Refun
 export const isRefundOf = (operationId: string, refund: Stripe.Refund): boolean =>
   marksOf(refund).operation_id === operationId;
 
-/** The order that something at Stripe is for, where it is one of ours. */
+/** The order that an object at Stripe belongs to, if it is one of ours. */
 export const placeOf = (it: Stripe.PaymentIntent | Stripe.Refund): { tenant: string; orderId: string } | undefined => {
   const { tenant, order_id: orderId } = marksOf(it);
   return tenant !== undefined && orderId !== undefined && isUuid(orderId) ? { tenant, orderId } : undefined;
@@ -70,9 +70,9 @@ export const placeOf = (it: Stripe.PaymentIntent | Stripe.Refund): { tenant: str
 const isUuid = (text: string): boolean => /^[\da-f]{8}(?:-[\da-f]{4}){3}-[\da-f]{12}$/.test(text);
 
 /**
- * What an error says of an operation; undefined where it says nothing of what was done, so that one has to look.
+ * What an error says about an operation; undefined if it does not say what was done, so that the state has to be read.
  *
- * @throws what does not come from Stripe
+ * @throws errors that do not come from Stripe
  */
 export const outcomeOfError = (
   { kind }: Pick<ProviderRequest, 'kind'>,
@@ -86,9 +86,9 @@ export const outcomeOfError = (
   if (statusCode === 409) return open('Stripe is still processing the request');
   if (statusCode === 401 || statusCode === 403) return keyRefused;
   if (type !== 'StripeInvalidRequestError') return undefined;
-  // In the wrong state for it: perhaps by what was asked before.
+  // It is in the wrong state for that, perhaps because of an earlier request.
   if (code === 'payment_intent_unexpected_state') return undefined;
-  // The key is of another account by now, or of its test data: what was promised elsewhere is not refused.
+  // The key may be of another account by now, or of its test data: what was promised under the old one is not refused.
   if (code === 'resource_missing' && (kind !== 'authorise' || param === 'intent'))
     return open('Stripe does not know the PaymentIntent');
   if (kind === 'refund' && param === 'amount') return refused('exceeds-captured');

@@ -10,13 +10,13 @@ import { keyRefused, open, refused } from './stripe-outcomes.js';
 export interface StripeLimits {
   /** How long one call may take. */
   callTimeoutMs: number;
-  /** The same where somebody waits for an answer that can do without; for as long it is told again. */
+  /** The same for calls whose answer is optional; that answer is also cached for as long. */
   readTimeoutMs: number;
-  /** How long operations of a batch are begun. */
+  /** For how long operations of a batch are started. */
   beginWithinMs: number;
-  /** When the batch is answered at the latest, sooner than whoever asks gives up on all of it. */
+  /** When the batch is answered at the latest: before the caller gives up on all of it. */
   answerWithinMs: number;
-  /** Operations of a batch at a time. */
+  /** How many operations of a batch run at once. */
   callsAtATime: number;
 }
 
@@ -25,15 +25,15 @@ export const stripeLimits: StripeLimits = {
   callsAtATime: 16,
 };
 
-/** Answers to tell again, each for as long as it is new; one that had to go is asked for once more. */
+/** How many optional answers are cached; an answer that was evicted is asked for again. */
 const keptAnswers = 1_000;
 
-/** Cards and what else Stripe takes, through PaymentIntents that are captured by us. */
+/** Cards and the other methods that Stripe takes, through PaymentIntents that we capture. */
 export class StripeProvider implements PaymentProvider {
   private readonly logger = new Logger(StripeProvider.name);
   /**
-   * By PaymentIntent, failures as well: however many look at a payment, and however often, they must not use up the calls
-   * that Stripe allows us, which are there to take money.
+   * By PaymentIntent, failures included: however often a payment is read, that must not use up the rate limit of Stripe,
+   * which is there to take money.
    */
   private readonly actions: LRUCache<string, Promise<CustomerAction | null>>;
 
@@ -86,25 +86,25 @@ export class StripeProvider implements PaymentProvider {
       if (call.intent) found.set(request.orderId, call.intent.id);
       return outcome;
     }).finally(() => clearTimeout(timer));
-    // Before the outcomes are told: whatever follows needs it.
+    // Before the outcomes are returned, because whatever follows needs the ids.
     await this.intents.keep(tenant, found);
     if (outcomes.includes(keyRefused))
       this.logger.error('Stripe rejects STRIPE_SECRET_KEY, and payments wait: set a valid key');
     return outcomes;
   }
 
-  /** What goes wrong with one on our side holds up nobody else. */
+  /** A fault of ours in one operation does not hold up the others. */
   private complain(error: unknown): ProviderOutcome {
     this.logger.error('a response of Stripe could not be processed', (error as Error).stack);
     return open('the response could not be processed');
   }
 }
 
-/** Somebody took the key away: what Stripe knows of waits until it is back. */
+/** The key was removed from the configuration: operations that Stripe knows of wait until it is back. */
 const withoutKey = ({ kind, intentId }: Asked): ProviderOutcome =>
   kind === 'authorise' && intentId === null ? refused('method-not-offered') : open('method-not-offered');
 
-/** Does so many at a time, and keeps their order. */
+/** Runs at most `atATime` at once, and keeps the order of the results. */
 const mapSome = async <Item, Result>(
   items: readonly Item[],
   atATime: number,

@@ -6,7 +6,7 @@ import { ReadPayment } from '../use-cases/read-payment.js';
 
 type Operations = (typeof paymentContract)['operations'];
 
-/** Answers the other modules. */
+/** Answers messages of other modules. */
 @Controller()
 export class PaymentMessages {
   constructor(

@@ -6,7 +6,7 @@ import { HearFromProvider } from '../use-cases/hear-from-provider.js';
 
 const receipt = z.object({ received: z.literal(true) }).meta({ id: 'WebhookReceipt' });
 
-/** Where Stripe tells what it has decided. */
+/** Receives the events of Stripe. */
 @ApiTags('payments')
 @Controller('payments/webhooks')
 export class StripeWebhooks {
@@ -14,7 +14,7 @@ export class StripeWebhooks {
 
   @Post('stripe')
   @Endpoint({
-    // Whoever has signed it is known by that.
+    // The signature authenticates the sender.
     scope: 'open',
     operationId: 'receiveStripeEvent',
     summary: 'Receive an event from Stripe',

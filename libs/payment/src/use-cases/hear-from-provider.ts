@@ -2,30 +2,30 @@ import { Injectable } from '@nestjs/common';
 import type { PaymentMethod } from '#contracts';
 import { Payments, type Open, type ProviderOutcome, type SettledOperation } from './perform-operations.js';
 
-/** What a provider says by itself of the payment of an order. */
+/** What a provider reports about the payment of an order without being asked. */
 export interface ProviderNotice {
   method: PaymentMethod;
   tenant: string;
   orderId: string;
-  /** What it says of an operation. */
+  /** What it reports about an operation. */
   outcomeOf(operation: Open): ProviderOutcome;
 }
 
-/** Understands what providers say. */
+/** Verifies and parses what providers report. */
 export abstract class ProviderNotices {
   /**
-   * Makes sure who says it, and keeps what the provider calls the payment.
+   * Verifies the signature, and stores the id that the provider has given the payment.
    *
-   * @param body as it came, which is what was signed
-   * @returns undefined where it is not about a payment of ours
-   * @throws CleaveError `not-found` where nobody is listened to, `invalid-signature`, `invalid-request`
+   * @param body the unparsed body, because that is what was signed
+   * @returns undefined if it is not about one of our payments
+   * @throws CleaveError `not-found` if no notices are expected, or `invalid-signature`
    */
   abstract receive(body: Buffer, signature: string | undefined): Promise<ProviderNotice | undefined>;
 }
 
 /**
- * Settles what a provider has decided without being asked. It may say so before it answers us, afterwards, twice and in
- * any order: only what is open is settled.
+ * Settles what a provider reports without being asked. The report may come before its answer, after it, twice and in any
+ * order: only open operations are settled.
  */
 @Injectable()
 export class HearFromProvider {

@@ -2,35 +2,35 @@ import { Injectable, Logger } from '@nestjs/common';
 import type { CustomerAction, PaymentMethod, PaymentOutcome, PaymentRequest } from '#contracts';
 import { within } from '#periodic';
 
-/** What a provider is asked to do. The id is its idempotency key: asked again, it is not done again. */
+/** What a provider is asked to do. The operation id is the idempotency key: a repeat is not carried out again. */
 export interface ProviderRequest {
   operationId: string;
   orderId: string;
   kind: 'authorise' | 'capture' | 'refund' | 'void';
   amountMinor: number;
   currency: string;
-  /** What stands for the means of payment; of an authorisation only. */
+  /** The token of the means of payment; for authorisations only. */
   token: string | null;
 }
 
-/** `open` where the provider has not decided yet, or where it is not known what it did: ask the same again. */
+/** `open` if the provider has not decided yet, or if it is unknown what it did: the same request is repeated then. */
 export type ProviderOutcome =
   { outcome: 'succeeded' } | { outcome: 'refused'; reason: string } | { outcome: 'open'; reason: string };
 
-/** Who moves the money. */
+/** Moves the money. */
 export interface PaymentProvider {
-  /** @returns an outcome each, in the order given. Rejects when nothing is known of any of them. */
+  /** @returns one outcome per request, in the given order. Rejects if nothing is known of any of them. */
   perform(tenant: string, requests: readonly ProviderRequest[]): Promise<ProviderOutcome[]>;
-  /** What an authorisation that is open waits for its customer to do, where that can be. */
+  /** What the customer has to do to complete an open authorisation, if anything. */
   customerAction?(operationId: string, tenant: string): Promise<CustomerAction | null>;
 }
 
-/** The providers by the method of payment they stand for. */
+/** The providers by payment method. */
 export abstract class PaymentProviders {
   abstract of(method: PaymentMethod): PaymentProvider;
 }
 
-/** An operation that was decided on: `waits` is one that has to be asked for again, and is not kept. */
+/** The decision on an operation. `waits` means that it has to be requested again; it is not stored. */
 export interface BegunOperation {
   state: 'open' | 'succeeded' | 'refused' | 'waits';
   reason: string | null;
@@ -41,7 +41,7 @@ export interface BegunOperation {
   currency: string | null;
 }
 
-/** What a provider is to be asked, of an operation that is kept. */
+/** A stored operation that a provider has to be asked for. */
 export interface Open extends ProviderRequest {
   method: PaymentMethod;
 }
@@ -52,18 +52,18 @@ export interface SettledOperation {
   outcome: Exclude<ProviderOutcome, { outcome: 'open' }>;
 }
 
-/** Sooner than whoever asks us gives up: what a provider has not answered by then is not known. */
+/** Shorter than our caller waits: the outcome of what a provider has not answered by then is unknown. */
 const answerWithinMs = 7_000;
 
-/** Keeps payments and what was asked for them. */
+/** Stores payments and their operations. */
 export abstract class Payments {
   /**
-   * Decides what may be asked, and sets its amounts aside.
-   * @param requests at most one an order
-   * @returns what was decided on each, in the order given; one that is known already as it is
+   * Decides which operations are allowed, and reserves their amounts.
+   * @param requests at most one per order
+   * @returns the decision on each, in the given order; an operation that exists already is returned as it is stored
    */
   abstract begin(tenant: string, requests: readonly PaymentRequest[]): Promise<BegunOperation[]>;
-  /** What was asked of providers for these orders and is not settled. */
+  /** The operations of these orders that providers were asked for and that are not settled. */
   abstract underWay(tenant: string, orderIds: readonly string[]): Promise<Open[]>;
   abstract settle(tenant: string, operations: readonly SettledOperation[]): Promise<void>;
 }
@@ -78,14 +78,14 @@ export class PerformOperations {
     private readonly providers: PaymentProviders,
   ) {}
 
-  /** @returns what became of each, in the order given */
+  /** @returns the outcome of each request, in the given order */
   async execute(tenant: string, requests: readonly PaymentRequest[]): Promise<PaymentOutcome[]> {
     const outcomes = new Map<PaymentRequest, PaymentOutcome>();
-    // What concerns one order is asked one after the other.
+    // The requests of one order are carried out one after another.
     for (const round of roundsOf(requests)) {
       const waiting = await this.perform(tenant, round, outcomes);
       if (waiting.length === 0) continue;
-      // What is in the way of a reversal may have been left by somebody who has died since, and nobody asks for it again.
+      // A reversal may have to wait for an operation of a process that has died since, which nobody asks for again.
       const orderIds = waiting.map((it) => it.order_id);
       await this.ask(tenant, await this.payments.underWay(tenant, orderIds));
       await this.perform(tenant, waiting, outcomes);
@@ -93,7 +93,7 @@ export class PerformOperations {
     return requests.map((it) => outcomes.get(it)!);
   }
 
-  /** @returns those that wait for something else to be settled */
+  /** @returns the requests that wait for another operation to be settled */
   private async perform(
     tenant: string,
     requests: readonly PaymentRequest[],
@@ -120,7 +120,7 @@ export class PerformOperations {
     return requests.filter((_, index) => begun[index]!.state === 'waits');
   }
 
-  /** Whoever is told of a refusal undoes nothing: a notice that was faster may have settled that it was done. */
+  /** Takes the stored outcomes: a notice may have settled a success first, and callers undo nothing after a refusal. */
   private async tellWhatIsKept(
     tenant: string,
     refused: readonly PaymentRequest[],
@@ -131,14 +131,14 @@ export class PerformOperations {
     refused.forEach((request, index) => outcomes.set(request, outcomeOf(kept[index]!)));
   }
 
-  /** Asks the providers, and keeps what they have decided. */
+  /** Asks the providers, and stores what they have decided. */
   private async ask(tenant: string, operations: readonly Open[]): Promise<ReadonlyMap<Open, ProviderOutcome>> {
     const answers = new Map<Open, ProviderOutcome>();
     await Promise.all(
       [...Map.groupBy(operations, (it) => it.method)].map(async ([method, group]) => {
         const outcomes = await this.askProvider(tenant, method, group);
         group.forEach((operation, index) => answers.set(operation, outcomes[index]!));
-        // Each by itself, so that one that is slow keeps nobody else's answers.
+        // Each method by itself, so that a slow provider does not delay the answers of others.
         const settled = group.flatMap(({ operationId, orderId }, index): SettledOperation[] => {
           const outcome = outcomes[index]!;
           return outcome.outcome === 'open' ? [] : [{ operationId, orderId, outcome }];
@@ -149,7 +149,7 @@ export class PerformOperations {
     return answers;
   }
 
-  /** A provider that cannot be reached may have done what it was asked: that shows when it is asked again. */
+  /** A provider that could not be reached may have carried out the request: asking again will show it. */
   private async askProvider(
     tenant: string,
     method: PaymentMethod,
@@ -164,7 +164,7 @@ export class PerformOperations {
   }
 }
 
-/** Parts in which no order comes twice, so that the requests of an order stay in their order. */
+/** Splits requests into rounds with at most one per order, so that those of an order stay in sequence. */
 const roundsOf = (requests: readonly PaymentRequest[]): PaymentRequest[][] => {
   const rounds: PaymentRequest[][] = [];
   const roundOf = new Map<string, number>();

@@ -6,7 +6,7 @@ export abstract class PaymentReader {
   abstract find(tenant: string, orderId: string): Promise<Omit<PaymentDocument, 'customer_action'> | undefined>;
 }
 
-/** Tells what became of the payment of an order, and what it waits for. */
+/** Reads the payment of an order, and what it waits for. */
 @Injectable()
 export class ReadPayment {
   private readonly logger = new Logger(ReadPayment.name);
@@ -21,7 +21,7 @@ export class ReadPayment {
     return payment && { ...payment, customer_action: await this.customerAction(tenant, payment) };
   }
 
-  /** Known by the provider alone, who may be away: the rest is told all the same. */
+  /** Only the provider knows it, and it may be unreachable: the rest is returned all the same. */
   private async customerAction(
     tenant: string,
     { method, operations }: Pick<PaymentDocument, 'method' | 'operations'>,

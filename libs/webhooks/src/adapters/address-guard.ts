@@ -3,16 +3,16 @@ import { BlockList, isIP } from 'node:net';
 import { withoutBrackets } from '#config';
 import type { AddressRules } from '../use-cases/manage-endpoints.js';
 
-/** An address of a name. */
+/** An address of a host name. */
 export interface HostAddress {
   address: string;
   family: 4 | 6;
 }
 
-/** @throws Error where the name has none */
+/** @throws Error if the name has no address */
 export type ResolveHost = (hostname: string) => Promise<HostAddress[]>;
 
-/** IPv4 that is nobody's on the Internet (IANA special-purpose registry), multicast and broadcast among it. */
+/** IPv4 ranges that are not public (IANA special-purpose registry), including multicast and broadcast. */
 const special = new BlockList();
 for (const [net, prefix] of [
   ...[['0.0.0.0', 8] as const, ['10.0.0.0', 8] as const, ['100.64.0.0', 10] as const, ['127.0.0.0', 8] as const],
@@ -24,8 +24,8 @@ for (const [net, prefix] of [
   special.addSubnet(net, prefix, 'ipv4');
 
 /**
- * Of IPv6 only what is unicast and global. Loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 lie
- * outside; Teredo and 6to4, which lead to an IPv4 address as well, do not.
+ * Of IPv6 only global unicast addresses are public. Loopback, link-local, unique local, multicast, IPv4-mapped and NAT64 lie
+ * outside that range; Teredo and 6to4, which also lead to an IPv4 address, lie inside and are excluded.
  */
 const global = new BlockList();
 global.addSubnet('2000::', 3, 'ipv6');
@@ -49,14 +49,14 @@ export const isPublic = (address: string): boolean => {
   }
 };
 
-/** Where https is answered: who asks for another port is hardly after a webhook. */
+/** The usual ports of https: a URL with another port is hardly a webhook. */
 export const usualPorts = [443, 8443];
 
 const isLocalName = (hostname: string): boolean => /(^|\.)localhost\.?$/.test(hostname);
 
 /**
- * Keeps webhooks from reaching what only we can reach. Names are asked of DNS itself: the resolver of the system has few
- * threads, and names that nobody answers for would keep them from everybody else, our own databases among them.
+ * Keeps webhooks from reaching hosts that only we can reach (SSRF). Names are resolved by DNS queries of our own: the system
+ * resolver has few threads, and names that nobody answers for would block it for all others, our databases included.
  */
 export class AddressGuard implements AddressRules {
   private readonly resolver = new Resolver({ timeout: 2_000, tries: 2 });
@@ -80,9 +80,9 @@ export class AddressGuard implements AddressRules {
   }
 
   /**
-   * The addresses to connect to, and to no others: the name may have other ones a moment later.
+   * The addresses to connect to, and to no others: the name may have other ones a moment later (DNS rebinding).
    *
-   * @throws Error where any of them is private: such a name is not to be trusted with the rest
+   * @throws Error if any of them is private: then the others are not trusted either
    */
   async addressesOf(hostname: string): Promise<HostAddress[]> {
     const addresses = await this.resolve(hostname);

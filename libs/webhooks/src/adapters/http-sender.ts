@@ -6,13 +6,13 @@ import { failureOf, type Answer } from '../domain/retries.js';
 import type { WebhookSender } from '../use-cases/deliver-messages.js';
 import { PrivateAddressError, type AddressGuard } from './address-guard.js';
 
-/** Of the body of an answer: what is read before the connection is closed, and what is kept of it. */
+/** Limits for the body of a response: bytes to read before the connection is closed, and characters to keep. */
 const readBytes = 16_384;
 const keptCharacters = 500;
-/** Connections that wait for the next message: how many to a host, and how long. */
+/** Idle connections: how many per host, and for how long. */
 const keepAlive = { keepAlive: true, maxFreeSockets: 4, timeout: 15_000 };
 
-/** What is told of a failure to connect; anything else by its code. */
+/** Descriptions of connection errors; others are described by their code. */
 const reasons: Record<string, string> = {
   ECONNREFUSED: 'the connection was refused',
   ECONNRESET: 'the connection was closed without an answer',
@@ -23,8 +23,8 @@ const reasons: Record<string, string> = {
 const noAddress = new Set(['ENOTFOUND', 'ENODATA']);
 
 /**
- * Posts over HTTP, to the addresses that were checked. Redirects are not followed, and nobody is listened to for long:
- * there is a limit for the time in all and for what is read.
+ * Posts over HTTP, to addresses that were checked. Redirects are not followed, and both the total time and the bytes that
+ * are read are limited.
  */
 @Injectable()
 export class HttpSender implements WebhookSender, OnApplicationShutdown {
@@ -50,7 +50,7 @@ export class HttpSender implements WebhookSender, OnApplicationShutdown {
   }
 
   async send(url: string, headers: Record<string, string>, body: string): Promise<Answer> {
-    // It may have been registered under other rules.
+    // The rules may have changed since the endpoint was registered.
     const fault = this.guard.faultOf(new URL(url));
     if (fault !== undefined) return failed(fault);
     const late = new AbortController();
@@ -75,7 +75,7 @@ export class HttpSender implements WebhookSender, OnApplicationShutdown {
     try {
       return await answerTo(request);
     } catch (error) {
-      // The other end has closed a connection that waited, at the very moment.
+      // The other end has closed an idle connection just as it was used.
       const { code } = error as NodeJS.ErrnoException;
       const isStale = request.reusedSocket && (code === 'ECONNRESET' || code === 'EPIPE');
       if (!isStale || isRepeat || signal.aborted) throw error;
@@ -102,11 +102,11 @@ export class HttpSender implements WebhookSender, OnApplicationShutdown {
   }
 }
 
-/** The status is the answer: what is wrong with the body behind it changes nothing. */
+/** The status decides; an error in the body that follows it changes nothing. */
 const answerTo = async (request: ClientRequest): Promise<Answer> => {
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>();
   request.once('response', resolve).on('error', reject);
-  // After an answer that is no answer, such as another protocol, nothing else would be heard.
+  // After an invalid response, such as one in another protocol, there is no other event.
   request.once('close', () => reject(Object.assign(new Error('closed'), { code: 'ECONNRESET' })));
   const response = await promise;
   const status = response.statusCode!;
@@ -126,9 +126,9 @@ const beginningOf = async (response: IncomingMessage): Promise<string | null> =>
       if (bytes >= readBytes) break;
     }
   } catch {
-    // It ended too early, or came too late.
+    // The body ended too early, or took too long.
   }
-  // Postgres keeps neither NUL nor half a character.
+  // Postgres can store neither NUL nor half of a surrogate pair.
   const text = Buffer.concat(chunks).toString().replaceAll('\0', '').slice(0, keptCharacters).toWellFormed();
   return text === '' ? null : text;
 };
@@ -137,11 +137,11 @@ const failed = (error: string): Answer => ({ status: null, error, snippet: null,
 
 const reasonOf = (error: Error): string => {
   if (error instanceof PrivateAddressError) return error.message;
-  // One for each address that was tried.
+  // An AggregateError has one error for each address that was tried.
   const [first] = error instanceof AggregateError ? (error.errors as Error[]) : [];
   const { code = 'unknown', syscall } = (first ?? error) as NodeJS.ErrnoException;
   if (noAddress.has(code)) return 'the host name has no address';
-  // DNS that cannot be reached has the codes of connections.
+  // An unreachable DNS server has the error codes of connections, so the system call tells them apart.
   if (/^(query|getaddrinfo)/.test(syscall ?? '')) return 'the host name could not be resolved';
   return reasons[code] ?? `the request failed with ${code}`;
 };

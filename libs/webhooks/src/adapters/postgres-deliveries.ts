@@ -133,7 +133,7 @@ const accept = {
   text: 'SELECT webhooks.follow_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS deliveries',
 };
 
-/** From endpoint to endpoint among those for which something is pending, however much that is: of a recursive `waiting`. */
+/** For a recursive `waiting`: jumps in the index between endpoints with pending deliveries, however many each has. */
 const endpointsWaiting = `
       (SELECT tenant_id, endpoint_id FROM webhooks.deliveries WHERE status = 'pending'
        ORDER BY tenant_id, endpoint_id LIMIT 1)
@@ -144,12 +144,12 @@ const endpointsWaiting = `
         ORDER BY d.tenant_id, d.endpoint_id LIMIT 1
       ) n`;
 
-/** Nobody waits for an endpoint, or leases, for so long: that is from before the clock was set back. */
+/** No pause and no lease lasts that long: such a time dates from before the clock was set back. */
 const setBack = `now() + interval '${2 * longestWaitMs} ms'`;
 
 /**
- * Of each endpoint no more than it has slots for; of each tenant as well. Those that cannot be signed here are left to
- * others until they have waited. One without a message, which there was in older versions, takes no slot.
+ * Claims no more of each endpoint, and of each tenant, than it has free slots. Deliveries that cannot be signed here are
+ * left to others until they have waited. A delivery without a message, as in older versions, takes no slot.
  */
 const claim = {
   name: 'webhooks-claim',
@@ -192,8 +192,8 @@ const claim = {
 };
 
 /**
- * The epoch is the fence: whoever was paused past its lease notes nothing. An endpoint that has got another URL since is
- * not the one that wants nothing any more.
+ * The epoch fences off an instance that was paused beyond its lease. If the endpoint has another URL by now, it is not the
+ * one that answered, so it is not disabled.
  */
 const settle = {
   name: 'webhooks-settle',
@@ -229,7 +229,7 @@ const columns = `
 const ofKnownEndpoint = `
   EXISTS (SELECT FROM webhooks.endpoints e WHERE e.tenant_id = d.tenant_id AND e.endpoint_id = d.endpoint_id)`;
 
-/** The status is part of the text, so that one that is rare is found by its index. */
+/** The status is part of the statement, so that a rare one is found by its index. */
 const pageOf = (status: WebhookDeliveryStatus | 'all'): Statement => ({
   name: `webhooks-deliveries-${status}`,
   text: `
@@ -265,7 +265,7 @@ const endpointOf = {
     WHERE d.tenant_id = $1 AND d.delivery_id = $2 AND ${ofKnownEndpoint}`,
 };
 
-/** One that is being sent at the moment stays with whoever sends it. */
+/** A delivery that is being sent stays with the instance that sends it. */
 const again = {
   name: 'webhooks-redeliver',
   text: `

@@ -107,9 +107,9 @@ export class PostgresEndpoints implements Endpoints, WantedTypes, KeptSecrets {
   }
 }
 
-/** Behind every id that there is. */
+/** Sorts after every existing id. */
 export const lastId = 'ffffffff-ffff-ffff-ffff-ffffffffffff';
-/** Before every id that there is. */
+/** Sorts before every existing id. */
 const firstId = '00000000-0000-0000-0000-000000000000';
 
 const columns = 'endpoint_id, url, types, description, enabled, disabled_reason, created_at, updated_at';
@@ -158,7 +158,7 @@ const forget = {
   text: `DELETE FROM webhooks.endpoints WHERE tenant_id = $1 AND endpoint_id = $2 RETURNING 1`,
 };
 
-/** The newest, and until when the one before is good, which is good for longer than those before it. */
+/** The newest secret, and until when the one before it is valid, which outlasts all earlier ones. */
 const newest = `
   secrets->0 AS kept,
   CASE WHEN (secrets->1->>'until')::timestamptz > now() THEN (secrets->1->>'until')::timestamptz END AS previous_until`;
@@ -193,7 +193,7 @@ const rotate = {
     RETURNING ${newest}`,
 };
 
-/** Who locks several does so in one order, so that nobody waits for another in a circle. */
+/** Rows are locked in one order, so that concurrent statements do not deadlock. */
 const forgetEnded = {
   name: 'webhooks-forget-secrets',
   text: `

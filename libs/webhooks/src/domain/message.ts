@@ -4,17 +4,17 @@ import { limits } from '#contracts';
 /** Something that happened, which endpoints may ask for. */
 export interface Happening {
   tenant: string;
-  /** Who tells it. Together with the id it names it for ever. */
+  /** Who reports it. Together with the id, it identifies the happening for ever. */
   source: string;
   id: string;
   type: string;
   at: Date;
   data: Record<string, unknown>;
-  /** Of the request that it goes back to. */
+  /** The trace context of the request that caused it. */
   traceparent?: string | undefined;
 }
 
-/** What is sent of it, to every endpoint the same. */
+/** The message about it, the same for every endpoint. */
 export interface Message {
   tenant: string;
   messageId: string;
@@ -26,7 +26,7 @@ export interface Message {
 
 export const messageOf = ({ tenant, source, id, type, at, data, traceparent }: Happening): Message => ({
   tenant,
-  // Whatever an id is made of, this fits into a header, and has no full stop, which divides what is signed.
+  // Whatever the id contains, a hash fits into a header and has no full stop, which separates what is signed.
   messageId: `msg_${hash('sha256', JSON.stringify([source, id]), 'base64url').slice(0, 32)}`,
   type,
   at,
@@ -34,7 +34,7 @@ export const messageOf = ({ tenant, source, id, type, at, data, traceparent }: H
   traceparent,
 });
 
-/** Receivers read small bodies: what is too large is told without lines, wherever it has any; they ask for the rest. */
+/** Receivers expect small bodies: a larger one loses all `lines`, then its largest fields; receivers fetch the rest. */
 const payloadOf = (type: string, at: Date, data: Record<string, unknown>): string => {
   const written = (some: Record<string, unknown>): string =>
     JSON.stringify({ type, timestamp: at.toISOString(), data: some });

@@ -2,22 +2,22 @@ const second = 1_000;
 const minute = 60 * second;
 const hour = 60 * minute;
 
-/** How long is waited after each failure; after as many there is one last attempt (Standard Webhooks). */
+/** The pause after each failure; the attempt after the last pause is the final one (Standard Webhooks). */
 export const retryDelaysMs: readonly number[] = [
   ...[5 * second, 5 * minute, 30 * minute, 2 * hour, 5 * hour],
   ...[10 * hour, 14 * hour, 20 * hour, 24 * hour],
 ];
 
-/** However long an endpoint asks us to wait. */
+/** The longest pause, whatever an endpoint asks for. */
 export const longestWaitMs = 24 * hour;
 
-/** What came of sending a message. */
+/** The result of sending a message. */
 export interface Answer {
-  /** Null where there was none. */
+  /** Null if there was no response. */
   status: number | null;
-  /** Why it failed; null where it did not. */
+  /** Why it failed; null if it did not. */
   error: string | null;
-  /** How the body began. */
+  /** The beginning of the response body. */
   snippet: string | null;
   retryAfter: string | null;
 }
@@ -25,15 +25,15 @@ export interface Answer {
 /** What becomes of a delivery. */
 export interface Verdict {
   status: 'pending' | 'delivered' | 'failed';
-  /** Until the next attempt, of one that is pending. */
+  /** The pause before the next attempt, if it is pending. */
   waitMs: number;
-  /** Why the endpoint is to get nothing any more. */
+  /** Why the endpoint is disabled; null if it is not. */
   disabledFor: string | null;
 }
 
 /**
  * @param failures how often the delivery has failed before
- * @param random from 0 to 1: those that failed together do not come back together
+ * @param random from 0 to 1, for jitter: deliveries that failed together are not retried together
  */
 export const verdictOn = (
   answer: Answer,
@@ -50,13 +50,13 @@ export const verdictOn = (
   return { status: 'pending', waitMs: Math.round(waitMs), disabledFor };
 };
 
-/** Whether the endpoint has more than it can bear, or is not there: not where it refuses the one message. */
+/** Whether the endpoint is overloaded or unreachable, rather than refusing this one message. */
 export const isStruggling = ({ status }: Answer): boolean => status === null || status === 429 || status >= 500;
 
-/** @param random from 0 to 1: those that wait together do not come back together */
+/** @param random from 0 to 1, for jitter: deliveries that wait together are not retried together */
 export const jittered = (delayMs: number, random: number): number => delayMs * (0.9 + random / 5);
 
-/** What `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3), where the status says that it means it. */
+/** The pause that `Retry-After` asks for, in seconds or as a date (RFC 9110, 10.2.3), if the status is 429 or 503. */
 const askedForMs = ({ status, retryAfter }: Answer, at: Date): number => {
   if (retryAfter === null || (status !== 429 && status !== 503)) return 0;
   if (/^\d{1,10}$/.test(retryAfter)) return Number(retryAfter) * second;

@@ -5,7 +5,7 @@ const prefix = 'whsec_';
 /** A secret as Standard Webhooks writes it: its key is 24 to 64 bytes long. */
 export const newSecret = (): string => prefix + randomBytes(32).toString('base64');
 
-/** The header fields that say who sends the message, and when. Receivers dedupe by the id and refuse what is old. */
+/** The headers that authenticate a message and its time. Receivers deduplicate by the id and refuse old timestamps. */
 export const signedHeaders = (
   messageId: string,
   body: string,
@@ -17,7 +17,7 @@ export const signedHeaders = (
   return {
     'webhook-id': messageId,
     'webhook-timestamp': timestamp,
-    // One each: the receiver knows one of the secrets.
+    // One signature per secret, because each receiver knows one of them.
     'webhook-signature': secrets.map((it) => signatureOf(signed, it)).join(' '),
   };
 };

@@ -1,7 +1,7 @@
 /**
- * How much may be sent at a time, to one endpoint and to all: an endpoint that hangs takes up its own slots and nobody
- * else's. One that struggles has a single slot, so that many that hang do not take up all of them. A tenant takes as many as
- * are left to the others, at most.
+ * Limits how much is sent at a time, to one endpoint and in all: an endpoint that hangs takes up its own slots only. An
+ * endpoint that struggles has a single slot, so that many that hang do not take up all of them. A tenant may have at most as
+ * many slots as it leaves to others.
  */
 export class Slots {
   private readonly taken = new Map<string, number>();
@@ -18,18 +18,18 @@ export class Slots {
     return this.ofAll - this.total;
   }
 
-  /** Of the endpoints that have fewer free than usual, how many; never more than there are of all. */
+  /** The free slots of endpoints that have fewer than usual. */
   get exceptions(): ReadonlyMap<string, number> {
     const known = [...this.taken.keys(), ...this.struggling];
     return new Map(known.map((it) => [it, Math.max(0, this.widthOf(it) - (this.taken.get(it) ?? 0))]));
   }
 
-  /** How many more a tenant may take that has none. */
+  /** How many slots a tenant may take that has none yet. */
   get ofTenant(): number {
     return Math.ceil(this.free / 2);
   }
 
-  /** The same of those that have some. */
+  /** How many more slots each tenant may take that has some. */
   get tenants(): ReadonlyMap<string, number> {
     return new Map([...this.ofTenants].map(([it, taken]) => [it, Math.max(0, Math.ceil((this.free - taken) / 2))]));
   }
@@ -47,7 +47,7 @@ export class Slots {
     this.struggling.delete(endpointId);
     if (!isStruggling) return;
     this.struggling.add(endpointId);
-    // Those that have struggled longest ago may have recovered.
+    // Endpoints that struggled longest ago may have recovered.
     if (this.struggling.size > this.ofAll) this.struggling.delete(this.struggling.keys().next().value!);
   }
 

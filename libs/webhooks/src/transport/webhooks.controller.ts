@@ -28,7 +28,7 @@ const cursor = z.object({ before: z.uuid() });
 const endpointIdParameter = z.string().meta({ description: 'The `endpoint_id` of the endpoint.' });
 const deliveryIdParameter = z.string().meta({ description: 'A `delivery_id` from the list.' });
 
-/** Where merchants say what they want to be told, and see what they were told. */
+/** Where merchants configure their webhooks, and see what was sent. */
 @ApiTags('webhooks')
 @Controller()
 export class WebhooksController {

@@ -4,26 +4,26 @@ import { Checkpoints, EventConsumer, EventSource, type Checkpoint } from '#event
 import { messageOf, type Happening, type Message } from '../domain/message.js';
 import { DeliverMessages } from './deliver-messages.js';
 
-/** What endpoints are told. */
+/** The messages that endpoints get. */
 export abstract class Messages {
   /**
-   * Keeps messages, a delivery of each to every endpoint that asks for it unless it is kept already, and the checkpoint:
-   * all of it or nothing.
+   * Stores messages, a delivery of each to every endpoint that wants it unless there is one already, and the checkpoint: all
+   * of it or nothing.
    *
    * @returns how many deliveries are new
    */
   abstract keep(messages: readonly Message[], checkpoint: Checkpoint): Promise<number>;
 }
 
-/** The log of orders, of the types that some endpoint asks for. */
+/** The log of orders, limited to the types that some endpoint wants. */
 export abstract class OrderLog extends EventSource<OrderLogEvent> {}
 
-/** What the endpoints ask for: all where it is null. */
+/** The event types that endpoints want; null for all. */
 export abstract class WantedTypes {
   abstract wanted(): Promise<ReadonlySet<OrderEventType> | null>;
 }
 
-/** More than a few endpoints cannot be told of in the time that a statement has. */
+/** With more, a statement could not create the deliveries for more than a few endpoints within its timeout. */
 const batchSize = 500;
 const pollMs = 100;
 
@@ -48,7 +48,7 @@ export class AcceptEvents extends EventConsumer<OrderLogEvent> {
     else await this.accept(events.map(happeningOf), checkpoint);
   }
 
-  /** @returns how many deliveries are due */
+  /** @returns how many deliveries are new */
   async accept(happenings: readonly Happening[], checkpoint: Checkpoint): Promise<number> {
     const due = await this.messages.keep(happenings.map(messageOf), checkpoint);
     if (due > 0) this.deliverMessages.wake();

@@ -8,25 +8,25 @@ import { signedHeaders } from '../domain/signature.js';
 import { Slots } from '../domain/slots.js';
 import { KeepSecrets, type KeptSecret } from './keep-secrets.js';
 
-/** A delivery that is ours until its lease runs out: whoever takes it then raises the epoch, and our writes are refused. */
+/** A delivery that this instance sends until its lease expires: whoever claims it next raises the epoch to fence us off. */
 export interface ClaimedDelivery {
   tenant: string;
   deliveryId: string;
   epoch: number;
-  /** How often it was tried before, and how often of these since it was last begun anew it failed. */
+  /** How often it was tried in all, and how often it has failed since it was last restarted. */
   attempts: number;
   failures: number;
   endpointId: string;
   url: string;
-  /** Those that are good, newest first. */
+  /** The valid ones, newest first. */
   secrets: KeptSecret[];
   messageId: string;
   payload: string;
-  /** Of the request that it goes back to. */
+  /** The trace context of the request that caused it. */
   traceparent: string | null;
 }
 
-/** An attempt to deliver, and what follows from it. */
+/** An attempt to deliver, and its consequences. */
 export interface Attempt {
   at: Date;
   durationMs: number;
@@ -36,11 +36,11 @@ export interface Attempt {
 
 export abstract class DueDeliveries {
   /**
-   * Takes deliveries that are due and that nobody works on, those of enabled endpoints.
+   * Claims deliveries of enabled endpoints that are due and not leased.
    *
-   * @param slots how many at most: of all, of one endpoint, and of those endpoints for which that is another number; of one
-   *   tenant, and of those for which that is another number
-   * @param signing the master keys that are here; what takes another one is left to who has that, for as long as is said
+   * @param slots how many at most: in all; of one endpoint, with exceptions; of one tenant, with exceptions
+   * @param signing the master keys that are here; what needs another one is left to instances that have it, for
+   *   `othersForMs`
    */
   abstract claim(
     leaseMs: number,
@@ -53,35 +53,35 @@ export abstract class DueDeliveries {
     },
     signing: { masterIds: readonly string[]; othersForMs: number },
   ): Promise<ClaimedDelivery[]>;
-  /** Notes the attempt and what follows. @returns whether the delivery was still ours */
+  /** Stores the attempt and its consequences. @returns whether the delivery was still ours */
   abstract settle(delivery: ClaimedDelivery, attempt: Attempt): Promise<boolean>;
-  /** Has one wait that could not be sent for a reason of ours, which is no attempt. */
+  /** Postpones a delivery that could not be sent for a reason of ours, which does not count as an attempt. */
   abstract putOff(delivery: ClaimedDelivery, error: string, waitMs: number): Promise<void>;
 }
 
 export abstract class WebhookSender {
-  /** Posts a body. Whatever happens is an answer. */
+  /** Posts a body. Every failure is returned as an answer. */
   abstract send(url: string, headers: Record<string, string>, body: string): Promise<Answer>;
 }
 
 export interface DeliveryLimits {
-  /** How long is waited after each failure; after as many there is one last attempt. */
+  /** The pause after each failure; the attempt after the last pause is the final one. */
   delaysMs: readonly number[];
-  /** How long a delivery whose worker was killed waits for another one: longer than sending takes. */
+  /** How long the delivery of a killed worker waits for another one: longer than sending takes. */
   leaseMs: number;
-  /** How many are sent at a time by one instance: to one endpoint, and to all. */
+  /** How many one instance sends at a time: to one endpoint, and in all. */
   ofOne: number;
   ofAll: number;
-  /** How often is looked without being woken: another instance may have made a delivery, or one has waited long enough. */
+  /** How often deliveries are polled without a wake-up: another instance may have made one, or a pause may be over. */
   pollMs: number;
   /**
-   * Where the key is missing that the secret of an endpoint is encrypted by way of: how long a delivery is left to instances
-   * that have it, and how long it is put off where none of them has come.
+   * If the master key for the secret of an endpoint is not configured here: how long a delivery is left to instances that
+   * have it, and how long it is postponed if none of them has taken it.
    */
   unsignedMs: number;
   /**
-   * How long after its start an instance leaves secrets as they are that lie there so: the version before, which reads no
-   * others, may still run beside it.
+   * How long after its start an instance leaves unencrypted secrets alone: the previous version, which reads no others, may
+   * still be running.
    */
   plainForMs: number;
 }
@@ -119,7 +119,7 @@ export class DeliverMessages extends WokenWork {
     });
   }
 
-  /** Who comes to an end makes room and wakes, so there is never more at once. */
+  /** A delivery that ends frees its slot and wakes this worker, so there is never more to do at once. */
   protected async execute(): Promise<boolean> {
     const { free, exceptions, ofTenant, tenants } = this.slots;
     if (free === 0) return false;
@@ -134,7 +134,7 @@ export class DeliverMessages extends WokenWork {
     return false;
   }
 
-  /** Finishes what is being sent, for which the sender has a limit; the rest waits for the next worker. */
+  /** Finishes the deliveries in progress, whose time the sender limits; the rest waits for the next worker. */
   protected override async leave(): Promise<void> {
     await Promise.all(this.underWay);
   }
@@ -174,7 +174,7 @@ export class DeliverMessages extends WokenWork {
     }
   }
 
-  /** All of them: receivers know one each. */
+  /** Decrypts all of them, because each receiver knows one. */
   private openedSecrets({ tenant, endpointId, secrets }: ClaimedDelivery): string[] | CleaveError {
     try {
       return secrets.map((it) => this.secrets.open(tenant, endpointId, it));

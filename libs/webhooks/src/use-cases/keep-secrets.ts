@@ -2,27 +2,27 @@ import { Injectable } from '@nestjs/common';
 import { CleaveError } from '#contracts';
 import { MasterKeys } from '#security';
 
-/** A secret as it is kept: encrypted by way of a master key, in base64, or as it is where there was none. */
+/** A stored secret: encrypted under a master key, in base64; or in plain text, if there was no master key. */
 export type KeptSecret = { secret: string } | { master: string; sealed: string };
 
-/** Encrypts the secrets of endpoints, each as that of its endpoint alone, and decrypts them. */
+/** Encrypts and decrypts the secrets of endpoints, each bound to its endpoint. */
 @Injectable()
 export class KeepSecrets {
   constructor(private readonly masters: MasterKeys) {}
 
-  /** The names of the master keys that are here to decrypt them. */
+  /** The ids of the master keys that are configured here. */
   get masterIds(): string[] {
     return this.masters.ids;
   }
 
-  /** As it is where there is nothing to encrypt it by. */
+  /** Leaves the secret in plain text if there is no master key. */
   seal(tenant: string, endpointId: string, secret: string): KeptSecret {
     if (!this.masters.newest) return { secret };
     const { masterId, wrapped } = this.masters.wrap(Buffer.from(secret), contextOf(tenant, endpointId));
     return { master: masterId, sealed: wrapped.toString('base64') };
   }
 
-  /** @throws CleaveError `data-key-missing` where it was encrypted by way of a key that is not configured */
+  /** @throws CleaveError `data-key-missing` if it was encrypted under a master key that is not configured */
   open(tenant: string, endpointId: string, kept: KeptSecret): string {
     if ('secret' in kept) return kept.secret;
     if (typeof kept.sealed !== 'string') throw new CleaveError('data-key-missing', unknownForm);

@@ -12,9 +12,9 @@ import { DeliverMessages } from './deliver-messages.js';
 import { KeepSecrets, type KeptSecret } from './keep-secrets.js';
 
 export abstract class Endpoints {
-  /** An id for one, younger than those before. */
+  /** A new endpoint id, which sorts after all earlier ones. */
   abstract newId(): Promise<string>;
-  /** @returns undefined where the tenant has `most` already */
+  /** @returns undefined if the tenant has `most` endpoints already */
   abstract register(
     tenant: string,
     endpointId: string,
@@ -23,23 +23,23 @@ export abstract class Endpoints {
     most: number,
   ): Promise<WebhookEndpointDocument | undefined>;
   abstract find(tenant: string, endpointId: string): Promise<WebhookEndpointDocument | undefined>;
-  /** At most `limit`, newest first, those older than `before`. */
+  /** At most `limit`, newest first, older than `before`. */
   abstract page(tenant: string, before: string | undefined, limit: number): Promise<WebhookEndpointDocument[]>;
-  /** Changes what is given. Who enables an endpoint takes back the reason for which it was disabled. */
+  /** Changes the given fields. Enabling an endpoint clears the reason for which it was disabled. */
   abstract change(
     tenant: string,
     endpointId: string,
     given: ChangeWebhookEndpointRequest,
   ): Promise<WebhookEndpointDocument | undefined>;
-  /** @returns whether there was one */
+  /** @returns whether there was such an endpoint */
   abstract forget(tenant: string, endpointId: string): Promise<boolean>;
   abstract secretOf(tenant: string, endpointId: string): Promise<NewestSecret | undefined>;
-  /** All that sign, the newest first. */
+  /** All secrets that sign, newest first. */
   abstract secretsOf(tenant: string, endpointId: string): Promise<KeptSecret[]>;
   /**
-   * Puts a secret before the others, of which the newest `kept` go on for so long, or as long as they had.
+   * Adds a secret. The newest `kept` of the others stay valid for `overlapMs`, or until the end that they have already.
    *
-   * @param without secrets that do not go on
+   * @param without secrets that end at once
    */
   abstract rotate(
     tenant: string,
@@ -51,20 +51,20 @@ export abstract class Endpoints {
   ): Promise<NewestSecret | undefined>;
 }
 
-/** The newest secret of an endpoint, and until when the one before is good. */
+/** The newest secret of an endpoint, and until when the one before it is valid. */
 export interface NewestSecret extends Pick<WebhookSecretDocument, 'previous_until'> {
   kept: KeptSecret;
 }
 
-/** Where may be sent to. */
+/** Decides where messages may be sent. */
 export abstract class AddressRules {
-  /** Why nothing is sent there; undefined where something is, as far as can be told without asking who has the name. */
+  /** Why nothing is sent there; undefined if it is allowed, as far as can be told without a DNS lookup. */
   abstract faultOf(url: URL): string | undefined;
 }
 
 /** How long receivers have to learn a new secret. */
 const overlapMs = 24 * 3_600_000;
-/** Secrets before the newest that still sign. */
+/** How many secrets before the newest one still sign. */
 const keptSecrets = 4;
 
 /** Keeps the endpoints of merchants and the secrets they share with us. */
@@ -127,7 +127,7 @@ export class ManageEndpoints {
     return { secret: this.secrets.open(tenant, endpointId, kept), previous_until };
   }
 
-  /** What cannot be opened ends now: it signs nothing, and while it goes on nothing is sent without it. */
+  /** Secrets that cannot be decrypted end now: they cannot sign, and while they are valid nothing is sent without them. */
   async rotate(tenant: string, endpointId: string): Promise<WebhookSecretDocument> {
     const secret = newSecret();
     const kept = this.secrets.seal(tenant, endpointId, secret);

@@ -8,7 +8,7 @@ import {
 import { Endpoints, endpointNotFound } from './manage-endpoints.js';
 
 export abstract class DeliveryLog {
-  /** At most `limit`, newest first, those older than `before`. */
+  /** At most `limit`, newest first, older than `before`. */
   abstract page(
     tenant: string,
     endpointId: string,
@@ -16,14 +16,14 @@ export abstract class DeliveryLog {
     before: string | undefined,
     limit: number,
   ): Promise<WebhookDeliveryDocument[]>;
-  /** With the last `attempts`, newest first; undefined as well where its endpoint is gone. */
+  /** With its last `attempts`, newest first; undefined also if its endpoint was deleted. */
   abstract find(tenant: string, deliveryId: string, attempts: number): Promise<WebhookDeliveryDetail | undefined>;
 }
 
-/** Of one that somebody has redelivered over and over. */
+/** Limits what is returned of a delivery that was redelivered over and over. */
 const attemptsTold = 100;
 
-/** Tells what was sent to an endpoint, and what came of it. */
+/** Reads what was sent to an endpoint, and with which result. */
 @Injectable()
 export class ReadDeliveries {
   constructor(

@@ -8,14 +8,14 @@ import { Endpoints, endpointNotFound } from './manage-endpoints.js';
 import { deliveryNotFound } from './read-deliveries.js';
 
 export abstract class Redeliveries {
-  /** Where a delivery goes; undefined where there is none, or its endpoint is gone. */
+  /** The endpoint of a delivery; undefined if there is no such delivery, or its endpoint was deleted. */
   abstract endpointOf(tenant: string, deliveryId: string): Promise<string | undefined>;
   /**
-   * Makes a delivery due now, whatever has become of it. One that is pending stays where it is in its schedule, any other
-   * stands behind so many failures.
+   * Makes a delivery due now, whatever its status is. A pending one keeps its place in the retry schedule; any other one
+   * counts as having failed `failures` times.
    */
   abstract again(tenant: string, deliveryId: string, failures: number): Promise<WebhookDeliveryDocument | undefined>;
-  /** Begins those anew that failed, at most `limit`. @returns how many */
+  /** Restarts failed deliveries, at most `limit`. @returns how many */
   abstract failedAgain(
     tenant: string,
     endpointId: string,
@@ -23,11 +23,11 @@ export abstract class Redeliveries {
     until: Date | undefined,
     limit: number,
   ): Promise<number>;
-  /** Keeps a message for this endpoint alone. @returns undefined where there is no such endpoint */
+  /** Stores a message for this endpoint alone. @returns undefined if there is no such endpoint */
   abstract toOne(endpointId: string, message: Message): Promise<WebhookDeliveryDocument | undefined>;
 }
 
-/** Whoever may register an endpoint could have messages sent to anybody without end; and register another one after each. */
+/** Whoever may register endpoints could otherwise flood any host with messages, or register another endpoint after each. */
 const tests = { requests: limits.webhookTestsAMinute, perSeconds: 60 };
 const testsOfTenant = { requests: limits.webhookTestsAMinuteOfTenant, perSeconds: 60 };
 const redeliveries = { requests: limits.webhookRedeliveriesAMinute, perSeconds: 60 };
@@ -35,7 +35,7 @@ const redeliveries = { requests: limits.webhookRedeliveriesAMinute, perSeconds: 
 const batchSize = 1_000;
 const mostAtOnce = 10_000;
 
-/** Sends again what somebody asks for, or something to try an endpoint out. */
+/** Sends messages again on request, and test messages to try an endpoint out. */
 @Injectable()
 export class RedeliverMessages {
   private readonly tests = new RateLimits(tests);
@@ -49,7 +49,7 @@ export class RedeliverMessages {
     @Inject(deliveryLimits) private readonly limits: DeliveryLimits,
   ) {}
 
-  /** One more attempt, now; none besides the one of a delivery that is due or being sent. */
+  /** One more attempt, now. A delivery that is due or being sent gets no additional one. */
   async one(tenant: string, deliveryId: string): Promise<WebhookDeliveryDocument> {
     const endpointId = await this.deliveries.endpointOf(tenant, deliveryId);
     if (endpointId === undefined) throw deliveryNotFound();
@@ -61,7 +61,7 @@ export class RedeliverMessages {
     return delivery;
   }
 
-  /** What failed while an endpoint was out of order, with all the attempts it had at first. */
+  /** Restarts what failed while an endpoint was out of order, with its full retry schedule. */
   async failed(
     tenant: string,
     endpointId: string,
@@ -76,7 +76,7 @@ export class RedeliverMessages {
     return { redelivered, more: redelivered >= mostAtOnce };
   }
 
-  /** Whatever types the endpoint asks for. */
+  /** Sent whatever types the endpoint asks for. */
   async test(tenant: string, endpointId: string): Promise<WebhookDeliveryDocument> {
     if (!(await this.endpoints.find(tenant, endpointId))) throw endpointNotFound();
     const ofEndpoint = await this.tests.take(endpointId);

@@ -3,29 +3,29 @@ import { KeyRotation, MasterKeys } from '#security';
 import { deliveryLimits, type DeliveryLimits } from './deliver-messages.js';
 import { KeepSecrets, type KeptSecret } from './keep-secrets.js';
 
-/** The secrets of an endpoint, newest first. All but the first have an end. */
+/** The secrets of an endpoint, newest first. All but the first have an end (`until`). */
 export interface SecretsOfEndpoint {
   tenant: string;
   endpointId: string;
   secrets: (KeptSecret & { until?: string })[];
 }
 
-/** The secrets of all endpoints, by what they are encrypted by: null for those that are not. */
+/** The secrets of all endpoints, by the master key that encrypts them: null for those in plain text. */
 export abstract class KeptSecrets {
-  /** Takes away those whose end has come. */
+  /** Deletes the secrets that have ended. */
   abstract forgetEnded(): Promise<void>;
   abstract mastersInUse(): Promise<(string | null)[]>;
-  /** Endpoints with one of those, at most `limit`, in the order of their ids, those behind `after`. */
+  /** At most `limit` endpoints with a secret under this master key, ordered by id, after `after`. */
   abstract under(
     master: string | null,
     after: SecretsOfEndpoint | undefined,
     limit: number,
   ): Promise<SecretsOfEndpoint[]>;
-  /** Of those endpoints whose secrets are still the same. Others may do so at the same time. */
+  /** Replaces the secrets of those endpoints that still have the same. Other processes may do so at the same time. */
   abstract replace(rows: readonly { before: SecretsOfEndpoint; after: SecretsOfEndpoint }[]): Promise<void>;
 }
 
-/** Encrypts the secrets of endpoints by the newest master key, those among them that lie there as they are. */
+/** Encrypts the secrets of endpoints under the newest master key, including those in plain text. */
 @Injectable()
 export class RotateSecrets extends KeyRotation<SecretsOfEndpoint> implements OnModuleInit {
   private readonly startedAt = performance.now();
