@@ -119,7 +119,8 @@ describe('services over TCP', () => {
     const keys = Array.from({ length: 5 }, () => fresh('k'));
     const lock = await trial.ledger.lock('orders');
     const placing = keys.map((key) => trial.api.place(body, key));
-    await eventually(async () => expect(await trial.api.stock(mug)).toMatchObject({ reserved: 10 }));
+    // Those that do not leave in the first two batches hold nothing: by then it is known that orders cannot be recorded.
+    await eventually(async () => expect((await trial.api.stock(mug)).reserved).toBeGreaterThan(0));
     await order.kill('SIGKILL');
     for (const answer of await Promise.all(placing)) refused(answer, '503 unavailable');
     // Postgres carries out statements that order has already sent, even after order was killed.

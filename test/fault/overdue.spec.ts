@@ -52,6 +52,9 @@ describe('a hold whose deadline passes while its order is being written down', (
   afterAll(() => shape?.stop());
 
   const begin = async (): Promise<void> => {
+    // An instance that could not record an order holds no stock before it has recorded another one.
+    await here.placed({ customer_id: 'before', product_id: await there.product({ onHand: 1 }), quantity: 1 });
+    await ledger.quiet();
     product = await there.product({ onHand: 5 });
     asking = new Asking({ customer_id: 'c', product_id: product, quantity: 3 });
   };

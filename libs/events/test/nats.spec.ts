@@ -308,6 +308,8 @@ describeWithNats('a log over NATS', () => {
     beginWriting();
     for (const count of [500, 1_000]) {
       await until(async () => (await log.countSeen(consumer)) > count);
+      // Consumers go on by the log until the publisher has made it anew.
+      await until(() => manager.streams.info('cleave-test').then(Boolean, () => false));
       await manager.streams.delete('cleave-test');
     }
     await expectHeard();
