@@ -192,7 +192,7 @@ describe('a data source', () => {
       const { port } = server.address() as AddressInfo;
       const error = await failureOf(start({ url: `postgres://u:p@127.0.0.1:${port}/shop?sslmode=verify-full` }));
       expect(error.message).toMatch(
-        /certificate is not trusted \(self-signed certificate.*\); name that of your own authority in NODE_EXTRA_CA_CERTS\. Mend SHOP_/,
+        /certificate is not trusted \(self-signed certificate.*\); name that of your own authority in NODE_EXTRA_CA_CERTS\. Correct SHOP_/,
       );
     } finally {
       server.close();
