@@ -58,7 +58,7 @@ describe('the inventory behind the orders', () => {
     );
     await stock.overdue(null, 0, 1);
     isAway = true;
-    expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'cannot be asked' } });
+    expect(await stock.condition()).toEqual({ isDegraded: true, details: { inventory: 'is unavailable' } });
     await stock.overdue(null, 0, 1);
     expect(asked).toEqual(['join', 'overdue', 'join', 'overdue']);
     isAway = false;
@@ -73,7 +73,7 @@ describe('the inventory behind the orders', () => {
     );
     await stock.overdue(null, 0, 1);
     isOurs = false;
-    await expect(stock.condition()).rejects.toThrow(`It serves the orders ${serves}; these are `);
+    await expect(stock.condition()).rejects.toThrow(`It serves order database ${serves}; this one is `);
     await expect(stock.overdue(null, 0, 1)).rejects.toThrow('It serves others.');
   });
 
