@@ -1,8 +1,8 @@
-import { setTimeout } from 'node:timers/promises';
 import { Injectable, Logger } from '@nestjs/common';
 import { CleaveError, type StockEffect, type inventoryContract } from '#contracts';
 import type { Condition } from '#health';
 import { isNotAnswered, type ContractClient } from '#messaging';
+import { within, type NoAnswer } from '#periodic';
 import type { StockBranches } from '../use-cases/finish-branches.js';
 import type { StockSettler } from '../use-cases/relay-outbox.js';
 import type { StockHolder } from '../use-cases/reserve-and-record.js';
@@ -93,15 +93,12 @@ export class MessagingStock implements StockHolder, StockSettler, StockBranches,
    * @throws Error that names both order databases, if inventory serves another one
    */
   async condition(): Promise<Condition> {
-    const ended = new AbortController();
-    const late = setTimeout(askedWithinMs, 'late' as const, { signal: ended.signal }).catch(() => 'late' as const);
     const joined = this.askUnlessInVain().then(
       () => undefined,
       // An inventory that is too busy to answer is reachable.
       (error: CleaveError) => (error.extensions?.['retry_after_ms'] === undefined ? error : undefined),
     );
-    const obstacle = await Promise.race([joined, late]);
-    ended.abort();
+    const obstacle = await within(askedWithinMs, joined).catch((late: NoAnswer) => late);
     if (obstacle instanceof CleaveError && obstacle.cause instanceof ServesOthers) throw obstacle.cause;
     return { isDegraded: obstacle !== undefined, details: obstacle ? { inventory: 'is unavailable' } : {} };
   }
