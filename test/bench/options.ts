@@ -44,46 +44,45 @@ export interface Options {
 
 const defaultSuites: SuiteName[] = ['place', 'open', 'reads'];
 
-export const usage = `Measures Cleave, the limits of its database and of HTTP, and the same service as textbooks write it, side by side.
+export const usage = `Measures Cleave in alternation with theoretical limits (plain SQL, plain HTTP) and with a textbook service.
 
   npm run bench -- [suite …] [options]
 
-Suites (${defaultSuites.join(', ')} when none is named)
-  place        places orders: ours, the limits, an HTTP echo, bare batches and the baseline
-               in turns
-  open         places orders that arrive by themselves at half of the peak, latency from the intended moment
-  overload     orders that arrive by themselves at four times the peak, and twenty times as many callers as make the peak,
+Suites (${defaultSuites.join(', ')} if none is given)
+  place        places orders: Cleave, the limits, an HTTP echo, bare batches and the baseline
+  open         places orders in an open loop at half of the peak rate; latency counts from the scheduled time
+  overload     an open loop at four times the peak rate, then twenty times as many callers as make the peak,
                who wait as Retry-After says
-  reads        reads orders by id, the first page of the list and a deep one
-  flat         the same with few and with many orders in the tables, on two databases in turns
-  soak         places at half of the peak for minutes, and watches the memory
-  transactions places orders that are paid through us, or committed in two phases, and the same ones that are not
-  log          watches how far those who follow the log are behind, and builds the sales anew from it
-  cache        reads and writes caches over one Redis: ours, bentocache, cache-manager and bare clients; then over HTTP,
-               beside Node, Fastify and Nest that do nothing but answer
-  instances    two order and two inventory processes against one of each, all callers on one product
-  footprint    what an order leaves behind: bytes of the log and on disk, transactions, and the CPU of
-               each process where they are separate
-  split        places orders (spread and hot): the monolith, and the same modules as services over TCP, asked directly and
-               through the gateway, in turns; then calls and balance
-  calls        calls between two processes over each transport: our contract client beside Nest's own, and over Redis
-               beside a queue and nothing else
-  guarded      places orders: nobody asked who they are, nothing counted or measured, and with keys, rate limits, metrics
+  reads        reads orders by id, the first page of the list and a deep page
+  flat         place and reads with few and with many orders in the tables, on two databases
+  soak         places orders at half of the peak rate for minutes, and watches memory
+  transactions places orders with a payment, orders committed in two phases, and plain orders
+  log          measures the lag of the consumers of the log, and rebuilds the sales from it
+  cache        reads and writes caches over one Redis: Cleave, bentocache, cache-manager and plain clients; then over
+               HTTP, with Node, Fastify and Nest routes that do nothing else
+  instances    two order and two inventory processes, and one of each, with all callers on one product
+  footprint    what an order leaves behind: bytes of WAL and on disk, transactions, and the CPU of
+               each process of a split deployment
+  split        places orders (spread and hot): the monolith, and the same modules as services over TCP, called directly
+               and through the gateway; then calls and balance
+  calls        calls between two processes over each transport: the contract client, Nest's own client, and for Redis
+               a bare queue
+  guarded      places orders without authentication, limits and telemetry, then with keys, rate limits, metrics
                and traces, of every request and of one in ten
-  balance      three instances of a contract, none or one of them ten times slower, by each way to choose among them
+  balance      calls to three instances, all fast or one of them ten times slower, with each balancing policy
 
 Options
   --workload LIST      of ${workloadNames.join(', ')} (all): a thousand products, one product, the invoices of a real shop
-  --callers LIST       how many place at the same time (1,64,256)
+  --callers LIST       numbers of concurrent callers (1,64,256)
   --contestants LIST   of ${contestantNames.join(', ')} (all)
-  --seconds N          how long one run takes (3)
-  --rounds N           how often everybody has his turn, forwards and backwards alternately (3)
-  --seed N             repeats the random choices of another call
-  --few N, --many N    orders in the tables, of the suite flat (10000, 1000000); of the suite log at least N few
-  --minutes N          how long soak takes (10)
-  --json FILE          writes everything that was measured to the file
-  --profile FOLDER     writes a CPU profile of every process into the folder; what was measured is worth less then
-  --help               this text
+  --seconds N          duration of one run (3)
+  --rounds N           runs of each contestant, alternately in forward and reverse order (3)
+  --seed N             repeats the random choices of an earlier call
+  --few N, --many N    orders in the tables for the suite flat (10000, 1000000); --few also for the suite log, as a minimum
+  --minutes N          duration of the suite soak (10)
+  --json FILE          writes all measurements to FILE
+  --profile FOLDER     writes a CPU profile of every process to FOLDER; profiling makes the figures worse
+  --help               prints this text
 
 Examples
   npm run bench
@@ -91,8 +90,9 @@ Examples
   npm run bench -- split --workload hot --callers 64,256
   npm run bench -- flat --many 200000 --json flat.json
 
-All use one embedded Postgres, each its own database, in a folder below TMPDIR, which has to be on a real disk: fsync is
-on. Slow or fast, the exit code is 0; it is 1 when stock is not exact to the unit or an acknowledged order is lost.
+Everything runs on one embedded Postgres, with a database for each contestant, in a folder below TMPDIR. That folder must
+be on a real disk, because fsync is on. Speed does not change the exit code: it is 0, or 1 if stock is not exact to the
+unit or an acknowledged order is lost.
 `;
 
 export class WrongUsage extends Error {}

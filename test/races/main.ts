@@ -4,18 +4,18 @@ import { contestants, type Contestant } from './contestants.js';
 import type { Outcome, Race } from './race.js';
 import { races, runRace } from './races.js';
 
-const usage = `Runs races that caches lose: values that are stale before they are cached, connections that are cut, servers that hang.
+const usage = `Runs races that caches are known to lose: values that are stale before they are cached, broken connections, servers that hang.
 
   npm run races -- [options]
 
 Options
-  --race TEXT          only races whose name has the text in it
+  --race TEXT          only races whose name contains TEXT
   --contestant LIST    of ${contestants.map((it) => it.name).join(', ')} (all)
-  --help               this text
+  --help               prints this text
 
-Prints a table in Markdown: a row for each race, and in it what each cache was observed to do. Every race has Redis
-servers of its own, which need redis-server on the path. It takes about four minutes. What the clients
-log goes to stderr. The exit code is 1 if our cache fails one of the races, whatever the others do, and 0 otherwise.
+Prints a Markdown table with a row for each race and what each cache did in it. Every race starts its own Redis servers, so
+redis-server must be on the PATH. It takes about four minutes. What the clients log goes to stderr. The exit code is 1 if
+our cache fails a race, and 0 otherwise.
 `;
 
 const versions = (
@@ -77,7 +77,7 @@ else {
   const chosen = races.filter(({ name }) => name.includes(values.race));
   const running = contestants.filter(({ name }) => values.contestant.split(',').includes(name));
   if (chosen.length === 0 || running.length === 0) {
-    process.stderr.write('There is no such race, or no such contestant. See --help.\n');
+    process.stderr.write('No race or no contestant has that name. See --help.\n');
     process.exit(2);
   }
   // What hangs in one of them does not keep the process.
