@@ -117,7 +117,7 @@ export const scripts = {
         if reply.ok then reply = 1 else ended[#ended + 1] = keys[at - 1] end
         replies[at / 2] = reply
       end
-      -- At the end: Redis takes whatever a script writes once it has let it write something.
+      -- Last: once Redis has allowed a script to write, it accepts all of its writes.
       redis.call('DEL', unpack(ended))
       return replies`,
     (reply) => reply === 1,
@@ -147,7 +147,7 @@ export const scripts = {
     SCRIPT: `
       local left = {}
       for at, entry in ipairs(KEYS) do
-        -- The line about the value has room in it, and the value may be large.
+        -- The head of an entry fits in this range, and the value may be large.
         local head = redis.pcall('GETRANGE', entry, 0, 255)
         local version = type(head) == 'string' and string.match(head, '^[%+%-][^|]*|[^|]*|[^|]*|[^|]*|([^|]*)|')
         left[at] = version or '${noVersion}'
@@ -170,13 +170,13 @@ export const scripts = {
     SCRIPT: `
       local isNew = redis.call('EXISTS', KEYS[1]) == 0
       local count = redis.call('INCRBY', KEYS[1], ARGV[1])
-      -- Beyond it a number of Lua, as one of JavaScript, is not exact.
+      -- Beyond these, numbers are not exact, in Lua as in JavaScript.
       if count > 9007199254740991 or count < -9007199254740991 then
         redis.call('DECRBY', KEYS[1], ARGV[1])
         return redis.error_reply('OVERFLOW the counter would leave the safe integers')
       end
       if isNew and ARGV[2] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
-      -- As a text: the client reads a number digit by digit, and not exactly where it is one of the largest.
+      -- As text: the client parses integer replies digit by digit and loses precision for the largest ones.
       return string.format('%.0f', count)`,
     NUMBER_OF_KEYS: 1,
     IS_READ_ONLY: false,
@@ -196,16 +196,16 @@ export const scripts = {
     SCRIPT: `
       local version = redis.call('GET', KEYS[1])
       if version and ARGV[2] == '0' then
-        -- Seldom: every process is told of it.
+        -- Done rarely, because every write notifies all processes.
         if redis.call('PTTL', KEYS[1]) < ${tagMs / 2} then redis.call('PEXPIRE', KEYS[1], '${tagMs}') end
         return version
       end
-      -- What is full takes nothing but in place of what it has let go of.
+      -- A Redis that is full accepts the write only after something was deleted.
       if ARGV[2] ~= '0' then redis.call('DEL', KEYS[1]) end
       redis.call('SET', KEYS[1], (version or ARGV[1]) + ARGV[2], 'PX', '${tagMs}')
       local current = redis.call('GET', KEYS[1])
-      -- Nothing is kept here under what was not known, so nothing is left of it; but who holds on to what was kept under it
-      -- before it was lost is told.
+      -- Nothing is cached under a tag that had no version, so no key is left behind. But the write notifies processes that
+      -- still hold values from before the version was lost.
       if not version and ARGV[2] ~= '0' then redis.call('DEL', KEYS[1]) end
       return current`,
     NUMBER_OF_KEYS: 1,

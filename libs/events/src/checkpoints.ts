@@ -91,7 +91,7 @@ const acquireParts = (schema: string): string =>
   #variable_conflict use_column
   DECLARE
     until timestamptz := now() + p_lease_ms * interval '1 millisecond';
-    -- No lease lasts as long: what is kept from before the clock was set back has run out.
+    -- No lease lasts this long: a later end was written before the clock was set back, and counts as expired.
     too_long timestamptz := until + p_lease_ms * interval '1 millisecond';
     share int;
   BEGIN
@@ -129,7 +129,7 @@ const advanceParts = (schema: string): string =>
   DECLARE
     moved int;
   BEGIN
-    -- One after the other in the order of the parts: who has lost some and who has taken them do not wait for each other.
+    -- Locked in the order of the parts, so that a reader that lost some and the one that took them over cannot deadlock.
     PERFORM FROM ${schema}.checkpoints WHERE consumer = p_consumer AND part = ANY (p_parts)
     ORDER BY part FOR NO KEY UPDATE;
     UPDATE ${schema}.checkpoints c SET position = m.position
@@ -150,7 +150,7 @@ export const checkpointTables = (schema: string): string[] => [
     consumer text COLLATE "C" NOT NULL,
     part smallint NOT NULL,
     position text COLLATE "C" NOT NULL,
-    -- Who reads at present, until when, and the fence that a reader whose lease ran out fails on.
+    -- The current reader, the end of its lease, and the fencing token that stops a reader whose lease has expired.
     holder uuid,
     lease_until timestamptz NOT NULL DEFAULT '-infinity',
     epoch bigint NOT NULL DEFAULT 0,

@@ -23,25 +23,25 @@ export class ProductsAndStock1764000000002 implements MigrationInterface {
         created_at timestamptz(3) NOT NULL DEFAULT now(),
         updated_at timestamptz(3) NOT NULL DEFAULT now(),
         PRIMARY KEY (tenant_id, product_id),
-        -- The last guard against overselling, whatever the code above it does.
+        -- The last safeguard against overselling, whatever the code does.
         CONSTRAINT stock_is_never_oversold CHECK (0 <= reserved AND reserved <= on_hand)
       ) WITH (fillfactor = 60)`);
     await runner.query(`
       CREATE TABLE inventory.reservations (
         tenant_id text COLLATE "C" NOT NULL,
         reservation_id uuid NOT NULL,
-        -- What the stock is held for; null where a release came before any try.
+        -- The order that the stock is held for; null if a release arrived before any try.
         order_id uuid,
         state text COLLATE "C" NOT NULL CHECK (state IN ('held', 'confirmed', 'fulfilled', 'released', 'refused')),
-        -- Product id to units still held; empty once nothing is.
+        -- Units still held, by product id; empty once none are.
         held jsonb NOT NULL,
-        -- What was missing, of a refusal.
+        -- The missing units of a refused reservation.
         shortages jsonb,
-        -- The inbox: the last version of the order whose effect was applied. Effects come in the order of the versions.
+        -- The inbox: the last version of the order whose effect was applied. Effects arrive in version order.
         settled_version int NOT NULL DEFAULT 0,
         deadline_at timestamptz(3) NOT NULL,
         PRIMARY KEY (tenant_id, reservation_id)
-        -- Room for the confirmation that follows, so that it touches no index.
+        -- Leaves room in the page for the later confirmation, so that it is a HOT update that touches no index.
       ) WITH (fillfactor = 60)`);
     // Rows are stored in the order of their deadlines, and a block-range index is not touched by updates of other columns.
     await runner.query(`
@@ -57,9 +57,9 @@ export class ProductsAndStock1764000000002 implements MigrationInterface {
         reason text,
         account_id text COLLATE "C",
         idempotency_key text COLLATE "C",
-        -- The stock after a keyed adjustment: the stored answer that a repeat gets.
+        -- The stock after a keyed adjustment: the stored answer for repeats.
         answer jsonb,
-        -- The reservation and the version of the order behind a move that an order made.
+        -- For a move caused by an order: its reservation and the version of the order.
         reservation_id uuid,
         version int,
         moved_at timestamptz(3) NOT NULL DEFAULT now()
@@ -111,9 +111,9 @@ export const reserve = `
     p_reservations uuid[], p_orders uuid[], p_held jsonb[], p_hold_ms bigint,
     p_products text[], p_wanted bigint[],
     p_line_reservation int[], p_line_product int[], p_line_quantity bigint[],
-    -- Units of the line that go at the catalogue price, and what the others come to at prices set by the caller.
+    -- Units of the line at the catalogue price, and the sum of the others, whose prices the caller sets.
     p_line_catalogue_quantity bigint[], p_own_priced_minor bigint[],
-    -- The range that the sum of a reservation's lines has to fall into; null elements for no limit.
+    -- The allowed range of the sum of a reservation's lines; null elements mean no limit.
     p_at_least bigint[], p_at_most bigint[],
     OUT outcomes text[], OUT details jsonb[], OUT orders uuid[],
     OUT names text[], OUT prices bigint[], OUT currencies text[]
@@ -153,7 +153,7 @@ export const reserve = `
       ) SELECT fresh || coalesce(array_agg(reservation_id), '{}') INTO fresh FROM inserted;
       EXIT WHEN cardinality(fresh) = reservation_count;
 
-      -- The decisions taken earlier, in the order of the batch; fresh ones stay null.
+      -- Earlier decisions, in the order of the batch; those of new reservations stay null.
       SELECT array_agg(CASE WHEN e.reservation_id = ANY (fresh) THEN NULL
                             WHEN e.state = 'refused' THEN 'out-of-stock'
                             WHEN e.state = 'released' THEN 'released'
@@ -164,7 +164,7 @@ export const reserve = `
       FROM unnest(p_reservations) WITH ORDINALITY AS r(id, position)
       JOIN inventory.reservations e ON e.reservation_id = r.id
       WHERE e.tenant_id = p_tenant AND e.reservation_id = ANY (p_reservations);
-      -- An old refusal may be forgotten after it stood in the way and before it is seen: then it is decided anew.
+      -- An old refusal may be purged after the insert conflicted with it and before it is read here: then decide again.
       EXIT WHEN cardinality(orders) = reservation_count;
     END LOOP;
 
@@ -190,7 +190,7 @@ export const reserve = `
       FOR NO KEY UPDATE
     ) l USING (product_id);
 
-    -- A null among the available marks an unknown product; more than one currency has to be looked at order by order.
+    -- A null in available means an unknown product. With more than one currency, each order is checked by itself.
     SELECT bool_and(x.available IS NOT NULL AND x.taken <= x.available) INTO everything_fits
     FROM unnest(taken, available) AS x(taken, available);
     everything_fits := everything_fits
@@ -285,7 +285,7 @@ export const settle = `
     held_units jsonb;
     settled int;
     units jsonb;
-    -- What moves, an element an effect: its position, and units by product.
+    -- One element for each effect that moves stock: its position, and units by product.
     moved int[] := '{}';
     moved_units jsonb[] := '{}';
   BEGIN
@@ -335,8 +335,8 @@ export const settle = `
         SELECT reservation_id FROM inventory.reservations
         WHERE tenant_id = p_tenant AND reservation_id = ANY (p_reservations));
       IF missing <> '{}' THEN
-        -- What is prepared is not seen before it is committed, but whoever inserts the same has to wait for it: not for
-        -- long, as others wait for the products that are locked here. Who gives up tells of it again.
+        -- A prepared reservation is invisible until it is committed, but an insert of the same id waits for it. The wait is
+        -- short, because others wait for the products that are locked here; after a time-out the event is delivered again.
         PERFORM set_config('lock_timeout', '50ms', true);
         WITH absent AS (
           INSERT INTO inventory.reservations (tenant_id, reservation_id, state, held, deadline_at)
@@ -485,7 +485,7 @@ const adjustStock = `
       INSERT INTO inventory.stock_moves (tenant_id, product_id, kind, delta, reason, account_id, idempotency_key, answer)
       VALUES (p_tenant, p_product, 'adjusted', p_delta, p_reason, p_account, p_key, stock);
     EXCEPTION WHEN unique_violation THEN
-      -- Only another product's adjustment can have taken the key since: those of this product wait for its row.
+      -- The key was used for another product meanwhile: adjustments of this product wait for its row lock.
       outcome := 'key-reused'; RETURN;
     END;
     UPDATE inventory.products SET on_hand = held.on_hand + p_delta

@@ -16,7 +16,7 @@ export class Orders1764000000002 implements MigrationInterface {
         currency text COLLATE "C" NOT NULL,
         total_minor bigint NOT NULL CHECK (total_minor >= 0),
         returned_total_minor bigint NOT NULL DEFAULT 0 CHECK (returned_total_minor >= 0),
-        -- An order is read and written as a whole, so its lines lie in its row.
+        -- An order is always read and written as a whole, so its lines are in its row.
         lines jsonb NOT NULL,
         adjustments jsonb NOT NULL,
         metadata jsonb NOT NULL,
@@ -26,10 +26,10 @@ export class Orders1764000000002 implements MigrationInterface {
         fingerprint uuid NOT NULL,
         created_at timestamptz(3) NOT NULL,
         updated_at timestamptz(3) NOT NULL,
-        -- The reservation of an order is held for its id alone, so that this is one order a reservation as well: whoever
-        -- writes it first decides, the order or, with the status void, a tombstone in its place.
+        -- A reservation belongs to one order id, so this key also allows only one order for each reservation. Whichever is
+        -- written first decides: the order, or a tombstone in its place (status void).
         PRIMARY KEY (tenant_id, order_id)
-        -- Up to a page a row is not compressed and not cut up, which costs more than its bytes.
+        -- Rows of up to a page are neither compressed nor moved to TOAST: that costs more CPU than it saves bytes.
       ) WITH (toast_tuple_target = 8160)`);
     // At most one order per key, for ever: stored answers may be purged, this may not.
     await runner.query(`
@@ -86,7 +86,7 @@ export class Orders1764000000002 implements MigrationInterface {
         consumer text COLLATE "C" PRIMARY KEY,
         xid xid8 NOT NULL DEFAULT '0',
         id bigint NOT NULL DEFAULT 0,
-        -- Who reads at present, until when, and the fence that a reader whose lease ran out fails on.
+        -- The current reader, the end of its lease, and the fencing token that stops a reader whose lease has expired.
         holder uuid,
         lease_until timestamptz NOT NULL DEFAULT '-infinity',
         epoch bigint NOT NULL DEFAULT 0

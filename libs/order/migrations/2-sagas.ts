@@ -9,22 +9,22 @@ export class Sagas1764000000004 implements MigrationInterface {
     await runner.query(`
       CREATE TABLE orders.sagas (
         tenant_id text COLLATE "C" NOT NULL,
-        -- The order's own id, of its purchase.
+        -- For the purchase of an order, the id of the order.
         saga_id uuid NOT NULL,
         order_id uuid NOT NULL,
-        -- What it goes by to its end, whatever newer versions there are.
+        -- A saga keeps its definition and version to the end, even if there is a newer version.
         definition text COLLATE "C" NOT NULL,
         version int NOT NULL,
         step text COLLATE "C" NOT NULL,
         state text COLLATE "C" NOT NULL DEFAULT 'running' CHECK (state IN ('running', 'ended', 'parked')),
         data jsonb NOT NULL,
-        -- What was moved, why nothing was, or what it waits for.
+        -- What was moved, why nothing was moved, or what the saga is waiting for.
         result jsonb NOT NULL DEFAULT '{}',
         attempts int NOT NULL DEFAULT 0,
         round int NOT NULL DEFAULT 0,
         due_at timestamptz NOT NULL DEFAULT now(),
         deadline_at timestamptz,
-        -- Whoever works on it raises the epoch; a write of somebody who did so before is refused.
+        -- A fencing token: whoever takes over the saga raises it, and writes with an older one are refused.
         epoch bigint NOT NULL DEFAULT 0,
         lease_until timestamptz NOT NULL DEFAULT '-infinity',
         created_at timestamptz(3) NOT NULL DEFAULT now(),
@@ -56,7 +56,7 @@ export class Sagas1764000000004 implements MigrationInterface {
 export const moveSagas = `
   CREATE FUNCTION orders.move_sagas(
     p_tenant text, p_sagas uuid[], p_orders uuid[], p_epochs bigint[],
-    -- The entry of the order's history, the status it needs and the one it leads to; null for none and for any.
+    -- The history entry of the order (null: none), the status it requires (null: any) and the status it leads to.
     p_entries text[], p_data jsonb[], p_from text[], p_to text[],
     p_steps text[], p_states text[], p_attempts int[], p_waits bigint[], p_results jsonb[]
   ) RETURNS SETOF uuid LANGUAGE plpgsql SET enable_nestloop = off SET enable_seqscan = off AS $$
@@ -90,7 +90,7 @@ export const moveSagas = `
       SELECT p_tenant, order_id, version, reservation_id, entry, status, data, updated_at FROM changed
     )
     UPDATE orders.sagas s SET step = f.step, state = f.state, attempts = f.attempts, result = f.result,
-      -- What stands for the means of payment is needed for nothing else.
+      -- The payment token is needed for the authorisation only.
       data = CASE WHEN f.step = 'authorise' AND f.state = 'running' THEN s.data ELSE s.data - 'token' END,
       due_at = CASE WHEN f.wait_ms > 0 THEN now() + f.wait_ms * interval '1 millisecond' ELSE s.due_at END,
       lease_until = CASE WHEN f.state = 'running' AND f.wait_ms = 0 THEN s.lease_until ELSE '-infinity' END,

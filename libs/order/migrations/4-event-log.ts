@@ -47,7 +47,7 @@ export class EventLog1764000000006 implements MigrationInterface {
 const moveTracedSagas = `
   CREATE OR REPLACE FUNCTION orders.move_sagas(
     p_tenant text, p_sagas uuid[], p_orders uuid[], p_epochs bigint[],
-    -- The entry of the order's history, the status it needs and the one it leads to; null for none and for any.
+    -- The history entry of the order (null: none), the status it requires (null: any) and the status it leads to.
     p_entries text[], p_data jsonb[], p_from text[], p_to text[],
     p_steps text[], p_states text[], p_attempts int[], p_waits bigint[], p_results jsonb[]
   ) RETURNS SETOF uuid LANGUAGE plpgsql SET enable_nestloop = off SET enable_seqscan = off AS $$
@@ -81,7 +81,7 @@ const moveTracedSagas = `
       SELECT p_tenant, order_id, version, reservation_id, entry, status, data, updated_at, traceparent FROM changed
     )
     UPDATE orders.sagas s SET step = f.step, state = f.state, attempts = f.attempts, result = f.result,
-      -- What stands for the means of payment is needed for nothing else.
+      -- The payment token is needed for the authorisation only.
       data = CASE WHEN f.step = 'authorise' AND f.state = 'running' THEN s.data ELSE s.data - 'token' END,
       due_at = CASE WHEN f.wait_ms > 0 THEN now() + f.wait_ms * interval '1 millisecond' ELSE s.due_at END,
       lease_until = CASE WHEN f.state = 'running' AND f.wait_ms = 0 THEN s.lease_until ELSE '-infinity' END,

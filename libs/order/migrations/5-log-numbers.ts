@@ -33,15 +33,16 @@ const continueLog = `
     newest numeric;
     shift numeric;
   BEGIN
-    -- Whoever writes an event has written it before, or waits and counts anew. The log can be read meanwhile.
+    -- Concurrent writers have committed their events before this lock, or wait for it and then use the new numbers. Reads of
+    -- the log continue.
     LOCK TABLE orders.events IN SHARE ROW EXCLUSIVE MODE;
     SELECT max(n) INTO newest FROM (
       SELECT orders.log_number(pg_snapshot_xmax(pg_current_snapshot()))::text::numeric AS n
       UNION ALL (SELECT xid::text::numeric FROM orders.events ORDER BY xid DESC, id DESC LIMIT 1)
       UNION ALL (SELECT split_part(position, '-', 1)::numeric FROM orders.checkpoints)
     ) known;
-    -- Nor below what was given out after the backup: whoever restores one twice begins above the first time. No server writes
-    -- four million transactions a second.
+    -- The number must also exceed those issued after the backup, even if the same backup is restored twice. So it is at least
+    -- the time in seconds times 2^22: no server commits four million transactions a second.
     newest := greatest(newest, floor(extract(epoch FROM clock_timestamp())) * 2::numeric ^ 22);
     shift := newest + 2::numeric ^ 40 - pg_snapshot_xmax(pg_current_snapshot())::text::numeric;
     EXECUTE format(

@@ -11,7 +11,7 @@ export class PersonalData1764000000035 implements MigrationInterface {
         tenant_id text COLLATE "C" NOT NULL,
         customer_id text COLLATE "C" NOT NULL,
         key_id uuid NOT NULL,
-        -- What it is wrapped by, which is not in the database.
+        -- The master key that encrypts this key; master keys are not in the database.
         master_id text COLLATE "C" NOT NULL,
         wrapped bytea NOT NULL,
         made_at timestamptz(3) NOT NULL DEFAULT now(),

@@ -15,19 +15,19 @@ export class Payments1764000000003 implements MigrationInterface {
       CREATE TABLE payment.payments (
         tenant_id text COLLATE "C" NOT NULL,
         order_id uuid NOT NULL,
-        -- Null where it was reversed before it was authorised.
+        -- Null if the payment was reversed before it was authorised.
         method text COLLATE "C",
         currency text COLLATE "C",
-        -- What stands for the means of payment; forgotten once the provider has decided.
+        -- The token of the means of payment; deleted once the provider has decided.
         token text,
         amount_minor bigint NOT NULL DEFAULT 0,
         authorised_minor bigint NOT NULL DEFAULT 0,
         captured_minor bigint NOT NULL DEFAULT 0,
         refunded_minor bigint NOT NULL DEFAULT 0,
-        -- What is asked of the provider and not decided yet.
+        -- Amounts requested from the provider and not decided yet.
         capturing_minor bigint NOT NULL DEFAULT 0,
         refunding_minor bigint NOT NULL DEFAULT 0,
-        -- The fence: nothing is authorised or captured any more.
+        -- A fence: nothing is authorised or captured from now on.
         reversed boolean NOT NULL DEFAULT false,
         created_at timestamptz(3) NOT NULL DEFAULT now(),
         updated_at timestamptz(3) NOT NULL DEFAULT now(),
@@ -61,7 +61,7 @@ export class Payments1764000000003 implements MigrationInterface {
         amount_minor bigint NOT NULL,
         token text,
         refused_for text,
-        -- When the provider has decided.
+        -- When the provider decided.
         decided_at timestamptz(3) NOT NULL,
         PRIMARY KEY (tenant_id, operation_id)
       )`);
@@ -89,7 +89,7 @@ const planning = 'SET enable_nestloop = off SET enable_seqscan = off';
 export const begin = `
   CREATE OR REPLACE FUNCTION payment.begin(
     p_tenant text, p_operations uuid[], p_orders uuid[], p_kinds text[],
-    -- Null for all that can be captured, and of a reversal.
+    -- Null to capture everything that can be captured, and for a reversal.
     p_amounts bigint[], p_methods text[], p_tokens text[], p_currencies text[]
   ) RETURNS TABLE (
     "position" int, kind text, state text, reason text, amount_minor bigint, method text, token text, currency text
@@ -162,7 +162,7 @@ export const begin = `
           WHEN j.is_known THEN j.state
           WHEN j.waits THEN 'waits'
           WHEN j.refusal IS NOT NULL THEN 'refused'
-          -- Nothing to move: nobody has to be asked.
+          -- Nothing to move, so the provider is not called.
           WHEN j.amount = 0 THEN 'succeeded'
           ELSE 'open'
         END AS state,

@@ -19,12 +19,12 @@ export class Webhooks1764000000006 implements MigrationInterface {
         tenant_id text COLLATE "C" NOT NULL,
         endpoint_id uuid NOT NULL DEFAULT webhooks.new_id(),
         url text NOT NULL,
-        -- Null for all.
+        -- Null for all types.
         types text[] COLLATE "C",
         description text,
         enabled boolean NOT NULL DEFAULT true,
         disabled_reason text,
-        -- Newest first: [{secret, until}]. All but the first have an end.
+        -- Newest first: [{secret, until}]. All but the first expire.
         secrets jsonb NOT NULL,
         created_at timestamptz(3) NOT NULL DEFAULT now(),
         updated_at timestamptz(3) NOT NULL DEFAULT now(),
@@ -35,7 +35,7 @@ export class Webhooks1764000000006 implements MigrationInterface {
         tenant_id text COLLATE "C" NOT NULL,
         message_id text COLLATE "C" NOT NULL,
         type text COLLATE "C" NOT NULL,
-        -- The bytes that are signed: as text, so that they stay as they are.
+        -- The signed bytes; as text, because jsonb would not keep them exactly.
         payload text NOT NULL,
         at timestamptz(3) NOT NULL,
         created_at timestamptz(3) NOT NULL DEFAULT now(),
@@ -50,11 +50,11 @@ export class Webhooks1764000000006 implements MigrationInterface {
         message_id text COLLATE "C" NOT NULL,
         type text COLLATE "C" NOT NULL,
         status text COLLATE "C" NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'delivered', 'failed')),
-        -- How often it was sent, and how often that failed since it was last begun: where it stands in the schedule.
+        -- All attempts, and failures since the delivery was last (re)started, which is its position in the retry schedule.
         attempts int NOT NULL DEFAULT 0,
         failures int NOT NULL DEFAULT 0,
         due_at timestamptz NOT NULL DEFAULT now(),
-        -- Whoever sends it raises the epoch; what somebody writes who did so before is refused.
+        -- A fencing token: whoever sends the delivery raises it, and writes with an older one are refused.
         epoch bigint NOT NULL DEFAULT 0,
         lease_until timestamptz NOT NULL DEFAULT '-infinity',
         last_response_status int,
@@ -193,7 +193,7 @@ export const forgetDeliveries = `
       RETURNING d.tenant_id, d.delivery_id
     )
     SELECT array_agg(tenant_id), array_agg(delivery_id) INTO tenants, ids FROM forgotten;
-    -- By a statement of its own, which sees what was noted until the delivery was held.
+    -- A separate statement, so that it sees attempts that were stored before the delivery was locked.
     DELETE FROM webhooks.attempts a USING unnest(tenants, ids) AS f(tenant_id, delivery_id)
     WHERE a.tenant_id = f.tenant_id AND a.delivery_id = f.delivery_id;
     RETURN coalesce(cardinality(ids), 0);

@@ -87,7 +87,7 @@ const add = {
     INSERT INTO access.keys (tenant_id, account_id, name, scopes, secret_hash, expires_at)
     SELECT $1, $2, $3, $4, $5, $6
     WHERE (
-      -- Those that take each other's place are one.
+      -- A key and those it was rotated from count as one.
       SELECT count(DISTINCT coalesce(family_id, key_id)) FROM access.keys
       WHERE tenant_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
     ) < $7
