@@ -18,7 +18,7 @@ const put = (host: string, key: string, fields: string[] = []): string => {
   return `${[...head, ...fields].join('\r\n')}\r\n\r\n${body}`;
 };
 
-/** What is sent: a request, in a way that it could be taken to end sooner or later than it does, and `hidden` in it. */
+/** Builds a request whose end is ambiguous, with the request `hidden` inside. */
 type Vector = (host: string, hidden: string) => string;
 
 const json = 'Content-Type: application/json';
@@ -27,7 +27,7 @@ const chunk = (text: string): string => `${text.length.toString(16)}\r\n${text}\
 const head = (host: string, fields: string[], line = 'PUT /cache HTTP/1.1'): string =>
   [line, `Host: ${host}`, json, ...fields, '', ''].join('\r\n');
 
-/** A body that ends by its chunks before what is hidden, and by its length behind it; the other fields say which it is. */
+/** A body that ends before `hidden` by its chunks and after it by its length; the other fields decide which applies. */
 const both = (fields: (length: number) => string[]): Vector => {
   return (host, hidden) => {
     const body = `${chunk(outer)}0\r\n\r\n${hidden}`;
@@ -35,7 +35,7 @@ const both = (fields: (length: number) => string[]): Vector => {
   };
 };
 
-/** A body that ends by its length before what is hidden, which one who does not know the length takes for its end. */
+/** A body that ends before `hidden` by its length, in a form that some parsers may not understand. */
 const lengths = (...values: string[]): Vector => {
   return (host, hidden) =>
     head(
@@ -56,7 +56,7 @@ const inBody = (line: string, ...fields: string[]): Vector => {
 
 const n = String(outer.length);
 
-/** Nobody may take the rest for another request. */
+/** None of these may be parsed as two requests. */
 const ambiguous: Record<string, Vector> = {
   'a length, then chunks': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: chunked']),
   'chunks, then a length': both((length) => ['Transfer-Encoding: chunked', `Content-Length: ${length}`]),
@@ -130,7 +130,7 @@ const ambiguous: Record<string, Vector> = {
   'a line without a colon': (host, hidden) => head(host, ['nothing', `Content-Length: ${n}`]) + outer + hidden,
 };
 
-/** It is clear where these end: what is hidden is their body, whether somebody reads it or not. */
+/** These are unambiguous: the hidden request is the body, whether or not it is read. */
 const whole: Record<string, Vector> = {
   'a body where none is expected': inBody('GET /cache?key=outer HTTP/1.1'),
   'a body for what does not know the method': inBody('TRACE /cache HTTP/1.1'),
@@ -153,7 +153,7 @@ describe('a request that hides another one', () => {
   });
   afterAll(() => doors.stop());
 
-  /** What was answered until nothing more comes. */
+  /** The statuses received until the server is quiet. */
   const answered = async (
     url: string,
     text: string,
@@ -176,7 +176,7 @@ describe('a request that hides another one', () => {
     return found.some((it) => it.status !== 404);
   };
 
-  it('would be seen here if it were carried out', async () => {
+  it('would be detected here if it were executed', async () => {
     for (const name of doorNames) {
       const key = fresh('seen');
       const { host } = new URL(doors.urls[name]);
@@ -186,7 +186,7 @@ describe('a request that hides another one', () => {
     }
   });
 
-  /** What comes of it at each door. */
+  /** The outcome at each kind of process. */
   const outcomesOf = (vector: Vector) =>
     Promise.all(
       doorNames.map(async (name) => {
@@ -197,19 +197,22 @@ describe('a request that hides another one', () => {
       }),
     );
 
-  it.each(Object.entries(ambiguous))('is refused everywhere, and the connection closed: %s', async (_what, vector) => {
-    const outcomes = await outcomesOf(vector);
-    for (const it of outcomes) expect(it).toEqual({ statuses: [400], isClosed: true, isCarriedOut: false });
-  });
+  it.each(Object.entries(ambiguous))(
+    'is refused by every process, which closes the connection: %s',
+    async (_what, vector) => {
+      const outcomes = await outcomesOf(vector);
+      for (const it of outcomes) expect(it).toEqual({ statuses: [400], isClosed: true, isCarriedOut: false });
+    },
+  );
 
-  it.each(Object.entries(whole))('is one request everywhere: %s', async (_what, vector) => {
+  it.each(Object.entries(whole))('counts as a single request everywhere: %s', async (_what, vector) => {
     const outcomes = await outcomesOf(vector);
     for (const { statuses, isCarriedOut: isDone } of outcomes)
       expect([statuses, isDone]).toEqual([outcomes[0]!.statuses, false]);
     expect(outcomes[0]!.statuses).toHaveLength(1);
   });
 
-  it('is not made of what stands in an address or a field', async () => {
+  it('cannot be injected through a URL or a header', async () => {
     for (const name of doorNames) {
       const key = fresh('injected');
       const { host } = new URL(doors.urls[name]);
@@ -226,7 +229,7 @@ describe('a request that hides another one', () => {
   });
 
   it.each(['http://other.example/cache', 'HTTPS://other.example:1/cache'])(
-    'may be for %s, which is taken for its path everywhere',
+    'may have the absolute URL %s, of which every process uses the path',
     async (target) => {
       for (const name of doorNames) {
         const key = fresh('absolute');
@@ -238,7 +241,7 @@ describe('a request that hides another one', () => {
     },
   );
 
-  it('in HTTP/1.0 is one only where the connection is to be kept', async () => {
+  it('is executed after an HTTP/1.0 request only with keep-alive', async () => {
     for (const name of doorNames)
       for (const [fields, kept] of [
         [[], false],
@@ -248,13 +251,13 @@ describe('a request that hides another one', () => {
         const { host } = new URL(doors.urls[name]);
         const first = put(host, fresh('first'), [...fields]).replace('HTTP/1.1', 'HTTP/1.0');
         const { statuses } = await answered(doors.urls[name], first + put(host, key), kept ? 2 : 1);
-        // What follows on a connection that is to be closed spoils the answer, or is not read.
+        // What follows on a connection that is to be closed makes the request malformed, or is not read.
         expect(kept ? [[200, 200]] : [[200], [400]]).toContainEqual(statuses);
         expect(await isCarriedOut(key)).toBe(kept);
       }
   });
 
-  it('cannot take away what others go by', async () => {
+  it('cannot drop end-to-end headers through Connection', async () => {
     for (const name of doorNames)
       for (const field of ['Authorization', 'idempotency-key', 'x, If-Match', 'content-type', 'host,close']) {
         const { host } = new URL(doors.urls[name]);
