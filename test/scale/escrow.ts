@@ -76,7 +76,7 @@ export const sellOut = ({ buckets, policy, units, quantities, seed }: EscrowSett
     else {
       if (together >= quantity) forNothing += 1;
       if (Number.isNaN(leftAtFirst)) leftAtFirst = together / units;
-      // Where nobody could be served any more by this way of asking.
+      // No further order can succeed with this policy.
       if (policy === 'own' && left.every((it) => it < Math.min(...quantities))) break;
     }
   }

@@ -58,87 +58,109 @@ const n = String(outer.length);
 
 /** None of these may be parsed as two requests. */
 const ambiguous: Record<string, Vector> = {
-  'a length, then chunks': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: chunked']),
-  'chunks, then a length': both((length) => ['Transfer-Encoding: chunked', `Content-Length: ${length}`]),
-  'chunks in other letters and a length': both((length) => [`Content-Length: ${length}`, 'tRANSFER-eNCODING: ChUnKeD']),
-  'a coding that is none': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: xchunked']),
-  'chunks that are not the last coding': both((length) => [
+  'Content-Length, then Transfer-Encoding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding: chunked',
+  ]),
+  'Transfer-Encoding, then Content-Length': both((length) => [
+    'Transfer-Encoding: chunked',
+    `Content-Length: ${length}`,
+  ]),
+  'Transfer-Encoding in mixed case': both((length) => [`Content-Length: ${length}`, 'tRANSFER-eNCODING: ChUnKeD']),
+  'an unknown transfer coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: xchunked']),
+  'chunked not as the last transfer coding': both((length) => [
     `Content-Length: ${length}`,
     'Transfer-Encoding: chunked, identity',
   ]),
-  'a coding that is identity': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: identity']),
-  'codings of two fields': both((length) => [
+  'the transfer coding identity': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: identity']),
+  'two Transfer-Encoding headers': both((length) => [
     `Content-Length: ${length}`,
     'Transfer-Encoding: identity',
     'Transfer-Encoding: chunked',
   ]),
-  'a space before the colon': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding : chunked']),
-  'a tab before the colon': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding\t: chunked']),
-  'a vertical tab in the coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: \vchunked']),
-  'a coding in a folded line': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding:', ' chunked']),
-  'a coding behind a bare line feed': both((length) => [
+  'a space before the colon of Transfer-Encoding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding : chunked',
+  ]),
+  'a tab before the colon of Transfer-Encoding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding\t: chunked',
+  ]),
+  'a vertical tab in the transfer coding': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding: \vchunked',
+  ]),
+  'the transfer coding on a folded line': both((length) => [
+    `Content-Length: ${length}`,
+    'Transfer-Encoding:',
+    ' chunked',
+  ]),
+  'Transfer-Encoding after a bare line feed': both((length) => [
     `Content-Length: ${length}`,
     'X: y\nTransfer-Encoding: chunked',
   ]),
-  'a coding behind a bare carriage return': both((length) => [
+  'Transfer-Encoding after a bare carriage return': both((length) => [
     `Content-Length: ${length}`,
     'X: y\rTransfer-Encoding: chunked',
   ]),
-  'a coding behind NUL': both((length) => [`Content-Length: ${length}`, 'X: y\0Transfer-Encoding: chunked']),
-  'a coding in the first line that is folded': both((length) => [
+  'Transfer-Encoding after NUL': both((length) => [`Content-Length: ${length}`, 'X: y\0Transfer-Encoding: chunked']),
+  'Transfer-Encoding on an indented header line': both((length) => [
     ' Transfer-Encoding: chunked',
     `Content-Length: ${length}`,
   ]),
-  'a quoted coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: "chunked"']),
-  'two lengths': lengths(n, '0'),
-  'two lengths that are the same': lengths(n, n),
-  'a list of lengths': lengths(`${n}, ${n}`),
-  'a length with a sign': lengths(`+${n}`),
-  'a negative length': lengths('-1'),
-  'a length in hexadecimal': lengths('0x19'),
-  'a length with a space in it': lengths(`${n[0]} ${n[1]}`),
-  'a length that is no number': lengths(`${n}a`),
-  'a length of nothing': lengths(''),
-  'a length beyond all numbers': lengths('18446744073709551641'),
-  'a length that is folded': (host, hidden) => head(host, ['Content-Length:', ` ${n}`]) + outer + hidden,
-  'a chunk of a negative size': chunked((hidden) => `-1\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk whose size has a prefix': chunked((hidden) => `0x19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk whose size is beyond all numbers': chunked(
-    (hidden) => `ffffffffffffffff19\r\n${outer}\r\n0\r\n\r\n${hidden}`,
-  ),
-  'a chunk whose line ends with a line feed': chunked((hidden) => `19\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk that is longer than it says': chunked((hidden) => `5\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a chunk that ends with a line feed': chunked((hidden) => `19\r\n${outer}\n0\r\n\r\n${hidden}`),
-  'an extension with a line feed in it': chunked((hidden) => `19;a\nb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'an extension with a carriage return in it': chunked((hidden) => `19;a\rb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'an extension that has no end': chunked((hidden) => `19;${'a'.repeat(40_000)}\r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a space behind the size of a chunk': chunked((hidden) => `19 \r\n${outer}\r\n0\r\n\r\n${hidden}`),
-  'a body in HTTP/1.0 that is in chunks': (host, hidden) =>
+  'a quoted transfer coding': both((length) => [`Content-Length: ${length}`, 'Transfer-Encoding: "chunked"']),
+  'two different Content-Length headers': lengths(n, '0'),
+  'two equal Content-Length headers': lengths(n, n),
+  'a list in Content-Length': lengths(`${n}, ${n}`),
+  'a plus sign in Content-Length': lengths(`+${n}`),
+  'a negative Content-Length': lengths('-1'),
+  'a hexadecimal Content-Length': lengths('0x19'),
+  'a space within Content-Length': lengths(`${n[0]} ${n[1]}`),
+  'a Content-Length that is not a number': lengths(`${n}a`),
+  'an empty Content-Length': lengths(''),
+  'a Content-Length beyond 64 bits': lengths('18446744073709551641'),
+  'Content-Length on a folded line': (host, hidden) => head(host, ['Content-Length:', ` ${n}`]) + outer + hidden,
+  'a negative chunk size': chunked((hidden) => `-1\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk size with the prefix 0x': chunked((hidden) => `0x19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk size beyond 64 bits': chunked((hidden) => `ffffffffffffffff19\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk size followed by a bare line feed': chunked((hidden) => `19\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk longer than its size': chunked((hidden) => `5\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk followed by a bare line feed': chunked((hidden) => `19\r\n${outer}\n0\r\n\r\n${hidden}`),
+  'a bare line feed in a chunk extension': chunked((hidden) => `19;a\nb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a bare carriage return in a chunk extension': chunked((hidden) => `19;a\rb\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunk extension of 40 KB': chunked((hidden) => `19;${'a'.repeat(40_000)}\r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a space after a chunk size': chunked((hidden) => `19 \r\n${outer}\r\n0\r\n\r\n${hidden}`),
+  'a chunked body in HTTP/1.0': (host, hidden) =>
     head(host, ['Transfer-Encoding: chunked'], 'PUT /cache HTTP/1.0') + chunk(outer) + `0\r\n\r\n${hidden}`,
-  'lines that end with line feeds': (host, hidden) =>
+  'all header lines ended by bare line feeds': (host, hidden) =>
     head(host, [`Content-Length: ${n}`]).replaceAll('\r\n', '\n') + outer + hidden,
-  'a header that ends with line feeds': (host, hidden) =>
+  'the header section ended by bare line feeds': (host, hidden) =>
     head(host, [`Content-Length: ${n}`]).replace(/\r\n\r\n$/, '\n\n') + outer + hidden,
-  'two hosts': (host, hidden) => head(host, ['Host: other', `Content-Length: ${n}`]) + outer + hidden,
-  'a length that its connection drops': (host, hidden) =>
+  'two Host headers': (host, hidden) => head(host, ['Host: other', `Content-Length: ${n}`]) + outer + hidden,
+  'Content-Length listed in Connection': (host, hidden) =>
     head(host, ['Connection: Content-Length', `Content-Length: ${n}`]) + outer + hidden,
-  'another version': (host, hidden) => head(host, [`Content-Length: ${n}`], 'PUT /cache HTTP/1.2') + outer + hidden,
-  'no version': (_host, hidden) => `GET /cache?key=outer\r\n\r\n${hidden}`,
-  'a name with a space in it': (host, hidden) =>
+  'an unknown version of HTTP': (host, hidden) =>
+    head(host, [`Content-Length: ${n}`], 'PUT /cache HTTP/1.2') + outer + hidden,
+  'no version of HTTP': (_host, hidden) => `GET /cache?key=outer\r\n\r\n${hidden}`,
+  'a space within a header name': (host, hidden) =>
     head(host, ['Content -Length: 0', `Content-Length: ${n}`]) + outer + hidden,
-  'a name of nothing': (host, hidden) => head(host, [': x', `Content-Length: ${n}`]) + outer + hidden,
-  'a line without a colon': (host, hidden) => head(host, ['nothing', `Content-Length: ${n}`]) + outer + hidden,
+  'an empty header name': (host, hidden) => head(host, [': x', `Content-Length: ${n}`]) + outer + hidden,
+  'a header line without a colon': (host, hidden) => head(host, ['nothing', `Content-Length: ${n}`]) + outer + hidden,
 };
 
 /** These are unambiguous: the hidden request is the body, whether or not it is read. */
 const whole: Record<string, Vector> = {
-  'a body where none is expected': inBody('GET /cache?key=outer HTTP/1.1'),
-  'a body for what does not know the method': inBody('TRACE /cache HTTP/1.1'),
-  'a body for what is not there': inBody('POST /nothing HTTP/1.1'),
-  'a body of another type': inBody('PUT /cache HTTP/1.1', 'Content-Encoding: gzip'),
-  'a body that was not asked for yet': inBody('PUT /cache HTTP/1.1', 'Expect: 100-continue', 'Content-Encoding: gzip'),
-  'a body behind an upgrade': inBody('PUT /cache HTTP/1.1', 'Connection: Upgrade', 'Upgrade: websocket'),
-  'a body behind an upgrade to HTTP/2': inBody(
+  'a body of GET': inBody('GET /cache?key=outer HTTP/1.1'),
+  'a body of an unsupported method': inBody('TRACE /cache HTTP/1.1'),
+  'a body for an unknown path': inBody('POST /nothing HTTP/1.1'),
+  'a body with an unsupported content encoding': inBody('PUT /cache HTTP/1.1', 'Content-Encoding: gzip'),
+  'a body sent without waiting for 100 Continue': inBody(
+    'PUT /cache HTTP/1.1',
+    'Expect: 100-continue',
+    'Content-Encoding: gzip',
+  ),
+  'a body after an Upgrade header': inBody('PUT /cache HTTP/1.1', 'Connection: Upgrade', 'Upgrade: websocket'),
+  'a body after an upgrade to HTTP/2': inBody(
     'PUT /cache HTTP/1.1',
     'Connection: Upgrade, HTTP2-Settings',
     'Upgrade: h2c',

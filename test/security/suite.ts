@@ -384,7 +384,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
         expect(await lease(other, key)).toEqual(free);
         const mine = await lease(one, toFill);
         expect(mine).toEqual(free);
-        // In its own tenant, nobody holds the lease.
+        // In its own tenant, the lease is free.
         expect(await lease(other, toFill)).toEqual(free);
         const filled = { key: toFill, value: 'theirs', ...space };
         const stolen = await other.send('PUT', '/cache', { body: { ...filled, lease: mine.lease } });

@@ -50,7 +50,7 @@ export class Visits {
 
   /**
    * Checks that everything acknowledged exists once and nothing exists twice, with or without a key, and that the stock
-   * held for orders that were never recorded, and that nobody repeats, has been released.
+   * held for orders that were never recorded has been released.
    *
    * @param onHand the stock on the shelf before
    */
