@@ -14,8 +14,9 @@ import { As, bearer, keyFor, seen, startWorld, type World } from './world.js';
 const lifeMs = 3_000;
 
 /**
- * Calls every operation of the OpenAPI document without permission. @returns the world of these tests, once it has
- * started
+ * Calls every operation of the OpenAPI document, with and without permission.
+ *
+ * @returns the world of these tests, once it has started
  */
 export const securityTests = (name: ShapeName): (() => World) => {
   let world: World;
@@ -252,7 +253,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       return { by, key, ids, order, endpoint };
     };
 
-    it('gets the same 404 for what is not its own as for what does not exist', async () => {
+    it('gets the same refusal for what is not its own as for what does not exist', async () => {
       const named = guarded.filter(
         ({ template, method }) => template.includes('{') && !(method === 'PUT' && template.startsWith('/products')),
       );
@@ -448,7 +449,7 @@ export const securityTests = (name: ShapeName): (() => World) => {
       expect(mine.filter((it) => theirs.some(({ tenant }) => tenant === it.tenant))).toEqual([]);
     });
 
-    it('creates keys only for itself, unless it is the operator', async () => {
+    it('creates keys only for itself, and never with the scope operator', async () => {
       const body = { name: 'x', scopes: ['orders:read'], tenant: 'default' };
       const answer = await other.send<Problem>('POST', '/keys', { body });
       refused(answer, '403 forbidden');
