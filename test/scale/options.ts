@@ -53,8 +53,8 @@ Options
 Inputs. CPU times are in milliseconds of one core; "measured" means on two shared virtual cores, Postgres 18, fsync on.
 ${sources()}
 
-Simulated: batches form as in libs/order/src/use-cases/batcher.ts; the cores of a database process work in the order of
-its arrival; product rows are locked from the decision until the WAL is synced (with prepared transactions: until the
+Simulated: batches form as in libs/order/src/use-cases/batcher.ts; the cores of a database take work in the order of its
+arrival; product rows are locked from the decision until the WAL is synced (with prepared transactions: until the
 order is recorded). Not simulated: network failures, checkpoints, autovacuum, and cores that slow each other down.
 `;
 
